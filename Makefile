@@ -1,0 +1,37 @@
+# Every target is one plain command that can be typed without make.
+PYTHON ?= python3
+export PYTHONSAFEPATH = 1
+
+.PHONY: demo test test-long lint format docs train-demo bench clean
+
+demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
+	.venv/bin/hnetkit demo
+
+test: .venv/installed          ## the whole suite, about ten minutes on 2 cores
+	.venv/bin/python -m pytest -n 2
+
+test-long: .venv/installed     ## seeded runs of many minutes: fuzzing, killed scans, the demo model's full factorial
+	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0
+
+lint: .venv/installed          ## ruff, mypy strict, and generated docs up to date
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	rm -rf build && .venv/bin/pip install -q --no-deps --no-build-isolation --target build/typecheck .
+	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p hnetkit
+	.venv/bin/cog --check docs/cli.md README.md
+
+format: .venv/installed        ## ruff's own formatting and safe fixes
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+docs: .venv/installed          ## regenerate docs/cli.md and the README's transcript
+	.venv/bin/cog -r docs/cli.md README.md
+
+clean:
+	rm -rf .venv build demo-output
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install -q --upgrade "pip>=25.1"
+	.venv/bin/python -m pip install -q -c constraints.txt -e . --group dev
+	touch .venv/installed

@@ -1,0 +1,56 @@
+"""Stable Diffusion hypernetworks: read safely, kept in order, converted, and applied in diffusers.
+
+Importing this package loads no torch; each name below is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hnetkit import errors as errors
+    from hnetkit.formats import load as load
+    from hnetkit.formats import save as save
+    from hnetkit.network import Hypernetwork as Hypernetwork
+    from hnetkit.runtime.attach import applied as applied
+    from hnetkit.runtime.attach import disable_hypernetworks as disable_hypernetworks
+    from hnetkit.runtime.attach import enable_hypernetworks as enable_hypernetworks
+    from hnetkit.runtime.attach import explain as explain
+    from hnetkit.runtime.attach import get_active_hypernetworks as get_active_hypernetworks
+    from hnetkit.runtime.attach import load_hypernetwork as load_hypernetwork
+    from hnetkit.runtime.attach import set_hypernetworks as set_hypernetworks
+    from hnetkit.runtime.attach import unload_hypernetworks as unload_hypernetworks
+    from hnetkit.runtime.stack import Stack as Stack
+    from hnetkit.runtime.strength import Strength as Strength
+
+_HOME = {
+    "load": "hnetkit.formats",
+    "save": "hnetkit.formats",
+    "Hypernetwork": "hnetkit.network",
+    "Stack": "hnetkit.runtime.stack",
+    "Strength": "hnetkit.runtime.strength",
+    "applied": "hnetkit.runtime.attach",
+    "disable_hypernetworks": "hnetkit.runtime.attach",
+    "enable_hypernetworks": "hnetkit.runtime.attach",
+    "explain": "hnetkit.runtime.attach",
+    "get_active_hypernetworks": "hnetkit.runtime.attach",
+    "load_hypernetwork": "hnetkit.runtime.attach",
+    "set_hypernetworks": "hnetkit.runtime.attach",
+    "unload_hypernetworks": "hnetkit.runtime.attach",
+}
+_MODULES = ("errors", "registry")
+
+__all__ = ["errors", *sorted(_HOME)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_MODULES]

@@ -1,0 +1,5 @@
+"""`python -m hnetkit` is `hnetkit`."""
+
+from hnetkit.cli import main
+
+main()

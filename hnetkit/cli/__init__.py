@@ -1,0 +1,109 @@
+"""The `hnetkit` command. Each group of commands is a module here, imported when one of them is used."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from hnetkit.errors import HnetkitError, UsageError, printable
+
+# command -> (module of this folder that defines it, its line in `hnetkit --help`): help imports no command.
+# A test holds each line equal to the first line of the command's own help.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "inspect": ("files", "Show what is in model files."),
+    "validate": ("files", "Check hypernetwork files for damage and contradictions."),
+    "convert": ("files", "Convert hypernetworks between .pt and .safetensors."),
+    "scan": ("library", "Index folders of hypernetworks in the registry."),
+    "list": ("library", "List the networks of the library."),
+    "search": ("library", "Search the library's names, tags and notes."),
+    "show": ("library", "Show all that is known of one network."),
+    "tag": ("library", "Tag a network, or give it an alias or a note."),
+    "forget": ("library", "Remove files from the registry; no file is touched."),
+    "generate": ("pictures", "Draw pictures with hypernetworks applied."),
+    "grid": ("pictures", "Draw a labelled sheet of hypernetworks by strengths."),
+    "demo": ("demo", "Run the whole job on the bundled library and model."),
+    "path": ("settings", "Print where hnetkit keeps its registry, config or library."),
+    "config": ("settings", "Show settings, or set one."),
+    "doctor": ("doctor", "Check this installation: packages, devices, registry, settings."),
+}
+
+EPILOG = """\b
+Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 network,
+6 rate limit, 7 file refused, 130 interrupted. HNETKIT_DEBUG=1 shows tracebacks."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported one module at a time, so that `--help` and `list` stay fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"{__name__}.{COMMANDS[name][0]}")
+        command: click.Command = getattr(module, f"{name}_command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = f"hnetkit {near[0]}" if near else "hnetkit --help lists the commands"
+            raise UsageError(f"there is no command {args[0]}", hint=hint)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.version_option(package_name="hnetkit", prog_name="hnetkit")
+def cli() -> None:
+    """Read, index, convert and run Stable Diffusion hypernetworks."""
+
+
+def main() -> None:
+    """Runs the command line and leaves the process with the documented exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Returns the exit code of `hnetkit ARGUMENTS`; an error is one line on stderr, and a hint where there is one."""
+    try:
+        result = cli.main(arguments, prog_name="hnetkit", standalone_mode=False)
+    except HnetkitError as error:
+        return _report(error, str(error), error.hint, error.exit_code)
+    except click.exceptions.Abort:
+        click.echo("Interrupted.", err=True)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        # the reader of our output left (`| head`): nothing more to say, and no complaint at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        where = f"{os.fspath(error.filename)!s}: " if error.filename else ""
+        return _report(error, f"{where}{error.strerror or error}", None, 1)
+    except Exception as error:
+        hint = "this is a defect of hnetkit: please report it with what HNETKIT_DEBUG=1 prints"
+        return _report(error, f"{type(error).__name__}: {error}", hint, 1)
+    return result if isinstance(result, int) else 0
+
+
+def _report(error: Exception, message: str, hint: str | None, exit_code: int) -> int:
+    if os.environ.get("HNETKIT_DEBUG") == "1":
+        traceback.print_exception(error)
+    click.echo(f"Error: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"Hint: {printable(hint)}", err=True)
+    return exit_code

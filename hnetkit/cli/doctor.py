@@ -1,0 +1,105 @@
+"""`hnetkit doctor`: is everything here that hnetkit needs, and does it work?"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from hnetkit import paths, settings
+from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.errors import HnetkitError, PartlyFailed
+
+PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "sqlite-utils", "triton")
+
+
+@click.command("doctor")
+@output_options
+def doctor_command(output: Output) -> None:
+    """Check this installation: packages, devices, registry, settings.
+
+    Exits with 1 where something needs care.
+
+    \b
+    Examples:
+      hnetkit doctor
+      hnetkit doctor --json
+    """
+    rows = [_checked(name, check) for name, check in _checks()]
+    output.rows(rows, columns=["check", "state", "detail"])
+    failed = [row["check"] for row in rows if row["state"] == "failed"]
+    if failed:
+        raise PartlyFailed(f"needs care: {', '.join(failed)}", hint="the detail column says what is wrong")
+
+
+def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "hnetkit", lambda: importlib.metadata.version("hnetkit")
+    yield "python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    for package in PACKAGES:
+        yield package, lambda package=package: importlib.metadata.version(package)  # type: ignore[misc]
+    yield "devices", _devices
+    yield "home", _home
+    yield "registry", _registry
+    yield "settings", _settings
+    yield "demo model", _demo_model
+
+
+def _checked(name: str, check: Callable[[], str]) -> Row:
+    try:
+        return {"check": name, "state": "ok", "detail": check()}
+    except importlib.metadata.PackageNotFoundError:
+        optional = name == "triton"
+        return {"check": name, "state": "absent" if optional else "failed", "detail": "not installed"}
+    except HnetkitError as error:
+        return {"check": name, "state": "failed", "detail": f"{error}{f' ({error.hint})' if error.hint else ''}"}
+
+
+def _devices() -> str:
+    import torch
+
+    found = [f"cpu ({os.cpu_count()} cores, {torch.get_num_threads()} threads)"]
+    if torch.cuda.is_available():
+        found += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return ", ".join(found)
+
+
+def _home() -> str:
+    folder = paths.home()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        raise HnetkitError(f"{existing} cannot be written", hint="set HNETKIT_HOME to a folder of yours")
+    free = shutil.disk_usage(existing).free / 1e9
+    return f"{folder}, {free:.0f} GB free"
+
+
+def _registry() -> str:
+    from hnetkit.registry.store import Registry
+
+    path = paths.registry_file()
+    if not path.exists():
+        return "none yet (hnetkit scan DIR makes one)"
+    with Registry(path) as registry:
+        return f"{path}, {registry.check()}"
+
+
+def _settings() -> str:
+    stored = settings.load()
+    model = stored.get("model")
+    if model and model.startswith((".", "/", "~")) and not Path(model).expanduser().exists():
+        raise HnetkitError(f"the model {model} is not there", hint="hnetkit config model FOLDER")
+    return ", ".join(f"{key}={value}" for key, value in sorted(stored.items())) or "none made"
+
+
+def _demo_model() -> str:
+    from hnetkit.demo import hypernetworks_folder, model_folder
+
+    if not (model_folder() / "model_index.json").is_file():
+        raise HnetkitError("the bundled model is missing", hint="install hnetkit again")
+    return f"{len(list(hypernetworks_folder().glob('*.pt')))} hypernetworks"

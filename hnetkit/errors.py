@@ -1,0 +1,112 @@
+"""Every error that a person can meet: what it says, what to type next, and the exit code.
+
+The command line prints ``Error: <message>`` and ``Hint: <hint>`` on stderr and leaves with ``exit_code``.
+Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 network, 6 rate limit,
+7 file refused, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HnetkitError(Exception):
+    """Base of all errors that hnetkit raises on purpose.
+
+    Args:
+        message: one line that names the file or thing and what is wrong with it.
+        hint: the next command to type, or the setting to change; None where nothing can be done.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(printable(message))
+        self.hint = printable(hint) if hint else None
+
+
+class PartlyFailed(HnetkitError):
+    """Some of several items failed; each failure was already reported."""
+
+
+class UsageError(HnetkitError):
+    """What was asked cannot be meant: a bad option, a bad value, or a question nobody can answer."""
+
+    exit_code = 2
+
+
+class AmbiguousName(UsageError):
+    """A name stands for several networks; the message lists them as ``name@hash``."""
+
+
+class OutputExists(UsageError):
+    """An output would replace an existing file, and overwriting was not asked for."""
+
+
+class NotFound(HnetkitError):
+    """A file, a folder, a model or a name of the library is not there."""
+
+    exit_code = 4
+
+
+class FileRefused(HnetkitError):
+    """A file is not a hypernetwork that can be read safely and understood fully."""
+
+    exit_code = 7
+
+
+class NotAHypernetwork(FileRefused):
+    """The file is something else, recognised from its content.
+
+    Args:
+        kind: what it is, in the words of ``inspect``'s ``kind`` (``"lora"``, ``"html"``, ...).
+    """
+
+    def __init__(self, message: str, *, kind: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.kind = kind
+
+
+class UnsafeFile(FileRefused):
+    """The pickle inside asks for something that no hypernetwork needs, or hides what it is."""
+
+
+class DamagedFile(FileRefused):
+    """The container is cut short or contradicts itself."""
+
+
+class UnsupportedNetwork(FileRefused):
+    """A hypernetwork, but of a build that cannot be computed faithfully (for example skip connections)."""
+
+
+class FileChanged(FileRefused):
+    """The file changed or shrank after it was opened."""
+
+
+class RegistryError(HnetkitError):
+    """The registry's database cannot be used: locked, damaged, or written by a newer hnetkit."""
+
+
+class IncompatibleNetwork(HnetkitError):
+    """A network does not belong on this UNet: other base model, or no layer of its widths."""
+
+
+class AttachError(HnetkitError):
+    """The UNet is in a state in which hypernetworks cannot be applied or changed (fused, folded, replaced)."""
+
+
+class KernelUnavailable(HnetkitError):
+    """``HNETKIT_KERNEL`` names a path that cannot run here."""
+
+
+class ModelNotUsable(HnetkitError):
+    """A pipeline folder or hub id that cannot be loaded as a Stable Diffusion pipeline."""
+
+
+class BadPicture(HnetkitError):
+    """Sampling gave NaN or an all-black picture."""
+
+
+def printable(text: str) -> str:
+    """Returns `text` on one line and safe for a terminal: control characters and lone surrogates are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

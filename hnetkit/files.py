@@ -1,0 +1,63 @@
+"""Writing files so that nothing half-written is ever seen, and nothing is overwritten by accident."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from hnetkit.errors import NotFound, OutputExists
+
+
+@contextmanager
+def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Gives a file to write; on a clean exit it is flushed to disk and takes the name `path`, else it is gone.
+
+    Raises:
+        OutputExists: `path` exists and `overwrite` is False (checked before writing and again at the end).
+        NotFound: the folder does not exist.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise NotFound(f"{target.parent}: no such folder")
+    refuse_existing(target, overwrite=overwrite)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        if overwrite:
+            os.replace(temporary, target)
+        else:
+            _place(temporary, target)
+    finally:
+        if os.path.lexists(temporary):
+            os.unlink(temporary)
+
+
+def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raises OutputExists where `path` exists and must not be replaced."""
+    if not overwrite and os.path.lexists(path):
+        raise OutputExists(f"{os.fspath(path)}: the file exists", hint="add --overwrite to replace it")
+
+
+def _place(temporary: str, target: Path) -> None:
+    """Renames without replacing: a file that appeared meanwhile is kept."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        refuse_existing(target, overwrite=False)
+    except OSError:  # a file system without hard links
+        refuse_existing(target, overwrite=False)
+        os.replace(temporary, target)
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

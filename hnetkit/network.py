@@ -1,0 +1,272 @@
+"""The one in-memory form of a hypernetwork. No I/O: bytes come from the source that a `TensorRef` names.
+
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/hypernetworks/hypernetwork.py (behaviour only).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+DType = Literal["fp16", "bf16", "fp32", "fp64"]
+ITEM_SIZE: Mapping[DType, int] = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
+TORCH_NAME: Mapping[DType, str] = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+
+FileFormat = Literal["pt-zip", "pt-legacy", "safetensors"]
+BaseModel = Literal["sd1", "sd2", "sd1-or-sd2", "sdxl", "sdxl-refiner", "unknown"]
+
+
+class ByteSource(Protocol):
+    """Where tensor bytes lie: an open file, or memory."""
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Returns exactly `size` bytes at `offset`, in bytes.
+
+        Raises:
+            hnetkit.errors.FileChanged: the file changed or shrank since it was opened.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySource:
+    """Tensor bytes that never were in a file (a network built or trained in this process)."""
+
+    data: bytes
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        return self.data[offset : offset + size]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor that is not loaded: contiguous little-endian values of `dtype` at `offset` bytes of `file`."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    file: ByteSource = field(repr=False, compare=False)
+    offset: int = field(compare=False)
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * ITEM_SIZE[self.dtype]
+
+    def read(self) -> bytes:
+        """Returns the tensor's bytes, little-endian, row-major."""
+        return self.file.read_at(self.offset, self.nbytes)
+
+    def torch(self) -> torch.Tensor:
+        """Returns a new CPU tensor of this shape and dtype."""
+        import torch
+
+        dtype = getattr(torch, TORCH_NAME[self.dtype])
+        if not self.numel:
+            return torch.empty(self.shape, dtype=dtype)
+        return torch.frombuffer(bytearray(self.read()), dtype=dtype).reshape(self.shape)
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> TensorRef:
+        """Returns a reference to a copy of `tensor`'s values (any device; fp16, bf16, fp32 or fp64)."""
+        import torch
+
+        name = str(tensor.dtype).removeprefix("torch.")
+        dtype = next((short for short, long in TORCH_NAME.items() if long == name), None)
+        if dtype is None:
+            raise ValueError(f"a hypernetwork's tensor cannot be {name}")
+        flat = tensor.detach().to("cpu").contiguous().reshape(-1)
+        return cls(dtype, tuple(tensor.shape), MemorySource(flat.view(torch.uint8).numpy().tobytes()), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Layer normalisation over a stage's outputs, eps 1e-5. weight and bias: ``[out]``."""
+
+    weight: TensorRef
+    bias: TensorRef
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Linear, then activation, then layer norm, then dropout (identity at inference), always in this order.
+
+    Attributes:
+        weight: ``[out, in]``.
+        bias: ``[out]``, or None.
+        activation: A1111's name in lower case (``"relu"``, ``"swish"`` = hardswish, ...), or None for none.
+        slope: PReLU's learned slope ``[1]`` (or ``[out]``), None for every other activation.
+        norm: the layer norm after the activation, or None.
+        dropout: probability that A1111 trained with.
+    """
+
+    weight: TensorRef
+    bias: TensorRef | None = None
+    activation: str | None = None
+    slope: TensorRef | None = None
+    norm: LayerNorm | None = None
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ResidualMLP:
+    """The `MLP` of ``y = x + strength * MLP(x)`` for one width and one side.
+
+    Attributes:
+        stages: in order of application; the first takes ``[..., width]``, the last gives ``[..., width]``.
+        tensors: the same tensors under A1111's names (``linear.{i}.weight``, i = index in its Sequential),
+            in the file's order.
+    """
+
+    stages: tuple[Stage, ...]
+    tensors: Mapping[str, TensorRef] = field(repr=False)
+
+    @property
+    def width(self) -> int:
+        return self.stages[0].weight.shape[1]
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether ``MLP(x) = A x + c``: no activation and no layer norm anywhere."""
+        return all(stage.activation is None and stage.norm is None for stage in self.stages)
+
+
+class MLPPair(NamedTuple):
+    """The two MLPs of one width: what changes the input of ``to_k`` and of ``to_v``."""
+
+    key: ResidualMLP
+    value: ResidualMLP
+
+
+@dataclass(frozen=True)
+class Hypernetwork:
+    """One hypernetwork file: `{width: (key MLP, value MLP)}` and what the file says about itself.
+
+    Attributes:
+        mlps: by context width, ascending.
+        metadata: the file's own string keys with their values and types (tuples stay tuples), nothing added.
+        format: the container that it was read from; None for a network made in this process.
+        path: the file that it was read from, as it was given; None for a network made in this process.
+        size_bytes: of that file; 0 without one.
+        activate_output: whether the last stage of each MLP has its activation (A1111: missing means True).
+        warnings: what is odd about the file, one line each; a disagreement names both sides.
+        not_carried: names of content that saving drops (an optimizer's state inside the file).
+    """
+
+    mlps: Mapping[int, MLPPair]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    format: FileFormat | None = None
+    path: str | None = None
+    size_bytes: int = 0
+    activate_output: bool = True
+    warnings: tuple[str, ...] = ()
+    not_carried: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The file's own name, else its stem, else ``"unnamed"``."""
+        own = self.metadata.get("name")
+        if isinstance(own, str) and own:
+            return own
+        return _stem(self.path) if self.path else "unnamed"
+
+    @property
+    def widths(self) -> list[int]:
+        """Context widths, ascending."""
+        return sorted(self.mlps)
+
+    def each_mlp(self) -> Iterator[tuple[int, Literal["k", "v"], ResidualMLP]]:
+        """Yields (width, side, MLP) in ascending width, K before V."""
+        for width in self.widths:
+            yield width, "k", self.mlps[width].key
+            yield width, "v", self.mlps[width].value
+
+    def each_tensor(self) -> Iterator[tuple[int, Literal["k", "v"], str, TensorRef]]:
+        """Yields (width, side, A1111's tensor name, tensor) for every tensor."""
+        for width, side, mlp in self.each_mlp():
+            for key, tensor in mlp.tensors.items():
+                yield width, side, key, tensor
+
+    @property
+    def _first(self) -> ResidualMLP:
+        return self.mlps[self.widths[0]].key
+
+    @property
+    def layer_structure(self) -> list[float]:
+        """Stage widths as multiples of the context width, from the tensors; the file's numbers where they agree."""
+        stated = self.metadata.get("layer_structure")
+        if isinstance(stated, list | tuple) and all(self._has_structure(mlp, stated) for _, _, mlp in self.each_mlp()):
+            return list(stated)
+        widest = self.mlps[self.widths[-1]].key
+        ratios = [stage.weight.shape[0] / widest.width for stage in widest.stages]
+        return [int(r) if r == int(r) else r for r in [1.0, *ratios]]
+
+    @staticmethod
+    def _has_structure(mlp: ResidualMLP, structure: list[float] | tuple[float, ...]) -> bool:
+        shapes = [mlp.width, *(stage.weight.shape[0] for stage in mlp.stages)]
+        try:
+            return shapes == [int(mlp.width * s) for s in structure]
+        except (TypeError, ValueError, OverflowError):
+            return False
+
+    @property
+    def activation(self) -> str | None:
+        """The activation's A1111 name in lower case, None where there is none."""
+        return self._first.stages[0].activation
+
+    @property
+    def layer_norm(self) -> bool:
+        return self._first.stages[0].norm is not None
+
+    @property
+    def dropout(self) -> list[float]:
+        """Dropout probability after each entry of `layer_structure` (A1111's ``dropout_structure``; first is 0)."""
+        return [0.0, *(stage.dropout for stage in self._first.stages)]
+
+    @property
+    def is_affine(self) -> bool:
+        return all(mlp.is_affine for _, _, mlp in self.each_mlp())
+
+    @property
+    def dtype(self) -> str:
+        """``"fp16"``, ``"bf16"``, ``"fp32"``, ``"fp64"``, or ``"mixed"``."""
+        dtypes = {tensor.dtype for _, _, _, tensor in self.each_tensor()}
+        return dtypes.pop() if len(dtypes) == 1 else "mixed"
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.numel for _, _, _, tensor in self.each_tensor())
+
+    @property
+    def step(self) -> int | None:
+        """Training steps, None where the file does not say."""
+        step = self.metadata.get("step")
+        return step if isinstance(step, int) else None
+
+    @cached_property
+    def base_model(self) -> BaseModel:
+        """Which Stable Diffusion it was made for, from its widths and from which of them were trained."""
+        from hnetkit.checks import base_model
+
+        return base_model(self)
+
+    @cached_property
+    def content_hash(self) -> str:
+        """``"h1:" + 64 hex digits`` of the tensors and the topology; the same in every container and name."""
+        from hnetkit.hashes import content_hash
+
+        return content_hash(self)
+
+
+def _stem(path: str) -> str:
+    from pathlib import PurePath
+
+    return PurePath(path).stem

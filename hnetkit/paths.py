@@ -1,0 +1,28 @@
+"""Where hnetkit keeps its state. `HNETKIT_HOME` moves all of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def home() -> Path:
+    """The folder of registry, config and library: `HNETKIT_HOME`, else the platform's data folder."""
+    moved = os.environ.get("HNETKIT_HOME")
+    return Path(moved) if moved else Path(platformdirs.user_data_dir("hnetkit", appauthor=False))
+
+
+def registry_file() -> Path:
+    return home() / "registry.db"
+
+
+def config_file() -> Path:
+    return home() / "config.json"
+
+
+def library_folder() -> Path:
+    """Where fetched networks are installed: `HNETKIT_LIBRARY`, else `library` in `home()`."""
+    moved = os.environ.get("HNETKIT_LIBRARY")
+    return Path(moved) if moved else home() / "library"

@@ -1,0 +1,1 @@
+"""A stack of hypernetworks on a UNet: on and off, bit-exactly."""

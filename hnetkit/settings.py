@@ -1,0 +1,57 @@
+"""What a person set once with `hnetkit config`: a small JSON file, text values only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from hnetkit.errors import HnetkitError, UsageError
+from hnetkit.files import new_file
+from hnetkit.paths import config_file
+
+KEYS: Mapping[str, str] = {
+    "model": "what `generate` and `grid` load without --model: a diffusers folder or a hub id",
+    "device": "where they run without --device: auto, cpu, cuda, mps",
+    "dtype": "what they compute in without --dtype: auto, fp32, fp16, bf16",
+}
+
+
+def load() -> dict[str, str]:
+    """Returns all settings; empty where none was ever made.
+
+    Raises:
+        HnetkitError: the file is not what this module writes.
+    """
+    path = config_file()
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise HnetkitError(f"{path}: unreadable settings ({error})", hint="mend the file, or delete it") from error
+    if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
+        raise HnetkitError(f"{path}: settings must be one JSON object of texts", hint="mend the file, or delete it")
+    return settings
+
+
+def get(key: str) -> str | None:
+    """Returns one setting, None where it was not made."""
+    return load().get(_known(key))
+
+
+def put(key: str, value: str | None) -> None:
+    """Stores a setting; None takes it back."""
+    settings = load()
+    settings.pop(_known(key), None)
+    if value is not None:
+        settings[key] = value
+    path = config_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path, overwrite=True) as file:
+        file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
+
+
+def _known(key: str) -> str:
+    if key not in KEYS:
+        raise UsageError(f"no setting is called {key}", hint=f"settings are: {', '.join(KEYS)}")
+    return key

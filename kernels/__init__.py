@@ -1,0 +1,1 @@
+"""How a stack of hypernetworks runs fast on a device: tensors in, tensors out."""

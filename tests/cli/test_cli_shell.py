@@ -1,0 +1,105 @@
+"""What all commands share: exit codes, one-line errors, output forms, settings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+import pytest
+
+import hnetkit.cli
+from hnetkit.cli import run
+from hnetkit.cli.output import Output, confirm
+from hnetkit.errors import UsageError
+
+ROWS = [{"name": "ink", "widths": [320, 768], "note": None, "more": {"a": 1}}]
+
+
+def test_a_mistyped_command_names_the_nearest_and_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["conifg"]) == 2
+    assert capsys.readouterr().err == "Error: there is no command conifg\nHint: hnetkit config\n"
+
+
+def test_two_output_forms_at_once_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "--json", "--csv"]) == 2
+    assert "choose one of" in capsys.readouterr().err
+
+
+def test_json_is_an_array_with_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("json").rows(ROWS, columns=["name"])
+    assert json.loads(capsys.readouterr().out) == ROWS
+
+
+def test_no_rows_are_an_empty_array_but_no_line_of_newline_delimited_json(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("json").rows([], columns=["name"])
+    Output("nl").rows([], columns=["name"])
+    assert capsys.readouterr().out == "[]\n"
+
+
+def test_delimited_forms_carry_the_columns_with_a_header(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("csv").rows(ROWS, columns=["name", "widths", "note"])
+    Output("tsv").rows(ROWS, columns=["name", "widths"])
+    assert capsys.readouterr().out == 'name,widths,note\nink,"320, 768",\nname\twidths\nink\t320, 768\n'
+
+
+def test_a_name_with_a_newline_stays_on_its_line_of_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    Output("table").rows([{"name": "a\nb\x1b[31m"}], columns=["name"])
+    assert capsys.readouterr().out.splitlines()[-1] == r"a\nb\x1b[31m"
+
+
+def test_a_question_that_nobody_can_answer_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="Nobody is here"):
+        confirm("Forget 3 files?", yes=False)
+    confirm("Forget 3 files?", yes=True)
+
+
+def test_an_interrupt_leaves_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def stops() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hnetkit.cli, "cli", stops)
+    assert run([]) == 130
+
+
+def test_a_defect_is_one_line_unless_debugging(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def breaks() -> None:
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(hnetkit.cli, "cli", breaks)
+    assert run([]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    monkeypatch.setenv("HNETKIT_DEBUG", "1")
+    assert run([]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_setting_is_kept_shown_and_taken_back(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "model", "./my model"]) == 0
+    assert run(["config", "model"]) == 0
+    assert capsys.readouterr().out == "./my model\n"
+    assert json.loads((home / "config.json").read_text()) == {"model": "./my model"}
+    assert run(["config", "--unset", "model"]) == 0
+    assert run(["config", "model"]) == 4
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["config", "modle", "x"]) == 2
+    assert "model, device, dtype" in capsys.readouterr().err
+
+
+def test_broken_settings_are_named_and_left_alone(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "config.json").write_text("{")
+    assert run(["config", "model", "x"]) == 1
+    assert "config.json" in capsys.readouterr().err
+    assert (home / "config.json").read_text() == "{"
+
+
+def test_home_moves_everything(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for what, name in (("registry", "registry.db"), ("config", "config.json"), ("library", "library")):
+        assert run(["path", what]) == 0
+        assert capsys.readouterr().out.strip() == str(home / name)

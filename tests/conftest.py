@@ -1,0 +1,41 @@
+"""What every test stands on: its own home folder, no network, no colour, and the golden data where it is there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["NO_COLOR"] = "1"
+os.environ["COLUMNS"] = "120"
+
+
+def pytest_report_header() -> str:
+    packages = ("torch", "diffusers", "transformers", "sqlite-utils", "click", "hypothesis")
+    versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+    return f"sqlite {sqlite3.sqlite_version}, {versions}"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """HNETKIT_HOME of this test: no test can touch the developer's own library."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("HNETKIT_HOME", str(folder))
+    for name in ("HNETKIT_LIBRARY", "HNETKIT_KERNEL", "HNETKIT_DEBUG", "CIVITAI_TOKEN", "CIVITAI_API_KEY", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of golden vectors made by the original implementation; it is not part of the repository."""
+    folder = Path(os.environ.get("HNETKIT_SHARED", REPOSITORY.parent / "shared"))
+    if not (folder / "data" / "golden").is_dir():
+        pytest.skip("the golden vectors of the original implementation are not beside this checkout")
+    return folder

@@ -1,0 +1,127 @@
+"""Which room may import which: the picture that keeps data flowing one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "diffusers", "transformers", "accelerate", "numpy", "PIL", "rich", "requests", "triton")
+
+# room -> what its modules may import of ours; a room's own modules are always allowed
+ROOMS: dict[str, tuple[str, ...]] = {
+    "errors": (),
+    "paths": ("errors",),
+    "files": ("errors",),
+    "settings": ("errors", "files", "paths"),
+    "network": ("errors", "checks", "hashes"),
+    "hashes": ("errors", "network", "formats"),
+    "checks": ("errors", "network"),
+    "formats": ("errors", "files", "network"),
+    "inspection": ("errors", "network", "formats", "checks", "hashes"),
+    "registry": ("errors",),
+    "kernels": ("errors",),
+    "library": ("errors", "paths", "hashes", "formats", "inspection", "registry"),
+    "prompts": ("errors",),
+    "runtime": ("errors", "network", "formats", "kernels"),
+    "demo": ("errors",),
+    "generate": (
+        *("errors", "paths", "files", "settings", "network", "hashes", "formats"),
+        *("registry", "library", "prompts", "runtime", "demo"),
+    ),
+}
+THIRD_PARTY = {
+    "registry": {"sqlite_utils"},
+    "prompts": set(),
+    "formats": {"torch", "numpy"},
+    "kernels": {"torch", "triton"},
+}
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Every module as (dotted name below hnetkit, file)."""
+    for folder, prefix in (("hnetkit", ""), ("kernels", "kernels."), ("registry", "registry.")):
+        root = REPOSITORY / folder
+        for path in sorted(root.rglob("*.py")):
+            dotted = ".".join(path.relative_to(root).with_suffix("").parts)
+            yield prefix + dotted.removesuffix("__init__").rstrip("."), path
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file imports, also inside functions; type-checking blocks are left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    typing_only = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            module = node.module or ""
+            if module == "hnetkit":
+                yield from (f"hnetkit.{alias.name}" for alias in node.names)
+            else:
+                yield module
+
+
+def room_of(dotted: str) -> str:
+    return dotted.split(".")[0]
+
+
+@pytest.mark.parametrize(("dotted", "path"), list(modules()), ids=lambda value: str(value) if value else "hnetkit")
+def test_a_module_imports_only_what_its_room_may(dotted: str, path: Path) -> None:
+    room = room_of(dotted)
+    ours = {name.removeprefix("hnetkit.") for name in imports(path) if name.startswith("hnetkit.")}
+    others = {name.split(".")[0] for name in imports(path) if not name.startswith("hnetkit")}
+    if room in ("", "cli", "__main__"):
+        return
+    allowed = {room, *ROOMS[room]}
+    assert {room_of(name) for name in ours} <= allowed
+    if room in THIRD_PARTY:
+        assert others - set(sys.stdlib_module_names) <= THIRD_PARTY[room]
+
+
+def test_every_room_is_on_the_map() -> None:
+    assert {room_of(dotted) for dotted, _ in modules()} - {"", "cli", "__main__"} == set(ROOMS)
+
+
+def test_nobody_imports_the_command_line() -> None:
+    for dotted, path in modules():
+        if room_of(dotted) not in ("cli", "__main__"):
+            assert not any(name.startswith("hnetkit.cli") for name in imports(path)), dotted
+
+
+def test_no_file_is_given_to_pickle_or_torch_load() -> None:
+    for dotted, path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        assert not calls & {"torch.load", "pickle.load", "pickle.loads", "pickle.Unpickler"}, dotted
+        assert not {"pickle", "_pickle", "dill", "joblib", "shelve", "marshal"} & set(imports(path)), dotted
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from hnetkit.cli import run; run(['--help'])",
+        "from hnetkit.cli import run; run(['list'])",
+        "import hnetkit, hnetkit.registry, hnetkit.kernels",
+        "from hnetkit.registry import Registry; import sys, os; Registry(os.path.join(sys.argv[1], 'r.db')).close()",
+    ],
+)
+def test_what_must_be_quick_imports_nothing_heavy(code: str, tmp_path: Path) -> None:
+    probe = f"{code}\nimport sys; print('loaded:', [name for name in {HEAVY!r} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", probe, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "loaded: []"

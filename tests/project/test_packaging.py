@@ -1,0 +1,48 @@
+"""Three top-level folders install as one package, and the checkout disturbs nobody's imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    tomllib = pytest.importorskip("tomllib", reason="reading pyproject.toml needs Python 3.11")
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def test_every_package_folder_is_listed_and_every_listed_package_is_there() -> None:
+    stated = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = set()
+    for folder, prefix in (("hnetkit", "hnetkit"), ("kernels", "hnetkit.kernels"), ("registry", "hnetkit.registry")):
+        for init in (REPOSITORY / folder).rglob("__init__.py"):
+            found.add(".".join([prefix, *init.parent.relative_to(REPOSITORY / folder).parts]))
+    assert set(stated) == found
+
+
+def test_the_folder_kernels_stands_aside_for_the_package_of_that_name() -> None:
+    # transformers imports any top-level `kernels` that it finds: ours must do nothing when met by accident
+    body = ast.parse((REPOSITORY / "kernels" / "__init__.py").read_text()).body
+    assert len(body) == 1
+    assert isinstance(body[0], ast.Expr)
+
+
+def test_nothing_of_ours_is_imported_under_a_foreign_name(tmp_path: Path) -> None:
+    code = "import hnetkit.kernels, hnetkit.registry, sys; print('kernels' in sys.modules, 'registry' in sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"
+
+
+@pytest.mark.parametrize("module", ["transformers", "diffusers"])
+def test_from_the_repository_root_with_hugging_faces_kernels_installed(module: str) -> None:
+    import importlib.metadata
+
+    assert importlib.metadata.version("kernels")  # Hugging Face's own, a test dependency
+    code = f"import {module}; from diffusers import StableDiffusionPipeline; from transformers import CLIPTextModel"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=240)

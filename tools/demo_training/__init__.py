@@ -1,0 +1,1 @@
+"""Trains hnetkit's bundled demo: a tiny latent-diffusion pipeline and the hypernetworks on it."""
