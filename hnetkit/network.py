@@ -34,6 +34,12 @@ class ByteSource(Protocol):
         ...
 
 
+class SizedSource(ByteSource, Protocol):
+    """A source whose whole length in bytes is known: an open file."""
+
+    size: int
+
+
 @dataclass(frozen=True, slots=True)
 class MemorySource:
     """Tensor bytes that never were in a file (a network built or trained in this process)."""
@@ -159,6 +165,8 @@ class Hypernetwork:
         activate_output: whether the last stage of each MLP has its activation (A1111: missing means True).
         warnings: what is odd about the file, one line each; a disagreement names both sides.
         not_carried: names of content that saving drops (an optimizer's state inside the file).
+        source: the open file that it was read from; None for a network made in this process.
+        source_sha256: of the file that this one was converted from, where the file says so.
     """
 
     mlps: Mapping[int, MLPPair]
@@ -169,6 +177,8 @@ class Hypernetwork:
     activate_output: bool = True
     warnings: tuple[str, ...] = ()
     not_carried: tuple[str, ...] = ()
+    source: SizedSource | None = field(default=None, repr=False, compare=False)
+    source_sha256: str | None = None
 
     @property
     def name(self) -> str:

@@ -98,8 +98,8 @@ def _settings() -> str:
 
 
 def _demo_model() -> str:
-    from hnetkit.demo import hypernetworks_folder, model_folder
+    from hnetkit.demo import model_folder, networks
 
     if not (model_folder() / "model_index.json").is_file():
         raise HnetkitError("the bundled model is missing", hint="install hnetkit again")
-    return f"{len(list(hypernetworks_folder().glob('*.pt')))} hypernetworks"
+    return f"{len(networks())} hypernetworks"

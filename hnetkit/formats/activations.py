@@ -1,0 +1,45 @@
+"""Which activation names a hypernetwork may have, and why some that A1111 lists cannot be computed.
+
+Source: AUTOMATIC1111 1.10: aliases, and every class of torch.nn.modules.activation in lower case.
+"""
+
+from __future__ import annotations
+
+import difflib
+
+from hnetkit.errors import UnsupportedNetwork
+
+NAMES = frozenset(
+    """celu elu gelu hardshrink hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 rrelu selu
+    sigmoid silu softplus softshrink softsign swish tanh tanhshrink""".split()
+)
+
+_REFUSED = {
+    "glu": "it halves the width, so no layer structure fits it",
+    "threshold": "its two numbers are not in the file",
+    "multiheadattention": "it is no activation, and its parameters are not in the file",
+    "softmax": "it mixes the pictures of a batch with each other",
+    "softmin": "it mixes the pictures of a batch with each other",
+    "logsoftmax": "it mixes the pictures of a batch with each other",
+    "softmax2d": "it mixes the pictures of a batch with each other",
+}
+
+
+def activation_name(stated: object) -> str | None:
+    """Returns the activation's name in lower case, None for none (``None`` and ``"linear"``).
+
+    Raises:
+        UnsupportedNetwork: it cannot be computed, or is not known.
+    """
+    if stated is None:
+        return None
+    name = str(stated).lower()
+    if name in ("linear", "identity"):
+        return None
+    if name in _REFUSED:
+        raise UnsupportedNetwork(f"the activation {name} cannot be computed faithfully: {_REFUSED[name]}")
+    if name not in NAMES:
+        near = difflib.get_close_matches(name, NAMES, n=1)
+        suffix = f" (the nearest is {near[0]})" if near else ""
+        raise UnsupportedNetwork(f"the activation {name[:40]} is not known{suffix}")
+    return name

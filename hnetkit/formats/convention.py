@@ -1,0 +1,139 @@
+"""hnetkit's safetensors convention: tensor names, and what the header says.
+
+Tensors are ``{width}.{k|v}.linear.{i}.{weight|bias}``. The header holds each of A1111's keys as JSON text (a tuple as
+``{"tuple": [...]}``, a dict as ``{"dict": [[key, value], ...]}``, so that types survive), and beside them, for readers
+that know no defaults, the derived topology.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hnetkit.errors import DamagedFile
+from hnetkit.formats.a1111 import build_network
+from hnetkit.formats.safetensors_file import SafetensorsFile
+from hnetkit.network import Hypernetwork, TensorRef
+
+FORMAT = "hnetkit.hypernetwork"
+FORMAT_VERSION = "1"
+
+_NAME = re.compile(r"(\d{1,6})\.([kv])\.(linear\..+)")
+_RESERVED = ("format", "format_version", "topology", "base_model", "source_sha256")
+_PREFIX = "a1111."  # for a key of the file that has the name of one of ours
+
+
+def is_ours(source: SafetensorsFile) -> bool:
+    """Whether a safetensors file holds a hypernetwork of this convention."""
+    return source.metadata.get("format") == FORMAT
+
+
+def header_metadata(net: Hypernetwork, source_sha256: str | None) -> dict[str, str]:
+    """Returns the header's metadata for a network that is saved."""
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION, "base_model": net.base_model}
+    if source_sha256:
+        header["source_sha256"] = source_sha256
+    header["topology"] = json.dumps(topology(net))
+    for key, value in a1111_metadata(net).items():
+        header[f"{_PREFIX}{key}" if _is_taken(key) else key] = json.dumps(_to_json(value))
+    return header
+
+
+def _is_taken(key: str) -> bool:
+    return key in _RESERVED or key.startswith(_PREFIX)
+
+
+def topology(net: Hypernetwork) -> dict[str, Any]:
+    """Returns what the tensors and the file together say of the network's build, nothing left to a default."""
+    return {
+        "layer_structure": net.layer_structure,
+        "activation": net.activation or "linear",
+        "activate_output": net.activate_output,
+        "layer_norm": net.layer_norm,
+        "dropout": net.dropout,
+    }
+
+
+def a1111_metadata(net: Hypernetwork) -> dict[str, Any]:
+    """Returns A1111's keys: the file's own, unchanged; derived ones for a network that was made in this process."""
+    if net.format is not None:
+        return dict(net.metadata)
+    dropout = net.dropout
+    derived = {
+        "layer_structure": net.layer_structure,
+        "activation_func": net.activation or "linear",
+        "is_layer_norm": net.layer_norm,
+        "activate_output": net.activate_output,
+        "use_dropout": any(dropout),
+        "last_layer_dropout": len(dropout) > 2 and dropout[-2] != 0,
+        "dropout_structure": dropout,
+    }
+    return derived | dict(net.metadata)
+
+
+def network_of(source: SafetensorsFile) -> Hypernetwork:
+    """Returns the network in a safetensors file of this convention.
+
+    Raises:
+        FileRefused: see `hnetkit.formats.load`.
+    """
+    path = source.file.path
+    value: dict[Any, Any] = {}
+    for name in source.entries:
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise DamagedFile(f"{path}: the tensor {name[:60]} is not named as one of a hypernetwork")
+        sides: tuple[dict[str, TensorRef], dict[str, TensorRef]] = value.setdefault(int(match[1]), ({}, {}))
+        sides["kv".index(match[2])][match[3]] = source.tensor(name)
+    if not value:
+        raise DamagedFile(f"{path}: a hypernetwork without tensors")
+    metadata = {
+        key.removeprefix(_PREFIX): _from_json(_parse(text, path))
+        for key, text in source.metadata.items()
+        if key not in _RESERVED
+    }
+    stated = _parse(source.metadata.get("topology", "{}"), path)
+    net = build_network(
+        {**value, **_defaults(stated), **metadata}, lambda tensor, _: tensor, format="safetensors", file=source.file
+    )
+    return replace(net, metadata=metadata, source_sha256=source.metadata.get("source_sha256"))
+
+
+def _defaults(stated: Any) -> dict[str, Any]:
+    """The topology in A1111's keys, for files whose header has no A1111 keys of its own."""
+    if not isinstance(stated, dict):
+        return {}
+    names = {"activation_func": "activation", "activate_output": "activate_output", "dropout_structure": "dropout"}
+    return {key: stated[name] for key, name in names.items() if name in stated}
+
+
+def _parse(text: str, path: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{path}: header metadata that is not JSON") from error
+
+
+def _to_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return {"tuple": [_to_json(item) for item in value]}
+    if isinstance(value, list):
+        return [_to_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {"dict": [[key, _to_json(item)] for key, item in value.items()]}
+    return value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_from_json(item) for item in value]
+    if isinstance(value, dict):
+        if isinstance(value.get("tuple"), list):
+            return tuple(_from_json(item) for item in value["tuple"])
+        pairs = value.get("dict")
+        if isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs):
+            return {key: _from_json(item) for key, item in pairs if isinstance(key, str | int)}
+    return value

@@ -1,0 +1,414 @@
+"""Reads the structure of a torch pickle without running any of it.
+
+A pickle is a program for a small stack machine. This is that machine with everything dangerous left out: it imports
+nothing, calls nothing, and knows only the opcodes that `torch.save` writes. The few globals that a hypernetwork
+needs become inert values; any other global becomes a `Foreign` value, which does nothing, and its name is noted: what
+the file is can then still be told, and a hypernetwork that holds one is refused.
+
+Source: the pickle opcodes are documented in CPython's Lib/pickletools.py.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from hnetkit.errors import DamagedFile, UnsafeFile
+
+MAX_SIZE = 16 << 20  # bytes of structure; the largest real file has 60 kB
+MAX_OPERATIONS = 4_000_000
+MAX_DEPTH = 200  # nested marks
+MAX_INTEGER_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StorageType:
+    """A torch storage class: the element type of a storage, or None for one no network holds (int, bool, ...)."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A persistent reference to tensor bytes that lie outside the pickle."""
+
+    type: StorageType
+    key: str
+    numel: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A view of a storage; offset and stride in elements. Not checked against the storage's real bytes yet."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """Something that the file asked for and that was not done."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """An allowed global: calling it runs `make`, which only builds inert values."""
+
+    name: str
+    make: Callable[..., Any] = field(compare=False)
+
+
+class Parsed(dict[Any, Any]):
+    """A dict that came from `collections.OrderedDict`: it may be given a `_metadata` attribute, which is dropped."""
+
+
+@dataclass(slots=True)
+class NumpyType:
+    """A numpy dtype by its code (`"i8"`, `"f4"`, ...), as metadata values of numpy types carry it."""
+
+    code: str
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> Tensor:
+    if not isinstance(storage, Storage) or not _is_index(offset):
+        raise UnsafeFile("a tensor without a storage")
+    if not all(isinstance(part, tuple) and all(map(_is_index, part)) for part in (shape, stride)):
+        raise UnsafeFile("a tensor whose shape is not made of numbers")
+    if len(shape) != len(stride) or len(shape) > 8:
+        raise UnsafeFile("a tensor whose shape and stride do not fit")
+    return Tensor(storage, offset, shape, stride)
+
+
+def _rebuild_parameter(data: Any, *_rest: Any) -> Tensor:
+    if not isinstance(data, Tensor):
+        raise UnsafeFile("a parameter that is not a tensor")
+    return data
+
+
+def _ordered_dict(items: Any = ()) -> Parsed:
+    if not isinstance(items, list | tuple) or not all(isinstance(i, list | tuple) and len(i) == 2 for i in items):
+        raise UnsafeFile("an ordered dict that is not made of pairs")
+    result = Parsed()
+    for key, value in items:
+        _set(result, key, value)
+    return result
+
+
+def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8"):
+        raise UnsafeFile("an unusual text encoding")
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise DamagedFile("text that its encoding does not hold") from error
+
+
+def _numpy_type(code: Any, *_rest: Any) -> NumpyType:
+    if not isinstance(code, str):
+        raise UnsafeFile("a numpy type without a code")
+    return NumpyType(code)
+
+
+_NUMPY_FORMATS = {
+    **{"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
+    **{"f2": "e", "f4": "f", "f8": "d", "b1": "?"},
+}
+
+
+def _numpy_scalar(kind: Any, data: Any = b"", *_rest: Any) -> int | float | bool:
+    if not isinstance(kind, NumpyType) or kind.code not in _NUMPY_FORMATS or not isinstance(data, bytes):
+        raise UnsafeFile("an unusual numpy value")
+    try:
+        value: int | float | bool = struct.unpack("<" + _NUMPY_FORMATS[kind.code], data)[0]
+    except struct.error as error:
+        raise DamagedFile("a numpy value of the wrong size") from error
+    return value
+
+
+# the globals that hypernetworks need (FloatStorage and the like are made by `_allowed`)
+_ALLOWED: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.dtype": _numpy_type,
+    "_codecs.encode": _encode,
+}
+_STORAGES = {
+    *("FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage"),
+    *("IntStorage", "LongStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage"),
+}
+
+
+@dataclass(slots=True)
+class PickleReader:
+    """Interprets one pickle after another in `data`.
+
+    Attributes:
+        data: the bytes; nothing outside them is looked at.
+        position: where the next pickle begins.
+        foreign: names of globals that are not on the allow-list, in the order met.
+    """
+
+    data: bytes
+    position: int = 0
+    foreign: list[str] = field(default_factory=list)
+    _stack: list[Any] = field(default_factory=list)
+    _marks: list[int] = field(default_factory=list)
+    _memo: dict[int, Any] = field(default_factory=dict)
+
+    def read(self) -> Any:
+        """Returns the value of the pickle at `position`, and moves behind it.
+
+        Raises:
+            UnsafeFile: an opcode, a call or a limit that no hypernetwork needs.
+            DamagedFile: the pickle is cut short or contradicts itself.
+        """
+        self._stack, self._marks, self._memo = [], [], {}
+        if len(self.data) > MAX_SIZE:
+            raise UnsafeFile(f"{len(self.data)} bytes of structure; a network has a few thousand")
+        for _ in range(MAX_OPERATIONS):
+            code = self._take(1)[0]
+            if code == 0x2E:  # STOP
+                if len(self._stack) != 1 or self._marks:
+                    raise DamagedFile("a pickle that does not end with one value")
+                return self._stack.pop()
+            operation = _OPERATIONS.get(code)
+            if operation is None:
+                raise UnsafeFile(f"pickle opcode 0x{code:02x}, which no network needs")
+            operation(self)
+        raise UnsafeFile("a pickle that does too much")
+
+    # --- bytes and stack
+
+    def _take(self, size: int) -> bytes:
+        end = self.position + size
+        if size < 0 or end > len(self.data):
+            raise DamagedFile("cut short in the middle of its structure")
+        part = self.data[self.position : end]
+        self.position = end
+        return part
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+
+    def _line(self) -> str:
+        end = self.data.find(b"\n", self.position, self.position + 1000)
+        if end < 0:
+            raise DamagedFile("a global without an end")
+        line = self._take(end - self.position)
+        self._take(1)
+        return line.decode("utf-8", "backslashreplace")
+
+    def _text(self, size: int) -> str:
+        try:
+            return self._take(size).decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise DamagedFile("text that is not UTF-8") from error
+
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _pop(self) -> Any:
+        floor = self._marks[-1] if self._marks else 0
+        if len(self._stack) <= floor:
+            raise DamagedFile("a pickle that takes more than it has")
+        return self._stack.pop()
+
+    def _top(self) -> Any:
+        value = self._pop()
+        self._stack.append(value)
+        return value
+
+    def _mark(self) -> None:
+        if len(self._marks) >= MAX_DEPTH:
+            raise UnsafeFile("a pickle nested too deeply")
+        self._marks.append(len(self._stack))
+
+    def _since_mark(self) -> list[Any]:
+        if not self._marks:
+            raise DamagedFile("a pickle that closes what it never opened")
+        start = self._marks.pop()
+        items = self._stack[start:]
+        del self._stack[start:]
+        return items
+
+    # --- containers
+
+    def _append(self, items: list[Any]) -> None:
+        target = self._top()
+        if isinstance(target, Foreign):
+            return
+        if not isinstance(target, list):
+            raise UnsafeFile("items appended to something that is no list")
+        target.extend(items)
+
+    def _set_items(self, items: list[Any]) -> None:
+        target = self._top()
+        if isinstance(target, Foreign):
+            return
+        if not isinstance(target, dict):
+            raise UnsafeFile("items set on something that is no dict")
+        if len(items) % 2:
+            raise DamagedFile("a dict with a key and no value")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            _set(target, key, value)
+
+    def _tuple(self, size: int) -> None:
+        items = [self._pop() for _ in range(size)]
+        self._push(tuple(reversed(items)))
+
+    def _memoize(self, key: int) -> None:
+        self._memo[key] = self._top()
+
+    def _recall(self, key: int) -> None:
+        if key not in self._memo:
+            raise DamagedFile("a pickle that recalls what it never kept")
+        self._push(self._memo[key])
+
+    # --- globals and calls
+
+    def _global(self, name: str) -> None:
+        module, _, attribute = name.rpartition(".")
+        if module == "torch" and attribute in _STORAGES:
+            self._push(StorageType(attribute))
+        elif name in _ALLOWED:
+            self._push(Global(name, _ALLOWED[name]))
+        else:
+            self.foreign.append(name)
+            self._push(Foreign(name))
+
+    def _stack_global(self) -> None:
+        attribute, module = self._pop(), self._pop()
+        if not isinstance(attribute, str) or not isinstance(module, str):
+            raise UnsafeFile("a global whose name is no text")
+        self._global(f"{module}.{attribute}")
+
+    def _reduce(self) -> None:
+        arguments, target = self._pop(), self._pop()
+        if isinstance(target, Foreign):
+            self._push(target)
+            return
+        if not isinstance(target, Global) or not isinstance(arguments, tuple):
+            raise UnsafeFile("a call of something that cannot be called")
+        if any(isinstance(argument, Foreign) for argument in arguments):
+            self._push(next(argument for argument in arguments if isinstance(argument, Foreign)))
+            return
+        try:
+            self._push(target.make(*arguments))
+        except TypeError as error:
+            raise DamagedFile(f"{target.name} with the wrong number of arguments") from error
+
+    def _build(self) -> None:
+        state, target = self._pop(), self._top()
+        if isinstance(target, Foreign):
+            return
+        # what torch leaves on a state dict: version numbers of modules
+        if isinstance(target, Parsed) and isinstance(state, dict) and set(state) <= {"_metadata"}:
+            return
+        if isinstance(target, NumpyType) and isinstance(state, tuple):
+            return
+        raise UnsafeFile("attributes set on an object")
+
+    def _new_object(self) -> None:
+        self._pop()
+        target = self._pop()
+        if not isinstance(target, Foreign):
+            raise UnsafeFile("an object built from a class")
+        self._push(target)
+
+    def _persistent(self) -> None:
+        reference = self._pop()
+        if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
+            raise UnsafeFile("a persistent reference that is no storage")
+        _, kind, key, _location, numel, *view = reference
+        if isinstance(kind, Foreign):
+            self._push(kind)
+            return
+        if not isinstance(kind, StorageType) or not isinstance(key, str) or not _is_index(numel):
+            raise UnsafeFile("a persistent reference that is no storage")
+        if view and view[0] is not None:
+            raise UnsafeFile("a view of another storage")
+        self._push(Storage(kind, key, numel))
+
+    def _integer(self, size: int) -> None:
+        if size > MAX_INTEGER_BYTES:
+            raise UnsafeFile(f"an integer of {size} bytes")
+        self._push(int.from_bytes(self._take(size), "little", signed=True))
+
+    def _protocol(self) -> None:
+        if self._take(1)[0] > 5:
+            raise DamagedFile("a pickle of an unknown protocol")
+
+    def _skip_frame(self) -> None:
+        self._take(8)
+
+
+def _is_index(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
+    if not isinstance(key, str | int | float | bytes | None):
+        if isinstance(key, tuple | Foreign):
+            key = f"<{type(key).__name__}>"  # such a key is in no network; the dict is only looked at, never used
+        else:
+            raise UnsafeFile("a dict key that is neither text nor number")
+    target[key] = value
+
+
+def _push_new(make: Callable[[], Any]) -> Callable[[PickleReader], None]:
+    return lambda reader: reader._push(make())
+
+
+_OPERATIONS: dict[int, Callable[[PickleReader], None]] = {
+    0x80: PickleReader._protocol,
+    0x95: PickleReader._skip_frame,
+    ord("("): PickleReader._mark,
+    ord("0"): lambda reader: reader._pop() and None,
+    ord("N"): _push_new(lambda: None),
+    0x88: _push_new(lambda: True),
+    0x89: _push_new(lambda: False),
+    ord("}"): _push_new(dict),
+    ord("]"): _push_new(list),
+    ord(")"): _push_new(tuple),
+    ord("J"): lambda reader: reader._push(reader._number("<i")),
+    ord("K"): lambda reader: reader._push(reader._number("<B")),
+    ord("M"): lambda reader: reader._push(reader._number("<H")),
+    0x8A: lambda reader: reader._integer(reader._number("<B")),
+    0x8B: lambda reader: reader._integer(reader._number("<I")),
+    ord("G"): lambda reader: reader._push(reader._number(">d")),
+    ord("X"): lambda reader: reader._push(reader._text(reader._number("<I"))),
+    0x8C: lambda reader: reader._push(reader._text(reader._number("<B"))),
+    0x8D: lambda reader: reader._push(reader._text(reader._number("<Q"))),
+    ord("U"): lambda reader: reader._push(reader._take(reader._number("<B")).decode("latin1")),
+    ord("T"): lambda reader: reader._push(reader._take(reader._number("<i")).decode("latin1")),
+    ord("C"): lambda reader: reader._push(reader._take(reader._number("<B"))),
+    ord("B"): lambda reader: reader._push(reader._take(reader._number("<I"))),
+    ord("a"): lambda reader: reader._append([reader._pop()]),
+    ord("e"): lambda reader: reader._append(reader._since_mark()),
+    ord("s"): lambda reader: reader._set_items([reader._pop(), reader._pop()][::-1]),
+    ord("u"): lambda reader: reader._set_items(reader._since_mark()),
+    ord("t"): lambda reader: reader._push(tuple(reader._since_mark())),
+    0x85: lambda reader: reader._tuple(1),
+    0x86: lambda reader: reader._tuple(2),
+    0x87: lambda reader: reader._tuple(3),
+    ord("q"): lambda reader: reader._memoize(reader._number("<B")),
+    ord("r"): lambda reader: reader._memoize(reader._number("<I")),
+    0x94: lambda reader: reader._memoize(len(reader._memo)),
+    ord("h"): lambda reader: reader._recall(reader._number("<B")),
+    ord("j"): lambda reader: reader._recall(reader._number("<I")),
+    ord("c"): lambda reader: reader._global(f"{reader._line()}.{reader._line()}"),
+    0x93: PickleReader._stack_global,
+    ord("R"): PickleReader._reduce,
+    ord("b"): PickleReader._build,
+    0x81: PickleReader._new_object,
+    ord("Q"): PickleReader._persistent,
+}

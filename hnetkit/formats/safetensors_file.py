@@ -1,0 +1,113 @@
+"""The safetensors container: a JSON header, then tensors that tile the rest of the file.
+
+Source: the format's own description, huggingface/safetensors README.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
+from hnetkit.formats.source import OpenFile
+from hnetkit.network import DType, TensorRef
+
+MAX_HEADER = 16 << 20  # bytes; the largest real header of a network has 20 kB
+
+_DTYPES: Mapping[str, DType] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
+_ITEM_BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4},
+    **{"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor of the header: its type by the format's name, its shape, and its bytes' place in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class SafetensorsFile:
+    """A safetensors file whose header was read and holds together."""
+
+    file: OpenFile
+    metadata: Mapping[str, str]
+    entries: Mapping[str, Entry]
+
+    def tensor(self, name: str) -> TensorRef:
+        """Returns a reference to a tensor's bytes.
+
+        Raises:
+            UnsupportedNetwork: it is not of a floating-point type that networks have.
+        """
+        entry = self.entries[name]
+        if entry.dtype not in _DTYPES:
+            raise UnsupportedNetwork(f"{self.file.path}: {name} has the type {entry.dtype}; weights are floating-point")
+        return TensorRef(_DTYPES[entry.dtype], entry.shape, self.file, entry.offset)
+
+
+def read_safetensors(file: OpenFile) -> SafetensorsFile:
+    """Reads the header.
+
+    Raises:
+        DamagedFile: cut short, or no header.
+        UnsafeFile: sizes or places that contradict each other, bytes that no tensor accounts for, double names.
+    """
+    size = int.from_bytes(file.read_at(0, 8), "little")
+    if size > min(MAX_HEADER, file.size - 8):
+        raise DamagedFile(f"{file.path}: cut short, or no safetensors file: a header of {size} bytes")
+    try:
+        header = json.loads(file.read_at(8, size).decode("utf-8"), object_pairs_hook=_without_doubles)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{file.path}: a safetensors header that is not JSON, or names something twice") from error
+    if not isinstance(header, dict):
+        raise DamagedFile(f"{file.path}: a safetensors header that is not an object")
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise DamagedFile(f"{file.path}: safetensors metadata that is not text")
+    entries, ends = {}, {}
+    for name, stated in header.items():
+        entries[name], begin, end = _entry(file, name, stated, 8 + size)
+        ends.setdefault(begin, end) if end > begin else None
+    _check_tiling(file, ends, sum(_bits(entry) // 8 for entry in entries.values()), file.size - 8 - size)
+    return SafetensorsFile(file, metadata, entries)
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a name stands twice")
+    return result
+
+
+def _entry(file: OpenFile, name: str, stated: Any, start: int) -> tuple[Entry, int, int]:
+    try:
+        dtype, shape, (begin, end) = stated["dtype"], stated["shape"], stated["data_offsets"]
+        numbers = [*shape, begin, end]
+    except (TypeError, KeyError, ValueError) as error:
+        raise DamagedFile(f"{file.path}: {name} is not described as a tensor") from error
+    if dtype not in _ITEM_BITS or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
+        raise DamagedFile(f"{file.path}: {name} is not described as a tensor")
+    entry = Entry(dtype, tuple(shape), start + begin)
+    if _bits(entry) != (end - begin) * 8 or start + end > file.size:
+        raise UnsafeFile(f"{file.path}: {name} reaches outside of the file, or its size contradicts its shape")
+    return entry, begin, end
+
+
+def _bits(entry: Entry) -> int:
+    return math.prod(entry.shape) * _ITEM_BITS[entry.dtype]
+
+
+def _check_tiling(file: OpenFile, ends: Mapping[int, int], total: int, room: int) -> None:
+    position = 0
+    while position in ends:
+        position = ends[position]
+    if position != room or total != room:
+        raise UnsafeFile(f"{file.path}: tensors overlap, or leave bytes that none accounts for")

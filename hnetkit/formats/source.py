@@ -1,0 +1,108 @@
+"""One open file, read by position. It is opened once; a second look-up of its path never happens."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+from types import TracebackType
+
+from hnetkit.errors import DamagedFile, FileChanged, FileRefused, NotFound
+
+
+class OpenFile:
+    """A regular file held open for reading by position (a `hnetkit.network.ByteSource`).
+
+    Attributes:
+        path: as it was given, as text.
+        size: in bytes, when it was opened.
+
+    Raises:
+        NotFound: nothing is there, or a folder.
+        FileRefused: it is a device, a pipe or a socket, or may not be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._lock = threading.Lock()
+        self._handle = _open(self.path)
+        status = os.fstat(self._handle)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(self._handle)
+            self._handle = -1
+            if stat.S_ISDIR(status.st_mode):
+                raise NotFound(f"{self.path}: a folder, not a file", hint=f"hnetkit scan {self.path}")
+            raise FileRefused(f"{self.path}: not a regular file")
+        self.size = status.st_size
+        self._identity = _identity(status)
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        """Returns exactly `size` bytes at `offset`.
+
+        Raises:
+            FileChanged: the file changed or shrank since it was opened.
+            DamagedFile: the range is not inside the file.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise DamagedFile(f"{self.path}: cut short: {size} bytes at {offset} are not in {self.size} bytes")
+        data = self._read(offset, size)
+        self.check_unchanged()
+        if len(data) != size:
+            raise FileChanged(f"{self.path}: the file shrank while it was read", hint="run the command again")
+        return data
+
+    def check_unchanged(self) -> None:
+        """Raises FileChanged where size or modification time are not what they were at opening."""
+        if _identity(os.fstat(self._handle)) != self._identity:
+            raise FileChanged(f"{self.path}: the file changed while it was read", hint="run the command again")
+
+    def _read(self, offset: int, size: int) -> bytes:
+        parts = []
+        while size:
+            part = self._read_some(offset, size)
+            if not part:
+                break
+            parts.append(part)
+            offset, size = offset + len(part), size - len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _read_some(self, offset: int, size: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._handle, size, offset)
+        with self._lock:
+            os.lseek(self._handle, offset, os.SEEK_SET)
+            return os.read(self._handle, size)
+
+    def close(self) -> None:
+        """Closes the file; closing twice is harmless."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def __enter__(self) -> OpenFile:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            self.close()
+
+
+def _open(path: str) -> int:
+    # O_NONBLOCK: opening a pipe must not wait for somebody to write into it
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        return os.open(path, flags)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise NotFound(f"{path}: no such file") from error
+    except OSError as error:
+        if os.path.isdir(path):
+            raise NotFound(f"{path}: a folder, not a file", hint=f"hnetkit scan {path}") from error
+        raise FileRefused(f"{path}: cannot be opened: {error.strerror}") from error
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,177 @@
+"""What `torch.save` wrote, in either of its containers: the value, and where each tensor's bytes lie.
+
+Source: torch/serialization.py (behaviour only): the zip since torch 1.6, before it one pickle after another.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
+from hnetkit.formats import pickle_reader
+from hnetkit.formats.pickle_reader import PickleReader
+from hnetkit.formats.source import OpenFile
+from hnetkit.formats.torch_zip import read_members, torch_root, unexpected_members
+from hnetkit.network import ITEM_SIZE, DType, TensorRef
+
+LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+_LEGACY_PROTOCOL = 1001
+_FIRST_READ = 256 << 10  # bytes: the whole structure of any real legacy file
+
+_DTYPES: Mapping[str, DType] = {
+    "FloatStorage": "fp32",
+    "HalfStorage": "fp16",
+    "BFloat16Storage": "bf16",
+    "DoubleStorage": "fp64",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TorchFile:
+    """A torch file whose structure was read.
+
+    Attributes:
+        value: the saved object, with inert stand-ins for tensors (`pickle_reader.Tensor`) and for unknown things.
+        foreign: names of globals that were asked for and not on the allow-list.
+        storages: storage key -> (offset, size) of its bytes in `file`.
+    """
+
+    file: OpenFile
+    format: Literal["pt-zip", "pt-legacy"]
+    value: Any
+    foreign: tuple[str, ...]
+    storages: Mapping[str, tuple[int, int]]
+
+    def tensor(self, stub: pickle_reader.Tensor, name: str) -> TensorRef:
+        """Returns a reference to the tensor's bytes, checked against its storage.
+
+        Raises:
+            UnsupportedNetwork: not a floating-point type, or not contiguous.
+            UnsafeFile: it reaches outside of its storage, or the storage's size is not what it says.
+        """
+        where = f"{self.file.path}: {name}"
+        dtype = _DTYPES.get(stub.storage.type.name)
+        if dtype is None:
+            raise UnsupportedNetwork(f"{where} has the type {stub.storage.type.name}; weights are floating-point")
+        if stub.storage.key not in self.storages:
+            raise DamagedFile(f"{where} has no bytes in the file")
+        offset, size = self.storages[stub.storage.key]
+        numel, item = math.prod(stub.shape), ITEM_SIZE[dtype]
+        if stub.storage.numel * item != size or stub.offset + numel > stub.storage.numel:
+            raise UnsafeFile(f"{where} reaches outside of its storage")
+        if numel and not _is_contiguous(stub):
+            raise UnsupportedNetwork(f"{where} is not stored row by row")
+        return TensorRef(dtype, stub.shape, self.file, offset + stub.offset * item)
+
+
+def _is_contiguous(stub: pickle_reader.Tensor) -> bool:
+    expected = 1
+    for length, stride in zip(reversed(stub.shape), reversed(stub.stride), strict=True):
+        if length != 1 and stride != expected:
+            return False
+        expected *= length
+    return True
+
+
+def read_torch_zip(file: OpenFile) -> TorchFile | None:
+    """Reads the zip container; None where the zip is not a torch file.
+
+    Raises:
+        UnsafeFile, DamagedFile: see `read_members` and `PickleReader`.
+    """
+    members = read_members(file)
+    root = torch_root(members)
+    if root is None:
+        return None
+    foreign_members = unexpected_members(members, root)
+    if foreign_members:
+        raise UnsafeFile(f"{file.path}: holds {foreign_members[0]}, which no hypernetwork needs")
+    order = members.get(f"{root}byteorder")
+    if order and file.read_at(order.offset, min(order.size, 16)) != b"little":
+        raise UnsupportedNetwork(f"{file.path}: written on a machine of another byte order")
+    pickle = members[f"{root}data.pkl"]
+    if pickle.size > pickle_reader.MAX_SIZE:
+        raise UnsafeFile(f"{file.path}: {pickle.size} bytes of structure; a network has a few thousand")
+    reader = PickleReader(file.read_at(pickle.offset, pickle.size))
+    value = _read(reader, file)
+    if reader.position != pickle.size:
+        raise UnsafeFile(f"{file.path}: bytes behind the end of its pickle")
+    prefix = f"{root}data/"
+    storages = {
+        name.removeprefix(prefix): (member.offset, member.size)
+        for name, member in members.items()
+        if name.startswith(prefix)
+    }
+    return TorchFile(file, "pt-zip", value, tuple(reader.foreign), storages)
+
+
+def read_torch_legacy(file: OpenFile) -> TorchFile:
+    """Reads the container from before torch 1.6: pickles one after another, then the storages.
+
+    Raises:
+        UnsafeFile, DamagedFile: see `PickleReader`.
+    """
+    reader = PickleReader(file.read_at(0, min(file.size, _FIRST_READ)))
+    try:
+        value, keys = _legacy_values(reader, file)
+    except DamagedFile:
+        if file.size <= _FIRST_READ:
+            raise
+        reader = PickleReader(file.read_at(0, min(file.size, pickle_reader.MAX_SIZE)))
+        value, keys = _legacy_values(reader, file)
+    sizes = _storage_sizes(value)
+    position, storages = reader.position, {}
+    for key in keys:
+        numel = int.from_bytes(file.read_at(position, 8), "little", signed=True)
+        kind_numel, item = sizes.get(key, (numel, 1))
+        if key not in sizes or numel != kind_numel or key in storages:
+            raise UnsafeFile(f"{file.path}: the storage {key} is not the one that its tensors name")
+        storages[key] = (position + 8, numel * item)
+        position += 8 + numel * item
+    if position > file.size:
+        raise DamagedFile(f"{file.path}: cut short: {position - file.size} bytes of its tensors are missing")
+    if position != file.size:
+        raise UnsafeFile(f"{file.path}: {file.size - position} bytes behind its end")
+    return TorchFile(file, "pt-legacy", value, tuple(reader.foreign), storages)
+
+
+def _legacy_values(reader: PickleReader, file: OpenFile) -> tuple[Any, list[str]]:
+    """Reads magic number, protocol, system, the value, and the storages' keys in the order of their bytes."""
+    _read(reader, file)
+    protocol, system, value, keys = (_read(reader, file) for _ in range(4))
+    if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise UnsupportedNetwork(f"{file.path}: a torch file of another protocol or byte order")
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise DamagedFile(f"{file.path}: its list of storages is not one")
+    return value, keys
+
+
+def _read(reader: PickleReader, file: OpenFile) -> Any:
+    try:
+        return reader.read()
+    except (UnsafeFile, DamagedFile) as error:
+        raise type(error)(f"{file.path}: {error}") from error
+
+
+_ITEM = {"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1}
+
+
+def _storage_sizes(value: Any) -> dict[str, tuple[int, int]]:
+    """Finds every storage that a value refers to: key -> (elements, bytes of one)."""
+    found: dict[str, tuple[int, int]] = {}
+    seen: set[int] = set()
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, pickle_reader.Tensor):
+            item = item.storage
+        if isinstance(item, pickle_reader.Storage):
+            kind = item.type.name
+            found[item.key] = (item.numel, ITEM_SIZE[_DTYPES[kind]] if kind in _DTYPES else _ITEM[kind])
+        elif isinstance(item, dict | list | tuple) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    return found

@@ -1,0 +1,107 @@
+"""From a Hypernetwork to a file: `.pt` for the programs that know no other, safetensors for everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from hnetkit.errors import FileRefused, UsageError
+from hnetkit.files import new_file
+from hnetkit.formats.convention import a1111_metadata, header_metadata
+from hnetkit.formats.write_pt import Pickled, write_zip
+from hnetkit.hashes import sha256_of
+from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRef
+
+PT_SUFFIXES = (".pt", ".ckpt")
+SAFETENSORS_SUFFIXES = (".safetensors",)
+_CHUNK = 4 << 20  # bytes
+_CODES: dict[DType, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp64": "F64"}
+
+
+def save(
+    net: Hypernetwork, path: str | os.PathLike[str], *, dtype: DType | None = None, overwrite: bool = False
+) -> None:
+    """Writes a network to a file, whole or not at all. Tensors stream through: memory stays small.
+
+    Args:
+        net: what to write; its tensors keep their bytes where no dtype changes, its metadata values their types.
+        path: ``.safetensors``, ``.pt`` or ``.ckpt`` decides the container.
+        dtype: ``"fp32"``, ``"fp16"`` or ``"bf16"`` to convert every tensor; None keeps each as it is.
+        overwrite: replace an existing file.
+
+    Raises:
+        UsageError: another suffix.
+        OutputExists: the file exists and `overwrite` is False.
+        FileRefused: a value of the network does not fit into `dtype`.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in SAFETENSORS_SUFFIXES:
+        with new_file(path, overwrite=overwrite) as file:
+            _write_safetensors(net, file, dtype)
+    elif suffix in PT_SUFFIXES:
+        with new_file(path, overwrite=overwrite) as file:
+            _write_pt(net, file, dtype)
+    else:
+        raise UsageError(f"{os.fspath(path)}: the suffix decides the format", hint="name it .safetensors, .pt or .ckpt")
+
+
+def source_sha256(net: Hypernetwork) -> str | None:
+    """Returns the sha256 of the file that others know this network by; None for one made in this process."""
+    if net.source_sha256 or net.source is None:
+        return net.source_sha256
+    return sha256_of(net.source)
+
+
+def _write_pt(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
+    pickled = Pickled()
+    for width in net.widths:
+        pickled.pair(width, [mlp.tensors for mlp in net.mlps[width]], dtype)
+    for key, value in a1111_metadata(net).items():
+        pickled.item(key, value)
+    write_zip(file, pickled.finish(), (_chunks(tensor, dtype) for tensor in pickled.storages))
+
+
+def _write_safetensors(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
+    named = {f"{width}.{side}.{key}": tensor for width, side, key, tensor in net.each_tensor()}
+    # wide types first keeps every tensor aligned to its own size
+    order = sorted(named, key=lambda name: -ITEM_SIZE[dtype or named[name].dtype])
+    begin, places = 0, {}
+    for name in order:
+        size = named[name].numel * ITEM_SIZE[dtype or named[name].dtype]
+        places[name] = [begin, begin + size]
+        begin += size
+    header: dict[str, object] = {"__metadata__": header_metadata(net, source_sha256(net))}
+    for name, tensor in named.items():
+        code = _CODES[dtype or tensor.dtype]
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": places[name]}
+    data = json.dumps(header, separators=(",", ":")).encode()
+    data += b" " * (-len(data) % 8)
+    file.write(len(data).to_bytes(8, "little") + data)
+    for name in order:
+        for chunk in _chunks(named[name], dtype):
+            file.write(chunk)
+
+
+def _chunks(tensor: TensorRef, dtype: DType | None) -> Iterator[bytes]:
+    """The tensor's bytes, converted where `dtype` is another one."""
+    if dtype is not None and dtype != tensor.dtype:
+        yield _converted(tensor, dtype)
+        return
+    for position in range(0, tensor.nbytes, _CHUNK):
+        yield tensor.file.read_at(tensor.offset + position, min(_CHUNK, tensor.nbytes - position))
+
+
+def _converted(tensor: TensorRef, dtype: DType) -> bytes:
+    import torch
+
+    before = tensor.torch()
+    after = before.to(getattr(torch, TORCH_NAME[dtype]))
+    if not torch.equal(before.isfinite(), after.isfinite()):
+        raise FileRefused(
+            f"a weight of {before.abs().max().item():g} does not fit into {dtype}",
+            hint="use --dtype bf16, which holds the range of fp32",
+        )
+    return after.view(torch.uint8).numpy().tobytes() if after.numel() else b""

@@ -1,0 +1,93 @@
+"""By which numbers a file and its content are known, computed in one pass over the bytes.
+
+- ``sha256``: of the whole file. A1111's short hash and Civitai's AutoV2 are its first 10 digits.
+- ``autov1``: A1111's first ``model_hash``: 8 digits of the sha256 of 64 KiB at 1 MiB. Files under 1 MiB all have the
+  same one, so it is None for them.
+- content hash: ``h1:`` + sha256 of one line per tensor, sorted by width, side and name (``width side name dtype shape
+  sha256-of-its-bytes``), and a line with the topology of each MLP. Name, step, dropout and container are not in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from hnetkit.network import Hypernetwork, ResidualMLP, SizedSource, TensorRef
+
+_CHUNK = 1 << 20  # bytes
+_V1_OFFSET, _V1_SIZE = 1 << 20, 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class FileHashes:
+    """All hashes of one file.
+
+    Attributes:
+        sha256: 64 hex digits.
+        autov1: 8 hex digits; None for files under 1 MiB.
+        content_hash: ``h1:`` + 64 hex digits; None where the file is no hypernetwork.
+    """
+
+    sha256: str
+    autov1: str | None
+    content_hash: str | None
+
+
+def sha256_of(file: SizedSource) -> str:
+    """Returns the sha256 of a whole file, 64 hex digits."""
+    digest = hashlib.sha256()
+    for _, chunk in _read_all(file):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def hash_file(file: SizedSource, net: Hypernetwork | None = None) -> FileHashes:
+    """Returns all hashes of a file, reading it once.
+
+    Args:
+        file: an open file.
+        net: the network that was read from this very file, None where it holds none.
+    """
+    whole, v1 = hashlib.sha256(), hashlib.sha256()
+    tensors = sorted({(ref.offset, ref.nbytes) for *_, ref in net.each_tensor()}) if net else []
+    digests = {place: hashlib.sha256() for place in tensors}
+    first = 0
+    for start, chunk in _read_all(file):
+        whole.update(chunk)
+        end, view = start + len(chunk), memoryview(chunk)
+        v1.update(view[max(0, _V1_OFFSET - start) : max(0, _V1_OFFSET + _V1_SIZE - start)])
+        while first < len(tensors) and sum(tensors[first]) <= start:
+            first += 1
+        for place in tensors[first:]:
+            if place[0] >= end:
+                break
+            digests[place].update(view[max(0, place[0] - start) : max(0, sum(place) - start)])
+    return FileHashes(
+        sha256=whole.hexdigest(),
+        autov1=v1.hexdigest()[:8] if file.size > _V1_OFFSET else None,
+        content_hash=_content_hash(net, lambda ref: digests[ref.offset, ref.nbytes].hexdigest()) if net else None,
+    )
+
+
+def content_hash(net: Hypernetwork) -> str:
+    """Returns the content hash of a network, reading its tensors once."""
+    return _content_hash(net, lambda ref: hashlib.sha256(ref.read()).hexdigest())
+
+
+def _content_hash(net: Hypernetwork, digest_of: Callable[[TensorRef], str]) -> str:
+    lines = [
+        f"{width} {side} {key} {ref.dtype} {','.join(map(str, ref.shape))} {digest_of(ref)}"
+        for width, side, key, ref in sorted(net.each_tensor(), key=lambda item: item[:3])
+    ]
+    lines += [f"{width} {side} {_build_of(mlp)}" for width, side, mlp in net.each_mlp()]
+    return "h1:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _build_of(mlp: ResidualMLP) -> str:
+    return " ".join(f"{stage.activation or 'linear'}{'+norm' if stage.norm else ''}" for stage in mlp.stages)
+
+
+def _read_all(file: SizedSource) -> Iterator[tuple[int, bytes]]:
+    for start in range(0, file.size, _CHUNK):
+        yield start, file.read_at(start, min(_CHUNK, file.size - start))
