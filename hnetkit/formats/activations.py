@@ -10,8 +10,11 @@ import difflib
 from hnetkit.errors import UnsupportedNetwork
 
 NAMES = frozenset(
-    """celu elu gelu hardshrink hardsigmoid hardswish hardtanh leakyrelu logsigmoid mish prelu relu relu6 rrelu selu
-    sigmoid silu softplus softshrink softsign swish tanh tanhshrink""".split()
+    {
+        *("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leakyrelu", "logsigmoid"),
+        *("mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink"),
+        *("softsign", "swish", "tanh", "tanhshrink"),
+    }
 )
 
 _REFUSED = {

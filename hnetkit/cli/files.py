@@ -1,0 +1,234 @@
+"""`hnetkit inspect`, `validate` and `convert`: model files, without any library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, printable
+from hnetkit.network import DType
+
+SUFFIXES = (".pt", ".ckpt", ".bin", ".pth", ".safetensors")
+_COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
+
+
+@click.command("inspect")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@output_options
+def inspect_command(files: tuple[str, ...], output: Output) -> None:
+    """Show what is in model files.
+
+    A file of another kind is named as what it is. Nothing in a file is ever run; exits with 7 where one is unsafe,
+    damaged, or of a build that cannot be computed.
+
+    \b
+    Examples:
+      hnetkit inspect style.pt
+      hnetkit inspect --json *.pt *.safetensors
+    """
+    from hnetkit.inspection import examine
+
+    rows: list[Row] = []
+    failures: list[HnetkitError] = []
+    for path in files:
+        try:
+            found = examine(path)
+        except HnetkitError as error:
+            failures.append(error)
+            continue
+        if found.verdict == "refused" and found.refusal is not None:
+            failures.append(found.refusal)
+        rows.append(found.as_row())
+    output.rows(rows, columns=_COLUMNS, text=_card)
+    _raise_all(failures, of=len(files))
+
+
+@click.command("validate")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@output_options
+def validate_command(files: tuple[str, ...], output: Output) -> None:
+    """Check hypernetwork files for damage and contradictions.
+
+    Reads every value. Exits with 7 where a file is refused or holds values that are not finite.
+
+    \b
+    Examples:
+      hnetkit validate style.pt
+      hnetkit validate --json models/hypernetworks/*.pt
+    """
+    rows: list[Row] = []
+    failures: list[HnetkitError] = []
+    for path in files:
+        row, failure = _validated(path)
+        if failure is not None:
+            failures.append(failure)
+        if row is not None:
+            rows.append(row)
+    output.rows(rows, columns=["path", "verdict", "problems", "warnings"], text=_verdict_lines)
+    _raise_all(failures, of=len(files))
+
+
+@click.command("convert")
+@click.argument("sources", nargs=-1, required=True, metavar="SRC... [DST]")
+@click.option(
+    "--to", type=click.Choice(["safetensors", "pt"]), help="Format of the outputs, named after their sources."
+)
+@click.option(
+    "--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Convert every tensor; else each stays as it is."
+)
+@click.option("--out-dir", type=click.Path(), help="Folder of the outputs; else each lies beside its source.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@output_options
+def convert_command(
+    sources: tuple[str, ...], to: str | None, dtype: str | None, out_dir: str | None, overwrite: bool, output: Output
+) -> None:
+    """Convert hypernetworks between .pt and .safetensors.
+
+    Without --to, the last argument is the file to write, and its suffix decides the format. Tensors keep their bytes
+    and metadata keeps its values and types, so that converting back gives the same network.
+
+    \b
+    Examples:
+      hnetkit convert style.pt style.safetensors
+      hnetkit convert --to safetensors --out-dir converted models/*.pt
+    """
+    pairs = list(_targets(sources, to, out_dir))
+    rows: list[Row] = []
+    failures: list[HnetkitError] = []
+    for source, target in pairs:
+        try:
+            rows.append(_convert(source, target, cast("DType | None", dtype), overwrite, output))
+        except HnetkitError as error:
+            failures.append(error)
+    output.rows(
+        rows, columns=["source", "target", "dtype", "size_bytes", "content_hash"], text=lambda row: row["target"]
+    )
+    _raise_all(failures, of=len(pairs))
+
+
+def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
+    """One failure of one file leaves with its own exit code; of several files, refusals with 7 and a mixture with 1."""
+    if not failures:
+        return
+    if of == 1:
+        raise failures[0]
+    for failure in failures:
+        click.echo(f"Error: {failure}", err=True)
+    summary = f"{len(failures)} of {of} files failed"
+    if all(isinstance(failure, FileRefused) for failure in failures):
+        raise FileRefused(summary)
+    raise PartlyFailed(summary)
+
+
+def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
+    from hnetkit.checks import validate
+    from hnetkit.formats import load
+
+    try:
+        report = validate(load(path))
+    except NotFound as error:
+        return None, error
+    except HnetkitError as error:
+        return {"path": path, "verdict": "refused", "problems": [str(error)], "warnings": []}, error
+    verdict = "refused" if report.problems else "warnings" if report.warnings else "ok"
+    row = {"path": path, "verdict": verdict, "problems": list(report.problems), "warnings": list(report.warnings)}
+    if not report.problems:
+        return row, None
+    more = f" and {len(report.problems) - 1} more" if len(report.problems) > 1 else ""
+    return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
+
+
+def _targets(sources: tuple[str, ...], to: str | None, out_dir: str | None) -> Iterator[tuple[str, Path]]:
+    """Yields (source, target) pairs."""
+    if to is None:
+        if len(sources) != 2 or out_dir is not None:
+            hint = "hnetkit convert style.pt style.safetensors, or add --to safetensors"
+            raise UsageError("without --to, give one source and the file to write", hint=hint)
+        source, target = sources[0], Path(sources[1])
+        yield source, target / f"{Path(source).stem}.safetensors" if target.is_dir() else target
+        return
+    folder = Path(out_dir) if out_dir else None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    taken: dict[str, str] = {}
+    for source in _expanded(sources):
+        target = (folder or Path(source).parent) / f"{Path(source).stem}.{to}"
+        earlier = taken.setdefault(os.path.normcase(target), source)
+        if earlier != source:
+            raise UsageError(f"{earlier} and {source} would both become {target}", hint="convert them one by one")
+        yield source, target
+
+
+def _expanded(sources: Iterable[str]) -> Iterator[str]:
+    """A folder stands for the model files in it."""
+    for source in sources:
+        if os.path.isdir(source):
+            yield from sorted(str(p) for p in Path(source).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        else:
+            yield source
+
+
+def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, output: Output) -> Row:
+    from hnetkit.files import refuse_existing
+    from hnetkit.formats import load, save
+
+    refuse_existing(target, overwrite=overwrite)
+    net = load(source)
+    save(net, target, dtype=dtype, overwrite=overwrite)
+    for name in net.not_carried:
+        output.note(f"{source}: {name} is not carried over")
+    written = load(target)
+    return {
+        "source": source,
+        "target": str(target),
+        "format": written.format,
+        "dtype": written.dtype,
+        "size_bytes": written.size_bytes,
+        "content_hash": written.content_hash,
+    }
+
+
+def _card(row: Row) -> str:
+    """One file for a person to read."""
+    lines = [printable(row["path"])]
+    if row["format"] is None:
+        lines.append(f"  {row['reason'].removeprefix(row['path'] + ': ')}")
+    else:
+        lines += [f"  {label:<12} {printable(text)}" for label, text in _facts(row)]
+    lines += [f"  warning      {printable(warning)}" for warning in row["warnings"]]
+    return "\n".join(lines)
+
+
+def _facts(row: Row) -> Iterator[tuple[str, str]]:
+    structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
+    extras = [
+        *(["layer norm"] if row["layer_norm"] else []),
+        *(["activated output"] if row["activate_output"] and row["activation"] != "linear" else []),
+        *([f"dropout {', '.join(f'{p:g}' for p in row['dropout'])}"] if any(row["dropout"]) else []),
+    ]
+    yield "name", row["name"]
+    yield "for", row["base_model"]
+    yield "widths", ", ".join(map(str, row["widths"]))
+    yield "build", "; ".join([f"[{structure}] {row['activation']}", *extras])
+    yield "weights", f"{row['parameters']:,} in {row['dtype']}, {row['size_bytes'] / 1e6:.1f} MB, {row['format']}"
+    if row["step"] is not None:
+        yield "trained", f"{row['step']:,} steps{_trained_on(row)}"
+    yield "content", row["content_hash"][:23]
+    yield "sha256", row["sha256"][:20]
+
+
+def _trained_on(row: Row) -> str:
+    name, short = row["sd_checkpoint_name"], row["sd_checkpoint"]
+    return f" on {name or 'a checkpoint'}{f' [{short}]' if short else ''}" if name or short else ""
+
+
+def _verdict_lines(row: dict[str, Any]) -> str:
+    lines = [f"{row['verdict']:<9}{printable(row['path'])}"]
+    lines += [f"  problem  {printable(problem)}" for problem in row["problems"]]
+    lines += [f"  warning  {printable(warning)}" for warning in row["warnings"]]
+    return "\n".join(lines)

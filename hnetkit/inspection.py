@@ -1,0 +1,132 @@
+"""What is in a file, as one row: what `inspect` prints and what the library's scan stores."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, Literal
+
+from hnetkit.errors import HnetkitError
+from hnetkit.formats.kinds import TITLES
+from hnetkit.formats.reading import look
+from hnetkit.formats.source import OpenFile
+from hnetkit.hashes import FileHashes, hash_file
+from hnetkit.network import Hypernetwork
+
+Verdict = Literal["ok", "warnings", "refused", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What one look into a file found.
+
+    Attributes:
+        path: as it was given.
+        size_bytes: of the file.
+        kind: ``"hypernetwork"`` or a key of `hnetkit.formats.kinds.TITLES`.
+        verdict: ``"ok"``, ``"warnings"`` (a usable network, but odd), ``"refused"`` (unsafe, damaged, or not
+            computable), ``"other"`` (another kind of file, recognised).
+        reason: why it is refused or what it is instead, one line; None for a usable network.
+        refusal: the same as an error with its exit code and hint.
+        hashes: None where they were not asked for.
+        network: what it holds, None where there is no usable network; its file is closed, so its tensors are gone.
+    """
+
+    path: str
+    size_bytes: int
+    kind: str
+    verdict: Verdict
+    refusal: HnetkitError | None
+    hashes: FileHashes | None
+    network: Hypernetwork | None
+
+    @property
+    def reason(self) -> str | None:
+        return str(self.refusal) if self.refusal else None
+
+    def as_row(self) -> dict[str, Any]:
+        """Returns all of it as JSON-able values; the keys of a network are None for anything else."""
+        row: dict[str, Any] = {
+            "path": self.path,
+            "name": PurePath(self.path).stem,
+            "format": None,
+            "kind": self.kind,
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "size_bytes": self.size_bytes,
+            "sha256": self.hashes.sha256 if self.hashes else None,
+            "autov1": self.hashes.autov1 if self.hashes else None,
+            "content_hash": self.hashes.content_hash if self.hashes else None,
+        }
+        return row | _network_row(self.network)
+
+
+_NETWORK_KEYS = (
+    *("widths", "layer_structure", "activation", "layer_norm", "activate_output", "dropout", "dtype"),
+    *("parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata"),
+)
+
+
+def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
+    if net is None:
+        return {**dict.fromkeys(_NETWORK_KEYS), "warnings": []}
+    return {
+        "name": net.name,
+        "format": net.format,
+        "widths": net.widths,
+        "layer_structure": net.layer_structure,
+        "activation": net.activation or "linear",
+        "layer_norm": net.layer_norm,
+        "activate_output": net.activate_output,
+        "dropout": net.dropout,
+        "dtype": net.dtype,
+        "parameters": net.parameters,
+        "base_model": net.base_model,
+        "step": net.step,
+        "sd_checkpoint": _text(net.metadata.get("sd_checkpoint")),
+        "sd_checkpoint_name": _text(net.metadata.get("sd_checkpoint_name")),
+        "metadata": dict(net.metadata),
+        "warnings": list(net.warnings),
+    }
+
+
+def examine(path: str | os.PathLike[str], *, hashes: bool = True) -> Examination:
+    """Opens a file once and returns what is in it; nothing in the file makes it raise.
+
+    Args:
+        path: any file.
+        hashes: whether to read all bytes for the hashes.
+
+    Raises:
+        NotFound: no such file.
+        FileRefused: it cannot be opened, or changed meanwhile.
+    """
+    with OpenFile(path) as file:
+        found = look(file)
+        if found.network is not None:
+            _ = found.network.base_model  # may read biases: while the file is open
+        return Examination(
+            path=file.path,
+            size_bytes=file.size,
+            kind=found.kind,
+            verdict=_verdict(found.network, found.kind),
+            refusal=found.refusal,
+            hashes=hash_file(file, found.network) if hashes else None,
+            network=found.network,
+        )
+
+
+def _verdict(net: Hypernetwork | None, kind: str) -> Verdict:
+    if net is not None:
+        return "warnings" if net.warnings else "ok"
+    return "refused" if kind in ("hypernetwork", "unknown", "empty") else "other"
+
+
+def title(kind: str) -> str:
+    """Returns what a person calls a kind of file."""
+    return TITLES[kind]
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
