@@ -41,7 +41,7 @@ _HOME = {
 }
 _MODULES = ("errors", "registry")
 
-__all__ = ["errors", *sorted(_HOME)]  # noqa: PLE0604
+__all__ = ["errors", *sorted(_HOME)]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import Any, Literal
 
 from hnetkit.errors import HnetkitError
-from hnetkit.formats.kinds import TITLES
 from hnetkit.formats.reading import look
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import FileHashes, hash_file
@@ -121,11 +120,6 @@ def _verdict(net: Hypernetwork | None, kind: str) -> Verdict:
     if net is not None:
         return "warnings" if net.warnings else "ok"
     return "refused" if kind in ("hypernetwork", "unknown", "empty") else "other"
-
-
-def title(kind: str) -> str:
-    """Returns what a person calls a kind of file."""
-    return TITLES[kind]
 
 
 def _text(value: Any) -> str | None:

@@ -1,0 +1,304 @@
+"""`hnetkit scan`, `list`, `search`, `show`, `tag` and `forget`: the library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hnetkit import paths
+from hnetkit.cli.output import Output, Row, confirm, output_options
+from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
+
+if TYPE_CHECKING:
+    from hnetkit.registry.store import Registry
+
+_LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
+
+
+@contextmanager
+def open_registry() -> Iterator[Registry]:
+    """The person's registry."""
+    from hnetkit.registry.store import Registry
+
+    with Registry(paths.registry_file()) as registry:
+        yield registry
+
+
+def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Network names for the shell's completion."""
+    from hnetkit.library.resolve import names
+
+    if not paths.registry_file().exists():
+        return []
+    with open_registry() as registry:
+        return [name for name in names(registry) if name.startswith(incomplete)]
+
+
+@click.command("scan")
+@click.argument("folders", nargs=-1, metavar="[DIR...]")
+@click.option("--rehash", is_flag=True, help="Read every known file again; report changed, missing and corrupt ones.")
+@output_options
+def scan_command(folders: tuple[str, ...], rehash: bool, output: Output) -> None:
+    """Index folders of hypernetworks in the registry.
+
+    Folders are remembered: without any, all known ones are scanned. Only what is new or changed is read; a file that
+    is gone is marked missing and never forgotten. With --rehash, exits with 1 where a file is not what it was.
+
+    \b
+    Examples:
+      hnetkit scan ~/stable-diffusion-webui/models/hypernetworks
+      hnetkit scan --rehash
+    """
+    from hnetkit.cli.progress import byte_progress
+    from hnetkit.library.scan import recheck, scan
+
+    if rehash and folders:
+        raise UsageError("--rehash checks the whole library", hint="hnetkit scan --rehash")
+    known = paths.library_folder()
+    with open_registry() as registry, byte_progress("reading", quiet=output.quiet) as progress:
+        if not folders and known.is_dir():
+            folders = (*(str(root.path) for root in registry.files.roots()), str(known))
+        if not folders and not registry.files.roots():
+            raise NotFound("no folder was ever scanned", hint="hnetkit scan FOLDER")
+        found = (
+            recheck(registry, progress=progress) if rehash else scan(registry, map(Path, folders), progress=progress)
+        )
+        rows = [_change(change) for change in found]
+        total = registry.check()
+    output.rows(rows, columns=["change", "path", "kind", "detail"], text=_change_line)
+    output.note(f"{len(rows)} changes; {total}")
+    wrong = [
+        row for row in rows if row["change"] in (("changed", "missing", "corrupt", "unread") if rehash else ("unread",))
+    ]
+    if wrong:
+        raise PartlyFailed(f"{len(wrong)} files {'are not what they were' if rehash else 'could not be read'}")
+
+
+@click.command("list")
+@click.option("--tag", "tags", multiple=True, help="Only networks with this tag; may be repeated.")
+@click.option("--base-model", help="Only networks for sd1, sd2, sd1-or-sd2, sdxl, sdxl-refiner or unknown.")
+@click.option("--width", type=int, help="Only networks with MLPs for this context width.")
+@click.option("--activation", help="Only networks with this activation (linear for none).")
+@click.option("--missing", is_flag=True, help="Only networks none of whose files is there.")
+@click.option("--files", is_flag=True, help="List files instead, also those that are no networks or were refused.")
+@output_options
+def list_command(
+    tags: tuple[str, ...],
+    base_model: str | None,
+    width: int | None,
+    activation: str | None,
+    missing: bool,
+    files: bool,
+    output: Output,
+) -> None:
+    """List the networks of the library.
+
+    One row per network, in however many files it stands. JSON has everything that is known.
+
+    \b
+    Examples:
+      hnetkit list
+      hnetkit list --tag anime --base-model sd1 --csv
+    """
+    with open_registry() as registry:
+        if files:
+            rows = registry.files.rows("files.state = 'missing'" if missing else "1")
+            output.rows(rows, columns=["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"])
+            return
+        rows = [row for row in _networks(registry, registry.networks.rows()) if not missing or not row["present"]]
+    if base_model:
+        rows = [row for row in rows if row["base_model"] == base_model]
+    if width:
+        rows = [row for row in rows if width in row["widths"]]
+    if activation:
+        rows = [row for row in rows if row["activation"] == activation.lower()]
+    rows = sorted((row for row in rows if set(tags) <= set(row["tags"])), key=lambda row: str(row["name"]).casefold())
+    output.rows(rows, columns=_LIST)
+    if not rows:
+        output.note("no networks; hnetkit scan FOLDER adds some")
+
+
+@click.command("search")
+@click.argument("words", nargs=-1, required=True, metavar="QUERY")
+@output_options
+def search_command(words: tuple[str, ...], output: Output) -> None:
+    """Search the library's names, tags and notes.
+
+    Also the checkpoint that a network was trained on. Every word must be there; the last may be a beginning.
+
+    \b
+    Examples:
+      hnetkit search watercolor
+      hnetkit search anime style --json
+    """
+    with open_registry() as registry:
+        rows = _networks(registry, registry.networks.search(" ".join(words)))
+    output.rows(rows, columns=_LIST)
+
+
+@click.command("show")
+@click.argument("name", shell_complete=complete_name)
+@output_options
+def show_command(name: str, output: Output) -> None:
+    """Show all that is known of one network.
+
+    \b
+    Examples:
+      hnetkit show ink
+      hnetkit show h1:27f0fce0 --json
+    """
+    from hnetkit.library.resolve import resolve
+
+    with open_registry() as registry:
+        found = resolve(registry, name)
+        rows = _networks(registry, registry.networks.rows("content_hash = ?", [found.content_hash]))
+    output.rows(rows, columns=_LIST, text=_network_card)
+
+
+@click.command("tag")
+@click.argument("name", shell_complete=complete_name)
+@click.argument("tags", nargs=-1, metavar="[TAG...]")
+@click.option("--remove", multiple=True, metavar="TAG", help="Take a tag away; may be repeated.")
+@click.option("--alias", help="One more name for the network, for prompts and commands.")
+@click.option("--note", help="A note; an empty one removes it.")
+@output_options
+def tag_command(
+    name: str, tags: tuple[str, ...], remove: tuple[str, ...], alias: str | None, note: str | None, output: Output
+) -> None:
+    """Tag a network, or give it an alias or a note.
+
+    They belong to the content: renaming or moving its file loses nothing.
+
+    \b
+    Examples:
+      hnetkit tag ink anime lineart
+      hnetkit tag ink --alias lines --note "best at 0.6"
+    """
+    from hnetkit.library.resolve import resolve
+
+    if not tags and not remove and alias is None and note is None:
+        raise UsageError("nothing to change", hint=f"hnetkit tag {name} TAG, or --remove, --alias, --note")
+    if alias is not None and (not alias.strip() or set(alias) & set(":<>@")):
+        raise UsageError(
+            f"{alias!r} cannot be an alias: a prompt could not say it", hint="use letters, digits, - and _"
+        )
+    with open_registry() as registry:
+        found = resolve(registry, name)
+        with registry.write():
+            id = registry.networks.id_of(found.content_hash)
+            registry.networks.add_tags(id, tags)
+            registry.networks.remove_tags(id, remove)
+            if alias is not None:
+                registry.networks.set_alias(id, alias)
+            if note is not None:
+                registry.networks.set_note(id, note)
+        rows = _networks(registry, registry.networks.rows("id = ?", [id]))
+    output.rows(rows, columns=_LIST, text=_network_card)
+
+
+@click.command("forget")
+@click.argument("name", required=False, shell_complete=complete_name)
+@click.option("--missing", is_flag=True, help="Forget every file that is not there any more.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@output_options
+def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -> None:
+    """Remove files from the registry; no file is touched.
+
+    NAME is a network's name or a file's path. Tags, notes and aliases go with a network's last file.
+
+    \b
+    Examples:
+      hnetkit forget ink
+      hnetkit forget --missing -y
+    """
+    if (name is None) == (not missing):
+        raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
+    with open_registry() as registry:
+        files = registry.files.rows("files.state = 'missing'") if missing else _files_called(registry, str(name))
+        if files:
+            confirm(f"Forget {len(files)} file{'s' if len(files) > 1 else ''}, and what only they held?", yes=yes)
+            with registry.write():
+                registry.files.forget(row["id"] for row in files)
+                registry.networks.forget_fileless()
+    output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {printable(row['path'])}")
+
+
+def _files_called(registry: Registry, name: str) -> list[Row]:
+    import os
+
+    from hnetkit.library.resolve import resolve
+
+    path = os.path.abspath(name)
+    by_path = [row for row in registry.files.rows() if row["path"] == path]
+    return by_path or registry.files.rows("files.content_hash = ?", [resolve(registry, name).content_hash])
+
+
+def _networks(registry: Registry, rows: list[Row]) -> list[Row]:
+    """Adds to networks the files that hold them, and the checkpoint that they were trained on."""
+    by_content: dict[str, list[Row]] = {}
+    for file in registry.files.holding([row["content_hash"] for row in rows]):
+        by_content.setdefault(file["content_hash"], []).append(file)
+    checkpoints = {
+        short: file["path"]
+        for file in registry.files.rows("files.kind = 'checkpoint'")
+        for short in (file["sha256"][:10], file["autov1"])
+    }
+    return [_with_files(row, by_content.get(row["content_hash"], []), checkpoints) for row in rows]
+
+
+def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
+    shown = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
+    return {
+        **{key: value for key, value in row.items() if key != "id"},
+        "name": files[0]["stem"] if files else row["name"],
+        "own_name": row["name"],
+        "size": _size(files[0]["size_bytes"]) if files else None,
+        "trained_on": _trained_on(row),
+        "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
+        "present": any(file["state"] == "present" for file in files),
+        "files": [{key: file[key] for key in shown} for file in files],
+    }
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
+
+
+def _trained_on(row: Row) -> str | None:
+    name, short = row["sd_checkpoint_name"], row["sd_checkpoint"]
+    return " ".join([*([name] if name else []), *([f"[{short}]"] if short else [])]) or None
+
+
+def _change(change: Any) -> Row:
+    row = change.row or {}
+    detail = change.reason or row.get("reason") or "; ".join(row.get("warnings", [])) or None
+    return {"change": change.what, "path": change.path, "kind": row.get("kind"), "detail": detail, **row}
+
+
+def _change_line(row: Row) -> str:
+    detail = f"  ({row['detail']})" if row["kind"] != "hypernetwork" and row["detail"] else ""
+    return f"{row['change']:<9}{printable(row['path'])}{printable(detail).replace(printable(row['path']) + ': ', '')}"
+
+
+def _network_card(row: Row) -> str:
+    structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
+    facts = {
+        "content": row["content_hash"],
+        "for": row["base_model"],
+        "widths": ", ".join(map(str, row["widths"])),
+        "build": f"[{structure}] {row['activation']}{', layer norm' if row['layer_norm'] else ''}",
+        "trained": f"{row['step']:,} steps" if row["step"] is not None else None,
+        "trained on": row["trained_on"],
+        "checkpoint": row["checkpoint_path"],
+        "tags": ", ".join(row["tags"]),
+        "aliases": ", ".join(row["aliases"]),
+        "note": row["note"],
+    }
+    lines = [printable(row["name"])]
+    lines += [f"  {label:<11}{printable(value)}" for label, value in facts.items() if value]
+    lines += [f"  {file['state']:<11}{printable(file['path'])}" for file in row["files"]]
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""From what a person calls a network to the file to read: stem, then alias, then content.
+
+Two files of one content are one network. What could mean several networks is an error that lists them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import AmbiguousName, NotFound
+from hnetkit.registry.files import text_of
+from hnetkit.registry.store import Registry
+
+Row = dict[str, Any]
+_HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A network of the library.
+
+    Attributes:
+        name: the stem of its file: what a prompt calls it.
+        path: a file that holds it; one that is there, if any is.
+        content_hash: of the network.
+        sha256: of that file.
+    """
+
+    name: str
+    path: Path
+    content_hash: str
+    sha256: str
+
+
+def resolve(registry: Registry, name: str) -> Resolved:
+    """Returns the network that `name` means.
+
+    Args:
+        registry: the library.
+        name: an exact file stem, else an alias, else a hash (``h1:...``, sha256, A1111's 8 or 10 digits, each also
+            shortened to 8 digits or more), or ``name@hash`` where a stem stands for several.
+
+    Raises:
+        NotFound: nothing has this name; the hint is the nearest.
+        AmbiguousName: several networks have it.
+    """
+    stem, _, short = name.rpartition("@")
+    if stem and _HASH.fullmatch(short):
+        files = [row for row in _by_stem(registry, stem) or _by_alias(registry, stem) if _has_hash(row, short)]
+    else:
+        files = _by_stem(registry, name) or _by_alias(registry, name) or _by_hash(registry, name)
+    if not files:
+        raise NotFound(f"no network is called {name}", hint=_nearest(registry, name))
+    if len({row["content_hash"] for row in files}) > 1:
+        raise AmbiguousName(f"{name} means several networks", hint=f"say one of {', '.join(labels(files))}")
+    best = files[0]
+    return Resolved(best["stem"], Path(best["path"]), best["content_hash"], best["sha256"])
+
+
+def labels(files: Iterable[Row]) -> list[str]:
+    """Returns ``name@hash`` of each network in rows of files, each once."""
+    return list(dict.fromkeys(f"{row['stem']}@{row['content_hash'].removeprefix('h1:')[:10]}" for row in files))
+
+
+def _by_stem(registry: Registry, stem: str) -> list[Row]:
+    return registry.files.rows("files.stem = ? AND files.content_hash NOTNULL", [text_of(stem)])
+
+
+def _by_alias(registry: Registry, alias: str) -> list[Row]:
+    networks = "SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE alias = ?"
+    return registry.files.rows(f"files.content_hash IN ({networks})", [text_of(alias)])
+
+
+def _by_hash(registry: Registry, digits: str) -> list[Row]:
+    if not _HASH.fullmatch(digits):
+        return []
+    bare = digits.lower().removeprefix("h1:")
+    condition = "files.content_hash NOTNULL AND (substr(files.content_hash, 4, length(?)) = ?"
+    if digits.lower().startswith("h1:"):
+        return registry.files.rows(f"{condition})", [bare, bare])
+    return registry.files.rows(
+        f"{condition} OR substr(files.sha256, 1, length(?)) = ? OR files.autov1 = ?)", [bare, bare, bare, bare, bare]
+    )
+
+
+def _has_hash(row: Row, digits: str) -> bool:
+    bare = digits.lower().removeprefix("h1:")
+    return row["content_hash"][3:].startswith(bare) or row["sha256"].startswith(bare) or row["autov1"] == bare
+
+
+def names(registry: Registry) -> list[str]:
+    """Returns everything that a network can be called: stems and aliases, sorted."""
+    stems = {row["stem"] for row in registry.files.rows("files.content_hash NOTNULL")}
+    return sorted(stems | {alias for row in registry.networks.rows() for alias in row["aliases"]})
+
+
+def _nearest(registry: Registry, name: str) -> str:
+    everything = names(registry)
+    if not everything:
+        return "the library is empty; hnetkit scan FOLDER"
+    folded = {known.casefold(): known for known in everything}
+    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
+    return f"did you mean {folded[near[0]]}?" if near else "hnetkit list"

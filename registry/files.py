@@ -1,0 +1,164 @@
+"""Roots, and the files that were found under them. A file that is gone is `missing`, never forgotten by itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path, PurePath
+from typing import Any
+
+from sqlite_utils import Database
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """A folder that is scanned."""
+
+    id: int
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a scan needs to know of a file: is it still the one that was read?"""
+
+    id: int
+    size_bytes: int
+    mtime_ns: int
+    reader_version: int
+    state: str
+
+
+def now() -> str:
+    """Returns the time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def to_column(path: str) -> str | bytes:
+    """Returns a path as SQLite can hold it: text, or its bytes where it is not valid text."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def from_column(value: str | bytes) -> str:
+    """Returns the path that `to_column` was given."""
+    return os.fsdecode(value) if isinstance(value, bytes) else value
+
+
+def text_of(name: str) -> str:
+    """Returns a name as valid text, for names that are only shown and searched."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+class Files:
+    """The tables `roots` and `files`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    # --- roots
+
+    def roots(self) -> list[Root]:
+        rows = self._db.execute("SELECT id, path FROM roots ORDER BY id")
+        return [Root(id, Path(from_column(path))) for id, path in rows]
+
+    def add_root(self, path: Path) -> Root:
+        """Returns the root at an absolute path, added where it is new; files known under a parent root move to it."""
+        column = to_column(str(path))
+        self._db.execute("INSERT INTO roots (path, added_at) VALUES (?, ?) ON CONFLICT DO NOTHING", [column, now()])
+        root = Root(self._db.execute("SELECT id FROM roots WHERE path = ?", [column]).fetchone()[0], path)
+        for parent in self.roots():
+            if parent.id != root.id and path.is_relative_to(parent.path):
+                self._move_files(parent, root)
+        return root
+
+    def _move_files(self, parent: Root, root: Root) -> None:
+        inside = root.path.relative_to(parent.path)
+        for id, column in self._db.execute("SELECT id, path FROM files WHERE root_id = ?", [parent.id]).fetchall():
+            path = PurePath(from_column(column))
+            if path.is_relative_to(inside):
+                moved = to_column(str(path.relative_to(inside)))
+                self._db.execute("UPDATE OR REPLACE files SET root_id = ?, path = ? WHERE id = ?", [root.id, moved, id])
+
+    def root_scanned(self, root: Root) -> None:
+        self._db.execute("UPDATE roots SET scanned_at = ? WHERE id = ?", [now(), root.id])
+
+    # --- files
+
+    def seen(self, root: Root) -> dict[str, Seen]:
+        """Returns every file known under a root: path below it -> what is known."""
+        rows = self._db.execute(
+            "SELECT path, id, size_bytes, mtime_ns, reader_version, state FROM files WHERE root_id = ?", [root.id]
+        )
+        return {from_column(path): Seen(*rest) for path, *rest in rows}
+
+    def put(self, root: Root, path: str, mtime_ns: int, reader_version: int, row: Mapping[str, Any]) -> None:
+        """Stores what was found in a file.
+
+        Args:
+            root: the root that it lies under.
+            path: below the root.
+            mtime_ns: of the bytes that were read.
+            reader_version: of the reader that read them.
+            row: an examination (`hnetkit.inspection.Examination.as_row`).
+        """
+        keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
+        values = {key: row[key] for key in keys} | {
+            "root_id": root.id,
+            "path": to_column(path),
+            "stem": text_of(PurePath(path).stem),
+            "warnings": json.dumps(row["warnings"]),
+            "mtime_ns": mtime_ns,
+            "reader_version": reader_version,
+            "state": "present",
+            "last_seen": now(),
+        }
+        columns = [*values, "first_seen"]
+        updates = ", ".join(f"{column} = excluded.{column}" for column in values)
+        self._db.execute(
+            f"INSERT INTO files ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
+            f"ON CONFLICT (root_id, path) DO UPDATE SET {updates}",
+            [*values.values(), now()],
+        )
+
+    def set_state(self, ids: Iterable[int], state: str) -> None:
+        """Marks files as ``present``, ``missing`` or ``corrupt``."""
+        self._db.conn.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
+
+    def rows(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Row]:
+        """Returns files as rows with their full `path`; `where` is a condition on `files` that this package wrote."""
+        cursor = self._db.execute(
+            "SELECT files.*, roots.path AS root FROM files JOIN roots ON roots.id = files.root_id "
+            f"WHERE {where} ORDER BY files.state = 'present' DESC, files.stem, files.id",
+            list(parameters),
+        )
+        names = [column[0] for column in cursor.description]
+        return [_file_row(dict(zip(names, values, strict=True))) for values in cursor]
+
+    def holding(self, content_hashes: list[str]) -> list[Row]:
+        """Returns the files that hold any of these contents."""
+        found = []
+        for start in range(0, len(content_hashes), 500):
+            part = content_hashes[start : start + 500]
+            found += self.rows(f"files.content_hash IN ({','.join('?' * len(part))})", part)
+        return found
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Removes files from the registry; see `Networks.forget_fileless` for the networks that only they held."""
+        self._db.conn.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
+
+
+def _file_row(row: Row) -> Row:
+    root, path = Path(from_column(row.pop("root"))), from_column(row["path"])
+    row["path"] = str(root / path)
+    row["warnings"] = json.loads(row["warnings"])
+    del row["root_id"]
+    return row

@@ -1,0 +1,134 @@
+"""Networks by their content: what they are, and the tags, notes and aliases that people gave them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlite_utils import Database
+
+from hnetkit.registry.files import Row, text_of
+
+_JSON = ("widths", "layer_structure", "dropout", "metadata")
+_PLAIN = (
+    *("content_hash", "name", "activation", "layer_norm", "activate_output", "dtype", "parameters", "base_model"),
+    *("step", "sd_checkpoint", "sd_checkpoint_name"),
+)
+_WORD = re.compile(r"\w+")
+
+# one row per network; files that are there count before files that are gone
+_SELECT = """
+SELECT networks.*,
+    (SELECT json_group_array(tag) FROM (SELECT tag FROM tags WHERE network_id = networks.id ORDER BY tag)) AS tags,
+    (SELECT note FROM notes WHERE network_id = networks.id) AS note,
+    (SELECT json_group_array(alias) FROM (SELECT alias FROM aliases WHERE network_id = networks.id ORDER BY alias))
+        AS aliases
+FROM networks
+"""
+
+
+class Networks:
+    """The tables `networks`, `tags`, `notes`, `aliases` and the search over them."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def put(self, row: Mapping[str, Any]) -> None:
+        """Stores what a network is; its tags, note and aliases stay."""
+        values = {key: _plain(row[key]) for key in _PLAIN} | {key: json.dumps(row[key]) for key in _JSON}
+        updates = ", ".join(f"{column} = excluded.{column}" for column in values)
+        self._db.execute(
+            f"INSERT INTO networks ({', '.join(values)}) VALUES ({', '.join('?' * len(values))}) "
+            f"ON CONFLICT (content_hash) DO UPDATE SET {updates}",
+            list(values.values()),
+        )
+        self._index(self.id_of(row["content_hash"]))
+
+    def id_of(self, content_hash: str) -> int:
+        id: int = self._db.execute("SELECT id FROM networks WHERE content_hash = ?", [content_hash]).fetchone()[0]
+        return id
+
+    def rows(self, where: str = "1", parameters: Iterable[Any] = (), *, order: str = "name, id") -> list[Row]:
+        """Returns networks as rows; `where` and `order` are SQL that this package wrote."""
+        cursor = self._db.execute(f"{_SELECT} WHERE {where} ORDER BY {order}", list(parameters))
+        names = [column[0] for column in cursor.description]
+        return [_network_row(dict(zip(names, values, strict=True))) for values in cursor]
+
+    def search(self, text: str) -> list[Row]:
+        """Returns the networks whose names, tags, note, checkpoint or base model hold every word, the best first.
+
+        The last word may be the beginning of one. Signs mean nothing: whatever is typed is a search for words.
+        """
+        words = _WORD.findall(text)
+        if not words:
+            return []
+        query = " ".join(f'"{word}"' for word in words) + "*"
+        ranked = "(SELECT rowid, rank FROM network_text WHERE network_text MATCH ?) AS found"
+        cursor = self._db.execute(f"SELECT rowid FROM {ranked} ORDER BY rank, rowid", [query])
+        order = {id: place for place, (id,) in enumerate(cursor)}
+        rows = []
+        for ids in _batches(list(order)):
+            rows += self.rows(f"id IN ({','.join('?' * len(ids))})", ids)
+        return sorted(rows, key=lambda row: order[row["id"]])
+
+    # --- words that people add
+
+    def add_tags(self, id: int, tags: Iterable[str]) -> None:
+        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, tag) for tag in tags])
+        self._index(id)
+
+    def remove_tags(self, id: int, tags: Iterable[str]) -> None:
+        self._db.conn.executemany("DELETE FROM tags WHERE network_id = ? AND tag = ?", [(id, tag) for tag in tags])
+        self._index(id)
+
+    def set_note(self, id: int, note: str) -> None:
+        """Replaces the note; an empty one removes it."""
+        self._db.execute("DELETE FROM notes WHERE network_id = ?", [id])
+        if note:
+            self._db.execute("INSERT INTO notes VALUES (?, ?)", [id, note])
+        self._index(id)
+
+    def set_alias(self, id: int, alias: str) -> None:
+        """Gives a network one more name; the alias leaves the network that had it."""
+        former = self._db.execute("SELECT network_id FROM aliases WHERE alias = ?", [alias]).fetchone()
+        self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", [alias, id])
+        for changed in {id, *(former or ())}:
+            self._index(changed)
+
+    def forget_fileless(self) -> None:
+        """Removes networks that stand in no file any more."""
+        held = "SELECT content_hash FROM files WHERE content_hash NOTNULL"
+        gone = f"SELECT id FROM networks WHERE content_hash NOT IN ({held})"
+        self._db.execute(f"DELETE FROM network_text WHERE rowid IN ({gone})")
+        self._db.execute(f"DELETE FROM networks WHERE id IN ({gone})")
+
+    def _index(self, id: int) -> None:
+        """Writes the words of one network for the search anew."""
+        row = self.rows("id = ?", [id])[0]
+        stems = self._db.execute("SELECT DISTINCT stem FROM files WHERE content_hash = ?", [row["content_hash"]])
+        names = " ".join([row["name"], *(stem for (stem,) in stems), *row["aliases"]])
+        trained_on = f"{row['sd_checkpoint_name'] or ''} {row['sd_checkpoint'] or ''}"
+        values = [id, names.replace("_", " ") + " " + names, " ".join(row["tags"]), row["note"], trained_on]
+        self._db.execute("DELETE FROM network_text WHERE rowid = ?", [id])
+        self._db.execute(
+            "INSERT INTO network_text (rowid, names, tags, note, trained_on, base_model) VALUES (?, ?, ?, ?, ?, ?)",
+            [*values, row["base_model"]],
+        )
+
+
+def _plain(value: Any) -> Any:
+    return text_of(value) if isinstance(value, str) else value
+
+
+def _network_row(row: Row) -> Row:
+    for key in (*_JSON, "tags", "aliases"):
+        row[key] = json.loads(row[key])
+    for key in ("layer_norm", "activate_output"):
+        row[key] = bool(row[key])
+    return row
+
+
+def _batches(items: list[int], size: int = 500) -> Iterable[list[int]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
