@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hnetkit.errors import DamagedFile, FileRefused, UnsupportedNetwork, printable
+from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork, printable
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.activations import activation_name
 from hnetkit.formats.source import OpenFile
@@ -204,10 +204,14 @@ class _Builder:
 
 
 def _is_plain(value: Any, budget: list[int], depth: int = 0) -> bool:
-    """Whether a metadata value is made of text, numbers and containers only, and of few enough of them."""
+    """Whether a metadata value is made of text, numbers and containers only.
+
+    Raises:
+        UnsafeFile: it is nested or repeated more than any metadata is.
+    """
     budget[0] -= 1
     if budget[0] < 0 or depth > 8:
-        return False
+        raise UnsafeFile("metadata without end")
     if isinstance(value, list | tuple):
         return all(_is_plain(item, budget, depth + 1) for item in value)
     if isinstance(value, dict):

@@ -18,7 +18,7 @@ from typing import Any
 from hnetkit.errors import DamagedFile, UnsafeFile
 
 MAX_SIZE = 16 << 20  # bytes of structure; the largest real file has 60 kB
-MAX_OPERATIONS = 4_000_000
+MAX_OPERATIONS = 1_000_000
 MAX_DEPTH = 200  # nested marks
 MAX_INTEGER_BYTES = 16
 
