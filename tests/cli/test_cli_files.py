@@ -1,0 +1,155 @@
+"""`inspect`, `validate` and `convert` as a person or a script meets them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import networks
+import pytest
+import torch
+
+import hnetkit
+from hnetkit.cli import run
+
+INSPECT_KEYS = {
+    *("path", "name", "format", "kind", "widths", "layer_structure", "activation", "layer_norm", "activate_output"),
+    *("dropout", "dtype", "parameters", "size_bytes", "sha256", "content_hash", "base_model", "step", "metadata"),
+    "warnings",
+}
+
+
+def test_inspect_gives_every_promised_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = networks.network_file(tmp_path, widths=(320, 768), structure=(1, 0.1, 1), activation="relu")
+    assert run(["inspect", "--json", str(path)]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row.keys() >= INSPECT_KEYS
+    assert (row["kind"], row["format"], row["widths"], row["base_model"]) == (
+        "hypernetwork",
+        "pt-zip",
+        [320, 768],
+        "sd1",
+    )
+    assert (row["layer_structure"], row["activation"], row["step"]) == ([1, 0.1, 1], "relu", 1000)
+    assert row["size_bytes"] == path.stat().st_size
+    assert row["content_hash"] == hnetkit.load(path).content_hash
+
+
+def test_inspect_names_a_look_alike_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = networks.network_file(tmp_path)
+    page = tmp_path / "page.pt"
+    page.write_bytes(b"<html>log in</html>")
+    assert run(["inspect", "--json", str(page), str(good)]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["kind"] for row in rows] == ["html", "hypernetwork"]
+    assert "web page" in rows[0]["reason"]
+
+
+def test_the_card_of_a_network_reads_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = networks.network_file(tmp_path, widths=(320,), structure=(1, 0.1, 1), activation="swish", layer_norm=True)
+    assert run(["inspect", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "[1, 0.1, 1] swish; layer norm" in out
+    assert "1,000 steps on model.ckpt [d7049739]" in out
+
+
+def test_a_missing_file_is_exit_4_and_of_several_the_rest_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = networks.network_file(tmp_path)
+    assert run(["inspect", str(tmp_path / "no.pt")]) == 4
+    assert run(["inspect", str(tmp_path / "no.pt"), str(good)]) == 1
+    assert str(good) in capsys.readouterr().out
+
+
+def test_validate_finds_values_that_are_not_finite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = networks.a1111_network((8,))
+    content[8][1]["linear.1.weight"][3, 3] = torch.nan
+    path = networks.save_pt(content, tmp_path / "broken.pt")
+    assert run(["validate", "--json", str(path)]) == 7
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["verdict"] == "refused"
+    assert row["problems"] == ["8.v.linear.1.weight: 1 of 128 values are not finite"]
+
+
+def test_validate_says_that_a_network_was_never_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = networks.a1111_network((320,), (1, 0.1, 1))
+    for side in content[320]:
+        for key in side:
+            if key.endswith("bias"):
+                side[key].zero_()
+    assert run(["validate", str(networks.save_pt(content, tmp_path / "new.pt"))]) == 0
+    assert "never trained" in capsys.readouterr().out
+
+
+def test_convert_writes_the_named_file_and_prints_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, target = networks.network_file(tmp_path), tmp_path / "out.safetensors"
+    assert run(["convert", str(path), str(target)]) == 0
+    assert capsys.readouterr().out == f"{target}\n"
+    assert hnetkit.load(target).content_hash == hnetkit.load(path).content_hash
+
+
+def test_convert_keeps_an_existing_file_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, target = networks.network_file(tmp_path), tmp_path / "out.safetensors"
+    target.write_bytes(b"mine")
+    assert run(["convert", str(path), str(target)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert target.read_bytes() == b"mine"
+    assert run(["convert", str(path), str(target), "--overwrite"]) == 0
+    assert hnetkit.load(target).format == "safetensors"
+
+
+def test_convert_of_many_names_outputs_after_sources_and_goes_on_after_a_failure(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = [networks.network_file(tmp_path, f"{name}.pt", seed=i) for i, name in enumerate("ab")]
+    (tmp_path / "page.pt").write_bytes(b"<html>")
+    out = tmp_path / "out"
+    code = run(
+        [
+            "convert",
+            "--to",
+            "safetensors",
+            "--dtype",
+            "bf16",
+            "--out-dir",
+            str(out),
+            str(tmp_path / "page.pt"),
+            *map(str, files),
+        ]
+    )
+    assert code == 7
+    assert sorted(p.name for p in out.iterdir()) == ["a.safetensors", "b.safetensors"]
+    assert hnetkit.load(out / "a.safetensors").dtype == "bf16"
+    assert "1 of 3 files failed" in capsys.readouterr().err
+
+
+def test_two_sources_that_would_become_one_file_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    a, b = networks.network_file(tmp_path, "n.pt"), networks.network_file(tmp_path / "x", "n.pt")
+    assert run(["convert", "--to", "safetensors", "--out-dir", str(tmp_path / "o"), str(a), str(b)]) == 2
+
+
+def test_convert_says_what_it_does_not_carry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = networks.a1111_network((8,)) | {"optimizer_state_dict": {"state": {}}}
+    path = networks.save_pt(content, tmp_path / "n.pt")
+    assert run(["convert", str(path), str(tmp_path / "n.safetensors")]) == 0
+    assert "optimizer_state_dict is not carried over" in capsys.readouterr().err
+
+
+def test_an_unknown_suffix_is_a_usage_error_and_leaves_nothing(tmp_path: Path) -> None:
+    path = networks.network_file(tmp_path)
+    assert run(["convert", str(path), str(tmp_path / "out.bin2")]) == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["net.pt"]
+
+
+def test_files_are_inspected_and_converted_without_torch(tmp_path: Path) -> None:
+    path = networks.network_file(tmp_path)
+    code = "import sys; from hnetkit.cli import run; code = run(sys.argv[1:]); print(code, 'torch' in sys.modules)"
+    for arguments in (["inspect", path], ["validate", path], ["convert", path, tmp_path / "o.safetensors"]):
+        command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ)
+        assert done.stdout.splitlines()[-1] == "0 False"
