@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from hnetkit.errors import RegistryError
 from hnetkit.registry.connection import open_database, transaction, translated
 from hnetkit.registry.files import Files
 from hnetkit.registry.networks import Networks
@@ -36,16 +37,23 @@ class Registry:
         with translated(self.path), transaction(self._db):
             yield
 
+    def summary(self) -> str:
+        """Returns how much is in the registry, in words."""
+        with translated(self.path):
+            counts = [self._db.conn.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("networks", "files")]
+        return f"{counts[0]} network{'s' * (counts[0] != 1)} in {counts[1]} file{'s' * (counts[1] != 1)}"
+
     def check(self) -> str:
-        """Returns how much is in the registry, in words.
+        """Looks through the whole database; returns `summary`.
 
         Raises:
             RegistryError: the database is damaged.
         """
         with translated(self.path):
-            self._db.conn.execute("PRAGMA quick_check").fetchone()
-            counts = [self._db.conn.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("networks", "files")]
-        return f"{counts[0]} networks in {counts[1]} files"
+            found = self._db.conn.execute("PRAGMA quick_check").fetchone()[0]
+        if found != "ok":
+            raise RegistryError(f"{self.path}: the registry is damaged ({found})", hint="move it away and scan again")
+        return self.summary()
 
     def close(self) -> None:
         self._db.close()

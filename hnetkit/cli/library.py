@@ -68,7 +68,7 @@ def scan_command(folders: tuple[str, ...], rehash: bool, output: Output) -> None
             recheck(registry, progress=progress) if rehash else scan(registry, map(Path, folders), progress=progress)
         )
         rows = [_change(change) for change in found]
-        total = registry.check()
+        total = registry.summary()
     output.rows(rows, columns=["change", "path", "kind", "detail"], text=_change_line)
     output.note(f"{len(rows)} changes; {total}")
     wrong = [
