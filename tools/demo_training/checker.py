@@ -12,7 +12,7 @@ from functools import cache
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFilter
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from demo_training.pictures import (
@@ -30,7 +30,8 @@ from demo_training.pictures import (
 
 PURITY = 0.9  # share of a shape's pixels that must be nearest to its colour
 FIT = 0.75  # overlap with the best fitting true shape, below which it is no shape at all
-RIM = 2  # px: the part of a shape's edge that stays coloured when it is outlined
+RIM = 1  # px: the part of a shape's edge that stays coloured when it is outlined
+RING = 0.6  # share of that part that must have any shape's colour at all
 FEWEST = 40  # px: less than this is no shape
 
 Mask = np.ndarray  # [SIDE, SIDE] bool
@@ -94,37 +95,51 @@ def dilate(mask: Mask, pixels: int = 1) -> Mask:
     return np.asarray(_as_image(mask).filter(ImageFilter.MaxFilter(2 * pixels + 1))) > 0
 
 
+def _spread(seed: Mask, within: Mask) -> Mask:
+    """All pixels that can be reached from a seed without leaving a mask."""
+    while True:
+        grown = seed.copy()
+        grown[1:] |= seed[:-1]
+        grown[:-1] |= seed[1:]
+        grown[:, 1:] |= seed[:, :-1]
+        grown[:, :-1] |= seed[:, 1:]
+        grown &= within
+        if (grown == seed).all():
+            return grown
+        seed = grown
+
+
 def find_shape(classes: np.ndarray) -> Mask:
     """The largest connected thing that is not ground, with its holes filled."""
     left, best = classes >= 0, np.zeros(classes.shape, bool)
     while left.sum() > best.sum():
-        image = _as_image(left)
-        y, x = np.argwhere(left)[0]
-        ImageDraw.floodfill(image, (int(x), int(y)), 128)
-        part = np.asarray(image) == 128
+        seed = np.zeros_like(left)
+        seed[np.unravel_index(left.argmax(), left.shape)] = True
+        part = _spread(seed, left)
         if part.sum() > best.sum():
             best = part
         left = left & ~part
-    framed = Image.fromarray(np.pad(best, 1).astype(np.uint8) * 255)
-    ImageDraw.floodfill(framed, (0, 0), 128)
-    return (np.asarray(framed) != 128)[1:-1, 1:-1]
+    empty = np.pad(~best, 1, constant_values=True)
+    outside = _spread(np.pad(np.zeros_like(best), 1, constant_values=True), empty)
+    return ~outside[1:-1, 1:-1]
 
 
 @cache
 def _templates() -> tuple[list[str], np.ndarray]:
     """True shapes of many sizes with their centroid in the middle: names, [N, SIDE * SIDE]."""
-    radii = torch.arange(7, 23, 0.5)
-    kinds = torch.arange(len(SHAPES)).repeat_interleave(len(radii))
-    centre = torch.full((len(kinds), 2), SIDE / 2)
-    masks = (distance(kinds, centre, radii.repeat(len(SHAPES))) < 0).numpy()
+    grid = torch.cartesian_prod(
+        torch.arange(float(len(SHAPES))), torch.arange(7, 23, 0.5), SIDE / 2 + torch.tensor([0, 0.5])
+    )
+    kinds, radii, centre = grid[:, 0].long(), grid[:, 1], grid[:, 2:].expand(-1, 2)
+    masks = (distance(kinds, centre, radii) < 0).numpy()
     rows = [_centred(mask).ravel() for mask in masks]
     return [SHAPES[k] for k in kinds.tolist()], np.stack(rows).astype(np.float32)
 
 
 def _centred(mask: Mask) -> Mask:
     """A mask moved by whole pixels so that its centroid is in the middle."""
-    y, x = np.argwhere(mask).mean(0)
-    return np.roll(mask, (round(SIDE / 2 - y), round(SIDE / 2 - x)), (0, 1))
+    y, x = np.floor(np.argwhere(mask).mean(0) + 0.501).astype(int)
+    return np.roll(mask, (SIDE // 2 - y, SIDE // 2 - x), (0, 1))
 
 
 def fit_shape(mask: Mask) -> tuple[str, float]:
@@ -146,8 +161,10 @@ def read(picture: Tensor, *, outlined: bool = False) -> Reading:
     inside = erode(shape)
     asked = inside & ~erode(inside, RIM) if outlined else inside
     seen = classes[asked]
-    counts = np.bincount(seen[seen >= 0], minlength=len(COLOURS))
-    purity = float(counts.max() / max(1, asked.sum()))
+    inked = seen[seen >= 0]
+    counts = np.bincount(inked, minlength=len(COLOURS))
+    whole = max(len(inked), RING * len(seen)) if outlined else len(seen)
+    purity = float(counts.max() / max(1, whole))
     colour = list(COLOURS)[int(counts.argmax())] if purity >= PURITY else None
     name, fit = fit_shape(shape)
     around = ~dilate(shape, 2)

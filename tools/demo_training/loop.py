@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
+LONGEST_STEP = 2.0  # seconds: a machine that sleeps in the middle of a step loses no training
+
 
 class TimedLoop:
     """Steps until the time is up; the learning rate falls along a cosine of the *time* spent.
@@ -30,20 +32,19 @@ class TimedLoop:
             self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=decay
         )
         self.rate, self.seconds, self.warmup = rate, minutes * 60, 100
-        self.started = time.monotonic()
+        self.spent = 0.0
 
     def steps(self) -> Iterator[int]:
         """Counts steps from 0 until the time is up, setting the learning rate before each."""
         step = 0
-        while (spent := self._spent()) < 1:
-            share = min(1, (step + 1) / self.warmup) * (0.5 + 0.5 * math.cos(math.pi * spent))
+        while (done := self.spent / self.seconds) < 1:
+            started = time.monotonic()
+            share = min(1, (step + 1) / self.warmup) * (0.5 + 0.5 * math.cos(math.pi * done))
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate * share
             yield step
+            self.spent += min(time.monotonic() - started, LONGEST_STEP)
             step += 1
-
-    def _spent(self) -> float:
-        return (time.monotonic() - self.started) / self.seconds
 
     def descend(self, loss: Tensor) -> None:
         """One optimizer step on a scalar loss, with the gradient's norm held at 1."""
@@ -55,9 +56,8 @@ class TimedLoop:
     def report(self, step: int, every: int, **values: float) -> None:
         """Prints one line every so many steps."""
         if step % every == 0:
-            spent = time.monotonic() - self.started
             shown = " ".join(f"{name} {value:.4f}" for name, value in values.items())
-            print(f"{spent:6.0f}s step {step:5d} {shown}", flush=True)
+            print(f"{self.spent:6.0f}s step {step:5d} {shown}", flush=True)
 
 
 class Average:

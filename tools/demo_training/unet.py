@@ -47,10 +47,10 @@ class Model:
 
     @classmethod
     def load(cls, folder: Path) -> Model:
-        """Reads what :meth:`save` wrote."""
+        """Reads what :meth:`save` wrote, or the exported folder, in single precision."""
         return cls(
-            UNet2DConditionModel.from_pretrained(folder / "unet").eval(),
-            CLIPTextModel.from_pretrained(folder / "text_encoder").eval(),
+            UNet2DConditionModel.from_pretrained(folder / "unet", dtype=torch.float32).eval(),
+            CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).eval(),
             CLIPTokenizer.from_pretrained(folder / "tokenizer"),
         )
 

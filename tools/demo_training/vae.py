@@ -142,5 +142,5 @@ def save(vae: AutoencoderKL, folder: Path) -> None:
 
 
 def load(folder: Path) -> AutoencoderKL:
-    """Reads what :func:`save` wrote."""
-    return AutoencoderKL.from_pretrained(folder).eval()
+    """Reads what :func:`save` wrote, or the exported folder, in single precision."""
+    return AutoencoderKL.from_pretrained(folder, dtype=torch.float32).eval()

@@ -1,0 +1,48 @@
+"""Draws many pictures with the finished folder, the way a user's own script would."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor
+
+from demo_training.styles import Stacked, applied
+
+STEPS = 20
+AT_ONCE = 60
+
+
+def open_pipeline(folder: Path) -> StableDiffusionPipeline:
+    """The demo's pipeline in single precision, from its half-precision files."""
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, dtype=torch.float32
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def sample(
+    pipeline: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    cfg_scale: float,
+    stack: Stacked = (),
+) -> Tensor:
+    """One picture per prompt and seed, [B, 3, 64, 64] in 0..1."""
+    chunks = []
+    with applied(pipeline.unet, stack):
+        for start in range(0, len(prompts), AT_ONCE):
+            part = slice(start, start + AT_ONCE)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+            drawn = pipeline(
+                list(prompts[part]),
+                num_inference_steps=STEPS,
+                guidance_scale=cfg_scale,
+                generator=generators,
+                output_type="pt",
+            )
+            chunks.append(drawn.images)
+    return torch.cat(chunks)
