@@ -1,6 +1,6 @@
 """Reading and converting a 121 MB `.pt`: time of its structure, growth of memory, peak of `convert`.
 
-    python benchmarks/read.py
+python benchmarks/read.py
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def side(width):
     return OrderedDict(
         (f"linear.{i}.{kind}", torch.randn(*(size if kind == "weight" else size[:1])))
         for i, size in enumerate(sizes) for kind in ("weight", "bias"))
-torch.save({width: (side(width), side(width)) for width in (320, 640, 768, 1024, 1280)} | {"step": 1, "name": "big"}, sys.argv[1])
+sides = {width: (side(width), side(width)) for width in (320, 640, 768, 1024, 1280)}
+torch.save(sides | {"step": 1, "name": "big"}, sys.argv[1])
 """
 STRUCTURE = """
 import json, resource, sys, time

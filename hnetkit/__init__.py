@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from hnetkit.runtime.attach import disable_hypernetworks as disable_hypernetworks
     from hnetkit.runtime.attach import enable_hypernetworks as enable_hypernetworks
     from hnetkit.runtime.attach import explain as explain
+    from hnetkit.runtime.attach import follow_progress as follow_progress
     from hnetkit.runtime.attach import get_active_hypernetworks as get_active_hypernetworks
     from hnetkit.runtime.attach import load_hypernetwork as load_hypernetwork
     from hnetkit.runtime.attach import set_hypernetworks as set_hypernetworks
+    from hnetkit.runtime.attach import set_progress as set_progress
     from hnetkit.runtime.attach import unload_hypernetworks as unload_hypernetworks
     from hnetkit.runtime.stack import Stack as Stack
     from hnetkit.runtime.strength import Strength as Strength
@@ -34,9 +36,11 @@ _HOME = {
     "disable_hypernetworks": "hnetkit.runtime.attach",
     "enable_hypernetworks": "hnetkit.runtime.attach",
     "explain": "hnetkit.runtime.attach",
+    "follow_progress": "hnetkit.runtime.attach",
     "get_active_hypernetworks": "hnetkit.runtime.attach",
     "load_hypernetwork": "hnetkit.runtime.attach",
     "set_hypernetworks": "hnetkit.runtime.attach",
+    "set_progress": "hnetkit.runtime.attach",
     "unload_hypernetworks": "hnetkit.runtime.attach",
 }
 _MODULES = ("errors", "registry")

@@ -37,7 +37,7 @@ def test_a_command_has_its_heading_in_the_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", sorted(REPOSITORY.glob("docs/*.md")) + [REPOSITORY / "README.md"], ids=lambda p: p.name
+    "page", [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))], ids=lambda p: p.name
 )
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):

@@ -21,9 +21,13 @@ def test_a_new_file_appears_whole(tmp_path: Path) -> None:
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), new_file(tmp_path / "out.bin") as file:
-        file.write(b"half")
-        raise KeyboardInterrupt
+    def write_half() -> None:
+        with new_file(tmp_path / "out.bin") as file:
+            file.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -40,9 +44,14 @@ def test_an_existing_file_is_kept_unless_overwriting_was_asked_for(tmp_path: Pat
 
 def test_a_file_that_appears_while_writing_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "out.bin"
-    with pytest.raises(OutputExists), new_file(target) as file:
-        file.write(b"ours")
-        target.write_bytes(b"theirs")
+
+    def write_late() -> None:
+        with new_file(target) as file:
+            file.write(b"ours")
+            target.write_bytes(b"theirs")
+
+    with pytest.raises(OutputExists):
+        write_late()
     assert target.read_bytes() == b"theirs"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -1,0 +1,261 @@
+"""A library of files against its registry: scanning, checking again, finding by name."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+
+from hnetkit.errors import AmbiguousName, NotFound
+from hnetkit.library.resolve import resolve
+from hnetkit.library.scan import recheck, scan
+from hnetkit.registry import Registry
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    folder = tmp_path / "library"
+    (folder / "deep" / "er").mkdir(parents=True)
+    networks.network_file(folder, "ink.pt", seed=1, activation="relu")
+    networks.network_file(folder, "glow.pt", seed=2)
+    networks.network_file(folder / "deep" / "er", "mist.ckpt", seed=3)
+    (folder / "page.pt").write_bytes(b"<html>log in</html>")
+    (folder / "broken.pt").write_bytes(b"PK\3\4 cut")
+    (folder / "ink.pt.optim").write_bytes(b"\x80\x02cos\nsystem\n.")
+    (folder / "readme.txt").write_text("not a model")
+    return folder
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Any:
+    with Registry(tmp_path / "registry.db") as opened:
+        yield opened
+
+
+def changes(registry: Registry, *folders: Path) -> list[tuple[str, str]]:
+    return sorted((change.what, Path(change.path).name) for change in scan(registry, folders))
+
+
+def state(registry: Registry) -> list[tuple[Any, ...]]:
+    """All that a scan finds, less times and row numbers."""
+    keys = ("path", "size_bytes", "mtime_ns", "sha256", "content_hash", "kind", "verdict", "reason", "state")
+    files = sorted(tuple(row[key] for key in keys) for row in registry.files.rows())
+    return [*files, *sorted((row["content_hash"], row["name"]) for row in registry.networks.rows())]
+
+
+def test_a_first_scan_finds_every_model_file_and_says_what_it_is(registry: Registry, library: Path) -> None:
+    names = ["broken.pt", "glow.pt", "ink.pt", "mist.ckpt", "page.pt"]
+    assert changes(registry, library) == [("new", name) for name in names]
+    kinds = {Path(row["path"]).name: (row["kind"], row["verdict"]) for row in registry.files.rows()}
+    assert kinds["page.pt"] == ("html", "other")
+    assert kinds["broken.pt"] == ("unknown", "refused")
+    assert kinds["ink.pt"] == ("hypernetwork", "warnings")
+    assert len(registry.networks.rows()) == 3
+
+
+def test_a_second_scan_reads_nothing(registry: Registry, library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes(registry, library)
+    for path in library.rglob("*.pt"):
+        path.chmod(0)
+    assert changes(registry) == []
+
+
+def test_a_changed_file_is_read_again_and_a_touched_one_keeps_its_content(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    networks.network_file(library, "ink.pt", seed=9, activation="relu")
+    os.utime(library / "glow.pt", (1, 1))
+    assert changes(registry) == [("changed", "glow.pt"), ("changed", "ink.pt")]
+
+
+def test_a_renamed_file_keeps_its_tags_note_and_alias(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    with registry.write():
+        id = registry.networks.id_of(resolve(registry, "ink").content_hash)
+        registry.networks.add_tags(id, ["anime"])
+        registry.networks.set_note(id, "best at 0.6")
+        registry.networks.set_alias(id, "lines")
+    (library / "ink.pt").rename(library / "deep" / "pen.pt")
+    assert changes(registry) == [("missing", "ink.pt"), ("new", "pen.pt")]
+    found = resolve(registry, "lines")
+    assert found.path == library / "deep" / "pen.pt"
+    (row,) = registry.networks.rows("content_hash = ?", [found.content_hash])
+    assert (row["tags"], row["note"]) == (["anime"], "best at 0.6")
+    assert resolve(registry, "pen") == found
+
+
+def test_a_disk_that_is_gone_makes_files_missing_and_back_again(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    before = state(registry)
+    library.rename(library.with_name("elsewhere"))
+    found = changes(registry)
+    assert ("unread", "library") in found
+    assert [what for what, _ in found].count("missing") == 5
+    assert len(registry.files.rows("files.state = 'missing'")) == 5
+    library.with_name("elsewhere").rename(library)
+    assert [what for what, _ in changes(registry)] == ["returned"] * 5
+    assert state(registry) == before
+
+
+def test_links_are_followed_once(registry: Registry, library: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    networks.network_file(other, "far.pt", seed=5)
+    (library / "loop").symlink_to(library)
+    (library / "link").symlink_to(other)
+    (library / "again").symlink_to(other)
+    (library / "dead.pt").symlink_to("nowhere.pt")
+    (library / "self.pt").symlink_to("self.pt")
+    found = [name for _, name in changes(registry, library)]
+    assert found.count("far.pt") == 1
+    assert found.count("ink.pt") == 1
+    assert "dead.pt" not in found
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.pt", b"new\nline.pt", b"\x1b[31m.pt", b"quote'\".pt", "日本語.pt".encode()])
+def test_any_file_name_is_kept_exactly(registry: Registry, tmp_path: Path, name: bytes) -> None:
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    made = networks.network_file(folder)
+    made.rename(folder / os.fsdecode(name))
+    changes(registry, folder)
+    (row,) = registry.files.rows()
+    assert os.fsencode(row["path"]) == os.fsencode(folder) + b"/" + name
+    assert changes(registry) == []
+
+
+def test_the_same_content_in_two_files_is_one_network(registry: Registry, library: Path) -> None:
+    shutil.copy(library / "ink.pt", library / "deep" / "ink.pt")
+    changes(registry, library)
+    assert len(registry.networks.rows()) == 3
+    assert resolve(registry, "ink").content_hash == resolve(registry, "ink").content_hash
+
+
+def test_one_name_for_two_networks_is_an_error_that_tells_them_apart(registry: Registry, library: Path) -> None:
+    networks.network_file(library / "deep", "ink.pt", seed=77)
+    changes(registry, library)
+    with pytest.raises(AmbiguousName) as caught:
+        resolve(registry, "ink")
+    labels = str(caught.value.hint).removeprefix("say one of ").split(", ")
+    assert len({resolve(registry, label).content_hash for label in labels}) == 2
+
+
+def test_a_name_is_a_stem_then_an_alias_then_a_hash(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    ink, glow = resolve(registry, "ink"), resolve(registry, "glow")
+    with registry.write():
+        registry.networks.set_alias(registry.networks.id_of(glow.content_hash), "ink")
+        registry.networks.set_alias(registry.networks.id_of(glow.content_hash), "shine")
+    assert resolve(registry, "ink") == ink
+    assert resolve(registry, "shine") == glow
+    for digits in (ink.content_hash, ink.content_hash[:12], ink.content_hash[3:13], ink.sha256, ink.sha256[:10]):
+        assert resolve(registry, digits) == ink
+
+
+def test_an_unknown_name_hints_at_the_nearest(registry: Registry, library: Path) -> None:
+    with pytest.raises(NotFound) as empty:
+        resolve(registry, "ink")
+    assert "hnetkit scan" in str(empty.value.hint)
+    changes(registry, library)
+    with pytest.raises(NotFound) as caught:
+        resolve(registry, "Glo")
+    assert caught.value.hint == "did you mean glow?"
+
+
+def test_rehashing_tells_rot_from_replacement(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    status = (library / "ink.pt").stat()
+    data = bytearray((library / "ink.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (library / "ink.pt").write_bytes(data)
+    os.utime(library / "ink.pt", ns=(status.st_atime_ns, status.st_mtime_ns))
+    networks.network_file(library, "glow.pt", seed=50, structure=(1, 3, 1))
+    (library / "page.pt").unlink()
+    found = sorted((change.what, Path(change.path).name) for change in recheck(registry))
+    assert found == [("changed", "glow.pt"), ("corrupt", "ink.pt"), ("missing", "page.pt")]
+    assert [Path(row["path"]).name for row in registry.files.rows("files.state = 'corrupt'")] == ["ink.pt"]
+
+
+def test_a_root_inside_a_root_takes_its_files_along(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    before = state(registry)
+    assert changes(registry, library / "deep") == []
+    assert changes(registry) == []
+    assert state(registry) == before
+    assert len(registry.files.roots()) == 2
+
+
+# --- scans that are killed, and scans at once
+
+_SCAN = """
+import sys
+from pathlib import Path
+from hnetkit.library.scan import scan
+from hnetkit.registry import Registry
+with Registry(sys.argv[1]) as registry:
+    print("open", flush=True)
+    list(scan(registry, [Path(sys.argv[2])]))
+"""
+
+
+def start_scan(db: Path, folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", "-c", _SCAN, str(db), str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def many_files(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    first = networks.network_file(folder, "0.pt").read_bytes()
+    for number in range(1, count):
+        # another name in the pickle is another file with the same content; every third is its own network
+        data = networks.network_file(folder, "x.pt", seed=number).read_bytes() if number % 3 == 0 else first
+        (folder / f"{number}.pt").write_bytes(data)
+    (folder / "x.pt").unlink(missing_ok=True)
+    return folder
+
+
+def killed_and_finished(tmp_path: Path, kills: int, seed: int) -> None:
+    rng, folder = random.Random(seed), many_files(tmp_path / "many", 300)
+    with Registry(tmp_path / "calm.db") as registry:
+        started = time.monotonic()
+        list(scan(registry, [folder]))
+        duration = time.monotonic() - started
+        calm = state(registry)
+    for number in range(kills):
+        db = tmp_path / f"killed{number}.db"
+        process = start_scan(db, folder)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(rng.uniform(0, duration))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        with Registry(db) as registry:
+            list(scan(registry, [folder]))
+            assert state(registry) == calm
+            assert registry.check()
+
+
+def test_a_killed_scan_finished_later_equals_an_undisturbed_one(tmp_path: Path) -> None:
+    killed_and_finished(tmp_path, kills=4, seed=1)
+
+
+@pytest.mark.long
+def test_a_scan_killed_at_thirty_moments_equals_an_undisturbed_one(tmp_path: Path) -> None:
+    killed_and_finished(tmp_path, kills=30, seed=20261123)
+
+
+def test_two_scans_at_once_give_no_error_and_no_duplicate(tmp_path: Path) -> None:
+    folder = many_files(tmp_path / "many", 150)
+    processes = [start_scan(tmp_path / "both.db", folder) for _ in range(2)]
+    assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0), ("", 0)]
+    with Registry(tmp_path / "calm.db") as calm, Registry(tmp_path / "both.db") as both:
+        list(scan(calm, [folder]))
+        assert state(both) == state(calm)
