@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 DType = Literal["fp16", "bf16", "fp32", "fp64"]
 ITEM_SIZE: Mapping[DType, int] = {"fp16": 2, "bf16": 2, "fp32": 4, "fp64": 8}
@@ -71,7 +71,7 @@ class TensorRef:
         """Returns the tensor's bytes, little-endian, row-major."""
         return self.file.read_at(self.offset, self.nbytes)
 
-    def torch(self) -> torch.Tensor:
+    def torch(self) -> Tensor:
         """Returns a new CPU tensor of this shape and dtype."""
         import torch
 
@@ -81,7 +81,7 @@ class TensorRef:
         return torch.frombuffer(bytearray(self.read()), dtype=dtype).reshape(self.shape)
 
     @classmethod
-    def of(cls, tensor: torch.Tensor) -> TensorRef:
+    def of(cls, tensor: Tensor) -> TensorRef:
         """Returns a reference to a copy of `tensor`'s values (any device; fp16, bf16, fp32 or fp64)."""
         import torch
 
@@ -179,6 +179,10 @@ class Hypernetwork:
     not_carried: tuple[str, ...] = ()
     source: SizedSource | None = field(default=None, repr=False, compare=False)
     source_sha256: str | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hypernetwork:
+        """Returns itself: it never changes, and the file that it reads from is open once."""
+        return self
 
     @property
     def name(self) -> str:

@@ -32,6 +32,7 @@ class Seen:
     mtime_ns: int
     reader_version: int
     state: str
+    content_hash: str | None
 
 
 def now() -> str:
@@ -88,6 +89,10 @@ class Files:
                 moved = to_column(str(path.relative_to(inside)))
                 self._db.execute("UPDATE OR REPLACE files SET root_id = ?, path = ? WHERE id = ?", [root.id, moved, id])
 
+    def forget_root(self, root: Root) -> None:
+        """Removes a root and what is known of the files under it; see `forget`."""
+        self._db.execute("DELETE FROM roots WHERE id = ?", [root.id])
+
     def root_scanned(self, root: Root) -> None:
         self._db.execute("UPDATE roots SET scanned_at = ? WHERE id = ?", [now(), root.id])
 
@@ -96,7 +101,8 @@ class Files:
     def seen(self, root: Root) -> dict[str, Seen]:
         """Returns every file known under a root: path below it -> what is known."""
         rows = self._db.execute(
-            "SELECT path, id, size_bytes, mtime_ns, reader_version, state FROM files WHERE root_id = ?", [root.id]
+            "SELECT path, id, size_bytes, mtime_ns, reader_version, state, content_hash FROM files WHERE root_id = ?",
+            [root.id],
         )
         return {from_column(path): Seen(*rest) for path, *rest in rows}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ _PLAIN = (
     *("step", "sd_checkpoint", "sd_checkpoint_name"),
 )
 _WORD = re.compile(r"\w+")
+_MOST = 2**63 - 1  # the largest integer that SQLite holds
+_ID = "SELECT id FROM networks WHERE content_hash = ?"
+_FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
 
 # one row per network; files that are there count before files that are gone
 _SELECT = """
@@ -34,6 +38,7 @@ class Networks:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._stale: set[int] = set()  # networks whose words for the search are yet to be written
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Stores what a network is; its tags, note and aliases stay."""
@@ -44,10 +49,10 @@ class Networks:
             f"ON CONFLICT (content_hash) DO UPDATE SET {updates}",
             list(values.values()),
         )
-        self._index(self.id_of(row["content_hash"]))
+        self._stale.add(self.id_of(row["content_hash"]))
 
     def id_of(self, content_hash: str) -> int:
-        id: int = self._db.execute("SELECT id FROM networks WHERE content_hash = ?", [content_hash]).fetchone()[0]
+        id: int = self._db.execute(_ID, [content_hash]).fetchone()[0]
         return id
 
     def rows(self, where: str = "1", parameters: Iterable[Any] = (), *, order: str = "name, id") -> list[Row]:
@@ -61,7 +66,7 @@ class Networks:
 
         The last word may be the beginning of one. Signs mean nothing: whatever is typed is a search for words.
         """
-        words = _WORD.findall(text)
+        words = _WORD.findall(unicodedata.normalize("NFC", text))
         if not words:
             return []
         query = " ".join(f'"{word}"' for word in words) + "*"
@@ -77,41 +82,55 @@ class Networks:
 
     def add_tags(self, id: int, tags: Iterable[str]) -> None:
         self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, tag) for tag in tags])
-        self._index(id)
+        self._stale.add(id)
 
     def remove_tags(self, id: int, tags: Iterable[str]) -> None:
         self._db.conn.executemany("DELETE FROM tags WHERE network_id = ? AND tag = ?", [(id, tag) for tag in tags])
-        self._index(id)
+        self._stale.add(id)
 
     def set_note(self, id: int, note: str) -> None:
         """Replaces the note; an empty one removes it."""
         self._db.execute("DELETE FROM notes WHERE network_id = ?", [id])
         if note:
             self._db.execute("INSERT INTO notes VALUES (?, ?)", [id, note])
-        self._index(id)
+        self._stale.add(id)
 
     def set_alias(self, id: int, alias: str) -> None:
         """Gives a network one more name; the alias leaves the network that had it."""
         former = self._db.execute("SELECT network_id FROM aliases WHERE alias = ?", [alias]).fetchone()
         self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", [alias, id])
-        for changed in {id, *(former or ())}:
-            self._index(changed)
+        self._stale |= {id, *(former or ())}
+
+    def left_a_file(self, content_hash: str) -> None:
+        """To be called where a file got another content: without any other file and any word, this one is dropped.
+
+        What somebody tagged, noted or named stays known, to be there when the content comes back.
+        """
+        worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in ("tags", "notes", "aliases"))
+        self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded})", [content_hash])
+        self._stale.update(id for (id,) in self._db.execute(_ID, [content_hash]))
 
     def forget_fileless(self) -> None:
         """Removes networks that stand in no file any more."""
-        held = "SELECT content_hash FROM files WHERE content_hash NOTNULL"
-        gone = f"SELECT id FROM networks WHERE content_hash NOT IN ({held})"
-        self._db.execute(f"DELETE FROM network_text WHERE rowid IN ({gone})")
-        self._db.execute(f"DELETE FROM networks WHERE id IN ({gone})")
+        self._drop(_FILELESS)
 
-    def _index(self, id: int) -> None:
-        """Writes the words of one network for the search anew."""
-        row = self.rows("id = ?", [id])[0]
+    def _drop(self, condition: str, parameters: Iterable[Any] = ()) -> None:
+        gone = f"SELECT id FROM networks WHERE {condition}"
+        self._db.execute(f"DELETE FROM network_text WHERE rowid IN ({gone})", list(parameters))
+        self._db.execute(f"DELETE FROM networks WHERE id IN ({gone})", list(parameters))
+
+    def index(self) -> None:
+        """Writes the search's words of what was changed; `Registry.write` does so once, before it commits."""
+        while self._stale:
+            for row in self.rows("id = ?", [self._stale.pop()]):
+                self._index(row)
+
+    def _index(self, row: Row) -> None:
         stems = self._db.execute("SELECT DISTINCT stem FROM files WHERE content_hash = ?", [row["content_hash"]])
         names = " ".join([row["name"], *(stem for (stem,) in stems), *row["aliases"]])
         trained_on = f"{row['sd_checkpoint_name'] or ''} {row['sd_checkpoint'] or ''}"
-        values = [id, names.replace("_", " ") + " " + names, " ".join(row["tags"]), row["note"], trained_on]
-        self._db.execute("DELETE FROM network_text WHERE rowid = ?", [id])
+        values = [row["id"], names.replace("_", " ") + " " + names, " ".join(row["tags"]), row["note"], trained_on]
+        self._db.execute("DELETE FROM network_text WHERE rowid = ?", [row["id"]])
         self._db.execute(
             "INSERT INTO network_text (rowid, names, tags, note, trained_on, base_model) VALUES (?, ?, ?, ?, ?, ?)",
             [*values, row["base_model"]],
@@ -119,6 +138,9 @@ class Networks:
 
 
 def _plain(value: Any) -> Any:
+    """What a column can hold: a file may claim any step, and `metadata` keeps it as it is."""
+    if isinstance(value, int) and abs(value) > _MOST:
+        return None
     return text_of(value) if isinstance(value, str) else value
 
 

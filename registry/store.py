@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,7 @@ class Registry:
         """One change, whole or not at all; every change is made in such a block."""
         with translated(self.path), transaction(self._db):
             yield
+            self.networks.index()
 
     def summary(self) -> str:
         """Returns how much is in the registry, in words."""
@@ -63,3 +65,6 @@ class Registry:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+        if isinstance(error, sqlite3.DatabaseError):  # damage that only reading met
+            with translated(self.path):
+                raise error

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import click
 
 from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, printable
 from hnetkit.network import DType
 
 SUFFIXES = (".pt", ".ckpt", ".bin", ".pth", ".safetensors")
+T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
 
 
@@ -35,7 +37,7 @@ def inspect_command(files: tuple[str, ...], output: Output) -> None:
 
     rows: list[Row] = []
     failures: list[HnetkitError] = []
-    for path in files:
+    for path in _tracked("Reading", files, output):
         try:
             found = examine(path)
         except HnetkitError as error:
@@ -63,7 +65,7 @@ def validate_command(files: tuple[str, ...], output: Output) -> None:
     """
     rows: list[Row] = []
     failures: list[HnetkitError] = []
-    for path in files:
+    for path in _tracked("Checking", files, output):
         row, failure = _validated(path)
         if failure is not None:
             failures.append(failure)
@@ -100,7 +102,7 @@ def convert_command(
     pairs = list(_targets(sources, to, out_dir))
     rows: list[Row] = []
     failures: list[HnetkitError] = []
-    for source, target in pairs:
+    for source, target in _tracked("Converting", pairs, output):
         try:
             rows.append(_convert(source, target, cast("DType | None", dtype), overwrite, output))
         except HnetkitError as error:
@@ -109,6 +111,14 @@ def convert_command(
         rows, columns=["source", "target", "dtype", "size_bytes", "content_hash"], text=lambda row: row["target"]
     )
     _raise_all(failures, of=len(pairs))
+
+
+def _tracked(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
+    """Yields the items, and shows how far they are."""
+    with step_progress(label, quiet=output.quiet) as report:
+        for done, item in enumerate(items):
+            report(done, len(items))
+            yield item
 
 
 def _raise_all(failures: list[HnetkitError], *, of: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from hnetkit.cli.output import Output, Row, confirm, output_options
 from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
 
 if TYPE_CHECKING:
+    from hnetkit.registry.files import Root
     from hnetkit.registry.store import Registry
 
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
@@ -54,14 +56,13 @@ def scan_command(folders: tuple[str, ...], rehash: bool, output: Output) -> None
       hnetkit scan --rehash
     """
     from hnetkit.cli.progress import byte_progress
-    from hnetkit.library.scan import recheck, scan
+    from hnetkit.library.scan import add_roots, recheck, scan
 
     if rehash and folders:
         raise UsageError("--rehash checks the whole library", hint="hnetkit scan --rehash")
-    known = paths.library_folder()
     with open_registry() as registry, byte_progress("reading", quiet=output.quiet) as progress:
-        if not folders and known.is_dir():
-            folders = (*(str(root.path) for root in registry.files.roots()), str(known))
+        if not folders and paths.library_folder().is_dir():
+            add_roots(registry, [paths.library_folder()])
         if not folders and not registry.files.roots():
             raise NotFound("no folder was ever scanned", hint="hnetkit scan FOLDER")
         found = (
@@ -208,7 +209,8 @@ def tag_command(
 def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -> None:
     """Remove files from the registry; no file is touched.
 
-    NAME is a network's name or a file's path. Tags, notes and aliases go with a network's last file.
+    NAME is a network's name, a file's path, or a folder that was scanned. Tags, notes and aliases go with a
+    network's last file. What is still there comes back with the next scan of its folder.
 
     \b
     Examples:
@@ -218,21 +220,31 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     if (name is None) == (not missing):
         raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
     with open_registry() as registry:
-        files = registry.files.rows("files.state = 'missing'") if missing else _files_called(registry, str(name))
-        if files:
-            confirm(f"Forget {len(files)} file{'s' if len(files) > 1 else ''}, and what only they held?", yes=yes)
-            with registry.write():
-                registry.files.forget(row["id"] for row in files)
-                registry.networks.forget_fileless()
+        root = None if name is None else _root_at(registry, name)
+        if root is not None:
+            files = registry.files.rows("root_id = ?", [root.id])
+        else:
+            files = registry.files.rows("files.state = 'missing'") if missing else _files_called(registry, str(name))
+        if files or root:
+            confirm(f"Forget {len(files)} file{'s' * (len(files) != 1)}, and what only they held?", yes=yes)
+        with registry.write():
+            registry.files.forget(row["id"] for row in files)
+            if root is not None:
+                registry.files.forget_root(root)
+            registry.networks.forget_fileless()
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {printable(row['path'])}")
 
 
-def _files_called(registry: Registry, name: str) -> list[Row]:
-    import os
+def _root_at(registry: Registry, name: str) -> Root | None:
+    if not os.path.dirname(name) and name != os.curdir:  # a bare word is a network, also where a folder is called so
+        return None
+    return next((root for root in registry.files.roots() if str(root.path) == os.path.realpath(name)), None)
 
+
+def _files_called(registry: Registry, name: str) -> list[Row]:
     from hnetkit.library.resolve import resolve
 
-    path = os.path.abspath(name)
+    path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
     by_path = [row for row in registry.files.rows() if row["path"] == path]
     return by_path or registry.files.rows("files.content_hash = ?", [resolve(registry, name).content_hash])
 
@@ -252,14 +264,15 @@ def _networks(registry: Registry, rows: list[Row]) -> list[Row]:
 
 def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
     shown = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
+    present = any(file["state"] == "present" for file in files)
     return {
         **{key: value for key, value in row.items() if key != "id"},
         "name": files[0]["stem"] if files else row["name"],
         "own_name": row["name"],
-        "size": _size(files[0]["size_bytes"]) if files else None,
+        "size": _size(files[0]["size_bytes"]) if present else "missing",
         "trained_on": _trained_on(row),
         "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
-        "present": any(file["state"] == "present" for file in files),
+        "present": present,
         "files": [{key: file[key] for key in shown} for file in files],
     }
 

@@ -35,10 +35,10 @@ class Output:
             text: how one row reads without an output option; None prints a table.
         """
         if self.form == "json":
-            click.echo(json.dumps([_jsonable(row) for row in rows], indent=2, ensure_ascii=False))
+            _echo(json.dumps([_jsonable(row) for row in rows], indent=2, ensure_ascii=False))
         elif self.form == "nl":
             for row in rows:
-                click.echo(json.dumps(_jsonable(row), ensure_ascii=False))
+                _echo(json.dumps(_jsonable(row), ensure_ascii=False))
         elif self.form in ("csv", "tsv"):
             _delimited(rows, columns, "," if self.form == "csv" else "\t")
         elif self.form == "text" and text is not None:
@@ -68,7 +68,7 @@ def output_options(command: F) -> F:
         form: Form = "text"
         for name in ("json", "nl", "csv", "tsv", "table"):
             if kwargs.pop(f"as_{name}"):
-                form = name  # type: ignore[assignment]
+                form = name
         return command(*args, output=Output(form, kwargs.pop("quiet")), **kwargs)
 
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
@@ -99,6 +99,11 @@ def confirm(question: str, *, yes: bool) -> None:
         raise HnetkitError("nothing was done")
 
 
+def _echo(text: str, *, newline: bool = True) -> None:
+    r"""Prints text; a byte of a file name that is not UTF-8 becomes JSON's own ``\udcXX``, which reads back exactly."""
+    click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=newline)
+
+
 def _jsonable(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _jsonable(item) for key, item in value.items()}
@@ -127,7 +132,7 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
     writer.writerow(columns)
     for row in rows:
         writer.writerow([_cell(row.get(column)) for column in columns])
-    click.echo(buffer.getvalue(), nl=False)
+    _echo(buffer.getvalue(), newline=False)
 
 
 def _table(rows: Iterable[Row], columns: Sequence[str]) -> None:

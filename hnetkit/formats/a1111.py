@@ -17,6 +17,7 @@ from hnetkit.network import FileFormat, Hypernetwork, MLPPair, ResidualMLP, Tens
 
 KNOWN_WIDTHS = frozenset({320, 640, 768, 1024, 1280, 1536, 2048})
 MAX_METADATA = 10_000  # values, counted through all nesting
+MAX_INTEGER_BITS = 8 * pickle_reader.MAX_INTEGER_BYTES - 1
 
 TensorOf = Callable[[Any, str], TensorRef]
 
@@ -80,6 +81,7 @@ class _Builder:
         stated_output = metadata.get("activate_output")
         activate_output = True if stated_output is None else bool(stated_output)
         sides = self._sides(value)
+        self._check_size(sides)
         depth = max(sum(len(t.shape) == 2 for t in side.values()) for pair in sides.values() for side in pair)
         dropout = self._dropout(metadata, depth)
         mlps = {
@@ -140,6 +142,12 @@ class _Builder:
             tensors[name] = self.tensor_of(stub, f"{where}.{name}")
         return tensors
 
+    def _check_size(self, sides: Mapping[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]]) -> None:
+        """K and V may be one tensor; many views of the same bytes would cost far more than the file's size."""
+        size = sum(tensor.nbytes for pair in sides.values() for side in pair for tensor in side.values())
+        if size > 2 * self.file.size:
+            raise UnsafeFile(f"its tensors claim {size} bytes of a file of {self.file.size}")
+
     def _metadata(self, value: Mapping[Any, Any]) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
         budget = [MAX_METADATA]
@@ -158,7 +166,7 @@ class _Builder:
         if isinstance(structure, list | tuple) and structure:
             if len(structure) == depth + 1 and all(isinstance(p, int | float) and 0 <= p <= 1 for p in structure):
                 return [float(p) for p in structure[1:]]
-            self.warnings.append(f"dropout_structure is {list(structure)}, the tensors have {depth} layers")
+            self.warnings.append(f"dropout_structure is {str(list(structure))[:80]}, the tensors have {depth} layers")
         if not metadata.get("use_dropout"):
             return [0.0] * depth
         last = 0.3 if metadata.get("last_layer_dropout") else 0.0
@@ -185,6 +193,8 @@ class _Builder:
             self.warnings.append("activate_output is missing: taken as True, as AUTOMATIC1111 does")
         if activation and first.stages[0].activation is None:
             self.warnings.append(f"activation_func is {activation}, the tensors leave no room for it")
+        if activation != "prelu" and first.stages[0].slope is not None:
+            self.warnings.append(f"activation_func is {activation or 'linear'}, the tensors are those of prelu")
         arguments = {"activation": bool(activation), "norm": has_norm, "activate_output": activate_output}
         expected = expected_indices(len(first.stages), dropout=dropout, **arguments)
         found = linear_indices(first)
@@ -200,7 +210,7 @@ class _Builder:
             return
         derived = Hypernetwork(mlps, metadata).layer_structure
         if list(stated) != derived if isinstance(stated, list | tuple) else True:
-            self.warnings.append(f"layer_structure is {stated}, the tensors are {derived}")
+            self.warnings.append(f"layer_structure is {str(stated)[:80]}, the tensors are {derived}")
 
 
 def _is_plain(value: Any, budget: list[int], depth: int = 0) -> bool:
@@ -215,5 +225,8 @@ def _is_plain(value: Any, budget: list[int], depth: int = 0) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_plain(item, budget, depth + 1) for item in value)
     if isinstance(value, dict):
-        return all(isinstance(key, str | int) and _is_plain(item, budget, depth + 1) for key, item in value.items())
-    return value is None or isinstance(value, bool | int | float | str)
+        keys_are_plain = all(isinstance(key, str | int) and _is_plain(key, budget, depth + 1) for key in value)
+        return keys_are_plain and all(_is_plain(item, budget, depth + 1) for item in value.values())
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+        raise UnsafeFile(f"an integer of {value.bit_length()} bits in its metadata")
+    return value is None or isinstance(value, int | float | str)

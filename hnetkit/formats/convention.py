@@ -91,15 +91,14 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
     if not value:
         raise DamagedFile(f"{path}: a hypernetwork without tensors")
     metadata = {
-        key.removeprefix(_PREFIX): _from_json(_parse(text, path))
-        for key, text in source.metadata.items()
-        if key not in _RESERVED
+        key.removeprefix(_PREFIX): _parse(text, path) for key, text in source.metadata.items() if key not in _RESERVED
     }
     stated = _parse(source.metadata.get("topology", "{}"), path)
     net = build_network(
         {**value, **_defaults(stated), **metadata}, lambda tensor, _: tensor, format="safetensors", file=source.file
     )
-    return replace(net, metadata=metadata, source_sha256=source.metadata.get("source_sha256"))
+    own = {key: net.metadata[key] for key in metadata if key in net.metadata}
+    return replace(net, metadata=own, source_sha256=source.metadata.get("source_sha256"))
 
 
 def _defaults(stated: Any) -> dict[str, Any]:
@@ -112,7 +111,7 @@ def _defaults(stated: Any) -> dict[str, Any]:
 
 def _parse(text: str, path: str) -> Any:
     try:
-        return json.loads(text)
+        return _from_json(json.loads(text))
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path}: header metadata that is not JSON") from error
 

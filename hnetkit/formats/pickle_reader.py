@@ -18,9 +18,10 @@ from typing import Any
 from hnetkit.errors import DamagedFile, UnsafeFile
 
 MAX_SIZE = 16 << 20  # bytes of structure; the largest real file has 60 kB
-MAX_OPERATIONS = 1_000_000
+MAX_OPERATIONS = 400_000  # opcodes, and the items that calls go through; a large checkpoint has 60 000
 MAX_DEPTH = 200  # nested marks
 MAX_INTEGER_BYTES = 16
+MAX_ARGUMENTS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +164,7 @@ class PickleReader:
     _stack: list[Any] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
     _memo: dict[int, Any] = field(default_factory=dict)
+    _left: int = MAX_OPERATIONS
 
     def read(self) -> Any:
         """Returns the value of the pickle at `position`, and moves behind it.
@@ -171,10 +173,11 @@ class PickleReader:
             UnsafeFile: an opcode, a call or a limit that no hypernetwork needs.
             DamagedFile: the pickle is cut short or contradicts itself.
         """
-        self._stack, self._marks, self._memo = [], [], {}
+        self._stack, self._marks, self._memo, self._left = [], [], {}, MAX_OPERATIONS
         if len(self.data) > MAX_SIZE:
             raise UnsafeFile(f"{len(self.data)} bytes of structure; a network has a few thousand")
-        for _ in range(MAX_OPERATIONS):
+        while True:
+            self._spend(1)
             code = self._take(1)[0]
             if code == 0x2E:  # STOP
                 if len(self._stack) != 1 or self._marks:
@@ -184,7 +187,11 @@ class PickleReader:
             if operation is None:
                 raise UnsafeFile(f"pickle opcode 0x{code:02x}, which no network needs")
             operation(self)
-        raise UnsafeFile("a pickle that does too much")
+
+    def _spend(self, work: int) -> None:
+        self._left -= work
+        if self._left < 0:
+            raise UnsafeFile("a pickle that does too much")
 
     # --- bytes and stack
 
@@ -296,8 +303,10 @@ class PickleReader:
         if isinstance(target, Foreign):
             self._push(target)
             return
-        if not isinstance(target, Global) or not isinstance(arguments, tuple):
+        if not isinstance(target, Global) or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
             raise UnsafeFile("a call of something that cannot be called")
+        # a pickle may recall one large value for any number of calls
+        self._spend(sum(len(argument) for argument in arguments if isinstance(argument, str | bytes | list | tuple)))
         if any(isinstance(argument, Foreign) for argument in arguments):
             self._push(next(argument for argument in arguments if isinstance(argument, Foreign)))
             return
@@ -311,7 +320,7 @@ class PickleReader:
         if isinstance(target, Foreign):
             return
         # what torch leaves on a state dict: version numbers of modules
-        if isinstance(target, Parsed) and isinstance(state, dict) and set(state) <= {"_metadata"}:
+        if isinstance(target, Parsed) and isinstance(state, dict) and state.keys() <= {"_metadata"}:
             return
         if isinstance(target, NumpyType) and isinstance(state, tuple):
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hnetkit.errors import DamagedFile, FileRefused, NotAHypernetwork, UnsafeFile, UnsupportedNetwork
@@ -70,7 +71,7 @@ def _from_torch(source: TorchFile) -> Hypernetwork:
     if source.file.size > MAX_FILE:
         raise _other(source.file, kind if kind != "hypernetwork" else "checkpoint")
     if kind != "hypernetwork":
-        raise _other(source.file, kind)
+        raise _other(source.file, kind, asks_for=source.foreign)
     return build_network(value, source.tensor, format=source.format, file=source.file)
 
 
@@ -81,8 +82,9 @@ def _from_safetensors(file: OpenFile) -> Hypernetwork:
     return network_of(source)
 
 
-def _other(file: OpenFile, kind: str) -> NotAHypernetwork:
-    return NotAHypernetwork(f"{file.path}: {TITLES[kind]}, no hypernetwork", kind=kind)
+def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHypernetwork:
+    asked = f"; it asks for {asks_for[0][:80]}" if asks_for else ""
+    return NotAHypernetwork(f"{file.path}: {TITLES[kind]}, no hypernetwork{asked}", kind=kind)
 
 
 @dataclass(frozen=True, slots=True)

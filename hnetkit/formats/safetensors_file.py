@@ -15,7 +15,7 @@ from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
 from hnetkit.formats.source import OpenFile
 from hnetkit.network import DType, TensorRef
 
-MAX_HEADER = 16 << 20  # bytes; the largest real header of a network has 20 kB
+MAX_HEADER = 4 << 20  # bytes; a network has 20 kB, the largest checkpoints 1 MB
 
 _DTYPES: Mapping[str, DType] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
 _ITEM_BITS = {
@@ -72,10 +72,12 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
     metadata = header.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise DamagedFile(f"{file.path}: safetensors metadata that is not text")
-    entries, ends = {}, {}
+    entries: dict[str, Entry] = {}
+    ends: dict[int, int] = {}
     for name, stated in header.items():
         entries[name], begin, end = _entry(file, name, stated, 8 + size)
-        ends.setdefault(begin, end) if end > begin else None
+        if end > begin:
+            ends.setdefault(begin, end)
     _check_tiling(file, ends, sum(_bits(entry) // 8 for entry in entries.values()), file.size - 8 - size)
     return SafetensorsFile(file, metadata, entries)
 

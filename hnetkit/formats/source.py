@@ -24,7 +24,7 @@ class OpenFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = os.fsdecode(path)
         self._lock = threading.Lock()
         self._handle = _open(self.path)
         status = os.fstat(self._handle)

@@ -6,6 +6,7 @@ Source: torch/serialization.py (behaviour only): the zip since torch 1.6, before
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -95,7 +96,10 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     pickle = members[f"{root}data.pkl"]
     if pickle.size > pickle_reader.MAX_SIZE:
         raise UnsafeFile(f"{file.path}: {pickle.size} bytes of structure; a network has a few thousand")
-    reader = PickleReader(file.read_at(pickle.offset, pickle.size))
+    data = file.read_at(pickle.offset, pickle.size)
+    if zlib.crc32(data) != pickle.crc:
+        raise DamagedFile(f"{file.path}: its structure does not have the checksum that the zip states")
+    reader = PickleReader(data)
     value = _read(reader, file)
     if reader.position != pickle.size:
         raise UnsafeFile(f"{file.path}: bytes behind the end of its pickle")

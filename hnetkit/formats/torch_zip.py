@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -88,16 +87,6 @@ def torch_root(names: Mapping[str, Member]) -> str | None:
 def unexpected_members(names: Mapping[str, Member], root: str) -> list[str]:
     """Returns the members that torch would not have written beside ``data.pkl``."""
     return [name for name in names if not name.startswith(root) or not _TORCH_MEMBER.fullmatch(name.removeprefix(root))]
-
-
-def is_damaged(file: OpenFile, member: Member, *, chunk: int = 1 << 20) -> bool:
-    """Whether a member's bytes do not have the checksum that the zip recorded; reads all of them."""
-    crc, position, end = 0, member.offset, member.offset + member.size
-    while position < end:
-        part = file.read_at(position, min(chunk, end - position))
-        crc = zlib.crc32(part, crc)
-        position += len(part)
-    return crc != member.crc
 
 
 def _directory(file: OpenFile) -> tuple[list[_Entry], int]:

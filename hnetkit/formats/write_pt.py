@@ -44,7 +44,8 @@ class Pickled:
         self.parts.append(encode(key) + encode(value))
 
     def _tensor(self, tensor: TensorRef, dtype: DType) -> None:
-        stride, step = [], 1
+        stride: list[int] = []
+        step = 1
         for length in reversed(tensor.shape):
             stride.insert(0, step)
             step *= length

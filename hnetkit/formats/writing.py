@@ -15,7 +15,7 @@ from hnetkit.formats.write_pt import Pickled, write_zip
 from hnetkit.hashes import sha256_of
 from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRef
 
-PT_SUFFIXES = (".pt", ".ckpt")
+PT_SUFFIXES = (".pt", ".ckpt", ".bin")
 SAFETENSORS_SUFFIXES = (".safetensors",)
 _CHUNK = 4 << 20  # bytes
 _CODES: dict[DType, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp64": "F64"}
@@ -28,15 +28,17 @@ def save(
 
     Args:
         net: what to write; its tensors keep their bytes where no dtype changes, its metadata values their types.
-        path: ``.safetensors``, ``.pt`` or ``.ckpt`` decides the container.
+        path: ``.safetensors``, ``.pt``, ``.ckpt`` or ``.bin`` decides the container.
         dtype: ``"fp32"``, ``"fp16"`` or ``"bf16"`` to convert every tensor; None keeps each as it is.
         overwrite: replace an existing file.
 
     Raises:
-        UsageError: another suffix.
+        UsageError: another suffix, or no such dtype.
         OutputExists: the file exists and `overwrite` is False.
         FileRefused: a value of the network does not fit into `dtype`.
     """
+    if dtype is not None and dtype not in ITEM_SIZE:
+        raise UsageError(f"{dtype}: no type of weights", hint=f"one of {', '.join(ITEM_SIZE)}")
     suffix = Path(path).suffix.lower()
     if suffix in SAFETENSORS_SUFFIXES:
         with new_file(path, overwrite=overwrite) as file:
@@ -61,7 +63,9 @@ def _write_pt(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
         pickled.pair(width, [mlp.tensors for mlp in net.mlps[width]], dtype)
     for key, value in a1111_metadata(net).items():
         pickled.item(key, value)
-    write_zip(file, pickled.finish(), (_chunks(tensor, dtype) for tensor in pickled.storages))
+    # the same order as that of the storages in the pickle
+    named = ((f"{width}.{side}.{key}", tensor) for width, side, key, tensor in net.each_tensor())
+    write_zip(file, pickled.finish(), (_chunks(name, tensor, dtype) for name, tensor in named))
 
 
 def _write_safetensors(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
@@ -81,27 +85,28 @@ def _write_safetensors(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -
     data += b" " * (-len(data) % 8)
     file.write(len(data).to_bytes(8, "little") + data)
     for name in order:
-        for chunk in _chunks(named[name], dtype):
+        for chunk in _chunks(name, named[name], dtype):
             file.write(chunk)
 
 
-def _chunks(tensor: TensorRef, dtype: DType | None) -> Iterator[bytes]:
+def _chunks(name: str, tensor: TensorRef, dtype: DType | None) -> Iterator[bytes]:
     """The tensor's bytes, converted where `dtype` is another one."""
     if dtype is not None and dtype != tensor.dtype:
-        yield _converted(tensor, dtype)
+        yield _converted(name, tensor, dtype)
         return
     for position in range(0, tensor.nbytes, _CHUNK):
         yield tensor.file.read_at(tensor.offset + position, min(_CHUNK, tensor.nbytes - position))
 
 
-def _converted(tensor: TensorRef, dtype: DType) -> bytes:
+def _converted(name: str, tensor: TensorRef, dtype: DType) -> bytes:
     import torch
 
     before = tensor.torch()
     after = before.to(getattr(torch, TORCH_NAME[dtype]))
     if not torch.equal(before.isfinite(), after.isfinite()):
+        largest = before[before.isfinite()].abs().max().item()
         raise FileRefused(
-            f"a weight of {before.abs().max().item():g} does not fit into {dtype}",
+            f"{name}: a weight of {largest:g} does not fit into {dtype}",
             hint="use --dtype bf16, which holds the range of fp32",
         )
     return after.view(torch.uint8).numpy().tobytes() if after.numel() else b""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import AmbiguousName, NotFound
+from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound
 from hnetkit.registry.files import text_of
 from hnetkit.registry.store import Registry
 
@@ -45,17 +45,17 @@ def resolve(registry: Registry, name: str) -> Resolved:
         name: an exact file stem, else an alias, else a hash (``h1:...``, sha256, A1111's 8 or 10 digits, each also
             shortened to 8 digits or more), or ``name@hash`` where a stem stands for several.
 
+    A file that is missing gives its name only where no file that is there has it.
+
     Raises:
         NotFound: nothing has this name; the hint is the nearest.
         AmbiguousName: several networks have it.
+        FileRefused: only files that hold no usable network have it.
     """
-    stem, _, short = name.rpartition("@")
-    if stem and _HASH.fullmatch(short):
-        files = [row for row in _by_stem(registry, stem) or _by_alias(registry, stem) if _has_hash(row, short)]
-    else:
-        files = _by_stem(registry, name) or _by_alias(registry, name) or _by_hash(registry, name)
+    files = _called(registry, name)
     if not files:
-        raise NotFound(f"no network is called {name}", hint=_nearest(registry, name))
+        raise _unknown(registry, name)
+    files = [row for row in files if row["state"] == "present"] or files
     if len({row["content_hash"] for row in files}) > 1:
         raise AmbiguousName(f"{name} means several networks", hint=f"say one of {', '.join(labels(files))}")
     best = files[0]
@@ -65,6 +65,21 @@ def resolve(registry: Registry, name: str) -> Resolved:
 def labels(files: Iterable[Row]) -> list[str]:
     """Returns ``name@hash`` of each network in rows of files, each once."""
     return list(dict.fromkeys(f"{row['stem']}@{row['content_hash'].removeprefix('h1:')[:10]}" for row in files))
+
+
+def _called(registry: Registry, name: str) -> list[Row]:
+    files = _by_stem(registry, name) or _by_alias(registry, name) or _by_hash(registry, name)
+    stem, _, short = name.rpartition("@")
+    if not files and _HASH.fullmatch(short):
+        files = [row for row in _by_stem(registry, stem) or _by_alias(registry, stem) if _has_hash(row, short)]
+    return files
+
+
+def _unknown(registry: Registry, name: str) -> HnetkitError:
+    others = registry.files.rows("files.stem = ? AND files.content_hash IS NULL", [text_of(name)])
+    if others:
+        return FileRefused(others[0]["reason"], hint="hnetkit list --files")
+    return NotFound(f"no network is called {name}", hint=_nearest(registry, name))
 
 
 def _by_stem(registry: Registry, stem: str) -> list[Row]:
@@ -90,7 +105,7 @@ def _by_hash(registry: Registry, digits: str) -> list[Row]:
 
 def _has_hash(row: Row, digits: str) -> bool:
     bare = digits.lower().removeprefix("h1:")
-    return row["content_hash"][3:].startswith(bare) or row["sha256"].startswith(bare) or row["autov1"] == bare
+    return any((row["content_hash"][3:].startswith(bare), row["sha256"].startswith(bare), row["autov1"] == bare))
 
 
 def names(registry: Registry) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -19,8 +20,10 @@ from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
 WORKERS = 2
-BATCH = 32  # files to one transaction: what a killed scan can lose
+BATCH, BATCH_S = 200, 0.5  # files and seconds to one transaction: what a killed scan can lose
 
+Work = tuple[Root, Found, Seen | None]
+Result = tuple[Root, Found, Seen | None, Row | HnetkitError]
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read in all."""
 
@@ -56,16 +59,16 @@ def scan(registry: Registry, folders: Iterable[Path] = (), progress: Progress | 
     Raises:
         NotFound: one of `folders` is no folder.
     """
-    roots = _add_roots(registry, folders) or registry.files.roots()
+    roots = add_roots(registry, folders) or registry.files.roots()
     everyone = frozenset(root.path for root in registry.files.roots())
-    work: list[tuple[Root, Found, str]] = []
+    work: list[Work] = []
     for root in roots:
         seen = registry.files.seen(root)
         found = {file.path: file for file in walk(root.path, skip=everyone)}
         yield from _mark_gone(registry, root, [(p, s) for p, s in seen.items() if p not in found])
         yield from _mark_returned(registry, root, [(p, seen[p]) for p, f in found.items() if _returned(seen.get(p), f)])
         work += [
-            (root, file, "changed" if path in seen else "new")
+            (root, file, seen.get(path))
             for path, file in found.items()
             if path not in seen or not _is_same(seen[path], file)
         ]
@@ -86,13 +89,15 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Ch
         shas = {row["path"]: row["sha256"] for row in registry.files.rows("root_id = ?", [root.id])}
         found = {file.path: file for file in walk(root.path, skip=frozenset(r.path for r in registry.files.roots()))}
         yield from _mark_gone(registry, root, [(p, s) for p, s in known.items() if p not in found])
-        work = [(root, found[path], "changed") for path in known if path in found]
-        for root_of, file, _, row in _examined(work, progress):
-            full = str(root_of.path / file.path)
+        work = [(root, found[path], seen) for path, seen in known.items() if path in found]
+        for _, file, _, row in _examined(work, progress):
+            full = str(root.path / file.path)
             if isinstance(row, HnetkitError):
                 yield Change("unread", full, reason=str(row))
             elif row["sha256"] != shas[full]:
-                yield _differs(registry, root_of, file, known[file.path], row)
+                yield _differs(registry, root, file, known[file.path], row)
+            elif known[file.path].state != "present":
+                yield from _mark_returned(registry, root, [(file.path, known[file.path])])
 
 
 def _differs(registry: Registry, root: Root, file: Found, seen: Seen, row: Row) -> Change:
@@ -101,14 +106,19 @@ def _differs(registry: Registry, root: Root, file: Found, seen: Seen, row: Row) 
         if corrupt:
             registry.files.set_state([seen.id], "corrupt")
         else:
-            _store(registry, root, file, row)
+            _store(registry, root, file, seen, row)
     return Change("corrupt" if corrupt else "changed", row["path"], row)
 
 
-def _add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
-    paths = [Path(os.path.abspath(folder)) for folder in folders]
+def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
+    """Returns the roots at these folders, under their real paths: a link to a root is the same root.
+
+    Raises:
+        NotFound: one of them is no folder.
+    """
+    paths = [Path(os.path.realpath(folder)) for folder in folders]
     for path in paths:
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise NotFound(f"{path}: no such folder")
     with registry.write():
         return [registry.files.add_root(path) for path in paths]
@@ -123,7 +133,7 @@ def _returned(seen: Seen | None, file: Found) -> bool:
 
 
 def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, Seen]]) -> Iterator[Change]:
-    if not root.path.is_dir():
+    if not os.path.isdir(root.path):
         yield Change("unread", str(root.path), reason=f"{root.path}: the folder is not there")
     missing = [(path, seen) for path, seen in gone if seen.state != "missing"]
     if missing:
@@ -139,31 +149,40 @@ def _mark_returned(registry: Registry, root: Root, back: list[tuple[str, Seen]])
     yield from (Change("returned", str(root.path / path)) for path, _ in back)
 
 
-def _read_all(registry: Registry, work: list[tuple[Root, Found, str]], progress: Progress | None) -> Iterator[Change]:
-    results = _examined(work, progress)
-    while batch := list(islice(results, BATCH)):
+def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -> Iterator[Change]:
+    for batch in _batches(_examined(work, progress)):
         changes = []
         with registry.write():
-            for root, file, what, row in batch:
+            for root, file, seen, row in batch:
                 if isinstance(row, NotFound):  # gone between the walk and the reading: the next scan will know
                     continue
                 if isinstance(row, HnetkitError):
                     changes.append(Change("unread", str(root.path / file.path), reason=str(row)))
                     continue
-                _store(registry, root, file, row)
-                changes.append(Change(what, row["path"], row))
+                _store(registry, root, file, seen, row)
+                changes.append(Change("changed" if seen else "new", row["path"], row))
         yield from changes
 
 
-def _store(registry: Registry, root: Root, file: Found, row: Row) -> None:
+def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
+    batch, started = [], time.monotonic()
+    for result in results:
+        batch.append(result)
+        if len(batch) == BATCH or time.monotonic() - started > BATCH_S:
+            yield batch
+            batch, started = [], time.monotonic()
+    yield batch
+
+
+def _store(registry: Registry, root: Root, file: Found, seen: Seen | None, row: Row) -> None:
     registry.files.put(root, file.path, file.mtime_ns, READER_VERSION, row)
     if row["content_hash"]:
         registry.networks.put(row)
+    if seen is not None and seen.content_hash not in (None, row["content_hash"]):
+        registry.networks.left_a_file(seen.content_hash)
 
 
-def _examined(
-    work: list[tuple[Root, Found, str]], progress: Progress | None
-) -> Iterator[tuple[Root, Found, str, Row | HnetkitError]]:
+def _examined(work: Sequence[Work], progress: Progress | None) -> Iterator[Result]:
     """Reads files in threads (hashing runs outside of Python's lock) and yields them in the order given."""
     total, done = sum(file.size_bytes for _, file, _ in work), 0
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -171,13 +190,13 @@ def _examined(
         pending = [(item, pool.submit(_examine, item[0], item[1])) for item in islice(waiting, 2 * WORKERS)]
         try:
             while pending:
-                (root, file, what), future = pending.pop(0)
+                (root, file, seen), future = pending.pop(0)
                 result = future.result()
                 pending += [(item, pool.submit(_examine, item[0], item[1])) for item in islice(waiting, 1)]
                 done += file.size_bytes
                 if progress is not None:
                     progress(done, total)
-                yield root, file, what, result
+                yield root, file, seen, result
         finally:
             for _, future in pending:
                 future.cancel()
@@ -188,3 +207,5 @@ def _examine(root: Root, file: Found) -> Row | HnetkitError:
         return examine(root.path / file.path).as_row()
     except (NotFound, FileRefused) as error:
         return error
+    except OSError as error:  # a disk that fails under one file is no reason to stop
+        return FileRefused(f"{root.path / file.path}: {error.strerror}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,29 +25,47 @@ def walk(root: Path, *, skip: frozenset[Path] = frozenset()) -> Iterator[Found]:
 
     Args:
         root: where to begin; must exist.
-        skip: folders that are not entered (roots of their own).
+        skip: folders that are not entered, whatever leads to them (roots of their own).
 
-    Links are followed, each folder is entered once; folders that cannot be read are passed over.
+    Links are followed after all that is there without them, each folder is entered once; folders that cannot be
+    read are passed over.
     """
-    visited: set[tuple[int, int]] = set()
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
-        try:
-            status = os.stat(folder)
-            if (status.st_dev, status.st_ino) in visited or (folder in skip and folder != root):
-                continue
-            visited.add((status.st_dev, status.st_ino))
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError:
+    visited = {_identity(folder) for folder in skip} - {_identity(root)}
+    waiting, links = [root], deque[Path]()
+    while waiting or links:
+        folder = waiting.pop() if waiting else links.popleft()
+        identity = _identity(folder)
+        if identity is None or identity in visited:
             continue
-        folders = []
-        for entry in entries:
+        visited.add(identity)
+        folders: list[Path] = []
+        for entry in _entries(folder):
             if _is_folder(entry):
-                folders.append(Path(entry.path))
-            elif os.path.splitext(entry.name)[1].lower() in SUFFIXES and (found := _found(entry, root)):
+                (links if entry.is_symlink() else folders).append(Path(entry.path))
+            elif _is_model(entry.name) and (found := _found(entry, root)):
                 yield found
         waiting.extend(reversed(folders))
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        return []
+
+
+def _is_model(name: str) -> bool:
+    # macOS leaves `._name.pt` beside `name.pt` on foreign disks: notes of the Finder, not models
+    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("._")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -48,6 +48,7 @@ def test_the_base_that_all_tricks_change_is_a_good_network(tmp_path: Path) -> No
     for name, data in {
         "zip": hostile_files.good(),
         "legacy": hostile_files.legacy_of(hostile_files.network()),
+        "safetensors": hostile_files.good_safetensors(),
         "note": hostile_files.zip_of(hostile_files.meta(hostile_files.text("hello"))),
     }.items():
         (tmp_path / name).write_bytes(data)

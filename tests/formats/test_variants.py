@@ -173,6 +173,31 @@ def test_forms_that_other_programs_wrote(tmp_path: Path, form: str) -> None:
         assert len(oddities(net)) == 1
 
 
+def test_the_version_numbers_that_torch_modules_leave_are_read_over(tmp_path: Path) -> None:
+    sides = tuple(networks.sequential(8, activation="relu").state_dict(prefix="linear.") for _ in "kv")
+    assert all(hasattr(side, "_metadata") for side in sides)
+    for container in ("zip", "legacy"):
+        assert load(tmp_path, {8: sides, "activation_func": "relu"}, container).layer_structure == [1, 2, 1]
+
+
+def test_a_slope_under_another_activation_is_a_warning(tmp_path: Path) -> None:
+    content = networks.a1111_network((8,), (1, 2, 1), "prelu") | {"activation_func": "relu"}
+    net = load(tmp_path, content)
+    assert net.activation == "prelu"
+    assert any("activation_func is relu, the tensors are those of prelu" in warning for warning in net.warnings)
+
+
+def test_a_look_alike_that_asks_for_more_says_so(tmp_path: Path) -> None:
+    import hostile_files
+
+    asks = hostile_files.zip_of(
+        b"\x80\x02}" + hostile_files.text("a.lora_up.weight") + hostile_files.CALL_SYSTEM + b"s."
+    )
+    (tmp_path / "x.pt").write_bytes(asks)
+    with pytest.raises(NotAHypernetwork, match=r"a LoRA, no hypernetwork; it asks for posix\.system"):
+        hnetkit.load(tmp_path / "x.pt")
+
+
 def test_a_fork_with_one_layer_and_one_without_first_bias(tmp_path: Path) -> None:
     single = OrderedDict({"linear.weight": torch.ones(8, 8), "linear.bias": torch.ones(8)})
     double = OrderedDict(
@@ -298,7 +323,7 @@ def test_half_precision_conversion_rounds_and_refuses_what_does_not_fit(tmp_path
     assert half.dtype == "fp16"
     assert torch.equal(half.mlps[8].key.stages[0].weight.torch(), content[8][0]["linear.0.weight"].half())
     content[8][0]["linear.0.weight"][0, 0] = 1e6
-    with pytest.raises(FileRefused, match="does not fit into fp16"):
+    with pytest.raises(FileRefused, match=r"8\.k\.linear\.0\.weight: a weight of 1e\+06 does not fit into fp16"):
         hnetkit.save(load(tmp_path, content), tmp_path / "no.safetensors", dtype="fp16")
     assert not (tmp_path / "no.safetensors").exists()
 

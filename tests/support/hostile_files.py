@@ -46,6 +46,9 @@ ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 CALL_SYSTEM = b"cposix\nsystem\n" + items(text(COMMAND.decode())) + b"R"
 
 
+REBUILD = b"ctorch._utils\n_rebuild_tensor_v2\n"
+
+
 def tensor(
     key: str = "0",
     numel: int = 8,
@@ -58,7 +61,7 @@ def tensor(
     view = items(
         reference, number(offset), items(*map(number, shape)), items(*map(number, stride)), b"\x89", ORDERED_DICT
     )
-    return b"ctorch._utils\n_rebuild_tensor_v2\n" + view + b"R"
+    return REBUILD + view + b"R"
 
 
 def side(first: bytes | None = None, name: str = "linear.0.weight") -> bytes:
@@ -113,12 +116,17 @@ def safetensors_of(header: object, data: bytes = b"\0" * 64) -> bytes:
     return struct.pack("<Q", len(raw)) + raw + data
 
 
-def ours(**tensors: list[int]) -> dict[str, object]:
-    header: dict[str, object] = {"__metadata__": {"format": "hnetkit.hypernetwork", "format_version": "1"}}
+def ours(note: str = "null", **tensors: list[int]) -> dict[str, object]:
+    stated = {"format": "hnetkit.hypernetwork", "format_version": "1", "note": note}
+    header: dict[str, object] = {"__metadata__": stated}
     names = ("2.k.linear.0.weight", "2.v.linear.0.weight")
     for name, (begin, end) in zip(names, tensors.values(), strict=False):
         header[name] = {"dtype": "F32", "shape": [2, 2], "data_offsets": [begin, end]}
     return header
+
+
+def good_safetensors(note: str = "null") -> bytes:
+    return safetensors_of(ours(note, a=[0, 16], b=[16, 32]), b"\0" * 32)
 
 
 # --- calls that a pickle can make, in every container
@@ -192,6 +200,26 @@ add(
     "memo_bomb",
     lambda: zip_of(meta(b"]q\x01" + b"".join(b"](" + b"h%c" % i * 10 + b"eq%c" % (i + 1) for i in range(1, 90)))),
 )
+add(
+    "ordered_dict_built_from_one_list_again_and_again",
+    lambda: zip_of(
+        b"\x80\x02ccollections\nOrderedDict\nq\x00]("
+        + b"NN\x86" * 60_000
+        + b"e\x85q\x01"
+        + b"h\x00h\x01R0" * 3000
+        + b"."
+    ),
+)
+add(
+    "text_encoded_again_and_again",
+    lambda: zip_of(
+        b"\x80\x02c_codecs\nencode\nq\x00" + text("a" * 9_000_000) + b"\x85q\x01" + b"h\x00h\x01R" * 90 + b"."
+    ),
+)
+add(
+    "call_with_a_million_arguments",
+    lambda: zip_of(b"\x80\x02" + REBUILD + items(b"N" * 500_000) + b"q\x01" + b"0h\x01" * 9),
+)
 add("list_that_holds_itself", lambda: zip_of(meta(b"]q\x01h\x01a")))
 add("deep_marks", lambda: zip_of(meta(b"(" * 100_000 + b"t" * 100_000)))
 add("deep_tuples", lambda: zip_of(meta(b")" + b"\x85" * 1_000_000, key="layer_structure")))
@@ -230,6 +258,19 @@ add("tensor_named_with_line_ends", lambda: zip_of(network(name="linear.0.weight\
 add("shapes_that_do_not_chain", lambda: zip_of(network(tensor(shape=(2, 4), stride=(4, 1)))))
 add("scalar_weight", lambda: zip_of(network(tensor(shape=(), stride=()))))
 add("nine_dimensions", lambda: zip_of(network(tensor(shape=(1,) * 9, stride=(1,) * 9))))
+
+
+@trick
+def one_storage_seen_by_a_thousand_tensors() -> bytes:
+    """A file of 400 kB whose hashing would go through 400 MB."""
+    width, count = 300, 1000
+    size = width * width + count
+    views = b"".join(
+        text(f"linear.{i}.weight") + tensor(numel=size, offset=i, shape=(width, width), stride=(width, 1))
+        for i in range(count)
+    )
+    both = (ORDERED_DICT + b"(" + views + b"u") * 2
+    return zip_of(b"\x80\x02}M" + struct.pack("<H", width) + both + b"\x86s.", storages=(b"\0" * 4 * size,))
 
 
 # --- zips that read differently from the front and from the back
@@ -321,6 +362,9 @@ add("safetensors_with_a_huge_header", lambda: struct.pack("<Q", 1 << 35) + b"{" 
 add("safetensors_with_a_longer_header_than_file", lambda: struct.pack("<Q", 5000) + b'{"a": 1}')
 add("safetensors_that_is_not_json", lambda: safetensors_of(b"{not json"))
 add("safetensors_nested_deeply", lambda: safetensors_of(b'{"a":' * 100_000))
+add("safetensors_of_empty_lists", lambda: safetensors_of(b'{"a":[' + b"[]," * 5_000_000 + b"[]]}"))
+add("safetensors_with_a_note_nested_deeply", lambda: good_safetensors("[" * 900 + "]" * 900))
+add("safetensors_with_a_number_of_4000_digits", lambda: good_safetensors("9" * 4000))
 add("safetensors_with_double_names", lambda: safetensors_of(b'{"a":1,"a":2}'))
 add("safetensors_that_overlap", lambda: safetensors_of(ours(a=[0, 16], b=[8, 24]), b"\0" * 24))
 add("safetensors_with_a_hole", lambda: safetensors_of(ours(a=[0, 16], b=[32, 48]), b"\0" * 48))

@@ -26,14 +26,20 @@ SDXL_CROSS_WIDTH = 48
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.()[]{}<>:|-_'\"!?/\\"
 
 
-def tiny_sd(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffusionPipeline:
-    """Returns a pipeline on the CPU that draws 16 px pictures from 8 x 8 latents; the same seed, the same weights."""
+def tiny_sd(
+    seed: int = 0, dtype: torch.dtype = torch.float32, channels: Sequence[int] = SELF_WIDTHS
+) -> StableDiffusionPipeline:
+    """Returns a pipeline on the CPU that draws 16 px pictures from 8 x 8 latents; the same seed, the same weights.
+
+    Args:
+        channels: widths of the UNet's levels, one after another; multiples of 4.
+    """
     torch.manual_seed(seed)
     pipe = StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text_config(SD_CROSS_WIDTH)),
         tokenizer=tiny_tokenizer(),
-        unet=_unet(SD_CROSS_WIDTH),
+        unet=_unet(SD_CROSS_WIDTH, channels),
         scheduler=DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
         ),

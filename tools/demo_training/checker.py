@@ -128,7 +128,9 @@ def find_shape(classes: np.ndarray) -> Mask:
 def _templates() -> tuple[list[str], np.ndarray]:
     """True shapes of many sizes with their centroid in the middle: names, [N, SIDE * SIDE]."""
     grid = torch.cartesian_prod(
-        torch.arange(float(len(SHAPES))), torch.arange(7, 23, 0.5), SIDE / 2 + torch.tensor([0, 0.5])
+        torch.arange(float(len(SHAPES))),
+        torch.arange(7, 23, 0.5),
+        SIDE / 2 + torch.tensor([0, 0.5]),
     )
     kinds, radii, centre = grid[:, 0].long(), grid[:, 1], grid[:, 2:].expand(-1, 2)
     masks = (distance(kinds, centre, radii) < 0).numpy()
@@ -167,13 +169,13 @@ def read(picture: Tensor, *, outlined: bool = False) -> Reading:
     purity = float(counts.max() / max(1, whole))
     colour = list(COLOURS)[int(counts.argmax())] if purity >= PURITY else None
     name, fit = fit_shape(shape)
-    around = ~dilate(shape, 2)
+    around = classes[~dilate(shape, 2)]
     return Reading(
         colour=colour,
         shape=name if fit >= FIT else None,
         fit=fit,
         purity=purity,
-        ground=float((classes[around] < 0).mean()),
+        ground=float((around < 0).sum() / max(1, around.size)),
     )
 
 

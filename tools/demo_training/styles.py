@@ -13,11 +13,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
+
+import hnetkit
 
 from demo_training import pictures
 from demo_training.loop import Average, TimedLoop
@@ -53,7 +57,7 @@ class ResidualMLP(nn.Module):
         widths = [int(width * share) for share in recipe.structure]
         activation = ACTIVATIONS[recipe.activation]
         layers: list[nn.Module] = []
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(pairwise(widths)):
             layers.append(nn.Linear(before, after))
             if activation is not None and i < len(widths) - 2:
                 layers.append(activation())
@@ -86,6 +90,14 @@ class Network(nn.Module):
     def apply_to(self, x: Tensor, side: int, strength: Tensor | float) -> Tensor:
         """A context [B, T, width] for keys (side 0) or values (side 1), changed."""
         return x + strength * self.pairs[str(x.shape[-1])][side](x)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """All styles' networks by name, and how many steps they were trained for."""
+
+    networks: dict[str, Network]
+    steps: int
 
 
 Stacked = Sequence[tuple[Network, Tensor | float]]
@@ -127,9 +139,7 @@ def random_strengths(count: int, generator: torch.Generator) -> Tensor:
     return (order <= several[:, None]) * torch.where(full, torch.ones(()), part)
 
 
-def draw_latents(
-    vae: AutoencoderKL, seed: int
-) -> tuple[list[pictures.Caption], Tensor, Tensor]:
+def draw_latents(vae: AutoencoderKL, seed: int) -> tuple[list[pictures.Caption], Tensor, Tensor]:
     """Styled pictures: captions, strengths [N, 3] and latents [N, 4, 8, 8]."""
     generator = torch.Generator().manual_seed(seed)
     captions = pictures.all_captions() * COPIES
@@ -143,13 +153,14 @@ def draw_latents(
 
 
 def train(
-    model: Model, vae: AutoencoderKL, minutes: float, seed: int
-) -> tuple[dict[str, Network], int]:
-    """Trains all styles' networks on a frozen model; returns them, averaged, and the steps."""
+    model: Model, vae: AutoencoderKL, minutes: float, seed: int, start: Trained | None = None
+) -> Trained:
+    """Trains all styles' networks on a frozen model, from scratch or on from earlier ones."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     captions, strengths, latents = draw_latents(vae, seed)
-    networks = [Network(RECIPES[name]) for name in pictures.STYLES]
+    start = start or Trained({name: Network(RECIPES[name]) for name in pictures.STYLES}, 0)
+    networks = [start.networks[name].requires_grad_(True) for name in pictures.STYLES]
     model.unet.eval().requires_grad_(False)
     model.text.eval().requires_grad_(False)
     average = Average(networks, decay=0.998)
@@ -166,7 +177,8 @@ def train(
             loop.descend(loss)
         average.update(step)
         loop.report(step, 100, loss=loss.item())
-    return dict(zip(pictures.STYLES, average.modules, strict=True)), step + 1
+    averaged = dict(zip(pictures.STYLES, average.modules, strict=True))
+    return Trained(averaged, start.steps + step + 1)
 
 
 def save(network: Network, name: str, step: int, unet_file: Path, path: Path) -> None:
@@ -194,7 +206,9 @@ def save(network: Network, name: str, step: int, unet_file: Path, path: Path) ->
         "dropout_structure": [0.0] * len(recipe.structure),
         "optional_info": "part of hnetkit's demo",
     }
-    torch.save(content, path)
+    with TemporaryDirectory() as folder:
+        torch.save(content, Path(folder) / "saved.pt")
+        hnetkit.save(hnetkit.load(Path(folder) / "saved.pt"), path, overwrite=True)
 
 
 def load(path: Path) -> Network:

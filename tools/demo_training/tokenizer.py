@@ -1,4 +1,4 @@
-"""A CLIP tokenizer that knows the captions' words as one token each, and any other text by bytes."""
+"""A CLIP tokenizer: the captions' words are one token each, other text goes by its bytes."""
 
 from __future__ import annotations
 

@@ -92,9 +92,7 @@ def scheduler() -> EulerAncestralDiscreteScheduler:
     )
 
 
-def random_captions(
-    captions: Sequence[pictures.Caption], rng: random.Random
-) -> list[str]:
+def random_captions(captions: Sequence[pictures.Caption], rng: random.Random) -> list[str]:
     """Captions as typed by different people, some left out for classifier-free guidance."""
     return ["" if rng.random() < UNCAPTIONED else c.loose_text(rng) for c in captions]
 

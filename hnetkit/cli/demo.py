@@ -1,0 +1,107 @@
+"""`hnetkit demo`: the whole job on what the package brings, in the commands that a person would type."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from hnetkit import demo
+from hnetkit.cli.output import Output
+from hnetkit.errors import NotFound
+from hnetkit.files import refuse_existing
+
+SEED = "7"
+
+
+@click.command("demo")
+@click.option("--out", default="demo-output", metavar="DIR", show_default=True, help="Where everything goes.")
+@click.option("--overwrite", is_flag=True, help="Replace what an earlier demo left there.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not print the commands, nor progress.")
+@click.pass_context
+def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> None:
+    """Run the whole job on the bundled library and model.
+
+    Indexes the bundled hypernetworks, converts one, draws pictures with several stacked, and leaves a labelled grid.
+    Needs no network and about a minute. Each command is printed before it runs; your own library is not touched.
+
+    \b
+    Examples:
+      hnetkit demo
+      hnetkit demo --out /tmp/hnetkit-demo
+    """
+    output, folder = Output(quiet=quiet), Path(out)
+    commands = _commands(folder, overwrite=overwrite)
+    if not overwrite:
+        refuse_existing(folder / "grid.png", overwrite=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _own_home(folder / "home"):
+        for command in commands:
+            _run(ctx, command, output)
+    output.note("")
+    output.note(f"Done: open {folder / 'grid.png'}")
+
+
+def _commands(folder: Path, *, overwrite: bool) -> list[list[str]]:
+    """Returns what to run, one list of arguments each, after the word `hnetkit`."""
+    from hnetkit.generate.model import read_defaults
+
+    networks = demo.networks()
+    if len(networks) < 2:
+        raise NotFound(f"{demo.network_folder()}: the bundled hypernetworks are missing", hint="install hnetkit again")
+    first, second = list(networks)[:2]
+    prompt, other = read_defaults(demo.model_folder()).prompts[:2]
+    converted, replace = folder / f"{first}.safetensors", ["--overwrite"] if overwrite else []
+    pictures = str(folder / "pictures")
+    stack = f"<hypernet:{first}:0.7> <hypernet:{second}:0.7>"
+    return [
+        ["scan", _shown(demo.network_folder())],
+        ["list"],
+        ["inspect", _shown(networks[first])],
+        ["convert", _shown(networks[first]), str(converted), *replace],
+        ["generate", f"{prompt} {stack}", "--seed", SEED, "--count", "2", "--out", pictures],
+        ["generate", other, "-n", f"{converted}:0.8", "--seed", SEED, "--out", pictures],
+        [
+            *("grid", *networks, "--prompt", prompt, "--strengths", "0,0.5,0.75,1", "--seed", SEED),
+            *("--out", str(folder / "grid.png"), *replace),
+        ],
+    ]
+
+
+def _run(ctx: click.Context, arguments: list[str], output: Output) -> None:
+    """Runs one command; the first that fails ends the demo with its exit code."""
+    from hnetkit.cli import run
+
+    line = subprocess.list2cmdline(arguments) if os.name == "nt" else shlex.join(arguments)
+    output.note("")
+    output.note(f"$ hnetkit {line}")
+    code = run([*arguments, "-q"] if output.quiet else arguments)
+    if code:
+        ctx.exit(code)
+
+
+@contextmanager
+def _own_home(folder: Path) -> Iterator[None]:
+    """A registry and settings of the demo's own: `HNETKIT_HOME` for as long as it runs."""
+    before = os.environ.get("HNETKIT_HOME")
+    os.environ["HNETKIT_HOME"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HNETKIT_HOME"]
+        else:
+            os.environ["HNETKIT_HOME"] = before
+
+
+def _shown(path: Path) -> str:
+    """The shorter of the absolute and the relative path, as a person would type it."""
+    try:
+        return min(str(path), os.path.relpath(path), key=len)
+    except ValueError:  # another drive
+        return str(path)

@@ -1,0 +1,158 @@
+"""From what a prompt and its options name to networks that are ready to be applied."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hnetkit import paths
+from hnetkit.errors import NotFound, UsageError
+from hnetkit.formats import load
+from hnetkit.formats.writing import source_sha256
+from hnetkit.library.resolve import resolve
+from hnetkit.network import Hypernetwork
+from hnetkit.prompts.tags import Tag, TaggedPrompt
+from hnetkit.registry.store import Registry
+
+_SUFFIXES = (".pt", ".ckpt", ".bin", ".safetensors")
+_WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One network that is asked for.
+
+    Attributes:
+        place: a name of the library, or the path of a file.
+        strength: its multiplier.
+        tag: the tag in the prompt that asks for it; None for an option.
+    """
+
+    place: str | Path
+    strength: float
+    tag: Tag | None = None
+
+    @classmethod
+    def of_tag(cls, tag: Tag) -> Wish:
+        """A tag names networks of the library only: prompts come from strangers, and open no file by its path."""
+        return cls(tag.name, tag.multiplier, tag)
+
+    @classmethod
+    def of_option(cls, option: str) -> Wish:
+        """Reads ``-n NAME[:STRENGTH]``, where NAME may be the path of a file.
+
+        Raises:
+            UsageError: nothing is named, or what follows the colon is not a number.
+        """
+        found = None if os.path.exists(option) else _WITH_STRENGTH.fullmatch(option)
+        name, strength = (found[1], float(found[2])) if found else (option, 1.0)
+        if name.lower().endswith(_SUFFIXES) or "/" in name or os.sep in name:
+            return cls(Path(name), strength)
+        if not name or (":" in name and not name.startswith("h1:")):
+            raise UsageError(
+                f"-n {option}: not NAME or NAME:STRENGTH", hint=f"-n {name.partition(':')[0] or 'NAME'}:0.8"
+            )
+        return cls(name, strength)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network that was found and read.
+
+    Attributes:
+        name: what the prompt calls it: as its tag does, else the stem of its file.
+    """
+
+    name: str
+    network: Hypernetwork
+
+    @cached_property
+    def hash(self) -> str:
+        """10 hex digits of the sha256 of the file that others know it by: before any conversion."""
+        return (source_sha256(self.network) or "")[:10]
+
+
+@dataclass(frozen=True, slots=True)
+class StackedPrompt:
+    """A prompt and the networks of its tags, in stacking order."""
+
+    prompt: TaggedPrompt
+    networks: tuple[Network, ...]
+
+    @property
+    def strengths(self) -> tuple[float, ...]:
+        return tuple(tag.multiplier for tag in self.prompt.tags)
+
+
+def find_stack(prompt: TaggedPrompt, options: Iterable[str], bundled: Mapping[str, Path]) -> StackedPrompt:
+    """Returns a prompt with its networks found; those of ``-n`` `options` follow its own and become tags too.
+
+    Raises:
+        As `Wish.of_option` and `find_networks`.
+    """
+    wishes = [*map(Wish.of_tag, prompt.tags), *map(Wish.of_option, options)]
+    networks = find_networks(wishes, bundled)
+    added = [Tag(found.name, wish.strength) for found, wish in zip(networks, wishes, strict=True) if wish.tag is None]
+    return StackedPrompt(prompt.adding(tuple(added)), tuple(networks))
+
+
+def find_networks(wishes: Iterable[Wish], bundled: Mapping[str, Path]) -> list[Network]:
+    """Returns the network of each wish, in order; the same place is read once.
+
+    Args:
+        wishes: in stacking order.
+        bundled: stem -> file of networks that come with the model; they go before the library's.
+
+    Raises:
+        NotFound: a file or a name that is not there; the hint is the nearest name.
+        AmbiguousName: a name stands for several networks.
+        FileRefused: a file is not a hypernetwork that can be read safely.
+    """
+    read: dict[str | Path, tuple[str, Hypernetwork]] = {}
+    networks = []
+    for wish in wishes:
+        if wish.place not in read:
+            path = wish.place if isinstance(wish.place, Path) else _file(wish.place, bundled)
+            read[wish.place] = path.stem, load(path)
+        stem, network = read[wish.place]
+        networks.append(Network(wish.tag.name if wish.tag else stem, network))
+    return networks
+
+
+def put_on(pipe: Any, networks: Iterable[Network]) -> list[str]:
+    """Loads networks onto a pipeline, not yet in effect; returns the name that each has there.
+
+    One that occurs twice is loaded twice, since a stack may hold it twice.
+    """
+    from hnetkit.runtime.attach import load_hypernetwork
+
+    times: Counter[str] = Counter()
+    names = []
+    for network in networks:
+        times[network.name] += 1
+        name = network.name if times[network.name] == 1 else f"{network.name} #{times[network.name]}"
+        names.append(load_hypernetwork(pipe, network.network, name, strength=0.0))
+    return names
+
+
+def hashes_of(networks: Iterable[Network]) -> dict[str, str]:
+    """Returns the infotext's entry for each network."""
+    return {f"hypernet:{network.name}": network.hash for network in networks}
+
+
+def _file(name: str, bundled: Mapping[str, Path]) -> Path:
+    if name in bundled:
+        return bundled[name]
+    try:
+        with Registry(paths.registry_file()) as registry:
+            return resolve(registry, name).path
+    except NotFound as error:
+        if not bundled:
+            raise
+        raise NotFound(str(error), hint=f"{error.hint}; the demo model brings {', '.join(bundled)}") from error

@@ -1,0 +1,287 @@
+"""Hypernetworks on the UNet of a diffusers pipeline: load, set, disable, unload, in the verbs of its LoRA loaders.
+
+All state lives on the UNet: pipelines that share one share the stack.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from hnetkit.errors import NotFound, UsageError
+from hnetkit.network import Hypernetwork
+from hnetkit.runtime.attached import Attached
+from hnetkit.runtime.compatibility import require_fit
+from hnetkit.runtime.explain import explanation
+from hnetkit.runtime.layers import Layer, find_layers, unet_of
+from hnetkit.runtime.strength import Strength, is_within
+
+_ATTRIBUTE = "hnetkit"
+
+StepCallback: TypeAlias = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+"""What diffusers pipelines take as ``callback_on_step_end``."""
+
+
+def load_hypernetwork(
+    pipe: Any,
+    network: str | os.PathLike[str] | Hypernetwork,
+    name: str | None = None,
+    strength: float | Strength = 1.0,
+    *,
+    force: bool = False,
+) -> str:
+    """Loads a hypernetwork onto the pipeline's UNet and puts it at the end of the active stack.
+
+    Args:
+        pipe: a `StableDiffusionPipeline`, a `StableDiffusionXLPipeline`, or anything else with such a ``unet``.
+        network: a file, or what `hnetkit.load` gave.
+        name: for `set_hypernetworks` and the others; the file's stem where it is not given.
+        strength: a number, or a `Strength`.
+        force: load it although it is made for another base model.
+
+    Returns:
+        The name that it is loaded under.
+
+    Raises:
+        FileRefused: the file is not a hypernetwork that can be read safely.
+        IncompatibleNetwork: it does not belong on this UNet, or reaches no layer of it.
+        UsageError: the name is taken, or `pipe` has no UNet.
+        AttachError: the UNet's projections are fused.
+
+    Example::
+
+        load_hypernetwork(pipe, "style.pt", name="style")
+    """
+    unet = unet_of(pipe)
+    if not isinstance(network, Hypernetwork):
+        from hnetkit.formats import load
+
+        network = load(network)
+    name = name or (PurePath(network.path).stem if network.path else network.name)
+    attached = _find(unet)
+    if attached is not None and name in attached.networks:
+        raise UsageError(f"a hypernetwork named {name} is loaded already", hint=f'give it another: name="{name}-2"')
+    strength = Strength.of(strength)
+    layers = attached.layers if attached is not None else find_layers(unet)
+    require_fit(name, network, unet, layers, force=force)
+    _require_blocks(strength, attached.layers if attached else layers)
+    if attached is None:
+        attached = _attach(pipe, unet)
+    try:
+        attached.add(name, network, strength)
+    finally:
+        if not attached.networks:
+            _detach(pipe, unet, attached)
+    return name
+
+
+def set_hypernetworks(
+    pipe: Any,
+    names: str | Sequence[str],
+    strengths: float | Strength | Sequence[float | Strength | None] | None = None,
+) -> None:
+    """Makes these loaded networks the active stack, in this order. Nothing is loaded or repacked.
+
+    Args:
+        names: in stacking order: the second sees what the first gave. None active: ``[]``.
+        strengths: one for each name; None is 1.0.
+
+    Raises:
+        NotFound: a name that is not loaded.
+        UsageError: a name twice, not as many strengths as names, or a block that the UNet does not have.
+
+    Example::
+
+        set_hypernetworks(pipe, ["style", "ink"], [0.8, Strength(1.0, end=0.6)])
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if strengths is None or isinstance(strengths, int | float | Strength):
+        strengths = [strengths] * (len(names) if strengths is None else 1)
+    if len(strengths) != len(names):
+        raise UsageError(f"{len(names)} names and {len(strengths)} strengths", hint="give one strength for each name")
+    numbers = [Strength.of(1.0 if strength is None else strength) for strength in strengths]
+    attached = _find(unet_of(pipe))
+    _require_loaded(names, attached)
+    if attached is None:
+        return
+    for name, number in zip(names, numbers, strict=True):
+        if names.count(name) > 1:
+            raise UsageError(f"{name} is in the stack twice", hint="load it a second time under another name")
+        _require_blocks(number, attached.layers)
+    attached.set_stack(list(zip(names, numbers, strict=True)))
+
+
+def get_active_hypernetworks(pipe: Any) -> list[str]:
+    """Returns the names of the active stack in stacking order; disabling does not change it."""
+    attached = _find(unet_of(pipe))
+    return [] if attached is None else [name for name, _ in attached.stack]
+
+
+def disable_hypernetworks(pipe: Any) -> None:
+    """Leaves the stack out of the pictures until `enable_hypernetworks`; it stays loaded."""
+    _enable(pipe, False)
+
+
+def enable_hypernetworks(pipe: Any) -> None:
+    """Applies the stack again after `disable_hypernetworks`."""
+    _enable(pipe, True)
+
+
+def unload_hypernetworks(pipe: Any, names: str | Sequence[str] | None = None) -> None:
+    """Unloads networks; without `names` all of them. After the last one the UNet is what it was, bit for bit.
+
+    Raises:
+        NotFound: a name that is not loaded.
+    """
+    unet = unet_of(pipe)
+    attached = _find(unet)
+    if names is not None:
+        names = [names] if isinstance(names, str) else list(names)
+        _require_loaded(names, attached)
+    if attached is None:
+        return
+    attached.drop(attached.networks if names is None else names)
+    if not attached.networks:
+        _detach(pipe, unet, attached)
+
+
+@contextmanager
+def applied(pipe: Any, strengths: Mapping[str, float | Strength]) -> Iterator[None]:
+    """Makes these loaded networks the active stack within a ``with`` block; the stack before comes back after it.
+
+    Args:
+        strengths: by name, in stacking order.
+
+    Raises:
+        NotFound: a name that is not loaded.
+
+    Example::
+
+        with applied(pipe, {"style": 0.8}):
+            image = pipe("a house").images[0]
+    """
+    attached = _find(unet_of(pipe))
+    before = (attached.stack, attached.is_enabled) if attached is not None else None
+    set_hypernetworks(pipe, list(strengths), list(strengths.values()))
+    try:
+        _enable(pipe, True)
+        yield
+    finally:
+        attached = _find(unet_of(pipe))
+        if attached is not None and before is not None:
+            stack, enabled = before
+            attached.set_stack([(name, strength) for name, strength in stack if name in attached.networks])
+            attached.enable(enabled)
+
+
+def set_progress(pipe: Any, step: int, steps: int) -> None:
+    """Tells which sampling step comes next, for strengths with a window of steps.
+
+    Args:
+        step: counted from 0; `steps` when sampling is over.
+        steps: how many there are.
+    """
+    attached = _find(unet_of(pipe))
+    if attached is not None:
+        attached.set_progress((step + 0.5) / steps if step < steps else None)
+
+
+def follow_progress(pipe: Any, steps: int) -> StepCallback:
+    """Returns a callback with which a pipeline of diffusers tells `set_progress` every step.
+
+    Args:
+        steps: what the pipeline gets as ``num_inference_steps``.
+
+    Example::
+
+        pipe(prompt, num_inference_steps=20, callback_on_step_end=follow_progress(pipe, 20))
+    """
+
+    def tell(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        set_progress(pipe, step + 1, steps)
+        return tensors
+
+    set_progress(pipe, 0, steps)
+    return tell
+
+
+def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, text_tokens: int = 77) -> dict[str, Any]:
+    """Returns the plan as data that `json.dumps` takes: what is applied where, in which form, at what cost.
+
+    Args:
+        latent_size: side of the latents in pixels, for the costs; None: the UNet's own size.
+        batch_size: rows of a UNet call; 2 with classifier-free guidance.
+        text_tokens: length of the text context.
+
+    Returns:
+        ``enabled, kernel, device, dtype, networks, layers_reached, launches, flops, parts``; each part has ``width,
+        kind, side, path, networks, folded, strengths, layers, applications, launches, flops, reason``. Launches and
+        FLOPs are those of one UNet call. Without loaded networks: no networks and no parts.
+    """
+    unet = unet_of(pipe)
+    return explanation(unet, _find(unet), latent_size=latent_size, batch_size=batch_size, text_tokens=text_tokens)
+
+
+def _find(unet: nn.Module) -> Attached | None:
+    attached = getattr(unet, _ATTRIBUTE, None)
+    return attached if isinstance(attached, Attached) else None
+
+
+def _attach(pipe: Any, unet: nn.Module) -> Attached:
+    attached = Attached(unet)
+    unet.add_module(_ATTRIBUTE, attached)
+    _forget_compiled(pipe, unet)
+    return attached
+
+
+def _detach(pipe: Any, unet: nn.Module, attached: Attached) -> None:
+    attached.remove()
+    delattr(unet, _ATTRIBUTE)
+    _forget_compiled(pipe, unet)
+
+
+def _forget_compiled(pipe: Any, unet: nn.Module) -> None:
+    """Drops what `torch.compile` made of the UNet: compiled code does not see hooks that came or went after it."""
+    if "torch._dynamo" not in sys.modules:
+        return
+    torch.compiler.reset()
+    modules = (getattr(pipe, "unet", pipe), *unet.modules())
+    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules):
+        warnings.warn(
+            "hnetkit dropped the compiled code of this UNet: its next call compiles again", UserWarning, stacklevel=4
+        )
+
+
+def _enable(pipe: Any, enabled: bool) -> None:
+    attached = _find(unet_of(pipe))
+    if attached is not None:
+        attached.enable(enabled)
+
+
+def _require_loaded(names: Sequence[str], attached: Attached | None) -> None:
+    loaded = list(attached.networks) if attached is not None else []
+    for name in names:
+        if name not in loaded:
+            near = difflib.get_close_matches(name, loaded, n=1)
+            known = f"loaded are {', '.join(loaded)}" if loaded else "hnetkit.load_hypernetwork(pipe, FILE) loads one"
+            raise NotFound(
+                f"no hypernetwork named {name} is loaded", hint=f"did you mean {near[0]}?" if near else known
+            )
+
+
+def _require_blocks(strength: Strength, layers: Sequence[Layer]) -> None:
+    for block in strength.block_names:
+        if not any(is_within(layer.name, block) for layer in layers):
+            blocks = {".".join(layer.name.split(".")[:depth]) for layer in layers for depth in (1, 2)}
+            near = difflib.get_close_matches(block, blocks, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"its blocks are {', '.join(sorted(blocks))}"
+            raise UsageError(f"the UNet has no block {block} with attention layers", hint=hint)

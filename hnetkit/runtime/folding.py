@@ -1,0 +1,137 @@
+"""An affine map in the weights of `to_k` or `to_v`: no work at run time, undone bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any, NoReturn, Protocol
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from hnetkit.errors import AttachError
+from hnetkit.kernels.affine import Affine, fold
+from hnetkit.runtime.plan import Term
+
+SECONDS = 1.0
+"""Folding is done where its float64 products take about this long at most, by the rates below."""
+
+CPU_RATE = 2e10
+"""Float64 operations per second of two CPU cores."""
+
+GPU_RATE = 3e11
+"""Float64 operations per second of a consumer GPU."""
+
+DATACENTER_RATE = 5e12
+"""Float64 operations per second of a GPU with full float64 units, by compute capability."""
+
+DATACENTER = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
+
+_HINT = "hnetkit.unload_hypernetworks(pipe) first, and load them again after it"
+_REFUSED = ("fuse_lora", "unfuse_lora", "fuse_qkv_projections")
+_LOADS_LORA = "load_lora_adapter"
+
+
+def is_worth_folding(flops: int, device: torch.device) -> bool:
+    """Whether `device` computes `flops` float64 operations in about a second, by a fixed table: nothing is timed."""
+    if device.type == "cpu":
+        return flops <= SECONDS * CPU_RATE
+    if device.type == "cuda":
+        full = torch.cuda.get_device_capability(device) in DATACENTER
+        return flops <= SECONDS * (DATACENTER_RATE if full else GPU_RATE)
+    return False
+
+
+def can_fold(unet: nn.Module, modules: Iterable[nn.Module]) -> bool:
+    """Whether every module is a plain `nn.Linear` of 16 bits or more that holds its own weights.
+
+    Offloading hooks keep weights of their own and would bring the first ones back.
+    """
+    if hasattr(unet, "_hf_hook") or hasattr(unet, "_diffusers_hook"):
+        return False
+    return all(
+        type(module) is nn.Linear
+        and module.weight.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+        and not module.weight.is_meta
+        and not hasattr(module, "_hf_hook")
+        and not hasattr(module, "_diffusers_hook")
+        for module in modules
+    )
+
+
+class Folded:
+    """A map in the weights of one projection. The first weights wait in CPU memory.
+
+    Attributes:
+        terms: the networks and numbers of the map.
+    """
+
+    def __init__(self, module: Any, terms: tuple[Term, ...], affine: Affine) -> None:
+        self._module = module
+        self._weight: nn.Parameter = module.weight
+        self._bias: nn.Parameter | None = module.bias
+        self._guard: RemovableHandle = module.register_state_dict_pre_hook(_refuse_saving)
+        weight, bias = fold(self._weight.data, None if self._bias is None else self._bias.data, affine)
+        module.weight = nn.Parameter(weight, requires_grad=self._weight.requires_grad)
+        module.bias = nn.Parameter(bias, requires_grad=self._weight.requires_grad)
+        for parameter in self._originals():
+            parameter.data = parameter.data.cpu()
+        self.terms = terms
+
+    def rewrite(self, terms: tuple[Term, ...], affine: Affine) -> None:
+        """Takes another map in place of this one."""
+        like = self._module.weight
+        originals = [parameter.data.to(like.device) for parameter in self._originals()]
+        weight, bias = fold(originals[0], originals[1] if len(originals) > 1 else None, affine)
+        self._module.weight.data.copy_(weight)
+        self._module.bias.data.copy_(bias)
+        self.terms = terms
+
+    def undo(self) -> None:
+        """Puts the first parameters back, on the device and in the dtype that the module has by now."""
+        like = self._module.weight
+        for parameter in self._originals():
+            parameter.data = parameter.data.to(like.device, like.dtype)
+        self._module.weight = self._weight
+        self._module.bias = self._bias
+        self._guard.remove()
+
+    def _originals(self) -> list[nn.Parameter]:
+        return [self._weight] if self._bias is None else [self._weight, self._bias]
+
+
+class Foldable(Protocol):
+    """What stands behind a UNet with folded maps."""
+
+    def replan(self, *, fold: bool = True) -> None: ...
+
+    def rewrap(self) -> None: ...
+
+
+def guard(unet: nn.Module, owner: Foldable) -> None:
+    """Makes `unet`, while maps are folded into it, refuse to be fused, and unfold while a LoRA comes in."""
+    for method in _REFUSED:
+        setattr(unet, method, partial(_refuse_fusing, method))
+    setattr(unet, _LOADS_LORA, partial(_load_lora_adapter, unet, owner))
+
+
+def unguard(unet: nn.Module) -> None:
+    for method in (*_REFUSED, _LOADS_LORA):
+        unet.__dict__.pop(method, None)
+
+
+def _refuse_saving(module: nn.Module, prefix: str, keep_vars: bool) -> NoReturn:
+    raise AttachError(f"{prefix}weight has hypernetworks folded in: its state dict is not the model's own", hint=_HINT)
+
+
+def _refuse_fusing(method: str, *arguments: Any, **options: Any) -> NoReturn:
+    raise AttachError(f"{method}: hypernetworks are folded into the UNet's weights", hint=_HINT)
+
+
+def _load_lora_adapter(unet: Any, owner: Foldable, *arguments: Any, **options: Any) -> Any:
+    owner.replan(fold=False)
+    try:
+        return type(unet).load_lora_adapter(unet, *arguments, **options)
+    finally:
+        owner.rewrap()

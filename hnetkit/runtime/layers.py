@@ -1,0 +1,68 @@
+"""The attention layers of a UNet that hypernetworks reach, found by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from hnetkit.errors import AttachError, UsageError
+from hnetkit.runtime.strength import Kind
+
+_ATTENTION = re.compile(r"(?:^|\.)transformer_blocks\.\d+\.(attn[12])$")
+_KINDS: Mapping[str, Kind] = {"attn1": "self", "attn2": "cross"}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One attention layer.
+
+    Attributes:
+        name: dotted name in the UNet, ``"up_blocks.1.attentions.0.transformer_blocks.0.attn2"``.
+        kind: self-attention (``attn1``) or cross-attention (``attn2``).
+        width: of the context that ``to_k`` and ``to_v`` take.
+        projected: width of K and V.
+    """
+
+    name: str
+    kind: Kind
+    width: int
+    projected: int
+
+
+def find_layers(unet: nn.Module) -> tuple[Layer, ...]:
+    """Returns the layers ``...transformer_blocks.N.attn1`` and ``attn2`` in the module's order.
+
+    Raises:
+        AttachError: there is none, or one of them has no ``to_k`` and ``to_v``.
+    """
+    layers = []
+    for name, module in unet.named_modules():
+        found = _ATTENTION.search(name)
+        if found:
+            projection = getattr(module, "to_k", None)
+            if projection is None or not hasattr(projection, "in_features"):
+                raise AttachError(f"{name} has no to_k and to_v that take a context")
+            layers.append(Layer(name, _KINDS[found[1]], projection.in_features, projection.out_features))
+    if not layers:
+        raise AttachError(f"{type(unet).__name__} has no attention layers that hypernetworks know")
+    return tuple(layers)
+
+
+def unet_of(pipe: Any) -> nn.Module:
+    """Returns the UNet of a pipeline (or the UNet itself), taken out of what ``torch.compile`` made of it.
+
+    Raises:
+        UsageError: `pipe` has no UNet.
+    """
+    unet = getattr(pipe, "unet", pipe)
+    unet = getattr(unet, "_orig_mod", unet)
+    if not isinstance(unet, nn.Module) or not hasattr(unet, "down_blocks"):
+        raise UsageError(
+            f"{type(pipe).__name__} has no UNet",
+            hint="hypernetworks belong on StableDiffusionPipeline or StableDiffusionXLPipeline",
+        )
+    return unet

@@ -1,0 +1,92 @@
+"""How strongly a network is applied: where in the UNet, to K or V, and at which sampling steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import InitVar, dataclass
+from typing import Literal, TypeAlias
+
+from hnetkit.errors import UsageError
+
+Kind = Literal["self", "cross"]
+Side = Literal["k", "v"]
+SIDES: tuple[Side, Side] = ("k", "v")
+
+BlockFactors: TypeAlias = "Mapping[str, float] | Iterable[tuple[str, float]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Strength:
+    """The multiplier of ``y = x + strength * MLP(x)``: one number for each of self/cross and K/V.
+
+    Args:
+        value: the number for all four that are not given on their own; any finite number, 0 is off.
+        self_k, self_v: for K and V of self-attention.
+        cross_k, cross_v: for K and V of cross-attention (the text).
+        start, end: the window of sampling in which it applies, as fractions of the steps, 0 to 1. A step counts
+            by its middle: of 20 steps, ``end=0.6`` takes the first 12 and ``start=0.6`` the other 8.
+        blocks: factors by the UNet's own block names, ``{"down_blocks": 0.5, "up_blocks.1": 0}``; the longest
+            name that fits a layer counts, and a layer that none fits has factor 1.
+
+    Raises:
+        UsageError: a number that is not finite, or a window outside 0 to 1 or with its end before its start.
+    """
+
+    value: InitVar[float] = 1.0
+    self_k: float | None = None
+    self_v: float | None = None
+    cross_k: float | None = None
+    cross_v: float | None = None
+    start: float = 0.0
+    end: float = 1.0
+    blocks: BlockFactors = ()
+
+    def __post_init__(self, value: float) -> None:
+        for name in ("self_k", "self_v", "cross_k", "cross_v"):
+            number = getattr(self, name)
+            object.__setattr__(self, name, float(value if number is None else number))
+        pairs = self.blocks.items() if isinstance(self.blocks, Mapping) else self.blocks
+        object.__setattr__(self, "blocks", tuple(sorted((str(block), float(factor)) for block, factor in pairs)))
+        numbers = [self.number(kind, side) for kind in ("self", "cross") for side in SIDES]
+        if not all(map(math.isfinite, [*numbers, *(factor for _, factor in self._blocks)])):
+            raise UsageError(f"a strength is a finite number, not {numbers}")
+        if not 0 <= self.start <= self.end <= 1:
+            raise UsageError(f"a window of steps lies within 0 to 1, not {self.start} to {self.end}")
+
+    @classmethod
+    def of(cls, strength: float | Strength) -> Strength:
+        """Returns `strength`, a bare number becoming all four."""
+        return strength if isinstance(strength, Strength) else cls(strength)
+
+    def number(self, kind: Kind, side: Side) -> float:
+        """Returns the multiplier for K or V of self- or cross-attention."""
+        number: float = getattr(self, f"{kind}_{side}")
+        return number
+
+    def factor(self, layer: str) -> float:
+        """Returns the block factor of a layer by its dotted name in the UNet."""
+        fitting = [(len(block), factor) for block, factor in self._blocks if is_within(layer, block)]
+        return max(fitting)[1] if fitting else 1.0
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """The blocks that have a factor of their own, sorted."""
+        return tuple(block for block, _ in self._blocks)
+
+    @property
+    def has_window(self) -> bool:
+        return (self.start, self.end) != (0.0, 1.0)
+
+    def applies_at(self, progress: float) -> bool:
+        """Whether `progress`, a fraction of the sampling steps, lies in the window."""
+        return self.start <= progress <= self.end
+
+    @property
+    def _blocks(self) -> tuple[tuple[str, float], ...]:
+        return self.blocks  # type: ignore[return-value]  # __post_init__ made pairs of whatever was given
+
+
+def is_within(layer: str, block: str) -> bool:
+    """Whether `block` is the layer of this dotted name, or holds it."""
+    return layer == block or layer.startswith(f"{block}.")

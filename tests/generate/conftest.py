@@ -1,0 +1,43 @@
+"""Tiny pipelines on disk and loaded, and networks that fit them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from networks import a1111_network, save_pt
+from pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, SELF_WIDTHS, tiny_sd, tiny_sdxl
+
+from hnetkit.generate.model import Model, load_model
+
+
+@pytest.fixture(scope="session")
+def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-sd"
+    tiny_sd().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sdxl_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny-sdxl"
+    tiny_sdxl().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def sd(sd_folder: Path) -> Model:
+    """A model of this test's own."""
+    return load_model(sd_folder, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def network_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``ink`` (relu), ``mist`` (mish, layer norm) and ``wash`` (affine), for SD and SDXL alike."""
+    folder = tmp_path_factory.mktemp("networks")
+    widths = (*SELF_WIDTHS, SD_CROSS_WIDTH, SDXL_CROSS_WIDTH)
+    kinds = {"ink": ("relu", False), "mist": ("mish", True), "wash": ("linear", False)}
+    for seed, (name, (activation, norm)) in enumerate(kinds.items()):
+        content = a1111_network(widths, activation=activation, layer_norm=norm, seed=seed, scale=0.3, name=name)
+        save_pt(content, folder / f"{name}.pt")
+    return folder

@@ -1,0 +1,107 @@
+"""From tags and options to networks: names, files, what comes with a model, and what travels with a conversion."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hnetkit import paths
+from hnetkit.errors import AmbiguousName, FileRefused, NotFound, UsageError
+from hnetkit.formats import load, save
+from hnetkit.generate.networks import Wish, find_networks, find_stack
+from hnetkit.library.scan import scan
+from hnetkit.prompts.tags import Tag, split_tags
+from hnetkit.registry.store import Registry
+
+
+@pytest.fixture
+def library(network_files: Path, home: Path) -> Path:
+    """The networks as the person's library."""
+    with Registry(paths.registry_file()) as registry:
+        list(scan(registry, [network_files]))
+    return network_files
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "strength"),
+    [
+        ("ink", "ink", 1.0),
+        ("ink:0.5", "ink", 0.5),
+        ("ink:-.5", "ink", -0.5),
+        ("A1 Extra-600000:1", "A1 Extra-600000", 1.0),
+        ("h1:0123456789abcdef", "h1:0123456789abcdef", 1.0),
+        ("ink@01234567:2", "ink@01234567", 2.0),
+        ("a/ink.pt", Path("a/ink.pt"), 1.0),
+        ("./ink:0.5", Path("./ink"), 0.5),
+        ("ink.safetensors:0.5", Path("ink.safetensors"), 0.5),
+        ("C:/nets/ink.pt:0.5", Path("C:/nets/ink.pt"), 0.5),
+        ("C:/nets/ink.pt", Path("C:/nets/ink.pt"), 1.0),
+    ],
+)
+def test_an_option_is_a_name_or_a_file_and_a_strength(option: str, place: str | Path, strength: float) -> None:
+    assert Wish.of_option(option) == Wish(place, strength)
+
+
+@pytest.mark.parametrize("option", ["", "ink:much", "ink:", ":0.5", "ink:0.5:0.5x"])
+def test_an_option_that_cannot_be_meant_is_a_usage_error(option: str) -> None:
+    with pytest.raises(UsageError, match="-n"):
+        Wish.of_option(option)
+
+
+def test_tags_come_before_options_and_options_become_tags(library: Path) -> None:
+    stacked = find_stack(split_tags("a <hypernet:wash:0.2>"), ["ink:0.5", str(library / "mist.pt")], {})
+    assert [network.name for network in stacked.networks] == ["wash", "ink", "mist"]
+    assert stacked.strengths == (0.2, 0.5, 1.0)
+    assert stacked.prompt.written == "a <hypernet:wash:0.2> <hypernet:ink:0.5> <hypernet:mist:1>"
+
+
+def test_a_hash_given_as_an_option_is_stored_under_the_files_name(library: Path) -> None:
+    content = load(library / "ink.pt").content_hash
+    stacked = find_stack(split_tags("a"), [content], {})
+    assert stacked.prompt.written == "a <hypernet:ink:1>"
+
+
+def test_a_tag_opens_no_file_by_its_path(library: Path) -> None:
+    with pytest.raises(NotFound):
+        find_networks([Wish.of_tag(Tag(str(library / "ink.pt")))], {})
+
+
+def test_an_unknown_name_is_an_error_with_the_nearest(library: Path) -> None:
+    with pytest.raises(NotFound) as missing:
+        find_stack(split_tags("a <hypernet:imk:1>"), (), {})
+    assert missing.value.hint == "did you mean ink?"
+
+
+def test_what_comes_with_the_model_goes_before_the_library(library: Path, tmp_path: Path) -> None:
+    own = tmp_path / "ink.pt"
+    shutil.copy(library / "wash.pt", own)
+    (network,) = find_networks([Wish("ink", 1.0)], {"ink": own})
+    assert network.network.path == str(own)
+    assert find_networks([Wish("mist", 1.0)], {"ink": own})[0].name == "mist"
+    with pytest.raises(NotFound) as missing:
+        find_networks([Wish("imk", 1.0)], {"ink": own})
+    assert "ink" in str(missing.value.hint)
+
+
+def test_two_networks_of_one_name_are_not_guessed_between(library: Path, tmp_path: Path) -> None:
+    shutil.copy(library / "wash.pt", tmp_path / "ink.pt")
+    with Registry(paths.registry_file()) as registry:
+        list(scan(registry, [tmp_path]))
+    with pytest.raises(AmbiguousName):
+        find_networks([Wish("ink", 1.0)], {})
+
+
+def test_what_is_no_hypernetwork_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html><html></html>")
+    with pytest.raises(FileRefused):
+        find_networks([Wish.of_option(str(tmp_path / "page.pt"))], {})
+
+
+def test_a_converted_file_goes_by_the_hash_of_its_source(network_files: Path, tmp_path: Path) -> None:
+    source = network_files / "ink.pt"
+    save(load(source), tmp_path / "ink.safetensors")
+    networks = find_networks([Wish(source, 1.0), Wish(tmp_path / "ink.safetensors", 1.0)], {})
+    assert [network.hash for network in networks] == [hashlib.sha256(source.read_bytes()).hexdigest()[:10]] * 2

@@ -1,0 +1,247 @@
+"""Every path computes the same stack: the reference against torch's own modules, the others against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from networks import ACTIVATIONS as TORCH_MODULES
+from torch import Tensor
+
+from hnetkit.errors import KernelUnavailable, UsageError
+from hnetkit.kernels import activations, affine, eager, reference
+from hnetkit.kernels.dispatch import PATHS, chosen_path
+from hnetkit.kernels.mlp import MLPWeights, StageWeights
+
+RELATIVE = {torch.float32: 5e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """Memory that was never written is NaN, so that a result that nobody computed cannot pass."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def random_mlp(
+    seed: int,
+    shapes: Sequence[int] = (24, 48, 24),
+    activation: str | None = "relu",
+    *,
+    norm: bool = False,
+    bias: bool = True,
+    last: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> MLPWeights:
+    """Weights at a scale that keeps activations busy; `last` puts the activation after the last stage too."""
+    noise = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=noise, dtype=torch.float64)
+
+    stages = []
+    for number, (wide, out) in enumerate(zip(shapes, shapes[1:], strict=False)):
+        active = activation if last or number < len(shapes) - 2 else None
+        stage = StageWeights(
+            weight=draw(out, wide) * 1.5 / wide**0.5,
+            bias=draw(out) if bias else None,
+            activation=active,
+            slope=draw(1).abs() if active == "prelu" else None,
+            norm_weight=1 + draw(out) / 4 if norm else None,
+            norm_bias=draw(out) / 4 if norm else None,
+        )
+        stages.append(StageWeights(*(t.to(dtype) if isinstance(t, Tensor) else t for t in stage)))
+    return tuple(stages)
+
+
+def cast(mlps: Sequence[MLPWeights], dtype: torch.dtype) -> list[MLPWeights]:
+    return [
+        tuple(StageWeights(*(t.to(dtype) if isinstance(t, Tensor) else t for t in stage)) for stage in mlp)
+        for mlp in mlps
+    ]
+
+
+def context(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(99), dtype=torch.float64).to(dtype)
+
+
+def relative(got: Tensor, truth: Tensor, scale: Tensor | None = None) -> float:
+    scale = truth if scale is None else scale
+    return float((got.detach().double() - truth.detach().double()).norm() / scale.detach().double().norm())
+
+
+def torch_modules(mlp: MLPWeights, x: Tensor) -> Tensor:
+    """The same MLP in torch's own modules."""
+    for stage in mlp:
+        x = torch.nn.functional.linear(x, stage.weight, stage.bias)
+        if stage.activation:
+            module = TORCH_MODULES[stage.activation]().eval().to(x.dtype)
+            if stage.slope is not None:
+                module.weight.data = stage.slope  # type: ignore[assignment]
+            x = module(x)
+        if stage.norm_weight is not None:
+            x = torch.nn.functional.layer_norm(x, x.shape[-1:], stage.norm_weight, stage.norm_bias)
+    return x
+
+
+def test_the_table_has_every_activation_that_a1111_accepts_and_that_makes_sense() -> None:
+    of_torch = {name.lower() for name in torch.nn.modules.activation.__all__}
+    refused = {"glu", "threshold", "multiheadattention", "softmax", "softmax2d", "softmin", "logsoftmax"}
+    assert activations.NAMES == (of_torch - refused) | {"swish"}
+    assert set(reference.FORMULAS) == activations.NAMES - {"prelu"}
+
+
+@pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
+@pytest.mark.parametrize("name", sorted(activations.NAMES))
+def test_the_reference_is_what_torch_computes(name: str, norm: bool) -> None:
+    mlps = [random_mlp(seed, activation=name, norm=norm, last=True) for seed in (1, 2)]
+    x = context(3, 7, 24)
+    truth = x
+    for mlp, strength in zip(mlps, (0.7, -1.3), strict=True):
+        truth = truth + strength * torch_modules(mlp, truth)
+    got = reference.apply(x, mlps, torch.tensor([0.7, -1.3], dtype=torch.float64))
+    assert relative(got, truth) < 1e-12
+
+
+@pytest.mark.parametrize("dtype", RELATIVE, ids=lambda dtype: str(dtype)[6:])
+@pytest.mark.parametrize("name", [None, *sorted(activations.NAMES)])
+def test_eager_is_as_exact_as_its_dtype_allows(name: str | None, dtype: torch.dtype) -> None:
+    mlps = cast([random_mlp(seed, activation=name, norm=seed == 2) for seed in (1, 2, 3)], dtype)
+    x, strengths = context(3, 7, 24, dtype=dtype), torch.tensor([0.7, -0.4, 1.1])
+    truth = reference.apply(x.double(), cast(mlps, torch.float64), strengths)
+    plain = x
+    for mlp, strength in zip(mlps, strengths.tolist(), strict=True):
+        plain = plain + strength * torch_modules(mlp, plain)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad):
+            got = eager.apply(x, mlps, strengths)
+        assert got.dtype == dtype
+        assert relative(got, truth) <= RELATIVE[dtype]
+        assert relative(got, truth) <= 1.25 * relative(plain, truth) + 1e-5
+        delta = truth - x.double()
+        assert relative(got, truth, delta) <= 1.5 * relative(plain, truth, delta) + 1e-6
+
+
+@pytest.mark.parametrize("shape", [(24,), (1, 24), (0, 24), (5, 24), (2, 3, 5, 24)], ids=str)
+@pytest.mark.parametrize("hidden", [(2,), (7, 76), (48, 96, 48)], ids=str)
+@pytest.mark.parametrize("path", PATHS)
+def test_any_shape_of_context_and_of_network(path: str, shape: tuple[int, ...], hidden: tuple[int, ...]) -> None:
+    mlps = [random_mlp(seed, (24, *hidden, 24), "mish", bias=seed == 1) for seed in (1, 2)]
+    x, strengths = context(*shape), torch.tensor([0.7, 0.5])
+    truth = reference.apply(x, mlps, strengths)
+    got = PATHS[path](x.float(), cast(mlps, torch.float32), strengths)
+    assert got.shape == x.shape
+    assert torch.allclose(got.double(), truth, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("dtype", RELATIVE, ids=lambda dtype: str(dtype)[6:])
+def test_the_context_is_never_written_to(path: str, dtype: torch.dtype) -> None:
+    mlps = cast([random_mlp(1), random_mlp(2)], dtype)
+    whole = context(4, 2, 24, dtype=dtype)
+    for x in (whole, whole.transpose(0, 1), whole[1:3]):
+        before = x.clone()
+        with torch.no_grad():
+            PATHS[path](x, mlps, torch.tensor([0.7, 0.5]))
+        assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_empty_stack_gives_the_context(path: str) -> None:
+    x = context(3, 24, dtype=torch.bfloat16)
+    assert torch.equal(PATHS[path](x, [], torch.empty(0)), x)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_order_matters(path: str) -> None:
+    first, second = cast([random_mlp(1), random_mlp(2)], torch.float32)
+    x, half = context(3, 24, dtype=torch.float32), torch.tensor([0.5, 0.5])
+    there, back = PATHS[path](x, [first, second], half), PATHS[path](x, [second, first], half)
+    assert relative(there, back) > 1e-2
+
+
+def test_the_residual_stays_in_fp32_across_the_stack() -> None:
+    """64 small steps that bf16 could not add one by one: each is under half a unit in the last place."""
+    one = (StageWeights(torch.zeros(24, 24).bfloat16(), torch.ones(24).bfloat16()),)
+    x = torch.ones(2, 24).bfloat16()
+    got = eager.apply(x, [one] * 64, torch.full((64,), 1 / 1024))
+    assert torch.equal(got, torch.full((2, 24), 1 + 64 / 1024).bfloat16())
+
+
+def test_a_wider_context_is_not_rounded_to_the_weights() -> None:
+    mlps = cast([random_mlp(1)], torch.bfloat16)
+    x = context(5, 24, dtype=torch.float32)
+    got = eager.apply(x, mlps, torch.tensor([1e-6]))
+    assert got.dtype == torch.float32
+    assert relative(got, x) < 1e-4
+
+
+def test_gradients_are_those_of_the_reference() -> None:
+    mlps = [random_mlp(seed, activation="mish", norm=True) for seed in (1, 2)]
+    strengths = torch.tensor([0.7, -0.4], dtype=torch.float64)
+    gradients = []
+    for path in (eager.apply, reference.apply):
+        x = context(5, 24).requires_grad_()
+        weight = mlps[0][0].weight.clone().requires_grad_()
+        path(x, [(mlps[0][0]._replace(weight=weight), *mlps[0][1:]), mlps[1]], strengths).square().sum().backward()
+        gradients.append((x.grad, weight.grad))
+    for got, truth in zip(*gradients, strict=True):
+        assert got is not None
+        assert truth is not None
+        assert relative(got, truth) < 1e-10
+
+
+def affine_stack() -> tuple[list[MLPWeights], list[float]]:
+    mlps = [random_mlp(1, (24, 48, 24), None), random_mlp(2, (24, 12, 30, 24), None, bias=False), random_mlp(3, (24, 24), None)]
+    return mlps, [0.7, -1.2, 0.4]
+
+
+def test_composed_maps_are_the_stack() -> None:
+    mlps, strengths = affine_stack()
+    x = context(5, 24)
+    truth = reference.apply(x, mlps, torch.tensor(strengths, dtype=torch.float64))
+    total = affine.compose(zip(map(affine.collapse, mlps), strengths, strict=True))
+    assert relative(x + x @ total.matrix.T + total.offset, truth) < 1e-13
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_folded_map_gives_the_projection_of_the_stack(with_bias: bool) -> None:
+    mlps, strengths = affine_stack()
+    x, weight, bias = context(5, 24), context(16, 24), context(16) if with_bias else None
+    truth = torch.nn.functional.linear(
+        reference.apply(x, mlps, torch.tensor(strengths, dtype=torch.float64)), weight, bias
+    )
+    total = affine.compose(zip(map(affine.collapse, mlps), strengths, strict=True))
+    assert relative(torch.nn.functional.linear(x, *affine.fold(weight, bias, total)), truth) < 1e-13
+    half = None if bias is None else bias.bfloat16()
+    folded = affine.fold(weight.bfloat16(), half, total)
+    exact = affine.fold(weight.bfloat16().double(), None if half is None else half.double(), total)
+    assert all(torch.equal(got, once.bfloat16()) for got, once in zip(folded, exact, strict=True)), "rounded once"
+
+
+def test_nothing_cannot_be_composed() -> None:
+    with pytest.raises(ValueError, match="no map"):
+        affine.compose([])
+
+
+@pytest.mark.parametrize(("name", "path"), [("", "eager"), ("auto", "eager"), ("eager", "eager"), ("reference", "reference")])
+def test_a_path_can_be_forced(monkeypatch: pytest.MonkeyPatch, name: str, path: str) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", name)
+    assert chosen_path() == path
+
+
+@pytest.mark.parametrize("name", ["grouped", "fused", "chain"])
+def test_a_forced_path_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", name)
+    with pytest.raises(KernelUnavailable, match=name):
+        chosen_path()
+
+
+def test_a_misspelt_path_gets_the_near_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", "eagre")
+    with pytest.raises(UsageError) as refused:
+        chosen_path()
+    assert refused.value.hint == "set it to eager"

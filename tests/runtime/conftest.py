@@ -1,0 +1,48 @@
+"""Networks that the runtime's tests share: widths of the tiny pipelines, four builds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from networks import network_file
+from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+
+import hnetkit
+from hnetkit.network import Hypernetwork
+
+
+def _network(folder: Path, name: str, activation: str | None, **options: Any) -> Hypernetwork:
+    widths = (*SELF_WIDTHS, SD_CROSS_WIDTH)
+    return hnetkit.load(network_file(folder, f"{name}.pt", widths=widths, activation=activation, scale=0.3, **options))
+
+
+@pytest.fixture
+def pipe() -> Any:
+    """A tiny Stable Diffusion pipeline, fp32, on the CPU."""
+    return tiny_sd()
+
+
+@pytest.fixture
+def ink(tmp_path: Path) -> Hypernetwork:
+    """[1, 2, 1], ReLU."""
+    return _network(tmp_path, "ink", "relu", seed=1)
+
+
+@pytest.fixture
+def wash(tmp_path: Path) -> Hypernetwork:
+    """[1, 2, 1], Mish, layer norm."""
+    return _network(tmp_path, "wash", "mish", layer_norm=True, seed=2)
+
+
+@pytest.fixture
+def tint(tmp_path: Path) -> Hypernetwork:
+    """[1, 2, 1], affine."""
+    return _network(tmp_path, "tint", None, seed=3)
+
+
+@pytest.fixture
+def shade(tmp_path: Path) -> Hypernetwork:
+    """[1, 1, 2, 1], affine."""
+    return _network(tmp_path, "shade", "linear", structure=(1, 1, 2, 1), seed=4)

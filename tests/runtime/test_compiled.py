@@ -1,0 +1,180 @@
+"""UNets under `torch.compile`: networks come, change and go after the first compiled call, and each of it is seen.
+
+Tracing is the same for every backend, so all but one test use the one that runs the traced graph as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from pipelines import tiny_sd, unet_call
+from torch import Tensor
+from unet_truth import lora, relative, run
+
+import hnetkit
+from hnetkit.errors import AttachError
+from hnetkit.network import Hypernetwork
+
+
+class Graphs:
+    """A backend that runs graphs as they are and counts them."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        self.count += 1
+        return graph.forward
+
+
+@pytest.fixture
+def graphs() -> Iterator[Graphs]:
+    torch.compiler.reset()
+    yield Graphs()
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def pipe() -> Any:
+    return tiny_sd(channels=(8,))
+
+
+@pytest.fixture
+def twin() -> Any:
+    """The same pipeline, never compiled."""
+    return tiny_sd(channels=(8,))
+
+
+def compiled_model(pipe: Any, backend: Any) -> Callable[[], Tensor]:
+    pipe.unet = torch.compile(pipe.unet, backend=backend, fullgraph=True)
+    return lambda: run(pipe)
+
+
+def compiled_in_place(pipe: Any, backend: Any) -> Callable[[], Tensor]:
+    pipe.unet.compile(backend=backend, fullgraph=True)
+    return lambda: run(pipe)
+
+
+def compiled_by_block(pipe: Any, backend: Any) -> Callable[[], Tensor]:
+    pipe.unet.compile_repeated_blocks(backend=backend, fullgraph=True)
+    return lambda: run(pipe)
+
+
+def compiled_elsewhere(pipe: Any, backend: Any) -> Callable[[], Tensor]:
+    step = torch.compile(lambda **call: pipe.unet(**call, return_dict=False)[0], backend=backend)
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            result: Tensor = step(**unet_call(pipe))
+        return result
+
+    return call
+
+
+@pytest.mark.parametrize("compiled", [compiled_model, compiled_in_place, compiled_by_block, compiled_elsewhere])
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_compile_run_attach_run_differs_and_detach_gives_the_first_bits(
+    pipe: Any, twin: Any, graphs: Graphs, ink: Hypernetwork, tint: Hypernetwork, compiled: Any
+) -> None:
+    call = compiled(pipe, graphs)
+    first = call()
+    assert torch.equal(first, run(twin))
+    for net in (ink, tint):
+        for one in (pipe, twin):
+            hnetkit.load_hypernetwork(one, net, strength=0.8)
+        assert relative(call(), first) > 1e-3
+        assert relative(call(), run(twin)) <= 1e-6
+    hnetkit.unload_hypernetworks(pipe)
+    assert torch.equal(call(), first)
+    assert graphs.count > 0
+
+
+def test_dropped_code_is_said(pipe: Any, graphs: Graphs, ink: Hypernetwork) -> None:
+    call = compiled_model(pipe, graphs)
+    call()
+    with pytest.warns(UserWarning, match="compiles again"):
+        hnetkit.load_hypernetwork(pipe, ink)
+
+
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_a_strength_change_compiles_nothing_and_a_change_of_the_stack_is_seen(
+    pipe: Any, twin: Any, graphs: Graphs, ink: Hypernetwork, tint: Hypernetwork
+) -> None:
+    call = compiled_model(pipe, graphs)
+
+    def both(verb: Callable[..., None], *arguments: Any) -> None:
+        for one in (pipe, twin):
+            verb(one, *arguments)
+        assert relative(call(), run(twin)) <= 1e-6
+
+    both(hnetkit.load_hypernetwork, ink)
+    both(hnetkit.load_hypernetwork, tint)
+    before = graphs.count
+    both(hnetkit.set_hypernetworks, ["ink", "tint"], [0.3, -0.7])
+    both(hnetkit.set_hypernetworks, ["ink", "tint"], [hnetkit.Strength(1.5, cross_v=0.2), 0.1])
+    assert graphs.count == before
+    both(hnetkit.set_hypernetworks, ["tint", "ink"], [0.3, 0.7])
+    both(hnetkit.set_hypernetworks, ["ink"], [hnetkit.Strength(cross_v=0)])
+    both(hnetkit.set_hypernetworks, ["ink"], [hnetkit.Strength(blocks={"mid_block": 0.3})])
+    both(hnetkit.disable_hypernetworks)
+    both(hnetkit.enable_hypernetworks)
+    both(hnetkit.unload_hypernetworks, ["tint"])
+
+
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_a_window_opens_and_closes_in_compiled_code(pipe: Any, twin: Any, graphs: Graphs, ink: Hypernetwork) -> None:
+    call = compiled_model(pipe, graphs)
+    bare = call()
+    for one in (pipe, twin):
+        hnetkit.load_hypernetwork(one, ink, strength=hnetkit.Strength(end=0.5))
+    for picture in range(2):
+        before = graphs.count
+        for step in range(4):
+            for one in (pipe, twin):
+                hnetkit.set_progress(one, step, 4)
+            assert relative(call(), run(twin)) <= 1e-6
+            assert torch.equal(call(), bare) == (step >= 2)
+        assert graphs.count - before == (2 if picture == 0 else 0), "one graph open, one closed, and then no more"
+
+
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_a_lora_that_comes_after_compiled_code(pipe: Any, twin: Any, graphs: Graphs, ink: Hypernetwork) -> None:
+    pipe.unet.compile(backend=graphs)
+    for one in (pipe, twin):
+        hnetkit.load_hypernetwork(one, ink)
+    run(pipe)
+    for one in (pipe, twin):
+        one.load_lora_weights(lora(twin if one is twin else tiny_sd(channels=(8,))))
+    assert relative(run(pipe), run(twin)) <= 1e-6
+    assert relative(run(pipe), run(twin)) <= 1e-6
+
+
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_projections_fused_after_compiled_code_are_refused(pipe: Any, graphs: Graphs, ink: Hypernetwork) -> None:
+    pipe.unet.compile(backend=graphs)
+    hnetkit.load_hypernetwork(pipe, ink)
+    run(pipe)
+    pipe.fuse_qkv_projections()
+    with pytest.raises(AttachError, match="fused"):
+        run(pipe)
+
+
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_inductor(pipe: Any, twin: Any, graphs: Graphs, ink: Hypernetwork) -> None:
+    """The default backend, once, with a C++ compiler: buffers are inputs of its code and not constants in it."""
+    call = compiled_model(pipe, "inductor")
+    try:
+        call()
+    except Exception as error:
+        if "compiler" not in str(error).lower():
+            raise
+        pytest.skip("inductor finds no C++ compiler")
+    for one in (pipe, twin):
+        hnetkit.load_hypernetwork(one, ink)
+    assert relative(call(), run(twin)) <= 1e-5
+    for one in (pipe, twin):
+        hnetkit.set_hypernetworks(one, ["ink"], [-0.4])
+    assert relative(call(), run(twin)) <= 1e-5

@@ -1,0 +1,156 @@
+"""Affine networks in the weights of `to_k` and `to_v`: when, how exactly, and what is refused meanwhile."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import network_file
+from pipelines import draw, tiny_sd
+from safetensors.torch import load_file
+from torch import nn
+from unet_truth import plain, relative, run, surface
+
+import hnetkit
+from hnetkit.errors import AttachError
+from hnetkit.kernels import affine
+from hnetkit.network import Hypernetwork
+from hnetkit.runtime import folding
+from hnetkit.runtime.weights import materialise
+
+ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0"
+
+
+def folded(pipe: Any) -> set[str]:
+    """The networks that are in some layer's weights."""
+    return {name for part in hnetkit.explain(pipe)["parts"] for name in part["folded"]}
+
+
+def test_folded_weights_are_a_float64_product_rounded_once(pipe: Any, tint: Hypernetwork, shade: Hypernetwork) -> None:
+    pipe.unet.to(torch.bfloat16)
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.5)
+    hnetkit.load_hypernetwork(pipe, shade, strength=-0.75)
+    for attention, width in (("attn1", 20), ("attn2", 24)):
+        for side in ("key", "value"):
+            maps = [
+                affine.collapse(materialise(getattr(net.mlps[width], side), torch.device("cpu"), torch.float64))
+                for net in (tint, shade)
+            ]
+            name = f"{ATTENTION}.{attention}.to_{side[0]}"
+            exact = affine.fold(before[f"{name}.weight"].double(), None, affine.compose(zip(maps, (0.5, -0.75), strict=True)))
+            module = pipe.unet.get_submodule(name)
+            for got, truth in zip((module.weight, module.bias), exact, strict=True):
+                assert (got == truth.bfloat16()).float().mean() > 0.99, "all but ties: the maps are held in fp32"
+
+
+@pytest.mark.parametrize("save", ["state_dict", "save_pretrained", "pipeline", "block"])
+def test_saving_while_folded_is_refused(pipe: Any, tint: Hypernetwork, tmp_path: Path, save: str) -> None:
+    hnetkit.load_hypernetwork(pipe, tint)
+    attempts = {
+        "state_dict": lambda: pipe.unet.state_dict(),
+        "save_pretrained": lambda: pipe.unet.save_pretrained(tmp_path / "unet"),
+        "pipeline": lambda: pipe.save_pretrained(tmp_path / "pipe"),
+        "block": lambda: pipe.unet.down_blocks[0].state_dict(),
+    }
+    with pytest.raises(AttachError, match="folded") as refused:
+        attempts[save]()
+    assert "unload_hypernetworks" in str(refused.value.hint)
+    hnetkit.unload_hypernetworks(pipe)
+    attempts[save]()
+
+
+def test_saving_with_networks_that_are_not_folded_saves_the_model_alone(pipe: Any, ink: Hypernetwork, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    hnetkit.load_hypernetwork(pipe, ink)
+    pipe.unet.save_pretrained(tmp_path)
+    saved = load_file(next(tmp_path.glob("*.safetensors")))
+    assert {name: value.shape for name, value in saved.items()} == {name: value.shape for name, value in before.items()}
+    assert all(torch.equal(saved[name], value) for name, value in before.items())
+
+
+def test_a_strength_change_folds_again_into_the_same_memory(pipe: Any, tint: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.5)
+    places = {name: parameter.data_ptr() for name, parameter in pipe.unet.named_parameters()}
+    hnetkit.set_hypernetworks(pipe, ["tint"], [1.5])
+    assert {name: parameter.data_ptr() for name, parameter in pipe.unet.named_parameters()} == places
+    assert relative(run(pipe), plain(pipe, [(tint, 1.5)])) <= 1e-5
+
+
+def test_only_the_affine_end_of_a_stack_is_folded(pipe: Any, tint: Hypernetwork, ink: Hypernetwork, shade: Hypernetwork) -> None:
+    for net in (tint, ink, shade):
+        hnetkit.load_hypernetwork(pipe, net)
+    assert folded(pipe) == {"shade"}
+    assert {part["path"] for part in hnetkit.explain(pipe)["parts"]} == {"eager", "text-once"}
+
+
+def test_a_projection_with_a_bias(tint: Hypernetwork) -> None:
+    pipe = tiny_sd()
+    for name, module in list(pipe.unet.named_modules()):
+        if name.endswith(("to_k", "to_v")):
+            module.bias = nn.Parameter(torch.linspace(-1, 1, module.out_features))
+    before = surface(pipe.unet)
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.7)
+    assert folded(pipe) == {"tint"}
+    assert relative(run(pipe), plain(pipe, [(tint, 0.7)])) <= 1e-5
+    hnetkit.unload_hypernetworks(pipe)
+    assert surface(pipe.unet) == before
+
+
+def test_frozen_and_trainable_weights_stay_so(pipe: Any, tint: Hypernetwork) -> None:
+    pipe.unet.requires_grad_(False)
+    hnetkit.load_hypernetwork(pipe, tint)
+    assert not any(parameter.requires_grad for parameter in pipe.unet.parameters())
+
+
+def test_a_projection_that_is_no_plain_linear_is_left_alone(pipe: Any, tint: Hypernetwork) -> None:
+    class Quantised(nn.Linear):
+        pass
+
+    attention = pipe.unet.get_submodule(f"{ATTENTION}.attn1")
+    old, attention.to_k = attention.to_k, Quantised(20, 20, bias=False)
+    attention.to_k.weight = old.weight
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.7)
+    assert folded(pipe) == set()
+    assert relative(run(pipe), plain(pipe, [(tint, 0.7)])) <= 1e-5
+
+
+def test_a_map_is_kept_out_of_the_weights_where_folding_takes_long(
+    pipe: Any, tint: Hypernetwork, shade: Hypernetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One product per layer then, as on SD 1.5 with a CPU."""
+    monkeypatch.setattr(folding, "CPU_RATE", 1e3)
+    for net in (tint, shade):
+        hnetkit.load_hypernetwork(pipe, net, strength=0.5)
+    plan = hnetkit.explain(pipe)
+    assert {(part["kind"], part["path"]) for part in plan["parts"]} == {("self", "affine"), ("cross", "text-once")}
+    assert {tuple(map(tuple, part["steps"])) for part in plan["parts"]} == {(("tint", "shade"),)}
+    assert relative(run(pipe), plain(pipe, [(tint, 0.5), (shade, 0.5)])) <= 1e-5
+    hnetkit.set_hypernetworks(pipe, ["shade", "tint"], [1.0, 0.25])
+    assert relative(run(pipe), plain(pipe, [(shade, 1.0), (tint, 0.25)])) <= 1e-5
+
+
+def test_what_a_device_folds_is_a_table_and_not_a_measurement() -> None:
+    cpu = torch.device("cpu")
+    sd15_one_network = 2 * (42.8e9 + 0)
+    assert folding.is_worth_folding(int(1e9), cpu)
+    assert not folding.is_worth_folding(int(sd15_one_network), cpu)
+    assert not folding.is_worth_folding(1, torch.device("mps"))
+
+
+def test_a_network_with_a_narrow_middle_keeps_its_factors(pipe: Any, tmp_path: Path) -> None:
+    """Its two products are less work than one of ``[d, d]``."""
+    net = hnetkit.load(network_file(tmp_path, widths=(8, 20, 24), structure=(1, 0.25, 1), activation=None, scale=0.3))
+    hnetkit.load_hypernetwork(pipe, net)
+    assert {part["path"] for part in hnetkit.explain(pipe)["parts"]} == {"eager", "text-once"}
+    assert relative(run(pipe), plain(pipe, [(net, 1.0)])) <= 1e-5
+
+
+def test_disabling_takes_the_map_out_of_the_weights(pipe: Any, tint: Hypernetwork) -> None:
+    before, picture = surface(pipe.unet)["state"], draw(pipe)
+    hnetkit.load_hypernetwork(pipe, tint)
+    hnetkit.disable_hypernetworks(pipe)
+    assert surface(pipe.unet)["state"] == before
+    assert torch.equal(draw(pipe), picture)

@@ -1,0 +1,216 @@
+"""`Stack` against the outputs that the original implementation recorded, and against torch's own modules."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import plain_a1111
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import ACTIVATIONS, network_file
+from safetensors.torch import load_file
+from torch import Tensor
+
+import hnetkit
+from hnetkit.errors import KernelUnavailable, UsageError
+from hnetkit.network import Hypernetwork
+
+STACKS = [f"stack{number}" for number in range(7)]
+FP32 = 1e-5
+
+
+@pytest.fixture(scope="session")
+def golden(shared: Path) -> dict[str, Any]:
+    """The cases, the recorded tensors, and every network."""
+    folder = shared / "data" / "golden"
+    cases = json.loads((folder / "cases.json").read_text())
+    networks = {case["name"]: hnetkit.load(folder / case["file"]) for case in cases["files"]}
+    return {**cases, "expected": load_file(folder / "expected.safetensors"), "networks": networks}
+
+
+def relative(got: Tensor, truth: Tensor) -> float:
+    return float((got.double() - truth.double()).norm() / truth.double().norm())
+
+
+def test_every_recorded_strength_of_every_file(golden: dict[str, Any]) -> None:
+    recorded = 0
+    for key, truth in golden["expected"].items():
+        name, *rest = key.split("/")
+        if name.startswith("stack") or rest[-1] == "x":
+            continue
+        width, (side, strength) = rest[0], rest[1].split("@")
+        x = golden["expected"][f"{name}/{width}/x"]
+        k, v = hnetkit.Stack([(golden["networks"][name], float(strength))])(x)
+        assert relative({"k": k, "v": v}[side], truth) <= FP32, key
+        recorded += 1
+    assert recorded > 100
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_every_recorded_stack(golden: dict[str, Any], stack: str) -> None:
+    case = next(case for case in golden["stacks"] if case["id"] == stack)
+    items = zip((golden["networks"][name] for name in case["names"]), case["multipliers"], strict=True)
+    k, v = hnetkit.Stack(items)(golden["expected"][f"{stack}/x"])
+    assert relative(k, golden["expected"][f"{stack}/k"]) <= FP32
+    assert relative(v, golden["expected"][f"{stack}/v"]) <= FP32
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "limit"), [("sigmoid_fp16", torch.float16, 2e-3), ("silu_bf16", torch.bfloat16, 5e-3)]
+)
+def test_a_half_precision_file_applied_in_its_own_precision(
+    golden: dict[str, Any], name: str, dtype: torch.dtype, limit: float
+) -> None:
+    """bf16 has 8 bits: the recorded x rounded to it is 1.7e-3 off before anything is computed."""
+    for width in golden["networks"][name].widths:
+        x = golden["expected"][f"{name}/{width}/x"]
+        contexts = hnetkit.Stack([(golden["networks"][name], 1.0)])(x.to(dtype))
+        plain = plain_a1111.apply(x.to(dtype), [(plain_a1111.modules_of(golden["networks"][name], dtype), 1.0)])
+        for side, got, usual in zip("kv", contexts, plain, strict=True):
+            truth = golden["expected"][f"{name}/{width}/{side}@1.0"]
+            assert got.dtype == dtype
+            assert relative(got, truth) <= limit
+            assert relative(got, truth) <= 1.1 * relative(usual, truth)
+
+
+def network(folder: Path, name: str = "net.pt", **options: Any) -> Hypernetwork:
+    return hnetkit.load(network_file(folder, name, **options))
+
+
+def context(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(7))
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_any_stack_is_what_torch_modules_compute(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.mktemp("stack")
+    items = []
+    for seed in range(data.draw(st.integers(1, 4))):
+        made = network(
+            folder,
+            f"{seed}.pt",
+            widths=data.draw(st.sampled_from([(8,), (12,), (8, 12)])),
+            structure=(1, *data.draw(st.lists(st.sampled_from([0.5, 1, 1.7, 3]), max_size=2)), 1),
+            activation=data.draw(st.sampled_from([None, "linear", *ACTIVATIONS])),
+            layer_norm=data.draw(st.booleans()),
+            activate_output=data.draw(st.booleans()),
+            dtype=data.draw(st.sampled_from([torch.float32, torch.float16])),
+            seed=seed,
+            scale=0.3,
+        )
+        items.append((made, data.draw(st.floats(-2, 2, allow_nan=False).map(lambda s: round(s, 3)))))
+    x = context(2, 5, 8)
+    truth = plain_a1111.apply(x, [(plain_a1111.modules_of(made), strength) for made, strength in items])
+    for got, want in zip(hnetkit.Stack(items)(x), truth, strict=True):
+        assert relative(got, want) <= 1e-5
+
+
+def test_a_width_that_no_network_has_is_left_alone(tmp_path: Path) -> None:
+    x = context(2, 10)
+    k, v = hnetkit.Stack([(network(tmp_path), 1.0)])(x)
+    assert k is x
+    assert v is x
+
+
+def test_strength_zero_is_bit_identical_to_none(tmp_path: Path) -> None:
+    x = torch.cat([context(3, 8), torch.tensor([[-0.0, torch.inf, torch.nan] + [0.0] * 5])])
+    k, v = hnetkit.Stack([(network(tmp_path), 0.0)])(x)
+    assert torch.equal(k.view(torch.int32), x.view(torch.int32))
+    assert torch.equal(v.view(torch.int32), x.view(torch.int32))
+
+
+def test_an_empty_stack_changes_nothing() -> None:
+    x = context(3, 8)
+    assert hnetkit.Stack([])(x) == (x, x)
+
+
+def test_k_and_v_have_weights_of_their_own(tmp_path: Path) -> None:
+    net, x = network(tmp_path), context(3, 8)
+    modules = plain_a1111.modules_of(net)[8]
+    k, v = hnetkit.Stack([(net, 1.0)])(x)
+    assert relative(k, x + modules[0](x)) <= FP32
+    assert relative(v, x + modules[1](x)) <= FP32
+    assert relative(k, v) > 1e-2
+
+
+def test_each_number_of_a_strength_goes_to_its_place(tmp_path: Path) -> None:
+    net, x = network(tmp_path), context(3, 8)
+    key, value = plain_a1111.modules_of(net)[8]
+    strength = hnetkit.Strength(9.0, self_k=0.1, self_v=0.2, cross_k=0.3, cross_v=0.4)
+    for kind, (s_k, s_v) in {"self": (0.1, 0.2), "cross": (0.3, 0.4)}.items():
+        k, v = hnetkit.Stack([(net, strength)])(x, kind=kind)
+        assert relative(k, x + s_k * key(x)) <= FP32
+        assert relative(v, x + s_v * value(x)) <= FP32
+
+
+@pytest.mark.parametrize(("width", "kind"), [(320, "self"), (768, "cross"), (1024, "cross"), (2048, "cross")])
+def test_the_text_widths_count_as_cross_attention(tmp_path: Path, width: int, kind: str) -> None:
+    net, x = network(tmp_path, widths=(width,), structure=(1, 0.1, 1)), context(1, width)
+    stack = hnetkit.Stack([(net, hnetkit.Strength(self_k=0.5, self_v=0.5, cross_k=2, cross_v=2))])
+    assert torch.equal(stack(x)[0], stack(x, kind=kind)[0])
+
+
+def test_a_window_opens_and_closes(tmp_path: Path) -> None:
+    net, x = network(tmp_path), context(3, 8)
+    stack = hnetkit.Stack([(net, hnetkit.Strength(1.0, start=0.25, end=0.5))])
+    inside = hnetkit.Stack([(net, 1.0)])(x)[0]
+    for progress, is_open in [(0.0, False), (0.25, True), (0.4, True), (0.5, True), (0.51, False), (None, True)]:
+        k, _ = stack(x, progress=progress)
+        assert torch.equal(k, inside if is_open else x), progress
+
+
+def test_windows_that_meet_share_the_steps_out(tmp_path: Path) -> None:
+    first, second = hnetkit.Strength(end=0.6), hnetkit.Strength(start=0.6)
+    steps = [((step + 0.5) / 20, step) for step in range(20)]
+    assert [step for progress, step in steps if first.applies_at(progress)] == list(range(12))
+    assert [step for progress, step in steps if second.applies_at(progress)] == list(range(12, 20))
+
+
+def test_any_leading_shape_and_dtype(tmp_path: Path) -> None:
+    net = network(tmp_path)
+    for shape in [(8,), (0, 8), (2, 3, 4, 8)]:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+            x = context(*shape).to(dtype)
+            k, v = hnetkit.Stack([(net, 0.5)])(x)
+            assert (k.shape, k.dtype, v.shape, v.dtype) == (x.shape, dtype, x.shape, dtype)
+
+
+def test_weights_are_read_once(tmp_path: Path) -> None:
+    path = network_file(tmp_path)
+    stack = hnetkit.Stack([(hnetkit.load(path), 0.5)])
+    x = context(3, 8)
+    before = stack(x)
+    path.write_bytes(b"")
+    assert all(torch.equal(now, then) for now, then in zip(stack(x), before, strict=True))
+
+
+def test_the_reference_can_be_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack, x = hnetkit.Stack([(network(tmp_path, activation="mish"), 0.5)]), context(3, 8)
+    usual = stack(x)[0]
+    monkeypatch.setenv("HNETKIT_KERNEL", "reference")
+    assert relative(stack(x)[0], usual) <= 1e-6
+    monkeypatch.setenv("HNETKIT_KERNEL", "fused")
+    with pytest.raises(KernelUnavailable):
+        stack(x)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"value": float("nan")}, {"value": 1, "cross_k": float("inf")}, {"start": 0.6, "end": 0.5}, {"end": 1.1}]
+    + [{"start": -0.1}, {"blocks": {"mid_block": float("nan")}}],
+    ids=str,
+)
+def test_a_strength_that_means_nothing_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        hnetkit.Strength(**options)
+
+
+def test_the_longest_block_name_counts() -> None:
+    strength = hnetkit.Strength(blocks={"up_blocks": 0.5, "up_blocks.1": 2, "mid_block.attentions.0": 0})
+    names = ("up_blocks.0.attentions.0", "up_blocks.1.attentions.0", "up_blocks.10.x", "mid_block.attentions.0.y", "down")
+    assert [strength.factor(name) for name in names] == [0.5, 2, 0.5, 0, 1]
