@@ -1,17 +1,19 @@
 # Every target is one plain command that can be typed without make.
 PYTHON ?= python3
+SHELL = /bin/bash
+.SHELLFLAGS = -o pipefail -c
 export PYTHONSAFEPATH = 1
 
 .PHONY: demo test test-long lint format docs train-demo bench clean
 
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
-	.venv/bin/hnetkit demo
+	.venv/bin/hnetkit demo --overwrite
 
 test: .venv/installed          ## the whole suite, about ten minutes on 2 cores
 	.venv/bin/python -m pytest -n 2
 
 test-long: .venv/installed     ## seeded runs of many minutes: fuzzing, killed scans, the demo model's full factorial
-	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0
+	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header | tee benchmarks/results/test_long.txt
 
 lint: .venv/installed          ## ruff, mypy strict, and generated docs up to date
 	.venv/bin/ruff check
@@ -19,6 +21,14 @@ lint: .venv/installed          ## ruff, mypy strict, and generated docs up to da
 	rm -rf build && .venv/bin/pip install -q --no-deps --no-build-isolation --target build/typecheck .
 	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p hnetkit
 	.venv/bin/cog --check docs/cli.md README.md
+
+bench: .venv/installed         ## every benchmark of benchmarks/, about half an hour on 2 cores
+	PYTHONSAFEPATH= .venv/bin/python benchmarks/read.py
+	PYTHONSAFEPATH= .venv/bin/python benchmarks/library.py
+	PYTHONSAFEPATH= .venv/bin/python benchmarks/real_size.py
+
+train-demo: .venv/installed    ## the bundled model and its hypernetworks from nothing, about an hour on 2 cores
+	PYTHONPATH=tools .venv/bin/python -m demo_training.train --work demo-work --out hnetkit/demo
 
 format: .venv/installed        ## ruff's own formatting and safe fixes
 	.venv/bin/ruff check --fix
@@ -28,7 +38,7 @@ docs: .venv/installed          ## regenerate docs/cli.md and the README's transc
 	.venv/bin/cog -r docs/cli.md README.md
 
 clean:
-	rm -rf .venv build demo-output
+	rm -rf .venv build demo-output demo-work
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

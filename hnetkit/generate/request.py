@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import UsageError
+from hnetkit.prompts.tags import require_text
 
 if TYPE_CHECKING:
     from hnetkit.runtime.strength import Strength
@@ -49,13 +50,8 @@ class Request:
             raise UsageError(f"{self.steps} steps, {self.count} pictures: there is at least one of each")
         if not 0 <= self.seed <= LARGEST_SEED - self.count + 1:
             raise UsageError(f"seeds lie between 0 and {LARGEST_SEED}, not from {self.seed} on {self.count}")
-        for text in (self.prompt, self.negative_prompt):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:
-                raise UsageError(
-                    f"{text}: the prompt is not valid text", hint="check the terminal's encoding"
-                ) from error
+        require_text(self.prompt)
+        require_text(self.negative_prompt)
 
 
 def random_seed() -> int:

@@ -20,7 +20,7 @@ from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
 WORKERS = 2
-BATCH, BATCH_S = 200, 0.5  # files and seconds to one transaction: what a killed scan can lose
+BATCH, BATCH_S = 32, 0.5  # files and seconds to one transaction: what a killed scan can lose
 
 Work = tuple[Root, Found, Seen | None]
 Result = tuple[Root, Found, Seen | None, Row | HnetkitError]

@@ -71,9 +71,10 @@ def split_tags(prompt: str) -> TaggedPrompt:
     """Takes the tags out of a prompt. Arguments after the multiplier are ignored; spaces are part of a name.
 
     Raises:
-        UsageError: a multiplier is not a finite number (A1111 then drops every hypernetwork, silently), or a
-            tag asks for a kind of network that is not applied here (``<lora:...>``).
+        UsageError: a multiplier is not a finite number (A1111 then drops every hypernetwork, silently), a tag asks
+            for a kind of network that is not applied here (``<lora:...>``), or the prompt is not text.
     """
+    require_text(prompt)
     tags: list[Tag] = []
     unknown: list[str] = []
 
@@ -99,6 +100,14 @@ def _tag(source: str, arguments: list[str]) -> Tag:
     if not math.isfinite(multiplier):
         raise UsageError(f"{source}: {arguments[1]!r} is not a number", hint=f"<hypernet:{arguments[0]}:1>")
     return Tag(arguments[0], multiplier)
+
+
+def require_text(prompt: str) -> None:
+    """Raises UsageError where a prompt holds bytes that the terminal could not make text of."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{prompt}: the prompt is not valid text", hint="check the terminal's encoding") from error
 
 
 def plain_number(value: float) -> str:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import a1111_network, save_pt
 from PIL import Image
+from plain_a1111 import PlainProcessor, modules_of
 
 from hnetkit.errors import BadPicture, IncompatibleNetwork, UsageError
 from hnetkit.formats import load
@@ -17,6 +19,7 @@ from hnetkit.generate.picture import draw, infotext_of, unread_part
 from hnetkit.generate.request import LARGEST_SEED, Request
 from hnetkit.generate.samplers import SAMPLERS, sampler_name, scheduler
 from hnetkit.prompts import infotext
+from hnetkit.runtime.attach import unload_hypernetworks
 from hnetkit.runtime.strength import Strength
 
 REQUEST = Request("a red circle", 5, steps=3, cfg_scale=7.0, width=16, height=16, sampler="Euler a")
@@ -65,6 +68,16 @@ def test_strength_0_is_bit_identical_to_none_and_any_other_is_not(sd: Model, net
     assert one(sd) == plain
 
 
+def test_a_stack_draws_what_the_plain_implementation_draws(sd: Model, network_files: Path) -> None:
+    names = ("ink", "wash", "mist")
+    request = replace(REQUEST, stack=tuple(zip(load_all(sd, network_files, *names), (0.5, -0.7, 1.0), strict=True)))
+    ours = one(sd, request)
+    unload_hypernetworks(sd.pipe)
+    plain = [modules_of(load(network_files / f"{name}.pt")) for name in names]
+    sd.pipe.unet.set_attn_processor(PlainProcessor(list(zip(plain, (0.5, -0.7, 1.0), strict=True))))
+    assert max(abs(a - b) for a, b in zip(ours, one(sd), strict=True)) <= 1
+
+
 def test_the_order_of_a_stack_counts(sd: Model, network_files: Path) -> None:
     ink, mist = load_all(sd, network_files, "ink", "mist")
     there, back = ((ink, 1.0), (mist, 1.0)), ((mist, 1.0), (ink, 1.0))
@@ -96,8 +109,6 @@ def test_sdxl_draws_with_networks(sdxl_folder: Path, network_files: Path) -> Non
 
 
 def test_a_network_of_another_model_is_refused(sd: Model, network_files: Path, tmp_path: Path) -> None:
-    from networks import a1111_network, save_pt
-
     path = save_pt(a1111_network((768, 320)), tmp_path / "sd1.pt")
     with pytest.raises(IncompatibleNetwork, match="sd1"):
         put_on(sd.pipe, [Network("sd1", load(path))])

@@ -195,7 +195,11 @@ def test_gradients_are_those_of_the_reference() -> None:
 
 
 def affine_stack() -> tuple[list[MLPWeights], list[float]]:
-    mlps = [random_mlp(1, (24, 48, 24), None), random_mlp(2, (24, 12, 30, 24), None, bias=False), random_mlp(3, (24, 24), None)]
+    mlps = [
+        random_mlp(1, (24, 48, 24), None),
+        random_mlp(2, (24, 12, 30, 24), None, bias=False),
+        random_mlp(3, (24, 24), None),
+    ]
     return mlps, [0.7, -1.2, 0.4]
 
 
@@ -227,7 +231,9 @@ def test_nothing_cannot_be_composed() -> None:
         affine.compose([])
 
 
-@pytest.mark.parametrize(("name", "path"), [("", "eager"), ("auto", "eager"), ("eager", "eager"), ("reference", "reference")])
+@pytest.mark.parametrize(
+    ("name", "path"), [("", "eager"), ("auto", "eager"), ("eager", "eager"), ("reference", "reference")]
+)
 def test_a_path_can_be_forced(monkeypatch: pytest.MonkeyPatch, name: str, path: str) -> None:
     monkeypatch.setenv("HNETKIT_KERNEL", name)
     assert chosen_path() == path

@@ -222,7 +222,9 @@ def many_files(folder: Path, count: int) -> Path:
     return folder
 
 
-def killed_and_finished(tmp_path: Path, kills: int, seed: int) -> None:
+def killed_and_finished(tmp_path: Path, kills: int, seed: int) -> list[int]:
+    """Returns how many files each killed scan had stored."""
+    stored = []
     rng, folder = random.Random(seed), many_files(tmp_path / "many", 300)
     with Registry(tmp_path / "calm.db") as registry:
         started = time.monotonic()
@@ -238,9 +240,11 @@ def killed_and_finished(tmp_path: Path, kills: int, seed: int) -> None:
         process.send_signal(signal.SIGKILL)
         process.wait()
         with Registry(db) as registry:
+            stored.append(len(registry.files.rows()))
             list(scan(registry, [folder]))
             assert state(registry) == calm
             assert registry.check()
+    return stored
 
 
 def test_a_killed_scan_finished_later_equals_an_undisturbed_one(tmp_path: Path) -> None:
@@ -249,7 +253,8 @@ def test_a_killed_scan_finished_later_equals_an_undisturbed_one(tmp_path: Path) 
 
 @pytest.mark.long
 def test_a_scan_killed_at_thirty_moments_equals_an_undisturbed_one(tmp_path: Path) -> None:
-    killed_and_finished(tmp_path, kills=30, seed=20261123)
+    stored = killed_and_finished(tmp_path, kills=30, seed=20261123)
+    assert len({count for count in stored if 0 < count < 300}) >= 3  # the moments were in the midst of it
 
 
 def test_two_scans_at_once_give_no_error_and_no_duplicate(tmp_path: Path) -> None:

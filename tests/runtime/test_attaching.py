@@ -58,7 +58,9 @@ def test_a_forced_path_that_cannot_run_leaves_the_unet_alone(
 
 def test_golden_files_are_what_the_plain_implementation_computes(shared: Path, pipe: Any) -> None:
     folder = shared / "data" / "golden"
-    nets = [hnetkit.load(folder / f"{name}.pt") for name in ("mish_ln", "nai_plain", "tanh_ln_dropout_out", "linear_121")]
+    nets = [
+        hnetkit.load(folder / f"{name}.pt") for name in ("mish_ln", "nai_plain", "tanh_ln_dropout_out", "linear_121")
+    ]
     for net in nets:
         hnetkit.load_hypernetwork(pipe, net, strength=0.6)
     assert relative(run(pipe), plain(pipe, [(net, 0.6) for net in nets])) <= 1e-5
@@ -72,7 +74,9 @@ def test_a_half_precision_unet_is_no_less_exact_than_plain(
     half = tiny_sd(dtype=dtype)
     exact = tiny_sd()
     exact.unet.load_state_dict(half.unet.state_dict())
-    call = {key: value.to(dtype).float() if value.is_floating_point() else value for key, value in unet_call(exact).items()}
+    call = {
+        key: value.to(dtype).float() if value.is_floating_point() else value for key, value in unet_call(exact).items()
+    }
     for pipe in (half, exact):
         for net, strength in stack:
             hnetkit.load_hypernetwork(pipe, net, strength=strength)
@@ -101,8 +105,11 @@ def test_each_number_of_a_strength_goes_to_its_place(pipe: Any, ink: Hypernetwor
     for place in ("self_k", "self_v", "cross_k", "cross_v"):
         hnetkit.set_hypernetworks(pipe, ["ink"], [hnetkit.Strength(0.0, **{place: 1.0})])
         modules = plain_a1111.modules_of(ink)
-        wanted = {width: (pair[0] if place[-1] == "k" else _Zero(), pair[1] if place[-1] == "v" else _Zero())
-                  for width, pair in modules.items() if (width == 24) == place.startswith("cross")}
+        wanted = {
+            width: (pair[0] if place[-1] == "k" else _Zero(), pair[1] if place[-1] == "v" else _Zero())
+            for width, pair in modules.items()
+            if (width == 24) == place.startswith("cross")
+        }
         fresh = tiny_sd()
         fresh.unet.set_attn_processor(plain_a1111.PlainProcessor([(wanted, 1.0)]))
         assert relative(run(pipe), run(fresh)) <= 1e-5
@@ -164,7 +171,9 @@ def test_a_text_changed_in_place_is_seen(pipe: Any, ink: Hypernetwork) -> None:
         pipe.unet(**call)
         call["encoder_hidden_states"].mul_(-1)
         got = pipe.unet(**call, return_dict=False)[0]
-        fresh = pipe.unet(**{**call, "encoder_hidden_states": call["encoder_hidden_states"].clone()}, return_dict=False)[0]
+        fresh = pipe.unet(
+            **{**call, "encoder_hidden_states": call["encoder_hidden_states"].clone()}, return_dict=False
+        )[0]
     assert torch.equal(got, fresh)
 
 
@@ -180,7 +189,9 @@ def test_nothing_of_a_call_that_failed_is_left(pipe: Any, ink: Hypernetwork) -> 
 # --- on and off
 
 
-def test_detaching_gives_the_first_bits_back(pipe: Any, ink: Hypernetwork, tint: Hypernetwork, shade: Hypernetwork) -> None:
+def test_detaching_gives_the_first_bits_back(
+    pipe: Any, ink: Hypernetwork, tint: Hypernetwork, shade: Hypernetwork
+) -> None:
     before, picture = surface(pipe.unet), draw(pipe)
     for net in (ink, tint, shade):
         hnetkit.load_hypernetwork(pipe, net)
@@ -277,7 +288,12 @@ def test_a_copy_of_the_unet_has_a_stack_of_its_own(pipe: Any, ink: Hypernetwork,
 
 
 def test_a_strength_change_reads_nothing_and_moves_no_weight(
-    pipe: Any, ink: Hypernetwork, tint: Hypernetwork, wash: Hypernetwork, shade: Hypernetwork, monkeypatch: pytest.MonkeyPatch
+    pipe: Any,
+    ink: Hypernetwork,
+    tint: Hypernetwork,
+    wash: Hypernetwork,
+    shade: Hypernetwork,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stack = [(ink, 0.5), (tint, 0.4), (shade, 0.2), (wash, 0.3)]
     for net, strength in stack:

@@ -46,7 +46,9 @@ def test_every_attention_processor(pipe: Any, ink: Hypernetwork, tint: Hypernetw
 class CopyingProcessor(AttnProcessor2_0):
     """Projects a copy of the text: the same values in another tensor."""
 
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **rest: Any) -> Any:
+    def __call__(
+        self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **rest: Any
+    ) -> Any:
         text = None if encoder_hidden_states is None else encoder_hidden_states.clone()
         return super().__call__(attn, hidden_states, text, **rest)
 
@@ -69,7 +71,9 @@ def with_ip_adapter(pipe: Any) -> Any:
         attention = pipe.unet.get_submodule(name.removesuffix(".processor"))
         is_cross = name.endswith("attn2.processor")
         processors[name] = (
-            IPAdapterAttnProcessor2_0(attention.to_k.out_features, SD_CROSS_WIDTH, num_tokens=(3,)) if is_cross else processor
+            IPAdapterAttnProcessor2_0(attention.to_k.out_features, SD_CROSS_WIDTH, num_tokens=(3,))
+            if is_cross
+            else processor
         )
     pipe.unet.set_attn_processor(processors)
     return pipe

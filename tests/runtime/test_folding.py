@@ -40,7 +40,9 @@ def test_folded_weights_are_a_float64_product_rounded_once(pipe: Any, tint: Hype
                 for net in (tint, shade)
             ]
             name = f"{ATTENTION}.{attention}.to_{side[0]}"
-            exact = affine.fold(before[f"{name}.weight"].double(), None, affine.compose(zip(maps, (0.5, -0.75), strict=True)))
+            exact = affine.fold(
+                before[f"{name}.weight"].double(), None, affine.compose(zip(maps, (0.5, -0.75), strict=True))
+            )
             module = pipe.unet.get_submodule(name)
             for got, truth in zip((module.weight, module.bias), exact, strict=True):
                 assert (got == truth.bfloat16()).float().mean() > 0.99, "all but ties: the maps are held in fp32"
@@ -62,7 +64,9 @@ def test_saving_while_folded_is_refused(pipe: Any, tint: Hypernetwork, tmp_path:
     attempts[save]()
 
 
-def test_saving_with_networks_that_are_not_folded_saves_the_model_alone(pipe: Any, ink: Hypernetwork, tmp_path: Path) -> None:
+def test_saving_with_networks_that_are_not_folded_saves_the_model_alone(
+    pipe: Any, ink: Hypernetwork, tmp_path: Path
+) -> None:
     before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
     hnetkit.load_hypernetwork(pipe, ink)
     pipe.unet.save_pretrained(tmp_path)
@@ -79,7 +83,9 @@ def test_a_strength_change_folds_again_into_the_same_memory(pipe: Any, tint: Hyp
     assert relative(run(pipe), plain(pipe, [(tint, 1.5)])) <= 1e-5
 
 
-def test_only_the_affine_end_of_a_stack_is_folded(pipe: Any, tint: Hypernetwork, ink: Hypernetwork, shade: Hypernetwork) -> None:
+def test_only_the_affine_end_of_a_stack_is_folded(
+    pipe: Any, tint: Hypernetwork, ink: Hypernetwork, shade: Hypernetwork
+) -> None:
     for net in (tint, ink, shade):
         hnetkit.load_hypernetwork(pipe, net)
     assert folded(pipe) == {"shade"}

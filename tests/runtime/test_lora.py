@@ -15,6 +15,7 @@ import hnetkit
 from hnetkit.errors import AttachError
 from hnetkit.network import Hypernetwork
 
+
 @pytest.fixture(params=["ink", "tint"], ids=["activation", "affine"])
 def network(request: pytest.FixtureRequest) -> Hypernetwork:
     """A network that is computed in the layers, and one that is folded into their weights."""
@@ -128,7 +129,9 @@ def test_an_adapter_put_in_by_peft_itself_is_noticed_at_the_next_call(pipe: Any,
     hnetkit.load_hypernetwork(pipe, network, strength=0.8)
     run(pipe)
     tensors = lora(tiny_sd())
-    pipe.unet.add_adapter(LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
+    pipe.unet.add_adapter(
+        LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=["to_q", "to_k", "to_v", "to_out.0"])
+    )
     parameters = dict(pipe.unet.named_parameters())
     for name, value in tensors.items():
         stem, kind, _ = name.removeprefix("unet.").rsplit(".", 2)

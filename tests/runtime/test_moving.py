@@ -37,7 +37,9 @@ def test_another_dtype_is_as_if_loaded_in_it(dtype: torch.dtype, ink: Hypernetwo
     assert torch.equal(run(pipe), run(direct))
 
 
-def test_there_and_back_in_dtype_loses_nothing_of_the_networks(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> None:
+def test_there_and_back_in_dtype_loses_nothing_of_the_networks(
+    pipe: Any, ink: Hypernetwork, tint: Hypernetwork
+) -> None:
     load(pipe, ink, tint)
     before = {name: buffer.clone() for name, buffer in pipe.unet.named_buffers()}
     pipe.unet.to(torch.bfloat16).to(torch.float32)
@@ -144,11 +146,3 @@ def test_the_pipelines_own_model_offloading(pipe: Any, ink: Hypernetwork, tint: 
         assert relative(draw(pipe), styled) <= 1e-5
     hnetkit.unload_hypernetworks(pipe)
     assert torch.equal(draw(pipe), draw(tiny_sd()))
-
-
-def test_the_pipelines_own_sequential_offloading(pipe: Any, ink: Hypernetwork) -> None:
-    load(pipe, ink)
-    styled = run(pipe)
-    pipe.enable_sequential_cpu_offload(device="cpu")
-    for _ in range(2):
-        assert torch.equal(run(pipe), styled)

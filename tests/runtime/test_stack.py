@@ -212,5 +212,11 @@ def test_a_strength_that_means_nothing_is_refused(options: dict[str, Any]) -> No
 
 def test_the_longest_block_name_counts() -> None:
     strength = hnetkit.Strength(blocks={"up_blocks": 0.5, "up_blocks.1": 2, "mid_block.attentions.0": 0})
-    names = ("up_blocks.0.attentions.0", "up_blocks.1.attentions.0", "up_blocks.10.x", "mid_block.attentions.0.y", "down")
+    names = (
+        "up_blocks.0.attentions.0",
+        "up_blocks.1.attentions.0",
+        "up_blocks.10.x",
+        "mid_block.attentions.0.y",
+        "down",
+    )
     assert [strength.factor(name) for name in names] == [0.5, 2, 0.5, 0, 1]

@@ -5,7 +5,6 @@ Widths are those of the golden files: self-attention 8 and 20, cross-attention 2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,20 +25,18 @@ SDXL_CROSS_WIDTH = 48
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789,.()[]{}<>:|-_'\"!?/\\"
 
 
-def tiny_sd(
-    seed: int = 0, dtype: torch.dtype = torch.float32, channels: Sequence[int] = SELF_WIDTHS
-) -> StableDiffusionPipeline:
+def tiny_sd(seed: int = 0, dtype: torch.dtype = torch.float32, *, least: bool = False) -> StableDiffusionPipeline:
     """Returns a pipeline on the CPU that draws 16 px pictures from 8 x 8 latents; the same seed, the same weights.
 
     Args:
-        channels: widths of the UNet's levels, one after another; multiples of 4.
+        least: the smallest UNet that has both kinds of attention: one level of width 8, one transformer block.
     """
     torch.manual_seed(seed)
     pipe = StableDiffusionPipeline(
         vae=_vae(),
         text_encoder=CLIPTextModel(_text_config(SD_CROSS_WIDTH)),
         tokenizer=tiny_tokenizer(),
-        unet=_unet(SD_CROSS_WIDTH, channels),
+        unet=_unet(SD_CROSS_WIDTH, least=least),
         scheduler=DDIMScheduler(
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
         ),
@@ -123,16 +120,17 @@ def _ready(pipe: Any, dtype: torch.dtype) -> Any:
     return pipe if dtype is torch.float32 else pipe.to(dtype=dtype)
 
 
-def _unet(cross_width: int, channels: Sequence[int] = SELF_WIDTHS, **more: Any) -> UNet2DConditionModel:
+def _unet(cross_width: int, *, least: bool = False, **more: Any) -> UNet2DConditionModel:
+    channels, kind = (SELF_WIDTHS[:1], "") if least else (SELF_WIDTHS, "CrossAttn")
     return UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=tuple(channels),
+        block_out_channels=channels,
         layers_per_block=1,
         norm_num_groups=4,
         attention_head_dim=2,
         cross_attention_dim=cross_width,
-        down_block_types=("CrossAttnDownBlock2D",) * len(channels),
-        up_block_types=("CrossAttnUpBlock2D",) * len(channels),
+        down_block_types=(f"{kind}DownBlock2D",) * len(channels),
+        up_block_types=(f"{kind}UpBlock2D",) * len(channels),
         **more,
     )
 

@@ -81,8 +81,7 @@ def judge(captions: Captions, drawn: Tensor) -> dict[str, float]:
     readings = [read(picture) for picture in drawn]
     right = [r.agrees(c) for r, c in zip(readings, captions, strict=True)]
     strict = [
-        ok and r.fit > 0.85 and r.purity > 0.98 and r.ground > 0.98
-        for ok, r in zip(right, readings, strict=True)
+        ok and r.fit > 0.85 and r.purity > 0.98 and r.ground > 0.98 for ok, r in zip(right, readings, strict=True)
     ]
     return {
         "pictures": len(captions),
@@ -97,9 +96,7 @@ class StyleCheck:
 
     def __init__(self, pipeline: StableDiffusionPipeline, demo: Path, scale: float) -> None:
         self.pipeline, self.scale = pipeline, scale
-        self.networks = {
-            name: styles.load(demo / "hypernetworks" / f"{name}.pt") for name in pictures.STYLES
-        }
+        self.networks = {name: styles.load(demo / "hypernetworks" / f"{name}.pt") for name in pictures.STYLES}
         self.captions = random.Random(2).sample(pictures.all_captions(), PAIRS)
         self.plain = self.measure({})
 

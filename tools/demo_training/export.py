@@ -48,5 +48,12 @@ def write_pipeline(parts: Path, folder: Path) -> None:
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder)
+    ask_for_single_precision(folder / "text_encoder" / "config.json")
     tokenizer.save(tokens, folder / "tokenizer")
     (folder / "hnetkit.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", "utf-8")
+
+
+def ask_for_single_precision(config: Path) -> None:
+    """Lets transformers load fp32 unless told otherwise, as diffusers does for the other parts."""
+    content = json.loads(config.read_text("utf-8")) | {"dtype": "float32"}
+    config.write_text(json.dumps(content, indent=2) + "\n", "utf-8")

@@ -24,13 +24,9 @@ class TimedLoop:
         minutes: how long to train.
     """
 
-    def __init__(
-        self, parameters: Iterable[Tensor], rate: float, minutes: float, *, decay: float = 0.01
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], rate: float, minutes: float, *, decay: float = 0.01) -> None:
         self.parameters = list(parameters)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=decay
-        )
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=rate, betas=(0.9, 0.99), weight_decay=decay)
         self.rate, self.seconds, self.warmup = rate, minutes * 60, 100
         self.spent = 0.0
 

@@ -157,9 +157,7 @@ def _mix(below: Tensor, above: Tensor, cover: Tensor) -> Tensor:
     return below + (above - below) * cover
 
 
-def draw(
-    captions: Sequence[Caption], styles: Tensor, generator: torch.Generator | None = None
-) -> Tensor:
+def draw(captions: Sequence[Caption], styles: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Draws one picture per caption.
 
     Args:

@@ -17,9 +17,7 @@ AT_ONCE = 60
 
 def open_pipeline(folder: Path) -> StableDiffusionPipeline:
     """The demo's pipeline in single precision, from its half-precision files."""
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder, safety_checker=None, dtype=torch.float32
-    )
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

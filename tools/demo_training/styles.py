@@ -1,8 +1,9 @@
 """The demo's hypernetworks: one per style, trained on top of the finished model.
 
-All three train in one loop. Each training picture is drawn with a random subset of the styles at
-random strengths, and every network is applied to it at just that strength, in a random order. So
-a network learns what its half strength means, and to leave room for the others.
+First all three train in one loop. Each training picture is drawn with a random subset of the
+styles at random strengths, and every network is applied to it at just that strength, in a random
+order. So a network learns what its half strength means, and to leave room for the others. Then
+each goes on alone, which makes its own pictures clean.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
 
 import hnetkit
-
 from demo_training import pictures
 from demo_training.loop import Average, TimedLoop
 from demo_training.unet import BATCH, TEXT_WIDTH, Model, noise_loss, random_captions
@@ -81,10 +81,7 @@ class Network(nn.Module):
         super().__init__()
         self.recipe = recipe
         self.pairs = nn.ModuleDict(
-            {
-                str(width): nn.ModuleList([ResidualMLP(width, recipe), ResidualMLP(width, recipe)])
-                for width in WIDTHS
-            }
+            {str(width): nn.ModuleList([ResidualMLP(width, recipe), ResidualMLP(width, recipe)]) for width in WIDTHS}
         )
 
     def apply_to(self, x: Tensor, side: int, strength: Tensor | float) -> Tensor:
@@ -94,10 +91,16 @@ class Network(nn.Module):
 
 @dataclass(frozen=True)
 class Trained:
-    """All styles' networks by name, and how many steps they were trained for."""
+    """Networks by their style's name, and how many steps they were trained for."""
 
     networks: dict[str, Network]
     steps: int
+
+
+def untrained(seed: int) -> Trained:
+    """All styles' networks before their first step."""
+    torch.manual_seed(seed)
+    return Trained({name: Network(recipe) for name, recipe in RECIPES.items()}, 0)
 
 
 Stacked = Sequence[tuple[Network, Tensor | float]]
@@ -129,21 +132,23 @@ def applied(unet: UNet2DConditionModel, stack: Stacked) -> Iterator[None]:
             handle.remove()
 
 
-def random_strengths(count: int, generator: torch.Generator) -> Tensor:
-    """Strengths [count, 3] with one style mostly, sometimes two or three, often at full."""
-    styles = len(pictures.STYLES)
-    order = torch.rand(count, styles, generator=generator).argsort(1)
+def random_strengths(count: int, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    """Strengths [count, 3]: of `names` mostly one is on, sometimes several, often at full; the others are 0."""
+    order = torch.rand(count, len(names), generator=generator).argsort(1)
     several = torch.tensor([0.5, 0.35, 0.15]).multinomial(count, True, generator=generator)
-    full = torch.rand(count, styles, generator=generator) < 0.4
-    part = 0.2 + 0.8 * torch.rand(count, styles, generator=generator)
-    return (order <= several[:, None]) * torch.where(full, torch.ones(()), part)
+    full = torch.rand(count, len(names), generator=generator) < 0.4
+    part = 0.2 + 0.8 * torch.rand(count, len(names), generator=generator)
+    strengths = torch.zeros(count, len(pictures.STYLES))
+    columns = [pictures.STYLES.index(name) for name in names]
+    strengths[:, columns] = (order <= several[:, None]) * torch.where(full, torch.ones(()), part)
+    return strengths
 
 
-def draw_latents(vae: AutoencoderKL, seed: int) -> tuple[list[pictures.Caption], Tensor, Tensor]:
-    """Styled pictures: captions, strengths [N, 3] and latents [N, 4, 8, 8]."""
+def draw_latents(vae: AutoencoderKL, names: Sequence[str], seed: int) -> tuple[list[pictures.Caption], Tensor, Tensor]:
+    """Pictures in some of the styles: captions, strengths [N, 3] and latents [N, 4, 8, 8]."""
     generator = torch.Generator().manual_seed(seed)
     captions = pictures.all_captions() * COPIES
-    strengths = random_strengths(len(captions), generator)
+    strengths = random_strengths(len(captions), names, generator)
     chunks = []
     for start in range(0, len(captions), 360):
         part = slice(start, start + 360)
@@ -152,15 +157,12 @@ def draw_latents(vae: AutoencoderKL, seed: int) -> tuple[list[pictures.Caption],
     return captions, strengths, torch.cat(chunks)
 
 
-def train(
-    model: Model, vae: AutoencoderKL, minutes: float, seed: int, start: Trained | None = None
-) -> Trained:
-    """Trains all styles' networks on a frozen model, from scratch or on from earlier ones."""
+def train(model: Model, vae: AutoencoderKL, start: Trained, minutes: float, seed: int) -> Trained:
+    """Trains networks together on a frozen model, on from `start`: each leaves room for the others of it."""
     torch.manual_seed(seed)
-    rng = random.Random(seed)
-    captions, strengths, latents = draw_latents(vae, seed)
-    start = start or Trained({name: Network(RECIPES[name]) for name in pictures.STYLES}, 0)
-    networks = [start.networks[name].requires_grad_(True) for name in pictures.STYLES]
+    rng, names = random.Random(seed), list(start.networks)
+    captions, strengths, latents = draw_latents(vae, names, seed)
+    networks = [network.requires_grad_(True) for network in start.networks.values()]
     model.unet.eval().requires_grad_(False)
     model.text.eval().requires_grad_(False)
     average = Average(networks, decay=0.998)
@@ -171,24 +173,21 @@ def train(
         chosen = torch.randint(len(captions), (BATCH,)).tolist()
         typed = random_captions([captions[i] for i in chosen], rng)
         rng.shuffle(order)
-        stack = [(networks[i], strengths[chosen, i][:, None, None]) for i in order]
+        columns = [pictures.STYLES.index(names[i]) for i in order]
+        stack = [(networks[i], strengths[chosen, column, None, None]) for i, column in zip(order, columns, strict=True)]
         with applied(model.unet, stack):
             loss = noise_loss(model, latents[chosen], typed)
             loop.descend(loss)
         average.update(step)
         loop.report(step, 100, loss=loss.item())
-    averaged = dict(zip(pictures.STYLES, average.modules, strict=True))
-    return Trained(averaged, start.steps + step + 1)
+    return Trained(dict(zip(names, average.modules, strict=True)), start.steps + step + 1)
 
 
 def save(network: Network, name: str, step: int, unet_file: Path, path: Path) -> None:
     """Writes a network as an A1111 hypernetwork, in half precision."""
     recipe = network.recipe
     content: dict[int | str, object] = {
-        int(width): tuple(
-            OrderedDict((key, value.half()) for key, value in mlp.state_dict().items())
-            for mlp in pair
-        )
+        int(width): tuple(OrderedDict((key, value.half()) for key, value in mlp.state_dict().items()) for mlp in pair)
         for width, pair in network.pairs.items()
     }
     content |= {
@@ -214,9 +213,7 @@ def save(network: Network, name: str, step: int, unet_file: Path, path: Path) ->
 def load(path: Path) -> Network:
     """Reads what :func:`save` wrote, in single precision."""
     content = torch.load(path, weights_only=True)
-    recipe = Recipe(
-        tuple(content["layer_structure"]), content["activation_func"], content["is_layer_norm"]
-    )
+    recipe = Recipe(tuple(content["layer_structure"]), content["activation_func"], content["is_layer_norm"])
     network = Network(recipe)
     for width, pair in network.pairs.items():
         for mlp, state in zip(pair, content[int(width)], strict=True):

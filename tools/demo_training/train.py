@@ -15,8 +15,8 @@ import torch
 
 from demo_training import export, styles, unet, vae
 
-VAE_MINUTES, DECODER_MINUTES, UNET_MINUTES, STYLES_MINUTES = 11.0, 5.0, 26.0, (13.0, 15.0)
-VAE_SEED, DECODER_SEED, UNET_SEED, STYLES_SEEDS = 1, 2, 3, (4, 5)
+VAE_MINUTES, DECODER_MINUTES, UNET_MINUTES, STYLES_MINUTES, STYLE_MINUTES = 11.0, 5.0, 26.0, 13.0, 5.0
+VAE_SEED, DECODER_SEED, UNET_SEED, STYLES_SEED, STYLE_SEED = 1, 2, 3, 4, 5
 
 
 def once(done: Path, stage: Callable[[], None]) -> None:
@@ -45,17 +45,17 @@ def train_unet(parts: Path, checkpoints: Path, speed: float) -> None:
 
 
 def train_styles(out: Path, speed: float) -> None:
-    """The hypernetworks, in two runs, on the exported model as users have it."""
-    model, folder = out / "model", out / "hypernetworks"
+    """The hypernetworks, together and then each alone, on the exported model as users have it."""
+    folder = out / "hypernetworks"
     folder.mkdir(exist_ok=True)
-    trained, autoencoder = None, vae.load(model / "vae")
-    for minutes, seed in zip(STYLES_MINUTES, STYLES_SEEDS, strict=True):
-        frozen = unet.Model.load(model)
-        trained = styles.train(frozen, autoencoder, minutes / speed, seed, trained)
-    assert trained is not None
-    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
-    for name, network in trained.networks.items():
-        styles.save(network, name, trained.steps, weights, folder / f"{name}.pt")
+    autoencoder, frozen = vae.load(out / "model" / "vae"), unet.Model.load(out / "model")
+    fresh = styles.untrained(STYLES_SEED)
+    together = styles.train(frozen, autoencoder, fresh, STYLES_MINUTES / speed, STYLES_SEED)
+    weights = out / "model" / "unet" / "diffusion_pytorch_model.safetensors"
+    for name, network in together.networks.items():
+        start = styles.Trained({name: network}, together.steps)
+        alone = styles.train(frozen, autoencoder, start, STYLE_MINUTES / speed, STYLE_SEED)
+        styles.save(alone.networks[name], name, alone.steps, weights, folder / f"{name}.pt")
 
 
 def main() -> None:

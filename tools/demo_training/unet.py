@@ -34,9 +34,7 @@ class Model:
 
     def read(self, captions: Sequence[str]) -> Tensor:
         """Captions to the context that cross-attention sees, [B, 16, TEXT_WIDTH]."""
-        batch = self.tokens(
-            list(captions), padding="max_length", truncation=True, return_tensors="pt"
-        )
+        batch = self.tokens(list(captions), padding="max_length", truncation=True, return_tensors="pt")
         return self.text(batch.input_ids)[0]
 
     def save(self, folder: Path) -> None:
