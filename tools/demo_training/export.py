@@ -13,7 +13,7 @@ from demo_training import pictures, tokenizer
 from demo_training.unet import scheduler
 
 DEFAULTS = {
-    "cfg_scale": 4.0,
+    "cfg_scale": 2.0,
     "steps": 20,
     "width": pictures.SIDE,
     "height": pictures.SIDE,
