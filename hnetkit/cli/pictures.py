@@ -13,10 +13,10 @@ import click
 from hnetkit import demo, settings
 from hnetkit.cli.library import complete_name
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.errors import UsageError
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.png import is_picture_file, next_number, write_png
-from hnetkit.generate.request import LARGEST_SEED, Request, random_seed, require_size
+from hnetkit.generate.request import Request, random_seed, require_size
 from hnetkit.generate.samplers import SAMPLERS, sampler_name
 from hnetkit.prompts.tags import TaggedPrompt, has_unread_syntax, split_tags
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hnetkit.generate.picture import Picture
 
 F = TypeVar("F", bound=Callable[..., Any])
-SEED = click.IntRange(-1, LARGEST_SEED)
+SEED = click.IntRange(min=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +101,16 @@ def picture_options(command: F) -> F:
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
     options: list[Callable[[Any], Any]] = [
-        click.option("--model", metavar="M", help="A diffusers folder, a hub id, or a .safetensors checkpoint."),
+        click.option(
+            "--model",
+            metavar="M",
+            help="A diffusers folder, a hub id, or a .safetensors checkpoint. [default: as set with `hnetkit config`]",
+        ),
         click.option("--negative-prompt", metavar="T", default="", help="What to steer away from."),
         click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. [default: the model's, else 20]"),
         click.option(
             "--cfg-scale",
-            type=click.FloatRange(1, 100),
+            type=click.FloatRange(min=1),
             help="How closely to follow the prompt. [default: the model's, else 7]",
         ),
         click.option("--width", type=int, callback=size, help="Pixels, a multiple of 8. [default: the model's]"),
@@ -141,7 +145,7 @@ def picture_options(command: F) -> F:
     help="Apply a network of the library, or a file, after those of the prompt. Repeatable.",
 )
 @click.option("--seed", type=SEED, default=-1, help="Of the first picture; -1 draws one. [default: -1]")
-@click.option("--count", type=click.IntRange(1, 100000), default=1, help="How many; each seed is one higher.")
+@click.option("--count", type=click.IntRange(min=1), default=1, help="How many; each seed is one higher.")
 @click.option("--out", default=".", metavar="FILE|DIR", help="A .png file, or a folder. [default: this folder]")
 @click.option("--overwrite", is_flag=True, help="Replace FILE where it exists.")
 @picture_options
@@ -160,7 +164,7 @@ def generate_command(
 
     Tags <hypernet:NAME:STRENGTH> in the prompt name networks of the library, in stacking order. A picture holds its
     parameters as text that the usual programs read. In a folder it is called NNNNN-SEED.png, and nothing is replaced.
-    The path of each picture is printed.
+    The path of each picture is printed. Weights such as (word:1.2) and schedules are not read yet.
 
     \b
     Examples:
@@ -195,11 +199,14 @@ class _Place:
             raise UsageError(f"--out {out} is one file, --count {count} are several", hint="--out FOLDER")
         if is_file:
             refuse_existing(out, overwrite=overwrite)
-        (Path(out).parent if is_file else Path(out)).mkdir(parents=True, exist_ok=True)
+            if not Path(out).parent.is_dir():
+                raise NotFound(f"{Path(out).parent}: no such folder")
         return cls(Path(out), is_file, overwrite and is_file)
 
     def write(self, picture: Picture, infotext: str) -> Path:
-        """Writes a picture and returns its path."""
+        """Writes a picture and returns its path; the folder is made with its first picture."""
+        if not self.is_file:
+            self.path.mkdir(parents=True, exist_ok=True)
         path = self.path if self.is_file else self.path / f"{next_number(self.path):05}-{picture.seed}.png"
         write_png(path, picture.image, infotext, overwrite=self.overwrite)
         return path

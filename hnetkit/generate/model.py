@@ -114,6 +114,8 @@ def load_model(place: str | os.PathLike[str], *, device: str = "auto", dtype: st
             pipe, defaults = _load_folder(folder, options), read_defaults(folder)
             weights = _weight_files(folder)[0]
         pipe.to(device)
+        if hasattr(pipe, "watermark"):
+            pipe.watermark = None  # SDXL's changes pixels where its package happens to be installed
     pipe.set_progress_bar_config(disable=True)
     return Model(pipe, _name(place), defaults, weights, pipe.scheduler.config)
 
@@ -180,7 +182,7 @@ def _load_folder(folder: Path, options: dict[str, Any]) -> Any:
         raise ModelNotUsable(f"{folder}: no .safetensors weights in unet/", hint=_NOT_PICKLED)
     if "safety_checker" in index:
         options = {**options, "safety_checker": None, "requires_safety_checker": False}
-    with _refusing(str(folder)):
+    with _refusing(str(folder), hint="get the model again; every part needs .safetensors weights"):
         return getattr(diffusers, kind).from_pretrained(
             folder, use_safetensors=True, variant=_variant(folder), local_files_only=True, **options
         )
@@ -223,7 +225,9 @@ def _load_checkpoint(path: Path, options: dict[str, Any]) -> Any:
     if not any(name.startswith("model.diffusion_model.") for name in names):
         raise ModelNotUsable(f"{path}: no Stable Diffusion checkpoint (it has no UNet)", hint=_NOT_PICKLED)
     is_xl = any(name.startswith("conditioner.embedders.") for name in names)
-    with _refusing(str(path)):
+    if not is_xl:
+        options = {**options, "safety_checker": None, "requires_safety_checker": False, "feature_extractor": None}
+    with _refusing(str(path), hint="go online once: the configuration of such checkpoints comes from the hub"):
         return getattr(diffusers, _PIPELINES[is_xl]).from_single_file(str(path), **options)
 
 
@@ -248,7 +252,7 @@ def _download(hub_id: str) -> Path:
 
 
 @contextmanager
-def _refusing(place: str) -> Iterator[None]:
+def _refusing(place: str, hint: str) -> Iterator[None]:
     """Whatever the libraries raise while loading means that this model cannot be used."""
     try:
         yield
@@ -256,7 +260,7 @@ def _refusing(place: str) -> Iterator[None]:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ModelNotUsable(
             f"{place}: cannot be loaded ({reason})",
-            hint="the model must be complete on this machine, with .safetensors weights; HNETKIT_DEBUG=1 shows more",
+            hint=hint,
         ) from error
 
 

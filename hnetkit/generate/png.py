@@ -35,13 +35,15 @@ def is_picture_file(out: str) -> bool:
     """Whether `out` names one PNG file; else it is a folder, which may not exist yet.
 
     Raises:
-        UsageError: it names a file of another type.
+        UsageError: it names a file of another type, or a file is there that is no PNG.
     """
     if os.path.isdir(out) or out.endswith(("/", os.sep)):
         return False
     suffix = Path(out).suffix.lower()
     if suffix in (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
         raise UsageError(f"{out}: pictures are written as PNG", hint=f"--out {Path(out).with_suffix('.png')}")
+    if suffix != ".png" and os.path.lexists(out):
+        raise UsageError(f"{out}: neither a folder nor a .png file", hint="--out FOLDER")
     return suffix == ".png"
 
 

@@ -127,7 +127,7 @@ class Attached(nn.Module):
 
     @property
     def _can_fold(self) -> bool:
-        return self._algebra and folding.can_fold(self._unet[0], (slot.module for slot in self._slots))
+        return self._algebra and folding.can_fold(self._unet[0], (slot.current for slot in self._slots))
 
     def _member(self, name: str, strength: Strength) -> Member:
         loaded = self._networks[name]

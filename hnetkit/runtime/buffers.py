@@ -1,6 +1,7 @@
 """Weights and strengths as buffers of modules, so that `torch.compile` sees the same modules whatever is loaded.
 
-No buffer is saved with the UNet. They move with it: `hnetkit.runtime.attached.Attached` sees to that.
+No buffer is saved with the UNet. They move with it: `hnetkit.runtime.attached.Attached` sees to that, for all that is
+in a `registered`.
 """
 
 from __future__ import annotations

@@ -96,21 +96,10 @@ class Slot:
         return (self.chain(context), *others)
 
     def rewrap(self) -> None:
-        """Moves to the module that is in the slot now.
-
-        Raises:
-            AttachError: weights were merged into the module while a map was folded into it.
-        """
-        module = self.current
-        if self.folded is not None and getattr(module, "merged", False):
-            raise AttachError(
-                f"{self.layer.name}.to_{self.side}: a LoRA was fused while hypernetworks were folded in",
-                hint="unload the hypernetworks before pipe.fuse_lora(), and load them again after it",
-            )
-        self.unfold()
-        self._handle.remove()
-        self.module = module
-        self._handle = module.register_forward_pre_hook(self)
+        """Moves to the module that is in the slot now."""
+        self.remove()
+        self.module = self.current
+        self._handle = self.module.register_forward_pre_hook(self)
 
     def fold(self, terms: tuple[Term, ...], affine: Affine) -> None:
         """Has the map `affine` of `terms` in the module's weights, in place of any other."""
@@ -120,12 +109,23 @@ class Slot:
             self.folded.rewrite(terms, affine)
 
     def unfold(self) -> None:
-        if self.folded is not None:
-            self.folded.undo()
-            self.folded = None
+        """Puts the module's own weights back.
+
+        Raises:
+            AttachError: a LoRA was merged into the folded weights; it would be lost.
+        """
+        if self.folded is None:
+            return
+        if getattr(self.current, "merged", False):
+            raise AttachError(
+                f"{self.layer.name}.to_{self.side}: a LoRA was fused while hypernetworks were folded in",
+                hint="unmerge it, unload the hypernetworks, fuse the LoRA, and load them again",
+            )
+        self.folded.undo()
+        self.folded = None
 
     def remove(self) -> None:
-        """Leaves the UNet as it was before."""
+        """Leaves the module as it was before."""
         self.unfold()
         self._handle.remove()
 

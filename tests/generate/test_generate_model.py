@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import save_checkpoint
+from pipelines import tiny_sd
 from safetensors.torch import save_file
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, UsageError
@@ -44,16 +46,45 @@ def test_half_precision_files_load_where_there_are_no_others(sd_folder: Path, tm
     assert model.weights.name == "diffusion_pytorch_model.fp16.safetensors"
 
 
-def test_a_hub_id_loads_from_the_cache_without_a_network(
-    sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    repository = tmp_path / "models--somebody--tiny-sd"
-    shutil.copytree(sd_folder, repository / "snapshots" / ("0" * 40))
-    (repository / "refs").mkdir()
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of hub models."""
+    folder = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    return folder
+
+
+def put_into_cache(cache: Path, hub_id: str, folder: Path) -> Path:
+    """Puts a model where the hub's own downloads put it; returns that folder."""
+    repository = cache / f"models--{hub_id.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text("0" * 40)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return Path(shutil.copytree(folder, repository / "snapshots" / ("0" * 40)))
+
+
+def test_a_hub_id_loads_from_the_cache_without_a_network(sd_folder: Path, hub_cache: Path) -> None:
+    put_into_cache(hub_cache, "somebody/tiny-sd", sd_folder)
     model = load_model("somebody/tiny-sd", device="cpu")
     assert (model.name, model.size) == ("tiny-sd", (16, 16))
+
+
+def test_a_checkpoint_in_one_file_loads_every_weight(sd_folder: Path, hub_cache: Path, tmp_path: Path) -> None:
+    put_into_cache(hub_cache, "stable-diffusion-v1-5/stable-diffusion-v1-5", sd_folder)
+    pipe = tiny_sd(seed=3)
+    path = save_checkpoint(pipe, tmp_path / "model.safetensors")
+    model = load_model(path, device="cpu")
+    for ours, theirs in ((model.pipe.unet, pipe.unet), (model.pipe.vae, pipe.vae)):
+        expected = theirs.state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
+    assert model.pipe.safety_checker is None
+    assert (model.name, model.hash) == ("model", sha256_of(OpenFile(path))[:10])
+
+
+def test_a_checkpoint_whose_configuration_is_not_here_says_where_it_comes_from(hub_cache: Path, tmp_path: Path) -> None:
+    path = save_checkpoint(tiny_sd(), tmp_path / "model.safetensors")
+    with pytest.raises(ModelNotUsable, match="cannot be loaded") as refusal:
+        load_model(path, device="cpu")
+    assert "go online once" in str(refusal.value.hint)
 
 
 def test_a_folders_own_defaults_are_read(sd_folder: Path, tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 from networks import a1111_network, save_pt
 from PIL import Image
+from pipelines import tiny_sd
 from plain_a1111 import PlainProcessor, modules_of
 
 from hnetkit.errors import BadPicture, IncompatibleNetwork, UsageError
@@ -50,6 +52,17 @@ def test_each_number_of_a_request_counts(sd: Model) -> None:
     changes = [{}, {"prompt": "a blue star"}, {"negative_prompt": "red"}, {"steps": 4}, {"cfg_scale": 3.0}]
     assert len({one(sd, replace(REQUEST, **change)) for change in changes}) == len(changes)
     assert next(draw(sd, replace(REQUEST, width=32, height=24))).image.size == (32, 24)
+
+
+def test_a_picture_is_what_diffusers_draws_with_the_same_numbers(sd: Model) -> None:
+    ours = [one(sd), one(sd, replace(REQUEST, negative_prompt="blurry"))]
+    pipe = tiny_sd()
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(sd.scheduler_config)
+    numbers = {"num_inference_steps": 3, "guidance_scale": 7.0, "width": 16, "height": 16}
+    for drawn, negative in zip(ours, (None, "blurry"), strict=True):
+        generator = torch.Generator().manual_seed(5)
+        image = pipe("a red circle", negative_prompt=negative, generator=generator, **numbers).images[0]
+        assert drawn == image.tobytes()
 
 
 def test_a_picture_does_not_depend_on_how_many_were_asked_for(sd: Model) -> None:

@@ -57,6 +57,9 @@ def test_a_place_is_a_file_by_its_suffix(tmp_path: Path) -> None:
     assert is_picture_file("B.PNG")
     for folder in (".", "pictures", "v1.5", "x.png/", str(tmp_path / "folder.png")):
         assert not is_picture_file(folder)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(UsageError, match="neither a folder"):
+        is_picture_file(str(tmp_path / "notes.txt"))
     with pytest.raises(UsageError) as other:
         is_picture_file("a/b.jpg")
     assert other.value.hint == f"--out {Path('a/b.png')}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -43,7 +44,7 @@ def random_mlp(
         return torch.randn(*shape, generator=noise, dtype=torch.float64)
 
     stages = []
-    for number, (wide, out) in enumerate(zip(shapes, shapes[1:], strict=False)):
+    for number, (wide, out) in enumerate(itertools.pairwise(shapes)):
         active = activation if last or number < len(shapes) - 2 else None
         stage = StageWeights(
             weight=draw(out, wide) * 1.5 / wide**0.5,
@@ -90,7 +91,7 @@ def torch_modules(mlp: MLPWeights, x: Tensor) -> Tensor:
 def test_the_table_has_every_activation_that_a1111_accepts_and_that_makes_sense() -> None:
     of_torch = {name.lower() for name in torch.nn.modules.activation.__all__}
     refused = {"glu", "threshold", "multiheadattention", "softmax", "softmax2d", "softmin", "logsoftmax"}
-    assert activations.NAMES == (of_torch - refused) | {"swish"}
+    assert (of_torch - refused) | {"swish"} == activations.NAMES
     assert set(reference.FORMULAS) == activations.NAMES - {"prelu"}
 
 

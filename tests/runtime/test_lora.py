@@ -139,6 +139,16 @@ def test_an_adapter_put_in_by_peft_itself_is_noticed_at_the_next_call(pipe: Any,
     assert relative(run(pipe), plain(merged(tensors), [(network, 0.8)])) <= 1e-5
 
 
+def test_nothing_is_folded_under_an_adapter(pipe: Any, tint: Hypernetwork) -> None:
+    """The stack changes after PEFT put its modules in, and before any call could notice them."""
+    hnetkit.load_hypernetwork(pipe, tint, strength=0)
+    pipe.unet.add_adapter(LoraConfig(r=LORA_RANK, target_modules=["to_k"]))
+    hnetkit.set_hypernetworks(pipe, ["tint"], [0.8])
+    assert not any(part["folded"] for part in hnetkit.explain(pipe)["parts"])
+    pipe.unet.fuse_lora()
+    assert relative(run(pipe), plain(tiny_sd(), [(tint, 0.8)])) <= 1e-5
+
+
 def test_an_adapter_merged_into_folded_weights_is_refused_with_the_reason(pipe: Any, tint: Hypernetwork) -> None:
     before = copy.deepcopy(pipe.unet.state_dict())
     hnetkit.load_hypernetwork(pipe, tint)
@@ -146,9 +156,9 @@ def test_an_adapter_merged_into_folded_weights_is_refused_with_the_reason(pipe: 
     for module in pipe.unet.modules():
         if hasattr(module, "merge"):
             module.merge()
-    for _ in range(2):
+    for attempt in (run, run, hnetkit.unload_hypernetworks):
         with pytest.raises(AttachError, match="a LoRA was fused while hypernetworks were folded in"):
-            run(pipe)
+            attempt(pipe)
     for module in pipe.unet.modules():
         if hasattr(module, "unmerge"):
             module.unmerge()

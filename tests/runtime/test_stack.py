@@ -201,8 +201,14 @@ def test_the_reference_can_be_forced(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize(
     "options",
-    [{"value": float("nan")}, {"value": 1, "cross_k": float("inf")}, {"start": 0.6, "end": 0.5}, {"end": 1.1}]
-    + [{"start": -0.1}, {"blocks": {"mid_block": float("nan")}}],
+    [
+        {"value": float("nan")},
+        {"value": 1, "cross_k": float("inf")},
+        {"start": 0.6, "end": 0.5},
+        {"end": 1.1},
+        {"start": -0.1},
+        {"blocks": {"mid_block": float("nan")}},
+    ],
     ids=str,
 )
 def test_a_strength_that_means_nothing_is_refused(options: dict[str, Any]) -> None:

@@ -21,7 +21,9 @@ Modules = dict[int, tuple[nn.Module, nn.Module]]
 
 def modules_of(network: Hypernetwork, dtype: torch.dtype = torch.float32) -> Modules:
     """Returns a network's MLPs as torch modules."""
-    return {width: (_sequential(pair.key, dtype), _sequential(pair.value, dtype)) for width, pair in network.mlps.items()}
+    return {
+        width: (_sequential(pair.key, dtype), _sequential(pair.value, dtype)) for width, pair in network.mlps.items()
+    }
 
 
 def apply(x: Tensor, networks: Sequence[tuple[Modules, float]]) -> tuple[Tensor, Tensor]:

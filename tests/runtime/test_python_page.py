@@ -1,0 +1,30 @@
+"""The examples of docs/python.md, run as they stand."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+from networks import network_file
+from pipelines import tiny_sd
+
+import hnetkit
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
+
+
+def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_sd().save_pretrained(tmp_path / "sd-1.5")
+    network_file(tmp_path, "style.pt", widths=(8, 20, 24), activation="relu", seed=1)
+    hnetkit.save(
+        hnetkit.load(network_file(tmp_path, "other.pt", widths=(8, 20, 24), seed=2)), tmp_path / "ink.safetensors"
+    )
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"^```pycon\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    test = doctest.DocTestParser().get_doctest("".join(blocks), {}, PAGE.name, str(PAGE), 0)
+    output: list[str] = []
+    results = doctest.DocTestRunner(verbose=False).run(test, out=output.append)
+    assert results.attempted > 25
+    assert not results.failed, "".join(output)
