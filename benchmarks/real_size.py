@@ -72,7 +72,9 @@ def build_model(folder: Path) -> Path:
         text_encoder=CLIPTextModel(CLIPTextConfig(**TEXT, eos_token_id=tokenizer.eos_token_id)),
         tokenizer=tokenizer,
         unet=UNet2DConditionModel(**UNET),
-        scheduler=EulerAncestralDiscreteScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        scheduler=EulerAncestralDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
