@@ -168,19 +168,19 @@ def test_projections_fused_after_compiled_code_are_refused(pipe: Any, graphs: Gr
 def test_inductor_takes_weights_and_strengths_as_inputs(
     pipe: Any, twin: Any, graphs: Graphs, ink: Hypernetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The default backend, on one attention layer: its code holds no constant that a strength change must reach."""
+    """The default backend, on one projection: its code holds no constant that a strength change must reach."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     for one in (pipe, twin):
         hnetkit.load_hypernetwork(one, ink)
-    attentions = [one.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1") for one in (pipe, twin)]
-    attentions[0].compile()
+    projections = [one.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_k for one in (pipe, twin)]
+    projections[0].compile()
     x = torch.randn(2, 64, 8)
     for strength in (1.0, -0.4):
         for one in (pipe, twin):
             hnetkit.set_hypernetworks(one, ["ink"], [strength])
         with torch.no_grad():
             try:
-                got, truth = (attention(x) for attention in attentions)
+                got, truth = (projection(x) for projection in projections)
             except torch._inductor.exc.InvalidCxxCompiler:
                 pytest.skip("inductor finds no C++ compiler")
         assert relative(got, truth) <= 1e-5
