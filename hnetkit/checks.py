@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from hnetkit.hashes import damaged_parts
 from hnetkit.network import BaseModel, Hypernetwork, TensorRef
 
 _CROSS: dict[int, BaseModel] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
@@ -55,6 +56,8 @@ def is_trained(net: Hypernetwork, width: int) -> bool:
 def validate(net: Hypernetwork) -> Report:
     """Reads every value of a network and returns what is wrong or odd with it."""
     problems, warnings = [], list(net.warnings)
+    for part in damaged_parts(net):
+        problems.append(f"{part}: its bytes are not those that were saved: they do not have its checksum")
     largest = 0.0
     for width, side, key, tensor in net.each_tensor():
         name = f"{width}.{side}.{key}"

@@ -10,10 +10,11 @@
 from __future__ import annotations
 
 import hashlib
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from hnetkit.network import Hypernetwork, ResidualMLP, SizedSource, TensorRef
+from hnetkit.network import Checksum, Hypernetwork, ResidualMLP, SizedSource, TensorRef
 
 _CHUNK = 1 << 20  # bytes
 _V1_OFFSET, _V1_SIZE = 1 << 20, 64 << 10
@@ -73,6 +74,18 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None) -> FileHashes:
 def content_hash(net: Hypernetwork) -> str:
     """Returns the content hash of a network, reading its tensors once."""
     return _content_hash(net, lambda ref: hashlib.sha256(ref.read()).hexdigest())
+
+
+def damaged_parts(net: Hypernetwork) -> list[str]:
+    """Returns the names of the parts of a network's file whose bytes do not have the checksum that is stored there."""
+    return [part.name for part in net.checksums if net.source and _crc32(net.source, part) != part.crc32]
+
+
+def _crc32(file: SizedSource, part: Checksum) -> int:
+    crc, end = 0, part.offset + part.size
+    for start in range(part.offset, end, _CHUNK):
+        crc = zlib.crc32(file.read_at(start, min(_CHUNK, end - start)), crc)
+    return crc
 
 
 def _content_hash(net: Hypernetwork, digest_of: Callable[[TensorRef], str]) -> str:

@@ -94,6 +94,16 @@ class TensorRef:
 
 
 @dataclass(frozen=True, slots=True)
+class Checksum:
+    """What a container says of `size` bytes at `offset` of its file: their CRC-32."""
+
+    name: str
+    offset: int
+    size: int
+    crc32: int
+
+
+@dataclass(frozen=True, slots=True)
 class LayerNorm:
     """Layer normalisation over a stage's outputs, eps 1e-5. weight and bias: ``[out]``."""
 
@@ -165,6 +175,7 @@ class Hypernetwork:
         activate_output: whether the last stage of each MLP has its activation (A1111: missing means True).
         warnings: what is odd about the file, one line each; a disagreement names both sides.
         not_carried: names of content that saving drops (an optimizer's state inside the file).
+        checksums: of the file's parts, where its container has them.
         source: the open file that it was read from; None for a network made in this process.
         source_sha256: of the file that this one was converted from, where the file says so.
     """
@@ -177,6 +188,7 @@ class Hypernetwork:
     activate_output: bool = True
     warnings: tuple[str, ...] = ()
     not_carried: tuple[str, ...] = ()
+    checksums: tuple[Checksum, ...] = field(default=(), repr=False, compare=False)
     source: SizedSource | None = field(default=None, repr=False, compare=False)
     source_sha256: str | None = None
 

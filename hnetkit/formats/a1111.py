@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork, printable
-from hnetkit.formats import pickle_reader
+from hnetkit.formats import pickle_reader, pickle_values
 from hnetkit.formats.activations import activation_name
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.topology import build_mlp, canonical_key, expected_indices, linear_indices
@@ -137,7 +137,7 @@ class _Builder:
             name = canonical_key(str(key))
             if name in tensors:
                 raise DamagedFile(f"{where}.{name} stands twice")
-            if not isinstance(stub, pickle_reader.Tensor | TensorRef):
+            if not isinstance(stub, pickle_values.Tensor | TensorRef):
                 raise DamagedFile(f"{where}.{str(key)[:60]} is not a tensor")
             tensors[name] = self.tensor_of(stub, f"{where}.{name}")
         return tensors

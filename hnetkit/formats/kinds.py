@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hnetkit.formats import pickle_reader
+from hnetkit.formats import pickle_values
 
 # kind -> what a person calls it
 TITLES: Mapping[str, str] = {
@@ -100,10 +100,10 @@ def kind_of_names(names: Collection[str]) -> str:
 
 def kind_of_value(value: Any) -> str:
     """Returns the kind of an object that `torch.save` wrote."""
-    if isinstance(value, pickle_reader.Tensor):
+    if isinstance(value, pickle_values.Tensor):
         return "aesthetic-gradient" if len(value.shape) == 2 and value.shape[1] in (768, 1024, 1280) else "unknown"
     if isinstance(value, list | tuple):
-        return "lora" if value and all(isinstance(item, pickle_reader.Tensor) for item in value) else "unknown"
+        return "lora" if value and all(isinstance(item, pickle_values.Tensor) for item in value) else "unknown"
     if not isinstance(value, dict):
         return "unknown"
     names = {str(key) for key in value}

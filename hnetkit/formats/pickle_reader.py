@@ -16,136 +16,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hnetkit.errors import DamagedFile, UnsafeFile
+from hnetkit.formats.pickle_values import (
+    ALLOWED_GLOBALS,
+    STORAGE_TYPES,
+    Foreign,
+    Global,
+    NumpyType,
+    Parsed,
+    Storage,
+    StorageType,
+    is_index,
+    set_item,
+)
 
 MAX_SIZE = 16 << 20  # bytes of structure; the largest real file has 60 kB
 MAX_OPERATIONS = 400_000  # opcodes, and the items that calls go through; a large checkpoint has 60 000
 MAX_DEPTH = 200  # nested marks
 MAX_INTEGER_BYTES = 16
 MAX_ARGUMENTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class StorageType:
-    """A torch storage class: the element type of a storage, or None for one no network holds (int, bool, ...)."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """A persistent reference to tensor bytes that lie outside the pickle."""
-
-    type: StorageType
-    key: str
-    numel: int
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A view of a storage; offset and stride in elements. Not checked against the storage's real bytes yet."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """Something that the file asked for and that was not done."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Global:
-    """An allowed global: calling it runs `make`, which only builds inert values."""
-
-    name: str
-    make: Callable[..., Any] = field(compare=False)
-
-
-class Parsed(dict[Any, Any]):
-    """A dict that came from `collections.OrderedDict`: it may be given a `_metadata` attribute, which is dropped."""
-
-
-@dataclass(slots=True)
-class NumpyType:
-    """A numpy dtype by its code (`"i8"`, `"f4"`, ...), as metadata values of numpy types carry it."""
-
-    code: str
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> Tensor:
-    if not isinstance(storage, Storage) or not _is_index(offset):
-        raise UnsafeFile("a tensor without a storage")
-    if not all(isinstance(part, tuple) and all(map(_is_index, part)) for part in (shape, stride)):
-        raise UnsafeFile("a tensor whose shape is not made of numbers")
-    if len(shape) != len(stride) or len(shape) > 8:
-        raise UnsafeFile("a tensor whose shape and stride do not fit")
-    return Tensor(storage, offset, shape, stride)
-
-
-def _rebuild_parameter(data: Any, *_rest: Any) -> Tensor:
-    if not isinstance(data, Tensor):
-        raise UnsafeFile("a parameter that is not a tensor")
-    return data
-
-
-def _ordered_dict(items: Any = ()) -> Parsed:
-    if not isinstance(items, list | tuple) or not all(isinstance(i, list | tuple) and len(i) == 2 for i in items):
-        raise UnsafeFile("an ordered dict that is not made of pairs")
-    result = Parsed()
-    for key, value in items:
-        _set(result, key, value)
-    return result
-
-
-def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8"):
-        raise UnsafeFile("an unusual text encoding")
-    try:
-        return text.encode(encoding)
-    except UnicodeEncodeError as error:
-        raise DamagedFile("text that its encoding does not hold") from error
-
-
-def _numpy_type(code: Any, *_rest: Any) -> NumpyType:
-    if not isinstance(code, str):
-        raise UnsafeFile("a numpy type without a code")
-    return NumpyType(code)
-
-
-_NUMPY_FORMATS = {
-    **{"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
-    **{"f2": "e", "f4": "f", "f8": "d", "b1": "?"},
-}
-
-
-def _numpy_scalar(kind: Any, data: Any = b"", *_rest: Any) -> int | float | bool:
-    if not isinstance(kind, NumpyType) or kind.code not in _NUMPY_FORMATS or not isinstance(data, bytes):
-        raise UnsafeFile("an unusual numpy value")
-    try:
-        value: int | float | bool = struct.unpack("<" + _NUMPY_FORMATS[kind.code], data)[0]
-    except struct.error as error:
-        raise DamagedFile("a numpy value of the wrong size") from error
-    return value
-
-
-# the globals that hypernetworks need (FloatStorage and the like are made by `_allowed`)
-_ALLOWED: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": _ordered_dict,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
-    "numpy.dtype": _numpy_type,
-    "_codecs.encode": _encode,
-}
-_STORAGES = {
-    *("FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage"),
-    *("IntStorage", "LongStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage"),
-}
 
 
 @dataclass(slots=True)
@@ -266,7 +154,7 @@ class PickleReader:
         if len(items) % 2:
             raise DamagedFile("a dict with a key and no value")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            _set(target, key, value)
+            set_item(target, key, value)
 
     def _tuple(self, size: int) -> None:
         items = [self._pop() for _ in range(size)]
@@ -284,10 +172,10 @@ class PickleReader:
 
     def _global(self, name: str) -> None:
         module, _, attribute = name.rpartition(".")
-        if module == "torch" and attribute in _STORAGES:
+        if module == "torch" and attribute in STORAGE_TYPES:
             self._push(StorageType(attribute))
-        elif name in _ALLOWED:
-            self._push(Global(name, _ALLOWED[name]))
+        elif name in ALLOWED_GLOBALS:
+            self._push(Global(name, ALLOWED_GLOBALS[name]))
         else:
             self.foreign.append(name)
             self._push(Foreign(name))
@@ -341,7 +229,7 @@ class PickleReader:
         if isinstance(kind, Foreign):
             self._push(kind)
             return
-        if not isinstance(kind, StorageType) or not isinstance(key, str) or not _is_index(numel):
+        if not isinstance(kind, StorageType) or not isinstance(key, str) or not is_index(numel):
             raise UnsafeFile("a persistent reference that is no storage")
         if view and view[0] is not None:
             raise UnsafeFile("a view of another storage")
@@ -358,19 +246,6 @@ class PickleReader:
 
     def _skip_frame(self) -> None:
         self._take(8)
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-
-
-def _set(target: dict[Any, Any], key: Any, value: Any) -> None:
-    if not isinstance(key, str | int | float | bytes | None):
-        if isinstance(key, tuple | Foreign):
-            key = f"<{type(key).__name__}>"  # such a key is in no network; the dict is only looked at, never used
-        else:
-            raise UnsafeFile("a dict key that is neither text nor number")
-    target[key] = value
 
 
 def _push_new(make: Callable[[], Any]) -> Callable[[PickleReader], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hnetkit.errors import DamagedFile, FileRefused, NotAHypernetwork, UnsafeFile, UnsupportedNetwork
 from hnetkit.formats.a1111 import build_network, is_network_dict
@@ -72,7 +72,8 @@ def _from_torch(source: TorchFile) -> Hypernetwork:
         raise _other(source.file, kind if kind != "hypernetwork" else "checkpoint")
     if kind != "hypernetwork":
         raise _other(source.file, kind, asks_for=source.foreign)
-    return build_network(value, source.tensor, format=source.format, file=source.file)
+    network = build_network(value, source.tensor, format=source.format, file=source.file)
+    return replace(network, checksums=source.checksums)
 
 
 def _from_safetensors(file: OpenFile) -> Hypernetwork:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
-from hnetkit.formats import pickle_reader
+from hnetkit.formats import pickle_reader, pickle_values
 from hnetkit.formats.pickle_reader import PickleReader
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_zip import read_members, torch_root, unexpected_members
-from hnetkit.network import ITEM_SIZE, DType, TensorRef
+from hnetkit.network import ITEM_SIZE, Checksum, DType, TensorRef
 
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LEGACY_PROTOCOL = 1001
@@ -35,9 +35,10 @@ class TorchFile:
     """A torch file whose structure was read.
 
     Attributes:
-        value: the saved object, with inert stand-ins for tensors (`pickle_reader.Tensor`) and for unknown things.
+        value: the saved object, with inert stand-ins for tensors (`pickle_values.Tensor`) and for unknown things.
         foreign: names of globals that were asked for and not on the allow-list.
         storages: storage key -> (offset, size) of its bytes in `file`.
+        checksums: of the storages, where the container has them.
     """
 
     file: OpenFile
@@ -45,8 +46,9 @@ class TorchFile:
     value: Any
     foreign: tuple[str, ...]
     storages: Mapping[str, tuple[int, int]]
+    checksums: tuple[Checksum, ...] = ()
 
-    def tensor(self, stub: pickle_reader.Tensor, name: str) -> TensorRef:
+    def tensor(self, stub: pickle_values.Tensor, name: str) -> TensorRef:
         """Returns a reference to the tensor's bytes, checked against its storage.
 
         Raises:
@@ -68,7 +70,7 @@ class TorchFile:
         return TensorRef(dtype, stub.shape, self.file, offset + stub.offset * item)
 
 
-def _is_contiguous(stub: pickle_reader.Tensor) -> bool:
+def _is_contiguous(stub: pickle_values.Tensor) -> bool:
     expected = 1
     for length, stride in zip(reversed(stub.shape), reversed(stub.stride), strict=True):
         if length != 1 and stride != expected:
@@ -97,19 +99,17 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     if pickle.size > pickle_reader.MAX_SIZE:
         raise UnsafeFile(f"{file.path}: {pickle.size} bytes of structure; a network has a few thousand")
     data = file.read_at(pickle.offset, pickle.size)
-    if zlib.crc32(data) != pickle.crc:
+    if pickle.crc and zlib.crc32(data) != pickle.crc:  # 0: torch was told to compute none
         raise DamagedFile(f"{file.path}: its structure does not have the checksum that the zip states")
     reader = PickleReader(data)
     value = _read(reader, file)
     if reader.position != pickle.size:
         raise UnsafeFile(f"{file.path}: bytes behind the end of its pickle")
     prefix = f"{root}data/"
-    storages = {
-        name.removeprefix(prefix): (member.offset, member.size)
-        for name, member in members.items()
-        if name.startswith(prefix)
-    }
-    return TorchFile(file, "pt-zip", value, tuple(reader.foreign), storages)
+    parts = {name.removeprefix(prefix): member for name, member in members.items() if name.startswith(prefix)}
+    storages = {key: (member.offset, member.size) for key, member in parts.items()}
+    checksums = tuple(Checksum(m.name, m.offset, m.size, m.crc) for m in parts.values() if m.crc)
+    return TorchFile(file, "pt-zip", value, tuple(reader.foreign), storages, checksums)
 
 
 def read_torch_legacy(file: OpenFile) -> TorchFile:
@@ -170,9 +170,9 @@ def _storage_sizes(value: Any) -> dict[str, tuple[int, int]]:
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, pickle_reader.Tensor):
+        if isinstance(item, pickle_values.Tensor):
             item = item.storage
-        if isinstance(item, pickle_reader.Storage):
+        if isinstance(item, pickle_values.Storage):
             kind = item.type.name
             found[item.key] = (item.numel, ITEM_SIZE[_DTYPES[kind]] if kind in _DTYPES else _ITEM[kind])
         elif isinstance(item, dict | list | tuple) and id(item) not in seen:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hnetkit.errors import FileRefused, UsageError
+from hnetkit.errors import DamagedFile, FileRefused, UsageError
 from hnetkit.files import new_file
 from hnetkit.formats.convention import a1111_metadata, header_metadata
 from hnetkit.formats.write_pt import Pickled, write_zip
-from hnetkit.hashes import sha256_of
+from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRef
 
 PT_SUFFIXES = (".pt", ".ckpt", ".bin")
@@ -35,8 +35,15 @@ def save(
     Raises:
         UsageError: another suffix, or no such dtype.
         OutputExists: the file exists and `overwrite` is False.
+        DamagedFile: the network's own file is not as it was saved.
         FileRefused: a value of the network does not fit into `dtype`.
     """
+    damaged = damaged_parts(net)
+    if damaged:
+        raise DamagedFile(
+            f"{net.path}: the bytes of {damaged[0]} do not have its checksum",
+            hint="get the file again, or an earlier save of it",
+        )
     if dtype is not None and dtype not in ITEM_SIZE:
         raise UsageError(f"{dtype}: no type of weights", hint=f"one of {', '.join(ITEM_SIZE)}")
     suffix = Path(path).suffix.lower()

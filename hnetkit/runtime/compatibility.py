@@ -32,7 +32,7 @@ def require_fit(name: str, network: Hypernetwork, unet: nn.Module, layers: Itera
         here = ", ".join(map(str, sorted({layer.width for layer in layers})))
         raise IncompatibleNetwork(
             f"{name} reaches no layer: its widths are {', '.join(map(str, network.widths))}, the UNet's are {here}",
-            hint="load it on the model that it was trained for",
+            hint="use the model that it was trained for",
         )
     text = {layer.width for layer in layers if layer.kind == "cross"}
     if force or _fits(network, text, is_sdxl=_is_sdxl(unet)):
@@ -40,7 +40,7 @@ def require_fit(name: str, network: Hypernetwork, unet: nn.Module, layers: Itera
     made_for = _MODEL_NAME.get(network.base_model, "another model")
     raise IncompatibleNetwork(
         f"{name} is made for {made_for}; this UNet's text context is {', '.join(map(str, sorted(text)))} wide",
-        hint="load it on the model that it was trained for, or say force=True",
+        hint="use the model that it was trained for (in Python, force=True applies it all the same)",
     )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import networks
 import pytest
 import torch
+from torch.serialization import set_crc32_options
 
 import hnetkit
 from hnetkit.cli import run
@@ -73,6 +74,32 @@ def test_validate_finds_values_that_are_not_finite(tmp_path: Path, capsys: pytes
     (row,) = json.loads(capsys.readouterr().out)
     assert row["verdict"] == "refused"
     assert row["problems"] == ["8.v.linear.1.weight: 1 of 128 values are not finite"]
+
+
+def test_a_flipped_bit_in_a_weight_is_found_and_not_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = networks.network_file(tmp_path, "worn.pt")
+    weight = hnetkit.load(path).mlps[8].value.stages[0].weight
+    data = bytearray(path.read_bytes())
+    data[weight.offset + 5] ^= 1  # the lowest bits of a value that stays finite
+    path.write_bytes(data)
+    assert run(["validate", "--json", str(path)]) == 7
+    (row,) = json.loads(capsys.readouterr().out)
+    assert [problem.split(": ")[0] for problem in row["problems"]] == ["worn/data/4"]
+    assert run(["convert", str(path), str(tmp_path / "out.safetensors")]) == 7
+    assert "checksum" in capsys.readouterr().err
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_file_that_torch_saved_without_checksums_is_whole(tmp_path: Path) -> None:
+    content = networks.a1111_network((8,))
+    set_crc32_options(False)
+    try:
+        path = networks.save_pt(content, tmp_path / "plain.pt")
+    finally:
+        set_crc32_options(True)
+    assert run(["validate", str(path)]) == 0
 
 
 def test_validate_says_that_a_network_was_never_trained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "settings": ("errors", "files", "paths"),
     "network": ("errors", "checks", "hashes"),
     "hashes": ("errors", "network"),
-    "checks": ("errors", "network"),
+    "checks": ("errors", "network", "hashes"),
     "formats": ("errors", "files", "hashes", "network"),
     "inspection": ("errors", "network", "formats", "checks", "hashes"),
     "registry": ("errors",),

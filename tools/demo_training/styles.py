@@ -157,7 +157,9 @@ def draw_latents(vae: AutoencoderKL, names: Sequence[str], seed: int) -> tuple[l
     return captions, strengths, torch.cat(chunks)
 
 
-def train(model: Model, vae: AutoencoderKL, start: Trained, minutes: float, seed: int) -> Trained:
+def train(
+    model: Model, vae: AutoencoderKL, start: Trained, minutes: float, seed: int, *, rate: float = 3e-3
+) -> Trained:
     """Trains networks together on a frozen model, on from `start`: each leaves room for the others of it."""
     torch.manual_seed(seed)
     rng, names = random.Random(seed), list(start.networks)
@@ -166,7 +168,7 @@ def train(model: Model, vae: AutoencoderKL, start: Trained, minutes: float, seed
     model.unet.eval().requires_grad_(False)
     model.text.eval().requires_grad_(False)
     average = Average(networks, decay=0.998)
-    loop = TimedLoop([p for n in networks for p in n.parameters()], rate=3e-3, minutes=minutes)
+    loop = TimedLoop([p for n in networks for p in n.parameters()], rate=rate, minutes=minutes)
     order = list(range(len(networks)))
     step = 0
     for step in loop.steps():
