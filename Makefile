@@ -27,7 +27,7 @@ bench: .venv/installed         ## every benchmark of benchmarks/, about half an 
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/library.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/real_size.py
 
-train-demo: .venv/installed    ## the bundled model and its hypernetworks from nothing, about an hour on 2 cores
+train-demo: .venv/installed    ## the bundled model and its hypernetworks from nothing, about an hour and a half on 2 cores
 	PYTHONPATH=tools .venv/bin/python -m demo_training.train --work demo-work --out hnetkit/demo
 
 format: .venv/installed        ## ruff's own formatting and safe fixes

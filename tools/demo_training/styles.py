@@ -3,7 +3,7 @@
 First all three train in one loop. Each training picture is drawn with a random subset of the
 styles at random strengths, and every network is applied to it at just that strength, in a random
 order. So a network learns what its half strength means, and to leave room for the others. Then
-each goes on alone, which makes its own pictures clean.
+each goes on alone, which makes its own pictures clean, and all together again, which cleans the stacks.
 """
 
 from __future__ import annotations
