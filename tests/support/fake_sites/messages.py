@@ -53,7 +53,7 @@ class Response:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     length: bool = True  # whether Content-Length is stated; without it the connection's end is the body's end
-    cut_after: int | None = None  # bytes of the body after which the connection is closed
+    cut_after: int | None = None  # bytes of the body before the connection is closed; -1: not even a status
     reset: bool = False  # close with RST instead of FIN
     stall_after: int | None = None  # bytes of the body after which nothing comes for `stall_seconds`
     stall_seconds: float = 0.0
@@ -75,9 +75,9 @@ def json_response(content: Any, status: int = 200, **headers: str) -> Response:
     return Response(status, {"Content-Type": "application/json; charset=utf-8", **named}, body)
 
 
-def error(status: int, message: Any, **extra: Any) -> Response:
-    """`{"error": message}`, with what else the site puts beside it."""
-    return json_response({"error": message, **extra}, status)
+def error(status: int, text: Any, /, **extra: Any) -> Response:
+    """`{"error": text}`, with what else the site puts beside it."""
+    return json_response({"error": text, **extra}, status)
 
 
 def text_response(status: int, text: str, kind: str = "text/plain", **headers: str) -> Response:
@@ -121,6 +121,7 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: list[Recorded] = []
+        self.failures: list[str] = []  # tracebacks of the fake's own mistakes
 
     def begin(self, request: Request) -> Recorded:
         """Writes down a request that has just been read."""

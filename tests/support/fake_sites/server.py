@@ -31,6 +31,7 @@ class _Server(ThreadingHTTPServer):
         self.closing = threading.Event()
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
+        self.resets: set[socket.socket] = set()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._connections_lock:
@@ -40,7 +41,11 @@ class _Server(ThreadingHTTPServer):
     def shutdown_request(self, request: Any) -> None:
         with self._connections_lock:
             self._connections.discard(request)
-        super().shutdown_request(request)
+        if request in self.resets:  # a shutdown would send FIN first
+            self.resets.discard(request)
+            self.close_request(request)
+        else:
+            super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing: clients and faults break connections on purpose."""
@@ -73,6 +78,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 response = self.server.answer(request)
             except Exception:
+                self.server.ledger.failures.append(traceback.format_exc())
                 response = text_response(500, "the fake itself failed\n" + traceback.format_exc())
             entry.status = response.status
             self._send(request, response, entry)
@@ -85,6 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _serve
 
     def _send(self, request: Request, response: Response, entry: Recorded) -> None:
+        if response.cut_after == -1:
+            entry.broken = "fault: no answer"
+            self._cut(response.reset)
+            return
         self.send_response(response.status)
         for name, value in response.headers.items():
             self.send_header(name, value)
@@ -124,6 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if reset:  # no lingering: close() then sends RST at once
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.server.resets.add(self.connection)
 
 
 class Origin:

@@ -1,0 +1,16 @@
+"""Fakes of Civitai and of the Hugging Face hub on 127.0.0.1, as unhelpful as the real ones, for tests and by hand.
+
+    with Sites(World.make(30), needs_token=True) as site:
+        site.faults.add(Fault("E", after=1000))
+        ...
+        assert [entry.status for entry in site.requests] == [200, 307, 200]
+
+Every origin records its requests in `site.requests`. shared/reference/CIVITAI.md 1 says what is imitated.
+"""
+
+from fake_sites.faults import Fault, random_fault
+from fake_sites.messages import Recorded
+from fake_sites.site import Sites
+from fake_sites.world import World
+
+__all__ = ["Fault", "Recorded", "Sites", "World", "random_fault"]
