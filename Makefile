@@ -13,7 +13,7 @@ test: .venv/installed          ## the whole suite, about ten minutes on 2 cores
 	.venv/bin/python -m pytest -n 2
 
 test-long: .venv/installed     ## seeded runs of many minutes: fuzzing, killed scans, the demo model's full factorial
-	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header | tee benchmarks/results/test_long.txt
+	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header --disable-warnings | tee benchmarks/results/test_long.txt
 
 lint: .venv/installed          ## ruff, mypy strict, and generated docs up to date
 	.venv/bin/ruff check
