@@ -103,6 +103,74 @@ class ModelNotUsable(HnetkitError):
     """A pipeline folder or hub id that cannot be loaded as a Stable Diffusion pipeline."""
 
 
+class RemoteError(HnetkitError):
+    """Base of what a site or the way to it can do wrong; `code` is the word that the registry keeps."""
+
+    exit_code = 5
+    code: ClassVar[str] = "network"
+
+
+class NetworkFailed(RemoteError):
+    """No answer, a broken one, or one that makes no sense, and trying again did not help."""
+
+
+class RegionBlocked(RemoteError):
+    """The site serves nothing to this region."""
+
+    code = "region-blocked"
+
+
+class RateLimited(RemoteError):
+    """The site asks for a pause that is longer than a command should wait."""
+
+    exit_code = 6
+    code = "rate-limited"
+
+
+class AuthRequired(RemoteError):
+    """The site wants to know who asks, or does not know the token."""
+
+    exit_code = 3
+    code = "no-token"
+
+
+class EarlyAccess(AuthRequired):
+    """Only those who paid get it before a date."""
+
+    code = "early-access"
+
+
+class NoAccess(AuthRequired):
+    """It is private, or its owner does not allow downloads."""
+
+    code = "no-access"
+
+
+class Gone(RemoteError):
+    """The site does not have it, or not any more."""
+
+    exit_code = 4
+    code = "gone"
+
+
+class Archived(Gone):
+    """The site still shows it and gives no file."""
+
+    code = "archived"
+
+
+class WrongBytes(FileRefused):
+    """What came is not what the site says it is: size, hash or kind."""
+
+    code = "wrong-bytes"
+
+
+class DiskFull(HnetkitError):
+    """Not enough room for what is to be fetched."""
+
+    code = "disk-full"
+
+
 class BadPicture(HnetkitError):
     """Sampling gave NaN or an all-black picture."""
 

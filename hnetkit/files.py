@@ -34,7 +34,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
         if overwrite:
             os.replace(temporary, target)
         else:
-            _place(temporary, target)
+            place(temporary, target)
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
@@ -46,8 +46,12 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
         raise OutputExists(f"{os.fspath(path)}: the file exists", hint="add --overwrite to replace it")
 
 
-def _place(temporary: str, target: Path) -> None:
-    """Renames without replacing: a file that appeared meanwhile is kept."""
+def place(temporary: str | os.PathLike[str], target: Path) -> None:
+    """Gives a finished file its name without replacing another; `temporary` may stay behind as a second name.
+
+    Raises:
+        OutputExists: a file of this name appeared meanwhile; it is kept.
+    """
     try:
         os.link(temporary, target)
     except FileExistsError:

@@ -114,7 +114,7 @@ class Files:
             path: below the root.
             mtime_ns: of the bytes that were read.
             reader_version: of the reader that read them.
-            row: an examination (`hnetkit.inspection.Examination.as_row`).
+            row: an examination (`hnetkit.inspection.Examination.as_row`); under `sidecars` what lies beside the file.
         """
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
@@ -129,11 +129,24 @@ class Files:
         }
         columns = [*values, "first_seen"]
         updates = ", ".join(f"{column} = excluded.{column}" for column in values)
-        self._db.execute(
+        cursor = self._db.execute(
             f"INSERT INTO files ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-            f"ON CONFLICT (root_id, path) DO UPDATE SET {updates}",
+            f"ON CONFLICT (root_id, path) DO UPDATE SET {updates} RETURNING id",
             [*values.values(), now()],
         )
+        id = cursor.fetchone()[0]
+        self._db.execute("DELETE FROM sidecars WHERE file_id = ?", [id])
+        if row.get("sidecars"):
+            self._db.execute("INSERT INTO sidecars VALUES (?, ?)", [id, json.dumps(row["sidecars"])])
+
+    def sidecars(self, ids: Iterable[int]) -> dict[int, Row]:
+        """Returns what lay beside files when they were read: file -> what the sidecars said."""
+        found = {}
+        for id in ids:
+            row = self._db.execute("SELECT said FROM sidecars WHERE file_id = ?", [id]).fetchone()
+            if row is not None:
+                found[id] = json.loads(row[0])
+        return found
 
     def set_state(self, ids: Iterable[int], state: str) -> None:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""

@@ -84,3 +84,139 @@ CREATE VIRTUAL TABLE network_text USING fts5 (
     names, tags, note, trained_on, base_model, prefix = '2 3', tokenize = 'unicode61 remove_diacritics 2'
 )
 """
+
+
+@migrations()
+def m002_sources(db: Database) -> None:
+    """What the sites say of models, what is being fetched, and what hnetkit itself put on the disk.
+
+    `raw` is the site's own JSON, compressed. A column that is NULL is unknown; an empty list is known to be empty.
+    """
+    for statement in _M002.split(";"):
+        db.execute(statement)
+
+
+_M002 = """
+CREATE TABLE models (
+    id INTEGER PRIMARY KEY,
+    source TEXT NOT NULL CHECK (source IN ('civitai', 'huggingface')),
+    remote_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    type TEXT,
+    creator TEXT,
+    description TEXT,
+    tags TEXT,
+    nsfw_level INTEGER,
+    availability TEXT,
+    commercial_use TEXT,
+    allow_no_credit INTEGER,
+    allow_derivatives INTEGER,
+    allow_different_license INTEGER,
+    downloads INTEGER,
+    state TEXT NOT NULL CHECK (state IN ('listed', 'archived', 'taken-down', 'gone')),
+    raw BLOB NOT NULL,
+    first_seen TEXT NOT NULL,
+    last_seen TEXT NOT NULL,
+    UNIQUE (source, remote_id)
+);
+CREATE TABLE versions (
+    id INTEGER PRIMARY KEY,
+    model_id INTEGER NOT NULL REFERENCES models (id) ON DELETE CASCADE,
+    remote_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    base_model TEXT,
+    published_at TEXT,
+    early_access_until TEXT,
+    availability TEXT,
+    usage TEXT,
+    nsfw_level INTEGER,
+    trained_words TEXT,
+    strength REAL,
+    state TEXT NOT NULL CHECK (state IN ('listed', 'gone')),
+    first_seen TEXT NOT NULL,
+    last_seen TEXT NOT NULL,
+    UNIQUE (model_id, remote_id)
+);
+CREATE INDEX versions_by_remote_id ON versions (remote_id);
+CREATE TABLE remote_files (
+    id INTEGER PRIMARY KEY,
+    version_id INTEGER NOT NULL REFERENCES versions (id) ON DELETE CASCADE,
+    remote_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    type TEXT,
+    size_bytes INTEGER,
+    format TEXT,
+    fp TEXT,
+    scan TEXT,
+    is_primary INTEGER,
+    sha256 TEXT,
+    hashes TEXT,
+    hashes_at TEXT,
+    state TEXT NOT NULL CHECK (state IN ('listed', 'gone')),
+    UNIQUE (version_id, remote_id)
+);
+CREATE INDEX remote_files_by_sha256 ON remote_files (sha256);
+CREATE TABLE images (
+    version_id INTEGER NOT NULL REFERENCES versions (id) ON DELETE CASCADE,
+    url TEXT NOT NULL,
+    place INTEGER NOT NULL,
+    type TEXT,
+    nsfw_level INTEGER,
+    width INTEGER,
+    height INTEGER,
+    PRIMARY KEY (version_id, url)
+) WITHOUT ROWID;
+CREATE TABLE lookups (
+    sha256 TEXT PRIMARY KEY,
+    model_id TEXT,
+    version_id TEXT,
+    looked_up_at TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    key TEXT NOT NULL UNIQUE,
+    source TEXT NOT NULL CHECK (source IN ('civitai', 'huggingface', 'url')),
+    url TEXT NOT NULL,
+    name TEXT NOT NULL,
+    suffix TEXT NOT NULL,
+    folder TEXT NOT NULL,
+    remote_file_id INTEGER REFERENCES remote_files (id) ON DELETE SET NULL,
+    sha256 TEXT,
+    size_bytes INTEGER,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'fetching', 'installing', 'done', 'skipped', 'refused', 'failed')),
+    owner TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    not_before TEXT,
+    code TEXT,
+    reason TEXT,
+    created_at TEXT NOT NULL,
+    updated_at TEXT NOT NULL
+);
+CREATE INDEX jobs_by_state ON jobs (state);
+CREATE TABLE installs (
+    path PRIMARY KEY,
+    job_id INTEGER REFERENCES jobs (id) ON DELETE SET NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('network', 'preview', 'sidecar', 'quarantine')),
+    sha256 TEXT,
+    installed_at TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE sidecars (
+    file_id INTEGER PRIMARY KEY REFERENCES files (id) ON DELETE CASCADE,
+    said TEXT NOT NULL
+);
+CREATE TABLE subscriptions (
+    name TEXT PRIMARY KEY,
+    filters TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    synced_at TEXT
+) WITHOUT ROWID;
+CREATE TABLE links (
+    path PRIMARY KEY,
+    folder NOT NULL,
+    layout TEXT NOT NULL,
+    how TEXT NOT NULL CHECK (how IN ('symlink', 'hardlink', 'copy', 'converted')),
+    source NOT NULL,
+    sha256 TEXT NOT NULL,
+    linked_at TEXT NOT NULL
+) WITHOUT ROWID
+"""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import RegistryError
+from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.connection import open_database, transaction, translated
 from hnetkit.registry.files import Files
+from hnetkit.registry.jobs import Jobs
+from hnetkit.registry.links import Links
 from hnetkit.registry.networks import Networks
+from hnetkit.registry.subscriptions import Subscriptions
 
 
 class Registry:
@@ -21,6 +26,12 @@ class Registry:
     Attributes:
         files: roots and the files under them.
         networks: contents, with their tags, notes, aliases, and the search.
+        links: what was put into other programs' folders.
+        catalogue: what the sites say of models.
+        jobs: what is to be fetched, and what was installed.
+        subscriptions: what is to be kept in step with a site.
+
+    Any number of threads may write; each block of `write` is one of them at a time.
 
     Raises:
         RegistryError: damaged, locked, not writable, or written by a newer hnetkit.
@@ -31,11 +42,16 @@ class Registry:
         self._db = open_database(self.path)
         self.files = Files(self._db)
         self.networks = Networks(self._db)
+        self.links = Links(self._db)
+        self.catalogue = Catalogue(self._db)
+        self.jobs = Jobs(self._db)
+        self.subscriptions = Subscriptions(self._db)
+        self._writing = threading.RLock()
 
     @contextmanager
     def write(self) -> Iterator[None]:
         """One change, whole or not at all; every change is made in such a block."""
-        with translated(self.path), transaction(self._db):
+        with self._writing, translated(self.path), transaction(self._db):
             yield
             self.networks.index()
 

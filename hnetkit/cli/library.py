@@ -157,6 +157,10 @@ def show_command(name: str, output: Output) -> None:
     with open_registry() as registry:
         found = resolve(registry, name)
         rows = _networks(registry, registry.networks.rows("content_hash = ?", [found.content_hash]))
+        for row in rows:
+            files = registry.files.holding([row["content_hash"]])
+            row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
+            row["sites"] = _sites(registry, {file["sha256"] for file in files})
     output.rows(rows, columns=_LIST, text=_network_card)
 
 
@@ -277,6 +281,32 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
     }
 
 
+def _sites(registry: Registry, sha256s: set[str]) -> list[Row]:
+    """What sites say of files with these hashes: their claims, beside what hnetkit measured."""
+    marks = ",".join("?" * len(sha256s))
+    versions = "SELECT version_id FROM lookups WHERE sha256"
+    rows = registry.catalogue.files(
+        f"remote_files.sha256 IN ({marks}) OR versions.remote_id IN ({versions} IN ({marks}))", [*sha256s, *sha256s]
+    )
+    return list({(row["source"], row["version_id"]): row for row in rows}.values())
+
+
+def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
+    facts: list[tuple[str, str | None]] = []
+    for site in sites:
+        creator = f" by {site['creator']}" if site["creator"] else ""
+        state = f" ({site['model_state']})" if site["model_state"] != "listed" else ""
+        facts.append((site["source"], f"{site['model']}, {site['version']}{creator}, model:{site['model_id']}{state}"))
+        facts.append(("claims", ", ".join(filter(None, (site["type"], site["site_base_model"], site["site_fp"])))))
+        facts.append(("strength", f"{site['strength']:g} in its example pictures" if site["strength"] else None))
+        facts.append(("words", ", ".join(site["trained_words"] or ())))
+    for said in sidecars:
+        facts.append(("weight", f"{said['preferred_weight']:g} preferred" if said.get("preferred_weight") else None))
+        facts.append(("activation", said.get("activation_text")))
+        facts.append(("notes", said.get("notes")))
+    return [f"  {label:<11}{printable(value)}" for label, value in dict.fromkeys(facts) if value]
+
+
 def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
 
@@ -313,5 +343,6 @@ def _network_card(row: Row) -> str:
     }
     lines = [printable(row["name"])]
     lines += [f"  {label:<11}{printable(value)}" for label, value in facts.items() if value]
+    lines += _site_lines(row.get("sites", []), row.get("sidecars", []))
     lines += [f"  {file['state']:<11}{printable(file['path'])}" for file in row["files"]]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from typing import Any
 from hnetkit.errors import FileRefused, HnetkitError, NotFound
 from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import examine
+from hnetkit.library import sidecars
 from hnetkit.library.walk import Found, walk
 from hnetkit.registry.files import Root, Seen
 from hnetkit.registry.store import Registry
@@ -76,6 +77,21 @@ def scan(registry: Registry, folders: Iterable[Path] = (), progress: Progress | 
     with registry.write():
         for root in roots:
             registry.files.root_scanned(root)
+
+
+def add_file(registry: Registry, folder: Path, path: Path) -> Row:
+    """Stores one file that was just put into a folder, which becomes a root; returns its examination.
+
+    Raises:
+        FileRefused, NotFound: it cannot be read.
+    """
+    row = _row(path)
+    status = os.stat(path)
+    with registry.write():
+        root = registry.files.add_root(Path(os.path.realpath(folder)))
+        found = Found(os.path.relpath(os.path.realpath(path), root.path), status.st_size, status.st_mtime_ns)
+        _store(registry, root, found, None, row)
+    return row
 
 
 def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Change]:
@@ -202,9 +218,15 @@ def _examined(work: Sequence[Work], progress: Progress | None) -> Iterator[Resul
                 future.cancel()
 
 
+def _row(path: Path) -> Row:
+    """What is in a file, and beside it."""
+    row = examine(path).as_row()
+    return row | {"sidecars": sidecars.read(path).as_row() if row["content_hash"] else {}}
+
+
 def _examine(root: Root, file: Found) -> Row | HnetkitError:
     try:
-        return examine(root.path / file.path).as_row()
+        return _row(root.path / file.path)
     except (NotFound, FileRefused) as error:
         return error
     except OSError as error:  # a disk that fails under one file is no reason to stop

@@ -1,0 +1,80 @@
+"""`hnetkit identify` and `repair`: what the library's files are, and whether they still are it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.cli.remote import carried_out, fetch_options, file_line, leave, open_desk
+from hnetkit.errors import printable
+
+
+@click.command("identify")
+@click.option("--again", is_flag=True, help="Ask also about files that the site did not know lately.")
+@output_options
+def identify_command(again: bool, output: Output) -> None:
+    """Ask Civitai what the library's files are, by their hashes.
+
+    One request for up to 10,000 files; only their hashes are told. Also finds the checkpoints that networks were
+    trained on.
+
+    \b
+    Examples:
+      hnetkit identify
+      hnetkit identify --json
+    """
+    from hnetkit.sources.identify import checkpoints, identify
+
+    with open_desk() as desk:
+        files = list(identify(desk.registry, desk.civitai, again=again))
+        bases = list(checkpoints(desk.registry, desk.civitai))
+    trained = {base["checkpoint"]: base for base in bases}
+    for row in files:
+        base = trained.get((row.pop("sd_checkpoint") or "").lower(), {})
+        row["checkpoint_model_id"], row["checkpoint_version_id"] = base.get("model_id"), base.get("version_id")
+    output.rows(files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line)
+    known = sum(row["model_id"] is not None for row in files)
+    found = sum(base["model_id"] is not None for base in bases)
+    output.note(f"{known} of {len(files)} files known to the site; {found} of {len(bases)} checkpoints")
+
+
+@click.command("repair")
+@click.option("--dry-run", is_flag=True, help="Say what is missing or damaged, and touch nothing.")
+@fetch_options
+@output_options
+def repair_command(dry_run: bool, parallel: int, limit_rate: float | None, no_previews: bool, output: Output) -> None:
+    """Fetch again what was installed and is missing or damaged.
+
+    Reads every file that hnetkit fetched. A damaged one is kept in the library's folder .quarantine.
+
+    \b
+    Examples:
+      hnetkit repair --dry-run
+      hnetkit repair
+    """
+    from hnetkit.cli.progress import step_progress
+    from hnetkit.sources.repair import damages, take_up
+
+    with open_desk(parallel=parallel, limit=limit_rate, previews=not no_previews) as desk:
+        with step_progress("reading", quiet=output.quiet) as report:
+            found = list(damages(desk.registry, report))
+        if dry_run:
+            rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in found]
+            output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{printable(row['path'])}")
+            output.note(f"{len(rows)} to fetch again" if rows else "nothing is missing or damaged")
+            return
+        jobs = [take_up(desk.registry, damage) for damage in found]
+        rows = carried_out(desk, list(dict.fromkeys(jobs)), output)
+    output.rows(rows, columns=["state", "name", "size", "model", "version", "reason"], text=file_line)
+    if not rows:
+        output.note("nothing is missing or damaged")
+    leave(rows, [])
+
+
+def _identity_line(row: dict[str, Any]) -> str:
+    if row["model_id"] is None:
+        return f"{printable(row['path'])}  not known to the site"
+    creator = f" by {row['creator']}" if row["creator"] else ""
+    return f"{printable(row['path'])}  {printable(str(row['model']))} {printable(str(row['version']))}{creator}"

@@ -1,0 +1,103 @@
+"""Where other programs look for hypernetworks, what they list there, and what they make of a file's name."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hnetkit.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One program's rules.
+
+    Attributes:
+        name: as `hnetkit link --layout` takes it.
+        folder: of hypernetworks, below the program's own folder.
+        suffixes: of the files that it lists, in lower case; all of them are read as torch files, so that a network in
+            a safetensors file needs converting everywhere.
+        named_by: ``"stem"``: sub-folders are no part of the name, and equal stems hide each other; ``"path"``: the
+            name is the path below `folder`, with the suffix.
+        note: what a person should know before using it there.
+    """
+
+    name: str
+    folder: tuple[str, ...]
+    suffixes: frozenset[str]
+    named_by: Literal["stem", "path"]
+    note: str | None = None
+
+
+_PT = frozenset({".pt"})
+# .safetensors and .sft are in ComfyUI's list too; it finds no network in them and changes nothing, without a word
+_COMFY = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl"})
+
+PROGRAMS = {
+    program.name: program
+    for program in (
+        Program("a1111", ("models", "hypernetworks"), _PT, "stem"),
+        Program(
+            *("forge", ("models", "hypernetworks"), _PT, "stem"),
+            note="Forge lists hypernetworks but does not apply them (its issue 275); hnetkit generate does",
+        ),
+        Program(
+            *("sdnext", ("models", "hypernetworks"), _PT, "stem"),
+            note="SD.Next removed hypernetworks in July 2025: only older releases apply them",
+        ),
+        Program("comfyui", ("models", "hypernetworks"), _COMFY, "path"),
+        Program(
+            *("stabilitymatrix", ("Data", "Models", "Hypernetwork"), _PT, "stem"),
+            note="Forge, where StabilityMatrix shares this folder with it, lists hypernetworks but does not apply them",
+        ),
+    )
+}
+
+_LONGEST = 200  # bytes of a stem, so that a number and a suffix fit into 255
+_KEPT = "_.- "
+_RESERVED = frozenset(
+    {"none", "con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}
+)
+
+
+def folder_of(program: Program, directory: Path) -> Path:
+    """Returns the real path of a program's folder of hypernetworks, which need not exist yet.
+
+    Args:
+        program: whose rules hold.
+        directory: its own folder, or one on the way to its hypernetworks, or the folder of hypernetworks itself.
+
+    Raises:
+        NotFound: `directory` is no folder.
+    """
+    if not os.path.isdir(directory):
+        raise NotFound(f"{directory}: no such folder", hint=f"give the folder that {program.name} is installed in")
+    parts, own_name = program.folder, folded(os.path.basename(os.path.abspath(directory)))
+    below: tuple[str, ...] = parts
+    if own_name == folded(parts[-1]):
+        below = ()
+    elif inside := [place for place, part in enumerate(parts) if os.path.isdir(directory / part)]:
+        below = parts[inside[0] :]
+    elif on_the_way := [place for place, part in enumerate(parts) if folded(part) == own_name]:
+        below = parts[on_the_way[0] + 1 :]
+    return Path(os.path.realpath(directory.joinpath(*below)))
+
+
+def safe_stem(name: str) -> str:
+    """Returns a file stem that `<hypernet:stem:1>` can say, that every program lists and every system can store.
+
+    Letters, digits, their marks, ``_``, ``.``, ``-`` and spaces stay, in NFC; anything else becomes ``_``.
+    """
+    text = unicodedata.normalize("NFC", name)
+    text = "".join(c if unicodedata.category(c)[0] in "LMN" or c in _KEPT else "_" for c in text)
+    text = text.encode()[:_LONGEST].decode(errors="ignore").strip(". ") or "hypernetwork"
+    # "con.v2" is as reserved as "con"; A1111 skips "None"
+    return f"_{text}" if text.split(".")[0].strip().casefold() in _RESERVED else text
+
+
+def folded(name: str) -> str:
+    """Returns what two names have in common that are one name on a disk that ignores case or normalises Unicode."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

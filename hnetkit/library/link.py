@@ -1,0 +1,395 @@
+"""Putting the library's networks into another program's folder, keeping them up to date there, and taking them back.
+
+Each file is written down in the registry before it is placed, so that a run that was killed can be gone on with or
+undone. What hnetkit did not put there, or what changed since, is never written over and never removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from hnetkit.errors import FileChanged, HnetkitError
+from hnetkit.files import new_file
+from hnetkit.formats import load, save
+from hnetkit.formats.source import OpenFile
+from hnetkit.hashes import sha256_of
+from hnetkit.library.layouts import Program, folded, folder_of, safe_stem
+from hnetkit.library.resolve import resolve
+from hnetkit.library.walk import walk
+from hnetkit.registry.links import Link
+from hnetkit.registry.store import Registry
+
+Row = dict[str, Any]
+How = Literal["symlink", "hardlink", "copy"]
+_ANY: tuple[How, ...] = ("symlink", "hardlink", "copy")
+_CHUNK = 1 << 20  # bytes
+_CHANGED = "not as hnetkit put it there: it is kept"
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChange:
+    """What was done about one file in another program's folder.
+
+    Attributes:
+        what: ``"linked"``, ``"updated"``, ``"there"`` (nothing to do), ``"removed"``, ``"skipped"`` (a network that
+            the program does not get), or ``"kept"`` (a file that is not removed, since it changed).
+        path: in the program's folder.
+        source: the library's file; None where no file of the library stands behind it.
+        how: ``"symlink"``, ``"hardlink"``, ``"copy"`` or ``"converted"``; None where hnetkit put nothing there.
+        reason: why it was skipped or kept.
+    """
+
+    what: str
+    path: str
+    source: str | None = None
+    how: str | None = None
+    reason: str | None = None
+
+
+def link(
+    registry: Registry,
+    directory: Path,
+    program: Program,
+    *,
+    names: Iterable[str] = (),
+    how: How | None = None,
+    dry_run: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Iterator[LinkChange]:
+    """Puts networks into a program's folder, and removes the links of those that left the library.
+
+    Args:
+        registry: of the library; it remembers what was put where.
+        directory: the program's folder; see `layouts.folder_of`.
+        program: whose rules hold. What it cannot read is converted to ``.pt``.
+        names: of the networks; with none, all of the library.
+        how: the only way to be used; None tries a symbolic link, then a hard link, then a copy.
+        dry_run: say what would be done, and do nothing.
+        progress: told how many networks are done, of how many.
+
+    Raises:
+        NotFound: no such folder, or no network of such a name.
+        AmbiguousName, FileRefused: a name that stands for several networks, or for none that is usable.
+    """
+    job = _Job(registry, program, folder_of(program, directory), how, dry_run)
+    asked = {resolve(registry, name).content_hash for name in names}
+    wanted = _wanted(registry, job.folder, program, job.placed)
+    yield from job.clear(keep={_key_of(item.path) for item in wanted if not item.in_place})
+    wanted = [item for item in wanted if not asked or item.content_hash in asked]
+    for done, item in enumerate(wanted):
+        if progress is not None:
+            progress(done, len(wanted))
+        yield job.put(item)
+
+
+def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool = False) -> Iterator[LinkChange]:
+    """Removes what `link` put into a program's folder and is still as it was, with the folders it made, if empty.
+
+    Raises:
+        NotFound: no such folder.
+    """
+    job = _Job(registry, program, folder_of(program, directory), None, dry_run)
+    yield from job.clear(keep=set())
+    if not dry_run:
+        job.remove_folders()
+
+
+class _Job:
+    """One run on one folder.
+
+    Attributes:
+        placed: what hnetkit put there before, by `_key_of` its path.
+    """
+
+    def __init__(self, registry: Registry, program: Program, folder: Path, how: How | None, dry_run: bool) -> None:
+        self.registry, self.program, self.folder, self.how, self.dry_run = registry, program, folder, how, dry_run
+        known = registry.links.into(str(folder))
+        self.placed = {_key_of(link.path): link for link in known if not _is_folder(link)}
+        self.made = [link.path for link in known if _is_folder(link)]
+
+    def put(self, item: _Wanted) -> LinkChange:
+        """Sees to it that one network is there."""
+        path, source, before = str(item.path), str(item.source), self.placed.get(_key_of(item.path))
+        problem = item.problem()
+        if problem:
+            return LinkChange("skipped", path, source, reason=problem)
+        if item.in_place:
+            return LinkChange("there", path, source)
+        if before is not None and os.path.lexists(path):
+            if not _is_untouched(before):
+                return LinkChange("skipped", path, source, reason=_CHANGED)
+            if self._is_current(before, item):
+                return LinkChange("there", path, source, before.how)
+        elif other := self._other_of_this_name(item):
+            if _holds(other, item.content_hash):
+                return LinkChange("there", other, source)
+            return LinkChange("skipped", path, source, reason=f"{other} has this name, and is not hnetkit's")
+        what = "updated" if before is not None and os.path.lexists(path) else "linked"
+        if self.dry_run:
+            return LinkChange(what, path, source, "converted" if item.convert else self.how or "symlink")
+        try:
+            return LinkChange(what, path, source, self._place(item))
+        except (OSError, HnetkitError) as error:
+            if not os.path.lexists(path):
+                self._forget(path)
+            return LinkChange("skipped", path, source, reason=_words(error))
+
+    def clear(self, keep: set[str]) -> Iterator[LinkChange]:
+        """Removes all that hnetkit put there, less what is to be kept, by `_key_of`."""
+        for key, link in self.placed.items():
+            if key in keep:
+                continue
+            there = os.path.lexists(link.path)
+            untouched = there and _is_untouched(link)
+            if not self.dry_run:
+                if untouched:
+                    os.unlink(link.path)
+                self._forget(link.path)
+            if there:
+                what, reason = ("removed", None) if untouched else ("kept", _CHANGED)
+                yield LinkChange(what, link.path, link.source, link.how, reason)
+
+    def remove_folders(self) -> None:
+        """Removes the folders that were made for the links, where they are empty."""
+        for path in sorted(self.made, key=len, reverse=True):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+            self._forget(path)
+
+    # --- what is there
+
+    def _is_current(self, link: Link, item: _Wanted) -> bool:
+        if link.source != str(item.source) or (link.how == "converted") != item.convert:
+            return False
+        if item.convert:
+            return _holds(link.path, item.content_hash)
+        return link.sha256 == item.row["sha256"] and self.how in (None, link.how)
+
+    def _other_of_this_name(self, item: _Wanted) -> str | None:
+        if os.path.lexists(item.path):
+            return str(item.path)
+        return self._others.get(self._name_of(item.path))
+
+    @cached_property
+    def _others(self) -> dict[str, str]:
+        """What the program lists of files that hnetkit did not put there: name -> path."""
+        found = (self.folder / file.path for file in walk(self.folder)) if self.folder.is_dir() else ()
+        listed = (path for path in found if path.suffix.lower() in self.program.suffixes)
+        return {self._name_of(path): str(path) for path in listed if _key_of(path) not in self.placed}
+
+    def _name_of(self, path: Path) -> str:
+        """What the program calls a file, so far as two names can hide each other."""
+        return folded(path.stem if self.program.named_by == "stem" else str(path.relative_to(self.folder)))
+
+    # --- placing
+
+    def _place(self, item: _Wanted) -> str:
+        self._make_folder()
+        if os.path.lexists(item.path):  # an older link of ours: `put` made sure of it
+            os.unlink(item.path)
+        if item.convert:
+            return self._convert(item)
+        ways = (self.how,) if self.how else _ANY
+        for way in ways[:-1]:
+            try:
+                self._place_by(way, item)
+                return way
+            except OSError:  # no right to, or another disk
+                if os.path.lexists(item.path):
+                    raise
+        self._place_by(ways[-1], item)
+        return ways[-1]
+
+    def _place_by(self, way: How, item: _Wanted) -> None:
+        if way == "copy":
+            self._copy(item.source, item, "copy", sha256=item.row["sha256"])
+            return
+        self._remember(item, way, item.row["sha256"])
+        if way == "symlink":
+            os.symlink(item.source, item.path)
+        else:
+            os.link(os.path.realpath(item.source), item.path)
+
+    def _convert(self, item: _Wanted) -> str:
+        with tempfile.TemporaryDirectory(prefix="hnetkit-") as scratch:
+            converted = Path(scratch) / "converted.pt"
+            save(load(item.source), converted)
+            if not _holds(converted, item.content_hash):
+                raise FileChanged(f"{item.source}: not what was scanned", hint="hnetkit scan")
+            self._copy(converted, item, "converted")
+        return "converted"
+
+    def _copy(self, source: Path, item: _Wanted, how: str, sha256: str | None = None) -> None:
+        """Copies a file under the item's name; `sha256` is what its bytes must have."""
+        digest = hashlib.sha256()
+        with open(source, "rb") as reader, new_file(item.path) as file:
+            while chunk := reader.read(_CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+            if sha256 not in (None, digest.hexdigest()):
+                raise FileChanged(f"{source}: not what was scanned", hint="hnetkit scan")
+            self._remember(item, how, digest.hexdigest())
+
+    def _make_folder(self) -> None:
+        missing = [path for path in (self.folder, *self.folder.parents) if not os.path.isdir(path)]
+        for path in reversed(missing):
+            with self.registry.write():
+                self.registry.links.put(_folder_link(str(path), str(self.folder), self.program.name))
+            path.mkdir(exist_ok=True)
+
+    def _remember(self, item: _Wanted, how: str, sha256: str) -> None:
+        link = Link(str(item.path), str(self.folder), self.program.name, how, str(item.source), sha256)
+        with self.registry.write():
+            self.registry.links.put(link)
+
+    def _forget(self, path: str) -> None:
+        with self.registry.write():
+            self.registry.links.forget([path])
+
+
+# --- which file each network is to be
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A network of the library, and the file that it is to be in the program's folder.
+
+    Attributes:
+        content_hash: of the network.
+        row: the registry's row of the file that stands for it.
+        path: in the program's folder.
+        convert: whether the program needs it in another format.
+        in_place: whether it is a file of the library that lies there already.
+    """
+
+    content_hash: str
+    row: Row
+    path: Path
+    convert: bool
+    in_place: bool
+
+    @property
+    def source(self) -> Path:
+        return Path(self.row["path"])
+
+    def problem(self) -> str | None:
+        """Why its file cannot be used now."""
+        if self.row["state"] == "corrupt":
+            return f"{self.source}: corrupt"
+        try:
+            status = os.stat(self.source)
+        except OSError as error:
+            return f"{self.source}: {_words(error)}"
+        if (status.st_size, status.st_mtime_ns) != (self.row["size_bytes"], self.row["mtime_ns"]):
+            return f"{self.source}: changed since it was scanned; hnetkit scan"
+        return None
+
+
+def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[str, Link]) -> list[_Wanted]:
+    """Returns every network of the library under the name that it has there, or gets; no two names are alike."""
+    networks: dict[str, list[Row]] = {}
+    for row in registry.files.rows("files.content_hash NOTNULL"):
+        if _key_of(row["path"]) not in placed:  # a scan of the program's folder finds the links as well
+            networks.setdefault(row["content_hash"], []).append(row)
+    best = {content: min(rows, key=lambda row: _rank(row, folder, program)) for content, rows in networks.items()}
+    in_place = {content for content, row in best.items() if _is_in_place(row, folder, program)}
+    stems = _stems_so_far(networks, placed)
+    taken = {folded(stem) for stem in stems.values()} | {folded(best[content]["stem"]) for content in in_place}
+    wanted = []
+    for content, row in best.items():
+        stem = stems.get(content) or (row["stem"] if content in in_place else _free(safe_stem(row["stem"]), taken))
+        taken.add(folded(stem))
+        convert = not _is_readable(row, program)
+        path = folder / (stem + (".pt" if convert else Path(row["path"]).suffix.lower()))
+        path = Path(row["path"]) if content in in_place else path
+        wanted.append(_Wanted(content, row, path, convert, content in in_place))
+    return wanted
+
+
+def _rank(row: Row, folder: Path, program: Program) -> tuple[bool, bool, bool]:
+    """What is there, then what lies in the program's folder, then what it can read as it is, comes first."""
+    return row["state"] != "present", not _is_in_place(row, folder, program), not _is_readable(row, program)
+
+
+def _is_readable(row: Row, program: Program) -> bool:
+    return Path(row["path"]).suffix.lower() in program.suffixes and row["format"] != "safetensors"
+
+
+def _is_in_place(row: Row, folder: Path, program: Program) -> bool:
+    path = Path(_key_of(row["path"]))
+    listed = path.suffix in program.suffixes and path.stem != "None" and _is_readable(row, program)
+    return listed and row["state"] == "present" and path.is_relative_to(_key_of(folder))
+
+
+def _stems_so_far(networks: Mapping[str, list[Row]], placed: Mapping[str, Link]) -> dict[str, str]:
+    """The stems under which networks are there already, so far as they fit the names of their files."""
+    content_of = {row["path"]: content for content, rows in networks.items() for row in rows}
+    stems: dict[str, str] = {}
+    for link in placed.values():
+        content, stem = content_of.get(link.source), Path(link.path).stem
+        rows = networks[content] if content else []
+        present = [row for row in rows if row["state"] == "present"] or rows
+        if content and any(re.fullmatch(re.escape(safe_stem(row["stem"])) + r"(-\d+)?", stem) for row in present):
+            stems.setdefault(content, stem)
+    return stems
+
+
+def _free(stem: str, taken: set[str]) -> str:
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(name for name in names if folded(name) not in taken)
+
+
+def _key_of(path: str | Path) -> str:
+    """A path as two spellings of it agree on: links in its folders followed, NFC; a link itself stays itself."""
+    folder, name = os.path.split(path)
+    return unicodedata.normalize("NFC", os.path.join(os.path.realpath(folder), name))
+
+
+# --- files
+
+
+def _is_untouched(link: Link) -> bool:
+    """Whether what stands at a link's path is exactly what hnetkit put there."""
+    try:
+        if link.how == "symlink":
+            return os.readlink(link.path).removeprefix("\\\\?\\") == link.source.removeprefix("\\\\?\\")
+        if os.path.islink(link.path):
+            return False
+        if link.how == "hardlink" and os.path.exists(link.source) and os.path.samefile(link.path, link.source):
+            return True
+        return sha256_of(OpenFile(link.path)) == link.sha256
+    except (OSError, HnetkitError):  # another kind of file, or one that cannot be read: then nobody knows
+        return False
+
+
+def _holds(path: str | Path, content_hash: str) -> bool:
+    try:
+        return load(path).content_hash == content_hash
+    except (OSError, HnetkitError):
+        return False
+
+
+def _words(error: Exception) -> str:
+    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+
+
+# --- folders that were made are remembered as links without a source
+
+
+def _folder_link(path: str, folder: str, layout: str) -> Link:
+    return Link(path, folder, layout, how="copy", source="", sha256="")
+
+
+def _is_folder(link: Link) -> bool:
+    return not link.source

@@ -1,0 +1,339 @@
+"""The small files that other tools leave beside a model file: what they say, and what hnetkit adds to them.
+
+`x.pt` and `x.safetensors` in one folder share their sidecars: all of them are named after the stem. What stands in
+one is somebody else's and may be anything; a file that cannot be understood is reported and never written over.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import FileRefused
+from hnetkit.files import new_file
+
+Json = dict[str, Any]
+
+INFO, A1111, API_INFO = ".civitai.info", ".json", ".api_info.json"
+STABILITY_MATRIX, LORA_MANAGER = ".cm-info.json", ".metadata.json"
+TEXTS = (".txt", ".description.txt")
+PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+A1111_KEYS = ("description", "notes", "activation text", "negative text", "preferred weight", "sd version")
+
+_MOST_BYTES = 8 << 20
+_SAID = (
+    *("model_id", "version_id", "looked_up", "description", "notes", "activation_text", "negative_text"),
+    *("preferred_weight", "sd_version"),
+)
+_MOST_ID = 2**63 - 1  # the largest integer that the registry can hold
+_UNSAID = {"preferred weight": 0, "sd version": "Unknown"}  # what A1111's editor stores where nothing was chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecars:
+    """What the sidecars of one stem say together; None where none of them says it, empty where one says nothing.
+
+    Attributes:
+        civitai_version: Civitai's JSON of the version, as it stands in ``.civitai.info`` (or in ``.json``); where the
+            whole model stands there, the version that this file belongs to, if that is certain.
+        civitai_model: Civitai's JSON of the model, with its ``modelVersions``.
+        model_id: at Civitai.
+        version_id: at Civitai.
+        looked_up: an empty ``.civitai.info`` says that Civitai was asked and does not know the file.
+        description: text or HTML, as somebody stored it.
+        notes: a person's own.
+        activation_text: for the prompt; trigger words joined by commas.
+        negative_text: for the negative prompt.
+        preferred_weight: finite.
+        sd_version: in the words of the tool that wrote it (``"SD1"``, ``"SD 1.5"``).
+        tags: of StabilityMatrix and LoRA Manager.
+        preview: the picture that A1111 shows.
+        unreadable: sidecars that are too large, no valid JSON, or of a shape that no tool writes.
+    """
+
+    civitai_version: Json | None
+    civitai_model: Json | None
+    model_id: int | None
+    version_id: int | None
+    looked_up: bool
+    description: str | None
+    notes: str | None
+    activation_text: str | None
+    negative_text: str | None
+    preferred_weight: float | None
+    sd_version: str | None
+    tags: tuple[str, ...] | None
+    preview: Path | None
+    unreadable: tuple[Path, ...]
+
+    def as_row(self) -> dict[str, Any]:
+        """Returns what is said as JSON-able values, without Civitai's own records; empty where nothing is."""
+        texts = {key: getattr(self, key) for key in _SAID}
+        row = texts | {"tags": list(self.tags or ()), "preview": str(self.preview) if self.preview else None}
+        return {key: value for key, value in row.items() if value not in (None, [], False)}
+
+
+def read(model_file: Path) -> Sidecars:
+    """Returns what all sidecars of a model file say; nothing in them makes it raise. The file itself is not read."""
+    unreadable: list[Path] = []
+    info, user, api, matrix, manager = (
+        _payload(sidecar(model_file, suffix), unreadable)
+        for suffix in (INFO, A1111, API_INFO, STABILITY_MATRIX, LORA_MANAGER)
+    )
+    texts = [_text(sidecar(model_file, suffix), unreadable) for suffix in TEXTS]
+    said = {} if user is None or _is_raw(user) else user
+    payloads = [payload for payload in (info, user, api) if payload]
+    model = next((payload for payload in payloads if _is_model(payload)), None)
+    version = next((payload for payload in payloads if _is_version(payload)), None) or _version_of(model, model_file)
+    matrix, manager = matrix or {}, manager or {}
+    managed = _dict(manager.get("civitai"))
+    return Sidecars(
+        civitai_version=version,
+        civitai_model=model,
+        model_id=_first_id(
+            (version or {}).get("modelId"),
+            (model or {}).get("id"),
+            said.get("modelId"),
+            matrix.get("ModelId"),
+            managed.get("modelId"),
+        ),
+        version_id=_first_id(
+            (version or {}).get("id"), said.get("modelVersionId"), matrix.get("VersionId"), managed.get("id")
+        ),
+        looked_up=info == {},
+        description=_first_text(
+            said.get("description"), *texts, matrix.get("ModelDescription"), manager.get("modelDescription")
+        ),
+        notes=_first_text(said.get("notes"), manager.get("notes")),
+        activation_text=_first_text(said.get("activation text"), _joined(matrix.get("TrainedWords"))),
+        negative_text=_first_text(said.get("negative text")),
+        preferred_weight=_number(said.get("preferred weight")),
+        sd_version=_first_text(said.get("sd version"), matrix.get("BaseModel"), manager.get("base_model")),
+        tags=_all_texts(matrix.get("Tags"), manager.get("tags")),
+        preview=_preview(model_file),
+        unreadable=tuple(unreadable),
+    )
+
+
+def write_info(model_file: Path, version: Mapping[str, Any], *, replace: bool = False) -> Path:
+    """Writes ``<stem>.civitai.info``; an empty `version` says that Civitai does not know the file. Returns its path.
+
+    Raises:
+        OutputExists: there is one and `replace` is False.
+    """
+    path = sidecar(model_file, INFO)
+    with new_file(path, overwrite=replace) as file:
+        file.write(_bytes(version))
+    return path
+
+
+def write_preview(model_file: Path, data: bytes, *, replace: bool = False) -> Path | None:
+    """Writes ``<stem>.preview.<suffix>``, the suffix after what `data` really is.
+
+    Returns:
+        The path; None, and nothing is written, where `data` is no PNG, JPEG, WebP or GIF.
+
+    Raises:
+        OutputExists: there is one and `replace` is False.
+    """
+    suffix = picture_suffix(data)
+    if suffix is None:
+        return None
+    path = sidecar(model_file, f".preview{suffix}")
+    with new_file(path, overwrite=replace) as file:
+        file.write(data)
+    return path
+
+
+def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
+    """Adds to ``<stem>.json`` those of A1111's keys that nobody filled in yet; every other key stays as it is.
+
+    Args:
+        model_file: whose sidecar it is.
+        values: by A1111's names (`A1111_KEYS`); other keys and None are left out.
+
+    Returns:
+        The path of the file, which holds the values or a person's own; None where there is nothing to say, or where
+        the file is raw Civitai JSON, or not valid: then it is left alone.
+    """
+    path = sidecar(model_file, A1111)
+    unreadable: list[Path] = []
+    existing = _payload(path, unreadable)
+    if unreadable or (existing is not None and _is_raw(existing)):
+        return None
+    merged = dict(existing or {})
+    for key in A1111_KEYS:
+        if values.get(key) is not None and merged.get(key) in (None, "", _UNSAID.get(key)):
+            merged[key] = values[key]
+    if merged != (existing or {}):
+        try:
+            data = _bytes(merged)
+        except RecursionError:  # what can be read can still be nested too deeply to be written
+            return None
+        target = os.path.realpath(path)  # a link to the file stays a link
+        with new_file(target, overwrite=existing is not None) as file:
+            file.write(data)
+    return path if merged or existing is not None else None
+
+
+def sidecar(model_file: Path, suffix: str) -> Path:
+    """Returns where the sidecar with this suffix (``".civitai.info"``) of a model file lies."""
+    return model_file.with_name(model_file.stem + suffix)
+
+
+def picture_suffix(data: bytes) -> str | None:
+    """Returns the suffix that fits a picture's bytes: ``.png``, ``.jpeg``, ``.webp``, ``.gif``, or None."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return ".png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return ".jpeg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return ".webp"
+    return ".gif" if data[:6] in (b"GIF87a", b"GIF89a") else None
+
+
+# --- files
+
+
+def _bytes(value: Mapping[str, Any]) -> bytes:
+    # half a surrogate pair cannot be UTF-8; its escape is JSON's own and reads back as it was
+    return json.dumps(dict(value), indent=4, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _content(path: Path) -> bytes | None:
+    """The bytes of a sidecar, None where there is none.
+
+    Raises:
+        FileRefused: too large, or no regular file.
+        OSError: it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise FileRefused(f"{path}: not a regular file")
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return None
+        raise
+    if len(data) > _MOST_BYTES:
+        raise FileRefused(f"{path}: too large for a sidecar")
+    return data
+
+
+def _payload(path: Path, unreadable: list[Path]) -> Json | None:
+    """The object in a sidecar; None where there is no file, or an unreadable one, which is added to `unreadable`."""
+    try:
+        data = _content(path)
+        if data is None:
+            return None
+        value = json.loads(data.decode("utf-8-sig"))
+    except (FileRefused, OSError, ValueError, RecursionError):
+        unreadable.append(path)
+        return None
+    if isinstance(value, list):  # SD.Next stores what a search gave
+        value = next((item for item in value if isinstance(item, dict) and _is_raw(item)), value)
+    if isinstance(value, dict):
+        return value
+    unreadable.append(path)
+    return None
+
+
+def _text(path: Path, unreadable: list[Path]) -> str | None:
+    try:
+        data = _content(path)
+    except (FileRefused, OSError):
+        unreadable.append(path)
+        return None
+    return None if data is None else data.decode("utf-8-sig", "replace")
+
+
+def _preview(model_file: Path) -> Path | None:
+    # A1111 tries both names of a suffix before the next suffix
+    candidates = (sidecar(model_file, kind + suffix) for suffix in PREVIEW_SUFFIXES for kind in ("", ".preview"))
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+# --- Civitai's JSON
+
+
+def _is_model(payload: Json) -> bool:
+    return isinstance(payload.get("modelVersions"), list)
+
+
+def _is_version(payload: Json) -> bool:
+    return not _is_model(payload) and "modelId" in payload and "id" in payload
+
+
+def _is_raw(payload: Json) -> bool:
+    """Whether it is what Civitai's API answers, and no tool's own notes."""
+    return _is_model(payload) or _is_version(payload)
+
+
+def _version_of(model: Json | None, model_file: Path) -> Json | None:
+    """The version that a file belongs to: the only one, or the only one that lists a file of its name."""
+    versions = [item for item in (model or {}).get("modelVersions", []) if isinstance(item, dict)]
+    if len(versions) > 1:
+        versions = [version for version in versions if model_file.name in _file_names(version)]
+    return versions[0] if len(versions) == 1 else None
+
+
+def _file_names(version: Json) -> list[Any]:
+    files = version.get("files")
+    return [file.get("name") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+
+
+# --- values of any shape
+
+
+def _dict(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _first_id(*values: Any) -> int | None:
+    return next((id for id in map(_id, values) if id is not None), None)
+
+
+def _id(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        value = int(value)
+    return value if type(value) is int and 0 < value <= _MOST_ID else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _first_text(*values: Any) -> str | None:
+    """The first text that says something; an empty one where all that is said is nothing."""
+    texts = [_clean(value) for value in values if isinstance(value, str)]
+    return next((text for text in texts if text.strip()), texts[0] if texts else None)
+
+
+def _all_texts(*lists: Any) -> tuple[str, ...] | None:
+    """The texts of all lists, each once; None where there is no list."""
+    known = [value for value in lists if isinstance(value, list)]
+    texts: Iterable[str] = (_clean(item) for value in known for item in value if isinstance(item, str))
+    return tuple(dict.fromkeys(text for text in texts if text.strip())) if known else None
+
+
+def _joined(words: Any) -> str | None:
+    texts = _all_texts(words)
+    return None if texts is None else ", ".join(texts)
+
+
+def _clean(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,1 @@
+"""Where hypernetworks come from: Civitai, Hugging Face, a plain address. HTTP lives only here."""

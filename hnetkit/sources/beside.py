@@ -1,0 +1,106 @@
+"""What is written beside an installed network: Civitai's own record of it, A1111's settings, a preview picture."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from hnetkit.errors import HnetkitError
+from hnetkit.library import sidecars
+from hnetkit.registry.catalogue import Catalogue
+from hnetkit.registry.files import Row
+from hnetkit.registry.jobs import Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources.retry import Passing, persevere
+from hnetkit.sources.web import Web
+
+MOST_PICTURE = 16 << 20  # bytes
+SAFE = 3  # the site's bits for PG and PG-13
+_SD_VERSIONS = (("SD 1", "SD1"), ("SD 2", "SD2"), ("SDXL", "SDXL"), ("Pony", "SDXL"))
+_MODEL_KEYS = ("name", "type", "nsfw", "poi", "mode")
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """Writes sidecars and previews.
+
+    Attributes:
+        registry: knows what the site says.
+        images: the way to the site's pictures; no token goes there. None fetches none.
+        nsfw: whether pictures above PG-13 may be fetched.
+    """
+
+    registry: Registry
+    images: Web | None
+    nsfw: bool = False
+
+    def write(self, job: Job, path: Path) -> None:
+        """Writes what is known beside `path`; what a person made stays, and a picture that fails is left out."""
+        if job.remote_file_id is None:
+            return
+        with self.registry.write():
+            (row,) = self.registry.catalogue.files("remote_files.id = ?", [job.remote_file_id])
+            catalogue = self.registry.catalogue
+            version = site_version(catalogue, row)
+            pictures = catalogue.images(catalogue.version_row(job.remote_file_id))
+        written: list[tuple[Path | None, str]] = []
+        with contextlib.suppress(HnetkitError, OSError):
+            if version is not None:
+                written.append((sidecars.write_info(path, version), "sidecar"))
+        with contextlib.suppress(HnetkitError, OSError):
+            written.append((sidecars.merge_a1111(path, a1111_values(row)), "sidecar"))
+        with contextlib.suppress(HnetkitError, OSError, Passing):
+            written.append((self._preview(path, pictures), "preview"))
+        with self.registry.write():
+            for file, kind in written:
+                if file is not None:
+                    self.registry.jobs.installed(str(file), job.id, kind, None)
+
+    def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
+        web = self.images
+        shown = [p for p in pictures if p["type"] == "image" and (self.nsfw or (p["nsfw_level"] or 0) & ~SAFE == 0)]
+        if web is None or not shown or sidecars.read(path).preview is not None:
+            return None
+        url = str(shown[0]["url"]).replace("/original=true/", "/width=450/")
+
+        def ask() -> bytes:
+            with web.open(url) as response:
+                return _body(response) if response.status_code == 200 else b""
+
+        data = persevere(ask, "a preview picture", clock=web.clock, pace=web.pace, attempts=2)
+        return sidecars.write_preview(path, data)
+
+
+def _body(response: requests.Response) -> bytes:
+    data = b""
+    for chunk in response.iter_content(1 << 16):
+        data += chunk
+        if len(data) > MOST_PICTURE:
+            return b""
+    return data
+
+
+def site_version(catalogue: Catalogue, row: Row) -> dict[str, Any] | None:
+    """Returns the site's record of a file's version as its by-hash answer has it: with the model's name inside."""
+    model = catalogue.raw(row["source"], row["model_id"]) or {}
+    for version in model.get("modelVersions") or []:
+        if isinstance(version, dict) and str(version.get("id")) == row["version_id"]:
+            about = {key: model[key] for key in _MODEL_KEYS if key in model}
+            return {**version, "modelId": model.get("id"), "model": about}
+    return None
+
+
+def a1111_values(row: Row) -> dict[str, Any]:
+    """Returns what A1111's own `<stem>.json` can say of a file that a site lists; only what is known."""
+    base = row["site_base_model"] or ""
+    values = {
+        "description": row["description"],
+        "activation text": ", ".join(row["trained_words"] or ()),
+        "preferred weight": row["strength"],
+        "sd version": next((short for start, short in _SD_VERSIONS if base.startswith(start)), "Unknown"),
+    }
+    return {key: value for key, value in values.items() if value}

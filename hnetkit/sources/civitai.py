@@ -1,0 +1,257 @@
+"""Civitai's API: what may be asked, what its answers mean, and what its refusals mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from datetime import datetime, timezone
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from hnetkit.errors import (
+    Archived,
+    AuthRequired,
+    EarlyAccess,
+    Gone,
+    NetworkFailed,
+    NoAccess,
+    RegionBlocked,
+    RemoteError,
+)
+from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust, civitai_base, civitai_token
+from hnetkit.sources.pace import Clock, Pace
+from hnetkit.sources.shapes import Json, Model, Version, model_of, version_of
+from hnetkit.sources.web import Web
+
+TYPE = "Hypernetwork"
+PAGE = 100
+MOST_HASHES = 10_000
+_TOKEN_HINT = "export CIVITAI_TOKEN=... (made under Account settings, API keys)"
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """Which models are meant; all of the type where nothing is said.
+
+    Attributes:
+        query: words to search for.
+        username, tag: exactly one creator, one tag.
+        base_models: any of the site's names (``"SD 1.5"``).
+        ids: exactly these models.
+        favorites: those that the token's owner marked.
+        nsfw: also what the site keeps from people who are not logged in.
+    """
+
+    query: str | None = None
+    username: str | None = None
+    tag: str | None = None
+    base_models: tuple[str, ...] = ()
+    ids: tuple[int, ...] = ()
+    favorites: bool = False
+    nsfw: bool = False
+
+    @classmethod
+    def of(cls, stored: Json) -> Filters:
+        """Returns the filters that `as_dict` gave."""
+        known = {field.name for field in fields(cls)}
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+        return cls(**{key: value for key, value in values.items() if key in known})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns what differs from everything, for storing and showing."""
+        return {key: value for key, value in asdict(self).items() if value}
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """Returns the query of a listing; flags only where they are true: their mere presence means something."""
+        pairs = [("types", TYPE), ("limit", str(PAGE)), ("nsfw", "true" if self.nsfw else "false")]
+        pairs += [("query", self.query)] if self.query else [("sort", "Newest"), ("period", "AllTime")]
+        pairs += [("username", self.username)] if self.username else []
+        pairs += [("tag", self.tag)] if self.tag else []
+        pairs += [("baseModels", name) for name in self.base_models]
+        pairs += [("favorites", "true")] if self.favorites else []
+        return pairs
+
+    def wants(self, model: Model) -> bool:
+        """Whether a listed model is meant: the site drops filters that it does not understand."""
+        if model.type is not None and model.type != TYPE:
+            return False
+        if self.tag and model.tags is not None and self.tag.lower() not in {tag.lower() for tag in model.tags}:
+            return False
+        bases = {version.base_model for version in model.versions}
+        return not self.base_models or not bases or bool(bases & set(self.base_models))
+
+
+class Civitai:
+    """The site's API.
+
+    Args:
+        clock: shared with the downloads.
+        base: address of the API; None takes ``HNETKIT_CIVITAI_URL`` or the site's own.
+        token: None takes ``CIVITAI_TOKEN`` or ``CIVITAI_API_KEY``.
+    """
+
+    def __init__(self, clock: Clock, *, base: str | None = None, token: str | None = None) -> None:
+        self.base = base or civitai_base()
+        trust = Trust(Origin.of(self.base), token or civitai_token(), CIVITAI_HOSTS)
+        self.web = Web(trust, clock, Pace(clock, 50.0 if trust.base.is_loopback else 2.0))
+
+    def pages(self, filters: Filters) -> Iterator[list[Model]]:
+        """Yields the meant models page by page, each model once; a page may be empty and not be the last.
+
+        Raises:
+            RemoteError: see `_content`.
+        """
+        if filters.ids:
+            yield from self._by_ids(filters)
+            return
+        seen: set[int] = set()
+        cursors: set[str] = set()
+        parameters = filters.parameters()
+        cursor: str | None = None
+        while True:
+            query = [*parameters, *([("cursor", cursor)] if cursor else [])]
+            page = self._get("models", query, what=f"models of {filters.username}" if filters.username else "models")
+            models = [m for m in map(model_of, _items(page)) if m is not None and m.id not in seen and filters.wants(m)]
+            seen.update(model.id for model in models)
+            yield models
+            cursor = _cursor(page)
+            if cursor is None or cursor in cursors:
+                return
+            cursors.add(cursor)
+
+    def _by_ids(self, filters: Filters) -> Iterator[list[Model]]:
+        for start in range(0, len(filters.ids), PAGE):
+            part = filters.ids[start : start + PAGE]
+            query = [("ids", ",".join(map(str, part))), ("limit", str(PAGE)), ("nsfw", "true")]
+            listed = [
+                m for m in map(model_of, _items(self._get("models", query, what="models by id"))) if m is not None
+            ]
+            missing = set(part) - {model.id for model in listed}
+            yield [*listed, *(self.model(id) for id in sorted(missing))]
+
+    def model(self, id: int) -> Model:
+        """Returns one model, also an archived one.
+
+        Raises:
+            Gone: there is none (it may come back: one answer alone is no proof of deletion).
+        """
+        model = model_of(self._get(f"models/{id}", what=f"model {id}"))
+        if model is None:
+            raise NetworkFailed(f"model {id}: an answer that is no model")
+        return model
+
+    def version(self, id: int) -> Version:
+        """Returns one version with its model's number."""
+        version = version_of(self._get(f"model-versions/{id}", what=f"version {id}"))
+        if version is None:
+            raise NetworkFailed(f"version {id}: an answer that is no version")
+        return version
+
+    def version_by_hash(self, digits: str) -> Version:
+        """Returns the oldest version with a file of this hash, of any kind that the site knows."""
+        what = f"a file with the hash {digits}"
+        version = version_of(self._get(f"model-versions/by-hash/{quote(digits, safe='')}", what=what))
+        if version is None:
+            raise Gone(f"{what}: the site has none")
+        return version
+
+    def ids_by_hash(self, sha256s: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """Returns sha256 -> (model, version) of those that the site knows; 10,000 to a request."""
+        found: dict[str, tuple[int, int]] = {}
+        for start in range(0, len(sha256s), MOST_HASHES):
+            part = [sha256.upper() for sha256 in sha256s[start : start + MOST_HASHES]]
+            answer = self._content("model-versions/by-hash/ids", "files by their hashes", body=part)
+            for row in answer if isinstance(answer, list) else []:
+                if isinstance(row, dict) and all(isinstance(row.get(k), int) for k in ("modelId", "modelVersionId")):
+                    found[str(row.get("hash")).lower()] = (row["modelId"], row["modelVersionId"])
+        return found
+
+    def me(self) -> str:
+        """Returns the name of the token's owner; the only way to learn that a token is bad.
+
+        Raises:
+            AuthRequired: the site does not know the token.
+        """
+        answer = self._get("me", what="the account of the token")
+        name = answer.get("username") if isinstance(answer, dict) else None
+        return str(name or "somebody")
+
+    def download_url(self, version_id: int, file_id: int) -> str:
+        """Returns the address of exactly one file."""
+        return f"{self.base.removesuffix('/v1')}/download/models/{version_id}?fileId={file_id}"
+
+    def _get(self, path: str, query: Iterable[tuple[str, str]] = (), *, what: str) -> Any:
+        encoded = urlencode(list(query), safe=",", quote_via=quote)
+        return self._content(f"{path}?{encoded}" if encoded else path, what)
+
+    def _content(self, path: str, what: str, body: Any = None) -> Any:
+        """Returns the content of a good answer.
+
+        Raises:
+            RemoteError: the kind that the answer means.
+        """
+        status, content = self.web.json(f"{self.base}/{path}", what=what, body=body)
+        if status == 200 and not (
+            isinstance(content, dict) and set(content) <= {"error", "message", "code"} and content
+        ):
+            return content
+        raise refusal(status, content, what)
+
+
+def refusal(status: int, content: Any, what: str) -> RemoteError:
+    """Returns the error that a site's refusal means.
+
+    Args:
+        status: of HTTP.
+        content: the JSON that came with it.
+        what: that was asked for.
+    """
+    said = _said(content)
+    lower = said.lower()
+    if status == 451:
+        return RegionBlocked(f"{what}: the site serves nothing to this region", hint="ask from another region")
+    if status == 410 or "archived" in lower:
+        return Archived(f"{what}: archived by its owner; the site keeps it and gives no file")
+    if status == 404:
+        return Gone(f"{what}: the site has none")
+    if "early access" in lower:
+        until = content.get("deadline") if isinstance(content, dict) else None
+        when = f" until {str(until)[:10]}" if until else ""
+        return EarlyAccess(f"{what}: early access{when}: only for those who paid", hint="run the same command after it")
+    if "disabled downloads" in lower:
+        return NoAccess(f"{what}: its owner allows no download")
+    if status == 403:
+        return NoAccess(f"{what}: not for this account: {said[:200] or 'forbidden'}")
+    if status == 401:
+        return AuthRequired(f"{what}: the site wants to know who asks", hint=_TOKEN_HINT)
+    return NetworkFailed(f"{what}: the site answered {status}: {said[:200]}")
+
+
+def _said(content: Any) -> str:
+    if not isinstance(content, dict):
+        return ""
+    parts = [content.get(key) for key in ("message", "error", "code")]
+    flat = [part.get("message") if isinstance(part, dict) else part for part in parts]
+    return next((str(part) for part in flat if part), "")
+
+
+def _items(page: Any) -> list[Any]:
+    items = page.get("items") if isinstance(page, dict) else None
+    if not isinstance(items, list):
+        raise NetworkFailed("the list of models: an answer without a list", hint="run the same command again later")
+    return items
+
+
+def _cursor(page: Any) -> str | None:
+    metadata = page.get("metadata") if isinstance(page, dict) else None
+    cursor = metadata.get("nextCursor") if isinstance(metadata, dict) else None
+    return str(cursor) if cursor not in (None, "") else None
+
+
+def is_past(time: str | None) -> bool:
+    """Whether an ISO 8601 time lies behind us; None and nonsense do."""
+    try:
+        at = datetime.fromisoformat(str(time).replace("Z", "+00:00"))
+    except ValueError:
+        return True
+    return at.replace(tzinfo=at.tzinfo or timezone.utc) <= datetime.now(timezone.utc)

@@ -1,0 +1,89 @@
+"""Everything that a command needs to fetch, put together once: sites, clock, limits, this process's worker."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from hnetkit import paths
+from hnetkit.registry.jobs import Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources import civitai, hub, queue
+from hnetkit.sources.beside import Beside
+from hnetkit.sources.civitai import Civitai
+from hnetkit.sources.fetch import Fetch, Progress
+from hnetkit.sources.hub import Hub
+from hnetkit.sources.origins import Origin, Trust
+from hnetkit.sources.pace import ByteLimit, Pace, RealClock
+from hnetkit.sources.web import Web
+from hnetkit.sources.work import Workshop
+from hnetkit.sources.workers import Worker
+
+
+@dataclass(slots=True)
+class Desk:
+    """What a command fetches with.
+
+    Attributes:
+        registry: the library's.
+        folder: where networks are installed.
+        clock: shared by everything that waits; its stop ends all work.
+        civitai: the site's API.
+        parallel: files at a time.
+        limit: bytes a second, of all files together.
+        previews, nsfw: whether pictures are fetched, and above PG-13.
+    """
+
+    registry: Registry
+    folder: Path
+    clock: RealClock
+    civitai: Civitai
+    parallel: int = 2
+    limit: float | None = None
+    previews: bool = True
+    nsfw: bool = False
+
+    def run(self, jobs: Iterable[int], progress: Progress = lambda count: None) -> Iterator[Job]:
+        """Carries out jobs; see `queue.run`. Ctrl-C keeps what came, and raises Stopped."""
+        limit = ByteLimit(self.clock, self.limit)
+        pictures = Web(Trust(self.civitai.web.trust.base), self.clock, Pace(self.clock, 10.0))
+        site = Fetch(self.civitai.web, limit, civitai.refusal)
+        workshop = Workshop(
+            self.registry,
+            self.civitai,
+            {
+                "civitai": lambda job: site,
+                "huggingface": lambda job: Fetch(Hub(self.clock).web, limit, hub.refusal),
+                "url": lambda job: Fetch(self._plain(job.url), limit, civitai.refusal),
+            },
+            Beside(self.registry, pictures if self.previews else None, self.nsfw),
+            progress,
+        )
+        with Worker(paths.home() / "workers") as worker, _stopping_on_interrupt(self.clock):
+            yield from queue.run(self.registry, jobs, workshop, worker, self.clock, parallel=self.parallel)
+
+    def _plain(self, url: str) -> Web:
+        return Web(Trust(Origin.of(url)), self.clock, Pace(self.clock, 4.0))
+
+
+@contextmanager
+def _stopping_on_interrupt(clock: RealClock) -> Iterator[None]:
+    """Ctrl-C, and a polite kill, stop all threads at their next step instead of one in the middle of it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        clock.stop.set()
+
+    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -1,0 +1,108 @@
+"""What are these files? Asked by their hashes, all at once; and on which checkpoints were they trained?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from hnetkit.errors import Gone, HnetkitError
+from hnetkit.formats import load
+from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import Civitai, Filters
+from hnetkit.sources.sync import store
+
+Row = dict[str, Any]
+_AGAIN = timedelta(days=7)  # what the site did not know yesterday it hardly knows today
+
+
+def identify(registry: Registry, civitai: Civitai, *, again: bool = False) -> Iterator[Row]:
+    """Asks the site about every network file of the library, keeps its answers, and yields one row per file.
+
+    A file that was converted is asked about by the hash of what it was converted from.
+
+    Args:
+        again: ask also about what the site did not know lately.
+    """
+    files = registry.files.rows("files.content_hash NOTNULL AND files.state = 'present'")
+    asked = {row["id"]: _known_as(row) for row in files}
+    known = registry.catalogue.lookups()
+    unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
+    found = civitai.ids_by_hash(unknown) if unknown else {}
+    with registry.write():
+        for sha256 in unknown:
+            model, version = found.get(sha256, (None, None))
+            registry.catalogue.put_lookup(sha256, _text(model), _text(version))
+    _fetch_records(registry, civitai)
+    known = registry.catalogue.lookups()
+    names = _names(registry)
+    trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.rows("sd_checkpoint NOTNULL")}
+    for row in files:
+        answer = known[asked[row["id"]]]
+        yield {
+            "path": row["path"],
+            "sha256": asked[row["id"]],
+            "sd_checkpoint": trained.get(row["content_hash"]),
+            "model_id": answer["model_id"],
+            "version_id": answer["version_id"],
+            **names.get(answer["version_id"] or "", {"model": None, "version": None, "creator": None}),
+        }
+
+
+def _known_as(row: Row) -> str:
+    """The hash by which the site may know a file."""
+    if row["format"] == "safetensors":
+        try:
+            return load(row["path"]).source_sha256 or str(row["sha256"])
+        except HnetkitError:
+            pass
+    return str(row["sha256"])
+
+
+def _is_due(answer: Row | None) -> bool:
+    if answer is None:
+        return True
+    at = datetime.fromisoformat(answer["looked_up_at"])
+    return answer["model_id"] is None and datetime.now(timezone.utc) - at > _AGAIN
+
+
+def _fetch_records(registry: Registry, civitai: Civitai) -> None:
+    """Gets what the site says of models that it recognised and that the catalogue lacks."""
+    have = {row["remote_id"] for row in registry.catalogue.models("source = 'civitai'")}
+    wanted = {answer["model_id"] for answer in registry.catalogue.lookups().values() if answer["model_id"]} - have
+    if not wanted:
+        return
+    for page in civitai.pages(Filters(ids=tuple(sorted(map(int, wanted))))):
+        store(registry, page)
+
+
+def _names(registry: Registry) -> dict[str, Row]:
+    rows = registry.catalogue.files("models.source = 'civitai'")
+    return {row["version_id"]: {key: row[key] for key in ("model", "version", "creator")} for row in rows}
+
+
+def checkpoints(registry: Registry, civitai: Civitai) -> Iterator[Row]:
+    """Asks what the checkpoints are that networks say they were trained on, and yields one row for each."""
+    trained: dict[str, str | None] = {}
+    for row in registry.networks.rows("sd_checkpoint NOTNULL"):
+        trained.setdefault(row["sd_checkpoint"].lower(), row["sd_checkpoint_name"])
+    known = registry.catalogue.lookups()
+    for digits, name in sorted(trained.items()):
+        if _is_due(known.get(digits)):
+            model, version = _version_of(civitai, digits)
+            with registry.write():
+                registry.catalogue.put_lookup(digits, model, version)
+            known[digits] = {"model_id": model, "version_id": version}
+        yield {"checkpoint": digits, "name": name, **{k: known[digits][k] for k in ("model_id", "version_id")}}
+
+
+def _version_of(civitai: Civitai, digits: str) -> tuple[str | None, str | None]:
+    try:
+        version = civitai.version_by_hash(digits)
+    except Gone:
+        return None, None
+    return _text(version.model_id), _text(version.id)
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else str(number)

@@ -1,0 +1,173 @@
+"""From a finished part to a file of the library: checked by hnetkit's own reader, placed without replacing anything.
+
+What is no usable network goes to `.quarantine` beside it, under a name that no program loads, with the reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from hnetkit.errors import FileRefused, OutputExists, WrongBytes
+from hnetkit.files import new_file, place
+from hnetkit.formats.reading import look
+from hnetkit.formats.source import OpenFile
+from hnetkit.library.scan import add_file
+from hnetkit.registry.jobs import Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
+from hnetkit.sources.parts import Part
+from hnetkit.sources.unpack import unpacked
+
+QUARANTINE = ".quarantine"
+_CHUNK = 1 << 20  # bytes
+
+
+def install(registry: Registry, job: Job, part: Part) -> list[Path]:
+    """Files what came, and returns the library's paths; the part is gone afterwards.
+
+    Raises:
+        FileRefused: it holds no usable network; it is in quarantine then.
+    """
+    folder = Path(job.folder)
+    part.flush()
+    try:
+        if _is_archive(part.path, job.suffix):
+            paths = _install_members(registry, job, part.path)
+        else:
+            _require_network(part.path)
+            paths = [_install_one(registry, job, part.path, part.sha256, job.name, job.suffix)]
+    except FileRefused as refusal:
+        quarantine(registry, job, part.path, str(refusal))
+        part.discard()
+        raise
+    sync_folder(folder)
+    part.discard()
+    return paths
+
+
+def _require_network(path: Path) -> None:
+    with OpenFile(path) as file:
+        found = look(file)
+    if found.network is None:
+        raise found.refusal or WrongBytes(f"{path}: no usable network")
+
+
+def _is_archive(path: Path, suffix: str) -> bool:
+    with OpenFile(path) as file:
+        kind = look(file).kind
+    return kind == "zip" or (suffix == ".zip" and kind != "hypernetwork")
+
+
+def _install_members(registry: Registry, job: Job, archive: Path) -> list[Path]:
+    paths, refusals = [], []
+    for name, path in unpacked(archive, archive.with_suffix(".unpacked")):
+        try:
+            _require_network(path)
+        except FileRefused as refusal:
+            refusals.append(f"{name}: {str(refusal).removeprefix(f'{path}: ')}")
+            continue
+        stem, suffix = split_name(name)
+        paths.append(_install_one(registry, job, path, _sha256(path), safe_stem(stem, job.name), suffix))
+    if not paths:
+        raise WrongBytes(
+            f"{archive}: a zip without a usable network{': ' if refusals else ''}{'; '.join(refusals[:3])}"
+        )
+    return paths
+
+
+def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
+    """Places one network under the first name that is free, or finds that it is there already."""
+    folder = Path(job.folder)
+    for target in _names(folder, stem, suffix, job):
+        if _is_same(target, sha256):
+            add_file(registry, folder, target)
+            return target
+        if _is_taken(folder, target.stem):
+            continue
+        with registry.write():  # before it is there: a process that dies in between leaves no file that nobody owns
+            registry.jobs.installed(str(target), job.id, "network", sha256)
+        try:
+            place(path, target)
+        except OutputExists:
+            with registry.write():
+                registry.jobs.not_installed(str(target))
+            continue
+        add_file(registry, folder, target)
+        return target
+    raise WrongBytes(f"{folder / stem}: no name is left for it")
+
+
+def _names(folder: Path, stem: str, suffix: str, job: Job) -> Iterator[Path]:
+    yield folder / f"{stem}{suffix}"
+    tag = job.key.rsplit(":", 1)[-1] if job.source == "civitai" else hashlib.sha256(job.key.encode()).hexdigest()[:8]
+    yield folder / f"{stem}-{tag}{suffix}"
+    for number in range(2, 100):
+        yield folder / f"{stem}-{tag}-{number}{suffix}"
+
+
+def _is_taken(folder: Path, stem: str) -> bool:
+    """Whether a model of this stem is there: programs know networks by their stems, some without regard to case."""
+    return any(_folded(name) == _folded(stem) for name in _model_stems(folder))
+
+
+def _model_stems(folder: Path) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name, suffix = os.path.splitext(entry.name)
+            if suffix.lower() in SUFFIXES:
+                yield name
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _is_same(path: Path, sha256: str) -> bool:
+    try:
+        return path.is_file() and _sha256(path) == sha256
+    except OSError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
+    """Keeps bytes that must not be loaded, and why, where no program looks; returns where."""
+    folder = Path(job.folder) / QUARANTINE
+    folder.mkdir(exist_ok=True)
+    for number in range(1, 1000):
+        target = folder / f"{job.name}{job.suffix}{f'-{number}' if number > 1 else ''}.bad"
+        if _is_same(target, _sha256(path)):
+            return target
+        with contextlib.suppress(OutputExists):
+            place(path, target)
+            break
+    why = {"key": job.key, "url": job.url, "expected_sha256": job.sha256, "reason": reason}
+    with new_file(f"{target}.json", overwrite=True) as file:
+        file.write(json.dumps(why, indent=2, ensure_ascii=False).encode() + b"\n")
+    with registry.write():
+        registry.jobs.installed(str(target), job.id, "quarantine", None)
+    return target
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk, where the system can promise that."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

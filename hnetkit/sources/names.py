@@ -1,0 +1,41 @@
+"""File names that every file system takes and every prompt can say, from names that people gave on a site."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import PurePath
+
+MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
+_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|none|conin\$|conout\$)(\..*)?", re.IGNORECASE)
+SUFFIXES = frozenset({".pt", ".ckpt", ".bin", ".pth", ".safetensors", ".sft", ".zip"})
+
+
+def safe_stem(name: str, fallback: str) -> str:
+    """Returns a stem of letters, digits, ``_``, ``-`` and ``.`` that says as much of `name` as such a stem can.
+
+    Args:
+        name: a stem as somebody wrote it, in any script.
+        fallback: for a name with nothing left of it; also put behind a reserved one.
+    """
+    text = unicodedata.normalize("NFC", name)
+    text = re.sub(r"[^\w.-]+", "_", text, flags=re.UNICODE)
+    text = re.sub(r"_{2,}", "_", text).strip("._- ")
+    while len(text.encode()) > MOST_BYTES:
+        text = text[:-1]
+    text = text.rstrip("._-")
+    if not text:
+        return fallback
+    return f"{text}-{fallback}" if _RESERVED.fullmatch(text) else text
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Returns stem and suffix of a file name from a site, which may hold folders and any sign; suffix in lower case.
+
+    A suffix that no model has is part of the stem, and ``.pt`` is taken for it.
+    """
+    last = re.split(r"[/\\]", name)[-1].strip()
+    suffix = PurePath(f"x{last}").suffix.lower()
+    if suffix in SUFFIXES:
+        return last[: -len(suffix)], suffix
+    return last, ".pt"

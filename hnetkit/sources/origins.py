@@ -1,0 +1,122 @@
+"""Which address may be asked, and which may hear a token."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from hnetkit.errors import NetworkFailed, UsageError
+
+CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
+CIVITAI_API = "https://civitai.com/api/v1"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Scheme, host and port: another port is another origin."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Raises NetworkFailed where `url` is no http address."""
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            parts, port = urlsplit(""), None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise NetworkFailed(f"{redacted(url)[:200]}: not an address of the web")
+        return cls(parts.scheme, parts.hostname.lower().rstrip("."), port or (443 if parts.scheme == "https" else 80))
+
+    @property
+    def is_loopback(self) -> bool:
+        address = self._address()
+        return address.is_loopback if address else self.host == "localhost" or self.host.endswith(".localhost")
+
+    @property
+    def is_private(self) -> bool:
+        """Whether the name alone shows that it lies inside somebody's own network."""
+        address = self._address()
+        if address:
+            return not address.is_global
+        return self.is_loopback or "." not in self.host or self.host.endswith((".local", ".internal"))
+
+    def _address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+        try:
+            return ipaddress.ip_address(self.host)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a site's base address allows.
+
+    Args:
+        base: the origin that the person asked for; only on loopback may it be plain http, and then redirects may
+            lead to loopback too.
+        token: told to `base` and, over https, to `hosts` and what is below them; to nobody else.
+        hosts: that belong to the same site.
+    """
+
+    base: Origin
+    token: str | None = field(default=None, repr=False)
+    hosts: tuple[str, ...] = ()
+
+    def token_for(self, url: str) -> str | None:
+        """Returns the token where `url` may hear it."""
+        origin = Origin.of(url)
+        if origin == self.base and (origin.scheme == "https" or origin.is_loopback):
+            return self.token
+        own = any(origin.host == host or origin.host.endswith(f".{host}") for host in self.hosts)
+        return self.token if own and origin.scheme == "https" and origin.port == 443 else None
+
+    def check(self, url: str) -> None:
+        """Raises NetworkFailed where nothing may be asked of `url`."""
+        origin = Origin.of(url)
+        if origin == self.base:
+            if origin.scheme == "http" and not origin.is_loopback:
+                raise NetworkFailed(f"{redacted(url)}: plain http", hint="use an https address")
+            return
+        if self.base.is_loopback and origin.is_loopback:
+            return
+        if origin.scheme != "https":
+            raise NetworkFailed(f"{redacted(url)}: refused: leads to plain http")
+        if origin.is_private:
+            raise NetworkFailed(f"{redacted(url)}: refused: leads into a private network")
+
+
+def civitai_base() -> str:
+    """Returns the address of Civitai's API: ``HNETKIT_CIVITAI_URL``, else the site's own.
+
+    Raises:
+        UsageError: the variable holds no address.
+    """
+    base = os.environ.get("HNETKIT_CIVITAI_URL", "").strip().rstrip("/") or CIVITAI_API
+    try:
+        Origin.of(base)
+    except NetworkFailed as error:
+        raise UsageError(f"HNETKIT_CIVITAI_URL: {error}", hint=f"for example {CIVITAI_API}") from error
+    return base
+
+
+def civitai_token() -> str | None:
+    """Returns the token of the environment: ``CIVITAI_TOKEN``, then ``CIVITAI_API_KEY``."""
+    for name in ("CIVITAI_TOKEN", "CIVITAI_API_KEY"):
+        token = os.environ.get(name, "").strip()
+        if token:
+            if not token.isascii() or not token.isprintable() or " " in token:
+                raise UsageError(f"{name} holds characters that no token has", hint="copy it from the site again")
+            return token
+    return None
+
+
+def redacted(url: str) -> str:
+    """Returns an address without its query, in which tokens and signatures travel."""
+    head, _, query = url.partition("?")
+    return f"{head}?..." if query else head

@@ -1,0 +1,97 @@
+"""What has come of a file so far: `.hnetkit-<key>.part` beside its target, and a note of what it is a part of."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+_CHUNK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where bytes came from: bytes of another origin are never put behind them."""
+
+    key: str
+    sha256: str | None
+    host: str | None = None
+    etag: str | None = None
+    total: int | None = None
+
+
+class Part:
+    """An unfinished file, with the hash of what is there.
+
+    Args:
+        folder: of the target.
+        key: of the job.
+        sha256: that the whole will have; None where nobody says.
+    """
+
+    def __init__(self, folder: Path, key: str, sha256: str | None) -> None:
+        name = f".hnetkit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.part"
+        self.path, self._note = folder / name, folder / f"{name}.json"
+        self.origin = Origin(key, sha256)
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._take_up()
+
+    def _take_up(self) -> None:
+        """Goes on with what an earlier run left of the same file; anything else is removed."""
+        found = self._read_note()
+        if found is None or (found.key, found.sha256) != (self.origin.key, self.origin.sha256):
+            self.discard()
+            return
+        self.origin = found
+        with contextlib.suppress(FileNotFoundError), open(self.path, "rb") as file:
+            while chunk := file.read(_CHUNK):
+                self._digest.update(chunk)
+                self.size += len(chunk)
+
+    def _read_note(self) -> Origin | None:
+        try:
+            return Origin(**json.loads(self._note.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def begin(self, *, host: str | None, etag: str | None, total: int | None) -> None:
+        """Notes where the bytes come from; called before the first of an answer is appended."""
+        self.origin = Origin(self.origin.key, self.origin.sha256, host, etag, total)
+        self._note.write_text(json.dumps(asdict(self.origin)), encoding="utf-8")
+
+    def open(self) -> BinaryIO:
+        """Returns the file, to append to it by `append`."""
+        return open(self.path, "ab")
+
+    def append(self, file: BinaryIO, chunk: bytes) -> None:
+        file.write(chunk)
+        self._digest.update(chunk)
+        self.size += len(chunk)
+
+    @property
+    def sha256(self) -> str:
+        """Of what is there, 64 hex digits."""
+        return self._digest.hexdigest()
+
+    def restart(self) -> None:
+        """Throws away the bytes: what comes next begins at the beginning."""
+        self.size, self._digest = 0, hashlib.sha256()
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(self.path, 0)
+
+    def flush(self) -> None:
+        """Returns when all of it is on the disk."""
+        with open(self.path, "rb+") as file:
+            os.fsync(file.fileno())
+
+    def discard(self) -> None:
+        """Removes it."""
+        self.size, self._digest = 0, hashlib.sha256()
+        for path in (self.path, self._note):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()

@@ -1,0 +1,131 @@
+"""What to fetch of what a site lists: decided before anything is touched, with the reason for everything left out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hnetkit.registry.jobs import Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import Civitai, is_past
+from hnetkit.sources.names import safe_stem, split_name
+from hnetkit.sources.record import record
+from hnetkit.sources.shapes import Model, RemoteFile, Version
+
+_LASTING = frozenset({"no-access", "archived", "gone"})  # failures that asking every day does not change
+_OTHER_FILES = frozenset({"training data", "config", "archive", "workflow", "other", "negative", "vae"})
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One file of a version, and what is to be done with it.
+
+    Attributes:
+        action: ``"fetch"``, ``"have"``, or ``"skip"``.
+        code, reason: why it is skipped.
+        not_before: ISO 8601: when it can be had.
+    """
+
+    model: Model
+    version: Version
+    file: RemoteFile
+    action: str
+    code: str | None = None
+    reason: str | None = None
+    not_before: str | None = None
+
+    @property
+    def key(self) -> str:
+        return key_of(self.file.id)
+
+
+def key_of(file_id: int | str) -> str:
+    """The job of a file of Civitai, for ever."""
+    return f"civitai:{file_id}"
+
+
+def items_of(registry: Registry, model: Model, *, all_versions: bool = False, only: int | None = None) -> list[Item]:
+    """Returns what to do with a model's files; only reads.
+
+    Args:
+        registry: knows what is there.
+        model: as the site says it now.
+        all_versions: not only the newest that has files.
+        only: the number of one version.
+    """
+    versions = [v for v in model.versions if v.files and only in (None, v.id)]
+    if not all_versions and only is None:
+        versions = versions[:1]
+    return [_item(registry, model, version, file) for version in versions for file in model_files(version)]
+
+
+def model_files(version: Version) -> list[RemoteFile]:
+    """Returns the files of a version that may be networks: no training data, no settings."""
+    return [file for file in version.files if (file.type or "Model").lower() not in _OTHER_FILES]
+
+
+def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) -> Item:
+    if _is_here(registry, file):
+        return Item(model, version, file, "have")
+    if version.usage not in (None, "Download"):
+        return Item(model, version, file, "skip", "no-access", "its owner allows no download")
+    if version.early_access_until and not is_past(version.early_access_until):
+        until = version.early_access_until
+        return Item(model, version, file, "skip", "early-access", f"early access until {until[:10]}", until)
+    for job in registry.jobs.rows("key = ? AND state IN ('refused', 'failed')", [key_of(file.id)]):
+        if job.sha256 == file.sha256 and (job.state == "refused" or job.code in _LASTING):
+            return Item(model, version, file, "skip", job.code, job.reason)
+    return Item(model, version, file, "fetch")
+
+
+def _is_here(registry: Registry, file: RemoteFile) -> bool:
+    """Whether the bytes that the site lists now are on the disk, in whatever file."""
+    if file.sha256 is not None:
+        rows = registry.files.rows("files.sha256 = ? AND files.state = 'present'", [file.sha256])
+        if any(os.path.isfile(row["path"]) for row in rows):
+            return True
+    done = registry.jobs.rows("key = ? AND state = 'done'", [key_of(file.id)])
+    return any(job.sha256 == file.sha256 and _is_installed(registry, job) for job in done)
+
+
+def _is_installed(registry: Registry, job: Job) -> bool:
+    installs = registry.jobs.installs("job_id = ? AND kind = 'network'", [job.id])
+    return bool(installs) and all(os.path.isfile(install["path"]) for install in installs)
+
+
+def enqueue(registry: Registry, civitai: Civitai, folder: Path, items: Iterable[Item]) -> Iterator[Job]:
+    """Makes jobs of what is to be fetched, and keeps why the rest is skipped; call it inside of `registry.write()`.
+
+    Yields:
+        The jobs that are to be carried out.
+    """
+    for item in items:
+        if item.action == "have":
+            continue
+        files = record(registry, item.model)
+        job = registry.jobs.add(item.key, _values(item, civitai, folder, files.get(item.file.id)))
+        if item.action == "skip":
+            if job.state not in ("refused", "failed"):
+                registry.jobs.set_state(
+                    job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before
+                )
+        else:
+            if job.state in ("done", "skipped", "refused", "failed"):
+                registry.jobs.queue(job.id)
+            yield registry.jobs.get(job.id)
+
+
+def _values(item: Item, civitai: Civitai, folder: Path, row: int | None) -> dict[str, object]:
+    stem, suffix = split_name(item.file.name)
+    return {
+        "source": "civitai",
+        "url": civitai.download_url(item.version.id, item.file.id),
+        "name": safe_stem(stem, f"civitai-{item.file.id}"),
+        "suffix": suffix,
+        "folder": str(folder),
+        "remote_file_id": row,
+        "sha256": item.file.sha256,
+        "size_bytes": item.file.size_bytes,
+    }

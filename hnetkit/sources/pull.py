@@ -1,0 +1,77 @@
+"""From what a person typed to jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import unquote, urlsplit
+
+from hnetkit.errors import Archived, Gone, HnetkitError, UsageError
+from hnetkit.sources import hub
+from hnetkit.sources.desk import Desk
+from hnetkit.sources.names import safe_stem, split_name
+from hnetkit.sources.origins import Origin, Trust
+from hnetkit.sources.plan import Item, enqueue, items_of
+from hnetkit.sources.refs import Ref
+from hnetkit.sources.sync import store
+
+
+def jobs_for(desk: Desk, ref: Ref, *, sha256: str | None, all_versions: bool) -> tuple[list[int], list[Item]]:
+    """Returns the jobs that fetch what is meant, and what of it is here already or cannot be had.
+
+    Raises:
+        RemoteError: the site does not have it, or does not give it.
+        UsageError: a plain address without its sha256.
+    """
+    if ref.kind == "hub":
+        files = hub.Hub(desk.clock).files(ref)
+        with desk.registry.write():
+            return [job.id for job in hub.enqueue(desk.registry, desk.folder, files)], []
+    if ref.kind == "url":
+        return [_plain_job(desk, ref, sha256)], []
+    return _civitai_jobs(desk, ref, all_versions)
+
+
+def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool) -> tuple[list[int], list[Item]]:
+    version = None
+    if ref.kind == "hash":
+        version = desk.civitai.version_by_hash(ref.digits)
+    elif ref.kind == "version":
+        version = desk.civitai.version(ref.id)
+    model_id = ref.id if version is None else version.model_id
+    if model_id is None:
+        raise Gone(f"{ref.text}: the site does not say which model it belongs to")
+    model = desk.civitai.model(model_id)
+    store(desk.registry, [model])
+    items = items_of(desk.registry, model, all_versions=all_versions, only=version.id if version else None)
+    if not items:
+        if model.state == "archived":
+            raise Archived(f"{ref.text}: {model.name} is archived; the site keeps it and gives no file")
+        raise Gone(f"{ref.text}: {model.name} has no file that may be a network")
+    with desk.registry.write():
+        jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, _again(items))]
+    return jobs, [item for item in _again(items) if item.action != "fetch"]
+
+
+def _again(items: list[Item]) -> list[Item]:
+    """Somebody asks for just this: what was refused or failed once is tried again."""
+    return [Item(i.model, i.version, i.file, "fetch") if i.action == "skip" and not i.not_before else i for i in items]
+
+
+def _plain_job(desk: Desk, ref: Ref, sha256: str | None) -> int:
+    if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise UsageError(f"{ref.text}: nobody says what this file must be", hint="add --sha256 with its 64 digits")
+    try:
+        Trust(Origin.of(ref.url)).check(ref.url)
+    except HnetkitError as error:
+        raise UsageError(str(error), hint="use an https address") from error
+    stem, suffix = split_name(unquote(urlsplit(ref.url).path))
+    key = f"url:{hashlib.sha256(ref.url.encode()).hexdigest()[:16]}:{sha256.lower()}"
+    values = {
+        **{"source": "url", "url": ref.url, "name": safe_stem(stem, "network"), "suffix": suffix},
+        **{"folder": str(desk.folder), "remote_file_id": None, "sha256": sha256.lower(), "size_bytes": None},
+    }
+    with desk.registry.write():
+        job = desk.registry.jobs.add(key, values)
+        desk.registry.jobs.queue(job.id)
+    return job.id

@@ -1,0 +1,92 @@
+"""Many jobs, a few at a time, by any number of processes on one library."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+
+from hnetkit.registry.jobs import UNFINISHED, Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources.pace import RealClock
+from hnetkit.sources.work import Workshop
+from hnetkit.sources.workers import Worker
+
+_HALTING = frozenset({"no-token", "rate-limited", "region-blocked", "disk-full"})  # what the next job would meet too
+_LOOK_S = 0.3  # how often another process's jobs are looked at
+
+
+def run(
+    registry: Registry, jobs: Iterable[int], workshop: Workshop, worker: Worker, clock: RealClock, *, parallel: int = 2
+) -> Iterator[Job]:
+    """Carries out jobs and yields each when it is at its end, whoever brought it there.
+
+    After a failure that every other job of its source would meet too, those are ended with it, unasked.
+
+    Args:
+        jobs: their numbers.
+        worker: this process.
+        clock: its stop ends the work: what was begun is kept for the next run.
+        parallel: jobs at a time.
+
+    Raises:
+        Stopped: the clock was stopped.
+    """
+    waiting, elsewhere = deque(jobs), deque[int]()
+    running: dict[Future[Job], int] = {}
+    halted: dict[str, Job] = {}
+    with ThreadPoolExecutor(parallel) as pool:
+        try:
+            while waiting or running or elsewhere:
+                while waiting and len(running) < parallel:
+                    job = _claim(registry, waiting[0], worker)
+                    id = waiting.popleft()
+                    if job is None:
+                        elsewhere.append(id)
+                    elif job.state not in UNFINISHED:
+                        yield job
+                    elif job.source in halted:
+                        yield _end_like(registry, job, halted[job.source])
+                    else:
+                        running[pool.submit(workshop.carry_out, job)] = id
+                if running:
+                    done, _ = wait(running, timeout=_LOOK_S if elsewhere else None, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        del running[future]
+                        job = future.result()
+                        if job.state == "failed" and job.code in _HALTING:
+                            halted[job.source] = job
+                        yield job
+                elif elsewhere:
+                    clock.sleep(_LOOK_S)
+                waiting.extend(elsewhere)
+                elsewhere.clear()
+        except BaseException:
+            clock.stop.set()
+            wait(running)
+            _give_back(registry, running.values())
+            raise
+
+
+def _claim(registry: Registry, id: int, worker: Worker) -> Job | None:
+    """Returns the job where it is ours now, or at its end; None while another process has it."""
+    with registry.write():
+        job = registry.jobs.get(id)
+        if job.state not in UNFINISHED:
+            return job
+        if job.owner is not None and not worker.is_dead(job.owner):
+            return None
+        return registry.jobs.get(id) if registry.jobs.claim(id, worker.name, job.owner) else None
+
+
+def _end_like(registry: Registry, job: Job, other: Job) -> Job:
+    with registry.write():
+        registry.jobs.set_state(job.id, "failed", code=other.code, reason=f"not tried: {other.reason}")
+        return registry.jobs.get(job.id)
+
+
+def _give_back(registry: Registry, jobs: Iterable[int]) -> None:
+    with registry.write():
+        for id in jobs:
+            if registry.jobs.get(id).state in UNFINISHED:
+                registry.jobs.queue(id)

@@ -1,0 +1,86 @@
+"""What a person types to mean a model: addresses, numbers, URNs, hashes, places on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import parse_qs, urlsplit
+
+from hnetkit.errors import HnetkitError, UsageError
+from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, civitai_base
+
+FORMS = "a civitai.com address, model:ID, version:ID, urn:air:..., a hash, hf:owner/repo[@rev][:glob], https://..."
+_MODEL = re.compile(r"/(?:api/v1/)?models/(\d+)(?:/|$)")
+_VERSION = re.compile(r"/(?:api/v1/model-versions|model-versions|api/download/models)/(\d+)(?:/|$)")
+_NUMBER = re.compile(r"(model|version):(\d{1,10})")
+_AIR = re.compile(r"(?:urn:air:[\w.-]+:[\w.-]+:)?civitai:(\d{1,10})(?:@(\d{1,10}))?(?:\.\w+)?", re.IGNORECASE)
+_HASH = re.compile(r"(?:[0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})", re.IGNORECASE)
+_HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
+
+Kind = Literal["model", "version", "hash", "hub", "url"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """What is meant.
+
+    Attributes:
+        kind: where to look.
+        id: of a model or version.
+        digits: of a hash, in lower case.
+        repo, revision, pattern: of the hub; `pattern` is a glob over the repository's paths.
+        url: of a plain file.
+    """
+
+    kind: Kind
+    text: str
+    id: int = 0
+    digits: str = ""
+    repo: str = ""
+    revision: str | None = None
+    pattern: str | None = None
+    url: str = ""
+
+
+def ref_of(text: str) -> Ref:
+    """Returns what `text` means.
+
+    Raises:
+        UsageError: nothing that hnetkit knows.
+    """
+    text = text.strip()
+    if match := _NUMBER.fullmatch(text):
+        return Ref("model" if match[1] == "model" else "version", text, id=int(match[2]))
+    if match := _AIR.fullmatch(text):
+        return Ref("version", text, id=int(match[2])) if match[2] else Ref("model", text, id=int(match[1]))
+    if match := _HUB.fullmatch(text):
+        return Ref("hub", text, repo=match[1], revision=match[2], pattern=match[3])
+    if text.startswith(("http://", "https://")):
+        return _of_address(text)
+    if _HASH.fullmatch(text):
+        return Ref("hash", text, digits=text.lower())
+    raise UsageError(f"{text}: means nothing that can be fetched", hint=f"it may be {FORMS}")
+
+
+def _of_address(text: str) -> Ref:
+    parts = urlsplit(text)
+    if not _is_civitai(text):
+        return Ref("url", text, url=text)
+    chosen = parse_qs(parts.query).get("modelVersionId", [""])[0]
+    if chosen.isdigit():
+        return Ref("version", text, id=int(chosen))
+    if match := _VERSION.search(parts.path):
+        return Ref("version", text, id=int(match[1]))
+    if match := _MODEL.search(parts.path):
+        return Ref("model", text, id=int(match[1]))
+    raise UsageError(f"{text}: no page of a model or version", hint="copy the address of the model's own page")
+
+
+def _is_civitai(text: str) -> bool:
+    try:
+        origin = Origin.of(text)
+    except HnetkitError as error:
+        raise UsageError(f"{text}: no address", hint=f"it may be {FORMS}") from error
+    host = origin.host.removeprefix("www.")
+    return host in CIVITAI_HOSTS or origin == Origin.of(civitai_base())

@@ -1,0 +1,78 @@
+"""Which failures pass by themselves, and how long to wait for that."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TypeVar
+
+from hnetkit.errors import NetworkFailed, RateLimited
+from hnetkit.sources.pace import Clock, Pace
+
+ATTEMPTS = 6
+LONGEST_WAIT_S = 60.0
+LONGEST_OBEYED_S = 900.0
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
+PROGRESS = 1 << 20  # bytes: an attempt that brought so much does not count
+
+T = TypeVar("T")
+
+
+class Passing(Exception):
+    """A failure that may be gone the next time.
+
+    Args:
+        reason: what happened, in words.
+        after: seconds that the site asked to wait; None where it did not say.
+        limited: the site said that we ask too much.
+        progress: bytes that came before it happened.
+    """
+
+    def __init__(self, reason: str, *, after: float | None = None, limited: bool = False, progress: int = 0) -> None:
+        super().__init__(reason)
+        self.after, self.limited, self.progress = after, limited, progress
+
+
+def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
+    """Returns the seconds that a ``Retry-After`` asks for, given as seconds or as a date; None without one."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - clock.wall())
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def persevere(call: Callable[[], T], what: str, *, clock: Clock, pace: Pace, attempts: int = ATTEMPTS) -> T:
+    """Returns what `call` returns, calling it again while it fails in a way that passes.
+
+    Waits grow from one second to a minute, each a random part of its step, so that many do not come back at once. A
+    pause that the site asked for holds for everybody.
+
+    Raises:
+        RateLimited: the site asks for too long a pause, or never has enough of asking for one.
+        NetworkFailed: it failed `attempts` times in a row.
+    """
+    tried = 0
+    while True:
+        try:
+            return call()
+        except Passing as failure:
+            tried = 1 if failure.progress >= PROGRESS else tried + 1
+            if failure.after is not None and failure.after > LONGEST_OBEYED_S:
+                hint = "run the same command again then"
+                raise RateLimited(f"{what}: the site asks to wait {failure.after:.0f} s", hint=hint) from failure
+            if tried >= attempts:
+                raise _final(what, failure, tried) from failure
+            wait = random.uniform(0.5, 1) * min(LONGEST_WAIT_S, 2.0 ** (tried - 1))
+            wait = max(wait, failure.after or 0.0)
+            if failure.limited or failure.after is not None:
+                pace.pause(wait)
+            clock.sleep(wait)
+
+
+def _final(what: str, failure: Passing, tried: int) -> NetworkFailed | RateLimited:
+    kind = RateLimited if failure.limited else NetworkFailed
+    return kind(f"{what}: {failure} ({tried} attempts)", hint="run the same command again later: it goes on from here")

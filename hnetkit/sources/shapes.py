@@ -1,0 +1,319 @@
+"""Civitai's JSON as data, whatever shape it comes in.
+
+None means that the answer did not say; an empty tuple means that it said "none". What the site declares (type, format,
+fp, scan) is kept as its claim. Source: the site's public API, version 1, as of August 2026, and older dumps of it.
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from typing import Any
+
+Json = Mapping[str, Any]
+
+_NSFW_WORDS = {"none": 1, "soft": 2, "mature": 4, "x": 8, "xxx": 16, "blocked": 32}
+_NO_HASHES = frozenset({"0" * 64, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"})
+_MODES = {"archived": "archived", "takendown": "taken-down"}
+_TAG_STRENGTH = re.compile(r"<hypernet:[^:<>]+:([0-9.]+)>")
+_LARGEST_ID = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """One file of a version.
+
+    Attributes:
+        id: the site's number: what names it for certain.
+        name: as the site builds it from the model's and the version's names; not unique, not stable.
+        size_bytes: about; within 1 KiB of the truth where the site is right.
+        hashes: kind in the site's spelling -> lower-case hex.
+        sha256: of the whole file, 64 digits.
+    """
+
+    id: int
+    name: str
+    type: str | None
+    size_bytes: int | None
+    format: str | None
+    fp: str | None
+    scan: str | None
+    is_primary: bool
+    hashes: Mapping[str, str]
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An example picture or video of a version."""
+
+    url: str
+    type: str
+    nsfw_level: int | None
+    width: int | None
+    height: int | None
+    strength: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a model.
+
+    Attributes:
+        published_at, early_access_until: ISO 8601.
+        usage: ``"Download"``, or another word where the owner allows no download.
+        strength: the median of what its example pictures were made with.
+    """
+
+    id: int
+    model_id: int | None
+    name: str
+    base_model: str | None
+    published_at: str | None
+    early_access_until: str | None
+    availability: str | None
+    usage: str | None
+    nsfw_level: int | None
+    trained_words: tuple[str, ...] | None
+    strength: float | None
+    files: tuple[RemoteFile, ...]
+    images: tuple[Image, ...]
+    raw: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One model with its versions, the newest first.
+
+    Attributes:
+        nsfw_level: bit mask: 1 PG, 2 PG-13, 4 R, 8 X, 16 XXX, 32 blocked.
+        state: ``"listed"``, ``"archived"`` or ``"taken-down"``.
+    """
+
+    id: int
+    name: str
+    type: str | None
+    creator: str | None
+    description: str | None
+    tags: tuple[str, ...] | None
+    nsfw_level: int | None
+    availability: str | None
+    commercial_use: tuple[str, ...] | None
+    allow_no_credit: bool | None
+    allow_derivatives: bool | None
+    allow_different_license: bool | None
+    downloads: int | None
+    state: str
+    versions: tuple[Version, ...]
+    raw: Json
+
+
+def model_of(data: Any) -> Model | None:
+    """Returns the model in a JSON object; None where there is none in it."""
+    data = _object(data)
+    id = _id(data.get("id"))
+    if id is None:
+        return None
+    versions = [v for v in map(version_of, _list(data.get("modelVersions"))) if v is not None]
+    creator = data.get("creator")
+    return Model(
+        id=id,
+        name=_text(data.get("name")) or f"model {id}",
+        type=_text(data.get("type")),
+        creator=_text(_object(creator).get("username")) if creator else None,
+        description=plain_text(data.get("description")),
+        tags=_texts(data, "tags"),
+        nsfw_level=_nsfw(data),
+        availability=_text(data.get("availability")),
+        commercial_use=_commercial_use(data),
+        allow_no_credit=_flag(data.get("allowNoCredit")),
+        allow_derivatives=_flag(data.get("allowDerivatives")),
+        allow_different_license=_flag(data.get("allowDifferentLicense")),
+        downloads=_int(_object(data.get("stats")).get("downloadCount")),
+        state=_MODES.get(str(data.get("mode")).lower(), "listed"),
+        versions=tuple(sorted(versions, key=lambda v: (v.published_at or "", v.id), reverse=True)),
+        raw=data,
+    )
+
+
+def version_of(data: Any) -> Version | None:
+    """Returns the version in a JSON object, of a list or of its own; None where there is none in it."""
+    data = _object(data)
+    id = _id(data.get("id"))
+    if id is None:
+        return None
+    images = tuple(i for i in map(_image, _list(data.get("images"))) if i is not None)
+    strengths = [image.strength for image in images if image.strength is not None]
+    return Version(
+        id=id,
+        model_id=_id(data.get("modelId")),
+        name=_text(data.get("name")) or f"version {id}",
+        base_model=_text(data.get("baseModel")),
+        published_at=_text(data.get("publishedAt")),
+        early_access_until=_text(data.get("earlyAccessEndsAt")) or _text(data.get("earlyAccessDeadline")),
+        availability=_text(data.get("availability")),
+        usage=_text(data.get("usageControl")),
+        nsfw_level=_nsfw(data),
+        trained_words=_texts(data, "trainedWords"),
+        strength=round(statistics.median(strengths), 2) if strengths else None,
+        files=tuple(f for f in map(_file, _list(data.get("files"))) if f is not None),
+        images=images,
+        raw=data,
+    )
+
+
+def _file(data: Any) -> RemoteFile | None:
+    data = _object(data)
+    id = _id(data.get("id"))
+    if id is None:
+        return None
+    declared = _object(data.get("metadata"))
+    size = _number(data.get("sizeKB"))
+    hashes = {
+        str(kind): value.lower()
+        for kind, value in _object(data.get("hashes")).items()
+        if isinstance(value, str) and value.lower() not in _NO_HASHES
+    }
+    sha256 = next((value for kind, value in hashes.items() if kind.upper() == "SHA256"), None)
+    return RemoteFile(
+        id=id,
+        name=_text(data.get("name")) or f"{id}.pt",
+        type=_text(data.get("type")),
+        size_bytes=round(size * 1024) if size is not None and 0 < size < 1e12 else None,
+        format=_text(declared.get("format")),
+        fp=_text(declared.get("fp")),
+        scan=_text(data.get("pickleScanResult")),
+        is_primary=data.get("primary") is True,
+        hashes=hashes,
+        sha256=sha256 if sha256 and re.fullmatch(r"[0-9a-f]{64}", sha256) else None,
+    )
+
+
+def _image(data: Any) -> Image | None:
+    data = _object(data)
+    url = _text(data.get("url"))
+    if url is None:
+        return None
+    return Image(
+        url=url,
+        type=_text(data.get("type")) or ("video" if url.lower().endswith((".mp4", ".webm")) else "image"),
+        nsfw_level=_nsfw(data),
+        width=_int(data.get("width")),
+        height=_int(data.get("height")),
+        strength=_strength(_object(data.get("meta"))),
+    )
+
+
+def _strength(meta: Json) -> float | None:
+    """The strength of the hypernetwork that a picture was made with, from A1111's settings."""
+    said = _number(meta.get("Hypernet strength"))
+    if said is None and meta.get("Hypernet"):
+        said = _number(meta.get("Hypernetwork strength"))
+    if said is None:
+        match = _TAG_STRENGTH.search(str(meta.get("prompt") or ""))
+        said = _number(match[1]) if match else None
+    return said if said is not None and 0 < said <= 2 else None
+
+
+# --- what JSON may hold
+
+
+def _object(value: Any) -> Json:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    return str(value).strip() or None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if number == number and abs(number) != float("inf") else None
+
+
+def _int(value: Any) -> int | None:
+    number = _number(value)
+    return int(number) if number is not None and abs(number) < 2**53 else None
+
+
+def _id(value: Any) -> int | None:
+    number = _int(value)
+    return number if number is not None and 0 < number < _LARGEST_ID else None
+
+
+def _flag(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
+
+
+def _texts(data: Json, key: str) -> tuple[str, ...] | None:
+    if not isinstance(data.get(key), list):
+        return None
+    found = (_text(item.get("name") if isinstance(item, Mapping) else item) for item in data[key])
+    return tuple(text for text in found if text)
+
+
+def _nsfw(data: Json) -> int | None:
+    level = data.get("nsfwLevel", data.get("nsfw"))
+    if isinstance(level, bool):
+        return 28 if level else 1
+    if isinstance(level, str) and level.lower() in _NSFW_WORDS:
+        return _NSFW_WORDS[level.lower()]
+    return _int(level)
+
+
+def _commercial_use(data: Json) -> tuple[str, ...] | None:
+    said = data.get("allowCommercialUse")
+    if isinstance(said, str):
+        said = said.strip("{}").split(",")
+    if not isinstance(said, list):
+        return None
+    return tuple(word.strip() for word in said if isinstance(word, str) and word.strip() not in ("", "None"))
+
+
+class _Words(HTMLParser):
+    """Collects the text of a description; blocks begin on lines of their own."""
+
+    _BLOCKS = frozenset({"p", "br", "li", "div", "h1", "h2", "h3", "h4", "ul", "ol", "tr", "pre", "blockquote"})
+    _SILENT = frozenset({"script", "style"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+        self._silent = 0
+
+    def handle_starttag(self, tag: str, attrs: Iterable[tuple[str, str | None]]) -> None:
+        if tag in self._BLOCKS:
+            self.parts.append("\n")
+        self._silent += tag in self._SILENT
+
+    def handle_endtag(self, tag: str) -> None:
+        self._silent -= tag in self._SILENT and self._silent > 0
+
+    def handle_data(self, data: str) -> None:
+        if not self._silent:
+            self.parts.append(data)
+
+
+def plain_text(html: Any) -> str | None:
+    """Returns a description without its tags and without what could steer a terminal; None where there is none."""
+    if not isinstance(html, str):
+        return None
+    words = _Words()
+    words.feed(html)
+    words.close()
+    lines = ("".join(c for c in line if c.isprintable()).strip() for line in "".join(words.parts).splitlines())
+    return "\n".join(line for line in lines if line) or None

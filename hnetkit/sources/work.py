@@ -1,0 +1,125 @@
+"""One job from queued to done: fetch, hold against what the site promised, file it, and write what goes beside it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hnetkit.errors import DiskFull, FileRefused, HnetkitError, RemoteError, WrongBytes, printable
+from hnetkit.registry.jobs import Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources.beside import Beside
+from hnetkit.sources.civitai import Civitai
+from hnetkit.sources.fetch import Fetch, Progress
+from hnetkit.sources.install import install, quarantine
+from hnetkit.sources.pace import Stopped
+from hnetkit.sources.parts import Part
+from hnetkit.sources.shapes import RemoteFile
+
+
+@dataclass(slots=True)
+class Workshop:
+    """What jobs are carried out with, shared by all threads.
+
+    Attributes:
+        registry: keeps how far each job is.
+        civitai: asked again where a file is not what it said.
+        fetches: source of a job -> how to fetch from it.
+        beside: writes sidecars and previews of what was installed; None writes none.
+    """
+
+    registry: Registry
+    civitai: Civitai
+    fetches: dict[str, Callable[[Job], Fetch]]
+    beside: Beside | None = None
+    progress: Progress = field(default=lambda count: None)
+
+    def carry_out(self, job: Job) -> Job:
+        """Brings a claimed job to its end, and returns it as it is then; nothing but a stop is raised.
+
+        Raises:
+            Stopped: the person asked for it; what came is kept.
+        """
+        try:
+            state, code, reason = self._carried_out(job)
+        except Stopped:
+            raise
+        except (RemoteError, FileRefused, DiskFull) as error:
+            state = "refused" if isinstance(error, FileRefused) else "failed"
+            code, reason = getattr(error, "code", "refused"), _without_part(str(error), job)
+        except OSError as error:
+            state, code, reason = "failed", "disk", f"{error.filename or job.folder}: {error.strerror or error}"
+        with self.registry.write():
+            self.registry.jobs.set_state(job.id, state, code=code, reason=reason)
+            return self.registry.jobs.get(job.id)
+
+    def _carried_out(self, job: Job) -> tuple[str, str | None, str | None]:
+        here = self._elsewhere(job)
+        if here is not None:
+            return "done", "had", here
+        os.makedirs(job.folder, exist_ok=True)
+        fetch, part = self.fetches[job.source](job), Part(Path(job.folder), job.key, job.sha256)
+        self.progress(part.size)
+        what = f"{job.name}{job.suffix}"
+        fetch(job.url, part, what=what, size=job.size_bytes, progress=self.progress)
+        if job.sha256 is not None and part.sha256 != job.sha256:
+            job, part = self._settle(job, part, fetch, what)
+        with self.registry.write():
+            self.registry.jobs.set_state(job.id, "installing")
+        paths = install(self.registry, job, part)
+        for path in paths:
+            if self.beside is not None:
+                self.beside.write(job, path)
+        return "done", None, None
+
+    def _elsewhere(self, job: Job) -> str | None:
+        """Where the library has these bytes already, from another version or another source."""
+        if job.sha256 is None:
+            return None
+        with self.registry.write():
+            rows = self.registry.files.rows("files.sha256 = ? AND files.state = 'present'", [job.sha256])
+        return next((str(row["path"]) for row in rows if os.path.isfile(row["path"])), None)
+
+    def _settle(self, job: Job, part: Part, fetch: Fetch, what: str) -> tuple[Job, Part]:
+        """What came is not what was promised: the site changed the file, or the way did. It is asked once more.
+
+        Raises:
+            WrongBytes: it stays so; what came is in quarantine.
+        """
+        promised = self._promised_now(job)
+        if promised is not None and promised.sha256 is not None and promised.sha256 != job.sha256:
+            with self.registry.write():
+                self.registry.jobs.set_hash(job.id, promised.sha256, promised.size_bytes)
+                job = self.registry.jobs.get(job.id)
+        if part.sha256 == job.sha256:
+            return job, part
+        part.discard()
+        part = Part(Path(job.folder), job.key, job.sha256)
+        fetch(job.url, part, what=what, size=job.size_bytes, progress=self.progress)
+        if part.sha256 == job.sha256:
+            return job, part
+        reason = f"{what}: sha256 {part.sha256}, and the site says {job.sha256}"
+        kept = quarantine(self.registry, job, part.path, reason)
+        part.discard()
+        raise WrongBytes(reason, hint=f"kept at {kept}")
+
+    def _promised_now(self, job: Job) -> RemoteFile | None:
+        if job.source != "civitai" or job.remote_file_id is None:
+            return None
+        with self.registry.write():
+            (row,) = self.registry.catalogue.files("remote_files.id = ?", [job.remote_file_id])
+        try:
+            version = self.civitai.version(int(row["version_id"]))
+        except HnetkitError:
+            return None
+        return next((file for file in version.files if str(file.id) == row["file_id"]), None)
+
+
+def _without_part(reason: str, job: Job) -> str:
+    """A reason that speaks of the file's own name, not of the part's."""
+    start = printable(os.path.join(job.folder, ".hnetkit-"))
+    if not reason.startswith(start):
+        return reason
+    return f"{job.name}{job.suffix}: {reason.partition(': ')[2]}"

@@ -1,0 +1,162 @@
+"""What the sites say of models, versions, files and example pictures.
+
+A value that an answer did not hold (None) never replaces one that an earlier answer held. What a site does not have any
+more is marked, never removed.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sqlite_utils import Database
+
+from hnetkit.registry.files import Row, now, text_of
+
+_LISTS = ("tags", "commercial_use", "trained_words", "hashes")
+
+# one row per file that the sites list, with its version and model
+_FILES = """
+SELECT remote_files.id AS remote_file_id, models.source, models.remote_id AS model_id, models.name AS model,
+    models.creator, models.type, models.tags, models.nsfw_level, models.availability, models.commercial_use,
+    models.allow_no_credit, models.allow_derivatives, models.allow_different_license, models.downloads,
+    models.state AS model_state, models.description, versions.remote_id AS version_id, versions.name AS version,
+    versions.base_model AS site_base_model, versions.published_at, versions.early_access_until, versions.trained_words,
+    versions.strength, versions.state AS version_state, remote_files.remote_id AS file_id,
+    remote_files.name AS file_name, remote_files.type AS file_type, remote_files.size_bytes,
+    remote_files.format AS site_format, remote_files.fp AS site_fp,
+    remote_files.scan AS site_scan, remote_files.sha256, remote_files.hashes, remote_files.hashes_at
+FROM remote_files
+JOIN versions ON versions.id = remote_files.version_id
+JOIN models ON models.id = versions.model_id
+"""
+
+
+class Catalogue:
+    """The tables `models`, `versions`, `remote_files`, `images` and `lookups`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    # --- what answers say
+
+    def put_model(self, source: str, remote_id: str, values: Mapping[str, Any], raw: Any) -> int:
+        """Stores a model and returns its row's number; `raw` is the site's own JSON."""
+        packed = zlib.compress(json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass"), 6)
+        return self._put("models", {"source": source, "remote_id": remote_id}, {**values, "raw": packed}, dated=True)
+
+    def put_version(self, model: int, remote_id: str, values: Mapping[str, Any]) -> int:
+        return self._put(
+            "versions", {"model_id": model, "remote_id": remote_id}, {**values, "state": "listed"}, dated=True
+        )
+
+    def put_file(self, version: int, remote_id: str, values: Mapping[str, Any]) -> int:
+        """Stores a file; its hashes with the time at which they were said."""
+        dated = {"hashes_at": now()} if values.get("sha256") else {}
+        return self._put(
+            "remote_files", {"version_id": version, "remote_id": remote_id}, {**values, **dated, "state": "listed"}
+        )
+
+    def put_images(self, version: int, images: Iterable[Mapping[str, Any]]) -> None:
+        """Stores the example pictures of a version, in the site's order."""
+        self._db.conn.executemany(
+            "INSERT INTO images (version_id, url, place, type, nsfw_level, width, height) VALUES (?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET place = excluded.place, nsfw_level = excluded.nsfw_level",
+            [
+                (version, image["url"], place, image["type"], image["nsfw_level"], image["width"], image["height"])
+                for place, image in enumerate(images)
+            ],
+        )
+
+    def mark_gone(self, model: int, *, keep_versions: Iterable[str]) -> None:
+        """Marks the versions of a model that a full answer did not hold."""
+        kept = list(keep_versions)
+        marks = ",".join("?" * len(kept))
+        self._db.execute(
+            f"UPDATE versions SET state = 'gone' WHERE model_id = ? AND remote_id NOT IN ({marks})", [model, *kept]
+        )
+
+    def set_model_state(self, source: str, remote_id: str, state: str) -> None:
+        """Marks a model as ``listed``, ``archived``, ``taken-down`` or ``gone``; its date says when that was true."""
+        self._db.execute(
+            "UPDATE models SET state = ?, last_seen = ? WHERE source = ? AND remote_id = ?",
+            [state, now(), source, remote_id],
+        )
+
+    def _put(self, table: str, key: Row, values: Mapping[str, Any], *, dated: bool = False) -> int:
+        row = {**key, **{name: _column(name, value) for name, value in values.items()}}
+        if dated:
+            row |= {"first_seen": now(), "last_seen": now()}
+        updates = [
+            f"{name} = coalesce(excluded.{name}, {table}.{name})" for name in row if name not in (*key, "first_seen")
+        ]
+        cursor = self._db.execute(
+            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
+            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(updates)} RETURNING id",
+            list(row.values()),
+        )
+        id: int = cursor.fetchone()[0]
+        return id
+
+    # --- looking up
+
+    def files(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Row]:
+        """Returns files with all that is known of their versions and models; `where` is SQL of this package."""
+        cursor = self._db.execute(f"{_FILES} WHERE {where} ORDER BY remote_files.id", list(parameters))
+        names = [column[0] for column in cursor.description]
+        return [_from_columns(dict(zip(names, values, strict=True))) for values in cursor]
+
+    def models(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Row]:
+        """Returns models as rows, without their raw JSON; `where` is SQL of this package."""
+        cursor = self._db.execute(f"SELECT * FROM models WHERE {where} ORDER BY id", list(parameters))
+        names = [column[0] for column in cursor.description]
+        rows = [_from_columns(dict(zip(names, values, strict=True))) for values in cursor]
+        return [{name: value for name, value in row.items() if name != "raw"} for row in rows]
+
+    def raw(self, source: str, remote_id: str) -> Any:
+        """Returns the site's own JSON of a model; None where there is none."""
+        row = self._db.execute(
+            "SELECT raw FROM models WHERE source = ? AND remote_id = ?", [source, remote_id]
+        ).fetchone()
+        return json.loads(zlib.decompress(row[0])) if row else None
+
+    def images(self, version: int) -> list[Row]:
+        """Returns the example pictures of the version with this row's number, in the site's order."""
+        cursor = self._db.execute(
+            "SELECT url, type, nsfw_level FROM images WHERE version_id = ? ORDER BY place", [version]
+        )
+        return [{"url": url, "type": type, "nsfw_level": level} for url, type, level in cursor]
+
+    def version_row(self, remote_file: int) -> int:
+        """Returns the number of the version's row that a file belongs to."""
+        id: int = self._db.execute("SELECT version_id FROM remote_files WHERE id = ?", [remote_file]).fetchone()[0]
+        return id
+
+    # --- files of ours that were asked about
+
+    def put_lookup(self, sha256: str, model_id: str | None, version_id: str | None) -> None:
+        """Keeps what a site answered about a hash; None and None: it does not know it."""
+        self._db.execute("INSERT OR REPLACE INTO lookups VALUES (?, ?, ?, ?)", [sha256, model_id, version_id, now()])
+
+    def lookups(self) -> dict[str, Row]:
+        """Returns sha256 -> what was answered, and when."""
+        rows = self._db.execute("SELECT sha256, model_id, version_id, looked_up_at FROM lookups")
+        return {sha: {"model_id": m, "version_id": v, "looked_up_at": at} for sha, m, v, at in rows}
+
+
+def _column(name: str, value: Any) -> Any:
+    if name in _LISTS and value is not None:
+        return json.dumps(value, ensure_ascii=True)
+    return text_of(value) if isinstance(value, str) else value
+
+
+def _from_columns(row: Row) -> Row:
+    for name in _LISTS:
+        if row.get(name) is not None:
+            row[name] = json.loads(row[name])
+    for name in ("allow_no_credit", "allow_derivatives", "allow_different_license"):
+        if row.get(name) is not None:
+            row[name] = bool(row[name])
+    return row

@@ -1,0 +1,66 @@
+"""What `link` put into other programs' folders, so that it can be kept up to date and taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlite_utils import Database
+
+from hnetkit.registry.files import from_column, now, to_column
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One file in another program's folder.
+
+    Attributes:
+        path: of the file there, absolute.
+        folder: that was linked into, absolute.
+        layout: whose folder it is.
+        how: ``"symlink"``, ``"hardlink"``, ``"copy"`` or ``"converted"``.
+        source: the library's file that it stands for, absolute.
+        sha256: of the bytes that were put there.
+    """
+
+    path: str
+    folder: str
+    layout: str
+    how: str
+    source: str
+    sha256: str
+
+
+class Links:
+    """The table `links`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def into(self, folder: str) -> list[Link]:
+        """Returns everything that was put into a folder, by path."""
+        rows = self._db.execute(
+            "SELECT path, folder, layout, how, source, sha256 FROM links WHERE folder = ? ORDER BY path",
+            [to_column(folder)],
+        )
+        return [
+            Link(from_column(p), from_column(f), layout, how, from_column(s), sha) for p, f, layout, how, s, sha in rows
+        ]
+
+    def put(self, link: Link) -> None:
+        """Stores a link, replacing what is known of its path."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                to_column(link.path),
+                to_column(link.folder),
+                link.layout,
+                link.how,
+                to_column(link.source),
+                link.sha256,
+                now(),
+            ],
+        )
+
+    def forget(self, paths: Iterable[str]) -> None:
+        self._db.conn.executemany("DELETE FROM links WHERE path = ?", [(to_column(path),) for path in paths])

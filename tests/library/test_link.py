@@ -1,0 +1,551 @@
+"""The library in other programs' folders: found by each program's own rules, kept up to date, and taken back whole."""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import networks
+import pytest
+import torch
+
+import hnetkit
+from hnetkit.cli import run
+from hnetkit.errors import AmbiguousName, NotFound
+from hnetkit.library.layouts import PROGRAMS, folder_of, safe_stem
+from hnetkit.library.link import link, undo
+from hnetkit.library.resolve import resolve
+from hnetkit.library.scan import scan
+from hnetkit.registry import Registry
+
+A1111, COMFYUI = PROGRAMS["a1111"], PROGRAMS["comfyui"]
+BY_STEM = ["a1111", "forge", "sdnext", "stabilitymatrix"]
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Path:
+    """Three networks: a `.pt`, a `.ckpt` in a sub-folder, and a `.safetensors`; and a file that is none."""
+    folder = tmp_path / "library"
+    (folder / "deep").mkdir(parents=True)
+    networks.network_file(folder, "ink.pt", seed=1, activation="relu")
+    networks.network_file(folder / "deep", "mist.ckpt", seed=3)
+    hnetkit.save(hnetkit.load(networks.network_file(tmp_path, seed=2)), folder / "glow.safetensors")
+    (folder / "page.pt").write_bytes(b"<html>log in</html>")
+    return folder
+
+
+@pytest.fixture
+def registry(tmp_path: Path, library: Path) -> Any:
+    with Registry(tmp_path / "registry.db") as opened:
+        list(scan(opened, [library]))
+        yield opened
+
+
+@pytest.fixture
+def webui(tmp_path: Path) -> Path:
+    (tmp_path / "webui" / "models" / "hypernetworks").mkdir(parents=True)
+    return tmp_path / "webui"
+
+
+def listed_by_stem(folder: Path) -> dict[str, str]:
+    """What A1111 and those that came from it find: every .pt below the folder, by its stem, the last one wins."""
+    files = sorted(glob.iglob(os.path.join(folder, "**/*.pt"), recursive=True), key=str.lower)
+    names = {os.path.splitext(os.path.basename(file))[0]: file for file in files}
+    return {name: file for name, file in names.items() if name != "None"}
+
+
+def listed_by_comfyui(folder: Path) -> dict[str, str]:
+    suffixes = (".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft")
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in suffixes]
+    return {path.relative_to(folder).as_posix(): str(path) for path in files}
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """Every folder, link and file with its bytes."""
+    return {
+        str(path.relative_to(folder)): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes()
+        for path in folder.rglob("*")
+    }
+
+
+def whats(changes: Any) -> list[tuple[str, str]]:
+    return sorted((change.what, Path(change.path).name) for change in changes)
+
+
+def content(path: str | Path) -> str:
+    return hnetkit.load(path).content_hash
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(1314, "a required privilege is not held by the client")
+
+    monkeypatch.setattr(os, name, refuse)
+
+
+# --- each program finds every network under its own rules
+
+
+@pytest.mark.parametrize("layout", BY_STEM)
+def test_a_program_that_lists_pt_finds_every_network_by_its_stem(
+    registry: Registry, library: Path, webui: Path, layout: str
+) -> None:
+    changes = list(link(registry, webui, PROGRAMS[layout]))
+    assert {change.what for change in changes} == {"linked"}
+    found = listed_by_stem(folder_of(PROGRAMS[layout], webui))
+    assert {name: content(path) for name, path in found.items()} == {
+        name: resolve(registry, name).content_hash for name in ("ink", "mist", "glow")
+    }
+    for path in found.values():
+        loaded = torch.load(path, weights_only=True)
+        assert [key for key in loaded if isinstance(key, int)] == [8, 12]
+
+
+def test_comfyui_finds_what_it_lists_as_it_is_and_can_read_the_rest(
+    registry: Registry, library: Path, webui: Path
+) -> None:
+    list(link(registry, webui, COMFYUI))
+    found = listed_by_comfyui(webui / "models" / "hypernetworks")
+    assert set(found) == {"ink.pt", "mist.ckpt", "glow.pt"}  # in a .safetensors it would find no network, silently
+    for path in found.values():
+        assert [key for key in torch.load(path, weights_only=True) if isinstance(key, int)] == [8, 12]
+
+
+def test_only_what_cannot_be_read_as_it_is_becomes_a_file_of_its_own(
+    registry: Registry, library: Path, webui: Path
+) -> None:
+    changes = {Path(change.path).name: change for change in link(registry, webui, A1111)}
+    assert {name: change.how for name, change in changes.items()} == {
+        "ink.pt": "symlink",
+        "mist.pt": "converted",
+        "glow.pt": "converted",
+    }
+    assert os.readlink(changes["ink.pt"].path) == str(library / "ink.pt")
+    assert changes["glow.pt"].source == str(library / "glow.safetensors")
+
+
+def test_only_the_named_networks_are_linked(registry: Registry, webui: Path) -> None:
+    assert whats(link(registry, webui, A1111, names=["ink"])) == [("linked", "ink.pt")]
+    assert whats(link(registry, webui, A1111, names=["mist", "glow"])) == [("linked", "glow.pt"), ("linked", "mist.pt")]
+    assert set(listed_by_stem(webui)) == {"ink", "mist", "glow"}
+    with pytest.raises(NotFound):
+        list(link(registry, webui, A1111, names=["nothing"]))
+
+
+def test_the_folder_is_found_from_every_folder_around_it(tmp_path: Path) -> None:
+    folder = tmp_path / "StabilityMatrix" / "Data" / "Models" / "Hypernetwork"
+    folder.mkdir(parents=True)
+    program = PROGRAMS["stabilitymatrix"]
+    assert {folder_of(program, path) for path in (folder, *list(folder.parents)[:3])} == {folder}
+    ui = tmp_path / "ui"
+    (ui / "models").mkdir(parents=True)
+    expected = ui / "models" / "hypernetworks"
+    assert folder_of(A1111, ui) == folder_of(A1111, ui / "models") == expected
+    expected.symlink_to(folder)
+    assert folder_of(A1111, ui) == folder_of(A1111, expected) == folder
+    with pytest.raises(NotFound):
+        folder_of(A1111, tmp_path / "nowhere")
+
+
+def test_one_folder_that_two_programs_share_is_filled_once(registry: Registry, tmp_path: Path) -> None:
+    shared = tmp_path / "Data" / "Models" / "Hypernetwork"
+    shared.mkdir(parents=True)
+    package = tmp_path / "package" / "models"
+    package.mkdir(parents=True)
+    (package / "hypernetworks").symlink_to(shared)
+    list(link(registry, tmp_path, PROGRAMS["stabilitymatrix"]))
+    assert {change.what for change in link(registry, package.parent, A1111)} == {"there"}
+
+
+# --- names
+
+
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("ink wash-v1.2_x", "ink wash-v1.2_x"),
+        ("a:b<c>d,e", "a_b_c_d_e"),
+        ("None", "_None"),
+        ("con", "_con"),
+        ("LPT1.v2", "_LPT1.v2"),
+        (".hidden. ", "hidden"),
+        ("...", "hypernetwork"),
+        ("cafe\u0301", "café"),
+        ("墨絵", "墨絵"),
+        ("हिन्दी", "हिन्दी"),
+        ("up/..\\x\x1b", "up_.._x_"),
+    ],
+)
+def test_a_stem_is_made_safe_for_prompts_and_disks(name: str, stem: str) -> None:
+    assert safe_stem(name) == stem
+    assert safe_stem(stem) == stem
+
+
+def test_a_long_stem_leaves_room_for_a_suffix() -> None:
+    stem = safe_stem("墨" * 300)
+    assert unicodedata.is_normalized("NFC", stem)
+    assert 190 < len(stem.encode()) <= 200
+
+
+def test_odd_names_are_found_by_a1111_s_prompt(registry: Registry, library: Path, webui: Path) -> None:
+    for seed, name in enumerate(["None.pt", "a,b.pt", "aux.pt", "e\u0301.pt", ".dot.pt"]):
+        networks.network_file(library, name, seed=40 + seed)
+    list(scan(registry))
+    list(link(registry, webui, A1111))
+    found = listed_by_stem(webui)
+    assert set(found) == {"ink", "mist", "glow", "_None", "a_b", "_aux", "é", "dot"}
+
+
+def test_stems_that_are_one_name_get_numbers_that_stay(registry: Registry, library: Path, webui: Path) -> None:
+    def linked_now() -> dict[str, str]:
+        list(scan(registry))
+        forget_missing(registry)
+        list(link(registry, webui, A1111))
+        return {content(path): stem for stem, path in listed_by_stem(webui).items()}
+
+    for number, name in enumerate(["one/Ink.pt", "two/ink.pt", "two/INK.safetensors"]):
+        (library / name).parent.mkdir(exist_ok=True)
+        hnetkit.save(hnetkit.load(networks.network_file(library.parent, seed=60 + number)), library / name)
+    first = linked_now()
+    assert sorted(stem.casefold() for stem in first.values()) == ["glow", "ink", "ink-2", "ink-3", "ink-4", "mist"]
+
+    gone = content(library / "one" / "Ink.pt")
+    (library / "one" / "Ink.pt").unlink()
+    new = content(networks.network_file(library, "INk.pt", seed=70))
+    second = linked_now()
+    assert {hash: stem for hash, stem in second.items() if hash != new} == {
+        hash: stem for hash, stem in first.items() if hash != gone
+    }
+    assert len({stem.casefold() for stem in second.values()}) == 6
+
+
+def forget_missing(registry: Registry) -> None:
+    with registry.write():
+        registry.files.forget(row["id"] for row in registry.files.rows("files.state = 'missing'"))
+        registry.networks.forget_fileless()
+
+
+def test_the_same_network_in_two_files_is_linked_once(registry: Registry, library: Path, webui: Path) -> None:
+    shutil.copy(library / "ink.pt", library / "deep" / "pen.pt")
+    list(scan(registry))
+    list(link(registry, webui, A1111))
+    assert set(listed_by_stem(webui)) == {"ink", "mist", "glow"}
+    networks.network_file(library / "deep", "ink.pt", seed=99)
+    list(scan(registry))
+    with pytest.raises(AmbiguousName):
+        list(link(registry, webui, A1111, names=["ink"]))
+
+
+# --- again, and back
+
+
+@pytest.mark.parametrize("how", [None, "symlink", "hardlink", "copy"])
+@pytest.mark.parametrize("layout", list(PROGRAMS))
+def test_a_second_run_changes_nothing_and_undo_leaves_the_earlier_tree(
+    registry: Registry, webui: Path, layout: str, how: Any
+) -> None:
+    (webui / "models" / "hypernetworks" / "mine.pt").write_bytes(b"a person's")
+    before = tree(webui)
+    first = list(link(registry, webui, PROGRAMS[layout], how=how))
+    assert {change.how for change in first} <= {how or "symlink", "converted"}
+    after = tree(webui)
+    assert len(after) > len(before)
+    assert {change.what for change in link(registry, webui, PROGRAMS[layout], how=how)} == {"there"}
+    assert {change.what for change in link(registry, webui, PROGRAMS[layout])} == {"there"}
+    assert tree(webui) == after
+    assert {change.what for change in undo(registry, webui, PROGRAMS[layout])} == {"removed"}
+    assert tree(webui) == before
+    assert list(undo(registry, webui, PROGRAMS[layout])) == []
+
+
+def test_folders_that_were_made_are_taken_back_when_they_are_empty(registry: Registry, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    list(link(registry, bare, A1111))
+    assert set(listed_by_stem(bare / "models" / "hypernetworks")) == {"ink", "mist", "glow"}
+    list(undo(registry, bare, A1111))
+    assert tree(bare) == {}
+    list(link(registry, bare, A1111))
+    (bare / "models" / "other.txt").write_text("a person's")
+    list(undo(registry, bare, A1111))
+    assert tree(bare) == {"models": False, "models/other.txt": b"a person's"}
+
+
+def test_a_dry_run_says_the_same_and_does_nothing(registry: Registry, webui: Path) -> None:
+    before = tree(webui)
+    said = list(link(registry, webui, A1111, dry_run=True))
+    assert tree(webui) == before
+    assert registry.links.into(str(webui / "models" / "hypernetworks")) == []
+    assert list(link(registry, webui, A1111)) == said
+    after = tree(webui)
+    assert whats(undo(registry, webui, A1111, dry_run=True)) == sorted(
+        ("removed", Path(change.path).name) for change in said
+    )
+    assert tree(webui) == after
+    assert len(list(undo(registry, webui, A1111))) == 3
+
+
+def test_a_network_that_left_the_library_leaves_the_program(registry: Registry, library: Path, webui: Path) -> None:
+    list(link(registry, webui, A1111, how="copy"))
+    for name in ("ink", "glow"):
+        with registry.write():
+            registry.files.forget(row["id"] for row in registry.files.rows("files.stem = ?", [name]))
+            registry.networks.forget_fileless()
+    assert whats(link(registry, webui, A1111)) == [("removed", "glow.pt"), ("removed", "ink.pt"), ("there", "mist.pt")]
+    assert set(listed_by_stem(webui)) == {"mist"}
+
+
+def test_a_network_whose_file_is_away_is_skipped_and_its_link_stays(
+    registry: Registry, library: Path, webui: Path
+) -> None:
+    list(link(registry, webui, A1111, how="copy"))
+    library.rename(library.with_name("elsewhere"))
+    list(scan(registry))
+    before = tree(webui)
+    changes = list(link(registry, webui, A1111))
+    assert {change.what for change in changes} == {"skipped"}
+    assert all("No such file" in str(change.reason) for change in changes)
+    assert tree(webui) == before
+
+
+def test_a_file_that_changed_since_the_scan_is_skipped_and_later_updated(
+    registry: Registry, library: Path, webui: Path
+) -> None:
+    list(link(registry, webui, A1111, how="copy"))
+    networks.network_file(library, "ink.pt", seed=50, structure=(1, 3, 1))
+    net = hnetkit.load(networks.network_file(library.parent, seed=51))
+    hnetkit.save(net, library / "glow.safetensors", overwrite=True)
+    (skipped, *_) = [c for c in link(registry, webui, A1111) if c.what == "skipped" and c.path.endswith("ink.pt")]
+    assert "hnetkit scan" in str(skipped.reason)
+    list(scan(registry))
+    assert ("updated", "ink.pt") in whats(link(registry, webui, A1111))
+    found = listed_by_stem(webui)
+    assert content(found["ink"]) == content(library / "ink.pt")
+    assert content(found["glow"]) == net.content_hash
+
+
+def test_a_file_that_was_renamed_is_renamed_in_the_program(registry: Registry, library: Path, webui: Path) -> None:
+    list(link(registry, webui, A1111))
+    (library / "ink.pt").rename(library / "deep" / "pen.pt")
+    list(scan(registry))
+    assert ("removed", "ink.pt") in whats(link(registry, webui, A1111))
+    assert set(listed_by_stem(webui)) == {"pen", "mist", "glow"}
+
+
+def test_asking_for_copies_replaces_links_by_copies(registry: Registry, webui: Path) -> None:
+    list(link(registry, webui, A1111))
+    assert ("updated", "ink.pt") in whats(link(registry, webui, A1111, how="copy"))
+    assert not Path(listed_by_stem(webui)["ink"]).is_symlink()
+    assert {change.what for change in link(registry, webui, A1111)} == {"there"}
+
+
+# --- without the right to make links
+
+
+def test_without_symbolic_links_hard_links_are_made(
+    registry: Registry, library: Path, webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, "symlink")
+    changes = {Path(change.path).name: change.how for change in link(registry, webui, A1111)}
+    assert changes["ink.pt"] == "hardlink"
+    assert os.path.samefile(listed_by_stem(webui)["ink"], library / "ink.pt")
+    assert {change.what for change in link(registry, webui, A1111)} == {"there"}
+    list(undo(registry, webui, A1111))
+    assert (library / "ink.pt").exists()
+    assert listed_by_stem(webui) == {}
+
+
+def test_without_any_links_copies_are_made(
+    registry: Registry, library: Path, webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, "symlink")
+    forbid(monkeypatch, "link")
+    changes = {Path(change.path).name: change.how for change in link(registry, webui, A1111)}
+    assert changes["ink.pt"] == "copy"
+    assert Path(listed_by_stem(webui)["ink"]).read_bytes() == (library / "ink.pt").read_bytes()
+
+
+def test_a_way_that_was_asked_for_and_cannot_be_is_skipped_with_the_reason(
+    registry: Registry, webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid(monkeypatch, "symlink")
+    before = tree(webui)
+    (change,) = link(registry, webui, A1111, names=["ink"], how="symlink")
+    assert (change.what, change.reason) == ("skipped", "a required privilege is not held by the client")
+    assert tree(webui) == before
+    assert registry.links.into(str(webui / "models" / "hypernetworks")) == []
+
+
+# --- what hnetkit did not put there stays
+
+
+def test_another_file_of_the_name_is_kept_and_named(registry: Registry, webui: Path) -> None:
+    folder = webui / "models" / "hypernetworks"
+    (folder / "sub").mkdir()
+    (folder / "sub" / "Ink.pt").write_bytes(b"a person's")  # A1111 would find one of the two only
+    (folder / "mist.pt").mkdir()
+    (folder / "glow.pt").symlink_to("nowhere")
+    before = tree(webui)
+    changes = list(link(registry, webui, A1111))
+    assert {change.what for change in changes} == {"skipped"}
+    assert any("Ink.pt" in str(change.reason) for change in changes)
+    assert tree(webui) == before
+    assert whats(link(registry, webui, COMFYUI, names=["ink"])) == [("linked", "ink.pt")]  # there it is another name
+
+
+def test_the_same_network_under_the_name_is_there_already(registry: Registry, library: Path, webui: Path) -> None:
+    folder = webui / "models" / "hypernetworks"
+    shutil.copy(library / "ink.pt", folder / "ink.pt")
+    hnetkit.save(hnetkit.load(library / "glow.safetensors"), folder / "glow.pt")
+    assert whats(link(registry, webui, A1111)) == [("linked", "mist.pt"), ("there", "glow.pt"), ("there", "ink.pt")]
+    list(undo(registry, webui, A1111))
+    assert {path.name for path in folder.iterdir()} == {"ink.pt", "glow.pt"}
+
+
+def test_a_program_s_folder_that_is_part_of_the_library_gets_only_what_is_elsewhere(
+    registry: Registry, webui: Path
+) -> None:
+    folder = webui / "models" / "hypernetworks"
+    networks.network_file(folder, "own.pt", seed=80)
+    networks.network_file(folder, "Glow.pt", seed=81)
+    list(scan(registry, [folder]))
+    for _ in range(2):
+        list(link(registry, webui, A1111))
+        list(scan(registry))  # finds the links as well: they are no networks of their own
+        assert set(listed_by_stem(webui)) == {"own", "Glow", "ink", "mist", "glow-2"}
+    assert {change.what for change in link(registry, webui, A1111)} == {"there"}
+    with registry.write():
+        elsewhere = [row["id"] for row in registry.files.rows() if "webui" not in row["path"]]
+        registry.files.forget(elsewhere)
+    list(link(registry, webui, A1111))
+    assert set(listed_by_stem(webui)) == {"own", "Glow"}
+
+
+@pytest.mark.parametrize("how", [None, "hardlink", "copy"])
+def test_what_changed_since_is_neither_updated_nor_taken_back(registry: Registry, webui: Path, how: Any) -> None:
+    list(link(registry, webui, A1111, how=how))
+    found = listed_by_stem(webui)
+    for name in ("ink", "glow"):
+        data = Path(found[name]).read_bytes()
+        os.unlink(found[name])
+        Path(found[name]).write_bytes(data[:-1] + b"!")
+    before = tree(webui)
+    changes = list(link(registry, webui, A1111))
+    assert whats(changes) == [("skipped", "glow.pt"), ("skipped", "ink.pt"), ("there", "mist.pt")]
+    assert tree(webui) == before
+    assert whats(undo(registry, webui, A1111)) == [("kept", "glow.pt"), ("kept", "ink.pt"), ("removed", "mist.pt")]
+    assert tree(webui) == {path: data for path, data in before.items() if not path.endswith("mist.pt")}
+
+
+def test_a_hard_link_whose_file_left_the_library_is_still_taken_back(
+    registry: Registry, library: Path, webui: Path
+) -> None:
+    list(link(registry, webui, A1111, how="hardlink"))
+    (library / "ink.pt").unlink()
+    assert ("removed", "ink.pt") in whats(undo(registry, webui, A1111))
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("call", ["symlink", "link"])
+def test_a_run_that_was_killed_can_be_undone_and_gone_on_with(
+    registry: Registry, webui: Path, monkeypatch: pytest.MonkeyPatch, moment: str, call: str
+) -> None:
+    before, real = tree(webui), getattr(os, call)
+
+    def killed(*arguments: Any, **options: Any) -> None:
+        if moment == "after":
+            real(*arguments, **options)
+        raise KeyboardInterrupt
+
+    for end in (undo, link):
+        monkeypatch.setattr(os, call, killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(link(registry, webui, A1111))
+        monkeypatch.setattr(os, call, real)
+        list(end(registry, webui, A1111))
+        if end is undo:
+            assert tree(webui) == before
+    assert set(listed_by_stem(webui)) == {"ink", "mist", "glow"}
+    list(undo(registry, webui, A1111))
+    assert tree(webui) == before
+
+
+# --- the command
+
+
+def linked(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert run(["link", *map(str, arguments), "--json"]) == code
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_link_says_what_it_did_and_a_second_run_that_nothing_changed(
+    library: Path, webui: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["link", str(webui), "--layout", "a1111"]) == 0
+    out, err = capsys.readouterr()
+    assert [line.split()[0] for line in out.splitlines()] == ["linked"] * 3
+    assert err == f"3 linked; {webui / 'models' / 'hypernetworks'}\n"
+    assert run(["link", str(webui), "--layout", "a1111"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"nothing to change, 3 there already; {webui / 'models' / 'hypernetworks'}\n")
+
+
+def test_link_as_json_has_every_file(library: Path, webui: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    for change in ("linked", "there"):
+        rows = linked(capsys, webui, "--layout", "forge", "--copy")
+        assert [row["change"] for row in rows] == [change] * 3
+        assert set(rows[0]) == {"change", "path", "source", "how", "reason"}
+    assert [row["change"] for row in linked(capsys, webui, "--layout", "forge", "--undo")] == ["removed"] * 3
+    assert linked(capsys, webui, "--layout", "forge", "--undo") == []
+
+
+def test_forge_s_users_are_told_that_it_ignores_hypernetworks(
+    library: Path, webui: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["link", str(webui), "--layout", "forge"])
+    assert "does not apply them" in capsys.readouterr().err
+
+
+def test_a_name_that_is_taken_is_exit_1_at_the_end(
+    library: Path, webui: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    (webui / "models" / "hypernetworks" / "ink.pt").write_bytes(b"a person's")
+    rows = linked(capsys, webui, "--layout", "a1111", code=1)
+    assert sorted(row["change"] for row in rows) == ["linked", "linked", "skipped"]
+    assert run(["link", str(webui), "--layout", "a1111"]) == 1
+    out, err = capsys.readouterr()
+    assert "ink.pt has this name" in out
+    assert "Error: 1 of 3 files could not be linked" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--layout", "a1111", "nothing"], 4),
+        (["--layout", "kohya"], 2),
+        ([], 2),
+        (["--layout", "a1111", "--copy", "--symlink"], 2),
+        (["--layout", "a1111", "--undo", "ink"], 2),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(library: Path, webui: Path, arguments: list[str], code: int) -> None:
+    run(["scan", str(library)])
+    before = tree(webui)
+    assert run(["link", str(webui), *arguments]) == code
+    assert tree(webui) == before
+
+
+def test_a_folder_that_is_not_there_is_exit_4(library: Path, tmp_path: Path) -> None:
+    assert run(["link", str(tmp_path / "nowhere"), "--layout", "a1111"]) == 4
