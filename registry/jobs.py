@@ -33,6 +33,7 @@ class Job:
         owner: the worker that has it.
         code, reason: why it was skipped, refused or failed.
         not_before: ISO 8601: it cannot be had earlier.
+        updated_at: ISO 8601: when its state changed last.
     """
 
     id: int
@@ -51,6 +52,7 @@ class Job:
     not_before: str | None
     code: str | None
     reason: str | None
+    updated_at: str
 
 
 _COLUMNS = ", ".join(Job.__slots__)
@@ -65,7 +67,7 @@ class Jobs:
     def add(self, key: str, values: Mapping[str, Any]) -> Job:
         """Returns the job of this key, made or, where one is there, brought up to date; its state stays."""
         row = {"key": key, **values, "state": "queued", "created_at": now(), "updated_at": now()}
-        updates = ", ".join(f"{name} = excluded.{name}" for name in (*values, "updated_at"))
+        updates = ", ".join(f"{name} = excluded.{name}" for name in values)
         self._db.execute(
             f"INSERT INTO jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
             f"ON CONFLICT (key) DO UPDATE SET {updates}",
@@ -84,9 +86,9 @@ class Jobs:
     def queue(self, id: int) -> None:
         """Takes up a finished job again."""
         self._db.execute(
-            "UPDATE jobs SET state = 'queued', owner = NULL, code = NULL, reason = NULL, not_before = NULL "
-            "WHERE id = ?",
-            [id],
+            "UPDATE jobs SET state = 'queued', owner = NULL, code = NULL, reason = NULL, not_before = NULL, "
+            "updated_at = ? WHERE id = ?",
+            [now(), id],
         )
 
     def claim(self, id: int, owner: str, instead_of: str | None) -> bool:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import requests
 import urllib3
 
-from hnetkit.errors import AuthRequired, DiskFull, Gone, HnetkitError
+from hnetkit.errors import Archived, AuthRequired, DiskFull, Gone, HnetkitError
 from hnetkit.sources.origins import Origin
 from hnetkit.sources.pace import ByteLimit
 from hnetkit.sources.parts import Part
@@ -70,9 +70,9 @@ class Fetch:
             nonlocal missed
             try:
                 self._attempt(url, part, what, size, progress)
-            except Gone:
+            except Gone as error:
                 missed += 1  # also what a hiccup of the site looks like
-                if missed > 1:
+                if missed > 1 or isinstance(error, Archived):
                     raise
                 raise Passing("the site has no such file") from None
 
@@ -91,8 +91,8 @@ class Fetch:
             if response.status_code not in (200, 206):
                 raise self._refused(response, what)
             self._refuse_pages(response, what)
+            _require_room(part, _total(response) or size, what)
             total = _begin(response, part, progress)
-            _require_room(part, total or size, what)
             self._stream(response, part, progress)
         if total is not None and part.size != total:
             _restart_if(part.size > total, part, progress)
@@ -104,7 +104,7 @@ class Fetch:
         came = 0
         try:
             with part.open() as file:
-                for chunk in response.raw.stream(_CHUNK, decode_content=True):
+                while chunk := response.raw.read1(_CHUNK, decode_content=True):
                     self.web.clock.sleep(0)
                     self.limit.take(len(chunk))
                     if not part.size and part.origin.sha256 is None:  # with one, the hash will tell

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from hnetkit.registry.jobs import Job
+from hnetkit.registry.jobs import UNFINISHED, Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, is_past
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.record import record
 from hnetkit.sources.shapes import Model, RemoteFile, Version
 
-_LASTING = frozenset({"no-access", "archived", "gone"})  # failures that asking every day does not change
+_LASTING = frozenset({"no-access", "archived", "gone"})  # failures that asking again the same day does not change
+_A_DAY = timedelta(days=1)
 _OTHER_FILES = frozenset({"training data", "config", "archive", "workflow", "other", "negative", "vae"})
 
 
@@ -75,19 +77,20 @@ def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) 
         until = version.early_access_until
         return Item(model, version, file, "skip", "early-access", f"early access until {until[:10]}", until)
     for job in registry.jobs.rows("key = ? AND state IN ('refused', 'failed')", [key_of(file.id)]):
-        if job.sha256 == file.sha256 and (job.state == "refused" or job.code in _LASTING):
+        lasts = job.code in _LASTING and datetime.now(timezone.utc) - datetime.fromisoformat(job.updated_at) < _A_DAY
+        if job.sha256 == file.sha256 and (job.state == "refused" or lasts):
             return Item(model, version, file, "skip", job.code, job.reason)
     return Item(model, version, file, "fetch")
 
 
 def _is_here(registry: Registry, file: RemoteFile) -> bool:
-    """Whether the bytes that the site lists now are on the disk, in whatever file."""
+    """Whether the bytes that the site lists now are on the disk, in any file; without a hash, what came will do."""
     if file.sha256 is not None:
         rows = registry.files.rows("files.sha256 = ? AND files.state = 'present'", [file.sha256])
         if any(os.path.isfile(row["path"]) for row in rows):
             return True
     done = registry.jobs.rows("key = ? AND state = 'done'", [key_of(file.id)])
-    return any(job.sha256 == file.sha256 and _is_installed(registry, job) for job in done)
+    return any(file.sha256 in (None, job.sha256) and _is_installed(registry, job) for job in done)
 
 
 def _is_installed(registry: Registry, job: Job) -> bool:
@@ -103,6 +106,8 @@ def enqueue(registry: Registry, civitai: Civitai, folder: Path, items: Iterable[
     """
     for item in items:
         if item.action == "have":
+            # one that was killed just before its end
+            yield from registry.jobs.rows(f"key = ? AND state IN {UNFINISHED}", [item.key])
             continue
         files = record(registry, item.model)
         job = registry.jobs.add(item.key, _values(item, civitai, folder, files.get(item.file.id)))

@@ -52,8 +52,8 @@ def run(
                 if running:
                     done, _ = wait(running, timeout=_LOOK_S if elsewhere else None, return_when=FIRST_COMPLETED)
                     for future in done:
-                        del running[future]
                         job = future.result()
+                        del running[future]
                         if job.state == "failed" and job.code in _HALTING:
                             halted[job.source] = job
                         yield job

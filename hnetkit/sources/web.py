@@ -135,6 +135,8 @@ def _not_json(response: requests.Response, text: str) -> Exception:
     if response.status_code == 403:
         hint = "wait a while, or try from another network"
         return NetworkFailed("the site's guard refuses this computer (403, a web page)", hint=hint)
+    if response.status_code == 404:
+        return Passing("the site answered 404 without saying why")
     if response.status_code >= 400:
         return NetworkFailed(f"the site answered {response.status_code} without saying why")
     said = "a web page" if "<html" in text[:1000].lower() or "<!doctype" in text[:100].lower() else "no JSON"

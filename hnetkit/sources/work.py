@@ -56,11 +56,13 @@ class Workshop:
             return self.registry.jobs.get(job.id)
 
     def _carried_out(self, job: Job) -> tuple[str, str | None, str | None]:
-        here = self._elsewhere(job)
-        if here is not None:
-            return "done", "had", here
         os.makedirs(job.folder, exist_ok=True)
-        fetch, part = self.fetches[job.source](job), Part(Path(job.folder), job.key, job.sha256)
+        part = Part(Path(job.folder), job.key, job.sha256)
+        here = self._here(job)
+        if here is not None:
+            part.discard()
+            return ("done", None, None) if self._is_ours(job, here) else ("done", "had", here)
+        fetch = self.fetches[job.source](job)
         self.progress(part.size)
         what = f"{job.name}{job.suffix}"
         fetch(job.url, part, what=what, size=job.size_bytes, progress=self.progress)
@@ -74,8 +76,13 @@ class Workshop:
                 self.beside.write(job, path)
         return "done", None, None
 
-    def _elsewhere(self, job: Job) -> str | None:
-        """Where the library has these bytes already, from another version or another source."""
+    def _is_ours(self, job: Job, path: str) -> bool:
+        """Whether this very job put a file there, and was killed before it could say so."""
+        with self.registry.write():
+            return any(i["path"] == path for i in self.registry.jobs.installs("job_id = ?", [job.id]))
+
+    def _here(self, job: Job) -> str | None:
+        """Where the library has these bytes already."""
         if job.sha256 is None:
             return None
         with self.registry.write():

@@ -1,0 +1,168 @@
+"""`browse`, `pull`, `sync`, `updates`, `identify`, `repair`, `export` and `import` as a person or a script meets them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_sites import Sites, World
+
+from hnetkit.cli import run
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def shared_sites() -> Iterator[Sites]:
+    with Sites(World.make(12, plain=True), needs_token=True) as sites:
+        yield sites
+
+
+@pytest.fixture
+def sites(shared_sites: Sites, monkeypatch: pytest.MonkeyPatch) -> Sites:
+    shared_sites.clear()
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", shared_sites.civitai_url)
+    monkeypatch.setenv("CIVITAI_TOKEN", shared_sites.token)
+    return shared_sites
+
+
+def rows(capsys: Capture) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_a_sync_without_a_filter_asks_first_and_a_script_must_agree(sites: Sites, home: Path, capsys: Capture) -> None:
+    assert run(["sync"]) == 2
+    error = capsys.readouterr().err
+    assert "to fetch" in error
+    assert "add -y to agree" in error
+    assert not (home / "library").exists()
+    assert run(["sync", "-y", "--all-versions", "--nsfw", "--json"]) == 0
+    synced = rows(capsys)
+    assert {row["state"] for row in synced} <= {"done", "had"}
+    assert all(Path(path).is_file() for row in synced for path in row["paths"])  # type: ignore[attr-defined]
+    assert run(["sync", "-y", "--all-versions", "--nsfw", "--json"]) == 0
+    assert rows(capsys) == []
+    assert run(["list", "--json"]) == 0
+    assert len(rows(capsys)) == len({path for row in synced for path in row["paths"]})  # type: ignore[attr-defined]
+
+
+def test_a_dry_run_shows_sizes_and_makes_not_even_a_registry(sites: Sites, home: Path, capsys: Capture) -> None:
+    assert run(["sync", "--dry-run", "--json"]) == 0
+    plan = rows(capsys)
+    assert {row["state"] for row in plan} == {"fetch"}
+    assert all(row["size_bytes"] for row in plan)
+    assert list(home.iterdir()) == []
+
+
+def test_metadata_alone_is_kept_without_a_file(sites: Sites, home: Path, capsys: Capture) -> None:
+    assert run(["sync", "--metadata-only", "-q"]) == 0
+    assert not (home / "library").exists()
+    assert not [r for r in sites.requests if "/download/" in r.path]
+
+
+def test_filters_are_remembered_under_a_name(sites: Sites, capsys: Capture) -> None:
+    creator = next(m["creator"]["username"] for m in sites.world.models if isinstance(m.get("creator"), dict))
+    assert run(["sync", "--creator", str(creator), "--save", "mine", "--json"]) == 0
+    assert rows(capsys)
+    assert run(["sync", "--subscriptions", "--json"]) == 0
+    (saved,) = rows(capsys)
+    assert (saved["name"], saved["filters"]) == ("mine", {"username": str(creator)})
+    assert saved["synced_at"]
+    assert run(["sync", "mine", "--json"]) == 0
+    assert rows(capsys) == []
+    assert run(["sync", "yours"]) == 4
+    assert run(["sync", "mine", "--tag", "x"]) == 2
+
+
+def test_browse_shows_what_people_choose_by(sites: Sites, home: Path, capsys: Capture) -> None:
+    assert run(["browse", "--limit", "3", "--json"]) == 0
+    found = rows(capsys)
+    assert len(found) == 3
+    assert found[0].keys() >= {"id", "name", "base_models", "size", "license", "downloads", "strength"}
+    assert run(["browse", "--creator", "nobody at all"]) == 4
+    assert list(home.iterdir()) == []
+
+
+def test_pull_prints_where_it_put_what(sites: Sites, home: Path, capsys: Capture) -> None:
+    id = sites.world.ids()[0]
+    assert run(["pull", f"model:{id}"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"done     {home / 'library'}")
+    assert run(["pull", "model:5"]) == 4
+    assert run(["pull", f"model:{id}", "model:5"]) == 1
+    assert "1 of 2 did not come" in capsys.readouterr().err
+    assert run(["pull", "what"]) == 2
+
+
+def test_without_a_token_the_exit_code_is_3_and_the_hint_names_the_variable(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.delenv("CIVITAI_TOKEN")
+    assert run(["pull", f"model:{sites.world.ids()[0]}"]) == 3
+    error = capsys.readouterr().err
+    assert "CIVITAI_TOKEN" in error
+    assert "Traceback" not in error
+
+
+def test_no_site_at_all_is_exit_5_within_a_minute(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", "http://127.0.0.1:9/api/v1")
+    monkeypatch.setattr("hnetkit.sources.retry.LONGEST_WAIT_S", 0.1)
+    started = time.monotonic()
+    assert run(["browse"]) == 5
+    assert time.monotonic() - started < 60
+    assert "no connection" in capsys.readouterr().err
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", "not an address")
+    assert run(["browse"]) == 2
+
+
+def test_identify_repair_and_updates_of_a_fresh_mirror(sites: Sites, home: Path, capsys: Capture) -> None:
+    run(["sync", "-y", "-q"])
+    capsys.readouterr()
+    assert run(["identify", "--json"]) == 0
+    known = rows(capsys)
+    assert sum(row["model_id"] is not None for row in known) >= len(known) - 2  # some the site has no hash of
+    assert run(["updates", "--json"]) == 0
+    assert rows(capsys) == []
+    victim = Path(str(known[0]["path"]))
+    victim.unlink()
+    assert run(["repair", "--dry-run", "--json"]) == 0
+    assert [(row["state"], row["path"]) for row in rows(capsys)] == [("missing", str(victim))]
+    assert run(["repair", "--json"]) == 0
+    assert [row["state"] for row in rows(capsys)] == ["done"]
+    assert victim.is_file()
+    name = victim.stem
+    assert run(["show", name]) == 0
+    assert "civitai" in capsys.readouterr().out
+
+
+def test_export_and_import_carry_the_words(sites: Sites, tmp_path: Path, capsys: Capture) -> None:
+    run(["sync", "-y", "-q"])
+    file = tmp_path / "library.jsonl"
+    assert run(["export", str(file)]) == 0
+    assert run(["export", str(file)]) == 2
+    capsys.readouterr()
+    assert run(["import", str(file), "--json"]) == 0
+    assert {row["kind"] for row in rows(capsys)} == {"network", "model"}
+    assert run(["import", str(tmp_path / "no.jsonl")]) == 2
+
+
+def test_a_rate_is_a_number_of_bytes(sites: Sites) -> None:
+    for text in ("fast", "0", "-1", "5x"):
+        assert run(["sync", "--limit-rate", text, "--dry-run"]) == 2
+    assert run(["sync", "--limit-rate", "2M", "--dry-run", "-q"]) == 0
+
+
+def test_ids_come_from_the_line_or_a_file(sites: Sites, tmp_path: Path, capsys: Capture) -> None:
+    ids = sites.world.ids()[:2]
+    (tmp_path / "ids.txt").write_text("\n".join(map(str, ids)))
+    for given in (",".join(map(str, ids)), f"@{tmp_path / 'ids.txt'}"):
+        assert run(["sync", "--ids", given, "--dry-run", "--json"]) == 0
+        assert {row["model_id"] for row in rows(capsys)} == set(ids)
+    assert run(["sync", "--ids", "x"]) == 2
+    assert run(["sync", "--ids", "@/no/such/file"]) == 4

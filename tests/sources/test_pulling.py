@@ -1,0 +1,192 @@
+"""`pull`: whatever a person types to mean a network, from Civitai, the hub, or a plain address."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import networks
+import pytest
+from fake_sites import Sites, World
+from fetching import Library
+from huggingface_hub import constants
+
+import hnetkit
+from hnetkit.errors import Gone, HnetkitError, UsageError
+from hnetkit.library.scan import scan
+from hnetkit.sources.names import safe_stem
+
+REPO = "someone/nets"
+
+
+@pytest.fixture
+def ink(tmp_path: Path) -> bytes:
+    return networks.network_file(tmp_path, "ink.pt", seed=5).read_bytes()
+
+
+@pytest.fixture
+def hub_sites(ink: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
+    """A hub with one repository: networks in folders, a VAE's page, a README."""
+    files = {
+        "README.md": b"# nets\n",
+        "styles/ink.pt": ink,
+        "styles/page.pt": b"<html>nothing</html>" * 400,
+        "other/notes.txt": b"x",
+    }
+    with Sites(World.make(3), repos={REPO: files}) as sites:
+        monkeypatch.setenv("HF_ENDPOINT", sites.hub_url)
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield sites
+
+
+def test_every_way_to_say_a_version_brings_the_same_file(
+    open_library: Callable[..., Library],
+) -> None:
+    with Sites(World.make(1, plain=True)) as sites:
+        library = open_library(sites)
+        model = sites.world.models[0]
+        version = model["modelVersions"][0]
+        digest = sites.world.sha256(version["files"][0]["id"]).lower()
+        base = sites.civitai_url.removesuffix("/api/v1")
+        says = [
+            f"https://civitai.com/models/{model['id']}/some-slug?modelVersionId={version['id']}",
+            f"https://civitai.red/models/{model['id']}",
+            f"https://www.civitai.green/models/{model['id']}",
+            f"{base}/api/download/models/{version['id']}",
+            f"model:{model['id']}",
+            f"version:{version['id']}",
+            f"urn:air:sd1:hypernet:civitai:{model['id']}@{version['id']}",
+            f"civitai:{model['id']}@{version['id']}",
+            digest,
+            digest[:10].upper(),
+        ]
+        for text in says:
+            library.pull(text)
+            ((found, path),) = library.installed().items()
+            assert found == digest, text
+            path.unlink()
+            list(scan(library.registry))
+
+
+def test_a_repository_gives_its_networks_and_says_what_the_rest_is(
+    hub_sites: Sites, ink: bytes, open_library: Callable[..., Library]
+) -> None:
+    library = open_library(hub_sites)
+    jobs = {job.name: job for job in library.pull(f"hf:{REPO}")}
+    assert set(jobs) == {"ink", "page"}
+    assert (jobs["ink"].state, jobs["page"].state) == ("done", "refused")
+    assert "web page" in str(jobs["page"].reason)
+    assert set(library.installed()) == {hashlib.sha256(ink).hexdigest()}
+    assert hub_sites.hub.repos[REPO] is not None
+    commit = jobs["ink"].key.split("@")[1].split(":")[0]
+    assert len(commit) == 40
+    assert f"/resolve/{commit}/" in jobs["ink"].url
+
+
+def test_a_pattern_chooses_among_a_repositorys_files_and_none_is_said(
+    hub_sites: Sites, open_library: Callable[..., Library]
+) -> None:
+    library = open_library(hub_sites)
+    (job,) = library.pull(f"hf:{REPO}:styles/i*.pt")
+    assert job.name == "ink"
+    with pytest.raises(Gone, match=r"README\.md"):
+        library.pull(f"hf:{REPO}:*.safetensors")
+    with pytest.raises(Gone, match="no such repository"):
+        library.pull("hf:nobody/nothing")
+
+
+def test_the_hubs_token_goes_to_the_hub_alone(
+    hub_sites: Sites, open_library: Callable[..., Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub_sites.hub_token)
+    library = open_library(hub_sites)
+    library.pull(f"hf:{REPO}:styles/ink.pt")
+    heard = {r.origin for r in hub_sites.requests if hub_sites.hub_token in str(r.headers)}
+    assert heard == {"hub"}
+
+
+def test_a_plain_address_needs_its_hash_and_is_held_to_it(
+    hub_sites: Sites, ink: bytes, open_library: Callable[..., Library]
+) -> None:
+    library = open_library(hub_sites)
+    url = f"{hub_sites.hub_url}/{REPO}/resolve/main/styles/ink.pt"
+    digest = hashlib.sha256(ink).hexdigest()
+    with pytest.raises(UsageError, match="nobody says"):
+        library.pull(url)
+    (wrong,) = library.pull(url, sha256="0" * 64)
+    assert (wrong.state, wrong.code) == ("refused", "wrong-bytes")
+    (right,) = library.pull(url, sha256=digest.upper())
+    assert right.state == "done"
+    assert set(library.installed()) == {digest}
+    with pytest.raises(UsageError, match="plain http"):
+        library.pull("http://example.com/x.pt", sha256=digest)
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("members", "installed", "state"),
+    [
+        ({"a/ink.pt": None, "b/ink.pt": None, "cover.png": b"\x89PNG"}, ["ink.pt"], "done"),
+        ({"../../../evil.pt": None}, ["evil.pt"], "done"),
+        ({"C:\\windows\\CON.pt": None}, [], "done"),
+        ({"page.pt": b"<html></html>"}, [], "refused"),
+        ({"notes.txt": b"nothing"}, [], "refused"),
+        ({"bomb.pt": b"\0" * 40_000_000}, [], "refused"),
+    ],
+    ids=["two of one content", "climbing", "reserved", "no network", "no model", "bomb"],
+)
+def test_a_zip_is_unpacked_into_the_library_and_nowhere_else(
+    ink: bytes,
+    members: dict[str, bytes | None],
+    installed: list[str],
+    state: str,
+    monkeypatch: pytest.MonkeyPatch,
+    open_library: Callable[..., Library],
+) -> None:
+    data = zipped({name: ink if content is None else content for name, content in members.items()})
+    with Sites(World.make(1), repos={REPO: {"nets.zip": data}}) as sites:
+        library = open_library(sites)
+        url = f"{sites.hub_url}/{REPO}/resolve/main/nets.zip"
+        (job,) = library.pull(url, sha256=hashlib.sha256(data).hexdigest())
+        assert job.state == state
+        names = sorted(path.name for path in library.folder.glob("*.pt"))
+        if installed:
+            assert names == installed
+        for name in names:
+            assert hnetkit.load(library.folder / name).widths
+        outside = [path for path in library.folder.parent.rglob("*.pt") if path.parent != library.folder]
+        assert outside == []
+        assert not list(library.folder.glob(".hnetkit-*"))
+
+
+def test_what_is_no_way_to_say_a_network_is_a_usage_error(library: Library) -> None:
+    for text in ("nonsense", "model:x", "https://civitai.com/articles/5", "hf:alone", "ftp://host/x.pt", ""):
+        with pytest.raises(UsageError):
+            library.pull(text)
+
+
+def test_what_the_site_does_not_have_is_said(library: Library) -> None:
+    for text in ("model:5", "version:5", "0" * 64):
+        with pytest.raises(HnetkitError) as error:
+            library.pull(text)
+        assert error.value.exit_code == 4
+
+
+def test_names_that_no_prompt_can_say_are_changed_and_the_sites_own_is_kept(sites: Sites, library: Library) -> None:
+    jobs = library.sync()
+    for job in jobs:
+        assert safe_stem(job.name, "x") == job.name
+        assert not set(job.name) & set(':<>,/\\"|?*')
+    names = {row["file_name"] for row in library.registry.catalogue.files()}
+    assert any(set(name) & set("/%$ ") for name in names)

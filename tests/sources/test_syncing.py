@@ -1,0 +1,247 @@
+"""A whole library mirrored: complete, incremental, interruptible, by several processes at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from fake_sites import Fault, Sites, World
+from fetching import EVERYTHING, Library
+
+from hnetkit.library.scan import recheck
+from hnetkit.library.walk import SUFFIXES
+from hnetkit.registry import Registry
+from hnetkit.sources.civitai import Filters
+from hnetkit.sources.sync import ask_about, missing, updates
+
+PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
+
+
+@pytest.fixture
+def large() -> Iterator[Sites]:
+    """300 models with 400 files."""
+    with Sites(World.make(300, plain=True)) as sites:
+        yield sites
+
+
+def start(sites: Sites) -> subprocess.Popen[str]:
+    command = [sys.executable, "-P", str(PROCESS), sites.civitai_url, sites.token]
+    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parent), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def downloads(sites: Sites) -> Counter[str]:
+    """File number -> how often its bytes were sent whole or in part."""
+    links = (r for r in sites.requests if r.origin == "api" and "/download/" in r.path)
+    return Counter(r.query["fileId"][0] for r in links)
+
+
+def contents(sites: Sites) -> set[str]:
+    """The sha256 of everything that can be mirrored."""
+    return {sites.world.sha256(file["id"]).lower() for _, _, file in sites.world.files() if file["type"] == "Model"}
+
+
+def digests(folder: Path) -> set[str]:
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.suffix in SUFFIXES}
+
+
+def test_a_sync_mirrors_300_models_and_400_files_and_a_second_one_fetches_nothing(
+    large: Sites, open_library: Callable[..., Library]
+) -> None:
+    library = open_library(large)
+    jobs = library.sync()
+    assert {job.state for job in jobs} == {"done"}
+    offered = contents(large)
+    assert len(jobs) == 400
+    assert {row["sha256"] for row in library.registry.files.rows("files.content_hash NOTNULL")} == offered
+    assert len(library.registry.catalogue.models()) == 300
+    large.clear()
+    assert library.sync() == []
+    pages = [request for request in large.requests if request.path.endswith("/models")]
+    assert [request.origin for request in large.requests] == ["api"] * len(pages)
+    assert len(pages) == 3
+
+
+def test_a_plan_touches_nothing(sites: Sites, library: Library) -> None:
+    plan = library.plan()
+    assert plan.bytes_to_fetch > 0
+    assert not library.folder.exists()
+    assert library.registry.catalogue.models() == []
+    assert library.registry.jobs.rows() == []
+    assert not downloads(sites)
+
+
+def test_what_the_site_cannot_give_is_left_out_with_the_reason_and_the_rest_comes(
+    sites: Sites, library: Library
+) -> None:
+    jobs = library.sync()
+    by_state = Counter((job.state, job.code) for job in jobs)
+    assert by_state["done", None] > 30
+    assert set(by_state) <= {
+        ("done", None),
+        ("done", "had"),
+        ("refused", "refused"),
+        ("refused", "wrong-bytes"),
+        ("failed", "no-access"),
+        ("failed", "early-access"),
+    }
+    assert all(job.reason for job in jobs if job.state in ("refused", "failed"))
+    assert all(library.folder in path.parents and path.is_file() for path in library.installed().values())
+    assert list(recheck(library.registry)) == []
+
+
+def test_only_the_newest_version_comes_unless_all_are_asked_for(
+    large: Sites, open_library: Callable[..., Library]
+) -> None:
+    library = open_library(large)
+    newest = library.plan(all_versions=False)
+    for item in newest.items:
+        versions = large.world.model(item.model.id)["modelVersions"]
+        assert item.version.published_at == max(version["publishedAt"] for version in versions)
+    assert len(newest.items) < len(library.plan(all_versions=True).items)
+
+
+def test_filters_that_the_site_drops_are_applied_here(sites: Sites, library: Library) -> None:
+    assert library.plan(Filters(tag="no such tag", nsfw=True)).models == []
+    tag = next(tag for model in sites.world.models for tag in model.get("tags") or ())
+    found = library.plan(Filters(tag=tag, nsfw=True)).models
+    assert found
+    assert all(tag.lower() in {t.lower() for t in model.tags or ()} for model in found)
+
+
+def test_without_nsfw_nothing_comes_that_the_site_marks_so(sites: Sites, library: Library) -> None:
+    shown = {model.id: model.nsfw_level for model in library.plan(Filters()).models}
+    everything = {model.id for model in library.plan(EVERYTHING).models}
+    assert set(shown) < everything
+    assert all(level is not None and level & 1 for level in shown.values())
+
+
+def test_an_interrupted_sync_goes_on_where_it_stopped(large: Sites, home: Path) -> None:
+    process = start(large)
+    while len(downloads(large)) < 60:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    before = downloads(large)
+    assert len(before) < 390
+    with Registry(home / "registry.db") as registry:
+        assert not registry.jobs.rows("owner NOTNULL")
+        done = {job.key for job in registry.jobs.rows("state = 'done'")}
+    large.clear()
+    assert start(large).wait(120) == 0
+    assert not {f"civitai:{file}" for file in downloads(large)} & done
+    assert digests(home / "library") == contents(large)
+
+
+def test_two_syncs_at_once_share_the_work_and_fetch_nothing_twice(large: Sites, home: Path) -> None:
+    processes = [start(large), start(large)]
+    assert [process.wait(180) for process in processes] == [0, 0]
+    assert max(downloads(large).values()) == 1
+    with Registry(home / "registry.db") as registry:
+        assert {job.state for job in registry.jobs.rows()} == {"done"}
+        assert registry.check().endswith("files")
+    assert not list((home / "workers").iterdir())
+
+
+def test_a_worker_that_was_killed_leaves_its_jobs_to_the_next(large: Sites, home: Path) -> None:
+    process = start(large)
+    while len(downloads(large)) < 30:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    with Registry(home / "registry.db") as registry:
+        assert registry.jobs.rows("owner NOTNULL")
+    assert start(large).wait(120) == 0
+    assert not list((home / "library").glob(".hnetkit-*"))
+    with Registry(home / "registry.db") as registry:
+        assert {job.state for job in registry.jobs.rows()} == {"done"}
+
+
+def test_no_more_files_at_a_time_than_asked_for(large: Sites, open_library: Callable[..., Library]) -> None:
+    large.faults.add(Fault("F", "storage", times=30, mode="stall", seconds=0.05))
+    open_library(large, parallel=3, previews=False).sync(Filters(nsfw=True, username="inkfox_test"))
+    assert large.in_flight_peak("storage") == 3
+
+
+def test_what_the_site_lost_is_a_state_and_stays_here(open_library: Callable[..., Library]) -> None:
+    with Sites(World.make(8, plain=True)) as sites:
+        library = open_library(sites)
+        library.sync()
+        ids = sites.world.ids()
+        sites.world.remove(ids[0])
+        sites.world.archive(ids[1])
+        sites.world.take_down(ids[2])
+        files = set(library.installed().values())
+        with library.registry.write():
+            library.registry.catalogue._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
+        gone = missing(library.registry, library.plan().models)
+        states = dict(ask_about(library.registry, library.civitai, library.clock, gone))
+        assert states[str(ids[0])] == "gone"
+        assert states[str(ids[1])] == "archived"
+        assert all(path.is_file() for path in files)
+        assert missing(library.registry, library.plan().models) == [], "they were asked about just now"
+
+
+def test_one_answer_that_a_model_is_gone_proves_nothing(open_library: Callable[..., Library]) -> None:
+    with Sites(World.make(3, plain=True)) as sites:
+        library = open_library(sites)
+        library.sync()
+        id = sites.world.ids()[0]
+        sites.faults.add(Fault("I", "api", status=404, match=f"/models/{id}"))
+        assert dict(ask_about(library.registry, library.civitai, library.clock, [str(id)])) == {str(id): "listed"}
+        assert len([r for r in sites.requests if r.path.endswith(f"/models/{id}")]) == 2
+
+
+def test_a_newer_version_is_an_update_until_it_is_here(open_library: Callable[..., Library]) -> None:
+    with Sites(World.make(5, plain=True)) as sites:
+        library = open_library(sites)
+        library.sync()
+        assert list(updates(library.registry, library.civitai)) == []
+        id = sites.world.ids()[1]
+        version = sites.world.add_version(id)
+        (update,) = updates(library.registry, library.civitai)
+        assert (update.model.id, update.newest.version.id) == (id, version["id"])
+        library.pull(f"version:{version['id']}")
+        assert list(updates(library.registry, library.civitai)) == []
+
+
+def test_a_file_that_its_owner_replaced_later_comes_beside_the_old_one(open_library: Callable[..., Library]) -> None:
+    with Sites(World.make(3, plain=True)) as sites:
+        library = open_library(sites)
+        library.sync()
+        before = set(library.installed())
+        file = next(f for _, _, f in sites.world.files() if f["type"] == "Model")
+        new = sites.world.replace_file(file["id"]).lower()
+        (job,) = library.sync()
+        assert (job.state, job.sha256) == ("done", new)
+        assert set(library.installed()) >= before
+        assert library.installed()[new].is_file()
+
+
+def test_values_that_a_later_answer_leaves_out_are_kept(open_library: Callable[..., Library]) -> None:
+    with Sites(World.make(3, plain=True)) as sites:
+        library = open_library(sites)
+        library.sync()
+        model = next(model for model in sites.world.models if model.get("tags"))
+        tags = list(model["tags"])
+        del model["tags"]
+        model["stats"] = {}
+        library.sync()
+        (row,) = library.registry.catalogue.models("remote_id = ?", [str(model["id"])])
+        assert row["tags"] == tags
+        assert row["downloads"] is not None
+        model["tags"] = []
+        library.registry.catalogue.models()
+        from hnetkit.sources.sync import store
+
+        store(library.registry, library.plan().models)
+        (row,) = library.registry.catalogue.models("remote_id = ?", [str(model["id"])])
+        assert row["tags"] == []

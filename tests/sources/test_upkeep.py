@@ -1,0 +1,195 @@
+"""`identify`, `repair`, sidecars, and a library's knowledge carried to another machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import networks
+import pytest
+from fake_sites import Sites, World
+from fetching import Library
+
+import hnetkit
+from hnetkit.errors import HnetkitError
+from hnetkit.library.scan import scan
+from hnetkit.registry import Registry
+from hnetkit.sources.civitai import Filters
+from hnetkit.sources.identify import checkpoints, identify
+from hnetkit.sources.portable import exported, imported
+from hnetkit.sources.repair import damages, take_up
+
+
+@pytest.fixture
+def mirror(open_library: Callable[..., Library]) -> Library:
+    """A library that mirrors six models of a site that is not there any more."""
+    with Sites(World.make(6, plain=True)) as sites:
+        library = open_library(sites)
+        library.sync()
+    return library
+
+
+def test_files_are_identified_all_in_one_request(
+    sites: Sites, open_library: Callable[..., Library], tmp_path: Path
+) -> None:
+    library = open_library(sites)
+    known = {}
+    for number, (model, version, file) in enumerate(list(sites.world.files())[:5]):
+        path = tmp_path / "mine" / f"{number}.pt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(sites.world.content(file["id"]))
+        known[path] = (str(model["id"]), str(version["id"]))
+    stranger = networks.network_file(tmp_path / "mine", "own.pt", seed=99)
+    list(scan(library.registry, [tmp_path / "mine"]))
+    sites.clear()
+    found = {Path(row["path"]): row for row in identify(library.registry, library.civitai)}
+    assert len([r for r in sites.requests if r.path.endswith("by-hash/ids")]) == 1
+    assert found[stranger]["model_id"] is None
+    for path in found.keys() - {stranger}:
+        assert found[path]["model_id"] == known[path][0], path
+        assert found[path]["model"]
+    sites.clear()
+    list(identify(library.registry, library.civitai))
+    assert sites.requests == [], "what is known, and what was not found lately, is not asked again"
+
+
+def test_ten_thousand_hashes_are_one_request(sites: Sites, library: Library) -> None:
+    hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(9_999)]
+    file = next(f for _, _, f in sites.world.files() if f["hashes"].get("SHA256"))
+    hashes.append(file["hashes"]["SHA256"].lower())
+    sites.clear()
+    assert set(library.civitai.ids_by_hash(hashes)) == {hashes[-1]}
+    assert len(sites.requests) == 1
+
+
+def test_a_converted_file_is_identified_as_what_it_was_converted_from(
+    sites: Sites, library: Library, tmp_path: Path
+) -> None:
+    _, _, file = next(
+        entry for entry in sites.world.files() if entry[2]["hashes"].get("SHA256") and entry[2]["name"].endswith(".pt")
+    )
+    (tmp_path / "a.pt").write_bytes(sites.world.content(file["id"]))
+    (tmp_path / "converted").mkdir()
+    hnetkit.save(hnetkit.load(tmp_path / "a.pt"), tmp_path / "converted" / "a.safetensors")
+    list(scan(library.registry, [tmp_path / "converted"]))
+    (row,) = identify(library.registry, library.civitai)
+    assert row["sha256"] == file["hashes"]["SHA256"].lower()
+    assert row["model_id"] in {str(model["id"]) for model in sites.world.models}
+
+
+def test_the_checkpoint_that_networks_were_trained_on_is_looked_up_once(
+    sites: Sites, library: Library, tmp_path: Path
+) -> None:
+    networks.network_file(tmp_path / "nets" if (tmp_path / "nets").mkdir() is None else tmp_path, "a.pt")
+    list(scan(library.registry, [tmp_path / "nets"]))
+    sites.clear()
+    (row,) = checkpoints(library.registry, library.civitai)
+    assert (row["checkpoint"], row["model_id"]) == ("d7049739", None)
+    assert len(sites.requests) == 1
+    list(checkpoints(library.registry, library.civitai))
+    assert len(sites.requests) == 1
+
+
+def test_what_is_missing_or_damaged_is_fetched_again_and_the_damaged_is_kept(
+    open_library: Callable[..., Library],
+) -> None:
+    with Sites(World.make(6, plain=True)) as sites:
+        library = open_library(sites)
+        library.sync()
+        first, second, *others = sorted(library.installed().values())
+        digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)}
+        first.unlink()
+        data = bytearray(second.read_bytes())
+        data[-200] ^= 1
+        second.write_bytes(data)
+        found = {damage.path: damage for damage in damages(library.registry)}
+        assert {path: damage.what for path, damage in found.items()} == {str(first): "missing", str(second): "corrupt"}
+        jobs = library.run([take_up(library.registry, damage) for damage in found.values()])
+        assert {job.state for job in jobs} == {"done"}
+        assert {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in digests} == digests
+        assert [bad.read_bytes() for bad in (library.folder / ".quarantine").glob("*.bad")] == [bytes(data)]
+        assert list(damages(library.registry)) == []
+        assert others
+
+
+def test_sidecars_and_a_preview_lie_beside_what_was_installed_and_a_persons_own_stay(
+    open_library: Callable[..., Library],
+) -> None:
+    with Sites(World.make(4, plain=True)) as sites:
+        library = open_library(sites)
+        (item,) = [item for item in library.plan().items if item.version.images][:1]
+        library.folder.mkdir()
+        stem = item.file.name.rsplit(".", 1)[0]
+        (library.folder / f"{stem}.json").write_text('{"notes": "mine", "preferred weight": 0.4, "extra": 1}')
+        library.sync()
+    info = json.loads((library.folder / f"{stem}.civitai.info").read_text())
+    assert (info["id"], info["modelId"]) == (item.version.id, item.model.id)
+    assert info["model"]["type"] == "Hypernetwork"
+    merged = json.loads((library.folder / f"{stem}.json").read_text())
+    assert (merged["notes"], merged["preferred weight"], merged["extra"]) == ("mine", 0.4, 1)
+    for path in library.folder.glob("*.preview.*"):
+        assert path.suffix == (".png" if path.read_bytes().startswith(b"\x89PNG") else ".jpeg")
+    assert list(library.folder.glob("*.preview.*"))
+
+
+def test_no_picture_above_pg13_comes_unless_asked_for(open_library: Callable[..., Library]) -> None:
+    with Sites(World.make(39)) as sites:
+        library = open_library(sites)
+        library.sync()
+        levels = {
+            i["url"].split("/")[-1]: i.get("nsfwLevel")
+            for m in sites.world.models
+            for v in m["modelVersions"]
+            for i in v.get("images") or ()
+        }
+        fetched = [r.path.split("/")[-1] for r in sites.requests if "/images/" in r.path]
+        assert fetched
+        assert all((levels[name] or 0) & ~3 == 0 for name in fetched)
+
+
+def test_a_scan_reads_what_other_programs_left_beside_the_files(tmp_path: Path, home: Path) -> None:
+    path = networks.network_file(tmp_path, "ink.pt")
+    (tmp_path / "ink.json").write_text(json.dumps({"preferred weight": 0.7, "notes": "for hair"}))
+    with Registry(home / "r.db") as registry:
+        list(scan(registry, [tmp_path]))
+        (row,) = registry.files.rows()
+        assert row["path"] == str(path)
+        (said,) = registry.files.sidecars([row["id"]]).values()
+        assert said == {"preferred_weight": 0.7, "notes": "for hair"}
+
+
+def test_what_is_known_travels_as_json_lines(mirror: Library, tmp_path: Path) -> None:
+    with mirror.registry.write():
+        row = mirror.registry.networks.rows()[0]
+        mirror.registry.networks.add_tags(row["id"], ["anime", "ink"])
+        mirror.registry.networks.set_note(row["id"], "best at 0.6")
+        mirror.registry.networks.set_alias(row["id"], "lines")
+        mirror.registry.subscriptions.put("all", Filters(nsfw=True).as_dict())
+    lines = [json.dumps(record) for record in exported(mirror.registry)]
+    assert not any(str(mirror.folder) in line for line in lines)
+    with Registry(tmp_path / "other.db") as other:
+        counts = imported(other, lines)
+        assert counts["model"] == 6
+        assert [json.dumps(record) for record in exported(other)] != lines  # no file is there, so no sha256
+        (same,) = other.networks.rows("content_hash = ?", [row["content_hash"]])
+        assert (same["tags"], same["note"], same["aliases"]) == (["anime", "ink"], "best at 0.6", ["lines"])
+        assert other.subscriptions.rows()[0]["filters"] == {"nsfw": True}
+        assert len(other.catalogue.files()) == len(mirror.registry.catalogue.files())
+        with other.write():
+            other.networks.set_note(same["id"], "no, 0.5")
+        imported(other, lines)
+        assert other.networks.rows("id = ?", [same["id"]])[0]["note"] == "no, 0.5", "what a person said here stays"
+
+
+@pytest.mark.parametrize("lines", [["x"], ["[]"], ['{"kind": "network"}'], ['{"kind": "hnetkit", "version": 99}']])
+def test_what_export_did_not_write_is_refused_whole(lines: list[str], tmp_path: Path) -> None:
+    with Registry(tmp_path / "r.db") as registry:
+        with pytest.raises(HnetkitError):
+            imported(registry, lines)
+        head = '{"kind": "hnetkit", "version": 1}'
+        good = '{"kind": "subscription", "name": "a", "filters": {}}'
+        with pytest.raises(HnetkitError, match="line 3"):
+            imported(registry, [head, good, '{"kind": "network"}'])
+        assert registry.subscriptions.rows() == []

@@ -1,0 +1,35 @@
+"""`hnetkit sync -y --all-versions --nsfw` on a clock on which waiting is short: a process for tests to kill.
+
+python sync_process.py CIVITAI_URL TOKEN
+"""
+
+from __future__ import annotations
+
+import sys
+
+from fast_clock import FastClock
+from fetching import Library
+
+from hnetkit import paths
+from hnetkit.registry import Registry
+from hnetkit.sources.civitai import Civitai
+from hnetkit.sources.pace import Stopped
+
+
+def main() -> int:
+    """Returns 0 when everything came or was refused for good, 1 where something failed, 130 when stopped."""
+    clock = FastClock()
+    with Registry(paths.registry_file()) as registry:
+        civitai = Civitai(clock, base=sys.argv[1], token=sys.argv[2])
+        library = Library(registry, paths.library_folder(), clock, civitai)
+        print("began", flush=True)
+        try:
+            jobs = library.sync()
+        except Stopped:
+            return 130
+    print({state: sum(job.state == state for job in jobs) for state in {job.state for job in jobs}}, flush=True)
+    return int(any(job.state == "failed" for job in jobs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
