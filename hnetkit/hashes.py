@@ -48,19 +48,21 @@ def sha256_of(file: SizedSource) -> str:
     return digest.hexdigest()
 
 
-def hash_file(file: SizedSource, net: Hypernetwork | None = None) -> FileHashes:
+def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str | None = None) -> FileHashes:
     """Returns all hashes of a file, reading it once.
 
     Args:
         file: an open file.
         net: the network that was read from this very file, None where it holds none.
+        sha256: of the whole file, where it is known already.
     """
     whole, v1 = hashlib.sha256(), hashlib.sha256()
     tensors = sorted({(ref.offset, ref.nbytes) for *_, ref in net.each_tensor()}) if net else []
     digests = {place: blake3() for place in tensors}
     first = 0
     for start, chunk in _read_all(file):
-        whole.update(chunk)
+        if sha256 is None:
+            whole.update(chunk)
         end, view = start + len(chunk), memoryview(chunk)
         v1.update(view[max(0, _V1_OFFSET - start) : max(0, _V1_OFFSET + _V1_SIZE - start)])
         while first < len(tensors) and sum(tensors[first]) <= start:
@@ -70,7 +72,7 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None) -> FileHashes:
                 break
             digests[place].update(view[max(0, place[0] - start) : max(0, sum(place) - start)])
     return FileHashes(
-        sha256=whole.hexdigest(),
+        sha256=sha256 or whole.hexdigest(),
         autov1=v1.hexdigest()[:8] if file.size > _V1_OFFSET else None,
         content_hash=_content_hash(net, lambda ref: digests[ref.offset, ref.nbytes].hexdigest()) if net else None,
     )

@@ -90,12 +90,13 @@ def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
     }
 
 
-def examine(path: str | os.PathLike[str], *, hashes: bool = True) -> Examination:
+def examine(path: str | os.PathLike[str], *, hashes: bool = True, sha256: str | None = None) -> Examination:
     """Opens a file once and returns what is in it; nothing in the file makes it raise.
 
     Args:
         path: any file.
         hashes: whether to read all bytes for the hashes.
+        sha256: of the file, where it is known already.
 
     Raises:
         NotFound: no such file.
@@ -111,7 +112,7 @@ def examine(path: str | os.PathLike[str], *, hashes: bool = True) -> Examination
             kind=found.kind,
             verdict=_verdict(found.network, found.kind),
             refusal=found.refusal,
-            hashes=hash_file(file, found.network) if hashes else None,
+            hashes=hash_file(file, found.network, sha256=sha256) if hashes else None,
             network=found.network,
         )
 

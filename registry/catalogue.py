@@ -65,7 +65,15 @@ class Catalogue:
             "INSERT INTO images (version_id, url, place, type, nsfw_level, width, height) VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET place = excluded.place, nsfw_level = excluded.nsfw_level",
             [
-                (version, image["url"], place, image["type"], image["nsfw_level"], image["width"], image["height"])
+                (
+                    version,
+                    text_of(image["url"]),
+                    place,
+                    text_of(image["type"]),
+                    image["nsfw_level"],
+                    image["width"],
+                    image["height"],
+                )
                 for place, image in enumerate(images)
             ],
         )

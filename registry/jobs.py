@@ -123,6 +123,15 @@ class Jobs:
             "INSERT OR REPLACE INTO installs VALUES (?, ?, ?, ?, ?)", [to_column(path), job, kind, sha256, now()]
         )
 
+    def reserve(self, path: str, job: int, sha256: str) -> bool:
+        """Notes that this job is about to put a network there; False where another one did, or is about to."""
+        cursor = self._db.execute(
+            "INSERT INTO installs VALUES (?, ?, 'network', ?, ?) ON CONFLICT DO UPDATE SET sha256 = excluded.sha256, "
+            "installed_at = excluded.installed_at WHERE job_id = excluded.job_id",
+            [to_column(path), job, sha256, now()],
+        )
+        return cursor.rowcount == 1
+
     def installs(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[dict[str, Any]]:
         """Returns what hnetkit put on the disk; `where` is SQL of this package."""
         cursor = self._db.execute(

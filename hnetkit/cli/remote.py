@@ -259,7 +259,7 @@ def _synced(
     if not filters.as_dict().keys() - {"nsfw"} and plan.to_fetch and not metadata_only:
         confirm(f"Fetch {len(plan.to_fetch)} files, {_size(plan.bytes_to_fetch)}, into {desk.folder}?", yes=yes)
     store(desk.registry, plan.models)
-    lost: list[Row] = []
+    lost: list[Row] = [_not_there(id) for id in filters.ids if id not in {model.id for model in plan.models}]
     if not filters.as_dict().keys() - {"nsfw"}:
         for id, state in ask_about(desk.registry, desk.civitai, desk.clock, missing(desk.registry, plan.models)):
             lost.append({"state": state, "name": f"model:{id}", "reason": "not listed any more; kept here"})
@@ -418,6 +418,10 @@ def _license(model: Model) -> str | None:
     words += ["credit"] if model.allow_no_credit is False else []
     words += ["no derivatives"] if model.allow_derivatives is False else []
     return ", ".join(words) or "free"
+
+
+def _not_there(id: int) -> Row:
+    return {"state": "failed", "name": f"model:{id}", "code": "gone", "reason": "the site has none", "paths": []}
 
 
 def _item_row(item: Item) -> Row:

@@ -79,13 +79,16 @@ def scan(registry: Registry, folders: Iterable[Path] = (), progress: Progress | 
             registry.files.root_scanned(root)
 
 
-def add_file(registry: Registry, folder: Path, path: Path) -> Row:
+def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     """Stores one file that was just put into a folder, which becomes a root; returns its examination.
+
+    Args:
+        sha256: of the file, from the bytes as they were written.
 
     Raises:
         FileRefused, NotFound: it cannot be read.
     """
-    row = _row(path)
+    row = _row(path, sha256)
     status = os.stat(path)
     with registry.write():
         root = registry.files.add_root(Path(os.path.realpath(folder)))
@@ -218,9 +221,9 @@ def _examined(work: Sequence[Work], progress: Progress | None) -> Iterator[Resul
                 future.cancel()
 
 
-def _row(path: Path) -> Row:
+def _row(path: Path, sha256: str | None = None) -> Row:
     """What is in a file, and beside it."""
-    row = examine(path).as_row()
+    row = examine(path, sha256=sha256).as_row()
     return row | {"sidecars": sidecars.read(path).as_row() if row["content_hash"] else {}}
 
 

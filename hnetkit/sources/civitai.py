@@ -26,6 +26,7 @@ from hnetkit.sources.web import Web
 TYPE = "Hypernetwork"
 PAGE = 100
 MOST_HASHES = 10_000
+MOST_BARREN = 100  # pages in a row without a model that was not listed before: the list goes round
 _TOKEN_HINT = "export CIVITAI_TOKEN=... (made under Account settings, API keys)"
 
 
@@ -108,14 +109,16 @@ class Civitai:
         cursors: set[str] = set()
         parameters = filters.parameters()
         cursor: str | None = None
+        barren = 0
         while True:
             query = [*parameters, *([("cursor", cursor)] if cursor else [])]
             page = self._get("models", query, what=f"models of {filters.username}" if filters.username else "models")
-            models = [m for m in map(model_of, _items(page)) if m is not None and m.id not in seen and filters.wants(m)]
-            seen.update(model.id for model in models)
-            yield models
+            listed = {m.id: m for m in map(model_of, _items(page)) if m is not None and m.id not in seen}
+            seen.update(listed)
+            barren = 0 if listed else barren + 1
+            yield [model for model in listed.values() if filters.wants(model)]
             cursor = _cursor(page)
-            if cursor is None or cursor in cursors:
+            if cursor is None or cursor in cursors or barren == MOST_BARREN:
                 return
             cursors.add(cursor)
 
@@ -127,7 +130,13 @@ class Civitai:
                 m for m in map(model_of, _items(self._get("models", query, what="models by id"))) if m is not None
             ]
             missing = set(part) - {model.id for model in listed}
-            yield [*listed, *(self.model(id) for id in sorted(missing))]
+            yield [*listed, *filter(None, map(self._model_if_there, sorted(missing)))]
+
+    def _model_if_there(self, id: int) -> Model | None:
+        try:
+            return self.model(id)
+        except Gone:
+            return None
 
     def model(self, id: int) -> Model:
         """Returns one model, also an archived one.
@@ -173,8 +182,9 @@ class Civitai:
             AuthRequired: the site does not know the token.
         """
         answer = self._get("me", what="the account of the token")
-        name = answer.get("username") if isinstance(answer, dict) else None
-        return str(name or "somebody")
+        if not isinstance(answer, dict) or not answer.get("username"):
+            raise NetworkFailed("the account of the token: an answer without a name")
+        return str(answer["username"])
 
     def download_url(self, version_id: int, file_id: int) -> str:
         """Returns the address of exactly one file."""

@@ -13,7 +13,7 @@ from hnetkit.errors import AuthRequired, Gone, HnetkitError, NetworkFailed, NoAc
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
-from hnetkit.sources.origins import Origin, Trust
+from hnetkit.sources.origins import Origin, Trust, token_of
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.refs import Ref
 from hnetkit.sources.web import Web
@@ -45,7 +45,7 @@ class Hub:
         from huggingface_hub import constants, get_token
 
         self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or str(constants.ENDPOINT)
-        self.token: str | None = os.environ.get("HF_TOKEN") or get_token()
+        self.token: str | None = token_of("HF_TOKEN") or get_token()
         self.web = Web(Trust(Origin.of(self.endpoint), self.token), clock, Pace(clock, 4.0))
 
     def files(self, ref: Ref) -> list[HubFile]:

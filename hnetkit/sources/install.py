@@ -15,14 +15,14 @@ from pathlib import Path
 
 from hnetkit.errors import FileRefused, OutputExists, WrongBytes
 from hnetkit.files import new_file, place
-from hnetkit.formats.reading import look
+from hnetkit.formats.reading import Look, look
 from hnetkit.formats.source import OpenFile
 from hnetkit.library.scan import add_file
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
 from hnetkit.sources.parts import Part
-from hnetkit.sources.unpack import unpacked
+from hnetkit.sources.unpack import holds_models, unpacked
 
 QUARANTINE = ".quarantine"
 _CHUNK = 1 << 20  # bytes
@@ -37,10 +37,11 @@ def install(registry: Registry, job: Job, part: Part) -> list[Path]:
     folder = Path(job.folder)
     part.flush()
     try:
-        if _is_archive(part.path, job.suffix):
+        found = _look(part.path)
+        if found.network is None and holds_models(part.path):
             paths = _install_members(registry, job, part.path)
         else:
-            _require_network(part.path)
+            _require_network(part.path, found)
             paths = [_install_one(registry, job, part.path, part.sha256, job.name, job.suffix)]
     except FileRefused as refusal:
         quarantine(registry, job, part.path, str(refusal))
@@ -51,24 +52,21 @@ def install(registry: Registry, job: Job, part: Part) -> list[Path]:
     return paths
 
 
-def _require_network(path: Path) -> None:
+def _look(path: Path) -> Look:
     with OpenFile(path) as file:
-        found = look(file)
+        return look(file)
+
+
+def _require_network(path: Path, found: Look) -> None:
     if found.network is None:
         raise found.refusal or WrongBytes(f"{path}: no usable network")
-
-
-def _is_archive(path: Path, suffix: str) -> bool:
-    with OpenFile(path) as file:
-        kind = look(file).kind
-    return kind == "zip" or (suffix == ".zip" and kind != "hypernetwork")
 
 
 def _install_members(registry: Registry, job: Job, archive: Path) -> list[Path]:
     paths, refusals = [], []
     for name, path in unpacked(archive, archive.with_suffix(".unpacked")):
         try:
-            _require_network(path)
+            _require_network(path, _look(path))
         except FileRefused as refusal:
             refusals.append(f"{name}: {str(refusal).removeprefix(f'{path}: ')}")
             continue
@@ -86,19 +84,20 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
     folder = Path(job.folder)
     for target in _names(folder, stem, suffix, job):
         if _is_same(target, sha256):
-            add_file(registry, folder, target)
+            add_file(registry, folder, target, sha256)
             return target
         if _is_taken(folder, target.stem):
             continue
         with registry.write():  # before it is there: a process that dies in between leaves no file that nobody owns
-            registry.jobs.installed(str(target), job.id, "network", sha256)
+            if not registry.jobs.reserve(str(target), job.id, sha256):
+                continue
         try:
             place(path, target)
         except OutputExists:
             with registry.write():
                 registry.jobs.not_installed(str(target))
             continue
-        add_file(registry, folder, target)
+        add_file(registry, folder, target, sha256)
         return target
     raise WrongBytes(f"{folder / stem}: no name is left for it")
 

@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import PurePath
 
 MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d|none|conin\$|conout\$)(\..*)?", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|none)(\..*)?", re.IGNORECASE)
 SUFFIXES = frozenset({".pt", ".ckpt", ".bin", ".pth", ".safetensors", ".sft", ".zip"})
 
 
@@ -26,7 +26,8 @@ def safe_stem(name: str, fallback: str) -> str:
     text = text.rstrip("._-")
     if not text:
         return fallback
-    return f"{text}-{fallback}" if _RESERVED.fullmatch(text) else text
+    reserved = _RESERVED.fullmatch(text)
+    return f"{reserved[1]}-{fallback}{reserved[2] or ''}" if reserved else text
 
 
 def split_name(name: str) -> tuple[str, str]:

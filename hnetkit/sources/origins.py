@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import unicodedata
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
 from hnetkit.errors import NetworkFailed, UsageError
 
+_NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
 CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
 CIVITAI_API = "https://civitai.com/api/v1"
 
@@ -23,15 +28,15 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """Raises NetworkFailed where `url` is no http address."""
+        """Raises NetworkFailed where `url` is no http address, or one that two programs could read differently."""
         try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError:
-            parts, port = urlsplit(""), None
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+            parts = parse_url(url)  # what requests goes by: a second reader could find another host in it
+        except LocationParseError:
+            parts = parse_url("")
+        host = unicodedata.normalize("NFKC", parts.host or "").strip("[]").lower().rstrip(".")
+        if not host or parts.scheme not in ("http", "https") or not url.isprintable() or set(url) & set("\\ "):
             raise NetworkFailed(f"{redacted(url)[:200]}: not an address of the web")
-        return cls(parts.scheme, parts.hostname.lower().rstrip("."), port or (443 if parts.scheme == "https" else 80))
+        return cls(parts.scheme, host, parts.port or (443 if parts.scheme == "https" else 80))
 
     @property
     def is_loopback(self) -> bool:
@@ -44,7 +49,9 @@ class Origin:
         address = self._address()
         if address:
             return not address.is_global
-        return self.is_loopback or "." not in self.host or self.host.endswith((".local", ".internal"))
+        # `127.1` and `0x7f.0.0.1` are addresses to the system's resolver, whatever they look like
+        is_number = _NUMBER.fullmatch(self.host.rpartition(".")[2]) is not None
+        return is_number or self.is_loopback or "." not in self.host or self.host.endswith((".local", ".internal"))
 
     def _address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
         try:
@@ -107,13 +114,19 @@ def civitai_base() -> str:
 
 def civitai_token() -> str | None:
     """Returns the token of the environment: ``CIVITAI_TOKEN``, then ``CIVITAI_API_KEY``."""
-    for name in ("CIVITAI_TOKEN", "CIVITAI_API_KEY"):
-        token = os.environ.get(name, "").strip()
-        if token:
-            if not token.isascii() or not token.isprintable() or " " in token:
-                raise UsageError(f"{name} holds characters that no token has", hint="copy it from the site again")
-            return token
-    return None
+    return next(filter(None, map(token_of, ("CIVITAI_TOKEN", "CIVITAI_API_KEY"))), None)
+
+
+def token_of(name: str) -> str | None:
+    """Returns the token in an environment variable; None without one.
+
+    Raises:
+        UsageError: it cannot be one; what it is instead is not said.
+    """
+    token = os.environ.get(name, "").strip()
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise UsageError(f"{name} holds characters that no token has", hint="copy it from the site again")
+    return token or None
 
 
 def redacted(url: str) -> str:

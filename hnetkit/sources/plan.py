@@ -17,7 +17,7 @@ from hnetkit.sources.shapes import Model, RemoteFile, Version
 
 _LASTING = frozenset({"no-access", "archived", "gone"})  # failures that asking again the same day does not change
 _A_DAY = timedelta(days=1)
-_OTHER_FILES = frozenset({"training data", "config", "archive", "workflow", "other", "negative", "vae"})
+_OTHER_FILES = frozenset({"training data", "config", "workflow", "other", "negative", "vae"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def items_of(registry: Registry, model: Model, *, all_versions: bool = False, on
         all_versions: not only the newest that has files.
         only: the number of one version.
     """
-    versions = [v for v in model.versions if v.files and only in (None, v.id)]
+    versions = [v for v in model.versions if model_files(v) and only in (None, v.id)]
     if not all_versions and only is None:
         versions = versions[:1]
     return [_item(registry, model, version, file) for version in versions for file in model_files(version)]

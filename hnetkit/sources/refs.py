@@ -8,15 +8,17 @@ from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 from hnetkit.errors import HnetkitError, UsageError
-from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, civitai_base
+from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, civitai_base, redacted
 
 FORMS = "a civitai.com address, model:ID, version:ID, urn:air:..., a hash, hf:owner/repo[@rev][:glob], https://..."
-_MODEL = re.compile(r"/(?:api/v1/)?models/(\d+)(?:/|$)")
-_VERSION = re.compile(r"/(?:api/v1/model-versions|model-versions|api/download/models)/(\d+)(?:/|$)")
-_NUMBER = re.compile(r"(model|version):(\d{1,10})")
-_AIR = re.compile(r"(?:urn:air:[\w.-]+:[\w.-]+:)?civitai:(\d{1,10})(?:@(\d{1,10}))?(?:\.\w+)?", re.IGNORECASE)
+_MODEL = re.compile(r"/(?:api/v1/)?models/([0-9]{1,10})(?:/|$)")
+_VERSION = re.compile(r"/(?:api/v1/model-versions|model-versions|api/download/models)/([0-9]{1,10})(?:/|$)")
+_NUMBER = re.compile(r"(model|version):([0-9]{1,10})")
+_AIR = re.compile(r"(?:urn:air:[\w.-]+:[\w.-]+:)?civitai:([0-9]{1,10})(?:@([0-9]{1,10}))?(?:\.\w+)?", re.IGNORECASE)
 _HASH = re.compile(r"(?:[0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})", re.IGNORECASE)
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
+
+_SECRETS = frozenset({"token", "access_token", "api_key", "apikey"})
 
 Kind = Literal["model", "version", "hash", "hub", "url"]
 
@@ -50,6 +52,7 @@ def ref_of(text: str) -> Ref:
         UsageError: nothing that hnetkit knows.
     """
     text = text.strip()
+    said = redacted(text) if "://" in text else text  # people paste addresses with `?token=`
     if match := _NUMBER.fullmatch(text):
         return Ref("model" if match[1] == "model" else "version", text, id=int(match[2]))
     if match := _AIR.fullmatch(text):
@@ -60,27 +63,31 @@ def ref_of(text: str) -> Ref:
         return _of_address(text)
     if _HASH.fullmatch(text):
         return Ref("hash", text, digits=text.lower())
-    raise UsageError(f"{text}: means nothing that can be fetched", hint=f"it may be {FORMS}")
+    raise UsageError(f"{said[:200]}: means nothing that can be fetched", hint=f"it may be {FORMS}")
 
 
 def _of_address(text: str) -> Ref:
-    parts = urlsplit(text)
-    if not _is_civitai(text):
-        return Ref("url", text, url=text)
-    chosen = parse_qs(parts.query).get("modelVersionId", [""])[0]
-    if chosen.isdigit():
-        return Ref("version", text, id=int(chosen))
+    said = redacted(text)
+    is_civitai, parts = _is_civitai(text), urlsplit(text)
+    query = parse_qs(parts.query)
+    if not is_civitai:
+        if {name.lower() for name in query} & _SECRETS:
+            raise UsageError(f"{said}: holds a token, which would be kept", hint="give the address without it")
+        return Ref("url", said, url=text)
+    chosen = query.get("modelVersionId", [""])[0]
+    if re.fullmatch(r"[0-9]{1,10}", chosen):
+        return Ref("version", said, id=int(chosen))
     if match := _VERSION.search(parts.path):
-        return Ref("version", text, id=int(match[1]))
+        return Ref("version", said, id=int(match[1]))
     if match := _MODEL.search(parts.path):
-        return Ref("model", text, id=int(match[1]))
-    raise UsageError(f"{text}: no page of a model or version", hint="copy the address of the model's own page")
+        return Ref("model", said, id=int(match[1]))
+    raise UsageError(f"{said}: no page of a model or version", hint="copy the address of the model's own page")
 
 
 def _is_civitai(text: str) -> bool:
     try:
         origin = Origin.of(text)
     except HnetkitError as error:
-        raise UsageError(f"{text}: no address", hint=f"it may be {FORMS}") from error
+        raise UsageError(f"{redacted(text)[:200]}: no address", hint=f"it may be {FORMS}") from error
     host = origin.host.removeprefix("www.")
     return host in CIVITAI_HOSTS or origin == Origin.of(civitai_base())

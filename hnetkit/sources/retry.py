@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -37,7 +38,7 @@ class Passing(Exception):
 def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
     """Returns the seconds that a ``Retry-After`` asks for, given as seconds or as a date; None without one."""
     text = headers.get("Retry-After", "").strip()
-    if text.isdigit():
+    if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - clock.wall())

@@ -175,7 +175,7 @@ def _file(data: Any) -> RemoteFile | None:
     hashes = {
         str(kind): value.lower()
         for kind, value in _object(data.get("hashes")).items()
-        if isinstance(value, str) and value.lower() not in _NO_HASHES
+        if isinstance(value, str) and not (len(value) >= 8 and any(no.startswith(value.lower()) for no in _NO_HASHES))
     }
     sha256 = next((value for kind, value in hashes.items() if kind.upper() == "SHA256"), None)
     return RemoteFile(
@@ -267,7 +267,8 @@ def _texts(data: Json, key: str) -> tuple[str, ...] | None:
 
 
 def _nsfw(data: Json) -> int | None:
-    level = data.get("nsfwLevel", data.get("nsfw"))
+    level = data.get("nsfwLevel")
+    level = data.get("nsfw") if level is None else level
     if isinstance(level, bool):
         return 28 if level else 1
     if isinstance(level, str) and level.lower() in _NSFW_WORDS:
@@ -313,7 +314,14 @@ def plain_text(html: Any) -> str | None:
     if not isinstance(html, str):
         return None
     words = _Words()
-    words.feed(html)
-    words.close()
-    lines = ("".join(c for c in line if c.isprintable()).strip() for line in "".join(words.parts).splitlines())
+    try:
+        words.feed(html)
+        words.close()
+    except (AssertionError, ValueError):  # how the parser says that something after `<!` is no declaration
+        words.parts = [re.sub(r"<[^>]*>", " ", html)]
+    lines = (" ".join(_printable(line).split()) for line in "".join(words.parts).splitlines())
     return "\n".join(line for line in lines if line) or None
+
+
+def _printable(text: str) -> str:
+    return "".join(" " if c.isspace() else c for c in text if c.isspace() or c.isprintable())

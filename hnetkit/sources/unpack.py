@@ -18,6 +18,15 @@ MOST_RATIO = 200  # of unpacked to packed size: weights hardly shrink
 _CHUNK = 1 << 20  # bytes
 
 
+def holds_models(path: Path) -> bool:
+    """Whether a file is a zip with model files in it, under whatever name a site serves it."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(map(_is_model, file.infolist()))
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError):
+        return False
+
+
 def unpacked(archive: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     """Yields (name in the zip, file) of each model file inside, one at a time; `folder` is made, and emptied first.
 

@@ -73,7 +73,10 @@ class Web:
                 return response
             response.close()
             target = target.encode("latin-1", "replace").decode("utf-8", "replace")
-            url = urljoin(url, target)
+            try:
+                url = urljoin(url, target)
+            except ValueError as error:
+                raise NetworkFailed(f"{redacted(first)}: redirected to no address") from error
             if response.status_code != 307 and response.status_code != 308:
                 method, body = "GET", None
         raise NetworkFailed(f"{redacted(first)}: more than {MOST_HOPS} redirects")
@@ -91,6 +94,8 @@ class Web:
             )
         except requests.RequestException as error:
             raise Passing(in_words(error)) from error
+        except ValueError as error:  # requests reads where a redirect leads, although it is not to follow
+            raise NetworkFailed(f"{redacted(url)}: redirected to no address") from error
 
     def json(self, url: str, *, what: str, body: Any = None) -> tuple[int, Any]:
         """Returns status and content of a JSON answer, asking again while failures pass.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,13 @@ class Workshop:
     fetches: dict[str, Callable[[Job], Fetch]]
     beside: Beside | None = None
     progress: Progress = field(default=lambda count: None)
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _busy: dict[str, threading.Lock] = field(default_factory=dict)
+
+    def _one_at_a_time(self, content: str) -> threading.Lock:
+        """The lock of a content: of two jobs for the same bytes, the second finds what the first brought."""
+        with self._guard:
+            return self._busy.setdefault(content, threading.Lock())
 
     def carry_out(self, job: Job) -> Job:
         """Brings a claimed job to its end, and returns it as it is then; nothing but a stop is raised.
@@ -43,7 +51,8 @@ class Workshop:
             Stopped: the person asked for it; what came is kept.
         """
         try:
-            state, code, reason = self._carried_out(job)
+            with self._one_at_a_time(job.sha256 or job.key):
+                state, code, reason = self._carried_out(job)
         except Stopped:
             raise
         except (RemoteError, FileRefused, DiskFull) as error:

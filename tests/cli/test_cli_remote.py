@@ -1,4 +1,4 @@
-"""`browse`, `pull`, `sync`, `updates`, `identify`, `repair`, `export` and `import` as a person or a script meets them."""
+"""`browse`, `pull`, `sync`, `updates`, `identify`, `repair`, `export`, `import` as a person or a script meets them."""
 
 from __future__ import annotations
 

@@ -60,8 +60,9 @@ def test_a_sync_mirrors_300_models_and_400_files_and_a_second_one_fetches_nothin
     jobs = library.sync()
     assert {job.state for job in jobs} == {"done"}
     offered = contents(large)
-    assert len(jobs) == 400
-    assert {row["sha256"] for row in library.registry.files.rows("files.content_hash NOTNULL")} == offered
+    of_type = {row["remote_file_id"]: row["file_type"] for row in library.registry.catalogue.files()}
+    assert sum(of_type[job.remote_file_id] == "Model" for job in jobs) == 400
+    assert {row["sha256"] for row in library.registry.files.rows("files.content_hash NOTNULL")} >= offered
     assert len(library.registry.catalogue.models()) == 300
     large.clear()
     assert library.sync() == []
@@ -138,7 +139,7 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(large: Sites, home: Path) 
     large.clear()
     assert start(large).wait(120) == 0
     assert not {f"civitai:{file}" for file in downloads(large)} & done
-    assert digests(home / "library") == contents(large)
+    assert digests(home / "library") >= contents(large)
 
 
 def test_two_syncs_at_once_share_the_work_and_fetch_nothing_twice(large: Sites, home: Path) -> None:

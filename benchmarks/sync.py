@@ -1,0 +1,154 @@
+"""Fetching against curl, over loopback: 40 files of 5 MB; and how much CPU the metadata of 300 models costs.
+
+    python benchmarks/sync.py [--rounds 3]
+
+The fake sites run in a process of their own. curl fetches the same addresses with the same parallelism, and sha256sum
+hashes what came; hnetkit fetches, hashes, checks, installs and indexes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from machine import conditions, write
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+PARALLEL = 2
+
+
+def serve(models: int, widths: tuple[int, ...], structure: tuple[float, ...], pipe: Connection) -> None:
+    """The fake sites, until the pipe says something."""
+    from fake_sites import Sites, World
+
+    world = World.make(models, plain=True, widths=widths, structure=structure)
+    world.build_all()
+    with Sites(world) as sites:
+        urls = [sites.download_url(v["id"], f["id"]) for _, v, f in world.files() if f["type"] == "Model"]
+        pipe.send((sites.civitai_url, sites.token, urls))
+        pipe.recv()
+
+
+@contextmanager
+def site(models: int, widths: tuple[int, ...], structure: tuple[float, ...]) -> Iterator[tuple[str, str, list[str]]]:
+    """Address, token and download addresses of a fake site in its own process."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=serve, args=(models, widths, structure, there))
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        here.send("stop")
+        process.join()
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def with_curl(folder: Path, urls: list[str], token: str) -> None:
+    """Fetches by curl, then hashes."""
+    folder.mkdir()
+    lines = [f'url = "{url}"\noutput = "{folder / str(number)}.pt"' for number, url in enumerate(urls)]
+    config = folder / "config"
+    config.write_text("\n".join(lines))
+    common = ["curl", "-sS", "-L", "--fail", "-A", "bench/1", "-H", f"Authorization: Bearer {token}"]
+    subprocess.run([*common, "-Z", "--parallel-max", str(PARALLEL), "-K", str(config)], check=True)
+    files = [str(path) for path in sorted(folder.glob("*.pt"))]
+    assert len(files) == len(urls)
+    halves = [files[start::PARALLEL] for start in range(PARALLEL)]
+    hashing = [subprocess.Popen(["sha256sum", *half], stdout=subprocess.DEVNULL) for half in halves]
+    assert [process.wait() for process in hashing] == [0] * PARALLEL
+
+
+def with_hnetkit(home: Path, base: str, token: str) -> float:
+    """Fetches by hnetkit; returns the seconds of fetching and installing, without the listing."""
+    from hnetkit.registry import Registry
+    from hnetkit.sources.civitai import Civitai, Filters
+    from hnetkit.sources.desk import Desk
+    from hnetkit.sources.pace import RealClock
+    from hnetkit.sources.plan import enqueue
+    from hnetkit.sources.sync import plan_sync, store
+
+    os.environ["HNETKIT_HOME"] = str(home)
+    clock = RealClock()
+    with Registry(home / "registry.db") as registry:
+        civitai = Civitai(clock, base=base, token=token)
+        civitai.web.pace = type(civitai.web.pace)(clock, 1e6)  # the rate that spares the site is not what is measured
+        desk = Desk(registry, home / "library", clock, civitai, parallel=PARALLEL, previews=False)
+        plan = plan_sync(registry, civitai, Filters(nsfw=True), all_versions=True)
+        store(registry, plan.models)
+        with registry.write():
+            jobs = [job.id for job in enqueue(registry, civitai, desk.folder, plan.items)]
+        started = time.perf_counter()
+        states = [job.state for job in desk.run(jobs)]
+        spent = time.perf_counter() - started
+    assert set(states) == {"done"}, states
+    return spent
+
+
+def throughput(rounds: int) -> dict[str, Any]:
+    pairs = []
+    with site(30, (320,), (1, 3, 1)) as (base, token, urls), tempfile.TemporaryDirectory() as folder:
+        for number in range(rounds):
+            curl, home = Path(folder) / f"curl{number}", Path(folder) / f"home{number}"
+            plain = seconds(lambda curl=curl: with_curl(curl, urls, token))
+            size = sum(path.stat().st_size for path in curl.glob("*.pt"))
+            shutil.rmtree(curl)
+            home.mkdir()
+            pairs.append((plain, with_hnetkit(home, base, token)))
+            shutil.rmtree(home)
+    return {
+        "files": len(urls),
+        "megabytes": round(size / 1e6, 1),
+        "parallel": PARALLEL,
+        "curl_and_sha256sum_s": round(statistics.median(plain for plain, _ in pairs), 2),
+        "hnetkit_s": round(statistics.median(own for _, own in pairs), 2),
+        "ratio": round(statistics.median(plain / own for plain, own in pairs), 2),
+        "goal": 0.8,
+    }
+
+
+def metadata() -> dict[str, Any]:
+    from hnetkit.registry import Registry
+    from hnetkit.sources.civitai import Civitai, Filters
+    from hnetkit.sources.pace import RealClock
+    from hnetkit.sources.sync import plan_sync, store
+
+    with (
+        site(300, (8,), (1, 2, 1)) as (base, token, _),
+        tempfile.TemporaryDirectory() as folder,
+        Registry(Path(folder) / "registry.db") as registry,
+    ):
+        started = time.process_time()
+        civitai = Civitai(RealClock(), base=base, token=token)
+        plan = plan_sync(registry, civitai, Filters(nsfw=True), all_versions=True)
+        store(registry, plan.models)
+        return {"models": len(plan.models), "cpu_s": round(time.process_time() - started, 2), "goal": 2.0}
+
+
+def main() -> None:
+    """Runs and writes the record."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    record = {**conditions("requests", "urllib3"), "throughput": throughput(options.rounds), "metadata": metadata()}
+    write("sync", record)
+
+
+if __name__ == "__main__":
+    main()
