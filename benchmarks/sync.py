@@ -89,7 +89,7 @@ def with_hnetkit(home: Path, base: str, token: str) -> float:
     with Registry(home / "registry.db") as registry:
         civitai = Civitai(clock, base=base, token=token)
         civitai.web.pace = type(civitai.web.pace)(clock, 1e6)  # the rate that spares the site is not what is measured
-        desk = Desk(registry, home / "library", clock, civitai, parallel=PARALLEL, previews=False)
+        desk = Desk(registry, home / "library", clock, civitai, parallel=PARALLEL, sidecars=False)
         plan = plan_sync(registry, civitai, Filters(nsfw=True), all_versions=True)
         store(registry, plan.models)
         with registry.write():

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import re
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from hnetkit import paths
-from hnetkit.cli.library import open_registry
+from hnetkit.cli.fetching import (
+    FILE_COLUMNS,
+    carried_out,
+    fetch_options,
+    file_line,
+    item_row,
+    leave,
+    not_there,
+    open_desk,
+    size_text,
+)
 from hnetkit.cli.output import Output, Row, confirm, output_options
-from hnetkit.errors import HnetkitError, NotFound, PartlyFailed, UsageError, printable
+from hnetkit.errors import HnetkitError, NotFound, UsageError
 
 if TYPE_CHECKING:
-    from hnetkit.registry.jobs import Job
     from hnetkit.registry.store import Registry
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.desk import Desk
-    from hnetkit.sources.plan import Item
     from hnetkit.sources.shapes import Model
     from hnetkit.sources.sync import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
-_FILES = ["state", "name", "size", "model", "version", "reason"]
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
-
-
-def fetch_options(command: F) -> F:
-    """Adds --parallel, --limit-rate and --no-previews; the command receives them under these names."""
-    for option in (
-        click.option("--no-previews", is_flag=True, help="Fetch no example pictures."),
-        click.option(
-            "--limit-rate", metavar="RATE", callback=_rate, help="Bytes a second for all files together: 500k, 2M."
-        ),
-        click.option("--parallel", type=click.IntRange(1, 16), default=2, show_default=True, help="Files at a time."),
-    ):
-        command = option(command)
-    return command
 
 
 def filter_options(command: F) -> F:
@@ -54,33 +44,6 @@ def filter_options(command: F) -> F:
     ):
         command = option(command)
     return command
-
-
-def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    match = _SIZE.fullmatch(value.strip())
-    if match is None or float(match[1]) <= 0:
-        raise UsageError(f"--limit-rate {value}: not a number of bytes", hint="for example 500k or 2M")
-    return float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2].lower()]
-
-
-@contextmanager
-def open_desk(*, look_only: bool = False, **settings: Any) -> Iterator[Desk]:
-    """Everything that fetching needs, with the person's registry and library; `look_only` makes no registry."""
-    from hnetkit.registry.store import Registry
-    from hnetkit.sources.civitai import Civitai
-    from hnetkit.sources.desk import Desk
-    from hnetkit.sources.pace import RealClock
-
-    with ExitStack() as stack:
-        if look_only and not paths.registry_file().exists():
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            registry = stack.enter_context(Registry(Path(folder) / "registry.db"))
-        else:
-            registry = stack.enter_context(open_registry())
-        clock = RealClock()
-        yield Desk(registry, paths.library_folder(), clock, Civitai(clock), **settings)
 
 
 @click.command("browse")
@@ -132,9 +95,7 @@ def pull_command(
     refs: tuple[str, ...],
     sha256: str | None,
     all_versions: bool,
-    parallel: int,
-    limit_rate: float | None,
-    no_previews: bool,
+    fetching: dict[str, Any],
     output: Output,
 ) -> None:
     """Fetch networks into the library.
@@ -153,7 +114,7 @@ def pull_command(
 
     meant = [ref_of(ref) for ref in refs]
     failures: list[HnetkitError] = []
-    with open_desk(parallel=parallel, limit=limit_rate, previews=not no_previews) as desk:
+    with open_desk(**fetching) as desk:
         jobs: list[int] = []
         rows: list[Row] = []
         for ref in meant:
@@ -166,9 +127,9 @@ def pull_command(
                 output.note(f"Error: {error}")
                 continue
             jobs += [job for job in ready if job not in jobs]
-            rows += [_item_row(item) for item in there]
+            rows += [item_row(item) for item in there]
         rows += carried_out(desk, jobs, output)
-    output.rows(rows, columns=_FILES, text=file_line)
+    output.rows(rows, columns=FILE_COLUMNS, text=file_line)
     leave(rows, failures)
 
 
@@ -201,9 +162,7 @@ def sync_command(
     dry_run: bool,
     metadata_only: bool,
     yes: bool,
-    parallel: int,
-    limit_rate: float | None,
-    no_previews: bool,
+    fetching: dict[str, Any],
     output: Output,
 ) -> None:
     """Mirror hypernetworks of Civitai into the library.
@@ -220,8 +179,7 @@ def sync_command(
     """
     from hnetkit.sources.civitai import Filters
 
-    settings = {"parallel": parallel, "limit": limit_rate, "previews": not no_previews, "nsfw": nsfw}
-    with open_desk(look_only=dry_run, **settings) as desk:
+    with open_desk(look_only=dry_run, nsfw=nsfw, **fetching) as desk:
         if subscriptions:
             output.rows(desk.registry.subscriptions.rows(), columns=["name", "filters", "synced_at"])
             return
@@ -238,7 +196,7 @@ def sync_command(
             with desk.registry.write():
                 for synced in {name, save} - {None}:
                     desk.registry.subscriptions.synced(str(synced))
-    output.rows(rows, columns=_FILES, text=file_line)
+    output.rows(rows, columns=FILE_COLUMNS, text=file_line)
     leave(rows, [])
 
 
@@ -255,11 +213,11 @@ def _synced(
         )
     output.note(_plan_note(plan))
     if dry_run:
-        return [_item_row(item) for item in plan.items]
+        return [item_row(item) for item in plan.items]
     if not filters.as_dict().keys() - {"nsfw"} and plan.to_fetch and not metadata_only:
-        confirm(f"Fetch {len(plan.to_fetch)} files, {_size(plan.bytes_to_fetch)}, into {desk.folder}?", yes=yes)
+        confirm(f"Fetch {len(plan.to_fetch)} files, {size_text(plan.bytes_to_fetch)}, into {desk.folder}?", yes=yes)
     store(desk.registry, plan.models)
-    lost: list[Row] = [_not_there(id) for id in filters.ids if id not in {model.id for model in plan.models}]
+    lost: list[Row] = [not_there(id) for id in filters.ids if id not in {model.id for model in plan.models}]
     if not filters.as_dict().keys() - {"nsfw"}:
         for id, state in ask_about(desk.registry, desk.civitai, desk.clock, missing(desk.registry, plan.models)):
             lost.append({"state": state, "name": f"model:{id}", "reason": "not listed any more; kept here"})
@@ -267,7 +225,7 @@ def _synced(
         return lost
     with desk.registry.write():
         jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, plan.items)]
-    skipped = [_item_row(item) for item in plan.items if item.action == "skip"]
+    skipped = [item_row(item) for item in plan.items if item.action == "skip"]
     return [*lost, *skipped, *carried_out(desk, jobs, output, total=plan.bytes_to_fetch)]
 
 
@@ -292,68 +250,12 @@ def updates_command(output: Output) -> None:
                 "newest": update.newest.version.name,
                 "version_id": update.newest.version.id,
                 "published": (update.newest.version.published_at or "")[:10],
-                "size": _size(update.newest.file.size_bytes),
+                "size": size_text(update.newest.file.size_bytes),
             }
             for update in updates(desk.registry, desk.civitai)
         ]
     output.rows(rows, columns=["model_id", "model", "have", "newest", "version_id", "published", "size"])
     output.note("hnetkit pull version:ID fetches one" if rows else "nothing newer")
-
-
-# --- carrying out
-
-
-def carried_out(desk: Desk, jobs: list[int], output: Output, *, total: int | None = None) -> list[Row]:
-    """Runs jobs under a progress bar and returns a row for each."""
-    from hnetkit.cli.progress import byte_progress
-
-    if total is None:
-        total = sum(desk.registry.jobs.get(job).size_bytes or 0 for job in jobs)
-    rows = []
-    with byte_progress("fetching", quiet=output.quiet) as report:
-        done = 0
-
-        def progress(count: int) -> None:
-            nonlocal done
-            done += count
-            report(done, max(total, done))
-
-        for job in desk.run(jobs, progress):
-            rows.append(_job_row(desk.registry, job))
-    return rows
-
-
-def leave(rows: Iterable[Row], failures: list[HnetkitError]) -> None:
-    """Ends with the exit code that a single failure has, or with 1 where some of several failed."""
-    rows = list(rows)
-    failed = [row for row in rows if row["state"] in ("failed", "refused")]
-    if not failed and not failures:
-        return
-    if len(rows) + len(failures) == 1 and failed:
-        raise _as_error(failed[0])
-    raise PartlyFailed(
-        f"{len(failed) + len(failures)} of {len(rows) + len(failures)} did not come",
-        hint="the same command tries again",
-    )
-
-
-def _as_error(row: Row) -> HnetkitError:
-    from hnetkit import errors
-
-    kinds = [k for k in vars(errors).values() if isinstance(k, type) and getattr(k, "code", None) == row["code"]]
-    kind = kinds[0] if kinds else errors.FileRefused if row["state"] == "refused" else errors.NetworkFailed
-    error: HnetkitError = kind(row["reason"] or row["name"], hint=_HINTS.get(row["code"]))
-    return error
-
-
-_HINTS = {
-    "no-token": "export CIVITAI_TOKEN=... (for hf: HF_TOKEN), and run the same command again",
-    "rate-limited": "run the same command again later: it goes on from here",
-    "network": "run the same command again: it goes on from here",
-    "refused": "it is kept in the library's folder .quarantine",
-    "wrong-bytes": "it is kept in the library's folder .quarantine",
-    "disk-full": "make room, or set HNETKIT_LIBRARY to another disk",
-}
 
 
 def _ids(text: str | None) -> tuple[int, ...]:
@@ -380,9 +282,6 @@ def _saved(registry: Registry, name: str) -> Filters:
     raise NotFound(f"no choice was saved as {name}", hint="hnetkit sync --subscriptions lists them")
 
 
-# --- rows
-
-
 def _model_row(model: Model) -> Row:
     from hnetkit.sources.plan import model_files
 
@@ -393,7 +292,7 @@ def _model_row(model: Model) -> Row:
         "name": model.name,
         "creator": model.creator,
         "base_models": sorted({version.base_model for version in model.versions if version.base_model}),
-        "size": _size(sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None),
+        "size": size_text(sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None),
         "size_bytes": sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None,
         "downloads": model.downloads,
         "strength": strengths[0] if strengths else None,
@@ -420,71 +319,9 @@ def _license(model: Model) -> str | None:
     return ", ".join(words) or "free"
 
 
-def _not_there(id: int) -> Row:
-    return {"state": "failed", "name": f"model:{id}", "code": "gone", "reason": "the site has none", "paths": []}
-
-
-def _item_row(item: Item) -> Row:
-    return {
-        "state": {"fetch": "fetch", "have": "have", "skip": "skipped"}[item.action],
-        "name": item.file.name,
-        "size": _size(item.file.size_bytes),
-        "model": item.model.name,
-        "version": item.version.name,
-        "reason": item.reason,
-        "code": item.code,
-        "model_id": item.model.id,
-        "version_id": item.version.id,
-        "file_id": item.file.id,
-        "sha256": item.file.sha256,
-        "size_bytes": item.file.size_bytes,
-        "paths": [],
-    }
-
-
-def _job_row(registry: Registry, job: Job) -> Row:
-    with registry.write():
-        installs = registry.jobs.installs("job_id = ? AND kind = 'network'", [job.id])
-        listed = registry.catalogue.files("remote_files.id = ?", [job.remote_file_id]) if job.remote_file_id else []
-    about = listed[0] if listed else {}
-    had = job.state == "done" and job.code == "had"
-    return {
-        "state": "had" if had else job.state,
-        "name": f"{job.name}{job.suffix}",
-        "size": _size(job.size_bytes),
-        "model": about.get("model"),
-        "version": about.get("version"),
-        "reason": job.reason,
-        "code": job.code,
-        "model_id": about.get("model_id"),
-        "version_id": about.get("version_id"),
-        "file_id": about.get("file_id"),
-        "sha256": job.sha256,
-        "size_bytes": job.size_bytes,
-        "paths": [job.reason] if had else [install["path"] for install in installs] if job.state == "done" else [],
-    }
-
-
-def file_line(row: Row) -> str:
-    if row.get("paths"):
-        return "\n".join(f"{row['state']:<9}{printable(path)}" for path in row["paths"])
-    reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
-    detail = f"  ({reason})" if reason else f"  {row.get('size') or ''}"
-    return f"{row['state']:<9}{printable(row['name'])}{printable(detail)}"
-
-
 def _plan_note(plan: Plan) -> str:
     have = sum(item.action == "have" for item in plan.items)
     return (
         f"{len(plan.models)} models, {len(plan.items)} files: {have} here, {len(plan.to_fetch)} to fetch "
-        f"({_size(plan.bytes_to_fetch)}), {len(plan.items) - have - len(plan.to_fetch)} left out"
+        f"({size_text(plan.bytes_to_fetch)}), {len(plan.items) - have - len(plan.to_fetch)} left out"
     )
-
-
-def _size(size_bytes: int | None) -> str | None:
-    if size_bytes is None:
-        return None
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes / 1e3:.1f} kB"

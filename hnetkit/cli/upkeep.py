@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
+from hnetkit.cli.fetching import FILE_COLUMNS, carried_out, fetch_options, file_line, leave, open_desk
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.cli.remote import carried_out, fetch_options, file_line, leave, open_desk
 from hnetkit.errors import printable
 
 
@@ -44,7 +44,7 @@ def identify_command(again: bool, output: Output) -> None:
 @click.option("--dry-run", is_flag=True, help="Say what is missing or damaged, and touch nothing.")
 @fetch_options
 @output_options
-def repair_command(dry_run: bool, parallel: int, limit_rate: float | None, no_previews: bool, output: Output) -> None:
+def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> None:
     """Fetch again what was installed and is missing or damaged.
 
     Reads every file that hnetkit fetched. A damaged one is kept in the library's folder .quarantine.
@@ -57,7 +57,7 @@ def repair_command(dry_run: bool, parallel: int, limit_rate: float | None, no_pr
     from hnetkit.cli.progress import step_progress
     from hnetkit.sources.repair import damages, take_up
 
-    with open_desk(parallel=parallel, limit=limit_rate, previews=not no_previews) as desk:
+    with open_desk(**fetching) as desk:
         with step_progress("reading", quiet=output.quiet) as report:
             found = list(damages(desk.registry, report))
         if dry_run:
@@ -67,7 +67,7 @@ def repair_command(dry_run: bool, parallel: int, limit_rate: float | None, no_pr
             return
         jobs = [take_up(desk.registry, damage) for damage in found]
         rows = carried_out(desk, list(dict.fromkeys(jobs)), output)
-    output.rows(rows, columns=["state", "name", "size", "model", "version", "reason"], text=file_line)
+    output.rows(rows, columns=FILE_COLUMNS, text=file_line)
     if not rows:
         output.note("nothing is missing or damaged")
     leave(rows, [])

@@ -36,7 +36,7 @@ class Desk:
         civitai: the site's API.
         parallel: files at a time.
         limit: bytes a second, of all files together.
-        previews, nsfw: whether pictures are fetched, and above PG-13.
+        sidecars, previews, nsfw: whether files are written beside networks, pictures too, and those above PG-13.
     """
 
     registry: Registry
@@ -45,6 +45,7 @@ class Desk:
     civitai: Civitai
     parallel: int = 2
     limit: float | None = None
+    sidecars: bool = True
     previews: bool = True
     nsfw: bool = False
 
@@ -61,7 +62,7 @@ class Desk:
                 "huggingface": lambda job: Fetch(Hub(self.clock).web, limit, hub.refusal),
                 "url": lambda job: Fetch(self._plain(job.url), limit, civitai.refusal),
             },
-            Beside(self.registry, pictures if self.previews else None, self.nsfw),
+            Beside(self.registry, pictures if self.previews else None, self.nsfw) if self.sidecars else None,
             progress,
         )
         with Worker(paths.home() / "workers") as worker, _stopping_on_interrupt(self.clock):

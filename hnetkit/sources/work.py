@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hnetkit.errors import DiskFull, FileRefused, HnetkitError, RemoteError, WrongBytes, printable
+from hnetkit.errors import AuthRequired, DiskFull, FileRefused, HnetkitError, RemoteError, WrongBytes, printable
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.beside import Beside
@@ -58,6 +58,8 @@ class Workshop:
         except (RemoteError, FileRefused, DiskFull) as error:
             state = "refused" if isinstance(error, FileRefused) else "failed"
             code, reason = getattr(error, "code", "refused"), _without_part(str(error), job)
+            if code == "no-token" and job.source == "civitai" and self.civitai.web.trust.token is not None:
+                reason += f"; {self._about_the_token()}"
         except OSError as error:
             state, code, reason = "failed", "disk", f"{error.filename or job.folder}: {error.strerror or error}"
         with self.registry.write():
@@ -84,6 +86,15 @@ class Workshop:
             if self.beside is not None:
                 self.beside.write(job, path)
         return "done", None, None
+
+    def _about_the_token(self) -> str:
+        """Whether the site knows the token: with a bad one it answers as if there were none."""
+        try:
+            return f"it knows the token of {self.civitai.me()}, which may not"
+        except AuthRequired:
+            return "it does not know the token: make a new one"
+        except HnetkitError:
+            return "it does not say whether it knows the token"
 
     def _is_ours(self, job: Job, path: str) -> bool:
         """Whether this very job put a file there, and was killed before it could say so."""
