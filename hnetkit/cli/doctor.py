@@ -46,6 +46,7 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "home", _home
     yield "registry", _registry
     yield "settings", _settings
+    yield "sites", _sites
     yield "demo model", _demo_model
 
 
@@ -95,6 +96,14 @@ def _settings() -> str:
     if model and model.startswith((".", "/", "~")) and not Path(model).expanduser().exists():
         raise HnetkitError(f"the model {model} is not there", hint="hnetkit config model FOLDER")
     return ", ".join(f"{key}={value}" for key, value in sorted(stored.items())) or "none made"
+
+
+def _sites() -> str:
+    """Where is asked, and whether a token is there; nobody is asked for this."""
+    from hnetkit.sources.origins import civitai_base, civitai_token, token_of
+
+    civitai, hub = ("token set" if token else "no token" for token in (civitai_token(), token_of("HF_TOKEN")))
+    return f"{civitai_base()} ({civitai}), Hugging Face ({hub})"
 
 
 def _demo_model() -> str:

@@ -80,6 +80,7 @@ def open_desk(*, look_only: bool = False, **settings: Any) -> Iterator[Desk]:
 def carried_out(desk: Desk, jobs: list[int], output: Output, *, total: int | None = None) -> list[Row]:
     """Runs jobs under a progress bar and returns a row for each."""
     from hnetkit.cli.progress import byte_progress
+    from hnetkit.sources.pace import Stopped
 
     if total is None:
         total = sum(desk.registry.jobs.get(job).size_bytes or 0 for job in jobs)
@@ -92,8 +93,11 @@ def carried_out(desk: Desk, jobs: list[int], output: Output, *, total: int | Non
             done += count
             report(done, max(total, done))
 
-        for job in desk.run(jobs, progress):
-            rows.append(_job_row(desk.registry, job))
+        try:
+            for job in desk.run(jobs, progress):
+                rows.append(_job_row(desk.registry, job))
+        except Stopped as stop:
+            raise Stopped(f"stopped after {len(rows)} of {len(jobs)} files", hint=stop.hint) from stop
     return rows
 
 
@@ -105,9 +109,11 @@ def leave(rows: Iterable[Row], failures: list[HnetkitError]) -> None:
         return
     if len(rows) + len(failures) == 1 and failed:
         raise _as_error(failed[0])
+    codes = {row["code"] for row in failed if row["state"] == "failed"}
+    hint = _HINTS.get(codes.pop()) if len(codes) == 1 else None
     raise PartlyFailed(
         f"{len(failed) + len(failures)} of {len(rows) + len(failures)} did not come",
-        hint="the same command tries again",
+        hint=hint or "the same command tries again",
     )
 
 

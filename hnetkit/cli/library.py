@@ -297,7 +297,10 @@ def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
         creator = f" by {site['creator']}" if site["creator"] else ""
         state = f" ({site['model_state']})" if site["model_state"] != "listed" else ""
         facts.append((site["source"], f"{site['model']}, {site['version']}{creator}, model:{site['model_id']}{state}"))
-        facts.append(("claims", ", ".join(filter(None, (site["type"], site["site_base_model"], site["site_fp"])))))
+        scan = f"scan {site['site_scan']}" if site["site_scan"] else None
+        facts.append(
+            ("claims", ", ".join(filter(None, (site["type"], site["site_base_model"], site["site_fp"], scan))))
+        )
         facts.append(("strength", f"{site['strength']:g} in its example pictures" if site["strength"] else None))
         facts.append(("words", ", ".join(site["trained_words"] or ())))
     for said in sidecars:

@@ -166,3 +166,10 @@ def test_ids_come_from_the_line_or_a_file(sites: Sites, tmp_path: Path, capsys: 
         assert {row["model_id"] for row in rows(capsys)} == set(ids)
     assert run(["sync", "--ids", "x"]) == 2
     assert run(["sync", "--ids", "@/no/such/file"]) == 4
+
+
+def test_doctor_says_that_a_token_is_there_and_never_which(sites: Sites, capsys: Capture) -> None:
+    run(["doctor", "--json"])
+    output = capsys.readouterr()
+    assert "token set" in output.out
+    assert sites.token not in output.out + output.err

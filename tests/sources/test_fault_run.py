@@ -24,7 +24,7 @@ from fake_sites.faults import SWITCHES
 from hnetkit.registry import Registry
 
 PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
-WAITING = 6  # faults that lie in wait at any time
+WAITING = 10  # faults that lie in wait at any time
 SELDOM = frozenset("DTU")  # wait for a request that a sync makes seldom (a range) or never (a batch of hashes)
 
 
@@ -76,7 +76,7 @@ def run(sites: Sites, rng: random.Random, faults: int, kills: int) -> tuple[int,
                 process.kill()
                 process.wait()
                 killed += 1
-            for _, _, file in rng.sample(list(sites.world.files()), 8):  # so that there is something to fetch
+            for _, _, file in rng.sample(list(sites.world.files()), 16):  # so that there is something to fetch
                 sites.world.replace_file(file["id"])
     fired = Counter(fired.fault.kind for fired in sites.faults.fired)
     sites.faults.clear()
