@@ -49,3 +49,22 @@ def sites(shared_sites: Sites) -> Iterator[Sites]:
 @pytest.fixture
 def library(sites: Sites, open_library: Callable[..., Library]) -> Library:
     return open_library(sites)
+
+
+@pytest.fixture
+def site() -> Iterator[Sites]:
+    """Three ordinary models, for this test alone: the second holds two files in one version or two."""
+    with Sites(World.make(3, plain=True)) as sites:
+        yield sites
+
+
+@pytest.fixture
+def here(site: Sites, open_library: Callable[..., Library]) -> Library:
+    return open_library(site)
+
+
+@pytest.fixture(scope="module")
+def long_list() -> Iterator[Sites]:
+    """More models than a page holds."""
+    with Sites(World.make(130, plain=True)) as sites:
+        yield sites
