@@ -296,7 +296,8 @@ def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
     for site in sites:
         creator = f" by {site['creator']}" if site["creator"] else ""
         state = f" ({site['model_state']})" if site["model_state"] != "listed" else ""
-        facts.append((site["source"], f"{site['model']}, {site['version']}{creator}, model:{site['model_id']}{state}"))
+        ref = "model:" if site["source"] == "civitai" else "hf:"
+        facts.append((site["source"], f"{site['model']}, {site['version']}{creator}, {ref}{site['model_id']}{state}"))
         scan = f"scan {site['site_scan']}" if site["site_scan"] else None
         facts.append(
             ("claims", ", ".join(filter(None, (site["type"], site["site_base_model"], site["site_fp"], scan))))

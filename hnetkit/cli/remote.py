@@ -137,7 +137,7 @@ def pull_command(
 @click.argument("name", required=False)
 @click.option("--query", help="Only what the site finds for these words.")
 @filter_options
-@click.option("--favorites", is_flag=True, help="Only what the token's owner marked as favourite.")
+@click.option("--favorites", "--favourites", is_flag=True, help="Only what the token's owner marked as favourite.")
 @click.option("--ids", help="Only these models: numbers with commas between, or @FILE with one on each line.")
 @click.option("--save", metavar="NAME", help="Remember these filters: `hnetkit sync NAME` means them from now on.")
 @click.option("--subscriptions", is_flag=True, help="List what was saved, and fetch nothing.")

@@ -40,7 +40,7 @@ class Beside:
 
     def write(self, job: Job, path: Path) -> None:
         """Writes what is known beside `path`; what a person made stays, and a picture that fails is left out."""
-        if job.remote_file_id is None:
+        if job.source != "civitai" or job.remote_file_id is None:
             return
         with self.registry.write():
             (row,) = self.registry.catalogue.files("remote_files.id = ?", [job.remote_file_id])

@@ -18,20 +18,35 @@ from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.refs import Ref
 from hnetkit.sources.web import Web
 
+SOURCE = "huggingface"
 _HINT = "export HF_TOKEN=..., and accept the repository's terms on its page"
 
 
 @dataclass(frozen=True, slots=True)
+class Repo:
+    """A repository at a commit.
+
+    Attributes:
+        commit: 40 hex digits: what a revision was when it was asked about.
+        tags, downloads: as the hub says.
+    """
+
+    name: str
+    commit: str
+    tags: tuple[str, ...]
+    downloads: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class HubFile:
-    """One file of a repository at a commit.
+    """One file of a repository.
 
     Attributes:
         url: of these very bytes, for ever.
         sha256: None for a small file that lies in git itself.
     """
 
-    repo: str
-    commit: str
+    repo: Repo
     path: str
     size_bytes: int | None
     sha256: str | None
@@ -63,19 +78,20 @@ class Hub:
             )
         except Exception as error:
             raise _refused(ref, error) from error
-        found = [self._file(ref.repo, str(info.sha), sibling) for sibling in info.siblings or ()]
+        repo = Repo(ref.repo, str(info.sha), tuple(map(str, info.tags or ())), info.downloads)
+        found = [self._file(repo, sibling) for sibling in info.siblings or ()]
         wanted = [file for file in found if _is_meant(file.path, ref.pattern)]
         if not wanted:
             names = ", ".join(sorted(file.path for file in found)[:5])
             raise Gone(f"{ref.text}: no model file fits; it has {names or 'no file'}", hint=f"hf:{ref.repo}:*.pt")
         return wanted
 
-    def _file(self, repo: str, commit: str, sibling: Any) -> HubFile:
+    def _file(self, repo: Repo, sibling: Any) -> HubFile:
         from huggingface_hub import hf_hub_url
 
         path, lfs = str(sibling.rfilename), sibling.lfs
-        url = hf_hub_url(repo, path, revision=commit, endpoint=self.endpoint)
-        return HubFile(repo, commit, path, sibling.size, lfs.sha256.lower() if lfs else None, url)
+        url = hf_hub_url(repo.name, path, revision=repo.commit, endpoint=self.endpoint)
+        return HubFile(repo, path, sibling.size, lfs.sha256.lower() if lfs else None, url)
 
 
 def _is_meant(path: str, pattern: str | None) -> bool:
@@ -115,13 +131,26 @@ def refusal(status: int, content: Any, what: str) -> RemoteError:
 
 
 def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[Job]:
-    """Makes jobs of hub files that are not done; call it inside of `registry.write()`."""
+    """Keeps what the hub says of files, and makes jobs of them; call it inside of `registry.write()`."""
     for file in files:
+        row = _record(registry, file)
         stem, suffix = split_name(file.path)
         values = {
-            **{"source": "huggingface", "url": file.url, "name": safe_stem(stem, "network"), "suffix": suffix},
-            **{"folder": str(folder), "remote_file_id": None, "sha256": file.sha256, "size_bytes": file.size_bytes},
+            **{"source": SOURCE, "url": file.url, "name": safe_stem(stem, "network"), "suffix": suffix},
+            **{"folder": str(folder), "remote_file_id": row, "sha256": file.sha256, "size_bytes": file.size_bytes},
         }
-        job = registry.jobs.add(f"hf:{file.repo}@{file.commit}:{file.path}", values)
+        job = registry.jobs.add(f"hf:{file.repo.name}@{file.repo.commit}:{file.path}", values)
         registry.jobs.queue(job.id)
         yield registry.jobs.get(job.id)
+
+
+def _record(registry: Registry, file: HubFile) -> int:
+    """Stores a repository as a model, its commit as a version; returns the number of the file's row."""
+    repo, catalogue = file.repo, registry.catalogue
+    about = {"name": repo.name, "creator": repo.name.partition("/")[0], "tags": repo.tags, "downloads": repo.downloads}
+    raw = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": repo.downloads}
+    model = catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
+    version = catalogue.put_version(model, repo.commit, {"name": repo.commit[:10]})
+    return catalogue.put_file(
+        version, file.path, {"name": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
+    )

@@ -101,6 +101,8 @@ class Trust:
 def civitai_base() -> str:
     """Returns the address of Civitai's API: ``HNETKIT_CIVITAI_URL``, else the site's own.
 
+    A bare origin means its ``/api/v1``.
+
     Raises:
         UsageError: the variable holds no address.
     """
@@ -109,7 +111,7 @@ def civitai_base() -> str:
         Origin.of(base)
     except NetworkFailed as error:
         raise UsageError(f"HNETKIT_CIVITAI_URL: {error}", hint=f"for example {CIVITAI_API}") from error
-    return base
+    return base if "/" in base.partition("://")[2] else f"{base}/api/v1"
 
 
 def civitai_token() -> str | None:

@@ -336,6 +336,8 @@ def test_the_base_is_the_sites_own_unless_the_environment_moves_it(monkeypatch: 
     assert civitai_base() == "https://civitai.com/api/v1"
     monkeypatch.setenv("HNETKIT_CIVITAI_URL", " https://civitai.red/api/v1/ ")
     assert civitai_base() == "https://civitai.red/api/v1"
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", "http://127.0.0.1:8000/")
+    assert civitai_base() == "http://127.0.0.1:8000/api/v1"
     for nonsense in ("civitai.red", "ftp://civitai.red", "https://["):
         monkeypatch.setenv("HNETKIT_CIVITAI_URL", nonsense)
         with pytest.raises(UsageError, match="HNETKIT_CIVITAI_URL"):

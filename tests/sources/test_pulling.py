@@ -81,10 +81,12 @@ def test_a_repository_gives_its_networks_and_says_what_the_rest_is(
     assert (jobs["ink"].state, jobs["page"].state) == ("done", "refused")
     assert "web page" in str(jobs["page"].reason)
     assert set(library.installed()) == {hashlib.sha256(ink).hexdigest()}
-    assert hub_sites.hub.repos[REPO] is not None
+    (row,) = library.registry.catalogue.files("remote_files.sha256 = ?", [hashlib.sha256(ink).hexdigest()])
+    assert (row["source"], row["model"], row["file_name"]) == ("huggingface", REPO, "styles/ink.pt")
     commit = jobs["ink"].key.split("@")[1].split(":")[0]
     assert len(commit) == 40
     assert f"/resolve/{commit}/" in jobs["ink"].url
+    assert row["version_id"] == commit
 
 
 def test_a_pattern_chooses_among_a_repositorys_files_and_none_is_said(

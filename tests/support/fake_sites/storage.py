@@ -91,7 +91,8 @@ class Storage:
         }
         disposition = request.one("response-content-disposition")
         if disposition:  # the wire carries UTF-8, which header parsers read as latin-1
-            headers["Content-Disposition"] = disposition.encode().decode("latin-1")
+            one_line = "".join(c for c in disposition if c.isprintable())
+            headers["Content-Disposition"] = one_line.encode().decode("latin-1")
         return ranged(request, content, headers)
 
     def _image(self, request: Request) -> Response:
