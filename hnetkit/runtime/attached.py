@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hnetkit.errors import AttachError
 from hnetkit.kernels.affine import Affine
-from hnetkit.kernels.dispatch import PATHS, chosen_path
+from hnetkit.kernels.dispatch import apply_of, chosen_path
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime import folding
 from hnetkit.runtime.buffers import Chain, LoadedNetwork, composed
@@ -31,7 +31,7 @@ class Attached(nn.Module):
         stack: the active names with their strengths, in stacking order.
         is_enabled: False leaves the stack out without forgetting it.
         plan: what is applied where.
-        path: what computes it, a key of `hnetkit.kernels.dispatch.PATHS`.
+        path: what computes it, one of `hnetkit.kernels.dispatch.PATHS`.
         device, dtype: of the weights: the UNet's.
     """
 
@@ -164,7 +164,7 @@ class Attached(nn.Module):
             chain.rewrite(recipe, self._networks)
         else:
             chain = Chain(
-                recipe, part.width, side, self._networks, path=PATHS[self.path], device=self.device, dtype=self.dtype
+                recipe, part.width, side, self._networks, path=apply_of(self.path), device=self.device, dtype=self.dtype
             )
         self._chain_of[part.key, side] = chain
         return chain

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from hnetkit.kernels.mlp import MLPWeights, multiplications
 from hnetkit.runtime.attached import Attached
 from hnetkit.runtime.layers import Layer
@@ -80,7 +78,7 @@ def _part(attached: Attached, part: Part, side: Side, rows: Mapping[Layer, int])
         },
         "layers": [layer.name for layer in part.layers],
         "applications": len(applied_in) if chain else 0,
-        "launches": len(applied_in) * _launches(chain.mlps(), attached.dtype) if chain else 0,
+        "launches": len(applied_in) * _launches(chain.mlps(), attached) if chain else 0,
         "flops": sum(2 * multiplications(mlp) * rows[layer] for layer, mlp in products),
     }
 
@@ -111,9 +109,15 @@ def _why_left_out(attached: Attached, name: str, part: Part) -> str:
     return "strength 0, or outside its window of steps"
 
 
-def _launches(mlps: Sequence[MLPWeights], dtype: torch.dtype) -> int:
-    """Returns the torch operations of one application: products, activations, norms, residuals, and casts."""
+def _launches(mlps: Sequence[MLPWeights], attached: Attached) -> int:
+    """Returns the launches of one application.
+
+    Plain torch: products, activations, norms, residuals, and casts. Grouped: products and norms, all else is in them.
+    """
     stages = [stage for mlp in mlps for stage in mlp]
+    if attached.path == "grouped":
+        return len(stages) + sum(stage.norm_weight is not None for stage in stages)
+    dtype = attached.dtype
     inside = sum(1 + (stage.activation is not None) + (stage.norm_weight is not None) for stage in stages)
     casts = len(mlps) + 1 if dtype.itemsize < 4 else 0
     return inside + len(mlps) + casts

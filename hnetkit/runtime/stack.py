@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hnetkit.kernels.dispatch import PATHS, chosen_path
+from hnetkit.kernels.dispatch import apply_of, chosen_path
 from hnetkit.kernels.mlp import MLPWeights
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime.strength import SIDES, Kind, Side, Strength
@@ -71,7 +71,7 @@ class Stack:
             return x
         mlps = [self._mlp(place, width, side, x) for place in numbers]
         strengths = torch.tensor(list(numbers.values()), dtype=torch.float32, device=x.device)
-        return PATHS[chosen_path()](x, mlps, strengths)
+        return apply_of(chosen_path())(x, mlps, strengths)
 
     def _mlp(self, place: int, width: int, side: Side, x: Tensor) -> MLPWeights:
         """Returns one network's weights beside `x`; they are kept for the next call."""

@@ -2,90 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-
 import pytest
 import torch
-from networks import ACTIVATIONS as TORCH_MODULES
-from torch import Tensor
+from stacks import cast, context, random_mlp, relative, torch_modules
 
 from hnetkit.errors import KernelUnavailable, UsageError
 from hnetkit.kernels import activations, affine, eager, reference
-from hnetkit.kernels.dispatch import PATHS, chosen_path
+from hnetkit.kernels.dispatch import PATHS, apply_of, chosen_path
 from hnetkit.kernels.mlp import MLPWeights, StageWeights
 
 RELATIVE = {torch.float32: 5e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """Memory that was never written is NaN, so that a result that nobody computed cannot pass."""
-    torch.use_deterministic_algorithms(True)
-    torch.utils.deterministic.fill_uninitialized_memory = True
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-def random_mlp(
-    seed: int,
-    shapes: Sequence[int] = (24, 48, 24),
-    activation: str | None = "relu",
-    *,
-    norm: bool = False,
-    bias: bool = True,
-    last: bool = False,
-    dtype: torch.dtype = torch.float64,
-) -> MLPWeights:
-    """Weights at a scale that keeps activations busy; `last` puts the activation after the last stage too."""
-    noise = torch.Generator().manual_seed(seed)
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=noise, dtype=torch.float64)
-
-    stages = []
-    for number, (wide, out) in enumerate(itertools.pairwise(shapes)):
-        active = activation if last or number < len(shapes) - 2 else None
-        stage = StageWeights(
-            weight=draw(out, wide) * 1.5 / wide**0.5,
-            bias=draw(out) if bias else None,
-            activation=active,
-            slope=draw(1).abs() if active == "prelu" else None,
-            norm_weight=1 + draw(out) / 4 if norm else None,
-            norm_bias=draw(out) / 4 if norm else None,
-        )
-        stages.append(StageWeights(*(t.to(dtype) if isinstance(t, Tensor) else t for t in stage)))
-    return tuple(stages)
-
-
-def cast(mlps: Sequence[MLPWeights], dtype: torch.dtype) -> list[MLPWeights]:
-    return [
-        tuple(StageWeights(*(t.to(dtype) if isinstance(t, Tensor) else t for t in stage)) for stage in mlp)
-        for mlp in mlps
-    ]
-
-
-def context(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(99), dtype=torch.float64).to(dtype)
-
-
-def relative(got: Tensor, truth: Tensor, scale: Tensor | None = None) -> float:
-    scale = truth if scale is None else scale
-    return float((got.detach().double() - truth.detach().double()).norm() / scale.detach().double().norm())
-
-
-def torch_modules(mlp: MLPWeights, x: Tensor) -> Tensor:
-    """The same MLP in torch's own modules."""
-    for stage in mlp:
-        x = torch.nn.functional.linear(x, stage.weight, stage.bias)
-        if stage.activation:
-            module = TORCH_MODULES[stage.activation]().eval().to(x.dtype)
-            if stage.slope is not None:
-                module.weight.data = stage.slope  # type: ignore[assignment]
-            x = module(x)
-        if stage.norm_weight is not None:
-            x = torch.nn.functional.layer_norm(x, x.shape[-1:], stage.norm_weight, stage.norm_bias)
-    return x
 
 
 def test_the_table_has_every_activation_that_a1111_accepts_and_that_makes_sense() -> None:
@@ -133,7 +59,7 @@ def test_any_shape_of_context_and_of_network(path: str, shape: tuple[int, ...], 
     mlps = [random_mlp(seed, (24, *hidden, 24), "mish", bias=seed == 1) for seed in (1, 2)]
     x, strengths = context(*shape), torch.tensor([0.7, 0.5])
     truth = reference.apply(x, mlps, strengths)
-    got = PATHS[path](x.float(), cast(mlps, torch.float32), strengths)
+    got = apply_of(path)(x.float(), cast(mlps, torch.float32), strengths)
     assert got.shape == x.shape
     assert torch.allclose(got.double(), truth, rtol=1e-5, atol=1e-5)
 
@@ -146,21 +72,21 @@ def test_the_context_is_never_written_to(path: str, dtype: torch.dtype) -> None:
     for x in (whole, whole.transpose(0, 1), whole[1:3]):
         before = x.clone()
         with torch.no_grad():
-            PATHS[path](x, mlps, torch.tensor([0.7, 0.5]))
+            apply_of(path)(x, mlps, torch.tensor([0.7, 0.5]))
         assert torch.equal(x, before)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_an_empty_stack_gives_the_context(path: str) -> None:
     x = context(3, 24, dtype=torch.bfloat16)
-    assert torch.equal(PATHS[path](x, [], torch.empty(0)), x)
+    assert torch.equal(apply_of(path)(x, [], torch.empty(0)), x)
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_order_matters(path: str) -> None:
     first, second = cast([random_mlp(1), random_mlp(2)], torch.float32)
     x, half = context(3, 24, dtype=torch.float32), torch.tensor([0.5, 0.5])
-    there, back = PATHS[path](x, [first, second], half), PATHS[path](x, [second, first], half)
+    there, back = apply_of(path)(x, [first, second], half), apply_of(path)(x, [second, first], half)
     assert relative(there, back) > 1e-2
 
 
@@ -233,14 +159,15 @@ def test_nothing_cannot_be_composed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("", "eager"), ("auto", "eager"), ("eager", "eager"), ("reference", "reference")]
+    ("name", "path"),
+    [("", "eager"), ("auto", "eager"), ("eager", "eager"), ("reference", "reference"), ("grouped", "grouped")],
 )
 def test_a_path_can_be_forced(monkeypatch: pytest.MonkeyPatch, name: str, path: str) -> None:
     monkeypatch.setenv("HNETKIT_KERNEL", name)
     assert chosen_path() == path
 
 
-@pytest.mark.parametrize("name", ["grouped", "fused", "chain"])
+@pytest.mark.parametrize("name", ["fused", "chain"])
 def test_a_forced_path_that_cannot_run_is_an_error(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("HNETKIT_KERNEL", name)
     with pytest.raises(KernelUnavailable, match=name):

@@ -36,7 +36,7 @@ def test_a_stack_is_what_the_plain_implementation_computes(
         assert relative(run(pipe), plain(pipe, stack[: number + 1])) <= 1e-12
 
 
-@pytest.mark.parametrize("kernel", ["auto", "eager", "reference"])
+@pytest.mark.parametrize("kernel", ["auto", "eager", "reference", "grouped"])
 def test_every_path_gives_the_same(
     pipe: Any, ink: Hypernetwork, tint: Hypernetwork, kernel: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -46,11 +46,25 @@ def test_every_path_gives_the_same(
     assert relative(run(pipe), plain(pipe, [(ink, 0.7), (tint, 0.7)])) <= 1e-5
 
 
+def test_the_grouped_path_counts_its_own_launches(
+    pipe: Any, ink: Hypernetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted = {}
+    for kernel in ("eager", "grouped"):
+        monkeypatch.setenv("HNETKIT_KERNEL", kernel)
+        hnetkit.load_hypernetwork(pipe, ink, strength=0.7)
+        plan = hnetkit.explain(pipe)
+        hnetkit.unload_hypernetworks(pipe)
+        assert plan["kernel"] == kernel
+        counted[kernel] = plan["launches"]
+    assert counted["grouped"] < counted["eager"] / 2 + 1
+
+
 def test_a_forced_path_that_cannot_run_leaves_the_unet_alone(
     pipe: Any, ink: Hypernetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = surface(pipe.unet)
-    monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
+    monkeypatch.setenv("HNETKIT_KERNEL", "chain")
     with pytest.raises(KernelUnavailable):
         hnetkit.load_hypernetwork(pipe, ink)
     assert surface(pipe.unet) == before

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from torch import Tensor
 
 import hnetkit
 from hnetkit.errors import KernelUnavailable, UsageError
+from hnetkit.kernels.dispatch import apply_of
 from hnetkit.network import Hypernetwork
 
 STACKS = [f"stack{number}" for number in range(7)]
@@ -36,7 +39,20 @@ def relative(got: Tensor, truth: Tensor) -> float:
     return float((got.double() - truth.double()).norm() / truth.double().norm())
 
 
-def test_every_recorded_strength_of_every_file(golden: dict[str, Any]) -> None:
+@pytest.fixture(params=["eager", "grouped"])
+def kernel(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Each path in turn, and the proof that it was the one that ran."""
+    path = str(request.param)
+    monkeypatch.setenv("HNETKIT_KERNEL", path)
+    ran = []
+    apply = apply_of(path)
+    module = importlib.import_module(apply.__module__)
+    monkeypatch.setattr(module, "apply", lambda *arguments: ran.append(path) or apply(*arguments))
+    yield path
+    assert ran
+
+
+def test_every_recorded_strength_of_every_file(golden: dict[str, Any], kernel: str) -> None:
     recorded = 0
     for key, truth in golden["expected"].items():
         name, *rest = key.split("/")
@@ -51,7 +67,7 @@ def test_every_recorded_strength_of_every_file(golden: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_every_recorded_stack(golden: dict[str, Any], stack: str) -> None:
+def test_every_recorded_stack(golden: dict[str, Any], stack: str, kernel: str) -> None:
     case = next(case for case in golden["stacks"] if case["id"] == stack)
     items = zip((golden["networks"][name] for name in case["names"]), case["multipliers"], strict=True)
     k, v = hnetkit.Stack(items)(golden["expected"][f"{stack}/x"])
