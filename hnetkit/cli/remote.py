@@ -140,6 +140,7 @@ def pull_command(
 @click.option("--favorites", "--favourites", is_flag=True, help="Only what the token's owner marked as favourite.")
 @click.option("--ids", help="Only these models: numbers with commas between, or @FILE with one on each line.")
 @click.option("--save", metavar="NAME", help="Remember these filters: `hnetkit sync NAME` means them from now on.")
+@click.option("--unsave", metavar="NAME", help="Forget what was saved under NAME, and fetch nothing.")
 @click.option("--subscriptions", is_flag=True, help="List what was saved, and fetch nothing.")
 @click.option("--all-versions", is_flag=True, help="All versions of each model, not only the newest.")
 @click.option("--dry-run", is_flag=True, help="Show the plan with sizes, and touch nothing.")
@@ -157,6 +158,7 @@ def sync_command(
     favorites: bool,
     ids: str | None,
     save: str | None,
+    unsave: str | None,
     subscriptions: bool,
     all_versions: bool,
     dry_run: bool,
@@ -180,7 +182,11 @@ def sync_command(
     from hnetkit.sources.civitai import Filters
 
     with open_desk(look_only=dry_run, nsfw=nsfw, **fetching) as desk:
-        if subscriptions:
+        if unsave is not None:
+            _saved(desk.registry, unsave)
+            with desk.registry.write():
+                desk.registry.subscriptions.remove(unsave)
+        if subscriptions or unsave is not None:
             output.rows(desk.registry.subscriptions.rows(), columns=["name", "filters", "synced_at"])
             return
         chosen = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone
-from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Filters
 from hnetkit.sources.pace import Clock
@@ -139,11 +138,3 @@ def _versions_here(registry: Registry) -> dict[str, dict[str, str]]:
     for row in registry.catalogue.files(f"models.source = '{SOURCE}' AND {present}"):
         found.setdefault(row["model_id"], {})[row["version_id"]] = row["version"]
     return found
-
-
-def summary_of(jobs: Iterable[Job]) -> dict[str, int]:
-    """Returns state -> number of jobs."""
-    counts: dict[str, int] = {}
-    for job in jobs:
-        counts[job.state] = counts.get(job.state, 0) + 1
-    return counts

@@ -75,7 +75,12 @@ def test_filters_are_remembered_under_a_name(sites: Sites, capsys: Capture) -> N
     assert run(["sync", "mine", "--json"]) == 0
     assert rows(capsys) == []
     assert run(["sync", "yours"]) == 4
+    assert run(["sync", "--unsave", "yours"]) == 4
     assert run(["sync", "mine", "--tag", "x"]) == 2
+    capsys.readouterr()
+    assert run(["sync", "--unsave", "mine", "--json"]) == 0
+    assert rows(capsys) == []
+    assert run(["sync", "mine"]) == 4
 
 
 def test_browse_shows_what_people_choose_by(sites: Sites, home: Path, capsys: Capture) -> None:
