@@ -1,0 +1,325 @@
+"""Over real sockets: who hears a token, and that it is kept and shown nowhere."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from fake_sites import Fault, Sites, World
+from fake_sites.messages import Ledger, Recorded, Request, Response
+from fake_sites.server import Origin as Server
+from fast_clock import FastClock
+from fetching import Library
+from told import told
+
+from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
+from hnetkit.registry import Registry
+from hnetkit.sources.civitai import Civitai
+from hnetkit.sources.hub import Hub
+from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust
+from hnetkit.sources.pace import Pace
+from hnetkit.sources.refs import ref_of
+from hnetkit.sources.retry import Passing
+from hnetkit.sources.web import Web
+
+TOKEN = "SeCrEt0123456789abcdef"
+CIVITAI = Trust(Origin.of("https://civitai.com/api/v1"), TOKEN, CIVITAI_HOSTS)
+
+
+def carries_token(request: Recorded, token: str) -> bool:
+    return (
+        "authorization" in request.headers or "token" in request.query or token in f"{request.query}{request.headers}"
+    )
+
+
+@contextmanager
+def served(answer: Callable[[Request], Response]) -> Iterator[tuple[str, Ledger]]:
+    """One more origin, with answers of a test's own; its address, and what came."""
+    ledger = Ledger()
+    server = Server("own", answer, ledger)
+    server.start()
+    try:
+        yield server.url, ledger
+    finally:
+        server.close()
+
+
+def web_to(base: str) -> Web:
+    clock = FastClock()
+    return Web(Trust(Origin.of(base), TOKEN, CIVITAI_HOSTS), clock, Pace(clock, 50.0))
+
+
+def everything_written(folder: Path) -> bytes:
+    """All bytes below a folder, and what is packed in the registry."""
+    written = b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+    with Registry(folder / "registry.db") as registry:
+        for table in ("models", "versions", "remote_files", "images", "jobs", "installs", "files"):
+            for row in registry.catalogue._db.execute(f"SELECT * FROM {table}"):
+                for value in row:
+                    if isinstance(value, bytes) and value[:1] == b"x":
+                        written += zlib.decompress(value)
+                    else:
+                        written += str(value).encode()
+    return written
+
+
+def test_the_api_hears_the_token_and_storage_and_pictures_never_do(library: Library, sites: Sites) -> None:
+    sites.needs_token = True
+    (job,) = library.pull(f"model:{sites.world.ids()[0]}")
+    assert job.state == "done"
+    by_origin = {origin: [r for r in sites.requests if r.origin == origin] for origin in ("api", "storage")}
+    assert all(r.headers["authorization"] == f"Bearer {sites.token}" for r in by_origin["api"])
+    assert {r.path.split("/")[1] for r in by_origin["storage"]} == {"files", "images"}
+    for request in by_origin["storage"]:
+        assert not carries_token(request, sites.token)
+        assert "cookie" not in request.headers
+    assert not [r for r in sites.requests if "token" in r.query], "query tokens land in the logs of proxies"
+
+
+def test_a_stranger_that_a_redirect_leads_to_never_hears_the_token(library: Library, sites: Sites) -> None:
+    sites.faults.add(Fault("Q", "api", times=20, mode="stranger"))
+    library.pull(f"model:{sites.world.ids()[0]}")
+    came = [r for r in sites.requests if r.origin == "stranger"]
+    assert came, "from a loopback base a redirect to loopback is followed"
+    assert not any(carries_token(r, sites.token) for r in came)
+
+
+def test_a_backslash_in_a_redirect_leads_no_token_to_another_origin(sites: Sites) -> None:
+    """`http://stranger\\@api/` is the stranger for who connects, whatever it is for who reads."""
+    api = urlsplit(sites.civitai_url)
+    location = f"{sites.stranger_url}\\@{api.netloc}/taken"
+    with served(lambda request: Response(302, {"Location": location})) as (url, _):
+        for base in (sites.civitai_url, url):
+            try:
+                with web_to(base).open(url if base == url else location):
+                    pass
+            except (NetworkFailed, Passing):
+                pass
+    assert not [r for r in sites.requests if r.origin == "stranger" and "authorization" in r.headers]
+
+
+def test_a_method_with_a_body_is_not_repeated_at_another_address_with_the_token(sites: Sites) -> None:
+    location = f"{sites.stranger_url}/taken"
+    for status in (301, 302, 303, 307, 308):
+        with served(lambda request, status=status: Response(status, {"Location": location})) as (url, ledger):
+            with web_to(url).open(f"{url}/x", method="POST", body=b"[]"):
+                pass
+            (first,) = ledger.entries()
+            assert (first.method, first.headers["authorization"]) == ("POST", f"Bearer {TOKEN}")
+    came = [r for r in sites.requests if r.origin == "stranger"]
+    assert [r.method for r in came] == ["GET", "GET", "GET", "POST", "POST"]
+    assert not any(carries_token(r, TOKEN) for r in came)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://[",
+        "https://[::1",
+        "http://h\u00e9\u2100/x",
+        "https://",
+        "//",
+        "https://127.0.0.1:99999/",
+        "file:///etc/passwd",
+        "javascript:1",
+        "http://10.0.0.1/x",
+        "https://10.0.0.1/x",
+        "http://example.com/x",
+        "ftp://civitai.com/x",
+    ],
+)
+def test_a_redirect_to_nowhere_good_fails_in_words(location: str) -> None:
+    wire = location.encode().decode("latin-1")
+    with (
+        served(lambda request: Response(302, {"Location": wire} if request.path == "/x" else {})) as (url, ledger),
+        pytest.raises((NetworkFailed, Passing)),
+        web_to(url).open(f"{url}/x") as response,
+    ):
+        assert response.url == f"{url}/x"  # "//" leads to the page itself, again and again
+    assert len(ledger.entries()) <= 11
+
+
+def test_redirects_end_after_ten_hops() -> None:
+    def onwards(request: Request) -> Response:
+        return Response(302, {"Location": f"/{int(request.path[1:]) + 1}"})
+
+    with (
+        served(onwards) as (url, ledger),
+        pytest.raises(NetworkFailed, match="10 redirects"),
+        web_to(url).open(f"{url}/0"),
+    ):
+        pass
+    assert len(ledger.entries()) == 11
+
+
+NETRC = "machine 127.0.0.1 login somebody password hunter2\nmachine localhost login a password hunter2\n"
+NETRC += "default login anybody password hunter2\n"
+
+
+@pytest.mark.parametrize("has_token", [True, False])
+def test_a_netrc_changes_nothing_about_what_is_sent(
+    sites: Sites, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_token: bool
+) -> None:
+    """requests replaces a Bearer header by what ~/.netrc says, and adds one for the host behind a redirect."""
+    for name in (".netrc", "_netrc"):
+        (tmp_path / name).write_text(NETRC)
+        (tmp_path / name).chmod(0o600)
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    if not has_token:
+        library.civitai = Civitai(library.clock, base=sites.civitai_url)
+    sites.needs_token = has_token
+    (job,) = library.pull(f"model:{sites.world.ids()[0]}")
+    assert job.state == "done"
+    said = {r.headers.get("authorization") for r in sites.requests if r.origin == "api"}
+    assert said == {f"Bearer {sites.token}" if has_token else None}
+    assert not [r for r in sites.requests if r.origin == "storage" and "authorization" in r.headers]
+
+
+TROUBLES = [
+    Fault("N", "api", times=50, status=403),
+    Fault("N", "api", times=50, status=410),
+    Fault("N", "api", times=50, status=451),
+    Fault("I", "api", times=50, status=500),
+    Fault("I", "api", times=50, status=403),
+    Fault("I", "storage", times=50, status=500),
+    Fault("B", "storage", times=50),
+    Fault("C", "storage", times=50),
+    Fault("E", "storage", times=50, after=10),
+    Fault("E", "api", times=50, after=0, reset=True),
+    Fault("G", "api", times=50),
+    Fault("H", "api", times=50, retry_after=5000),
+    Fault("L", "api", times=50),
+    Fault("O", "api", times=50),
+    Fault("Q", "api", times=50, mode="loop"),
+    Fault("Q", "api", times=50, mode="stranger"),
+    Fault("Q", "api", times=50, mode="file"),
+]
+
+
+def test_no_trouble_shows_or_keeps_the_token_or_a_signature(
+    open_library: Callable[..., Library], home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with Sites(World.make(1, plain=True)) as sites:
+        library = open_library(sites)
+        (id,) = sites.world.ids()
+        shown = [repr(library), repr(library.civitai), repr(library.civitai.web.trust), str(vars(library.civitai))]
+        for fault in TROUBLES:
+            sites.clear()
+            sites.faults.add(fault)
+            try:
+                jobs = library.pull(f"model:{id}")
+                assert [job.state for job in jobs] != ["done"], f"{fault} did not hurt"
+                shown += [str(job) for job in jobs]
+            except HnetkitError as error:
+                shown.append(told(error))
+            assert sites.faults.fired, f"{fault} never happened"
+        records = "".join(f"{r.getMessage()}{r.args}{r.exc_text}" for r in caplog.records)
+        for secret in (sites.token, "X-Amz-Signature"):
+            assert secret not in "".join(shown)
+            assert secret.encode() not in everything_written(home)
+        assert sites.token not in records
+
+
+def test_a_command_that_fails_shows_and_keeps_no_token(sites: Sites, home: Path, tmp_path: Path) -> None:
+    """As a person runs it: other process, token in the environment, all output, all files."""
+    sites.needs_token = True
+    environment = {"HNETKIT_HOME": str(home), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "HNETKIT_DEBUG": "1"}
+    environment |= {"CIVITAI_TOKEN": f" {sites.token}\n", "HNETKIT_CIVITAI_URL": sites.civitai_url}
+    missing = sites.download_url(5)
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "hnetkit", "pull", f"{missing}?token={sites.token}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 4, done.stderr
+    assert sites.token not in done.stdout + done.stderr
+    assert {r.headers["authorization"] for r in sites.requests if r.origin == "api"} == {f"Bearer {sites.token}"}
+    assert sites.token.encode() not in everything_written(home)
+
+
+def test_a_token_in_a_pasted_address_is_in_no_message(library: Library, sites: Sites) -> None:
+    version = sites.world.raw(sites.world.find("archived")[0])["modelVersions"][0]["id"]
+    text = f"{sites.download_url(version)}?token={TOKEN}".replace(
+        sites.civitai_url.removesuffix("/api/v1"), "https://civitai.com"
+    )
+    assert ref_of(text).id == version
+    with pytest.raises(HnetkitError) as caught:
+        library.pull(text)
+    assert TOKEN not in str(caught.value)
+
+
+def test_a_plain_file_of_any_host_hears_no_token(
+    library: Library, sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIVITAI_TOKEN", sites.token)
+    monkeypatch.setenv("HF_TOKEN", sites.hub_token)
+    library.pull(f"{sites.stranger_url}/a.pt", sha256="ab" * 32)
+    (request,) = {r.path: r for r in sites.requests if r.origin == "stranger"}.values()
+    assert not carries_token(request, sites.token)
+    assert sites.hub_token not in str(request.headers)
+
+
+def test_a_plain_file_over_plain_http_is_refused_before_anybody_is_asked(library: Library) -> None:
+    for url in ("http://example.com/a.pt", "http://192.168.1.5/a.pt"):
+        with pytest.raises(UsageError):
+            library.pull(url, sha256="ab" * 32)
+
+
+# --- the hub
+
+
+@pytest.fixture
+def hub(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
+    """The fake hub, with one repository for those only who may see it."""
+    from huggingface_hub import constants
+
+    file = next(f for _, _, f in sites.world.files() if f["type"] == "Model")
+    sites.hub.add("fake/hidden", {"styles/ink.pt": sites.world.content(file["id"])}, private=True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", sites.hub_url)
+    return sites
+
+
+@pytest.mark.parametrize("around", ["{}", " {}", "{}\n", "\t{}\r\n"])
+def test_the_hub_hears_its_own_token_and_its_storage_does_not(
+    hub: Sites, library: Library, monkeypatch: pytest.MonkeyPatch, around: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", around.format(hub.hub_token))
+    (job,) = library.pull("hf:fake/hidden")
+    assert job.state == "done"
+    said = {r.headers.get("authorization") for r in hub.requests if r.origin == "hub"}
+    assert said == {f"Bearer {hub.hub_token}"}
+    storage = [r for r in hub.requests if r.origin == "storage"]
+    assert storage
+    assert not any(carries_token(r, hub.hub_token) for r in storage)
+
+
+@pytest.mark.parametrize("bad", [f"hf_{TOKEN}", f"hf_{TOKEN}\n{TOKEN}", f"hf_{TOKEN}\x7f", f"hf_{TOKEN}\u00e9"])
+def test_the_hub_never_hears_the_token_of_civitai_nor_shows_a_bad_one(
+    hub: Sites, library: Library, home: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", bad)
+    monkeypatch.setenv("CIVITAI_TOKEN", hub.token)
+    with pytest.raises(HnetkitError) as caught:
+        library.pull("hf:fake/hidden")
+    assert TOKEN not in told(caught.value)
+    assert TOKEN.encode() not in everything_written(home)
+    assert not [r for r in hub.requests if hub.token in str(r.headers)]
+
+
+def test_a_hub_is_shown_without_its_token(hub: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.hub_token)
+    site = Hub(FastClock())
+    assert hub.hub_token not in repr(site) + repr(site.web) + repr(site.web.trust)
