@@ -142,6 +142,22 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(large: Sites, home: Path) 
     assert digests(home / "library") >= contents(large)
 
 
+def test_a_second_interrupt_leaves_at_once_when_a_site_hangs(home: Path) -> None:
+    with Sites(World.make(12, plain=True)) as sites:
+        sites.faults.add(Fault("F", "storage", times=2, mode="stall", seconds=40))
+        process = start(sites)
+        while len(sites.faults.fired) < 2:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None, "it should still wait for the site"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+        sites.faults.clear()
+        assert start(sites).wait(120) == 0
+        assert digests(home / "library") >= contents(sites)
+
+
 def test_two_syncs_at_once_share_the_work_and_fetch_nothing_twice(large: Sites, home: Path) -> None:
     processes = [start(large), start(large)]
     assert [process.wait(180) for process in processes] == [0, 0]
