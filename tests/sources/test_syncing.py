@@ -144,7 +144,7 @@ def test_an_interrupted_sync_goes_on_where_it_stopped(large: Sites, home: Path) 
 
 def test_a_second_interrupt_leaves_at_once_when_a_site_hangs(home: Path) -> None:
     with Sites(World.make(12, plain=True)) as sites:
-        sites.faults.add(Fault("F", "storage", times=2, mode="stall", seconds=40))
+        sites.faults.add(Fault("F", "storage", times=2, mode="stall", seconds=8))
         process = start(sites)
         while len(sites.faults.fired) < 2:
             time.sleep(0.02)
