@@ -83,12 +83,19 @@ class Jobs:
     def get(self, id: int) -> Job:
         return self.rows("id = ?", [id])[0]
 
-    def queue(self, id: int) -> None:
-        """Takes up a finished job again."""
+    def again(self, id: int) -> None:
+        """Takes up a finished job again; one that somebody is at stays theirs."""
+        self._queue(f"id = ? AND state NOT IN {UNFINISHED}", [id])
+
+    def give_back(self, id: int, owner: str) -> None:
+        """Leaves an unfinished job of `owner` to whoever comes next."""
+        self._queue(f"id = ? AND owner = ? AND state IN {UNFINISHED}", [id, owner])
+
+    def _queue(self, where: str, parameters: Iterable[Any]) -> None:
         self._db.execute(
             "UPDATE jobs SET state = 'queued', owner = NULL, code = NULL, reason = NULL, not_before = NULL, "
-            "updated_at = ? WHERE id = ?",
-            [now(), id],
+            f"updated_at = ? WHERE {where}",
+            [now(), *parameters],
         )
 
     def claim(self, id: int, owner: str, instead_of: str | None) -> bool:

@@ -140,7 +140,7 @@ def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[
             **{"folder": str(folder), "remote_file_id": row, "sha256": file.sha256, "size_bytes": file.size_bytes},
         }
         job = registry.jobs.add(f"hf:{file.repo.name}@{file.repo.commit}:{file.path}", values)
-        registry.jobs.queue(job.id)
+        registry.jobs.again(job.id)
         yield registry.jobs.get(job.id)
 
 

@@ -117,8 +117,7 @@ def enqueue(registry: Registry, civitai: Civitai, folder: Path, items: Iterable[
                     job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before
                 )
         else:
-            if job.state in ("done", "skipped", "refused", "failed"):
-                registry.jobs.queue(job.id)
+            registry.jobs.again(job.id)
             yield registry.jobs.get(job.id)
 
 

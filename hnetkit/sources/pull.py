@@ -73,5 +73,5 @@ def _plain_job(desk: Desk, ref: Ref, sha256: str | None) -> int:
     }
     with desk.registry.write():
         job = desk.registry.jobs.add(key, values)
-        desk.registry.jobs.queue(job.id)
+        desk.registry.jobs.again(job.id)
     return job.id

@@ -64,7 +64,9 @@ def run(
         except BaseException:
             clock.stop.set()
             wait(running)
-            _give_back(registry, running.values())
+            with registry.write():
+                for id in running.values():
+                    registry.jobs.give_back(id, worker.name)
             raise
 
 
@@ -83,10 +85,3 @@ def _end_like(registry: Registry, job: Job, other: Job) -> Job:
     with registry.write():
         registry.jobs.set_state(job.id, "failed", code=other.code, reason=f"not tried: {other.reason}")
         return registry.jobs.get(job.id)
-
-
-def _give_back(registry: Registry, jobs: Iterable[int]) -> None:
-    with registry.write():
-        for id in jobs:
-            if registry.jobs.get(id).state in UNFINISHED:
-                registry.jobs.queue(id)

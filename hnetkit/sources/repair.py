@@ -63,5 +63,5 @@ def take_up(registry: Registry, damage: Damage) -> int:
         registry.jobs.not_installed(damage.path)
         gone = [row["id"] for row in registry.files.rows() if row["path"] == damage.path]
         registry.files.set_state(gone, "missing")
-        registry.jobs.queue(damage.job.id)
+        registry.jobs.again(damage.job.id)
     return damage.job.id

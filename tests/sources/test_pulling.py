@@ -18,6 +18,9 @@ import hnetkit
 from hnetkit.errors import Gone, HnetkitError, UsageError
 from hnetkit.library.scan import scan
 from hnetkit.sources.names import safe_stem
+from hnetkit.sources.pull import jobs_for
+from hnetkit.sources.refs import ref_of
+from hnetkit.sources.workers import Worker
 
 REPO = "someone/nets"
 
@@ -87,6 +90,19 @@ def test_a_repository_gives_its_networks_and_says_what_the_rest_is(
     assert len(commit) == 40
     assert f"/resolve/{commit}/" in jobs["ink"].url
     assert row["version_id"] == commit
+
+
+def test_a_file_that_another_process_is_fetching_is_not_taken_from_it(
+    hub_sites: Sites, open_library: Callable[..., Library], tmp_path: Path
+) -> None:
+    library = open_library(hub_sites)
+    (job,), _ = jobs_for(library, ref_of(f"hf:{REPO}:styles/ink.pt"), sha256=None, all_versions=False)
+    with Worker(library.folder.parent / "workers") as other:
+        with library.registry.write():
+            assert library.registry.jobs.claim(job, other.name, None)
+        (same,), _ = jobs_for(library, ref_of(f"hf:{REPO}:styles/ink.pt"), sha256=None, all_versions=False)
+        assert (same, library.registry.jobs.get(job).owner) == (job, other.name)
+    assert [done.state for done in library.run([job])] == ["done"]
 
 
 def test_a_pattern_chooses_among_a_repositorys_files_and_none_is_said(
