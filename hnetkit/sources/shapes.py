@@ -89,7 +89,7 @@ class Model:
     """One model with its versions, the newest first.
 
     Attributes:
-        nsfw_level: bit mask: 1 PG, 2 PG-13, 4 R, 8 X, 16 XXX, 32 blocked.
+        nsfw_level: bit mask of the site's ratings: 1 PG, 2 PG-13, 4 R, 8 and 16 above that, 32 blocked.
         state: ``"listed"``, ``"archived"`` or ``"taken-down"``.
     """
 

@@ -16,6 +16,7 @@ from hnetkit.sources.names import SUFFIXES, split_name
 MOST_MEMBERS = 1000
 MOST_RATIO = 200  # of unpacked to packed size: weights hardly shrink
 _CHUNK = 1 << 20  # bytes
+_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)  # what zipfile raises for what is in a file
 
 
 def holds_models(path: Path) -> bool:
@@ -23,7 +24,7 @@ def holds_models(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return any(map(_is_model, file.infolist()))
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError):
+    except (*_BROKEN, ValueError, OSError):
         return False
 
 
@@ -42,7 +43,7 @@ def unpacked(archive: Path, folder: Path) -> Iterator[tuple[str, Path]]:
                 target = folder / f"{number}{split_name(member.filename)[1]}"
                 _extract(file, member, target)
                 yield member.filename, target
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+    except _BROKEN as error:
         raise DamagedFile(f"{archive}: a damaged zip ({error})", hint="get the file again from its source") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.retry import PASSING, Passing, persevere, retry_after
 
-USER_AGENT = f"hnetkit/{version('hnetkit')} (+https://pypi.org/project/hnetkit)"
+USER_AGENT = f"hnetkit/{version('hnetkit')} (library of Stable Diffusion hypernetworks)"
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
 MOST_HOPS = 10
 MOST_JSON = 64 << 20  # bytes
