@@ -9,10 +9,10 @@ export PYTHONSAFEPATH = 1
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
 	.venv/bin/hnetkit demo --overwrite
 
-test: .venv/installed          ## the whole suite, about ten minutes on 2 cores
+test: .venv/installed .venv/triton-3.6.0 ## the whole suite, about ten minutes on 2 cores
 	.venv/bin/python -m pytest -n 2
 
-test-long: .venv/installed     ## seeded runs of many minutes: fuzzing, killed scans, the demo model's full factorial
+test-long: .venv/installed .venv/triton-3.6.0 ## seeded runs of many minutes: fuzzing, killed scans, the demo model's full factorial
 	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header --disable-warnings | tee benchmarks/results/test_long.txt
 
 lint: .venv/installed          ## ruff, mypy strict, and generated docs up to date
@@ -46,3 +46,8 @@ clean:
 	.venv/bin/python -m pip install -q --upgrade "pip>=25.1"
 	.venv/bin/python -m pip install -q -c constraints.txt -e . --group dev
 	touch .venv/installed
+
+# the oldest Triton that kernels are compiled with, beside the environment's own
+.venv/triton-3.6.0: .venv/installed
+	.venv/bin/python -m pip install -q --no-deps --target .venv/triton-3.6.0 triton==3.6.0
+	touch .venv/triton-3.6.0

@@ -1,15 +1,43 @@
-"""Tile sizes of the grouped linear kernel, as data: one row per kind of device and size, with the reason.
+"""What runs on which GPU, as data: one row per kind of device and size, each with its reason.
 
 Nothing is tuned at run time: one machine gives one answer. A row changes only with a measurement that is committed.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple, TypeAlias
+
+Capability: TypeAlias = tuple[int, int]
+"""Of a CUDA device: (8, 0) is A100, (8, 6) RTX 30, (8, 9) RTX 40, (9, 0) H100, (12, 0) RTX 50."""
+
+UNMEASURED = "unmeasured"
+
+
+class Choice(NamedTuple):
+    """The path that `HNETKIT_KERNEL=auto` takes on devices of compute capability `least` or higher.
+
+    Attributes:
+        reason: why this one.
+        measured: a record in `benchmarks/results`, or ``"unmeasured"``.
+    """
+
+    least: Capability
+    path: str
+    reason: str
+    measured: str = UNMEASURED
+
+
+AUTO: tuple[Choice, ...] = (
+    Choice((10, 0), "grouped", "the fused kernel has been compiled for up to 9.0 alone"),
+    Choice((9, 0), "fused", "width 320 is bound by the traffic of its hidden layer, which stays on chip"),
+    Choice((8, 0), "grouped", "fusing gains a fifth of the bytes at most, and tiles are small: grouped until measured"),
+    Choice((0, 0), "eager", "no matrix instructions that Triton supports"),
+)
 
 
 class Tiles(NamedTuple):
-    """Rows, columns and depth of a tile, warps to a program, and stages of loads in flight."""
+    """Rows, columns and depth of a tile of 16-bit values, warps to a program, and stages of loads in flight."""
 
     rows: int
     columns: int
@@ -18,38 +46,89 @@ class Tiles(NamedTuple):
     stages: int
 
 
-class Row(NamedTuple):
-    """`tiles` for devices of compute capability `least` or higher, for `most_rows` rows of x or fewer.
+class LinearRow(NamedTuple):
+    """`tiles` of the linear kernel for capability `least` or higher and `most_rows` rows of x or fewer."""
 
-    Attributes:
-        reason: why these.
-        measured: a record in `benchmarks/results`, or ``"unmeasured"``.
-    """
-
-    least: tuple[int, int]
+    least: Capability
     most_rows: int | None
     tiles: Tiles
     reason: str
-    measured: str = "unmeasured"
+    measured: str = UNMEASURED
 
 
-# the first row that fits is taken
-LINEAR: tuple[Row, ...] = (
-    Row((9, 0), 256, Tiles(64, 64, 64, 4, 4), "few rows: small tiles keep more of the device busy"),
-    Row((9, 0), None, Tiles(128, 128, 64, 8, 3), "compiles without spills, 96 KB of shared memory"),
-    Row((8, 6), 512, Tiles(64, 64, 64, 4, 3), "few rows: small tiles keep more of the device busy"),
-    Row((8, 6), None, Tiles(128, 128, 32, 8, 3), "with 4 warps the residual does not fit into registers"),
-    Row((8, 0), 512, Tiles(64, 64, 64, 4, 4), "few rows: small tiles keep more of the device busy"),
-    Row((8, 0), None, Tiles(128, 128, 64, 8, 3), "compiles without spills"),
-    Row((0, 0), None, Tiles(64, 64, 32, 4, 2), "whatever comes"),
+LINEAR: tuple[LinearRow, ...] = (
+    LinearRow((12, 0), 512, Tiles(64, 64, 64, 4, 3), "as 8.6: the same shared memory, no warp-group instructions"),
+    LinearRow((12, 0), None, Tiles(128, 128, 32, 8, 3), "as 8.6"),
+    LinearRow((9, 0), 256, Tiles(64, 64, 64, 4, 4), "few rows: small tiles keep more of the device busy"),
+    LinearRow((9, 0), None, Tiles(128, 128, 64, 8, 3), "compiles without spills, 96 KB of shared memory"),
+    LinearRow((8, 6), 512, Tiles(64, 64, 64, 4, 3), "few rows: small tiles keep more of the device busy"),
+    LinearRow((8, 6), None, Tiles(128, 128, 32, 8, 3), "with 4 warps the residual does not fit into registers"),
+    LinearRow((8, 0), 512, Tiles(64, 64, 64, 4, 4), "few rows: small tiles keep more of the device busy"),
+    LinearRow((8, 0), None, Tiles(128, 128, 64, 8, 3), "compiles without spills"),
+    LinearRow((0, 0), None, Tiles(64, 64, 32, 4, 2), "whatever comes"),
 )
-INTERPRETED = Tiles(16, 32, 32, 4, 2)
+LINEAR_INTERPRETED = Tiles(16, 32, 32, 4, 2)
+
+NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
+"""Rows of a program of the norm kernel: two of up to 2048 columns fit into the registers of 4 warps."""
 
 
-def linear_tiles(capability: tuple[int, int] | None, rows: int) -> Tiles:
-    """Returns the tiles for a device; None is Triton's interpreter, where small ones show more of the edges."""
+class FusedTiles(NamedTuple):
+    """Rows of a program, hidden values of a block, warps to a program, and stages of loads in flight."""
+
+    rows: int
+    hidden: int
+    warps: int
+    stages: int
+
+
+class FusedRow(NamedTuple):
+    """`tiles` of the fused kernel for capability `least` or higher, for networks with or without layer norm."""
+
+    least: Capability
+    normed: bool
+    tiles: FusedTiles
+    reason: str
+    measured: str = UNMEASURED
+
+
+FUSED: tuple[FusedRow, ...] = (
+    FusedRow((9, 0), False, FusedTiles(128, 32, 8, 2), "weights are read once per 128 rows; with 64, L2 would bind"),
+    FusedRow((9, 0), True, FusedTiles(64, 64, 8, 2), "128 rows and the norm's second pass do not fit into registers"),
+    FusedRow((8, 6), False, FusedTiles(64, 16, 8, 2), "60 KB of shared memory, no spills in the loop"),
+    FusedRow((8, 6), True, FusedTiles(32, 32, 4, 2), "the norm's second pass fits into registers"),
+    FusedRow((8, 0), False, FusedTiles(64, 32, 8, 2), "two programs to a multiprocessor, no spills"),
+    FusedRow((8, 0), True, FusedTiles(32, 32, 4, 2), "the norm's second pass fits into registers"),
+)
+FUSED_INTERPRETED = FusedTiles(16, 32, 4, 2)
+
+SHARED_MEMORY: Mapping[Capability, int] = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227}
+"""KB that one program can have."""
+
+
+def auto_path(capability: Capability) -> str:
+    """Returns the path for a device that nobody forced another on."""
+    return next(choice.path for choice in AUTO if capability >= choice.least)
+
+
+def linear_tiles(capability: Capability | None, rows: int, itemsize: int = 2) -> Tiles:
+    """Returns the tiles of the linear kernel; None is Triton's interpreter, where small ones show more of the edges.
+
+    Args:
+        itemsize: bytes of a value; wider ones get a smaller depth, so that a tile takes the same memory.
+    """
     if capability is None:
-        return INTERPRETED
-    return next(
+        return LINEAR_INTERPRETED
+    tiles = next(
         row.tiles for row in LINEAR if capability >= row.least and (row.most_rows is None or rows <= row.most_rows)
     )
+    return tiles._replace(depth=tiles.depth * 2 // itemsize)
+
+
+def fused_tiles(capability: Capability | None, *, normed: bool) -> FusedTiles | None:
+    """Returns the tiles of the fused kernel, None where it does not run."""
+    if capability is None:
+        return FUSED_INTERPRETED
+    if capability >= (10, 0):
+        return None
+    return next((row.tiles for row in FUSED if capability >= row.least and row.normed == normed), None)

@@ -12,13 +12,13 @@ from hnetkit.kernels.activations import activate
 from hnetkit.kernels.mlp import NORM_EPSILON, MLPWeights
 
 
-def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor) -> Tensor:
+def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor | Sequence[Tensor]) -> Tensor:
     """Returns ``x`` after each ``y = y + strength * MLP(y)`` in order.
 
     Args:
         x: ``[..., d]``; never written to.
         mlps: in stacking order, on x's device, all of one dtype: the products' dtype.
-        strengths: ``[len(mlps)]``, fp32, on x's device.
+        strengths: ``[len(mlps)]`` or as many scalars, fp32, on x's device.
 
     Returns:
         ``[..., d]`` of x's dtype; `x` itself where there is no MLP.
@@ -30,7 +30,7 @@ def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor) -> Tensor:
     inplace = not torch.is_grad_enabled()
     flat = x.reshape(-1, x.shape[-1])
     total, total_is_ours = flat.to(wide), x.dtype != wide
-    for number, (mlp, strength) in enumerate(zip(mlps, strengths.unbind(), strict=True)):
+    for number, (mlp, strength) in enumerate(zip(mlps, strengths, strict=True)):
         rows = (total if number else flat).to(dtype)
         delta = _evaluate(mlp, rows, inplace=inplace)
         if inplace and total_is_ours:

@@ -42,13 +42,13 @@ FORMULAS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor) -> Tensor:
+def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor | Sequence[Tensor]) -> Tensor:
     """Returns ``x`` after each ``y = y + strength * MLP(y)`` in order.
 
     Args:
         x: ``[..., d]``.
         mlps: in stacking order, on x's device, of any dtypes.
-        strengths: ``[len(mlps)]``, on x's device.
+        strengths: ``[len(mlps)]`` or as many scalars, on x's device.
 
     Returns:
         ``[..., d]`` of x's dtype.

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from hnetkit.errors import AttachError
 from hnetkit.kernels.affine import Affine
-from hnetkit.kernels.dispatch import apply_of, chosen_path
+from hnetkit.kernels.dispatch import KERNELS, chosen_path, path_on
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime import folding
 from hnetkit.runtime.buffers import Chain, LoadedNetwork, composed
 from hnetkit.runtime.layers import find_layers
 from hnetkit.runtime.plan import Member, Part, Plan, Term, make_plan
 from hnetkit.runtime.slots import Slot, TextContext, make_slots
-from hnetkit.runtime.strength import Side, Strength
+from hnetkit.runtime.strength import Strength
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -31,14 +31,13 @@ class Attached(nn.Module):
         stack: the active names with their strengths, in stacking order.
         is_enabled: False leaves the stack out without forgetting it.
         plan: what is applied where.
-        path: what computes it, one of `hnetkit.kernels.dispatch.PATHS`.
+        path: what computes it on a GPU, one of `hnetkit.kernels.dispatch.PATHS`.
         device, dtype: of the weights: the UNet's.
     """
 
     def __init__(self, unet: Any) -> None:
         super().__init__()
         self.layers = find_layers(unet)
-        self.path = chosen_path()
         self.stack: tuple[tuple[str, Strength], ...] = ()
         self.is_enabled = True
         self.plan = Plan()
@@ -47,10 +46,12 @@ class Attached(nn.Module):
         self._chain_of: dict[object, Chain] = {}
         self._misses_progress = False
         self._text = TextContext()
-        self._text_chains: tuple[tuple[int, Side, Chain], ...] = ()
+        self._text_chains: tuple[tuple[int, Chain], ...] = ()
+        self.path = chosen_path()
         self._slots = make_slots(unet, self.layers, self._text)
         self._unet = (unet,)  # in a tuple: a parent must not become a submodule of its child
         self.device, self.dtype = _device(self._slots), _dtype(unet, self._slots)
+        self.path = chosen_path(self.device)
         self._hooks = (
             unet.register_forward_pre_hook(self._before, with_kwargs=True),
             unet.register_forward_hook(self._after, always_call=True),
@@ -64,7 +65,7 @@ class Attached(nn.Module):
     def add(self, name: str, network: Hypernetwork, strength: Strength) -> None:
         """Reads a network's weights and puts it at the end of the stack."""
         loaded = LoadedNetwork(name, network, frozenset(layer.width for layer in self.layers))
-        loaded.materialise(self.device, self.dtype, algebra=self._algebra)
+        loaded.materialise(self.device, self.dtype, self.path)
         self._register({**self._networks, name: loaded})
         self.set_stack([*self.stack, (name, strength)])
 
@@ -117,17 +118,18 @@ class Attached(nn.Module):
         for hook in self._hooks:
             hook.remove()
 
-    def chain(self, part: Part, side: Side) -> Chain | None:
+    def chain(self, part: Part) -> Chain | None:
         """Returns what the contexts of a part of the plan go through; None where nothing is left to do."""
-        return self._chain_of.get((part.key, side))
+        return self._chain_of.get(part.key)
 
     @property
-    def _algebra(self) -> bool:
-        return self.path != "reference"
+    def path_here(self) -> str:
+        """What computes the stack where the UNet is now."""
+        return path_on(self.path, self.device)
 
     @property
     def _can_fold(self) -> bool:
-        return self._algebra and folding.can_fold(self._unet[0], (slot.current for slot in self._slots))
+        return self.path != "reference" and folding.can_fold(self._unet[0], (slot.current for slot in self._slots))
 
     def _member(self, name: str, strength: Strength) -> Member:
         loaded = self._networks[name]
@@ -139,13 +141,13 @@ class Attached(nn.Module):
         before, self._chain_of = self._chain_of, {}
         text_chains = []
         for number, part in enumerate(plan.parts):
+            chain = self._built(before.get(part.key), part)
+            if chain is not None and part.kind == "cross":
+                text_chains.append((number, chain))
             for side, recipe in part.recipes.items():
                 members = [slots[layer, side] for layer in part.layers]
-                chain = self._built(before.get((part.key, side)), part, side)
                 for slot in members:
-                    slot.part, slot.chain = number, chain
-                if chain is not None and part.kind == "cross":
-                    text_chains.append((number, side, chain))
+                    slot.context.part, slot.context.chain, slot.is_wanted = number, chain, recipe.is_wanted
                 _fold(members, recipe.folded, partial(composed, recipe.folded, part.width, side, self._networks))
         self.plan = plan
         self.registered_chains = nn.ModuleList(self._chain_of.values())
@@ -155,18 +157,15 @@ class Attached(nn.Module):
         else:
             folding.unguard(self._unet[0])
 
-    def _built(self, chain: Chain | None, part: Part, side: Side) -> Chain | None:
-        """Returns the chain of a recipe: the one before with other numbers where only numbers changed."""
-        recipe = part.recipes[side]
-        if not recipe.steps:
+    def _built(self, chain: Chain | None, part: Part) -> Chain | None:
+        """Returns the chain of a part: the one before with other numbers where only numbers changed."""
+        if not part.sides:
             return None
-        if chain is not None and chain.recipe.shape == recipe.shape:
-            chain.rewrite(recipe, self._networks)
+        if chain is not None and chain.part.shape == part.shape:
+            chain.rewrite(part, self._networks)
         else:
-            chain = Chain(
-                recipe, part.width, side, self._networks, path=apply_of(self.path), device=self.device, dtype=self.dtype
-            )
-        self._chain_of[part.key, side] = chain
+            chain = Chain(part, self._networks, path=self.path, device=self.device, dtype=self.dtype)
+        self._chain_of[part.key] = chain
         return chain
 
     def _before(self, unet: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
@@ -182,13 +181,14 @@ class Attached(nn.Module):
         if text.device != self.device:  # the UNet comes to its device later in this call, or piece by piece
             self._move(text.device, self.dtype)
         if _reaches_layers(unet):
-            contexts = {
-                (part, side): chain(text) for part, side, chain in self._text_chains if chain.width == text.shape[-1]
-            }
+            width = text.shape[-1]
+            contexts = {number: chain(text) for number, chain in self._text_chains if chain.part.width == width}
             self._text.fill(text, contexts)
 
     def _after(self, unet: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
         self._text.clear()
+        for slot in self._slots:
+            slot.context.clear()
 
     def _refuse_without_progress(self) -> NoReturn:
         name, strength = next((name, strength) for name, strength in self.stack if strength.has_window)
@@ -206,12 +206,13 @@ class Attached(nn.Module):
         return self
 
     def _move(self, device: torch.device, dtype: torch.dtype) -> None:
-        if dtype != self.dtype:
-            self.device, self.dtype = device, dtype
+        path = chosen_path(device)
+        if dtype != self.dtype or (path in KERNELS) != (self.path in KERNELS):
+            self.device, self.dtype, self.path = device, dtype, path
             for slot in self._slots:
                 slot.unfold()
             for loaded in self._networks.values():
-                loaded.materialise(device, dtype, algebra=self._algebra)
+                loaded.materialise(device, dtype, self.path)
             self._chain_of = {}
             self.replan()
         elif device != self.device:
@@ -219,6 +220,8 @@ class Attached(nn.Module):
             for module in self.modules():
                 for name, buffer in module.named_buffers(recurse=False):
                     setattr(module, name, buffer.to(device))
+            for chain in self._chain_of.values():
+                chain.prepare()
             self.replan()
 
 

@@ -24,20 +24,50 @@ class TextContext:
 
     Attributes:
         source: `encoder_hidden_states` as the UNet was given it, ``[batch, tokens, width]``.
-        contexts: ``{(part, side): [batch, tokens, width]}``.
+        contexts: K's and V's ``[batch, tokens, width]`` by the part's number.
     """
 
     def __init__(self) -> None:
         self.source: Tensor | None = None
-        self.contexts: dict[tuple[int, Side], Tensor] = {}
+        self.contexts: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def fill(self, source: Tensor, contexts: dict[tuple[int, Side], Tensor]) -> None:
+    def fill(self, source: Tensor, contexts: dict[int, tuple[Tensor, Tensor]]) -> None:
         self.source = source
         self.contexts = contexts
 
     def clear(self) -> None:
         self.source = None
         self.contexts = {}
+
+
+class LayerContext:
+    """K's and V's context of one layer: both are computed when the first is asked for, and the other one waits.
+
+    Attributes:
+        chain: what the context goes through; None where there is nothing to do.
+        part: number of the layer's part in the plan.
+    """
+
+    def __init__(self) -> None:
+        self.chain: Chain | None = None
+        self.part = 0
+        self._waits: tuple[Tensor, Side, Tensor] | None = None
+
+    def take(self, x: Tensor, side: Side) -> Tensor:
+        """Returns a side's context for `x`."""
+        waits, self._waits = self._waits, None
+        if waits is not None and waits[0] is x and waits[1] == side:
+            return waits[2]
+        chain = cast(Chain, self.chain)
+        contexts: tuple[Tensor, Tensor] = chain(x)
+        own = SIDES.index(side)
+        if len(chain.part.sides) == len(SIDES):
+            self._waits = (x, SIDES[1 - own], contexts[1 - own])
+        return contexts[own]
+
+    def clear(self) -> None:
+        """Forgets what was not taken."""
+        self._waits = None
 
 
 class Slot:
@@ -47,16 +77,18 @@ class Slot:
         layer: the attention layer.
         side: ``"k"`` or ``"v"``.
         module: what is in the slot and carries the hook.
-        part: number of the layer's part in the plan.
-        chain: what the context goes through; None where there is nothing to do.
+        context: K's and V's, shared with the layer's other slot.
+        is_wanted: whether the context changes on this side.
         folded: the map that is in the module's weights, None without one.
     """
 
-    def __init__(self, layer: Layer, side: Side, attention: nn.Module, text: TextContext) -> None:
+    def __init__(
+        self, layer: Layer, side: Side, attention: nn.Module, text: TextContext, context: LayerContext
+    ) -> None:
         self.layer = layer
-        self.side = side
-        self.part = 0
-        self.chain: Chain | None = None
+        self.side: Side = side
+        self.context = context
+        self.is_wanted = False
         self.folded: Folded | None = None
         self._attention = attention
         self._attribute = f"to_{side}"
@@ -86,14 +118,14 @@ class Slot:
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """The hook: gives the projection the context after the stack."""
-        if self.chain is None:
+        if not self.is_wanted:
             return None
         context, *others = arguments
         # The very tensor that the UNet was given went through the stack already. Any other K input (an
         # IP-Adapter's slice, a normalised or projected text) goes through it here.
         if self.layer.kind == "cross" and context is self._text.source:
-            return (self._text.contexts[self.part, self.side], *others)
-        return (self.chain(context), *others)
+            return (self._text.contexts[self.context.part][SIDES.index(self.side)], *others)
+        return (self.context.take(context, self.side), *others)
 
     def rewrap(self) -> None:
         """Moves to the module that is in the slot now."""
@@ -140,7 +172,8 @@ def make_slots(unet: nn.Module, layers: Iterable[Layer], text: TextContext) -> t
     layers = tuple(layers)
     for layer in layers:
         require_unfused(layer.name, modules[layer.name])
-    return tuple(Slot(layer, side, modules[layer.name], text) for layer in layers for side in SIDES)
+    contexts = {layer: LayerContext() for layer in layers}
+    return tuple(Slot(layer, side, modules[layer.name], text, contexts[layer]) for layer in layers for side in SIDES)
 
 
 def require_unfused(name: str, attention: nn.Module) -> None:

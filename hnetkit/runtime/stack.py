@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from hnetkit.kernels.dispatch import apply_of, chosen_path
-from hnetkit.kernels.mlp import MLPWeights
+from hnetkit.kernels.dispatch import chosen_path
+from hnetkit.kernels.prepared import Pair, Prepared, pack_pair
 from hnetkit.network import Hypernetwork
-from hnetkit.runtime.strength import SIDES, Kind, Side, Strength
+from hnetkit.runtime.strength import SIDES, Kind, Strength
 from hnetkit.runtime.weights import materialise
 
 TEXT_WIDTHS = frozenset({768, 1024, 2048})
@@ -33,7 +33,8 @@ class Stack:
 
     def __init__(self, items: Iterable[tuple[Hypernetwork, float | Strength]]) -> None:
         self.items = tuple((network, Strength.of(strength)) for network, strength in items)
-        self._weights: dict[tuple[int, int, Side, torch.device, torch.dtype], MLPWeights] = {}
+        self._weights: dict[tuple[int, int, torch.device, torch.dtype, str], Pair] = {}
+        self._ready: dict[object, Prepared] = {}
 
     @property
     def widths(self) -> list[int]:
@@ -55,28 +56,34 @@ class Stack:
         Raises:
             hnetkit.errors.KernelUnavailable: `HNETKIT_KERNEL` forces a path that cannot run here.
         """
-        kind = kind or ("cross" if x.shape[-1] in TEXT_WIDTHS else "self")
-        key, value = (self._apply(x, kind, side, progress) for side in SIDES)
-        return key, value
-
-    def _apply(self, x: Tensor, kind: Kind, side: Side, progress: float | None) -> Tensor:
         width = x.shape[-1]
+        kind = kind or ("cross" if width in TEXT_WIDTHS else "self")
         numbers = {
-            place: strength.number(kind, side)
+            place: [strength.number(kind, side) for side in SIDES]
             for place, (network, strength) in enumerate(self.items)
             if width in network.mlps and (progress is None or strength.applies_at(progress))
         }
-        numbers = {place: number for place, number in numbers.items() if number}
-        if not numbers:
-            return x
-        mlps = [self._mlp(place, width, side, x) for place in numbers]
-        strengths = torch.tensor(list(numbers.values()), dtype=torch.float32, device=x.device)
-        return apply_of(chosen_path())(x, mlps, strengths)
+        places = tuple(place for place, pair in numbers.items() if any(pair))
+        if not places:
+            return x, x
+        sides = [[numbers[place][side] for place in places] for side in range(len(SIDES))]
+        prepared = self._prepared(places, width, x, tuple(side for side, own in enumerate(sides) if any(own)))
+        strengths = torch.tensor(sides, dtype=torch.float32, device=x.device)
+        return prepared.apply(x, strengths, [[bool(number) for number in own] for own in sides])
 
-    def _mlp(self, place: int, width: int, side: Side, x: Tensor) -> MLPWeights:
-        """Returns one network's weights beside `x`; they are kept for the next call."""
-        key = (place, width, side, x.device, x.dtype)
+    def _prepared(self, places: tuple[int, ...], width: int, x: Tensor, sides: tuple[int, ...]) -> Prepared:
+        """Returns some of the networks beside `x`; they are kept for the next call."""
+        path = chosen_path(x.device)
+        key = (places, width, x.device, x.dtype, path, sides)
+        if key not in self._ready:
+            pairs = [self._pair(place, width, x, path) for place in places]
+            self._ready[key] = Prepared(pairs, path, sides)
+        return self._ready[key]
+
+    def _pair(self, place: int, width: int, x: Tensor, path: str) -> Pair:
+        key = (place, width, x.device, x.dtype, path)
         if key not in self._weights:
             pair = self.items[place][0].mlps[width]
-            self._weights[key] = materialise(pair.key if side == "k" else pair.value, x.device, x.dtype)
+            key_mlp, value_mlp = (materialise(mlp, x.device, x.dtype) for mlp in pair)
+            self._weights[key] = pack_pair(key_mlp, value_mlp, path)
         return self._weights[key]

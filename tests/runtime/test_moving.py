@@ -53,7 +53,7 @@ def test_strengths_stay_in_fp32(pipe: Any, ink: Hypernetwork) -> None:
     pipe.unet.to(torch.bfloat16)
     strengths = [buffer for name, buffer in pipe.unet.named_buffers() if name.endswith("strengths")]
     assert strengths
-    assert all(torch.equal(buffer, torch.tensor([0.7])) for buffer in strengths)
+    assert all(torch.equal(buffer, torch.tensor([[0.7], [0.7]])) for buffer in strengths)
 
 
 def test_first_weights_follow_a_dtype_change_while_folded(pipe: Any, tint: Hypernetwork) -> None:

@@ -1,4 +1,6 @@
-"""Compiles what the tiles' table gives each GPU, without one, for few rows and many, and prints what came out as JSON.
+"""Compiles what the tables give each GPU, without one, and prints what came out as JSON.
+
+Without ``--all``, of each configuration the builds that need most: with layer norms, and first in the stack.
 
 Run without TRITON_INTERPRET: kernels that are defined for the interpreter cannot be compiled.
 """
@@ -10,73 +12,165 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from hnetkit.kernels.configs import Tiles, linear_tiles
-from hnetkit.kernels.triton_linear import linear_kernel
+from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, linear_tiles
+from hnetkit.kernels.triton_fused import fused_kernel
+from hnetkit.kernels.triton_linear import linear_kernel, norm_kernel
 
 GPUS = (80, 86, 89, 90)
+FEW, MANY = 1, 1 << 20
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+HALF, WIDE = "*fp16", "*fp32"
+INSTRUCTION = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?);")
+MATRIX = re.compile(r"\bHG?MMA")
+LOCAL = re.compile(r"\b(?:LDL|STL)\b")
+
+Signature: TypeAlias = "tuple[Any, Mapping[str, str], Mapping[str, Any]]"
+"""A kernel, the types of its arguments, and its constants."""
 
 
-def source(tiles: Tiles, *, residual: bool) -> ASTSource:
-    """The kernel in fp16 with mish, as a hidden stage or as the last one of a network."""
-    flags = {"HAS_BIAS": True, "HAS_RESIDUAL": residual, "HAS_OUT": True, "HAS_TOTAL": residual}
-    blocks = {"BLOCK_ROWS": tiles.rows, "BLOCK_COLUMNS": tiles.columns, "BLOCK_DEPTH": tiles.depth}
-    constants: dict[str, Any] = {"ACTIVATION": "mish", **flags, **blocks, "slope_ptr": None}
-    pointers = {"x_ptr": "*fp16", "weight_ptr": "*fp16", "bias_ptr": "*fp16", "out_ptr": "*fp16"}
-    wide = {"residual_ptr": "*fp32", "strength_ptr": "*fp32", "total_ptr": "*fp32"}
-    if residual:
-        pointers |= wide
-    else:
-        constants |= dict.fromkeys(wide)
-    numbers = dict.fromkeys(("rows", "columns", "depth", "slope_stride"), "i32")
-    kinds = pointers | numbers | dict.fromkeys(constants, "constexpr")
-    names = linear_kernel.arg_names
-    aligned = [name for name in names if name in pointers or name in ("columns", "depth")]
-    return ASTSource(
-        linear_kernel,
-        {name: kinds[name] for name in names},
-        {(names.index(name),): value for name, value in constants.items()},
-        {(names.index(name),): [["tt.divisibility", 16]] for name in aligned},
+def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signature:
+    """A hidden stage that writes row statistics, or the last one of a network that takes them."""
+    pointers = {"x_ptr": HALF, "weight_ptr": HALF, "bias_ptr": WIDE, "strength_ptr": WIDE, "out_ptr": HALF}
+    if is_last:
+        pointers |= {"residual_ptr": WIDE, "total_ptr": WIDE}
+        pointers |= {"shift_ptr": WIDE, "normed_ptr": WIDE} if norm else {}
+    elif norm:
+        pointers |= {"stats_ptr": WIDE}
+    numbers = dict.fromkeys(("rows", "columns", "depth", "width", "normed_width", "strength_side"), "i32")
+    numbers |= {"x_side": "i64", "residual_side": "i64", "epsilon": "fp32"}
+    constants = {
+        **{"ACTIVATION": "none" if is_last else activation, "IS_NORMED": is_last and norm, "HAS_RESIDUAL": is_last},
+        **{"HAS_OUT": True, "HAS_TOTAL": is_last, "HAS_STATS": norm and not is_last, "PART": tiles.columns},
+        **{"WHOLE": True, "PRECISION": "ieee"},
+        **{"BLOCK_ROWS": tiles.rows, "BLOCK_COLUMNS": tiles.columns, "BLOCK_DEPTH": tiles.depth},
+    }
+    return linear_kernel, pointers | numbers, constants
+
+
+def fused(
+    tiles: FusedTiles, *, norm: bool, is_first: bool, activation: str
+) -> tuple[Any, dict[str, str], dict[str, Any]]:
+    """A stack of several networks of [1, 2, 1], from x or from what came before."""
+    pointers = {"first_weight_ptr": HALF, "first_bias_ptr": WIDE, "last_weight_ptr": HALF, "last_bias_ptr": WIDE}
+    pointers |= {"x_ptr": HALF, "strength_ptr": WIDE, "out_ptr": HALF, "total_ptr": WIDE}
+    pointers |= dict.fromkeys(("shift_ptr", "norm_weight_ptr", "norm_bias_ptr"), WIDE) if norm else {}
+    numbers = {**dict.fromkeys(("rows", "count", "kept", "strength_side"), "i32"), "epsilon": "fp32"}
+    constants = {
+        **{
+            "HIDDEN": 640,
+            "HIDDEN_WIDTH": 640,
+            "ACTIVATION": activation,
+            "LAST_ACTIVATION": activation if norm else "none",
+        },
+        **{"HIDDEN_NORM": norm, "LAST_NORM": norm, "IS_FIRST": is_first, "HAS_TOTAL": True},
+        **{"BLOCK_ROWS": tiles.rows, "BLOCK_HIDDEN": tiles.hidden, "STAGES": tiles.stages},
+    }
+    return fused_kernel, pointers | numbers, constants
+
+
+def norm_alone() -> Signature:
+    """The layer norm after the last stage, 1280 wide."""
+    names = ("h_ptr", "weight_ptr", "bias_ptr", "residual_ptr", "strength_ptr", "total_ptr")
+    numbers = {**dict.fromkeys(("rows", "columns", "strength_side"), "i32"), "residual_side": "i64", "epsilon": "fp32"}
+    return (
+        norm_kernel,
+        {**dict.fromkeys(names, WIDE), "out_ptr": HALF, **numbers},
+        {"HAS_TOTAL": True, "BLOCK_ROWS": NORM_ROWS, "BLOCK_COLUMNS": 2048},
     )
 
 
-def compiled(gpu: int, tiles: Tiles, *, residual: bool) -> dict[str, Any]:
-    kernel = triton.compile(
-        source(tiles, residual=residual),
-        target=GPUTarget("cuda", gpu, 32),
-        options={"num_warps": tiles.warps, "num_stages": tiles.stages},
+def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str, Any]:
+    """Returns what the compiler made of a kernel: memory, matrix instructions, what is in its loops."""
+    kernel, kinds, constants = what
+    names = kernel.arg_names
+    held = {**{name: None for name in names if name not in kinds}, **constants}
+    divisible = [name for name, kind in kinds.items() if kind in (HALF, WIDE) and name != "strength_ptr"]
+    divisible += [name for name in ("columns", "depth", "x_side", "residual_side") if name in kinds]
+    source = ASTSource(
+        kernel,
+        {name: kinds.get(name, "constexpr") for name in names},
+        {(names.index(name),): value for name, value in held.items()},
+        {(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
+    made = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options={"num_warps": warps, "num_stages": stages})
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(kernel.asm["cubin"])
+        file.write(made.asm["cubin"])
         file.flush()
         shown = subprocess.run([CUOBJDUMP, "-sass", file.name], capture_output=True, text=True, check=True).stdout
+    loops = list(innermost_loops(shown))
     return {
-        "gpu": gpu,
-        "tiles": list(tiles),
-        "residual": residual,
-        "shared": kernel.metadata.shared,
-        "local": len(re.findall(r"\b(?:LDL|STL)\b", shown)),
+        "shared": made.metadata.shared,
+        "local": len(LOCAL.findall(shown)),
+        "local_in_loops": sum(len(LOCAL.findall(body)) for body in loops),
+        "loops": len(loops),
         "mma": len(re.findall(r"\bHMMA", shown)),
         "wgmma": len(re.findall(r"\bHGMMA", shown)),
+        "shapes": sorted(set(re.findall(r"HGMMA\.(\w+)\.F", shown))),
+        "serialised": serialised(made.asm["ptx"], gpu) if gpu >= 90 else "",
     }
 
 
+def innermost_loops(shown: str) -> Iterator[str]:
+    """Yields the loops that multiply matrices and hold no other such loop: from a branch's target up to the branch."""
+    code = [(int(found[1], 16), found[2]) for line in shown.splitlines() if (found := INSTRUCTION.match(line))]
+    spans = []
+    for address, text in code:
+        target = re.search(r"\bBRA\b.*?(0x[0-9a-f]+)", text)
+        if target and int(target[1], 16) < address:
+            body = "\n".join(other for place, other in code if int(target[1], 16) <= place <= address)
+            if MATRIX.search(body):
+                spans.append((int(target[1], 16), address, body))
+    for start, end, body in spans:
+        if not any(start <= other and last <= end and (other, last) != (start, end) for other, last, _ in spans):
+            yield body
+
+
+def serialised(ptx: str, gpu: int) -> str:
+    """Returns what the assembler warns of: warp-group products that it had to run one by one (C7510 to C7519)."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "kernel.ptx"
+        file.write_text(ptx)
+        command = [get_ptxas(gpu).path, "-v", f"--gpu-name=sm_{gpu}a", file, "-o", f"{file}.cubin"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return "\n".join(line for line in done.stderr.splitlines() if re.search(r"C75\d\d", line))
+
+
+def all_compiled(*, every: bool) -> Iterator[dict[str, Any]]:
+    """Yields a row per GPU, configuration of the tables, and build: `every` one, or those that need most."""
+    for gpu in GPUS:
+        capability = (gpu // 10, gpu % 10)
+        for rows in (FEW, MANY):
+            tiles = linear_tiles(capability, rows)
+            for is_last, norm in ((False, True), (True, True), (False, False), (True, False))[: 4 if every else 2]:
+                made = compiled(
+                    linear(tiles, is_last=is_last, norm=norm, activation="mish"),
+                    gpu,
+                    warps=tiles.warps,
+                    stages=tiles.stages,
+                )
+                yield {"kernel": "linear", "gpu": gpu, "tiles": list(tiles), "last": is_last, "norm": norm, **made}
+        for norm, is_first in ((False, True), (True, True), (False, False), (True, False))[: 4 if every else 2]:
+            shape = fused_tiles(capability, normed=norm)
+            assert shape is not None
+            what = fused(shape, norm=norm, is_first=is_first, activation="mish")
+            made = compiled(what, gpu, warps=shape.warps, stages=shape.stages)
+            yield {"kernel": "fused", "gpu": gpu, "tiles": list(shape), "first": is_first, "norm": norm, **made}
+        yield {"kernel": "norm", "gpu": gpu, "norm": True, **compiled(norm_alone(), gpu, warps=4, stages=2)}
+
+
 def main() -> None:
-    """Prints one JSON array."""
-    results = [
-        compiled(gpu, linear_tiles((gpu // 10, gpu % 10), rows), residual=residual)
-        for gpu in GPUS
-        for rows in (1, 1 << 20)
-        for residual in (False, True)
-    ]
-    json.dump(results, sys.stdout)
+    """Prints the version of Triton and all rows."""
+    rows = list(all_compiled(every="--all" in sys.argv))
+    json.dump({"triton": triton.__version__, "kernels": rows}, sys.stdout)
 
 
 if __name__ == "__main__":

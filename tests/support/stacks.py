@@ -10,6 +10,7 @@ from networks import ACTIVATIONS as TORCH_MODULES
 from torch import Tensor
 
 from hnetkit.kernels.mlp import MLPWeights, StageWeights
+from hnetkit.kernels.prepared import Prepared, pack_pair
 
 
 def random_mlp(
@@ -57,6 +58,12 @@ def context(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 def relative(got: Tensor, truth: Tensor, scale: Tensor | None = None) -> float:
     scale = truth if scale is None else scale
     return float((got.detach().double() - truth.detach().double()).norm() / scale.detach().double().norm())
+
+
+def through(path: str, x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor) -> Tensor:
+    """One side of a stack by a path."""
+    pairs = [pack_pair(mlp, mlp, path) for mlp in mlps]
+    return Prepared(pairs, path, [1]).apply(x, torch.stack([strengths] * 2), [[True] * len(mlps)] * 2)[1]
 
 
 def torch_modules(mlp: MLPWeights, x: Tensor) -> Tensor:
