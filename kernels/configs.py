@@ -36,6 +36,10 @@ AUTO: tuple[Choice, ...] = (
 )
 
 
+SIMPLER: Mapping[str, tuple[str, ...]] = {"fused": ("fused", "grouped"), "grouped": ("grouped",)}
+"""What is tried, in this order, where a path is chosen; after the last comes plain torch."""
+
+
 class Tiles(NamedTuple):
     """Rows, columns and depth of a tile of 16-bit values, warps to a program, and stages of loads in flight."""
 

@@ -1,27 +1,33 @@
 """A stack by Triton kernels, as one operation that `torch.compile` and CUDA graphs take whole.
 
 Every run of networks of one build goes to the fused kernel where it fits and the path is `fused`, else to the grouped
-ones. Streams and devices are the caller's: launches go to the current stream of x's device.
+ones. Streams and devices are the caller's: launches go to the current stream of x's device. What Triton cannot compile
+is left out for good, once with a word, and what is simpler takes its place.
 """
 
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from triton.errors import TritonError
+from triton.runtime.errors import InterpreterError
 
 from hnetkit.errors import KernelUnavailable
-from hnetkit.kernels import fused, grouped
+from hnetkit.kernels import eager, fused, grouped
+from hnetkit.kernels.configs import SIMPLER
 from hnetkit.kernels.devices import can_run
-from hnetkit.kernels.packing import TENSORS, Packed, PackedStage, merge
+from hnetkit.kernels.dispatch import is_forced
+from hnetkit.kernels.mlp import MLPWeights
+from hnetkit.kernels.packing import TENSORS, Packed, PackedStage, merge, unpack
 from hnetkit.kernels.state import State
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-PATHS = ("grouped", "fused")
 
 
 class Flat(NamedTuple):
@@ -93,19 +99,50 @@ def launches(networks: Iterable[Packed], path: str, device: torch.device) -> int
 
 @torch.library.custom_op("hnetkit::stack", mutates_args=())
 def _stack(x: Tensor, strengths: Tensor, tensors: list[Tensor], layout: str, path: str) -> Tensor:
-    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        networks = _unflattened(tensors, layout)
-        state, done, total = State.of(x, tensors[0].dtype), 0, strengths.shape[1]
-        for packed in networks:
-            before, done = done, done + len(packed[0].weight)
-            numbers, is_last = strengths[:, before:done], done == total
-            tiles = None
-            if path == "fused" and x.dtype == tensors[0].dtype:
-                tiles = fused.tiles_for(packed, x.device)
-            if tiles is None:
-                state = grouped.run(state, packed, numbers, is_last=is_last)
-            else:
-                state = fused.run(state, packed, numbers, tiles, is_last=is_last)
+    networks = _unflattened(tensors, layout)
+    for candidate in SIMPLER[path]:
+        case = (candidate, x.device, x.dtype, layout)
+        if case in _left_out:
+            continue
+        try:
+            with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+                return _launched(x, strengths, networks, candidate)
+        except Exception as error:
+            if not _is_of_the_compiler(error):
+                raise
+            if is_forced(path):
+                raise KernelUnavailable(f"{path}: {error}", hint="unset HNETKIT_KERNEL") from error
+            _left_out.add(case)
+            warnings.warn(f"hnetkit leaves out its {candidate} kernels: {error}", RuntimeWarning, stacklevel=2)
+    return torch.stack([eager.apply(x, _plain(networks, side), numbers) for side, numbers in enumerate(strengths)])
+
+
+_left_out: set[tuple[str, torch.device, torch.dtype, str]] = set()
+"""What Triton could not compile in this process."""
+
+
+def _plain(networks: Sequence[Packed], side: int) -> list[MLPWeights]:
+    return [unpack(packed, side, place) for packed in networks for place in range(len(packed[0].weight))]
+
+
+def _is_of_the_compiler(error: Exception) -> bool:
+    """Whether Triton could not make or load a kernel: nothing was launched."""
+    if isinstance(error, InterpreterError):
+        return False
+    return isinstance(error, TritonError) or (type(error) is RuntimeError and "PassManager" in str(error))
+
+
+def _launched(x: Tensor, strengths: Tensor, networks: Sequence[Packed], path: str) -> Tensor:
+    dtype = networks[0][0].weight.dtype
+    state, done, total = State.of(x, dtype), 0, strengths.shape[1]
+    for packed in networks:
+        before, done = done, done + len(packed[0].weight)
+        numbers, is_last = strengths[:, before:done], done == total
+        tiles = fused.tiles_for(packed, x.device) if path == "fused" and x.dtype == dtype else None
+        if tiles is None:
+            state = grouped.run(state, packed, numbers, is_last=is_last)
+        else:
+            state = fused.run(state, packed, numbers, tiles, is_last=is_last)
     return state.rows.view(len(strengths), *x.shape)
 
 

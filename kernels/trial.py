@@ -8,11 +8,9 @@ import warnings
 import torch
 
 from hnetkit.kernels import reference, stacked
+from hnetkit.kernels.configs import SIMPLER
 from hnetkit.kernels.mlp import MLPWeights, StageWeights
 from hnetkit.kernels.packing import pack
-
-SIMPLER = {"fused": ("fused", "grouped"), "grouped": ("grouped",)}
-"""What is tried in place of a path that does not work; after the last it is plain torch."""
 
 _WIDTH, _ROWS, _LIMIT = 320, 65, 1e-2
 _STRENGTHS = ((0.7, -0.4), (0.3, 0.9))
@@ -25,11 +23,7 @@ def proven_path(path: str, device: torch.device) -> str:
         fault = fault_of(candidate, device)
         if fault is None:
             return candidate
-        warnings.warn(
-            f"hnetkit leaves out its {candidate} kernels: on {device} {fault}. Pictures are right, and slower",
-            RuntimeWarning,
-            stacklevel=2,
-        )
+        warnings.warn(f"hnetkit leaves out its {candidate} kernels: on {device} {fault}", RuntimeWarning, stacklevel=2)
     return "eager"
 
 

@@ -1,0 +1,90 @@
+"""A kernel that cannot be compiled, or computes something wrong, is left out once, with a word; results stay right."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from stacks import context
+
+pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
+
+from triton.runtime.errors import InterpreterError, OutOfResources
+from truth import DEVICE, numbers_for, random_sides, require_right, run
+
+from hnetkit.errors import KernelUnavailable
+from hnetkit.kernels import fused, grouped, stacked, trial
+
+X = context(3, 320, dtype=torch.float16)
+SIDES = random_sides(2, (320, 64, 320), "relu", torch.float16)
+NUMBERS = numbers_for(2)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(stacked, "_left_out", set())
+    monkeypatch.setattr(trial, "_ROWS", 3)
+    trial.proven_path.cache_clear()
+    yield
+    trial.proven_path.cache_clear()
+
+
+def does_not_fit(*arguments: Any, **options: Any) -> None:
+    raise OutOfResources(300_000, 232_448, "shared memory")
+
+
+@pytest.mark.parametrize("broken", [[fused], [fused, grouped]], ids=["to grouped", "to plain torch"])
+def test_what_cannot_be_compiled_is_said_once_and_replaced(broken: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in broken:
+        monkeypatch.setattr(module, "run", does_not_fit)
+    with pytest.warns(RuntimeWarning, match=r"leaves out its \w+ kernels: .*shared memory") as said:
+        require_right(run(X, SIDES, NUMBERS, "fused"), X, SIDES, NUMBERS)
+    assert len(said) == len(broken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        require_right(run(X, SIDES, NUMBERS, "fused"), X, SIDES, NUMBERS)
+
+
+def test_a_forced_path_that_cannot_be_compiled_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", "fused")
+    monkeypatch.setattr(fused, "run", does_not_fit)
+    with pytest.raises(KernelUnavailable, match="shared memory"):
+        run(X, SIDES, NUMBERS, "fused")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: an illegal memory access"), InterpreterError("a bug")])
+def test_no_other_error_is_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(fused, "run", fail)
+    with pytest.raises(type(error), match=str(error)):
+        run(X, SIDES, NUMBERS, "fused")
+
+
+def test_a_path_that_works_passes_its_trial() -> None:
+    assert trial.proven_path("fused", torch.device(DEVICE)) == "fused"
+    assert trial.proven_path("grouped", torch.device(DEVICE)) == "grouped"
+
+
+def test_a_path_that_computes_something_else_fails_its_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fused.run
+
+    def weaker(state: Any, networks: Any, strengths: Any, *rest: Any, **options: Any) -> Any:
+        return whole(state, networks, strengths * 0.97, *rest, **options)
+
+    monkeypatch.setattr(fused, "run", weaker)
+    with pytest.warns(RuntimeWarning, match="fused kernels: .* something else than plain torch"):
+        assert trial.proven_path("fused", torch.device(DEVICE)) == "grouped"
+
+
+def test_where_no_kernel_works_it_is_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(stacked, "apply", fail)
+    with pytest.warns(RuntimeWarning, match="they fail"):
+        assert trial.proven_path("fused", torch.device(DEVICE)) == "eager"
