@@ -77,6 +77,11 @@ NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
 """Rows of a program of the norm kernel: two of up to 2048 columns fit into the registers of 4 warps."""
 
 
+def gradient_tiles(capability: Capability | None, itemsize: int = 2) -> Tiles:
+    """Returns the tiles of the backward pass: small ones, as an activation and its derivative want registers."""
+    return linear_tiles(capability, 1, itemsize)
+
+
 class FusedTiles(NamedTuple):
     """Rows of a program, hidden values of a block, warps to a program, and stages of loads in flight."""
 

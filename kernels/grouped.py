@@ -7,6 +7,8 @@ linear layer is a launch of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import triton
 from torch import Tensor
@@ -36,11 +38,12 @@ def run(state: State, networks: Packed, strengths: Tensor, *, is_last: bool) -> 
     count = len(networks[0].weight)
     for place in range(count):
         mlp = [at(stage, place) for stage in networks]
-        state = _apply(state, mlp, strengths[:, place], is_last=is_last and place == count - 1)
+        state = apply(state, mlp, strengths[:, place], is_last=is_last and place == count - 1)
     return state
 
 
-def _apply(state: State, mlp: list[PackedStage], strength: Tensor, *, is_last: bool) -> State:
+def apply(state: State, mlp: Sequence[PackedStage], strength: Tensor, *, is_last: bool) -> State:
+    """Applies one network; strength: ``[sides]``."""
     rows, sides, count = state.rows, len(strength), state.rows.shape[1]
     tiles = linear_tiles(capability_of(rows.device), count, rows.element_size())
     stats, width = None, 0
@@ -106,7 +109,7 @@ def _launch_linear(
         HAS_STATS=stats is not None,
         PART=tiles.columns,
         WHOLE=depth % tiles.depth == 0,
-        PRECISION=_precision(rows.dtype),
+        PRECISION=precision(rows.dtype),
         BLOCK_ROWS=tiles.rows,
         BLOCK_COLUMNS=tiles.columns,
         BLOCK_DEPTH=tiles.depth,
@@ -140,6 +143,6 @@ def _launch_norm(
     )
 
 
-def _precision(dtype: torch.dtype) -> str:
+def precision(dtype: torch.dtype) -> str:
     """Returns how products of fp32 are taken, by torch's own setting."""
     return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"

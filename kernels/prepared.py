@@ -53,6 +53,7 @@ class Prepared:
                 networks = [pair[0] if together else _side_of(pair, branch[0]) for pair in pairs]
                 runs = stacked.arrange(networks, path)
                 self._branches.append((branch, runs, stacked.flatten(runs)))
+            self._can_learn = all(stacked.can_learn(runs) for _, runs, _ in self._branches)
         else:
             for side in self.sides:
                 self.mlps(side)
@@ -109,10 +110,9 @@ class Prepared:
         return sum(stacked.launches(runs, self.path, device) for _, runs, _ in self._branches)
 
     def _runs_kernels(self, x: Tensor) -> bool:
-        learns = torch.is_grad_enabled() and x.requires_grad
-        return (
-            bool(self._branches) and x.dtype != torch.float64 and not learns and path_on(self.path, x.device) in KERNELS
-        )
+        if not self._branches or x.dtype == torch.float64 or path_on(self.path, x.device) not in KERNELS:
+            return False
+        return not (torch.is_grad_enabled() and x.requires_grad) or self._can_learn
 
 
 def _side_of(pair: Pair, side: int) -> Packed:

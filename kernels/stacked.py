@@ -19,7 +19,7 @@ from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError
 
 from hnetkit.errors import KernelUnavailable
-from hnetkit.kernels import eager, fused, grouped
+from hnetkit.kernels import backward, eager, fused, grouped
 from hnetkit.kernels.configs import SIMPLER
 from hnetkit.kernels.devices import can_run
 from hnetkit.kernels.dispatch import is_forced
@@ -90,6 +90,11 @@ def apply(x: Tensor, stack: Flat, strengths: Tensor, path: str) -> Tensor:
     return result
 
 
+def can_learn(networks: Sequence[Packed]) -> bool:
+    """Whether gradients flow through `apply`, to x and to weights and biases."""
+    return backward.can_learn(networks)
+
+
 def launches(networks: Iterable[Packed], path: str, device: torch.device) -> int:
     """Returns how many kernels `apply` launches for networks that went through `arrange`."""
     return sum(
@@ -149,6 +154,32 @@ def _launched(x: Tensor, strengths: Tensor, networks: Sequence[Packed], path: st
 @_stack.register_fake
 def _(x: Tensor, strengths: Tensor, tensors: list[Tensor], layout: str, path: str) -> Tensor:
     return x.new_empty(len(strengths), *x.shape)
+
+
+@torch.library.custom_op("hnetkit::stack_gradients", mutates_args=())
+def _gradients(gradient: Tensor, x: Tensor, strengths: Tensor, tensors: list[Tensor], layout: str) -> list[Tensor]:
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        of_x, of_weights = backward.gradients(gradient, x, strengths, _unflattened(tensors, layout))
+    return [of_x, *of_weights]
+
+
+@_gradients.register_fake
+def _(gradient: Tensor, x: Tensor, strengths: Tensor, tensors: list[Tensor], layout: str) -> list[Tensor]:
+    return [torch.empty_like(tensor) for tensor in (x, *tensors)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, strengths, tensors, ctx.layout, _ = inputs
+    ctx.save_for_backward(x, strengths, *tensors)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    x, strengths, *tensors = ctx.saved_tensors
+    of_x, *of_tensors = _gradients(gradient, x, strengths, tensors, ctx.layout)
+    return of_x, None, of_tensors, None, None
+
+
+_stack.register_autograd(_backward, setup_context=_keep)
 
 
 def _signature(packed: Packed) -> tuple[object, ...]:

@@ -223,8 +223,9 @@ def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, t
         text_tokens: length of the text context.
 
     Returns:
-        ``enabled, kernel, device, dtype, networks, layers_reached, launches, flops, parts``; each part has ``width,
-        kind, side, path, networks, folded, strengths, layers, applications, launches, flops, reason``. Launches and
+        ``enabled, kernel, device, dtype, networks, layers_reached, launches, flops, bytes, parts``; each part has
+        ``width, kind, side, path, kernel, networks, folded, strengths, layers, applications, launches,
+        with_other_side, flops, bytes, reason``. Launches that serve K and V are counted with K. Launches and
         FLOPs are those of one UNet call. Without loaded networks: no networks and no parts.
     """
     unet = unet_of(pipe)

@@ -21,7 +21,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
-from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, linear_tiles
+from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_tiles
+from hnetkit.kernels.triton_backward import gradient_kernel
 from hnetkit.kernels.triton_fused import fused_kernel
 from hnetkit.kernels.triton_linear import linear_kernel, norm_kernel
 
@@ -75,6 +76,16 @@ def fused(
         **{"BLOCK_ROWS": tiles.rows, "BLOCK_HIDDEN": tiles.hidden, "STAGES": tiles.stages},
     }
     return fused_kernel, pointers | numbers, constants
+
+
+def gradient(tiles: Tiles, *, activation: str) -> Signature:
+    """A product of the backward pass, through an activation."""
+    names = ("gradient_ptr", "weight_ptr", "before_ptr", "out_ptr", "activated_ptr")
+    constants = {
+        **{"ACTIVATION": activation, "HAS_BEFORE": True, "PRECISION": "ieee"},
+        **{"BLOCK_ROWS": tiles.rows, "BLOCK_COLUMNS": tiles.columns, "BLOCK_DEPTH": tiles.depth},
+    }
+    return gradient_kernel, {**dict.fromkeys(names, HALF), "rows": "i32", "columns": "i32", "depth": "i32"}, constants
 
 
 def norm_alone() -> Signature:
@@ -164,6 +175,9 @@ def all_compiled(*, every: bool) -> Iterator[dict[str, Any]]:
             what = fused(shape, norm=norm, is_first=is_first, activation="mish")
             made = compiled(what, gpu, warps=shape.warps, stages=shape.stages)
             yield {"kernel": "fused", "gpu": gpu, "tiles": list(shape), "first": is_first, "norm": norm, **made}
+        tiles = gradient_tiles(capability)
+        made = compiled(gradient(tiles, activation="mish"), gpu, warps=tiles.warps, stages=tiles.stages)
+        yield {"kernel": "gradient", "gpu": gpu, "tiles": list(tiles), **made}
         yield {"kernel": "norm", "gpu": gpu, "norm": True, **compiled(norm_alone(), gpu, warps=4, stages=2)}
 
 
