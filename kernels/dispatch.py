@@ -48,13 +48,20 @@ def is_forced(path: str) -> bool:
     return os.environ.get(VARIABLE) == path
 
 
-def path_on(path: str, device: torch.device) -> str:
-    """Returns what computes a stack on `device` where `path` was chosen."""
-    if path in KERNELS:
-        from hnetkit.kernels.devices import can_run
+def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Returns what computes a stack of weights of `dtype` on `device` where `path` was chosen.
 
-        return path if is_forced(path) or can_run(device) else "eager"
-    return path
+    The kernels know no fp64, and in fp32 at torch's highest precision they have no matrix instructions: plain torch is
+    quicker then.
+    """
+    if path not in KERNELS or (is_forced(path) and dtype != torch.float64):
+        return path
+    is_slow = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
+    if dtype == torch.float64 or is_slow:
+        return "eager"
+    from hnetkit.kernels.devices import can_run
+
+    return path if can_run(device) else "eager"
 
 
 def _auto(device: torch.device | None) -> str:

@@ -45,7 +45,8 @@ class Prepared:
         self._pairs = pairs
         self._plain: dict[int, list[MLPWeights]] = {}
         self._branches: list[tuple[tuple[int, ...], list[Packed], Flat]] = []
-        if path in KERNELS and pairs and pairs[0][0][0].weight.dtype != torch.float64:
+        self._dtype = pairs[0][0][0].weight.dtype if pairs else torch.float64
+        if path in KERNELS and self._dtype != torch.float64:
             from hnetkit.kernels import stacked
 
             together = len(self.sides) == 2 and all(len(pair) == 1 for pair in pairs)
@@ -103,14 +104,14 @@ class Prepared:
 
     def launches(self, device: torch.device) -> int | None:
         """Returns how many kernels `apply` launches on `device` for all wanted sides; None: it is plain torch there."""
-        if not self._branches or path_on(self.path, device) not in KERNELS:
+        if not self._branches or path_on(self.path, device, self._dtype) not in KERNELS:
             return None
         from hnetkit.kernels import stacked
 
         return sum(stacked.launches(runs, self.path, device) for _, runs, _ in self._branches)
 
     def _runs_kernels(self, x: Tensor) -> bool:
-        if not self._branches or x.dtype == torch.float64 or path_on(self.path, x.device) not in KERNELS:
+        if not self._branches or x.dtype == torch.float64 or path_on(self.path, x.device, self._dtype) not in KERNELS:
             return False
         return not (torch.is_grad_enabled() and x.requires_grad) or self._can_learn
 

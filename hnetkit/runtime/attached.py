@@ -47,7 +47,7 @@ class Attached(nn.Module):
         self._misses_progress = False
         self._text = TextContext()
         self._text_chains: tuple[tuple[int, Chain], ...] = ()
-        self.path = chosen_path()
+        chosen_path()  # a path that cannot run is refused before any hook is on
         self._slots = make_slots(unet, self.layers, self._text)
         self._unet = (unet,)  # in a tuple: a parent must not become a submodule of its child
         self.device, self.dtype = _device(self._slots), _dtype(unet, self._slots)
@@ -125,7 +125,7 @@ class Attached(nn.Module):
     @property
     def path_here(self) -> str:
         """What computes the stack where the UNet is now."""
-        return path_on(self.path, self.device)
+        return path_on(self.path, self.device, self.dtype)
 
     @property
     def _can_fold(self) -> bool:

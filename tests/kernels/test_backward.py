@@ -120,7 +120,10 @@ def test_a_frozen_stack_gives_the_context_its_gradient_in_compiled_code() -> Non
 
 
 @pytest.mark.parametrize(("activation", "norm"), [("prelu", False), ("relu", True), ("relu", False)])
-def test_what_has_no_gradient_here_goes_through_plain_torch(activation: str, norm: bool) -> None:
+def test_what_has_no_gradient_here_goes_through_plain_torch(
+    activation: str, norm: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
     sides, strengths = random_sides(1, (24, 40, 24), activation, torch.float32, norm=norm), numbers_for(1)
     prepared = Prepared([pack_pair(sides[0][0], sides[1][0], "grouped")], "grouped")
     x, outer = context(5, 24, dtype=torch.float32).requires_grad_(), context(2, 5, 24, dtype=torch.float32)

@@ -18,6 +18,7 @@ pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 from truth import DEVICE, Sides, numbers_for, random_sides, require_right, run
 
 from hnetkit.kernels import configs, fused, grouped, stacked
+from hnetkit.kernels.dispatch import path_on
 from hnetkit.kernels.packing import pack
 from hnetkit.kernels.prepared import Prepared, pack_pair
 
@@ -191,6 +192,21 @@ def test_a_compiled_model_goes_through_it_without_a_break(path: str) -> None:
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(x), model(x))
+
+
+def test_fp32_at_the_highest_precision_is_left_to_plain_torch_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without matrix instructions the kernels would be slower; fp64 they do not know."""
+    device = torch.device(DEVICE)
+    assert path_on("fused", device, torch.float16) == "fused"
+    assert path_on("fused", device, torch.float32) == "eager"
+    torch.set_float32_matmul_precision("high")
+    try:
+        assert path_on("fused", device, torch.float32) == "fused"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    monkeypatch.setenv("HNETKIT_KERNEL", "fused")
+    assert path_on("fused", device, torch.float32) == "fused"
+    assert path_on("fused", device, torch.float64) == "eager"
 
 
 def test_without_a_gpu_and_without_the_interpreter_the_path_is_refused() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Sequence
+from unittest import mock
 
 import torch
 from networks import ACTIVATIONS as TORCH_MODULES
@@ -61,7 +63,12 @@ def relative(got: Tensor, truth: Tensor, scale: Tensor | None = None) -> float:
 
 
 def through(path: str, x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor) -> Tensor:
-    """One side of a stack by a path."""
+    """One side of a stack by a path, forced: in fp32 too."""
+    with mock.patch.dict(os.environ, HNETKIT_KERNEL=path):
+        return _through(path, x, mlps, strengths)
+
+
+def _through(path: str, x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor) -> Tensor:
     pairs = [pack_pair(mlp, mlp, path) for mlp in mlps]
     return Prepared(pairs, path, [1]).apply(x, torch.stack([strengths] * 2), [[True] * len(mlps)] * 2)[1]
 
