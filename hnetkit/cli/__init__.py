@@ -35,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("portable", "Take in what `export` wrote."),
     "generate": ("pictures", "Draw pictures with hypernetworks applied."),
     "grid": ("pictures", "Draw a labelled sheet of hypernetworks by strengths."),
+    "bench": ("bench", "Time each way to apply a stack on this machine."),
     "demo": ("demo", "Run the whole job on the bundled library and model."),
     "path": ("settings", "Print where hnetkit keeps its registry, config or library."),
     "config": ("settings", "Show settings, or set one."),

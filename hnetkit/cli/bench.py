@@ -1,0 +1,276 @@
+"""`hnetkit bench`: this machine, one's own stack, each path side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from hnetkit import settings
+from hnetkit.cli.library import complete_name
+from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.errors import PartlyFailed, UsageError
+from hnetkit.generate.request import require_size
+
+if TYPE_CHECKING:
+    import torch
+
+    from hnetkit.generate.networks import Wish
+    from hnetkit.network import BaseModel
+    from hnetkit.runtime.bench import Result
+    from hnetkit.runtime.models import Item, Layers
+
+_COLUMNS = ["path", "ms", "spread", "ratio", "error", "launches", "note"]
+_FEW_ROUNDS = 3
+
+
+def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text)
+    if found is None:
+        raise UsageError(
+            f"--size {text}: not a number of pixels, nor WIDTHxHEIGHT", hint="--size 512, or --size 768x512"
+        )
+    return require_size(int(found[1])), require_size(int(found[2] or found[1]))
+
+
+@click.command("bench")
+@click.argument("names", nargs=-1, metavar="NAME[:STRENGTH]...", shell_complete=complete_name)
+@click.option(
+    "--size", callback=_size, metavar="N|WxH", help="Pixels of a picture. [default: sd1 512, sd2 768, sdxl 1024]"
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(min=1),
+    default=2,
+    show_default=True,
+    help="Pictures in one call of the UNet; guidance makes two of each.",
+)
+@click.option(
+    "--base", type=click.Choice(["sd1", "sd2", "sdxl"]), help="The model. [default: what the networks are made for]"
+)
+@click.option(
+    "--path",
+    "paths",
+    multiple=True,
+    metavar="PATH",
+    help="reference, eager, grouped or fused. Repeatable. [default: all that can run here]",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60,
+    show_default=True,
+    help="After which no further round begins.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to compute.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
+    help="What to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
+)
+@output_options
+def bench_command(
+    names: tuple[str, ...],
+    size: tuple[int, int] | None,
+    batch: int,
+    base: BaseModel | None,
+    paths: tuple[str, ...],
+    seconds: float,
+    device: str | None,
+    dtype: str | None,
+    output: Output,
+) -> None:
+    """Time each way to apply a stack on this machine.
+
+    What is timed is what the networks do in one call of the UNet: the contexts of all self-attention layers, and the
+    text. The rest of the UNet is not run. The first row is the plain way, as AUTOMATIC1111 does it: every network anew
+    in every layer. ratio is how many times as fast a path is as that.
+
+    Each path is held against the mathematics in fp32 before it is timed: error is of what the networks add, relative
+    to it. One that is wrong is not timed, and the exit code is 1. Times are medians, spread is the first and the last
+    tenth. HNETKIT_KERNEL=PATH has everything else use that path.
+
+    \b
+    Examples:
+      hnetkit bench ink
+      hnetkit bench ink:0.8 style.pt --size 768x512 --path eager --json
+    """
+    from hnetkit.cli.progress import step_progress
+    from hnetkit.kernels.dispatch import chosen_path, path_on
+    from hnetkit.runtime.bench import measure, runnable
+    from hnetkit.runtime.models import base_of, require_fit
+
+    items = _items(names, output)
+    chosen = base or base_of(items)
+    model = require_fit(items, chosen)
+    place, kind = _place(device, dtype)
+    to_run, left_out = runnable(paths, place, kind)
+    used = path_on(chosen_path(place), place, kind)
+    width, height = size or (model.size, model.size)
+    layers = [each for each in model.layers(width, height, batch) if any(each.width in item[1].mlps for item in items)]
+    _note_work(f"{model.name} at {width}x{height}, batch {batch}", items, layers, place, kind, output)
+    for reason in dict.fromkeys(left_out.values()):
+        those = [path for path in left_out if left_out[path] == reason]
+        output.note(f"Left out: {' and '.join(those)}: {reason}.")
+    with step_progress("Measuring", quiet=output.quiet) as progress:
+        results = measure(items, layers, to_run, device=place, dtype=kind, seconds=seconds, progress=progress)
+    rounds = max(len(result.times) for result in results)
+    facts = {
+        "rounds": rounds,
+        "base": chosen,
+        "size": [width, height],
+        "batch": batch,
+        "device": place.type,
+        "device_name": _device_name(place),
+        "dtype": _dtype_name(kind),
+        "widths": sorted({each.width for each in layers}),
+        "networks": [{"name": name, "strength": strength} for name, _, strength in items],
+    }
+    output.rows(_rows(results, used, facts), columns=_COLUMNS)
+    if rounds:
+        few = f": too few to rely on, --seconds {3 * seconds:g} gives more" if rounds < _FEW_ROUNDS else ""
+        output.note(f"{_counted(rounds, 'round')}{few}.")
+    _raise_wrong(results, kind)
+
+
+def _items(names: Sequence[str], output: Output) -> list[Item]:
+    """Returns the networks that names stand for; what has strength 0 is left out, as it is in a picture."""
+    from hnetkit.generate.networks import find_networks
+
+    if not names:
+        raise UsageError("name the networks of a stack", hint="hnetkit bench NAME; `hnetkit list` shows the library's")
+    wishes = [_wish(name) for name in names]
+    items = [
+        (found.name, found.network, wish.strength)
+        for found, wish in zip(find_networks(wishes, {}), wishes, strict=True)
+    ]
+    for name, _, strength in items:
+        if not strength:
+            output.note(f"Left out: {name}: strength 0 costs nothing.")
+    active = [item for item in items if item[2]]
+    if not active:
+        raise UsageError("every strength is 0: there is nothing to time", hint=f"hnetkit bench {items[0][0]}:1")
+    return active
+
+
+def _wish(name: str) -> Wish:
+    from hnetkit.generate.networks import Wish
+
+    try:
+        return Wish.of_option(name)
+    except UsageError as error:
+        hint = f"hnetkit bench {name.partition(':')[0] or 'NAME'}:0.8"
+        raise UsageError(f"{name or 'an empty name'}: not NAME or NAME:STRENGTH", hint=hint) from error
+
+
+def _place(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """Returns where to compute and in what: as asked, else as set, else the best that is here."""
+    import torch
+
+    from hnetkit.generate.model import DTYPES
+
+    name, kind = (device or settings.get("device") or "auto"), (dtype or settings.get("dtype") or "auto")
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(name for name, is_there in there.items() if is_there)
+    if not there.get(name):
+        raise UsageError(f"--device {name}: this machine's torch has no such device", hint="--device auto")
+    if kind == "auto":
+        kind = "fp16" if name == "cuda" else "fp32"
+    if kind not in DTYPES:
+        raise UsageError(f"--dtype {kind}: no such type", hint=f"--dtype {' or '.join(DTYPES)}")
+    return torch.device(name), getattr(torch, DTYPES[kind])
+
+
+def _device_name(device: torch.device) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return _counted(torch.get_num_threads(), "thread") if device.type == "cpu" else device.type
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    from hnetkit.generate.model import DTYPES
+
+    return next(short for short, long in DTYPES.items() if str(dtype) == f"torch.{long}")
+
+
+def _note_work(
+    what: str,
+    items: Sequence[Item],
+    layers: Sequence[Layers],
+    device: torch.device,
+    dtype: torch.dtype,
+    output: Output,
+) -> None:
+    """Says what is measured."""
+    stack = ", ".join(f"{name} {strength:g}" for name, _, strength in items)
+    output.note(f"{what}, on {device.type} ({_device_name(device)}) in {_dtype_name(dtype)}: {stack}")
+    for each in layers:
+        once = ", and once for hnetkit" if each.kind == "cross" else ""
+        output.note(
+            f"  {each.kind}-attention, width {each.width}: {each.rows} rows in {_counted(each.number, 'layer')}{once}"
+        )
+    affine = {
+        name for name, network, _ in items if all(mlp.is_affine for pair in network.mlps.values() for mlp in pair)
+    }
+    if affine:
+        output.note(
+            f"Without an activation: {', '.join(sorted(affine))}. In a picture hnetkit composes or folds such "
+            "networks, which is quicker than every path here."
+        )
+
+
+def _rows(results: Sequence[Result], used: str, facts: Row) -> list[Row]:
+    plain = results[0].ms
+    grouped = next((result.launches for result in results if result.path == "grouped"), None)
+    rows = []
+    for result in results:
+        notes = [result.fault] if result.fault else []
+        if result.path == used:
+            notes.append("what hnetkit uses here")
+        if result.path == "fused" and result.launches is not None and result.launches == grouped:
+            notes.append("the same kernels as grouped: nothing here fits the fused one")
+        rows.append(
+            {
+                "path": result.path,
+                "ms": _short(result.ms, 4),
+                "spread": result.spread and [_short(time, 4) for time in result.spread],
+                "ratio": _short(plain / result.ms if plain and result.ms else None, 3),
+                "error": _short(result.error, 2),
+                "launches": result.launches,
+                "state": "wrong" if result.fault else "ok",
+                "note": "; ".join(notes),
+                **facts,
+            }
+        )
+    return rows
+
+
+def _short(number: float | None, digits: int) -> float | None:
+    if number is None:
+        return None
+    rounded = float(f"{number:.{digits}g}")
+    return int(rounded) if rounded >= 1000 else rounded
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _raise_wrong(results: Sequence[Result], dtype: torch.dtype) -> None:
+    plain, *others = results
+    wrong = [result.path for result in results if result.fault]
+    right = [result.path for result in others if not result.fault]
+    if not wrong:
+        return
+    if right and not plain.fault:
+        hint = f"HNETKIT_KERNEL={right[-1]} has pictures drawn without it"
+    else:
+        hint = "hnetkit validate FILE" if _dtype_name(dtype) == "fp32" else "--dtype fp32"
+    raise PartlyFailed(f"wrong here, and not timed: {', '.join(wrong)}", hint=hint)

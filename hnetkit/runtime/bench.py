@@ -1,0 +1,294 @@
+"""Each way to apply a stack, side by side on this machine: right first, then how long one call of a UNet takes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hnetkit.errors import KernelUnavailable, UsageError
+from hnetkit.kernels import reference
+from hnetkit.kernels.activations import activate
+from hnetkit.kernels.dispatch import FORCED, KERNELS, PATHS, path_on
+from hnetkit.kernels.mlp import NORM_EPSILON, MLPWeights
+from hnetkit.kernels.prepared import Prepared, pack_pair
+from hnetkit.runtime.models import Item, Layers
+from hnetkit.runtime.weights import materialise
+
+AS_A1111 = "as A1111"
+"""The plain way that the others are held against: every network anew in every layer, all rounded to the dtype."""
+
+MOST_ROUNDS = 200
+_CHECKED_ROWS = 64
+_ROUNDING: Mapping[torch.dtype, float] = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+"""More than rounding explains: of the distance to the mathematics for each network, relative to the context."""
+
+Contexts: TypeAlias = tuple[Tensor, Tensor]
+"""What K and V get, each ``[rows, width]``."""
+
+Apply: TypeAlias = Callable[[Tensor], Contexts]
+
+
+@dataclass
+class Result:
+    """What became of one path.
+
+    Attributes:
+        path: one of `hnetkit.kernels.dispatch.PATHS`, or `AS_A1111`.
+        error: of what the networks add, relative to it: the largest over all kinds of layers, K and V; None where
+            it gave no numbers.
+        launches: of kernels in one UNet call; None for plain torch.
+        fault: what is wrong with it; then it was not timed.
+        times: of one UNet call, in ms, one for each round.
+    """
+
+    path: str
+    error: float | None = None
+    launches: int | None = None
+    fault: str | None = None
+    times: list[float] = field(default_factory=list)
+
+    @property
+    def ms(self) -> float | None:
+        return statistics.median(self.times) if self.times else None
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """The first and the last tenth of the times, or of fewer than ten the lowest and the highest; None of one."""
+        times = sorted(self.times)
+        tenth = len(times) // 10
+        return (times[tenth], times[-1 - tenth]) if len(times) > 1 else None
+
+
+def runnable(asked: Sequence[str], device: torch.device, dtype: torch.dtype) -> tuple[list[str], dict[str, str]]:
+    """Returns the paths to measure, and by name why others are left out.
+
+    Args:
+        asked: names of paths; none for all that can run.
+        device, dtype: where the work would be done, and in what.
+
+    Raises:
+        UsageError: there is no such path.
+        KernelUnavailable: a path that was asked for cannot be measured here.
+    """
+    for path in asked:
+        if path not in (*PATHS, *FORCED[1:]):
+            near = difflib.get_close_matches(path, PATHS, n=1)
+            hint = f"--path {near[0]}" if near else f"paths are {', '.join(PATHS)}"
+            raise UsageError(f"--path {path}: no such path", hint=hint)
+        reason = _obstacle(path, device, dtype)
+        if reason:
+            raise KernelUnavailable(f"--path {path}: {reason}", hint="without --path, all that can run are measured")
+    left_out = {path: reason for path in PATHS if not asked and (reason := _obstacle(path, device, dtype))}
+    return [path for path in PATHS if path in (asked or PATHS) and path not in left_out], left_out
+
+
+def measure(
+    items: Sequence[Item],
+    layers: Sequence[Layers],
+    paths: Sequence[str],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seconds: float,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Result]:
+    """Measures `AS_A1111` and `paths`, one application for each kind of layer, all paths in turn in every round.
+
+    Args:
+        items: the stack, in order.
+        layers: what a UNet call applies it to; those whose width no network has are left out.
+        paths: of `runnable`.
+        device, dtype: where the work is done, and what its contexts and weights are.
+        seconds: no round is begun that would not end within them; the first always is.
+        progress: called with the seconds that have passed and `seconds`.
+
+    Returns:
+        A result for each path, `AS_A1111` first.
+    """
+    started = time.monotonic()
+    results = [Result(path) for path in (AS_A1111, *paths)]
+    with torch.no_grad():
+        kinds = _kinds(items, layers, paths, device, dtype)
+        for kind in kinds:
+            progress(int(time.monotonic() - started), int(seconds))
+            kind.check(results)
+        right = [result for result in results if result.fault is None]
+        longest = 0.0
+        for number in range(MOST_ROUNDS if right else 0):
+            before = time.monotonic()
+            if number and before - started + longest > seconds:
+                break
+            first = number % len(right)
+            for result in (*right[first:], *right[:first]):
+                progress(int(time.monotonic() - started), int(seconds))
+                result.times.append(sum(kind.milliseconds(result.path) for kind in kinds))
+            longest = max(longest, time.monotonic() - before)
+    return results
+
+
+class _Kind:
+    """Layers of one kind, the stack for their width, and one context of theirs."""
+
+    def __init__(self, layers: Layers, stack: _WidthStack, device: torch.device, dtype: torch.dtype) -> None:
+        noise = torch.Generator().manual_seed(layers.rows)
+        self.layers = layers
+        self._stack = stack
+        self._x = torch.randn(layers.rows, layers.width, generator=noise).to(device, dtype)
+
+    def check(self, results: Iterable[Result]) -> None:
+        """Notes how far each path is from the mathematics, what is wrong with it, and its launches; `AS_A1111` first.
+
+        A path may be off by twice of what A1111's way is. This also warms all of them up.
+        """
+        x, stack = self._x, self._stack
+        places = torch.linspace(0, len(x) - 1, min(len(x), _CHECKED_ROWS), device=x.device).long()
+        rows = x[places].float()
+        truths = [reference.apply(rows, side, stack.strengths[number]) for number, side in enumerate(stack.sides)]
+        limits = [
+            _ROUNDING[x.dtype] * len(side) * _largest(rows, y) for side, y in zip(stack.sides, truths, strict=True)
+        ]
+        for result in results:
+            if result.fault is not None:
+                continue
+            try:
+                outputs = stack.applies[result.path](x)
+                is_finite = all(bool(torch.isfinite(y).all()) for y in outputs)
+            except Exception as error:  # whatever a compiler, a driver or an allocator says: the other paths go on
+                result.fault = f"fails: {type(error).__name__}"
+                continue
+            if not is_finite:
+                result.fault = f"wrong: not finite at width {self.layers.width}"
+                continue
+            for side, (y, truth) in enumerate(zip(outputs, truths, strict=True)):
+                off, added = _norm(y[places].float() - truth), _norm(truth - rows)
+                result.error = max(result.error or 0.0, off / (added or _norm(truth)) if off else 0.0)
+                if off > limits[side]:
+                    result.fault = f"wrong: off by more than rounding at width {self.layers.width}"
+                elif result.path == AS_A1111:
+                    limits[side] = 2 * off + 1e-5 * added
+            launches = stack.launches(result.path)
+            if launches is not None:
+                result.launches = (result.launches or 0) + launches * _applications(self.layers, result.path)
+
+    def milliseconds(self, path: str) -> float:
+        """Returns the time that all these layers take in one UNet call, from one application."""
+        apply, x = self._stack.applies[path], self._x
+        return _applications(self.layers, path) * _milliseconds(lambda: apply(x), x.device)
+
+
+class _WidthStack:
+    """The networks that have one width, ready for every path.
+
+    Attributes:
+        sides: their MLPs of K and of V, in stacking order.
+        strengths: ``[2, networks]``, fp32.
+        applies: by path, what gives the contexts of K and V for ``[rows, width]``.
+    """
+
+    def __init__(
+        self, width: int, items: Sequence[Item], paths: Sequence[str], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        own = [(network.mlps[width], number) for _, network, number in items if width in network.mlps]
+        self._device = device
+        self._numbers = [number for _, number in own]
+        self.strengths = torch.tensor([self._numbers] * 2, dtype=torch.float32, device=device)
+        mlps = [tuple(materialise(mlp, device, dtype) for mlp in pair) for pair, _ in own]
+        plain = [pack_pair(key, value, "eager") for key, value in mlps]
+        for_kernels = [pack_pair(key, value, "grouped") for key, value in mlps] if set(paths) & set(KERNELS) else []
+        self._prepared = {path: Prepared(for_kernels if path in KERNELS else plain, path) for path in paths}
+        shared = Prepared(plain, "eager")
+        self.sides = [shared.mlps(side) for side in range(2)]
+        self.applies: dict[str, Apply] = {path: self._through(prepared) for path, prepared in self._prepared.items()}
+        self.applies[AS_A1111] = lambda x: (self._plainly(x, 0), self._plainly(x, 1))
+
+    def launches(self, path: str) -> int | None:
+        return self._prepared[path].launches(self._device) if path in self._prepared else None
+
+    def _through(self, prepared: Prepared) -> Apply:
+        active = [[True] * len(self._numbers)] * 2
+        return lambda x: prepared.apply(x, self.strengths, active)
+
+    def _plainly(self, x: Tensor, side: int) -> Tensor:
+        for mlp, number in zip(self.sides[side], self._numbers, strict=True):
+            x = x + _plain_mlp(x, mlp) * number
+        return x
+
+
+def _plain_mlp(h: Tensor, mlp: MLPWeights) -> Tensor:
+    """Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/hypernetworks/hypernetwork.py (behaviour only)."""
+    for stage in mlp:
+        h = F.linear(h, stage.weight, stage.bias)
+        if stage.activation is not None:
+            h = activate(h, stage.activation, stage.slope, inplace=False)
+        if stage.norm_weight is not None:
+            h = F.layer_norm(h, (h.shape[-1],), stage.norm_weight, stage.norm_bias, NORM_EPSILON)
+    return h
+
+
+def _kinds(
+    items: Sequence[Item], layers: Iterable[Layers], paths: Sequence[str], device: torch.device, dtype: torch.dtype
+) -> list[_Kind]:
+    have = {width for _, network, _ in items for width in network.widths}
+    reached = [each for each in layers if each.width in have]
+    stacks = {width: _WidthStack(width, items, paths, device, dtype) for width in {each.width for each in reached}}
+    return [_Kind(each, stacks[each.width], device, dtype) for each in reached]
+
+
+def _applications(layers: Layers, path: str) -> int:
+    """Returns how often `path` applies the stack for them: hnetkit applies it to the text once for all layers."""
+    return 1 if layers.kind == "cross" and path != AS_A1111 else layers.number
+
+
+def _largest(x: Tensor, y: Tensor) -> float:
+    return max(_norm(x), _norm(y), _norm(y - x))
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(tensor.norm())
+
+
+def _milliseconds(step: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        step()  # the GPU is at work when the clock starts, as it is in a UNet
+        start.record()
+        step()
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+    _finish(device)
+    started = time.perf_counter()
+    step()
+    _finish(device)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _obstacle(path: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Says why a path cannot be measured on `device`."""
+    if path not in PATHS:
+        return "this version has no such path"
+    if path not in KERNELS:
+        return None
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    from hnetkit.kernels.devices import can_run, is_interpreted
+
+    if is_interpreted():
+        return "Triton's kernels are interpreted here (TRITON_INTERPRET), and such times say nothing"
+    if not can_run(device):
+        return "Triton's kernels run on NVIDIA GPUs alone"
+    return None if path_on(path, device, dtype) == path else "in fp32 plain torch is quicker, and stands in for it"
