@@ -171,19 +171,10 @@ def _place(device: str | None, dtype: str | None) -> tuple[torch.device, torch.d
     """Returns where to compute and in what: as asked, else as set, else the best that is here."""
     import torch
 
-    from hnetkit.generate.model import DTYPES
+    from hnetkit.generate.model import device_of, torch_dtype
 
-    name, kind = (device or settings.get("device") or "auto"), (dtype or settings.get("dtype") or "auto")
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(name for name, is_there in there.items() if is_there)
-    if not there.get(name):
-        raise UsageError(f"--device {name}: this machine's torch has no such device", hint="--device auto")
-    if kind == "auto":
-        kind = "fp16" if name == "cuda" else "fp32"
-    if kind not in DTYPES:
-        raise UsageError(f"--dtype {kind}: no such type", hint=f"--dtype {' or '.join(DTYPES)}")
-    return torch.device(name), getattr(torch, DTYPES[kind])
+    name = device_of(device or settings.get("device") or "auto")
+    return torch.device(name), torch_dtype(dtype or settings.get("dtype") or "auto", name)
 
 
 def _device_name(device: torch.device) -> str:

@@ -103,8 +103,8 @@ def load_model(place: str | os.PathLike[str], *, device: str = "auto", dtype: st
         UsageError: the device is not there.
     """
     place = os.fspath(place)
-    device = _device(device)
-    options = {"dtype": _torch_dtype(dtype, device)}
+    device = device_of(device)
+    options = {"dtype": torch_dtype(dtype, device)}
     with _quiet_libraries():
         if os.path.isfile(place):
             weights = Path(place)
@@ -142,7 +142,12 @@ def read_defaults(folder: Path) -> Defaults:
     return Defaults(**said)
 
 
-def _device(device: str) -> str:
+def device_of(device: str) -> str:
+    """Returns ``cuda``, ``mps`` or ``cpu`` for what was asked: the best that is here for ``auto``.
+
+    Raises:
+        UsageError: this machine has no such device.
+    """
     import torch
 
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -153,7 +158,12 @@ def _device(device: str) -> str:
     return device
 
 
-def _torch_dtype(dtype: str, device: str) -> Any:
+def torch_dtype(dtype: str, device: str) -> Any:
+    """Returns torch's dtype for ``auto`` (fp16 on CUDA, fp32 elsewhere) or a short name.
+
+    Raises:
+        UsageError: there is no such type.
+    """
     import torch
 
     if dtype not in ("auto", *DTYPES):
