@@ -1,0 +1,62 @@
+"""UNets under `torch.compile` with the Triton kernels: strengths and windows are numbers on the device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from pipelines import tiny_sd
+from torch import Tensor
+from unet_truth import relative, run
+
+import hnetkit
+from hnetkit.network import Hypernetwork
+
+pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
+
+
+@pytest.fixture
+def graphs() -> Iterator[list[torch.fx.GraphModule]]:
+    """The graphs that were made, by a backend that runs them as they are."""
+    torch.compiler.reset()
+    logging.getLogger("torch.__trace").disabled = True  # pytest's handler would have it write all that is traced
+    yield []
+    torch.compiler.reset()
+
+
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_strengths_and_windows_change_in_compiled_code_and_compile_nothing(
+    graphs: list[torch.fx.GraphModule], ink: Hypernetwork, wash: Hypernetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
+    pipe, twin = tiny_sd(least=True), tiny_sd(least=True)
+    pipe.unet.compile(backend=backend, fullgraph=True)
+    bare = run(pipe)
+    assert torch.equal(bare, run(twin))
+    for one in (pipe, twin):
+        hnetkit.load_hypernetwork(one, ink, strength=hnetkit.Strength(0.8, end=0.5))
+        hnetkit.load_hypernetwork(one, wash, strength=0.5)
+
+    def both(verb: Callable[..., None], *arguments: Any) -> Tensor:
+        for one in (pipe, twin):
+            verb(one, *arguments)
+        got = run(pipe)
+        assert relative(got, run(twin)) <= 1e-6
+        return got
+
+    opened = both(hnetkit.set_progress, 0, 4)
+    assert any("hnetkit.stack" in str(node.target) for node in graphs[-1].graph.nodes)
+    before = len(graphs)
+    assert relative(both(hnetkit.set_progress, 3, 4), opened) > 1e-3
+    assert torch.equal(both(hnetkit.set_progress, 1, 4), opened)
+    window = hnetkit.Strength(-0.3, cross_v=0.2, end=0.5)
+    assert relative(both(hnetkit.set_hypernetworks, ["ink", "wash"], [window, 1.5]), opened) > 1e-3
+    assert len(graphs) == before
+    assert torch.equal(both(hnetkit.unload_hypernetworks), bare)
