@@ -95,6 +95,10 @@ class Attached(nn.Module):
 
     def replan(self, *, fold: bool = True) -> None:
         """Plans the stack anew and does what changed: scalars, composed maps, folded weights; nothing is read again."""
+        for slot in self._slots:
+            slot.context.clear()
+            if slot.current is not slot.module:  # a LoRA came or went: maps are folded into what is there now
+                slot.rewrap()
         members = [self._member(name, strength) for name, strength in self.stack] if self.is_enabled else []
         plan = make_plan(self.layers, members, fold=fold and self._can_fold)
         if not folding.is_worth_folding(plan.fold_flops, self.device):
@@ -104,10 +108,7 @@ class Attached(nn.Module):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def rewrap(self) -> None:
-        """Moves hooks to the modules that are in the slots now, and plans anew."""
-        for slot in self._slots:
-            if slot.is_replaced():
-                slot.rewrap()
+        """Moves hooks to the modules that are in the slots now, and plans anew, outside of compiled code."""
         self.replan()
 
     def remove(self) -> None:

@@ -9,15 +9,20 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import any_truth
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from networks import network_file
 from pipelines import tiny_sd, unet_call
 from torch import Tensor
 from unet_truth import lora, relative, run
 
 import hnetkit
 from hnetkit.errors import AttachError
+from hnetkit.kernels import fused
 from hnetkit.network import Hypernetwork
 
 
@@ -141,6 +146,41 @@ def test_a_window_opens_and_closes_in_compiled_code(pipe: Any, twin: Any, graphs
             assert relative(call(), run(twin)) <= 1e-6
             assert torch.equal(call(), bare) == (step >= 2)
         assert (graphs.count == before) == (picture > 0), "once for open and once for closed, and then no more"
+
+
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_with_the_fused_kernel_strengths_and_windows_compile_nothing(
+    graphs: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are numbers on the device, and a closed window is the number 0."""
+    pytest.importorskip("triton")
+    monkeypatch.setenv("HNETKIT_KERNEL", "fused")
+    run_fused = Mock(side_effect=fused.run)
+    monkeypatch.setattr(fused, "run", run_fused)
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel.from_config({**any_truth.small_unet().config, "block_out_channels": [320]}).half()
+    pipe, twin = any_truth.pipeline_of(unet), any_truth.pipeline_of(unet)
+    file = network_file(tmp_path, "wide.pt", widths=(24, 320), structure=(1, 0.25, 1), activation="relu", scale=0.05)
+    text = any_truth.text_of(0, 3, torch.float16)
+
+    def both(verb: Callable[..., Any], *arguments: Any, **options: Any) -> Tensor:
+        for one in (pipe, twin):
+            verb(one, *arguments, **options)
+        picture = any_truth.picture(pipe, text)
+        assert relative(picture, any_truth.picture(twin, text)) <= 1e-6
+        return picture
+
+    pipe.unet.compile(backend=graphs, fullgraph=True)
+    bare = both(hnetkit.unload_hypernetworks)
+    opened = both(hnetkit.load_hypernetwork, file, strength=0.8)
+    assert run_fused.call_count == 2, "once in each UNet: its text is not 320 wide"
+    before = graphs.count
+    assert relative(both(hnetkit.set_hypernetworks, ["wide"], [-0.4]), opened) > 1e-3
+    both(hnetkit.set_progress, 0, 4)
+    assert torch.equal(both(hnetkit.set_hypernetworks, ["wide"], [hnetkit.Strength(0.8, end=0.5)]), opened)
+    assert torch.equal(both(hnetkit.set_progress, 3, 4), bare)
+    assert torch.equal(both(hnetkit.set_progress, 1, 4), opened)
+    assert graphs.count == before
 
 
 @pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")

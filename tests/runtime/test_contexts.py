@@ -165,3 +165,10 @@ def test_projections_fused_later_are_noticed_at_the_next_call(pipe: Any, ink: Hy
             run(pipe)
     pipe.unfuse_qkv_projections()
     assert torch.equal(run(pipe), styled)
+
+
+def test_networks_can_be_unloaded_while_projections_are_fused(pipe: Any, ink: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, ink)
+    pipe.fuse_qkv_projections()
+    hnetkit.unload_hypernetworks(pipe)
+    assert hnetkit.get_active_hypernetworks(pipe) == []
