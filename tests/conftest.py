@@ -8,6 +8,10 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two workers with two threads each take three times as long
+
 import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent

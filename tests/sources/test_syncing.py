@@ -148,6 +148,7 @@ def test_a_second_interrupt_leaves_at_once_when_a_site_hangs(home: Path) -> None
         process = start(sites)
         while len(sites.faults.fired) < 2:
             time.sleep(0.02)
+        time.sleep(1)  # both have read what comes before the stall: until then an interrupt is heard at once
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
         assert process.poll() is None, "it should still wait for the site"
