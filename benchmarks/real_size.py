@@ -1,9 +1,10 @@
 """Three hypernetworks at Stable Diffusion 1.5's real size on the CPU: peak memory, and added cost of a UNet call.
 
-python benchmarks/real_size.py
+python benchmarks/real_size.py [--dtype fp32]
 
-Weights are random, in bf16; the networks are [1, 2, 1] on widths 320, 640, 768 and 1280, saved in bf16. Cost is paired:
-every round calls the UNet bare, with the plain implementation (each layer applies each network anew), and with hnetkit.
+Weights are random; the networks are [1, 2, 1] on widths 320, 640, 768 and 1280. All of it is in bf16, or in fp32 for
+processors without bf16 instructions, where a convolution in bf16 takes a hundred times as long. Cost is paired: every
+round calls the UNet bare, with the plain implementation (each layer applies each network anew), and with hnetkit.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ import hnetkit
 from hnetkit.network import Hypernetwork
 
 STEPS = 20
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 GOALS = {"memory": 1.05, "activation": 0.72, "affine": 0.35}
 WIDTHS = (320, 640, 768, 1280)
 UNET = {
@@ -62,10 +64,10 @@ print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
 """
 
 
-def build_model(folder: Path) -> Path:
-    """Writes a pipeline folder in diffusers' layout with SD 1.5's configuration and random weights, bf16."""
+def build_model(folder: Path, dtype: torch.dtype) -> Path:
+    """Writes a pipeline folder in diffusers' layout with SD 1.5's configuration and random weights."""
     torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(dtype)
     tokenizer = tiny_tokenizer()
     pipe = StableDiffusionPipeline(
         vae=AutoencoderKL(**VAE),
@@ -84,7 +86,7 @@ def build_model(folder: Path) -> Path:
     return folder
 
 
-def build_networks(folder: Path) -> dict[str, list[Path]]:
+def build_networks(folder: Path, dtype: torch.dtype) -> dict[str, list[Path]]:
     """Writes three networks with an activation and three affine ones."""
     return {
         kind: [
@@ -95,7 +97,7 @@ def build_networks(folder: Path) -> dict[str, list[Path]]:
                 activation=activation,
                 seed=seed,
                 scale=0.01,
-                dtype=torch.bfloat16,
+                dtype=dtype,
             )
             for seed in range(3)
         ]
@@ -103,10 +105,10 @@ def build_networks(folder: Path) -> dict[str, list[Path]]:
     }
 
 
-def peak_bytes(model: Path, networks: list[Path], folder: Path) -> int:
+def peak_bytes(model: Path, networks: list[Path], dtype: str, folder: Path) -> int:
     """Returns the peak resident memory of `hnetkit generate` in a process of its own."""
     options = [part for path in networks for part in ("-n", f"{path}:0.5")]
-    sizes = ["--width", "256", "--height", "256", "--steps", "2", "--dtype", "bf16", "--device", "cpu", "--seed", "1"]
+    sizes = ["--width", "256", "--height", "256", "--steps", "2", "--dtype", dtype, "--device", "cpu", "--seed", "1"]
     command = [sys.executable, "-P", "-m", "hnetkit", "generate", "a house", "--model", str(model), *sizes, *options]
     out = ["--out", str(folder / "picture.png"), "--overwrite"]
     environment = {**os.environ, "HNETKIT_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
@@ -123,33 +125,33 @@ def peak_bytes(model: Path, networks: list[Path], folder: Path) -> int:
     return peak
 
 
-def memory(model: Path, networks: dict[str, list[Path]], folder: Path) -> dict[str, Any]:
+def memory(model: Path, networks: dict[str, list[Path]], dtype: str, folder: Path) -> dict[str, Any]:
     """Peaks of the same command without networks and with three, against the networks' own bytes."""
-    without = peak_bytes(model, [], folder)
+    without = peak_bytes(model, [], dtype, folder)
     result: dict[str, Any] = {"without_mb": without / 1e6}
     for kind, paths in networks.items():
-        peak, own = peak_bytes(model, paths, folder), sum(path.stat().st_size for path in paths)
+        peak, own = peak_bytes(model, paths, dtype, folder), sum(path.stat().st_size for path in paths)
         allowed = (without + own) * GOALS["memory"]
         result[kind] = {"with_mb": peak / 1e6, "networks_mb": own / 1e6, "of_allowed": peak / allowed}
         result[kind]["met"] = peak <= allowed
     return result
 
 
-def cost(model: Path, networks: dict[str, list[Path]], rounds: int) -> dict[str, Any]:
+def cost(model: Path, networks: dict[str, list[Path]], dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     """Added time of one UNet call at 256 px with guidance, by kind of network."""
-    bare = UNet2DConditionModel.from_pretrained(model, subfolder="unet", torch_dtype=torch.bfloat16).eval()
+    bare = UNet2DConditionModel.from_pretrained(model, subfolder="unet", torch_dtype=dtype).eval()
     unets, set_up = {"none": bare}, {}
     for kind, paths in networks.items():
         nets = [hnetkit.load(path) for path in paths]
         unets[f"plain {kind}"], unets[f"hnetkit {kind}"] = twin(bare), twin(bare)
-        modules = [(plain_a1111.modules_of(net, torch.bfloat16), 0.5) for net in nets]
+        modules = [(plain_a1111.modules_of(net, dtype), 0.5) for net in nets]
         unets[f"plain {kind}"].set_attn_processor(plain_a1111.PlainProcessor(modules))
         set_up[kind] = timed(lambda unet=unets[f"hnetkit {kind}"], nets=nets: attach(unet, nets))
     noise = torch.Generator().manual_seed(0)
     call = {
-        "sample": torch.randn(2, 4, 32, 32, generator=noise).bfloat16(),
+        "sample": torch.randn(2, 4, 32, 32, generator=noise).to(dtype),
         "timestep": torch.tensor(500),
-        "encoder_hidden_states": torch.randn(2, 77, 768, generator=noise).bfloat16(),
+        "encoder_hidden_states": torch.randn(2, 77, 768, generator=noise).to(dtype),
     }
     times: dict[str, list[float]] = {name: [] for name in unets}
     with torch.no_grad():
@@ -202,23 +204,27 @@ def timed(action: Callable[[], object]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9, help="paired rounds after a first that warms up")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16")
     parser.add_argument(
         "--part", choices=["memory", "cost"], help="measure this alone and print it; nothing is written"
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model, networks = build_model(folder / "model"), build_networks(folder)
+        dtype = DTYPES[arguments.dtype]
+        model, networks = build_model(folder / "model", dtype), build_networks(folder, dtype)
         parts = {
-            "memory": lambda: memory(model, networks, folder),
-            "cost": lambda: cost(model, networks, arguments.rounds),
+            "memory": lambda: memory(model, networks, arguments.dtype, folder),
+            "cost": lambda: cost(model, networks, dtype, arguments.rounds),
         }
         if arguments.part:
             print(json.dumps(parts[arguments.part](), indent=2))
             return
         measured = {part: measure() for part, measure in parts.items()}
+    setting = {"dtype": arguments.dtype, "goals": GOALS}
     threads = {"threads": torch.get_num_threads()}
-    write("real_size", {"goals": GOALS, **measured, **conditions("torch", "diffusers", "transformers"), **threads})
+    result = {**setting, **measured, **conditions("torch", "diffusers", "transformers"), **threads}
+    write("real_size" if arguments.dtype == "bf16" else f"real_size_{arguments.dtype}", result)
 
 
 if __name__ == "__main__":
