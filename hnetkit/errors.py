@@ -49,6 +49,10 @@ class NotFound(HnetkitError):
     exit_code = 4
 
 
+class NoSettings(NotFound):
+    """A picture does not say how it was made."""
+
+
 class FileRefused(HnetkitError):
     """A file is not a hypernetwork that can be read safely and understood fully."""
 
@@ -101,6 +105,10 @@ class KernelUnavailable(HnetkitError):
 
 class ModelNotUsable(HnetkitError):
     """A pipeline folder or hub id that cannot be loaded as a Stable Diffusion pipeline."""
+
+
+class OutOfMemory(HnetkitError):
+    """The device, or this machine, has not enough memory; the hint says what to switch on."""
 
 
 class RemoteError(HnetkitError):

@@ -13,6 +13,8 @@ KEYS: Mapping[str, str] = {
     "model": "what `generate` and `grid` load without --model: a diffusers folder or a hub id",
     "device": "where they run without --device: auto, cpu, cuda, mps",
     "dtype": "what they compute in without --dtype: auto, fp32, fp16, bf16",
+    "loras": "the folder in which <lora:NAME:0.8> finds files",
+    "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
 }
 
 

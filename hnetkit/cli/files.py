@@ -17,6 +17,7 @@ from hnetkit.network import DType
 SUFFIXES = (".pt", ".ckpt", ".bin", ".pth", ".safetensors")
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
+_PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
 
 
 @click.command("inspect")
@@ -25,28 +26,30 @@ _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "laye
 def inspect_command(files: tuple[str, ...], output: Output) -> None:
     """Show what is in model files.
 
-    A file of another kind is named as what it is. Nothing in a file is ever run; exits with 7 where one is unsafe,
-    damaged, or of a build that cannot be computed.
+    A PNG, JPEG or WebP picture shows how it was made, by A1111's text or ComfyUI's graph, and which of its
+    hypernetworks the library holds; exits with 4 where it does not say. A file of another kind is named as what it
+    is. Nothing in a file is ever run; exits with 7 where one is unsafe, damaged, or of a build that cannot be
+    computed.
 
     \b
     Examples:
       hnetkit inspect style.pt
       hnetkit inspect --json *.pt *.safetensors
+      hnetkit inspect picture.png
     """
-    from hnetkit.inspection import examine
-
     rows: list[Row] = []
     failures: list[HnetkitError] = []
     for path in _tracked("Reading", files, output):
         try:
-            found = examine(path)
+            row, failure = _inspected(path, output)
         except HnetkitError as error:
             failures.append(error)
             continue
-        if found.verdict == "refused" and found.refusal is not None:
-            failures.append(found.refusal)
-        rows.append(found.as_row())
-    output.rows(rows, columns=_COLUMNS, text=_card)
+        if failure is not None:
+            failures.append(failure)
+        rows.append(row)
+    columns = _PICTURE_COLUMNS if rows and all(row["kind"] == "picture" for row in rows) else _COLUMNS
+    output.rows(rows, columns=columns, text=_card)
     _raise_all(failures, of=len(files))
 
 
@@ -135,6 +138,19 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
     raise PartlyFailed(summary)
 
 
+def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
+    from hnetkit.cli.picture_rows import picture_row
+    from hnetkit.formats.source import OpenFile
+    from hnetkit.inspection import examine
+
+    with OpenFile(path) as file:
+        picture = picture_row(file, output)
+    if picture is not None:
+        return picture
+    found = examine(path)
+    return found.as_row(), found.refusal if found.verdict == "refused" else None
+
+
 def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
     from hnetkit.checks import validate
     from hnetkit.formats import load
@@ -205,6 +221,10 @@ def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, ou
 
 def _card(row: Row) -> str:
     """One file for a person to read."""
+    if row["kind"] == "picture":
+        from hnetkit.cli.picture_rows import picture_card
+
+        return picture_card(row)
     lines = [printable(row["path"])]
     if row["format"] is None:
         lines.append(f"  {row['reason'].removeprefix(row['path'] + ': ')}")

@@ -10,25 +10,25 @@ from typing import Any
 
 
 @contextmanager
-def byte_progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def byte_progress(label: str, *, quiet: bool) -> Iterator[Callable[[float, float], None]]:
     """Gives a function to call with (bytes done, bytes in all)."""
     with _bar(label, quiet=quiet, in_bytes=True) as report:
         yield report
 
 
 @contextmanager
-def step_progress(label: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+def step_progress(label: str, *, quiet: bool) -> Iterator[Callable[[float, float], None]]:
     """Gives a function to call with (steps done, steps in all)."""
     with _bar(label, quiet=quiet, in_bytes=False) as report:
         yield report
 
 
 @contextmanager
-def _bar(label: str, *, quiet: bool, in_bytes: bool) -> Iterator[Callable[[int, int], None]]:
+def _bar(label: str, *, quiet: bool, in_bytes: bool) -> Iterator[Callable[[float, float], None]]:
     started = time.monotonic()
     shown: list[Any] = []
 
-    def report(done: int, total: int) -> None:
+    def report(done: float, total: float) -> None:
         if quiet or not sys.stderr.isatty() or (not shown and time.monotonic() - started < 1):
             return
         if not shown:

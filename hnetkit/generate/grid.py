@@ -1,114 +1,267 @@
-"""The comparison that every article on hypernetworks prints: networks by strengths, the same seed everywhere."""
+"""Drawing a grid: batch by batch, each picture on disk before the next batch, then all of them on one sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+import gc
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
+from hnetkit.generate.asked import Grid
+from hnetkit.generate.axes import Content, label_of
+from hnetkit.generate.batches import Batch
+from hnetkit.generate.cells import Cell
+from hnetkit.generate.description import infotext_of
+from hnetkit.generate.grid_files import GridFiles, Row, row_of
+from hnetkit.generate.loras import Lora, hashes_of_loras, put_on_loras
 from hnetkit.generate.model import Model
 from hnetkit.generate.networks import Network, StackedPrompt, hashes_of, put_on
-from hnetkit.generate.picture import Progress, draw, infotext_of
-from hnetkit.generate.request import Request
-from hnetkit.generate.sheet import SheetRow, draw_sheet
-from hnetkit.prompts.tags import TaggedPrompt, plain_number
+from hnetkit.generate.picture import draw_batch
+from hnetkit.generate.request import Request, Stack
+from hnetkit.generate.sheet import Section, SheetRow, draw_sheet, most_side
+from hnetkit.prompts import infotext
+from hnetkit.runtime.attach import set_hypernetworks, unload_hypernetworks
+from hnetkit.runtime.strength import Strength
 
 if TYPE_CHECKING:
     from PIL import Image
 
-RequestOf = Callable[[TaggedPrompt, int], Request]
-"""Gives the request for one picture of a prompt and a seed, without a stack."""
+Progress = Callable[[float, float], None]
+"""Called with the pictures done, the one at work in part, and the pictures in all."""
+
+_NOT_OF_A_CELL = frozenset({"prompt", "seed", "count", "batch_size", "stack", "start", "second"})
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """What a grid shows: one row for each prompt, seed and network, one column for each strength.
+class Studio:
+    """What turns cells into pictures.
 
     Attributes:
-        networks: each takes its strength from the column.
-        strengths: 0 is the picture without the network.
-        prompts: the networks of their own tags apply in every column.
-        seeds: of the pictures.
+        load: loads the model of a checkpoint; None is the one that was asked for beside the axes.
+        request: gives the request for a cell, without stacks.
+        hires: the second pass's prompt, where it has one of its own.
     """
 
-    networks: Sequence[Network]
-    strengths: Sequence[float]
-    prompts: Sequence[StackedPrompt]
-    seeds: Sequence[int]
-
-    @property
-    def columns(self) -> list[str]:
-        return [plain_number(strength) if strength else "none" for strength in self.strengths]
-
-    def label(self, network: Network, stacked: StackedPrompt, seed: int) -> str:
-        """Returns the network's name, and what else tells a row from the others."""
-        prompt = [stacked.prompt.written] if len(self.prompts) > 1 else []
-        return ", ".join([network.name, *prompt, *([f"seed {seed}"] if len(self.seeds) > 1 else [])])
+    load: Callable[[str | None], Model]
+    request: Callable[[Model, Cell], Request]
+    hires: StackedPrompt | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    label: str
-    request: Request
-    name: str  # on the pipeline
+def draw_batches(
+    batches: Sequence[Batch],
+    places: Mapping[str, Sequence[Mapping[str, Any]]],
+    files: GridFiles,
+    studio: Studio,
+    progress: Progress | None = None,
+) -> None:
+    """Draws batches and puts each picture on disk and on record; a model is loaded once, and let go after its last.
 
-    def cell(self, strength: float) -> Request:
-        if not strength:
-            return self.request
-        return replace(self.request, stack=(*self.request.stack, (self.name, strength)))
-
-
-def draw_grid(
-    model: Model, comparison: Comparison, request: RequestOf, progress: Progress | None = None
-) -> Image.Image:
-    """Returns the labelled sheet; cells that are the same picture are drawn once.
+    Args:
+        batches: those of one checkpoint are neighbours.
+        places: key -> where on the grid its picture is shown. Pictures of other keys are drawn as companions, and
+            not written.
 
     Raises:
         BadPicture: a cell came out NaN or black.
-        IncompatibleNetwork: a network does not belong on this model.
+        IncompatibleNetwork: a network does not belong on a model.
     """
-    rows = list(_rows(model, comparison, request))
-    cells = list(dict.fromkeys(row.cell(strength) for row in rows for strength in comparison.strengths))
-    pictures = {}
-    for number, cell in enumerate(cells):
+    total = sum(len(batch.cells) for batch in batches)
+    done = 0
+    for checkpoint, group in groupby(batches, key=lambda batch: batch.checkpoint):
+        together = list(group)
+        easel = _Easel.of(studio.load(checkpoint), together, studio)
+        for batch in together:
+            before, size = done, len(batch.cells)
 
-        def report(done: int, total: int, before: int = number) -> None:
-            if progress is not None:
-                progress(before * total + done, len(cells) * total)
+            def report(calls: int, of_calls: int, before: int = before, size: int = size) -> None:
+                if progress is not None:
+                    progress(before + size * calls / of_calls, total)
 
-        pictures[cell] = next(draw(model, cell, report)).image
-    return draw_sheet(
-        *_headings(model, comparison, rows[0].request),
-        comparison.columns,
-        [SheetRow(row.label, [pictures[row.cell(strength)] for strength in comparison.strengths]) for row in rows],
+            _draw(easel, batch, places, files, report)
+            done += size
+        easel.put_away()
+
+
+@dataclass(slots=True)
+class _Easel:
+    """A model with the networks of all its cells on it.
+
+    Attributes:
+        names: (content, how often it was before in the stack) -> the name on the pipeline.
+    """
+
+    model: Model
+    studio: Studio
+    names: Mapping[tuple[str, int], str]
+    _loras: tuple[Lora, ...] = field(default=())
+
+    @classmethod
+    def of(cls, model: Model, batches: Iterable[Batch], studio: Studio) -> _Easel:
+        stacks = [batch.cells[0].networks for batch in batches]
+        stacks += [studio.hires.networks] if studio.hires else []
+        needed = {slot: network for stack in stacks for slot, network in _slots(stack)}
+        names = put_on(model.pipe, needed.values())
+        return cls(model, studio, dict(zip(needed, names, strict=True)))
+
+    def prepared(self, cell: Cell) -> Request:
+        """Returns the request for a cell, with its stack and its LoRAs on the model.
+
+        The stack stays in effect until the next cell: one that differs in strengths alone then changes nothing else.
+        """
+        self._put_on_loras(cell.loras)
+        request, stack = self.studio.request(self.model, cell), self._stack(cell.networks, cell.strengths)
+        set_hypernetworks(self.model.pipe, [name for name, _ in stack], [strength for _, strength in stack])
+        if request.second is None:
+            return replace(request, stack=stack)
+        hires = self.studio.hires
+        second = stack if hires is None else self._stack(hires.networks, hires.strengths)
+        return replace(request, stack=stack, second=replace(request.second, stack=second))
+
+    def put_away(self) -> None:
+        """Lets the model go before another one comes."""
+        import torch
+
+        unload_hypernetworks(self.model.pipe)
+        with suppress(AttributeError):
+            self.model.pipe.remove_all_hooks()
+        del self.model
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _stack(self, networks: Sequence[Network], strengths: Sequence[float | Strength]) -> Stack:
+        names = [self.names[slot] for slot, _ in _slots(networks)]
+        return tuple(zip(names, strengths, strict=True))
+
+    def _put_on_loras(self, loras: tuple[Lora, ...]) -> None:
+        if loras == self._loras:
+            return
+        if self._loras:
+            self.model.pipe.unload_lora_weights()
+        put_on_loras(self.model.pipe, loras)
+        self._loras = loras
+        self.model = replace(self.model, _encoders={})  # the encoders keep texts as they were without these
+
+
+def _slots(networks: Sequence[Network]) -> list[tuple[tuple[str, int], Network]]:
+    """A stack may hold a network twice: it is then on the pipeline twice."""
+    contents = [network.network.content_hash for network in networks]
+    return [((content, contents[:at].count(content)), networks[at]) for at, content in enumerate(contents)]
+
+
+def _draw(
+    easel: _Easel,
+    batch: Batch,
+    places: Mapping[str, Sequence[Mapping[str, Any]]],
+    files: GridFiles,
+    report: Callable[[int, int], None],
+) -> None:
+    request = easel.prepared(batch.cells[0])
+    pictures = draw_batch(easel.model, request, batch.seeds, report)
+    for cell, key, number, picture in zip(batch.cells, batch.keys, batch.numbers, pictures, strict=True):
+        if key in places:
+            own = replace(request, seed=picture.seed)
+            facts = _facts(easel, own, cell, batch)
+            path = files.write(number, key, picture.image, str(facts["infotext"]))
+            files.append([row_of(key, place, {"picture": path, **facts}) for place in places[key]])
+
+
+def _facts(easel: _Easel, request: Request, cell: Cell, batch: Batch) -> dict[str, Any]:
+    """Returns all that a picture was drawn by, for the record."""
+    model, hires = easel.model, easel.studio.hires
+    networks = [*cell.networks, *(hires.networks if hires else ())]
+    hashes = hashes_of(networks) | hashes_of_loras(cell.loras)
+    second = None if request.second is None else asdict(request.second)
+    if second is not None:
+        del second["stack"]
+    return {
+        "prompt": cell.prompt.written,
+        "negative_prompt": request.negative_prompt,
+        "seed": request.seed,
+        **{at.name: getattr(request, at.name) for at in fields(request) if at.name not in _NOT_OF_A_CELL},
+        "start": None if request.start is None else asdict(request.start),
+        "second": second,
+        "batch": list(batch.seeds),
+        "hypernetworks": [
+            {"name": network.name, "strength": tag.multiplier, "hash": network.hash, "tag": str(tag)}
+            for network, tag in zip(cell.networks, cell.prompt.tags, strict=True)
+        ],
+        "model": model.name,
+        "model_hash": model.hash,
+        "infotext": infotext_of(model, request, request.seed, cell.prompt.written, hashes),
+    }
+
+
+def make_sheet(
+    grid: Grid,
+    rows: Sequence[Row],
+    files: GridFiles,
+    title: str,
+    names: Mapping[tuple[str, Content], str],
+) -> Image.Image:
+    """Returns the sheet.
+
+    Args:
+        rows: of the record, one for each cell in reading order.
+        title: above everything.
+        names: see `label_of`.
+    """
+    pictures = {tuple(row[side] for side in "xyz"): files.picture(row) for row in rows}
+    sections = [
+        Section(
+            label_of(in_depth, names),
+            [
+                SheetRow(label_of(down, names), [pictures[x, y, z] for x in range(len(grid.x))])
+                for y, down in enumerate(grid.y)
+            ],
+        )
+        for z, in_depth in enumerate(grid.z)
+    ]
+    columns = [label_of(across, names) for across in grid.x]
+    return draw_sheet(title, _caption(grid, rows[0]), columns, sections, most_side(files.sheet))
+
+
+def infotext_of_sheet(grid: Grid, rows: Sequence[Row], names: Mapping[tuple[str, Content], str]) -> str:
+    """Returns the infotext of a grid's first picture, and what varies."""
+    first = rows[0]
+    own = infotext.parse(first["infotext"]).parameters
+    hashes = {name: value for row in rows for name, value in infotext.parse(row["infotext"]).hashes.items()}
+    varying = {
+        _IN_INFOTEXT.get(coordinate, f"Grid {coordinate}"): ", ".join(
+            _said(coordinate, value, names) for value in values
+        )
+        for coordinate, values in grid.varied().items()
+    }
+    parameters = {name: value for name, value in own.items() if name not in ("Hashes", "Version")}
+    written = {**parameters, **varying, "Version": own.get("Version")}
+    return infotext.write(first["prompt"], first["negative_prompt"], written, hashes)
+
+
+_IN_INFOTEXT = {
+    **{"hypernetwork": "Grid networks", "strength": "Grid strengths", "order": "Grid orders", "seed": "Grid seeds"},
+    **{"prompt": "Grid prompts", "cfg": "Grid CFG scales", "sampler": "Grid samplers"},
+    **{"checkpoint": "Grid checkpoints"},
+}
+
+
+def _said(coordinate: str, value: Content, names: Mapping[tuple[str, Content], str]) -> str:
+    if isinstance(value, tuple):
+        return " + ".join(value)
+    return names.get((coordinate, value)) or (
+        "none" if value is None else f"{value:g}" if type(value) is float else str(value)
     )
 
 
-def infotext_of_grid(model: Model, comparison: Comparison, request: RequestOf) -> str:
-    """Returns the infotext of a grid's first picture, and what varies."""
-    stacked, seed = comparison.prompts[0], comparison.seeds[0]
-    varying = {
-        "Grid networks": ", ".join(network.name for network in comparison.networks),
-        "Grid strengths": ", ".join(map(plain_number, comparison.strengths)),
+def _caption(grid: Grid, row: Row) -> str:
+    """Returns what is the same in all cells."""
+    varied = grid.varied()
+    parts = {
+        "checkpoint": row["model"],
+        "seed": f"seed {row['seed']}",
+        "sampler": row["sampler"],
+        "steps": f"{row['steps']} steps",
+        "cfg": f"CFG {row['cfg_scale']:g}",
     }
-    hashes = hashes_of([*stacked.networks, *comparison.networks])
-    return infotext_of(model, request(stacked.prompt, seed), seed, stacked.prompt.written, hashes, varying)
-
-
-def _rows(model: Model, comparison: Comparison, request: RequestOf) -> Iterator[_Row]:
-    of_prompts = [network for stacked in comparison.prompts for network in stacked.networks]
-    loaded = put_on(model.pipe, [*of_prompts, *comparison.networks])
-    base, names = iter(loaded[: len(of_prompts)]), loaded[len(of_prompts) :]
-    for stacked in comparison.prompts:
-        stack = tuple((next(base), strength) for strength in stacked.strengths)
-        for seed in comparison.seeds:
-            for network, name in zip(comparison.networks, names, strict=True):
-                drawn = replace(request(stacked.prompt, seed), stack=stack)
-                yield _Row(comparison.label(network, stacked, seed), drawn, name)
-
-
-def _headings(model: Model, comparison: Comparison, request: Request) -> tuple[str, str]:
-    title = comparison.prompts[0].prompt.written if len(comparison.prompts) == 1 else ""
-    seed = [f"seed {comparison.seeds[0]}"] if len(comparison.seeds) == 1 else []
-    numbers = [request.sampler, f"{request.steps} steps", f"CFG {request.cfg_scale:g}"]
-    return title, "  ·  ".join([model.name, *seed, *numbers])
+    return "  ·  ".join(part for coordinate, part in parts.items() if coordinate not in varied)

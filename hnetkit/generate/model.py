@@ -1,59 +1,31 @@
-"""Loading a Stable Diffusion pipeline: a diffusers folder, a hub id, or one checkpoint file."""
+"""A model that is ready to draw, from whatever place it is in: a diffusers folder, a hub id, or one checkpoint file."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import ModelNotUsable, NotFound, UsageError
-from hnetkit.formats.safetensors_file import read_safetensors
+from hnetkit.errors import UsageError
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.request import is_size
-from hnetkit.generate.samplers import SAMPLERS
+from hnetkit.generate.autoencoders import find_vae, load_vae, refuse_other_latents
+from hnetkit.generate.checkpoints import MakeVae, load_checkpoint
+from hnetkit.generate.defaults import Defaults as Defaults
+from hnetkit.generate.defaults import read_defaults as read_defaults
+from hnetkit.generate.folders import download, load_folder, vae_configuration, weight_files
+from hnetkit.generate.libraries import quiet_libraries
+from hnetkit.generate.memory import needing_memory
+from hnetkit.generate.parts import refuse_unfilled
 from hnetkit.hashes import sha256_of
+
+if TYPE_CHECKING:
+    from hnetkit.generate.encoding import Emphasis, TextEncoder
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DEFAULTS_FILE = "hnetkit.json"
-
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-_NOT_PICKLED = "get it as .safetensors, or as a diffusers folder with .safetensors files"
-
-# what a model folder's own defaults may say
-_MEANINGFUL: Mapping[str, Callable[[Any], bool]] = {
-    "cfg_scale": lambda value: type(value) in (int, float) and 1 <= value <= 100,
-    "steps": lambda value: type(value) is int and 1 <= value <= 1000,
-    "sampler": lambda value: value in SAMPLERS,
-    "width": is_size,
-    "height": is_size,
-    "prompts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Defaults:
-    """What a picture is drawn with where nobody says otherwise.
-
-    Attributes:
-        width, height: pixels; None: the size that the model was trained at.
-        prompts: examples that suit the model.
-    """
-
-    cfg_scale: float = 7.0
-    steps: int = 20
-    sampler: str = "Euler a"
-    width: int | None = None
-    height: int | None = None
-    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,7 +35,7 @@ class Model:
     Attributes:
         pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device.
         name: what the infotext calls it.
-        defaults: its own, where its folder has a `DEFAULTS_FILE`.
+        defaults: its own, where its folder has a `hnetkit.generate.defaults.DEFAULTS_FILE`.
         weights: the file that tells it from others: the UNet's weights, or the checkpoint.
         scheduler_config: of the scheduler that it came with.
     """
@@ -73,6 +45,16 @@ class Model:
     defaults: Defaults
     weights: Path
     scheduler_config: Mapping[str, Any]
+    _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
+
+    def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
+        """Returns the encoder with these settings: the same one each time, with the texts that it keeps."""
+        from hnetkit.generate.encoding import TextEncoder
+
+        settings = clip_skip, emphasis
+        if settings not in self._encoders:
+            self._encoders[settings] = TextEncoder(self.pipe, *settings)
+        return self._encoders[settings]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -88,58 +70,58 @@ class Model:
         return sha256_of(OpenFile(self.weights))[:10]
 
 
-def load_model(place: str | os.PathLike[str], *, device: str = "auto", dtype: str = "auto") -> Model:
+def load_model(
+    place: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    vae: str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    offload: bool = False,
+    attention_slicing: bool = False,
+    compiled: bool = False,
+) -> Model:
     """Loads a pipeline straight into its dtype, without a safety checker, and moves it to its device.
 
     Args:
         place: a folder in diffusers' layout, a hub id (``"org/name"``, from the cache where the hub is out of
-            reach), or a checkpoint in one ``.safetensors`` file.
+            reach), or a checkpoint in one ``.safetensors`` or ``.ckpt`` file.
         device: one of `DEVICES`; ``"auto"`` takes CUDA, then MPS, then the CPU.
         dtype: a key of `DTYPES`; ``"auto"`` is fp16 on CUDA and fp32 elsewhere.
+        vae: an autoencoder instead of the model's own: a file, a folder or a hub id.
+        tokenizer: a folder of tokenizer files, or a pipeline's; read for checkpoints in one file, which have none.
+        offload: keeps on the GPU only the part at work.
+        attention_slicing: computes attention in slices.
+        compiled: compiles the UNet, in place, when it first draws.
 
     Raises:
-        NotFound: no such file, folder or hub id.
-        ModelNotUsable: it is not a Stable Diffusion pipeline, or only has pickled weights.
-        UsageError: the device is not there.
+        NotFound: no such file, folder or hub id; the hint has the nearest names.
+        ModelNotUsable: it is not a Stable Diffusion pipeline, or only has pickled weights in a folder.
+        FileRefused: a file that cannot be read safely.
+        UsageError: the device is not there, or cannot be offloaded from.
+        OutOfMemory: there is not enough of it.
     """
-    place = os.fspath(place)
-    device = device_of(device)
-    options = {"dtype": torch_dtype(dtype, device)}
-    with _quiet_libraries():
-        if os.path.isfile(place):
-            weights = Path(place)
-            pipe, defaults = _load_checkpoint(weights, options), Defaults()
+    place, device = os.fspath(place), device_of(device)
+    if offload and device != "cuda":
+        raise UsageError(f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out")
+    kind = torch_dtype(dtype, device)
+    with quiet_libraries(), needing_memory(f"loading {place}"):
+        folder = None if os.path.isfile(place) else Path(place) if os.path.isdir(place) else download(place)
+        make_vae = _separate_vae(vae, kind)
+        if folder is None:
+            own = os.fspath(tokenizer) if tokenizer is not None else None
+            pipe = load_checkpoint(Path(place), kind, device, tokenizer=own, make_vae=make_vae)
         else:
-            folder = Path(place) if os.path.isdir(place) else _download(place)
-            pipe, defaults = _load_folder(folder, options), read_defaults(folder)
-            weights = _weight_files(folder)[0]
-        pipe.to(device)
-        if hasattr(pipe, "watermark"):
-            pipe.watermark = None  # SDXL's changes pixels where its package happens to be installed
-    pipe.set_progress_bar_config(disable=True)
+            at = folder
+            parts = {"vae": make_vae(lambda: vae_configuration(at))} if make_vae else {}
+            pipe = load_folder(folder, kind, **parts)
+        refuse_unfilled(pipe, place)
+        if vae is not None:
+            refuse_other_latents(pipe.vae, pipe, os.fspath(vae))
+        _settle(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
+    defaults = Defaults() if folder is None else read_defaults(folder)
+    weights = Path(place) if folder is None else weight_files(folder)[0]
     return Model(pipe, _name(place), defaults, weights, pipe.scheduler.config)
-
-
-def read_defaults(folder: Path) -> Defaults:
-    """Returns what a model folder's `DEFAULTS_FILE` says; hnetkit's own defaults where there is none.
-
-    Raises:
-        ModelNotUsable: the file is no JSON object of known keys with values of the right type.
-    """
-    path = folder / DEFAULTS_FILE
-    try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Defaults()
-    except (OSError, ValueError) as error:
-        raise ModelNotUsable(f"{path}: unreadable ({error})", hint="mend the file, or delete it") from error
-    for key, value in said.items() if isinstance(said, dict) else [("", said)]:
-        if key not in _MEANINGFUL or not _MEANINGFUL[key](value):
-            keys = ", ".join(_MEANINGFUL)
-            raise ModelNotUsable(f"{path}: {key!r} cannot be {value!r}", hint=f"its keys are {keys}")
-    if "prompts" in said:
-        said["prompts"] = tuple(said["prompts"])
-    return Defaults(**said)
 
 
 def device_of(device: str) -> str:
@@ -178,121 +160,23 @@ def _name(place: str) -> str:
     return path.stem if path.is_file() else path.name
 
 
-def _load_folder(folder: Path, options: dict[str, Any]) -> Any:
-    import diffusers
-
-    index = _index(folder)
-    kind = index.get("_class_name")
-    if kind not in _PIPELINES:
-        raise ModelNotUsable(
-            f"{folder}: holds a {kind}; hypernetworks belong on Stable Diffusion 1, 2 and XL",
-            hint="give a folder whose model_index.json names StableDiffusionPipeline or StableDiffusionXLPipeline",
-        )
-    if not _weight_files(folder):
-        raise ModelNotUsable(f"{folder}: no .safetensors weights in unet/", hint=_NOT_PICKLED)
-    if "safety_checker" in index:
-        options = {**options, "safety_checker": None, "requires_safety_checker": False}
-    with _refusing(str(folder), hint="get the model again; every part needs .safetensors weights"):
-        return getattr(diffusers, kind).from_pretrained(
-            folder, use_safetensors=True, variant=_variant(folder), local_files_only=True, **options
-        )
+def _separate_vae(place: str | os.PathLike[str] | None, dtype: Any) -> MakeVae | None:
+    if place is None:
+        return None
+    found = find_vae(os.fspath(place))
+    return lambda config: load_vae(found, dtype, config)
 
 
-def _index(folder: Path) -> dict[str, Any]:
-    path = folder / "model_index.json"
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelNotUsable(
-            f"{folder}: no pipeline in diffusers' layout (it has no model_index.json)",
-            hint="give the folder that holds model_index.json and unet/",
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelNotUsable(f"{path}: unreadable ({error})", hint="get the model again") from error
-    if not isinstance(index, dict):
-        raise ModelNotUsable(f"{path}: not a JSON object", hint="get the model again")
-    return index
-
-
-def _variant(folder: Path) -> str | None:
-    """``"fp16"`` and the like where the UNet's weights exist under such a name only."""
-    names = [path.name.split(".") for path in _weight_files(folder)]
-    return names[0][1] if names and all(len(parts) == 3 for parts in names) else None
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The UNet's weight files, plain names before variants; of a model in several shards, the first is the first."""
-    found = (folder / "unet").glob("diffusion_pytorch_model*.safetensors")
-    return sorted(found, key=lambda path: (path.name.count("."), path.name))
-
-
-def _load_checkpoint(path: Path, options: dict[str, Any]) -> Any:
-    import diffusers
-
-    if path.suffix.lower() in _PICKLES:
-        raise ModelNotUsable(f"{path}: a pickled checkpoint, which can run code when it is opened", hint=_NOT_PICKLED)
-    names = read_safetensors(OpenFile(path)).entries.keys()
-    if not any(name.startswith("model.diffusion_model.") for name in names):
-        raise ModelNotUsable(f"{path}: no Stable Diffusion checkpoint (it has no UNet)", hint=_NOT_PICKLED)
-    is_xl = any(name.startswith("conditioner.embedders.") for name in names)
-    if not is_xl:
-        options = {**options, "safety_checker": None, "requires_safety_checker": False, "feature_extractor": None}
-    with _refusing(str(path), hint="go online once: the configuration of such checkpoints comes from the hub"):
-        return getattr(diffusers, _PIPELINES[is_xl]).from_single_file(str(path), **options)
-
-
-def _download(hub_id: str) -> Path:
-    """Returns the folder of a hub model in the local cache, fetching what is missing."""
-    import diffusers
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    if not _HUB_ID.fullmatch(hub_id) or hub_id.startswith(".") or hub_id.endswith((".safetensors", *_PICKLES)):
-        raise NotFound(
-            f"{hub_id}: no such file or folder", hint="give a diffusers folder, a .safetensors file or a hub id"
-        )
-    try:
-        return Path(diffusers.DiffusionPipeline.download(hub_id, use_safetensors=True, safety_checker=None))
-    except RepositoryNotFoundError as error:
-        raise NotFound(f"{hub_id}: neither a folder here nor a model of the hub") from error
-    except Exception as error:
-        raise ModelNotUsable(
-            f"{hub_id}: no folder here, and the hub gave no model of this name ({type(error).__name__})",
-            hint="go online once so that it is cached, or give the model's folder",
-        ) from error
-
-
-@contextmanager
-def _refusing(place: str, hint: str) -> Iterator[None]:
-    """Whatever the libraries raise while loading means that this model cannot be used."""
-    try:
-        yield
-    except Exception as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelNotUsable(
-            f"{place}: cannot be loaded ({reason})",
-            hint=hint,
-        ) from error
-
-
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keeps diffusers and transformers from talking and drawing bars; errors still come as exceptions."""
-    import logging
-
-    # transformers speaks as it is imported: its level must be set before
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    import diffusers
-    import transformers
-
-    diffusers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.set_verbosity_error()
-    bars = [module.utils.logging for module in (diffusers, transformers)]
-    shown = [logger.is_progress_bar_enabled() for logger in bars]
-    for logger in bars:
-        logger.disable_progress_bar()
-    try:
-        yield
-    finally:
-        for logger, was_shown in zip(bars, shown, strict=True):
-            if was_shown:
-                logger.enable_progress_bar()
+def _settle(pipe: Any, device: str, *, offload: bool, attention_slicing: bool, compiled: bool) -> None:
+    """Moves a pipeline to where it draws, and switches on what was asked for."""
+    if hasattr(pipe, "watermark"):
+        pipe.watermark = None  # SDXL's changes pixels where its package happens to be installed
+    if attention_slicing:
+        pipe.enable_attention_slicing()
+    if offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    if compiled:
+        pipe.unet.compile()
+    pipe.set_progress_bar_config(disable=True)

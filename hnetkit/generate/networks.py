@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections import Counter
@@ -19,8 +20,10 @@ from hnetkit.library.resolve import resolve
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.tags import Tag, TaggedPrompt
 from hnetkit.registry.store import Registry
+from hnetkit.runtime.strength import Strength
 
 _SUFFIXES = (".pt", ".ckpt", ".bin", ".safetensors")
+_BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 _WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
 
 
@@ -86,8 +89,23 @@ class StackedPrompt:
     networks: tuple[Network, ...]
 
     @property
-    def strengths(self) -> tuple[float, ...]:
-        return tuple(tag.multiplier for tag in self.prompt.tags)
+    def strengths(self) -> tuple[float | Strength, ...]:
+        return tuple(map(strength_of, self.prompt.tags))
+
+
+def strength_of(tag: Tag) -> float | Strength:
+    """Returns what a tag says of strength: a bare number, unless it names parts, a window or blocks."""
+    strength = Strength(
+        tag.multiplier,
+        self_k=tag.self_k,
+        self_v=tag.self_v,
+        cross_k=tag.cross_k,
+        cross_v=tag.cross_v,
+        start=tag.start,
+        end=tag.end,
+        blocks={"": 0.0, **{_BLOCKS.get(block, block): 1.0 for block in tag.blocks}} if tag.blocks else (),
+    )
+    return tag.multiplier if strength == Strength(tag.multiplier) else strength
 
 
 def find_stack(prompt: TaggedPrompt, options: Iterable[str], bundled: Mapping[str, Path]) -> StackedPrompt:
@@ -155,4 +173,6 @@ def _file(name: str, bundled: Mapping[str, Path]) -> Path:
     except NotFound as error:
         if not bundled:
             raise
-        raise NotFound(str(error), hint=f"{error.hint}; the demo model brings {', '.join(bundled)}") from error
+        near = difflib.get_close_matches(name, bundled, n=1)
+        brought = f"did you mean {near[0]}?" if near else f"the demo model brings {', '.join(bundled)}"
+        raise NotFound(str(error), hint=brought if near else f"{error.hint}; {brought}") from error

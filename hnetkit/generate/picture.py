@@ -1,24 +1,30 @@
-"""From a request to pictures. A picture depends on its own seed alone, not on how many were asked for."""
+"""From a request to pictures: one or two passes of sampling over latents, and the autoencoder at either end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import BadPicture
+import torch
+from PIL import Image as images
+from torch import Tensor
+
+from hnetkit.errors import BadPicture, NotFound
+from hnetkit.generate import latents as space
+from hnetkit.generate.memory import needing_memory
 from hnetkit.generate.model import Model
-from hnetkit.generate.request import Request
-from hnetkit.generate.samplers import scheduler
-from hnetkit.prompts import infotext
-from hnetkit.runtime.attach import applied, set_progress
+from hnetkit.generate.passes import Pass
+from hnetkit.generate.request import Request, SecondPass, Start
+from hnetkit.generate.sampling import AfterStep, Kept
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
 Progress = Callable[[int, int], None]
-"""Called with the sampling steps done and the steps in all, over every picture of a request."""
+"""Called with the calls of the UNet done and the calls in all, over every picture of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,89 +36,123 @@ class Picture:
 
 
 def draw(model: Model, request: Request, progress: Progress | None = None) -> Iterator[Picture]:
-    """Draws the pictures of a request one after the other.
-
-    Noise comes from the CPU's generator, so that every device draws the same picture, up to rounding.
+    """Draws the pictures of a request, batch after batch. A picture depends on its own seed alone.
 
     Raises:
         BadPicture: sampling gave NaN, or nothing but black.
-        NotFound: a name of the stack that is not loaded on the pipeline.
+        NotFound: a name of a stack that is not loaded on the pipeline, or a picture to start with that is not there.
     """
-    with applied(model.pipe, dict(request.stack)):
-        for index in range(request.count):
-            yield Picture(_image(model, request, index, progress), request.seed + index)
+    seeds = request.seeds
+    batches = [seeds[at : at + request.batch_size] for at in range(0, len(seeds), request.batch_size)]
+    for number, batch in enumerate(batches):
+
+        def report(done: int, total: int, before: int = number) -> None:
+            if progress is not None:
+                progress(before * total + done, len(batches) * total)
+
+        yield from draw_batch(model, request, batch, report)
 
 
-def _image(model: Model, request: Request, index: int, progress: Progress | None) -> Image.Image:
-    import torch
+def draw_batch(model: Model, request: Request, seeds: Sequence[int], progress: Progress) -> list[Picture]:
+    """Returns the pictures of these seeds, sampled together; the request's own seeds and batch size do not count.
 
-    pipe = model.pipe
-    pipe.scheduler = scheduler(request.sampler, model.scheduler_config)
+    Raises:
+        As `draw`.
+    """
+    with torch.no_grad(), needing_memory("drawing"):
+        drawn = list(_Batch(model, request, seeds, progress).images())
+    model.pipe.maybe_free_model_hooks()
+    return list(map(Picture, drawn, seeds))
 
-    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        steps = pipe.num_timesteps  # more than the steps asked for where a sampler calls the UNet twice
-        set_progress(pipe, step + 1, steps)
-        if progress is not None:
-            progress(index * steps + step + 1, request.count * steps)
-        return tensors
 
-    set_progress(pipe, 0, request.steps)
-    pixels = pipe(
-        request.prompt,
-        negative_prompt=request.negative_prompt or None,
-        num_inference_steps=request.steps,
-        guidance_scale=request.cfg_scale,
-        width=request.width,
-        height=request.height,
-        generator=torch.Generator("cpu").manual_seed(request.seed + index),
-        callback_on_step_end=after_step,
-        output_type="pt",
-    ).images
-    fault = "NaN" if not torch.isfinite(pixels).all() else "black" if pixels.max() < 1 / 255 else None
-    if fault:
-        raise BadPicture(f"the picture of seed {request.seed + index} came out {fault}", hint=_remedy(model, request))
-    image: Image.Image = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels))[0]
+class _Batch:
+    """One batch of a request, from noise to pixels."""
+
+    def __init__(self, model: Model, request: Request, seeds: Sequence[int], report: Progress) -> None:
+        self._pipe, self._request, self._seeds, self._report = model.pipe, request, seeds, report
+        start, second = request.start, request.second
+        self._first = Pass(model, request, seeds, request, start.denoising if start else None)
+        self._second = None
+        if second is not None:
+            self._second = Pass(model, request, seeds, second, second.denoising, self._first.schedule_calls)
+        self._calls = self._first.calls + (self._second.calls if self._second else 0)
+
+    def images(self) -> Iterator[Image.Image]:
+        """Yields the pictures, in the order of their seeds.
+
+        Raises:
+            BadPicture: one came out NaN or black.
+        """
+        start, second = self._request.start, self._request.second
+        latents = self._first.from_noise(self._after_step()) if start is None else self._over_a_picture(start)
+        if self._second is not None and second is not None:
+            large = self._enlarged(latents, second, self._second.noise.shape[2:])
+            latents = self._second.over(large, self._after_step(self._first.calls))
+        for seed, pixels in zip(self._seeds, space.decode(self._pipe, latents), strict=True):
+            self._require_sound(pixels, seed)
+            image = _to_image(self._pipe, pixels)
+            yield image if start is None or start.mask is None else self._outside_as_it_was(image, start)
+
+    def _after_step(self, before: int = 0) -> AfterStep:
+        return lambda call, _: self._report(before + call, self._calls)
+
+    def _over_a_picture(self, start: Start) -> Tensor:
+        noise = self._first.noise
+        old = self._encoded(_opened(start.image), self._request.width, self._request.height).expand_as(noise)
+        if start.mask is None:
+            return self._first.over(old, self._after_step())
+        mask = space.mask_of(self._soft_mask(start), (noise.shape[3], noise.shape[2])).to(noise)
+        under = {"original": old, "noise": noise, "nothing": torch.zeros_like(old)}[start.content]
+        beside = None
+        if self._pipe.unet.config.in_channels == noise.shape[1] * 2 + 1:
+            beside = torch.cat([mask, old[:1] * (1 - mask)], dim=1)
+        begun = old * (1 - mask) + under * mask
+        return self._first.over(begun, self._after_step(), Kept(old, noise, mask), beside)
+
+    def _soft_mask(self, start: Start) -> Image.Image:
+        assert start.mask is not None
+        size = self._request.width, self._request.height
+        return space.soft_mask(_opened(start.mask), size, blur=start.mask_blur, inverted=start.inverted)
+
+    def _outside_as_it_was(self, image: Image.Image, start: Start) -> Image.Image:
+        """Returns a picture with the pixels that it began with outside of the mask, which the autoencoder blurs."""
+        old = _opened(start.image).convert("RGB").resize(image.size, images.Resampling.LANCZOS)
+        return images.composite(image, old, self._soft_mask(start))
+
+    def _enlarged(self, latents: Tensor, second: SecondPass, size: Sequence[int]) -> Tensor:
+        """Returns latents of the second pass's size, `size` (h, w)."""
+        if second.upscaler == "Latent":
+            return space.resized(latents, size)
+        filtered = {"Lanczos": images.Resampling.LANCZOS, "Nearest": images.Resampling.NEAREST}[second.upscaler]
+        pixels = second.width, second.height
+        pictures = [_to_image(self._pipe, one).resize(pixels, filtered) for one in space.decode(self._pipe, latents)]
+        return torch.cat([self._encoded(picture, *pixels) for picture in pictures])
+
+    def _require_sound(self, pixels: Tensor, seed: int) -> None:
+        fault = "NaN" if not torch.isfinite(pixels).all() else "black" if pixels.max() < 1 / 255 else None
+        if fault is None:
+            return
+        tries = ["--dtype fp32"] if self._pipe.unet.dtype != torch.float32 else []
+        tries += ["lower strengths", "fewer hypernetworks"] if self._request.stack else []
+        hint = f"try {', or '.join([*tries, 'a lower --cfg-scale'])}"
+        raise BadPicture(f"the picture of seed {seed} came out {fault}", hint=hint)
+
+    def _encoded(self, image: Image.Image, width: int, height: int) -> Tensor:
+        generator = torch.Generator("cpu").manual_seed(self._seeds[0])
+        return space.encode(self._pipe, image, (width, height), generator)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        image = images.open(path)
+        image.load()
+    except FileNotFoundError as error:
+        raise NotFound(f"{path}: no such picture") from error
+    except (OSError, ValueError, images.DecompressionBombError) as error:
+        raise BadPicture(f"{path}: not a picture that can be read ({error})") from error
     return image
 
 
-def _remedy(model: Model, request: Request) -> str:
-    tries = ["--dtype fp32"] if str(model.pipe.unet.dtype) != "torch.float32" else []
-    tries += ["lower strengths", "fewer hypernetworks"] if request.stack else []
-    return f"try {', or '.join([*tries, 'a lower --cfg-scale'])}"
-
-
-def infotext_of(
-    model: Model,
-    request: Request,
-    seed: int,
-    prompt: str,
-    hashes: Mapping[str, str],
-    extra: Mapping[str, object] | None = None,
-) -> str:
-    """Returns A1111's infotext for one picture of a request.
-
-    Args:
-        prompt: as it is stored: with the tags of its hypernetworks.
-        hashes: of the hypernetworks, ``"hypernet:NAME"`` -> 10 hex digits.
-        extra: further parameters.
-    """
-    parameters = {
-        "Steps": request.steps,
-        "Sampler": request.sampler,
-        "CFG scale": f"{request.cfg_scale:g}",
-        "Seed": seed,
-        "Size": f"{request.width}x{request.height}",
-        "Model hash": model.hash,
-        "Model": model.name,
-        **(extra or {}),
-        "Version": f"hnetkit {version('hnetkit')}",
-    }
-    return infotext.write(prompt, request.negative_prompt, parameters, {"model": model.hash, **hashes})
-
-
-def unread_part(model: Model, prompt: str) -> str:
-    """Returns the end of a prompt that the text encoder has no room for; empty where all of it is read."""
-    tokenizer = model.pipe.tokenizer
-    tokens = tokenizer(prompt, truncation=False).input_ids
-    room = tokenizer.model_max_length
-    return str(tokenizer.decode(tokens[room - 1 : -1])) if len(tokens) > room else ""
+def _to_image(pipe: Any, pixels: Tensor) -> Image.Image:
+    image: Image.Image = pipe.image_processor.numpy_to_pil(pipe.image_processor.pt_to_numpy(pixels[None]))[0]
+    return image

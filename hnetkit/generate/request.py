@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
 from hnetkit.prompts.tags import require_text
@@ -13,6 +14,62 @@ if TYPE_CHECKING:
     from hnetkit.runtime.strength import Strength
 
 LARGEST_SEED = 2**63 - 1
+UPSCALERS = ("Latent", "Lanczos", "Nearest")
+
+Stack: TypeAlias = "tuple[tuple[str, float | Strength], ...]"
+"""(name on the pipeline, strength) in stacking order; 0 is as good as absent, to the bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The picture that image-to-image begins with, and what of it is drawn anew.
+
+    Attributes:
+        image: its file; it is brought to the size that is asked for.
+        denoising: how much is drawn anew, 0 to 1.
+        mask: a picture that is white where is drawn anew; None: everywhere.
+        mask_blur: radius in pixels that softens the mask's edge.
+        inverted: the mask is black where is drawn anew.
+        content: what lies under the mask at first.
+    """
+
+    image: Path
+    denoising: float = 0.75
+    mask: Path | None = None
+    mask_blur: float = 4
+    inverted: bool = False
+    content: Literal["original", "noise", "nothing"] = "original"
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPass:
+    """A pass over the enlarged picture of the first: A1111's hires fix.
+
+    Attributes:
+        width, height: pixels of the result.
+        steps: of sampling, as for a whole picture; `denoising` decides how many of them are made.
+        denoising: how much is drawn anew, 0 to 1.
+        upscaler: one of `UPSCALERS`; ``Latent`` enlarges before the autoencoder, the others after it.
+        prompt, negative_prompt: without tags; as in the first pass where they are the same.
+        stack: of this pass.
+        written: the prompt as it is stored, with tags; empty where it is the first pass's.
+    """
+
+    width: int
+    height: int
+    steps: int
+    denoising: float
+    upscaler: str
+    prompt: str
+    negative_prompt: str
+    stack: Stack = ()
+    written: str = ""
+
+    def __post_init__(self) -> None:
+        require_size(self.width)
+        require_size(self.height)
+        require_text(self.prompt)
+        require_text(self.negative_prompt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +77,23 @@ class Request:
     """What to draw.
 
     Attributes:
-        prompt: what the text encoder reads: no tags.
+        prompt: in A1111's language of weights and schedules, without tags.
         seed: of the first picture, 0 to `LARGEST_SEED`; each further one counts up by one.
         width, height: pixels, multiples of 8.
         sampler: one of `hnetkit.generate.samplers.SAMPLERS`.
         negative_prompt: what to steer away from; empty for nothing.
         count: how many pictures.
-        stack: (name on the pipeline, strength) in stacking order; 0 is as good as absent, to the bit.
+        batch_size: how many of them are sampled together. Sums round differently in another batch, so that pictures
+            differ in the last bits.
+        stack: in the (first) pass.
+        rng: where noise comes from: torch's generator for the CPU, or that of CUDA (``nv``), computed in software.
+        variation_seed, variation_strength: mix the first noise with that of another seed, 0 to 1; of several
+            pictures, each further one counts up too.
+        eta_seed_delta: A1111's ENSD: added to the seed for what samplers draw as they go.
+        clip_skip: 1 takes the text encoder's last layer, 2 the one before.
+        emphasis: what weights in the prompt do: `hnetkit.generate.encoding.TextEncoder`.
+        start: a picture to begin with.
+        second: a second pass.
 
     Raises:
         UsageError: a number that cannot be meant, or a prompt that is not text.
@@ -41,17 +108,31 @@ class Request:
     sampler: str
     negative_prompt: str = ""
     count: int = 1
-    stack: tuple[tuple[str, float | Strength], ...] = ()
+    batch_size: int = 1
+    stack: Stack = ()
+    rng: Literal["cpu", "nv"] = "cpu"
+    variation_seed: int = 0
+    variation_strength: float = 0.0
+    eta_seed_delta: int = 0
+    clip_skip: int = 1
+    emphasis: Literal["original", "no-norm", "ignore", "none"] = "original"
+    start: Start | None = None
+    second: SecondPass | None = None
 
     def __post_init__(self) -> None:
         require_size(self.width)
         require_size(self.height)
-        if self.steps < 1 or self.count < 1:
+        if min(self.steps, self.count, self.batch_size) < 1:
             raise UsageError(f"{self.steps} steps, {self.count} pictures: there is at least one of each")
         if not 0 <= self.seed <= LARGEST_SEED - self.count + 1:
             raise UsageError(f"seeds lie between 0 and {LARGEST_SEED}, not from {self.seed} on {self.count}")
         require_text(self.prompt)
         require_text(self.negative_prompt)
+
+    @property
+    def seeds(self) -> range:
+        """Of the pictures, in order."""
+        return range(self.seed, self.seed + self.count)
 
 
 def random_seed() -> int:

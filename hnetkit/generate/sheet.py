@@ -1,10 +1,13 @@
-"""A labelled sheet of pictures: rows and columns with their names, a title above. Pixels in, pixels out."""
+"""A labelled sheet of pictures: rows and columns with their names, sections, a title. Pixels in, pixels out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hnetkit.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -15,15 +18,34 @@ if TYPE_CHECKING:
 MIN_CELL = 192
 """Pixels: pictures whose longer side is shorter are enlarged, by a whole factor, so that labels can be read."""
 
+LEAST_CELL = 48
+"""Pixels: pictures of a large sheet are not shrunk below this for their longer side."""
+
+MOST_PIXELS = 178_956_970
+"""Of a whole sheet: what most programs open without a question."""
+
+MOST_SIDE = {".webp": 16_383}
+"""Pixels that a format can have on a side."""
+
+_OTHER_SIDE = 65_500
+_LINES = {"title": 6, "caption": 3, "column": 4, "section": 3}
 _PAPER, _INK, _PALE_INK, _EDGE = "#ffffff", "#1a1a1a", "#6b6b6b", "#d8d8d8"
 
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """One row: what it is called, and its pictures, all of one size."""
+    """One row: what it is called, and its pictures, or their files."""
 
     label: str
-    pictures: Sequence[Image.Image]
+    pictures: Sequence[Image.Image | Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Rows below a heading of their own."""
+
+    label: str
+    rows: Sequence[SheetRow]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,82 +55,176 @@ class Layout:
     Attributes:
         size: (width, height) of the sheet.
         em: size of a label's letters; the title is a third larger.
-        scale: how often each picture is enlarged; at 1 a cell has its picture's own pixels.
+        scale: how often each picture is enlarged.
+        shrink: how often it is made smaller; with both at 1 a cell has its picture's own pixels.
+        box: (width, height) of a cell.
         texts: the lines of title and caption, each with its top.
-        labels: of the rows, broken into lines.
-        cells: (left, top) of each cell, by row and column.
+        columns: labels above the first row of each section, broken into lines.
+        headings: the lines of each section, with their top.
+        labels: of all rows, broken into lines.
+        cells: (left, top) of each cell, by row and column, through all sections.
+        firsts: the number of each section's first row.
     """
 
     size: tuple[int, int]
     em: int
     scale: int
+    shrink: int
+    box: tuple[int, int]
     texts: tuple[tuple[str, int], tuple[str, int]]
+    columns: tuple[str, ...]
+    headings: tuple[tuple[str, int], ...]
     labels: tuple[str, ...]
     cells: tuple[tuple[tuple[int, int], ...], ...]
+    firsts: tuple[int, ...]
 
 
-def lay_out(title: str, caption: str, columns: Sequence[str], rows: Sequence[SheetRow]) -> Layout:
-    """Returns the layout of the sheet that `draw_sheet` makes of the same arguments."""
-    picture = rows[0].pictures[0]
-    scale = -(-MIN_CELL // max(picture.size))
-    width, height = picture.width * scale, picture.height * scale
-    em = max(15, min(28, width // 13))
-    gap, margin = em // 2, em * 3 // 2
+def most_side(path: Path) -> int:
+    """Returns how many pixels the format of a sheet's file can have on a side."""
+    return MOST_SIDE.get(path.suffix.lower(), _OTHER_SIDE)
 
-    labels = tuple(_wrapped(row.label, _font(em), 14 * em) for row in rows)
-    label_width = max(_width(label, _font(em)) for label in labels)
-    left = margin + (label_width + em if label_width else 0)
-    full_width = left + len(columns) * (width + gap) - gap + margin
 
-    title = _wrapped(title, _title_font(em), full_width - 2 * margin)
-    caption = _wrapped(caption, _font(em), full_width - 2 * margin)
-    caption_top = margin + _height(title, _title_font(em))
-    top = caption_top + _height(caption, _font(em)) + em * 2
-    cells = tuple(
-        tuple((left + column * (width + gap), top + row * (height + gap)) for column in range(len(columns)))
-        for row in range(len(rows))
+def require_room(columns: int, rows: int, side: int = _OTHER_SIDE) -> None:
+    """Raises UsageError where no sheet can show so many cells."""
+    if max(columns, rows) * LEAST_CELL > side or columns * rows * LEAST_CELL**2 > MOST_PIXELS:
+        raise UsageError(
+            f"{columns} columns and {rows} rows are too many for one sheet", hint="draw several grids of fewer values"
+        )
+
+
+def lay_out(
+    title: str, caption: str, columns: Sequence[str], sections: Sequence[Section], side: int = _OTHER_SIDE
+) -> Layout:
+    """Returns the layout of the sheet that `draw_sheet` makes of the same arguments: the largest that there may be.
+
+    Raises:
+        UsageError: even the smallest cells are too many.
+    """
+    sizes = [_size(picture) for section in sections for row in section.rows for picture in row.pictures]
+    largest = max(width for width, _ in sizes), max(height for _, height in sizes)
+    for scale, shrink in _scales(max(largest)):
+        layout = _laid_out(title, caption, columns, sections, largest, scale, shrink)
+        if max(layout.size) <= side and layout.size[0] * layout.size[1] <= MOST_PIXELS:
+            return layout
+    raise UsageError(
+        f"{len(sizes)} pictures are too many for one sheet", hint="draw several grids of fewer values, or write a .png"
     )
-    size = full_width, top + len(rows) * (height + gap) - gap + margin
-    return Layout(size, em, scale, ((title, margin), (caption, caption_top)), labels, cells)
 
 
-def draw_sheet(title: str, caption: str, columns: Sequence[str], rows: Sequence[SheetRow]) -> Image.Image:
+def draw_sheet(
+    title: str, caption: str, columns: Sequence[str], sections: Sequence[Section], side: int = _OTHER_SIDE
+) -> Image.Image:
     """Returns the sheet.
 
     Args:
-        title: large, at the top; wrapped where it is long.
+        title: large, at the top. Long texts are wrapped, and very long ones end in an ellipsis.
         caption: small and pale, under the title.
-        columns: one label for each picture of a row.
-        rows: from top to bottom.
+        columns: one label for each picture of a row; they stand above each section.
+        sections: from top to bottom.
+        side: pixels that the sheet may be wide or high.
     """
     from PIL import Image, ImageDraw
 
-    layout = lay_out(title, caption, columns, rows)
-    em, font = layout.em, _font(layout.em)
+    layout = lay_out(title, caption, columns, sections, side)
+    em, font, edge = layout.em, _font(layout.em), layout.em * 3 // 2
     sheet = Image.new("RGB", layout.size, _PAPER)
     canvas = ImageDraw.Draw(sheet)
-    for (text, top), of_text, ink in zip(layout.texts, (_title_font(em), font), (_INK, _PALE_INK), strict=True):
-        canvas.multiline_text((em * 3 // 2, top), text, fill=ink, font=of_text, spacing=em // 3)
+    texts = [(layout.texts[0], _title_font(em), _INK), (layout.texts[1], font, _PALE_INK)]
+    texts += [(heading, _title_font(em), _INK) for heading in layout.headings]
+    for (text, top), of_text, ink in texts:
+        canvas.multiline_text((edge, top), text, fill=ink, font=of_text, spacing=em // 3)
 
+    rows = [row for section in sections for row in section.rows]
     for row, label, places in zip(rows, layout.labels, layout.cells, strict=True):
-        pictures = [_enlarged(picture, layout.scale) for picture in row.pictures]
-        middle = places[0][0] - em, places[0][1] + pictures[0].height / 2
+        middle = places[0][0] - em, places[0][1] + layout.box[1] / 2
         canvas.multiline_text(middle, label, fill=_INK, font=font, anchor="rm", align="right", spacing=em // 3)
-        for picture, (x, y) in zip(pictures, places, strict=True):
-            canvas.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=_EDGE)
-            sheet.paste(picture, (x, y))
-    for label, (x, y) in zip(columns, layout.cells[0], strict=True):
-        above = x + rows[0].pictures[0].width * layout.scale / 2, y - em // 2
-        canvas.text(above, label, fill=_INK, font=font, anchor="mb")
+        for picture, (x, y) in zip(row.pictures, places, strict=True):
+            shown = _shown(picture, layout)
+            left, top = x + (layout.box[0] - shown.width) // 2, y + (layout.box[1] - shown.height) // 2
+            canvas.rectangle((left - 1, top - 1, left + shown.width, top + shown.height), outline=_EDGE)
+            sheet.paste(shown, (left, top))
+    for first in layout.firsts:
+        for label, (x, y) in zip(layout.columns, layout.cells[first], strict=True):
+            above = x + layout.box[0] / 2, y - em // 2
+            canvas.multiline_text(above, label, fill=_INK, font=font, anchor="md", align="center", spacing=em // 3)
     return sheet
 
 
-def _enlarged(picture: Image.Image, scale: int) -> Image.Image:
+def _scales(longest: int) -> Iterator[tuple[int, int]]:
+    """Yields (enlarged, shrunk), from large to small."""
+    for scale in range(-(-MIN_CELL // longest), 0, -1):
+        yield scale, 1
+    for shrink in range(2, longest // LEAST_CELL + 1):
+        yield 1, shrink
+
+
+def _laid_out(
+    title: str,
+    caption: str,
+    columns: Sequence[str],
+    sections: Sequence[Section],
+    largest: tuple[int, int],
+    scale: int,
+    shrink: int,
+) -> Layout:
+    width, height = (max(1, pixels * scale // shrink) for pixels in largest)
+    em = max(15, min(28, width // 13))
+    gap, margin = em // 2, em * 3 // 2
+    font, large = _font(em), _title_font(em)
+
+    fitting = max(1, round(height / _height("A", font)))
+    labels = tuple(_wrapped(row.label, font, 14 * em, fitting) for section in sections for row in section.rows)
+    label_width = max(_width(label, font) for label in labels)
+    left = margin + (label_width + em if label_width else 0)
+    full_width = max(left + len(columns) * (width + gap) - gap + margin, 16 * em)
+    inner = full_width - 2 * margin
+
+    title = _wrapped(title, large, inner, _LINES["title"])
+    caption = _wrapped(caption, font, inner, _LINES["caption"])
+    caption_top = margin + _height(title, large)
+    headed = tuple(_wrapped(column, font, width, _LINES["column"]) for column in columns)
+    above = max((_height(column, font) for column in headed), default=0) + em // 2
+
+    top = caption_top + _height(caption, font) + em // 2
+    headings: list[tuple[str, int]] = []
+    cells: list[tuple[tuple[int, int], ...]] = []
+    firsts: list[int] = []
+    for section in sections:
+        heading = _wrapped(section.label, large, inner, _LINES["section"])
+        top += em if headings and heading else 0
+        headings.append((heading, top))
+        top += _height(heading, large) + above
+        firsts.append(len(cells))
+        for _ in section.rows:
+            cells.append(tuple((left + column * (width + gap), top) for column in range(len(columns))))
+            top += height + gap
+    size = full_width, top - gap + margin
+    texts = ((title, margin), (caption, caption_top))
+    return Layout(
+        size, em, scale, shrink, (width, height), texts, headed, tuple(headings), labels, tuple(cells), tuple(firsts)
+    )
+
+
+def _size(picture: Image.Image | Path) -> tuple[int, int]:
     from PIL import Image
 
-    if scale == 1:
+    if isinstance(picture, Image.Image):
+        return picture.size
+    with Image.open(picture) as opened:
+        return opened.size
+
+
+def _shown(picture: Image.Image | Path, layout: Layout) -> Image.Image:
+    from PIL import Image
+
+    if not isinstance(picture, Image.Image):
+        with Image.open(picture) as opened:
+            return _shown(opened.convert("RGB"), layout)
+    if layout.scale == layout.shrink == 1:
         return picture
-    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC)
+    if layout.shrink > 1:
+        return picture.reduce(layout.shrink)
+    return picture.resize((picture.width * layout.scale, picture.height * layout.scale), Image.Resampling.BICUBIC)
 
 
 def _font(em: int) -> Font:
@@ -121,8 +237,8 @@ def _title_font(em: int) -> Font:
     return _font(em * 4 // 3)
 
 
-def _wrapped(text: str, font: Font, width: int) -> str:
-    """Breaks `text` into lines of at most `width` pixels, between words, and within a word that is wider."""
+def _wrapped(text: str, font: Font, width: int, most: int) -> str:
+    """Breaks `text` into at most `most` lines of `width` pixels, between words, and within a word that is wider."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()
@@ -130,10 +246,18 @@ def _wrapped(text: str, font: Font, width: int) -> str:
             lines[-1] = joined
             continue
         lines.append(word)
-        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1:
+        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1 and len(lines) < most + 3:
             fits = next(n for n in range(len(lines[-1]) - 1, 0, -1) if n == 1 or font.getlength(lines[-1][:n]) <= width)
             lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
-    return "\n".join(line for line in lines if line)
+        if len(lines) > most + 2:
+            break
+    lines = [line for line in lines if line]
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and font.getlength(last + "…") > width:
+            last = last[:-1]
+        lines[most - 1 :] = [last + "…"]
+    return "\n".join(lines)
 
 
 def _width(text: str, font: Font) -> int:

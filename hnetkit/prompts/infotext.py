@@ -4,40 +4,88 @@ Layout: the prompt; ``Negative prompt: ...``; one line ``Key: value, Key: value`
 colon or a line end is a JSON string. ``Hashes`` comes last and is a bare JSON object, because the sites that read
 it look for one.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py and civitai/sd_civitai_extension
-(behaviour only).
+Hypernetworks stand in it as tags of the prompt (since January 2023), as the one that was selected in the settings
+(``Hypernet``, its strength and its hash, 2022), or as the lists of an extension (``Hypernetworks``).
+
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py, civitai/sd_civitai_extension and
+antis0007/sd-webui-multiple-hypernetworks (behaviour only).
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import NamedTuple
+
+from hnetkit.prompts.tags import split_tags
 
 _PARAMETER = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _NEGATIVE = "Negative prompt:"
+_NEGATIVES = re.compile(rf"(?:{_NEGATIVE}\s*)+")
 _FEWEST_PARAMETERS = 3
+_LISTS = ("Hypernetworks", "Hypernetworks Strengths")
+_BARE_LIST = re.compile(r'[^",:]*(?:,[^,:]*(?=,|$))*(?:,|$)')
+# A1111's keys before `Hashes`: what they hold, as `Hashes` calls it
+_OLDER_HASHES = {"Lora hashes": "lora", "TI hashes": "embed", "Hypernet hashes": "hypernet"}
+_HEX = re.compile(r"[0-9a-f]{8,64}")
+_HASH_OF_NOTHING = "e3b0c442"  # the old 8-digit hash of every file under 1 MiB
+_NAME_AND_HASH = re.compile(r"(.+)\(([0-9a-fA-F]{8})\)")
+_NOT_IN_A_TAG = re.compile(r"[:>\r\n]")
 
 
 class Infotext(NamedTuple):
     """What an infotext says.
 
     Attributes:
-        prompt: with its tags; lines are trimmed, as A1111 trims them.
+        prompt: with its tags; its lines are trimmed. What was selected outside of it stands at its end as tags.
         negative_prompt: empty where there is none.
         parameters: every key of the last line with its value as text.
+        warnings: what was lost or guessed on the way to this form, one line each.
     """
 
     prompt: str
     negative_prompt: str
     parameters: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The ``Hashes`` parameter: resource (``"model"``, ``"hypernet:NAME"``) -> hex digits; empty without one."""
+        """Resource (``"model"``, ``"hypernet:NAME"``, ``"lora:NAME"``) -> hex digits; empty where none are given.
+
+        From ``Hashes``, and from the keys of the time before it, such as ``Lora hashes``.
+        """
+        older = {
+            f"{kind}:{name}": digits
+            for key, kind in _OLDER_HASHES.items()
+            for name, digits in _pairs(self.parameters.get(key, ""))
+        }
         found = _json_object(self.parameters.get("Hashes", ""), 0)
-        return {key: value for key, value in found[0].items() if isinstance(value, str)} if found else {}
+        return older | {key: value for key, value in (found[0] if found else {}).items() if isinstance(value, str)}
+
+
+class Mention(NamedTuple):
+    """A hypernetwork that an infotext names.
+
+    Attributes:
+        name: a file's stem or an alias, without the ``(1a2b3c4d)`` that lists of 2022 put behind it.
+        strength: its multiplier; finite.
+        hash: 8 to 64 hex digits in lower case: of the old hash (8), or the beginning of the sha256; None where it is
+            not said.
+    """
+
+    name: str
+    strength: float
+    hash: str | None
+
+
+class Mentions(NamedTuple):
+    """The hypernetworks of an infotext in stacking order, and what was wrong with how they are written."""
+
+    networks: tuple[Mention, ...]
+    warnings: tuple[str, ...]
 
 
 def write(
@@ -61,26 +109,115 @@ def write(
 def parse(text: str) -> Infotext:
     """Reads an infotext by A1111's rules; any text is one, if need be a prompt without parameters.
 
-    The keys ``Hypernet`` and ``Hypernet strength`` of 2022 also come back as a tag at the prompt's end.
+    What the keys of 2022 select (``Hypernet`` and its strength) also comes back as a tag at the prompt's end. A last
+    line with three weights, as ``(fog:0.7)``, is still prompt, where A1111 takes it for parameters and loses it.
     """
     *lines, last = text.strip().split("\n")
-    if len(_PARAMETER.findall(last)) < _FEWEST_PARAMETERS:
-        lines, last = [*lines, last], ""
+    parameters = _last_line(last.strip())
+    if not parameters:
+        lines.append(last)
     prompt, negative = _prompts(lines)
-    parameters = _parameters(last)
-    if "Hypernet" in parameters:
-        prompt += f"<hypernet:{parameters['Hypernet']}:{parameters.get('Hypernet strength', '1.0')}>"
-    return Infotext(prompt, negative, parameters)
+    added = _tags_of(_selected(parameters))
+    return Infotext(prompt if prompt.endswith(added) else prompt + added, negative, parameters)
+
+
+def hypernetworks_of(read: Infotext) -> Mentions:
+    """Returns the hypernetworks that made a picture, in stacking order: those of its tags, then the selected ones."""
+    selected = list(_selected(read.parameters))
+    own = read.prompt.removesuffix(_tags_of(selected))
+    tagged = split_tags(own.encode("utf-8", "replace").decode())
+    hashes = read.hashes
+    warnings = [*read.warnings, *tagged.warnings]
+    networks = []
+    for tag in tagged.tags:
+        name, digits = _name_and_hash(tag.name)
+        known = hashes.get(f"hypernet:{tag.name}") or hashes.get(f"hypernet:{name}") or digits
+        networks.append(Mention(name, tag.multiplier, _hex(known, name, warnings)))
+    for name, strength, digits in selected:
+        number = _number(strength)
+        if number is None:
+            warnings.append(f"{name}: its strength {strength[:40]!r} is no number; 1 is taken")
+        known = _hex(digits or hashes.get(f"hypernet:{name}"), name, warnings)
+        networks.append(Mention(name, 1.0 if number is None else number, known))
+    return Mentions(tuple(networks), tuple(warnings))
+
+
+class _Selected(NamedTuple):
+    """A network that stands in the parameters, with its strength as written."""
+
+    name: str
+    strength: str
+    hash: str | None
+
+
+def _selected(parameters: Mapping[str, str]) -> Iterator[_Selected]:
+    strength = parameters.get("Hypernet strength") or parameters.get("Hypernetwork strength") or "1.0"
+    ones = [(parameters.get("Hypernet", ""), strength, parameters.get("Hypernet hash"))]
+    names, strengths = ([part.strip() for part in parameters.get(key, "").split(",")] for key in _LISTS)
+    ones += [(name, strength or "1.0", None) for name, strength in zip_longest(names, strengths, fillvalue="")]
+    for listed, strength, digits in ones:
+        if listed.strip() not in ("", "None"):
+            name, in_name = _name_and_hash(listed.strip())
+            yield _Selected(name, strength.strip(), digits or in_name)
+
+
+def _tags_of(selected: Iterable[_Selected]) -> str:
+    """The tags that say the same; a name that no tag can hold has none."""
+    return "".join(
+        f"<hypernet:{one.name}:{'1.0' if _number(one.strength) is None else one.strength}>"
+        for one in selected
+        if not _NOT_IN_A_TAG.search(one.name)
+    )
+
+
+def _name_and_hash(listed: str) -> tuple[str, str | None]:
+    match = _NAME_AND_HASH.fullmatch(listed)
+    return (match[1], match[2]) if match else (listed, None)
+
+
+def _hex(digits: str | None, name: str, warnings: list[str]) -> str | None:
+    if not digits:
+        return None
+    folded = digits.strip().lower()
+    if not _HEX.fullmatch(folded):
+        warnings.append(f"{name}: {digits[:80]!r} is no hash")
+        return None
+    return None if folded.startswith(_HASH_OF_NOTHING) else folded
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """The ``name: hash, name: hash`` of a key before `Hashes`."""
+    for part in text.split(","):
+        name, colon, digits = part.rpartition(":")
+        if colon:
+            yield name.strip(), digits.strip()
 
 
 def _prompts(lines: list[str]) -> tuple[str, str]:
-    parts = {"prompt": "", "negative": ""}
-    part = "prompt"
+    prompt: list[str] = []
+    negative: list[str] = []
+    part = prompt
     for line in (line.strip() for line in lines):
-        if line.startswith(_NEGATIVE):
-            part, line = "negative", line.removeprefix(_NEGATIVE).strip()
-        parts[part] += f"\n{line}" if parts[part] else line
-    return parts["prompt"], parts["negative"]
+        if marks := _NEGATIVES.match(line):
+            part, line = negative, line[marks.end() :]
+        part.append(line)
+    return "\n".join(prompt).strip(), "\n".join(negative).strip()
+
+
+def _last_line(line: str) -> dict[str, str]:
+    """The parameters in a text's last line; none where it is no line of parameters."""
+    if not _PARAMETER.match(line) or line.startswith(_NEGATIVE):
+        return {}
+    found = _parameters(line)
+    return found if len(found) >= _FEWEST_PARAMETERS else {}
 
 
 def _parameters(line: str) -> dict[str, str]:
@@ -92,6 +229,8 @@ def _parameters(line: str) -> dict[str, str]:
         bare = _json_object(line, match.start(2)) if key == "Hashes" else None
         if bare:
             value, position = line[match.start(2) : bare[1]], bare[1]
+        elif key in _LISTS and (items := _BARE_LIST.match(line, match.start(2))):
+            value, position = items[0].rstrip(","), items.end()
         found[key] = _unquoted(value)
     return found
 

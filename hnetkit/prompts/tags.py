@@ -1,38 +1,107 @@
-"""Hypernetwork tags in a prompt: `<hypernet:NAME:MULTIPLIER>`, read as A1111 reads them.
+"""Tags in a prompt: ``<hypernet:NAME:STRENGTH>`` as A1111 reads it, with named arguments that A1111 passes over.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/extra_networks.py (behaviour only).
+``<hypernet:ink:0.8:k=0.5:start=0.2:blocks=down,mid>``: `k`, `v`, `self` and `cross` replace the strength for their
+part, `start` and `end` are a window of the sampling steps, `blocks` the parts of the UNet that it applies in.
+``<lora:NAME:TE:UNET>`` is read beside them. A tag that makes no sense gives a warning and no network, never an error:
+prompts come from strangers.
+
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/extra_networks.py and extensions-builtin/Lora (behaviour
+only).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from hnetkit.errors import UsageError
 
+PARTS = ("k", "v", "self", "cross")
+
 _TAG = re.compile(r"<(\w+):([^>]+)>")
+_HALF_A_TAG = re.compile(r"<\s*(?:hypernet|lora|lyco)\b[^<>\n]{0,60}>?")
 _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
-_UNREAD = re.compile(r"[()\[\]]|\b(?:AND|BREAK)\b")
-_OTHER_NETWORKS = frozenset({"lora", "lyco"})
+_BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
+_LORA_KINDS = frozenset({"lora", "lyco"})
 
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """One network that a prompt asks for.
+    """One hypernetwork that a prompt asks for.
 
     Attributes:
         name: a file stem or alias, exactly as written.
         multiplier: its strength; finite, may be negative.
+        k, v, self_, cross: the strength for this part instead; None where it is not named.
+        start, end: the window of the sampling steps, as fractions.
+        blocks: ``down``, ``mid``, ``up`` or names such as ``up_blocks.1``: it applies in these only; empty is in all.
+        order: the named parts of `PARTS` as written, where that is not their order there: of two that overlap, as
+            `k` and `self` do, the later one counts.
     """
 
     name: str
     multiplier: float = 1.0
+    k: float | None = None
+    v: float | None = None
+    self_: float | None = None
+    cross: float | None = None
+    start: float = 0.0
+    end: float = 1.0
+    blocks: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The parts that are named -> their strength, in the order in which they replace it."""
+        given = {"k": self.k, "v": self.v, "self": self.self_, "cross": self.cross}
+        return {part: value for part in dict.fromkeys((*self.order, *PARTS)) if (value := given[part]) is not None}
+
+    @property
+    def self_k(self) -> float | None:
+        """The strength for K of self-attention where a named part replaces it; so also the next three."""
+        return self._replaced("self", "k")
+
+    @property
+    def self_v(self) -> float | None:
+        return self._replaced("self", "v")
+
+    @property
+    def cross_k(self) -> float | None:
+        return self._replaced("cross", "k")
+
+    @property
+    def cross_v(self) -> float | None:
+        return self._replaced("cross", "v")
+
+    def _replaced(self, kind: str, side: str) -> float | None:
+        found = [value for part, value in self.parts.items() if part in (kind, side)]
+        return found[-1] if found else None
 
     def __str__(self) -> str:
         """The tag with its multiplier spelled out in plain digits: other readers know no default and no exponent."""
-        return f"<hypernet:{self.name}:{plain_number(self.multiplier)}>"
+        named = [f"{part}={plain_number(value)}" for part, value in self.parts.items()]
+        named += [f"start={plain_number(self.start)}"] if self.start != 0 else []
+        named += [f"end={plain_number(self.end)}"] if self.end != 1 else []
+        named += [f"blocks={','.join(self.blocks)}"] if self.blocks else []
+        return f"<hypernet:{':'.join([self.name, plain_number(self.multiplier), *named])}>"
+
+
+@dataclass(frozen=True, slots=True)
+class LoraTag:
+    """One LoRA that a prompt asks for: ``<lora:NAME>``, ``<lora:NAME:TE>``, ``<lora:NAME:TE:UNET>``.
+
+    Attributes:
+        name: exactly as written.
+        te_multiplier: its strength in the text encoder.
+        unet_multiplier: its strength in the UNet; the text encoder's where it is not written.
+    """
+
+    name: str
+    te_multiplier: float = 1.0
+    unet_multiplier: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +111,19 @@ class TaggedPrompt:
     Attributes:
         text: what the text encoder reads: the prompt without any tag.
         tags: the hypernetworks in the order written, which is the order of application.
-        written: the prompt with its hypernetwork tags in normal form, as it is stored with a picture.
-        unknown: other tags, which A1111 drops from the text without effect.
+        written: the prompt with its hypernetwork tags in normal form, as it is stored with a picture; other tags and
+            malformed ones are in it as they were written.
+        unknown: tags of other kinds, which A1111 drops from the text without effect.
+        loras: in the order written.
+        warnings: what is malformed or without effect, each with its tag and column.
     """
 
     text: str
     tags: tuple[Tag, ...]
     written: str
     unknown: tuple[str, ...]
+    loras: tuple[LoraTag, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def adding(self, more: tuple[Tag, ...]) -> TaggedPrompt:
         """Returns the prompt with `more` tags at its end, stacked after its own.
@@ -64,42 +138,146 @@ class TaggedPrompt:
                     hint="rename the file, or give the network an alias with `hnetkit tag`",
                 )
         written = " ".join([self.written, *map(str, more)]).lstrip() if more else self.written
-        return TaggedPrompt(self.text, (*self.tags, *more), written, self.unknown)
+        return replace(self, tags=(*self.tags, *more), written=written)
 
 
 def split_tags(prompt: str) -> TaggedPrompt:
-    """Takes the tags out of a prompt. Arguments after the multiplier are ignored; spaces are part of a name.
+    """Takes the tags out of a prompt; spaces are part of a name, arguments that nobody knows are ignored.
 
     Raises:
-        UsageError: a multiplier is not a finite number (A1111 then drops every hypernetwork, silently), a tag asks
-            for a kind of network that is not applied here (``<lora:...>``), or the prompt is not text.
+        UsageError: the prompt is not valid text.
     """
     require_text(prompt)
-    tags: list[Tag] = []
-    unknown: list[str] = []
+    found = _Found()
+    position = 0
+    # with no '>' after it, each '<' would be searched to the end of the prompt in vain
+    for match in _TAG.finditer(prompt, 0, prompt.rfind(">") + 1):
+        found.take_text(prompt, position, match.start())
+        found.take_tag(match)
+        position = match.end()
+    found.take_text(prompt, position, len(prompt))
+    return TaggedPrompt(
+        "".join(found.text),
+        tuple(found.tags),
+        "".join(found.written),
+        tuple(found.unknown),
+        tuple(found.loras),
+        tuple(found.warnings),
+    )
 
-    def normal_form(match: re.Match[str]) -> str:
-        kind, arguments = match.groups()
-        if kind in _OTHER_NETWORKS:
-            raise UsageError(f"{match[0]}: only hypernetworks are applied here", hint="take the tag out of the prompt")
-        if kind != "hypernet":
-            unknown.append(match[0])
-            return match[0]
-        tags.append(_tag(match[0], arguments.split(":")))
-        return str(tags[-1])
 
-    written = _TAG.sub(normal_form, prompt)
-    return TaggedPrompt(_TAG.sub("", prompt), tuple(tags), written, tuple(unknown))
+class _Malformed(Exception):
+    """A tag that gives no network; the message says why."""
 
 
-def _tag(source: str, arguments: list[str]) -> Tag:
+@dataclass(slots=True)
+class _Found:
+    """What was found in a prompt so far; `line` and where it starts are of the place up to which was `counted`."""
+
+    text: list[str] = field(default_factory=list)
+    tags: list[Tag] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    loras: list[LoraTag] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    line: int = 1
+    line_start: int = 0
+    counted: int = 0
+
+    def take_text(self, prompt: str, start: int, end: int) -> None:
+        self.text.append(prompt[start:end])
+        self.written.append(prompt[start:end])
+        for half in _HALF_A_TAG.finditer(prompt, start, end):
+            self._warn(prompt, half.start(), half[0].rstrip(), "not <hypernet:NAME:STRENGTH>, and stays in the text")
+
+    def take_tag(self, match: re.Match[str]) -> None:
+        kind, arguments = match[1], match[2].split(":")
+        written = match[0]
+        try:
+            if kind == "hypernet":
+                tag, ignored = _tag(arguments)
+                self.tags.append(tag)
+                written = str(tag)
+            elif kind in _LORA_KINDS:
+                lora, ignored = _lora(arguments)
+                self.loras.append(lora)
+            else:
+                self.unknown.append(match[0])
+                ignored = []
+        except _Malformed as error:
+            self._warn(match.string, match.start(), match[0], f"{error}; the tag is left out")
+        else:
+            for argument in ignored:
+                self._warn(match.string, match.start(), match[0], f"{argument!r} has no effect")
+        self.written.append(written)
+
+    def _warn(self, prompt: str, position: int, tag: str, message: str) -> None:
+        self.line += prompt.count("\n", self.counted, position)
+        self.line_start = max(self.line_start, prompt.rfind("\n", self.counted, position) + 1)
+        self.counted = position
+        column = position - self.line_start + 1
+        where = f"line {self.line}, column {column}" if self.line > 1 else f"column {column}"
+        self.warnings.append(f"{where}: {tag}: {message}")
+
+
+def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
+    """Returns the tag, and its named arguments that have no meaning; others are passed over, as A1111 does."""
+    name, *rest = arguments
+    if not name:
+        raise _Malformed("no name")
+    if rest and "=" in rest[0]:
+        raise _Malformed(f"write the strength first, as in <hypernet:{name}:1:{rest[0]}>")
+    tag = Tag(name, _number(rest[0]) if rest else 1.0)
+    parts: dict[str, float] = {}
+    ignored = []
+    for argument in (argument for argument in rest[1:] if "=" in argument):
+        key, _, value = argument.partition("=")
+        if key in PARTS:
+            parts.pop(key, None)
+            parts[key] = _number(value)
+        elif key == "start":
+            tag = replace(tag, start=_number(value))
+        elif key == "end":
+            tag = replace(tag, end=_number(value))
+        elif key == "blocks":
+            tag = replace(tag, blocks=tuple(_blocks(value)))
+        else:
+            ignored.append(argument)
+    if not 0 <= tag.start <= tag.end <= 1:
+        raise _Malformed(f"start={tag.start:g} and end={tag.end:g} are no window within 0 to 1")
+    order = () if list(parts) == [part for part in PARTS if part in parts] else tuple(parts)
+    k, v, self_, cross = map(parts.get, PARTS)
+    return replace(tag, k=k, v=v, self_=self_, cross=cross, order=order), ignored
+
+
+def _blocks(text: str) -> Iterator[str]:
+    for block in (block.strip() for block in text.split(",")):
+        if not _BLOCK.fullmatch(block):
+            raise _Malformed(f"{block!r} is no block: down, mid, up, or a name such as up_blocks.1")
+        yield block
+
+
+def _lora(arguments: list[str]) -> tuple[LoraTag, list[str]]:
+    """Reads what A1111's own LoRA support reads: an argument with one '=' is a named one, wherever it stands."""
+    named = dict(argument.split("=") for argument in arguments if argument.count("=") == 1)
+    name, *numbers = [argument for argument in arguments if argument.count("=") != 1] or [""]
+    if not name:
+        raise _Malformed("no name")
+    te_multiplier = _number(named.get("te", numbers[0] if numbers else "1"))
+    unet = named.get("unet", numbers[1] if len(numbers) > 1 else None)
+    unet_multiplier = te_multiplier if unet is None else _number(unet)
+    ignored = [f"{key}={value}" for key, value in named.items() if key not in ("te", "unet")]
+    return LoraTag(name, te_multiplier, unet_multiplier), [*numbers[2:], *ignored]
+
+
+def _number(text: str) -> float:
     try:
-        multiplier = float(arguments[1]) if len(arguments) > 1 else 1.0
+        value = float(text)
     except ValueError:
-        multiplier = math.nan
-    if not math.isfinite(multiplier):
-        raise UsageError(f"{source}: {arguments[1]!r} is not a number", hint=f"<hypernet:{arguments[0]}:1>")
-    return Tag(arguments[0], multiplier)
+        value = math.nan
+    if not math.isfinite(value):
+        raise _Malformed(f"{text!r} is not a number")
+    return value
 
 
 def require_text(prompt: str) -> None:
@@ -114,8 +292,3 @@ def plain_number(value: float) -> str:
     """Returns the shortest decimal digits that read back as `value`, without an exponent: ``"0.8"``, ``"1"``."""
     text = format(Decimal(repr(float(value))), "f")
     return text.removesuffix(".0")
-
-
-def has_unread_syntax(text: str) -> bool:
-    """Whether `text` uses A1111's weights, schedules or composition, which are passed on here as plain words."""
-    return _UNREAD.search(text) is not None

@@ -27,7 +27,7 @@ class Strength:
         start, end: the window of sampling in which it applies, as fractions of the steps, 0 to 1. A step counts
             by its middle: of 20 steps, ``end=0.6`` takes the first 12 and ``start=0.6`` the other 8.
         blocks: factors by the UNet's own block names, ``{"down_blocks": 0.5, "up_blocks.1": 0}``; the longest
-            name that fits a layer counts, and a layer that none fits has factor 1.
+            name that fits a layer counts, and a layer that none fits has factor 1; ``""`` fits all of them.
 
     Raises:
         UsageError: a number that is not finite, or a window outside 0 to 1 or with its end before its start.
@@ -88,5 +88,5 @@ class Strength:
 
 
 def is_within(layer: str, block: str) -> bool:
-    """Whether `block` is the layer of this dotted name, or holds it."""
-    return layer == block or layer.startswith(f"{block}.")
+    """Whether `block` is the layer of this dotted name, or holds it; ``""`` is the whole UNet."""
+    return not block or layer == block or layer.startswith(f"{block}.")

@@ -16,9 +16,12 @@ import torch
 from networks import a1111_network, save_pt
 from PIL import Image
 from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from safetensors.torch import save_file
+from unet_truth import lora
 
 from hnetkit import demo, settings
 from hnetkit.cli import run
+from hnetkit.generate.picture_files import write_picture
 from hnetkit.prompts import infotext
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
@@ -158,14 +161,20 @@ def test_the_settings_name_the_model(model: str, out: Path, capfd: pytest.Captur
     ("arguments", "code", "says"),
     [
         (["<hypernet:imk:1>"], 4, "did you mean ink?"),
-        (["<hypernet:ink:num>"], 2, "<hypernet:ink:num>"),
-        (["<lora:ink:1>"], 2, "only hypernetworks"),
+        (["<lora:ink:1>"], 2, "hnetkit config loras FOLDER"),
+        ([], 2, "a PROMPT is missing"),
+        (["--from", "absent.png"], 4, "absent.png"),
+        (["a", "--mask", "m.png"], 2, "--image FILE --mask FILE"),
+        (["a", "--image", "absent.png"], 4, "absent.png"),
+        (["a", "--hires-size", "64"], 2, "WIDTHxHEIGHT"),
+        (["a", "--hires-scale", "2", "--hires-size", "32x32"], 2, "leave one of them out"),
+        (["a", "--hires-scale", "2", "--image", "a.png"], 2, "do not go together"),
         (["a", "-n", "ink:much"], 2, "-n ink:much"),
         (["a", "-n", "absent.pt"], 4, "absent.pt"),
         (["a", "-n", "other"], 1, "other reaches no layer"),
         (["a", "--width", "20"], 2, "multiples of 8"),
         (["a", "--sampler", "Eulr a"], 2, '--sampler "Euler a"'),
-        (["a", "--out", "a.jpg"], 2, "--out a.png"),
+        (["a", "--out", "a.gif"], 2, "--out a.png"),
         (["a", "--out", "a.png", "--count", "2"], 2, "--out FOLDER"),
         (["a", "--out", "absent/a.png"], 4, "absent: no such folder"),
         (["a", "--seed", "-2"], 2, "--seed"),
@@ -203,18 +212,116 @@ def test_a_picture_of_nan_says_what_to_try(model: str, out: Path, capsys: pytest
     assert names(out) == ["broken"]
 
 
-def test_what_a1111_would_read_and_hnetkit_does_not_is_said(
-    model: str, out: Path, capsys: pytest.CaptureFixture[str]
+def test_what_has_no_effect_in_a_prompt_is_said_with_its_column(
+    model: str, library: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    prompt = "a (circle:1.2) <wild:x>" + " b" * 80
+    prompt = "a circle <wild:x> <hypernet:ink:num>"
     assert generate(prompt, "--model", model, "--negative-prompt", "<hypernet:ink:1>", "--out", "a.png") == 0
     notes = capsys.readouterr().err
-    assert "Weights, schedules" in notes
     assert "<wild:x>: no known kind" in notes
+    assert "column 19: <hypernet:ink:num>: 'num' is not a number" in notes
     assert "negative prompt are plain text" in notes
-    assert "does not read its end: b b" in notes
+    assert parameters("a.png").prompt == prompt
     assert generate(prompt, "--model", model, "--out", "b.png", "-q") == 0
     assert capsys.readouterr().err == ""
+
+
+def test_a_picture_is_drawn_again_from_itself_bit_for_bit(model: str, library: Path, out: Path) -> None:
+    drawn = ["a (red:1.2) circle <hypernet:ink:0.5:k=0.2> <hypernet:wash:1>", "--negative-prompt", "blurry, dark"]
+    settings_ = ["--seed", "8", "--steps", "3", "--cfg-scale", "5.5", "--sampler", "DPM++ 2M Karras", "--rng", "nv"]
+    more = ["--clip-skip", "2", "--ensd", "31337", "--variation-seed", "3", "--variation-strength", "0.2"]
+    hires = ["--hires-scale", "2", "--hires-steps", "4", "--denoising", "0.5", "--hires-prompt", "x <hypernet:ink:1>"]
+    assert generate(*drawn, "--model", model, *settings_, *more, *hires, "--out", "a.png") == 0
+    assert generate("--from", "a.png", "--model", model, "--out", "b.png") == 0
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+    assert generate("--from", "a.png", "--model", model, "--steps", "2", "--out", "c.png") == 0
+    assert parameters("c.png").parameters["Steps"] == "2"
+    assert Path("c.png").read_bytes() != Path("b.png").read_bytes()
+
+
+def test_a_picture_of_another_process_has_the_same_bytes(model: str, library: Path, out: Path) -> None:
+    drawn = ["generate", "a circle <hypernet:ink:0.5>", "--seed", "4", "--model", model]
+    for name in ("a.png", "b.png"):
+        subprocess.run([sys.executable, "-P", "-m", "hnetkit", *drawn, "--out", name], check=True, env=os.environ)
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+def test_a_picture_of_a1111_is_drawn_with_its_noise_unless_said_otherwise(
+    model: str, library: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = (
+        "a circle\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 8, Size: 16x16, Model hash: 2700c435, Hypernet: ink"
+    )
+    write_picture(
+        Path("old.png"), Image.new("RGB", (16, 16)), f"{about}, Hypernet strength: 0.7, ENSD: x, Clip skip: 2"
+    )
+    assert generate("--from", "old.png", "--model", model, "--out", "a.png") == 0
+    assert "ENSD: x cannot be taken over" in capsys.readouterr().err
+    written = parameters("a.png")
+    assert written.prompt == "a circle<hypernet:ink:0.7>"
+    assert {"RNG": "NV", "Seed": "8", "Clip skip": "2", "Sampler": "Euler"}.items() <= written.parameters.items()
+    assert generate("--from", "old.png", "--rng", "cpu", "--model", model, "--out", "b.png") == 0
+    assert Path("a.png").read_bytes() != Path("b.png").read_bytes()
+
+
+def test_a_picture_without_settings_cannot_be_drawn_again(
+    model: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (8, 8)).save("bare.png")
+    assert generate("--from", "bare.png", "--model", model) == 4
+    assert "no settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_pictures_of_other_formats_carry_their_settings_too(model: str, out: Path, suffix: str) -> None:
+    assert generate("a circle", "--model", model, "--seed", "3", "--out", f"a.{suffix}") == 0
+    assert generate("--from", f"a.{suffix}", "--model", model, "--out", "b.png") == 0
+    assert parameters("b.png").parameters["Seed"] == "3"
+
+
+def test_the_settings_default_stack_ends_prompts_that_do_not_name_it(model: str, library: Path, out: Path) -> None:
+    settings.put("hypernetworks", "<hypernet:ink:0.5> <hypernet:wash:0.2>")
+    assert generate("a circle <hypernet:wash:1>", "--model", model, "--out", "a.png") == 0
+    assert parameters("a.png").prompt == "a circle <hypernet:wash:1> <hypernet:ink:0.5>"
+    assert generate("--from", "a.png", "a circle", "--model", model, "--out", "b.png") == 0
+    assert parameters("b.png").prompt == "a circle"
+
+
+@pytest.mark.parametrize(
+    ("named", "is_seen"),
+    [
+        *(("k=0.9", True), ("v=0.9", True), ("self=0.9", True), ("cross=0.9", True), ("blocks=mid", True)),
+        *(("end=0.5", True), ("start=0.5", True), ("start=1", False), ("end=0", False)),
+    ],
+)
+def test_named_arguments_of_a_tag_change_the_picture_where_they_should(
+    model: str, library: Path, out: Path, named: str, is_seen: bool
+) -> None:
+    strength = "0" if named[0] in "kvc" or named.startswith("self") else "0.9"
+    options = ["--model", model, "--seed", "3", "--steps", "4", "--out"]
+    assert generate("a circle", *options, "plain.png") == 0
+    assert generate(f"a circle <hypernet:ink:{strength}:{named}>", *options, "named.png") == 0
+    assert (Image.open("plain.png").tobytes() != Image.open("named.png").tobytes()) == is_seen
+
+
+def test_a_lora_of_the_prompt_is_applied_at_its_strength(model: str, library: Path, out: Path) -> None:
+    (out / "loras").mkdir()
+    save_file(lora(tiny_sd()), out / "loras" / "style.safetensors")
+    settings.put("loras", "loras")
+    options = ["--model", model, "--seed", "3", "--out"]
+    pictures = {}
+    for name, tag in {
+        "none": "",
+        "zero": "<lora:style:0>",
+        "half": "<lora:style:0.5>",
+        "whole": "<lora:style>",
+    }.items():
+        assert generate(f"a circle {tag}", *options, f"{name}.png") == 0
+        pictures[name] = Image.open(f"{name}.png").tobytes()
+    assert len(set(pictures.values())) == 3
+    assert pictures["none"] == pictures["zero"]
+    assert "lora:style" in parameters("half.png").hashes
+    assert generate("a circle <lora:stile>", *options, "a.png") == 4
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -233,45 +340,6 @@ def test_an_interrupt_leaves_130_and_only_whole_pictures(model: str, out: Path) 
         assert name.endswith(".png")
         with Image.open(out / name) as image:
             image.load()
-
-
-def test_a_grid_is_one_labelled_picture(
-    model: str, library: Path, out: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["grid", "ink", "wash", "--prompt", "a circle", "--model", model, "--seed", "7"]
-    assert run([*arguments, "--strengths", "0,1", "--json"]) == 0
-    captured = capsys.readouterr()
-    (row,) = json.loads(captured.out)
-    assert captured.err == ""
-    assert (row["path"], row["networks"], row["strengths"]) == ("grid.png", ["ink", "wash"], [0.0, 1.0])
-    assert (row["prompts"], row["seeds"]) == (["a circle"], [7])
-    assert parameters("grid.png").parameters["Grid networks"] == "ink, wash"
-    with Image.open("grid.png") as sheet:
-        assert sheet.width > 2 * 192
-        assert sheet.height > 2 * 192
-    before = Path("grid.png").read_bytes()
-    assert run([*arguments, "--strengths", "0"]) == 2
-    assert Path("grid.png").read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code"),
-    [
-        (["ink"], 2),
-        (["--prompt", "a"], 2),
-        (["ink", "--prompt", "a", "--strengths", "0,much"], 2),
-        (["ink", "--prompt", "a", "--strengths", "nan"], 2),
-        (["ink", "--prompt", "a", "--out", "folder"], 2),
-        (["imk", "--prompt", "a"], 4),
-        (["ink", "--prompt", "a <hypernet:imk:1>"], 4),
-        (["other", "--prompt", "a"], 1),
-    ],
-)
-def test_a_grid_that_cannot_be_drawn_leaves_nothing(
-    model: str, library: Path, out: Path, arguments: list[str], code: int
-) -> None:
-    assert run(["grid", "--model", model, *arguments]) == code
-    assert names(out) == []
 
 
 @needs_demo

@@ -1,21 +1,29 @@
-"""Loading models: folders, hub ids in the cache, checkpoints, and what is refused."""
+"""Loading models: folders, hub ids in the cache, a separate VAE, what saves memory, and what is refused."""
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from checkpoints import save_checkpoint
-from pipelines import tiny_sd
+from checkpoints import original_tensors, original_vae, save_checkpoint, save_ckpt, save_configurations
+from pipelines import draw, tiny_sd
 from safetensors.torch import save_file
+from unet_truth import relative, run
 
-from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, UsageError
+import hnetkit
+from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, OutOfMemory, UsageError
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.model import Defaults, load_model
+from hnetkit.generate.defaults import Defaults
+from hnetkit.generate.memory import needing_memory
+from hnetkit.generate.model import load_model
 from hnetkit.hashes import sha256_of
 
 
@@ -66,25 +74,6 @@ def test_a_hub_id_loads_from_the_cache_without_a_network(sd_folder: Path, hub_ca
     put_into_cache(hub_cache, "somebody/tiny-sd", sd_folder)
     model = load_model("somebody/tiny-sd", device="cpu")
     assert (model.name, model.size) == ("tiny-sd", (16, 16))
-
-
-def test_a_checkpoint_in_one_file_loads_every_weight(sd_folder: Path, hub_cache: Path, tmp_path: Path) -> None:
-    put_into_cache(hub_cache, "stable-diffusion-v1-5/stable-diffusion-v1-5", sd_folder)
-    pipe = tiny_sd(seed=3)
-    path = save_checkpoint(pipe, tmp_path / "model.safetensors")
-    model = load_model(path, device="cpu")
-    for ours, theirs in ((model.pipe.unet, pipe.unet), (model.pipe.vae, pipe.vae)):
-        expected = theirs.state_dict()
-        assert all(torch.equal(tensor, expected[name]) for name, tensor in ours.state_dict().items())
-    assert model.pipe.safety_checker is None
-    assert (model.name, model.hash) == ("model", sha256_of(OpenFile(path))[:10])
-
-
-def test_a_checkpoint_whose_configuration_is_not_here_says_where_it_comes_from(hub_cache: Path, tmp_path: Path) -> None:
-    path = save_checkpoint(tiny_sd(), tmp_path / "model.safetensors")
-    with pytest.raises(ModelNotUsable, match="cannot be loaded") as refusal:
-        load_model(path, device="cpu")
-    assert "go online once" in str(refusal.value.hint)
 
 
 def test_a_folders_own_defaults_are_read(sd_folder: Path, tmp_path: Path) -> None:
@@ -139,7 +128,7 @@ def _cut_short(folder: Path) -> Path:
     return folder
 
 
-def _pickled_checkpoint(folder: Path) -> Path:
+def _empty_checkpoint(folder: Path) -> Path:
     torch.save({"state_dict": {}}, folder / "model.ckpt")
     return folder / "model.ckpt"
 
@@ -157,7 +146,7 @@ def _other_safetensors(folder: Path) -> Path:
         (_pickled_only, "no .safetensors weights"),
         (_pickled_vae, "cannot be loaded"),
         (_cut_short, "cannot be loaded"),
-        (_pickled_checkpoint, "a pickled checkpoint"),
+        (_empty_checkpoint, "no Stable Diffusion checkpoint"),
         (_other_safetensors, "no Stable Diffusion checkpoint"),
     ],
 )
@@ -182,7 +171,211 @@ def test_a_hub_id_that_is_out_of_reach_says_so() -> None:
         load_model("somebody/nothing")
 
 
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [
+        ("{folder}/anithing-v3", "{folder}/anything-v3.ckpt"),
+        ("{folder}/anything-v3.safetensors", "{folder}/anything-v3.ckpt"),
+        ("{folder}/tiny-sdd", "{folder}/tiny-sd"),
+        ("somebody/tiny-xll", "somebody/tiny-xl"),
+        ("tiny-xll", "somebody/tiny-xl"),
+    ],
+)
+def test_an_unknown_model_has_the_nearest_names_and_nothing_is_loaded(
+    sd_folder: Path, hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str, meant: str
+) -> None:
+    put_into_cache(hub_cache, "somebody/tiny-xl", sd_folder)
+    shutil.copytree(sd_folder, tmp_path / "tiny-sd")
+    (tmp_path / "anything-v3.ckpt").touch()
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", None)
+    with pytest.raises(HnetkitError, match=r"no such file or folder|no folder here") as refusal:
+        load_model(asked.format(folder=tmp_path))
+    assert re.match(rf"did you mean {re.escape(meant.format(folder=tmp_path))}(\?| or )", str(refusal.value.hint))
+
+
+# --- a separate VAE
+
+
+@pytest.fixture
+def other_vae() -> Any:
+    return tiny_sd(seed=9).vae
+
+
+def _original(vae: Any, folder: Path) -> Path:
+    tensors = {f"first_stage_model.{name}": tensor.contiguous() for name, tensor in original_vae(vae).items()}
+    save_file(tensors, folder / "a.safetensors")
+    return folder / "a.safetensors"
+
+
+def _original_without_prefix(vae: Any, folder: Path) -> Path:
+    return save_ckpt(original_vae(vae) | {"loss.logvar": torch.zeros(())}, folder / "a.vae.pt")
+
+
+def _whole_checkpoint(vae: Any, folder: Path) -> Path:
+    return save_checkpoint(tiny_sd(seed=9), folder / "whole.safetensors")
+
+
+def _diffusers_layout(vae: Any, folder: Path) -> Path:
+    torch.save(vae.state_dict(), folder / "diffusion_pytorch_model.bin")
+    return folder / "diffusion_pytorch_model.bin"
+
+
+def _diffusers_layout_of_old(vae: Any, folder: Path) -> Path:
+    names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    tensors = vae.state_dict()
+    for ours, old in names.items():
+        tensors = {name.replace(f".{ours}.", f".{old}."): tensor for name, tensor in tensors.items()}
+    save_file(tensors, folder / "old.safetensors")
+    return folder / "old.safetensors"
+
+
+def _vae_folder(vae: Any, folder: Path) -> Path:
+    vae.save_pretrained(folder)
+    return folder
+
+
+def _pipeline_folder(vae: Any, folder: Path) -> Path:
+    vae.save_pretrained(folder / "vae")
+    return folder
+
+
+VAES = (
+    *(_original, _original_without_prefix, _whole_checkpoint, _diffusers_layout, _diffusers_layout_of_old),
+    *(_vae_folder, _pipeline_folder),
+)
+
+
+@pytest.mark.parametrize("make", VAES)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_a_separate_vae_takes_the_place_of_the_models_own(
+    sd_folder: Path, tmp_path: Path, other_vae: Any, make: Any, dtype: str
+) -> None:
+    vae = load_model(sd_folder, device="cpu", dtype=dtype, vae=make(other_vae, tmp_path)).pipe.vae
+    kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
+    expected = other_vae.state_dict()
+    assert all(torch.equal(tensor, expected[name].to(kind)) for name, tensor in vae.state_dict().items())
+
+
+@pytest.mark.parametrize("inside", ["", "vae"])
+def test_a_separate_vae_comes_from_the_hubs_cache(
+    sd_folder: Path, hub_cache: Path, other_vae: Any, inside: str
+) -> None:
+    folder = put_into_cache(hub_cache, "somebody/vae", sd_folder)
+    shutil.rmtree(folder / "vae")
+    other_vae.save_pretrained(folder / inside)
+    vae = load_model(sd_folder, device="cpu", vae="somebody/vae").pipe.vae
+    assert torch.equal(vae.decoder.conv_in.weight, other_vae.decoder.conv_in.weight)
+
+
+def test_a_checkpoint_without_a_vae_draws_with_another(
+    sd_folder: Path, tmp_path: Path, other_vae: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configurations = save_configurations(tmp_path / "configurations", sd1=tiny_sd())
+    monkeypatch.setattr("hnetkit.generate.checkpoints.CONFIGURATIONS", configurations)
+    tensors = {k: t for k, t in original_tensors(tiny_sd()).items() if not k.startswith("first_stage_model.")}
+    path = save_ckpt(tensors, tmp_path / "model.ckpt")
+    model = load_model(path, device="cpu", tokenizer=sd_folder, vae=_original(other_vae, tmp_path))
+    assert torch.equal(model.pipe.vae.decoder.conv_in.weight, other_vae.decoder.conv_in.weight)
+
+
+def test_what_is_no_vae_is_refused(sd_folder: Path, tmp_path: Path, other_vae: Any) -> None:
+    save_file({"lora_unet.lora_up.weight": torch.zeros(2)}, tmp_path / "lora.safetensors")
+    for place, says in (
+        (tmp_path / "lora.safetensors", "no autoencoder"),
+        (sd_folder / "tokenizer", "no autoencoder"),
+        (sd_folder / "unet", "cannot be loaded|lacks"),
+        ("somebody/absent", "somebody/absent: no folder here"),
+        (tmp_path / "absent.vae.pt", "no such file or folder"),
+    ):
+        with pytest.raises(HnetkitError, match=says):
+            load_model(sd_folder, device="cpu", vae=place)
+    other = type(other_vae).from_config({**other_vae.config, "latent_channels": 16})
+    with pytest.raises(ModelNotUsable, match="16 channels; the model has 4"):
+        load_model(sd_folder, device="cpu", vae=_vae_folder(other, tmp_path / "sixteen"))
+
+
+# --- speed and memory
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 def test_a_device_that_is_not_there_is_a_usage_error(sd_folder: Path) -> None:
     with pytest.raises(UsageError, match="--device cuda"):
         load_model(sd_folder, device="cuda")
+
+
+def test_offload_needs_cuda(sd_folder: Path) -> None:
+    with pytest.raises(UsageError, match="--offload moves parts off a CUDA device; this runs on cpu"):
+        load_model(sd_folder, device="cpu", offload=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_offload_draws_the_same_picture(sd_folder: Path, network_files: Path) -> None:
+    pipes = [load_model(sd_folder, device="cuda", offload=offload).pipe for offload in (False, True)]
+    for pipe in pipes:
+        hnetkit.load_hypernetwork(pipe, network_files / "ink.pt", strength=0.8)
+    assert torch.equal(*(draw(pipe) for pipe in pipes))
+    assert pipes[1].vae.device.type == "cpu"
+
+
+def test_sliced_attention_draws_the_same_picture_with_a_network(sd_folder: Path, network_files: Path) -> None:
+    whole, sliced = (load_model(sd_folder, device="cpu", attention_slicing=on).pipe for on in (False, True))
+    kinds = {type(processor).__name__ for processor in sliced.unet.attn_processors.values()}
+    assert kinds == {"SlicedAttnProcessor"}
+    bare = draw(whole)
+    for pipe in (whole, sliced):
+        hnetkit.load_hypernetwork(pipe, network_files / "ink.pt", strength=0.8)
+    assert relative(draw(sliced), draw(whole)) < 1e-4 < relative(draw(sliced), bare)
+
+
+@pytest.mark.filterwarnings("ignore:hnetkit dropped:UserWarning")
+def test_a_compiled_unet_sees_networks_before_and_after_its_first_call(
+    tmp_path: Path, network_files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # traced as for any backend, and run as it is: compiling would take a minute
+    in_place = functools.partialmethod(torch.nn.Module.compile, backend="eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", in_place)
+    monkeypatch.setattr(logging.getLogger("torch.__trace"), "disabled", True)  # it would write all that is traced
+    torch.compiler.reset()
+    tiny_sd(least=True).save_pretrained(tmp_path / "least")
+    plain = load_model(tmp_path / "least", device="cpu").pipe
+    pipe = load_model(tmp_path / "least", device="cpu", compiled=True).pipe
+    bare = run(plain)
+    for one in (plain, pipe):
+        hnetkit.load_hypernetwork(one, network_files / "ink.pt", strength=0.8)
+    before = run(pipe)
+    assert relative(before, run(plain)) <= 1e-6 < relative(before, bare)
+    for one in (plain, pipe):
+        hnetkit.load_hypernetwork(one, network_files / "mist.pt", strength=0.8)
+    after = run(pipe)
+    assert relative(after, run(plain)) <= 1e-6 < relative(after, before)
+    hnetkit.unload_hypernetworks(pipe)
+    assert torch.equal(run(pipe), bare)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB)"),
+        RuntimeError("Invalid buffer size: 58.00 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_says_what_to_switch_on(
+    sd_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr("diffusers.StableDiffusionPipeline.from_pretrained", Mock(side_effect=error))
+    with pytest.raises(OutOfMemory, match=r"not enough memory for loading .*tiny-sd") as refusal:
+        load_model(sd_folder, device="cpu")
+    for option in ("--offload", "--attention-slicing", "--dtype fp16", "--width", "--batch-size 1"):
+        assert option in str(refusal.value.hint)
+
+
+def test_a_real_allocation_that_is_too_large_is_out_of_memory() -> None:
+    with pytest.raises(OutOfMemory, match="not enough memory for a picture"), needing_memory("a picture"):
+        torch.empty(1 << 60)
+    with pytest.raises(RuntimeError, match="must match"), needing_memory("a picture"):
+        torch.zeros(2) + torch.zeros(3)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
+from drawing import REQUEST, load_all, one
 from networks import a1111_network, save_pt
 from PIL import Image
 from pipelines import tiny_sd
@@ -15,24 +16,15 @@ from plain_a1111 import PlainProcessor, modules_of
 
 from hnetkit.errors import BadPicture, IncompatibleNetwork, UsageError
 from hnetkit.formats import load
+from hnetkit.generate.description import infotext_of
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.networks import Network, put_on
-from hnetkit.generate.picture import draw, infotext_of, unread_part
-from hnetkit.generate.request import LARGEST_SEED, Request
-from hnetkit.generate.samplers import SAMPLERS, sampler_name, scheduler
+from hnetkit.generate.picture import draw
+from hnetkit.generate.request import LARGEST_SEED
+from hnetkit.generate.samplers import SAMPLERS
 from hnetkit.prompts import infotext
 from hnetkit.runtime.attach import unload_hypernetworks
 from hnetkit.runtime.strength import Strength
-
-REQUEST = Request("a red circle", 5, steps=3, cfg_scale=7.0, width=16, height=16, sampler="Euler a")
-
-
-def one(model: Model, request: Request = REQUEST) -> bytes:
-    return next(draw(model, request)).image.tobytes()
-
-
-def load_all(model: Model, folder: Path, *names: str) -> list[str]:
-    return put_on(model.pipe, [Network(name, load(folder / f"{name}.pt")) for name in names])
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -55,9 +47,10 @@ def test_each_number_of_a_request_counts(sd: Model) -> None:
 
 
 def test_a_picture_is_what_diffusers_draws_with_the_same_numbers(sd: Model) -> None:
+    """With A1111's time steps, which are evenly spaced from the first to the last."""
     ours = [one(sd), one(sd, replace(REQUEST, negative_prompt="blurry"))]
     pipe = tiny_sd()
-    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(sd.scheduler_config)
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(sd.scheduler_config, timestep_spacing="linspace")
     numbers = {"num_inference_steps": 3, "guidance_scale": 7.0, "width": 16, "height": 16}
     for drawn, negative in zip(ours, (None, "blurry"), strict=True):
         generator = torch.Generator().manual_seed(5)
@@ -178,11 +171,6 @@ def test_the_infotext_says_how_to_draw_the_picture_again(sd: Model) -> None:
     assert read.parameters["Model hash"] == sd.hash
 
 
-def test_the_end_of_a_prompt_that_is_not_read_is_known(sd: Model) -> None:
-    assert unread_part(sd, "a" * 75) == ""
-    assert unread_part(sd, "a" * 75 + " bc").replace(" ", "") == "bc"
-
-
 def test_half_precision_draws_the_same_thing(sd_folder: Path, sd: Model) -> None:
     half = load_model(sd_folder, device="cpu", dtype="bf16")
     difference = torch.frombuffer(bytearray(one(half)), dtype=torch.uint8).float()
@@ -200,21 +188,6 @@ def test_half_precision_draws_the_same_thing(sd_folder: Path, sd: Model) -> None
 def test_a_request_that_cannot_be_meant_is_a_usage_error(change: dict[str, object]) -> None:
     with pytest.raises(UsageError):
         replace(REQUEST, **change)
-
-
-def test_a_scheduler_keeps_what_belongs_to_the_model() -> None:
-    own = {"beta_start": 0.001, "beta_end": 0.02, "beta_schedule": "scaled_linear", "prediction_type": "v_prediction"}
-    for sampler in SAMPLERS:
-        config = scheduler(sampler, {**own, "timestep_spacing": "trailing", "_class_name": "PNDMScheduler"}).config
-        assert own.items() <= config.items()
-        assert config["timestep_spacing"] == "trailing"
-
-
-def test_a_sampler_is_known_in_any_case_and_else_the_nearest_is_named() -> None:
-    assert sampler_name("euler A") == "Euler a"
-    with pytest.raises(UsageError) as unknown:
-        sampler_name("dpm++ 2m karas")
-    assert unknown.value.hint == '--sampler "DPM++ 2M Karras"'
 
 
 def test_a_picture_is_an_rgb_image(sd: Model) -> None:

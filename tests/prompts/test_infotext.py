@@ -69,9 +69,123 @@ def test_the_keys_of_2022_become_a_tag(shared: Path) -> None:
 def test_real_prompts_without_parameters_stay_whole(shared: Path) -> None:
     entries = json.loads((shared / "data" / "infotexts.json").read_text(encoding="utf-8"))
     for text in (entry["text"] for entry in entries if entry["kind"] != "infotext"):
-        # with three weights and more, a lone prompt looks like parameters, to A1111 as well
-        expected = "" if text.count(":0.") > 2 else text
-        assert infotext.parse(text).prompt == expected
+        assert infotext.parse(text) == (text, "", {}, ())
+
+
+def test_every_real_text_gives_its_hypernetworks_and_strengths(shared: Path) -> None:
+    entries = json.loads((shared / "data" / "infotexts.json").read_text(encoding="utf-8"))
+    found = [infotext.hypernetworks_of(infotext.parse(entry["text"])) for entry in entries]
+    assert [[(one.name, one.strength) for one in mentions.networks] for mentions in found] == [
+        [("yagamitaichi-200000", 1.0)],
+        [("yagamitaichi-200000", 0.7)],
+        [("yagamitaichi-200000", 0.7)],
+        [("helloasuka", 1.0)],
+        [("hoge", 1.0)],
+        [("waterElemental_10", 0.7)],
+        [("anime", 0.5)],
+        [],  # <hypernet:...:num>
+        [("3v4gr33n-4250", 1.0)],
+        [("anime", 1.0)],
+        [("sxz-bloom", 0.5)],
+        [("v18000Steps", 1.0)],
+        [("A1 Extra-600000", 0.15)],
+    ]
+    warned = [entry["text"] for entry, mentions in zip(entries, found, strict=True) if mentions.warnings]
+    assert warned == ["<hypernet:Toru8pWavenChibi_wavenchibiV10b:num>"]
+
+
+SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7"
+
+
+def networks(text: str) -> list[infotext.Mention]:
+    found = infotext.hypernetworks_of(infotext.parse(text))
+    assert not found.warnings
+    return list(found.networks)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("Hypernet: ink", ("ink", 1.0, None)),
+        ("Hypernet: ink, Hypernet strength: 0.7", ("ink", 0.7, None)),
+        ("Hypernet: ink, Hypernetwork strength: 0.7", ("ink", 0.7, None)),
+        ("Hypernet: ink, Hypernet hash: 1A2B3C4D", ("ink", 1.0, "1a2b3c4d")),
+        ("Hypernet: ink, Hypernet hash: 0123456789, Hypernet strength: 0.5", ("ink", 0.5, "0123456789")),
+        ("Hypernet: ink(1a2b3c4d)", ("ink", 1.0, "1a2b3c4d")),
+        ("Hypernet: ink (v2)", ("ink (v2)", 1.0, None)),
+        ("Hypernet: ink, Hypernet hash: e3b0c442", ("ink", 1.0, None)),
+        ('Hypernet: ink, Hashes: {"hypernet:ink": "0123456789"}', ("ink", 1.0, "0123456789")),
+    ],
+)
+def test_each_form_of_the_selected_network_is_read(written: str, expected: tuple[str, float, str | None]) -> None:
+    assert networks(f"a cat\n{SETTINGS}, {written}") == [expected]
+
+
+def test_the_selected_network_comes_after_those_of_the_tags() -> None:
+    text = f"<hypernet:b:0.5> a cat <hypernet:a:2>\nNegative prompt: x\n{SETTINGS}, Hypernet: ink, Hypernet strength: 0"
+    assert [(one.name, one.strength) for one in networks(text)] == [("b", 0.5), ("a", 2.0), ("ink", 0.0)]
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        'Hypernetworks: "ink, wash(1a2b3c4d)", Hypernetworks Strengths: "0.5, 1.2"',
+        "Hypernetworks: ink, wash(1a2b3c4d), Hypernetworks Strengths: 0.5, 1.2",
+    ],
+)
+def test_the_lists_of_an_extension_are_read_in_their_order(lists: str) -> None:
+    text = f"a cat\n{SETTINGS}, {lists}, Version: 1"
+    assert networks(text) == [("ink", 0.5, None), ("wash", 1.2, "1a2b3c4d")]
+    assert infotext.parse(text).parameters["Version"] == "1"
+
+
+def test_a_list_without_strengths_is_at_full_strength() -> None:
+    assert networks(f"a\n{SETTINGS}, Hypernetworks: ink") == [("ink", 1.0, None)]
+
+
+def test_tags_get_their_hashes() -> None:
+    text = (
+        f"<hypernet:ink:0.5> <hypernet:wash(1a2b3c4d):1> <hypernet:dots:1>\n"
+        f'{SETTINGS}, Hashes: {{"hypernet:ink": "0123456789", "hypernet:dots": "ABCDEF0123"}}'
+    )
+    assert networks(text) == [("ink", 0.5, "0123456789"), ("wash", 1.0, "1a2b3c4d"), ("dots", 1.0, "abcdef0123")]
+
+
+def test_the_hash_fields_before_hashes_are_read_and_give_way_to_it() -> None:
+    older = 'Lora hashes: "glow: aaaaaaaaaa, sky: bbbbbbbbbb", TI hashes: "bad: cccccccccc"'
+    read = infotext.parse(f'a\n{SETTINGS}, {older}, Hashes: {{"lora:sky": "dddddddddd"}}')
+    assert read.hashes == {"lora:glow": "aaaaaaaaaa", "lora:sky": "dddddddddd", "embed:bad": "cccccccccc"}
+
+
+@pytest.mark.parametrize(
+    ("written", "about"),
+    [
+        ("Hypernet: ink, Hypernet strength: strong", "strength 'strong' is no number"),
+        ("Hypernet: ink, Hypernet strength: nan", "no number"),
+        ("Hypernet: ink, Hypernet hash: what", "'what' is no hash"),
+    ],
+)
+def test_what_is_malformed_is_told_and_the_network_kept(written: str, about: str) -> None:
+    read = infotext.parse(f"a\n{SETTINGS}, {written}")
+    found = infotext.hypernetworks_of(read)
+    assert found.networks == (("ink", 1.0, None),)
+    assert about in found.warnings[0]
+    assert read.prompt == "a<hypernet:ink:1.0>"
+
+
+def test_a_name_that_no_tag_can_hold_is_still_told() -> None:
+    read = infotext.parse(f'a\n{SETTINGS}, Hypernet: "in:k>"')
+    assert read.prompt == "a"
+    assert [one.name for one in infotext.hypernetworks_of(read).networks] == ["in:k>"]
+
+
+def test_no_network_selected_is_no_network() -> None:
+    assert networks(f"a\n{SETTINGS}, Hypernet: None") == []
+
+
+def test_a_negative_prompt_of_weights_is_no_line_of_parameters() -> None:
+    read = infotext.parse("a cat\nNegative prompt: (red:1.2), (blue:1.2), (green:1.2)")
+    assert (read.negative_prompt, read.parameters) == ("(red:1.2), (blue:1.2), (green:1.2)", {})
 
 
 def test_a_last_line_with_two_parameters_is_still_prompt() -> None:
@@ -92,8 +206,8 @@ def test_text_made_to_be_slow_is_read_quickly() -> None:
 
 
 def as_lines(text: str) -> str:
-    """What is left of a prompt: lines are trimmed, and empty ones at its beginning are lost."""
-    return "\n".join(line.strip() for line in text.split("\n")).lstrip("\n")
+    """What is left of a prompt: lines are trimmed, and empty ones at its ends are lost."""
+    return "\n".join(line.strip() for line in text.split("\n")).strip()
 
 
 def is_prompt(text: str) -> bool:
@@ -121,8 +235,49 @@ def test_what_is_written_reads_back(
     assert {key: value for key, value in read.parameters.items() if key != "Hashes"} == given
 
 
-@given(st.text(st.sampled_from('abSteps: ,"\\{}\n1<>:x')) | st.text())
+WORDS = st.sampled_from(
+    [
+        *("Steps: 20, ", "Seed: 1, ", "Size: 8x8", "Negative prompt:", "\n", "Hypernet: ", "Hypernet strength: ", ", "),
+        *("Hypernet hash: ", "Hypernetworks: ", "Hypernetworks Strengths: ", 'Hashes: {"hypernet:ink": "01234567"}'),
+        *(
+            "<hypernet:",
+            "ink",
+            ":0.5>",
+            "(1a2b3c4d)",
+            '"',
+            "\\",
+            "{",
+            "}",
+            " ",
+            ":",
+            ">",
+            "nan",
+            "\ud800",
+            "\r",
+            "\x0b",
+        ),
+    ]
+)
+TEXTS = st.text(st.sampled_from('abSteps: ,"\\{}\n1<>:x')) | st.text() | st.lists(WORDS).map("".join)
+
+
+@given(TEXTS)
 def test_any_text_is_an_infotext(text: str) -> None:
     read = infotext.parse(text)
     assert isinstance(read.hashes, dict)
-    assert isinstance(read.prompt, str)
+    for network in infotext.hypernetworks_of(read).networks:
+        assert network.name
+        assert network.strength - network.strength == 0  # finite
+        assert network.hash is None or re.fullmatch("[0-9a-f]{8,64}", network.hash)
+
+
+@given(TEXTS)
+@example("a\n\nNegative prompt:")
+@example("Negative prompt: Negative prompt: x\nNegative prompt: Negative prompt: y")
+@example(f"a\n{SETTINGS}, Hypernet: ink, Hypernet strength: 0.7")
+@example("a, (b: c\n  A1: 1, B1: 2, C1: 3")
+def test_what_was_read_is_written_and_read_again_as_it_was(text: str) -> None:
+    read = infotext.parse(text)
+    again = infotext.parse(infotext.write(read.prompt, read.negative_prompt, read.parameters))
+    assert again == read
+    assert infotext.hypernetworks_of(again) == infotext.hypernetworks_of(read)

@@ -1,0 +1,256 @@
+"""One run of `hnetkit grid`: everything is found and checked, what is missing is drawn, the sheet is put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from hnetkit import demo, settings
+from hnetkit.cli.generate import read_prompt, with_default_stack
+from hnetkit.cli.output import Output, Row
+from hnetkit.cli.picture_options import Choices
+from hnetkit.cli.progress import step_progress
+from hnetkit.errors import HnetkitError
+from hnetkit.generate.asked import Asked, Grid
+from hnetkit.generate.axes import Content
+from hnetkit.generate.batches import Batch, Plan, fingerprint, hash_of_file, make_plan, share_of
+from hnetkit.generate.cells import Cell, Draft, Finder
+from hnetkit.generate.grid import Progress, Studio, draw_batches, infotext_of_sheet, make_sheet
+from hnetkit.generate.grid_files import GridFiles, row_of
+from hnetkit.generate.model import Model, device_of, torch_dtype
+from hnetkit.generate.networks import StackedPrompt, Wish, find_stack
+from hnetkit.generate.picture_files import write_picture
+from hnetkit.generate.processes import Processes
+from hnetkit.generate.request import Request, random_seed
+from hnetkit.generate.sheet import most_side, require_room
+from hnetkit.prompts.tags import TaggedPrompt, plain_number
+
+_PACKAGES = ("hnetkit", "torch", "diffusers", "transformers", "peft")
+
+Places = dict[str, list[dict[str, Any]]]
+"""Key of a picture -> where on the grid it is shown."""
+
+
+@dataclass(slots=True)
+class GridRun:
+    """A grid on its way from what was asked for to the sheet.
+
+    Attributes:
+        asked: seeds may still be to be drawn.
+        choices: what all cells share.
+        files: where everything is written.
+        processes: that this one draws with.
+        batch_size: pictures that are sampled together, at most.
+        overwrite: whether a sheet may be replaced.
+    """
+
+    asked: Asked
+    choices: Choices
+    files: GridFiles
+    processes: Processes
+    output: Output
+    batch_size: int
+    overwrite: bool
+    _finder: Finder = field(init=False)
+    _hires: StackedPrompt | None = field(init=False)
+    _shared: dict[str, object] = field(init=False)
+    _models: dict[str | None, str] = field(init=False)
+
+    def draw(self) -> Row:
+        """Draws what is missing and, in the main process, writes the sheet; returns what to print of it.
+
+        Raises:
+            HnetkitError: what cannot be found or meant, before any model is loaded; or a picture that came out bad.
+        """
+        self._find()
+        self.files.require_ours()
+        with self.processes.joined():
+            return self._draw()
+
+    def _find(self) -> None:
+        """Finds everything that cells name, and looks whether they can be meant."""
+        self._require_room()
+        said = _Once(self.output.form, self.output.quiet)
+
+        def read(prompt: str) -> TaggedPrompt:
+            return with_default_stack(read_prompt(prompt, said))
+
+        drafts = [self.asked.base, *self.asked.drafts]
+        self._finder = Finder(drafts, self._bundled(drafts), read, settings.get("loras"))
+        if self.asked.has_every_order:
+            self.asked = self.asked.in_orders_of(self._finder.stack_of(self.asked.base))
+            self._require_room()
+        drafts = self.asked.drafts
+        for draft in drafts:
+            self._finder.cell(draft)
+        hires = self.choices.hires_prompt if self.choices.has_second_pass else None
+        self._hires = find_stack(read_prompt(hires, said), (), self.choices.bundled) if hires is not None else None
+        self._shared = self._what_all_share()
+        places = dict.fromkeys(draft.checkpoint for draft in drafts)
+        self._models = {place: fingerprint(place or self.choices.place or demo.model_folder()) for place in places}
+
+    def _require_room(self) -> None:
+        grid = self.asked.grid
+        require_room(len(grid.x), len(grid.y) * len(grid.z), most_side(self.files.sheet))
+
+    def _draw(self) -> Row:
+        files, processes = self.files, self.processes
+        if processes.is_main:
+            files.settle()
+        seeds = processes.shared(self._seeds() if processes.is_main else None)
+        asked = self.asked.with_seeds(seeds)
+        grid, plan = asked.grid, self._plan(asked)
+        done = set(processes.shared(list(files.done(plan.keys)) if processes.is_main else None))
+        places: Places = {}
+        for key, place in zip(plan.keys, grid.places, strict=True):
+            places.setdefault(key, []).append({**grid.place_of(place), "random_seeds": seeds})
+        if done and len(done) < len(places):
+            self.output.note(f"{len(done)} of {len(places)} pictures are there already.")
+        missing = {key: shown for key, shown in places.items() if key not in done}
+        todo = [batch for batch in plan.batches if not missing.keys().isdisjoint(batch.keys)]
+        own = share_of(todo, processes.rank, processes.size)
+        with self._progress(own, todo) as progress:
+            draw_batches(own, missing, files, Studio(self._load, self._request, self._hires), progress)
+        processes.wait()
+        return self._finish(asked, grid, plan, places, drawn=len(missing)) if processes.is_main else {}
+
+    def _finish(self, asked: Asked, grid: Grid, plan: Plan, places: Places, *, drawn: int) -> Row:
+        """Writes record and sheet; returns what to print."""
+        files, names = self.files, self._names(asked)
+        facts = {row["key"]: row for row in files.rows()}
+        if not facts.keys() >= set(plan.keys):
+            raise HnetkitError("pictures of this grid are missing", hint="give the same command again")
+        left = {key: iter(shown) for key, shown in places.items()}
+        rows = [row_of(key, next(left[key]), facts[key]) for key in plan.keys]
+        varied = grid.varied()
+        title = "" if any(change.axis == "text" for change in grid.changes((0, 0, 0))) else self._written(asked.base)
+        sheet = make_sheet(grid, rows, files, title, names)
+        text = infotext_of_sheet(grid, rows, names)
+        files.finish(rows)
+        write_picture(files.sheet, sheet, text, overwrite=self.overwrite)
+        return {
+            "path": str(files.sheet),
+            "networks": [self._finder.names[str(name)] for name in varied.get("hypernetwork", []) if name],
+            "strengths": varied.get("strength", []),
+            "prompts": list(dict.fromkeys(map(self._written, asked.drafts))),
+            "seeds": list(dict.fromkeys(row["seed"] for row in rows)),
+            "model": rows[0]["model"],
+            "axes": varied,
+            "cells": len(rows),
+            "drawn": drawn,
+            "record": str(files.record),
+            "pictures": str(files.folder),
+            "infotext": text,
+        }
+
+    def _plan(self, asked: Asked) -> Plan:
+        cells = list(map(self._finder.cell, asked.drafts))
+        is_varied = bool(self.choices.variation_strength)  # each picture of a batch has another variation seed
+        return make_plan(cells, self._shared, self._models, batch_size=1 if is_varied else self.batch_size)
+
+    def _seeds(self) -> list[int]:
+        """Returns seeds where random ones were asked for: those of the same grid before an interrupt, else new ones."""
+        count = self.asked.random_seeds
+        if count and not self.files.sheet.exists():
+            drawn_before = {tuple(row.get("random_seeds") or ()): None for row in self.files.rows()}
+            for seeds in drawn_before:
+                if len(seeds) == count and self.files.done(self._plan(self.asked.with_seeds(seeds)).keys):
+                    return list(seeds)
+        return [random_seed() for _ in range(count)]
+
+    def _bundled(self, drafts: Iterable[Draft]) -> Mapping[str, Path]:
+        places = {draft.checkpoint for draft in drafts}
+        found = (self._choices_of(place).bundled for place in places)
+        return next((bundled for bundled in found if bundled), {})
+
+    def _choices_of(self, checkpoint: str | None) -> Choices:
+        return self.choices if checkpoint is None else replace(self.choices, model=checkpoint)
+
+    def _written(self, draft: Draft) -> str:
+        return self._finder.written(draft)
+
+    def _what_all_share(self) -> dict[str, object]:
+        """Returns what a picture depends on beside its cell and the model."""
+        choices = self.choices
+        device = device_of(choices.device or settings.get("device") or "auto")
+        files = {"image": choices.image, "mask": choices.mask}
+        said = {name: value for name, value in asdict(choices).items() if name not in ("model", *files)}
+        hires = self._hires
+        return {
+            "choices": said,
+            "files": {name: hash_of_file(path) for name, path in files.items() if path is not None},
+            "vae": fingerprint(choices.vae) if choices.vae and os.path.exists(choices.vae) else choices.vae,
+            "hires": [network.network.content_hash for network in hires.networks] if hires else [],
+            "device": device,
+            "dtype": str(torch_dtype(choices.dtype or settings.get("dtype") or "auto", device)),
+            "kernel": os.environ.get("HNETKIT_KERNEL", "auto"),
+            "packages": {name: _version(name) for name in _PACKAGES},
+        }
+
+    def _load(self, checkpoint: str | None) -> Model:
+        choices = self._choices_of(checkpoint)
+        if self.processes.size > 1 and self._shared["device"] == "cuda":
+            import torch
+
+            torch.cuda.set_device(self.processes.local_rank)
+        return choices.load(self.output)
+
+    def _request(self, model: Model, cell: Cell) -> Request:
+        draft, choices = cell.draft, self.choices
+        chosen = replace(
+            choices,
+            negative_prompt=draft.negative_prompt,
+            steps=draft.steps or choices.steps,
+            cfg_scale=draft.cfg_scale or choices.cfg_scale,
+            sampler=draft.sampler or choices.sampler,
+        )
+        return chosen.request(model, cell.prompt, draft.seed, self._hires.prompt if self._hires else None)
+
+    def _names(self, asked: Asked) -> dict[tuple[str, Content], str]:
+        """Returns what rows and columns are called where that is not the value itself."""
+        varied = asked.grid.varied()
+        names: dict[tuple[str, Content], str] = {}
+        for option, name in self._finder.names.items():
+            strength = Wish.of_option(option).strength
+            is_said = "strength" not in varied and strength != 1
+            names["hypernetwork", option] = f"{name} {plain_number(strength)}" if is_said else name
+        for place in varied.get("checkpoint", []):
+            path = Path(os.path.abspath(str(place)))
+            is_demo = self._choices_of(str(place)).is_demo
+            names["checkpoint", place] = "hnetkit-demo" if is_demo else path.stem if path.is_file() else path.name
+        return names
+
+    @contextmanager
+    def _progress(self, own: Sequence[Batch], todo: Sequence[Batch]) -> Iterator[Progress]:
+        """Shows the pictures of all processes: the others are about as far as this one."""
+        in_all = sum(len(batch.cells) for batch in todo)
+        with step_progress("Drawing", quiet=self.output.quiet) as progress:
+
+            def report(done: float, total: float) -> None:
+                progress(done * in_all / total, in_all)
+
+            yield report
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Once(Output):
+    """Says each thing once."""
+
+    said: set[str] = field(default_factory=set)
+
+    def note(self, message: str) -> None:
+        if message not in self.said:
+            self.said.add(message)
+            Output.note(self, message)

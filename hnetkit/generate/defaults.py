@@ -1,0 +1,64 @@
+"""What a picture is drawn with where nobody says otherwise: hnetkit's own values, or those of a model's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import ModelNotUsable
+from hnetkit.generate.request import is_size
+from hnetkit.generate.samplers import SAMPLERS
+
+DEFAULTS_FILE = "hnetkit.json"
+
+# what a model folder's own defaults may say
+_MEANINGFUL: Mapping[str, Callable[[Any], bool]] = {
+    "cfg_scale": lambda value: type(value) in (int, float) and 1 <= value <= 100,
+    "steps": lambda value: type(value) is int and 1 <= value <= 1000,
+    "sampler": lambda value: value in SAMPLERS,
+    "width": is_size,
+    "height": is_size,
+    "prompts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a picture is drawn with where nobody says otherwise.
+
+    Attributes:
+        width, height: pixels; None: the size that the model was trained at.
+        prompts: examples that suit the model.
+    """
+
+    cfg_scale: float = 7.0
+    steps: int = 20
+    sampler: str = "Euler a"
+    width: int | None = None
+    height: int | None = None
+    prompts: tuple[str, ...] = ()
+
+
+def read_defaults(folder: Path) -> Defaults:
+    """Returns what a model folder's `DEFAULTS_FILE` says; hnetkit's own defaults where there is none.
+
+    Raises:
+        ModelNotUsable: the file is no JSON object of known keys with values of the right type.
+    """
+    path = folder / DEFAULTS_FILE
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return Defaults()
+    except (OSError, ValueError) as error:
+        raise ModelNotUsable(f"{path}: unreadable ({error})", hint="mend the file, or delete it") from error
+    for key, value in said.items() if isinstance(said, dict) else [("", said)]:
+        if key not in _MEANINGFUL or not _MEANINGFUL[key](value):
+            keys = ", ".join(_MEANINGFUL)
+            raise ModelNotUsable(f"{path}: {key!r} cannot be {value!r}", hint=f"its keys are {keys}")
+    if "prompts" in said:
+        said["prompts"] = tuple(said["prompts"])
+    return Defaults(**said)

@@ -1,0 +1,183 @@
+"""From a prompt's text to what the UNet reads: chunks of tokens, weighted and with the mean restored, as A1111 does.
+
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/sd_hijack_clip.py and sd_emphasis.py (behaviour only).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from hnetkit.prompts.attention import parse_attention
+
+Emphasis: TypeAlias = Literal["original", "no-norm", "ignore", "none"]
+
+COMMA_REACH = 20  # a full chunk ends at its last comma, where that is at most so many tokens back
+_KEPT = 256  # encoded texts
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One text, encoded.
+
+    Attributes:
+        hidden: ``[tokens, width]``, a multiple of the encoder's window.
+        pooled: ``[width]`` of SDXL's second encoder, from the first chunk; None elsewhere.
+    """
+
+    hidden: Tensor
+    pooled: Tensor | None
+
+    def padded(self, tokens: int) -> Encoded:
+        """Returns it repeated at its last vector up to `tokens`."""
+        return Encoded(_padded(self.hidden, tokens), self.pooled)
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Tokens that fit the encoder's window, without its start and end, and the weight of each."""
+
+    tokens: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def cut(self, length: int) -> Chunk:
+        """Shortens this chunk and returns what was behind."""
+        rest = Chunk(self.tokens[length:], self.weights[length:])
+        del self.tokens[length:], self.weights[length:]
+        return rest
+
+
+def split_chunks(
+    pieces: Sequence[tuple[str, float]], tokenize: Callable[[str], list[int]], room: int, comma: int | None
+) -> list[Chunk]:
+    """Returns weighted text as chunks of at most `room` tokens; there is at least one.
+
+    Args:
+        pieces: (text, weight); ``("BREAK", -1)`` ends a chunk.
+        tokenize: text -> its tokens, without start and end.
+        room: tokens of a chunk.
+        comma: the token of a comma, at which a full chunk is rather ended; None where the vocabulary has none.
+    """
+    full: list[Chunk] = []
+    chunk, last_comma = Chunk(), -1
+    for text, weight in pieces:
+        if (text, weight) == ("BREAK", -1):
+            full.append(chunk)
+            chunk, last_comma = Chunk(), -1
+            continue
+        for token in tokenize(text):
+            at = len(chunk.tokens)
+            if token == comma:
+                last_comma = at
+            elif at == room and last_comma >= 0 and at - last_comma <= COMMA_REACH:
+                full.append(chunk)
+                chunk, last_comma = chunk.cut(last_comma + 1), -1
+            if len(chunk.tokens) == room:
+                full.append(chunk)
+                chunk, last_comma = Chunk(), -1
+            chunk.tokens.append(token)
+            chunk.weights.append(weight)
+    return [*full, chunk] if chunk.tokens or not full else full
+
+
+class TextEncoder:
+    """The text encoders of a pipeline; a text that was encoded is kept.
+
+    Args:
+        pipe: a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``.
+        clip_skip: 1 takes the last layer, 2 the one before it; read for CLIP-L of SD 1 alone, as in A1111.
+        emphasis: ``original`` multiplies by weights and restores the mean, ``no-norm`` leaves the mean, ``ignore``
+            reads the syntax and drops the weights, ``none`` reads brackets as text.
+    """
+
+    def __init__(self, pipe: Any, clip_skip: int = 1, emphasis: Emphasis = "original") -> None:
+        self._pipe = pipe
+        self._clip_skip, self._emphasis = clip_skip, emphasis
+        self._kept: dict[tuple[str, bool], Encoded] = {}
+        self.is_xl = getattr(pipe, "text_encoder_2", None) is not None
+
+    def encode(self, text: str, *, is_negative: bool = False) -> Encoded:
+        """Returns a text as the UNet reads it; an empty negative prompt of SDXL is zeros, as it was in its training."""
+        key = text, is_negative and self.is_xl and not text
+        if key not in self._kept:
+            while len(self._kept) >= _KEPT:
+                self._kept.pop(next(iter(self._kept)))
+            encoded = self._encode(text)
+            if key[1] and self._pipe.config.get("force_zeros_for_empty_prompt", True):
+                assert encoded.pooled is not None
+                encoded = Encoded(torch.zeros_like(encoded.hidden), torch.zeros_like(encoded.pooled))
+            self._kept[key] = encoded
+        return self._kept[key]
+
+    def _encode(self, text: str) -> Encoded:
+        pieces = [(text, 1.0)] if self._emphasis == "none" else parse_attention(text)
+        parts = [
+            self._one(encoder, tokenizer, pieces)
+            for encoder, tokenizer in (
+                (self._pipe.text_encoder, self._pipe.tokenizer),
+                (getattr(self._pipe, "text_encoder_2", None), getattr(self._pipe, "tokenizer_2", None)),
+            )
+            if encoder is not None
+        ]
+        longest = max(len(hidden) for hidden, _ in parts)
+        hidden = torch.cat([_padded(hidden, longest) for hidden, _ in parts], dim=-1)
+        return Encoded(hidden, parts[-1][1] if self.is_xl else None)
+
+    def _one(self, encoder: Any, tokenizer: Any, pieces: Sequence[tuple[str, float]]) -> tuple[Tensor, Tensor | None]:
+        """Returns one encoder's states ``[tokens, width]``, and its pooled vector where it has a projection."""
+        room = tokenizer.model_max_length - 2
+        comma = tokenizer.convert_tokens_to_ids(",</w>")
+
+        def tokenize(text: str) -> list[int]:
+            text = self._pipe.maybe_convert_prompt(text, tokenizer)  # a textual inversion of several vectors
+            found: list[int] = tokenizer(text, truncation=False, add_special_tokens=False).input_ids
+            return found
+
+        chunks = split_chunks(pieces, tokenize, room, None if comma == tokenizer.unk_token_id else comma)
+        device = self._pipe._execution_device
+        ids = torch.tensor([_window(chunk, tokenizer, room) for chunk in chunks], device=device)
+        output = encoder(ids, output_hidden_states=True)
+        hidden = self._weighted(self._layer(encoder, output), chunks)
+        pooled = getattr(output, "text_embeds", None)
+        return hidden.flatten(0, 1), None if pooled is None else pooled[0]
+
+    def _layer(self, encoder: Any, output: Any) -> Tensor:
+        """Returns the states ``[chunks, window, width]`` that the UNet was trained on."""
+        if self.is_xl:
+            penultimate: Tensor = output.hidden_states[-2]
+            return penultimate
+        skip = self._clip_skip if encoder.config.hidden_act == "quick_gelu" else 1  # OpenCLIP stops where it should
+        if skip == 1:
+            last: Tensor = output.last_hidden_state
+            return last
+        inner = getattr(encoder, "text_model", encoder)
+        normed: Tensor = inner.final_layer_norm(output.hidden_states[-skip])
+        return normed
+
+    def _weighted(self, hidden: Tensor, chunks: Sequence[Chunk]) -> Tensor:
+        if self._emphasis in ("ignore", "none") or all(set(chunk.weights) <= {1.0} for chunk in chunks):
+            return hidden
+        window = hidden.shape[1]
+        weights = torch.ones(len(chunks), window, 1, device=hidden.device)
+        for row, chunk in zip(weights, chunks, strict=True):
+            row[1 : 1 + len(chunk.weights), 0] = torch.tensor(chunk.weights)
+        exact = hidden.float()
+        weighted = exact * weights
+        if self._emphasis == "original":
+            weighted = weighted * (exact.mean((1, 2), keepdim=True) / weighted.mean((1, 2), keepdim=True))
+        return weighted.to(hidden.dtype)
+
+
+def _window(chunk: Chunk, tokenizer: Any, room: int) -> list[int]:
+    """Returns a chunk with start and end, filled up: CLIP-L with ends, OpenCLIP with its padding after one end."""
+    filling = [tokenizer.pad_token_id] * (room - len(chunk.tokens))
+    return [tokenizer.bos_token_id, *chunk.tokens, tokenizer.eos_token_id, *filling]
+
+
+def _padded(hidden: Tensor, length: int) -> Tensor:
+    """Returns states ``[tokens, width]`` repeated at their last vector up to `length`."""
+    return torch.cat([hidden, hidden[-1:].expand(length - len(hidden), -1)]) if len(hidden) < length else hidden

@@ -1,0 +1,140 @@
+"""What a grid leaves beside its sheet: a picture for each cell, and a record that lets it go on where it stopped.
+
+Of ``grid.png``: ``grid.jsonl``, one JSON object per line and cell, and the folder ``grid-cells``. A line is written
+when its picture is on disk. Where several processes draw, each but the first has lines of its own in the folder, which
+the first one takes over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.errors import OutputExists
+from hnetkit.files import new_file
+from hnetkit.generate.picture_files import write_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMAT = "hnetkit.grid/1"
+
+_BEGINNING = f'{{"format": "{FORMAT}"'.encode()
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class GridFiles:
+    """The files of one grid.
+
+    Args:
+        sheet: the picture that shows all cells.
+        process: which of several draws here, from 0.
+    """
+
+    sheet: Path
+    process: int = 0
+
+    @property
+    def record(self) -> Path:
+        return self.sheet.with_suffix(".jsonl")
+
+    @property
+    def folder(self) -> Path:
+        return self.sheet.with_name(f"{self.sheet.stem}-cells")
+
+    def require_ours(self) -> None:
+        """Raises OutputExists where a file that is no grid's record has the record's name, or the folder's."""
+        if self.record.is_dir() or (self.folder.exists() and not self.folder.is_dir()):
+            raise OutputExists(f"{self.record} or {self.folder} is something else", hint="choose another --out")
+        if self.record.exists():
+            with self.record.open("rb") as file:
+                head = file.read(len(_BEGINNING))
+            if not _BEGINNING.startswith(head):
+                raise OutputExists(f"{self.record}: the file exists and is no grid's record", hint="another --out")
+
+    def settle(self) -> None:
+        """Makes one record of what earlier processes left, without torn lines; for the first process alone."""
+        if self.record.exists():
+            with self.record.open("r+b") as file:
+                file.truncate(file.read().rfind(b"\n") + 1)
+        for path in self._parts():
+            lines = path.read_bytes()
+            whole = lines[: lines.rfind(b"\n") + 1]
+            if whole:
+                self._append(self.record, whole)
+            path.unlink()
+
+    def rows(self) -> Iterator[Row]:
+        """Yields what is on record, of all processes; lines that are damaged are passed over."""
+        for path in (self.record, *self._parts()):
+            for line in path.read_bytes().splitlines() if path.exists() else ():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(row, dict) and row.get("format") == FORMAT and isinstance(row.get("key"), str):
+                    yield row
+
+    def done(self, keys: Iterable[str]) -> dict[str, Row]:
+        """Returns a row for each of `keys` whose picture is there and whole."""
+        wanted = frozenset(keys)
+        latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
+        return {key: row for key, row in latest.items() if self._is_whole(row)}
+
+    def write(self, number: int, key: str, image: Image.Image, infotext: str) -> str:
+        """Writes the picture of a cell and returns its path as it stands in the record: from the sheet's folder on."""
+        path = self.folder / f"{number:04}-{key[:12]}.png"
+        self.folder.mkdir(exist_ok=True)
+        write_picture(path, image, infotext, overwrite=True)
+        return f"{self.folder.name}/{path.name}"
+
+    def picture(self, row: Mapping[str, Any]) -> Path:
+        """Returns where a row's picture is: in the folder, whatever the row says."""
+        return self.folder / str(row.get("picture", "")).rpartition("/")[2]
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Adds lines to the record, whole and on disk."""
+        path = self.record if self.process == 0 else self.folder / f"process-{self.process}.jsonl"
+        self._append(path, b"".join(_line(row) for row in rows))
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Makes `rows` the record, and removes what processes had written."""
+        with new_file(self.record, overwrite=True) as file:
+            for row in rows:
+                file.write(_line(row))
+        for path in self._parts():
+            path.unlink()
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("process-*.jsonl"))
+
+    def _append(self, path: Path, lines: bytes) -> None:
+        with path.open("ab") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _is_whole(self, row: Row) -> bool:
+        from PIL import Image
+
+        try:
+            with Image.open(self.picture(row)) as image:
+                image.load()
+                return bool(image.info.get("parameters") == row.get("infotext"))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return False
+
+
+def row_of(key: str, place: Mapping[str, Any], facts: Mapping[str, Any]) -> Row:
+    """Returns a line of the record: the picture's key, where in the grid it is shown, and all that it was drawn by."""
+    return {"format": FORMAT, "key": key, **place, **{name: fact for name, fact in facts.items() if name not in place}}
+
+
+def _line(row: Row) -> bytes:
+    return json.dumps(row, ensure_ascii=True, default=str).encode() + b"\n"

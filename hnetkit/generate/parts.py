@@ -1,0 +1,131 @@
+"""Parts of a pipeline built from a configuration and tensors in the original (CompVis, Stability) or diffusers' names.
+
+The names are mapped by diffusers' own converters; hnetkit adds that every tensor of the part must be there and fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.errors import ModelNotUsable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tensors = dict[str, "Tensor"]
+
+VAE_NAMES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+_HINT = "get the file again; pruned files and merges may lack parts"
+# of autoencoders that diffusers wrote before 0.14
+_OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def build_unet(config: Mapping[str, Any], tensors: Tensors, place: str) -> Any:
+    """Returns a ``UNet2DConditionModel`` from tensors named ``model.diffusion_model.*``; see `_filled`."""
+    from diffusers import UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    def converted() -> Tensors:
+        found: Tensors = convert_ldm_unet_checkpoint(tensors, config)
+        return found
+
+    return _filled(lambda: UNet2DConditionModel.from_config(config), converted, f"{place}: its UNet")
+
+
+def build_vae(config: Mapping[str, Any], tensors: Tensors, place: str) -> Any:
+    """Returns an ``AutoencoderKL`` from tensors without a prefix, in either layout's names; see `_filled`."""
+    from diffusers import AutoencoderKL
+    from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+
+    def converted() -> Tensors:
+        if any(name.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for name in tensors):
+            return {_without_old_names(name): _flat(name, tensor) for name, tensor in tensors.items()}
+        found: Tensors = convert_ldm_vae_checkpoint(tensors, config)
+        return found
+
+    return _filled(lambda: AutoencoderKL.from_config(config), converted, f"{place}: its autoencoder")
+
+
+def build_text_encoder(config: Mapping[str, Any], tensors: Tensors, prefix: str, place: str) -> Any:
+    """Returns a text encoder of transformers, of the class that its configuration names; see `_filled`.
+
+    Args:
+        prefix: of every tensor; one that ends in ``.model.`` is OpenCLIP's, any other holds transformers' own names.
+    """
+    import transformers
+    from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+
+    kind = getattr(transformers, config["architectures"][0])
+    made = kind.config_class.from_dict(dict(config))
+
+    def converted() -> Tensors:
+        if not prefix.endswith(".model."):
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+        found: Tensors = convert_open_clip_checkpoint(_Configured(made), tensors, prefix=prefix)
+        return found
+
+    return _filled(lambda: kind(made), converted, f"{place}: its text encoder")
+
+
+class _Configured:
+    """All that the converter of OpenCLIP looks at in a text encoder."""
+
+    def __init__(self, config: Any) -> None:
+        self.config = config
+
+
+def _filled(make: Callable[[], Any], convert: Callable[[], Tensors], what: str) -> Any:
+    """Returns a part whose parameters are the converted tensors themselves; none is copied or made up.
+
+    Raises:
+        ModelNotUsable: a tensor is missing, or has another shape than the configuration says; the message names it.
+    """
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():
+        part = make()
+    try:
+        found = {_bare(name): tensor for name, tensor in convert().items()}
+    except (KeyError, AttributeError) as error:  # how the converters meet a name that is not there
+        raise ModelNotUsable(f"{what} lacks a tensor ({error})", hint=_HINT) from error
+    fitting = {}
+    for name, slot in part.state_dict().items():
+        tensor = found.pop(_bare(name), None)
+        if tensor is None:
+            raise ModelNotUsable(f"{what} lacks the tensor {name}", hint=_HINT)
+        if tensor.shape != slot.shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(slot.shape)}"
+            raise ModelNotUsable(f"{what} has a tensor that does not fit: {name} is {shapes}", hint=_HINT)
+        fitting[name] = tensor.contiguous()
+    part.load_state_dict(fitting, assign=True)
+    return part.eval()
+
+
+def refuse_unfilled(pipe: Any, place: str) -> None:
+    """Looks for parameters without values in a pipeline that a library loaded.
+
+    Raises:
+        ModelNotUsable: there is one; the message names the first.
+    """
+    for part, module in pipe.components.items():
+        for name, tensor in module.named_parameters() if hasattr(module, "named_parameters") else ():
+            if tensor.is_meta:
+                raise ModelNotUsable(f"{Path(place)}: its {part} lacks the tensor {name}", hint=_HINT)
+
+
+def _bare(name: str) -> str:
+    # transformers wrapped its text encoders in this until 5.6, and still wraps those with a projection
+    return name.removeprefix("text_model.")
+
+
+def _without_old_names(name: str) -> str:
+    for old, new in _OLD_ATTENTION.items():
+        name = name.replace(old, new)
+    return name
+
+
+def _flat(name: str, tensor: Tensor) -> Tensor:
+    is_product = ".attentions." in name and name.endswith(".weight") and tensor.ndim > 2
+    return tensor.flatten(1) if is_product else tensor

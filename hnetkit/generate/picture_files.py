@@ -1,0 +1,91 @@
+"""Pictures on disk: A1111's infotext in PNG, JPEG and WebP, under names that never collide."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.errors import UsageError
+from hnetkit.files import new_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_JPEG = (".jpg", ".jpeg")
+SUFFIXES = (".png", *_JPEG, ".webp")
+_OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
+_NUMBERED = re.compile(r"(\d{5,})-\d+\.(?:png|jpe?g|webp)", re.IGNORECASE)
+_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_MOST_EXIF = 65_533 - 100  # bytes in JPEG's segment, less what stands around the comment
+
+
+def write_picture(path: Path, image: Image.Image, infotext: str, *, overwrite: bool = False) -> None:
+    """Writes a picture with its `infotext`; it appears under its name only when it is whole.
+
+    The suffix decides: PNG (text ``parameters``), JPEG (quality 95, full colour resolution) or WebP (lossless), these
+    two with the text in EXIF's UserComment, as A1111 writes it.
+
+    Raises:
+        OutputExists: the file exists and `overwrite` is False.
+        NotFound: its folder does not exist.
+        UsageError: the suffix is of no such format, or the text is too long for a JPEG.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(f"{path}: pictures are written as PNG, JPEG or WebP", hint=f"--out {path.with_suffix('.png')}")
+    options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
+    with new_file(path, overwrite=overwrite) as file:
+        image.save(file, **options)
+
+
+def _png_options(infotext: str) -> dict[str, Any]:
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    about.add_text("parameters", infotext)
+    return {"format": "png", "pnginfo": about}
+
+
+def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
+    from PIL import Image
+
+    comment = b"UNICODE\0" + infotext.encode("utf-16-be")
+    exif = Image.Exif()
+    exif.endian = ">"  # readers that follow the standard take the comment's byte order from here
+    exif[_EXIF_IFD] = {_USER_COMMENT: comment}
+    if path.suffix.lower() not in _JPEG:
+        return {"format": "webp", "lossless": True, "exif": exif.tobytes()}
+    if len(comment) > _MOST_EXIF:
+        raise UsageError(
+            f"{path}: a JPEG cannot hold parameters of {len(infotext)} letters",
+            hint=f"--out {path.with_suffix('.png')}",
+        )
+    return {"format": "jpeg", "quality": 95, "subsampling": 0, "exif": exif.tobytes()}
+
+
+def is_picture_file(out: str) -> bool:
+    """Whether `out` names one picture file; else it is a folder, which may not exist yet.
+
+    Raises:
+        UsageError: it names a file of another type, or a file is there that is no picture.
+    """
+    if os.path.isdir(out) or out.endswith(("/", os.sep)):
+        return False
+    suffix = Path(out).suffix.lower()
+    if suffix in _OTHERS:
+        raise UsageError(
+            f"{out}: pictures are written as PNG, JPEG or WebP", hint=f"--out {Path(out).with_suffix('.png')}"
+        )
+    if suffix not in SUFFIXES and os.path.lexists(out):
+        raise UsageError(f"{out}: neither a folder nor a .png, .jpg or .webp file", hint="--out FOLDER")
+    return suffix in SUFFIXES
+
+
+def next_number(folder: Path) -> int:
+    """Returns the number after the highest ``NNNNN-SEED.png`` (``.jpg``, ``.webp``) of a folder; 0 where none is."""
+    if not folder.is_dir():
+        return 0
+    numbers = [int(match[1]) for entry in os.listdir(folder) if (match := _NUMBERED.fullmatch(entry))]
+    return max(numbers, default=-1) + 1

@@ -1,0 +1,81 @@
+"""Where models may be: a path or a hub id, and what a mistyped one may have meant."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
+
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+SUFFIXES = (".safetensors", *PICKLES)
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def require_hub_id(place: str) -> None:
+    """Accepts what can be a hub id (``"org/name"``).
+
+    Raises:
+        NotFound: it can only have been meant as a path; the hint has the nearest names.
+    """
+    if not _HUB_ID.fullmatch(place) or place.startswith(".") or place.endswith(SUFFIXES):
+        raise NotFound(
+            f"{place}: no such file or folder",
+            hint=_nearest(place) or "give a diffusers folder, a .safetensors or .ckpt file, or a hub id",
+        )
+
+
+@contextmanager
+def asking_the_hub(hub_id: str) -> Iterator[None]:
+    """Surrounds a look into the hub and its cache.
+
+    Raises:
+        NotFound: the hub has no such model.
+        ModelNotUsable: it is not in the cache, and the hub is out of reach or gives no such files.
+    """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        yield
+    except HnetkitError:
+        raise
+    except RepositoryNotFoundError as error:
+        raise NotFound(f"{hub_id}: neither a folder here nor a model of the hub", hint=_nearest(hub_id)) from error
+    except Exception as error:
+        near = _nearest(hub_id)
+        raise ModelNotUsable(
+            f"{hub_id}: no folder here, and the hub gave no model of this name ({type(error).__name__})",
+            hint=f"{near + ' Or ' if near else ''}go online once so that it is cached, or give the model's folder",
+        ) from error
+
+
+def _nearest(place: str) -> str | None:
+    """Asks for the models beside a path, and the hub ids in the cache, whose names are like this one."""
+    known = {**{name.split("/")[1].casefold(): name for name in _cached_ids()}, **_models_beside(Path(place))}
+    near = difflib.get_close_matches(_stem(place), known, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(known[name] for name in near)}?" if near else None
+
+
+def _stem(name: str) -> str:
+    name = Path(name).name
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name).casefold()
+
+
+def _models_beside(path: Path) -> dict[str, str]:
+    try:
+        around = sorted(path.parent.iterdir())
+    except OSError:
+        return {}
+    models = [item for item in around if item.suffix in SUFFIXES or (item / "model_index.json").is_file()]
+    return {_stem(item.name): str(item) for item in models}
+
+
+def _cached_ids() -> list[str]:
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")
+    return sorted(folder.name.removeprefix("models--").replace("--", "/", 1) for folder in folders)

@@ -1,0 +1,133 @@
+"""How a picture was drawn, read back from its infotext, as options of `hnetkit generate`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import UsageError
+from hnetkit.formats.source import OpenFile
+from hnetkit.generate.description import EMPHASIS
+from hnetkit.generate.picture_text import settings_of
+from hnetkit.generate.request import LARGEST_SEED, UPSCALERS, is_size
+from hnetkit.generate.samplers import sampler_of
+from hnetkit.prompts.infotext import Infotext
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What a picture says of itself.
+
+    Attributes:
+        prompt: with tags; None where no picture was read.
+        seed: None where it says none.
+        choices: option -> value, by the names of `hnetkit.cli.picture_options.Choices`.
+        warnings: what could not be taken over, one line each.
+    """
+
+    prompt: str | None = None
+    seed: int | None = None
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Returns how to draw the picture in a file again.
+
+    Raises:
+        NotFound: no such file, or it carries no settings.
+        FileRefused: it cannot be read safely.
+    """
+    with OpenFile(path) as file:
+        return recipe_of(settings_of(file))
+
+
+def recipe_of(info: Infotext) -> Recipe:
+    """Returns how to draw the picture of an infotext again.
+
+    Noise of A1111's pictures came from CUDA's generator unless they say otherwise; hnetkit's own say where from.
+    """
+    choices: dict[str, Any] = {"negative_prompt": info.negative_prompt}
+    warnings = list(info.warnings)
+
+    def take(key: str, name: str, read: Callable[[str], Any]) -> None:
+        text = info.parameters.get(key)
+        if text is None:
+            return
+        try:
+            choices[name] = read(text)
+        except (ValueError, KeyError, UsageError):
+            warnings.append(f"{key}: {text} cannot be taken over")
+
+    def sampler(text: str) -> str:
+        return sampler_of(text, info.parameters.get("Schedule type"))
+
+    take("Steps", "steps", _whole(1, 1000))
+    take("Sampler", "sampler", sampler)
+    take("CFG scale", "cfg_scale", _number(1, 1000))
+    take("Seed", "seed", _whole(0, LARGEST_SEED))
+    take("Size", "size", _size)
+    take("Clip skip", "clip_skip", _whole(1, 12))
+    take("ENSD", "eta_seed_delta", int)
+    take("Emphasis", "emphasis", {said: name for name, said in EMPHASIS.items()}.__getitem__)
+    take("Variation seed", "variation_seed", _whole(0, LARGEST_SEED))
+    take("Variation seed strength", "variation_strength", _number(0, 1))
+    take("RNG", "rng", {"CPU": "cpu", "NV": "nv", "GPU": "nv"}.__getitem__)
+    choices.setdefault("rng", "nv")
+    _take_second_pass(info, take)
+    choices["width"], choices["height"] = choices.pop("size", (None, None))
+    seed = choices.pop("seed", None)
+    return Recipe(
+        info.prompt, seed, {name: value for name, value in choices.items() if value is not None}, tuple(warnings)
+    )
+
+
+def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], Any]], None]) -> None:
+    if not info.parameters.keys() & {"Hires upscale", "Hires resize"}:
+        return
+    take("Denoising strength", "denoising", _number(0, 1))
+    if "Hires resize" in info.parameters:
+        take("Hires resize", "hires_size", _size)
+    else:
+        take("Hires upscale", "hires_scale", _number(1, 8))
+    take("Hires steps", "hires_steps", _whole(0, 1000))
+    take("Hires upscaler", "hires_upscaler", _upscaler)
+    take("Hires prompt", "hires_prompt", str)
+    take("Hires negative prompt", "hires_negative_prompt", str)
+
+
+def _upscaler(text: str) -> str:
+    if text not in UPSCALERS:
+        raise ValueError(text)
+    return text
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
+    size = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not all(map(is_size, size)):
+        raise ValueError(text)
+    return size
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        value = int(text)
+        if not lowest <= value <= highest:
+            raise ValueError(text)
+        return value
+
+    return read
+
+
+def _number(lowest: float, highest: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        value = float(text)
+        if not lowest <= value <= highest:
+            raise ValueError(text)
+        return value
+
+    return read

@@ -1,0 +1,74 @@
+"""Which of the library's networks a picture means: by its hash, then by its name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import AmbiguousName, HnetkitError
+from hnetkit.formats import load
+from hnetkit.library.resolve import resolve
+from hnetkit.registry.store import Registry
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the library holds of a network that a picture names.
+
+    Attributes:
+        path: a file that is there; None where the library has none, or several networks of the name.
+        is_held: whether there is any.
+        warning: why it may be another network than the picture's; None where nothing speaks for that.
+    """
+
+    path: Path | None
+    is_held: bool
+    warning: str | None = None
+
+
+def find_mentioned(registry: Registry, name: str, digits: str | None) -> Held:
+    """Returns what the library holds of a network.
+
+    Args:
+        registry: the library.
+        name: a stem or an alias.
+        digits: of its hash, in lower case: A1111's old 8, or the beginning of the sha256, also of the file that one of
+            the library's was converted from; None where it is not known.
+    """
+    row = next(_of_hash(registry, digits), None) if digits else None
+    if row is not None:
+        return Held(Path(row["path"]), True)
+    # lists of late 2022 put the old hash behind the name, and a file may really be called so
+    for known_as in (name, f"{name}({digits})") if digits else (name,):
+        try:
+            path = resolve(registry, known_as).path
+        except AmbiguousName as error:
+            return Held(None, True, f"{error}; {error.hint}")
+        except HnetkitError:
+            continue
+        if os.path.isfile(path):
+            return Held(path, True, f"{name}: the library's has another hash than {digits}" if digits else None)
+    return Held(None, False)
+
+
+def _of_hash(registry: Registry, digits: str) -> Iterator[Row]:
+    usable = "files.content_hash NOTNULL AND files.state = 'present'"
+    yield from registry.files.rows(
+        f"{usable} AND (substr(files.sha256, 1, length(?)) = ? OR files.autov1 = ?)", [digits, digits, digits]
+    )
+    for row in registry.files.rows(f"{usable} AND files.format = 'safetensors'"):
+        if (_source_sha256(row) or "").startswith(digits):
+            yield row
+
+
+def _source_sha256(row: Row) -> str | None:
+    """The sha256 of the file that this one was converted from, as its header says."""
+    try:
+        return load(row["path"]).source_sha256
+    except HnetkitError:
+        return None

@@ -1,0 +1,368 @@
+"""`hnetkit grid` on a real tiny pipeline: what it writes, that it goes on, and that processes share it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import a1111_network, save_pt
+from PIL import Image
+from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+
+from hnetkit import demo, settings
+from hnetkit.cli import run
+from hnetkit.generate import grid as drawing
+from hnetkit.prompts import infotext
+
+needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_sd().save_pretrained(folder)
+    (folder / "hnetkit.json").write_text(json.dumps({"steps": 2, "cfg_scale": 4.0, "sampler": "DDIM"}))
+    return str(folder)
+
+
+@pytest.fixture
+def library(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """``ink`` and ``wash`` fit the model, ``other`` does not; all are indexed."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    for seed, (name, widths) in enumerate({"ink": 0, "wash": 0, "other": 768}.items()):
+        fitting = (*SELF_WIDTHS, SD_CROSS_WIDTH)
+        content = a1111_network((widths,) if widths else fitting, activation="relu", seed=seed, scale=0.3)
+        save_pt(content, folder / f"{name}.pt")
+    assert run(["scan", str(folder)]) == 0
+    capsys.readouterr()
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The seeds of each batch that was sampled."""
+    batches: list[tuple[int, ...]] = []
+    original = drawing.draw_batch
+
+    def counting(model: Any, request: Any, seeds: Any, progress: Any) -> Any:
+        batches.append(tuple(seeds))
+        return original(model, request, seeds, progress)
+
+    monkeypatch.setattr(drawing, "draw_batch", counting)
+    return batches
+
+
+def parameters(path: str | Path) -> infotext.Infotext:
+    with Image.open(path) as image:
+        return infotext.parse(image.info["parameters"])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def record(path: str = "grid.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+def command(model: str, *more: str) -> list[str]:
+    return ["grid", "--prompt", "a circle", "--model", model, "--seed", "7", *more]
+
+
+def test_a_grid_is_one_labelled_picture(
+    model: str, library: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["grid", "ink", "wash", "--prompt", "a circle", "--model", model, "--seed", "7"]
+    assert run([*arguments, "--strengths", "0,1", "--json"]) == 0
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)
+    assert captured.err == ""
+    assert (row["path"], row["networks"], row["strengths"]) == ("grid.png", ["ink", "wash"], [0.0, 1.0])
+    assert (row["prompts"], row["seeds"]) == (["a circle"], [7])
+    assert (row["cells"], row["drawn"]) == (4, 3)
+    assert parameters("grid.png").parameters["Grid networks"] == "ink, wash"
+    with Image.open("grid.png") as sheet:
+        assert sheet.width > 2 * 192
+        assert sheet.height > 2 * 192
+    before = Path("grid.png").read_bytes()
+    assert run([*arguments, "--strengths", "0"]) == 2
+    assert Path("grid.png").read_bytes() == before
+    assert names(out) == ["grid-cells", "grid.jsonl", "grid.png"]
+
+
+def test_the_record_has_every_cell_and_its_picture(model: str, library: Path, out: Path) -> None:
+    assert run(command(model, "-n", "ink", "--x", "strength=0,0.5", "--y", "seed=1,2", "--z", "cfg=4,7")) == 0
+    rows = record()
+    assert [(row["x"], row["y"], row["z"]) for row in rows] == [
+        (x, y, z) for z in (0, 1) for y in (0, 1) for x in (0, 1)
+    ]
+    last = rows[-1]
+    assert last["coordinates"] == {"strength": 0.5, "seed": 2, "cfg": 7.0}
+    assert (last["prompt"], last["negative_prompt"], last["seed"]) == ("a circle <hypernet:ink:0.5>", "", 2)
+    assert (last["cfg_scale"], last["steps"], last["sampler"], last["width"]) == (7.0, 2, "DDIM", 16)
+    assert (last["model"], last["hypernetworks"][0]["name"]) == ("tiny", "ink")
+    assert last["model_hash"] == parameters("grid.png").parameters["Model hash"]
+    for row in rows:
+        assert parameters(row["picture"]) == infotext.parse(row["infotext"])
+    assert len(names(out / "grid-cells")) == 8
+
+
+def test_a_cell_is_the_picture_that_generate_draws(model: str, library: Path, out: Path) -> None:
+    assert run(command(model, "-n", "ink", "--x", "strength=0.5", "--y", "sampler=Euler")) == 0
+    said = ["generate", "a circle", "-n", "ink:0.5", "--model", model, "--seed", "7", "--sampler", "Euler"]
+    assert run([*said, "--out", "one.png"]) == 0
+    assert Path("one.png").read_bytes() == Path(record()[0]["picture"]).read_bytes()
+
+
+def test_what_is_there_is_not_drawn_again(
+    model: str, library: Path, out: Path, drawn: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(model, "--x", "hypernetwork=none,ink,wash", "--y", "seed=1,2")
+    assert run(arguments) == 0
+    sheet, lines, cells = Path("grid.png").read_bytes(), Path("grid.jsonl").read_bytes(), names(out / "grid-cells")
+    assert len(drawn) == 6
+
+    Path("grid.png").unlink()
+    Path("grid-cells", cells[2]).unlink()
+    Path("grid-cells", cells[3]).write_bytes(Path("grid-cells", cells[3]).read_bytes()[:-40])
+    Path("grid.jsonl").write_bytes(lines[: lines.rfind(b"\n", 0, -1) + 30])  # the last line is torn
+    drawn.clear()
+    capsys.readouterr()
+    assert run(arguments) == 0
+    assert len(drawn) == 3
+    assert capsys.readouterr().err == "3 of 6 pictures are there already.\n"
+    assert (Path("grid.png").read_bytes(), Path("grid.jsonl").read_bytes()) == (sheet, lines)
+    assert names(out / "grid-cells") == cells
+
+    drawn.clear()
+    assert run([*arguments, "--overwrite"]) == 0
+    assert drawn == []
+    assert run([*arguments, "--overwrite", "--steps", "3"]) == 0
+    assert len(drawn) == 6
+    assert len(record()) == 6
+
+
+def test_a_batch_is_the_same_whatever_of_it_is_there(model: str, library: Path, out: Path, drawn: list[Any]) -> None:
+    arguments = command(model, "-n", "ink", "--x", "seed=1-3", "--batch-size", "2")
+    assert run(arguments) == 0
+    assert drawn == [(1, 2), (3,)]
+    sheet, second = Path("grid.png").read_bytes(), record()[1]
+    whole = Path(second["picture"]).read_bytes()
+    Path("grid.png").unlink()
+    Path(second["picture"]).unlink()
+    drawn.clear()
+    assert run(arguments) == 0
+    assert drawn == [(1, 2)]
+    assert (Path("grid.png").read_bytes(), Path(second["picture"]).read_bytes()) == (sheet, whole)
+
+
+def test_random_seeds_of_an_interrupted_grid_are_kept(model: str, out: Path, drawn: list[Any]) -> None:
+    arguments = ["grid", "--prompt", "a circle", "--model", model, "--x", "seed=-1,-1", "--y", "cfg=2,3"]
+    assert run(arguments) == 0
+    seeds = {row["seed"] for row in record()}
+    assert len(seeds) == 2
+    Path("grid.png").unlink()
+    Path(record()[0]["picture"]).unlink()
+    drawn.clear()
+    assert run(arguments) == 0
+    assert ({row["seed"] for row in record()}, len(drawn)) == (seeds, 1)
+    assert run([*arguments, "--overwrite"]) == 0
+    assert {row["seed"] for row in record()}.isdisjoint(seeds)
+
+
+def test_checkpoints_are_an_axis_and_each_is_loaded_once(
+    model: str, library: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hnetkit.generate import model as models
+
+    loaded = []
+    original = models.load_model
+
+    def counting(place: Any, **options: Any) -> Any:
+        loaded.append(place)
+        return original(place, **options)
+
+    monkeypatch.setattr(models, "load_model", counting)
+    other = library.parent / "another"
+    tiny_sd(seed=5).save_pretrained(other)
+    assert run(command(model, "--x", f"checkpoint={model},{other}", "--y", "hypernetwork=none,ink")) == 0
+    assert loaded == [model, str(other)]
+    assert [row["model"] for row in record()] == ["tiny", "another", "tiny", "another"]
+    assert len({Path(row["picture"]).read_bytes() for row in record()}) == 4
+    assert parameters("grid.png").parameters["Grid checkpoints"] == "tiny, another"
+
+
+def test_files_that_are_no_grids_are_left_alone(model: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("grid.jsonl").write_text('{"mine": 1}\n')
+    assert run(command(model, "--x", "seed=1,2")) == 2
+    assert "no grid's record" in capsys.readouterr().err
+    assert Path("grid.jsonl").read_text() == '{"mine": 1}\n'
+    assert names(out) == ["grid.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["ink"], 2, "--prompt"),
+        (["--prompt", "a"], 2, "nothing varies"),
+        (["ink", "--prompt", "a", "--strengths", "0,much"], 2, "much"),
+        (["ink", "--prompt", "a", "--strengths", "nan"], 2, "nan"),
+        (["ink", "--prompt", "a", "--out", "folder"], 2, "folder"),
+        (["ink", "--prompt", "a", "--out", "folder/grid.png"], 4, "folder"),
+        (["ink", "--prompt", "a", "--x", "seed=1"], 2, "--y hypernetwork=ink"),
+        (["imk", "--prompt", "a"], 4, "ink"),
+        (["ink", "--prompt", "a <hypernet:imk:1>"], 4, "ink"),
+        (["--prompt", "a", "--x", "hypernetwork=ink,imk"], 4, "imk"),
+        (["--prompt", "a", "--x", "smpler=DDIM"], 2, "sampler"),
+        (["--prompt", "a", "--x", "sampler=Euler,DDMI"], 2, "DDIM"),
+        (["--prompt", "a", "--x", "checkpoint=absent.safetensors"], 4, "absent.safetensors"),
+        (["--prompt", "a", "--x", "steps=1,x"], 2, "--x steps: x"),
+        (["--prompt", "a", "--x", "seed=1", "--strengths", "1"], 2, "--x strength=1"),
+        (["--prompt", "a", "--prompt", "b", "--x", "seed=1"], 2, "one --prompt"),
+        (["--prompt", "a", "--seed", "1", "--seed", "2", "--x", "cfg=1"], 2, "--y seed=1,2"),
+        (["--prompt", "a", "--x", "seed=1-900", "--y", "steps=1-900"], 2, "too many"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_anything_is_loaded(
+    model: str,
+    library: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    told: str,
+) -> None:
+    from hnetkit.generate import model as models
+
+    monkeypatch.setattr(models, "load_model", None)
+    assert run(["grid", "--model", model, *arguments]) == code
+    assert told in capsys.readouterr().err
+    assert names(out) == []
+
+
+def test_a_network_of_another_base_leaves_nothing(model: str, library: Path, out: Path) -> None:
+    assert run(["grid", "other", "--prompt", "a", "--model", model]) == 1
+    assert names(out) == []
+
+
+def test_default_networks_apply_in_every_cell(model: str, library: Path, out: Path) -> None:
+    settings.put("hypernetworks", "<hypernet:wash:0.2>")
+    assert run(["grid", "ink", "--prompt", "a", "--strengths", "0,1", "--model", model, "--seed", "7"]) == 0
+    assert [row["prompt"] for row in record()] == [
+        "a <hypernet:wash:0.2>",
+        "a <hypernet:wash:0.2> <hypernet:ink:1>",
+    ]
+
+
+def test_a_malformed_tag_is_told_once(model: str, library: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["grid", "ink", "--prompt", "a <hypernet:wash:k=1>", "--strengths", "0,1", "--model", model]
+    assert run([*arguments, "--seed", "7"]) == 0
+    assert capsys.readouterr().err.count("<hypernet:wash:k=1>") == 1
+
+
+def _environment(home: Path, threads: int | None = None) -> dict[str, str]:
+    """With so many threads of torch, or as many as it takes by itself: bits depend on them."""
+    others = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return {**others, "HNETKIT_HOME": str(home), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+
+
+def test_a_killed_grid_goes_on(model: str, library: Path, out: Path, home: Path) -> None:
+    arguments = command(model, "--x", "seed=1-12", "--steps", "30", "-n", "ink", "-q")
+    started = [sys.executable, "-P", "-m", "hnetkit", *arguments]
+    for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
+        before = len(record()) if Path("grid.jsonl").exists() else 0
+        environment = _environment(home, torch.get_num_threads())
+        process = subprocess.Popen(started, env=environment, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            if Path("grid.jsonl").exists() and Path("grid.jsonl").read_bytes().count(b"\n") > before + 1:
+                break
+            time.sleep(0.02)
+        process.send_signal(ending)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == code, errors
+        assert b"Traceback" not in errors
+        assert not Path("grid.png").exists()
+        assert len(record()) >= before + 1
+    done = len(record())
+    assert done < 12
+    assert run(arguments) == 0
+    assert len(record()) == 12
+    resumed = Path("grid.png").read_bytes()
+    assert run([*arguments, "--out", "whole.png"]) == 0
+    assert Path("whole.png").read_bytes() == resumed
+
+
+def launch(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-P", "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    local = ["--main_process_ip", "127.0.0.1", "--main_process_port", "0", "-m", "hnetkit"]
+    said = [*launcher, *local, *arguments, "--device", "cpu"]
+    return subprocess.run(said, env=_environment(home), capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_two_processes_draw_the_same_sheet(model: str, library: Path, out: Path, home: Path) -> None:
+    axes = ["--x", "hypernetwork=none,ink,wash", "--y", "seed=1-3", "--batch-size", "2"]
+    done = launch(home, *command(model, *axes, "--out", "two.png"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "two.png\n"
+    alone = [sys.executable, "-P", "-m", "hnetkit", *command(model, *axes), "--device", "cpu", "--out", "one.png"]
+    subprocess.run(alone, env=_environment(home), check=True)
+    assert Path("one.png").read_bytes() == Path("two.png").read_bytes()
+    assert Path("one.jsonl").read_text() == Path("two.jsonl").read_text().replace("two-cells", "one-cells")
+    assert names(out / "one-cells") == names(out / "two-cells")
+    for name in names(out / "one-cells"):
+        assert Path("one-cells", name).read_bytes() == Path("two-cells", name).read_bytes()
+
+
+def test_a_process_that_fails_keeps_none_waiting(model: str, library: Path, out: Path, home: Path) -> None:
+    bad = "strength=0.5,99999999999999999999999999999999999999"
+    done = launch(home, *command(model, "-n", "ink", "--x", bad))
+    assert done.returncode != 0
+    assert "came out" in done.stderr
+    assert not Path("grid.png").exists()
+    assert run(command(model, "-n", "ink", "--x", "strength=0.5", "--device", "cpu")) == 0
+
+
+def test_what_another_number_of_processes_left_is_taken_over(
+    model: str, library: Path, out: Path, drawn: list[Any]
+) -> None:
+    arguments = command(model, "-n", "ink", "--x", "seed=1-4")
+    assert run(arguments) == 0
+    sheet, lines = Path("grid.png").read_bytes(), Path("grid.jsonl").read_bytes().splitlines(keepends=True)
+    Path("grid.png").unlink()
+    Path("grid.jsonl").write_bytes(lines[0])
+    Path("grid-cells/process-1.jsonl").write_bytes(lines[2] + lines[3][:100])
+    drawn.clear()
+    assert run(arguments) == 0
+    assert drawn == [(2,), (4,)]
+    assert (Path("grid.png").read_bytes(), Path("grid.jsonl").read_bytes()) == (sheet, b"".join(lines))
+    assert not list(Path("grid-cells").glob("*.jsonl"))
+
+
+@needs_demo
+def test_the_demo_model_draws_its_own_networks(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = next(iter(demo.networks()))
+    assert (
+        run(["grid", "--prompt", "a red circle", "--x", f"hypernetwork=none,{name}", "--seed", "7", "--steps", "2"])
+        == 0
+    )
+    assert capsys.readouterr().out == "grid.png\n"
+    assert record()[1]["model"] == "hnetkit-demo"

@@ -1,0 +1,370 @@
+"""Grids: what each cell draws, which of them share a batch, and what is loaded for that."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image, ImageChops
+
+from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
+from hnetkit.formats.source import OpenFile
+from hnetkit.generate.asked import Asked, of_axes, short_form
+from hnetkit.generate.batches import Plan, fingerprint, make_plan, share_of
+from hnetkit.generate.cells import Cell, Draft, Finder
+from hnetkit.generate.grid import Studio, draw_batches, infotext_of_sheet, make_sheet
+from hnetkit.generate.grid_files import GridFiles
+from hnetkit.generate.model import Model
+from hnetkit.generate.networks import Network, put_on
+from hnetkit.generate.picture import draw
+from hnetkit.generate.request import Request
+from hnetkit.generate.sheet import MIN_CELL
+from hnetkit.prompts import infotext
+from hnetkit.prompts.tags import split_tags
+
+SIZE, HEIGHT = MIN_CELL, 16  # wide enough not to be enlarged, and quick
+
+
+@dataclass
+class Table:
+    """A grid from what was asked for to its sheet, without a command line."""
+
+    asked: Asked
+    finder: Finder
+    files: GridFiles
+    model: Model
+    batch_size: int = 1
+    width: int = SIZE
+    steps: int = 2
+    loaded: int = 0
+
+    def __post_init__(self) -> None:
+        if self.asked.has_every_order:
+            self.asked = self.asked.in_orders_of(self.finder.stack_of(self.asked.base))
+
+    @property
+    def cells(self) -> list[Cell]:
+        return list(map(self.finder.cell, self.asked.drafts))
+
+    @property
+    def plan(self) -> Plan:
+        models = {cell.draft.checkpoint: f"model {cell.draft.checkpoint}" for cell in self.cells}
+        return make_plan(self.cells, {}, models, batch_size=self.batch_size)
+
+    def request(self, model: Model, cell: Cell) -> Request:
+        draft = cell.draft
+        return Request(
+            cell.prompt.text,
+            draft.seed,
+            steps=draft.steps or self.steps,
+            cfg_scale=draft.cfg_scale or 7.0,
+            width=self.width,
+            height=HEIGHT,
+            sampler=draft.sampler or "Euler a",
+            negative_prompt=draft.negative_prompt,
+        )
+
+    def load(self, checkpoint: str | None) -> Model:
+        self.loaded += 1
+        return self.model
+
+    def draw(self, progress: Callable[[float, float], None] | None = None) -> list[dict[str, Any]]:
+        """Returns a row for each cell."""
+        plan = self.plan
+        places: dict[str, list[dict[str, Any]]] = {}
+        for key, place in zip(plan.keys, self.asked.grid.places, strict=True):
+            places.setdefault(key, []).append(self.asked.grid.place_of(place))
+        draw_batches(plan.batches, places, self.files, Studio(self.load, self.request), progress)
+        rows = {(row["x"], row["y"], row["z"]): row for row in self.files.rows()}
+        return [rows[place] for place in self.asked.grid.places]
+
+    def pictures(self) -> list[Image.Image]:
+        return [Image.open(self.files.picture(row)).convert("RGB") for row in self.draw()]
+
+
+MakeTable = Callable[..., Table]
+
+
+@pytest.fixture
+def table(sd: Model, network_files: Path, tmp_path: Path) -> MakeTable:
+    """Makes grids of ``ink``, ``mist`` and ``wash``."""
+    bundled = {name: network_files / f"{name}.pt" for name in ("ink", "mist", "wash")}
+
+    def make(
+        *axes: str,
+        prompt: str = "a circle",
+        names: Sequence[str] = (),
+        options: Sequence[str] = (),
+        negative: str = "",
+        batch_size: int = 1,
+        **short: Any,
+    ) -> Table:
+        if names:
+            asked = short_form(names, short.get("prompts", [prompt]), short.get("seeds", [5]), short["strengths"])
+        else:
+            asked = of_axes([prompt], [5], [*axes, None, None][:3])
+        asked = replace(asked, base=replace(asked.base, options=tuple(options), negative_prompt=negative))
+        finder = Finder([asked.base, *asked.drafts], bundled, split_tags)
+        return Table(asked, finder, GridFiles(tmp_path / "grid.png"), sd, batch_size)
+
+    return make
+
+
+def written(table: Table) -> list[str]:
+    return [cell.prompt.written for cell in table.cells]
+
+
+def test_the_cells_of_a_grid_are_the_pictures_of_generate(table: MakeTable, sd: Model, network_files: Path) -> None:
+    prompt = "a circle <hypernet:wash:0.3>"
+    made = table(names=["ink", "wash"], prompt=prompt, strengths="0,0.5,1")
+    shown = made.pictures()
+    networks = {name: made.finder._found[name, True] for name in ("ink", "wash")}
+    own = [Network(f"own {n.name}", n.network) for n in (networks["wash"], networks["ink"], networks["wash"])]
+    base, ink, wash = put_on(sd.pipe, own)
+    plain = Request(
+        "a circle ", 5, steps=2, cfg_scale=7.0, width=SIZE, height=HEIGHT, sampler="Euler a", stack=((base, 0.3),)
+    )
+    expected = [
+        next(draw(sd, replace(plain, stack=((base, 0.3), (name, strength))))).image
+        for name in (ink, wash)
+        for strength in (0.0, 0.5, 1.0)
+    ]
+    for picture, of_generate in zip(shown, expected, strict=True):
+        assert ImageChops.difference(picture, of_generate).getbbox() is None
+    assert len({picture.tobytes() for picture in shown}) == 5
+
+
+def test_the_short_form_is_rows_of_prompts_seeds_and_networks(table: MakeTable) -> None:
+    made = table(names=["ink", "wash"], prompts=["a circle", "a star"], seeds=[5, 6], strengths="0,1")
+    grid = made.asked.grid
+    assert (len(grid.x), len(grid.y), len(grid.z)) == (2, 8, 1)
+    drafts = made.asked.drafts
+    assert [(draft.prompt, draft.seed, draft.network) for draft in drafts[::2]] == [
+        (prompt, seed, name) for prompt in ("a circle", "a star") for seed in (5, 6) for name in ("ink", "wash")
+    ]
+    assert grid.place_of((1, 3, 0)) == {
+        **{"x": 1, "y": 3, "z": 0},
+        "coordinates": {"strength": 1.0, "hypernetwork": "wash", "seed": 6, "prompt": "a circle"},
+    }
+
+
+def test_strength_is_of_the_axiss_network_or_of_the_stack_or_of_one_in_it(table: MakeTable) -> None:
+    prompt = "<hypernet:ink:1> a circle"
+    with_axis = table("strength=0,0.5", "hypernetwork=none,wash:2", prompt=prompt)
+    assert written(with_axis) == [prompt, prompt, prompt, f"{prompt} <hypernet:wash:0.5>"]
+    of_all = table("strength=0,0.5", prompt=prompt, options=["wash:2"])
+    assert written(of_all) == [" a circle", "<hypernet:ink:0.5> a circle <hypernet:wash:0.5>"]
+    each = table("strength:ink=0,1", "strength:wash=0,1", prompt=prompt, options=["wash"])
+    assert [[tag.name for tag in cell.prompt.tags] for cell in each.cells] == [[], ["ink"], ["wash"], ["ink", "wash"]]
+    own = table("hypernetwork=wash:2,mist", prompt="a circle")
+    assert written(own) == ["a circle <hypernet:wash:2>", "a circle <hypernet:mist:1>"]
+
+
+def test_named_parts_of_a_tag_stay_when_its_strength_changes(table: MakeTable) -> None:
+    made = table("strength=0,0.5", prompt="a circle <hypernet:ink:1:k=0.3>")
+    assert written(made) == ["a circle <hypernet:ink:0:k=0.3>", "a circle <hypernet:ink:0.5:k=0.3>"]
+
+
+def test_order_changes_the_stack_and_where_tags_stand(table: MakeTable) -> None:
+    prompt = "a <hypernet:ink:0.5> circle <hypernet:wash:1>"
+    made = table("order=all", prompt=prompt, options=["mist:0.2"])
+    assert len(made.cells) == 6
+    assert {tuple(network.name for network in cell.networks) for cell in made.cells} == {
+        tuple(tag.name for tag in cell.prompt.tags) for cell in made.cells
+    }
+    listed = table("order=ink/wash,wash/ink", prompt=prompt)
+    assert written(listed) == [prompt, "a <hypernet:wash:1> circle <hypernet:ink:0.5>"]
+
+
+def test_a_prompt_axis_replaces_in_both_prompts_and_in_tags(table: MakeTable) -> None:
+    made = table("prompt=ink,wash", prompt="ink <hypernet:ink:1>", negative="no ink")
+    assert written(made) == ["ink <hypernet:ink:1>", "wash <hypernet:wash:1>"]
+    assert [cell.draft.negative_prompt for cell in made.cells] == ["no ink", "no wash"]
+    assert [cell.networks[0].name for cell in made.cells] == ["ink", "wash"]
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "error", "told"),
+    [
+        (["prompt=square,star"], [], UsageError, "square"),
+        (["strength:imk=1"], ["ink"], UsageError, "imk"),
+        (["order=all"], ["ink"], UsageError, "no other order"),
+        (["order=ink/mist"], ["ink", "wash"], UsageError, "order"),
+        (["order=ink"], ["ink", "wash"], UsageError, "leaves out wash"),
+        (["hypernetwork=imk"], [], NotFound, "imk"),
+        (["order=all", "hypernetwork=ink"], [], UsageError, "same stack"),
+        (["steps=1,2", "steps=3"], [], UsageError, "two axes"),
+    ],
+)
+def test_what_no_cell_can_mean_is_an_error(
+    table: MakeTable, axes: list[str], options: list[str], error: type[HnetkitError], told: str
+) -> None:
+    with pytest.raises(error, match=told):
+        table(*axes, options=options).cells  # noqa: B018
+
+
+def test_a_picture_that_occurs_twice_is_drawn_once_and_stands_in_the_record_twice(table: MakeTable) -> None:
+    told: list[tuple[float, float]] = []
+    made = table(names=["ink", "wash", "mist"], strengths="0,1,1")
+    rows = made.draw(lambda done, total: told.append((done, total)))
+    assert told[-1] == (4, 4)  # none, and each of three networks
+    assert told == sorted(told)
+    assert (len(rows), len({row["key"] for row in rows}), len(list(made.files.folder.glob("*.png")))) == (9, 4, 4)
+    assert made.loaded == 1
+
+
+def test_cells_that_differ_in_their_seed_share_a_batch(table: MakeTable) -> None:
+    made = table("seed=1-5", "strength=0.5,1", options=["ink"], batch_size=2)
+    assert [batch.seeds for batch in made.plan.batches] == [(1, 2), (3, 4), (5,), (1, 2), (3, 4), (5,)]
+    single = table("seed=1-5", "strength=0.5,1", options=["ink"]).plan
+    assert set(single.keys).isdisjoint(made.plan.keys) is False  # the ones that are alone are the same pictures
+    assert len(set(single.keys) & set(made.plan.keys)) == 2
+    alone = table("prompt=circle,star", "steps=1,2", "cfg=4,7", batch_size=8).plan
+    assert all(len(batch.cells) == 1 for batch in alone.batches)
+
+
+def test_batches_are_drawn_by_checkpoint_and_by_stack(table: MakeTable) -> None:
+    made = table("checkpoint=one,two", "hypernetwork=ink,wash", "strength=0.5,1")
+    order = [(batch.checkpoint, batch.cells[0].networks[0].name) for batch in made.plan.batches]
+    assert order == [(model, name) for model in ("one", "two") for name in ("ink", "ink", "wash", "wash")]
+    made.draw()
+    assert made.loaded == 2
+
+
+def test_processes_share_batches_whole_and_each_once(table: MakeTable) -> None:
+    batches = table("seed=1-7", "strength=0.5,1", options=["ink"], batch_size=2).plan.batches
+    for processes in (1, 2, 3, 10):
+        shares = [share_of(batches, process, processes) for process in range(processes)]
+        assert [batch for share in shares for batch in share] == list(batches)
+
+
+def test_pictures_of_a_batch_are_what_the_record_says(table: MakeTable, sd: Model) -> None:
+    made = table("seed=9,4", "strength=0.5", options=["ink"], batch_size=2)
+    rows = made.draw()
+    assert [(row["seed"], row["batch"]) for row in rows] == [(9, [9, 4]), (4, [9, 4])]
+    for row in rows:
+        with Image.open(made.files.picture(row)) as picture:
+            assert picture.info["parameters"] == row["infotext"]
+        read = infotext.parse(row["infotext"])
+        assert (read.parameters["Seed"], read.prompt) == (str(row["seed"]), "a circle <hypernet:ink:0.5>")
+        assert row["hypernetworks"] == [
+            {"name": "ink", "strength": 0.5, "hash": read.hashes["hypernet:ink"], "tag": "<hypernet:ink:0.5>"}
+        ]
+
+
+class Counted:
+    """How often the things are done that a change of strength must not need."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from hnetkit.generate import networks, picture
+        from hnetkit.kernels import packing, prepared, stacked
+        from hnetkit.runtime import buffers, weights
+
+        self.times: Counter[str] = Counter()
+        self.at: list[Counter[str]] = []
+        self._count(monkeypatch, OpenFile, "_read_some", "read")
+        self._count(monkeypatch, OpenFile, "__init__", "open")
+        self._count(monkeypatch, networks, "load", "load")
+        for module, name in ((prepared, "pack"), (stacked, "merge"), (packing, "_stage"), (buffers, "pack_pair")):
+            self._count(monkeypatch, module, name, f"repack by {name}")
+        self._count(monkeypatch, buffers, "materialise", "read weights")
+        self._count(monkeypatch, weights, "materialise", "read weights")
+        self._count(monkeypatch, buffers.Chain, "__init__", "chain")
+        self._count(monkeypatch, picture, "draw_batch", "")
+
+    def _count(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, what: str) -> None:
+        original = getattr(owner, name)
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self.times[what] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+
+@pytest.mark.parametrize(
+    ("path", "prompt", "count"),
+    [
+        ("auto", "a circle", 10),
+        ("auto", "a circle <hypernet:mist:0.7>", 10),
+        ("fused", "a circle <hypernet:ink:0.7>", 3),  # both are one launch; Triton's interpreter is slow
+    ],
+)
+def test_ten_strengths_of_one_network_read_load_and_repack_nothing(
+    table: MakeTable, monkeypatch: pytest.MonkeyPatch, path: str, prompt: str, count: int
+) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", path)
+    counted = Counted(monkeypatch)
+    seen: list[Counter[str]] = []
+    strengths = ",".join(f"{number / 10}" for number in range(1, count + 1))
+    made = table(names=["ink"], prompt=prompt, strengths=strengths)
+    made.width, made.steps = 16, 1
+    assert made.model.hash  # of the checkpoint: read once for all infotexts
+    encoded = Counter[str]()
+    made.model.pipe.text_encoder.register_forward_hook(lambda *_: encoded.update(["text"]))
+
+    def after(done: float, total: float) -> None:
+        if done == int(done):
+            seen.append(Counter(counted.times))
+
+    made.draw(after)
+    assert len(seen) == count
+    assert seen[0]["read"] > 0
+    assert seen[-1] - seen[0] == Counter()
+    assert encoded["text"] == 2  # the prompt, and the empty negative one
+    assert made.loaded == 1
+
+
+def test_a_grid_tells_its_networks_and_strengths(table: MakeTable) -> None:
+    made = table(names=["ink"], strengths="0,0.5")
+    rows = made.draw()
+    read = infotext.parse(infotext_of_sheet(made.asked.grid, rows, {}))
+    assert (read.parameters["Grid networks"], read.parameters["Grid strengths"]) == ("ink", "0, 0.5")
+    assert read.hashes["hypernet:ink"] == rows[1]["hypernetworks"][0]["hash"]
+    sheet = make_sheet(made.asked.grid, rows, made.files, "a circle", {})
+    assert sheet.width > 2 * SIZE
+
+
+def test_one_bad_cell_is_an_error_and_leaves_the_others(table: MakeTable) -> None:
+    made = table(names=["ink"], strengths="0,99999999999999999999999999999999999999")
+    with pytest.raises(BadPicture):
+        made.draw()
+    assert len(made.files.done(made.plan.keys)) == 1
+
+
+def test_a_key_knows_everything_that_a_picture_depends_on(table: MakeTable) -> None:
+    def key(*axes: str, **more: Any) -> str:
+        return table(*(axes or ("steps=2",)), **{"options": ["ink:0.5"], **more}).plan.keys[0]
+
+    keys = [
+        *(key(), key("steps=3"), key("cfg=5"), key("sampler=Euler"), key("seed=6"), key("strength=0.6")),
+        *(key(prompt="a star"), key(negative="red"), key(options=["ink:0.5", "wash"]), key(options=["wash:0.5"])),
+        *(key(options=["ink:0.5", "wash"], prompt="a circle"), key("seed=5,6", batch_size=2)),
+    ]
+    assert len(set(keys)) == len(keys) - 1
+    draft = Draft("a circle", "", 5, options=("ink:0.5",))
+    assert replace(draft, steps=2).changed([]) == replace(draft, steps=2)
+    made = table("steps=2", options=["ink:0.5"])
+    other = make_plan(made.cells, {"dtype": "bf16"}, {None: "model None"}, batch_size=1)
+    another = make_plan(made.cells, {}, {None: "another"}, batch_size=1)
+    assert len({made.plan.keys[0], other.keys[0], another.keys[0]}) == 3
+
+
+def test_a_model_is_known_by_its_files(sd_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "model"
+    shutil.copytree(sd_folder, copy)
+    assert fingerprint(copy) == fingerprint(sd_folder)
+    (copy / "notes.txt").mkdir()
+    assert fingerprint(copy) == fingerprint(sd_folder)
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("0.012", "0.011") + "\n")
+    assert fingerprint(copy) != fingerprint(sd_folder)
+    with pytest.raises(NotFound) as caught:
+        fingerprint(tmp_path / "modle")
+    assert "model" in str(caught.value.hint)

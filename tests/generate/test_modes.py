@@ -1,0 +1,290 @@
+"""Beyond one pass from noise: pictures and masks to begin with, a second pass, batches, other noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from drawing import REQUEST, load_all, one
+from PIL import Image
+from pipelines import tiny_sd
+
+from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.generate.model import Model, load_model
+from hnetkit.generate.noise import Noise
+from hnetkit.generate.picture import draw
+from hnetkit.generate.request import Request, SecondPass, Start
+from hnetkit.runtime.strength import Strength
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    """A smooth picture of 16 x 16."""
+    ramp = np.linspace(0, 255, 16)
+    pixels = np.stack([np.tile(ramp, (16, 1)), np.tile(ramp[:, None], (1, 16)), np.full((16, 16), 90)], axis=-1)
+    Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "photo.png")
+    return tmp_path / "photo.png"
+
+
+@pytest.fixture
+def right_half(tmp_path: Path) -> Path:
+    """A mask that is white on the right."""
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (8, 0, 16, 16))
+    mask.save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+def pixels(data: bytes, width: int = 16) -> np.ndarray:
+    return np.frombuffer(data, np.uint8).reshape(-1, width, 3).astype(int)
+
+
+def latents_of(model: Model, request: Request) -> torch.Tensor:
+    """What the autoencoder is given in the end, ``[1, 4, 8, 8]``."""
+    seen: list[torch.Tensor] = []
+    vae = model.pipe.vae
+    handle = vae.post_quant_conv.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    one(model, request)
+    handle.remove()
+    return seen[-1] * vae.config.scaling_factor
+
+
+def encoded(model: Model, photo: Path) -> torch.Tensor:
+    """What the autoencoder makes of a picture, with the noise of the request's seed."""
+    generator = torch.Generator("cpu").manual_seed(REQUEST.seed)
+    pixels_ = model.pipe.image_processor.preprocess(Image.open(photo))
+    with torch.no_grad():
+        latents = model.pipe.vae.encode(pixels_).latent_dist.sample(generator)
+    return latents * model.pipe.vae.config.scaling_factor
+
+
+def second(**changes: object) -> SecondPass:
+    return replace(SecondPass(32, 32, 3, 0.7, "Latent", REQUEST.prompt, ""), **changes)
+
+
+# --- image-to-image
+
+
+def test_the_less_is_drawn_anew_the_nearer_is_the_result_to_the_picture(sd: Model, photo: Path) -> None:
+    request = replace(REQUEST, steps=20)
+    kept = encoded(sd, photo)
+    drawn = [latents_of(sd, replace(request, start=Start(photo, amount))) for amount in (0.0, 0.3, 1.0)]
+    far = [(latents - kept).abs().mean() for latents in drawn]
+    assert far[0] < far[1] < far[2]
+
+
+def test_image_to_image_makes_one_step_more_than_its_share(sd: Model, photo: Path) -> None:
+    """A1111: of 20 steps at 0.5, 11."""
+    told: list[tuple[int, int]] = []
+    request = replace(REQUEST, steps=20, start=Start(photo, 0.5))
+    list(draw(sd, request, lambda done, total: told.append((done, total))))
+    assert told[-1] == (11, 11)
+
+
+def test_a_picture_of_another_size_is_brought_to_the_one_asked_for(sd: Model, photo: Path) -> None:
+    image = next(draw(sd, replace(REQUEST, width=32, height=24, start=Start(photo)))).image
+    assert image.size == (32, 24)
+
+
+def test_a_picture_that_is_not_there_or_none_is_an_error(sd: Model, tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"missing\.png"):
+        one(sd, replace(REQUEST, start=Start(tmp_path / "missing.png")))
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(BadPicture, match=r"text\.png"):
+        one(sd, replace(REQUEST, start=Start(tmp_path / "text.png")))
+
+
+# --- inpainting
+
+
+def test_outside_of_the_mask_everything_is_as_it_was(sd: Model, photo: Path, right_half: Path) -> None:
+    start = Start(photo, 1.0, mask=right_half, mask_blur=0)
+    kept, old = encoded(sd, photo), np.asarray(Image.open(photo)).astype(int)
+    for inverted, outside, inside in ((False, slice(0, 4), slice(4, 8)), (True, slice(4, 8), slice(0, 4))):
+        request = replace(REQUEST, start=replace(start, inverted=inverted))
+        latents = latents_of(sd, request)
+        torch.testing.assert_close(latents[..., outside], kept[..., outside])
+        assert (latents[..., inside] - kept[..., inside]).abs().mean() > 0.1
+        left, right = (slice(2 * part.start, 2 * part.stop) for part in (outside, inside))
+        drawn = pixels(one(sd, request))
+        assert (drawn[:, left] == old[:, left]).all()
+        assert np.abs(drawn[:, right] - old[:, right]).mean() > 1
+
+
+def test_the_masks_edge_is_softened(sd: Model, photo: Path, right_half: Path) -> None:
+    sharp, soft = (
+        pixels(one(sd, replace(REQUEST, start=Start(photo, 1.0, mask=right_half, mask_blur=blur)))) for blur in (0, 3)
+    )
+    old = np.asarray(Image.open(photo)).astype(int)
+    assert (sharp[:, 7] == old[:, 7]).all()
+    assert (soft[:, 7] != old[:, 7]).any()
+
+
+@pytest.mark.parametrize("content", ["original", "noise", "nothing"])
+def test_what_lies_under_the_mask_counts(sd: Model, photo: Path, right_half: Path, content: str) -> None:
+    start = Start(photo, 0.6, mask=right_half, content=content)  # type: ignore[arg-type]
+    others = {"original", "noise", "nothing"} - {content}
+    drawn = one(sd, replace(REQUEST, steps=6, start=start))
+    assert all(drawn != one(sd, replace(REQUEST, steps=6, start=replace(start, content=other))) for other in others)
+
+
+def test_a_unet_made_for_inpainting_reads_mask_and_picture(
+    tmp_path: Path, sd: Model, photo: Path, right_half: Path
+) -> None:
+    pipe = tiny_sd()
+    unet = type(pipe.unet).from_config({**pipe.unet.config, "in_channels": 9, "_use_default_values": []}).eval()
+    seen: list[torch.Tensor] = []
+    unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    pipe.unet = unet
+    model = replace(sd, pipe=pipe, _encoders={})
+    one(model, replace(REQUEST, start=Start(photo, 1.0, mask=right_half, mask_blur=0)))
+    assert seen[0].shape == (2, 9, 8, 8)
+    assert (seen[0][:, 4, :, :4] == 0).all()
+    assert (seen[0][:, 4, :, 4:] == 1).all()
+    assert (seen[0][:, 5:, :, 4:] == 0).all()
+
+
+# --- a second pass
+
+
+@pytest.mark.parametrize("upscaler", ["Latent", "Lanczos", "Nearest"])
+def test_a_second_pass_draws_at_its_own_size(sd: Model, upscaler: str) -> None:
+    picture = next(draw(sd, replace(REQUEST, second=second(upscaler=upscaler))))
+    assert picture.image.size == (32, 32)
+
+
+def test_each_thing_of_a_second_pass_counts(sd: Model) -> None:
+    changes = [{}, {"steps": 5}, {"denoising": 0.3}, {"upscaler": "Lanczos"}, {"prompt": "x"}, {"negative_prompt": "x"}]
+    pictures = {one(sd, replace(REQUEST, second=second(**change))) for change in changes}
+    assert len(pictures) == len(changes)
+
+
+def test_a_second_pass_has_a_stack_of_its_own(sd: Model, network_files: Path) -> None:
+    (ink,) = load_all(sd, network_files, "ink")
+    stack = ((ink, 0.8),)
+    pictures = {
+        one(sd, replace(REQUEST, stack=first, second=second(stack=later)))
+        for first in ((), stack)
+        for later in ((), stack)
+    }
+    assert len(pictures) == 4
+
+
+def test_progress_counts_the_calls_of_both_passes(sd: Model) -> None:
+    told: list[tuple[int, int]] = []
+    request = replace(REQUEST, steps=4, second=second(steps=10, denoising=0.5))
+    list(draw(sd, request, lambda done, total: told.append((done, total))))
+    assert told == [(call, 10) for call in range(1, 11)]
+
+
+# --- batches and noise
+
+
+def test_a_batch_holds_the_pictures_of_its_seeds(sd: Model) -> None:
+    apart = list(draw(sd, replace(REQUEST, count=3)))
+    together = list(draw(sd, replace(REQUEST, count=3, batch_size=2)))
+    assert [picture.seed for picture in together] == [5, 6, 7]
+    for one_, other in zip(apart, together, strict=True):
+        difference = pixels(one_.image.tobytes()) - pixels(other.image.tobytes())
+        assert np.abs(difference).max() <= 1
+
+
+def test_cudas_noise_is_other_noise_and_gives_the_same_picture_each_time(sd: Model) -> None:
+    nv = replace(REQUEST, rng="nv")
+    assert one(sd, nv) == one(sd, nv) != one(sd)
+
+
+def test_a_variation_goes_from_one_seeds_picture_to_anothers(sd: Model) -> None:
+    request = replace(REQUEST, sampler="Euler", variation_seed=9)
+    strengths = [one(sd, replace(request, variation_strength=amount)) for amount in (0.0, 0.3, 1.0)]
+    assert strengths[0] == one(sd, replace(REQUEST, sampler="Euler"))
+    assert strengths[2] == one(sd, replace(REQUEST, sampler="Euler", seed=9))
+    assert len(set(strengths)) == 3
+
+
+def test_variations_of_several_pictures_count_up(sd: Model) -> None:
+    request = replace(REQUEST, count=2, variation_seed=9, variation_strength=0.5)
+    _, later = draw(sd, request)
+    assert later.image.tobytes() == one(sd, replace(request, count=1, seed=6, variation_seed=10))
+
+
+def test_ensd_changes_what_samplers_draw_and_nothing_else(sd: Model) -> None:
+    assert one(sd, replace(REQUEST, eta_seed_delta=31337)) != one(sd)
+    euler = replace(REQUEST, sampler="Euler")
+    assert one(sd, replace(euler, eta_seed_delta=31337)) == one(sd, euler)
+    shape = (4, 2, 2)
+    assert torch.equal(Noise(5, shape, source="cpu", ensd=3).next(), Noise(8, shape, source="cpu").first())
+
+
+# --- prompts
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["a (red:1.4) circle", "a red BREAK circle", "a [red:blue:0.1] circle", "[b|a] red circle", "a circle AND red:0.5"],
+)
+def test_the_prompt_language_reaches_the_picture(sd: Model, prompt: str) -> None:
+    bare = ("a red circle", "a circle", "a red red circle")
+    assert one(sd, replace(REQUEST, prompt=prompt)) not in [one(sd, replace(REQUEST, prompt=text)) for text in bare]
+
+
+def test_a_schedule_that_changes_before_the_first_call_is_the_text_after_it(sd: Model) -> None:
+    assert one(sd, replace(REQUEST, prompt="a [red:blue:-1] circle")) == one(
+        sd, replace(REQUEST, prompt="a blue circle")
+    )
+
+
+def test_a_part_of_weight_0_changes_nothing(sd: Model) -> None:
+    difference = pixels(one(sd, replace(REQUEST, prompt="a red circle AND green :0"))) - pixels(one(sd))
+    assert np.abs(difference).max() <= 1
+
+
+def test_texts_of_different_length_are_both_read(sd: Model) -> None:
+    long = "a b c d e " * 20
+    pictures = {one(sd, replace(REQUEST, prompt=p, negative_prompt=n)) for p in ("a", long) for n in ("b", long)}
+    assert len(pictures) == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_seen"),
+    [
+        *((Strength(0.0, self_k=0.8), True), (Strength(0.0, cross_v=0.8), True)),
+        *((Strength(0.8, start=1.0), False), (Strength(0.8, blocks={"": 0.0}), False)),
+        *((Strength(0.8, blocks={"": 0.0, "mid_block": 1.0}), True), (Strength(0.8, end=0.4), True)),
+    ],
+)
+def test_a_part_a_window_and_a_block_count_where_they_should(
+    sd: Model, network_files: Path, changed: Strength, is_seen: bool
+) -> None:
+    (ink,) = load_all(sd, network_files, "ink")
+    assert (one(sd, replace(REQUEST, stack=((ink, changed),))) != one(sd)) == is_seen
+
+
+def test_sizes_that_cannot_be_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match="33 pixels"):
+        second(width=33)
+
+
+# --- other base models
+
+
+def test_sdxl_draws_in_every_mode(sdxl_folder: Path, photo: Path, right_half: Path) -> None:
+    model = load_model(sdxl_folder, device="cpu")
+    long = "a b c d e " * 20
+    changes = [
+        *({}, {"prompt": "(red:1.4) circle"}, {"prompt": f"{long} BREAK x"}, {"negative_prompt": long}),
+        *({"start": Start(photo, 0.5)}, {"start": Start(photo, 1.0, mask=right_half)}, {"second": second()}),
+        *({"prompt": "red AND circle:0.5"}, {"cfg_scale": 1.0}),
+    ]
+    assert len({one(model, replace(REQUEST, **change)) for change in changes}) == len(changes)
+
+
+def test_a_model_that_predicts_v_draws_the_same_way(sd: Model) -> None:
+    """SD 2: the scheduler's configuration says what the UNet gives."""
+    of_v = replace(sd, scheduler_config={**sd.scheduler_config, "prediction_type": "v_prediction"})
+    for sampler in ("Euler a", "DPM++ 2M Karras", "DDIM", "UniPC", "LMS"):
+        request = replace(REQUEST, sampler=sampler)
+        assert one(of_v, request) == one(of_v, request) != one(sd, request)

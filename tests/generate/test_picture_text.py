@@ -1,0 +1,220 @@
+"""The texts of pictures: every place where programs put them, and files made to do harm."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import struct
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from hnetkit.errors import DamagedFile, FileRefused, NoSettings
+from hnetkit.formats.source import OpenFile
+from hnetkit.generate.picture_text import read_picture_text, settings_of
+from hnetkit.prompts.infotext import Infotext
+
+IMAGE = Image.new("RGB", (8, 8), "red")
+MAGIC = b"\x89PNG\r\n\x1a\n"
+INFOTEXT = "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7"
+GRAPH = {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "m.ckpt"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a dog"}},
+    "3": {"class_type": "KSampler", "inputs": {"seed": 4, "steps": 9, "positive": ["2", 0], "model": ["1", 0]}},
+}
+
+
+def texts(path: Path) -> dict[str, str]:
+    with OpenFile(path) as file:
+        return read_picture_text(file)
+
+
+def said(path: Path) -> Infotext:
+    with OpenFile(path) as file:
+        return settings_of(file)
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png(tmp_path: Path, *chunks: bytes) -> Path:
+    path = tmp_path / "made.png"
+    path.write_bytes(MAGIC + chunk(b"IHDR", bytes(13)) + b"".join(chunks) + chunk(b"IEND", b""))
+    return path
+
+
+def exif(tmp_path: Path, suffix: str, tags: dict[int, object], *, endian: str = "<") -> Path:
+    block = Image.Exif()
+    block.endian = endian
+    for tag, value in tags.items():
+        block[tag] = value
+    IMAGE.save(tmp_path / f"made{suffix}", exif=block.tobytes())
+    return tmp_path / f"made{suffix}"
+
+
+def comment(tmp_path: Path, suffix: str, data: bytes) -> Path:
+    return exif(tmp_path, suffix, {0x8769: {0x9286: data}})
+
+
+def test_every_kind_of_text_of_a_png_is_read(tmp_path: Path) -> None:
+    about = PngInfo()
+    about.add_text("plain", "çà")
+    about.add_text("zipped", "çà" * 100, zip=True)
+    about.add_itxt("international", "ネオン", "ja", "ネ")
+    about.add_itxt("international, zipped", "ネオン" * 100, zip=True)
+    IMAGE.save(tmp_path / "a.png", pnginfo=about)
+    assert texts(tmp_path / "a.png") == {
+        **{"plain": "çà", "zipped": "çà" * 100, "international": "ネオン"},
+        "international, zipped": "ネオン" * 100,
+    }
+
+
+def test_a_text_behind_the_pixels_is_read_without_decoding_them(tmp_path: Path) -> None:
+    path = png(tmp_path, chunk(b"IDAT", b"no pixels"), chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))
+    assert texts(path) == {"parameters": INFOTEXT}
+
+
+def test_the_exif_block_of_a_png_is_read(tmp_path: Path) -> None:
+    path = comment(tmp_path, ".png", b"UNICODE\0" + INFOTEXT.encode("utf-16-be"))
+    assert texts(path) == {"UserComment": INFOTEXT}
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"UNICODE\0" + INFOTEXT.encode("utf-16-be"),
+        b"UNICODE\0" + INFOTEXT.encode("utf-16-le"),
+        b"UNICODE\0" + INFOTEXT.encode("utf-16"),
+        b"UNICODE\0" + INFOTEXT.encode("utf-16-be") + bytes(4),
+        b"ASCII\0\0\0" + INFOTEXT.encode(),
+        bytes(8) + INFOTEXT.encode(),
+        b"JIS\0\0\0\0\0" + INFOTEXT.encode("iso2022_jp"),
+        INFOTEXT.encode(),
+    ],
+)
+def test_each_way_to_write_the_exif_comment_is_read(tmp_path: Path, suffix: str, data: bytes) -> None:
+    path = comment(tmp_path, suffix, data)
+    assert texts(path) == {"UserComment": INFOTEXT}
+    assert said(path).parameters["Steps"] == "20"
+
+
+@pytest.mark.parametrize("endian", ["<", ">"])
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_comfyuis_graphs_are_found_in_exif(tmp_path: Path, suffix: str, endian: str) -> None:
+    prompt, workflow = json.dumps(GRAPH), json.dumps({"nodes": []})
+    path = exif(tmp_path, suffix, {0x0110: f"prompt:{prompt}", 0x010F: f"workflow:{workflow}"}, endian=endian)
+    assert texts(path) == {"prompt": prompt, "workflow": workflow}
+    assert said(path).parameters["Seed"] == "4"
+
+
+def test_comfyuis_graphs_are_found_in_a_png(tmp_path: Path) -> None:
+    path = png(tmp_path, chunk(b"tEXt", b"prompt\0" + json.dumps(GRAPH).encode()))
+    assert said(path).prompt == "a dog"
+
+
+def test_an_infotext_goes_before_a_graph(tmp_path: Path) -> None:
+    graph = chunk(b"tEXt", b"prompt\0" + json.dumps(GRAPH).encode())
+    assert said(png(tmp_path, graph, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))).prompt == "a cat"
+
+
+@pytest.mark.parametrize("data", [b"ASCII\0\0\0from my phone", b"", b"ASCII\0\0\0" + bytes(50)])
+def test_what_a_camera_writes_is_no_settings(tmp_path: Path, data: bytes) -> None:
+    path = exif(tmp_path, ".jpg", {0x010F: "Canon", 0x0110: "A7", 0x8769: {0x9286: data}})
+    with pytest.raises(NoSettings) as error:
+        said(path)
+    assert error.value.exit_code == 4
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8", MAGIC, b"RIFF\4\0\0\0WEBP", b"\xff\xd8\xff\xe1\0\1"])
+def test_what_is_no_picture_or_an_empty_one_has_no_settings(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(NoSettings):
+        said(tmp_path / "x")
+
+
+def test_a_file_that_is_cut_short_gives_what_stands_before_the_cut(tmp_path: Path) -> None:
+    path = png(tmp_path, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()), chunk(b"tEXt", b"more\0" + bytes(100)))
+    path.write_bytes(path.read_bytes()[:-50])
+    assert texts(path) == {"parameters": INFOTEXT}
+
+
+@pytest.mark.parametrize("name", [b"zTXt", b"iTXt"])
+def test_a_text_that_unpacks_to_too_much_is_refused(tmp_path: Path, name: bytes) -> None:
+    head = b"parameters\0\0" if name == b"zTXt" else b"parameters\0\1\0\0\0"
+    bomb = zlib.compress(bytes(200 << 20), 9)
+    started = time.monotonic()
+    with pytest.raises(FileRefused, match="MiB of text"):
+        texts(png(tmp_path, chunk(name, head + bomb)))
+    assert time.monotonic() - started < 5
+
+
+def test_many_texts_that_are_too_much_together_are_refused(tmp_path: Path) -> None:
+    part = chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(6 << 20)))
+    with pytest.raises(FileRefused, match="MiB of text"):
+        texts(png(tmp_path, *[part] * 3))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("parameters", "<hypernet:" * 300_000),
+        ("prompt", json.dumps(GRAPH).replace("a dog", "<hypernet:" * 300_000)),
+    ],
+)
+def test_a_prompt_longer_than_any_is_refused_at_once(tmp_path: Path, name: str, text: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(FileRefused, match="letters"):
+        said(png(tmp_path, chunk(b"tEXt", f"{name}\0{text}".encode())))
+    assert time.monotonic() - started < 5
+
+
+def test_a_text_longer_than_any_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    with path.open("wb") as file:
+        file.write(MAGIC + struct.pack(">I4s", 1 << 30, b"tEXt"))
+        file.truncate(2 << 30)
+    with pytest.raises(FileRefused, match="MiB of text"):
+        texts(path)
+
+
+def test_a_damaged_compressed_text_is_damage(tmp_path: Path) -> None:
+    with pytest.raises(DamagedFile):
+        texts(png(tmp_path, chunk(b"zTXt", b"parameters\0\0junk")))
+
+
+def test_a_file_of_countless_empty_chunks_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileRefused, match="chunks"):
+        texts(png(tmp_path, chunk(b"teST", b"") * 250_000))
+
+
+def test_an_exif_block_that_points_everywhere_takes_no_memory(tmp_path: Path) -> None:
+    entries = b"".join(struct.pack(">HHII", 0x0110 - i % 4, 2, 1 << 31, 8) for i in range(65_000))
+    block = b"MM\0*\0\0\0\x08" + struct.pack(">H", 65_000) + entries
+    (tmp_path / "a.webp").write_bytes(b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(block)) + block)
+    assert texts(tmp_path / "a.webp") == {}
+
+
+SOURCES = st.sampled_from([".png", ".jpg", ".webp"])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(SOURCES, st.lists(st.tuples(st.integers(0, 2000), st.binary(min_size=1, max_size=8))), st.integers(0, 2000))
+def test_no_damage_raises_anything_but_a_refusal(
+    tmp_path: Path, suffix: str, patches: list[tuple[int, bytes]], cut: int
+) -> None:
+    path = comment(tmp_path, suffix, b"UNICODE\0" + INFOTEXT.encode("utf-16-be"))
+    data = bytearray(path.read_bytes())
+    for place, patch in patches:
+        place %= len(data)
+        data[place : place + len(patch)] = patch
+    path.write_bytes(data[: len(data) - cut])
+    with contextlib.suppress(FileRefused, NoSettings):
+        said(path)

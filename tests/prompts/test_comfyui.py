@@ -1,0 +1,282 @@
+"""What ComfyUI stores with a picture, in A1111's words."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hnetkit.prompts import comfyui
+from hnetkit.prompts.infotext import hypernetworks_of
+
+Graph = dict[str, dict[str, Any]]
+
+
+def node(kind: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": kind, "inputs": inputs}
+
+
+def usual() -> Graph:
+    """Text to picture with two hypernetworks: ``wash`` sits next to the checkpoint, ``ink`` behind it."""
+    return {
+        "3": node(
+            "KSampler",
+            **{"seed": 42, "steps": 25, "cfg": 7.5, "sampler_name": "euler_ancestral", "scheduler": "karras"},
+            **{"denoise": 1.0, "model": ["11", 0], "positive": ["6", 0], "negative": ["7", 0]},
+            latent_image=["5", 0],
+        ),
+        "4": node("CheckpointLoaderSimple", ckpt_name="sd/v1-5.safetensors"),
+        "5": node("EmptyLatentImage", width=512, height=768, batch_size=1),
+        "6": node("CLIPTextEncode", text="a (red:1.2) cat", clip=["4", 1]),
+        "7": node("CLIPTextEncode", text="blurry", clip=["4", 1]),
+        "8": node("VAEDecode", samples=["3", 0], vae=["4", 2]),
+        "9": node("SaveImage", images=["8", 0]),
+        "10": node("HypernetworkLoader", hypernetwork_name="old\\wash.pt", strength=0.5, model=["4", 0]),
+        "11": node("HypernetworkLoader", hypernetwork_name="lines/ink.v2.safetensors", strength=-1, model=["10", 0]),
+        "12": node("HypernetworkLoader", hypernetwork_name="unused.pt", strength=1.0, model=["4", 0]),
+    }
+
+
+def parse(graph: Any, workflow: Any = None) -> Any:
+    return comfyui.parse(json.dumps(graph), json.dumps(workflow))
+
+
+def stack(read: Any) -> list[tuple[str, float]]:
+    return [(one.name, one.strength) for one in hypernetworks_of(read).networks]
+
+
+def test_the_usual_graph_is_read_whole() -> None:
+    read = parse(usual())
+    assert read.prompt == "a (red:1.2) cat<hypernet:wash:0.5><hypernet:ink.v2:-1>"
+    assert read.negative_prompt == "blurry"
+    assert read.parameters == {
+        **{"Steps": "25", "Sampler": "Euler a", "Schedule type": "Karras", "CFG scale": "7.5", "Seed": "42"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
+    }
+    assert read.warnings == ()
+
+
+def test_hypernetworks_stack_from_the_checkpoint_to_the_sampler() -> None:
+    assert stack(parse(usual())) == [("wash", 0.5), ("ink.v2", -1.0)]
+
+
+def test_a_lora_between_two_hypernetworks_is_passed_through() -> None:
+    graph = usual()
+    graph["20"] = node("LoraLoader", lora_name="x.safetensors", strength_model=1, model=["10", 0], clip=["4", 1])
+    graph["11"]["inputs"]["model"] = ["20", 0]
+    assert stack(parse(graph)) == [("wash", 0.5), ("ink.v2", -1.0)]
+
+
+def test_values_from_other_nodes_are_followed() -> None:
+    graph = usual()
+    graph["30"] = node("PrimitiveNode", value=7)
+    graph["31"] = node("Text Multiline", text="from afar")
+    graph["3"]["inputs"]["seed"] = ["30", 0]
+    graph["6"]["inputs"]["text"] = ["31", 0]
+    read = parse(graph)
+    assert (read.parameters["Seed"], read.prompt.split("<")[0]) == ("7", "from afar")
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "joined"),
+    [
+        ("ConditioningCombine", ("conditioning_1", "conditioning_2"), "one AND two"),
+        ("ConditioningConcat", ("conditioning_to", "conditioning_from"), "one BREAK two"),
+        ("ConditioningAverage", ("conditioning_to", "conditioning_from"), "one, two"),
+    ],
+)
+def test_joined_prompts_are_joined_by_a1111s_word(kind: str, names: tuple[str, str], joined: str) -> None:
+    graph = usual()
+    graph["40"] = node("CLIPTextEncode", text="one")
+    graph["41"] = node("CLIPTextEncode", text="two")
+    graph["42"] = node(kind, **dict(zip(names, (["40", 0], ["41", 0]), strict=True)))
+    graph["3"]["inputs"]["positive"] = ["42", 0]
+    assert parse(graph).prompt.split("<")[0] == joined
+
+
+def test_each_side_stays_its_own_through_a_control_net() -> None:
+    graph = usual()
+    graph["50"] = node("ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], strength=1.0)
+    graph["3"]["inputs"] |= {"positive": ["50", 0], "negative": ["50", 1]}
+    read = parse(graph)
+    assert (read.prompt.split("<")[0], read.negative_prompt) == ("a (red:1.2) cat", "blurry")
+
+
+def test_the_first_of_two_passes_is_the_one_described() -> None:
+    graph = usual()
+    graph["1"] = node(  # the second pass, with the lower number
+        *("KSampler",),
+        **{"seed": 1, "steps": 5, "cfg": 3, "sampler_name": "ddim", "scheduler": "normal", "denoise": 0.4},
+        **{"model": ["4", 0], "positive": ["7", 0], "negative": ["6", 0], "latent_image": ["60", 0]},
+    )
+    graph["60"] = node("LatentUpscale", samples=["3", 0], width=1024, height=1536)
+    assert parse(graph).parameters["Seed"] == "42"
+    assert parse(graph).parameters["Size"] == "512x768"
+
+
+def test_a_sampler_in_parts_is_read() -> None:
+    graph = usual() | {
+        "3": node("SamplerCustomAdvanced", **{n: [str(70 + i), 0] for i, n in enumerate(PARTS)}, latent_image=["5", 0]),
+        "70": node("RandomNoise", noise_seed=5),
+        "71": node("CFGGuider", cfg=4, model=["11", 0], positive=["6", 0], negative=["7", 0]),
+        "72": node("KSamplerSelect", sampler_name="dpmpp_2m"),
+        "73": node("BasicScheduler", scheduler="exponential", steps=12, denoise=0.75, model=["4", 0]),
+    }
+    read = parse(graph)
+    assert read.parameters | {} == {
+        **{"Steps": "12", "Sampler": "DPM++ 2M", "Schedule type": "Exponential", "CFG scale": "4", "Seed": "5"},
+        **{"Size": "512x768", "Model": "v1-5", "Denoising strength": "0.75", "RNG": "CPU", "Version": "ComfyUI"},
+    }
+    assert stack(read) == [("wash", 0.5), ("ink.v2", -1.0)]
+
+
+PARTS = ("noise", "guider", "sampler", "sigmas")
+
+
+def test_clip_skip_is_counted_as_a1111_does() -> None:
+    graph = usual()
+    graph["80"] = node("CLIPSetLastLayer", stop_at_clip_layer=-2, clip=["4", 1])
+    graph["6"]["inputs"]["clip"] = ["80", 0]
+    assert parse(graph).parameters["Clip skip"] == "2"
+
+
+def test_an_unknown_sampler_keeps_its_name() -> None:
+    graph = usual()
+    graph["3"]["inputs"]["sampler_name"] = "res_multistep"
+    assert parse(graph).parameters["Sampler"] == "res_multistep"
+
+
+def test_a_tag_in_the_text_is_no_network_in_comfyui() -> None:
+    graph = usual()
+    graph["6"]["inputs"]["text"] = "a cat <hypernet:dots:1>"
+    read = parse(graph)
+    assert stack(read) == [("wash", 0.5), ("ink.v2", -1.0)]
+    assert read.warnings == ("<hypernet:dots:1>: ComfyUI reads no tags; it is left out",)
+
+
+def test_without_a_sampler_that_is_known_the_hypernetworks_are_still_told() -> None:
+    graph = usual()
+    del graph["3"]
+    assert stack(parse(graph)) == [("wash", 0.5), ("ink.v2", -1.0)]
+
+
+@pytest.mark.parametrize("strength", ["strong", None, float("nan"), float("inf"), True, [1, 2, 3], {}])
+def test_a_strength_that_is_no_number_is_warned_of(strength: Any) -> None:
+    graph = usual()
+    graph["10"]["inputs"]["strength"] = strength
+    read = parse(graph)
+    assert stack(read) == [("ink.v2", -1.0)]
+    assert "wash" in read.warnings[0]
+
+
+def drawn(kind: str, id: int, *widgets: Any, mode: int = 0, **links: int) -> dict[str, Any]:
+    inputs = [{"name": name, "type": "*", "link": link} for name, link in links.items()]
+    return {"id": id, "type": kind, "mode": mode, "inputs": inputs, "widgets_values": list(widgets)}
+
+
+def workflow(*, bypassed: bool = False) -> dict[str, Any]:
+    """The drawn form of `usual`, with a reroute behind the checkpoint."""
+    nodes = [
+        drawn("CheckpointLoaderSimple", 4, "sd/v1-5.safetensors"),
+        {"id": 90, "type": "Reroute", "inputs": [{"name": "", "type": "*", "link": 1}]},
+        drawn("HypernetworkLoader", 10, "wash.pt", 0.5, model=2, mode=4 if bypassed else 0),
+        drawn("HypernetworkLoader", 11, "ink.pt", 0.8, model=3),
+        drawn("CLIPTextEncode", 6, "a cat", clip=4),
+        drawn("CLIPTextEncode", 7, "blurry", clip=5),
+        drawn("EmptyLatentImage", 5, 512, 768, 1),
+        drawn(
+            *("KSampler", 3, 42, "randomize", 25, 7.5, "euler", "normal", 1),
+            **{"model": 6, "positive": 7, "negative": 8, "latent_image": 9},
+        ),
+    ]
+    origins = {1: 4, 2: 90, 3: 10, 4: 4, 5: 4, 6: 11, 7: 6, 8: 7, 9: 5}
+    return {"nodes": nodes, "links": [[link, origin, 0, 0, 0, "*"] for link, origin in origins.items()]}
+
+
+def test_the_drawn_graph_is_read_where_nothing_else_is_there() -> None:
+    read = comfyui.parse(None, json.dumps(workflow()))
+    assert read.prompt == "a cat<hypernet:wash:0.5><hypernet:ink:0.8>"
+    assert read.negative_prompt == "blurry"
+    assert read.parameters == {
+        **{"Steps": "25", "Sampler": "Euler", "Schedule type": "Normal", "CFG scale": "7.5", "Seed": "42"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
+    }
+
+
+def test_links_that_are_objects_are_read_alike() -> None:
+    graph = workflow()
+    graph["links"] = [{"id": id, "origin_id": origin, "origin_slot": 0} for id, origin, *_ in graph["links"]]
+    assert comfyui.parse("{}", json.dumps(graph)) == comfyui.parse(None, json.dumps(workflow()))
+
+
+def test_a_bypassed_hypernetwork_did_nothing() -> None:
+    assert stack(comfyui.parse(None, json.dumps(workflow(bypassed=True)))) == [("ink", 0.8)]
+
+
+def test_the_graph_that_ran_goes_before_the_drawn_one() -> None:
+    assert stack(parse(usual(), workflow())) == [("wash", 0.5), ("ink.v2", -1.0)]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "5", "{", "[" * 100_000, '{"a": ' * 5_000, '{"1": {"class_type": 5}}', "9" * 5000]
+)
+def test_what_is_no_graph_says_nothing(text: str) -> None:
+    assert comfyui.parse(text, text) == ("", "", {}, ())
+
+
+def test_a_graph_that_bites_its_tail_ends() -> None:
+    graph = usual()
+    graph["10"]["inputs"]["model"] = ["11", 0]
+    graph["5"] = node("EmptyLatentImage", width=["5", 0], height=["5", 0], samples=["3", 0])
+    graph["6"] = node("ConditioningCombine", conditioning_1=["6", 0], conditioning_2=["7", 0])
+    read = parse(graph)
+    assert stack(read) == [("wash", 0.5), ("ink.v2", -1.0)]
+    assert read.prompt.startswith("blurry")
+
+
+def test_a_graph_made_to_be_slow_is_read_quickly() -> None:
+    started = time.monotonic()
+    chain = {
+        str(i): node("KSampler", seed=i, model=[str(i + 1), 0], positive=[str(i + 1), 0], latent_image=[str(i + 1), 0])
+        for i in range(20_000)
+    }
+    diamonds = {
+        str(i): node("ConditioningCombine", conditioning_1=[str(i + 1), 0], conditioning_2=[str(i + 1), 0])
+        for i in range(20_000)
+    }
+    loaders = {
+        str(i): node("HypernetworkLoader", hypernetwork_name="x", strength=1, model=[str(i + 1), 0])
+        for i in range(20_000)
+    }
+    for graph in (chain, usual() | diamonds, loaders):
+        parse(graph)
+    assert time.monotonic() - started < 10
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+)
+LINKS = st.tuples(st.sampled_from("0123456789"), st.integers(0, 2)).map(list)
+KINDS = st.sampled_from([*comfyui._WIDGETS, "ConditioningCombine", "Reroute", "Unheard"])
+NAMES = st.sampled_from(
+    [
+        *("model", "positive", "negative", "seed", "steps", "cfg", "text", "latent_image", "width", "height", "clip"),
+        *("hypernetwork_name", "strength", "conditioning_1", "conditioning_2", "ckpt_name", "noise", "sampler_name"),
+    ]
+)
+GRAPHS = st.dictionaries(
+    st.sampled_from("0123456789"),
+    st.fixed_dictionaries({"class_type": KINDS, "inputs": st.dictionaries(NAMES, LINKS | LINKS | ANY)}),
+)
+
+
+@given(GRAPHS | ANY, ANY)
+def test_no_graph_raises(graph: Any, drawn: Any) -> None:
+    for read in (parse(graph, drawn), parse(drawn, {"nodes": drawn, "links": graph}), parse({}, graph)):
+        hypernetworks_of(read)
+        assert all(isinstance(value, str) for value in read.parameters.values())

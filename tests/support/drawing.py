@@ -1,0 +1,22 @@
+"""One picture of a tiny pipeline, as bytes: what tests of `hnetkit.generate` compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hnetkit.formats import load
+from hnetkit.generate.model import Model
+from hnetkit.generate.networks import Network, put_on
+from hnetkit.generate.picture import draw
+from hnetkit.generate.request import Request
+
+REQUEST = Request("a red circle", 5, steps=3, cfg_scale=7.0, width=16, height=16, sampler="Euler a")
+
+
+def one(model: Model, request: Request = REQUEST) -> bytes:
+    return next(draw(model, request)).image.tobytes()
+
+
+def load_all(model: Model, folder: Path, *names: str) -> list[str]:
+    """Returns what the networks of these files are called on the pipeline."""
+    return put_on(model.pipe, [Network(name, load(folder / f"{name}.pt")) for name in names])
