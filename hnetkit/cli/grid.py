@@ -16,7 +16,7 @@ from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file
 
 if TYPE_CHECKING:
-    from hnetkit.generate.asked import Asked
+    from hnetkit.generate.grids.asked import Asked
 
 
 @click.command("grid")
@@ -84,11 +84,11 @@ def grid_command(
       hnetkit grid --prompt "a red star" -n dots --seed 7 --x strength=0:1:0.25 --y "prompt=red,blue" --out dots.png
       hnetkit grid --prompt "a star" -n dots -n outline:0.7 --x order=all --y seed=1-3 --z cfg=4,7 --out order.png
     """
-    from hnetkit.generate.processes import Processes, started_alone, take_own_threads
+    from hnetkit.generate.grids.processes import Processes, started_alone, take_own_threads
 
     take_own_threads()
     from hnetkit.cli.grid_run import GridRun
-    from hnetkit.generate.grid_files import GridFiles
+    from hnetkit.generate.grids.grid_files import GridFiles
 
     processes = Processes.of_environment()
     output = output if processes.is_main else replace(output, quiet=True)
@@ -120,7 +120,7 @@ def _asked(
     strengths: str | None,
     axes: tuple[str | None, ...],
 ) -> Asked:
-    from hnetkit.generate.asked import of_axes, short_form
+    from hnetkit.generate.grids.asked import of_axes, short_form
 
     if names and any(axes):
         raise UsageError("NAMEs are rows already", hint=f"--y hypernetwork={','.join(names)}, or -n NAME")

@@ -16,18 +16,18 @@ from hnetkit.cli.output import Output, Row
 from hnetkit.cli.picture_options import Choices
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import HnetkitError
-from hnetkit.generate.asked import Asked, Grid
-from hnetkit.generate.axes import Content
-from hnetkit.generate.batches import Batch, Plan, fingerprint, hash_of_file, make_plan, share_of
-from hnetkit.generate.cells import Cell, Draft, Finder
-from hnetkit.generate.grid import Progress, Studio, draw_batches, infotext_of_sheet, make_sheet
-from hnetkit.generate.grid_files import GridFiles, row_of
+from hnetkit.generate.grids.asked import Asked, Grid
+from hnetkit.generate.grids.axes import Content
+from hnetkit.generate.grids.batches import Batch, Plan, fingerprint, hash_of_file, make_plan, share_of
+from hnetkit.generate.grids.cells import Cell, Draft, Finder
+from hnetkit.generate.grids.grid import Progress, Studio, draw_batches, infotext_of_sheet, make_sheet
+from hnetkit.generate.grids.grid_files import GridFiles, row_of
+from hnetkit.generate.grids.processes import Processes
+from hnetkit.generate.grids.sheet import most_side, require_room
 from hnetkit.generate.model import Model, device_of, torch_dtype
 from hnetkit.generate.networks import StackedPrompt, Wish, find_stack
 from hnetkit.generate.picture_files import write_picture
-from hnetkit.generate.processes import Processes
 from hnetkit.generate.request import Request, random_seed
-from hnetkit.generate.sheet import most_side, require_room
 from hnetkit.prompts.tags import TaggedPrompt, plain_number
 
 _PACKAGES = ("hnetkit", "torch", "diffusers", "transformers", "peft")

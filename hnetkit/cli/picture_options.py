@@ -15,7 +15,7 @@ from hnetkit import demo, settings
 from hnetkit.cli.output import Output
 from hnetkit.errors import UsageError
 from hnetkit.generate.request import UPSCALERS, Request, SecondPass, Start, require_size
-from hnetkit.generate.samplers import SAMPLERS, sampler_name
+from hnetkit.generate.sampling.samplers import SAMPLERS, sampler_name
 from hnetkit.prompts.tags import TaggedPrompt
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from hnetkit.generate.model import Model
 from hnetkit.generate.request import Request, SecondPass
-from hnetkit.generate.samplers import infotext_fields
+from hnetkit.generate.sampling.samplers import infotext_fields
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import plain_number
 

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import UsageError
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.autoencoders import find_vae, load_vae, refuse_other_latents
-from hnetkit.generate.checkpoints import MakeVae, load_checkpoint
-from hnetkit.generate.defaults import Defaults as Defaults
-from hnetkit.generate.defaults import read_defaults as read_defaults
-from hnetkit.generate.folders import download, load_folder, vae_configuration, weight_files
-from hnetkit.generate.libraries import quiet_libraries
+from hnetkit.generate.loading.autoencoders import find_vae, load_vae, refuse_other_latents
+from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint
+from hnetkit.generate.loading.defaults import Defaults as Defaults
+from hnetkit.generate.loading.defaults import read_defaults as read_defaults
+from hnetkit.generate.loading.folders import download, load_folder, vae_configuration, weight_files
+from hnetkit.generate.loading.libraries import quiet_libraries
+from hnetkit.generate.loading.parts import refuse_unfilled
 from hnetkit.generate.memory import needing_memory
-from hnetkit.generate.parts import refuse_unfilled
 from hnetkit.hashes import sha256_of
 
 if TYPE_CHECKING:
-    from hnetkit.generate.encoding import Emphasis, TextEncoder
+    from hnetkit.generate.sampling.encoding import Emphasis, TextEncoder
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -35,7 +35,7 @@ class Model:
     Attributes:
         pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device.
         name: what the infotext calls it.
-        defaults: its own, where its folder has a `hnetkit.generate.defaults.DEFAULTS_FILE`.
+        defaults: its own, where its folder has a `hnetkit.generate.loading.defaults.DEFAULTS_FILE`.
         weights: the file that tells it from others: the UNet's weights, or the checkpoint.
         scheduler_config: of the scheduler that it came with.
     """
@@ -49,7 +49,7 @@ class Model:
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
         """Returns the encoder with these settings: the same one each time, with the texts that it keeps."""
-        from hnetkit.generate.encoding import TextEncoder
+        from hnetkit.generate.sampling.encoding import TextEncoder
 
         settings = clip_skip, emphasis
         if settings not in self._encoders:

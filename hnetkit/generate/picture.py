@@ -11,12 +11,12 @@ from PIL import Image as images
 from torch import Tensor
 
 from hnetkit.errors import BadPicture, NotFound
-from hnetkit.generate import latents as space
 from hnetkit.generate.memory import needing_memory
 from hnetkit.generate.model import Model
-from hnetkit.generate.passes import Pass
 from hnetkit.generate.request import Request, SecondPass, Start
-from hnetkit.generate.sampling import AfterStep, Kept
+from hnetkit.generate.sampling import latents as space
+from hnetkit.generate.sampling.loop import AfterStep, Kept
+from hnetkit.generate.sampling.passes import Pass
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from hnetkit.formats.source import OpenFile
 from hnetkit.generate.description import EMPHASIS
 from hnetkit.generate.picture_text import settings_of
 from hnetkit.generate.request import LARGEST_SEED, UPSCALERS, is_size
-from hnetkit.generate.samplers import sampler_of
+from hnetkit.generate.sampling.samplers import sampler_of
 from hnetkit.prompts.infotext import Infotext
 
 

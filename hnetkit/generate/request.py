@@ -80,7 +80,7 @@ class Request:
         prompt: in A1111's language of weights and schedules, without tags.
         seed: of the first picture, 0 to `LARGEST_SEED`; each further one counts up by one.
         width, height: pixels, multiples of 8.
-        sampler: one of `hnetkit.generate.samplers.SAMPLERS`.
+        sampler: one of `hnetkit.generate.sampling.samplers.SAMPLERS`.
         negative_prompt: what to steer away from; empty for nothing.
         count: how many pictures.
         batch_size: how many of them are sampled together. Sums round differently in another batch, so that pictures
@@ -91,7 +91,7 @@ class Request:
             pictures, each further one counts up too.
         eta_seed_delta: A1111's ENSD: added to the seed for what samplers draw as they go.
         clip_skip: 1 takes the text encoder's last layer, 2 the one before.
-        emphasis: what weights in the prompt do: `hnetkit.generate.encoding.TextEncoder`.
+        emphasis: what weights in the prompt do: `hnetkit.generate.sampling.encoding.TextEncoder`.
         start: a picture to begin with.
         second: a second pass.
 

@@ -19,7 +19,7 @@ from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 
 from hnetkit import demo, settings
 from hnetkit.cli import run
-from hnetkit.generate import grid as drawing
+from hnetkit.generate.grids import grid as drawing
 from hnetkit.prompts import infotext
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.axes import MOST_VALUES, Change, across, label_of, read_axis, read_strengths
+from hnetkit.generate.grids.axes import MOST_VALUES, Change, across, label_of, read_axis, read_strengths
 
 
 def values(text: str) -> list[object]:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from hnetkit.errors import FileRefused, HnetkitError, ModelNotUsable, NotFound, UnsafeFile
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.checkpoints import gives_noise_back
+from hnetkit.generate.loading.checkpoints import gives_noise_back
+from hnetkit.generate.loading.state_dicts import HARMLESS, read_state_dict
 from hnetkit.generate.model import load_model
-from hnetkit.generate.state_dicts import HARMLESS, read_state_dict
 from hnetkit.hashes import sha256_of
 
 UNET = "model.diffusion_model."
@@ -37,7 +37,7 @@ def sd2(prediction: str) -> Any:
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The tiny SD 1 and SDXL take the places of the real ones."""
     folder = save_configurations(tmp_path / "configurations", sd1=tiny_sd(), sdxl=tiny_sdxl())
-    monkeypatch.setattr("hnetkit.generate.checkpoints.CONFIGURATIONS", folder)
+    monkeypatch.setattr("hnetkit.generate.loading.checkpoints.CONFIGURATIONS", folder)
     return folder
 
 
@@ -46,7 +46,7 @@ def tiny_sd2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The two kinds of SD 2, tiny: they differ in what the UNet predicts, and in its size."""
     kinds = {"sd2_base": sd2("epsilon"), "sd2_v": sd2("v_prediction")}
     folder = save_configurations(tmp_path / "configurations", **kinds)
-    monkeypatch.setattr("hnetkit.generate.checkpoints.CONFIGURATIONS", folder)
+    monkeypatch.setattr("hnetkit.generate.loading.checkpoints.CONFIGURATIONS", folder)
     return folder
 
 

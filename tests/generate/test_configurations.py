@@ -9,8 +9,8 @@ import pytest
 import torch
 from checkpoints import open_clip_tensors, original_vae, unet_name
 
-from hnetkit.generate.checkpoints import CONFIGURATIONS
-from hnetkit.generate.parts import build_text_encoder, build_unet, build_vae
+from hnetkit.generate.loading.checkpoints import CONFIGURATIONS
+from hnetkit.generate.loading.parts import build_text_encoder, build_unet, build_vae
 
 UNET = "model.diffusion_model."
 COUNTS = {

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from pipelines import SD_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from torch import Tensor
 
-from hnetkit.generate.conditioning import Conditioning
-from hnetkit.generate.encoding import COMMA_REACH, Encoded, TextEncoder, split_chunks
+from hnetkit.generate.sampling.conditioning import Conditioning
+from hnetkit.generate.sampling.encoding import COMMA_REACH, Encoded, TextEncoder, split_chunks
 
 WINDOW = 77
 COMMA = 44

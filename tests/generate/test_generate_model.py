@@ -21,7 +21,7 @@ from unet_truth import relative, run
 import hnetkit
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, OutOfMemory, UsageError
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.defaults import Defaults
+from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.memory import needing_memory
 from hnetkit.generate.model import load_model
 from hnetkit.hashes import sha256_of
@@ -271,7 +271,7 @@ def test_a_checkpoint_without_a_vae_draws_with_another(
     sd_folder: Path, tmp_path: Path, other_vae: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configurations = save_configurations(tmp_path / "configurations", sd1=tiny_sd())
-    monkeypatch.setattr("hnetkit.generate.checkpoints.CONFIGURATIONS", configurations)
+    monkeypatch.setattr("hnetkit.generate.loading.checkpoints.CONFIGURATIONS", configurations)
     tensors = {k: t for k, t in original_tensors(tiny_sd()).items() if not k.startswith("first_stage_model.")}
     path = save_ckpt(tensors, tmp_path / "model.ckpt")
     model = load_model(path, device="cpu", tokenizer=sd_folder, vae=_original(other_vae, tmp_path))

@@ -13,16 +13,16 @@ from PIL import Image, ImageChops
 
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.asked import Asked, of_axes, short_form
-from hnetkit.generate.batches import Plan, fingerprint, make_plan, share_of
-from hnetkit.generate.cells import Cell, Draft, Finder
-from hnetkit.generate.grid import Studio, draw_batches, infotext_of_sheet, make_sheet
-from hnetkit.generate.grid_files import GridFiles
+from hnetkit.generate.grids.asked import Asked, of_axes, short_form
+from hnetkit.generate.grids.batches import Plan, fingerprint, make_plan, share_of
+from hnetkit.generate.grids.cells import Cell, Draft, Finder
+from hnetkit.generate.grids.grid import Studio, draw_batches, infotext_of_sheet, make_sheet
+from hnetkit.generate.grids.grid_files import GridFiles
+from hnetkit.generate.grids.sheet import MIN_CELL
 from hnetkit.generate.model import Model
 from hnetkit.generate.networks import Network, put_on
 from hnetkit.generate.picture import draw
 from hnetkit.generate.request import Request
-from hnetkit.generate.sheet import MIN_CELL
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import split_tags
 

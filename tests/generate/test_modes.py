@@ -14,9 +14,9 @@ from pipelines import tiny_sd
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.generate.model import Model, load_model
-from hnetkit.generate.noise import Noise
 from hnetkit.generate.picture import draw
 from hnetkit.generate.request import Request, SecondPass, Start
+from hnetkit.generate.sampling.noise import Noise
 from hnetkit.runtime.strength import Strength
 
 

@@ -19,7 +19,7 @@ from diffusers import (
 )
 from torch import Tensor
 
-from hnetkit.generate.noise import BrownianPath, DrawnNoise, Noise, PhiloxNormal, Source, Stretch, along, slerp
+from hnetkit.generate.sampling.noise import BrownianPath, DrawnNoise, Noise, PhiloxNormal, Source, Stretch, along, slerp
 
 SHAPE = (4, 3, 5)
 SOURCES: Sequence[Source] = ("cpu", "nv")

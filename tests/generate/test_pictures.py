@@ -21,7 +21,7 @@ from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.networks import Network, put_on
 from hnetkit.generate.picture import draw
 from hnetkit.generate.request import LARGEST_SEED
-from hnetkit.generate.samplers import SAMPLERS
+from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.prompts import infotext
 from hnetkit.runtime.attach import unload_hypernetworks
 from hnetkit.runtime.strength import Strength

@@ -14,8 +14,8 @@ import torch
 from k_samplers import REFERENCES, Draws, Model
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.noise import DrawnNoise, Noise, Stretch
-from hnetkit.generate.samplers import SAMPLERS, infotext_fields, prepare, sampler_name, sampler_of, scheduler
+from hnetkit.generate.sampling.noise import DrawnNoise, Noise, Stretch
+from hnetkit.generate.sampling.samplers import SAMPLERS, infotext_fields, prepare, sampler_name, sampler_of, scheduler
 
 SD = {
     "_class_name": "PNDMScheduler",
@@ -390,5 +390,7 @@ def test_an_unknown_schedule_type_is_an_error_with_the_nearest_name() -> None:
 
 
 def test_names_need_no_torch() -> None:
-    code = "import sys, hnetkit.generate.samplers; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    code = (
+        "import sys, hnetkit.generate.sampling.samplers; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

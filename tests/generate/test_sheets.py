@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.sheet import (
+from hnetkit.generate.grids.sheet import (
     LEAST_CELL,
     MIN_CELL,
     MOST_PIXELS,

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hnetkit.generate.conditioning import Conditioning
 from hnetkit.generate.model import Model
-from hnetkit.generate.noise import Noise
 from hnetkit.generate.request import Request, SecondPass
-from hnetkit.generate.samplers import prepare
-from hnetkit.generate.sampling import AfterStep, Denoiser, Kept, sample
+from hnetkit.generate.sampling.conditioning import Conditioning
+from hnetkit.generate.sampling.loop import AfterStep, Denoiser, Kept, sample
+from hnetkit.generate.sampling.noise import Noise
+from hnetkit.generate.sampling.samplers import prepare
 from hnetkit.runtime.attach import applied
 
 

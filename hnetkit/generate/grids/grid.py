@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.generate.asked import Grid
-from hnetkit.generate.axes import Content, label_of
-from hnetkit.generate.batches import Batch
-from hnetkit.generate.cells import Cell
 from hnetkit.generate.description import infotext_of
-from hnetkit.generate.grid_files import GridFiles, Row, row_of
+from hnetkit.generate.grids.asked import Grid
+from hnetkit.generate.grids.axes import Content, label_of
+from hnetkit.generate.grids.batches import Batch
+from hnetkit.generate.grids.cells import Cell
+from hnetkit.generate.grids.grid_files import GridFiles, Row, row_of
+from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet, most_side
 from hnetkit.generate.loras import Lora, hashes_of_loras, put_on_loras
 from hnetkit.generate.model import Model
 from hnetkit.generate.networks import Network, StackedPrompt, hashes_of, put_on
 from hnetkit.generate.picture import draw_batch
 from hnetkit.generate.request import Request, Stack
-from hnetkit.generate.sheet import Section, SheetRow, draw_sheet, most_side
 from hnetkit.prompts import infotext
 from hnetkit.runtime.attach import set_hypernetworks, unload_hypernetworks
 from hnetkit.runtime.strength import Strength

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.generate.libraries import refusing
-from hnetkit.generate.parts import VAE_NAMES, build_vae
-from hnetkit.generate.places import asking_the_hub, require_hub_id
-from hnetkit.generate.state_dicts import read_state_dict
+from hnetkit.generate.loading.libraries import refusing
+from hnetkit.generate.loading.parts import VAE_NAMES, build_vae
+from hnetkit.generate.loading.places import asking_the_hub, require_hub_id
+from hnetkit.generate.loading.state_dicts import read_state_dict
 
 _PREFIX = "first_stage_model."
 

@@ -24,8 +24,8 @@ from diffusers import (
 )
 from torch import Tensor
 
-from hnetkit.generate.levels import SCHEDULES, TRAINED, Levels, model_sigmas, uniform_times
-from hnetkit.generate.noise import Stretch, along
+from hnetkit.generate.sampling.levels import SCHEDULES, TRAINED, Levels, model_sigmas, uniform_times
+from hnetkit.generate.sampling.noise import Stretch, along
 
 
 class Leveled:

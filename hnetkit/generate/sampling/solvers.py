@@ -20,9 +20,9 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hnetkit.generate.levels import TRAINED, Levels, model_sigmas
-from hnetkit.generate.noise import along
-from hnetkit.generate.schedulers import Leveled, PlainNoise, stretch
+from hnetkit.generate.sampling.levels import TRAINED, Levels, model_sigmas
+from hnetkit.generate.sampling.noise import along
+from hnetkit.generate.sampling.schedulers import Leveled, PlainNoise, stretch
 
 _LCM_EVERY = TRAINED // 50  # LCM models are distilled to 50 of the training steps
 _LCM_DATA = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from hnetkit.generate.encoding import Encoded, TextEncoder
+from hnetkit.generate.sampling.encoding import Encoded, TextEncoder
 from hnetkit.prompts.composition import split_and
 from hnetkit.prompts.schedule import schedule
 

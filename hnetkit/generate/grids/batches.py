@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.cells import Cell
-from hnetkit.generate.folders import download
+from hnetkit.generate.grids.cells import Cell
+from hnetkit.generate.loading.folders import download
 from hnetkit.hashes import sha256_of
 
 _READ_BY_PIPELINES = (".json", ".txt", ".safetensors", ".model")

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hnetkit.generate.conditioning import Conditioning, Guidance
-from hnetkit.generate.encoding import Encoded
-from hnetkit.generate.noise import DrawnNoise, Noise
+from hnetkit.generate.sampling.conditioning import Conditioning, Guidance
+from hnetkit.generate.sampling.encoding import Encoded
+from hnetkit.generate.sampling.noise import DrawnNoise, Noise
 from hnetkit.runtime.attach import set_progress
 
 AfterStep = Callable[[int, int], None]

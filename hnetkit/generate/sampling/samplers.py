@@ -28,13 +28,13 @@ class _Sampler:
     """What is behind a name.
 
     Attributes:
-        kind: a class of `hnetkit.generate.solvers` or `hnetkit.generate.schedulers`.
+        kind: a class of `hnetkit.generate.sampling.solvers` or `hnetkit.generate.sampling.schedulers`.
         alias: its first other name in A1111's files.
         automatic: the schedule that A1111 1.9 and later take where none is named.
         listed: schedules that A1111 before 1.9 had a name with.
         options: of the diffusers scheduler.
         scheduled: whether it takes a schedule at all.
-        discards: see `hnetkit.generate.schedulers.Leveled`.
+        discards: see `hnetkit.generate.sampling.schedulers.Leveled`.
     """
 
     kind: str
@@ -180,7 +180,7 @@ def scheduler(name: str, config: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: no sampler has this name.
     """
-    from hnetkit.generate import schedulers, solvers
+    from hnetkit.generate.sampling import schedulers, solvers
 
     sampler, schedule = _parts(name)
     behind = _SAMPLERS[sampler]

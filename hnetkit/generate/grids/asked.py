@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.axes import (
+from hnetkit.generate.grids.axes import (
     NO_AXIS,
     Axis,
     Change,
@@ -18,7 +18,7 @@ from hnetkit.generate.axes import (
     read_axis,
     read_strengths,
 )
-from hnetkit.generate.cells import Draft, every_order
+from hnetkit.generate.grids.cells import Draft, every_order
 
 RANDOM = -1
 """A seed that is still to be drawn."""

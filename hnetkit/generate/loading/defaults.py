@@ -10,7 +10,7 @@ from typing import Any
 
 from hnetkit.errors import ModelNotUsable
 from hnetkit.generate.request import is_size
-from hnetkit.generate.samplers import SAMPLERS
+from hnetkit.generate.sampling.samplers import SAMPLERS
 
 DEFAULTS_FILE = "hnetkit.json"
 

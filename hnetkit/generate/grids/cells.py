@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.axes import Change
+from hnetkit.generate.grids.axes import Change
 from hnetkit.generate.loras import Lora, find_loras
 from hnetkit.generate.networks import Network, Wish, find_networks, strength_of
 from hnetkit.prompts.tags import Tag, TaggedPrompt

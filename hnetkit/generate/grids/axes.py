@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from hnetkit.errors import UsageError
 from hnetkit.generate.request import LARGEST_SEED
-from hnetkit.generate.samplers import sampler_name
+from hnetkit.generate.sampling.samplers import sampler_name
 from hnetkit.prompts.tags import plain_number
 
 AXES: Mapping[str, str] = {

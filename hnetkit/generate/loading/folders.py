@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.generate.libraries import refusing
-from hnetkit.generate.places import asking_the_hub, require_hub_id
+from hnetkit.generate.loading.libraries import refusing
+from hnetkit.generate.loading.places import asking_the_hub, require_hub_id
 
 _PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 _NOT_PICKLED = "get it as .safetensors, or as a diffusers folder with .safetensors files"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import ModelNotUsable, NotFound
-from hnetkit.generate.libraries import refusing
+from hnetkit.generate.loading.libraries import refusing
 
 HUB_ID = "openai/clip-vit-large-patch14"
 

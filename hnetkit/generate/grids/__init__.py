@@ -1,0 +1,1 @@
+"""Pictures over two or three axes: cells, batches, processes, the sheet and its record."""
