@@ -14,6 +14,7 @@ KEYS: Mapping[str, str] = {
     "device": "where they run without --device: auto, cpu, cuda, mps",
     "dtype": "what they compute in without --dtype: auto, fp32, fp16, bf16",
     "loras": "the folder in which <lora:NAME:0.8> finds files",
+    "embeddings": "the folder whose files' names are textual inversions in prompts",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
 }
 

@@ -97,7 +97,8 @@ def generate_command(
     if "<hypernet:" in (choices.negative_prompt or ""):
         output.note("Tags in a negative prompt are plain text, as in A1111.")
     seed = recipe.seed if seed is None else seed
-    model = choices.load(output)
+    texts = [stacked.prompt.text, *([hires.prompt.text] if hires else [])]
+    model = choices.load(output, choices.embeddings(texts))
     request = choices.request(model, stacked.prompt, drawn_seed(seed), hires.prompt if hires else None)
     request = replace(request, count=count, batch_size=batch_size)
     rows = _write_pictures(model, request, _Networks(stacked, hires, loras), place, output)

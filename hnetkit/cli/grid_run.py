@@ -58,6 +58,7 @@ class GridRun:
     overwrite: bool
     _finder: Finder = field(init=False)
     _hires: StackedPrompt | None = field(init=False)
+    _embeddings: list[Path] = field(init=False)
     _shared: dict[str, object] = field(init=False)
     _models: dict[str | None, str] = field(init=False)
 
@@ -86,10 +87,10 @@ class GridRun:
             self.asked = self.asked.in_orders_of(self._finder.stack_of(self.asked.base))
             self._require_room()
         drafts = self.asked.drafts
-        for draft in drafts:
-            self._finder.cell(draft)
         hires = self.choices.hires_prompt if self.choices.has_second_pass else None
         self._hires = find_stack(read_prompt(hires, said), (), self.choices.bundled) if hires is not None else None
+        texts = [self._finder.cell(draft).prompt.text for draft in drafts]
+        self._embeddings = self.choices.embeddings([*texts, *([self._hires.prompt.text] if self._hires else [])])
         self._shared = self._what_all_share()
         places = dict.fromkeys(draft.checkpoint for draft in drafts)
         self._models = {place: fingerprint(place or self.choices.place or demo.model_folder()) for place in places}
@@ -185,6 +186,7 @@ class GridRun:
             "choices": said,
             "files": {name: hash_of_file(path) for name, path in files.items() if path is not None},
             "vae": fingerprint(choices.vae) if choices.vae and os.path.exists(choices.vae) else choices.vae,
+            "embeddings": {path.stem: hash_of_file(path) for path in self._embeddings},
             "hires": [network.network.content_hash for network in hires.networks] if hires else [],
             "device": device,
             "dtype": str(torch_dtype(choices.dtype or settings.get("dtype") or "auto", device)),
@@ -198,7 +200,7 @@ class GridRun:
             import torch
 
             torch.cuda.set_device(self.processes.local_rank)
-        return choices.load(self.output)
+        return choices.load(self.output, self._embeddings)
 
     def _request(self, model: Model, cell: Cell) -> Request:
         draft, choices = cell.draft, self.choices

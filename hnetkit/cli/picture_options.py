@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -92,8 +92,16 @@ class Choices:
         """The networks that come with the model, by stem."""
         return demo.networks() if self.is_demo else {}
 
-    def load(self, output: Output) -> Model:
-        """Loads the model; says so where nobody chose one."""
+    def embeddings(self, texts: Iterable[str]) -> list[Path]:
+        """Returns the files of the settings' textual inversions that texts or the negative prompts name."""
+        from hnetkit.generate.loading.embeddings import find_embeddings
+
+        negative = (self.negative_prompt or "", self.hires_negative_prompt or "")
+        return find_embeddings([*texts, *negative], settings.get("embeddings"))
+
+    def load(self, output: Output, embeddings: Iterable[Path] = ()) -> Model:
+        """Loads the model and adds textual inversions to it; says so where nobody chose a model."""
+        from hnetkit.generate.loading.embeddings import load_embeddings
         from hnetkit.generate.model import load_model
 
         if self.place is None:
@@ -108,6 +116,7 @@ class Choices:
             attention_slicing=self.attention_slicing,
             compiled=self.compiled,
         )
+        load_embeddings(model.pipe, embeddings)
         return replace(model, name="hnetkit-demo") if self.is_demo else model
 
     def request(self, model: Model, prompt: TaggedPrompt, seed: int, hires: TaggedPrompt | None = None) -> Request:

@@ -324,6 +324,35 @@ def test_a_lora_of_the_prompt_is_applied_at_its_strength(model: str, library: Pa
     assert generate("a circle <lora:stile>", *options, "a.png") == 4
 
 
+def test_a_textual_inversion_of_the_settings_folder_is_read_by_its_name(model: str, library: Path, out: Path) -> None:
+    (out / "embeddings").mkdir()
+    save_file({"emb_params": torch.ones(2, SD_CROSS_WIDTH)}, out / "embeddings" / "mine.safetensors")
+    options = ["--model", model, "--seed", "3", "--out"]
+    assert generate("a mine", *options, "word.png") == 0
+    settings.put("embeddings", "embeddings")
+    assert generate("a mine", *options, "vectors.png") == 0
+    assert generate("a thing", *options, "other.png") == 0
+    settings.put("embeddings", None)
+    assert generate("a thing", *options, "same.png") == 0
+    assert Image.open("word.png").tobytes() != Image.open("vectors.png").tobytes()
+    assert Path("other.png").read_bytes() == Path("same.png").read_bytes()
+
+
+@needs_demo
+def test_on_the_bundled_model_each_named_argument_counts_where_it_should(out: Path) -> None:
+    options = ["--seed", "3", "--steps", "6", "-q", "--out"]
+    names = ["k=1", "v=1", "self=1", "cross=1", "blocks=down", "blocks=mid,up", "start=0.5", "end=0.5"]
+    idle = ["start=1", "end=0", "k=0:v=0"]
+    pictures = {}
+    for number, named in enumerate(["", *names, *idle]):
+        strength = "0" if named[:2] in ("k=", "v=", "se", "cr") and named not in idle else "0.8"
+        tag = f" <hypernet:outline:{strength}:{named}>" if named else ""
+        assert generate(f"a large red star{tag}", *options, f"{number}.png") == 0
+        pictures[named] = Image.open(f"{number}.png").tobytes()
+    assert all(pictures[named] == pictures[""] for named in idle)
+    assert len({pictures[named] for named in ["", *names]}) == len(names) + 1
+
+
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_an_interrupt_leaves_130_and_only_whole_pictures(model: str, out: Path) -> None:
     command = [sys.executable, "-P", "-m", "hnetkit", "generate", "a", "--model", model, "--count", "10000", "-q"]

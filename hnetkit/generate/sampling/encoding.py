@@ -133,7 +133,8 @@ class TextEncoder:
         comma = tokenizer.convert_tokens_to_ids(",</w>")
 
         def tokenize(text: str) -> list[int]:
-            text = self._pipe.maybe_convert_prompt(text, tokenizer)  # a textual inversion of several vectors
+            # a textual inversion's name becomes all of its vectors; the tokenizer itself reads small letters only
+            text = self._pipe.maybe_convert_prompt(text.lower(), tokenizer)
             found: list[int] = tokenizer(text, truncation=False, add_special_tokens=False).input_ids
             return found
 

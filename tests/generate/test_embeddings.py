@@ -1,0 +1,90 @@
+"""Textual inversions by their names: found in prompts, read without a pickle being run, added to the vocabulary."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, tiny_sd, tiny_sdxl
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hnetkit.errors import FileRefused, ModelNotUsable, NotFound
+from hnetkit.generate.loading.embeddings import find_embeddings, load_embeddings, read_vectors
+from hnetkit.generate.sampling.encoding import TextEncoder
+
+
+def vectors(number: int = 3, width: int = SD_CROSS_WIDTH) -> Tensor:
+    return torch.randn(number, width, generator=torch.Generator().manual_seed(number))
+
+
+FORMS: dict[str, Any] = {
+    "a1111.pt": {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors()}, "name": "a1111", "step": 5},
+    "diffusers.bin": {"<word>": vectors()},
+    "one.pt": {"<word>": vectors()[0]},
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_its_vectors(tmp_path: Path, name: str) -> None:
+    torch.save(FORMS[name], tmp_path / name)
+    expected = vectors()[:1] if name == "one.pt" else vectors()
+    assert torch.equal(read_vectors(tmp_path / name)["clip_l"], expected)
+
+
+def test_a_safetensors_file_gives_its_vectors(tmp_path: Path) -> None:
+    save_file({"emb_params": vectors()}, tmp_path / "a.safetensors")
+    assert torch.equal(read_vectors(tmp_path / "a.safetensors")["clip_l"], vectors())
+
+
+def test_names_are_found_as_whole_words_in_any_case(tmp_path: Path) -> None:
+    for name in ("Old-Style.pt", "art.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+    found = find_embeddings(["a cat, (old-style:1.2)", "smart notes"], str(tmp_path))
+    assert [path.name for path in found] == ["Old-Style.pt"]
+    assert find_embeddings(["art"], None) == []
+    with pytest.raises(NotFound, match="absent"):
+        find_embeddings(["art"], str(tmp_path / "absent"))
+
+
+def test_a_name_in_a_prompt_stands_for_its_vectors(tmp_path: Path) -> None:
+    torch.save(FORMS["a1111.pt"], tmp_path / "Mine.pt")
+    pipe = tiny_sd()
+    load_embeddings(pipe, [tmp_path / "Mine.pt"])
+    seen: list[Tensor] = []
+    pipe.text_encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    with torch.no_grad():
+        TextEncoder(pipe).encode("a (MINE:1.2) b")
+    embedded = pipe.text_encoder.get_input_embeddings()(seen[0][0, 2:5])
+    assert torch.equal(embedded, vectors())
+
+
+def test_sdxl_takes_vectors_for_both_of_its_encoders(tmp_path: Path) -> None:
+    half = SDXL_CROSS_WIDTH // 2
+    save_file({"clip_l": vectors(2, half), "clip_g": vectors(3, half)}, tmp_path / "both.safetensors")
+    pipe = tiny_sdxl()
+    load_embeddings(pipe, [tmp_path / "both.safetensors"])
+    assert "both_1" in pipe.tokenizer.get_vocab()
+    assert "both_2" in pipe.tokenizer_2.get_vocab()
+
+
+def test_vectors_of_another_base_model_are_refused(tmp_path: Path) -> None:
+    save_file({"emb_params": vectors(2, 7)}, tmp_path / "other.safetensors")
+    with pytest.raises(ModelNotUsable, match=f"{SD_CROSS_WIDTH} wide; it has vectors of width 7"):
+        load_embeddings(tiny_sd(), [tmp_path / "other.safetensors"])
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (pickle.loads, (b"",))
+
+    torch.save({"string_to_param": {"*": vectors()}, "x": Bomb()}, tmp_path / "bomb.pt")
+    with pytest.raises(FileRefused):
+        read_vectors(tmp_path / "bomb.pt")
+    torch.save({"a": vectors(), "b": vectors()}, tmp_path / "two.pt")
+    with pytest.raises(ModelNotUsable, match="2 matrices"):
+        read_vectors(tmp_path / "two.pt")
