@@ -20,7 +20,7 @@ from real_size import UNET, build_networks, timed
 
 import hnetkit
 from hnetkit.formats.source import OpenFile
-from hnetkit.kernels import packing
+from hnetkit.kernels import prepared
 
 STRENGTHS = [number / 10 for number in range(1, 11)]
 
@@ -33,13 +33,14 @@ def measure(unet: Any, network: Path) -> dict[str, Any]:
         "timestep": torch.tensor(500),
         "encoder_hidden_states": torch.randn(2, 77, 768, generator=noise),
     }
-    load = timed(lambda: hnetkit.load_hypernetwork(unet, network, name="it", strength=1.0))
-    first = timed(lambda: unet(**call))
     changes, calls = [], []
     with (
         patch.object(OpenFile, "read_at", autospec=True, side_effect=OpenFile.read_at) as reads,
-        patch.object(packing, "pack", side_effect=packing.pack) as packs,
+        patch.object(prepared, "pack", side_effect=prepared.pack) as packs,
     ):
+        load = timed(lambda: hnetkit.load_hypernetwork(unet, network, name="it", strength=1.0))
+        first = timed(lambda: unet(**call))
+        by_loading = {"reads": reads.call_count, "packings": packs.call_count}
         for strength in STRENGTHS:
             changes.append(timed(lambda s=strength: hnetkit.set_hypernetworks(unet, ["it"], [s])))
             calls.append(timed(lambda: unet(**call)))
@@ -50,8 +51,11 @@ def measure(unet: Any, network: Path) -> dict[str, Any]:
         "change_s": statistics.median(changes),
         "call_s": statistics.median(calls),
         "change_of_call": statistics.median(changes) / statistics.median(calls),
-        "reads": reads.call_count,
-        "packings": packs.call_count,
+        "by_loading": by_loading,
+        "by_the_changes": {
+            "reads": reads.call_count - by_loading["reads"],
+            "packings": packs.call_count - by_loading["packings"],
+        },
     }
 
 

@@ -49,7 +49,7 @@ def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> 
 
 def _commands(folder: Path, *, overwrite: bool) -> list[list[str]]:
     """Returns what to run, one list of arguments each, after the word `hnetkit`."""
-    from hnetkit.generate.model import read_defaults
+    from hnetkit.generate.loading.defaults import read_defaults
 
     networks = demo.networks()
     if len(networks) < 2:

@@ -13,8 +13,7 @@ from hnetkit.errors import UsageError
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.loading.autoencoders import find_vae, load_vae, refuse_other_latents
 from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint
-from hnetkit.generate.loading.defaults import Defaults as Defaults
-from hnetkit.generate.loading.defaults import read_defaults as read_defaults
+from hnetkit.generate.loading.defaults import Defaults, read_defaults
 from hnetkit.generate.loading.folders import download, load_folder, vae_configuration, weight_files
 from hnetkit.generate.loading.libraries import quiet_libraries
 from hnetkit.generate.loading.parts import refuse_unfilled
