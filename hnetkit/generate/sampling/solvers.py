@@ -7,6 +7,7 @@ A1111's samplers of these names compute.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from functools import cached_property
@@ -44,8 +45,9 @@ class Solver(PlainNoise, Leveled, EulerDiscreteScheduler):  # type: ignore[misc]
     """
 
     @staticmethod
+    @abstractmethod
     def run(x: Tensor, levels: Levels, draw: Draw) -> Run:
-        raise NotImplementedError
+        """Goes down `levels` from latents `x`; every sampler has its own."""
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         self._levels = self.levels(num_inference_steps)
