@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from hnetkit import settings
-from hnetkit.cli.library import complete_name
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.cli.picture_options import Choices, picture_options
+from hnetkit.cli.picture_options import Choices, network_option, picture_options
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file, next_number, write_picture
@@ -29,15 +28,7 @@ if TYPE_CHECKING:
 
 @click.command("generate")
 @click.argument("prompt", required=False)
-@click.option(
-    "-n",
-    "--network",
-    "options",
-    multiple=True,
-    metavar="NAME[:STRENGTH]",
-    shell_complete=complete_name,
-    help="Apply a network of the library, or a file, after those of the prompt. Repeatable.",
-)
+@network_option("Apply a network of the library, or a file, after those of the prompt.")
 @click.option(
     "--from",
     "source",

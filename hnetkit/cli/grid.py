@@ -10,7 +10,7 @@ import click
 
 from hnetkit.cli.library import complete_name
 from hnetkit.cli.output import Output, output_options
-from hnetkit.cli.picture_options import Choices, picture_options
+from hnetkit.cli.picture_options import Choices, network_option, picture_options
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file
@@ -34,15 +34,7 @@ if TYPE_CHECKING:
 @click.option("--x", metavar="AXIS=VALUES", help="What changes from left to right.")
 @click.option("--y", metavar="AXIS=VALUES", help="What changes from top to bottom.")
 @click.option("--z", metavar="AXIS=VALUES", help="What changes from one part of the sheet to the part below it.")
-@click.option(
-    "-n",
-    "--network",
-    "options",
-    multiple=True,
-    metavar="NAME[:STRENGTH]",
-    shell_complete=complete_name,
-    help="Apply a network in every cell, after those of the prompt. Repeatable.",
-)
+@network_option("Apply a network in every cell, after those of the prompt.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, help="Cells at once that differ in their seed.")
 @click.option("--out", default="grid.png", metavar="FILE", show_default=True, help="The sheet to write.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE where it exists.")

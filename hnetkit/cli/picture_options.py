@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hnetkit import demo, settings
+from hnetkit.cli.library import complete_name
 from hnetkit.cli.output import Output
-from hnetkit.errors import UsageError
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.generate.request import UPSCALERS, Request, SecondPass, Start, require_size
 from hnetkit.generate.sampling.samplers import SAMPLERS, sampler_name
 from hnetkit.prompts.tags import TaggedPrompt
@@ -64,6 +65,9 @@ class Choices:
     def __post_init__(self) -> None:
         if self.mask is not None and self.image is None:
             raise UsageError("--mask needs the picture that it lies on", hint="--image FILE --mask FILE")
+        for path in (self.image, self.mask):
+            if path is not None and not path.is_file():
+                raise NotFound(f"{path}: no such picture")
         if self.has_second_pass and self.image is not None:
             raise UsageError("--hires-scale and --image do not go together", hint="leave one of them out")
         if self.hires_scale is not None and self.hires_size is not None:
@@ -265,6 +269,19 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--attention-slicing", is_flag=True, help="Compute attention in slices: less memory, slower."),
     click.option("--compile", "compiled", is_flag=True, help="Compile the UNet: slow at first, then faster."),
 ]
+
+
+def network_option(help_text: str) -> Callable[[F], F]:
+    """Adds ``-n NAME[:STRENGTH]``, repeatable; the command receives `options`."""
+    return click.option(
+        "-n",
+        "--network",
+        "options",
+        multiple=True,
+        metavar="NAME[:STRENGTH]",
+        shell_complete=complete_name,
+        help=f"{help_text} Repeatable.",
+    )
 
 
 def picture_options(command: F) -> F:

@@ -65,12 +65,40 @@ def draw_batch(model: Model, request: Request, seeds: Sequence[int], progress: P
     return list(map(Picture, drawn, seeds))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Beginning:
+    """What image-to-image begins with, read once.
+
+    Attributes:
+        image: of the size that is drawn.
+        mask: grey, of the same size; None where all of it is drawn anew.
+        content: what lies under the mask at first.
+    """
+
+    image: Image.Image
+    mask: Image.Image | None
+    content: str
+
+    @classmethod
+    def of(cls, start: Start, size: tuple[int, int]) -> _Beginning:
+        image = _opened(start.image).convert("RGB").resize(size, images.Resampling.LANCZOS)
+        if start.mask is None:
+            return cls(image, None, start.content)
+        mask = space.soft_mask(_opened(start.mask), size, blur=start.mask_blur, inverted=start.inverted)
+        return cls(image, mask, start.content)
+
+    def outside_as_it_was(self, drawn: Image.Image) -> Image.Image:
+        """Returns a picture with the pixels that it began with outside of the mask, which the autoencoder blurs."""
+        return drawn if self.mask is None else images.composite(drawn, self.image, self.mask)
+
+
 class _Batch:
     """One batch of a request, from noise to pixels."""
 
     def __init__(self, model: Model, request: Request, seeds: Sequence[int], report: Progress) -> None:
         self._pipe, self._request, self._seeds, self._report = model.pipe, request, seeds, report
         start, second = request.start, request.second
+        self._start = _Beginning.of(start, (request.width, request.height)) if start else None
         self._first = Pass(model, request, seeds, request, start.denoising if start else None)
         self._second = None
         if second is not None:
@@ -83,41 +111,31 @@ class _Batch:
         Raises:
             BadPicture: one came out NaN or black.
         """
-        start, second = self._request.start, self._request.second
-        latents = self._first.from_noise(self._after_step()) if start is None else self._over_a_picture(start)
+        start, second = self._start, self._request.second
+        latents = self._first.from_noise(self._after_step()) if start is None else self._over(start)
         if self._second is not None and second is not None:
             large = self._enlarged(latents, second, self._second.noise.shape[2:])
             latents = self._second.over(large, self._after_step(self._first.calls))
         for seed, pixels in zip(self._seeds, space.decode(self._pipe, latents), strict=True):
             self._require_sound(pixels, seed)
             image = _to_image(self._pipe, pixels)
-            yield image if start is None or start.mask is None else self._outside_as_it_was(image, start)
+            yield image if start is None else start.outside_as_it_was(image)
 
     def _after_step(self, before: int = 0) -> AfterStep:
         return lambda call, _: self._report(before + call, self._calls)
 
-    def _over_a_picture(self, start: Start) -> Tensor:
+    def _over(self, start: _Beginning) -> Tensor:
         noise = self._first.noise
-        old = self._encoded(_opened(start.image), self._request.width, self._request.height).expand_as(noise)
+        old = self._encoded(start.image, *start.image.size).expand_as(noise)
         if start.mask is None:
             return self._first.over(old, self._after_step())
-        mask = space.mask_of(self._soft_mask(start), (noise.shape[3], noise.shape[2])).to(noise)
+        mask = space.mask_of(start.mask, (noise.shape[3], noise.shape[2])).to(noise)
         under = {"original": old, "noise": noise, "nothing": torch.zeros_like(old)}[start.content]
         beside = None
         if self._pipe.unet.config.in_channels == noise.shape[1] * 2 + 1:
             beside = torch.cat([mask, old[:1] * (1 - mask)], dim=1)
         begun = old * (1 - mask) + under * mask
         return self._first.over(begun, self._after_step(), Kept(old, noise, mask), beside)
-
-    def _soft_mask(self, start: Start) -> Image.Image:
-        assert start.mask is not None
-        size = self._request.width, self._request.height
-        return space.soft_mask(_opened(start.mask), size, blur=start.mask_blur, inverted=start.inverted)
-
-    def _outside_as_it_was(self, image: Image.Image, start: Start) -> Image.Image:
-        """Returns a picture with the pixels that it began with outside of the mask, which the autoencoder blurs."""
-        old = _opened(start.image).convert("RGB").resize(image.size, images.Resampling.LANCZOS)
-        return images.composite(image, old, self._soft_mask(start))
 
     def _enlarged(self, latents: Tensor, second: SecondPass, size: Sequence[int]) -> Tensor:
         """Returns latents of the second pass's size, `size` (h, w)."""

@@ -113,19 +113,17 @@ def _size(text: str) -> tuple[int, int]:
     return size
 
 
-def _whole(lowest: int, highest: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        value = int(text)
-        if not lowest <= value <= highest:
-            raise ValueError(text)
-        return value
-
-    return read
+def _whole(lowest: int, highest: int) -> Callable[[str], float]:
+    return _within(int, lowest, highest)
 
 
 def _number(lowest: float, highest: float) -> Callable[[str], float]:
+    return _within(float, lowest, highest)
+
+
+def _within(kind: Callable[[str], float], lowest: float, highest: float) -> Callable[[str], float]:
     def read(text: str) -> float:
-        value = float(text)
+        value = kind(text)
         if not lowest <= value <= highest:
             raise ValueError(text)
         return value
