@@ -41,37 +41,67 @@ SIMPLER: Mapping[str, tuple[str, ...]] = {"fused": ("fused", "grouped"), "groupe
 
 
 class Tiles(NamedTuple):
-    """Rows, columns and depth of a tile of 16-bit values, warps to a program, and stages of loads in flight."""
+    """Rows, columns and depth of a tile of 16-bit values, warps to a program, and stages of loads in flight.
+
+    Attributes:
+        by_descriptor: whether the device's copy engine loads them, where it can: from Hopper on.
+    """
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    by_descriptor: bool = False
 
 
 class LinearRow(NamedTuple):
-    """`tiles` of the linear kernel for capability `least` or higher and `most_rows` rows of x or fewer."""
+    """`tiles` of the linear kernel for capability `least` or higher, up to a width and a number of values of x.
+
+    Attributes:
+        most_width: of x; None for any.
+        most_values: rows times width; None for any.
+    """
 
     least: Capability
-    most_rows: int | None
+    most_width: int | None
+    most_values: int | None
     tiles: Tiles
     reason: str
     measured: str = UNMEASURED
 
 
+_FEW_TILES = "few rows: small tiles keep more of the device busy"
+_ON_H100 = "tiles_h100.csv"
 LINEAR: tuple[LinearRow, ...] = (
-    LinearRow((12, 0), 512, Tiles(64, 64, 64, 4, 3), "as 8.6: the same shared memory, no warp-group instructions"),
-    LinearRow((12, 0), None, Tiles(128, 128, 32, 8, 3), "as 8.6"),
-    LinearRow((9, 0), 256, Tiles(64, 64, 64, 4, 4), "few rows: small tiles keep more of the device busy"),
-    LinearRow((9, 0), None, Tiles(128, 128, 64, 8, 3), "compiles without spills, 96 KB of shared memory"),
-    LinearRow((8, 6), 512, Tiles(64, 64, 64, 4, 3), "few rows: small tiles keep more of the device busy"),
-    LinearRow((8, 6), None, Tiles(128, 128, 32, 8, 3), "with 4 warps the residual does not fit into registers"),
-    LinearRow((8, 0), 512, Tiles(64, 64, 64, 4, 4), "few rows: small tiles keep more of the device busy"),
-    LinearRow((8, 0), None, Tiles(128, 128, 64, 8, 3), "compiles without spills"),
-    LinearRow((0, 0), None, Tiles(64, 64, 32, 4, 2), "whatever comes"),
+    LinearRow((12, 0), None, 1 << 18, Tiles(64, 64, 64, 4, 3), "as 8.6: no warp-group instructions, as much memory"),
+    LinearRow((12, 0), None, None, Tiles(128, 128, 32, 8, 3), "as 8.6"),
+    LinearRow((9, 0), None, 1 << 18, Tiles(64, 64, 64, 4, 6, True), _FEW_TILES, _ON_H100),
+    LinearRow((9, 0), None, 1 << 20, Tiles(64, 128, 64, 4, 4, True), _FEW_TILES, _ON_H100),
+    LinearRow(
+        (9, 0), 320, None, Tiles(64, 128, 64, 4, 3, True), "so little depth: three programs at once hide ends", _ON_H100
+    ),
+    LinearRow(
+        (9, 0), None, 1 << 21, Tiles(64, 128, 64, 4, 3, True), "three programs at once hide each other's ends", _ON_H100
+    ),
+    LinearRow(
+        (9, 0),
+        None,
+        1 << 22,
+        Tiles(128, 128, 64, 8, 4, True),
+        "enough tiles of this size: less is read twice",
+        _ON_H100,
+    ),
+    LinearRow(
+        (9, 0), None, None, Tiles(128, 256, 64, 8, 4, True), "enough tiles of this size: less is read twice", _ON_H100
+    ),
+    LinearRow((8, 6), None, 1 << 19, Tiles(64, 64, 64, 4, 3), _FEW_TILES),
+    LinearRow((8, 6), None, None, Tiles(128, 128, 32, 8, 3), "with 4 warps the residual does not fit into registers"),
+    LinearRow((8, 0), None, 1 << 19, Tiles(64, 64, 64, 4, 4), _FEW_TILES),
+    LinearRow((8, 0), None, None, Tiles(128, 128, 64, 8, 3), "compiles without spills"),
+    LinearRow((0, 0), None, None, Tiles(64, 64, 32, 4, 2), "whatever comes"),
 )
-LINEAR_INTERPRETED = Tiles(16, 32, 32, 4, 2)
+LINEAR_INTERPRETED = Tiles(16, 32, 32, 4, 2, True)
 
 NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
 """Rows of a program of the norm kernel: two of up to 2048 columns fit into the registers of 4 warps."""
@@ -79,7 +109,7 @@ NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
 
 def gradient_tiles(capability: Capability | None, itemsize: int = 2) -> Tiles:
     """Returns the tiles of the backward pass: small ones, as an activation and its derivative want registers."""
-    return linear_tiles(capability, 1, itemsize)
+    return linear_tiles(capability, 1, 1, itemsize)
 
 
 class FusedTiles(NamedTuple):
@@ -102,8 +132,8 @@ class FusedRow(NamedTuple):
 
 
 FUSED: tuple[FusedRow, ...] = (
-    FusedRow((9, 0), False, FusedTiles(128, 32, 8, 2), "weights are read once per 128 rows; with 64, L2 would bind"),
-    FusedRow((9, 0), True, FusedTiles(64, 64, 8, 2), "128 rows and the norm's second pass do not fit into registers"),
+    FusedRow((9, 0), False, FusedTiles(128, 32, 8, 3), "weights are read once per 128 rows", _ON_H100),
+    FusedRow((9, 0), True, FusedTiles(128, 32, 8, 3), "the same, though the norm's second pass spills", _ON_H100),
     FusedRow((8, 6), False, FusedTiles(64, 16, 8, 2), "60 KB of shared memory, no spills in the loop"),
     FusedRow((8, 6), True, FusedTiles(32, 32, 4, 2), "the norm's second pass fits into registers"),
     FusedRow((8, 0), False, FusedTiles(64, 32, 8, 2), "two programs to a multiprocessor, no spills"),
@@ -120,16 +150,22 @@ def auto_path(capability: Capability) -> str:
     return next(choice.path for choice in AUTO if capability >= choice.least)
 
 
-def linear_tiles(capability: Capability | None, rows: int, itemsize: int = 2) -> Tiles:
+def linear_tiles(capability: Capability | None, rows: int, width: int, itemsize: int = 2) -> Tiles:
     """Returns the tiles of the linear kernel; None is Triton's interpreter, where small ones show more of the edges.
 
     Args:
+        rows: of x.
+        width: of x, before and after the network.
         itemsize: bytes of a value; wider ones get a smaller depth, so that a tile takes the same memory.
     """
     if capability is None:
         return LINEAR_INTERPRETED
     tiles = next(
-        row.tiles for row in LINEAR if capability >= row.least and (row.most_rows is None or rows <= row.most_rows)
+        row.tiles
+        for row in LINEAR
+        if capability >= row.least
+        and (row.most_width is None or width <= row.most_width)
+        and (row.most_values is None or rows * width <= row.most_values)
     )
     return tiles._replace(depth=tiles.depth * 2 // itemsize)
 

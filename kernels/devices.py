@@ -9,10 +9,12 @@ import torch
 from hnetkit.kernels.configs import Capability
 from hnetkit.kernels.triton_linear import linear_kernel
 
+_IS_INTERPRETED = not hasattr(linear_kernel, "device_caches")  # asked once: torch.compile cannot ask it
+
 
 def is_interpreted() -> bool:
     """Whether Triton's kernels run in its interpreter, on the CPU."""
-    return not hasattr(linear_kernel, "device_caches")
+    return _IS_INTERPRETED
 
 
 def can_run(device: torch.device) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 import triton
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from hnetkit.kernels.configs import NORM_ROWS, NORM_ROWS_INTERPRETED, Tiles, linear_tiles
 from hnetkit.kernels.devices import capability_of, is_interpreted
@@ -45,7 +46,7 @@ def run(state: State, networks: Packed, strengths: Tensor, *, is_last: bool) -> 
 def apply(state: State, mlp: Sequence[PackedStage], strength: Tensor, *, is_last: bool) -> State:
     """Applies one network; strength: ``[sides]``."""
     rows, sides, count = state.rows, len(strength), state.rows.shape[1]
-    tiles = linear_tiles(capability_of(rows.device), count, rows.element_size())
+    tiles = linear_tiles(capability_of(rows.device), count, rows.shape[-1], rows.element_size())
     stats, width = None, 0
     for stage in mlp[:-1]:
         out = rows.new_empty(sides, count, stage.weight.shape[1])
@@ -80,9 +81,10 @@ def _launch_linear(
     sides, columns, depth = stage.weight.shape
     count = rows.shape[1]
     grid = (triton.cdiv(count, tiles.rows) * triton.cdiv(columns, tiles.columns), sides)
+    by_descriptor = tiles.by_descriptor and _can_be_described(rows, stage.weight)
     linear_kernel[grid](
-        rows,
-        stage.weight,
+        _described(rows, tiles.rows, tiles.depth) if by_descriptor else rows,
+        _described(stage.weight, tiles.columns, tiles.depth) if by_descriptor else stage.weight,
         stage.bias,
         stage.slope,
         stage.shift,
@@ -108,6 +110,7 @@ def _launch_linear(
         HAS_TOTAL=total is not None,
         HAS_STATS=stats is not None,
         PART=tiles.columns,
+        BY_DESCRIPTOR=by_descriptor,
         WHOLE=depth % tiles.depth == 0,
         PRECISION=precision(rows.dtype),
         BLOCK_ROWS=tiles.rows,
@@ -116,6 +119,19 @@ def _launch_linear(
         num_warps=tiles.warps,
         num_stages=tiles.stages,
     )
+
+
+def _can_be_described(*matrices: Tensor) -> bool:
+    """Whether rows begin at 16 bytes, of values of 16 bits: matrix instructions take no wider ones as they come."""
+    return all(
+        matrix.data_ptr() % 16 == 0 and matrix.shape[-1] % 8 == 0 and matrix.element_size() == 2 for matrix in matrices
+    )
+
+
+def _described(matrices: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """Returns ``[..., columns]``, contiguous, as a matrix that the copy engine takes tiles from."""
+    flat = matrices.view(-1, matrices.shape[-1])
+    return TensorDescriptor(flat, list(flat.shape), [flat.shape[1], 1], [rows, columns])
 
 
 def _launch_norm(

@@ -100,11 +100,11 @@ def fused_kernel(
                 slope = tl.load(first_slope_ptr + place * HIDDEN + h)[None, :]
             a = activate(a, slope, ACTIVATION).to(out_ptr.dtype.element_ty)
             if HIDDEN_NORM:
-                kept = tl.maximum(tl.minimum(HIDDEN_WIDTH - start, BLOCK_HIDDEN), 0)
-                values = tl.where((hidden < kept)[None, :], a.to(tl.float32), 0.0)
-                part = tl.sum(values, 1) / tl.maximum(kept, 1)
-                apart = tl.where((hidden < kept)[None, :], values - part[:, None], 0.0)
-                _, mean, squares = add_part(start, mean, squares, kept, part, tl.sum(apart * apart, 1))
+                real = tl.maximum(tl.minimum(HIDDEN_WIDTH - start, BLOCK_HIDDEN), 0)
+                values = tl.where((hidden < real)[None, :], a.to(tl.float32), 0.0)
+                part = tl.sum(values, 1) / tl.maximum(real, 1)
+                apart = tl.where((hidden < real)[None, :], values - part[:, None], 0.0)
+                _, mean, squares = add_part(start, mean, squares, real, part, tl.sum(apart * apart, 1))
             sums = tl.dot(a, tl.load(last + head[None, :] * HIDDEN + h[:, None]), sums)
             tail = tl.dot(a, tl.load(last + (piece + _HEAD)[None, :] * HIDDEN + h[:, None]), tail)
         left_half, right_half = sums.reshape(BLOCK_ROWS, 2, 128).permute(0, 2, 1).split()

@@ -22,7 +22,8 @@ OLDEST = Path(sys.prefix) / "triton-3.6.0"
 SHARED_KB = {80: 163, 86: 99, 89: 99, 90: 227}  # that a program can have
 TENSOR_CORES = {80: "mma", 86: "mma", 89: "mma", 90: "wgmma"}
 MATRIX_INSTRUCTIONS = {"linear": 4, "fused": 24, "gradient": 4}  # in a loop, at least: one tile of work
-OUTSIDE_LOOPS = {"linear": 40, "fused": 160, "gradient": 0, "norm": 0}  # local memory operations
+OUTSIDE_LOOPS = {"linear": 0, "fused": 160, "gradient": 0, "norm": 0}  # local memory operations
+NORMED_ON_HOPPER = 700  # of the fused kernel: measured to be quicker than smaller tiles without them
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
@@ -39,26 +40,29 @@ def compiled(folder: Path | None, *options: str) -> dict[str, Any]:
     return found
 
 
-def require_sound(kernels: list[dict[str, Any]], *, each: int) -> None:
+def require_sound(kernels: list[dict[str, Any]], *, every: bool = False) -> None:
     """All that can be said of compiled kernels without running them."""
     for gpu, shared in SHARED_KB.items():
         own = [kernel for kernel in kernels if kernel["gpu"] == gpu]
-        assert len(own) == each, "configurations that were compiled"
+        tiles = {tuple(kernel["tiles"]) for kernel in own if kernel["kernel"] == "linear"}
+        assert len(tiles) == (5 if gpu == 90 else 2), "all that the table gives this GPU"
+        assert len(own) == (4 if every else 2) * (len(tiles) + 1) + 2, "configurations that were compiled"
         for kernel in own:
             assert kernel["local_in_loops"] == 0, kernel
-            assert kernel["local"] <= OUTSIDE_LOOPS[kernel["kernel"]], kernel
+            is_exempt = (gpu, kernel["kernel"], kernel["norm"]) == (90, "fused", True)
+            assert kernel["local"] <= (NORMED_ON_HOPPER if is_exempt else OUTSIDE_LOOPS[kernel["kernel"]]), kernel
             assert kernel["shared"] <= shared << 10, kernel
             assert kernel["serialised"] == "", kernel
             if kernel["kernel"] != "norm":
                 other = {"mma": "wgmma", "wgmma": "mma"}[TENSOR_CORES[gpu]]
-                assert kernel["loops"] == 1, kernel
+                assert kernel["loops"] in (1, 2), kernel  # with the copy engine, also the one that waits for it
                 assert kernel[TENSOR_CORES[gpu]] >= MATRIX_INSTRUCTIONS[kernel["kernel"]], kernel
                 assert kernel[other] == 0, kernel
 
 
 @pytest.mark.timeout(1300)
 def test_kernels_compile_and_fit_with_the_installed_triton() -> None:
-    require_sound(compiled(None)["kernels"], each=8)
+    require_sound(compiled(None)["kernels"])
 
 
 @pytest.mark.timeout(1300)
@@ -66,13 +70,13 @@ def test_kernels_compile_and_fit_with_the_installed_triton() -> None:
 def test_kernels_compile_and_fit_with_the_oldest_triton() -> None:
     found = compiled(OLDEST)
     assert found["triton"] == "3.6.0"
-    require_sound(found["kernels"], each=8)
+    require_sound(found["kernels"])
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("folder", [None, OLDEST], ids=["installed", "oldest"])
 def test_every_build_of_every_configuration_compiles_and_fits(folder: Path | None) -> None:
-    require_sound(compiled(folder, "--all")["kernels"], each=14)
+    require_sound(compiled(folder, "--all")["kernels"], every=True)
 
 
 def test_local_memory_in_a_loop_would_be_seen() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
-from truth import DEVICE, Sides, numbers_for, random_sides
+from truth import DEVICE, Sides, numbers_for, random_sides, there
 
 from hnetkit.kernels import activations, backward, reference, stacked
 from hnetkit.kernels.packing import pack
@@ -37,8 +36,8 @@ def learned(sides: Sides) -> tuple[Sides, list[Tensor]]:
 
 
 def by_kernels(x: Tensor, sides: Sides, strengths: Tensor, outer: Tensor, path: str) -> list[Tensor]:
-    there, leaves = learned(tuple([tuple(_at(s, DEVICE) for s in m) for m in side] for side in sides))  # type: ignore[arg-type]
-    networks = stacked.arrange([pack(pair, for_kernels=True) for pair in zip(*there, strict=True)], path)
+    placed, leaves = learned(tuple([there(mlp) for mlp in side] for side in sides))  # type: ignore[arg-type]
+    networks = stacked.arrange([pack(pair, for_kernels=True) for pair in zip(*placed, strict=True)], path)
     assert stacked.can_learn(networks)
     x = x.to(DEVICE).requires_grad_()
     got = stacked.apply(x, stacked.flatten(networks), strengths.to(DEVICE), path)
@@ -46,14 +45,10 @@ def by_kernels(x: Tensor, sides: Sides, strengths: Tensor, outer: Tensor, path: 
 
 
 def by_autograd(x: Tensor, sides: Sides, strengths: Tensor, outer: Tensor) -> list[Tensor]:
-    there, leaves = learned(tuple(cast(side, torch.float64) for side in sides))  # type: ignore[arg-type]
+    wide, leaves = learned(tuple(cast(side, torch.float64) for side in sides))  # type: ignore[arg-type]
     x = x.double().requires_grad_()
-    got = [reference.apply(x, mlps, numbers.double()) for mlps, numbers in zip(there, strengths, strict=True)]
+    got = [reference.apply(x, mlps, numbers.double()) for mlps, numbers in zip(wide, strengths, strict=True)]
     return list(torch.autograd.grad(torch.stack(got), [x, *leaves], outer.double()))
-
-
-def _at(stage: Any, device: str) -> Any:
-    return type(stage)(*(t.to(device) if isinstance(t, Tensor) else t for t in stage))
 
 
 def require_right(got: Sequence[Tensor], truth: Sequence[Tensor], limit: float) -> None:
@@ -107,9 +102,9 @@ def test_the_check_sees_a_broken_gradient(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_frozen_stack_gives_the_context_its_gradient_in_compiled_code() -> None:
-    sides, strengths = random_sides(1, (24, 40, 24), "relu", torch.float32), numbers_for(1)
-    flat = stacked.flatten([pack([side[0] for side in sides], for_kernels=True)])
-    x = context(5, 24, dtype=torch.float32).requires_grad_()
+    sides, strengths = random_sides(1, (24, 40, 24), "relu", torch.float32), numbers_for(1).to(DEVICE)
+    flat = stacked.flatten([pack([there(side[0]) for side in sides], for_kernels=True)])
+    x = context(5, 24, dtype=torch.float32).to(DEVICE).requires_grad_()
 
     def loss(x: Tensor) -> Tensor:
         return stacked.apply(x, flat, strengths, "grouped").square().sum()
@@ -125,12 +120,13 @@ def test_what_has_no_gradient_here_goes_through_plain_torch(
 ) -> None:
     monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
     sides, strengths = random_sides(1, (24, 40, 24), activation, torch.float32, norm=norm), numbers_for(1)
-    prepared = Prepared([pack_pair(sides[0][0], sides[1][0], "grouped")], "grouped")
-    x, outer = context(5, 24, dtype=torch.float32).requires_grad_(), context(2, 5, 24, dtype=torch.float32)
+    prepared = Prepared([pack_pair(there(sides[0][0]), there(sides[1][0]), "grouped")], "grouped")
+    x, outer = context(5, 24, dtype=torch.float32), context(2, 5, 24, dtype=torch.float32)
+    here = x.to(DEVICE).requires_grad_()
+    k, v = prepared.apply(here, strengths.to(DEVICE), [[True]] * 2)
     if not norm and activation == "relu":
-        assert prepared.apply(x, strengths, [[True]] * 2)[0].grad_fn.name().startswith("UnbindBackward")
+        assert k.grad_fn.name().startswith("UnbindBackward")  # type: ignore[union-attr]
     else:
         assert not stacked.can_learn([pack([side[0] for side in sides], for_kernels=True)])
-    got = torch.stack(prepared.apply(x, strengths, [[True]] * 2))
-    (of_x,) = torch.autograd.grad(got, x, outer)
-    assert relative(of_x, by_autograd(x.detach(), sides, strengths, outer)[0]) <= 1e-5
+    (of_x,) = torch.autograd.grad(torch.stack([k, v]), here, outer.to(DEVICE))
+    assert relative(of_x.cpu(), by_autograd(x, sides, strengths, outer)[0]) <= 1e-5

@@ -27,7 +27,9 @@ from hnetkit.kernels.triton_fused import fused_kernel
 from hnetkit.kernels.triton_linear import linear_kernel, norm_kernel
 
 GPUS = (80, 86, 89, 90)
-FEW, MANY = 1, 1 << 20
+CONTEXTS = ((128, 1280), (512, 1280), (8192, 320), (2048, 640), (2048, 1280), (32768, 640))
+"""Rows and width of contexts, one for each row of the table at least."""
+
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 HALF, WIDE = "*fp16", "*fp32"
 INSTRUCTION = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?);")
@@ -40,7 +42,12 @@ Signature: TypeAlias = "tuple[Any, Mapping[str, str], Mapping[str, Any]]"
 
 def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signature:
     """A hidden stage that writes row statistics, or the last one of a network that takes them."""
-    pointers = {"x_ptr": HALF, "weight_ptr": HALF, "bias_ptr": WIDE, "strength_ptr": WIDE, "out_ptr": HALF}
+    matrices = {"x": (tiles.rows, tiles.depth), "weight": (tiles.columns, tiles.depth)}
+    pointers = {
+        name: f"tensordesc<fp16[{rows}, {columns}]>" if tiles.by_descriptor else HALF
+        for name, (rows, columns) in matrices.items()
+    }
+    pointers |= {"bias_ptr": WIDE, "strength_ptr": WIDE, "out_ptr": HALF}
     if is_last:
         pointers |= {"residual_ptr": WIDE, "total_ptr": WIDE}
         pointers |= {"shift_ptr": WIDE, "normed_ptr": WIDE} if norm else {}
@@ -51,7 +58,7 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signa
     constants = {
         **{"ACTIVATION": "none" if is_last else activation, "IS_NORMED": is_last and norm, "HAS_RESIDUAL": is_last},
         **{"HAS_OUT": True, "HAS_TOTAL": is_last, "HAS_STATS": norm and not is_last, "PART": tiles.columns},
-        **{"WHOLE": True, "PRECISION": "ieee"},
+        **{"BY_DESCRIPTOR": tiles.by_descriptor, "WHOLE": True, "PRECISION": "ieee"},
         **{"BLOCK_ROWS": tiles.rows, "BLOCK_COLUMNS": tiles.columns, "BLOCK_DEPTH": tiles.depth},
     }
     return linear_kernel, pointers | numbers, constants
@@ -64,8 +71,9 @@ def fused(
     pointers = {"first_weight_ptr": HALF, "first_bias_ptr": WIDE, "last_weight_ptr": HALF, "last_bias_ptr": WIDE}
     pointers |= {"x_ptr": HALF, "strength_ptr": WIDE, "out_ptr": HALF, "total_ptr": WIDE}
     pointers |= dict.fromkeys(("shift_ptr", "norm_weight_ptr", "norm_bias_ptr"), WIDE) if norm else {}
-    numbers = {**dict.fromkeys(("rows", "count", "kept", "strength_side"), "i32"), "epsilon": "fp32"}
+    numbers = {**dict.fromkeys(("rows", "count", "strength_side"), "i32"), "epsilon": "fp32"}
     constants = {
+        "kept": 1,  # of two networks: Triton makes a constant of a number that is 1
         **{
             "HIDDEN": 640,
             "HIDDEN_WIDTH": 640,
@@ -159,8 +167,7 @@ def all_compiled(*, every: bool) -> Iterator[dict[str, Any]]:
     """Yields a row per GPU, configuration of the tables, and build: `every` one, or those that need most."""
     for gpu in GPUS:
         capability = (gpu // 10, gpu % 10)
-        for rows in (FEW, MANY):
-            tiles = linear_tiles(capability, rows)
+        for tiles in dict.fromkeys(linear_tiles(capability, *context) for context in CONTEXTS):
             for is_last, norm in ((False, True), (True, True), (False, False), (True, False))[: 4 if every else 2]:
                 made = compiled(
                     linear(tiles, is_last=is_last, norm=norm, activation="mish"),
@@ -177,7 +184,7 @@ def all_compiled(*, every: bool) -> Iterator[dict[str, Any]]:
             yield {"kernel": "fused", "gpu": gpu, "tiles": list(shape), "first": is_first, "norm": norm, **made}
         tiles = gradient_tiles(capability)
         made = compiled(gradient(tiles, activation="mish"), gpu, warps=tiles.warps, stages=tiles.stages)
-        yield {"kernel": "gradient", "gpu": gpu, "tiles": list(tiles), **made}
+        yield {"kernel": "gradient", "gpu": gpu, "norm": False, "tiles": list(tiles), **made}
         yield {"kernel": "norm", "gpu": gpu, "norm": True, **compiled(norm_alone(), gpu, warps=4, stages=2)}
 
 

@@ -47,7 +47,7 @@ def numbers_for(count: int) -> Tensor:
 
 def run(x: Tensor, sides: Sides, strengths: Tensor, path: str) -> Tensor:
     """A stack by Triton kernels: ``[2, ..., d]``."""
-    pairs = [pack([_there(k), _there(v)], for_kernels=True) for k, v in zip(*sides, strict=True)]
+    pairs = [pack([there(k), there(v)], for_kernels=True) for k, v in zip(*sides, strict=True)]
     flat = stacked.flatten(stacked.arrange(pairs, path))
     return stacked.apply(x.to(DEVICE), flat, strengths.to(DEVICE), path).cpu()
 
@@ -80,5 +80,5 @@ def require_right_run(
     require_right(run(x, sides, strengths, path), x, sides, strengths)
 
 
-def _there(mlp: MLPWeights) -> MLPWeights:
+def there(mlp: MLPWeights) -> MLPWeights:
     return tuple(StageWeights(*(t.to(DEVICE) if isinstance(t, Tensor) else t for t in stage)) for stage in mlp)
