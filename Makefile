@@ -20,7 +20,7 @@ lint: .venv/installed          ## ruff, mypy strict, and generated docs up to da
 	.venv/bin/ruff format --check
 	rm -rf build && .venv/bin/pip install -q --no-deps --no-build-isolation --target build/typecheck .
 	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p hnetkit
-	.venv/bin/cog --check docs/cli.md README.md
+	.venv/bin/cog --check docs/cli.md docs/initialisations.md README.md
 
 bench: .venv/installed         ## every benchmark of benchmarks/, about half an hour on 2 cores
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/read.py
@@ -28,6 +28,7 @@ bench: .venv/installed         ## every benchmark of benchmarks/, about half an 
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/real_size.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/strengths.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/other_models.py
+	PYTHONSAFEPATH= .venv/bin/python benchmarks/initialisations.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/sync.py
 
 train-demo: .venv/installed    ## the bundled model and its hypernetworks from nothing, about an hour and a half on 2 cores
@@ -38,7 +39,7 @@ format: .venv/installed        ## ruff's own formatting and safe fixes
 	.venv/bin/ruff format
 
 docs: .venv/installed          ## regenerate docs/cli.md and the README's transcript
-	.venv/bin/cog -r docs/cli.md README.md
+	.venv/bin/cog -r docs/cli.md docs/initialisations.md README.md
 
 clean:
 	rm -rf .venv build demo-output demo-work

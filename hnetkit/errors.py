@@ -174,13 +174,25 @@ class WrongBytes(FileRefused):
 
 
 class DiskFull(HnetkitError):
-    """Not enough room for what is to be fetched."""
+    """Not enough room for what is to be fetched or written."""
 
     code = "disk-full"
 
 
 class BadPicture(HnetkitError):
     """Sampling gave NaN or an all-black picture."""
+
+
+class MissingPackage(HnetkitError):
+    """An option needs a package that is not installed; the hint installs it."""
+
+
+class RunChanged(UsageError):
+    """What a training run was made with so far is not what it is asked to go on with."""
+
+
+class TrainingFailed(HnetkitError):
+    """A training run was stopped before it ruined its network; the message names the last good file."""
 
 
 def printable(text: str) -> str:

@@ -137,7 +137,7 @@ class FusedRow(NamedTuple):
 
 FUSED: tuple[FusedRow, ...] = (
     FusedRow((9, 0), False, FusedTiles(128, 32, 8, 3), "weights are read once per 128 rows", _ON_H100),
-    FusedRow((9, 0), True, None, "0.91 ms where the grouped kernels take 0.81: the norm's second pass spills", _ON_H100),
+    FusedRow((9, 0), True, None, "the norm's second pass spills: 0.91 ms, grouped 0.81 ms", _ON_H100),
     FusedRow((8, 6), False, FusedTiles(64, 16, 8, 2), "60 KB of shared memory, no spills in the loop"),
     FusedRow((8, 6), True, FusedTiles(32, 32, 4, 2), "the norm's second pass fits into registers"),
     FusedRow((8, 0), False, FusedTiles(64, 32, 8, 2), "two programs to a multiprocessor, no spills"),

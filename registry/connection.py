@@ -13,7 +13,7 @@ from sqlite_utils import Database
 from hnetkit.errors import RegistryError
 from hnetkit.registry.migrations import migrations
 
-SCHEMA_VERSION = 2  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 3  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 
 

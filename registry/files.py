@@ -106,6 +106,13 @@ class Files:
         )
         return {from_column(path): Seen(*rest) for path, *rest in rows}
 
+    def content_at(self, root: Root, path: str) -> str | None:
+        """Returns the content hash of the file known at a path below a root; None for no network, or none known."""
+        found = self._db.execute(
+            "SELECT content_hash FROM files WHERE root_id = ? AND path = ?", [root.id, to_column(path)]
+        ).fetchone()
+        return found[0] if found else None
+
     def put(self, root: Root, path: str, mtime_ns: int, reader_version: int, row: Mapping[str, Any]) -> None:
         """Stores what was found in a file.
 

@@ -220,3 +220,21 @@ CREATE TABLE links (
     linked_at TEXT NOT NULL
 ) WITHOUT ROWID
 """
+
+
+@migrations()
+def m003_trainings(db: Database) -> None:
+    """How a network came to be that was trained here. `started_from` is a content, which may be in no file any more."""
+    db.execute(_M003)
+
+
+_M003 = """
+CREATE TABLE trainings (
+    network_id INTEGER PRIMARY KEY REFERENCES networks (id) ON DELETE CASCADE,
+    recipe TEXT NOT NULL,
+    started_from TEXT,
+    model_name TEXT,
+    model_hash TEXT,
+    trained_at TEXT NOT NULL
+)
+"""

@@ -18,6 +18,7 @@ from hnetkit.registry.jobs import Jobs
 from hnetkit.registry.links import Links
 from hnetkit.registry.networks import Networks
 from hnetkit.registry.subscriptions import Subscriptions
+from hnetkit.registry.trainings import Trainings
 
 
 class Registry:
@@ -30,6 +31,7 @@ class Registry:
         catalogue: what the sites say of models.
         jobs: what is to be fetched, and what was installed.
         subscriptions: what is to be kept in step with a site.
+        trainings: how networks came to be that were trained here.
 
     Any number of threads may write; each block of `write` is one of them at a time.
 
@@ -46,6 +48,7 @@ class Registry:
         self.catalogue = Catalogue(self._db)
         self.jobs = Jobs(self._db)
         self.subscriptions = Subscriptions(self._db)
+        self.trainings = Trainings(self._db)
         self._writing = threading.RLock()
 
     @contextmanager

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import os
 import sys
 import traceback
 
 import click
 
-from hnetkit.errors import HnetkitError, UsageError, printable
+from hnetkit.cli.lazy import LazyGroup
+from hnetkit.errors import HnetkitError, printable
 
 # command -> (module of this folder that defines it, its line in `hnetkit --help`): help imports no command.
 # A test holds each line equal to the first line of the command's own help.
@@ -36,6 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("generate", "Draw pictures with hypernetworks applied."),
     "grid": ("grid", "Draw a labelled sheet of pictures over two or three axes."),
     "prompt": ("prompt", "Show what a prompt means, step by step."),
+    "train": ("train", "Train a hypernetwork, and prepare and check what it takes."),
     "bench": ("bench", "Time each way to apply a stack on this machine."),
     "demo": ("demo", "Run the whole job on the bundled library and model."),
     "path": ("settings", "Print where hnetkit keeps its registry, config or library."),
@@ -48,34 +48,7 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
 6 rate limit, 7 file refused, 130 interrupted. HNETKIT_DEBUG=1 shows tracebacks."""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands are imported one module at a time, so that `--help` and `list` stay fast."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"{__name__}.{COMMANDS[name][0]}")
-        command: click.Command = getattr(module, f"{name}_command")
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        near = difflib.get_close_matches(args[0], COMMANDS, n=1)
-        if args[0] not in COMMANDS and not args[0].startswith("-"):
-            hint = f"hnetkit {near[0]}" if near else "hnetkit --help lists the commands"
-            raise UsageError(f"there is no command {args[0]}", hint=hint)
-        return super().resolve_command(ctx, args)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-
-
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="hnetkit", prog_name="hnetkit")
 def cli() -> None:
     """Read, index, convert and run Stable Diffusion hypernetworks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,6 +162,7 @@ def show_command(name: str, output: Output) -> None:
             files = registry.files.holding([row["content_hash"]])
             row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
             row["sites"] = _sites(registry, {file["sha256"] for file in files})
+            row["training"] = _training(registry, row["content_hash"])
     output.rows(rows, columns=_LIST, text=_network_card)
 
 
@@ -281,6 +283,20 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
     }
 
 
+def _training(registry: Registry, content_hash: str) -> Row | None:
+    """How a network came to be that was trained here: its recipe, its model, and its ancestors, the nearest first."""
+    training = registry.trainings.of(content_hash)
+    if training is None:
+        return None
+    lineage = registry.trainings.lineage(content_hash)
+    names = {row["content_hash"]: row["name"] for row in _networks(registry, _of_contents(registry, lineage))}
+    return asdict(training) | {"lineage": [{"content_hash": own, "name": names.get(own)} for own in lineage]}
+
+
+def _of_contents(registry: Registry, hashes: list[str]) -> list[Row]:
+    return registry.networks.rows(f"content_hash IN ({','.join('?' * len(hashes))})", hashes)
+
+
 def _sites(registry: Registry, sha256s: set[str]) -> list[Row]:
     """What sites say of files with these hashes: their claims, beside what hnetkit measured."""
     marks = ",".join("?" * len(sha256s))
@@ -331,6 +347,17 @@ def _change_line(row: Row) -> str:
     return f"{row['change']:<9}{printable(row['path'])}{printable(detail).replace(printable(row['path']) + ': ', '')}"
 
 
+def _training_lines(training: Row | None) -> list[str]:
+    """What a person wants to know of a recipe; `--json` has all of it."""
+    if training is None:
+        return []
+    recipe = training["recipe"]
+    known = [f"{key} {recipe[key]}" for key in ("rates", "batch_size", "pictures") if key in recipe]
+    ancestors = [ancestor["name"] or ancestor["content_hash"][:13] for ancestor in training["lineage"]]
+    facts = {"recipe": ", ".join(known).replace("_", " "), "begun with": " < ".join(ancestors)}
+    return [f"  {label:<11}{printable(value)}" for label, value in facts.items() if value]
+
+
 def _network_card(row: Row) -> str:
     structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
     facts = {
@@ -347,6 +374,7 @@ def _network_card(row: Row) -> str:
     }
     lines = [printable(row["name"])]
     lines += [f"  {label:<11}{printable(value)}" for label, value in facts.items() if value]
+    lines += _training_lines(row.get("training"))
     lines += _site_lines(row.get("sites", []), row.get("sidecars", []))
     lines += [f"  {file['state']:<11}{printable(file['path'])}" for file in row["files"]]
     return "\n".join(lines)

@@ -93,7 +93,7 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     with registry.write():
         root = registry.files.add_root(Path(os.path.realpath(folder)))
         found = Found(os.path.relpath(os.path.realpath(path), root.path), status.st_size, status.st_mtime_ns)
-        _store(registry, root, found, None, row)
+        _store(registry, root, found, row)
     return row
 
 
@@ -125,7 +125,7 @@ def _differs(registry: Registry, root: Root, file: Found, seen: Seen, row: Row) 
         if corrupt:
             registry.files.set_state([seen.id], "corrupt")
         else:
-            _store(registry, root, file, seen, row)
+            _store(registry, root, file, row)
     return Change("corrupt" if corrupt else "changed", row["path"], row)
 
 
@@ -178,7 +178,7 @@ def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -
                 if isinstance(row, HnetkitError):
                     changes.append(Change("unread", str(root.path / file.path), reason=str(row)))
                     continue
-                _store(registry, root, file, seen, row)
+                _store(registry, root, file, row)
                 changes.append(Change("changed" if seen else "new", row["path"], row))
         yield from changes
 
@@ -193,12 +193,13 @@ def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
     yield batch
 
 
-def _store(registry: Registry, root: Root, file: Found, seen: Seen | None, row: Row) -> None:
+def _store(registry: Registry, root: Root, file: Found, row: Row) -> None:
+    before = registry.files.content_at(root, file.path)
     registry.files.put(root, file.path, file.mtime_ns, READER_VERSION, row)
     if row["content_hash"]:
         registry.networks.put(row)
-    if seen is not None and seen.content_hash not in (None, row["content_hash"]):
-        registry.networks.left_a_file(seen.content_hash)
+    if before not in (None, row["content_hash"]):
+        registry.networks.left_a_file(before)
 
 
 def _examined(work: Sequence[Work], progress: Progress | None) -> Iterator[Result]:

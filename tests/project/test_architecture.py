@@ -35,6 +35,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("errors", "paths", "files", "settings", "network", "hashes", "formats"),
         *("registry", "library", "prompts", "runtime", "demo"),
     ),
+    "train": (
+        *("errors", "paths", "files", "settings", "network", "hashes", "formats", "checks", "inspection"),
+        *("kernels", "registry", "library", "prompts", "runtime", "generate"),
+    ),
 }
 THIRD_PARTY = {
     "registry": {"sqlite_utils"},

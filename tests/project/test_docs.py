@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from hnetkit.cli import COMMANDS, cli
+from hnetkit.cli import cli
+from hnetkit.cli.lazy import LazyGroup
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def command(name: str) -> click.Command:
-    found = cli.get_command(click.Context(cli), name)
-    assert found is not None
-    return found
+def commands(group: LazyGroup, *path: str) -> Iterator[tuple[str, str, click.Command]]:
+    """Every command of a group and of the groups in it, as (its name with theirs, its line in the help, itself)."""
+    for name, (_, summary) in group.table.items():
+        found = group.get_command(click.Context(group), name)
+        assert found is not None
+        yield " ".join([*path, name]), summary, found
+        if isinstance(found, LazyGroup):
+            yield from commands(found, *path, name)
+
+
+COMMANDS = {name: (summary, command) for name, summary, command in commands(cli)}
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
 def test_a_command_has_its_line_two_examples_and_help_for_every_option(name: str) -> None:
-    found = command(name)
+    summary, found = COMMANDS[name]
     text = found.help or ""
-    assert text.split("\n\n")[0].replace("\n", " ").strip() == COMMANDS[name][1]
-    assert len(re.findall(rf"^\s*hnetkit {name}\b", text, re.MULTILINE)) >= 1
+    assert text.split("\n\n")[0].replace("\n", " ").strip() == summary
+    typed = name.removesuffix(" run")  # the default of its group
+    assert len(re.findall(rf"^\s*hnetkit {typed}\b", text, re.MULTILINE)) >= 1
     assert len(re.findall(r"^\s+\S+.*", text.split("Examples:")[1], re.MULTILINE)) >= 2
     for parameter in found.params:
         if isinstance(parameter, click.Option):

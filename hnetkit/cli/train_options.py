@@ -1,0 +1,198 @@
+"""The options of `hnetkit train run` that make its recipe: what is not given is as --recipe says, else the default."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from hnetkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from hnetkit.train.recipe import Recipe
+
+
+class _Option(NamedTuple):
+    """An option, and the setting of the recipe that it stands for: ``"build.structure"`` is one of a part of it."""
+
+    setting: str
+    flags: str
+    help: str
+    type: Any = None
+    metavar: str | None = None
+    multiple: bool = False
+
+
+def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
+    def read(text: str) -> list[float]:
+        return [kind(part) for part in text.split(",")]
+
+    return read
+
+
+class _Read(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
+    """What a function makes of a text; it raises ValueError where it cannot."""
+
+    def __init__(self, read: Callable[[str], Any], name: str) -> None:
+        self._read, self.name = read, name
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return self._read(value) if isinstance(value, str) else value
+        except ValueError:
+            return self.fail(f"{value!r} is not {self.name}", param, ctx)
+
+
+def _size(text: str) -> list[int]:
+    found = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
+    if found is None:
+        raise ValueError(text)
+    return [int(found[1]), int(found[2] or found[1])]
+
+
+def _sides(text: str) -> list[str]:
+    return ["k", "v"] if text == "both" else [text]
+
+
+_FLOATS = _Read(_numbers(float), "numbers, separated by commas")
+_INTS = _Read(_numbers(int), "whole numbers, separated by commas")
+_SIZE = _Read(_size, "a number of pixels, or WIDTHxHEIGHT")
+_OBJECT = _Read(json.loads, "a JSON object")
+_LEAST_1, _LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
+_ABOVE_0, _CHANCE = click.FloatRange(min=0, min_open=True), click.FloatRange(0, 1)
+_PRECISION = click.Choice(["no", "fp16", "bf16"])
+_LATENTS = click.Choice(["once", "deterministic", "random"])
+_SIDES = click.Choice(["k", "v", "both"])
+
+_OPTIONS = (
+    _Option("model", "--model", "As for `hnetkit generate`. [default: as set with `hnetkit config`]", metavar="M"),
+    _Option("name", "--name", "Of the network and its files.", metavar="X"),
+    _Option("vae", "--vae", "Another autoencoder: a file, a diffusers folder, or a hub id.", metavar="V"),
+    _Option("tokenizer", "--tokenizer", "Folder of the tokenizer of a checkpoint in one file.", metavar="DIR"),
+    _Option("start", "--start", "Go on with this hypernetwork instead of a new one.", metavar="FILE"),
+    # the network
+    _Option("build.structure", "--structure", "Layers, as multiples of the width. [default: 1,2,1]", _FLOATS, "LIST"),
+    _Option("build.activation", "--activation", "By its name in A1111. [default: linear]", metavar="NAME"),
+    _Option("build.layer_norm", "--layer-norm/--no-layer-norm", "A layer norm after every layer."),
+    _Option("build.activate_output", "--activate-output/--no-activate-output", "Activate the last layer too."),
+    _Option("build.dropout", "--dropout", "A chance for each entry of --structure.", _FLOATS, "LIST"),
+    _Option(
+        "build.initialisation", "--initialisation", "Of the weights, as in A1111. [default: normal]", metavar="NAME"
+    ),
+    _Option(
+        "build.zero_output", "--zero-output/--no-zero-output", "Start as a network that changes nothing. [default: on]"
+    ),
+    _Option("build.widths", "--widths", "Contexts that get a network. [default: all of the model's]", _INTS, "LIST"),
+    _Option("build.sides", "--sides", "Train what K sees, what V sees, or both. [default: both]", _SIDES),
+    # how it learns
+    _Option(
+        "rates", "--rate", "A schedule, or a preset: see `hnetkit train schedule`. [default: default]", None, "TEXT"
+    ),
+    _Option("max_steps", "--max-steps", "The last step. [default: where the schedule ends]", _LEAST_1),
+    _Option("batch_size", "--batch-size", "Samples at once, over all processes. [default: 1]", _LEAST_1),
+    _Option("accumulation", "--accumulate", "Batches that make one step. [default: 1]", _LEAST_1),
+    _Option("clip_norm", "--clip-norm", "Shorten gradients to this norm; a number, or a schedule.", metavar="TEXT"),
+    _Option("clip_value", "--clip-value", "Cut gradients off at this value; a number, or a schedule.", metavar="TEXT"),
+    _Option("optimizer", "--optimizer", "A class of torch.optim. [default: AdamW]", metavar="NAME"),
+    _Option("optimizer_options", "--optimizer-options", 'Its arguments: {"weight_decay": 0}.', _OBJECT, "JSON"),
+    _Option(
+        "precision",
+        "--precision",
+        "Of the frozen model; the network is fp32. [default: bf16 or fp16 on CUDA, else no]",
+        _PRECISION,
+    ),
+    _Option(
+        "gradient_checkpointing", "--gradient-checkpointing/--no-gradient-checkpointing", "Less memory, slower steps."
+    ),
+    _Option("min_snr", "--min-snr", "Gamma of min-SNR weighting of the loss. [default: off]", _ABOVE_0, "GAMMA"),
+    _Option("seed", "--seed", "Of all that is random. [default: 0]", _LEAST_0),
+    # what it sees
+    _Option(
+        "template",
+        "--template",
+        "Prompts with [filewords] and [name]: a file, or A1111's style_filewords, subject_filewords, style, subject, "
+        "hypernetwork, none. [default: style_filewords]",
+        metavar="NAME|FILE",
+    ),
+    _Option("shuffle_tags", "--shuffle-tags/--no-shuffle-tags", "Put a caption's tags in another order each time."),
+    _Option("drop_tags", "--drop-tags", "The chance of each tag to be left out. [default: 0]", _CHANCE),
+    _Option(
+        "latents",
+        "--latents",
+        "Sample a picture's latents once, take their mean, or sample each time. [default: once]",
+        _LATENTS,
+    ),
+    _Option("alpha_as_weight", "--alpha-as-weight/--no-alpha-as-weight", "A picture's opacity weighs the loss."),
+    _Option("size", "--size", "Scale and cut pictures to this size. [default: as they are]", _SIZE, "N|WxH"),
+    _Option("clip_skip", "--clip-skip", "2 leaves out the last layer of SD 1's text encoder. [default: 1]", _LEAST_1),
+    # what is kept and watched
+    _Option("save_every", "--save-every", "Steps between checkpoints; 0: at the end alone. [default: 500]", _LEAST_0),
+    _Option("keep", "--keep", "Checkpoints to go back to. [default: 3]", _LEAST_1),
+    _Option("preview_every", "--preview-every", "Steps between previews; 0: none. [default: 500]", _LEAST_0),
+    _Option(
+        "previews.prompts", "--preview-prompt", "Repeatable. [default: the model's own]", multiple=True, metavar="T"
+    ),
+    _Option("previews.seeds", "--preview-seed", "Repeatable. [default: 1 and 2]", _LEAST_0, multiple=True),
+    _Option("guarded", "--guards/--no-guards", "Go back and lower the rate where the network breaks. [default: on]"),
+    _Option("guards.loss_limit", "--loss-limit", "A mean loss above it warns. [default: 0.3]", _ABOVE_0),
+    _Option("guards.spike", "--spike", "How many times its best the loss may be. [default: 1.5]", _ABOVE_0),
+    _Option("guards.noise_limit", "--noise-limit", "Times the first preview's fine detail. [default: 3]", _ABOVE_0),
+    _Option("guards.rate_factor", "--rate-factor", "Of the rates, at each roll-back. [default: 0.1]", _CHANCE),
+    _Option("guards.most_roll_backs", "--roll-backs", "How often to go back at most. [default: 3]", _LEAST_0),
+    _Option("tensorboard", "--tensorboard/--no-tensorboard", "Also log for TensorBoard."),
+)
+
+
+def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds every option; the command receives `given`: setting -> value, of those that were given."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        values = {option.setting: kwargs.pop(_parameter(option)) for option in _OPTIONS}
+        given = {setting: value for setting, value in values.items() if value is not None and value != ()}
+        return command(*args, given=given, **kwargs)
+
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in reversed(_OPTIONS):
+        wrapper = click.option(
+            *(option.flags, _parameter(option)),
+            type=option.type,
+            metavar=option.metavar,
+            multiple=option.multiple,
+            default=None,
+            help=option.help,
+        )(wrapper)
+    return wrapper
+
+
+def make_recipe(file: Path | None, pictures: str | None, given: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
+    """Returns the recipe of a file, or of defaults, with what was given in its place.
+
+    Args:
+        defaults: setting -> value, where neither the file nor an option says one.
+
+    Raises:
+        UsageError: something is missing, or cannot be meant.
+    """
+    from hnetkit.train.recipe import Recipe, read_recipe
+
+    data = read_recipe(file) if file is not None else {}
+    if pictures is not None:
+        given = {**given, "pictures": pictures}
+    for setting, value in given.items():
+        part, _, name = setting.rpartition(".")
+        place = data.setdefault(part, {}) if part else data
+        place[name] = _sides(value) if setting == "build.sides" else value
+    data = {**defaults, **data}
+    for needed, hint in (("pictures", "hnetkit train PICTURES --name X"), ("name", "--name X")):
+        if needed not in data:
+            raise UsageError(f"a run needs {'a folder of ' if needed == 'pictures' else 'a '}{needed}", hint=hint)
+    return Recipe.from_json(data, str(file) if file is not None else "the options")
+
+
+def _parameter(option: _Option) -> str:
+    return option.setting.replace(".", "_")

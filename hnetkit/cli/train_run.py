@@ -1,0 +1,199 @@
+"""`hnetkit train run`: a hypernetwork from a folder of pictures."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hnetkit import demo, settings
+from hnetkit.cli.library import open_registry
+from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.cli.train_options import make_recipe, recipe_options
+from hnetkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from hnetkit.generate.model import Model
+    from hnetkit.train.loop import Callbacks, Result
+    from hnetkit.train.recipe import Recipe
+    from hnetkit.train.run import Report
+
+_SECONDS_BETWEEN_LINES = 60  # where no terminal shows a bar
+_DTYPES = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
+
+
+@click.command("run")
+@click.argument("pictures", required=False)
+@click.option("--recipe", "file", type=click.Path(path_type=Path), metavar="FILE", help="JSON, as in a run's folder.")
+@click.option("--out", default="training", metavar="DIR", show_default=True, help="The run's folder is made in it.")
+@click.option("--resume", is_flag=True, help="Refuse to begin where there is no checkpoint to go on from.")
+@click.option("--restart", is_flag=True, help="Start over, and remove what the run made so far.")
+@click.option("--force", is_flag=True, help="Go on although pictures or model have changed.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to compute.")
+@recipe_options
+@output_options
+def run_command(
+    pictures: str | None,
+    file: Path | None,
+    out: str,
+    resume: bool,
+    restart: bool,
+    force: bool,
+    device: str | None,
+    given: dict[str, Any],
+    output: Output,
+) -> None:
+    """Train a hypernetwork on a folder of pictures.
+
+    PICTURES holds pictures whose sides are multiples of 8, as `hnetkit train prepare` makes them, each with its caption
+    in a .txt of its name; pictures of several sizes are fine. OUT/NAME gets the network as NAME.safetensors and, for
+    A1111, NAME.pt; one more every --save-every steps; checkpoints, previews, a log and the recipe.
+
+    The same command given again goes on from the last checkpoint, with the same result as if it had never stopped:
+    Ctrl-C, a crash and a power cut are all fine. --max-steps and --rate may change meanwhile, to go further. What is
+    given beside --recipe counts instead of what the file says.
+
+    Started by `accelerate launch --multi_gpu --num_processes N -m hnetkit train ...`, N processes share each step.
+
+    \b
+    Examples:
+      hnetkit train pictures --model stable-diffusion-v1-5 --name ink
+      hnetkit train pictures --name ink --rate "5e-5:200, 5e-6:2000" --activation swish --structure 1,1.5,1
+      hnetkit train --recipe training/ink/recipe.json --max-steps 30000
+      hnetkit train pictures --name ink --restart --batch-size 2 --accumulate 4
+    """
+    from hnetkit.generate.grids.processes import Processes, started_alone
+
+    if not Processes.of_environment().is_main:
+        output = replace(output, quiet=True)
+    if started_alone():
+        output.note("accelerate started one process: with --cpu it needs MPI for several; --multi_gpu starts them.")
+    if resume and restart:
+        raise UsageError("--resume and --restart say the opposite", hint="leave one of them out")
+    from hnetkit.generate.model import device_of
+
+    device = device_of(device or settings.get("device") or "auto")
+    recipe = make_recipe(file, pictures, given, _defaults(device))
+    if recipe.model == str(demo.model_folder()) and "model" not in given:
+        output.note("No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another.")
+    beginning = "resume" if resume else "restart" if restart else "go on"
+    row = _train(recipe, Path(out) / recipe.name, device, beginning, force, output)
+    if Processes.of_environment().is_main:
+        output.rows([row], columns=["path", "name", "step", "loss"], text=lambda row: str(row["path"]))
+
+
+def _train(recipe: Recipe, folder: Path, device: str, beginning: Any, force: bool, output: Output) -> Row:
+    from hnetkit.train.data import read_data
+    from hnetkit.train.loop import train
+    from hnetkit.train.processes import leave
+
+    with _progress(output) as told:
+        data = read_data(recipe, lambda done, total: told.prepared("Reading pictures", done, total))
+        told.prepared("Loading the model", 0, 1)
+        model = _load(recipe, device)
+        result = train(recipe, model, data, folder, beginning=beginning, force=force, told=told)
+    leave()
+    if result.files:
+        _register(recipe, model, result)
+    return _row(recipe, folder, result)
+
+
+def _register(recipe: Recipe, model: Model, result: Result) -> None:
+    from hnetkit.train.registering import register
+
+    with open_registry() as registry:
+        register(
+            registry,
+            result.files,
+            recipe=recipe.to_json(),
+            started_from=result.started_from,
+            model_name=model.name,
+            model_hash=model.hash,
+        )
+
+
+def _row(recipe: Recipe, folder: Path, result: Result) -> Row:
+    return {
+        "path": str(result.files[0]) if result.files else "",
+        "name": recipe.name,
+        "step": result.step,
+        "loss": result.loss,
+        "roll_backs": result.roll_backs,
+        "files": list(map(str, result.files)),
+        "folder": str(folder),
+    }
+
+
+def _defaults(device: str) -> dict[str, Any]:
+    """Returns what depends on this machine and its settings."""
+    precision = "no"
+    if device == "cuda":
+        import torch
+
+        precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    place = settings.get("model")
+    return {"precision": precision, "model": place or str(demo.model_folder())}
+
+
+def _load(recipe: Recipe, device: str) -> Model:
+    from hnetkit.generate.model import load_model
+
+    if device == "cuda":
+        import torch
+
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    model = load_model(
+        recipe.model, device=device, dtype=_DTYPES[recipe.precision], vae=recipe.vae, tokenizer=recipe.tokenizer
+    )
+    is_demo = Path(recipe.model).resolve() == demo.model_folder()
+    return replace(model, name="hnetkit-demo") if is_demo else model
+
+
+@contextmanager
+def _progress(output: Output) -> Iterator[Callbacks]:
+    """Gives what a run tells: a bar with loss, rate and time left at a terminal, a line now and then elsewhere."""
+    from hnetkit.train.loop import Callbacks
+
+    if output.quiet or not sys.stderr.isatty():
+        yield Callbacks(output.note, lambda what, done, total: None, _lines(output))
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TextColumn("{task.fields[about]}"), console=console, transient=True) as bar:
+        task = bar.add_task("Training", total=None, about="")
+
+        def prepared(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        begun: list[int] = []
+
+        def made(report: Report) -> None:
+            if not begun:
+                begun.append(report.step - 1)
+                bar.reset(task, description="Training", completed=report.step - 1, total=report.last_step)
+            about = f"loss {report.loss:.4f}  rate {report.rate:.3g}  epoch {report.epoch + 1}"
+            bar.update(task, completed=report.step, about=about)
+
+        yield Callbacks(lambda line: bar.console.print(line, markup=False, highlight=False), prepared, made)
+
+
+def _lines(output: Output) -> Callable[[Report], None]:
+    said = time.monotonic()
+
+    def made(report: Report) -> None:
+        nonlocal said
+        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            output.note(f"Step {report.step} of {report.last_step}: loss {report.loss:.4f}, rate {report.rate:.3g}")
+
+    return made

@@ -1,0 +1,91 @@
+"""Frozen dataclasses as JSON objects and back, checked against their own annotations."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from hnetkit.errors import UsageError
+
+T = TypeVar("T")
+
+
+def to_json(value: Any) -> Any:
+    """Returns a dataclass (with others in it) as what JSON holds: tuples become lists."""
+    return _plain(asdict(value))
+
+
+def from_json(kind: type[T], data: Any, where: str) -> T:
+    """Returns the dataclass that `to_json` made `data` of; what is left out has its default.
+
+    Args:
+        where: what `data` was read from, for errors.
+
+    Raises:
+        UsageError: an unknown key, a missing one, or a value of another type.
+    """
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{where}: {data!r} is not a JSON object")
+    hints = get_type_hints(kind)
+    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # only given dataclasses
+    for key in data:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1) or known
+            raise UsageError(f"{where}: there is no setting {key}", hint=f"known: {', '.join(near)}")
+    values = {key: _read(hints[key], value, f"{where}: {key}") for key, value in data.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _read(hint: Any, value: Any, where: str) -> Any:
+    """Returns a value of JSON as its annotation wants it."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is Literal:
+        if value not in arguments:
+            raise UsageError(f"{where}: {value!r} is none of {', '.join(map(str, arguments))}")
+        return value
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _read(next(kind for kind in arguments if kind is not type(None)), value, where)
+    if origin is tuple:
+        return _read_tuple(arguments, value, where)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where}: {value!r} is not a JSON object")
+        return dict(value)
+    if is_dataclass(hint):
+        return from_json(hint, value, where)  # type: ignore[arg-type]  # a class, not one of its objects
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UsageError(f"{where}: {value!r} is not {_NAMES.get(hint, hint)}")
+    return value
+
+
+def _read_tuple(arguments: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{where}: {value!r} is not a list")
+    if arguments[-1] is Ellipsis:
+        return tuple(_read(arguments[0], item, where) for item in value)
+    if len(value) != len(arguments):
+        raise UsageError(f"{where}: {value!r} has not {len(arguments)} values")
+    return tuple(_read(kind, item, where) for kind, item in zip(arguments, value, strict=True))
+
+
+_NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

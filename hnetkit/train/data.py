@@ -1,0 +1,211 @@
+"""The pictures of a run and their captions: read and checked before anything else, and known again later."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.train.captions import Template, caption_of, caption_warnings, vary
+from hnetkit.train.order import Order, draw_for
+from hnetkit.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+_SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPicture:
+    """One picture that can be read.
+
+    Attributes:
+        path: its file.
+        caption: what is said of it; may be empty.
+        size: (width, height) in pixels that it is trained at.
+        sha256: of its file.
+        resized: whether it is brought to `size` first.
+    """
+
+    path: Path
+    caption: str
+    size: tuple[int, int]
+    sha256: str
+    resized: bool = False
+
+    def opened(self) -> Image.Image:
+        """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized."""
+        from PIL import Image, ImageOps
+
+        image = _decoded(self.path, self.path.read_bytes())
+        has_alpha = "A" in image.getbands() or "transparency" in image.info
+        image = image.convert("RGBA" if has_alpha else "RGB")
+        return ImageOps.fit(image, self.size, Image.Resampling.LANCZOS) if self.resized else image
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of a run.
+
+    Attributes:
+        index: in the run, from 0: everything that is random about it comes from this number.
+        picture: its number among the pictures.
+        prompt: what the UNet is told.
+    """
+
+    index: int
+    picture: int
+    prompt: str
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The pictures of a folder, ready to be drawn as samples.
+
+    Attributes:
+        pictures: in the order of their names.
+        template: makes prompts of captions.
+        recipe: of the run.
+    """
+
+    pictures: Sequence[TrainingPicture]
+    template: Template
+    recipe: Recipe
+    _order: Order = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        sizes = [picture.size for picture in self.pictures]
+        object.__setattr__(self, "_order", Order(sizes, self.recipe.batch_size, self.recipe.seed))
+
+    def step(self, step: int) -> list[list[Sample]]:
+        """Returns the batches of the step that makes `step` into `step` + 1; all of a batch are of one size."""
+        recipe = self.recipe
+        first = step * recipe.accumulation
+        return [
+            [
+                self._sample(number * recipe.batch_size + position, picture)
+                for position, picture in enumerate(self._order.batch(number))
+            ]
+            for number in range(first, first + recipe.accumulation)
+        ]
+
+    def epoch(self, step: int) -> tuple[int, int]:
+        """Returns how often all pictures were seen before a step, and the steps since."""
+        per_step, pictures = self.recipe.samples_per_step, len(self.pictures)
+        epoch = step * per_step // pictures
+        return epoch, step - -(-epoch * pictures // per_step)
+
+    @cached_property
+    def fingerprint(self) -> dict[str, list[str]]:
+        """Name -> sha256 and caption of each picture: what a run that goes on must find again."""
+        return {picture.path.name: [picture.sha256, picture.caption] for picture in self.pictures}
+
+    def warnings(self) -> Iterator[str]:
+        """Yields what is odd about captions and template, one line each."""
+        captions = {picture.path.name: picture.caption for picture in self.pictures}
+        yield from caption_warnings(captions, self.template)
+
+    def prompts(self) -> Iterator[str]:
+        """Yields every prompt that samples can have while captions are not varied."""
+        for caption in {picture.caption: None for picture in self.pictures}:
+            for line in self.template.lines:
+                yield Template(self.template.name, (line,)).prompt(caption, self.recipe.name, draw_for(0, "prompts", 0))
+
+    def _sample(self, index: int, picture: int) -> Sample:
+        recipe = self.recipe
+        draw: random.Random = draw_for(recipe.seed, "caption", index)
+        caption = self.pictures[picture].caption
+        caption = vary(caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
+        return Sample(index, picture, self.template.prompt(caption, recipe.name, draw))
+
+
+def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done, total: None) -> TrainingData:
+    """Returns the pictures of the recipe's folder, each decoded once, with their captions and the template.
+
+    Args:
+        progress: called with the pictures read and the pictures in all.
+
+    Raises:
+        NotFound: no such folder, no picture in it, or no such template.
+        BadPicture: pictures that cannot be read; all of them are named.
+        UsageError: a picture's sides are no multiples of 8.
+    """
+    template = Template.read(recipe.template)
+    folder = Path(recipe.pictures)
+    if not folder.is_dir():
+        raise NotFound(f"{folder}: no such folder", hint="the folder that `hnetkit train prepare` made")
+    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    paths = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise NotFound(f"{folder}: no pictures in it", hint=f"hnetkit train prepare {folder} --out FOLDER")
+    pictures, faults = [], {}
+    for number, path in enumerate(paths, 1):
+        try:
+            pictures.append(_read(path, recipe.size))
+        except BadPicture as error:
+            faults[path.name] = error
+        progress(number, len(paths))
+    if faults:
+        raise BadPicture(
+            f"{folder}: not pictures that can be read: {_listed(list(faults))}",
+            hint="remove them, or get them again; nothing was trained",
+        )
+    _require_sizes(folder, pictures)
+    return TrainingData(pictures, template, recipe)
+
+
+def changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns how two fingerprints differ, one phrase for each kind of change."""
+    both = [name for name in before if name in now]
+    kinds = {
+        "are gone": [name for name in before if name not in now],
+        "are new": [name for name in now if name not in before],
+        "have other pixels": [name for name in both if before[name][0] != now[name][0]],
+        "have another caption": [name for name in both if before[name][1] != now[name][1]],
+    }
+    return [f"{_listed(names)} {what}" for what, names in kinds.items() if names]
+
+
+def _read(path: Path, size: tuple[int, int] | None) -> TrainingPicture:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadPicture(f"{path}: {error}") from error
+    own = _decoded(path, data).size
+    return TrainingPicture(
+        path, caption_of(path), size or own, hashlib.sha256(data).hexdigest(), size is not None and size != own
+    )
+
+
+def _decoded(path: Path, data: bytes) -> Image.Image:
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadPicture(f"{path}: not a picture that can be read ({error})") from error
+
+
+def _require_sizes(folder: Path, pictures: Sequence[TrainingPicture]) -> None:
+    odd = [picture for picture in pictures if any(side % 8 for side in picture.size)]
+    if odd:
+        width, height = odd[0].size
+        raise UsageError(
+            f"{folder}: sides of {len(odd)} pictures are no multiples of 8: {odd[0].path.name} is {width}x{height}",
+            hint=f"hnetkit train prepare {folder} --out FOLDER, or --size 512x512",
+        )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

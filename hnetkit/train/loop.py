@@ -1,0 +1,263 @@
+"""A training run: everything is read and checked, then made ready, then trained, then saved."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from hnetkit.errors import OutOfMemory, UsageError
+from hnetkit.generate.memory import is_out_of_memory
+from hnetkit.runtime.compatibility import require_fit
+from hnetkit.runtime.layers import find_layers
+from hnetkit.train.build import Build
+from hnetkit.train.data import TrainingData
+from hnetkit.train.guards import Guards
+from hnetkit.train.logs import Log
+from hnetkit.train.loss import Objective
+from hnetkit.train.material import Material, Progress, frozen, prepare
+from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.optimizer import make_optimizer
+from hnetkit.train.previews import Previews
+from hnetkit.train.processes import Processes
+from hnetkit.train.rates import Rates, end_of
+from hnetkit.train.recipe import Recipe
+from hnetkit.train.run import Report, Run
+from hnetkit.train.run_folder import Beginning, Found, RunFolder, find
+from hnetkit.train.saving import save_trained, to_hypernetwork
+from hnetkit.train.state import State, require_room
+from hnetkit.train.step import Stepper
+
+if TYPE_CHECKING:
+    from hnetkit.generate.model import Model
+    from hnetkit.network import Hypernetwork
+
+_HINT = "--gradient-checkpointing, --precision bf16, or a smaller --batch-size with a larger --accumulate"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A run that came to its end.
+
+    Attributes:
+        files: the network, as it is kept; none but in the main process.
+        started_from: content hash of the file that training began with; None for a new network.
+        step: steps made in all.
+        loss: its running mean.
+        roll_backs: in all.
+    """
+
+    files: tuple[Path, ...]
+    started_from: str | None
+    step: int
+    loss: float
+    roll_backs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Callbacks:
+    """Who is told what happens.
+
+    Attributes:
+        say: takes a line for the person.
+        prepared: takes what is being made ready, how much of it is, and how much there is.
+        made: takes where the run is, after each step.
+    """
+
+    say: Callable[[str], None] = lambda line: None
+    prepared: Progress = lambda what, done, total: None
+    made: Callable[[Report], None] = lambda report: None
+
+
+def rates_of(recipe: Recipe) -> Rates:
+    """Returns the learning rates of a run from its first step to its last.
+
+    Raises:
+        UsageError: they are no schedule, or nothing says where it ends.
+    """
+    last = recipe.max_steps or end_of(recipe.rates)
+    if last is None:
+        raise UsageError(f"the schedule {recipe.rates} has no end of its own", hint="--max-steps 10000")
+    return Rates(recipe.rates, last)
+
+
+def train(
+    recipe: Recipe,
+    model: Model,
+    data: TrainingData,
+    folder: Path,
+    *,
+    beginning: Beginning = "go on",
+    force: bool = False,
+    told: Callbacks = Callbacks(),
+) -> Result:
+    """Trains a network, from its last checkpoint where the folder has one, and saves it.
+
+    Args:
+        model: on its device; its UNet is brought to the recipe's precision and keeps it.
+        data: what `hnetkit.train.data.read_data` gave for the recipe.
+        folder: of this run alone; made where it is not there.
+        beginning: whether to go on, to insist on that, or to start over.
+        force: go on although pictures or model changed.
+
+    Raises:
+        UsageError: settings that cannot be meant, before anything is computed.
+        RunChanged: the folder's run was made with another recipe, other pictures or another model.
+        NotFound: asked to resume, and there is nothing to resume.
+        DiskFull: no room for a checkpoint; the one before is whole.
+        TrainingFailed: a guard stopped the run; the message names the last good network.
+        OutOfMemory: a step needs more than there is.
+        KeyboardInterrupt: Ctrl-C, after the step and with a checkpoint.
+    """
+    processes = Processes(model.pipe.unet.device.type)
+    rates = _checked(recipe, data, processes, told)
+    files = RunFolder(folder, recipe)
+    files.require_ours()
+    with ExitStack() as stack:
+        stack.enter_context(_own_generators(model.pipe.unet.device))
+        unet = stack.enter_context(frozen(model, recipe))
+        network, start = _network(recipe, unet)
+        optimizer = make_optimizer(recipe.optimizer, network.parameters(), recipe.optimizer_options, rates.rate_at(0))
+        objective = Objective(model.scheduler_config, recipe.min_snr)
+        found = find(data, model, start)
+        for change in files.require_same(beginning, found, force=force):
+            told.say(f"Warning: going on although {change}")
+        log = None
+        if processes.is_main:
+            stack.enter_context(files.locked())
+            log = Log(folder, recipe.name, tensorboard=recipe.tensorboard)
+            stack.callback(log.close)
+            _require_room(folder, network, recipe, rates, told.say)
+        state = _begin(files, found, processes, beginning)
+        material = prepare(model, data, told.prepared)
+        scaler = torch.amp.GradScaler(unet.device.type, enabled=recipe.precision == "fp16")
+        run = Run(
+            recipe=recipe,
+            files=files,
+            stepper=Stepper(
+                *(unet, network, optimizer, scaler, data, material.latents, material.prompts, objective, processes)
+            ),
+            guards=Guards(recipe.guards, rates.last_step),
+            rates=rates,
+            clip_at=_clip_at(recipe, rates),
+            as_file=partial(_as_file, network, model, recipe.name),
+            log=log,
+            previews=_previews(recipe, model, material, folder) if processes.is_main else None,
+            report=told.made,
+            say=told.say,
+        )
+        with _needing_memory(recipe):
+            _go(run, state)
+        saved = tuple(save_trained(run.as_file(run.step), folder)) if processes.is_main else ()
+        processes.shared(None)
+        return Result(saved, start, run.step, run.guards.running_mean, run.guards.roll_backs)
+
+
+def _go(run: Run, state: State | None) -> None:
+    """Makes the steps that are missing, from a checkpoint where there is one."""
+    if state is not None:
+        run.go_on_from(state)
+        is_done = run.step >= run.last_step
+        done = f"All {run.step} steps are made already: --max-steps goes further, --restart starts over."
+        run.say(done if is_done else f"Going on from step {run.step}.")
+    if run.log is not None:
+        run.log.truncate_after(run.step, run.guards.roll_backs)
+    if state is None:
+        run.open()
+    run.go()
+    run.plot()
+
+
+def _as_file(network: TrainedNetwork, model: Model, name: str, step: int) -> Hypernetwork:
+    return to_hypernetwork(network, name=name, step=step, model_name=model.name, model_hash=model.hash)
+
+
+def _previews(recipe: Recipe, model: Model, material: Material, folder: Path) -> Previews | None:
+    if not recipe.preview_every:
+        return None
+    return Previews(model, recipe.previews, folder / "previews", recipe.name, ready=material.drawing)
+
+
+def _checked(recipe: Recipe, data: TrainingData, processes: Processes, told: Callbacks) -> Rates:
+    """Returns the rates of a run, after everything that can be told of it without computing."""
+    if recipe.samples_per_step < processes.size:
+        raise UsageError(
+            f"{processes.size} processes share {recipe.samples_per_step} samples a step",
+            hint=f"--batch-size {processes.size}, or --accumulate {processes.size}",
+        )
+    rates = rates_of(recipe)
+    clip_at = _clip_at(recipe, rates)
+    if processes.is_main:
+        warnings = [*data.warnings(), *rates.warnings()]
+        warnings += [f"clipping: {warning}" for warning in clip_at.warnings()] if clip_at else []
+        for warning in warnings:
+            told.say(f"Warning: {warning}")
+    return rates
+
+
+def _clip_at(recipe: Recipe, rates: Rates) -> Rates | None:
+    return None if recipe.clip_at is None else Rates(recipe.clip_at, rates.last_step)
+
+
+def _network(recipe: Recipe, unet: Any) -> tuple[TrainedNetwork, str | None]:
+    """Returns the network to train, on the UNet's device, and the content hash of the file that it comes from."""
+    if recipe.start is not None:
+        from hnetkit.formats import load
+
+        if recipe.build != Build():
+            raise UsageError(f"{recipe.start} says how the network is built", hint="leave --structure and the like out")
+        loaded = load(recipe.start)
+        require_fit(loaded.name, loaded, unet, find_layers(unet), force=False)
+        network, start = TrainedNetwork.of(loaded), loaded.content_hash
+    else:
+        widths = sorted({layer.width for layer in find_layers(unet)})
+        network, start = TrainedNetwork(recipe.build, widths, seed=recipe.seed), None
+    network.to(unet.device).train()
+    return network, start
+
+
+def _begin(files: RunFolder, found: Found, processes: Processes, beginning: Beginning) -> State | None:
+    """Returns the checkpoint to go on from, None to begin; the folder then says what is trained."""
+    state = None if beginning == "restart" else files.states.read()
+    processes.shared(None)  # every process has read before the main one writes
+    if processes.is_main:
+        files.begin(found, afresh=state is None)
+    return state
+
+
+def _require_room(
+    folder: Path, network: TrainedNetwork, recipe: Recipe, rates: Rates, say: Callable[[str], None]
+) -> None:
+    """Raises DiskFull where not even one checkpoint has room; says so where not all that is to be written has."""
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    checkpoint = 3 * weights  # with an optimizer's two moments
+    require_room(folder, checkpoint + weights)
+    snapshots = rates.last_step // recipe.save_every if recipe.save_every else 1
+    needed = checkpoint * (recipe.keep + 1) + weights * (snapshots + 2)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        say(f"Warning: the run writes about {needed >> 20} MB and {free >> 20} MB are free in {folder}")
+
+
+@contextmanager
+def _own_generators(device: torch.device) -> Iterator[None]:
+    """Leaves torch's generators as they are for whoever comes after."""
+    on_device = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=on_device):
+        yield
+
+
+@contextmanager
+def _needing_memory(recipe: Recipe) -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"not enough memory for a step of {recipe.batch_size} at once", hint=_HINT) from error

@@ -1,0 +1,73 @@
+"""The optimizer of a run: any of torch's that steps once by gradients, with its state restored to the bit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+
+from hnetkit.errors import UsageError
+
+_UNFIT: Mapping[str, str] = {
+    "LBFGS": "it computes the loss several times a step",
+    "SparseAdam": "it takes sparse gradients alone",
+}
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[Parameter], options: Mapping[str, Any], rate: float
+) -> torch.optim.Optimizer:
+    """Returns a new optimizer.
+
+    Args:
+        name: of a class of ``torch.optim``; capitals do not matter.
+        options: keyword arguments beside the rate, as JSON gives them: lists stand for tuples.
+        rate: of its first step.
+
+    Raises:
+        UsageError: torch has no such optimizer, it cannot train a hypernetwork, or it does not take the options.
+    """
+    classes = {found.__name__: found for found in vars(torch.optim).values() if _is_optimizer(found)}
+    chosen = next((known for known in classes if known.casefold() == name.casefold()), None)
+    if chosen is None:
+        near = difflib.get_close_matches(name, classes, n=1, cutoff=0.4) or sorted(set(classes) - set(_UNFIT))
+        raise UsageError(f"torch has no optimizer {name}", hint=f"--optimizer {', '.join(near)}")
+    if chosen in _UNFIT:
+        raise UsageError(f"{chosen} cannot train a hypernetwork: {_UNFIT[chosen]}", hint="--optimizer AdamW")
+    if "lr" in options:
+        raise UsageError("the optimizer's rate comes from the schedule", hint="--rate 1e-5, and no lr in the options")
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    try:
+        made: torch.optim.Optimizer = classes[chosen](list(parameters), lr=rate, **arguments)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{chosen} does not take {dict(options)}: {error}") from error
+    return made
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Makes `rate` the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Gives a new optimizer the state that ``state_dict()`` of an equal one was.
+
+    Every tensor keeps its type, which torch's own ``load_state_dict`` changes to that of the parameter.
+    """
+    optimizer.load_state_dict(dict(state))
+    for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for key, value in state["state"].get(number, {}).items():
+            if isinstance(value, torch.Tensor):
+                kept = optimizer.state[parameter][key]
+                optimizer.state[parameter][key] = value.to(kept.device, copy=True)
+
+
+def _is_optimizer(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer

@@ -1,0 +1,89 @@
+"""A page to look through: every picture of a training folder small, with its caption. One file, no scripts."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+from pathlib import Path
+
+from hnetkit.errors import BadPicture
+from hnetkit.train.preparing.opening import opened
+from hnetkit.train.preparing.review import Review
+
+_SIDE = 224  # longest side of a thumbnail in pixels
+_QUALITY = 80
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }}
+body {{ margin: 1.5rem; }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax({side}px, 1fr)); gap: 1.25rem; }}
+figure {{ margin: 0; }}
+img {{ max-width: 100%; background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 / 16px 16px; }}
+figcaption {{ overflow-wrap: anywhere; }}
+.name {{ font-weight: 600; }}
+.size, .none {{ opacity: .7; }}
+.warning {{ color: light-dark(#a33a00, #ffb38a); }}
+p {{ margin: .2rem 0; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{warnings}
+<main>
+{figures}
+</main>
+</body>
+</html>
+"""
+
+
+def contact_sheet(folder: Path, seen: Review) -> str:
+    """Returns the page, with thumbnails inside it; names and captions are text, never markup."""
+    return _PAGE.format(
+        title=escape(f"{folder.resolve().name}: {len(seen.rows)} pictures"),
+        side=_SIDE,
+        warnings="\n".join(f'<p class="warning">{escape(warning)}</p>' for warning in seen.warnings),
+        figures="\n".join(_figure(folder / row["file"], row) for row in seen.rows),
+    )
+
+
+def _figure(path: Path, row: dict[str, object]) -> str:
+    name, caption = escape(str(row["file"])), escape(str(row["caption"]))
+    warnings = row["warnings"] if isinstance(row["warnings"], list) else []
+    size = f' <span class="size">{row["width"]} &times; {row["height"]}</span>' if row["width"] else ""
+    lines = [
+        "<figure>",
+        _thumbnail(path, alt=caption or name),
+        "<figcaption>",
+        f'<p><span class="name">{name}</span>{size}</p>',
+        f"<p>{caption}</p>" if caption else '<p class="none">no caption</p>',
+        *(f'<p class="warning">{escape(str(warning))}</p>' for warning in warnings if warning != "no caption"),
+        "</figcaption>",
+        "</figure>",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _thumbnail(path: Path, alt: str) -> str:
+    try:
+        image = opened(path)
+    except BadPicture:
+        return ""
+    image.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    if image.mode == "RGBA":
+        kind = "png"
+        image.save(buffer, format="PNG")
+    else:
+        kind = "jpeg"
+        image.save(buffer, format="JPEG", quality=_QUALITY)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/{kind};base64,{data}" width="{image.width}" height="{image.height}" alt="{alt}">'

@@ -1,0 +1,195 @@
+"""From a folder of pictures to a folder to train on. The originals are only read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from hnetkit.errors import OutputExists, UsageError
+from hnetkit.files import new_file
+from hnetkit.train.captions import caption_of
+from hnetkit.train.preparing.crops import Box, Focus, kept_share, window, windows_along
+from hnetkit.train.preparing.opening import opened, picture_files
+from hnetkit.train.preparing.sizes import Size, buckets_of, nearest
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Existing = Literal["keep", "replace", "append", "prepend"]
+Describe = Callable[["Image.Image"], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How pictures are brought to their size.
+
+    Attributes:
+        size: (width, height) in pixels of every picture, or with `buckets` about their area.
+        buckets: each picture gets the size of about this area that is nearest to its ratio.
+        focus: where a picture is cropped.
+        flip: with a mirrored copy of each.
+        split: pictures of which a crop would keep at most `split_threshold` are cut into several instead.
+        split_threshold: a share of the picture's area, 0 to 1.
+        split_overlap: share of each part that the next one has too, 0 to 0.9.
+        flatten: transparent pictures lose their transparency.
+        existing: what becomes of a caption beside an original where a new one is made.
+    """
+
+    size: Size = (512, 512)
+    buckets: bool = False
+    focus: Focus = "centre"
+    flip: bool = False
+    split: bool = False
+    split_threshold: float = 0.5
+    split_overlap: float = 0.2
+    flatten: bool = False
+    existing: Existing = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One picture of the training folder.
+
+    Attributes:
+        path: of the picture; its caption is beside it.
+        source: the original.
+        size: (width, height) in pixels.
+        caption: as training reads it; may be empty.
+    """
+
+    path: Path
+    source: Path
+    size: Size
+    caption: str
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A training folder that is being made.
+
+    Attributes:
+        path: of the folder.
+        settings: how pictures are brought to their size.
+        overwrite: whether files that are there are replaced.
+        describe: makes a caption of a prepared picture; None where none is made.
+    """
+
+    path: Path
+    settings: Settings
+    overwrite: bool = False
+    describe: Describe | None = None
+    _names: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def add(self, source: Path) -> Iterator[Prepared]:
+        """Yields what one original becomes, each once it is written: its caption first, then the picture.
+
+        Raises:
+            BadPicture: the original cannot be read.
+            UsageError: its caption is not UTF-8.
+            MissingPackage: faces are to be found and OpenCV is not installed.
+        """
+        image = opened(source)
+        existing = caption_of(source) if source.with_suffix(".txt").is_file() else None
+        size = nearest(image.size, buckets_of(self.settings.size)) if self.settings.buckets else self.settings.size
+        boxes = self._boxes(image, size)
+        for number, box in enumerate(boxes, 1):
+            stem = source.stem if len(boxes) == 1 else f"{source.stem}-{number}"
+            part = _brought(image, box, size, flatten=self.settings.flatten)
+            caption = self._caption(part, existing)
+            if caption is None and stem != source.stem:
+                caption = caption_of(source)  # its file name, which the part no longer has
+            yield self._write(part, stem, source, caption)
+            if self.settings.flip:
+                mirrored = part.transpose(_flip())
+                yield self._write(
+                    mirrored, f"{stem}-flipped", source, caption_of(source) if caption is None else caption
+                )
+
+    def _boxes(self, image: Image.Image, size: Size) -> list[Box]:
+        if self.settings.split and kept_share(image.size, size) <= self.settings.split_threshold:
+            return windows_along(image.size, size, self.settings.split_overlap)
+        return [window(image, size, self.settings.focus)]
+
+    def _caption(self, image: Image.Image, existing: str | None) -> str | None:
+        """Returns the caption to write; None where the picture has none but its file name."""
+        how = self.settings.existing
+        if self.describe is None or (existing is not None and how == "keep"):
+            return existing
+        new = self.describe(image)
+        parts = {"append": [existing, new], "prepend": [new, existing]}.get(how, [new])
+        return ", ".join(part for part in parts if part)
+
+    def _write(self, image: Image.Image, stem: str, source: Path, caption: str | None) -> Prepared:
+        target = self.path / f"{self._free(stem)}.png"
+        beside = target.with_suffix(".txt")
+        if caption is not None:
+            write_caption(beside, caption, overwrite=self.overwrite)
+        elif self.overwrite:
+            beside.unlink(missing_ok=True)  # of an earlier picture of this name
+        with new_file(target, overwrite=self.overwrite) as file:
+            image.save(file, format="PNG")
+        return Prepared(target, source, image.size, caption_of(target))
+
+    def _free(self, stem: str) -> str:
+        """Returns the stem, with a number where another picture took it; upper and lower case are one."""
+        name, number = stem, 2
+        while name.casefold() in self._names:
+            name, number = f"{stem}-{number}", number + 1
+        self._names.add(name.casefold())
+        return name
+
+
+def require_place(out: Path, pictures: Path, *, overwrite: bool) -> None:
+    """Accepts a folder to write to: a new one, an empty one, or any other with `overwrite`.
+
+    Raises:
+        UsageError: it is the folder of the originals.
+        OutputExists: it has files in it, or is a file.
+    """
+    if out.exists() and pictures.exists() and os.path.samefile(out, pictures):
+        raise UsageError(f"--out {out}: the originals are in it", hint=f"--out {out.name or 'pictures'}-512")
+    if out.exists() and not out.is_dir():
+        raise OutputExists(f"{out}: a file, not a folder")
+    if not overwrite and out.is_dir() and any(out.iterdir()):
+        raise OutputExists(
+            f"{out}: the folder is not empty", hint="another --out, or --overwrite to replace files of the same names"
+        )
+
+
+def write_caption(path: Path, caption: str, *, overwrite: bool) -> None:
+    """Writes a caption beside its picture, whole or not at all.
+
+    Raises:
+        OutputExists: the file exists and `overwrite` is False.
+    """
+    with new_file(path, overwrite=overwrite) as file:
+        file.write(f"{caption}\n".encode())
+
+
+def leftovers(out: Path, made: Sequence[Prepared]) -> list[str]:
+    """Returns the names of the pictures of a training folder that this preparation did not make."""
+    ours = {one.path.name for one in made}
+    return [path.name for path in picture_files(out) if path.name not in ours] if ours else []
+
+
+def _brought(image: Image.Image, box: Box, size: Size, *, flatten: bool) -> Image.Image:
+    """Returns a part of a picture at a size; what is transparent gets white under it, whether it stays so or not."""
+    from PIL import Image as Images
+
+    part = image.resize(size, Images.Resampling.LANCZOS, box=box)
+    if part.mode != "RGBA":
+        return part
+    white = Images.new("RGBA", size, "white")
+    solid = Images.alpha_composite(white, part).convert("RGB")
+    if not flatten:
+        solid.putalpha(part.getchannel("A"))
+    return solid
+
+
+def _flip() -> Image.Transpose:
+    from PIL import Image as Images
+
+    return Images.Transpose.FLIP_LEFT_RIGHT

@@ -1,0 +1,62 @@
+"""The pictures of a folder, opened the way they are seen."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hnetkit.errors import BadPicture, NotFound
+from hnetkit.train.data import SUFFIXES
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+def picture_files(folder: Path, *, recursive: bool = False, but_not_in: Path | None = None) -> list[Path]:
+    """Returns the picture files of a folder in the order of their names; hidden ones are left out.
+
+    Args:
+        recursive: with those of all folders below it; links to folders are not followed.
+        but_not_in: a folder below it that is left out.
+
+    Raises:
+        NotFound: no such folder, or no pictures in it.
+    """
+    if not folder.is_dir():
+        raise NotFound(f"{folder}: no such folder")
+    left_out = but_not_in.resolve() if but_not_in is not None else None
+    found = []
+    for at, folders, names in os.walk(folder):
+        here = Path(at)
+        kept = [name for name in folders if not name.startswith(".") and (here / name).resolve() != left_out]
+        folders[:] = sorted(kept) if recursive else []
+        found += [here / name for name in names if _is_picture_name(name) and (here / name).is_file()]
+    if not found:
+        hint = None if recursive else "--recursive looks into the folders below it"
+        raise NotFound(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})", hint=hint)
+    return sorted(found)
+
+
+def opened(path: Path) -> Image.Image:
+    """Returns a picture as RGB, or RGBA where it has transparency, turned as its EXIF data says.
+
+    Raises:
+        BadPicture: it cannot be read, or has more pixels than Pillow takes for safe.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow refuses twice as many by itself
+            image.load()
+            turned = ImageOps.exif_transpose(image)
+            has_alpha = "A" in turned.getbands() or "transparency" in turned.info
+            return turned.convert("RGBA" if has_alpha else "RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadPicture(f"{path}: not a picture that can be read ({error})") from error
+
+
+def _is_picture_name(name: str) -> bool:
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)

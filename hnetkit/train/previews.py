@@ -1,0 +1,252 @@
+"""Pictures of what a network has learned so far, as one labelled sheet: prompts and seeds down, strengths across."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hnetkit.errors import BadPicture, UsageError
+from hnetkit.files import new_file
+from hnetkit.network import Hypernetwork
+from hnetkit.train.noise import high_frequencies
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from hnetkit.generate.model import Model
+    from hnetkit.generate.request import Request
+
+    Rows = Sequence[Sequence[Sequence[Image.Image | None]]]  # by prompt, strength and seed
+
+_OWN_PROMPTS = 3
+_ON_THE_UNET = "hnetkit's preview"
+_NO_LMS = "Euler a"  # LMS overshoots where a hypernetwork bends the way, and shows a good one as damaged
+
+
+@dataclass(frozen=True, slots=True)
+class PreviewSettings:
+    """What previews show; None leaves the choice to the model.
+
+    Attributes:
+        prompts: none: the model's own examples, up to 3, or else the empty prompt.
+        seeds: of each prompt.
+        strengths: from left to right; the largest one is what guards look at.
+        negative_prompt: what to steer away from.
+        steps, cfg_scale, sampler, width, height, clip_skip: as for any picture.
+        batch_size: pictures that are drawn together.
+
+    Raises:
+        UsageError: nothing to draw.
+    """
+
+    prompts: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (1, 2)
+    strengths: tuple[float, ...] = (0.0, 0.5, 1.0)
+    negative_prompt: str = ""
+    steps: int | None = None
+    cfg_scale: float | None = None
+    sampler: str | None = None
+    width: int | None = None
+    height: int | None = None
+    clip_skip: int = 1
+    batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.seeds or not self.strengths or self.batch_size < 1:
+            raise UsageError("a preview has at least one seed and one strength")
+        if not np.isfinite(self.strengths).all():
+            raise UsageError(f"strengths of previews are numbers, not {', '.join(map(str, self.strengths))}")
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """One sheet, drawn and written.
+
+    Attributes:
+        step: of the network.
+        path: ``NAME-<step>.png``.
+        pictures: at the largest strength, prompts first, then seeds; those that came out bad are left out.
+        energy: mean of their `high_frequencies`: what `Guards.after_preview` takes.
+        fault: which pictures came out NaN or black although they do not without the network; empty for none.
+    """
+
+    step: int
+    path: Path
+    pictures: tuple[Image.Image, ...]
+    energy: float
+    fault: str = ""
+
+
+class Previews:
+    """Draws previews of one run. Pictures without the network are drawn once.
+
+    Args:
+        model: what the network is trained on. Its UNet is in use as it is and comes back as it was, bit for bit.
+        settings: what to show.
+        folder: where sheets are written; made when there is one.
+        name: of the network.
+        ready: entered while pictures are drawn, for whoever keeps the text encoder or the autoencoder elsewhere.
+
+    Raises:
+        UsageError: settings that cannot be meant, or more pictures than a sheet has room for.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        settings: PreviewSettings,
+        folder: Path,
+        name: str,
+        *,
+        ready: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        from hnetkit.generate.grids.sheet import require_room
+
+        self._model, self._settings, self._folder, self._name = model, settings, folder, name
+        self._ready = ready
+        prompts = settings.prompts or model.defaults.prompts[:_OWN_PROMPTS] or ("",)
+        self._requests = [_request(model, settings, prompt) for prompt in prompts]
+        require_room(len(settings.strengths), len(prompts) * len(settings.seeds))
+        self._without: dict[int, list[Image.Image | None]] = {}
+
+    def draw(self, network: Hypernetwork, step: int) -> Preview:
+        """Returns the preview of a network as it is now; random numbers, modes and the UNet are as before.
+
+        Call it where the trained network's own hooks are off the UNet (outside of `TrainedNetwork.on`): it would
+        be applied twice.
+
+        Raises:
+            OutOfMemory: drawing needs more than there is.
+        """
+        from hnetkit.runtime.attach import load_hypernetwork, unload_hypernetworks
+
+        pipe, strengths = self._model.pipe, self._settings.strengths
+        with self._ready(), _undisturbed(pipe):
+            load_hypernetwork(pipe, network, _ON_THE_UNET, strength=0.0, force=True)
+            try:
+                rows = [[self._pictures(number, at) for at in strengths] for number in range(len(self._requests))]
+                fault = self._fault(rows)
+            finally:
+                unload_hypernetworks(pipe, _ON_THE_UNET)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / f"{self._name}-{step}.png"
+        with new_file(path, overwrite=True) as file:
+            self._sheet(rows, step).save(file, format="png")
+        largest = strengths.index(max(strengths, key=abs))
+        sound = tuple(picture for row in rows for picture in row[largest] if picture is not None)
+        grid = self._model.pipe.vae_scale_factor
+        energy = sum(high_frequencies(np.asarray(picture), grid) for picture in sound) / max(1, len(sound))
+        return Preview(step, path, sound, energy, fault)
+
+    def _pictures(self, number: int, strength: float) -> list[Image.Image | None]:
+        """Returns the pictures of a prompt, one for each seed; None for those that came out NaN or black."""
+        request, seeds = self._requests[number], self._settings.seeds
+        if strength:
+            return self._drawn(replace(request, stack=((_ON_THE_UNET, strength),)), seeds)
+        if number not in self._without:
+            self._without[number] = self._drawn(request, seeds)
+        return self._without[number]
+
+    def _drawn(self, request: Request, seeds: Sequence[int]) -> list[Image.Image | None]:
+        from hnetkit.generate.picture import draw_batch
+
+        size, drawn = request.batch_size, list[Any]()
+        for batch in (seeds[at : at + size] for at in range(0, len(seeds), size)):
+            try:
+                drawn += [
+                    picture.image for picture in draw_batch(self._model, request, batch, lambda done, total: None)
+                ]
+            except BadPicture:  # one of them: the others may be sound
+                alone = replace(request, batch_size=1)
+                drawn += [None] if len(batch) == 1 else self._drawn(alone, batch)
+        return drawn
+
+    def _fault(self, rows: Rows) -> str:
+        """Returns what is wrong with the pictures, so far as nothing is wrong with those without the network."""
+        bad = 0
+        for number, row in enumerate(rows):
+            if any(picture is None for pictures in row for picture in pictures):
+                without = self._pictures(number, 0.0)
+                pairs = [pair for pictures in row for pair in zip(pictures, without, strict=True)]
+                bad += sum(picture is None and plain is not None for picture, plain in pairs)
+        of = sum(len(pictures) for row in rows for pictures in row)
+        return f"{bad} of {of} pictures came out NaN or black" if bad else ""
+
+    def _sheet(self, rows: Rows, step: int) -> Image.Image:
+        from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet
+
+        settings, first = self._settings, self._requests[0]
+        sections = [
+            Section(
+                request.prompt or "(no prompt)",
+                [
+                    SheetRow(f"seed {seed}", [pictures[at] or _missing(request) for pictures in row])
+                    for at, seed in enumerate(settings.seeds)
+                ],
+            )
+            for request, row in zip(self._requests, rows, strict=True)
+        ]
+        drawn_with = [self._model.name, first.sampler, f"{first.steps} steps", f"CFG {first.cfg_scale:g}"]
+        columns = [f"strength {strength:g}" for strength in settings.strengths]
+        return draw_sheet(f"{self._name} after {step:,} steps", "  ·  ".join(drawn_with), columns, sections)
+
+
+def _untold(done: int, total: int) -> None:
+    """Nobody watches a preview being drawn."""
+
+
+def _request(model: Model, settings: PreviewSettings, prompt: str) -> Request:
+    from hnetkit.generate.request import Request
+    from hnetkit.generate.sampling.samplers import sampler_name
+
+    own, (width, height) = model.defaults, model.size
+    return Request(
+        prompt,
+        min(settings.seeds),
+        steps=settings.steps or own.steps,
+        cfg_scale=settings.cfg_scale or own.cfg_scale,
+        width=settings.width or width,
+        height=settings.height or height,
+        sampler=sampler_name(settings.sampler or (_NO_LMS if own.sampler.startswith("LMS") else own.sampler)),
+        negative_prompt=settings.negative_prompt,
+        clip_skip=settings.clip_skip,
+        batch_size=settings.batch_size,
+    )
+
+
+def _missing(request: Request) -> Image.Image:
+    """Returns what stands for a picture that came out NaN or black: a cross on grey."""
+    from PIL import Image, ImageDraw
+
+    right, bottom = request.width - 1, request.height - 1
+    image = Image.new("RGB", (request.width, request.height), "#d8d8d8")
+    canvas = ImageDraw.Draw(image)
+    for line in ((0, 0, right, bottom), (0, bottom, right, 0)):
+        canvas.line(line, fill="#a33a32", width=max(1, request.width // 64))
+    return image
+
+
+@contextmanager
+def _undisturbed(pipe: Any) -> Iterator[None]:
+    """Puts everything into evaluation mode; afterwards modes and all random generators are as they were."""
+    import torch
+
+    parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    modes = [(module, module.training) for part in parts for module in part.modules()]
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        for part in parts:
+            part.eval()
+        try:
+            yield
+        finally:
+            for module, was_training in modes:
+                module.training = was_training
+            random.setstate(python)
+            np.random.set_state(numpy)

@@ -1,0 +1,202 @@
+"""The folder of one run: what it was asked to do, on what, its checkpoints, and whether it may go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from blake3 import blake3
+
+from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
+from hnetkit.files import new_file
+from hnetkit.train.data import changes
+from hnetkit.train.recipe import Recipe
+from hnetkit.train.state import States
+
+if TYPE_CHECKING:
+    from hnetkit.generate.model import Model
+    from hnetkit.train.data import TrainingData
+
+FORMAT = "hnetkit.training/1"
+
+Beginning = Literal["go on", "resume", "restart"]
+"""``go on`` from a checkpoint where there is one, ``resume`` and refuse where there is none, or ``restart``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a run is made on, by content: it must not change under a run.
+
+    Attributes:
+        pictures: name -> sha256 and caption.
+        model, vae, text_encoder: hashes of their weights; the model's is A1111's.
+        start: of the file that training began with; None for a new network.
+    """
+
+    pictures: Mapping[str, Any]
+    model: str
+    vae: str
+    text_encoder: str
+    start: str | None = None
+
+    def changes(self, now: Found) -> list[str]:
+        """Returns what is not as it was, one phrase each."""
+        names = {"model": "the model", "vae": "the autoencoder", "text_encoder": "the text encoder"}
+        names["start"] = "the network that training began with"
+        changed = [
+            f"{said} is another one" for name, said in names.items() if getattr(self, name) != getattr(now, name)
+        ]
+        return [*changes(self.pictures, now.pictures), *changed]
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The files of one run in ``folder``: ``recipe.json``, ``state/``, and what else carries the network's name."""
+
+    folder: Path
+    recipe: Recipe
+
+    @property
+    def states(self) -> States:
+        return States(self.folder / "state", self.recipe.keep)
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "recipe.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other commands out for as long as the block lasts.
+
+        Raises:
+            HnetkitError: another one trains here.
+        """
+        from filelock import FileLock, Timeout
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise HnetkitError(f"{self.folder}: another command trains here", hint="choose another --name") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def require_ours(self) -> None:
+        """Raises OutputExists where the folder is something else, or holds files that no run left."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise OutputExists(f"{self.folder}: a file, not a run's folder", hint="choose another --name or --out")
+        if self.folder.is_dir() and not self.record.exists():
+            others = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
+            if others:
+                raise OutputExists(
+                    f"{self.folder}: holds {sorted(others)[0]} and is no run's folder",
+                    hint="choose another --name or --out",
+                )
+
+    def require_same(self, beginning: Beginning, found: Found, *, force: bool) -> list[str]:
+        """Returns what changed under a run that goes on all the same, because of `force`.
+
+        Raises:
+            NotFound: asked to resume, and there is nothing to resume.
+            RunChanged: recipe, pictures or model are not what the run was made with so far.
+        """
+        has_state = self.record.exists() and self.states.newest_folder is not None
+        if beginning == "resume" and not has_state:
+            raise NotFound(f"{self.folder}: no checkpoint to resume from", hint="leave --resume out")
+        if beginning == "restart" or not has_state:
+            return []
+        recipe, before = self._read()
+        names = recipe.differences(self.recipe)
+        if names:
+            raise RunChanged(
+                f"{self.folder}: trained so far with another {', '.join(names)}",
+                hint="--restart starts over; --name or --out leaves this run as it is",
+            )
+        changed = before.changes(found)
+        if changed and not force:
+            raise RunChanged(
+                f"{self.folder}: changed since the last checkpoint: {'; '.join(changed)}",
+                hint="--restart starts over, --force goes on all the same",
+            )
+        return changed
+
+    def begin(self, found: Found, *, afresh: bool) -> None:
+        """Writes down what the run is made with; `afresh` removes what an earlier run of the folder left."""
+        if afresh:
+            self._clear()
+        data = {"format": FORMAT, "recipe": self.recipe.to_json(), "found": _plain(found)}
+        with new_file(self.record, overwrite=True) as file:
+            file.write(json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n")
+
+    def snapshot(self, step: int) -> Path:
+        """The network as a file after so many steps."""
+        return self.folder / f"{self.recipe.name}-{step}.safetensors"
+
+    def drop_snapshots_after(self, step: int) -> None:
+        """Removes snapshots of steps that are made again."""
+        for path in self._snapshots():
+            if int(path.stem.rpartition("-")[2]) > step:
+                path.unlink()
+
+    def _snapshots(self) -> list[Path]:
+        found = self.folder.glob("*.safetensors")
+        return [p for p in found if p.stem.startswith(f"{self.recipe.name}-") and p.stem.rpartition("-")[2].isdigit()]
+
+    def _clear(self) -> None:
+        self.states.clear()
+        for path in self._snapshots():
+            path.unlink()
+        for name in ("tensorboard", "previews"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+
+    def _read(self) -> tuple[Recipe, Found]:
+        try:
+            data = json.loads(self.record.read_text(encoding="utf-8"))
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']}")
+            return Recipe.from_json(data["recipe"], str(self.record)), Found(**data["found"])
+        except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+            raise RunChanged(
+                f"{self.record}: cannot be read ({error})", hint="--restart starts over; another --name leaves it"
+            ) from error
+
+
+def find(data: TrainingData, model: Model, start: str | None) -> Found:
+    """Returns what a run is made on.
+
+    Args:
+        start: content hash of the network that training begins with.
+    """
+    pipe = model.pipe
+    encoders = [pipe.text_encoder, getattr(pipe, "text_encoder_2", None)]
+    return Found(
+        data.fingerprint, model.hash, hash_of_weights([pipe.vae]), hash_of_weights([e for e in encoders if e]), start
+    )
+
+
+def hash_of_weights(modules: list[Any]) -> str:
+    """Returns a hash of the weights of modules as they are loaded: names, types and bytes."""
+    import torch
+
+    digest = blake3()
+    for module in modules:
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def _plain(found: Found) -> dict[str, Any]:
+    return {
+        "pictures": dict(found.pictures),
+        **{n: getattr(found, n) for n in ("model", "vae", "text_encoder", "start")},
+    }

@@ -1,0 +1,259 @@
+"""Checkpoints: everything that a run needs to go on, as safetensors and JSON, complete or absent.
+
+Each is a folder with a running number, which is written under another name, brought to disk, and then renamed. The one
+with the highest number is the newest; a roll-back writes an older state again under a new number.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from torch import Tensor
+
+from hnetkit.errors import DamagedFile, DiskFull, FileRefused
+
+FORMAT = "hnetkit.training-state/1"
+
+_TENSORS, _REST = "tensors.safetensors", "state.json"
+_UNFINISHED = ".unfinished"
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A run after a step.
+
+    Attributes:
+        step: steps made.
+        content: what else there is to know: dicts, lists and tuples of tensors, numbers, texts and None.
+    """
+
+    step: int
+    content: Mapping[str, Any]
+
+
+class States:
+    """The checkpoints of one run.
+
+    Args:
+        folder: that holds nothing else; made with the first one.
+        keep: how many; older ones are removed once a new one is whole.
+    """
+
+    def __init__(self, folder: Path, keep: int = 3) -> None:
+        self.folder, self._keep = folder, keep
+
+    def write(self, state: State) -> Path:
+        """Writes a checkpoint and returns its folder.
+
+        Raises:
+            DiskFull: no room for it, although all but the newest were removed; that one is still there.
+        """
+        with no_room_as_error(self.newest_folder):
+            try:
+                written = self._write(state)
+            except OSError as error:
+                if error.errno not in _NO_ROOM or len(self._numbers()) < 2:
+                    raise
+                self._prune(1)
+                written = self._write(state)
+        self._prune(self._keep)
+        return written
+
+    def read(self, most: int | None = None) -> State | None:
+        """Returns the newest whole checkpoint; None where there is none.
+
+        Args:
+            most: only those of so many steps at most.
+
+        Raises:
+            DamagedFile: there are checkpoints, and all of them are damaged.
+        """
+        damaged: DamagedFile | None = None
+        for number in reversed(self._numbers()):
+            try:
+                state = self._read(self._folder(number))
+            except DamagedFile as error:
+                damaged = error
+                continue
+            if most is None or state.step <= most:
+                return state
+        if damaged is not None:
+            raise damaged
+        return None
+
+    def oldest(self) -> State | None:
+        """Returns the whole checkpoint of fewest steps; None where there is none."""
+        steps = [_step_of(self._folder(number)) for number in self._numbers()]
+        return self.read(most=min(steps)) if steps else None
+
+    def drop_after(self, step: int) -> None:
+        """Removes checkpoints of more steps."""
+        for number in self._numbers():
+            if _step_of(self._folder(number)) > step:
+                self._remove(self._folder(number))
+
+    def clear(self) -> None:
+        """Removes all of them, and what an interrupted write left."""
+        for number in self._numbers():
+            self._remove(self._folder(number))
+        self._sweep()
+
+    @property
+    def newest_folder(self) -> Path | None:
+        numbers = self._numbers()
+        return self._folder(numbers[-1]) if numbers else None
+
+    def _numbers(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
+
+    def _folder(self, number: int) -> Path:
+        return self.folder / f"{number:08}"
+
+    def _write(self, state: State) -> Path:
+        from safetensors.torch import save
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._sweep()
+        numbers = self._numbers()
+        target = self._folder(numbers[-1] + 1 if numbers else 1)
+        unfinished = target.with_name(f"{target.name}{_UNFINISHED}")
+        tensors: dict[str, Tensor] = {}
+        content = _packed(state.content, "", tensors)
+        data = save(tensors)
+        rest = {"format": FORMAT, "step": state.step, "blake3": blake3(data).hexdigest(), "content": content}
+        try:
+            unfinished.mkdir()
+            _write_file(unfinished / _TENSORS, data)
+            _write_file(unfinished / _REST, json.dumps(rest).encode())
+            _settle(unfinished)
+            os.rename(unfinished, target)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        _settle(self.folder)
+        return target
+
+    def _read(self, folder: Path) -> State:
+        from safetensors.torch import load
+
+        try:
+            rest = json.loads((folder / _REST).read_bytes())
+            data = (folder / _TENSORS).read_bytes()
+            if rest["format"] != FORMAT:
+                raise FileRefused(f"{folder}: written by another version of hnetkit: {rest['format']}")
+            if blake3(data).hexdigest() != rest["blake3"]:
+                raise ValueError("its bytes are not what was written")
+            return State(rest["step"], _unpacked(rest["content"], load(data)))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DamagedFile(f"{folder}: a damaged checkpoint ({error})", hint="--restart starts over") from error
+
+    def _prune(self, keep: int) -> None:
+        for number in self._numbers()[:-keep]:
+            self._remove(self._folder(number))
+
+    def _remove(self, folder: Path) -> None:
+        """Removes a checkpoint so that no half of one can be met: it loses its name first."""
+        doomed = folder.with_name(f"{folder.name}{_UNFINISHED}")
+        shutil.rmtree(doomed, ignore_errors=True)
+        os.rename(folder, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        for path in self.folder.glob(f"*{_UNFINISHED}") if self.folder.is_dir() else ():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def require_room(folder: Path, size_bytes: int) -> None:
+    """Raises DiskFull where `folder`, which exists, has no room for so many bytes."""
+    free = shutil.disk_usage(folder).free
+    if free < size_bytes:
+        raise DiskFull(
+            f"{folder}: a checkpoint takes {size_bytes >> 20} MB and {free >> 20} MB are free",
+            hint="make room, or --out on another disk; nothing was trained",
+        )
+
+
+@contextmanager
+def no_room_as_error(newest: Path | None) -> Iterator[None]:
+    """Surrounds the writing of a checkpoint.
+
+    Args:
+        newest: the checkpoint before it, which is still there.
+
+    Raises:
+        DiskFull: in place of the system's own error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        kept = f"the one before, {newest}, is whole" if newest else "there is none before it"
+        raise DiskFull(
+            f"no room for a checkpoint ({error.strerror}); {kept}",
+            hint="make room and give the same command again",
+        ) from error
+
+
+def _step_of(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / _REST).read_bytes())["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _settle(folder: Path) -> None:
+    """Brings a folder's own entries to disk, where the system can do that."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Returns a value as JSON holds it, and puts its tensors into `tensors` under their path in it."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().to("cpu").contiguous()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": [[key, _packed(item, f"{name}.{key}".lstrip("."), tensors)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"tuple": [_packed(item, f"{name}.{place}", tensors) for place, item in enumerate(value)]}
+    if isinstance(value, list):
+        return [_packed(item, f"{name}.{place}", tensors) for place, item in enumerate(value)]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"{name}: a {type(value).__name__} cannot be kept in a checkpoint")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    if "tuple" in value:
+        return tuple(_unpacked(item, tensors) for item in value["tuple"])
+    return {key: _unpacked(item, tensors) for key, item in value["dict"]}

@@ -1,0 +1,56 @@
+"""Small things to train on: pictures with captions, recipes of few steps, and what came of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hnetkit.generate.model import Model
+from hnetkit.train.data import read_data
+from hnetkit.train.loop import Callbacks, Result, train
+from hnetkit.train.recipe import Recipe
+
+CAPTIONS = ("a red circle", "a blue star, small", "a green square", "a black dot", "a white line")
+
+
+def make_pictures(folder: Path, count: int = 5, sizes: Sequence[tuple[int, int]] = ((16, 16),), **more: Any) -> Path:
+    """Makes a folder of noise pictures with captions; sizes take turns. Returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        make_picture(folder / f"{number:02}.png", sizes[number % len(sizes)], number, **more)
+        (folder / f"{number:02}.txt").write_text(CAPTIONS[number % len(CAPTIONS)])
+    return folder
+
+
+def make_picture(path: Path, size: tuple[int, int], seed: int = 0, *, mode: str = "RGB") -> None:
+    """Writes one picture of noise."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randint(256, (size[1], size[0], len(mode)), generator=generator, dtype=torch.uint8)
+    Image.fromarray(noise.numpy(), mode).save(path)
+
+
+def small_recipe(pictures: Path, **changes: Any) -> Recipe:
+    """Returns a recipe of six steps with a checkpoint after every second one and nothing that watches."""
+    plain = Recipe(
+        name="ink",
+        model="tiny",
+        pictures=str(pictures),
+        rates="1e-2",
+        max_steps=6,
+        save_every=2,
+        preview_every=0,
+        guarded=False,
+        template="hypernetwork",
+    )
+    return replace(plain, **changes)
+
+
+def run_training(recipe: Recipe, model: Model, folder: Path, said: list[str] | None = None, **how: Any) -> Result:
+    """Trains, and puts what was said into `said`."""
+    told = Callbacks(say=(said if said is not None else []).append)
+    return train(recipe, model, read_data(recipe), folder, told=told, **how)

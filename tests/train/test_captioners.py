@@ -1,0 +1,206 @@
+"""Captions by models: tiny ones with random weights, saved and loaded as real ones are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+)
+from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
+from hnetkit.train.preparing.captioners import Tagger, TagSettings, load_blip, load_tagger
+from tests.support.pictures import noise
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+BEGIN = len(WORDS)  # as in the real models, the token that a caption begins with is none of the tokenizer's
+
+
+@pytest.fixture(scope="module")
+def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a BLIP model of 2 layers of width 16."""
+    folder = tmp_path_factory.mktemp("blip")
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**small, "vocab_size": len(WORDS) + 2, "encoder_hidden_size": 16, "projection_dim": 16}
+    tokens = {"bos_token_id": BEGIN, "pad_token_id": 0, "eos_token_id": 3, "sep_token_id": 3}
+    vision = {**small, "image_size": 32, "patch_size": 16, "projection_dim": 16}
+    config = BlipConfig(text_config={**text, **tokens}, vision_config=vision, projection_dim=16)
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
+    BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)}).save_pretrained(folder)
+    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def tagger_folder(folder: Path, names: list[str], bias: list[float]) -> Path:
+    """Saves a ViT whose outputs are `bias`, whatever it sees."""
+    config = ViTConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    model = ViTForImageClassification(config)
+    torch.nn.init.zeros_(model.classifier.weight)
+    model.classifier.bias.data = torch.tensor(bias)
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+def wd_folder(folder: Path, tags: list[tuple[str, int]], scores: list[float]) -> Path:
+    """Saves a tagger as the WD taggers are, but of a ViT of transformers: its tags are in a table."""
+    tagger_folder(folder, [f"LABEL_{number}" for number in range(len(tags))], torch.tensor(scores).logit().tolist())
+    rows = [f"{number},{name},{kind},1" for number, (name, kind) in enumerate(tags)]
+    (folder / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *rows]), encoding="utf-8")
+    return folder
+
+
+def test_blip_says_the_same_of_the_same_picture(blip: Path) -> None:
+    model = load_blip(str(blip), device="cpu")
+    first = model.caption(noise((50, 40)))
+    assert first
+    assert first == model.caption(noise((50, 40)))
+    assert not set(first) & set("[]\n")
+    assert not model.model.training
+
+
+def test_blip_takes_pictures_with_transparency(blip: Path) -> None:
+    assert load_blip(str(blip), device="cpu").caption(noise((50, 40)).convert("RGBA"))
+
+
+def test_a_tagger_gives_the_tags_that_are_sure_enough(tmp_path: Path) -> None:
+    folder = tagger_folder(tmp_path, ["cat", "long_hair", "dog", "rating:safe"], [2.0, 1.0, -2.0, 9.0])
+    assert load_tagger(str(folder), device="cpu").caption(noise((30, 20))) == "cat, long hair"
+
+
+TAGS = [("long_hair", 0), ("saber_(fate)", 4), ("miku", 4), ("^_^", 0), ("sky", 0), ("general", 9)]
+SCORES = [0.5, 0.9, 0.8, 0.6, 0.3, 0.99]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, r"^_^, long hair, saber \(fate\)"),
+        ({"escape": False}, "^_^, long hair, saber (fate)"),
+        ({"underscores": True}, r"^_^, long_hair, saber_\(fate\)"),
+        ({"by_score": True}, r"saber \(fate\), ^_^, long hair"),
+        ({"general": 0.2}, r"^_^, long hair, saber \(fate\), sky"),
+        ({"character": 0.75}, r"^_^, long hair, miku, saber \(fate\)"),
+        ({"excluded": frozenset({"long hair", r"saber_\(fate\)"})}, "^_^"),
+        ({"general": 1.0, "character": 1.0}, ""),
+    ],
+)
+def test_tags_are_chosen_and_written_as_asked(tmp_path: Path, settings: dict[str, Any], expected: str) -> None:
+    folder = wd_folder(tmp_path, TAGS, SCORES)
+    model = load_tagger(str(folder), settings=TagSettings(**settings), device="cpu")
+    assert model.caption(noise((30, 20))) == expected
+
+
+def test_a_wd_tagger_sees_a_white_square_with_blue_first(tmp_path: Path) -> None:
+    tagger = load_tagger(str(wd_folder(tmp_path, TAGS, SCORES)), device="cpu")
+    seen = tagger.pixels(Image.new("RGB", (32, 16), (255, 0, 0)))
+    assert seen.shape == (1, 3, 16, 16)
+    assert seen[0, :, 8, 8].tolist() == [-1, -1, 1]
+    assert seen[0, :, 0, 8].tolist() == seen[0, :, 15, 8].tolist() == [1, 1, 1]
+    ghost = tagger.pixels(Image.new("RGBA", (16, 16), (255, 0, 0, 0)))
+    assert ghost.unique().tolist() == [1]
+
+
+def test_a_tagger_whose_table_has_other_tags_is_refused(tmp_path: Path) -> None:
+    folder = wd_folder(tmp_path, TAGS, SCORES)
+    with (folder / "selected_tags.csv").open("a", encoding="utf-8") as file:
+        file.write("\n9,one more,0,1")
+    with pytest.raises(ModelNotUsable, match="7 tags for 6 outputs"):
+        load_tagger(str(folder), device="cpu")
+
+
+def test_a_model_with_pickled_weights_only_is_refused(blip: Path, tmp_path: Path) -> None:
+    for path in blip.iterdir():
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
+    for load in (load_blip, load_tagger):
+        with pytest.raises(ModelNotUsable, match="safetensors"):
+            load(str(tmp_path))
+
+
+@pytest.mark.parametrize("place", ["nobody/nothing", "no-such-folder", "../nowhere", "/nowhere/at/all"])
+def test_a_model_that_is_nowhere_is_not_found(place: str) -> None:
+    for load in (load_blip, load_tagger):
+        with pytest.raises(NotFound) as error:
+            load(place)
+        assert error.value.hint
+
+
+def test_a_model_of_another_kind_is_refused(blip: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotUsable, match="vit, not BLIP"):
+        load_blip(str(tagger_folder(tmp_path, ["cat", "dog"], [0.0, 0.0])))
+    with pytest.raises(ModelNotUsable):
+        load_tagger(str(blip))
+
+
+@pytest.mark.parametrize("config", ["", "[]", "{"])
+def test_a_model_without_a_configuration_that_can_be_read_is_refused(tmp_path: Path, config: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(ModelNotUsable, match=r"config\.json"):
+        load_tagger(str(tmp_path))
+
+
+def timm_can_be_imported() -> bool:
+    try:
+        import timm  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def timm_folder(folder: Path) -> Path:
+    """Saves a tiny timm model as its hub repositories are: an architecture's name, weights and a table of tags."""
+    (folder / "config.json").write_text(
+        json.dumps(
+            {
+                "architecture": "vit_tiny_patch16_224",
+                "num_classes": len(TAGS),
+                "model_args": {"img_size": 32, "depth": 1},
+                "pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3},
+            }
+        ),
+        encoding="utf-8",
+    )
+    rows = [f"{number},{name},{kind},1" for number, (name, kind) in enumerate(TAGS)]
+    (folder / "selected_tags.csv").write_text("\n".join(["tag_id,name,category,count", *rows]), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.skipif(timm_can_be_imported(), reason="timm is here")
+def test_a_timm_tagger_without_timm_says_what_to_install(tmp_path: Path) -> None:
+    (timm_folder(tmp_path) / "model.safetensors").write_bytes(b"")
+    with pytest.raises(MissingPackage) as error:
+        load_tagger(str(tmp_path))
+    assert error.value.hint == 'pip install "hnetkit[train]"'
+
+
+@pytest.mark.skipif(not timm_can_be_imported(), reason="needs timm and the torchvision of this torch")
+def test_a_timm_tagger_gives_tags(tmp_path: Path) -> None:
+    import timm
+    from safetensors.torch import save_file
+
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=len(TAGS), img_size=32, depth=1)
+    torch.nn.init.zeros_(model.head.weight)
+    model.head.bias.data = torch.tensor(SCORES).logit()
+    save_file(model.state_dict(), timm_folder(tmp_path) / "model.safetensors")
+    tagger: Tagger = load_tagger(str(tmp_path), device="cpu")
+    assert tagger.caption(noise((30, 20))) == r"^_^, long hair, saber \(fate\)"

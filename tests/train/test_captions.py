@@ -1,0 +1,184 @@
+"""Captions come from beside a picture or from its name; templates make prompts of them; chance is the caller's."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hnetkit.errors import NotFound, UsageError
+from hnetkit.train.captions import BUILT_IN_TEMPLATES, Template, caption_of, caption_warnings, vary
+
+FILEWORDS = Template("mine", ("[filewords]",))
+
+
+def draw(seed: int = 0) -> random.Random:
+    return random.Random(seed)
+
+
+def test_the_text_beside_a_picture_is_its_caption(tmp_path: Path) -> None:
+    (tmp_path / "001-a cat.txt").write_text("\ufeff a red circle,\n on  a plain \n", encoding="utf-8")
+    assert caption_of(tmp_path / "001-a cat.png") == "a red circle, on a plain"
+
+
+def test_only_the_last_suffix_of_a_picture_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "fig.2.txt").write_text("two")
+    assert caption_of(tmp_path / "fig.2.jpg") == "two"
+
+
+def test_an_empty_text_is_an_empty_caption_and_not_the_file_name(tmp_path: Path) -> None:
+    (tmp_path / "cat.txt").write_text(" \n")
+    assert caption_of(tmp_path / "cat.png") == ""
+
+
+def test_a_folder_of_that_name_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "cat.txt").mkdir()
+    assert caption_of(tmp_path / "cat.png") == "cat"
+
+
+def test_a_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cat.txt").write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(UsageError, match=r"cat\.txt: not UTF-8"):
+        caption_of(tmp_path / "cat.png")
+
+
+@pytest.mark.parametrize(
+    ("file", "caption"),
+    [
+        ("a red circle.png", "a red circle"),
+        ("00012-0-a red circle.png", "a red circle"),
+        ("12 - dots.png", "- dots"),
+        ("0001.png", ""),
+        ("-3-.webp", ""),
+        ("route 66.jpg", "route 66"),
+    ],
+)
+def test_without_a_text_the_file_name_less_its_leading_numbers_is_the_caption(file: str, caption: str) -> None:
+    assert caption_of(Path(file)) == caption
+
+
+def test_a_pattern_finds_the_words_of_a_file_name() -> None:
+    file = Path("07-red_circle_[big]_v2.png")
+    assert caption_of(file, filename_pattern="[a-z]+") == "red circle big v"
+    assert caption_of(file, filename_pattern="([a-z]+)_", joiner=", ") == "red, circle"
+    assert caption_of(file, filename_pattern="(red)|[a-z]+", joiner="-") == "red---"  # as A1111: the group alone
+    assert caption_of(file, filename_pattern="nothing") == ""
+
+
+def test_a_pattern_leaves_a_written_caption_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a red circle")
+    assert caption_of(tmp_path / "a.png", filename_pattern="x") == "a red circle"
+
+
+def test_a_pattern_that_is_none_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="not a regular expression"):
+        caption_of(Path("a.png"), filename_pattern="(")
+
+
+def test_a_caption_stays_as_it_is_where_nothing_varies() -> None:
+    assert vary("a,  b ,,c", draw(), shuffle=False, dropout=0) == "a,  b ,,c"
+
+
+def test_all_tags_are_kept_when_shuffled_and_come_in_many_orders() -> None:
+    source = draw()
+    orders = {vary("a, b ,c,, d", source, shuffle=True, dropout=0) for _ in range(200)}
+    assert {tuple(sorted(order.split(", "))) for order in orders} == {("a", "b", "c", "d")}
+    assert len(orders) > 15
+
+
+def test_each_tag_is_dropped_with_the_chance_that_was_asked_for_and_the_order_stays() -> None:
+    source = draw()
+    kept = Counter[str]()
+    for _ in range(2000):
+        tags = [tag for tag in vary("a, b, c", source, shuffle=False, dropout=0.25).split(", ") if tag]
+        assert tags == sorted(tags)
+        kept.update(tags)
+    assert all(0.70 < kept[tag] / 2000 < 0.80 for tag in "abc")
+
+
+def test_a_dropout_of_one_leaves_nothing() -> None:
+    assert vary("a, b, c", draw(), shuffle=True, dropout=1) == ""
+
+
+@given(st.text(), st.integers(0, 2**32), st.booleans(), st.floats(0, 1))
+def test_the_same_chance_gives_the_same_caption(caption: str, seed: int, shuffle: bool, dropout: float) -> None:
+    first, second = (vary(caption, draw(seed), shuffle=shuffle, dropout=dropout) for _ in range(2))
+    assert first == second
+    assert Counter(first.replace(" ", "")) <= Counter(caption.replace(" ", ""))
+
+
+def test_only_the_callers_chance_is_drawn_from() -> None:
+    tags = ", ".join("abcdefghijklmnop")
+    random.seed(1)
+    before = random.getstate()
+    vary(tags, draw(), shuffle=True, dropout=0.5)
+    Template.read("style").prompt("", "ink", draw())
+    assert random.getstate() == before
+
+
+@pytest.mark.parametrize("name", BUILT_IN_TEMPLATES)
+def test_a_template_that_comes_with_hnetkit_uses_what_its_name_says(name: str) -> None:
+    template = Template.read(name)
+    assert template.name == name
+    for line in template.lines:
+        assert ("[filewords]" in line) == ("filewords" in name or name == "hypernetwork")
+        assert ("[name]" in line) == (name not in ("hypernetwork", "none"))
+
+
+def test_a_prompt_is_any_line_with_the_caption_and_the_name_in_it() -> None:
+    template = Template.read("style_filewords")
+    source = draw()
+    prompts = {template.prompt("a red circle", "ink", source) for _ in range(100)}
+    assert len(prompts) == len(template.lines)
+    assert all("a red circle" in prompt and "ink" in prompt and "[" not in prompt for prompt in prompts)
+
+
+def test_the_same_chance_draws_the_same_lines() -> None:
+    template = Template.read("subject_filewords")
+    first, second = draw(7), draw(7)
+    assert all(template.prompt("x", "n", first) == template.prompt("x", "n", second) for _ in range(20))
+
+
+def test_what_a_caption_holds_is_not_filled_in_again() -> None:
+    template = Template("mine", ("[filewords] by [name]",))
+    assert template.prompt("a [name] \\1", "in[filewords]k", draw()) == "a [name] \\1 by in[filewords]k"
+
+
+def test_a_template_is_read_from_a_text_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.txt"
+    file.write_text("\ufeff[filewords] by [name]\n\n  [name]: [filewords]  \r\n", encoding="utf-8")
+    template = Template.read(str(file))
+    assert template.lines == ("[filewords] by [name]", "[name]: [filewords]")
+    assert template.has_filewords
+
+
+@pytest.mark.parametrize("name", ["style_filwords", "[filewords] in the style of [name] " * 20, "a\x00b"])
+def test_a_template_that_is_not_there_is_not_found(name: str) -> None:
+    with pytest.raises(NotFound, match="no such template") as caught:
+        Template.read(name)
+    assert "style_filewords" in (caught.value.hint or "")
+
+
+def test_a_template_without_a_line_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text(" \n\n")
+    with pytest.raises(UsageError, match="at least one line"):
+        Template.read(str(tmp_path / "empty.txt"))
+
+
+def test_a_template_that_leaves_captions_unused_is_said() -> None:
+    (said,) = caption_warnings({"a.png": "a red circle"}, Template.read("style"))
+    assert said == "the template style has no [filewords]: captions are not used"
+
+
+def test_pictures_without_a_caption_are_counted_and_the_first_named() -> None:
+    captions = {f"{number:04}.png": "" if number < 7 else "a circle" for number in range(10)}
+    (said,) = caption_warnings(captions, FILEWORDS)
+    assert said == "7 of 10 pictures have no caption: 0000.png, 0001.png, 0002.png, 0003.png, 0004.png, ..."
+
+
+def test_good_captions_and_a_template_that_uses_them_give_no_warning() -> None:
+    assert list(caption_warnings({"a.png": "a circle"}, FILEWORDS)) == []

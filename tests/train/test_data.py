@@ -1,0 +1,228 @@
+"""The pictures of a run: found, checked before anything is trained, and the same sample for the same number."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pipelines import tiny_sd, tiny_sdxl
+from training import CAPTIONS, make_picture, make_pictures, small_recipe
+
+from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.generate.loading.defaults import Defaults
+from hnetkit.generate.model import Model
+from hnetkit.train.data import changes, read_data
+from hnetkit.train.latents import encode_all, opacity_weight
+from hnetkit.train.prompts import Prompts, conditions
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_pictures(tmp_path_factory.mktemp("data") / "pictures", 6, sizes=((16, 16), (24, 16)))
+
+
+def model_of(pipe: object) -> Model:
+    return Model(pipe, "tiny", Defaults(), Path("none"), pipe.scheduler.config)  # type: ignore[attr-defined]
+
+
+def test_pictures_come_in_the_order_of_their_names_with_size_caption_and_hash(pictures: Path) -> None:
+    data = read_data(small_recipe(pictures))
+    assert [picture.path.name for picture in data.pictures] == [f"{number:02}.png" for number in range(6)]
+    assert [picture.size for picture in data.pictures[:3]] == [(16, 16), (24, 16), (16, 16)]
+    assert [picture.caption for picture in data.pictures[:5]] == list(CAPTIONS)
+    assert len({picture.sha256 for picture in data.pictures}) == 6
+
+
+def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1)
+    (tmp_path / "._00.png").write_bytes(b"what another system keeps of it")
+    (tmp_path / "captions.csv").write_text("")
+    assert [picture.path.name for picture in read_data(small_recipe(tmp_path)).pictures] == ["00.png"]
+
+
+def test_progress_counts_the_pictures(pictures: Path) -> None:
+    told: list[tuple[int, int]] = []
+    read_data(small_recipe(pictures), lambda done, total: told.append((done, total)))
+    assert told == [(number, 6) for number in range(1, 7)]
+
+
+def test_every_unreadable_picture_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 3)
+    (tmp_path / "empty.png").write_bytes(b"")
+    whole = (tmp_path / "00.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.jpg").write_text("no picture")
+    with pytest.raises(BadPicture, match=r"cut\.png, empty\.png, text\.jpg"):
+        read_data(small_recipe(tmp_path))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
+def test_a_picture_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    (tmp_path / "01.png").chmod(0)
+    with pytest.raises(BadPicture, match=r"01\.png"):
+        read_data(small_recipe(tmp_path))
+
+
+def test_no_folder_no_picture_and_no_template_are_said(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(NotFound, match="no such folder"):
+        read_data(small_recipe(tmp_path / "nowhere"))
+    (tmp_path / "notes.txt").write_text("nothing to see")
+    with pytest.raises(NotFound, match="no pictures"):
+        read_data(small_recipe(tmp_path))
+    with pytest.raises(NotFound, match="no such template"):
+        read_data(small_recipe(pictures, template="poems"))
+
+
+def test_sides_that_are_no_multiples_of_8_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    make_picture(tmp_path / "odd.png", (17, 16))
+    with pytest.raises(UsageError, match=r"odd\.png is 17x16") as raised:
+        read_data(small_recipe(tmp_path))
+    assert raised.value.hint is not None
+    assert "hnetkit train prepare" in raised.value.hint
+    data = read_data(small_recipe(tmp_path, size=(24, 16)))
+    assert {picture.size for picture in data.pictures} == {(24, 16)}
+    assert {picture.opened().size for picture in data.pictures} == {(24, 16)}
+
+
+def test_a_picture_is_cut_in_the_middle_to_its_size(tmp_path: Path) -> None:
+    image = Image.new("RGB", (32, 16), "red")
+    image.paste("blue", (8, 0, 24, 16))
+    image.save(tmp_path / "wide.png")
+    opened = read_data(small_recipe(tmp_path, size=(16, 16))).pictures[0].opened()
+    assert set(opened.get_flattened_data()) == {(0, 0, 255)}
+
+
+def test_missing_captions_and_a_template_that_ignores_captions_are_warned_of(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 3)
+    (tmp_path / "00.txt").write_text("  \n")
+    assert "1 of 3 pictures have no caption: 00.png" in list(read_data(small_recipe(tmp_path)).warnings())
+    warnings = list(read_data(small_recipe(tmp_path, template="style")).warnings())
+    assert "the template style has no [filewords]: captions are not used" in warnings
+
+
+def test_a_sample_depends_on_its_number_alone(pictures: Path) -> None:
+    recipe = small_recipe(
+        pictures, batch_size=2, accumulation=3, shuffle_tags=True, drop_tags=0.3, template="style_filewords"
+    )
+    forwards, backwards = read_data(recipe), read_data(recipe)
+    steps = [forwards.step(step) for step in range(8)]
+    assert steps == [backwards.step(step) for step in reversed(range(8))][::-1]
+    numbers = [sample.index for step in steps for batch in step for sample in batch]
+    assert numbers == list(range(8 * 6))
+    assert len({sample.prompt for step in steps for batch in step for sample in batch}) > 6
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 3))
+def test_nothing_is_dropped_where_an_epoch_ends_within_a_step(
+    pictures: Path, batch_size: int, accumulation: int
+) -> None:
+    data = read_data(small_recipe(pictures, batch_size=batch_size, accumulation=accumulation))
+    batches = (batch for step in range(6) for batch in data.step(step))
+    seen = Counter(sample.picture for batch, _ in zip(batches, range(6), strict=False) for sample in batch)
+    assert seen == dict.fromkeys(range(6), batch_size)
+
+
+def test_every_prompt_of_a_run_is_known_ahead(pictures: Path) -> None:
+    data = read_data(small_recipe(pictures, template="style_filewords"))
+    drawn = {sample.prompt for step in range(60) for batch in data.step(step) for sample in batch}
+    assert drawn <= set(data.prompts())
+
+
+def test_epochs_are_counted_over_the_stream_of_samples(pictures: Path) -> None:
+    data = read_data(small_recipe(pictures, batch_size=4))
+    assert [data.epoch(step) for step in range(5)] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+
+
+def test_a_change_of_the_folder_is_told_by_kind(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 4)
+    before = read_data(small_recipe(tmp_path)).fingerprint
+    make_picture(tmp_path / "00.png", (16, 16), seed=99)
+    (tmp_path / "01.txt").write_text("something else")
+    (tmp_path / "02.png").unlink()
+    make_picture(tmp_path / "new.png", (16, 16))
+    now = read_data(small_recipe(tmp_path)).fingerprint
+    assert changes(before, before) == []
+    assert changes(before, now) == [
+        "02.png are gone",
+        "new.png are new",
+        "00.png have other pixels",
+        "01.png have another caption",
+    ]
+
+
+def latents_of(pictures: Path, how: str, seed: int = 0) -> torch.Tensor:
+    data = read_data(small_recipe(pictures, latents=how, seed=seed))
+    generator = torch.Generator().manual_seed(5)
+    return encode_all(tiny_sd(least=True), data)[0].sample(generator)
+
+
+def test_latents_once_are_one_sample_deterministic_the_mean_and_random_new_ones(pictures: Path) -> None:
+    data = read_data(small_recipe(pictures, latents="random"))
+    pipe = tiny_sd(least=True)
+    pixels = pipe.image_processor.preprocess(data.pictures[0].opened())
+    distribution, scale = pipe.vae.encode(pixels).latent_dist, pipe.vae.config.scaling_factor
+    torch.testing.assert_close(latents_of(pictures, "deterministic"), distribution.mean[0] * scale)
+    (latents, *_) = encode_all(pipe, data)
+    drawn = torch.stack([latents.sample(torch.Generator().manual_seed(seed)) for seed in range(400)])
+    torch.testing.assert_close(drawn.mean(0), distribution.mean[0] * scale, atol=4 * scale / 20, rtol=0.1)
+    torch.testing.assert_close(drawn.std(0), distribution.std[0] * scale, atol=0.02, rtol=0.3)
+    once = latents_of(pictures, "once")
+    assert torch.equal(once, latents_of(pictures, "once"))
+    assert not torch.equal(once, latents_of(pictures, "once", seed=1))
+
+
+def test_opacity_weighs_the_loss_least_0_and_1_on_average(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (32, 16), "red")
+    image.putalpha(0)
+    image.paste((0, 0, 255, 255), (16, 0, 32, 16))
+    weight = opacity_weight(image, (4, 2))
+    assert weight is not None
+    assert weight.shape == (1, 2, 4)
+    assert weight.min() == 0
+    torch.testing.assert_close(weight.mean(), torch.tensor(1.0))
+    assert weight[0, 0, 3] > weight[0, 0, 0]
+    assert opacity_weight(Image.new("RGBA", (16, 16), (1, 2, 3, 128)), (2, 2)) is None
+    assert opacity_weight(Image.new("RGB", (16, 16)), (2, 2)) is None
+
+
+def test_opacity_counts_where_it_is_asked_for(tmp_path: Path) -> None:
+    make_picture(tmp_path / "clear.png", (16, 16), mode="RGBA")
+    pipe = tiny_sd(least=True)
+    weighed, plain = (
+        encode_all(pipe, read_data(small_recipe(tmp_path, alpha_as_weight=wanted)))[0] for wanted in (True, False)
+    )
+    assert weighed.weight is not None
+    assert plain.weight is None
+    assert torch.equal(weighed.mean, plain.mean)
+
+
+def test_prompts_are_encoded_as_pictures_are_drawn_with_them() -> None:
+    model = model_of(tiny_sd(least=True))
+    prompts = Prompts(model)
+    encoded = prompts.encode("a (red:1.3) circle")
+    expected = model.text_encoder(1, "original").encode("a (red:1.3) circle").hidden
+    assert torch.equal(encoded.hidden, expected)
+    assert prompts.encode("a (red:1.3) circle") is encoded
+    told = conditions([encoded, encoded], (16, 24), "cpu", torch.bfloat16)
+    assert told["encoder_hidden_states"].shape == (2, 77, 24)
+    assert told["encoder_hidden_states"].dtype is torch.bfloat16
+    assert "added_cond_kwargs" not in told
+
+
+def test_sdxl_is_told_pooled_texts_and_sizes() -> None:
+    pipe = tiny_sdxl()
+    encoded = Prompts(model_of(pipe)).encode("a red circle")
+    told = conditions([encoded], (24, 16), "cpu", torch.float32)
+    assert told["encoder_hidden_states"].shape == (1, 77, 48)
+    assert told["added_cond_kwargs"]["text_embeds"].shape == (1, 24)
+    assert told["added_cond_kwargs"]["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]]
+    assert pipe.unet(torch.randn(1, 4, 8, 12), torch.tensor([5]), return_dict=False, **told)[0].shape == (1, 4, 8, 12)

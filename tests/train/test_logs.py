@@ -1,0 +1,231 @@
+"""The record of a run: a table that survives being killed, TensorBoard, a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hnetkit.errors import HnetkitError, MissingPackage
+from hnetkit.train.logs import Log, LogRow, read_log
+from hnetkit.train.plot import draw_plot
+
+
+def row(step: int, *, loss: float = 0.1, rate: float = 5e-6, roll_backs: int = 0) -> LogRow:
+    return LogRow(step, step // 12, step % 12, loss, rate, 0.2, 0.03, step / 4, roll_backs)
+
+
+def log_of(folder: Path, rows: list[LogRow], **options: Any) -> Log:
+    log = Log(folder, "ink", **options)
+    for one in rows:
+        log.step(one)
+    return log
+
+
+def table(folder: Path) -> list[LogRow]:
+    return list(read_log(folder / "hypernetwork_loss.csv"))
+
+
+def test_the_table_has_a1111s_columns_first_and_then_ours(tmp_path: Path) -> None:
+    log_of(tmp_path, [row(1, loss=0.25)]).close()
+    with open(tmp_path / "hypernetwork_loss.csv", newline="", encoding="utf-8") as file:
+        header, line = csv.reader(file)
+    assert header[:5] == ["step", "epoch", "epoch_step", "loss", "learn_rate"]
+    assert header[5:] == ["running_mean", "gradient_norm", "seconds", "roll_backs"]
+    assert line == ["1", "0", "1", "0.25", "5e-06", "0.2", "0.03", "0.25", "0"]
+
+
+def test_rows_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    rows = [row(1, loss=1 / 3, rate=5e-6 / 7), row(2, loss=1e-30)]
+    log_of(tmp_path, rows).close()
+    assert table(tmp_path) == rows
+
+
+def test_every_step_before_a_kill_is_there(tmp_path: Path) -> None:
+    code = """
+import os, signal, sys
+from pathlib import Path
+from hnetkit.train.logs import Log, LogRow
+log = Log(Path(sys.argv[1]), "ink")
+for step in range(1, 50):
+    log.step(LogRow(step, 0, step, 0.1, 5e-6, 0.1, 0.1, 1.0))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert [one.step for one in table(tmp_path)] == list(range(1, 50))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 5, 30])
+def test_a_last_line_that_was_cut_off_is_dropped(tmp_path: Path, cut: int) -> None:
+    log_of(tmp_path, [row(step) for step in range(1, 5)]).close()
+    path = tmp_path / "hypernetwork_loss.csv"
+    path.write_bytes(path.read_bytes()[:-cut])
+    log_of(tmp_path, [row(4, loss=0.5)]).close()
+    assert table(tmp_path) == [row(1), row(2), row(3), row(4, loss=0.5)]
+
+
+def test_a_resumed_run_writes_the_table_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    for folder in (whole, resumed):
+        folder.mkdir()
+    rows = [row(step, loss=0.1 + step / 100) for step in range(1, 21)]
+    log_of(whole, rows).close()
+    log_of(resumed, rows[:17])  # not closed: killed after step 17, with a checkpoint of step 10
+    log = Log(resumed, "ink")
+    log.truncate_after(10)
+    for one in rows[10:]:
+        log.step(one)
+    log.close()
+    assert (resumed / "hypernetwork_loss.csv").read_bytes() == (whole / "hypernetwork_loss.csv").read_bytes()
+
+
+def test_steps_that_a_roll_back_undid_stay_and_those_after_a_checkpoint_go(tmp_path: Path) -> None:
+    before = [row(step) for step in range(1, 8)]
+    after = [row(step, roll_backs=1) for step in range(4, 10)]
+    log_of(tmp_path, before + after).close()
+    log = Log(tmp_path, "ink")
+    log.truncate_after(6, roll_backs=1)
+    assert table(tmp_path) == before + after[:3]
+    log.truncate_after(3, roll_backs=0)
+    assert table(tmp_path) == before[:3]
+
+
+def test_starting_over_empties_the_table(tmp_path: Path) -> None:
+    log_of(tmp_path, [row(1), row(2)]).close()
+    log = Log(tmp_path, "ink")
+    log.truncate_after(0)
+    assert table(tmp_path) == []
+    assert (tmp_path / "hypernetwork_loss.csv").read_text().startswith("step,epoch,epoch_step,loss,learn_rate,")
+
+
+def test_a_table_of_something_else_is_named_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "hypernetwork_loss.csv"
+    path.write_text("step,epoch,epoch_step,loss,learn_rate\n1,0,1,0.1,5e-6\n")
+    with pytest.raises(HnetkitError, match="line 2 is no row"):
+        Log(tmp_path, "ink").truncate_after(0)
+    assert path.read_text().endswith("1,0,1,0.1,5e-6\n")
+
+
+def test_a_run_without_a_log_yet_has_no_rows(tmp_path: Path) -> None:
+    assert table(tmp_path) == []
+
+
+def test_closing_twice_is_harmless(tmp_path: Path) -> None:
+    log = log_of(tmp_path, [row(1)])
+    log.close()
+    log.close()
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows of a folder."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shown = EventAccumulator(str(folder / "tensorboard")).Reload()
+    return {tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in shown.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_loss_mean_rate_gradient_and_previews(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Image.new("RGB", (8, 4), "red").save(tmp_path / "ink-2.png")
+    log = log_of(tmp_path, [row(1), row(2, loss=0.5)], tensorboard=True)
+    log.preview(2, tmp_path / "ink-2.png")
+    log.close()
+    shown = scalars(tmp_path)
+    assert set(shown) == {"loss", "loss (running mean)", "learning rate", "gradient norm"}
+    assert shown["loss"] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.5))]
+    pictures = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("preview")
+    assert [(picture.step, picture.width, picture.height) for picture in pictures] == [(2, 8, 4)]
+
+
+def test_tensorboard_forgets_the_steps_that_a_resumed_run_makes_again(tmp_path: Path) -> None:
+    log_of(tmp_path, [row(step, loss=1.0) for step in range(1, 8)], tensorboard=True).close()
+    log = Log(tmp_path, "ink", tensorboard=True)
+    log.truncate_after(3)
+    for step in range(4, 6):
+        log.step(row(step, loss=2.0))
+    log.close()
+    assert scalars(tmp_path)["loss"] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0), (5, 2.0)]
+
+
+def test_tensorboard_forgets_the_steps_that_a_roll_back_undid(tmp_path: Path) -> None:
+    before = [row(step, loss=1.0) for step in range(1, 8)]
+    log_of(tmp_path, [*before, row(4, loss=2.0, roll_backs=1)], tensorboard=True).close()
+    assert scalars(tmp_path)["loss"] == [(1, 1.0), (2, 1.0), (3, 1.0), (4, 2.0)]
+
+
+def test_without_tensorboard_asking_for_it_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingPackage, match="TensorBoard is not installed") as raised:
+        Log(tmp_path, "ink", tensorboard=True)
+    assert raised.value.hint == 'pip install "hnetkit[train]"'
+    log_of(tmp_path, [row(1)]).close()
+    assert len(table(tmp_path)) == 1
+
+
+def picture(content: bytes) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
+def share_of(pixels: np.ndarray[Any, Any], colour: str) -> float:
+    wanted = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+    return float((np.abs(pixels - wanted).max(-1) < 24).mean())
+
+
+def test_the_plot_shows_dots_mean_and_rate(tmp_path: Path) -> None:
+    log = log_of(tmp_path, [row(step, loss=0.1 * 1.01**step) for step in range(1, 200)])
+    pixels = picture(log.plot().read_bytes())
+    assert log.plot() == tmp_path / "loss.png"
+    assert pixels.shape == (660, 1200, 3)
+    assert share_of(pixels, "#a9c8e4") > 1e-3
+    assert share_of(pixels, "#12507b") > 1e-3
+    assert share_of(pixels, "#c4722b") > 1e-4
+    assert share_of(pixels, "#c0453a") == 0
+
+
+def test_the_plot_marks_what_a_roll_back_undid() -> None:
+    rows = [*(row(step) for step in range(1, 60)), *(row(step, loss=0.05, roll_backs=1) for step in range(20, 100))]
+    assert share_of(picture(draw_plot("ink", rows)), "#c0453a") > 1e-4
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [],
+        [row(1)],
+        [row(1, loss=math.nan)],
+        [row(1), row(2, loss=math.inf), row(2, loss=0.0, roll_backs=1)],
+        [row(1, rate=0.0), row(2, rate=0.0)],
+    ],
+    ids=["none", "one", "nan", "inf and 0", "no rate"],
+)
+@pytest.mark.filterwarnings("error")
+def test_odd_runs_have_a_plot_too(rows: list[LogRow]) -> None:
+    assert picture(draw_plot("ink $x_$ 画", rows)).shape == (660, 1200, 3)
+
+
+def test_plotting_draws_no_random_numbers_and_opens_no_window() -> None:
+    code = """
+import random, sys
+from hnetkit.train.logs import LogRow
+from hnetkit.train.plot import draw_plot
+before = random.getstate()
+draw_plot("ink", [LogRow(1, 0, 0, 0.1, 5e-6, 0.1, 0.1, 1.0)])
+print(random.getstate() == before, "matplotlib.pyplot" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

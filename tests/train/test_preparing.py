@@ -1,0 +1,349 @@
+"""A folder of pictures becomes a folder to train on."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageOps
+
+from hnetkit.errors import BadPicture, MissingPackage, NotFound, OutputExists, UsageError
+from hnetkit.train.preparing.crops import kept_share, largest_face, window, windows_along
+from hnetkit.train.preparing.folder import Folder, Prepared, Settings, require_place
+from hnetkit.train.preparing.opening import opened, picture_files
+from hnetkit.train.preparing.quality import Look, mixed_ratios, tag_counts, warnings_about
+from hnetkit.train.preparing.sizes import buckets_of, nearest, read_size
+from tests.support.pictures import different, face, noise, save
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "originals"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "training"
+    folder.mkdir()
+    return folder
+
+
+def prepared(
+    out: Path, *sources: Path, describe: Callable[[Image.Image], str] | None = None, **settings: object
+) -> list[Prepared]:
+    folder = Folder(out, Settings(**{"size": (64, 64), **settings}), describe=describe)  # type: ignore[arg-type]
+    return [one for source in sources for one in folder.add(source)]
+
+
+def names(out: Path) -> list[str]:
+    return sorted(path.name for path in out.iterdir())
+
+
+def test_a_picture_is_cropped_in_the_middle_and_scaled(source: Path, out: Path) -> None:
+    image = Image.new("RGB", (300, 100), "blue")
+    image.paste("red", (100, 0, 200, 100))
+    image.save(source / "flag.jpg", quality=100)
+    (one,) = prepared(out, source / "flag.jpg")
+    with Image.open(one.path) as result:
+        assert (result.size, result.mode) == ((64, 64), "RGB")
+        assert all(result.getpixel(at)[0] > 200 for at in ((2, 2), (61, 61), (2, 61), (61, 2)))  # type: ignore[index]
+
+
+def test_scaling_is_lanczos(source: Path, out: Path) -> None:
+    noise((128, 128)).save(source / "noise.png")
+    (one,) = prepared(out, source / "noise.png")
+    expected = noise((128, 128)).resize((64, 64), Image.Resampling.LANCZOS)
+    assert opened(one.path).tobytes() == expected.tobytes()
+
+
+def test_the_originals_are_only_read(source: Path, out: Path) -> None:
+    path = save(source, "a.png")
+    (source / "a.txt").write_text("red", encoding="utf-8")
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in source.iterdir()}
+    prepared(out, path, flip=True, describe=lambda image: "new", existing="replace")
+    assert {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in source.iterdir()} == before
+
+
+def test_a_picture_is_turned_as_its_camera_says(source: Path, out: Path) -> None:
+    image = Image.new("RGB", (80, 80), "blue")
+    image.paste("red", (0, 0, 80, 40))  # red above
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    image.save(source / "turned.jpg", exif=exif, quality=100)
+    (one,) = prepared(out, source / "turned.jpg")
+    result = opened(one.path)
+    assert result.getpixel((60, 32))[0] > 200  # type: ignore[index]
+    assert result.getpixel((3, 32))[2] > 200  # type: ignore[index]
+    with Image.open(one.path) as written:
+        assert not written.getexif().get(0x0112)
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_transparency_stays_with_white_under_it_unless_it_is_flattened(source: Path, out: Path, flatten: bool) -> None:
+    save(source, "ghost.png", colour=(0, 0, 0, 0))
+    (one,) = prepared(out, source / "ghost.png", flatten=flatten)
+    expected = (255, 255, 255) if flatten else (255, 255, 255, 0)
+    assert opened(one.path).getpixel((5, 5)) == expected
+
+
+@pytest.mark.parametrize("name", ["grey.png", "palette.png", "deep.png", "cmyk.jpg"])
+def test_every_mode_becomes_rgb(source: Path, out: Path, name: str) -> None:
+    mode = {"grey": "L", "palette": "P", "deep": "I;16", "cmyk": "CMYK"}[name.split(".")[0]]
+    Image.new(mode, (40, 40)).save(source / name)
+    (one,) = prepared(out, source / name)
+    assert opened(one.path).mode == "RGB"
+
+
+def test_the_mirrored_copy_is_beside_its_picture_with_the_same_caption(source: Path, out: Path) -> None:
+    noise((64, 64)).save(source / "a.png")
+    (source / "a.txt").write_text("a storm\n", encoding="utf-8")
+    prepared(out, source / "a.png", flip=True)
+    assert names(out) == ["a-flipped.png", "a-flipped.txt", "a.png", "a.txt"]
+    assert opened(out / "a-flipped.png").tobytes() == ImageOps.mirror(opened(out / "a.png")).tobytes()
+    assert {(out / name).read_text(encoding="utf-8") for name in ("a.txt", "a-flipped.txt")} == {"a storm\n"}
+
+
+def test_without_a_caption_the_file_name_goes_on_being_it(source: Path, out: Path) -> None:
+    made = prepared(out, save(source, "0007-red house.png"), flip=True)
+    assert [one.caption for one in made] == ["red house", "red house"]
+    assert names(out) == ["0007-red house-flipped.png", "0007-red house-flipped.txt", "0007-red house.png"]
+
+
+def test_a_long_picture_is_split_into_parts_that_overlap(source: Path, out: Path) -> None:
+    save(source, "long.png", (300, 100))
+    save(source, "square.png", (100, 90))
+    made = prepared(out, source / "long.png", source / "square.png", split=True)
+    assert [one.path.name for one in made] == ["long-1.png", "long-2.png", "long-3.png", "long-4.png", "square.png"]
+    boxes = windows_along((300, 100), (64, 64), 0.2)
+    assert boxes[0][0] == 0
+    assert boxes[-1][2] == 300
+    assert all(left[2] - right[0] >= 20 for left, right in itertools.pairwise(boxes))
+
+
+def test_a_tall_picture_is_split_downwards() -> None:
+    assert windows_along((100, 200), (64, 64), 0.0) == [(0, 0, 100, 100), (0, 100, 100, 200)]
+    assert kept_share((100, 200), (64, 64)) == 0.5
+
+
+def test_entropy_keeps_the_part_with_most_to_see() -> None:
+    for wide, corner in (((400, 100), (300, 0)), ((100, 400), (0, 280))):
+        image = Image.new("RGB", wide, "white")
+        image.paste(noise((100, 100)), corner)
+        box = window(image, (64, 64), "entropy")
+        assert abs(box[0] - corner[0]) <= 12
+        assert abs(box[1] - corner[1]) <= 12
+    assert window(Image.new("RGB", (400, 100)), (64, 64), "entropy") == (150, 0, 250, 100)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="needs opencv-python-headless<5")
+@pytest.mark.parametrize("at", [120, 300, 470])
+def test_a_crop_keeps_the_face(at: int) -> None:
+    image = face((600, 300), (at, 150), 80)
+    found = largest_face(image)
+    assert found
+    assert found[0] < at < found[2]
+    assert found[1] < 150 < found[3]
+    box = window(image, (64, 64), "face")
+    assert box[0] <= found[0]
+    assert found[2] <= box[2]
+    assert box[2] - box[0] == 300
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="needs opencv-python-headless<5")
+def test_without_a_face_the_middle_is_kept() -> None:
+    assert window(Image.new("RGB", (300, 100)), (64, 64), "face") == (100, 0, 200, 100)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("cv2") is not None, reason="OpenCV is installed")
+def test_faces_without_opencv_say_what_to_install() -> None:
+    with pytest.raises(MissingPackage) as error:
+        window(Image.new("RGB", (300, 100)), (64, 64), "face")
+    assert error.value.hint == 'pip install "opencv-python-headless<5"'
+
+
+@pytest.mark.parametrize(("text", "size"), [("512", (512, 512)), ("512x768", (512, 768)), ("64", (64, 64))])
+def test_a_size_is_read(text: str, size: tuple[int, int]) -> None:
+    assert read_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "0", "500", "512x", "x512", "512x770", "-64", "big", "1e3"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        read_size(text)
+
+
+@pytest.mark.parametrize(("side", "step"), [(512, 64), (1024, 64), (256, 32), (64, 8)])
+def test_buckets_have_about_the_area_and_sides_that_fit(side: int, step: int) -> None:
+    buckets = buckets_of((side, side))
+    assert (side, side) in buckets
+    assert len(buckets) > 5
+    for width, height in buckets:
+        assert width % step == height % step == 0
+        assert 0.75 * side * side <= width * height <= 1.05 * side * side
+        assert max(width, height) <= 2 * min(width, height)
+        assert (height, width) in buckets
+
+
+def test_a_picture_gets_the_bucket_of_its_ratio(source: Path, out: Path) -> None:
+    made = prepared(
+        out, *(save(source, f"{w}x{h}.png", (w, h)) for w, h in ((300, 200), (200, 300), (90, 90))), buckets=True
+    )
+    wide, tall, square = (one.size for one in made)
+    assert square == (64, 64)
+    assert wide == tall[::-1]
+    assert wide[0] > wide[1]
+    assert nearest((3000, 2000), buckets_of((512, 512))) == (640, 384)
+
+
+def test_a_caption_of_a_model_is_written_where_there_is_none(source: Path, out: Path) -> None:
+    first, second = save(source, "a.png"), save(source, "b.png")
+    (source / "a.txt").write_text("by hand", encoding="utf-8")
+    made = prepared(out, first, second, describe=lambda image: f"{image.width} wide")
+    assert [one.caption for one in made] == ["by hand", "64 wide"]
+
+
+@pytest.mark.parametrize(
+    ("existing", "expected"), [("replace", "new"), ("append", "old, new"), ("prepend", "new, old"), ("keep", "old")]
+)
+def test_an_existing_caption_is_kept_or_joined_as_asked(source: Path, out: Path, existing: str, expected: str) -> None:
+    path = save(source, "a.png")
+    (source / "a.txt").write_text("old\n", encoding="utf-8")
+    (one,) = prepared(out, path, describe=lambda image: "new", existing=existing)
+    assert one.caption == expected == one.path.with_suffix(".txt").read_text(encoding="utf-8").strip()
+
+
+def test_pictures_of_one_stem_both_stay(source: Path, out: Path) -> None:
+    prepared(out, save(source, "a.png"), save(source, "a.jpg"), save(source, "A.bmp"))
+    assert names(out) == ["A-3.png", "a-2.png", "a.png"]
+
+
+def test_what_is_there_is_not_replaced_unless_asked(source: Path, out: Path) -> None:
+    path = save(source, "a.png")
+    (out / "a.png").write_bytes(b"mine")
+    with pytest.raises(OutputExists):
+        prepared(out, path)
+    assert (out / "a.png").read_bytes() == b"mine"
+    assert names(out) == ["a.png"]
+    (out / "a.txt").write_text("of another picture", encoding="utf-8")
+    (one,) = Folder(out, Settings((64, 64)), overwrite=True).add(path)
+    assert one.caption == "a"
+    assert names(out) == ["a.png"]
+
+
+def test_a_place_that_must_not_be_written_to_is_refused(source: Path, out: Path) -> None:
+    path = save(source, "a.png")
+    require_place(out, source, overwrite=False)
+    require_place(out / "new", source, overwrite=False)
+    with pytest.raises(UsageError, match="originals"):
+        require_place(source / ".." / source.name, source, overwrite=True)
+    with pytest.raises(OutputExists):
+        require_place(path, source, overwrite=True)
+    save(out, "b.png")
+    with pytest.raises(OutputExists, match="not empty"):
+        require_place(out, source, overwrite=False)
+    require_place(out, source, overwrite=True)
+
+
+def test_a_link_in_the_training_folder_is_replaced_not_followed(source: Path, out: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "precious.txt"
+    outside.write_text("precious", encoding="utf-8")
+    (out / "a.txt").symlink_to(outside)
+    path = save(source, "a.png")
+    (source / "a.txt").write_text("new", encoding="utf-8")
+    list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
+    assert outside.read_text(encoding="utf-8") == "precious"
+
+
+def test_folders_below_are_looked_into_only_when_asked_and_never_the_output(source: Path) -> None:
+    save(source, "b.png")
+    for name in ("deep", "out", ".hidden"):
+        (source / name).mkdir()
+        save(source / name, "a.png")
+    save(source, ".hidden.png")
+    (source / "notes.txt").write_text("no picture", encoding="utf-8")
+    assert picture_files(source) == [source / "b.png"]
+    found = picture_files(source, recursive=True, but_not_in=source / "out")
+    assert found == [source / "b.png", source / "deep" / "a.png"]
+    with pytest.raises(NotFound):
+        picture_files(source / "nowhere")
+    (source / "empty").mkdir()
+    with pytest.raises(NotFound):
+        picture_files(source / "empty")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + bytes(50)])
+def test_what_is_no_picture_is_refused_by_name(source: Path, content: bytes) -> None:
+    (source / "broken.png").write_bytes(content)
+    with pytest.raises(BadPicture, match=r"broken\.png"):
+        opened(source / "broken.png")
+
+
+def test_a_picture_that_is_cut_short_is_refused(source: Path) -> None:
+    noise((64, 64)).save(source / "a.png")
+    whole = (source / "a.png").read_bytes()
+    (source / "a.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BadPicture):
+        opened(source / "a.png")
+
+
+def test_a_picture_of_too_many_pixels_is_refused(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(source, "bomb.png", (60, 60))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3600)
+    opened(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1700)
+    with pytest.raises(BadPicture, match="decompression bomb"):
+        opened(path)
+
+
+def warned(paths: list[Path], **options: object) -> str:
+    return "\n".join(warnings_about([Look.at(path) for path in paths], **options))  # type: ignore[arg-type]
+
+
+def test_enough_good_pictures_give_no_warning(source: Path) -> None:
+    assert warned(different(source, 12), size=(64, 64)) == ""
+
+
+def test_few_pictures_are_warned_about(source: Path) -> None:
+    assert "9 pictures are few" in warned(different(source, 9))
+    assert "few" not in warned(different(source, 10))
+
+
+def test_pictures_that_are_scaled_up_are_named(source: Path) -> None:
+    paths = [*different(source, 12), save(source, "small.png", (63, 200))]
+    assert "smaller than 64x64 and scaled up: small.png" in warned(paths, size=(64, 64))
+    assert "scaled up" not in warned(paths)
+
+
+def test_equal_and_nearly_equal_pictures_are_named(source: Path) -> None:
+    paths = different(source, 12)
+    (source / "copy.png").write_bytes(paths[3].read_bytes())
+    assert "picture-03.png is there more than once: copy.png" in warned([*paths, source / "copy.png"])
+    opened(paths[5]).resize((200, 200)).save(source / "again.jpg", quality=60)
+    assert "picture-05.png is there more than once, or nearly: again.jpg" in warned([*paths, source / "again.jpg"])
+
+
+def test_pictures_of_other_colours_are_not_taken_for_equal(source: Path) -> None:
+    red, blue = save(source, "red.png", colour="red"), save(source, "blue.png", colour="blue")
+    assert "more than once" not in warned([red, blue])
+
+
+def test_mixed_ratios_are_warned_about_without_buckets(source: Path) -> None:
+    paths = [*different(source, 11), save(source, "wide.png", (200, 100))]
+    assert "2 different ratios" in warned(paths, size=(64, 64))
+    assert "ratios" not in warned(paths, size=(64, 64), buckets=True)
+    assert mixed_ratios([(100, 100), (102, 100), (100, 102), (200, 100)]) == 2
+
+
+def test_empty_captions_are_named(source: Path) -> None:
+    paths = different(source, 12)
+    paths[2].with_suffix(".txt").write_text(" \n", encoding="utf-8")
+    assert "1 picture is without a caption: picture-02.png" in warned(paths)
+
+
+def test_tags_are_counted_once_for_each_picture() -> None:
+    assert tag_counts(["a, b, a", "b", "", "c,b "]) == [("b", 3), ("a", 1), ("c", 1)]

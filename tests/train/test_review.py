@@ -1,0 +1,206 @@
+"""The captions of a training folder: read as a table, edited, taken back, looked at as a page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hnetkit.errors import NotFound, UsageError
+from hnetkit.train.preparing.contact_sheet import contact_sheet
+from hnetkit.train.preparing.review import apply_captions, read_table, review
+from tests.support.pictures import different, save
+
+HOSTILE = "</p><script>alert(1)</script> \"quoted\" 'and' &amp; <img src=x onerror=alert(2)>"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A training folder of two pictures with captions and one without, beside a file that is none of its business."""
+    training = tmp_path / "training"
+    training.mkdir()
+    for number, path in enumerate(different(training, 3)):
+        if number:
+            path.with_suffix(".txt").write_text(f"number {number}, red\n", encoding="utf-8")
+    (tmp_path / "outside.txt").write_text("precious", encoding="utf-8")
+    save(tmp_path, "outside.png")
+    return training
+
+
+def texts(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
+
+
+def test_every_picture_is_a_row(folder: Path) -> None:
+    rows = review(folder).rows
+    assert [row["file"] for row in rows] == ["picture-00.png", "picture-01.png", "picture-02.png"]
+    assert rows[1] == {
+        "file": "picture-01.png",
+        "width": 64,
+        "height": 64,
+        "caption": "number 1, red",
+        "warnings": [],
+    }
+
+
+def test_what_is_odd_about_a_picture_is_in_its_row(folder: Path) -> None:
+    (folder / "picture-01.txt").write_text("", encoding="utf-8")
+    (folder / "picture-03.png").write_bytes((folder / "picture-02.png").read_bytes())
+    save(folder, "picture-04.png", size=(50, 64))
+    (folder / "picture-05.png").write_bytes(b"broken")
+    seen = review(folder)
+    assert [row["warnings"] for row in seen.rows] == [
+        [],
+        ["no caption"],
+        [],
+        ["the same file as picture-02.png"],
+        ["sides are no multiples of 8"],
+        ["cannot be read"],
+    ]
+    assert len(seen.unreadable) == 1
+    assert "picture-05.png" in seen.unreadable[0]
+    assert any("few" in warning for warning in seen.warnings)
+
+
+def test_only_captions_that_changed_are_written(folder: Path) -> None:
+    before = (folder / "picture-02.txt").stat().st_mtime_ns
+    captions = {row["file"]: row["caption"] for row in review(folder).rows}
+    assert apply_captions(folder, captions) == []
+    captions["picture-01.png"] = "a new one"
+    assert apply_captions(folder, captions) == [folder / "picture-01.txt"]
+    assert texts(folder) == {"picture-01.txt": "a new one\n", "picture-02.txt": "number 2, red\n"}
+    assert (folder / "picture-02.txt").stat().st_mtime_ns == before
+
+
+def test_a_caption_can_be_emptied(folder: Path) -> None:
+    apply_captions(folder, {"picture-00.png": "", "picture-01.png": ""})
+    assert [row["caption"] for row in review(folder).rows] == ["", "", "number 2, red"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../outside.png", "..", "/etc/passwd", "sub/picture.png", "..\\outside.png", "C:\\x.png", "picture-01.png\0"],
+)
+def test_a_name_that_is_a_path_changes_nothing(folder: Path, name: str) -> None:
+    before = texts(folder)
+    with pytest.raises(UsageError, match="not a file name"):
+        apply_captions(folder, {"picture-01.png": "changed", name: "changed"})
+    assert texts(folder) == before
+    assert (folder.parent / "outside.txt").read_text(encoding="utf-8") == "precious"
+
+
+def test_a_picture_that_is_not_there_is_named(folder: Path) -> None:
+    with pytest.raises(NotFound, match=r"picture-99\.png"):
+        apply_captions(folder, {"picture-99.png": "changed"})
+
+
+def test_a_caption_that_is_a_link_out_of_the_folder_is_replaced_not_followed(folder: Path) -> None:
+    (folder / "picture-00.txt").symlink_to(folder.parent / "outside.txt")
+    apply_captions(folder, {"picture-00.png": "changed"})
+    assert (folder.parent / "outside.txt").read_text(encoding="utf-8") == "precious"
+    assert texts(folder)["picture-00.txt"] == "changed\n"
+
+
+def test_two_pictures_of_one_caption_cannot_get_two(folder: Path) -> None:
+    save(folder, "picture-01.jpg")
+    assert apply_captions(folder, {"picture-01.png": "one", "picture-01.jpg": "one"})
+    with pytest.raises(UsageError, match="shares"):
+        apply_captions(folder, {"picture-01.png": "one", "picture-01.jpg": "two"})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'file,width,caption\na.png,64,"red, blue"\nb.png,64,\n',
+        'file;caption\r\na.png;red, blue\r\nb.png;""\r\n',
+        "\ufefffile\tcaption\na.png\tred, blue\nb.png\t\n",
+        json.dumps([{"file": "a.png", "caption": "red, blue", "width": 3}, {"file": "b.png", "caption": ""}]),
+        'caption,file\n"red,\n  blue",a.png\n,b.png\n',
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_write_it(text: str) -> None:
+    assert read_table(text) == {"a.png": "red, blue", "b.png": ""}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "name,text\na.png,red\n",
+        "file,caption\na.png,red, blue\n",
+        "file,caption\na.png\n",
+        "file,caption\na.png,x\na.png,y\n",
+        'file,caption\na.png,"x\n',
+        "[1, 2]",
+        "[{",
+        '[{"file": "a.png"}]',
+        '[{"file": "a.png", "caption": 3}]',
+    ],
+)
+def test_what_is_no_table_of_captions_is_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        read_table(text)
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements and its text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_shows_every_picture_and_what_is_said_of_it(folder: Path) -> None:
+    page = Page(contact_sheet(folder, review(folder)))
+    assert not page.open
+    assert "number 1, red" in page.text
+    assert "picture-00.png" in page.text
+    assert "few" in page.text
+    images = [attributes for tag, attributes in page.elements if tag == "img"]
+    assert len(images) == 3
+    for attributes in images:
+        kind, data = (attributes["src"] or "").split(";base64,")
+        assert kind == "data:image/jpeg"
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64)
+
+
+def test_what_strangers_wrote_is_text_in_the_page(folder: Path) -> None:
+    (folder / "picture-00.txt").write_text(HOSTILE, encoding="utf-8")
+    save(folder, "<b onclick=x>&.png", colour=(1, 2, 3, 4))
+    page = Page(contact_sheet(folder, review(folder)))
+    assert HOSTILE in page.text
+    assert "<b onclick=x>&.png" in page.text
+    assert {tag for tag, _ in page.elements} <= {
+        *("html", "head", "meta", "title", "style", "body", "h1", "p", "main", "figure", "img", "figcaption", "span")
+    }
+    allowed = {"lang", "charset", "http-equiv", "content", "name", "class", "src", "width", "height", "alt"}
+    assert {name for _, attributes in page.elements for name in attributes} <= allowed
+    assert all((attributes.get("src") or "data:").startswith("data:") for _, attributes in page.elements)
+    assert any(attributes.get("alt") == HOSTILE for _, attributes in page.elements)
+
+
+def test_a_picture_that_cannot_be_read_is_in_the_page_by_name(folder: Path) -> None:
+    (folder / "broken.png").write_bytes(b"")
+    page = Page(contact_sheet(folder, review(folder)))
+    assert "broken.png" in page.text
+    assert "cannot be read" in page.text

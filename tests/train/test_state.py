@@ -1,0 +1,233 @@
+"""Checkpoints: complete or absent, and everything in them comes back to the bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from hnetkit.errors import DamagedFile, DiskFull, UsageError
+from hnetkit.train.optimizer import make_optimizer, restore, set_rate
+from hnetkit.train.state import State, States, require_room
+
+
+def state(step: int, fill: float = 0.0) -> State:
+    return State(step, {"network": {"weight": torch.full((3, 2), fill)}, "seconds": 1.5})
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return type(one) is type(other) and len(one) == len(other) and all(map(same, one, other))
+    return type(one) is type(other) and (one == other or one != one)
+
+
+def test_what_is_written_comes_back_to_the_bit_and_with_its_types(tmp_path: Path) -> None:
+    content = {
+        "tensors": [torch.tensor(1.0), torch.tensor([1, 2]), torch.tensor([True]), torch.randn(2, 3).bfloat16()],
+        "numbers": (0.1, 1e-300, float("nan"), float("inf"), 3, True, None),
+        "by number": {0: {"step": torch.tensor(5.0)}, 7: {"lr": 5e-6}},
+        "empty": {"dict": {}, "list": [], "tuple": (), "tensor": torch.empty(0, 4)},
+        "tensor": "a text",
+        "not in order": torch.randn(4, 5).T,
+    }
+    States(tmp_path).write(State(12, content))
+    read = States(tmp_path).read()
+    assert read is not None
+    assert read.step == 12
+    assert same(read.content, content)
+
+
+def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
+    folder = States(tmp_path).write(state(1))
+    assert {path.name for path in folder.iterdir()} == {"tensors.safetensors", "state.json"}
+    assert (folder / "state.json").read_bytes().startswith(b"{")
+
+
+def test_what_cannot_be_kept_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="optimizer"):
+        States(tmp_path).write(State(1, {"optimizer": object()}))
+    assert States(tmp_path).read() is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_newest_is_read_and_the_last_few_are_kept(tmp_path: Path) -> None:
+    states = States(tmp_path, keep=2)
+    for step in (10, 20, 30):
+        states.write(state(step, step))
+    newest = states.read()
+    assert newest is not None
+    assert newest.step == 30
+    assert len(list(tmp_path.iterdir())) == 2
+    older, oldest = states.read(most=29), states.oldest()
+    assert older is not None
+    assert oldest is not None
+    assert older.step == oldest.step == 20
+    assert states.read(most=19) is None
+
+
+def test_a_state_that_was_gone_back_to_is_the_newest_and_later_ones_go(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    for step in (10, 20, 30):
+        states.write(state(step))
+    states.write(state(20, 5.0))
+    states.drop_after(20)
+    newest = states.read()
+    assert newest is not None
+    assert (newest.step, newest.content["network"]["weight"][0, 0]) == (20, 5.0)
+    states.write(state(25))
+    assert states.newest_folder is not None
+    assert states.newest_folder.name == "00000005"
+
+
+@pytest.mark.parametrize("spoil", ["cut", "changed", "gone", "not JSON"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, spoil: str) -> None:
+    states = States(tmp_path)
+    states.write(state(10))
+    tensors = states.write(state(20)) / "tensors.safetensors"
+    data = tensors.read_bytes()
+    if spoil == "cut":
+        tensors.write_bytes(data[:-4])
+    elif spoil == "changed":
+        tensors.write_bytes(data[:-1] + b"\x01")
+    elif spoil == "gone":
+        tensors.unlink()
+    else:
+        (tensors.parent / "state.json").write_text("{")
+    read = states.read()
+    assert read is not None
+    assert read.step == 10
+
+
+def test_nothing_but_damaged_checkpoints_is_an_error_and_not_a_new_beginning(tmp_path: Path) -> None:
+    (States(tmp_path).write(state(10)) / "state.json").unlink()
+    with pytest.raises(DamagedFile, match="damaged checkpoint"):
+        States(tmp_path).read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    import resource
+
+    states = States(tmp_path, keep=3)
+    for step in (1, 2):
+        states.write(State(step, {"weight": torch.full((1000,), float(step))}))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        with pytest.raises(DiskFull, match=r"no room for a checkpoint .*00000002, is whole"):
+            states.write(State(3, {"weight": torch.full((1000,), 3.0)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    read = states.read()
+    assert read is not None
+    assert read.step == 2
+    assert read.content["weight"].eq(2).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
+
+
+def test_too_little_room_is_said_before(tmp_path: Path) -> None:
+    require_room(tmp_path, 1)
+    with pytest.raises(DiskFull, match="MB are free"):
+        require_room(tmp_path, 1 << 60)
+
+
+_ENDLESS = """
+import sys, torch
+from pathlib import Path
+from hnetkit.train.state import State, States
+
+states = States(Path(sys.argv[1]), keep=2)
+step = 0
+while True:
+    step += 1
+    states.write(State(step, {"weight": torch.full((20000,), float(step))}))
+    if step == 3:
+        print("going", flush=True)
+"""
+
+
+def test_killed_while_writing_the_newest_is_whole(tmp_path: Path) -> None:
+    for number in range(2):
+        folder = tmp_path / str(number)
+        process = subprocess.Popen([sys.executable, "-P", "-c", _ENDLESS, str(folder)], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"going\n"
+        time.sleep(0.003 + 0.007 * number)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        states = States(folder)
+        read = states.read()
+        assert read is not None
+        assert read.step >= 3
+        assert read.content["weight"].eq(read.step).all()
+        states.write(state(1000))
+        assert not list(folder.glob("*.unfinished"))
+
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "AdamW": {},
+    "Adam": {"amsgrad": True},
+    "SGD": {"momentum": 0.9, "nesterov": True},
+    "RMSprop": {"centered": True, "momentum": 0.5},
+    "NAdam": {},
+    "ASGD": {},
+    "Adafactor": {},
+    "Rprop": {"etas": [0.5, 1.2]},
+}
+
+
+def trained(name: str, folder: Path | None) -> list[torch.Tensor]:
+    """Ten steps, with a checkpoint and a new optimizer after the fourth where a folder is given."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Linear(4, 6), nn.PReLU(), nn.Linear(6, 4))
+    optimizer = make_optimizer(name, layers.parameters(), OPTIMIZERS[name], 1e-2)
+    for step in range(10):
+        if folder is not None and step == 4:
+            States(folder).write(State(4, {"network": layers.state_dict(), "optimizer": optimizer.state_dict()}))
+            layers = nn.Sequential(nn.Linear(4, 6), nn.PReLU(), nn.Linear(6, 4))
+            optimizer = make_optimizer(name, layers.parameters(), OPTIMIZERS[name], 1e-2)
+            read = States(folder).read()
+            assert read is not None
+            layers.load_state_dict(read.content["network"])
+            restore(optimizer, read.content["optimizer"])
+        optimizer.zero_grad()
+        set_rate(optimizer, 1e-2 / (step + 1))
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        (layers(x) - x.flip(1)).square().mean().backward()
+        optimizer.step()
+    return [parameter.detach() for parameter in layers.parameters()]
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_an_optimizer_goes_on_from_its_state_bit_for_bit(name: str, tmp_path: Path) -> None:
+    whole, resumed = trained(name, None), trained(name, tmp_path)
+    assert all(map(torch.equal, whole, resumed))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("AdamQ", {}, "no optimizer AdamQ"),
+        ("LBFGS", {}, "several times a step"),
+        ("SparseAdam", {}, "sparse"),
+        ("Optimizer", {}, "no optimizer"),
+        ("adamw", {"lr": 1.0}, "comes from the schedule"),
+        ("SGD", {"moment": 1}, "does not take"),
+        ("Adam", {"betas": [2, 2]}, "does not take"),
+    ],
+)
+def test_an_optimizer_that_cannot_be_meant_is_refused(name: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        make_optimizer(name, nn.Linear(2, 2).parameters(), options, 1e-3)

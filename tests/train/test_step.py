@@ -1,0 +1,113 @@
+"""One step: what its loss is made of, and what depends on the number of each sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipelines import tiny_sd
+from training import make_pictures, small_recipe
+
+from hnetkit.generate.loading.defaults import Defaults
+from hnetkit.generate.model import Model
+from hnetkit.train.build import Build
+from hnetkit.train.data import read_data
+from hnetkit.train.loss import Objective
+from hnetkit.train.material import frozen, prepare
+from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.optimizer import make_optimizer
+from hnetkit.train.processes import Processes
+from hnetkit.train.step import Stepper
+
+
+@contextmanager
+def stepper(pictures: Path, build: Build, **changes: Any) -> Iterator[Stepper]:
+    """A stepper over a tiny model, with plain gradient descent."""
+    recipe = small_recipe(pictures, optimizer="SGD", build=build, **changes)
+    pipe = tiny_sd(least=True)
+    model = Model(pipe, "tiny", Defaults(), Path("none"), pipe.scheduler.config)
+    with frozen(model, recipe) as unet:
+        data = read_data(recipe)
+        network = TrainedNetwork(build, [8, 24], seed=0)
+        material = prepare(model, data, lambda what, done, total: None)
+        yield Stepper(
+            unet,
+            network,
+            make_optimizer("SGD", network.parameters(), {}, 1.0),
+            torch.amp.GradScaler("cpu", enabled=False),
+            data,
+            material.latents,
+            material.prompts,
+            Objective(model.scheduler_config),
+            Processes("cpu"),
+        )
+
+
+def test_every_sample_has_noise_and_a_time_step_of_its_own(tmp_path: Path) -> None:
+    with stepper(make_pictures(tmp_path, 1), Build(), latents="deterministic") as steps:
+        losses = [steps.measure(step) for step in range(12)]
+        assert len({round(loss, 5) for loss in losses}) == 12
+        assert losses == [steps.measure(step) for step in range(12)]
+
+
+def test_the_loss_of_a_step_is_the_mean_of_its_samples(tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path, 5, sizes=((16, 16), (24, 16)))
+    with stepper(pictures, Build(), batch_size=2, accumulation=3) as steps:
+        mean = steps.measure(0)
+        assert steps.make(0, 0.0, None).loss == pytest.approx(mean, rel=1e-6)
+        each = [_loss_of(steps, index) for index in range(6)]
+        assert mean == pytest.approx(sum(each) / 6, rel=1e-5)
+
+
+def _loss_of(steps: Stepper, index: int) -> float:
+    """The loss of one sample of the first step by itself; the network is still without effect."""
+    (sample,) = [sample for batch in steps.data.step(0) for sample in batch if sample.index == index]
+    with torch.no_grad():
+        return steps._losses([sample], [steps.prompts.encode(sample.prompt)]).item()
+
+
+def test_a_step_moves_the_weights_by_the_rate_times_the_gradient_of_the_mean(tmp_path: Path) -> None:
+    build = Build(zero_output=False)
+    with stepper(make_pictures(tmp_path, 4), build, batch_size=4) as steps:
+        before = [parameter.detach().clone() for parameter in steps.network.parameters()]
+        loss = steps.measure(0)
+        made = steps.make(0, 1.0, None)
+        moved = [old - new.detach() for old, new in zip(before, steps.network.parameters(), strict=True)]
+        assert made.gradient_norm == pytest.approx(
+            torch.cat([part.flatten() for part in moved]).norm().item(), rel=1e-4
+        )
+        rate = 1e-2 / made.gradient_norm
+        with torch.no_grad():
+            for parameter, old, step in zip(steps.network.parameters(), before, moved, strict=True):
+                parameter.copy_(old - rate * step)
+        expected = loss - rate * made.gradient_norm**2
+        assert steps.measure(0) == pytest.approx(expected, abs=abs(loss - expected) * 0.2)
+
+
+def test_texts_of_unlike_length_in_a_batch_change_nothing_for_each_other(tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path, 2)
+    (pictures / "00.txt").write_text("a very long story, " * 12)
+    with stepper(pictures, Build(), batch_size=2) as steps:
+        lengths = {len(steps.prompts.encode(sample.prompt).hidden) for sample in steps.data.step(0)[0]}
+        assert len(lengths) == 2
+        together = steps.measure(0)
+        each = [_loss_of(steps, sample.index) for sample in steps.data.step(0)[0]]
+        assert together == pytest.approx(sum(each) / 2, rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_gradients_do_not_depend_on_company_either(precision: str, tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path, 2)
+    (pictures / "00.txt").write_text("a very long story, " * 12)
+    build = Build(structure=(1, 2, 1), activation="relu", layer_norm=True, zero_output=False)
+    moved = []
+    for batch in ({"batch_size": 2}, {"accumulation": 2}):
+        with stepper(pictures, build, precision=precision, **batch) as steps:
+            before = torch.cat([parameter.detach().flatten() for parameter in steps.network.parameters()])
+            steps.make(0, 1.0, None)
+            moved.append(torch.cat([p.detach().flatten() for p in steps.network.parameters()]) - before)
+    assert (moved[0] - moved[1]).norm() < (2e-4 if precision == "no" else 0.1) * moved[0].norm()
