@@ -3,6 +3,8 @@ PYTHON ?= python3
 SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 export PYTHONSAFEPATH = 1
+# folders of tests that have long runs; the record of each lies in benchmarks/results/test_long
+LONG = cli demo formats kernels library prompts runtime sources train
 
 .PHONY: demo test test-long lint format docs train-demo bench clean
 
@@ -12,8 +14,10 @@ demo: .venv/installed          ## index, convert and draw with the bundled libra
 test: .venv/installed .venv/triton-3.6.0 ## the whole suite, about ten minutes on 2 cores
 	.venv/bin/python -m pytest -n 2
 
-test-long: .venv/installed .venv/triton-3.6.0 ## seeded runs of many minutes: fuzzing, killed scans, the demo model's full factorial
-	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header --disable-warnings | tee benchmarks/results/test_long.txt
+test-long: $(LONG:%=test-long-%) ## seeded runs of many minutes: fuzzing, killed scans and trainings, the demo model's full factorial
+
+test-long-%: .venv/installed .venv/triton-3.6.0
+	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header --disable-warnings tests/$* | tee benchmarks/results/test_long/$*.txt
 
 lint: .venv/installed          ## ruff, mypy strict, and generated docs up to date
 	.venv/bin/ruff check

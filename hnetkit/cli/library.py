@@ -352,9 +352,9 @@ def _training_lines(training: Row | None) -> list[str]:
     if training is None:
         return []
     recipe = training["recipe"]
-    known = [f"{key} {recipe[key]}" for key in ("rates", "batch_size", "pictures") if key in recipe]
+    known = [f"{key.replace('_', ' ')} {recipe[key]}" for key in ("rates", "batch_size", "pictures") if key in recipe]
     ancestors = [ancestor["name"] or ancestor["content_hash"][:13] for ancestor in training["lineage"]]
-    facts = {"recipe": ", ".join(known).replace("_", " "), "begun with": " < ".join(ancestors)}
+    facts = {"recipe": ", ".join(known), "begun with": " < ".join(ancestors)}
     return [f"  {label:<11}{printable(value)}" for label, value in facts.items() if value]
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import platform
 import random
+from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import combinations
 from pathlib import Path
@@ -18,7 +19,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from demo_training import pictures, report, styles
+import hnetkit
+from demo_training import pictures, report
 from demo_training.checker import read, score_styles
 from demo_training.sampling import open_pipeline, sample
 
@@ -69,7 +71,7 @@ def draw(
     pipeline: StableDiffusionPipeline,
     captions: Captions,
     scale: float,
-    stack: styles.Stacked = (),
+    stack: Mapping[str, float] | None = None,
 ) -> Tensor:
     """One picture per caption, seeded by its place in the list."""
     texts = [caption.text() for caption in captions]
@@ -96,14 +98,14 @@ class StyleCheck:
 
     def __init__(self, pipeline: StableDiffusionPipeline, demo: Path, scale: float) -> None:
         self.pipeline, self.scale = pipeline, scale
-        self.networks = {name: styles.load(demo / "hypernetworks" / f"{name}.pt") for name in pictures.STYLES}
+        for name in pictures.STYLES:
+            hnetkit.load_hypernetwork(pipeline, demo / "hypernetworks" / f"{name}.pt", name=name)
         self.captions = random.Random(2).sample(pictures.all_captions(), PAIRS)
         self.plain = self.measure({})
 
     def measure(self, strengths: dict[str, float]) -> dict[str, list[float]]:
         """Each style's score on each picture, and ``readable``: whether the caption still is."""
-        stack = [(self.networks[name], strength) for name, strength in strengths.items()]
-        drawn = draw(self.pipeline, self.captions, self.scale, stack)
+        drawn = draw(self.pipeline, self.captions, self.scale, strengths)
         pairs = list(zip(drawn, self.captions, strict=True))
         scores = [score_styles(picture, caption.colour) for picture, caption in pairs]
         record = {name: [score[name] for score in scores] for name in pictures.STYLES}
@@ -132,8 +134,8 @@ class StyleCheck:
 
     def record(self) -> dict[str, object]:
         """All styles alone, then all stacks of two in both orders."""
-        alone = {name: self.alone(name) for name in self.networks}
-        orders = [o for pair in combinations(self.networks, 2) for o in (pair, pair[::-1])]
+        alone = {name: self.alone(name) for name in pictures.STYLES}
+        orders = [o for pair in combinations(pictures.STYLES, 2) for o in (pair, pair[::-1])]
         stacks = {" then ".join(order): self.stacked(order, alone) for order in orders}
         return {"styles": alone, "stacks": stacks}
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
-from demo_training.styles import Stacked, applied
+import hnetkit
 
 STEPS = 20
 AT_ONCE = 60
@@ -27,11 +27,11 @@ def sample(
     prompts: Sequence[str],
     seeds: Sequence[int],
     cfg_scale: float,
-    stack: Stacked = (),
+    stack: Mapping[str, float] | None = None,
 ) -> Tensor:
-    """One picture per prompt and seed, [B, 3, 64, 64] in 0..1."""
+    """One picture per prompt and seed, [B, 3, 64, 64] in 0..1; `stack`: strengths by the names of loaded networks."""
     chunks = []
-    with applied(pipeline.unet, stack):
+    with hnetkit.applied(pipeline, stack or {}):
         for start in range(0, len(prompts), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]

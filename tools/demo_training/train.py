@@ -16,8 +16,7 @@ import torch
 from demo_training import export, styles, unet, vae
 
 VAE_MINUTES, DECODER_MINUTES, UNET_MINUTES = 11.0, 5.0, 26.0
-STYLES_MINUTES, STYLE_MINUTES, STACKS_MINUTES = 13.0, 5.0, 20.0
-VAE_SEED, DECODER_SEED, UNET_SEED, STYLES_SEED, STYLE_SEED, STACKS_SEED = 1, 2, 3, 4, 5, 6
+VAE_SEED, DECODER_SEED, UNET_SEED, STYLES_SEED = 1, 2, 3, 4
 
 
 def once(done: Path, stage: Callable[[], None]) -> None:
@@ -45,26 +44,12 @@ def train_unet(parts: Path, checkpoints: Path, speed: float) -> None:
     unet.train(autoencoder, UNET_MINUTES / speed, UNET_SEED, checkpoints).save(parts)
 
 
-def train_styles(out: Path, speed: float) -> None:
-    """The hypernetworks on the exported model as users have it: together, each alone, and together at half the rate."""
+def train_styles(out: Path, work: Path) -> None:
+    """The hypernetworks, on the exported model as users have it."""
     folder = out / "hypernetworks"
     folder.mkdir(exist_ok=True)
-    autoencoder, frozen = vae.load(out / "model" / "vae"), unet.Model.load(out / "model")
-    fresh = styles.untrained(STYLES_SEED)
-    together = styles.train(frozen, autoencoder, fresh, STYLES_MINUTES / speed, STYLES_SEED)
-    alone = {
-        name: styles.train(
-            frozen, autoencoder, styles.Trained({name: network}, together.steps), STYLE_MINUTES / speed, STYLE_SEED
-        )
-        for name, network in together.networks.items()
-    }
-    start = styles.Trained(
-        {name: trained.networks[name] for name, trained in alone.items()}, max(t.steps for t in alone.values())
-    )
-    stacked = styles.train(frozen, autoencoder, start, STACKS_MINUTES / speed, STACKS_SEED, rate=1.5e-3)
-    weights = out / "model" / "unet" / "diffusion_pytorch_model.safetensors"
-    for name, network in stacked.networks.items():
-        styles.save(network, name, stacked.steps, weights, folder / f"{name}.pt")
+    for style in styles.BUILDS:
+        styles.train_style(style, out / "model", work, folder, STYLES_SEED)
 
 
 def main() -> None:
@@ -73,7 +58,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="keeps what each stage made")
     parser.add_argument("--out", type=Path, required=True, help="gets model/ and hypernetworks/")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--speed", type=float, default=1.0, help="divides all training times")
+    parser.add_argument("--speed", type=float, default=1.0, help="divides the times of the model's own training")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     parts, speed = options.work / "parts", options.speed
@@ -86,7 +71,7 @@ def main() -> None:
         lambda: train_unet(parts, options.work / "unet_partial", speed),
     )
     export.write_pipeline(parts, options.out / "model")
-    train_styles(options.out, speed)
+    train_styles(options.out, options.work / "styles")
 
 
 if __name__ == "__main__":
