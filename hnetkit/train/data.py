@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.prompts.tags import Tag, plain_number, split_tags
 from hnetkit.train.captions import Template, caption_of, caption_warnings, vary
 from hnetkit.train.order import Order, draw_for
 from hnetkit.train.recipe import Recipe
@@ -33,6 +34,7 @@ class TrainingPicture:
         size: (width, height) in pixels that it is trained at.
         sha256: of its file.
         resized: whether it is brought to `size` first.
+        strength: of the network where it looks like this.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class TrainingPicture:
     size: tuple[int, int]
     sha256: str
     resized: bool = False
+    strength: float = 1.0
 
     def opened(self) -> Image.Image:
         """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized."""
@@ -59,11 +62,13 @@ class Sample:
         index: in the run, from 0: everything that is random about it comes from this number.
         picture: its number among the pictures.
         prompt: what the UNet is told.
+        strength: of the network.
     """
 
     index: int
     picture: int
     prompt: str
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -105,8 +110,11 @@ class TrainingData:
 
     @cached_property
     def fingerprint(self) -> dict[str, list[str]]:
-        """Name -> sha256 and caption of each picture: what a run that goes on must find again."""
-        return {picture.path.name: [picture.sha256, picture.caption] for picture in self.pictures}
+        """Name -> sha256, caption and strength of each picture: what a run that goes on must find again."""
+        return {
+            picture.path.name: [picture.sha256, picture.caption, plain_number(picture.strength)]
+            for picture in self.pictures
+        }
 
     def warnings(self) -> Iterator[str]:
         """Yields what is odd about captions and template, one line each."""
@@ -124,7 +132,8 @@ class TrainingData:
         draw: random.Random = draw_for(recipe.seed, "caption", index)
         caption = self.pictures[picture].caption
         caption = vary(caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
-        return Sample(index, picture, self.template.prompt(caption, recipe.name, draw))
+        prompt = self.template.prompt(caption, recipe.name, draw)
+        return Sample(index, picture, prompt, self.pictures[picture].strength)
 
 
 def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done, total: None) -> TrainingData:
@@ -149,7 +158,7 @@ def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done
     pictures, faults = [], {}
     for number, path in enumerate(paths, 1):
         try:
-            pictures.append(_read(path, recipe.size))
+            pictures.append(_read(path, recipe))
         except BadPicture as error:
             faults[path.name] = error
         progress(number, len(paths))
@@ -169,20 +178,38 @@ def changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]
         "are gone": [name for name in before if name not in now],
         "are new": [name for name in now if name not in before],
         "have other pixels": [name for name in both if before[name][0] != now[name][0]],
-        "have another caption": [name for name in both if before[name][1] != now[name][1]],
+        "have another caption": [name for name in both if before[name][1:] != now[name][1:]],
     }
     return [f"{_listed(names)} {what}" for what, names in kinds.items() if names]
 
 
-def _read(path: Path, size: tuple[int, int] | None) -> TrainingPicture:
+def _read(path: Path, recipe: Recipe) -> TrainingPicture:
     try:
         data = path.read_bytes()
     except OSError as error:
         raise BadPicture(f"{path}: {error}") from error
-    own = _decoded(path, data).size
-    return TrainingPicture(
-        path, caption_of(path), size or own, hashlib.sha256(data).hexdigest(), size is not None and size != own
-    )
+    own, size = _decoded(path, data).size, recipe.size
+    caption, strength = _strength_in(caption_of(path), path, recipe.name)
+    digest = hashlib.sha256(data).hexdigest()
+    return TrainingPicture(path, caption, size or own, digest, size is not None and size != own, strength)
+
+
+def _strength_in(caption: str, path: Path, name: str) -> tuple[str, float]:
+    """Returns a caption without the tag of the network that is trained, and the strength that it gives.
+
+    Raises:
+        UsageError: another network is asked for, or more than a strength.
+    """
+    tagged = split_tags(caption)
+    if not tagged.tags:
+        return caption, 1.0
+    tag = tagged.tags[0]
+    if len(tagged.tags) > 1 or tag != Tag(name, tag.multiplier):
+        raise UsageError(
+            f"{path.name}: of networks, a caption names {name} alone, with a strength alone",
+            hint=f"<hypernet:{name}:0.5>",
+        )
+    return tagged.text.strip(), tag.multiplier
 
 
 def _decoded(path: Path, data: bytes) -> Image.Image:

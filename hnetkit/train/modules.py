@@ -21,7 +21,7 @@ from hnetkit.train.order import seed_for
 
 
 class TrainedNetwork(nn.Module):
-    """A hypernetwork in training, strength 1: fp32 parameters, dropout live in train mode.
+    """A hypernetwork in training: fp32 parameters, dropout live in train mode.
 
     Args:
         build: how it is built.
@@ -31,10 +31,13 @@ class TrainedNetwork(nn.Module):
     Attributes:
         build: as given; of a network that goes on from a file, what the file says.
         widths: of the contexts that it changes, ascending.
+        strengths: of each context of a batch, ``[n]``; None is 1 for all.
 
     Raises:
         UsageError: the build wants a width that is not there.
     """
+
+    strengths: Tensor | None = None
 
     def __init__(self, build: Build, widths: Iterable[int], *, seed: int) -> None:
         super().__init__()
@@ -69,18 +72,20 @@ class TrainedNetwork(nn.Module):
         return cast(MLP, cast(nn.ModuleDict, self.mlps[str(width)])[side])
 
     def apply_to(self, x: Tensor, side: Side, casts: Casts | None = None) -> Tensor:
-        """Returns ``x + MLP(x)`` of one side, ``[..., width]`` of x's dtype, in which the products are too.
+        """Returns ``x + strength * MLP(x)`` of one side, ``[n, ..., width]`` of x's dtype, in which products are too.
 
         Args:
-            x: ``[..., width]``; a width that is not one of `widths` gives `x`.
+            x: ``[n, ..., width]``; a width that is not one of `widths` gives `x`.
             side: K or V; one that is not trained gives `x`.
             casts: of the parameters, where several calls share them.
         """
         if side not in self.build.sides or x.shape[-1] not in self.widths:
             return x
         rows = x.reshape(-1, x.shape[-1])
-        changed = rows + self.mlp(x.shape[-1], side)(rows, casts or Casts())
-        return cast(Tensor, changed).view(x.shape)
+        added = cast(Tensor, self.mlp(x.shape[-1], side)(rows, casts or Casts())).view(x.shape)
+        if self.strengths is not None:
+            added = added * self.strengths.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+        return x + added
 
     @contextmanager
     def on(self, unet: Any) -> Iterator[None]:

@@ -117,6 +117,8 @@ class Stepper:
         told = conditions(texts, self.data.pictures[samples[0].picture].size, device, dtype)
         torch.manual_seed(seed_for(seed, "dropout", samples[0].index))
         noisy = self.objective.noisy(latents, noise, times).to(dtype)
+        strengths = torch.tensor([sample.strength for sample in samples], device=device)
+        self.network.strengths = None if (strengths == 1).all() else strengths
         predicted = self.unet(noisy, times, return_dict=False, **told)[0]
         return self.objective.losses(predicted, latents, noise, times, self._weights(samples))
 

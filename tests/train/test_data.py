@@ -39,6 +39,32 @@ def test_pictures_come_in_the_order_of_their_names_with_size_caption_and_hash(pi
     assert len({picture.sha256 for picture in data.pictures}) == 6
 
 
+def test_a_caption_may_name_the_strength_at_which_its_picture_is_learned(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 3)
+    (tmp_path / "00.txt").write_text("a house <hypernet:tiny:0.5>")
+    data = read_data(small_recipe(tmp_path, name="tiny", template="none"))
+    assert data.pictures[0].caption == "a house"
+    assert [picture.strength for picture in data.pictures] == [0.5, 1.0, 1.0]
+    assert {sample.picture: sample.strength for step in range(3) for batch in data.step(step) for sample in batch} == {
+        number: picture.strength for number, picture in enumerate(data.pictures)
+    }
+    before = data.fingerprint
+    (tmp_path / "00.txt").write_text("a house <hypernet:tiny:0.6>")
+    now = read_data(small_recipe(tmp_path, name="tiny", template="none")).fingerprint
+    assert changes(before, now) == ["00.png have another caption"]
+
+
+@pytest.mark.parametrize(
+    "tags", ["<hypernet:other:0.5>", "<hypernet:tiny:1:k=0.5>", "<hypernet:tiny:1><hypernet:tiny:1>"]
+)
+def test_a_caption_that_asks_for_anything_else_of_networks_is_refused(tmp_path: Path, tags: str) -> None:
+    make_pictures(tmp_path, 2)
+    (tmp_path / "01.txt").write_text(f"a house {tags}")
+    with pytest.raises(UsageError, match=r"01\.png: .* tiny alone") as refused:
+        read_data(small_recipe(tmp_path, name="tiny"))
+    assert refused.value.hint == "<hypernet:tiny:0.5>"
+
+
 def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
     make_pictures(tmp_path, 1)
     (tmp_path / "._00.png").write_bytes(b"what another system keeps of it")

@@ -299,3 +299,14 @@ def test_training_does_not_go_on_with_mlps_of_several_builds(tmp_path: Path) -> 
     file = hnetkit.load(save_pt(mixed, tmp_path / "mixed.pt"))
     with pytest.raises(UsageError, match="its MLPs are not all of one build"):
         TrainedNetwork.of(file)
+
+
+def test_each_context_of_a_batch_has_its_own_strength() -> None:
+    network = TrainedNetwork(Build(activation="relu", zero_output=False, std=0.5), [24], seed=0)
+    x = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(1))
+    added = network.apply_to(x, "k") - x
+    network.strengths = torch.tensor([0.0, 0.5, 1.0])
+    changed = network.apply_to(x, "k")
+    assert torch.equal(changed[0], x[0])
+    for number, strength in enumerate((0.0, 0.5, 1.0)):
+        assert torch.allclose(changed[number], x[number] + strength * added[number], atol=1e-6)

@@ -111,3 +111,15 @@ def test_gradients_do_not_depend_on_company_either(precision: str, tmp_path: Pat
             steps.make(0, 1.0, None)
             moved.append(torch.cat([p.detach().flatten() for p in steps.network.parameters()]) - before)
     assert (moved[0] - moved[1]).norm() < (2e-4 if precision == "no" else 0.1) * moved[0].norm()
+
+
+def test_a_sample_is_learned_at_its_own_strength(tmp_path: Path) -> None:
+    """At strength 0 the network is not there and cannot learn; at half of it, half as much comes back."""
+    norms = {}
+    for strength in ("0", "0.5", "1"):
+        folder = make_pictures(tmp_path / strength, 1)
+        (folder / "00.txt").write_text(f"a house <hypernet:tiny:{strength}>")
+        with stepper(folder, Build(activation="relu"), name="tiny", batch_size=1) as small:
+            norms[strength] = small.make(0, 1e-3, None).gradient_norm
+    assert norms["0"] == 0
+    assert norms["0.5"] == pytest.approx(norms["1"] / 2, rel=1e-3)
