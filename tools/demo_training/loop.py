@@ -1,4 +1,4 @@
-"""What the three training loops share: a schedule by wall time, an average of weights, noise."""
+"""What the training of the model shares: a schedule by wall time, an average of weights."""
 
 from __future__ import annotations
 
