@@ -33,6 +33,7 @@ bench: .venv/installed         ## every benchmark of benchmarks/, about half an 
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/strengths.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/other_models.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/initialisations.py
+	PYTHONSAFEPATH= .venv/bin/python benchmarks/training.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/sync.py
 
 train-demo: .venv/installed    ## the bundled model and its hypernetworks from nothing, about an hour and a half on 2 cores

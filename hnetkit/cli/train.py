@@ -14,6 +14,7 @@ from hnetkit.errors import UsageError
 # equal to the first line of the command's own help.
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "run": ("train_run", "Train a hypernetwork on a folder of pictures."),
+    "sweep": ("train_sweep", "Train one network by several recipes, and show them on one sheet."),
     "prepare": ("train_data", "Make a folder to train on from a folder of pictures."),
     "review": ("train_data", "List the captions of a training folder, to read and to edit."),
     "schedule": ("train_schedule", "Show what a learning-rate schedule means, or list the presets."),

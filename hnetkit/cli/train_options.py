@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -169,6 +171,31 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def read_setting(name: str, text: str) -> tuple[str, Any]:
+    """Returns the setting of the recipe that an option stands for, and what the option makes of a text.
+
+    Args:
+        name: the option's, without dashes in front.
+        text: a switch takes ``on`` or ``off``; what is off by default also takes ``none``.
+
+    Raises:
+        UsageError: there is no such option, or it cannot take the text.
+    """
+    options = {option.flags.split("/")[0].lstrip("-"): option for option in _OPTIONS}
+    option = options.get(name)
+    if option is None:
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"do you mean {near[0]}?" if near else "the names of options: `hnetkit train run --help`"
+        raise UsageError(f"there is no setting {name}", hint=hint)
+    if text == "none" and _may_be_none(option.setting):
+        return option.setting, None
+    kind = option.type or (click.BOOL if "/" in option.flags else click.STRING)
+    try:
+        return option.setting, kind.convert(text, None, None)
+    except click.BadParameter as error:
+        raise UsageError(f"{name}: {error.message}") from error
+
+
 def make_recipe(file: Path | None, pictures: str | None, given: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
     """Returns the recipe of a file, or of defaults, with what was given in its place.
 
@@ -192,6 +219,17 @@ def make_recipe(file: Path | None, pictures: str | None, given: dict[str, Any], 
         if needed not in data:
             raise UsageError(f"a run needs {'a folder of ' if needed == 'pictures' else 'a '}{needed}", hint=hint)
     return Recipe.from_json(data, str(file) if file is not None else "the options")
+
+
+def _may_be_none(setting: str) -> bool:
+    from hnetkit.train.build import Build
+    from hnetkit.train.guards import GuardSettings
+    from hnetkit.train.previews import PreviewSettings
+    from hnetkit.train.recipe import Recipe
+
+    part, _, name = setting.rpartition(".")
+    kinds: dict[str, Any] = {"": Recipe, "build": Build, "guards": GuardSettings, "previews": PreviewSettings}
+    return any(field.name == name and field.default is None for field in fields(kinds[part]))
 
 
 def _parameter(option: _Option) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -80,7 +80,7 @@ def run_command(
     from hnetkit.generate.model import device_of
 
     device = device_of(device or settings.get("device") or "auto")
-    recipe = make_recipe(file, pictures, given, _defaults(device))
+    recipe = make_recipe(file, pictures, given, machine_defaults(device))
     if recipe.model == str(demo.model_folder()) and "model" not in given:
         output.note("No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another.")
     beginning = "resume" if resume else "restart" if restart else "go on"
@@ -94,26 +94,27 @@ def _train(recipe: Recipe, folder: Path, device: str, beginning: Any, force: boo
     from hnetkit.train.loop import train
     from hnetkit.train.processes import leave
 
-    with _progress(output) as told:
+    with run_progress(output) as told:
         data = read_data(recipe, lambda done, total: told.prepared("Reading pictures", done, total))
         told.prepared("Loading the model", 0, 1)
-        model = _load(recipe, device)
+        model = load_trained_on(recipe, device)
         result = train(recipe, model, data, folder, beginning=beginning, force=force, told=told)
     leave()
     if result.files:
-        _register(recipe, model, result)
+        register_result(recipe, model, result.files, result.started_from)
     return _row(recipe, folder, result)
 
 
-def _register(recipe: Recipe, model: Model, result: Result) -> None:
+def register_result(recipe: Recipe, model: Model, files: Sequence[Path], started_from: str | None) -> None:
+    """Puts the files of a run into the library, with the content hash of what it began with."""
     from hnetkit.train.registering import register
 
     with open_registry() as registry:
         register(
             registry,
-            result.files,
+            files,
             recipe=recipe.to_json(),
-            started_from=result.started_from,
+            started_from=started_from,
             model_name=model.name,
             model_hash=model.hash,
         )
@@ -131,8 +132,8 @@ def _row(recipe: Recipe, folder: Path, result: Result) -> Row:
     }
 
 
-def _defaults(device: str) -> dict[str, Any]:
-    """Returns what depends on this machine and its settings."""
+def machine_defaults(device: str) -> dict[str, Any]:
+    """Returns the settings of a recipe that depend on this machine and its own settings."""
     precision = "no"
     if device == "cuda":
         import torch
@@ -142,7 +143,8 @@ def _defaults(device: str) -> dict[str, Any]:
     return {"precision": precision, "model": place or str(demo.model_folder())}
 
 
-def _load(recipe: Recipe, device: str) -> Model:
+def load_trained_on(recipe: Recipe, device: str) -> Model:
+    """Returns the model that a recipe trains on, in its precision."""
     from hnetkit.generate.model import load_model
 
     if device == "cuda":
@@ -157,7 +159,7 @@ def _load(recipe: Recipe, device: str) -> Model:
 
 
 @contextmanager
-def _progress(output: Output) -> Iterator[Callbacks]:
+def run_progress(output: Output) -> Iterator[Callbacks]:
     """Gives what a run tells: a bar with loss, rate and time left at a terminal, a line now and then elsewhere."""
     from hnetkit.train.loop import Callbacks
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -115,17 +115,10 @@ def train(
         OutOfMemory: a step needs more than there is.
         KeyboardInterrupt: Ctrl-C, after the step and with a checkpoint.
     """
-    processes = Processes(model.pipe.unet.device.type)
-    rates = _checked(recipe, data, processes, told)
-    files = RunFolder(folder, recipe)
-    files.require_ours()
     with ExitStack() as stack:
-        stack.enter_context(_own_generators(model.pipe.unet.device))
-        unet = stack.enter_context(frozen(model, recipe))
-        network, start = _network(recipe, unet)
-        optimizer = make_optimizer(recipe.optimizer, network.parameters(), recipe.optimizer_options, rates.rate_at(0))
-        objective = Objective(model.scheduler_config, recipe.min_snr)
-        found = find(data, model, start)
+        processes, rates, files, unet, network, optimizer, objective, found = stack.enter_context(
+            _set_up(recipe, model, data, folder, told)
+        )
         for change in files.require_same(beginning, found, force=force):
             told.say(f"Warning: going on although {change}")
         log = None
@@ -156,7 +149,52 @@ def train(
             _go(run, state)
         saved = tuple(save_trained(run.as_file(run.step), folder)) if processes.is_main else ()
         processes.shared(None)
-        return Result(saved, start, run.step, run.guards.running_mean, run.guards.roll_backs)
+        return Result(saved, found.start, run.step, run.guards.running_mean, run.guards.roll_backs)
+
+
+def check(
+    recipe: Recipe,
+    model: Model,
+    data: TrainingData,
+    folder: Path,
+    *,
+    beginning: Beginning = "go on",
+    force: bool = False,
+) -> Found:
+    """Returns what a run is made on, where `train` with the same arguments could begin; nothing is written or said.
+
+    Raises:
+        UsageError, RunChanged, NotFound: as `train`, before its first step.
+    """
+    with _set_up(recipe, model, data, folder, Callbacks()) as run:
+        run.files.require_same(beginning, run.found, force=force)
+        return run.found
+
+
+class _SetUp(NamedTuple):
+    processes: Processes
+    rates: Rates
+    files: RunFolder
+    unet: Any
+    network: TrainedNetwork
+    optimizer: torch.optim.Optimizer
+    objective: Objective
+    found: Found
+
+
+@contextmanager
+def _set_up(recipe: Recipe, model: Model, data: TrainingData, folder: Path, told: Callbacks) -> Iterator[_SetUp]:
+    """Gives a run's parts, after all that can be told of them without a step; the model is as before afterwards."""
+    processes = Processes(model.pipe.unet.device.type)
+    rates = _checked(recipe, data, processes, told)
+    files = RunFolder(folder, recipe)
+    files.require_ours()
+    with _own_generators(model.pipe.unet.device), frozen(model, recipe) as unet:
+        network, start = _network(recipe, unet)
+        optimizer = make_optimizer(recipe.optimizer, network.parameters(), recipe.optimizer_options, rates.rate_at(0))
+        objective = Objective(model.scheduler_config, recipe.min_snr)
+        found = find(data, model, start)
+        yield _SetUp(processes, rates, files, unet, network, optimizer, objective, found)
 
 
 def _go(run: Run, state: State | None) -> None:

@@ -124,16 +124,10 @@ class Previews:
         Raises:
             OutOfMemory: drawing needs more than there is.
         """
-        from hnetkit.runtime.attach import load_hypernetwork, unload_hypernetworks
-
-        pipe, strengths = self._model.pipe, self._settings.strengths
-        with self._ready(), _undisturbed(pipe):
-            load_hypernetwork(pipe, network, _ON_THE_UNET, strength=0.0, force=True)
-            try:
-                rows = [[self._pictures(number, at) for at in strengths] for number in range(len(self._requests))]
-                fault = self._fault(rows)
-            finally:
-                unload_hypernetworks(pipe, _ON_THE_UNET)
+        strengths = self._settings.strengths
+        with self._loaded(network):
+            rows = [[self._pictures(number, at) for at in strengths] for number in range(len(self._requests))]
+            fault = self._fault(rows)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._name}-{step}.png"
         with new_file(path, overwrite=True) as file:
@@ -143,6 +137,49 @@ class Previews:
         grid = self._model.pipe.vae_scale_factor
         energy = sum(high_frequencies(np.asarray(picture), grid) for picture in sound) / max(1, len(sound))
         return Preview(step, path, sound, energy, fault)
+
+    @property
+    def columns(self) -> list[str]:
+        """What the pictures of `row` are called."""
+        asked = [(request.prompt or "(no prompt)", seed) for request in self._requests for seed in self._settings.seeds]
+        return [f"seed {seed}: {prompt}" for prompt, seed in asked]
+
+    @property
+    def drawn_with(self) -> str:
+        """The model and the settings that all pictures share, for a sheet's caption."""
+        first = self._requests[0]
+        parts = [self._model.name, first.sampler, f"{first.steps} steps", f"CFG {first.cfg_scale:g}"]
+        return "  ·  ".join(parts)
+
+    def row(self, network: Hypernetwork | None) -> list[Image.Image]:
+        """Returns a picture for each prompt and seed at strength 1; a cross for one that came out NaN or black.
+
+        Args:
+            network: None for pictures without one.
+        """
+        strength = 0.0 if network is None else 1.0
+        with self._loaded(network):
+            rows = [self._pictures(number, strength) for number in range(len(self._requests))]
+        return [picture or _missing(self._requests[0]) for pictures in rows for picture in pictures]
+
+    def no_row(self) -> list[Image.Image]:
+        """Returns as many crosses as `row` has pictures."""
+        return [_missing(self._requests[0])] * len(self.columns)
+
+    @contextmanager
+    def _loaded(self, network: Hypernetwork | None) -> Iterator[None]:
+        """Has the pipeline ready to draw, and a network on its UNet, while the block lasts."""
+        from hnetkit.runtime.attach import load_hypernetwork, unload_hypernetworks
+
+        pipe = self._model.pipe
+        with self._ready(), _undisturbed(pipe):
+            if network is not None:
+                load_hypernetwork(pipe, network, _ON_THE_UNET, strength=0.0, force=True)
+            try:
+                yield
+            finally:
+                if network is not None:
+                    unload_hypernetworks(pipe, _ON_THE_UNET)
 
     def _pictures(self, number: int, strength: float) -> list[Image.Image | None]:
         """Returns the pictures of a prompt, one for each seed; None for those that came out NaN or black."""
@@ -181,7 +218,7 @@ class Previews:
     def _sheet(self, rows: Rows, step: int) -> Image.Image:
         from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet
 
-        settings, first = self._settings, self._requests[0]
+        settings = self._settings
         sections = [
             Section(
                 request.prompt or "(no prompt)",
@@ -192,9 +229,8 @@ class Previews:
             )
             for request, row in zip(self._requests, rows, strict=True)
         ]
-        drawn_with = [self._model.name, first.sampler, f"{first.steps} steps", f"CFG {first.cfg_scale:g}"]
         columns = [f"strength {strength:g}" for strength in settings.strengths]
-        return draw_sheet(f"{self._name} after {step:,} steps", "  ·  ".join(drawn_with), columns, sections)
+        return draw_sheet(f"{self._name} after {step:,} steps", self.drawn_with, columns, sections)
 
 
 def _untold(done: int, total: int) -> None:

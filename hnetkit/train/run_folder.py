@@ -128,6 +128,23 @@ class RunFolder:
             )
         return changed
 
+    def is_finished(self, found: Found, last_step: int) -> bool:
+        """Whether the folder holds the network that the run ends with, made as it is asked for now.
+
+        Args:
+            last_step: with which the run ends.
+        """
+        from hnetkit.formats import load
+
+        files = [self.folder / f"{self.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")]
+        if self.states.newest_folder is None or not all(path.is_file() for path in (self.record, *files)):
+            return False
+        try:
+            recipe, before = self._read()
+            return recipe == self.recipe and before == found and load(files[0]).step == last_step
+        except HnetkitError:
+            return False
+
     def begin(self, found: Found, *, afresh: bool) -> None:
         """Writes down what the run is made with; `afresh` removes what an earlier run of the folder left."""
         if afresh:
@@ -177,9 +194,9 @@ def find(data: TrainingData, model: Model, start: str | None) -> Found:
     """
     pipe = model.pipe
     encoders = [pipe.text_encoder, getattr(pipe, "text_encoder_2", None)]
-    return Found(
-        data.fingerprint, model.hash, hash_of_weights([pipe.vae]), hash_of_weights([e for e in encoders if e]), start
-    )
+    encoding = [pipe.vae.encoder, getattr(pipe.vae, "quant_conv", None)]  # nothing is learned of its other half
+    vae, texts = (hash_of_weights([part for part in parts if part]) for parts in (encoding, encoders))
+    return Found(data.fingerprint, model.hash, vae, texts, start)
 
 
 def hash_of_weights(modules: list[Any]) -> str:
@@ -191,7 +208,7 @@ def hash_of_weights(modules: list[Any]) -> str:
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.hexdigest()[:16]
 
 

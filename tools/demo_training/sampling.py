@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -29,9 +30,13 @@ def sample(
     cfg_scale: float,
     stack: Mapping[str, float] | None = None,
 ) -> Tensor:
-    """One picture per prompt and seed, [B, 3, 64, 64] in 0..1; `stack`: strengths by the names of loaded networks."""
+    """One picture per prompt and seed, [B, 3, 64, 64] in 0..1.
+
+    Args:
+        stack: strengths by the names of loaded networks; None leaves the pipeline as it is.
+    """
     chunks = []
-    with hnetkit.applied(pipeline, stack or {}):
+    with nullcontext() if stack is None else hnetkit.applied(pipeline, stack):
         for start in range(0, len(prompts), AT_ONCE):
             part = slice(start, start + AT_ONCE)
             generators = [torch.Generator().manual_seed(seed) for seed in seeds[part]]

@@ -1,0 +1,264 @@
+"""Several runs on one model: what differs between them, which of them are done, and one sheet and table of all.
+
+``OUT/NAME`` holds a folder for each run, named by what differs, ``sweep.json``, ``sweep.png`` and ``sweep.csv``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.errors import OutputExists, RunChanged, TrainingFailed, UsageError
+from hnetkit.files import new_file
+from hnetkit.train.data import TrainingData, read_data
+from hnetkit.train.logs import CSV_NAME, read_log
+from hnetkit.train.loop import Callbacks, check, rates_of, train
+from hnetkit.train.previews import Previews
+from hnetkit.train.run_folder import Beginning, Found, RunFolder
+from hnetkit.train.sweep_runs import SweepRun
+
+if TYPE_CHECKING:
+    from hnetkit.generate.model import Model
+
+FORMAT = "hnetkit.sweep/1"
+
+_UNTOLD = Callbacks()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        run: that it came of.
+        files: the network, as it is kept; none where the run failed.
+        loss: its last running mean; None where no step was made.
+        steps: made in all.
+        roll_backs: in all.
+        seconds: that training took, previews and checkpoints left out.
+        failure: why a guard stopped it, and what remedies that; empty where none did.
+    """
+
+    run: SweepRun
+    files: tuple[Path, ...]
+    loss: float | None
+    steps: int
+    roll_backs: int
+    seconds: float
+    failure: str = ""
+
+    def row(self) -> dict[str, Any]:
+        """Returns it as the table has it."""
+        return {
+            "name": self.run.recipe.name,
+            **self.run.settings,
+            "loss": None if self.loss is None else round(self.loss, 6),
+            "steps": self.steps,
+            "roll_backs": self.roll_backs,
+            "seconds": round(self.seconds, 1),
+            "file": str(self.files[0]) if self.files else "",
+            "failure": self.failure,
+        }
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs that differ, in one folder.
+
+    Attributes:
+        name: of the sweep, with which the networks' names begin.
+        folder: of the sweep.
+        varied: names of what was asked to vary.
+        runs: at least two.
+    """
+
+    name: str
+    folder: Path
+    varied: tuple[str, ...]
+    runs: tuple[SweepRun, ...]
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps other commands out of the folder while the block lasts."""
+        return RunFolder(self.folder, self.runs[0].recipe).locked()
+
+    def require_ours(self) -> None:
+        """Raises OutputExists or RunChanged where the folder is something else, or another sweep's."""
+        hint = "choose another --name or --out"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise OutputExists(f"{self.folder}: a file, not a sweep's folder", hint=hint)
+        if not self.folder.is_dir():
+            return
+        if self._record.exists():
+            before = self._read_record()
+            if before != list(self.varied):
+                raise RunChanged(
+                    f"{self.folder}: a sweep over {_listed(before)}, not over {_listed(self.varied)}", hint=hint
+                )
+            return
+        others = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
+        if others:
+            raise OutputExists(f"{self.folder}: holds {others[0]} and is no sweep's folder", hint=hint)
+
+    def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[TrainingData]:
+        """Returns what each run trains on; pictures that several train on are read once.
+
+        Raises:
+            NotFound, BadPicture, UsageError: as `hnetkit.train.data.read_data`.
+        """
+        read: dict[Any, TrainingData] = {}
+        for recipe in (run.recipe for run in self.runs):
+            key = recipe.pictures, recipe.size
+            if key not in read:
+                read[key] = read_data(replace(recipe, template="none"), progress)
+        pictures = (read[run.recipe.pictures, run.recipe.size].pictures for run in self.runs)
+        return [TrainingData(own, run.template, run.recipe) for own, run in zip(pictures, self.runs, strict=True)]
+
+    def previews(self, model: Model) -> Previews:
+        """Returns what draws the rows of the sheet.
+
+        Raises:
+            UsageError: settings that cannot be meant, or more pictures than a sheet has room for.
+        """
+        from hnetkit.generate.grids.sheet import require_room
+
+        settings = replace(self.runs[0].recipe.previews, strengths=(1.0,))
+        previews = Previews(model, settings, self.folder, self.name)
+        require_room(len(previews.columns), len(self.runs) + 1)
+        return previews
+
+    def check(self, model: Model, data: Sequence[TrainingData], beginning: Beginning, *, force: bool) -> list[Found]:
+        """Returns what each run is made on, once every one of them could begin; nothing is written.
+
+        Raises:
+            UsageError, RunChanged: the first fault of a run, with the run's label.
+        """
+        found = []
+        for run, own in zip(self.runs, data, strict=True):
+            try:
+                found.append(check(run.recipe, model, own, run.folder, beginning=beginning, force=force))
+            except UsageError as error:
+                raise type(error)(f"{run.label}: {error}", hint=error.hint) from error
+        return found
+
+    def begin(self) -> None:
+        """Writes down what varies, and the templates with the sweep's name in them."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        record = {"format": FORMAT, "varied": self.varied}
+        _write(self._record, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        for path, lines in {Path(run.template.name): run.template.lines for run in self.runs}.items():
+            if path.parent == self.folder:
+                _write(path, "\n".join(lines) + "\n")
+
+    def write(self, outcomes: Sequence[Outcome], previews: Previews) -> Path:
+        """Writes ``sweep.csv`` and ``sweep.png`` and returns the path of the sheet.
+
+        Raises:
+            FileRefused, NotFound: a network is not there any more.
+            OutOfMemory: drawing needs more than there is.
+        """
+        _write(self.folder / "sweep.csv", _as_csv([outcome.row() for outcome in outcomes]))
+        path = self.folder / "sweep.png"
+        sheet = _sheet(f"{self.name}: {len(outcomes)} runs over {_listed(self.varied)}", outcomes, previews)
+        with new_file(path, overwrite=True) as file:
+            sheet.save(file, format="png")
+        return path
+
+    @property
+    def _record(self) -> Path:
+        return self.folder / "sweep.json"
+
+    def _read_record(self) -> list[str]:
+        try:
+            data = json.loads(self._record.read_text(encoding="utf-8"))
+            if data["format"] != FORMAT:
+                raise ValueError(f"format {data['format']}")
+            return [str(name) for name in data["varied"]]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunChanged(
+                f"{self._record}: cannot be read ({error})", hint="choose another --name or --out"
+            ) from error
+
+
+def make(
+    run: SweepRun,
+    model: Model,
+    data: TrainingData,
+    *,
+    beginning: Beginning = "go on",
+    force: bool = False,
+    told: Callbacks = _UNTOLD,
+) -> Outcome:
+    """Returns what came of a run that was made, or gone on with, also where a guard stopped it.
+
+    Raises:
+        HnetkitError: as `hnetkit.train.loop.train`, for all else.
+    """
+    try:
+        result = train(run.recipe, model, data, run.folder, beginning=beginning, force=force, told=told)
+    except TrainingFailed as error:
+        return outcome_of(run, failure=f"{error}; {error.hint}" if error.hint else str(error))
+    return outcome_of(run, result.files)
+
+
+def finished(run: SweepRun, found: Found) -> Outcome | None:
+    """Returns what came of a run that is at its end; None where there is something to do."""
+    if not RunFolder(run.folder, run.recipe).is_finished(found, rates_of(run.recipe).last_step):
+        return None
+    return outcome_of(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
+
+
+def outcome_of(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Outcome:
+    """Returns what the log says of a run."""
+    rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
+    if not rows:
+        return Outcome(run, tuple(files), None, 0, 0, 0.0, failure)
+    last = rows[0]
+    return Outcome(run, tuple(files), last.running_mean, last.step, last.roll_backs, last.seconds, failure)
+
+
+def _sheet(title: str, outcomes: Sequence[Outcome], previews: Previews) -> Any:
+    from hnetkit.formats import load
+    from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet
+
+    rows = [SheetRow("without a network", previews.row(None))]
+    for outcome in outcomes:
+        pictures = previews.row(load(outcome.files[0])) if outcome.files else previews.no_row()
+        rows.append(SheetRow(f"{outcome.run.label} · {_said(outcome)}", pictures))
+    return draw_sheet(title, f"{previews.drawn_with}  ·  strength 1", previews.columns, [Section("", rows)])
+
+
+def _said(outcome: Outcome) -> str:
+    if outcome.failure:
+        return f"failed after {outcome.steps} steps"
+    return f"loss {outcome.loss:.4f}" if outcome.loss is not None else "no step"
+
+
+def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Returns a value as its option is written."""
+    if isinstance(value, list):
+        return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    return json.dumps(value) if isinstance(value, dict | bool) else value
+
+
+def _write(path: Path, text: str) -> None:
+    with new_file(path, overwrite=True) as file:
+        file.write(text.encode())
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(names)

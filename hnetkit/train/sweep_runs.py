@@ -1,0 +1,154 @@
+"""What a sweep is to make: recipes that differ, the folders of their runs, and whether they can be told apart."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blake3 import blake3
+
+from hnetkit.errors import UsageError
+from hnetkit.train.captions import Template
+from hnetkit.train.loop import rates_of
+from hnetkit.train.recipe import Recipe
+
+SHARED = ("model", "vae", "tokenizer", "precision", "previews")
+"""Settings that all runs have in common: the model is loaded once, and the sheet shows the same pictures of each."""
+
+_LONGEST = 80  # letters of a run's folder; files add the sweep's name and more
+_NO_LETTERS = re.compile(r"[^\w.+-]+", re.ASCII)
+
+
+class Choice(NamedTuple):
+    """One value of one of the things that a sweep varies.
+
+    Attributes:
+        what: the option's name, or ``recipe``.
+        text: the value as it was asked for.
+        setting: of the recipe, such as ``build.structure``; empty for a whole recipe.
+    """
+
+    what: str
+    text: str
+    setting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """One run of a sweep.
+
+    Attributes:
+        label: what differs, for people.
+        folder: of this run alone.
+        recipe: named by the sweep and what differs.
+        template: of its prompts.
+        settings: what differs, by the names of options where they were varied, else by those of the recipe.
+    """
+
+    label: str
+    folder: Path
+    recipe: Recipe
+    template: Template
+    settings: Mapping[str, Any]
+
+
+def plan_runs(name: str, folder: Path, asked: Sequence[tuple[Sequence[Choice], Recipe]]) -> tuple[SweepRun, ...]:
+    """Returns the runs of recipes, each with what was chosen for it; all are chosen of the same things.
+
+    The networks are named by what differs, yet trained with the sweep's name in their prompts: else the words of the
+    prompts would differ too.
+
+    Args:
+        name: of the sweep.
+        folder: of the sweep.
+
+    Raises:
+        UsageError: fewer than two runs, two that are the same, or two that differ in what they share.
+        NotFound: no such template.
+    """
+    if len(asked) < 2:
+        raise UsageError("a sweep has at least two runs", hint='--vary "rate=5e-5|5e-6"')
+    names = [_folder_name(choices) for choices, _ in asked]
+    labels = [" · ".join(f"{choice.what} {choice.text}" for choice in choices) for choices, _ in asked]
+    _require_unlike(labels, names, [recipe for _, recipe in asked])
+    different = _different(asked)
+    runs = []
+    for label, own, (choices, recipe) in zip(labels, names, asked, strict=True):
+        template = _named(Template.read(recipe.template), name, folder)
+        recipe = replace(recipe, name=f"{name}-{own}", template=template.name)
+        runs.append(SweepRun(label, folder / own, recipe, template, _settings(choices, recipe, different)))
+    return tuple(runs)
+
+
+def _require_unlike(labels: Sequence[str], names: Sequence[str], recipes: Sequence[Recipe]) -> None:
+    """Raises UsageError where two runs are the same, or differ in what all must share."""
+    for setting in SHARED:
+        for label, recipe in zip(labels, recipes, strict=True):
+            if getattr(recipe, setting) != getattr(recipes[0], setting):
+                raise UsageError(
+                    f"{labels[0]} and {label} differ in {setting}: the runs of a sweep have it in common",
+                    hint="give it as an option beside the recipes, or make two sweeps",
+                )
+    for (one, mine), (other, others) in combinations(zip(labels, recipes, strict=True), 2):
+        if _is_same(mine, others):
+            raise UsageError(f"{one} and {other} are the same run", hint="leave one of them out")
+    name, count = Counter(map(str.casefold, names)).most_common(1)[0]
+    if count > 1:
+        raise UsageError(f"{count} runs would share the folder {name}", hint="write their values otherwise")
+
+
+def _is_same(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes ask for the same steps, however their schedules are written."""
+
+    def rest(recipe: Recipe) -> Recipe:
+        return replace(recipe, name="run", tensorboard=False, rates="default", max_steps=None)
+
+    if rest(one) != rest(other):
+        return False
+    mine, others = rates_of(one), rates_of(other)
+    steps = range(mine.last_step)
+    return mine.last_step == others.last_step and all(mine.rate_at(step) == others.rate_at(step) for step in steps)
+
+
+def _different(asked: Sequence[tuple[Sequence[Choice], Recipe]]) -> list[str]:
+    """Returns the settings in which recipes differ beside those that were asked to vary."""
+    flat = [_flat(recipe) for _, recipe in asked]
+    known = {"name", *(choice.setting for choice in asked[0][0])}
+    return [name for name in flat[0] if name not in known and any(one[name] != flat[0][name] for one in flat)]
+
+
+def _settings(choices: Sequence[Choice], recipe: Recipe, different: Sequence[str]) -> dict[str, Any]:
+    flat = _flat(recipe)
+    chosen = {choice.what: flat.get(choice.setting) for choice in choices}
+    said = {choice.what: choice.text for choice in choices if chosen[choice.what] is None}
+    return {**chosen, **said, **{name: flat[name] for name in different}}
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Returns every setting of a recipe, those of a part as ``part.name``."""
+    data = recipe.to_json()
+    parts = {f"{part}.{name}": value for part in ("build", "guards") for name, value in data.pop(part).items()}
+    return {**data, **parts}
+
+
+def _folder_name(choices: Sequence[Choice]) -> str:
+    """Returns what differs as a name for files, the same on every system and for the same choices."""
+    words = "-".join(f"{choice.what}-{choice.text}" for choice in choices)
+    name = _NO_LETTERS.sub("_", words).strip("._-")
+    if len(name) <= _LONGEST and not re.search(r"[^\x20-\x7e]", words):
+        return name
+    return f"{name[: _LONGEST - 9]}-{blake3(words.encode()).hexdigest()[:8]}"
+
+
+def _named(template: Template, name: str, folder: Path) -> Template:
+    """Returns a template with a name in place of ``[name]``: as a file of the sweep where there is such a place."""
+    lines = tuple(line.replace("[name]", name) for line in template.lines)
+    if lines == template.lines:
+        return template
+    file = _NO_LETTERS.sub("_", template.name.removesuffix(".txt")).strip("._-")
+    return Template(str(folder / f"{file}.txt"), lines)
