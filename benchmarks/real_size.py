@@ -112,16 +112,21 @@ def peak_bytes(model: Path, networks: list[Path], dtype: str, folder: Path) -> i
     command = [sys.executable, "-P", "-m", "hnetkit", "generate", "a house", "--model", str(model), *sizes, *options]
     out = ["--out", str(folder / "picture.png"), "--overwrite"]
     environment = {**os.environ, "HNETKIT_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+    return peak_of([*command, *out], environment)
+
+
+def peak_of(command: list[str], environment: dict[str, str]) -> int:
+    """Returns the peak resident memory in bytes of a command.
+
+    Raises:
+        SystemExit: it failed.
+    """
     done = subprocess.run(
-        [sys.executable, "-P", "-c", PEAK, *command, *out],
-        env=environment,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
+        [sys.executable, "-P", "-c", PEAK, *command], env=environment, stdout=subprocess.PIPE, text=True, check=True
     )
     code, peak = map(int, done.stdout.split())
     if code:
-        raise SystemExit(f"hnetkit generate left with {code}")
+        raise SystemExit(f"{' '.join(command)} left with {code}")
     return peak
 
 

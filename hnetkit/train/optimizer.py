@@ -15,6 +15,8 @@ _UNFIT: Mapping[str, str] = {
     "LBFGS": "it computes the loss several times a step",
     "SparseAdam": "it takes sparse gradients alone",
 }
+_FUSED = ("Adam", "AdamW", "SGD")  # read and write every value once, not once for each operation
+_PATHS = frozenset({"fused", "foreach", "differentiable"})  # options that choose how
 
 
 def make_optimizer(
@@ -40,8 +42,12 @@ def make_optimizer(
     if "lr" in options:
         raise UsageError("the optimizer's rate comes from the schedule", hint="--rate 1e-5, and no lr in the options")
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    trained = list(parameters)
+    on_device = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
+    if chosen in _FUSED and on_device and not _PATHS & set(arguments):
+        arguments["fused"] = True
     try:
-        made: torch.optim.Optimizer = classes[chosen](list(parameters), lr=rate, **arguments)
+        made: torch.optim.Optimizer = classes[chosen](trained, lr=rate, **arguments)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{chosen} does not take {dict(options)}: {error}") from error
     return made

@@ -10,12 +10,13 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from blake3 import blake3
 from torch import Tensor
 
@@ -25,6 +26,10 @@ FORMAT = "hnetkit.training-state/1"
 
 _TENSORS, _REST = "tensors.safetensors", "state.json"
 _UNFINISHED = ".unfinished"
+_CODES = {
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8"},
+}
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
@@ -122,8 +127,6 @@ class States:
         return self.folder / f"{number:08}"
 
     def _write(self, state: State) -> Path:
-        from safetensors.torch import save
-
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         numbers = self._numbers()
@@ -131,12 +134,11 @@ class States:
         unfinished = target.with_name(f"{target.name}{_UNFINISHED}")
         tensors: dict[str, Tensor] = {}
         content = _packed(state.content, "", tensors)
-        data = save(tensors)
-        rest = {"format": FORMAT, "step": state.step, "blake3": blake3(data).hexdigest(), "content": content}
         try:
             unfinished.mkdir()
-            _write_file(unfinished / _TENSORS, data)
-            _write_file(unfinished / _REST, json.dumps(rest).encode())
+            digest = _write_file(unfinished / _TENSORS, _as_safetensors(tensors))
+            rest = {"format": FORMAT, "step": state.step, "blake3": digest, "content": content}
+            _write_file(unfinished / _REST, [json.dumps(rest).encode()])
             _settle(unfinished)
             os.rename(unfinished, target)
         finally:
@@ -213,11 +215,34 @@ def _step_of(folder: Path) -> int:
         return 0
 
 
-def _write_file(path: Path, data: bytes) -> None:
+def _write_file(path: Path, parts: Iterable[bytes | memoryview]) -> str:
+    """Writes a file through to disk; returns the blake3 of it."""
+    digest = blake3()
     with path.open("xb") as file:
-        file.write(data)
+        for part in parts:
+            digest.update(part)
+            file.write(part)
         file.flush()
         os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _as_safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryview]:
+    """Yields a safetensors file without a copy of the tensors, which are as large as a step's own needs."""
+    order = sorted(tensors, key=lambda name: -tensors[name].element_size())  # each aligned to its own size
+    header: dict[str, object] = {}
+    begin = 0
+    for name in order:
+        tensor = tensors[name]
+        end = begin + tensor.numel() * tensor.element_size()
+        header[name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        begin = end
+    data = json.dumps(header, separators=(",", ":")).encode()
+    data += b" " * (-len(data) % 8)
+    yield len(data).to_bytes(8, "little") + data
+    for name in order:
+        if tensors[name].numel():
+            yield tensors[name].reshape(-1).view(torch.uint8).numpy().data
 
 
 def _settle(folder: Path) -> None:
