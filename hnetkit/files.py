@@ -61,6 +61,17 @@ def place(temporary: str | os.PathLike[str], target: Path) -> None:
         os.replace(temporary, target)
 
 
+def sync_folder(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk, where the system can promise that."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _umask() -> int:
     mask = os.umask(0o077)
     os.umask(mask)

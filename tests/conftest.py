@@ -43,5 +43,5 @@ def shared() -> Path:
     """The folder of golden vectors made by the original implementation; it is not part of the repository."""
     folder = Path(os.environ.get("HNETKIT_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "data" / "golden").is_dir():
-        pytest.skip("the golden vectors of the original implementation are not beside this checkout")
+        pytest.skip("needs the original implementation's recordings, which are not ours to ship: HNETKIT_SHARED=FOLDER")
     return folder

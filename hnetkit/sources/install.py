@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, OutputExists, WrongBytes
-from hnetkit.files import new_file, place
+from hnetkit.files import new_file, place, sync_folder
 from hnetkit.formats.reading import Look, look
 from hnetkit.formats.source import OpenFile
 from hnetkit.library.scan import add_file
@@ -159,14 +159,3 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     with registry.write():
         registry.jobs.installed(str(target), job.id, "quarantine", None)
     return target
-
-
-def sync_folder(folder: Path) -> None:
-    """Returns when the names in a folder are on the disk, where the system can promise that."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

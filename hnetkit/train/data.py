@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,12 @@ from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.prompts.tags import Tag, plain_number, split_tags
 from hnetkit.train.captions import Template, caption_of, caption_warnings, vary
 from hnetkit.train.order import Order, draw_for
+from hnetkit.train.preparing.opening import SUFFIXES, opened
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 _SHOWN = 5  # names in a message
 
 
@@ -48,9 +47,7 @@ class TrainingPicture:
         """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized."""
         from PIL import Image, ImageOps
 
-        image = _decoded(self.path, self.path.read_bytes())
-        has_alpha = "A" in image.getbands() or "transparency" in image.info
-        image = image.convert("RGBA" if has_alpha else "RGB")
+        image = opened(self.path)
         return ImageOps.fit(image, self.size, Image.Resampling.LANCZOS) if self.resized else image
 
 
@@ -188,7 +185,7 @@ def _read(path: Path, recipe: Recipe) -> TrainingPicture:
         data = path.read_bytes()
     except OSError as error:
         raise BadPicture(f"{path}: {error}") from error
-    own, size = _decoded(path, data).size, recipe.size
+    own, size = opened(path, data).size, recipe.size
     caption, strength = _strength_in(caption_of(path), path, recipe.name)
     digest = hashlib.sha256(data).hexdigest()
     return TrainingPicture(path, caption, size or own, digest, size is not None and size != own, strength)
@@ -210,17 +207,6 @@ def _strength_in(caption: str, path: Path, name: str) -> tuple[str, float]:
             hint=f"<hypernet:{name}:0.5>",
         )
     return tagged.text.strip(), tag.multiplier
-
-
-def _decoded(path: Path, data: bytes) -> Image.Image:
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadPicture(f"{path}: not a picture that can be read ({error})") from error
 
 
 def _require_sizes(folder: Path, pictures: Sequence[TrainingPicture]) -> None:

@@ -21,6 +21,7 @@ from blake3 import blake3
 from torch import Tensor
 
 from hnetkit.errors import DamagedFile, DiskFull, FileRefused
+from hnetkit.files import sync_folder
 
 FORMAT = "hnetkit.training-state/1"
 
@@ -139,11 +140,11 @@ class States:
             digest = _write_file(unfinished / _TENSORS, _as_safetensors(tensors))
             rest = {"format": FORMAT, "step": state.step, "blake3": digest, "content": content}
             _write_file(unfinished / _REST, [json.dumps(rest).encode()])
-            _settle(unfinished)
+            sync_folder(unfinished)
             os.rename(unfinished, target)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
-        _settle(self.folder)
+        sync_folder(self.folder)
         return target
 
     def _read(self, folder: Path) -> State:
@@ -243,17 +244,6 @@ def _as_safetensors(tensors: Mapping[str, Tensor]) -> Iterator[bytes | memoryvie
     for name in order:
         if tensors[name].numel():
             yield tensors[name].reshape(-1).view(torch.uint8).numpy().data
-
-
-def _settle(folder: Path) -> None:
-    """Brings a folder's own entries to disk, where the system can do that."""
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _packed(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import BadPicture, NotFound
-from hnetkit.train.data import SUFFIXES
 
 if TYPE_CHECKING:
     from PIL import Image
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 
 def picture_files(folder: Path, *, recursive: bool = False, but_not_in: Path | None = None) -> list[Path]:
@@ -39,8 +41,11 @@ def picture_files(folder: Path, *, recursive: bool = False, but_not_in: Path | N
     return sorted(found)
 
 
-def opened(path: Path) -> Image.Image:
+def opened(path: Path, data: bytes | None = None) -> Image.Image:
     """Returns a picture as RGB, or RGBA where it has transparency, turned as its EXIF data says.
+
+    Args:
+        data: what is in the file, where that was read already.
 
     Raises:
         BadPicture: it cannot be read, or has more pixels than Pillow takes for safe.
@@ -48,7 +53,7 @@ def opened(path: Path) -> Image.Image:
     from PIL import Image, ImageOps
 
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(path if data is None else io.BytesIO(data)) as image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow refuses twice as many by itself
             image.load()
             turned = ImageOps.exif_transpose(image)
