@@ -126,7 +126,8 @@ def prepare_command(
     from hnetkit.train.preparing.sizes import read_size
 
     settings = Settings(read_size(size), buckets, focus, flip, split, split_threshold, split_overlap, flatten, existing)
-    sources = picture_files(pictures, recursive=recursive, but_not_in=out)
+    hint = None if recursive else "--recursive looks into the folders below it"
+    sources = picture_files(pictures, recursive=recursive, but_not_in=out, hint=hint)
     require_place(out, pictures, overwrite=overwrite)
     _require_faces(settings)
     describe = _captioners(captions, **captioning)

@@ -120,6 +120,7 @@ _OPTIONS = (
         "hypernetwork, none. [default: style_filewords]",
         metavar="NAME|FILE",
     ),
+    _Option("prompt_name", "--prompt-name", "What [name] stands for. [default: the network's name]", metavar="X"),
     _Option("shuffle_tags", "--shuffle-tags/--no-shuffle-tags", "Put a caption's tags in another order each time."),
     _Option("drop_tags", "--drop-tags", "The chance of each tag to be left out. [default: 0]", _CHANCE),
     _Option(

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.errors import BadPicture, UsageError
 from hnetkit.prompts.tags import Tag, plain_number, split_tags
 from hnetkit.train.captions import Template, caption_of, caption_warnings, vary
 from hnetkit.train.order import Order, draw_for
-from hnetkit.train.preparing.opening import SUFFIXES, opened
+from hnetkit.train.preparing.opening import opened, picture_files
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -122,14 +122,16 @@ class TrainingData:
         """Yields every prompt that samples can have while captions are not varied."""
         for caption in {picture.caption: None for picture in self.pictures}:
             for line in self.template.lines:
-                yield Template(self.template.name, (line,)).prompt(caption, self.recipe.name, draw_for(0, "prompts", 0))
+                yield Template(self.template.name, (line,)).prompt(
+                    caption, self.recipe.called, draw_for(0, "prompts", 0)
+                )
 
     def _sample(self, index: int, picture: int) -> Sample:
         recipe = self.recipe
         draw: random.Random = draw_for(recipe.seed, "caption", index)
         caption = self.pictures[picture].caption
         caption = vary(caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
-        prompt = self.template.prompt(caption, recipe.name, draw)
+        prompt = self.template.prompt(caption, recipe.called, draw)
         return Sample(index, picture, prompt, self.pictures[picture].strength)
 
 
@@ -146,12 +148,7 @@ def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done
     """
     template = Template.read(recipe.template)
     folder = Path(recipe.pictures)
-    if not folder.is_dir():
-        raise NotFound(f"{folder}: no such folder", hint="the folder that `hnetkit train prepare` made")
-    files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    paths = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        raise NotFound(f"{folder}: no pictures in it", hint=f"hnetkit train prepare {folder} --out FOLDER")
+    paths = picture_files(folder, hint="the folder that `hnetkit train prepare PICTURES --out FOLDER` made")
     pictures, faults = [], {}
     for number, path in enumerate(paths, 1):
         try:
@@ -186,7 +183,7 @@ def _read(path: Path, recipe: Recipe) -> TrainingPicture:
     except OSError as error:
         raise BadPicture(f"{path}: {error}") from error
     own, size = opened(path, data).size, recipe.size
-    caption, strength = _strength_in(caption_of(path), path, recipe.name)
+    caption, strength = _strength_in(caption_of(path), path, recipe.called)
     digest = hashlib.sha256(data).hexdigest()
     return TrainingPicture(path, caption, size or own, digest, size is not None and size != own, strength)
 

@@ -12,6 +12,7 @@ import torch
 from hnetkit.errors import ModelNotUsable
 from hnetkit.runtime.attach import unload_hypernetworks
 from hnetkit.runtime.layers import unet_of
+from hnetkit.train.convolutions import without_inputs_kept
 from hnetkit.train.latents import Latents, encode_all
 from hnetkit.train.prompts import Prompts
 
@@ -95,7 +96,8 @@ def frozen(model: Model, recipe: Recipe) -> Iterator[Any]:
     if recipe.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     try:
-        yield unet
+        with without_inputs_kept(unet):
+            yield unet
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)

@@ -52,6 +52,7 @@ class Recipe:
         gradient_checkpointing: compute activations twice instead of keeping them.
         min_snr: gamma of min-SNR weighting of the loss; None for none.
         template: of prompts: the name of one that comes with hnetkit, or a file; a line is drawn for each sample.
+        prompt_name: what templates and captions call the network; None: by its name.
         shuffle_tags: put a caption's tags in another order each time.
         drop_tags: the chance of each tag to be left out, 0 to 1.
         latents: one sample of the autoencoder's distribution for each picture, its mean, or a sample each time.
@@ -90,6 +91,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     min_snr: float | None = None
     template: str = "style_filewords"
+    prompt_name: str | None = None
     shuffle_tags: bool = False
     drop_tags: float = 0.0
     latents: LatentSampling = "once"
@@ -116,6 +118,11 @@ class Recipe:
     @property
     def samples_per_step(self) -> int:
         return self.batch_size * self.accumulation
+
+    @property
+    def called(self) -> str:
+        """What templates and captions call the network."""
+        return self.name if self.prompt_name is None else self.prompt_name
 
     @property
     def clip_at(self) -> str | None:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import OutputExists, RunChanged, TrainingFailed, UsageError
 from hnetkit.files import new_file
-from hnetkit.train.data import TrainingData, read_data
+from hnetkit.train.captions import Template
+from hnetkit.train.data import TrainingData, TrainingPicture, read_data
 from hnetkit.train.logs import CSV_NAME, read_log
 from hnetkit.train.loop import Callbacks, check, rates_of, train
 from hnetkit.train.previews import Previews
@@ -112,13 +113,14 @@ class Sweep:
         Raises:
             NotFound, BadPicture, UsageError: as `hnetkit.train.data.read_data`.
         """
-        read: dict[Any, TrainingData] = {}
+        read: dict[Any, Sequence[TrainingPicture]] = {}
+        found = []
         for recipe in (run.recipe for run in self.runs):
-            key = recipe.pictures, recipe.size
+            key = recipe.pictures, recipe.size, recipe.called
             if key not in read:
-                read[key] = read_data(replace(recipe, template="none"), progress)
-        pictures = (read[run.recipe.pictures, run.recipe.size].pictures for run in self.runs)
-        return [TrainingData(own, run.template, run.recipe) for own, run in zip(pictures, self.runs, strict=True)]
+                read[key] = read_data(replace(recipe, template="none"), progress).pictures
+            found.append(TrainingData(read[key], Template.read(recipe.template), recipe))
+        return found
 
     def previews(self, model: Model) -> Previews:
         """Returns what draws the rows of the sheet.
@@ -148,13 +150,10 @@ class Sweep:
         return found
 
     def begin(self) -> None:
-        """Writes down what varies, and the templates with the sweep's name in them."""
+        """Writes down what varies."""
         self.folder.mkdir(parents=True, exist_ok=True)
         record = {"format": FORMAT, "varied": self.varied}
         _write(self._record, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
-        for path, lines in {Path(run.template.name): run.template.lines for run in self.runs}.items():
-            if path.parent == self.folder:
-                _write(path, "\n".join(lines) + "\n")
 
     def write(self, outcomes: Sequence[Outcome], previews: Previews) -> Path:
         """Writes ``sweep.csv`` and ``sweep.png`` and returns the path of the sheet.

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from hnetkit.errors import UsageError
-from hnetkit.train.captions import Template
 from hnetkit.train.loop import rates_of
 from hnetkit.train.recipe import Recipe
 
@@ -46,22 +45,20 @@ class SweepRun:
         label: what differs, for people.
         folder: of this run alone.
         recipe: named by the sweep and what differs.
-        template: of its prompts.
         settings: what differs, by the names of options where they were varied, else by those of the recipe.
     """
 
     label: str
     folder: Path
     recipe: Recipe
-    template: Template
     settings: Mapping[str, Any]
 
 
 def plan_runs(name: str, folder: Path, asked: Sequence[tuple[Sequence[Choice], Recipe]]) -> tuple[SweepRun, ...]:
     """Returns the runs of recipes, each with what was chosen for it; all are chosen of the same things.
 
-    The networks are named by what differs, yet trained with the sweep's name in their prompts: else the words of the
-    prompts would differ too.
+    The networks are named by what differs, and called by the sweep's name in their prompts and captions: else the
+    words of the prompts would differ too.
 
     Args:
         name: of the sweep.
@@ -69,7 +66,6 @@ def plan_runs(name: str, folder: Path, asked: Sequence[tuple[Sequence[Choice], R
 
     Raises:
         UsageError: fewer than two runs, two that are the same, or two that differ in what they share.
-        NotFound: no such template.
     """
     if len(asked) < 2:
         raise UsageError("a sweep has at least two runs", hint='--vary "rate=5e-5|5e-6"')
@@ -79,9 +75,8 @@ def plan_runs(name: str, folder: Path, asked: Sequence[tuple[Sequence[Choice], R
     different = _different(asked)
     runs = []
     for label, own, (choices, recipe) in zip(labels, names, asked, strict=True):
-        template = _named(Template.read(recipe.template), name, folder)
-        recipe = replace(recipe, name=f"{name}-{own}", template=template.name)
-        runs.append(SweepRun(label, folder / own, recipe, template, _settings(choices, recipe, different)))
+        recipe = replace(recipe, name=f"{name}-{own}", prompt_name=recipe.called)
+        runs.append(SweepRun(label, folder / own, recipe, _settings(choices, recipe, different)))
     return tuple(runs)
 
 
@@ -143,12 +138,3 @@ def _folder_name(choices: Sequence[Choice]) -> str:
     if len(name) <= _LONGEST and not re.search(r"[^\x20-\x7e]", words):
         return name
     return f"{name[: _LONGEST - 9]}-{blake3(words.encode()).hexdigest()[:8]}"
-
-
-def _named(template: Template, name: str, folder: Path) -> Template:
-    """Returns a template with a name in place of ``[name]``: as a file of the sweep where there is such a place."""
-    lines = tuple(line.replace("[name]", name) for line in template.lines)
-    if lines == template.lines:
-        return template
-    file = _NO_LETTERS.sub("_", template.name.removesuffix(".txt")).strip("._-")
-    return Template(str(folder / f"{file}.txt"), lines)

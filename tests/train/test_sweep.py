@@ -18,7 +18,7 @@ import hnetkit
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
 from hnetkit.generate.model import Model, load_model
 from hnetkit.train.build import Build
-from hnetkit.train.captions import Template
+from hnetkit.train.data import read_data
 from hnetkit.train.logs import read_log
 from hnetkit.train.loop import Callbacks
 from hnetkit.train.previews import Previews, PreviewSettings
@@ -116,9 +116,20 @@ def test_prompts_have_the_sweeps_name_in_every_run(recipe: Recipe, tmp_path: Pat
     one, other = sweep.read()
     assert list(one.prompts()) == list(other.prompts())
     assert "ink style, a red circle" in one.prompts()
-    sweep.begin()
-    for run in sweep.runs:  # so that the recipe alone makes the same run again
-        assert Template.read(run.recipe.template) == run.template
+    again = read_data(Recipe.from_json(sweep.runs[0].recipe.to_json()))
+    assert list(again.prompts()) == list(one.prompts())
+
+
+def test_captions_name_the_sweep_where_they_name_a_strength(tmp_path: Path) -> None:
+    folder = make_pictures(tmp_path / "pictures", 1)
+    (folder / "00.txt").write_text("a red circle <hypernet:ink:0.5>")
+    one, other = over_rates(plain(folder), tmp_path).read()
+    assert one.pictures[0].strength == other.pictures[0].strength == 0.5
+
+
+def test_runs_may_be_called_otherwise_than_the_sweep(recipe: Recipe, tmp_path: Path) -> None:
+    sweep = over_rates(replace(recipe, template="style_filewords", prompt_name="tnk"), tmp_path)
+    assert all("tnk style, a red circle" in data.prompts() for data in sweep.read())
 
 
 def test_a_run_that_fails_is_shown_as_failed_and_the_others_are_made(

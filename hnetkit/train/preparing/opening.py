@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 
 
-def picture_files(folder: Path, *, recursive: bool = False, but_not_in: Path | None = None) -> list[Path]:
+def picture_files(
+    folder: Path, *, recursive: bool = False, but_not_in: Path | None = None, hint: str | None = None
+) -> list[Path]:
     """Returns the picture files of a folder in the order of their names; hidden ones are left out.
 
     Args:
         recursive: with those of all folders below it; links to folders are not followed.
         but_not_in: a folder below it that is left out.
+        hint: of the error.
 
     Raises:
         NotFound: no such folder, or no pictures in it.
     """
     if not folder.is_dir():
-        raise NotFound(f"{folder}: no such folder")
+        raise NotFound(f"{folder}: no such folder", hint=hint)
     left_out = but_not_in.resolve() if but_not_in is not None else None
     found = []
     for at, folders, names in os.walk(folder):
@@ -36,7 +39,6 @@ def picture_files(folder: Path, *, recursive: bool = False, but_not_in: Path | N
         folders[:] = sorted(kept) if recursive else []
         found += [here / name for name in names if _is_picture_name(name) and (here / name).is_file()]
     if not found:
-        hint = None if recursive else "--recursive looks into the folders below it"
         raise NotFound(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})", hint=hint)
     return sorted(found)
 

@@ -68,7 +68,8 @@ def warnings_about(looks: Sequence[Look], *, size: Size | None = None, buckets: 
         buckets: whether each is brought to the nearest of several sizes.
     """
     if len(looks) < FEW:
-        yield f"{len(looks)} pictures are few: with less than {FEW} a network learns them by heart"
+        count = "1 picture is" if len(looks) == 1 else f"{len(looks)} pictures are"
+        yield f"{count} few: with less than {FEW} a network learns them by heart"
     if size:
         sizes = buckets_of(size) if buckets else [size]
         if small := [look.path.name for look in looks if is_small(look.size, nearest(look.size, sizes))]:
