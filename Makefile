@@ -36,7 +36,7 @@ bench: .venv/installed         ## every benchmark of benchmarks/, about half an 
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/training.py
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/sync.py
 
-train-demo: .venv/installed    ## the bundled model and its hypernetworks from nothing, about an hour and a half on 2 cores
+train-demo: .venv/installed    ## the bundled model and its hypernetworks from nothing, about two hours on 2 cores
 	PYTHONPATH=tools .venv/bin/python -m demo_training.train --work demo-work --out hnetkit/demo
 
 format: .venv/installed        ## ruff's own formatting and safe fixes

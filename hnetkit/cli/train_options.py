@@ -76,6 +76,7 @@ _OPTIONS = (
     _Option("vae", "--vae", "Another autoencoder: a file, a diffusers folder, or a hub id.", metavar="V"),
     _Option("tokenizer", "--tokenizer", "Folder of the tokenizer of a checkpoint in one file.", metavar="DIR"),
     _Option("start", "--start", "Go on with this hypernetwork instead of a new one.", metavar="FILE"),
+    _Option("beside", "--beside", "A hypernetwork that captions may name too. Repeatable.", None, "FILE", True),
     # the network
     _Option("build.structure", "--structure", "Layers, as multiples of the width. [default: 1,2,1]", _FLOATS, "LIST"),
     _Option("build.activation", "--activation", "By its name in A1111. [default: linear]", metavar="NAME"),

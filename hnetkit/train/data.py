@@ -34,6 +34,7 @@ class TrainingPicture:
         sha256: of its file.
         resized: whether it is brought to `size` first.
         strength: of the network where it looks like this.
+        beside: the other networks that it shows, by the stems of their files, and their strengths.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class TrainingPicture:
     sha256: str
     resized: bool = False
     strength: float = 1.0
+    beside: Mapping[str, float] = field(default_factory=dict)
 
     def opened(self) -> Image.Image:
         """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized."""
@@ -60,12 +62,14 @@ class Sample:
         picture: its number among the pictures.
         prompt: what the UNet is told.
         strength: of the network.
+        beside: other networks and their strengths.
     """
 
     index: int
     picture: int
     prompt: str
     strength: float = 1.0
+    beside: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -107,9 +111,12 @@ class TrainingData:
 
     @cached_property
     def fingerprint(self) -> dict[str, list[str]]:
-        """Name -> sha256, caption and strength of each picture: what a run that goes on must find again."""
+        """Name -> sha256, caption and strengths of each picture: what a run that goes on must find again."""
         return {
-            picture.path.name: [picture.sha256, picture.caption, plain_number(picture.strength)]
+            picture.path.name: [
+                *(picture.sha256, picture.caption, plain_number(picture.strength)),
+                *(f"{name}:{plain_number(strength)}" for name, strength in picture.beside.items()),
+            ]
             for picture in self.pictures
         }
 
@@ -129,10 +136,10 @@ class TrainingData:
     def _sample(self, index: int, picture: int) -> Sample:
         recipe = self.recipe
         draw: random.Random = draw_for(recipe.seed, "caption", index)
-        caption = self.pictures[picture].caption
-        caption = vary(caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
+        shown = self.pictures[picture]
+        caption = vary(shown.caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
         prompt = self.template.prompt(caption, recipe.called, draw)
-        return Sample(index, picture, prompt, self.pictures[picture].strength)
+        return Sample(index, picture, prompt, shown.strength, shown.beside)
 
 
 def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done, total: None) -> TrainingData:
@@ -183,27 +190,28 @@ def _read(path: Path, recipe: Recipe) -> TrainingPicture:
     except OSError as error:
         raise BadPicture(f"{path}: {error}") from error
     own, size = opened(path, data).size, recipe.size
-    caption, strength = _strength_in(caption_of(path), path, recipe.called)
+    caption, strengths = _strengths_in(caption_of(path), path, recipe)
     digest = hashlib.sha256(data).hexdigest()
-    return TrainingPicture(path, caption, size or own, digest, size is not None and size != own, strength)
+    strength = strengths.pop(recipe.called, 1.0)
+    return TrainingPicture(path, caption, size or own, digest, size is not None and size != own, strength, strengths)
 
 
-def _strength_in(caption: str, path: Path, name: str) -> tuple[str, float]:
-    """Returns a caption without the tag of the network that is trained, and the strength that it gives.
+def _strengths_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, dict[str, float]]:
+    """Returns a caption without its tags of networks, and the strengths that they give.
 
     Raises:
-        UsageError: another network is asked for, or more than a strength.
+        UsageError: a network that is neither trained nor beside it, one twice, or more than a strength.
     """
     tagged = split_tags(caption)
-    if not tagged.tags:
-        return caption, 1.0
-    tag = tagged.tags[0]
-    if len(tagged.tags) > 1 or tag != Tag(name, tag.multiplier):
-        raise UsageError(
-            f"{path.name}: of networks, a caption names {name} alone, with a strength alone",
-            hint=f"<hypernet:{name}:0.5>",
-        )
-    return tagged.text.strip(), tag.multiplier
+    known = [recipe.called, *(Path(file).stem for file in recipe.beside)]
+    strengths = {tag.name: tag.multiplier for tag in tagged.tags}
+    for tag in tagged.tags:
+        if tag.name not in known or tag != Tag(tag.name, tag.multiplier) or len(strengths) < len(tagged.tags):
+            raise UsageError(
+                f"{path.name}: of networks, a caption names {' and '.join(known)} alone, each with a strength alone",
+                hint=f"<hypernet:{recipe.called}:0.5>, or --beside FILE for other networks",
+            )
+    return tagged.text.strip() if strengths else caption, strengths
 
 
 def _require_sizes(folder: Path, pictures: Sequence[TrainingPicture]) -> None:

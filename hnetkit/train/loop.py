@@ -191,9 +191,11 @@ def _set_up(recipe: Recipe, model: Model, data: TrainingData, folder: Path, told
     files.require_ours()
     with _own_generators(model.pipe.unet.device), frozen(model, recipe) as unet:
         network, start = _network(recipe, unet)
+        beside = _beside(recipe, unet)
+        network.beside = {name: other for name, (other, _) in beside.items()}
         optimizer = make_optimizer(recipe.optimizer, network.parameters(), recipe.optimizer_options, rates.rate_at(0))
         objective = Objective(model.scheduler_config, recipe.min_snr)
-        found = find(data, model, start)
+        found = find(data, model, start, {name: content for name, (_, content) in beside.items()})
         yield _SetUp(processes, rates, files, unet, network, optimizer, objective, found)
 
 
@@ -246,18 +248,31 @@ def _clip_at(recipe: Recipe, rates: Rates) -> Rates | None:
 def _network(recipe: Recipe, unet: Any) -> tuple[TrainedNetwork, str | None]:
     """Returns the network to train, on the UNet's device, and the content hash of the file that it comes from."""
     if recipe.start is not None:
-        from hnetkit.formats import load
-
         if recipe.build != Build():
             raise UsageError(f"{recipe.start} says how the network is built", hint="leave --structure and the like out")
-        loaded = load(recipe.start)
-        require_fit(loaded.name, loaded, unet, find_layers(unet), force=False)
-        network, start = TrainedNetwork.of(loaded), loaded.content_hash
+        network, start = _read(recipe.start, unet)
     else:
         widths = sorted({layer.width for layer in find_layers(unet)})
         network, start = TrainedNetwork(recipe.build, widths, seed=recipe.seed), None
     network.to(unet.device).train()
     return network, start
+
+
+def _beside(recipe: Recipe, unet: Any) -> dict[str, tuple[TrainedNetwork, str]]:
+    """Returns the networks that captions may name, frozen, by name, each with its content hash."""
+    read = {Path(file).stem: _read(file, unet) for file in recipe.beside}
+    for network, _ in read.values():
+        network.to(unet.device).eval().requires_grad_(False)
+    return read
+
+
+def _read(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
+    """Returns the network of a file, which must fit the UNet, and its content hash."""
+    from hnetkit.formats import load
+
+    loaded = load(file)
+    require_fit(loaded.name, loaded, unet, find_layers(unet), force=False)
+    return TrainedNetwork.of(loaded), loaded.content_hash
 
 
 def _begin(files: RunFolder, found: Found, processes: Processes, beginning: Beginning) -> State | None:

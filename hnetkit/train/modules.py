@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -32,12 +33,14 @@ class TrainedNetwork(nn.Module):
         build: as given; of a network that goes on from a file, what the file says.
         widths: of the contexts that it changes, ascending.
         strengths: of each context of a batch, ``[n]``; None is 1 for all.
+        beside: frozen networks by name, through which contexts pass before this one; each has strengths of its own.
 
     Raises:
         UsageError: the build wants a width that is not there.
     """
 
     strengths: Tensor | None = None
+    beside: Mapping[str, TrainedNetwork] = MappingProxyType({})
 
     def __init__(self, build: Build, widths: Iterable[int], *, seed: int) -> None:
         super().__init__()
@@ -89,7 +92,7 @@ class TrainedNetwork(nn.Module):
 
     @contextmanager
     def on(self, unet: Any) -> Iterator[None]:
-        """Has the network in front of ``to_k`` and ``to_v`` of every layer that it has a width for.
+        """Has the network, after those beside it, in front of ``to_k`` and ``to_v`` of every layer of its widths.
 
         Within the block, text contexts pass through it once for each call of the UNet, not once for each layer, so
         dropout draws once for all of them. The backward pass belongs into the block too: with gradient checkpointing
@@ -99,7 +102,7 @@ class TrainedNetwork(nn.Module):
             AttachError: other hypernetworks are active on the UNet, its projections are fused, or no layer is reached.
         """
         with ExitStack() as stack:
-            for handle in put_on(unet, self):
+            for handle in put_on(unet, [*self.beside.values(), self]):
                 stack.callback(handle.remove)
             yield
 

@@ -20,7 +20,7 @@ LatentSampling = Literal["once", "deterministic", "random"]
 
 # what may be another one when a run goes on: it changes no step that was made, or is known by its content
 _FREE = (
-    *("model", "vae", "pictures", "start", "max_steps", "rates", "save_every", "keep"),
+    *("model", "vae", "pictures", "start", "beside", "max_steps", "rates", "save_every", "keep"),
     *("preview_every", "previews", "guarded", "guards", "tensorboard"),
 )
 _NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]")
@@ -37,6 +37,7 @@ class Recipe:
         pictures: the folder of prepared pictures with their captions.
         vae: another autoencoder: a file, a diffusers folder, or a hub id.
         tokenizer: a folder with the tokenizer of a checkpoint in one file.
+        beside: files of hypernetworks that captions may name beside the one that is trained; they stay as they are.
         build: of a new network; what `start` is built like counts instead.
         start: a hypernetwork file to go on training; None makes a new one.
         rates: a learning-rate schedule in A1111's grammar, or a preset's name.
@@ -79,6 +80,7 @@ class Recipe:
     tokenizer: str | None = None
     build: Build = field(default_factory=Build)
     start: str | None = None
+    beside: tuple[str, ...] = ()
     rates: str = "default"
     max_steps: int | None = None
     batch_size: int = 1
@@ -154,6 +156,9 @@ class Recipe:
         for name in ("batch_size", "accumulation", "keep", "clip_skip"):
             if getattr(self, name) < 1:
                 yield f"{name} {getattr(self, name)}: at least 1"
+        stems = [self.called, *(Path(file).stem for file in self.beside)]
+        for stem in {stem for stem in stems if stems.count(stem) > 1}:
+            yield f"two networks are called {stem}: captions could not tell them apart"
         for name in ("save_every", "preview_every"):
             if getattr(self, name) < 0:
                 yield f"{name} {getattr(self, name)}: at least 0"

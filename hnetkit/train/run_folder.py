@@ -6,7 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +36,7 @@ class Found:
         pictures: name -> sha256 and caption.
         model, vae, text_encoder: hashes of their weights; the model's is A1111's.
         start: of the file that training began with; None for a new network.
+        beside: name -> content hash of each network that captions may name.
     """
 
     pictures: Mapping[str, Any]
@@ -43,11 +44,12 @@ class Found:
     vae: str
     text_encoder: str
     start: str | None = None
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def changes(self, now: Found) -> list[str]:
         """Returns what is not as it was, one phrase each."""
         names = {"model": "the model", "vae": "the autoencoder", "text_encoder": "the text encoder"}
-        names["start"] = "the network that training began with"
+        names |= {"start": "the network that training began with", "beside": "a network beside it"}
         changed = [
             f"{said} is another one" for name, said in names.items() if getattr(self, name) != getattr(now, name)
         ]
@@ -186,17 +188,18 @@ class RunFolder:
             ) from error
 
 
-def find(data: TrainingData, model: Model, start: str | None) -> Found:
+def find(data: TrainingData, model: Model, start: str | None, beside: Mapping[str, str]) -> Found:
     """Returns what a run is made on.
 
     Args:
         start: content hash of the network that training begins with.
+        beside: name -> content hash of each network that captions may name.
     """
     pipe = model.pipe
     encoders = [pipe.text_encoder, getattr(pipe, "text_encoder_2", None)]
     encoding = [pipe.vae.encoder, getattr(pipe.vae, "quant_conv", None)]  # nothing is learned of its other half
     vae, texts = (hash_of_weights([part for part in parts if part]) for parts in (encoding, encoders))
-    return Found(data.fingerprint, model.hash, vae, texts, start)
+    return Found(data.fingerprint, model.hash, vae, texts, start, beside)
 
 
 def hash_of_weights(modules: list[Any]) -> str:
@@ -216,4 +219,5 @@ def _plain(found: Found) -> dict[str, Any]:
     return {
         "pictures": dict(found.pictures),
         **{n: getattr(found, n) for n in ("model", "vae", "text_encoder", "start")},
+        "beside": dict(found.beside),
     }

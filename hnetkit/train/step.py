@@ -117,8 +117,9 @@ class Stepper:
         told = conditions(texts, self.data.pictures[samples[0].picture].size, device, dtype)
         torch.manual_seed(seed_for(seed, "dropout", samples[0].index))
         noisy = self.objective.noisy(latents, noise, times).to(dtype)
-        strengths = torch.tensor([sample.strength for sample in samples], device=device)
-        self.network.strengths = None if (strengths == 1).all() else strengths
+        self.network.strengths = _strengths([sample.strength for sample in samples], device)
+        for name, other in self.network.beside.items():
+            other.strengths = _strengths([sample.beside.get(name, 0.0) for sample in samples], device)
         predicted = self.unet(noisy, times, return_dict=False, **told)[0]
         return self.objective.losses(predicted, latents, noise, times, self._weights(samples))
 
@@ -146,3 +147,7 @@ class Stepper:
         elif clip_at is not None:
             nn.utils.clip_grad_value_(parameters, clip_at)
         return norm.item()
+
+
+def _strengths(strengths: Sequence[float], device: torch.device) -> Tensor | None:
+    return None if all(strength == 1 for strength in strengths) else torch.tensor(strengths, device=device)

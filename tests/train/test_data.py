@@ -62,7 +62,26 @@ def test_a_caption_that_asks_for_anything_else_of_networks_is_refused(tmp_path: 
     (tmp_path / "01.txt").write_text(f"a house {tags}")
     with pytest.raises(UsageError, match=r"01\.png: .* tiny alone") as refused:
         read_data(small_recipe(tmp_path, name="tiny"))
-    assert refused.value.hint == "<hypernet:tiny:0.5>"
+    assert refused.value.hint == "<hypernet:tiny:0.5>, or --beside FILE for other networks"
+
+
+def test_a_caption_may_name_networks_beside_the_one_that_is_trained(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 2)
+    (tmp_path / "00.txt").write_text("a house <hypernet:ink:0.5> <hypernet:tiny:0.8>")
+    recipe = small_recipe(tmp_path, name="tiny", template="none", batch_size=1, beside=("nets/ink.pt", "wet.pt"))
+    data = read_data(recipe)
+    assert next((p.caption, p.strength, dict(p.beside)) for p in data.pictures) == ("a house", 0.8, {"ink": 0.5})
+    assert {sample.picture: dict(sample.beside) for step in range(2) for (sample,) in data.step(step)} == {
+        0: {"ink": 0.5},
+        1: {},
+    }
+    (tmp_path / "00.txt").write_text("a house <hypernet:wet:0.5> <hypernet:tiny:0.8>")
+    assert changes(data.fingerprint, read_data(recipe).fingerprint) == ["00.png have another caption"]
+
+
+def test_two_networks_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="two networks are called ink"):
+        small_recipe(tmp_path, name="ink", beside=("nets/ink.pt",))
 
 
 def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:

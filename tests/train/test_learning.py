@@ -54,7 +54,8 @@ def a_dozen() -> list[pictures.Caption]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Twelve pictures of the style with their captions, and a template of nothing but these."""
-    write_pictures(STYLE, a_dozen(), tmp_path / "pictures", seed=0)
+    only = torch.tensor([float(style == STYLE) for style in pictures.STYLES]).expand(12, -1)
+    write_pictures(a_dozen(), tmp_path / "pictures", only, seed=0, tagged=False)
     (tmp_path / "plain.txt").write_text("[filewords]\n")
     return tmp_path
 

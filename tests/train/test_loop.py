@@ -344,6 +344,21 @@ def test_a_file_that_does_not_fit_and_a_build_beside_a_file_are_refused(
         run_training(small_recipe(pictures, start=str(whole / "ink.pt")), xl, tmp_path / "other")
 
 
+def test_a_network_is_trained_beside_another_that_stays_as_it_is(model: Model, whole: Path, tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path / "pictures", 2)
+    ink = str(shutil.copy(whole / "ink-2.safetensors", tmp_path / "ink.safetensors"))
+    recipe = small_recipe(pictures, beside=(ink,), name="new", max_steps=3, save_every=1)
+    run_training(recipe, model, tmp_path / "unnamed")
+    (pictures / "00.txt").write_text("a house <hypernet:ink:-9>")
+    run_training(recipe, model, tmp_path / "named")
+    unnamed, named = (hnetkit.load(tmp_path / folder / "new.pt") for folder in ("unnamed", "named"))
+    assert unnamed.content_hash != named.content_hash
+    assert Path(ink).read_bytes() == (whole / "ink-2.safetensors").read_bytes()
+    shutil.copy(whole / "ink.safetensors", ink)
+    with pytest.raises(RunChanged, match="a network beside it is another one"):
+        run_training(replace(recipe, max_steps=4), model, tmp_path / "named")
+
+
 def test_gradients_are_averaged_over_accumulated_batches(model: Model, pictures: Path, tmp_path: Path) -> None:
     plain = small_recipe(pictures, optimizer="SGD", rates="1", max_steps=2)
     one_size = make_pictures(tmp_path / "one size", 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ import torch
 from pipelines import tiny_sd
 from training import make_pictures, small_recipe
 
+import hnetkit
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
 from hnetkit.train.build import Build
-from hnetkit.train.data import read_data
+from hnetkit.train.data import Sample, read_data
 from hnetkit.train.loss import Objective
 from hnetkit.train.material import frozen, prepare
 from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.optimizer import make_optimizer
 from hnetkit.train.processes import Processes
+from hnetkit.train.saving import to_hypernetwork
 from hnetkit.train.step import Stepper
 
 
@@ -123,3 +125,37 @@ def test_a_sample_is_learned_at_its_own_strength(tmp_path: Path) -> None:
             norms[strength] = small.make(0, 1e-3, None).gradient_norm
     assert norms["0"] == 0
     assert norms["0.5"] == pytest.approx(norms["1"] / 2, rel=1e-3)
+
+
+def test_a_sample_is_learned_with_the_networks_beside_it_at_their_strengths(tmp_path: Path) -> None:
+    """Contexts pass through what stands beside first; what a sample does not name is not there for it."""
+    folder = make_pictures(tmp_path, 2)
+    (folder / "00.txt").write_text("a house <hypernet:ink:0.5>")
+    build = Build(structure=(1, 2, 1), activation="relu", zero_output=False, std=0.3)
+    with stepper(folder, build, name="tiny", batch_size=2, beside=("ink.pt",)) as steps:
+        ink = TrainedNetwork(build, [8, 24], seed=1).eval().requires_grad_(False)
+        steps.network.beside = {"ink": ink}
+        samples = steps.data.step(0)[0]
+        with steps.network.on(steps.unet):
+            losses = steps._losses(samples, [steps.prompts.encode(sample.prompt) for sample in samples])
+            torch.autograd.backward(losses.sum())
+        assert all(parameter.grad is None for parameter in ink.parameters())
+        assert all(parameter.grad is not None for parameter in steps.network.parameters())
+        own, both = [(steps.network, 1.0)], [(ink, 0.5), (steps.network, 1.0)]
+        for sample, loss in zip(samples, losses.tolist(), strict=True):
+            expected = {str(stack): _loss_on(steps, sample, stack) for stack in (own, both, both[::-1])}
+            assert len(set(expected.values())) == 3
+            assert loss == pytest.approx(expected[str(own if sample.beside == {} else both)], rel=1e-5)
+
+
+def _loss_on(steps: Stepper, sample: Sample, stack: Sequence[tuple[TrainedNetwork, float]]) -> float:
+    """The loss of a sample with a stack that hnetkit's runtime puts on the UNet."""
+    names = [str(place) for place in range(len(stack))]
+    for name, (network, _) in zip(names, stack, strict=True):
+        net = to_hypernetwork(network, name=name, step=0, model_name=None, model_hash=None)
+        hnetkit.load_hypernetwork(steps.unet, net, name=name)
+    hnetkit.set_hypernetworks(steps.unet, names, [strength for _, strength in stack])
+    try:
+        return _loss_of(steps, sample.index)
+    finally:
+        hnetkit.unload_hypernetworks(steps.unet)

@@ -1,4 +1,8 @@
-"""The demo's hypernetworks: one per style, trained on the finished model by `hnetkit train`, as users train theirs."""
+"""The demo's hypernetworks: one per style, trained on the finished model by `hnetkit train`, as users train theirs.
+
+Each is trained beside those before it: some of its pictures show their styles too, and its captions say so. That is
+what makes the styles stack.
+"""
 
 from __future__ import annotations
 
@@ -17,59 +21,70 @@ from hnetkit.train.data import read_data
 from hnetkit.train.loop import train
 from hnetkit.train.recipe import Recipe
 
-COPIES = 2  # pictures drawn of each caption
+COPIES = 20  # pictures drawn of each caption
 BUILDS = {
     "outline": Build((1, 2, 1), "relu"),
     "dots": Build((1, 1.5, 1), "swish", layer_norm=True),
     "paper": Build((1, 0.5, 1)),
 }
-RATES = "5e-3:60, 2e-3:300, 5e-4:600"
+RATES, STEPS = "cosine:3e-3:warmup=100", 3500
+OPTIMIZER = {"betas": [0.9, 0.99], "weight_decay": 0.3}
 
 
 def write_pictures(
-    style: str, captions: list[pictures.Caption], folder: Path, seed: int, strengths: Tensor | None = None
+    captions: list[pictures.Caption], folder: Path, strengths: Tensor, seed: int, *, tagged: bool = True
 ) -> None:
-    """Draws each caption in a style, with the caption beside it as people type it.
+    """Draws captions in styles, with each caption beside its picture as people type it.
 
     Args:
-        strengths: of the style in each picture, which its caption then names; None is full.
+        strengths: of each style in each picture, ``[captions, styles]``.
+        tagged: captions name those that are not 0.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rng, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    columns = torch.zeros(len(captions), len(pictures.STYLES))
-    columns[:, pictures.STYLES.index(style)] = 1 if strengths is None else strengths
-    drawn = pictures.draw(captions, columns, generator)
+    drawn = pictures.draw(captions, strengths, generator)
     for number, (caption, picture) in enumerate(zip(captions, drawn, strict=True)):
         pixels = (picture.permute(1, 2, 0).clamp(0, 1) * 255).round().byte().numpy()
         Image.fromarray(pixels).save(folder / f"{number:04d}.png")
-        tag = "" if strengths is None else f" <hypernet:{style}:{strengths[number]:.2f}>"
-        (folder / f"{number:04d}.txt").write_text(caption.loose_text(rng) + tag, "utf-8")
+        shown = zip(pictures.STYLES, strengths[number].tolist(), strict=True)
+        tags = [f"<hypernet:{style}:{strength:.2f}>" for style, strength in shown if tagged and strength]
+        (folder / f"{number:04d}.txt").write_text(" ".join([caption.loose_text(rng), *tags]), "utf-8")
 
 
-def some_strengths(count: int, seed: int) -> Tensor:
-    """Strengths [count]: two fifths full, the others from 0.2 up."""
+def some_strengths(style: str, count: int, seed: int) -> Tensor:
+    """Strengths ``[count, styles]``: two fifths full, else from 0.2 up; half show a style before this one too."""
     generator = torch.Generator().manual_seed(seed)
-    full = torch.rand(count, generator=generator) < 0.4
-    return torch.where(full, torch.ones(()), 0.2 + 0.8 * torch.rand(count, generator=generator)).mul(100).round() / 100
+    place = pictures.STYLES.index(style)
+    full = torch.rand(count, len(pictures.STYLES), generator=generator) < 0.4
+    part = 0.2 + 0.8 * torch.rand(full.shape, generator=generator)
+    strengths = torch.where(full, torch.ones(()), part).mul(100).round() / 100
+    shows = torch.zeros(full.shape, dtype=torch.bool)
+    shows[:, place] = True
+    if place:
+        other = torch.randint(2 * place, (count,), generator=generator)  # the upper half are no style
+        shows[other < place, other[other < place]] = True
+    return strengths * shows
 
 
-def recipe(style: str, model: Path, folder: Path, seed: int) -> Recipe:
+def recipe(style: str, model: Path, folder: Path, beside: list[Path], seed: int) -> Recipe:
     """Returns how a style is trained: time steps weighed as for the model, a tenth of the captions left out."""
     template = folder.parent / "template.txt"
     template.write_text("[filewords]\n", "utf-8")
     return Recipe(
         **{"name": style, "model": str(model), "pictures": str(folder), "template": str(template)},
-        **{"build": BUILDS[style], "rates": RATES, "batch_size": 32, "min_snr": 5.0, "drop_tags": 0.1, "seed": seed},
-        **{"save_every": 100, "preview_every": 0},
+        **{"beside": tuple(map(str, beside)), "build": BUILDS[style], "rates": RATES, "max_steps": STEPS},
+        **{"batch_size": 32, "clip_norm": "1", "optimizer_options": OPTIMIZER, "min_snr": 5.0, "drop_tags": 0.1},
+        **{"seed": seed, "save_every": 250, "preview_every": 0},
     )
 
 
 def train_style(style: str, model: Path, work: Path, out: Path, seed: int) -> None:
-    """Trains a style's network and writes it in half precision, as ``OUT/STYLE.pt``."""
+    """Trains a style's network beside those before it, and writes it in half precision, as ``OUT/STYLE.pt``."""
     folder = work / "pictures" / style
     captions = pictures.all_captions() * COPIES
-    write_pictures(style, captions, folder, seed, some_strengths(len(captions), seed))
-    asked = recipe(style, model, folder, seed)
+    write_pictures(captions, folder, some_strengths(style, len(captions), seed), seed)
+    before = [out / f"{name}.pt" for name in pictures.STYLES[: pictures.STYLES.index(style)]]
+    asked = recipe(style, model, folder, before, seed)
     made = train(asked, load_model(model, device="cpu", dtype="fp32"), read_data(asked), work / "runs" / style)
     pt = next(path for path in made.files if path.suffix == ".pt")
     hnetkit.save(hnetkit.load(pt), out / f"{style}.pt", dtype="fp16", overwrite=True)

@@ -1,4 +1,4 @@
-"""Trains the whole demo from nothing: about an hour and a half on 2 CPU cores.
+"""Trains the whole demo from nothing: about two hours on 2 CPU cores.
 
     python -m demo_training.train --work /tmp/demo --out hnetkit/demo
 
