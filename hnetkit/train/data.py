@@ -155,7 +155,7 @@ def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done
     """
     template = Template.read(recipe.template)
     folder = Path(recipe.pictures)
-    paths = picture_files(folder, hint="the folder that `hnetkit train prepare PICTURES --out FOLDER` made")
+    paths = picture_files(folder)
     pictures, faults = [], {}
     for number, path in enumerate(paths, 1):
         try:

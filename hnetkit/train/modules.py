@@ -33,6 +33,7 @@ class TrainedNetwork(nn.Module):
         build: as given; of a network that goes on from a file, what the file says.
         widths: of the contexts that it changes, ascending.
         strengths: of each context of a batch, ``[n]``; None is 1 for all.
+        is_idle: contexts pass it by, as with strengths that are all 0.
         beside: frozen networks by name, through which contexts pass before this one; each has strengths of its own.
 
     Raises:
@@ -40,6 +41,7 @@ class TrainedNetwork(nn.Module):
     """
 
     strengths: Tensor | None = None
+    is_idle: bool = False
     beside: Mapping[str, TrainedNetwork] = MappingProxyType({})
 
     def __init__(self, build: Build, widths: Iterable[int], *, seed: int) -> None:
@@ -82,7 +84,7 @@ class TrainedNetwork(nn.Module):
             side: K or V; one that is not trained gives `x`.
             casts: of the parameters, where several calls share them.
         """
-        if side not in self.build.sides or x.shape[-1] not in self.widths:
+        if self.is_idle or side not in self.build.sides or x.shape[-1] not in self.widths:
             return x
         rows = x.reshape(-1, x.shape[-1])
         added = cast(Tensor, self.mlp(x.shape[-1], side)(rows, casts or Casts())).view(x.shape)

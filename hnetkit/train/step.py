@@ -119,7 +119,8 @@ class Stepper:
         noisy = self.objective.noisy(latents, noise, times).to(dtype)
         self.network.strengths = _strengths([sample.strength for sample in samples], device)
         for name, other in self.network.beside.items():
-            other.strengths = _strengths([sample.beside.get(name, 0.0) for sample in samples], device)
+            theirs = [sample.beside.get(name, 0.0) for sample in samples]
+            other.strengths, other.is_idle = _strengths(theirs, device), not any(theirs)
         predicted = self.unet(noisy, times, return_dict=False, **told)[0]
         return self.objective.losses(predicted, latents, noise, times, self._weights(samples))
 

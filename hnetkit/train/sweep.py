@@ -116,7 +116,7 @@ class Sweep:
         read: dict[Any, Sequence[TrainingPicture]] = {}
         found = []
         for recipe in (run.recipe for run in self.runs):
-            key = recipe.pictures, recipe.size, recipe.called
+            key = recipe.pictures, recipe.size, recipe.called, recipe.beside
             if key not in read:
                 read[key] = read_data(replace(recipe, template="none"), progress).pictures
             found.append(TrainingData(read[key], Template.read(recipe.template), recipe))

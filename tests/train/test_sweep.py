@@ -127,6 +127,18 @@ def test_captions_name_the_sweep_where_they_name_a_strength(tmp_path: Path) -> N
     assert one.pictures[0].strength == other.pictures[0].strength == 0.5
 
 
+def test_captions_are_read_anew_for_a_run_with_other_networks_beside_it(tmp_path: Path) -> None:
+    recipe = plain(make_pictures(tmp_path / "pictures", 1))
+    (tmp_path / "pictures" / "00.txt").write_text("a red circle <hypernet:wet:0.5>")
+    asked = [
+        ([Choice("recipe", one)], replace(recipe, seed=seed, beside=beside))
+        for one, seed, beside in (("with", 1, ("wet.pt",)), ("without", 2, ()))
+    ]
+    sweep = Sweep("ink", tmp_path / "ink", ("recipe",), plan_runs("ink", tmp_path / "ink", asked))
+    with pytest.raises(UsageError, match="a caption names ink alone"):
+        sweep.read()
+
+
 def test_runs_may_be_called_otherwise_than_the_sweep(recipe: Recipe, tmp_path: Path) -> None:
     sweep = over_rates(replace(recipe, template="style_filewords", prompt_name="tnk"), tmp_path)
     assert all("tnk style, a red circle" in data.prompts() for data in sweep.read())

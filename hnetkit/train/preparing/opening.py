@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+_HINT = "the folder that `hnetkit train prepare PICTURES --out FOLDER` made"
 
 
 def picture_files(
-    folder: Path, *, recursive: bool = False, but_not_in: Path | None = None, hint: str | None = None
+    folder: Path, *, recursive: bool = False, but_not_in: Path | None = None, hint: str | None = _HINT
 ) -> list[Path]:
     """Returns the picture files of a folder in the order of their names; hidden ones are left out.
 

@@ -68,8 +68,7 @@ def warnings_about(looks: Sequence[Look], *, size: Size | None = None, buckets: 
         buckets: whether each is brought to the nearest of several sizes.
     """
     if len(looks) < FEW:
-        count = "1 picture is" if len(looks) == 1 else f"{len(looks)} pictures are"
-        yield f"{count} few: with less than {FEW} a network learns them by heart"
+        yield f"{_count(looks)} few: with less than {FEW} a network learns them by heart"
     if size:
         sizes = buckets_of(size) if buckets else [size]
         if small := [look.path.name for look in looks if is_small(look.size, nearest(look.size, sizes))]:
@@ -139,8 +138,8 @@ def tag_counts(captions: Sequence[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _count(names: Sequence[str]) -> str:
-    return "1 picture is" if len(names) == 1 else f"{len(names)} pictures are"
+def _count(pictures: Sequence[object]) -> str:
+    return "1 picture is" if len(pictures) == 1 else f"{len(pictures)} pictures are"
 
 
 def _listed(names: Sequence[str]) -> str:

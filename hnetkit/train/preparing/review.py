@@ -17,7 +17,6 @@ from hnetkit.train.preparing.opening import picture_files
 from hnetkit.train.preparing.quality import Look, warnings_about, warnings_of_each
 
 COLUMNS = ("file", "width", "height", "caption", "warnings")
-_HINT = "the folder that `hnetkit train prepare PICTURES --out FOLDER` made"
 _SEPARATORS = ",;\t"  # some spreadsheets write CSV with semicolons
 
 
@@ -45,7 +44,7 @@ def review(folder: Path) -> Review:
     """
     rows: list[dict[str, Any]] = []
     looks, seen, unreadable = [], [], []
-    for path in picture_files(folder, hint=_HINT):
+    for path in picture_files(folder):
         row: dict[str, Any] = {"file": path.name, "width": None, "height": None, "caption": caption_of(path)}
         row["warnings"] = []
         rows.append(row)
@@ -92,7 +91,7 @@ def apply_captions(folder: Path, captions: dict[str, str]) -> list[Path]:
         UsageError: a name is a path, or two pictures that share a caption get different ones.
         NotFound: a picture is not in the folder.
     """
-    pictures = {path.name: path for path in picture_files(folder, hint=_HINT)}
+    pictures = {path.name: path for path in picture_files(folder)}
     for name in captions:
         if name in (".", "..") or any(mark in name for mark in "/\\\0"):
             raise UsageError(f"{name}: not a file name", hint="the table has the names of pictures, without folders")
