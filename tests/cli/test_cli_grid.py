@@ -255,8 +255,7 @@ def _environment(home: Path, threads: int | None = None) -> dict[str, str]:
 
 def test_a_killed_grid_goes_on(model: str, library: Path, out: Path, home: Path) -> None:
     arguments = command(model, "--x", "seed=1-12", "--steps", "30", "-n", "ink", "-q")
-    nice = ["nice", "-n", "10"]  # so that it does not draw everything while this test waits for a processor
-    started = [*nice, sys.executable, "-P", "-m", "hnetkit", *arguments]
+    started = [sys.executable, "-P", "-m", "hnetkit", *arguments]
     for ending, code in ((signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)):
         before = len(record()) if Path("grid.jsonl").exists() else 0
         environment = _environment(home, torch.get_num_threads())

@@ -330,7 +330,10 @@ def test_an_interrupt_leaves_130_and_only_whole_pictures(model: str, out: Path) 
     while len(list(out.glob("*.png"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    try:
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
     assert process.returncode == 130, errors
     assert b"Traceback" not in errors
     assert len(names(out)) >= 3
