@@ -23,6 +23,7 @@ from hnetkit.generate.model import load_model
 from hnetkit.runtime.layers import find_layers
 from hnetkit.train.build import INITIALISATIONS, Build
 from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.stacks import Stacks
 
 ACTIVATIONS = (
     *("linear", "relu", "leakyrelu", "elu", "swish", "silu", "gelu", "mish", "selu", "tanh", "softsign", "sigmoid"),
@@ -40,7 +41,7 @@ def draw(pipe: Any, build: Build | None = None) -> Tensor:
         if build is None:
             return pipe(list(PROMPTS), **call).images
         network = TrainedNetwork(build, {layer.width for layer in find_layers(pipe.unet)}, seed=SEED).eval()
-        with network.on(pipe.unet):
+        with Stacks({NAME: network}).on(pipe.unet):
             return pipe(list(PROMPTS), **call).images
 
 

@@ -20,6 +20,8 @@ from hnetkit.train.recipe import Recipe
 if TYPE_CHECKING:
     from PIL import Image
 
+    from hnetkit.train.stacks import Stack
+
 _SHOWN = 5  # names in a message
 
 
@@ -33,17 +35,16 @@ class TrainingPicture:
         size: (width, height) in pixels that it is trained at.
         sha256: of its file.
         resized: whether it is brought to `size` first.
-        strength: of the network where it looks like this.
-        beside: the other networks that it shows, by the stems of their files, and their strengths.
+        stack: the networks that it shows, in the order in which the caption names them; the trained one is the last, at
+            1, where the caption does not name it.
     """
 
     path: Path
     caption: str
     size: tuple[int, int]
     sha256: str
+    stack: Stack
     resized: bool = False
-    strength: float = 1.0
-    beside: Mapping[str, float] = field(default_factory=dict)
 
     def opened(self) -> Image.Image:
         """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized."""
@@ -61,15 +62,13 @@ class Sample:
         index: in the run, from 0: everything that is random about it comes from this number.
         picture: its number among the pictures.
         prompt: what the UNet is told.
-        strength: of the network.
-        beside: other networks and their strengths.
+        stack: of its picture.
     """
 
     index: int
     picture: int
     prompt: str
-    strength: float = 1.0
-    beside: Mapping[str, float] = field(default_factory=dict)
+    stack: Stack
 
 
 @dataclass(frozen=True)
@@ -111,11 +110,11 @@ class TrainingData:
 
     @cached_property
     def fingerprint(self) -> dict[str, list[str]]:
-        """Name -> sha256, caption and strengths of each picture: what a run that goes on must find again."""
+        """Name -> sha256, caption and stack of each picture: what a run that goes on must find again."""
         return {
             picture.path.name: [
-                *(picture.sha256, picture.caption, plain_number(picture.strength)),
-                *(f"{name}:{plain_number(strength)}" for name, strength in picture.beside.items()),
+                *(picture.sha256, picture.caption),
+                *(f"{name}:{plain_number(strength)}" for name, strength in picture.stack),
             ]
             for picture in self.pictures
         }
@@ -139,7 +138,7 @@ class TrainingData:
         shown = self.pictures[picture]
         caption = vary(shown.caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
         prompt = self.template.prompt(caption, recipe.called, draw)
-        return Sample(index, picture, prompt, shown.strength, shown.beside)
+        return Sample(index, picture, prompt, shown.stack)
 
 
 def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done, total: None) -> TrainingData:
@@ -190,14 +189,13 @@ def _read(path: Path, recipe: Recipe) -> TrainingPicture:
     except OSError as error:
         raise BadPicture(f"{path}: {error}") from error
     own, size = opened(path, data).size, recipe.size
-    caption, strengths = _strengths_in(caption_of(path), path, recipe)
+    caption, stack = _stack_in(caption_of(path), path, recipe)
     digest = hashlib.sha256(data).hexdigest()
-    strength = strengths.pop(recipe.called, 1.0)
-    return TrainingPicture(path, caption, size or own, digest, size is not None and size != own, strength, strengths)
+    return TrainingPicture(path, caption, size or own, digest, stack, size is not None and size != own)
 
 
-def _strengths_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, dict[str, float]]:
-    """Returns a caption without its tags of networks, and the strengths that they give.
+def _stack_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, Stack]:
+    """Returns a caption without its tags of networks, and the stack that they are.
 
     Raises:
         UsageError: a network that is neither trained nor beside it, one twice, or more than a strength.
@@ -211,7 +209,8 @@ def _strengths_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, dict[s
                 f"{path.name}: of networks, a caption names {' and '.join(known)} alone, each with a strength alone",
                 hint=f"<hypernet:{recipe.called}:0.5>, or --beside FILE for other networks",
             )
-    return tagged.text.strip() if strengths else caption, strengths
+    own = () if recipe.called in strengths else ((recipe.called, 1.0),)
+    return tagged.text.strip() if strengths else caption, (*strengths.items(), *own)
 
 
 def _require_sizes(folder: Path, pictures: Sequence[TrainingPicture]) -> None:

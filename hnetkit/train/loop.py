@@ -31,6 +31,7 @@ from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import Report, Run
 from hnetkit.train.run_folder import Beginning, Found, RunFolder, find
 from hnetkit.train.saving import save_trained, to_hypernetwork
+from hnetkit.train.stacks import Stacks
 from hnetkit.train.state import State, require_room
 from hnetkit.train.step import Stepper
 
@@ -116,7 +117,7 @@ def train(
         KeyboardInterrupt: Ctrl-C, after the step and with a checkpoint.
     """
     with ExitStack() as stack:
-        processes, rates, files, unet, network, optimizer, objective, found = stack.enter_context(
+        processes, rates, files, unet, network, stacks, optimizer, objective, found = stack.enter_context(
             _set_up(recipe, model, data, folder, told)
         )
         for change in files.require_same(beginning, found, force=force):
@@ -134,7 +135,8 @@ def train(
             recipe=recipe,
             files=files,
             stepper=Stepper(
-                *(unet, network, optimizer, scaler, data, material.latents, material.prompts, objective, processes)
+                *(unet, network, stacks, optimizer, scaler),
+                *(data, material.latents, material.prompts, objective, processes),
             ),
             guards=Guards(recipe.guards, rates.last_step),
             rates=rates,
@@ -177,6 +179,7 @@ class _SetUp(NamedTuple):
     files: RunFolder
     unet: Any
     network: TrainedNetwork
+    stacks: Stacks
     optimizer: torch.optim.Optimizer
     objective: Objective
     found: Found
@@ -192,11 +195,11 @@ def _set_up(recipe: Recipe, model: Model, data: TrainingData, folder: Path, told
     with _own_generators(model.pipe.unet.device), frozen(model, recipe) as unet:
         network, start = _network(recipe, unet)
         beside = _beside(recipe, unet)
-        network.beside = {name: other for name, (other, _) in beside.items()}
+        stacks = Stacks({recipe.called: network, **{name: other for name, (other, _) in beside.items()}})
         optimizer = make_optimizer(recipe.optimizer, network.parameters(), recipe.optimizer_options, rates.rate_at(0))
         objective = Objective(model.scheduler_config, recipe.min_snr)
         found = find(data, model, start, {name: content for name, (_, content) in beside.items()})
-        yield _SetUp(processes, rates, files, unet, network, optimizer, objective, found)
+        yield _SetUp(processes, rates, files, unet, network, stacks, optimizer, objective, found)
 
 
 def _go(run: Run, state: State | None) -> None:

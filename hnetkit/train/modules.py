@@ -1,11 +1,9 @@
-"""The network that is trained: MLPs with fp32 parameters, and how they come in front of a UNet's attention."""
+"""The network that is trained: MLPs with fp32 parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from types import MappingProxyType
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,6 @@ from hnetkit.kernels.activations import activate
 from hnetkit.network import Hypernetwork, ResidualMLP
 from hnetkit.runtime.strength import SIDES, Side
 from hnetkit.train.build import INITIALISATIONS, Build
-from hnetkit.train.hooks import put_on
 from hnetkit.train.initialisation import initialise
 from hnetkit.train.mlp import MLP, Casts
 from hnetkit.train.order import seed_for
@@ -32,17 +29,10 @@ class TrainedNetwork(nn.Module):
     Attributes:
         build: as given; of a network that goes on from a file, what the file says.
         widths: of the contexts that it changes, ascending.
-        strengths: of each context of a batch, ``[n]``; None is 1 for all.
-        is_idle: contexts pass it by, as with strengths that are all 0.
-        beside: frozen networks by name, through which contexts pass before this one; each has strengths of its own.
 
     Raises:
         UsageError: the build wants a width that is not there.
     """
-
-    strengths: Tensor | None = None
-    is_idle: bool = False
-    beside: Mapping[str, TrainedNetwork] = MappingProxyType({})
 
     def __init__(self, build: Build, widths: Iterable[int], *, seed: int) -> None:
         super().__init__()
@@ -76,37 +66,22 @@ class TrainedNetwork(nn.Module):
         """Returns the MLP of a width and a side that are trained."""
         return cast(MLP, cast(nn.ModuleDict, self.mlps[str(width)])[side])
 
-    def apply_to(self, x: Tensor, side: Side, casts: Casts | None = None) -> Tensor:
+    def apply_to(self, x: Tensor, side: Side, casts: Casts | None = None, strengths: Tensor | None = None) -> Tensor:
         """Returns ``x + strength * MLP(x)`` of one side, ``[n, ..., width]`` of x's dtype, in which products are too.
 
         Args:
             x: ``[n, ..., width]``; a width that is not one of `widths` gives `x`.
             side: K or V; one that is not trained gives `x`.
             casts: of the parameters, where several calls share them.
+            strengths: of each context, ``[n]``; None is 1 for all.
         """
-        if self.is_idle or side not in self.build.sides or x.shape[-1] not in self.widths:
+        if side not in self.build.sides or x.shape[-1] not in self.widths:
             return x
         rows = x.reshape(-1, x.shape[-1])
         added = cast(Tensor, self.mlp(x.shape[-1], side)(rows, casts or Casts())).view(x.shape)
-        if self.strengths is not None:
-            added = added * self.strengths.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+        if strengths is not None:
+            added = added * strengths.to(x.dtype).view(-1, *[1] * (x.ndim - 1))
         return x + added
-
-    @contextmanager
-    def on(self, unet: Any) -> Iterator[None]:
-        """Has the network, after those beside it, in front of ``to_k`` and ``to_v`` of every layer of its widths.
-
-        Within the block, text contexts pass through it once for each call of the UNet, not once for each layer, so
-        dropout draws once for all of them. The backward pass belongs into the block too: with gradient checkpointing
-        layers are computed again there.
-
-        Raises:
-            AttachError: other hypernetworks are active on the UNet, its projections are fused, or no layer is reached.
-        """
-        with ExitStack() as stack:
-            for handle in put_on(unet, [*self.beside.values(), self]):
-                stack.callback(handle.remove)
-            yield
 
 
 def build_of(network: Hypernetwork) -> Build:

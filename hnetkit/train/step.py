@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hnetkit.train.latents import Latents
     from hnetkit.train.modules import TrainedNetwork
     from hnetkit.train.processes import Processes
+    from hnetkit.train.stacks import Stacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,9 @@ class Stepper:
     """Makes the steps of a run.
 
     Attributes:
-        unet: frozen, with the network in front of its attention.
+        unet: frozen.
         network: whose parameters are trained.
+        stacks: in front of the UNet's attention, of the network and those that captions name beside it.
         optimizer: of them.
         scaler: of gradients where the UNet computes in fp16; it is off otherwise.
         data, latents, prompts: of the run.
@@ -56,6 +58,7 @@ class Stepper:
 
     unet: Any
     network: TrainedNetwork
+    stacks: Stacks
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     data: TrainingData
@@ -76,7 +79,7 @@ class Stepper:
         set_rate(self.optimizer, rate)
         count = self.data.recipe.samples_per_step
         total = torch.zeros((), device=self.unet.device)
-        with self.network.on(self.unet):
+        with self.stacks.on(self.unet):
             for piece, texts in self._pieces(step):
                 loss = self._losses(piece, texts).sum() / count
                 torch.autograd.backward(self.scaler.scale(loss))
@@ -95,7 +98,7 @@ class Stepper:
         """Returns the loss that a step would have with the network as it is, without dropout."""
         self.network.eval()
         total = torch.zeros((), device=self.unet.device)
-        with self.network.on(self.unet):
+        with self.stacks.on(self.unet):
             for piece, texts in self._pieces(step):
                 total += self._losses(piece, texts).sum() / self.data.recipe.samples_per_step
         self.network.train()
@@ -117,10 +120,7 @@ class Stepper:
         told = conditions(texts, self.data.pictures[samples[0].picture].size, device, dtype)
         torch.manual_seed(seed_for(seed, "dropout", samples[0].index))
         noisy = self.objective.noisy(latents, noise, times).to(dtype)
-        self.network.strengths = _strengths([sample.strength for sample in samples], device)
-        for name, other in self.network.beside.items():
-            theirs = [sample.beside.get(name, 0.0) for sample in samples]
-            other.strengths, other.is_idle = _strengths(theirs, device), not any(theirs)
+        self.stacks.choose([sample.stack for sample in samples], device)
         predicted = self.unet(noisy, times, return_dict=False, **told)[0]
         return self.objective.losses(predicted, latents, noise, times, self._weights(samples))
 
@@ -148,7 +148,3 @@ class Stepper:
         elif clip_at is not None:
             nn.utils.clip_grad_value_(parameters, clip_at)
         return norm.item()
-
-
-def _strengths(strengths: Sequence[float], device: torch.device) -> Tensor | None:
-    return None if all(strength == 1 for strength in strengths) else torch.tensor(strengths, device=device)

@@ -13,7 +13,9 @@ from PIL import Image
 from hnetkit.generate.model import Model
 from hnetkit.train.data import read_data
 from hnetkit.train.loop import Callbacks, Result, train
+from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.recipe import Recipe
+from hnetkit.train.stacks import Stacks
 
 CAPTIONS = ("a red circle", "a blue star, small", "a green square", "a black dot", "a white line")
 
@@ -32,6 +34,11 @@ def make_picture(path: Path, size: tuple[int, int], seed: int = 0, *, mode: str 
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randint(256, (size[1], size[0], len(mode)), generator=generator, dtype=torch.uint8)
     Image.fromarray(noise.numpy(), mode).save(path)
+
+
+def alone(network: TrainedNetwork) -> Stacks:
+    """Returns stacks of one network at full strength."""
+    return Stacks({"ink": network})
 
 
 def small_recipe(pictures: Path, **changes: Any) -> Recipe:

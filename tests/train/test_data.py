@@ -44,9 +44,9 @@ def test_a_caption_may_name_the_strength_at_which_its_picture_is_learned(tmp_pat
     (tmp_path / "00.txt").write_text("a house <hypernet:tiny:0.5>")
     data = read_data(small_recipe(tmp_path, name="tiny", template="none"))
     assert data.pictures[0].caption == "a house"
-    assert [picture.strength for picture in data.pictures] == [0.5, 1.0, 1.0]
-    assert {sample.picture: sample.strength for step in range(3) for batch in data.step(step) for sample in batch} == {
-        number: picture.strength for number, picture in enumerate(data.pictures)
+    assert [picture.stack for picture in data.pictures] == [(("tiny", strength),) for strength in (0.5, 1.0, 1.0)]
+    assert {sample.picture: sample.stack for step in range(3) for batch in data.step(step) for sample in batch} == {
+        number: picture.stack for number, picture in enumerate(data.pictures)
     }
     before = data.fingerprint
     (tmp_path / "00.txt").write_text("a house <hypernet:tiny:0.6>")
@@ -67,15 +67,16 @@ def test_a_caption_that_asks_for_anything_else_of_networks_is_refused(tmp_path: 
 
 def test_a_caption_may_name_networks_beside_the_one_that_is_trained(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
-    (tmp_path / "00.txt").write_text("a house <hypernet:ink:0.5> <hypernet:tiny:0.8>")
+    (tmp_path / "00.txt").write_text("a house <hypernet:wet:0.5> <hypernet:tiny:0.8> <hypernet:ink:0.6>")
+    (tmp_path / "01.txt").write_text("a house <hypernet:ink:0.5>")
     recipe = small_recipe(tmp_path, name="tiny", template="none", batch_size=1, beside=("nets/ink.pt", "wet.pt"))
     data = read_data(recipe)
-    assert next((p.caption, p.strength, dict(p.beside)) for p in data.pictures) == ("a house", 0.8, {"ink": 0.5})
-    assert {sample.picture: dict(sample.beside) for step in range(2) for (sample,) in data.step(step)} == {
-        0: {"ink": 0.5},
-        1: {},
+    assert [picture.caption for picture in data.pictures] == ["a house", "a house"]
+    assert {sample.picture: sample.stack for step in range(2) for (sample,) in data.step(step)} == {
+        0: (("wet", 0.5), ("tiny", 0.8), ("ink", 0.6)),
+        1: (("ink", 0.5), ("tiny", 1.0)),
     }
-    (tmp_path / "00.txt").write_text("a house <hypernet:wet:0.5> <hypernet:tiny:0.8>")
+    (tmp_path / "00.txt").write_text("a house <hypernet:ink:0.6> <hypernet:tiny:0.8> <hypernet:wet:0.5>")
     assert changes(data.fingerprint, read_data(recipe).fingerprint) == ["00.png have another caption"]
 
 

@@ -13,6 +13,7 @@ import torch
 from networks import ACTIVATIONS
 from pipelines import tiny_sd, unet_call
 from torch import Tensor, nn
+from training import alone
 
 from hnetkit.errors import UsageError
 from hnetkit.formats.activations import NAMES
@@ -61,7 +62,7 @@ def test_with_zero_output_step_0_is_the_identity(pipe: Any, activation: str | No
     with torch.no_grad():
         plain = called(pipe)
         for build in allowed(activation, INITIALISATIONS):
-            with new_network(pipe, build).on(pipe.unet):
+            with alone(new_network(pipe, build)).on(pipe.unet):
                 assert torch.equal(called(pipe), plain), build
 
 
@@ -71,7 +72,7 @@ def test_with_zero_output_the_first_step_changes_something(pipe: Any, activation
     for build in allowed(activation, ["normal"]):
         network = new_network(pipe, build)
         optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
-        with network.on(pipe.unet):
+        with alone(network).on(pipe.unet):
             called(pipe).square().mean().backward()
             optimizer.step()
             assert not torch.equal(called(pipe), plain), build

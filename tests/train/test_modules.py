@@ -14,6 +14,7 @@ import torch
 from networks import a1111_network, network_file, save_pt
 from pipelines import tiny_sd, tiny_sdxl, unet_call
 from torch import Tensor, nn
+from training import alone
 from unet_truth import surface
 
 import hnetkit
@@ -63,7 +64,7 @@ def test_output_and_gradients_are_those_of_every_layer_on_its_own_in_float64(bui
     call = unet_call(pipe)
 
     def ours() -> Tensor:
-        with network.on(pipe.unet):
+        with alone(network).on(pipe.unet):
             return pipe.unet(**call).sample.square().mean()
 
     fresh = copy.deepcopy(pipe.unet)
@@ -87,7 +88,7 @@ def test_sdxl_is_reached_with_its_added_conditions() -> None:
     pipe = tiny_sdxl()
     plain = pipe.unet(**unet_call(pipe)).sample
     network = loud_network(pipe.unet, Build(zero_output=False))
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         assert not torch.equal(pipe.unet(**unet_call(pipe)).sample, plain)
     assert network.widths == (8, 20, 48)
 
@@ -99,7 +100,7 @@ def test_a_text_passes_through_once_for_each_call_of_the_unet(pipe: Any) -> None
         network.mlp(width, "k").register_forward_hook(
             lambda *_, width=width: seen.update({width: seen.get(width, 0) + 1})
         )
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         pipe.unet(**unet_call(pipe))
         pipe.unet(*unet_call(pipe).values())
     layers = find_layers(pipe.unet)
@@ -113,7 +114,7 @@ def test_a_context_that_is_not_the_text_passes_through_where_it_is_met(pipe: Any
     to_k = pipe.unet.get_submodule(layer.name).to_k
     context = torch.randn(1, 3, 24)
     expected = to_k(network.apply_to(context, "k"))
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         assert torch.equal(to_k(context), expected)
 
 
@@ -130,7 +131,7 @@ def test_gradient_checkpointing_changes_no_gradient(pipe: Any, build: Build) -> 
         second = pipe.unet(**call | {"sample": call["sample"] * 2}).sample
         return first.square().mean() + second.square().mean()
 
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         plain = gradients(network, loss)
         pipe.unet.enable_gradient_checkpointing()
         again = gradients(network, loss)
@@ -149,7 +150,7 @@ def test_gradient_checkpointing_computes_layers_again(pipe: Any) -> None:
 
     network.mlp(8, "k").register_forward_hook(counted)
     pipe.unet.enable_gradient_checkpointing()
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         loss = pipe.unet(**unet_call(pipe)).sample.sum()
         forward = count
         loss.backward()
@@ -159,10 +160,10 @@ def test_gradient_checkpointing_computes_layers_again(pipe: Any) -> None:
 def test_nothing_is_left_behind_not_even_by_an_error(pipe: Any) -> None:
     before = surface(pipe.unet)
     network = loud_network(pipe.unet, BUILDS["linear"])
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         pipe.unet(**unet_call(pipe)).sample.sum().backward()
     assert surface(pipe.unet) == before
-    with pytest.raises(RuntimeError), network.on(pipe.unet):
+    with pytest.raises(RuntimeError), alone(network).on(pipe.unet):
         pipe.unet(torch.zeros(1, 4, 8, 8), 0, torch.zeros(1, 7, 23))  # no text is that wide
     assert surface(pipe.unet) == before
     assert all(parameter.grad is None for parameter in pipe.unet.parameters())
@@ -178,7 +179,10 @@ def test_only_layers_that_can_receive_gradient_keep_activations(pipe: Any) -> No
             )
         )
     shapes = []
-    with network.on(pipe.unet), torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(t.shape) or t, id):
+    with (
+        alone(network).on(pipe.unet),
+        torch.autograd.graph.saved_tensors_hooks(lambda t: shapes.append(t.shape) or t, id),
+    ):
         pipe.unet(**unet_call(pipe))
     assert needs == {
         "conv_in": False,
@@ -200,7 +204,7 @@ def test_no_text_of_a_call_that_is_over_is_kept(pipe: Any, build: Build) -> None
         return sum(type(item) is Tensor and item.shape == (2, 11, 24) for item in gc.get_objects())
 
     before = alive()
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         for _ in range(3):
             pipe.unet(**call).sample.sum().backward()
         assert alive() == before
@@ -209,10 +213,10 @@ def test_no_text_of_a_call_that_is_over_is_kept(pipe: Any, build: Build) -> None
 def test_parameters_stay_fp32_under_a_unet_of_bf16() -> None:
     pipe, narrow = tiny_sd(), tiny_sd(dtype=torch.bfloat16)
     network = loud_network(pipe.unet, BUILDS["mish, layer norm, 3 layers"])
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         truth = gradients(network, lambda: pipe.unet(**unet_call(pipe)).sample.square().mean())
     call = {key: value.bfloat16() if value.is_floating_point() else value for key, value in unet_call(pipe).items()}
-    with network.on(narrow.unet):
+    with alone(network).on(narrow.unet):
         output = narrow.unet(**call).sample
         found = gradients(network, lambda: output.float().square().mean())
     assert output.dtype == torch.bfloat16
@@ -239,20 +243,20 @@ def test_an_untrained_side_gives_back_what_it_got(pipe: Any) -> None:
 def test_other_hypernetworks_must_be_gone(pipe: Any, tmp_path: Path) -> None:
     network = loud_network(pipe.unet, BUILDS["linear"])
     hnetkit.load_hypernetwork(pipe, network_file(tmp_path, widths=(8, 24)), name="ink")
-    with pytest.raises(AttachError, match="hypernetworks on it: ink"), network.on(pipe.unet):
+    with pytest.raises(AttachError, match="hypernetworks on it: ink"), alone(network).on(pipe.unet):
         pass
     hnetkit.unload_hypernetworks(pipe)
-    with network.on(pipe.unet):
+    with alone(network).on(pipe.unet):
         pass
 
 
 def test_fused_projections_and_a_unet_without_its_widths_are_refused(pipe: Any) -> None:
     with pytest.raises(AttachError, match="no layer of the UNet has a context of width 320"):
-        TrainedNetwork(Build(), [320], seed=0).on(pipe.unet).__enter__()
+        alone(TrainedNetwork(Build(), [320], seed=0)).on(pipe.unet).__enter__()
     network = loud_network(pipe.unet, BUILDS["linear"])
     pipe.fuse_qkv_projections(vae=False)
     before = surface(pipe.unet)
-    with pytest.raises(AttachError, match="its projections are fused"), network.on(pipe.unet):
+    with pytest.raises(AttachError, match="its projections are fused"), alone(network).on(pipe.unet):
         pass
     assert surface(pipe.unet) == before
 
@@ -305,8 +309,7 @@ def test_each_context_of_a_batch_has_its_own_strength() -> None:
     network = TrainedNetwork(Build(activation="relu", zero_output=False, std=0.5), [24], seed=0)
     x = torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(1))
     added = network.apply_to(x, "k") - x
-    network.strengths = torch.tensor([0.0, 0.5, 1.0])
-    changed = network.apply_to(x, "k")
+    changed = network.apply_to(x, "k", strengths=torch.tensor([0.0, 0.5, 1.0]))
     assert torch.equal(changed[0], x[0])
     for number, strength in enumerate((0.0, 0.5, 1.0)):
         assert torch.allclose(changed[number], x[number] + strength * added[number], atol=1e-6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.optimizer import make_optimizer
 from hnetkit.train.processes import Processes
 from hnetkit.train.saving import to_hypernetwork
+from hnetkit.train.stacks import Stack, Stacks
 from hnetkit.train.step import Stepper
 
 
@@ -39,6 +40,7 @@ def stepper(pictures: Path, build: Build, **changes: Any) -> Iterator[Stepper]:
         yield Stepper(
             unet,
             network,
+            Stacks({recipe.called: network}),
             make_optimizer("SGD", network.parameters(), {}, 1.0),
             torch.amp.GradScaler("cpu", enabled=False),
             data,
@@ -127,34 +129,36 @@ def test_a_sample_is_learned_at_its_own_strength(tmp_path: Path) -> None:
     assert norms["0.5"] == pytest.approx(norms["1"] / 2, rel=1e-3)
 
 
-def test_a_sample_is_learned_with_the_networks_beside_it_at_their_strengths(tmp_path: Path) -> None:
-    """Contexts pass through what stands beside first; what a sample does not name is not there for it."""
-    folder = make_pictures(tmp_path, 2)
-    (folder / "00.txt").write_text("a house <hypernet:ink:0.5>")
-    build = Build(structure=(1, 2, 1), activation="relu", zero_output=False, std=0.3)
-    with stepper(folder, build, name="tiny", batch_size=2, beside=("ink.pt",)) as steps:
-        ink = TrainedNetwork(build, [8, 24], seed=1).eval().requires_grad_(False)
-        steps.network.beside = {"ink": ink}
+def test_a_sample_is_learned_with_the_networks_that_its_caption_names_in_their_order(tmp_path: Path) -> None:
+    """What a sample does not name is not there for it; all of them are in one batch."""
+    tags = ("", "<hypernet:ink:0.5>", "<hypernet:tiny:0.8> <hypernet:ink:0.5>", "<hypernet:wet:0.3> <hypernet:ink:1>")
+    folder = make_pictures(tmp_path, 8)
+    for number, tag in enumerate(tags * 2):
+        (folder / f"{number:02}.txt").write_text(f"a house {tag}")
+    build = Build(structure=(1, 2, 1), activation="relu", zero_output=False, std=0.6)
+    with stepper(folder, build, name="tiny", batch_size=8, beside=("ink.pt", "wet.pt")) as steps:
+        networks = {"tiny": steps.network}
+        for seed, name in enumerate(("ink", "wet"), 1):
+            networks[name] = TrainedNetwork(build, [8, 24], seed=seed).eval().requires_grad_(False)
+        steps.stacks = Stacks(networks)
         samples = steps.data.step(0)[0]
-        with steps.network.on(steps.unet):
+        with steps.stacks.on(steps.unet):
             losses = steps._losses(samples, [steps.prompts.encode(sample.prompt) for sample in samples])
             torch.autograd.backward(losses.sum())
-        assert all(parameter.grad is None for parameter in ink.parameters())
-        assert all(parameter.grad is not None for parameter in steps.network.parameters())
-        own, both = [(steps.network, 1.0)], [(ink, 0.5), (steps.network, 1.0)]
+        for name, network in networks.items():
+            assert all((parameter.grad is not None) == (name == "tiny") for parameter in network.parameters())
         for sample, loss in zip(samples, losses.tolist(), strict=True):
-            expected = {str(stack): _loss_on(steps, sample, stack) for stack in (own, both, both[::-1])}
-            assert len(set(expected.values())) == 3
-            assert loss == pytest.approx(expected[str(own if sample.beside == {} else both)], rel=1e-5)
+            assert loss == pytest.approx(_loss_on(steps, sample, networks, sample.stack), rel=1e-5)
+            for other in (sample.stack[:-1], sample.stack[::-1] if len(sample.stack) > 1 else ()):
+                assert loss != pytest.approx(_loss_on(steps, sample, networks, other), rel=3e-5)
 
 
-def _loss_on(steps: Stepper, sample: Sample, stack: Sequence[tuple[TrainedNetwork, float]]) -> float:
+def _loss_on(steps: Stepper, sample: Sample, networks: dict[str, TrainedNetwork], stack: Stack) -> float:
     """The loss of a sample with a stack that hnetkit's runtime puts on the UNet."""
-    names = [str(place) for place in range(len(stack))]
-    for name, (network, _) in zip(names, stack, strict=True):
+    for name, network in networks.items():
         net = to_hypernetwork(network, name=name, step=0, model_name=None, model_hash=None)
         hnetkit.load_hypernetwork(steps.unet, net, name=name)
-    hnetkit.set_hypernetworks(steps.unet, names, [strength for _, strength in stack])
+    hnetkit.set_hypernetworks(steps.unet, [name for name, _ in stack], [strength for _, strength in stack])
     try:
         return _loss_of(steps, sample.index)
     finally:

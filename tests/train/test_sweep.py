@@ -124,7 +124,7 @@ def test_captions_name_the_sweep_where_they_name_a_strength(tmp_path: Path) -> N
     folder = make_pictures(tmp_path / "pictures", 1)
     (folder / "00.txt").write_text("a red circle <hypernet:ink:0.5>")
     one, other = over_rates(plain(folder), tmp_path).read()
-    assert one.pictures[0].strength == other.pictures[0].strength == 0.5
+    assert one.pictures[0].stack == other.pictures[0].stack == (("ink", 0.5),)
 
 
 def test_captions_are_read_anew_for_a_run_with_other_networks_beside_it(tmp_path: Path) -> None:
