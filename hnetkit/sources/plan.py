@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from hnetkit.registry.jobs import UNFINISHED, Job
+from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, is_past
 from hnetkit.sources.names import safe_stem, split_name
@@ -105,10 +105,8 @@ def enqueue(registry: Registry, civitai: Civitai, folder: Path, items: Iterable[
         The jobs that are to be carried out.
     """
     for item in items:
-        if item.action == "have":
-            # one that was killed just before its end
-            yield from registry.jobs.rows(f"key = ? AND state IN {UNFINISHED}", [item.key])
-            continue
+        if item.action == "have" and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key])):
+            continue  # others were killed just before their end, or failed before another job brought their bytes
         files = record(registry, item.model)
         job = registry.jobs.add(item.key, _values(item, civitai, folder, files.get(item.file.id)))
         if item.action == "skip":

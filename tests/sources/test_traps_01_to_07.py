@@ -201,6 +201,20 @@ def test_trap_05_the_same_content_in_two_versions_is_one_file(
     assert library.pull(f"model:{sites.world.find('same content')[0]}", all_versions=True) == []
 
 
+def test_trap_05_a_file_that_failed_is_done_once_its_content_is_here_by_another_version(
+    sites: Sites, library: Library
+) -> None:
+    model = f"model:{sites.world.find('same content')[0]}"
+    sites.faults.add(Fault("N", status=403))
+    failed, done = library.pull(model, all_versions=True)
+    assert (failed.state, done.state) == ("failed", "done")
+    sites.clear()
+    (now,) = library.pull(model, all_versions=True)
+    assert (now.id, now.state, now.code) == (failed.id, "done", "had")
+    assert not [request for request in sites.requests if "/download/" in request.path]
+    assert library.pull(model, all_versions=True) == []
+
+
 @pytest.mark.parametrize("hashed", [True, False])
 def test_trap_06_a_size_that_is_wrong_by_far_changes_nothing(open_library: OpenLibrary, hashed: bool) -> None:
     sizes = [0, 0.01, -5, 17.123, 50_000.5, 10**9, "12.5", False, [], "x", float("nan")]
