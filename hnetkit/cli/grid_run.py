@@ -224,7 +224,7 @@ class GridRun:
         for place in varied.get("checkpoint", []):
             path = Path(os.path.abspath(str(place)))
             is_demo = self._choices_of(str(place)).is_demo
-            names["checkpoint", place] = "hnetkit-demo" if is_demo else path.stem if path.is_file() else path.name
+            names["checkpoint", place] = demo.MODEL_NAME if is_demo else path.stem if path.is_file() else path.name
         return names
 
     @contextmanager

@@ -121,7 +121,7 @@ class Choices:
             compiled=self.compiled,
         )
         load_embeddings(model.pipe, embeddings)
-        return replace(model, name="hnetkit-demo") if self.is_demo else model
+        return replace(model, name=demo.MODEL_NAME) if self.is_demo else model
 
     def request(self, model: Model, prompt: TaggedPrompt, seed: int, hires: TaggedPrompt | None = None) -> Request:
         """Returns the request for one picture, without stacks; the model's defaults fill the gaps.

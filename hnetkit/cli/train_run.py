@@ -155,7 +155,7 @@ def load_trained_on(recipe: Recipe, device: str) -> Model:
         recipe.model, device=device, dtype=_DTYPES[recipe.precision], vae=recipe.vae, tokenizer=recipe.tokenizer
     )
     is_demo = Path(recipe.model).resolve() == demo.model_folder()
-    return replace(model, name="hnetkit-demo") if is_demo else model
+    return replace(model, name=demo.MODEL_NAME) if is_demo else model
 
 
 @contextmanager

@@ -7,6 +7,7 @@ order. That is what makes the styles stack.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import hnetkit
 from demo_training import pictures
+from hnetkit import demo
 from hnetkit.generate.model import load_model
 from hnetkit.train.build import Build
 from hnetkit.train.data import read_data
@@ -87,7 +89,8 @@ def train_style(style: str, model: Path, work: Path, out: Path, seed: int) -> No
     write_pictures(captions, folder, some_strengths(style, len(captions), seed), seed)
     before = [out / f"{name}.pt" for name in pictures.STYLES[: pictures.STYLES.index(style)]]
     asked = recipe(style, model, folder, before, seed)
-    made = train(asked, load_model(model, device="cpu", dtype="fp32"), read_data(asked), work / "runs" / style)
+    named = replace(load_model(model, device="cpu", dtype="fp32"), name=demo.MODEL_NAME)
+    made = train(asked, named, read_data(asked), work / "runs" / style)
     pt = next(path for path in made.files if path.suffix == ".pt")
     hnetkit.save(hnetkit.load(pt), out / f"{style}.pt", dtype="fp16", overwrite=True)
     print(f"{style}: {made.step} steps, loss {made.loss:.4f}", flush=True)
