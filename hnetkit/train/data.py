@@ -200,8 +200,7 @@ def _stack_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, Stack]:
     Raises:
         UsageError: a network that is neither trained nor beside it, one twice, or more than a strength.
     """
-    tagged = split_tags(caption)
-    known = [recipe.called, *(Path(file).stem for file in recipe.beside)]
+    tagged, known = split_tags(caption), recipe.networks
     strengths = {tag.name: tag.multiplier for tag in tagged.tags}
     for tag in tagged.tags:
         if tag.name not in known or tag != Tag(tag.name, tag.multiplier) or len(strengths) < len(tagged.tags):

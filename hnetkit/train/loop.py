@@ -263,7 +263,7 @@ def _network(recipe: Recipe, unet: Any) -> tuple[TrainedNetwork, str | None]:
 
 def _beside(recipe: Recipe, unet: Any) -> dict[str, tuple[TrainedNetwork, str]]:
     """Returns the networks that captions may name, frozen, by name, each with its content hash."""
-    read = {Path(file).stem: _read(file, unet) for file in recipe.beside}
+    read = {name: _read(file, unet) for name, file in zip(recipe.networks[1:], recipe.beside, strict=True)}
     for network, _ in read.values():
         network.to(unet.device).eval().requires_grad_(False)
     return read

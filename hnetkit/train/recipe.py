@@ -127,6 +127,11 @@ class Recipe:
         return self.name if self.prompt_name is None else self.prompt_name
 
     @property
+    def networks(self) -> tuple[str, ...]:
+        """What captions call networks: the one that is trained, then those beside it by the stems of their files."""
+        return (self.called, *(Path(file).stem for file in self.beside))
+
+    @property
     def clip_at(self) -> str | None:
         """The schedule of what gradients are clipped at, by norm or by value; None where they are not."""
         return self.clip_norm if self.clip_norm is not None else self.clip_value
@@ -156,9 +161,8 @@ class Recipe:
         for name in ("batch_size", "accumulation", "keep", "clip_skip"):
             if getattr(self, name) < 1:
                 yield f"{name} {getattr(self, name)}: at least 1"
-        stems = [self.called, *(Path(file).stem for file in self.beside)]
-        for stem in {stem for stem in stems if stems.count(stem) > 1}:
-            yield f"two networks are called {stem}: captions could not tell them apart"
+        for name in {name for name in self.networks if self.networks.count(name) > 1}:
+            yield f"two networks are called {name}: captions could not tell them apart"
         for name in ("save_every", "preview_every"):
             if getattr(self, name) < 0:
                 yield f"{name} {getattr(self, name)}: at least 0"
