@@ -133,10 +133,11 @@ class StyleCheck:
         }
 
     def record(self) -> dict[str, object]:
-        """All styles alone, then all stacks of two in both orders."""
+        """All styles alone, then all stacks of two in both orders; the pipeline is plain again afterwards."""
         alone = {name: self.alone(name) for name in pictures.STYLES}
         orders = [o for pair in combinations(pictures.STYLES, 2) for o in (pair, pair[::-1])]
         stacks = {" then ".join(order): self.stacked(order, alone) for order in orders}
+        hnetkit.unload_hypernetworks(self.pipeline)
         return {"styles": alone, "stacks": stacks}
 
 
