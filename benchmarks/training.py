@@ -7,7 +7,8 @@ plain loop trains the same MLPs on the same samples with nothing cached: every s
 and every attention layer applies the MLPs anew, in torch's own modules. hnetkit's side is `hnetkit.train.loop.train`
 as it is. Speed is paired: after every step of hnetkit the plain loop makes the same one. Memory is that of a process
 of its own for each, twice: with the whole model read before training begins, as programs have it that do not map their
-files (this is what counts), and with the model's files mapped, where weights that a loop never looks at take none.
+files (this is what counts), and with the model's files mapped, where weights that a loop never looks at take none: the
+plain loop looks at few rows of the table of tokens, hnetkit once at all of its 151 MB, to know the text encoder again.
 That both train the same is shown by their losses, step by step.
 
 All of it is in fp32. In bf16 (autocast in the plain loop), a step takes many minutes on processors without bf16
@@ -154,8 +155,12 @@ def memory(given: list[str], folder: Path) -> dict[str, Any]:
     for kind, options in (("whole_model_read", []), ("model_mapped", ["--mapped"])):
         command = [sys.executable, __file__, *given, *options, "--folder", str(folder), "--alone"]
         plain, hnetkit = (peak_of([*command, who], dict(os.environ)) for who in ("plain", "hnetkit"))
-        result[kind] = {"plain_mb": plain / 1e6, "hnetkit_mb": hnetkit / 1e6, "ratio": hnetkit / plain}
-    return {**result, "met": all(reading["ratio"] <= GOALS["memory"] for reading in result.values())}
+        ratio = hnetkit / plain
+        result[kind] = {
+            **{"plain_mb": plain / 1e6, "hnetkit_mb": hnetkit / 1e6, "ratio": ratio},
+            "met": ratio <= GOALS["memory"],
+        }
+    return result
 
 
 def speed(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
