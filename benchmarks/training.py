@@ -11,7 +11,7 @@ files (this is what counts), and with the model's files mapped, where weights th
 plain loop looks at few rows of the table of tokens, hnetkit once at all of its 151 MB, to know the text encoder again.
 That both train the same is shown by their losses, step by step.
 
-All of it is in fp32. In bf16 (autocast in the plain loop), a step takes many minutes on processors without bf16
+All of it is in fp32. In bf16 (autocast in the plain loop), a step takes minutes on processors without bf16
 instructions.
 """
 

@@ -57,6 +57,7 @@ class Stacks:
             side for side in SIDES if any(side in network.build.sides for network in networks.values())
         ]
         self._groups = [_Group(torch.empty(0), [(network, None) for network in networks.values()])]
+        self._places = torch.empty(0)  # of each sample, among those of all groups one after the other
 
     def choose(self, stacks: Sequence[Stack], device: torch.device) -> None:
         """Gives the samples of the batch that comes next their stacks.
@@ -77,6 +78,7 @@ class Stacks:
             )
             for names, rows in orders.items()
         ]
+        self._places = torch.cat([group.rows for group in self._groups]).argsort()
 
     def apply_to(self, x: Tensor, side: Side, casts: Casts) -> Tensor:
         """Returns contexts ``[n, ..., width]`` after the networks of their samples.
@@ -87,8 +89,7 @@ class Stacks:
         if len(self._groups) == 1:
             return self._groups[0].apply_to(x, side, casts)
         changed = [group.apply_to(x.index_select(0, group.rows), side, casts) for group in self._groups]
-        order = torch.cat([group.rows for group in self._groups])
-        return torch.cat(changed).index_select(0, order.argsort())
+        return torch.cat(changed).index_select(0, self._places)
 
     @contextmanager
     def on(self, unet: Any) -> Iterator[None]:
