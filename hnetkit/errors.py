@@ -7,6 +7,8 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import ClassVar
 
 
@@ -23,6 +25,10 @@ class HnetkitError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(printable(message))
         self.hint = printable(hint) if hint else None
+
+
+class Defect(HnetkitError):
+    """An exception that nobody foresaw: a mistake in hnetkit."""
 
 
 class PartlyFailed(HnetkitError):
@@ -193,6 +199,28 @@ class RunChanged(UsageError):
 
 class TrainingFailed(HnetkitError):
     """A training run was stopped before it ruined its network; the message names the last good file."""
+
+
+def failure_of(error: Exception, what: str) -> HnetkitError:
+    """Returns whatever went wrong with one thing as that thing's failure: a line that names it, a hint, an exit code.
+
+    Wherever one of several items may fail, its every exception becomes its own failure here, and the others go on.
+
+    Args:
+        error: any exception; one of ours stays what it is.
+        what: the name of the item, or of what was being done.
+    """
+    if isinstance(error, HnetkitError):
+        return error
+    if isinstance(error, MemoryError):
+        return OutOfMemory(f"{what}: not enough memory", hint="close other programs, or set the file aside")
+    if isinstance(error, OSError):
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else what
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DiskFull(f"{where}: no room is left on the disk", hint="make room, and run the command again")
+        return HnetkitError(f"{where}: {error.strerror or error}")
+    hint = "this is a defect of hnetkit: please report it with what HNETKIT_DEBUG=1 prints"
+    return Defect(f"{what}: {type(error).__name__}: {error}", hint=hint)
 
 
 def printable(text: str) -> str:

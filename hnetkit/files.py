@@ -1,8 +1,9 @@
-"""Writing files so that nothing half-written is ever seen, and nothing is overwritten by accident."""
+"""Writing files so that nothing half-written is ever seen, and reading small ones that may be hostile."""
 
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,6 +60,26 @@ def place(temporary: str | os.PathLike[str], target: Path) -> None:
     except OSError:  # a file system without hard links
         refuse_existing(target, overwrite=False)
         os.replace(temporary, target)
+
+
+def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
+    """Returns all bytes of a small file; a pipe of its name is not waited for.
+
+    Args:
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+        ValueError: it is no regular file, or has more than `most` bytes.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    with open(os.open(path, flags), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("not a regular file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"more than {most:,} bytes")
+    return data
 
 
 def sync_folder(folder: Path) -> None:

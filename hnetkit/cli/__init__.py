@@ -9,7 +9,7 @@ import traceback
 import click
 
 from hnetkit.cli.lazy import LazyGroup
-from hnetkit.errors import HnetkitError, printable
+from hnetkit.errors import HnetkitError, failure_of, printable
 
 # command -> (module of this folder that defines it, its line in `hnetkit --help`): help imports no command.
 # A test holds each line equal to the first line of the command's own help.
@@ -75,12 +75,9 @@ def run(arguments: list[str]) -> int:
         # the reader of our output left (`| head`): nothing more to say, and no complaint at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        where = f"{os.fspath(error.filename)!s}: " if error.filename else ""
-        return _report(error, f"{where}{error.strerror or error}", None, 1)
     except Exception as error:
-        hint = "this is a defect of hnetkit: please report it with what HNETKIT_DEBUG=1 prints"
-        return _report(error, f"{type(error).__name__}: {error}", hint, 1)
+        failure = failure_of(error, "hnetkit")
+        return _report(error, str(failure), failure.hint, failure.exit_code)
     return result if isinstance(result, int) else 0
 
 

@@ -1,0 +1,107 @@
+"""How much may be made of what a stranger wrote, and the JSON parser that holds to it.
+
+The size of a file, or a number that it states, says little of what reading it makes: a few bytes may unpack to a
+gigabyte, and one text may be named ten thousand times. So limits count what is made, in bytes, and what is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from hnetkit.errors import UnsafeFile
+from hnetkit.files import read_regular
+
+MAX_MADE = 96 << 20
+"""Bytes that the structure of one file may take in memory; its tensors are not read into it."""
+
+MAX_WORK = 20_000_000
+"""Steps that reading the structure of one file may take: about ten seconds of Python at worst."""
+
+MAX_JSON = 8 << 20
+"""Bytes of a JSON file beside a model: a configuration, a sidecar, a recipe."""
+
+
+class Budget:
+    """What reading one stranger's file may still make and do; every part of its reader draws on the same one.
+
+    Args:
+        made: bytes.
+        work: steps.
+    """
+
+    def __init__(self, made: int = MAX_MADE, work: int = MAX_WORK) -> None:
+        self.made_left = made
+        self.work_left = work
+
+    def make(self, size: int) -> None:
+        """Notes that `size` bytes are about to be made.
+
+        Raises:
+            UnsafeFile: together with what was made before it is too much.
+        """
+        self.made_left -= size
+        if self.made_left < 0:
+            raise UnsafeFile("what is in it would take far more memory than the file does")
+
+    def work(self, steps: int) -> None:
+        """Notes that `steps` steps are about to be done.
+
+        Raises:
+            UnsafeFile: together with what was done before it is too much.
+        """
+        self.work_left -= steps
+        if self.work_left < 0:
+            raise UnsafeFile("reading it would never end")
+
+
+def parse_json(
+    text: str | bytes,
+    *,
+    most: int = MAX_MADE,
+    strict: bool = True,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """Returns the value of a JSON text that may be hostile.
+
+    Args:
+        text: bytes are UTF-8, with or without a byte order mark.
+        most: bytes that the value may take in memory.
+        strict: whether control characters inside of texts are errors.
+        pairs: makes an object of its keys and values, as `json.loads` takes it.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or would take more than `most` bytes.
+    """
+    if json_size(text) > most:
+        raise ValueError(f"its values would take more than {most >> 20} MB")
+    if isinstance(text, bytes):
+        text = text.decode("utf-8-sig")
+    try:
+        return json.loads(text, object_pairs_hook=pairs, strict=strict)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def json_size(text: str | bytes) -> int:
+    """Returns about how many bytes the values of a JSON text take in memory; never far too few."""
+    # in CPython 3.11 an object of one key takes 184 bytes, a list of one item 88, a short text 50
+    costs = (("{", 200), ("[", 90), (",", 80), (":", 80))
+    if isinstance(text, bytes):
+        return len(text) + sum(text.count(sign.encode()) * cost for sign, cost in costs)
+    return len(text) + sum(text.count(sign) * cost for sign, cost in costs)
+
+
+def read_json(path: str | os.PathLike[str], *, most: int = MAX_JSON) -> Any:
+    """Returns the value of a JSON file that may be hostile.
+
+    Args:
+        most: bytes that the file may have.
+
+    Raises:
+        OSError: it is not there or cannot be read.
+        ValueError: it is no regular file, is too large, or see `parse_json`.
+    """
+    return parse_json(read_regular(path, most=most))
