@@ -38,6 +38,14 @@ def draw_plot(name: str, rows: Sequence[LogRow]) -> bytes:
         name: of the network.
         rows: in the order in which the steps were made; those that a roll-back undid are red.
     """
+    from matplotlib import style
+
+    # matplotlib reads a matplotlibrc in the current folder, and a stranger's may have texts set by LaTeX
+    with style.context("default"):
+        return _drawn(name, rows)
+
+
+def _drawn(name: str, rows: Sequence[LogRow]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -216,6 +217,24 @@ def test_the_plot_marks_what_a_roll_back_undid() -> None:
 @pytest.mark.filterwarnings("error")
 def test_odd_runs_have_a_plot_too(rows: list[LogRow]) -> None:
     assert picture(draw_plot("ink $x_$ 画", rows)).shape == (660, 1200, 3)
+
+
+def test_a_matplotlibrc_in_the_current_folder_starts_no_program(tmp_path: Path) -> None:
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\n")
+    for program in ("latex", "dvipng", "kpsewhich"):
+        (tmp_path / program).write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+        (tmp_path / program).chmod(0o755)
+    code = """
+from hnetkit.train.logs import LogRow
+from hnetkit.train.plot import draw_plot
+draw_plot("ink", [LogRow(1, 0, 0, 0.1, 5e-6, 0.1, 0.1, 1.0)])
+"""
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert not (tmp_path / "ran").exists()
+    assert done.returncode == 0, done.stderr
 
 
 def test_plotting_draws_no_random_numbers_and_opens_no_window() -> None:
