@@ -208,8 +208,9 @@ def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, ou
     net = load(source)
     try:
         save(net, target, dtype=dtype, overwrite=overwrite)
-    except OSError as error:  # it names the temporary file, if any, which means nothing to the person
-        raise failure_of(OSError(error.errno, error.strerror), str(target)) from error
+    except OSError as error:
+        error.filename = None  # that of the temporary file means nothing to the person
+        raise failure_of(error, str(target)) from error
     for name in net.not_carried:
         output.note(f"{source}: {name} is not carried over")
     written = load(target)
