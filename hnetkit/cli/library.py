@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from hnetkit.registry.files import Root
     from hnetkit.registry.store import Registry
 
-# of ASCII what means nothing to bash, zsh, fish and PowerShell, at the beginning of a word and in it
-_PLAIN_WORD = re.compile(r"(?:[\w.]|[^\x00-\x7f\s])(?:[\w.+@%=:-]|[^\x00-\x7f\s])*")
+# what means nothing to bash, zsh, fish and PowerShell, which takes typographic quotes for quotes and dashes for -
+_BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
+_PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
 

@@ -21,8 +21,9 @@ HOSTILE = [
     *("ink$(touch pwned)", "ink`touch pwned`", "ink;touch pwned", "ink|touch pwned", "ink&touch pwned", "ink>pwned"),
     *("ink'x", 'ink"x', "ink\\x", "ink x", "ink\ttab", "ink\nplain,inkline", "ink*", "ink?", "ink[a]", "ink{a,b}"),
     *("ink!x", "ink#x", "ink^x", "ink(x)", "ink<x", "ink,x", "ink\u3000x", "ink\x1bx", "ink\u202ex", "ink\u200bx"),
+    *("ink\u201cx", "ink\u2013x"),
 ]
-LEADING = ["-ink", "~ink", "=ink", "%ink", "+ink", "@ink", "#ink", "!ink"]
+LEADING = ["-ink", "~ink", "=ink", "%ink", "+ink", "@ink", "#ink", "!ink", "\u2013ink"]
 
 
 @pytest.fixture

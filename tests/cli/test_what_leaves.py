@@ -20,6 +20,7 @@ from typing import Any
 import click
 import networks
 import pytest
+from fake_sites import Sites, World
 
 import hnetkit.cli
 from hnetkit.cli import run
@@ -150,6 +151,25 @@ def test_commands_over_files_of_any_name_are_safe(
     ):
         run(arguments)
         assert "defect" not in safe(capsys)[1], arguments
+
+
+def test_what_a_site_says_is_safe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World.make(3, plain=True)
+    for model in world.models:
+        model["creator"] = {"username": ODD}
+        model["name"] = f"={ODD}"
+    with Sites(world) as sites:
+        monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
+        said = ""
+        for arguments in (["browse"], ["browse", "--csv"], ["sync", "-y", "-q"], ["identify"], ["updates"], ["list"]):
+            assert run(arguments) == 0, arguments
+            out, err = safe(capsys)
+            said += f"{out}{err}"
+        assert run(["list", "--json"]) == 0
+        for row in json.loads(safe(capsys)[0]):
+            assert run(["show", row["name"]]) == 0
+            said += safe(capsys)[0]
+    assert said.count("\\x1b]0;t") > 3  # the names are there
 
 
 def test_a_shared_file_that_names_its_own_kinds_is_safe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
