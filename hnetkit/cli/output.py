@@ -122,18 +122,20 @@ def say_usage(error: click.ClickException) -> None:
     say(f"Error: {error.format_message()}".replace("\n\t", " "))  # where it lists choices
 
 
-class _SayingHandler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        say(f"Warning: {record.getMessage()}")
+class _SafeRecord(logging.LogRecord):
+    """What a library logs, whichever handler of its own it has for it."""
+
+    def getMessage(self) -> str:
+        return _without_tokens(printable(super().getMessage()))
 
 
 def take_streams() -> None:
-    """Opens the streams that the caller closed, so that no file takes their place; says what libraries warn of."""
+    """Opens streams that the caller closed, so that no file takes their place; makes safe what libraries say."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     warnings.showwarning = lambda message, *about, **more: say(f"Warning: {message}")
-    logging.lastResort = _SayingHandler(logging.WARNING)
+    logging.setLogRecordFactory(_SafeRecord)
 
 
 def is_terminal(stream: IO[str] | None) -> bool:

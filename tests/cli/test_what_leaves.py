@@ -101,11 +101,13 @@ def test_notes_questions_and_warnings_are_safe(
     Output().note(ODD)
     say(ODD)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
+    monkeypatch.setattr(logging, "_logRecordFactory", logging.LogRecord)
     take_streams()
     warnings.showwarning(ODD, UserWarning, "file", 1)
-    assert logging.lastResort is not None
-    logging.lastResort.handle(logging.LogRecord("urllib3", logging.WARNING, "file", 1, "odd: %s", (ODD,), None))
+    library = logging.getLogger("a_library")
+    library.propagate = False  # nothing but its own handler, as the libraries of models have one
+    library.addHandler(logging.StreamHandler(sys.stderr))
+    library.error("odd: %s", ODD)
     monkeypatch.setattr("hnetkit.cli.output.is_terminal", lambda stream: True)
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     confirm(f"Forget {ODD}?", yes=False)
