@@ -11,6 +11,8 @@ import errno
 import os
 from typing import ClassVar
 
+from hnetkit.text import printable as printable
+
 
 class HnetkitError(Exception):
     """Base of all errors that hnetkit raises on purpose.
@@ -221,8 +223,3 @@ def failure_of(error: Exception, what: str) -> HnetkitError:
         return HnetkitError(f"{where}: {error.strerror or error}")
     hint = "this is a defect of hnetkit: please report it with what HNETKIT_DEBUG=1 prints"
     return Defect(f"{what}: {type(error).__name__}: {error}", hint=hint)
-
-
-def printable(text: str) -> str:
-    """Returns `text` on one line and safe for a terminal: control characters and lone surrogates are escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

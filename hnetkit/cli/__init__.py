@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 
 import click
 
 from hnetkit.cli.lazy import LazyGroup
-from hnetkit.errors import HnetkitError, failure_of, printable
+from hnetkit.cli.output import ReaderLeft, say, say_traceback, say_usage, take_streams
+from hnetkit.errors import HnetkitError, UsageError, failure_of
 
 # command -> (module of this folder that defines it, its line in `hnetkit --help`): help imports no command.
 # A test holds each line equal to the first line of the command's own help.
@@ -56,6 +56,7 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line and leaves the process with the documented exit code."""
+    take_streams()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -66,25 +67,41 @@ def run(arguments: list[str]) -> int:
     except HnetkitError as error:
         return _report(error, str(error), error.hint, error.exit_code)
     except click.exceptions.Abort:
-        click.echo("Interrupted.", err=True)
+        say("Interrupted.")
         return 130
     except click.ClickException as error:
-        error.show()
+        say_usage(error)
         return error.exit_code
-    except BrokenPipeError:
-        # the reader of our output left (`| head`): nothing more to say, and no complaint at exit
+    except ReaderLeft:  # nothing more to say, and no complaint at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        failure = failure_of(error, "hnetkit")
+        failure = _failure(error, arguments)
         return _report(error, str(failure), failure.hint, failure.exit_code)
     return result if isinstance(result, int) else 0
 
 
+def _failure(error: Exception, arguments: list[str]) -> HnetkitError:
+    if isinstance(error, UnicodeEncodeError):
+        # names of files may be any bytes; what goes into the registry or to a site is text
+        odd = next((text for text in arguments if not _is_text(text)), None)
+        if odd is not None:
+            return UsageError(f"{odd}: not UTF-8 text", hint="check the terminal's encoding")
+    return failure_of(error, "hnetkit")
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _report(error: Exception, message: str, hint: str | None, exit_code: int) -> int:
     if os.environ.get("HNETKIT_DEBUG") == "1":
-        traceback.print_exception(error)
-    click.echo(f"Error: {printable(message)}", err=True)
+        say_traceback(error)
+    say(f"Error: {message}")
     if hint:
-        click.echo(f"Hint: {printable(hint)}", err=True)
+        say(f"Hint: {hint}")
     return exit_code

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -153,7 +154,9 @@ def _items(names: Sequence[str], output: Output) -> list[Item]:
             output.note(f"Left out: {name}: strength 0 costs nothing.")
     active = [item for item in items if item[2]]
     if not active:
-        raise UsageError("every strength is 0: there is nothing to time", hint=f"hnetkit bench {items[0][0]}:1")
+        raise UsageError(
+            "every strength is 0: there is nothing to time", hint=f"hnetkit bench {shlex.quote(items[0][0])}:1"
+        )
     return active
 
 

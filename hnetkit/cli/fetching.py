@@ -15,7 +15,7 @@ import click
 from hnetkit import paths
 from hnetkit.cli.library import open_registry
 from hnetkit.cli.output import Output, Row
-from hnetkit.errors import HnetkitError, PartlyFailed, UsageError, printable
+from hnetkit.errors import HnetkitError, PartlyFailed, UsageError
 
 if TYPE_CHECKING:
     from hnetkit.registry.jobs import Job
@@ -181,12 +181,12 @@ def _job_row(registry: Registry, job: Job) -> Row:
     }
 
 
-def file_line(row: Row) -> str:
+def file_line(row: Row) -> str | list[str]:
     if row.get("paths"):
-        return "\n".join(f"{row['state']:<9}{printable(path)}" for path in row["paths"])
+        return [f"{row['state']:<9}{path}" for path in row["paths"]]
     reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
     detail = f"  ({reason})" if reason else f"  {row.get('size') or ''}"
-    return f"{row['state']:<9}{printable(row['name'])}{printable(detail)}"
+    return f"{row['state']:<9}{row['name']}{detail}"
 
 
 def size_text(size_bytes: int | None) -> str | None:

@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
-from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, printable
+from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
 from hnetkit.network import DType
 
 SUFFIXES = (".pt", ".ckpt", ".bin", ".pth", ".safetensors")
@@ -42,8 +42,8 @@ def inspect_command(files: tuple[str, ...], output: Output) -> None:
     for path in _tracked("Reading", files, output):
         try:
             row, failure = _inspected(path, output)
-        except HnetkitError as error:
-            failures.append(error)
+        except Exception as error:
+            failures.append(failure_of(error, path))
             continue
         if failure is not None:
             failures.append(failure)
@@ -108,8 +108,8 @@ def convert_command(
     for source, target in _tracked("Converting", pairs, output):
         try:
             rows.append(_convert(source, target, cast("DType | None", dtype), overwrite, output))
-        except HnetkitError as error:
-            failures.append(error)
+        except Exception as error:
+            failures.append(failure_of(error, source))
     output.rows(
         rows, columns=["source", "target", "dtype", "size_bytes", "content_hash"], text=lambda row: row["target"]
     )
@@ -131,7 +131,7 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
     if of == 1:
         raise failures[0]
     for failure in failures:
-        click.echo(f"Error: {failure}", err=True)
+        say_failure(failure)
     summary = f"{len(failures)} of {of} files failed"
     if all(isinstance(failure, FileRefused) for failure in failures):
         raise FileRefused(summary)
@@ -159,8 +159,9 @@ def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
         report = validate(load(path))
     except NotFound as error:
         return None, error
-    except HnetkitError as error:
-        return {"path": path, "verdict": "refused", "problems": [str(error)], "warnings": []}, error
+    except Exception as error:
+        failure = failure_of(error, path)
+        return {"path": path, "verdict": "refused", "problems": [str(failure)], "warnings": []}, failure
     verdict = "refused" if report.problems else "warnings" if report.warnings else "ok"
     row = {"path": path, "verdict": verdict, "problems": list(report.problems), "warnings": list(report.warnings)}
     if not report.problems:
@@ -205,7 +206,11 @@ def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, ou
 
     refuse_existing(target, overwrite=overwrite)
     net = load(source)
-    save(net, target, dtype=dtype, overwrite=overwrite)
+    try:
+        save(net, target, dtype=dtype, overwrite=overwrite)
+    except OSError as error:
+        error.filename = None  # that of the temporary file means nothing to the person
+        raise failure_of(error, str(target)) from error
     for name in net.not_carried:
         output.note(f"{source}: {name} is not carried over")
     written = load(target)
@@ -219,19 +224,19 @@ def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, ou
     }
 
 
-def _card(row: Row) -> str:
+def _card(row: Row) -> list[str]:
     """One file for a person to read."""
     if row["kind"] == "picture":
         from hnetkit.cli.picture_rows import picture_card
 
         return picture_card(row)
-    lines = [printable(row["path"])]
+    lines = [row["path"]]
     if row["format"] is None:
-        lines.append(f"  {row['reason'].removeprefix(row['path'] + ': ')}")
+        lines.append(f"  {row['reason'].removeprefix(printable(row['path']) + ': ')}")
     else:
-        lines += [f"  {label:<12} {printable(text)}" for label, text in _facts(row)]
-    lines += [f"  warning      {printable(warning)}" for warning in row["warnings"]]
-    return "\n".join(lines)
+        lines += [f"  {label:<12} {text}" for label, text in _facts(row)]
+    lines += [f"  warning      {warning}" for warning in row["warnings"]]
+    return lines
 
 
 def _facts(row: Row) -> Iterator[tuple[str, str]]:
@@ -257,8 +262,8 @@ def _trained_on(row: Row) -> str:
     return f" on {name or 'a checkpoint'}{f' [{short}]' if short else ''}" if name or short else ""
 
 
-def _verdict_lines(row: dict[str, Any]) -> str:
-    lines = [f"{row['verdict']:<9}{printable(row['path'])}"]
-    lines += [f"  problem  {printable(problem)}" for problem in row["problems"]]
-    lines += [f"  warning  {printable(warning)}" for warning in row["warnings"]]
-    return "\n".join(lines)
+def _verdict_lines(row: dict[str, Any]) -> list[str]:
+    lines = [f"{row['verdict']:<9}{row['path']}"]
+    lines += [f"  problem  {problem}" for problem in row["problems"]]
+    lines += [f"  warning  {warning}" for warning in row["warnings"]]
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from hnetkit.registry.files import Root
     from hnetkit.registry.store import Registry
 
+# what means nothing to bash, zsh, fish and PowerShell, which takes typographic quotes for quotes and dashes for -
+_BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
+_PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
 
@@ -32,13 +36,20 @@ def open_registry() -> Iterator[Registry]:
 
 
 def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Network names for the shell's completion."""
+    """Network names for the shell's completion: those that a shell reads as one plain word, and nothing else in them.
+
+    A shell puts what it completes on the command line as it is, where the next Enter obeys it.
+    """
     from hnetkit.library.resolve import names
 
     if not paths.registry_file().exists():
         return []
     with open_registry() as registry:
-        return [name for name in names(registry) if name.startswith(incomplete)]
+        return [name for name in names(registry) if name.startswith(incomplete) and _is_plain_word(name)]
+
+
+def _is_plain_word(name: str) -> bool:
+    return _PLAIN_WORD.fullmatch(name) is not None and printable(name) == name
 
 
 @click.command("scan")
@@ -238,7 +249,7 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
             if root is not None:
                 registry.files.forget_root(root)
             registry.networks.forget_fileless()
-    output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {printable(row['path'])}")
+    output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 
 def _root_at(registry: Registry, name: str) -> Root | None:
@@ -324,7 +335,7 @@ def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
         facts.append(("weight", f"{said['preferred_weight']:g} preferred" if said.get("preferred_weight") else None))
         facts.append(("activation", said.get("activation_text")))
         facts.append(("notes", said.get("notes")))
-    return [f"  {label:<11}{printable(value)}" for label, value in dict.fromkeys(facts) if value]
+    return [f"  {label:<11}{value}" for label, value in dict.fromkeys(facts) if value]
 
 
 def _size(size_bytes: int) -> str:
@@ -344,7 +355,7 @@ def _change(change: Any) -> Row:
 
 def _change_line(row: Row) -> str:
     detail = f"  ({row['detail']})" if row["kind"] != "hypernetwork" and row["detail"] else ""
-    return f"{row['change']:<9}{printable(row['path'])}{printable(detail).replace(printable(row['path']) + ': ', '')}"
+    return f"{row['change']:<9}{row['path']}{detail.replace(printable(row['path']) + ': ', '')}"
 
 
 def _training_lines(training: Row | None) -> list[str]:
@@ -355,10 +366,10 @@ def _training_lines(training: Row | None) -> list[str]:
     known = [f"{key.replace('_', ' ')} {recipe[key]}" for key in ("rates", "batch_size", "pictures") if key in recipe]
     ancestors = [ancestor["name"] or ancestor["content_hash"][:13] for ancestor in training["lineage"]]
     facts = {"recipe": ", ".join(known), "begun with": " < ".join(ancestors)}
-    return [f"  {label:<11}{printable(value)}" for label, value in facts.items() if value]
+    return [f"  {label:<11}{value}" for label, value in facts.items() if value]
 
 
-def _network_card(row: Row) -> str:
+def _network_card(row: Row) -> list[str]:
     structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
     facts = {
         "content": row["content_hash"],
@@ -372,9 +383,9 @@ def _network_card(row: Row) -> str:
         "aliases": ", ".join(row["aliases"]),
         "note": row["note"],
     }
-    lines = [printable(row["name"])]
-    lines += [f"  {label:<11}{printable(value)}" for label, value in facts.items() if value]
+    lines = [row["name"]]
+    lines += [f"  {label:<11}{value}" for label, value in facts.items() if value]
     lines += _training_lines(row.get("training"))
     lines += _site_lines(row.get("sites", []), row.get("sidecars", []))
-    lines += [f"  {file['state']:<11}{printable(file['path'])}" for file in row["files"]]
-    return "\n".join(lines)
+    lines += [f"  {file['state']:<11}{file['path']}" for file in row["files"]]
+    return lines

@@ -12,7 +12,7 @@ import click
 
 from hnetkit.cli.library import complete_name, open_registry
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.errors import PartlyFailed, UsageError, printable
+from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.library.layouts import PROGRAMS, folder_of
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _row(change: LinkChange) -> Row:
 
 def _line(row: Row) -> str:
     how = f"  ({row['reason'] or row['how']})" if row["reason"] or row["how"] else ""
-    return f"{row['change']:<9}{printable(row['path'])}{printable(how)}"
+    return f"{row['change']:<9}{row['path']}{how}"
 
 
 def _sum(changes: Iterable[LinkChange], *, dry_run: bool) -> str:

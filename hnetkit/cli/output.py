@@ -1,22 +1,39 @@
-"""Data on stdout in the form the user chose; everything else on stderr."""
+"""Data on stdout in the form the user chose; everything else on stderr. All text of the program leaves here.
+
+What strangers wrote is made safe in this one place, whoever prints it: text is printable, line by line; JSON, CSV and
+TSV hold the same data in escapes. Tokens of the environment are never shown.
+"""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
+import logging
+import os
 import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import IO, Any, Literal, TypeVar
 
 import click
 
-from hnetkit.errors import HnetkitError, UsageError, printable
+from hnetkit.errors import HnetkitError, UsageError
+from hnetkit.text import exact, printable, to_cell
 
 Row = dict[str, Any]
 Form = Literal["text", "json", "nl", "csv", "tsv", "table"]
 F = TypeVar("F", bound=Callable[..., Any])
+_TOKENS = ("CIVITAI_TOKEN", "CIVITAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_SHORTEST_TOKEN = 8  # what is shorter is no secret, and may be a word that text needs
+
+
+class ReaderLeft(Exception):
+    """Nobody reads our output any more, as after ``| head``. As an OSError it would be click's, which exits with 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +43,104 @@ class Output:
     form: Form = "text"
     quiet: bool = False
 
-    def rows(self, rows: Iterable[Row], *, columns: Sequence[str], text: Callable[[Row], str] | None = None) -> None:
+    def rows(
+        self, rows: Iterable[Row], *, columns: Sequence[str], text: Callable[[Row], str | Iterable[str]] | None = None
+    ) -> None:
         """Prints rows. JSON forms carry every key; tables, CSV and text carry `columns`.
 
         Args:
             rows: one dict per thing; nested values stay nested in JSON and become JSON text in CSV.
             columns: what the flat forms show, in this order.
-            text: how one row reads without an output option; None prints a table.
+            text: how one row reads without an output option, as a line or as several; None prints a table.
         """
         if self.form == "json":
-            _echo(json.dumps([_jsonable(row) for row in rows], indent=2, ensure_ascii=False))
+            put_json([_jsonable(row) for row in rows], indent=2)
         elif self.form == "nl":
             for row in rows:
-                _echo(json.dumps(_jsonable(row), ensure_ascii=False))
+                put_json(_jsonable(row))
         elif self.form in ("csv", "tsv"):
             _delimited(rows, columns, "," if self.form == "csv" else "\t")
         elif self.form == "text" and text is not None:
             for row in rows:
-                click.echo(text(row))
+                shown = text(row)
+                for line in (shown,) if isinstance(shown, str) else shown:
+                    put(line)
         else:
             _table(rows, columns)
 
     def note(self, message: str) -> None:
         """Says something to the person, on stderr; silent with -q."""
         if not self.quiet:
-            click.echo(printable(message), err=True)
+            say(message)
+
+
+def put(line: str) -> None:
+    """Prints one line of text on stdout."""
+    _leave(printable(line), sys.stdout)
+
+
+def put_path(path: str | os.PathLike[str]) -> None:
+    """Prints a path on stdout: as it is where a program reads it, as in ``$(hnetkit path)``, else as text."""
+    if is_terminal(sys.stdout):
+        put(os.fspath(path))
+    else:
+        _leave(os.fsencode(path), sys.stdout)
+
+
+def put_json(value: Any, *, indent: int | None = None) -> None:
+    """Prints a value as JSON on stdout; it reads back exactly, and no terminal obeys it."""
+    lines = json.dumps(value, indent=indent, ensure_ascii=False).split("\n")
+    _leave("\n".join(_exact(line) for line in lines), sys.stdout)
+
+
+def say(line: str) -> None:
+    """Says one line on stderr, also with -q."""
+    with suppress(OSError, ReaderLeft):  # stderr is gone or full: that ends no work, and there is nobody to tell
+        _leave(printable(line), sys.stderr)
+
+
+def say_failure(failure: HnetkitError) -> None:
+    """Says that one of several things failed, and why."""
+    say(f"Error: {failure}")
+
+
+def say_traceback(error: BaseException) -> None:
+    """Shows where an error came from."""
+    for block in traceback.format_exception(error):
+        for line in block.rstrip("\n").split("\n"):
+            say(line)
+
+
+def say_usage(error: click.ClickException) -> None:
+    """Says what click refuses about a command line, and how the command is used."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if context is not None:
+        for line in context.get_usage().split("\n"):
+            say(line)
+        say(f"Try '{context.command_path} {context.help_option_names[0]}' for help.")
+        say("")
+    say(f"Error: {error.format_message()}".replace("\n\t", " "))  # where it lists choices
+
+
+class _SafeRecord(logging.LogRecord):
+    """What a library logs, whichever handler of its own it has for it."""
+
+    def getMessage(self) -> str:
+        return _without_tokens(printable(super().getMessage()))
+
+
+def take_streams() -> None:
+    """Opens streams that the caller closed, so that no file takes their place; makes safe what libraries say."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    warnings.showwarning = lambda message, *about, **more: say(f"Warning: {message}")
+    logging.setLogRecordFactory(_SafeRecord)
+
+
+def is_terminal(stream: IO[str] | None) -> bool:
+    """Whether a person is at the other end of a stream; there is none where the caller closed it."""
+    return stream is not None and stream.isatty()
 
 
 def output_options(command: F) -> F:
@@ -93,15 +183,31 @@ def confirm(question: str, *, yes: bool) -> None:
     """
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         raise UsageError(f"{question} Nobody is here to answer.", hint="add -y to agree")
-    if not click.confirm(question, err=True):
+    if not click.confirm(_without_tokens(printable(question)), err=True):
         raise HnetkitError("nothing was done")
 
 
-def _echo(text: str, *, newline: bool = True) -> None:
-    r"""Prints text; a byte of a file name that is not UTF-8 becomes JSON's own ``\udcXX``, which reads back exactly."""
-    click.echo(text.encode("utf-8", "backslashreplace").decode(), nl=newline)
+def _leave(text: str | bytes, stream: IO[str] | None) -> None:
+    """The one way out of safe lines; what the stream's encoding does not have is escaped."""
+    if stream is None:
+        return
+    if isinstance(text, str):
+        encoding = _encoding(stream)
+        text = _without_tokens(text).encode(encoding, "backslashreplace").decode(encoding)
+    try:
+        click.echo(text, file=stream)
+    except BrokenPipeError as error:
+        raise ReaderLeft from error
+
+
+def _without_tokens(text: str) -> str:
+    for name in _TOKENS:
+        token = os.environ.get(name, "").strip()
+        if len(token) >= _SHORTEST_TOKEN:
+            text = text.replace(token, f"<{name}>")
+    return text
 
 
 def _jsonable(value: Any) -> Any:
@@ -131,12 +237,25 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
     writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([_cell(row.get(column)) for column in columns])
-    _echo(buffer.getvalue(), newline=False)
+        writer.writerow([_safe_cell(row.get(column)) for column in columns])
+    _leave(buffer.getvalue().removesuffix("\n"), sys.stdout)
+
+
+def _safe_cell(value: Any) -> str:
+    return _cell(value) if isinstance(value, int | float) else _exact(to_cell(_cell(value)))
+
+
+def _exact(text: str) -> str:
+    return exact(text, ascii_only=codecs.lookup(_encoding(sys.stdout)).name != "utf-8")
+
+
+def _encoding(stream: IO[str] | None) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 def _table(rows: Iterable[Row], columns: Sequence[str]) -> None:
     from tabulate import tabulate
 
     cells = [[printable(_cell(row.get(column))) for column in columns] for row in rows]
-    click.echo(tabulate(cells, headers=list(columns), disable_numparse=True))
+    lines = tabulate(cells, headers=list(columns), disable_numparse=True).split("\n")
+    _leave("\n".join(map(printable, lines)), sys.stdout)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hnetkit import paths
 from hnetkit.cli.output import Output, Row
-from hnetkit.errors import NoSettings, printable
+from hnetkit.errors import NoSettings
 from hnetkit.generate.picture_text import picture_format, settings_of
 from hnetkit.prompts.infotext import Infotext, Mention, hypernetworks_of
 
@@ -78,13 +78,13 @@ def _command(network: Row) -> str:
     return f"hnetkit browse {'-- ' if name.startswith('-') else ''}{name}"
 
 
-def picture_card(row: Row) -> str:
+def picture_card(row: Row) -> list[str]:
     """One picture for a person to read."""
-    lines = [printable(row["path"])]
+    lines = [row["path"]]
     for label, text in _facts(row):
         first, *others = text.split("\n")
-        lines += [f"  {label:<12} {printable(first)}", *(f"{'':<15}{printable(line)}" for line in others)]
-    return "\n".join(lines)
+        lines += [f"  {label:<12} {first}", *(f"{'':<15}{line}" for line in others)]
+    return lines
 
 
 def _facts(row: Row) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from typing import IO
 import click
 
 from hnetkit.cli.library import open_registry
-from hnetkit.cli.output import Output, output_options
+from hnetkit.cli.output import Output, output_options, put_json
 
 
 @click.command("export")
@@ -30,14 +30,17 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
     from hnetkit.sources.portable import exported
 
     with open_registry() as registry:
-        lines = [json.dumps(record, ensure_ascii=True) for record in exported(registry)]
+        records = list(exported(registry))
     if file == "-":
-        click.echo("\n".join(lines))
+        for record in records:
+            put_json(record)
         return
     with new_file(file, overwrite=overwrite) as out:
-        out.write("".join(f"{line}\n" for line in lines).encode())
-    output.rows([{"file": file, "records": len(lines) - 1}], columns=["file", "records"], text=lambda row: row["file"])
-    output.note(f"{len(lines) - 1} records")
+        out.write("".join(f"{json.dumps(record, ensure_ascii=True)}\n" for record in records).encode())
+    output.rows(
+        [{"file": file, "records": len(records) - 1}], columns=["file", "records"], text=lambda row: row["file"]
+    )
+    output.note(f"{len(records) - 1} records")
 
 
 @click.command("import")

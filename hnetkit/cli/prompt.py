@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.errors import printable
 
 if TYPE_CHECKING:
     from hnetkit.prompts.tags import Tag, TaggedPrompt
@@ -66,11 +65,11 @@ def _hypernetwork(tag: Tag) -> dict[str, Any]:
     return found | ({"blocks": list(tag.blocks)} if tag.blocks else {})
 
 
-def _card(row: Row) -> str:
+def _card(row: Row) -> list[str]:
     """A prompt for a person to read."""
     facts = list(_facts(row))
     width = max(len(label) for label, _ in facts) + 2
-    return "\n".join(f"{label:<{width}}{printable(text)}".rstrip() for label, text in facts)
+    return [f"{label:<{width}}{text}".rstrip() for label, text in facts]
 
 
 def _facts(row: Row) -> Iterator[tuple[str, str]]:

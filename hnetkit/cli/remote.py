@@ -20,7 +20,7 @@ from hnetkit.cli.fetching import (
     open_desk,
     size_text,
 )
-from hnetkit.cli.output import Output, Row, confirm, output_options
+from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
 from hnetkit.errors import HnetkitError, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def pull_command(
                 if len(meant) == 1:
                     raise
                 failures.append(error)
-                output.note(f"Error: {error}")
+                say_failure(error)
                 continue
             jobs += [job for job in ready if job not in jobs]
             rows += [item_row(item) for item in there]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from hnetkit import paths, settings
-from hnetkit.cli.output import Output, output_options
+from hnetkit.cli.output import Output, output_options, put_path
 from hnetkit.errors import NotFound, UsageError
 
 PLACES = {
@@ -28,7 +28,7 @@ def path_command(what: str) -> None:
       hnetkit path
       sqlite-utils tables "$(hnetkit path registry)" --counts
     """
-    click.echo(PLACES[what]())
+    put_path(PLACES[what]())
 
 
 @click.command("config")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.errors import BadPicture, NotFound, PartlyFailed, UsageError
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def _prepare_all(sources: Sequence[Path], folder: Folder, output: Output) -> tup
                 looks.append(look)
             except (BadPicture, UsageError) as error:
                 failed += 1
-                click.echo(f"Error: {error}", err=True)
+                say_failure(error)
     return made, looks, failed
 
 

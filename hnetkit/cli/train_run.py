@@ -15,7 +15,7 @@ import click
 
 from hnetkit import demo, settings
 from hnetkit.cli.library import open_registry
-from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.cli.output import Output, Row, is_terminal, output_options
 from hnetkit.cli.train_options import make_recipe, recipe_options
 from hnetkit.errors import UsageError
 
@@ -163,30 +163,26 @@ def run_progress(output: Output) -> Iterator[Callbacks]:
     """Gives what a run tells: a bar with loss, rate and time left at a terminal, a line now and then elsewhere."""
     from hnetkit.train.loop import Callbacks
 
-    if output.quiet or not sys.stderr.isatty():
+    if output.quiet or not is_terminal(sys.stderr):
         yield Callbacks(output.note, lambda what, done, total: None, _lines(output))
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from hnetkit.cli.progress import Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, TextColumn("{task.fields[about]}"), console=console, transient=True) as bar:
-        task = bar.add_task("Training", total=None, about="")
+    begun = False
 
-        def prepared(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what, completed=done, total=total)
+    def made(report: Report) -> None:
+        nonlocal begun
+        if not begun:
+            begun = True
+            bar.begin("Training", report.step - 1, report.last_step)
+        about = f"loss {report.loss:.4f}  rate {report.rate:.3g}  epoch {report.epoch + 1}"
+        bar.show("Training", report.step, report.last_step, about)
 
-        begun: list[int] = []
-
-        def made(report: Report) -> None:
-            if not begun:
-                begun.append(report.step - 1)
-                bar.reset(task, description="Training", completed=report.step - 1, total=report.last_step)
-            about = f"loss {report.loss:.4f}  rate {report.rate:.3g}  epoch {report.epoch + 1}"
-            bar.update(task, completed=report.step, about=about)
-
-        yield Callbacks(lambda line: bar.console.print(line, markup=False, highlight=False), prepared, made)
+    bar = Bar("Training")
+    try:
+        yield Callbacks(bar.say, bar.show, made)
+    finally:
+        bar.stop()
 
 
 def _lines(output: Output) -> Callable[[Report], None]:

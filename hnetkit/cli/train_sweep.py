@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import settings
-from hnetkit.cli.output import Output, output_options
+from hnetkit.cli.output import Output, output_options, say
 from hnetkit.cli.train_options import make_recipe, read_setting, recipe_options
 from hnetkit.cli.train_run import load_trained_on, machine_defaults, register_result, run_progress
-from hnetkit.errors import PartlyFailed, UsageError, printable
+from hnetkit.errors import PartlyFailed, UsageError
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
@@ -199,6 +199,6 @@ def _made(sweep: Sweep, device: str, beginning: Beginning, force: bool, output: 
 def _settle(outcome: Outcome, model: Model, start: str | None) -> None:
     """Puts a network into the library, or says why there is none."""
     if outcome.failure:
-        click.echo(f"Error: {printable(f'{outcome.run.label}: {outcome.failure}')}", err=True)
+        say(f"Error: {outcome.run.label}: {outcome.failure}")
     else:
         register_result(outcome.run.recipe, model, outcome.files, start)

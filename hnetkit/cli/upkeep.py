@@ -8,7 +8,6 @@ import click
 
 from hnetkit.cli.fetching import FILE_COLUMNS, carried_out, fetch_options, file_line, leave, open_desk
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.errors import printable
 
 
 @click.command("identify")
@@ -62,7 +61,7 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
             found = list(damages(desk.registry, report))
         if dry_run:
             rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in found]
-            output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{printable(row['path'])}")
+            output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
             output.note(f"{len(rows)} to fetch again" if rows else "nothing is missing or damaged")
             return
         jobs = [take_up(desk.registry, damage) for damage in found]
@@ -75,6 +74,6 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
 
 def _identity_line(row: dict[str, Any]) -> str:
     if row["model_id"] is None:
-        return f"{printable(row['path'])}  not known to the site"
+        return f"{row['path']}  not known to the site"
     creator = f" by {row['creator']}" if row["creator"] else ""
-    return f"{printable(row['path'])}  {printable(str(row['model']))} {printable(str(row['version']))}{creator}"
+    return f"{row['path']}  {row['model']} {row['version']}{creator}"

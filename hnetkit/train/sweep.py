@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import OutputExists, RunChanged, TrainingFailed, UsageError
 from hnetkit.files import new_file
+from hnetkit.text import to_cell
 from hnetkit.train.captions import Template
 from hnetkit.train.data import TrainingData, TrainingPicture, read_data
 from hnetkit.train.logs import CSV_NAME, read_log
@@ -248,7 +249,9 @@ def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Returns a value as its option is written."""
+    """Returns a value as its option is written, and no formula."""
+    if isinstance(value, str):
+        return to_cell(value)
     if isinstance(value, list):
         return ",".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
     return json.dumps(value) if isinstance(value, dict | bool) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -152,6 +153,72 @@ def test_convert_of_many_names_outputs_after_sources_and_goes_on_after_a_failure
     assert sorted(p.name for p in out.iterdir()) == ["a.safetensors", "b.safetensors"]
     assert hnetkit.load(out / "a.safetensors").dtype == "bf16"
     assert "1 of 3 files failed" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_stops_no_other(tmp_path: Path) -> None:
+    for name, width in (("a", 8), ("big", 600), ("z", 8)):
+        networks.save_pt(networks.a1111_network((width,)), tmp_path / f"{name}.pt")
+    script = (
+        "import resource, sys; from hnetkit.cli import run; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); sys.exit(run(sys.argv[1:]))"
+    )
+    sources = [str(tmp_path / f"{name}.pt") for name in ("a", "big", "z")]
+    command = [sys.executable, "-P", "-c", script, "convert", *sources, "--to", "safetensors", "--out-dir", "out"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 1
+    assert done.stdout.splitlines() == [f"out{os.sep}a.safetensors", f"out{os.sep}z.safetensors"]
+    assert done.stderr.splitlines() == [
+        f"Error: out{os.sep}big.safetensors: File too large",
+        "Error: 1 of 3 files failed",
+    ]
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.safetensors", "z.safetensors"]
+
+
+def test_a_full_disk_is_said_with_the_name_of_the_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = networks.network_file(tmp_path), tmp_path / "out.safetensors"
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert run(["convert", str(source), str(target)]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"Error: {target}: no room is left on the disk",
+        "Hint: make room, and run the command again",
+    ]
+    assert os.listdir(tmp_path) == [source.name]
+
+
+@pytest.mark.parametrize("command", ["inspect", "validate", "convert"])
+@pytest.mark.parametrize(
+    "error", [MemoryError(), OverflowError("too large"), RecursionError("deep"), OSError(5, "I/O")]
+)
+def test_whatever_goes_wrong_with_one_file_the_others_are_done(
+    command: str,
+    error: Exception,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = [networks.network_file(tmp_path, f"{name}.pt", seed=seed) for seed, name in enumerate(("a", "b", "c"))]
+    pread = os.pread
+
+    def failing(handle: int, *arguments: int) -> bytes:
+        if os.path.samestat(os.fstat(handle), os.stat(files[1])):
+            raise error
+        return pread(handle, *arguments)
+
+    monkeypatch.setattr(os, "pread", failing)
+    options = ["--to", "safetensors"] if command == "convert" else []
+    assert run([command, *map(str, files), *options, "--json"]) == 1
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
+    done = [Path(row.get("source") or row["path"]).stem for row in rows if row.get("verdict") != "refused"]
+    assert done == ["a", "c"]
+    assert f"Error: {files[1]}: " in err
+    assert err.splitlines()[-1] == "Error: 1 of 3 files failed"
 
 
 def test_two_sources_that_would_become_one_file_are_refused(tmp_path: Path) -> None:

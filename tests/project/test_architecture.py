@@ -15,7 +15,8 @@ HEAVY = ("torch", "diffusers", "transformers", "accelerate", "PIL", "rich", "req
 
 # room -> what its modules may import of ours; a room's own modules are always allowed
 ROOMS: dict[str, tuple[str, ...]] = {
-    "errors": (),
+    "text": (),
+    "errors": ("text",),
     "paths": ("errors",),
     "files": ("errors",),
     "limits": ("errors", "files"),
@@ -38,7 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "train": (
         *("errors", "paths", "files", "limits", "settings", "network", "hashes", "formats", "checks", "inspection"),
-        *("kernels", "registry", "library", "prompts", "runtime", "generate"),
+        *("text", "kernels", "registry", "library", "prompts", "runtime", "generate"),
     ),
 }
 THIRD_PARTY = {

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.text import from_cell
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.folder import write_caption
 from hnetkit.train.preparing.opening import picture_files
@@ -137,4 +138,4 @@ def _of_lines(text: str) -> list[dict[str, Any]]:
             raise UsageError(
                 f"row {number} of the table has more cells than columns", hint="quote captions with commas"
             )
-    return list(rows)
+    return [{key: cell and from_cell(cell) for key, cell in row.items()} for row in rows]
