@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hnetkit.errors import HnetkitError, MissingPackage
+from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
 from hnetkit.files import new_file
+from hnetkit.images import open_image
 from hnetkit.train.plot import draw_plot
 
 if TYPE_CHECKING:
@@ -170,10 +171,11 @@ class _Board:
 
     def picture(self, step: int, path: Path) -> None:
         import numpy as np
-        from PIL import Image
 
-        with Image.open(path) as sheet:
-            pixels = np.asarray(sheet.convert("RGB"))
+        try:
+            pixels = np.asarray(open_image(path).convert("RGB"))
+        except (BadPicture, NotFound):  # too large to be opened, or no longer what was written: training goes on
+            return
         self._writing().add_image("preview", pixels, step, dataformats="HWC")
 
     def go_on_after(self, step: int) -> None:
