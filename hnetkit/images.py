@@ -17,7 +17,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hnetkit.errors import BadPicture, NotFound
 from hnetkit.files import read_regular
@@ -25,8 +25,10 @@ from hnetkit.files import read_regular
 if TYPE_CHECKING:
     from PIL import Image
 
+Made = TypeVar("Made")
+
 MAX_PIXELS = 1 << 26
-"""Pixels of an image: 8192 x 8192, which take 256 MB once decoded."""
+"""Pixels of an image: 8192 x 8192, which take 256 MB once decoded; of a WebP half as many, as its decoder has copies."""
 
 MAX_SIDE = 65_535
 """Pixels of a side: the most that a JPEG can have."""
@@ -64,7 +66,10 @@ def open_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image
         BadPicture: it is no image of a format that is opened, is damaged, or is larger than the limits above.
     """
     data = read_image(path) if data is None else data
-    return _or_refused(path, _turned, data)
+    image = _or_refused(path, _turned, data)
+    # of what becomes of it later; nobody at a terminal can do anything about it
+    warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning)
+    return image
 
 
 def stored_size(path: str | os.PathLike[str]) -> tuple[int, int]:
@@ -92,7 +97,7 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
         raise BadPicture(f"{os.fspath(path)}: not a picture that can be read ({reason or 'too large'})") from error
 
 
-def _or_refused(path: str | os.PathLike[str], step: Callable[[bytes], Any], data: bytes) -> Any:
+def _or_refused(path: str | os.PathLike[str], step: Callable[[bytes], Made], data: bytes) -> Made:
     """Returns what `step` makes of the data; whatever exception it ends with is the image's fault."""
     try:
         return step(data)
@@ -158,15 +163,15 @@ def _header(data: bytes) -> tuple[Image.Image, int]:
         raise ValueError(f"its content is none of {', '.join(_PREPARED)}")
     pixels, orientation = _PREPARED[kind](data)
     image = Image.open(io.BytesIO(pixels), formats=(kind,))
-    _require_size(*image.size)
+    _require_size(*image.size, MAX_PIXELS // 2 if kind == "WEBP" else MAX_PIXELS)
     return image, orientation
 
 
-def _require_size(width: int, height: int) -> None:
+def _require_size(width: int, height: int, most: int) -> None:
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"{width} x {height} pixels; a side has at most {MAX_SIDE:,}")
-    if width * height > MAX_PIXELS:
-        raise ValueError(f"{width * height / 1e6:.1f} megapixels; at most {MAX_PIXELS / 1e6:.1f} are opened")
+    if width * height > most:
+        raise ValueError(f"{width * height / 1e6:.1f} megapixels; at most {most / 1e6:.1f} are opened")
 
 
 @contextmanager
@@ -313,7 +318,7 @@ def _of_gif(data: bytes) -> _Prepared:
         elif data[place] == 0x2C:
             left, top, width, height, flags = struct.unpack_from("<HHHHB", data, place + 1)
             screen = struct.unpack_from("<HH", data, 6)
-            _require_size(max(screen[0], left + width), max(screen[1], top + height))
+            _require_size(max(screen[0], left + width), max(screen[1], top + height), MAX_PIXELS)
             end = _gif_blocks_end(data, place + 11 + _gif_palette(flags))
             return b"".join((*kept, control, view[place:end], b";")), 0
         else:
@@ -367,7 +372,7 @@ def _of_tiff(data: bytes) -> _Prepared:
             raise ValueError("its directory claims more than the file has")
     if said.get(_COMPRESSION, 1) not in _COMPRESSIONS:
         raise ValueError(f"a TIFF of compression {said[_COMPRESSION]}, which is not opened")
-    _require_size(said.get(_TILE_WIDTH, 0), said.get(_TILE_LENGTH, 0))
+    _require_size(said.get(_TILE_WIDTH, 0), said.get(_TILE_LENGTH, 0), MAX_PIXELS)
     padding = -len(data) % 8
     directory = struct.pack(order + ("Q" if is_big else "H"), len(kept)) + b"".join(kept.values())
     head = data[:at] + struct.pack(order + number, len(data) + padding)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
-from hnetkit.files import new_file
+from hnetkit.files import new_file, read_regular
 from hnetkit.images import open_image
 from hnetkit.train.plot import draw_plot
 
@@ -22,6 +22,7 @@ CSV_NAME = "hypernetwork_loss.csv"
 PLOT_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"
 
+_MOST_LOG = 512 << 20  # bytes: of millions of steps
 _WHOLE = ("step", "epoch", "epoch_step", "roll_backs")  # columns of whole numbers
 
 
@@ -201,16 +202,19 @@ def read_log(path: Path) -> Iterator[LogRow]:
         HnetkitError: another line is not whole.
     """
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
+        text = read_regular(path, most=_MOST_LOG).decode("utf-8", "replace")
     except FileNotFoundError:
         return
+    except ValueError as error:
+        raise HnetkitError(f"{path}: not a training log ({error})", hint="move it away") from error
     whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
-        try:
-            row = LogRow.of(line)
-        except ValueError as error:
-            raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
-        yield row
+    lines = csv.DictReader(io.StringIO(whole, newline=""))
+    try:
+        for line in lines:
+            yield LogRow.of(line)
+    except (ValueError, csv.Error) as error:
+        number = lines.line_num + isinstance(error, csv.Error)  # of these, the line is not counted yet
+        raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
 
 
 def _as_csv(rows: Iterable[Iterable[Any]]) -> bytes:

@@ -174,4 +174,14 @@ def _mutated(whole: bytes, chance: random.Random) -> bytes:
         else:
             del data[max(place, 1) :]
         data = data or bytearray(1)
-    return bytes(data)
+    return _with_checksums(bytes(data)) if chance.random() < 0.7 else bytes(data)
+
+
+def _with_checksums(data: bytes) -> bytes:
+    """Returns a damaged PNG of which the checksums are right, so that its damage is met; all else as it is."""
+    parts, place = [data[:8]], 8
+    while data.startswith(b"\x89PNG") and place + 12 <= len(data):
+        size, name = struct.unpack_from(">I4s", data, place)
+        parts.append(_chunk(name, data[place + 8 : place + 8 + size]))
+        place += 12 + size
+    return b"".join(parts) + data[place:] if len(parts) > 1 else data
