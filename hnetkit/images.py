@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Made = TypeVar("Made")
 
 MAX_PIXELS = 1 << 26
-"""Pixels of an image: 8192 x 8192, which take 256 MB once decoded; of a WebP half as many, as its decoder has copies."""
+"""Pixels of an image: 8192 x 8192, which take 256 MB once decoded; half as many of a WebP, whose decoder has copies."""
 
 MAX_SIDE = 65_535
 """Pixels of a side: the most that a JPEG can have."""
@@ -304,25 +304,26 @@ def _of_bmp(data: bytes) -> _Prepared:
 
 # --- GIF
 
+_GIF_PART = re.compile(rb"[\x21\x2c]")  # an extension, or a picture
+
 
 def _of_gif(data: bytes) -> _Prepared:
     """Leaves out comments and all frames but the first."""
     view = memoryview(data)
     place = 13 + _gif_palette(data[10])
-    kept, control = [view[:place]], view[:0]
-    while place < len(data):
+    beginning, control = view[:place], view[:0]
+    while found := _GIF_PART.search(data, place):
+        place = found.start()
         if data[place] == 0x21:
             end = _gif_blocks_end(data, place + 2)
             control = view[place:end] if data[place + 1 : place + 2] == b"\xf9" else control
             place = end
-        elif data[place] == 0x2C:
-            left, top, width, height, flags = struct.unpack_from("<HHHHB", data, place + 1)
-            screen = struct.unpack_from("<HH", data, 6)
-            _require_size(max(screen[0], left + width), max(screen[1], top + height), MAX_PIXELS)
-            end = _gif_blocks_end(data, place + 11 + _gif_palette(flags))
-            return b"".join((*kept, control, view[place:end], b";")), 0
-        else:
-            place += 1
+            continue
+        left, top, width, height, flags = struct.unpack_from("<HHHHB", data, place + 1)
+        screen = struct.unpack_from("<HH", data, 6)
+        _require_size(max(screen[0], left + width), max(screen[1], top + height), MAX_PIXELS)
+        end = _gif_blocks_end(data, place + 11 + _gif_palette(flags))
+        return b"".join((beginning, control, view[place:end], b";")), 0
     raise ValueError("a GIF without a picture")
 
 

@@ -220,6 +220,9 @@ def test_an_image_of_as_many_pixels_as_are_allowed_is_opened(monkeypatch: pytest
     assert open_image("a picture", large_png(64, 64)).size == (64, 64)
     with pytest.raises(BadPicture, match=r"megapixels"):
         open_image("a picture", large_png(65, 64))
+    with pytest.raises(BadPicture, match=r"megapixels"):  # of a WebP half as many
+        open_image("a picture", encoded(Image.new("RGB", (64, 33)), "WEBP"))
+    assert open_image("a picture", encoded(Image.new("RGB", (64, 32)), "WEBP")).size == (64, 32)
     monkeypatch.setattr(images, "MAX_SIDE", 63)
     with pytest.raises(BadPicture, match="a side has at most 63"):
         open_image("a picture", large_png(64, 1))
