@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from hnetkit.cli.output import Output, Row, output_options, say_failure
-from hnetkit.errors import BadPicture, NotFound, PartlyFailed, UsageError
+from hnetkit.errors import DiskFull, MissingPackage, NotFound, PartlyFailed, UsageError, failure_of
 
 if TYPE_CHECKING:
     from hnetkit.train.preparing.folder import Describe, Folder, Prepared, Settings
     from hnetkit.train.preparing.quality import Look
+
+_MOST_TABLE = 16 << 20  # bytes of an edited table
 
 
 @click.command("prepare")
@@ -187,7 +189,7 @@ def review_command(
     else:
         output.rows(seen.rows, columns=COLUMNS)
     if seen.unreadable:
-        raise PartlyFailed(f"{len(seen.unreadable)} of {len(seen.rows)} pictures cannot be read")
+        raise PartlyFailed(f"{len(seen.unreadable)} of {len(seen.rows)} pictures or their captions cannot be read")
 
 
 def _prepare_all(sources: Sequence[Path], folder: Folder, output: Output) -> tuple[list[Prepared], list[Look], int]:
@@ -205,9 +207,14 @@ def _prepare_all(sources: Sequence[Path], folder: Folder, output: Output) -> tup
                 look = Look.at(source)
                 made += folder.add(source)
                 looks.append(look)
-            except (BadPicture, UsageError) as error:
+            except (DiskFull, MissingPackage):  # of every other too
+                raise
+            except Exception as error:
+                failure = failure_of(error, str(source))
+                if isinstance(failure, DiskFull):
+                    raise failure from error
                 failed += 1
-                say_failure(error)
+                say_failure(failure)
     return made, looks, failed
 
 
@@ -282,9 +289,15 @@ def _captioners(
 
 def _text_of(place: str) -> str:
     try:
-        data = sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
+        if place == "-":
+            data = sys.stdin.buffer.read(_MOST_TABLE + 1)
+        else:
+            with open(place, "rb") as file:
+                data = file.read(_MOST_TABLE + 1)
     except OSError as error:
         raise NotFound(f"{place}: {error.strerror}") from error
+    if len(data) > _MOST_TABLE:
+        raise UsageError(f"{place}: more than {_MOST_TABLE >> 20} MB", hint="give the table back in parts")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

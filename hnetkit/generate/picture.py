@@ -10,17 +10,16 @@ import torch
 from PIL import Image as images
 from torch import Tensor
 
-from hnetkit.errors import BadPicture, NotFound
+from hnetkit.errors import BadPicture
 from hnetkit.generate.memory import needing_memory
 from hnetkit.generate.model import Model
 from hnetkit.generate.request import Request, SecondPass, Start
 from hnetkit.generate.sampling import latents as space
 from hnetkit.generate.sampling.loop import AfterStep, Kept
 from hnetkit.generate.sampling.passes import Pass
+from hnetkit.images import open_image
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL import Image
 
 Progress = Callable[[int, int], None]
@@ -81,10 +80,10 @@ class _Beginning:
 
     @classmethod
     def of(cls, start: Start, size: tuple[int, int]) -> _Beginning:
-        image = _opened(start.image).convert("RGB").resize(size, images.Resampling.LANCZOS)
+        image = open_image(start.image).convert("RGB").resize(size, images.Resampling.LANCZOS)
         if start.mask is None:
             return cls(image, None, start.content)
-        mask = space.soft_mask(_opened(start.mask), size, blur=start.mask_blur, inverted=start.inverted)
+        mask = space.soft_mask(open_image(start.mask), size, blur=start.mask_blur, inverted=start.inverted)
         return cls(image, mask, start.content)
 
     def outside_as_it_was(self, drawn: Image.Image) -> Image.Image:
@@ -158,17 +157,6 @@ class _Batch:
     def _encoded(self, image: Image.Image, width: int, height: int) -> Tensor:
         generator = torch.Generator("cpu").manual_seed(self._seeds[0])
         return space.encode(self._pipe, image, (width, height), generator)
-
-
-def _opened(path: Path) -> Image.Image:
-    try:
-        image = images.open(path)
-        image.load()
-    except FileNotFoundError as error:
-        raise NotFound(f"{path}: no such picture") from error
-    except (OSError, ValueError, images.DecompressionBombError) as error:
-        raise BadPicture(f"{path}: not a picture that can be read ({error})") from error
-    return image
 
 
 def _to_image(pipe: Any, pixels: Tensor) -> Image.Image:

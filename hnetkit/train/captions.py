@@ -9,7 +9,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import NotFound, UsageError, failure_of
+from hnetkit.files import read_regular
+
+MAX_TEXT = 256 << 10
+"""Bytes of a caption or a template; what a text encoder reads of one is less than a thousand."""
 
 _SHOWN = 5  # names in a warning
 
@@ -50,7 +54,8 @@ def caption_of(picture: Path, *, filename_pattern: str = "", joiner: str = " ") 
         joiner: between what the pattern finds.
 
     Raises:
-        UsageError: the ``.txt`` is not UTF-8, or the pattern is no regular expression.
+        UsageError: the ``.txt`` is not UTF-8 or too long, or the pattern is no regular expression.
+        HnetkitError: the ``.txt`` cannot be read.
     """
     beside = picture.with_suffix(".txt")
     if beside.is_file():
@@ -98,7 +103,8 @@ class Template:
 
         Raises:
             NotFound: neither is there.
-            UsageError: the file is not UTF-8, or has no line with text.
+            UsageError: the file is not UTF-8, is too long, or has no line with text.
+            HnetkitError: it cannot be read.
         """
         if name_or_path in _BUILT_IN:
             return cls(name_or_path, _BUILT_IN[name_or_path])
@@ -141,9 +147,13 @@ def caption_warnings(captions: Mapping[str, str], template: Template) -> Iterato
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_regular(path, most=MAX_TEXT).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text", hint="save it as UTF-8 in a text editor") from error
+    except ValueError as error:
+        raise UsageError(f"{path}: not a text to train with ({error})", hint="shorten it, or move it away") from error
+    except OSError as error:
+        raise failure_of(error, str(path)) from error
 
 
 def _compiled(pattern: str) -> re.Pattern[str]:

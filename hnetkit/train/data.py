@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import BadPicture, UsageError
+from hnetkit.images import read_image
 from hnetkit.prompts.tags import Tag, plain_number, split_tags
 from hnetkit.train.captions import Template, caption_of, caption_warnings, vary
 from hnetkit.train.order import Order, draw_for
@@ -155,16 +156,16 @@ def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done
     template = Template.read(recipe.template)
     folder = Path(recipe.pictures)
     paths = picture_files(folder)
-    pictures, faults = [], {}
+    pictures, faults = [], []
     for number, path in enumerate(paths, 1):
         try:
             pictures.append(_read(path, recipe))
-        except BadPicture as error:
-            faults[path.name] = error
+        except BadPicture:
+            faults.append(path.name)
         progress(number, len(paths))
     if faults:
         raise BadPicture(
-            f"{folder}: not pictures that can be read: {_listed(list(faults))}",
+            f"{folder}: not pictures that can be read: {_listed(faults)}",
             hint="remove them, or get them again; nothing was trained",
         )
     _require_sizes(folder, pictures)
@@ -184,10 +185,7 @@ def changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]
 
 
 def _read(path: Path, recipe: Recipe) -> TrainingPicture:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BadPicture(f"{path}: {error}") from error
+    data = read_image(path)
     own, size = opened(path, data).size, recipe.size
     caption, stack = _stack_in(caption_of(path), path, recipe)
     digest = hashlib.sha256(data).hexdigest()

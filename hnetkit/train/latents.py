@@ -63,7 +63,7 @@ def opacity_weight(image: Image.Image, size: tuple[int, int]) -> Tensor | None:
     """
     if "A" not in image.getbands():
         return None
-    alpha = torch.tensor(list(image.getchannel("A").tobytes()), dtype=torch.float32)
+    alpha = torch.frombuffer(bytearray(image.getchannel("A").tobytes()), dtype=torch.uint8).float()
     alpha = alpha.reshape(1, 1, image.height, image.width) / 255
     small = interpolate(alpha, size=(size[1], size[0]), mode="bilinear", antialias=True)[0]
     small = small - small.min()

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from hnetkit.errors import HnetkitError, MissingPackage
-from hnetkit.files import new_file
+from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
+from hnetkit.files import new_file, read_regular
+from hnetkit.images import open_image
 from hnetkit.train.plot import draw_plot
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ CSV_NAME = "hypernetwork_loss.csv"
 PLOT_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"
 
+_MOST_LOG = 512 << 20  # bytes: of millions of steps
 _WHOLE = ("step", "epoch", "epoch_step", "roll_backs")  # columns of whole numbers
 
 
@@ -170,10 +172,11 @@ class _Board:
 
     def picture(self, step: int, path: Path) -> None:
         import numpy as np
-        from PIL import Image
 
-        with Image.open(path) as sheet:
-            pixels = np.asarray(sheet.convert("RGB"))
+        try:
+            pixels = np.asarray(open_image(path).convert("RGB"))
+        except (BadPicture, NotFound):  # too large to be opened, or no longer what was written: training goes on
+            return
         self._writing().add_image("preview", pixels, step, dataformats="HWC")
 
     def go_on_after(self, step: int) -> None:
@@ -199,16 +202,19 @@ def read_log(path: Path) -> Iterator[LogRow]:
         HnetkitError: another line is not whole.
     """
     try:
-        text = path.read_bytes().decode("utf-8", "replace")
+        text = read_regular(path, most=_MOST_LOG).decode("utf-8", "replace")
     except FileNotFoundError:
         return
+    except ValueError as error:
+        raise HnetkitError(f"{path}: not a training log ({error})", hint="move it away") from error
     whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
-        try:
-            row = LogRow.of(line)
-        except ValueError as error:
-            raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
-        yield row
+    lines = csv.DictReader(io.StringIO(whole, newline=""))
+    try:
+        for line in lines:
+            yield LogRow.of(line)
+    except (ValueError, csv.Error) as error:
+        number = lines.line_num + isinstance(error, csv.Error)  # of these, the line is not counted yet
+        raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
 
 
 def _as_csv(rows: Iterable[Iterable[Any]]) -> bytes:

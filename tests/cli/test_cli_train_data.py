@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 
 from hnetkit.cli import run
+from tests.support.hostile_images import damaged_avif, large_png, postscript
 from tests.support.pictures import different, save
 
 
@@ -58,6 +61,49 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_made(
     assert "picture-01.txt: not UTF-8" in err
     assert "2 of 4 pictures were left out" in err
     assert sorted(path.name for path in (tmp_path / "training").iterdir()) == ["picture-00.png", "picture-02.png"]
+
+
+def test_each_hostile_picture_and_caption_fails_alone(
+    pictures: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "a-damaged.png").write_bytes(damaged_avif())
+    (pictures / "b-code.png").write_bytes(postscript())
+    (pictures / "c-large.png").write_bytes(large_png(13_300, 13_300))
+    (pictures / "d-line.png").write_bytes(large_png(1, 60_000))
+    save(pictures, "e-captioned.png").with_suffix(".txt").touch()
+    os.truncate(pictures / "e-captioned.txt", 1 << 40)
+    save(pictures, "f" * 250 + ".png", (64, 64), "blue")
+    arguments = ("prepare", pictures, "--out", tmp_path / "training", "--size", "64", "--flip", "--split")
+    out, err = said(capfd, *arguments, exit_code=1)
+    assert len(out.splitlines()) == 8
+    failed = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert [line.split(": ")[1].split("/")[-1] for line in failed[:-1]] == [
+        *("a-damaged.png", "b-code.png", "c-large.png", "d-line.png", "e-captioned.txt")
+    ]
+    assert failed[-1] == "Error: 5 of 9 pictures were left out"
+    assert "Warning: Image" not in err
+    out, err = said(capfd, "review", pictures, "--csv", exit_code=1)
+    assert len(out.splitlines()) == 10
+    assert "4 of 9 pictures or their captions cannot be read" in err
+
+
+def test_a_full_disk_ends_the_run_and_is_named(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    _, err = said(capsys, "prepare", pictures, "--out", tmp_path / "training", "--size", "64", exit_code=1)
+    assert err.count("Error: ") == 1
+    assert "picture-00.png: no room is left on the disk" in err
+    assert list((tmp_path / "training").iterdir()) == []
+
+
+def test_an_endless_table_is_refused(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "edited.csv").touch()
+    os.truncate(tmp_path / "edited.csv", 1 << 40)
+    assert "more than 16 MB" in said(capsys, "review", pictures, "--apply", tmp_path / "edited.csv", exit_code=2)[1]
 
 
 def test_what_is_odd_about_the_pictures_is_said(

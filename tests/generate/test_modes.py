@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from drawing import REQUEST, load_all, one
+from hostile_images import damaged_avif, large_png, postscript
 from PIL import Image
 from pipelines import tiny_sd
 
@@ -95,6 +96,28 @@ def test_a_picture_that_is_not_there_or_none_is_an_error(sd: Model, tmp_path: Pa
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(BadPicture, match=r"text\.png"):
         one(sd, replace(REQUEST, start=Start(tmp_path / "text.png")))
+
+
+def test_a_hostile_picture_is_an_error_by_name(sd: Model, photo: Path, tmp_path: Path) -> None:
+    for name, data in (
+        ("code.png", postscript()),
+        ("damaged.png", damaged_avif()),
+        ("large.png", large_png(9000, 9000)),
+    ):
+        (tmp_path / name).write_bytes(data)
+        for start in (Start(tmp_path / name), Start(photo, mask=tmp_path / name)):
+            with pytest.raises(BadPicture, match=name):
+                one(sd, replace(REQUEST, start=start))
+
+
+def test_picture_and_mask_are_turned_as_their_exif_data_says(sd: Model, photo: Path, right_half: Path) -> None:
+    expected = one(sd, replace(REQUEST, start=Start(photo, 0.3, mask=right_half)))
+    turned, exif = [], Image.Exif()
+    exif[0x0112] = 3  # upside down
+    for path in (photo, right_half):
+        turned.append(path.with_stem(f"{path.stem}-turned"))
+        Image.open(path).rotate(180).save(turned[-1], exif=exif)
+    assert one(sd, replace(REQUEST, start=Start(turned[0], 0.3, mask=turned[1]))) == expected
 
 
 # --- inpainting

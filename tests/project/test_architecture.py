@@ -20,6 +20,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "paths": ("errors",),
     "files": ("errors",),
     "limits": ("errors", "files"),
+    "images": ("errors", "files"),
     "settings": ("errors", "files", "limits", "paths"),
     "network": ("errors", "checks", "hashes"),
     "hashes": ("errors", "network"),
@@ -34,12 +35,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "runtime": ("errors", "network", "formats", "kernels"),
     "demo": ("errors",),
     "generate": (
-        *("errors", "paths", "files", "limits", "settings", "network", "hashes", "formats"),
+        *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats"),
         *("registry", "library", "prompts", "runtime", "demo"),
     ),
     "train": (
-        *("errors", "paths", "files", "limits", "settings", "network", "hashes", "formats", "checks", "inspection"),
-        *("text", "kernels", "registry", "library", "prompts", "runtime", "generate"),
+        *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats", "checks"),
+        *("inspection", "text", "kernels", "registry", "library", "prompts", "runtime", "generate"),
     ),
 }
 THIRD_PARTY = {

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetkit.errors import NotFound, UsageError
-from hnetkit.train.captions import BUILT_IN_TEMPLATES, Template, caption_of, caption_warnings, vary
+from hnetkit.errors import HnetkitError, NotFound, UsageError
+from hnetkit.train.captions import BUILT_IN_TEMPLATES, MAX_TEXT, Template, caption_of, caption_warnings, vary
 
 FILEWORDS = Template("mine", ("[filewords]",))
 
@@ -43,6 +45,32 @@ def test_a_folder_of_that_name_is_no_text(tmp_path: Path) -> None:
 def test_a_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat.txt").write_bytes("Käse".encode("latin-1"))
     with pytest.raises(UsageError, match=r"cat\.txt: not UTF-8"):
+        caption_of(tmp_path / "cat.png")
+
+
+@pytest.mark.parametrize(
+    "read", [lambda path: caption_of(path.with_suffix(".png")), lambda path: Template.read(str(path))]
+)
+def test_a_text_that_is_far_too_long_is_named_and_not_read(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    text = tmp_path / "cat.txt"
+    text.write_bytes(b"a" * MAX_TEXT)
+    read(text)
+    os.truncate(text, 1 << 40)
+    with pytest.raises(UsageError, match=r"cat\.txt: .*more than 262,144 bytes"):
+        read(text)
+
+
+def test_a_pipe_of_that_name_is_no_text_and_no_template(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cat.txt")
+    assert caption_of(tmp_path / "cat.png") == "cat"
+    with pytest.raises(NotFound, match="no such template"):
+        Template.read(str(tmp_path / "cat.txt"))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
+def test_a_text_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cat.txt").touch(mode=0)
+    with pytest.raises(HnetkitError, match=r"cat\.txt: Permission denied"):
         caption_of(tmp_path / "cat.png")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile_images import damaged_avif, large_png, postscript
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -105,6 +106,22 @@ def test_every_unreadable_picture_is_named_before_anything_is_trained(tmp_path: 
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "text.jpg").write_text("no picture")
     with pytest.raises(BadPicture, match=r"cut\.png, empty\.png, text\.jpg"):
+        read_data(small_recipe(tmp_path))
+
+
+def test_hostile_pictures_are_named_before_anything_is_trained(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 3)
+    (tmp_path / "code.png").write_bytes(postscript())
+    (tmp_path / "damaged.png").write_bytes(damaged_avif())
+    (tmp_path / "large.png").write_bytes(large_png(13_300, 13_300))
+    with pytest.raises(BadPicture, match=r"code\.png, damaged\.png, large\.png$"):
+        read_data(small_recipe(tmp_path))
+
+
+def test_a_caption_that_is_far_too_long_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 3)
+    os.truncate(tmp_path / "01.txt", 1 << 30)
+    with pytest.raises(UsageError, match=r"01\.txt"):
         read_data(small_recipe(tmp_path))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile_images import large_png
 from PIL import Image
 
 from hnetkit.errors import HnetkitError, MissingPackage
@@ -135,6 +136,18 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in shown.Scalars(tag)] for tag in shown.Tags()["scalars"]}
 
 
+@pytest.mark.parametrize("line", ["1,2", "x" * 200_000, "9" * 5000 + ",0,1,0.1,5e-6,0.1,0.1,0.1,0"])
+def test_a_line_of_any_kind_that_is_no_row_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "hypernetwork_loss.csv"
+    log_of(tmp_path, [row(1)]).close()
+    path.write_text(f"{path.read_text()}{line}\n")
+    with pytest.raises(HnetkitError, match="line 3 is no row"):
+        list(read_log(path))
+    os.truncate(path, 1 << 40)
+    with pytest.raises(HnetkitError, match="not a training log"):
+        list(read_log(path))
+
+
 def test_tensorboard_shows_loss_mean_rate_gradient_and_previews(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -147,6 +160,16 @@ def test_tensorboard_shows_loss_mean_rate_gradient_and_previews(tmp_path: Path) 
     assert shown["loss"] == [(1, pytest.approx(0.1)), (2, pytest.approx(0.5))]
     pictures = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("preview")
     assert [(picture.step, picture.width, picture.height) for picture in pictures] == [(2, 8, 4)]
+
+
+def test_a_preview_that_cannot_be_opened_again_does_not_end_a_training(tmp_path: Path) -> None:
+    (tmp_path / "ink-1.png").write_bytes(large_png(13_300, 13_300))
+    log = log_of(tmp_path, [row(1)], tensorboard=True)
+    log.preview(1, tmp_path / "ink-1.png")
+    log.preview(1, tmp_path / "gone.png")
+    log.step(row(2))
+    log.close()
+    assert [step for step, _ in scalars(tmp_path)["loss"]] == [1, 2]
 
 
 def test_tensorboard_forgets_the_steps_that_a_resumed_run_makes_again(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from PIL import Image
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.train.preparing.contact_sheet import contact_sheet
 from hnetkit.train.preparing.review import apply_captions, read_table, review
+from tests.support.hostile_images import damaged_avif
 from tests.support.pictures import different, save
 
 HOSTILE = "</p><script>alert(1)</script> \"quoted\" 'and' &amp; <img src=x onerror=alert(2)>"
@@ -65,6 +67,27 @@ def test_what_is_odd_about_a_picture_is_in_its_row(folder: Path) -> None:
     assert len(seen.unreadable) == 1
     assert "picture-05.png" in seen.unreadable[0]
     assert any("few" in warning for warning in seen.warnings)
+
+
+def test_a_picture_or_a_caption_that_cannot_be_read_fails_alone(folder: Path) -> None:
+    (folder / "picture-01.png").write_bytes(damaged_avif())
+    (folder / "picture-02.txt").write_bytes(b"\xff\xfe\xff")
+    os.truncate(folder / "picture-00.png", 1 << 40)
+    different(folder / "..", 4)[3].rename(folder / "picture-03.png")
+    seen = review(folder)
+    assert [row["warnings"] for row in seen.rows] == [["cannot be read"]] * 3 + [[]]
+    assert [row["caption"] for row in seen.rows] == ["picture-00", "number 1, red", "", "picture-03"]
+    assert [line.split(": ")[0].split("/")[-1] for line in seen.unreadable] == [
+        *("picture-00.png", "picture-01.png", "picture-02.txt")
+    ]
+
+
+def test_a_caption_that_cannot_be_read_stays_unless_another_is_given(folder: Path) -> None:
+    (folder / "picture-01.txt").write_bytes(b"\xff")
+    rows = {row["file"]: row["caption"] for row in review(folder).rows}
+    assert apply_captions(folder, rows) == []
+    assert (folder / "picture-01.txt").read_bytes() == b"\xff"
+    assert apply_captions(folder, {"picture-01.png": "a new one"}) == [folder / "picture-01.txt"]
 
 
 def test_only_captions_that_changed_are_written(folder: Path) -> None:
@@ -140,11 +163,36 @@ def test_a_table_is_read_as_spreadsheets_write_it(text: str) -> None:
         "[{",
         '[{"file": "a.png"}]',
         '[{"file": "a.png", "caption": 3}]',
+        "[" * 100_000,
+        "[" + "{}," * 1_000_000 + "{}]",
+        'file,caption\na.png,"' + "x" * 200_000 + '"\n',
+        '[{"file": "a.png", "caption": "' + "x" * 300_000 + '"}]',
+        '[{"file": "a.png", "caption": "\\ud800"}]',
     ],
 )
 def test_what_is_no_table_of_captions_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         read_table(text)
+
+
+@pytest.mark.parametrize(
+    ("cell", "caption"),
+    [
+        ("'=HYPERLINK(1)", "=HYPERLINK(1)"),
+        ("'-_-", "-_-"),
+        ("''=1", "'=1"),
+        ("' @a", "@a"),
+        ("'tis night", "'tis night"),
+        ("=1", "=1"),
+        ("a \\u001b[31m", "a \x1b[31m"),
+        ("\\u005cu001b", "\\u001b"),
+        ("\\ud83d\\ude00", "\N{GRINNING FACE}"),
+        ("C:\\users", "C:\\users"),
+    ],
+)
+def test_a_cell_is_read_without_what_keeps_spreadsheets_and_terminals_safe(cell: str, caption: str) -> None:
+    assert read_table(f"file,caption\na.png,{cell}\n") == {"a.png": caption}
+    assert read_table(json.dumps([{"file": "a.png", "caption": cell}])) == {"a.png": cell}
 
 
 class Page(HTMLParser):

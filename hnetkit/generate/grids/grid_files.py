@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import OutputExists
+from hnetkit.errors import BadPicture, FileRefused, NotFound, OutputExists
 from hnetkit.files import new_file
+from hnetkit.formats.source import OpenFile
 from hnetkit.generate.picture_files import write_picture
+from hnetkit.generate.picture_text import read_picture_text
+from hnetkit.images import open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -121,13 +124,12 @@ class GridFiles:
             os.fsync(file.fileno())
 
     def _is_whole(self, row: Row) -> bool:
-        from PIL import Image
-
+        path = self.picture(row)
         try:
-            with Image.open(self.picture(row)) as image:
-                image.load()
-                return bool(image.info.get("parameters") == row.get("infotext"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            open_image(path)
+            with OpenFile(path) as file:
+                return read_picture_text(file).get("parameters") == row.get("infotext")
+        except (BadPicture, FileRefused, NotFound):
             return False
 
 

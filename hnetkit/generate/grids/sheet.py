@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import UsageError
+from hnetkit.images import open_image, stored_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -210,16 +211,14 @@ def _size(picture: Image.Image | Path) -> tuple[int, int]:
 
     if isinstance(picture, Image.Image):
         return picture.size
-    with Image.open(picture) as opened:
-        return opened.size
+    return stored_size(picture)
 
 
 def _shown(picture: Image.Image | Path, layout: Layout) -> Image.Image:
     from PIL import Image
 
     if not isinstance(picture, Image.Image):
-        with Image.open(picture) as opened:
-            return _shown(opened.convert("RGB"), layout)
+        return _shown(open_image(picture).convert("RGB"), layout)
     if layout.scale == layout.shrink == 1:
         return picture
     if layout.shrink > 1:

@@ -7,7 +7,7 @@ import io
 from html import escape
 from pathlib import Path
 
-from hnetkit.errors import BadPicture
+from hnetkit.errors import BadPicture, NotFound
 from hnetkit.train.preparing.opening import opened
 from hnetkit.train.preparing.review import Review
 
@@ -75,7 +75,7 @@ def _figure(path: Path, row: dict[str, object]) -> str:
 def _thumbnail(path: Path, alt: str) -> str:
     try:
         image = opened(path)
-    except BadPicture:
+    except (BadPicture, NotFound):
         return ""
     image.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hnetkit.errors import MissingPackage
+from hnetkit.errors import BadPicture, MissingPackage
 from hnetkit.train.preparing.sizes import Size
 
 if TYPE_CHECKING:
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 Focus = Literal["centre", "entropy", "face"]
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels of the picture."""
+
+MAX_PARTS = 500
+"""Parts of one picture: the longest strips that are drawn give about a hundred."""
+
+MAX_ENLARGED = 8
+"""How often a part may be enlarged to its size, side by side."""
 
 _LOOKED_AT = 192  # longest side in pixels of the copy that entropy is computed on
 _PLACES = 33  # windows that are compared
@@ -47,11 +53,24 @@ def windows_along(image_size: Size, size: Size, overlap: float) -> list[Box]:
 
     Args:
         overlap: at least this share of a part is in the next one too, 0 to 0.9.
+
+    Raises:
+        BadPicture: they would be far too small, or too many.
     """
     width, height = _largest(image_size, size)
+    if width * MAX_ENLARGED < size[0]:
+        raise BadPicture(
+            f"a picture of {image_size[0]}x{image_size[1]} is too narrow to be split into {size[0]}x{size[1]}",
+            hint="without --split, or with a smaller --size",
+        )
     free = image_size[0] - width, image_size[1] - height
     long, short = (image_size[0], width) if free[0] > free[1] else (image_size[1], height)
     count = max(1, math.ceil((long - short * overlap) / (short * (1 - overlap)) - 1e-9))
+    if count > MAX_PARTS:
+        raise BadPicture(
+            f"a picture of {image_size[0]}x{image_size[1]} would become {count:,} parts; at most {MAX_PARTS} are made",
+            hint="without --split, or with a smaller --split-overlap",
+        )
     shares = [number / (count - 1) for number in range(count)] if count > 1 else [0.5]
     return [_at(free[0] * share, free[1] * share, width, height) for share in shares]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hnetkit.errors import OutputExists, UsageError
+from hnetkit.errors import BadPicture, OutputExists, UsageError
 from hnetkit.files import new_file
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.crops import Box, Focus, kept_share, window, windows_along
@@ -17,6 +17,8 @@ from hnetkit.train.preparing.sizes import Size, buckets_of, nearest
 
 if TYPE_CHECKING:
     from PIL import Image
+
+_LONGEST_STEM = 251  # bytes: with the suffix 255, which file systems allow
 
 Existing = Literal["keep", "replace", "append", "prepend"]
 Describe = Callable[["Image.Image"], str]
@@ -87,30 +89,31 @@ class Folder:
         """Yields what one original becomes, each once it is written: its caption first, then the picture.
 
         Raises:
-            BadPicture: the original cannot be read.
-            UsageError: its caption is not UTF-8.
+            BadPicture: the original cannot be read or split.
+            HnetkitError: its caption cannot be read, see `caption_of`.
             MissingPackage: faces are to be found and OpenCV is not installed.
         """
         image = opened(source)
         existing = caption_of(source) if source.with_suffix(".txt").is_file() else None
         size = nearest(image.size, buckets_of(self.settings.size)) if self.settings.buckets else self.settings.size
-        boxes = self._boxes(image, size)
+        boxes = self._boxes(source, image, size)
         for number, box in enumerate(boxes, 1):
-            stem = source.stem if len(boxes) == 1 else f"{source.stem}-{number}"
+            ending = "" if len(boxes) == 1 else f"-{number}"
             part = _brought(image, box, size, flatten=self.settings.flatten)
             caption = self._caption(part, existing)
-            if caption is None and stem != source.stem:
+            if caption is None and ending:
                 caption = caption_of(source)  # its file name, which the part no longer has
-            yield self._write(part, stem, source, caption)
+            yield self._write(part, _stem(source.stem, ending), source, caption)
             if self.settings.flip:
-                mirrored = part.transpose(_flip())
-                yield self._write(
-                    mirrored, f"{stem}-flipped", source, caption_of(source) if caption is None else caption
-                )
+                mirrored, said = part.transpose(_flip()), caption_of(source) if caption is None else caption
+                yield self._write(mirrored, _stem(source.stem, f"{ending}-flipped"), source, said)
 
-    def _boxes(self, image: Image.Image, size: Size) -> list[Box]:
+    def _boxes(self, source: Path, image: Image.Image, size: Size) -> list[Box]:
         if self.settings.split and kept_share(image.size, size) <= self.settings.split_threshold:
-            return windows_along(image.size, size, self.settings.split_overlap)
+            try:
+                return windows_along(image.size, size, self.settings.split_overlap)
+            except BadPicture as error:
+                raise BadPicture(f"{source}: {error}", hint=error.hint) from error
         return [window(image, size, self.settings.focus)]
 
     def _caption(self, image: Image.Image, existing: str | None) -> str | None:
@@ -137,7 +140,7 @@ class Folder:
         """Returns the stem, with a number where another picture took it; upper and lower case are one."""
         name, number = stem, 2
         while name.casefold() in self._names:
-            name, number = f"{stem}-{number}", number + 1
+            name, number = _stem(stem, f"-{number}"), number + 1
         self._names.add(name.casefold())
         return name
 
@@ -187,6 +190,13 @@ def _brought(image: Image.Image, box: Box, size: Size, *, flatten: bool) -> Imag
     if not flatten:
         solid.putalpha(part.getchannel("A"))
     return solid
+
+
+def _stem(stem: str, ending: str) -> str:
+    """Returns a file's name without its suffix: `stem`, cut where it would be too long, and `ending`."""
+    while len(os.fsencode(stem + ending)) > _LONGEST_STEM:
+        stem = stem[:-1]
+    return stem + ending
 
 
 def _flip() -> Image.Transpose:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import os
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnetkit.errors import BadPicture, NotFound
+from hnetkit.errors import NotFound
+from hnetkit.images import open_image
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,19 +50,11 @@ def opened(path: Path, data: bytes | None = None) -> Image.Image:
         data: what is in the file, where that was read already.
 
     Raises:
-        BadPicture: it cannot be read, or has more pixels than Pillow takes for safe.
+        NotFound, BadPicture: as `hnetkit.images.open_image`.
     """
-    from PIL import Image, ImageOps
-
-    try:
-        with warnings.catch_warnings(), Image.open(path if data is None else io.BytesIO(data)) as image:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # Pillow refuses twice as many by itself
-            image.load()
-            turned = ImageOps.exif_transpose(image)
-            has_alpha = "A" in turned.getbands() or "transparency" in turned.info
-            return turned.convert("RGBA" if has_alpha else "RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadPicture(f"{path}: not a picture that can be read ({error})") from error
+    image = open_image(path, data)
+    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _is_picture_name(name: str) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from hnetkit.images import read_image
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.opening import opened
 from hnetkit.train.preparing.sizes import Size, buckets_of, nearest
@@ -49,14 +50,15 @@ class Look:
 
         Raises:
             BadPicture: it cannot be read.
-            UsageError: its caption is not UTF-8.
+            HnetkitError: its caption cannot be read, see `caption_of`.
         """
-        image = opened(path)
+        data = read_image(path)
+        image, sha256 = opened(path, data), hashlib.sha256(data).hexdigest()
+        del data
         grey = image.convert("L").resize((_SIDE + 1, _SIDE)).tobytes()
         rows = [grey[at : at + _SIDE + 1] for at in range(0, len(grey), _SIDE + 1)]
         bits = "".join("1" if right > left else "0" for row in rows for left, right in pairwise(row))
         colours = image.convert("RGB").resize((_SIDE, _SIDE)).tobytes()
-        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colours)
 
 

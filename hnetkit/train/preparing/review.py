@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.limits import parse_json
 from hnetkit.text import from_cell
-from hnetkit.train.captions import caption_of
+from hnetkit.train.captions import MAX_TEXT, caption_of
 from hnetkit.train.preparing.folder import write_caption
 from hnetkit.train.preparing.opening import picture_files
 from hnetkit.train.preparing.quality import Look, warnings_about, warnings_of_each
@@ -26,9 +26,9 @@ class Review:
     """What is to be seen in a training folder.
 
     Attributes:
-        rows: with `COLUMNS`, one for each picture; width and height are None where it cannot be read.
+        rows: with `COLUMNS`, one for each picture; width and height are None where it or its caption cannot be read.
         warnings: about all pictures together, one line each.
-        unreadable: why pictures cannot be read.
+        unreadable: why pictures or their captions cannot be read.
     """
 
     rows: Sequence[dict[str, Any]]
@@ -41,19 +41,18 @@ def review(folder: Path) -> Review:
 
     Raises:
         NotFound: no such folder, or no pictures in it.
-        UsageError: a caption is not UTF-8.
     """
     rows: list[dict[str, Any]] = []
     looks, seen, unreadable = [], [], []
     for path in picture_files(folder):
-        row: dict[str, Any] = {"file": path.name, "width": None, "height": None, "caption": caption_of(path)}
-        row["warnings"] = []
+        row: dict[str, Any] = {"file": path.name, "width": None, "height": None, "caption": "", "warnings": []}
         rows.append(row)
         try:
+            row["caption"] = caption_of(path)
             look = Look.at(path)
-        except BadPicture as error:
+        except Exception as error:
             row["warnings"] = ["cannot be read"]
-            unreadable.append(str(error))
+            unreadable.append(str(failure_of(error, str(path))))
             continue
         row["width"], row["height"] = look.size
         looks.append(look)
@@ -70,7 +69,7 @@ def read_table(text: str) -> dict[str, str]:
         UsageError: it is no such table, or names a file twice.
     """
     text = text.removeprefix("\ufeff")
-    rows = _of_json(text) if text.lstrip().startswith("[") else _of_lines(text)
+    rows: Iterable[dict[str, Any]] = _of_json(text) if text.lstrip().startswith("[") else _of_lines(text)
     captions: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         name, caption = row.get("file"), row.get("caption")
@@ -79,6 +78,8 @@ def read_table(text: str) -> dict[str, str]:
         if name in captions:
             raise UsageError(f"row {number} of the table names {name} again")
         captions[name] = " ".join(caption.split())
+        if len(captions[name].encode("utf-8", "surrogatepass")) >= MAX_TEXT or not _is_text(captions[name]):
+            raise UsageError(f"row {number} of the table has a caption that is too long, or is not text")
     return captions
 
 
@@ -104,24 +105,36 @@ def apply_captions(folder: Path, captions: dict[str, str]) -> list[Path]:
         beside = pictures[name].with_suffix(".txt")
         if wanted.setdefault(beside, caption) != caption:
             raise UsageError(f"{name} shares {beside.name} with another picture, and the table gives both captions")
-        if caption != caption_of(pictures[name]):
+        if caption != _caption_now(pictures[name], caption):
             changed[beside] = caption
     for path, caption in changed.items():
         write_caption(path, caption, overwrite=True)
     return list(changed)
 
 
-def _of_json(text: str) -> list[dict[str, Any]]:
+def _caption_now(picture: Path, wanted: str) -> str | None:
+    """Returns a picture's caption; of one that cannot be read, None where another is wanted instead."""
     try:
-        rows = json.loads(text)
+        return caption_of(picture)
+    except HnetkitError:
+        return None if wanted else ""  # its row in the table was empty
+
+
+def _is_text(text: str) -> bool:
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _of_json(text: str) -> Iterator[dict[str, Any]]:
+    try:
+        rows = parse_json(text)
     except ValueError as error:
         raise UsageError(f"the table is not JSON: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise UsageError("the table is not a JSON array of objects", hint="hnetkit train review DIR --json")
-    return list(rows)
+    yield from rows
 
 
-def _of_lines(text: str) -> list[dict[str, Any]]:
+def _of_lines(text: str) -> Iterator[dict[str, Any]]:
     header = text.split("\n", 1)[0]
     separator = max(_SEPARATORS, key=header.count)
     try:
@@ -130,12 +143,11 @@ def _of_lines(text: str) -> list[dict[str, Any]]:
             raise UsageError(
                 "the table has no columns file and caption in its first line", hint="hnetkit train review DIR --csv"
             )
-        rows = list(reader)
+        for number, row in enumerate(reader, 1):
+            if None in row:  # more cells than columns: most likely a caption with commas and without quotes
+                raise UsageError(
+                    f"row {number} of the table has more cells than columns", hint="quote captions with commas"
+                )
+            yield {name: from_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
     except csv.Error as error:
         raise UsageError(f"the table is not CSV: {error}") from error
-    for number, row in enumerate(rows, 1):
-        if None in row:  # more cells than columns: most likely a caption with commas and without quotes
-            raise UsageError(
-                f"row {number} of the table has more cells than columns", hint="quote captions with commas"
-            )
-    return [{key: cell and from_cell(cell) for key, cell in row.items()} for row in rows]

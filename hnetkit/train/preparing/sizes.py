@@ -6,6 +6,7 @@ import math
 import re
 
 from hnetkit.errors import UsageError
+from hnetkit.images import MAX_PIXELS
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -20,7 +21,7 @@ def read_size(text: str) -> Size:
     """Returns the size that ``"512"`` or ``"512x768"`` means.
 
     Raises:
-        UsageError: it means none, or a side is no multiple of 8.
+        UsageError: it means none, a side is no multiple of 8, or no picture may be so large.
     """
     found = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text.strip())
     if not found:
@@ -28,6 +29,8 @@ def read_size(text: str) -> Size:
     size = int(found[1]), int(found[2] or found[1])
     if any(side % _MULTIPLE or not side for side in size):
         raise UsageError(f"{text}: sides are multiples of {_MULTIPLE}", hint="--size 512")
+    if size[0] * size[1] > MAX_PIXELS:
+        raise UsageError(f"{text}: more pixels than a picture may have", hint="--size 512")
     return size
 
 

@@ -1,0 +1,302 @@
+"""One reader opens every image: the good ones as Pillow decodes them, the hostile ones as an error of that image."""
+
+from __future__ import annotations
+
+import ast
+import io
+import os
+import resource
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hostile_images import BAGGAGE, BOMBS, damaged_avif, encoded, large_png, mutants, postscript
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from hnetkit import images
+from hnetkit.errors import BadPicture, NotFound
+from hnetkit.images import open_image, read_image, stored_size
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MEGABYTE = 1 << 20
+FORMATS: list[tuple[str, dict[str, object]]] = [
+    ("PNG", {}),
+    ("JPEG", {}),
+    ("JPEG", {"progressive": True, "restart_marker_rows": 1}),
+    ("MPO", {"save_all": True}),
+    ("WEBP", {"lossless": True}),
+    ("AVIF", {}),
+    ("GIF", {"comment": b"a storm"}),
+    ("BMP", {}),
+    *[("TIFF", {"compression": name}) for name in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")],
+    ("TIFF", {"big_tiff": True}),
+]
+MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16")
+CANNOT = {  # be written, by Pillow
+    *(("JPEG", mode) for mode in ("LA", "P", "RGBA", "I;16")),
+    *(("MPO", mode) for mode in ("LA", "P", "RGBA", "I;16")),
+    *(("WEBP", mode) for mode in ("CMYK", "I;16")),
+    *(("AVIF", mode) for mode in ("CMYK", "I;16")),
+    *(("BMP", mode) for mode in ("LA", "CMYK", "I;16")),
+    *(("GIF", mode) for mode in ("CMYK", "I;16")),
+    ("PNG", "CMYK"),
+}
+WRITTEN = [
+    (format, options, mode)
+    for format, options in FORMATS
+    for mode in MODES
+    if (format, mode) not in CANNOT and (options.get("compression") != "jpeg" or mode in ("L", "RGB", "CMYK"))
+]
+
+
+def drawn(mode: str = "RGB") -> Image.Image:
+    """A picture that is another one after every turn."""
+    image = Image.linear_gradient("L").resize((24, 16))
+    colours = Image.merge("RGB", (image, image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), image.rotate(90)))
+    if mode == "I;16":
+        return image.convert("I").convert("I;16")
+    return colours.convert(mode)
+
+
+def as_pillow_has_it(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        return ImageOps.exif_transpose(image)
+
+
+def require_same(data: bytes) -> None:
+    expected, image = as_pillow_has_it(data), open_image("a picture", data)
+    assert (image.mode, image.size) == (expected.mode, expected.size)
+    assert image.tobytes() == expected.tobytes()
+    assert image.convert("RGBA").tobytes() == expected.convert("RGBA").tobytes()
+
+
+def peak() -> int:
+    """Bytes of memory that this process had at most so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# --- good images
+
+
+@pytest.mark.filterwarnings("ignore:Image appears to be a malformed MPO")
+@pytest.mark.parametrize(("format", "options", "mode"), WRITTEN)
+def test_a_good_image_has_the_pixels_that_pillow_finds_in_it(
+    format: str, options: dict[str, object], mode: str
+) -> None:
+    more = {"append_images": [drawn().rotate(20)]} if format == "MPO" else {}
+    require_same(encoded(drawn(mode), format, **options, **more))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_an_image_is_turned_as_its_exif_data_says(format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = "a storm", orientation
+    require_same(encoded(drawn(), format, exif=exif))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_an_image_is_turned_as_its_xmp_data_says_where_it_has_no_exif_data(format: str, orientation: int) -> None:
+    xmp = f'<rdf:Description tiff:Orientation="{orientation}"/>'
+    about = PngInfo()
+    about.add_itxt("XML:com.adobe.xmp", xmp, zip=True)
+    options = {"PNG": {"pnginfo": about}, "TIFF": {"tiffinfo": {700: xmp.encode()}}}.get(format, {"xmp": xmp.encode()})
+    require_same(encoded(drawn(), format, **options))
+
+
+def test_exif_data_in_hexadecimal_counts_too() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    about = PngInfo()
+    about.add_text("Raw profile type exif", f"\nexif\n      40\n{exif.tobytes().hex()}\n", zip=True)
+    data = encoded(drawn(), "PNG", pnginfo=about)
+    assert open_image("a picture", data).size == (16, 24)
+    require_same(data)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_of_several_frames_the_first_is_opened(format: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "white")]
+    data = encoded(frames[0], format, save_all=True, append_images=frames[1:])
+    require_same(data)
+    red, _, blue = open_image("a picture", data).convert("RGB").getpixel((8, 8))  # type: ignore[misc]
+    assert red > 200 > 50 > blue
+
+
+def test_transparency_and_colour_profile_are_all_that_is_kept_beside_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = PngInfo()
+    about.add_text("parameters", "a storm")
+    data = encoded(drawn(), "PNG", pnginfo=about, transparency=(1, 2, 3), icc_profile=b"profile", dpi=(72, 72))
+    assert open_image("a picture", data).info == {"transparency": (1, 2, 3), "icc_profile": b"profile"}
+    monkeypatch.setattr(images, "MAX_PROFILE", 6)
+    assert open_image("a picture", data).info == {"transparency": (1, 2, 3)}
+
+
+def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(encoded(drawn(), "WEBP", lossless=True))
+    assert open_image(tmp_path / "photo.png").tobytes() == drawn().tobytes()
+    assert stored_size(tmp_path / "photo.png") == (24, 16)
+
+
+# --- what is no image, or another
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0",
+        b"no picture",
+        postscript(),
+        b"\xc5\xd0\xd3\xc6" + bytes(100),  # PostScript behind a header
+        b"DDS \x7c\0\0\0" + bytes(200),
+        b"BLP2" + bytes(200),
+        b"\xd7\xcd\xc6\x9a" + bytes(100),  # WMF
+        b"SIMPLE  =                    T" + bytes(3000),  # FITS
+        b"\0\0\1\0\1\0" + bytes(100),  # ICO
+        b"P6 8 8 255\n" + bytes(192),
+        b"8BPS\0\1" + bytes(100),
+        bytes.fromhex("3f80000041000000") * 200,  # SPIDER
+    ],
+)
+def test_formats_that_are_not_on_the_list_never_start(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ghostscript = tmp_path / "gs"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n", encoding="utf-8")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / "photo.png").write_bytes(content)
+    with pytest.raises(BadPicture, match=r"photo\.png: .* none of PNG, JPEG"):
+        open_image(tmp_path / "photo.png")
+    assert not (tmp_path / "started").exists()
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match=r"gone\.png: no such picture"):
+        read_image(tmp_path / "gone.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("pipe.png", "zero.png", "folder.png"):
+        with pytest.raises(BadPicture, match=name):
+            open_image(tmp_path / name)
+
+
+def test_a_file_larger_than_any_image_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "sparse.png").touch()
+    os.truncate(tmp_path / "sparse.png", 1 << 40)
+    with pytest.raises(BadPicture, match=r"sparse\.png: .*more than 419,430,400 bytes"):
+        open_image(tmp_path / "sparse.png")
+
+
+# --- what costs more than it holds
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_an_image_that_costs_more_than_it_holds_is_refused(name: str) -> None:
+    data, before, started = BOMBS[name](), peak(), time.monotonic()
+    with pytest.raises(BadPicture, match=name):
+        open_image(name, data)
+    assert peak() - before < 100 * MEGABYTE
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("name", BAGGAGE)
+def test_what_an_image_carries_beside_its_pixels_is_left_behind(name: str) -> None:
+    data, before, started = BAGGAGE[name](), peak(), time.monotonic()
+    red, green, _ = open_image(name, data).convert("RGB").getpixel((4, 4))  # type: ignore[misc]
+    assert red > 240 > 20 > green
+    assert peak() - before < 100 * MEGABYTE
+    assert time.monotonic() - started < 10
+
+
+def test_an_image_of_as_many_pixels_as_are_allowed_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 64)
+    assert open_image("a picture", large_png(64, 64)).size == (64, 64)
+    with pytest.raises(BadPicture, match=r"megapixels"):
+        open_image("a picture", large_png(65, 64))
+    with pytest.raises(BadPicture, match=r"megapixels"):  # of a WebP half as many
+        open_image("a picture", encoded(Image.new("RGB", (64, 33)), "WEBP"))
+    assert open_image("a picture", encoded(Image.new("RGB", (64, 32)), "WEBP")).size == (64, 32)
+    monkeypatch.setattr(images, "MAX_SIDE", 63)
+    with pytest.raises(BadPicture, match="a side has at most 63"):
+        open_image("a picture", large_png(64, 1))
+
+
+def test_a_compressed_bitmap_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = BOMBS["jumps.bmp"]()
+    monkeypatch.setattr(images, "_MOST_RUNS", len(data) - 1)
+    with pytest.raises(BadPicture, match="compressed BMP"):
+        open_image("a picture", data)
+
+
+# --- what is damaged
+
+
+@pytest.mark.parametrize("data", [damaged_avif(), encoded(drawn(), "PNG")[:-40], encoded(drawn(), "JPEG")[:300]])
+def test_a_damaged_image_is_an_error_that_keeps_nothing_of_it(data: bytes) -> None:
+    with pytest.raises(BadPicture) as raised:
+        open_image("a picture", data)
+    assert raised.value.__context__ is None
+
+
+def require_bad_or_good(seed: int, count: int) -> Counter[str]:
+    ends = Counter[str]()
+    for data in mutants(seed, count):
+        try:
+            open_image("a picture", data)
+            ends["good"] += 1
+        except BadPicture:
+            ends["bad"] += 1
+    return ends
+
+
+def test_a_damaged_image_is_bad_or_good_and_nothing_else_and_nothing_is_printed(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    before = peak()
+    ends = require_bad_or_good(seed=1, count=400)
+    assert min(ends["bad"], ends["good"]) > 50
+    assert capfd.readouterr() == ("", "")
+    assert peak() - before < 500 * MEGABYTE
+
+
+@pytest.mark.long
+def test_twenty_thousand_damaged_images(capfd: pytest.CaptureFixture[str]) -> None:
+    before = peak()
+    ends = require_bad_or_good(seed=2, count=20_000)
+    assert capfd.readouterr() == ("", "")
+    with capfd.disabled():
+        print(f"\n{dict(ends)}, {(peak() - before) / MEGABYTE:.0f} MB")
+    assert sum(ends.values()) == 20_000
+    assert peak() - before < 500 * MEGABYTE
+
+
+# --- the one reader
+
+
+def test_nothing_else_opens_images() -> None:
+    for folder in ("hnetkit", "kernels", "registry"):
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            if "PIL" not in text:
+                continue
+            tree = ast.parse(text)
+            modules = {
+                alias.asname or alias.name
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.module == "PIL"
+                for alias in node.names
+                if alias.name in ("Image", "ImageFile")
+            } | {"PIL.Image", "PIL.ImageFile"}
+            opened = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+            opens = {f"{module}.{name}" for module in modules for name in ("open", "Parser")} & opened
+            sources = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+            is_reader = path == REPOSITORY / "hnetkit" / "images.py"
+            assert is_reader == bool(opens), path
+            assert not {"PIL.Image", "PIL.ImageFile"} & sources, path
