@@ -27,14 +27,20 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-MAX_PIXELS = 1 << 26
-"""Pixels of an image: 8192 x 8192, which take 256 MB once decoded; half as many of a WebP, whose decoder has copies."""
+MAX_PIXELS = 1 << 27
+"""Pixels of an image, whatever its file's size: the largest photographs of telephones have 108 million."""
+
+SMALL_PIXELS = 24 << 20
+"""Pixels of an image whose file is small: they take up to 200 MB while they are decoded and converted."""
+
+PIXELS_PER_BYTE = 4
+"""Pixels beyond `SMALL_PIXELS` that each byte of a file allows: photographs have one or two."""
 
 MAX_SIDE = 65_535
 """Pixels of a side: the most that a JPEG can have."""
 
 MAX_BYTES = 400 << 20
-"""Bytes of a file: what `MAX_PIXELS` take uncompressed in 16-bit RGB."""
+"""Bytes of a file."""
 
 MAX_PROFILE = 4 << 20
 """Bytes of a colour profile; a larger one is left out."""
@@ -45,6 +51,7 @@ _MOST_VALUES = 200_000  # in the directory of a TIFF: one for each strip or tile
 _MOST_RUNS = 16 << 20  # bytes of a compressed BMP
 _MOST_EXIF = 1 << 20  # bytes that are looked at for the orientation
 
+_COSTLY = {"WEBP": 2, "AVIF": 2, "JPEG": 2}  # decoders that hold about twice as much for each pixel
 _ORIENTATION = 274
 _KEPT = ("icc_profile", "transparency")  # of what Pillow says beside the pixels
 
@@ -112,7 +119,7 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, MemoryError):
         return "not enough memory"
-    if isinstance(error, Image.DecompressionBombWarning | Image.DecompressionBombError):
+    if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS / 1e6:.1f} megapixels"
     if isinstance(error, UnidentifiedImageError | struct.error | IndexError):
         return "damaged"
@@ -163,28 +170,29 @@ def _header(data: bytes) -> tuple[Image.Image, int]:
         raise ValueError(f"its content is none of {', '.join(_PREPARED)}")
     pixels, orientation = _PREPARED[kind](data)
     image = Image.open(io.BytesIO(pixels), formats=(kind,))
-    _require_size(*image.size, MAX_PIXELS // 2 if kind == "WEBP" else MAX_PIXELS)
+    _require_size(*image.size, _most_pixels(data, kind))
     return image, orientation
+
+
+def _most_pixels(data: bytes, kind: str) -> int:
+    return min(MAX_PIXELS, SMALL_PIXELS // _COSTLY.get(kind, 1) + PIXELS_PER_BYTE * len(data))
 
 
 def _require_size(width: int, height: int, most: int) -> None:
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"{width} x {height} pixels; a side has at most {MAX_SIDE:,}")
     if width * height > most:
-        raise ValueError(f"{width * height / 1e6:.1f} megapixels; at most {most / 1e6:.1f} are opened")
+        raise ValueError(f"{width * height / 1e6:.1f} megapixels; at most {most / 1e6:.1f} are opened of such a file")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what Pillow says of damaged images off the terminal; what it takes for a bomb is an error."""
-    from PIL import Image
-
+    """Keeps what Pillow says of damaged or large images off the terminal."""
     log = logging.getLogger("PIL")
     if not log.handlers:
         log.addHandler(logging.NullHandler())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         yield
 
 
@@ -321,7 +329,7 @@ def _of_gif(data: bytes) -> _Prepared:
             continue
         left, top, width, height, flags = struct.unpack_from("<HHHHB", data, place + 1)
         screen = struct.unpack_from("<HH", data, 6)
-        _require_size(max(screen[0], left + width), max(screen[1], top + height), MAX_PIXELS)
+        _require_size(max(screen[0], left + width), max(screen[1], top + height), _most_pixels(data, "GIF"))
         end = _gif_blocks_end(data, place + 11 + _gif_palette(flags))
         return b"".join((beginning, control, view[place:end], b";")), 0
     raise ValueError("a GIF without a picture")
@@ -373,7 +381,7 @@ def _of_tiff(data: bytes) -> _Prepared:
             raise ValueError("its directory claims more than the file has")
     if said.get(_COMPRESSION, 1) not in _COMPRESSIONS:
         raise ValueError(f"a TIFF of compression {said[_COMPRESSION]}, which is not opened")
-    _require_size(said.get(_TILE_WIDTH, 0), said.get(_TILE_LENGTH, 0), MAX_PIXELS)
+    _require_size(said.get(_TILE_WIDTH, 0), said.get(_TILE_LENGTH, 0), _most_pixels(data, "TIFF"))
     padding = -len(data) % 8
     directory = struct.pack(order + ("Q" if is_big else "H"), len(kept)) + b"".join(kept.values())
     head = data[:at] + struct.pack(order + number, len(data) + padding)

@@ -215,8 +215,9 @@ def test_what_an_image_carries_beside_its_pixels_is_left_behind(name: str) -> No
     assert time.monotonic() - started < 10
 
 
-def test_an_image_of_as_many_pixels_as_are_allowed_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 64)
+def test_a_small_file_may_have_as_many_pixels_as_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "SMALL_PIXELS", 64 * 64)
+    monkeypatch.setattr(images, "PIXELS_PER_BYTE", 0)
     assert open_image("a picture", large_png(64, 64)).size == (64, 64)
     with pytest.raises(BadPicture, match=r"megapixels"):
         open_image("a picture", large_png(65, 64))
@@ -226,6 +227,16 @@ def test_an_image_of_as_many_pixels_as_are_allowed_is_opened(monkeypatch: pytest
     monkeypatch.setattr(images, "MAX_SIDE", 63)
     with pytest.raises(BadPicture, match="a side has at most 63"):
         open_image("a picture", large_png(64, 1))
+
+
+def test_a_larger_file_may_have_more_pixels_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = large_png(65, 64)
+    monkeypatch.setattr(images, "SMALL_PIXELS", 65 * 64 - len(data))
+    monkeypatch.setattr(images, "PIXELS_PER_BYTE", 1)
+    assert open_image("a picture", data).size == (65, 64)
+    monkeypatch.setattr(images, "MAX_PIXELS", 65 * 64 - 1)
+    with pytest.raises(BadPicture, match=r"megapixels"):
+        open_image("a picture", data)
 
 
 def test_a_compressed_bitmap_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
