@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Union
 
@@ -68,12 +69,28 @@ def schedule(text: str, steps: int, first_pass_steps: int | None = None) -> list
     except _AllText:
         return [(steps, text)]
     if len(reader.ends) * len(text) > MOST_LETTERS:
-        raise UsageError(
-            f"a prompt of {len(text):,} letters that changes {len(reader.ends):,} times is too much to draw",
-            hint="shorten it, or take fewer steps",
-        )
+        raise _too_much(len(text), len(reader.ends))
     texts: dict[str, str] = {}  # one that comes again, as in turns, is kept once
     return [(end, texts.setdefault(at, at)) for end in sorted(reader.ends) for at in [_text_at(end, nodes)]]
+
+
+def require_room(texts: Sequence[str], steps: int) -> None:
+    """Raises UsageError where the texts that prompts become together have more letters than `MOST_LETTERS`."""
+    changes, letters = 0, 0
+    for text in texts:
+        reader = _Reader(steps, None)
+        with suppress(_AllText):
+            reader.read(text)
+        changes, letters = max(changes, len(reader.ends)), letters + len(reader.ends) * len(text)
+    if letters > MOST_LETTERS:
+        raise _too_much(sum(map(len, texts)), changes)
+
+
+def _too_much(letters: int, changes: int) -> UsageError:
+    return UsageError(
+        f"a prompt of {letters:,} letters that changes {changes:,} times is too much to draw",
+        hint="shorten it, or take fewer steps",
+    )
 
 
 @dataclass(slots=True)
