@@ -173,7 +173,9 @@ def test_what_no_sheet_can_show_is_refused_before_it_is_drawn() -> None:
     require_room(400, 1, most_side(Path("grid.png")))
 
 
-@pytest.mark.parametrize("word", ["x", "一", "\u0301", "Wi", "漢 "], ids=["latin", "chinese", "no width", "mixed", "two"])
+@pytest.mark.parametrize(
+    "word", ["x", "一", "\u0301", "Wi", "漢 "], ids=["latin", "chinese", "no width", "mixed", "two"]
+)
 def test_labels_of_any_length_are_broken_in_time_that_grows_with_what_is_shown(word: str) -> None:
     long = word * 50_000
     content = rows(SIZE, SIZE, long, "ink", long)
