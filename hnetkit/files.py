@@ -74,9 +74,10 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
     """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     with open(os.open(path, flags), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
-        data = file.read(most + 1)
+        data = file.read(min(status.st_size, most) + 1)  # Python makes room for all that it is asked for
     if len(data) > most:
         raise ValueError(f"more than {most:,} bytes")
     return data
