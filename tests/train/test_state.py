@@ -313,4 +313,4 @@ def test_a_state_that_no_optimizer_of_the_network_has_is_refused_by_name(change:
     with pytest.raises(ValueError, match=said):
         restore(optimizer, spoiled)
     with pytest.raises(ValueError, match="of 1000 parameters, not of 2"):
-        restore(optimizer, {**kept, "state": dict.fromkeys(range(1_000), {})})
+        restore(optimizer, {**kept, "state": {number: {} for number in range(1_000)}})
