@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -196,17 +197,20 @@ def read_log(path: Path) -> Iterator[LogRow]:
     """Yields the rows of a table; none where there is no file. A last line that was cut off is left out.
 
     Raises:
-        HnetkitError: another line is not whole.
+        HnetkitError: another line is not whole, or is no row.
     """
     try:
         text = path.read_bytes().decode("utf-8", "replace")
     except FileNotFoundError:
         return
     whole = text[: text.rfind("\n") + 1]
-    for number, line in enumerate(csv.DictReader(io.StringIO(whole, newline="")), start=2):
+    lines = csv.DictReader(io.StringIO(whole, newline=""))
+    for number in count(2):
         try:
-            row = LogRow.of(line)
-        except ValueError as error:
+            row = LogRow.of(next(lines))
+        except StopIteration:
+            return
+        except (ValueError, csv.Error) as error:
             raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
         yield row
 

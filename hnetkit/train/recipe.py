@@ -33,8 +33,14 @@ MOST_SAMPLES = 4096
 MOST_BATCHES = 65_536
 """Whose gradients make one step."""
 
+MOST_OF_A_STEP = 1 << 20
+"""Samples of all batches of one step."""
+
 MOST_STEPS = 1_000_000_000
 """Of a run."""
+
+MOST_PREVIEWS = 10_000
+"""Pictures of one preview."""
 
 MAX_RECORD = 64 << 20
 """Bytes of a run's ``recipe.json``, which names every picture with its hash and its caption."""
@@ -186,6 +192,11 @@ class Recipe:
         for name, most in _MOST.items():
             if (getattr(self, name) or 0) > most:
                 yield f"{name} {getattr(self, name)}: at most {most}"
+        if self.samples_per_step > MOST_OF_A_STEP:
+            yield f"batch_size {self.batch_size}, accumulation {self.accumulation}: at most {MOST_OF_A_STEP} samples a step"
+        shown_at_once = max(1, len(self.previews.prompts)) * len(self.previews.seeds) * len(self.previews.strengths)
+        if shown_at_once > MOST_PREVIEWS:
+            yield f"previews of {shown_at_once:,} pictures: at most {MOST_PREVIEWS:,}"
         for name in [name for name, count in Counter(self.networks).items() if count > 1]:
             yield f"two networks are called {name}: captions could not tell them apart"
         for name in ("save_every", "preview_every"):

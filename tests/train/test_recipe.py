@@ -82,6 +82,8 @@ def test_what_is_left_out_has_its_default() -> None:
         ({"batch_size": 10**400}, "batch_size: 1000.*is no number from"),
         ({"batch_size": 1e30}, "batch_size: 1e.30 is no number from"),
         ({"accumulation": 10**9}, "accumulation 1000000000: at most"),
+        ({"batch_size": 4096, "accumulation": 65_536}, "at most 1048576 samples a step"),
+        ({"previews": {"prompts": ["a"] * 100_000}}, "previews of 600,000 pictures"),
         ({"max_steps": 10**18}, "max_steps 1000000000000000000: at most"),
         ({"size": [10**9, 512]}, "size 1000000000x512: larger than any"),
         ({"size": [16384, 16384]}, "larger than any"),
