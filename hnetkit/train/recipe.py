@@ -193,7 +193,8 @@ class Recipe:
             if (getattr(self, name) or 0) > most:
                 yield f"{name} {getattr(self, name)}: at most {most}"
         if self.samples_per_step > MOST_OF_A_STEP:
-            yield f"batch_size {self.batch_size}, accumulation {self.accumulation}: at most {MOST_OF_A_STEP} samples a step"
+            factors = f"batch_size {self.batch_size} times accumulation {self.accumulation}"
+            yield f"{factors}: at most {MOST_OF_A_STEP} samples a step"
         shown_at_once = max(1, len(self.previews.prompts)) * len(self.previews.seeds) * len(self.previews.strengths)
         if shown_at_once > MOST_PREVIEWS:
             yield f"previews of {shown_at_once:,} pictures: at most {MOST_PREVIEWS:,}"
