@@ -12,7 +12,7 @@ from hnetkit.errors import UsageError
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.description import EMPHASIS
 from hnetkit.generate.picture_text import settings_of
-from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room
+from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import sampler_of
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext
 from hnetkit.prompts.tags import shortened, split_tags
@@ -51,7 +51,7 @@ def recipe_of(info: Infotext) -> Recipe:
 
     Noise of A1111's pictures came from CUDA's generator unless they say otherwise; hnetkit's own say where from.
     """
-    choices: dict[str, Any] = {"negative_prompt": info.negative_prompt}
+    choices: dict[str, Any] = {}
     warnings = list(info.warnings)
 
     def take(key: str, name: str, read: Callable[[str], Any]) -> None:
@@ -79,12 +79,17 @@ def recipe_of(info: Infotext) -> Recipe:
     take("RNG", "rng", {"CPU": "cpu", "NV": "nv", "GPU": "nv"}.__getitem__)
     choices.setdefault("rng", "nv")
     _take_second_pass(info, take)
+    prompts: dict[str, str] = {}
+    for name, text in (("prompt", info.prompt), ("negative prompt", info.negative_prompt)):
+        try:
+            prompts[name] = _prompt(text, choices.get("steps", 1))
+        except UsageError as error:
+            warnings.append(f"its {name} cannot be taken over: {error}")
+    choices["negative_prompt"] = prompts.get("negative prompt")
     choices["width"], choices["height"] = choices.pop("size", (None, None))
     seed = choices.pop("seed", None)
-    prompt = None if _has_too_many_networks(info.prompt) else info.prompt
-    if prompt is None:
-        warnings.append(f"its prompt names more than {MOST_MENTIONED} networks and cannot be taken over")
-    return Recipe(prompt, seed, {name: value for name, value in choices.items() if value is not None}, tuple(warnings))
+    given = {name: value for name, value in choices.items() if value is not None}
+    return Recipe(prompts.get("prompt"), seed, given, tuple(warnings))
 
 
 def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], Any]], None]) -> None:
@@ -101,15 +106,13 @@ def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], 
     take("Hires negative prompt", "hires_negative_prompt", str)
 
 
-def _prompt(text: str) -> str:
-    if _has_too_many_networks(text):
-        raise ValueError(text)
+def _prompt(text: str, steps: int = 1) -> str:
+    require_prompt(text, steps)
+    tagged = split_tags(text)
+    count = sum(map(len, (tagged.tags, tagged.loras, tagged.unknown, tagged.warnings)))
+    if count > MOST_MENTIONED:
+        raise UsageError(f"{count:,} tags are in it; at most {MOST_MENTIONED}")
     return text
-
-
-def _has_too_many_networks(prompt: str) -> bool:
-    tagged = split_tags(prompt)
-    return len(tagged.tags) + len(tagged.loras) > MOST_MENTIONED
 
 
 def _upscaler(text: str) -> str:

@@ -82,7 +82,8 @@ class SecondPass:
     def __post_init__(self) -> None:
         _require_sizes(self.width, self.height)
         _require_steps(self.steps)
-        _require_prompts(self.prompt, self.negative_prompt, self.steps)
+        require_prompt(self.prompt, self.steps)
+        require_prompt(self.negative_prompt, self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,8 @@ class Request:
             raise UsageError(f"seeds lie between 0 and {LARGEST_SEED}, not from {self.seed} on {self.count}")
         if not (0 <= self.variation_seed <= LARGEST_SEED and abs(self.eta_seed_delta) <= LARGEST_SEED):
             raise UsageError(f"variation seed and ENSD are numbers up to {LARGEST_SEED}")
-        _require_prompts(self.prompt, self.negative_prompt, self.steps)
+        require_prompt(self.prompt, self.steps)
+        require_prompt(self.negative_prompt, self.steps)
 
     @property
     def seeds(self) -> range:
@@ -187,10 +189,10 @@ def _require_steps(steps: int) -> None:
         raise UsageError(f"{steps} steps: there are 1 to {MOST_STEPS}")
 
 
-def _require_prompts(prompt: str, negative_prompt: str, steps: int) -> None:
+def require_prompt(prompt: str, steps: int) -> None:
+    """Raises UsageError where a prompt is no text, or asks for more than can be drawn in so many steps."""
     require_text(prompt)
-    require_text(negative_prompt)
     parts = [part for part, _ in split_and(prompt)]
     if len(parts) > MOST_PARTS:
         raise UsageError(f"{len(parts):,} prompts are joined by AND: at most {MOST_PARTS}", hint="leave some out")
-    require_room([*parts, negative_prompt], steps)
+    require_room(parts, steps)

@@ -49,8 +49,26 @@ def test_a_stack_that_nobody_makes_is_not_taken_over(tag: str) -> None:
     assert recipe.prompt is None
     assert recipe.choices["steps"] == 5
     assert "hires_prompt" not in recipe.choices
-    assert recipe.warnings[-1] == "its prompt names more than 100 networks and cannot be taken over"
+    assert recipe.warnings[-1] == "its prompt cannot be taken over: 101 tags are in it; at most 100"
     assert recipe_of(Infotext(tag * 100, "", {})).prompt == tag * 100
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("[|]" * 80_000, "changes 1,000 times"),
+        ("a AND " * 40_000, "40,001 prompts are joined by AND"),
+        ("<hypernet:ink:1" + ":x=1" * 60_000 + ">", "60,001 tags are in it"),
+        ("<hypernet:ink:x>" * 15_000, "15,000 tags are in it"),
+    ],
+)
+def test_a_prompt_that_nobody_could_draw_is_not_taken_over(prompt: str, said: str) -> None:
+    recipe = recipe_of(Infotext(prompt, prompt, {"Steps": "1000"}))
+    assert recipe.prompt is None
+    assert "negative_prompt" not in recipe.choices
+    for name, warning in zip(("prompt", "negative prompt"), recipe.warnings, strict=True):
+        assert warning.startswith(f"its {name} cannot be taken over: ")
+        assert said in warning
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,8 @@ class TextEncoder:
             last: Tensor = output.last_hidden_state
             return last
         if skip > len(output.hidden_states):
-            raise UsageError(f"clip skip {skip}: the text encoder has {len(output.hidden_states) - 1} layers")
+            layers = len(output.hidden_states) - 1
+            raise UsageError(f"clip skip {skip}: the text encoder has {layers} layers", hint="--clip-skip 1")
         inner = getattr(encoder, "text_model", encoder)
         normed: Tensor = inner.final_layer_norm(output.hidden_states[-skip])
         return normed
