@@ -77,8 +77,12 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")
-        if status.st_size > most or len(data := file.read(most + 1)) > most:
+        if status.st_size > most:
             raise ValueError(f"more than {most:,} bytes")
+        # Python makes room for all that it is asked for, so no more is asked for than there is
+        data = file.read(min(status.st_size, most) + 1)
+    if len(data) > most:
+        raise ValueError(f"more than {most:,} bytes")
     return data
 
 

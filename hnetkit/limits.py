@@ -94,14 +94,15 @@ def json_size(text: str | bytes) -> int:
     return len(text) + sum(text.count(sign) * cost for sign, cost in costs)
 
 
-def read_json(path: str | os.PathLike[str], *, most: int = MAX_JSON) -> Any:
+def read_json(path: str | os.PathLike[str], *, most: int = MAX_JSON, made: int = MAX_MADE) -> Any:
     """Returns the value of a JSON file that may be hostile.
 
     Args:
         most: bytes that the file may have.
+        made: bytes that its value may take in memory.
 
     Raises:
         OSError: it is not there or cannot be read.
         ValueError: it is no regular file, is too large, or see `parse_json`.
     """
-    return parse_json(read_regular(path, most=most))
+    return parse_json(read_regular(path, most=most), most=made)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from hnetkit.errors import UsageError
+from hnetkit.limits import parse_json
 
 if TYPE_CHECKING:
     from hnetkit.train.recipe import Recipe
@@ -63,7 +63,7 @@ def _sides(text: str) -> list[str]:
 _FLOATS = _Read(_numbers(float), "numbers, separated by commas")
 _INTS = _Read(_numbers(int), "whole numbers, separated by commas")
 _SIZE = _Read(_size, "a number of pixels, or WIDTHxHEIGHT")
-_OBJECT = _Read(json.loads, "a JSON object")
+_OBJECT = _Read(parse_json, "a JSON object")
 _LEAST_1, _LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
 _ABOVE_0, _CHANCE = click.FloatRange(min=0, min_open=True), click.FloatRange(0, 1)
 _PRECISION = click.Choice(["no", "fp16", "bf16"])
@@ -215,6 +215,8 @@ def make_recipe(file: Path | None, pictures: str | None, given: dict[str, Any], 
     for setting, value in given.items():
         part, _, name = setting.rpartition(".")
         place = data.setdefault(part, {}) if part else data
+        if not isinstance(place, dict):
+            raise UsageError(f"{file}: {part} is not a JSON object")
         place[name] = _sides(value) if setting == "build.sides" else value
     data = {**defaults, **data}
     for needed, hint in (("pictures", "hnetkit train PICTURES --name X"), ("name", "--name X")):

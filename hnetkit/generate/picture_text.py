@@ -3,6 +3,9 @@
 Source: W3C PNG (tEXt, zTXt, iTXt, eXIf), JFIF/EXIF 2.32 (APP1, UserComment), Google's WebP container (RIFF). Where
 programs put what: AUTOMATIC1111/stable-diffusion-webui 1.10 (``parameters``, UserComment), comfyanonymous/ComfyUI
 (``prompt``, ``workflow``; in EXIF as ``prompt:{...}`` in tags from 0x0110 downwards). Behaviour only.
+
+Everything that is read of one picture draws on one budget, so that the time and the memory that a file can take grow
+with its size alone, and end at `MOST_TEXT` and `MOST_PARTS`.
 """
 
 from __future__ import annotations
@@ -13,21 +16,28 @@ import zlib
 from collections.abc import Iterator
 from typing import Literal
 
-from hnetkit.errors import DamagedFile, FileRefused, NoSettings
+from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
 from hnetkit.formats.source import OpenFile
+from hnetkit.limits import Budget
 from hnetkit.prompts import comfyui, infotext
 from hnetkit.prompts.infotext import Infotext
 
+MOST_TEXT = 16 << 20
+"""Bytes that all texts of a picture may have, as they stand in the file and decompressed."""
+
+MOST_PARTS = 200_000
+"""Chunks or segments of a picture and entries of its EXIF directories, together."""
+
 Format = Literal["png", "jpeg", "webp"]
 _PNG = b"\x89PNG\r\n\x1a\n"
-_MOST_TEXT = 16 << 20  # bytes of one text, and of all texts of a file, after decompression
 _LONGEST = 1 << 18  # letters of a prompt, or of all parameters
-_MOST_PARTS = 200_000  # chunks or segments of a file
+_GLANCE = 4096  # bytes that are read at once where chunks are small: pixels are passed over unread
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _COMFYS_TAGS = range(0x010C, 0x0111)  # Model, Make and downwards
 _TAGS = frozenset({_EXIF_IFD, _USER_COMMENT, *_COMFYS_TAGS})
 _COMFY = re.compile(r"(prompt|workflow):", re.IGNORECASE)
 _HYPERNET = "<hypernet:"
+_NOT_NEEDED = "give its prompt and settings as options, or look for another copy of the picture"
 _EXIF = "\0EXIF"  # the name of an EXIF block among texts: no text can have it
 
 
@@ -55,12 +65,19 @@ def settings_of(file: OpenFile) -> Infotext:
         parameters = comment if is_said else ""
     if len(parameters) > _LONGEST:
         raise FileRefused(f"{file.path}: {len(parameters):,} letters of parameters")
-    said = infotext.parse(parameters) if parameters else comfyui.parse(texts.get("prompt"), texts.get("workflow"))
+    said = infotext.parse(parameters) if parameters else _graph_of(file, texts)
     if max(len(said.prompt), len(said.negative_prompt)) > _LONGEST:
         raise FileRefused(f"{file.path}: a prompt of {len(said.prompt):,} letters")
     if said.parameters or said.prompt:
         return said
     raise NoSettings(f"{file.path}: the picture carries no settings", hint="look for the original: sites remove them")
+
+
+def _graph_of(file: OpenFile, texts: dict[str, str]) -> Infotext:
+    try:
+        return comfyui.parse(texts.get("prompt"), texts.get("workflow"))
+    except UnsafeFile as error:
+        raise UnsafeFile(f"{file.path}: its ComfyUI graph cannot be read: {error}", hint=_NOT_NEEDED) from error
 
 
 def read_picture_text(file: OpenFile) -> dict[str, str]:
@@ -70,120 +87,142 @@ def read_picture_text(file: OpenFile) -> dict[str, str]:
     that is cut short gives what stands before the cut; one of another kind gives nothing.
 
     Raises:
-        FileRefused: its texts are too large.
+        UnsafeFile: it has more text than `MOST_TEXT`, or more parts than `MOST_PARTS`.
         DamagedFile: a compressed text cannot be decompressed.
     """
     kind = picture_format(file.read_at(0, min(12, file.size)))
     if kind is None:
         return {}
+    budget = Budget(made=MOST_TEXT, work=MOST_PARTS)
     texts: dict[str, str] = {}
-    room = _MOST_TEXT
-    for name, data in {"png": _png_texts, "jpeg": _exif_of_jpeg, "webp": _exif_of_webp}[kind](file):
-        room -= len(data)
-        if room < 0:
-            raise FileRefused(f"{file.path}: carries more than {_MOST_TEXT >> 20} MiB of text")
-        texts |= _exif_texts(data) if name == _EXIF else {name: data.decode("utf-8", "replace")}
+    try:
+        for name, data in {"png": _png_texts, "jpeg": _exif_of_jpeg, "webp": _exif_of_webp}[kind](file, budget):
+            texts |= _exif_texts(data, budget) if name == _EXIF else {name: data.decode("utf-8", "replace")}
+    except UnsafeFile as error:
+        limit = f"{MOST_TEXT >> 20} MiB of text" if budget.made_left < 0 else f"{MOST_PARTS:,} chunks or entries"
+        raise UnsafeFile(f"{file.path}: the picture carries more than {limit}", hint=_NOT_NEEDED) from error
     return texts
 
 
-def _png_texts(file: OpenFile) -> Iterator[tuple[str, bytes]]:
+def _png_texts(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
     """Every text of a PNG in UTF-8."""
-    for name, start, size in _parts(file, len(_PNG), ">I4s"):
+    for name, start, size in _parts(file, len(_PNG), ">I4s", budget):
         if name == b"eXIf":
-            yield _EXIF, _data(file, start, size)
+            yield _EXIF, _data(file, start, size, budget)
         elif name in (b"tEXt", b"zTXt", b"iTXt"):
-            key, _, rest = _data(file, start, size).partition(b"\0")
-            yield key.decode("latin-1"), _text_of_chunk(file, name, rest)
+            key, _, rest = _data(file, start, size, budget).partition(b"\0")
+            yield key.decode("latin-1"), _text_of_chunk(file, name, rest, budget)
 
 
-def _text_of_chunk(file: OpenFile, name: bytes, rest: bytes) -> bytes:
+def _text_of_chunk(file: OpenFile, name: bytes, rest: bytes, budget: Budget) -> bytes:
     if name == b"tEXt":
         return rest.decode("latin-1").encode()
     if name == b"zTXt":
-        return _unzipped(file, rest[1:]).decode("latin-1").encode()
+        return _unzipped(file, rest[1:], budget).decode("latin-1").encode()
     text = rest[2:].split(b"\0", 2)[-1]  # behind the language and the translated key
-    return _unzipped(file, text) if rest[:1] == b"\1" else text
+    return _unzipped(file, text, budget) if rest[:1] == b"\1" else text
 
 
-def _unzipped(file: OpenFile, data: bytes) -> bytes:
+def _unzipped(file: OpenFile, data: bytes, budget: Budget) -> bytes:
     try:
-        stream = zlib.decompressobj()
-        text = stream.decompress(data, _MOST_TEXT)
+        text = zlib.decompressobj().decompress(data, budget.made_left + 1)
     except zlib.error as error:
         raise DamagedFile(f"{file.path}: a compressed text in it is damaged") from error
-    if stream.unconsumed_tail:
-        raise FileRefused(f"{file.path}: carries more than {_MOST_TEXT >> 20} MiB of text")
+    budget.make(len(text))
     return text
 
 
-def _exif_of_webp(file: OpenFile) -> Iterator[tuple[str, bytes]]:
-    for name, start, size in _parts(file, 12, "<4sI"):
+def _exif_of_webp(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
+    for name, start, size in _parts(file, 12, "<4sI", budget):
         if name == b"EXIF":
-            yield _EXIF, _data(file, start, size)
+            yield _EXIF, _data(file, start, size, budget)
 
 
-def _parts(file: OpenFile, position: int, header: Literal[">I4s", "<4sI"]) -> Iterator[tuple[bytes, int, int]]:
+def _parts(
+    file: OpenFile, position: int, header: Literal[">I4s", "<4sI"], budget: Budget
+) -> Iterator[tuple[bytes, int, int]]:
     """(name, start, size) of the chunks of a PNG or RIFF file; a chunk that is cut off is left out."""
-    for _ in range(_MOST_PARTS):
-        if position + 8 > file.size:
-            return
-        first, second = struct.unpack(header, file.read_at(position, 8))
+    glances = _Glances(file)
+    while position + 8 <= file.size:
+        budget.work(1)
+        first, second = struct.unpack(header, glances.at(position, 8))
         size, name = (first, second) if header == ">I4s" else (second, first)
         if position + 8 + size > file.size:
             return
         yield name, position + 8, size
         position += 8 + size + (4 if header == ">I4s" else size % 2)  # a checksum, or a byte of padding
-    raise FileRefused(f"{file.path}: more than {_MOST_PARTS} chunks")
 
 
-def _exif_of_jpeg(file: OpenFile) -> Iterator[tuple[str, bytes]]:
+def _exif_of_jpeg(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
+    glances = _Glances(file)
     position = 2
-    for _ in range(_MOST_PARTS):
-        if position + 4 > file.size:
-            return
-        mark, code, size = struct.unpack(">BBH", file.read_at(position, 4))
+    while position + 4 <= file.size:
+        budget.work(1)
+        mark, code, size = struct.unpack(">BBH", glances.at(position, 4))
         if mark != 0xFF or code in (0xD9, 0xDA) or size < 2:  # the end, or the pixels begin
             return
         if code == 0xE1 and position + 2 + size <= file.size:
-            data = file.read_at(position + 4, size - 2)
+            data = _data(file, position + 4, size - 2, budget)
             if data.startswith(b"Exif\0\0"):
                 yield _EXIF, data
         position += 2 + size
 
 
-def _data(file: OpenFile, start: int, size: int) -> bytes:
-    if size > _MOST_TEXT:
-        raise FileRefused(f"{file.path}: carries more than {_MOST_TEXT >> 20} MiB of text")
+class _Glances:
+    """Few bytes at rising places of a file: small parts that follow each other are read together."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file, self._start, self._bytes = file, 0, b""
+
+    def at(self, position: int, size: int) -> bytes:
+        """Returns `size` bytes that are inside of the file."""
+        if position + size > self._start + len(self._bytes):
+            self._start = position
+            self._bytes = self._file.read_at(position, min(_GLANCE, self._file.size - position))
+        return self._bytes[position - self._start : position - self._start + size]
+
+
+def _data(file: OpenFile, start: int, size: int, budget: Budget) -> bytes:
+    budget.make(size)
     return file.read_at(start, size)
 
 
-def _exif_texts(data: bytes) -> dict[str, str]:
+def _exif_texts(data: bytes, budget: Budget) -> dict[str, str]:
     """The texts of an EXIF block that say how a picture was made; a damaged block has those that can be found."""
     tiff = data.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return {}
-    entries = dict(_entries(tiff, order, _uint(tiff, order, 4)))
-    inner = dict(_entries(tiff, order, _uint(entries[_EXIF_IFD], order, 0))) if _EXIF_IFD in entries else {}
+    entries = dict(_entries(tiff, order, _uint(tiff, order, 4), budget))
     found = {}
-    if _USER_COMMENT in inner:
-        found["UserComment"] = _comment(inner[_USER_COMMENT])
+    if _EXIF_IFD in entries:
+        inner = dict(_entries(tiff, order, _uint(tiff[entries[_EXIF_IFD]], order, 0), budget))
+        if _USER_COMMENT in inner:
+            found["UserComment"] = _comment(_value(tiff, inner[_USER_COMMENT], budget))
     for tag in _COMFYS_TAGS:
-        text = entries.get(tag, b"").rstrip(b"\0").decode("utf-8", "replace")
+        text = _value(tiff, entries.get(tag, slice(0)), budget).rstrip(b"\0").decode("utf-8", "replace")
         if match := _COMFY.match(text):
             found[match[1].lower()] = text[match.end() :]
     return found
 
 
-def _entries(tiff: bytes, order: str, start: int) -> Iterator[tuple[int, bytes]]:
-    """(tag, its bytes) of a directory of TIFF; an entry of 4 bytes or less holds its bytes, others say where."""
+def _value(tiff: bytes, place: slice, budget: Budget) -> bytes:
+    """The bytes of an entry; many entries may name the same ones."""
+    value = tiff[place]
+    budget.make(len(value))
+    return value
+
+
+def _entries(tiff: bytes, order: str, start: int, budget: Budget) -> Iterator[tuple[int, slice]]:
+    """(tag, where its bytes are) of a directory of TIFF; an entry of 4 bytes or less holds them, others say where."""
     count = struct.unpack_from(f"{order}H", tiff, start)[0] if start + 2 <= len(tiff) else 0
     for place in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
+        budget.work(1)
         tag, kind, length = struct.unpack_from(f"{order}HHI", tiff, place)
         size = length * {3: 2, 4: 4, 13: 4}.get(kind, 1)
         begin = place + 8 if size <= 4 else _uint(tiff, order, place + 8)
         if tag in _TAGS:
-            yield tag, tiff[begin : begin + size]
+            yield tag, slice(begin, begin + size)
 
 
 def _uint(data: bytes, order: str, place: int) -> int:
@@ -206,8 +245,9 @@ def _utf16(data: bytes) -> str:
     """A1111 always writes the high byte first, others as the EXIF block does or with a mark: the letters decide."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
-    high_first, low_first = data.decode("utf-16-be", "replace"), data.decode("utf-16-le", "replace")
-    return low_first if _plain_letters(low_first) > _plain_letters(high_first) else high_first
+    beginning = data[:_GLANCE]
+    high_first, low_first = (_plain_letters(beginning.decode(code, "replace")) for code in ("utf-16-be", "utf-16-le"))
+    return data.decode("utf-16-le" if low_first > high_first else "utf-16-be", "replace")
 
 
 def _plain_letters(text: str) -> int:

@@ -12,9 +12,10 @@ from hnetkit.errors import UsageError
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.description import EMPHASIS
 from hnetkit.generate.picture_text import settings_of
-from hnetkit.generate.request import LARGEST_SEED, UPSCALERS, is_size
+from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import sampler_of
-from hnetkit.prompts.infotext import Infotext
+from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext
+from hnetkit.prompts.tags import shortened, split_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,7 @@ class Recipe:
     """What a picture says of itself.
 
     Attributes:
-        prompt: with tags; None where no picture was read.
+        prompt: with tags; None where no picture was read, or its prompt cannot be taken over.
         seed: None where it says none.
         choices: option -> value, by the names of `hnetkit.cli.picture_options.Choices`.
         warnings: what could not be taken over, one line each.
@@ -50,7 +51,7 @@ def recipe_of(info: Infotext) -> Recipe:
 
     Noise of A1111's pictures came from CUDA's generator unless they say otherwise; hnetkit's own say where from.
     """
-    choices: dict[str, Any] = {"negative_prompt": info.negative_prompt}
+    choices: dict[str, Any] = {}
     warnings = list(info.warnings)
 
     def take(key: str, name: str, read: Callable[[str], Any]) -> None:
@@ -60,29 +61,35 @@ def recipe_of(info: Infotext) -> Recipe:
         try:
             choices[name] = read(text)
         except (ValueError, KeyError, UsageError):
-            warnings.append(f"{key}: {text} cannot be taken over")
+            warnings.append(f"{key}: {shortened(text)} cannot be taken over")
 
     def sampler(text: str) -> str:
         return sampler_of(text, info.parameters.get("Schedule type"))
 
-    take("Steps", "steps", _whole(1, 1000))
+    take("Steps", "steps", _whole(1, MOST_STEPS))
     take("Sampler", "sampler", sampler)
     take("CFG scale", "cfg_scale", _number(1, 1000))
     take("Seed", "seed", _whole(0, LARGEST_SEED))
     take("Size", "size", _size)
     take("Clip skip", "clip_skip", _whole(1, 12))
-    take("ENSD", "eta_seed_delta", int)
+    take("ENSD", "eta_seed_delta", _whole(-LARGEST_SEED, LARGEST_SEED))
     take("Emphasis", "emphasis", {said: name for name, said in EMPHASIS.items()}.__getitem__)
     take("Variation seed", "variation_seed", _whole(0, LARGEST_SEED))
     take("Variation seed strength", "variation_strength", _number(0, 1))
     take("RNG", "rng", {"CPU": "cpu", "NV": "nv", "GPU": "nv"}.__getitem__)
     choices.setdefault("rng", "nv")
     _take_second_pass(info, take)
+    prompts: dict[str, str] = {}
+    for name, text in (("prompt", info.prompt), ("negative prompt", info.negative_prompt)):
+        try:
+            prompts[name] = _prompt(text, choices.get("steps", 1))
+        except UsageError as error:
+            warnings.append(f"its {name} cannot be taken over: {error}")
+    choices["negative_prompt"] = prompts.get("negative prompt")
     choices["width"], choices["height"] = choices.pop("size", (None, None))
     seed = choices.pop("seed", None)
-    return Recipe(
-        info.prompt, seed, {name: value for name, value in choices.items() if value is not None}, tuple(warnings)
-    )
+    given = {name: value for name, value in choices.items() if value is not None}
+    return Recipe(prompts.get("prompt"), seed, given, tuple(warnings))
 
 
 def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], Any]], None]) -> None:
@@ -93,10 +100,19 @@ def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], 
         take("Hires resize", "hires_size", _size)
     else:
         take("Hires upscale", "hires_scale", _number(1, 8))
-    take("Hires steps", "hires_steps", _whole(0, 1000))
+    take("Hires steps", "hires_steps", _whole(0, MOST_STEPS))
     take("Hires upscaler", "hires_upscaler", _upscaler)
-    take("Hires prompt", "hires_prompt", str)
+    take("Hires prompt", "hires_prompt", _prompt)
     take("Hires negative prompt", "hires_negative_prompt", str)
+
+
+def _prompt(text: str, steps: int = 1) -> str:
+    require_prompt(text, steps)
+    tagged = split_tags(text)
+    count = sum(map(len, (tagged.tags, tagged.loras, tagged.unknown, tagged.warnings)))
+    if count > MOST_MENTIONED:
+        raise UsageError(f"{count:,} tags are in it; at most {MOST_MENTIONED}")
+    return text
 
 
 def _upscaler(text: str) -> str:
@@ -108,7 +124,7 @@ def _upscaler(text: str) -> str:
 def _size(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
     size = (int(found[1]), int(found[2])) if found else (0, 0)
-    if not all(map(is_size, size)):
+    if not has_room(*size):
         raise ValueError(text)
     return size
 

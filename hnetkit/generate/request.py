@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
+from hnetkit.prompts.composition import split_and
+from hnetkit.prompts.schedule import require_room
 from hnetkit.prompts.tags import require_text
 
 if TYPE_CHECKING:
@@ -15,6 +17,18 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**63 - 1
 UPSCALERS = ("Latent", "Lanczos", "Nearest")
+
+LARGEST_SIDE = 16_384
+"""Pixels that a picture may be wide or high."""
+
+MOST_PIXELS = 1 << 26
+"""Of a picture: 8192 x 8192."""
+
+MOST_STEPS = 1000
+"""Of sampling: models know no more."""
+
+MOST_PARTS = 100
+"""Prompts that are joined by ``AND``: each is a call of the UNet more, at every step."""
 
 Stack: TypeAlias = "tuple[tuple[str, float | Strength], ...]"
 """(name on the pipeline, strength) in stacking order; 0 is as good as absent, to the bit."""
@@ -66,10 +80,10 @@ class SecondPass:
     written: str = ""
 
     def __post_init__(self) -> None:
-        require_size(self.width)
-        require_size(self.height)
-        require_text(self.prompt)
-        require_text(self.negative_prompt)
+        _require_sizes(self.width, self.height)
+        _require_steps(self.steps)
+        require_prompt(self.prompt, self.steps)
+        require_prompt(self.negative_prompt, self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +134,16 @@ class Request:
     second: SecondPass | None = None
 
     def __post_init__(self) -> None:
-        require_size(self.width)
-        require_size(self.height)
-        if min(self.steps, self.count, self.batch_size) < 1:
-            raise UsageError(f"{self.steps} steps, {self.count} pictures: there is at least one of each")
+        _require_sizes(self.width, self.height)
+        _require_steps(self.steps)
+        if min(self.count, self.batch_size) < 1:
+            raise UsageError(f"{self.count} pictures, {self.batch_size} at once: there is at least one")
         if not 0 <= self.seed <= LARGEST_SEED - self.count + 1:
             raise UsageError(f"seeds lie between 0 and {LARGEST_SEED}, not from {self.seed} on {self.count}")
-        require_text(self.prompt)
-        require_text(self.negative_prompt)
+        if not (0 <= self.variation_seed <= LARGEST_SEED and abs(self.eta_seed_delta) <= LARGEST_SEED):
+            raise UsageError(f"variation seed and ENSD are numbers up to {LARGEST_SEED}")
+        require_prompt(self.prompt, self.steps)
+        require_prompt(self.negative_prompt, self.steps)
 
     @property
     def seeds(self) -> range:
@@ -142,12 +158,41 @@ def random_seed() -> int:
 
 def is_size(pixels: object) -> bool:
     """Whether a picture can be so wide or high: the autoencoder works on squares of 8 pixels."""
-    return type(pixels) is int and pixels > 0 and pixels % 8 == 0
+    return type(pixels) is int and 0 < pixels <= LARGEST_SIDE and pixels % 8 == 0
 
 
 def require_size(pixels: int) -> int:
     """Returns `pixels`; raises UsageError, with the nearest size, where a picture cannot be so wide or high."""
     if not is_size(pixels):
-        nearest = max(8, round(pixels / 8) * 8)
-        raise UsageError(f"{pixels} pixels: width and height are multiples of 8", hint=f"the nearest is {nearest}")
+        nearest = round(max(8, min(pixels, LARGEST_SIDE)) / 8) * 8
+        raise UsageError(
+            f"{pixels} pixels: width and height are multiples of 8, up to {LARGEST_SIDE}",
+            hint=f"the nearest is {nearest}",
+        )
     return pixels
+
+
+def has_room(width: int, height: int) -> bool:
+    """Whether a picture can be so large."""
+    return is_size(width) and is_size(height) and width * height <= MOST_PIXELS
+
+
+def _require_sizes(width: int, height: int) -> None:
+    require_size(width)
+    require_size(height)
+    if not has_room(width, height):
+        raise UsageError(f"{width}x{height}: more pixels than any model draws", hint="at most 8192x8192")
+
+
+def _require_steps(steps: int) -> None:
+    if not 1 <= steps <= MOST_STEPS:
+        raise UsageError(f"{steps} steps: there are 1 to {MOST_STEPS}")
+
+
+def require_prompt(prompt: str, steps: int) -> None:
+    """Raises UsageError where a prompt is no text, or asks for more than can be drawn in so many steps."""
+    require_text(prompt)
+    parts = [part for part, _ in split_and(prompt)]
+    if len(parts) > MOST_PARTS:
+        raise UsageError(f"{len(parts):,} prompts are joined by AND: at most {MOST_PARTS}", hint="leave some out")
+    require_room(parts, steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -62,13 +63,14 @@ def _of_hash(registry: Registry, digits: str) -> Iterator[Row]:
         f"{usable} AND (substr(files.sha256, 1, length(?)) = ? OR files.autov1 = ?)", [digits, digits, digits]
     )
     for row in registry.files.rows(f"{usable} AND files.format = 'safetensors'"):
-        if (_source_sha256(row) or "").startswith(digits):
+        if (_source_sha256(row["path"], row["sha256"]) or "").startswith(digits):
             yield row
 
 
-def _source_sha256(row: Row) -> str | None:
+@functools.lru_cache(maxsize=65_536)  # a picture may name many networks, and each is compared with every file
+def _source_sha256(path: str, sha256: str) -> str | None:
     """The sha256 of the file that this one was converted from, as its header says."""
     try:
-        return load(row["path"]).source_sha256
+        return load(path).source_sha256
     except HnetkitError:
         return None

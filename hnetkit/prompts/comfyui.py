@@ -3,21 +3,27 @@
 Two texts: ``prompt`` is the graph that ran (node -> its class and inputs), ``workflow`` the graph as it was drawn
 (nodes with their widgets' values in order, and links between them). The first is what counts where both are there.
 
+Graphs are strangers': what is made of one, and what is done with it, draws on a budget. Every walk enters a node once.
+
 Source: comfyanonymous/ComfyUI nodes.py, comfy_extras/nodes_hypernetwork.py and nodes_custom_sampler.py (behaviour
 only).
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from hnetkit.limits import Budget, json_size, parse_json
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.tags import plain_number
+
+MOST_STEPS = 2_000_000
+"""Steps from node to node that reading a graph may take; a graph of a hundred nodes takes a few hundred."""
 
 Node = dict[str, Any]
 """A node of either graph: ``class_type``, and ``inputs``: name -> a value, or `Link`."""
@@ -74,7 +80,7 @@ _WIDGETS = {
     "PrimitiveNode": ("value",),
 }
 _MODEL_KEYS = ("ckpt_name", "unet_name")
-_HELPERS = ("noise", "sigmas", "sampler", "guider")  # inputs of a sampler whose nodes hold some of its settings
+_HELPERS = ("guider", "sampler", "sigmas", "noise")  # inputs of a sampler whose nodes hold some of its settings
 _SKIPPED = (2, 4)  # modes of a drawn node: muted, bypassed
 _JOINED_BY = {"ConditioningCombine": " AND ", "ConditioningConcat": " BREAK "}
 _LATENT = ("latent_image", "samples", "latent", "pixels", "image")
@@ -93,18 +99,26 @@ class Link:
     node: str
 
 
-def parse(prompt: str | None, workflow: str | None = None) -> Infotext:
+def parse(prompt: str | None, workflow: str | None = None, budget: Budget | None = None) -> Infotext:
     """Returns what the graphs of a picture say, in A1111's words; empty where they say nothing that is known.
 
-    Hypernetworks become tags at the prompt's end, in stacking order. Whatever the texts hold, nothing raises.
+    Hypernetworks become tags at the prompt's end, in stacking order. What is no graph says nothing.
+
+    Args:
+        budget: that reading the graphs draws on; None is one of its own.
+
+    Raises:
+        UnsafeFile: far too much would have to be made of the graphs, or done with them.
     """
-    graph = _Graph(_nodes_that_ran(_json(prompt))) if prompt else _Graph({})
+    budget = budget or Budget(work=MOST_STEPS)
+    graph = _Graph(_nodes_that_ran(_json(prompt, budget)) if prompt else {}, budget)
     if not graph.nodes and workflow:
-        graph = _Graph(_nodes_drawn(_json(workflow)))
+        graph = _Graph(_nodes_drawn(_json(workflow, budget)), budget)
     sampler = graph.sampler()
     positive, negative = (graph.text(sampler, side) for side in ("positive", "negative"))
     for text in (positive, negative):
-        graph.warnings += [f"{tag[:80]}: ComfyUI reads no tags; it is left out" for tag in _TAG.findall(text)]
+        tags_in_it = dict.fromkeys(tag[:80] for tag in _TAG.findall(text))
+        graph.warnings += [f"{tag}: ComfyUI reads no tags; it is left out" for tag in tags_in_it]
     tags = "".join(graph.hypernetwork_tags(sampler))
     parameters = graph.parameters(sampler)
     if parameters:
@@ -117,12 +131,14 @@ class _Graph:
     """The nodes of either graph by their id, and what went wrong while they were read."""
 
     nodes: dict[str, Node]
+    budget: Budget
     warnings: list[str] = field(default_factory=list)
 
     def sampler(self) -> Node:
         """The node that drew the picture: the first one that begins with an empty one. Without any: no inputs."""
         samplers = [node for node in self.nodes.values() if self._is_sampler(node)]
-        first = (node for node in samplers if not any(map(self._is_sampler, self._chain(node, *_LATENT))))
+        leads_to_one: set[str] = set()
+        first = (node for node in samplers if not self._follows_a_sampler(node, leads_to_one))
         return next(first, samplers[0] if samplers else {"class_type": "", "inputs": {}})
 
     def parameters(self, sampler: Node) -> dict[str, str]:
@@ -157,6 +173,7 @@ class _Graph:
             if not name or _NOT_IN_A_TAG.search(name) or strength is None:
                 self.warnings.append(f"a HypernetworkLoader is left out: {name[:80]!r} at {strength}")
             else:
+                self.budget.make(len(name))
                 yield f"<hypernet:{name}:{strength}>"
 
     def text(self, sampler: Node, side: str) -> str:
@@ -173,12 +190,16 @@ class _Graph:
         texts = [self._value(node["inputs"].get(key)) for key in ("text", "text_g", "text_l", "t5xxl")]
         own = list(dict.fromkeys(text for text in texts if isinstance(text, str) and text))
         if own:
-            return "\n".join(own)
+            return self._joined("\n", own)
         links = {name: value for name, value in node["inputs"].items() if isinstance(value, Link)}
         onward = [value for name, value in links.items() if name.startswith("conditioning") or name == side]
         onward = onward or [value for name, value in links.items() if name in _PASSED]
         parts = [self._encoded(link, side, seen) for link in onward]
-        return _JOINED_BY.get(node["class_type"], ", ").join(filter(None, parts))
+        return self._joined(_JOINED_BY.get(node["class_type"], ", "), [part for part in parts if part])
+
+    def _joined(self, word: str, texts: list[str]) -> str:
+        self.budget.make(sum(map(len, texts)))  # many nodes may name the same text
+        return word.join(texts)
 
     def _chain_of_model(self, sampler: Node) -> list[Node]:
         """The nodes from a sampler's model up to its checkpoint; without a sampler, the longest one there is."""
@@ -197,14 +218,33 @@ class _Graph:
     def _chain(self, node: Node, *names: str) -> Iterator[Node]:
         """The nodes upstream through the first linked input of these names, the nearest first."""
         seen: set[str] = set()
-        while True:
-            inputs = node["inputs"]
-            link = next((inputs[n] for n in (*names, *_PASSED) if isinstance(inputs.get(n), Link)), None)
-            following = self._entered(link, seen)
-            if following is None:
-                return
+        while (following := self._entered(self._link(node, names), seen)) is not None:
             node = following
             yield node
+
+    def _link(self, node: Node, names: Sequence[str]) -> Link | None:
+        self.budget.work(1)
+        inputs = node["inputs"]
+        return next((inputs[n] for n in (*names, *_PASSED) if isinstance(inputs.get(n), Link)), None)
+
+    def _follows_a_sampler(self, node: Node, leads_to_one: set[str]) -> bool:
+        """Whether a sampler's picture is what `node` begins with; of many nodes each is walked over once.
+
+        Args:
+            leads_to_one: ids of nodes that are samplers, or follow one; this adds more.
+        """
+        walked: set[str] = set()
+        while (link := self._link(node, _LATENT)) is not None:
+            if link.node in leads_to_one:
+                break
+            following = self._entered(link, walked)
+            if following is None:
+                return False
+            node = following
+            if self._is_sampler(node):
+                break
+        leads_to_one |= walked
+        return link is not None
 
     def _entered(self, link: Any, seen: set[str]) -> Node | None:
         """The node at a link; None where there is none, it was entered before, or the way was long enough."""
@@ -215,17 +255,19 @@ class _Graph:
 
     def _is_sampler(self, node: Node) -> bool:
         inputs = self._settings(node)
-        return isinstance(inputs.get("positive"), Link) and bool({"seed", "noise_seed"} & inputs.keys())
+        return isinstance(inputs.get("positive"), Link) and ("seed" in inputs or "noise_seed" in inputs)
 
-    def _settings(self, sampler: Node) -> Node:
+    def _settings(self, sampler: Node) -> Mapping[str, Any]:
         """A sampler's inputs, and those of the nodes that it has its noise, guidance and steps from."""
+        self.budget.work(1)
         helpers = [self._entered(sampler["inputs"].get(name), set()) for name in _HELPERS]
-        return {name: value for node in (*helpers, sampler) if node for name, value in node["inputs"].items()}
+        return ChainMap(*(node["inputs"] for node in (sampler, *helpers) if node))
 
     def _value(self, value: Any) -> Any:
         """A plain value; through a link, that of the node there."""
         seen: set[str] = set()
         while isinstance(value, Link):
+            self.budget.work(1)
             node = self._entered(value, seen)
             inputs = node["inputs"] if node else {}
             value = next((inputs[name] for name in _VALUES if name in inputs), None)
@@ -288,10 +330,12 @@ def _origins(links: list[Any]) -> Iterator[tuple[str, Link]]:
         yield _id(id), Link(_id(node))
 
 
-def _json(text: str) -> Any:
+def _json(text: str, budget: Budget) -> Any:
+    """The value of a JSON text; None where it is none. Raises UnsafeFile where it would take more than is left."""
+    budget.make(json_size(text))
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         return None
 
 

@@ -20,7 +20,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import NamedTuple
 
-from hnetkit.prompts.tags import split_tags
+from hnetkit.prompts.tags import shortened, split_tags
+
+MOST_MENTIONED = 100
+"""Networks of one picture that are looked at: nobody stacks so many."""
+
+_MOST_WARNINGS = 100
 
 _PARAMETER = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _NEGATIVE = "Negative prompt:"
@@ -122,23 +127,31 @@ def parse(text: str) -> Infotext:
 
 
 def hypernetworks_of(read: Infotext) -> Mentions:
-    """Returns the hypernetworks that made a picture, in stacking order: those of its tags, then the selected ones."""
+    """Returns the hypernetworks that made a picture, in stacking order: those of its tags, then the selected ones.
+
+    Those after the first `MOST_MENTIONED` are left out, with a warning.
+    """
     selected = list(_selected(read.parameters))
     own = read.prompt.removesuffix(_tags_of(selected))
     tagged = split_tags(own.encode("utf-8", "replace").decode())
     hashes = read.hashes
     warnings = [*read.warnings, *tagged.warnings]
     networks = []
-    for tag in tagged.tags:
+    count = len(tagged.tags) + len(selected)
+    if count > MOST_MENTIONED:
+        warnings.append(f"{count:,} hypernetworks are named; only the first {MOST_MENTIONED} are read")
+    for tag in tagged.tags[:MOST_MENTIONED]:
         name, digits = _name_and_hash(tag.name)
         known = hashes.get(f"hypernet:{tag.name}") or hashes.get(f"hypernet:{name}") or digits
         networks.append(Mention(name, tag.multiplier, _hex(known, name, warnings)))
-    for name, strength, digits in selected:
+    for name, strength, digits in selected[: max(0, MOST_MENTIONED - len(networks))]:
         number = _number(strength)
         if number is None:
-            warnings.append(f"{name}: its strength {strength[:40]!r} is no number; 1 is taken")
+            warnings.append(f"{shortened(name)}: its strength {strength[:40]!r} is no number; 1 is taken")
         known = _hex(digits or hashes.get(f"hypernet:{name}"), name, warnings)
         networks.append(Mention(name, 1.0 if number is None else number, known))
+    if len(warnings) > _MOST_WARNINGS:
+        warnings[_MOST_WARNINGS:] = [f"{len(warnings) - _MOST_WARNINGS:,} more warnings are left out"]
     return Mentions(tuple(networks), tuple(warnings))
 
 
@@ -180,7 +193,7 @@ def _hex(digits: str | None, name: str, warnings: list[str]) -> str | None:
         return None
     folded = digits.strip().lower()
     if not _HEX.fullmatch(folded):
-        warnings.append(f"{name}: {digits[:80]!r} is no hash")
+        warnings.append(f"{shortened(name)}: {digits[:80]!r} is no hash")
         return None
     return None if folded.startswith(_HASH_OF_NOTHING) else folded
 

@@ -14,8 +14,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Union
+
+from hnetkit.errors import UsageError
+
+MOST_LETTERS = 10_000_000
+"""Of all texts that a prompt becomes: one of 5,000 letters may change at each of 1,000 steps, twice over."""
 
 _TOKEN = re.compile(r"[()\[\]:|]|(?:[^\\()\[\]:|]+|\\.)+")
 _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
@@ -53,13 +59,38 @@ def schedule(text: str, steps: int, first_pass_steps: int | None = None) -> list
         steps: how many sampling steps there are.
         first_pass_steps: given for the second pass of a two-pass picture: whole numbers then count the steps of both
             passes, and fractions go from 0 to 1 in the first pass and from 1 to 2 in this one.
+
+    Raises:
+        UsageError: the prompt is so long and changes so often that its texts would have more than `MOST_LETTERS`.
     """
     reader = _Reader(steps, first_pass_steps)
     try:
         nodes = reader.read(text)
     except _AllText:
         return [(steps, text)]
-    return [(end, _text_at(end, nodes)) for end in sorted(reader.ends)]
+    if len(reader.ends) * len(text) > MOST_LETTERS:
+        raise _too_much(len(text), len(reader.ends))
+    texts: dict[str, str] = {}  # one that comes again, as in turns, is kept once
+    return [(end, texts.setdefault(at, at)) for end in sorted(reader.ends) for at in [_text_at(end, nodes)]]
+
+
+def require_room(texts: Sequence[str], steps: int) -> None:
+    """Raises UsageError where the texts that prompts become together have more letters than `MOST_LETTERS`."""
+    changes, letters = 0, 0
+    for text in texts:
+        reader = _Reader(steps, None)
+        with suppress(_AllText):
+            reader.read(text)
+        changes, letters = max(changes, len(reader.ends)), letters + len(reader.ends) * len(text)
+    if letters > MOST_LETTERS:
+        raise _too_much(sum(map(len, texts)), changes)
+
+
+def _too_much(letters: int, changes: int) -> UsageError:
+    return UsageError(
+        f"a prompt of {letters:,} letters that changes {changes:,} times is too much to draw",
+        hint="shorten it, or take fewer steps",
+    )
 
 
 @dataclass(slots=True)
@@ -89,6 +120,7 @@ class _Reader:
 
     def __init__(self, steps: int, first_pass_steps: int | None) -> None:
         self.ends = {steps}
+        self._has_turns = False
         self._steps = steps
         self._first_pass_steps = first_pass_steps
         self._top: list[_Node] = []
@@ -142,7 +174,9 @@ class _Reader:
         if not separators or (sign == ")" and separators == ":"):
             return [*bracket.as_text(), sign]
         if sign == "]" and separators.strip("|") == "":
-            self.ends.update(range(1, self._steps + 1))
+            if not self._has_turns:
+                self.ends.update(range(1, self._steps + 1))
+            self._has_turns = True
             return _Turns(parts)
         if sign == "]" and separators in (":", "::"):
             last = self._last_step(parts[-1])

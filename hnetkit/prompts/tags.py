@@ -20,12 +20,12 @@ from decimal import Decimal
 from hnetkit.errors import UsageError
 
 PARTS = ("k", "v", "self", "cross")
-
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 _HALF_A_TAG = re.compile(r"<\s*(?:hypernet|lora|lyco)\b[^<>\n]{0,60}>?")
 _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
 _BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
 _LORA_KINDS = frozenset({"lora", "lyco"})
+_SHOWN = 200  # letters of a tag or an argument in a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class _Found:
             self._warn(match.string, match.start(), match[0], f"{error}; the tag is left out")
         else:
             for argument in ignored:
-                self._warn(match.string, match.start(), match[0], f"{argument!r} has no effect")
+                self._warn(match.string, match.start(), match[0], f"{shortened(argument)!r} has no effect")
         self.written.append(written)
 
     def _warn(self, prompt: str, position: int, tag: str, message: str) -> None:
@@ -217,7 +217,7 @@ class _Found:
         self.counted = position
         column = position - self.line_start + 1
         where = f"line {self.line}, column {column}" if self.line > 1 else f"column {column}"
-        self.warnings.append(f"{where}: {tag}: {message}")
+        self.warnings.append(f"{where}: {shortened(tag)}: {message}")
 
 
 def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
@@ -226,7 +226,7 @@ def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
     if not name:
         raise _Malformed("no name")
     if rest and "=" in rest[0]:
-        raise _Malformed(f"write the strength first, as in <hypernet:{name}:1:{rest[0]}>")
+        raise _Malformed(f"write the strength first, as in <hypernet:{shortened(name)}:1:{shortened(rest[0])}>")
     tag = Tag(name, _number(rest[0]) if rest else 1.0)
     parts: dict[str, float] = {}
     ignored = []
@@ -253,7 +253,7 @@ def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
 def _blocks(text: str) -> Iterator[str]:
     for block in (block.strip() for block in text.split(",")):
         if not _BLOCK.fullmatch(block):
-            raise _Malformed(f"{block!r} is no block: down, mid, up, or a name such as up_blocks.1")
+            raise _Malformed(f"{shortened(block)!r} is no block: down, mid, up, or a name such as up_blocks.1")
         yield block
 
 
@@ -276,8 +276,13 @@ def _number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _Malformed(f"{text!r} is not a number")
+        raise _Malformed(f"{shortened(text)!r} is not a number")
     return value
+
+
+def shortened(text: str) -> str:
+    """Returns a text as a message shows it: what is very long ends in an ellipsis."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def require_text(prompt: str) -> None:
@@ -285,7 +290,9 @@ def require_text(prompt: str) -> None:
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
-        raise UsageError(f"{prompt}: the prompt is not valid text", hint="check the terminal's encoding") from error
+        raise UsageError(
+            f"{shortened(prompt)}: the prompt is not valid text", hint="check the terminal's encoding"
+        ) from error
 
 
 def plain_number(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from hnetkit.errors import UnsupportedNetwork, UsageError
 from hnetkit.formats.activations import activation_name
@@ -17,6 +18,15 @@ INITIALISATIONS: Mapping[str, str] = {
     "kaiming-normal": "KaimingNormal",
 }
 """hnetkit's names of the weight initialisations -> what A1111 writes into files."""
+
+MOST_LAYERS = 64
+"""Of an MLP; A1111's interface offers up to a dozen."""
+
+LARGEST_LAYER = 64.0
+"""Times the context's width."""
+
+MOST_PARAMETERS = 1 << 30
+"""Of a network: 4 GiB, where real ones have 4 to 600 MB."""
 
 _NOT_ZERO = {"hardsigmoid": "0.5", "logsigmoid": "-0.693", "sigmoid": "0.5", "softplus": "0.693"}
 _FLAT = frozenset({"hardshrink", "relu", "relu6", "softshrink", "tanhshrink"})
@@ -89,7 +99,8 @@ class Build:
         """Returns the widths that get MLPs, of those that a UNet has, ascending.
 
         Raises:
-            UsageError: one that is asked for is not there, or a layer of it would have no values.
+            UsageError: one that is asked for is not there, a layer of it would have no values, or all of them together
+                more than `MOST_PARAMETERS`.
         """
         there = sorted(set(available))
         chosen = tuple(there) if self.widths is None else self.widths
@@ -100,11 +111,15 @@ class Build:
             if not all(self.layers(width)):
                 empty = min(self.structure)
                 raise UsageError(f"a layer of {empty:g} times {width} has no values", hint=f"at least {1 / width:.3g}")
+        count = sum(2 * (one + 1) * other for width in chosen for one, other in pairwise(self.layers(width)))
+        if count > MOST_PARAMETERS:
+            raise UsageError(f"layer structure {_listed(self.structure)}: {count:,} parameters; at most 2 ** 30")
         return chosen
 
     def _faults(self) -> Iterator[str]:
         if self.dropout and len(self.dropout) != len(self.structure):
             yield f"a dropout of {len(self.dropout)} numbers for a structure of {len(self.structure)}: one for each"
+            return
         if self.dropout and (self.dropout[0] or self.dropout[-1]):
             yield f"dropout {_listed(self.dropout)}: the first and the last are 0, nothing else may be left out there"
         if not all(0 <= chance < 1 for chance in self.dropout):
@@ -118,11 +133,15 @@ class Build:
 
 
 def _require_structure(structure: Sequence[float]) -> None:
+    if len(structure) > MOST_LAYERS:
+        raise UsageError(f"a layer structure of {len(structure):,} numbers: at most {MOST_LAYERS}")
     shown = _listed(structure) or "nothing"
     if len(structure) < 2 or structure[0] != 1 or structure[-1] != 1:
         raise UsageError(f"layer structure {shown}: it starts and ends with 1", hint="1, 2, 1 is the usual one")
     if not all(0 < part < float("inf") for part in structure):
         raise UsageError(f"layer structure {shown}: every number is above 0", hint="1, 2, 1 is the usual one")
+    if max(structure) > LARGEST_LAYER:
+        raise UsageError(f"layer structure {shown}: no layer is above {LARGEST_LAYER:g} times the width")
 
 
 def _activation(stated: str | None) -> str | None:

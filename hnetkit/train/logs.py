@@ -199,7 +199,7 @@ def read_log(path: Path) -> Iterator[LogRow]:
     """Yields the rows of a table; none where there is no file. A last line that was cut off is left out.
 
     Raises:
-        HnetkitError: another line is not whole.
+        HnetkitError: another line is not whole, or is no row.
     """
     try:
         text = read_regular(path, most=_MOST_LOG).decode("utf-8", "replace")

@@ -16,6 +16,7 @@ _UNFIT: Mapping[str, str] = {
     "SparseAdam": "it takes sparse gradients alone",
 }
 _FUSED = ("Adam", "AdamW", "SGD")  # read and write every value once, not once for each operation
+_MOST_KEPT = 32  # values that an optimizer keeps of a parameter: torch's keep up to six
 _PATHS = frozenset({"fused", "foreach", "differentiable"})  # options that choose how
 
 
@@ -66,13 +67,34 @@ def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Gives a new optimizer the state that ``state_dict()`` of an equal one was.
 
     Every tensor keeps its type, which torch's own ``load_state_dict`` changes to that of the parameter.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not.
     """
+    _require_fit(optimizer, state)
     optimizer.load_state_dict(dict(state))
     for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         for key, value in state["state"].get(number, {}).items():
             if isinstance(value, torch.Tensor):
                 kept = optimizer.state[parameter][key]
                 optimizer.state[parameter][key] = value.to(kept.device, copy=True)
+
+
+def _require_fit(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Raises ValueError where a state has tensors of other shapes than an optimizer could make of its parameters.
+
+    A checkpoint may name one huge tensor many times, and each would be copied.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        kept = state["state"].get(number, {})
+        if len(kept) > _MOST_KEPT:
+            raise ValueError(f"optimizer: {len(kept)} values for one parameter")
+        for key, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.numel() > max(1, parameter.numel()):
+                raise ValueError(f"optimizer: {key} is {list(value.shape)} for a parameter of {list(parameter.shape)}")
+    if len(state["state"]) > len(parameters):
+        raise ValueError(f"optimizer: it is of {len(state['state'])} parameters, not of {len(parameters)}")
 
 
 def _is_optimizer(found: Any) -> bool:

@@ -21,6 +21,9 @@ from hnetkit.errors import UsageError
 from hnetkit.train.cosine import Cosine, Cycle, is_cosine
 from hnetkit.train.schedule_text import FAR, Piece, rate_text, scaled_rate, scaled_steps
 
+MOST_STAGES = 10_000
+"""Of a schedule."""
+
 
 class Preset(NamedTuple):
     """A schedule with a name.
@@ -110,6 +113,13 @@ class Rates:
         stage = self.stages[number]
         return self._cycles[number].rate_at(min(step, stage.to_step - 1)) if self._cycles else stage.rate
 
+    def is_same(self, other: Rates) -> bool:
+        """Whether both give every step the same rate, however they are written."""
+        if self.last_step != other.last_step or self._cycles or other._cycles:
+            return self.last_step == other.last_step and self._cycles == other._cycles
+        changes = {rates.stages[number].from_step for rates in (self, other) for number in rates._used}
+        return all(self.rate_at(step) == other.rate_at(step) for step in changes)
+
     def warnings(self) -> Iterator[str]:
         """Yields what may not be meant, one line each; above all, that training ends before `max_steps`."""
         if self.from_step >= self.max_steps:
@@ -183,6 +193,8 @@ def _read(schedule: Piece, max_steps: int, from_step: int) -> tuple[list[tuple[f
 
     As in A1111, what is not needed is not looked at: the rate of a stage that is over, and all after the last step.
     """
+    if schedule.text.count(",") > MOST_STAGES:
+        raise schedule.fault(f"more than {MOST_STAGES} rates")
     pieces = [piece for piece in schedule.split(",") if not piece.is_blank]
     ends: list[tuple[float, int]] = []
     for number, piece in enumerate(pieces, 1):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from hnetkit.errors import NotFound, UsageError
-from hnetkit.train.as_json import from_json, to_json
+from hnetkit.generate.request import has_room
+from hnetkit.limits import read_json
+from hnetkit.train.as_json import LARGEST, from_json, shown, to_json
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
 from hnetkit.train.previews import PreviewSettings
@@ -23,8 +25,33 @@ _FREE = (
     *("model", "vae", "pictures", "start", "beside", "max_steps", "rates", "save_every", "keep"),
     *("preview_every", "previews", "guarded", "guards", "tensorboard"),
 )
+
+# far above what anybody trains with: a recipe may come from a stranger
+MOST_SAMPLES = 4096
+"""Of a batch: samples that are computed at once."""
+
+MOST_BATCHES = 65_536
+"""Whose gradients make one step."""
+
+MOST_OF_A_STEP = 1 << 20
+"""Samples of all batches of one step."""
+
+MOST_STEPS = 1_000_000_000
+"""Of a run."""
+
+MOST_PREVIEWS = 10_000
+"""Pictures of one preview."""
+
+MAX_RECORD = 64 << 20
+"""Bytes of a run's ``recipe.json``, which names every picture with its hash and its caption."""
+
+MADE_OF_RECORD = 256 << 20
+"""Bytes that its values may take in memory: those of some 80,000 pictures."""
+
+_LONGEST_NAME = 150  # letters: files add a step and a suffix, and a system takes 255 bytes
+_MOST_OPTIONS = 64  # of an optimizer, values of a list among them, and letters of a text
+_MOST = {"batch_size": MOST_SAMPLES, "accumulation": MOST_BATCHES, "max_steps": MOST_STEPS}
 _NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]")
-_LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -110,9 +137,10 @@ class Recipe:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or self.name.startswith(".") or self.name == "None":
+        is_usual = len(self.name) <= _LONGEST_NAME and _NAME.fullmatch(self.name)
+        if not is_usual or self.name.startswith(".") or self.name == "None":
             raise UsageError(
-                f"{self.name!r} cannot name a network's files on every system", hint="letters, digits, - and _"
+                f"{shown(self.name)} cannot name a network's files on every system", hint="letters, digits, - and _"
             )
         for fault in self._faults():
             raise UsageError(fault)
@@ -161,7 +189,16 @@ class Recipe:
         for name in ("batch_size", "accumulation", "keep", "clip_skip"):
             if getattr(self, name) < 1:
                 yield f"{name} {getattr(self, name)}: at least 1"
-        for name in {name for name in self.networks if self.networks.count(name) > 1}:
+        for name, most in _MOST.items():
+            if (getattr(self, name) or 0) > most:
+                yield f"{name} {getattr(self, name)}: at most {most}"
+        if self.samples_per_step > MOST_OF_A_STEP:
+            factors = f"batch_size {self.batch_size} times accumulation {self.accumulation}"
+            yield f"{factors}: at most {MOST_OF_A_STEP} samples a step"
+        shown_at_once = max(1, len(self.previews.prompts)) * len(self.previews.seeds) * len(self.previews.strengths)
+        if shown_at_once > MOST_PREVIEWS:
+            yield f"previews of {shown_at_once:,} pictures: at most {MOST_PREVIEWS:,}"
+        for name in [name for name, count in Counter(self.networks).items() if count > 1]:
             yield f"two networks are called {name}: captions could not tell them apart"
         for name in ("save_every", "preview_every"):
             if getattr(self, name) < 0:
@@ -174,10 +211,26 @@ class Recipe:
             yield "gradients are clipped by their norm or by value, not by both"
         if self.min_snr is not None and not self.min_snr > 0:
             yield f"min_snr {self.min_snr:g}: a number above 0"
-        if not 0 <= self.seed <= _LARGEST_SEED:
-            yield f"seed {self.seed}: a whole number from 0 to {_LARGEST_SEED}"
+        if not 0 <= self.seed <= LARGEST:
+            yield f"seed {self.seed}: a whole number from 0 to {LARGEST}"
         if self.size is not None and not all(side > 0 and side % 8 == 0 for side in self.size):
             yield f"size {self.size[0]}x{self.size[1]}: multiples of 8"
+        elif self.size is not None and not has_room(*self.size):
+            yield f"size {self.size[0]}x{self.size[1]}: larger than any picture"
+        if len(self.optimizer_options) > _MOST_OPTIONS:
+            yield f"optimizer_options: {len(self.optimizer_options):,} of them"
+        for name, value in self.optimizer_options.items():
+            if not _is_option(value):
+                yield f"optimizer_options: {shown(name)} is no number, text or short list of these: {shown(value)}"
+
+
+def _is_option(value: Any) -> bool:
+    """Whether an optimizer could take a value of JSON."""
+    if isinstance(value, list | tuple):
+        return len(value) <= _MOST_OPTIONS and not any(isinstance(i, list) or not _is_option(i) for i in value)
+    if isinstance(value, str):
+        return len(value) <= _MOST_OPTIONS
+    return value is None or (isinstance(value, int | float) and abs(value) <= LARGEST)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -188,7 +241,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         UsageError: it holds no JSON object.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path, most=MAX_RECORD, made=MADE_OF_RECORD)
     except FileNotFoundError as error:
         raise NotFound(f"{path}: no such recipe") from error
     except (OSError, ValueError) as error:

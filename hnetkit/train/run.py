@@ -6,7 +6,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -108,9 +108,10 @@ class Run:
             RunChanged: another version of hnetkit, or of torch, wrote it.
         """
         try:
+            _require_numbers(self.guards.state_dict(), state.content["guards"])
             self._load(state)
             self.guards.load_state_dict(state.content["guards"])
-        except (KeyError, RuntimeError, ValueError) as error:
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise RunChanged(
                 f"{self.files.folder}: a checkpoint of another version of hnetkit ({error})",
                 hint="--restart starts over",
@@ -265,7 +266,17 @@ class Run:
         restore(stepper.optimizer, content["optimizer"])
         if stepper.scaler.is_enabled():
             stepper.scaler.load_state_dict(content["scaler"])
-        self.step, self._seconds = state.step, content["seconds"]
+        self.step, self._seconds = state.step, float(content["seconds"])
+
+
+def _require_numbers(fresh: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raises ValueError where what guards stored is of another kind than what they store: numbers, lists of these."""
+    for name, value in fresh.items():
+        found = stored[name]
+        numbers = found if isinstance(value, list) and isinstance(found, list) else [found]
+        is_unsaid = value is None and found is None
+        if not is_unsaid and not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"guards: {name}")
 
 
 @contextmanager

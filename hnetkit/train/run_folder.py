@@ -14,8 +14,10 @@ from blake3 import blake3
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
 from hnetkit.files import new_file
+from hnetkit.limits import read_json
+from hnetkit.train.as_json import from_json, shown
 from hnetkit.train.data import changes
-from hnetkit.train.recipe import Recipe
+from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe
 from hnetkit.train.state import States
 
 if TYPE_CHECKING:
@@ -178,10 +180,13 @@ class RunFolder:
 
     def _read(self) -> tuple[Recipe, Found]:
         try:
-            data = json.loads(self.record.read_text(encoding="utf-8"))
+            data = read_json(self.record, most=MAX_RECORD, made=MADE_OF_RECORD)
             if data["format"] != FORMAT:
-                raise ValueError(f"format {data['format']}")
-            return Recipe.from_json(data["recipe"], str(self.record)), Found(**data["found"])
+                raise ValueError(f"format {shown(data['format'])}")
+            found = from_json(Found, data["found"], str(self.record))
+            if not all(isinstance(about, list) and about for about in found.pictures.values()):
+                raise ValueError("a picture has no hash")
+            return Recipe.from_json(data["recipe"], str(self.record)), found
         except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
             raise RunChanged(
                 f"{self.record}: cannot be read ({error})", hint="--restart starts over; another --name leaves it"

@@ -21,10 +21,15 @@ from blake3 import blake3
 from torch import Tensor
 
 from hnetkit.errors import DamagedFile, DiskFull, FileRefused
-from hnetkit.files import sync_folder
+from hnetkit.files import read_regular, sync_folder
+from hnetkit.limits import read_json
 
 FORMAT = "hnetkit.training-state/1"
 
+MAX_TENSORS = 32 << 30
+"""Bytes of a checkpoint's tensors: a network of 4 GiB, an optimizer's two moments, and room for more."""
+
+_MOST_STEPS = 2**63 - 1
 _TENSORS, _REST = "tensors.safetensors", "state.json"
 _UNFINISHED = ".unfinished"
 _CODES = {
@@ -122,7 +127,8 @@ class States:
     def _numbers(self) -> list[int]:
         if not self.folder.is_dir():
             return []
-        return sorted(int(path.name) for path in self.folder.iterdir() if path.name.isdigit() and path.is_dir())
+        names = (path.name for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
+        return sorted(int(name) for name in names if name == f"{int(name):08}")
 
     def _folder(self, number: int) -> Path:
         return self.folder / f"{number:08}"
@@ -148,17 +154,21 @@ class States:
         return target
 
     def _read(self, folder: Path) -> State:
+        from safetensors import SafetensorError
         from safetensors.torch import load
 
         try:
-            rest = json.loads((folder / _REST).read_bytes())
-            data = (folder / _TENSORS).read_bytes()
+            rest = _read_rest(folder)
             if rest["format"] != FORMAT:
-                raise FileRefused(f"{folder}: written by another version of hnetkit: {rest['format']}")
+                raise FileRefused(f"{folder}: written by another version of hnetkit: {str(rest['format'])[:60]}")
+            data = read_regular(folder / _TENSORS, most=MAX_TENSORS)
             if blake3(data).hexdigest() != rest["blake3"]:
                 raise ValueError("its bytes are not what was written")
-            return State(rest["step"], _unpacked(rest["content"], load(data)))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            content = _unpacked(rest["content"], load(data))
+            if not isinstance(content, dict):
+                raise ValueError("there is nothing in it")
+            return State(rest["step"], content)
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise DamagedFile(f"{folder}: a damaged checkpoint ({error})", hint="--restart starts over") from error
 
     def _prune(self, keep: int) -> None:
@@ -211,9 +221,17 @@ def no_room_as_error(newest: Path | None) -> Iterator[None]:
 
 def _step_of(folder: Path) -> int:
     try:
-        return int(json.loads((folder / _REST).read_bytes())["step"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return int(_read_rest(folder)["step"])
+    except (OSError, ValueError):
         return 0
+
+
+def _read_rest(folder: Path) -> dict[str, Any]:
+    """Returns what a checkpoint holds beside its tensors; raises OSError or ValueError where that is damaged."""
+    rest = read_json(folder / _REST)
+    if not isinstance(rest, dict) or type(rest.get("step")) is not int or not 0 <= rest["step"] <= _MOST_STEPS:
+        raise ValueError("it does not say after which step it was written")
+    return rest
 
 
 def _write_file(path: Path, parts: Iterable[bytes | memoryview]) -> str:

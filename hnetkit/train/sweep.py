@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import OutputExists, RunChanged, TrainingFailed, UsageError
 from hnetkit.files import new_file
+from hnetkit.limits import read_json
 from hnetkit.text import to_cell
 from hnetkit.train.captions import Template
 from hnetkit.train.data import TrainingData, TrainingPicture, read_data
@@ -176,7 +177,7 @@ class Sweep:
 
     def _read_record(self) -> list[str]:
         try:
-            data = json.loads(self._record.read_text(encoding="utf-8"))
+            data = read_json(self._record)
             if data["format"] != FORMAT:
                 raise ValueError(f"format {data['format']}")
             return [str(name) for name in data["varied"]]

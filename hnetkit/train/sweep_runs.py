@@ -105,9 +105,7 @@ def _is_same(one: Recipe, other: Recipe) -> bool:
 
     if rest(one) != rest(other):
         return False
-    mine, others = rates_of(one), rates_of(other)
-    steps = range(mine.last_step)
-    return mine.last_step == others.last_step and all(mine.rate_at(step) == others.rate_at(step) for step in steps)
+    return rates_of(one).is_same(rates_of(other))
 
 
 def _different(asked: Sequence[tuple[Sequence[Choice], Recipe]]) -> list[str]:

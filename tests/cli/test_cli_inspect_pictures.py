@@ -228,3 +228,28 @@ def test_a_picture_is_inspected_without_anything_heavy(library: Path, tmp_path: 
     command = [sys.executable, "-P", "-c", code, "inspect", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_picture_that_was_made_to_take_all_memory_is_refused_and_the_next_one_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = PngInfo()
+    about.add_text("prompt", "[" + "{}," * 1_000_000 + "0]", zip=True)
+    IMAGE.save(tmp_path / "bomb.png", pnginfo=about)
+    assert run(["inspect", "--json", str(tmp_path / "bomb.png"), str(picture(tmp_path, "a cat"))]) != 0
+    out, err = capsys.readouterr()
+    assert [row["prompt"] for row in json.loads(out)] == ["a cat"]
+    assert "bomb.png: its ComfyUI graph cannot be read" in err
+    assert "carries no settings" not in err
+
+
+def test_of_countless_networks_few_are_looked_up(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = "".join(f"<hypernet:n{number}:1>" for number in range(10_000))
+    assert run(["inspect", "--json", str(picture(tmp_path, names))]) == 0
+    out, err = capsys.readouterr()
+    (row,) = json.loads(out)
+    assert len(row["hypernetworks"]) == 100
+    assert len(err.splitlines()) == 100
+    assert row["warnings"] == ["10,000 hypernetworks are named; only the first 100 are read"]

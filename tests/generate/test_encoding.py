@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pipelines import SD_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from torch import Tensor
 
+from hnetkit.errors import UsageError
 from hnetkit.generate.sampling.conditioning import Conditioning
-from hnetkit.generate.sampling.encoding import COMMA_REACH, Encoded, TextEncoder, split_chunks
+from hnetkit.generate.sampling.encoding import COMMA_REACH, MOST_CHUNKS, Encoded, TextEncoder, split_chunks
 
 WINDOW = 77
 COMMA = 44
@@ -199,3 +200,23 @@ def test_each_part_of_a_composition_has_its_weight_and_schedule() -> None:
 def test_shorter_texts_repeat_their_last_vector() -> None:
     hidden = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
     assert Encoded(hidden, None).padded(4).hidden.tolist() == [[1, 2], [3, 4], [3, 4], [3, 4]]
+
+
+def test_a_prompt_of_more_chunks_than_anybody_writes_is_refused_before_it_is_encoded(sd: Any) -> None:
+    encode(sd, "BREAK " * (MOST_CHUNKS - 1))
+    with pytest.raises(UsageError, match="chunks of 75 tokens: at most 100"):
+        encode(sd, "BREAK " * 40_000)
+
+
+def test_more_layers_than_the_encoder_has_cannot_be_left_out(sd: Any) -> None:
+    with pytest.raises(UsageError, match="clip skip 12: the text encoder has"):
+        encode(sd, "a cat", clip_skip=12)
+
+
+def test_long_texts_that_were_encoded_are_kept_as_far_as_there_is_room(sd: Any) -> None:
+    encoder = TextEncoder(sd)
+    with torch.no_grad():
+        for number in range(40):
+            encoder.encode(f"{number} " + "BREAK " * 60)
+    kept = [len(encoded.hidden) for encoded in encoder._kept.values()]
+    assert 0 < sum(kept) <= 100_000

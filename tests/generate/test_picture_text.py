@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from hnetkit.errors import DamagedFile, FileRefused, NoSettings
+from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.picture_text import read_picture_text, settings_of
 from hnetkit.prompts.infotext import Infotext
@@ -188,6 +188,93 @@ def test_a_text_longer_than_any_is_refused_unread(tmp_path: Path) -> None:
 def test_a_damaged_compressed_text_is_damage(tmp_path: Path) -> None:
     with pytest.raises(DamagedFile):
         texts(png(tmp_path, chunk(b"zTXt", b"parameters\0\0junk")))
+
+
+class Counted(OpenFile):
+    """A file that counts how often and how much is read of it."""
+
+    reads = 0
+    bytes = 0
+
+    def read_at(self, offset: int, size: int) -> bytes:
+        self.reads += 1
+        self.bytes += size
+        return super().read_at(offset, size)
+
+
+def test_many_small_chunks_are_not_each_a_call_of_the_system(tmp_path: Path) -> None:
+    path = png(tmp_path, chunk(b"teST", b"") * 30_000, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))
+    with Counted(path) as file:
+        assert settings_of(file).prompt == "a cat"
+        assert file.reads < 200
+
+
+def test_pixels_are_passed_over_unread(tmp_path: Path) -> None:
+    pixels = chunk(b"IDAT", bytes(1 << 20))
+    with Counted(png(tmp_path, pixels * 20, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))) as file:
+        assert settings_of(file).prompt == "a cat"
+        assert file.bytes < 1 << 18
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".jpg"])
+def test_an_exif_directory_that_names_the_whole_block_again_and_again_is_read_once(tmp_path: Path, suffix: str) -> None:
+    count = 65_000 if suffix == ".webp" else 5_000
+    room = (6 << 20) - 12 * count if suffix == ".webp" else 0
+    named = struct.pack(">HHII", 0x0110, 2, 12 * count + room, 8)
+    block = b"MM\0*\0\0\0\x08" + struct.pack(">H", count) + named * count + b"x" * room
+    path = tmp_path / f"a{suffix}"
+    if suffix == ".webp":
+        path.write_bytes(b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(block)) + block)
+    else:
+        path.write_bytes(b"\xff\xd8\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block)
+    started = time.process_time()
+    assert texts(path) == {}
+    assert time.process_time() - started < 3
+
+
+def test_exif_blocks_of_countless_entries_are_refused(tmp_path: Path) -> None:
+    block = b"MM\0*\0\0\0\x08" + struct.pack(">H", 60_000) + bytes(12 * 60_000)
+    part = b"EXIF" + struct.pack("<I", len(block)) + block
+    (tmp_path / "a.webp").write_bytes(b"RIFF\0\0\0\0WEBP" + part * 5)
+    with pytest.raises(UnsafeFile, match="200,000 chunks or entries"):
+        texts(tmp_path / "a.webp")
+
+
+@pytest.mark.parametrize("name", ["prompt", "workflow"])
+def test_a_graph_that_unpacks_to_millions_of_values_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
+    bomb = zlib.compress(b"[" + b"{}," * 4_000_000 + b"0]", 9)
+    assert len(bomb) < 20_000
+    with pytest.raises(UnsafeFile, match=r"made\.png: its ComfyUI graph cannot be read") as error:
+        said(png(tmp_path, chunk(b"zTXt", name.encode() + b"\0\0" + bomb)))
+    assert error.value.hint
+
+
+@pytest.mark.parametrize("size", [0, 3, 0x7FFFFFFF, 0xFFFFFFFF])
+@pytest.mark.parametrize("whole", [0, 12, 0xFFFFFFFF])
+def test_sizes_that_lie_in_a_webp_end_the_reading(tmp_path: Path, size: int, whole: int) -> None:
+    lie = b"EXIF" + struct.pack("<I", size) + b"MM\0"
+    (tmp_path / "a.webp").write_bytes(b"RIFF" + struct.pack("<I", whole) + b"WEBP" + lie * 3)
+    assert texts(tmp_path / "a.webp") == {}
+
+
+CHUNKS = st.lists(
+    st.tuples(
+        st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"IDAT", b"teST"]),
+        st.sampled_from([b"parameters\0", b"prompt\0", b"workflow\0\0", b"prompt\0\1\0\0\0", b""]),
+        st.binary(max_size=60) | st.binary(max_size=60).map(zlib.compress) | st.just(json.dumps(GRAPH).encode()),
+    ),
+    max_size=12,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(CHUNKS)
+def test_no_stream_of_chunks_raises_anything_but_a_refusal(tmp_path: Path, parts: list[tuple[bytes, ...]]) -> None:
+    path = png(tmp_path, *(chunk(name, key + data) for name, key, data in parts))
+    with Counted(path) as file:
+        with contextlib.suppress(FileRefused, NoSettings):
+            settings_of(file)
+        assert file.bytes <= 3 * file.size + 64
 
 
 def test_a_file_of_countless_empty_chunks_is_refused(tmp_path: Path) -> None:

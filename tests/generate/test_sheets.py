@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFont
 
 from hnetkit.errors import UsageError
 from hnetkit.generate.grids.sheet import (
@@ -169,3 +171,26 @@ def test_what_no_sheet_can_show_is_refused_before_it_is_drawn() -> None:
     with pytest.raises(UsageError):
         require_room(400, 1, most_side(Path("grid.webp")))
     require_room(400, 1, most_side(Path("grid.png")))
+
+
+@pytest.mark.parametrize(
+    "word", ["x", "一", "\u0301", "Wi", "漢 "], ids=["latin", "chinese", "no width", "mixed", "two"]
+)
+def test_labels_of_any_length_are_broken_in_time_that_grows_with_what_is_shown(word: str) -> None:
+    long = word * 50_000
+    content = rows(SIZE, SIZE, long, "ink", long)
+    started = time.process_time()
+    layout = lay_out(long, long, [long, "a", long], content)
+    assert time.process_time() - started < 10
+    font = ImageFont.load_default(layout.em)
+    for column in layout.columns:
+        assert all(font.getlength(line) <= SIZE for line in column.split("\n"))
+    assert layout.labels[0].endswith("…")
+
+
+def test_a_line_takes_as_many_letters_as_fit() -> None:
+    layout = lay_out("t", "c", ["i" * 60 + "W" * 60], rows(SIZE, SIZE, "ink")[:1])
+    font = ImageFont.load_default(layout.em)
+    lines = layout.columns[0].split("\n")
+    for line, following in pairwise(lines):
+        assert font.getlength(line) <= SIZE < font.getlength(line + following[0])

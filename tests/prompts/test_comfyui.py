@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hnetkit.errors import UnsafeFile
+from hnetkit.limits import Budget
 from hnetkit.prompts import comfyui
 from hnetkit.prompts.infotext import hypernetworks_of
 
@@ -238,23 +240,75 @@ def test_a_graph_that_bites_its_tail_ends() -> None:
     assert read.prompt.startswith("blurry")
 
 
-def test_a_graph_made_to_be_slow_is_read_quickly() -> None:
-    started = time.monotonic()
+def samplers_in_a_row(count: int) -> Graph:
+    """Each one follows the next, over a way that all of them share, and has its settings from one large helper."""
+    ids = [str(i) for i in range(count)]
+    links = {"positive": ["helper", 0], "noise": ["helper", 0]}
+    row = {id: node("KSampler", seed=1, latent_image=["way 0", 0], **links) for id in ids}
+    way = {f"way {i}": node("LatentUpscale", samples=[f"way {i + 1}", 0]) for i in range(150)}
+    helper = {"helper": node("Unheard", **{f"input {i}": i for i in range(count)})}
+    return row | way | {"way 150": node("KSampler", seed=1, latent_image=["0", 0], **links)} | helper
+
+
+def conditionings(count: int) -> Graph:
+    """Diamonds, one on top of the other, whose sides are several links to the same node."""
+    names = [f"conditioning_{i}" for i in range(20)]
+    return usual() | {
+        str(i): node("ConditioningCombine", **{name: [str(i + 1), 0] for name in names}) for i in range(count)
+    }
+
+
+def loaders(count: int) -> Graph:
     chain = {
-        str(i): node("KSampler", seed=i, model=[str(i + 1), 0], positive=[str(i + 1), 0], latent_image=[str(i + 1), 0])
-        for i in range(20_000)
-    }
-    diamonds = {
-        str(i): node("ConditioningCombine", conditioning_1=[str(i + 1), 0], conditioning_2=[str(i + 1), 0])
-        for i in range(20_000)
-    }
-    loaders = {
         str(i): node("HypernetworkLoader", hypernetwork_name="x", strength=1, model=[str(i + 1), 0])
-        for i in range(20_000)
+        for i in range(count)
     }
-    for graph in (chain, usual() | diamonds, loaders):
+    return chain | {"last": node("KSampler", seed=1, positive=["0", 0], model=["0", 0])}
+
+
+@pytest.mark.parametrize("made", [samplers_in_a_row, conditionings, loaders])
+def test_the_work_grows_with_the_graph_alone(made: Any) -> None:
+    for count in (100, 800):
+        graph, budget = made(count), Budget(work=1_000_000)
+        comfyui.parse(json.dumps(graph), budget=budget)
+        assert 1_000_000 - budget.work_left < 5 * len(graph) + 2_000
+
+
+def test_a_graph_of_twelve_kilobytes_is_read_at_once() -> None:
+    graph = samplers_in_a_row(2_000)
+    started = time.process_time()
+    assert parse(graph).parameters["Seed"] == "1"
+    assert time.process_time() - started < 10
+
+
+def test_a_text_that_many_nodes_name_is_not_multiplied_without_end() -> None:
+    graph = usual()
+    graph["text"] = node("String", value="x" * 1_000_000)
+    names = [str(i) for i in range(100, 280)]
+    graph |= {name: node("CLIPTextEncode", text=["text", 0]) for name in names}
+    graph["40"] = node("ConditioningCombine", **{f"conditioning_{name}": [name, 0] for name in names})
+    graph["3"]["inputs"]["positive"] = ["40", 0]
+    with pytest.raises(UnsafeFile, match="far more memory"):
         parse(graph)
-    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize("inner", ["{}", "[]", "1.5", '{"a":1}'])
+def test_a_graph_of_countless_values_is_refused_before_they_are_made(inner: str) -> None:
+    text = "[" + f"{inner}," * 1_500_000 + "0]"
+    with pytest.raises(UnsafeFile, match="far more memory"):
+        comfyui.parse(text)
+    with pytest.raises(UnsafeFile, match="far more memory"):
+        comfyui.parse(None, text)
+
+
+@pytest.mark.parametrize("count", [100_000])
+def test_a_node_of_countless_inputs_and_widgets_is_one_node(count: int) -> None:
+    graph = usual()
+    graph["6"]["inputs"] |= {f"conditioning {i}": ["7", 0] for i in range(count)}
+    assert parse(graph).prompt.startswith("a (red:1.2) cat")
+    many = workflow()
+    many["nodes"][-1]["widgets_values"] += list(range(count))
+    assert comfyui.parse(None, json.dumps(many)).parameters["Steps"] == "25"
 
 
 ANY = st.recursive(

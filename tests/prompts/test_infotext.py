@@ -281,3 +281,45 @@ def test_what_was_read_is_written_and_read_again_as_it_was(text: str) -> None:
     again = infotext.parse(infotext.write(read.prompt, read.negative_prompt, read.parameters))
     assert again == read
     assert infotext.hypernetworks_of(again) == infotext.hypernetworks_of(read)
+
+
+SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<hypernet:a:1>" * 15_000 + "\n" + SETTINGS,
+        "a cat\n" + SETTINGS + ", Hypernetworks: " + "a, " * 60_000,
+        "<hypernet:b:1>" * 60 + "\n" + SETTINGS + ", Hypernetworks: " + "a, " * 60_000,
+    ],
+    ids=["tags", "list", "both"],
+)
+def test_of_countless_networks_the_first_are_read_and_that_is_said(text: str) -> None:
+    read = infotext.hypernetworks_of(infotext.parse(text))
+    assert len(read.networks) == infotext.MOST_MENTIONED
+    assert any("hypernetworks are named; only the first 100 are read" in warning for warning in read.warnings)
+
+
+def test_of_countless_warnings_their_number_is_told() -> None:
+    read = infotext.hypernetworks_of(infotext.parse("<hypernet:a:x>" * 15_000 + "\n" + SETTINGS))
+    assert len(read.warnings) == 101
+    assert read.warnings[-1] == "14,900 more warnings are left out"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "Hashes: {",
+        'Hashes: {"a": ',
+        "Lora hashes: a: b, ",
+        "TI hashes: ",
+        'aa: "',
+        "Hypernetworks: a, ",
+        "Hashes: {}, ",
+    ],
+)
+def test_parameters_made_to_be_slow_are_read_quickly(key: str) -> None:
+    started = time.process_time()
+    infotext.hypernetworks_of(infotext.parse(f"a cat\n{SETTINGS}, " + key * (200_000 // len(key))))
+    assert time.process_time() - started < 10

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hnetkit.errors import UsageError
 from hnetkit.prompts.schedule import schedule
 
 TEXTS = st.lists(st.sampled_from([*"()[]\\:|  ", "3", ".5", "-1", "1e400", "a", "é b", "\n", "[a:b:3]", "[a|b]"])).map(
@@ -95,3 +96,14 @@ def test_any_text_covers_all_steps_in_order(text: str, steps: int, first_pass: i
 def test_text_without_forms_is_left_alone(text: str) -> None:
     if not any(sign in text for sign in ":|"):
         assert schedule(text, 10) == [(10, text)]
+
+
+def test_a_prompt_that_takes_turns_without_end_is_refused_before_its_texts_are_made() -> None:
+    with pytest.raises(UsageError, match=r"240,000 letters that changes 1,000 times"):
+        schedule("[|]" * 80_000, 1000)
+    assert len(schedule("[a|b]" * 1_000, 1000)) == 1000
+
+
+def test_texts_that_come_again_are_kept_once() -> None:
+    texts = [text for _, text in schedule("[cat|dog] and more", 1000)]
+    assert len(set(map(id, texts))) == 2

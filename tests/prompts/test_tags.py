@@ -262,3 +262,22 @@ def test_real_prompts_and_infotexts_give_their_networks(shared: Path) -> None:
         [("v18000Steps", 1.0)],
         [("A1 Extra-600000", 0.15)],
     ]
+
+
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "<hypernet:ink:1" + ":x=1" * 50_000 + ">",
+        "<lora:ink:1:1" + ":x" * 100_000 + ">",
+        "<hypernet:ink:" + "x" * 200_000 + ">",
+        "<hypernet:" + "x" * 200_000 + ":k=1>",
+        "<hypernet:ink:1:blocks=" + "x" * 200_000 + ">",
+        "<hypernet:ink:1:k=" + "x" * 200_000 + ">",
+    ],
+    ids=["arguments", "numbers", "strength", "name", "block", "part"],
+)
+def test_warnings_grow_no_faster_than_the_prompt(tag: str) -> None:
+    warnings = split_tags(tag).warnings
+    assert warnings
+    assert max(map(len, warnings)) < 700
+    assert sum(map(len, warnings)) < 200 * len(tag)

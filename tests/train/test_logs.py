@@ -271,3 +271,11 @@ print(random.getstate() == before, "matplotlib.pyplot" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["True", "False"]
+
+
+def test_a_table_with_a_field_longer_than_any_is_no_defect(tmp_path: Path) -> None:
+    log_of(tmp_path, [row(1)]).close()
+    path = tmp_path / "hypernetwork_loss.csv"
+    path.write_text(path.read_text() + "x" * 200_000 + "\n")
+    with pytest.raises(HnetkitError, match="line 3 is no row"):
+        list(read_log(path))

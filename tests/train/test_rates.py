@@ -287,3 +287,35 @@ def test_a_cosine_gives_the_numbers_of_torchs_own() -> None:
         assert rates.rate_at(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
         optimizer.step()
         truth.step()
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1e-5:100, 1e-5:200", "1e-5:200", True),
+        ("1e-5:100, 1e-6:200", "1e-5:101, 1e-6:200", False),
+        ("1e-5:100, 1e-6:200", "1e-5:100, 1e-6:201", False),
+        ("1e-5:100, 1e-6:50, 1e-7:200", "1e-5:100, 1e-7:200", True),
+        ("cosine:4e-5:cycle=64:warmup=5:min=6e-7", "restarts", True),
+        ("cosine:1e-5:cycle=50", "cosine:1e-5:cycle=51", False),
+        ("cosine:1e-5", "1e-5", False),
+    ],
+)
+def test_schedules_are_compared_by_their_rates(one: str, other: str, same: bool) -> None:
+    for last in (300,) if "c" in one else (300, 1_000_000_000):
+        assert Rates(one, last).is_same(Rates(other, last)) == same
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1e-5:1," * 1_000_000, "more than 10000 rates"),
+        ("1e400", "not a number from 0 on"),
+        ("nan", "not a number from 0 on"),
+        (f"1e-5:{'9' * 5_000}, 1e-6", "not a whole number"),
+        ("cosine:1e-5:cycle=1", "more than 10000 cycles"),
+    ],
+)
+def test_a_schedule_that_nobody_writes_is_refused_before_it_is_made(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        Rates(text, 1_000_000_000)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from hnetkit.cli.train_options import make_recipe
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
@@ -72,6 +78,33 @@ def test_what_is_left_out_has_its_default() -> None:
         ({"name": "ink."}, "cannot name"),
         ({"name": "None"}, "cannot name"),
         ({"max_steps": 0}, "at least 1"),
+        ({"batch_size": 10**9}, "batch_size 1000000000: at most 4096"),
+        ({"batch_size": 10**400}, "batch_size: 1000.*is no number from"),
+        ({"batch_size": 1e30}, "batch_size: 1e.30 is no number from"),
+        ({"accumulation": 10**9}, "accumulation 1000000000: at most"),
+        ({"batch_size": 4096, "accumulation": 65_536}, "at most 1048576 samples a step"),
+        ({"previews": {"prompts": ["a"] * 100_000}}, "previews of 600,000 pictures"),
+        ({"max_steps": 10**18}, "max_steps 1000000000000000000: at most"),
+        ({"size": [10**9, 512]}, "size 1000000000x512: larger than any"),
+        ({"size": [16384, 16384]}, "larger than any"),
+        ({"min_snr": 10**400}, "min_snr: 1000.*is no number from"),
+        ({"min_snr": math.inf}, "min_snr: inf is no number from"),
+        ({"drop_tags": math.nan}, "drop_tags: nan is no number from"),
+        ({"name": "x" * 1_000_000}, "cannot name"),
+        ({"name": "a\ud800"}, "name: .* is not a text"),
+        ({"pictures": "a\0b"}, "pictures: .* is not a text"),
+        ({"x" * 1_000_000: 1}, "there is no setting x{60}$"),
+        ({"beside": [f"{n}.pt" for n in range(50_000)] * 2}, "two networks are called"),
+        ({"optimizer_options": {"betas": [[[0.9]]]}}, "optimizer_options: 'betas'"),
+        ({"optimizer_options": {"eps": [0.1] * 1_000}}, "optimizer_options: 'eps'"),
+        ({"optimizer_options": {"eps": 10**400}}, "optimizer_options: 'eps'"),
+        ({"build": {"structure": [1, 1e308, 1]}}, "is no number from"),
+        ({"build": {"structure": [1, 1e6, 1]}}, "no layer is above 64 times"),
+        ({"build": {"structure": [1] * 1_000}}, "a layer structure of 1,000 numbers: at most 64"),
+        ({"build": {"structure": [1, 2, 1], "dropout": [0] + [0.5] * 100_000 + [0]}}, "a dropout of 100002 numbers"),
+        ({"build": {"widths": [10**400]}}, "is no number from"),
+        ({"build": {"std": math.inf}}, "is no number from"),
+        ({"guards": {"window": 10**400}}, "is no number from"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_by_name(change: dict[str, Any], said: str) -> None:
@@ -107,3 +140,61 @@ def test_no_file_and_no_json_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "worse.json").write_text("{")
     with pytest.raises(UsageError, match="not a recipe"):
         read_recipe(tmp_path / "worse.json")
+
+
+def test_what_is_said_of_a_bad_value_is_one_short_line() -> None:
+    deep: Any = 1
+    for _ in range(900):
+        deep = [deep]
+    for value in (deep, {"a": deep}, "x" * 1_000_000, ["y" * 1_000_000] * 100, {str(n): n for n in range(100_000)}):
+        for name in ("batch_size", "build", "size", "precision", "beside", "optimizer_options"):
+            with pytest.raises(UsageError) as raised:
+                Recipe.from_json({"name": "ink", "model": "m", "pictures": "p", name: {"a": value}})
+            assert len(str(raised.value)) < 400
+
+
+def test_the_largest_that_people_train_is_within_the_limits() -> None:
+    Recipe(**{"name": "ink", "model": "m", "pictures": "p", "batch_size": 512, "accumulation": 1000})
+    build = Build(structure=(1, 4, 8, 16, 8, 4, 1))
+    assert build.chosen([320, 640, 768]) == (320, 640, 768)
+    with pytest.raises(UsageError, match="parameters; at most"):
+        Build(structure=(1, 64, 64, 1)).chosen([320, 640, 768, 1280])
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "[" + "{}," * 3_000_000 + "0]", "9" * 5_000])
+def test_a_recipe_that_no_run_wrote_is_refused_in_a_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(UsageError, match="not a recipe that can be read") as raised:
+        read_recipe(tmp_path / "bad.json")
+    assert len(str(raised.value)) < 300
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_a_pipe_in_place_of_a_recipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "recipe.json")
+    with pytest.raises(UsageError, match="not a regular file"):
+        read_recipe(tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize("build", [5, [], "x"])
+def test_an_option_cannot_be_put_into_a_part_that_is_none(tmp_path: Path, build: Any) -> None:
+    (tmp_path / "recipe.json").write_text(json.dumps({"name": "ink", "model": "m", "pictures": "p", "build": build}))
+    with pytest.raises(UsageError, match="build is not a JSON object"):
+        make_recipe(tmp_path / "recipe.json", None, {"build.layer_norm": True}, {})
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+)
+KEYS = st.sampled_from(
+    [field.name for kind in (Recipe, Build, GuardSettings, PreviewSettings) for field in fields(kind)]
+)
+OBJECTS = st.dictionaries(KEYS, ANY | st.dictionaries(KEYS, ANY))
+
+
+@given(OBJECTS)
+def test_no_json_raises_anything_but_a_usage_error(data: dict[str, Any]) -> None:
+    with contextlib.suppress(UsageError):
+        recipe = Recipe.from_json({"name": "ink", "model": "m", "pictures": "p", **data})
+        assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe

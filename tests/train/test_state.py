@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from blake3 import blake3
 from torch import nn
 
-from hnetkit.errors import DamagedFile, DiskFull, UsageError
+from hnetkit.errors import DamagedFile, DiskFull, FileRefused, UsageError
 from hnetkit.train.optimizer import make_optimizer, restore, set_rate
 from hnetkit.train.state import State, States, require_room
 
@@ -231,3 +233,84 @@ def test_an_optimizer_goes_on_from_its_state_bit_for_bit(name: str, tmp_path: Pa
 def test_an_optimizer_that_cannot_be_meant_is_refused(name: str, options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         make_optimizer(name, nn.Linear(2, 2).parameters(), options, 1e-3)
+
+
+def spoilt(folder: Path, rest: object = None, tensors: bytes | None = None) -> None:
+    """Replaces parts of a checkpoint, with the hash that makes them pass for what was written."""
+    data = (folder / "tensors.safetensors").read_bytes() if tensors is None else tensors
+    (folder / "tensors.safetensors").write_bytes(data)
+    said = json.loads((folder / "state.json").read_text()) | {"blake3": blake3(data).hexdigest()}
+    (folder / "state.json").write_text(rest if isinstance(rest, str) else json.dumps(said | (rest or {})))
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        *("[" * 100_000, '{"a": ' * 100_000, "[" + "{}," * 1_500_000 + "0]", "9" * 5_000, "[]", "null"),
+        *({"step": "5"}, {"step": -1}, {"step": 10**30}, {"step": True}, {"step": None}, {"format": []}),
+        *({"content": 5}, {"content": []}, {"content": {"dict": 5}}, {"content": {"dict": [[[], 1]]}}),
+        *({"content": {"tensor": []}}, {"content": {"tensor": "nothing"}}, {"content": {"tuple": 5}}, {"content": {}}),
+    ],
+    ids=lambda rest: str(rest)[:20],
+)
+def test_a_checkpoint_that_somebody_changed_is_damaged_and_nothing_worse(tmp_path: Path, rest: Any) -> None:
+    states = States(tmp_path)
+    spoilt(states.write(state(10)), rest)
+    with pytest.raises(FileRefused) as raised:
+        states.read()
+    assert len(str(raised.value)) < 600
+    states.write(state(20))
+    read = states.read()
+    assert read is not None
+    assert read.step == 20
+
+
+@pytest.mark.parametrize("tensors", [b"", b"x" * 100, b"\xff" * 8 + b"{}", (2).to_bytes(8, "little") + b"[]"])
+def test_tensors_that_are_none_are_damage(tmp_path: Path, tensors: bytes) -> None:
+    states = States(tmp_path)
+    spoilt(states.write(state(10)), tensors=tensors)
+    with pytest.raises(DamagedFile):
+        states.read()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+@pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
+def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    states = States(tmp_path)
+    folder = states.write(state(10))
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(DamagedFile, match="not a regular file"):
+        states.read()
+    states.drop_after(5)
+
+
+def test_folders_that_no_run_made_are_no_checkpoints(tmp_path: Path) -> None:
+    states = States(tmp_path, keep=1)
+    for name in ("5", "²", "٣", "0000000000009"):
+        (tmp_path / name).mkdir()
+    states.write(state(1))
+    states.write(state(2))
+    states.drop_after(1)
+    assert {path.name for path in tmp_path.iterdir()} == {"5", "²", "٣", "0000000000009"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"exp_avg": torch.zeros(1_000)}, "exp_avg is .1000. for a parameter of .2, 3."),
+        ({str(n): torch.zeros(6) for n in range(100)}, "values for one parameter"),
+    ],
+)
+def test_a_state_that_no_optimizer_of_the_network_has_is_refused_by_name(change: dict[str, Any], said: str) -> None:
+    layer = nn.Linear(3, 2)
+    optimizer = make_optimizer("AdamW", layer.parameters(), {}, 1e-3)
+    layer(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    kept = optimizer.state_dict()
+    restore(optimizer, kept)
+    spoiled = {**kept, "state": {**kept["state"], 0: {**kept["state"][0], **change}}}
+    with pytest.raises(ValueError, match=said):
+        restore(optimizer, spoiled)
+    with pytest.raises(ValueError, match="of 1000 parameters, not of 2"):
+        restore(optimizer, {**kept, "state": {number: {} for number in range(1_000)}})

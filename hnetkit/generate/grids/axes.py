@@ -38,7 +38,7 @@ _OTHER_NAMES = {
     **{"cfg-scale": "cfg", "strengths": "strength", "step": "steps", "prompt-sr": "prompt"},
 }
 _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
-_DASHED = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\(\s*{_NUMBER}\s*\)|\[\s*(\d+)\s*\])?")
+_DASHED = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\(\s*{_NUMBER}\s*\)|\[\s*(\d{{1,9}})\s*\])?")
 _STEPPED = re.compile(rf"{_NUMBER}\s*:\s*{_NUMBER}(?:\s*:\s*{_NUMBER})?")
 
 Content: TypeAlias = "str | int | float | tuple[str, ...] | None"

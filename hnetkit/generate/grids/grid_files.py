@@ -12,20 +12,24 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit.errors import BadPicture, FileRefused, NotFound, OutputExists
 from hnetkit.files import new_file
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.picture_files import write_picture
 from hnetkit.generate.picture_text import read_picture_text
+from hnetkit.generate.request import LARGEST_SEED
 from hnetkit.images import open_image
+from hnetkit.limits import MAX_JSON, parse_json
 
 if TYPE_CHECKING:
     from PIL import Image
 
 FORMAT = "hnetkit.grid/1"
 
+_TEXTS = ("key", "picture", "prompt", "negative_prompt", "sampler", "model", "infotext")
+_NUMBERS = ("steps", "cfg_scale")
 _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 
 Row = dict[str, Any]
@@ -53,7 +57,8 @@ class GridFiles:
 
     def require_ours(self) -> None:
         """Raises OutputExists where a file that is no grid's record has the record's name, or the folder's."""
-        if self.record.is_dir() or (self.folder.exists() and not self.folder.is_dir()):
+        is_other = self.record.exists() and not self.record.is_file()
+        if is_other or (self.folder.exists() and not self.folder.is_dir()):
             raise OutputExists(f"{self.record} or {self.folder} is something else", hint="choose another --out")
         if self.record.exists():
             with self.record.open("rb") as file:
@@ -65,7 +70,10 @@ class GridFiles:
         """Makes one record of what earlier processes left, without torn lines; for the first process alone."""
         if self.record.exists():
             with self.record.open("r+b") as file:
-                file.truncate(file.read().rfind(b"\n") + 1)
+                end = 0
+                for line in _lines(file):
+                    end = file.tell() if line.endswith(b"\n") else end
+                file.truncate(end)
         for path in self._parts():
             lines = path.read_bytes()
             whole = lines[: lines.rfind(b"\n") + 1]
@@ -76,13 +84,16 @@ class GridFiles:
     def rows(self) -> Iterator[Row]:
         """Yields what is on record, of all processes; lines that are damaged are passed over."""
         for path in (self.record, *self._parts()):
-            for line in path.read_bytes().splitlines() if path.exists() else ():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict) and row.get("format") == FORMAT and isinstance(row.get("key"), str):
-                    yield row
+            if not path.is_file():
+                continue
+            with path.open("rb") as file:
+                for line in _lines(file):
+                    try:
+                        row = parse_json(line)
+                    except ValueError:
+                        continue
+                    if _is_row(row):
+                        yield row
 
     def done(self, keys: Iterable[str]) -> dict[str, Row]:
         """Returns a row for each of `keys` whose picture is there and whole."""
@@ -115,7 +126,7 @@ class GridFiles:
             path.unlink()
 
     def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob("process-*.jsonl"))
+        return sorted(path for path in self.folder.glob("process-*.jsonl") if path.is_file())
 
     def _append(self, path: Path, lines: bytes) -> None:
         with path.open("ab") as file:
@@ -136,6 +147,28 @@ class GridFiles:
 def row_of(key: str, place: Mapping[str, Any], facts: Mapping[str, Any]) -> Row:
     """Returns a line of the record: the picture's key, where in the grid it is shown, and all that it was drawn by."""
     return {"format": FORMAT, "key": key, **place, **{name: fact for name, fact in facts.items() if name not in place}}
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a record; one that is longer than any comes in pieces, which are damaged lines."""
+    return iter(lambda: file.readline(MAX_JSON), b"")
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a line that was read holds what sheets and later runs take of it; somebody may have changed it."""
+    return (
+        isinstance(row, dict)
+        and row.get("format") == FORMAT
+        and all(isinstance(row.get(name), str) for name in _TEXTS)
+        and all(type(row.get(name)) in (int, float) and abs(row[name]) <= LARGEST_SEED for name in _NUMBERS)
+        and _is_seed(row.get("seed"))
+        and isinstance(row.get("random_seeds", []), list)
+        and all(map(_is_seed, row.get("random_seeds", [])))
+    )
+
+
+def _is_seed(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= LARGEST_SEED
 
 
 def _line(row: Row) -> bytes:

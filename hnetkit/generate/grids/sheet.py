@@ -28,6 +28,9 @@ MOST_PIXELS = 178_956_970
 MOST_SIDE = {".webp": 16_383}
 """Pixels that a format can have on a side."""
 
+MOST_LETTERS = 10_000
+"""Of a label, a title or a caption; what stands behind is not even measured."""
+
 _OTHER_SIDE = 65_500
 _LINES = {"title": 6, "caption": 3, "column": 4, "section": 3}
 _PAPER, _INK, _PALE_INK, _EDGE = "#ffffff", "#1a1a1a", "#6b6b6b", "#d8d8d8"
@@ -238,15 +241,16 @@ def _title_font(em: int) -> Font:
 
 def _wrapped(text: str, font: Font, width: int, most: int) -> str:
     """Breaks `text` into at most `most` lines of `width` pixels, between words, and within a word that is wider."""
+    if len(text) > MOST_LETTERS:
+        text = f"{text[:MOST_LETTERS]}…"
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".strip()
-        if font.getlength(joined) <= width:
+        if _fitting(joined, font, width) == len(joined):
             lines[-1] = joined
             continue
         lines.append(word)
-        while font.getlength(lines[-1]) > width and len(lines[-1]) > 1 and len(lines) < most + 3:
-            fits = next(n for n in range(len(lines[-1]) - 1, 0, -1) if n == 1 or font.getlength(lines[-1][:n]) <= width)
+        while len(lines) < most + 3 and (fits := _fitting(lines[-1], font, width)) < len(lines[-1]):
             lines[-1:] = [lines[-1][:fits], lines[-1][fits:]]
         if len(lines) > most + 2:
             break
@@ -257,6 +261,19 @@ def _wrapped(text: str, font: Font, width: int, most: int) -> str:
             last = last[:-1]
         lines[most - 1 :] = [last + "…"]
     return "\n".join(lines)
+
+
+def _fitting(text: str, font: Font, width: int) -> int:
+    """Returns how many letters of `text` are at most `width` pixels long, at least one; no more of it is measured."""
+    least, most = min(1, len(text)), min(16, len(text))
+    while most < len(text) and font.getlength(text[:most]) <= width:
+        least, most = most, min(2 * most, len(text))
+    if font.getlength(text[:most]) <= width:
+        return most
+    while least + 1 < most:
+        middle = (least + most) // 2
+        least, most = (middle, most) if font.getlength(text[:middle]) <= width else (least, middle)
+    return least
 
 
 def _width(text: str, font: Font) -> int:

@@ -12,12 +12,18 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from hnetkit.errors import UsageError
 from hnetkit.prompts.attention import parse_attention
 
 Emphasis: TypeAlias = Literal["original", "no-norm", "ignore", "none"]
 
 COMMA_REACH = 20  # a full chunk ends at its last comma, where that is at most so many tokens back
+
+MOST_CHUNKS = 100
+"""Chunks of one prompt, some 30,000 letters: the text encoder reads all of them at once."""
+
 _KEPT = 256  # encoded texts
+_KEPT_TOKENS = 100_000  # of all of them: 300 MB with SD 1 in fp32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -101,12 +107,17 @@ class TextEncoder:
         self.is_xl = getattr(pipe, "text_encoder_2", None) is not None
 
     def encode(self, text: str, *, is_negative: bool = False) -> Encoded:
-        """Returns a text as the UNet reads it; an empty negative prompt of SDXL is zeros, as it was in its training."""
+        """Returns a text as the UNet reads it; an empty negative prompt of SDXL is zeros, as it was in its training.
+
+        Raises:
+            UsageError: it has more than `MOST_CHUNKS`, or the encoder has fewer layers than are to be left out.
+        """
         key = text, is_negative and self.is_xl and not text
         if key not in self._kept:
-            while len(self._kept) >= _KEPT:
-                self._kept.pop(next(iter(self._kept)))
             encoded = self._encode(text)
+            tokens = len(encoded.hidden) + sum(len(kept.hidden) for kept in self._kept.values())
+            while self._kept and (len(self._kept) >= _KEPT or tokens > _KEPT_TOKENS):
+                tokens -= len(self._kept.pop(next(iter(self._kept))).hidden)
             if key[1] and self._pipe.config.get("force_zeros_for_empty_prompt", True):
                 assert encoded.pooled is not None
                 encoded = Encoded(torch.zeros_like(encoded.hidden), torch.zeros_like(encoded.pooled))
@@ -139,6 +150,11 @@ class TextEncoder:
             return found
 
         chunks = split_chunks(pieces, tokenize, room, None if comma == tokenizer.unk_token_id else comma)
+        if len(chunks) > MOST_CHUNKS:
+            raise UsageError(
+                f"a prompt of {len(chunks):,} chunks of {room} tokens: at most {MOST_CHUNKS}",
+                hint="shorten it; each BREAK begins a chunk",
+            )
         device = self._pipe._execution_device
         ids = torch.tensor([_window(chunk, tokenizer, room) for chunk in chunks], device=device)
         output = encoder(ids, output_hidden_states=True)
@@ -155,6 +171,9 @@ class TextEncoder:
         if skip == 1:
             last: Tensor = output.last_hidden_state
             return last
+        if skip > len(output.hidden_states):
+            layers = len(output.hidden_states) - 1
+            raise UsageError(f"clip skip {skip}: the text encoder has {layers} layers", hint="--clip-skip 1")
         inner = getattr(encoder, "text_model", encoder)
         normed: Tensor = inner.final_layer_norm(output.hidden_states[-skip])
         return normed

@@ -1,0 +1,104 @@
+"""What is taken over from a stranger's picture, and what is too absurd to be: settings, sizes, stacks, prompts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hnetkit.errors import UsageError
+from hnetkit.generate.recipe import recipe_of
+from hnetkit.generate.request import LARGEST_SEED, MOST_PARTS, Request, SecondPass
+from hnetkit.prompts.infotext import Infotext
+
+REQUEST = Request("a cat", 1, steps=20, cfg_scale=7, width=512, height=512, sampler="Euler a")
+HUGE = "9" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("Steps", "1000000000"), ("Steps", HUGE), ("Steps", "-1"), ("CFG scale", "nan"), ("CFG scale", "1e400")),
+        *(("Size", "65536x65536"), ("Size", "999992x8"), ("Size", "16384x16384"), ("Size", HUGE)),
+        *(("Seed", HUGE), ("ENSD", HUGE), ("ENSD", "1" * 30), ("Clip skip", "1000000"), ("Variation seed", HUGE)),
+        *(("Variation seed strength", "1e9"), ("Emphasis", "x" * 100_000), ("RNG", "x" * 100_000)),
+        *(("Hires resize", "65536x65536"), ("Sampler", "x" * 100_000)),
+    ],
+)
+def test_a_setting_that_no_picture_has_is_not_taken_over_and_said_in_a_line(key: str, value: str) -> None:
+    plain = recipe_of(Infotext("a cat", "", {}))
+    recipe = recipe_of(Infotext("a cat", "", {key: value}))
+    assert (recipe.prompt, recipe.seed, recipe.choices) == ("a cat", None, plain.choices)
+    (warning,) = recipe.warnings
+    assert warning.startswith(f"{key}: {value[:20]}")
+    assert warning.endswith(" cannot be taken over")
+    assert len(warning) < 300
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("Hires upscale", "1000000"), ("Hires steps", "1000000"), ("Denoising strength", "1e9")]
+)
+def test_a_second_pass_that_no_picture_has_is_not_taken_over(key: str, value: str) -> None:
+    recipe = recipe_of(Infotext("a cat", "", {"Hires upscale": "2", key: value}))
+    assert recipe.warnings == (f"{key}: {value} cannot be taken over",)
+
+
+@pytest.mark.parametrize("tag", ["<hypernet:ink:1>", "<lora:ink:1>"])
+def test_a_stack_that_nobody_makes_is_not_taken_over(tag: str) -> None:
+    recipe = recipe_of(Infotext(tag * 101, "", {"Steps": "5", "Hires upscale": "2", "Hires prompt": tag * 101}))
+    assert recipe.prompt is None
+    assert recipe.choices["steps"] == 5
+    assert "hires_prompt" not in recipe.choices
+    assert recipe.warnings[-1] == "its prompt cannot be taken over: 101 tags are in it; at most 100"
+    assert recipe_of(Infotext(tag * 100, "", {})).prompt == tag * 100
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ("[|]" * 80_000, "changes 1,000 times"),
+        ("a AND " * 40_000, "40,001 prompts are joined by AND"),
+        ("<hypernet:ink:1" + ":x=1" * 60_000 + ">", "60,001 tags are in it"),
+        ("<hypernet:ink:x>" * 15_000, "15,000 tags are in it"),
+    ],
+)
+def test_a_prompt_that_nobody_could_draw_is_not_taken_over(prompt: str, said: str) -> None:
+    recipe = recipe_of(Infotext(prompt, prompt, {"Steps": "1000"}))
+    assert recipe.prompt is None
+    assert "negative_prompt" not in recipe.choices
+    for name, warning in zip(("prompt", "negative prompt"), recipe.warnings, strict=True):
+        assert warning.startswith(f"its {name} cannot be taken over: ")
+        assert said in warning
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"width": 65_536}, "65536 pixels"),
+        ({"width": 16_384, "height": 16_384}, "more pixels than any model draws"),
+        ({"height": 10**40}, "pixels"),
+        ({"steps": 10**9}, "1000000000 steps"),
+        ({"eta_seed_delta": 10**30}, "ENSD"),
+        ({"variation_seed": -1}, "variation seed"),
+        ({"prompt": "a AND " * 60_000}, "60,001 prompts are joined by AND"),
+        ({"prompt": "[|]" * 80_000, "steps": 1000}, "changes 1,000 times"),
+        ({"negative_prompt": "[|]" * 80_000, "steps": 1000}, "changes 1,000 times"),
+        ({"prompt": " AND ".join(["[a|b]" * 1_000] * 50), "steps": 1000}, "changes 1,000 times"),
+    ],
+)
+def test_what_no_machine_can_draw_is_refused_before_anything_is_made(change: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        replace(REQUEST, **change)
+
+
+@pytest.mark.parametrize("change", [{"steps": 10**9}, {"width": 65_536}, {"prompt": "a AND " * 60_000}])
+def test_a_second_pass_has_the_same_limits(change: dict[str, object]) -> None:
+    second = SecondPass(1024, 1024, steps=20, denoising=0.7, upscaler="Latent", prompt="a cat", negative_prompt="")
+    with pytest.raises(UsageError):
+        replace(second, **change)
+
+
+def test_the_largest_that_people_draw_is_within_the_limits() -> None:
+    large = replace(REQUEST, width=8192, height=8192, steps=1000, eta_seed_delta=31_337, variation_seed=LARGEST_SEED)
+    replace(large, prompt=" AND ".join(["a [red|blue] cat"] * MOST_PARTS))
+    replace(large, prompt="a [red:blue:0.5] cat " * 2_000)

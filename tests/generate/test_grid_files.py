@@ -1,0 +1,77 @@
+"""The record of a grid, which somebody may have changed: lines that no run wrote are passed over."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hnetkit.errors import OutputExists, UsageError
+from hnetkit.generate.grids.axes import read_axis
+from hnetkit.generate.grids.grid_files import FORMAT, GridFiles
+
+ROW: dict[str, Any] = {
+    **{"format": FORMAT, "key": "a", "picture": "grid-cells/0000-a.png", "prompt": "a cat", "negative_prompt": ""},
+    **{"seed": 1, "random_seeds": [1], "sampler": "Euler", "steps": 5, "cfg_scale": 7.0, "model": "m", "infotext": "i"},
+}
+GOOD = json.dumps(ROW).encode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"a": ' * 100_000,
+        b"[" + b"{}," * 1_000_000 + b"0]",
+        b"x" * (9 << 20),
+        b"\xff\xfe",
+        b"9" * 5_000,
+        b'{"format": "hnetkit.grid/1", "key": "a"}',
+    ],
+    ids=["deep list", "deep object", "countless", "long", "no text", "number", "bare"],
+)
+def test_a_line_that_no_run_wrote_is_passed_over(tmp_path: Path, line: bytes) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    files.record.write_bytes(b"\n".join([GOOD, line, GOOD, GOOD[:50]]))
+    assert list(files.rows()) == [ROW, ROW]
+    files.settle()
+    assert files.record.read_bytes() == b"\n".join([GOOD, line, GOOD, b""])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(
+            {"seed": "1"},
+            {"seed": 2**70},
+            {"seed": True},
+            {"random_seeds": 5},
+            {"random_seeds": [[]]},
+            {"prompt": None},
+        ),
+        *({"steps": []}, {"cfg_scale": float("nan")}, {"cfg_scale": 10**400}, {"infotext": 5}, {"picture": {}}),
+    ],
+)
+def test_a_row_with_values_of_another_kind_is_none(tmp_path: Path, change: dict[str, Any]) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    files.record.write_text(json.dumps(ROW | change) + "\n")
+    assert list(files.rows()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    os.mkfifo(files.record)
+    with pytest.raises(OutputExists, match="something else"):
+        files.require_ours()
+    files.folder.mkdir()
+    os.mkfifo(files.folder / "process-1.jsonl")
+    assert list(files.rows()) == []
+
+
+def test_a_number_of_values_with_countless_digits_is_no_number() -> None:
+    with pytest.raises(UsageError, match="not a number"):
+        read_axis("--x", f"seed=1-9 [{'9' * 5_000}]")
