@@ -11,8 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import RegistryError
-from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry import json_columns
+from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.connection import expected_tables, open_database, savepoint, transaction, translated
 from hnetkit.registry.files import Files
 from hnetkit.registry.jobs import Jobs
