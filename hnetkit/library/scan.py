@@ -28,8 +28,6 @@ from hnetkit.registry.store import Registry
 Row = dict[str, Any]
 WORKERS = 2
 BATCH, BATCH_S = 32, 0.5  # files and seconds to one transaction: what a killed scan can lose
-MAX_FILE = 256 << 30
-"""Bytes: no model is near it, and reading more for its hashes would take hours."""
 
 Work = tuple[Root, Found, Seen | None]
 Result = tuple[Root, Found, Seen | None, Row | HnetkitError]
@@ -310,8 +308,6 @@ def _examined(work: Sequence[Work], progress: Progress | None) -> Iterator[Resul
 def _examine(root: Root, file: Found, stop: threading.Event) -> Row | HnetkitError:
     path = root.path / file.path
     try:
-        if file.size_bytes > MAX_FILE:
-            return _refused(str(path), file, f"{path}: larger than any model: {file.size_bytes >> 30} GiB")
         return _row(path, stop=stop)
     except Exception as error:
         return failure_of(error, str(path))
@@ -334,7 +330,7 @@ def _go_on(stop: threading.Event | None) -> None:
         raise KeyboardInterrupt
 
 
-def _refused(path: str, file: Found, reason: object) -> Row:
+def _refused(path: str, file: Found, failure: HnetkitError) -> Row:
     """The row of a file of which nothing is known but why."""
     unknown = dict.fromkeys(("sha256", "autov1", "content_hash", "format"))
     return unknown | {
@@ -342,7 +338,7 @@ def _refused(path: str, file: Found, reason: object) -> Row:
         "size_bytes": file.size_bytes,
         "kind": "unknown",
         "verdict": "refused",
-        "reason": str(reason),
+        "reason": str(failure),
         "warnings": [],
     }
 

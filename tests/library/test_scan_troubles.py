@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -77,33 +78,30 @@ def test_a_file_that_nobody_foresaw_is_named_and_not_read_again_until_it_changes
     registry: Registry, folder: Path, fails_once: list[BaseException], error: Exception
 ) -> None:
     fails_once.append(error)
-    found = list(scan(registry, [folder]))
-    assert sorted(change.what for change in found) == ["new"] * 4 + ["unread"]
-    (unread,) = (change for change in found if change.what == "unread")
-    assert f"{unread.path}: {type(error).__name__}" in str(unread.reason)
+    assert {name for _, name in named(scan(registry, [folder]))} == {"a.pt", "b.pt", "c.pt", "d.pt", "e.pt"}
     (row,) = registry.files.rows("files.verdict = 'refused'")
-    assert (row["path"], row["reason"]) == (unread.path, unread.reason)
+    assert row["reason"].startswith(f"{row['path']}: {type(error).__name__}")
+    assert len(registry.networks.rows()) == 4
     assert named(scan(registry)) == []
-    os.utime(unread.path, (1, 1))
-    assert named(scan(registry)) == [("changed", Path(unread.path).name)]
+    os.utime(row["path"], (1, 1))
+    assert named(scan(registry)) == [("changed", Path(row["path"]).name)]
+    assert len(registry.networks.rows()) == 5
 
 
-@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.EIO, "Input/output error")])
 def test_a_file_that_the_machine_could_not_read_is_tried_again(
-    registry: Registry, folder: Path, fails_once: list[BaseException], error: Exception
+    registry: Registry, folder: Path, fails_once: list[BaseException]
 ) -> None:
-    fails_once.append(error)
+    fails_once.append(OSError(errno.EIO, "Input/output error"))
     assert [what for what, _ in named(scan(registry, [folder]))] == ["new"] * 4 + ["unread"]
     assert [what for what, _ in named(scan(registry))] == ["new"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RecursionError()])
 def test_a_check_goes_on_after_a_file_that_fails(
-    registry: Registry, folder: Path, fails_once: list[BaseException], error: Exception
+    registry: Registry, folder: Path, fails_once: list[BaseException]
 ) -> None:
     list(scan(registry, [folder]))
     (folder / "e.pt").unlink()
-    fails_once.append(error)
+    fails_once.append(OSError(errno.EIO, "Input/output error"))
     assert [what for what, _ in named(recheck(registry))] == ["missing", "unread"]
     assert named(recheck(registry)) == []
 
@@ -125,17 +123,6 @@ def test_a_file_that_became_a_pipe_or_a_folder_since_the_walk_is_not_waited_for(
     assert found.pop("m7.pt").reason == f"{folder / 'm7.pt'}: not a regular file"
     assert {change.what for change in found.values()} == {"new"}
     assert "m6.pt" not in found
-
-
-def test_a_file_larger_than_any_model_is_refused_without_being_read(
-    registry: Registry, folder: Path, fails_once: list[BaseException]
-) -> None:
-    with open(folder / "z.pt", "wb") as file:
-        file.truncate(1 << 39)
-    assert ("new", "z.pt") in named(scan(registry, [folder]))
-    (row,) = registry.files.rows("files.stem = 'z'")
-    assert (row["verdict"], row["reason"]) == ("refused", f"{folder / 'z.pt'}: larger than any model: 512 GiB")
-    assert named(recheck(registry)) == []
 
 
 # --- storing
@@ -278,16 +265,43 @@ def test_a_tree_deeper_than_any_path_can_be_is_walked_as_far_as_paths_go(registr
 # --- interrupting
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no way to see what a process reads")
-def test_the_first_interrupt_ends_a_scan_in_the_middle_of_a_large_file(folder: Path, home: Path) -> None:
+@pytest.fixture
+def large(folder: Path) -> Path:
+    """A file that takes seconds to read, and no room."""
     with open(folder / "large.pt", "wb") as file:
-        file.truncate(200 << 30)  # takes no room, and minutes to read
+        file.truncate(4 << 30)
+    return folder / "large.pt"
+
+
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="files are read in another way")
+def test_an_interrupt_ends_the_reading_of_a_file(
+    registry: Registry, folder: Path, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads, read, threads = [0], os.pread, threading.active_count()
+
+    def counted(handle: int, size: int, offset: int) -> bytes:
+        reads[0] += 1
+        if offset == 64 << 20:
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(handle, size, offset)
+
+    monkeypatch.setattr("os.pread", counted)
+    with pytest.raises(KeyboardInterrupt):
+        list(scan(registry, [folder]))
+    assert 64 < reads[0] < 2048, "of 4096 chunks"
+    assert len(registry.networks.rows()) == 5, "what was read is stored"
+    assert threading.active_count() == threads
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no way to see what a process reads")
+def test_the_first_interrupt_ends_a_scan_in_the_middle_of_a_large_file(folder: Path, large: Path, home: Path) -> None:
+    for number in range(8):
+        os.link(large, folder / f"large{number}.pt")
     command = [sys.executable, "-P", "-m", "hnetkit", "scan", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 60
-        while not _reads(process.pid, folder / "large.pt") and time.monotonic() < until:
+        while not _reads(process.pid, large) and time.monotonic() < until:
             time.sleep(0.05)
-        time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         try:
             _, err = process.communicate(timeout=30)
