@@ -8,6 +8,7 @@ import traceback
 
 import click
 
+from hnetkit.cli.ending import exit_code_of, unwind_on_signals
 from hnetkit.cli.lazy import LazyGroup
 from hnetkit.errors import HnetkitError, failure_of, printable
 
@@ -56,6 +57,7 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line and leaves the process with the documented exit code."""
+    unwind_on_signals()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -65,9 +67,9 @@ def run(arguments: list[str]) -> int:
         result = cli.main(arguments, prog_name="hnetkit", standalone_mode=False)
     except HnetkitError as error:
         return _report(error, str(error), error.hint, error.exit_code)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as interruption:
         click.echo("Interrupted.", err=True)
-        return 130
+        return exit_code_of(interruption)
     except click.ClickException as error:
         error.show()
         return error.exit_code
