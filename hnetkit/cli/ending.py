@@ -1,4 +1,4 @@
-"""A polite kill and a terminal that is closed end a command as Ctrl-C does: all is unwound, nothing half-written stays."""
+"""A polite kill and a closed terminal end a command as Ctrl-C does: all is unwound, nothing half-written stays."""
 
 from __future__ import annotations
 
