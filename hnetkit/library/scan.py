@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -280,7 +280,7 @@ def _store(registry: Registry, root: Root, file: Found, row: Row) -> None:
 # --- reading
 
 
-def _examined(work: Sequence[Work], progress: Progress | None) -> Iterator[Result]:
+def _examined(work: Sequence[Work], progress: Progress | None) -> Generator[Result, None, None]:
     """Reads files in threads (hashing runs outside of Python's lock) and yields them in the order given.
 
     Closed, or interrupted, it ends within a chunk of the files at work.
