@@ -60,9 +60,14 @@ class Networks:
 
     def rows(self, where: str = "1", parameters: Iterable[Any] = (), *, order: str = "name, id") -> list[Row]:
         """Returns networks as rows; `where` and `order` are SQL that this package wrote."""
+        return [_network_row(row) for row in self._rows(where, parameters, order)]
+
+    def _rows(self, where: str, parameters: Iterable[Any], order: str) -> list[Row]:
+        """Networks as rows whose own JSON was not read yet, so that a broken one is no matter."""
         cursor = self._db.execute(f"{_SELECT} WHERE {where} ORDER BY {order}", list(parameters))
         names = [column[0] for column in cursor.description]
-        return [_network_row(dict(zip(names, values, strict=True))) for values in cursor]
+        rows = [dict(zip(names, values, strict=True)) for values in cursor]
+        return [row | {key: json.loads(row[key]) for key in ("tags", "aliases")} for row in rows]
 
     def search(self, text: str) -> list[Row]:
         """Returns the networks whose names, tags, note, checkpoint or base model hold every word, the best first.
@@ -149,7 +154,7 @@ class Networks:
     def index(self) -> None:
         """Writes the search's words of what was changed; `Registry.write` does so once, before it commits."""
         while self._stale:
-            for row in self.rows("id = ?", [self._stale.pop()]):
+            for row in self._rows("id = ?", [self._stale.pop()], "id"):
                 self._index(row)
 
     def _index(self, row: Row) -> None:
@@ -174,8 +179,6 @@ def _plain(value: Any) -> Any:
 def _network_row(row: Row) -> Row:
     for key in _JSON:
         row[key] = from_json(row[key], "networks", key, row["content_hash"])
-    for key in ("tags", "aliases"):  # made by SQLite itself
-        row[key] = json.loads(row[key])
     for key in ("layer_norm", "activate_output"):
         row[key] = bool(row[key])
     return row

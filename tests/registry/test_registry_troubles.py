@@ -82,6 +82,15 @@ def test_a_value_that_something_broke_is_named_with_what_mends_it(path: Path, ta
                 assert "hnetkit" in str(caught.value.hint)
 
 
+def test_words_are_added_to_a_network_and_found_though_its_row_is_broken(path: Path) -> None:
+    execute(path, "UPDATE networks SET metadata = '{'")
+    with Registry(path) as registry:
+        with registry.write():
+            registry.networks.add_tags(1, ["late"])
+            registry.networks.mend_search()
+        assert registry.networks.is_searchable()
+
+
 def test_the_sites_own_answer_that_something_broke_is_named(path: Path) -> None:
     execute(path, "UPDATE models SET raw = x'00ff'")
     with Registry(path) as registry:
