@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import functools
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +16,22 @@ from typing import BinaryIO
 
 from hnetkit.errors import NotFound, OutputExists
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_SUFFIX = ".hnetkit.tmp"
+STALE_S = 6 * 3600
+"""Seconds without a change after which a half-written file that no process has open is nobody's."""
+
 
 @contextmanager
 def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """Gives a file to write; on a clean exit it is flushed to disk and takes the name `path`, else it is gone.
+
+    What a process that was killed left half-written in the same folder is removed some hours later, by the next
+    process that writes there.
 
     Raises:
         OutputExists: `path` exists and `overwrite` is False (checked before writing and again at the end).
@@ -25,9 +41,11 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
     if not target.parent.is_dir():
         raise NotFound(f"{target.parent}: no such folder")
     refuse_existing(target, overwrite=overwrite)
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=".tmp", dir=target.parent)
+    _sweep(os.path.realpath(target.parent))
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=_SUFFIX, dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
+            _is_ours_alone(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -39,6 +57,41 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
+
+
+@functools.cache
+def _sweep(folder: str) -> None:
+    """Removes what killed processes left in a folder; a process looks once."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(_SUFFIX):
+                with contextlib.suppress(OSError):  # somebody else's, or removed meanwhile
+                    _remove_stale(entry)
+
+
+def _remove_stale(entry: os.DirEntry[str]) -> None:
+    status = entry.stat(follow_symlinks=False)
+    if not stat.S_ISREG(status.st_mode) or time.time() - status.st_mtime < STALE_S:
+        return
+    with open(entry.path, "r+b") as file:  # network disks lock only what may be written
+        is_stale = _is_ours_alone(file.fileno())
+    if is_stale:
+        os.unlink(entry.path)
+
+
+def _is_ours_alone(handle: int) -> bool:
+    """Takes a file for this process until it closes it; False where another process has it.
+
+    Where locks are not known (Windows, some network disks) its age alone has to tell, and on Windows nobody can
+    remove what another process has open.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)
+    return True
 
 
 def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:

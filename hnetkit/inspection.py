@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
@@ -90,19 +91,26 @@ def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
     }
 
 
-def examine(path: str | os.PathLike[str], *, hashes: bool = True, sha256: str | None = None) -> Examination:
+def examine(
+    path: str | os.PathLike[str],
+    *,
+    hashes: bool = True,
+    sha256: str | None = None,
+    before_read: Callable[[], None] | None = None,
+) -> Examination:
     """Opens a file once and returns what is in it; nothing in the file makes it raise.
 
     Args:
         path: any file.
         hashes: whether to read all bytes for the hashes.
         sha256: of the file, where it is known already.
+        before_read: called before every read; what it raises ends the examination.
 
     Raises:
         NotFound: no such file.
         FileRefused: it cannot be opened, or changed meanwhile.
     """
-    with OpenFile(path) as file:
+    with OpenFile(path, before_read=before_read) as file:
         found = look(file)
         if found.network is not None:
             _ = found.network.base_model  # may read biases: while the file is open

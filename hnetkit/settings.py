@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from filelock import FileLock, Timeout
 
 from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.files import new_file
+from hnetkit.limits import read_json
 from hnetkit.paths import config_file
+
+_PATIENCE_S = 10.0
 
 KEYS: Mapping[str, str] = {
     "model": "what `generate` and `grid` load without --model: a diffusers folder or a hub id",
@@ -27,7 +33,7 @@ def load() -> dict[str, str]:
     """
     path = config_file()
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -43,15 +49,31 @@ def get(key: str) -> str | None:
 
 
 def put(key: str, value: str | None) -> None:
-    """Stores a setting; None takes it back."""
-    settings = load()
-    settings.pop(_known(key), None)
-    if value is not None:
-        settings[key] = value
+    """Stores a setting; None takes it back. Any number of processes may do so at once.
+
+    Raises:
+        HnetkitError: another process has been at it for long.
+    """
+    _known(key)
+    with _alone():
+        settings = load()
+        settings.pop(key, None)
+        if value is not None:
+            settings[key] = value
+        with new_file(config_file(), overwrite=True) as file:
+            file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Between reading the settings and writing them nobody else does."""
     path = config_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path, overwrite=True) as file:
-        file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
+    try:
+        with FileLock(path.with_name(".config.lock"), timeout=_PATIENCE_S):
+            yield
+    except Timeout as error:
+        raise HnetkitError(f"{path}: another process is at the settings", hint="try again when it ended") from error
 
 
 def _known(key: str) -> str:

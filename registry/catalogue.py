@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from sqlite_utils import Database
 
+from hnetkit.errors import RegistryError
+from hnetkit.limits import parse_json
 from hnetkit.registry.files import Row, now, text_of
+from hnetkit.registry.json_columns import COLUMNS, broken, from_json, to_json
 
-_LISTS = ("tags", "commercial_use", "trained_words", "hashes")
+# column -> its table
+_JSON = {column: table for table in ("models", "versions", "remote_files") for column in COLUMNS[table]}
 
 # one row per file that the sites list, with its version and model
 _FILES = """
@@ -128,7 +132,20 @@ class Catalogue:
         row = self._db.execute(
             "SELECT raw FROM models WHERE source = ? AND remote_id = ?", [source, remote_id]
         ).fetchone()
-        return json.loads(zlib.decompress(row[0])) if row else None
+        if row is None:
+            return None
+        try:
+            return parse_json(zlib.decompress(row[0]).decode("utf-8", "surrogatepass"))
+        except (zlib.error, ValueError, TypeError) as error:
+            raise broken("models", "raw", f"{source} {remote_id}") from error
+
+    def faults(self) -> Iterator[RegistryError]:
+        """Yields an error where the sites' own JSON cannot be read any more."""
+        for source, remote_id in self._db.execute("SELECT source, remote_id FROM models").fetchall():
+            try:
+                self.raw(source, remote_id)
+            except RegistryError as error:
+                yield error
 
     def images(self, version: int) -> list[Row]:
         """Returns the example pictures of the version with this row's number, in the site's order."""
@@ -155,15 +172,15 @@ class Catalogue:
 
 
 def _column(name: str, value: Any) -> Any:
-    if name in _LISTS and value is not None:
-        return json.dumps(value, ensure_ascii=True)
+    if name in _JSON and value is not None:
+        return to_json(value)
     return text_of(value) if isinstance(value, str) else value
 
 
 def _from_columns(row: Row) -> Row:
-    for name in _LISTS:
+    for name, table in _JSON.items():
         if row.get(name) is not None:
-            row[name] = json.loads(row[name])
+            row[name] = from_json(row[name], table, name, str(row.get("model") or row.get("name")))
     for name in ("allow_no_credit", "allow_derivatives", "allow_different_license"):
         if row.get(name) is not None:
             row[name] = bool(row[name])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from sqlite_utils import Database
+
+from hnetkit.registry.json_columns import COLUMNS, from_json, is_sound, to_json
 
 Row = dict[str, Any]
 
@@ -99,9 +100,16 @@ class Files:
     # --- files
 
     def seen(self, root: Root) -> dict[str, Seen]:
-        """Returns every file known under a root: path below it -> what is known."""
+        """Returns every file known under a root: path below it -> what is known.
+
+        Where what is known of a file cannot be read any more, no reader has read it: its `reader_version` is 0.
+        """
+        tables = ("files", "sidecars", "networks")
+        sound = " AND ".join(is_sound(table, column) for table in tables for column in COLUMNS[table])
         rows = self._db.execute(
-            "SELECT path, id, size_bytes, mtime_ns, reader_version, state, content_hash FROM files WHERE root_id = ?",
+            f"SELECT path, files.id, size_bytes, mtime_ns, reader_version * ({sound}), state, "
+            "files.content_hash FROM files LEFT JOIN sidecars ON file_id = files.id "
+            "LEFT JOIN networks ON networks.content_hash = files.content_hash WHERE root_id = ?",
             [root.id],
         )
         return {from_column(path): Seen(*rest) for path, *rest in rows}
@@ -128,7 +136,7 @@ class Files:
             "root_id": root.id,
             "path": to_column(path),
             "stem": text_of(PurePath(path).stem),
-            "warnings": json.dumps(row["warnings"]),
+            "warnings": to_json(row["warnings"]),
             "mtime_ns": mtime_ns,
             "reader_version": reader_version,
             "state": "present",
@@ -144,7 +152,7 @@ class Files:
         id = cursor.fetchone()[0]
         self._db.execute("DELETE FROM sidecars WHERE file_id = ?", [id])
         if row.get("sidecars"):
-            self._db.execute("INSERT INTO sidecars VALUES (?, ?)", [id, json.dumps(row["sidecars"])])
+            self._db.execute("INSERT INTO sidecars VALUES (?, ?)", [id, to_json(row["sidecars"])])
 
     def sidecars(self, ids: Iterable[int]) -> dict[int, Row]:
         """Returns what lay beside files when they were read: file -> what the sidecars said."""
@@ -152,7 +160,7 @@ class Files:
         for id in ids:
             row = self._db.execute("SELECT said FROM sidecars WHERE file_id = ?", [id]).fetchone()
             if row is not None:
-                found[id] = json.loads(row[0])
+                found[id] = from_json(row[0], "sidecars", "said", f"file {id}")
         return found
 
     def set_state(self, ids: Iterable[int], state: str) -> None:
@@ -185,6 +193,6 @@ class Files:
 def _file_row(row: Row) -> Row:
     root, path = Path(from_column(row.pop("root"))), from_column(row["path"])
     row["path"] = str(root / path)
-    row["warnings"] = json.loads(row["warnings"])
+    row["warnings"] = from_json(row["warnings"], "files", "warnings", row["path"])
     del row["root_id"]
     return row

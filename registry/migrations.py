@@ -13,7 +13,7 @@ def m001_files_and_networks(db: Database) -> None:
 
     A path or name that is not valid text is stored as its bytes (SQLite columns hold either).
     """
-    for statement in _M001.split(";"):
+    for statement in (_M001 + SEARCH).split(";"):
         db.execute(statement)
 
 
@@ -80,6 +80,9 @@ CREATE TABLE aliases (
     alias TEXT PRIMARY KEY,
     network_id INTEGER NOT NULL REFERENCES networks (id) ON DELETE CASCADE
 ) WITHOUT ROWID;
+"""
+
+SEARCH = """
 CREATE VIRTUAL TABLE network_text USING fts5 (
     names, tags, note, trained_on, base_model, prefix = '2 3', tokenize = 'unicode61 remove_diacritics 2'
 )

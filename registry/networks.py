@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 from sqlite_utils import Database
 
 from hnetkit.registry.files import Row, text_of
+from hnetkit.registry.json_columns import COLUMNS, from_json, to_json
+from hnetkit.registry.migrations import SEARCH
 
-_JSON = ("widths", "layer_structure", "dropout", "metadata")
+_JSON = tuple(COLUMNS["networks"])
 _PLAIN = (
     *("content_hash", "name", "activation", "layer_norm", "activate_output", "dtype", "parameters", "base_model"),
     *("step", "sd_checkpoint", "sd_checkpoint_name"),
@@ -42,7 +45,7 @@ class Networks:
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Stores what a network is; its tags, note and aliases stay."""
-        values = {key: _plain(row[key]) for key in _PLAIN} | {key: json.dumps(row[key]) for key in _JSON}
+        values = {key: _plain(row[key]) for key in _PLAIN} | {key: to_json(row[key]) for key in _JSON}
         updates = ", ".join(f"{column} = excluded.{column}" for column in values)
         self._db.execute(
             f"INSERT INTO networks ({', '.join(values)}) VALUES ({', '.join('?' * len(values))}) "
@@ -57,9 +60,14 @@ class Networks:
 
     def rows(self, where: str = "1", parameters: Iterable[Any] = (), *, order: str = "name, id") -> list[Row]:
         """Returns networks as rows; `where` and `order` are SQL that this package wrote."""
+        return [_network_row(row) for row in self._rows(where, parameters, order)]
+
+    def _rows(self, where: str, parameters: Iterable[Any], order: str) -> list[Row]:
+        """Networks as rows whose own JSON was not read yet, so that a broken one is no matter."""
         cursor = self._db.execute(f"{_SELECT} WHERE {where} ORDER BY {order}", list(parameters))
         names = [column[0] for column in cursor.description]
-        return [_network_row(dict(zip(names, values, strict=True))) for values in cursor]
+        rows = [dict(zip(names, values, strict=True)) for values in cursor]
+        return [row | {key: json.loads(row[key]) for key in ("tags", "aliases")} for row in rows]
 
     def search(self, text: str) -> list[Row]:
         """Returns the networks whose names, tags, note, checkpoint or base model hold every word, the best first.
@@ -81,22 +89,25 @@ class Networks:
     # --- words that people add
 
     def add_tags(self, id: int, tags: Iterable[str]) -> None:
-        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, tag) for tag in tags])
+        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, text_of(tag)) for tag in tags])
         self._stale.add(id)
 
     def remove_tags(self, id: int, tags: Iterable[str]) -> None:
-        self._db.conn.executemany("DELETE FROM tags WHERE network_id = ? AND tag = ?", [(id, tag) for tag in tags])
+        self._db.conn.executemany(
+            "DELETE FROM tags WHERE network_id = ? AND tag = ?", [(id, text_of(tag)) for tag in tags]
+        )
         self._stale.add(id)
 
     def set_note(self, id: int, note: str) -> None:
         """Replaces the note; an empty one removes it."""
         self._db.execute("DELETE FROM notes WHERE network_id = ?", [id])
         if note:
-            self._db.execute("INSERT INTO notes VALUES (?, ?)", [id, note])
+            self._db.execute("INSERT INTO notes VALUES (?, ?)", [id, text_of(note)])
         self._stale.add(id)
 
     def set_alias(self, id: int, alias: str) -> None:
         """Gives a network one more name; the alias leaves the network that had it."""
+        alias = text_of(alias)
         former = self._db.execute("SELECT network_id FROM aliases WHERE alias = ?", [alias]).fetchone()
         self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", [alias, id])
         self._stale |= {id, *(former or ())}
@@ -121,10 +132,29 @@ class Networks:
         self._db.execute(f"DELETE FROM network_text WHERE rowid IN ({gone})", list(parameters))
         self._db.execute(f"DELETE FROM networks WHERE id IN ({gone})", list(parameters))
 
+    def is_searchable(self) -> bool:
+        """Whether the search's index is whole: it is there, and holds words of every network and of nothing else."""
+        ours = "SELECT id FROM networks"
+        indexed = "SELECT id FROM network_text_content"
+        try:
+            (lost,) = self._db.execute(
+                f"SELECT EXISTS (SELECT * FROM ({ours} EXCEPT {indexed})) + EXISTS ({indexed} EXCEPT {ours})"
+            ).fetchone()
+            self._db.execute("SELECT count(*) FROM network_text WHERE network_text MATCH 'a*'").fetchone()
+        except sqlite3.DatabaseError:
+            return False
+        return not lost
+
+    def mend_search(self) -> None:
+        """Makes the search's index again from what is known of the networks."""
+        self._db.execute("DROP TABLE IF EXISTS network_text")
+        self._db.execute(SEARCH)
+        self._stale.update(id for (id,) in self._db.execute("SELECT id FROM networks"))
+
     def index(self) -> None:
         """Writes the search's words of what was changed; `Registry.write` does so once, before it commits."""
         while self._stale:
-            for row in self.rows("id = ?", [self._stale.pop()]):
+            for row in self._rows("id = ?", [self._stale.pop()], "id"):
                 self._index(row)
 
     def _index(self, row: Row) -> None:
@@ -147,8 +177,8 @@ def _plain(value: Any) -> Any:
 
 
 def _network_row(row: Row) -> Row:
-    for key in (*_JSON, "tags", "aliases"):
-        row[key] = json.loads(row[key])
+    for key in _JSON:
+        row[key] = from_json(row[key], "networks", key, row["content_hash"])
     for key in ("layer_norm", "activate_output"):
         row[key] = bool(row[key])
     return row

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import RegistryError
+from hnetkit.registry import json_columns
 from hnetkit.registry.catalogue import Catalogue
-from hnetkit.registry.connection import open_database, transaction, translated
+from hnetkit.registry.connection import expected_tables, open_database, savepoint, transaction, translated
 from hnetkit.registry.files import Files
 from hnetkit.registry.jobs import Jobs
 from hnetkit.registry.links import Links
@@ -33,10 +34,12 @@ class Registry:
         subscriptions: what is to be kept in step with a site.
         trainings: how networks came to be that were trained here.
 
-    Any number of threads may write; each block of `write` is one of them at a time.
+    Any number of threads may write; each block of `write` is one of them at a time. On a disk that is full or may
+    not be written, what is there can be read.
 
     Raises:
-        RegistryError: damaged, locked, not writable, or written by a newer hnetkit.
+        RegistryError: damaged, locked, or written by a newer hnetkit.
+        DiskFull: there is none yet, and no room for one.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -53,10 +56,25 @@ class Registry:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """One change, whole or not at all; every change is made in such a block."""
+        """One change, whole or not at all; every change is made in such a block.
+
+        Raises:
+            RegistryError, DiskFull: it cannot be written.
+        """
         with self._writing, translated(self.path), transaction(self._db):
             yield
             self.networks.index()
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """One part of a `write`, whole or not at all: where it fails, the rest of the change can be made.
+
+        Raises:
+            ValueError: its values do not fit their columns.
+            RegistryError, DiskFull: nothing can be written.
+        """
+        with translated(self.path), savepoint(self._db):
+            yield
 
     def summary(self) -> str:
         """Returns how much is in the registry, in words."""
@@ -68,13 +86,24 @@ class Registry:
         """Looks through the whole database; returns `summary`.
 
         Raises:
-            RegistryError: the database is damaged.
+            RegistryError: something in it is damaged or lost; the hint is the command that mends it.
         """
         with translated(self.path):
-            found = self._db.conn.execute("PRAGMA quick_check").fetchone()[0]
-        if found != "ok":
-            raise RegistryError(f"{self.path}: the registry is damaged ({found})", hint="move it away and scan again")
+            self._check_tables()
+            if not self.networks.is_searchable():
+                raise RegistryError(f"{self.path}: the search's index is damaged", hint="hnetkit scan")
+            for fault in (*json_columns.faults(self._db), *self.catalogue.faults()):
+                raise fault
         return self.summary()
+
+    def _check_tables(self) -> None:
+        hint = f"move it away and scan again: mv {self.path} {self.path}.damaged"
+        found = self._db.conn.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if found != "ok":
+            raise RegistryError(f"{self.path}: the registry is damaged ({found})", hint=hint)
+        lost = expected_tables() - {name for (name,) in self._db.conn.execute("SELECT name FROM sqlite_master")}
+        if lost:
+            raise RegistryError(f"{self.path}: the registry is damaged: lost {', '.join(sorted(lost))}", hint=hint)
 
     def close(self) -> None:
         self._db.close()

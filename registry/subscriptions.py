@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from sqlite_utils import Database
 
 from hnetkit.registry.files import Row, now
+from hnetkit.registry.json_columns import from_json, to_json
 
 
 class Subscriptions:
@@ -22,14 +22,19 @@ class Subscriptions:
         self._db.execute(
             "INSERT INTO subscriptions (name, filters, created_at) VALUES (?, ?, ?) "
             "ON CONFLICT (name) DO UPDATE SET filters = excluded.filters",
-            [name, json.dumps(filters, sort_keys=True), now()],
+            [name, to_json(dict(sorted(filters.items()))), now()],
         )
 
     def rows(self) -> list[Row]:
         """Returns all of them, by name."""
         cursor = self._db.execute("SELECT name, filters, created_at, synced_at FROM subscriptions ORDER BY name")
         return [
-            {"name": name, "filters": json.loads(filters), "created_at": created, "synced_at": synced}
+            {
+                "name": name,
+                "filters": from_json(filters, "subscriptions", "filters", name),
+                "created_at": created,
+                "synced_at": synced,
+            }
             for name, filters, created, synced in cursor
         ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from sqlite_utils import Database
 
 from hnetkit.registry.files import now, text_of
+from hnetkit.registry.json_columns import from_json, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Trainings:
             "INSERT OR REPLACE INTO trainings VALUES (?, ?, ?, ?, ?, ?)",
             [
                 network_id,
-                json.dumps(training.recipe),
+                to_json(training.recipe),
                 training.started_from,
                 training.model_name and text_of(training.model_name),
                 training.model_hash,
@@ -57,7 +57,9 @@ class Trainings:
             "JOIN networks ON networks.id = network_id WHERE content_hash = ?",
             [content_hash],
         ).fetchone()
-        return Training(json.loads(found[0]), *found[1:]) if found else None
+        if found is None:
+            return None
+        return Training(from_json(found[0], "trainings", "recipe", content_hash), *found[1:])
 
     def lineage(self, content_hash: str) -> list[str]:
         """Returns the contents that training began with, one after another, the nearest first."""

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from hnetkit.cli.ending import exit_code_of, unwind_on_signals
 from hnetkit.cli.lazy import LazyGroup
 from hnetkit.cli.output import ReaderLeft, say, say_traceback, say_usage, take_streams
 from hnetkit.errors import HnetkitError, UsageError, failure_of
@@ -45,7 +46,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 EPILOG = """\b
 Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 network,
-6 rate limit, 7 file refused, 130 interrupted. HNETKIT_DEBUG=1 shows tracebacks."""
+6 rate limit, 7 file refused, 130 interrupted, 129 and 143 ended by a signal.
+HNETKIT_DEBUG=1 shows tracebacks."""
 
 
 @click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
@@ -57,6 +59,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line and leaves the process with the documented exit code."""
     take_streams()
+    unwind_on_signals()
     sys.exit(run(sys.argv[1:]))
 
 
@@ -66,9 +69,9 @@ def run(arguments: list[str]) -> int:
         result = cli.main(arguments, prog_name="hnetkit", standalone_mode=False)
     except HnetkitError as error:
         return _report(error, str(error), error.hint, error.exit_code)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as interruption:
         say("Interrupted.")
-        return 130
+        return exit_code_of(interruption)
     except click.ClickException as error:
         say_usage(error)
         return error.exit_code

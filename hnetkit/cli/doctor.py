@@ -13,7 +13,7 @@ import click
 
 from hnetkit import paths, settings
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.errors import HnetkitError, PartlyFailed
+from hnetkit.errors import HnetkitError, PartlyFailed, failure_of
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "sqlite-utils", "triton")
 
@@ -56,8 +56,9 @@ def _checked(name: str, check: Callable[[], str]) -> Row:
     except importlib.metadata.PackageNotFoundError:
         optional = name == "triton"
         return {"check": name, "state": "absent" if optional else "failed", "detail": "not installed"}
-    except HnetkitError as error:
-        return {"check": name, "state": "failed", "detail": f"{error}{f' ({error.hint})' if error.hint else ''}"}
+    except Exception as error:  # one check never stops another
+        failure = failure_of(error, name)
+        return {"check": name, "state": "failed", "detail": f"{failure}{f' ({failure.hint})' if failure.hint else ''}"}
 
 
 def _devices() -> str:

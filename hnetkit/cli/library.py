@@ -55,12 +55,14 @@ def _is_plain_word(name: str) -> bool:
 @click.command("scan")
 @click.argument("folders", nargs=-1, metavar="[DIR...]")
 @click.option("--rehash", is_flag=True, help="Read every known file again; report changed, missing and corrupt ones.")
+@click.option("--follow-links", is_flag=True, help="Also scan folders outside, to which links in a folder lead.")
 @output_options
-def scan_command(folders: tuple[str, ...], rehash: bool, output: Output) -> None:
+def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, output: Output) -> None:
     """Index folders of hypernetworks in the registry.
 
     Folders are remembered: without any, all known ones are scanned. Only what is new or changed is read; a file that
-    is gone is marked missing and never forgotten. With --rehash, exits with 1 where a file is not what it was.
+    is gone is marked missing and never forgotten. With --rehash, exits with 1 where a file is not what it was. Links
+    to files are followed, links to folders only within the folder.
 
     \b
     Examples:
@@ -77,9 +79,10 @@ def scan_command(folders: tuple[str, ...], rehash: bool, output: Output) -> None
             add_roots(registry, [paths.library_folder()])
         if not folders and not registry.files.roots():
             raise NotFound("no folder was ever scanned", hint="hnetkit scan FOLDER")
-        found = (
-            recheck(registry, progress=progress) if rehash else scan(registry, map(Path, folders), progress=progress)
-        )
+        if rehash:
+            found = recheck(registry, progress=progress)
+        else:
+            found = scan(registry, map(Path, folders), progress, follow_links=follow_links, note=output.note)
         rows = [_change(change) for change in found]
         total = registry.summary()
     output.rows(rows, columns=["change", "path", "kind", "detail"], text=_change_line)
@@ -274,7 +277,7 @@ def _networks(registry: Registry, rows: list[Row]) -> list[Row]:
     checkpoints = {
         short: file["path"]
         for file in registry.files.rows("files.kind = 'checkpoint'")
-        for short in (file["sha256"][:10], file["autov1"])
+        for short in (str(file["sha256"])[:10], file["autov1"])
     }
     return [_with_files(row, by_content.get(row["content_hash"], []), checkpoints) for row in rows]
 

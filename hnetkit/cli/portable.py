@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from typing import IO
 
 import click
 
 from hnetkit.cli.library import open_registry
-from hnetkit.cli.output import Output, output_options, put_json
+from hnetkit.cli.output import Output, output_options, put_json, say
+from hnetkit.errors import PartlyFailed, UsageError
+
+_SHOWN = 20  # failures
 
 
 @click.command("export")
@@ -44,12 +49,13 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
 
 
 @click.command("import")
-@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
 @output_options
-def import_command(file: IO[str], output: Output) -> None:
+def import_command(file: str, output: Output) -> None:
     """Take in what `export` wrote.
 
-    What is known here already stays; tags are added. FILE may be - for standard input.
+    What is known here already stays; tags are added. FILE may be - for standard input. Exits with 1 where a line
+    cannot be taken in; the others are.
 
     \b
     Examples:
@@ -58,7 +64,25 @@ def import_command(file: IO[str], output: Output) -> None:
     """
     from hnetkit.sources.portable import imported
 
-    with open_registry() as registry:
-        counts = imported(registry, file)
-    rows = [{"kind": kind, "records": count} for kind, count in sorted(counts.items())]
+    if file == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed", hint="hnetkit import FILE")
+    with open_registry() as registry, sys.stdin.buffer if file == "-" else open(file, "rb") as lines:
+        found = imported(registry, _lines(lines))
+    rows = [{"kind": kind, "records": count} for kind, count in sorted(found.counts.items())]
     output.rows(rows, columns=["kind", "records"], text=lambda row: f"{row['kind']}  {row['records']}")
+    for failure in found.failures[:_SHOWN]:
+        say(failure)
+    if len(found.failures) > _SHOWN:
+        say(f"and {len(found.failures) - _SHOWN} more")
+    if found.failures:
+        raise PartlyFailed(f"{len(found.failures)} lines could not be taken in")
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """The lines of a file; of one that is far too long only the beginning."""
+    from hnetkit.sources.portable import MAX_LINE
+
+    while line := file.readline(MAX_LINE + 2):
+        yield line
+        while len(line) > MAX_LINE and not line.endswith(b"\n") and (line := file.readline(MAX_LINE + 2)):
+            pass

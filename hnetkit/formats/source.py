@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import threading
+from collections.abc import Callable
 from types import TracebackType
 
 from hnetkit.errors import DamagedFile, FileChanged, FileRefused, NotFound
@@ -18,13 +19,17 @@ class OpenFile:
         path: as it was given, as text.
         size: in bytes, when it was opened.
 
+    Args:
+        before_read: called before every read; what it raises ends the reading of a large file.
+
     Raises:
         NotFound: nothing is there, or a folder.
         FileRefused: it is a device, a pipe or a socket, or may not be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, before_read: Callable[[], None] | None = None) -> None:
         self.path = os.fsdecode(path)
+        self._before_read = before_read
         self._lock = threading.Lock()
         self._handle = _open(self.path)
         status = os.fstat(self._handle)
@@ -44,6 +49,8 @@ class OpenFile:
             FileChanged: the file changed or shrank since it was opened.
             DamagedFile: the range is not inside the file.
         """
+        if self._before_read is not None:
+            self._before_read()
         if offset < 0 or size < 0 or offset + size > self.size:
             raise DamagedFile(f"{self.path}: cut short: {size} bytes at {offset} are not in {self.size} bytes")
         data = self._read(offset, size)

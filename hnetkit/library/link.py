@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import os
 import re
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,14 +20,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from hnetkit.errors import FileChanged, HnetkitError
+from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, failure_of
 from hnetkit.files import new_file
 from hnetkit.formats import load, save
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.library.layouts import Program, folded, folder_of, safe_stem
 from hnetkit.library.resolve import resolve
-from hnetkit.library.walk import walk
+from hnetkit.library.walk import mtime_of, walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
@@ -90,7 +91,7 @@ def link(
     for done, item in enumerate(wanted):
         if progress is not None:
             progress(done, len(wanted))
-        yield job.put(item)
+        yield job.put_safely(item)
 
 
 def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool = False) -> Iterator[LinkChange]:
@@ -118,6 +119,19 @@ class _Job:
         self.placed = {_key_of(link.path): link for link in known if not _is_folder(link)}
         self.made = [link.path for link in known if _is_folder(link)]
 
+    def put_safely(self, item: _Wanted) -> LinkChange:
+        """Sees to it that one network is there; whatever fails is that network's failure.
+
+        Raises:
+            RegistryError, DiskFull: no network can be written down.
+        """
+        try:
+            return self.put(item)
+        except (RegistryError, DiskFull):
+            raise
+        except Exception as error:
+            return LinkChange("skipped", str(item.path), str(item.source), reason=_words(error, item.source))
+
     def put(self, item: _Wanted) -> LinkChange:
         """Sees to it that one network is there."""
         path, source, before = str(item.path), str(item.source), self.placed.get(_key_of(item.path))
@@ -140,10 +154,10 @@ class _Job:
             return LinkChange(what, path, source, "converted" if item.convert else self.how or "symlink")
         try:
             return LinkChange(what, path, source, self._place(item))
-        except (OSError, HnetkitError) as error:
+        except Exception:
             if not os.path.lexists(path):
                 self._forget(path)
-            return LinkChange("skipped", path, source, reason=_words(error))
+            raise
 
     def clear(self, keep: set[str]) -> Iterator[LinkChange]:
         """Removes all that hnetkit put there, less what is to be kept, by `_key_of`."""
@@ -153,8 +167,12 @@ class _Job:
             there = os.path.lexists(link.path)
             untouched = there and _is_untouched(link)
             if not self.dry_run:
-                if untouched:
-                    os.unlink(link.path)
+                try:
+                    if untouched:
+                        os.unlink(link.path)
+                except OSError as error:  # it is still ours, to be taken back another time
+                    yield LinkChange("kept", link.path, link.source, link.how, _words(error, link.path))
+                    continue
                 self._forget(link.path)
             if there:
                 what, reason = ("removed", None) if untouched else ("kept", _CHANGED)
@@ -233,8 +251,9 @@ class _Job:
     def _copy(self, source: Path, item: _Wanted, how: str, sha256: str | None = None) -> None:
         """Copies a file under the item's name; `sha256` is what its bytes must have."""
         digest = hashlib.sha256()
-        with open(source, "rb") as reader, new_file(item.path) as file:
-            while chunk := reader.read(_CHUNK):
+        with OpenFile(source) as reader, new_file(item.path) as file:
+            for start in range(0, reader.size, _CHUNK):
+                chunk = reader.read_at(start, min(_CHUNK, reader.size - start))
                 digest.update(chunk)
                 file.write(chunk)
             if sha256 not in (None, digest.hexdigest()):
@@ -290,8 +309,10 @@ class _Wanted:
         try:
             status = os.stat(self.source)
         except OSError as error:
-            return f"{self.source}: {_words(error)}"
-        if (status.st_size, status.st_mtime_ns) != (self.row["size_bytes"], self.row["mtime_ns"]):
+            return f"{self.source}: {_words(error, self.source)}"
+        if not stat.S_ISREG(status.st_mode):
+            return f"{self.source}: not a regular file"
+        if (status.st_size, mtime_of(status)) != (self.row["size_bytes"], self.row["mtime_ns"]):
             return f"{self.source}: changed since it was scanned; hnetkit scan"
         return None
 
@@ -368,7 +389,8 @@ def _is_untouched(link: Link) -> bool:
             return False
         if link.how == "hardlink" and os.path.exists(link.source) and os.path.samefile(link.path, link.source):
             return True
-        return sha256_of(OpenFile(link.path)) == link.sha256
+        with OpenFile(link.path) as file:
+            return sha256_of(file) == link.sha256
     except (OSError, HnetkitError):  # another kind of file, or one that cannot be read: then nobody knows
         return False
 
@@ -376,12 +398,15 @@ def _is_untouched(link: Link) -> bool:
 def _holds(path: str | Path, content_hash: str) -> bool:
     try:
         return load(path).content_hash == content_hash
-    except (OSError, HnetkitError):
+    except Exception:  # whatever it is, it is not that network
         return False
 
 
-def _words(error: Exception) -> str:
-    return str(error.strerror or error) if isinstance(error, OSError) else str(error)
+def _words(error: Exception, what: str | Path) -> str:
+    failure = failure_of(error, str(what))
+    if isinstance(error, OSError) and not isinstance(failure, DiskFull):
+        return str(error.strerror or error)
+    return str(failure)
 
 
 # --- folders that were made are remembered as links without a source

@@ -1,21 +1,27 @@
-"""Bringing the registry up to date with the folders on disk, and checking that files still are what they were."""
+"""Bringing the registry up to date with the folders on disk, and checking that files still are what they were.
+
+One file never stops another: whatever goes wrong with one, its sidecars or its row is that file's failure.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import FileRefused, HnetkitError, NotFound
+from hnetkit.errors import Defect, DiskFull, HnetkitError, NotFound, OutOfMemory, RegistryError, failure_of
 from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import examine
 from hnetkit.library import sidecars
-from hnetkit.library.walk import Found, walk
+from hnetkit.library.walk import Found, find, walk
 from hnetkit.registry.files import Root, Seen
 from hnetkit.registry.store import Registry
 
@@ -27,6 +33,8 @@ Work = tuple[Root, Found, Seen | None]
 Result = tuple[Root, Found, Seen | None, Row | HnetkitError]
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read in all."""
+Note = Callable[[str], None]
+"""Called with a line that the person should read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +54,48 @@ class Change:
     reason: str | None = None
 
 
-def scan(registry: Registry, folders: Iterable[Path] = (), progress: Progress | None = None) -> Iterator[Change]:
+def scan(
+    registry: Registry,
+    folders: Iterable[Path] = (),
+    progress: Progress | None = None,
+    *,
+    follow_links: bool = False,
+    note: Note | None = None,
+) -> Iterator[Change]:
     """Reads what is new or changed under the library's roots, and yields each change once it is stored.
 
     A file is the same as long as size, modification time and the reader's version are. A file that is gone, also
-    with its whole root (a disk that is not there), is marked missing; nothing is ever forgotten.
+    with its whole root (a disk that is not there), is marked missing; nothing is ever forgotten. A file that no
+    reader understands is stored as refused, and read again when it changes; one that the system did not let be read
+    is tried again by the next scan.
 
     Args:
         registry: brought up to date in small steps, so that a scan that is killed loses little.
         folders: added as roots first; then only they are scanned. With none, all roots are.
         progress: told how far the reading has come.
+        follow_links: whether links to folders outside of a root are followed. What is known of files behind links
+            that are not stays as it is.
+        note: told what was not followed.
 
     Raises:
         NotFound: one of `folders` is no folder.
+        RegistryError, DiskFull: nothing can be stored.
     """
     roots = add_roots(registry, folders) or registry.files.roots()
+    if not registry.networks.is_searchable():
+        with registry.write():
+            registry.networks.mend_search()
     everyone = frozenset(root.path for root in registry.files.roots())
     work: list[Work] = []
     for root in roots:
         seen = registry.files.seen(root)
-        found = {file.path: file for file in walk(root.path, skip=everyone)}
-        yield from _mark_gone(registry, root, [(p, s) for p, s in seen.items() if p not in found])
+        unfollowed: list[Path] | None = None if follow_links else []
+        found = {file.path: file for file in walk(root.path, skip=everyone, unfollowed=unfollowed)}
+        behind = {path for path in seen if path not in found and _is_behind(root.path / path, unfollowed)}
+        if unfollowed and note is not None:
+            note(_not_followed(unfollowed, len(behind)))
+        gone = [(path, known) for path, known in seen.items() if path not in found and path not in behind]
+        yield from _mark_gone(registry, root, gone)
         yield from _mark_returned(registry, root, [(p, seen[p]) for p, f in found.items() if _returned(seen.get(p), f)])
         work += [
             (root, file, seen.get(path))
@@ -87,12 +116,14 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
 
     Raises:
         FileRefused, NotFound: it cannot be read.
+        RegistryError, DiskFull: it cannot be stored.
     """
     row = _row(path, sha256)
-    status = os.stat(path)
     with registry.write():
         root = registry.files.add_root(Path(os.path.realpath(folder)))
-        found = Found(os.path.relpath(os.path.realpath(path), root.path), status.st_size, status.st_mtime_ns)
+        found = find(root.path, os.path.relpath(os.path.realpath(path), root.path))
+        if found is None:
+            raise NotFound(f"{path}: no such file")
         _store(registry, root, found, row)
     return row
 
@@ -101,32 +132,33 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Ch
     """Reads every byte of every known file again, and yields what is not as it was.
 
     Yields ``corrupt`` for other bytes under the same size and time, ``changed`` for a file that was replaced (and is
-    stored as it is now), ``missing`` for one that is gone.
+    stored as it is now), ``missing`` for one that is gone, ``unread`` for one that cannot be read.
     """
     for root in registry.files.roots():
         known = registry.files.seen(root)
         shas = {row["path"]: row["sha256"] for row in registry.files.rows("root_id = ?", [root.id])}
-        found = {file.path: file for file in walk(root.path, skip=frozenset(r.path for r in registry.files.roots()))}
+        found = {path: file for path in known if (file := find(root.path, path))}
         yield from _mark_gone(registry, root, [(p, s) for p, s in known.items() if p not in found])
-        work = [(root, found[path], seen) for path, seen in known.items() if path in found]
-        for _, file, _, row in _examined(work, progress):
-            full = str(root.path / file.path)
-            if isinstance(row, HnetkitError):
-                yield Change("unread", full, reason=str(row))
-            elif row["sha256"] != shas[full]:
-                yield _differs(registry, root, file, known[file.path], row)
-            elif known[file.path].state != "present":
-                yield from _mark_returned(registry, root, [(file.path, known[file.path])])
+        work = [(root, file, known[path]) for path, file in found.items()]
+        with closing(_examined(work, progress)) as results:
+            for result in results:
+                yield from _rechecked(registry, result, shas.get(_full(result)))
 
 
-def _differs(registry: Registry, root: Root, file: Found, seen: Seen, row: Row) -> Change:
-    corrupt = (file.size_bytes, file.mtime_ns) == (seen.size_bytes, seen.mtime_ns)
-    with registry.write():
-        if corrupt:
-            registry.files.set_state([seen.id], "corrupt")
-        else:
-            _store(registry, root, file, row)
-    return Change("corrupt" if corrupt else "changed", row["path"], row)
+def _rechecked(registry: Registry, result: Result, sha256: str | None) -> Iterator[Change]:
+    root, file, seen, row = result
+    assert seen is not None
+    if isinstance(row, HnetkitError):
+        yield Change("unread", _full(result), reason=str(row))
+    elif row["sha256"] != sha256:
+        was_read = sha256 is not None and (file.size_bytes, file.mtime_ns) == (seen.size_bytes, seen.mtime_ns)
+        with registry.write():
+            if was_read:
+                registry.files.set_state([seen.id], "corrupt")
+            change = Change("corrupt", row["path"], row) if was_read else _kept(registry, result)
+        yield change
+    elif seen.state != "present":
+        yield from _mark_returned(registry, root, [(file.path, seen)])
 
 
 def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
@@ -151,6 +183,17 @@ def _returned(seen: Seen | None, file: Found) -> bool:
     return seen is not None and seen.state == "missing" and _is_same(seen, file)
 
 
+def _is_behind(path: Path, links: Sequence[Path] | None) -> bool:
+    return any(path.is_relative_to(link) for link in links or ())
+
+
+def _not_followed(links: Sequence[Path], known: int) -> str:
+    """What a person should know of links that lead out of their folder."""
+    count = "1 link to a folder outside was" if len(links) == 1 else f"{len(links)} links to folders outside were"
+    kept = f"; what is known of {known} file{'s' * (known != 1)} behind is kept as it was" if known else ""
+    return f"{count} not followed: {links[0]}{kept}; --follow-links follows"
+
+
 def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, Seen]]) -> Iterator[Change]:
     if not os.path.isdir(root.path):
         yield Change("unread", str(root.path), reason=f"{root.path}: the folder is not there")
@@ -168,29 +211,61 @@ def _mark_returned(registry: Registry, root: Root, back: list[tuple[str, Seen]])
     yield from (Change("returned", str(root.path / path)) for path, _ in back)
 
 
+# --- storing
+
+
 def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -> Iterator[Change]:
-    for batch in _batches(_examined(work, progress)):
-        changes = []
-        with registry.write():
-            for root, file, seen, row in batch:
-                if isinstance(row, NotFound):  # gone between the walk and the reading: the next scan will know
-                    continue
-                if isinstance(row, HnetkitError):
-                    changes.append(Change("unread", str(root.path / file.path), reason=str(row)))
-                    continue
-                _store(registry, root, file, row)
-                changes.append(Change("changed" if seen else "new", row["path"], row))
-        yield from changes
+    with closing(_examined(work, progress)) as results:
+        for batch in _batches(results):
+            with registry.write():
+                # what is gone between the walk and the reading, the next scan will know
+                changes = [_kept(registry, result) for result in batch if not isinstance(result[3], NotFound)]
+            yield from changes
 
 
 def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
     batch, started = [], time.monotonic()
-    for result in results:
-        batch.append(result)
-        if len(batch) == BATCH or time.monotonic() - started > BATCH_S:
-            yield batch
-            batch, started = [], time.monotonic()
+    try:
+        for result in results:
+            batch.append(result)
+            if len(batch) == BATCH or time.monotonic() - started > BATCH_S:
+                yield batch
+                batch, started = [], time.monotonic()
+    except KeyboardInterrupt:
+        yield batch  # what was read is stored
+        raise
     yield batch
+
+
+def _kept(registry: Registry, result: Result) -> Change:
+    """Stores what was read of one file, inside of a `write`. What would fail again as it is, is stored as refused."""
+    _, file, seen, row = result
+    if isinstance(row, HnetkitError):
+        failure, is_lasting = row, isinstance(row, Defect)
+    else:
+        problem = _try_to_store(registry, result, row)
+        if problem is None:
+            return Change("changed" if seen else "new", row["path"], row)
+        failure, is_lasting = problem, not isinstance(problem, OutOfMemory)
+    if is_lasting:
+        _try_to_store(registry, result, _refused(_full(result), file, failure))
+    return Change("unread", _full(result), reason=str(failure))
+
+
+def _try_to_store(registry: Registry, result: Result, row: Row) -> HnetkitError | None:
+    """Stores one row; returns why it could not be stored.
+
+    Raises:
+        RegistryError, DiskFull: no row can be.
+    """
+    try:
+        with registry.part():
+            _store(registry, *result[:2], row)
+    except (RegistryError, DiskFull):
+        raise
+    except Exception as error:
+        return failure_of(error, _full(result))
+    return None
 
 
 def _store(registry: Registry, root: Root, file: Found, row: Row) -> None:
@@ -202,36 +277,71 @@ def _store(registry: Registry, root: Root, file: Found, row: Row) -> None:
         registry.networks.left_a_file(before)
 
 
-def _examined(work: Sequence[Work], progress: Progress | None) -> Iterator[Result]:
-    """Reads files in threads (hashing runs outside of Python's lock) and yields them in the order given."""
+# --- reading
+
+
+def _examined(work: Sequence[Work], progress: Progress | None) -> Generator[Result, None, None]:
+    """Reads files in threads (hashing runs outside of Python's lock) and yields them in the order given.
+
+    Closed, or interrupted, it ends within a chunk of the files at work.
+    """
     total, done = sum(file.size_bytes for _, file, _ in work), 0
+    stop = threading.Event()
     with ThreadPoolExecutor(WORKERS) as pool:
         waiting = iter(work)
-        pending = [(item, pool.submit(_examine, item[0], item[1])) for item in islice(waiting, 2 * WORKERS)]
+        pending = [(item, pool.submit(_examine, *item[:2], stop)) for item in islice(waiting, 2 * WORKERS)]
         try:
             while pending:
                 (root, file, seen), future = pending.pop(0)
                 result = future.result()
-                pending += [(item, pool.submit(_examine, item[0], item[1])) for item in islice(waiting, 1)]
+                pending += [(item, pool.submit(_examine, *item[:2], stop)) for item in islice(waiting, 1)]
                 done += file.size_bytes
                 if progress is not None:
                     progress(done, total)
                 yield root, file, seen, result
         finally:
+            stop.set()
             for _, future in pending:
                 future.cancel()
 
 
-def _row(path: Path, sha256: str | None = None) -> Row:
-    """What is in a file, and beside it."""
-    row = examine(path, sha256=sha256).as_row()
-    return row | {"sidecars": sidecars.read(path).as_row() if row["content_hash"] else {}}
-
-
-def _examine(root: Root, file: Found) -> Row | HnetkitError:
+def _examine(root: Root, file: Found, stop: threading.Event) -> Row | HnetkitError:
+    path = root.path / file.path
     try:
-        return _row(root.path / file.path)
-    except (NotFound, FileRefused) as error:
-        return error
-    except OSError as error:  # a disk that fails under one file is no reason to stop
-        return FileRefused(f"{root.path / file.path}: {error.strerror}")
+        return _row(path, stop=stop)
+    except Exception as error:
+        return failure_of(error, str(path))
+
+
+def _row(path: Path, sha256: str | None = None, stop: threading.Event | None = None) -> Row:
+    """What is in a file, and beside it."""
+    row = examine(path, sha256=sha256, before_read=partial(_go_on, stop)).as_row()
+    if not row["content_hash"]:
+        return row | {"sidecars": {}}
+    try:
+        return row | {"sidecars": sidecars.read(path).as_row()}
+    except Exception as error:  # a network is as good as before, whatever lies beside it
+        warning = f"what lies beside it cannot be read: {failure_of(error, path.name)}"
+        return row | {"sidecars": {}, "warnings": [*row["warnings"], warning]}
+
+
+def _go_on(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise KeyboardInterrupt
+
+
+def _refused(path: str, file: Found, failure: HnetkitError) -> Row:
+    """The row of a file of which nothing is known but why."""
+    unknown = dict.fromkeys(("sha256", "autov1", "content_hash", "format"))
+    return unknown | {
+        "path": path,
+        "size_bytes": file.size_bytes,
+        "kind": "unknown",
+        "verdict": "refused",
+        "reason": str(failure),
+        "warnings": [],
+    }
+
+
+def _full(result: Result) -> str:
+    return str(result[0].path / result[1].path)

@@ -10,14 +10,13 @@ import errno
 import json
 import math
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import FileRefused
-from hnetkit.files import new_file
+from hnetkit.files import new_file, read_regular
+from hnetkit.limits import MAX_JSON, Budget, json_size, parse_json
 
 Json = dict[str, Any]
 
@@ -27,7 +26,9 @@ TEXTS = (".txt", ".description.txt")
 PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 A1111_KEYS = ("description", "notes", "activation text", "negative text", "preferred weight", "sd version")
 
-_MOST_BYTES = 8 << 20
+MAX_TOGETHER = 32 << 20
+"""Bytes that all sidecars of one file may take in memory together; the largest real one takes a few MB."""
+
 _SAID = (
     *("model_id", "version_id", "looked_up", "description", "notes", "activation_text", "negative_text"),
     *("preferred_weight", "sd_version"),
@@ -83,11 +84,12 @@ class Sidecars:
 def read(model_file: Path) -> Sidecars:
     """Returns what all sidecars of a model file say; nothing in them makes it raise. The file itself is not read."""
     unreadable: list[Path] = []
+    budget = Budget(made=MAX_TOGETHER)
     info, user, api, matrix, manager = (
-        _payload(sidecar(model_file, suffix), unreadable)
+        _payload(sidecar(model_file, suffix), unreadable, budget)
         for suffix in (INFO, A1111, API_INFO, STABILITY_MATRIX, LORA_MANAGER)
     )
-    texts = [_text(sidecar(model_file, suffix), unreadable) for suffix in TEXTS]
+    texts = [_text(sidecar(model_file, suffix), unreadable, budget) for suffix in TEXTS]
     said = {} if user is None or _is_raw(user) else user
     payloads = [payload for payload in (info, user, api) if payload]
     model = next((payload for payload in payloads if _is_model(payload)), None)
@@ -165,7 +167,7 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
     """
     path = sidecar(model_file, A1111)
     unreadable: list[Path] = []
-    existing = _payload(path, unreadable)
+    existing = _payload(path, unreadable, Budget(made=MAX_TOGETHER))
     if unreadable or (existing is not None and _is_raw(existing)):
         return None
     merged = dict(existing or {})
@@ -211,33 +213,28 @@ def _content(path: Path) -> bytes | None:
     """The bytes of a sidecar, None where there is none.
 
     Raises:
-        FileRefused: too large, or no regular file.
+        ValueError: too large, or no regular file.
         OSError: it cannot be read.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise FileRefused(f"{path}: not a regular file")
-        with open(path, "rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+        return read_regular(path, most=MAX_JSON)
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
             return None
         raise
-    if len(data) > _MOST_BYTES:
-        raise FileRefused(f"{path}: too large for a sidecar")
-    return data
 
 
-def _payload(path: Path, unreadable: list[Path]) -> Json | None:
+def _payload(path: Path, unreadable: list[Path], budget: Budget) -> Json | None:
     """The object in a sidecar; None where there is no file, or an unreadable one, which is added to `unreadable`."""
     try:
         data = _content(path)
         if data is None:
             return None
-        value = json.loads(data.decode("utf-8-sig"))
-    except (FileRefused, OSError, ValueError, RecursionError):
+        value = parse_json(data, most=budget.made_left)  # one that is too large leaves room for the others
+    except (OSError, ValueError):
         unreadable.append(path)
         return None
+    budget.make(json_size(data))
     if isinstance(value, list):  # SD.Next stores what a search gave
         value = next((item for item in value if isinstance(item, dict) and _is_raw(item)), value)
     if isinstance(value, dict):
@@ -246,13 +243,18 @@ def _payload(path: Path, unreadable: list[Path]) -> Json | None:
     return None
 
 
-def _text(path: Path, unreadable: list[Path]) -> str | None:
+def _text(path: Path, unreadable: list[Path], budget: Budget) -> str | None:
     try:
         data = _content(path)
-    except (FileRefused, OSError):
+        if data is None:
+            return None
+        if 4 * len(data) > budget.made_left:  # one rare letter makes all of them take four bytes
+            raise ValueError("too large")
+    except (OSError, ValueError):
         unreadable.append(path)
         return None
-    return None if data is None else data.decode("utf-8-sig", "replace")
+    budget.make(4 * len(data))
+    return data.decode("utf-8-sig", "replace")
 
 
 def _preview(model_file: Path) -> Path | None:

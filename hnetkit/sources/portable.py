@@ -4,21 +4,42 @@ what the sites said, what is subscribed to. No file of a network is in it, and n
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from hnetkit.errors import HnetkitError
+from hnetkit.errors import DiskFull, HnetkitError, RegistryError, failure_of
+from hnetkit.limits import parse_json
 from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import Filters
 from hnetkit.sources.record import record as store
 from hnetkit.sources.shapes import model_of
 
 VERSION = 1
+MAX_LINE = 32 << 20
+"""Bytes: what a site says of the largest model takes a few MB."""
+
 _NETWORK = (
     *("content_hash", "name", "widths", "layer_structure", "activation", "layer_norm", "activate_output", "dropout"),
     *("dtype", "parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata"),
 )
+_HINT = "give a file that `hnetkit export` wrote"
+_CONTENT = re.compile(r"h1:[0-9a-f]{64}")
 Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """What became of the lines that were given.
+
+    Attributes:
+        counts: kind -> how many were taken in.
+        failures: one line for each that was not, which names it.
+    """
+
+    counts: Mapping[str, int]
+    failures: tuple[str, ...]
 
 
 def exported(registry: Registry) -> Iterator[dict[str, Any]]:
@@ -38,61 +59,84 @@ def exported(registry: Registry) -> Iterator[dict[str, Any]]:
         yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
 
 
-def imported(registry: Registry, lines: Iterable[str]) -> dict[str, int]:
-    """Takes in what `exported` yielded, and returns kind -> how many; what is known here already is kept.
+def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
+    """Takes in what `exported` yielded; what is known here already is kept. A line that is wrong stops no other.
+
+    Args:
+        registry: gets it.
+        lines: as text, or as bytes of UTF-8.
 
     Raises:
-        HnetkitError: the lines are not such records; nothing was taken in then.
+        HnetkitError: the first line is not the header of such records; nothing was taken in then.
+        RegistryError, DiskFull: nothing can be stored; nothing was taken in then.
     """
     counts: dict[str, int] = {}
+    failures: list[str] = []
     with registry.write():
+        taken = {alias for row in registry.networks.rows() for alias in row["aliases"]}
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            kind = _take_in(registry, _record(line, number), number)
+            is_first = not counts and not failures
+            try:
+                record = _record(line, number, is_first=is_first)
+                with registry.part():
+                    kind = _take_in(registry, record, taken)
+            except (RegistryError, DiskFull):
+                raise
+            except Exception as error:
+                failure = failure_of(error, f"line {number}")
+                if is_first:
+                    raise failure from error
+                failures.append(f"line {number}: {str(failure).removeprefix(f'line {number}: ')}")
+                continue
             counts[kind] = counts.get(kind, 0) + 1
     counts.pop("hnetkit", None)
-    return counts
+    return Import(counts, tuple(failures))
 
 
-def _record(line: str, number: int) -> Record:
+def _record(line: str | bytes, number: int, *, is_first: bool) -> Record:
+    if len(line) > MAX_LINE:
+        raise HnetkitError(f"line {number}: longer than {MAX_LINE >> 20} MB", hint=_HINT)
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise HnetkitError(f"line {number}: not JSON", hint="give a file that `hnetkit export` wrote") from error
-    if not isinstance(record, dict) or (number == 1 and record.get("kind") != "hnetkit"):
-        raise HnetkitError(f"line {number}: no record of hnetkit", hint="give a file that `hnetkit export` wrote")
-    if number == 1 and record.get("version") != VERSION:
+        record = parse_json(line)
+    except ValueError as error:
+        raise HnetkitError(f"line {number}: not JSON: {error}", hint=_HINT) from error
+    if not isinstance(record, dict) or (is_first and record.get("kind") != "hnetkit"):
+        raise HnetkitError(f"line {number}: no record of hnetkit", hint=_HINT)
+    if is_first and record.get("version") != VERSION:
         raise HnetkitError(f"written in form {record.get('version')}", hint="pip install --upgrade hnetkit")
+    kind = record.get("kind")
+    for key, (is_fit, what) in _SHAPES.get(str(kind), {}).items():
+        if not is_fit(record.get(key)):
+            raise HnetkitError(f"line {number}: a {kind} whose {key} is not {what}", hint=_HINT)
     return record
 
 
-def _take_in(registry: Registry, record: Record, number: int) -> str:
+def _take_in(registry: Registry, record: Record, taken: set[str]) -> str:
+    """Stores a record whose values have their shapes; `taken` are the aliases that somebody has."""
     kind = str(record.get("kind"))
-    try:
-        if kind == "network":
-            _network(registry, record)
-        elif kind == "model":
-            _model(registry, record)
-        elif kind == "subscription":
-            registry.subscriptions.put(str(record["name"]), dict(record["filters"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise HnetkitError(f"line {number}: a {kind} without its {error}", hint="export it again") from error
+    if kind == "network":
+        _network(registry, record, taken)
+    elif kind == "model":
+        _model(registry, record)
+    elif kind == "subscription":
+        registry.subscriptions.put(record["name"], Filters.of(record["filters"]).as_dict())
     return kind
 
 
-def _network(registry: Registry, record: Record) -> None:
+def _network(registry: Registry, record: Record, taken: set[str]) -> None:
     known = registry.networks.rows("content_hash = ?", [record["content_hash"]])
     if not known:
         registry.networks.put(record)
     id = registry.networks.id_of(record["content_hash"])
-    registry.networks.add_tags(id, [str(tag) for tag in record.get("tags") or ()])
+    registry.networks.add_tags(id, record.get("tags") or ())
     if record.get("note") and not (known and known[0]["note"]):
-        registry.networks.set_note(id, str(record["note"]))
-    taken = {alias for row in registry.networks.rows() for alias in row["aliases"]}
+        registry.networks.set_note(id, record["note"])
     for alias in record.get("aliases") or ():
         if alias not in taken:
-            registry.networks.set_alias(id, str(alias))
+            registry.networks.set_alias(id, alias)
+            taken.add(alias)
 
 
 def _model(registry: Registry, record: Record) -> None:
@@ -101,4 +145,63 @@ def _model(registry: Registry, record: Record) -> None:
         return
     if not registry.catalogue.models("source = ? AND remote_id = ?", ["civitai", str(model.id)]):
         store(registry, model)
-        registry.catalogue.set_model_state("civitai", str(model.id), str(record.get("state") or "listed"))
+        registry.catalogue.set_model_state("civitai", str(model.id), record.get("state") or "listed")
+
+
+# --- what the values of a record are
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) in (int, float) and abs(item) < 2**53 for item in value)
+
+
+def _filters(value: Any) -> bool:
+    """Whether it is what `Filters.as_dict` gives; a filter of a later hnetkit may be among them."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        **dict.fromkeys(("query", "username", "tag"), _text_or_none),
+        **dict.fromkeys(("favorites", "nsfw"), lambda flag: isinstance(flag, bool)),
+        "base_models": _texts,
+        "ids": lambda ids: isinstance(ids, list) and all(map(_count, ids)),
+    }
+    return isinstance(value, dict) and all(kinds.get(key, lambda _: True)(item) for key, item in value.items())
+
+
+_A_TEXT, _A_TEXT_OR_NOTHING = (_text, "a text"), (_text_or_none, "a text")
+_A_FLAG = (lambda value: isinstance(value, bool), "true or false")
+_NUMBERS = (_numbers, "a list of numbers")
+_TEXTS_OR_NOTHING = (lambda value: value is None or _texts(value), "a list of texts")
+_AN_OBJECT = (lambda value: isinstance(value, dict), "an object")
+
+# kind -> key -> whether a value is fit, and what it should be
+_SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "network": {
+        "content_hash": (lambda value: isinstance(value, str) and bool(_CONTENT.fullmatch(value)), "a content hash"),
+        **dict.fromkeys(("name", "activation", "dtype", "base_model"), _A_TEXT),
+        "widths": (lambda value: isinstance(value, list) and all(map(_count, value)), "a list of widths"),
+        **dict.fromkeys(("layer_structure", "dropout"), _NUMBERS),
+        **dict.fromkeys(("layer_norm", "activate_output"), _A_FLAG),
+        "parameters": (_count, "a number"),
+        "step": (lambda value: value is None or type(value) is int, "a number"),
+        **dict.fromkeys(("sd_checkpoint", "sd_checkpoint_name", "note"), _A_TEXT_OR_NOTHING),
+        "metadata": _AN_OBJECT,
+        **dict.fromkeys(("tags", "aliases"), _TEXTS_OR_NOTHING),
+    },
+    "model": {"source": _A_TEXT, "raw": _AN_OBJECT, "state": _A_TEXT_OR_NOTHING},
+    "subscription": {"name": _A_TEXT, "filters": (_filters, "an object of filters")},
+}

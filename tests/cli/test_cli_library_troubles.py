@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import networks
@@ -92,3 +94,95 @@ def test_a_registry_that_is_damaged_inside_is_one_line(
     assert "the registry is damaged" in err
     assert "defect" not in err
     assert err.count("\n") == 2
+
+
+# --- registries and settings that something broke
+
+
+def execute(home: Path, statement: str) -> None:
+    with closing(sqlite3.connect(home / "registry.db")) as connection:
+        connection.execute(statement)
+        connection.commit()
+
+
+def doctor(capsys: pytest.CaptureFixture[str], check: str) -> tuple[str, str]:
+    """What doctor says of one thing: its state, and the detail."""
+    capsys.readouterr()
+    run(["doctor", "--json"])
+    (row,) = (row for row in json.loads(capsys.readouterr().out) if row["check"] == check)
+    return row["state"], row["detail"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("UPDATE files SET warnings = '{'", "warnings of 1 row in its table files (hnetkit scan)"),
+        ("UPDATE networks SET metadata = 'null'", "metadata of 1 row in its table networks (hnetkit scan"),
+        ("DELETE FROM network_text", "the search's index is damaged (hnetkit scan)"),
+        ("DROP TABLE network_text", "the search's index is damaged (hnetkit scan)"),
+    ],
+)
+def test_doctor_says_what_is_broken_and_the_command_that_it_names_mends_it(
+    folder: Path, home: Path, capsys: pytest.CaptureFixture[str], damage: str, said: str
+) -> None:
+    run(["scan", str(folder)])
+    assert doctor(capsys, "registry")[0] == "ok"
+    execute(home, damage)
+    state, detail = doctor(capsys, "registry")
+    assert (state, said in detail) == ("failed", True), detail
+    run(["scan"])
+    assert doctor(capsys, "registry")[0] == "ok"
+    assert run(["list"]) == run(["search", "ink"]) == 0
+
+
+def test_a_broken_row_is_one_line_and_the_next_command(
+    folder: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(folder)])
+    execute(home, "UPDATE networks SET widths = '[[['")
+    capsys.readouterr()
+    for command in (["list"], ["show", "ink"], ["export", "-"]):
+        assert run(command) == 1
+        error, hint = capsys.readouterr().err.splitlines()
+        assert "the registry is damaged: widths of h1:" in error
+        assert hint.startswith("Hint: hnetkit scan")
+
+
+def test_doctor_names_a_lost_table_and_goes_on(folder: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(folder)])
+    execute(home, "DROP TABLE lookups")
+    (home / "config.json").write_text("[" * 100_000)
+    state, detail = doctor(capsys, "registry")
+    assert (state, "lost lookups" in detail, "move it away" in detail) == ("failed", True, True)
+    assert doctor(capsys, "settings")[0] == "failed"
+    assert doctor(capsys, "demo model")[0] == "ok"
+
+
+# --- lines that are wrong, and links
+
+
+def test_import_takes_in_the_good_lines_and_names_the_bad_ones(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = b'{"kind": "subscription", "name": "a", "filters": {}}'
+    lines = [b'{"kind": "hnetkit", "version": 1}', b"\xe9\x1b[31m", good]
+    (tmp_path / "library.jsonl").write_bytes(b"\n".join(lines))
+    assert run(["import", str(tmp_path / "library.jsonl")]) == 1
+    out, err = capsys.readouterr()
+    assert out == "subscription  1\n"
+    assert err.startswith("line 2: not JSON")
+    assert "\x1b" not in err
+
+
+def test_scan_says_which_links_it_did_not_follow(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    networks.network_file(tmp_path / "other", "far.pt", seed=2)
+    (folder / "out").symlink_to(tmp_path / "other")
+    assert run(["scan", str(folder)]) == 0
+    out, err = capsys.readouterr()
+    assert "far.pt" not in out
+    assert f"1 link to a folder outside was not followed: {folder / 'out'}; --follow-links follows" in err
+    assert run(["scan", "--follow-links"]) == 0
+    assert "far.pt" in capsys.readouterr().out

@@ -549,3 +549,61 @@ def test_what_cannot_be_meant_is_refused(library: Path, webui: Path, arguments: 
 
 def test_a_folder_that_is_not_there_is_exit_4(library: Path, tmp_path: Path) -> None:
     assert run(["link", str(tmp_path / "nowhere"), "--layout", "a1111"]) == 4
+
+
+@pytest.mark.parametrize("error", [RecursionError(), MemoryError(), OSError(28, "No space left on device")])
+def test_a_network_that_fails_in_any_way_costs_no_other(
+    registry: Registry, webui: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    waiting, symlink = [error], os.symlink
+
+    def failing(*arguments: Any) -> None:
+        if waiting:
+            raise waiting.pop()
+        symlink(*arguments)
+
+    total = len(list(link(registry, webui, A1111, dry_run=True)))
+    monkeypatch.setattr("os.symlink", failing)
+    found = list(link(registry, webui, A1111, how="symlink"))
+    (failed,) = (change for change in found if change.what == "skipped")
+    assert failed.reason
+    assert len(found) == total
+    assert [change.what for change in link(registry, webui, A1111)].count("linked") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_pipes_in_the_place_of_files_are_not_waited_for(registry: Registry, library: Path, webui: Path) -> None:
+    found = {change.path: change for change in link(registry, webui, A1111, how="copy")}
+    (target,) = (Path(path) for path in found if Path(path).name == "ink.pt")
+    target.unlink()
+    os.mkfifo(target)
+    assert {c.what for c in link(registry, webui, A1111) if c.path == str(target)} == {"skipped"}
+    assert {c.what for c in undo(registry, webui, A1111) if c.path == str(target)} == {"kept"}
+    target.unlink()
+    (library / "ink.pt").unlink()
+    os.mkfifo(library / "ink.pt")
+    (change,) = (c for c in link(registry, webui, A1111, how="copy") if c.path == str(target))
+    assert (change.what, change.reason) == ("skipped", f"{library / 'ink.pt'}: not a regular file")
+
+
+def test_what_cannot_be_removed_is_kept_and_taken_back_later(
+    registry: Registry, webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = len([change for change in link(registry, webui, A1111) if change.what == "linked"])
+    unlink, waiting = os.unlink, [PermissionError(13, "Permission denied")]
+
+    def failing(path: Any, **options: Any) -> None:
+        if waiting:
+            raise waiting.pop()
+        unlink(path, **options)
+
+    monkeypatch.setattr("os.unlink", failing)
+    assert sorted(change.what for change in undo(registry, webui, A1111)) == ["kept"] + ["removed"] * (total - 1)
+    assert [change.what for change in undo(registry, webui, A1111)] == ["removed"]
+
+
+def test_a_file_of_a_time_that_no_clock_shows_is_linked(registry: Registry, library: Path, webui: Path) -> None:
+    late = 10_413_792_000 * 10**9  # the year 2300
+    os.utime(library / "ink.pt", ns=(late, late))
+    list(scan(registry))
+    assert [change.what for change in link(registry, webui, A1111, names=["ink"])] == ["linked"]

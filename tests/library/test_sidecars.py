@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,32 @@ def test_any_value_under_any_key_is_survived(model: Path, value: Any) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_all_sidecars_together_take_little_memory_and_one_that_is_too_large_costs_no_other(model: Path) -> None:
+    for suffix in (".civitai.info", ".api_info.json", ".cm-info.json", ".metadata.json"):
+        put(model, suffix, b'{"a":[' + b"{}," * 2_000_000 + b"0]}")
+    for suffix in (".txt", ".description.txt"):
+        put(model, suffix, b"x" * (8 << 20))
+    put(model, ".json", {"notes": "mine"})
+    tracemalloc.start()
+    try:
+        found = sidecars.read(model)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * sidecars.MAX_TOGETHER
+    assert found.notes == "mine"
+    assert len(found.unreadable) == 6
+
+
+def test_sidecars_as_large_as_real_ones_are_read(model: Path) -> None:
+    images = [{"url": f"https://x/{n}", "meta": {"prompt": "a castle, " * 20, "seed": n}} for n in range(2_000)]
+    versions = [{"id": 2, "images": images, "files": [{"name": model.name}]}]
+    put(model, ".civitai.info", {"id": 1, "modelVersions": versions})
+    put(model, ".txt", b"words " * 10_000)
+    found = sidecars.read(model)
+    assert (found.model_id, found.version_id, found.unreadable) == (1, 2, ())
+
+
 def test_a_pipe_or_a_folder_under_a_sidecar_s_name_is_not_waited_for(model: Path) -> None:
     os.mkfifo(model.with_name("ink.json"))
     model.with_name("ink.civitai.info").mkdir()

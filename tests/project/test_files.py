@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists
-from hnetkit.files import new_file
+from hnetkit.files import STALE_S, new_file
 
 
 def test_a_new_file_appears_whole(tmp_path: Path) -> None:
@@ -66,3 +73,114 @@ def test_a_message_is_one_line_without_control_characters(text: str) -> None:
     message = str(HnetkitError(text))
     assert message.isprintable()
     assert len(message.splitlines()) <= 1
+
+
+# --- what killed processes leave
+
+WRITES = """
+import sys, click
+from hnetkit.cli import cli, main
+from hnetkit.files import new_file
+
+@click.command()
+@click.argument("path")
+def write(path):
+    with new_file(path) as file:
+        file.write(b"half")
+        file.flush()
+        print("writing", flush=True)
+        sys.stdin.read()
+
+cli.table["write"] = ("", "")
+cli.add_command(write)
+sys.argv[1:1] = ["write"]
+main()
+"""
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process in the middle of writing a file."""
+    command = [sys.executable, "-P", "-c", WRITES, str(target)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write(path: Path) -> None:
+    with new_file(path) as file:
+        file.write(b"new")
+
+
+def age(path: Path, seconds: float) -> None:
+    before = time.time() - seconds
+    os.utime(path, (before, before))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process is ended in another way")
+@pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+def test_a_process_that_is_told_to_end_leaves_nothing_half_written(tmp_path: Path, number: str, code: int) -> None:
+    with writing(tmp_path / "out.bin") as process:
+        process.send_signal(getattr(signal, number))
+        assert process.wait(timeout=30) == code
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a process is ended in another way")
+def test_what_a_killed_process_left_is_removed_some_hours_later(tmp_path: Path) -> None:
+    with writing(tmp_path / "out.bin") as process:
+        process.kill()
+        process.wait(timeout=30)
+    (left,) = tmp_path.iterdir()
+    young, other, link, part = (tmp_path / name for name in (".x.1.hnetkit.tmp", ".x.tmp", ".l.hnetkit.tmp", ".x.part"))
+    for path in (young, other, part):
+        path.write_bytes(b"x")
+    link.symlink_to(other)
+    for path in (left, other, part):
+        age(path, STALE_S + 60)
+    write(tmp_path / "new.bin")
+    assert not left.exists()
+    assert all(os.path.lexists(path) for path in (young, other, link, part))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there nobody can remove what a process has open")
+def test_what_a_living_process_writes_is_kept_however_long_it_takes(tmp_path: Path) -> None:
+    with writing(tmp_path / "out.bin"):
+        (half,) = tmp_path.iterdir()
+        age(half, STALE_S + 60)
+        write(tmp_path / "new.bin")
+        assert half.exists()
+
+
+def test_a_folder_is_looked_through_once_however_much_is_written_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks, scandir = [], os.scandir
+    monkeypatch.setattr("os.scandir", lambda folder: looks.append(folder) or scandir(folder))
+    for number in range(20):
+        write(tmp_path / f"{number}.bin")
+    assert len(looks) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such signal")
+def test_a_process_that_outlives_its_terminal_on_purpose_still_does(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        ["nohup", sys.executable, "-P", "-c", WRITES, str(tmp_path / "out.bin")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        process.send_signal(signal.SIGHUP)
+        process.communicate("", timeout=30)
+    assert (process.returncode, names(tmp_path)) == (0, ["out.bin"])

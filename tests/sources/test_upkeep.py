@@ -11,6 +11,7 @@ import networks
 import pytest
 from fake_sites import Sites, World
 from fetching import Library
+from registry_rows import row
 
 import hnetkit
 from hnetkit.errors import HnetkitError
@@ -170,7 +171,7 @@ def test_what_is_known_travels_as_json_lines(mirror: Library, tmp_path: Path) ->
     lines = [json.dumps(record) for record in exported(mirror.registry)]
     assert not any(str(mirror.folder) in line for line in lines)
     with Registry(tmp_path / "other.db") as other:
-        counts = imported(other, lines)
+        counts = imported(other, lines).counts
         assert counts["model"] == 6
         assert [json.dumps(record) for record in exported(other)] != lines  # no file is there, so no sha256
         (same,) = other.networks.rows("content_hash = ?", [row["content_hash"]])
@@ -187,9 +188,70 @@ def test_what_is_known_travels_as_json_lines(mirror: Library, tmp_path: Path) ->
 def test_what_export_did_not_write_is_refused_whole(lines: list[str], tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry:
         with pytest.raises(HnetkitError):
-            imported(registry, lines)
-        head = '{"kind": "hnetkit", "version": 1}'
-        good = '{"kind": "subscription", "name": "a", "filters": {}}'
-        with pytest.raises(HnetkitError, match="line 3"):
-            imported(registry, [head, good, '{"kind": "network"}'])
+            imported(registry, [*lines, SUBSCRIPTION])
         assert registry.subscriptions.rows() == []
+
+
+HEAD = '{"kind": "hnetkit", "version": 1}'
+SUBSCRIPTION = '{"kind": "subscription", "name": "a", "filters": {}}'
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        *(({"widths": value}, "widths is not a list of widths") for value in (5, None, [1.5], [-1], ["320"], [2**80])),
+        *(({key: 5}, f"{key} is not a text") for key in ("name", "activation", "dtype", "base_model", "note")),
+        *(({key: [None]}, f"{key} is not a list of texts") for key in ("tags", "aliases")),
+        ({"content_hash": "h1:x"}, "not a content hash"),
+        ({"layer_norm": "no"}, "not true or false"),
+        ({"layer_structure": [float("nan")]}, "not a list of numbers"),
+        ({"metadata": []}, "not an object"),
+        ({"parameters": 2**63}, "not a number"),
+        ({"metadata": {"a": json.loads("[" * 150 + "]" * 150)}}, "nested too deeply"),
+    ],
+)
+def test_a_network_of_any_other_shape_is_named_and_the_other_lines_are_taken_in(
+    tmp_path: Path, change: dict[str, object], reason: str
+) -> None:
+    line = json.dumps({**row(1), "kind": "network", "tags": ["x"], **change})
+    with Registry(tmp_path / "r.db") as registry:
+        found = imported(registry, [HEAD, SUBSCRIPTION, line, json.dumps({**row(2), "kind": "network"})])
+        assert dict(found.counts) == {"subscription": 1, "network": 1}
+        (failure,) = found.failures
+        assert failure.startswith("line 3: ")
+        assert reason in failure
+        assert [network["name"] for network in registry.networks.rows()] == ["net2"]
+        assert registry.check() == "1 network in 0 files"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"kind": "subscription", "name": "b", "filters": {"base_models": 7}}', "not an object of filters"),
+        (b'{"kind": "subscription", "name": "b", "filters": {"ids": ["x"]}}', "not an object of filters"),
+        (b'{"kind": "subscription", "name": 5, "filters": {}}', "name is not a text"),
+        (b'{"kind": "model", "source": "civitai", "raw": 5}', "raw is not an object"),
+        (b'{"kind": "model", "source": "civitai", "raw": {"id": 5}, "state": "lost"}', "constraint"),
+        (b'{"kind": "subscription", "name": "\xe9"}', "not JSON"),
+        (b"[" * 100_000, "not JSON"),
+        (b"[" + b"{}," * 1_000_000 + b"0]", "not JSON"),
+    ],
+)
+def test_a_line_that_is_wrong_is_named_and_the_other_lines_are_taken_in(
+    tmp_path: Path, line: bytes, reason: str
+) -> None:
+    with Registry(tmp_path / "r.db") as registry:
+        found = imported(registry, [HEAD, line, SUBSCRIPTION.encode()])
+        (failure,) = found.failures
+        assert failure.startswith("line 2: ")
+        assert reason in failure
+        assert dict(found.counts) == {"subscription": 1}
+        assert registry.catalogue.models() == []
+        assert [saved["name"] for saved in registry.subscriptions.rows()] == ["a"]
+
+
+def test_a_filter_that_a_later_version_knows_is_left_out(tmp_path: Path) -> None:
+    line = '{"kind": "subscription", "name": "b", "filters": {"nsfw": true, "mood": 7}}'
+    with Registry(tmp_path / "r.db") as registry:
+        assert imported(registry, [HEAD, line]).failures == ()
+        assert registry.subscriptions.rows()[0]["filters"] == {"nsfw": True}
