@@ -10,37 +10,22 @@ at such files:
 - AUTOMATIC1111 and virus scanners ask Python's zipfile, which looks for a zip from the end of the file;
 - gzip unpacks what it starts, HDF5 libraries look at a list of places.
 
-Source: CPython's Lib/tarfile.py, Lib/zipfile.py and Lib/pickletools.py, torch/serialization.py (behaviour only).
+Source: CPython's Lib/tarfile.py and Lib/zipfile.py, torch/serialization.py (behaviour only).
 """
 
 from __future__ import annotations
 
-import pickletools
 import re
 import struct
 
 from hnetkit.errors import UnsafeFile
+from hnetkit.formats.pickle_walk import imports_something
 from hnetkit.formats.source import OpenFile
 
 _TAR_BLOCK, _TAR_SUM = 512, slice(148, 156)
 _ZIP_TAIL = (1 << 16) + 22  # bytes: a zip's end record, and the longest comment behind it
 _ZIP_END = struct.Struct("<4s4H2LH")
 _HDF5, _HDF5_FIRST = b"\x89HDF\r\n\x1a\n", 512
-
-_PICKLE_STEPS = 100_000
-_CHUNK = 64 << 10  # bytes
-# opcode -> bytes of its argument, or a negative code for those that state their length or end with their line
-_ARGUMENTS = {ord(op.code): op.arg.n if op.arg else 0 for op in pickletools.opcodes}
-_LENGTHS = {
-    pickletools.TAKEN_FROM_ARGUMENT1: "<B",
-    pickletools.TAKEN_FROM_ARGUMENT4: "<i",
-    pickletools.TAKEN_FROM_ARGUMENT4U: "<I",
-    pickletools.TAKEN_FROM_ARGUMENT8U: "<Q",
-}
-_STOP, _GLOBAL, _INST, _STACK_GLOBAL = b".ci\x93"
-_EXTENSIONS = b"\x82\x83\x84"  # names of a table that is empty in every program
-_TEXTS = b"STUVX\x8c\x8d"
-_NAME = re.compile(rb"[\w.]+")
 
 
 def refuse_second_meaning(file: OpenFile, *, container: str) -> None:
@@ -65,7 +50,7 @@ def _second_meaning(file: OpenFile, container: str) -> str | None:
         return "a tar archive"
     if container != "zip" and _ends_as_zip(file):
         return "a zip archive"
-    if container == "safetensors" and _begins_as_pickle(file):
+    if container == "safetensors" and imports_something(file):
         return "a pickle"
     if file.read_at(0, min(file.size, 3)) == b"\x1f\x8b\x08":
         return "a gzip archive"
@@ -111,52 +96,6 @@ def _ends_as_zip(file: OpenFile) -> bool:
 
 def _has(file: OpenFile, place: int, mark: bytes) -> bool:
     return 0 <= place <= file.size - len(mark) and file.read_at(place, len(mark)) == mark
-
-
-def _begins_as_pickle(file: OpenFile) -> bool:
-    """Whether Python's pickle, reading the file from its first byte, would come to import something."""
-    position, has_text = 0, False
-    for _ in range(_PICKLE_STEPS):
-        if position >= file.size:
-            return False
-        code = file.read_at(position, 1)[0]
-        size = _ARGUMENTS.get(code)
-        position += 1
-        if size is None or code == _STOP or code in _EXTENSIONS:
-            return False
-        if code == _STACK_GLOBAL:
-            return has_text
-        has_text = has_text or code in _TEXTS
-        if size == pickletools.UP_TO_NEWLINE:
-            line = _line(file, position)
-            if line is None:
-                return False
-            if code in (_GLOBAL, _INST):
-                name = _line(file, position + len(line))
-                return name is not None and all(_NAME.fullmatch(part[:-1]) for part in (line, name))
-            position += len(line)
-        elif size in _LENGTHS:
-            form = _LENGTHS[size]
-            if position + struct.calcsize(form) > file.size:
-                return False
-            (length,) = struct.unpack(form, file.read_at(position, struct.calcsize(form)))
-            if length < 0:
-                return False
-            position += struct.calcsize(form) + length
-        else:
-            position += size
-    return True
-
-
-def _line(file: OpenFile, position: int) -> bytes | None:
-    """The bytes up to and with the next line end, None without one."""
-    parts = []
-    for start in range(position, file.size, _CHUNK):
-        parts.append(file.read_at(start, min(_CHUNK, file.size - start)))
-        end = parts[-1].find(b"\n")
-        if end >= 0:
-            return b"".join([*parts[:-1], parts[-1][: end + 1]])
-    return None
 
 
 def _is_hdf5(file: OpenFile) -> bool:

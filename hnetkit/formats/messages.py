@@ -34,8 +34,8 @@ def _literal(value: Any, most: int, depth: int) -> str:
             return "…"
         items = [_literal(item, most, depth - 1) for _, item in zip(range(MOST_ITEMS), value, strict=False)]
         joined = ", ".join([*items, "…"] if len(value) > MOST_ITEMS else items)
-        opening, closing = {list: "[]", tuple: "()"}.get(type(value), "{}")
-        return f"{opening}{joined}{closing}"
+        form = {list: "[%s]", tuple: "(%s)"}.get(type(value), "{%s}")
+        return form % joined
     if isinstance(value, int) and value.bit_length() > 200:
         return f"an integer of {value.bit_length()} bits"
     return repr(value) if isinstance(value, int | float | None) else type(value).__name__
