@@ -8,6 +8,7 @@ import struct
 import time
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import hostile_files
@@ -241,3 +242,10 @@ def test_a_small_file_with_holes_is_read_and_hashed(tmp_path: Path) -> None:
     os.truncate(path, 3 << 20)
     assert path.stat().st_size < MAX_FILE
     assert examine(path).hashes is not None
+
+
+def test_a_header_that_nobody_would_read_again_is_not_written(tmp_path: Path) -> None:
+    net = replace(hnetkit.load(_saved(tmp_path)), metadata={"note": "\u4e2d" * 10**6})
+    with pytest.raises(FileRefused, match="its metadata takes"):
+        hnetkit.save(net, tmp_path / "b.safetensors")
+    assert not (tmp_path / "b.safetensors").exists()
