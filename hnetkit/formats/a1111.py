@@ -113,7 +113,9 @@ class _Builder:
         }
         first = next(iter(mlps.values())).key
         self._compare(mlps, first, metadata, activation, activate_output, dropout)
-        shown = first.stages[-1].activation is not None if activation else activate_output
+        last = [mlp.stages[-1] for pair in mlps.values() for mlp in pair]
+        # the tensors leave it open only where no layer norm follows: there it has to be told
+        told = next((stage for stage in last if stage.norm is None), last[0])
         return Hypernetwork(
             mlps=mlps,
             metadata=metadata,
@@ -121,7 +123,7 @@ class _Builder:
             path=self.file.path,
             size_bytes=self.file.size,
             source=self.file,
-            activate_output=shown,
+            activate_output=told.activation is not None if activation else activate_output,
             warnings=tuple(self.warnings),
             not_carried=tuple(self.not_carried),
         )
