@@ -117,9 +117,9 @@ def test_four_hundred_mutated_files_raise_nothing_unknown(tmp_path: Path) -> Non
     assert 0 < read < 300
 
 
-def test_three_hundred_files_of_the_grammar_are_refused_or_come_back_equal(tmp_path: Path) -> None:
-    read, _ = round_trips(tmp_path, 300, seed=1)
-    assert 60 < read < 290
+def test_two_hundred_files_of_the_grammar_are_refused_or_come_back_equal(tmp_path: Path) -> None:
+    read, _ = round_trips(tmp_path, 200, seed=1)
+    assert 40 < read < 190
 
 
 @pytest.mark.long

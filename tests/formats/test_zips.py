@@ -66,14 +66,14 @@ def changed_fields(data: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def changed_bytes(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """One byte of a header, at every place."""
+    """One byte of a header, at every third place."""
     rng = random.Random(7)
     tensors = set()
     for info in zipfile.ZipFile(io.BytesIO(data)).infolist():
         name, extra = struct.unpack_from("<2H", data, info.header_offset + 26)
         start = info.header_offset + 30 + name + extra
         tensors.update(range(start, start + info.file_size))
-    for at in range(len(data)):
+    for at in range(0, len(data), 3):
         if at not in tensors:
             value = rng.choice([v for v in range(256) if v != data[at]])
             yield f"byte {at} {value}", data[:at] + bytes([value]) + data[at + 1 :]
