@@ -91,6 +91,10 @@ class UnsupportedNetwork(FileRefused):
     """A hypernetwork, but of a build that cannot be computed faithfully (for example skip connections)."""
 
 
+class UnreadableFile(FileRefused):
+    """Reading the file failed in a way that nobody foresaw; the message says how."""
+
+
 class FileChanged(FileRefused):
     """The file changed or shrank after it was opened."""
 

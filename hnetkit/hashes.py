@@ -16,6 +16,7 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 from blake3 import blake3
 
@@ -58,24 +59,33 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str
     """
     whole, v1 = hashlib.sha256(), hashlib.sha256()
     tensors = sorted({(ref.offset, ref.nbytes) for *_, ref in net.each_tensor()}) if net else []
-    digests = {place: blake3() for place in tensors}
-    first = 0
+    tensors.reverse()  # the next one stands last
+    digests: dict[tuple[int, int], str] = {}
+    unfinished: list[tuple[tuple[int, int], blake3]] = []
     for start, chunk in _read_all(file):
         if sha256 is None:
             whole.update(chunk)
         end, view = start + len(chunk), memoryview(chunk)
         v1.update(view[max(0, _V1_OFFSET - start) : max(0, _V1_OFFSET + _V1_SIZE - start)])
-        while first < len(tensors) and sum(tensors[first]) <= start:
-            first += 1
-        for place in tensors[first:]:
-            if place[0] >= end:
-                break
-            digests[place].update(view[max(0, place[0] - start) : max(0, sum(place) - start)])
+        going_on: list[tuple[tuple[int, int], blake3]] = []
+        for place, digest in chain(unfinished, _begun(tensors, end)):
+            digest.update(view[max(0, place[0] - start) : sum(place) - start])
+            if sum(place) <= end:
+                digests[place] = digest.hexdigest()
+            else:
+                going_on.append((place, digest))
+        unfinished = going_on
     return FileHashes(
         sha256=sha256 or whole.hexdigest(),
         autov1=v1.hexdigest()[:8] if file.size > _V1_OFFSET else None,
-        content_hash=_content_hash(net, lambda ref: digests[ref.offset, ref.nbytes].hexdigest()) if net else None,
+        content_hash=_content_hash(net, lambda ref: digests[ref.offset, ref.nbytes]) if net else None,
     )
+
+
+def _begun(tensors: list[tuple[int, int]], end: int) -> Iterator[tuple[tuple[int, int], blake3]]:
+    """Takes those that begin before `end` from the end; each digest is made in its turn, for it is large."""
+    while tensors and tensors[-1][0] < end:
+        yield tensors.pop(), blake3()
 
 
 def content_hash(net: Hypernetwork) -> str:

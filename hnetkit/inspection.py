@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
-from hnetkit.errors import HnetkitError
-from hnetkit.formats.reading import look
+from hnetkit.errors import FileChanged, FileRefused, HnetkitError
+from hnetkit.formats.reading import Look, is_sparse, look, nothing_unforeseen
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import FileHashes, hash_file
 from hnetkit.network import Hypernetwork
@@ -29,8 +29,9 @@ class Examination:
             computable), ``"other"`` (another kind of file, recognised).
         reason: why it is refused or what it is instead, one line; None for a usable network.
         refusal: the same as an error with its exit code and hint.
-        hashes: None where they were not asked for.
+        hashes: None where they were not asked for, and for a file of hardly anything but holes.
         network: what it holds, None where there is no usable network; its file is closed, so its tensors are gone.
+        facts: of the network, as JSON-able values.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Examination:
     refusal: HnetkitError | None
     hashes: FileHashes | None
     network: Hypernetwork | None
+    facts: Mapping[str, Any]
 
     @property
     def reason(self) -> str | None:
@@ -59,7 +61,7 @@ class Examination:
             "autov1": self.hashes.autov1 if self.hashes else None,
             "content_hash": self.hashes.content_hash if self.hashes else None,
         }
-        return row | _network_row(self.network)
+        return {**row, **self.facts}
 
 
 _NETWORK_KEYS = (
@@ -110,18 +112,27 @@ def examine(
         NotFound: no such file.
         FileRefused: it cannot be opened, or changed meanwhile.
     """
-    with OpenFile(path, before_read=before_read) as file:
+    with OpenFile(path, before_read=before_read) as file, nothing_unforeseen(file):
         found = look(file)
-        if found.network is not None:
-            _ = found.network.base_model  # may read biases: while the file is open
+        wanted = hashes and not is_sparse(file)
+        try:
+            with nothing_unforeseen(file):
+                facts = _network_row(found.network)  # may read biases: while the file is open
+                read = hash_file(file, found.network, sha256=sha256) if wanted else None
+        except FileChanged:
+            raise
+        except FileRefused as refusal:  # the file can still be told from others
+            found, facts = Look(None, refusal), _network_row(None)
+            read = hash_file(file, sha256=sha256) if wanted else None
         return Examination(
             path=file.path,
             size_bytes=file.size,
             kind=found.kind,
             verdict=_verdict(found.network, found.kind),
             refusal=found.refusal,
-            hashes=hash_file(file, found.network, sha256=sha256) if hashes else None,
+            hashes=read,
             network=found.network,
+            facts=facts,
         )
 
 

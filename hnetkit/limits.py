@@ -30,9 +30,11 @@ class Budget:
     Args:
         made: bytes.
         work: steps.
+        path: of the file, which messages then begin with.
     """
 
-    def __init__(self, made: int = MAX_MADE, work: int = MAX_WORK) -> None:
+    def __init__(self, made: int = MAX_MADE, work: int = MAX_WORK, *, path: str | None = None) -> None:
+        self._file = "" if path is None else f"{path}: "
         self.made_left = made
         self.work_left = work
 
@@ -44,7 +46,7 @@ class Budget:
         """
         self.made_left -= size
         if self.made_left < 0:
-            raise UnsafeFile("what is in it would take far more memory than the file does")
+            raise UnsafeFile(f"{self._file}what is in it would take far more memory than the file does")
 
     def work(self, steps: int) -> None:
         """Notes that `steps` steps are about to be done.
@@ -54,7 +56,7 @@ class Budget:
         """
         self.work_left -= steps
         if self.work_left < 0:
-            raise UnsafeFile("reading it would never end")
+            raise UnsafeFile(f"{self._file}reading it would never end")
 
 
 def parse_json(

@@ -238,10 +238,9 @@ class Hypernetwork:
     @staticmethod
     def _has_structure(mlp: ResidualMLP, structure: list[float] | tuple[float, ...]) -> bool:
         shapes = [mlp.width, *(stage.weight.shape[0] for stage in mlp.stages)]
-        try:
-            return shapes == [int(mlp.width * s) for s in structure]
-        except (TypeError, ValueError, OverflowError):
+        if len(shapes) != len(structure) or not all(isinstance(s, int | float) and 0 <= s < 1e6 for s in structure):
             return False
+        return shapes == [int(mlp.width * s) for s in structure]
 
     @property
     def activation(self) -> str | None:
@@ -273,9 +272,9 @@ class Hypernetwork:
 
     @property
     def step(self) -> int | None:
-        """Training steps, None where the file does not say."""
+        """Training steps, None where the file does not say, or no number that can be one."""
         step = self.metadata.get("step")
-        return step if isinstance(step, int) else None
+        return step if isinstance(step, int) and abs(step) < 1 << 63 else None
 
     @cached_property
     def base_model(self) -> BaseModel:

@@ -26,6 +26,7 @@ def picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None]
     Raises:
         FileRefused: its texts are damaged or too large.
     """
+    from hnetkit.formats.reading import is_sparse
     from hnetkit.hashes import sha256_of
 
     kind = picture_format(file.read_at(0, min(12, file.size)))
@@ -47,7 +48,7 @@ def picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None]
         "format": kind,
         "kind": "picture",
         "size_bytes": file.size,
-        "sha256": sha256_of(file),
+        "sha256": None if is_sparse(file) else sha256_of(file),
         "prompt": said.prompt,
         "negative_prompt": said.negative_prompt,
         "settings": said.parameters,

@@ -5,41 +5,52 @@ Source: AUTOMATIC1111 1.10, modules/hypernetworks/hypernetwork.py, and its histo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork, printable
+from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork
 from hnetkit.formats import pickle_reader, pickle_values
 from hnetkit.formats.activations import activation_name
+from hnetkit.formats.messages import naming, shown
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.topology import build_mlp, canonical_key, expected_indices, linear_indices
+from hnetkit.limits import Budget
 from hnetkit.network import FileFormat, Hypernetwork, MLPPair, ResidualMLP, TensorRef
 
 KNOWN_WIDTHS = frozenset({320, 640, 768, 1024, 1280, 1536, 2048})
+MAX_WIDTH = 999_999  # of a context; the largest real one is 2048
+MAX_WIDTHS = 100  # a network of every kind at once has 7
 MAX_METADATA = 10_000  # values, counted through all nesting
+MAX_METADATA_TEXT = 256 << 10  # signs, counted wherever they are named: one text may stand in ten thousand places
+MAX_NAMES = 20  # of what is not carried over, in messages
+_STEPS_OF_A_TENSOR = 10
 MAX_INTEGER_BITS = 8 * pickle_reader.MAX_INTEGER_BYTES - 1
 
 TensorOf = Callable[[Any, str], TensorRef]
 
 
-def is_network_dict(value: Any) -> bool:
+_WIDTH = re.compile(r"[1-9][0-9]{0,4}")
+
+
+def is_network_dict(value: Any, budget: Budget) -> bool:
     """Whether a dict looks like A1111's: a width leading to two dicts of ``linear...`` tensors."""
-    return isinstance(value, dict) and any(_width(key) is not None and _is_pair(item) for key, item in value.items())
+    return isinstance(value, dict) and any(
+        _width(key) is not None and _is_pair(item, budget) for key, item in value.items()
+    )
 
 
 def _width(key: Any) -> int | None:
     if isinstance(key, int) and not isinstance(key, bool) and key > 0:
         return key
-    return int(key) if isinstance(key, str) and key.isascii() and key.isdigit() and 0 < len(key) < 6 else None
+    return int(key) if isinstance(key, str) and _WIDTH.fullmatch(key) else None
 
 
-def _is_pair(item: Any) -> bool:
-    return (
-        isinstance(item, list | tuple)
-        and len(item) == 2
-        and all(isinstance(side, dict) for side in item)
-        and any(str(key).startswith("linear") for side in item for key in side)
-    )
+def _is_pair(item: Any, budget: Budget) -> bool:
+    if not isinstance(item, list | tuple) or len(item) != 2 or not all(isinstance(side, dict) for side in item):
+        return False
+    budget.work(len(item[0]) + len(item[1]))  # one large dict may stand at any number of keys
+    return any(isinstance(key, str) and key.startswith("linear") for side in item for key in side)
 
 
 def build_network(value: Mapping[Any, Any], tensor_of: TensorOf, *, format: FileFormat, file: OpenFile) -> Hypernetwork:
@@ -56,9 +67,7 @@ def build_network(value: Mapping[Any, Any], tensor_of: TensorOf, *, format: File
     try:
         return _Builder(file, tensor_of).build(value, format)
     except FileRefused as error:
-        if str(error).startswith(printable(file.path)):
-            raise
-        raise type(error)(f"{file.path}: {error}", hint=error.hint) from error
+        raise naming(error, file.path) from None
 
 
 class _Builder:
@@ -71,16 +80,18 @@ class _Builder:
         self.not_carried: list[str] = []
 
     def build(self, value: Mapping[Any, Any], format: FileFormat) -> Hypernetwork:
-        if not is_network_dict(value) and is_network_dict(value.get("state_dict")):
+        budget = self.file.budget
+        if not is_network_dict(value, budget) and is_network_dict(value.get("state_dict"), budget):
             value = value["state_dict"]
             self.warnings.append("wrapped in a state_dict")
-        metadata = self._metadata(value)
+        widths, others = self._parted(value)
+        metadata = self._metadata(others)
         if metadata.get("skip_connection"):
             raise UnsupportedNetwork("built with skip connections inside, which only one extension could run")
         activation = activation_name(metadata.get("activation_func"))
         stated_output = metadata.get("activate_output")
         activate_output = True if stated_output is None else bool(stated_output)
-        sides = self._sides(value)
+        sides = self._sides(widths)
         self._check_size(sides)
         depth = max(sum(len(t.shape) == 2 for t in side.values()) for pair in sides.values() for side in pair)
         dropout = self._dropout(metadata, depth)
@@ -102,7 +113,9 @@ class _Builder:
         }
         first = next(iter(mlps.values())).key
         self._compare(mlps, first, metadata, activation, activate_output, dropout)
-        shown = first.stages[-1].activation is not None if activation else activate_output
+        last = [mlp.stages[-1] for pair in mlps.values() for mlp in pair]
+        # the tensors leave it open only where no layer norm follows: there it has to be told
+        told = next((stage for stage in last if stage.norm is None), last[0])
         return Hypernetwork(
             mlps=mlps,
             metadata=metadata,
@@ -110,17 +123,36 @@ class _Builder:
             path=self.file.path,
             size_bytes=self.file.size,
             source=self.file,
-            activate_output=shown,
+            activate_output=told.activation is not None if activation else activate_output,
             warnings=tuple(self.warnings),
             not_carried=tuple(self.not_carried),
         )
 
-    def _sides(self, value: Mapping[Any, Any]) -> dict[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]]:
-        sides = {}
+    def _parted(self, value: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        """Parts the widths, with what stands at them, from everything else."""
+        widths: dict[Any, Any] = {}
+        others: dict[Any, Any] = {}
         for key, item in value.items():
-            width = _width(key)
-            if width is None or (isinstance(key, str) and not _is_pair(item)):
-                continue
+            if isinstance(key, str) and not _is_pair(item, self.file.budget):
+                others[key] = item
+            elif _width(key) is not None:
+                widths[key] = item
+            elif _is_number(key):
+                raise DamagedFile(
+                    f"{shown(key)} is no width: other programs would take it for another one, or for none"
+                )
+            else:
+                others[key] = item
+        if len(widths) > MAX_WIDTHS:
+            raise UnsafeFile(f"{len(widths)} widths; a network has at most a handful")
+        return widths, others
+
+    def _sides(self, widths: Mapping[Any, Any]) -> dict[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]]:
+        sides = {}
+        for key, item in widths.items():
+            width = int(key)
+            if width > MAX_WIDTH:
+                raise DamagedFile(f"the width {shown(key)} is that of no network")
             if isinstance(key, str):
                 self.warnings.append(f"the width {width} is written as text")
             if not isinstance(item, list | tuple) or len(item) != 2 or not all(isinstance(s, dict) for s in item):
@@ -132,14 +164,15 @@ class _Builder:
         return sides
 
     def _tensors(self, side: Mapping[Any, Any], where: str) -> dict[str, TensorRef]:
+        self.file.budget.work(_STEPS_OF_A_TENSOR * len(side))
         tensors: dict[str, TensorRef] = {}
         for key, stub in side.items():
-            name = canonical_key(str(key))
+            if not isinstance(stub, pickle_values.Tensor | TensorRef) or not isinstance(key, str):
+                raise DamagedFile(f"{where}.{shown(key)} is not a tensor")
+            name = canonical_key(key)
             if name in tensors:
-                raise DamagedFile(f"{where}.{name} stands twice")
-            if not isinstance(stub, pickle_values.Tensor | TensorRef):
-                raise DamagedFile(f"{where}.{str(key)[:60]} is not a tensor")
-            tensors[name] = self.tensor_of(stub, f"{where}.{name}")
+                raise DamagedFile(f"{where}.{shown(name)} stands twice")
+            tensors[name] = self.tensor_of(stub, f"{where}.{shown(name)}")
         return tensors
 
     def _check_size(self, sides: Mapping[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]]) -> None:
@@ -148,16 +181,18 @@ class _Builder:
         if size > 2 * self.file.size:
             raise UnsafeFile(f"its tensors claim {size} bytes of a file of {self.file.size}")
 
-    def _metadata(self, value: Mapping[Any, Any]) -> dict[str, Any]:
+    def _metadata(self, others: Mapping[Any, Any]) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
-        budget = [MAX_METADATA]
-        for key, item in value.items():
-            if _width(key) is not None and not (isinstance(key, str) and not _is_pair(item)):
-                continue
-            if isinstance(key, str) and key != "optimizer_state_dict" and _is_plain(item, budget):
+        plain = _Plain()
+        left_out: dict[str, None] = {}
+        for key, item in others.items():
+            if _is_key(key) and plain.has(key) and plain.has(item):
                 metadata[key] = item
-            else:
-                self.not_carried.append("optimizer_state_dict" if key == "optimizer_state_dict" else str(key)[:60])
+            elif len(left_out) <= MAX_NAMES:
+                left_out[shown(key)] = None
+        self.not_carried += [*left_out][:MAX_NAMES]
+        if len(left_out) > MAX_NAMES:
+            self.not_carried.append("and more")
         return metadata
 
     def _dropout(self, metadata: Mapping[str, Any], depth: int) -> list[float]:
@@ -166,7 +201,7 @@ class _Builder:
         if isinstance(structure, list | tuple) and structure:
             if len(structure) == depth + 1 and all(isinstance(p, int | float) and 0 <= p <= 1 for p in structure):
                 return [float(p) for p in structure[1:]]
-            self.warnings.append(f"dropout_structure is {str(list(structure))[:80]}, the tensors have {depth} layers")
+            self.warnings.append(f"dropout_structure is {shown(list(structure), 80)}, the tensors have {depth} layers")
         if not metadata.get("use_dropout"):
             return [0.0] * depth
         last = 0.3 if metadata.get("last_layer_dropout") else 0.0
@@ -184,10 +219,10 @@ class _Builder:
         """Warns where metadata and tensors disagree; the tensors are what is computed."""
         unusual = [width for width in mlps if width not in KNOWN_WIDTHS]
         if unusual:
-            self.warnings.append(f"no Stable Diffusion model has contexts of width {', '.join(map(str, unusual))}")
+            self.warnings.append(f"no Stable Diffusion model has contexts of width {', '.join(map(shown, unusual))}")
         has_norm = first.stages[0].norm is not None
         if "is_layer_norm" in metadata and bool(metadata["is_layer_norm"]) != has_norm:
-            self.warnings.append(f"is_layer_norm is {metadata['is_layer_norm']}, the tensors say {has_norm}")
+            self.warnings.append(f"is_layer_norm is {shown(metadata['is_layer_norm'])}, the tensors say {has_norm}")
         self._compare_structure(mlps, metadata)
         if activation and metadata.get("activate_output") is None and not has_norm:
             self.warnings.append("activate_output is missing: taken as True, as AUTOMATIC1111 does")
@@ -199,7 +234,9 @@ class _Builder:
         expected = expected_indices(len(first.stages), dropout=dropout, **arguments)
         found = linear_indices(first)
         if activation != "prelu" and found != expected:
-            self.warnings.append(f"its layers stand at {found}, its metadata would put them at {expected}")
+            self.warnings.append(
+                f"its layers stand at {shown(found)}, its metadata would put them at {shown(expected)}"
+            )
         shapes = {(len(m.stages), m.stages[0].activation, m.stages[0].norm is None) for p in mlps.values() for m in p}
         if len(shapes) > 1:
             self.warnings.append("its MLPs are not all of one build")
@@ -209,24 +246,46 @@ class _Builder:
         if stated is None:
             return
         derived = Hypernetwork(mlps, metadata).layer_structure
-        if list(stated) != derived if isinstance(stated, list | tuple) else True:
-            self.warnings.append(f"layer_structure is {str(stated)[:80]}, the tensors are {derived}")
+        if not isinstance(stated, list | tuple) or list(stated) != derived:
+            self.warnings.append(f"layer_structure is {shown(stated, 80)}, the tensors are {shown(derived, 80)}")
 
 
-def _is_plain(value: Any, budget: list[int], depth: int = 0) -> bool:
-    """Whether a metadata value is made of text, numbers and containers only.
+class _Plain:
+    """Tells metadata that is made of text, numbers and containers only, and counts all that was asked about."""
 
-    Raises:
-        UnsafeFile: it is nested or repeated more than any metadata is.
-    """
-    budget[0] -= 1
-    if budget[0] < 0 or depth > 8:
-        raise UnsafeFile("metadata without end")
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item, budget, depth + 1) for item in value)
-    if isinstance(value, dict):
-        keys_are_plain = all(isinstance(key, str | int) and _is_plain(key, budget, depth + 1) for key in value)
-        return keys_are_plain and all(_is_plain(item, budget, depth + 1) for item in value.values())
-    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
-        raise UnsafeFile(f"an integer of {value.bit_length()} bits in its metadata")
-    return value is None or isinstance(value, int | float | str)
+    def __init__(self) -> None:
+        self.values, self.signs = MAX_METADATA, MAX_METADATA_TEXT
+
+    def has(self, value: Any, depth: int = 0) -> bool:
+        """Whether a value is plain.
+
+        Raises:
+            UnsafeFile: it is nested or repeated more than any metadata is.
+        """
+        self.values -= 1
+        self.signs -= len(value) if isinstance(value, str) else 0
+        if self.values < 0 or self.signs < 0 or depth > 8:
+            raise UnsafeFile("metadata without end")
+        if isinstance(value, list | tuple):
+            return all(self.has(item, depth + 1) for item in value)
+        if isinstance(value, dict):
+            return all(
+                isinstance(key, str | int) and self.has(key, depth + 1) and self.has(item, depth + 1)
+                for key, item in value.items()
+            )
+        if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
+            raise UnsafeFile(f"an integer of {value.bit_length()} bits in its metadata")
+        return value is None or isinstance(value, int | float | str)
+
+
+def _is_key(key: Any) -> bool:
+    """Whether a key can be carried over: text that every container holds (a surrogate alone is none)."""
+    return isinstance(key, str) and key != "optimizer_state_dict" and key.encode(errors="ignore").decode() == key
+
+
+def _is_number(key: Any) -> bool:
+    """Whether Python takes a text for a whole number: ``"02"``, ``" 2"``, ``"\u0662"``."""
+    try:
+        return isinstance(key, str) and len(key) < 100 and int(key) is not None
+    except ValueError:
+        return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 
 from hnetkit.errors import UnsupportedNetwork
+from hnetkit.formats.messages import shown
 
 NAMES = frozenset(
     {
@@ -16,6 +17,8 @@ NAMES = frozenset(
         *("softsign", "swish", "tanh", "tanhshrink"),
     }
 )
+
+_LONGEST = 40  # signs of a name
 
 _REFUSED = {
     "glu": "it halves the width, so no layer structure fits it",
@@ -36,7 +39,9 @@ def activation_name(stated: object) -> str | None:
     """
     if stated is None:
         return None
-    name = str(stated).lower()
+    if not isinstance(stated, str) or len(stated) > _LONGEST:
+        raise UnsupportedNetwork(f"the activation {shown(stated)} is not known")
+    name = stated.lower()
     if name in ("linear", "identity"):
         return None
     if name in _REFUSED:
@@ -44,5 +49,5 @@ def activation_name(stated: object) -> str | None:
     if name not in NAMES:
         near = difflib.get_close_matches(name, NAMES, n=1)
         suffix = f" (the nearest is {near[0]})" if near else ""
-        raise UnsupportedNetwork(f"the activation {name[:40]} is not known{suffix}")
+        raise UnsupportedNetwork(f"the activation {name} is not known{suffix}")
     return name

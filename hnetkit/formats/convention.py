@@ -15,13 +15,17 @@ from typing import Any
 
 from hnetkit.errors import DamagedFile
 from hnetkit.formats.a1111 import build_network
+from hnetkit.formats.messages import shown
 from hnetkit.formats.safetensors_file import SafetensorsFile
+from hnetkit.formats.source import OpenFile
+from hnetkit.limits import json_size, parse_json
 from hnetkit.network import Hypernetwork, TensorRef
 
 FORMAT = "hnetkit.hypernetwork"
 FORMAT_VERSION = "1"
 
-_NAME = re.compile(r"(\d{1,6})\.([kv])\.(linear\..+)")
+_NAME = re.compile(r"([1-9][0-9]{0,5})\.([kv])\.(linear\..+)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _RESERVED = ("format", "format_version", "topology", "base_model", "source_sha256")
 _PREFIX = "a1111."  # for a key of the file that has the name of one of ours
 
@@ -85,20 +89,25 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
     for name in source.entries:
         match = _NAME.fullmatch(name)
         if match is None:
-            raise DamagedFile(f"{path}: the tensor {name[:60]} is not named as one of a hypernetwork")
+            raise DamagedFile(f"{path}: the tensor {shown(name)} is not named as one of a hypernetwork")
         sides: tuple[dict[str, TensorRef], dict[str, TensorRef]] = value.setdefault(int(match[1]), ({}, {}))
         sides["kv".index(match[2])][match[3]] = source.tensor(name)
     if not value:
         raise DamagedFile(f"{path}: a hypernetwork without tensors")
-    metadata = {
-        key.removeprefix(_PREFIX): _parse(text, path) for key, text in source.metadata.items() if key not in _RESERVED
-    }
-    stated = _parse(source.metadata.get("topology", "{}"), path)
+    metadata: dict[str, Any] = {}
+    for key, text in source.metadata.items():
+        if key not in _RESERVED:
+            own_key = key.removeprefix(_PREFIX)
+            if own_key in metadata:
+                raise DamagedFile(f"{path}: its header states {shown(own_key)} twice")
+            metadata[own_key] = _parse(text, source.file)
+    stated = _parse(source.metadata.get("topology", "{}"), source.file)
     net = build_network(
         {**value, **_defaults(stated), **metadata}, lambda tensor, _: tensor, format="safetensors", file=source.file
     )
     own = {key: net.metadata[key] for key in metadata if key in net.metadata}
-    return replace(net, metadata=own, source_sha256=source.metadata.get("source_sha256"))
+    stated_hash = source.metadata.get("source_sha256", "")
+    return replace(net, metadata=own, source_sha256=stated_hash if _SHA256.fullmatch(stated_hash) else None)
 
 
 def _defaults(stated: Any) -> dict[str, Any]:
@@ -109,11 +118,12 @@ def _defaults(stated: Any) -> dict[str, Any]:
     return {key: stated[name] for key, name in names.items() if name in stated}
 
 
-def _parse(text: str, path: str) -> Any:
+def _parse(text: str, file: OpenFile) -> Any:
+    file.budget.make(json_size(text))
     try:
-        return _from_json(json.loads(text))
+        return _from_json(parse_json(text))
     except (ValueError, RecursionError) as error:
-        raise DamagedFile(f"{path}: header metadata that is not JSON") from error
+        raise DamagedFile(f"{file.path}: header metadata that is not JSON") from error
 
 
 def _to_json(value: Any) -> Any:

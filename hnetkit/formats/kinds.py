@@ -106,15 +106,19 @@ def kind_of_value(value: Any) -> str:
         return "lora" if value and all(isinstance(item, pickle_values.Tensor) for item in value) else "unknown"
     if not isinstance(value, dict):
         return "unknown"
-    names = {str(key) for key in value}
+    names = _texts(value)
     if {"optimizer_state_dict", "optimizer_name"} & names or {"state", "param_groups"} <= names:
         return "optimizer"
-    if any(str(key).startswith("<") for key in value) and len(value) <= 4:
+    if any(name.startswith("<") for name in names) and len(value) <= 4:
         return "textual-inversion"
     inner = value.get("state_dict")
     for level in (value, inner, value.get("model")):
         if isinstance(level, dict):
-            kind = kind_of_names({str(key) for key in level})
+            kind = kind_of_names(_texts(level))
             if kind != "unknown":
                 return kind
     return "checkpoint" if {"global_step", "pytorch-lightning_version"} & names else "unknown"
+
+
+def _texts(value: Mapping[Any, Any]) -> set[str]:
+    return {key for key in value if isinstance(key, str)}

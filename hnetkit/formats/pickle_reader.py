@@ -28,12 +28,13 @@ from hnetkit.formats.pickle_values import (
     is_index,
     set_item,
 )
+from hnetkit.limits import Budget
 
 MAX_SIZE = 16 << 20  # bytes of structure; the largest real file has 60 kB
-MAX_OPERATIONS = 400_000  # opcodes, and the items that calls go through; a large checkpoint has 60 000
 MAX_DEPTH = 200  # nested marks
 MAX_INTEGER_BYTES = 16
 MAX_ARGUMENTS = 8
+MAX_NAME = 500  # signs of a global's name
 
 
 @dataclass(slots=True)
@@ -42,17 +43,18 @@ class PickleReader:
 
     Attributes:
         data: the bytes; nothing outside them is looked at.
+        budget: a step for each opcode and each item that a call goes through, and the bytes of texts.
         position: where the next pickle begins.
-        foreign: names of globals that are not on the allow-list, in the order met.
+        foreign: names of globals that are not on the allow-list, each once, in the order met.
     """
 
     data: bytes
+    budget: Budget
     position: int = 0
-    foreign: list[str] = field(default_factory=list)
+    foreign: dict[str, None] = field(default_factory=dict)
     _stack: list[Any] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
     _memo: dict[int, Any] = field(default_factory=dict)
-    _left: int = MAX_OPERATIONS
 
     def read(self) -> Any:
         """Returns the value of the pickle at `position`, and moves behind it.
@@ -61,11 +63,11 @@ class PickleReader:
             UnsafeFile: an opcode, a call or a limit that no hypernetwork needs.
             DamagedFile: the pickle is cut short or contradicts itself.
         """
-        self._stack, self._marks, self._memo, self._left = [], [], {}, MAX_OPERATIONS
+        self._stack, self._marks, self._memo = [], [], {}
         if len(self.data) > MAX_SIZE:
             raise UnsafeFile(f"{len(self.data)} bytes of structure; a network has a few thousand")
         while True:
-            self._spend(1)
+            self.budget.work(1)
             code = self._take(1)[0]
             if code == 0x2E:  # STOP
                 if len(self._stack) != 1 or self._marks:
@@ -75,11 +77,6 @@ class PickleReader:
             if operation is None:
                 raise UnsafeFile(f"pickle opcode 0x{code:02x}, which no network needs")
             operation(self)
-
-    def _spend(self, work: int) -> None:
-        self._left -= work
-        if self._left < 0:
-            raise UnsafeFile("a pickle that does too much")
 
     # --- bytes and stack
 
@@ -95,18 +92,23 @@ class PickleReader:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _line(self) -> str:
-        end = self.data.find(b"\n", self.position, self.position + 1000)
+        end = self.data.find(b"\n", self.position, self.position + MAX_NAME)
         if end < 0:
             raise DamagedFile("a global without an end")
         line = self._take(end - self.position)
         self._take(1)
         return line.decode("utf-8", "backslashreplace")
 
-    def _text(self, size: int) -> str:
+    def _text(self, size: int, errors: str = "surrogatepass") -> str:
+        self.budget.make(size)
         try:
-            return self._take(size).decode("utf-8", "surrogatepass")
+            return self._take(size).decode("utf-8", errors)
         except UnicodeDecodeError as error:
             raise DamagedFile("text that is not UTF-8") from error
+
+    def _bytes(self, size: int) -> bytes:
+        self.budget.make(size)
+        return self._take(size)
 
     def _push(self, value: Any) -> None:
         self._stack.append(value)
@@ -177,13 +179,13 @@ class PickleReader:
         elif name in ALLOWED_GLOBALS:
             self._push(Global(name, ALLOWED_GLOBALS[name]))
         else:
-            self.foreign.append(name)
+            self.foreign[name] = None
             self._push(Foreign(name))
 
     def _stack_global(self) -> None:
         attribute, module = self._pop(), self._pop()
-        if not isinstance(attribute, str) or not isinstance(module, str):
-            raise UnsafeFile("a global whose name is no text")
+        if not isinstance(attribute, str) or not isinstance(module, str) or len(module) + len(attribute) > MAX_NAME:
+            raise UnsafeFile("a global whose name is no name")
         self._global(f"{module}.{attribute}")
 
     def _reduce(self) -> None:
@@ -194,7 +196,9 @@ class PickleReader:
         if not isinstance(target, Global) or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
             raise UnsafeFile("a call of something that cannot be called")
         # a pickle may recall one large value for any number of calls
-        self._spend(sum(len(argument) for argument in arguments if isinstance(argument, str | bytes | list | tuple)))
+        self.budget.work(
+            sum(len(argument) for argument in arguments if isinstance(argument, str | bytes | list | tuple))
+        )
         if any(isinstance(argument, Foreign) for argument in arguments):
             self._push(next(argument for argument in arguments if isinstance(argument, Foreign)))
             return
@@ -272,10 +276,10 @@ _OPERATIONS: dict[int, Callable[[PickleReader], None]] = {
     ord("X"): lambda reader: reader._push(reader._text(reader._number("<I"))),
     0x8C: lambda reader: reader._push(reader._text(reader._number("<B"))),
     0x8D: lambda reader: reader._push(reader._text(reader._number("<Q"))),
-    ord("U"): lambda reader: reader._push(reader._take(reader._number("<B")).decode("latin1")),
-    ord("T"): lambda reader: reader._push(reader._take(reader._number("<i")).decode("latin1")),
-    ord("C"): lambda reader: reader._push(reader._take(reader._number("<B"))),
-    ord("B"): lambda reader: reader._push(reader._take(reader._number("<I"))),
+    ord("U"): lambda reader: reader._push(reader._text(reader._number("<B"), "strict")),  # of Python 2; torch takes
+    ord("T"): lambda reader: reader._push(reader._text(reader._number("<i"), "strict")),  # its bytes for UTF-8
+    ord("C"): lambda reader: reader._push(reader._bytes(reader._number("<B"))),
+    ord("B"): lambda reader: reader._push(reader._bytes(reader._number("<I"))),
     ord("a"): lambda reader: reader._append([reader._pop()]),
     ord("e"): lambda reader: reader._append(reader._since_mark()),
     ord("s"): lambda reader: reader._set_items([reader._pop(), reader._pop()][::-1]),

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from hnetkit.errors import DamagedFile, FileRefused, NotAHypernetwork, UnsafeFile, UnsupportedNetwork
+from hnetkit.errors import (
+    DamagedFile,
+    FileChanged,
+    FileRefused,
+    HnetkitError,
+    NotAHypernetwork,
+    UnreadableFile,
+    UnsafeFile,
+    UnsupportedNetwork,
+    failure_of,
+)
 from hnetkit.formats.a1111 import build_network, is_network_dict
 from hnetkit.formats.convention import is_ours, network_of
 from hnetkit.formats.kinds import TITLES, kind_of_bytes, kind_of_names, kind_of_value
+from hnetkit.formats.messages import shown
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
 from hnetkit.network import Hypernetwork
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Raised when files are read differently, so that a scan looks at them again."""
 
 MAX_FILE = 4 << 30
@@ -35,12 +47,41 @@ def load(path: str | os.PathLike[str]) -> Hypernetwork:
         NotFound: no such file.
         NotAHypernetwork: the file is something else; the message says what.
         UnsafeFile, DamagedFile, UnsupportedNetwork: it cannot be read safely, or not be computed faithfully.
+        UnreadableFile: reading it failed in a way that nobody foresaw.
     """
     return read_network(OpenFile(path))
 
 
 def read_network(file: OpenFile) -> Hypernetwork:
     """Reads a hypernetwork from a file that is already open; see `load`."""
+    with nothing_unforeseen(file):
+        return _read(file)
+
+
+@contextmanager
+def nothing_unforeseen(file: OpenFile) -> Iterator[None]:
+    """Whatever exception comes out of reading one file refuses that file.
+
+    A disk that fails and a machine without memory are no fault of the file: their errors stay what they are.
+
+    Raises:
+        UnreadableFile: for every other exception that is not of ours.
+    """
+    try:
+        yield
+    except (HnetkitError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        failure = failure_of(error, file.path)
+        raise UnreadableFile(str(failure), hint=failure.hint) from error
+
+
+def _read(file: OpenFile) -> Hypernetwork:
+    if is_sparse(file):
+        raise DamagedFile(
+            f"{file.path}: a sparse file: {file.bytes_on_disk():,} bytes of {file.size:,} are on the disk",
+            hint="get the file again from its source",
+        )
     head = file.read_at(0, min(file.size, 4096))
     if head.startswith(b"PK\3\4"):
         torch_file = read_torch_zip(file)
@@ -59,13 +100,19 @@ def read_network(file: OpenFile) -> Hypernetwork:
     raise _other(file, kind)
 
 
+def is_sparse(file: OpenFile) -> bool:
+    """Whether a file is larger than any network and hardly anything but holes: reading it would take hours."""
+    return file.size > MAX_FILE and file.bytes_on_disk() < file.size
+
+
 def _from_torch(source: TorchFile) -> Hypernetwork:
     path, value = source.file.path, source.value
-    is_network = is_network_dict(value) or (isinstance(value, dict) and is_network_dict(value.get("state_dict")))
+    inner = value.get("state_dict") if isinstance(value, dict) else None
+    is_network = any(is_network_dict(item, source.file.budget) for item in (value, inner))
     kind = "hypernetwork" if is_network else kind_of_value(value)
     if source.foreign and kind in ("hypernetwork", "unknown"):
         raise UnsafeFile(
-            f"{path}: asks for {source.foreign[0][:80]}, which no hypernetwork needs",
+            f"{path}: asks for {shown(source.foreign[0], 80)}, which no hypernetwork needs",
             hint="do not load this file with any program; get it again from its source",
         )
     if source.file.size > MAX_FILE:
@@ -84,7 +131,7 @@ def _from_safetensors(file: OpenFile) -> Hypernetwork:
 
 
 def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHypernetwork:
-    asked = f"; it asks for {asks_for[0][:80]}" if asks_for else ""
+    asked = f"; it asks for {shown(asks_for[0], 80)}" if asks_for else ""
     return NotAHypernetwork(f"{file.path}: {TITLES[kind]}, no hypernetwork{asked}", kind=kind)
 
 
@@ -104,8 +151,14 @@ class Look:
 
 
 def look(file: OpenFile) -> Look:
-    """Reads an open file without raising for what is in it."""
+    """Reads an open file without raising for what is in it.
+
+    Raises:
+        FileChanged: it changed meanwhile.
+    """
     try:
         return Look(read_network(file), None)
+    except FileChanged:
+        raise
     except FileRefused as refusal:
         return Look(None, refusal)

@@ -5,17 +5,22 @@ Source: the format's own description, huggingface/safetensors README.
 
 from __future__ import annotations
 
-import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
+from hnetkit.formats.meanings import refuse_second_meaning
+from hnetkit.formats.messages import shown
 from hnetkit.formats.source import OpenFile
+from hnetkit.limits import json_size, parse_json
 from hnetkit.network import DType, TensorRef
 
 MAX_HEADER = 4 << 20  # bytes; a network has 20 kB, the largest checkpoints 1 MB
+MAX_RANK = 8
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _DTYPES: Mapping[str, DType] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
 _ITEM_BITS = {
@@ -49,7 +54,9 @@ class SafetensorsFile:
         """
         entry = self.entries[name]
         if entry.dtype not in _DTYPES:
-            raise UnsupportedNetwork(f"{self.file.path}: {name} has the type {entry.dtype}; weights are floating-point")
+            raise UnsupportedNetwork(
+                f"{self.file.path}: {shown(name)} has the type {entry.dtype}; weights are floating-point"
+            )
         return TensorRef(_DTYPES[entry.dtype], entry.shape, self.file, entry.offset)
 
 
@@ -60,18 +67,24 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
         DamagedFile: cut short, or no header.
         UnsafeFile: sizes or places that contradict each other, bytes that no tensor accounts for, double names.
     """
+    refuse_second_meaning(file, container="safetensors")
     size = int.from_bytes(file.read_at(0, 8), "little")
     if size > min(MAX_HEADER, file.size - 8):
         raise DamagedFile(f"{file.path}: cut short, or no safetensors file: a header of {size} bytes")
+    data = file.read_at(8, size)
+    file.budget.make(json_size(data))
     try:
-        header = json.loads(file.read_at(8, size).decode("utf-8"), object_pairs_hook=_without_doubles)
-    except (ValueError, RecursionError) as error:
+        header = parse_json(data.decode("utf-8"), pairs=_without_doubles)
+    except ValueError as error:
         raise DamagedFile(f"{file.path}: a safetensors header that is not JSON, or names something twice") from error
     if not isinstance(header, dict):
         raise DamagedFile(f"{file.path}: a safetensors header that is not an object")
-    metadata = header.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+    stated = header.pop("__metadata__", None)
+    metadata = {} if stated is None else stated
+    if not isinstance(metadata, dict) or not all(map(_is_text, [*metadata, *metadata.values()])):
         raise DamagedFile(f"{file.path}: safetensors metadata that is not text")
+    if not all(map(_is_text, header)):
+        raise DamagedFile(f"{file.path}: a safetensors header with a name that is not text")
     entries: dict[str, Entry] = {}
     ends: dict[int, int] = {}
     for name, stated in header.items():
@@ -80,6 +93,11 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
             ends.setdefault(begin, end)
     _check_tiling(file, ends, sum(_bits(entry) // 8 for entry in entries.values()), file.size - 8 - size)
     return SafetensorsFile(file, metadata, entries)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is text that UTF-8 can hold; other readers refuse a header with half of a surrogate pair."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -92,14 +110,15 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(file: OpenFile, name: str, stated: Any, start: int) -> tuple[Entry, int, int]:
     try:
         dtype, shape, (begin, end) = stated["dtype"], stated["shape"], stated["data_offsets"]
-        numbers = [*shape, begin, end]
     except (TypeError, KeyError, ValueError) as error:
-        raise DamagedFile(f"{file.path}: {name} is not described as a tensor") from error
-    if dtype not in _ITEM_BITS or not all(type(number) is int and 0 <= number < 1 << 62 for number in numbers):
-        raise DamagedFile(f"{file.path}: {name} is not described as a tensor")
+        raise DamagedFile(f"{file.path}: {shown(name)} is not described as a tensor") from error
+    if not isinstance(dtype, str) or dtype not in _ITEM_BITS or not isinstance(shape, list) or len(shape) > MAX_RANK:
+        raise DamagedFile(f"{file.path}: {shown(name)} is not described as a tensor")
+    if not all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, begin, end)):
+        raise DamagedFile(f"{file.path}: {shown(name)} is not described as a tensor")
     entry = Entry(dtype, tuple(shape), start + begin)
     if _bits(entry) != (end - begin) * 8 or start + end > file.size:
-        raise UnsafeFile(f"{file.path}: {name} reaches outside of the file, or its size contradicts its shape")
+        raise UnsafeFile(f"{file.path}: {shown(name)} reaches outside of the file, or its size contradicts its shape")
     return entry, begin, end
 
 

@@ -10,6 +10,12 @@ from collections.abc import Callable
 from types import TracebackType
 
 from hnetkit.errors import DamagedFile, FileChanged, FileRefused, NotFound
+from hnetkit.limits import Budget
+
+MAX_STEPS = 600_000
+"""Steps that reading the structure of one file may take: under a second; a large checkpoint takes 130 000."""
+
+_HOLES = 16  # a file that claims so many times more than is on the disk is hardly anything but holes
 
 
 class OpenFile:
@@ -18,6 +24,7 @@ class OpenFile:
     Attributes:
         path: as it was given, as text.
         size: in bytes, when it was opened.
+        budget: what reading its structure may still make and do; every reader of it draws on this one.
 
     Args:
         before_read: called before every read; what it raises ends the reading of a large file.
@@ -40,6 +47,7 @@ class OpenFile:
                 raise NotFound(f"{self.path}: a folder, not a file", hint=f"hnetkit scan {self.path}")
             raise FileRefused(f"{self.path}: not a regular file")
         self.size = status.st_size
+        self.budget = Budget(work=MAX_STEPS, path=self.path)
         self._identity = _identity(status)
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -63,6 +71,17 @@ class OpenFile:
         """Raises FileChanged where size or modification time are not what they were at opening."""
         if _identity(os.fstat(self._handle)) != self._identity:
             raise FileChanged(f"{self.path}: the file changed while it was read", hint="run the command again")
+
+    def bytes_on_disk(self) -> int:
+        """Returns how many bytes the file takes on the disk where it is hardly anything but holes, else its size."""
+        status = os.fstat(self._handle)
+        stored = 512 * getattr(status, "st_blocks", self.size)
+        if stored * _HOLES >= self.size or not hasattr(os, "SEEK_HOLE"):
+            return self.size
+        with self._lock, contextlib.suppress(OSError):  # some file systems do not count blocks, and know no holes
+            if os.lseek(self._handle, 0, os.SEEK_HOLE) < self.size:
+                return stored
+        return self.size
 
     def _read(self, offset: int, size: int) -> bytes:
         parts = []

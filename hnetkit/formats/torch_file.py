@@ -6,6 +6,7 @@ Source: torch/serialization.py (behaviour only): the zip since torch 1.6, before
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any, Literal
 
 from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
 from hnetkit.formats import pickle_reader, pickle_values
+from hnetkit.formats.meanings import refuse_second_meaning
+from hnetkit.formats.messages import naming, shown
 from hnetkit.formats.pickle_reader import PickleReader
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_zip import read_members, torch_root, unexpected_members
@@ -20,6 +23,7 @@ from hnetkit.network import ITEM_SIZE, Checksum, DType, TensorRef
 
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LEGACY_PROTOCOL = 1001
+_VERSION = re.compile(rb"([1-9]|10)\n?")
 _FIRST_READ = 256 << 10  # bytes: the whole structure of any real legacy file
 
 _DTYPES: Mapping[str, DType] = {
@@ -55,7 +59,7 @@ class TorchFile:
             UnsupportedNetwork: not a floating-point type, or not contiguous.
             UnsafeFile: it reaches outside of its storage, or the storage's size is not what it says.
         """
-        where = f"{self.file.path}: {name}"
+        where = f"{self.file.path}: {shown(name)}"
         dtype = _DTYPES.get(stub.storage.type.name)
         if dtype is None:
             raise UnsupportedNetwork(f"{where} has the type {stub.storage.type.name}; weights are floating-point")
@@ -85,6 +89,7 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     Raises:
         UnsafeFile, DamagedFile: see `read_members` and `PickleReader`.
     """
+    refuse_second_meaning(file, container="zip")
     members = read_members(file)
     root = torch_root(members)
     if root is None:
@@ -92,6 +97,9 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     foreign_members = unexpected_members(members, root)
     if foreign_members:
         raise UnsafeFile(f"{file.path}: holds {foreign_members[0]}, which no hypernetwork needs")
+    version = members.get(f"{root}version")
+    if version is None or not _VERSION.fullmatch(file.read_at(version.offset, min(version.size, 16))):
+        raise DamagedFile(f"{file.path}: has no version of torch's format, or one that torch does not read")
     order = members.get(f"{root}byteorder")
     if order and file.read_at(order.offset, min(order.size, 16)) != b"little":
         raise UnsupportedNetwork(f"{file.path}: written on a machine of another byte order")
@@ -101,7 +109,7 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     data = file.read_at(pickle.offset, pickle.size)
     if pickle.crc and zlib.crc32(data) != pickle.crc:  # 0: torch was told to compute none
         raise DamagedFile(f"{file.path}: its structure does not have the checksum that the zip states")
-    reader = PickleReader(data)
+    reader = PickleReader(data, file.budget)
     value = _read(reader, file)
     if reader.position != pickle.size:
         raise UnsafeFile(f"{file.path}: bytes behind the end of its pickle")
@@ -118,13 +126,14 @@ def read_torch_legacy(file: OpenFile) -> TorchFile:
     Raises:
         UnsafeFile, DamagedFile: see `PickleReader`.
     """
-    reader = PickleReader(file.read_at(0, min(file.size, _FIRST_READ)))
+    refuse_second_meaning(file, container="legacy")
+    reader = PickleReader(file.read_at(0, min(file.size, _FIRST_READ)), file.budget)
     try:
         value, keys = _legacy_values(reader, file)
     except DamagedFile:
         if file.size <= _FIRST_READ:
             raise
-        reader = PickleReader(file.read_at(0, min(file.size, pickle_reader.MAX_SIZE)))
+        reader = PickleReader(file.read_at(0, min(file.size, pickle_reader.MAX_SIZE)), file.budget)
         value, keys = _legacy_values(reader, file)
     sizes = _storage_sizes(value)
     position, storages = reader.position, {}
@@ -132,7 +141,7 @@ def read_torch_legacy(file: OpenFile) -> TorchFile:
         numel = int.from_bytes(file.read_at(position, 8), "little", signed=True)
         kind_numel, item = sizes.get(key, (numel, 1))
         if key not in sizes or numel != kind_numel or key in storages:
-            raise UnsafeFile(f"{file.path}: the storage {key} is not the one that its tensors name")
+            raise UnsafeFile(f"{file.path}: the storage {shown(key)} is not the one that its tensors name")
         storages[key] = (position + 8, numel * item)
         position += 8 + numel * item
     if position > file.size:
@@ -146,18 +155,30 @@ def _legacy_values(reader: PickleReader, file: OpenFile) -> tuple[Any, list[str]
     """Reads magic number, protocol, system, the value, and the storages' keys in the order of their bytes."""
     _read(reader, file)
     protocol, system, value, keys = (_read(reader, file) for _ in range(4))
-    if protocol != _LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
+    if not _describes_a_machine(system):
+        raise UnsafeFile(f"{file.path}: its description of the machine holds more than numbers")
+    if protocol != _LEGACY_PROTOCOL or system.get("little_endian") is not True:
         raise UnsupportedNetwork(f"{file.path}: a torch file of another protocol or byte order")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise DamagedFile(f"{file.path}: its list of storages is not one")
     return value, keys
 
 
+def _describes_a_machine(system: Any) -> bool:
+    """Whether the legacy system dict holds what torch writes: numbers by name, and a dict of such."""
+    return isinstance(system, dict) and all(
+        isinstance(key, str)
+        and len(key) < 40
+        and (isinstance(value, int) or (key == "type_sizes" and _describes_a_machine(value)))
+        for key, value in system.items()
+    )
+
+
 def _read(reader: PickleReader, file: OpenFile) -> Any:
     try:
         return reader.read()
     except (UnsafeFile, DamagedFile) as error:
-        raise type(error)(f"{file.path}: {error}") from error
+        raise naming(error, file.path) from None
 
 
 _ITEM = {"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1}

@@ -2,9 +2,10 @@
 
 Two readers of one zip can see two different files: one trusts the directory at the end, another the headers in
 front. So every byte has to be accounted for: the members' headers, data and trailers tile the file from its first
-byte to the directory, and what a header says must be what the directory says.
+byte to the directory, and what a header says must be what the directory says. What torch's own reader (miniz) or
+Python's zipfile refuses, or takes for something else than plain data, is refused here too.
 
-Source: PKWARE's APPNOTE.TXT 6.3; what torch writes was measured.
+Source: PKWARE's APPNOTE.TXT 6.3; what torch writes was measured; miniz_zip.c and Lib/zipfile.py (behaviour only).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hnetkit.errors import DamagedFile, UnsafeFile
+from hnetkit.formats.messages import shown
 from hnetkit.formats.source import OpenFile
 
 MAX_MEMBERS = 20_000
@@ -25,11 +27,14 @@ _END64_LOCATOR = struct.Struct("<4sLQL")
 _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
-_ENCRYPTED, _TRAILER = 0x1, 0x8
+_ENCRYPTED, _TRAILER, _UTF8 = 0x1, 0x8, 0x800
+_FOLDER = 0x10  # of the attributes: torch reads nothing of such a member
+_NEWEST = 63  # version needed to read a member, of what Python's zipfile takes
 _FULL = 0xFFFFFFFF
+_WIDE, _OTHER_NAME = 1, 0x7075  # tags of extra fields: 64-bit sizes, and a second name that some readers take
 # data.pkl, data/N and what torch has added over the years
 _TORCH_MEMBER = re.compile(
-    r"data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
+    r"data\.pkl|data/[0-9]+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
 )
 
 
@@ -45,9 +50,13 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """One line of the directory."""
+    """One line of the directory.
 
-    name: str
+    Attributes:
+        header: where the member's own header is.
+    """
+
+    name: bytes
     flags: int
     method: int
     crc: int
@@ -57,7 +66,7 @@ class _Entry:
 
 
 def read_members(file: OpenFile) -> dict[str, Member]:
-    """Returns the members of a zip by name, in the directory's order.
+    """Returns the members of a zip by name, in the order of their bytes.
 
     Raises:
         UnsafeFile: bytes that no member accounts for, members that disagree with themselves, double names.
@@ -71,11 +80,11 @@ def read_members(file: OpenFile) -> dict[str, Member]:
             raise UnsafeFile(f"{file.path}: {abs(entry.header - position)} bytes that no member accounts for")
         member, position = _member(file, entry)
         if member.name in members:
-            raise UnsafeFile(f"{file.path}: two members are called {member.name}")
+            raise UnsafeFile(f"{file.path}: two members are called {shown(member.name)}")
         members[member.name] = member
     if position != directory_start:
         raise UnsafeFile(f"{file.path}: {abs(directory_start - position)} bytes that no member accounts for")
-    return {entry.name: members[entry.name] for entry in entries}
+    return members
 
 
 def torch_root(names: Mapping[str, Member]) -> str | None:
@@ -98,10 +107,14 @@ def _directory(file: OpenFile) -> tuple[list[_Entry], int]:
     if mark != b"PK\5\6" or comment:
         raise DamagedFile(f"{file.path}: cut short, or followed by foreign bytes: a zip that does not end as one")
     locator = end - _END64_LOCATOR.size
-    if locator >= _END64.size and file.read_at(locator, 4) == b"PK\6\7":
-        end, count, size, start = _directory64(file, locator)
-    elif disk or first_disk or here != count:
+    if disk or first_disk or here != count:
         raise UnsafeFile(f"{file.path}: a zip of several parts")
+    if locator >= _END64.size and file.read_at(locator, 4) == b"PK\6\7":
+        narrow = (count, size, start)
+        end, *wide = _directory64(file, locator)
+        if any(n not in (w, full) for n, w, full in zip(narrow, wide, (0xFFFF, _FULL, _FULL), strict=True)):
+            raise UnsafeFile(f"{file.path}: a zip with two end records that disagree")
+        count, size, start = wide
     if start + size != end or count > MAX_MEMBERS or size > MAX_DIRECTORY:
         raise UnsafeFile(f"{file.path}: a zip whose directory is not where it says, or too large")
     return _entries(file, start, size, count), start
@@ -109,12 +122,12 @@ def _directory(file: OpenFile) -> tuple[list[_Entry], int]:
 
 def _directory64(file: OpenFile, locator: int) -> tuple[int, int, int, int]:
     """Reads the 64-bit end record: its own place, and number, size and start of the directory."""
-    _, _, place, disks = _END64_LOCATOR.unpack(file.read_at(locator, _END64_LOCATOR.size))
-    if place + _END64.size != locator or disks > 1:
+    _, disk, place, disks = _END64_LOCATOR.unpack(file.read_at(locator, _END64_LOCATOR.size))
+    if place + _END64.size != locator or disk or disks != 1:
         raise UnsafeFile(f"{file.path}: a zip whose end record is not where it says")
     fields = _END64.unpack(file.read_at(place, _END64.size))
-    mark, length, here, count, size, start = fields[0], fields[1], *fields[6:10]
-    if mark != b"PK\6\6" or length != _END64.size - 12 or here != count:
+    mark, length, disk, first_disk, here, count, size, start = *fields[:2], *fields[4:10]
+    if mark != b"PK\6\6" or length != _END64.size - 12 or here != count or disk or first_disk:
         raise UnsafeFile(f"{file.path}: a zip whose end record contradicts itself")
     return place, count, size, start
 
@@ -125,57 +138,100 @@ def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_Entry]:
         if position + _CENTRAL.size > size:
             raise DamagedFile(f"{file.path}: a zip directory that is cut short")
         fields = _CENTRAL.unpack_from(data, position)
-        mark, _, _, flags, method, _, _, crc, packed, full, name_size, extra_size, comment_size = fields[:13]
+        mark, _, version, flags, method, _, _, crc, packed, full, name_size, extra_size, comment_size = fields[:13]
+        disk, _, attributes, header = fields[13:]
         if mark != b"PK\1\2":
             raise DamagedFile(f"{file.path}: a zip directory that is not one")
         position += _CENTRAL.size
-        name = data[position : position + name_size].decode("utf-8", "backslashreplace")
+        name = data[position : position + name_size]
         extra = data[position + name_size : position + name_size + extra_size]
         position += name_size + extra_size + comment_size
-        full, packed, header = _wide_sizes(extra, full, packed, fields[16])
+        wide = _wide_sizes(extra, full, packed, header)
+        problem = _problem(version, flags, method, disk, attributes)
+        if wide is None or not _is_name(name, flags):
+            problem = "has a line in the directory that readers take for different things"
+        elif wide[0] != wide[1]:
+            problem = "is packed"
+        if problem:
+            raise UnsafeFile(f"{file.path}: the member {shown(_text(name))} {problem}")
+        full, packed, header = wide or (0, 0, 0)
         entries.append(_Entry(name, flags, method, crc, packed, full, header))
     if position != size:
         raise UnsafeFile(f"{file.path}: a zip directory with bytes that belong to no member")
     return entries
 
 
-def _wide_sizes(extra: bytes, *values: int) -> tuple[int, ...]:
-    """Replaces the values that stand as 0xFFFFFFFF by those of the 64-bit extra field (tag 1), in its order."""
-    position = 0
-    while position + 4 <= len(extra):
+def _problem(version: int, flags: int, method: int, disk: int, attributes: int) -> str | None:
+    """What one line of the directory says that torch never writes, in words."""
+    if flags & _ENCRYPTED:
+        return "is encrypted"
+    if flags & ~(_TRAILER | _UTF8):
+        return f"has the flags 0x{flags:x}, which torch never sets"
+    if method:
+        return "is compressed; torch stores its members plainly"
+    if version > _NEWEST:
+        return f"needs version {version} of the format"
+    if disk:
+        return f"lies on disk {disk} of a zip of several parts"
+    return "is a folder" if attributes & _FOLDER else None
+
+
+def _is_name(name: bytes, flags: int) -> bool:
+    """Whether every reader takes a member's name for the same text."""
+    try:
+        text = name.decode("utf-8" if flags & _UTF8 else "latin-1")
+    except UnicodeDecodeError:
+        return False
+    return text.isprintable() and "\\" not in text
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def _wide_sizes(extra: bytes, full: int, packed: int, header: int) -> tuple[int, int, int] | None:
+    """Replaces the values that stand as 0xFFFFFFFF by those of the 64-bit extra field, in its order.
+
+    None where the extra fields do not fill their place exactly, or say anything that readers disagree on.
+    """
+    values, position = [full, packed, header], 0
+    places = [place for place, value in enumerate(values) if value == _FULL]
+    while position < len(extra):
+        if position + 4 > len(extra):
+            return None
         tag, size = struct.unpack_from("<2H", extra, position)
-        if tag == 1:
-            wide = iter(struct.unpack_from(f"<{size // 8}Q", extra.ljust(position + 4 + size, b"\0"), position + 4))
-            return tuple(next(wide, value) if value == _FULL else value for value in values)
         position += 4 + size
-    return values
+        if position > len(extra) or tag == _OTHER_NAME:
+            return None
+        if tag == _WIDE:
+            if size != 8 * len(places):
+                return None
+            for place, value in zip(
+                places, struct.unpack_from(f"<{len(places)}Q", extra, position - size), strict=True
+            ):
+                values[place] = value
+            places = []
+    return None if places else (values[0], values[1], values[2])
 
 
 def _member(file: OpenFile, entry: _Entry) -> tuple[Member, int]:
     """Reads a member's header in front of its data, holds it against the directory, and returns where it ends."""
-    problem = None
-    if entry.flags & _ENCRYPTED:
-        problem = "is encrypted"
-    elif entry.method != 0 or entry.packed != entry.size:
-        problem = "is compressed; torch stores its members plainly"
-    if problem:
-        raise UnsafeFile(f"{file.path}: the member {entry.name} {problem}")
-    mark, _, flags, method, _, _, crc, packed, size, name_size, extra_size = _LOCAL.unpack(
+    mark, version, flags, method, _, _, crc, packed, size, name_size, extra_size = _LOCAL.unpack(
         file.read_at(entry.header, _LOCAL.size)
     )
-    name = file.read_at(entry.header + _LOCAL.size, name_size).decode("utf-8", "backslashreplace")
+    name, known = file.read_at(entry.header + _LOCAL.size, name_size), shown(_text(entry.name))
     start = entry.header + _LOCAL.size + name_size + extra_size
-    same = (mark, name, flags, method) == (b"PK\3\4", entry.name, entry.flags, entry.method)
+    same = (mark, name, flags, method) == (b"PK\3\4", entry.name, entry.flags, entry.method) and version <= _NEWEST
     if flags & _TRAILER:
         same = same and crc in (0, entry.crc) and {packed, size} <= {0, entry.size, _FULL}
     else:
         same = same and (crc, packed, size) == (entry.crc, entry.packed, entry.size)
     if not same:
-        raise UnsafeFile(f"{file.path}: the member {entry.name} has two headers that disagree")
+        raise UnsafeFile(f"{file.path}: the member {known} has two headers that disagree")
     end = start + entry.size
     if end > file.size:
-        raise DamagedFile(f"{file.path}: cut short in the member {entry.name}")
-    return Member(entry.name, start, entry.size, entry.crc), end + _trailer_size(file, entry, end)
+        raise DamagedFile(f"{file.path}: cut short in the member {known}")
+    return Member(_text(entry.name), start, entry.size, entry.crc), end + _trailer_size(file, entry, end)
 
 
 def _trailer_size(file: OpenFile, entry: _Entry, end: int) -> int:
@@ -188,4 +244,6 @@ def _trailer_size(file: OpenFile, entry: _Entry, end: int) -> int:
             fields = struct.unpack(form, file.read_at(end, size))
             if fields == (b"PK\7\10", entry.crc, entry.size, entry.size):
                 return size
-    raise UnsafeFile(f"{file.path}: the member {entry.name} has a trailer that disagrees with the directory")
+    raise UnsafeFile(
+        f"{file.path}: the member {shown(_text(entry.name))} has a trailer that disagrees with the directory"
+    )

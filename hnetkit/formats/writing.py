@@ -11,6 +11,7 @@ from typing import BinaryIO
 from hnetkit.errors import DamagedFile, FileRefused, UsageError
 from hnetkit.files import new_file
 from hnetkit.formats.convention import a1111_metadata, header_metadata
+from hnetkit.formats.safetensors_file import MAX_HEADER
 from hnetkit.formats.write_pt import Pickled, write_zip
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRef
@@ -36,7 +37,7 @@ def save(
         UsageError: another suffix, or no such dtype.
         OutputExists: the file exists and `overwrite` is False.
         DamagedFile: the network's own file is not as it was saved.
-        FileRefused: a value of the network does not fit into `dtype`.
+        FileRefused: a value of the network does not fit into `dtype`, or its metadata into a header.
     """
     damaged = damaged_parts(net)
     if damaged:
@@ -90,6 +91,8 @@ def _write_safetensors(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -
         header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": places[name]}
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)
+    if len(data) > MAX_HEADER:
+        raise FileRefused(f"{net.name}: its metadata takes {len(data):,} bytes; a header of {MAX_HEADER:,} is read")
     file.write(len(data).to_bytes(8, "little") + data)
     for name in order:
         for chunk in _chunks(name, named[name], dtype):

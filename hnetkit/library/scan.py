@@ -17,7 +17,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import Defect, DiskFull, HnetkitError, NotFound, OutOfMemory, RegistryError, failure_of
+from hnetkit.errors import (
+    Defect,
+    DiskFull,
+    HnetkitError,
+    NotFound,
+    OutOfMemory,
+    RegistryError,
+    UnreadableFile,
+    failure_of,
+)
 from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import examine
 from hnetkit.library import sidecars
@@ -241,7 +250,7 @@ def _kept(registry: Registry, result: Result) -> Change:
     """Stores what was read of one file, inside of a `write`. What would fail again as it is, is stored as refused."""
     _, file, seen, row = result
     if isinstance(row, HnetkitError):
-        failure, is_lasting = row, isinstance(row, Defect)
+        failure, is_lasting = row, isinstance(row, Defect | UnreadableFile)
     else:
         problem = _try_to_store(registry, result, row)
         if problem is None:

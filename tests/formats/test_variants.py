@@ -350,3 +350,15 @@ def test_the_base_model_is_told_from_widths_and_training(
             side["linear.0.bias"].zero_()
             side["linear.1.bias"].zero_()
     assert load(tmp_path, content).base_model == base
+
+
+def test_an_output_activation_survives_beside_mlps_whose_tensors_show_theirs(tmp_path: Path) -> None:
+    """Only the second width leaves it open; the file does not say, and then AUTOMATIC1111 activates."""
+    normed, plain = (networks.sequential(width, (1, 1), "relu", layer_norm=width == 4) for width in (4, 6))
+    sides = {4: (networks.state_dict(normed),) * 2, 6: (networks.state_dict(plain),) * 2}
+    torch.save({**sides, "activation_func": "relu"}, tmp_path / "a.pt")
+    net = hnetkit.load(tmp_path / "a.pt")
+    hnetkit.save(net, tmp_path / "b.safetensors")
+    again = hnetkit.load(tmp_path / "b.safetensors")
+    assert [n.mlps[6].key.stages[-1].activation for n in (net, again)] == ["relu", "relu"]
+    assert again.content_hash == net.content_hash

@@ -196,6 +196,28 @@ def test_more_tensors_than_the_file_has_bytes_are_refused(tmp_path: Path) -> Non
         read_state_dict(tmp_path / "model.ckpt").part("a.", torch.float32)
 
 
+def test_tensors_that_reach_over_the_file_again_and_again_are_refused(tmp_path: Path) -> None:
+    whole = torch.zeros(1 << 16)
+    ends = {f"a.{number}": whole.as_strided((2,), ((1 << 16) - 1,)) for number in range(50)}
+    torch.save(ends, tmp_path / "ends.ckpt")
+    with pytest.raises(UnsafeFile, match=r"ends\.ckpt: its tensors together .* are larger than the file"):
+        read_state_dict(tmp_path / "ends.ckpt")
+
+
+def test_one_value_seen_again_and_again_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(1).expand(1 << 20)}, tmp_path / "one.ckpt")
+    with pytest.raises(UnsafeFile, match="larger than the file"):
+        read_state_dict(tmp_path / "one.ckpt")
+
+
+def test_more_tensors_than_a_model_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hnetkit.generate.loading.state_dicts.MAX_TENSORS", 20)
+    torch.save({f"a.{number}": torch.zeros(1) for number in range(21)}, tmp_path / "many.ckpt")
+    state = read_state_dict(tmp_path / "many.ckpt")
+    with pytest.raises(UnsafeFile, match=r"many\.ckpt: 21 tensors in one part"):
+        state.part("a.", torch.float32)
+
+
 def test_eight_bit_floats_are_read(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
@@ -242,6 +264,20 @@ def _of_eight_channels(tensors: dict[str, Tensor]) -> None:
     tensors[f"{UNET}input_blocks.0.0.weight"] = torch.zeros(8, 8, 3, 3)
 
 
+def _of_single_numbers(tensors: dict[str, Tensor]) -> None:
+    for name in [name for name in tensors if name.endswith("attn2.to_k.weight")]:
+        tensors[name] = torch.tensor(1.0)
+
+
+def _with_flat(part: str) -> Any:
+    def change(tensors: dict[str, Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith(part) and not name.endswith("attn2.to_k.weight")]:
+            if name != f"{UNET}input_blocks.0.0.weight":
+                tensors[name] = torch.tensor(1.0)
+
+    return change
+
+
 def _only_a_lora(tensors: dict[str, Tensor]) -> None:
     tensors.clear()
     tensors["lora_unet_x.lora_up.weight"] = torch.zeros(2)
@@ -258,6 +294,10 @@ def _only_a_lora(tensors: dict[str, Tensor]) -> None:
         (_of_other_width, "4096 wide"),
         (_refiner, "refiner"),
         (_of_eight_channels, "takes 8 channels"),
+        (_of_single_numbers, "no Stable Diffusion checkpoint"),
+        (_with_flat(UNET), "its UNet has a tensor that does not fit"),
+        (_with_flat("cond_stage_model."), "its text encoder has a tensor that does not fit"),
+        (_with_flat("first_stage_model."), "its autoencoder has a tensor that does not fit"),
         (_only_a_lora, "no Stable Diffusion checkpoint .*a LoRA"),
     ],
 )

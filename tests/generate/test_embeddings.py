@@ -12,7 +12,7 @@ from pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hnetkit.errors import FileRefused, ModelNotUsable, NotFound
+from hnetkit.errors import FileRefused, ModelNotUsable, NotFound, UnsafeFile
 from hnetkit.generate.loading.embeddings import find_embeddings, load_embeddings, read_vectors
 from hnetkit.generate.sampling.encoding import TextEncoder
 
@@ -88,3 +88,53 @@ def test_a_file_that_would_run_code_is_refused(tmp_path: Path) -> None:
     torch.save({"a": vectors(), "b": vectors()}, tmp_path / "two.pt")
     with pytest.raises(ModelNotUsable, match="2 matrices"):
         read_vectors(tmp_path / "two.pt")
+
+
+def test_tensors_that_share_their_bytes_are_not_read_again_and_again(tmp_path: Path) -> None:
+    whole = torch.zeros(1 << 16)
+    torch.save({f"a{number}": whole.view(256, 256) for number in range(50)}, tmp_path / "views.pt")
+    with pytest.raises(UnsafeFile, match=r"views\.pt: its tensors together .* are larger than the file"):
+        read_vectors(tmp_path / "views.pt")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"*": torch.tensor(1.0)},
+        {"clip_g": torch.tensor(1.0)},
+        {"clip_g": torch.zeros(2, 2, 2)},
+        {"*": torch.zeros(0, 4)},
+    ],
+    ids=["one number", "one number of the second encoder", "a block", "nothing"],
+)
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_tensors_of_no_such_shape_are_no_vectors(content: dict[str, Tensor], suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"word{suffix}"
+    save_file(content, path) if suffix == ".safetensors" else torch.save(content, path)
+    with pytest.raises(ModelNotUsable, match="no textual inversion"):
+        read_vectors(path)
+
+
+def test_more_vectors_than_any_prompt_holds_are_refused(tmp_path: Path) -> None:
+    save_file({"emb_params": torch.zeros(5000, 4)}, tmp_path / "many.safetensors")
+    with pytest.raises(ModelNotUsable, match="5000 vectors"):
+        read_vectors(tmp_path / "many.safetensors")
+
+
+def test_a_folder_of_that_name_is_no_textual_inversion(tmp_path: Path) -> None:
+    (tmp_path / "word.pt").mkdir()
+    assert find_embeddings(["a word"], str(tmp_path)) == []
+
+
+@pytest.mark.parametrize("name", ["legacy, tar", "safetensors, tar"])
+def test_a_file_that_is_something_else_to_torch_is_refused(name: str, tmp_path: Path) -> None:
+    block = bytearray(
+        (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19." if "legacy" in name else b"\0\2" + bytes(6) + b"{").ljust(
+            1024, b"\0"
+        )
+    )
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block[:512])
+    (tmp_path / "word.pt").write_bytes(block)
+    with pytest.raises(UnsafeFile, match="is a tar archive as well"):
+        read_vectors(tmp_path / "word.pt")

@@ -273,6 +273,115 @@ def one_storage_seen_by_a_thousand_tensors() -> bytes:
     return zip_of(b"\x80\x02}M" + struct.pack("<H", width) + both + b"\x86s.", storages=(b"\0" * 4 * size,))
 
 
+# --- small files that would become large, or take for ever, by naming one thing many times
+
+LONG = 9_900
+
+
+def again_and_again(value: bytes, times: int = LONG) -> bytes:
+    """A list that holds one value so many times."""
+    return b"](" + value + b"q\x010" + b"h\x01" * times + b"e"
+
+
+add("note_named_again_and_again", lambda: zip_of(meta(again_and_again(text("x" * 100_000)))))
+for key in ("activation_func", "is_layer_norm", "dropout_structure", "layer_structure", "name"):
+    add(f"{key}_named_again_and_again", lambda key=key: zip_of(meta(again_and_again(text("x" * 100_000)), key=key)))
+add("activation_func_of_15_megabytes", lambda: zip_of(meta(text("relu" * 3_900_000), key="activation_func")))
+add("activation_func_that_is_a_list", lambda: zip_of(meta(b"](" + text("relu") + b"e", key="activation_func")))
+add(
+    "layer_structure_of_long_text",
+    lambda: zip_of(meta(b"](" + text("x" * 1_200_000) + b"e", key="layer_structure")),
+)
+add("safetensors_with_a_layer_structure_of_long_text", lambda: good_safetensors(json.dumps(["x" * 1_200_000])))
+add(
+    "names_of_globals_built_again_and_again",
+    lambda: zip_of(meta(b"](" + text("x" * 500_000) + b"q\x010" + b"h\x01h\x01\x93" * 9000 + b"e")),
+)
+add(
+    "one_key_of_bytes_at_every_width",
+    lambda: zip_of(
+        b"\x80\x02}(KcB"
+        + struct.pack("<I", 240_000)
+        + b"\xff" * 240_000
+        + b"q\x010}(h\x01Nuq\x02}q\x03\x86q\x040K\x00N"
+        + b"".join(b"J" + struct.pack("<i", width) + b"h\x02h\x03\x86" for width in range(1, 50_000))
+        + b"u."
+    ),
+)
+add(
+    "one_large_dict_at_every_width",
+    lambda: zip_of(
+        b"\x80\x02}(K\x00}("
+        + b"".join(b"J" + struct.pack("<i", number) + b"N" for number in range(60_000))
+        + b"uq\x02"
+        + b"".join(b"J" + struct.pack("<i", width) + b"h\x02h\x02\x86" for width in range(1, 50_000))
+        + b"u."
+    ),
+)
+
+
+@trick
+def one_side_at_every_width() -> bytes:
+    names = b"".join(text(f"linear.{i}.weight") + b"h\x01" for i in range(9000))
+    shared = b"}(K\x00" + tensor() + b"q\x01K\x00}(" + names + b"uq\x02"
+    return zip_of(
+        b"\x80\x02" + shared + b"".join(b"M" + struct.pack("<H", w) + b"h\x02h\x02\x86" for w in range(1, 99)) + b"u."
+    )
+
+
+add("a_thousand_widths", lambda: zip_of(b"\x80\x02}(" + b"".join(_width(w) for w in range(1, 1000)) + b"u."))
+
+
+def _width(width: int) -> bytes:
+    return b"M" + struct.pack("<H", width) + items(side(), side())
+
+
+add(
+    "safetensors_with_a_shape_of_a_million_numbers",
+    lambda: safetensors_of(
+        b'{"a":{"dtype":"F32","shape":[' + b"9," * 1_000_000 + b'9],"data_offsets":[0,4]}}', b"\0" * 4
+    ),
+)
+add(
+    "safetensors_with_a_shape_of_nine_numbers",
+    lambda: safetensors_of({"a": {"dtype": "F32", "shape": [1] * 9, "data_offsets": [0, 4]}}, b"\0" * 4),
+)
+add("safetensors_of_ours_with_a_million_notes", lambda: good_safetensors("[" + "1," * 1_000_000 + "1]"))
+
+
+@trick
+def zip_of_20000_lines_with_a_lying_64_bit_field() -> bytes:
+    line = b"PK\1\2" + bytes(24) + struct.pack("<2H", 1, 4) + bytes(6) + b"\xff" * 8 + b"x\1\0\xff\xff"
+    start = good().index(b"PK\1\2")
+    end = b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 20_000, 20_000, 20_000 * len(line), start, 0)
+    return good()[:start] + line * 20_000 + end
+
+
+# --- one tensor or width by two spellings: each program has its own idea of which it is
+
+for name in ("linear.00", "linear.\u0660", "linear.0 ", "linear.+0", "linear.0x0"):
+    add(f"tensor_called_{name}", lambda name=name: zip_of(network(name=f"{name}.weight")))
+for width in ("02", "\u0662", " 2", "+2", "0_2"):
+    add(
+        f"width_called_{width}",
+        lambda width=width: zip_of(b"\x80\x02}(" + text(width) + items(side(), side()) + b"u."),
+    )
+    add(
+        f"safetensors_width_called_{width}",
+        lambda width=width: respelt(b"2.", f"{width}.".encode()),
+    )
+add("safetensors_tensor_called_linear.00", lambda: respelt(b"linear.0.", b"linear.00."))
+add("safetensors_tensor_called_linear.\u0660", lambda: respelt(b"linear.0.", "linear.\u0660.".encode()))
+add("safetensors_with_one_note_twice", lambda: respelt(b'"note": "null"', b'"note": "1", "a1111.note": "2"'))
+
+
+def respelt(before: bytes, after: bytes) -> bytes:
+    """A good safetensors file with other words in its header."""
+    data = good_safetensors()[8:]
+    header, floats = data[:-32].replace(before, after), data[-32:]
+    return struct.pack("<Q", len(header)) + header + floats
+
+
 # --- zips that read differently from the front and from the back
 
 

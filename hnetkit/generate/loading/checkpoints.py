@@ -74,9 +74,10 @@ def load_checkpoint(
 def _kinds_of(state: StateDict) -> list[str]:
     """Returns the names of the configurations that a checkpoint can have: several differ in what the UNet predicts."""
     first, context = f"{_UNET}input_blocks.0.0.weight", ".attn2.to_k.weight"
-    widths = {shape[-1] for name, shape in state.shapes.items() if name.startswith(_UNET) and name.endswith(context)}
+    contexts = [shape for name, shape in state.shapes.items() if name.startswith(_UNET) and name.endswith(context)]
+    widths = {shape[-1] for shape in contexts if shape}
     channels = state.shapes.get(first, ())
-    if len(channels) != 4 or len(widths) != 1:
+    if len(channels) != 4 or len(widths) != 1 or not all(contexts):
         kind = TITLES[kind_of_names(state.shapes)]
         raise ModelNotUsable(
             f"{state.path}: no Stable Diffusion checkpoint (it has no UNet; it may be {kind})", hint=_OTHER_MODEL

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable, NotFound, UnsafeFile
 from hnetkit.formats import pickle_values
+from hnetkit.formats.messages import shown
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
-from hnetkit.generate.loading.state_dicts import HARMLESS
+from hnetkit.generate.loading.state_dicts import HARMLESS, refuse_more_than_the_file
+from hnetkit.network import TensorRef
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIXES = (".safetensors", ".pt", ".bin")
+
+MAX_VECTORS = 1000  # of one file; a prompt holds 75 at a time
 
 _SECOND_ENCODER = "clip_g"
 
@@ -35,7 +39,8 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
     together = "\n".join(texts)
     files = (path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES)
-    return [path for path in files if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", together, re.IGNORECASE)]
+    named = (path for path in files if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", together, re.IGNORECASE))
+    return [path for path in named if path.is_file()]
 
 
 def load_embeddings(pipe: Any, files: Iterable[Path]) -> None:
@@ -57,35 +62,41 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
     """Returns vectors ``[number, width]`` for ``clip_l``, the only or first text encoder, and ``clip_g``.
 
     Raises:
-        ModelNotUsable: there are none.
+        ModelNotUsable: there are none, or more than a textual inversion has.
         FileRefused: the file cannot be read safely.
     """
     with OpenFile(path) as file:
-        found = dict(_tensors(file))
-        if _SECOND_ENCODER in found:
-            return {name: found[name] for name in ("clip_l", _SECOND_ENCODER) if name in found}
-        matrices = [tensor for tensor in found.values() if tensor.ndim in (1, 2)]
-        if len(matrices) != 1:
+        matrices = {name: tensor for name, tensor in _tensors(file) if len(tensor.shape) in (1, 2) and tensor.numel}
+        refuse_more_than_the_file(file, (tensor.nbytes for tensor in matrices.values()))
+        if _SECOND_ENCODER in matrices:
+            chosen = {name: matrices[name] for name in ("clip_l", _SECOND_ENCODER) if name in matrices}
+        elif len(matrices) == 1:
+            chosen = {"clip_l": next(iter(matrices.values()))}
+        else:
             raise ModelNotUsable(f"{path}: no textual inversion ({len(matrices)} matrices in it; one is expected)")
-        return {"clip_l": matrices[0].reshape(-1, matrices[0].shape[-1])}
+        number = max(tensor.numel // tensor.shape[-1] for tensor in chosen.values())
+        if number > MAX_VECTORS:
+            raise ModelNotUsable(f"{path}: no textual inversion ({number} vectors in it)")
+        return {name: tensor.torch().reshape(-1, tensor.shape[-1]) for name, tensor in chosen.items()}
 
 
-def _tensors(file: OpenFile) -> Iterator[tuple[str, Tensor]]:
+def _tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
+    """Yields the tensors of a file by their keys, none of them read."""
     head = file.read_at(0, min(file.size, 4096))
     if len(head) > 8 and head[8:9] == b"{":
         source = read_safetensors(file)
-        yield from ((name, source.tensor(name).torch()) for name in source.entries)
+        yield from ((name, source.tensor(name)) for name in source.entries)
         return
     torch_file = read_torch_legacy(file) if head.startswith(LEGACY_MAGIC) else read_torch_zip(file)
     if torch_file is None or not isinstance(torch_file.value, dict):
         raise ModelNotUsable(f"{file.path}: no textual inversion")
     for name in torch_file.foreign:
         if name not in HARMLESS:
-            raise UnsafeFile(f"{file.path}: asks for {name[:80]}, which no textual inversion needs")
+            raise UnsafeFile(f"{file.path}: asks for {shown(name, 80)}, which no textual inversion needs")
     inner: Mapping[Any, Any] = torch_file.value.get("string_to_param", torch_file.value)
     for key, item in inner.items() if isinstance(inner, dict) else ():
         if isinstance(item, pickle_values.Tensor):
-            yield str(key), torch_file.tensor(item, str(key)).torch()
+            yield key, torch_file.tensor(item, shown(key))
 
 
 def _add(pipe: Any, path: Path, name: str, vectors: Tensor | None, encoder: Any, tokenizer: Any) -> None:

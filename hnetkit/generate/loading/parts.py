@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable
+from hnetkit.formats.messages import shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,6 +82,7 @@ def _filled(make: Callable[[], Any], convert: Callable[[], Tensors], what: str) 
 
     Raises:
         ModelNotUsable: a tensor is missing, or has another shape than the configuration says; the message names it.
+            Also where the converter fails over a shape that no such tensor has.
     """
     from accelerate import init_empty_weights
 
@@ -89,7 +91,11 @@ def _filled(make: Callable[[], Any], convert: Callable[[], Tensors], what: str) 
     try:
         found = {_bare(name): tensor for name, tensor in convert().items()}
     except (KeyError, AttributeError) as error:  # how the converters meet a name that is not there
-        raise ModelNotUsable(f"{what} lacks a tensor ({error})", hint=_HINT) from error
+        raise ModelNotUsable(f"{what} lacks a tensor ({shown(str(error))})", hint=_HINT) from error
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # they cut and join tensors before anything looked at their shapes
+        raise ModelNotUsable(f"{what} has a tensor that does not fit ({shown(str(error))})", hint=_HINT) from error
     fitting = {}
     for name, slot in part.state_dict().items():
         tensor = found.pop(_bare(name), None)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable, UnsafeFile
 from hnetkit.formats import pickle_values
 from hnetkit.formats.kinds import TITLES, kind_of_bytes
+from hnetkit.formats.messages import shown
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
@@ -32,6 +33,9 @@ HARMLESS = {
     *("collections.defaultdict", "pathlib.PosixPath"),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "dict", "list", "int")),
 }
+MAX_TENSORS = 5000
+"""Of one part of a model; SDXL's UNet has 1680."""
+
 _FLOATS: Mapping[str, int] = {"FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "DoubleStorage": 8}
 _SAFETENSORS_FLOATS = ("F16", "BF16", "F32", "F64")
 _SMALL_FLOATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
@@ -50,18 +54,17 @@ class StateDict:
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
     _read: Callable[[str], Tensor] = field(repr=False)
-    _room: int = field(repr=False)
 
     def part(self, prefixes: str | tuple[str, ...], dtype: Any) -> dict[str, Tensor]:
         """Returns the tensors whose names begin so, on the CPU in `dtype`: at most one is in its own dtype at a time.
 
         Raises:
-            UnsafeFile: together they are larger than the file.
+            UnsafeFile: there are too many.
             FileRefused: one of them cannot be read; the message names it.
         """
         names = [name for name in self.shapes if name.startswith(prefixes)]
-        if sum(math.prod(self.shapes[name]) for name in names) > self._room:
-            raise UnsafeFile(f"{self.path}: its tensors together are larger than the file")
+        if len(names) > MAX_TENSORS:
+            raise UnsafeFile(f"{self.path}: {len(names)} tensors in one part of it; no such model has so many")
         return {name: self._read(name).to(dtype) for name in names}
 
 
@@ -99,7 +102,7 @@ def _of_safetensors(source: SafetensorsFile) -> StateDict:
 
     known = (*_SAFETENSORS_FLOATS, *_SMALL_FLOATS)
     shapes = {name: entry.shape for name, entry in source.entries.items() if entry.dtype in known}
-    return StateDict(source.file.path, shapes, source.metadata, read, source.file.size)
+    return StateDict(source.file.path, shapes, source.metadata, read)
 
 
 def _of_torch(source: TorchFile) -> StateDict:
@@ -107,7 +110,7 @@ def _of_torch(source: TorchFile) -> StateDict:
     for name in source.foreign:
         if name not in HARMLESS:
             raise UnsafeFile(
-                f"{path}: asks for {name[:80]}, which no checkpoint needs",
+                f"{path}: asks for {shown(name, 80)}, which no checkpoint needs",
                 hint="do not load this file with any program; get it again from its source, best as .safetensors",
             )
     value = source.value
@@ -119,16 +122,39 @@ def _of_torch(source: TorchFile) -> StateDict:
         for name, item in inner.items()
         if isinstance(name, str) and isinstance(item, pickle_values.Tensor) and item.storage.type.name in _FLOATS
     }
+    refuse_more_than_the_file(source.file, (_bytes_read(stub) for stub in stubs.values()))
     shapes = {name: stub.shape for name, stub in stubs.items()}
-    return StateDict(path, shapes, {}, lambda name: _read_torch(source, stubs[name], name), source.file.size)
+    return StateDict(path, shapes, {}, lambda name: _read_torch(source, stubs[name], name))
+
+
+def refuse_more_than_the_file(file: OpenFile, sizes: Iterable[int]) -> None:
+    """Looks whether tensors that may share their bytes are together far larger than the file.
+
+    Args:
+        sizes: bytes that are read or made for each tensor.
+
+    Raises:
+        UnsafeFile: they are.
+    """
+    together = sum(sizes)
+    if together > 2 * file.size:
+        raise UnsafeFile(f"{file.path}: its tensors together ({shown(together)} bytes) are larger than the file")
+
+
+def _bytes_read(stub: pickle_values.Tensor) -> int:
+    return max(math.prod(stub.shape), _span(stub)) * _FLOATS[stub.storage.type.name]
+
+
+def _span(stub: pickle_values.Tensor) -> int:
+    """How many values of its storage a tensor reaches over."""
+    return 1 + sum((length - 1) * stride for length, stride in zip(stub.shape, stub.stride, strict=True))
 
 
 def _read_torch(source: TorchFile, stub: pickle_values.Tensor, name: str) -> Tensor:
     """Reads a tensor that may be stored in another order than row by row, as trainers' channels-last weights are."""
     import torch
 
-    numel = math.prod(stub.shape)
-    span = 1 + sum((length - 1) * stride for length, stride in zip(stub.shape, stub.stride, strict=True))
+    numel, span = math.prod(stub.shape), _span(stub)
     if not numel or numel > span:  # empty, or one value seen many times
         return source.tensor(stub, name).torch()
     flat = source.tensor(replace(stub, shape=(span,), stride=(1,)), name).torch()

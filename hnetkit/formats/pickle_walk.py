@@ -1,0 +1,142 @@
+"""Whether a file that is read as something else is a pickle as well, which would import something.
+
+Nothing is made here: of the stack it is kept how high it is, and which of its values are text. Where Python's own
+reader would fail before it came to an import, the file is no danger; where that is not sure, it is taken for one.
+
+Source: CPython's Lib/pickletools.py, Modules/_pickle.c (behaviour only).
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import struct
+
+from hnetkit.formats.source import OpenFile
+
+_STEPS = 100_000
+_CHUNK = 64 << 10  # bytes
+_OPCODES = {ord(op.code): op for op in pickletools.opcodes}
+_LENGTHS = {
+    pickletools.TAKEN_FROM_ARGUMENT1: "<B",
+    pickletools.TAKEN_FROM_ARGUMENT4: "<i",
+    pickletools.TAKEN_FROM_ARGUMENT4U: "<I",
+    pickletools.TAKEN_FROM_ARGUMENT8U: "<Q",
+}
+_PROTOCOLS = 5
+_PROTO, _STOP, _MARK, _POP, _DUP, _GLOBAL, _INST, _STACK_GLOBAL = b"\x80.(02ci\x93"
+_MEMOIZE = 0x94
+# names of a table that is empty in every program, references that only torch's own reader follows, buffers
+_FAILING = b"\x82\x83\x84PQ\x97\x98"
+_TEXTS = b"STUVX\x8c\x8d"
+_PUT, _GET = {ord("p"): None, ord("q"): "<B", ord("r"): "<I"}, {ord("g"): None, ord("h"): "<B", ord("j"): "<I"}
+_NAME = re.compile(rb"[\w.]+")
+# what a line may hold behind its opcode; behind V anything
+_LINES = {
+    **dict.fromkeys(b"IL", re.compile(rb"\s*[-+]?\w+\s*")),
+    ord("F"): re.compile(rb"[-+.\w\s]+"),
+    ord("S"): re.compile(rb"\s*(['\"]).*\1\s*", re.DOTALL),
+    **dict.fromkeys(b"pg", re.compile(rb"\s*\+?[0-9]{1,9}(_[0-9]{1,9})?\s*")),
+}
+
+
+def imports_something(file: OpenFile) -> bool:
+    """Whether Python's pickle, reading a file from its first byte, would come to import something."""
+    walk = _Walk(file)
+    for _ in range(_STEPS):
+        found = walk.step()
+        if found is not None:
+            return found
+    return True
+
+
+class _Walk:
+    """A pickle's stack, as far as it matters.
+
+    Attributes:
+        frames: what was pushed since each mark; True for a text.
+    """
+
+    def __init__(self, file: OpenFile) -> None:
+        self.file, self.position = file, 0
+        self.frames: list[list[bool]] = [[]]
+        self.memo: dict[int, bool] = {}
+
+    def step(self) -> bool | None:
+        """Goes over one opcode: True where it imports, False where the pickle ends or fails, None to go on."""
+        code = (self._take(1) or b"\0")[0]
+        operation = _OPCODES.get(code)
+        if operation is None or code == _STOP or code in _FAILING:
+            return False
+        if code in (_GLOBAL, _INST):
+            module, name = self._line(), self._line()
+            return bool(module and name and _NAME.fullmatch(module) and _NAME.fullmatch(name))
+        if code == _STACK_GLOBAL:
+            return self.frames[-1][-2:] == [True, True]
+        argument = self._argument(code, operation.arg.n if operation.arg else 0)
+        if argument is None or (code == _PROTO and argument[0] > _PROTOCOLS):
+            return False
+        return None if self._change(code, operation, argument) else False
+
+    def _change(self, code: int, operation: pickletools.OpcodeInfo, argument: bytes) -> bool:
+        """Does to the stack what an opcode does; False where it fails."""
+        if code == _MARK:
+            self.frames.append([])
+            return True
+        if code == _POP and not self.frames[-1] and len(self.frames) > 1:
+            self.frames.pop()
+            return True
+        need = len(operation.stack_before)
+        if pickletools.markobject in operation.stack_before:
+            need = operation.stack_before.index(pickletools.markobject)
+            if len(self.frames) == 1:
+                return False
+            self.frames.pop()
+        stack = self.frames[-1]
+        if code in _PUT or code == _MEMOIZE:
+            if stack:
+                self.memo[_index(_PUT[code], argument) if code in _PUT else len(self.memo)] = stack[-1]
+            return bool(stack)
+        if code in _GET:
+            index = _index(_GET[code], argument)
+            stack.append(self.memo.get(index, False))
+            return index in self.memo
+        if len(stack) < need:
+            return False
+        is_text = code in _TEXTS or (code == _DUP and stack[-1])
+        del stack[len(stack) - need :]
+        stack += [is_text] * len(operation.stack_after)
+        return True
+
+    def _argument(self, code: int, size: int) -> bytes | None:
+        """Moves behind an opcode's argument and returns it, as far as it matters; None where it is none."""
+        if size == pickletools.UP_TO_NEWLINE:
+            line = self._line()
+            return line if line is not None and (code not in _LINES or _LINES[code].fullmatch(line)) else None
+        if size not in _LENGTHS:
+            return self._take(size)
+        stated = self._take(struct.calcsize(_LENGTHS[size]))
+        length = struct.unpack(_LENGTHS[size], stated)[0] if stated else -1
+        self.position += max(0, length)
+        return b"" if length >= 0 and self.position <= self.file.size else None
+
+    def _take(self, size: int) -> bytes | None:
+        if self.position + size > self.file.size:
+            return None
+        self.position += size
+        return self.file.read_at(self.position - size, size)
+
+    def _line(self) -> bytes | None:
+        """The bytes up to the next line end, None without one."""
+        parts = []
+        for start in range(self.position, self.file.size, _CHUNK):
+            parts.append(self.file.read_at(start, min(_CHUNK, self.file.size - start)))
+            end = parts[-1].find(b"\n")
+            if end >= 0:
+                self.position = start + end + 1
+                return b"".join([*parts[:-1], parts[-1][:end]])
+        return None
+
+
+def _index(form: str | None, argument: bytes) -> int:
+    return int(argument) if form is None else int(struct.unpack(form, argument)[0])
