@@ -34,7 +34,7 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
     if not os.path.isdir(folder):
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
     together = "\n".join(texts)
-    files = (path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES)
+    files = (path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES and path.is_file())
     return [path for path in files if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", together, re.IGNORECASE)]
 
 
