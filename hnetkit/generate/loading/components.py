@@ -113,7 +113,7 @@ def _load_model(folder: Path, part: str, kind: str, dtype: Any, variant: str | N
     files = part_weights(folder, variant)
     try:
         states = [read_state_dict(file) for file in files]
-        refuse_more_than_weights(path, config, sum(len(state.shapes) for state in states))
+        refuse_more_than_weights(path, config, [shape for state in states for shape in state.shapes.values()])
         tensors = _tensors(states, dtype)
     except DamagedFile as error:
         raise ModelNotUsable(f"{folder}: cannot be loaded ({error})", hint=_HINT_WEIGHTS) from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,18 @@ MOST_NUMBER = 1 << 20
 MOST: Mapping[str, int] = {
     **{"layers_per_block": 16, "transformer_layers_per_block": 32, "reverse_transformer_layers_per_block": 32},
     **{"num_hidden_layers": 100, "num_train_timesteps": 100_000, "sample_size": MOST_PIXELS},
+    **{"image_size": 4096, "img_size": 4096, "window_size": 64, "depths": 100, "depth": 100},
 }
 """Limits by name. Stable Diffusion has 2 layers in a block, 10 transformer layers, 32 hidden ones, 1000 steps."""
 
 MOST_STEPS = 100_000
 """Whole numbers of a scheduler, and the length of its list of betas."""
 
+_LAYERS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers", "depths")
+_WIDTHS = (
+    *("block_out_channels", "cross_attention_dim", "hidden_size", "intermediate_size", "vocab_size", "embed_dim"),
+    *("max_position_embeddings", "hidden_sizes"),
+)
 _MOST_BLOCKS = 8
 _MOST_ITEMS = 64
 _MOST_TEXT = 200
@@ -78,7 +84,7 @@ def part_configuration(path: Path, kind: type) -> dict[str, Any]:
     config = read_object(path)
     if (named := config.get("_class_name", kind.__name__)) != kind.__name__:
         raise ModelNotUsable(f"{path}: cannot be loaded: of a {_brief(named)}, not {kind.__name__}", hint=HINT)
-    return _held(path, config, {*inspect.signature(kind).parameters, *_OF_DIFFUSERS})
+    return held_values(path, config, {*inspect.signature(kind).parameters, *_OF_DIFFUSERS})
 
 
 def text_encoder_configuration(path: Path, kind: str) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def text_encoder_configuration(path: Path, kind: str) -> dict[str, Any]:
     inner = config.get("text_config")
     if named == "clip" and isinstance(inner, dict):
         config = inner
-    return {**_held(path, config, _CLIP), "architectures": [kind]}
+    return {**held_values(path, config, _CLIP), "architectures": [kind]}
 
 
 def scheduler_configuration(path: Path, kinds: Iterable[str]) -> dict[str, Any]:
@@ -120,22 +126,33 @@ def scheduler_configuration(path: Path, kinds: Iterable[str]) -> dict[str, Any]:
     return held
 
 
-def refuse_more_than_weights(path: Path, config: Mapping[str, Any], tensors: int) -> None:
-    """Holds how many layers a configuration states against how many tensors there are, before any layer is made.
+def refuse_more_than_weights(path: Path, config: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Holds the sizes that a configuration states against the tensors that are there, before anything is built.
+
+    Args:
+        shapes: of all tensors.
 
     Raises:
-        ModelNotUsable: each layer has tensors, so that these are too few.
+        ModelNotUsable: there are more layers than tensors, or something is wider than the widest of them.
     """
     blocks = config.get("block_out_channels", [0])
     layers = len(blocks) if isinstance(blocks, list) else 1
-    for key in ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers"):
+    for key in _LAYERS:
         layers *= max(1, _largest(config.get(key, 1)))
-    if layers > tensors:
-        raise ModelNotUsable(f"{path}: cannot be loaded: {layers} layers, but {tensors} tensors", hint=HINT)
+    if layers > len(shapes):
+        raise ModelNotUsable(f"{path}: cannot be loaded: {layers} layers, but {len(shapes)} tensors", hint=HINT)
+    widest = max((side for shape in shapes for side in shape), default=0)
+    for key in _WIDTHS:
+        if _largest(config.get(key, 1)) > max(widest, 1):
+            raise _not_meant(path, key, config[key])
 
 
-def _held(path: Path, config: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
-    """Returns the values of the known keys; raises ModelNotUsable for one that cannot be meant."""
+def held_values(path: Path, config: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Returns the values of the known keys: numbers, short texts, and short lists of them.
+
+    Raises:
+        ModelNotUsable: a value that cannot be meant; the message names it.
+    """
     held = {key: config[key] for key in known if key in config}
     for key, value in held.items():
         if not _is_meant(value, MOST.get(key, MOST_NUMBER), depth=2):
