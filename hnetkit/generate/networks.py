@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -148,15 +147,21 @@ def put_on(pipe: Any, networks: Iterable[Network]) -> list[str]:
 
     One that occurs twice is loaded twice, since a stack may hold it twice.
     """
+    names: list[str] = []
+    for network in networks:
+        names.append(put_on_one(pipe, network, names))
+    return names
+
+
+def put_on_one(pipe: Any, network: Network, taken: Collection[str]) -> str:
+    """Loads a network onto a pipeline, not yet in effect; returns its name there, which is none of those `taken`."""
     from hnetkit.runtime.attach import load_hypernetwork
 
-    times: Counter[str] = Counter()
-    names = []
-    for network in networks:
-        times[network.name] += 1
-        name = network.name if times[network.name] == 1 else f"{network.name} #{times[network.name]}"
-        names.append(load_hypernetwork(pipe, network.network, name, strength=0.0))
-    return names
+    name, times = network.name, 1
+    while name in taken:
+        times += 1
+        name = f"{network.name} #{times}"
+    return load_hypernetwork(pipe, network.network, name, strength=0.0)
 
 
 def hashes_of(networks: Iterable[Network]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hnetkit.errors import OutputExists
 from hnetkit.files import new_file
 from hnetkit.generate.picture_files import write_picture
+from hnetkit.limits import parse_json
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 FORMAT = "hnetkit.grid/1"
 
 _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
+
+FAILURE = "failure"
+"""In a row: why there is no picture."""
 
 Row = dict[str, Any]
 
@@ -75,7 +80,7 @@ class GridFiles:
         for path in (self.record, *self._parts()):
             for line in path.read_bytes().splitlines() if path.exists() else ():
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                 except ValueError:
                     continue
                 if isinstance(row, dict) and row.get("format") == FORMAT and isinstance(row.get("key"), str):
@@ -86,6 +91,29 @@ class GridFiles:
         wanted = frozenset(keys)
         latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
         return {key: row for key, row in latest.items() if self._is_whole(row)}
+
+    def failed(self, keys: Iterable[str]) -> dict[str, Row]:
+        """Returns the row of each of `keys` that could not be drawn when it was tried last."""
+        wanted = frozenset(keys)
+        latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
+        return {key: row for key, row in latest.items() if FAILURE in row}
+
+    def lacks_pictures(self, keys: Iterable[str] | None = None) -> bool:
+        """Whether pictures of the grid that is on record could not be drawn.
+
+        Args:
+            keys: of a grid that it must be: all pictures that could be drawn are among them.
+        """
+        latest = {row["key"]: FAILURE in row for row in self.rows()}
+        drawn = {key for key, is_failed in latest.items() if not is_failed}
+        return any(latest.values()) and (keys is None or drawn <= frozenset(keys))
+
+    def discard(self) -> None:
+        """Removes the record of a grid of which there is no picture, and its folder, where nothing is in it."""
+        for path in (self.record, *self._parts()):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
 
     def write(self, number: int, key: str, image: Image.Image, infotext: str) -> str:
         """Writes the picture of a cell and returns its path as it stands in the record: from the sheet's folder on."""
@@ -101,6 +129,7 @@ class GridFiles:
     def append(self, rows: Sequence[Row]) -> None:
         """Adds lines to the record, whole and on disk."""
         path = self.record if self.process == 0 else self.folder / f"process-{self.process}.jsonl"
+        path.parent.mkdir(exist_ok=True)
         self._append(path, b"".join(_line(row) for row in rows))
 
     def finish(self, rows: Iterable[Row]) -> None:
