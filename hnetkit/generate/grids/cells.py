@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class Finder:
         for text, prompt in self._prompts.items():
             self._loras[text] = tuple(find_loras(prompt.loras, lora_folder))
             for lora in self._loras[text]:
-                self._try(lora.path, lambda lora=lora: lora.hash)
+                self._try(lora.path, partial(getattr, lora, "hash"))
         wishes = [Wish.of_tag(tag) for prompt in self._prompts.values() for tag in prompt.tags]
         named = dict.fromkeys(name for draft in drafts for name in (*draft.options, draft.network) if name)
         self._options = {name: Wish.of_option(name) for name in named}
@@ -137,12 +138,12 @@ class Finder:
         for wish in (*wishes, *self._options.values()):
             alike.setdefault(wish.place, []).append(wish)
         for place, same in alike.items():
-            self._try(place, lambda same=same: self._find(same, bundled))
+            self._try(place, partial(self._find, same, bundled))
 
     def _find(self, wishes: Sequence[Wish], bundled: Mapping[str, Path]) -> None:
         for wish, network in zip(wishes, find_networks(wishes, bundled), strict=True):
-            if network.hash and network.network.content_hash:  # read here, where a failure is that network's own
-                self._found[wish.place, wish.tag is None] = network
+            _ = network.hash, network.network.content_hash  # read here, where a failure is that network's own
+            self._found[wish.place, wish.tag is None] = network
 
     def _try(self, place: str | Path, do: Callable[[], object]) -> None:
         """Does something with a file; that it is of no use is told where cells need it, and a mistyped name at once."""
