@@ -116,6 +116,23 @@ def test_a_part_that_no_model_has_is_left_out_with_a_word(
     assert capfd.readouterr() == ("", "")
 
 
+def test_the_command_line_says_what_is_left_out_and_asks_nothing(
+    folder: Path, tmp_path: Path, home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hnetkit.cli import run
+
+    def ask(*_: object) -> str:
+        raise AssertionError("asked")
+
+    monkeypatch.setattr("builtins.input", ask)
+    change(folder / "model_index.json", image_encoder=["diffusers", "StableDiffusionPipeline"])
+    change(folder / "tokenizer" / "tokenizer_config.json", auto_map=None)
+    assert run(["generate", "a", "--model", str(folder), "--steps", "1", "--out", str(tmp_path / "a.png")]) == 0
+    said = capfd.readouterr()
+    assert said.out == f"{tmp_path / 'a.png'}\n"
+    assert "its image_encoder (diffusers.StableDiffusionPipeline) is left out" in said.err
+
+
 def test_the_parts_that_most_models_have_beside_are_left_out_without_a_word(folder: Path) -> None:
     change(
         folder / "model_index.json",

@@ -129,7 +129,7 @@ def vae_configuration(folder: Path) -> dict[str, Any]:
 def weight_files(folder: Path) -> list[Path]:
     """The UNet's weight files, plain names before variants; of a model in several shards, the first is the first."""
     found = (folder / "unet").glob("diffusion_pytorch_model*.safetensors")
-    return sorted(found, key=lambda path: (path.name.count("."), path.name))
+    return sorted(filter(Path.is_file, found), key=lambda path: (path.name.count("."), path.name))
 
 
 def download(hub_id: str) -> Path:
