@@ -79,6 +79,8 @@ _ARCHITECTURE = re.compile(r"[a-z][a-z0-9_]{0,100}")
 _OF_TIMM = (
     *("img_size", "patch_size", "window_size", "depth", "embed_dim", "num_heads", "mlp_ratio", "ref_feat_shape"),
     *("global_pool", "act_layer", "class_token", "fc_norm", "init_values", "qkv_bias", "reg_tokens", "pos_embed"),
+    *("depths", "drop_rate", "drop_path_rate", "dynamic_img_size", "strict_img_size", "no_embed_class", "pre_norm"),
+    *("norm_layer", "ls_init_value"),
 )
 _INTERPOLATIONS: Mapping[str, str] = {
     **{"bilinear": "BILINEAR", "bicubic": "BICUBIC", "nearest": "NEAREST", "lanczos": "LANCZOS", "box": "BOX"},
