@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from hnetkit.cli.library import complete_name
-from hnetkit.cli.output import Output, output_options
+from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.cli.picture_options import Choices, network_option, picture_options
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
 from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file
 
@@ -66,7 +66,8 @@ def grid_command(
     separated by commas and quoted as in CSV; numbers take ranges: 1-5, 1-9 (2), 1-10 [4], 0:1:0.25.
 
     Beside grid.png, the folder grid-cells holds each cell's picture, and grid.jsonl a line of all that it was drawn
-    by. Given again after an interrupt, the same command draws what is missing. Started by `accelerate launch
+    by. Given again after an interrupt, the same command draws what is missing. A cell that cannot be drawn is marked on
+    the sheet and told, the others are drawn, and the same command tries it again. Started by `accelerate launch
     --multi_gpu --num_processes N -m hnetkit grid ...`, N processes share the work; the sheet is the same.
 
     \b
@@ -103,6 +104,21 @@ def grid_command(
     if processes.is_main:
         columns = ["path", "networks", "strengths", "prompts", "seeds"]
         output.rows([row], columns=columns, text=lambda row: str(row["path"]))
+        _raise_failed(row)
+
+
+def _raise_failed(row: Row) -> None:
+    """Names the cells of a sheet that could not be drawn, and why; the command then fails."""
+    cells: dict[str, list[str]] = {}
+    for cell in row["failed"]:
+        place = ", ".join(f"{name} {value}" for name, value in cell["coordinates"].items())
+        cells.setdefault(cell["failure"], []).append(place)
+    for failure, places in cells.items():
+        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        click.echo(printable(f"Error: {places[0]}{more}: {failure}"), err=True)
+    if cells:
+        failed = f"{len(row['failed'])} of {row['cells']} cells could not be drawn"
+        raise PartlyFailed(failed, hint="the same command tries them again and replaces the sheet")
 
 
 def _asked(
@@ -124,8 +140,13 @@ def _asked(
 
 
 def _require_place(sheet: Path, *, overwrite: bool) -> None:
+    from hnetkit.generate.grids.grid_files import GridFiles
+
     if not is_picture_file(str(sheet)):
         raise UsageError(f"--out {sheet}: a grid is one picture file", hint="--out grid.png")
-    refuse_existing(sheet, overwrite=overwrite)
+    if sheet.exists() and not overwrite:
+        files = GridFiles(sheet)
+        files.require_ours()
+        refuse_existing(sheet, overwrite=files.lacks_pictures())
     if not sheet.parent.is_dir():
         raise NotFound(f"{sheet.parent}: no such folder")

@@ -15,13 +15,14 @@ from hnetkit.cli.generate import read_prompt, with_default_stack
 from hnetkit.cli.output import Output, Row
 from hnetkit.cli.picture_options import Choices
 from hnetkit.cli.progress import step_progress
-from hnetkit.errors import HnetkitError
+from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.files import refuse_existing
 from hnetkit.generate.grids.asked import Asked, Grid
 from hnetkit.generate.grids.axes import Content
 from hnetkit.generate.grids.batches import Batch, Plan, fingerprint, hash_of_file, make_plan, share_of
 from hnetkit.generate.grids.cells import Cell, Draft, Finder
 from hnetkit.generate.grids.grid import Progress, Studio, draw_batches, infotext_of_sheet, make_sheet
-from hnetkit.generate.grids.grid_files import GridFiles, row_of
+from hnetkit.generate.grids.grid_files import FAILURE, GridFiles, row_of
 from hnetkit.generate.grids.processes import Processes
 from hnetkit.generate.grids.sheet import most_side, require_room
 from hnetkit.generate.model import Model, device_of, torch_dtype
@@ -93,7 +94,17 @@ class GridRun:
         self._embeddings = self.choices.embeddings([*texts, *([self._hires.prompt.text] if self._hires else [])])
         self._shared = self._what_all_share()
         places = dict.fromkeys(draft.checkpoint for draft in drafts)
-        self._models = {place: fingerprint(place or self.choices.place or demo.model_folder()) for place in places}
+        self._models = {place: self._fingerprint(place) for place in places}
+
+    def _fingerprint(self, checkpoint: str | None) -> str:
+        """Returns a hash of a model's files; one that cannot be read fails where it is loaded, with its own cells."""
+        place = checkpoint or self.choices.place or demo.model_folder()
+        try:
+            return fingerprint(place)
+        except (NotFound, UsageError):
+            raise
+        except Exception as error:
+            return f"unreadable: {failure_of(error, str(place))}"
 
     def _require_room(self) -> None:
         grid = self.asked.grid
@@ -106,6 +117,9 @@ class GridRun:
         seeds = processes.shared(self._seeds() if processes.is_main else None)
         asked = self.asked.with_seeds(seeds)
         grid, plan = asked.grid, self._plan(asked)
+        overwrite = self.overwrite or files.lacks_pictures(plan.keys)
+        if processes.is_main:
+            refuse_existing(files.sheet, overwrite=overwrite)
         done = set(processes.shared(list(files.done(plan.keys)) if processes.is_main else None))
         places: Places = {}
         for key, place in zip(plan.keys, grid.places, strict=True):
@@ -116,11 +130,25 @@ class GridRun:
         todo = [batch for batch in plan.batches if not missing.keys().isdisjoint(batch.keys)]
         own = share_of(todo, processes.rank, processes.size)
         with self._progress(own, todo) as progress:
-            draw_batches(own, missing, files, Studio(self._load, self._request, self._hires), progress)
+            failures = draw_batches(own, missing, files, Studio(self._load, self._request, self._hires), progress)
         processes.wait()
-        return self._finish(asked, grid, plan, places, drawn=len(missing)) if processes.is_main else {}
+        if not processes.is_main:
+            return {}
+        if not files.done(plan.keys):
+            self._refuse(plan, failures)
+        return self._finish(asked, grid, plan, places, missing, overwrite=overwrite)
 
-    def _finish(self, asked: Asked, grid: Grid, plan: Plan, places: Places, *, drawn: int) -> Row:
+    def _refuse(self, plan: Plan, failures: Mapping[str, HnetkitError]) -> None:
+        """Raises the first failure of a grid of which no picture could be drawn; nothing is left of it."""
+        rows = self.files.failed(plan.keys)
+        self.files.discard()
+        for key in plan.keys:
+            if key in failures:
+                raise failures[key]
+            if key in rows:
+                raise HnetkitError(rows[key][FAILURE], hint=rows[key].get("hint"))
+
+    def _finish(self, asked: Asked, grid: Grid, plan: Plan, places: Places, missing: Places, *, overwrite: bool) -> Row:
         """Writes record and sheet; returns what to print."""
         files, names = self.files, self._names(asked)
         facts = {row["key"]: row for row in files.rows()}
@@ -133,17 +161,19 @@ class GridRun:
         sheet = make_sheet(grid, rows, files, title, names)
         text = infotext_of_sheet(grid, rows, names)
         files.finish(rows)
-        write_picture(files.sheet, sheet, text, overwrite=self.overwrite)
+        write_picture(files.sheet, sheet, text, overwrite=overwrite)
+        failed = [row for row in rows if FAILURE in row]
         return {
             "path": str(files.sheet),
             "networks": [self._finder.names[str(name)] for name in varied.get("hypernetwork", []) if name],
             "strengths": varied.get("strength", []),
             "prompts": list(dict.fromkeys(map(self._written, asked.drafts))),
             "seeds": list(dict.fromkeys(row["seed"] for row in rows)),
-            "model": rows[0]["model"],
+            "model": next(row["model"] for row in rows if FAILURE not in row),
             "axes": varied,
             "cells": len(rows),
-            "drawn": drawn,
+            "drawn": len(missing.keys() - {row["key"] for row in failed}),
+            "failed": [{name: row[name] for name in ("x", "y", "z", "coordinates", FAILURE)} for row in failed],
             "record": str(files.record),
             "pictures": str(files.folder),
             "infotext": text,
@@ -157,7 +187,7 @@ class GridRun:
     def _seeds(self) -> list[int]:
         """Returns seeds where random ones were asked for: those of the same grid before an interrupt, else new ones."""
         count = self.asked.random_seeds
-        if count and not self.files.sheet.exists():
+        if count and (not self.files.sheet.exists() or self.files.lacks_pictures()):
             drawn_before = {tuple(row.get("random_seeds") or ()): None for row in self.files.rows()}
             for seeds in drawn_before:
                 if len(seeds) == count and self.files.done(self._plan(self.asked.with_seeds(seeds)).keys):

@@ -120,6 +120,8 @@ class Choices:
             attention_slicing=self.attention_slicing,
             compiled=self.compiled,
         )
+        for note in model.notes:
+            output.note(note)
         load_embeddings(model.pipe, embeddings)
         return replace(model, name=demo.MODEL_NAME) if self.is_demo else model
 

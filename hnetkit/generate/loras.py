@@ -1,22 +1,44 @@
-"""LoRAs that a prompt asks for beside hypernetworks, through diffusers and PEFT."""
+"""LoRAs that a prompt asks for beside hypernetworks, through diffusers and PEFT.
+
+The libraries are given tensors, which hnetkit's own reader read: never a path, behind which they would look for other
+files, and nothing of what a file says of itself but its scale.
+"""
 
 from __future__ import annotations
 
 import difflib
-import os
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import AmbiguousName, ModelNotUsable, NotFound, UsageError
+from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.source import OpenFile
+from hnetkit.generate.memory import is_out_of_memory
 from hnetkit.hashes import sha256_of
+from hnetkit.limits import parse_json
 from hnetkit.prompts.tags import LoraTag
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _SUFFIX = ".safetensors"
+
+# PEFT makes patterns of names
+_NAME = re.compile(r"[\w.-]{1,400}")
+# the first of the two projections, and what of its name is another in the second
+_PAIR = re.compile(r"(.*(?:lora|lora_linear_layer)[._])(A|down)((?:\.\w+)?\.weight)")
+_SECOND: Mapping[str, str] = {"A": "B", "down": "up"}
+_WHOLE_NUMBERS: Mapping[str, int] = {"I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64": 8}
+# what diffusers writes beside the tensors of a LoRA
+_METADATA = "lora_adapter_metadata"
+_MOST_METADATA = 8 << 20
+_PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,8 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
         raise UsageError("LoRAs need the package peft", hint="pip install peft")
     files: dict[str, list[Path]] = {}
     for path in sorted(Path(folder).rglob(f"*{_SUFFIX}")):
-        files.setdefault(path.stem, []).append(path)
+        if path.is_file():
+            files.setdefault(path.stem, []).append(path)
     return [Lora(tag, _only(tag.name, files, folder)) for tag in tags]
 
 
@@ -56,18 +79,92 @@ def put_on_loras(pipe: Any, loras: Sequence[Lora]) -> None:
     """Loads LoRAs onto a pipeline and puts them in effect at their tags' strengths.
 
     Raises:
-        ModelNotUsable: one does not belong on this model.
+        ModelNotUsable: one is no LoRA, or does not belong on this model.
+        FileRefused: a file that cannot be read safely.
     """
     names = [f"lora{number}" for number in range(len(loras))]
     for name, lora in zip(names, loras, strict=True):
+        tensors = read_lora(lora.path)
         try:
-            pipe.load_lora_weights(os.fspath(lora.path), adapter_name=name, local_files_only=True)
-        except (ValueError, RuntimeError, KeyError, TypeError) as error:
+            pipe.load_lora_weights(tensors, adapter_name=name)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ModelNotUsable(f"{lora.path}: cannot be put on this model ({reason})") from error
     if loras:
         strengths = [_strengths(pipe, lora.tag) for lora in loras]
         pipe.set_adapters(names, adapter_weights=strengths)
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a LoRA by name; a scale that the file states beside them is in them.
+
+    Raises:
+        ModelNotUsable: its names, shapes or numbers are no LoRA's.
+        FileRefused: the file cannot be read safely.
+    """
+    import torch
+
+    with OpenFile(path) as file:
+        source = read_safetensors(file)
+        for name, entry in source.entries.items():
+            if not _NAME.fullmatch(name) or 0 in entry.shape:
+                raise ModelNotUsable(f"{path}: no LoRA: a tensor {name[:80]!r} of shape {list(entry.shape)[:8]}")
+        tensors = {name: _tensor(source, name) for name in source.entries}
+        for name, scale in _stated_scales(path, source).items():
+            tensors[name] = tensors[name] * scale
+    for name, tensor in tensors.items():
+        if name.endswith("alpha") and not (tensor.numel() == 1 and bool(torch.isfinite(tensor).all())):
+            raise ModelNotUsable(f"{path}: no LoRA: {name} is no number")
+    return tensors
+
+
+def _tensor(source: SafetensorsFile, name: str) -> Tensor:
+    """Returns a tensor; of whole numbers, in which some trainers write a scale, one alone."""
+    import torch
+
+    entry = source.entries[name]
+    if entry.dtype in _WHOLE_NUMBERS and math.prod(entry.shape) == 1:
+        data = source.file.read_at(entry.offset, _WHOLE_NUMBERS[entry.dtype])
+        return torch.tensor(float(int.from_bytes(data, "little", signed=entry.dtype[0] == "I"))).reshape(entry.shape)
+    return source.tensor(name).torch()
+
+
+def _stated_scales(path: Path, source: SafetensorsFile) -> dict[str, float]:
+    """Returns for each up-projection what its product is to be multiplied by; names without one are left out.
+
+    Raises:
+        ModelNotUsable: the projections of a pair are of different ranks, or one is missing.
+    """
+    stated = _metadata(source)
+    scales = {}
+    for name, entry in source.entries.items():
+        if not (match := _PAIR.fullmatch(name)):
+            continue
+        up = f"{match[1]}{_SECOND[match[2]]}{match[3]}"
+        shape = source.entries[up].shape if up in source.entries else ()
+        if len(shape) < 2 or len(entry.shape) < 2 or shape[1] != entry.shape[0]:
+            raise ModelNotUsable(f"{path}: no LoRA: {name[:120]} and its counterpart do not fit each other")
+        part = next((part for part in _PARTS if name.startswith(f"{part}.")), None)
+        if part is None or stated.get(f"{part}.lora_alpha") is None:
+            continue
+        rank, module = entry.shape[0], name.removeprefix(f"{part}.").partition(".lora_")[0]
+        pattern = stated.get(f"{part}.alpha_pattern")
+        alpha = pattern.get(module) if isinstance(pattern, dict) else None
+        alpha = stated[f"{part}.lora_alpha"] if alpha is None else alpha
+        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+            raise ModelNotUsable(f"{path}: no LoRA: its lora_alpha is no number")
+        scales[up] = alpha / (math.sqrt(rank) if stated.get(f"{part}.use_rslora") is True else rank)
+    return scales
+
+
+def _metadata(source: SafetensorsFile) -> dict[str, Any]:
+    try:
+        said = parse_json(source.metadata.get(_METADATA, "{}"), most=_MOST_METADATA)
+    except ValueError:
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def hashes_of_loras(loras: Sequence[Lora]) -> dict[str, str]:

@@ -14,7 +14,7 @@ from hnetkit.formats.source import OpenFile
 from hnetkit.generate.loading.autoencoders import find_vae, load_vae, refuse_other_latents
 from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
-from hnetkit.generate.loading.folders import download, load_folder, vae_configuration, weight_files
+from hnetkit.generate.loading.folders import download, load_folder, read_index, vae_configuration, weight_files
 from hnetkit.generate.loading.libraries import quiet_libraries
 from hnetkit.generate.loading.parts import refuse_unfilled
 from hnetkit.generate.memory import needing_memory
@@ -37,6 +37,7 @@ class Model:
         defaults: its own, where its folder has a `hnetkit.generate.loading.defaults.DEFAULTS_FILE`.
         weights: the file that tells it from others: the UNet's weights, or the checkpoint.
         scheduler_config: of the scheduler that it came with.
+        notes: what was left out of its folder, one line each.
     """
 
     pipe: Any
@@ -44,6 +45,7 @@ class Model:
     defaults: Defaults
     weights: Path
     scheduler_config: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
     _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
@@ -107,20 +109,22 @@ def load_model(
     with quiet_libraries(), needing_memory(f"loading {place}"):
         folder = None if os.path.isfile(place) else Path(place) if os.path.isdir(place) else download(place)
         make_vae = _separate_vae(vae, kind)
+        notes: tuple[str, ...] = ()
         if folder is None:
             own = os.fspath(tokenizer) if tokenizer is not None else None
             pipe = load_checkpoint(Path(place), kind, device, tokenizer=own, make_vae=make_vae)
         else:
-            at = folder
+            at, index = folder, read_index(folder)
+            notes = index.notes
             parts = {"vae": make_vae(lambda: vae_configuration(at))} if make_vae else {}
-            pipe = load_folder(folder, kind, **parts)
+            pipe = load_folder(folder, index, kind, **parts)
         refuse_unfilled(pipe, place)
         if vae is not None:
             refuse_other_latents(pipe.vae, pipe, os.fspath(vae))
         _settle(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
     defaults = Defaults() if folder is None else read_defaults(folder)
     weights = Path(place) if folder is None else weight_files(folder)[0]
-    return Model(pipe, _name(place), defaults, weights, pipe.scheduler.config)
+    return Model(pipe, _name(place), defaults, weights, pipe.scheduler.config, notes)
 
 
 def device_of(device: str) -> str:

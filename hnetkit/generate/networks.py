@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hnetkit import paths
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import FileChanged, FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.formats import load
 from hnetkit.formats.writing import source_sha256
 from hnetkit.library.resolve import resolve
@@ -24,6 +23,7 @@ from hnetkit.runtime.strength import Strength
 
 _SUFFIXES = (".pt", ".ckpt", ".bin", ".safetensors")
 _BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
+_HASHED = re.compile(r"(?:^|@)(?:h1:)?[0-9a-f]{8,64}$", re.IGNORECASE)
 _WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
 
 
@@ -130,14 +130,13 @@ def find_networks(wishes: Iterable[Wish], bundled: Mapping[str, Path]) -> list[N
     Raises:
         NotFound: a file or a name that is not there; the hint is the nearest name.
         AmbiguousName: a name stands for several networks.
-        FileRefused: a file is not a hypernetwork that can be read safely.
+        FileRefused: a file is not a hypernetwork that can be read safely, or is not of the hash that was asked for.
     """
     read: dict[str | Path, tuple[str, Hypernetwork]] = {}
     networks = []
     for wish in wishes:
         if wish.place not in read:
-            path = wish.place if isinstance(wish.place, Path) else _file(wish.place, bundled)
-            read[wish.place] = path.stem, load(path)
+            read[wish.place] = _read(wish.place, bundled)
         stem, network = read[wish.place]
         networks.append(Network(wish.tag.name if wish.tag else stem, network))
     return networks
@@ -148,15 +147,21 @@ def put_on(pipe: Any, networks: Iterable[Network]) -> list[str]:
 
     One that occurs twice is loaded twice, since a stack may hold it twice.
     """
+    names: list[str] = []
+    for network in networks:
+        names.append(put_on_one(pipe, network, names))
+    return names
+
+
+def put_on_one(pipe: Any, network: Network, taken: Collection[str]) -> str:
+    """Loads a network onto a pipeline, not yet in effect; returns its name there, which is none of those `taken`."""
     from hnetkit.runtime.attach import load_hypernetwork
 
-    times: Counter[str] = Counter()
-    names = []
-    for network in networks:
-        times[network.name] += 1
-        name = network.name if times[network.name] == 1 else f"{network.name} #{times[network.name]}"
-        names.append(load_hypernetwork(pipe, network.network, name, strength=0.0))
-    return names
+    name, times = network.name, 1
+    while name in taken:
+        times += 1
+        name = f"{network.name} #{times}"
+    return load_hypernetwork(pipe, network.network, name, strength=0.0)
 
 
 def hashes_of(networks: Iterable[Network]) -> dict[str, str]:
@@ -164,15 +169,53 @@ def hashes_of(networks: Iterable[Network]) -> dict[str, str]:
     return {f"hypernet:{network.name}": network.hash for network in networks}
 
 
-def _file(name: str, bundled: Mapping[str, Path]) -> Path:
-    if name in bundled:
-        return bundled[name]
+def _read(place: str | Path, bundled: Mapping[str, Path]) -> tuple[str, Hypernetwork]:
+    """Returns the stem of a network's file, and the network."""
+    if isinstance(place, Path):
+        return place.stem, load(place)
+    if place in bundled:
+        return place, load(bundled[place])
+    found = _resolved(place, bundled)
+    files = found.files if found.is_by_content else found.files[:1]
+    failures: list[HnetkitError] = []
+    for path in files:
+        try:
+            network = load(path)
+        except (FileRefused, NotFound) as error:
+            failures.append(error)
+            continue
+        if not found.is_by_content or network.content_hash == found.content_hash:
+            return path.stem, network
+        hint = f"hnetkit scan {path.parent}"
+        failures.append(FileChanged(f"{path}: replaced since it was scanned: no longer {place}", hint=hint))
+    raise failures[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the library holds under a name.
+
+    Attributes:
+        files: that hold the network, the best first.
+        is_by_content: whether a hash was said: then nothing but this content is meant.
+    """
+
+    files: list[Path]
+    content_hash: str
+    is_by_content: bool
+
+
+def _resolved(name: str, bundled: Mapping[str, Path]) -> _Found:
     try:
         with Registry(paths.registry_file()) as registry:
-            return resolve(registry, name).path
+            found = resolve(registry, name)
+            is_by_content = name != found.name and bool(_HASHED.search(name))
+            alike = [row for row in registry.files.holding([found.content_hash]) if row["state"] == "present"]
     except NotFound as error:
         if not bundled:
             raise
         near = difflib.get_close_matches(name, bundled, n=1)
         brought = f"did you mean {near[0]}?" if near else f"the demo model brings {', '.join(bundled)}"
         raise NotFound(str(error), hint=brought if near else f"{error.hint}; {brought}") from error
+    others = [Path(row["path"]) for row in alike]
+    return _Found([found.path, *(path for path in others if path != found.path)], found.content_hash, is_by_content)

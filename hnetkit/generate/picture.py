@@ -58,10 +58,23 @@ def draw_batch(model: Model, request: Request, seeds: Sequence[int], progress: P
     Raises:
         As `draw`.
     """
+    pictures = []
+    for drawn in draw_each(model, request, seeds, progress):
+        if isinstance(drawn, BadPicture):
+            raise drawn
+        pictures.append(drawn)
+    return pictures
+
+
+def draw_each(model: Model, request: Request, seeds: Sequence[int], progress: Progress) -> list[Picture | BadPicture]:
+    """Returns the pictures of these seeds, as `draw_batch` does; one that came out NaN or black does not end it."""
     with torch.no_grad(), needing_memory("drawing"):
         drawn = list(_Batch(model, request, seeds, progress).images())
     model.pipe.maybe_free_model_hooks()
-    return list(map(Picture, drawn, seeds))
+    return [
+        image if isinstance(image, BadPicture) else Picture(image, seed)
+        for image, seed in zip(drawn, seeds, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,19 +117,17 @@ class _Batch:
             self._second = Pass(model, request, seeds, second, second.denoising, self._first.schedule_calls)
         self._calls = self._first.calls + (self._second.calls if self._second else 0)
 
-    def images(self) -> Iterator[Image.Image]:
-        """Yields the pictures, in the order of their seeds.
-
-        Raises:
-            BadPicture: one came out NaN or black.
-        """
+    def images(self) -> Iterator[Image.Image | BadPicture]:
+        """Yields the pictures, in the order of their seeds; of one that came out NaN or black, what is to be said."""
         start, second = self._start, self._request.second
         latents = self._first.from_noise(self._after_step()) if start is None else self._over(start)
         if self._second is not None and second is not None:
             large = self._enlarged(latents, second, self._second.noise.shape[2:])
             latents = self._second.over(large, self._after_step(self._first.calls))
         for seed, pixels in zip(self._seeds, space.decode(self._pipe, latents), strict=True):
-            self._require_sound(pixels, seed)
+            if bad := self._fault(pixels, seed):
+                yield bad
+                continue
             image = _to_image(self._pipe, pixels)
             yield image if start is None else start.outside_as_it_was(image)
 
@@ -145,14 +156,14 @@ class _Batch:
         pictures = [_to_image(self._pipe, one).resize(pixels, filtered) for one in space.decode(self._pipe, latents)]
         return torch.cat([self._encoded(picture, *pixels) for picture in pictures])
 
-    def _require_sound(self, pixels: Tensor, seed: int) -> None:
+    def _fault(self, pixels: Tensor, seed: int) -> BadPicture | None:
         fault = "NaN" if not torch.isfinite(pixels).all() else "black" if pixels.max() < 1 / 255 else None
         if fault is None:
-            return
+            return None
         tries = ["--dtype fp32"] if self._pipe.unet.dtype != torch.float32 else []
         tries += ["lower strengths", "fewer hypernetworks"] if self._request.stack else []
         hint = f"try {', or '.join([*tries, 'a lower --cfg-scale'])}"
-        raise BadPicture(f"the picture of seed {seed} came out {fault}", hint=hint)
+        return BadPicture(f"the picture of seed {seed} came out {fault}", hint=hint)
 
     def _encoded(self, image: Image.Image, width: int, height: int) -> Tensor:
         generator = torch.Generator("cpu").manual_seed(self._seeds[0])

@@ -19,6 +19,7 @@ from pipelines import tiny_sd
 from hnetkit import demo, settings
 from hnetkit.cli import run
 from hnetkit.generate.grids import grid as drawing
+from hnetkit.generate.grids.grid_files import FAILURE
 from hnetkit.prompts import infotext
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
@@ -28,13 +29,13 @@ needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has n
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The seeds of each batch that was sampled."""
     batches: list[tuple[int, ...]] = []
-    original = drawing.draw_batch
+    original = drawing.draw_each
 
     def counting(model: Any, request: Any, seeds: Any, progress: Any) -> Any:
         batches.append(tuple(seeds))
         return original(model, request, seeds, progress)
 
-    monkeypatch.setattr(drawing, "draw_batch", counting)
+    monkeypatch.setattr(drawing, "draw_each", counting)
     return batches
 
 
@@ -228,8 +229,118 @@ def test_what_cannot_be_meant_is_told_before_anything_is_loaded(
 
 
 def test_a_network_of_another_base_leaves_nothing(model: str, library: Path, out: Path) -> None:
-    assert run(["grid", "other", "--prompt", "a", "--model", model]) == 1
+    assert run(["grid", "other", "--prompt", "a", "--model", model, "--strengths", "0.5,1"]) == 1
     assert names(out) == []
+
+
+@pytest.fixture
+def broken(library: Path, home: Path) -> Path:
+    """A network of the library whose file is none any more."""
+    path = library / "broken.pt"
+    path.write_bytes((library / "ink.pt").read_bytes())
+    assert run(["scan", str(library), "-q"]) == 0
+    path.write_bytes(b"no network")
+    return path
+
+
+def test_a_network_that_cannot_be_read_leaves_its_own_cells_empty(
+    model: str, broken: Path, out: Path, drawn: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    arguments = [
+        "grid",
+        "ink",
+        "broken",
+        "wash",
+        "--prompt",
+        "a",
+        "--model",
+        model,
+        "--seed",
+        "7",
+        "--strengths",
+        "0,1",
+    ]
+    assert run([*arguments, "--json"]) == 1
+    captured = capsys.readouterr()
+    (row,) = json.loads(captured.out)
+    assert [(cell["x"], cell["y"]) for cell in row["failed"]] == [(1, 1)]
+    assert (row["cells"], row["drawn"]) == (6, 3)
+    assert str(broken) in captured.err
+    assert "1 of 6 cells" in captured.err
+    assert [FAILURE in cell for cell in record()] == [False, False, False, True, False, False]
+    assert Path("grid.png").is_file()
+    first = Path("grid.png").read_bytes()
+    drawn.clear()
+    assert run([*arguments, "--steps", "3"]) == 2  # another grid
+    assert run(arguments) == 1  # tried again, and nothing else
+    assert drawn == []
+    assert Path("grid.png").read_bytes() == first
+    broken.write_bytes(Path(broken.parent, "ink.pt").read_bytes())
+    assert run(arguments) == 0
+    assert not any(FAILURE in cell for cell in record())
+    assert Path("grid.png").read_bytes() != first
+    assert run(arguments) == 2  # now it is whole
+
+
+def test_a_checkpoint_that_cannot_be_loaded_leaves_its_own_cells_empty(
+    model: str, library: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("bad.safetensors").write_bytes(b"nothing of use")
+    axes = ["--x", f"checkpoint={model},bad.safetensors", "--y", "hypernetwork=none,ink"]
+    assert run(command(model, *axes)) == 1
+    assert "bad.safetensors" in capsys.readouterr().err
+    assert [FAILURE in row for row in record()] == [False, True, False, True]
+    assert "<hypernet:ink:1>" in record()[2]["prompt"]
+
+
+def test_a_lora_that_cannot_be_put_on_leaves_its_own_cells_empty(model: str, library: Path, out: Path) -> None:
+    from safetensors.torch import save_file
+    from unet_truth import lora
+
+    Path("loras").mkdir()
+    save_file(lora(tiny_sd()), "loras/good.safetensors")
+    save_file({"unet.a.lora_A.weight": torch.zeros(2, 3)}, "loras/bad.safetensors")
+    Path("loras/none.safetensors").write_bytes(b"{}")
+    settings.put("loras", "loras")
+    prompt = "a <lora:good:1>"
+    said = ["grid", "--prompt", prompt, "--model", model, "--seed", "7", "--x", "prompt=good,bad,none,good"]
+    assert run(said) == 1
+    assert [FAILURE in row for row in record()] == [False, True, True, False]
+    assert run(["generate", prompt, "--model", model, "--seed", "7", "--out", "one.png"]) == 0
+    with Image.open("one.png") as one, Image.open(record()[3]["picture"]) as cell:
+        assert one.convert("RGB").tobytes() == cell.convert("RGB").tobytes()
+
+
+def test_random_seeds_of_a_grid_with_a_failed_cell_are_kept(model: str, broken: Path, out: Path) -> None:
+    arguments = ["grid", "broken", "ink", "--prompt", "a", "--model", model, "--strengths", "1"]
+    assert run(arguments) == 1
+    seeds = [row["seed"] for row in record()]
+    broken.write_bytes(Path(broken.parent, "wash.pt").read_bytes())
+    assert run(arguments) == 0
+    assert [row["seed"] for row in record()] == seeds
+
+
+def test_anything_but_an_interrupt_is_one_cells_failure(
+    model: str, library: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = drawing.draw_each
+
+    def failing(model: Any, request: Any, seeds: Any, progress: Any) -> Any:
+        if tuple(seeds) == (2,):
+            raise raised[-1]
+        return original(model, request, seeds, progress)
+
+    raised: list[BaseException] = []
+    monkeypatch.setattr(drawing, "draw_each", failing)
+    arguments = command(model, "--x", "seed=1-3")
+    for error in (MemoryError(), ZeroDivisionError("why"), OSError(5, "bad disk")):
+        raised.append(error)
+        assert run([*arguments, "--overwrite"]) == 1
+        assert [FAILURE in row for row in record()] == [False, True, False]
+    assert "seed 2" in capsys.readouterr().err
+    raised.append(KeyboardInterrupt())
+    assert run([*arguments, "--overwrite"]) == 130
 
 
 def test_default_networks_apply_in_every_cell(model: str, library: Path, out: Path) -> None:
@@ -306,8 +417,8 @@ def test_a_process_that_fails_keeps_none_waiting(model: str, library: Path, out:
     done = launch(home, *command(model, "-n", "ink", "--x", bad))
     assert done.returncode != 0
     assert "came out" in done.stderr
-    assert not Path("grid.png").exists()
-    assert run(command(model, "-n", "ink", "--x", "strength=0.5", "--device", "cpu")) == 0
+    assert [FAILURE in row for row in record()] == [False, True]
+    assert run(command(model, "-n", "ink", "--x", "strength=0.5", "--device", "cpu", "--overwrite")) == 0
 
 
 def test_what_another_number_of_processes_left_is_taken_over(

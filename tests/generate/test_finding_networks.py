@@ -105,3 +105,43 @@ def test_a_converted_file_goes_by_the_hash_of_its_source(network_files: Path, tm
     save(load(source), tmp_path / "ink.safetensors")
     networks = find_networks([Wish(source, 1.0), Wish(tmp_path / "ink.safetensors", 1.0)], {})
     assert [network.hash for network in networks] == [hashlib.sha256(source.read_bytes()).hexdigest()[:10]] * 2
+
+
+def _hashes(content: str, sha256: str) -> list[str]:
+    return [content, content.removeprefix("h1:")[:12], sha256[:10], f"ink@{content.removeprefix('h1:')[:10]}"]
+
+
+@pytest.fixture
+def replaceable(tmp_path: Path, network_files: Path, home: Path) -> Path:
+    """A folder of ``ink``, in the library, whose file a test may replace."""
+    shutil.copy(network_files / "ink.pt", tmp_path / "ink.pt")
+    with Registry(paths.registry_file()) as registry:
+        list(scan(registry, [tmp_path]))
+    return tmp_path
+
+
+@pytest.mark.parametrize("which", range(4))
+def test_what_is_asked_for_by_its_hash_is_that_content_or_nothing(
+    replaceable: Path, network_files: Path, which: int
+) -> None:
+    file = replaceable / "ink.pt"
+    asked = _hashes(load(file).content_hash, hashlib.sha256(file.read_bytes()).hexdigest())[which]
+    (network,) = find_networks([Wish.of_option(asked)], {})
+    assert network.name == "ink"
+    shutil.copy(network_files / "mist.pt", file)
+    with pytest.raises(FileRefused, match="replaced since it was scanned") as refusal:
+        find_networks([Wish.of_option(asked)], {})
+    assert str(file) in str(refusal.value)
+    assert refusal.value.hint == f"hnetkit scan {replaceable}"
+    assert find_networks([Wish("ink", 1.0)], {})[0].network.content_hash == load(file).content_hash
+
+
+def test_of_several_files_of_a_content_one_that_still_has_it_is_read(replaceable: Path, network_files: Path) -> None:
+    content = load(replaceable / "ink.pt").content_hash
+    save(load(replaceable / "ink.pt"), replaceable / "other.safetensors")
+    with Registry(paths.registry_file()) as registry:
+        list(scan(registry, [replaceable]))
+    shutil.copy(network_files / "mist.pt", replaceable / "ink.pt")
+    assert find_networks([Wish(content, 1.0)], {})[0].network.content_hash == content
+    (replaceable / "ink.pt").write_bytes(b"no network")
+    assert find_networks([Wish(content, 1.0)], {})[0].network.content_hash == content

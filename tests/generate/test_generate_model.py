@@ -367,7 +367,7 @@ def test_a_compiled_unet_sees_networks_before_and_after_its_first_call(
 def test_out_of_memory_says_what_to_switch_on(
     sd_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    monkeypatch.setattr("diffusers.StableDiffusionPipeline.from_pretrained", Mock(side_effect=error))
+    monkeypatch.setattr("diffusers.UNet2DConditionModel.from_config", Mock(side_effect=error))
     with pytest.raises(OutOfMemory, match=r"not enough memory for loading .*tiny-sd") as refusal:
         load_model(sd_folder, device="cpu")
     for option in ("--offload", "--attention-slicing", "--dtype fp16", "--width", "--batch-size 1"):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hnetkit.generate.grids.asked import Asked, of_axes, short_form
 from hnetkit.generate.grids.batches import Plan, fingerprint, make_plan, share_of
 from hnetkit.generate.grids.cells import Cell, Draft, Finder
 from hnetkit.generate.grids.grid import Studio, draw_batches, infotext_of_sheet, make_sheet
-from hnetkit.generate.grids.grid_files import GridFiles
+from hnetkit.generate.grids.grid_files import FAILURE, GridFiles
 from hnetkit.generate.grids.sheet import MIN_CELL
 from hnetkit.generate.model import Model
 from hnetkit.generate.networks import Network, put_on
@@ -41,6 +41,7 @@ class Table:
     width: int = SIZE
     steps: int = 2
     loaded: int = 0
+    failures: Mapping[str, HnetkitError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.asked.has_every_order:
@@ -78,7 +79,7 @@ class Table:
         places: dict[str, list[dict[str, Any]]] = {}
         for key, place in zip(plan.keys, self.asked.grid.places, strict=True):
             places.setdefault(key, []).append(self.asked.grid.place_of(place))
-        draw_batches(plan.batches, places, self.files, Studio(self.load, self.request), progress)
+        self.failures = draw_batches(plan.batches, places, self.files, Studio(self.load, self.request), progress)
         rows = {(row["x"], row["y"], row["z"]): row for row in self.files.rows()}
         return [rows[place] for place in self.asked.grid.places]
 
@@ -329,11 +330,38 @@ def test_a_grid_tells_its_networks_and_strengths(table: MakeTable) -> None:
     assert sheet.width > 2 * SIZE
 
 
-def test_one_bad_cell_is_an_error_and_leaves_the_others(table: MakeTable) -> None:
+def test_one_bad_cell_fails_alone(table: MakeTable) -> None:
     made = table(names=["ink"], strengths="0,99999999999999999999999999999999999999")
-    with pytest.raises(BadPicture):
-        made.draw()
+    good, bad = made.draw()
+    assert FAILURE not in good
+    assert "came out" in bad[FAILURE]
+    assert isinstance(made.failures[bad["key"]], BadPicture)
     assert len(made.files.done(made.plan.keys)) == 1
+    assert list(made.files.failed(made.plan.keys)) == [bad["key"]]
+    assert make_sheet(made.asked.grid, [good, bad], made.files, "a circle", {}).width > 2 * SIZE
+    assert infotext.parse(infotext_of_sheet(made.asked.grid, [bad, good], {})).prompt == "a circle"
+
+
+def test_one_bad_picture_of_a_batch_fails_alone(table: MakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hnetkit.generate import picture
+
+    sound = picture._Batch._fault
+    monkeypatch.setattr(
+        picture._Batch,
+        "_fault",
+        lambda self, pixels, seed: BadPicture("black") if seed == 2 else sound(self, pixels, seed),
+    )
+    made = table("seed=1-3", batch_size=3)
+    assert [FAILURE in row for row in made.draw()] == [False, True, False]
+
+
+def test_a_network_of_another_base_fails_where_it_applies(table: MakeTable, tmp_path: Path) -> None:
+    from networks import a1111_network, save_pt
+
+    save_pt(a1111_network((320, 768), activation="relu", seed=1, name="other"), tmp_path / "other.pt")
+    made = table(f"hypernetwork=none,{tmp_path / 'other.pt'},ink", "strength=0,1")
+    failed = [FAILURE in row for row in made.draw()]
+    assert failed == [False, False, False, False, True, False]
 
 
 def test_a_key_knows_everything_that_a_picture_depends_on(table: MakeTable) -> None:

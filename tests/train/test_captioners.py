@@ -204,3 +204,155 @@ def test_a_timm_tagger_gives_tags(tmp_path: Path) -> None:
     save_file(model.state_dict(), timm_folder(tmp_path) / "model.safetensors")
     tagger: Tagger = load_tagger(str(tmp_path), device="cpu")
     assert tagger.caption(noise((30, 20))) == r"^_^, long hair, saber \(fate\)"
+
+
+# --- what files of strangers say
+
+
+@pytest.fixture
+def with_timm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where timm is installed: what is refused is refused before it is imported."""
+    monkeypatch.setattr("hnetkit.train.preparing.captioners._require_timm", lambda place: None)
+
+
+def change(path: Path, **values: Any) -> None:
+    said = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**said, **values}))
+
+
+@pytest.mark.usefixtures("with_timm")
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_args": {"checkpoint_path": "notes.txt"}},
+        {"model_args": {"img_size": 32, "pretrained_cfg_overlay": {"file": "x.bin"}}},
+        {"model_args": {"pretrained": True}},
+        {"model_args": {"img_size": 1 << 30}},
+        {"model_args": {"depth": 10**6}},
+        {"model_args": {"act_layer": {"a": "b"}}},
+        {"model_args": [1]},
+        {"architecture": "hf_hub:evil/evil"},
+        {"architecture": "local-dir:evil"},
+        {"architecture": "../evil"},
+        {"architecture": ["vit"]},
+        {"auto_map": {"AutoModelForImageClassification": "evil.Evil"}},
+        {"quantization_config": {"load_in_8bit": True}},
+        {"num_classes": 10**9},
+    ],
+)
+def test_what_no_timm_tagger_needs_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"head.bias": torch.zeros(len(TAGS))}, timm_folder(tmp_path) / "model.safetensors")
+    change(tmp_path / "config.json", **values)
+    with pytest.raises(ModelNotUsable) as refusal:
+        load_tagger(str(tmp_path), device="cpu")
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.hint
+
+
+def test_of_a_timm_config_the_library_sees_a_name_sizes_and_the_number_of_tags(
+    tmp_path: Path, with_timm: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import save_file
+
+    from hnetkit.train.preparing import caption_models
+
+    seen: list[Any] = []
+    monkeypatch.setattr("transformers.TimmWrapperForImageClassification", object)
+    monkeypatch.setattr(caption_models, "_filled", lambda kind, config, *rest: seen.append(config))
+    save_file({"head.bias": torch.zeros(len(TAGS))}, timm_folder(tmp_path) / "model.safetensors")
+    change(
+        tmp_path / "config.json",
+        **{
+            "pretrained_file": "x.bin",
+            "pretrained_cfg": {"file": "x.bin", "url": "http://x", "input_size": [3, 32, 32]},
+        },
+        **{"_name_or_path": "evil/evil", "checkpoint_path": "x.bin", "transformers_weights": "x.bin"},
+    )
+    with pytest.raises(AttributeError):
+        load_tagger(str(tmp_path), device="cpu")
+    config = seen[0].to_dict()
+    assert (config["architecture"], config["model_args"]) == ("vit_tiny_patch16_224", {"img_size": 32, "depth": 1})
+    assert "x.bin" not in json.dumps(config)
+    assert "evil" not in json.dumps(config)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"auto_map": {"AutoModelForImageClassification": "evil.Evil"}}),
+        ("config.json", {"quantization_config": {"load_in_8bit": True}}),
+        ("config.json", {"model_type": "timm_wrapper"}),
+        ("config.json", {"model_type": ["vit"]}),
+        ("config.json", {"num_hidden_layers": 100_000}),
+        ("config.json", {"hidden_size": 1 << 19, "intermediate_size": 1 << 19}),
+        ("config.json", {"hidden_act": {"a": 1}}),
+        ("config.json", {"id2label": {"0": 5}}),
+        ("preprocessor_config.json", {"auto_map": {"AutoImageProcessor": "evil.Evil"}}),
+        ("preprocessor_config.json", {"image_processor_type": "TimmWrapperImageProcessor"}),
+        ("preprocessor_config.json", {"size": {"height": 1 << 20, "width": 1}}),
+        ("preprocessor_config.json", {"size": "large"}),
+    ],
+)
+def test_a_classifiers_files_are_held_to_what_can_be_meant(tmp_path: Path, file: str, values: dict[str, Any]) -> None:
+    tagger_folder(tmp_path, ["cat", "dog"], [0.0, 0.0])
+    change(tmp_path / file, **values)
+    with pytest.raises(ModelNotUsable):
+        load_tagger(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
+        ("config.json", {"text_config": {"vocab_size": 1 << 20, "hidden_size": 1 << 16}}),
+        ("config.json", {"vision_config": {"num_hidden_layers": 10**6}}),
+        ("preprocessor_config.json", {"auto_map": {"AutoProcessor": "evil.Evil"}}),
+        ("preprocessor_config.json", {"size": {"height": 1 << 20, "width": 1 << 20}}),
+    ],
+)
+def test_blips_files_are_held_to_what_can_be_meant(
+    blip: Path, tmp_path: Path, file: str, values: dict[str, Any]
+) -> None:
+    for path in blip.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    change(tmp_path / file, **values)
+    with pytest.raises(ModelNotUsable):
+        load_blip(str(tmp_path), device="cpu")
+
+
+def test_a_tokenizer_of_its_own_code_is_not_asked_for(blip: Path, tmp_path: Path) -> None:
+    for path in blip.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    change(tmp_path / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", None]}, tokenizer_class="Evil")
+    expected = load_blip(str(blip), device="cpu").caption(noise((50, 40)))
+    assert load_blip(str(tmp_path), device="cpu").caption(noise((50, 40))) == expected
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_json_of_a_captioner_that_is_too_much_is_refused(tmp_path: Path, name: str) -> None:
+    tagger_folder(tmp_path, ["cat", "dog"], [0.0, 0.0])
+    (tmp_path / name).write_text('{"a":' + "[" * 200_000)
+    with pytest.raises(ModelNotUsable, match="nested too deeply"):
+        load_tagger(str(tmp_path), device="cpu")
+
+
+def test_of_a_captioner_of_the_hub_only_files_with_known_names_are_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    asked: list[str] = []
+
+    def snapshot(hub_id: str, *, allow_patterns: list[str]) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    tagger_folder(tmp_path, ["cat", "dog"], [2.0, -2.0])
+    assert load_tagger("somebody/tagger", device="cpu").caption(noise((30, 20))) == "cat"
+    assert not any(sign in name for name in asked for sign in "*?[")
+    assert not any(name.endswith((".bin", ".py")) for name in asked)

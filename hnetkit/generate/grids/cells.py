@@ -5,11 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import UsageError
+from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.generate.grids.axes import Change
 from hnetkit.generate.loras import Lora, find_loras
 from hnetkit.generate.networks import Network, Wish, find_networks, strength_of
@@ -68,12 +69,14 @@ class Cell:
         prompt: taken apart; its tags are the stack.
         networks: of its tags, in stacking order.
         loras: of its prompt.
+        failure: why it cannot be drawn: a file of its networks or LoRAs is of no use; it then has none of either.
     """
 
     draft: Draft
     prompt: TaggedPrompt
     networks: tuple[Network, ...]
     loras: tuple[Lora, ...] = ()
+    failure: HnetkitError | None = None
 
     @property
     def strengths(self) -> tuple[float | Strength, ...]:
@@ -93,11 +96,14 @@ class Cell:
             "cfg_scale": draft.cfg_scale,
             "sampler": draft.sampler,
             "seed": draft.seed,
+            **({"failure": str(self.failure)} if self.failure else {}),
         }
 
 
 class Finder:
     """Makes cells of drafts; every network file is opened once for a whole grid.
+
+    A file that is there and of no use is the failure of the cells that need it.
 
     Args:
         drafts: all that cells will be asked of.
@@ -118,20 +124,45 @@ class Finder:
         lora_folder: str | None = None,
     ) -> None:
         self._prompts = {text: read(text) for text in dict.fromkeys(draft.prompt for draft in drafts)}
-        self._loras = {text: tuple(find_loras(prompt.loras, lora_folder)) for text, prompt in self._prompts.items()}
+        self._loras: dict[str, tuple[Lora, ...]] = {}
+        self._failures: dict[str | Path, HnetkitError] = {}
+        for text, prompt in self._prompts.items():
+            self._loras[text] = tuple(find_loras(prompt.loras, lora_folder))
+            for lora in self._loras[text]:
+                self._try(lora.path, partial(getattr, lora, "hash"))
         wishes = [Wish.of_tag(tag) for prompt in self._prompts.values() for tag in prompt.tags]
         named = dict.fromkeys(name for draft in drafts for name in (*draft.options, draft.network) if name)
         self._options = {name: Wish.of_option(name) for name in named}
-        wishes += self._options.values()
-        self._found = {
-            (wish.place, wish.tag is None): network
-            for wish, network in zip(wishes, find_networks(wishes, bundled), strict=True)
-        }
+        self._found: dict[tuple[str | Path, bool], Network] = {}
+        alike: dict[str | Path, list[Wish]] = {}
+        for wish in (*wishes, *self._options.values()):
+            alike.setdefault(wish.place, []).append(wish)
+        for place, same in alike.items():
+            self._try(place, partial(self._find, same, bundled))
+
+    def _find(self, wishes: Sequence[Wish], bundled: Mapping[str, Path]) -> None:
+        for wish, network in zip(wishes, find_networks(wishes, bundled), strict=True):
+            _ = network.hash, network.network.content_hash  # read here, where a failure is that network's own
+            self._found[wish.place, wish.tag is None] = network
+
+    def _try(self, place: str | Path, do: Callable[[], object]) -> None:
+        """Does something with a file; that it is of no use is told where cells need it, and a mistyped name at once."""
+        try:
+            do()
+        except (NotFound, UsageError):
+            raise
+        except Exception as error:
+            self._failures[place] = failure_of(error, str(place))
 
     @property
     def names(self) -> dict[str, str]:
         """``NAME[:STRENGTH]`` -> the network's name."""
-        return {option: self._found[wish.place, True].name for option, wish in self._options.items()}
+        return {option: self._name(wish) for option, wish in self._options.items()}
+
+    def _name(self, wish: Wish) -> str:
+        if found := self._found.get((wish.place, wish.tag is None)):
+            return found.name
+        return wish.place.stem if isinstance(wish.place, Path) else wish.place
 
     def stack_of(self, draft: Draft) -> tuple[str, ...]:
         """Returns the names of a draft's stack, as they are before an axis changes their order."""
@@ -142,17 +173,19 @@ class Finder:
         prompt = self._prompts[draft.prompt]
         options = [*draft.options, *([draft.network] if draft.network else [])]
         wishes = [*map(Wish.of_tag, prompt.tags), *(self._options[option] for option in options)]
-        networks = [self._found[wish.place, wish.tag is None] for wish in wishes]
-        added = [
-            Tag(network.name, wish.strength) for network, wish in zip(networks, wishes, strict=True) if wish.tag is None
-        ]
+        added = [Tag(self._name(wish), wish.strength) for wish in wishes if wish.tag is None]
         tags: list[Tag | None] = [*prompt.tags, *added]
         for name, strength in draft.strengths:
             _set_strength(tags, draft, name, strength)
         places = _ordered(tags, draft.order) if draft.order is not None else list(range(len(tags)))
         final = _rewritten(prompt, [tags[place] for place in places])
-        stack = tuple(networks[place] for place in places if tags[place] is not None)
-        return Cell(draft, final, stack, self._loras[draft.prompt])
+        stack = [wishes[place] for place in places if tags[place] is not None]
+        loras = self._loras[draft.prompt]
+        needed = [*(wish.place for wish in stack), *(lora.path for lora in loras)]
+        failure = next((self._failures[place] for place in needed if place in self._failures), None)
+        if failure is not None:
+            return Cell(draft, final, (), (), failure)
+        return Cell(draft, final, tuple(self._found[wish.place, wish.tag is None] for wish in stack), loras)
 
     def written(self, draft: Draft) -> str:
         """Returns a draft's prompt as it is stored, with its own tags and those of its options."""

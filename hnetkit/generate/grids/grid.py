@@ -7,20 +7,23 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hnetkit.errors import BadPicture, HnetkitError, failure_of
 from hnetkit.generate.description import infotext_of
 from hnetkit.generate.grids.asked import Grid
 from hnetkit.generate.grids.axes import Content, label_of
 from hnetkit.generate.grids.batches import Batch
 from hnetkit.generate.grids.cells import Cell
-from hnetkit.generate.grids.grid_files import GridFiles, Row, row_of
+from hnetkit.generate.grids.grid_files import FAILURE, GridFiles, Row, row_of
 from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet, most_side
 from hnetkit.generate.loras import Lora, hashes_of_loras, put_on_loras
 from hnetkit.generate.model import Model
-from hnetkit.generate.networks import Network, StackedPrompt, hashes_of, put_on
-from hnetkit.generate.picture import draw_batch
+from hnetkit.generate.networks import Network, StackedPrompt, hashes_of, put_on_one
+from hnetkit.generate.picture import draw_each
 from hnetkit.generate.request import Request, Stack
+from hnetkit.images import stored_size
 from hnetkit.prompts import infotext
 from hnetkit.runtime.attach import set_hypernetworks, unload_hypernetworks
 from hnetkit.runtime.strength import Strength
@@ -55,23 +58,35 @@ def draw_batches(
     files: GridFiles,
     studio: Studio,
     progress: Progress | None = None,
-) -> None:
+) -> dict[str, HnetkitError]:
     """Draws batches and puts each picture on disk and on record; a model is loaded once, and let go after its last.
+
+    Whatever goes wrong with one picture, its networks or its model is on record as its failure; the others are drawn.
 
     Args:
         batches: those of one checkpoint are neighbours.
         places: key -> where on the grid its picture is shown. Pictures of other keys are drawn as companions, and
             not written.
 
-    Raises:
-        BadPicture: a cell came out NaN or black.
-        IncompatibleNetwork: a network does not belong on a model.
+    Returns:
+        key -> why its picture could not be drawn.
     """
     total = sum(len(batch.cells) for batch in batches)
     done = 0
+    failures: dict[str, HnetkitError] = {}
+
+    def fail(batch: Batch, found: Mapping[str, HnetkitError]) -> None:
+        own = {key: failure for key, failure in found.items() if key in places}
+        failures.update(own)
+        for cell, key in zip(batch.cells, batch.keys, strict=True):
+            if key in own:
+                facts = {**_asked(cell), FAILURE: str(own[key]), "hint": own[key].hint}
+                files.append([row_of(key, place, facts) for place in places[key]])
+
     for checkpoint, group in groupby(batches, key=lambda batch: batch.checkpoint):
         together = list(group)
-        easel = _Easel.of(studio.load(checkpoint), together, studio)
+        drawable = [batch for batch in together if batch.cells[0].failure is None]
+        easel: _Easel | HnetkitError | None = _opened(checkpoint, drawable, studio) if drawable else None
         for batch in together:
             before, size = done, len(batch.cells)
 
@@ -79,9 +94,22 @@ def draw_batches(
                 if progress is not None:
                     progress(before + size * calls / of_calls, total)
 
-            _draw(easel, batch, places, files, report)
+            unusable = batch.cells[0].failure or (easel if isinstance(easel, HnetkitError) else None)
+            if unusable is not None or not isinstance(easel, _Easel):
+                fail(batch, {key: unusable for key in batch.keys if unusable is not None})
+            else:
+                fail(batch, _drawn(easel, batch, places, files, report))
             done += size
-        easel.put_away()
+        if isinstance(easel, _Easel):
+            easel.put_away()
+    return failures
+
+
+def _opened(checkpoint: str | None, batches: Sequence[Batch], studio: Studio) -> _Easel | HnetkitError:
+    try:
+        return _Easel.of(studio.load(checkpoint), batches, studio)
+    except Exception as error:
+        return failure_of(error, checkpoint or "the model")
 
 
 @dataclass(slots=True)
@@ -90,11 +118,13 @@ class _Easel:
 
     Attributes:
         names: (content, how often it was before in the stack) -> the name on the pipeline.
+        failures: the same -> why a network could not be put on it.
     """
 
     model: Model
     studio: Studio
     names: Mapping[tuple[str, int], str]
+    failures: Mapping[tuple[str, int], HnetkitError]
     _loras: tuple[Lora, ...] = field(default=())
 
     @classmethod
@@ -102,8 +132,14 @@ class _Easel:
         stacks = [batch.cells[0].networks for batch in batches]
         stacks += [studio.hires.networks] if studio.hires else []
         needed = {slot: network for stack in stacks for slot, network in _slots(stack)}
-        names = put_on(model.pipe, needed.values())
-        return cls(model, studio, dict(zip(needed, names, strict=True)))
+        names: dict[tuple[str, int], str] = {}
+        failures: dict[tuple[str, int], HnetkitError] = {}
+        for slot, network in needed.items():
+            try:
+                names[slot] = put_on_one(model.pipe, network, names.values())
+            except Exception as error:
+                failures[slot] = failure_of(error, network.name)
+        return cls(model, studio, names, failures)
 
     def prepared(self, cell: Cell) -> Request:
         """Returns the request for a cell, with its stack and its LoRAs on the model.
@@ -132,17 +168,29 @@ class _Easel:
             torch.cuda.empty_cache()
 
     def _stack(self, networks: Sequence[Network], strengths: Sequence[float | Strength]) -> Stack:
-        names = [self.names[slot] for slot, _ in _slots(networks)]
+        slots = [slot for slot, _ in _slots(networks)]
+        for slot in slots:
+            if slot in self.failures:
+                raise self.failures[slot]
+        names = [self.names[slot] for slot in slots]
         return tuple(zip(names, strengths, strict=True))
 
     def _put_on_loras(self, loras: tuple[Lora, ...]) -> None:
         if loras == self._loras:
             return
-        if self._loras:
-            self.model.pipe.unload_lora_weights()
-        put_on_loras(self.model.pipe, loras)
+        self._take_off_loras()
+        try:
+            put_on_loras(self.model.pipe, loras)
+        except BaseException:
+            self._take_off_loras(anyway=True)  # those before the one that failed
+            raise
         self._loras = loras
-        self.model = replace(self.model, _encoders={})  # the encoders keep texts as they were without these
+
+    def _take_off_loras(self, *, anyway: bool = False) -> None:
+        if self._loras or anyway:
+            self.model.pipe.unload_lora_weights()
+        self._loras = ()
+        self.model = replace(self.model, _encoders={})  # the encoders keep texts as they were with other LoRAs
 
 
 def _slots(networks: Sequence[Network]) -> list[tuple[tuple[str, int], Network]]:
@@ -151,21 +199,40 @@ def _slots(networks: Sequence[Network]) -> list[tuple[tuple[str, int], Network]]
     return [((content, contents[:at].count(content)), networks[at]) for at, content in enumerate(contents)]
 
 
-def _draw(
+def _drawn(
     easel: _Easel,
     batch: Batch,
     places: Mapping[str, Sequence[Mapping[str, Any]]],
     files: GridFiles,
     report: Callable[[int, int], None],
-) -> None:
-    request = easel.prepared(batch.cells[0])
-    pictures = draw_batch(easel.model, request, batch.seeds, report)
-    for cell, key, number, picture in zip(batch.cells, batch.keys, batch.numbers, pictures, strict=True):
-        if key in places:
-            own = replace(request, seed=picture.seed)
-            facts = _facts(easel, own, cell, batch)
-            path = files.write(number, key, picture.image, str(facts["infotext"]))
-            files.append([row_of(key, place, {"picture": path, **facts}) for place in places[key]])
+) -> dict[str, HnetkitError]:
+    """Draws a batch and puts its pictures on disk and on record; returns key -> why there is none."""
+    failures: dict[str, HnetkitError] = {}
+    try:
+        request = easel.prepared(batch.cells[0])
+        pictures = draw_each(easel.model, request, batch.seeds, report)
+        for cell, key, number, picture in zip(batch.cells, batch.keys, batch.numbers, pictures, strict=True):
+            if isinstance(picture, BadPicture):
+                failures[key] = picture
+            elif key in places:
+                own = replace(request, seed=picture.seed)
+                facts = _facts(easel, own, cell, batch)
+                path = files.write(number, key, picture.image, str(facts["infotext"]))
+                files.append([row_of(key, place, {"picture": path, **facts}) for place in places[key]])
+    except Exception as error:
+        failure = failure_of(error, batch.cells[0].prompt.written)
+        return {key: failures.get(key, failure) for key in batch.keys}
+    return failures
+
+
+def _asked(cell: Cell) -> dict[str, Any]:
+    """Returns what a picture that could not be drawn was asked to be."""
+    return {
+        "prompt": cell.prompt.written,
+        "negative_prompt": cell.draft.negative_prompt,
+        "seed": cell.draft.seed,
+        "checkpoint": cell.draft.checkpoint,
+    }
 
 
 def _facts(easel: _Easel, request: Request, cell: Cell, batch: Batch) -> dict[str, Any]:
@@ -204,11 +271,16 @@ def make_sheet(
     """Returns the sheet.
 
     Args:
-        rows: of the record, one for each cell in reading order.
+        rows: of the record, one for each cell in reading order; at least one has a picture.
         title: above everything.
         names: see `label_of`.
     """
-    pictures = {tuple(row[side] for side in "xyz"): files.picture(row) for row in rows}
+    first = next(row for row in rows if FAILURE not in row)
+    absent = _no_picture(files.picture(first)) if any(FAILURE in row for row in rows) else None
+    pictures = {
+        tuple(row[side] for side in "xyz"): files.picture(row) if absent is None or FAILURE not in row else absent
+        for row in rows
+    }
     sections = [
         Section(
             label_of(in_depth, names),
@@ -220,11 +292,25 @@ def make_sheet(
         for z, in_depth in enumerate(grid.z)
     ]
     columns = [label_of(across, names) for across in grid.x]
-    return draw_sheet(title, _caption(grid, rows[0]), columns, sections, most_side(files.sheet))
+    return draw_sheet(title, _caption(grid, first), columns, sections, most_side(files.sheet))
+
+
+def _no_picture(example: Path) -> Image.Image:
+    """Returns what stands on a sheet where a picture could not be drawn, as large as another one."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    size = stored_size(example)
+    tile = Image.new("RGB", size, "#e6e6e6")
+    pen = ImageDraw.Draw(tile)
+    font = ImageFont.load_default(max(4, min(size) // 5))
+    pen.line([(0, 0), size], fill="#c8c8c8")
+    pen.text((size[0] / 2, size[1] / 2), "failed", fill="#a02020", font=font, anchor="mm")
+    return tile
 
 
 def infotext_of_sheet(grid: Grid, rows: Sequence[Row], names: Mapping[tuple[str, Content], str]) -> str:
     """Returns the infotext of a grid's first picture, and what varies."""
+    rows = [row for row in rows if FAILURE not in row]
     first = rows[0]
     own = infotext.parse(first["infotext"]).parameters
     hashes = {name: value for row in rows for name, value in infotext.parse(row["infotext"]).hashes.items()}

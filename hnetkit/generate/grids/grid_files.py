@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -31,6 +32,9 @@ FORMAT = "hnetkit.grid/1"
 _TEXTS = ("key", "picture", "prompt", "negative_prompt", "sampler", "model", "infotext")
 _NUMBERS = ("steps", "cfg_scale")
 _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
+
+FAILURE = "failure"
+"""In a row: why there is no picture."""
 
 Row = dict[str, Any]
 
@@ -101,6 +105,29 @@ class GridFiles:
         latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
         return {key: row for key, row in latest.items() if self._is_whole(row)}
 
+    def failed(self, keys: Iterable[str]) -> dict[str, Row]:
+        """Returns the row of each of `keys` that could not be drawn when it was tried last."""
+        wanted = frozenset(keys)
+        latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
+        return {key: row for key, row in latest.items() if FAILURE in row}
+
+    def lacks_pictures(self, keys: Iterable[str] | None = None) -> bool:
+        """Whether pictures of the grid that is on record could not be drawn.
+
+        Args:
+            keys: of a grid that it must be: all pictures that could be drawn are among them.
+        """
+        latest = {row["key"]: FAILURE in row for row in self.rows()}
+        drawn = {key for key, is_failed in latest.items() if not is_failed}
+        return any(latest.values()) and (keys is None or drawn <= frozenset(keys))
+
+    def discard(self) -> None:
+        """Removes the record of a grid of which there is no picture, and its folder, where nothing is in it."""
+        for path in (self.record, *self._parts()):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self.folder.rmdir()
+
     def write(self, number: int, key: str, image: Image.Image, infotext: str) -> str:
         """Writes the picture of a cell and returns its path as it stands in the record: from the sheet's folder on."""
         path = self.folder / f"{number:04}-{key[:12]}.png"
@@ -115,6 +142,7 @@ class GridFiles:
     def append(self, rows: Sequence[Row]) -> None:
         """Adds lines to the record, whole and on disk."""
         path = self.record if self.process == 0 else self.folder / f"process-{self.process}.jsonl"
+        path.parent.mkdir(exist_ok=True)
         self._append(path, b"".join(_line(row) for row in rows))
 
     def finish(self, rows: Iterable[Row]) -> None:
@@ -156,10 +184,12 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 
 def _is_row(row: Any) -> bool:
     """Whether a line that was read holds what sheets and later runs take of it; somebody may have changed it."""
+    if not isinstance(row, dict) or row.get("format") != FORMAT:
+        return False
+    if FAILURE in row:
+        return isinstance(row[FAILURE], str) and isinstance(row.get("key"), str)
     return (
-        isinstance(row, dict)
-        and row.get("format") == FORMAT
-        and all(isinstance(row.get(name), str) for name in _TEXTS)
+        all(isinstance(row.get(name), str) for name in _TEXTS)
         and all(type(row.get(name)) in (int, float) and abs(row[name]) <= LARGEST_SEED for name in _NUMBERS)
         and _is_seed(row.get("seed"))
         and isinstance(row.get("random_seeds", []), list)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.generate.loading.libraries import refusing
+from hnetkit.generate.loading.components import load_component
 from hnetkit.generate.loading.parts import VAE_NAMES, build_vae
 from hnetkit.generate.loading.places import asking_the_hub, require_hub_id
 from hnetkit.generate.loading.state_dicts import read_state_dict
@@ -47,10 +47,7 @@ def load_vae(place: Path, dtype: Any, config: Callable[[], Mapping[str, Any]]) -
     """
     if place.is_file():
         return _from_file(place, dtype, config())
-    from diffusers import AutoencoderKL
-
-    with refusing(str(place), hint="get it again; it needs .safetensors weights, or give one file"):
-        return AutoencoderKL.from_pretrained(place, dtype=dtype, use_safetensors=True, local_files_only=True)
+    return load_component(place, "vae", "AutoencoderKL", dtype)
 
 
 def refuse_other_latents(vae: Any, pipe: Any, place: str) -> None:

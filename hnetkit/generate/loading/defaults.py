@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,24 @@ from typing import Any
 from hnetkit.errors import ModelNotUsable
 from hnetkit.generate.request import is_size
 from hnetkit.generate.sampling.samplers import SAMPLERS
+from hnetkit.limits import read_json
 
 DEFAULTS_FILE = "hnetkit.json"
+MOST_PIXELS = 8192
+"""Width or height that a model's own files may choose; those who draw may ask for more."""
+
+
+def _is_own_size(value: Any) -> bool:
+    return is_size(value) and value <= MOST_PIXELS
+
 
 # what a model folder's own defaults may say
 _MEANINGFUL: Mapping[str, Callable[[Any], bool]] = {
     "cfg_scale": lambda value: type(value) in (int, float) and 1 <= value <= 100,
     "steps": lambda value: type(value) is int and 1 <= value <= 1000,
     "sampler": lambda value: value in SAMPLERS,
-    "width": is_size,
-    "height": is_size,
+    "width": _is_own_size,
+    "height": _is_own_size,
     "prompts": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
 }
 
@@ -50,7 +57,7 @@ def read_defaults(folder: Path) -> Defaults:
     """
     path = folder / DEFAULTS_FILE
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = read_json(path)
     except FileNotFoundError:
         return Defaults()
     except (OSError, ValueError) as error:
@@ -58,7 +65,7 @@ def read_defaults(folder: Path) -> Defaults:
     for key, value in said.items() if isinstance(said, dict) else [("", said)]:
         if key not in _MEANINGFUL or not _MEANINGFUL[key](value):
             keys = ", ".join(_MEANINGFUL)
-            raise ModelNotUsable(f"{path}: {key!r} cannot be {value!r}", hint=f"its keys are {keys}")
+            raise ModelNotUsable(f"{path}: {key[:80]!r} cannot be {repr(value)[:80]}", hint=f"its keys are {keys}")
     if "prompts" in said:
         said["prompts"] = tuple(said["prompts"])
     return Defaults(**said)

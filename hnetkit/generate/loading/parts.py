@@ -24,11 +24,13 @@ _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", "
 
 
 def build_unet(config: Mapping[str, Any], tensors: Tensors, place: str) -> Any:
-    """Returns a ``UNet2DConditionModel`` from tensors named ``model.diffusion_model.*``; see `_filled`."""
+    """Returns a ``UNet2DConditionModel`` from tensors named ``model.diffusion_model.*`` or as diffusers does."""
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     def converted() -> Tensors:
+        if "conv_in.weight" in tensors:
+            return tensors
         found: Tensors = convert_ldm_unet_checkpoint(tensors, config)
         return found
 

@@ -1,20 +1,35 @@
-"""The tokenizer of checkpoints in one file, which hold none: from a folder, or from the hub's cache.
+"""CLIP's tokenizer: from a pipeline's folder, from another folder, or from the hub's cache.
 
 All of Stable Diffusion 1, 2 and XL read CLIP's one vocabulary. OpenCLIP (SD 2, the second encoder of XL) fills up with
-token 0, CLIP-L with its end token.
+token 0, CLIP-L with its end token. What a folder says is read and held to what a tokenizer needs; the library is given
+a clean folder with nothing else in it.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import ModelNotUsable, NotFound
+from hnetkit.files import read_regular
+from hnetkit.generate.loading.configs import HINT, read_object
 from hnetkit.generate.loading.libraries import refusing
+from hnetkit.limits import MAX_JSON
 
 HUB_ID = "openai/clip-vit-large-patch14"
+TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+FILES = (
+    *("vocab.json", "merges.txt", "tokenizer.json"),
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+)
+"""All files of a tokenizer that are read."""
+
+MOST_TOKENS = 1 << 20
+"""Of a vocabulary, and of a text; CLIP's has 49,408, and a text 77."""
 
 _FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
 # the same files, where people have them: hub id, folder inside
@@ -25,6 +40,13 @@ _CACHED = (
     ("runwayml/stable-diffusion-v1-5", "tokenizer/"),
 )
 _FETCH = f"--tokenizer DIR, a folder with vocab.json and merges.txt of {HUB_ID}, or a pipeline's folder"
+
+_SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+_PLAIN = (
+    *("add_prefix_space", "clean_up_tokenization_spaces", "do_lower_case", "errors", "model_max_length"),
+    *("padding_side", "truncation_side"),
+)
+_OF_A_TOKEN = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 
 
 def load_tokenizers(place: str | None, configs: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -38,15 +60,11 @@ def load_tokenizers(place: str | None, configs: Sequence[Mapping[str, Any]]) -> 
         NotFound: there is no such folder.
         ModelNotUsable: none is here and the hub is out of reach, or it is one of another vocabulary.
     """
-    from transformers import CLIPTokenizer
-
     folder = _from_cache_or_hub() if place is None else _inside(place)
     made = []
     for config in configs:
         with refusing(str(folder), hint=_FETCH):
-            tokenizer = CLIPTokenizer.from_pretrained(
-                folder, model_max_length=config["max_position_embeddings"], local_files_only=True
-            )
+            tokenizer = read_tokenizer(folder, TOKENIZERS[0], model_max_length=config["max_position_embeddings"])
         if len(tokenizer) != config["vocab_size"]:
             raise ModelNotUsable(
                 f"{folder}: a tokenizer of {len(tokenizer)} tokens; the model knows {config['vocab_size']}", hint=_FETCH
@@ -55,6 +73,103 @@ def load_tokenizers(place: str | None, configs: Sequence[Mapping[str, Any]]) -> 
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config["pad_token_id"])
         made.append(tokenizer)
     return made
+
+
+def read_tokenizer(folder: Path, kind: str, **own: Any) -> Any:
+    """Returns the tokenizer of a folder.
+
+    Args:
+        kind: one of `TOKENIZERS`.
+        own: settings that count instead of the folder's.
+
+    Raises:
+        ModelNotUsable: a file is missing, cannot be read, or says what no tokenizer of CLIP does.
+    """
+    import transformers
+
+    with tempfile.TemporaryDirectory(prefix="hnetkit-tokenizer-") as clean:
+        for name, content in _clean_files(folder):
+            Path(clean, name).write_text(content, encoding="utf-8", newline="\n")
+        tokenizer = getattr(transformers, kind).from_pretrained(clean, local_files_only=True, **own)
+    tokenizer.name_or_path = str(folder)
+    return tokenizer
+
+
+def _clean_files(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields name and content of the files that make a tokenizer."""
+    config = _settings(folder)
+    if all((folder / name).is_file() for name in _FILES[0]):
+        vocabulary, merges = read_object(folder / "vocab.json"), _merges_of_text(folder / "merges.txt")
+    else:
+        vocabulary, merges, added = _of_one_file(folder / "tokenizer.json")
+        config.setdefault("added_tokens_decoder", added)
+    where = folder / "vocab.json"
+    yield "vocab.json", json.dumps(_require_vocabulary(where, vocabulary))
+    yield "merges.txt", "\n".join(["#version: 0.2", *merges, ""])
+    added_path = folder / "added_tokens.json"
+    if added_path.exists():
+        yield "added_tokens.json", json.dumps(_require_vocabulary(added_path, read_object(added_path)))
+    yield "tokenizer_config.json", json.dumps({"tokenizer_class": TOKENIZERS[0], **config})
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """Returns what a folder says of its tokenizer beside the vocabulary, as far as it is known and can be meant."""
+    path = folder / "tokenizer_config.json"
+    said = read_object(path) if path.exists() else {}
+    named = said.get("tokenizer_class")
+    if named is not None and named not in TOKENIZERS:
+        raise ModelNotUsable(f"{path}: cannot be loaded: of a {str(named)[:60]}, not CLIPTokenizer", hint=HINT)
+    special = folder / "special_tokens_map.json"
+    tokens = {**said, **(read_object(special) if special.exists() else {})}
+    config: dict[str, Any] = {key: said[key] for key in _PLAIN if isinstance(said.get(key), str | int | float)}
+    for key in _SPECIAL:
+        if isinstance(tokens.get(key), str | dict):
+            token = _token(path, tokens[key])
+            config[key] = {"__type": "AddedToken", **token} if isinstance(token, dict) else token
+    if isinstance(added := said.get("added_tokens_decoder"), dict):
+        config["added_tokens_decoder"] = {
+            str(int(number)): _token(path, token) for number, token in added.items() if number.isdecimal()
+        }
+    return config
+
+
+def _token(path: Path, token: Any) -> Any:
+    """Returns a token that stands for itself: its text, or what is known of it."""
+    content = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(content, str) or not 0 < len(content) <= 1000:
+        raise ModelNotUsable(f"{path}: cannot be loaded: a token that is no text", hint=HINT)
+    if isinstance(token, str):
+        return token
+    kept = {key: bool(token[key]) for key in _OF_A_TOKEN if key in token and key != "content"}
+    return {"content": content, **kept}
+
+
+def _of_one_file(path: Path) -> tuple[Any, list[str], dict[str, Any]]:
+    """Returns vocabulary, merges and added tokens of a ``tokenizer.json``."""
+    whole = read_object(path)
+    model = whole.get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("merges"), list):
+        raise ModelNotUsable(f"{path}: cannot be loaded: no tokenizer of CLIP", hint=HINT)
+    merges = [pair if isinstance(pair, str) else " ".join(map(str, pair)) for pair in model["merges"]]
+    added = whole.get("added_tokens") or []
+    tokens = {str(int(token["id"])): _token(path, token) for token in added if isinstance(token, dict)}
+    return model.get("vocab"), merges, tokens
+
+
+def _merges_of_text(path: Path) -> list[str]:
+    try:
+        lines = read_regular(path, most=MAX_JSON).decode("utf-8").split("\n")
+    except (OSError, ValueError) as error:
+        raise ModelNotUsable(f"{path}: cannot be loaded: unreadable ({error})", hint=HINT) from error
+    return [line for line in lines if line.strip() and not line.startswith("#version")]
+
+
+def _require_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
+    is_one = isinstance(vocabulary, dict) and len(vocabulary) <= MOST_TOKENS
+    if not is_one or not all(type(number) is int and 0 <= number < MOST_TOKENS for number in vocabulary.values()):
+        raise ModelNotUsable(f"{path}: cannot be loaded: not numbers of tokens", hint=HINT)
+    found: dict[str, int] = vocabulary
+    return found
 
 
 def _inside(place: str) -> Path:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import importlib.util
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
+from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.libraries import quiet_libraries, refusing
 from hnetkit.generate.memory import needing_memory
+from hnetkit.train.preparing.caption_models import (
+    CHARACTER,
+    FILES,
+    RATING,
+    WEIGHTS,
+    blip_model,
+    classifier,
+    is_of_timm,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
 BLIP = "Salesforce/blip-image-captioning-large"
 TAGGER = "SmilingWolf/wd-vit-tagger-v3"
-
-_FILES = ("*.json", "*.txt", "*.csv", "*.safetensors")
-_TAG_LIST = "selected_tags.csv"  # of the WD taggers
-_GENERAL, _CHARACTER, _RATING = 0, 4, 9  # categories in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +116,9 @@ class Tagger:
         return ", ".join(self._written(name) for _, name in found)
 
     def _takes(self, score: float, category: int) -> bool:
-        if category == _RATING:
+        if category == RATING:
             return False
-        return score >= (self.settings.character if category == _CHARACTER else self.settings.general)
+        return score >= (self.settings.character if category == CHARACTER else self.settings.general)
 
     def _written(self, tag: str) -> str:
         if not self.settings.underscores and not _is_face(tag):
@@ -135,20 +139,13 @@ def load_blip(place: str = BLIP, *, device: str = "auto") -> Blip:
     from hnetkit.generate.model import device_of
 
     folder = _folder(place)
-    if (kind := _config(folder).get("model_type")) != "blip":
+    config = read_object(folder / "config.json")
+    if (kind := config.get("model_type")) != "blip":
         raise ModelNotUsable(
-            f"{place}: holds a {kind or 'model without model_type'}, not BLIP", hint=f"for example {BLIP}"
+            f"{place}: holds a {str(kind or 'model without model_type')[:60]}, not BLIP", hint=f"for example {BLIP}"
         )
     with quiet_libraries(), needing_memory(f"loading {place}"), refusing(str(place), hint="get the model again"):
-        from transformers import AutoTokenizer, BlipForConditionalGeneration, BlipProcessor
-        from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-
-        # the processor is put together by hand: its own loading takes torchvision's transforms where they are there
-        processor = BlipProcessor(
-            image_processor=BlipImageProcessorPil.from_pretrained(folder, local_files_only=True),
-            tokenizer=AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False),
-        )
-        model = BlipForConditionalGeneration.from_pretrained(folder, use_safetensors=True, local_files_only=True)
+        model, processor = blip_model(folder, config)
         return Blip(model.eval().to(device_of(device)), processor)
 
 
@@ -164,22 +161,11 @@ def load_tagger(place: str = TAGGER, *, settings: TagSettings = TagSettings(), d
     from hnetkit.generate.model import device_of
 
     folder = _folder(place)
-    config = _config(folder)
-    if "pretrained_cfg" in config:
+    config = read_object(folder / "config.json")
+    if is_of_timm(config):
         _require_timm(place)
     with quiet_libraries(), needing_memory(f"loading {place}"), refusing(str(place), hint=f"for example {TAGGER}"):
-        from transformers import AutoModelForImageClassification
-
-        model = AutoModelForImageClassification.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, trust_remote_code=False
-        )
-        is_wd = (folder / _TAG_LIST).is_file()
-        tags = _tag_list(folder / _TAG_LIST) if is_wd else _labels(model)
-        pixels = _wd_pixels(config) if is_wd else _own_pixels(folder)
-    if len(tags) != model.config.num_labels:
-        raise ModelNotUsable(
-            f"{place}: {len(tags)} tags for {model.config.num_labels} outputs", hint="get the model again"
-        )
+        model, tags, pixels = classifier(folder, config)
     return Tagger(model.eval().to(device_of(device)), tags, pixels, settings)
 
 
@@ -193,25 +179,15 @@ def _folder(place: str) -> Path:
 
         try:
             with quiet_libraries():
-                folder = Path(snapshot_download(place, allow_patterns=list(_FILES)))
+                folder = Path(snapshot_download(place, allow_patterns=list(FILES)))
         except Exception as error:
             raise NotFound(
                 f"{place}: no folder here, and the hub gave no model of this name ({type(error).__name__})",
                 hint="go online once so that it is cached, or give the model's folder",
             ) from error
-    if not any(folder.glob("*.safetensors")):
-        raise ModelNotUsable(f"{place}: no .safetensors weights in it", hint="pickled weights are not loaded")
+    if not (folder / WEIGHTS).is_file():
+        raise ModelNotUsable(f"{place}: no {WEIGHTS} in it", hint="pickled weights are not loaded")
     return folder
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelNotUsable(f"{folder}: no config.json that can be read", hint="get the model again") from error
-    if not isinstance(config, dict):
-        raise ModelNotUsable(f"{folder / 'config.json'}: not a JSON object", hint="get the model again")
-    return config
 
 
 def _require_timm(place: str) -> None:
@@ -222,48 +198,6 @@ def _require_timm(place: str) -> None:
         importlib.import_module("timm")
     except Exception as error:  # a torchvision that was built for another torch fails in many ways
         raise MissingPackage(f"{place}: a timm model, and timm cannot be imported ({error})", hint=command) from error
-
-
-def _tag_list(path: Path) -> list[tuple[str, int]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [(row["name"], int(row["category"])) for row in csv.DictReader(file)]
-
-
-def _labels(model: Any) -> list[tuple[str, int]]:
-    names = model.config.id2label
-    return [
-        (name, _RATING if name.startswith("rating:") else _GENERAL)
-        for name in (str(names[number]) for number in range(len(names)))
-    ]
-
-
-def _own_pixels(folder: Path) -> Callable[[Image.Image], Any]:
-    from transformers import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
-
-
-def _wd_pixels(config: dict[str, Any]) -> Callable[[Image.Image], Any]:
-    """The input of WD taggers: on a white square, scaled with bicubic, blue first as OpenCV has it."""
-    import numpy as np
-    import torch
-    from PIL import Image as Images
-
-    own = config.get("pretrained_cfg", {})
-    size = (own.get("input_size") or [3, config.get("image_size", 448)])[-1]
-    mean, spread = (np.array(own.get(key) or [0.5] * 3, dtype=np.float32) for key in ("mean", "std"))
-
-    def pixels(image: Image.Image) -> torch.Tensor:
-        side = max(image.size)
-        square = Images.new("RGB", (side, side), "white")
-        corner = (side - image.width) // 2, (side - image.height) // 2
-        square.paste(image, corner, image if image.mode == "RGBA" else None)
-        scaled = np.asarray(square.resize((size, size), Images.Resampling.BICUBIC), dtype=np.float32) / 255
-        normal = (scaled - mean) / spread
-        return torch.from_numpy(np.ascontiguousarray(normal[..., ::-1].transpose(2, 0, 1)))[None]
-
-    return pixels
 
 
 def _is_face(tag: str) -> bool:

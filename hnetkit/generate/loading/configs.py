@@ -1,0 +1,188 @@
+"""What the configuration beside weights may say: it comes from strangers, and decides what a library builds.
+
+hnetkit reads it, holds it to what can be meant, and hands on no more than that. No library reads it from its file.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import ModelNotUsable
+from hnetkit.generate.loading.defaults import MOST_PIXELS
+from hnetkit.limits import read_json
+
+HINT = "get the model again, from a source that you trust"
+
+MOST_NUMBER = 1 << 20
+"""The largest whole number of a configuration that has no limit of its own; vocabularies have 50,000 words."""
+
+MOST: Mapping[str, int] = {
+    **{"layers_per_block": 16, "transformer_layers_per_block": 32, "reverse_transformer_layers_per_block": 32},
+    **{"num_hidden_layers": 100, "num_train_timesteps": 100_000, "sample_size": MOST_PIXELS},
+    **{"image_size": 4096, "img_size": 4096, "window_size": 64, "depths": 100, "depth": 100},
+}
+"""Limits by name. Stable Diffusion has 2 layers in a block, 10 transformer layers, 32 hidden ones, 1000 steps."""
+
+MOST_STEPS = 100_000
+"""Whole numbers of a scheduler, and the length of its list of betas."""
+
+_LAYERS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers", "depths")
+_WIDTHS = (
+    *("block_out_channels", "cross_attention_dim", "hidden_size", "intermediate_size", "vocab_size", "embed_dim"),
+    *("max_position_embeddings", "hidden_sizes"),
+)
+_MOST_BLOCKS = 8
+_MOST_ITEMS = 64
+_MOST_TEXT = 200
+
+# they would have a library run code of the model's, or read its weights in another way
+_LEAD_ELSEWHERE = ("auto_map", "custom_pipelines", "quantization_config", "compression_config")
+
+_CLIP = frozenset(
+    {
+        *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "layer_norm_eps"),
+        *("num_attention_heads", "max_position_embeddings", "hidden_act", "attention_dropout", "initializer_range"),
+        *("initializer_factor", "pad_token_id", "bos_token_id", "eos_token_id"),
+    }
+)
+_OF_DIFFUSERS = ("_class_name", "_diffusers_version")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns a JSON object from a file of a model; nothing in it leads a library elsewhere.
+
+    Raises:
+        ModelNotUsable: it is not there, cannot be read or is too large, is no object, or names code to run.
+    """
+    try:
+        value = read_json(path)
+    except FileNotFoundError as error:
+        raise ModelNotUsable(f"{path}: cannot be loaded (no such file)", hint=HINT) from error
+    except (OSError, ValueError) as error:
+        raise ModelNotUsable(f"{path}: cannot be loaded: unreadable ({error})", hint=HINT) from error
+    if not isinstance(value, dict):
+        raise ModelNotUsable(f"{path}: cannot be loaded: not a JSON object", hint=HINT)
+    for key in _LEAD_ELSEWHERE:
+        if value.get(key):
+            raise ModelNotUsable(f"{path}: cannot be loaded: {key} has no place in such a model", hint=HINT)
+    return value
+
+
+def part_configuration(path: Path, kind: type) -> dict[str, Any]:
+    """Returns the configuration of a part of diffusers: what its class takes, and no value beyond what can be meant.
+
+    Args:
+        kind: the class; another one in the file is refused.
+
+    Raises:
+        ModelNotUsable: as `read_object`, or a value that cannot be meant; the message names it.
+    """
+    config = read_object(path)
+    if (named := config.get("_class_name", kind.__name__)) != kind.__name__:
+        raise ModelNotUsable(f"{path}: cannot be loaded: of a {_brief(named)}, not {kind.__name__}", hint=HINT)
+    return held_values(path, config, {*inspect.signature(kind).parameters, *_OF_DIFFUSERS})
+
+
+def text_encoder_configuration(path: Path, kind: str) -> dict[str, Any]:
+    """Returns the configuration of a CLIP text encoder, which `kind` is made of.
+
+    Raises:
+        ModelNotUsable: as `part_configuration`.
+    """
+    config = read_object(path)
+    if (named := config.get("model_type", "clip_text_model")) not in ("clip_text_model", "clip"):
+        raise ModelNotUsable(f"{path}: cannot be loaded: of a {_brief(named)}, not a CLIP text encoder", hint=HINT)
+    inner = config.get("text_config")
+    if named == "clip" and isinstance(inner, dict):
+        config = inner
+    return {**held_values(path, config, _CLIP), "architectures": [kind]}
+
+
+def scheduler_configuration(path: Path, kinds: Iterable[str]) -> dict[str, Any]:
+    """Returns the configuration of a scheduler: numbers, words and lists of numbers.
+
+    Args:
+        kinds: names of classes, of which it may be.
+
+    Raises:
+        ModelNotUsable: as `part_configuration`.
+    """
+    config = read_object(path)
+    named = config.get("_class_name")
+    if named is not None and named not in kinds:
+        raise ModelNotUsable(f"{path}: cannot be loaded: of a {_brief(named)}, no scheduler", hint=HINT)
+    held = {key: value for key, value in config.items() if not key.startswith("_") or key in _OF_DIFFUSERS}
+    for key, value in held.items():
+        numbers = value if isinstance(value, list) else [value]
+        if len(numbers) > MOST_STEPS or not all(_is_meant(item, MOST.get(key, MOST_STEPS)) for item in numbers):
+            raise _not_meant(path, key, value)
+    steps = held.get("num_train_timesteps", 1)
+    if type(steps) is not int or steps < 1:
+        raise _not_meant(path, "num_train_timesteps", steps)
+    return held
+
+
+def refuse_more_than_weights(path: Path, config: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Holds the sizes that a configuration states against the tensors that are there, before anything is built.
+
+    Args:
+        shapes: of all tensors.
+
+    Raises:
+        ModelNotUsable: there are more layers than tensors, or something is wider than the widest of them.
+    """
+    blocks = config.get("block_out_channels", [0])
+    layers = len(blocks) if isinstance(blocks, list) else 1
+    for key in _LAYERS:
+        layers *= max(1, _largest(config.get(key, 1)))
+    if layers > len(shapes):
+        raise ModelNotUsable(f"{path}: cannot be loaded: {layers} layers, but {len(shapes)} tensors", hint=HINT)
+    widest = max((side for shape in shapes for side in shape), default=0)
+    for key in _WIDTHS:
+        if _largest(config.get(key, 1)) > max(widest, 1):
+            raise _not_meant(path, key, config[key])
+
+
+def held_values(path: Path, config: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+    """Returns the values of the known keys: numbers, short texts, and short lists of them.
+
+    Raises:
+        ModelNotUsable: a value that cannot be meant; the message names it.
+    """
+    held = {key: config[key] for key in known if key in config}
+    for key, value in held.items():
+        if not _is_meant(value, MOST.get(key, MOST_NUMBER), depth=2):
+            raise _not_meant(path, key, value)
+    blocks = held.get("block_out_channels")
+    if isinstance(blocks, list) and len(blocks) > _MOST_BLOCKS:
+        raise _not_meant(path, "block_out_channels", blocks)
+    return held
+
+
+def _is_meant(value: Any, most: int, depth: int = 0) -> bool:
+    if isinstance(value, list):
+        return depth > 0 and len(value) <= _MOST_ITEMS and all(_is_meant(item, most, depth - 1) for item in value)
+    if isinstance(value, str):
+        return len(value) <= _MOST_TEXT
+    if type(value) is int:
+        return -most <= value <= most
+    return value is None or isinstance(value, bool | float)
+
+
+def _largest(value: Any) -> int:
+    if isinstance(value, list):
+        return max(map(_largest, value), default=1)
+    return value if type(value) is int else 1
+
+
+def _not_meant(path: Path, key: str, value: Any) -> ModelNotUsable:
+    return ModelNotUsable(f"{os.fspath(path)}: cannot be loaded: {key} cannot be {_brief(value)}", hint=HINT)
+
+
+def _brief(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | int | float) else type(value).__name__
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,145 @@
+"""LoRAs and textual inversions of strangers: only tensors reach a library, and a folder is no file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipelines import tiny_sd
+from safetensors.torch import save_file
+from unet_truth import lora, run
+
+from hnetkit.errors import FileRefused, ModelNotUsable, NotFound
+from hnetkit.generate.loading.embeddings import find_embeddings
+from hnetkit.generate.loras import find_loras, put_on_loras, read_lora
+from hnetkit.prompts.tags import split_tags
+
+
+def put_on(pipe: Any, folder: Path, prompt: str = "<lora:style:1>") -> None:
+    put_on_loras(pipe, find_loras(split_tags(prompt).loras, str(folder)))
+
+
+def test_a_folder_called_like_a_lora_is_none(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return open, (str(marker), "w")
+
+    inside = tmp_path / "style.safetensors"
+    inside.mkdir()
+    torch.save(Payload(), inside / "pytorch_lora_weights.bin")
+    save_file(lora(tiny_sd()), inside / "pytorch_lora_weights.safetensors")
+    with pytest.raises(NotFound):
+        put_on(tiny_sd(), tmp_path)
+    assert not marker.exists()
+
+
+def test_a_pickle_called_safetensors_is_refused(tmp_path: Path) -> None:
+    torch.save(lora(tiny_sd()), tmp_path / "style.safetensors")
+    with pytest.raises(FileRefused):
+        put_on(tiny_sd(), tmp_path)
+
+
+def test_a_lora_is_what_diffusers_makes_of_its_file(tmp_path: Path) -> None:
+    tensors = lora(tiny_sd())
+    ours, theirs = tiny_sd(), tiny_sd()
+    save_file(tensors, tmp_path / "style.safetensors")
+    bare = run(ours)
+    put_on(ours, tmp_path)
+    theirs.load_lora_weights(tmp_path, weight_name="style.safetensors")
+    assert torch.equal(run(ours), run(theirs))
+    assert not torch.equal(run(ours), bare)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_scale_that_diffusers_writes_beside_the_tensors_counts(tmp_path: Path, rslora: bool) -> None:
+    from peft import LoraConfig
+
+    trained = tiny_sd()
+    torch.manual_seed(0)
+    config = {"r": 4, "lora_alpha": 6, "use_rslora": rslora, "init_lora_weights": False}
+    trained.unet.add_adapter(LoraConfig(target_modules=["to_k", "to_v"], alpha_pattern={}, **config))
+    trained.unet.save_lora_adapter(tmp_path / "raw")
+    raw = next((tmp_path / "raw").iterdir())
+    from safetensors import safe_open
+
+    with safe_open(raw, "pt") as file:
+        said = json.loads(file.metadata()["lora_adapter_metadata"])
+        tensors = {f"unet.{name}": file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    metadata = {"lora_adapter_metadata": json.dumps({f"unet.{key}": value for key, value in said.items()})}
+    save_file(tensors, tmp_path / "style.safetensors", metadata)
+    ours, theirs = tiny_sd(), tiny_sd()
+    shutil.rmtree(tmp_path / "raw")
+    put_on(ours, tmp_path)
+    theirs.load_lora_weights(tmp_path, weight_name="style.safetensors")
+    assert torch.allclose(run(ours), run(theirs), rtol=0, atol=1e-5)
+    assert torch.allclose(run(ours), run(trained), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [torch.tensor(2.0), torch.tensor(2), torch.tensor([2], dtype=torch.int32)])
+def test_kohyas_names_and_scales_count(tmp_path: Path, alpha: torch.Tensor) -> None:
+    own, kohya = tiny_sd(), {}
+    for name, tensor in lora(tiny_sd()).items():
+        module, _, rest = name.removeprefix("unet.").rpartition(".lora_")
+        key = f"lora_unet_{module.replace('.', '_')}"
+        kohya[f"{key}.lora_{'down' if rest.startswith('A') else 'up'}.weight"] = tensor
+        kohya[f"{key}.alpha"] = alpha.clone()
+    save_file(kohya, tmp_path / "style.safetensors")
+    put_on(own, tmp_path)
+    expected = tiny_sd()
+    expected.load_lora_weights({name: tensor.float() for name, tensor in kohya.items()})
+    assert torch.equal(run(own), run(expected))
+
+
+A = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.weight"
+B = A.replace("lora_A", "lora_B")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "said"),
+    [
+        ({A: torch.zeros(4, 8), B: torch.zeros(8, 5)}, {}),
+        ({A: torch.zeros(4, 8)}, {}),
+        ({A: torch.zeros(8), B: torch.zeros(8)}, {}),
+        ({A: torch.zeros(1 << 40, 0), B: torch.zeros(0, 1 << 40)}, {}),
+        ({f"unet.({'a+)+' * 20}.lora_A.weight": torch.zeros(1, 8)}, {}),
+        ({f"unet.{'a' * 1000}.lora_A.weight": torch.zeros(1, 8)}, {}),
+        ({A: torch.zeros(4, 8), B: torch.zeros(8, 4)}, {"unet.lora_alpha": "x"}),
+        ({A: torch.zeros(4, 8), B: torch.zeros(8, 4)}, {"unet.lora_alpha": float("inf")}),
+        ({A: torch.zeros(4, 8), B: torch.zeros(8, 4), "x.alpha": torch.tensor(float("nan"))}, {}),
+        ({A: torch.zeros(4, 8), B: torch.zeros(8, 4), "x.alpha": torch.zeros(2)}, {}),
+    ],
+)
+def test_what_no_lora_says_is_refused_in_one_line(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], said: dict[str, Any]
+) -> None:
+    save_file(tensors, tmp_path / "style.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    with pytest.raises(ModelNotUsable, match=r"style\.safetensors: no LoRA") as refusal:
+        read_lora(tmp_path / "style.safetensors")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_rank_in_the_metadata_makes_nothing(tmp_path: Path) -> None:
+    said = {"unet.r": 10**9, "unet.lora_alpha": 4, "unet.target_modules": ".*", "unet.auto_mapping": {"a": "b"}}
+    save_file(lora(tiny_sd()), tmp_path / "style.safetensors", {"lora_adapter_metadata": json.dumps(said)})
+    pipe = tiny_sd()
+    put_on(pipe, tmp_path)
+    assert pipe.unet.peft_config["lora0"].r < 100
+
+
+def test_a_lora_of_another_model_is_refused_by_its_name(tmp_path: Path) -> None:
+    for tensors in ({A: torch.zeros(4, 7), B: torch.zeros(8, 4)}, {"a.weight": torch.zeros(2)}):
+        save_file(tensors, tmp_path / "style.safetensors")
+        with pytest.raises(ModelNotUsable, match=r"style\.safetensors: cannot be put on this model"):
+            put_on(tiny_sd(), tmp_path)
+
+
+def test_a_folder_called_like_an_embedding_ends_no_drawing(tmp_path: Path) -> None:
+    (tmp_path / "word.pt").mkdir()
+    (tmp_path / "star.pt").touch()
+    assert find_embeddings(["a word, a star"], str(tmp_path)) == [tmp_path / "star.pt"]

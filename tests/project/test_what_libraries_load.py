@@ -1,0 +1,183 @@
+"""Every call by which a library opens a file or builds what a file says: a list, and what each must be told.
+
+Libraries choose by themselves what they load: pickles, code beside a model, files that a configuration names. So each
+such call stands here, with the arguments that hold it to what hnetkit means. A new one is added after a look at what
+the library does with a hostile file.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+LOADS = re.compile(
+    r"""(?x) from_pretrained | from_single_file | from_config | from_dict | from_file | from_json\w* | from_url
+    | load | loads | load_\w+ | open | create_model | torch_load | safe_open | read_image | imread | imdecode
+    | hf_hub_download | snapshot_download | cached_download | cached_file | download | run_path
+    | Unpickler | pipeline | load_library | AutoModel\w* | AutoTokenizer | AutoProcessor | AutoImageProcessor
+    | AutoConfig | DiffusionPipeline | AutoPipeline\w*"""
+)
+"""Names by which the libraries load. Methods of hnetkit's own that are called so are told by `OURS`."""
+
+LIBRARIES = (
+    "diffusers",
+    "transformers",
+    "peft",
+    "timm",
+    "PIL",
+    "torch",
+    "huggingface_hub",
+    "safetensors",
+    "accelerate",
+)
+
+LOCAL = {"local_files_only": "True"}
+
+# module -> call -> the keyword arguments that it must have; `Images`, `images` and `Image` are PIL's
+ALLOWED: dict[str, dict[str, dict[str, str]]] = {
+    # classes on a list, of configurations that hnetkit checked; weights come as tensors
+    "generate.loading.checkpoints": {"getattr(diffusers, scheduler_config['_class_name']).from_config": {}},
+    "generate.loading.components": {"getattr(diffusers, kind).from_config": {}},
+    "generate.loading.parts": {
+        "UNet2DConditionModel.from_config": {},
+        "AutoencoderKL.from_config": {},
+        "kind.config_class.from_dict": {},
+    },
+    "generate.sampling.samplers": {"kind.from_config": {}},
+    # bytes of the safetensors container, of limited size: no path and no pickle
+    "train.state": {"load": {}},
+    "train.loss": {"DDPMScheduler.from_config": {}},
+    "train.preparing.caption_models": {
+        # a clean folder that hnetkit wrote
+        "BertTokenizer.from_pretrained": LOCAL,
+        # no folder: a configuration and tensors that hnetkit made
+        "kind.from_pretrained": {"config": "config", "state_dict": "tensors"},
+    },
+    "generate.loading.tokenizer": {
+        "getattr(transformers, kind).from_pretrained": LOCAL,
+        "hf_hub_download": {},
+    },
+    # tensors, never a path
+    "generate.loras": {"pipe.load_lora_weights": {"adapter_name": "name"}},
+    "generate.loading.embeddings": {
+        "pipe.load_textual_inversion": {"token": "name", "text_encoder": "encoder", "tokenizer": "tokenizer"}
+    },
+    # the hub: exact names, or patterns that hold no code and no pickle
+    "generate.loading.folders": {
+        "hf_hub_download": {},
+        "snapshot_download": {"allow_patterns": "*"},
+    },
+    "generate.loading.autoencoders": {"hf_hub_download": {}},
+    "train.preparing.captioners": {
+        "snapshot_download": {"allow_patterns": "list(FILES)"},
+    },
+    # images: one reader, and fonts that come with Pillow
+    "images": {"Image.open": {"formats": "*"}},
+    "generate.grids.grid": {"ImageFont.load_default": {}},
+    "generate.grids.sheet": {"ImageFont.load_default": {}},
+}
+
+# what is called like a loader and is hnetkit's own, Python's, or loads nothing
+OURS = re.compile(
+    r"""(?x) open | os\.open | webbrowser\.open | (?!Image\b|images\b)[\w.()]+\.open | image\.load | json\.loads?
+    | (?:hnetkit\.|settings\.|captioners\.)? (?:load | load_hypernetwork | load_model | load_tagger | load_blip)
+    | load_(?:component | folder | vae | checkpoint | tokenizers | embeddings | trained_on) | download
+    | (?:Recipe\.)?from_json | read_image | (?:self\. | studio\. | choices\. | trained\.mlp\(width,\ side\)\.)_?load\w*
+    | type\(unet\)\.load_lora_adapter | [\w.]*\.load_state_dict"""
+)
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    for path in sorted((REPOSITORY / "hnetkit").rglob("*.py")):
+        yield ".".join(path.relative_to(REPOSITORY / "hnetkit").with_suffix("").parts), path
+
+
+def of_libraries(tree: ast.AST) -> set[str]:
+    """Names that a module has from one of the libraries, as it calls them."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names if is_of_one(alias.name)}
+        elif isinstance(node, ast.ImportFrom) and is_of_one(node.module or ""):
+            names |= {alias.asname or alias.name for alias in node.names}
+    return names
+
+
+def is_of_one(module: str) -> bool:
+    return module.split(".")[0] in LIBRARIES
+
+
+def loading_calls(tree: ast.AST) -> Iterator[tuple[str, dict[str, str]]]:
+    """Every call that may have a library load something: as it is written, and its keyword arguments."""
+    names = of_libraries(tree)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        last = called.rpartition(".")[2]
+        if not LOADS.fullmatch(last):
+            continue
+        root = re.split(r"[.(\[]", called)[0]
+        if root not in names and OURS.fullmatch(called):
+            continue
+        yield called, {word.arg: ast.unparse(word.value) for word in node.keywords if word.arg}
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: str(value))
+def test_what_a_library_loads_is_on_the_list(module: str, path: Path) -> None:
+    allowed = ALLOWED.get(module, {})
+    for called, words in loading_calls(ast.parse(path.read_text(encoding="utf-8"))):
+        assert called in allowed, (
+            f"{called} in {module}: what may it load? Say so in ALLOWED, with what it must be told"
+        )
+        for word, value in allowed[called].items():
+            assert word in words, f"{called} in {module} needs {word}="
+            assert value in ("*", words[word]), f"{called} in {module} needs {word}={value}"
+
+
+def test_nothing_asks_for_code_of_a_models_own() -> None:
+    for module, path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.keyword):
+                assert node.arg not in ("custom_pipeline", "custom_revision", "weights_only"), module
+                if node.arg == "trust_remote_code":
+                    assert ast.unparse(node.value) == "False", module
+                if node.arg == "use_safetensors":
+                    assert ast.unparse(node.value) == "True", module
+
+
+AUTOMATIC = re.compile(r"Auto(?:Model\w*|Tokenizer|Processor|ImageProcessor|FeatureExtractor|Config|Pipeline\w*)")
+
+
+def test_no_class_is_chosen_by_a_file() -> None:
+    for module, path in modules():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+        names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not {name for name in names if AUTOMATIC.fullmatch(name)}, module
+        assert "DiffusionPipeline" not in names, module
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch\ntorch.load(path)",
+        "from torch import load\nload(path)",
+        "from PIL import Image\nImage.open(path)",
+        "import diffusers\ngetattr(diffusers, kind).from_pretrained(folder)",
+        "model = cls.from_pretrained(folder)",
+        "pipe.load_lora_weights(path)",
+        "from safetensors.torch import load_file\nload_file(path)",
+        "import timm\ntimm.create_model(name)",
+        "from huggingface_hub import snapshot_download\nsnapshot_download(name)",
+        "import numpy as np\nnp.load(path)",
+    ],
+)
+def test_a_call_that_loads_is_seen(line: str) -> None:
+    assert list(loading_calls(ast.parse(line)))
