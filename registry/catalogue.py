@@ -13,7 +13,11 @@ from typing import Any
 
 from sqlite_utils import Database
 
+from hnetkit.limits import parse_json
 from hnetkit.registry.files import Row, now, text_of
+
+MAX_RECORD = 16 << 20
+"""Bytes of a site's record of one model, unpacked."""
 
 _LISTS = ("tags", "commercial_use", "trained_words", "hashes")
 
@@ -124,11 +128,15 @@ class Catalogue:
         return [{name: value for name, value in row.items() if name != "raw"} for row in rows]
 
     def raw(self, source: str, remote_id: str) -> Any:
-        """Returns the site's own JSON of a model; None where there is none."""
+        """Returns the site's own JSON of a model; None where there is none.
+
+        Raises:
+            ValueError: what is kept unpacks to more than any record, or is damaged.
+        """
         row = self._db.execute(
             "SELECT raw FROM models WHERE source = ? AND remote_id = ?", [source, remote_id]
         ).fetchone()
-        return json.loads(zlib.decompress(row[0])) if row else None
+        return _unpacked(row[0]) if row else None
 
     def images(self, version: int) -> list[Row]:
         """Returns the example pictures of the version with this row's number, in the site's order."""
@@ -152,6 +160,17 @@ class Catalogue:
         """Returns sha256 -> what was answered, and when."""
         rows = self._db.execute("SELECT sha256, model_id, version_id, looked_up_at FROM lookups")
         return {sha: {"model_id": m, "version_id": v, "looked_up_at": at} for sha, m, v, at in rows}
+
+
+def _unpacked(packed: bytes) -> Any:
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(packed, MAX_RECORD)
+    except zlib.error as error:
+        raise ValueError(f"a damaged record ({error})") from error
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"a record of more than {MAX_RECORD >> 20} MB")
+    return parse_json(data.decode("utf-8", "surrogatepass"))
 
 
 def _column(name: str, value: Any) -> Any:

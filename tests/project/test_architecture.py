@@ -25,7 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "checks": ("errors", "network", "hashes"),
     "formats": ("errors", "files", "limits", "hashes", "network"),
     "inspection": ("errors", "network", "formats", "checks", "hashes"),
-    "registry": ("errors",),
+    "registry": ("errors", "limits"),
     "kernels": ("errors",),
     "library": ("errors", "files", "limits", "paths", "hashes", "formats", "inspection", "registry"),
     "sources": ("errors", "paths", "files", "limits", "hashes", "formats", "inspection", "registry", "library"),

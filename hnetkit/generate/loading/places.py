@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 
@@ -35,10 +36,15 @@ def asking_the_hub(hub_id: str) -> Iterator[None]:
 
     Raises:
         NotFound: the hub has no such model.
-        ModelNotUsable: it is not in the cache, and the hub is out of reach or gives no such files.
+        ModelNotUsable: ``HF_ENDPOINT`` is plain http, over which a token would be told to everybody on the way; or the
+            model is not in the cache, and the hub is out of reach or gives no such files.
     """
+    from huggingface_hub import constants
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    endpoint = urlsplit(constants.ENDPOINT)
+    if endpoint.scheme != "https" and endpoint.hostname not in ("127.0.0.1", "::1", "localhost"):
+        raise ModelNotUsable(f"{hub_id}: HF_ENDPOINT is plain http", hint="give HF_ENDPOINT an https address")
     try:
         yield
     except HnetkitError:
