@@ -17,6 +17,7 @@ from pathlib import Path
 from hnetkit.errors import (
     DiskFull,
     HnetkitError,
+    NotAHypernetwork,
     OutputExists,
     RegistryError,
     WrongBytes,
@@ -44,7 +45,7 @@ class Installed:
 
     Attributes:
         paths: of the library's networks.
-        left_out: members of an archive that are none, each with the reason.
+        left_out: members of an archive that may be networks and cannot be used, each with the reason.
     """
 
     paths: list[Path]
@@ -92,7 +93,7 @@ def _require_network(path: Path, found: Look) -> None:
 
 
 def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
-    paths, left_out = [], []
+    paths, left_out, strange = [], [], []
     for name, member in unpacked(archive, archive.with_suffix(".unpacked")):
         try:
             if isinstance(member, HnetkitError):
@@ -105,9 +106,10 @@ def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
             raise
         except Exception as error:
             reason = str(failure_of(error, name)).removeprefix(f"{member}: ").removeprefix(f"{name}: ")
-            left_out.append(f"{printable(name)[:100]}: {reason[:300]}")
+            others = strange if isinstance(error, NotAHypernetwork) else left_out
+            others.append(f"{printable(name)[:100]}: {reason[:300]}")
     if not paths:
-        few = "; ".join(left_out[:3])
+        few = "; ".join([*left_out, *strange][:3])
         raise WrongBytes(f"{archive}: a zip without a usable network{': ' if few else ''}{few}")
     return Installed(paths, left_out)
 

@@ -15,6 +15,7 @@ MOST_LISTED = 20_000
 MOST_KEPT = 2 << 30
 """Bytes that the records of one list may take in memory."""
 _MOST_RECORD = 32 << 20  # bytes that one record may take in memory, where the page as a whole cannot be read
+_MOST_RECORDS = 1000  # of such a page; the site gives a hundred
 _MOST_SIGNS = 5_000_000  # of structure that are looked at to tell the records of such a page apart
 _STRUCTURE, _IN_TEXT = re.compile(r'["\[\]{},]'), re.compile(r'["\\]')
 _ID = re.compile(r'\s*\{\s*"id"\s*:\s*([0-9]{1,10})\s*[,}]')
@@ -43,14 +44,14 @@ def read_page(text: str, kept: Budget) -> Any:
         ValueError: it is no page.
         UnsafeFile: too much for `kept`.
     """
-    kept.make(json_size(text))
     try:
-        return read_json(text)
+        page = read_json(text)
     except ValueError:
         records, rest = _taken_apart(text)
         page = parse_json(rest, most=MOST_MADE, strict=False)
         page["items"] = [_record(record) for record in records]
-        return page
+    kept.make(json_size(text))
+    return page
 
 
 def _record(text: str) -> Any:
@@ -79,6 +80,8 @@ def _taken_apart(text: str) -> tuple[list[str], str]:
         if begin and ((sign == "," and depth == 2) or depth == 1):
             records.append(text[start:at])
             start = at + 1
+            if len(records) > _MOST_RECORDS:
+                raise ValueError(f"more than {_MOST_RECORDS:,} records")
             if depth == 1:
                 return records, text[:begin] + text[at:]
     raise ValueError("no list of models")
