@@ -84,8 +84,8 @@ class Hub:
             Gone: no file fits.
         """
         info = self._info(ref)
-        siblings = info.get("siblings")
-        tags = tuple(tag for tag in info.get("tags") or () if isinstance(tag, str))
+        siblings, said = info.get("siblings"), info.get("tags")
+        tags = tuple(tag for tag in said if isinstance(tag, str)) if isinstance(said, list) else ()
         repo = Repo(ref.repo, str(info["sha"]), tags, int_of(info.get("downloads")))
         found = [
             file for file in (self._file(repo, s) for s in (siblings if isinstance(siblings, list) else ())) if file
@@ -121,9 +121,10 @@ class Hub:
         path = sibling.get("rfilename") if isinstance(sibling, Mapping) else None
         if not isinstance(path, str):
             return None
+        path = path.encode("utf-8", "backslashreplace").decode()  # JSON can spell what no registry holds
         lfs = sibling.get("lfs")
         sha256 = str(lfs.get("sha256")).lower() if isinstance(lfs, Mapping) else ""
-        url = f"{self.endpoint}/{repo.name}/resolve/{repo.commit}/{quote(path.encode('utf-8', 'replace'))}"
+        url = f"{self.endpoint}/{repo.name}/resolve/{repo.commit}/{quote(path)}"
         size = int_of(sibling.get("size"))
         return HubFile(repo, path, size, sha256 if re.fullmatch(r"[0-9a-f]{64}", sha256) else None, url)
 

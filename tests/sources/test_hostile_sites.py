@@ -386,3 +386,48 @@ def test_a_pause_that_makes_no_sense_or_never_ends_does_not_hold_a_command(
         here.pull(f"model:{site.world.ids()[0]}")
     assert caught.value.exit_code == 6
     assert sum(here.clock.slept) < 3600  # type: ignore[attr-defined]
+
+
+SHA = "0a" * 20
+ODD_REPOSITORIES: list[Any] = [
+    *(None, 5, [], {}, {"sha": 5}, {"sha": "x"}, {"sha": SHA}, {"sha": SHA, "siblings": {}, "tags": 5}),
+    {"sha": SHA, "siblings": [None, 5, {}, {"rfilename": 5}, {"rfilename": "a.txt", "lfs": []}], "downloads": 10**400},
+]
+
+
+@pytest.mark.parametrize("info", ODD_REPOSITORIES)
+def test_a_repository_that_makes_no_sense_is_a_failure_in_words(
+    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch, info: object
+) -> None:
+    in_the_hub(site, monkeypatch, info)
+    with pytest.raises(HnetkitError) as caught:
+        here.pull("hf:a/b")
+    assert caught.value.exit_code in (4, 5)
+
+
+def test_a_file_of_a_repository_with_an_odd_name_fails_alone(
+    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ink = site.world.content(site.world.models[0]["modelVersions"][0]["files"][0]["id"])
+    site.hub.add("a/b", {"ink.pt": ink})
+    commit = next(iter(site.hub.repos["a/b"].commits))
+    names = ["ink.pt", "\ud800.pt", "a\r\nb.pt", "../../x.pt", "a?b#c.pt", "x" * 3000 + ".pt"]
+    info = {"sha": commit, "siblings": [{"rfilename": name, "size": 1e400, "lfs": {"sha256": "x"}} for name in names]}
+    in_the_hub(site, monkeypatch, info)
+    states = {job.state for job in here.pull("hf:a/b") if job.name != "ink"}
+    assert states == {"failed"}
+    assert [path.name for path in here.installed().values()] == ["ink.pt"]
+
+
+def in_the_hub(site: Sites, monkeypatch: pytest.MonkeyPatch, info: object) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_ENDPOINT", site.hub_url)
+    body = json.dumps(info).encode()
+
+    def odd(request: Request, response: Response) -> Response:
+        is_info = request.path.startswith("/api/models/")
+        return Response(200, {"Content-Type": "application/json"}, body) if is_info else response
+
+    site.alter = odd
