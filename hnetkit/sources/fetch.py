@@ -100,7 +100,7 @@ class Fetch:
             self._refuse_pages(answer, what)
             most = most_of(size, _total(answer))
             _refuse_longer(part, _total(answer) or 0, most, what, progress)
-            _require_room(part, _total(answer) or size, what)
+            _require_room(part, _total(answer) or (size and min(size, most)), what)
             total = _begin(answer, part, progress)
             self._stream(answer, part, most, what, progress)
         if total is not None and part.size != total:

@@ -93,7 +93,9 @@ def _require_network(path: Path, found: Look) -> None:
 
 
 def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
-    paths, left_out, strange = [], [], []
+    paths: list[Path] = []
+    left_out: list[str] = []
+    strange: list[str] = []
     for name, member in unpacked(archive, archive.with_suffix(".unpacked")):
         try:
             if isinstance(member, HnetkitError):

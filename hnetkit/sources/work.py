@@ -117,7 +117,7 @@ class Workshop:
             return f"it knows the token of {self.civitai.me()}, which may not"
         except AuthRequired:
             return "it does not know the token: make a new one"
-        except HnetkitError:
+        except Exception:
             return "it does not say whether it knows the token"
 
     def _is_ours(self, job: Job, path: str) -> bool:

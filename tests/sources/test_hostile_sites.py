@@ -6,7 +6,9 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from fetching import EVERYTHING, Library
 
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NetworkFailed
+from hnetkit.registry.catalogue import MAX_RECORD
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.fetch import most_of
 from hnetkit.sources.pages import BadRecord
@@ -265,6 +268,27 @@ def test_a_size_that_is_old_on_the_site_does_not_cut_a_file_short(site: Sites, h
     assert {job.state for job in here.pull(f"model:{site.world.ids()[0]}")} == {"done"}
 
 
+def test_a_file_that_needs_more_room_than_there_is_does_not_keep_others_from_coming(
+    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = site.world.models[0]["modelVersions"][0]["files"][0]
+    victim["sizeKB"] = 3e6
+    free = shutil.disk_usage(here.folder.parent)._replace(free=1 << 30)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    site.alter = of_files({victim["id"]: lambda: endless(b"\0" * 65_536)})
+    jobs = {job.key: job for job in here.sync()}
+    assert jobs.pop(f"civitai:{victim['id']}").code == "disk-full"
+    assert {job.state for job in jobs.values()} == {"done"}
+
+
+@pytest.mark.parametrize("size", [1e9, 1e300, -5, "x", None])
+def test_a_size_that_no_file_has_does_not_keep_it_from_coming(site: Sites, here: Library, size: object) -> None:
+    file = site.world.models[0]["modelVersions"][0]["files"][0]
+    site.world.sha256(file["id"])
+    file["sizeKB"] = size
+    assert {job.state for job in here.pull(f"model:{site.world.ids()[0]}")} == {"done"}
+
+
 def test_without_any_size_a_download_ends_at_what_no_hypernetwork_has(
     here: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +410,19 @@ def test_a_pause_that_makes_no_sense_or_never_ends_does_not_hold_a_command(
         here.pull(f"model:{site.world.ids()[0]}")
     assert caught.value.exit_code == 6
     assert sum(here.clock.slept) < 3600  # type: ignore[attr-defined]
+
+
+def test_a_record_in_the_registry_is_unpacked_up_to_what_a_record_has(here: Library) -> None:
+    packed = zlib.compress(b" " * (MAX_RECORD + 1), 9)
+    with here.registry.write():
+        here.registry.catalogue.put_model("civitai", "5", {"name": "x"}, {"name": "\ud800"})
+        assert here.registry.catalogue.raw("civitai", "5") == {"name": "\ud800"}
+        here.registry.catalogue._db.execute("UPDATE models SET raw = ?", [packed])
+        with pytest.raises(ValueError, match="a record of more than 16 MB"):
+            here.registry.catalogue.raw("civitai", "5")
+        here.registry.catalogue._db.execute("UPDATE models SET raw = ?", [b"x"])
+        with pytest.raises(ValueError, match="damaged"):
+            here.registry.catalogue.raw("civitai", "5")
 
 
 SHA = "0a" * 20

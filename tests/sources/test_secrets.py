@@ -22,7 +22,7 @@ from fetching import Library
 from told import told
 
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
-from hnetkit.generate.loading.places import asking_the_hub
+from hnetkit.generate.loading.places import asking_the_hub, require_safe_hub
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.hub import Hub
 from hnetkit.sources.origins import Origin, Trust, redacted
@@ -231,6 +231,11 @@ def test_the_hubs_token_does_not_go_over_plain_http(
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example")
     with pytest.raises(HnetkitError, match="plain http"), asking_the_hub("a/b"):
         raise AssertionError("the hub is not asked")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(HnetkitError, match="plain http"):
+        require_safe_hub("a/b")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    require_safe_hub("a/b")
     assert proxy == []
 
 

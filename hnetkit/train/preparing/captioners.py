@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
 from hnetkit.generate.loading.libraries import quiet_libraries, refusing
+from hnetkit.generate.loading.places import require_safe_hub
 from hnetkit.generate.memory import needing_memory
 
 if TYPE_CHECKING:
@@ -191,6 +192,7 @@ def _folder(place: str) -> Path:
             raise NotFound(f"{place}: no such folder", hint=f"a folder with config.json, or a hub id such as {BLIP}")
         from huggingface_hub import snapshot_download
 
+        require_safe_hub(place)
         try:
             with quiet_libraries():
                 folder = Path(snapshot_download(place, allow_patterns=list(_FILES)))
