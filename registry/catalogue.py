@@ -170,6 +170,8 @@ def _unpacked(packed: bytes) -> Any:
         raise ValueError(f"a damaged record ({error})") from error
     if unpacker.unconsumed_tail:
         raise ValueError(f"a record of more than {MAX_RECORD >> 20} MB")
+    if not unpacker.eof:
+        raise ValueError("a damaged record (cut short)")
     return parse_json(data.decode("utf-8", "surrogatepass"))
 
 

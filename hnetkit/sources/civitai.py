@@ -24,7 +24,7 @@ from hnetkit.errors import (
 )
 from hnetkit.limits import Budget
 from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust, civitai_base, civitai_token
-from hnetkit.sources.pace import Clock, Pace
+from hnetkit.sources.pace import Clock, Pace, Stopped
 from hnetkit.sources.pages import MOST_KEPT, MOST_LISTED, BadRecord, read_page
 from hnetkit.sources.shapes import Json, Model, Version, id_of, model_of, version_of
 from hnetkit.sources.web import Web, read_json
@@ -33,12 +33,16 @@ TYPE = "Hypernetwork"
 PAGE = 100
 MOST_HASHES = 10_000
 MOST_BARREN = 100  # pages in a row without a model that was not listed before: the list goes round
-HALTING = (AuthRequired, RateLimited, RegionBlocked)  # what the next question would meet too
 _LONGEST_CURSOR = 1000  # signs
 _TOKEN_HINT = "export CIVITAI_TOKEN=... (made under Account settings, API keys)"
 
 Failed = Callable[[BadRecord], None]
 """Told of a record that cannot be used."""
+
+
+def halts(error: Exception) -> bool:
+    """Whether the next question would meet the same: it was not about one model."""
+    return isinstance(error, RateLimited | RegionBlocked | Stopped) or type(error) is AuthRequired
 
 
 def ignored(record: BadRecord) -> None:
@@ -171,9 +175,9 @@ class Civitai:
             return self.model(id)
         except Gone:
             return None
-        except HALTING:
-            raise
         except Exception as error:
+            if halts(error):
+                raise
             failed(BadRecord(id, str(failure_of(error, f"model {id}"))))
             return None
 

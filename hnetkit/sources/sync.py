@@ -9,8 +9,8 @@ from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone, NetworkFailed, failure_of
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import HALTING, Civitai, Filters
-from hnetkit.sources.pace import Clock, Stopped
+from hnetkit.sources.civitai import Civitai, Filters, halts
+from hnetkit.sources.pace import Clock
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.plan import Item, items_of
 from hnetkit.sources.record import SOURCE, record
@@ -87,9 +87,9 @@ def alone(id: int | None, failed: list[BadRecord], what: str | None = None) -> I
     """
     try:
         yield
-    except (Stopped, *HALTING):
-        raise
     except Exception as error:
+        if halts(error):
+            raise
         failed.append(BadRecord(id, str(failure_of(error, what or f"model {id}"))))
 
 

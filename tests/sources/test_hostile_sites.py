@@ -25,7 +25,7 @@ from hnetkit.registry.catalogue import MAX_RECORD
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.fetch import most_of
 from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.sync import plan_sync, store, updates
+from hnetkit.sources.sync import ask_about, plan_sync, store, updates
 
 OpenLibrary = Callable[..., Library]
 DEEP = ', "meta": ' + '{"a":[' * 50_000 + "]}" * 50_000 + "}"
@@ -205,6 +205,27 @@ def test_updates_names_a_record_that_makes_no_sense_and_shows_the_rest(site: Sit
     found = {update.model.id for update in updates(here.registry, here.civitai, failed)}
     assert found == set(site.world.ids()[1:])
     assert [record.id for record in failed] == [broken]
+
+
+def test_a_model_that_is_asked_about_and_refused_is_one_of_several(site: Sites, here: Library) -> None:
+    ids = site.world.ids()
+
+    def refusing(request: Request, response: Response) -> Response:
+        if request.path == f"/api/v1/models/{ids[0]}":
+            return Response(403, {"Content-Type": "application/json"}, b'{"error": "Forbidden"}')
+        if request.path == "/api/v1/models":
+            response.body = json.dumps({"items": []}).encode()
+        return response
+
+    site.alter = refusing
+    failed: list[BadRecord] = []
+    asked = dict(ask_about(here.registry, here.civitai, here.clock, ["x", *map(str, ids)], failed))
+    assert asked.keys() == {str(id) for id in ids[1:]}
+    assert [record.id for record in failed] == [None, ids[0]]
+    failed.clear()
+    (page,) = here.civitai.pages(Filters(ids=tuple(ids)), failed=failed.append)
+    assert {model.id for model in page} == set(ids[1:])
+    assert [record.id for record in failed] == [ids[0]]
 
 
 def test_a_defect_met_with_one_file_is_that_files_and_it_is_not_fetched_again(
@@ -415,7 +436,7 @@ def test_a_pause_that_makes_no_sense_or_never_ends_does_not_hold_a_command(
 def test_a_record_in_the_registry_is_unpacked_up_to_what_a_record_has(here: Library) -> None:
     packed = zlib.compress(b" " * (MAX_RECORD + 1), 9)
     with here.registry.write():
-        here.registry.catalogue.put_model("civitai", "5", {"name": "x"}, {"name": "\ud800"})
+        here.registry.catalogue.put_model("civitai", "5", {"name": "x", "state": "listed"}, {"name": "\ud800"})
         assert here.registry.catalogue.raw("civitai", "5") == {"name": "\ud800"}
         here.registry.catalogue._db.execute("UPDATE models SET raw = ?", [packed])
         with pytest.raises(ValueError, match="a record of more than 16 MB"):
