@@ -232,7 +232,7 @@ def _synced(
     there = {model.id for model in plan.models} | {bad.id for bad in plan.failed}
     lost: list[Row] = [not_there(id) for id in filters.ids if id not in there]
     if not filters.as_dict().keys() - {"nsfw"}:
-        gone = missing(desk.registry, plan.models)
+        gone = [id for id in missing(desk.registry, plan.models) if id not in {str(bad.id) for bad in failed}]
         for id, state in ask_about(desk.registry, desk.civitai, desk.clock, gone, failed):
             lost.append({"state": state, "name": f"model:{id}", "reason": "not listed any more; kept here"})
     jobs: list[int] = []

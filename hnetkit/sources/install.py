@@ -134,7 +134,15 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
             with registry.write():
                 registry.jobs.not_installed(str(target))
             continue
-        add_file(registry, folder, target, sha256)
+        try:
+            add_file(registry, folder, target, sha256)
+        except (OSError, RegistryError):
+            raise
+        except Exception:  # what cannot be examined is no network of the library: it goes to quarantine
+            target.unlink(missing_ok=True)
+            with registry.write():
+                registry.jobs.not_installed(str(target))
+            raise
         return target
     raise WrongBytes(f"{folder / stem}: no name is left for it")
 

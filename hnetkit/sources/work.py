@@ -90,7 +90,6 @@ class Workshop:
         except WrongBytes:
             right = False
             if not self._has_changed(job):
-                part.discard()
                 raise
         if not right:
             job, part = self._settle(job, part, what)
@@ -109,7 +108,11 @@ class Workshop:
         if job.source == "url" and url.endswith("?..."):
             hint = f"hnetkit pull 'ADDRESS' --sha256 {job.sha256}"
             raise NetworkFailed(f"{what}: its whole address is not kept, since it may hold a secret", hint=hint)
-        fetch(url, part, what=what, size=job.size_bytes, progress=self.progress)
+        try:
+            fetch(url, part, what=what, size=job.size_bytes, progress=self.progress)
+        except WrongBytes:
+            part.discard()
+            raise
 
     def _about_the_token(self) -> str:
         """Whether the site knows the token: with a bad one it answers as if there were none."""

@@ -25,6 +25,7 @@ from hnetkit.registry.catalogue import MAX_RECORD
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.fetch import most_of
 from hnetkit.sources.pages import BadRecord
+from hnetkit.sources.plan import enqueue
 from hnetkit.sources.sync import ask_about, plan_sync, store, updates
 
 OpenLibrary = Callable[..., Library]
@@ -250,6 +251,54 @@ def test_a_defect_met_with_one_file_is_that_files_and_it_is_not_fetched_again(
     assert here.sync() == []
     site.world.replace_file(int(bad.key.partition(":")[2]))
     assert [job.state for job in here.sync()] == ["done"], "the site's record of it changed"
+
+
+def test_a_network_that_cannot_be_examined_is_not_left_in_the_library(
+    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hnetkit.sources import install
+
+    add, victim = install.add_file, hashes_of(site.world.models[0])[0]
+
+    def broken(registry: Any, folder: Path, path: Path, sha256: str) -> Any:
+        if sha256 == victim:
+            raise MemoryError
+        return add(registry, folder, path, sha256)
+
+    monkeypatch.setattr(install, "add_file", broken)
+    (bad,) = [job for job in here.sync() if job.state != "done"]
+    assert (bad.state, bad.code) == ("refused", "out-of-memory")
+    assert victim not in here.installed()
+    assert victim not in {hashlib.sha256(path.read_bytes()).hexdigest() for path in here.folder.glob("*.pt")}
+    (kept,) = (here.folder / ".quarantine").glob("*.bad")
+    assert hashlib.sha256(kept.read_bytes()).hexdigest() == victim
+    site.clear()
+    assert here.sync() == []
+    assert not [r for r in site.requests if r.origin == "storage"]
+
+
+def test_a_file_that_the_site_replaced_by_a_larger_one_meanwhile_is_fetched_once_more(
+    site: Sites, here: Library
+) -> None:
+    file = site.world.models[0]["modelVersions"][0]["files"][0]
+    plan = here.plan()
+    larger = zipped({"big.pt": site.world.content(file["id"]), "rest.bin": bytes(5_000_000)}, zipfile.ZIP_STORED)
+    site.world.contents.put(file["id"], larger)
+    file["sizeKB"] = None
+    site.world.model(site.world.ids()[0])
+
+    def unstated(request: Request, response: Response) -> Response:
+        if request.path.startswith(f"/files/{file['id']}/"):
+            response.length = False
+            response.headers.pop("Content-Range", None)
+        return response
+
+    site.alter = unstated
+    with here.registry.write():
+        jobs = [job.id for job in enqueue(here.registry, here.civitai, here.folder, plan.items)]
+    states = {job.key: job.state for job in here.run(jobs)}
+    assert states[f"civitai:{file['id']}"] == "done"
+    assert len([r for r in site.requests if r.path.startswith(f"/files/{file['id']}/")]) == 2
 
 
 def test_a_preview_that_is_a_program_for_printers_is_left_out_and_the_network_stays(site: Sites, here: Library) -> None:
