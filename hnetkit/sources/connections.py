@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -34,17 +35,14 @@ class Watch:
 
     A server that sends a byte now and then keeps whoever reads waiting for ever: each byte starts the timeout anew.
 
-    Args:
-        least: bytes that must come in every `SLOW_S` seconds.
-
     Attributes:
-        count: bytes of the body that came; whoever reads it adds to it.
+        count: bytes of the body that came.
         expired: whether the answer was ended.
     """
 
-    def __init__(self, least: float = SLOW_BYTES) -> None:
+    def __init__(self) -> None:
         self.count, self.expired = 0, False
-        self._least = least
+        self._reading, self._held_s, self._since = False, 0.0, time.monotonic()
         self._twin: socket.socket | None = None  # of the connection's own, which TLS hides
         self._begun, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -58,6 +56,16 @@ class Watch:
         """The headers are here: from now on bytes are counted."""
         _watching.set(None)
         self._begun.set()
+
+    def reads(self) -> None:
+        """The next bytes are waited for: how long whoever reads was busy otherwise is not the server's fault."""
+        self._held_s += time.monotonic() - self._since
+        self._reading = True
+
+    def got(self, count: int) -> None:
+        """They came."""
+        self.count += count
+        self._reading, self._since = False, time.monotonic()
 
     def stop(self) -> None:
         """The answer is at its end."""
@@ -76,11 +84,12 @@ class Watch:
 
     def _look(self) -> None:
         if self._begun.wait(HEADERS_S):
-            before = self.count
+            count, held = self.count, self._held_s
             while not self._ended.wait(SLOW_S):
-                if self.count - before < self._least:
+                share = 1 - min(1.0, (self._held_s - held) / SLOW_S)
+                if self._reading and self.count - count < SLOW_BYTES * share:
                     break
-                before = self.count
+                count, held = self.count, self._held_s
             else:
                 return
         self.expired = True

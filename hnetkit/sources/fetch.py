@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 from hnetkit.errors import Archived, AuthRequired, DiskFull, Gone, HnetkitError, WrongBytes
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.limits import parse_json
-from hnetkit.sources.connections import SLOW_BYTES, SLOW_S
 from hnetkit.sources.origins import Origin
 from hnetkit.sources.pace import ByteLimit
 from hnetkit.sources.parts import Part
@@ -87,9 +86,7 @@ class Fetch:
         headers = {"Accept-Encoding": "identity"}
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
-        rate = self.limit.rate
-        least = SLOW_BYTES if rate is None else min(SLOW_BYTES, rate * SLOW_S / 64)
-        with self.web.open(url, headers, least=least) as answer:
+        with self.web.open(url, headers) as answer:
             if answer.status == 416 and part.size:
                 if _range_total(answer) == part.size:
                     return

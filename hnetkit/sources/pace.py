@@ -85,17 +85,17 @@ class ByteLimit:
     """Bytes a second, shared by all threads; without a rate there is no limit."""
 
     def __init__(self, clock: Clock, per_second: float | None) -> None:
-        self._clock, self.rate = clock, per_second
+        self._clock, self._rate = clock, per_second
         self._lock = threading.Lock()
         self._next = 0.0
 
     def take(self, count: int) -> None:
         """Returns when `count` more bytes may have come."""
-        if self.rate is None:
+        if self._rate is None:
             return
         with self._lock:
             start = max(self._next, self._clock.now())
-            self._next = start + count / self.rate
+            self._next = start + count / self._rate
         left = start - self._clock.now()
         if left > 0:
             self._clock.sleep(left)

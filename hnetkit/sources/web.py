@@ -19,7 +19,7 @@ import urllib3
 
 from hnetkit.errors import NetworkFailed
 from hnetkit.limits import parse_json
-from hnetkit.sources.connections import SLOW_BYTES, Adapter, Watch
+from hnetkit.sources.connections import Adapter, Watch
 from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.retry import PASSING, Passing, persevere, retry_after
@@ -72,8 +72,12 @@ class Answer:
         if self.coding not in _CODINGS:
             raise NetworkFailed(f"{redacted(self.url)}: an answer packed as {self.coding[:40]}")
         size = _CODED_CHUNK if self.coding else _CHUNK
-        while chunk := self._response.raw.read1(size, decode_content=True):
-            self._watch.count += len(chunk)
+        while True:
+            self._watch.reads()
+            chunk = self._response.raw.read1(size, decode_content=True)
+            self._watch.got(len(chunk))
+            if not chunk:
+                return
             yield chunk
 
     def text(self, most: int = MOST_JSON) -> str:
@@ -117,18 +121,14 @@ class Web:
         *,
         method: str = "GET",
         body: bytes | None = None,
-        least: float = SLOW_BYTES,
     ) -> Iterator[Answer]:
         """Gives the answer at the end of all redirects, its body unread.
-
-        Args:
-            least: bytes that must come a minute.
 
         Raises:
             Passing: the connection failed, was too slow, or the answer is one that passes.
             NetworkFailed: a redirect leads where nothing may be asked, or nowhere.
         """
-        response, watch = self._follow(url, dict(headers or {}), method, body, least)
+        response, watch = self._follow(url, dict(headers or {}), method, body)
         try:
             if response.status_code in PASSING:
                 after = retry_after(response.headers, self.clock)
@@ -144,12 +144,12 @@ class Web:
             response.close()
 
     def _follow(
-        self, url: str, headers: dict[str, str], method: str, body: bytes | None, least: float
+        self, url: str, headers: dict[str, str], method: str, body: bytes | None
     ) -> tuple[requests.Response, Watch]:
         first = url
         for _ in range(MOST_HOPS + 1):
             self.trust.check(url)
-            response, watch = self._ask(url, headers, method, body, Watch(least))
+            response, watch = self._ask(url, headers, method, body)
             target = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not target:
                 return response, watch
@@ -165,7 +165,7 @@ class Web:
         raise NetworkFailed(f"{redacted(first)}: more than {MOST_HOPS} redirects")
 
     def _ask(
-        self, url: str, headers: dict[str, str], method: str, body: bytes | None, watch: Watch
+        self, url: str, headers: dict[str, str], method: str, body: bytes | None
     ) -> tuple[requests.Response, Watch]:
         sent = dict(headers)
         token = self.trust.token_for(url)
@@ -175,6 +175,7 @@ class Web:
         if origin == self.trust.base:
             self.pace.wait()
         proxies = _DIRECT if origin.is_loopback else None  # to a proxy, loopback is another machine
+        watch = Watch()
         watch.start()
         # what requests raises holds the whole address, with what is secret in it: it is not passed on as the cause
         try:

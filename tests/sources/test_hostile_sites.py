@@ -431,6 +431,17 @@ def test_an_answer_of_a_byte_now_and_then_is_ended_and_the_file_goes_on(
     assert any(ranges), "it went on where it was ended"
 
 
+def test_a_rate_that_a_person_wants_is_not_the_servers_slowness(
+    site: Sites, open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.connections.SLOW_S", 0.1)
+    monkeypatch.setattr("hnetkit.sources.web._CHUNK", 1000)
+    library = open_library(site, limit=20.0, sidecars=False)  # on a clock that runs 200 times as fast
+    (job, *_) = library.pull(f"model:{site.world.ids()[0]}")
+    assert job.state == "done"
+    assert len([r for r in site.requests if r.path.startswith("/files/")]) == 1
+
+
 def test_headers_that_never_end_are_ended(site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hnetkit.sources.connections.HEADERS_S", 0.3)
     import socket
