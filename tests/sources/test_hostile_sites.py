@@ -253,6 +253,20 @@ def test_a_defect_met_with_one_file_is_that_files_and_it_is_not_fetched_again(
     assert [job.state for job in here.sync()] == ["done"], "the site's record of it changed"
 
 
+def test_a_file_that_cannot_be_repaired_keeps_no_other_from_it(
+    site: Sites, here: Library, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here.sync()
+    folder, missing, damaged_file = sorted(here.installed().values())[:3]
+    folder.unlink()
+    folder.mkdir()
+    missing.unlink()
+    damaged_file.write_bytes(b"x")
+    assert run(["repair", "--json"]) == 1
+    rows = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert rows == {str(folder): "failed", missing.name: "done", damaged_file.name: "done"}
+
+
 def test_a_network_that_cannot_be_examined_is_not_left_in_the_library(
     site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
