@@ -18,6 +18,9 @@ from hnetkit.limits import parse_json
 from hnetkit.registry.files import Row, now, text_of
 from hnetkit.registry.json_columns import COLUMNS, broken, from_json, to_json
 
+MAX_RECORD = 16 << 20
+"""Bytes of a site's record of one model, unpacked."""
+
 # column -> its table
 _JSON = {column: table for table in ("models", "versions", "remote_files") for column in COLUMNS[table]}
 
@@ -128,15 +131,19 @@ class Catalogue:
         return [{name: value for name, value in row.items() if name != "raw"} for row in rows]
 
     def raw(self, source: str, remote_id: str) -> Any:
-        """Returns the site's own JSON of a model; None where there is none."""
+        """Returns the site's own JSON of a model; None where there is none.
+
+        Raises:
+            ValueError: what is kept unpacks to more than any record, or is damaged.
+        """
         row = self._db.execute(
             "SELECT raw FROM models WHERE source = ? AND remote_id = ?", [source, remote_id]
         ).fetchone()
         if row is None:
             return None
         try:
-            return parse_json(zlib.decompress(row[0]).decode("utf-8", "surrogatepass"))
-        except (zlib.error, ValueError, TypeError) as error:
+            return _unpacked(row[0])
+        except (ValueError, TypeError) as error:
             raise broken("models", "raw", f"{source} {remote_id}") from error
 
     def faults(self) -> Iterator[RegistryError]:
@@ -169,6 +176,19 @@ class Catalogue:
         """Returns sha256 -> what was answered, and when."""
         rows = self._db.execute("SELECT sha256, model_id, version_id, looked_up_at FROM lookups")
         return {sha: {"model_id": m, "version_id": v, "looked_up_at": at} for sha, m, v, at in rows}
+
+
+def _unpacked(packed: bytes) -> Any:
+    unpacker = zlib.decompressobj()
+    try:
+        data = unpacker.decompress(packed, MAX_RECORD)
+    except zlib.error as error:
+        raise ValueError(f"a damaged record ({error})") from error
+    if unpacker.unconsumed_tail:
+        raise ValueError(f"a record of more than {MAX_RECORD >> 20} MB")
+    if not unpacker.eof:
+        raise ValueError("a damaged record (cut short)")
+    return parse_json(data.decode("utf-8", "surrogatepass"))
 
 
 def _column(name: str, value: Any) -> Any:

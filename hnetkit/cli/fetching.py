@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hnetkit.registry.jobs import Job
     from hnetkit.registry.store import Registry
     from hnetkit.sources.desk import Desk
+    from hnetkit.sources.pages import BadRecord
     from hnetkit.sources.plan import Item
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -104,12 +105,12 @@ def carried_out(desk: Desk, jobs: list[int], output: Output, *, total: int | Non
 def leave(rows: Iterable[Row], failures: list[HnetkitError]) -> None:
     """Ends with the exit code that a single failure has, or with 1 where some of several failed."""
     rows = list(rows)
-    failed = [row for row in rows if row["state"] in ("failed", "refused")]
+    failed = [row for row in rows if row["state"] in ("failed", "refused") or row.get("code") == "partly"]
     if not failed and not failures:
         return
-    if len(rows) + len(failures) == 1 and failed:
+    if len(rows) + len(failures) == 1 and failed and failed[0]["state"] != "done":
         raise _as_error(failed[0])
-    codes = {row["code"] for row in failed if row["state"] == "failed"}
+    codes = {row["code"] for row in failed if row["state"] != "refused"}
     hint = _HINTS.get(codes.pop()) if len(codes) == 1 else None
     raise PartlyFailed(
         f"{len(failed) + len(failures)} of {len(rows) + len(failures)} did not come",
@@ -132,12 +133,32 @@ _HINTS = {
     "network": "run the same command again: it goes on from here",
     "refused": "it is kept in the library's folder .quarantine",
     "wrong-bytes": "it is kept in the library's folder .quarantine",
+    "defect": "this is a defect of hnetkit: please report it; what came is in the library's folder .quarantine",
+    "partly": "the archive is kept in the library's folder .quarantine",
     "disk-full": "make room, or set HNETKIT_LIBRARY to another disk",
 }
 
 
 def not_there(id: int) -> Row:
     return {"state": "failed", "name": f"model:{id}", "code": "gone", "reason": "the site has none", "paths": []}
+
+
+def bad_row(bad: BadRecord) -> Row:
+    name = "a record of the list" if bad.id is None else f"model:{bad.id}"
+    return {"state": "refused", "name": name, "code": "record", "reason": bad.reason, "model_id": bad.id, "paths": []}
+
+
+def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
+    """Names what could not be used, and ends with exit code 1 where there is any.
+
+    Raises:
+        PartlyFailed: there is some.
+    """
+    failed = list(failed)
+    for bad in failed:
+        output.note(f"Error: {'' if bad.id is None else f'model:{bad.id}: '}{bad.reason}")
+    if failed:
+        raise PartlyFailed(f"{len(failed)} records of the site cannot be used", hint="the others were used")
 
 
 def item_row(item: Item) -> Row:
@@ -183,7 +204,8 @@ def _job_row(registry: Registry, job: Job) -> Row:
 
 def file_line(row: Row) -> str | list[str]:
     if row.get("paths"):
-        return [f"{row['state']:<9}{path}" for path in row["paths"]]
+        lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
+        return [*lines, f"         {row['reason']}"] if row.get("code") == "partly" else lines
     reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
     detail = f"  ({reason})" if reason else f"  {row.get('size') or ''}"
     return f"{row['state']:<9}{row['name']}{detail}"

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from hnetkit.cli.library import complete_name
-from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.picture_options import Choices, network_option, picture_options
-from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
+from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file
 
@@ -115,7 +115,7 @@ def _raise_failed(row: Row) -> None:
         cells.setdefault(cell["failure"], []).append(place)
     for failure, places in cells.items():
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        click.echo(printable(f"Error: {places[0]}{more}: {failure}"), err=True)
+        say(f"Error: {places[0]}{more}: {failure}")
     if cells:
         failed = f"{len(row['failed'])} of {row['cells']} cells could not be drawn"
         raise PartlyFailed(failed, hint="the same command tries them again and replaces the sheet")

@@ -11,22 +11,25 @@ import click
 
 from hnetkit.cli.fetching import (
     FILE_COLUMNS,
+    bad_row,
     carried_out,
     fetch_options,
     file_line,
     item_row,
     leave,
     not_there,
+    note_bad,
     open_desk,
     size_text,
 )
 from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
-from hnetkit.errors import HnetkitError, NotFound, UsageError
+from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 
 if TYPE_CHECKING:
     from hnetkit.registry.store import Registry
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.desk import Desk
+    from hnetkit.sources.pages import BadRecord
     from hnetkit.sources.shapes import Model
     from hnetkit.sources.sync import Plan
 
@@ -73,8 +76,9 @@ def browse_command(
 
     filters = Filters(" ".join(words) or None, creator, tag, base_models, nsfw=nsfw)
     found: list[Model] = []
+    failed: list[BadRecord] = []
     with open_desk(look_only=True) as desk:
-        for page in desk.civitai.pages(filters):
+        for page in desk.civitai.pages(filters, failed=failed.append):
             found += page
             if len(found) >= limit:
                 break
@@ -83,6 +87,7 @@ def browse_command(
         output.note("hnetkit pull model:ID fetches one")
     else:
         output.note("nothing found" + ("" if nsfw else "; --nsfw also shows what the site marks so"))
+    note_bad(failed, output)
 
 
 @click.command("pull")
@@ -120,11 +125,12 @@ def pull_command(
         for ref in meant:
             try:
                 ready, there = jobs_for(desk, ref, sha256=sha256, all_versions=all_versions)
-            except HnetkitError as error:
+            except Exception as error:
+                failure = failure_of(error, ref.text)
                 if len(meant) == 1:
-                    raise
-                failures.append(error)
-                say_failure(error)
+                    raise failure from error
+                failures.append(failure)
+                say_failure(failure)
                 continue
             jobs += [job for job in ready if job not in jobs]
             rows += [item_row(item) for item in there]
@@ -211,7 +217,7 @@ def _synced(
 ) -> list[Row]:
     from hnetkit.cli.progress import step_progress
     from hnetkit.sources.plan import enqueue
-    from hnetkit.sources.sync import ask_about, missing, plan_sync, store
+    from hnetkit.sources.sync import ask_about, missing, plan_sync, store, store_failures
 
     with step_progress("listing", quiet=output.quiet) as report:
         plan = plan_sync(
@@ -219,18 +225,26 @@ def _synced(
         )
     output.note(_plan_note(plan))
     if dry_run:
-        return [item_row(item) for item in plan.items]
+        return [*map(bad_row, plan.failed), *map(item_row, plan.items)]
     if not filters.as_dict().keys() - {"nsfw"} and plan.to_fetch and not metadata_only:
         confirm(f"Fetch {len(plan.to_fetch)} files, {size_text(plan.bytes_to_fetch)}, into {desk.folder}?", yes=yes)
-    store(desk.registry, plan.models)
-    lost: list[Row] = [not_there(id) for id in filters.ids if id not in {model.id for model in plan.models}]
+    failed = plan.failed + store(desk.registry, plan.models)
+    there = {model.id for model in plan.models} | {bad.id for bad in plan.failed}
+    lost: list[Row] = [not_there(id) for id in filters.ids if id not in there]
     if not filters.as_dict().keys() - {"nsfw"}:
-        for id, state in ask_about(desk.registry, desk.civitai, desk.clock, missing(desk.registry, plan.models)):
+        gone = [id for id in missing(desk.registry, plan.models) if id not in {str(bad.id) for bad in failed}]
+        for id, state in ask_about(desk.registry, desk.civitai, desk.clock, gone, failed):
             lost.append({"state": state, "name": f"model:{id}", "reason": "not listed any more; kept here"})
+    jobs: list[int] = []
+    if not metadata_only:
+        unusable = {bad.id for bad in failed}
+        items = [item for item in plan.items if item.model.id not in unusable]
+        with desk.registry.write():
+            jobs += [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, items, failed.append)]
+    store_failures(desk.registry, failed)
+    lost += map(bad_row, failed)
     if metadata_only:
         return lost
-    with desk.registry.write():
-        jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, plan.items)]
     skipped = [item_row(item) for item in plan.items if item.action == "skip"]
     return [*lost, *skipped, *carried_out(desk, jobs, output, total=plan.bytes_to_fetch)]
 
@@ -247,6 +261,7 @@ def updates_command(output: Output) -> None:
     """
     from hnetkit.sources.sync import updates
 
+    failed: list[BadRecord] = []
     with open_desk() as desk:
         rows = [
             {
@@ -258,10 +273,11 @@ def updates_command(output: Output) -> None:
                 "published": (update.newest.version.published_at or "")[:10],
                 "size": size_text(update.newest.file.size_bytes),
             }
-            for update in updates(desk.registry, desk.civitai)
+            for update in updates(desk.registry, desk.civitai, failed)
         ]
     output.rows(rows, columns=["model_id", "model", "have", "newest", "version_id", "published", "size"])
     output.note("hnetkit pull version:ID fetches one" if rows else "nothing newer")
+    note_bad(failed, output)
 
 
 def _ids(text: str | None) -> tuple[int, ...]:

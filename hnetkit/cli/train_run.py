@@ -98,6 +98,8 @@ def _train(recipe: Recipe, folder: Path, device: str, beginning: Any, force: boo
         data = read_data(recipe, lambda done, total: told.prepared("Reading pictures", done, total))
         told.prepared("Loading the model", 0, 1)
         model = load_trained_on(recipe, device)
+        for note in model.notes:
+            output.note(note)
         result = train(recipe, model, data, folder, beginning=beginning, force=force, told=told)
     leave()
     if result.files:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from hnetkit.cli.fetching import FILE_COLUMNS, carried_out, fetch_options, file_line, leave, open_desk
+from hnetkit.cli.fetching import FILE_COLUMNS, carried_out, fetch_options, file_line, leave, note_bad, open_desk
 from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.errors import HnetkitError
+
+if TYPE_CHECKING:
+    from hnetkit.sources.pages import BadRecord
+    from hnetkit.sources.repair import Damage
 
 
 @click.command("identify")
@@ -26,9 +31,10 @@ def identify_command(again: bool, output: Output) -> None:
     """
     from hnetkit.sources.identify import checkpoints, identify
 
+    failed: list[BadRecord] = []
     with open_desk() as desk:
-        files = list(identify(desk.registry, desk.civitai, again=again))
-        bases = list(checkpoints(desk.registry, desk.civitai))
+        files = list(identify(desk.registry, desk.civitai, again=again, failed=failed))
+        bases = list(checkpoints(desk.registry, desk.civitai, failed))
     trained = {base["checkpoint"]: base for base in bases}
     for row in files:
         base = trained.get((row.pop("sd_checkpoint") or "").lower(), {})
@@ -37,6 +43,7 @@ def identify_command(again: bool, output: Output) -> None:
     known = sum(row["model_id"] is not None for row in files)
     found = sum(base["model_id"] is not None for base in bases)
     output.note(f"{known} of {len(files)} files known to the site; {found} of {len(bases)} checkpoints")
+    note_bad(failed, output)
 
 
 @click.command("repair")
@@ -64,12 +71,18 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
             output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
             output.note(f"{len(rows)} to fetch again" if rows else "nothing is missing or damaged")
             return
-        jobs = [take_up(desk.registry, damage) for damage in found]
-        rows = carried_out(desk, list(dict.fromkeys(jobs)), output)
+        taken = [(damage, take_up(desk.registry, damage)) for damage in found]
+        jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
+        rows = [_failed_row(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
+        rows += carried_out(desk, list(jobs), output)
     output.rows(rows, columns=FILE_COLUMNS, text=file_line)
     if not rows:
         output.note("nothing is missing or damaged")
     leave(rows, [])
+
+
+def _failed_row(damage: Damage, error: HnetkitError) -> Row:
+    return {"state": "failed", "name": damage.path, "code": "disk", "reason": str(error), "paths": []}
 
 
 def _identity_line(row: dict[str, Any]) -> str:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import requests
-
-from hnetkit.errors import HnetkitError
 from hnetkit.library import sidecars
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.files import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources.retry import Passing, persevere
-from hnetkit.sources.web import Web
+from hnetkit.sources.pace import Stopped
+from hnetkit.sources.retry import persevere
+from hnetkit.sources.web import Answer, Web
 
 MOST_PICTURE = 16 << 20  # bytes
 SAFE = 3  # the site's bits for PG and PG-13
@@ -45,15 +44,15 @@ class Beside:
         with self.registry.write():
             (row,) = self.registry.catalogue.files("remote_files.id = ?", [job.remote_file_id])
             catalogue = self.registry.catalogue
-            version = site_version(catalogue, row)
             pictures = catalogue.images(catalogue.version_row(job.remote_file_id))
         written: list[tuple[Path | None, str]] = []
-        with contextlib.suppress(HnetkitError, OSError):
+        with _left_out():
+            version = site_version(catalogue, row)
             if version is not None:
                 written.append((sidecars.write_info(path, version), "sidecar"))
-        with contextlib.suppress(HnetkitError, OSError):
+        with _left_out():
             written.append((sidecars.merge_a1111(path, a1111_values(row)), "sidecar"))
-        with contextlib.suppress(HnetkitError, OSError, Passing):
+        with _left_out():
             written.append((self._preview(path, pictures), "preview"))
         with self.registry.write():
             for file, kind in written:
@@ -68,20 +67,31 @@ class Beside:
         url = str(shown[0]["url"]).replace("/original=true/", "/width=450/")
 
         def ask() -> bytes:
-            with web.open(url) as response:
-                return _body(response) if response.status_code == 200 else b""
+            with web.open(url) as answer:
+                return _body(answer) if answer.status == 200 else b""
 
         data = persevere(ask, "a preview picture", clock=web.clock, pace=web.pace, attempts=2)
         return sidecars.write_preview(path, data)
 
 
-def _body(response: requests.Response) -> bytes:
-    data = b""
-    for chunk in response.iter_content(1 << 16):
+@contextlib.contextmanager
+def _left_out() -> Iterator[None]:
+    """What stands beside a network is left out where it cannot be had, whatever the reason: the network is here."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception:
+        return
+
+
+def _body(answer: Answer) -> bytes:
+    data = bytearray()
+    for chunk in answer.chunks():
         data += chunk
         if len(data) > MOST_PICTURE:
             return b""
-    return data
+    return bytes(data)
 
 
 def site_version(catalogue: Catalogue, row: Row) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
@@ -15,19 +16,37 @@ from hnetkit.errors import (
     Gone,
     NetworkFailed,
     NoAccess,
+    RateLimited,
     RegionBlocked,
     RemoteError,
+    UnsafeFile,
+    failure_of,
 )
+from hnetkit.limits import Budget
 from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust, civitai_base, civitai_token
-from hnetkit.sources.pace import Clock, Pace
-from hnetkit.sources.shapes import Json, Model, Version, model_of, version_of
-from hnetkit.sources.web import Web
+from hnetkit.sources.pace import Clock, Pace, Stopped
+from hnetkit.sources.pages import MOST_KEPT, MOST_LISTED, BadRecord, read_page
+from hnetkit.sources.shapes import Json, Model, Version, id_of, model_of, version_of
+from hnetkit.sources.web import Web, read_json
 
 TYPE = "Hypernetwork"
 PAGE = 100
 MOST_HASHES = 10_000
 MOST_BARREN = 100  # pages in a row without a model that was not listed before: the list goes round
+_LONGEST_CURSOR = 1000  # signs
 _TOKEN_HINT = "export CIVITAI_TOKEN=... (made under Account settings, API keys)"
+
+Failed = Callable[[BadRecord], None]
+"""Told of a record that cannot be used."""
+
+
+def halts(error: Exception) -> bool:
+    """Whether the next question would meet the same: it was not about one model."""
+    return isinstance(error, RateLimited | RegionBlocked | Stopped) or type(error) is AuthRequired
+
+
+def ignored(record: BadRecord) -> None:
+    """Says nothing of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,46 +115,70 @@ class Civitai:
         trust = Trust(Origin.of(self.base), token or civitai_token(), CIVITAI_HOSTS)
         self.web = Web(trust, clock, Pace(clock, 50.0 if trust.base.is_loopback else 2.0))
 
-    def pages(self, filters: Filters) -> Iterator[list[Model]]:
+    def pages(self, filters: Filters, *, failed: Failed = ignored) -> Iterator[list[Model]]:
         """Yields the meant models page by page, each model once; a page may be empty and not be the last.
+
+        Args:
+            filters: which are meant.
+            failed: told of each record that cannot be used; the others are listed all the same.
 
         Raises:
             RemoteError: see `_content`.
         """
         if filters.ids:
-            yield from self._by_ids(filters)
+            yield from self._by_ids(filters, failed)
             return
         seen: set[int] = set()
         cursors: set[str] = set()
         parameters = filters.parameters()
         cursor: str | None = None
         barren = 0
+        kept = Budget(made=MOST_KEPT)
         while True:
             query = [*parameters, *([("cursor", cursor)] if cursor else [])]
-            page = self._get("models", query, what=f"models of {filters.username}" if filters.username else "models")
-            listed = {m.id: m for m in map(model_of, _items(page)) if m is not None and m.id not in seen}
+            what = f"models of {filters.username}" if filters.username else "models"
+            try:
+                page = self._get("models", query, what=what, read=functools.partial(read_page, kept=kept))
+            except UnsafeFile:
+                failed(BadRecord(None, f"the list is too large; left out what comes after {len(seen)} models"))
+                return
+            listed = {model.id: model for model in _models(_items(page), failed) if model.id not in seen}
             seen.update(listed)
             barren = 0 if listed else barren + 1
             yield [model for model in listed.values() if filters.wants(model)]
             cursor = _cursor(page)
             if cursor is None or cursor in cursors or barren == MOST_BARREN:
                 return
+            if len(seen) >= MOST_LISTED:
+                failed(BadRecord(None, f"the list goes on after {len(seen)} models; left out what comes then"))
+                return
             cursors.add(cursor)
 
-    def _by_ids(self, filters: Filters) -> Iterator[list[Model]]:
+    def _by_ids(self, filters: Filters, failed: Failed) -> Iterator[list[Model]]:
         for start in range(0, len(filters.ids), PAGE):
             part = filters.ids[start : start + PAGE]
             query = [("ids", ",".join(map(str, part))), ("limit", str(PAGE)), ("nsfw", "true")]
-            listed = [
-                m for m in map(model_of, _items(self._get("models", query, what="models by id"))) if m is not None
-            ]
-            missing = set(part) - {model.id for model in listed}
-            yield [*listed, *filter(None, map(self._model_if_there, sorted(missing)))]
+            bad: set[int | None] = set()
 
-    def _model_if_there(self, id: int) -> Model | None:
+            def tell(record: BadRecord, bad: set[int | None] = bad) -> None:
+                bad.add(record.id)
+                failed(record)
+
+            read = functools.partial(read_page, kept=Budget(made=MOST_KEPT))
+            page = self._get("models", query, what="models by id", read=read)
+            listed = {model.id: model for model in _models(_items(page), tell) if model.id in part}
+            missing = sorted(set(part) - listed.keys() - bad)
+            yield [*listed.values(), *filter(None, (self._model_if_there(id, failed) for id in missing))]
+
+    def _model_if_there(self, id: int, failed: Failed) -> Model | None:
         try:
             return self.model(id)
         except Gone:
+            return None
+        except Exception as error:
+            if halts(error):
+                raise
+            failed(BadRecord(id, str(failure_of(error, f"model {id}"))))
             return None
 
     def model(self, id: int) -> Model:
@@ -171,8 +214,10 @@ class Civitai:
             part = [sha256.upper() for sha256 in sha256s[start : start + MOST_HASHES]]
             answer = self._content("model-versions/by-hash/ids", "files by their hashes", body=part)
             for row in answer if isinstance(answer, list) else []:
-                if isinstance(row, dict) and all(isinstance(row.get(k), int) for k in ("modelId", "modelVersionId")):
-                    found[str(row.get("hash")).lower()] = (row["modelId"], row["modelVersionId"])
+                row = row if isinstance(row, dict) else {}
+                model, version, sha256 = id_of(row.get("modelId")), id_of(row.get("modelVersionId")), row.get("hash")
+                if model is not None and version is not None and isinstance(sha256, str):
+                    found[sha256.lower()] = (model, version)
         return found
 
     def me(self) -> str:
@@ -182,25 +227,28 @@ class Civitai:
             AuthRequired: the site does not know the token.
         """
         answer = self._get("me", what="the account of the token")
-        if not isinstance(answer, dict) or not answer.get("username"):
+        name = answer.get("username") if isinstance(answer, dict) else None
+        if not name or not isinstance(name, str):
             raise NetworkFailed("the account of the token: an answer without a name")
-        return str(answer["username"])
+        return name[:100]
 
     def download_url(self, version_id: int, file_id: int) -> str:
         """Returns the address of exactly one file."""
         return f"{self.base.removesuffix('/v1')}/download/models/{version_id}?fileId={file_id}"
 
-    def _get(self, path: str, query: Iterable[tuple[str, str]] = (), *, what: str) -> Any:
+    def _get(
+        self, path: str, query: Iterable[tuple[str, str]] = (), *, what: str, read: Callable[[str], Any] = read_json
+    ) -> Any:
         encoded = urlencode(list(query), safe=",", quote_via=quote)
-        return self._content(f"{path}?{encoded}" if encoded else path, what)
+        return self._content(f"{path}?{encoded}" if encoded else path, what, read=read)
 
-    def _content(self, path: str, what: str, body: Any = None) -> Any:
+    def _content(self, path: str, what: str, body: Any = None, read: Callable[[str], Any] = read_json) -> Any:
         """Returns the content of a good answer.
 
         Raises:
             RemoteError: the kind that the answer means.
         """
-        status, content = self.web.json(f"{self.base}/{path}", what=what, body=body)
+        status, content = self.web.json(f"{self.base}/{path}", what=what, body=body, read=read)
         if status == 200 and not (
             isinstance(content, dict) and set(content) <= {"error", "message", "code"} and content
         ):
@@ -242,7 +290,20 @@ def _said(content: Any) -> str:
         return ""
     parts = [content.get(key) for key in ("message", "error", "code")]
     flat = [part.get("message") if isinstance(part, dict) else part for part in parts]
-    return next((str(part) for part in flat if part), "")
+    return next((part[:1000] for part in flat if isinstance(part, str) and part), "")
+
+
+def _models(items: Iterable[Any], failed: Failed) -> Iterator[Model]:
+    for item in items:
+        try:
+            model = None if isinstance(item, BadRecord) else model_of(item)
+        except Exception as error:
+            id = id_of(item.get("id")) if isinstance(item, dict) else None
+            item, model = BadRecord(id, f"the site's record of it makes no sense: {type(error).__name__}"), None
+        if isinstance(item, BadRecord):
+            failed(item)
+        elif model is not None:
+            yield model
 
 
 def _items(page: Any) -> list[Any]:
@@ -255,13 +316,15 @@ def _items(page: Any) -> list[Any]:
 def _cursor(page: Any) -> str | None:
     metadata = page.get("metadata") if isinstance(page, dict) else None
     cursor = metadata.get("nextCursor") if isinstance(metadata, dict) else None
-    return str(cursor) if cursor not in (None, "") else None
+    if isinstance(cursor, bool) or not isinstance(cursor, str | int | float):
+        return None
+    return str(cursor)[:_LONGEST_CURSOR] or None if not isinstance(cursor, int) or abs(cursor) < 2**64 else None
 
 
 def is_past(time: str | None) -> bool:
     """Whether an ISO 8601 time lies behind us; None and nonsense do."""
     try:
         at = datetime.fromisoformat(str(time).replace("Z", "+00:00"))
-    except ValueError:
+        return at.replace(tzinfo=at.tzinfo or timezone.utc) <= datetime.now(timezone.utc)
+    except (ValueError, OverflowError):
         return True
-    return at.replace(tzinfo=at.tzinfo or timezone.utc) <= datetime.now(timezone.utc)

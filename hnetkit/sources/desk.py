@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
@@ -37,6 +37,7 @@ class Desk:
         civitai: the site's API.
         parallel: files at a time.
         limit: bytes a second, of all files together.
+        addresses: of jobs whose whole address is not in the registry, since it may hold a secret.
         sidecars, previews, nsfw: whether files are written beside networks, pictures too, and those above PG-13.
     """
 
@@ -49,6 +50,7 @@ class Desk:
     sidecars: bool = True
     previews: bool = True
     nsfw: bool = False
+    addresses: dict[int, str] = field(default_factory=dict, repr=False)
 
     def run(self, jobs: Iterable[int], progress: Progress = lambda count: None) -> Iterator[Job]:
         """Carries out jobs; see `queue.run`. Ctrl-C keeps what came, and raises Stopped."""
@@ -65,12 +67,13 @@ class Desk:
             },
             Beside(self.registry, pictures if self.previews else None, self.nsfw) if self.sidecars else None,
             progress,
+            self.addresses,
         )
         with Worker(paths.home() / "workers") as worker, _stopping_on_interrupt(self.clock):
             yield from queue.run(self.registry, jobs, workshop, worker, self.clock, parallel=self.parallel)
 
     def _plain(self, url: str) -> Web:
-        return Web(Trust(Origin.of(url)), self.clock, Pace(self.clock, 4.0))
+        return Web(Trust(Origin.of(url), settled=False), self.clock, Pace(self.clock, 4.0))
 
 
 @contextmanager

@@ -1,13 +1,13 @@
 """One file over HTTP: resumed where it stopped, at the rate that was set, and never a web page for a model.
 
 The address is resolved anew for every attempt, because storage links expire; every answer to a range is checked,
-because servers give the wrong one, the whole file, or the middle of another.
+because servers give the wrong one, the whole file, or the middle of another. What is written has an end, whatever
+comes: the site's word for the size, the answer's own, or what no hypernetwork has, and the room on the disk.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -15,20 +15,23 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import requests
-import urllib3
-
-from hnetkit.errors import Archived, AuthRequired, DiskFull, Gone, HnetkitError
+from hnetkit.errors import Archived, AuthRequired, DiskFull, Gone, HnetkitError, WrongBytes
+from hnetkit.formats.reading import MAX_FILE
+from hnetkit.limits import parse_json
 from hnetkit.sources.origins import Origin
 from hnetkit.sources.pace import ByteLimit
 from hnetkit.sources.parts import Part
 from hnetkit.sources.retry import Passing, persevere
-from hnetkit.sources.web import Web, in_words, read_text
+from hnetkit.sources.web import Answer, Web
 
-_CHUNK = 1 << 18  # bytes
+LARGEST = 1 << 30
+"""Bytes that come of a file at most where an answer states more than the site did: sites' sizes may be old."""
+
+_MOST_SAID = 1 << 20  # bytes of a refusal
+_LOOK_BYTES = 64 << 20  # of what comes: how often the room on the disk is looked at where nobody says how much comes
 _MARGIN = 1.05  # of free space
 _ROUNDING = 1024  # bytes: sites give sizes in KiB
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")
 
 Progress = Callable[[int], None]
 """Called with bytes that came; negative where some had to be thrown away."""
@@ -62,6 +65,7 @@ class Fetch:
 
         Raises:
             RemoteError: refused, gone, or failed for good; what came is kept for another try.
+            WrongBytes: it goes on beyond every size that was stated; nothing of it is kept.
             DiskFull: no room for it.
         """
         missed = 0
@@ -82,38 +86,41 @@ class Fetch:
         headers = {"Accept-Encoding": "identity"}
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
-        with self.web.open(url, headers) as response:
-            if response.status_code == 416 and part.size:
-                if _range_total(response) == part.size:
+        with self.web.open(url, headers) as answer:
+            if answer.status == 416 and part.size:
+                if _range_total(answer) == part.size:
                     return
                 _restart(part, progress)
                 raise Passing("another size than the part that is here")
-            if response.status_code not in (200, 206):
-                raise self._refused(response, what)
-            self._refuse_pages(response, what)
-            _require_room(part, _total(response) or size, what)
-            total = _begin(response, part, progress)
-            self._stream(response, part, progress)
+            if answer.status not in (200, 206):
+                raise self._refused(answer, what)
+            self._refuse_pages(answer, what)
+            most = most_of(size, _total(answer))
+            _refuse_longer(part, _total(answer) or 0, most, what, progress)
+            _require_room(part, _total(answer) or (size and min(size, most)), what)
+            total = _begin(answer, part, progress)
+            self._stream(answer, part, most, what, progress)
         if total is not None and part.size != total:
             _restart_if(part.size > total, part, progress)
             raise Passing("cut short")
         if total is None and size is not None and part.size < size - _ROUNDING and part.sha256 != part.origin.sha256:
             raise Passing("cut short")
 
-    def _stream(self, response: requests.Response, part: Part, progress: Progress) -> None:
-        came = 0
+    def _stream(self, answer: Answer, part: Part, most: int, what: str, progress: Progress) -> None:
+        looked = part.size if _total(answer) is None else most
         try:
             with part.open() as file:
-                while chunk := response.raw.read1(_CHUNK, decode_content=True):
+                for chunk in answer.chunks():
                     self.web.clock.sleep(0)
                     self.limit.take(len(chunk))
                     if not part.size and part.origin.sha256 is None:  # with one, the hash will tell
                         _refuse_page_bytes(chunk)
+                    _refuse_longer(part, part.size + len(chunk), most, what, progress)
+                    if part.size >= looked:
+                        looked = part.size + _LOOK_BYTES
+                        _require_room(part, min(looked, most), what)
                     part.append(file, chunk)
-                    came += len(chunk)
                     progress(len(chunk))
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise Passing(in_words(error), progress=came) from error
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull(
@@ -121,36 +128,53 @@ class Fetch:
                 ) from error
             raise
 
-    def _refused(self, response: requests.Response, what: str) -> Exception:
-        status, content = response.status_code, _content(response)
-        if Origin.of(response.url) != self.web.trust.base:
-            return Passing(f"the storage answered {status}")
-        if content is None and status in (400, 403):
-            return Passing(f"the site's guard answered {status}")
-        return self.refusal(status, content, what)
+    def _refused(self, answer: Answer, what: str) -> Exception:
+        content = _content(answer)
+        if Origin.of(answer.url) != self.web.trust.base:
+            return Passing(f"the storage answered {answer.status}")
+        if content is None and answer.status in (400, 403):
+            return Passing(f"the site's guard answered {answer.status}")
+        return self.refusal(answer.status, content, what)
 
-    def _refuse_pages(self, response: requests.Response, what: str) -> None:
-        kind = response.headers.get("Content-Type", "").lower()
-        if urlsplit(response.url).path.startswith("/login"):
+    def _refuse_pages(self, answer: Answer, what: str) -> None:
+        kind = answer.headers.get("Content-Type", "").lower()
+        if urlsplit(answer.url).path.startswith("/login"):
             raise self.refusal(401, None, what)
         if "text/html" in kind:
-            if self.web.trust.token is None and "log" in read_text(response, 1 << 20).lower():
+            if self.web.trust.token is None and "log" in answer.text(_MOST_SAID).lower():
                 raise self.refusal(401, None, what)
             raise Passing("a web page instead of the file")
         if "application/json" in kind:
-            error = self.refusal(400, _content(response), what)
+            error = self.refusal(400, _content(answer), what)
             raise error if isinstance(error, AuthRequired | Gone) else Passing("an error instead of the file")
 
 
-def _begin(response: requests.Response, part: Part, progress: Progress) -> int | None:
+def most_of(size: int | None, total: int | None = None) -> int:
+    """Returns how many bytes may come.
+
+    Args:
+        size: that the site states, in bytes, and rounded: in kB of 1000 or of 1024.
+        total: that the answer states itself.
+    """
+    if size is None:
+        return MAX_FILE
+    return min(MAX_FILE, max(size + size // 16 + (64 << 10), min(total or 0, LARGEST)))
+
+
+def _refuse_longer(part: Part, size: int, most: int, what: str, progress: Progress) -> None:
+    if size > most:
+        _restart(part, progress)
+        raise WrongBytes(f"{what}: goes on beyond {most:,} bytes, and the site states no more")
+
+
+def _begin(answer: Answer, part: Part, progress: Progress) -> int | None:
     """Makes the part fit the answer, and returns how long the whole is; None where the answer does not say."""
-    host, etag = urlsplit(response.url).hostname, response.headers.get("ETag")
-    plain = response.headers.get("Content-Encoding", "identity").lower() in ("", "identity")
-    total = _total(response) if plain else None
-    if response.status_code == 206:
+    host, etag = urlsplit(answer.url).hostname, answer.headers.get("ETag")
+    total = None if answer.coding else _total(answer)
+    if answer.status == 206:
         changed = part.origin.host == host and None not in (etag, part.origin.etag) and etag != part.origin.etag
         resized = None not in (total, part.origin.total) and total != part.origin.total
-        if not plain or changed or resized or _range_start(response) != part.size:
+        if answer.coding or changed or resized or _range_start(answer) != part.size:
             _restart(part, progress)
             raise Passing("another part of the file than was asked for")
     else:
@@ -169,25 +193,25 @@ def _restart_if(condition: bool, part: Part, progress: Progress) -> None:
         _restart(part, progress)
 
 
-def _content_range(response: requests.Response) -> re.Match[str] | None:
-    return _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", "").strip())
+def _content_range(answer: Answer) -> re.Match[str] | None:
+    return _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", "").strip())
 
 
-def _range_start(response: requests.Response) -> int | None:
-    match = _content_range(response)
+def _range_start(answer: Answer) -> int | None:
+    match = _content_range(answer)
     return int(match[1]) if match and match[1] else None
 
 
-def _range_total(response: requests.Response) -> int | None:
-    match = _content_range(response)
+def _range_total(answer: Answer) -> int | None:
+    match = _content_range(answer)
     return int(match[3]) if match and match[3] != "*" else None
 
 
-def _total(response: requests.Response) -> int | None:
-    if response.status_code == 206:
-        return _range_total(response)
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+def _total(answer: Answer) -> int | None:
+    if answer.status == 206:
+        return _range_total(answer)
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if re.fullmatch(r"[0-9]{1,18}", length) and not answer.coding else None
 
 
 def _require_room(part: Part, size: int | None, what: str) -> None:
@@ -208,9 +232,9 @@ def _refuse_page_bytes(chunk: bytes) -> None:
         raise Passing("a page instead of the file")
 
 
-def _content(response: requests.Response) -> Any:
+def _content(answer: Answer) -> Any:
     """The JSON of an answer; None where it has none."""
     try:
-        return json.loads(read_text(response, 1 << 20), strict=False)
-    except (ValueError, RecursionError):
+        return parse_json(answer.text(_MOST_SAID), strict=False)
+    except ValueError:
         return None

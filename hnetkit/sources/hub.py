@@ -1,21 +1,24 @@
-"""Hugging Face: repositories through `huggingface_hub`, pinned to a commit; the bytes through hnetkit's own fetch."""
+"""Hugging Face: what a repository holds, pinned to a commit. All of it comes through hnetkit's own requests."""
 
 from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from hnetkit.errors import AuthRequired, Gone, HnetkitError, NetworkFailed, NoAccess, RateLimited, RemoteError
+from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimited, RemoteError, UsageError
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
-from hnetkit.sources.origins import Origin, Trust, token_of
+from hnetkit.sources.origins import Origin, Trust, require_no_secret, token_of
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.refs import Ref
+from hnetkit.sources.shapes import int_of
 from hnetkit.sources.web import Web
 
 SOURCE = "huggingface"
@@ -54,14 +57,24 @@ class HubFile:
 
 
 class Hub:
-    """The hub that ``HF_ENDPOINT`` names, with the token of ``HF_TOKEN``."""
+    """The hub that ``HF_ENDPOINT`` names, with the token of ``HF_TOKEN``.
+
+    Raises:
+        UsageError: ``HF_ENDPOINT`` is no address that may be asked.
+    """
 
     def __init__(self, clock: Clock) -> None:
         from huggingface_hub import constants, get_token
 
         self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or str(constants.ENDPOINT)
+        try:
+            require_no_secret(self.endpoint)
+            trust = Trust(Origin.of(self.endpoint))
+            trust.check(self.endpoint)
+        except NetworkFailed as error:
+            raise UsageError(f"HF_ENDPOINT: {error}", hint=error.hint or "unset HF_ENDPOINT") from error
         self.token: str | None = token_of("HF_TOKEN") or get_token()
-        self.web = Web(Trust(Origin.of(self.endpoint), self.token), clock, Pace(clock, 4.0))
+        self.web = Web(replace(trust, token=self.token), clock, Pace(clock, 4.0))
 
     def files(self, ref: Ref) -> list[HubFile]:
         """Returns the model files that a reference means, at the commit that its revision is now.
@@ -70,51 +83,56 @@ class Hub:
             RemoteError: no such repository or revision, or not for everybody.
             Gone: no file fits.
         """
-        from huggingface_hub import HfApi
-
-        try:
-            info = HfApi(endpoint=self.endpoint, token=self.token or False).model_info(
-                ref.repo, revision=ref.revision, files_metadata=True
-            )
-        except Exception as error:
-            raise _refused(ref, error) from error
-        repo = Repo(ref.repo, str(info.sha), tuple(map(str, info.tags or ())), info.downloads)
-        found = [self._file(repo, sibling) for sibling in info.siblings or ()]
+        info = self._info(ref)
+        siblings, said = info.get("siblings"), info.get("tags")
+        tags = tuple(tag for tag in said if isinstance(tag, str)) if isinstance(said, list) else ()
+        repo = Repo(ref.repo, str(info["sha"]), tags, int_of(info.get("downloads")))
+        found = [
+            file for file in (self._file(repo, s) for s in (siblings if isinstance(siblings, list) else ())) if file
+        ]
         wanted = [file for file in found if _is_meant(file.path, ref.pattern)]
         if not wanted:
             names = ", ".join(sorted(file.path for file in found)[:5])
             raise Gone(f"{ref.text}: no model file fits; it has {names or 'no file'}", hint=f"hf:{ref.repo}:*.pt")
         return wanted
 
-    def _file(self, repo: Repo, sibling: Any) -> HubFile:
-        from huggingface_hub import hf_hub_url
+    def _info(self, ref: Ref) -> Mapping[str, Any]:
+        """What the hub says of a repository. Asked by our own requests, which hold to our rules about tokens."""
+        from huggingface_hub import constants
 
-        path, lfs = str(sibling.rfilename), sibling.lfs
-        url = hf_hub_url(repo.name, path, revision=repo.commit, endpoint=self.endpoint)
-        return HubFile(repo, path, sibling.size, lfs.sha256.lower() if lfs else None, url)
+        if constants.HF_HUB_OFFLINE:
+            raise NetworkFailed(f"{ref.text}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
+        at = f"/revision/{quote(ref.revision, safe='')}" if ref.revision else ""
+        status, info = self.web.json(f"{self.endpoint}/api/models/{ref.repo}{at}?blobs=true", what=ref.text)
+        if status == 200 and isinstance(info, Mapping) and re.fullmatch(r"[0-9a-f]{40}", str(info.get("sha"))):
+            return info
+        said = str(info.get("error")) if isinstance(info, Mapping) else ""
+        if status in (401, 403) and "restricted" in said:
+            raise AuthRequired(f"{ref.text}: only for those who accepted its terms", hint=_HINT)
+        if status == 404 and "rev id" in said:
+            raise Gone(f"{ref.text}: the repository has no revision {ref.revision}")
+        if status in (401, 404):  # to those who may not see it, a private one does not exist
+            raise Gone(f"{ref.text}: the hub has no such repository, or not for everybody", hint=_HINT)
+        if status == 200:
+            raise NetworkFailed(f"{ref.text}: an answer of the hub that makes no sense")
+        raise refusal(status, info, ref.text)
+
+    def _file(self, repo: Repo, sibling: Any) -> HubFile | None:
+        path = sibling.get("rfilename") if isinstance(sibling, Mapping) else None
+        if not isinstance(path, str):
+            return None
+        path = path.encode("utf-8", "backslashreplace").decode()  # JSON can spell what no registry holds
+        lfs = sibling.get("lfs")
+        sha256 = str(lfs.get("sha256")).lower() if isinstance(lfs, Mapping) else ""
+        url = f"{self.endpoint}/{repo.name}/resolve/{repo.commit}/{quote(path)}"
+        size = int_of(sibling.get("size"))
+        return HubFile(repo, path, size, sha256 if re.fullmatch(r"[0-9a-f]{64}", sha256) else None, url)
 
 
 def _is_meant(path: str, pattern: str | None) -> bool:
     if pattern is not None:
         return fnmatch.fnmatchcase(path, pattern)
     return os.path.splitext(path)[1].lower() in SUFFIXES - {".zip"}
-
-
-def _refused(ref: Ref, error: Exception) -> HnetkitError:
-    """What the hub's own library raised, in hnetkit's words; its own texts may hold addresses of other machines."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.GatedRepoError):
-        return AuthRequired(f"{ref.text}: only for those who accepted its terms", hint=_HINT)
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return Gone(f"{ref.text}: the hub has no such repository, or not for everybody", hint=_HINT)
-    if isinstance(error, errors.RevisionNotFoundError):
-        return Gone(f"{ref.text}: the repository has no revision {ref.revision}")
-    if isinstance(error, errors.HfHubHTTPError):
-        return refusal(error.response.status_code if error.response is not None else 0, None, ref.text)
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return NetworkFailed(f"{ref.text}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
-    return NetworkFailed(f"{ref.text}: no answer from the hub ({type(error).__name__})")
 
 
 def refusal(status: int, content: Any, what: str) -> RemoteError:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from hnetkit.errors import Gone, HnetkitError
+from hnetkit.errors import Gone
 from hnetkit.formats import load
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Filters
-from hnetkit.sources.sync import store
+from hnetkit.sources.pages import BadRecord
+from hnetkit.sources.shapes import id_of
+from hnetkit.sources.sync import alone, store
 
 Row = dict[str, Any]
 _AGAIN = timedelta(days=7)  # what the site did not know yesterday it hardly knows today
 
 
-def identify(registry: Registry, civitai: Civitai, *, again: bool = False) -> Iterator[Row]:
+def identify(
+    registry: Registry, civitai: Civitai, *, again: bool = False, failed: list[BadRecord] | None = None
+) -> Iterator[Row]:
     """Asks the site about every network file of the library, keeps its answers, and yields one row per file.
 
     A file that was converted is asked about by the hash of what it was converted from.
 
     Args:
         again: ask also about what the site did not know lately.
+        failed: gets the models of which the site's record cannot be used.
     """
     files = registry.files.rows("files.content_hash NOTNULL AND files.state = 'present'")
     asked = {row["id"]: _known_as(row) for row in files}
@@ -33,7 +39,7 @@ def identify(registry: Registry, civitai: Civitai, *, again: bool = False) -> It
         for sha256 in unknown:
             model, version = found.get(sha256, (None, None))
             registry.catalogue.put_lookup(sha256, _text(model), _text(version))
-    _fetch_records(registry, civitai)
+    _fetch_records(registry, civitai, [] if failed is None else failed)
     known = registry.catalogue.lookups()
     names = _names(registry)
     trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.rows("sd_checkpoint NOTNULL")}
@@ -52,10 +58,8 @@ def identify(registry: Registry, civitai: Civitai, *, again: bool = False) -> It
 def _known_as(row: Row) -> str:
     """The hash by which the site may know a file."""
     if row["format"] == "safetensors":
-        try:
+        with contextlib.suppress(Exception):  # whatever is wrong with one file, the others are asked about
             return load(row["path"]).source_sha256 or str(row["sha256"])
-        except HnetkitError:
-            pass
     return str(row["sha256"])
 
 
@@ -66,14 +70,13 @@ def _is_due(answer: Row | None) -> bool:
     return answer["model_id"] is None and datetime.now(timezone.utc) - at > _AGAIN
 
 
-def _fetch_records(registry: Registry, civitai: Civitai) -> None:
+def _fetch_records(registry: Registry, civitai: Civitai, failed: list[BadRecord]) -> None:
     """Gets what the site says of models that it recognised and that the catalogue lacks."""
     have = {row["remote_id"] for row in registry.catalogue.models("source = 'civitai'")}
     wanted = {answer["model_id"] for answer in registry.catalogue.lookups().values() if answer["model_id"]} - have
-    if not wanted:
-        return
-    for page in civitai.pages(Filters(ids=tuple(sorted(map(int, wanted))))):
-        store(registry, page)
+    ids = tuple(sorted(filter(None, map(id_of, wanted))))
+    for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
+        failed += store(registry, page)
 
 
 def _names(registry: Registry) -> dict[str, Row]:
@@ -81,18 +84,26 @@ def _names(registry: Registry) -> dict[str, Row]:
     return {row["version_id"]: {key: row[key] for key in ("model", "version", "creator")} for row in rows}
 
 
-def checkpoints(registry: Registry, civitai: Civitai) -> Iterator[Row]:
-    """Asks what the checkpoints are that networks say they were trained on, and yields one row for each."""
+def checkpoints(registry: Registry, civitai: Civitai, failed: list[BadRecord] | None = None) -> Iterator[Row]:
+    """Asks what the checkpoints are that networks say they were trained on, and yields one row for each.
+
+    Args:
+        failed: gets those about which nothing could be learnt.
+    """
+    failed = [] if failed is None else failed
     trained: dict[str, str | None] = {}
     for row in registry.networks.rows("sd_checkpoint NOTNULL"):
         trained.setdefault(row["sd_checkpoint"].lower(), row["sd_checkpoint_name"])
     known = registry.catalogue.lookups()
     for digits, name in sorted(trained.items()):
         if _is_due(known.get(digits)):
-            model, version = _version_of(civitai, digits)
-            with registry.write():
-                registry.catalogue.put_lookup(digits, model, version)
-            known[digits] = {"model_id": model, "version_id": version}
+            with alone(None, failed, f"the checkpoint {digits[:64]}"):
+                model, version = _version_of(civitai, digits)
+                with registry.write():
+                    registry.catalogue.put_lookup(digits, model, version)
+                known[digits] = {"model_id": model, "version_id": version}
+        if digits not in known:
+            continue
         yield {"checkpoint": digits, "name": name, **{k: known[digits][k] for k in ("model_id", "version_id")}}
 
 

@@ -11,9 +11,19 @@ import json
 import os
 import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from hnetkit.errors import FileRefused, OutputExists, WrongBytes
+from hnetkit.errors import (
+    DiskFull,
+    HnetkitError,
+    NotAHypernetwork,
+    OutputExists,
+    RegistryError,
+    WrongBytes,
+    failure_of,
+    printable,
+)
 from hnetkit.files import new_file, place, sync_folder
 from hnetkit.formats.reading import Look, look
 from hnetkit.formats.source import OpenFile
@@ -21,6 +31,7 @@ from hnetkit.library.scan import add_file
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
+from hnetkit.sources.origins import redacted
 from hnetkit.sources.parts import Part
 from hnetkit.sources.unpack import holds_models, unpacked
 
@@ -28,28 +39,47 @@ QUARANTINE = ".quarantine"
 _CHUNK = 1 << 20  # bytes
 
 
-def install(registry: Registry, job: Job, part: Part) -> list[Path]:
-    """Files what came, and returns the library's paths; the part is gone afterwards.
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What became of one download.
+
+    Attributes:
+        paths: of the library's networks.
+        left_out: members of an archive that may be networks and cannot be used, each with the reason.
+    """
+
+    paths: list[Path]
+    left_out: list[str]
+
+
+def install(registry: Registry, job: Job, part: Part) -> Installed:
+    """Files what came; the part is gone afterwards.
 
     Raises:
-        FileRefused: it holds no usable network; it is in quarantine then.
+        HnetkitError: it holds no usable network, or reading it failed in whatever way; it is in quarantine then.
+        OSError, DiskFull: it could not be written; the part is still there.
     """
     folder = Path(job.folder)
     part.flush()
     try:
         found = _look(part.path)
         if found.network is None and holds_models(part.path):
-            paths = _install_members(registry, job, part.path)
+            installed = _install_members(registry, job, part.path)
         else:
             _require_network(part.path, found)
-            paths = [_install_one(registry, job, part.path, part.sha256, job.name, job.suffix)]
-    except FileRefused as refusal:
-        quarantine(registry, job, part.path, str(refusal))
-        part.discard()
+            installed = Installed([_install_one(registry, job, part.path, part.sha256, job.name, job.suffix)], [])
+        if installed.left_out:
+            quarantine(registry, job, part.path, "; ".join(installed.left_out))
+    except (OSError, DiskFull, RegistryError):
         raise
+    except Exception as error:
+        failure = failure_of(error, f"{job.name}{job.suffix}")
+        quarantine(registry, job, part.path, str(failure))
+        part.discard()
+        raise failure from error
     sync_folder(folder)
     part.discard()
-    return paths
+    return installed
 
 
 def _look(path: Path) -> Look:
@@ -62,21 +92,28 @@ def _require_network(path: Path, found: Look) -> None:
         raise found.refusal or WrongBytes(f"{path}: no usable network")
 
 
-def _install_members(registry: Registry, job: Job, archive: Path) -> list[Path]:
-    paths, refusals = [], []
-    for name, path in unpacked(archive, archive.with_suffix(".unpacked")):
+def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
+    paths: list[Path] = []
+    left_out: list[str] = []
+    strange: list[str] = []
+    for name, member in unpacked(archive, archive.with_suffix(".unpacked")):
         try:
-            _require_network(path, _look(path))
-        except FileRefused as refusal:
-            refusals.append(f"{name}: {str(refusal).removeprefix(f'{path}: ')}")
-            continue
-        stem, suffix = split_name(name)
-        paths.append(_install_one(registry, job, path, _sha256(path), safe_stem(stem, job.name), suffix))
+            if isinstance(member, HnetkitError):
+                raise member
+            _require_network(member, _look(member))
+            stem, suffix = split_name(name)
+            sha256 = _sha256(member)
+            paths.append(_install_one(registry, job, member, sha256, safe_stem(stem, job.name), suffix))
+        except (OSError, DiskFull, RegistryError):
+            raise
+        except Exception as error:
+            reason = str(failure_of(error, name)).removeprefix(f"{member}: ").removeprefix(f"{name}: ")
+            others = strange if isinstance(error, NotAHypernetwork) else left_out
+            others.append(f"{printable(name)[:100]}: {reason[:300]}")
     if not paths:
-        raise WrongBytes(
-            f"{archive}: a zip without a usable network{': ' if refusals else ''}{'; '.join(refusals[:3])}"
-        )
-    return paths
+        few = "; ".join([*left_out, *strange][:3])
+        raise WrongBytes(f"{archive}: a zip without a usable network{': ' if few else ''}{few}")
+    return Installed(paths, left_out)
 
 
 def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
@@ -97,7 +134,15 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
             with registry.write():
                 registry.jobs.not_installed(str(target))
             continue
-        add_file(registry, folder, target, sha256)
+        try:
+            add_file(registry, folder, target, sha256)
+        except (OSError, RegistryError):
+            raise
+        except Exception:  # what cannot be examined is no network of the library: it goes to quarantine
+            target.unlink(missing_ok=True)
+            with registry.write():
+                registry.jobs.not_installed(str(target))
+            raise
         return target
     raise WrongBytes(f"{folder / stem}: no name is left for it")
 
@@ -153,7 +198,7 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
         with contextlib.suppress(OutputExists):
             place(path, target)
             break
-    why = {"key": job.key, "url": job.url, "expected_sha256": job.sha256, "reason": reason}
+    why = {"key": job.key, "url": redacted(job.url), "expected_sha256": job.sha256, "reason": reason}
     with new_file(f"{target}.json", overwrite=True) as file:
         file.write(json.dumps(why, indent=2, ensure_ascii=False).encode() + b"\n")
     with registry.write():

@@ -14,8 +14,16 @@ from urllib3.util import parse_url
 from hnetkit.errors import NetworkFailed, UsageError
 
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
+_INSIDE = (".local", ".localdomain", ".internal", ".intranet", ".lan", ".home", ".home.arpa", ".corp", ".private")
+_PUBLIC_V6 = ipaddress.ip_network("2000::/3")
+_TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))  # end in an IPv4 address
+_ASSIGNED = ipaddress.ip_network("192.0.0.0/24")  # newer Pythons call parts of it global
+_TUNNELLED = ipaddress.ip_network("198.18.0.0/15")
 CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
 CIVITAI_API = "https://civitai.com/api/v1"
+
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +56,32 @@ class Origin:
         """Whether the name alone shows that it lies inside somebody's own network."""
         address = self._address()
         if address:
-            return not address.is_global
+            return not is_public(address)
         # `127.1` and `0x7f.0.0.1` are addresses to the system's resolver, whatever they look like
         is_number = _NUMBER.fullmatch(self.host.rpartition(".")[2]) is not None
-        return is_number or self.is_loopback or "." not in self.host or self.host.endswith((".local", ".internal"))
+        return is_number or self.is_loopback or "." not in self.host or self.host.endswith(_INSIDE)
 
-    def _address(self) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-        try:
-            return ipaddress.ip_address(self.host)
-        except ValueError:
-            return None
+    def _address(self) -> Address | None:
+        return _address_of(self.host)
+
+
+def _address_of(host: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of the open internet; one that leads to an IPv4 address is what that one is."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return address.is_global and not address.is_multicast and address not in _ASSIGNED
+    if any(address in network for network in _TRANSLATED):
+        return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    inner = address.ipv4_mapped or address.sixtofour
+    if inner is not None:
+        return is_public(inner)
+    return address in _PUBLIC_V6 and address.is_global
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +93,14 @@ class Trust:
             lead to loopback too.
         token: told to `base` and, over https, to `hosts` and what is below them; to nobody else.
         hosts: that belong to the same site.
+        settled: whether a person set `base` up as their site: then it may lie in their own network. An address that
+            somebody gave them to fetch one file from may not, unless it is loopback.
     """
 
     base: Origin
     token: str | None = field(default=None, repr=False)
     hosts: tuple[str, ...] = ()
+    settled: bool = True
 
     def token_for(self, url: str) -> str | None:
         """Returns the token where `url` may hear it."""
@@ -89,6 +116,10 @@ class Trust:
         if origin == self.base:
             if origin.scheme == "http" and not origin.is_loopback:
                 raise NetworkFailed(f"{redacted(url)}: plain http", hint="use an https address")
+            if not self.settled and origin.is_private and not origin.is_loopback:
+                raise NetworkFailed(
+                    f"{redacted(url)}: lies in a private network", hint="fetch it yourself, then: hnetkit scan FOLDER"
+                )
             return
         if self.base.is_loopback and origin.is_loopback:
             return
@@ -96,6 +127,21 @@ class Trust:
             raise NetworkFailed(f"{redacted(url)}: refused: leads to plain http")
         if origin.is_private:
             raise NetworkFailed(f"{redacted(url)}: refused: leads into a private network")
+
+    def may_reach(self, origin: Origin, peer: str) -> bool:
+        """Whether the machine that a name stands for may be asked: a name is private that leads to a private address.
+
+        Args:
+            origin: that `check` let pass.
+            peer: the numeric address that it led to.
+        """
+        if origin == self.base and (self.settled or origin.is_loopback):
+            return True
+        address = _address_of(peer.partition("%")[0])
+        if self.base.is_loopback and origin.is_loopback:
+            return address is not None and address.is_loopback
+        # programs that tunnel all traffic give every name an address of the range for benchmarks
+        return address is not None and (is_public(address) or address in _TUNNELLED)
 
 
 def civitai_base() -> str:
@@ -108,6 +154,7 @@ def civitai_base() -> str:
     """
     base = os.environ.get("HNETKIT_CIVITAI_URL", "").strip().rstrip("/") or CIVITAI_API
     try:
+        require_no_secret(base)
         Origin.of(base)
     except NetworkFailed as error:
         raise UsageError(f"HNETKIT_CIVITAI_URL: {error}", hint=f"for example {CIVITAI_API}") from error
@@ -132,6 +179,19 @@ def token_of(name: str) -> str | None:
 
 
 def redacted(url: str) -> str:
-    """Returns an address without its query, in which tokens and signatures travel."""
-    head, _, query = url.partition("?")
-    return f"{head}?..." if query else head
+    """Returns an address without user, password, query and fragment, in which secrets travel; `?...` says that some
+    of it was left out."""
+    head = re.split(r"[?#]", url, maxsplit=1)[0]
+    scheme, separator, rest = head.partition("://")
+    authority, slash, path = rest.partition("/")
+    if authority and "://" not in rest:
+        shown = f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
+    else:  # no address of the web: whatever stands before an @ may be a password
+        shown = head.rpartition("@")[2]
+    return f"{shown}?..." if len(head) < len(url) else shown
+
+
+def require_no_secret(url: str) -> None:
+    """Raises NetworkFailed where an address of a site holds a user, a password, a query or a fragment."""
+    if redacted(url) != url:
+        raise NetworkFailed(f"{redacted(url)}: more than a site's address", hint="leave out user, password and query")

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from hnetkit.limits import read_json
+
 _CHUNK = 1 << 20  # bytes
 
 
@@ -55,7 +57,7 @@ class Part:
 
     def _read_note(self) -> Origin | None:
         try:
-            return Origin(**json.loads(self._note.read_text(encoding="utf-8")))
+            return Origin(**read_json(self._note))
         except (OSError, ValueError, TypeError):
             return None
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+from hnetkit.errors import failure_of, printable
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import Civitai, is_past
+from hnetkit.sources.civitai import Civitai, Failed, ignored, is_past
 from hnetkit.sources.names import safe_stem, split_name
+from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.record import record
 from hnetkit.sources.shapes import Model, RemoteFile, Version
 
@@ -78,7 +80,8 @@ def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) 
         return Item(model, version, file, "skip", "early-access", f"early access until {until[:10]}", until)
     for job in registry.jobs.rows("key = ? AND state IN ('refused', 'failed')", [key_of(file.id)]):
         lasts = job.code in _LASTING and datetime.now(timezone.utc) - datetime.fromisoformat(job.updated_at) < _A_DAY
-        if job.sha256 == file.sha256 and (job.state == "refused" or lasts):
+        same = (job.sha256, job.size_bytes) == (file.sha256, file.size_bytes)
+        if same and (job.state == "refused" or lasts):
             return Item(model, version, file, "skip", job.code, job.reason)
     return Item(model, version, file, "fetch")
 
@@ -98,25 +101,38 @@ def _is_installed(registry: Registry, job: Job) -> bool:
     return bool(installs) and all(os.path.isfile(install["path"]) for install in installs)
 
 
-def enqueue(registry: Registry, civitai: Civitai, folder: Path, items: Iterable[Item]) -> Iterator[Job]:
+def enqueue(
+    registry: Registry, civitai: Civitai, folder: Path, items: Iterable[Item], failed: Failed = ignored
+) -> Iterator[Job]:
     """Makes jobs of what is to be fetched, and keeps why the rest is skipped; call it inside of `registry.write()`.
+
+    Args:
+        failed: told of each that cannot be stored.
 
     Yields:
         The jobs that are to be carried out.
     """
     for item in items:
-        if item.action == "have" and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key])):
-            continue  # others were killed just before their end, or failed before another job brought their bytes
-        files = record(registry, item.model)
-        job = registry.jobs.add(item.key, _values(item, civitai, folder, files.get(item.file.id)))
-        if item.action == "skip":
-            if job.state not in ("refused", "failed"):
-                registry.jobs.set_state(
-                    job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before
-                )
-        else:
-            registry.jobs.again(job.id)
-            yield registry.jobs.get(job.id)
+        try:
+            job = _enqueued(registry, civitai, folder, item)
+        except Exception as error:
+            failed(BadRecord(item.model.id, str(failure_of(error, printable(item.file.name)[:100]))))
+            continue
+        if job is not None:
+            yield job
+
+
+def _enqueued(registry: Registry, civitai: Civitai, folder: Path, item: Item) -> Job | None:
+    if item.action == "have" and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key])):
+        return None  # others were killed just before their end, or failed before another job brought their bytes
+    files = record(registry, item.model)
+    job = registry.jobs.add(item.key, _values(item, civitai, folder, files.get(item.file.id)))
+    if item.action == "skip":
+        if job.state not in ("refused", "failed"):
+            registry.jobs.set_state(job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before)
+        return None
+    registry.jobs.again(job.id)
+    return registry.jobs.get(job.id)
 
 
 def _values(item: Item, civitai: Civitai, folder: Path, row: int | None) -> dict[str, object]:

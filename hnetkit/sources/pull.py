@@ -6,11 +6,11 @@ import hashlib
 import re
 from urllib.parse import unquote, urlsplit
 
-from hnetkit.errors import Archived, Gone, HnetkitError, UsageError
+from hnetkit.errors import Archived, Gone, HnetkitError, NetworkFailed, UsageError
 from hnetkit.sources import hub
 from hnetkit.sources.desk import Desk
 from hnetkit.sources.names import safe_stem, split_name
-from hnetkit.sources.origins import Origin, Trust
+from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.plan import Item, enqueue, items_of
 from hnetkit.sources.refs import Ref
 from hnetkit.sources.sync import store
@@ -42,7 +42,8 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool) -> tuple[list[int], 
     if model_id is None:
         raise Gone(f"{ref.text}: the site does not say which model it belongs to")
     model = desk.civitai.model(model_id)
-    store(desk.registry, [model])
+    for bad in store(desk.registry, [model]):
+        raise NetworkFailed(f"{ref.text}: {bad.reason}")
     items = items_of(desk.registry, model, all_versions=all_versions, only=version.id if version else None)
     if not items:
         if model.state == "archived":
@@ -62,16 +63,19 @@ def _plain_job(desk: Desk, ref: Ref, sha256: str | None) -> int:
     if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise UsageError(f"{ref.text}: nobody says what this file must be", hint="add --sha256 with its 64 digits")
     try:
-        Trust(Origin.of(ref.url)).check(ref.url)
+        Trust(Origin.of(ref.url), settled=False).check(ref.url)
     except HnetkitError as error:
-        raise UsageError(str(error), hint="use an https address") from error
+        raise UsageError(str(error), hint=error.hint or "use an https address") from error
     stem, suffix = split_name(unquote(urlsplit(ref.url).path))
-    key = f"url:{hashlib.sha256(ref.url.encode()).hexdigest()[:16]}:{sha256.lower()}"
+    shown = redacted(ref.url)  # signatures change and are secrets: neither kept, nor part of what the job is
+    place = shown.removesuffix("?...")
+    key = f"url:{hashlib.sha256(place.encode()).hexdigest()[:16]}:{sha256.lower()}"
     values = {
-        **{"source": "url", "url": ref.url, "name": safe_stem(stem, "network"), "suffix": suffix},
+        **{"source": "url", "url": shown, "name": safe_stem(stem, "network"), "suffix": suffix},
         **{"folder": str(desk.folder), "remote_file_id": None, "sha256": sha256.lower(), "size_bytes": None},
     }
     with desk.registry.write():
         job = desk.registry.jobs.add(key, values)
         desk.registry.jobs.again(job.id)
+    desk.addresses[job.id] = ref.url
     return job.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -12,7 +13,8 @@ from hnetkit.sources.pace import RealClock
 from hnetkit.sources.work import Workshop
 from hnetkit.sources.workers import Worker
 
-_HALTING = frozenset({"no-token", "rate-limited", "region-blocked", "disk-full"})  # what the next job would meet too
+_HALTING = frozenset({"no-token", "rate-limited", "region-blocked"})  # what the next job would meet too
+_NO_ROOM = 64 << 20  # bytes free on the disk: with more, only what is larger fails
 _LOOK_S = 0.3  # how often another process's jobs are looked at
 
 
@@ -54,7 +56,7 @@ def run(
                     for future in done:
                         job = future.result()
                         del running[future]
-                        if job.state == "failed" and job.code in _HALTING:
+                        if job.state == "failed" and _halts(job):
                             halted[job.source] = job
                         yield job
                 elif elsewhere:
@@ -68,6 +70,12 @@ def run(
                 for id in running.values():
                     registry.jobs.give_back(id, worker.name)
             raise
+
+
+def _halts(job: Job) -> bool:
+    if job.code == "disk-full":
+        return shutil.disk_usage(job.folder).free < _NO_ROOM
+    return job.code in _HALTING
 
 
 def _claim(registry: Registry, id: int, worker: Worker) -> Job | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
@@ -18,8 +18,6 @@ _AIR = re.compile(r"(?:urn:air:[\w.-]+:[\w.-]+:)?civitai:([0-9]{1,10})(?:@([0-9]
 _HASH = re.compile(r"(?:[0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})", re.IGNORECASE)
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
 
-_SECRETS = frozenset({"token", "access_token", "api_key", "apikey"})
-
 Kind = Literal["model", "version", "hash", "hub", "url"]
 
 
@@ -32,7 +30,7 @@ class Ref:
         id: of a model or version.
         digits: of a hash, in lower case.
         repo, revision, pattern: of the hub; `pattern` is a glob over the repository's paths.
-        url: of a plain file.
+        url: of a plain file, whole: what stands in its query may be a secret, so it is neither stored nor shown.
     """
 
     kind: Kind
@@ -42,7 +40,7 @@ class Ref:
     repo: str = ""
     revision: str | None = None
     pattern: str | None = None
-    url: str = ""
+    url: str = field(default="", repr=False)
 
 
 def ref_of(text: str) -> Ref:
@@ -70,10 +68,10 @@ def _of_address(text: str) -> Ref:
     said = redacted(text)
     is_civitai, parts = _is_civitai(text), urlsplit(text)
     query = parse_qs(parts.query)
+    if "@" in re.split(r"[/?#]", text.partition("://")[2], maxsplit=1)[0]:
+        raise UsageError(f"{said}: give no user or password in an address", hint="leave out all before the @")
     if not is_civitai:
-        if {name.lower() for name in query} & _SECRETS:
-            raise UsageError(f"{said}: holds a token, which would be kept", hint="give the address without it")
-        return Ref("url", said, url=text)
+        return Ref("url", said, url=text.partition("#")[0])
     chosen = query.get("modelVersionId", [""])[0]
     if re.fullmatch(r"[0-9]{1,10}", chosen):
         return Ref("version", said, id=int(chosen))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hnetkit.errors import HnetkitError
+from hnetkit.errors import FileRefused, HnetkitError, failure_of
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.registry.jobs import Job
@@ -20,13 +20,15 @@ class Damage:
     """One installed file that is not as it was installed.
 
     Attributes:
-        what: ``"missing"`` or ``"corrupt"``.
-        job: fetches it again.
+        what: ``"missing"`` or ``"corrupt"``; ``"failed"`` where that could not be learnt.
+        job: fetches it again; None where there is none any more.
+        reason: what failed.
     """
 
     what: str
     path: str
-    job: Job
+    job: Job | None
+    reason: str | None = None
 
 
 def damages(registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None) -> Iterator[Damage]:
@@ -38,9 +40,14 @@ def damages(registry: Registry, progress: Callable[[int, int], None] = lambda do
     installs = registry.jobs.installs("kind = 'network' AND job_id NOTNULL")
     for done, install in enumerate(installs):
         progress(done, len(installs))
-        what = _damage(install["path"], install["sha256"])
-        if what is not None:
-            yield Damage(what, install["path"], registry.jobs.get(install["job_id"]))
+        path = install["path"]
+        try:
+            what = _damage(path, install["sha256"])
+            damage = Damage(what, path, registry.jobs.get(install["job_id"])) if what is not None else None
+        except Exception as error:
+            damage = Damage("failed", path, None, str(failure_of(error, path)))
+        if damage is not None:
+            yield damage
 
 
 def _damage(path: str, sha256: str) -> str | None:
@@ -49,19 +56,24 @@ def _damage(path: str, sha256: str) -> str | None:
     try:
         with OpenFile(path) as file:
             return None if sha256_of(file) == sha256 else "corrupt"
-    except HnetkitError:
+    except FileRefused:
         return "corrupt"
 
 
-def take_up(registry: Registry, damage: Damage) -> int:
-    """Moves what is damaged into quarantine, and queues its job; returns the job's number."""
+def take_up(registry: Registry, damage: Damage) -> int | HnetkitError:
+    """Moves what is damaged into quarantine, and queues its job; returns the job's number, or what failed."""
     path = Path(damage.path)
-    if damage.what == "corrupt":
-        quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
-        path.unlink(missing_ok=True)
-    with registry.write():
-        registry.jobs.not_installed(damage.path)
-        gone = [row["id"] for row in registry.files.rows() if row["path"] == damage.path]
-        registry.files.set_state(gone, "missing")
-        registry.jobs.again(damage.job.id)
+    if damage.job is None:
+        return HnetkitError(damage.reason or f"{damage.path}: nothing is known of where it came from")
+    try:
+        if damage.what == "corrupt":
+            quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
+            path.unlink(missing_ok=True)
+        with registry.write():
+            registry.jobs.not_installed(damage.path)
+            gone = [row["id"] for row in registry.files.rows() if row["path"] == damage.path]
+            registry.files.set_state(gone, "missing")
+            registry.jobs.again(damage.job.id)
+    except Exception as error:
+        return failure_of(error, damage.path)
     return damage.job.id

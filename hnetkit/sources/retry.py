@@ -37,12 +37,12 @@ class Passing(Exception):
 
 def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
     """Returns the seconds that a ``Retry-After`` asks for, given as seconds or as a date; None without one."""
-    text = headers.get("Retry-After", "").strip()
+    text = headers.get("Retry-After", "").strip()[:64]
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - clock.wall())
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, IndexError, OSError):  # what the parser and the calendar raise
         return None
 
 

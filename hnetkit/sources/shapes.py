@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from html.parser import HTMLParser
+from html import unescape
 from typing import Any
 
 Json = Mapping[str, Any]
@@ -114,7 +114,7 @@ class Model:
 def model_of(data: Any) -> Model | None:
     """Returns the model in a JSON object; None where there is none in it."""
     data = _object(data)
-    id = _id(data.get("id"))
+    id = id_of(data.get("id"))
     if id is None:
         return None
     versions = [v for v in map(version_of, _list(data.get("modelVersions"))) if v is not None]
@@ -132,7 +132,7 @@ def model_of(data: Any) -> Model | None:
         allow_no_credit=_flag(data.get("allowNoCredit")),
         allow_derivatives=_flag(data.get("allowDerivatives")),
         allow_different_license=_flag(data.get("allowDifferentLicense")),
-        downloads=_int(_object(data.get("stats")).get("downloadCount")),
+        downloads=int_of(_object(data.get("stats")).get("downloadCount")),
         state=_MODES.get(str(data.get("mode")).lower(), "listed"),
         versions=tuple(sorted(versions, key=lambda v: (v.published_at or "", v.id), reverse=True)),
         raw=data,
@@ -142,14 +142,14 @@ def model_of(data: Any) -> Model | None:
 def version_of(data: Any) -> Version | None:
     """Returns the version in a JSON object, of a list or of its own; None where there is none in it."""
     data = _object(data)
-    id = _id(data.get("id"))
+    id = id_of(data.get("id"))
     if id is None:
         return None
     images = tuple(i for i in map(_image, _list(data.get("images"))) if i is not None)
     strengths = [image.strength for image in images if image.strength is not None]
     return Version(
         id=id,
-        model_id=_id(data.get("modelId")),
+        model_id=id_of(data.get("modelId")),
         name=_text(data.get("name")) or f"version {id}",
         base_model=_text(data.get("baseModel")),
         published_at=_text(data.get("publishedAt")),
@@ -167,7 +167,7 @@ def version_of(data: Any) -> Version | None:
 
 def _file(data: Any) -> RemoteFile | None:
     data = _object(data)
-    id = _id(data.get("id"))
+    id = id_of(data.get("id"))
     if id is None:
         return None
     declared = _object(data.get("metadata"))
@@ -201,8 +201,8 @@ def _image(data: Any) -> Image | None:
         url=url,
         type=_text(data.get("type")) or ("video" if url.lower().endswith((".mp4", ".webm")) else "image"),
         nsfw_level=_nsfw(data),
-        width=_int(data.get("width")),
-        height=_int(data.get("height")),
+        width=int_of(data.get("width")),
+        height=int_of(data.get("height")),
         strength=_strength(_object(data.get("meta"))),
     )
 
@@ -232,6 +232,8 @@ def _list(value: Any) -> list[Any]:
 def _text(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
+    if isinstance(value, int) and abs(value) >= 2**64:  # as text it may be longer than Python will make
+        return None
     return str(value).strip() or None
 
 
@@ -239,19 +241,21 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
-        number = float(value)
+        number = float(value[:64] if isinstance(value, str) else value)
     except (ValueError, OverflowError):
         return None
     return number if number == number and abs(number) != float("inf") else None
 
 
-def _int(value: Any) -> int | None:
+def int_of(value: Any) -> int | None:
+    """Returns a whole number that every reader of JSON holds exactly; None for anything else."""
     number = _number(value)
     return int(number) if number is not None and abs(number) < 2**53 else None
 
 
-def _id(value: Any) -> int | None:
-    number = _int(value)
+def id_of(value: Any) -> int | None:
+    """Returns a number that a site may have given out; None for anything else."""
+    number = int_of(value)
     return number if number is not None and 0 < number < _LARGEST_ID else None
 
 
@@ -273,7 +277,7 @@ def _nsfw(data: Json) -> int | None:
         return 28 if level else 1
     if isinstance(level, str) and level.lower() in _NSFW_WORDS:
         return _NSFW_WORDS[level.lower()]
-    return _int(level)
+    return int_of(level)
 
 
 def _commercial_use(data: Json) -> tuple[str, ...] | None:
@@ -285,42 +289,51 @@ def _commercial_use(data: Json) -> tuple[str, ...] | None:
     return tuple(word.strip() for word in said if isinstance(word, str) and word.strip() not in ("", "None"))
 
 
-class _Words(HTMLParser):
-    """Collects the text of a description; blocks begin on lines of their own."""
+MOST_HTML = 256 << 10
+"""Signs of a description that are read; what is longer is cut."""
 
-    _BLOCKS = frozenset({"p", "br", "li", "div", "h1", "h2", "h3", "h4", "ul", "ol", "tr", "pre", "blockquote"})
-    _SILENT = frozenset({"script", "style"})
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self._silent = 0
-
-    def handle_starttag(self, tag: str, attrs: Iterable[tuple[str, str | None]]) -> None:
-        if tag in self._BLOCKS:
-            self.parts.append("\n")
-        self._silent += tag in self._SILENT
-
-    def handle_endtag(self, tag: str) -> None:
-        self._silent -= tag in self._SILENT and self._silent > 0
-
-    def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.parts.append(data)
+_BLOCKS = frozenset({"p", "br", "li", "div", "h1", "h2", "h3", "h4", "ul", "ol", "tr", "pre", "blockquote"})
+_SILENT = frozenset({"script", "style"})
+_TAG = re.compile(r"(/?)([a-zA-Z][a-zA-Z0-9]*)")
+_NO_SIGN = re.compile(r"&#[xX]?[0-9a-fA-F]{9,};?")  # beyond every sign there is, and slow to turn into a number
 
 
 def plain_text(html: Any) -> str | None:
     """Returns a description without its tags and without what could steer a terminal; None where there is none."""
     if not isinstance(html, str):
         return None
-    words = _Words()
-    try:
-        words.feed(html)
-        words.close()
-    except (AssertionError, ValueError):  # how the parser says that something after `<!` is no declaration
-        words.parts = [re.sub(r"<[^>]*>", " ", html)]
-    lines = (" ".join(_printable(line).split()) for line in "".join(words.parts).splitlines())
+    text = unescape(_NO_SIGN.sub(" ", "".join(_texts_of(html[:MOST_HTML]))))
+    lines = (" ".join(_printable(line).split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line) or None
+
+
+def _texts_of(html: str) -> Iterator[str]:
+    """Yields what stands outside of tags, comments, scripts and styles; each sign is looked at a few times at most."""
+    at, silent, last_comment = 0, "", html.rfind("-->")
+    while (start := html.find("<", at)) >= 0:
+        if not silent:
+            yield html[at:start]
+        if html.startswith("<!--", start) and start + 4 <= last_comment:
+            at = html.index("-->", start + 4) + 3
+            continue
+        tag = _TAG.match(html, start + 1)
+        if tag is None and html[start + 1 : start + 2] not in ("!", "?", "/"):  # a sign of its own, as in "a < b"
+            if not silent:
+                yield "<"
+            at = start + 1
+            continue
+        end = html.find(">", start)
+        if end < 0:  # no tag ends any more
+            at = start + 1
+            break
+        name = tag[2].lower() if tag else ""
+        if name in _SILENT and tag is not None:
+            silent = (silent and "" if silent == name else silent) if tag[1] else silent or name
+        if name in _BLOCKS and not silent and tag is not None and not tag[1]:
+            yield "\n"
+        at = end + 1
+    if not silent:
+        yield html[at:]
 
 
 def _printable(text: str) -> str:

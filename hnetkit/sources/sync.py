@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
-from hnetkit.errors import Gone
+from hnetkit.errors import Gone, NetworkFailed, failure_of
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import Civitai, Filters
+from hnetkit.sources.civitai import Civitai, Filters, halts
 from hnetkit.sources.pace import Clock
+from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.plan import Item, items_of
 from hnetkit.sources.record import SOURCE, record
-from hnetkit.sources.shapes import Model
+from hnetkit.sources.shapes import Model, id_of
 
 _AGAIN_S = 5.0  # between two answers that a model is gone: one alone may be a hiccup
 _ASKED_LATELY = timedelta(hours=24)
@@ -25,10 +27,12 @@ class Plan:
     Attributes:
         models: everything listed that is meant.
         items: each of their files, with what is to be done.
+        failed: records of which nothing can be done.
     """
 
     models: list[Model] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
+    failed: list[BadRecord] = field(default_factory=list)
 
     @property
     def to_fetch(self) -> list[Item]:
@@ -59,19 +63,60 @@ def plan_sync(
         RemoteError: the listing failed.
     """
     plan = Plan()
-    for page in civitai.pages(filters):
-        plan.models += page
+    for page in civitai.pages(filters, failed=plan.failed.append):
         for model in page:
-            plan.items += items_of(registry, model, all_versions=all_versions)
+            with alone(model.id, plan.failed):
+                plan.items += items_of(registry, model, all_versions=all_versions)
+                plan.models.append(model)
         listed(len(plan.models))
     return plan
 
 
-def store(registry: Registry, models: Iterable[Model]) -> None:
-    """Keeps what the site says of models."""
-    with registry.write():
-        for model in models:
+@contextmanager
+def alone(id: int | None, failed: list[BadRecord], what: str | None = None) -> Iterator[None]:
+    """Surrounds what is done with one model: whatever fails is that model's failure.
+
+    Args:
+        id: the site's number of it.
+        failed: gets it.
+        what: it is, in words, where it is no model.
+
+    Raises:
+        RemoteError: the site would answer the next question in the same way.
+        Stopped: the person asked for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        if halts(error):
+            raise
+        failed.append(BadRecord(id, str(failure_of(error, what or f"model {id}"))))
+
+
+def store(registry: Registry, models: Iterable[Model]) -> list[BadRecord]:
+    """Keeps what the site says of models, each by itself, and returns what could not be kept."""
+    failed: list[BadRecord] = []
+    for model in models:
+        with alone(model.id, failed), registry.write():
             record(registry, model)
+            for job in registry.jobs.rows("key = ? AND state = 'refused'", [_record_key(model.id)]):
+                registry.jobs.set_state(job.id, "done")
+    return failed
+
+
+def store_failures(registry: Registry, failed: Iterable[BadRecord]) -> None:
+    """Keeps which records of the site could not be used, and why."""
+    nothing = {"url": "", "suffix": "", "folder": "", "remote_file_id": None, "sha256": None, "size_bytes": None}
+    with registry.write():
+        for bad in failed:
+            if bad.id is not None:
+                values = {"source": SOURCE, "name": f"model-{bad.id}", **nothing}
+                job = registry.jobs.add(_record_key(bad.id), values)
+                registry.jobs.set_state(job.id, "refused", code="record", reason=bad.reason)
+
+
+def _record_key(id: int) -> str:
+    return f"{SOURCE}:model:{id}"
 
 
 def missing(registry: Registry, models: Iterable[Model]) -> list[str]:
@@ -82,16 +127,29 @@ def missing(registry: Registry, models: Iterable[Model]) -> list[str]:
     return [row["remote_id"] for row in rows if row["remote_id"] not in listed]
 
 
-def ask_about(registry: Registry, civitai: Civitai, clock: Clock, ids: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Asks about models by number, stores and yields (number, state): absence from a list proves nothing."""
+def ask_about(
+    registry: Registry, civitai: Civitai, clock: Clock, ids: Iterable[str], failed: list[BadRecord] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Asks about models by number, stores and yields (number, state): absence from a list proves nothing.
+
+    Args:
+        failed: gets those about which nothing could be learnt.
+    """
+    failed = [] if failed is None else failed
     for id in ids:
-        model = _model_or_none(civitai, clock, int(id))
-        state = model.state if model is not None else "gone"
-        with registry.write():
-            if model is not None:
-                record(registry, model, whole=True)
-            registry.catalogue.set_model_state(SOURCE, id, state)
-        yield id, state
+        state = None
+        number = id_of(id)
+        with alone(number, failed):
+            if number is None:
+                raise NetworkFailed(f"{id[:40]}: no number of a model")
+            model = _model_or_none(civitai, clock, number)
+            with registry.write():
+                if model is not None:
+                    record(registry, model, whole=True)
+                registry.catalogue.set_model_state(SOURCE, id, model.state if model is not None else "gone")
+            state = model.state if model is not None else "gone"
+        if state is not None:
+            yield id, state
 
 
 def _model_or_none(civitai: Civitai, clock: Clock, id: int) -> Model | None:
@@ -119,14 +177,21 @@ class Update:
     newest: Item
 
 
-def updates(registry: Registry, civitai: Civitai) -> Iterator[Update]:
-    """Yields the models whose newest version is not here, of those of which some version is."""
+def updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] | None = None) -> Iterator[Update]:
+    """Yields the models whose newest version is not here, of those of which some version is.
+
+    Args:
+        failed: gets those of which the site's record cannot be used.
+    """
+    failed = [] if failed is None else failed
     here = _versions_here(registry)
-    ids = tuple(sorted(int(id) for id in here))
-    for page in civitai.pages(Filters(ids=ids)) if ids else ():
-        store(registry, page)
+    ids = tuple(sorted(filter(None, map(id_of, here))))
+    for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
+        failed += store(registry, page)
         for model in page:
-            newer = [item for item in items_of(registry, model) if item.action == "fetch"]
+            newer: list[Item] = []
+            with alone(model.id, failed):
+                newer = [item for item in items_of(registry, model) if item.action == "fetch"]
             if newer and str(newer[0].version.id) not in here[str(model.id)]:
                 yield Update(model, tuple(here[str(model.id)].values()), newer[0])
 

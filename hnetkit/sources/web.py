@@ -1,10 +1,15 @@
-"""One request at a time: own User-Agent, redirects followed by hand, the token only where it belongs."""
+"""One request at a time: own User-Agent, redirects followed by hand, the token only where it belongs.
+
+Whatever comes back passes through here, so here it is limited in size and in time, and here the token is taken out of
+it: a site that repeats what it was sent would have it stored and shown.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urljoin
@@ -13,15 +18,80 @@ import requests
 import urllib3
 
 from hnetkit.errors import NetworkFailed
+from hnetkit.limits import parse_json
+from hnetkit.sources.connections import Adapter, Watch
 from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.retry import PASSING, Passing, persevere, retry_after
+from hnetkit.sources.secrets import remover
 
 USER_AGENT = f"hnetkit/{version('hnetkit')} (library of Stable Diffusion hypernetworks)"
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
 MOST_HOPS = 10
-MOST_JSON = 64 << 20  # bytes
+MOST_JSON = 64 << 20
+"""Bytes of a page of JSON: a page of a hundred models has about ten million."""
+MOST_MADE = 256 << 20
+"""Bytes that such a page may take in memory."""
+_CHUNK, _CODED_CHUNK = 1 << 18, 1 << 14  # bytes: what is packed may become a thousand times as much
+_CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})  # one of them: packed twice is a million times
+_DIRECT: dict[str, Any] = {"http": None, "https": None, "all": None}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+def read_json(text: str) -> Any:
+    """Returns the value of a page of JSON.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or its values would take more than `MOST_MADE` bytes.
+    """
+    return parse_json(text, most=MOST_MADE, strict=False)
+
+
+class Answer:
+    """The end of all redirects: status, headers, and a body that is still to be read.
+
+    Attributes:
+        status: of HTTP.
+        headers: without the token.
+        url: that answered.
+        coding: how the body is packed; empty where it is not.
+    """
+
+    def __init__(self, response: requests.Response, watch: Watch, clean: Callable[[str], str]) -> None:
+        self._response, self._watch, self._clean = response, watch, clean
+        self.status, self.url, self.headers = response.status_code, response.url, response.headers
+        coding = response.headers.get("Content-Encoding", "").strip().lower()
+        self.coding = "" if coding == "identity" else coding
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yields the body, unpacked, in pieces of a few megabytes at most.
+
+        Raises:
+            NetworkFailed: it is packed in a way that nobody asked for.
+        """
+        if self.coding not in _CODINGS:
+            raise NetworkFailed(f"{redacted(self.url)}: an answer packed as {self.coding[:40]}")
+        size = _CODED_CHUNK if self.coding else _CHUNK
+        while True:
+            self._watch.reads()
+            chunk = self._response.raw.read1(size, decode_content=True)
+            self._watch.got(len(chunk))
+            if not chunk:
+                return
+            yield chunk
+
+    def text(self, most: int = MOST_JSON) -> str:
+        """Returns the body as text, without the token.
+
+        Raises:
+            Passing: it is longer than any answer should be, or cut short.
+        """
+        data = bytearray()
+        for chunk in self.chunks():
+            data += chunk
+            if len(data) > most:
+                raise Passing(f"an answer of more than {most >> 20} MB")
+        return self._clean(data.decode("utf-8", "replace"))
 
 
 class Web:
@@ -34,76 +104,111 @@ class Web:
 
     def __init__(self, trust: Trust, clock: Clock, pace: Pace) -> None:
         self.trust, self.clock, self.pace = trust, clock, pace
+        self._clean = remover(trust.token)
         self._session = requests.Session()
         self._session.auth = lambda request: request  # else requests takes what ~/.netrc says instead of our header
-        self._session.headers.update({"User-Agent": USER_AGENT})
-        pool = requests.adapters.HTTPAdapter(pool_maxsize=32)
-        self._session.mount("https://", pool)
-        self._session.mount("http://", pool)
+        self._session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate"})
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        adapter = Adapter(trust)
+        self._session.mount("https://", adapter)
+        self._session.mount("http://", adapter)
 
     @contextmanager
     def open(
-        self, url: str, headers: Mapping[str, str] | None = None, *, method: str = "GET", body: bytes | None = None
-    ) -> Iterator[requests.Response]:
+        self,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        body: bytes | None = None,
+    ) -> Iterator[Answer]:
         """Gives the answer at the end of all redirects, its body unread.
 
         Raises:
-            Passing: the connection failed, or the answer is one that passes.
+            Passing: the connection failed, was too slow, or the answer is one that passes.
             NetworkFailed: a redirect leads where nothing may be asked, or nowhere.
         """
-        response = self._follow(url, dict(headers or {}), method, body)
+        response, watch = self._follow(url, dict(headers or {}), method, body)
         try:
             if response.status_code in PASSING:
                 after = retry_after(response.headers, self.clock)
                 limited = response.status_code == 429
                 raise Passing(f"the site answered {response.status_code}", after=after, limited=limited)
-            yield response
+            yield Answer(response, watch, self._clean)
+            if watch.expired:  # an answer without a length seems to be at its end then
+                raise _too_slow(watch)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise Passing(in_words(error)) from error
+            raise _too_slow(watch) if watch.expired else Passing(in_words(error), progress=watch.count) from None
         finally:
+            watch.stop()
             response.close()
 
-    def _follow(self, url: str, headers: dict[str, str], method: str, body: bytes | None) -> requests.Response:
+    def _follow(
+        self, url: str, headers: dict[str, str], method: str, body: bytes | None
+    ) -> tuple[requests.Response, Watch]:
         first = url
         for _ in range(MOST_HOPS + 1):
             self.trust.check(url)
-            response = self._ask(url, headers, method, body)
+            response, watch = self._ask(url, headers, method, body)
             target = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not target:
-                return response
+                return response, watch
+            watch.stop()
             response.close()
             target = target.encode("latin-1", "replace").decode("utf-8", "replace")
             try:
                 url = urljoin(url, target)
-            except ValueError as error:
-                raise NetworkFailed(f"{redacted(first)}: redirected to no address") from error
+            except ValueError:
+                raise NetworkFailed(f"{redacted(first)}: redirected to no address") from None
             if response.status_code != 307 and response.status_code != 308:
                 method, body = "GET", None
         raise NetworkFailed(f"{redacted(first)}: more than {MOST_HOPS} redirects")
 
-    def _ask(self, url: str, headers: dict[str, str], method: str, body: bytes | None) -> requests.Response:
+    def _ask(
+        self, url: str, headers: dict[str, str], method: str, body: bytes | None
+    ) -> tuple[requests.Response, Watch]:
         sent = dict(headers)
         token = self.trust.token_for(url)
         if token:
             sent["Authorization"] = f"Bearer {token}"
-        if Origin.of(url) == self.trust.base:
+        origin = Origin.of(url)
+        if origin == self.trust.base:
             self.pace.wait()
+        proxies = _DIRECT if origin.is_loopback else None  # to a proxy, loopback is another machine
+        watch = Watch()
+        watch.start()
+        # what requests raises holds the whole address, with what is secret in it: it is not passed on as the cause
         try:
-            return self._session.request(
-                method, url, headers=sent, data=body, stream=True, allow_redirects=False, timeout=TIMEOUT_S
+            response = self._session.request(
+                method,
+                url,
+                headers=sent,
+                data=body,
+                stream=True,
+                allow_redirects=False,
+                timeout=TIMEOUT_S,
+                proxies=proxies,
             )
-        except requests.RequestException as error:
-            raise Passing(in_words(error)) from error
-        except ValueError as error:  # requests reads where a redirect leads, although it is not to follow
-            raise NetworkFailed(f"{redacted(url)}: redirected to no address") from error
+        except BaseException as error:
+            watch.stop()
+            if isinstance(error, requests.RequestException):
+                raise _too_slow(watch) if watch.expired else Passing(in_words(error)) from None
+            if isinstance(error, ValueError):  # requests reads where a redirect leads, although it is not to follow
+                raise NetworkFailed(f"{redacted(url)}: redirected to no address") from None
+            raise
+        watch.began()
+        for name, value in list(response.headers.items()):
+            response.headers[name] = self._clean(value)
+        return response, watch
 
-    def json(self, url: str, *, what: str, body: Any = None) -> tuple[int, Any]:
+    def json(self, url: str, *, what: str, body: Any = None, read: Callable[[str], Any] = read_json) -> tuple[int, Any]:
         """Returns status and content of a JSON answer, asking again while failures pass.
 
         Args:
             url: with its query.
             what: that is asked for, in words for messages.
             body: sent as JSON by POST; None asks by GET.
+            read: makes the content of the text; a ValueError of it means that it is no JSON.
 
         Raises:
             RateLimited, NetworkFailed: see `persevere`.
@@ -113,39 +218,29 @@ class Web:
 
         def ask() -> tuple[int, Any]:
             with self.open(url, headers, method="POST" if data else "GET", body=data) as response:
-                text = read_text(response)
+                text = response.text()
                 try:
-                    return response.status_code, json.loads(text, strict=False)
-                except (ValueError, RecursionError) as error:
+                    return response.status, read(text)
+                except ValueError as error:
                     raise _not_json(response, text) from error
 
         return persevere(ask, what, clock=self.clock, pace=self.pace)
 
 
-def read_text(response: requests.Response, most: int = MOST_JSON) -> str:
-    """Returns the body as text.
-
-    Raises:
-        Passing: it is longer than any answer should be, or cut short.
-    """
-    data = bytearray()
-    for chunk in response.iter_content(1 << 16):
-        data += chunk
-        if len(data) > most:
-            raise Passing(f"an answer of more than {most >> 20} MB")
-    return data.decode("utf-8", "replace")
-
-
-def _not_json(response: requests.Response, text: str) -> Exception:
-    if response.status_code == 403:
+def _not_json(response: Answer, text: str) -> Exception:
+    if response.status == 403:
         hint = "wait a while, or try from another network"
         return NetworkFailed("the site's guard refuses this computer (403, a web page)", hint=hint)
-    if response.status_code == 404:
+    if response.status == 404:
         return Passing("the site answered 404 without saying why")
-    if response.status_code >= 400:
-        return NetworkFailed(f"the site answered {response.status_code} without saying why")
+    if response.status >= 400:
+        return NetworkFailed(f"the site answered {response.status} without saying why")
     said = "a web page" if "<html" in text[:1000].lower() or "<!doctype" in text[:100].lower() else "no JSON"
     return Passing(f"the site answered with {said}")
+
+
+def _too_slow(watch: Watch) -> Passing:
+    return Passing("it came too slowly", progress=watch.count)
 
 
 def in_words(error: Exception) -> str:

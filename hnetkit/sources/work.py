@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hnetkit.errors import AuthRequired, DiskFull, FileRefused, HnetkitError, RemoteError, WrongBytes, printable
+from hnetkit.errors import (
+    AuthRequired,
+    Defect,
+    FileRefused,
+    HnetkitError,
+    NetworkFailed,
+    OutOfMemory,
+    WrongBytes,
+    failure_of,
+    printable,
+)
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.beside import Beside
 from hnetkit.sources.civitai import Civitai
-from hnetkit.sources.fetch import Fetch, Progress
+from hnetkit.sources.fetch import Fetch, Progress, most_of
 from hnetkit.sources.install import install, quarantine
 from hnetkit.sources.pace import Stopped
 from hnetkit.sources.parts import Part
@@ -29,6 +39,7 @@ class Workshop:
         civitai: asked again where a file is not what it said.
         fetches: source of a job -> how to fetch from it.
         beside: writes sidecars and previews of what was installed; None writes none.
+        addresses: of jobs whose whole address is not in the registry, since it may hold a secret.
     """
 
     registry: Registry
@@ -36,6 +47,7 @@ class Workshop:
     fetches: dict[str, Callable[[Job], Fetch]]
     beside: Beside | None = None
     progress: Progress = field(default=lambda count: None)
+    addresses: Mapping[int, str] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[str, threading.Lock] = field(default_factory=dict)
 
@@ -55,13 +67,10 @@ class Workshop:
                 state, code, reason = self._carried_out(job)
         except Stopped:
             raise
-        except (RemoteError, FileRefused, DiskFull) as error:
-            state = "refused" if isinstance(error, FileRefused) else "failed"
-            code, reason = getattr(error, "code", "refused"), _without_part(str(error), job)
+        except Exception as error:
+            state, code, reason = _ended(error, job)
             if code == "no-token" and job.source == "civitai" and self.civitai.web.trust.token is not None:
                 reason += f"; {self._about_the_token()}"
-        except OSError as error:
-            state, code, reason = "failed", "disk", f"{error.filename or job.folder}: {error.strerror or error}"
         with self.registry.write():
             self.registry.jobs.set_state(job.id, state, code=code, reason=reason)
             return self.registry.jobs.get(job.id)
@@ -73,19 +82,37 @@ class Workshop:
         if here is not None:
             part.discard()
             return ("done", None, None) if self._is_ours(job, here) else ("done", "had", here)
-        fetch = self.fetches[job.source](job)
         self.progress(part.size)
         what = f"{job.name}{job.suffix}"
-        fetch(job.url, part, what=what, size=job.size_bytes, progress=self.progress)
-        if job.sha256 is not None and part.sha256 != job.sha256:
-            job, part = self._settle(job, part, fetch, what)
+        try:
+            self._fetch(job, part, what)
+            right = job.sha256 is None or part.sha256 == job.sha256
+        except WrongBytes:
+            right = False
+            if not self._has_changed(job):
+                raise
+        if not right:
+            job, part = self._settle(job, part, what)
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
-        paths = install(self.registry, job, part)
-        for path in paths:
+        installed = install(self.registry, job, part)
+        for path in installed.paths:
             if self.beside is not None:
                 self.beside.write(job, path)
+        if installed.left_out:
+            return "done", "partly", f"left out: {'; '.join(installed.left_out)}"[:2000]
         return "done", None, None
+
+    def _fetch(self, job: Job, part: Part, what: str) -> None:
+        fetch, url = self.fetches[job.source](job), self.addresses.get(job.id, job.url)
+        if job.source == "url" and url.endswith("?..."):
+            hint = f"hnetkit pull 'ADDRESS' --sha256 {job.sha256}"
+            raise NetworkFailed(f"{what}: its whole address is not kept, since it may hold a secret", hint=hint)
+        try:
+            fetch(url, part, what=what, size=job.size_bytes, progress=self.progress)
+        except WrongBytes:
+            part.discard()
+            raise
 
     def _about_the_token(self) -> str:
         """Whether the site knows the token: with a bad one it answers as if there were none."""
@@ -93,7 +120,7 @@ class Workshop:
             return f"it knows the token of {self.civitai.me()}, which may not"
         except AuthRequired:
             return "it does not know the token: make a new one"
-        except HnetkitError:
+        except Exception:
             return "it does not say whether it knows the token"
 
     def _is_ours(self, job: Job, path: str) -> bool:
@@ -109,14 +136,19 @@ class Workshop:
             rows = self.registry.files.rows("files.sha256 = ? AND files.state = 'present'", [job.sha256])
         return next((str(row["path"]) for row in rows if os.path.isfile(row["path"])), None)
 
-    def _settle(self, job: Job, part: Part, fetch: Fetch, what: str) -> tuple[Job, Part]:
+    def _has_changed(self, job: Job) -> bool:
+        """Whether the site says something else of the file now than when it was listed."""
+        now = self._promised_now(job)
+        return now is not None and (now.sha256, now.size_bytes) != (job.sha256, job.size_bytes)
+
+    def _settle(self, job: Job, part: Part, what: str) -> tuple[Job, Part]:
         """What came is not what was promised: the site changed the file, or the way did. It is asked once more.
 
         Raises:
-            WrongBytes: it stays so; what came is in quarantine.
+            WrongBytes: it stays so; what came is in quarantine, unless it is larger than the site says.
         """
         promised = self._promised_now(job)
-        if promised is not None and promised.sha256 is not None and promised.sha256 != job.sha256:
+        if promised is not None and promised.sha256 is not None:
             with self.registry.write():
                 self.registry.jobs.set_hash(job.id, promised.sha256, promised.size_bytes)
                 job = self.registry.jobs.get(job.id)
@@ -124,10 +156,13 @@ class Workshop:
             return job, part
         part.discard()
         part = Part(Path(job.folder), job.key, job.sha256)
-        fetch(job.url, part, what=what, size=job.size_bytes, progress=self.progress)
-        if part.sha256 == job.sha256:
+        self._fetch(job, part, what)
+        if job.sha256 in (None, part.sha256):
             return job, part
         reason = f"{what}: sha256 {part.sha256}, and the site says {job.sha256}"
+        if job.size_bytes is not None and part.size > most_of(job.size_bytes):
+            part.discard()
+            raise WrongBytes(f"{reason}; far larger than it says, so it is not kept")
         kept = quarantine(self.registry, job, part.path, reason)
         part.discard()
         raise WrongBytes(reason, hint=f"kept at {kept}")
@@ -142,6 +177,17 @@ class Workshop:
         except HnetkitError:
             return None
         return next((file for file in version.files if str(file.id) == row["file_id"]), None)
+
+
+_SAME_AGAIN = {Defect: "defect", OutOfMemory: "out-of-memory", FileRefused: "refused"}  # what a second try meets too
+
+
+def _ended(error: Exception, job: Job) -> tuple[str, str, str]:
+    """State, code and reason of a job that ended by an exception, whatever it is."""
+    failure = failure_of(error, f"{job.name}{job.suffix}")
+    same = next((word for kind, word in _SAME_AGAIN.items() if isinstance(failure, kind)), None)
+    code = getattr(failure, "code", same or ("disk" if isinstance(error, OSError) else "failed"))
+    return "refused" if same else "failed", code, _without_part(str(failure), job)
 
 
 def _without_part(reason: str, job: Job) -> str:

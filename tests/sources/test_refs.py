@@ -125,7 +125,6 @@ def test_a_hub_place_without_owner_and_repository_is_refused(text: str) -> None:
         "https://example.com/models/5",
         "https://civitai.com.evil.net/models/5",
         "https://evilcivitai.com/models/5",
-        "https://civitai.com@evil.net/models/5",
         "https://evil.net/civitai.com/models/5",
         "https://evil.net/?https://civitai.com/models/5",
         "https://huggingface.co/o/r/resolve/main/a.pt",
@@ -134,6 +133,16 @@ def test_a_hub_place_without_owner_and_repository_is_refused(text: str) -> None:
 def test_an_address_of_another_host_is_a_plain_file_and_never_a_number(url: str) -> None:
     ref = ref_of(url)
     assert (ref.kind, ref.url, ref.id) == ("url", url, 0)
+
+
+@pytest.mark.parametrize(
+    "authority",
+    ["SeCrEt0123@civitai.com", "user:SeCrEt0123@evil.net", "civitai.com@evil.net", "user:Se@CrEt0123@evil.net", ":@h"],
+)
+def test_an_address_with_a_user_or_a_password_is_refused_without_showing_it(authority: str) -> None:
+    with pytest.raises(UsageError, match="no user or password") as caught:
+        ref_of(f"https://{authority}/models/5")
+    assert "SeCrEt0123" not in f"{caught.value} {caught.value.hint}"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 
 from hnetkit.registry import Registry
 from hnetkit.sources.record import record
-from hnetkit.sources.shapes import Model, Version, model_of, plain_text, version_of
+from hnetkit.sources.shapes import MOST_HTML, Model, Version, model_of, plain_text, version_of
 
 HTML = [
     "<p>",
@@ -452,3 +453,23 @@ def test_declarations_in_a_description_are_no_crash(html: str) -> None:
 def test_any_description_is_printable_lines_or_none(html: str) -> None:
     text = plain_text(html)
     assert text is None or (text and all(line and line.isprintable() for line in text.split("\n")))
+
+
+@pytest.mark.parametrize(
+    "piece", ["<!--", "<a ", "<![", "</", '<a b="', "<script>", "</script ", "<!-->", "< >", "&#", "&#x9", "<p>", "<"]
+)
+@pytest.mark.parametrize("end", ["", ">", "-->"])
+def test_a_description_is_read_at_once_whatever_it_is_made_of(piece: str, end: str) -> None:
+    """Python's own parser begins anew at each sign of these: 80 kB took it seconds."""
+    started = time.perf_counter()
+    plain_text(piece * (MOST_HTML // len(piece) - 1) + end)
+    assert time.perf_counter() - started < 2.0
+
+
+def test_what_a_description_is_longer_than_it_may_be_is_cut() -> None:
+    assert plain_text("x" * (MOST_HTML + 5)) == "x" * MOST_HTML
+
+
+@pytest.mark.parametrize("digits", ["9" * 6000, "x" + "f" * 6000])
+def test_a_sign_of_a_number_beyond_all_signs_is_left_out(digits: str) -> None:
+    assert plain_text(f"a&#{digits};b") == "a b"

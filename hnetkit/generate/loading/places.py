@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 
@@ -29,16 +31,33 @@ def require_hub_id(place: str) -> None:
         )
 
 
+def require_safe_hub(hub_id: str) -> None:
+    """Accepts a hub that may hear a token: one over https, or on this very machine without a proxy in between.
+
+    Raises:
+        ModelNotUsable: ``HF_ENDPOINT`` is plain http, and everybody on the way would hear the token.
+    """
+    from huggingface_hub import constants
+
+    endpoint = urlsplit(constants.ENDPOINT)
+    is_here = endpoint.hostname in ("127.0.0.1", "::1", "localhost")
+    goes_straight = "http" not in getproxies() or bool(proxy_bypass(endpoint.hostname or ""))
+    if endpoint.scheme != "https" and not (is_here and goes_straight):
+        raise ModelNotUsable(f"{hub_id}: HF_ENDPOINT is plain http", hint="give HF_ENDPOINT an https address")
+
+
 @contextmanager
 def asking_the_hub(hub_id: str) -> Iterator[None]:
     """Surrounds a look into the hub and its cache.
 
     Raises:
         NotFound: the hub has no such model.
-        ModelNotUsable: it is not in the cache, and the hub is out of reach or gives no such files.
+        ModelNotUsable: ``HF_ENDPOINT`` is plain http, over which a token would be told to everybody on the way; or the
+            model is not in the cache, and the hub is out of reach or gives no such files.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
+    require_safe_hub(hub_id)
     try:
         yield
     except HnetkitError:

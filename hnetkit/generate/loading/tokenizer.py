@@ -18,6 +18,7 @@ from hnetkit.errors import ModelNotUsable, NotFound
 from hnetkit.files import read_regular
 from hnetkit.generate.loading.configs import HINT, read_object
 from hnetkit.generate.loading.libraries import refusing
+from hnetkit.generate.loading.places import require_safe_hub
 from hnetkit.limits import MAX_JSON
 
 HUB_ID = "openai/clip-vit-large-patch14"
@@ -189,6 +190,7 @@ def _from_cache_or_hub() -> Path:
             found = [try_to_load_from_cache(hub_id, inside + name) for name in names]
             if all(isinstance(path, str) for path in found):
                 return Path(str(found[0])).parent
+    require_safe_hub(HUB_ID)
     try:
         fetched = [hf_hub_download(HUB_ID, name) for name in _FILES[0]]
     except Exception as error:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
 from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.libraries import quiet_libraries, refusing
+from hnetkit.generate.loading.places import require_safe_hub
 from hnetkit.generate.memory import needing_memory
 from hnetkit.train.preparing.caption_models import (
     CHARACTER,
@@ -177,6 +178,7 @@ def _folder(place: str) -> Path:
             raise NotFound(f"{place}: no such folder", hint=f"a folder with config.json, or a hub id such as {BLIP}")
         from huggingface_hub import snapshot_download
 
+        require_safe_hub(place)
         try:
             with quiet_libraries():
                 folder = Path(snapshot_download(place, allow_patterns=list(FILES)))

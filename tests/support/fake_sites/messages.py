@@ -59,6 +59,7 @@ class Response:
     stall_seconds: float = 0.0
     drip: int | None = None  # bytes per write, with `drip_seconds` after each
     drip_seconds: float = 0.0
+    endless: bytes = b""  # sent again and again after the body, until the client has enough
 
     def json(self) -> Any:
         """The body as data; None where it is no JSON."""

@@ -116,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._write(body[:stall], response, entry)
             self.server.closing.wait(response.stall_seconds)
             self._write(body[stall:], response, entry)
+        while response.endless and not self.server.closing.is_set():
+            self._write(memoryview(response.endless), response, entry)
         if response.cut_after is not None:
             entry.broken = f"fault: cut after {len(body)} bytes"
             self._cut(response.reset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from fake_sites import effects
@@ -36,6 +36,7 @@ class Sites:
         """`port` is the API's; 0 lets the system choose, as for all others."""
         self.world = world or World.make(12)
         self.faults = Faults()
+        self.alter: Callable[[Request, Response], Response] = lambda request, response: response  # a test's own
         self.token = TOKEN
         self.hub_token = HUB_TOKEN
         self._ledger = Ledger()
@@ -114,8 +115,8 @@ class Sites:
         def faulty(request: Request) -> Response:
             fault = self.faults.take(request)
             if fault is None:
-                return answer(request)
+                return self.alter(request, answer(request))
             response = answer(effects.before(fault, request, self._stage))
-            return effects.after(fault, request, response, self._stage)
+            return self.alter(request, effects.after(fault, request, response, self._stage))
 
         return faulty
