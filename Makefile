@@ -4,7 +4,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 export PYTHONSAFEPATH = 1
 # folders of tests that have long runs; the record of each lies in benchmarks/results/test_long
-LONG = cli demo formats kernels library prompts runtime sources train
+LONG = cli demo formats kernels library project prompts runtime sources train
 
 .PHONY: demo test test-long lint format docs train-demo bench clean
 

@@ -166,6 +166,8 @@ def _header(data: bytes) -> tuple[Image.Image, int]:
     from PIL import Image
 
     kind = _kind_of(data)
+    if not data:
+        raise ValueError("an empty file")
     if kind is None:
         raise ValueError(f"its content is none of {', '.join(_PREPARED)}")
     pixels, orientation = _PREPARED[kind](data)
