@@ -24,6 +24,15 @@ _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 
 
+def is_text(text: str) -> bool:
+    """Whether `text` is UTF-8, which names of files and arguments of a command need not be."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def printable(text: str) -> str:
     """Returns `text` on one line and safe for a terminal; what it must not hold is written as Python writes it.
 

@@ -9,8 +9,9 @@ import click
 
 from hnetkit.cli.ending import exit_code_of, unwind_on_signals
 from hnetkit.cli.lazy import LazyGroup
-from hnetkit.cli.output import ReaderLeft, say, say_traceback, say_usage, take_streams
-from hnetkit.errors import HnetkitError, UsageError, failure_of
+from hnetkit.cli.output import ReaderLeft, not_text, say, say_traceback, say_usage, take_streams
+from hnetkit.errors import HnetkitError, failure_of
+from hnetkit.text import is_text
 
 # command -> (module of this folder that defines it, its line in `hnetkit --help`): help imports no command.
 # A test holds each line equal to the first line of the command's own help.
@@ -87,18 +88,10 @@ def run(arguments: list[str]) -> int:
 def _failure(error: Exception, arguments: list[str]) -> HnetkitError:
     if isinstance(error, UnicodeEncodeError):
         # names of files may be any bytes; what goes into the registry or to a site is text
-        odd = next((text for text in arguments if not _is_text(text)), None)
+        odd = next((text for text in arguments if not is_text(text)), None)
         if odd is not None:
-            return UsageError(f"{odd}: not UTF-8 text", hint="check the terminal's encoding")
+            return not_text(odd)
     return failure_of(error, "hnetkit")
-
-
-def _is_text(argument: str) -> bool:
-    try:
-        argument.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _report(error: Exception, message: str, hint: str | None, exit_code: int) -> int:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import paths
-from hnetkit.cli.output import Output, Row, confirm, output_options
+from hnetkit.cli.output import Output, Row, confirm, not_text, output_options
 from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
+from hnetkit.text import is_text
 
 if TYPE_CHECKING:
     from hnetkit.registry.files import Root
@@ -207,6 +208,9 @@ def tag_command(
         raise UsageError(
             f"{alias!r} cannot be an alias: a prompt could not say it", hint="use letters, digits, - and _"
         )
+    odd = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
+    if odd is not None:
+        raise not_text(odd)
     with open_registry() as registry:
         found = resolve(registry, name)
         with registry.write():

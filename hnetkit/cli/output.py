@@ -99,6 +99,11 @@ def say(line: str) -> None:
         _leave(printable(line), sys.stderr)
 
 
+def not_text(argument: str) -> UsageError:
+    """Returns the error of an argument that is no UTF-8: what goes into the registry or to a site is text."""
+    return UsageError(f"{argument}: not UTF-8 text", hint="check the terminal's encoding")
+
+
 def say_failure(failure: HnetkitError) -> None:
     """Says that one of several things failed, and why."""
     say(f"Error: {failure}")

@@ -187,7 +187,7 @@ def test_the_way_a_command_is_used_is_said_with_what_click_refuses(capsys: pytes
     lines = safe(capsys)[1].splitlines()
     assert lines[:3] == ["Usage: hnetkit import [OPTIONS] FILE", "Try 'hnetkit import -h' for help.", ""]
     assert len(lines) == 4
-    assert lines[3].startswith("Error: Invalid value for 'FILE': 'no")
+    assert lines[3] == r"Error: Invalid value for 'FILE': File 'no\nHint: rm\x1b[1m' does not exist."
 
 
 def test_a_traceback_is_safe_and_shows_no_token(
