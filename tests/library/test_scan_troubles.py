@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import networks
 import pytest
 from blake3 import blake3
 
-from hnetkit.library.scan import Change, recheck, scan
+from hnetkit.library.scan import WORKERS, Change, recheck, scan
 from hnetkit.registry import Registry
 
 AFTER_2262 = 10_413_792_000_000_000_000  # ns; 2300-01-01
@@ -300,8 +300,9 @@ def test_the_first_interrupt_ends_a_scan_in_the_middle_of_a_large_file(folder: P
     command = [sys.executable, "-P", "-m", "hnetkit", "scan", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         until = time.monotonic() + 60
-        while not _reads(process.pid, large) and time.monotonic() < until:
+        while _handles(process.pid, large) < WORKERS and time.monotonic() < until:  # all before them are read
             time.sleep(0.05)
+        time.sleep(0.5)  # until what was read has been taken over
         process.send_signal(signal.SIGINT)
         try:
             _, err = process.communicate(timeout=30)
@@ -312,9 +313,10 @@ def test_the_first_interrupt_ends_a_scan_in_the_middle_of_a_large_file(folder: P
         assert len(registry.networks.rows()) == 5, "what was read is stored"
 
 
-def _reads(process: int, path: Path) -> bool:
-    opened = Path(f"/proc/{process}/fd")
-    try:
-        return any(os.readlink(handle) == str(path) for handle in opened.iterdir())
-    except OSError:
-        return False
+def _handles(process: int, path: Path) -> int:
+    """How many times a process has a file open, under whatever name."""
+    found = 0
+    for handle in Path(f"/proc/{process}/fd").iterdir():
+        with suppress(OSError):
+            found += os.path.samestat(os.stat(handle), os.stat(path))
+    return found
