@@ -20,6 +20,7 @@ _WIDE_SPACE = "\u3000"  # every second Japanese caption has one
 
 _FORMULA = re.compile(r"'*(?:\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _MARKED_FORMULA = re.compile(f"'(?={_FORMULA.pattern})")
+_AFTER_SEPARATOR = re.compile(r"(?<=;)(\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
 _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 
@@ -57,11 +58,13 @@ def exact(text: str, *, ascii_only: bool = False) -> str:
 def to_cell(text: str) -> str:
     r"""Returns `text` as a cell of CSV or TSV: no spreadsheet takes it for a formula, and no terminal obeys it.
 
-    What begins as a formula does gets an apostrophe before it; unsafe characters and line breaks become ``\uXXXX``.
-    `from_cell` gives the text back.
+    What begins as a formula does gets an apostrophe before it; unsafe characters and line breaks become ``\uXXXX``,
+    and so does what would begin a formula after a semicolon, at which a spreadsheet of half the world's languages
+    divides a line. `from_cell` gives the text back.
     """
     marked = f"'{text}" if _FORMULA.match(text) else text
-    return exact(_LIKE_ESCAPE.sub(r"\\u005c", marked))
+    escaped = exact(_LIKE_ESCAPE.sub(r"\\u005c", marked))
+    return _AFTER_SEPARATOR.sub(lambda found: found[1] + _units(found[2]), escaped)
 
 
 def from_cell(cell: str) -> str:

@@ -29,6 +29,11 @@ def open_database(path: Path) -> Database:
         RegistryError: damaged, locked, or written by a newer hnetkit.
         DiskFull: there is none yet, and no room for one.
     """
+    path = path.absolute()  # SQLite reads one that begins with `file:` as an address
+    if path.exists() and not path.is_file():  # it would wait for whoever writes into a pipe
+        raise RegistryError(
+            f"{path}: not a regular file", hint="move it away, or set HNETKIT_HOME to a folder of yours"
+        )
     with translated(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

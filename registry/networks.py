@@ -54,6 +54,12 @@ class Networks:
         )
         self._stale.add(self.id_of(row["content_hash"]))
 
+    def is_known(self, content_hash: str) -> bool:
+        return self._db.execute(_ID, [content_hash]).fetchone() is not None
+
+    def has_note(self, id: int) -> bool:
+        return self._db.execute("SELECT 1 FROM notes WHERE network_id = ?", [id]).fetchone() is not None
+
     def id_of(self, content_hash: str) -> int:
         id: int = self._db.execute(_ID, [content_hash]).fetchone()[0]
         return id
@@ -123,9 +129,17 @@ class Networks:
         self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
         self._stale.update(id for (id,) in self._db.execute(_ID, [content_hash]))
 
-    def forget_fileless(self) -> None:
-        """Removes networks that stand in no file any more."""
-        self._drop(_FILELESS)
+    def forget_fileless(self, among: Iterable[str] | None = None) -> None:
+        """Removes networks that stand in no file any more.
+
+        Args:
+            among: the content hashes that may be removed; None is all, also those that only an import told of.
+        """
+        if among is None:
+            self._drop(_FILELESS)
+            return
+        for content_hash in among:
+            self._drop(f"content_hash = ? AND {_FILELESS}", [content_hash])
 
     def _drop(self, condition: str, parameters: Iterable[Any] = ()) -> None:
         gone = f"SELECT id FROM networks WHERE {condition}"

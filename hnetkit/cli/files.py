@@ -102,9 +102,10 @@ def convert_command(
       hnetkit convert style.pt style.safetensors
       hnetkit convert --to safetensors --out-dir converted models/*.pt
     """
-    pairs = list(_targets(sources, to, out_dir))
     rows: list[Row] = []
     failures: list[HnetkitError] = []
+    pairs = list(_targets(sources, to, out_dir, failures))
+    unread = len(failures)
     for source, target in _tracked("Converting", pairs, output):
         try:
             rows.append(_convert(source, target, cast("DType | None", dtype), overwrite, output))
@@ -113,7 +114,7 @@ def convert_command(
     output.rows(
         rows, columns=["source", "target", "dtype", "size_bytes", "content_hash"], text=lambda row: row["target"]
     )
-    _raise_all(failures, of=len(pairs))
+    _raise_all(failures, of=len(pairs) + unread)
 
 
 def _tracked(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
@@ -170,8 +171,10 @@ def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
     return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
 
 
-def _targets(sources: tuple[str, ...], to: str | None, out_dir: str | None) -> Iterator[tuple[str, Path]]:
-    """Yields (source, target) pairs."""
+def _targets(
+    sources: tuple[str, ...], to: str | None, out_dir: str | None, failures: list[HnetkitError]
+) -> Iterator[tuple[str, Path]]:
+    """Yields (source, target) pairs; `failures` gets the folders that cannot be read."""
     if to is None:
         if len(sources) != 2 or out_dir is not None:
             hint = "hnetkit convert style.pt style.safetensors, or add --to safetensors"
@@ -183,21 +186,26 @@ def _targets(sources: tuple[str, ...], to: str | None, out_dir: str | None) -> I
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     taken: dict[str, str] = {}
-    for source in _expanded(sources):
+    for source in _expanded(sources, failures):
         target = (folder or Path(source).parent) / f"{Path(source).stem}.{to}"
-        earlier = taken.setdefault(os.path.normcase(target), source)
+        earlier = taken.setdefault(os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name)), source)
         if earlier != source:
             raise UsageError(f"{earlier} and {source} would both become {target}", hint="convert them one by one")
         yield source, target
 
 
-def _expanded(sources: Iterable[str]) -> Iterator[str]:
-    """A folder stands for the model files in it."""
+def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[str]:
+    """A folder stands for the model files in it; `failures` gets those that cannot be read."""
     for source in sources:
-        if os.path.isdir(source):
-            yield from sorted(str(p) for p in Path(source).iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-        else:
+        if not os.path.isdir(source):
             yield source
+            continue
+        try:
+            found = [path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES]
+        except OSError as error:
+            failures.append(failure_of(error, source))
+            continue
+        yield from sorted(str(path) for path in found if os.path.isfile(path))
 
 
 def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, output: Output) -> Row:

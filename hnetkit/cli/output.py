@@ -29,6 +29,7 @@ Row = dict[str, Any]
 Form = Literal["text", "json", "nl", "csv", "tsv", "table"]
 F = TypeVar("F", bound=Callable[..., Any])
 _TOKENS = ("CIVITAI_TOKEN", "CIVITAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_WIDEST = 1000  # letters of a table's cell: longer than any path or reason that a person reads there
 _SHORTEST_TOKEN = 8  # what is shorter is no secret, and may be a word that text needs
 
 
@@ -258,9 +259,14 @@ def _encoding(stream: IO[str] | None) -> str:
     return getattr(stream, "encoding", None) or "utf-8"
 
 
+def _short(text: str) -> str:
+    """A cell of a table, where the longest makes every line as long; the other forms have all of it."""
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}\u2026"
+
+
 def _table(rows: Iterable[Row], columns: Sequence[str]) -> None:
     from tabulate import tabulate
 
-    cells = [[printable(_cell(row.get(column))) for column in columns] for row in rows]
+    cells = [[_short(printable(_cell(row.get(column)))) for column in columns] for row in rows]
     lines = tabulate(cells, headers=list(columns), disable_numparse=True).split("\n")
     _leave("\n".join(map(printable, lines)), sys.stdout)

@@ -72,10 +72,10 @@ def import_command(file: str, output: Output) -> None:
     output.rows(rows, columns=["kind", "records"], text=lambda row: f"{row['kind']}  {row['records']}")
     for failure in found.failures[:_SHOWN]:
         say(failure)
-    if len(found.failures) > _SHOWN:
-        say(f"and {len(found.failures) - _SHOWN} more")
-    if found.failures:
-        raise PartlyFailed(f"{len(found.failures)} lines could not be taken in")
+    if found.failed > _SHOWN:
+        say(f"and {found.failed - _SHOWN} more")
+    if found.failed:
+        raise PartlyFailed(f"{found.failed} lines could not be taken in")
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -209,7 +209,7 @@ def _resolved(name: str, bundled: Mapping[str, Path]) -> _Found:
     try:
         with Registry(paths.registry_file()) as registry:
             found = resolve(registry, name)
-            is_by_content = name != found.name and bool(_HASHED.search(name))
+            is_by_content = bool(_HASHED.search(name)) and (name != found.name or not name.isalnum())
             alike = [row for row in registry.files.holding([found.content_hash]) if row["state"] == "present"]
     except NotFound as error:
         if not bundled:

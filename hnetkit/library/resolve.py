@@ -1,6 +1,7 @@
 """From what a person calls a network to the file to read: stem, then alias, then content.
 
-Two files of one content are one network. What could mean several networks is an error that lists them.
+Two files of one content are one network. What could mean several networks is an error that lists them. Strangers name
+files, and write lists of aliases: so what says a hash means that content, whatever else is called so.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound
+from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, printable
 from hnetkit.registry.files import text_of
 from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
+_SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that may as well be a word or a date
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,9 @@ def resolve(registry: Registry, name: str) -> Resolved:
         name: an exact file stem, else an alias, else a hash (``h1:...``, sha256, A1111's 8 or 10 digits, each also
             shortened to 8 digits or more), or ``name@hash`` where a stem stands for several.
 
-    A file that is missing gives its name only where no file that is there has it.
+    A file that is missing gives its name only where no file that is there has it. ``h1:...``, a whole sha256 and
+    ``name@hash`` mean a content before anything that is called so; a stem or an alias that reads as fewer digits,
+    and stands for another content than they do, is ambiguous.
 
     Raises:
         NotFound: nothing has this name; the hint is the nearest.
@@ -67,12 +71,17 @@ def labels(files: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(f"{row['stem']}@{row['content_hash'].removeprefix('h1:')[:10]}" for row in files))
 
 
+def may_be_alias(text: str) -> bool:
+    """Whether a text can be a network's alias: a prompt can say it, a person sees all of it, and it is no hash."""
+    is_said = bool(text.strip()) and not set(text) & set(":<>@") and printable(text) == text
+    return is_said and not _HASH.fullmatch(text)
+
+
 def _called(registry: Registry, name: str) -> list[Row]:
-    files = _by_stem(registry, name) or _by_alias(registry, name) or _by_hash(registry, name)
-    stem, _, short = name.rpartition("@")
-    if not files and _HASH.fullmatch(short):
-        files = [row for row in _by_stem(registry, stem) or _by_alias(registry, stem) if _has_hash(row, short)]
-    return files
+    by_hash = _by_hash(registry, name) or _by_name_and_hash(registry, name)
+    if by_hash and not _SHORT.fullmatch(name):
+        return by_hash
+    return [*(_by_stem(registry, name) or _by_alias(registry, name)), *by_hash]
 
 
 def _unknown(registry: Registry, name: str) -> HnetkitError:
@@ -89,6 +98,13 @@ def _by_stem(registry: Registry, stem: str) -> list[Row]:
 def _by_alias(registry: Registry, alias: str) -> list[Row]:
     networks = "SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE alias = ?"
     return registry.files.rows(f"files.content_hash IN ({networks})", [text_of(alias)])
+
+
+def _by_name_and_hash(registry: Registry, name: str) -> list[Row]:
+    stem, _, digits = name.rpartition("@")
+    if not _HASH.fullmatch(digits):
+        return []
+    return [row for row in _by_stem(registry, stem) or _by_alias(registry, stem) if _has_hash(row, digits)]
 
 
 def _by_hash(registry: Registry, digits: str) -> list[Row]:

@@ -100,7 +100,8 @@ def scan(
         seen = registry.files.seen(root)
         unfollowed: list[Path] | None = None if follow_links else []
         found = {file.path: file for file in walk(root.path, skip=everyone, unfollowed=unfollowed)}
-        behind = {path for path in seen if path not in found and _is_behind(root.path / path, unfollowed)}
+        links = frozenset(unfollowed or ())
+        behind = {path for path in seen if path not in found and not links.isdisjoint((root.path / path).parents)}
         if unfollowed and note is not None:
             note(_not_followed(unfollowed, len(behind)))
         gone = [(path, known) for path, known in seen.items() if path not in found and path not in behind]
@@ -190,10 +191,6 @@ def _is_same(seen: Seen, file: Found) -> bool:
 
 def _returned(seen: Seen | None, file: Found) -> bool:
     return seen is not None and seen.state == "missing" and _is_same(seen, file)
-
-
-def _is_behind(path: Path, links: Sequence[Path] | None) -> bool:
-    return any(path.is_relative_to(link) for link in links or ())
 
 
 def _not_followed(links: Sequence[Path], known: int) -> str:

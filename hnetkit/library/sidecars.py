@@ -7,6 +7,7 @@ one is somebody else's and may be anything; a file that cannot be understood is 
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import math
 import os
@@ -28,6 +29,9 @@ A1111_KEYS = ("description", "notes", "activation text", "negative text", "prefe
 
 MAX_TOGETHER = 32 << 20
 """Bytes that all sidecars of one file may take in memory together; the largest real one takes a few MB."""
+
+MOST_SAID = 1 << 16
+"""Letters of one text, and of all tags, that the registry keeps: a small folder may name one large file many times."""
 
 _SAID = (
     *("model_id", "version_id", "looked_up", "description", "notes", "activation_text", "negative_text"),
@@ -56,7 +60,8 @@ class Sidecars:
         sd_version: in the words of the tool that wrote it (``"SD1"``, ``"SD 1.5"``).
         tags: of StabilityMatrix and LoRA Manager.
         preview: the picture that A1111 shows.
-        unreadable: sidecars that are too large, no valid JSON, or of a shape that no tool writes.
+        unreadable: sidecars that are too large, no valid JSON, of a shape that no tool writes, or links to files that
+            lie neither beside the model file nor beside the one that it is a link to.
     """
 
     civitai_version: Json | None
@@ -75,9 +80,15 @@ class Sidecars:
     unreadable: tuple[Path, ...]
 
     def as_row(self) -> dict[str, Any]:
-        """Returns what is said as JSON-able values, without Civitai's own records; empty where nothing is."""
-        texts = {key: getattr(self, key) for key in _SAID}
-        row = texts | {"tags": list(self.tags or ()), "preview": str(self.preview) if self.preview else None}
+        """Returns what is said as JSON-able values, without Civitai's own records; empty where nothing is.
+
+        Of a text, and of the tags, the first `MOST_SAID` letters.
+        """
+        values = {key: getattr(self, key) for key in _SAID}
+        row = {key: value[:MOST_SAID] if isinstance(value, str) else value for key, value in values.items()}
+        lengths = itertools.accumulate(len(tag) + 1 for tag in self.tags or ())
+        tags = [tag for tag, length in zip(self.tags or (), lengths, strict=True) if length <= MOST_SAID]
+        row |= {"tags": tags, "preview": str(self.preview) if self.preview else None}
         return {key: value for key, value in row.items() if value not in (None, [], False)}
 
 
@@ -86,10 +97,10 @@ def read(model_file: Path) -> Sidecars:
     unreadable: list[Path] = []
     budget = Budget(made=MAX_TOGETHER)
     info, user, api, matrix, manager = (
-        _payload(sidecar(model_file, suffix), unreadable, budget)
+        _payload(model_file, suffix, unreadable, budget)
         for suffix in (INFO, A1111, API_INFO, STABILITY_MATRIX, LORA_MANAGER)
     )
-    texts = [_text(sidecar(model_file, suffix), unreadable, budget) for suffix in TEXTS]
+    texts = [_text(model_file, suffix, unreadable, budget) for suffix in TEXTS]
     said = {} if user is None or _is_raw(user) else user
     payloads = [payload for payload in (info, user, api) if payload]
     model = next((payload for payload in payloads if _is_model(payload)), None)
@@ -163,11 +174,11 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
 
     Returns:
         The path of the file, which holds the values or a person's own; None where there is nothing to say, or where
-        the file is raw Civitai JSON, or not valid: then it is left alone.
+        the file is raw Civitai JSON, not valid, or a link that leads away: then it is left alone.
     """
     path = sidecar(model_file, A1111)
     unreadable: list[Path] = []
-    existing = _payload(path, unreadable, Budget(made=MAX_TOGETHER))
+    existing = _payload(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
     if unreadable or (existing is not None and _is_raw(existing)):
         return None
     merged = dict(existing or {})
@@ -179,7 +190,7 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
             data = _bytes(merged)
         except RecursionError:  # what can be read can still be nested too deeply to be written
             return None
-        target = os.path.realpath(path)  # a link to the file stays a link
+        target = os.path.realpath(path)  # a link to a file beside it stays a link
         with new_file(target, overwrite=existing is not None) as file:
             file.write(data)
     return path if merged or existing is not None else None
@@ -209,13 +220,15 @@ def _bytes(value: Mapping[str, Any]) -> bytes:
     return json.dumps(dict(value), indent=4, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
-def _content(path: Path) -> bytes | None:
+def _content(path: Path, model_file: Path) -> bytes | None:
     """The bytes of a sidecar, None where there is none.
 
     Raises:
-        ValueError: too large, or no regular file.
+        ValueError: too large, no regular file, or a link that leads away.
         OSError: it cannot be read.
     """
+    if _leads_away(path, model_file):
+        raise ValueError("a link to a file elsewhere")
     try:
         return read_regular(path, most=MAX_JSON)
     except OSError as error:
@@ -224,10 +237,22 @@ def _content(path: Path) -> bytes | None:
         raise
 
 
-def _payload(path: Path, unreadable: list[Path], budget: Budget) -> Json | None:
+def _leads_away(path: Path, model_file: Path) -> bool:
+    """Whether a sidecar is a link to a file of another folder.
+
+    An archive may hold one to any file of the person's, whose content would be shown, or which would be written.
+    """
+    if not os.path.islink(path):
+        return False
+    beside = {os.path.realpath(model_file.parent), os.path.dirname(os.path.realpath(model_file))}
+    return os.path.dirname(os.path.realpath(path)) not in beside
+
+
+def _payload(model_file: Path, suffix: str, unreadable: list[Path], budget: Budget) -> Json | None:
     """The object in a sidecar; None where there is no file, or an unreadable one, which is added to `unreadable`."""
+    path = sidecar(model_file, suffix)
     try:
-        data = _content(path)
+        data = _content(path, model_file)
         if data is None:
             return None
         value = parse_json(data, most=budget.made_left)  # one that is too large leaves room for the others
@@ -243,9 +268,10 @@ def _payload(path: Path, unreadable: list[Path], budget: Budget) -> Json | None:
     return None
 
 
-def _text(path: Path, unreadable: list[Path], budget: Budget) -> str | None:
+def _text(model_file: Path, suffix: str, unreadable: list[Path], budget: Budget) -> str | None:
+    path = sidecar(model_file, suffix)
     try:
-        data = _content(path)
+        data = _content(path, model_file)
         if data is None:
             return None
         if 4 * len(data) > budget.made_left:  # one rare letter makes all of them take four bytes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, failure_of
+from hnetkit.library.resolve import may_be_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Filters
@@ -19,6 +20,8 @@ from hnetkit.sources.shapes import model_of
 VERSION = 1
 MAX_LINE = 32 << 20
 """Bytes: what a site says of the largest model takes a few MB."""
+MOST_FAILURES = 1000
+"""Lines that are named where they cannot be taken in; further ones are counted."""
 
 _NETWORK = (
     *("content_hash", "name", "widths", "layer_structure", "activation", "layer_norm", "activate_output", "dropout"),
@@ -35,11 +38,13 @@ class Import:
 
     Attributes:
         counts: kind -> how many were taken in.
-        failures: one line for each that was not, which names it.
+        failures: one line for each that was not, which names it; of very many the first ones.
+        failed: how many were not.
     """
 
     counts: Mapping[str, int]
     failures: tuple[str, ...]
+    failed: int
 
 
 def exported(registry: Registry) -> Iterator[dict[str, Any]]:
@@ -62,6 +67,8 @@ def exported(registry: Registry) -> Iterator[dict[str, Any]]:
 def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
     """Takes in what `exported` yielded; what is known here already is kept. A line that is wrong stops no other.
 
+    An alias that `tag --alias` would refuse is left out: it could stand before another network's name or hash.
+
     Args:
         registry: gets it.
         lines: as text, or as bytes of UTF-8.
@@ -72,12 +79,13 @@ def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
     """
     counts: dict[str, int] = {}
     failures: list[str] = []
+    failed = 0
     with registry.write():
         taken = {alias for row in registry.networks.rows() for alias in row["aliases"]}
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            is_first = not counts and not failures
+            is_first = not counts and not failed
             try:
                 record = _record(line, number, is_first=is_first)
                 with registry.part():
@@ -85,6 +93,9 @@ def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
             except (RegistryError, DiskFull):
                 raise
             except Exception as error:
+                failed += 1
+                if failed > MOST_FAILURES:
+                    continue
                 failure = failure_of(error, f"line {number}")
                 if is_first:
                     raise failure from error
@@ -92,7 +103,7 @@ def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
                 continue
             counts[kind] = counts.get(kind, 0) + 1
     counts.pop("hnetkit", None)
-    return Import(counts, tuple(failures))
+    return Import(counts, tuple(failures), failed)
 
 
 def _record(line: str | bytes, number: int, *, is_first: bool) -> Record:
@@ -126,15 +137,14 @@ def _take_in(registry: Registry, record: Record, taken: set[str]) -> str:
 
 
 def _network(registry: Registry, record: Record, taken: set[str]) -> None:
-    known = registry.networks.rows("content_hash = ?", [record["content_hash"]])
-    if not known:
+    if not registry.networks.is_known(record["content_hash"]):
         registry.networks.put(record)
     id = registry.networks.id_of(record["content_hash"])
     registry.networks.add_tags(id, record.get("tags") or ())
-    if record.get("note") and not (known and known[0]["note"]):
+    if record.get("note") and not registry.networks.has_note(id):
         registry.networks.set_note(id, record["note"])
     for alias in record.get("aliases") or ():
-        if alias not in taken:
+        if alias not in taken and may_be_alias(alias):
             registry.networks.set_alias(id, alias)
             taken.add(alias)
 

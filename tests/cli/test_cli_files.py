@@ -249,3 +249,26 @@ def test_files_are_inspected_and_converted_without_torch(tmp_path: Path) -> None
         command = [sys.executable, "-P", "-c", code, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ)
         assert done.stdout.splitlines()[-1] == "0 False"
+
+
+def test_a_folder_with_a_link_that_leads_nowhere_is_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks.network_file(tmp_path, "a.pt")
+    (tmp_path / "b.pt").symlink_to("x" * 300)
+    (tmp_path / "c.pt").symlink_to("c.pt")
+    assert run(["convert", "--to", "safetensors", str(tmp_path)]) == 0
+    assert (tmp_path / "a.safetensors").is_file()
+
+
+def test_two_sources_of_one_output_are_told_through_links_and_dots(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "alias").symlink_to(folder)
+    networks.network_file(folder, "a.pt")
+    networks.network_file(folder, "a.ckpt", seed=1)
+    for other in (tmp_path / "alias" / "a.ckpt", f"{folder}/../folder/a.ckpt"):
+        assert run(["convert", "--to", "safetensors", "--overwrite", str(folder / "a.pt"), str(other)]) == 2
+    assert not (folder / "a.safetensors").exists()

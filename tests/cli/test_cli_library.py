@@ -140,3 +140,51 @@ def test_the_checkpoint_that_a_network_was_trained_on_is_pointed_at(
     run(["scan", str(library)])
     capsys.readouterr()
     assert rows(capsys, "show", "fresh")[0]["checkpoint_path"] == str(checkpoint)
+
+
+@pytest.mark.parametrize("alias", ["deadbeef", "A" * 64, "in\u200bk", "\x1b[31mred"])
+def test_an_alias_that_reads_as_a_hash_or_is_not_seen_is_a_usage_error(library: Path, alias: str) -> None:
+    assert run(["scan", str(library)]) == 0
+    assert run(["tag", "ink", "--alias", alias]) == 2
+
+
+def test_an_alias_that_is_the_name_of_another_network_is_a_usage_error(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["scan", str(library)]) == 0
+    assert run(["tag", "glow", "--alias", "ink"]) == 2
+    assert "ink.pt" in capsys.readouterr().err
+    assert run(["tag", "ink", "--alias", "ink"]) == 0
+
+
+def test_forgetting_one_network_keeps_what_an_import_told_of_others(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "precious"])
+    run(["export", str(tmp_path / "all.jsonl")])
+    run(["forget", "ink", "-y"])
+    run(["import", str(tmp_path / "all.jsonl")])
+    run(["forget", "glow", "-y"])
+    capsys.readouterr()
+    assert [row["own_name"] for row in rows(capsys, "list", "--tag", "precious")] == ["net1"]
+    assert run(["forget", "--missing", "-y"]) == 0
+    capsys.readouterr()
+    assert rows(capsys, "list") == []
+
+
+def test_one_long_text_does_not_make_every_line_of_a_table_as_long(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks.network_file(library, "wide.pt", seed=3, sd_checkpoint_name="A" * 50_000)
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["list"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) < 2000
+    assert any(row["sd_checkpoint_name"] == "A" * 50_000 for row in rows(capsys, "list"))
+
+
+def test_no_network_has_the_width_0(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert rows(capsys, "list", "--width", "0") == []

@@ -264,3 +264,59 @@ def test_two_scans_at_once_give_no_error_and_no_duplicate(tmp_path: Path) -> Non
     with Registry(tmp_path / "calm.db") as calm, Registry(tmp_path / "both.db") as both:
         list(scan(calm, [folder]))
         assert state(both) == state(calm)
+
+
+def test_what_says_a_hash_means_that_content_whatever_is_called_so(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    ink, glow = resolve(registry, "ink"), resolve(registry, "glow")
+    label = f"ink@{ink.content_hash[3:13]}"
+    for stem in (ink.content_hash, ink.sha256, label):
+        shutil.copy(library / "glow.pt", library / f"{stem}.pt")
+    changes(registry, library)
+    with registry.write():
+        for alias in (ink.content_hash[:20], ink.content_hash, ink.sha256, label):
+            registry.networks.set_alias(registry.networks.id_of(glow.content_hash), alias)
+    for name in (ink.content_hash, ink.content_hash[:20], ink.sha256, label):
+        assert resolve(registry, name).content_hash == ink.content_hash
+
+
+@pytest.mark.parametrize("is_alias", [False, True])
+def test_a_name_that_reads_as_the_digits_of_another_network_is_ambiguous(
+    registry: Registry, library: Path, is_alias: bool
+) -> None:
+    changes(registry, library)
+    ink, glow = resolve(registry, "ink"), resolve(registry, "glow")
+    digits = ink.sha256[:10]
+    if is_alias:
+        with registry.write():
+            registry.networks.set_alias(registry.networks.id_of(glow.content_hash), digits)
+    else:
+        shutil.copy(library / "glow.pt", library / f"{digits}.pt")
+        changes(registry, library)
+    with pytest.raises(AmbiguousName) as caught:
+        resolve(registry, digits)
+    labels = str(caught.value.hint).removeprefix("say one of ").split(", ")
+    assert {resolve(registry, label).content_hash for label in labels} == {ink.content_hash, glow.content_hash}
+
+
+def test_a_word_or_a_date_of_hex_digits_is_a_name_as_any(registry: Registry, library: Path) -> None:
+    for stem in ("20230101", "deadbeef"):
+        (library / "glow.pt").rename(library / f"{stem}.pt")
+        changes(registry, library)
+        assert resolve(registry, stem).name == stem
+        (library / f"{stem}.pt").rename(library / "glow.pt")
+
+
+def test_many_links_that_are_not_followed_and_many_lost_files_take_no_longer_than_their_sum(
+    registry: Registry, library: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (library / "lost").mkdir()
+    for number in range(2000):
+        (library / f"link{number}").symlink_to(tmp_path / "outside")
+        (library / "lost" / f"{number}.pt").write_bytes(b"")
+    changes(registry, library)
+    shutil.rmtree(library / "lost")
+    began = time.process_time()
+    assert len(changes(registry, library)) == 2000
+    assert time.process_time() - began < 15  # their product takes a minute

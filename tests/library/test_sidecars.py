@@ -309,3 +309,48 @@ def test_merging_writes_through_a_link(model: Path, tmp_path: Path) -> None:
     sidecars.merge_a1111(model, {"notes": "n"})
     assert model.with_name("ink.json").is_symlink()
     assert json.loads(real.read_text()) == {"notes": "n"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right")
+@pytest.mark.parametrize("suffix", [".txt", ".description.txt", ".json", ".civitai.info", ".metadata.json"])
+def test_a_link_to_a_file_elsewhere_is_not_read(model: Path, suffix: str, tmp_path: Path) -> None:
+    private = tmp_path / "elsewhere" / "private"
+    private.parent.mkdir()
+    private.write_text('{"description": "secret", "notes": "secret", "modelDescription": "secret"}')
+    model.with_name(f"ink{suffix}").symlink_to(private)
+    found = sidecars.read(model)
+    assert found.unreadable == (model.with_name(f"ink{suffix}"),)
+    assert "secret" not in repr(found.as_row())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_nothing_is_written_through_a_link_to_a_file_elsewhere(model: Path, is_there: bool, tmp_path: Path) -> None:
+    other = tmp_path / "elsewhere" / "other.json"
+    other.parent.mkdir()
+    if is_there:
+        other.write_text("{}")
+    model.with_name("ink.json").symlink_to(other)
+    assert sidecars.merge_a1111(model, {"activation text": "words"}) is None
+    assert other.exists() == is_there
+    assert not is_there or other.read_text() == "{}"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right")
+def test_links_to_a_network_and_to_what_lies_beside_it_are_followed(model: Path, tmp_path: Path) -> None:
+    put(model, ".json", {"notes": "mine"})
+    webui = tmp_path / "webui"
+    webui.mkdir()
+    for name in ("ink.pt", "ink.json"):
+        (webui / name).symlink_to(tmp_path / name)
+    assert sidecars.read(webui / "ink.pt").notes == "mine"
+    assert sidecars.merge_a1111(webui / "ink.pt", {"description": "d"}) == webui / "ink.json"
+    assert json.loads((tmp_path / "ink.json").read_text()) == {"notes": "mine", "description": "d"}
+
+
+def test_of_a_huge_text_the_registry_gets_the_beginning(model: Path) -> None:
+    put(model, ".txt", b"d" * 1_000_000)
+    put(model, ".metadata.json", {"tags": [f"{number:09}" for number in range(100_000)]})
+    row = sidecars.read(model).as_row()
+    assert row["description"] == "d" * sidecars.MOST_SAID
+    assert row["tags"] == [f"{number:09}" for number in range(sidecars.MOST_SAID // 10)]

@@ -79,3 +79,15 @@ def test_what_a_spreadsheet_would_compute_has_an_apostrophe_before_it(text: str)
 @pytest.mark.parametrize("text", ["", "1girl, -2", "'tis", "a=b", r"a \(b\)", r"C:\users\ink", "猫　犬"])
 def test_a_plain_cell_is_written_as_it_is(text: str) -> None:
     assert to_cell(text) == text
+
+
+@pytest.mark.parametrize("text", ["x;=cmd|'/C calc'!A0;y", ";=1", "a; +1", "a;;@SUM(A1)", "\uff1b;\uff1d1"])
+def test_nothing_is_a_formula_where_a_spreadsheet_divides_at_semicolons(text: str) -> None:
+    cell = to_cell(text)
+    assert from_cell(cell) == text
+    assert not any(part.strip()[:1] in {*"=+-@", "\uff1d"} for part in cell.split(";") if part.strip())
+
+
+def test_semicolons_between_words_stay() -> None:
+    assert to_cell("ink; wash;-") == "ink; wash;\\u002d"
+    assert to_cell("a;b; c=d") == "a;b; c=d"

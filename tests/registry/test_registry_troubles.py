@@ -297,3 +297,19 @@ def test_last_changes_that_cannot_be_read_are_not_left_out_without_a_word(path: 
         shutil.move(file, small_disk)
     assert mount("-o", "remount,ro", str(small_disk))
     assert "cannot be opened for writing" in run(READ, small_disk / "r.db").stderr.splitlines()[-1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_or_a_folder_in_its_place_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.db")
+    (tmp_path / "folder.db").mkdir()
+    for name in ("pipe.db", "folder.db"):
+        with pytest.raises(RegistryError, match="not a regular file"):
+            Registry(tmp_path / name)
+
+
+def test_a_folder_whose_name_begins_as_an_address_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Registry("file:x?mode=memory/registry.db") as registry:
+        registry.check()
+    assert (tmp_path / "file:x?mode=memory" / "registry.db").is_file()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -255,3 +256,33 @@ def test_a_filter_that_a_later_version_knows_is_left_out(tmp_path: Path) -> None
     with Registry(tmp_path / "r.db") as registry:
         assert imported(registry, [HEAD, line]).failures == ()
         assert registry.subscriptions.rows()[0]["filters"] == {"nsfw": True}
+
+
+def test_an_alias_that_could_stand_before_a_hash_or_is_not_seen_is_left_out(tmp_path: Path) -> None:
+    refused = ["h1:" + "a" * 64, "b" * 64, "deadbeef", "ink@deadbeef", "a:b", "<x>", " ", "\x1b[31mred", "in\u200bk"]
+    line = json.dumps({**row(1), "kind": "network", "aliases": [*refused, "best"]})
+    with Registry(tmp_path / "r.db") as registry:
+        assert dict(imported(registry, [HEAD, line]).counts) == {"network": 1}
+        assert registry.networks.rows()[0]["aliases"] == ["best"]
+
+
+def test_of_very_many_wrong_lines_the_first_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    with Registry(tmp_path / "r.db") as registry:
+        found = imported(registry, [HEAD, *["x"] * 3000, SUBSCRIPTION])
+        assert (len(found.failures), found.failed) == (1000, 3000)
+        assert dict(found.counts) == {"subscription": 1}
+
+
+def test_a_network_on_many_lines_is_looked_up_by_its_hash_alone(tmp_path: Path) -> None:
+    def lines(count: int) -> list[str]:
+        return [HEAD, *(json.dumps({**row(1), "kind": "network", "tags": [f"t{n}"]}) for n in range(count))]
+
+    def time_of(count: int) -> float:
+        with Registry(tmp_path / f"{count}.db") as registry:
+            began = time.process_time()
+            assert imported(registry, lines(count)).counts == {"network": count}
+            assert len(registry.networks.rows()[0]["tags"]) == count
+            return time.process_time() - began
+
+    time_of(50)
+    assert time_of(4000) < 12 * time_of(1000)
