@@ -310,4 +310,5 @@ def _write_page(html: Path, folder: Path, seen: Any, overwrite: bool) -> None:
     from hnetkit.train.preparing.contact_sheet import contact_sheet
 
     with new_file(html, overwrite=overwrite) as file:
-        file.write(contact_sheet(folder, seen).encode("utf-8", "backslashreplace"))
+        for part in contact_sheet(folder, seen):
+            file.write(part.encode("utf-8", "backslashreplace"))
