@@ -17,7 +17,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hnetkit.errors import BadPicture, NotFound
 from hnetkit.files import read_regular
@@ -51,12 +51,22 @@ _MOST_VALUES = 200_000  # in the directory of a TIFF: one for each strip or tile
 _MOST_RUNS = 16 << 20  # bytes of a compressed BMP
 _MOST_EXIF = 1 << 20  # bytes that are looked at for the orientation
 
-_COSTLY = {"WEBP": 2, "AVIF": 2, "JPEG": 2}  # decoders that hold about twice as much for each pixel
 _ORIENTATION = 274
 _KEPT = ("icc_profile", "transparency")  # of what Pillow says beside the pixels
 
-_Prepared = tuple[bytes, int]
-"""What Pillow is given, and the orientation; 0 where it is to be found in what Pillow says."""
+
+class _Prepared(NamedTuple):
+    """What Pillow is given.
+
+    Attributes:
+        pixels: a file without what is beside them.
+        orientation: 1 to 8; 0 where it is to be found in what Pillow says.
+        weight: 2 where the decoder holds about as much again for each pixel.
+    """
+
+    pixels: bytes
+    orientation: int = 0
+    weight: int = 1
 
 
 def open_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
@@ -170,14 +180,21 @@ def _header(data: bytes) -> tuple[Image.Image, int]:
         raise ValueError("an empty file")
     if kind is None:
         raise ValueError(f"its content is none of {', '.join(_PREPARED)}")
-    pixels, orientation = _PREPARED[kind](data)
-    image = Image.open(io.BytesIO(pixels), formats=(kind,))
-    _require_size(*image.size, _most_pixels(data, kind))
-    return image, orientation
+    prepared = _PREPARED[kind](data)
+    image = Image.open(io.BytesIO(prepared.pixels), formats=(kind,))
+    _require_size(*image.size, _most_pixels(data, prepared.weight, _is_light(image)))
+    return image, prepared.orientation
 
 
-def _most_pixels(data: bytes, kind: str) -> int:
-    return min(MAX_PIXELS, SMALL_PIXELS // _COSTLY.get(kind, 1) + PIXELS_PER_BYTE * len(data))
+def _is_light(image: Image.Image) -> bool:
+    """Whether a picture takes one byte for each pixel, and three more in colour."""
+    return image.mode in ("1", "L", "P") and "transparency" not in image.info
+
+
+def _most_pixels(data: bytes, weight: int = 1, is_light: bool = True) -> int:
+    """Returns how many pixels are made of a file, by what its decoder holds and what becomes of them."""
+    small = SMALL_PIXELS * 8 // 5 if is_light else SMALL_PIXELS  # 5 bytes for each in all, where others take 8
+    return min(MAX_PIXELS, small // weight + PIXELS_PER_BYTE * len(data))
 
 
 def _require_size(width: int, height: int, most: int) -> None:
@@ -224,8 +241,8 @@ def _kind_of(data: bytes) -> str | None:
     return next((kind for kind, beginning in _BEGINNINGS if data.startswith(beginning)), None)
 
 
-def _as_it_is(data: bytes) -> _Prepared:
-    return data, 0
+def _of_webp(data: bytes) -> _Prepared:
+    return _Prepared(data, weight=2)
 
 
 # --- PNG
@@ -250,25 +267,26 @@ def _of_png(data: bytes) -> _Prepared:
             kept.append(view[place:end])
         place = end
         if name == b"IEND":
-            return b"".join(kept), 0
+            return _Prepared(b"".join(kept))
     else:
         raise ValueError(f"more than {_MOST_PARTS:,} chunks")
-    return b"".join((*kept, view[place:])), 0  # cut short: Pillow says whether pixels are missing
+    return _Prepared(b"".join((*kept, view[place:])))  # cut short: Pillow says whether pixels are missing
 
 
 # --- JPEG
 
 _MARK = re.compile(rb"\xff[\x01-\xfe]")
-_MARK_IN_SCAN = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # restarts are part of a scan
+_MARK_IN_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # restarts are part of a scan; decoders pass over no marks
 _JPEG_PARTS = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDC, 0xDD, 0xEE}) - {0xC8}
 _ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # marks without a segment
+_FRAMES = _JPEG_PARTS & {*range(0xC0, 0xD0)} - {0xC4, 0xCC}
 
 
 def _of_jpeg(data: bytes) -> _Prepared:
     """Leaves out everything but tables and scans of the first picture; phones write several behind one another."""
     view = memoryview(data)
     kept, exif, xmp = [view[:2]], [], b""
-    place, scans = 2, 0
+    place, scans, weight = 2, 0, 1
     for _ in range(_MOST_PARTS):
         found = _MARK.search(data, place)
         if found is None:
@@ -282,6 +300,8 @@ def _of_jpeg(data: bytes) -> _Prepared:
             continue
         end = place + 2 + max(2, *struct.unpack_from(">H", data, place + 2))
         begins = data[place + 4 : min(place + 40, end)]
+        if code in _FRAMES:
+            weight = max(weight, _jpeg_weight(data, place))
         if code == 0xDA:
             scans += 1
             if scans > _MOST_SCANS:
@@ -298,7 +318,18 @@ def _of_jpeg(data: bytes) -> _Prepared:
         place = end
     else:
         raise ValueError(f"more than {_MOST_PARTS:,} segments")
-    return b"".join(kept), _orientation_of({"exif": b"".join(exif), "xmp": xmp}) or 1
+    orientation = _orientation_of({"exif": b"".join(exif), "xmp": xmp}) or 1
+    return _Prepared(b"".join(kept), orientation, weight)
+
+
+def _jpeg_weight(data: bytes, place: int) -> int:
+    """Returns the weight of a frame: one that comes in several scans is held until the last, 2 bytes for each value.
+
+    Colours that are stored at half the size leave about as much room as a turned picture takes.
+    """
+    factors = [(each >> 4, each & 15) for each in data[place + 11 : place + 10 + 3 * data[place + 9] : 3]]
+    most = max((across for across, _ in factors), default=1) * max((down for _, down in factors), default=1)
+    return 2 if sum(across * down for across, down in factors) > 2 * most else 1
 
 
 # --- BMP
@@ -309,7 +340,7 @@ def _of_bmp(data: bytes) -> _Prepared:
     is_compressed = data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")
     if is_compressed and len(data) > _MOST_RUNS:
         raise ValueError(f"a compressed BMP of more than {_MOST_RUNS >> 20} MB")
-    return data, 0
+    return _Prepared(data)
 
 
 # --- GIF
@@ -331,9 +362,9 @@ def _of_gif(data: bytes) -> _Prepared:
             continue
         left, top, width, height, flags = struct.unpack_from("<HHHHB", data, place + 1)
         screen = struct.unpack_from("<HH", data, 6)
-        _require_size(max(screen[0], left + width), max(screen[1], top + height), _most_pixels(data, "GIF"))
+        _require_size(max(screen[0], left + width), max(screen[1], top + height), _most_pixels(data))
         end = _gif_blocks_end(data, place + 11 + _gif_palette(flags))
-        return b"".join((beginning, control, view[place:end], b";")), 0
+        return _Prepared(b"".join((beginning, control, view[place:end], b";")))
     raise ValueError("a GIF without a picture")
 
 
@@ -383,12 +414,12 @@ def _of_tiff(data: bytes) -> _Prepared:
             raise ValueError("its directory claims more than the file has")
     if said.get(_COMPRESSION, 1) not in _COMPRESSIONS:
         raise ValueError(f"a TIFF of compression {said[_COMPRESSION]}, which is not opened")
-    _require_size(said.get(_TILE_WIDTH, 0), said.get(_TILE_LENGTH, 0), _most_pixels(data, "TIFF"))
+    _require_size(said.get(_TILE_WIDTH, 0), said.get(_TILE_LENGTH, 0), _most_pixels(data))
     padding = -len(data) % 8
     directory = struct.pack(order + ("Q" if is_big else "H"), len(kept)) + b"".join(kept.values())
     head = data[:at] + struct.pack(order + number, len(data) + padding)
     pixels = b"".join((head, memoryview(data)[len(head) :], bytes(padding), directory, bytes(struct.calcsize(number))))
-    return pixels, said.get(_ORIENTATION) or _orientation_of({"xmp": xmp}) or 1
+    return _Prepared(pixels, said.get(_ORIENTATION) or _orientation_of({"xmp": xmp}) or 1)
 
 
 def _entries(data: bytes, order: str, start: int, is_big: bool = False) -> Iterator[tuple[int, int, int, bytes, int]]:
@@ -430,7 +461,7 @@ def _of_avif(data: bytes) -> _Prepared:
         if b"Exif" in boxes:
             hidden[place:end] = boxes.replace(b"Exif", b"none").replace(b"application/rdf+xml", b"application/nothing")
         place = max(end, place + 8)
-    return bytes(hidden), 0
+    return _Prepared(bytes(hidden), weight=2)
 
 
 # --- orientation
@@ -473,7 +504,7 @@ _BEGINNINGS = (
 _PREPARED: dict[str, Callable[[bytes], _Prepared]] = {
     "PNG": _of_png,
     "JPEG": _of_jpeg,
-    "WEBP": _as_it_is,
+    "WEBP": _of_webp,
     "BMP": _of_bmp,
     "GIF": _of_gif,
     "TIFF": _of_tiff,

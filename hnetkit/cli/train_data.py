@@ -211,8 +211,9 @@ def _prepare_all(sources: Sequence[Path], folder: Folder, output: Output) -> tup
                 raise
             except Exception as error:
                 failure = failure_of(error, str(source))
-                if isinstance(failure, DiskFull):
-                    raise failure from error
+                if isinstance(failure, DiskFull):  # what was written is there when the command is run again
+                    hint = "make room, and run the command again with --overwrite"
+                    raise DiskFull(str(failure), hint=hint) from error
                 failed += 1
                 say_failure(failure)
     return made, looks, failed
@@ -309,4 +310,5 @@ def _write_page(html: Path, folder: Path, seen: Any, overwrite: bool) -> None:
     from hnetkit.train.preparing.contact_sheet import contact_sheet
 
     with new_file(html, overwrite=overwrite) as file:
-        file.write(contact_sheet(folder, seen).encode("utf-8", "backslashreplace"))
+        for part in contact_sheet(folder, seen):
+            file.write(part.encode("utf-8", "backslashreplace"))

@@ -54,13 +54,16 @@ def caption_of(picture: Path, *, filename_pattern: str = "", joiner: str = " ") 
         joiner: between what the pattern finds.
 
     Raises:
-        UsageError: the ``.txt`` is not UTF-8 or too long, or the pattern is no regular expression.
+        UsageError: the ``.txt`` is not UTF-8, too long, or a link that leads away; or the pattern is no regular
+            expression.
         HnetkitError: the ``.txt`` cannot be read.
     """
     beside = picture.with_suffix(".txt")
     if beside.is_file():
+        _require_near(beside, picture)
         return " ".join(_read_text(beside).split())
-    words = re.sub(r"^[-\d]+\s*", "", picture.stem)
+    stem = picture.stem.encode("utf-8", "ignore").decode()  # a name need not be text
+    words = re.sub(r"^[-\d]+\s*", "", stem)
     if filename_pattern:
         found = _compiled(filename_pattern).finditer(words)
         words = joiner.join(match[1 if match.re.groups else 0] or "" for match in found)
@@ -143,6 +146,18 @@ def caption_warnings(captions: Mapping[str, str], template: Template) -> Iterato
         yield f"{len(empty)} of {len(captions)} pictures have no caption: {shown}"
     if not template.has_filewords and len(empty) < len(captions):
         yield f"the template {template.name} has no [filewords]: captions are not used"
+
+
+def _require_near(beside: Path, picture: Path) -> None:
+    """Refuses a link to a text that is in neither the picture's folder nor that of the file which the picture is.
+
+    A folder from a stranger may hold links; what they lead to would become captions, prompts and records.
+    """
+    if not beside.is_symlink():
+        return
+    text, folder, file = (Path(os.path.realpath(path)) for path in (beside, picture.parent, picture))
+    if not text.is_relative_to(folder) and text.parent != file.parent:
+        raise UsageError(f"{beside}: a link that leads out of the folder", hint="put the caption itself there")
 
 
 def _read_text(path: Path) -> str:

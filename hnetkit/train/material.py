@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hnetkit.errors import ModelNotUsable
+from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.runtime.attach import unload_hypernetworks
 from hnetkit.runtime.layers import unet_of
 from hnetkit.train.convolutions import without_inputs_kept
@@ -56,11 +56,20 @@ class Material:
 
 
 def prepare(model: Model, data: TrainingData, progress: Progress) -> Material:
-    """Returns the material of a run; every prompt that is known ahead is encoded."""
+    """Returns the material of a run; every prompt that is known ahead is encoded.
+
+    Raises:
+        UsageError: a caption is too long; it names the picture.
+    """
     recipe, pipe = data.recipe, model.pipe
     unet: Any = unet_of(pipe)
-    latents = encode_all(pipe, data, lambda done, total: progress("Encoding pictures", done, total))
     prompts = Prompts(model, recipe.clip_skip)
+    for picture in data.pictures if data.template.has_filewords else ():
+        try:
+            prompts.require_short(picture.caption)
+        except UsageError as error:
+            raise UsageError(f"the caption of {picture.path.name}: {error}", hint=error.hint) from error
+    latents = encode_all(pipe, data, lambda done, total: progress("Encoding pictures", done, total))
     if (
         not (recipe.shuffle_tags or recipe.drop_tags)
         and prompts.encode_all(data.prompts())

@@ -13,7 +13,8 @@ from hnetkit.generate.sampling.encoding import Encoded
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
 
-_KEPT = 4096  # encoded prompts; 120 kB each with SD 1
+_KEPT = 4096  # encoded prompts
+_KEPT_TOKENS = 315_000  # of all of them: as many of one chunk each; 1 GB with SD 1
 
 
 class Prompts:
@@ -27,22 +28,33 @@ class Prompts:
     def __init__(self, model: Model, clip_skip: int = 1) -> None:
         self._encoder = model.text_encoder(clip_skip, "original")
         self._kept: dict[str, Encoded] = {}
+        self._tokens = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next prompt takes the place of another."""
+        return len(self._kept) >= _KEPT or self._tokens >= _KEPT_TOKENS
+
+    def require_short(self, prompt: str) -> None:
+        """Raises UsageError where a prompt is too long to be encoded."""
+        self._encoder.require_short(prompt)
 
     @torch.no_grad()
     def encode(self, prompt: str) -> Encoded:
         """Returns one prompt, encoded, on the CPU."""
         if prompt not in self._kept:
-            while len(self._kept) >= _KEPT:
-                self._kept.pop(next(iter(self._kept)))
+            while self.is_full:
+                self._tokens -= len(self._kept.pop(next(iter(self._kept))).hidden)
             encoded = self._encoder.encode(prompt)
             pooled = None if encoded.pooled is None else encoded.pooled.cpu()
             self._kept[prompt] = Encoded(encoded.hidden.cpu(), pooled)
+            self._tokens += len(encoded.hidden)
         return self._kept[prompt]
 
     def encode_all(self, prompts: Iterable[str]) -> bool:
         """Encodes prompts ahead; returns whether all of them are kept."""
         for prompt in prompts:
-            if len(self._kept) >= _KEPT:
+            if self.is_full:
                 return False
             self.encode(prompt)
         return True

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FORMAT = "hnetkit.training/1"
 
+_FOLDERS = ("state", "previews", "tensorboard")
+
 Beginning = Literal["go on", "resume", "restart"]
 """``go on`` from a checkpoint where there is one, ``resume`` and refuse where there is none, or ``restart``."""
 
@@ -94,9 +96,15 @@ class RunFolder:
             lock.release()
 
     def require_ours(self) -> None:
-        """Raises OutputExists where the folder is something else, or holds files that no run left."""
+        """Raises OutputExists where the folder is something else, or holds files or links that no run left."""
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputExists(f"{self.folder}: a file, not a run's folder", hint="choose another --name or --out")
+        for name in _FOLDERS:
+            if (self.folder / name).is_symlink():
+                raise OutputExists(
+                    f"{self.folder / name}: a link, which leads out of the run's folder",
+                    hint="make all of the run's folder a link, or remove this one",
+                )
         if self.folder.is_dir() and not self.record.exists():
             others = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
             if others:

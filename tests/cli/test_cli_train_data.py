@@ -97,6 +97,7 @@ def test_a_full_disk_ends_the_run_and_is_named(
     _, err = said(capsys, "prepare", pictures, "--out", tmp_path / "training", "--size", "64", exit_code=1)
     assert err.count("Error: ") == 1
     assert "picture-00.png: no room is left on the disk" in err
+    assert "run the command again with --overwrite" in err
     assert list((tmp_path / "training").iterdir()) == []
 
 

@@ -72,6 +72,18 @@ def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
     assert list(files.rows()) == []
 
 
+@pytest.mark.parametrize("name", ["grid.jsonl", "grid-cells", "grid-cells/process-1.jsonl"])
+def test_a_link_in_place_of_what_a_grid_writes_is_refused(tmp_path: Path, name: str) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    files.require_ours()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir() if name == "grid-cells" else elsewhere.touch()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).symlink_to(elsewhere)
+    with pytest.raises(OutputExists, match="something else"):
+        files.require_ours()
+
+
 def test_a_number_of_values_with_countless_digits_is_no_number() -> None:
     with pytest.raises(UsageError, match="not a number"):
         read_axis("--x", f"seed=1-9 [{'9' * 5_000}]")

@@ -218,9 +218,9 @@ def test_what_an_image_carries_beside_its_pixels_is_left_behind(name: str) -> No
 def test_a_small_file_may_have_as_many_pixels_as_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "SMALL_PIXELS", 64 * 64)
     monkeypatch.setattr(images, "PIXELS_PER_BYTE", 0)
-    assert open_image("a picture", large_png(64, 64)).size == (64, 64)
+    assert open_image("a picture", encoded(Image.new("RGB", (64, 64)), "PNG")).size == (64, 64)
     with pytest.raises(BadPicture, match=r"megapixels"):
-        open_image("a picture", large_png(65, 64))
+        open_image("a picture", encoded(Image.new("RGB", (65, 64)), "PNG"))
     with pytest.raises(BadPicture, match=r"megapixels"):  # of a WebP half as many
         open_image("a picture", encoded(Image.new("RGB", (64, 33)), "WEBP"))
     assert open_image("a picture", encoded(Image.new("RGB", (64, 32)), "WEBP")).size == (64, 32)
@@ -229,8 +229,35 @@ def test_a_small_file_may_have_as_many_pixels_as_take_little_memory(monkeypatch:
         open_image("a picture", large_png(64, 1))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P"])
+def test_a_picture_of_a_byte_for_each_pixel_may_have_more(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "SMALL_PIXELS", 64 * 64)
+    monkeypatch.setattr(images, "PIXELS_PER_BYTE", 0)
+    assert open_image("a scan", encoded(Image.new(mode, (64, 102)), "PNG")).size == (64, 102)
+    for size, more in (((64, 103), {}), ((64, 65), {"transparency": 0})):
+        with pytest.raises(BadPicture, match="megapixels"):
+            open_image("a scan", encoded(Image.new(mode, size), "PNG", **more))
+
+
+def test_a_jpeg_whose_colours_are_stored_in_full_may_have_half_as_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "SMALL_PIXELS", 64 * 64)
+    monkeypatch.setattr(images, "PIXELS_PER_BYTE", 0)
+    photo, smaller = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 32))
+    for more in ({}, {"progressive": True}, {"subsampling": 1}):
+        assert open_image("a photo", encoded(photo, "JPEG", **more)).size == (64, 64)
+    with pytest.raises(BadPicture, match="megapixels"):
+        open_image("a photo", encoded(photo, "JPEG", subsampling=0, progressive=True))
+    assert open_image("a photo", encoded(smaller, "JPEG", subsampling=0, progressive=True)).size == (64, 32)
+
+
+def test_a_photo_of_a_camera_that_was_made_small_for_the_web_is_opened() -> None:
+    photo, before = encoded(Image.new("RGB", (6000, 4000), "navy"), "JPEG", progressive=True), peak()
+    assert open_image("a photo", photo).size == (6000, 4000)
+    assert peak() - before < 200 * MEGABYTE + len(photo)
+
+
 def test_a_larger_file_may_have_more_pixels_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = large_png(65, 64)
+    data = encoded(Image.new("RGB", (65, 64)), "PNG")
     monkeypatch.setattr(images, "SMALL_PIXELS", 65 * 64 - len(data))
     monkeypatch.setattr(images, "PIXELS_PER_BYTE", 1)
     assert open_image("a picture", data).size == (65, 64)
@@ -247,6 +274,14 @@ def test_a_compressed_bitmap_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- what is damaged
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mark", [0x01, 0x02, 0x45, 0xBF])
+def test_a_mark_that_does_not_exist_does_not_end_the_pixels_of_a_jpeg(mark: int) -> None:
+    data = encoded(Image.effect_noise((200, 200), 90), "JPEG", restart_marker_rows=1)
+    place = data.index(b"\xff\xda") + 3_000
+    require_same(data[:place] + bytes([0xFF, mark, 0x00, 0x10]) + data[place + 4 :])
 
 
 @pytest.mark.parametrize("data", [damaged_avif(), encoded(drawn(), "PNG")[:-40], encoded(drawn(), "JPEG")[:300]])

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -46,3 +47,15 @@ def test_from_the_repository_root_with_hugging_faces_kernels_installed(module: s
     assert importlib.metadata.version("kernels")  # Hugging Face's own, a test dependency
     code = f"import {module}; from diffusers import StableDiffusionPipeline; from transformers import CLIPTextModel"
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=240)
+
+
+def test_a_lock_is_of_a_version_that_does_not_follow_links(tmp_path: Path) -> None:
+    """Before 3.20.1, taking a lock emptied the file that a link of its name leads to."""
+    needed = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["dependencies"]
+    (least,) = (one.partition(">=")[2] for one in needed if one.startswith("filelock"))
+    assert tuple(map(int, least.split("."))) >= (3, 20, 1)
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        FileLock(tmp_path / ".lock").acquire(timeout=0)
+    assert (tmp_path / "precious").read_text() == "precious"

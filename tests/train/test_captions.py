@@ -42,6 +42,33 @@ def test_a_folder_of_that_name_is_no_text(tmp_path: Path) -> None:
     assert caption_of(tmp_path / "cat.png") == "cat"
 
 
+def test_a_link_to_a_text_elsewhere_is_refused_and_not_read(tmp_path: Path) -> None:
+    (tmp_path / "private.txt").write_text("a secret")
+    folder = tmp_path / "from a stranger"
+    folder.mkdir()
+    (folder / "cat.txt").symlink_to(tmp_path / "private.txt")
+    with pytest.raises(UsageError, match=r"cat\.txt: a link that leads out of the folder") as raised:
+        caption_of(folder / "cat.png")
+    assert "secret" not in str(raised.value)
+
+
+def test_a_link_to_a_text_of_the_folder_or_beside_a_linked_picture_is_a_caption(tmp_path: Path) -> None:
+    for name in ("store", "chosen"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "store" / "001.png").touch()
+    (tmp_path / "store" / "001.txt").write_text("a cat")
+    (tmp_path / "chosen" / "first.png").symlink_to(tmp_path / "store" / "001.png")
+    (tmp_path / "chosen" / "first.txt").symlink_to(tmp_path / "store" / "001.txt")
+    (tmp_path / "chosen" / "again.txt").symlink_to("same.txt")
+    (tmp_path / "chosen" / "same.txt").write_text("a dog")
+    assert caption_of(tmp_path / "chosen" / "first.png") == "a cat"
+    assert caption_of(tmp_path / "chosen" / "again.png") == "a dog"
+
+
+def test_a_file_name_that_is_no_text_gives_what_is_text_in_it() -> None:
+    assert caption_of(Path("a \udcff cat.png")) == "a cat"
+
+
 def test_a_text_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat.txt").write_bytes("Käse".encode("latin-1"))
     with pytest.raises(UsageError, match=r"cat\.txt: not UTF-8"):

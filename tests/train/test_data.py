@@ -281,6 +281,17 @@ def test_prompts_are_encoded_as_pictures_are_drawn_with_them() -> None:
     assert "added_cond_kwargs" not in told
 
 
+def test_long_prompts_take_the_room_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hnetkit.train.prompts._KEPT_TOKENS", 5 * 77)
+    prompts = Prompts(model_of(tiny_sd(least=True)))
+    assert prompts.encode_all(["a red circle", "a blue star"])
+    long = prompts.encode("a BREAK b BREAK c")
+    assert prompts.encode("a BREAK b BREAK c") is long
+    assert not prompts.encode_all(["a dot"])  # all of the room is taken
+    assert prompts.encode("a dot") is prompts.encode("a dot")
+    assert prompts.encode("a BREAK b BREAK c") is long
+
+
 def test_sdxl_is_told_pooled_texts_and_sizes() -> None:
     pipe = tiny_sdxl()
     encoded = Prompts(model_of(pipe)).encode("a red circle")

@@ -412,6 +412,17 @@ def test_what_cannot_be_meant_leaves_no_folder(model: Model, pictures: Path, tmp
         assert not (tmp_path / "ink").exists()
 
 
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_a_caption_that_is_far_too_long_is_named_before_the_first_step(
+    model: Model, tmp_path: Path, shuffle: bool
+) -> None:
+    folder, said = make_pictures(tmp_path / "pictures"), list[str]()
+    (folder / "03.txt").write_text("BREAK a, " * 101)
+    with pytest.raises(UsageError, match=r"caption of 03\.png: .*at most 100"):
+        run_training(small_recipe(folder, shuffle_tags=shuffle), model, tmp_path / "run", said)
+    assert said == []
+
+
 def test_a_rate_that_ruins_the_network_is_rolled_back_and_lowered(model: Model, pictures: Path, tmp_path: Path) -> None:
     recipe = small_recipe(pictures, rates="1e30", optimizer="SGD", max_steps=6, save_every=1, guarded=True)
     said: list[str] = []

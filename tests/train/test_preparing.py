@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from hnetkit.errors import BadPicture, MissingPackage, NotFound, OutputExists, UsageError
 from hnetkit.train.preparing.crops import kept_share, largest_face, window, windows_along
@@ -373,3 +373,27 @@ def test_empty_captions_are_named(source: Path) -> None:
 
 def test_tags_are_counted_once_for_each_picture() -> None:
     assert tag_counts(["a, b, a", "b", "", "c,b "]) == [("b", 3), ("a", 1), ("c", 1)]
+
+
+def test_names_that_some_file_systems_take_for_one_get_numbers(source: Path, out: Path) -> None:
+    for number, folder in enumerate(("a", "b")):
+        (source / folder).mkdir()
+        noise((64, 64)).save(source / folder / ["caf\u00e9.png", "CAFE\u0301.png"][number])
+    made = prepared(out, *picture_files(source, recursive=True))
+    assert [one.path.stem for one in made] == ["caf\u00e9", "CAFE\u0301-2"]
+
+
+def test_a_mirrored_copy_of_a_name_that_is_no_text_has_a_caption(source: Path, out: Path) -> None:
+    noise((64, 64)).save(source / "plain.png")
+    (source / "plain.png").rename(source / "a \udcff cat.png")
+    made = prepared(out, *picture_files(source), flip=True)
+    assert [one.caption for one in made] == ["a cat", "a cat"]
+
+
+def test_the_colours_of_a_lab_picture_are_not_taken_for_transparency(source: Path) -> None:
+    to_lab = ImageCms.buildTransform(*map(ImageCms.createProfile, ("sRGB", "LAB")), "RGB", "LAB")
+    ImageCms.applyTransform(Image.new("RGB", (16, 16), "red"), to_lab).save(source / "scan.tif")
+    image = opened(source / "scan.tif")
+    red, green, blue = image.getpixel((8, 8))  # type: ignore[misc]
+    assert image.mode == "RGB"
+    assert red > 240 > 15 > max(green, blue)

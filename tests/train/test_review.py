@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import os
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from hnetkit.errors import NotFound, UsageError
+from hnetkit.text import to_cell
 from hnetkit.train.preparing.contact_sheet import contact_sheet
 from hnetkit.train.preparing.review import apply_captions, read_table, review
 from tests.support.hostile_images import damaged_avif
@@ -36,6 +40,13 @@ def folder(tmp_path: Path) -> Path:
 
 def texts(folder: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.txt"))}
+
+
+def in_lines(rows: Sequence[dict[str, Any]]) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerows([("file", "caption"), *((to_cell(row["file"]), to_cell(row["caption"])) for row in rows)])
+    return table.getvalue()
 
 
 def test_every_picture_is_a_row(folder: Path) -> None:
@@ -115,6 +126,21 @@ def test_a_name_that_is_a_path_changes_nothing(folder: Path, name: str) -> None:
         apply_captions(folder, {"picture-01.png": "changed", name: "changed"})
     assert texts(folder) == before
     assert (folder.parent / "outside.txt").read_text(encoding="utf-8") == "precious"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no such names elsewhere")
+@pytest.mark.parametrize("write", [json.dumps, in_lines])
+def test_the_table_of_a_folder_with_odd_names_can_be_given_back(
+    folder: Path, write: Callable[[Sequence[dict[str, Any]]], str]
+) -> None:
+    odd = ["back\\slash.png", "bytes \udcff.png", "line\nbreak.png", "=1+1.png"]
+    for name in odd:
+        (folder / name).write_bytes((folder / "picture-00.png").read_bytes())
+    rows = review(folder).rows
+    assert apply_captions(folder, read_table(write(rows))) == []
+    changed = [{**row, "caption": "new"} if row["file"] in odd else row for row in rows]
+    found = apply_captions(folder, read_table(write(changed)))
+    assert {path.with_suffix(".png").name for path in found} == set(odd)
 
 
 def test_a_picture_that_is_not_there_is_named(folder: Path) -> None:
@@ -219,7 +245,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_shows_every_picture_and_what_is_said_of_it(folder: Path) -> None:
-    page = Page(contact_sheet(folder, review(folder)))
+    page = Page("".join(contact_sheet(folder, review(folder))))
     assert not page.open
     assert "number 1, red" in page.text
     assert "picture-00.png" in page.text
@@ -232,10 +258,15 @@ def test_the_page_shows_every_picture_and_what_is_said_of_it(folder: Path) -> No
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (64, 64)
 
 
+def test_the_page_comes_picture_by_picture(folder: Path) -> None:
+    parts = list(contact_sheet(folder, review(folder)))
+    assert [part.count("<figure>") for part in parts] == [0, 1, 1, 1, 0]
+
+
 def test_what_strangers_wrote_is_text_in_the_page(folder: Path) -> None:
     (folder / "picture-00.txt").write_text(HOSTILE, encoding="utf-8")
     save(folder, "<b onclick=x>&.png", colour=(1, 2, 3, 4))
-    page = Page(contact_sheet(folder, review(folder)))
+    page = Page("".join(contact_sheet(folder, review(folder))))
     assert HOSTILE in page.text
     assert "<b onclick=x>&.png" in page.text
     assert {tag for tag, _ in page.elements} <= {
@@ -249,6 +280,6 @@ def test_what_strangers_wrote_is_text_in_the_page(folder: Path) -> None:
 
 def test_a_picture_that_cannot_be_read_is_in_the_page_by_name(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"")
-    page = Page(contact_sheet(folder, review(folder)))
+    page = Page("".join(contact_sheet(folder, review(folder))))
     assert "broken.png" in page.text
     assert "cannot be read" in page.text

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from hnetkit.errors import RunChanged
+from hnetkit.errors import OutputExists, RunChanged
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import _require_numbers
 from hnetkit.train.run_folder import Found, RunFolder
@@ -66,6 +66,18 @@ def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(files.record)
     with pytest.raises(RunChanged, match="not a regular file"):
         files.require_same("go on", FOUND, force=False)
+
+
+@pytest.mark.parametrize("name", ["state", "previews", "tensorboard"])
+def test_a_link_that_leads_out_of_a_runs_folder_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    files = RunFolder(tmp_path / "ink", RECIPE)
+    files.folder.mkdir()
+    files.begin(FOUND, afresh=False)
+    files.require_ours()
+    (files.folder / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputExists, match=f"{name}: a link"):
+        files.require_ours()
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "[" + "{}," * 1_500_000 + "0]", "[]", "5", '{"format": "x"}'])

@@ -62,7 +62,9 @@ class GridFiles:
     def require_ours(self) -> None:
         """Raises OutputExists where a file that is no grid's record has the record's name, or the folder's."""
         is_other = self.record.exists() and not self.record.is_file()
-        if is_other or (self.folder.exists() and not self.folder.is_dir()):
+        # what is written to a link would go elsewhere, and what is read there would get into the record
+        is_link = any(path.is_symlink() for path in (self.record, self.folder, *self.folder.glob("process-*.jsonl")))
+        if is_other or is_link or (self.folder.exists() and not self.folder.is_dir()):
             raise OutputExists(f"{self.record} or {self.folder} is something else", hint="choose another --out")
         if self.record.exists():
             with self.record.open("rb") as file:

@@ -124,22 +124,28 @@ class TextEncoder:
             self._kept[key] = encoded
         return self._kept[key]
 
+    def require_short(self, text: str) -> None:
+        """Raises UsageError where a text has more than `MOST_CHUNKS`; it is not encoded."""
+        for _, tokenizer in self._encoders():
+            self._chunks(tokenizer, self._pieces(text))
+
     def _encode(self, text: str) -> Encoded:
-        pieces = [(text, 1.0)] if self._emphasis == "none" else parse_attention(text)
-        parts = [
-            self._one(encoder, tokenizer, pieces)
-            for encoder, tokenizer in (
-                (self._pipe.text_encoder, self._pipe.tokenizer),
-                (getattr(self._pipe, "text_encoder_2", None), getattr(self._pipe, "tokenizer_2", None)),
-            )
-            if encoder is not None
-        ]
+        pieces = self._pieces(text)
+        parts = [self._one(encoder, tokenizer, pieces) for encoder, tokenizer in self._encoders()]
         longest = max(len(hidden) for hidden, _ in parts)
         hidden = torch.cat([_padded(hidden, longest) for hidden, _ in parts], dim=-1)
         return Encoded(hidden, parts[-1][1] if self.is_xl else None)
 
-    def _one(self, encoder: Any, tokenizer: Any, pieces: Sequence[tuple[str, float]]) -> tuple[Tensor, Tensor | None]:
-        """Returns one encoder's states ``[tokens, width]``, and its pooled vector where it has a projection."""
+    def _pieces(self, text: str) -> Sequence[tuple[str, float]]:
+        return [(text, 1.0)] if self._emphasis == "none" else parse_attention(text)
+
+    def _encoders(self) -> list[tuple[Any, Any]]:
+        """The text encoders, each with its tokenizer."""
+        pipe = self._pipe
+        second = getattr(pipe, "text_encoder_2", None), getattr(pipe, "tokenizer_2", None)
+        return [pair for pair in ((pipe.text_encoder, pipe.tokenizer), second) if pair[0] is not None]
+
+    def _chunks(self, tokenizer: Any, pieces: Sequence[tuple[str, float]]) -> list[Chunk]:
         room = tokenizer.model_max_length - 2
         comma = tokenizer.convert_tokens_to_ids(",</w>")
 
@@ -155,6 +161,11 @@ class TextEncoder:
                 f"a prompt of {len(chunks):,} chunks of {room} tokens: at most {MOST_CHUNKS}",
                 hint="shorten it; each BREAK begins a chunk",
             )
+        return chunks
+
+    def _one(self, encoder: Any, tokenizer: Any, pieces: Sequence[tuple[str, float]]) -> tuple[Tensor, Tensor | None]:
+        """Returns one encoder's states ``[tokens, width]``, and its pooled vector where it has a projection."""
+        room, chunks = tokenizer.model_max_length - 2, self._chunks(tokenizer, pieces)
         device = self._pipe._execution_device
         ids = torch.tensor([_window(chunk, tokenizer, room) for chunk in chunks], device=device)
         output = encoder(ids, output_hidden_states=True)

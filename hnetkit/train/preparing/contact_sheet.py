@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
@@ -45,14 +46,17 @@ p {{ margin: .2rem 0; }}
 """
 
 
-def contact_sheet(folder: Path, seen: Review) -> str:
-    """Returns the page, with thumbnails inside it; names and captions are text, never markup."""
-    return _PAGE.format(
+def contact_sheet(folder: Path, seen: Review) -> Iterator[str]:
+    """Yields the page picture by picture, with thumbnails inside it; names and captions are text, never markup."""
+    before, after = _PAGE.split("{figures}")
+    yield before.format(
         title=escape(f"{folder.resolve().name}: {len(seen.rows)} pictures"),
         side=_SIDE,
         warnings="\n".join(f'<p class="warning">{escape(warning)}</p>' for warning in seen.warnings),
-        figures="\n".join(_figure(folder / row["file"], row) for row in seen.rows),
     )
+    for row in seen.rows:
+        yield f"{_figure(folder / row['file'], row)}\n"
+    yield after.lstrip()
 
 
 def _figure(path: Path, row: dict[str, object]) -> str:

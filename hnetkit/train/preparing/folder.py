@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,11 +138,14 @@ class Folder:
         return Prepared(target, source, image.size, caption_of(target))
 
     def _free(self, stem: str) -> str:
-        """Returns the stem, with a number where another picture took it; upper and lower case are one."""
+        """Returns the stem, with a number where another picture took it; upper and lower case are one.
+
+        So are accents that are written in two ways, which are one name for some file systems.
+        """
         name, number = stem, 2
-        while name.casefold() in self._names:
+        while _as_one(name) in self._names:
             name, number = _stem(stem, f"-{number}"), number + 1
-        self._names.add(name.casefold())
+        self._names.add(_as_one(name))
         return name
 
 
@@ -190,6 +194,10 @@ def _brought(image: Image.Image, box: Box, size: Size, *, flatten: bool) -> Imag
     if not flatten:
         solid.putalpha(part.getchannel("A"))
     return solid
+
+
+def _as_one(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _stem(stem: str, ending: str) -> str:

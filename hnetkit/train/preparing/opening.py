@@ -53,7 +53,8 @@ def opened(path: Path, data: bytes | None = None) -> Image.Image:
         NotFound, BadPicture: as `hnetkit.images.open_image`.
     """
     image = open_image(path, data)
-    mode = "RGBA" if "A" in image.getbands() or "transparency" in image.info else "RGB"
+    is_seen_through = image.mode != "LAB" and "A" in image.getbands()  # the A of LAB is a colour
+    mode = "RGBA" if is_seen_through or "transparency" in image.info else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 from hnetkit.images import read_image
@@ -58,7 +58,9 @@ class Look:
         grey = image.convert("L").resize((_SIDE + 1, _SIDE)).tobytes()
         rows = [grey[at : at + _SIDE + 1] for at in range(0, len(grey), _SIDE + 1)]
         bits = "".join("1" if right > left else "0" for row in rows for left, right in pairwise(row))
-        colours = image.convert("RGB").resize((_SIDE, _SIDE)).tobytes()
+        # each by itself: what is hidden under transparency counts, and no second picture of this size is made
+        bands = [image.getchannel(band).resize((_SIDE, _SIDE)).tobytes() for band in "RGB"]
+        colours = bytes(chain.from_iterable(zip(*bands, strict=True)))
         return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colours)
 
 
@@ -125,9 +127,10 @@ def alike(looks: Sequence[Look]) -> dict[int, list[int]]:
     for first in range(len(looks)):
         if first in taken:
             continue
-        near = np.unpackbits(shapes[first + 1 :] ^ shapes[first], axis=1).sum(1) <= _SAME_BITS
-        near &= np.abs(colours[first + 1 :] - colours[first]).mean(1) <= _SAME_COLOUR
-        others = [int(place) + first + 1 for place in np.flatnonzero(near) if int(place) + first + 1 not in taken]
+        bits = np.unpackbits(shapes[first + 1 :] ^ shapes[first], axis=1).sum(1)
+        near = np.flatnonzero(bits <= _SAME_BITS) + first + 1  # few, so that colours cost little
+        near = near[np.abs(colours[near] - colours[first]).mean(1) <= _SAME_COLOUR]
+        others = [int(place) for place in near if int(place) not in taken]
         if others:
             groups[first] = others
             taken |= {first, *others}

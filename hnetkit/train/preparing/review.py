@@ -95,9 +95,9 @@ def apply_captions(folder: Path, captions: dict[str, str]) -> list[Path]:
     """
     pictures = {path.name: path for path in picture_files(folder)}
     for name in captions:
-        if name in (".", "..") or any(mark in name for mark in "/\\\0"):
-            raise UsageError(f"{name}: not a file name", hint="the table has the names of pictures, without folders")
         if name not in pictures:
+            if name in (".", "..") or any(mark in name for mark in "/\\\0"):
+                raise UsageError(f"{name}: not a file name", hint="the table has names of pictures, without folders")
             raise NotFound(f"{name}: no such picture in {folder}", hint=f"hnetkit train review {folder}")
     changed: dict[Path, str] = {}
     wanted: dict[Path, str] = {}
