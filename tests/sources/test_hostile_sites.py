@@ -20,7 +20,7 @@ from fake_sites.messages import Request, Response
 from fetching import EVERYTHING, Library
 
 from hnetkit.cli import run
-from hnetkit.errors import HnetkitError, NetworkFailed
+from hnetkit.errors import HnetkitError, NetworkFailed, RegistryError
 from hnetkit.registry.catalogue import MAX_RECORD
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.fetch import most_of
@@ -513,10 +513,10 @@ def test_a_record_in_the_registry_is_unpacked_up_to_what_a_record_has(here: Libr
         here.registry.catalogue.put_model("civitai", "5", {"name": "x", "state": "listed"}, {"name": "\ud800"})
         assert here.registry.catalogue.raw("civitai", "5") == {"name": "\ud800"}
         here.registry.catalogue._db.execute("UPDATE models SET raw = ?", [packed])
-        with pytest.raises(ValueError, match="a record of more than 16 MB"):
+        with pytest.raises(RegistryError, match="damaged"):
             here.registry.catalogue.raw("civitai", "5")
         here.registry.catalogue._db.execute("UPDATE models SET raw = ?", [b"x"])
-        with pytest.raises(ValueError, match="damaged"):
+        with pytest.raises(RegistryError, match="damaged"):
             here.registry.catalogue.raw("civitai", "5")
 
 
