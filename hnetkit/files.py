@@ -22,6 +22,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _SUFFIX = ".hnetkit.tmp"
+_UMASK = os.umask(0o077)  # it can be read only by setting it, for all threads: once, before there are any
+os.umask(_UMASK)
 STALE_S = 6 * 3600
 """Seconds without a change after which a half-written file that no process has open is nobody's."""
 
@@ -49,7 +51,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, 0o666 & ~_UMASK)
         if overwrite:
             os.replace(temporary, target)
         else:
@@ -148,9 +150,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from hnetkit.errors import RegistryError
-from hnetkit.limits import parse_json
+from hnetkit.errors import RegistryError, UnsafeFile
+from hnetkit.limits import MAX_MADE, json_size, parse_json
 from hnetkit.registry.files import Row, now, text_of
 from hnetkit.registry.json_columns import COLUMNS, broken, from_json, to_json
 
@@ -24,20 +24,25 @@ MAX_RECORD = 16 << 20
 # column -> its table
 _JSON = {column: table for table in ("models", "versions", "remote_files") for column in COLUMNS[table]}
 
-# one row per file that the sites list, with its version and model
+# a file that the sites list, and what it shares with others: a model may have thousands of files
 _FILES = """
-SELECT remote_files.id AS remote_file_id, models.source, models.remote_id AS model_id, models.name AS model,
-    models.creator, models.type, models.tags, models.nsfw_level, models.availability, models.commercial_use,
-    models.allow_no_credit, models.allow_derivatives, models.allow_different_license, models.downloads,
-    models.state AS model_state, models.description, versions.remote_id AS version_id, versions.name AS version,
-    versions.base_model AS site_base_model, versions.published_at, versions.early_access_until, versions.trained_words,
-    versions.strength, versions.state AS version_state, remote_files.remote_id AS file_id,
+SELECT models.id, versions.id, remote_files.id AS remote_file_id, remote_files.remote_id AS file_id,
     remote_files.name AS file_name, remote_files.type AS file_type, remote_files.size_bytes,
-    remote_files.format AS site_format, remote_files.fp AS site_fp,
-    remote_files.scan AS site_scan, remote_files.sha256, remote_files.hashes, remote_files.hashes_at
+    remote_files.format AS site_format, remote_files.fp AS site_fp, remote_files.scan AS site_scan,
+    remote_files.sha256, remote_files.hashes, remote_files.hashes_at
 FROM remote_files
 JOIN versions ON versions.id = remote_files.version_id
 JOIN models ON models.id = versions.model_id
+"""
+_MODEL = """
+SELECT source, remote_id AS model_id, name AS model, creator, type, tags, nsfw_level, availability, commercial_use,
+    allow_no_credit, allow_derivatives, allow_different_license, downloads, state AS model_state, description
+FROM models WHERE id = ?
+"""
+_VERSION = """
+SELECT remote_id AS version_id, name AS version, base_model AS site_base_model, published_at, early_access_until,
+    trained_words, strength, state AS version_state
+FROM versions WHERE id = ?
 """
 
 
@@ -50,8 +55,15 @@ class Catalogue:
     # --- what answers say
 
     def put_model(self, source: str, remote_id: str, values: Mapping[str, Any], raw: Any) -> int:
-        """Stores a model and returns its row's number; `raw` is the site's own JSON."""
-        packed = zlib.compress(json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass"), 6)
+        """Stores a model and returns its row's number; `raw` is the site's own JSON.
+
+        Raises:
+            UnsafeFile: `raw` is larger than any record; it could not be read again.
+        """
+        text = json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        if len(text) > MAX_RECORD or json_size(text) > MAX_MADE:
+            raise UnsafeFile(f"what {source} says of it is larger than any record: {len(text) >> 20} MB")
+        packed = zlib.compress(text, 6)
         return self._put("models", {"source": source, "remote_id": remote_id}, {**values, "raw": packed}, dated=True)
 
     def put_version(self, model: int, remote_id: str, values: Mapping[str, Any]) -> int:
@@ -67,7 +79,10 @@ class Catalogue:
         )
 
     def put_images(self, version: int, images: Iterable[Mapping[str, Any]]) -> None:
-        """Stores the example pictures of a version, in the site's order."""
+        """Stores the example pictures of a version, in the site's order; those that it does not name are forgotten."""
+        images = list(images)
+        if images:  # none at all is a known fault of the site; an imported file may have named others
+            self._db.execute("DELETE FROM images WHERE version_id = ?", [version])
         self._db.conn.executemany(
             "INSERT INTO images (version_id, url, place, type, nsfw_level, width, height) VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET place = excluded.place, nsfw_level = excluded.nsfw_level",
@@ -119,15 +134,29 @@ class Catalogue:
 
     def files(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Row]:
         """Returns files with all that is known of their versions and models; `where` is SQL of this package."""
+        models: dict[int, Row] = {}
+        versions: dict[int, Row] = {}
+        rows = []
         cursor = self._db.execute(f"{_FILES} WHERE {where} ORDER BY remote_files.id", list(parameters))
+        names = [column[0] for column in cursor.description][2:]
+        for model, version, *values in cursor.fetchall():
+            if model not in models:
+                (models[model],) = self._rows(_MODEL, [model])
+            if version not in versions:
+                (versions[version],) = self._rows(_VERSION, [version])
+            file = dict(zip(names, values, strict=True))
+            rows.append({**models[model], **versions[version], **_from_columns(file, str(file["file_name"]))})
+        return rows
+
+    def _rows(self, select: str, parameters: list[Any]) -> list[Row]:
+        cursor = self._db.execute(select, parameters)
         names = [column[0] for column in cursor.description]
-        return [_from_columns(dict(zip(names, values, strict=True))) for values in cursor]
+        rows = [dict(zip(names, values, strict=True)) for values in cursor]
+        return [_from_columns(row, str(row.get("model") or row.get("version") or row.get("name"))) for row in rows]
 
     def models(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Row]:
         """Returns models as rows, without their raw JSON; `where` is SQL of this package."""
-        cursor = self._db.execute(f"SELECT * FROM models WHERE {where} ORDER BY id", list(parameters))
-        names = [column[0] for column in cursor.description]
-        rows = [_from_columns(dict(zip(names, values, strict=True))) for values in cursor]
+        rows = self._rows(f"SELECT * FROM models WHERE {where} ORDER BY id", list(parameters))
         return [{name: value for name, value in row.items() if name != "raw"} for row in rows]
 
     def raw(self, source: str, remote_id: str) -> Any:
@@ -197,10 +226,10 @@ def _column(name: str, value: Any) -> Any:
     return text_of(value) if isinstance(value, str) else value
 
 
-def _from_columns(row: Row) -> Row:
+def _from_columns(row: Row, what: str) -> Row:
     for name, table in _JSON.items():
         if row.get(name) is not None:
-            row[name] = from_json(row[name], table, name, str(row.get("model") or row.get("name")))
+            row[name] = from_json(row[name], table, name, what)
     for name in ("allow_no_credit", "allow_derivatives", "allow_different_license"):
         if row.get(name) is not None:
             row[name] = bool(row[name])

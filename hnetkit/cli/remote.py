@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -24,6 +23,7 @@ from hnetkit.cli.fetching import (
 )
 from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.files import read_regular
 
 if TYPE_CHECKING:
     from hnetkit.registry.store import Registry
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from hnetkit.sources.sync import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
+_MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
 
 
@@ -284,11 +285,13 @@ def _ids(text: str | None) -> tuple[int, ...]:
     if text is None:
         return ()
     try:
-        given = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+        given = read_regular(text[1:], most=_MOST_IDS).decode() if text.startswith("@") else text
     except OSError as error:
         raise NotFound(f"{text[1:]}: {error.strerror}") from error
-    words = [word for word in re.split(r"[\s,]+", given) if word]
-    if not words or not all(word.isdigit() for word in words):
+    except ValueError as error:
+        raise UsageError(f"{text[1:]}: no list of numbers: {error}") from error
+    words = [word for word in re.split(r"[\s,]+", given.removeprefix("\ufeff")) if word]
+    if not words or not all(re.fullmatch(r"[0-9]{1,10}", word) for word in words):
         raise UsageError(
             f"--ids {text[:60]}: not numbers of models", hint="for example --ids 4209,3810 or --ids @list.txt"
         )

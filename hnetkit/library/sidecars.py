@@ -216,8 +216,18 @@ def picture_suffix(data: bytes) -> str | None:
 
 
 def _bytes(value: Mapping[str, Any]) -> bytes:
+    text = json.dumps(dict(value), ensure_ascii=False)
+    most = 4 * len(text) + (1 << 16)  # a value that lies deep is written after so many spaces, each one of a million
+    lines, size = [], 0
+    for line in json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(dict(value)):
+        lines.append(line)
+        size += len(line)
+        if size > most:
+            break
+    else:
+        text = "".join(lines)
     # half a surrogate pair cannot be UTF-8; its escape is JSON's own and reads back as it was
-    return json.dumps(dict(value), indent=4, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _content(path: Path, model_file: Path) -> bytes | None:

@@ -190,6 +190,8 @@ class Civitai:
         model = model_of(self._get(f"models/{id}", what=f"model {id}"))
         if model is None:
             raise NetworkFailed(f"model {id}: an answer that is no model")
+        if model.id != id:
+            raise NetworkFailed(f"model {id}: the site answered with model {model.id}")
         return model
 
     def version(self, id: int) -> Version:
@@ -197,6 +199,8 @@ class Civitai:
         version = version_of(self._get(f"model-versions/{id}", what=f"version {id}"))
         if version is None:
             raise NetworkFailed(f"version {id}: an answer that is no version")
+        if version.id != id:
+            raise NetworkFailed(f"version {id}: the site answered with version {version.id}")
         return version
 
     def version_by_hash(self, digits: str) -> Version:
@@ -205,6 +209,9 @@ class Civitai:
         version = version_of(self._get(f"model-versions/by-hash/{quote(digits, safe='')}", what=what))
         if version is None:
             raise Gone(f"{what}: the site has none")
+        hashes = [hash for file in version.files for hash in file.hashes.values()]
+        if hashes and not any(hash.startswith(digits) for hash in hashes):
+            raise NetworkFailed(f"{what}: the site answered with version {version.id}, which has no such file")
         return version
 
     def ids_by_hash(self, sha256s: Sequence[str]) -> dict[str, tuple[int, int]]:

@@ -31,6 +31,7 @@ _MOST_SAID = 1 << 20  # bytes of a refusal
 _LOOK_BYTES = 64 << 20  # of what comes: how often the room on the disk is looked at where nobody says how much comes
 _MARGIN = 1.05  # of free space
 _ROUNDING = 1024  # bytes: sites give sizes in KiB
+_LOGIN = re.compile(r"\b(?:log|sign)[ -]?in\b", re.IGNORECASE)
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18}|\*)")
 
 Progress = Callable[[int], None]
@@ -68,12 +69,15 @@ class Fetch:
             WrongBytes: it goes on beyond every size that was stated; nothing of it is kept.
             DiskFull: no room for it.
         """
-        missed = 0
+        missed, most = 0, part.size
 
         def attempt() -> None:
-            nonlocal missed
+            nonlocal missed, most
             try:
                 self._attempt(url, part, what, size, progress)
+            except Passing as failure:  # what came once more is no progress: a server may begin anew for ever
+                failure.progress, most = max(0, part.size - most), max(part.size, most)
+                raise
             except Gone as error:
                 missed += 1  # also what a hiccup of the site looks like
                 if missed > 1 or isinstance(error, Archived):
@@ -138,10 +142,11 @@ class Fetch:
 
     def _refuse_pages(self, answer: Answer, what: str) -> None:
         kind = answer.headers.get("Content-Type", "").lower()
-        if urlsplit(answer.url).path.startswith("/login"):
+        own = self.web.trust.is_site(answer.url)  # what others answer, a storage say, may be anybody's upload
+        if own and urlsplit(answer.url).path.startswith("/login"):
             raise self.refusal(401, None, what)
         if "text/html" in kind:
-            if self.web.trust.token is None and "log" in answer.text(_MOST_SAID).lower():
+            if own and self.web.trust.token is None and _LOGIN.search(answer.text(_MOST_SAID)):
                 raise self.refusal(401, None, what)
             raise Passing("a web page instead of the file")
         if "application/json" in kind:

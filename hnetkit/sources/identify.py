@@ -67,7 +67,7 @@ def _is_due(answer: Row | None) -> bool:
     if answer is None:
         return True
     at = datetime.fromisoformat(answer["looked_up_at"])
-    return answer["model_id"] is None and datetime.now(timezone.utc) - at > _AGAIN
+    return answer["model_id"] is None and abs(datetime.now(timezone.utc) - at) > _AGAIN  # a clock may have been wrong
 
 
 def _fetch_records(registry: Registry, civitai: Civitai, failed: list[BadRecord]) -> None:

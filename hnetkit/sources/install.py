@@ -20,6 +20,7 @@ from hnetkit.errors import (
     NotAHypernetwork,
     OutputExists,
     RegistryError,
+    UnsafeFile,
     WrongBytes,
     failure_of,
     printable,
@@ -63,7 +64,7 @@ def install(registry: Registry, job: Job, part: Part) -> Installed:
     part.flush()
     try:
         found = _look(part.path)
-        if found.network is None and holds_models(part.path):
+        if found.network is None and _is_archive(part.path, found):
             installed = _install_members(registry, job, part.path)
         else:
             _require_network(part.path, found)
@@ -85,6 +86,16 @@ def install(registry: Registry, job: Job, part: Part) -> Installed:
 def _look(path: Path) -> Look:
     with OpenFile(path) as file:
         return look(file)
+
+
+def _is_archive(path: Path, found: Look) -> bool:
+    """Whether model files are to be taken out of it; what is known as something else says so itself."""
+    try:
+        return holds_models(path)
+    except UnsafeFile:
+        if isinstance(found.refusal, NotAHypernetwork) and found.refusal.kind not in ("zip", "archive", "unknown"):
+            raise found.refusal from None
+        raise
 
 
 def _require_network(path: Path, found: Look) -> None:
@@ -119,7 +130,7 @@ def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
 def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
     """Places one network under the first name that is free, or finds that it is there already."""
     folder = Path(job.folder)
-    for target in _names(folder, stem, suffix, job):
+    for target in _names(folder, stem, suffix, job, sha256):
         if _is_same(target, sha256):
             add_file(registry, folder, target, sha256)
             return target
@@ -147,12 +158,12 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
     raise WrongBytes(f"{folder / stem}: no name is left for it")
 
 
-def _names(folder: Path, stem: str, suffix: str, job: Job) -> Iterator[Path]:
+def _names(folder: Path, stem: str, suffix: str, job: Job, sha256: str) -> Iterator[Path]:
     yield folder / f"{stem}{suffix}"
     tag = job.key.rsplit(":", 1)[-1] if job.source == "civitai" else hashlib.sha256(job.key.encode()).hexdigest()[:8]
     yield folder / f"{stem}-{tag}{suffix}"
-    for number in range(2, 100):
-        yield folder / f"{stem}-{tag}-{number}{suffix}"
+    for digits in (10, 64):  # whatever else an archive holds under this stem, and without a look at it
+        yield folder / f"{stem}-{tag}-{sha256[:digits]}{suffix}"
 
 
 def _is_taken(folder: Path, stem: str) -> bool:
@@ -191,9 +202,10 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     """Keeps bytes that must not be loaded, and why, where no program looks; returns where."""
     folder = Path(job.folder) / QUARANTINE
     folder.mkdir(exist_ok=True)
-    for number in range(1, 1000):
-        target = folder / f"{job.name}{job.suffix}{f'-{number}' if number > 1 else ''}.bad"
-        if _is_same(target, _sha256(path)):
+    sha256 = _sha256(path)
+    for digits in (0, 10, 64):
+        target = folder / f"{job.name}{job.suffix}{'-' if digits else ''}{sha256[:digits]}.bad"
+        if _is_same(target, sha256):
             return target
         with contextlib.suppress(OutputExists):
             place(path, target)

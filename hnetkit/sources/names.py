@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|none)(\..*)?", re.IGNORECASE)
+_SIDECAR = re.compile(r"(.+)\.(metadata|cm-info|api_info|civitai|preview|description)", re.IGNORECASE)
 SUFFIXES = frozenset({".pt", ".ckpt", ".bin", ".pth", ".safetensors", ".sft", ".zip"})
 
 
@@ -26,6 +27,7 @@ def safe_stem(name: str, fallback: str) -> str:
     text = text.rstrip("._-")
     if not text:
         return fallback
+    text = _SIDECAR.sub(r"\1_\2", text) if _SIDECAR.fullmatch(text) else text  # else its x.json is another's sidecar
     reserved = _RESERVED.fullmatch(text)
     return f"{reserved[1]}-{fallback}{reserved[2] or ''}" if reserved else text
 

@@ -72,6 +72,12 @@ def _address_of(host: str) -> Address | None:
         return None
 
 
+def is_loopback(address: Address) -> bool:
+    """Whether an address is this machine's own, also where it is written as IPv6."""
+    inner = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (inner or address).is_loopback
+
+
 def is_public(address: Address) -> bool:
     """Whether an address is one of the open internet; one that leads to an IPv4 address is what that one is."""
     if isinstance(address, ipaddress.IPv4Address):
@@ -110,6 +116,11 @@ class Trust:
         own = any(origin.host == host or origin.host.endswith(f".{host}") for host in self.hosts)
         return self.token if own and origin.scheme == "https" and origin.port == 443 else None
 
+    def is_site(self, url: str) -> bool:
+        """Whether the site itself answers there, and not a storage of its files, on a host below it say."""
+        origin = Origin.of(url)
+        return origin == self.base or (origin.host.removeprefix("www.") in self.hosts and origin.scheme == "https")
+
     def check(self, url: str) -> None:
         """Raises NetworkFailed where nothing may be asked of `url`."""
         origin = Origin.of(url)
@@ -135,11 +146,11 @@ class Trust:
             origin: that `check` let pass.
             peer: the numeric address that it led to.
         """
-        if origin == self.base and (self.settled or origin.is_loopback):
-            return True
         address = _address_of(peer.partition("%")[0])
-        if self.base.is_loopback and origin.is_loopback:
-            return address is not None and address.is_loopback
+        if origin.is_loopback and (origin == self.base or self.base.is_loopback):  # whatever the name says it is
+            return address is not None and is_loopback(address)
+        if origin == self.base and self.settled:
+            return True
         # programs that tunnel all traffic give every name an address of the range for benchmarks
         return address is not None and (is_public(address) or address in _TUNNELLED)
 

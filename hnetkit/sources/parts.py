@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from hnetkit.files import new_file
 from hnetkit.limits import read_json
 
 _CHUNK = 1 << 20  # bytes
@@ -46,7 +48,8 @@ class Part:
     def _take_up(self) -> None:
         """Goes on with what an earlier run left of the same file; anything else is removed."""
         found = self._read_note()
-        if found is None or (found.key, found.sha256) != (self.origin.key, self.origin.sha256):
+        fits = found is not None and (found.key, found.sha256) == (self.origin.key, self.origin.sha256)
+        if found is None or not fits or not self._is_ours():
             self.discard()
             return
         self.origin = found
@@ -54,6 +57,14 @@ class Part:
             while chunk := file.read(_CHUNK):
                 self._digest.update(chunk)
                 self.size += len(chunk)
+
+    def _is_ours(self) -> bool:
+        """Whether it is a file of its own, or not there: what is written to a link goes elsewhere, and a pipe waits."""
+        try:
+            status = os.lstat(self.path)
+        except FileNotFoundError:
+            return True
+        return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
 
     def _read_note(self) -> Origin | None:
         try:
@@ -64,11 +75,13 @@ class Part:
     def begin(self, *, host: str | None, etag: str | None, total: int | None) -> None:
         """Notes where the bytes come from; called before the first of an answer is appended."""
         self.origin = Origin(self.origin.key, self.origin.sha256, host, etag, total)
-        self._note.write_text(json.dumps(asdict(self.origin)), encoding="utf-8")
+        with new_file(self._note, overwrite=True) as file:  # a half-written one would cost all that came
+            file.write(json.dumps(asdict(self.origin)).encode())
 
     def open(self) -> BinaryIO:
         """Returns the file, to append to it by `append`."""
-        return open(self.path, "ab")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        return open(os.open(self.path, flags, 0o666), "ab")
 
     def append(self, file: BinaryIO, chunk: bytes) -> None:
         file.write(chunk)

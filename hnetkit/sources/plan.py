@@ -79,7 +79,8 @@ def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) 
         until = version.early_access_until
         return Item(model, version, file, "skip", "early-access", f"early access until {until[:10]}", until)
     for job in registry.jobs.rows("key = ? AND state IN ('refused', 'failed')", [key_of(file.id)]):
-        lasts = job.code in _LASTING and datetime.now(timezone.utc) - datetime.fromisoformat(job.updated_at) < _A_DAY
+        age = datetime.now(timezone.utc) - datetime.fromisoformat(job.updated_at)
+        lasts = job.code in _LASTING and abs(age) < _A_DAY  # a clock may have been wrong
         same = (job.sha256, job.size_bytes) == (file.sha256, file.size_bytes)
         if same and (job.state == "refused" or lasts):
             return Item(model, version, file, "skip", job.code, job.reason)

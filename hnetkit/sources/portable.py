@@ -131,7 +131,7 @@ def _take_in(registry: Registry, record: Record, taken: set[str]) -> str:
         _network(registry, record, taken)
     elif kind == "model":
         _model(registry, record)
-    elif kind == "subscription":
+    elif kind == "subscription" and all(row["name"] != record["name"] for row in registry.subscriptions.rows()):
         registry.subscriptions.put(record["name"], Filters.of(record["filters"]).as_dict())
     return kind
 
@@ -169,6 +169,11 @@ def _text_or_none(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
 
+def _said(value: Any) -> bool:
+    """Whether a site can be asked for it: JSON can spell what no address holds."""
+    return value is None or (isinstance(value, str) and value.isprintable())
+
+
 def _count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**63
 
@@ -184,9 +189,9 @@ def _numbers(value: Any) -> bool:
 def _filters(value: Any) -> bool:
     """Whether it is what `Filters.as_dict` gives; a filter of a later hnetkit may be among them."""
     kinds: dict[str, Callable[[Any], bool]] = {
-        **dict.fromkeys(("query", "username", "tag"), _text_or_none),
+        **dict.fromkeys(("query", "username", "tag"), _said),
         **dict.fromkeys(("favorites", "nsfw"), lambda flag: isinstance(flag, bool)),
-        "base_models": _texts,
+        "base_models": lambda names: _texts(names) and all(map(_said, names)),
         "ids": lambda ids: isinstance(ids, list) and all(map(_count, ids)),
     }
     return isinstance(value, dict) and all(kinds.get(key, lambda _: True)(item) for key, item in value.items())

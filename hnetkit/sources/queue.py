@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from urllib.parse import urlsplit
 
 from hnetkit.registry.jobs import UNFINISHED, Job
 from hnetkit.registry.store import Registry
@@ -13,7 +14,9 @@ from hnetkit.sources.pace import RealClock
 from hnetkit.sources.work import Workshop
 from hnetkit.sources.workers import Worker
 
-_HALTING = frozenset({"no-token", "rate-limited", "region-blocked"})  # what the next job would meet too
+_HALTING = frozenset({"rate-limited"})  # what the next job would meet too
+_DOUBTFUL = frozenset({"no-token", "region-blocked"})  # so may one owner have it, for one file
+_SURE = 3  # of them in a row: then it is meant for all
 _NO_ROOM = 64 << 20  # bytes free on the disk: with more, only what is larger fails
 _LOOK_S = 0.3  # how often another process's jobs are looked at
 
@@ -37,6 +40,7 @@ def run(
     waiting, elsewhere = deque(jobs), deque[int]()
     running: dict[Future[Job], int] = {}
     halted: dict[str, Job] = {}
+    refused: Counter[str] = Counter()
     with ThreadPoolExecutor(parallel) as pool:
         try:
             while waiting or running or elsewhere:
@@ -47,8 +51,8 @@ def run(
                         elsewhere.append(id)
                     elif job.state not in UNFINISHED:
                         yield job
-                    elif job.source in halted:
-                        yield _end_like(registry, job, halted[job.source])
+                    elif _site(job) in halted:
+                        yield _end_like(registry, job, halted[_site(job)])
                     else:
                         running[pool.submit(workshop.carry_out, job)] = id
                 if running:
@@ -56,8 +60,11 @@ def run(
                     for future in done:
                         job = future.result()
                         del running[future]
-                        if job.state == "failed" and _halts(job):
-                            halted[job.source] = job
+                        site = _site(job)
+                        refused[site] = refused[site] + 1 if job.code in _DOUBTFUL else 0
+                        sure = refused[site] >= _SURE or workshop.token_is_bad
+                        if job.state == "failed" and _halts(job, sure=sure):
+                            halted[site] = job
                         yield job
                 elif elsewhere:
                     clock.sleep(_LOOK_S)
@@ -72,10 +79,15 @@ def run(
             raise
 
 
-def _halts(job: Job) -> bool:
+def _site(job: Job) -> str:
+    """What one answer of it stands for: plain addresses have nothing in common but their host."""
+    return urlsplit(job.url).netloc if job.source == "url" else job.source
+
+
+def _halts(job: Job, *, sure: bool) -> bool:
     if job.code == "disk-full":
         return shutil.disk_usage(job.folder).free < _NO_ROOM
-    return job.code in _HALTING
+    return job.code in _HALTING or (sure and job.code in _DOUBTFUL)
 
 
 def _claim(registry: Registry, id: int, worker: Worker) -> Job | None:

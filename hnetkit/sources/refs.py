@@ -50,7 +50,7 @@ def ref_of(text: str) -> Ref:
         UsageError: nothing that hnetkit knows.
     """
     text = text.strip()
-    said = redacted(text) if "://" in text else text  # people paste addresses with `?token=`
+    said = redacted(text) if "://" in text else text.partition("?")[0]  # people paste addresses with `?token=`
     if match := _NUMBER.fullmatch(text):
         return Ref("model" if match[1] == "model" else "version", text, id=int(match[2]))
     if match := _AIR.fullmatch(text):
@@ -85,7 +85,8 @@ def _of_address(text: str) -> Ref:
 def _is_civitai(text: str) -> bool:
     try:
         origin = Origin.of(text)
-    except HnetkitError as error:
+        urlsplit(text)  # finds fault with more
+    except (HnetkitError, ValueError) as error:
         raise UsageError(f"{redacted(text)[:200]}: no address", hint=f"it may be {FORMS}") from error
     host = origin.host.removeprefix("www.")
     return host in CIVITAI_HOSTS or origin == Origin.of(civitai_base())

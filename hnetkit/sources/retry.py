@@ -27,7 +27,7 @@ class Passing(Exception):
         reason: what happened, in words.
         after: seconds that the site asked to wait; None where it did not say.
         limited: the site said that we ask too much.
-        progress: bytes that came before it happened.
+        progress: bytes that came before it happened, and that need not come again.
     """
 
     def __init__(self, reason: str, *, after: float | None = None, limited: bool = False, progress: int = 0) -> None:

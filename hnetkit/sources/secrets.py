@@ -5,23 +5,29 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable
+from html.entities import html5
 
 HIDDEN = "[token]"
 SHORTEST = 8  # signs; less is no token, and would be found in much that is none
 
 
 def remover(token: str | None) -> Callable[[str], str]:
-    """Returns what takes a token out of a text: as it is, escaped for JSON, HTML or addresses, or in base64."""
+    """Returns what takes a token out of a text: as it is, escaped for JSON, HTML or addresses, in hex or in base64."""
     if token is None or len(token) < SHORTEST:
         return lambda text: text
-    spellings = ["".join(map(_any_spelling, token)), *map(re.escape, _in_base64(token))]
+    spellings = ["".join(map(_any_spelling, token)), f"(?i:{token.encode().hex()})", *map(re.escape, _in_base64(token))]
     pattern = re.compile("|".join(spellings))
     return lambda text: pattern.sub(HIDDEN, text)
 
 
 def _any_spelling(character: str) -> str:
     code = ord(character)
-    return rf"(?:{re.escape(character)}|(?i:\\u{code:04x}|%{code:02x}|&#x0*{code:x};)|&#0*{code};)"
+    if character.isalnum():
+        named = ""
+    else:  # JSON may put a backslash before any slash, HTML may name what is neither letter nor digit
+        names = [name for name, sign in html5.items() if sign == character and name.endswith(";")]
+        named = rf"|\\{re.escape(character)}" + "".join(f"|&{name}" for name in names)
+    return rf"(?:{re.escape(character)}{named}|(?i:\\+u{code:04x}|%(?:25)*{code:02x}|&#x0*{code:x};)|&#0*{code};)"
 
 
 def _in_base64(token: str) -> list[str]:

@@ -122,8 +122,11 @@ def _record_key(id: int) -> str:
 def missing(registry: Registry, models: Iterable[Model]) -> list[str]:
     """Returns known models that a listing of everything did not hold and that were not asked about lately."""
     listed = {str(model.id) for model in models}
-    before = (datetime.now(timezone.utc) - _ASKED_LATELY).isoformat(timespec="seconds")
-    rows = registry.catalogue.models("source = ? AND state = 'listed' AND last_seen < ?", [SOURCE, before])
+    lately = [
+        (datetime.now(timezone.utc) + age).isoformat(timespec="seconds") for age in (-_ASKED_LATELY, _ASKED_LATELY)
+    ]
+    asked = "last_seen NOT BETWEEN ? AND ?"  # later than now: by a clock that was wrong
+    rows = registry.catalogue.models(f"source = ? AND state = 'listed' AND {asked}", [SOURCE, *lately])
     return [row["remote_id"] for row in rows if row["remote_id"] not in listed]
 
 

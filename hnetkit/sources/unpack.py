@@ -53,6 +53,8 @@ def unpacked(archive: Path, folder: Path) -> Iterator[tuple[str, Path | HnetkitE
         DiskFull: no room for a member.
     """
     shutil.rmtree(folder, ignore_errors=True)
+    if folder.is_symlink():  # that is what stays there
+        folder.unlink()
     folder.mkdir()
     try:
         with _opened(archive) as file:
@@ -121,7 +123,7 @@ def _is_nested(info: zipfile.ZipInfo) -> bool:
 
 def _suffix(info: zipfile.ZipInfo) -> str:
     """The suffix of a member that is a file of somebody's; empty for folders, links and what systems add."""
-    name = info.filename.replace("\\", "/").rsplit("/", 1)[-1]
+    name = info.filename.replace("\\", "/").rsplit("/", 1)[-1].strip()
     if info.is_dir() or stat.S_ISLNK(info.external_attr >> 16) or name.startswith("._"):
         return ""
     return Path(f"x{name}").suffix.lower()

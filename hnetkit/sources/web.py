@@ -36,6 +36,8 @@ _CHUNK, _CODED_CHUNK = 1 << 18, 1 << 14  # bytes: what is packed may become a th
 _CODINGS = frozenset({"", "identity", "gzip", "x-gzip", "deflate"})  # one of them: packed twice is a million times
 _DIRECT: dict[str, Any] = {"http": None, "https": None, "all": None}
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_FOR_GOOD = (requests.exceptions.InvalidProxyURL, requests.exceptions.InvalidSchema, requests.exceptions.InvalidURL)
+"""What requests says of a proxy's address: ours was read before."""
 
 
 def read_json(text: str) -> Any:
@@ -94,6 +96,13 @@ class Answer:
         return self._clean(data.decode("utf-8", "replace"))
 
 
+class _Session(requests.Session):
+    """Follows nothing by itself, and so reads nothing: requests would take in the whole body of a redirect."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        return None
+
+
 class Web:
     """The way to one site, for all threads.
 
@@ -105,7 +114,7 @@ class Web:
     def __init__(self, trust: Trust, clock: Clock, pace: Pace) -> None:
         self.trust, self.clock, self.pace = trust, clock, pace
         self._clean = remover(trust.token)
-        self._session = requests.Session()
+        self._session = _Session()
         self._session.auth = lambda request: request  # else requests takes what ~/.netrc says instead of our header
         self._session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate"})
         self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
@@ -136,9 +145,9 @@ class Web:
                 raise Passing(f"the site answered {response.status_code}", after=after, limited=limited)
             yield Answer(response, watch, self._clean)
             if watch.expired:  # an answer without a length seems to be at its end then
-                raise _too_slow(watch)
+                raise _too_slow()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _too_slow(watch) if watch.expired else Passing(in_words(error), progress=watch.count) from None
+            raise _too_slow() if watch.expired else Passing(in_words(error)) from None
         finally:
             watch.stop()
             response.close()
@@ -155,13 +164,15 @@ class Web:
                 return response, watch
             watch.stop()
             response.close()
-            target = target.encode("latin-1", "replace").decode("utf-8", "replace")
+            target = target.encode("latin-1", "replace").decode("utf-8", "replace").strip().replace(" ", "%20")
             try:
                 url = urljoin(url, target)
             except ValueError:
                 raise NetworkFailed(f"{redacted(first)}: redirected to no address") from None
             if response.status_code != 307 and response.status_code != 308:
                 method, body = "GET", None
+            elif body is not None and not self.trust.is_site(url):
+                raise NetworkFailed(f"{redacted(first)}: refused: what is asked would be told to {redacted(url)}")
         raise NetworkFailed(f"{redacted(first)}: more than {MOST_HOPS} redirects")
 
     def _ask(
@@ -191,10 +202,15 @@ class Web:
             )
         except BaseException as error:
             watch.stop()
+            if isinstance(error, _FOR_GOOD):
+                hint = (
+                    "look at http_proxy, https_proxy and all_proxy; a SOCKS proxy needs: pip install 'requests[socks]'"
+                )
+                raise NetworkFailed(f"{redacted(url)}: the proxy that is set cannot be used", hint=hint) from None
             if isinstance(error, requests.RequestException):
-                raise _too_slow(watch) if watch.expired else Passing(in_words(error)) from None
-            if isinstance(error, ValueError):  # requests reads where a redirect leads, although it is not to follow
-                raise NetworkFailed(f"{redacted(url)}: redirected to no address") from None
+                raise _too_slow() if watch.expired else Passing(in_words(error)) from None
+            if isinstance(error, ValueError):  # no scheme or host that requests can read: it names a proxy's too
+                raise NetworkFailed(f"{redacted(url)}: no address that can be asked") from None
             raise
         watch.began()
         for name, value in list(response.headers.items()):
@@ -239,8 +255,8 @@ def _not_json(response: Answer, text: str) -> Exception:
     return Passing(f"the site answered with {said}")
 
 
-def _too_slow(watch: Watch) -> Passing:
-    return Passing("it came too slowly", progress=watch.count)
+def _too_slow() -> Passing:
+    return Passing("it came too slowly")
 
 
 def in_words(error: Exception) -> str:
@@ -252,7 +268,7 @@ def in_words(error: Exception) -> str:
     if isinstance(error, requests.exceptions.SSLError):
         return "the site's certificate was not accepted"
     if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy did not answer"
+        return "the proxy asks for a user and a password" if " 407 " in str(error) else "the proxy did not answer"
     if isinstance(error, (requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError)):
         return "the connection broke in the middle"
     if isinstance(error, requests.ConnectionError):

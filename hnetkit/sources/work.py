@@ -40,6 +40,7 @@ class Workshop:
         fetches: source of a job -> how to fetch from it.
         beside: writes sidecars and previews of what was installed; None writes none.
         addresses: of jobs whose whole address is not in the registry, since it may hold a secret.
+        token_is_bad: whether the site said that it does not know the token.
     """
 
     registry: Registry
@@ -48,6 +49,7 @@ class Workshop:
     beside: Beside | None = None
     progress: Progress = field(default=lambda count: None)
     addresses: Mapping[int, str] = field(default_factory=dict)
+    token_is_bad: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[str, threading.Lock] = field(default_factory=dict)
 
@@ -119,6 +121,7 @@ class Workshop:
         try:
             return f"it knows the token of {self.civitai.me()}, which may not"
         except AuthRequired:
+            self.token_is_bad = True
             return "it does not know the token: make a new one"
         except Exception:
             return "it does not say whether it knows the token"

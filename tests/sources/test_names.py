@@ -96,6 +96,12 @@ def test_a_prompt_can_say_a_stem(name: str) -> None:
     assert [(tag.name, tag.multiplier) for tag in prompt.tags] == [(stem, 0.5)]
 
 
+@pytest.mark.parametrize("end", ["metadata", "cm-info", "api_info", "civitai", "Preview", "description"])
+def test_no_stem_makes_its_sidecar_that_of_another_network(end: str) -> None:
+    assert safe_stem(f"ink.{end}", TELLING) == f"ink_{end}"
+    assert safe_stem(f"ink.{end}.", TELLING) == f"ink_{end}"
+
+
 def test_a_good_name_stays_as_it_is() -> None:
     for name in (
         "neonWatercolourStyle_v10",

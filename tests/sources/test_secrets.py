@@ -249,6 +249,9 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "json": lambda token: "".join(f"\\u{ord(c):04x}" for c in token),
     "json, mixed": lambda token: token[:5] + "".join(f"\\u{ord(c):04X}" for c in token[5:]),
     "html": lambda token: html.escape("".join(f"&#{ord(c)};" for c in token)).replace("&amp;", "&"),
+    "percent of percent": lambda token: "".join(f"%25{ord(c):02X}" for c in token),
+    "json in json": lambda token: "".join(f"\\\\u{ord(c):04x}" for c in token),
+    "hex": lambda token: token.encode().hex().upper(),
     "html in hex": lambda token: "".join(f"&#x{ord(c):x};" for c in token),
     "base64": lambda token: base64.b64encode(token.encode()).decode(),
     "base64 of the header": lambda token: base64.b64encode(f"Bearer {token}".encode()).decode(),
@@ -266,6 +269,11 @@ def test_a_token_is_taken_out_of_a_text_in_every_spelling(spelling: Callable[[st
     assert len(cleaned) < len(text) - len(token) + len("[token]") + 1
     assert remover(token)("nothing of it: SeCrEt") == "nothing of it: SeCrEt"
     assert remover("short")("short words") == "short words", "no site gives out such tokens"
+
+
+@pytest.mark.parametrize("said", ["civ\\/tok\\+en==01234", "civ&sol;tok&plus;en&equals;&equals;01234"])
+def test_a_token_with_signs_is_taken_out_also_where_these_are_escaped(said: str) -> None:
+    assert remover("civ/tok+en==01234")(f"you said {said}!") == "you said [token]!"
 
 
 @pytest.mark.parametrize("spelling", ["as it is", "percent", "json", "base64 of the header"])
