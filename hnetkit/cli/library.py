@@ -15,6 +15,7 @@ import click
 from hnetkit import paths
 from hnetkit.cli.output import Output, Row, confirm, output_options
 from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.registry.files import Root
@@ -202,7 +203,7 @@ def tag_command(
     from hnetkit.library.resolve import resolve
 
     if not tags and not remove and alias is None and note is None:
-        raise UsageError("nothing to change", hint=f"hnetkit tag {name} TAG, or --remove, --alias, --note")
+        raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
     if alias is not None and (not alias.strip() or set(alias) & set(":<>@")):
         raise UsageError(
             f"{alias!r} cannot be an alias: a prompt could not say it", hint="use letters, digits, - and _"

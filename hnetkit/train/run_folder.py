@@ -97,7 +97,7 @@ class RunFolder:
             lock.release()
 
     def require_ours(self) -> None:
-        """Raises OutputExists where the folder is something else, or holds files that no run left, or a link in place of its own."""
+        """Raises OutputExists where the folder is something else, or holds files that no run left, or a link."""
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputExists(f"{self.folder}: a file, not a run's folder", hint="choose another --name or --out")
         refuse_links(self.folder / name for name in _WRITTEN_IN)
