@@ -11,7 +11,6 @@ from hnetkit.errors import ModelNotUsable
 from hnetkit.generate.loading.components import CLASSES, load_component, variant_of
 from hnetkit.generate.loading.configs import part_configuration, read_object
 from hnetkit.generate.loading.defaults import MOST_PIXELS
-from hnetkit.generate.loading.fitting import require_fitting
 from hnetkit.generate.loading.libraries import refusing
 from hnetkit.generate.loading.places import asking_the_hub, require_hub_id
 from hnetkit.generate.loading.tokenizer import FILES as _TOKENIZER_FILES
@@ -109,14 +108,11 @@ def load_folder(folder: Path, index: Index, dtype: Any, **parts: Any) -> Any:
     with refusing(str(folder), hint="get the model again"):
         if index.kind == "StableDiffusionXLPipeline":
             zeros = index.zeros_for_empty_prompt
-            pipe = diffusers.StableDiffusionXLPipeline(
+            return diffusers.StableDiffusionXLPipeline(
                 **parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False
             )
-        else:
-            none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-            pipe = diffusers.StableDiffusionPipeline(**parts, **none)
-        require_fitting(pipe, str(folder))
-        return pipe
+        none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+        return diffusers.StableDiffusionPipeline(**parts, **none)
 
 
 def vae_configuration(folder: Path) -> dict[str, Any]:
