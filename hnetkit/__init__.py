@@ -6,9 +6,11 @@ Importing this package loads no torch; each name below is loaded when it is firs
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False  # `python -m hnetkit` would take `typing` from the folder that it is started in
 if TYPE_CHECKING:
+    from typing import Any
+
     from hnetkit import errors as errors
     from hnetkit.formats import load as load
     from hnetkit.formats import save as save

@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -100,6 +100,13 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raises OutputExists where `path` exists and must not be replaced."""
     if not overwrite and os.path.lexists(path):
         raise OutputExists(f"{os.fspath(path)}: the file exists", hint="add --overwrite to replace it")
+
+
+def refuse_links(paths: Iterable[Path]) -> None:
+    """Raises OutputExists where one of the names that will be written to is a link: it leads out of its folder."""
+    for path in paths:
+        if path.is_symlink():
+            raise OutputExists(f"{path}: a link, which nothing is written through", hint="remove it, or another --out")
 
 
 def place(temporary: str | os.PathLike[str], target: Path) -> None:

@@ -7,7 +7,9 @@ scripts of India, Persia and Japan are made, stay where they stand alone between
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from itertools import chain
 
@@ -21,6 +23,7 @@ _WIDE_SPACE = "\u3000"  # every second Japanese caption has one
 _FORMULA = re.compile(r"'*(?:\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _MARKED_FORMULA = re.compile(f"'(?={_FORMULA.pattern})")
 _AFTER_SEPARATOR = re.compile(r"(?<=;)(\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
+_PLAIN_WORD = re.compile(r"[\w@%+=:./\\-]+", re.ASCII)
 _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 
@@ -53,6 +56,21 @@ def exact(text: str, *, ascii_only: bool = False) -> str:
     """
     safe = _escaped(text, _units)
     return "".join(sign if sign.isascii() else _units(sign) for sign in safe) if ascii_only else safe
+
+
+def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
+    """Returns `text` as one word of a command that people paste into a shell, which sees nothing else in it.
+
+    Args:
+        text: a name, or a path where `is_path`; no option, even where it begins as one.
+    """
+    text = os.fspath(text)
+    if text.startswith("-") and is_path:
+        text = os.path.join(".", text)
+    if os.name == "nt" and not _PLAIN_WORD.fullmatch(text):
+        return "..."  # no quotes mean the same to all of its shells
+    word = shlex.quote(text)
+    return f"-- {word}" if text.startswith("-") else word
 
 
 def to_cell(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ from hnetkit.cli.library import complete_name
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.generate.request import require_size
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +155,7 @@ def _items(names: Sequence[str], output: Output) -> list[Item]:
     active = [item for item in items if item[2]]
     if not active:
         raise UsageError(
-            "every strength is 0: there is nothing to time", hint=f"hnetkit bench {shlex.quote(items[0][0])}:1"
+            "every strength is 0: there is nothing to time", hint=f"hnetkit bench {argument(items[0][0])}:1"
         )
     return active
 
@@ -166,7 +166,8 @@ def _wish(name: str) -> Wish:
     try:
         return Wish.of_option(name)
     except UsageError as error:
-        hint = f"hnetkit bench {name.partition(':')[0] or 'NAME'}:0.8"
+        said = name.partition(":")[0] or "NAME"
+        hint = f"hnetkit bench {argument(f'{said}:0.8')}"
         raise UsageError(f"{name or 'an empty name'}: not NAME or NAME:STRENGTH", hint=hint) from error
 
 

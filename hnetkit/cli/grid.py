@@ -14,6 +14,7 @@ from hnetkit.cli.picture_options import Choices, network_option, picture_options
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.generate.grids.asked import Asked
@@ -68,7 +69,7 @@ def grid_command(
     Beside grid.png, the folder grid-cells holds each cell's picture, and grid.jsonl a line of all that it was drawn
     by. Given again after an interrupt, the same command draws what is missing. A cell that cannot be drawn is marked on
     the sheet and told, the others are drawn, and the same command tries it again. Started by `accelerate launch
-    --multi_gpu --num_processes N -m hnetkit grid ...`, N processes share the work; the sheet is the same.
+    --multi_gpu --num_processes N --no_python hnetkit grid ...`, N processes share the work; the sheet is the same.
 
     \b
     Examples:
@@ -131,11 +132,12 @@ def _asked(
     from hnetkit.generate.grids.asked import of_axes, short_form
 
     if names and any(axes):
-        raise UsageError("NAMEs are rows already", hint=f"--y hypernetwork={','.join(names)}, or -n NAME")
+        axis = argument(f"hypernetwork={','.join(names)}")
+        raise UsageError("NAMEs are rows already", hint=f"--y {axis}, or -n NAME")
     if names:
         return short_form(names, prompts, seeds, strengths)
     if strengths is not None:
-        raise UsageError("--strengths goes with NAMEs", hint=f"--x strength={strengths}")
+        raise UsageError("--strengths goes with NAMEs", hint=f"--x {argument(f'strength={strengths}')}")
     return of_axes(prompts, seeds, axes)
 
 

@@ -15,7 +15,7 @@ import click
 from hnetkit import paths
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options
 from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
-from hnetkit.text import is_text
+from hnetkit.text import argument, is_text
 
 if TYPE_CHECKING:
     from hnetkit.registry.files import Root
@@ -203,7 +203,7 @@ def tag_command(
     from hnetkit.library.resolve import may_be_alias, resolve
 
     if not tags and not remove and alias is None and note is None:
-        raise UsageError("nothing to change", hint=f"hnetkit tag {name} TAG, or --remove, --alias, --note")
+        raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
     odd = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
     if odd is not None:
         raise not_text(odd)

@@ -14,6 +14,7 @@ from hnetkit.cli.library import complete_name, open_registry
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.library.layouts import PROGRAMS, folder_of
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.library.link import How, LinkChange
@@ -58,7 +59,10 @@ def link_command(
     how = _the_only_way(symlink=symlink, hardlink=hardlink, copy=copy)
     program = PROGRAMS[layout]
     if undo and (names or how):
-        raise UsageError("--undo takes everything back", hint=f"hnetkit link {directory} --layout {layout} --undo")
+        raise UsageError(
+            "--undo takes everything back",
+            hint=f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --undo",
+        )
     with open_registry() as registry, step_progress("Linking", quiet=output.quiet) as progress:
         if undo:
             found = list(link.undo(registry, directory, program, dry_run=dry_run))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import PurePath
@@ -13,6 +12,7 @@ from hnetkit.cli.output import Output, Row
 from hnetkit.errors import NoSettings
 from hnetkit.generate.picture_text import picture_format, settings_of
 from hnetkit.prompts.infotext import Infotext, Mention, hypernetworks_of
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.formats.source import OpenFile
@@ -75,8 +75,7 @@ def _command(network: Row) -> str:
     """What to type to get a network. Its name is a stranger's: the shell must see nothing else in it."""
     if network["hash"] and len(network["hash"]) in _FETCHABLE:
         return f"hnetkit pull {network['hash']}"
-    name = shlex.quote(network["name"])
-    return f"hnetkit browse {'-- ' if name.startswith('-') else ''}{name}"
+    return f"hnetkit browse {argument(network['name'])}"
 
 
 def picture_card(row: Row) -> list[str]:

@@ -24,6 +24,7 @@ from hnetkit.cli.fetching import (
 from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import read_regular
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.registry.store import Registry
@@ -199,7 +200,7 @@ def sync_command(
         chosen = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
         if name is not None:
             if chosen != Filters(nsfw=nsfw):
-                raise UsageError("a saved name has its own filters", hint=f"hnetkit sync {name}")
+                raise UsageError("a saved name has its own filters", hint=f"hnetkit sync {argument(name)}")
             chosen = _saved(desk.registry, name)
         if save is not None and not dry_run:
             with desk.registry.write():

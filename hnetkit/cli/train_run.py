@@ -60,7 +60,8 @@ def run_command(
     Ctrl-C, a crash and a power cut are all fine. --max-steps and --rate may change meanwhile, to go further. What is
     given beside --recipe counts instead of what the file says.
 
-    Started by `accelerate launch --multi_gpu --num_processes N -m hnetkit train ...`, N processes share each step.
+    Started by `accelerate launch --multi_gpu --num_processes N --no_python hnetkit train ...`, N processes share each
+    step.
 
     \b
     Examples:

@@ -16,6 +16,7 @@ from hnetkit.cli.output import Output, output_options, say
 from hnetkit.cli.train_options import make_recipe, read_setting, recipe_options
 from hnetkit.cli.train_run import load_trained_on, machine_defaults, register_result, run_progress
 from hnetkit.errors import PartlyFailed, UsageError
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
@@ -112,7 +113,7 @@ def _planned(
     names = [values[0][0].what for values in axes]
     for name in names:
         if names.count(name) > 1:
-            raise UsageError(f"{name} is varied twice", hint=f'--vary "{name}=A|B|C"')
+            raise UsageError(f"{name} is varied twice", hint=f"--vary {argument(f'{name}=A|B|C')}")
     asked = []
     for chosen in product(*axes):
         file = next((value for choice, value in chosen if not choice.setting), files[0] if files else None)
@@ -140,7 +141,9 @@ def _values(text: str, given: dict[str, Any]) -> Values:
     if setting in given:
         raise UsageError(f"--{what} and --vary {what}: which of them?", hint=f"leave --{what} out")
     if len(texts) < 2:
-        raise UsageError(f"--vary {text}: one value does not vary", hint=f'a | separates values: --vary "{what}=A|B"')
+        raise UsageError(
+            f"--vary {text}: one value does not vary", hint=f"a | separates values: --vary {argument(f'{what}=A|B')}"
+        )
     return [(Choice(what, part, setting), value) for part, setting, value in read]
 
 

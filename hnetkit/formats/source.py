@@ -11,6 +11,7 @@ from types import TracebackType
 
 from hnetkit.errors import DamagedFile, FileChanged, FileRefused, NotFound
 from hnetkit.limits import Budget
+from hnetkit.text import argument
 
 MAX_STEPS = 600_000
 """Steps that reading the structure of one file may take: under a second; a large checkpoint takes 130 000."""
@@ -44,7 +45,9 @@ class OpenFile:
             os.close(self._handle)
             self._handle = -1
             if stat.S_ISDIR(status.st_mode):
-                raise NotFound(f"{self.path}: a folder, not a file", hint=f"hnetkit scan {self.path}")
+                raise NotFound(
+                    f"{self.path}: a folder, not a file", hint=f"hnetkit scan {argument(self.path, is_path=True)}"
+                )
             raise FileRefused(f"{self.path}: not a regular file")
         self.size = status.st_size
         self.budget = Budget(work=MAX_STEPS, path=self.path)
@@ -126,7 +129,9 @@ def _open(path: str) -> int:
         raise NotFound(f"{path}: no such file") from error
     except OSError as error:
         if os.path.isdir(path):
-            raise NotFound(f"{path}: a folder, not a file", hint=f"hnetkit scan {path}") from error
+            raise NotFound(
+                f"{path}: a folder, not a file", hint=f"hnetkit scan {argument(path, is_path=True)}"
+            ) from error
         raise FileRefused(f"{path}: cannot be opened: {error.strerror}") from error
 
 

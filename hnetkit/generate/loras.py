@@ -23,6 +23,7 @@ from hnetkit.generate.memory import is_out_of_memory
 from hnetkit.hashes import sha256_of
 from hnetkit.limits import parse_json
 from hnetkit.prompts.tags import LoraTag
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,7 +182,7 @@ def _only(name: str, files: dict[str, list[Path]], folder: str) -> Path:
     found = files.get(name, [])
     if not found:
         near = difflib.get_close_matches(name, files, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"LoRAs are looked for in {folder}, as {_SUFFIX} files"
+        hint = f"did you mean {argument(near[0])}?" if near else f"LoRAs are looked for in {folder}, as {_SUFFIX} files"
         raise NotFound(f"{name}: no LoRA has this name", hint=hint)
     if len(found) > 1:
         raise AmbiguousName(f"{name}: several LoRAs have this name: {', '.join(map(str, found))}")

@@ -14,6 +14,7 @@ from hnetkit.formats.source import OpenFile
 from hnetkit.generate.loading.autoencoders import find_vae, load_vae, refuse_other_latents
 from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
+from hnetkit.generate.loading.fitting import require_fitting
 from hnetkit.generate.loading.folders import download, load_folder, read_index, vae_configuration, weight_files
 from hnetkit.generate.loading.libraries import quiet_libraries
 from hnetkit.generate.loading.parts import refuse_unfilled
@@ -121,6 +122,8 @@ def load_model(
         refuse_unfilled(pipe, place)
         if vae is not None:
             refuse_other_latents(pipe.vae, pipe, os.fspath(vae))
+        if folder is not None:
+            require_fitting(pipe, str(folder))
         _settle(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
     defaults = Defaults() if folder is None else read_defaults(folder)
     weights = Path(place) if folder is None else weight_files(folder)[0]

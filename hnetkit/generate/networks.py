@@ -20,6 +20,7 @@ from hnetkit.network import Hypernetwork
 from hnetkit.prompts.tags import Tag, TaggedPrompt
 from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import Strength
+from hnetkit.text import argument
 
 _SUFFIXES = (".pt", ".ckpt", ".bin", ".safetensors")
 _BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
@@ -58,9 +59,8 @@ class Wish:
         if name.lower().endswith(_SUFFIXES) or "/" in name or os.sep in name:
             return cls(Path(name), strength)
         if not name or (":" in name and not name.startswith("h1:")):
-            raise UsageError(
-                f"-n {option}: not NAME or NAME:STRENGTH", hint=f"-n {name.partition(':')[0] or 'NAME'}:0.8"
-            )
+            said = name.partition(":")[0] or "NAME"
+            raise UsageError(f"-n {option}: not NAME or NAME:STRENGTH", hint=f"-n {argument(f'{said}:0.8')}")
         return cls(name, strength)
 
 
@@ -186,7 +186,7 @@ def _read(place: str | Path, bundled: Mapping[str, Path]) -> tuple[str, Hypernet
             continue
         if not found.is_by_content or network.content_hash == found.content_hash:
             return path.stem, network
-        hint = f"hnetkit scan {path.parent}"
+        hint = f"hnetkit scan {argument(path.parent, is_path=True)}"
         failures.append(FileChanged(f"{path}: replaced since it was scanned: no longer {place}", hint=hint))
     raise failures[0]
 

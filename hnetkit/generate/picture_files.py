@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import UsageError
 from hnetkit.files import new_file
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -34,7 +35,10 @@ def write_picture(path: Path, image: Image.Image, infotext: str, *, overwrite: b
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UsageError(f"{path}: pictures are written as PNG, JPEG or WebP", hint=f"--out {path.with_suffix('.png')}")
+        raise UsageError(
+            f"{path}: pictures are written as PNG, JPEG or WebP",
+            hint=f"--out {argument(path.with_suffix('.png'), is_path=True)}",
+        )
     options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
     with new_file(path, overwrite=overwrite) as file:
         image.save(file, **options)
@@ -60,7 +64,7 @@ def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
     if len(comment) > _MOST_EXIF:
         raise UsageError(
             f"{path}: a JPEG cannot hold parameters of {len(infotext)} letters",
-            hint=f"--out {path.with_suffix('.png')}",
+            hint=f"--out {argument(path.with_suffix('.png'), is_path=True)}",
         )
     return {"format": "jpeg", "quality": 95, "subsampling": 0, "exif": exif.tobytes()}
 
@@ -76,7 +80,8 @@ def is_picture_file(out: str) -> bool:
     suffix = Path(out).suffix.lower()
     if suffix in _OTHERS:
         raise UsageError(
-            f"{out}: pictures are written as PNG, JPEG or WebP", hint=f"--out {Path(out).with_suffix('.png')}"
+            f"{out}: pictures are written as PNG, JPEG or WebP",
+            hint=f"--out {argument(Path(out).with_suffix('.png'), is_path=True)}",
         )
     if suffix not in SUFFIXES and os.path.lexists(out):
         raise UsageError(f"{out}: neither a folder nor a .png, .jpg or .webp file", hint="--out FOLDER")

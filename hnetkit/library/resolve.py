@@ -16,6 +16,7 @@ from typing import Any
 from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, printable
 from hnetkit.registry.files import text_of
 from hnetkit.registry.store import Registry
+from hnetkit.text import argument
 
 Row = dict[str, Any]
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
@@ -61,7 +62,9 @@ def resolve(registry: Registry, name: str) -> Resolved:
         raise _unknown(registry, name)
     files = [row for row in files if row["state"] == "present"] or files
     if len({row["content_hash"] for row in files}) > 1:
-        raise AmbiguousName(f"{name} means several networks", hint=f"say one of {', '.join(labels(files))}")
+        raise AmbiguousName(
+            f"{name} means several networks", hint=f"say one of {', '.join(map(argument, labels(files)))}"
+        )
     best = files[0]
     return Resolved(best["stem"], Path(best["path"]), best["content_hash"], best["sha256"])
 
@@ -136,4 +139,4 @@ def _nearest(registry: Registry, name: str) -> str:
         return "the library is empty; hnetkit scan FOLDER"
     folded = {known.casefold(): known for known in everything}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    return f"did you mean {folded[near[0]]}?" if near else "hnetkit list"
+    return f"did you mean {argument(folded[near[0]])}?" if near else "hnetkit list"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from hnetkit.errors import BadPicture, UsageError
 from hnetkit.images import read_image
 from hnetkit.prompts.tags import Tag, plain_number, split_tags
+from hnetkit.text import argument
 from hnetkit.train.captions import Template, caption_of, caption_warnings, vary
 from hnetkit.train.order import Order, draw_for
 from hnetkit.train.preparing.opening import opened, picture_files
@@ -216,7 +217,7 @@ def _require_sizes(folder: Path, pictures: Sequence[TrainingPicture]) -> None:
         width, height = odd[0].size
         raise UsageError(
             f"{folder}: sides of {len(odd)} pictures are no multiples of 8: {odd[0].path.name} is {width}x{height}",
-            hint=f"hnetkit train prepare {folder} --out FOLDER, or --size 512x512",
+            hint=f"hnetkit train prepare {argument(folder, is_path=True)} --out FOLDER, or --size 512x512",
         )
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blake3 import blake3
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
-from hnetkit.files import new_file
+from hnetkit.files import new_file, refuse_links
 from hnetkit.limits import read_json
 from hnetkit.train.as_json import from_json, shown
 from hnetkit.train.data import changes
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 FORMAT = "hnetkit.training/1"
 
-_FOLDERS = ("state", "previews", "tensorboard")
+# what is written into or gone on with; all else is written anew and takes its name
+_WRITTEN_IN = (".lock", "state", "previews", "tensorboard", "hypernetwork_loss.csv")
 
 Beginning = Literal["go on", "resume", "restart"]
 """``go on`` from a checkpoint where there is one, ``resume`` and refuse where there is none, or ``restart``."""
@@ -96,15 +97,10 @@ class RunFolder:
             lock.release()
 
     def require_ours(self) -> None:
-        """Raises OutputExists where the folder is something else, or holds files or links that no run left."""
+        """Raises OutputExists where the folder is something else, or holds files that no run left, or a link."""
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputExists(f"{self.folder}: a file, not a run's folder", hint="choose another --name or --out")
-        for name in _FOLDERS:
-            if (self.folder / name).is_symlink():
-                raise OutputExists(
-                    f"{self.folder / name}: a link, which leads out of the run's folder",
-                    hint="make all of the run's folder a link, or remove this one",
-                )
+        refuse_links(self.folder / name for name in _WRITTEN_IN)
         if self.folder.is_dir() and not self.record.exists():
             others = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
             if others:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import OutputExists, RunChanged, TrainingFailed, UsageError
-from hnetkit.files import new_file
+from hnetkit.files import new_file, refuse_links
 from hnetkit.limits import read_json
 from hnetkit.text import to_cell
 from hnetkit.train.captions import Template
@@ -92,12 +92,13 @@ class Sweep:
         return RunFolder(self.folder, self.runs[0].recipe).locked()
 
     def require_ours(self) -> None:
-        """Raises OutputExists or RunChanged where the folder is something else, or another sweep's."""
+        """Raises OutputExists or RunChanged where the folder is something else, another sweep's, or holds links."""
         hint = "choose another --name or --out"
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputExists(f"{self.folder}: a file, not a sweep's folder", hint=hint)
         if not self.folder.is_dir():
             return
+        refuse_links(run.folder for run in self.runs)
         if self._record.exists():
             before = self._read_record()
             if before != list(self.varied):

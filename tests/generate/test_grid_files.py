@@ -87,3 +87,24 @@ def test_a_link_in_place_of_what_a_grid_writes_is_refused(tmp_path: Path, name: 
 def test_a_number_of_values_with_countless_digits_is_no_number() -> None:
     with pytest.raises(UsageError, match="not a number"):
         read_axis("--x", f"seed=1-9 [{'9' * 5_000}]")
+
+
+@pytest.mark.parametrize("name", ["grid.jsonl", "grid-cells"])
+def test_nothing_is_written_through_a_link_beside_a_sheet(tmp_path: Path, name: str) -> None:
+    files, outside = GridFiles(tmp_path / "grid.png"), tmp_path / "outside"
+    (tmp_path / name).symlink_to(outside)
+    with pytest.raises(OutputExists, match="a link"):
+        files.require_ours()
+    assert not outside.exists()
+
+
+def test_the_lines_of_another_process_are_not_taken_or_left_through_a_link(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.jsonl"
+    outside.write_bytes(GOOD + b"\n")
+    first, second = (GridFiles(tmp_path / "grid.png", process) for process in (0, 1))
+    first.folder.mkdir()
+    (first.folder / "process-1.jsonl").symlink_to(outside)
+    assert list(first.rows()) == []
+    with pytest.raises(OutputExists, match="a link"):
+        second.append([ROW])
+    assert outside.read_bytes() == GOOD + b"\n"

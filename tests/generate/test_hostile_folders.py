@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -199,6 +200,34 @@ def test_every_scheduler_on_the_list_is_there() -> None:
         ("unet/config.json", {"act_fn": "x" * 1000}),
         ("unet/config.json", {"down_block_types": ["os.system", "DownBlock2D"]}),
         ("unet/config.json", {"cross_attention_dim": 48}),
+        *(
+            ("unet/config.json", values)
+            for values in (
+                *({"layers_per_block": -1}, {"downsample_padding": -1}, {"downsample_padding": None}),
+                *({"norm_eps": "x"}, {"norm_eps": [1]}, {"freq_shift": "a"}, {"mid_block_scale_factor": "x"}),
+                *({"attention_head_dim": -4}, {"dropout": float("nan")}, {"norm_eps": float("inf")}),
+                *({"class_embed_type": "identity"}, {"num_class_embeds": 3}),
+            )
+        ),
+        *(
+            ("vae/config.json", values)
+            for values in (
+                *({"scaling_factor": None}, {"scaling_factor": "1"}, {"scaling_factor": [1]}),
+                *({"scaling_factor": float("nan")}, {"scaling_factor": -1}, {"norm_num_groups": -1}),
+            )
+        ),
+        *(
+            ("text_encoder/config.json", values)
+            for values in ({"num_attention_heads": -2}, {"eos_token_id": [1]}, {"layer_norm_eps": float("nan")})
+        ),
+        *(
+            ("scheduler/scheduler_config.json", values)
+            for values in (
+                *({"prediction_type": "banana"}, {"prediction_type": None}, {"prediction_type": ["epsilon"]}),
+                *({"timestep_spacing": "x"}, {"beta_start": float("nan")}, {"beta_end": 2}, {"beta_start": 0}),
+                *({"trained_betas": []}, {"trained_betas": ["a"]}, {"trained_betas": 0.5}),
+            )
+        ),
         ("vae/config.json", {"layers_per_block": 100_000}),
         ("vae/config.json", {"_class_name": "AutoencoderTiny"}),
         ("vae/config.json", {"auto_map": {"AutoModel": "evil.Evil"}}),
@@ -234,6 +263,80 @@ def test_a_configuration_that_cannot_be_meant_is_refused_before_anything_is_buil
         load_model(folder, device="cpu")
     assert refusal.value.hint
     assert "\n" not in str(refusal.value)
+
+
+def test_what_real_schedulers_and_encoders_say_is_taken(folder: Path) -> None:
+    change(
+        folder / "scheduler/scheduler_config.json",
+        **{"lambda_min_clipped": float("-inf"), "trained_betas": None, "steps_offset": 0, "variance_type": None},
+    )
+    change(folder / "text_encoder/config.json", eos_token_id=None, torch_dtype="float16", dropout=0.0)
+    change(folder / "unet/config.json", upcast_attention=None, mid_block_only_cross_attention=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        model = load_model(folder, device="cpu")
+    assert model.text_encoder(1, "original").encode("a").hidden.shape[0] == 77
+
+
+@pytest.mark.parametrize("kind", ["LMSDiscreteScheduler", "DPMSolverSDEScheduler"])
+def test_a_scheduler_whose_package_is_not_here_lends_its_configuration(folder: Path, kind: str) -> None:
+    change(folder / "model_index.json", scheduler=["diffusers", kind])
+    change(folder / "scheduler/scheduler_config.json", _class_name=kind, beta_end=0.013)
+    assert load_model(folder, device="cpu").scheduler_config["beta_end"] == 0.013
+
+
+@pytest.mark.parametrize("length", [None, 10**30, 1e30, 500])
+def test_a_tokenizer_that_does_not_know_its_window_gets_the_text_encoders(folder: Path, length: float | None) -> None:
+    path = folder / "tokenizer" / "tokenizer_config.json"
+    said = json.loads(path.read_text())
+    said.pop("model_max_length", None)
+    path.write_text(json.dumps(said if length is None else {**said, "model_max_length": length}))
+    model = load_model(folder, device="cpu")
+    assert model.pipe.tokenizer.model_max_length == 77
+    assert model.text_encoder(1, "original").encode("a").hidden.shape[0] == 77
+
+
+@pytest.mark.parametrize("length", [-5, 0, 2, "x"])
+def test_a_window_without_room_for_a_word_is_refused(folder: Path, length: Any) -> None:
+    change(folder / "tokenizer" / "tokenizer_config.json", model_max_length=length)
+    with pytest.raises(ModelNotUsable, match="model_max_length"):
+        load_model(folder, device="cpu")
+
+
+def test_a_token_that_the_text_encoder_does_not_know_is_refused(folder: Path) -> None:
+    (folder / "tokenizer" / "added_tokens.json").write_text('{"star": 5000}')
+    change(folder / "tokenizer" / "tokenizer_config.json", added_tokens_decoder={"5000": {"content": "star"}})
+    encoder = load_model(folder, device="cpu").text_encoder(1, "original")
+    encoder.encode("a cat")
+    with pytest.raises(ModelNotUsable, match=r"token \d+, and the text encoder knows"):
+        encoder.encode("a star")
+
+
+@pytest.mark.parametrize(
+    ("base", "part", "other"),
+    [
+        ("sdxl_folder", "unet", "sd_folder"),
+        ("sdxl_folder", "text_encoder_2", "sd_folder"),
+        ("sd_folder", "unet", "sdxl_folder"),
+    ],
+)
+def test_parts_of_several_models_are_refused_by_name(
+    base: str, part: str, other: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = Path(shutil.copytree(request.getfixturevalue(base), tmp_path / "mixed"))
+    shutil.rmtree(folder / part)
+    shutil.copytree(request.getfixturevalue(other) / part.removesuffix("_2"), folder / part)
+    if part == "text_encoder_2":
+        change(folder / "model_index.json", text_encoder_2=["transformers", "CLIPTextModel"])
+    with pytest.raises(ModelNotUsable, match="do not fit"):
+        load_model(folder, device="cpu")
+
+
+def test_what_a_library_says_of_a_folder_is_shortened(folder: Path) -> None:
+    change(folder / "unet" / "config.json", down_block_types=["x" * 200] * 60)
+    with pytest.raises(ModelNotUsable) as refusal:
+        load_model(folder, device="cpu")
+    assert len(str(refusal.value)) < 300 + 2 * len(str(folder)) + 100
 
 
 JSON_FILES = (

@@ -43,7 +43,10 @@ LOCAL = {"local_files_only": "True"}
 ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     # classes on a list, of configurations that hnetkit checked; weights come as tensors
     "generate.loading.checkpoints": {"getattr(diffusers, scheduler_config['_class_name']).from_config": {}},
-    "generate.loading.components": {"getattr(diffusers, kind).from_config": {}},
+    "generate.loading.components": {
+        "getattr(diffusers, kind).from_config": {},
+        "diffusers.EulerDiscreteScheduler.from_config": {},
+    },
     "generate.loading.parts": {
         "UNet2DConditionModel.from_config": {},
         "AutoencoderKL.from_config": {},
@@ -162,6 +165,125 @@ def test_no_class_is_chosen_by_a_file() -> None:
         names |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
         assert not {name for name in names if AUTOMATIC.fullmatch(name)}, module
         assert "DiffusionPipeline" not in names, module
+
+
+NEVER = frozenset(
+    {
+        *(
+            "pickle",
+            "_pickle",
+            "cPickle",
+            "dill",
+            "cloudpickle",
+            "joblib",
+            "marshal",
+            "shelve",
+            "dbm",
+            "code",
+            "codeop",
+        ),
+        *("yaml", "xml", "plistlib", "tarfile", "runpy", "ctypes", "cffi", "pandas", "onnxruntime", "h5py", "pty"),
+        *("multiprocessing", "asyncio", "imp", "zipimport", "jinja2", "msgpack", "tokenizers"),
+    }
+)
+"""Modules that run what a file holds, start programs, or read formats that no hypernetwork comes with."""
+
+# module -> names of what only it may use, each after a look
+POWERS: dict[str, set[str]] = {
+    "": {"importlib.import_module"},
+    "cli.demo": {"subprocess"},
+    "cli.lazy": {"importlib.import_module"},
+    "train.preparing.captioners": {"importlib.import_module"},
+    "train.preparing.crops": {"importlib.import_module", "CascadeClassifier"},
+}
+_POWER = re.compile(
+    r"""(?x) __import__ | exec | eval | execfile | os\.(?:system | popen | exec\w+ | spawn\w+ | startfile)
+    | subprocess | importlib\.(?:import_module | reload | util\.(?:spec_from_\w+ | module_from_spec))
+    | CascadeClassifier | readNet\w* | truetype | enable_load_extension | load_extension | unpack_archive
+    | fromfile | genfromtxt | loadtxt | memmap | open_memmap | read_pickle | InferenceSession | run_module"""
+)
+
+
+def powers(tree: ast.AST) -> Iterator[str]:
+    """Every name by which Python or a library runs or opens what it is given, called or not."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Attribute | ast.Name):
+            found = [ast.unparse(node)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found = [node.value] if _POWER.fullmatch(node.value) else []
+        else:
+            continue
+        is_import = isinstance(node, ast.Import | ast.ImportFrom)
+        for name in found:
+            last = name.rpartition(".")[2]
+            if (is_import and name.split(".")[0] in NEVER) or _POWER.fullmatch(name):
+                yield name
+            elif last not in ("eval", "subprocess") and _POWER.fullmatch(last):  # torch's modules have an eval too
+                yield last
+
+
+def loaders_by_another_name(tree: ast.AST) -> Iterator[str]:
+    """Loaders of libraries that are handed on, renamed or looked up, so that no call of theirs is seen."""
+    names, calls = of_libraries(tree), {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and is_of_one(node.module or ""):
+            yield from (alias.name for alias in node.names if LOADS.fullmatch(alias.name) and alias.asname)
+        elif isinstance(node, ast.Attribute) and LOADS.fullmatch(node.attr) and id(node) not in calls:
+            if ast.unparse(node).split(".")[0] in names:
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            wanted = [str(word.value) for word in node.args[1:2] if isinstance(word, ast.Constant)]
+            yield from (ast.unparse(node) for word in wanted if LOADS.fullmatch(word))
+
+
+@pytest.mark.parametrize(("module", "path"), list(modules()), ids=lambda value: str(value))
+def test_nothing_runs_or_opens_what_is_not_on_the_list(module: str, path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    module = module.removesuffix("__init__").rstrip(".")
+    assert set(powers(tree)) <= POWERS.get(module, set())
+    assert list(loaders_by_another_name(tree)) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("exec(text)", "eval(text)", "__import__(name)", "import yaml", "import xml.etree.ElementTree as E"),
+        *("import pickle", "from marshal import loads", "import shelve", "import runpy", "import ctypes"),
+        *("import subprocess\nsubprocess.run(x)", "import os\nos.system(x)", "import tarfile", "import pandas"),
+        *("import importlib\nimportlib.import_module(x)", "from importlib import import_module\nimport_module(x)"),
+        "import importlib.util\nimportlib.util.spec_from_file_location('a', p)",
+        *("import cv2\ncv2.CascadeClassifier(p)", "import cv2\ncv2.dnn.readNet(p)", "import onnxruntime"),
+        *("from PIL import ImageFont\nImageFont.truetype(p)", "connection.enable_load_extension(True)"),
+        *(
+            "import numpy as np\nnp.fromfile(p)",
+            "import numpy as np\nnp.memmap(p)",
+            "import shutil\nshutil.unpack_archive(p)",
+        ),
+    ],
+)
+def test_what_runs_or_opens_is_seen(line: str) -> None:
+    assert list(powers(ast.parse(line)))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import torch\nread = torch.load\nread(path)",
+        "import torch\ngetattr(torch, 'load')(path)",
+        "from torch import load as open_image\nopen_image(path)",
+        "import torch, functools\nfunctools.partial(torch.load, path)()",
+        "import torch\nlist(map(torch.load, paths))",
+        "import diffusers\nread = diffusers.UNet2DConditionModel.from_pretrained\nread(path)",
+        "from safetensors.torch import load_file as read\nread(path)",
+        "from safetensors import safe_open as opened\nopened(path)",
+    ],
+)
+def test_a_loader_under_another_name_is_seen(line: str) -> None:
+    assert list(loaders_by_another_name(ast.parse(line)))
 
 
 @pytest.mark.parametrize(

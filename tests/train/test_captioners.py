@@ -356,3 +356,45 @@ def test_of_a_captioner_of_the_hub_only_files_with_known_names_are_fetched(
     assert load_tagger("somebody/tagger", device="cpu").caption(noise((30, 20))) == "cat"
     assert not any(sign in name for name in asked for sign in "*?[")
     assert not any(name.endswith((".bin", ".py")) for name in asked)
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        *(("config.json", {"num_attention_heads": -2}), ("config.json", {"image_size": -16})),
+        *(
+            ("preprocessor_config.json", values)
+            for values in (
+                *({"rescale_factor": "x"}, {"rescale_factor": None}, {"rescale_factor": float("nan")}),
+                *({"image_std": [0, 0, 0]}, {"image_std": [1]}, {"image_std": ["a"] * 3}, {"image_mean": None}),
+                *({"resample": 99}, {"resample": None}, {"size": {"shortest_edge": 5}}, {"size": {"height": 4096}}),
+                *({"do_resize": False}, {"do_center_crop": True}),
+            )
+        ),
+    ],
+)
+def test_a_tagger_whose_files_contradict_each_other_is_told_as_no_defect(
+    tmp_path: Path, file: str, values: dict[str, Any]
+) -> None:
+    change(tagger_folder(tmp_path, ["red_hair", "b"], [3.0, 3.0]) / file, **values)
+    with pytest.raises(ModelNotUsable) as refusal:
+        load_tagger(str(tmp_path), device="cpu").caption(noise((30, 20)))
+    assert "\n" not in str(refusal.value)
+    assert refusal.value.hint
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;x\x07", "a\nb", "\u202eevil", "", "x" * 5000])
+def test_a_tag_that_no_caption_can_hold_is_refused(tmp_path: Path, name: str) -> None:
+    change(
+        tagger_folder(tmp_path, ["red_hair", "b", "c"], [3.0] * 3) / "config.json",
+        id2label={"0": name, "1": "b", "2": "c"},
+    )
+    with pytest.raises(ModelNotUsable, match="is no tag"):
+        load_tagger(str(tmp_path), device="cpu")
+
+
+def test_a_table_without_tags_is_refused(tmp_path: Path) -> None:
+    wd_folder(tmp_path, [("a", 0), ("b", 0)], [0.9, 0.9])
+    (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n")
+    with pytest.raises(ModelNotUsable, match="no tags"):
+        load_tagger(str(tmp_path), device="cpu")

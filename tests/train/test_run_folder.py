@@ -100,3 +100,26 @@ def test_guards_take_over_numbers_alone(value: Any) -> None:
         _require_numbers(fresh, {"level": value, "recent": [], "limit": None})
     with pytest.raises(ValueError, match="recent"):
         _require_numbers(fresh, {"level": 1, "recent": [value], "limit": None})
+
+
+@pytest.mark.parametrize("name", [".lock", "state", "previews", "tensorboard", "hypernetwork_loss.csv"])
+def test_a_run_writes_through_no_link_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    files = RunFolder(tmp_path / "ink", RECIPE)
+    files.folder.mkdir()
+    files.begin(FOUND, afresh=False)
+    files.require_ours()
+    (files.folder / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(OutputExists, match="a link"):
+        files.require_ours()
+
+
+def test_a_sweep_trains_in_no_folder_that_is_a_link(tmp_path: Path) -> None:
+    runs = tuple(
+        SweepRun(replace(RECIPE, name=f"ink-{n}"), tmp_path / "ink" / f"ink-{n}", f"{n}", {"seed": n}) for n in (1, 2)
+    )
+    sweep = Sweep("ink", tmp_path / "ink", ("seed",), runs)
+    sweep.folder.mkdir()
+    sweep.require_ours()
+    runs[1].folder.symlink_to(tmp_path)
+    with pytest.raises(OutputExists, match="a link"):
+        sweep.require_ours()

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit.errors import BadPicture, FileRefused, NotFound, OutputExists
-from hnetkit.files import new_file
+from hnetkit.files import new_file, refuse_links
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.picture_files import write_picture
 from hnetkit.generate.picture_text import read_picture_text
@@ -60,7 +60,8 @@ class GridFiles:
         return self.sheet.with_name(f"{self.sheet.stem}-cells")
 
     def require_ours(self) -> None:
-        """Raises OutputExists where a file that is no grid's record has the record's name, or the folder's."""
+        """Raises OutputExists where something else, or a link, has the record's name, or the folder's."""
+        refuse_links((self.record, self.folder))
         is_other = self.record.exists() and not self.record.is_file()
         # what is written to a link would go elsewhere, and what is read there would get into the record
         is_link = any(path.is_symlink() for path in (self.record, self.folder, *self.folder.glob("process-*.jsonl")))
@@ -81,10 +82,10 @@ class GridFiles:
                     end = file.tell() if line.endswith(b"\n") else end
                 file.truncate(end)
         for path in self._parts():
-            lines = path.read_bytes()
-            whole = lines[: lines.rfind(b"\n") + 1]
-            if whole:
-                self._append(self.record, whole)
+            with path.open("rb") as file:
+                for line in _lines(file):
+                    if line.endswith(b"\n"):
+                        self._append(self.record, line)
             path.unlink()
 
     def rows(self) -> Iterator[Row]:
@@ -156,9 +157,11 @@ class GridFiles:
             path.unlink()
 
     def _parts(self) -> list[Path]:
-        return sorted(path for path in self.folder.glob("process-*.jsonl") if path.is_file())
+        found = self.folder.glob("process-*.jsonl")
+        return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
     def _append(self, path: Path, lines: bytes) -> None:
+        refuse_links((path,))
         with path.open("ab") as file:
             file.write(lines)
             file.flush()

@@ -69,13 +69,20 @@ def load_component(folder: Path, part: str, kind: str, dtype: Any, variant: str 
     """
     with refusing(str(folder), hint=_HINT_WEIGHTS):
         if part == "scheduler":
-            import diffusers
-
-            config = scheduler_configuration(folder / "scheduler_config.json", SCHEDULERS)
-            return getattr(diffusers, kind).from_config(config)
+            return _scheduler(kind, scheduler_configuration(folder / "scheduler_config.json", SCHEDULERS))
         if part.startswith("tokenizer"):
             return read_tokenizer(folder, kind)
         return _load_model(folder, part, kind, dtype, variant)
+
+
+def _scheduler(kind: str, config: Mapping[str, Any]) -> Any:
+    """Returns a folder's scheduler, whose configuration counts: hnetkit's samplers draw."""
+    import diffusers
+
+    try:
+        return getattr(diffusers, kind).from_config(config)
+    except ImportError:  # some are there only with scipy or torchsde
+        return diffusers.EulerDiscreteScheduler.from_config(config)
 
 
 def part_weights(folder: Path, variant: str | None = None) -> list[Path]:

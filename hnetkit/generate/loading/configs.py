@@ -6,6 +6,7 @@ hnetkit reads it, holds it to what can be meant, and hands on no more than that.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,20 @@ _CLIP = frozenset(
 )
 _OF_DIFFUSERS = ("_class_name", "_diffusers_version")
 
+# nothing that draws pictures from a prompt gives a UNet classes
+_NEVER = ("class_embed_type", "num_class_embeds")
+_LISTS = ("attention_head_dim", "layers_per_block", "cross_attention_dim", "transformer_layers_per_block")
+_NUMBERS_OR_NULL = ("norm_num_groups",)
+_BELOW_0 = ("shift_factor", "latents_mean", "lambda_min_clipped", "pad_token_id")
+_ENDLESS = "lambda_min_clipped"  # DPM++ writes -Infinity
+
+# what a scheduler says; what is not here draws nothing
+_BETAS = ("beta_start", "beta_end")
+_WORDS: Mapping[str, tuple[str, ...]] = {
+    "prediction_type": ("epsilon", "v_prediction", "sample"),
+    "timestep_spacing": ("linspace", "leading", "trailing"),
+}
+
 
 def read_object(path: Path) -> dict[str, Any]:
     """Returns a JSON object from a file of a model; nothing in it leads a library elsewhere.
@@ -84,7 +99,13 @@ def part_configuration(path: Path, kind: type) -> dict[str, Any]:
     config = read_object(path)
     if (named := config.get("_class_name", kind.__name__)) != kind.__name__:
         raise ModelNotUsable(f"{path}: cannot be loaded: of a {_brief(named)}, not {kind.__name__}", hint=HINT)
-    return held_values(path, config, {*inspect.signature(kind).parameters, *_OF_DIFFUSERS})
+    parameters = inspect.signature(kind).parameters
+    held = held_values(path, config, {*parameters, *_OF_DIFFUSERS})
+    for key, value in held.items():
+        usual = parameters[key].default if key in parameters else None
+        if not _is_like(key, value, usual) or (key in _NEVER and value is not None):
+            raise _not_meant(path, key, value)
+    return held
 
 
 def text_encoder_configuration(path: Path, kind: str) -> dict[str, Any]:
@@ -99,7 +120,10 @@ def text_encoder_configuration(path: Path, kind: str) -> dict[str, Any]:
     inner = config.get("text_config")
     if named == "clip" and isinstance(inner, dict):
         config = inner
-    return {**held_values(path, config, _CLIP), "architectures": [kind]}
+    held = {key: value for key, value in held_values(path, config, _CLIP).items() if value is not None}
+    if isinstance(held.get("eos_token_id"), list):  # as of models that generate; CLIP's ends with one
+        raise _not_meant(path, "eos_token_id", held["eos_token_id"])
+    return {**held, "architectures": [kind]}
 
 
 def scheduler_configuration(path: Path, kinds: Iterable[str]) -> dict[str, Any]:
@@ -118,12 +142,28 @@ def scheduler_configuration(path: Path, kinds: Iterable[str]) -> dict[str, Any]:
     held = {key: value for key, value in config.items() if not key.startswith("_") or key in _OF_DIFFUSERS}
     for key, value in held.items():
         numbers = value if isinstance(value, list) else [value]
+        if key == _ENDLESS and value == -math.inf:
+            continue
         if len(numbers) > MOST_STEPS or not all(_is_meant(item, MOST.get(key, MOST_STEPS)) for item in numbers):
             raise _not_meant(path, key, value)
     steps = held.get("num_train_timesteps", 1)
     if type(steps) is not int or steps < 1:
         raise _not_meant(path, "num_train_timesteps", steps)
+    _require_noise(path, held)
     return held
+
+
+def _require_noise(path: Path, config: Mapping[str, Any]) -> None:
+    """Raises ModelNotUsable where a scheduler's noise cannot be computed."""
+    for key, words in _WORDS.items():
+        if config.get(key, words[0]) not in words:
+            raise _not_meant(path, key, config[key])
+    stated = {key: [config[key]] for key in _BETAS if key in config}
+    if (trained := config.get("trained_betas")) is not None:
+        stated["trained_betas"] = trained if isinstance(trained, list) else []
+    for key, betas in stated.items():
+        if not betas or not all(type(beta) in (int, float) and 0 < beta < 1 for beta in betas):
+            raise _not_meant(path, key, config[key])
 
 
 def refuse_more_than_weights(path: Path, config: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> None:
@@ -155,7 +195,7 @@ def held_values(path: Path, config: Mapping[str, Any], known: Iterable[str]) -> 
     """
     held = {key: config[key] for key in known if key in config}
     for key, value in held.items():
-        if not _is_meant(value, MOST.get(key, MOST_NUMBER), depth=2):
+        if not _is_meant(value, MOST.get(key, MOST_NUMBER), depth=2) or not _has_sign(key, value):
             raise _not_meant(path, key, value)
     blocks = held.get("block_out_channels")
     if isinstance(blocks, list) and len(blocks) > _MOST_BLOCKS:
@@ -170,7 +210,27 @@ def _is_meant(value: Any, most: int, depth: int = 0) -> bool:
         return len(value) <= _MOST_TEXT
     if type(value) is int:
         return -most <= value <= most
-    return value is None or isinstance(value, bool | float)
+    return value is None or isinstance(value, bool) or (isinstance(value, float) and math.isfinite(value))
+
+
+def _has_sign(key: str, value: Any) -> bool:
+    """Whether no number is below 0, where none can be."""
+    if isinstance(value, list):
+        return all(_has_sign(key, item) for item in value)
+    return key in _BELOW_0 or not isinstance(value, int | float) or value >= 0
+
+
+def _is_like(key: str, value: Any, usual: Any) -> bool:
+    """Whether a value is of the type of the one that a class takes where nobody says another."""
+    if isinstance(value, list):
+        return usual is None or isinstance(usual, bool | tuple) or key in _LISTS
+    if isinstance(usual, bool):
+        return value is None or isinstance(value, bool | int)
+    if isinstance(usual, int | float):
+        return type(value) in (int, float) or (value is None and key in _NUMBERS_OR_NULL)
+    if isinstance(usual, str):
+        return value is None or isinstance(value, str)
+    return not isinstance(usual, tuple)
 
 
 def _largest(value: Any) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hnetkit.errors import HnetkitError, ModelNotUsable
+from hnetkit.formats.messages import shown
 from hnetkit.generate.memory import is_out_of_memory
+
+_MOST_REASON = 300  # letters of a library's words, which may repeat a whole file
 
 
 @contextmanager
@@ -24,7 +28,7 @@ def refusing(place: str, hint: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelNotUsable(f"{place}: cannot be loaded ({reason})", hint=hint) from error
+        raise ModelNotUsable(f"{place}: cannot be loaded ({shown(reason, _MOST_REASON)})", hint=hint) from error
 
 
 @contextmanager
@@ -44,7 +48,10 @@ def quiet_libraries() -> Iterator[None]:
     for logger in bars:
         logger.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            # of configurations that are out of date: whole files in one line, for their authors
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         for logger, was_shown in zip(bars, shown, strict=True):
             if was_shown:

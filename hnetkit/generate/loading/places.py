@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
+from hnetkit.text import argument
 
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 SUFFIXES = (".safetensors", *PICKLES)
@@ -76,7 +77,7 @@ def _nearest(place: str) -> str | None:
     """Asks for the models beside a path, and the hub ids in the cache, whose names are like this one."""
     known = {**{name.split("/")[1].casefold(): name for name in _cached_ids()}, **_models_beside(Path(place))}
     near = difflib.get_close_matches(_stem(place), known, n=3, cutoff=0.6)
-    return f"did you mean {' or '.join(known[name] for name in near)}?" if near else None
+    return f"did you mean {' or '.join(argument(known[name]) for name in near)}?" if near else None
 
 
 def _stem(name: str) -> str:

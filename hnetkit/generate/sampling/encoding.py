@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from hnetkit.errors import UsageError
+from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.prompts.attention import parse_attention
 
 Emphasis: TypeAlias = Literal["original", "no-norm", "ignore", "none"]
@@ -167,7 +167,13 @@ class TextEncoder:
         """Returns one encoder's states ``[tokens, width]``, and its pooled vector where it has a projection."""
         room, chunks = tokenizer.model_max_length - 2, self._chunks(tokenizer, pieces)
         device = self._pipe._execution_device
-        ids = torch.tensor([_window(chunk, tokenizer, room) for chunk in chunks], device=device)
+        windows = [_window(chunk, tokenizer, room) for chunk in chunks]
+        known = encoder.get_input_embeddings().num_embeddings
+        if (last := max(map(max, windows))) >= known:
+            raise ModelNotUsable(
+                f"the tokenizer gives token {last}, and the text encoder knows {known}", hint="get the model again"
+            )
+        ids = torch.tensor(windows, device=device)
         output = encoder(ids, output_hidden_states=True)
         hidden = self._weighted(self._layer(encoder, output), chunks)
         pooled = getattr(output, "text_embeds", None)

@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable
 from hnetkit.files import read_regular
+from hnetkit.formats.messages import shown
 from hnetkit.generate.loading.configs import HINT, held_values, read_object, refuse_more_than_weights
 from hnetkit.generate.loading.state_dicts import read_state_dict
 from hnetkit.limits import MAX_JSON
+from hnetkit.text import printable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,6 +32,7 @@ TAG_LIST = "selected_tags.csv"  # of the WD taggers
 FILES = ("config.json", WEIGHTS, TAG_LIST, "preprocessor_config.json", "vocab.txt", "tokenizer.json")
 """All that is fetched of a model of the hub."""
 
+_MOST_TAG = 300  # letters
 GENERAL, CHARACTER, RATING = 0, 4, 9  # categories of a tag list
 
 Pixels = Callable[["Image.Image"], Any]
@@ -128,6 +131,11 @@ def classifier(folder: Path, config: Mapping[str, Any]) -> tuple[Any, list[tuple
     """
     is_wd = (folder / TAG_LIST).is_file()
     tags = _tag_list(folder / TAG_LIST) if is_wd else _labels(folder / _CONFIG, config)
+    for name, _ in tags:  # they become captions, and some of them words of a terminal
+        if not 0 < len(name) <= _MOST_TAG or printable(name) != name:
+            raise ModelNotUsable(f"{folder}: {shown(name)} is no tag", hint=HINT)
+    if not tags:
+        raise ModelNotUsable(f"{folder}: it has no tags", hint=HINT)
     if is_of_timm(config):
         model = _timm_model(folder, config, len(tags))
         pixels = _wd_pixels(folder, config) if is_wd else _cropped_pixels(folder, config)

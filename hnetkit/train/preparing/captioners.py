@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 BLIP = "Salesforce/blip-image-captioning-large"
+_HINT = "get the model again, from a source that you trust"
 TAGGER = "SmilingWolf/wd-vit-tagger-v3"
 
 
@@ -70,11 +72,15 @@ class Blip:
     tokens: tuple[int, int] = (5, 50)
 
     def caption(self, image: Image.Image) -> str:
-        """Returns a sentence; the same picture gives the same one."""
+        """Returns a sentence; the same picture gives the same one.
+
+        Raises:
+            ModelNotUsable: its files do not fit each other.
+        """
         import torch
 
-        inputs = self.processor(images=image.convert("RGB"), return_tensors="pt").to(self.model.device)
-        with torch.inference_mode(), needing_memory("a caption by BLIP"):
+        with torch.inference_mode(), needing_memory("a caption by BLIP"), refusing("this BLIP", hint=_HINT):
+            inputs = self.processor(images=image.convert("RGB"), return_tensors="pt").to(self.model.device)
             ids = self.model.generate(
                 **inputs,
                 num_beams=self.beams,
@@ -102,12 +108,18 @@ class Tagger:
     settings: TagSettings = TagSettings()
 
     def caption(self, image: Image.Image) -> str:
-        """Returns the tags that are sure enough, separated by commas; may be empty."""
+        """Returns the tags that are sure enough, separated by commas; may be empty.
+
+        Raises:
+            ModelNotUsable: its files do not fit each other, or it gives no numbers.
+        """
         import torch
 
-        with torch.inference_mode(), needing_memory("tags of a picture"):
+        with torch.inference_mode(), needing_memory("tags of a picture"), refusing("this tagger", hint=_HINT):
             logits = self.model(self.pixels(image).to(self.model.device)).logits[0]
-        scores = logits.float().sigmoid().tolist()
+            scores = logits.float().sigmoid().tolist()
+        if len(scores) != len(self.tags) or not all(map(math.isfinite, scores)):
+            raise ModelNotUsable("this tagger gives no number for each of its tags", hint=_HINT)
         found = [
             (score, name) for score, (name, kind) in zip(scores, self.tags, strict=True) if self._takes(score, kind)
         ]

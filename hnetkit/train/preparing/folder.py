@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from hnetkit.errors import BadPicture, OutputExists, UsageError
 from hnetkit.files import new_file
+from hnetkit.text import argument
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.crops import Box, Focus, kept_share, window, windows_along
 from hnetkit.train.preparing.opening import opened, picture_files
@@ -157,7 +158,8 @@ def require_place(out: Path, pictures: Path, *, overwrite: bool) -> None:
         OutputExists: it has files in it, or is a file.
     """
     if out.exists() and pictures.exists() and os.path.samefile(out, pictures):
-        raise UsageError(f"--out {out}: the originals are in it", hint=f"--out {out.name or 'pictures'}-512")
+        beside = argument(f"{out.name or 'pictures'}-512", is_path=True)
+        raise UsageError(f"--out {out}: the originals are in it", hint=f"--out {beside}")
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out}: a file, not a folder")
     if not overwrite and out.is_dir() and any(out.iterdir()):

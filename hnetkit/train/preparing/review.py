@@ -11,7 +11,7 @@ from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.limits import parse_json
-from hnetkit.text import from_cell
+from hnetkit.text import argument, from_cell
 from hnetkit.train.captions import MAX_TEXT, caption_of
 from hnetkit.train.preparing.folder import write_caption
 from hnetkit.train.preparing.opening import picture_files
@@ -98,7 +98,9 @@ def apply_captions(folder: Path, captions: dict[str, str]) -> list[Path]:
         if name not in pictures:
             if name in (".", "..") or any(mark in name for mark in "/\\\0"):
                 raise UsageError(f"{name}: not a file name", hint="the table has names of pictures, without folders")
-            raise NotFound(f"{name}: no such picture in {folder}", hint=f"hnetkit train review {folder}")
+            raise NotFound(
+                f"{name}: no such picture in {folder}", hint=f"hnetkit train review {argument(folder, is_path=True)}"
+            )
     changed: dict[Path, str] = {}
     wanted: dict[Path, str] = {}
     for name, caption in captions.items():

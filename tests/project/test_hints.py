@@ -1,0 +1,66 @@
+"""Hints are commands that people paste into a shell: a name or a path in one is a word of it, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hnetkit.cli import run
+from hnetkit.text import argument
+
+PACKAGE = Path(__file__).resolve().parents[2] / "hnetkit"
+
+_OPENS = re.compile(r"(?:hnetkit (?!.*[?;,]\s).*|(?:^|\s)--[a-z-]+[ =]|(?:^|\s)-n )\"?$")
+"""What stands before a value that is a part of a command."""
+
+# numbers, and words of hnetkit's own
+OURS = re.compile(
+    r"argument\(.*|beside|axis|near|near\[0\]|known\[near\[0\]\]|instead|chosen|layout|key|job\.sha256|network\['hash'\]"
+    r"|what|processes\.size|' or '\.join\((?:DTYPES|bases)\)|fitting\[0\]|', '\.join\(near\)"
+    r"|','\.join\(map\(str, seeds\)\)"
+    r"|kind|config|_.*"
+)
+
+
+def parts_of_commands() -> Iterator[tuple[str, str]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            hints = [word.value for word in node.keywords if word.arg == "hint"] if isinstance(node, ast.Call) else []
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).endswith("hint"):
+                hints.append(node.value)
+            for text in (found for hint in hints for found in ast.walk(hint) if isinstance(found, ast.JoinedStr)):
+                before = ""
+                for part in text.values:
+                    if isinstance(part, ast.FormattedValue) and _OPENS.search(before):
+                        yield str(path.relative_to(PACKAGE)), ast.unparse(part.value)
+                    before += str(part.value) if isinstance(part, ast.Constant) else "X"
+
+
+def test_every_name_in_a_command_is_quoted() -> None:
+    found = list(parts_of_commands())
+    assert len(found) > 20
+    assert [(place, value) for place, value in found if not OURS.fullmatch(value)] == []
+
+
+@pytest.mark.skipif("os.name == 'nt'")
+@pytest.mark.parametrize("name", ["a b", "$(touch ran)", "`ran`", "a;ran", "a'b", "-x", "", "a\nb", "猫"])
+def test_a_shell_reads_an_argument_as_one_word(name: str) -> None:
+    assert shlex.split(f"hnetkit show {argument(name)}")[2:] in ([name], ["--", name])
+    assert shlex.split(f"hnetkit scan {argument(name, is_path=True)}")[2:] in ([name], [f"./{name}"])
+
+
+@pytest.mark.skipif("os.name == 'nt'")
+def test_a_folder_in_a_hint_runs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("x$(touch ran);y", "-d"):
+        (tmp_path / name).mkdir()
+        run(["inspect", "--", name])
+    hints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Hint: ")]
+    assert hints == ["Hint: hnetkit scan 'x$(touch ran);y'", "Hint: hnetkit scan ./-d"]
