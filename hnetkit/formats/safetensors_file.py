@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
+from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork
 from hnetkit.formats.meanings import refuse_second_meaning
 from hnetkit.formats.messages import shown
 from hnetkit.formats.source import OpenFile
 from hnetkit.limits import json_size, parse_json
 from hnetkit.network import DType, TensorRef
 
-MAX_HEADER = 4 << 20  # bytes; a network has 20 kB, the largest checkpoints 1 MB
+MAX_HEADER = 10 << 20
+"""Bytes; a network has 20 kB, the largest checkpoints 1 MB, a LoRA the tags of all its pictures."""
+
 MAX_RANK = 8
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -69,7 +71,9 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
     """
     refuse_second_meaning(file, container="safetensors")
     size = int.from_bytes(file.read_at(0, 8), "little")
-    if size > min(MAX_HEADER, file.size - 8):
+    if MAX_HEADER < size <= file.size - 8:
+        raise FileRefused(f"{file.path}: a safetensors header of {size:,} bytes; at most {MAX_HEADER:,} are read")
+    if size > file.size - 8:
         raise DamagedFile(f"{file.path}: cut short, or no safetensors file: a header of {size} bytes")
     data = file.read_at(8, size)
     file.budget.make(json_size(data))
