@@ -25,6 +25,7 @@ MAX_METADATA = 10_000  # values, counted through all nesting
 MAX_METADATA_TEXT = 256 << 10  # signs, counted wherever they are named: one text may stand in ten thousand places
 MAX_NAMES = 20  # of what is not carried over, in messages
 _STEPS_OF_A_TENSOR = 10
+OUT_OF_ORDER = "its layers do not stand in their order: ComfyUI would apply them otherwise (hnetkit convert mends it)"
 MAX_INTEGER_BITS = 8 * pickle_reader.MAX_INTEGER_BYTES - 1
 
 TensorOf = Callable[[Any, str], TensorRef]
@@ -89,8 +90,7 @@ class _Builder:
         if metadata.get("skip_connection"):
             raise UnsupportedNetwork("built with skip connections inside, which only one extension could run")
         activation = activation_name(metadata.get("activation_func"))
-        stated_output = metadata.get("activate_output")
-        activate_output = True if stated_output is None else bool(stated_output)
+        activate_output = bool(metadata.get("activate_output", True))
         sides = self._sides(widths)
         self._check_size(sides)
         depth = max(sum(len(t.shape) == 2 for t in side.values()) for pair in sides.values() for side in pair)
@@ -111,6 +111,8 @@ class _Builder:
             )
             for width, pair in sorted(sides.items())
         }
+        if format != "safetensors" and not _stand_in_order(sides, mlps):
+            self.warnings.append(OUT_OF_ORDER)
         first = next(iter(mlps.values())).key
         self._compare(mlps, first, metadata, activation, activate_output, dropout)
         last = [mlp.stages[-1] for pair in mlps.values() for mlp in pair]
@@ -224,7 +226,7 @@ class _Builder:
         if "is_layer_norm" in metadata and bool(metadata["is_layer_norm"]) != has_norm:
             self.warnings.append(f"is_layer_norm is {shown(metadata['is_layer_norm'])}, the tensors say {has_norm}")
         self._compare_structure(mlps, metadata)
-        if activation and metadata.get("activate_output") is None and not has_norm:
+        if activation and "activate_output" not in metadata and not has_norm:
             self.warnings.append("activate_output is missing: taken as True, as AUTOMATIC1111 does")
         if activation and first.stages[0].activation is None:
             self.warnings.append(f"activation_func is {activation}, the tensors leave no room for it")
@@ -248,6 +250,17 @@ class _Builder:
         derived = Hypernetwork(mlps, metadata).layer_structure
         if not isinstance(stated, list | tuple) or list(stated) != derived:
             self.warnings.append(f"layer_structure is {shown(stated, 80)}, the tensors are {shown(derived, 80)}")
+
+
+def _stand_in_order(
+    sides: Mapping[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]], mlps: Mapping[int, MLPPair]
+) -> bool:
+    """Whether each layer stands in the file where it is applied."""
+    return all(
+        [key for key in tensors if key.endswith(".weight")] == [key for key in mlp.tensors if key.endswith(".weight")]
+        for width, pair in sides.items()
+        for tensors, mlp in zip(pair, mlps[width], strict=True)
+    )
 
 
 class _Plain:
