@@ -38,6 +38,7 @@ _WHOLE_NUMBERS: Mapping[str, int] = {"I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64"
 # what diffusers writes beside the tensors of a LoRA
 _METADATA = "lora_adapter_metadata"
 _MOST_METADATA = 8 << 20
+_LARGEST = 1e9  # of an alpha; a rank is at most a few thousand
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
@@ -153,7 +154,7 @@ def _stated_scales(path: Path, source: SafetensorsFile) -> dict[str, float]:
         pattern = stated.get(f"{part}.alpha_pattern")
         alpha = pattern.get(module) if isinstance(pattern, dict) else None
         alpha = stated[f"{part}.lora_alpha"] if alpha is None else alpha
-        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        if type(alpha) not in (int, float) or not abs(alpha) < _LARGEST:
             raise ModelNotUsable(f"{path}: no LoRA: its lora_alpha is no number")
         scales[up] = alpha / (math.sqrt(rank) if stated.get(f"{part}.use_rslora") is True else rank)
     return scales

@@ -111,6 +111,7 @@ B = A.replace("lora_A", "lora_B")
         ({f"unet.{'a' * 1000}.lora_A.weight": torch.zeros(1, 8)}, {}),
         ({A: torch.zeros(4, 8), B: torch.zeros(8, 4)}, {"unet.lora_alpha": "x"}),
         ({A: torch.zeros(4, 8), B: torch.zeros(8, 4)}, {"unet.lora_alpha": float("inf")}),
+        ({A: torch.zeros(4, 8), B: torch.zeros(8, 4)}, {"unet.lora_alpha": 10**400}),
         ({A: torch.zeros(4, 8), B: torch.zeros(8, 4), "x.alpha": torch.tensor(float("nan"))}, {}),
         ({A: torch.zeros(4, 8), B: torch.zeros(8, 4), "x.alpha": torch.zeros(2)}, {}),
     ],
