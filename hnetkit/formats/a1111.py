@@ -34,6 +34,12 @@ TensorOf = Callable[[Any, str], TensorRef]
 _WIDTH = re.compile(r"[1-9][0-9]{0,4}")
 
 
+def refuse_more_widths(number: int, path: str) -> None:
+    """Raises UnsafeFile where there are more widths than any network has."""
+    if number > MAX_WIDTHS:
+        raise UnsafeFile(f"{path}: more than {MAX_WIDTHS} widths; a network has at most a handful")
+
+
 def is_network_dict(value: Any, budget: Budget) -> bool:
     """Whether a dict looks like A1111's: a width leading to two dicts of ``linear...`` tensors."""
     return isinstance(value, dict) and any(
@@ -145,8 +151,7 @@ class _Builder:
                 )
             else:
                 others[key] = item
-        if len(widths) > MAX_WIDTHS:
-            raise UnsafeFile(f"{len(widths)} widths; a network has at most a handful")
+        refuse_more_widths(len(widths), self.file.path)
         return widths, others
 
     def _sides(self, widths: Mapping[Any, Any]) -> dict[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]]:
@@ -155,8 +160,9 @@ class _Builder:
             width = int(key)
             if width > MAX_WIDTH:
                 raise DamagedFile(f"the width {shown(key)} is that of no network")
-            if isinstance(key, str):
-                self.warnings.append(f"the width {width} is written as text")
+            if type(key) is not int:  # A1111 takes these for no widths
+                kind = "text" if isinstance(key, str) else "a number of numpy"
+                self.warnings.append(f"the width {width} is written as {kind}")
             if not isinstance(item, list | tuple) or len(item) != 2 or not all(isinstance(s, dict) for s in item):
                 raise DamagedFile(f"the width {width} does not hold two MLPs")
             if width in sides:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from hnetkit.errors import DamagedFile, FileRefused, UnsupportedNetwork
-from hnetkit.formats.a1111 import build_network
+from hnetkit.formats.a1111 import build_network, refuse_more_widths
 from hnetkit.formats.messages import naming, shown
 from hnetkit.formats.pickle_values import set_item
 from hnetkit.formats.safetensors_file import SafetensorsFile
@@ -96,6 +96,7 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
             raise DamagedFile(f"{path}: the tensor {shown(name)} is not named as one of a hypernetwork")
         sides: tuple[dict[str, TensorRef], dict[str, TensorRef]] = value.setdefault(int(match[1]), ({}, {}))
         sides["kv".index(match[2])][match[3]] = source.tensor(name)
+        refuse_more_widths(len(value), path)
     if not value:
         raise DamagedFile(f"{path}: a hypernetwork without tensors")
     metadata: dict[str, Any] = {}

@@ -76,6 +76,10 @@ class NumpyType:
     order: str = "<"
 
 
+class NumpyNumber(int):
+    """A whole number of a numpy type: A1111 takes none for a width."""
+
+
 def _rebuild_tensor(
     storage: Any, offset: Any, shape: Any, stride: Any, _requires_grad: Any, hooks: Any, marks: Any = None
 ) -> Tensor:
@@ -133,7 +137,7 @@ def _numpy_scalar(kind: Any, data: Any = b"", *_rest: Any) -> int | float | bool
         value: int | float | bool = struct.unpack(kind.order + _NUMPY_FORMATS[kind.code], data)[0]
     except struct.error as error:
         raise DamagedFile("a numpy value of the wrong size") from error
-    return value
+    return NumpyNumber(value) if type(value) is int else value
 
 
 def is_index(value: Any) -> bool:

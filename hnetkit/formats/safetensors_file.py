@@ -90,12 +90,12 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
     if not all(map(_is_text, header)):
         raise DamagedFile(f"{file.path}: a safetensors header with a name that is not text")
     entries: dict[str, Entry] = {}
-    ends: dict[int, int] = {}
+    places: list[tuple[int, int]] = []
     for name, stated in header.items():
         entries[name], begin, end = _entry(file, name, stated, 8 + size)
         if end > begin:
-            ends.setdefault(begin, end)
-    _check_tiling(file, ends, sum(_bits(entry) // 8 for entry in entries.values()), file.size - 8 - size)
+            places.append((begin, end))
+    _check_tiling(file, places, file.size - 8 - size)
     return SafetensorsFile(file, metadata, entries)
 
 
@@ -130,9 +130,13 @@ def _bits(entry: Entry) -> int:
     return math.prod(entry.shape) * _ITEM_BITS[entry.dtype]
 
 
-def _check_tiling(file: OpenFile, ends: Mapping[int, int], total: int, room: int) -> None:
+def _check_tiling(file: OpenFile, places: list[tuple[int, int]], room: int) -> None:
     position = 0
-    while position in ends:
-        position = ends[position]
-    if position != room or total != room:
-        raise UnsafeFile(f"{file.path}: tensors overlap, or leave bytes that none accounts for")
+    for begin, end in sorted(places):
+        if begin != position:
+            break
+        position = end
+    else:
+        if position == room:
+            return
+    raise UnsafeFile(f"{file.path}: tensors overlap, or leave bytes that none accounts for")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import hostile_files
 import networks
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -362,3 +363,9 @@ def test_a_header_whose_topology_is_not_the_networks_is_warned_about(tmp_path: P
 def test_a_later_version_of_the_convention_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedNetwork, match="version 2 of hnetkit's format"):
         hnetkit.load(safetensors_that_say(tmp_path, format_version="2"))
+
+
+def test_a_width_of_a_numpy_type_is_warned_about(tmp_path: Path) -> None:
+    content = {np.int64(key) if isinstance(key, int) else key: item for key, item in networks.a1111_network().items()}
+    net = hnetkit.load(networks.save_pt(content, tmp_path / "ink.pt"))
+    assert "the width 8 is written as a number of numpy" in net.warnings

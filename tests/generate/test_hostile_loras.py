@@ -144,3 +144,11 @@ def test_a_folder_called_like_an_embedding_ends_no_drawing(tmp_path: Path) -> No
     (tmp_path / "word.pt").mkdir()
     (tmp_path / "star.pt").touch()
     assert find_embeddings(["a word, a star"], str(tmp_path)) == [tmp_path / "star.pt"]
+
+
+def test_a_lora_with_a_textual_inversion_inside_says_so(tmp_path: Path) -> None:
+    save_file(
+        {A: torch.zeros(4, 8), "bundle_emb.word.string_to_param.*": torch.zeros(2, 8)}, tmp_path / "a.safetensors"
+    )
+    with pytest.raises(ModelNotUsable, match="a textual inversion inside"):
+        read_lora(tmp_path / "a.safetensors")
