@@ -138,8 +138,8 @@ class ResidualMLP:
 
     Attributes:
         stages: in order of application; the first takes ``[..., width]``, the last gives ``[..., width]``.
-        tensors: the same tensors under A1111's names (``linear.{i}.weight``, i = index in its Sequential),
-            in the file's order.
+        tensors: the same tensors under A1111's names (``linear.{i}.weight``, i = index in its Sequential), in the
+            order of application: ComfyUI goes by it.
     """
 
     stages: tuple[Stage, ...]

@@ -25,12 +25,19 @@ MAX_METADATA = 10_000  # values, counted through all nesting
 MAX_METADATA_TEXT = 256 << 10  # signs, counted wherever they are named: one text may stand in ten thousand places
 MAX_NAMES = 20  # of what is not carried over, in messages
 _STEPS_OF_A_TENSOR = 10
+OUT_OF_ORDER = "its layers do not stand in their order: ComfyUI would apply them otherwise (hnetkit convert mends it)"
 MAX_INTEGER_BITS = 8 * pickle_reader.MAX_INTEGER_BYTES - 1
 
 TensorOf = Callable[[Any, str], TensorRef]
 
 
 _WIDTH = re.compile(r"[1-9][0-9]{0,4}")
+
+
+def refuse_more_widths(number: int, path: str) -> None:
+    """Raises UnsafeFile where there are more widths than any network has."""
+    if number > MAX_WIDTHS:
+        raise UnsafeFile(f"{path}: more than {MAX_WIDTHS} widths; a network has at most a handful")
 
 
 def is_network_dict(value: Any, budget: Budget) -> bool:
@@ -89,8 +96,7 @@ class _Builder:
         if metadata.get("skip_connection"):
             raise UnsupportedNetwork("built with skip connections inside, which only one extension could run")
         activation = activation_name(metadata.get("activation_func"))
-        stated_output = metadata.get("activate_output")
-        activate_output = True if stated_output is None else bool(stated_output)
+        activate_output = bool(metadata.get("activate_output", True))
         sides = self._sides(widths)
         self._check_size(sides)
         depth = max(sum(len(t.shape) == 2 for t in side.values()) for pair in sides.values() for side in pair)
@@ -111,6 +117,8 @@ class _Builder:
             )
             for width, pair in sorted(sides.items())
         }
+        if format != "safetensors" and not _stand_in_order(sides, mlps):
+            self.warnings.append(OUT_OF_ORDER)
         first = next(iter(mlps.values())).key
         self._compare(mlps, first, metadata, activation, activate_output, dropout)
         last = [mlp.stages[-1] for pair in mlps.values() for mlp in pair]
@@ -143,8 +151,7 @@ class _Builder:
                 )
             else:
                 others[key] = item
-        if len(widths) > MAX_WIDTHS:
-            raise UnsafeFile(f"{len(widths)} widths; a network has at most a handful")
+        refuse_more_widths(len(widths), self.file.path)
         return widths, others
 
     def _sides(self, widths: Mapping[Any, Any]) -> dict[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]]:
@@ -153,8 +160,9 @@ class _Builder:
             width = int(key)
             if width > MAX_WIDTH:
                 raise DamagedFile(f"the width {shown(key)} is that of no network")
-            if isinstance(key, str):
-                self.warnings.append(f"the width {width} is written as text")
+            if type(key) is not int:  # A1111 takes these for no widths
+                kind = "text" if isinstance(key, str) else "a number of numpy"
+                self.warnings.append(f"the width {width} is written as {kind}")
             if not isinstance(item, list | tuple) or len(item) != 2 or not all(isinstance(s, dict) for s in item):
                 raise DamagedFile(f"the width {width} does not hold two MLPs")
             if width in sides:
@@ -224,7 +232,7 @@ class _Builder:
         if "is_layer_norm" in metadata and bool(metadata["is_layer_norm"]) != has_norm:
             self.warnings.append(f"is_layer_norm is {shown(metadata['is_layer_norm'])}, the tensors say {has_norm}")
         self._compare_structure(mlps, metadata)
-        if activation and metadata.get("activate_output") is None and not has_norm:
+        if activation and "activate_output" not in metadata and not has_norm:
             self.warnings.append("activate_output is missing: taken as True, as AUTOMATIC1111 does")
         if activation and first.stages[0].activation is None:
             self.warnings.append(f"activation_func is {activation}, the tensors leave no room for it")
@@ -248,6 +256,17 @@ class _Builder:
         derived = Hypernetwork(mlps, metadata).layer_structure
         if not isinstance(stated, list | tuple) or list(stated) != derived:
             self.warnings.append(f"layer_structure is {shown(stated, 80)}, the tensors are {shown(derived, 80)}")
+
+
+def _stand_in_order(
+    sides: Mapping[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]], mlps: Mapping[int, MLPPair]
+) -> bool:
+    """Whether each layer stands in the file where it is applied."""
+    return all(
+        [key for key in tensors if key.endswith(".weight")] == [key for key in mlp.tensors if key.endswith(".weight")]
+        for width, pair in sides.items()
+        for tensors, mlp in zip(pair, mlps[width], strict=True)
+    )
 
 
 class _Plain:

@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from hnetkit.errors import DamagedFile
-from hnetkit.formats.a1111 import build_network
-from hnetkit.formats.messages import shown
+from hnetkit.errors import DamagedFile, FileRefused, UnsupportedNetwork
+from hnetkit.formats.a1111 import build_network, refuse_more_widths
+from hnetkit.formats.messages import naming, shown
+from hnetkit.formats.pickle_values import set_item
 from hnetkit.formats.safetensors_file import SafetensorsFile
 from hnetkit.formats.source import OpenFile
 from hnetkit.limits import json_size, parse_json
@@ -85,6 +86,9 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
         FileRefused: see `hnetkit.formats.load`.
     """
     path = source.file.path
+    version = source.metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise UnsupportedNetwork(f"{path}: version {shown(version)} of hnetkit's format; {FORMAT_VERSION} is read")
     value: dict[Any, Any] = {}
     for name in source.entries:
         match = _NAME.fullmatch(name)
@@ -92,6 +96,7 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
             raise DamagedFile(f"{path}: the tensor {shown(name)} is not named as one of a hypernetwork")
         sides: tuple[dict[str, TensorRef], dict[str, TensorRef]] = value.setdefault(int(match[1]), ({}, {}))
         sides["kv".index(match[2])][match[3]] = source.tensor(name)
+        refuse_more_widths(len(value), path)
     if not value:
         raise DamagedFile(f"{path}: a hypernetwork without tensors")
     metadata: dict[str, Any] = {}
@@ -106,8 +111,27 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
         {**value, **_defaults(stated), **metadata}, lambda tensor, _: tensor, format="safetensors", file=source.file
     )
     own = {key: net.metadata[key] for key in metadata if key in net.metadata}
+    contradictions = _contradictions(stated, net)
     stated_hash = source.metadata.get("source_sha256", "")
-    return replace(net, metadata=own, source_sha256=stated_hash if _SHA256.fullmatch(stated_hash) else None)
+    return replace(
+        net,
+        metadata=own,
+        source_sha256=stated_hash if _SHA256.fullmatch(stated_hash) else None,
+        warnings=(*net.warnings, *contradictions),
+    )
+
+
+def _contradictions(stated: Any, net: Hypernetwork) -> list[str]:
+    """Where the header's topology, which other readers go by, is another than the network's."""
+    real = topology(net)
+    others = [
+        key for key in ("activation", "activate_output", "layer_norm") if isinstance(stated, dict) and key in stated
+    ]
+    return [
+        f"its header's topology says {key} {shown(stated[key])}; it is {shown(real[key])}"
+        for key in others
+        if stated[key] != real[key]
+    ]
 
 
 def _defaults(stated: Any) -> dict[str, Any]:
@@ -122,6 +146,8 @@ def _parse(text: str, file: OpenFile) -> Any:
     file.budget.make(json_size(text))
     try:
         return _from_json(parse_json(text))
+    except FileRefused as error:
+        raise naming(error, file.path) from None
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{file.path}: header metadata that is not JSON") from error
 
@@ -144,5 +170,9 @@ def _from_json(value: Any) -> Any:
             return tuple(_from_json(item) for item in value["tuple"])
         pairs = value.get("dict")
         if isinstance(pairs, list) and all(isinstance(p, list) and len(p) == 2 for p in pairs):
-            return {key: _from_json(item) for key, item in pairs if isinstance(key, str | int)}
+            made: dict[Any, Any] = {}
+            for key, item in pairs:
+                if isinstance(key, str | int):
+                    set_item(made, key, _from_json(item))
+            return made
     return value

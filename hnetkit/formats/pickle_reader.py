@@ -35,6 +35,9 @@ MAX_DEPTH = 200  # nested marks
 MAX_INTEGER_BYTES = 16
 MAX_ARGUMENTS = 8
 MAX_NAME = 500  # signs of a global's name
+MAX_KEPT = 1_000_000  # a pickle counts what it keeps from 0 on, and no real one has so many
+
+_NOTHING = object()
 
 
 @dataclass(slots=True)
@@ -54,7 +57,10 @@ class PickleReader:
     foreign: dict[str, None] = field(default_factory=dict)
     _stack: list[Any] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
-    _memo: dict[int, Any] = field(default_factory=dict)
+    # a list: a stranger chooses these numbers, and could choose them so that a dict takes for ever to find one
+    _memo: list[Any] = field(default_factory=list)
+    _kept: int = 0
+    _storages: dict[str, Storage] = field(default_factory=dict)
 
     def read(self) -> Any:
         """Returns the value of the pickle at `position`, and moves behind it.
@@ -63,7 +69,7 @@ class PickleReader:
             UnsafeFile: an opcode, a call or a limit that no hypernetwork needs.
             DamagedFile: the pickle is cut short or contradicts itself.
         """
-        self._stack, self._marks, self._memo = [], [], {}
+        self._stack, self._marks, self._memo, self._kept = [], [], [], 0
         if len(self.data) > MAX_SIZE:
             raise UnsafeFile(f"{len(self.data)} bytes of structure; a network has a few thousand")
         while True:
@@ -163,10 +169,16 @@ class PickleReader:
         self._push(tuple(reversed(items)))
 
     def _memoize(self, key: int) -> None:
-        self._memo[key] = self._top()
+        value = self._top()
+        if key >= MAX_KEPT:
+            raise UnsafeFile(f"a pickle that keeps a value under the number {key}")
+        if key >= len(self._memo):
+            self._memo += [_NOTHING] * (key + 1 - len(self._memo))
+        self._kept += self._memo[key] is _NOTHING
+        self._memo[key] = value
 
     def _recall(self, key: int) -> None:
-        if key not in self._memo:
+        if key >= len(self._memo) or self._memo[key] is _NOTHING:
             raise DamagedFile("a pickle that recalls what it never kept")
         self._push(self._memo[key])
 
@@ -210,11 +222,14 @@ class PickleReader:
     def _build(self) -> None:
         state, target = self._pop(), self._top()
         if isinstance(target, Foreign):
+            target.state = state
             return
         # what torch leaves on a state dict: version numbers of modules
         if isinstance(target, Parsed) and isinstance(state, dict) and state.keys() <= {"_metadata"}:
             return
-        if isinstance(target, NumpyType) and isinstance(state, tuple):
+        # (version, order of bytes, and what only types of several fields have)
+        if isinstance(target, NumpyType) and isinstance(state, tuple) and len(state) >= 2 and state[1] in tuple("<>|="):
+            target.order = ">" if state[1] == ">" else "<"
             return
         raise UnsafeFile("attributes set on an object")
 
@@ -223,7 +238,7 @@ class PickleReader:
         target = self._pop()
         if not isinstance(target, Foreign):
             raise UnsafeFile("an object built from a class")
-        self._push(target)
+        self._push(Foreign(target.name))
 
     def _persistent(self) -> None:
         reference = self._pop()
@@ -237,7 +252,11 @@ class PickleReader:
             raise UnsafeFile("a persistent reference that is no storage")
         if view and view[0] is not None:
             raise UnsafeFile("a view of another storage")
-        self._push(Storage(kind, key, numel))
+        storage = Storage(kind, key, numel)
+        # torch makes a storage when it is first named, and takes no notice of what is said of it later
+        if self._storages.setdefault(key, storage) != storage:
+            raise UnsafeFile("tensors that disagree on what one storage is: programs would read other weights")
+        self._push(storage)
 
     def _integer(self, size: int) -> None:
         if size > MAX_INTEGER_BYTES:
@@ -290,7 +309,7 @@ _OPERATIONS: dict[int, Callable[[PickleReader], None]] = {
     0x87: lambda reader: reader._tuple(3),
     ord("q"): lambda reader: reader._memoize(reader._number("<B")),
     ord("r"): lambda reader: reader._memoize(reader._number("<I")),
-    0x94: lambda reader: reader._memoize(len(reader._memo)),
+    0x94: lambda reader: reader._memoize(reader._kept),
     ord("h"): lambda reader: reader._recall(reader._number("<B")),
     ord("j"): lambda reader: reader._recall(reader._number("<I")),
     ord("c"): lambda reader: reader._global(f"{reader._line()}.{reader._line()}"),

@@ -39,11 +39,17 @@ class Tensor:
     stride: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Foreign:
-    """Something that the file asked for and that was not done."""
+    """Something that the file asked for and that was not done.
+
+    Attributes:
+        name: of the global.
+        state: the attributes that an object of it was to have.
+    """
 
     name: str
+    state: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +66,35 @@ class Parsed(dict[Any, Any]):
 
 @dataclass(slots=True)
 class NumpyType:
-    """A numpy dtype by its code (`"i8"`, `"f4"`, ...), as metadata values of numpy types carry it."""
+    """A numpy dtype by its code (`"i8"`, `"f4"`, ...), as metadata values of numpy types carry it.
+
+    Attributes:
+        order: of its bytes, as `struct` names it.
+    """
 
     code: str
+    order: str = "<"
 
 
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_rest: Any) -> Tensor:
+class NumpyNumber(int):
+    """A whole number of a numpy type: A1111 takes none for a width."""
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, stride: Any, _requires_grad: Any, hooks: Any, marks: Any = None
+) -> Tensor:
     if not isinstance(storage, Storage) or not is_index(offset):
         raise UnsafeFile("a tensor without a storage")
     if not all(isinstance(part, tuple) and all(map(is_index, part)) for part in (shape, stride)):
         raise UnsafeFile("a tensor whose shape is not made of numbers")
     if len(shape) != len(stride) or len(shape) > 8:
         raise UnsafeFile("a tensor whose shape and stride do not fit")
+    if marks or hooks:  # torch negates or conjugates a tensor that is marked so
+        raise UnsafeFile("a tensor that is not what is stored of it")
     return Tensor(storage, offset, shape, stride)
 
 
-def _rebuild_parameter(data: Any, *_rest: Any) -> Tensor:
+def _rebuild_parameter(data: Any, _requires_grad: Any, _hooks: Any) -> Tensor:
     if not isinstance(data, Tensor):
         raise UnsafeFile("a parameter that is not a tensor")
     return data
@@ -115,10 +134,10 @@ def _numpy_scalar(kind: Any, data: Any = b"", *_rest: Any) -> int | float | bool
     if not isinstance(kind, NumpyType) or kind.code not in _NUMPY_FORMATS or not isinstance(data, bytes):
         raise UnsafeFile("an unusual numpy value")
     try:
-        value: int | float | bool = struct.unpack("<" + _NUMPY_FORMATS[kind.code], data)[0]
+        value: int | float | bool = struct.unpack(kind.order + _NUMPY_FORMATS[kind.code], data)[0]
     except struct.error as error:
         raise DamagedFile("a numpy value of the wrong size") from error
-    return value
+    return NumpyNumber(value) if type(value) is int else value
 
 
 def is_index(value: Any) -> bool:
@@ -126,12 +145,23 @@ def is_index(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
+MAX_NUMBERED = 10_000
+"""Items that a dict with numbers as keys may have: an optimizer has one for each tensor, of 2700 in a whole SDXL."""
+
+_LARGEST_KEY = 1 << 60  # beyond it, far numbers have the same hash
+
+
 def set_item(target: dict[Any, Any], key: Any, value: Any) -> None:
     """Sets an item of a parsed dict.
 
+    Numbers are hashed so that whoever chooses them can make each look-up pass all the others: only as many are taken
+    as stay quick then. Of texts nobody can choose the hash.
+
     Raises:
-        UnsafeFile: the key is neither text nor number.
+        UnsafeFile: the key is neither text nor number, or one of more numbers than any model has.
     """
+    if isinstance(key, int | float) and (len(target) >= MAX_NUMBERED or not -_LARGEST_KEY < key < _LARGEST_KEY):
+        raise UnsafeFile(f"a dict of more than {MAX_NUMBERED} items under numbers, or under a number too large")
     if not isinstance(key, str | int | float | bytes | None):
         if isinstance(key, tuple | Foreign):
             key = f"<{type(key).__name__}>"  # such a key is in no network; the dict is only looked at, never used

@@ -127,14 +127,15 @@ class _Walk:
         return self.file.read_at(self.position - size, size)
 
     def _line(self) -> bytes | None:
-        """The bytes up to the next line end, None without one."""
-        parts = []
+        """The bytes up to the next line end, of a long line the first; None without one."""
+        first = b""
         for start in range(self.position, self.file.size, _CHUNK):
-            parts.append(self.file.read_at(start, min(_CHUNK, self.file.size - start)))
-            end = parts[-1].find(b"\n")
+            part = self.file.read_at(start, min(_CHUNK, self.file.size - start))
+            end = part.find(b"\n")
+            first = first or part[: end if end >= 0 else None]
             if end >= 0:
                 self.position = start + end + 1
-                return b"".join([*parts[:-1], parts[-1][:end]])
+                return first
         return None
 
 

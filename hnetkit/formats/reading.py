@@ -27,7 +27,7 @@ from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
 from hnetkit.network import Hypernetwork
 
-READER_VERSION = 2
+READER_VERSION = 3
 """Raised when files are read differently, so that a scan looks at them again."""
 
 MAX_FILE = 4 << 30

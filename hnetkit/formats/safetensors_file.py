@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
+from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork
 from hnetkit.formats.meanings import refuse_second_meaning
 from hnetkit.formats.messages import shown
 from hnetkit.formats.source import OpenFile
 from hnetkit.limits import json_size, parse_json
 from hnetkit.network import DType, TensorRef
 
-MAX_HEADER = 4 << 20  # bytes; a network has 20 kB, the largest checkpoints 1 MB
+MAX_HEADER = 10 << 20
+"""Bytes; a network has 20 kB, the largest checkpoints 1 MB, a LoRA the tags of all its pictures."""
+
 MAX_RANK = 8
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -69,7 +71,9 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
     """
     refuse_second_meaning(file, container="safetensors")
     size = int.from_bytes(file.read_at(0, 8), "little")
-    if size > min(MAX_HEADER, file.size - 8):
+    if MAX_HEADER < size <= file.size - 8:
+        raise FileRefused(f"{file.path}: a safetensors header of {size:,} bytes; at most {MAX_HEADER:,} are read")
+    if size > file.size - 8:
         raise DamagedFile(f"{file.path}: cut short, or no safetensors file: a header of {size} bytes")
     data = file.read_at(8, size)
     file.budget.make(json_size(data))
@@ -86,12 +90,12 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
     if not all(map(_is_text, header)):
         raise DamagedFile(f"{file.path}: a safetensors header with a name that is not text")
     entries: dict[str, Entry] = {}
-    ends: dict[int, int] = {}
+    places: list[tuple[int, int]] = []
     for name, stated in header.items():
         entries[name], begin, end = _entry(file, name, stated, 8 + size)
         if end > begin:
-            ends.setdefault(begin, end)
-    _check_tiling(file, ends, sum(_bits(entry) // 8 for entry in entries.values()), file.size - 8 - size)
+            places.append((begin, end))
+    _check_tiling(file, places, file.size - 8 - size)
     return SafetensorsFile(file, metadata, entries)
 
 
@@ -126,9 +130,13 @@ def _bits(entry: Entry) -> int:
     return math.prod(entry.shape) * _ITEM_BITS[entry.dtype]
 
 
-def _check_tiling(file: OpenFile, ends: Mapping[int, int], total: int, room: int) -> None:
+def _check_tiling(file: OpenFile, places: list[tuple[int, int]], room: int) -> None:
     position = 0
-    while position in ends:
-        position = ends[position]
-    if position != room or total != room:
-        raise UnsafeFile(f"{file.path}: tensors overlap, or leave bytes that none accounts for")
+    for begin, end in sorted(places):
+        if begin != position:
+            break
+        position = end
+    else:
+        if position == room:
+            return
+    raise UnsafeFile(f"{file.path}: tensors overlap, or leave bytes that none accounts for")

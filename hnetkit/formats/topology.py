@@ -79,7 +79,13 @@ def build_mlp(
         chance = dropout[number] if number < len(dropout) else 0.0
         stages.append(_stage(group, following, activation, activate_output, chance, where))
     _check_chain(stages, width, where)
-    return ResidualMLP(tuple(stages), tensors)
+    return ResidualMLP(tuple(stages), {key: tensors[key] for key in sorted(tensors, key=_place)})
+
+
+def _place(key: str) -> tuple[int, bool]:
+    """Where A1111 has a tensor in its dict: by module, the weight before the bias."""
+    _, index, kind = key.split(".")
+    return int(index), kind == "bias"
 
 
 def expected_indices(

@@ -191,6 +191,8 @@ def _storage_sizes(value: Any) -> dict[str, tuple[int, int]]:
     waiting = [value]
     while waiting:
         item = waiting.pop()
+        if isinstance(item, pickle_values.Foreign):
+            item = item.state
         if isinstance(item, pickle_values.Tensor):
             item = item.storage
         if isinstance(item, pickle_values.Storage):

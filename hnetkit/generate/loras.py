@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import AmbiguousName, ModelNotUsable, NotFound, UsageError
+from hnetkit.formats.messages import shown
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.memory import is_out_of_memory
@@ -39,6 +40,8 @@ _WHOLE_NUMBERS: Mapping[str, int] = {"I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64"
 # what diffusers writes beside the tensors of a LoRA
 _METADATA = "lora_adapter_metadata"
 _MOST_METADATA = 8 << 20
+_BUNDLED = "bundle_emb."
+_LARGEST = 1e9  # of an alpha; a rank is at most a few thousand
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
 
@@ -110,6 +113,8 @@ def read_lora(path: Path) -> dict[str, Tensor]:
     with OpenFile(path) as file:
         source = read_safetensors(file)
         for name, entry in source.entries.items():
+            if name.startswith(_BUNDLED):
+                raise ModelNotUsable(f"{path}: has a textual inversion inside ({shown(name)}), which is not applied")
             if not _NAME.fullmatch(name) or 0 in entry.shape:
                 raise ModelNotUsable(f"{path}: no LoRA: a tensor {name[:80]!r} of shape {list(entry.shape)[:8]}")
         tensors = {name: _tensor(source, name) for name in source.entries}
@@ -154,7 +159,7 @@ def _stated_scales(path: Path, source: SafetensorsFile) -> dict[str, float]:
         pattern = stated.get(f"{part}.alpha_pattern")
         alpha = pattern.get(module) if isinstance(pattern, dict) else None
         alpha = stated[f"{part}.lora_alpha"] if alpha is None else alpha
-        if type(alpha) not in (int, float) or not math.isfinite(alpha):
+        if type(alpha) not in (int, float) or not abs(alpha) < _LARGEST:
             raise ModelNotUsable(f"{path}: no LoRA: its lora_alpha is no number")
         scales[up] = alpha / (math.sqrt(rank) if stated.get(f"{part}.use_rslora") is True else rank)
     return scales

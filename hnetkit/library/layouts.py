@@ -23,6 +23,7 @@ class Program:
         named_by: ``"stem"``: sub-folders are no part of the name, and equal stems hide each other; ``"path"``: the
             name is the path below `folder`, with the suffix.
         note: what a person should know before using it there.
+        by_order: whether it applies layers as they stand in the file, whatever they are called.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Program:
     suffixes: frozenset[str]
     named_by: Literal["stem", "path"]
     note: str | None = None
+    by_order: bool = False
 
 
 _PT = frozenset({".pt"})
@@ -48,7 +50,7 @@ PROGRAMS = {
             *("sdnext", ("models", "hypernetworks"), _PT, "stem"),
             note="SD.Next removed hypernetworks in July 2025: only older releases apply them",
         ),
-        Program("comfyui", ("models", "hypernetworks"), _COMFY, "path"),
+        Program("comfyui", ("models", "hypernetworks"), _COMFY, "path", by_order=True),
         Program(
             *("stabilitymatrix", ("Data", "Models", "Hypernetwork"), _PT, "stem"),
             note="Forge, where StabilityMatrix shares this folder with it, lists hypernetworks but does not apply them",

@@ -23,6 +23,7 @@ from typing import Any, Literal
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, failure_of
 from hnetkit.files import new_file
 from hnetkit.formats import load, save
+from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.library.layouts import Program, folded, folder_of, safe_stem
@@ -149,6 +150,9 @@ class _Job:
             if _holds(other, item.content_hash):
                 return LinkChange("there", other, source)
             return LinkChange("skipped", path, source, reason=f"{other} has this name, and is not hnetkit's")
+        problem = _refusal(item, self.program)
+        if problem:
+            return LinkChange("skipped", path, source, reason=problem)
         what = "updated" if before is not None and os.path.lexists(path) else "linked"
         if self.dry_run:
             return LinkChange(what, path, source, "converted" if item.convert else self.how or "symlink")
@@ -393,6 +397,16 @@ def _is_untouched(link: Link) -> bool:
             return sha256_of(file) == link.sha256
     except (OSError, HnetkitError):  # another kind of file, or one that cannot be read: then nobody knows
         return False
+
+
+def _refusal(item: _Wanted, program: Program) -> str | None:
+    """Why a program must not get a file: size and time are as they were scanned, its content need not be."""
+    try:
+        network = load(item.source)
+    except HnetkitError as error:
+        return str(error)
+    out_of_order = program.by_order and not item.convert and OUT_OF_ORDER in network.warnings
+    return f"{item.source}: {OUT_OF_ORDER}" if out_of_order else None
 
 
 def _holds(path: str | Path, content_hash: str) -> bool:

@@ -41,9 +41,11 @@ def find_mentioned(registry: Registry, name: str, digits: str | None) -> Held:
         digits: of its hash, in lower case: A1111's old 8, or the beginning of the sha256, also of the file that one of
             the library's was converted from; None where it is not known.
     """
-    row = next(_of_hash(registry, digits), None) if digits else None
+    row, claims = next(_of_hash(registry, digits), (None, False)) if digits else (None, False)
     if row is not None:
-        return Held(Path(row["path"]), True)
+        path = row["path"]
+        word = f"{path}: taken for {digits} on its own word, that it was converted from that file" if claims else None
+        return Held(Path(path), True, word)
     # lists of late 2022 put the old hash behind the name, and a file may really be called so
     for known_as in (name, f"{name}({digits})") if digits else (name,):
         try:
@@ -57,14 +59,18 @@ def find_mentioned(registry: Registry, name: str, digits: str | None) -> Held:
     return Held(None, False)
 
 
-def _of_hash(registry: Registry, digits: str) -> Iterator[Row]:
+def _of_hash(registry: Registry, digits: str) -> Iterator[tuple[Row, bool]]:
+    """Yields the files of a hash, and whether only their own word speaks for it."""
     usable = "files.content_hash NOTNULL AND files.state = 'present'"
-    yield from registry.files.rows(
-        f"{usable} AND (substr(files.sha256, 1, length(?)) = ? OR files.autov1 = ?)", [digits, digits, digits]
-    )
+    # a stranger can make a file of any old hash, which is that of 64 kB
+    for known_by in ("substr(files.sha256, 1, ?) = ?", "? = 8 AND files.autov1 = ?"):
+        for row in registry.files.rows(f"{usable} AND {known_by}", [len(digits), digits]):
+            yield row, False
     for row in registry.files.rows(f"{usable} AND files.format = 'safetensors'"):
-        if (_source_sha256(row["path"], row["sha256"]) or "").startswith(digits):
-            yield row
+        original = _source_sha256(row["path"], row["sha256"]) or ""
+        if original.startswith(digits):
+            same = registry.files.rows("files.sha256 = ? AND files.content_hash = ?", [original, row["content_hash"]])
+            yield row, not list(same)
 
 
 @functools.lru_cache(maxsize=65_536)  # a picture may name many networks, and each is compared with every file

@@ -49,8 +49,9 @@ class Strength:
         pairs = self.blocks.items() if isinstance(self.blocks, Mapping) else self.blocks
         object.__setattr__(self, "blocks", tuple(sorted((str(block), float(factor)) for block, factor in pairs)))
         numbers = [self.number(kind, side) for kind in ("self", "cross") for side in SIDES]
-        if not all(map(math.isfinite, [*numbers, *(factor for _, factor in self._blocks)])):
-            raise UsageError(f"a strength is a finite number, not {numbers}")
+        numbers += [factor for _, factor in self._blocks]
+        if not all(map(math.isfinite, numbers)):
+            raise UsageError(f"a strength is a finite number, not {next(n for n in numbers if not math.isfinite(n))}")
         if not 0 <= self.start <= self.end <= 1:
             raise UsageError(f"a window of steps lies within 0 to 1, not {self.start} to {self.end}")
 

@@ -85,7 +85,27 @@ def test_a_hash_finds_a_network_under_another_name(
     hashes = {"hypernet:former": sha256(tmp_path / "former.pt")[:10], "hypernet:x": sha256(library / "ink.pt")[:8]}
     (row,) = inspect(capsys, picture(tmp_path, "<hypernet:former:1><hypernet:x:1>", hashes=hashes))
     assert [network["in_library"] for network in row["hypernetworks"]] == [True, True]
-    assert row["warnings"] == []
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_converted_file_is_taken_for_its_original_in_silence_only_where_that_was_seen(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], is_known: bool
+) -> None:
+    if is_known:
+        (tmp_path / "other").mkdir()
+        seen = (tmp_path / "former.pt").rename(tmp_path / "other" / "former.pt")
+        assert run(["scan", str(seen.parent)]) == 0
+        former = sha256(seen)
+        seen.unlink()
+        run(["scan"])
+        capsys.readouterr()
+    else:
+        former = sha256(tmp_path / "former.pt")
+    (row,) = inspect(capsys, picture(tmp_path, "<hypernet:x:1>", hashes={"hypernet:x": former[:10]}))
+    assert [network["in_library"] for network in row["hypernetworks"]] == [True]
+    wash = library / "wash.safetensors"
+    word = f"{wash}: taken for {former[:10]} on its own word, that it was converted from that file"
+    assert row["warnings"] == ([] if is_known else [word])
 
 
 def test_the_old_hash_finds_a_large_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import hostile_files
 import pytest
+import torch
 from hostile_files import again_and_again, good_safetensors, meta, text, zip_of
+from safetensors.torch import save_file
 
 import hnetkit
 from hnetkit.cli import run
@@ -249,7 +251,15 @@ def test_a_small_file_with_holes_is_read_and_hashed(tmp_path: Path) -> None:
 
 
 def test_a_header_that_nobody_would_read_again_is_not_written(tmp_path: Path) -> None:
-    net = replace(hnetkit.load(_saved(tmp_path)), metadata={"note": "\u4e2d" * 10**6})
+    net = replace(hnetkit.load(_saved(tmp_path)), metadata={"note": "\u4e2d" * 2 * 10**6})
     with pytest.raises(FileRefused, match="its metadata takes"):
         hnetkit.save(net, tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_a_header_of_several_megabytes_is_read_and_a_larger_one_is_not_called_cut_short(tmp_path: Path) -> None:
+    for megabytes in (6, 11):
+        tags = {"ss_tag_frequency": "a girl in a field, " * (megabytes * 55_000)}
+        save_file({"a.lora_up.weight": torch.zeros(2, 2)}, tmp_path / f"{megabytes}.safetensors", metadata=tags)
+    assert examine(tmp_path / "6.safetensors").kind == "lora"
+    assert "at most 10,485,760 are read" in str(examine(tmp_path / "11.safetensors").reason)

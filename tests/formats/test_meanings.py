@@ -13,11 +13,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hostile_files
+import networks
+import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import hnetkit
 from hnetkit.cli import run
-from hnetkit.errors import UnsafeFile
+from hnetkit.errors import UnsafeFile, UnsupportedNetwork
 from hnetkit.formats.meanings import is_tar
 from hnetkit.formats.source import OpenFile
 
@@ -241,3 +246,126 @@ def test_what_gzip_unpacks_begins_as_that_file(tmp_path: Path) -> None:
     assert gzip.compress(b"x")[:3] == safetensors_gzip()[:3]
     (tmp_path / "a").write_bytes(safetensors_gzip())
     assert OpenFile(tmp_path / "a").size > 500_000
+
+
+def seen(*behind: bytes) -> bytes:
+    """A tensor with other arguments behind its shape and strides."""
+    made = hostile_files.tensor()
+    return made[: made.rindex(b"\x89" + hostile_files.ORDERED_DICT)] + b"".join(behind) + b"tR"
+
+
+def network_of(first: bytes, second: bytes) -> bytes:
+    text, side = hostile_files.text, hostile_files.side
+    tensors = text("linear.0.weight") + first + text("linear.1.weight") + second
+    return b"\x80\x02}(K\x02" + hostile_files.items(hostile_files.ORDERED_DICT + b"(" + tensors + b"u", side()) + b"u."
+
+
+HALF = b"ctorch\nHalfStorage\n"
+MARKED = b"}" + hostile_files.text("neg") + b"\x88s"
+HALVES = {"numel": 16, "shape": (2, 4), "stride": (4, 1), "storage": HALF}
+NAMED_FIRST = hostile_files.items(
+    *map(hostile_files.text, ("storage",)), HALF, hostile_files.text("0"), hostile_files.text("cpu"), b"K\x10"
+)
+DIFFERENT: dict[str, tuple[str, bytes]] = {
+    "marked as negative": (
+        "not what is stored",
+        hostile_files.network(seen(b"\x89", hostile_files.ORDERED_DICT, MARKED)),
+    ),
+    "with hooks": ("not what is stored", hostile_files.network(seen(b"\x89", b"](Ne", b"N"))),
+    "of a storage of two types": (
+        "disagree on what one storage is",
+        network_of(hostile_files.tensor(), hostile_files.tensor(**HALVES)),  # type: ignore[arg-type]
+    ),
+    "of a storage that was named before": (
+        "disagree on what one storage is",
+        b"\x80\x02" + NAMED_FIRST + b"Q0" + hostile_files.network()[2:],
+    ),
+}
+
+
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_weights_that_torch_would_read_otherwise_are_refused(name: str, container: str, tmp_path: Path) -> None:
+    said, made = DIFFERENT[name]
+    path = tmp_path / "ink.pt"
+    path.write_bytes(hostile_files.zip_of(made) if container == "zip" else hostile_files.legacy_of(made))
+    with pytest.raises(UnsafeFile, match=said):
+        hnetkit.load(path)
+
+
+@pytest.mark.parametrize("name", ["marked as negative", "of a storage of two types"])
+def test_torch_reads_these_otherwise(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "ink.pt"
+    path.write_bytes(hostile_files.zip_of(DIFFERENT[name][1]))
+    first = torch.load(path, weights_only=True)[2][0]
+    assert first["linear.0.weight"].sum() < 0 or first["linear.1.weight"].dtype == torch.float32
+
+
+def test_a_tensor_that_is_marked_as_nothing_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "ink.pt"
+    path.write_bytes(hostile_files.zip_of(hostile_files.network(seen(b"\x89", hostile_files.ORDERED_DICT, b"N"))))
+    assert hnetkit.load(path).widths == [2]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_numpy_value_is_read_in_its_own_order_of_bytes(order: str, tmp_path: Path) -> None:
+    text, items = hostile_files.text, hostile_files.items
+    kind = b"cnumpy\ndtype\n" + items(text("i2"), b"\x89", b"\x88") + b"R" + items(b"K\x03", text(order), b"N") + b"b"
+    data = b"C\x02" + (515).to_bytes(2, "big" if order == ">" else "little")
+    step = b"cnumpy.core.multiarray\nscalar\n" + items(kind, data) + b"R"
+    (tmp_path / "ink.pt").write_bytes(hostile_files.zip_of(hostile_files.meta(step, key="step")))
+    assert hnetkit.load(tmp_path / "ink.pt").step == 515
+
+
+def reversed_file(folder: Path) -> Path:
+    content = networks.a1111_network((8,), (1, 1, 1))
+    content[8] = tuple(dict(reversed(side.items())) for side in content[8])
+    return networks.save_pt(content, folder / "back.pt")
+
+
+def test_layers_out_of_order_are_warned_about_and_put_in_order(tmp_path: Path) -> None:
+    path = reversed_file(tmp_path)
+    net = hnetkit.load(path)
+    assert any("ComfyUI" in warning for warning in net.warnings)
+    hnetkit.save(net, tmp_path / "mended.pt")
+    mended = hnetkit.load(tmp_path / "mended.pt")
+    assert not any("ComfyUI" in warning for warning in mended.warnings)
+    assert mended.content_hash == net.content_hash
+    names = [name for name in torch.load(tmp_path / "mended.pt")[8][0] if name.endswith("weight")]
+    assert names == ["linear.0.weight", "linear.1.weight"]
+
+
+def test_layers_that_the_safetensors_library_sorted_by_name_are_put_in_order(tmp_path: Path) -> None:
+    path = networks.network_file(tmp_path, widths=(8,), structure=(1,) * 13)
+    hnetkit.save(hnetkit.load(path), tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        stated = file.metadata()
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", metadata=stated)
+    hnetkit.save(hnetkit.load(tmp_path / "b.safetensors"), tmp_path / "b.pt")
+    names = [name for name in torch.load(tmp_path / "b.pt")[8][0] if name.endswith("weight")]
+    assert names == [f"linear.{number}.weight" for number in range(12)]
+
+
+def safetensors_that_say(tmp_path: Path, **stated: str) -> Path:
+    hnetkit.save(hnetkit.load(networks.network_file(tmp_path)), tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        said = file.metadata() | stated
+    save_file(load_file(tmp_path / "a.safetensors"), tmp_path / "b.safetensors", metadata=said)
+    return tmp_path / "b.safetensors"
+
+
+def test_a_header_whose_topology_is_not_the_networks_is_warned_about(tmp_path: Path) -> None:
+    topology = json.dumps({"activation": "relu", "activate_output": False, "layer_norm": False})
+    net = hnetkit.load(safetensors_that_say(tmp_path, topology=topology))
+    assert [w for w in net.warnings if "topology" in w] == ["its header's topology says activation relu; it is linear"]
+
+
+def test_a_later_version_of_the_convention_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedNetwork, match="version 2 of hnetkit's format"):
+        hnetkit.load(safetensors_that_say(tmp_path, format_version="2"))
+
+
+def test_a_width_of_a_numpy_type_is_warned_about(tmp_path: Path) -> None:
+    content = {np.int64(key) if isinstance(key, int) else key: item for key, item in networks.a1111_network().items()}
+    net = hnetkit.load(networks.save_pt(content, tmp_path / "ink.pt"))
+    assert "the width 8 is written as a number of numpy" in net.warnings

@@ -220,7 +220,6 @@ def test_an_optimizer_inside_is_named_as_not_carried(tmp_path: Path) -> None:
     [
         ("layer_structure", [1, 4, 1], "layer_structure is [1, 4, 1], the tensors are [1, 2, 1]"),
         ("is_layer_norm", True, "is_layer_norm is True, the tensors say False"),
-        ("activate_output", None, "activate_output is missing"),
         ("activation_func", "linear", "its layers stand at [0, 2], its metadata would put them at [0, 1]"),
         ("dropout_structure", [0, 0.1], "dropout_structure is [0, 0.1], the tensors have 2 layers"),
     ],
@@ -228,6 +227,16 @@ def test_an_optimizer_inside_is_named_as_not_carried(tmp_path: Path) -> None:
 def test_a_contradiction_is_a_warning_that_names_both_sides(tmp_path: Path, key: str, value: Any, said: str) -> None:
     content = networks.a1111_network((8,), (1, 2, 1), "relu") | {key: value}
     assert any(said in warning for warning in load(tmp_path, content).warnings)
+
+
+@pytest.mark.parametrize("stated", ["missing", None])
+def test_the_output_is_activated_where_nothing_is_stated_and_not_where_none_is(tmp_path: Path, stated: Any) -> None:
+    content = networks.a1111_network((8,), (1, 2, 1), "relu") | {"activate_output": stated}
+    if stated == "missing":
+        del content["activate_output"]
+    net = load(tmp_path, content)
+    assert net.activate_output == (stated == "missing")
+    assert any("activate_output is missing" in warning for warning in net.warnings) == (stated == "missing")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ def vectors(number: int = 3, width: int = SD_CROSS_WIDTH) -> Tensor:
 
 FORMS: dict[str, Any] = {
     "a1111.pt": {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors()}, "name": "a1111", "step": 5},
+    "parameters.pt": {
+        "string_to_token": {"*": torch.tensor(265)},
+        "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(vectors())}),
+    },
     "diffusers.bin": {"<word>": vectors()},
     "one.pt": {"<word>": vectors()[0]},
 }

@@ -111,6 +111,7 @@ B = A.replace("lora_A", "lora_B")
         ({f"unet.{'a' * 1000}.lora_A.weight": torch.zeros(1, 8)}, {}),
         ({A: torch.zeros(4, 8), B: torch.zeros(8, 4)}, {"unet.lora_alpha": "x"}),
         ({A: torch.zeros(4, 8), B: torch.zeros(8, 4)}, {"unet.lora_alpha": float("inf")}),
+        ({A: torch.zeros(4, 8), B: torch.zeros(8, 4)}, {"unet.lora_alpha": 10**400}),
         ({A: torch.zeros(4, 8), B: torch.zeros(8, 4), "x.alpha": torch.tensor(float("nan"))}, {}),
         ({A: torch.zeros(4, 8), B: torch.zeros(8, 4), "x.alpha": torch.zeros(2)}, {}),
     ],
@@ -143,3 +144,11 @@ def test_a_folder_called_like_an_embedding_ends_no_drawing(tmp_path: Path) -> No
     (tmp_path / "word.pt").mkdir()
     (tmp_path / "star.pt").touch()
     assert find_embeddings(["a word, a star"], str(tmp_path)) == [tmp_path / "star.pt"]
+
+
+def test_a_lora_with_a_textual_inversion_inside_says_so(tmp_path: Path) -> None:
+    save_file(
+        {A: torch.zeros(4, 8), "bundle_emb.word.string_to_param.*": torch.zeros(2, 8)}, tmp_path / "a.safetensors"
+    )
+    with pytest.raises(ModelNotUsable, match="a textual inversion inside"):
+        read_lora(tmp_path / "a.safetensors")

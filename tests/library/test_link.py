@@ -607,3 +607,32 @@ def test_a_file_of_a_time_that_no_clock_shows_is_linked(registry: Registry, libr
     os.utime(library / "ink.pt", ns=(late, late))
     list(scan(registry))
     assert [change.what for change in link(registry, webui, A1111, names=["ink"])] == ["linked"]
+
+
+def test_a_file_that_was_swapped_under_its_size_and_time_is_not_linked(
+    registry: Registry, library: Path, webui: Path
+) -> None:
+    path = library / "ink.pt"
+    status = path.stat()
+    path.write_bytes(b"\x80\x02cos\nsystem\n".ljust(status.st_size, b"\0"))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    changes = {Path(change.path).name: change for change in link(registry, webui, A1111)}
+    assert changes["ink.pt"].what == "skipped"
+    assert "a bare pickle" in str(changes["ink.pt"].reason)
+    assert not (webui / "models" / "hypernetworks" / "ink.pt").exists()
+    assert changes["mist.pt"].what == "linked"
+
+
+def test_comfyui_does_not_get_a_file_whose_layers_it_would_apply_in_another_order(
+    tmp_path: Path, registry: Registry, library: Path
+) -> None:
+    content = networks.a1111_network((8,), (1, 1, 1), seed=9)
+    content[8] = tuple(dict(reversed(side.items())) for side in content[8])
+    networks.save_pt(content, library / "back.pt")
+    list(scan(registry, [library]))
+    what = {}
+    for program in (A1111, COMFYUI):
+        (tmp_path / program.name / "models").mkdir(parents=True)
+        changes = {Path(change.path).stem: change for change in link(registry, tmp_path / program.name, program)}
+        what[program.name] = (changes["back"].what, changes["ink"].what)
+    assert what == {"a1111": ("linked", "linked"), "comfyui": ("skipped", "linked")}

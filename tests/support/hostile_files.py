@@ -382,6 +382,77 @@ def respelt(before: bytes, after: bytes) -> bytes:
     return struct.pack("<Q", len(header)) + header + floats
 
 
+# --- numbers whose hashes were chosen, so that finding one of them in a dict passes all the others
+
+FAR = (1 << 61) - 1  # Python's hash of a number is what is left of it by this
+
+
+def wide_number(value: int) -> bytes:
+    return b"\x8a\x10" + value.to_bytes(16, "little", signed=True)
+
+
+add(
+    "numbers_of_one_hash_as_keys",
+    lambda: zip_of(meta(b"}(" + b"".join(wide_number(FAR * (i + 1)) + b"N" for i in range(60_000)) + b"u")),
+)
+add(
+    "numbers_of_one_hash_in_an_ordered_dict",
+    lambda: zip_of(
+        meta(
+            b"ccollections\nOrderedDict\n]("
+            + b"".join(wide_number(FAR * (i + 1)) + b"N\x86" for i in range(60_000))
+            + b"e\x85R"
+        )
+    ),
+)
+add(
+    "more_numbers_as_keys_than_any_model_has",
+    lambda: zip_of(meta(b"}(" + b"".join(wide_number(i) + b"N" for i in range(60_000)) + b"u")),
+)
+add(
+    "safetensors_with_numbers_of_one_hash_as_keys",
+    lambda: good_safetensors(json.dumps({"dict": [[FAR * (i + 1), 0] for i in range(60_000)]})),
+)
+
+
+@trick
+def kept_values_whose_numbers_stand_in_each_others_way() -> bytes:
+    """Of 2**17 places that a dict has, most are taken, in the order in which it would look for the last number."""
+    kept = b"".join(b"r" + struct.pack("<I", place) for place in [*in_each_others_way(1 << 17), 131_226])
+    return zip_of(meta(b"N" + kept + (b"j" + struct.pack("<I", 131_226) + b"0") * 40_000 + CALL_SYSTEM))
+
+
+def in_each_others_way(places: int) -> list[int]:
+    """Numbers that take most of a dict's places, in the order in which it would look for others."""
+    found, place = [], 1
+    for _ in range(places * 6 // 10):
+        found.append(place)
+        place = (5 * place + 1) % places
+    return found
+
+
+LAST = 65_723  # is looked for at almost all of them, where there are 2**16
+
+
+def _tensors(*named: tuple[str, str, int, int]) -> bytes:
+    form = '"%s":{"dtype":"%s","shape":[%d],"data_offsets":[%d,%d]}'
+    lines = [form % (name, kind, size, begin, begin + size) for name, kind, size, begin in named]
+    stated = '"__metadata__":{"format":"hnetkit.hypernetwork","format_version":"1"}'
+    return ("{" + ",".join([stated, *lines]) + "}").encode()
+
+
+@trick
+def safetensors_with_tensors_in_each_others_way() -> bytes:
+    first = [(f"{place:x}", "U8", 1, place) for place in in_each_others_way(1 << 16)]
+    return safetensors_of(_tensors(*first, *((f"w{i}", "U8", 1, LAST) for i in range(40_000))), b"\0" * 100_000)
+
+
+@trick
+def safetensors_with_widths_in_each_others_way() -> bytes:
+    first = [(f"{place}.k.linear.0.weight", "F32", 0, 0) for place in in_each_others_way(1 << 16) if place]
+    return safetensors_of(_tensors(*first, *((f"{LAST}.k.linear.{i}", "F32", 0, 0) for i in range(40_000))), b"")
+
+
 # --- zips that read differently from the front and from the back
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ SUFFIXES = (".safetensors", ".pt", ".bin")
 MAX_VECTORS = 1000  # of one file; a prompt holds 75 at a time
 
 _SECOND_ENCODER = "clip_g"
+_PARAMETERS = "torch.nn.modules.container.ParameterDict"  # in which the first trainer of all saved its vectors
 
 
 def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
@@ -91,9 +92,11 @@ def _tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
     if torch_file is None or not isinstance(torch_file.value, dict):
         raise ModelNotUsable(f"{file.path}: no textual inversion")
     for name in torch_file.foreign:
-        if name not in HARMLESS:
+        if name not in HARMLESS and name != _PARAMETERS:
             raise UnsafeFile(f"{file.path}: asks for {shown(name, 80)}, which no textual inversion needs")
-    inner: Mapping[Any, Any] = torch_file.value.get("string_to_param", torch_file.value)
+    inner: Any = torch_file.value.get("string_to_param", torch_file.value)
+    if isinstance(inner, pickle_values.Foreign) and inner.name == _PARAMETERS and isinstance(inner.state, dict):
+        inner = inner.state.get("_parameters")
     for key, item in inner.items() if isinstance(inner, dict) else ():
         if isinstance(item, pickle_values.Tensor):
             yield key, torch_file.tensor(item, shown(key))

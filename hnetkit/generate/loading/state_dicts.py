@@ -30,7 +30,8 @@ HARMLESS = {
     *("numpy.ndarray", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
     *("omegaconf.dictconfig.DictConfig", "omegaconf.listconfig.ListConfig", "omegaconf.nodes.AnyNode"),
     *("omegaconf.base.ContainerMetadata", "omegaconf.base.Metadata", "typing.Any", "argparse.Namespace"),
-    *("collections.defaultdict", "pathlib.PosixPath"),
+    *("collections.defaultdict", "collections.Counter", "pathlib.PosixPath"),
+    *("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64"),
     *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "dict", "list", "int")),
 }
 MAX_TENSORS = 5000
