@@ -25,6 +25,11 @@ class Subscriptions:
             [name, to_json(dict(sorted(filters.items()))), now()],
         )
 
+    def put_new(self, name: str, filters: Mapping[str, Any]) -> None:
+        """Stores what `name` means, unless it means something already."""
+        if self._db.execute("SELECT 1 FROM subscriptions WHERE name = ?", [name]).fetchone() is None:
+            self.put(name, filters)
+
     def rows(self) -> list[Row]:
         """Returns all of them, by name."""
         cursor = self._db.execute("SELECT name, filters, created_at, synced_at FROM subscriptions ORDER BY name")

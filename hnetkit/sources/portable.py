@@ -131,8 +131,8 @@ def _take_in(registry: Registry, record: Record, taken: set[str]) -> str:
         _network(registry, record, taken)
     elif kind == "model":
         _model(registry, record)
-    elif kind == "subscription" and all(row["name"] != record["name"] for row in registry.subscriptions.rows()):
-        registry.subscriptions.put(record["name"], Filters.of(record["filters"]).as_dict())
+    elif kind == "subscription":
+        registry.subscriptions.put_new(record["name"], Filters.of(record["filters"]).as_dict())
     return kind
 
 

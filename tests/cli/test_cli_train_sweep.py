@@ -158,7 +158,7 @@ def test_a_run_that_fails_is_said_and_the_exit_code_is_1(tiny: str, capsys: pyte
         (["--vary", "rate=1e-2|"], "a name and its values"),
         (["--vary", "rat=1|2"], "do you mean rate?"),
         (["--vary", "rates=1|2"], "do you mean rate?"),
-        (["--vary", "activation=relu,swish"], 'a | separates values: --vary "activation=A|B"'),
+        (["--vary", "activation=relu,swish"], "a | separates values: --vary 'activation=A|B'"),
         (["--vary", "activation=relu|nonsense"], "nonsense"),
         (["--vary", "batch-size=1|0"], "batch-size: 0 is not in the range"),
         (["--vary", "structure=1,2,1|1,x,1"], "structure: '1,x,1' is not numbers"),
