@@ -493,6 +493,21 @@ def many_lines(folder: Path, factor: int) -> Action:
     return command("import", folder / "a.jsonl")
 
 
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable")
+def many_networks(folder: Path, factor: int) -> Action:
+    network = {
+        **{"kind": "network", "name": "a", "widths": [768], "layer_structure": [1, 2, 1], "activation": "relu"},
+        **{"layer_norm": False, "activate_output": True, "dropout": [0, 0, 0], "dtype": "fp16", "parameters": 8},
+        **{"base_model": "sd1", "step": 1, "sd_checkpoint": None, "sd_checkpoint_name": None, "metadata": {}},
+    }
+    lines = (
+        {**network, "content_hash": f"h1:{n:064x}", "tags": ["a", "b"], "note": "n", "aliases": [f"alias{n}"]}
+        for n in range(500 * factor)
+    )
+    (folder / "a.jsonl").write_text(HEADER + "".join(json.dumps(line) + "\n" for line in lines))
+    return command("import", folder / "a.jsonl")
+
+
 @case("sidecar", *LIBRARY)
 def sidecars_of_many_objects(folder: Path, factor: int) -> Action:
     (folder / "a.pt").write_bytes(hostile_files.good())
