@@ -210,7 +210,7 @@ def a_note_of_many_lists(folder: Path, factor: int) -> Action:
 
 @case("embedding", "hnetkit.generate.loading.embeddings", "torch")
 def an_embedding_of_many_views(folder: Path, factor: int) -> Action:
-    numel = 250_000
+    numel = 60_000 * factor
     views = b"".join(
         hostile_files.text(f"v{n}") + hostile_files.tensor("0", numel, 0, (1, numel), (numel, 1))
         for n in range(500 * factor)
@@ -228,7 +228,7 @@ def an_embedding_of_many_views(folder: Path, factor: int) -> Action:
 
 @case("checkpoint", "hnetkit.generate.loading.checkpoints", "diffusers", "torch")
 def a_checkpoint_whose_tensors_span_the_file(folder: Path, factor: int) -> Action:
-    numel = 1_000_000
+    numel = 60_000 * factor
     spans = b"".join(
         hostile_files.text(f"model.diffusion_model.v{n}") + hostile_files.tensor("0", numel, 0, (2,), (numel - 1,))
         for n in range(500 * factor)
