@@ -80,7 +80,7 @@ def test_a_link_in_place_of_what_a_grid_writes_is_refused(tmp_path: Path, name: 
     elsewhere.mkdir() if name == "grid-cells" else elsewhere.touch()
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).symlink_to(elsewhere)
-    with pytest.raises(OutputExists, match="something else"):
+    with pytest.raises(OutputExists, match=r"something else|a link"):
         files.require_ours()
 
 
