@@ -15,6 +15,7 @@ import re
 import stat
 import tempfile
 import unicodedata
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, failure_of
-from hnetkit.files import new_file
+from hnetkit.files import TEMPORARY, new_file
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.formats.source import OpenFile
@@ -436,10 +437,13 @@ def _place_link(make: Callable[[str], None], path: Path, *, replace: bool) -> No
     if not replace:
         make(str(path))
         return
-    with tempfile.TemporaryDirectory(prefix=".hnetkit-", dir=path.parent) as beside:
-        made = os.path.join(beside, path.name)
+    made = str(path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}{TEMPORARY}"))
+    try:
         make(made)
-        os.replace(made, path)  # of one file with itself it leaves both, and the folder takes `made` along
+        os.replace(made, path)
+    finally:
+        if os.path.lexists(made):  # a file in place of itself leaves both names
+            os.unlink(made)
 
 
 def _refusal(item: _Wanted, program: Program) -> str | None:
