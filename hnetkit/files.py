@@ -21,7 +21,9 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_SUFFIX = ".hnetkit.tmp"
+TEMPORARY = ".hnetkit.tmp"
+"""How the names of files end that are not whole yet."""
+
 _UMASK = os.umask(0o077)  # it can be read only by setting it, for all threads: once, before there are any
 os.umask(_UMASK)
 STALE_S = 6 * 3600
@@ -44,7 +46,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
         raise NotFound(f"{target.parent}: no such folder")
     refuse_existing(target, overwrite=overwrite)
     _sweep(os.path.realpath(target.parent))
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=_SUFFIX, dir=target.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=TEMPORARY, dir=target.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             _is_ours_alone(file.fileno())
@@ -66,14 +68,18 @@ def _sweep(folder: str) -> None:
     """Removes what killed processes left in a folder; a process looks once."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") and entry.name.endswith(_SUFFIX):
+            if entry.name.startswith(".") and entry.name.endswith(TEMPORARY):
                 with contextlib.suppress(OSError):  # somebody else's, or removed meanwhile
                     _remove_stale(entry)
 
 
 def _remove_stale(entry: os.DirEntry[str]) -> None:
     status = entry.stat(follow_symlinks=False)
-    if not stat.S_ISREG(status.st_mode) or time.time() - status.st_mtime < STALE_S:
+    if time.time() - status.st_mtime < STALE_S:
+        return
+    if stat.S_ISLNK(status.st_mode):  # what it leads to stays
+        os.unlink(entry.path)
+    if not stat.S_ISREG(status.st_mode):
         return
     with open(entry.path, "r+b") as file:  # network disks lock only what may be written
         is_stale = _is_ours_alone(file.fileno())

@@ -1,7 +1,8 @@
 """Putting the library's networks into another program's folder, keeping them up to date there, and taking them back.
 
 Each file is written down in the registry before it is placed, so that a run that was killed can be gone on with or
-undone. What hnetkit did not put there, or what changed since, is never written over and never removed.
+undone. What hnetkit did not put there, what changed since, or what is the last file that holds its network, is never
+written over and never removed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import re
 import stat
 import tempfile
 import unicodedata
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, failure_of
-from hnetkit.files import new_file
+from hnetkit.files import TEMPORARY, new_file
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.formats.source import OpenFile
@@ -37,6 +39,7 @@ How = Literal["symlink", "hardlink", "copy"]
 _ANY: tuple[How, ...] = ("symlink", "hardlink", "copy")
 _CHUNK = 1 << 20  # bytes
 _CHANGED = "not as hnetkit put it there: it is kept"
+_LAST = "no other file of the library holds this network any more: it is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +101,8 @@ def link(
 def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool = False) -> Iterator[LinkChange]:
     """Removes what `link` put into a program's folder and is still as it was, with the folders it made, if empty.
 
+    A file that no other one stands for any more is kept, and taken back another time, when there is one again.
+
     Raises:
         NotFound: no such folder.
     """
@@ -146,6 +151,8 @@ class _Job:
                 return LinkChange("skipped", path, source, reason=_CHANGED)
             if self._is_current(before, item):
                 return LinkChange("there", path, source, before.how)
+            if before.source != source and self._is_last(before):
+                return LinkChange("skipped", path, source, reason=_LAST)
         elif other := self._other_of_this_name(item):
             if _holds(other, item.content_hash):
                 return LinkChange("there", other, source)
@@ -157,10 +164,12 @@ class _Job:
         if self.dry_run:
             return LinkChange(what, path, source, "converted" if item.convert else self.how or "symlink")
         try:
-            return LinkChange(what, path, source, self._place(item))
+            return LinkChange(what, path, source, self._place(item, replace=what == "updated"))
         except Exception:
             if not os.path.lexists(path):
                 self._forget(path)
+            elif before is not None and _is_untouched(before):  # nothing took its place
+                self._put(before)
             raise
 
     def clear(self, keep: set[str]) -> Iterator[LinkChange]:
@@ -170,6 +179,9 @@ class _Job:
                 continue
             there = os.path.lexists(link.path)
             untouched = there and _is_untouched(link)
+            if untouched and self._is_last(link):
+                yield LinkChange("kept", link.path, link.source, link.how, _LAST)
+                continue
             if not self.dry_run:
                 try:
                     if untouched:
@@ -198,6 +210,19 @@ class _Job:
             return _holds(link.path, item.content_hash)
         return link.sha256 == item.row["sha256"] and self.how in (None, link.how)
 
+    def _is_last(self, link: Link) -> bool:
+        """Whether no file but this one holds its network, neither its source nor another of the library."""
+        is_elsewhere = not _is_same_name(link.source, link.path)
+        if link.how == "symlink" or (is_elsewhere and _is_same_file(link.source, link.path)):
+            return False
+        try:
+            content = load(link.path).content_hash
+        except Exception:  # then nobody knows
+            return True
+        rows = self.registry.files.rows("files.content_hash = ?", [content])
+        others = (path for path in (link.source, *(row["path"] for row in rows)) if not _is_same_name(path, link.path))
+        return not any(_holds(path, content) for path in others)
+
     def _other_of_this_name(self, item: _Wanted) -> str | None:
         if os.path.lexists(item.path):
             return str(item.path)
@@ -216,46 +241,44 @@ class _Job:
 
     # --- placing
 
-    def _place(self, item: _Wanted) -> str:
+    def _place(self, item: _Wanted, *, replace: bool) -> str:
+        """Places a file; an older one of ours, as `put` made sure, goes when the new one is whole."""
         self._make_folder()
-        if os.path.lexists(item.path):  # an older link of ours: `put` made sure of it
-            os.unlink(item.path)
         if item.convert:
-            return self._convert(item)
+            return self._convert(item, replace=replace)
         ways = (self.how,) if self.how else _ANY
         for way in ways[:-1]:
             try:
-                self._place_by(way, item)
+                self._place_by(way, item, replace=replace)
                 return way
             except OSError:  # no right to, or another disk
-                if os.path.lexists(item.path):
-                    raise
-        self._place_by(ways[-1], item)
+                continue
+        self._place_by(ways[-1], item, replace=replace)
         return ways[-1]
 
-    def _place_by(self, way: How, item: _Wanted) -> None:
+    def _place_by(self, way: How, item: _Wanted, *, replace: bool) -> None:
         if way == "copy":
-            self._copy(item.source, item, "copy", sha256=item.row["sha256"])
+            self._copy(item.source, item, "copy", sha256=item.row["sha256"], replace=replace)
             return
         self._remember(item, way, item.row["sha256"])
         if way == "symlink":
-            os.symlink(item.source, item.path)
+            _place_link(lambda path: os.symlink(item.source, path), item.path, replace=replace)
         else:
-            os.link(os.path.realpath(item.source), item.path)
+            _place_link(lambda path: os.link(os.path.realpath(item.source), path), item.path, replace=replace)
 
-    def _convert(self, item: _Wanted) -> str:
+    def _convert(self, item: _Wanted, *, replace: bool) -> str:
         with tempfile.TemporaryDirectory(prefix="hnetkit-") as scratch:
             converted = Path(scratch) / "converted.pt"
             save(load(item.source), converted)
             if not _holds(converted, item.content_hash):
                 raise FileChanged(f"{item.source}: not what was scanned", hint="hnetkit scan")
-            self._copy(converted, item, "converted")
+            self._copy(converted, item, "converted", replace=replace)
         return "converted"
 
-    def _copy(self, source: Path, item: _Wanted, how: str, sha256: str | None = None) -> None:
+    def _copy(self, source: Path, item: _Wanted, how: str, *, replace: bool, sha256: str | None = None) -> None:
         """Copies a file under the item's name; `sha256` is what its bytes must have."""
         digest = hashlib.sha256()
-        with OpenFile(source) as reader, new_file(item.path) as file:
+        with OpenFile(source) as reader, new_file(item.path, overwrite=replace) as file:
             for start in range(0, reader.size, _CHUNK):
                 chunk = reader.read_at(start, min(_CHUNK, reader.size - start))
                 digest.update(chunk)
@@ -272,7 +295,9 @@ class _Job:
             path.mkdir(exist_ok=True)
 
     def _remember(self, item: _Wanted, how: str, sha256: str) -> None:
-        link = Link(str(item.path), str(self.folder), self.program.name, how, str(item.source), sha256)
+        self._put(Link(str(item.path), str(self.folder), self.program.name, how, str(item.source), sha256))
+
+    def _put(self, link: Link) -> None:
         with self.registry.write():
             self.registry.links.put(link)
 
@@ -391,12 +416,34 @@ def _is_untouched(link: Link) -> bool:
             return os.readlink(link.path).removeprefix("\\\\?\\") == link.source.removeprefix("\\\\?\\")
         if os.path.islink(link.path):
             return False
-        if link.how == "hardlink" and os.path.exists(link.source) and os.path.samefile(link.path, link.source):
+        if link.how == "hardlink" and _is_same_file(link.path, link.source):
             return True
         with OpenFile(link.path) as file:
             return sha256_of(file) == link.sha256
     except (OSError, HnetkitError):  # another kind of file, or one that cannot be read: then nobody knows
         return False
+
+
+def _is_same_name(path: str, other: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _is_same_file(path: str, other: str) -> bool:
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
+
+
+def _place_link(make: Callable[[str], None], path: Path, *, replace: bool) -> None:
+    """Makes a link; what it replaces goes when it is there."""
+    if not replace:
+        make(str(path))
+        return
+    made = str(path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}{TEMPORARY}"))
+    try:
+        make(made)
+        os.replace(made, path)
+    finally:
+        if os.path.lexists(made):  # a file in place of itself leaves both names
+            os.unlink(made)
 
 
 def _refusal(item: _Wanted, program: Program) -> str | None:

@@ -178,13 +178,13 @@ class States:
     def _remove(self, folder: Path) -> None:
         """Removes a checkpoint so that no half of one can be met: it loses its name first."""
         doomed = folder.with_name(f"{folder.name}{_UNFINISHED}")
-        shutil.rmtree(doomed, ignore_errors=True)
+        _discard(doomed)
         os.rename(folder, doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        _discard(doomed)
 
     def _sweep(self) -> None:
         for path in self.folder.glob(f"*{_UNFINISHED}") if self.folder.is_dir() else ():
-            shutil.rmtree(path, ignore_errors=True)
+            _discard(path)
 
 
 def require_room(folder: Path, size_bytes: int) -> None:
@@ -217,6 +217,14 @@ def no_room_as_error(newest: Path | None) -> Iterator[None]:
             f"no room for a checkpoint ({error.strerror}); {kept}",
             hint="make room and give the same command again",
         ) from error
+
+
+def _discard(path: Path) -> None:
+    """Removes a folder with all that is in it; of a link, the link alone."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _step_of(folder: Path) -> int:

@@ -166,6 +166,13 @@ def test_what_is_not_there_is_not_found(place: str) -> None:
         load_model(place)
 
 
+def test_an_address_in_place_of_a_model_is_refused_without_what_is_secret_in_it() -> None:
+    with pytest.raises(NotFound, match="an address") as refusal:
+        load_model("https://user:password@example.org/ink.safetensors?signature=abc")
+    assert "password" not in f"{refusal.value}{refusal.value.hint}"
+    assert "abc" not in f"{refusal.value}{refusal.value.hint}"
+
+
 def test_a_hub_id_that_is_out_of_reach_says_so() -> None:
     with pytest.raises(HnetkitError, match="somebody/nothing: no folder here, and the hub"):
         load_model("somebody/nothing")

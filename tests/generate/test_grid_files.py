@@ -80,7 +80,7 @@ def test_a_link_in_place_of_what_a_grid_writes_is_refused(tmp_path: Path, name: 
     elsewhere.mkdir() if name == "grid-cells" else elsewhere.touch()
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).symlink_to(elsewhere)
-    with pytest.raises(OutputExists, match="something else"):
+    with pytest.raises(OutputExists, match=r"something else|a link"):
         files.require_ours()
 
 
@@ -108,3 +108,25 @@ def test_the_lines_of_another_process_are_not_taken_or_left_through_a_link(tmp_p
     with pytest.raises(OutputExists, match="a link"):
         second.append([ROW])
     assert outside.read_bytes() == GOOD + b"\n"
+
+
+def test_a_record_that_is_another_name_of_a_file_elsewhere_becomes_a_file_of_its_own(tmp_path: Path) -> None:
+    outside = tmp_path / "outside.jsonl"
+    outside.write_bytes(GOOD + b"\n" + GOOD[:20])
+    files = GridFiles(tmp_path / "grid.png")
+    os.link(outside, files.record)
+    files.require_ours()
+    files.settle()
+    files.append([ROW])
+    assert len(list(files.rows())) == 2
+    assert outside.read_bytes() == GOOD + b"\n" + GOOD[:20]
+
+
+def test_of_the_lines_of_another_process_only_those_of_grids_are_taken(tmp_path: Path) -> None:
+    outside, files = tmp_path / "outside", GridFiles(tmp_path / "grid.png")
+    outside.write_bytes(b"a private line\n" + GOOD + b"\n")
+    files.folder.mkdir()
+    os.link(outside, files.folder / "process-1.jsonl")
+    files.settle()
+    assert files.record.read_bytes() == GOOD + b"\n"
+    assert outside.read_bytes() == b"a private line\n" + GOOD + b"\n"

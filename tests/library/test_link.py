@@ -442,12 +442,90 @@ def test_what_changed_since_is_neither_updated_nor_taken_back(registry: Registry
     assert tree(webui) == {path: data for path, data in before.items() if not path.endswith("mist.pt")}
 
 
-def test_a_hard_link_whose_file_left_the_library_is_still_taken_back(
+def test_a_hard_link_whose_file_was_edited_is_still_taken_back(registry: Registry, library: Path, webui: Path) -> None:
+    list(link(registry, webui, A1111, how="hardlink"))
+    data = networks.network_file(library.parent, "other.pt", seed=9).read_bytes()
+    (library / "ink.pt").write_bytes(data)
+    assert ("removed", "ink.pt") in whats(undo(registry, webui, A1111))
+
+
+@pytest.mark.parametrize("how", ["hardlink", "copy"])
+@pytest.mark.parametrize("end", [undo, link])
+def test_the_last_file_of_a_network_is_kept_and_taken_back_when_there_is_another(
+    registry: Registry, library: Path, webui: Path, how: Any, end: Any
+) -> None:
+    list(link(registry, webui, A1111, how=how))
+    before = {name: Path(path).read_bytes() for name, path in listed_by_stem(webui).items()}
+    glow = library / "glow.safetensors"
+    (library / "ink.pt").unlink()
+    glow.rename(library.parent / "glow.safetensors")  # its link was converted
+    (library / "deep" / "mist.ckpt").unlink()
+    (library / "deep" / "mist.ckpt").write_bytes(b"<html>log in</html>")
+    with registry.write():
+        registry.files.forget(row["id"] for row in registry.files.rows())
+        registry.networks.forget_fileless()
+    assert {change.what for change in end(registry, webui, A1111)} == {"kept"}
+    assert {name: Path(path).read_bytes() for name, path in listed_by_stem(webui).items()} == before
+    (library.parent / "glow.safetensors").rename(glow)
+    assert ("removed", "glow.pt") in whats(end(registry, webui, A1111))
+
+
+def test_a_file_whose_source_has_become_a_link_to_it_is_kept(registry: Registry, library: Path, webui: Path) -> None:
+    list(link(registry, webui, A1111, names=["ink"], how="copy"))
+    (there,) = listed_by_stem(webui).values()
+    (library / "ink.pt").unlink()
+    (library / "ink.pt").symlink_to(there)
+    assert whats(undo(registry, webui, A1111)) == [("kept", "ink.pt")]
+    assert Path(there).is_file()
+
+
+def test_a_network_of_the_same_name_does_not_replace_the_last_file_of_another(
     registry: Registry, library: Path, webui: Path
 ) -> None:
-    list(link(registry, webui, A1111, how="hardlink"))
+    list(link(registry, webui, A1111, names=["ink"], how="copy"))
+    (there,) = listed_by_stem(webui).values()
+    before = Path(there).read_bytes()
     (library / "ink.pt").unlink()
-    assert ("removed", "ink.pt") in whats(undo(registry, webui, A1111))
+    with registry.write():
+        registry.files.forget(row["id"] for row in registry.files.rows("files.stem = 'ink'"))
+        registry.networks.forget_fileless()
+    networks.network_file(library / "deep", "ink.pt", seed=60)
+    list(scan(registry))
+    assert ("skipped", "ink.pt") in whats(link(registry, webui, A1111))
+    assert Path(there).read_bytes() == before
+
+
+@pytest.mark.parametrize(("how", "call"), [("symlink", "symlink"), ("hardlink", "link"), ("copy", "fsync")])
+def test_a_link_that_cannot_be_renewed_stays_as_it_was(
+    registry: Registry, library: Path, webui: Path, monkeypatch: pytest.MonkeyPatch, how: Any, call: str
+) -> None:
+    list(link(registry, webui, A1111, how="copy" if how != "copy" else "symlink"))
+    before = tree(webui)
+
+    def failing(*arguments: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, failing)
+        assert ("skipped", "ink.pt") in whats(link(registry, webui, A1111, how=how))
+    assert tree(webui) == before
+    assert ("updated", "ink.pt") in whats(link(registry, webui, A1111, how=how))
+    assert all(change.what == "removed" for change in undo(registry, webui, A1111))
+
+
+def test_a_conversion_goes_when_the_new_one_is_whole(
+    registry: Registry, library: Path, webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(link(registry, webui, A1111))
+    before = tree(webui)
+    net = hnetkit.load(networks.network_file(library.parent, seed=51))
+    hnetkit.save(net, library / "glow.safetensors", overwrite=True)
+    list(scan(registry))
+    with monkeypatch.context() as patched:
+        patched.setattr("hnetkit.library.link.save", lambda *arguments: 1 / 0)
+        assert ("skipped", "glow.pt") in whats(link(registry, webui, A1111))
+    assert tree(webui) == before
+    assert ("updated", "glow.pt") in whats(link(registry, webui, A1111))
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

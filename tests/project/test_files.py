@@ -146,8 +146,12 @@ def test_what_a_killed_process_left_is_removed_some_hours_later(tmp_path: Path) 
     link.symlink_to(other)
     for path in (left, other, part):
         age(path, STALE_S + 60)
+    old_link = tmp_path / ".m.hnetkit.tmp"
+    old_link.symlink_to(other)
+    os.utime(old_link, (0, 0), follow_symlinks=False)
     write(tmp_path / "new.bin")
     assert not left.exists()
+    assert not os.path.lexists(old_link)
     assert all(os.path.lexists(path) for path in (young, other, link, part))
 
 

@@ -285,6 +285,19 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path: Path, name: str) -> 
     states.drop_after(5)
 
 
+def test_links_in_place_of_checkpoints_are_removed_and_what_they_lead_to_stays(tmp_path: Path) -> None:
+    outside, states = tmp_path / "outside", States(tmp_path / "state")
+    States(outside).write(state(1))
+    states.folder.mkdir()
+    (states.folder / "00000001").symlink_to(outside / "00000001")
+    (states.folder / "00000002.unfinished").symlink_to(outside)
+    (states.folder / "00000003.unfinished").touch()
+    states.clear()
+    assert list(states.folder.iterdir()) == []
+    states.write(state(2))
+    assert States(outside).read() is not None
+
+
 def test_folders_that_no_run_made_are_no_checkpoints(tmp_path: Path) -> None:
     states = States(tmp_path, keep=1)
     for name in ("5", "²", "٣", "0000000000009"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,6 +77,9 @@ class GridFiles:
     def settle(self) -> None:
         """Makes one record of what earlier processes left, without torn lines; for the first process alone."""
         if self.record.exists():
+            if self.record.stat().st_nlink > 1:  # what is written to it would be written to a file elsewhere as well
+                with self.record.open("rb") as shared, new_file(self.record, overwrite=True) as own:
+                    shutil.copyfileobj(shared, own)
             with self.record.open("r+b") as file:
                 end = 0
                 for line in _lines(file):
@@ -84,7 +88,7 @@ class GridFiles:
         for path in self._parts():
             with path.open("rb") as file:
                 for line in _lines(file):
-                    if line.endswith(b"\n"):
+                    if line.endswith(b"\n") and _row_in(line) is not None:  # a part may be another name of any file
                         self._append(self.record, line)
             path.unlink()
 
@@ -95,11 +99,8 @@ class GridFiles:
                 continue
             with path.open("rb") as file:
                 for line in _lines(file):
-                    try:
-                        row = parse_json(line)
-                    except ValueError:
-                        continue
-                    if _is_row(row):
+                    row = _row_in(line)
+                    if row is not None:
                         yield row
 
     def done(self, keys: Iterable[str]) -> dict[str, Row]:
@@ -185,6 +186,14 @@ def row_of(key: str, place: Mapping[str, Any], facts: Mapping[str, Any]) -> Row:
 def _lines(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a record; one that is longer than any comes in pieces, which are damaged lines."""
     return iter(lambda: file.readline(MAX_JSON), b"")
+
+
+def _row_in(line: bytes) -> Row | None:
+    try:
+        row = parse_json(line)
+    except ValueError:
+        return None
+    return row if _is_row(row) else None
 
 
 def _is_row(row: Any) -> bool:

@@ -25,6 +25,12 @@ def require_hub_id(place: str) -> None:
     Raises:
         NotFound: it can only have been meant as a path; the hint has the nearest names.
     """
+    scheme, separator, _ = place.partition("://")
+    if separator:  # it may hold a password or a signature, so it is not shown
+        raise NotFound(
+            f"{scheme}{separator}...: an address, which no model is loaded from",
+            hint="download it, and give its folder or file; or give a hub id: org/name",
+        )
     if not _HUB_ID.fullmatch(place) or place.startswith(".") or place.endswith(SUFFIXES):
         raise NotFound(
             f"{place}: no such file or folder",
