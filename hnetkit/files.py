@@ -6,8 +6,8 @@ import contextlib
 import errno
 import functools
 import os
+import secrets
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -46,9 +46,9 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
         raise NotFound(f"{target.parent}: no such folder")
     refuse_existing(target, overwrite=overwrite)
     _sweep(os.path.realpath(target.parent))
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=TEMPORARY, dir=target.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
+    temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}"
+    try:  # the name is known before there is a file: an interrupt at any moment finds it
+        with open(temporary, "xb", opener=_private) as file:
             _is_ours_alone(file.fileno())
             yield file
             file.flush()
@@ -61,6 +61,10 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 @functools.cache

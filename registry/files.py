@@ -11,9 +11,10 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from hnetkit.registry.json_columns import COLUMNS, from_json, is_sound, to_json
+from hnetkit.registry.json_columns import COLUMNS, broken, from_json, is_sound, to_json
 
 Row = dict[str, Any]
+_KINDS = {"size_bytes": ("integer", int), "sha256": ("text", str | None)}  # what SQLite takes anything else for, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ def to_column(path: str) -> str | bytes:
 
 def from_column(value: str | bytes) -> str:
     """Returns the path that `to_column` was given."""
-    return os.fsdecode(value) if isinstance(value, bytes) else value
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)  # a damaged one names no file
 
 
 def text_of(name: str) -> str:
@@ -105,7 +106,9 @@ class Files:
         Where what is known of a file cannot be read any more, no reader has read it: its `reader_version` is 0.
         """
         tables = ("files", "sidecars", "networks")
-        sound = " AND ".join(is_sound(table, column) for table in tables for column in COLUMNS[table])
+        checks = [is_sound(table, column) for table in tables for column in COLUMNS[table]]
+        checks += [f"typeof(files.{column}) IN ('{kind}', 'null')" for column, (kind, _) in _KINDS.items()]
+        sound = " AND ".join(checks)
         rows = self._db.execute(
             f"SELECT path, files.id, size_bytes, mtime_ns, reader_version * ({sound}), state, "
             "files.content_hash FROM files LEFT JOIN sidecars ON file_id = files.id "
@@ -193,6 +196,9 @@ class Files:
 def _file_row(row: Row) -> Row:
     root, path = Path(from_column(row.pop("root"))), from_column(row["path"])
     row["path"] = str(root / path)
+    for column, (_, kind) in _KINDS.items():
+        if not isinstance(row[column], kind):
+            raise broken("files", column, row["path"])
     row["warnings"] = from_json(row["warnings"], "files", "warnings", row["path"])
     del row["root_id"]
     return row

@@ -148,6 +148,22 @@ def test_a_broken_row_is_one_line_and_the_next_command(
         assert hint.startswith("Hint: hnetkit scan")
 
 
+@pytest.mark.parametrize("damage", ["path = 5", "size_bytes = 'x'", "size_bytes = x'ff00'", "sha256 = x'ff00'"])
+def test_a_value_of_another_kind_in_a_files_row_is_no_defect_and_a_scan_mends_it(
+    folder: Path, home: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    run(["scan", str(folder)])
+    execute(home, f"UPDATE files SET {damage} WHERE id = (SELECT min(id) FROM files)")
+    capsys.readouterr()
+    commands = (["list"], ["list", "--files"], ["search", "ink"], ["export", "-"], ["scan", "--rehash"])
+    for command in commands:
+        run(command)
+        assert "defect" not in capsys.readouterr().err
+    assert run(["scan"]) == 0
+    for command in commands[:4]:
+        assert run(command) == 0
+
+
 def test_doctor_names_a_lost_table_and_goes_on(folder: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["scan", str(folder)])
     execute(home, "DROP TABLE lookups")

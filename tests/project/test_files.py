@@ -9,7 +9,10 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -36,6 +39,37 @@ def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_half()
     assert list(tmp_path.iterdir()) == []
+
+
+def interrupted_at(moment: int, target: Path) -> bool:
+    """Makes a new file, interrupted before one of the lines that run until it can be written; False when all ran."""
+    lines = count()
+
+    def interrupt(frame: FrameType, event: str, argument: object) -> Any:
+        if event == "line" and next(lines) == moment:
+            raise KeyboardInterrupt
+        return interrupt
+
+    before = sys.gettrace()
+    try:
+        sys.settrace(interrupt)
+        with new_file(target):
+            sys.settrace(before)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_an_interrupt_while_a_file_is_made_leaves_nothing(tmp_path: Path) -> None:
+    for moment in count():
+        folder = tmp_path / str(moment)
+        folder.mkdir()
+        if not interrupted_at(moment, folder / "out.bin"):
+            break
+        assert list(folder.iterdir()) == [], f"interrupted before line {moment}"
+    assert moment > 10
 
 
 def test_an_existing_file_is_kept_unless_overwriting_was_asked_for(tmp_path: Path) -> None:
