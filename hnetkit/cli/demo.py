@@ -14,7 +14,7 @@ import click
 from hnetkit import demo
 from hnetkit.cli.output import Output
 from hnetkit.errors import NotFound
-from hnetkit.files import refuse_existing
+from hnetkit.files import refuse_existing, refuse_links
 
 SEED = "7"
 
@@ -39,6 +39,8 @@ def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> 
     commands = _commands(folder, overwrite=overwrite)
     if not overwrite:
         refuse_existing(folder / "grid.png", overwrite=False)
+    # a folder may be a stranger's: what is written through a link would be in the library that a person has
+    refuse_links(folder / name for name in ("home", "home/registry.db", "pictures"))
     folder.mkdir(parents=True, exist_ok=True)
     with _own_home(folder / "home"):
         for command in commands:

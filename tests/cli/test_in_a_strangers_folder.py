@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from hnetkit.cli import run
+
 
 @pytest.mark.parametrize("way", [["-m", "hnetkit"], ["-c", "import sys; sys.path.pop(0); import hnetkit.__main__"]])
 def test_no_module_of_the_folder_is_run(way: list[str], tmp_path: Path) -> None:
@@ -16,3 +18,17 @@ def test_no_module_of_the_folder_is_run(way: list[str], tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, *way, "list"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert not (tmp_path / "ran").exists(), (tmp_path / "ran").read_text()
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["home", "home/registry.db", "pictures"])
+def test_the_demo_writes_through_no_link(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    link = tmp_path / "demo-output" / name
+    link.parent.mkdir(parents=True)
+    (tmp_path / "outside").mkdir()
+    link.symlink_to(tmp_path / "outside")
+    assert run(["demo"]) == 2
+    assert "a link" in capsys.readouterr().err
+    assert list((tmp_path / "outside").iterdir()) == []
