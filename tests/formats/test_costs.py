@@ -133,6 +133,9 @@ def test_a_file_of_four_times_the_size_takes_about_four_times_as_long(
     def seconds(size: int) -> float:
         path = tmp_path / f"{size}.pt"
         path.write_bytes(make(size))
+        return min(once(path) for _ in range(3))  # on a busy machine each may be slow
+
+    def once(path: Path) -> float:
         started = time.process_time()
         with OpenFile(path) as file:
             look(file)
