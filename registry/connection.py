@@ -77,7 +77,7 @@ def expected_tables() -> set[str]:
 @contextmanager
 def transaction(db: Database) -> Iterator[None]:
     """One write, whole or not at all. The lock is taken at once: two writers wait for each other, none fails."""
-    db.conn.execute("BEGIN IMMEDIATE")
+    _when_free(db.conn, "BEGIN IMMEDIATE")
     try:
         yield
         db.conn.execute("COMMIT")
@@ -131,7 +131,7 @@ def _opened(path: Path, prepare: Callable[[Database, Path], None], how: str = ""
 
 def _prepare(db: Database, path: Path) -> None:
     db.conn.execute("PRAGMA foreign_keys = ON")
-    _enable_wal(db.conn)
+    _when_free(db.conn, "PRAGMA journal_mode = WAL")
     db.conn.execute("PRAGMA synchronous = NORMAL")
     version = _version(db, path)
     if version < SCHEMA_VERSION:
@@ -159,12 +159,16 @@ def _version(db: Database, path: Path) -> int:
     return version
 
 
-def _enable_wal(connection: sqlite3.Connection) -> None:
-    # SQLite answers "locked" at once, whatever the timeout, while another process makes the same change
+def _when_free(connection: sqlite3.Connection, statement: str) -> None:
+    """Carries out a statement that SQLite may answer with "locked" at once, whatever the timeout.
+
+    It does so while another process changes the journal as well, and where another thread is reading through the
+    same connection what another process has changed since.
+    """
     until = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(statement)
             return
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > until:
