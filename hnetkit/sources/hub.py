@@ -14,6 +14,7 @@ from urllib.parse import quote
 from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimited, RemoteError, UsageError
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
+from hnetkit.sources.install import again_unless_here
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
 from hnetkit.sources.origins import Origin, Trust, require_no_secret, token_of
 from hnetkit.sources.pace import Clock, Pace
@@ -158,8 +159,7 @@ def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[
             **{"folder": str(folder), "remote_file_id": row, "sha256": file.sha256, "size_bytes": file.size_bytes},
         }
         job = registry.jobs.add(f"hf:{file.repo.name}@{file.repo.commit}:{file.path}", values)
-        registry.jobs.again(job.id)
-        yield registry.jobs.get(job.id)
+        yield again_unless_here(registry, job)
 
 
 def _record(registry: Registry, file: HubFile) -> int:

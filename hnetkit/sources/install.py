@@ -53,6 +53,35 @@ class Installed:
     left_out: list[str]
 
 
+def found(registry: Registry, sha256: str | None) -> str | None:
+    """Returns where the library has these bytes; None where it has not."""
+    rows = registry.files.rows("files.sha256 = ? AND files.state = 'present'", [sha256]) if sha256 is not None else []
+    return next((str(row["path"]) for row in rows if os.path.isfile(row["path"])), None)
+
+
+def brought(registry: Registry, job: Job) -> str | None:
+    """Returns where the library has what a finished job brought, the first of it; None unless it has all of it.
+
+    An archive is known by this alone: nothing in the library has its hash.
+    """
+    installs = registry.jobs.installs("job_id = ? AND kind = 'network'", [job.id]) if job.state == "done" else []
+    paths = [found(registry, install["sha256"]) for install in installs]
+    return paths[0] if all(paths) and paths else None
+
+
+def again_unless_here(registry: Registry, job: Job) -> Job:
+    """Takes up a finished job again unless all that it brought is here, and returns it; call it inside of `write`.
+
+    The key of `job` must name its bytes for ever: what a site may have replaced since is the plan's to know.
+    """
+    path = brought(registry, job)
+    if path is None:
+        registry.jobs.again(job.id)
+    elif job.code is None:
+        registry.jobs.set_state(job.id, "done", code="had", reason=path)
+    return registry.jobs.get(job.id)
+
+
 def install(registry: Registry, job: Job, part: Part) -> Installed:
     """Files what came; the part is gone afterwards.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -12,6 +11,7 @@ from hnetkit.errors import failure_of, printable
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed, ignored, is_past
+from hnetkit.sources.install import brought, found
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.record import record
@@ -89,17 +89,10 @@ def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) 
 
 def _is_here(registry: Registry, file: RemoteFile) -> bool:
     """Whether the bytes that the site lists now are on the disk, in any file; without a hash, what came will do."""
-    if file.sha256 is not None:
-        rows = registry.files.rows("files.sha256 = ? AND files.state = 'present'", [file.sha256])
-        if any(os.path.isfile(row["path"]) for row in rows):
-            return True
+    if found(registry, file.sha256) is not None:
+        return True
     done = registry.jobs.rows("key = ? AND state = 'done'", [key_of(file.id)])
-    return any(file.sha256 in (None, job.sha256) and _is_installed(registry, job) for job in done)
-
-
-def _is_installed(registry: Registry, job: Job) -> bool:
-    installs = registry.jobs.installs("job_id = ? AND kind = 'network'", [job.id])
-    return bool(installs) and all(os.path.isfile(install["path"]) for install in installs)
+    return any(file.sha256 in (None, job.sha256) and brought(registry, job) is not None for job in done)
 
 
 def enqueue(
@@ -124,7 +117,8 @@ def enqueue(
 
 
 def _enqueued(registry: Registry, civitai: Civitai, folder: Path, item: Item) -> Job | None:
-    if item.action == "have" and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key])):
+    here = item.action == "have" or (item.action == "fetch" and _is_here(registry, item.file))  # brought since the plan
+    if here and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key])):
         return None  # others were killed just before their end, or failed before another job brought their bytes
     files = record(registry, item.model)
     job = registry.jobs.add(item.key, _values(item, civitai, folder, files.get(item.file.id)))

@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 from hnetkit.errors import Archived, Gone, HnetkitError, NetworkFailed, UsageError
 from hnetkit.sources import hub
 from hnetkit.sources.desk import Desk
+from hnetkit.sources.install import again_unless_here
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.plan import Item, enqueue, items_of
@@ -75,7 +76,6 @@ def _plain_job(desk: Desk, ref: Ref, sha256: str | None) -> int:
         **{"folder": str(desk.folder), "remote_file_id": None, "sha256": sha256.lower(), "size_bytes": None},
     }
     with desk.registry.write():
-        job = desk.registry.jobs.add(key, values)
-        desk.registry.jobs.again(job.id)
+        job = again_unless_here(desk.registry, desk.registry.jobs.add(key, values))
     desk.addresses[job.id] = ref.url
     return job.id

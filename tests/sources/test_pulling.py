@@ -188,6 +188,25 @@ def test_a_zip_is_unpacked_into_the_library_and_nowhere_else(
         assert not list(library.folder.glob(".hnetkit-*"))
 
 
+def test_an_archive_is_fetched_again_only_when_something_of_it_is_gone(
+    ink: bytes, open_library: Callable[..., Library]
+) -> None:
+    data = zipped({"one.pt": ink, "notes.txt": b"nothing"})
+    with Sites(World.make(1), repos={REPO: {"nets.zip": data}}) as sites:
+        library = open_library(sites)
+        url = f"{sites.hub_url}/{REPO}/resolve/main/nets.zip"
+
+        def pulled() -> tuple[str, str | None, int]:
+            (job,) = library.pull(url, sha256=hashlib.sha256(data).hexdigest())
+            return job.state, job.code, sum(r.path.endswith("nets.zip") and r.method == "GET" for r in sites.requests)
+
+        assert pulled() == ("done", None, 1)
+        assert pulled() == ("done", "had", 1)
+        (library.folder / "one.pt").unlink()
+        assert pulled() == ("done", None, 2)
+        assert (library.folder / "one.pt").read_bytes() == ink
+
+
 def test_what_is_no_way_to_say_a_network_is_a_usage_error(library: Library) -> None:
     for text in ("nonsense", "model:x", "https://civitai.com/articles/5", "hf:alone", "ftp://host/x.pt", ""):
         with pytest.raises(UsageError):
