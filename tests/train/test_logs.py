@@ -279,3 +279,12 @@ def test_a_table_with_a_field_longer_than_any_is_no_defect(tmp_path: Path) -> No
     path.write_text(path.read_text() + "x" * 200_000 + "\n")
     with pytest.raises(HnetkitError, match="line 3 is no row"):
         list(read_log(path))
+
+
+def test_a_table_with_two_columns_of_one_name_is_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "hypernetwork_loss.csv"
+    log_of(tmp_path, [row(1)]).close()
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{line},{line.split(',')[3]}\n" for line in lines))
+    with pytest.raises(HnetkitError, match="line 1 is no row"):
+        list(read_log(path))
