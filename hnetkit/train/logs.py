@@ -219,6 +219,15 @@ def read_log(path: Path) -> Iterator[LogRow]:
         raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
 
 
+def has_no_step(path: Path) -> bool:
+    """Whether a table is there, and is as a run leaves it before its first step."""
+    empty = _as_csv([LogRow._fields])
+    try:
+        return read_regular(path, most=len(empty)) == empty
+    except (OSError, ValueError):
+        return False
+
+
 def _as_csv(rows: Iterable[Iterable[Any]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
