@@ -24,6 +24,9 @@ except ImportError:  # Windows
 TEMPORARY = ".hnetkit.tmp"
 """How the names of files end that are not whole yet."""
 
+_PORTS = (f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")
+_RESERVED = frozenset({"none", "con", "conin$", "conout$", "prn", "aux", "nul", *_PORTS})
+
 _UMASK = os.umask(0o077)  # it can be read only by setting it, for all threads: once, before there are any
 os.umask(_UMASK)
 STALE_S = 6 * 3600
@@ -156,6 +159,14 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
     if len(data) > most:
         raise ValueError(f"more than {most:,} bytes")
     return data
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows takes a name for a device, or A1111 for no network at all: no file may be called so.
+
+    What stands behind its first dot makes no difference: ``con.v2`` is as reserved as ``con``.
+    """
+    return name.split(".")[0].strip().casefold() in _RESERVED
 
 
 def sync_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from hnetkit.errors import NotFound
+from hnetkit.files import is_reserved
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,6 @@ PROGRAMS = {
 
 _LONGEST = 200  # bytes of a stem, so that a number and a suffix fit into 255
 _KEPT = "_.- "
-_RESERVED = frozenset(
-    {"none", "con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in "0123456789¹²³")}
-)
 
 
 def folder_of(program: Program, directory: Path) -> Path:
@@ -96,8 +94,7 @@ def safe_stem(name: str) -> str:
     text = unicodedata.normalize("NFC", name)
     text = "".join(c if unicodedata.category(c)[0] in "LMN" or c in _KEPT else "_" for c in text)
     text = text.encode()[:_LONGEST].decode(errors="ignore").strip(". ") or "hypernetwork"
-    # "con.v2" is as reserved as "con"; A1111 skips "None"
-    return f"_{text}" if text.split(".")[0].strip().casefold() in _RESERVED else text
+    return f"_{text}" if is_reserved(text) else text
 
 
 def folded(name: str) -> str:

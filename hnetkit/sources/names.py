@@ -6,8 +6,9 @@ import re
 import unicodedata
 from pathlib import PurePath
 
+from hnetkit.files import is_reserved
+
 MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]|none)(\..*)?", re.IGNORECASE)
 _SIDECAR = re.compile(r"(.+)\.(metadata|cm-info|api_info|civitai|preview|description)", re.IGNORECASE)
 SUFFIXES = frozenset({".pt", ".ckpt", ".bin", ".pth", ".safetensors", ".sft", ".zip"})
 
@@ -28,8 +29,8 @@ def safe_stem(name: str, fallback: str) -> str:
     if not text:
         return fallback
     text = _SIDECAR.sub(r"\1_\2", text) if _SIDECAR.fullmatch(text) else text  # else its x.json is another's sidecar
-    reserved = _RESERVED.fullmatch(text)
-    return f"{reserved[1]}-{fallback}{reserved[2] or ''}" if reserved else text
+    first, dot, rest = text.partition(".")
+    return f"{first}-{fallback}{dot}{rest}" if is_reserved(text) else text
 
 
 def split_name(name: str) -> tuple[str, str]:

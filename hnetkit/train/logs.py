@@ -12,6 +12,7 @@ from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
 from hnetkit.files import new_file, read_regular
 from hnetkit.images import open_image
 from hnetkit.train.plot import draw_plot
+from hnetkit.train.tables import require_each_once
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -210,11 +211,21 @@ def read_log(path: Path) -> Iterator[LogRow]:
     whole = text[: text.rfind("\n") + 1]
     lines = csv.DictReader(io.StringIO(whole, newline=""))
     try:
+        require_each_once(lines, LogRow._fields)
         for line in lines:
             yield LogRow.of(line)
     except (ValueError, csv.Error) as error:
         number = lines.line_num + isinstance(error, csv.Error)  # of these, the line is not counted yet
         raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
+
+
+def has_no_step(path: Path) -> bool:
+    """Whether a table is there, and is as a run leaves it before its first step."""
+    empty = _as_csv([LogRow._fields])
+    try:
+        return read_regular(path, most=len(empty)) == empty
+    except (OSError, ValueError):
+        return False
 
 
 def _as_csv(rows: Iterable[Iterable[Any]]) -> bytes:

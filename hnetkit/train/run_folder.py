@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +16,7 @@ from hnetkit.files import new_file, refuse_links
 from hnetkit.limits import read_json
 from hnetkit.train.as_json import from_json, shown
 from hnetkit.train.data import changes
+from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step
 from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe
 from hnetkit.train.state import States
 
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 FORMAT = "hnetkit.training/1"
 
 # what is written into or gone on with; all else is written anew and takes its name
-_WRITTEN_IN = (".lock", "state", "previews", "tensorboard", "hypernetwork_loss.csv")
+_WRITTEN_IN = (".lock", "state", "previews", TENSORBOARD_NAME, CSV_NAME)
+
+_ELSEWHERE = "choose another --name or --out"
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, UsageError)  # what reading a record may raise
 
 Beginning = Literal["go on", "resume", "restart"]
 """``go on`` from a checkpoint where there is one, ``resume`` and refuse where there is none, or ``restart``."""
@@ -97,29 +100,37 @@ class RunFolder:
             lock.release()
 
     def require_ours(self) -> None:
-        """Raises OutputExists where the folder is something else, or holds files that no run left, or a link."""
+        """Raises OutputExists where the folder is something else, or holds files that no run left, or a link.
+
+        A folder with files in it is taken where its record is of a run of this network, and where the networks in it
+        are of that run too: whatever was asked for, nothing else is replaced or removed.
+        """
         if self.folder.exists() and not self.folder.is_dir():
-            raise OutputExists(f"{self.folder}: a file, not a run's folder", hint="choose another --name or --out")
+            raise OutputExists(f"{self.folder}: a file, not a run's folder", hint=_ELSEWHERE)
         refuse_links(self.folder / name for name in _WRITTEN_IN)
-        if self.folder.is_dir() and not self.record.exists():
+        if self.record.exists():
+            self._require_own_record()
+            self._require_own_networks()
+        elif self.folder.is_dir():
             others = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
             if others:
-                raise OutputExists(
-                    f"{self.folder}: holds {sorted(others)[0]} and is no run's folder",
-                    hint="choose another --name or --out",
-                )
+                raise OutputExists(f"{self.folder}: holds {sorted(others)[0]} and is no run's folder", hint=_ELSEWHERE)
 
     def require_same(self, beginning: Beginning, found: Found, *, force: bool) -> list[str]:
         """Returns what changed under a run that goes on all the same, because of `force`.
 
         Raises:
             NotFound: asked to resume, and there is nothing to resume.
+            OutputExists: there is no checkpoint, and a run that begins would replace what an earlier one made; or one
+                that starts over would replace a network that it is given.
             RunChanged: recipe, pictures or model are not what the run was made with so far.
         """
         has_state = self.record.exists() and self.states.newest_folder is not None
         if beginning == "resume" and not has_state:
             raise NotFound(f"{self.folder}: no checkpoint to resume from", hint="leave --resume out")
-        if beginning == "restart" or not has_state:
+        if beginning == "restart":
+            self._require_given_elsewhere()
+        if beginning == "restart" or not self.record.exists():
             return []
         recipe, before = self._read()
         names = recipe.differences(self.recipe)
@@ -128,6 +139,13 @@ class RunFolder:
                 f"{self.folder}: trained so far with another {', '.join(names)}",
                 hint="--restart starts over; --name or --out leaves this run as it is",
             )
+        if not has_state:
+            for path in self._results():
+                raise OutputExists(
+                    f"{path}: an earlier run made it, and there is no checkpoint to go on from",
+                    hint="--restart starts over and replaces it; another --name or --out leaves it",
+                )
+            return []
         changed = before.changes(found)
         if changed and not force:
             raise RunChanged(
@@ -167,31 +185,95 @@ class RunFolder:
 
     def drop_snapshots_after(self, step: int) -> None:
         """Removes snapshots of steps that are made again."""
-        for path in self._snapshots():
-            if int(path.stem.rpartition("-")[2]) > step:
+        for path, made in self._snapshots():
+            if made > step:
                 path.unlink()
 
-    def _snapshots(self) -> list[Path]:
-        found = self.folder.glob("*.safetensors")
-        return [p for p in found if p.stem.startswith(f"{self.recipe.name}-") and p.stem.rpartition("-")[2].isdigit()]
+    def _snapshots(self) -> list[tuple[Path, int]]:
+        """Returns the network's files after so many steps, with these."""
+        return _numbered(self.folder, self.recipe.name, ".safetensors")
+
+    def _networks(self) -> Iterator[tuple[Path, int | None]]:
+        """Yields each file that carries the network's name, with the step that a snapshot is named by."""
+        for suffix in (".safetensors", ".pt"):
+            path = self.folder / f"{self.recipe.name}{suffix}"
+            if path.exists():
+                yield path, None
+        yield from self._snapshots()
+
+    def _shown(self) -> list[Path]:
+        """Returns the previews, and TensorBoard's records, as a run names them: what else is beside them stays."""
+        records = (self.folder / TENSORBOARD_NAME).glob("events.out.tfevents.*")
+        return [*(path for path, _ in _numbered(self.folder / "previews", self.recipe.name, ".png")), *records]
+
+    def _results(self) -> Iterator[Path]:
+        """Yields what a run that begins would replace or remove, but for what one left before its first step."""
+        yield from (path for path, _ in self._networks())
+        log = self.folder / CSV_NAME
+        if not has_no_step(log):
+            yield from (path for path in (log, self.folder / PLOT_NAME) if path.exists())
+            yield from self._shown()
 
     def _clear(self) -> None:
+        """Removes what a run left, but for the finished network: that is replaced by the next one."""
         self.states.clear()
-        for path in self._snapshots():
+        for path in (*(path for path, _ in self._snapshots()), *self._shown()):
             path.unlink()
-        for name in ("tensorboard", "previews"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in (TENSORBOARD_NAME, "previews"):
+            with suppress(OSError):  # not there, or something else is in it
+                (self.folder / name).rmdir()
+
+    def _require_own_record(self) -> None:
+        try:
+            recipe, _ = self._recorded()
+            if recipe.name != self.recipe.name:
+                raise ValueError(f"it is of {recipe.name}")
+        except _UNREADABLE as error:
+            raise OutputExists(
+                f"{self.record}: no record of a run of {self.recipe.name} ({error}): nothing beside it is replaced",
+                hint=_ELSEWHERE,
+            ) from error
+
+    def _require_own_networks(self) -> None:
+        from hnetkit.formats import load
+
+        for path, step in self._networks():
+            try:
+                network = load(path)
+                is_ours = network.metadata.get("name") == self.recipe.name and step in (None, network.step)
+            except (HnetkitError, OSError):
+                is_ours = False
+            if not is_ours:
+                raise OutputExists(
+                    f"{path}: not what a run of {self.recipe.name} wrote, and one would replace it",
+                    hint=f"move it away, or {_ELSEWHERE}",
+                )
+
+    def _require_given_elsewhere(self) -> None:
+        replaced = [path for path, _ in self._networks()]
+        given = [file for file in (self.recipe.start, *self.recipe.beside) if file is not None]
+        for file in map(Path, given):
+            if file.exists() and any(file.samefile(path) for path in replaced):
+                raise OutputExists(
+                    f"{file}: the run is given it, and starting over would remove or replace it",
+                    hint=f"copy it elsewhere, or {_ELSEWHERE}",
+                )
+
+    def _recorded(self) -> tuple[Recipe, Any]:
+        """Returns the recipe of the record, and what else is there to say what the run was made on."""
+        data = read_json(self.record, most=MAX_RECORD, made=MADE_OF_RECORD)
+        if data["format"] != FORMAT:
+            raise ValueError(f"format {shown(data['format'])}")
+        return Recipe.from_json(data["recipe"], str(self.record)), data["found"]
 
     def _read(self) -> tuple[Recipe, Found]:
         try:
-            data = read_json(self.record, most=MAX_RECORD, made=MADE_OF_RECORD)
-            if data["format"] != FORMAT:
-                raise ValueError(f"format {shown(data['format'])}")
-            found = from_json(Found, data["found"], str(self.record))
+            recipe, data = self._recorded()
+            found = from_json(Found, data, str(self.record))
             if not all(isinstance(about, list) and about for about in found.pictures.values()):
                 raise ValueError("a picture has no hash")
-            return Recipe.from_json(data["recipe"], str(self.record)), found
-        except (OSError, ValueError, KeyError, TypeError, UsageError) as error:
+            return recipe, found
+        except _UNREADABLE as error:
             raise RunChanged(
                 f"{self.record}: cannot be read ({error})", hint="--restart starts over; another --name leaves it"
             ) from error
@@ -230,3 +312,13 @@ def _plain(found: Found) -> dict[str, Any]:
         **{n: getattr(found, n) for n in ("model", "vae", "text_encoder", "start")},
         "beside": dict(found.beside),
     }
+
+
+def _numbered(folder: Path, name: str, suffix: str) -> list[tuple[Path, int]]:
+    """Returns the files of a folder that a run names by a step, ``NAME-500.png``, each with the step."""
+    found = []
+    for path in folder.glob(f"*{suffix}"):
+        own, _, digits = path.stem.rpartition("-")
+        if own == name and digits.isdecimal() and digits == str(int(digits)):
+            found.append((path, int(digits)))
+    return found

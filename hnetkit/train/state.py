@@ -11,8 +11,9 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,7 @@ class States:
     def _write(self, state: State) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
-        numbers = self._numbers()
-        target = self._folder(numbers[-1] + 1 if numbers else 1)
-        unfinished = target.with_name(f"{target.name}{_UNFINISHED}")
+        target, unfinished = self._next()
         tensors: dict[str, Tensor] = {}
         content = _packed(state.content, "", tensors)
         try:
@@ -149,9 +148,15 @@ class States:
             sync_folder(unfinished)
             os.rename(unfinished, target)
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            _discard(unfinished)
         sync_folder(self.folder)
         return target
+
+    def _next(self) -> tuple[Path, Path]:
+        """Returns the name of the next checkpoint, and the one under which it is written; neither is taken."""
+        folders = map(self._folder, count(max(self._numbers(), default=0) + 1))
+        names = ((folder, _unfinished(folder)) for folder in folders)
+        return next(pair for pair in names if not any(map(os.path.lexists, pair)))
 
     def _read(self, folder: Path) -> State:
         from safetensors import SafetensorError
@@ -177,13 +182,13 @@ class States:
 
     def _remove(self, folder: Path) -> None:
         """Removes a checkpoint so that no half of one can be met: it loses its name first."""
-        doomed = folder.with_name(f"{folder.name}{_UNFINISHED}")
+        doomed = _unfinished(folder)
         _discard(doomed)
         os.rename(folder, doomed)
         _discard(doomed)
 
     def _sweep(self) -> None:
-        for path in self.folder.glob(f"*{_UNFINISHED}") if self.folder.is_dir() else ():
+        for path in self.folder.glob(f"{'[0-9]' * 8}{_UNFINISHED}"):
             _discard(path)
 
 
@@ -219,12 +224,20 @@ def no_room_as_error(newest: Path | None) -> Iterator[None]:
         ) from error
 
 
+def _unfinished(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{_UNFINISHED}")
+
+
 def _discard(path: Path) -> None:
-    """Removes a folder with all that is in it; of a link, the link alone."""
+    """Removes a checkpoint, and its folder where nothing else is in that; of a link, the link alone."""
     if path.is_symlink() or path.is_file():
         path.unlink()
-    else:
-        shutil.rmtree(path, ignore_errors=True)
+        return
+    for part in (path / _REST, path / _TENSORS):
+        with suppress(OSError):
+            part.unlink()
+    with suppress(OSError):  # somebody put something in it, which stays
+        path.rmdir()
 
 
 def _step_of(folder: Path) -> int:

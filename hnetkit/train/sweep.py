@@ -98,7 +98,7 @@ class Sweep:
             raise OutputExists(f"{self.folder}: a file, not a sweep's folder", hint=hint)
         if not self.folder.is_dir():
             return
-        refuse_links(run.folder for run in self.runs)
+        refuse_links([self.folder / ".lock", *(run.folder for run in self.runs)])
         if self._record.exists():
             before = self._read_record()
             if before != list(self.varied):

@@ -98,6 +98,21 @@ def test_given_again_it_goes_on_and_restart_starts_over(
     assert hnetkit.load("training/ink/ink.safetensors").step == 6
 
 
+def test_a_folder_that_only_looks_like_a_run_is_left_alone(
+    tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path("training/ink")
+    (folder / "previews").mkdir(parents=True)
+    for name in ("recipe.json", "ink.pt", "loss.png", "hypernetwork_loss.csv", "previews/ink-5.png"):
+        (folder / name).write_text("{}")
+    for more in ([], ["--force"], ["--seed", "1"], ["--restart"], ["--resume"]):
+        assert run(command(tiny, *more)) == 2
+        said = capsys.readouterr().err
+        assert "training/ink/recipe.json: no record of a run of ink" in said
+        assert "Hint: choose another --name or --out" in said
+    assert {path.read_text() for path in folder.rglob("*.*") if path.name != ".lock"} == {"{}"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -110,6 +125,7 @@ def test_given_again_it_goes_on_and_restart_starts_over(
         (["pictures", "--resume"], 4, "no checkpoint to resume from"),
         (["pictures", "--resume", "--restart"], 2, "say the opposite"),
         (["pictures", "--clip-norm", "1", "--clip-value", "1"], 2, "not by both"),
+        (["pictures", "--name", "con"], 2, "'con' cannot name a network's files on every system"),
         (["pictures", "--optimizer-options", "{"], 2, "not a JSON object"),
         (["pictures", "--recipe", "no.json"], 4, "no such recipe"),
         (["pictures", "--start", "no.pt"], 4, "no such file"),
@@ -123,7 +139,7 @@ def test_what_cannot_be_done_is_said_in_one_line_before_anything_is_trained(
     pictures: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(["train", *arguments, "--model", tiny, "--name", "ink", "--device", "cpu"]) == code
+    assert run(["train", "--name", "ink", *arguments, "--model", tiny, "--device", "cpu"]) == code
     assert said in capsys.readouterr().err
     assert not list(Path().glob("training/ink/*.safetensors"))
 

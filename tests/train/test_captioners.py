@@ -398,3 +398,10 @@ def test_a_table_without_tags_is_refused(tmp_path: Path) -> None:
     (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n")
     with pytest.raises(ModelNotUsable, match="no tags"):
         load_tagger(str(tmp_path), device="cpu")
+
+
+def test_a_table_that_names_each_tag_twice_is_refused(tmp_path: Path) -> None:
+    wd_folder(tmp_path, [("a", 0), ("b", 0)], [0.9, 0.9])
+    (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,name\n0,a,0,c\n1,b,0,d\n")
+    with pytest.raises(ModelNotUsable, match="2 columns are called name"):
+        load_tagger(str(tmp_path), device="cpu")

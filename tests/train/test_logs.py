@@ -18,7 +18,7 @@ from hostile_images import large_png
 from PIL import Image
 
 from hnetkit.errors import HnetkitError, MissingPackage
-from hnetkit.train.logs import Log, LogRow, read_log
+from hnetkit.train.logs import Log, LogRow, has_no_step, read_log
 from hnetkit.train.plot import draw_plot
 
 
@@ -279,3 +279,25 @@ def test_a_table_with_a_field_longer_than_any_is_no_defect(tmp_path: Path) -> No
     path.write_text(path.read_text() + "x" * 200_000 + "\n")
     with pytest.raises(HnetkitError, match="line 3 is no row"):
         list(read_log(path))
+
+
+def test_a_table_with_two_columns_of_one_name_is_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "hypernetwork_loss.csv"
+    log_of(tmp_path, [row(1)]).close()
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{line},{line.split(',')[3]}\n" for line in lines))
+    with pytest.raises(HnetkitError, match="line 1 is no row"):
+        list(read_log(path))
+
+
+def test_a_table_is_without_steps_only_as_a_run_begins_it(tmp_path: Path) -> None:
+    path = tmp_path / "hypernetwork_loss.csv"
+    assert not has_no_step(path)
+    log = Log(tmp_path, "ink")
+    log.truncate_after(0)
+    assert has_no_step(path)
+    log.step(row(1))
+    log.close()
+    assert not has_no_step(path)
+    path.write_text("mine")
+    assert not has_no_step(path)

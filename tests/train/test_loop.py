@@ -282,6 +282,57 @@ def test_a_folder_of_something_else_is_left_alone(model: Model, pictures: Path, 
             run_training(small_recipe(pictures), model, tmp_path / "ink", beginning=beginning)
 
 
+@pytest.mark.parametrize("record", ["ours", '{"name": "ink"}', '{"format": "hnetkit.training/1"}'])
+def test_a_folder_of_networks_that_cannot_be_gone_on_with_is_left_alone(
+    record: str, model: Model, pictures: Path, finished: Path
+) -> None:
+    shutil.rmtree(finished / "state")
+    (finished / "previews").mkdir()
+    (finished / "previews" / "mine.png").write_bytes(b"mine")
+    if record != "ours":
+        (finished / "recipe.json").write_text(record)
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    for seed in (0, 1):
+        with pytest.raises((OutputExists, RunChanged)):
+            run_training(small_recipe(pictures, seed=seed), model, finished)
+    if record == "ours":
+        run_training(small_recipe(pictures, seed=1), model, finished, beginning="restart")
+        assert (finished / "previews" / "mine.png").read_bytes() == b"mine"
+    else:
+        with pytest.raises(OutputExists, match="no record of a run of ink"):
+            run_training(small_recipe(pictures), model, finished, beginning="restart")
+        assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+def test_the_network_of_before_is_there_until_the_one_that_was_started_over_is_whole(
+    model: Model, pictures: Path, whole: Path, finished: Path
+) -> None:
+    recipe = small_recipe(pictures, seed=3)
+
+    def made(report: Report) -> None:
+        if report.step == 5:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(recipe, model, read_data(recipe), finished, beginning="restart", told=Callbacks(made=made))
+    assert same(weights(finished), weights(whole))
+    run_training(recipe, model, finished)
+    assert not same(weights(finished), weights(whole))
+
+
+def test_a_run_that_failed_before_its_first_step_is_tried_again(model: Model, pictures: Path, tmp_path: Path) -> None:
+    few = PreviewSettings(prompts=("a dot",), seeds=(1,), steps=1, width=16, height=16, sampler="DDIM")
+    recipe = small_recipe(pictures, guarded=True, guards=GuardSettings(), preview_every=3, previews=few)
+    broken = _fresh(model)
+    with torch.no_grad():
+        broken.pipe.unet.conv_out.bias[:] = torch.nan
+    with pytest.raises(TrainingFailed, match="there is no good network yet"):
+        run_training(recipe, broken, tmp_path / "ink")
+    assert (tmp_path / "ink" / "loss.png").is_file()
+    run_training(recipe, model, tmp_path / "ink")
+    assert (tmp_path / "ink" / "ink.pt").is_file()
+
+
 def test_two_commands_do_not_train_in_one_folder(model: Model, pictures: Path, tmp_path: Path) -> None:
     recipe = small_recipe(pictures)
 

@@ -57,6 +57,23 @@ def test_what_is_left_out_has_its_default() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("con", "CON", "nul", "aux.v2", "prn", "com1", "LPT9", "com\N{SUPERSCRIPT ONE}", "conin$", "con .x", "none"),
+        *("ink.", "ink ", "ink. .", " ", "", ".ink", "a:b", "a\\b", "a\nb"),
+    ],
+)
+def test_a_name_that_some_system_cannot_hold_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="cannot name a network's files"):
+        replace(PLAIN, name=name)
+
+
+def test_names_that_only_look_reserved_are_taken() -> None:
+    for name in ("console", "con-2", "com10", "ink.con", "nulla", "Conté (v2)"):
+        assert replace(PLAIN, name=name).name == name
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"batchsize": 2}, "there is no setting batchsize"),

@@ -184,6 +184,9 @@ def test_a_table_is_read_as_spreadsheets_write_it(text: str) -> None:
         "file,caption\na.png,red, blue\n",
         "file,caption\na.png\n",
         "file,caption\na.png,x\na.png,y\n",
+        "file,caption,caption\na.png,x,y\n",
+        "file\tcaption\tfile\na.png\tx\ta.png\n",
+        '[{"file": "a.png", "caption": "x", "caption": "y"}]',
         'file,caption\na.png,"x\n',
         "[1, 2]",
         "[{",
@@ -199,6 +202,25 @@ def test_a_table_is_read_as_spreadsheets_write_it(text: str) -> None:
 def test_what_is_no_table_of_captions_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
         read_table(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("file,width,caption,caption\na.png,1,x,y\n", "2 columns are called caption"),
+        ("file;caption;file\na.png;x;b.png\n", "2 columns are called file"),
+        ('[{"file": "a.png", "caption": "x", "caption": "y"}]', "says one thing twice"),
+    ],
+)
+def test_a_caption_that_is_there_twice_is_not_chosen_in_silence(folder: Path, text: str, said: str) -> None:
+    before = texts(folder)
+    with pytest.raises(UsageError, match=said):
+        apply_captions(folder, read_table(text.replace("a.png", "picture-01.png")))
+    assert texts(folder) == before
+
+
+def test_empty_columns_that_a_spreadsheet_adds_are_no_twins() -> None:
+    assert read_table("file,caption,,\na.png,x,,\n") == {"a.png": "x"}
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,16 @@ from typing import Any
 
 import pytest
 
+import hnetkit
 from hnetkit.errors import OutputExists, RunChanged
+from hnetkit.network import Hypernetwork
+from hnetkit.train.build import Build
+from hnetkit.train.logs import Log, LogRow
+from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import _require_numbers
 from hnetkit.train.run_folder import Found, RunFolder
+from hnetkit.train.saving import save_trained, to_hypernetwork
 from hnetkit.train.state import State
 from hnetkit.train.sweep import Sweep
 from hnetkit.train.sweep_runs import SweepRun
@@ -28,6 +34,28 @@ def begun(folder: Path) -> RunFolder:
     files.begin(FOUND, afresh=False)
     files.states.write(State(1, {}))
     return files
+
+
+def network(step: int, name: str = "ink") -> Hypernetwork:
+    return to_hypernetwork(TrainedNetwork(Build(), [8], seed=0), name=name, step=step, model_name=None, model_hash=None)
+
+
+def trained(folder: Path) -> RunFolder:
+    """A folder with all that a run of two steps leaves."""
+    files = begun(folder)
+    save_trained(network(2), folder)
+    hnetkit.save(network(2), files.snapshot(2))
+    log = Log(folder, "ink")
+    log.step(LogRow(2, 0, 2, 0.1, 1e-3, 0.1, 1.0, 1.0))
+    log.plot()
+    for name in ("previews/ink-0.png", "tensorboard/events.out.tfevents.1.here"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return files
+
+
+def all_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_record_that_nobody_changed_is_the_same_run(tmp_path: Path) -> None:
@@ -57,6 +85,12 @@ def test_a_record_that_somebody_changed_is_refused_in_a_line(tmp_path: Path, cha
     assert len(str(raised.value)) < 600
     assert not files.is_finished(FOUND, 1)
     assert files.require_same("restart", FOUND, force=False) == []
+    if isinstance(change, dict) and "found" in change:
+        files.require_ours()  # so that --restart may start over
+    else:
+        with pytest.raises(OutputExists, match="no record of a run of ink") as refused:
+            files.require_ours()
+        assert len(str(refused.value)) < 600
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
@@ -122,4 +156,127 @@ def test_a_sweep_trains_in_no_folder_that_is_a_link(tmp_path: Path) -> None:
     sweep.require_ours()
     runs[1].folder.symlink_to(tmp_path)
     with pytest.raises(OutputExists, match="a link"):
+        sweep.require_ours()
+
+
+RECORDS = {
+    "of another program": '{"name": "ink", "steps": 5}',
+    "a bare recipe": json.dumps(RECIPE.to_json()),
+    "of another name": json.dumps({"format": "hnetkit.training/1", "recipe": {**RECIPE.to_json(), "name": "pen"}}),
+    "no JSON": "soup",
+}
+
+
+@pytest.mark.parametrize("record", RECORDS.values(), ids=RECORDS.keys())
+def test_a_folder_with_a_recipe_that_no_run_of_this_network_wrote_is_not_taken(tmp_path: Path, record: str) -> None:
+    files = trained(tmp_path / "ink")
+    files.record.write_text(record)
+    with pytest.raises(OutputExists, match=r"recipe\.json: no record of a run of ink") as raised:
+        files.require_ours()
+    assert raised.value.exit_code == 2
+    assert "--out" in str(raised.value.hint)
+
+
+RESULTS = ["ink.pt", "ink.safetensors", "ink-2.safetensors", "hypernetwork_loss.csv", "loss.png", "previews/ink-0.png"]
+RESULTS += ["tensorboard/events.out.tfevents.1.here"]
+
+
+@pytest.mark.parametrize("kept", RESULTS)
+def test_without_a_checkpoint_nothing_that_was_made_is_replaced_unasked(tmp_path: Path, kept: str) -> None:
+    files = trained(tmp_path / "ink")
+    files.states.clear()
+    for name in set(RESULTS) - {kept}:
+        (files.folder / name).unlink()
+    files.require_ours()
+    with pytest.raises(OutputExists, match=f"{kept}: an earlier run made it, and there is no checkpoint") as raised:
+        files.require_same("go on", FOUND, force=True)
+    assert raised.value.exit_code == 2
+    assert str(raised.value.hint).startswith("--restart ")
+    assert files.require_same("restart", FOUND, force=False) == []
+
+
+def test_another_recipe_does_not_take_a_folder_that_was_begun_with(tmp_path: Path) -> None:
+    files = begun(tmp_path / "ink")
+    files.states.clear()
+    assert files.require_same("go on", FOUND, force=False) == []
+    other = replace(files, recipe=replace(RECIPE, seed=1))
+    other.require_ours()
+    with pytest.raises(RunChanged, match="another seed"):
+        other.require_same("go on", FOUND, force=True)
+    assert other.require_same("restart", FOUND, force=False) == []
+
+
+def test_what_a_run_left_that_was_stopped_before_its_first_step_is_gone_on_with(tmp_path: Path) -> None:
+    files = trained(tmp_path / "ink")
+    files.states.clear()
+    for name in ("ink.pt", "ink.safetensors", "ink-2.safetensors"):
+        (files.folder / name).unlink()
+    Log(files.folder, "ink").truncate_after(0)
+    files.require_ours()
+    assert files.require_same("go on", FOUND, force=False) == []
+
+
+FOREIGN = {
+    "ink.pt": lambda path: path.write_bytes(b"mine"),
+    "ink.safetensors": lambda path: path.mkdir(),
+    "ink-4.safetensors": lambda path: hnetkit.save(network(40), path),
+    "ink-2.safetensors": lambda path: hnetkit.save(network(2, "pen"), path, overwrite=True),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_network_that_the_run_did_not_write_is_neither_replaced_nor_removed(tmp_path: Path, name: str) -> None:
+    files = trained(tmp_path / "ink")
+    path = files.folder / name
+    if name in ("ink.pt", "ink.safetensors"):
+        path.unlink()
+    files.require_ours()
+    FOREIGN[name](path)
+    with pytest.raises(OutputExists, match=f"{name}: not what a run of ink wrote") as raised:
+        files.require_ours()
+    assert "move it away" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("name", ["ink-2.safetensors", "ink.pt"])
+def test_starting_over_does_not_remove_the_network_that_it_starts_from(tmp_path: Path, name: str) -> None:
+    files = trained(tmp_path / "ink")
+    given = str(files.folder / name)
+    for recipe in (replace(RECIPE, start=given), replace(RECIPE, beside=(given,), prompt_name="x")):
+        with pytest.raises(OutputExists, match="starting over would remove or replace it"):
+            replace(files, recipe=recipe).require_same("restart", FOUND, force=True)
+    (tmp_path / "copy.pt").write_bytes(Path(given).read_bytes())
+    apart = replace(files, recipe=replace(RECIPE, start=str(tmp_path / "copy.pt")))
+    assert apart.require_same("restart", FOUND, force=False) == []
+
+
+def test_starting_over_removes_what_the_run_made_and_nothing_else(tmp_path: Path) -> None:
+    files = trained(tmp_path / "ink")
+    theirs = {
+        *("notes.txt", "ink-two.safetensors", "ink-\N{SUPERSCRIPT TWO}.safetensors", "ink-02.safetensors"),
+        *("inks-2.safetensors", "previews/mine.png", "previews/ink-best.png", "tensorboard/notes.txt"),
+        *("state/notes.txt", "state/draft.unfinished", "state/00000001/notes.txt"),
+    }
+    for name in theirs:
+        (files.folder / name).write_bytes(b"mine")
+    kept = {name: data for name, data in all_files(files.folder).items() if Path(name).stem == "ink"}
+    assert len(kept) == 2  # the network, until there is a new one
+    files.require_ours()
+    files.begin(FOUND, afresh=True)
+    left = all_files(files.folder)
+    assert {name: left.get(name) for name in kept} == kept
+    assert sum(data == b"mine" for data in left.values()) == len(theirs)
+    assert set(left) - set(kept) - {"recipe.json", "hypernetwork_loss.csv", "loss.png"} == {
+        name.replace("00000001/", "00000001.unfinished/") for name in theirs
+    }
+    assert files.states.newest_folder is None
+    files.states.write(State(1, {}))
+    assert files.states.newest_folder == files.folder / "state" / "00000002"
+
+
+def test_a_sweep_locks_no_file_outside_of_its_folder(tmp_path: Path) -> None:
+    run = SweepRun("rate 1", tmp_path / "ink" / "1", RECIPE, {})
+    sweep = Sweep("ink", tmp_path / "ink", ("rate",), (run, run))
+    sweep.begin()
+    (sweep.folder / ".lock").symlink_to(tmp_path / "outside")
+    with pytest.raises(OutputExists, match=r"\.lock: a link"):
         sweep.require_ours()

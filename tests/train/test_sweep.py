@@ -256,6 +256,20 @@ def test_a_folder_of_something_else_is_left_alone(model: Model, recipe: Recipe, 
         made(done, model)
 
 
+def test_a_run_whose_checkpoints_are_gone_is_not_made_anew_unasked(model: Model, done: Sweep) -> None:
+    folder = done.runs[1].folder
+    shutil.rmtree(folder / "state")
+    before = {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()}
+    with pytest.raises(OutputExists, match=r"rate 1e-3: .*no checkpoint to go on from") as raised:
+        made(done, model)
+    assert str(raised.value.hint).startswith("--restart ")
+    (folder / "recipe.json").write_text("{}")
+    with pytest.raises(OutputExists, match=r"rate 1e-3: .*no record of a run of ink-rate-1e-3"):
+        made(done, model)
+    (folder / "recipe.json").write_bytes(before[folder / "recipe.json"])
+    assert {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()} == before
+
+
 def test_two_commands_do_not_sweep_in_one_folder(model: Model, recipe: Recipe, tmp_path: Path) -> None:
     sweep = over_rates(recipe, tmp_path)
     with sweep.locked(), pytest.raises(HnetkitError, match="another command trains here"), sweep.locked():

@@ -22,6 +22,7 @@ from hnetkit.generate.loading.configs import HINT, held_values, read_object, ref
 from hnetkit.generate.loading.state_dicts import read_state_dict
 from hnetkit.limits import MAX_JSON
 from hnetkit.text import printable
+from hnetkit.train.tables import require_each_once
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -217,7 +218,9 @@ def _words(folder: Path) -> list[str]:
 
 def _tag_list(path: Path) -> list[tuple[str, int]]:
     text = read_regular(path, most=MAX_JSON).decode("utf-8-sig")
-    return [(row["name"], int(row["category"])) for row in csv.DictReader(io.StringIO(text, newline=""))]
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    require_each_once(rows, ("name", "category"))
+    return [(row["name"], int(row["category"])) for row in rows]
 
 
 def _labels(path: Path, config: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -16,6 +16,7 @@ from hnetkit.train.captions import MAX_TEXT, caption_of
 from hnetkit.train.preparing.folder import write_caption
 from hnetkit.train.preparing.opening import picture_files
 from hnetkit.train.preparing.quality import Look, warnings_about, warnings_of_each
+from hnetkit.train.tables import require_each_once
 
 COLUMNS = ("file", "width", "height", "caption", "warnings")
 _SEPARATORS = ",;\t"  # some spreadsheets write CSV with semicolons
@@ -66,7 +67,7 @@ def read_table(text: str) -> dict[str, str]:
     """Returns file name -> caption of an edited table: CSV, TSV, or JSON as `hnetkit train review` prints them.
 
     Raises:
-        UsageError: it is no such table, or names a file twice.
+        UsageError: it is no such table, or says a file, or a row's file or caption, twice.
     """
     text = text.removeprefix("\ufeff")
     rows: Iterable[dict[str, Any]] = _of_json(text) if text.lstrip().startswith("[") else _of_lines(text)
@@ -128,12 +129,26 @@ def _is_text(text: str) -> bool:
 
 def _of_json(text: str) -> Iterator[dict[str, Any]]:
     try:
-        rows = parse_json(text)
+        rows = parse_json(text, pairs=_each_key_once)
     except ValueError as error:
         raise UsageError(f"the table is not JSON: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
         raise UsageError("the table is not a JSON array of objects", hint="hnetkit train review DIR --json")
     yield from rows
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        raise UsageError("a row of the table says one thing twice", hint="leave one of the two")
+    return row
+
+
+def _require_each_once(reader: csv.DictReader[str]) -> None:
+    try:
+        require_each_once(reader, ("file", "caption"))
+    except ValueError as error:
+        raise UsageError(f"the table cannot be taken back: {error}", hint="leave one of them in it") from error
 
 
 def _of_lines(text: str) -> Iterator[dict[str, Any]]:
@@ -145,6 +160,7 @@ def _of_lines(text: str) -> Iterator[dict[str, Any]]:
             raise UsageError(
                 "the table has no columns file and caption in its first line", hint="hnetkit train review DIR --csv"
             )
+        _require_each_once(reader)
         for number, row in enumerate(reader, 1):
             if None in row:  # more cells than columns: most likely a caption with commas and without quotes
                 raise UsageError(
