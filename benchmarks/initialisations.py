@@ -23,7 +23,7 @@ from hnetkit.generate.model import load_model
 from hnetkit.runtime.layers import find_layers
 from hnetkit.train.build import INITIALISATIONS, Build
 from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.stacks import Stacks
+from hnetkit.train.unet_hooks import Stacks
 
 ACTIVATIONS = (
     *("linear", "relu", "leakyrelu", "elu", "swish", "silu", "gelu", "mish", "selu", "tanh", "softsign", "sigmoid"),

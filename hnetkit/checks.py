@@ -1,4 +1,4 @@
-"""Is a network whole, was it trained, and for which Stable Diffusion? Told from its tensors."""
+"""Judge a network by its tensors: whole, finite, trained."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnetkit.hashes import damaged_parts
-from hnetkit.network import BaseModel, Hypernetwork, TensorRef
+from hnetkit.network import Hypernetwork, TensorRef
 
-_CROSS: dict[int, BaseModel] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 _LARGEST = {"fp16": 65504.0}
 
 
@@ -28,38 +27,6 @@ class Report:
     untrained: tuple[int, ...]
 
 
-def base_model(net: Hypernetwork) -> BaseModel:
-    """Returns which Stable Diffusion a network was made for.
-
-    The cross-attention width tells (768 SD 1, 1024 SD 2, 2048 SDXL). A file with several has the one that was
-    trained: every way of making a network starts with biases of exactly 0, and what training does not reach stays so.
-    """
-    widths = set(net.mlps)
-    cross = [width for width in _CROSS if width in widths]
-    if len(cross) > 1:
-        cross = [width for width in cross if is_trained(net, width)] or cross
-    if cross == [768] and 1536 in widths:
-        return "sdxl-refiner"
-    if len(cross) == 1:
-        return _CROSS[cross[0]]
-    if not cross and 1536 in widths:
-        return "sdxl-refiner"
-    return "sd1-or-sd2" if not cross and widths and widths <= {320, 640, 1280} else "unknown"
-
-
-def is_trained(net: Hypernetwork, width: int) -> bool:
-    """Whether training ever reached the MLPs of a width: any bias of a linear layer is not 0, or there is none."""
-    biases = [stage.bias for mlp in net.mlps[width] for stage in mlp.stages if stage.bias is not None]
-    return not biases or any(_has_any(bias) for bias in biases)
-
-
-def _has_any(tensor: TensorRef, *, step: int = 1 << 20) -> bool:
-    """Whether any byte of a tensor is not 0; reads `step` bytes at a time."""
-    places = range(0, tensor.nbytes, step)
-    parts = (tensor.file.read_at(tensor.offset + at, min(step, tensor.nbytes - at)) for at in places)
-    return any(part.count(0) != len(part) for part in parts)
-
-
 def validate(net: Hypernetwork) -> Report:
     """Reads every value of a network and returns what is wrong or odd with it."""
     problems, warnings = [], list(net.warnings)
@@ -72,7 +39,7 @@ def validate(net: Hypernetwork) -> Report:
         largest = max(largest, peak)
         if bad:
             problems.append(f"{name}: {bad} of {tensor.numel} values are not finite")
-    untrained = tuple(width for width in net.widths if not is_trained(net, width))
+    untrained = tuple(width for width in net.widths if not net.is_trained(width))
     if untrained == tuple(net.widths):
         warnings.append("never trained: every bias is 0")
     elif untrained:

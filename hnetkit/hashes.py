@@ -3,8 +3,7 @@
 - ``sha256``: of the whole file. A1111's short hash and Civitai's AutoV2 are its first 10 digits.
 - ``autov1``: A1111's first ``model_hash``: 8 digits of the sha256 of 64 KiB at 1 MiB. Files under 1 MiB all have the
   same one, so it is None for them.
-- content hash: ``h1:`` + sha256 of one line per tensor, sorted by width, side and name (``width side name dtype shape
-  blake3-of-its-bytes``), and a line with the topology of each MLP. Name, step, dropout and container are not in it.
+- content hash: of the network in it, whatever its container; see `Hypernetwork.content_hash_from`.
 
 Tensors are digested by BLAKE3 because they are read for the file's sha256 anyway: a second sha256 would double the
 cost of a scan, BLAKE3 adds less than half.
@@ -14,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from blake3 import blake3
 
-from hnetkit.network import Checksum, Hypernetwork, ResidualMLP, SizedSource, TensorRef
+from hnetkit.network import Checksum, Hypernetwork, SizedSource
 
 _CHUNK = 1 << 20  # bytes
 _V1_OFFSET, _V1_SIZE = 1 << 20, 64 << 10
@@ -78,7 +77,7 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str
     return FileHashes(
         sha256=sha256 or whole.hexdigest(),
         autov1=v1.hexdigest()[:8] if file.size > _V1_OFFSET else None,
-        content_hash=_content_hash(net, lambda ref: digests[ref.offset, ref.nbytes]) if net else None,
+        content_hash=net.content_hash_from(lambda ref: digests[ref.offset, ref.nbytes]) if net else None,
     )
 
 
@@ -86,11 +85,6 @@ def _begun(tensors: list[tuple[int, int]], end: int) -> Iterator[tuple[tuple[int
     """Takes those that begin before `end` from the end; each digest is made in its turn, for it is large."""
     while tensors and tensors[-1][0] < end:
         yield tensors.pop(), blake3()
-
-
-def content_hash(net: Hypernetwork) -> str:
-    """Returns the content hash of a network, reading its tensors once."""
-    return _content_hash(net, lambda ref: blake3(ref.read()).hexdigest())
 
 
 def damaged_parts(net: Hypernetwork) -> list[str]:
@@ -103,19 +97,6 @@ def _crc32(file: SizedSource, part: Checksum) -> int:
     for start in range(part.offset, end, _CHUNK):
         crc = zlib.crc32(file.read_at(start, min(_CHUNK, end - start)), crc)
     return crc
-
-
-def _content_hash(net: Hypernetwork, digest_of: Callable[[TensorRef], str]) -> str:
-    lines = [
-        f"{width} {side} {key} {ref.dtype} {','.join(map(str, ref.shape))} {digest_of(ref)}"
-        for width, side, key, ref in sorted(net.each_tensor(), key=lambda item: item[:3])
-    ]
-    lines += [f"{width} {side} {_build_of(mlp)}" for width, side, mlp in net.each_mlp()]
-    return "h1:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _build_of(mlp: ResidualMLP) -> str:
-    return " ".join(f"{stage.activation or 'linear'}{'+norm' if stage.norm else ''}" for stage in mlp.stages)
 
 
 def _read_all(file: SizedSource) -> Iterator[tuple[int, bytes]]:

@@ -5,8 +5,9 @@ Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/hypernetworks/hyperne
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -20,6 +21,8 @@ TORCH_NAME: Mapping[DType, str] = {"fp16": "float16", "bf16": "bfloat16", "fp32"
 
 FileFormat = Literal["pt-zip", "pt-legacy", "safetensors"]
 BaseModel = Literal["sd1", "sd2", "sd1-or-sd2", "sdxl", "sdxl-refiner", "unknown"]
+
+_CROSS: Mapping[int, BaseModel] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 
 class ByteSource(Protocol):
@@ -79,6 +82,12 @@ class TensorRef:
         if not self.numel:
             return torch.empty(self.shape, dtype=dtype)
         return torch.frombuffer(bytearray(self.read()), dtype=dtype).reshape(self.shape)
+
+    def has_any(self, *, step: int = 1 << 20) -> bool:
+        """Whether any byte of it is not 0; reads `step` bytes at a time."""
+        places = range(0, self.nbytes, step)
+        parts = (self.file.read_at(self.offset + at, min(step, self.nbytes - at)) for at in places)
+        return any(part.count(0) != len(part) for part in parts)
 
     @classmethod
     def of(cls, tensor: Tensor) -> TensorRef:
@@ -278,17 +287,56 @@ class Hypernetwork:
 
     @cached_property
     def base_model(self) -> BaseModel:
-        """Which Stable Diffusion it was made for, from its widths and from which of them were trained."""
-        from hnetkit.checks import base_model
+        """Which Stable Diffusion it was made for.
 
-        return base_model(self)
+        The cross-attention width tells (768 SD 1, 1024 SD 2, 2048 SDXL). A file with several has the one that was
+        trained: every way of making a network starts with biases of exactly 0, and what training does not reach stays
+        so.
+        """
+        widths = set(self.mlps)
+        cross = [width for width in _CROSS if width in widths]
+        if len(cross) > 1:
+            cross = [width for width in cross if self.is_trained(width)] or cross
+        if cross == [768] and 1536 in widths:
+            return "sdxl-refiner"
+        if len(cross) == 1:
+            return _CROSS[cross[0]]
+        if not cross and 1536 in widths:
+            return "sdxl-refiner"
+        return "sd1-or-sd2" if not cross and widths and widths <= {320, 640, 1280} else "unknown"
+
+    def is_trained(self, width: int) -> bool:
+        """Whether training ever reached the MLPs of a width: any bias of a linear layer is not 0, or there is none."""
+        biases = [stage.bias for mlp in self.mlps[width] for stage in mlp.stages if stage.bias is not None]
+        return not biases or any(bias.has_any() for bias in biases)
 
     @cached_property
     def content_hash(self) -> str:
         """``"h1:" + 64 hex digits`` of the tensors and the topology; the same in every container and name."""
-        from hnetkit.hashes import content_hash
+        from blake3 import blake3
 
-        return content_hash(self)
+        return self.content_hash_from(lambda tensor: blake3(tensor.read()).hexdigest())
+
+    def content_hash_from(self, digest_of: Callable[[TensorRef], str]) -> str:
+        """Returns the content hash.
+
+        It is the sha256 of one line for each tensor, sorted by width, side and name (``width side name dtype shape
+        blake3-of-its-bytes``), and of a line with the topology of each MLP. Name, step, dropout and container are not
+        in it.
+
+        Args:
+            digest_of: returns the BLAKE3 of a tensor's bytes, in hex digits.
+        """
+        lines = [
+            f"{width} {side} {key} {ref.dtype} {','.join(map(str, ref.shape))} {digest_of(ref)}"
+            for width, side, key, ref in sorted(self.each_tensor(), key=lambda item: item[:3])
+        ]
+        lines += [f"{width} {side} {_topology_of(mlp)}" for width, side, mlp in self.each_mlp()]
+        return "h1:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _topology_of(mlp: ResidualMLP) -> str:
+    return " ".join(f"{stage.activation or 'linear'}{'+norm' if stage.norm else ''}" for stage in mlp.stages)
 
 
 def _stem(path: str) -> str:

@@ -5,11 +5,15 @@ Nothing is tuned at run time: one machine gives one answer. A row changes only w
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 Capability: TypeAlias = tuple[int, int]
 """Of a CUDA device: (8, 0) is A100, (8, 6) RTX 30, (8, 9) RTX 40, (9, 0) H100, (12, 0) RTX 50."""
+
+VARIABLE = "HNETKIT_KERNEL"
+"""Of the environment: forces a path by its name."""
 
 UNMEASURED = "unmeasured"
 
@@ -147,6 +151,11 @@ FUSED_INTERPRETED = FusedTiles(16, 32, 4, 2)
 
 SHARED_MEMORY: Mapping[Capability, int] = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227}
 """KB that one program can have."""
+
+
+def is_forced(path: str) -> bool:
+    """Whether `HNETKIT_KERNEL` asks for this path by name."""
+    return os.environ.get(VARIABLE) == path
 
 
 def auto_path(capability: Capability) -> str:

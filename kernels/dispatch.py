@@ -12,9 +12,8 @@ import os
 import torch
 
 from hnetkit.errors import KernelUnavailable, UsageError
-from hnetkit.kernels.configs import auto_path
+from hnetkit.kernels.configs import VARIABLE, auto_path, is_forced
 
-VARIABLE = "HNETKIT_KERNEL"
 FORCED = ("auto", "reference", "eager", "grouped", "fused", "chain")
 PLAIN = ("reference", "eager")
 KERNELS = ("grouped", "fused")
@@ -41,11 +40,6 @@ def chosen_path(device: torch.device | None = None) -> str:
     if name not in PATHS or (name in KERNELS and not _has_triton()):
         raise KernelUnavailable(f"{VARIABLE}={name}: this path cannot run here", hint=f"unset {VARIABLE}")
     return name
-
-
-def is_forced(path: str) -> bool:
-    """Whether `HNETKIT_KERNEL` asks for this path by name."""
-    return os.environ.get(VARIABLE) == path
 
 
 def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:

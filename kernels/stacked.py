@@ -20,9 +20,8 @@ from triton.runtime.errors import InterpreterError
 
 from hnetkit.errors import KernelUnavailable
 from hnetkit.kernels import backward, eager, fused, grouped
-from hnetkit.kernels.configs import SIMPLER
+from hnetkit.kernels.configs import SIMPLER, is_forced
 from hnetkit.kernels.devices import can_run
-from hnetkit.kernels.dispatch import is_forced
 from hnetkit.kernels.mlp import MLPWeights
 from hnetkit.kernels.packing import TENSORS, Packed, PackedStage, merge, unpack
 from hnetkit.kernels.state import State

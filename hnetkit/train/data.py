@@ -22,7 +22,7 @@ from hnetkit.train.recipe import Recipe
 if TYPE_CHECKING:
     from PIL import Image
 
-    from hnetkit.train.stacks import Stack
+    from hnetkit.train.unet_hooks import Stack
 
 _SHOWN = 5  # names in a message
 

@@ -1,4 +1,4 @@
-"""The record of a run, step by step: a table that A1111's tools read, TensorBoard where wanted, and a plot."""
+"""The record of a run, step by step: a table that A1111's tools read, and TensorBoard where wanted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
 from hnetkit.files import new_file, read_regular
 from hnetkit.images import open_image
-from hnetkit.train.plot import draw_plot
 from hnetkit.train.tables import require_each_once
 
 if TYPE_CHECKING:
@@ -73,16 +72,14 @@ class Log:
 
     Args:
         folder: of the run; it exists.
-        name: of the network, for the plot's title.
         tensorboard: also write ``tensorboard/`` in `folder`.
 
     Raises:
         MissingPackage: TensorBoard is asked for and not installed.
     """
 
-    def __init__(self, folder: Path, name: str, *, tensorboard: bool = False) -> None:
-        self._csv, self._plot = folder / CSV_NAME, folder / PLOT_NAME
-        self._name = name
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
+        self._csv = folder / CSV_NAME
         self._open: TextIO | None = None
         self._board = _Board(folder / TENSORBOARD_NAME) if tensorboard else None
 
@@ -113,12 +110,6 @@ class Log:
         """Shows a preview's sheet in TensorBoard, where that is on."""
         if self._board is not None:
             self._board.picture(step, path)
-
-    def plot(self) -> Path:
-        """Draws all rows so far to `PLOT_NAME` and returns its path."""
-        with new_file(self._plot, overwrite=True) as file:
-            file.write(draw_plot(self._name, list(read_log(self._csv))))
-        return self._plot
 
     def close(self) -> None:
         """Ends the log; harmless twice."""

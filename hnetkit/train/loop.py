@@ -31,9 +31,9 @@ from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import Report, Run
 from hnetkit.train.run_folder import Beginning, Found, RunFolder, find
 from hnetkit.train.saving import save_trained, to_hypernetwork
-from hnetkit.train.stacks import Stacks
 from hnetkit.train.state import State, require_room
 from hnetkit.train.step import Stepper
+from hnetkit.train.unet_hooks import Stacks
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
@@ -125,7 +125,7 @@ def train(
         log = None
         if processes.is_main:
             stack.enter_context(files.locked())
-            log = Log(folder, recipe.name, tensorboard=recipe.tensorboard)
+            log = Log(folder, tensorboard=recipe.tensorboard)
             stack.callback(log.close)
             _require_room(folder, network, recipe, rates, told.say)
         state = _begin(files, found, processes, beginning)

@@ -7,12 +7,14 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from hnetkit.files import new_file
+from hnetkit.train.logs import CSV_NAME, PLOT_NAME, LogRow, read_log
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from hnetkit.train.logs import LogRow
 
 _INK, _PALE_INK, _GRID = "#333333", "#777777", "#e6e6e6"
 _RATE = "#c4722b"
@@ -29,6 +31,18 @@ class _Look(NamedTuple):
 
 _KEPT = _Look("#a9c8e4", "#12507b", "loss of a step", "running mean")
 _LOST = _Look("#f0c4bf", "#c0453a", "", "undone by a roll-back")
+
+
+def write_plot(folder: Path, name: str) -> Path:
+    """Draws all rows so far of the log in `folder`, beside it, and returns the picture's path.
+
+    Args:
+        name: of the network, for the title.
+    """
+    path = folder / PLOT_NAME
+    with new_file(path, overwrite=True) as file:
+        file.write(draw_plot(name, list(read_log(folder / CSV_NAME))))
+    return path
 
 
 def draw_plot(name: str, rows: Sequence[LogRow]) -> bytes:

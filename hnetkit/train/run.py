@@ -20,6 +20,7 @@ from hnetkit.network import Hypernetwork
 from hnetkit.train.guards import MEASURED, Guards, Verdict
 from hnetkit.train.logs import Log, LogRow
 from hnetkit.train.optimizer import restore
+from hnetkit.train.plot import write_plot
 from hnetkit.train.previews import Previews
 from hnetkit.train.rates import Rates
 from hnetkit.train.recipe import Recipe
@@ -159,7 +160,7 @@ class Run:
         """Draws the losses so far."""
         self._plotted = time.monotonic()
         if self.log is not None:
-            self.log.plot()
+            write_plot(self.files.folder, self.recipe.name)
 
     @property
     def _is_checkpoint(self) -> bool:

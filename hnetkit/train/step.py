@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hnetkit.train.latents import Latents
     from hnetkit.train.modules import TrainedNetwork
     from hnetkit.train.processes import Processes
-    from hnetkit.train.stacks import Stacks
+    from hnetkit.train.unet_hooks import Stacks
 
 
 @dataclass(frozen=True, slots=True)

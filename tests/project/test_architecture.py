@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "PIL", "rich", "requests", "triton")  # numpy: sqlite-utils
 
-# room -> what its modules may import of ours; a room's own modules are always allowed
+# room -> what its modules may import of ours, all of it above; a room's own modules are always allowed
 ROOMS: dict[str, tuple[str, ...]] = {
     "text": (),
     "errors": ("text",),
@@ -22,7 +22,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "limits": ("errors", "files"),
     "images": ("errors", "files"),
     "settings": ("errors", "files", "limits", "paths"),
-    "network": ("errors", "checks", "hashes"),
+    "network": ("errors",),
     "hashes": ("errors", "network"),
     "checks": ("errors", "network", "hashes"),
     "formats": ("errors", "text", "files", "limits", "hashes", "network"),
@@ -43,6 +43,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("inspection", "text", "kernels", "registry", "library", "prompts", "runtime", "generate"),
     ),
 }
+BY_NAME = ("", "cli.lazy")
+"""Modules that load others when their names are used."""
+
 THIRD_PARTY = {
     "registry": {"sqlite_utils"},
     "prompts": set(),
@@ -98,6 +101,36 @@ def test_a_module_imports_only_what_its_room_may(dotted: str, path: Path) -> Non
     assert {room_of(name) for name in ours} <= allowed
     if room in THIRD_PARTY:
         assert others - set(sys.stdlib_module_names) <= THIRD_PARTY[room]
+
+
+def test_no_room_may_import_one_below_it() -> None:
+    order = list(ROOMS)
+    assert [(room, other) for room in order for other in ROOMS[room] if order.index(other) > order.index(room)] == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    known = {f"hnetkit.{dotted}": path for dotted, path in modules() if dotted not in BY_NAME}
+    above = {
+        name: {found for found in imports_of_modules(path, known) if found != name} for name, path in known.items()
+    }
+    while free := [name for name, others in above.items() if not others]:
+        for name in free:
+            del above[name]
+        for others in above.values():
+            others.difference_update(free)
+    assert above == {}, "modules in circles, and those that import them"
+
+
+def imports_of_modules(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """Every module of ours that a file imports, for whatever reason; of `from package import module` the module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom):
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (
+                name if name in known else str(node.module) for name in whole if {name, node.module} & set(known)
+            )
 
 
 def test_every_room_is_on_the_map() -> None:

@@ -15,7 +15,7 @@ from hnetkit.train.data import read_data
 from hnetkit.train.loop import Callbacks, Result, train
 from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.recipe import Recipe
-from hnetkit.train.stacks import Stacks
+from hnetkit.train.unet_hooks import Stacks
 
 CAPTIONS = ("a red circle", "a blue star, small", "a green square", "a black dot", "a white line")
 

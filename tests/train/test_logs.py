@@ -19,7 +19,7 @@ from PIL import Image
 
 from hnetkit.errors import HnetkitError, MissingPackage
 from hnetkit.train.logs import Log, LogRow, has_no_step, read_log
-from hnetkit.train.plot import draw_plot
+from hnetkit.train.plot import draw_plot, write_plot
 
 
 def row(step: int, *, loss: float = 0.1, rate: float = 5e-6, roll_backs: int = 0) -> LogRow:
@@ -27,7 +27,7 @@ def row(step: int, *, loss: float = 0.1, rate: float = 5e-6, roll_backs: int = 0
 
 
 def log_of(folder: Path, rows: list[LogRow], **options: Any) -> Log:
-    log = Log(folder, "ink", **options)
+    log = Log(folder, **options)
     for one in rows:
         log.step(one)
     return log
@@ -57,7 +57,7 @@ def test_every_step_before_a_kill_is_there(tmp_path: Path) -> None:
 import os, signal, sys
 from pathlib import Path
 from hnetkit.train.logs import Log, LogRow
-log = Log(Path(sys.argv[1]), "ink")
+log = Log(Path(sys.argv[1]))
 for step in range(1, 50):
     log.step(LogRow(step, 0, step, 0.1, 5e-6, 0.1, 0.1, 1.0))
 os.kill(os.getpid(), signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_a_resumed_run_writes_the_table_of_an_uninterrupted_one(tmp_path: Path) 
     rows = [row(step, loss=0.1 + step / 100) for step in range(1, 21)]
     log_of(whole, rows).close()
     log_of(resumed, rows[:17])  # not closed: killed after step 17, with a checkpoint of step 10
-    log = Log(resumed, "ink")
+    log = Log(resumed)
     log.truncate_after(10)
     for one in rows[10:]:
         log.step(one)
@@ -95,7 +95,7 @@ def test_steps_that_a_roll_back_undid_stay_and_those_after_a_checkpoint_go(tmp_p
     before = [row(step) for step in range(1, 8)]
     after = [row(step, roll_backs=1) for step in range(4, 10)]
     log_of(tmp_path, before + after).close()
-    log = Log(tmp_path, "ink")
+    log = Log(tmp_path)
     log.truncate_after(6, roll_backs=1)
     assert table(tmp_path) == before + after[:3]
     log.truncate_after(3, roll_backs=0)
@@ -104,7 +104,7 @@ def test_steps_that_a_roll_back_undid_stay_and_those_after_a_checkpoint_go(tmp_p
 
 def test_starting_over_empties_the_table(tmp_path: Path) -> None:
     log_of(tmp_path, [row(1), row(2)]).close()
-    log = Log(tmp_path, "ink")
+    log = Log(tmp_path)
     log.truncate_after(0)
     assert table(tmp_path) == []
     assert (tmp_path / "hypernetwork_loss.csv").read_text().startswith("step,epoch,epoch_step,loss,learn_rate,")
@@ -114,7 +114,7 @@ def test_a_table_of_something_else_is_named_and_left_alone(tmp_path: Path) -> No
     path = tmp_path / "hypernetwork_loss.csv"
     path.write_text("step,epoch,epoch_step,loss,learn_rate\n1,0,1,0.1,5e-6\n")
     with pytest.raises(HnetkitError, match="line 2 is no row"):
-        Log(tmp_path, "ink").truncate_after(0)
+        Log(tmp_path).truncate_after(0)
     assert path.read_text().endswith("1,0,1,0.1,5e-6\n")
 
 
@@ -174,7 +174,7 @@ def test_a_preview_that_cannot_be_opened_again_does_not_end_a_training(tmp_path:
 
 def test_tensorboard_forgets_the_steps_that_a_resumed_run_makes_again(tmp_path: Path) -> None:
     log_of(tmp_path, [row(step, loss=1.0) for step in range(1, 8)], tensorboard=True).close()
-    log = Log(tmp_path, "ink", tensorboard=True)
+    log = Log(tmp_path, tensorboard=True)
     log.truncate_after(3)
     for step in range(4, 6):
         log.step(row(step, loss=2.0))
@@ -195,7 +195,7 @@ def test_without_tensorboard_asking_for_it_says_what_to_install(
     for name in [name for name in sys.modules if name.startswith("torch.utils.tensorboard")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(MissingPackage, match="TensorBoard is not installed") as raised:
-        Log(tmp_path, "ink", tensorboard=True)
+        Log(tmp_path, tensorboard=True)
     assert raised.value.hint == 'pip install "hnetkit[train]"'
     log_of(tmp_path, [row(1)]).close()
     assert len(table(tmp_path)) == 1
@@ -211,9 +211,9 @@ def share_of(pixels: np.ndarray[Any, Any], colour: str) -> float:
 
 
 def test_the_plot_shows_dots_mean_and_rate(tmp_path: Path) -> None:
-    log = log_of(tmp_path, [row(step, loss=0.1 * 1.01**step) for step in range(1, 200)])
-    pixels = picture(log.plot().read_bytes())
-    assert log.plot() == tmp_path / "loss.png"
+    log_of(tmp_path, [row(step, loss=0.1 * 1.01**step) for step in range(1, 200)])
+    pixels = picture(write_plot(tmp_path, "ink").read_bytes())
+    assert write_plot(tmp_path, "ink") == tmp_path / "loss.png"
     assert pixels.shape == (660, 1200, 3)
     assert share_of(pixels, "#a9c8e4") > 1e-3
     assert share_of(pixels, "#12507b") > 1e-3
@@ -293,7 +293,7 @@ def test_a_table_with_two_columns_of_one_name_is_no_log(tmp_path: Path) -> None:
 def test_a_table_is_without_steps_only_as_a_run_begins_it(tmp_path: Path) -> None:
     path = tmp_path / "hypernetwork_loss.csv"
     assert not has_no_step(path)
-    log = Log(tmp_path, "ink")
+    log = Log(tmp_path)
     log.truncate_after(0)
     assert has_no_step(path)
     log.step(row(1))

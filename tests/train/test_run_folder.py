@@ -16,6 +16,7 @@ from hnetkit.network import Hypernetwork
 from hnetkit.train.build import Build
 from hnetkit.train.logs import Log, LogRow
 from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.plot import write_plot
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import _require_numbers
 from hnetkit.train.run_folder import Found, RunFolder
@@ -45,9 +46,9 @@ def trained(folder: Path) -> RunFolder:
     files = begun(folder)
     save_trained(network(2), folder)
     hnetkit.save(network(2), files.snapshot(2))
-    log = Log(folder, "ink")
+    log = Log(folder)
     log.step(LogRow(2, 0, 2, 0.1, 1e-3, 0.1, 1.0, 1.0))
-    log.plot()
+    write_plot(folder, "ink")
     for name in ("previews/ink-0.png", "tensorboard/events.out.tfevents.1.here"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
@@ -211,7 +212,7 @@ def test_what_a_run_left_that_was_stopped_before_its_first_step_is_gone_on_with(
     files.states.clear()
     for name in ("ink.pt", "ink.safetensors", "ink-2.safetensors"):
         (files.folder / name).unlink()
-    Log(files.folder, "ink").truncate_after(0)
+    Log(files.folder).truncate_after(0)
     files.require_ours()
     assert files.require_same("go on", FOUND, force=False) == []
 

@@ -23,8 +23,8 @@ from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.optimizer import make_optimizer
 from hnetkit.train.processes import Processes
 from hnetkit.train.saving import to_hypernetwork
-from hnetkit.train.stacks import Stack, Stacks
 from hnetkit.train.step import Stepper
+from hnetkit.train.unet_hooks import Stack, Stacks
 
 
 @contextmanager
