@@ -14,9 +14,11 @@ from urllib.parse import quote
 from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimited, RemoteError, UsageError
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import Failed, ignored
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
 from hnetkit.sources.origins import Origin, Trust, require_no_secret, token_of
 from hnetkit.sources.pace import Clock, Pace
+from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.refs import Ref
 from hnetkit.sources.shapes import int_of
 from hnetkit.sources.web import Web
@@ -76,8 +78,11 @@ class Hub:
         self.token: str | None = token_of("HF_TOKEN") or get_token()
         self.web = Web(replace(trust, token=self.token), clock, Pace(clock, 4.0))
 
-    def files(self, ref: Ref) -> list[HubFile]:
+    def files(self, ref: Ref, *, failed: Failed = ignored) -> list[HubFile]:
         """Returns the model files that a reference means, at the commit that its revision is now.
+
+        Args:
+            failed: told what of the hub's list cannot be used.
 
         Raises:
             RemoteError: no such repository or revision, or not for everybody.
@@ -87,9 +92,13 @@ class Hub:
         siblings, said = info.get("siblings"), info.get("tags")
         tags = tuple(tag for tag in said if isinstance(tag, str)) if isinstance(said, list) else ()
         repo = Repo(ref.repo, str(info["sha"]), tags, int_of(info.get("downloads")))
-        found = [
-            file for file in (self._file(repo, s) for s in (siblings if isinstance(siblings, list) else ())) if file
-        ]
+        if siblings is not None and not isinstance(siblings, list):
+            raise NetworkFailed(f"{ref.text}: an answer of the hub that makes no sense")
+        listed = [self._file(repo, sibling) for sibling in siblings or ()]
+        found = list({file.path: file for file in listed if file is not None}.values())
+        if odd := len(listed) - len(found):
+            reason = f"left out: files of {ref.repo} without a name of their own ({odd:,})"
+            failed(BadRecord(None, reason, odd, is_whole=False))
         wanted = [file for file in found if _is_meant(file.path, ref.pattern)]
         if not wanted:
             names = ", ".join(sorted(file.path for file in found)[:5])
@@ -150,8 +159,11 @@ def refusal(status: int, content: Any, what: str) -> RemoteError:
 
 def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[Job]:
     """Keeps what the hub says of files, and makes jobs of them; call it inside of `registry.write()`."""
+    versions: dict[str, int] = {}
     for file in files:
-        row = _record(registry, file)
+        if file.repo.commit not in versions:  # once: a repository may have thousands of files, and as many tags
+            versions[file.repo.commit] = _record(registry, file.repo)
+        row = _record_file(registry, versions[file.repo.commit], file)
         stem, suffix = split_name(file.path)
         values = {
             **{"source": SOURCE, "url": file.url, "name": safe_stem(stem, "network"), "suffix": suffix},
@@ -162,13 +174,15 @@ def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[
         yield registry.jobs.get(job.id)
 
 
-def _record(registry: Registry, file: HubFile) -> int:
-    """Stores a repository as a model, its commit as a version; returns the number of the file's row."""
-    repo, catalogue = file.repo, registry.catalogue
+def _record(registry: Registry, repo: Repo) -> int:
+    """Stores a repository as a model, its commit as a version; returns the number of the version's row."""
+    catalogue = registry.catalogue
     about = {"name": repo.name, "creator": repo.name.partition("/")[0], "tags": repo.tags, "downloads": repo.downloads}
     raw = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": repo.downloads}
     model = catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
-    version = catalogue.put_version(model, repo.commit, {"name": repo.commit[:10]})
-    return catalogue.put_file(
-        version, file.path, {"name": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
-    )
+    return catalogue.put_version(model, repo.commit, {"name": repo.commit[:10]})
+
+
+def _record_file(registry: Registry, version: int, file: HubFile) -> int:
+    values = {"name": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
+    return registry.catalogue.put_file(version, file.path, values)
