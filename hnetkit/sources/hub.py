@@ -89,9 +89,8 @@ class Hub:
             Gone: no file fits.
         """
         info = self._info(ref)
-        siblings, said = info.get("siblings"), info.get("tags")
-        tags = tuple(tag for tag in said if isinstance(tag, str)) if isinstance(said, list) else ()
-        repo = Repo(ref.repo, str(info["sha"]), tags, int_of(info.get("downloads")))
+        siblings = info.get("siblings")
+        repo = Repo(ref.repo, str(info["sha"]), _tags(info.get("tags")), int_of(info.get("downloads")))
         if siblings is not None and not isinstance(siblings, list):
             raise NetworkFailed(f"{ref.text}: an answer of the hub that makes no sense")
         listed = [self._file(repo, sibling) for sibling in siblings or ()]
@@ -162,7 +161,7 @@ def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[
     versions: dict[str, int] = {}
     for file in files:
         if file.repo.commit not in versions:  # once: a repository may have thousands of files, and as many tags
-            versions[file.repo.commit] = _record(registry, file.repo)
+            versions[file.repo.commit] = record(registry, file.repo)
         row = _record_file(registry, versions[file.repo.commit], file)
         stem, suffix = split_name(file.path)
         values = {
@@ -174,7 +173,21 @@ def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[
         yield registry.jobs.get(job.id)
 
 
-def _record(registry: Registry, repo: Repo) -> int:
+def repo_of(raw: Mapping[str, Any]) -> Repo | None:
+    """Returns the repository whose record `record` kept; None where there is none in it."""
+    name, commit, tags = raw.get("id"), raw.get("sha"), raw.get("tags")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
+        return None
+    if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        return None
+    return Repo(name, commit, _tags(tags), int_of(raw.get("downloads")))
+
+
+def _tags(said: Any) -> tuple[str, ...]:
+    return tuple(tag for tag in said if isinstance(tag, str)) if isinstance(said, list) else ()
+
+
+def record(registry: Registry, repo: Repo) -> int:
     """Stores a repository as a model, its commit as a version; returns the number of the version's row."""
     catalogue = registry.catalogue
     about = {"name": repo.name, "creator": repo.name.partition("/")[0], "tags": repo.tags, "downloads": repo.downloads}
