@@ -127,7 +127,9 @@ def _record(line: str | bytes, *, is_first: bool) -> Record:
         record = parse_json(line)
     except ValueError as error:
         raise HnetkitError(f"not JSON: {error}", hint=_HINT) from error
-    kind = record.get("kind") if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        raise HnetkitError("no record of hnetkit", hint=_HINT)
+    kind = record.get("kind")
     if not isinstance(kind, str) or (is_first and kind != "hnetkit"):
         raise HnetkitError("no record of hnetkit", hint=_HINT)
     if kind not in _SHAPES:

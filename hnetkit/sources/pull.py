@@ -53,14 +53,14 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool, failed: Failed) -> t
         raise NetworkFailed(f"{ref.text}: {bad.reason}")
     items = items_of(desk.registry, model, all_versions=all_versions, only=version.id if version else None)
     asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
-    bad = list(parts_left_out(asked))
+    left_out = list(parts_left_out(asked))
     if not items:
-        if bad:
-            raise NetworkFailed(f"{ref.text}: {bad[0].reason}")
+        if left_out:
+            raise NetworkFailed(f"{ref.text}: {left_out[0].reason}")
         if model.state == "archived":
             raise Archived(f"{ref.text}: {model.name} is archived; the site keeps it and gives no file")
         raise Gone(f"{ref.text}: {model.name} has no file that may be a network")
-    for part in bad:
+    for part in left_out:
         failed(part)
     with desk.registry.write():
         jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, _again(items))]

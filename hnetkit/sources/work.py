@@ -71,12 +71,8 @@ class Workshop:
             Stopped: the person asked for it; what came is kept.
         """
         try:
-            if self._is_given_up(job):
-                state, code = "failed", "not-tried"
-                reason: str | None = f"{job.name}{job.suffix}: not tried: {MOST_MISSED} files of its model did not come"
-            else:
-                with self._one_at_a_time(job.sha256 or job.key):
-                    state, code, reason = self._carried_out(job)
+            with self._one_at_a_time(job.sha256 or job.key):
+                state, code, reason = self._carried_out(job)
         except Stopped:
             raise
         except Exception as error:
@@ -103,8 +99,10 @@ class Workshop:
         if here is not None:
             part.discard()
             return ("done", None, None) if self._is_ours(job, here) else ("done", "had", here)
-        self.progress(part.size)
         what = f"{job.name}{job.suffix}"
+        if self._is_given_up(job):
+            return "failed", "not-tried", f"{what}: not tried: {MOST_MISSED} files of its model did not come"
+        self.progress(part.size)
         try:
             self._fetch(job, part, what)
             right = job.sha256 is None or part.sha256 == job.sha256
