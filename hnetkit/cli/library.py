@@ -200,20 +200,17 @@ def tag_command(
       hnetkit tag ink anime lineart
       hnetkit tag ink --alias lines --note "best at 0.6"
     """
-    from hnetkit.library.resolve import may_be_alias, resolve
+    from hnetkit.library.resolve import require_alias, resolve
 
     if not tags and not remove and alias is None and note is None:
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
     odd = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
     if odd is not None:
         raise not_text(odd)
-    if alias is not None and not may_be_alias(alias):
-        why = "it reads as a hash" if alias.isalnum() else "a prompt could not say it"
-        raise UsageError(f"{alias!r} cannot be an alias: {why}", hint="use letters, digits, - and _")
     with open_registry() as registry:
         found = resolve(registry, name)
         if alias is not None:
-            _refuse_name_of_another(registry, alias, found.content_hash)
+            require_alias(registry, alias, found.content_hash)
         with registry.write():
             id = registry.networks.id_of(found.content_hash)
             registry.networks.add_tags(id, tags)
@@ -258,13 +255,6 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
                 registry.files.forget_root(root)
             registry.networks.forget_fileless(None if missing else {row["content_hash"] for row in files} - {None})
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
-
-
-def _refuse_name_of_another(registry: Registry, alias: str, content_hash: str) -> None:
-    """Raises UsageError where files of another network have the name that one is to get: theirs would come first."""
-    others = registry.files.rows("files.stem = ? AND files.content_hash != ?", [alias, content_hash])
-    if others:
-        raise UsageError(f"{alias} is the name of {others[0]['path']}", hint="choose another alias")
 
 
 def _root_at(registry: Registry, name: str) -> Root | None:

@@ -75,7 +75,7 @@ def import_command(file: str, output: Output) -> None:
     if found.failed > _SHOWN:
         say(f"and {found.failed - _SHOWN} more")
     if found.failed:
-        raise PartlyFailed(f"{found.failed} lines could not be taken in")
+        raise PartlyFailed(f"{found.failed} lines could not be taken in, or not whole")
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -126,7 +126,8 @@ def pull_command(
         rows: list[Row] = []
         for ref in meant:
             try:
-                ready, there = jobs_for(desk, ref, sha256=sha256, all_versions=all_versions)
+                bad: list[BadRecord] = []
+                ready, there = jobs_for(desk, ref, sha256=sha256, all_versions=all_versions, failed=bad.append)
             except Exception as error:
                 failure = failure_of(error, ref.text)
                 if len(meant) == 1:
@@ -135,7 +136,7 @@ def pull_command(
                 say_failure(failure)
                 continue
             jobs += [job for job in ready if job not in jobs]
-            rows += [item_row(item) for item in there]
+            rows += [*map(bad_row, bad), *map(item_row, there)]
         rows += carried_out(desk, jobs, output)
     output.rows(rows, columns=FILE_COLUMNS, text=file_line)
     leave(rows, failures)
@@ -239,7 +240,7 @@ def _synced(
             lost.append({"state": state, "name": f"model:{id}", "reason": "not listed any more; kept here"})
     jobs: list[int] = []
     if not metadata_only:
-        unusable = {bad.id for bad in failed}
+        unusable = {bad.id for bad in failed if bad.is_whole}
         items = [item for item in plan.items if item.model.id not in unusable]
         with desk.registry.write():
             jobs += [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, items, failed.append)]
@@ -349,5 +350,5 @@ def _plan_note(plan: Plan) -> str:
     have = sum(item.action == "have" for item in plan.items)
     return (
         f"{len(plan.models)} models, {len(plan.items)} files: {have} here, {len(plan.to_fetch)} to fetch "
-        f"({size_text(plan.bytes_to_fetch)}), {len(plan.items) - have - len(plan.to_fetch)} left out"
+        f"({size_text(plan.bytes_to_fetch)}), {plan.left_out} left out"
     )
