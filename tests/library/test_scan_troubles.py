@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +18,7 @@ from typing import Any
 import networks
 import pytest
 from blake3 import blake3
+from deep_folders import deep_tree
 
 from hnetkit.library.scan import WORKERS, Change, recheck, scan
 from hnetkit.registry import Registry
@@ -252,16 +252,8 @@ def test_a_link_to_another_scanned_folder_is_nothing_to_speak_of(
 
 
 def test_a_tree_deeper_than_any_path_can_be_is_walked_as_far_as_paths_go(registry: Registry, folder: Path) -> None:
-    here = os.getcwd()
-    os.chdir(folder)
-    try:
-        for _ in range(60):
-            os.mkdir("x" * 100)
-            os.chdir("x" * 100)
-    finally:
-        os.chdir(here)
-    assert len(named(scan(registry, [folder]))) == 5
-    shutil.rmtree(folder / ("x" * 100))  # other tests look around, by path
+    with deep_tree(folder):
+        assert len(named(scan(registry, [folder]))) == 5
 
 
 # --- interrupting
