@@ -227,10 +227,10 @@ def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[
 
 
 def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, output: Output) -> Row:
-    from hnetkit.files import refuse_existing
     from hnetkit.formats import load, save
+    from hnetkit.formats.writing import require_output
 
-    refuse_existing(target, overwrite=overwrite)
+    require_output(target, overwrite=overwrite)
     net = load(source)
     try:
         save(net, target, dtype=dtype, overwrite=overwrite)

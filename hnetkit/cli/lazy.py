@@ -9,16 +9,8 @@ from typing import Any
 
 import click
 
+from hnetkit.cli.named import check_names
 from hnetkit.errors import UsageError
-
-_MAY_BE_EMPTY = frozenset(
-    {
-        *("alias", "note", "prefix", "text", "value", "words"),
-        *("prompt", "prompts", "negative_prompt", "hires_prompt", "hires_negative_prompt"),
-        *("prompt_name", "previews_prompts"),
-    }
-)
-"""Parameters of commands that are free text; all others name something, and nothing has no name."""
 
 
 class LazyGroup(click.Group):
@@ -49,7 +41,7 @@ class LazyGroup(click.Group):
             hint = f"{ctx.command_path} {near}" if near else f"{ctx.command_path} --help lists the commands"
             raise UsageError(f"there is no command {args[0]}", hint=hint)
         found = super().resolve_command(ctx, args)
-        refuse_empty(ctx, *found)
+        check_names(ctx, *found)
         return found
 
     def nearest(self, name: str) -> str | None:
@@ -59,22 +51,3 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, summary) for name, (_, summary) in self.table.items()])
-
-
-def refuse_empty(ctx: click.Context, name: str | None, command: click.Command | None, args: list[str]) -> None:
-    """Raises UsageError where a file, a folder or a name is empty, as ``"$FOLDER"`` is where nobody set it.
-
-    Many an empty path would mean the folder that one is in.
-    """
-    if command is None or ctx.resilient_parsing:  # a shell asks how a line may go on
-        return
-    try:
-        own = click.Context(command, parent=ctx, info_name=name)
-        said, _, _ = command.make_parser(own).parse_args(args=list(args))
-    except click.UsageError:  # the command itself will say it better
-        return
-    for param in command.params:
-        values = said.get(param.name or "")
-        if param.name not in _MAY_BE_EMPTY and "" in (values if isinstance(values, list | tuple) else [values]):
-            what = param.opts[0] if isinstance(param, click.Option) else "an argument"
-            raise UsageError(f"{what} is empty", hint="a variable of the shell that is not set may stand there")
