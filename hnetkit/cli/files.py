@@ -13,7 +13,7 @@ from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
 from hnetkit.network import DType
-from hnetkit.text import argument
+from hnetkit.text import argument, counted
 
 SUFFIXES = (".pt", ".ckpt", ".bin", ".pth", ".safetensors")
 T = TypeVar("T")
@@ -278,7 +278,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "build", "; ".join([f"[{structure}] {row['activation']}", *extras])
     yield "weights", f"{row['parameters']:,} in {row['dtype']}, {row['size_bytes'] / 1e6:.1f} MB, {row['format']}"
     if row["step"] is not None:
-        yield "trained", f"{row['step']:,} steps{_trained_on(row)}"
+        yield "trained", f"{counted(row['step'], 'step')}{_trained_on(row)}"
     yield "content", row["content_hash"][:23]
     yield "sha256", row["sha256"][:20]
 

@@ -13,6 +13,7 @@ from hnetkit.cli.library import open_registry
 from hnetkit.cli.named import require_text_output
 from hnetkit.cli.output import Output, output_options, put_json, say
 from hnetkit.errors import PartlyFailed, UsageError
+from hnetkit.text import counted
 
 _SHOWN = 20  # failures
 _BEGINNING = b'{"kind": "hnetkit"'  # of what `export` writes
@@ -49,7 +50,7 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
     output.rows(
         [{"file": file, "records": len(records) - 1}], columns=["file", "records"], text=lambda row: row["file"]
     )
-    output.note(f"{len(records) - 1} records")
+    output.note(counted(len(records) - 1, "record"))
 
 
 @click.command("import")
@@ -79,7 +80,7 @@ def import_command(file: str, output: Output) -> None:
     if found.failed > _SHOWN:
         say(f"and {found.failed - _SHOWN} more")
     if found.failed:
-        raise PartlyFailed(f"{found.failed} lines could not be taken in")
+        raise PartlyFailed(f"{counted(found.failed, 'line')} could not be taken in")
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

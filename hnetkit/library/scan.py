@@ -33,6 +33,7 @@ from hnetkit.library import sidecars
 from hnetkit.library.walk import Found, find, walk
 from hnetkit.registry.files import Root, Seen
 from hnetkit.registry.store import Registry
+from hnetkit.text import counted
 
 Row = dict[str, Any]
 WORKERS = 2
@@ -196,7 +197,7 @@ def _returned(seen: Seen | None, file: Found) -> bool:
 def _not_followed(links: Sequence[Path], known: int) -> str:
     """What a person should know of links that lead out of their folder."""
     count = "1 link to a folder outside was" if len(links) == 1 else f"{len(links)} links to folders outside were"
-    kept = f"; what is known of {known} file{'s' * (known != 1)} behind is kept as it was" if known else ""
+    kept = f"; what is known of {counted(known, 'file')} behind is kept as it was" if known else ""
     return f"{count} not followed: {links[0]}{kept}; --follow-links follows"
 
 
