@@ -15,7 +15,7 @@ import click
 from hnetkit import paths
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options
 from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
-from hnetkit.text import argument, is_text
+from hnetkit.text import argument, counted, is_text
 
 if TYPE_CHECKING:
     from hnetkit.registry.files import Root
@@ -87,12 +87,13 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
         rows = [_change(change) for change in found]
         total = registry.summary()
     output.rows(rows, columns=["change", "path", "kind", "detail"], text=_change_line)
-    output.note(f"{len(rows)} changes; {total}")
+    output.note(f"{counted(len(rows), 'change')}; {total}")
     wrong = [
         row for row in rows if row["change"] in (("changed", "missing", "corrupt", "unread") if rehash else ("unread",))
     ]
     if wrong:
-        raise PartlyFailed(f"{len(wrong)} files {'are not what they were' if rehash else 'could not be read'}")
+        states = ("is not what it was", "are not what they were") if rehash else ("could not be read",) * 2
+        raise PartlyFailed(f"{counted(len(wrong), 'file')} {states[len(wrong) != 1]}")
 
 
 @click.command("list")
@@ -248,7 +249,10 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
         else:
             files = registry.files.rows("files.state = 'missing'") if missing else _files_called(registry, str(name))
         if files or root:
-            confirm(f"Forget {len(files)} file{'s' * (len(files) != 1)}, and what only they held?", yes=yes)
+            confirm(
+                f"Forget {counted(len(files), 'file')}, and what only {'they' if len(files) != 1 else 'it'} held?",
+                yes=yes,
+            )
         with registry.write():
             registry.files.forget(row["id"] for row in files)
             if root is not None:
@@ -381,7 +385,7 @@ def _network_card(row: Row) -> list[str]:
         "for": row["base_model"],
         "widths": ", ".join(map(str, row["widths"])),
         "build": f"[{structure}] {row['activation']}{', layer norm' if row['layer_norm'] else ''}",
-        "trained": f"{row['step']:,} steps" if row["step"] is not None else None,
+        "trained": counted(row["step"], "step") if row["step"] is not None else None,
         "trained on": row["trained_on"],
         "checkpoint": row["checkpoint_path"],
         "tags": ", ".join(row["tags"]),
