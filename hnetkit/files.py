@@ -9,7 +9,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -109,10 +109,25 @@ def _is_ours_alone(handle: int) -> bool:
     return True
 
 
-def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Raises OutputExists where `path` exists and must not be replaced."""
-    if not overwrite and os.path.lexists(path):
+def refuse_existing(
+    path: str | os.PathLike[str], *, overwrite: bool, is_other: Callable[[Path], bool] | None = None
+) -> None:
+    """Raises OutputExists where `path` exists and must not be replaced.
+
+    Args:
+        overwrite: whether an earlier file of the kind that will be written may be; a folder, a device or a pipe
+            never is.
+        is_other: whether a file is of another kind.
+    """
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
         raise OutputExists(f"{os.fspath(path)}: the file exists", hint="add --overwrite to replace it")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OutputExists(f"{os.fspath(path)}: no file, and nothing replaces it", hint="choose another name")
+    if is_other is not None and is_other(Path(path)):
+        hint = "choose another name, or remove the file"
+        raise OutputExists(f"{os.fspath(path)}: a file of another kind, which is not replaced", hint=hint)
 
 
 def refuse_links(paths: Iterable[Path]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -93,12 +94,34 @@ def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
     }
 
 
+class KnownHashes:
+    """The hashes of files, for any number of threads: each content is read once, however many links lead to it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._locks: dict[tuple[object, ...], threading.Lock] = {}
+        self._known: dict[tuple[object, ...], FileHashes] = {}
+
+    def of(self, file: OpenFile, net: Hypernetwork | None, *, sha256: str | None = None) -> FileHashes:
+        """Returns the hashes of an open file; see `hash_file`."""
+        if file.content is None:
+            return hash_file(file, net, sha256=sha256)
+        key = (*file.content, net is None)
+        with self._lock:
+            own = self._locks.setdefault(key, threading.Lock())
+        with own:  # another thread may be at the same content
+            if key not in self._known:
+                self._known[key] = hash_file(file, net, sha256=sha256)
+            return self._known[key]
+
+
 def examine(
     path: str | os.PathLike[str],
     *,
     hashes: bool = True,
     sha256: str | None = None,
     before_read: Callable[[], None] | None = None,
+    known: KnownHashes | None = None,
 ) -> Examination:
     """Opens a file once and returns what is in it; nothing in the file makes it raise.
 
@@ -107,23 +130,25 @@ def examine(
         hashes: whether to read all bytes for the hashes.
         sha256: of the file, where it is known already.
         before_read: called before every read; what it raises ends the examination.
+        known: spares reading again what was read through another link.
 
     Raises:
         NotFound: no such file.
         FileRefused: it cannot be opened, or changed meanwhile.
     """
+    known = known or KnownHashes()
     with OpenFile(path, before_read=before_read) as file, nothing_unforeseen(file):
         found = look(file)
         wanted = hashes and not is_sparse(file)
         try:
             with nothing_unforeseen(file):
                 facts = _network_row(found.network)  # may read biases: while the file is open
-                read = hash_file(file, found.network, sha256=sha256) if wanted else None
+                read = known.of(file, found.network, sha256=sha256) if wanted else None
         except FileChanged:
             raise
         except FileRefused as refusal:  # the file can still be told from others
             found, facts = Look(None, refusal), _network_row(None)
-            read = hash_file(file, sha256=sha256) if wanted else None
+            read = known.of(file, None, sha256=sha256) if wanted else None
         return Examination(
             path=file.path,
             size_bytes=file.size,

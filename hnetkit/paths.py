@@ -22,6 +22,14 @@ def config_file() -> Path:
     return home() / "config.json"
 
 
+def is_state(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is that of the registry, of a journal of it, or of the settings; a file need not be there."""
+    folder, name = os.path.split(os.path.abspath(path))
+    registry, config = registry_file().name, config_file().name
+    own = {registry, f"{registry}-wal", f"{registry}-shm", f"{registry}-journal", config, ".config.lock"}
+    return name.casefold() in own and os.path.realpath(folder) == os.path.realpath(home())
+
+
 def library_folder() -> Path:
     """Where fetched networks are installed: `HNETKIT_LIBRARY`, else `library` in `home()`."""
     moved = os.environ.get("HNETKIT_LIBRARY")

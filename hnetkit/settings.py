@@ -44,17 +44,20 @@ def load() -> dict[str, str]:
 
 
 def get(key: str) -> str | None:
-    """Returns one setting, None where it was not made."""
-    return load().get(_known(key))
+    """Returns one setting, None where it was not made or somebody left it empty in the file."""
+    return load().get(_known(key)) or None
 
 
 def put(key: str, value: str | None) -> None:
     """Stores a setting; None takes it back. Any number of processes may do so at once.
 
     Raises:
+        UsageError: the value is empty, or an address, which may hold a password or a signature.
         HnetkitError: another process has been at it for long.
     """
     _known(key)
+    if value is not None:
+        _require_sense(key, value)
     with _alone():
         settings = load()
         settings.pop(key, None)
@@ -74,6 +77,15 @@ def _alone() -> Iterator[None]:
             yield
     except Timeout as error:
         raise HnetkitError(f"{path}: another process is at the settings", hint="try again when it ended") from error
+
+
+def _require_sense(key: str, value: str) -> None:
+    if not value.strip():
+        raise UsageError(f"{key}: an empty value", hint=f"hnetkit config --unset {key}")
+    scheme, separator, _ = value.partition("://")
+    if separator:  # said without what follows, and never stored: the file may be read by others
+        hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key == "model" else "")
+        raise UsageError(f"{key}: {scheme[-20:]}://... is an address, which no setting takes", hint=hint)
 
 
 def _known(key: str) -> str:

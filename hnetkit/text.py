@@ -58,6 +58,11 @@ def exact(text: str, *, ascii_only: bool = False) -> str:
     return "".join(sign if sign.isascii() else _units(sign) for sign in safe) if ascii_only else safe
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number of things, as ``1 file`` and ``2 files``; `noun` is one that takes an s."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
     """Returns `text` as one word of a command that people paste into a shell, which sees nothing else in it.
 

@@ -195,6 +195,13 @@ class Catalogue:
         id: int = self._db.execute("SELECT version_id FROM remote_files WHERE id = ?", [remote_file]).fetchone()[0]
         return id
 
+    def model_row(self, remote_file: int) -> int:
+        """Returns the number of the model's row that a file belongs to."""
+        id: int = self._db.execute(
+            "SELECT model_id FROM versions WHERE id = ?", [self.version_row(remote_file)]
+        ).fetchone()[0]
+        return id
+
     # --- files of ours that were asked about
 
     def put_lookup(self, sha256: str, model_id: str | None, version_id: str | None) -> None:

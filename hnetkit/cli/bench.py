@@ -13,7 +13,7 @@ from hnetkit.cli.library import complete_name
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.generate.request import require_size
-from hnetkit.text import argument
+from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ def bench_command(
     output.rows(_rows(results, used, facts), columns=_COLUMNS)
     if rounds:
         few = f": too few to rely on, --seconds {3 * seconds:g} gives more" if rounds < _FEW_ROUNDS else ""
-        output.note(f"{_counted(rounds, 'round')}{few}.")
+        output.note(f"{counted(rounds, 'round')}{few}.")
     _raise_wrong(results, kind)
 
 
@@ -186,7 +186,7 @@ def _device_name(device: torch.device) -> str:
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return _counted(torch.get_num_threads(), "thread") if device.type == "cpu" else device.type
+    return counted(torch.get_num_threads(), "thread") if device.type == "cpu" else device.type
 
 
 def _dtype_name(dtype: torch.dtype) -> str:
@@ -209,7 +209,7 @@ def _note_work(
     for each in layers:
         once = ", and once for hnetkit" if each.kind == "cross" else ""
         output.note(
-            f"  {each.kind}-attention, width {each.width}: {each.rows} rows in {_counted(each.number, 'layer')}{once}"
+            f"  {each.kind}-attention, width {each.width}: {each.rows} rows in {counted(each.number, 'layer')}{once}"
         )
     affine = {
         name for name, network, _ in items if all(mlp.is_affine for pair in network.mlps.values() for mlp in pair)
@@ -252,10 +252,6 @@ def _short(number: float | None, digits: int) -> float | None:
         return None
     rounded = float(f"{number:.{digits}g}")
     return int(rounded) if rounded >= 1000 else rounded
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _raise_wrong(results: Sequence[Result], dtype: torch.dtype) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from hnetkit import demo
+from hnetkit import demo, paths
 from hnetkit.cli.output import Output
-from hnetkit.errors import NotFound
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import refuse_existing, refuse_links
 
 SEED = "7"
@@ -36,6 +36,10 @@ def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> 
       hnetkit demo --out /tmp/hnetkit-demo
     """
     output, folder = Output(quiet=quiet), Path(out)
+    if os.path.realpath(folder / "home") == os.path.realpath(paths.home()):
+        raise UsageError(
+            f"{folder / 'home'}: your own library's folder, which a demo leaves alone", hint="another --out"
+        )
     commands = _commands(folder, overwrite=overwrite)
     if not overwrite:
         refuse_existing(folder / "grid.png", overwrite=False)

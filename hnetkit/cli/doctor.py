@@ -14,6 +14,7 @@ import click
 from hnetkit import paths, settings
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import HnetkitError, PartlyFailed, failure_of
+from hnetkit.text import counted
 
 PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "sqlite-utils", "triton")
 
@@ -112,4 +113,4 @@ def _demo_model() -> str:
 
     if not (model_folder() / "model_index.json").is_file():
         raise HnetkitError("the bundled model is missing", hint="install hnetkit again")
-    return f"{len(networks())} hypernetworks"
+    return counted(len(networks()), "hypernetwork")

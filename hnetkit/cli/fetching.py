@@ -16,6 +16,7 @@ from hnetkit import paths
 from hnetkit.cli.library import open_registry
 from hnetkit.cli.output import Output, Row
 from hnetkit.errors import HnetkitError, PartlyFailed, UsageError
+from hnetkit.text import counted
 
 if TYPE_CHECKING:
     from hnetkit.registry.jobs import Job
@@ -98,7 +99,7 @@ def carried_out(desk: Desk, jobs: list[int], output: Output, *, total: int | Non
             for job in desk.run(jobs, progress):
                 rows.append(_job_row(desk.registry, job))
         except Stopped as stop:
-            raise Stopped(f"stopped after {len(rows)} of {len(jobs)} files", hint=stop.hint) from stop
+            raise Stopped(f"stopped after {len(rows)} of {counted(len(jobs), 'file')}", hint=stop.hint) from stop
     return rows
 
 
@@ -158,7 +159,7 @@ def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
     for bad in failed:
         output.note(f"Error: {'' if bad.id is None else f'model:{bad.id}: '}{bad.reason}")
     if failed:
-        raise PartlyFailed(f"{len(failed)} records of the site cannot be used", hint="the others were used")
+        raise PartlyFailed(f"{counted(len(failed), 'record')} of the site cannot be used", hint="the others were used")
 
 
 def item_row(item: Item) -> Row:

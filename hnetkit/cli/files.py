@@ -13,6 +13,7 @@ from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
 from hnetkit.network import DType
+from hnetkit.text import argument, counted
 
 SUFFIXES = (".pt", ".ckpt", ".bin", ".pth", ".safetensors")
 T = TypeVar("T")
@@ -126,7 +127,10 @@ def _tracked(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
 
 
 def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
-    """One failure of one file leaves with its own exit code; of several files, refusals with 7 and a mixture with 1."""
+    """One failure of one file leaves with its own exit code; of several files, refusals with 7 and a mixture with 1.
+
+    Where nothing that was asked could be meant, that is a usage error still.
+    """
     if not failures:
         return
     if of == 1:
@@ -136,6 +140,8 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
     summary = f"{len(failures)} of {of} files failed"
     if all(isinstance(failure, FileRefused) for failure in failures):
         raise FileRefused(summary)
+    if len(failures) == of and all(isinstance(failure, UsageError) for failure in failures):
+        raise UsageError(summary)
     raise PartlyFailed(summary)
 
 
@@ -174,7 +180,7 @@ def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
 def _targets(
     sources: tuple[str, ...], to: str | None, out_dir: str | None, failures: list[HnetkitError]
 ) -> Iterator[tuple[str, Path]]:
-    """Yields (source, target) pairs; `failures` gets the folders that cannot be read."""
+    """Yields (source, target) pairs; `failures` gets unreadable folders, and sources that would get one name."""
     if to is None:
         if len(sources) != 2 or out_dir is not None:
             hint = "hnetkit convert style.pt style.safetensors, or add --to safetensors"
@@ -185,13 +191,25 @@ def _targets(
     folder = Path(out_dir) if out_dir else None
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    taken: dict[str, str] = {}
-    for source in _expanded(sources, failures):
+    found: dict[str, list[tuple[str, Path]]] = {}
+    for source in dict.fromkeys(_expanded(sources, failures)):
         target = (folder or Path(source).parent) / f"{Path(source).stem}.{to}"
-        earlier = taken.setdefault(os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name)), source)
-        if earlier != source:
-            raise UsageError(f"{earlier} and {source} would both become {target}", hint="convert them one by one")
-        yield source, target
+        place = os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name))
+        found.setdefault(place, []).append((source, target))
+    for pairs in found.values():
+        if len(pairs) == 1:
+            yield pairs[0]
+        else:
+            failures += _of_one_name(pairs)
+
+
+def _of_one_name(pairs: Sequence[tuple[str, Path]]) -> Iterator[HnetkitError]:
+    """The failure of each of several sources whose outputs would be one file; no choice of one would be right."""
+    more = f" and {len(pairs) - 2} more" if len(pairs) > 2 else ""
+    for source, target in pairs:
+        other = next(other for other, _ in pairs if other != source)
+        alone = f"hnetkit convert {argument(source, is_path=True)} OTHER{target.suffix}"
+        yield UsageError(f"{source}: {other}{more} would also become {target}; give it a name of its own: {alone}")
 
 
 def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[str]:
@@ -209,10 +227,10 @@ def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[
 
 
 def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, output: Output) -> Row:
-    from hnetkit.files import refuse_existing
     from hnetkit.formats import load, save
+    from hnetkit.formats.writing import require_output
 
-    refuse_existing(target, overwrite=overwrite)
+    require_output(target, overwrite=overwrite)
     net = load(source)
     try:
         save(net, target, dtype=dtype, overwrite=overwrite)
@@ -260,7 +278,7 @@ def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "build", "; ".join([f"[{structure}] {row['activation']}", *extras])
     yield "weights", f"{row['parameters']:,} in {row['dtype']}, {row['size_bytes'] / 1e6:.1f} MB, {row['format']}"
     if row["step"] is not None:
-        yield "trained", f"{row['step']:,} steps{_trained_on(row)}"
+        yield "trained", f"{counted(row['step'], 'step')}{_trained_on(row)}"
     yield "content", row["content_hash"][:23]
     yield "sha256", row["sha256"][:20]
 

@@ -14,7 +14,7 @@ from hnetkit.cli.picture_options import Choices, network_option, picture_options
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file
-from hnetkit.text import argument
+from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
     from hnetkit.generate.grids.asked import Asked
@@ -118,7 +118,7 @@ def _raise_failed(row: Row) -> None:
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         say(f"Error: {places[0]}{more}: {failure}")
     if cells:
-        failed = f"{len(row['failed'])} of {row['cells']} cells could not be drawn"
+        failed = f"{len(row['failed'])} of {counted(row['cells'], 'cell')} could not be drawn"
         raise PartlyFailed(failed, hint="the same command tries them again and replaces the sheet")
 
 

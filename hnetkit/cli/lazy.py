@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from hnetkit.cli.named import check_names
 from hnetkit.errors import UsageError
 
 
@@ -39,7 +40,9 @@ class LazyGroup(click.Group):
             near = self.nearest(args[0])
             hint = f"{ctx.command_path} {near}" if near else f"{ctx.command_path} --help lists the commands"
             raise UsageError(f"there is no command {args[0]}", hint=hint)
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        check_names(ctx, *found)
+        return found
 
     def nearest(self, name: str) -> str | None:
         """Returns the command that someone may have meant."""

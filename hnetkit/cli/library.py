@@ -15,7 +15,7 @@ import click
 from hnetkit import paths
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options
 from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
-from hnetkit.text import argument, is_text
+from hnetkit.text import argument, counted, is_text
 
 if TYPE_CHECKING:
     from hnetkit.registry.files import Root
@@ -87,12 +87,13 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
         rows = [_change(change) for change in found]
         total = registry.summary()
     output.rows(rows, columns=["change", "path", "kind", "detail"], text=_change_line)
-    output.note(f"{len(rows)} changes; {total}")
+    output.note(f"{counted(len(rows), 'change')}; {total}")
     wrong = [
         row for row in rows if row["change"] in (("changed", "missing", "corrupt", "unread") if rehash else ("unread",))
     ]
     if wrong:
-        raise PartlyFailed(f"{len(wrong)} files {'are not what they were' if rehash else 'could not be read'}")
+        states = ("is not what it was", "are not what they were") if rehash else ("could not be read",) * 2
+        raise PartlyFailed(f"{counted(len(wrong), 'file')} {states[len(wrong) != 1]}")
 
 
 @click.command("list")
@@ -200,20 +201,17 @@ def tag_command(
       hnetkit tag ink anime lineart
       hnetkit tag ink --alias lines --note "best at 0.6"
     """
-    from hnetkit.library.resolve import may_be_alias, resolve
+    from hnetkit.library.resolve import require_alias, resolve
 
     if not tags and not remove and alias is None and note is None:
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
     odd = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
     if odd is not None:
         raise not_text(odd)
-    if alias is not None and not may_be_alias(alias):
-        why = "it reads as a hash" if alias.isalnum() else "a prompt could not say it"
-        raise UsageError(f"{alias!r} cannot be an alias: {why}", hint="use letters, digits, - and _")
     with open_registry() as registry:
         found = resolve(registry, name)
         if alias is not None:
-            _refuse_name_of_another(registry, alias, found.content_hash)
+            require_alias(registry, alias, found.content_hash)
         with registry.write():
             id = registry.networks.id_of(found.content_hash)
             registry.networks.add_tags(id, tags)
@@ -251,20 +249,16 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
         else:
             files = registry.files.rows("files.state = 'missing'") if missing else _files_called(registry, str(name))
         if files or root:
-            confirm(f"Forget {len(files)} file{'s' * (len(files) != 1)}, and what only they held?", yes=yes)
+            confirm(
+                f"Forget {counted(len(files), 'file')}, and what only {'they' if len(files) != 1 else 'it'} held?",
+                yes=yes,
+            )
         with registry.write():
             registry.files.forget(row["id"] for row in files)
             if root is not None:
                 registry.files.forget_root(root)
             registry.networks.forget_fileless(None if missing else {row["content_hash"] for row in files} - {None})
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
-
-
-def _refuse_name_of_another(registry: Registry, alias: str, content_hash: str) -> None:
-    """Raises UsageError where files of another network have the name that one is to get: theirs would come first."""
-    others = registry.files.rows("files.stem = ? AND files.content_hash != ?", [alias, content_hash])
-    if others:
-        raise UsageError(f"{alias} is the name of {others[0]['path']}", hint="choose another alias")
 
 
 def _root_at(registry: Registry, name: str) -> Root | None:
@@ -391,7 +385,7 @@ def _network_card(row: Row) -> list[str]:
         "for": row["base_model"],
         "widths": ", ".join(map(str, row["widths"])),
         "build": f"[{structure}] {row['activation']}{', layer norm' if row['layer_norm'] else ''}",
-        "trained": f"{row['step']:,} steps" if row["step"] is not None else None,
+        "trained": counted(row["step"], "step") if row["step"] is not None else None,
         "trained on": row["trained_on"],
         "checkpoint": row["checkpoint_path"],
         "tags": ", ".join(row["tags"]),

@@ -14,7 +14,7 @@ from hnetkit.cli.library import complete_name, open_registry
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.library.layouts import PROGRAMS, folder_of
-from hnetkit.text import argument
+from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
     from hnetkit.library.link import How, LinkChange
@@ -76,7 +76,7 @@ def link_command(
     output.note(f"{_sum(found, dry_run=dry_run)}; {folder_of(program, directory)}")
     skipped = sum(change.what == "skipped" for change in found)
     if skipped:
-        raise PartlyFailed(f"{skipped} of {len(found)} files could not be linked")
+        raise PartlyFailed(f"{skipped} of {counted(len(found), 'file')} could not be linked")
 
 
 def _the_only_way(**asked: bool) -> How | None:

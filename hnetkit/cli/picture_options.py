@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -89,7 +90,7 @@ class Choices:
 
     @property
     def is_demo(self) -> bool:
-        return self.place is None or Path(self.place).resolve() == demo.model_folder()
+        return self.place is None or os.path.realpath(self.place) == str(demo.model_folder())
 
     @property
     def bundled(self) -> Mapping[str, Path]:

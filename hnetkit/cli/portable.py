@@ -10,15 +10,18 @@ from typing import IO
 import click
 
 from hnetkit.cli.library import open_registry
+from hnetkit.cli.named import require_text_output
 from hnetkit.cli.output import Output, output_options, put_json, say
 from hnetkit.errors import PartlyFailed, UsageError
+from hnetkit.text import counted
 
 _SHOWN = 20  # failures
+_BEGINNING = b'{"kind": "hnetkit"'  # of what `export` writes
 
 
 @click.command("export")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
 @output_options
 def export_command(file: str, overwrite: bool, output: Output) -> None:
     """Write what is known of the library as JSON lines.
@@ -34,6 +37,8 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
     from hnetkit.files import new_file
     from hnetkit.sources.portable import exported
 
+    if file != "-":
+        require_text_output(file, overwrite=overwrite, suffixes=(".jsonl", ".ndjson"), beginning=_BEGINNING)
     with open_registry() as registry:
         records = list(exported(registry))
     if file == "-":
@@ -45,7 +50,7 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
     output.rows(
         [{"file": file, "records": len(records) - 1}], columns=["file", "records"], text=lambda row: row["file"]
     )
-    output.note(f"{len(records) - 1} records")
+    output.note(counted(len(records) - 1, "record"))
 
 
 @click.command("import")
@@ -75,7 +80,7 @@ def import_command(file: str, output: Output) -> None:
     if found.failed > _SHOWN:
         say(f"and {found.failed - _SHOWN} more")
     if found.failed:
-        raise PartlyFailed(f"{found.failed} lines could not be taken in")
+        raise PartlyFailed(f"{counted(found.failed, 'line')} could not be taken in, or not whole")
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

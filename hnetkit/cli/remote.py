@@ -24,7 +24,7 @@ from hnetkit.cli.fetching import (
 from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import read_regular
-from hnetkit.text import argument
+from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
     from hnetkit.registry.store import Registry
@@ -126,7 +126,8 @@ def pull_command(
         rows: list[Row] = []
         for ref in meant:
             try:
-                ready, there = jobs_for(desk, ref, sha256=sha256, all_versions=all_versions)
+                bad: list[BadRecord] = []
+                ready, there = jobs_for(desk, ref, sha256=sha256, all_versions=all_versions, failed=bad.append)
             except Exception as error:
                 failure = failure_of(error, ref.text)
                 if len(meant) == 1:
@@ -135,7 +136,7 @@ def pull_command(
                 say_failure(failure)
                 continue
             jobs += [job for job in ready if job not in jobs]
-            rows += [item_row(item) for item in there]
+            rows += [*map(bad_row, bad), *map(item_row, there)]
         rows += carried_out(desk, jobs, output)
     output.rows(rows, columns=FILE_COLUMNS, text=file_line)
     leave(rows, failures)
@@ -229,7 +230,10 @@ def _synced(
     if dry_run:
         return [*map(bad_row, plan.failed), *map(item_row, plan.items)]
     if not filters.as_dict().keys() - {"nsfw"} and plan.to_fetch and not metadata_only:
-        confirm(f"Fetch {len(plan.to_fetch)} files, {size_text(plan.bytes_to_fetch)}, into {desk.folder}?", yes=yes)
+        confirm(
+            f"Fetch {counted(len(plan.to_fetch), 'file')}, {size_text(plan.bytes_to_fetch)}, into {desk.folder}?",
+            yes=yes,
+        )
     failed = plan.failed + store(desk.registry, plan.models)
     there = {model.id for model in plan.models} | {bad.id for bad in plan.failed}
     lost: list[Row] = [not_there(id) for id in filters.ids if id not in there]
@@ -239,7 +243,7 @@ def _synced(
             lost.append({"state": state, "name": f"model:{id}", "reason": "not listed any more; kept here"})
     jobs: list[int] = []
     if not metadata_only:
-        unusable = {bad.id for bad in failed}
+        unusable = {bad.id for bad in failed if bad.is_whole}
         items = [item for item in plan.items if item.model.id not in unusable]
         with desk.registry.write():
             jobs += [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, items, failed.append)]
@@ -348,6 +352,6 @@ def _license(model: Model) -> str | None:
 def _plan_note(plan: Plan) -> str:
     have = sum(item.action == "have" for item in plan.items)
     return (
-        f"{len(plan.models)} models, {len(plan.items)} files: {have} here, {len(plan.to_fetch)} to fetch "
-        f"({size_text(plan.bytes_to_fetch)}), {len(plan.items) - have - len(plan.to_fetch)} left out"
+        f"{counted(len(plan.models), 'model')}, {counted(len(plan.items), 'file')}: {have} here, "
+        f"{len(plan.to_fetch)} to fetch ({size_text(plan.bytes_to_fetch)}), {plan.left_out} left out"
     )

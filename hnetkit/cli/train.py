@@ -8,6 +8,7 @@ import click
 from click_default_group import DefaultGroup
 
 from hnetkit.cli.lazy import LazyGroup
+from hnetkit.cli.named import check_names
 from hnetkit.errors import UsageError
 
 # command -> (module of this folder that defines it, its line in `hnetkit train --help`); a test holds each line
@@ -36,6 +37,7 @@ class TrainGroup(LazyGroup, DefaultGroup):  # type: ignore[misc]
         if not known and (near := self.nearest(args[0])):
             raise UsageError(f"there is no command and no folder {args[0]}", hint=f"{ctx.command_path} {near}")
         found: tuple[str | None, click.Command | None, list[str]] = DefaultGroup.resolve_command(self, ctx, args)
+        check_names(ctx, *found)
         return found
 
 

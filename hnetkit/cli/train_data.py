@@ -306,9 +306,11 @@ def _text_of(place: str) -> str:
 
 
 def _write_page(html: Path, folder: Path, seen: Any, overwrite: bool) -> None:
+    from hnetkit.cli.named import require_text_output
     from hnetkit.files import new_file
     from hnetkit.train.preparing.contact_sheet import contact_sheet
 
+    require_text_output(html, overwrite=overwrite, suffixes=(".html", ".htm"), beginning=b"<!doctype html>")
     with new_file(html, overwrite=overwrite) as file:
         for part in contact_sheet(folder, seen):
             file.write(part.encode("utf-8", "backslashreplace"))

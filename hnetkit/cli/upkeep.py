@@ -9,6 +9,7 @@ import click
 from hnetkit.cli.fetching import FILE_COLUMNS, carried_out, fetch_options, file_line, leave, note_bad, open_desk
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import HnetkitError
+from hnetkit.text import counted
 
 if TYPE_CHECKING:
     from hnetkit.sources.pages import BadRecord
@@ -42,7 +43,9 @@ def identify_command(again: bool, output: Output) -> None:
     output.rows(files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line)
     known = sum(row["model_id"] is not None for row in files)
     found = sum(base["model_id"] is not None for base in bases)
-    output.note(f"{known} of {len(files)} files known to the site; {found} of {len(bases)} checkpoints")
+    output.note(
+        f"{known} of {counted(len(files), 'file')} known to the site; {found} of {counted(len(bases), 'checkpoint')}"
+    )
     note_bad(failed, output)
 
 

@@ -17,6 +17,7 @@ from hnetkit.formats.source import OpenFile
 from hnetkit.formats.topology import build_mlp, canonical_key, expected_indices, linear_indices
 from hnetkit.limits import Budget
 from hnetkit.network import FileFormat, Hypernetwork, MLPPair, ResidualMLP, TensorRef
+from hnetkit.text import counted
 
 KNOWN_WIDTHS = frozenset({320, 640, 768, 1024, 1280, 1536, 2048})
 MAX_WIDTH = 999_999  # of a context; the largest real one is 2048
@@ -209,7 +210,9 @@ class _Builder:
         if isinstance(structure, list | tuple) and structure:
             if len(structure) == depth + 1 and all(isinstance(p, int | float) and 0 <= p <= 1 for p in structure):
                 return [float(p) for p in structure[1:]]
-            self.warnings.append(f"dropout_structure is {shown(list(structure), 80)}, the tensors have {depth} layers")
+            self.warnings.append(
+                f"dropout_structure is {shown(list(structure), 80)}, the tensors have {counted(depth, 'layer')}"
+            )
         if not metadata.get("use_dropout"):
             return [0.0] * depth
         last = 0.3 if metadata.get("last_layer_dropout") else 0.0

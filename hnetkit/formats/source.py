@@ -26,6 +26,7 @@ class OpenFile:
         path: as it was given, as text.
         size: in bytes, when it was opened.
         budget: what reading its structure may still make and do; every reader of it draws on this one.
+        content: tells its content from all others, whichever link led to it; None where the file system cannot.
 
     Args:
         before_read: called before every read; what it raises ends the reading of a large file.
@@ -51,6 +52,7 @@ class OpenFile:
             raise FileRefused(f"{self.path}: not a regular file")
         self.size = status.st_size
         self.budget = Budget(work=MAX_STEPS, path=self.path)
+        self.content = _content(status)
         self._identity = _identity(status)
 
     def read_at(self, offset: int, size: int) -> bytes:
@@ -137,3 +139,9 @@ def _open(path: str) -> int:
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
+
+
+def _content(status: os.stat_result) -> tuple[int, ...] | None:
+    if status.st_ino == 0:  # some file systems number no files
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

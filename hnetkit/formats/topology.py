@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from hnetkit.errors import DamagedFile, UnsupportedNetwork
 from hnetkit.formats.messages import shown
 from hnetkit.network import LayerNorm, ResidualMLP, Stage, TensorRef
+from hnetkit.text import counted
 
 # only one spelling names a tensor: another program would take linear.00 and linear.0 for two, or for one
 _KEY = re.compile(r"linear\.(0|[1-9][0-9]{0,3})\.(weight|bias)")
@@ -204,11 +205,11 @@ def _check_chain(stages: list[Stage], width: int, where: str) -> None:
     for number, stage in enumerate(stages):
         out, take = stage.weight.shape
         if take != have:
-            raise DamagedFile(f"{where}: layer {number + 1} takes {take} values, but gets {have}")
+            raise DamagedFile(f"{where}: layer {number + 1} takes {counted(take, 'value')}, but gets {have}")
         if stage.norm is not None and stage.norm.weight.shape != (out,):
-            raise DamagedFile(f"{where}: the layer norm of layer {number + 1} does not fit its {out} values")
+            raise DamagedFile(f"{where}: the layer norm of layer {number + 1} does not fit its {counted(out, 'value')}")
         if stage.slope is not None and stage.slope.shape not in ((1,), (out,)):
-            raise DamagedFile(f"{where}: the slope of layer {number + 1} does not fit its {out} values")
+            raise DamagedFile(f"{where}: the slope of layer {number + 1} does not fit its {counted(out, 'value')}")
         have = out
     if have != width:
-        raise DamagedFile(f"{where}: gives {have} values where {width} are needed")
+        raise DamagedFile(f"{where}: gives {counted(have, 'value')} where {width} are needed")

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hnetkit.errors import DamagedFile, FileRefused, UsageError
-from hnetkit.files import new_file
+from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, UsageError
+from hnetkit.files import new_file, refuse_existing
 from hnetkit.formats.convention import a1111_metadata, header_metadata
+from hnetkit.formats.kinds import OTHER_MODELS
+from hnetkit.formats.reading import look
 from hnetkit.formats.safetensors_file import MAX_HEADER
+from hnetkit.formats.source import OpenFile
 from hnetkit.formats.write_pt import Pickled, write_zip
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRef
@@ -31,14 +34,15 @@ def save(
         net: what to write; its tensors keep their bytes where no dtype changes, its metadata values their types.
         path: ``.safetensors``, ``.pt``, ``.ckpt`` or ``.bin`` decides the container.
         dtype: ``"fp32"``, ``"fp16"`` or ``"bf16"`` to convert every tensor; None keeps each as it is.
-        overwrite: replace an existing file.
+        overwrite: replace an existing file, unless it is a model of another kind.
 
     Raises:
         UsageError: another suffix, or no such dtype.
-        OutputExists: the file exists and `overwrite` is False.
+        OutputExists: see `require_output`.
         DamagedFile: the network's own file is not as it was saved.
         FileRefused: a value of the network does not fit into `dtype`, or its metadata into a header.
     """
+    require_output(path, overwrite=overwrite)
     damaged = damaged_parts(net)
     if damaged:
         raise DamagedFile(
@@ -56,6 +60,23 @@ def save(
             _write_pt(net, file, dtype)
     else:
         raise UsageError(f"{os.fspath(path)}: the suffix decides the format", hint="name it .safetensors, .pt or .ckpt")
+
+
+def require_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Accepts the name of a network's file to write.
+
+    Raises:
+        OutputExists: the file exists, and `overwrite` is False or it is a model of another kind.
+    """
+    refuse_existing(path, overwrite=overwrite, is_other=_is_other_model)
+
+
+def _is_other_model(path: Path) -> bool:
+    try:
+        with OpenFile(path) as file:
+            return look(file).kind in OTHER_MODELS
+    except HnetkitError:  # nothing that could be told from a network
+        return False
 
 
 def source_sha256(net: Hypernetwork) -> str | None:

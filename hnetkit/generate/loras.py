@@ -22,6 +22,7 @@ from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.memory import is_out_of_memory
 from hnetkit.hashes import sha256_of
+from hnetkit.library.walk import model_files
 from hnetkit.limits import parse_json
 from hnetkit.prompts.tags import LoraTag
 from hnetkit.text import argument
@@ -73,8 +74,8 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
     if find_spec("peft") is None:
         raise UsageError("LoRAs need the package peft", hint="pip install peft")
     files: dict[str, list[Path]] = {}
-    for path in sorted(Path(folder).rglob(f"*{_SUFFIX}")):
-        if path.is_file():
+    for path in model_files(Path(folder)):
+        if path.suffix == _SUFFIX:
             files.setdefault(path.stem, []).append(path)
     return [Lora(tag, _only(tag.name, files, folder)) for tag in tags]
 

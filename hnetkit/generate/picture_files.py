@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 _JPEG = (".jpg", ".jpeg")
 SUFFIXES = (".png", *_JPEG, ".webp")
 _OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
-_NUMBERED = re.compile(r"(\d{5,})-\d+\.(?:png|jpe?g|webp)", re.IGNORECASE)
+_NUMBERED = re.compile(r"([0-9]{5,9})-[0-9]+\.(?:png|jpe?g|webp)", re.IGNORECASE)
+_LAST_NUMBER = 10**9 - 1
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _MOST_EXIF = 65_533 - 100  # bytes in JPEG's segment, less what stands around the comment
 
@@ -89,8 +91,12 @@ def is_picture_file(out: str) -> bool:
 
 
 def next_number(folder: Path) -> int:
-    """Returns the number after the highest ``NNNNN-SEED.png`` (``.jpg``, ``.webp``) of a folder; 0 where none is."""
+    """Returns the number after the highest ``NNNNN-SEED.png`` (``.jpg``, ``.webp``) of a folder; 0 where none is.
+
+    Numbers of more than nine digits are nobody's count; after the last of nine, the lowest that is free is taken.
+    """
     if not folder.is_dir():
         return 0
-    numbers = [int(match[1]) for entry in os.listdir(folder) if (match := _NUMBERED.fullmatch(entry))]
-    return max(numbers, default=-1) + 1
+    taken = {int(match[1]) for entry in os.listdir(folder) if (match := _NUMBERED.fullmatch(entry))}
+    highest = max(taken, default=-1)
+    return highest + 1 if highest < _LAST_NUMBER else next(number for number in count() if number not in taken)

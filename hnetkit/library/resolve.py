@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, printable
+from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, UsageError, printable
 from hnetkit.registry.files import text_of
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument
@@ -21,6 +21,9 @@ from hnetkit.text import argument
 Row = dict[str, Any]
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
 _SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that may as well be a word or a date
+
+MOST_ALIAS = 200
+"""Signs of an alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +77,22 @@ def labels(files: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(f"{row['stem']}@{row['content_hash'].removeprefix('h1:')[:10]}" for row in files))
 
 
-def may_be_alias(text: str) -> bool:
-    """Whether a text can be a network's alias: a prompt can say it, a person sees all of it, and it is no hash."""
-    is_said = bool(text.strip()) and not set(text) & set(":<>@") and printable(text) == text
-    return is_said and not _HASH.fullmatch(text)
+def require_alias(registry: Registry, text: str, content_hash: str) -> None:
+    """Raises UsageError where a text cannot be the alias of a network: the one rule for them, whoever gives it."""
+    why = None
+    if not text.strip() or set(text) & set(":<>@") or len(text) > MOST_ALIAS:
+        why = "a prompt could not say it"
+    elif printable(text) != text or text.strip() != text:
+        why = "a person would not see all of it"
+    elif text.startswith("-"):
+        why = "a command would take it for an option"
+    elif _HASH.fullmatch(text):
+        why = "it reads as a hash"
+    if why is not None:
+        raise UsageError(f"{text[:60]!r} cannot be an alias: {why}", hint="use letters, digits, - and _")
+    others = registry.files.rows("files.stem = ? AND files.content_hash != ?", [text, content_hash])
+    if others:  # theirs would come first
+        raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
 
 
 def _called(registry: Registry, name: str) -> list[Row]:

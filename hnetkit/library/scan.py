@@ -28,11 +28,12 @@ from hnetkit.errors import (
     failure_of,
 )
 from hnetkit.formats.reading import READER_VERSION
-from hnetkit.inspection import examine
+from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library import sidecars
 from hnetkit.library.walk import Found, find, walk
 from hnetkit.registry.files import Root, Seen
 from hnetkit.registry.store import Registry
+from hnetkit.text import counted
 
 Row = dict[str, Any]
 WORKERS = 2
@@ -196,7 +197,7 @@ def _returned(seen: Seen | None, file: Found) -> bool:
 def _not_followed(links: Sequence[Path], known: int) -> str:
     """What a person should know of links that lead out of their folder."""
     count = "1 link to a folder outside was" if len(links) == 1 else f"{len(links)} links to folders outside were"
-    kept = f"; what is known of {known} file{'s' * (known != 1)} behind is kept as it was" if known else ""
+    kept = f"; what is known of {counted(known, 'file')} behind is kept as it was" if known else ""
     return f"{count} not followed: {links[0]}{kept}; --follow-links follows"
 
 
@@ -292,15 +293,15 @@ def _examined(work: Sequence[Work], progress: Progress | None) -> Generator[Resu
     Closed, or interrupted, it ends within a chunk of the files at work.
     """
     total, done = sum(file.size_bytes for _, file, _ in work), 0
-    stop = threading.Event()
+    stop, known = threading.Event(), KnownHashes()
     with ThreadPoolExecutor(WORKERS) as pool:
         waiting = iter(work)
-        pending = [(item, pool.submit(_examine, *item[:2], stop)) for item in islice(waiting, 2 * WORKERS)]
+        pending = [(item, pool.submit(_examine, *item[:2], stop, known)) for item in islice(waiting, 2 * WORKERS)]
         try:
             while pending:
                 (root, file, seen), future = pending.pop(0)
                 result = future.result()
-                pending += [(item, pool.submit(_examine, *item[:2], stop)) for item in islice(waiting, 1)]
+                pending += [(item, pool.submit(_examine, *item[:2], stop, known)) for item in islice(waiting, 1)]
                 done += file.size_bytes
                 if progress is not None:
                     progress(done, total)
@@ -311,17 +312,19 @@ def _examined(work: Sequence[Work], progress: Progress | None) -> Generator[Resu
                 future.cancel()
 
 
-def _examine(root: Root, file: Found, stop: threading.Event) -> Row | HnetkitError:
+def _examine(root: Root, file: Found, stop: threading.Event, known: KnownHashes) -> Row | HnetkitError:
     path = root.path / file.path
     try:
-        return _row(path, stop=stop)
+        return _row(path, stop=stop, known=known)
     except Exception as error:
         return failure_of(error, str(path))
 
 
-def _row(path: Path, sha256: str | None = None, stop: threading.Event | None = None) -> Row:
+def _row(
+    path: Path, sha256: str | None = None, stop: threading.Event | None = None, known: KnownHashes | None = None
+) -> Row:
     """What is in a file, and beside it."""
-    row = examine(path, sha256=sha256, before_read=partial(_go_on, stop)).as_row()
+    row = examine(path, sha256=sha256, before_read=partial(_go_on, stop), known=known).as_row()
     if not row["content_hash"]:
         return row | {"sidecars": {}}
     try:

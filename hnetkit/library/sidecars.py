@@ -18,6 +18,7 @@ from typing import Any
 
 from hnetkit.files import new_file, read_regular
 from hnetkit.limits import MAX_JSON, Budget, json_size, parse_json
+from hnetkit.paths import is_state
 
 Json = dict[str, Any]
 
@@ -174,9 +175,12 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
 
     Returns:
         The path of the file, which holds the values or a person's own; None where there is nothing to say, or where
-        the file is raw Civitai JSON, not valid, or a link that leads away: then it is left alone.
+        the file is raw Civitai JSON, not valid, hnetkit's own settings, or a link that leads away: then it is left
+        alone.
     """
     path = sidecar(model_file, A1111)
+    if is_state(os.path.realpath(path)):  # a network called config, in a library that is the home folder
+        return None
     unreadable: list[Path] = []
     existing = _payload(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
     if unreadable or (existing is not None and _is_raw(existing)):

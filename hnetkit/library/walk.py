@@ -55,6 +55,11 @@ def walk(root: Path, *, skip: frozenset[Path] = frozenset(), unfollowed: list[Pa
         waiting.extend(reversed(folders))
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Returns the model files under a folder, sorted; no link leads out of it. It may be absent, and is empty then."""
+    return sorted(folder / found.path for found in walk(folder, unfollowed=[]))
+
+
 def find(root: Path, path: str) -> Found | None:
     """Returns the file at a path below a root as it stands on disk; None where no regular file is there."""
     try:

@@ -25,7 +25,7 @@ from hnetkit.errors import (
 from hnetkit.limits import Budget
 from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust, civitai_base, civitai_token
 from hnetkit.sources.pace import Clock, Pace, Stopped
-from hnetkit.sources.pages import MOST_KEPT, MOST_LISTED, BadRecord, read_page
+from hnetkit.sources.pages import MOST_KEPT, MOST_LISTED, BadRecord, parts_left_out, read_page
 from hnetkit.sources.shapes import Json, Model, Version, id_of, model_of, version_of
 from hnetkit.sources.web import Web, read_json
 
@@ -128,7 +128,7 @@ class Civitai:
         if filters.ids:
             yield from self._by_ids(filters, failed)
             return
-        seen: set[int] = set()
+        seen: dict[int, int] = {}
         cursors: set[str] = set()
         parameters = filters.parameters()
         cursor: str | None = None
@@ -142,10 +142,9 @@ class Civitai:
             except UnsafeFile:
                 failed(BadRecord(None, f"the list is too large; left out what comes after {len(seen)} models"))
                 return
-            listed = {model.id: model for model in _models(_items(page), failed) if model.id not in seen}
-            seen.update(listed)
+            listed = list(_once(_models(_items(page), failed), seen, failed))
             barren = 0 if listed else barren + 1
-            yield [model for model in listed.values() if filters.wants(model)]
+            yield [model for model in listed if filters.wants(model)]
             cursor = _cursor(page)
             if cursor is None or cursor in cursors or barren == MOST_BARREN:
                 return
@@ -166,13 +165,14 @@ class Civitai:
 
             read = functools.partial(read_page, kept=Budget(made=MOST_KEPT))
             page = self._get("models", query, what="models by id", read=read)
-            listed = {model.id: model for model in _models(_items(page), tell) if model.id in part}
-            missing = sorted(set(part) - listed.keys() - bad)
-            yield [*listed.values(), *filter(None, (self._model_if_there(id, failed) for id in missing))]
+            meant = (model for model in _models(_items(page), tell) if model.id in part)
+            listed = list(_once(meant, {}, failed))
+            missing = sorted(set(part) - {model.id for model in listed} - bad)
+            yield [*listed, *filter(None, (self._model_if_there(id, failed) for id in missing))]
 
     def _model_if_there(self, id: int, failed: Failed) -> Model | None:
         try:
-            return self.model(id)
+            model = self.model(id)
         except Gone:
             return None
         except Exception as error:
@@ -180,6 +180,9 @@ class Civitai:
                 raise
             failed(BadRecord(id, str(failure_of(error, f"model {id}"))))
             return None
+        for bad in parts_left_out(model):
+            failed(bad)
+        return model
 
     def model(self, id: int) -> Model:
         """Returns one model, also an archived one.
@@ -301,16 +304,41 @@ def _said(content: Any) -> str:
 
 
 def _models(items: Iterable[Any], failed: Failed) -> Iterator[Model]:
+    """Yields what can be used of a page; of records without a number it tells once, since there may be millions."""
+    nameless = 0
     for item in items:
         try:
             model = None if isinstance(item, BadRecord) else model_of(item)
         except Exception as error:
             id = id_of(item.get("id")) if isinstance(item, dict) else None
             item, model = BadRecord(id, f"the site's record of it makes no sense: {type(error).__name__}"), None
-        if isinstance(item, BadRecord):
-            failed(item)
-        elif model is not None:
+        if model is not None:
             yield model
+        elif isinstance(item, BadRecord):
+            failed(item)
+        else:
+            nameless += 1
+    if nameless:
+        failed(BadRecord(None, f"left out: models without a number ({nameless:,})", nameless))
+
+
+def _once(models: Iterable[Model], seen: dict[int, int], failed: Failed) -> Iterator[Model]:
+    """Yields each model the first time that it is listed, and tells what cannot be used of it.
+
+    A list that grows while it is read holds a model on two pages; so it is told only where the files differ.
+
+    Args:
+        seen: number of a model -> what stands for its files; grows.
+    """
+    for model in models:
+        files = hash(tuple((version.id, file.id, file.sha256) for version in model.versions for file in version.files))
+        if model.id not in seen:
+            seen[model.id] = files
+            for bad in parts_left_out(model):
+                failed(bad)
+            yield model
+        elif seen[model.id] != files:
+            failed(BadRecord(model.id, "left out: listed once more, with other files", is_whole=False))
 
 
 def _items(page: Any) -> list[Any]:

@@ -135,6 +135,8 @@ class Fetch:
     def _refused(self, answer: Answer, what: str) -> Exception:
         content = _content(answer)
         if Origin.of(answer.url) != self.web.trust.base:
+            if answer.status in (404, 410):
+                return Gone(f"{what}: the site lists it, and its storage does not have it")
             return Passing(f"the storage answered {answer.status}")
         if content is None and answer.status in (400, 403):
             return Passing(f"the site's guard answered {answer.status}")

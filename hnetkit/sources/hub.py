@@ -14,10 +14,12 @@ from urllib.parse import quote
 from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimited, RemoteError, UsageError
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import Failed, ignored
 from hnetkit.sources.install import again_unless_here
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
 from hnetkit.sources.origins import Origin, Trust, require_no_secret, token_of
 from hnetkit.sources.pace import Clock, Pace
+from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.refs import Ref
 from hnetkit.sources.shapes import int_of
 from hnetkit.sources.web import Web
@@ -77,20 +79,26 @@ class Hub:
         self.token: str | None = token_of("HF_TOKEN") or get_token()
         self.web = Web(replace(trust, token=self.token), clock, Pace(clock, 4.0))
 
-    def files(self, ref: Ref) -> list[HubFile]:
+    def files(self, ref: Ref, *, failed: Failed = ignored) -> list[HubFile]:
         """Returns the model files that a reference means, at the commit that its revision is now.
+
+        Args:
+            failed: told what of the hub's list cannot be used.
 
         Raises:
             RemoteError: no such repository or revision, or not for everybody.
             Gone: no file fits.
         """
         info = self._info(ref)
-        siblings, said = info.get("siblings"), info.get("tags")
-        tags = tuple(tag for tag in said if isinstance(tag, str)) if isinstance(said, list) else ()
-        repo = Repo(ref.repo, str(info["sha"]), tags, int_of(info.get("downloads")))
-        found = [
-            file for file in (self._file(repo, s) for s in (siblings if isinstance(siblings, list) else ())) if file
-        ]
+        siblings = info.get("siblings")
+        repo = Repo(ref.repo, str(info["sha"]), _tags(info.get("tags")), int_of(info.get("downloads")))
+        if siblings is not None and not isinstance(siblings, list):
+            raise NetworkFailed(f"{ref.text}: an answer of the hub that makes no sense")
+        listed = [self._file(repo, sibling) for sibling in siblings or ()]
+        found = list({file.path: file for file in listed if file is not None}.values())
+        if odd := len(listed) - len(found):
+            reason = f"left out: files of {ref.repo} without a name of their own ({odd:,})"
+            failed(BadRecord(None, reason, odd, is_whole=False))
         wanted = [file for file in found if _is_meant(file.path, ref.pattern)]
         if not wanted:
             names = ", ".join(sorted(file.path for file in found)[:5])
@@ -151,8 +159,11 @@ def refusal(status: int, content: Any, what: str) -> RemoteError:
 
 def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[Job]:
     """Keeps what the hub says of files, and makes jobs of them; call it inside of `registry.write()`."""
+    versions: dict[str, int] = {}
     for file in files:
-        row = _record(registry, file)
+        if file.repo.commit not in versions:  # once: a repository may have thousands of files, and as many tags
+            versions[file.repo.commit] = record(registry, file.repo)
+        row = _record_file(registry, versions[file.repo.commit], file)
         stem, suffix = split_name(file.path)
         values = {
             **{"source": SOURCE, "url": file.url, "name": safe_stem(stem, "network"), "suffix": suffix},
@@ -162,13 +173,29 @@ def enqueue(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[
         yield again_unless_here(registry, job)
 
 
-def _record(registry: Registry, file: HubFile) -> int:
-    """Stores a repository as a model, its commit as a version; returns the number of the file's row."""
-    repo, catalogue = file.repo, registry.catalogue
+def repo_of(raw: Mapping[str, Any]) -> Repo | None:
+    """Returns the repository whose record `record` kept; None where there is none in it."""
+    name, commit, tags = raw.get("id"), raw.get("sha"), raw.get("tags")
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
+        return None
+    if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
+        return None
+    return Repo(name, commit, _tags(tags), int_of(raw.get("downloads")))
+
+
+def _tags(said: Any) -> tuple[str, ...]:
+    return tuple(tag for tag in said if isinstance(tag, str)) if isinstance(said, list) else ()
+
+
+def record(registry: Registry, repo: Repo) -> int:
+    """Stores a repository as a model, its commit as a version; returns the number of the version's row."""
+    catalogue = registry.catalogue
     about = {"name": repo.name, "creator": repo.name.partition("/")[0], "tags": repo.tags, "downloads": repo.downloads}
     raw = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": repo.downloads}
     model = catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
-    version = catalogue.put_version(model, repo.commit, {"name": repo.commit[:10]})
-    return catalogue.put_file(
-        version, file.path, {"name": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
-    )
+    return catalogue.put_version(model, repo.commit, {"name": repo.commit[:10]})
+
+
+def _record_file(registry: Registry, version: int, file: HubFile) -> int:
+    values = {"name": file.path, "size_bytes": file.size_bytes, "sha256": file.sha256}
+    return registry.catalogue.put_file(version, file.path, values)

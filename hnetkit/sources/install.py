@@ -160,7 +160,7 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
     """Places one network under the first name that is free, or finds that it is there already."""
     folder = Path(job.folder)
     for target in _names(folder, stem, suffix, job, sha256):
-        if _is_same(target, sha256):
+        if _is_same(target, path, sha256):
             add_file(registry, folder, target, sha256)
             return target
         if _is_taken(folder, target.stem):
@@ -212,9 +212,10 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _is_same(path: Path, sha256: str) -> bool:
+def _is_same(target: Path, path: Path, sha256: str) -> bool:
+    """Whether `target` holds the bytes of `path`; it is read only where it is as long: many may bear its name."""
     try:
-        return path.is_file() and _sha256(path) == sha256
+        return target.is_file() and target.stat().st_size == path.stat().st_size and _sha256(target) == sha256
     except OSError:
         return False
 
@@ -234,7 +235,7 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     sha256 = _sha256(path)
     for digits in (0, 10, 64):
         target = folder / f"{job.name}{job.suffix}{'-' if digits else ''}{sha256[:digits]}.bad"
-        if _is_same(target, sha256):
+        if _is_same(target, path, sha256):
             return target
         with contextlib.suppress(OutputExists):
             place(path, target)

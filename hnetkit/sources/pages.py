@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnetkit.limits import Budget, json_size, parse_json
+from hnetkit.sources.shapes import Model, Version
 from hnetkit.sources.web import MOST_MADE, read_json
 
 MOST_LISTED = 20_000
@@ -23,15 +24,27 @@ _ID = re.compile(r'\s*\{\s*"id"\s*:\s*([0-9]{1,10})\s*[,}]')
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record of a site that cannot be used.
+    """A record of a site that cannot be used, or parts of one.
 
     Attributes:
         id: the site's number of the model; None where it does not say one.
         reason: why, in words.
+        count: how many records, or parts of one, this is about.
+        is_whole: whether nothing of the model can be used; else the rest of it is.
     """
 
     id: int | None
     reason: str
+    count: int = 1
+    is_whole: bool = True
+
+
+def parts_left_out(what: Model | Version) -> Iterator[BadRecord]:
+    """Yields what to say of a model or version of which some parts cannot be used; nothing of others."""
+    if what.left_out:
+        parts = ", ".join(f"{part} ({count:,})" for part, count in what.left_out.items())
+        id = what.id if isinstance(what, Model) else what.model_id
+        yield BadRecord(id, f"left out: {parts}", sum(what.left_out.values()), is_whole=False)
 
 
 def read_page(text: str, kept: Budget) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import groupby
 from pathlib import Path
 
 from hnetkit.errors import failure_of, printable
@@ -106,22 +107,36 @@ def enqueue(
     Yields:
         The jobs that are to be carried out.
     """
-    for item in items:
-        try:
-            job = _enqueued(registry, civitai, folder, item)
-        except Exception as error:
-            failed(BadRecord(item.model.id, str(failure_of(error, printable(item.file.name)[:100]))))
+    for _, of_model in groupby(items, key=lambda item: item.model.id):
+        wanted = [item for item in of_model if not _is_settled(registry, item)]
+        if not wanted:
             continue
-        if job is not None:
-            yield job
+        try:
+            files = record(registry, wanted[0].model)  # once: a model may have thousands of files
+        except Exception as error:
+            failed(BadRecord(wanted[0].model.id, str(failure_of(error, f"model {wanted[0].model.id}"))))
+            continue
+        for item in wanted:
+            try:
+                job = _enqueued(registry, civitai, folder, item, files.get(item.file.id))
+            except Exception as error:
+                failed(BadRecord(item.model.id, str(failure_of(error, printable(item.file.name)[:100]))))
+                continue
+            if job is not None:
+                yield job
 
 
-def _enqueued(registry: Registry, civitai: Civitai, folder: Path, item: Item) -> Job | None:
-    here = item.action == "have" or (item.action == "fetch" and _is_here(registry, item.file))  # brought since the plan
-    if here and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key])):
-        return None  # others were killed just before their end, or failed before another job brought their bytes
-    files = record(registry, item.model)
-    job = registry.jobs.add(item.key, _values(item, civitai, folder, files.get(item.file.id)))
+def _is_settled(registry: Registry, item: Item) -> bool:
+    """Whether it is here, perhaps brought since the plan was made, and its jobs know.
+
+    Others were killed just before their end, or failed before another job brought their bytes.
+    """
+    here = item.action == "have" or (item.action == "fetch" and _is_here(registry, item.file))
+    return here and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key]))
+
+
+def _enqueued(registry: Registry, civitai: Civitai, folder: Path, item: Item, row: int | None) -> Job | None:
+    job = registry.jobs.add(item.key, _values(item, civitai, folder, row))
     if item.action == "skip":
         if job.state not in ("refused", "failed"):
             registry.jobs.set_state(job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before)

@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hnetkit.errors import DiskFull, HnetkitError, RegistryError, failure_of
-from hnetkit.library.resolve import may_be_alias
+from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
+from hnetkit.formats.messages import shown
+from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.store import Registry
+from hnetkit.sources import hub
 from hnetkit.sources.civitai import Filters
+from hnetkit.sources.pages import parts_left_out
+from hnetkit.sources.record import SOURCE
 from hnetkit.sources.record import record as store
 from hnetkit.sources.shapes import model_of
 
@@ -22,11 +26,14 @@ MAX_LINE = 32 << 20
 """Bytes: what a site says of the largest model takes a few MB."""
 MOST_FAILURES = 1000
 """Lines that are named where they cannot be taken in; further ones are counted."""
+MOST_SAID = 300
+"""Signs of such a line's name and of what is wrong with it."""
 
 _NETWORK = (
     *("content_hash", "name", "widths", "layer_structure", "activation", "layer_norm", "activate_output", "dropout"),
     *("dtype", "parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata"),
 )
+_NAMED = 3  # parts of one line that are left out
 _HINT = "give a file that `hnetkit export` wrote"
 _CONTENT = re.compile(r"h1:[0-9a-f]{64}")
 Record = Mapping[str, Any]
@@ -37,9 +44,9 @@ class Import:
     """What became of the lines that were given.
 
     Attributes:
-        counts: kind -> how many were taken in.
-        failures: one line for each that was not, which names it; of very many the first ones.
-        failed: how many were not.
+        counts: kind -> how many were taken in, whole or in part.
+        failures: one line for each that was not, or not whole, which names it; of very many the first ones.
+        failed: how many were not, or not whole.
     """
 
     counts: Mapping[str, int]
@@ -67,7 +74,8 @@ def exported(registry: Registry) -> Iterator[dict[str, Any]]:
 def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
     """Takes in what `exported` yielded; what is known here already is kept. A line that is wrong stops no other.
 
-    An alias that `tag --alias` would refuse is left out: it could stand before another network's name or hash.
+    What cannot be used of a line that is good otherwise is left out and named: an alias that `tag --alias` would
+    refuse, which could stand before another network's name or hash, and odd parts of a site's record.
 
     Args:
         registry: gets it.
@@ -87,75 +95,102 @@ def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
                 continue
             is_first = not counts and not failed
             try:
-                record = _record(line, number, is_first=is_first)
+                record = _record(line, is_first=is_first)
                 with registry.part():
-                    kind = _take_in(registry, record, taken)
+                    left_out = _take_in(registry, record, taken)
+                counts[record["kind"]] = counts.get(record["kind"], 0) + 1
+                wrong = _left_out(left_out) if left_out else None
             except (RegistryError, DiskFull):
                 raise
             except Exception as error:
-                failed += 1
-                if failed > MOST_FAILURES:
-                    continue
-                failure = failure_of(error, f"line {number}")
+                failure = failure_of(error, "this line")
                 if is_first:
-                    raise failure from error
-                failures.append(f"line {number}: {str(failure).removeprefix(f'line {number}: ')}")
-                continue
-            counts[kind] = counts.get(kind, 0) + 1
+                    raise type(failure)(f"line {number}: {failure}", hint=failure.hint) from error
+                wrong = str(failure)
+            if wrong is not None:
+                failed += 1
+                if failed <= MOST_FAILURES:
+                    failures.append(f"line {number}: {shown(wrong, MOST_SAID)}")
     counts.pop("hnetkit", None)
     return Import(counts, tuple(failures), failed)
 
 
-def _record(line: str | bytes, number: int, *, is_first: bool) -> Record:
+def _left_out(parts: list[str]) -> str:
+    count = f" {len(parts):,}, of which the first are" if len(parts) > _NAMED else ""
+    return f"left out{count}: {'; '.join(parts[:_NAMED])}"
+
+
+def _record(line: str | bytes, *, is_first: bool) -> Record:
     if len(line) > MAX_LINE:
-        raise HnetkitError(f"line {number}: longer than {MAX_LINE >> 20} MB", hint=_HINT)
+        raise HnetkitError(f"longer than {MAX_LINE >> 20} MB", hint=_HINT)
     try:
         record = parse_json(line)
     except ValueError as error:
-        raise HnetkitError(f"line {number}: not JSON: {error}", hint=_HINT) from error
-    if not isinstance(record, dict) or (is_first and record.get("kind") != "hnetkit"):
-        raise HnetkitError(f"line {number}: no record of hnetkit", hint=_HINT)
-    if is_first and record.get("version") != VERSION:
-        raise HnetkitError(f"written in form {record.get('version')}", hint="pip install --upgrade hnetkit")
+        raise HnetkitError(f"not JSON: {error}", hint=_HINT) from error
+    if not isinstance(record, dict):
+        raise HnetkitError("no record of hnetkit", hint=_HINT)
     kind = record.get("kind")
-    for key, (is_fit, what) in _SHAPES.get(str(kind), {}).items():
+    if not isinstance(kind, str) or (is_first and kind != "hnetkit"):
+        raise HnetkitError("no record of hnetkit", hint=_HINT)
+    if kind not in _SHAPES:
+        raise HnetkitError(f"a record of another kind: {shown(kind)}", hint="pip install --upgrade hnetkit")
+    if kind == "hnetkit" and record.get("version") != VERSION:  # also further ones: several exports in a row are good
+        raise HnetkitError(f"written in form {shown(record.get('version'))}", hint="pip install --upgrade hnetkit")
+    for key, (is_fit, what) in _SHAPES[kind].items():
         if not is_fit(record.get(key)):
-            raise HnetkitError(f"line {number}: a {kind} whose {key} is not {what}", hint=_HINT)
+            raise HnetkitError(f"a {kind} whose {key} is not {what}", hint=_HINT)
     return record
 
 
-def _take_in(registry: Registry, record: Record, taken: set[str]) -> str:
-    """Stores a record whose values have their shapes; `taken` are the aliases that somebody has."""
-    kind = str(record.get("kind"))
-    if kind == "network":
-        _network(registry, record, taken)
-    elif kind == "model":
-        _model(registry, record)
-    elif kind == "subscription":
+def _take_in(registry: Registry, record: Record, taken: set[str]) -> list[str]:
+    """Stores a record whose values have their shapes, and returns what of it was left out.
+
+    Args:
+        taken: the aliases that somebody has; grows.
+    """
+    if record["kind"] == "network":
+        return _network(registry, record, taken)
+    if record["kind"] == "model":
+        return _model(registry, record)
+    if record["kind"] == "subscription":
         registry.subscriptions.put_new(record["name"], Filters.of(record["filters"]).as_dict())
-    return kind
+    return []
 
 
-def _network(registry: Registry, record: Record, taken: set[str]) -> None:
+def _network(registry: Registry, record: Record, taken: set[str]) -> list[str]:
     if not registry.networks.is_known(record["content_hash"]):
         registry.networks.put(record)
     id = registry.networks.id_of(record["content_hash"])
     registry.networks.add_tags(id, record.get("tags") or ())
     if record.get("note") and not registry.networks.has_note(id):
         registry.networks.set_note(id, record["note"])
+    left_out = []
     for alias in record.get("aliases") or ():
-        if alias not in taken and may_be_alias(alias):
+        try:
+            require_alias(registry, alias, record["content_hash"])
+        except UsageError as error:
+            left_out.append(str(error))
+            continue
+        if alias not in taken:
             registry.networks.set_alias(id, alias)
             taken.add(alias)
+    return left_out
 
 
-def _model(registry: Registry, record: Record) -> None:
-    model = model_of(record["raw"])
-    if record["source"] != "civitai" or model is None:
-        return
-    if not registry.catalogue.models("source = ? AND remote_id = ?", ["civitai", str(model.id)]):
-        store(registry, model)
-        registry.catalogue.set_model_state("civitai", str(model.id), record.get("state") or "listed")
+def _model(registry: Registry, record: Record) -> list[str]:
+    source, raw = record["source"], record["raw"]
+    model = model_of(raw) if source == SOURCE else None
+    repo = hub.repo_of(raw) if source == hub.SOURCE else None
+    id = str(model.id) if model is not None else repo.name if repo is not None else None
+    if id is None or record.get("id") not in (None, id):
+        raise HnetkitError(f"no record of a model of {shown(source)}, or of another one", hint=_HINT)
+    if not registry.catalogue.models("source = ? AND remote_id = ?", [source, id]):
+        if model is not None:
+            store(registry, model)
+        elif repo is not None:
+            hub.record(registry, repo)
+        registry.catalogue.set_model_state(source, id, record.get("state") or "listed")
+    return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
 
 
 # --- what the values of a record are
@@ -205,6 +240,7 @@ _AN_OBJECT = (lambda value: isinstance(value, dict), "an object")
 
 # kind -> key -> whether a value is fit, and what it should be
 _SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "hnetkit": {},
     "network": {
         "content_hash": (lambda value: isinstance(value, str) and bool(_CONTENT.fullmatch(value)), "a content hash"),
         **dict.fromkeys(("name", "activation", "dtype", "base_model"), _A_TEXT),

@@ -8,32 +8,39 @@ from urllib.parse import unquote, urlsplit
 
 from hnetkit.errors import Archived, Gone, HnetkitError, NetworkFailed, UsageError
 from hnetkit.sources import hub
+from hnetkit.sources.civitai import Failed, ignored
 from hnetkit.sources.desk import Desk
 from hnetkit.sources.install import again_unless_here
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.origins import Origin, Trust, redacted
+from hnetkit.sources.pages import parts_left_out
 from hnetkit.sources.plan import Item, enqueue, items_of
 from hnetkit.sources.refs import Ref
 from hnetkit.sources.sync import store
 
 
-def jobs_for(desk: Desk, ref: Ref, *, sha256: str | None, all_versions: bool) -> tuple[list[int], list[Item]]:
+def jobs_for(
+    desk: Desk, ref: Ref, *, sha256: str | None, all_versions: bool, failed: Failed = ignored
+) -> tuple[list[int], list[Item]]:
     """Returns the jobs that fetch what is meant, and what of it is here already or cannot be had.
+
+    Args:
+        failed: told what of the site's record cannot be used.
 
     Raises:
         RemoteError: the site does not have it, or does not give it.
         UsageError: a plain address without its sha256.
     """
     if ref.kind == "hub":
-        files = hub.Hub(desk.clock).files(ref)
+        files = hub.Hub(desk.clock).files(ref, failed=failed)
         with desk.registry.write():
             return [job.id for job in hub.enqueue(desk.registry, desk.folder, files)], []
     if ref.kind == "url":
         return [_plain_job(desk, ref, sha256)], []
-    return _civitai_jobs(desk, ref, all_versions)
+    return _civitai_jobs(desk, ref, all_versions, failed)
 
 
-def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool) -> tuple[list[int], list[Item]]:
+def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool, failed: Failed) -> tuple[list[int], list[Item]]:
     version = None
     if ref.kind == "hash":
         version = desk.civitai.version_by_hash(ref.digits)
@@ -46,10 +53,16 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool) -> tuple[list[int], 
     for bad in store(desk.registry, [model]):
         raise NetworkFailed(f"{ref.text}: {bad.reason}")
     items = items_of(desk.registry, model, all_versions=all_versions, only=version.id if version else None)
+    asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
+    left_out = list(parts_left_out(asked))
     if not items:
+        if left_out:
+            raise NetworkFailed(f"{ref.text}: {left_out[0].reason}")
         if model.state == "archived":
             raise Archived(f"{ref.text}: {model.name} is archived; the site keeps it and gives no file")
         raise Gone(f"{ref.text}: {model.name} has no file that may be a network")
+    for part in left_out:
+        failed(part)
     with desk.registry.write():
         jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, _again(items))]
     return jobs, [item for item in _again(items) if item.action != "fetch"]

@@ -33,7 +33,7 @@ def record(registry: Registry, model: Model, *, whole: bool = False) -> dict[int
     files: dict[int, int] = {}
     for version in model.versions:
         files |= _record_version(registry, row, version)
-    if whole and model.versions:  # an empty list is a known fault of the site, not a statement
+    if whole and model.versions and not model.left_out:  # an empty list is a known fault of the site, no statement
         registry.catalogue.mark_gone(row, keep_versions=[str(version.id) for version in model.versions])
     return files
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from html import unescape
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 Json = Mapping[str, Any]
 
@@ -66,6 +67,7 @@ class Version:
         published_at, early_access_until: ISO 8601.
         usage: ``"Download"``, or another word where the owner allows no download.
         strength: the median of what its example pictures were made with.
+        left_out: what of its files cannot be used -> how many.
     """
 
     id: int
@@ -81,6 +83,7 @@ class Version:
     strength: float | None
     files: tuple[RemoteFile, ...]
     images: tuple[Image, ...]
+    left_out: Mapping[str, int]
     raw: Json
 
 
@@ -91,6 +94,7 @@ class Model:
     Attributes:
         nsfw_level: bit mask of the site's ratings: 1 PG, 2 PG-13, 4 R, 8 and 16 above that, 32 blocked.
         state: ``"listed"``, ``"archived"`` or ``"taken-down"``.
+        left_out: what of its versions and files cannot be used -> how many.
     """
 
     id: int
@@ -108,16 +112,25 @@ class Model:
     downloads: int | None
     state: str
     versions: tuple[Version, ...]
+    left_out: Mapping[str, int]
     raw: Json
 
 
 def model_of(data: Any) -> Model | None:
-    """Returns the model in a JSON object; None where there is none in it."""
+    """Returns the model in a JSON object; None where there is none in it, for want of a number.
+
+    No version and no file stands twice in it: of those with one number the first counts.
+    """
     data = _object(data)
     id = id_of(data.get("id"))
     if id is None:
         return None
-    versions = [v for v in map(version_of, _list(data.get("modelVersions"))) if v is not None]
+    left_out: Counter[str] = Counter()
+    versions, seen = [], set[int]()
+    for version in _parts(data, "modelVersions", version_of, "versions", left_out):
+        files = _each_once(version.files, seen, "files", left_out)
+        versions.append(replace(version, files=files) if len(files) < len(version.files) else version)
+        left_out.update(version.left_out)
     creator = data.get("creator")
     return Model(
         id=id,
@@ -135,6 +148,7 @@ def model_of(data: Any) -> Model | None:
         downloads=int_of(_object(data.get("stats")).get("downloadCount")),
         state=_MODES.get(str(data.get("mode")).lower(), "listed"),
         versions=tuple(sorted(versions, key=lambda v: (v.published_at or "", v.id), reverse=True)),
+        left_out=left_out,
         raw=data,
     )
 
@@ -145,6 +159,7 @@ def version_of(data: Any) -> Version | None:
     id = id_of(data.get("id"))
     if id is None:
         return None
+    left_out: Counter[str] = Counter()
     images = tuple(i for i in map(_image, _list(data.get("images"))) if i is not None)
     strengths = [image.strength for image in images if image.strength is not None]
     return Version(
@@ -159,10 +174,42 @@ def version_of(data: Any) -> Version | None:
         nsfw_level=_nsfw(data),
         trained_words=_texts(data, "trainedWords"),
         strength=round(statistics.median(strengths), 2) if strengths else None,
-        files=tuple(f for f in map(_file, _list(data.get("files"))) if f is not None),
+        files=_parts(data, "files", _file, "files", left_out),
         images=images,
+        left_out=left_out,
         raw=data,
     )
+
+
+class _Numbered(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+P = TypeVar("P", bound=_Numbered)
+
+
+def _parts(data: Json, key: str, read: Callable[[Any], P | None], what: str, left_out: Counter[str]) -> tuple[P, ...]:
+    """Returns what can be used of a list, each number once, and counts the rest; a list that is not there is empty."""
+    said = data.get(key)
+    if said is not None and not isinstance(said, list):
+        left_out[f"{key} that are no list"] += 1
+    parts = [read(item) for item in _list(said)]
+    if None in parts:
+        left_out[f"{what} without a number"] += parts.count(None)
+    return _each_once(filter(None, parts), set(), what, left_out)
+
+
+def _each_once(parts: Iterable[P], seen: set[int], what: str, left_out: Counter[str]) -> tuple[P, ...]:
+    """Returns the parts whose numbers were not seen before, and counts the others."""
+    once = []
+    for part in parts:
+        if part.id in seen:
+            left_out[f"{what} with the number of another one"] += 1
+        else:
+            seen.add(part.id)
+            once.append(part)
+    return tuple(once)
 
 
 def _file(data: Any) -> RemoteFile | None:
@@ -254,9 +301,9 @@ def int_of(value: Any) -> int | None:
 
 
 def id_of(value: Any) -> int | None:
-    """Returns a number that a site may have given out; None for anything else."""
-    number = int_of(value)
-    return number if number is not None and 0 < number < _LARGEST_ID else None
+    """Returns a number that a site may have given out; None for anything else, also for a part of one."""
+    number = _number(value)
+    return int(number) if number is not None and number.is_integer() and 0 < number < _LARGEST_ID else None
 
 
 def _flag(value: Any) -> bool | None:

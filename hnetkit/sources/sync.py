@@ -27,7 +27,7 @@ class Plan:
     Attributes:
         models: everything listed that is meant.
         items: each of their files, with what is to be done.
-        failed: records of which nothing can be done.
+        failed: records, and parts of them, with which nothing can be done.
     """
 
     models: list[Model] = field(default_factory=list)
@@ -37,6 +37,11 @@ class Plan:
     @property
     def to_fetch(self) -> list[Item]:
         return [item for item in self.items if item.action == "fetch"]
+
+    @property
+    def left_out(self) -> int:
+        """How many files, versions and models are neither here nor to be fetched."""
+        return sum(item.action == "skip" for item in self.items) + sum(bad.count for bad in self.failed)
 
     @property
     def bytes_to_fetch(self) -> int:
@@ -63,11 +68,17 @@ def plan_sync(
         RemoteError: the listing failed.
     """
     plan = Plan()
+    owners: dict[str, int] = {}
     for page in civitai.pages(filters, failed=plan.failed.append):
         for model in page:
             with alone(model.id, plan.failed):
-                plan.items += items_of(registry, model, all_versions=all_versions)
+                items = items_of(registry, model, all_versions=all_versions)
+                own = [item for item in items if owners.setdefault(item.key, model.id) == model.id]
+                plan.items += own
                 plan.models.append(model)
+                if others := len(items) - len(own):
+                    reason = f"left out: files that a model before it has ({others:,})"
+                    plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
     return plan
 

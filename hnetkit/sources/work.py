@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,10 @@ from hnetkit.sources.pace import Stopped
 from hnetkit.sources.parts import Part
 from hnetkit.sources.shapes import RemoteFile
 
+MOST_MISSED = 20
+"""Files of one model that the site lists and does not give: further ones of it are not asked for in this run."""
+_MISSED = frozenset({"gone", "archived", "network"})
+
 
 @dataclass(slots=True)
 class Workshop:
@@ -52,6 +57,7 @@ class Workshop:
     token_is_bad: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[str, threading.Lock] = field(default_factory=dict)
+    _missed: Counter[int] = field(default_factory=Counter)
 
     def _one_at_a_time(self, content: str) -> threading.Lock:
         """The lock of a content: of two jobs for the same bytes, the second finds what the first brought."""
@@ -74,8 +80,17 @@ class Workshop:
             if code == "no-token" and job.source == "civitai" and self.civitai.web.trust.token is not None:
                 reason += f"; {self._about_the_token()}"
         with self.registry.write():
+            if code in _MISSED and job.remote_file_id is not None:
+                self._missed[self.registry.catalogue.model_row(job.remote_file_id)] += 1
             self.registry.jobs.set_state(job.id, state, code=code, reason=reason)
             return self.registry.jobs.get(job.id)
+
+    def _is_given_up(self, job: Job) -> bool:
+        """Whether the files of its model do not come: thousands that are not there would hold up all others."""
+        if job.remote_file_id is None or not self._missed:
+            return False
+        with self.registry.write():
+            return self._missed[self.registry.catalogue.model_row(job.remote_file_id)] >= MOST_MISSED
 
     def _carried_out(self, job: Job) -> tuple[str, str | None, str | None]:
         os.makedirs(job.folder, exist_ok=True)
@@ -84,8 +99,10 @@ class Workshop:
         if here is not None:
             part.discard()
             return ("done", None, None) if self._is_ours(job, here) else ("done", "had", here)
-        self.progress(part.size)
         what = f"{job.name}{job.suffix}"
+        if self._is_given_up(job):
+            return "failed", "not-tried", f"{what}: not tried: {MOST_MISSED} files of its model did not come"
+        self.progress(part.size)
         try:
             self._fetch(job, part, what)
             right = job.sha256 is None or part.sha256 == job.sha256

@@ -229,6 +229,29 @@ def test_two_sources_that_would_become_one_file_are_refused(tmp_path: Path) -> N
     assert run(["convert", "--to", "safetensors", "--out-dir", str(tmp_path / "o"), str(a), str(b)]) == 2
 
 
+def test_sources_of_one_name_fail_alone_and_the_others_are_converted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for number, name in enumerate(("a.pt", "a.ckpt", "a.PT", "b.pt", "c.pt")):
+        first.mkdir(exist_ok=True)
+        networks.network_file(first, name, seed=number)
+    second.mkdir()
+    networks.network_file(second, "b.pt", seed=9)
+    out = tmp_path / "out"
+    sources = [str(first), str(second), str(first / "c.pt")]
+    assert run(["convert", "--to", "safetensors", "--out-dir", str(out), *sources]) == 1
+    said = capsys.readouterr()
+    assert [path.name for path in out.iterdir()] == ["c.safetensors"]
+    assert said.out.splitlines() == [str(out / "c.safetensors")]
+    for path in (first / "a.pt", first / "a.ckpt", first / "a.PT", first / "b.pt", second / "b.pt"):
+        assert f"Error: {path}: " in said.err
+        assert f"hnetkit convert {path} OTHER.safetensors" in said.err
+    assert f"{first / 'b.pt'}: {second / 'b.pt'} would also become {out / 'b.safetensors'}" in said.err
+    assert " and 1 more would also become" in said.err
+    assert "5 of 6 files failed" in said.err
+
+
 def test_convert_says_what_it_does_not_carry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = networks.a1111_network((8,)) | {"optimizer_state_dict": {"state": {}}}
     path = networks.save_pt(content, tmp_path / "n.pt")

@@ -76,10 +76,20 @@ def test_tag_alias_and_note_are_shown_and_searched(library: Path, capsys: pytest
     assert rows(capsys, "show", "ink")[0]["tags"] == []
 
 
-@pytest.mark.parametrize("alias", ["", "a:b", "<x>", "a@b"])
+@pytest.mark.parametrize("alias", ["", "a:b", "<x>", "a@b", "x" * 201])
 def test_an_alias_that_no_prompt_could_say_is_a_usage_error(library: Path, alias: str) -> None:
     run(["scan", str(library)])
     assert run(["tag", "ink", "--alias", alias]) == 2
+
+
+@pytest.mark.parametrize("alias", ["--missing", "-y", " ink"])
+def test_an_alias_that_no_command_would_take_for_a_name_is_a_usage_error(
+    library: Path, alias: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["tag", "ink", f"--alias={alias}"]) == 2
+    assert "cannot be an alias" in capsys.readouterr().err
 
 
 def test_an_unknown_name_is_exit_4_with_the_nearest(library: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,12 @@ def test_without_a_seed_every_run_draws_another_picture(model: str, out: Path) -
     assert parameters("a.png").parameters["Seed"] != parameters("b.png").parameters["Seed"]
 
 
+def test_a_model_that_is_a_link_to_itself_is_not_there(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (out / "loop").symlink_to("loop")
+    assert generate("a circle", "--model", "loop") == 4
+    assert "loop: no such file or folder" in capsys.readouterr().err
+
+
 def test_an_existing_file_is_never_overwritten_unasked(
     model: str, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,6 +21,38 @@ def test_a_mistyped_command_names_the_nearest_and_is_a_usage_error(capsys: pytes
     assert capsys.readouterr().err == "Error: there is no command conifg\nHint: hnetkit config\n"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["scan", ""],
+        ["link", "", "--layout", "comfyui"],
+        ["export", "--overwrite", ""],
+        ["convert", "a.pt", ""],
+        ["convert", "a.pt", "--to", "pt", "--out-dir", ""],
+        ["generate", "a", "--out", ""],
+        ["generate", "a", "--out="],
+        ["generate", "--from", "", "a"],
+        ["generate", "a", "--model", ""],
+        ["list", "--tag", ""],
+        ["train", "prepare", "", "--out", "there"],
+        ["train", ""],
+        ["demo", "--out", ""],
+    ],
+)
+def test_nothing_stands_for_the_folder_that_one_is_in(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(arguments) == 2
+    assert " is empty\n" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_texts_may_be_empty(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prompt", ""]) == 0
+    assert run(["search", ""]) == 0
+
+
 def test_two_output_forms_at_once_are_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "--json", "--csv"]) == 2
     assert "choose one of" in capsys.readouterr().err

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep_folders import deep_tree, unreadable
 from pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from safetensors.torch import save_file
 from torch import Tensor
@@ -52,6 +53,14 @@ def test_names_are_found_as_whole_words_in_any_case(tmp_path: Path) -> None:
     assert find_embeddings(["art"], None) == []
     with pytest.raises(NotFound, match="absent"):
         find_embeddings(["art"], str(tmp_path / "absent"))
+
+
+def test_no_folder_below_hides_those_around_it(tmp_path: Path) -> None:
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "Mine.pt").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with deep_tree(tmp_path), unreadable(tmp_path / "hidden"):
+        assert [path.name for path in find_embeddings(["by mine"], str(tmp_path))] == ["Mine.pt"]
 
 
 def test_a_name_in_a_prompt_stands_for_its_vectors(tmp_path: Path) -> None:

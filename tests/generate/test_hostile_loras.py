@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from deep_folders import deep_tree, unreadable
 from pipelines import tiny_sd
 from safetensors.torch import save_file
 from unet_truth import lora, run
@@ -37,6 +38,15 @@ def test_a_folder_called_like_a_lora_is_none(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         put_on(tiny_sd(), tmp_path)
     assert not marker.exists()
+
+
+def test_no_folder_below_hides_those_around_it(tmp_path: Path) -> None:
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "style.safetensors").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    with deep_tree(tmp_path), unreadable(tmp_path / "hidden"):
+        (found,) = find_loras(split_tags("<lora:style:1>").loras, str(tmp_path))
+    assert found.path == tmp_path / "z" / "style.safetensors"
 
 
 def test_a_pickle_called_safetensors_is_refused(tmp_path: Path) -> None:

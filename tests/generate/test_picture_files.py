@@ -102,6 +102,23 @@ def test_numbers_go_on_after_the_highest_of_every_format(tmp_path: Path) -> None
     assert next_number(tmp_path) == 123457
 
 
+@pytest.mark.parametrize(
+    "name", [f"{'9' * 246}-1.png", "1000000000-1.png", "\u0663" * 5 + "-1.png", "99999-\u0663.png"]
+)
+def test_a_name_that_is_no_count_changes_no_number(tmp_path: Path, name: str) -> None:
+    (tmp_path / "00041-7.png").touch()
+    (tmp_path / name).touch()
+    assert next_number(tmp_path) == 42
+
+
+def test_after_the_last_number_of_all_gaps_are_filled(tmp_path: Path) -> None:
+    for name in ("999999999-1.png", "00000-1.png", "00002-1.png"):
+        (tmp_path / name).touch()
+    for expected in (1, 3, 4):
+        assert next_number(tmp_path) == expected
+        (tmp_path / f"{expected:05}-1.png").touch()
+
+
 def test_a_place_is_a_file_by_its_suffix(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     for file in ("a/b.png", "B.PNG", "a.jpg", "a.jpeg", "a.webp"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,7 +18,9 @@ from typing import Any
 import networks
 import pytest
 from blake3 import blake3
+from deep_folders import deep_tree
 
+from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library.scan import WORKERS, Change, recheck, scan
 from hnetkit.registry import Registry
 
@@ -252,16 +253,49 @@ def test_a_link_to_another_scanned_folder_is_nothing_to_speak_of(
 
 
 def test_a_tree_deeper_than_any_path_can_be_is_walked_as_far_as_paths_go(registry: Registry, folder: Path) -> None:
-    here = os.getcwd()
-    os.chdir(folder)
-    try:
-        for _ in range(60):
-            os.mkdir("x" * 100)
-            os.chdir("x" * 100)
-    finally:
-        os.chdir(here)
-    assert len(named(scan(registry, [folder]))) == 5
-    shutil.rmtree(folder / ("x" * 100))  # other tests look around, by path
+    with deep_tree(folder):
+        assert len(named(scan(registry, [folder]))) == 5
+
+
+# --- links to files
+
+
+def test_a_file_behind_many_links_is_read_once(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(folder / "holes.pt", "wb") as file:
+        file.truncate(8 << 20)
+    for number in range(10):
+        os.link(folder / "holes.pt", folder / f"holes{number}.pt")
+        (folder / f"far{number}.pt").symlink_to("holes.pt")
+        (folder / f"ink{number}.pt").symlink_to("a.pt")
+        os.link(folder / "a.pt", folder / f"dots{number}.safetensors")
+    sizes, pread = [], os.pread
+    monkeypatch.setattr("os.pread", lambda *args: sizes.append(args[1]) or pread(*args))
+    for found in (scan(registry, [folder]), recheck(registry)):
+        sizes.clear()
+        assert {change.what for change in found} <= {"new"}
+        assert sum(sizes) < 10 << 20
+    rows = registry.files.rows()
+    assert len(rows) == len({row["path"] for row in rows}) == 46
+    for stem, links, content in (("holes", ("holes", "far"), None), ("a", ("ink", "dots"), "h1:")):
+        (one,) = (row for row in rows if row["stem"] == stem)
+        others = [row for row in rows if row["stem"].startswith(links) and row["stem"] != stem]
+        assert len(others) == 20
+        assert {(row["sha256"], row["content_hash"]) for row in others} == {(one["sha256"], one["content_hash"])}
+        assert content is None or one["content_hash"].startswith(content)
+
+
+def test_a_file_that_is_replaced_during_a_scan_has_its_own_hashes(registry: Registry, folder: Path) -> None:
+    """The same name, the same size and the same time: another file all the same."""
+    status = os.stat(folder / "a.pt")
+    os.utime(folder / "b.pt", ns=(status.st_atime_ns, status.st_mtime_ns))
+    known = KnownHashes()
+    first = examine(folder / "a.pt", known=known).hashes
+    os.replace(folder / "b.pt", folder / "a.pt")
+    second = examine(folder / "a.pt", known=known).hashes
+    assert first is not None
+    assert second == examine(folder / "a.pt").hashes != first
 
 
 # --- interrupting

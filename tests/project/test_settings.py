@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from filelock import FileLock
 
 from hnetkit import settings
+from hnetkit.cli import run
 from hnetkit.errors import HnetkitError
 
 
@@ -45,6 +47,39 @@ def test_settings_that_are_none_are_an_error_with_a_hint(home: Path, text: str) 
         with pytest.raises(HnetkitError, match="settings") as caught:
             use()
         assert caught.value.hint == "mend the file, or delete it"
+
+
+@pytest.mark.parametrize("key", settings.KEYS)
+@pytest.mark.parametrize(
+    "address",
+    [
+        "https://user:hunter22@example.com/model",
+        "https://example.com/model.safetensors?X-Amz-Signature=hunter22",
+        " HTTPS://user:hunter22@example.com",
+        "s3://key:hunter22@bucket",
+    ],
+)
+def test_no_setting_keeps_or_shows_an_address(
+    home: Path, key: str, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", key, address]) == 2
+    said = capsys.readouterr()
+    assert "an address" in said.err
+    assert "hunter22" not in said.out + said.err
+    assert not (home / "config.json").exists()
+
+
+@pytest.mark.parametrize("key", settings.KEYS)
+@pytest.mark.parametrize("value", ["", " \t"])
+def test_an_empty_setting_is_refused_with_the_command_that_takes_it_back(
+    home: Path, key: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", key, value]) == 2
+    assert f"hnetkit config --unset {key}" in capsys.readouterr().err
+    (home / "config.json").write_text(json.dumps({key: ""}))
+    assert settings.get(key) is None
+    assert run(["config", "--unset", key]) == 0
+    assert settings.load() == {}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")

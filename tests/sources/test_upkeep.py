@@ -18,6 +18,7 @@ import hnetkit
 from hnetkit.errors import HnetkitError
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
+from hnetkit.sources import hub
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.identify import checkpoints, identify
 from hnetkit.sources.portable import exported, imported
@@ -258,12 +259,109 @@ def test_a_filter_that_a_later_version_knows_is_left_out(tmp_path: Path) -> None
         assert registry.subscriptions.rows()[0]["filters"] == {"nsfw": True}
 
 
-def test_an_alias_that_could_stand_before_a_hash_or_is_not_seen_is_left_out(tmp_path: Path) -> None:
-    refused = ["h1:" + "a" * 64, "b" * 64, "deadbeef", "ink@deadbeef", "a:b", "<x>", " ", "\x1b[31mred", "in\u200bk"]
-    line = json.dumps({**row(1), "kind": "network", "aliases": [*refused, "best"]})
+BAD_ALIASES = [
+    *("h1:" + "a" * 64, "b" * 64, "deadbeef", "ink@deadbeef", "a:b", "<x>", " ", "\x1b[31mred", "in\u200bk"),
+    *("--missing", "-y", " ink", "x" * 201, "\u202egnp"),
+]
+
+
+@pytest.mark.parametrize("alias", BAD_ALIASES)
+def test_an_alias_that_is_none_is_left_out_by_name_and_the_rest_of_its_line_is_taken_in(
+    tmp_path: Path, alias: str
+) -> None:
+    line = json.dumps({**row(1), "kind": "network", "tags": ["x"], "aliases": [alias, "best"]})
     with Registry(tmp_path / "r.db") as registry:
-        assert dict(imported(registry, [HEAD, line]).counts) == {"network": 1}
-        assert registry.networks.rows()[0]["aliases"] == ["best"]
+        found = imported(registry, [HEAD, line])
+        assert (dict(found.counts), found.failed) == ({"network": 1}, 1)
+        (failure,) = found.failures
+        assert failure.startswith("line 2: left out: ")
+        assert "cannot be an alias: " in failure
+        assert failure.isprintable()
+        assert len(failure) < 400
+        (network,) = registry.networks.rows()
+        assert (network["aliases"], network["tags"]) == (["best"], ["x"])
+
+
+def test_an_alias_that_is_the_name_of_another_networks_file_is_left_out_by_name(tmp_path: Path, home: Path) -> None:
+    networks.network_file(tmp_path, "ink.pt")
+    with Registry(home / "r.db") as registry:
+        list(scan(registry, [tmp_path]))
+        line = json.dumps({**row(1), "kind": "network", "aliases": ["ink", "best"]})
+        (failure,) = imported(registry, [HEAD, line]).failures
+        assert "ink is the name of" in failure
+        assert registry.networks.rows("content_hash = ?", [row(1)["content_hash"]])[0]["aliases"] == ["best"]
+
+
+def test_of_very_many_aliases_that_are_none_the_first_are_named_and_all_are_counted(tmp_path: Path) -> None:
+    line = json.dumps({**row(1), "kind": "network", "aliases": [f"-{n}" for n in range(5000)]})
+    with Registry(tmp_path / "r.db") as registry:
+        (failure,) = imported(registry, [HEAD, line]).failures
+        assert failure.startswith("line 2: left out 5,000, of which the first are: '-0' cannot be an alias")
+        assert len(failure) < 400
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        *(({"kind": kind, "name": "b"}, "no record of hnetkit") for kind in (None, 5, [], {}, True, ["network"])),
+        ({"name": "b"}, "no record of hnetkit"),
+        ({"kind": ""}, "of another kind"),
+        ({"kind": "Network"}, "of another kind: Network"),
+        ({"kind": "x" * 2_000_000}, "of another kind: xxx"),
+        ({"kind": "\x1b[31m\u202e"}, "of another kind: \\x1b[31m\\u202e"),
+        ({"kind": "hnetkit", "version": 99}, "written in form 99"),
+        ({"kind": "hnetkit", "version": "9" * 2_000_000}, "written in form 999"),
+        ({"kind": "model", "source": "civitai", "raw": {}}, "no record of a model of civitai"),
+        ({"kind": "model", "source": "civitai", "raw": {"id": 5}, "id": "6"}, "or of another one"),
+        ({"kind": "model", "source": "huggingface", "raw": {"id": "a/b"}}, "no record of a model of huggingface"),
+        ({"kind": "model", "source": "y" * 2_000_000, "raw": {"id": 5}}, "no record of a model of yyy"),
+    ],
+)
+def test_a_line_of_which_nothing_can_be_made_is_named_in_few_words_and_not_counted(
+    tmp_path: Path, record: dict[str, object], reason: str
+) -> None:
+    with Registry(tmp_path / "r.db") as registry:
+        found = imported(registry, [HEAD, json.dumps(record), SUBSCRIPTION])
+        assert (dict(found.counts), found.failed) == ({"subscription": 1}, 1)
+        (failure,) = found.failures
+        assert failure.startswith("line 2: ")
+        assert reason in failure
+        assert len(failure) < 400
+        assert failure.isprintable()
+        assert registry.catalogue.models() == []
+        assert registry.networks.rows() == []
+
+
+def test_a_first_line_of_another_form_is_named_in_few_words(tmp_path: Path) -> None:
+    with (
+        Registry(tmp_path / "r.db") as registry,
+        pytest.raises(HnetkitError, match="line 1: written in form") as caught,
+    ):
+        imported(registry, [json.dumps({"kind": "hnetkit", "version": "9" * 2_000_000})])
+    assert len(str(caught.value)) < 400
+
+
+def test_several_exports_in_a_row_are_one(tmp_path: Path) -> None:
+    with Registry(tmp_path / "r.db") as registry:
+        found = imported(registry, [HEAD, SUBSCRIPTION, HEAD, SUBSCRIPTION])
+        assert (dict(found.counts), found.failures) == ({"subscription": 2}, ())
+
+
+def test_what_the_hub_says_of_a_repository_travels_too(tmp_path: Path) -> None:
+    with Registry(tmp_path / "r.db") as registry, Registry(tmp_path / "other.db") as other:
+        with registry.write():
+            hub.record(registry, hub.Repo("a/b", "0a" * 20, ("ink",), 7))
+        lines = [json.dumps(record) for record in exported(registry)]
+        assert dict(imported(other, lines).counts) == {"model": 1}
+        assert [json.dumps(record) for record in exported(other)] == lines
+
+
+def test_odd_parts_of_a_sites_record_are_named_and_the_rest_of_it_is_taken_in(tmp_path: Path) -> None:
+    raw = {"id": 5, "modelVersions": [{}, {"id": 6, "files": [{"id": 7}, "x"]}]}
+    with Registry(tmp_path / "r.db") as registry:
+        found = imported(registry, [HEAD, json.dumps({"kind": "model", "source": "civitai", "raw": raw})])
+        assert found.failures == ("line 2: left out: versions without a number (1), files without a number (1)",)
+        assert [file["file_id"] for file in registry.catalogue.files()] == ["7"]
 
 
 def test_of_very_many_wrong_lines_the_first_are_named_and_all_are_counted(tmp_path: Path) -> None:

@@ -175,7 +175,9 @@ def _label(change: Change) -> str:
     if isinstance(value, tuple):
         return " + ".join(value)
     shown = plain_number(value) if isinstance(value, float) else str(value)
-    return {"seed": f"seed {shown}", "steps": f"{shown} steps", "cfg": f"CFG {shown}"}.get(change.kind, shown)
+    return {"seed": f"seed {shown}", "steps": f"{shown} step{'s' * (shown != '1')}", "cfg": f"CFG {shown}"}.get(
+        change.kind, shown
+    )
 
 
 def _networks(where: str, values: Sequence[str]) -> Iterator[Content]:

@@ -125,7 +125,7 @@ def hash_of_file(path: str | os.PathLike[str]) -> str:
 def _model_files(folder: Path) -> Iterator[Path]:
     """A pipeline's own files and those of its parts; other things that lie in the folder are no part of it."""
     for path in (*folder.glob("*.json"), *folder.glob("*/*")):
-        if path.suffix in _READ_BY_PIPELINES and path.is_file():
+        if path.suffix in _READ_BY_PIPELINES and os.path.isfile(path):
             yield path
 
 

@@ -27,6 +27,7 @@ from hnetkit.images import stored_size
 from hnetkit.prompts import infotext
 from hnetkit.runtime.attach import set_hypernetworks, unload_hypernetworks
 from hnetkit.runtime.strength import Strength
+from hnetkit.text import counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -347,7 +348,7 @@ def _caption(grid: Grid, row: Row) -> str:
         "checkpoint": row["model"],
         "seed": f"seed {row['seed']}",
         "sampler": row["sampler"],
-        "steps": f"{row['steps']} steps",
+        "steps": counted(row["steps"], "step"),
         "cfg": f"CFG {row['cfg_scale']:g}",
     }
     return "  ·  ".join(part for coordinate, part in parts.items() if coordinate not in varied)

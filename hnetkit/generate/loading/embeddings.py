@@ -15,6 +15,7 @@ from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
 from hnetkit.generate.loading.state_dicts import HARMLESS, refuse_more_than_the_file
+from hnetkit.library.walk import model_files
 from hnetkit.network import TensorRef
 
 if TYPE_CHECKING:
@@ -39,9 +40,8 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
     if not os.path.isdir(folder):
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
     together = "\n".join(texts)
-    files = (path for path in sorted(Path(folder).rglob("*")) if path.suffix.lower() in SUFFIXES)
-    named = (path for path in files if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", together, re.IGNORECASE))
-    return [path for path in named if path.is_file()]
+    files = (path for path in model_files(Path(folder)) if path.suffix.lower() in SUFFIXES)
+    return [path for path in files if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", together, re.IGNORECASE)]
 
 
 def load_embeddings(pipe: Any, files: Iterable[Path]) -> None:

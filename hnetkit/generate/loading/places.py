@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,16 +93,20 @@ def _stem(name: str) -> str:
 
 
 def _models_beside(path: Path) -> dict[str, str]:
-    try:
-        around = sorted(path.parent.iterdir())
-    except OSError:
-        return {}
-    models = [item for item in around if item.suffix in SUFFIXES or (item / "model_index.json").is_file()]
+    around = [path.parent / name for name in _names_in(path.parent)]
+    models = [item for item in around if item.suffix in SUFFIXES or os.path.isfile(item / "model_index.json")]
     return {_stem(item.name): str(item) for item in models}
 
 
 def _cached_ids() -> list[str]:
     from huggingface_hub import constants
 
-    folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")
-    return sorted(folder.name.removeprefix("models--").replace("--", "/", 1) for folder in folders)
+    names = (name.removeprefix("models--") for name in _names_in(constants.HF_HUB_CACHE) if name.startswith("models--"))
+    return [name.replace("--", "/", 1) for name in names if "--" in name]
+
+
+def _names_in(folder: str | os.PathLike[str]) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError:  # a hint less
+        return []

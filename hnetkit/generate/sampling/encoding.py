@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.prompts.attention import parse_attention
+from hnetkit.text import counted
 
 Emphasis: TypeAlias = Literal["original", "no-norm", "ignore", "none"]
 
@@ -190,7 +191,7 @@ class TextEncoder:
             return last
         if skip > len(output.hidden_states):
             layers = len(output.hidden_states) - 1
-            raise UsageError(f"clip skip {skip}: the text encoder has {layers} layers", hint="--clip-skip 1")
+            raise UsageError(f"clip skip {skip}: the text encoder has {counted(layers, 'layer')}", hint="--clip-skip 1")
         inner = getattr(encoder, "text_model", encoder)
         normed: Tensor = inner.final_layer_norm(output.hidden_states[-skip])
         return normed
