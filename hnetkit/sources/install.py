@@ -26,18 +26,20 @@ from hnetkit.errors import (
     printable,
 )
 from hnetkit.files import new_file, place, sync_folder
-from hnetkit.formats.reading import Look, look
+from hnetkit.formats.reading import MAX_FILE, Look, look
 from hnetkit.formats.source import OpenFile
+from hnetkit.hashes import sha256_of
 from hnetkit.library.scan import add_file
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
+from hnetkit.sources.here import holds
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
 from hnetkit.sources.origins import redacted
 from hnetkit.sources.parts import Part
 from hnetkit.sources.unpack import holds_models, unpacked
+from hnetkit.text import argument
 
 QUARANTINE = ".quarantine"
-_CHUNK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,9 @@ def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
 
 def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
     """Places one network under the first name that is free, or finds that it is there already."""
-    folder = Path(job.folder)
+    folder, size = Path(job.folder), path.stat().st_size
     for target in _names(folder, stem, suffix, job, sha256):
-        if _is_same(target, sha256):
+        if holds(target, sha256, size=size):
             add_file(registry, folder, target, sha256)
             return target
         if _is_taken(folder, target.stem):
@@ -183,29 +185,25 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _is_same(path: Path, sha256: str) -> bool:
-    try:
-        return path.is_file() and _sha256(path) == sha256
-    except OSError:
-        return False
-
-
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with OpenFile(path) as file:
+        if file.size > MAX_FILE:
+            raise UnsafeFile(f"{path}: larger than any network", hint=f"move it away: {argument(path, is_path=True)}")
+        return sha256_of(file)
 
 
 def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
-    """Keeps bytes that must not be loaded, and why, where no program looks; returns where."""
+    """Keeps bytes that must not be loaded, and why, where no program looks; returns where.
+
+    Raises:
+        FileRefused, NotFound: it is no regular file, or larger than any network.
+    """
     folder = Path(job.folder) / QUARANTINE
     folder.mkdir(exist_ok=True)
-    sha256 = _sha256(path)
+    sha256, size = _sha256(path), path.stat().st_size
     for digits in (0, 10, 64):
         target = folder / f"{job.name}{job.suffix}{'-' if digits else ''}{sha256[:digits]}.bad"
-        if _is_same(target, sha256):
+        if holds(target, sha256, size=size):
             return target
         with contextlib.suppress(OutputExists):
             place(path, target)

@@ -12,6 +12,7 @@ from hnetkit.errors import failure_of, printable
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed, ignored, is_past
+from hnetkit.sources.here import path_of
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.record import record
@@ -89,10 +90,8 @@ def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) 
 
 def _is_here(registry: Registry, file: RemoteFile) -> bool:
     """Whether the bytes that the site lists now are on the disk, in any file; without a hash, what came will do."""
-    if file.sha256 is not None:
-        rows = registry.files.rows("files.sha256 = ? AND files.state = 'present'", [file.sha256])
-        if any(os.path.isfile(row["path"]) for row in rows):
-            return True
+    if file.sha256 is not None and path_of(registry, file.sha256) is not None:
+        return True
     done = registry.jobs.rows("key = ? AND state = 'done'", [key_of(file.id)])
     return any(file.sha256 in (None, job.sha256) and _is_installed(registry, job) for job in done)
 

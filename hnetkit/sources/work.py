@@ -24,6 +24,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.beside import Beside
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.fetch import Fetch, Progress, most_of
+from hnetkit.sources.here import path_of
 from hnetkit.sources.install import install, quarantine
 from hnetkit.sources.pace import Stopped
 from hnetkit.sources.parts import Part
@@ -136,8 +137,7 @@ class Workshop:
         if job.sha256 is None:
             return None
         with self.registry.write():
-            rows = self.registry.files.rows("files.sha256 = ? AND files.state = 'present'", [job.sha256])
-        return next((str(row["path"]) for row in rows if os.path.isfile(row["path"])), None)
+            return path_of(self.registry, job.sha256)
 
     def _has_changed(self, job: Job) -> bool:
         """Whether the site says something else of the file now than when it was listed."""

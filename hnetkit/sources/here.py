@@ -1,0 +1,42 @@
+"""Whether the library has the very bytes that a site lists: a file that was replaced since it was read has not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import HnetkitError
+from hnetkit.formats.reading import MAX_FILE
+from hnetkit.formats.source import OpenFile
+from hnetkit.hashes import sha256_of
+from hnetkit.library.walk import mtime_of
+from hnetkit.registry.store import Registry
+
+
+def path_of(registry: Registry, sha256: str) -> str | None:
+    """Returns a file of the library that holds these bytes; None where none does any more."""
+    rows = registry.files.rows("files.sha256 = ? AND files.state = 'present'", [sha256])
+    return next((str(row["path"]) for row in rows if _is_as_read(row) or holds(row["path"], sha256)), None)
+
+
+def holds(path: str | os.PathLike[str], sha256: str, *, size: int | None = None) -> bool:
+    """Whether a regular file has these bytes; one that cannot be read, or is larger than any network, has not.
+
+    Args:
+        size: that it has then, where that is known.
+    """
+    try:
+        with OpenFile(path) as file:
+            is_fit = file.size <= MAX_FILE if size is None else file.size == size
+            return is_fit and sha256_of(file) == sha256
+    except (OSError, HnetkitError):
+        return False
+
+
+def _is_as_read(row: dict[str, Any]) -> bool:
+    try:
+        status = Path(row["path"]).stat()
+    except (OSError, ValueError):
+        return False
+    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
