@@ -11,6 +11,7 @@ from hnetkit.sources import hub
 from hnetkit.sources.desk import Desk
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.origins import Origin, Trust, redacted
+from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.plan import Item, enqueue, items_of
 from hnetkit.sources.refs import Ref
 from hnetkit.sources.sync import store
@@ -39,18 +40,29 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool) -> tuple[list[int], 
     elif ref.kind == "version":
         version = desk.civitai.version(ref.id)
     model_id = ref.id if version is None else version.model_id
+    if version is not None and ref.model not in (None, model_id):
+        hint = f"hnetkit pull model:{ref.model}, or hnetkit pull version:{version.id}"
+        raise UsageError(f"{ref.text}: version {version.id} is one of model {model_id}, not of {ref.model}", hint=hint)
     if model_id is None:
         raise Gone(f"{ref.text}: the site does not say which model it belongs to")
     model = desk.civitai.model(model_id)
     for bad in store(desk.registry, [model]):
         raise NetworkFailed(f"{ref.text}: {bad.reason}")
     items = items_of(desk.registry, model, all_versions=all_versions, only=version.id if version else None)
+    if ref.kind == "hash":
+        listed = len(items)
+        items = [item for item in items if any(h.startswith(ref.digits) for h in item.file.hashes.values())]
+        if listed and not items:
+            raise NetworkFailed(f"{ref.text}: of no file of {model.name} does the site say this hash")
     if not items:
         if model.state == "archived":
             raise Archived(f"{ref.text}: {model.name} is archived; the site keeps it and gives no file")
         raise Gone(f"{ref.text}: {model.name} has no file that may be a network")
+    failed: list[BadRecord] = []
     with desk.registry.write():
-        jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, _again(items))]
+        jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, _again(items), failed.append)]
+    for bad in failed:
+        raise NetworkFailed(f"{ref.text}: {bad.reason}")
     return jobs, [item for item in _again(items) if item.action != "fetch"]
 
 
