@@ -41,7 +41,7 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool) -> tuple[list[int], 
         version = desk.civitai.version(ref.id)
     model_id = ref.id if version is None else version.model_id
     if version is not None and ref.model not in (None, model_id):
-        hint = f"hnetkit pull model:{ref.model}, or hnetkit pull version:{version.id}"
+        hint = "say which of the two is meant: model:ID or version:ID"
         raise UsageError(f"{ref.text}: version {version.id} is one of model {model_id}, not of {ref.model}", hint=hint)
     if model_id is None:
         raise Gone(f"{ref.text}: the site does not say which model it belongs to")
