@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed, UsageError
 from hnetkit.library.scan import scan
+from hnetkit.registry import Registry
 from hnetkit.sources.beside import MOST_MISSED
 from hnetkit.sources.hub import hub_token
 from hnetkit.sources.identify import checkpoints
@@ -230,3 +232,18 @@ def test_a_token_that_is_to_stay_at_home_is_told_to_no_hub(tmp_path: Path, monke
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
     monkeypatch.setenv("HF_TOKEN", "hf_environment")
     assert hub_token() is None
+
+
+def test_an_export_holds_one_record_of_a_site_at_a_time(home: Path, tmp_path: Path) -> None:
+    with Registry(home / "registry.db") as registry, registry.write():
+        for id in range(1, 11):
+            raw = {"id": id, "name": "m", "odd": [[]] * 100_000}
+            registry.catalogue.put_model("civitai", str(id), {"name": "m", "state": "listed"}, raw)
+    tracemalloc.start()
+    try:
+        assert run(["export", str(tmp_path / "all.jsonl"), "-q"]) == 0
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 30e6
+    assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 11
