@@ -33,4 +33,9 @@ def is_state(path: str | os.PathLike[str]) -> bool:
 def library_folder() -> Path:
     """Where fetched networks are installed: `HNETKIT_LIBRARY`, else `library` in `home()`."""
     moved = os.environ.get("HNETKIT_LIBRARY")
-    return Path(moved) if moved else home() / "library"
+    return _absolute(moved) if moved else _absolute(home() / "library")
+
+
+def _absolute(path: str | Path) -> Path:
+    """What is stored of the library holds wherever a command is started; a service's settings know no shell's `~`."""
+    return Path(os.path.abspath(os.path.expanduser(path)))

@@ -13,6 +13,7 @@ from sqlite_utils import Database
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError
 from hnetkit.registry.migrations import migrations
+from hnetkit.text import argument
 
 SCHEMA_VERSION = 3  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
@@ -185,7 +186,7 @@ def _in_words(path: Path, error: Exception) -> HnetkitError:
     if "locked" in said or "busy" in said:
         return RegistryError(f"{path}: another process keeps the registry busy", hint="try again when it ended")
     if any(word in said for word in ("not a database", "malformed", "vtable constructor failed")):
-        hint = f"move it away and scan again: mv {path} {path}.damaged"
+        hint = moved_away(path)
         return RegistryError(f"{path}: the registry is damaged ({said})", hint=hint)
     if "disk is full" in said or (_is_of_the_disk(error) and "readonly" not in said and not _has_room(path)):
         return DiskFull(f"{path}: no room is left on the disk", hint="make room, and run the command again")
@@ -195,6 +196,12 @@ def _in_words(path: Path, error: Exception) -> HnetkitError:
     if "no such table" in said or "no such column" in said or "missing from index" in said:
         return RegistryError(f"{path}: the registry is damaged ({said})", hint="hnetkit doctor")
     return RegistryError(f"{path}: {said}")
+
+
+def moved_away(path: Path) -> str:
+    """Returns what to do about a database that cannot be mended."""
+    new = f"{path}.damaged"
+    return f"move it away and scan again: mv {argument(path, is_path=True)} {argument(new, is_path=True)}"
 
 
 def _has_room(path: Path) -> bool:

@@ -56,6 +56,7 @@ class Job:
 
 
 _COLUMNS = ", ".join(Job.__slots__)
+_FOLDER = Job.__slots__.index("folder")
 
 
 class Jobs:
@@ -66,6 +67,7 @@ class Jobs:
 
     def add(self, key: str, values: Mapping[str, Any]) -> Job:
         """Returns the job of this key, made or, where one is there, brought up to date; its state stays."""
+        values = {name: to_column(value) if name == "folder" else value for name, value in values.items()}
         row = {"key": key, **values, "state": "queued", "created_at": now(), "updated_at": now()}
         updates = ", ".join(f"{name} = excluded.{name}" for name in values)
         self._db.execute(
@@ -78,7 +80,9 @@ class Jobs:
     def rows(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Job]:
         """Returns jobs, the oldest first; `where` is SQL of this package."""
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY id", list(parameters))
-        return [Job(*row) for row in rows]
+        return [
+            Job(**{**dict(zip(Job.__slots__, row, strict=True)), "folder": from_column(row[_FOLDER])}) for row in rows
+        ]
 
     def get(self, id: int) -> Job:
         return self.rows("id = ?", [id])[0]

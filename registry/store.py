@@ -13,7 +13,14 @@ from types import TracebackType
 from hnetkit.errors import RegistryError
 from hnetkit.registry import json_columns
 from hnetkit.registry.catalogue import Catalogue
-from hnetkit.registry.connection import expected_tables, open_database, savepoint, transaction, translated
+from hnetkit.registry.connection import (
+    expected_tables,
+    moved_away,
+    open_database,
+    savepoint,
+    transaction,
+    translated,
+)
 from hnetkit.registry.files import Files
 from hnetkit.registry.jobs import Jobs
 from hnetkit.registry.links import Links
@@ -97,7 +104,7 @@ class Registry:
         return self.summary()
 
     def _check_tables(self) -> None:
-        hint = f"move it away and scan again: mv {self.path} {self.path}.damaged"
+        hint = moved_away(self.path)
         found = self._db.conn.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise RegistryError(f"{self.path}: the registry is damaged ({found})", hint=hint)

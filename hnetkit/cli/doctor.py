@@ -102,9 +102,10 @@ def _settings() -> str:
 
 def _sites() -> str:
     """Where is asked, and whether a token is there; nobody is asked for this."""
-    from hnetkit.sources.origins import civitai_base, civitai_token, token_of
+    from hnetkit.sources.hub import hub_token
+    from hnetkit.sources.origins import civitai_base, civitai_token
 
-    civitai, hub = ("token set" if token else "no token" for token in (civitai_token(), token_of("HF_TOKEN")))
+    civitai, hub = ("token set" if token else "no token" for token in (civitai_token(), hub_token()))
     return f"{civitai_base()} ({civitai}), Hugging Face ({hub})"
 
 

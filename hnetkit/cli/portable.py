@@ -37,20 +37,19 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
     from hnetkit.files import new_file
     from hnetkit.sources.portable import exported
 
-    if file != "-":
-        require_text_output(file, overwrite=overwrite, suffixes=(".jsonl", ".ndjson"), beginning=_BEGINNING)
-    with open_registry() as registry:
-        records = list(exported(registry))
     if file == "-":
-        for record in records:
-            put_json(record)
+        with open_registry() as registry:
+            for record in exported(registry):
+                put_json(record)
         return
-    with new_file(file, overwrite=overwrite) as out:
-        out.write("".join(f"{json.dumps(record, ensure_ascii=True)}\n" for record in records).encode())
-    output.rows(
-        [{"file": file, "records": len(records) - 1}], columns=["file", "records"], text=lambda row: row["file"]
-    )
-    output.note(counted(len(records) - 1, "record"))
+    require_text_output(file, overwrite=overwrite, suffixes=(".jsonl", ".ndjson"), beginning=_BEGINNING)
+    count = -1  # the header is none
+    with open_registry() as registry, new_file(file, overwrite=overwrite) as out:
+        for record in exported(registry):  # one at a time: each may be as large as a site liked
+            out.write(f"{json.dumps(record, ensure_ascii=True)}\n".encode())
+            count += 1
+    output.rows([{"file": file, "records": count}], columns=["file", "records"], text=lambda row: row["file"])
+    output.note(counted(count, "record"))
 
 
 @click.command("import")

@@ -28,6 +28,8 @@ TEXTS = (".txt", ".description.txt")
 PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 A1111_KEYS = ("description", "notes", "activation text", "negative text", "preferred weight", "sd version")
 
+_NOTES = frozenset({*A1111_KEYS, "modelId", "modelVersionId", "sha256"})  # of which tools' notes hold one at least
+
 MAX_TOGETHER = 32 << 20
 """Bytes that all sidecars of one file may take in memory together; the largest real one takes a few MB."""
 
@@ -175,15 +177,15 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
 
     Returns:
         The path of the file, which holds the values or a person's own; None where there is nothing to say, or where
-        the file is raw Civitai JSON, not valid, hnetkit's own settings, or a link that leads away: then it is left
-        alone.
+        the file is raw Civitai JSON, other settings (hnetkit's own, another program's), not valid, or a link that
+        leads away: then it is left alone.
     """
     path = sidecar(model_file, A1111)
     if is_state(os.path.realpath(path)):  # a network called config, in a library that is the home folder
         return None
     unreadable: list[Path] = []
     existing = _payload(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
-    if unreadable or (existing is not None and _is_raw(existing)):
+    if unreadable or (existing and (_is_raw(existing) or not existing.keys() & _NOTES)):
         return None
     merged = dict(existing or {})
     for key in A1111_KEYS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections import deque
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIXES = frozenset({".pt", ".ckpt", ".bin", ".pth", ".safetensors", ".sft"})
+_UNPACKING = re.compile(r"\.hnetkit-[0-9a-f]{16}\.unpacked")  # what lies there is gone in a moment
 _HALF = 2**63
 _JUNCTION = 0xA0000003  # what `st_reparse_tag` says of Windows' links to folders, which are no symbolic links
 
@@ -96,7 +98,7 @@ def _entries(folder: Path) -> list[tuple[os.DirEntry[str], bool]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = _is_folder(entry)
-                if is_folder or _is_model(entry.name):
+                if _is_model(entry.name) or (is_folder and not _UNPACKING.fullmatch(entry.name)):
                     found.append((entry, is_folder))
     except OSError:
         return []

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hnetkit.errors import RemoteError
 from hnetkit.library import sidecars
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.files import Row
@@ -18,6 +19,9 @@ from hnetkit.sources.retry import persevere
 from hnetkit.sources.web import Answer, Web
 
 MOST_PICTURE = 16 << 20  # bytes
+MOST_MISSED = 3
+"""Pictures in a row that did not come: no further one is asked for then."""
+_OBEYED_S = 5.0  # a network is not held back for its picture
 SAFE = 3  # the site's bits for PG and PG-13
 _SD_VERSIONS = (("SD 1", "SD1"), ("SD 2", "SD2"), ("SDXL", "SDXL"), ("Pony", "SDXL"))
 _MODEL_KEYS = ("name", "type", "nsfw", "poi", "mode")
@@ -31,11 +35,13 @@ class Beside:
         registry: knows what the site says.
         images: the way to the site's pictures; no token goes there. None fetches none.
         nsfw: whether pictures above PG-13 may be fetched.
+        missed: the addresses of the last pictures that did not come.
     """
 
     registry: Registry
     images: Web | None
     nsfw: bool = False
+    missed: list[str] = field(default_factory=list, init=False)
 
     def write(self, job: Job, path: Path) -> None:
         """Writes what is known beside `path`; what a person made stays, and a picture that fails is left out."""
@@ -62,7 +68,7 @@ class Beside:
     def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
         web = self.images
         shown = [p for p in pictures if p["type"] == "image" and (self.nsfw or (p["nsfw_level"] or 0) & ~SAFE == 0)]
-        if web is None or not shown or sidecars.read(path).preview is not None:
+        if web is None or not shown or len(self.missed) >= MOST_MISSED or sidecars.read(path).preview is not None:
             return None
         url = str(shown[0]["url"]).replace("/original=true/", "/width=450/")
 
@@ -70,7 +76,12 @@ class Beside:
             with web.open(url) as answer:
                 return _body(answer) if answer.status == 200 else b""
 
-        data = persevere(ask, "a preview picture", clock=web.clock, pace=web.pace, attempts=2)
+        try:
+            data = persevere(ask, "a preview picture", clock=web.clock, pace=web.pace, attempts=2, obeyed_s=_OBEYED_S)
+        except RemoteError:
+            self.missed.append(url)
+            raise
+        self.missed.clear()
         return sidecars.write_preview(path, data)
 
 

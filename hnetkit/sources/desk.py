@@ -25,6 +25,8 @@ from hnetkit.sources.web import Web
 from hnetkit.sources.work import Workshop
 from hnetkit.sources.workers import Worker
 
+_PICTURE_TIMEOUT_S = (5.0, 10.0)  # a picture is worth less waiting than a network
+
 
 @dataclass(slots=True)
 class Desk:
@@ -55,7 +57,7 @@ class Desk:
     def run(self, jobs: Iterable[int], progress: Progress = lambda count: None) -> Iterator[Job]:
         """Carries out jobs; see `queue.run`. Ctrl-C keeps what came, and raises Stopped."""
         limit = ByteLimit(self.clock, self.limit)
-        pictures = Web(Trust(self.civitai.web.trust.base), self.clock, Pace(self.clock, 10.0))
+        pictures = Web(Trust(self.civitai.web.trust.base), self.clock, Pace(self.clock, 10.0), _PICTURE_TIMEOUT_S)
         site = Fetch(self.civitai.web, limit, civitai.refusal)
         workshop = Workshop(
             self.registry,

@@ -88,6 +88,7 @@ class Fetch:
 
     def _attempt(self, url: str, part: Part, what: str, size: int | None, progress: Progress) -> None:
         headers = {"Accept-Encoding": "identity"}
+        _restart_if(part.size > 0 and not _can_go_on(part), part, progress)
         if part.size:
             headers["Range"] = f"bytes={part.size}-"
         with self.web.open(url, headers) as answer:
@@ -180,6 +181,7 @@ def _begin(answer: Answer, part: Part, progress: Progress) -> int | None:
     total = None if answer.coding else _total(answer)
     if answer.status == 206:
         changed = part.origin.host == host and None not in (etag, part.origin.etag) and etag != part.origin.etag
+        changed |= part.origin.sha256 is None and (host, etag) != (part.origin.host, part.origin.etag)
         resized = None not in (total, part.origin.total) and total != part.origin.total
         if answer.coding or changed or resized or _range_start(answer) != part.size:
             _restart(part, progress)
@@ -188,6 +190,12 @@ def _begin(answer: Answer, part: Part, progress: Progress) -> int | None:
         _restart_if(part.size > 0, part, progress)
     part.begin(host=host, etag=etag, total=total)
     return total
+
+
+def _can_go_on(part: Part) -> bool:
+    """Whether it will be seen that what comes next is of another file: else half of one and half of another pass."""
+    etag = part.origin.etag
+    return part.origin.sha256 is not None or (etag is not None and not etag.startswith("W/"))
 
 
 def _restart(part: Part, progress: Progress) -> None:

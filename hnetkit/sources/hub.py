@@ -15,9 +15,9 @@ from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimi
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Failed, ignored
-from hnetkit.sources.install import again_unless_here
+from hnetkit.sources.here import again_unless_here
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
-from hnetkit.sources.origins import Origin, Trust, require_no_secret, token_of
+from hnetkit.sources.origins import Origin, Trust, checked_token, no_token, require_no_secret, token_of
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.refs import Ref
@@ -25,7 +25,34 @@ from hnetkit.sources.shapes import int_of
 from hnetkit.sources.web import Web
 
 SOURCE = "huggingface"
-_HINT = "export HF_TOKEN=..., and accept the repository's terms on its page"
+
+
+def hub_token() -> str | None:
+    """Returns the token of ``HF_TOKEN``, else the one that `hf auth login` saved; None where there is none.
+
+    As for the hub's own programs, ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` keeps both at home.
+
+    Raises:
+        UsageError: what stands there cannot be one.
+    """
+    from huggingface_hub import constants, get_token
+
+    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
+        return None
+    token = token_of("HF_TOKEN")
+    if token is not None:
+        return token
+    try:
+        return checked_token(get_token() or "", constants.HF_TOKEN_PATH)
+    except UnicodeDecodeError:
+        raise no_token(constants.HF_TOKEN_PATH) from None
+
+
+def _hint() -> str:
+    from huggingface_hub import constants
+
+    also = "unset HF_HUB_DISABLE_IMPLICIT_TOKEN, " if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else ""
+    return f"{also}export HF_TOKEN=..., and accept the repository's terms on its page"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +94,7 @@ class Hub:
     """
 
     def __init__(self, clock: Clock) -> None:
-        from huggingface_hub import constants, get_token
+        from huggingface_hub import constants
 
         self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or str(constants.ENDPOINT)
         try:
@@ -76,7 +103,7 @@ class Hub:
             trust.check(self.endpoint)
         except NetworkFailed as error:
             raise UsageError(f"HF_ENDPOINT: {error}", hint=error.hint or "unset HF_ENDPOINT") from error
-        self.token: str | None = token_of("HF_TOKEN") or get_token()
+        self.token = hub_token()
         self.web = Web(replace(trust, token=self.token), clock, Pace(clock, 4.0))
 
     def files(self, ref: Ref, *, failed: Failed = ignored) -> list[HubFile]:
@@ -117,11 +144,11 @@ class Hub:
             return info
         said = str(info.get("error")) if isinstance(info, Mapping) else ""
         if status in (401, 403) and "restricted" in said:
-            raise AuthRequired(f"{ref.text}: only for those who accepted its terms", hint=_HINT)
+            raise AuthRequired(f"{ref.text}: only for those who accepted its terms", hint=_hint())
         if status == 404 and "rev id" in said:
             raise Gone(f"{ref.text}: the repository has no revision {ref.revision}")
         if status in (401, 404):  # to those who may not see it, a private one does not exist
-            raise Gone(f"{ref.text}: the hub has no such repository, or not for everybody", hint=_HINT)
+            raise Gone(f"{ref.text}: the hub has no such repository, or not for everybody", hint=_hint())
         if status == 200:
             raise NetworkFailed(f"{ref.text}: an answer of the hub that makes no sense")
         raise refusal(status, info, ref.text)
@@ -147,9 +174,9 @@ def _is_meant(path: str, pattern: str | None) -> bool:
 def refusal(status: int, content: Any, what: str) -> RemoteError:
     """Returns the error that the hub's refusal means."""
     if status == 401:
-        return AuthRequired(f"{what}: the hub wants to know who asks", hint=_HINT)
+        return AuthRequired(f"{what}: the hub wants to know who asks", hint=_hint())
     if status == 403:
-        return NoAccess(f"{what}: not for this account", hint=_HINT)
+        return NoAccess(f"{what}: not for this account", hint=_hint())
     if status == 404:
         return Gone(f"{what}: the hub does not have it")
     if status == 429:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -16,6 +17,7 @@ from hnetkit.sources.shapes import id_of
 from hnetkit.sources.sync import alone, store
 
 Row = dict[str, Any]
+_DIGITS = re.compile(r"[0-9a-f]{8,64}")
 _AGAIN = timedelta(days=7)  # what the site did not know yesterday it hardly knows today
 
 
@@ -96,6 +98,8 @@ def checkpoints(registry: Registry, civitai: Civitai, failed: list[BadRecord] | 
         trained.setdefault(row["sd_checkpoint"].lower(), row["sd_checkpoint_name"])
     known = registry.catalogue.lookups()
     for digits, name in sorted(trained.items()):
+        if not _DIGITS.fullmatch(digits):  # a file may say anything: a site is told hashes alone
+            continue
         if _is_due(known.get(digits)):
             with alone(None, failed, f"the checkpoint {digits[:64]}"):
                 model, version = _version_of(civitai, digits)

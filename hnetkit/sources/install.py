@@ -26,18 +26,20 @@ from hnetkit.errors import (
     printable,
 )
 from hnetkit.files import new_file, place, sync_folder
-from hnetkit.formats.reading import Look, look
+from hnetkit.formats.reading import MAX_FILE, Look, look
 from hnetkit.formats.source import OpenFile
+from hnetkit.hashes import sha256_of
 from hnetkit.library.scan import add_file
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
+from hnetkit.sources.here import holds
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
 from hnetkit.sources.origins import redacted
 from hnetkit.sources.parts import Part
 from hnetkit.sources.unpack import holds_models, unpacked
+from hnetkit.text import argument
 
 QUARANTINE = ".quarantine"
-_CHUNK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,35 +53,6 @@ class Installed:
 
     paths: list[Path]
     left_out: list[str]
-
-
-def found(registry: Registry, sha256: str | None) -> str | None:
-    """Returns where the library has these bytes; None where it has not."""
-    rows = registry.files.rows("files.sha256 = ? AND files.state = 'present'", [sha256]) if sha256 is not None else []
-    return next((str(row["path"]) for row in rows if os.path.isfile(row["path"])), None)
-
-
-def brought(registry: Registry, job: Job) -> str | None:
-    """Returns where the library has what a finished job brought, the first of it; None unless it has all of it.
-
-    An archive is known by this alone: nothing in the library has its hash.
-    """
-    installs = registry.jobs.installs("job_id = ? AND kind = 'network'", [job.id]) if job.state == "done" else []
-    paths = [found(registry, install["sha256"]) for install in installs]
-    return paths[0] if all(paths) and paths else None
-
-
-def again_unless_here(registry: Registry, job: Job) -> Job:
-    """Takes up a finished job again unless all that it brought is here, and returns it; call it inside of `write`.
-
-    The key of `job` must name its bytes for ever: what a site may have replaced since is the plan's to know.
-    """
-    path = brought(registry, job)
-    if path is None:
-        registry.jobs.again(job.id)
-    elif job.code is None:
-        registry.jobs.set_state(job.id, "done", code="had", reason=path)
-    return registry.jobs.get(job.id)
 
 
 def install(registry: Registry, job: Job, part: Part) -> Installed:
@@ -158,9 +131,9 @@ def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
 
 def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
     """Places one network under the first name that is free, or finds that it is there already."""
-    folder = Path(job.folder)
+    folder, size = Path(job.folder), path.stat().st_size
     for target in _names(folder, stem, suffix, job, sha256):
-        if _is_same(target, path, sha256):
+        if holds(target, sha256, size=size):
             add_file(registry, folder, target, sha256)
             return target
         if _is_taken(folder, target.stem):
@@ -212,30 +185,25 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _is_same(target: Path, path: Path, sha256: str) -> bool:
-    """Whether `target` holds the bytes of `path`; it is read only where it is as long: many may bear its name."""
-    try:
-        return target.is_file() and target.stat().st_size == path.stat().st_size and _sha256(target) == sha256
-    except OSError:
-        return False
-
-
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with OpenFile(path) as file:
+        if file.size > MAX_FILE:
+            raise UnsafeFile(f"{path}: larger than any network", hint=f"move it away: {argument(path, is_path=True)}")
+        return sha256_of(file)
 
 
 def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
-    """Keeps bytes that must not be loaded, and why, where no program looks; returns where."""
+    """Keeps bytes that must not be loaded, and why, where no program looks; returns where.
+
+    Raises:
+        FileRefused, NotFound: it is no regular file, or larger than any network.
+    """
     folder = Path(job.folder) / QUARANTINE
     folder.mkdir(exist_ok=True)
-    sha256 = _sha256(path)
+    sha256, size = _sha256(path), path.stat().st_size
     for digits in (0, 10, 64):
         target = folder / f"{job.name}{job.suffix}{'-' if digits else ''}{sha256[:digits]}.bad"
-        if _is_same(target, path, sha256):
+        if holds(target, sha256, size=size):
             return target
         with contextlib.suppress(OutputExists):
             place(path, target)

@@ -8,6 +8,7 @@ from pathlib import PurePath
 
 from hnetkit.files import is_reserved
 
+_MOST_SIGNS = 1000  # of a name that are looked at: what puts marks in their order takes longer by the square
 MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
 _SIDECAR = re.compile(r"(.+)\.(metadata|cm-info|api_info|civitai|preview|description)", re.IGNORECASE)
 SUFFIXES = frozenset({".pt", ".ckpt", ".bin", ".pth", ".safetensors", ".sft", ".zip"})
@@ -20,12 +21,10 @@ def safe_stem(name: str, fallback: str) -> str:
         name: a stem as somebody wrote it, in any script.
         fallback: for a name with nothing left of it; also put behind a reserved one.
     """
-    text = unicodedata.normalize("NFC", name)
+    text = unicodedata.normalize("NFC", name[:_MOST_SIGNS])
     text = re.sub(r"[^\w.-]+", "_", text, flags=re.UNICODE)
     text = re.sub(r"_{2,}", "_", text).strip("._- ")
-    while len(text.encode()) > MOST_BYTES:
-        text = text[:-1]
-    text = text.rstrip("._-")
+    text = text.encode()[:MOST_BYTES].decode(errors="ignore").rstrip("._-")
     if not text:
         return fallback
     text = _SIDECAR.sub(r"\1_\2", text) if _SIDECAR.fullmatch(text) else text  # else its x.json is another's sidecar

@@ -183,10 +183,24 @@ def token_of(name: str) -> str | None:
     Raises:
         UsageError: it cannot be one; what it is instead is not said.
     """
-    token = os.environ.get(name, "").strip()
+    return checked_token(os.environ.get(name, ""), name)
+
+
+def checked_token(text: str, where: str) -> str | None:
+    """Returns the token in a text from `where`; None where it is blank.
+
+    Raises:
+        UsageError: it cannot be one; what it is instead is not said.
+    """
+    token = text.strip()
     if not token.isascii() or not token.isprintable() or " " in token:
-        raise UsageError(f"{name} holds characters that no token has", hint="copy it from the site again")
+        raise no_token(where)
     return token or None
+
+
+def no_token(where: str) -> UsageError:
+    """Returns the error of what can be no token; what it is instead is not said."""
+    return UsageError(f"{where} holds characters that no token has", hint="copy it from the site again")
 
 
 def redacted(url: str) -> str:

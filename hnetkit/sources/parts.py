@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hnetkit.files import new_file
+from hnetkit.formats.reading import MAX_FILE
 from hnetkit.limits import read_json
 
 _CHUNK = 1 << 20  # bytes
@@ -59,12 +60,15 @@ class Part:
                 self.size += len(chunk)
 
     def _is_ours(self) -> bool:
-        """Whether it is a file of its own, or not there: what is written to a link goes elsewhere, and a pipe waits."""
+        """Whether it is a file of its own, or not there: what is written to a link goes elsewhere, and a pipe waits.
+
+        Nor is one that is larger than any network, which would take long to read.
+        """
         try:
             status = os.lstat(self.path)
         except FileNotFoundError:
             return True
-        return stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        return stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_size <= MAX_FILE
 
     def _read_note(self) -> Origin | None:
         try:

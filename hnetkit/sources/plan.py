@@ -12,7 +12,7 @@ from hnetkit.errors import failure_of, printable
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed, ignored, is_past
-from hnetkit.sources.install import brought, found
+from hnetkit.sources.here import brought, path_of
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.record import record
@@ -90,7 +90,7 @@ def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) 
 
 def _is_here(registry: Registry, file: RemoteFile) -> bool:
     """Whether the bytes that the site lists now are on the disk, in any file; without a hash, what came will do."""
-    if found(registry, file.sha256) is not None:
+    if path_of(registry, file.sha256) is not None:
         return True
     done = registry.jobs.rows("key = ? AND state = 'done'", [key_of(file.id)])
     return any(file.sha256 in (None, job.sha256) and brought(registry, job) is not None for job in done)

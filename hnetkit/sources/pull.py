@@ -10,7 +10,7 @@ from hnetkit.errors import Archived, Gone, HnetkitError, NetworkFailed, UsageErr
 from hnetkit.sources import hub
 from hnetkit.sources.civitai import Failed, ignored
 from hnetkit.sources.desk import Desk
-from hnetkit.sources.install import again_unless_here
+from hnetkit.sources.here import again_unless_here
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pages import parts_left_out
@@ -47,12 +47,20 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool, failed: Failed) -> t
     elif ref.kind == "version":
         version = desk.civitai.version(ref.id)
     model_id = ref.id if version is None else version.model_id
+    if version is not None and ref.model not in (None, model_id):
+        hint = "say which of the two is meant: model:ID or version:ID"
+        raise UsageError(f"{ref.text}: version {version.id} is one of model {model_id}, not of {ref.model}", hint=hint)
     if model_id is None:
         raise Gone(f"{ref.text}: the site does not say which model it belongs to")
     model = desk.civitai.model(model_id)
     for bad in store(desk.registry, [model]):
         raise NetworkFailed(f"{ref.text}: {bad.reason}")
     items = items_of(desk.registry, model, all_versions=all_versions, only=version.id if version else None)
+    if ref.kind == "hash":
+        listed = len(items)
+        items = [item for item in items if any(h.startswith(ref.digits) for h in item.file.hashes.values())]
+        if listed and not items:
+            raise NetworkFailed(f"{ref.text}: of no file of {model.name} does the site say this hash")
     asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
     left_out = list(parts_left_out(asked))
     if not items:
@@ -64,7 +72,7 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool, failed: Failed) -> t
     for part in left_out:
         failed(part)
     with desk.registry.write():
-        jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, _again(items))]
+        jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, _again(items), failed)]
     return jobs, [item for item in _again(items) if item.action != "fetch"]
 
 

@@ -28,6 +28,7 @@ class Ref:
     Attributes:
         kind: where to look.
         id: of a model or version.
+        model: that a version must belong to; None where the text does not say it.
         digits: of a hash, in lower case.
         repo, revision, pattern: of the hub; `pattern` is a glob over the repository's paths.
         url: of a plain file, whole: what stands in its query may be a secret, so it is neither stored nor shown.
@@ -36,6 +37,7 @@ class Ref:
     kind: Kind
     text: str
     id: int = 0
+    model: int | None = None
     digits: str = ""
     repo: str = ""
     revision: str | None = None
@@ -54,7 +56,11 @@ def ref_of(text: str) -> Ref:
     if match := _NUMBER.fullmatch(text):
         return Ref("model" if match[1] == "model" else "version", text, id=int(match[2]))
     if match := _AIR.fullmatch(text):
-        return Ref("version", text, id=int(match[2])) if match[2] else Ref("model", text, id=int(match[1]))
+        return (
+            Ref("version", text, id=int(match[2]), model=int(match[1]))
+            if match[2]
+            else Ref("model", text, id=int(match[1]))
+        )
     if match := _HUB.fullmatch(text):
         return Ref("hub", text, repo=match[1], revision=match[2], pattern=match[3])
     if text.startswith(("http://", "https://")):
@@ -73,12 +79,13 @@ def _of_address(text: str) -> Ref:
     if not is_civitai:
         return Ref("url", said, url=text.partition("#")[0])
     chosen = query.get("modelVersionId", [""])[0]
+    of_model = _MODEL.search(parts.path)
     if re.fullmatch(r"[0-9]{1,10}", chosen):
-        return Ref("version", said, id=int(chosen))
+        return Ref("version", said, id=int(chosen), model=int(of_model[1]) if of_model else None)
     if match := _VERSION.search(parts.path):
         return Ref("version", said, id=int(match[1]))
-    if match := _MODEL.search(parts.path):
-        return Ref("model", said, id=int(match[1]))
+    if of_model:
+        return Ref("model", said, id=int(of_model[1]))
     raise UsageError(f"{said}: no page of a model or version", hint="copy the address of the model's own page")
 
 

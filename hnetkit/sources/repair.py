@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, HnetkitError, failure_of
+from hnetkit.formats.reading import MAX_FILE
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.registry.jobs import Job
@@ -55,7 +56,7 @@ def _damage(path: str, sha256: str) -> str | None:
         return "missing"
     try:
         with OpenFile(path) as file:
-            return None if sha256_of(file) == sha256 else "corrupt"
+            return None if file.size <= MAX_FILE and sha256_of(file) == sha256 else "corrupt"
     except FileRefused:
         return "corrupt"
 

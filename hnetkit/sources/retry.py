@@ -46,7 +46,15 @@ def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
         return None
 
 
-def persevere(call: Callable[[], T], what: str, *, clock: Clock, pace: Pace, attempts: int = ATTEMPTS) -> T:
+def persevere(
+    call: Callable[[], T],
+    what: str,
+    *,
+    clock: Clock,
+    pace: Pace,
+    attempts: int = ATTEMPTS,
+    obeyed_s: float = LONGEST_OBEYED_S,
+) -> T:
     """Returns what `call` returns, calling it again while it fails in a way that passes.
 
     Waits grow from one second to a minute, each a random part of its step, so that many do not come back at once. A
@@ -62,7 +70,7 @@ def persevere(call: Callable[[], T], what: str, *, clock: Clock, pace: Pace, att
             return call()
         except Passing as failure:
             tried = 1 if failure.progress >= PROGRESS else tried + 1
-            if failure.after is not None and failure.after > LONGEST_OBEYED_S:
+            if failure.after is not None and failure.after > obeyed_s:
                 hint = "run the same command again then"
                 raise RateLimited(f"{what}: the site asks to wait {failure.after:.0f} s", hint=hint) from failure
             if tried >= attempts:

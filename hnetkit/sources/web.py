@@ -93,7 +93,7 @@ class Answer:
             data += chunk
             if len(data) > most:
                 raise Passing(f"an answer of more than {most >> 20} MB")
-        return self._clean(data.decode("utf-8", "replace"))
+        return self._clean(data.decode("utf-8-sig", "replace"))
 
 
 class _Session(requests.Session):
@@ -109,10 +109,11 @@ class Web:
     Args:
         trust: which addresses may be asked, and the token.
         clock, pace: shared by everything that asks this site.
+        timeout_s: seconds to connect, and between two bytes; None takes `TIMEOUT_S`.
     """
 
-    def __init__(self, trust: Trust, clock: Clock, pace: Pace) -> None:
-        self.trust, self.clock, self.pace = trust, clock, pace
+    def __init__(self, trust: Trust, clock: Clock, pace: Pace, timeout_s: tuple[float, float] | None = None) -> None:
+        self.trust, self.clock, self.pace, self._timeout_s = trust, clock, pace, timeout_s
         self._clean = remover(trust.token)
         self._session = _Session()
         self._session.auth = lambda request: request  # else requests takes what ~/.netrc says instead of our header
@@ -197,7 +198,7 @@ class Web:
                 data=body,
                 stream=True,
                 allow_redirects=False,
-                timeout=TIMEOUT_S,
+                timeout=self._timeout_s or TIMEOUT_S,
                 proxies=proxies,
             )
         except BaseException as error:

@@ -25,7 +25,8 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.beside import Beside
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.fetch import Fetch, Progress, most_of
-from hnetkit.sources.install import found, install, quarantine
+from hnetkit.sources.here import path_of
+from hnetkit.sources.install import install, quarantine
 from hnetkit.sources.pace import Stopped
 from hnetkit.sources.parts import Part
 from hnetkit.sources.shapes import RemoteFile
@@ -151,7 +152,7 @@ class Workshop:
     def _here(self, job: Job) -> str | None:
         """Where the library has these bytes already."""
         with self.registry.write():
-            return found(self.registry, job.sha256)
+            return path_of(self.registry, job.sha256)
 
     def _has_changed(self, job: Job) -> bool:
         """Whether the site says something else of the file now than when it was listed."""

@@ -354,3 +354,11 @@ def test_of_a_huge_text_the_registry_gets_the_beginning(model: Path) -> None:
     row = sidecars.read(model).as_row()
     assert row["description"] == "d" * sidecars.MOST_SAID
     assert row["tags"] == [f"{number:09}" for number in range(sidecars.MOST_SAID // 10)]
+
+
+@pytest.mark.parametrize("settings", [{"samples_save": True}, {"model": "x"}])
+def test_another_program_s_settings_of_the_same_name_are_left_alone(model: Path, settings: dict[str, Any]) -> None:
+    path = put(model, ".json", settings)
+    before = path.read_bytes()
+    assert sidecars.merge_a1111(model, {"description": "d"}) is None
+    assert path.read_bytes() == before

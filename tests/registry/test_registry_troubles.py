@@ -313,3 +313,13 @@ def test_a_folder_whose_name_begins_as_an_address_is_a_folder(tmp_path: Path, mo
     with Registry("file:x?mode=memory/registry.db") as registry:
         registry.check()
     assert (tmp_path / "file:x?mode=memory" / "registry.db").is_file()
+
+
+def test_the_hint_of_a_damaged_registry_can_be_typed_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    folder = tmp_path / "a b$(touch pwned)"
+    folder.mkdir()
+    (folder / "registry.db").write_bytes(b"x" * 5000)
+    with pytest.raises(RegistryError) as caught:
+        Registry(folder / "registry.db")
+    path = folder / "registry.db"
+    assert str(caught.value.hint).endswith(f": mv '{path}' '{path}.damaged'")

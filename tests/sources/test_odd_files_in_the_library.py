@@ -1,0 +1,63 @@
+"""What stands where a network was installed may be anything: nothing waits for it, and it fails alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_sites import Sites
+from fetching import Library
+
+from hnetkit.errors import HnetkitError
+from hnetkit.formats.reading import MAX_FILE
+from hnetkit.sources.repair import damages, take_up
+
+LARGE = 300 * MAX_FILE  # of holes: reading it would take an hour
+
+
+def link_to_zero(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def holes(path: Path) -> None:
+    path.touch()
+    os.truncate(path, LARGE)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="no pipes in folders")
+@pytest.mark.parametrize("odd", [os.mkfifo, link_to_zero, holes])
+def test_repair_names_what_is_no_file_in_the_place_of_a_network_and_mends_the_others(
+    site: Sites, here: Library, odd: Callable[[Path], None]
+) -> None:
+    here.sync()
+    first, second, *_ = sorted(here.installed().values())
+    first.unlink()
+    odd(first)
+    second.write_bytes(b"damaged")
+    taken = {Path(damage.path): take_up(here.registry, damage) for damage in damages(here.registry)}
+    assert taken.keys() == {first, second}
+    assert isinstance(taken[first], HnetkitError)
+    assert isinstance(taken[second], int)
+    assert os.path.lexists(first)
+
+
+def test_files_of_holes_under_the_names_of_networks_are_not_read(site: Sites, here: Library) -> None:
+    here.folder.mkdir(parents=True)
+    for item in here.plan().items:
+        holes(here.folder / item.file.name)
+    assert {job.state for job in here.sync()} == {"done"}
+    assert all(path.stat().st_size < MAX_FILE for path in here.installed().values())
+
+
+def test_a_part_of_holes_is_begun_anew(site: Sites, here: Library) -> None:
+    here.folder.mkdir(parents=True)
+    item = here.plan().items[0]
+    part = here.folder / f".hnetkit-{hashlib.sha256(item.key.encode()).hexdigest()[:16]}.part"
+    holes(part)
+    Path(f"{part}.json").write_text(json.dumps({"key": item.key, "sha256": item.file.sha256}))
+    assert {job.state for job in here.sync()} == {"done"}
+    assert not part.exists()
