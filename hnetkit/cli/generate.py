@@ -12,7 +12,7 @@ import click
 from hnetkit import settings
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.cli.picture_options import Choices, network_option, picture_options
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file, next_number, write_picture
 from hnetkit.generate.recipe import Recipe, read_recipe
@@ -142,9 +142,18 @@ class _Place:
         """Writes a picture and returns its path; the folder is made with its first picture."""
         if not self.is_file:
             self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path if self.is_file else self.path / f"{next_number(self.path):05}-{picture.seed}.png"
-        write_picture(path, picture.image, infotext, overwrite=self.overwrite)
-        return path
+        if self.is_file:
+            write_picture(self.path, picture.image, infotext, overwrite=self.overwrite)
+            return self.path
+        number = next_number(self.path)
+        while True:
+            path = self.path / f"{number:05}-{picture.seed}.png"
+            try:
+                write_picture(path, picture.image, infotext)
+            except OutputExists:  # another command draws into the same folder, and took the number first
+                number = max(number + 1, next_number(self.path))
+            else:
+                return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,9 +139,9 @@ class GridRun:
         return self._finish(asked, grid, plan, places, missing, overwrite=overwrite)
 
     def _refuse(self, plan: Plan, failures: Mapping[str, HnetkitError]) -> None:
-        """Raises the first failure of a grid of which no picture could be drawn; nothing is left of it."""
+        """Raises the first failure of a grid of which no picture could be drawn; nothing of it stays on record."""
         rows = self.files.failed(plan.keys)
-        self.files.discard()
+        self.files.discard(plan.keys)
         for key in plan.keys:
             if key in failures:
                 raise failures[key]
