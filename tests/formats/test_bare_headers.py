@@ -1,4 +1,4 @@
-"""Safetensors files whose header says how the network is built and has none of A1111's keys, as other tools leave it."""
+"""Safetensors files whose header has the topology and none of A1111's keys, as other tools may leave it."""
 
 from __future__ import annotations
 

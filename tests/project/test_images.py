@@ -111,7 +111,7 @@ def test_grey_of_16_bits_keeps_its_shades(format: str, mode: str) -> None:
 def test_values_of_32_bits_that_are_no_shades_of_a_picture_are_refused(mode: str, white: float) -> None:
     ramp = Image.new(mode, (2, 1))
     ramp.putpixel((1, 0), white)
-    with pytest.raises(BadPicture, match="32 bits.*8 or 16"):
+    with pytest.raises(BadPicture, match=r"32 bits.*8 or 16"):
         open_image("a depth map", encoded(ramp, "TIFF"))
 
 
