@@ -110,6 +110,8 @@ def refuse_existing(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Raises OutputExists where `path` exists and must not be replaced."""
     if not overwrite and os.path.lexists(path):
         raise OutputExists(f"{os.fspath(path)}: the file exists", hint="add --overwrite to replace it")
+    if os.path.isdir(path) and not os.path.islink(path):
+        raise OutputExists(f"{os.fspath(path)}: a folder, which no file replaces", hint="move it away")
 
 
 def refuse_links(paths: Iterable[Path]) -> None:
