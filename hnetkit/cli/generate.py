@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -172,12 +172,12 @@ class _Networks:
 
         return hashes_of(self._all) | hashes_of_loras(self.loras)
 
-    def put_on(self, model: Model, request: Request) -> Request:
+    def put_on(self, model: Model, request: Request, note: Callable[[str], None]) -> Request:
         """Loads all of them onto the pipeline and returns the request that names them."""
         from hnetkit.generate.loras import put_on_loras
         from hnetkit.generate.networks import put_on
 
-        put_on_loras(model.pipe, self.loras)
+        put_on_loras(model.pipe, self.loras, note)
         names = iter(put_on(model.pipe, self._all))
         stack: Stack = tuple((next(names), strength) for strength in self.stacked.strengths)
         if request.second is None:
@@ -202,7 +202,7 @@ def _write_pictures(
     from hnetkit.generate.description import infotext_of
     from hnetkit.generate.picture import draw
 
-    request, stacked, hashes = networks.put_on(model, request), networks.stacked, networks.hashes
+    request, stacked, hashes = networks.put_on(model, request, output.note), networks.stacked, networks.hashes
     with step_progress("Drawing", quiet=output.quiet) as progress:
         for picture in draw(model, request, progress):
             text = infotext_of(model, request, picture.seed, stacked.prompt.written, hashes)

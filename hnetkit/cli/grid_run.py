@@ -130,7 +130,9 @@ class GridRun:
         todo = [batch for batch in plan.batches if not missing.keys().isdisjoint(batch.keys)]
         own = share_of(todo, processes.rank, processes.size)
         with self._progress(own, todo) as progress:
-            failures = draw_batches(own, missing, files, Studio(self._load, self._request, self._hires), progress)
+            said = _Once(self.output.form, self.output.quiet)
+            studio = Studio(self._load, self._request, self._hires, said.note)
+            failures = draw_batches(own, missing, files, studio, progress)
         processes.wait()
         if not processes.is_main:
             return {}
