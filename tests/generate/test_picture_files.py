@@ -129,3 +129,9 @@ def test_commands_that_draw_the_same_seeds_into_one_folder_at_once_lose_no_pictu
         written = [path for paths in commands.map(drawing, range(4)) for path in paths]
     assert len(set(written)) == 60
     assert sorted(written) == sorted((tmp_path / "pictures").iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_name_that_is_no_text_does_not_lose_a_picture_that_was_drawn(tmp_path: Path, suffix: str) -> None:
+    write_picture(tmp_path / f"a{suffix}", IMAGE, "a cat\nSteps: 1, Model: bytes \udcff, Seed: 2")
+    assert list(texts(tmp_path / f"a{suffix}").values()) == ["a cat\nSteps: 1, Model: bytes ?, Seed: 2"]
