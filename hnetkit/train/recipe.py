@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.generate.request import has_room
 from hnetkit.limits import read_json
+from hnetkit.text import printable
 from hnetkit.train.as_json import LARGEST, from_json, shown, to_json
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
@@ -51,6 +52,7 @@ MADE_OF_RECORD = 256 << 20
 _LONGEST_NAME = 150  # letters: files add a step and a suffix, and a system takes 255 bytes
 _MOST_OPTIONS = 64  # of an optimizer, values of a list among them, and letters of a text
 _MOST = {"batch_size": MOST_SAMPLES, "accumulation": MOST_BATCHES, "max_steps": MOST_STEPS}
+_OF_A_DEVICE = re.compile(r"(?:con|prn|aux|nul|com[0-9]|lpt[0-9]) *", re.IGNORECASE)  # to Windows, whatever follows
 _NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]")
 
 
@@ -137,7 +139,8 @@ class Recipe:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        is_usual = len(self.name) <= _LONGEST_NAME and _NAME.fullmatch(self.name)
+        is_usual = len(self.name) <= _LONGEST_NAME and _NAME.fullmatch(self.name) and printable(self.name) == self.name
+        is_usual = is_usual and not _OF_A_DEVICE.fullmatch(self.name.partition(".")[0])
         if not is_usual or self.name.startswith(".") or self.name == "None":
             raise UsageError(
                 f"{shown(self.name)} cannot name a network's files on every system", hint="letters, digits, - and _"

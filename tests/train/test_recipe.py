@@ -77,6 +77,8 @@ def test_what_is_left_out_has_its_default() -> None:
         ({"name": "a/b"}, "cannot name"),
         ({"name": "ink."}, "cannot name"),
         ({"name": "None"}, "cannot name"),
+        *(({"name": name}, "cannot name") for name in ("CON", "nul.v2", "com1", "lpt9", "aux ")),
+        *(({"name": name}, "cannot name") for name in ("x\x9bm", "x\u202ey", "x\u200by", "x\x7f")),
         ({"max_steps": 0}, "at least 1"),
         ({"batch_size": 10**9}, "batch_size 1000000000: at most 4096"),
         ({"batch_size": 10**400}, "batch_size: 1000.*is no number from"),
