@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import AmbiguousName, ModelNotUsable, NotFound, UsageError
+from hnetkit.errors import AmbiguousName, FileChanged, ModelNotUsable, NotFound, UsageError
 from hnetkit.formats.messages import shown
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.source import OpenFile
@@ -96,7 +96,9 @@ def put_on_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], None] =
     """
     names = [f"lora{number}" for number in range(len(loras))]
     for name, lora in zip(names, loras, strict=True):
-        tensors = read_lora(lora.path)
+        before, tensors = lora.hash, read_lora(lora.path)
+        if Lora(lora.tag, lora.path).hash != before:  # a grid asked for it long ago, and by it knows its pictures
+            raise FileChanged(f"{lora.path}: the file is another one than before", hint="give the same command again")
         try:
             pipe.load_lora_weights(tensors, adapter_name=name)
         except Exception as error:

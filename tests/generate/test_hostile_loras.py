@@ -13,9 +13,9 @@ from pipelines import tiny_sd
 from safetensors.torch import save_file
 from unet_truth import lora, run
 
-from hnetkit.errors import FileRefused, ModelNotUsable, NotFound
+from hnetkit.errors import FileChanged, FileRefused, ModelNotUsable, NotFound
 from hnetkit.generate.loading.embeddings import find_embeddings
-from hnetkit.generate.loras import find_loras, put_on_loras, read_lora
+from hnetkit.generate.loras import find_loras, hashes_of_loras, put_on_loras, read_lora
 from hnetkit.prompts.tags import split_tags
 
 
@@ -181,3 +181,13 @@ def test_values_that_are_not_finite_are_no_loras(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "style.safetensors")
     with pytest.raises(ModelNotUsable, match="no finite numbers"):
         put_on(tiny_sd(), tmp_path)
+
+
+def test_a_lora_that_was_replaced_since_it_was_asked_for_is_not_put_on(tmp_path: Path) -> None:
+    tensors = lora(tiny_sd())
+    save_file(tensors, tmp_path / "style.safetensors")
+    loras = find_loras(split_tags("<lora:style:1>").loras, str(tmp_path))
+    assert hashes_of_loras(loras)
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, tmp_path / "style.safetensors")
+    with pytest.raises(FileChanged, match="another one than before"):
+        put_on_loras(tiny_sd(), loras)
