@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file, next_number, write_picture
 from hnetkit.generate.recipe import Recipe, read_recipe
 from hnetkit.generate.request import Request, Stack, random_seed
+from hnetkit.prompts.infotext import NEGATIVE
 from hnetkit.prompts.tags import TaggedPrompt, split_tags
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def generate_command(
     if prompt is None:
         raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
     tagged = read_prompt(prompt, output)
+    warn_of_marks([prompt, choices.negative_prompt or ""], output)
     stacked = find_stack(tagged if source else with_default_stack(tagged), options, choices.bundled)
     hires = None
     if choices.has_second_pass and choices.hires_prompt is not None:
@@ -109,6 +111,12 @@ def read_prompt(prompt: str, output: Output) -> TaggedPrompt:
     for tag in tagged.unknown:
         output.note(f"{tag}: no known kind of tag; left out of the prompt, as A1111 does.")
     return tagged
+
+
+def warn_of_marks(prompts: Iterable[str], output: Output) -> None:
+    """Says where the text of a picture will be read as another prompt: nothing can mark a line of it as plain."""
+    if any(line.strip().startswith(NEGATIVE) for prompt in prompts for line in prompt.split("\n")):
+        output.note(f"Warning: a line begins with {NEGATIVE!r}: read from the picture, it begins the negative prompt.")
 
 
 def with_default_stack(prompt: TaggedPrompt) -> TaggedPrompt:

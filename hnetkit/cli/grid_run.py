@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit import demo, settings
-from hnetkit.cli.generate import read_prompt, with_default_stack
+from hnetkit.cli.generate import read_prompt, warn_of_marks, with_default_stack
 from hnetkit.cli.output import Output, Row
 from hnetkit.cli.picture_options import Choices
 from hnetkit.cli.progress import step_progress
@@ -83,6 +83,7 @@ class GridRun:
             return with_default_stack(read_prompt(prompt, said))
 
         drafts = [self.asked.base, *self.asked.drafts]
+        warn_of_marks((text for draft in drafts for text in (draft.prompt, draft.negative_prompt)), said)
         self._finder = Finder(drafts, self._bundled(drafts), read, settings.get("loras"))
         if self.asked.has_every_order:
             self.asked = self.asked.in_orders_of(self._finder.stack_of(self.asked.base))
