@@ -49,12 +49,13 @@ def draw_plot(name: str, rows: Sequence[LogRow]) -> bytes:
 
 def _drawable(row: LogRow) -> LogRow:
     """Returns a row without the numbers for which no axis has room."""
-    numbers = {name: getattr(row, name) for name in ("loss", "running_mean", "learn_rate")}
-    return row._replace(**{name: math.nan for name, number in numbers.items() if not _fits(number)})
+    return row._replace(
+        loss=_fitting(row.loss), running_mean=_fitting(row.running_mean), learn_rate=_fitting(row.learn_rate)
+    )
 
 
-def _fits(number: float) -> bool:
-    return number == 0 or 1 / _LARGEST < abs(number) < _LARGEST
+def _fitting(number: float) -> float:
+    return number if number == 0 or 1 / _LARGEST < abs(number) < _LARGEST else math.nan
 
 
 def _drawn(name: str, rows: Sequence[LogRow]) -> bytes:

@@ -77,6 +77,7 @@ def test_what_is_left_out_has_its_default() -> None:
         ({"name": "a/b"}, "cannot name"),
         ({"name": "ink."}, "cannot name"),
         ({"name": "None"}, "cannot name"),
+        *(({"previews": change}, "at least 1") for change in ({"clip_skip": -1}, {"clip_skip": 0}, {"cfg_scale": -1})),
         *(({"name": name}, "cannot name") for name in ("CON", "nul.v2", "com1", "lpt9", "aux ")),
         *(({"name": name}, "cannot name") for name in ("x\x9bm", "x\u202ey", "x\u200by", "x\x7f")),
         ({"max_steps": 0}, "at least 1"),
