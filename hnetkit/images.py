@@ -72,7 +72,7 @@ class _Prepared(NamedTuple):
 def open_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
     """Returns the first picture of an image file, decoded and turned as its EXIF data says, in the mode that it has.
 
-    The result knows nothing of its file but transparency and colour profile.
+    Grey of 16 bits comes as grey of 8. The result knows nothing of its file but transparency and colour profile.
 
     Args:
         path: names it in errors, and is read where `data` is None.
@@ -160,10 +160,31 @@ def _turned(data: bytes) -> Image.Image:
             orientation = orientation or _orientation_of(image.info)
             plain = image._new(image.im)  # shares the pixels, and not what the decoder holds
         del opened, image
+    plain = _of_8_bits(plain)
     plain.info = {key: plain.info[key] for key in _KEPT if key in plain.info}
     if len(plain.info.get("icc_profile") or b"") > MAX_PROFILE:
         del plain.info["icc_profile"]
     return plain.transpose(methods[orientation]) if orientation in methods else plain
+
+
+def _of_8_bits(image: Image.Image) -> Image.Image:
+    """Returns grey of 16 bits as grey of 8: Pillow's own conversion cuts off, and makes white of nearly everything.
+
+    Raises:
+        ValueError: its values are of 32 bits, of which none is known to be white, unless all are of 8.
+    """
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        order = "L;16B" if image.mode.endswith("B") else "L;16"  # the higher byte, as of colours of 16 bits
+        grey = Image.frombytes("L", image.size, image.tobytes(), "raw", order)
+        grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+        return grey
+    if image.mode in ("I", "F"):
+        lowest, highest = image.getextrema()
+        if not (0 <= lowest <= highest <= 255 and highest > 1):  # type: ignore[operator]  # of one band: two numbers
+            raise ValueError("its values have 32 bits and are not those of a picture: save it with 8 or 16 bits")
+    return image
 
 
 def _stored_size(data: bytes) -> tuple[int, int]:

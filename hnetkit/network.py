@@ -50,7 +50,10 @@ class MemorySource:
     data: bytes
 
     def read_at(self, offset: int, size: int) -> bytes:
-        return self.data[offset : offset + size]
+        data = self.data[offset : offset + size]
+        if len(data) != size:  # what is written of it would have no end, or another tensor's
+            raise ValueError(f"{size} bytes at {offset} are not in {len(self.data)} bytes of memory")
+        return data
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,12 @@ import click
 from hnetkit import settings
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.cli.picture_options import Choices, network_option, picture_options
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.picture_files import is_picture_file, next_number, write_picture
 from hnetkit.generate.recipe import Recipe, read_recipe
 from hnetkit.generate.request import Request, Stack, random_seed
+from hnetkit.prompts.infotext import NEGATIVE
 from hnetkit.prompts.tags import TaggedPrompt, split_tags
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def generate_command(
     if prompt is None:
         raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
     tagged = read_prompt(prompt, output)
+    warn_of_marks([prompt, choices.negative_prompt or ""], output)
     stacked = find_stack(tagged if source else with_default_stack(tagged), options, choices.bundled)
     hires = None
     if choices.has_second_pass and choices.hires_prompt is not None:
@@ -109,6 +111,12 @@ def read_prompt(prompt: str, output: Output) -> TaggedPrompt:
     for tag in tagged.unknown:
         output.note(f"{tag}: no known kind of tag; left out of the prompt, as A1111 does.")
     return tagged
+
+
+def warn_of_marks(prompts: Iterable[str], output: Output) -> None:
+    """Says where the text of a picture will be read as another prompt: nothing can mark a line of it as plain."""
+    if any(line.strip().startswith(NEGATIVE) for prompt in prompts for line in prompt.split("\n")):
+        output.note(f"Warning: a line begins with {NEGATIVE!r}: read from the picture, it begins the negative prompt.")
 
 
 def with_default_stack(prompt: TaggedPrompt) -> TaggedPrompt:
@@ -142,9 +150,18 @@ class _Place:
         """Writes a picture and returns its path; the folder is made with its first picture."""
         if not self.is_file:
             self.path.mkdir(parents=True, exist_ok=True)
-        path = self.path if self.is_file else self.path / f"{next_number(self.path):05}-{picture.seed}.png"
-        write_picture(path, picture.image, infotext, overwrite=self.overwrite)
-        return path
+        if self.is_file:
+            write_picture(self.path, picture.image, infotext, overwrite=self.overwrite)
+            return self.path
+        number = next_number(self.path)
+        while True:
+            path = self.path / f"{number:05}-{picture.seed}.png"
+            try:
+                write_picture(path, picture.image, infotext)
+            except OutputExists:  # another command draws into the same folder, and took the number first
+                number = max(number + 1, next_number(self.path))
+            else:
+                return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +180,12 @@ class _Networks:
 
         return hashes_of(self._all) | hashes_of_loras(self.loras)
 
-    def put_on(self, model: Model, request: Request) -> Request:
+    def put_on(self, model: Model, request: Request, note: Callable[[str], None]) -> Request:
         """Loads all of them onto the pipeline and returns the request that names them."""
         from hnetkit.generate.loras import put_on_loras
         from hnetkit.generate.networks import put_on
 
-        put_on_loras(model.pipe, self.loras)
+        put_on_loras(model.pipe, self.loras, note)
         names = iter(put_on(model.pipe, self._all))
         stack: Stack = tuple((next(names), strength) for strength in self.stacked.strengths)
         if request.second is None:
@@ -193,7 +210,7 @@ def _write_pictures(
     from hnetkit.generate.description import infotext_of
     from hnetkit.generate.picture import draw
 
-    request, stacked, hashes = networks.put_on(model, request), networks.stacked, networks.hashes
+    request, stacked, hashes = networks.put_on(model, request, output.note), networks.stacked, networks.hashes
     with step_progress("Drawing", quiet=output.quiet) as progress:
         for picture in draw(model, request, progress):
             text = infotext_of(model, request, picture.seed, stacked.prompt.written, hashes)

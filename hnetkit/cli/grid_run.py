@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit import demo, settings
-from hnetkit.cli.generate import read_prompt, with_default_stack
+from hnetkit.cli.generate import read_prompt, warn_of_marks, with_default_stack
 from hnetkit.cli.output import Output, Row
 from hnetkit.cli.picture_options import Choices
 from hnetkit.cli.progress import step_progress
@@ -83,6 +83,7 @@ class GridRun:
             return with_default_stack(read_prompt(prompt, said))
 
         drafts = [self.asked.base, *self.asked.drafts]
+        warn_of_marks((text for draft in drafts for text in (draft.prompt, draft.negative_prompt)), said)
         self._finder = Finder(drafts, self._bundled(drafts), read, settings.get("loras"))
         if self.asked.has_every_order:
             self.asked = self.asked.in_orders_of(self._finder.stack_of(self.asked.base))
@@ -130,7 +131,9 @@ class GridRun:
         todo = [batch for batch in plan.batches if not missing.keys().isdisjoint(batch.keys)]
         own = share_of(todo, processes.rank, processes.size)
         with self._progress(own, todo) as progress:
-            failures = draw_batches(own, missing, files, Studio(self._load, self._request, self._hires), progress)
+            said = _Once(self.output.form, self.output.quiet)
+            studio = Studio(self._load, self._request, self._hires, said.note)
+            failures = draw_batches(own, missing, files, studio, progress)
         processes.wait()
         if not processes.is_main:
             return {}
@@ -139,9 +142,9 @@ class GridRun:
         return self._finish(asked, grid, plan, places, missing, overwrite=overwrite)
 
     def _refuse(self, plan: Plan, failures: Mapping[str, HnetkitError]) -> None:
-        """Raises the first failure of a grid of which no picture could be drawn; nothing is left of it."""
+        """Raises the first failure of a grid of which no picture could be drawn; nothing of it stays on record."""
         rows = self.files.failed(plan.keys)
-        self.files.discard()
+        self.files.discard(plan.keys)
         for key in plan.keys:
             if key in failures:
                 raise failures[key]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from hnetkit.cli.output import Output, Row, output_options, say_failure
-from hnetkit.errors import DiskFull, MissingPackage, NotFound, PartlyFailed, UsageError, failure_of
+from hnetkit.errors import DiskFull, HnetkitError, MissingPackage, NotFound, PartlyFailed, UsageError, failure_of
 
 if TYPE_CHECKING:
     from hnetkit.train.preparing.folder import Describe, Folder, Prepared, Settings
@@ -171,9 +171,14 @@ def review_command(
     if sum((table is not None, html is not None, tags)) > 1:
         raise UsageError("choose one of --apply, --html and --tags")
     if table is not None:
-        changed = apply_captions(folder, read_table(_text_of(table)))
+        failures: list[HnetkitError] = []
+        changed = apply_captions(folder, read_table(_text_of(table)), failures.append)
         output.rows(({"path": str(path)} for path in changed), columns=["path"], text=lambda row: str(row["path"]))
         output.note(f"{len(changed)} captions changed")
+        for failure in failures:
+            say_failure(failure)
+        if failures:
+            raise PartlyFailed(f"{len(failures)} of {len(changed) + len(failures)} captions could not be written")
         return
     seen = review(folder)
     for warning in (*seen.warnings, *seen.unreadable):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -107,10 +107,15 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
                 raise DamagedFile(f"{path}: its header states {shown(own_key)} twice")
             metadata[own_key] = _parse(text, source.file)
     stated = _parse(source.metadata.get("topology", "{}"), source.file)
-    net = build_network(
-        {**value, **_defaults(stated), **metadata}, lambda tensor, _: tensor, format="safetensors", file=source.file
-    )
-    own = {key: net.metadata[key] for key in metadata if key in net.metadata}
+
+    def built(keys: Mapping[str, Any]) -> Hypernetwork:
+        return build_network({**value, **keys}, lambda tensor, _: tensor, format="safetensors", file=source.file)
+
+    defaults = {key: item for key, item in _defaults(stated).items() if key not in metadata}
+    net = built({**defaults, **metadata})
+    # a .pt knows no topology: what the network needs of it must be among its keys
+    known = metadata if not defaults or _is_same(net, built, metadata) else {**defaults, **metadata}
+    own = {key: net.metadata[key] for key in known if key in net.metadata}
     contradictions = _contradictions(stated, net)
     stated_hash = source.metadata.get("source_sha256", "")
     return replace(
@@ -119,6 +124,14 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
         source_sha256=stated_hash if _SHA256.fullmatch(stated_hash) else None,
         warnings=(*net.warnings, *contradictions),
     )
+
+
+def _is_same(net: Hypernetwork, built: Callable[[Mapping[str, Any]], Hypernetwork], keys: Mapping[str, Any]) -> bool:
+    """Whether a network is built in the same way of these keys alone."""
+    try:
+        return topology(built(keys)) == topology(net)
+    except FileRefused:
+        return False
 
 
 def _contradictions(stated: Any, net: Hypernetwork) -> list[str]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import AmbiguousName, ModelNotUsable, NotFound, UsageError
+from hnetkit.errors import AmbiguousName, FileChanged, ModelNotUsable, NotFound, UsageError
 from hnetkit.formats.messages import shown
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.source import OpenFile
@@ -42,6 +42,7 @@ _WHOLE_NUMBERS: Mapping[str, int] = {"I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64"
 _METADATA = "lora_adapter_metadata"
 _MOST_METADATA = 8 << 20
 _BUNDLED = "bundle_emb."
+_ANOTHER = "get the file again, or take its tag out of the prompt"
 _LARGEST = 1e9  # of an alpha; a rank is at most a few thousand
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
@@ -80,8 +81,15 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
     return [Lora(tag, _only(tag.name, files, folder)) for tag in tags]
 
 
-def put_on_loras(pipe: Any, loras: Sequence[Lora]) -> None:
+def _untold(note: str) -> None:
+    """Nobody is told."""
+
+
+def put_on_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], None] = _untold) -> None:
     """Loads LoRAs onto a pipeline and puts them in effect at their tags' strengths.
+
+    Args:
+        note: told which of them belong on this model only in part.
 
     Raises:
         ModelNotUsable: one is no LoRA, or does not belong on this model.
@@ -89,7 +97,9 @@ def put_on_loras(pipe: Any, loras: Sequence[Lora]) -> None:
     """
     names = [f"lora{number}" for number in range(len(loras))]
     for name, lora in zip(names, loras, strict=True):
-        tensors = read_lora(lora.path)
+        before, tensors = lora.hash, read_lora(lora.path)
+        if Lora(lora.tag, lora.path).hash != before:  # a grid asked for it long ago, and by it knows its pictures
+            raise FileChanged(f"{lora.path}: the file is another one than before", hint="give the same command again")
         try:
             pipe.load_lora_weights(tensors, adapter_name=name)
         except Exception as error:
@@ -97,9 +107,22 @@ def put_on_loras(pipe: Any, loras: Sequence[Lora]) -> None:
                 raise
             reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
             raise ModelNotUsable(f"{lora.path}: cannot be put on this model ({reason})") from error
+        layers = sum(_PAIR.fullmatch(key) is not None for key in tensors)
+        reached = _layers_with(pipe, name)
+        if not reached:  # the libraries pass over what they do not know
+            raise ModelNotUsable(f"{lora.path}: cannot be put on this model (none of its layers is in it)")
+        if reached < layers:
+            note(f"Warning: {lora.path}: {layers - reached} of its {layers} layers are not in this model")
     if loras:
         strengths = [_strengths(pipe, lora.tag) for lora in loras]
         pipe.set_adapters(names, adapter_weights=strengths)
+
+
+def _layers_with(pipe: Any, adapter: str) -> int:
+    """Returns how many layers of a pipeline an adapter is on."""
+    parts = [getattr(pipe, part, None) for part in _PARTS]
+    modules = [module for part in parts if part is not None for module in part.modules()]
+    return sum(adapter in getattr(module, "lora_A", ()) for module in modules)
 
 
 def read_lora(path: Path) -> dict[str, Tensor]:
@@ -122,6 +145,8 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         for name, scale in _stated_scales(path, source).items():
             tensors[name] = tensors[name] * scale
     for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()) and not name.endswith("alpha"):
+            raise ModelNotUsable(f"{path}: {shown(name)} has values that are no finite numbers", hint=_ANOTHER)
         if name.endswith("alpha") and not (tensor.numel() == 1 and bool(torch.isfinite(tensor).all())):
             raise ModelNotUsable(f"{path}: no LoRA: {name} is no number")
     return tensors

@@ -163,7 +163,8 @@ def torch_dtype(dtype: str, device: str) -> Any:
 
 def _name(place: str) -> str:
     path = Path(os.path.abspath(place))
-    return path.stem if path.is_file() else path.name
+    name = path.stem if path.is_file() else path.name
+    return name.encode("utf-8", "replace").decode()  # a file's name need not be text
 
 
 def _separate_vae(place: str | os.PathLike[str] | None, dtype: Any) -> MakeVae | None:

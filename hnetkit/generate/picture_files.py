@@ -41,6 +41,7 @@ def write_picture(path: Path, image: Image.Image, infotext: str, *, overwrite: b
             f"{path}: pictures are written as PNG, JPEG or WebP",
             hint=f"--out {argument(path.with_suffix('.png'), is_path=True)}",
         )
+    infotext = infotext.encode("utf-8", "replace").decode()  # a name of a file or folder in it need not be text
     options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
     with new_file(path, overwrite=overwrite) as file:
         image.save(file, **options)

@@ -84,7 +84,9 @@ def read_picture_text(file: OpenFile) -> dict[str, str]:
     """Returns the texts of a PNG, JPEG or WebP by their names; of two of one name the later.
 
     EXIF's comment is called ``UserComment``; ComfyUI's texts are ``prompt`` and ``workflow`` in every format. A file
-    that is cut short gives what stands before the cut; one of another kind gives nothing.
+    that is cut short gives what stands before the cut; one of another kind gives nothing. What other programs do not
+    read is no part of it: what stands behind the end of the picture, is packed in a way that the format does not know,
+    or is a second EXIF block of a JPEG or WebP.
 
     Raises:
         UnsafeFile: it has more text than `MOST_TEXT`, or more parts than `MOST_PARTS`.
@@ -111,16 +113,23 @@ def _png_texts(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
             yield _EXIF, _data(file, start, size, budget)
         elif name in (b"tEXt", b"zTXt", b"iTXt"):
             key, _, rest = _data(file, start, size, budget).partition(b"\0")
-            yield key.decode("latin-1"), _text_of_chunk(file, name, rest, budget)
+            text = _text_of_chunk(file, name, rest, budget)
+            if text is not None:
+                yield key.decode("latin-1"), text
+        elif name == b"IEND":
+            return
 
 
-def _text_of_chunk(file: OpenFile, name: bytes, rest: bytes, budget: Budget) -> bytes:
+def _text_of_chunk(file: OpenFile, name: bytes, rest: bytes, budget: Budget) -> bytes | None:
+    """The text in UTF-8; None where it is packed, or written, in a way that PNG does not know."""
     if name == b"tEXt":
         return rest.decode("latin-1").encode()
     if name == b"zTXt":
-        return _unzipped(file, rest[1:], budget).decode("latin-1").encode()
+        return _unzipped(file, rest[1:], budget).decode("latin-1").encode() if rest[:1] == b"\0" else None
     text = rest[2:].split(b"\0", 2)[-1]  # behind the language and the translated key
-    return _unzipped(file, text, budget) if rest[:1] == b"\1" else text
+    if rest[:1] == b"\0":
+        return text
+    return _unzipped(file, text, budget) if rest[:2] == b"\1\0" else None
 
 
 def _unzipped(file: OpenFile, data: bytes, budget: Budget) -> bytes:
@@ -133,9 +142,13 @@ def _unzipped(file: OpenFile, data: bytes, budget: Budget) -> bytes:
 
 
 def _exif_of_webp(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
+    end = 8 + struct.unpack("<I", file.read_at(4, 4))[0]  # of the picture; what follows is none of it
     for name, start, size in _parts(file, 12, "<4sI", budget):
+        if start + size > end:
+            return
         if name == b"EXIF":
             yield _EXIF, _data(file, start, size, budget)
+            return
 
 
 def _parts(
@@ -159,12 +172,16 @@ def _exif_of_jpeg(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]
     while position + 4 <= file.size:
         budget.work(1)
         mark, code, size = struct.unpack(">BBH", glances.at(position, 4))
+        if mark == code == 0xFF:  # a mark may have any number of these before it
+            position += 1
+            continue
         if mark != 0xFF or code in (0xD9, 0xDA) or size < 2:  # the end, or the pixels begin
             return
         if code == 0xE1 and position + 2 + size <= file.size:
             data = _data(file, position + 4, size - 2, budget)
             if data.startswith(b"Exif\0\0"):
                 yield _EXIF, data
+                return
         position += 2 + size
 
 

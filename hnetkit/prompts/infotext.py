@@ -28,8 +28,10 @@ MOST_MENTIONED = 100
 _MOST_WARNINGS = 100
 
 _PARAMETER = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-_NEGATIVE = "Negative prompt:"
-_NEGATIVES = re.compile(rf"(?:{_NEGATIVE}\s*)+")
+NEGATIVE = "Negative prompt:"
+"""How the line begins with which the negative prompt does."""
+
+_NEGATIVES = re.compile(rf"(?:{NEGATIVE}\s*)+")
 _FEWEST_PARAMETERS = 3
 _LISTS = ("Hypernetworks", "Hypernetworks Strengths")
 _BARE_LIST = re.compile(r'[^",:]*(?:,[^,:]*(?=,|$))*(?:,|$)')
@@ -107,7 +109,7 @@ def write(
     fields = [f"{key}: {_quoted(str(value))}" for key, value in parameters.items() if value is not None]
     if hashes:
         fields.append(f"Hashes: {json.dumps(dict(hashes), ensure_ascii=False)}")
-    negative = f"\n{_NEGATIVE} {negative_prompt}" if negative_prompt else ""
+    negative = f"\n{NEGATIVE} {negative_prompt}" if negative_prompt else ""
     return f"{prompt}{negative}\n{', '.join(fields)}".strip()
 
 
@@ -227,7 +229,7 @@ def _prompts(lines: list[str]) -> tuple[str, str]:
 
 def _last_line(line: str) -> dict[str, str]:
     """The parameters in a text's last line; none where it is no line of parameters."""
-    if not _PARAMETER.match(line) or line.startswith(_NEGATIVE):
+    if not _PARAMETER.match(line) or line.startswith(NEGATIVE):
         return {}
     found = _parameters(line)
     return found if len(found) >= _FEWEST_PARAMETERS else {}

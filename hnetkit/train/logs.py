@@ -55,13 +55,15 @@ class LogRow(NamedTuple):
         """Returns the row of a line of the table.
 
         Raises:
-            ValueError: a column is missing, or is no number.
+            ValueError: a column is missing, or is no number that a run reaches.
         """
         try:
             step, epoch, epoch_step, roll_backs = (int(line[name]) for name in _WHOLE)
             loss, rate, mean, norm, seconds = (float(line[name]) for name in cls._fields[3:8])
         except (KeyError, TypeError) as error:
             raise ValueError("not a whole line of the table") from error
+        if max(map(abs, (step, epoch, epoch_step, roll_backs))) >= 1 << 63:
+            raise ValueError("a number that no run reaches")
         return cls(step, epoch, epoch_step, loss, rate, mean, norm, seconds, roll_backs)
 
 

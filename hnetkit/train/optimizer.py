@@ -48,10 +48,20 @@ def make_optimizer(
     if chosen in _FUSED and on_device and not _PATHS & set(arguments):
         arguments["fused"] = True
     try:
+        _step_once(classes[chosen], {**arguments, "lr": rate}, trained[:1])  # some look at their options no earlier
         made: torch.optim.Optimizer = classes[chosen](trained, lr=rate, **arguments)
-    except (TypeError, ValueError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise UsageError(f"{chosen} does not take {dict(options)}: {error}") from error
     return made
+
+
+def _step_once(kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any], like: list[Parameter]) -> None:
+    """Makes a step with an optimizer of one small parameter, on the device of those that are trained."""
+    parameter = Parameter(torch.zeros(2, 2, device=like[0].device if like else None))
+    parameter.grad = torch.ones_like(parameter)
+    kind([parameter], **arguments).step()
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -6,7 +6,7 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _INK, _PALE_INK, _GRID = "#333333", "#777777", "#e6e6e6"
 _RATE = "#c4722b"
+_LARGEST = 1e30  # number that is drawn; the smallest is as far from 1
+_MOST_MARKED = 100  # roll-backs; each is drawn by itself
 
 
 class _Look(NamedTuple):
@@ -56,7 +58,18 @@ def draw_plot(name: str, rows: Sequence[LogRow]) -> bytes:
 
     # matplotlib reads a matplotlibrc in the current folder, and a stranger's may have texts set by LaTeX
     with style.context("default"):
-        return _drawn(name, rows)
+        return _drawn(name, [_drawable(row) for row in rows])
+
+
+def _drawable(row: LogRow) -> LogRow:
+    """Returns a row without the numbers for which no axis has room."""
+    return row._replace(
+        loss=_fitting(row.loss), running_mean=_fitting(row.running_mean), learn_rate=_fitting(row.learn_rate)
+    )
+
+
+def _fitting(number: float) -> float:
+    return number if number == 0 or 1 / _LARGEST < abs(number) < _LARGEST else math.nan
 
 
 def _drawn(name: str, rows: Sequence[LogRow]) -> bytes:
@@ -91,12 +104,19 @@ def _drawn(name: str, rows: Sequence[LogRow]) -> bytes:
 
 
 def _stretches(rows: Sequence[LogRow]) -> Iterator[tuple[_Look, list[LogRow]]]:
-    """Yields rows that belong together, and how they look: between roll-backs, what stayed and what was undone."""
+    """Yields rows that belong together, and how they look: between roll-backs, what stayed and what was undone.
+
+    Of very many roll-backs, what stayed alone.
+    """
     between = [list(group) for _, group in groupby(rows, key=lambda row: row.roll_backs)]
-    for number, group in enumerate(between):
-        undone_from = min((later[0].step for later in between[number + 1 :]), default=math.inf)
+    firsts = accumulate((group[0].step for group in reversed(between)), min, initial=math.inf)
+    undone_from = list(firsts)[-2::-1]
+    if len(between) > _MOST_MARKED:
+        yield _KEPT, [row for group, end in zip(between, undone_from, strict=True) for row in group if row.step < end]
+        return
+    for group, end in zip(between, undone_from, strict=True):
         for look, kept in ((_KEPT, True), (_LOST, False)):
-            stretch = [row for row in group if (row.step < undone_from) is kept]
+            stretch = [row for row in group if (row.step < end) is kept]
             if stretch:
                 yield look, stretch
 

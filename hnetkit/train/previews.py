@@ -60,6 +60,8 @@ class PreviewSettings:
     def __post_init__(self) -> None:
         if not self.seeds or not self.strengths or self.batch_size < 1:
             raise UsageError("a preview has at least one seed and one strength")
+        if self.clip_skip < 1 or (self.cfg_scale is not None and not self.cfg_scale >= 1):
+            raise UsageError("clip skip and CFG scale of previews are at least 1")
         if not np.isfinite(self.strengths).all():
             raise UsageError(f"strengths of previews are numbers, not {', '.join(map(str, self.strengths))}")
 

@@ -13,6 +13,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import is_reserved
 from hnetkit.generate.request import has_room
 from hnetkit.limits import read_json
+from hnetkit.text import printable
 from hnetkit.train.as_json import LARGEST, from_json, shown, to_json
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
@@ -138,7 +139,7 @@ class Recipe:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        is_usual = len(self.name) <= _LONGEST_NAME and _NAME.fullmatch(self.name)
+        is_usual = len(self.name) <= _LONGEST_NAME and _NAME.fullmatch(self.name) and printable(self.name) == self.name
         if not is_usual or self.name.startswith(".") or is_reserved(self.name):
             raise UsageError(
                 f"{shown(self.name)} cannot name a network's files on every system", hint="letters, digits, - and _"

@@ -387,3 +387,12 @@ def test_a_demo_whose_command_fails_ends_with_its_exit_code(out: Path, capsys: p
     assert run(["demo"]) == 2
     assert "the file exists" in capsys.readouterr().err
     assert not Path("demo-output/grid.png").exists()
+
+
+@pytest.mark.parametrize("prompt", ["Negative prompt: fog", "a cat\n Negative prompt: fog"])
+def test_a_prompt_that_will_be_read_as_another_is_told(
+    model: str, out: Path, capsys: pytest.CaptureFixture[str], prompt: str
+) -> None:
+    assert generate(prompt, "--model", model, "--steps", "1", "--out", str(out / "a.png")) == 0
+    assert parameters(out / "a.png").negative_prompt == "fog"
+    assert "it begins the negative prompt" in capsys.readouterr().err

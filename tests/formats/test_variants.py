@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import hnetkit
 from hnetkit.errors import DamagedFile, FileRefused, NotAHypernetwork, UnsupportedNetwork
 from hnetkit.formats.activations import NAMES
+from hnetkit.network import MemorySource
 
 QUIET = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -371,3 +372,8 @@ def test_an_output_activation_survives_beside_mlps_whose_tensors_show_theirs(tmp
     again = hnetkit.load(tmp_path / "b.safetensors")
     assert [n.mlps[6].key.stages[-1].activation for n in (net, again)] == ["relu", "relu"]
     assert again.content_hash == net.content_hash
+
+
+def test_memory_that_ends_before_a_tensor_does_is_not_written_as_one() -> None:
+    with pytest.raises(ValueError, match="are not in 3 bytes"):
+        MemorySource(bytes(3)).read_at(0, 8)

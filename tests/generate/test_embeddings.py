@@ -13,7 +13,7 @@ from pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hnetkit.errors import FileRefused, ModelNotUsable, NotFound, UnsafeFile
+from hnetkit.errors import AmbiguousName, FileRefused, ModelNotUsable, NotFound, UnsafeFile
 from hnetkit.generate.loading.embeddings import find_embeddings, load_embeddings, read_vectors
 from hnetkit.generate.sampling.encoding import TextEncoder
 
@@ -151,3 +151,27 @@ def test_a_file_that_is_something_else_to_torch_is_refused(name: str, tmp_path: 
     (tmp_path / "word.pt").write_bytes(block)
     with pytest.raises(UnsafeFile, match="is a tar archive as well"):
         read_vectors(tmp_path / "word.pt")
+
+
+def test_two_files_of_one_name_are_named_before_anything_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for place in ("zork.safetensors", "sub/Zork.pt"):
+        (tmp_path / place).touch()
+    with pytest.raises(AmbiguousName, match=r"zork.*Zork\.pt|Zork.*zork\.safetensors"):
+        find_embeddings(["a zork"], str(tmp_path))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_name_that_the_vocabulary_has_is_refused_with_a_way_out(tmp_path: Path, number: int) -> None:
+    pipe = tiny_sd()
+    word = next(token for token in pipe.tokenizer.get_vocab() if token.isalpha())
+    save_file({"emb_params": vectors(number)}, tmp_path / f"{word}.safetensors")
+    with pytest.raises(ModelNotUsable, match="already") as refused:
+        load_embeddings(pipe, [tmp_path / f"{word}.safetensors"])
+    assert "another name" in str(refused.value.hint)
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    save_file({"emb_params": vectors() * float("inf")}, tmp_path / "inf.safetensors")
+    with pytest.raises(ModelNotUsable, match="no finite numbers"):
+        read_vectors(tmp_path / "inf.safetensors")

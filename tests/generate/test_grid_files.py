@@ -11,7 +11,7 @@ import pytest
 
 from hnetkit.errors import OutputExists, UsageError
 from hnetkit.generate.grids.axes import read_axis
-from hnetkit.generate.grids.grid_files import FORMAT, GridFiles
+from hnetkit.generate.grids.grid_files import FAILURE, FORMAT, GridFiles
 
 ROW: dict[str, Any] = {
     **{"format": FORMAT, "key": "a", "picture": "grid-cells/0000-a.png", "prompt": "a cat", "negative_prompt": ""},
@@ -130,3 +130,22 @@ def test_of_the_lines_of_another_process_only_those_of_grids_are_taken(tmp_path:
     files.settle()
     assert files.record.read_bytes() == GOOD + b"\n"
     assert outside.read_bytes() == b"a private line\n" + GOOD + b"\n"
+
+
+def test_a_grid_that_fails_as_a_whole_leaves_the_record_of_another_one(tmp_path: Path) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    failed = {"format": FORMAT, "key": "b", FAILURE: "no network"}
+    files.append([ROW, failed])
+    files.discard(["b", "c"])
+    assert list(files.rows()) == [ROW]
+    files.discard(["a"])
+    assert not files.record.exists()
+
+
+def test_a_record_of_failures_alone_does_not_let_a_picture_be_replaced(tmp_path: Path) -> None:
+    files = GridFiles(tmp_path / "cat.png")
+    files.append([{"format": FORMAT, "key": "b", FAILURE: "no network"}])
+    assert not files.lacks_pictures()
+    assert not files.lacks_pictures(["b"])
+    files.append([ROW])
+    assert files.lacks_pictures(["a", "b"])

@@ -14,9 +14,9 @@ from pipelines import tiny_sd
 from safetensors.torch import save_file
 from unet_truth import lora, run
 
-from hnetkit.errors import FileRefused, ModelNotUsable, NotFound
+from hnetkit.errors import FileChanged, FileRefused, ModelNotUsable, NotFound
 from hnetkit.generate.loading.embeddings import find_embeddings
-from hnetkit.generate.loras import find_loras, put_on_loras, read_lora
+from hnetkit.generate.loras import find_loras, hashes_of_loras, put_on_loras, read_lora
 from hnetkit.prompts.tags import split_tags
 
 
@@ -162,3 +162,42 @@ def test_a_lora_with_a_textual_inversion_inside_says_so(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelNotUsable, match="a textual inversion inside"):
         read_lora(tmp_path / "a.safetensors")
+
+
+def test_a_lora_that_belongs_on_the_model_in_part_is_told_with_how_much(tmp_path: Path) -> None:
+    tensors = lora(tiny_sd())
+    ups = [name for name in tensors if name.endswith("lora_A.weight")]
+    layer = ups[0].partition(".lora_")[0]
+    other = {name.replace(layer, layer.replace("_blocks.0", "_blocks.7")): one for name, one in tensors.items()}
+    for name, content in (("whole", tensors), ("part", tensors | other)):
+        save_file({key: one.clone() for key, one in content.items()}, tmp_path / f"{name}.safetensors")
+    notes: list[str] = []
+    for name in ("whole", "part"):
+        put_on_loras(tiny_sd(), find_loras(split_tags(f"<lora:{name}:1>").loras, str(tmp_path)), notes.append)
+    assert len(notes) == 1
+    assert f"part.safetensors: 1 of its {len(ups) + 1} layers are not in this model" in notes[0]
+
+
+def test_a_lora_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    names = ("transformer.x.lora_A.weight", "transformer.x.lora_B.weight")
+    save_file(dict(zip(names, (torch.zeros(2, 8), torch.zeros(8, 2)), strict=True)), tmp_path / "style.safetensors")
+    with pytest.raises(ModelNotUsable, match="none of its layers is in it"):
+        put_on(tiny_sd(), tmp_path)
+
+
+def test_values_that_are_not_finite_are_no_loras(tmp_path: Path) -> None:
+    tensors = lora(tiny_sd())
+    tensors[next(iter(tensors))] *= float("nan")
+    save_file(tensors, tmp_path / "style.safetensors")
+    with pytest.raises(ModelNotUsable, match="no finite numbers"):
+        put_on(tiny_sd(), tmp_path)
+
+
+def test_a_lora_that_was_replaced_since_it_was_asked_for_is_not_put_on(tmp_path: Path) -> None:
+    tensors = lora(tiny_sd())
+    save_file(tensors, tmp_path / "style.safetensors")
+    loras = find_loras(split_tags("<lora:style:1>").loras, str(tmp_path))
+    assert hashes_of_loras(loras)
+    save_file({name: tensor * 2 for name, tensor in tensors.items()}, tmp_path / "style.safetensors")
+    with pytest.raises(FileChanged, match="another one than before"):
+        put_on_loras(tiny_sd(), loras)

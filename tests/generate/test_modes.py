@@ -17,6 +17,7 @@ from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.picture import draw
 from hnetkit.generate.request import Request, SecondPass, Start
+from hnetkit.generate.sampling.latents import soft_mask
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.runtime.strength import Strength
 
@@ -311,3 +312,12 @@ def test_a_model_that_predicts_v_draws_the_same_way(sd: Model) -> None:
     for sampler in ("Euler a", "DPM++ 2M Karras", "DDIM", "UniPC", "LMS"):
         request = replace(REQUEST, sampler=sampler)
         assert one(of_v, request) == one(of_v, request) != one(sd, request)
+
+
+def test_a_mask_with_a_palette_counts_by_its_opacity_as_one_with_colours_does() -> None:
+    seen = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
+    seen.paste((255, 255, 255, 0), (0, 0, 8, 16))
+    indexed = seen.convert("RGB").quantize(2)
+    indexed.info["transparency"] = bytes(0 if white > 128 else 255 for white in (indexed.getpalette() or [])[:6:3])
+    masks = [soft_mask(mask, (16, 16), blur=0, inverted=False).tobytes() for mask in (seen, indexed)]
+    assert masks[0] == masks[1]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from hnetkit.cli.generate import _Place
 from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.formats.source import OpenFile
+from hnetkit.generate.picture import Picture
 from hnetkit.generate.picture_files import is_picture_file, next_number, write_picture
 from hnetkit.generate.picture_text import read_picture_text
 
@@ -131,3 +134,21 @@ def test_a_place_is_a_file_by_its_suffix(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as other:
         is_picture_file("a/b.gif")
     assert other.value.hint == f"--out {Path('a/b.png')}"
+
+
+def test_commands_that_draw_the_same_seeds_into_one_folder_at_once_lose_no_picture(tmp_path: Path) -> None:
+    place = _Place.of(str(tmp_path / "pictures"), count=1, overwrite=False)
+
+    def drawing(command: int) -> list[Path]:
+        return [place.write(Picture(IMAGE, seed), f"of command {command}") for seed in range(15)]
+
+    with ThreadPoolExecutor(4) as commands:
+        written = [path for paths in commands.map(drawing, range(4)) for path in paths]
+    assert len(set(written)) == 60
+    assert sorted(written) == sorted((tmp_path / "pictures").iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_a_name_that_is_no_text_does_not_lose_a_picture_that_was_drawn(tmp_path: Path, suffix: str) -> None:
+    write_picture(tmp_path / f"a{suffix}", IMAGE, "a cat\nSteps: 1, Model: bytes \udcff, Seed: 2")
+    assert list(texts(tmp_path / f"a{suffix}").values()) == ["a cat\nSteps: 1, Model: bytes ?, Seed: 2"]

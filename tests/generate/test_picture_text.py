@@ -224,7 +224,9 @@ def test_an_exif_directory_that_names_the_whole_block_again_and_again_is_read_on
     block = b"MM\0*\0\0\0\x08" + struct.pack(">H", count) + named * count + b"x" * room
     path = tmp_path / f"a{suffix}"
     if suffix == ".webp":
-        path.write_bytes(b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(block)) + block)
+        path.write_bytes(
+            b"RIFF" + struct.pack("<I", 12 + len(block)) + b"WEBPEXIF" + struct.pack("<I", len(block)) + block
+        )
     else:
         path.write_bytes(b"\xff\xd8\xff\xe1" + struct.pack(">H", len(block) + 8) + b"Exif\0\0" + block)
     started = time.process_time()
@@ -234,10 +236,8 @@ def test_an_exif_directory_that_names_the_whole_block_again_and_again_is_read_on
 
 def test_exif_blocks_of_countless_entries_are_refused(tmp_path: Path) -> None:
     block = b"MM\0*\0\0\0\x08" + struct.pack(">H", 60_000) + bytes(12 * 60_000)
-    part = b"EXIF" + struct.pack("<I", len(block)) + block
-    (tmp_path / "a.webp").write_bytes(b"RIFF\0\0\0\0WEBP" + part * 5)
     with pytest.raises(UnsafeFile, match="200,000 chunks or entries"):
-        texts(tmp_path / "a.webp")
+        texts(png(tmp_path, *[chunk(b"eXIf", block)] * 5))
 
 
 @pytest.mark.parametrize("name", ["prompt", "workflow"])
@@ -285,7 +285,9 @@ def test_a_file_of_countless_empty_chunks_is_refused(tmp_path: Path) -> None:
 def test_an_exif_block_that_points_everywhere_takes_no_memory(tmp_path: Path) -> None:
     entries = b"".join(struct.pack(">HHII", 0x0110 - i % 4, 2, 1 << 31, 8) for i in range(65_000))
     block = b"MM\0*\0\0\0\x08" + struct.pack(">H", 65_000) + entries
-    (tmp_path / "a.webp").write_bytes(b"RIFF\0\0\0\0WEBPEXIF" + struct.pack("<I", len(block)) + block)
+    (tmp_path / "a.webp").write_bytes(
+        b"RIFF" + struct.pack("<I", 12 + len(block)) + b"WEBPEXIF" + struct.pack("<I", len(block)) + block
+    )
     assert texts(tmp_path / "a.webp") == {}
 
 
@@ -305,3 +307,64 @@ def test_no_damage_raises_anything_but_a_refusal(
     path.write_bytes(data[: len(data) - cut])
     with contextlib.suppress(FileRefused, NoSettings):
         said(path)
+
+
+# --- one file, one meaning: what Pillow, and with it A1111, reads
+
+
+OTHER = "a dog\nSteps: 1, Seed: 2, Size: 8x8"
+
+
+def in_exif(text: str) -> bytes:
+    block = Image.Exif()
+    block.endian = ">"
+    block[0x8769] = {0x9286: b"UNICODE\0" + text.encode("utf-16-be")}
+    return block.tobytes()
+
+
+def segment(block: bytes) -> bytes:
+    return b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block
+
+
+def riff(block: bytes) -> bytes:
+    return b"EXIF" + struct.pack("<I", len(block)) + block + bytes(len(block) % 2)
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        chunk(b"IEND", b"") + chunk(b"tEXt", b"parameters\0" + OTHER.encode()),
+        chunk(b"zTXt", b"parameters\0\1" + zlib.compress(OTHER.encode())),
+        chunk(b"iTXt", b"parameters\0\1\1\0\0" + zlib.compress(OTHER.encode())),
+        chunk(b"iTXt", b"parameters\0\2\0\0\0" + OTHER.encode()),
+    ],
+    ids=["behind the end", "zTXt packed otherwise", "iTXt packed otherwise", "iTXt of another kind"],
+)
+def test_a_text_of_a_png_that_other_programs_do_not_read_is_none(tmp_path: Path, hidden: bytes) -> None:
+    path = png(tmp_path, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()), hidden)
+    assert texts(path) == {"parameters": INFOTEXT}
+
+
+def test_of_two_exif_blocks_of_a_jpeg_the_first_counts_as_for_other_programs(tmp_path: Path) -> None:
+    path = tmp_path / "two.jpg"
+    IMAGE.save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + segment(in_exif(INFOTEXT)) + segment(in_exif(OTHER)) + data[2:])
+    assert texts(path) == {"UserComment": INFOTEXT}
+
+
+@pytest.mark.parametrize("is_inside", [True, False])
+def test_a_second_exif_block_of_a_webp_is_not_read(tmp_path: Path, is_inside: bool) -> None:
+    path = tmp_path / "two.webp"
+    IMAGE.save(path, exif=in_exif(INFOTEXT))
+    data = path.read_bytes() + riff(in_exif(OTHER))
+    path.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:] if is_inside else data)
+    assert texts(path) == {"UserComment": INFOTEXT}
+
+
+def test_marks_of_a_jpeg_may_have_fill_bytes_before_them(tmp_path: Path) -> None:
+    path = tmp_path / "filled.jpg"
+    IMAGE.save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:2] + b"\xff\xff\xff" + segment(in_exif(INFOTEXT)) + data[2:])
+    assert texts(path) == {"UserComment": INFOTEXT}

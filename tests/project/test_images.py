@@ -6,6 +6,7 @@ import ast
 import io
 import os
 import resource
+import struct
 import time
 from collections import Counter
 from pathlib import Path
@@ -66,8 +67,17 @@ def as_pillow_has_it(data: bytes) -> Image.Image:
         return ImageOps.exif_transpose(image)
 
 
+def high_bytes(deep: Image.Image) -> Image.Image:
+    """Grey of 16 bits as grey of 8."""
+    order = ">" if deep.mode.endswith("B") else "<"
+    values = struct.unpack(f"{order}{deep.width * deep.height}H", deep.tobytes())
+    return Image.frombytes("L", deep.size, bytes(value >> 8 for value in values))
+
+
 def require_same(data: bytes) -> None:
     expected, image = as_pillow_has_it(data), open_image("a picture", data)
+    if expected.mode.startswith("I;16"):
+        expected = high_bytes(expected)
     assert (image.mode, image.size) == (expected.mode, expected.size)
     assert image.tobytes() == expected.tobytes()
     assert image.convert("RGBA").tobytes() == expected.convert("RGBA").tobytes()
@@ -88,6 +98,21 @@ def test_a_good_image_has_the_pixels_that_pillow_finds_in_it(
 ) -> None:
     more = {"append_images": [drawn().rotate(20)]} if format == "MPO" else {}
     require_same(encoded(drawn(mode), format, **options, **more))
+
+
+@pytest.mark.parametrize(("format", "mode"), [("PNG", "I;16"), ("TIFF", "I;16"), ("TIFF", "I;16B")])
+def test_grey_of_16_bits_keeps_its_shades(format: str, mode: str) -> None:
+    values = struct.pack(f"{'>' if mode.endswith('B') else '<'}256H", *range(0, 65536, 256))
+    image = open_image("a scan", encoded(Image.frombytes(mode, (16, 16), values), format))
+    assert list(image.convert("RGB").getchannel("R").tobytes()) == list(range(256))
+
+
+@pytest.mark.parametrize(("mode", "white"), [("I", 65535), ("F", 1.0)])
+def test_values_of_32_bits_that_are_no_shades_of_a_picture_are_refused(mode: str, white: float) -> None:
+    ramp = Image.new(mode, (2, 1))
+    ramp.putpixel((1, 0), white)
+    with pytest.raises(BadPicture, match=r"32 bits.*8 or 16"):
+        open_image("a depth map", encoded(ramp, "TIFF"))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -301,3 +302,31 @@ def test_a_table_is_without_steps_only_as_a_run_begins_it(tmp_path: Path) -> Non
     assert not has_no_step(path)
     path.write_text("mine")
     assert not has_no_step(path)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        *({"loss": math.inf, "mean": math.inf, "rate": math.inf}, {"loss": 1e308, "rate": 1e308}),
+        *({"loss": -math.inf}, {"loss": 5e-324, "rate": 5e-324}, {"loss": math.nan, "mean": math.nan}),
+    ],
+)
+def test_numbers_for_which_no_axis_has_room_end_no_plot(numbers: dict[str, float]) -> None:
+    of = {"loss": "loss", "mean": "running_mean", "rate": "learn_rate"}
+    odd = row(2)._replace(**{of[name]: number for name, number in numbers.items()})
+    for rows in ([odd], [row(1), odd, row(3)]):
+        assert draw_plot("ink", rows).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("column", ["step", "epoch", "epoch_step", "roll_backs"])
+def test_a_row_with_a_number_that_no_run_reaches_is_none(tmp_path: Path, column: str) -> None:
+    log_of(tmp_path, [row(1), row(2)._replace(**{column: 10**400})]).close()
+    with pytest.raises(HnetkitError, match="line 3 is no row"):
+        table(tmp_path)
+
+
+def test_thousands_of_roll_backs_are_drawn_as_quickly_as_as_many_steps() -> None:
+    rows = [row(step)._replace(roll_backs=step) for step in range(1, 3000)]
+    started = time.process_time()
+    draw_plot("ink", rows)
+    assert time.process_time() - started < 10

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import HnetkitError, NotFound, UsageError
 from hnetkit.text import to_cell
 from hnetkit.train.preparing.contact_sheet import contact_sheet
 from hnetkit.train.preparing.review import apply_captions, read_table, review
@@ -194,7 +194,7 @@ def test_a_table_is_read_as_spreadsheets_write_it(text: str) -> None:
         '[{"file": "a.png", "caption": 3}]',
         "[" * 100_000,
         "[" + "{}," * 1_000_000 + "{}]",
-        'file,caption\na.png,"' + "x" * 200_000 + '"\n',
+        'file,caption\na.png,"' + "x" * 300_000 + '"\n',
         '[{"file": "a.png", "caption": "' + "x" * 300_000 + '"}]',
         '[{"file": "a.png", "caption": "\\ud800"}]',
     ],
@@ -305,3 +305,23 @@ def test_a_picture_that_cannot_be_read_is_in_the_page_by_name(folder: Path) -> N
     page = Page("".join(contact_sheet(folder, review(folder))))
     assert "broken.png" in page.text
     assert "cannot be read" in page.text
+
+
+@pytest.mark.parametrize("write", [json.dumps, in_lines])
+def test_a_caption_as_long_as_a_caption_may_be_goes_out_and_comes_back(
+    folder: Path, write: Callable[[Sequence[dict[str, Any]]], str]
+) -> None:
+    (folder / "picture-00.txt").write_text("word, " * 25_000, encoding="utf-8")
+    rows = review(folder).rows
+    assert apply_captions(folder, read_table(write(rows))) == []
+    changed = [{**row, "caption": "new"} if row["file"] == "picture-01.png" else row for row in rows]
+    assert apply_captions(folder, read_table(write(changed))) == [folder / "picture-01.txt"]
+
+
+def test_one_caption_that_cannot_be_written_does_not_stop_the_others(folder: Path) -> None:
+    (folder / "picture-00.txt").unlink(missing_ok=True)
+    (folder / "picture-00.txt").mkdir()
+    failures: list[HnetkitError] = []
+    written = apply_captions(folder, {"picture-00.png": "new", "picture-01.png": "new"}, failures.append)
+    assert written == [folder / "picture-01.txt"]
+    assert [str(failure) for failure in failures] == [f"{folder / 'picture-00.txt'}: a folder, which no file replaces"]

@@ -13,6 +13,7 @@ from pipelines import tiny_sd
 from training import make_pictures, small_recipe
 
 import hnetkit
+from hnetkit.errors import UsageError
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
 from hnetkit.train.build import Build
@@ -163,3 +164,12 @@ def _loss_on(steps: Stepper, sample: Sample, networks: dict[str, TrainedNetwork]
         return _loss_of(steps, sample.index)
     finally:
         hnetkit.unload_hypernetworks(steps.unet)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("AdamW", {"betas": []}), ("Rprop", {"etas": [0.5]}), ("ASGD", {"t0": "x"}), ("SGD", {"momentum": []})],
+)
+def test_options_that_an_optimizer_meets_late_are_refused_at_once(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"{name} does not take"):
+        make_optimizer(name, [torch.nn.Parameter(torch.zeros(3))], options, 1e-3)

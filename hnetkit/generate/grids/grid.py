@@ -46,11 +46,13 @@ class Studio:
         load: loads the model of a checkpoint; None is the one that was asked for beside the axes.
         request: gives the request for a cell, without stacks.
         hires: the second pass's prompt, where it has one of its own.
+        note: told what is odd about a file and no failure.
     """
 
     load: Callable[[str | None], Model]
     request: Callable[[Model, Cell], Request]
     hires: StackedPrompt | None = None
+    note: Callable[[str], None] = lambda note: None
 
 
 def draw_batches(
@@ -181,7 +183,7 @@ class _Easel:
             return
         self._take_off_loras()
         try:
-            put_on_loras(self.model.pipe, loras)
+            put_on_loras(self.model.pipe, loras, self.studio.note)
         except BaseException:
             self._take_off_loras(anyway=True)  # those before the one that failed
             raise

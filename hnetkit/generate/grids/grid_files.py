@@ -123,10 +123,19 @@ class GridFiles:
         """
         latest = {row["key"]: FAILURE in row for row in self.rows()}
         drawn = {key for key, is_failed in latest.items() if not is_failed}
-        return any(latest.values()) and (keys is None or drawn <= frozenset(keys))
+        # no sheet is made of failures alone: one that lies there is no grid's, whatever a record beside it says
+        return bool(drawn) and any(latest.values()) and (keys is None or drawn <= frozenset(keys))
 
-    def discard(self) -> None:
-        """Removes the record of a grid of which there is no picture, and its folder, where nothing is in it."""
+    def discard(self, keys: Iterable[str]) -> None:
+        """Takes pictures none of which could be drawn off the record.
+
+        Where no other grid's are on it, it is removed, and so is the folder, where nothing is in it.
+        """
+        unwanted = frozenset(keys)
+        others = [row for row in self.rows() if row["key"] not in unwanted]
+        if others:
+            self.finish(others)
+            return
         for path in (self.record, *self._parts()):
             path.unlink(missing_ok=True)
         with suppress(OSError):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import ModelNotUsable, NotFound, UnsafeFile
+from hnetkit.errors import AmbiguousName, ModelNotUsable, NotFound, UnsafeFile
 from hnetkit.formats import pickle_values
 from hnetkit.formats.messages import shown
 from hnetkit.formats.safetensors_file import read_safetensors
@@ -26,6 +26,7 @@ SUFFIXES = (".safetensors", ".pt", ".bin")
 MAX_VECTORS = 1000  # of one file; a prompt holds 75 at a time
 
 _SECOND_ENCODER = "clip_g"
+_ANOTHER = "get the file again, or take its name out of the prompt"
 _PARAMETERS = "torch.nn.modules.container.ParameterDict"  # in which the first trainer of all saved its vectors
 
 
@@ -34,6 +35,7 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
 
     Raises:
         NotFound: the folder is not there.
+        AmbiguousName: two files have one name, in which case does not count.
     """
     if folder is None:
         return []
@@ -41,7 +43,14 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
     together = "\n".join(texts)
     files = (path for path in model_files(Path(folder)) if path.suffix.lower() in SUFFIXES)
-    return [path for path in files if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", together, re.IGNORECASE)]
+    named = (path for path in files if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", together, re.IGNORECASE))
+    found: dict[str, Path] = {}
+    for path in named:
+        if (other := found.setdefault(path.stem.lower(), path)) != path:
+            raise AmbiguousName(
+                f"{path.stem}: several textual inversions have this name: {other}, {path}", hint="move one of them away"
+            )
+    return list(found.values())
 
 
 def load_embeddings(pipe: Any, files: Iterable[Path]) -> None:
@@ -78,7 +87,10 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
         number = max(tensor.numel // tensor.shape[-1] for tensor in chosen.values())
         if number > MAX_VECTORS:
             raise ModelNotUsable(f"{path}: no textual inversion ({number} vectors in it)")
-        return {name: tensor.torch().reshape(-1, tensor.shape[-1]) for name, tensor in chosen.items()}
+        vectors = {name: tensor.torch().reshape(-1, tensor.shape[-1]) for name, tensor in chosen.items()}
+        if not all(bool(tensor.isfinite().all()) for tensor in vectors.values()):
+            raise ModelNotUsable(f"{path}: a textual inversion with values that are no finite numbers", hint=_ANOTHER)
+        return vectors
 
 
 def _tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
@@ -109,5 +121,12 @@ def _add(pipe: Any, path: Path, name: str, vectors: Tensor | None, encoder: Any,
         raise ModelNotUsable(
             f"{path}: a textual inversion of another base model (the text encoder is {width} wide; it has {has})",
             hint=f"take {path.stem} out of the prompt",
+        )
+    # diffusers gives a token to each vector: NAME, NAME_1, NAME_2 ...
+    tokens = {name, *(f"{name}_{number}" for number in range(1, len(vectors)))}
+    if taken := tokens & tokenizer.get_vocab().keys():
+        raise ModelNotUsable(
+            f"{path}: the text encoder knows {shown(min(taken))} already, and a textual inversion cannot replace it",
+            hint=f"give the file another name, or take {path.stem} out of the prompt",
         )
     pipe.load_textual_inversion({name: vectors}, token=name, text_encoder=encoder, tokenizer=tokenizer)

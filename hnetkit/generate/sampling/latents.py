@@ -53,6 +53,8 @@ def soft_mask(image: Image.Image, size: tuple[int, int], *, blur: float, inverte
     """
     from PIL import ImageChops, ImageFilter
 
+    if "transparency" in image.info:  # of a palette, or one colour
+        image = image.convert("RGBA")
     opacity = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
     has_holes = opacity is not None and opacity.getextrema() != (255, 255)
     grey = (opacity if opacity is not None and has_holes else image.convert("L")).resize(size)

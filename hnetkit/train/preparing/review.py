@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.errors import DiskFull, HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.limits import parse_json
 from hnetkit.text import argument, from_cell
 from hnetkit.train.captions import MAX_TEXT, caption_of
@@ -70,7 +70,7 @@ def read_table(text: str) -> dict[str, str]:
         UsageError: it is no such table, or says a file, or a row's file or caption, twice.
     """
     text = text.removeprefix("\ufeff")
-    rows: Iterable[dict[str, Any]] = _of_json(text) if text.lstrip().startswith("[") else _of_lines(text)
+    rows: Iterable[dict[str, Any]] = _of_json(text) if text.lstrip().startswith("[") else list(_of_lines(text))
     captions: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         name, caption = row.get("file"), row.get("caption")
@@ -84,13 +84,23 @@ def read_table(text: str) -> dict[str, str]:
     return captions
 
 
-def apply_captions(folder: Path, captions: dict[str, str]) -> list[Path]:
-    """Writes the captions that changed, each whole or not at all; returns their files.
+def _raised(failure: HnetkitError) -> None:
+    raise failure
+
+
+def apply_captions(
+    folder: Path, captions: dict[str, str], failed: Callable[[HnetkitError], None] = _raised
+) -> list[Path]:
+    """Writes the captions that changed, each whole or not at all; returns the files that were written.
 
     Every name is looked at before the first file is written: a name that is a path, or no picture of the folder,
     changes nothing. A caption that came from a file name and is unchanged stays there.
 
+    Args:
+        failed: called with why one caption could not be written; the others still are.
+
     Raises:
+        DiskFull: there is no room for any more of them.
         UsageError: a name is a path, or two pictures that share a caption get different ones.
         NotFound: a picture is not in the folder.
     """
@@ -110,9 +120,20 @@ def apply_captions(folder: Path, captions: dict[str, str]) -> list[Path]:
             raise UsageError(f"{name} shares {beside.name} with another picture, and the table gives both captions")
         if caption != _caption_now(pictures[name], caption):
             changed[beside] = caption
+    written = []
     for path, caption in changed.items():
-        write_caption(path, caption, overwrite=True)
-    return list(changed)
+        try:
+            write_caption(path, caption, overwrite=True)
+        except Exception as error:
+            if isinstance(error, OSError):
+                error.filename = None  # that of the temporary file means nothing to the person
+            failure = failure_of(error, str(path))
+            if isinstance(failure, DiskFull):
+                raise failure from error
+            failed(failure)
+        else:
+            written.append(path)
+    return written
 
 
 def _caption_now(picture: Path, wanted: str) -> str | None:
@@ -154,6 +175,7 @@ def _require_each_once(reader: csv.DictReader[str]) -> None:
 def _of_lines(text: str) -> Iterator[dict[str, Any]]:
     header = text.split("\n", 1)[0]
     separator = max(_SEPARATORS, key=header.count)
+    usual = csv.field_size_limit(max(len(text), 1))  # half of what a caption may have, and counted with escapes
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         if not {"file", "caption"} <= set(reader.fieldnames or ()):
@@ -169,3 +191,5 @@ def _of_lines(text: str) -> Iterator[dict[str, Any]]:
             yield {name: from_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()}
     except csv.Error as error:
         raise UsageError(f"the table is not CSV: {error}") from error
+    finally:
+        csv.field_size_limit(usual)

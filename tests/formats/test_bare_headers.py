@@ -1,0 +1,43 @@
+"""Safetensors files whose header has the topology and none of A1111's keys, as other tools may leave it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+
+from hnetkit import demo
+from hnetkit.formats import load, save
+from hnetkit.formats.convention import topology
+
+
+def bare(path: Path) -> Path:
+    """Takes everything out of a file's header but what names the format and the build."""
+    data = path.read_bytes()
+    size = struct.unpack_from("<Q", data)[0]
+    header = json.loads(data[8 : 8 + size])
+    kept = ("format", "format_version", "topology")
+    header["__metadata__"] = {key: text for key, text in header["__metadata__"].items() if key in kept}
+    written = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(written)) + written + data[8 + size :])
+    return path
+
+
+@pytest.mark.parametrize("name", list(demo.networks()))
+def test_a_pt_made_of_it_is_the_same_network(name: str, tmp_path: Path) -> None:
+    network = load(demo.networks()[name])
+    save(network, tmp_path / "whole.safetensors")
+    read = load(bare(tmp_path / "whole.safetensors"))
+    assert read.content_hash == network.content_hash
+    save(read, tmp_path / "again.pt")
+    again = load(tmp_path / "again.pt")
+    assert again.content_hash == network.content_hash
+    assert topology(again) == topology(network)
+
+
+def test_keys_of_a_whole_header_stay_what_they_are(tmp_path: Path) -> None:
+    network = load(next(iter(demo.networks().values())))
+    save(network, tmp_path / "whole.safetensors")
+    assert load(tmp_path / "whole.safetensors").metadata == network.metadata
