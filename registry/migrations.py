@@ -241,3 +241,17 @@ CREATE TABLE trainings (
     trained_at TEXT NOT NULL
 )
 """
+
+
+@migrations()
+def m004_indexes(db: Database) -> None:
+    """What refers to a row is found without reading a whole table: a library may have many thousands."""
+    for statement in _M004.split(";"):
+        db.execute(statement)
+
+
+_M004 = """
+CREATE INDEX aliases_by_network ON aliases (network_id);
+CREATE INDEX installs_by_job ON installs (job_id);
+CREATE INDEX jobs_by_remote_file ON jobs (remote_file_id)
+"""

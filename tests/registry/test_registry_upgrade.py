@@ -48,3 +48,14 @@ def test_a_released_step_of_the_schema_is_not_edited(first: Path, tmp_path: Path
 
 def test_the_version_kept_in_the_file_counts_the_steps() -> None:
     assert len(migrations.pending(Database(memory=True))) == SCHEMA_VERSION
+
+
+def test_whatever_refers_to_a_row_is_found_by_an_index(tmp_path: Path) -> None:
+    Registry(tmp_path / "registry.db").close()
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:
+        for (table,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            referring = {row[3] for row in connection.execute(f"PRAGMA foreign_key_list('{table}')")}
+            keys = {row[1] for row in connection.execute(f"PRAGMA table_info('{table}')") if row[5] == 1}
+            indexes = [row[1] for row in connection.execute(f"PRAGMA index_list('{table}')")]
+            first = {connection.execute(f"PRAGMA index_info('{index}')").fetchone()[2] for index in indexes}
+            assert referring <= keys | first, table
