@@ -21,6 +21,11 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+PICKLE_SUFFIXES = (".pt", ".ckpt", ".bin", ".pth")
+SAFETENSORS_SUFFIXES = (".safetensors", ".sft")
+MODEL_SUFFIXES = (*PICKLE_SUFFIXES, *SAFETENSORS_SUFFIXES)
+"""Of files that may be models, in lower case: each room accepts them all."""
+
 TEMPORARY = ".hnetkit.tmp"
 """How the names of files end that are not whole yet."""
 
@@ -107,6 +112,11 @@ def _is_ours_alone(handle: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EAGAIN, errno.EACCES)
     return True
+
+
+def is_model_name(name: str) -> bool:
+    """Whether a file of this name may be a model; ``._ink.pt`` is what macOS writes beside ``ink.pt``."""
+    return os.path.splitext(name)[1].lower() in MODEL_SUFFIXES and not os.path.basename(name).startswith("._")
 
 
 def refuse_existing(

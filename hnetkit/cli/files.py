@@ -12,10 +12,10 @@ import click
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
+from hnetkit.files import is_model_name
 from hnetkit.network import DType
 from hnetkit.text import argument, counted
 
-SUFFIXES = (".pt", ".ckpt", ".bin", ".pth", ".safetensors")
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
 _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
@@ -219,7 +219,7 @@ def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[
             yield source
             continue
         try:
-            found = [path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES]
+            found = [path for path in Path(source).iterdir() if is_model_name(path.name)]
         except OSError as error:
             failures.append(failure_of(error, source))
             continue

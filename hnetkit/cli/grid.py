@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 @click.option("--y", metavar="AXIS=VALUES", help="What changes from top to bottom.")
 @click.option("--z", metavar="AXIS=VALUES", help="What changes from one part of the sheet to the part below it.")
 @network_option("Apply a network in every cell, after those of the prompt.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, help="Cells at once that differ in their seed.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Cells at once that differ in their seed.",
+)
 @click.option("--out", default="grid.png", metavar="FILE", show_default=True, help="The sheet to write.")
 @click.option("--overwrite", is_flag=True, help="Replace FILE where it exists.")
 @picture_options

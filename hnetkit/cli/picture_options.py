@@ -233,7 +233,11 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         type=click.Choice(["cpu", "nv"]),
         help="Where noise comes from: torch's generator for CPUs, or that of CUDA in software. [default: cpu]",
     ),
-    click.option("--clip-skip", type=click.IntRange(1, 12), help="2 leaves out the last layer of SD 1's text encoder."),
+    click.option(
+        "--clip-skip",
+        type=click.IntRange(1, 12),
+        help="2 leaves out the last layer of SD 1's text encoder. [default: 1]",
+    ),
     click.option(
         "--emphasis",
         type=click.Choice(["original", "no-norm", "ignore", "none"]),
@@ -244,7 +248,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--variation-strength", type=_FRACTION, help="How much of it. [default: 0]"),
     click.option("--image", type=_FILE, metavar="FILE", help="Draw over this picture (image-to-image)."),
     click.option(
-        "--denoising", type=_FRACTION, help="How much --image or --hires draw anew. [default: 0.75, of --hires 0.7]"
+        "--denoising",
+        type=_FRACTION,
+        help="How strongly to repaint --image, or the first pass in the second: 0 keeps it, 1 ignores it. "
+        "[default: 0.75, in a second pass 0.7]",
     ),
     click.option("--mask", type=_FILE, metavar="FILE", help="White where --image is drawn anew (inpainting)."),
     click.option("--mask-blur", type=click.FloatRange(min=0), metavar="PX", help="Softens the mask. [default: 4]"),

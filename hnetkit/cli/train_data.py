@@ -119,9 +119,9 @@ def prepare_command(
 
     \b
     Examples:
-      hnetkit train prepare photos --out training --size 512 --crop entropy
-      hnetkit train prepare photos --out training --buckets --flip --caption blip --prefix "in the style of ink, "
-      hnetkit train prepare scans --out training --split --caption tags --tags-model taggers/wd-vit
+      hnetkit train prepare photos --out pictures --size 512 --crop entropy
+      hnetkit train prepare photos --out pictures --buckets --flip --caption blip --prefix "in the style of ink, "
+      hnetkit train prepare scans --out pictures --split --caption tags --tags-model taggers/wd-vit
     """
     from hnetkit.train.preparing.folder import Folder, Settings, require_place
     from hnetkit.train.preparing.opening import picture_files
@@ -161,10 +161,10 @@ def review_command(
 
     \b
     Examples:
-      hnetkit train review training --csv > captions.csv
-      hnetkit train review training --apply captions.csv
-      hnetkit train review training --html training.html
-      hnetkit train review training --tags --table
+      hnetkit train review pictures --csv > captions.csv
+      hnetkit train review pictures --apply captions.csv
+      hnetkit train review pictures --html pictures.html
+      hnetkit train review pictures --tags --table
     """
     from hnetkit.train.preparing.review import COLUMNS, apply_captions, read_table, review
 

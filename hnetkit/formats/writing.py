@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, UsageError
-from hnetkit.files import new_file, refuse_existing
+from hnetkit.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, new_file, refuse_existing
 from hnetkit.formats.convention import a1111_metadata, header_metadata
 from hnetkit.formats.kinds import OTHER_MODELS
 from hnetkit.formats.reading import look
@@ -19,8 +19,6 @@ from hnetkit.formats.write_pt import Pickled, write_zip
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRef
 
-PT_SUFFIXES = (".pt", ".ckpt", ".bin")
-SAFETENSORS_SUFFIXES = (".safetensors",)
 _CHUNK = 4 << 20  # bytes
 _CODES: dict[DType, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp64": "F64"}
 
@@ -55,7 +53,7 @@ def save(
     if suffix in SAFETENSORS_SUFFIXES:
         with new_file(path, overwrite=overwrite) as file:
             _write_safetensors(net, file, dtype)
-    elif suffix in PT_SUFFIXES:
+    elif suffix in PICKLE_SUFFIXES:
         with new_file(path, overwrite=overwrite) as file:
             _write_pt(net, file, dtype)
     else:

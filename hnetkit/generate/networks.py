@@ -13,6 +13,7 @@ from typing import Any
 
 from hnetkit import paths
 from hnetkit.errors import FileChanged, FileRefused, HnetkitError, NotFound, UsageError
+from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.formats import load
 from hnetkit.formats.writing import source_sha256
 from hnetkit.library.resolve import resolve
@@ -22,7 +23,6 @@ from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import Strength
 from hnetkit.text import argument
 
-_SUFFIXES = (".pt", ".ckpt", ".bin", ".safetensors")
 _BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
 _HASHED = re.compile(r"(?:^|@)(?:h1:)?[0-9a-f]{8,64}$", re.IGNORECASE)
 _WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
@@ -56,7 +56,7 @@ class Wish:
         """
         found = None if os.path.exists(option) else _WITH_STRENGTH.fullmatch(option)
         name, strength = (found[1], float(found[2])) if found else (option, 1.0)
-        if name.lower().endswith(_SUFFIXES) or "/" in name or os.sep in name:
+        if name.lower().endswith(MODEL_SUFFIXES) or "/" in name or os.sep in name:
             return cls(Path(name), strength)
         if not name or (":" in name and not name.startswith("h1:")):
             said = name.partition(":")[0] or "NAME"

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SUFFIXES = frozenset({".pt", ".ckpt", ".bin", ".pth", ".safetensors", ".sft"})
+from hnetkit.files import is_model_name
+
 _UNPACKING = re.compile(r"\.hnetkit-[0-9a-f]{16}\.unpacked")  # what lies there is gone in a moment
 _HALF = 2**63
 _JUNCTION = 0xA0000003  # what `st_reparse_tag` says of Windows' links to folders, which are no symbolic links
@@ -98,16 +99,11 @@ def _entries(folder: Path) -> list[tuple[os.DirEntry[str], bool]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = _is_folder(entry)
-                if _is_model(entry.name) or (is_folder and not _UNPACKING.fullmatch(entry.name)):
+                if is_model_name(entry.name) or (is_folder and not _UNPACKING.fullmatch(entry.name)):
                     found.append((entry, is_folder))
     except OSError:
         return []
     return sorted(found, key=lambda item: item[0].name)
-
-
-def _is_model(name: str) -> bool:
-    # macOS leaves `._name.pt` beside `name.pt` on foreign disks: notes of the Finder, not models
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("._")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -6,12 +6,12 @@ import re
 import unicodedata
 from pathlib import PurePath
 
-from hnetkit.files import is_reserved
+from hnetkit.files import MODEL_SUFFIXES, is_reserved
 
 _MOST_SIGNS = 1000  # of a name that are looked at: what puts marks in their order takes longer by the square
 MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
 _SIDECAR = re.compile(r"(.+)\.(metadata|cm-info|api_info|civitai|preview|description)", re.IGNORECASE)
-SUFFIXES = frozenset({".pt", ".ckpt", ".bin", ".pth", ".safetensors", ".sft", ".zip"})
+SUFFIXES = frozenset({*MODEL_SUFFIXES, ".zip"})
 
 
 def safe_stem(name: str, fallback: str) -> str:

@@ -16,6 +16,7 @@ from torch.serialization import set_crc32_options
 
 import hnetkit
 from hnetkit.cli import run
+from hnetkit.files import MODEL_SUFFIXES
 
 INSPECT_KEYS = {
     *("path", "name", "format", "kind", "widths", "layer_structure", "activation", "layer_norm", "activate_output"),
@@ -282,6 +283,16 @@ def test_a_folder_with_a_link_that_leads_nowhere_is_converted(
     (tmp_path / "c.pt").symlink_to("c.pt")
     assert run(["convert", "--to", "safetensors", str(tmp_path)]) == 0
     assert (tmp_path / "a.safetensors").is_file()
+
+
+def test_a_folder_stands_for_model_files_of_every_suffix(tmp_path: Path) -> None:
+    for suffix in MODEL_SUFFIXES:
+        network = hnetkit.load(networks.network_file(tmp_path, "plain.pt"))
+        hnetkit.save(network, tmp_path / f"{suffix[1:]}{suffix}")
+    (tmp_path / "plain.pt").unlink()
+    (tmp_path / "._pt.pt").write_bytes(b"what macOS leaves")
+    assert run(["convert", "--to", "pt", "--out-dir", str(tmp_path / "out"), str(tmp_path)]) == 0
+    assert {path.stem for path in (tmp_path / "out").iterdir()} == {suffix[1:] for suffix in MODEL_SUFFIXES}
 
 
 def test_two_sources_of_one_output_are_told_through_links_and_dots(

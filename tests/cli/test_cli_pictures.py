@@ -18,8 +18,10 @@ from pipelines import SD_CROSS_WIDTH, tiny_sd
 from safetensors.torch import save_file
 from unet_truth import lora
 
+import hnetkit
 from hnetkit import demo, settings
 from hnetkit.cli import run
+from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.generate.picture_files import write_picture
 from hnetkit.prompts import infotext
 
@@ -69,6 +71,16 @@ def test_tags_and_options_give_the_same_file(model: str, library: Path, out: Pat
     assert Path("file.png").read_bytes() == tags
     pixels = {name: Image.open(f"{name}.png").tobytes() for name in ("tags", "other-order", "none")}
     assert len(set(pixels.values())) == 3
+
+
+@pytest.mark.parametrize("suffix", MODEL_SUFFIXES)
+def test_a_file_is_a_file_by_every_suffix_that_a_library_may_hold(
+    suffix: str, model: str, library: Path, out: Path
+) -> None:
+    source = hnetkit.load(library / "wash.pt")
+    hnetkit.save(source, f"mine{suffix}")
+    assert generate("a circle", "--model", model, "--seed", "7", "-n", f"mine{suffix}:0.5", "--out", "file.png") == 0
+    assert run(["inspect", f"mine{suffix}"]) == 0
 
 
 def test_strength_0_is_bit_identical_to_no_network(model: str, library: Path, out: Path) -> None:

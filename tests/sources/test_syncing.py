@@ -16,8 +16,8 @@ import pytest
 from fake_sites import Fault, Sites, World
 from fetching import EVERYTHING, Library
 
+from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck
-from hnetkit.library.walk import SUFFIXES
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.plan import enqueue
@@ -51,7 +51,7 @@ def contents(sites: Sites) -> set[str]:
 
 
 def digests(folder: Path) -> set[str]:
-    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.suffix in SUFFIXES}
+    return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES}
 
 
 def test_a_sync_mirrors_300_models_and_400_files_and_a_second_one_fetches_nothing(

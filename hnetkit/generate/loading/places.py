@@ -12,10 +12,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
+from hnetkit.files import MODEL_SUFFIXES, is_model_name
 from hnetkit.text import argument
-
-PICKLES = (".ckpt", ".pt", ".pth", ".bin")
-SUFFIXES = (".safetensors", *PICKLES)
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -32,7 +30,7 @@ def require_hub_id(place: str) -> None:
             f"{scheme}{separator}...: an address, which no model is loaded from",
             hint="download it, and give its folder or file; or give a hub id: org/name",
         )
-    if not _HUB_ID.fullmatch(place) or place.startswith(".") or place.endswith(SUFFIXES):
+    if not _HUB_ID.fullmatch(place) or place.startswith(".") or place.lower().endswith(MODEL_SUFFIXES):
         raise NotFound(
             f"{place}: no such file or folder",
             hint=_nearest(place) or "give a diffusers folder, a .safetensors or .ckpt file, or a hub id",
@@ -89,12 +87,12 @@ def _nearest(place: str) -> str | None:
 
 def _stem(name: str) -> str:
     name = Path(name).name
-    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name).casefold()
+    return next((name.removesuffix(suffix) for suffix in MODEL_SUFFIXES if name.endswith(suffix)), name).casefold()
 
 
 def _models_beside(path: Path) -> dict[str, str]:
     around = [path.parent / name for name in _names_in(path.parent)]
-    models = [item for item in around if item.suffix in SUFFIXES or os.path.isfile(item / "model_index.json")]
+    models = [item for item in around if is_model_name(item.name) or os.path.isfile(item / "model_index.json")]
     return {_stem(item.name): str(item) for item in models}
 
 
