@@ -194,7 +194,7 @@ def _stacked(networks: list[tuple[Path, float]], dtype: torch.dtype) -> str:
 def mirror(folder: Path) -> Digests:
     with Sites(World.make(12, plain=True)) as sites:
         os.environ["HNETKIT_CIVITAI_URL"] = sites.civitai_url
-        rows = json.loads(did("sync", "-y", "--nsfw", "--all-versions", "--json"))
+        rows = json.loads(did("sync", "-y", "--nsfw", "--all-versions", "--parallel", "1", "--json"))
         listed = json.loads(did("list", "--json"))
         del os.environ["HNETKIT_CIVITAI_URL"]
     library = Path(os.environ["HNETKIT_HOME"], "library")
