@@ -99,7 +99,9 @@ def carried_out(desk: Desk, jobs: list[int], output: Output, *, total: int | Non
             for job in desk.run(jobs, progress):
                 rows.append(_job_row(desk.registry, job))
         except Stopped as stop:
-            raise Stopped(f"stopped after {len(rows)} of {counted(len(jobs), 'file')}", hint=stop.hint) from stop
+            ended = Stopped(f"stopped after {len(rows)} of {counted(len(jobs), 'file')}", hint=stop.hint)
+            ended.exit_code = stop.exit_code
+            raise ended from stop
     return rows
 
 

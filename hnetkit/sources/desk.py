@@ -20,7 +20,7 @@ from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.fetch import Fetch, Progress
 from hnetkit.sources.hub import Hub
 from hnetkit.sources.origins import Origin, Trust
-from hnetkit.sources.pace import ByteLimit, Pace, RealClock
+from hnetkit.sources.pace import ByteLimit, Pace, RealClock, Stopped
 from hnetkit.sources.web import Web
 from hnetkit.sources.work import Workshop
 from hnetkit.sources.workers import Worker
@@ -80,19 +80,30 @@ class Desk:
 
 @contextmanager
 def _stopping_on_interrupt(clock: RealClock) -> Iterator[None]:
-    """Ctrl-C, and a polite kill, stop all threads at their next step; a second one, for a site that hangs, at once."""
+    """Ctrl-C, a polite kill and a closed terminal stop all threads at their next step; a second one, for a site that
+    hangs, at once. The exit code is the signal's.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
+    came = signal.SIGINT
+
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal came
         if clock.stop.is_set():
-            os._exit(130)  # nothing is lost: jobs and parts are made for a kill at any moment
+            os._exit(128 + number)  # nothing is lost: jobs and parts are made for a kill at any moment
+        came = signal.Signals(number)
         clock.stop.set()
 
-    former = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as `nohup` has it
+    former = {number: signal.signal(number, stop) for number in heard}
     try:
         yield
+    except Stopped as stopped:
+        stopped.exit_code = 128 + came
+        raise
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

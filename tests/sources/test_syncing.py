@@ -39,6 +39,13 @@ def start(sites: Sites) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
+def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Returns when something is so that a living process brings about."""
+    while not is_so():
+        assert process.poll() is None, "it ended before"
+        time.sleep(0.02)
+
+
 def downloads(sites: Sites) -> Counter[str]:
     """File number -> how often its bytes were sent whole or in part."""
     links = (r for r in sites.requests if r.origin == "api" and "/download/" in r.path)
@@ -126,12 +133,14 @@ def test_without_nsfw_nothing_comes_that_the_site_marks_so(sites: Sites, library
     assert all(level is not None and level & 1 for level in shown.values())
 
 
-def test_an_interrupted_sync_goes_on_where_it_stopped(large: Sites, home: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_stopped_sync_says_by_what_and_goes_on_where_it_stopped(
+    number: str, code: int, large: Sites, home: Path
+) -> None:
     process = start(large)
-    while len(downloads(large)) < 60:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    wait_until(lambda: len(downloads(large)) >= 60, process)
+    process.send_signal(getattr(signal, number))
+    assert process.wait(30) == code
     before = downloads(large)
     assert len(before) < 390
     with Registry(home / "registry.db") as registry:
@@ -147,8 +156,7 @@ def test_a_second_interrupt_leaves_at_once_when_a_site_hangs(home: Path) -> None
     with Sites(World.make(12, plain=True)) as sites:
         sites.faults.add(Fault("F", "storage", times=2, mode="stall", seconds=8))
         process = start(sites)
-        while len(sites.faults.fired) < 2:
-            time.sleep(0.02)
+        wait_until(lambda: len(sites.faults.fired) >= 2, process)
         time.sleep(1)  # both have read what comes before the stall: until then an interrupt is heard at once
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
@@ -185,8 +193,7 @@ def test_what_another_sync_brought_since_the_plan_was_made_is_not_fetched_again(
 
 def test_a_worker_that_was_killed_leaves_its_jobs_to_the_next(large: Sites, home: Path) -> None:
     process = start(large)
-    while len(downloads(large)) < 30:
-        time.sleep(0.02)
+    wait_until(lambda: len(downloads(large)) >= 30, process)
     process.kill()
     process.wait()
     with Registry(home / "registry.db") as registry:

@@ -17,7 +17,7 @@ from hnetkit.sources.pace import Stopped
 
 
 def main() -> int:
-    """Returns 0 when everything came or was refused for good, 1 where something failed, 130 when stopped."""
+    """Returns 0 when everything came or was refused for good, 1 where something failed, else the code of a signal."""
     clock = FastClock()
     with Registry(paths.registry_file()) as registry:
         civitai = Civitai(clock, base=sys.argv[1], token=sys.argv[2])
@@ -25,8 +25,8 @@ def main() -> int:
         print("began", flush=True)
         try:
             jobs = library.sync()
-        except Stopped:
-            return 130
+        except Stopped as stopped:
+            return stopped.exit_code
     print({state: sum(job.state == state for job in jobs) for state in {job.state for job in jobs}}, flush=True)
     return int(any(job.state == "failed" for job in jobs))
 
