@@ -111,6 +111,8 @@ def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
                 failed += 1
                 if failed <= MOST_FAILURES:
                     failures.append(f"line {number}: {shown(wrong, MOST_SAID)}")
+    if not counts and not failed:
+        raise HnetkitError("nothing to take in: it is empty", hint=_HINT)
     counts.pop("hnetkit", None)
     return Import(counts, tuple(failures), failed)
 

@@ -384,3 +384,9 @@ def test_a_network_on_many_lines_is_looked_up_by_its_hash_alone(tmp_path: Path) 
 
     time_of(50)
     assert time_of(4000) < 12 * time_of(1000)
+
+
+@pytest.mark.parametrize("lines", [[], ["\n", "  \n"]])
+def test_a_file_with_nothing_in_it_is_no_export(lines: list[str], open_library: Callable[..., Library]) -> None:
+    with Sites(World.make(1)) as sites, pytest.raises(HnetkitError, match="it is empty"):
+        imported(open_library(sites).registry, lines)
