@@ -52,7 +52,7 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install -q --upgrade "pip>=25.1"
-	.venv/bin/python -m pip install -q -c constraints.txt -e . --group dev
+	.venv/bin/python -m pip install -q -c constraints.txt -e ".[all]" --group dev
 	touch .venv/installed
 
 # the oldest Triton that kernels are compiled with, beside the environment's own

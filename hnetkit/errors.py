@@ -8,7 +8,9 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
+from collections.abc import Mapping
 from typing import ClassVar
 
 from hnetkit.text import printable as printable
@@ -22,7 +24,7 @@ class HnetkitError(Exception):
         hint: the next command to type, or the setting to change; None where nothing can be done.
     """
 
-    exit_code: ClassVar[int] = 1
+    exit_code: int = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(printable(message))
@@ -199,12 +201,48 @@ class MissingPackage(HnetkitError):
     """An option needs a package that is not installed; the hint installs it."""
 
 
+class MissingExtra(MissingPackage):
+    """A part of hnetkit that not everybody installs needs packages that are not here; the hint installs them."""
+
+    exit_code = 2
+
+
 class RunChanged(UsageError):
     """What a training run was made with so far is not what it is asked to go on with."""
 
 
 class TrainingFailed(HnetkitError):
     """A training run was stopped before it ruined its network; the message names the last good file."""
+
+
+_EXTRA_OF: Mapping[str, str] = dict.fromkeys(
+    ("accelerate", "diffusers", "huggingface_hub", "matplotlib", "PIL", "transformers"), "diffusers"
+)
+"""Module -> the extra of hnetkit that installs it."""
+
+_PIP_NAMES: Mapping[str, str] = {"huggingface_hub": "huggingface-hub", "PIL": "pillow"}
+
+
+def require_extra(module: str, what: str) -> None:
+    """Accepts that a module of an extra is installed; for what would else meet its lack once for each item.
+
+    Args:
+        what: needs it.
+
+    Raises:
+        MissingExtra: it is not.
+    """
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise _missing(module, what)
+
+
+def _missing(module: str, what: str) -> MissingExtra:
+    hint = f'pip install "hnetkit[{_EXTRA_OF[module]}]"'
+    return MissingExtra(f"{what}: needs {_PIP_NAMES.get(module, module)}, which is not installed", hint=hint)
 
 
 def failure_of(error: Exception, what: str) -> HnetkitError:
@@ -218,6 +256,8 @@ def failure_of(error: Exception, what: str) -> HnetkitError:
     """
     if isinstance(error, HnetkitError):
         return error
+    if isinstance(error, ModuleNotFoundError) and (module := (error.name or "").partition(".")[0]) in _EXTRA_OF:
+        return _missing(module, what)
     if isinstance(error, MemoryError):
         return OutOfMemory(f"{what}: not enough memory", hint="close other programs, or set the file aside")
     if isinstance(error, OSError):

@@ -16,10 +16,12 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
-
-from blake3 import blake3
+from typing import TYPE_CHECKING
 
 from hnetkit.network import Checksum, Hypernetwork, SizedSource
+
+if TYPE_CHECKING:
+    from blake3 import blake3
 
 _CHUNK = 1 << 20  # bytes
 _V1_OFFSET, _V1_SIZE = 1 << 20, 64 << 10
@@ -83,6 +85,8 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str
 
 def _begun(tensors: list[tuple[int, int]], end: int) -> Iterator[tuple[tuple[int, int], blake3]]:
     """Takes those that begin before `end` from the end; each digest is made in its turn, for it is large."""
+    from blake3 import blake3
+
     while tensors and tensors[-1][0] < end:
         yield tensors.pop(), blake3()
 

@@ -6,8 +6,11 @@ A forced path that cannot run is an error.
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import os
+import re
+import warnings
 
 import torch
 
@@ -18,6 +21,8 @@ FORCED = ("auto", "reference", "eager", "grouped", "fused", "chain")
 PLAIN = ("reference", "eager")
 KERNELS = ("grouped", "fused")
 PATHS = (*PLAIN, *KERNELS)
+LEAST_TRITON = (3, 6)
+"""The kernels compile from this version on; an older one counts as absent."""
 
 
 def chosen_path(device: torch.device | None = None) -> str:
@@ -37,9 +42,25 @@ def chosen_path(device: torch.device | None = None) -> str:
         raise UsageError(f"{VARIABLE}={name}: no such path", hint=f"set it to {near[0] if near else ', '.join(FORCED)}")
     if name == "auto":
         return _auto(device)
-    if name not in PATHS or (name in KERNELS and not _has_triton()):
-        raise KernelUnavailable(f"{VARIABLE}={name}: this path cannot run here", hint=f"unset {VARIABLE}")
+    why = obstacle_of_triton() if name in KERNELS else None
+    if name not in PATHS or why is not None or (name in KERNELS and not _can_run_anywhere()):
+        raise KernelUnavailable(
+            f"{VARIABLE}={name}: this path cannot run here{f': {why}' if why else ''}", hint=f"unset {VARIABLE}"
+        )
     return name
+
+
+@functools.cache
+def obstacle_of_triton() -> str | None:
+    """Says why Triton cannot be used, whatever the device: it is not there, or too old. None where it can."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    import triton
+
+    found = re.match(r"(\d+)\.(\d+)", triton.__version__)
+    if found and (int(found[1]), int(found[2])) < LEAST_TRITON:
+        return f"Triton {triton.__version__} is older than {'.'.join(map(str, LEAST_TRITON))}"
+    return None
 
 
 def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
@@ -59,7 +80,10 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
 
 
 def _auto(device: torch.device | None) -> str:
-    if not torch.cuda.is_available() or torch.version.hip is not None or importlib.util.find_spec("triton") is None:
+    if not torch.cuda.is_available() or torch.version.hip is not None:
+        return "eager"
+    if obstacle_of_triton() is not None:
+        _say_once_that_it_is_old()
         return "eager"
     gpu = device if device is not None and device.type == "cuda" else torch.device("cuda")
     path = auto_path(torch.cuda.get_device_capability(gpu))
@@ -70,10 +94,14 @@ def _auto(device: torch.device | None) -> str:
     return path
 
 
-def _has_triton() -> bool:
-    """Whether Triton is installed, with a GPU or its interpreter to run in."""
-    if importlib.util.find_spec("triton") is None:
-        return False
+@functools.cache
+def _say_once_that_it_is_old() -> None:
+    if importlib.util.find_spec("triton") is not None:
+        warnings.warn(f"hnetkit leaves out its kernels: {obstacle_of_triton()}", RuntimeWarning, stacklevel=3)
+
+
+def _can_run_anywhere() -> bool:
+    """Whether there is a GPU, or Triton's interpreter, for kernels to run in."""
     from hnetkit.kernels.devices import is_interpreted
 
     return is_interpreted() or torch.cuda.is_available()

@@ -13,10 +13,11 @@ import click
 
 from hnetkit import paths, settings
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.errors import HnetkitError, PartlyFailed, failure_of
+from hnetkit.errors import HnetkitError, MissingExtra, PartlyFailed, failure_of
 from hnetkit.text import counted
 
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "sqlite-utils", "triton")
+NEEDED = ("torch", "safetensors", "sqlite-utils")
+EXTRA = ("diffusers", "transformers", "accelerate", "huggingface-hub", "pillow", "matplotlib")
 
 
 @click.command("doctor")
@@ -41,8 +42,9 @@ def doctor_command(output: Output) -> None:
 def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "hnetkit", lambda: importlib.metadata.version("hnetkit")
     yield "python", lambda: f"{platform.python_version()} on {platform.system()} {platform.machine()}"
-    for package in PACKAGES:
+    for package in (*NEEDED, *EXTRA):
         yield package, lambda package=package: importlib.metadata.version(package)  # type: ignore[misc]
+    yield "triton", _triton
     yield "devices", _devices
     yield "home", _home
     yield "registry", _registry
@@ -55,11 +57,25 @@ def _checked(name: str, check: Callable[[], str]) -> Row:
     try:
         return {"check": name, "state": "ok", "detail": check()}
     except importlib.metadata.PackageNotFoundError:
-        optional = name == "triton"
-        return {"check": name, "state": "absent" if optional else "failed", "detail": "not installed"}
+        if name in EXTRA:
+            return {"check": name, "state": "absent", "detail": 'not installed: pip install "hnetkit[diffusers]"'}
+        return {"check": name, "state": "failed", "detail": "not installed"}
+    except MissingExtra as error:
+        return {"check": name, "state": "absent", "detail": f"{error} ({error.hint})"}
     except Exception as error:  # one check never stops another
         failure = failure_of(error, name)
         return {"check": name, "state": "failed", "detail": f"{failure}{f' ({failure.hint})' if failure.hint else ''}"}
+
+
+def _triton() -> str:
+    from hnetkit.kernels.dispatch import obstacle_of_triton
+
+    why = obstacle_of_triton()
+    if why is not None:
+        raise MissingExtra(f"{why}: plain torch stands in for it", hint='pip install "hnetkit[gpu]"')
+    import triton
+
+    return str(triton.__version__)
 
 
 def _devices() -> str:
@@ -105,7 +121,11 @@ def _sites() -> str:
     from hnetkit.sources.hub import hub_token
     from hnetkit.sources.origins import civitai_base, civitai_token
 
-    civitai, hub = ("token set" if token else "no token" for token in (civitai_token(), hub_token()))
+    civitai = "token set" if civitai_token() else "no token"
+    try:
+        hub = "token set" if hub_token() else "no token"
+    except ModuleNotFoundError:
+        hub = 'needs "hnetkit[diffusers]"'
     return f"{civitai_base()} ({civitai}), Hugging Face ({hub})"
 
 

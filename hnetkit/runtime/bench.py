@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +16,7 @@ from torch import Tensor
 from hnetkit.errors import KernelUnavailable, UsageError
 from hnetkit.kernels import reference
 from hnetkit.kernels.activations import activate
-from hnetkit.kernels.dispatch import FORCED, KERNELS, PATHS, path_on
+from hnetkit.kernels.dispatch import FORCED, KERNELS, PATHS, obstacle_of_triton, path_on
 from hnetkit.kernels.mlp import NORM_EPSILON, MLPWeights
 from hnetkit.kernels.prepared import Prepared, pack_pair
 from hnetkit.runtime.models import Item, Layers
@@ -283,8 +282,9 @@ def _obstacle(path: str, device: torch.device, dtype: torch.dtype) -> str | None
         return "this version has no such path"
     if path not in KERNELS:
         return None
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
+    why = obstacle_of_triton()
+    if why is not None:
+        return why
     from hnetkit.kernels.devices import can_run, is_interpreted
 
     if is_interpreted():

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnetkit.errors import NotFound
+from hnetkit.errors import NotFound, require_extra
 from hnetkit.images import open_image
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def picture_files(
 
     Raises:
         NotFound: no such folder, or no pictures in it.
+        MissingExtra: nothing here can open a picture.
     """
     if not folder.is_dir():
         raise NotFound(f"{folder}: no such folder", hint=hint)
@@ -40,6 +41,7 @@ def picture_files(
         found += [here / name for name in names if _is_picture_name(name) and (here / name).is_file()]
     if not found:
         raise NotFound(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})", hint=hint)
+    require_extra("PIL", str(folder))
     return sorted(found)
 
 

@@ -1,0 +1,128 @@
+"""What `pip install hnetkit` alone can do, and what says which packages it needs beside that."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import networks
+import pytest
+from training import make_pictures
+
+from hnetkit import demo
+from hnetkit.errors import HnetkitError, MissingExtra, failure_of
+
+OF_THE_EXTRA = ("accelerate", "diffusers", "huggingface_hub", "matplotlib", "peft", "PIL", "transformers")
+OF_THE_COMMAND_LINE = (
+    *("blake3", "click", "click_default_group", "platformdirs", "requests", "rich", "safetensors", "sqlite_utils"),
+    *("filelock", "triton"),
+)
+
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def python(code: str, absent: tuple[str, ...], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    whole = WITHOUT.format(absent=absent) + code
+    return subprocess.run([sys.executable, "-P", "-c", whole, *arguments], cwd=folder, capture_output=True, text=True)
+
+
+def command(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from hnetkit.cli import run; sys.exit(run(sys.argv[1:]))"
+    return python(code, OF_THE_EXTRA, folder, *arguments)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    networks.network_file(tmp_path, "ink.pt", widths=(320,))
+    make_pictures(tmp_path / "pictures", 2)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["scan", "."], ["list"], ["doctor"], ["inspect", "ink.pt"], ["validate", "ink.pt"], ["config"]),
+        *(["convert", "ink.pt", "ink.safetensors"], ["prompt", "a <hypernet:ink:1>"], ["train", "schedule", "1e-3:5"]),
+        ["bench", "ink.pt", "--size", "64", "--batch", "1", "--seconds", "0.01", "--path", "eager"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_a_library_is_kept_without_what_draws(arguments: list[str], folder: Path) -> None:
+    done = command(folder, *arguments)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["generate", "a cat", "--model", str(demo.model_folder())],
+        ["grid", "ink.pt", "--prompt", "a cat", "--model", str(demo.model_folder())],
+        ["train", "run", "pictures", "--name", "new", "--model", str(demo.model_folder())],
+        *(["train", "prepare", "pictures", "--out", "prepared"], ["train", "review", "pictures"], ["pull", "hf:a/b"]),
+    ],
+    ids=lambda arguments: " ".join(arguments[:2]),
+)
+def test_what_is_missing_is_one_line_with_the_command_that_installs_it(arguments: list[str], folder: Path) -> None:
+    before = sorted(folder.rglob("*"))
+    done = command(folder, *arguments)
+    assert done.returncode == 2, done.stderr
+    error, hint = done.stderr.splitlines()[-2:]
+    assert error.startswith("Error: ")
+    assert error.endswith(", which is not installed")
+    assert hint == 'Hint: pip install "hnetkit[diffusers]"'
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_only_what_an_extra_installs_is_taken_for_a_missing_extra() -> None:
+    def failed(name: str) -> HnetkitError:
+        return failure_of(ModuleNotFoundError(f"No module named {name!r}", name=name), "drawing")
+
+    assert str(failed("PIL.Image")) == "drawing: needs pillow, which is not installed"
+    assert isinstance(failed("diffusers"), MissingExtra)
+    assert not isinstance(failed("hnetkit.nowhere"), MissingExtra)
+    assert failed("diffusers").exit_code == 2
+
+
+def test_networks_are_read_written_and_computed_with_torch_and_numpy_alone(tmp_path: Path) -> None:
+    networks.network_file(tmp_path, "ink.pt", widths=(8,), activation="relu")
+    code = """
+import torch, hnetkit
+net = hnetkit.load("ink.pt")
+hnetkit.save(net, "ink.safetensors")
+hnetkit.save(hnetkit.load("ink.safetensors"), "again.pt")
+k, v = hnetkit.Stack([(net, 0.5), (hnetkit.load("again.pt"), 0.5)])(torch.ones(2, 8))
+print(tuple(k.shape), tuple(v.shape), not torch.equal(k, v))
+"""
+    done = python(code, (*OF_THE_EXTRA, *OF_THE_COMMAND_LINE), tmp_path)
+    assert done.stdout == "(2, 8) (2, 8) True\n", done.stderr
+
+
+def test_a_triton_that_is_too_old_counts_as_absent_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "__init__.py").write_text("__version__ = '3.2.0'")
+    code = """
+import os, sys
+sys.path.insert(0, ".")
+from hnetkit.kernels.dispatch import chosen_path
+print(chosen_path())
+os.environ["HNETKIT_KERNEL"] = "fused"
+try:
+    chosen_path()
+except Exception as error:
+    print(error)
+"""
+    done = python(code, (), tmp_path)
+    assert done.stdout.splitlines() == [
+        "eager",
+        "HNETKIT_KERNEL=fused: this path cannot run here: Triton 3.2.0 is older than 3.6",
+    ], done.stderr
