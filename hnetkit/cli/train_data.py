@@ -124,13 +124,13 @@ def prepare_command(
       hnetkit train prepare scans --out training --split --caption tags --tags-model taggers/wd-vit
     """
     from hnetkit.train.preparing.folder import Folder, Settings, require_place
-    from hnetkit.train.preparing.opening import picture_files
+    from hnetkit.train.preparing.opening import picture_files, pictures_of_other_kinds
     from hnetkit.train.preparing.sizes import read_size
 
     settings = Settings(read_size(size), buckets, focus, flip, split, split_threshold, split_overlap, flatten, existing)
     hint = None if recursive else "--recursive looks into the folders below it"
     sources = picture_files(pictures, recursive=recursive, but_not_in=out, hint=hint)
-    require_place(out, pictures, overwrite=overwrite)
+    require_place(out, pictures, overwrite=overwrite, sources=sources)
     _require_faces(settings)
     describe = _captioners(captions, **captioning)
     if not out.parent.is_dir():
@@ -138,6 +138,7 @@ def prepare_command(
     out.mkdir(exist_ok=True)
     made, looks, failed = _prepare_all(sources, Folder(out, settings, overwrite, describe), output)
     _warn(made, looks, settings, out, output)
+    _warn_of_kinds(pictures_of_other_kinds(pictures, recursive=recursive), output)
     output.rows(map(_row, made), columns=["path", "source", "width", "height", "caption"], text=lambda row: row["path"])
     if failed:
         raise PartlyFailed(f"{failed} of {len(sources)} pictures were left out")
@@ -166,6 +167,7 @@ def review_command(
       hnetkit train review training --html training.html
       hnetkit train review training --tags --table
     """
+    from hnetkit.train.preparing.opening import pictures_of_other_kinds
     from hnetkit.train.preparing.review import COLUMNS, apply_captions, read_table, review
 
     if sum((table is not None, html is not None, tags)) > 1:
@@ -181,6 +183,7 @@ def review_command(
             raise PartlyFailed(f"{len(failures)} of {len(changed) + len(failures)} captions could not be written")
         return
     seen = review(folder)
+    _warn_of_kinds(pictures_of_other_kinds(folder), output)
     for warning in (*seen.warnings, *seen.unreadable):
         output.note(f"Warning: {warning}")
     if html is not None:
@@ -236,6 +239,12 @@ def _warn(made: Sequence[Prepared], looks: Sequence[Look], settings: Settings, o
         output.note(f"Warning: {warning}")
     if others := leftovers(out, made):
         output.note(f"Warning: {len(others)} pictures of before stay in {out}: {', '.join(others[:5])}")
+
+
+def _warn_of_kinds(names: Sequence[str], output: Output) -> None:
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        output.note(f"Warning: not read, of kinds that are not opened: {', '.join(names[:5])}{more}")
 
 
 def _row(one: Prepared) -> Row:
