@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from hnetkit.cli.numbers import Number
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.errors import DiskFull, HnetkitError, MissingPackage, NotFound, PartlyFailed, UsageError, failure_of
 
@@ -36,14 +37,14 @@ _MOST_TABLE = 16 << 20  # bytes of an edited table
 @click.option("--split", is_flag=True, help="Cut long pictures into several that overlap.")
 @click.option(
     "--split-threshold",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.5,
     show_default=True,
     help="Long is a picture of which one crop would keep at most this share.",
 )
 @click.option(
     "--split-overlap",
-    type=click.FloatRange(0, 0.9),
+    type=Number(0, 0.9),
     default=0.2,
     show_default=True,
     help="At least this share of a part is in the next one too.",
@@ -69,14 +70,14 @@ _MOST_TABLE = 16 << 20  # bytes of an edited table
 @click.option("--prefix", default="", metavar="TEXT", help="Before every caption that a model makes.")
 @click.option(
     "--general-threshold",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.35,
     show_default=True,
     help="How sure a tag must be.",
 )
 @click.option(
     "--character-threshold",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.85,
     show_default=True,
     help="How sure the name of a character must be.",
