@@ -138,6 +138,8 @@ class GridRun:
         overwrite = self.overwrite or files.lacks_pictures(plan.keys)
         if processes.is_main:
             refuse_existing(files.sheet, overwrite=overwrite)
+            if not self.overwrite:
+                files.require_alone(plan.keys)
         done = set(processes.shared(list(files.done(plan.keys)) if processes.is_main else None))
         places: Places = {}
         for key, place in zip(plan.keys, grid.places, strict=True):

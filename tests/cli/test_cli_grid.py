@@ -477,3 +477,16 @@ def test_what_was_replaced_since_a_grid_asked_for_it_is_not_drawn_under_the_hash
     assert "replaced since the grid began" in capsys.readouterr().err
     assert not Path("g.png").exists()
     assert run([*grid, "--out", "g.png"]) == 0
+
+
+def test_a_grid_whose_name_differs_in_its_suffix_alone_does_not_replace_the_others_record(
+    model: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["grid", "--prompt", "a", "--model", model, "--steps", "1"]
+    assert run([*grid, "--x", "seed=1,2", "--out", "g.png"]) == 0
+    record = Path("g.jsonl").read_bytes()
+    assert run([*grid, "--x", "seed=7,8", "--out", "g.jpg"]) == 2
+    assert "the record of another grid, g.png" in capsys.readouterr().err
+    assert Path("g.jsonl").read_bytes() == record
+    assert run([*grid, "--x", "seed=1,2", "--out", "g.jpg"]) == 0
+    assert run([*grid, "--x", "seed=7,8", "--out", "g.jpg", "--overwrite"]) == 0
