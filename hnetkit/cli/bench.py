@@ -10,6 +10,7 @@ import click
 
 from hnetkit import settings
 from hnetkit.cli.library import complete_name
+from hnetkit.cli.numbers import Number
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.generate.request import require_size
@@ -62,7 +63,7 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=60,
     show_default=True,
     help="After which no further round begins.",

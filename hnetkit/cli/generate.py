@@ -18,7 +18,7 @@ from hnetkit.generate.picture_files import is_picture_file, next_number, write_p
 from hnetkit.generate.recipe import Recipe, read_recipe
 from hnetkit.generate.request import Request, Stack, random_seed
 from hnetkit.prompts.infotext import NEGATIVE
-from hnetkit.prompts.tags import TaggedPrompt, split_tags
+from hnetkit.prompts.tags import TaggedPrompt, shortened, split_tags
 
 if TYPE_CHECKING:
     from hnetkit.generate.loras import Lora
@@ -88,6 +88,9 @@ def generate_command(
     if choices.has_second_pass and choices.hires_prompt is not None:
         hires = find_stack(read_prompt(choices.hires_prompt, output), (), choices.bundled)
     loras = find_loras(tagged.loras, settings.get("loras"))
+    networks = _Networks(stacked, hires, loras)
+    if prompt == recipe.prompt:
+        _warn_of_others(recipe, networks, output)
     place = _Place.of(out, count=count, overwrite=overwrite)
     if "<hypernet:" in (choices.negative_prompt or ""):
         output.note("Tags in a negative prompt are plain text, as in A1111.")
@@ -96,7 +99,9 @@ def generate_command(
     model = choices.load(output, choices.embeddings(texts))
     request = choices.request(model, stacked.prompt, drawn_seed(seed), hires.prompt if hires else None)
     request = replace(request, count=count, batch_size=batch_size)
-    rows = _write_pictures(model, request, _Networks(stacked, hires, loras), place, output)
+    if not model.hash.startswith(recipe.hashes.get("model", "")[: len(model.hash)]):
+        output.note(f"{source}: the hash of its model is {recipe.hashes['model'][:10]}; {model.hash} draws here.")
+    rows = _write_pictures(model, request, networks, place, output)
     output.rows(rows, columns=["path", "seed", "prompt"], text=lambda row: str(row["path"]))
 
 
@@ -119,6 +124,15 @@ def warn_of_marks(prompts: Iterable[str], output: Output) -> None:
     """Says where the text of a picture will be read as another prompt: nothing can mark a line of it as plain."""
     if any(line.strip().startswith(NEGATIVE) for prompt in prompts for line in prompt.split("\n")):
         output.note(f"Warning: a line begins with {NEGATIVE!r}: read from the picture, it begins the negative prompt.")
+
+
+def _warn_of_others(recipe: Recipe, networks: _Networks, output: Output) -> None:
+    """Says which networks are others than those of their names that a picture was drawn with."""
+    for key, known in networks.full_hashes.items():
+        said = recipe.hashes.get(key)
+        if said and not any(digits.startswith(said) or said.startswith(digits) for digits in known):
+            name, here = shortened(key.partition(":")[2]), " or ".join(digits[:10] for digits in known)
+            output.note(f"Warning: {name} is another one here ({here}) than the picture was drawn with ({said[:10]})")
 
 
 def with_default_stack(prompt: TaggedPrompt) -> TaggedPrompt:
@@ -181,6 +195,18 @@ class _Networks:
         from hnetkit.generate.networks import hashes_of
 
         return hashes_of(self._all) | hashes_of_loras(self.loras)
+
+    @property
+    def full_hashes(self) -> dict[str, set[str]]:
+        """By the infotext's name of each: the sha256 of its file, and of the file that it was converted from."""
+        from hnetkit.formats.writing import source_sha256
+        from hnetkit.hashes import sha256_of
+
+        found: dict[str, set[str]] = {}
+        for one in self._all:
+            own = sha256_of(one.network.source) if one.network.source is not None else None
+            found[f"hypernet:{one.name}"] = {digits for digits in (source_sha256(one.network), own) if digits}
+        return found | {f"lora:{lora.tag.name}": {lora.hash} for lora in self.loras}
 
     def put_on(self, model: Model, request: Request, note: Callable[[str], None]) -> Request:
         """Loads all of them onto the pipeline and returns the request that names them."""

@@ -15,11 +15,11 @@ from hnetkit.cli.generate import read_prompt, warn_of_marks, with_default_stack
 from hnetkit.cli.output import Output, Row
 from hnetkit.cli.picture_options import Choices
 from hnetkit.cli.progress import step_progress
-from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.errors import FileChanged, HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import refuse_existing
 from hnetkit.generate.grids.asked import Asked, Grid
 from hnetkit.generate.grids.axes import Content
-from hnetkit.generate.grids.batches import Batch, Plan, fingerprint, hash_of_file, make_plan, share_of
+from hnetkit.generate.grids.batches import Batch, Plan, fingerprint, hash_of_file, make_plan, share_of, stamp
 from hnetkit.generate.grids.cells import Cell, Draft, Finder
 from hnetkit.generate.grids.grid import Progress, Studio, draw_batches, infotext_of_sheet, make_sheet
 from hnetkit.generate.grids.grid_files import FAILURE, GridFiles, row_of
@@ -62,6 +62,7 @@ class GridRun:
     _embeddings: list[Path] = field(init=False)
     _shared: dict[str, object] = field(init=False)
     _models: dict[str | None, str] = field(init=False)
+    _stamps: dict[str, object] = field(init=False)
 
     def draw(self) -> Row:
         """Draws what is missing and, in the main process, writes the sheet; returns what to print of it.
@@ -93,19 +94,35 @@ class GridRun:
         self._hires = find_stack(read_prompt(hires, said), (), self.choices.bundled) if hires is not None else None
         texts = [self._finder.cell(draft).prompt.text for draft in drafts]
         self._embeddings = self.choices.embeddings([*texts, *([self._hires.prompt.text] if self._hires else [])])
-        self._shared = self._what_all_share()
         places = dict.fromkeys(draft.checkpoint for draft in drafts)
+        self._stamps = {str(file): stamp(file) for file in (*self._files, *map(self._place_of, places))}
+        self._shared = self._what_all_share()
         self._models = {place: self._fingerprint(place) for place in places}
 
     def _fingerprint(self, checkpoint: str | None) -> str:
         """Returns a hash of a model's files; one that cannot be read fails where it is loaded, with its own cells."""
-        place = checkpoint or self.choices.place or demo.model_folder()
+        place = self._place_of(checkpoint)
         try:
             return fingerprint(place)
         except (NotFound, UsageError):
             raise
         except Exception as error:
             return f"unreadable: {failure_of(error, str(place))}"
+
+    def _place_of(self, checkpoint: str | None) -> str | Path:
+        return checkpoint or self.choices.place or demo.model_folder()
+
+    @property
+    def _files(self) -> list[str | Path]:
+        """What is read anew for pictures, beside the model and what knows its own hash."""
+        named = (self.choices.image, self.choices.mask, self.choices.vae, *self._embeddings)
+        return [file for file in named if file]
+
+    def _require_unchanged(self, files: Iterable[str | Path]) -> None:
+        """Raises FileChanged where a file is another one than pictures are known by."""
+        for file in map(str, files):
+            if stamp(file) != self._stamps[file]:
+                raise FileChanged(f"{file}: replaced since the grid began", hint="give the same command again")
 
     def _require_room(self) -> None:
         grid = self.asked.grid
@@ -121,6 +138,8 @@ class GridRun:
         overwrite = self.overwrite or files.lacks_pictures(plan.keys)
         if processes.is_main:
             refuse_existing(files.sheet, overwrite=overwrite)
+            if not self.overwrite:
+                files.require_alone(plan.keys)
         done = set(processes.shared(list(files.done(plan.keys)) if processes.is_main else None))
         places: Places = {}
         for key, place in zip(plan.keys, grid.places, strict=True):
@@ -233,10 +252,13 @@ class GridRun:
             import torch
 
             torch.cuda.set_device(self.processes.local_rank)
-        return choices.load(self.output, self._embeddings)
+        model = choices.load(self.output, self._embeddings)
+        self._require_unchanged((*self._files, self._place_of(checkpoint)))
+        return model
 
     def _request(self, model: Model, cell: Cell) -> Request:
         draft, choices = cell.draft, self.choices
+        self._require_unchanged(file for file in (choices.image, choices.mask) if file)
         chosen = replace(
             choices,
             negative_prompt=draft.negative_prompt,

@@ -14,6 +14,7 @@ import click
 
 from hnetkit import demo, settings
 from hnetkit.cli.library import complete_name
+from hnetkit.cli.numbers import Number
 from hnetkit.cli.output import Output
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.generate.request import UPSCALERS, Request, SecondPass, Start, require_size
@@ -204,7 +205,7 @@ def _sampler(ctx: click.Context, param: click.Parameter, name: str | None) -> st
 
 
 _FILE = click.Path(path_type=Path)
-_FRACTION = click.FloatRange(0, 1)
+_FRACTION = Number(0, 1)
 _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--model",
@@ -217,7 +218,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. [default: the model's, else 20]"),
     click.option(
         "--cfg-scale",
-        type=click.FloatRange(min=1),
+        type=Number(min=1),
         help="How closely to follow the prompt. [default: the model's, else 7]",
     ),
     click.option("--width", type=int, callback=_size, help="Pixels, a multiple of 8. [default: the model's]"),
@@ -254,16 +255,14 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         "[default: 0.75, in a second pass 0.7]",
     ),
     click.option("--mask", type=_FILE, metavar="FILE", help="White where --image is drawn anew (inpainting)."),
-    click.option("--mask-blur", type=click.FloatRange(min=0), metavar="PX", help="Softens the mask. [default: 4]"),
+    click.option("--mask-blur", type=Number(min=0), metavar="PX", help="Softens the mask. [default: 4]"),
     click.option("--invert-mask", is_flag=True, help="Draw where the mask is black."),
     click.option(
         "--masked-content",
         type=click.Choice(["original", "noise", "nothing"]),
         help="What lies under the mask at first. [default: original]",
     ),
-    click.option(
-        "--hires-scale", type=click.FloatRange(1, 8), metavar="X", help="Draw in two passes, X times as large."
-    ),
+    click.option("--hires-scale", type=Number(1, 8), metavar="X", help="Draw in two passes, X times as large."),
     click.option("--hires-size", callback=_both_sizes, metavar="WxH", help="Draw in two passes, to this size."),
     click.option("--hires-steps", type=click.IntRange(1, 1000), help="Of the second pass. [default: --steps]"),
     click.option("--hires-upscaler", type=click.Choice(UPSCALERS), help="What enlarges. [default: Latent]"),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from hnetkit.cli.numbers import Number
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.errors import DiskFull, HnetkitError, MissingPackage, NotFound, PartlyFailed, UsageError, failure_of
 
@@ -36,14 +37,14 @@ _MOST_TABLE = 16 << 20  # bytes of an edited table
 @click.option("--split", is_flag=True, help="Cut long pictures into several that overlap.")
 @click.option(
     "--split-threshold",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.5,
     show_default=True,
     help="Long is a picture of which one crop would keep at most this share.",
 )
 @click.option(
     "--split-overlap",
-    type=click.FloatRange(0, 0.9),
+    type=Number(0, 0.9),
     default=0.2,
     show_default=True,
     help="At least this share of a part is in the next one too.",
@@ -69,14 +70,14 @@ _MOST_TABLE = 16 << 20  # bytes of an edited table
 @click.option("--prefix", default="", metavar="TEXT", help="Before every caption that a model makes.")
 @click.option(
     "--general-threshold",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.35,
     show_default=True,
     help="How sure a tag must be.",
 )
 @click.option(
     "--character-threshold",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     default=0.85,
     show_default=True,
     help="How sure the name of a character must be.",
@@ -124,13 +125,13 @@ def prepare_command(
       hnetkit train prepare scans --out pictures --split --caption tags --tags-model taggers/wd-vit
     """
     from hnetkit.train.preparing.folder import Folder, Settings, require_place
-    from hnetkit.train.preparing.opening import picture_files
+    from hnetkit.train.preparing.opening import picture_files, pictures_of_other_kinds
     from hnetkit.train.preparing.sizes import read_size
 
     settings = Settings(read_size(size), buckets, focus, flip, split, split_threshold, split_overlap, flatten, existing)
     hint = None if recursive else "--recursive looks into the folders below it"
     sources = picture_files(pictures, recursive=recursive, but_not_in=out, hint=hint)
-    require_place(out, pictures, overwrite=overwrite)
+    require_place(out, pictures, overwrite=overwrite, sources=sources)
     _require_faces(settings)
     describe = _captioners(captions, **captioning)
     if not out.parent.is_dir():
@@ -138,6 +139,7 @@ def prepare_command(
     out.mkdir(exist_ok=True)
     made, looks, failed = _prepare_all(sources, Folder(out, settings, overwrite, describe), output)
     _warn(made, looks, settings, out, output)
+    _warn_of_kinds(pictures_of_other_kinds(pictures, recursive=recursive), output)
     output.rows(map(_row, made), columns=["path", "source", "width", "height", "caption"], text=lambda row: row["path"])
     if failed:
         raise PartlyFailed(f"{failed} of {len(sources)} pictures were left out")
@@ -166,6 +168,7 @@ def review_command(
       hnetkit train review pictures --html pictures.html
       hnetkit train review pictures --tags --table
     """
+    from hnetkit.train.preparing.opening import pictures_of_other_kinds
     from hnetkit.train.preparing.review import COLUMNS, apply_captions, read_table, review
 
     if sum((table is not None, html is not None, tags)) > 1:
@@ -181,6 +184,7 @@ def review_command(
             raise PartlyFailed(f"{len(failures)} of {len(changed) + len(failures)} captions could not be written")
         return
     seen = review(folder)
+    _warn_of_kinds(pictures_of_other_kinds(folder), output)
     for warning in (*seen.warnings, *seen.unreadable):
         output.note(f"Warning: {warning}")
     if html is not None:
@@ -236,6 +240,12 @@ def _warn(made: Sequence[Prepared], looks: Sequence[Look], settings: Settings, o
         output.note(f"Warning: {warning}")
     if others := leftovers(out, made):
         output.note(f"Warning: {len(others)} pictures of before stay in {out}: {', '.join(others[:5])}")
+
+
+def _warn_of_kinds(names: Sequence[str], output: Output) -> None:
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        output.note(f"Warning: not read, of kinds that are not opened: {', '.join(names[:5])}{more}")
 
 
 def _row(one: Prepared) -> Row:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from hnetkit.cli.numbers import Number
 from hnetkit.errors import UsageError
 from hnetkit.limits import parse_json
 
@@ -65,7 +66,7 @@ _INTS = _Read(_numbers(int), "whole numbers, separated by commas")
 _SIZE = _Read(_size, "a number of pixels, or WIDTHxHEIGHT")
 _OBJECT = _Read(parse_json, "a JSON object")
 _LEAST_1, _LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
-_ABOVE_0, _CHANCE = click.FloatRange(min=0, min_open=True), click.FloatRange(0, 1)
+_ABOVE_0, _CHANCE = Number(min=0, min_open=True), Number(0, 1)
 _PRECISION = click.Choice(["no", "fp16", "bf16"])
 _LATENTS = click.Choice(["once", "deterministic", "random"])
 _SIDES = click.Choice(["k", "v", "both"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,24 @@ from hnetkit.generate.description import EMPHASIS
 from hnetkit.generate.picture_text import settings_of
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import sampler_of
-from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext
+from hnetkit.limits import parse_json
+from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, hypernetworks_of
 from hnetkit.prompts.tags import shortened, split_tags
+
+_SHA256 = re.compile(r"[0-9a-f]{10,64}")
+_OF_SECOND_PASS = frozenset({"Hires upscale", "Hires resize"})
+_MOST_SHOWN = 10
+# what is taken over, and what says nothing of how to draw
+_KNOWN = frozenset(
+    {
+        *("Steps", "Sampler", "Schedule type", "CFG scale", "Seed", "Size", "Clip skip", "ENSD", "Emphasis", "RNG"),
+        *("Variation seed", "Variation seed strength", "Denoising strength", *_OF_SECOND_PASS, "Hires steps"),
+        *("Hires upscaler", "Hires prompt", "Hires negative prompt", "Model", "Model hash", "Hashes", "Lora hashes"),
+        *("TI hashes", "Hypernet hashes", "Hypernet", "Hypernet strength", "Hypernet hash", "Hypernetwork strength"),
+        *("Hypernetworks", "Hypernetworks Strengths", "Version", "User", "VAE hash", "Batch size", "Batch pos"),
+        *("Created Date", "Civitai resources", "Civitai metadata", "Time taken"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +42,15 @@ class Recipe:
         prompt: with tags; None where no picture was read, or its prompt cannot be taken over.
         seed: None where it says none.
         choices: option -> value, by the names of `hnetkit.cli.picture_options.Choices`.
+        hashes: ``hypernet:NAME``, ``lora:NAME`` and ``model`` -> the first 10 or more hex digits of the sha256 of what
+            it was drawn with, where it says them.
         warnings: what could not be taken over, one line each.
     """
 
     prompt: str | None = None
     seed: int | None = None
     choices: Mapping[str, Any] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
@@ -78,7 +97,9 @@ def recipe_of(info: Infotext) -> Recipe:
     take("Variation seed strength", "variation_strength", _number(0, 1))
     take("RNG", "rng", {"CPU": "cpu", "NV": "nv", "GPU": "nv"}.__getitem__)
     choices.setdefault("rng", "nv")
+    take("Denoising strength", "denoising", _number(0, 1))
     _take_second_pass(info, take)
+    warnings += _left_out(info)
     prompts: dict[str, str] = {}
     for name, text in (("prompt", info.prompt), ("negative prompt", info.negative_prompt)):
         try:
@@ -89,13 +110,31 @@ def recipe_of(info: Infotext) -> Recipe:
     choices["width"], choices["height"] = choices.pop("size", (None, None))
     seed = choices.pop("seed", None)
     given = {name: value for name, value in choices.items() if value is not None}
-    return Recipe(prompts.get("prompt"), seed, given, tuple(warnings))
+    return Recipe(prompts.get("prompt"), seed, given, _hashes(info), tuple(warnings))
+
+
+def _hashes(info: Infotext) -> dict[str, str]:
+    """Returns what is said in the digits that today's programs write; older ones are of other hashes."""
+    mentioned = {f"hypernet:{one.name}": one.hash for one in hypernetworks_of(info).networks if one.hash}
+    older = {key for key in info.hashes if key.startswith("lora:")} if "Hashes" not in info.parameters else set()
+    found = {**info.hashes, **mentioned}
+    found.setdefault("model", info.parameters.get("Model hash", ""))
+    return {key: digits for key, digits in found.items() if key not in older and _SHA256.fullmatch(digits)}
+
+
+def _left_out(info: Infotext) -> Iterator[str]:
+    """Yields what made the picture and is not taken over, one line each."""
+    if "Denoising strength" in info.parameters and not info.parameters.keys() & _OF_SECOND_PASS:
+        yield "it was drawn over another picture, which is not in it: --image FILE"
+    others = [key for key in info.parameters if key not in _KNOWN]
+    if others:
+        more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
+        yield f"not taken over: {', '.join(map(shortened, others[:_MOST_SHOWN]))}{more}"
 
 
 def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], Any]], None]) -> None:
-    if not info.parameters.keys() & {"Hires upscale", "Hires resize"}:
+    if not info.parameters.keys() & _OF_SECOND_PASS:
         return
-    take("Denoising strength", "denoising", _number(0, 1))
     if "Hires resize" in info.parameters:
         take("Hires resize", "hires_size", _size)
     else:
@@ -107,12 +146,24 @@ def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], 
 
 
 def _prompt(text: str, steps: int = 1) -> str:
+    if _is_json(text):
+        raise UsageError("it is another program's JSON, and no prompt")
     require_prompt(text, steps)
     tagged = split_tags(text)
     count = sum(map(len, (tagged.tags, tagged.loras, tagged.unknown, tagged.warnings)))
     if count > MOST_MENTIONED:
         raise UsageError(f"{count:,} tags are in it; at most {MOST_MENTIONED}")
     return text
+
+
+def _is_json(text: str) -> bool:
+    """Whether a text is a JSON object, as some programs write all their settings into one."""
+    if not (text.startswith("{") and text.endswith("}")):
+        return False
+    try:
+        return isinstance(parse_json(text), dict)
+    except ValueError:
+        return False
 
 
 def _upscaler(text: str) -> str:

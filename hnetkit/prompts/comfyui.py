@@ -167,6 +167,7 @@ class _Graph:
         """The tags of the hypernetworks on a sampler's model, the one next to the checkpoint first."""
         for node in reversed(list(self._chain_of_model(sampler))):
             if node["class_type"] != "HypernetworkLoader":
+                self._warn_of_lora(node)
                 continue
             name = _SUFFIX.sub("", _file_name(_text(self._value(node["inputs"].get("hypernetwork_name")))))
             strength = self._number(node["inputs"].get("strength", 1))
@@ -175,6 +176,11 @@ class _Graph:
             else:
                 self.budget.make(len(name))
                 yield f"<hypernet:{name}:{strength}>"
+
+    def _warn_of_lora(self, node: Node) -> None:
+        if "lora" in node["class_type"].lower():
+            name = _file_name(_text(self._value(node["inputs"].get("lora_name"))))
+            self.warnings.append(f"a {node['class_type'][:80]} is left out: {name[:80]!r}")
 
     def text(self, sampler: Node, side: str) -> str:
         """The prompt of one side (``"positive"``, ``"negative"``): of every text that is linked to it."""

@@ -58,7 +58,7 @@ def caption_of(picture: Path, *, filename_pattern: str = "", joiner: str = " ") 
             expression.
         HnetkitError: the ``.txt`` cannot be read.
     """
-    beside = picture.with_suffix(".txt")
+    beside = caption_file(picture)
     if beside.is_file():
         _require_near(beside, picture)
         return " ".join(_read_text(beside).split())
@@ -68,6 +68,12 @@ def caption_of(picture: Path, *, filename_pattern: str = "", joiner: str = " ") 
         found = _compiled(filename_pattern).finditer(words)
         words = joiner.join(match[1 if match.re.groups else 0] or "" for match in found)
     return " ".join(words.split())
+
+
+def caption_file(picture: Path) -> Path:
+    """Returns where a picture's caption is, or would be: its ``.txt``, or the ``.TXT`` that some systems leave."""
+    usual, loud = (picture.with_suffix(suffix) for suffix in (".txt", ".TXT"))
+    return loud if loud.is_file() and not usual.exists() else usual
 
 
 def vary(caption: str, draw: random.Random, *, shuffle: bool, dropout: float) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnetkit.errors import BadPicture, UsageError
+from hnetkit.errors import BadPicture, FileChanged, UsageError
 from hnetkit.images import read_image
 from hnetkit.prompts.tags import Tag, plain_number, split_tags
 from hnetkit.text import argument
@@ -49,10 +49,18 @@ class TrainingPicture:
     resized: bool = False
 
     def opened(self) -> Image.Image:
-        """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized."""
+        """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized.
+
+        Raises:
+            FileChanged: the file is another one than was read first: the record would say what was not trained.
+            NotFound, BadPicture: it is gone, or cannot be read any more.
+        """
         from PIL import Image, ImageOps
 
-        image = opened(self.path)
+        data = read_image(self.path)
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise FileChanged(f"{self.path}: replaced since it was read first", hint="give the same command again")
+        image = opened(self.path, data)
         return ImageOps.fit(image, self.size, Image.Resampling.LANCZOS) if self.resized else image
 
 

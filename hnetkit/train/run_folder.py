@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
 from hnetkit.files import new_file, refuse_links
-from hnetkit.limits import read_json
+from hnetkit.limits import json_size, read_json
 from hnetkit.train.as_json import from_json, shown
 from hnetkit.train.data import changes
 from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step
@@ -172,12 +172,22 @@ class RunFolder:
             return False
 
     def begin(self, found: Found, *, afresh: bool) -> None:
-        """Writes down what the run is made with; `afresh` removes what an earlier run of the folder left."""
+        """Writes down what the run is made with; `afresh` removes what an earlier run of the folder left.
+
+        Raises:
+            UsageError: the record could not be read again, and so the run not gone on with; nothing was changed.
+        """
+        data = {"format": FORMAT, "recipe": self.recipe.to_json(), "found": _plain(found)}
+        record = json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n"
+        if len(record) > MAX_RECORD or json_size(record) > MADE_OF_RECORD:
+            raise UsageError(
+                f"{len(found.pictures):,} pictures and their captions are too much for the record of a run",
+                hint="shorter captions, or fewer pictures",
+            )
         if afresh:
             self._clear()
-        data = {"format": FORMAT, "recipe": self.recipe.to_json(), "found": _plain(found)}
         with new_file(self.record, overwrite=True) as file:
-            file.write(json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n")
+            file.write(record)
 
     def snapshot(self, step: int) -> Path:
         """The network as a file after so many steps."""

@@ -21,8 +21,9 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from hnetkit.errors import DamagedFile, DiskFull, FileRefused
+from hnetkit.errors import DamagedFile, DiskFull, FileRefused, NotFound
 from hnetkit.files import read_regular, sync_folder
+from hnetkit.formats.source import OpenFile
 from hnetkit.limits import read_json
 
 FORMAT = "hnetkit.training-state/1"
@@ -166,7 +167,7 @@ class States:
             rest = _read_rest(folder)
             if rest["format"] != FORMAT:
                 raise FileRefused(f"{folder}: written by another version of hnetkit: {str(rest['format'])[:60]}")
-            data = read_regular(folder / _TENSORS, most=MAX_TENSORS)
+            data = _read_tensors(folder / _TENSORS)
             if blake3(data).hexdigest() != rest["blake3"]:
                 raise ValueError("its bytes are not what was written")
             content = _unpacked(rest["content"], load(data))
@@ -253,6 +254,18 @@ def _read_rest(folder: Path) -> dict[str, Any]:
     if not isinstance(rest, dict) or type(rest.get("step")) is not int or not 0 <= rest["step"] <= _MOST_STEPS:
         raise ValueError("it does not say after which step it was written")
     return rest
+
+
+def _read_tensors(path: Path) -> bytes:
+    """Returns the bytes of a checkpoint's tensors; of a file of hardly anything but holes, none are read."""
+    try:
+        with OpenFile(path) as file:
+            has_holes = file.bytes_on_disk() < file.size
+    except (NotFound, FileRefused) as error:
+        raise ValueError(str(error)) from error
+    if has_holes:
+        raise ValueError("hardly anything is in it but holes")
+    return read_regular(path, most=MAX_TENSORS)
 
 
 def _write_file(path: Path, parts: Iterable[bytes | memoryview]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pipelines import tiny_sd
 
 from hnetkit import demo, settings
 from hnetkit.cli import run
+from hnetkit.cli.grid_run import GridRun
 from hnetkit.generate.grids import grid as drawing
 from hnetkit.generate.grids.grid_files import FAILURE
 from hnetkit.prompts import infotext
@@ -446,3 +448,45 @@ def test_the_demo_model_draws_its_own_networks(out: Path, capsys: pytest.Capture
     )
     assert capsys.readouterr().out == "grid.png\n"
     assert record()[1]["model"] == "hnetkit-demo"
+
+
+@pytest.mark.parametrize("what", ["image", "model"])
+def test_what_was_replaced_since_a_grid_asked_for_it_is_not_drawn_under_the_hash_of_the_old_one(
+    what: str,
+    model: str,
+    out: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Image.new("RGB", (16, 16), "red").save("image.png")
+    model = str(shutil.copytree(model, "own-model"))
+    loading = GridRun._load
+
+    def replacing(run: GridRun, checkpoint: str | None) -> Any:
+        if what == "image":
+            Image.new("RGB", (16, 16), "blue").save("image.png")
+        else:
+            file = Path(model) / "scheduler" / "scheduler_config.json"
+            file.write_text(file.read_text() + " ")
+        return loading(run, checkpoint)
+
+    grid = ["grid", "--prompt", "a", "--x", "steps=1,2", "--image", "image.png", "--model", model, "--seed", "1"]
+    with monkeypatch.context() as patched:
+        patched.setattr(GridRun, "_load", replacing)
+        assert run([*grid, "--out", "g.png"]) != 0
+    assert "replaced since the grid began" in capsys.readouterr().err
+    assert not Path("g.png").exists()
+    assert run([*grid, "--out", "g.png"]) == 0
+
+
+def test_a_grid_whose_name_differs_in_its_suffix_alone_does_not_replace_the_others_record(
+    model: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = ["grid", "--prompt", "a", "--model", model, "--steps", "1"]
+    assert run([*grid, "--x", "seed=1,2", "--out", "g.png"]) == 0
+    record = Path("g.jsonl").read_bytes()
+    assert run([*grid, "--x", "seed=7,8", "--out", "g.jpg"]) == 2
+    assert "the record of another grid, g.png" in capsys.readouterr().err
+    assert Path("g.jsonl").read_bytes() == record
+    assert run([*grid, "--x", "seed=1,2", "--out", "g.jpg"]) == 0
+    assert run([*grid, "--x", "seed=7,8", "--out", "g.jpg", "--overwrite"]) == 0

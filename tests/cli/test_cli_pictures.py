@@ -251,6 +251,25 @@ def test_a_picture_of_a1111_is_drawn_with_its_noise_unless_said_otherwise(
     assert Path("a.png").read_bytes() != Path("b.png").read_bytes()
 
 
+def test_a_network_and_a_model_that_are_others_than_the_pictures_are_named(
+    model: str, library: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert generate("a <hypernet:ink:1> <hypernet:wash:1>", "--model", model, "--out", "own.png") == 0
+    hashes = parameters("own.png").hashes
+    ink, wash = hashes["hypernet:ink"], hashes["hypernet:wash"]
+    other = f'{{"hypernet:ink": "0123456789", "hypernet:wash": "{wash}", "model": "deadbeef12"}}'
+    about = f"a <hypernet:ink:1> <hypernet:wash:1>\nSteps: 2, Sampler: Euler, Seed: 8, Size: 16x16, Hashes: {other}"
+    write_picture(Path("old.png"), Image.new("RGB", (16, 16)), about)
+    capsys.readouterr()
+    assert generate("--from", "old.png", "--model", model, "--out", "a.png") == 0
+    notes = capsys.readouterr().err
+    assert f"Warning: ink is another one here ({ink}) than the picture was drawn with (0123456789)" in notes
+    assert "wash" not in notes
+    assert f"the hash of its model is deadbeef12; {hashes['model']} draws here" in notes
+    assert generate("--from", "own.png", "--model", model, "--out", "b.png") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_picture_without_settings_cannot_be_drawn_again(
     model: str, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

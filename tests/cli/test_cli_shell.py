@@ -135,3 +135,20 @@ def test_home_moves_everything(home: Path, capsys: pytest.CaptureFixture[str]) -
     for what, name in (("registry", "registry.db"), ("config", "config.json"), ("library", "library")):
         assert run(["path", what]) == 0
         assert capsys.readouterr().out.strip() == str(home / name)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["generate", "a", option] for option in ("--hires-scale", "--denoising", "--cfg-scale", "--mask-blur")),
+        ["train", "prepare", ".", "--out", "o", "--split-threshold"],
+        ["train", "run", ".", "--min-snr"],
+        ["bench", "--seconds"],
+    ],
+)
+def test_a_number_that_is_none_is_a_mistake_of_usage(
+    arguments: list[str], number: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([*arguments, number]) == 2
+    assert arguments[-1] in capsys.readouterr().err

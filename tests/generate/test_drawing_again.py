@@ -71,6 +71,42 @@ def test_a_prompt_that_nobody_could_draw_is_not_taken_over(prompt: str, said: st
         assert said in warning
 
 
+def test_what_is_not_taken_over_is_named_in_one_line() -> None:
+    known = {"Steps": "5", "Model": "m", "Version": "v1.10", "Hypernet": "ink", "Hypernet hash": "0123456789"}
+    assert recipe_of(Infotext("a cat", "", known)).warnings == ()
+    unknown = {"Refiner": "xl", "Tiling": "True", **{f"Key {number}": "1" for number in range(50)}}
+    (warning,) = recipe_of(Infotext("a cat", "", known | unknown)).warnings
+    assert warning.startswith("not taken over: Refiner, Tiling, Key 0, ")
+    assert warning.endswith(" and 42 more")
+
+
+def test_a_picture_that_was_drawn_over_another_one_says_so() -> None:
+    recipe = recipe_of(Infotext("a cat", "", {"Denoising strength": "0.3"}))
+    assert recipe.choices["denoising"] == 0.3
+    assert recipe.warnings == ("it was drawn over another picture, which is not in it: --image FILE",)
+    assert recipe_of(Infotext("a cat", "", {"Denoising strength": "0.3", "Hires upscale": "2"})).warnings == ()
+
+
+def test_the_json_of_other_programs_is_no_prompt() -> None:
+    recipe = recipe_of(Infotext('{"prompt": "a cat",\n"seed": "5"}', "", {}))
+    assert recipe.prompt is None
+    assert recipe.warnings == ("its prompt cannot be taken over: it is another program's JSON, and no prompt",)
+    assert recipe_of(Infotext("{a cat}", "", {})).prompt == "{a cat}"
+
+
+def test_hashes_of_today_say_what_a_picture_was_drawn_with() -> None:
+    hashes = '{"hypernet:ink": "0123456789", "lora:fine": "abcdefabcd", "model": "203feeb9a4"}'
+    known = recipe_of(Infotext("<hypernet:ink:1>", "", {"Hashes": hashes})).hashes
+    assert known == {"hypernet:ink": "0123456789", "lora:fine": "abcdefabcd", "model": "203feeb9a4"}
+    old = {
+        "Hypernet": "ink",
+        "Hypernet hash": "0123456789",
+        "Model hash": "2700c435",
+        "Lora hashes": "fine: abcdefabcdef",
+    }
+    assert recipe_of(Infotext("a cat", "", old)).hashes == {"hypernet:ink": "0123456789"}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

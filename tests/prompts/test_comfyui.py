@@ -66,11 +66,12 @@ def test_hypernetworks_stack_from_the_checkpoint_to_the_sampler() -> None:
     assert stack(parse(usual())) == [("wash", 0.5), ("ink.v2", -1.0)]
 
 
-def test_a_lora_between_two_hypernetworks_is_passed_through() -> None:
+def test_a_lora_between_two_hypernetworks_is_passed_through_and_named() -> None:
     graph = usual()
     graph["20"] = node("LoraLoader", lora_name="x.safetensors", strength_model=1, model=["10", 0], clip=["4", 1])
     graph["11"]["inputs"]["model"] = ["20", 0]
     assert stack(parse(graph)) == [("wash", 0.5), ("ink.v2", -1.0)]
+    assert parse(graph).warnings == ("a LoraLoader is left out: 'x.safetensors'",)
 
 
 def test_values_from_other_nodes_are_followed() -> None:

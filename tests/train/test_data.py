@@ -15,7 +15,7 @@ from PIL import Image
 from pipelines import tiny_sd, tiny_sdxl
 from training import CAPTIONS, make_picture, make_pictures, small_recipe
 
-from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
 from hnetkit.train.data import changes, read_data
@@ -84,6 +84,16 @@ def test_a_caption_may_name_networks_beside_the_one_that_is_trained(tmp_path: Pa
 def test_two_networks_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="two networks are called ink"):
         small_recipe(tmp_path, name="ink", beside=("nets/ink.pt",))
+
+
+def test_a_picture_that_was_replaced_since_it_was_read_is_not_trained_under_the_hash_of_the_old_one(
+    tmp_path: Path,
+) -> None:
+    data = read_data(small_recipe(make_pictures(tmp_path, 2)))
+    make_picture(tmp_path / "00.png", (16, 16), seed=99)
+    with pytest.raises(FileChanged, match="replaced since"):
+        data.pictures[0].opened()
+    assert data.pictures[1].opened().size == (16, 16)
 
 
 def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 from hnetkit.errors import BadPicture, MissingPackage, NotFound, OutputExists, UsageError
 from hnetkit.train.preparing.crops import kept_share, largest_face, window, windows_along
 from hnetkit.train.preparing.folder import Folder, Prepared, Settings, require_place
-from hnetkit.train.preparing.opening import opened, picture_files
+from hnetkit.train.preparing.opening import opened, picture_files, pictures_of_other_kinds
 from hnetkit.train.preparing.quality import Look, mixed_ratios, tag_counts, warnings_about
 from hnetkit.train.preparing.sizes import buckets_of, nearest, read_size
 from tests.support.hostile_images import large_png
@@ -286,6 +286,49 @@ def test_a_link_in_the_training_folder_is_replaced_not_followed(source: Path, ou
     (source / "a.txt").write_text("new", encoding="utf-8")
     list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
     assert outside.read_text(encoding="utf-8") == "precious"
+
+
+@pytest.mark.parametrize("what", ["a.png", "a.txt"])
+def test_a_folder_to_which_links_among_the_originals_lead_is_refused(source: Path, out: Path, what: str) -> None:
+    save(out, "a.png")
+    (out / "a.txt").write_text("mine", encoding="utf-8")
+    if what == "a.txt":
+        save(source, "a.png")
+    (source / what).symlink_to(out / what)
+    with pytest.raises(UsageError, match="an original is in it"):
+        require_place(out, source, overwrite=True, sources=picture_files(source))
+
+
+@pytest.mark.parametrize("caption", ["", "new"])
+def test_a_text_that_is_no_caption_of_an_earlier_picture_is_neither_replaced_nor_removed(
+    source: Path, out: Path, caption: str
+) -> None:
+    path = save(source, "todo.png")
+    if caption:
+        (source / "todo.txt").write_text(caption, encoding="utf-8")
+    (out / "todo.txt").write_text("buy milk", encoding="utf-8")
+    with pytest.raises(OutputExists, match="without a picture"):
+        list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
+    assert (out / "todo.txt").read_text(encoding="utf-8") == "buy milk"
+    assert names(out) == ["todo.txt"]
+
+
+def test_a_caption_whose_picture_was_not_written_any_more_is_taken_over(source: Path, out: Path) -> None:
+    path = save(source, "a.png")
+    for folder in (source, out):
+        (folder / "a.txt").write_text("a  caption\n", encoding="utf-8")
+    list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
+    assert names(out) == ["a.png", "a.txt"]
+
+
+def test_a_caption_in_capitals_and_a_picture_called_jfif_count(source: Path, out: Path) -> None:
+    save(source, "A.jpg").rename(source / "A.JFIF")
+    (source / "A.TXT").write_text("a caption", encoding="utf-8")
+    save(source, "b.png").rename(source / "b.heic")
+    (path,) = picture_files(source)
+    (one,) = prepared(out, path)
+    assert one.caption == "a caption"
+    assert pictures_of_other_kinds(source) == ["b.heic"]
 
 
 def test_folders_below_are_looked_into_only_when_asked_and_never_the_output(source: Path) -> None:

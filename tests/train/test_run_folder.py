@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import hnetkit
-from hnetkit.errors import OutputExists, RunChanged
+from hnetkit.errors import OutputExists, RunChanged, UsageError
 from hnetkit.network import Hypernetwork
 from hnetkit.train.build import Build
 from hnetkit.train.logs import Log, LogRow
@@ -95,6 +95,15 @@ def test_a_record_that_somebody_changed_is_refused_in_a_line(tmp_path: Path, cha
 
 
 @pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+def test_a_run_whose_record_could_not_be_read_again_is_not_begun(tmp_path: Path) -> None:
+    files = begun(tmp_path)
+    before = all_files(tmp_path)
+    pictures = {f"{number}.png": ["0" * 64, "x" * 200_000] for number in range(400)}
+    with pytest.raises(UsageError, match="400 pictures and their captions are too much"):
+        files.begin(replace(FOUND, pictures=pictures), afresh=True)
+    assert all_files(tmp_path) == before
+
+
 def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
     files = begun(tmp_path)
     files.record.unlink()

@@ -285,6 +285,15 @@ def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path: Path, name: str) -> 
     states.drop_after(5)
 
 
+def test_a_checkpoint_of_holes_is_passed_over_unread(tmp_path: Path) -> None:
+    states = States(tmp_path)
+    states.write(state(1))
+    os.truncate(states.write(state(2)) / "tensors.safetensors", 30 << 30)
+    read = states.read()
+    assert read is not None
+    assert read.step == 1
+
+
 def test_links_in_place_of_checkpoints_are_removed_and_what_they_lead_to_stays(tmp_path: Path) -> None:
     outside, states = tmp_path / "outside", States(tmp_path / "state")
     States(outside).write(state(1))

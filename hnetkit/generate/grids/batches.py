@@ -116,6 +116,24 @@ def fingerprint(place: str | os.PathLike[str]) -> str:
     return digest([[file.relative_to(path).as_posix(), hash_of_file(file)] for file in files])
 
 
+def stamp(place: str | os.PathLike[str]) -> list[tuple[str, int, int, int]]:
+    """Returns what changes where a file, or one of a model's folder, is replaced; a hub id has one of its name alone.
+
+    What is drawn under a hash must be what was hashed, and hashing a model takes long: so this is looked at again.
+    """
+    path = Path(place)
+    files = sorted(_model_files(path)) if path.is_dir() else [path]
+    found = []
+    for file in files:
+        try:
+            status = os.stat(file)
+        except OSError:
+            found.append((str(file), 0, 0, 0))
+        else:
+            found.append((str(file), status.st_ino, status.st_size, status.st_mtime_ns))
+    return found
+
+
 def hash_of_file(path: str | os.PathLike[str]) -> str:
     """Returns the sha256 of a file; raises NotFound where it is not there."""
     with OpenFile(path) as file:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from hnetkit.errors import BadPicture, FileRefused, NotFound, OutputExists
 from hnetkit.files import new_file, refuse_links
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.picture_files import write_picture
+from hnetkit.generate.picture_files import SUFFIXES, write_picture
 from hnetkit.generate.picture_text import read_picture_text
 from hnetkit.generate.request import LARGEST_SEED
 from hnetkit.images import open_image
@@ -73,6 +73,21 @@ class GridFiles:
                 head = file.read(len(_BEGINNING))
             if not _BEGINNING.startswith(head):
                 raise OutputExists(f"{self.record}: the file exists and is no grid's record", hint="another --out")
+
+    def require_alone(self, keys: Iterable[str]) -> None:
+        """Raises OutputExists where the record is another grid's, whose sheet differs in its suffix alone.
+
+        Args:
+            keys: of the grid that is to be drawn.
+        """
+        wanted = frozenset(keys)
+        sheets = (self.sheet.with_suffix(suffix) for suffix in SUFFIXES)
+        other = next((path for path in sheets if path != self.sheet and path.is_file()), None)
+        if other is not None and any(row["key"] not in wanted for row in self.rows()):
+            raise OutputExists(
+                f"{self.record}: the record of another grid, {other}",
+                hint="another --out, or --overwrite to replace it",
+            )
 
     def settle(self) -> None:
         """Makes one record of what earlier processes left, without torn lines; for the first process alone."""

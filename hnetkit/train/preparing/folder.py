@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from hnetkit.errors import BadPicture, OutputExists, UsageError
+from hnetkit.errors import BadPicture, HnetkitError, OutputExists, UsageError
 from hnetkit.files import new_file
 from hnetkit.text import argument
-from hnetkit.train.captions import caption_of
+from hnetkit.train.captions import caption_file, caption_of
 from hnetkit.train.preparing.crops import Box, Focus, kept_share, window, windows_along
 from hnetkit.train.preparing.opening import opened, picture_files
 from hnetkit.train.preparing.sizes import Size, buckets_of, nearest
@@ -96,7 +96,7 @@ class Folder:
             MissingPackage: faces are to be found and OpenCV is not installed.
         """
         image = opened(source)
-        existing = caption_of(source) if source.with_suffix(".txt").is_file() else None
+        existing = caption_of(source) if caption_file(source).is_file() else None
         size = nearest(image.size, buckets_of(self.settings.size)) if self.settings.buckets else self.settings.size
         boxes = self._boxes(source, image, size)
         for number, box in enumerate(boxes, 1):
@@ -130,6 +130,8 @@ class Folder:
     def _write(self, image: Image.Image, stem: str, source: Path, caption: str | None) -> Prepared:
         target = self.path / f"{self._free(stem)}.png"
         beside = target.with_suffix(".txt")
+        if self.overwrite:
+            _require_caption(beside, target, caption)
         if caption is not None:
             write_caption(beside, caption, overwrite=self.overwrite)
         elif self.overwrite:
@@ -150,11 +152,14 @@ class Folder:
         return name
 
 
-def require_place(out: Path, pictures: Path, *, overwrite: bool) -> None:
+def require_place(out: Path, pictures: Path, *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
     """Accepts a folder to write to: a new one, an empty one, or any other with `overwrite`.
 
+    Args:
+        sources: the originals; links may lead to them from elsewhere.
+
     Raises:
-        UsageError: it is the folder of the originals.
+        UsageError: it is the folder of the originals, or of one of them or its caption.
         OutputExists: it has files in it, or is a file.
     """
     if out.exists() and pictures.exists() and os.path.samefile(out, pictures):
@@ -162,10 +167,26 @@ def require_place(out: Path, pictures: Path, *, overwrite: bool) -> None:
         raise UsageError(f"--out {out}: the originals are in it", hint=f"--out {beside}")
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out}: a file, not a folder")
+    place = os.path.realpath(out)
+    for path in (path for source in sources for path in (source, caption_file(source))):
+        if path.is_symlink() and os.path.dirname(os.path.realpath(path)) == place:
+            raise UsageError(f"--out {out}: an original is in it, to which {path} leads", hint="another --out")
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise OutputExists(
             f"{out}: the folder is not empty", hint="another --out, or --overwrite to replace files of the same names"
         )
+
+
+def _require_caption(beside: Path, target: Path, caption: str | None) -> None:
+    """Raises OutputExists where a text is no caption of an earlier preparation: no picture is beside it."""
+    if os.path.lexists(target) or beside.is_symlink() or not beside.is_file():
+        return
+    try:
+        is_left = caption is not None and caption_of(target) == " ".join(caption.split())  # by one that was interrupted
+    except HnetkitError:
+        is_left = False
+    if not is_left:
+        raise OutputExists(f"{beside}: a text without a picture, which is not replaced", hint="move it away")
 
 
 def write_caption(path: Path, caption: str, *, overwrite: bool) -> None:

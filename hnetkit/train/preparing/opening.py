@@ -12,7 +12,11 @@ from hnetkit.images import open_image
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+_UNKNOWN = (
+    *(".heic", ".heif", ".jxl", ".jp2", ".jpe", ".tga", ".psd", ".svg", ".ico", ".dds", ".exr", ".hdr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+)
 _HINT = "the folder that `hnetkit train prepare PICTURES --out FOLDER` made"
 
 
@@ -42,6 +46,15 @@ def picture_files(
     if not found:
         raise NotFound(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})", hint=hint)
     require_extra("PIL", str(folder))
+    return sorted(found)
+
+
+def pictures_of_other_kinds(folder: Path, *, recursive: bool = False) -> list[str]:
+    """Returns the names of a folder's pictures that are of no kind which is opened; hidden ones are left out."""
+    found: list[str] = []
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")] if recursive else []
+        found += [name for name in names if not name.startswith(".") and name.lower().endswith(_UNKNOWN)]
     return sorted(found)
 
 

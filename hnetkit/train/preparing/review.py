@@ -12,7 +12,7 @@ from typing import Any
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.limits import parse_json
 from hnetkit.text import argument, from_cell
-from hnetkit.train.captions import MAX_TEXT, caption_of
+from hnetkit.train.captions import MAX_TEXT, caption_file, caption_of
 from hnetkit.train.preparing.folder import write_caption
 from hnetkit.train.preparing.opening import picture_files
 from hnetkit.train.preparing.quality import Look, warnings_about, warnings_of_each
@@ -115,7 +115,7 @@ def apply_captions(
     changed: dict[Path, str] = {}
     wanted: dict[Path, str] = {}
     for name, caption in captions.items():
-        beside = pictures[name].with_suffix(".txt")
+        beside = caption_file(pictures[name])
         if wanted.setdefault(beside, caption) != caption:
             raise UsageError(f"{name} shares {beside.name} with another picture, and the table gives both captions")
         if caption != _caption_now(pictures[name], caption):
