@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -72,7 +72,7 @@ class GridRun:
         """
         self._find()
         self.files.require_ours()
-        with self.processes.joined():
+        with self.processes.joined(), self.files.locked() if self.processes.is_main else nullcontext():
             return self._draw()
 
     def _find(self) -> None:

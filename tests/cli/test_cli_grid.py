@@ -366,6 +366,21 @@ def _environment(home: Path, threads: int | None = None) -> dict[str, str]:
     return {**others, "HNETKIT_HOME": str(home), **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
 
 
+def test_a_second_grid_of_one_name_at_once_is_refused_and_loses_nothing(
+    model: str, library: Path, out: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = command(model, "--x", "seed=1-12", "--steps", "30", "-n", "ink", "-q")
+    started = [sys.executable, "-P", "-m", "hnetkit", *arguments]
+    with subprocess.Popen(started, env=_environment(home, torch.get_num_threads())) as first:
+        while not Path("grid.jsonl").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        assert run(command(model, "--x", "seed=1-3", "-n", "ink", "-q")) == 1
+        assert "another command draws this grid" in capsys.readouterr().err
+        assert first.wait(120) == 0
+    assert len(record()) == 12
+
+
 def test_a_killed_grid_goes_on(model: str, library: Path, out: Path, home: Path) -> None:
     arguments = command(model, "--x", "seed=1-12", "--steps", "30", "-n", "ink", "-q")
     started = [sys.executable, "-P", "-m", "hnetkit", *arguments]

@@ -7,16 +7,18 @@ the first one takes over.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from hnetkit.errors import BadPicture, FileRefused, NotFound, OutputExists
+from hnetkit import paths
+from hnetkit.errors import BadPicture, FileRefused, HnetkitError, NotFound, OutputExists
 from hnetkit.files import new_file, refuse_links
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.picture_files import SUFFIXES, write_picture
@@ -59,6 +61,29 @@ class GridFiles:
     @property
     def folder(self) -> Path:
         return self.sheet.with_name(f"{self.sheet.stem}-cells")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other commands from this record for as long as the block lasts; for the first process alone.
+
+        Raises:
+            HnetkitError: another one draws into it.
+        """
+        from filelock import FileLock, Timeout
+
+        known_by = hashlib.sha256(os.fsencode(os.path.realpath(self.record))).hexdigest()[:16]
+        folder = paths.home() / "locks"  # not beside the sheet, where a lock would stay
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"grid-{known_by}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            hint = "wait for it, or choose another --out"
+            raise HnetkitError(f"{self.sheet}: another command draws this grid", hint=hint) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def require_ours(self) -> None:
         """Raises OutputExists where something else, or a link, has the record's name, or the folder's."""
