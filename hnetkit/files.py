@@ -61,7 +61,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_UMASK)
+        os.chmod(temporary, _mode_for(target))
         if overwrite:
             os.replace(temporary, target)
         else:
@@ -69,6 +69,14 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
+
+
+def _mode_for(target: Path) -> int:
+    """Who may read and write it: as what it replaces, which somebody may keep to themselves."""
+    try:
+        return stat.S_IMODE(os.stat(target).st_mode) & 0o777
+    except OSError:
+        return 0o666 & ~_UMASK
 
 
 def _private(path: str, flags: int) -> int:

@@ -12,6 +12,7 @@ cost of a scan, BLAKE3 adds less than half.
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ def sha256_of(file: SizedSource) -> str:
     for _, chunk in _read_all(file):
         digest.update(chunk)
     return digest.hexdigest()
+
+
+def blake3_of(path: str | os.PathLike[str]) -> str:
+    """Returns the BLAKE3 of a whole file, 64 hex digits."""
+    return blake3().update_mmap(path).hexdigest()
 
 
 def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str | None = None) -> FileHashes:

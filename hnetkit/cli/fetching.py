@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -201,7 +202,11 @@ def _job_row(registry: Registry, job: Job) -> Row:
         "file_id": about.get("file_id"),
         "sha256": job.sha256,
         "size_bytes": job.size_bytes,
-        "paths": [job.reason] if had else [install["path"] for install in installs] if job.state == "done" else [],
+        "paths": [job.reason]
+        if had
+        else [i["path"] for i in installs if os.path.lexists(i["path"])]
+        if job.state == "done"
+        else [],
     }
 
 

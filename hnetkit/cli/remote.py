@@ -120,6 +120,11 @@ def pull_command(
     from hnetkit.sources.refs import ref_of
 
     meant = [ref_of(ref) for ref in refs]
+    if sha256 is not None and (other := next((ref for ref in meant if ref.kind != "url"), None)) is not None:
+        raise UsageError(
+            f"{other.text}: --sha256 is for plain addresses; what a site lists is held against its own hash",
+            hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
+        )
     failures: list[HnetkitError] = []
     with open_desk(**fetching) as desk:
         jobs: list[int] = []
@@ -220,7 +225,7 @@ def _synced(
 ) -> list[Row]:
     from hnetkit.cli.progress import step_progress
     from hnetkit.sources.plan import enqueue
-    from hnetkit.sources.sync import ask_about, missing, plan_sync, store, store_failures
+    from hnetkit.sources.sync import MOST_ASKED, ask_about, missing, plan_sync, store, store_failures
 
     with step_progress("listing", quiet=output.quiet) as report:
         plan = plan_sync(
@@ -239,7 +244,9 @@ def _synced(
     lost: list[Row] = [not_there(id) for id in filters.ids if id not in there]
     if not filters.as_dict().keys() - {"nsfw"}:
         gone = [id for id in missing(desk.registry, plan.models) if id not in {str(bad.id) for bad in failed}]
-        for id, state in ask_about(desk.registry, desk.civitai, desk.clock, gone, failed):
+        if len(gone) > MOST_ASKED:
+            output.note(f"{MOST_ASKED} of {len(gone):,} models that are not listed are asked about; others next time")
+        for id, state in ask_about(desk.registry, desk.civitai, desk.clock, gone[:MOST_ASKED], failed):
             lost.append({"state": state, "name": f"model:{id}", "reason": "not listed any more; kept here"})
     jobs: list[int] = []
     if not metadata_only:

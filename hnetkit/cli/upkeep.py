@@ -64,7 +64,7 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
       hnetkit repair
     """
     from hnetkit.cli.progress import step_progress
-    from hnetkit.sources.repair import damages, take_up
+    from hnetkit.sources.repair import damages, forget_moved, take_up
 
     with open_desk(**fetching) as desk:
         with step_progress("reading", quiet=output.quiet) as report:
@@ -77,7 +77,10 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
         taken = [(damage, take_up(desk.registry, damage)) for damage in found]
         jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
         rows = [_failed_row(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
+        whole = {d.job.id: d.sha256 for d in found if d.job is not None and d.sha256 and d.sha256 == d.job.sha256}
+        desk.asked |= whole  # what the site has replaced since is not what was here
         rows += carried_out(desk, list(jobs), output)
+        forget_moved(desk.registry, found)
     output.rows(rows, columns=FILE_COLUMNS, text=file_line)
     if not rows:
         output.note("nothing is missing or damaged")

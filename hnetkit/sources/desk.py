@@ -40,6 +40,7 @@ class Desk:
         parallel: files at a time.
         limit: bytes a second, of all files together.
         addresses: of jobs whose whole address is not in the registry, since it may hold a secret.
+        asked: digits of the hash by which a job's file was asked for: no other content comes, whatever a site says.
         sidecars, previews, nsfw: whether files are written beside networks, pictures too, and those above PG-13.
     """
 
@@ -53,6 +54,7 @@ class Desk:
     previews: bool = True
     nsfw: bool = False
     addresses: dict[int, str] = field(default_factory=dict, repr=False)
+    asked: dict[int, str] = field(default_factory=dict)
 
     def run(self, jobs: Iterable[int], progress: Progress = lambda count: None) -> Iterator[Job]:
         """Carries out jobs; see `queue.run`. Ctrl-C keeps what came, and raises Stopped."""
@@ -70,6 +72,7 @@ class Desk:
             Beside(self.registry, pictures if self.previews else None, self.nsfw) if self.sidecars else None,
             progress,
             self.addresses,
+            self.asked,
         )
         with Worker(paths.home() / "workers") as worker, _stopping_on_interrupt(self.clock):
             yield from queue.run(self.registry, jobs, workshop, worker, self.clock, parallel=self.parallel)

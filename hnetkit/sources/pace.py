@@ -58,12 +58,16 @@ class Pace:
     Args:
         clock: tells the time and waits.
         per_second: requests a second, shared by all threads.
+
+    Attributes:
+        given_up: how many things in a row did not come, however often they were asked for.
     """
 
     def __init__(self, clock: Clock, per_second: float = 4.0) -> None:
         self._clock, self._full, self._rate = clock, per_second, per_second
         self._lock = threading.Lock()
         self._next = self._paused_until = 0.0
+        self.given_up = 0
 
     def wait(self) -> None:
         """Returns when the next request may go out."""

@@ -49,8 +49,10 @@ class Part:
     def _take_up(self) -> None:
         """Goes on with what an earlier run left of the same file; anything else is removed."""
         found = self._read_note()
+        # without a hash nothing would tell whether it is that of the file, and not somebody else's
+        has_hash = self.origin.sha256 is not None
         fits = found is not None and (found.key, found.sha256) == (self.origin.key, self.origin.sha256)
-        if found is None or not fits or not self._is_ours():
+        if found is None or not fits or not has_hash or not self._is_ours():
             self.discard()
             return
         self.origin = found

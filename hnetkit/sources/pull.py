@@ -18,6 +18,8 @@ from hnetkit.sources.plan import Item, enqueue, items_of
 from hnetkit.sources.refs import Ref
 from hnetkit.sources.sync import store
 
+_WHOLE = (10, 64)  # digits of a hash that can be held against any file; others stand for parts of some, or are weak
+
 
 def jobs_for(
     desk: Desk, ref: Ref, *, sha256: str | None, all_versions: bool, failed: Failed = ignored
@@ -61,6 +63,8 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool, failed: Failed) -> t
         items = [item for item in items if any(h.startswith(ref.digits) for h in item.file.hashes.values())]
         if listed and not items:
             raise NetworkFailed(f"{ref.text}: of no file of {model.name} does the site say this hash")
+    if ref.file is not None:
+        items = [item for item in items if item.file.id == ref.file]
     asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
     left_out = list(parts_left_out(asked))
     if not items:
@@ -68,11 +72,14 @@ def _civitai_jobs(desk: Desk, ref: Ref, all_versions: bool, failed: Failed) -> t
             raise NetworkFailed(f"{ref.text}: {left_out[0].reason}")
         if model.state == "archived":
             raise Archived(f"{ref.text}: {model.name} is archived; the site keeps it and gives no file")
-        raise Gone(f"{ref.text}: {model.name} has no file that may be a network")
+        which = "" if ref.file is None else f" of the number {ref.file}"
+        raise Gone(f"{ref.text}: {model.name} has no file{which} that may be a network")
     for part in left_out:
         failed(part)
     with desk.registry.write():
         jobs = [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, _again(items), failed)]
+    if len(ref.digits) in _WHOLE:
+        desk.asked |= dict.fromkeys(jobs, ref.digits)
     return jobs, [item for item in _again(items) if item.action != "fetch"]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from hnetkit.sources.workers import Worker
 
 _HALTING = frozenset({"rate-limited"})  # what the next job would meet too
 _DOUBTFUL = frozenset({"no-token", "region-blocked"})  # so may one owner have it, for one file
-_SURE = 3  # of them in a row: then it is meant for all
+_SURE = 5  # owners in a row of whose files it is said: then it is meant for all
 _NO_ROOM = 64 << 20  # bytes free on the disk: with more, only what is larger fails
 _LOOK_S = 0.3  # how often another process's jobs are looked at
 
@@ -40,7 +40,7 @@ def run(
     waiting, elsewhere = deque(jobs), deque[int]()
     running: dict[Future[Job], int] = {}
     halted: dict[str, Job] = {}
-    refused: Counter[str] = Counter()
+    refused: defaultdict[str, set[str | int]] = defaultdict(set)  # site -> owners
     with ThreadPoolExecutor(parallel) as pool:
         try:
             while waiting or running or elsewhere:
@@ -61,8 +61,11 @@ def run(
                         job = future.result()
                         del running[future]
                         site = _site(job)
-                        refused[site] = refused[site] + 1 if job.code in _DOUBTFUL else 0
-                        sure = refused[site] >= _SURE or workshop.token_is_bad
+                        if job.code in _DOUBTFUL:
+                            refused[site].add(_owner(registry, job))
+                        else:
+                            refused[site].clear()
+                        sure = len(refused[site]) >= _SURE or workshop.token_is_bad
                         if job.state == "failed" and _halts(job, sure=sure):
                             halted[site] = job
                         yield job
@@ -82,6 +85,14 @@ def run(
 def _site(job: Job) -> str:
     """What one answer of it stands for: plain addresses have nothing in common but their host."""
     return urlsplit(job.url).netloc if job.source == "url" else job.source
+
+
+def _owner(registry: Registry, job: Job) -> str | int:
+    """Who put a file there, as far as that is known."""
+    if job.remote_file_id is None:
+        return job.key
+    with registry.write():
+        return registry.catalogue.owner(job.remote_file_id)
 
 
 def _halts(job: Job, *, sure: bool) -> bool:

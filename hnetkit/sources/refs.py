@@ -29,6 +29,7 @@ class Ref:
         kind: where to look.
         id: of a model or version.
         model: that a version must belong to; None where the text does not say it.
+        file: of a version, the only one that is meant; None means all of it.
         digits: of a hash, in lower case.
         repo, revision, pattern: of the hub; `pattern` is a glob over the repository's paths.
         url: of a plain file, whole: what stands in its query may be a secret, so it is neither stored nor shown.
@@ -38,6 +39,7 @@ class Ref:
     text: str
     id: int = 0
     model: int | None = None
+    file: int | None = None
     digits: str = ""
     repo: str = ""
     revision: str | None = None
@@ -83,7 +85,8 @@ def _of_address(text: str) -> Ref:
     if re.fullmatch(r"[0-9]{1,10}", chosen):
         return Ref("version", said, id=int(chosen), model=int(of_model[1]) if of_model else None)
     if match := _VERSION.search(parts.path):
-        return Ref("version", said, id=int(match[1]))
+        file = query.get("fileId", [""])[0]
+        return Ref("version", said, id=int(match[1]), file=int(file) if re.fullmatch(r"[0-9]{1,10}", file) else None)
     if of_model:
         return Ref("model", said, id=int(of_model[1]))
     raise UsageError(f"{said}: no page of a model or version", hint="copy the address of the model's own page")

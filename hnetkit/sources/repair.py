@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hnetkit.errors import FileRefused, HnetkitError, failure_of
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import sha256_of
+from hnetkit.registry.files import text_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.install import quarantine
@@ -23,12 +24,14 @@ class Damage:
     Attributes:
         what: ``"missing"`` or ``"corrupt"``; ``"failed"`` where that could not be learnt.
         job: fetches it again; None where there is none any more.
+        sha256: that it had when it was installed.
         reason: what failed.
     """
 
     what: str
     path: str
     job: Job | None
+    sha256: str | None = None
     reason: str | None = None
 
 
@@ -44,9 +47,13 @@ def damages(registry: Registry, progress: Callable[[int, int], None] = lambda do
         path = install["path"]
         try:
             what = _damage(path, install["sha256"])
-            damage = Damage(what, path, registry.jobs.get(install["job_id"])) if what is not None else None
+            damage = (
+                Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"])
+                if what is not None
+                else None
+            )
         except Exception as error:
-            damage = Damage("failed", path, None, str(failure_of(error, path)))
+            damage = Damage("failed", path, None, reason=str(failure_of(error, path)))
         if damage is not None:
             yield damage
 
@@ -71,10 +78,18 @@ def take_up(registry: Registry, damage: Damage) -> int | HnetkitError:
             quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
             path.unlink(missing_ok=True)
         with registry.write():
-            registry.jobs.not_installed(damage.path)
-            gone = [row["id"] for row in registry.files.rows() if row["path"] == damage.path]
-            registry.files.set_state(gone, "missing")
+            named_so = registry.files.rows("files.stem = ?", [text_of(path.stem)])  # not all there are, each time
+            registry.files.set_state([row["id"] for row in named_so if row["path"] == damage.path], "missing")
             registry.jobs.again(damage.job.id)
     except Exception as error:
         return failure_of(error, damage.path)
     return damage.job.id
+
+
+def forget_moved(registry: Registry, damages: Iterable[Damage]) -> None:
+    """Forgets the places of files that came again under another name, or are elsewhere; others stay to be mended."""
+    with registry.write():
+        for damage in damages:
+            is_done = damage.job is not None and registry.jobs.get(damage.job.id).state == "done"
+            if is_done and not os.path.lexists(damage.path):
+                registry.jobs.not_installed(damage.path)

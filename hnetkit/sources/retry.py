@@ -10,11 +10,14 @@ from typing import TypeVar
 
 from hnetkit.errors import NetworkFailed, RateLimited
 from hnetkit.sources.pace import Clock, Pace
+from hnetkit.text import counted
 
 ATTEMPTS = 6
 LONGEST_WAIT_S = 60.0
 LONGEST_OBEYED_S = 900.0
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 528)})
+MOST_PATIENT = 5
+"""Things in a row that were given up after all attempts: until something comes again, one attempt has to do."""
 PROGRESS = 1 << 20  # bytes: an attempt that brought so much does not count
 
 T = TypeVar("T")
@@ -27,12 +30,15 @@ class Passing(Exception):
         reason: what happened, in words.
         after: seconds that the site asked to wait; None where it did not say.
         limited: the site said that we ask too much.
+        elsewhere: another than the site said it, of one file: the site itself may give all others.
         progress: bytes that came before it happened, and that need not come again.
     """
 
-    def __init__(self, reason: str, *, after: float | None = None, limited: bool = False, progress: int = 0) -> None:
+    def __init__(
+        self, reason: str, *, after: float | None = None, limited: bool = False, elsewhere: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.after, self.limited, self.progress = after, limited, progress
+        self.after, self.limited, self.elsewhere, self.progress = after, limited, elsewhere, 0
 
 
 def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
@@ -62,26 +68,32 @@ def persevere(
 
     Raises:
         RateLimited: the site asks for too long a pause, or never has enough of asking for one.
-        NetworkFailed: it failed `attempts` times in a row.
+        NetworkFailed: it failed `attempts` times in a row, or once where everything else failed so before.
     """
     tried = 0
     while True:
         try:
-            return call()
+            result = call()
+            pace.given_up = 0
+            return result
         except Passing as failure:
             tried = 1 if failure.progress >= PROGRESS else tried + 1
-            if failure.after is not None and failure.after > obeyed_s:
-                hint = "run the same command again then"
-                raise RateLimited(f"{what}: the site asks to wait {failure.after:.0f} s", hint=hint) from failure
-            if tried >= attempts:
+            if failure.after is not None and failure.after > (LONGEST_WAIT_S if failure.elsewhere else obeyed_s):
+                kind, hint = NetworkFailed if failure.elsewhere else RateLimited, "run the same command again then"
+                raise kind(f"{what}: the site asks to wait {failure.after:.0f} s", hint=hint) from failure
+            if tried >= (attempts if pace.given_up < MOST_PATIENT else 1):
+                pace.given_up += 1
                 raise _final(what, failure, tried) from failure
             wait = random.uniform(0.5, 1) * min(LONGEST_WAIT_S, 2.0 ** (tried - 1))
             wait = max(wait, failure.after or 0.0)
-            if failure.limited or failure.after is not None:
+            if not failure.elsewhere and (failure.limited or failure.after is not None):
                 pace.pause(wait)
             clock.sleep(wait)
 
 
 def _final(what: str, failure: Passing, tried: int) -> NetworkFailed | RateLimited:
-    kind = RateLimited if failure.limited else NetworkFailed
-    return kind(f"{what}: {failure} ({tried} attempts)", hint="run the same command again later: it goes on from here")
+    kind = RateLimited if failure.limited and not failure.elsewhere else NetworkFailed
+    return kind(
+        f"{what}: {failure} ({counted(tried, 'attempt')})",
+        hint="run the same command again later: it goes on from here",
+    )

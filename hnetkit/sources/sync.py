@@ -18,6 +18,8 @@ from hnetkit.sources.shapes import Model, id_of
 
 _AGAIN_S = 5.0  # between two answers that a model is gone: one alone may be a hiccup
 _ASKED_LATELY = timedelta(hours=24)
+MOST_ASKED = 100
+"""Models that one command asks about by number: a list that somebody gave away may name any number of them."""
 
 
 @dataclass(slots=True)
@@ -131,13 +133,17 @@ def _record_key(id: int) -> str:
 
 
 def missing(registry: Registry, models: Iterable[Model]) -> list[str]:
-    """Returns known models that a listing of everything did not hold and that were not asked about lately."""
+    """Returns known models that a listing of everything did not hold and that were not asked about lately.
+
+    Those come first that were seen least lately: a command asks about `MOST_ASKED`.
+    """
     listed = {str(model.id) for model in models}
     lately = [
         (datetime.now(timezone.utc) + age).isoformat(timespec="seconds") for age in (-_ASKED_LATELY, _ASKED_LATELY)
     ]
     asked = "last_seen NOT BETWEEN ? AND ?"  # later than now: by a clock that was wrong
     rows = registry.catalogue.models(f"source = ? AND state = 'listed' AND {asked}", [SOURCE, *lately])
+    rows.sort(key=lambda row: str(row["last_seen"]))
     return [row["remote_id"] for row in rows if row["remote_id"] not in listed]
 
 
@@ -150,31 +156,41 @@ def ask_about(
         failed: gets those about which nothing could be learnt.
     """
     failed = [] if failed is None else failed
+    doubtful: list[str] = []
     for id in ids:
         state = None
-        number = id_of(id)
-        with alone(number, failed):
-            if number is None:
-                raise NetworkFailed(f"{id[:40]}: no number of a model")
-            model = _model_or_none(civitai, clock, number)
-            with registry.write():
-                if model is not None:
-                    record(registry, model, whole=True)
-                registry.catalogue.set_model_state(SOURCE, id, model.state if model is not None else "gone")
-            state = model.state if model is not None else "gone"
+        with alone(id_of(id), failed):
+            state = _asked(registry, civitai, id)
+            if state == "gone":
+                doubtful.append(id)
+        if state not in (None, "gone"):
+            yield id, str(state)
+    if doubtful:
+        clock.sleep(_AGAIN_S)  # once: an import may have brought thousands that never were
+    for id in doubtful:
+        state = None
+        with alone(id_of(id), failed):
+            state = _asked(registry, civitai, id)
+            if state == "gone":
+                with registry.write():
+                    registry.catalogue.set_model_state(SOURCE, id, "gone")
         if state is not None:
             yield id, state
 
 
-def _model_or_none(civitai: Civitai, clock: Clock, id: int) -> Model | None:
+def _asked(registry: Registry, civitai: Civitai, id: str) -> str:
+    """What the site says now of the state of a model, of which all else that it says is stored."""
+    number = id_of(id)
+    if number is None:
+        raise NetworkFailed(f"{id[:40]}: no number of a model")
     try:
-        return civitai.model(id)
+        model = civitai.model(number)
     except Gone:
-        clock.sleep(_AGAIN_S)
-    try:
-        return civitai.model(id)
-    except Gone:
-        return None
+        return "gone"
+    with registry.write():
+        record(registry, model, whole=True)
+        registry.catalogue.set_model_state(SOURCE, id, model.state)
+    return model.state
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,10 @@ class Web:
             if response.status_code in PASSING:
                 after = retry_after(response.headers, self.clock)
                 limited = response.status_code == 429
-                raise Passing(f"the site answered {response.status_code}", after=after, limited=limited)
+                elsewhere = Origin.of(response.url) != self.trust.base
+                raise Passing(
+                    f"the site answered {response.status_code}", after=after, limited=limited, elsewhere=elsewhere
+                )
             yield Answer(response, watch, self._clean)
             if watch.expired:  # an answer without a length seems to be at its end then
                 raise _too_slow()

@@ -20,6 +20,7 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
+from hnetkit.hashes import blake3_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.beside import Beside
@@ -46,6 +47,7 @@ class Workshop:
         fetches: source of a job -> how to fetch from it.
         beside: writes sidecars and previews of what was installed; None writes none.
         addresses: of jobs whose whole address is not in the registry, since it may hold a secret.
+        asked: digits of the hash by which a job's file was asked for.
         token_is_bad: whether the site said that it does not know the token.
     """
 
@@ -55,6 +57,7 @@ class Workshop:
     beside: Beside | None = None
     progress: Progress = field(default=lambda count: None)
     addresses: Mapping[int, str] = field(default_factory=dict)
+    asked: Mapping[int, str] = field(default_factory=dict)
     token_is_bad: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[str, threading.Lock] = field(default_factory=dict)
@@ -113,6 +116,7 @@ class Workshop:
                 raise
         if not right:
             job, part = self._settle(job, part, what)
+        self._require_asked(job, part, what)
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
         installed = install(self.registry, job, part)
@@ -184,6 +188,15 @@ class Workshop:
         kept = quarantine(self.registry, job, part.path, reason)
         part.discard()
         raise WrongBytes(reason, hint=f"kept at {kept}")
+
+    def _require_asked(self, job: Job, part: Part, what: str) -> None:
+        """Raises NetworkFailed, with nothing kept, where what came has not the hash that a person asked for."""
+        digits = self.asked.get(job.id, "")
+        if part.sha256.startswith(digits) or (len(digits) == 64 and blake3_of(part.path) == digits):
+            return
+        came = part.sha256
+        part.discard()
+        raise NetworkFailed(f"{what}: what the site gives has the sha256 {came}, and asked for was {digits}")
 
     def _promised_now(self, job: Job) -> RemoteFile | None:
         if job.source != "civitai" or job.remote_file_id is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fake_sites import Sites, World
 
+import hnetkit
 from hnetkit.cli import run
 
 Capture = pytest.CaptureFixture[str]
@@ -178,3 +179,15 @@ def test_doctor_says_that_a_token_is_there_and_never_which(sites: Sites, capsys:
     output = capsys.readouterr()
     assert "token set" in output.out
     assert sites.token not in output.out + output.err
+
+
+def test_a_file_that_was_moved_away_is_not_said_to_have_come(sites: Sites, home: Path, capsys: Capture) -> None:
+    assert run(["sync", "-y", "--nsfw"]) in (0, 1)
+    capsys.readouterr()
+    moved = sorted((home / "library").glob("*.pt"))[0]
+    hnetkit.save(hnetkit.load(moved), moved.with_suffix(".safetensors"))
+    moved.unlink()
+    run(["sync", "-y", "--nsfw", "--json"])
+    paths = [path for row in rows(capsys) for path in row["paths"]]  # type: ignore[attr-defined]
+    assert paths
+    assert [path for path in paths if not Path(path).exists()] == []

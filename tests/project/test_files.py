@@ -83,6 +83,15 @@ def test_an_existing_file_is_kept_unless_overwriting_was_asked_for(tmp_path: Pat
     assert target.read_bytes() == b"new"
 
 
+def test_who_could_not_read_a_file_cannot_read_what_replaces_it(tmp_path: Path) -> None:
+    mine = tmp_path / "notes.json"
+    mine.write_text("mine")
+    mine.chmod(0o600)
+    with new_file(mine, overwrite=True) as file:
+        file.write(b"more")
+    assert (mine.read_text(), mine.stat().st_mode & 0o777) == ("more", 0o600)
+
+
 def test_a_file_that_appears_while_writing_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "out.bin"
 

@@ -14,13 +14,14 @@ from pathlib import Path
 
 import networks
 import pytest
+from blake3 import blake3
 from fake_sites import Sites, World
 from fake_sites.messages import Request, Response
 from fetching import Library
 
 import hnetkit
 from hnetkit.cli import run
-from hnetkit.errors import NetworkFailed, UsageError
+from hnetkit.errors import Gone, NetworkFailed, UsageError
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
 from hnetkit.sources.beside import MOST_MISSED
@@ -247,3 +248,120 @@ def test_an_export_holds_one_record_of_a_site_at_a_time(home: Path, tmp_path: Pa
         tracemalloc.stop()
     assert peak < 30e6
     assert len((tmp_path / "all.jsonl").read_text().splitlines()) == 11
+
+
+@pytest.mark.parametrize("digits", [64, 10])
+def test_a_site_that_says_another_hash_when_it_is_asked_again_does_not_change_what_was_asked_for(
+    site: Sites, here: Library, open_library: OpenLibrary, digits: int
+) -> None:
+    asked, _ = content(site, 0)
+    other, data = content(site, 2)
+    came: list[str] = []
+
+    def swapped(request: Request, response: Response) -> Response:
+        if request.origin == "storage" and request.path.startswith("/files"):
+            came.append(request.path)
+            return Response(200, {"Content-Type": "application/octet-stream"}, data)
+        if came and request.origin == "api":
+            response.body = response.body.replace(asked.upper().encode(), other.upper().encode())
+        return response
+
+    site.alter = swapped
+    (job,) = here.pull(asked[:digits])
+    assert (job.state, job.code) == ("failed", "network")
+    assert f"asked for was {asked[:digits]}" in str(job.reason)
+    assert here.installed() == {}
+    later = open_library(site)
+    (job,) = later.pull(f"model:{site.world.ids()[0]}")
+    assert (job.state, list(later.installed())) == ("done", [other]), "who asks for the file gets what it is now"
+
+
+@pytest.mark.parametrize("hashes", ['{"AutoV3": "%s"}', '{"BLAKE3": "%s", "SHA256": "%s"}', '{"sha-256": "%s"}'])
+@pytest.mark.parametrize("digits", [64, 10])
+def test_a_hash_that_only_the_site_says_of_a_file_is_held_against_what_came(
+    site: Sites, here: Library, hashes: str, digits: int
+) -> None:
+    asked, true = ("abcdef0123456789" * 4)[:digits], content(site, 2)[0]
+    version = site.world.models[2]["modelVersions"][0]
+    said = (hashes.replace("%s", asked, 1).replace("%s", true)).encode()
+
+    def pretended(request: Request, response: Response) -> Response:
+        if "/by-hash/" in request.path:
+            body = {"id": version["id"], "modelId": site.world.models[2]["id"], "files": []}
+            return Response(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+        if request.origin == "api":
+            response.body = re.sub(rb'"hashes": \{[^}]*\}', b'"hashes": ' + said, response.body)
+        return response
+
+    site.alter = pretended
+    (job,) = here.pull(asked)
+    assert (job.state, job.code) == ("failed", "network")
+    assert here.installed() == {}
+
+
+def test_a_file_can_be_asked_for_by_its_blake3(site: Sites, here: Library) -> None:
+    sha256, data = content(site, 0)
+    asked = blake3(data).hexdigest()
+
+    def added(request: Request, response: Response) -> Response:
+        if "/by-hash/" in request.path:
+            version = site.world.models[0]["modelVersions"][0]["id"]
+            body = {"id": version, "modelId": site.world.models[0]["id"], "files": []}
+            return Response(200, {"Content-Type": "application/json"}, json.dumps(body).encode())
+        if request.origin == "api":
+            both = f'"SHA256": "{sha256.upper()}", "BLAKE3": "{asked.upper()}"'.encode()
+            response.body = response.body.replace(f'"SHA256": "{sha256.upper()}"'.encode(), both)
+        return response
+
+    site.alter = added
+    assert [job.state for job in here.pull(asked)] == ["done"]
+    assert list(here.installed()) == [sha256]
+
+
+def test_a_hash_beside_what_a_site_lists_is_refused_and_not_passed_over(
+    site: Sites, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
+    for ref in (f"model:{site.world.ids()[0]}", "hf:a/b:x.pt"):
+        assert run(["pull", ref, "--sha256", "a" * 64]) == 2
+        assert "--sha256 is for plain addresses" in capsys.readouterr().err
+    assert site.requests == []
+
+
+def test_the_address_of_one_file_brings_that_file_alone(open_library: OpenLibrary) -> None:
+    with Sites(World.make(12, plain=True)) as site:
+        version = next(v for m in site.world.models for v in m["modelVersions"] if len(v["files"]) > 1)
+        file = version["files"][1]
+        library = open_library(site)
+        library.pull(site.download_url(version["id"], file["id"]))
+        assert list(library.installed()) == [file["hashes"]["SHA256"].lower()]
+        with pytest.raises(Gone, match="no file of the number 7"):
+            library.pull(site.download_url(version["id"], 7))
+
+
+@pytest.mark.parametrize("etag", ['"e"', 5, ["x"]])
+def test_what_lies_in_a_folder_is_not_taken_for_a_file_of_which_nobody_says_the_hash(
+    open_library: OpenLibrary, etag: object
+) -> None:
+    with Sites(World.make(1, plain=True)) as site:
+        file = site.world.models[0]["modelVersions"][0]["files"][0]
+        library = open_library(site)
+        library.folder.mkdir(parents=True)
+        planted = networks.network_file(library.folder, "planted.pt", seed=7)
+        key = f"civitai:{file['id']}"
+        part = library.folder / f".hnetkit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.part"
+        planted.rename(part)
+        size = part.stat().st_size
+        note = {"key": key, "sha256": None, "host": "127.0.0.1", "etag": etag, "total": size}
+        Path(f"{part}.json").write_text(json.dumps(note))
+
+        def agreed(request: Request, response: Response) -> Response:
+            if request.origin == "api":
+                response.body = re.sub(rb'"hashes": \{[^}]*\}', b'"hashes": {}', response.body)
+            if request.origin == "storage" and request.headers.get("range"):
+                return Response(416, {"Content-Range": f"bytes */{size}", "ETag": '"e"'}, b"")
+            return response
+
+        site.alter = agreed
+        assert [job.state for job in library.sync()] == ["done"]
+        assert [path.read_bytes() for path in library.folder.glob("*.pt")] == [site.world.content(file["id"])]

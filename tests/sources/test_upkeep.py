@@ -10,11 +10,12 @@ from pathlib import Path
 
 import networks
 import pytest
-from fake_sites import Sites, World
+from fake_sites import Fault, Sites, World
 from fetching import Library
 from registry_rows import row
 
 import hnetkit
+from hnetkit.cli import run
 from hnetkit.errors import HnetkitError
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
@@ -22,7 +23,7 @@ from hnetkit.sources import hub
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.identify import checkpoints, identify
 from hnetkit.sources.portable import exported, imported
-from hnetkit.sources.repair import damages, take_up
+from hnetkit.sources.repair import damages, forget_moved, take_up
 
 
 @pytest.fixture
@@ -390,3 +391,70 @@ def test_a_network_on_many_lines_is_looked_up_by_its_hash_alone(tmp_path: Path) 
 def test_a_file_with_nothing_in_it_is_no_export(lines: list[str], open_library: Callable[..., Library]) -> None:
     with Sites(World.make(1)) as sites, pytest.raises(HnetkitError, match="it is empty"):
         imported(open_library(sites).registry, lines)
+
+
+def test_what_could_not_be_fetched_again_is_still_missing_for_the_next_repair(site: Sites, here: Library) -> None:
+    here.sync()
+    lost, *_ = sorted(here.installed().values())
+    lost.unlink()
+    site.faults.add(Fault("N", "api", times=1, status=410))
+    for state in ("failed", "done"):
+        (damage,) = damages(here.registry)
+        (job,) = here.run([take_up(here.registry, damage)])  # type: ignore[list-item]
+        assert job.state == state
+        forget_moved(here.registry, [damage])
+    assert lost.is_file()
+    assert list(damages(here.registry)) == []
+
+
+def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: Library, tmp_path: Path) -> None:
+    here.sync()
+    moved, *_ = sorted(here.installed().values())
+    (tmp_path / "mine").mkdir()
+    moved.rename(tmp_path / "mine" / moved.name)
+    list(scan(here.registry, [tmp_path / "mine"]))
+    (damage,) = damages(here.registry)
+    (job,) = here.run([take_up(here.registry, damage)])  # type: ignore[list-item]
+    assert (job.state, job.code) == ("done", "had")
+    forget_moved(here.registry, [damage])
+    assert list(damages(here.registry)) == []
+    assert not moved.exists()
+
+
+def test_repair_brings_no_other_content_than_was_there(
+    site: Sites, here: Library, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here.sync()
+    sha256, lost = sorted(here.installed().items())[0]
+    lost.unlink()
+    for _, _, file in list(site.world.files()):
+        site.world.replace_file(file["id"])
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
+    assert run(["repair"]) != 0
+    assert f"asked for was {sha256}" in capsys.readouterr().out
+    assert not lost.exists()
+
+
+def test_taking_up_what_is_missing_takes_as_long_for_each_in_a_large_library(tmp_path: Path) -> None:
+    def time_of(count: int) -> float:
+        with Registry(tmp_path / f"{count}.db") as registry:
+            with registry.write():
+                root = registry.files.add_root(tmp_path)
+                for number in range(count):
+                    path, sha256 = tmp_path / f"n{number}.pt", hashlib.sha256(str(number).encode()).hexdigest()
+                    registry.files.put(root, path.name, 1, 1, {**row(1), "sha256": sha256, "content_hash": None})
+                    values = {"source": "civitai", "url": "", "name": path.stem, "suffix": ".pt"}
+                    values |= {"folder": str(tmp_path), "remote_file_id": None, "sha256": sha256, "size_bytes": 5}
+                    job = registry.jobs.add(f"civitai:{number}", values)
+                    registry.jobs.set_state(job.id, "done")
+                    registry.jobs.installed(str(path), job.id, "network", sha256)
+            found = list(damages(registry))
+            assert len(found) == count
+            began = time.process_time()
+            for damage in found[:30]:
+                take_up(registry, damage)
+            assert len(registry.files.rows("files.state = 'missing'")) == 30
+            return time.process_time() - began
+
+    time_of(30)
+    assert time_of(2000) < 5 * time_of(60)

@@ -1,0 +1,137 @@
+"""What one file, one owner or one host does, or a whole site that is gone, costs all the others little."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_sites import Sites, World
+from fake_sites.messages import Request, Response, json_response
+from fast_clock import FastClock
+from fetching import Library
+
+from hnetkit.cli import run
+from hnetkit.errors import NetworkFailed
+from hnetkit.registry import Registry
+from hnetkit.sources.identify import checkpoints
+from hnetkit.sources.pace import Pace
+from hnetkit.sources.portable import imported
+from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT, Passing, persevere
+from hnetkit.sources.sync import MOST_ASKED
+
+OpenLibrary = Callable[..., Library]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_pause_that_one_files_storage_asks_for_holds_up_no_other(open_library: OpenLibrary, status: int) -> None:
+    with Sites(World.make(6, plain=True)) as site:
+        first: list[str] = []
+
+        def limited(request: Request, response: Response) -> Response:
+            if request.origin != "storage" or not request.path.startswith("/files"):
+                return response
+            first[:] = first or [request.path]
+            return Response(status, {"Retry-After": "86400"}, b"") if request.path == first[0] else response
+
+        site.alter = limited
+        jobs = open_library(site, parallel=1).sync()
+        assert [(job.state, job.code) for job in jobs if job.state != "done"] == [("failed", "network")]
+        assert len(jobs) > 5
+
+
+def test_storage_that_asks_for_short_pauses_holds_up_no_other(open_library: OpenLibrary) -> None:
+    with Sites(World.make(3, plain=True)) as site:
+        library = open_library(site, parallel=1)
+        paused: list[float] = []
+        library.civitai.web.pace.pause = paused.append  # type: ignore[method-assign]
+
+        def limited(request: Request, response: Response) -> Response:
+            is_file = request.origin == "storage" and request.path.startswith("/files")
+            return Response(429, {"Retry-After": "3"}, b"") if is_file else response
+
+        site.alter = limited
+        assert {(job.state, job.code) for job in library.sync()} == {("failed", "network")}
+        assert paused == []
+
+
+def test_an_owner_who_demands_a_login_for_many_files_stops_no_other(open_library: OpenLibrary) -> None:
+    with Sites(World.make(12, plain=True)) as site:
+        newest = sorted(site.world.models, key=lambda model: -model["id"])[:4]
+        closed = {str(version["id"]) for model in newest for version in model["modelVersions"]}
+        assert len(closed) > 3
+
+        def refused(request: Request, response: Response) -> Response:
+            for model in newest:  # one owner
+                name = model.get("creator", {}).get("username")
+                if name and request.origin == "api":
+                    response.body = response.body.replace(f'"{name}"'.encode(), b'"somebody"')
+            if "/download/models/" in request.path and request.path.rsplit("/", 1)[1] in closed:
+                message = "The creator of this asset requires you to be logged in to download it"
+                return json_response({"error": "Unauthorized", "message": message}, 401)
+            return response
+
+        site.alter = refused
+        library = open_library(site, parallel=1)
+        jobs = library.sync()
+        failed = [job for job in jobs if job.state == "failed"]
+        assert {job.code for job in failed} == {"no-token"}
+        assert not [job for job in failed if str(job.reason).startswith("not tried")]
+        assert [job.state for job in jobs].count("done") == len(jobs) - len(failed)
+
+
+def test_while_nothing_comes_each_thing_is_tried_once_and_then_as_often_as_before() -> None:
+    clock = FastClock()
+    pace, tried = Pace(clock), 0
+
+    def nothing() -> None:
+        nonlocal tried
+        tried += 1
+        raise Passing("no connection")
+
+    for count in [ATTEMPTS] * MOST_PATIENT + [1, 1]:
+        tried = 0
+        with pytest.raises(NetworkFailed, match=f"{count} attempt"):
+            persevere(nothing, "a file", clock=clock, pace=pace)
+        assert tried == count
+    persevere(lambda: None, "a file", clock=clock, pace=pace)
+    tried = 0
+    with pytest.raises(NetworkFailed):
+        persevere(nothing, "a file", clock=clock, pace=pace)
+    assert tried == ATTEMPTS
+
+
+def test_many_checkpoints_are_asked_about_in_little_time_where_the_site_does_not_answer(
+    site: Sites, here: Library
+) -> None:
+    from registry_rows import row
+
+    with here.registry.write():
+        for number in range(60):
+            here.registry.networks.put(row(number, sd_checkpoint=f"deadbe{number:02}"))
+    site.alter = lambda request, response: Response(503, {}, b"") if "/by-hash/" in request.path else response
+    failed: list[object] = []
+    assert list(checkpoints(here.registry, here.civitai, failed)) == []  # type: ignore[arg-type]
+    assert len(failed) == 60
+    assert len(site.requests) == MOST_PATIENT * ATTEMPTS + 60 - MOST_PATIENT
+
+
+def test_a_sync_asks_about_few_of_the_models_that_an_import_brought_and_says_so(
+    site: Sites, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
+    monkeypatch.setattr("hnetkit.sources.sync._AGAIN_S", 0.0)
+    models = [{"kind": "model", "source": "civitai", "raw": {"id": 1000 + n, "name": "m"}} for n in range(150)]
+    with Registry(home / "registry.db") as registry:
+        imported(registry, map(json.dumps, [{"kind": "hnetkit", "version": 1}, *models]))
+        with registry.write():
+            registry.catalogue._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
+    for asked in (MOST_ASKED, 150 - MOST_ASKED, 0):
+        site.clear()
+        assert run(["sync", "--metadata-only"]) == 0
+        found = {r.path for r in site.requests if re.search(r"/models/1\d\d\d$", r.path)}
+        assert len(found) == asked
+        said = capsys.readouterr().err
+        assert (f"{MOST_ASKED} of 150 models that are not listed are asked about" in said) is (asked == MOST_ASKED)
