@@ -15,7 +15,6 @@ from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, Us
 from hnetkit.network import DType
 from hnetkit.text import argument, counted
 
-SUFFIXES = (".pt", ".ckpt", ".bin", ".pth", ".safetensors")
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
 _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
@@ -192,7 +191,11 @@ def _targets(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[tuple[str, Path]]] = {}
-    for source in dict.fromkeys(_expanded(sources, failures)):
+    named: dict[str, str] = {}  # each file once, in however many spellings
+    for source in _expanded(sources, failures):
+        folder_of_it, name = os.path.split(source)
+        named.setdefault(os.path.join(os.path.realpath(folder_of_it), name), source)
+    for source in named.values():
         target = (folder or Path(source).parent) / f"{Path(source).stem}.{to}"
         place = os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name))
         found.setdefault(place, []).append((source, target))
@@ -213,17 +216,22 @@ def _of_one_name(pairs: Sequence[tuple[str, Path]]) -> Iterator[HnetkitError]:
 
 
 def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[str]:
-    """A folder stands for the model files in it; `failures` gets those that cannot be read."""
+    """A folder stands for the model files in it; `failures` gets those that cannot be read, or hold none."""
+    from hnetkit.library.walk import is_model
+
     for source in sources:
         if not os.path.isdir(source):
             yield source
             continue
         try:
-            found = [path for path in Path(source).iterdir() if path.suffix.lower() in SUFFIXES]
+            found = [path for path in Path(source).iterdir() if is_model(path.name)]
         except OSError as error:
             failures.append(failure_of(error, source))
             continue
-        yield from sorted(str(path) for path in found if os.path.isfile(path))
+        files = sorted(str(path) for path in found if os.path.isfile(path))
+        if not files:
+            failures.append(NotFound(f"{source}: no model file lies in this folder", hint="name the folder below it"))
+        yield from files
 
 
 def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, output: Output) -> Row:

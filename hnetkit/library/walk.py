@@ -98,14 +98,15 @@ def _entries(folder: Path) -> list[tuple[os.DirEntry[str], bool]]:
         with os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = _is_folder(entry)
-                if _is_model(entry.name) or (is_folder and not _UNPACKING.fullmatch(entry.name)):
+                if is_model(entry.name) or (is_folder and not _UNPACKING.fullmatch(entry.name)):
                     found.append((entry, is_folder))
     except OSError:
         return []
     return sorted(found, key=lambda item: item[0].name)
 
 
-def _is_model(name: str) -> bool:
+def is_model(name: str) -> bool:
+    """Whether a file may hold a model, by its name."""
     # macOS leaves `._name.pt` beside `name.pt` on foreign disks: notes of the Finder, not models
     return os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("._")
 
