@@ -1,4 +1,4 @@
-"""From what a person calls a network to the file to read: stem, then alias, then content.
+"""From what a person calls a network to the file to read: by its stem, an alias, or its content.
 
 Two files of one content are one network. What could mean several networks is an error that lists them. Strangers name
 files, and write lists of aliases: so what says a hash means that content, whatever else is called so.
@@ -48,12 +48,12 @@ def resolve(registry: Registry, name: str) -> Resolved:
 
     Args:
         registry: the library.
-        name: an exact file stem, else an alias, else a hash (``h1:...``, sha256, A1111's 8 or 10 digits, each also
+        name: an exact file stem, an alias, or a hash (``h1:...``, sha256, A1111's 8 or 10 digits, each also
             shortened to 8 digits or more), or ``name@hash`` where a stem stands for several.
 
     A file that is missing gives its name only where no file that is there has it. ``h1:...``, a whole sha256 and
-    ``name@hash`` mean a content before anything that is called so; a stem or an alias that reads as fewer digits,
-    and stands for another content than they do, is ambiguous.
+    ``name@hash`` mean a content before anything that is called so. A stem that is another network's alias, and a stem
+    or an alias that reads as fewer digits of another content, are ambiguous: the file may be a stranger's.
 
     Raises:
         NotFound: nothing has this name; the hint is the nearest.
@@ -99,7 +99,7 @@ def _called(registry: Registry, name: str) -> list[Row]:
     by_hash = _by_hash(registry, name) or _by_name_and_hash(registry, name)
     if by_hash and not _SHORT.fullmatch(name):
         return by_hash
-    return [*(_by_stem(registry, name) or _by_alias(registry, name)), *by_hash]
+    return [*_by_stem(registry, name), *_by_alias(registry, name), *by_hash]
 
 
 def _unknown(registry: Registry, name: str) -> HnetkitError:
@@ -122,7 +122,7 @@ def _by_name_and_hash(registry: Registry, name: str) -> list[Row]:
     stem, _, digits = name.rpartition("@")
     if not _HASH.fullmatch(digits):
         return []
-    return [row for row in _by_stem(registry, stem) or _by_alias(registry, stem) if _has_hash(row, digits)]
+    return [row for row in (*_by_stem(registry, stem), *_by_alias(registry, stem)) if _has_hash(row, digits)]
 
 
 def _by_hash(registry: Registry, digits: str) -> list[Row]:

@@ -16,7 +16,7 @@ import networks
 import pytest
 
 from hnetkit.errors import AmbiguousName, NotFound
-from hnetkit.library.resolve import resolve
+from hnetkit.library.resolve import require_alias, resolve
 from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
 
@@ -148,16 +148,35 @@ def test_one_name_for_two_networks_is_an_error_that_tells_them_apart(registry: R
     assert len({resolve(registry, label).content_hash for label in labels}) == 2
 
 
-def test_a_name_is_a_stem_then_an_alias_then_a_hash(registry: Registry, library: Path) -> None:
+def test_a_name_is_a_stem_an_alias_or_a_hash(registry: Registry, library: Path) -> None:
     changes(registry, library)
     ink, glow = resolve(registry, "ink"), resolve(registry, "glow")
     with registry.write():
-        registry.networks.set_alias(registry.networks.id_of(glow.content_hash), "ink")
         registry.networks.set_alias(registry.networks.id_of(glow.content_hash), "shine")
     assert resolve(registry, "ink") == ink
     assert resolve(registry, "shine") == glow
     for digits in (ink.content_hash, ink.content_hash[:12], ink.content_hash[3:13], ink.sha256, ink.sha256[:10]):
         assert resolve(registry, digits) == ink
+
+
+def test_a_file_that_came_later_under_an_alias_of_another_network_is_not_taken_for_it(
+    registry: Registry, library: Path
+) -> None:
+    changes(registry, library)
+    ink = resolve(registry, "ink")
+    with registry.write():
+        registry.networks.set_alias(registry.networks.id_of(ink.content_hash), "lines")
+    networks.network_file(library, "lines.pt", seed=77)
+    changes(registry)
+    with pytest.raises(AmbiguousName) as caught:
+        resolve(registry, "lines")
+    mine, theirs = str(caught.value.hint).removeprefix("say one of ").split(", ")
+    assert {resolve(registry, label).name for label in (mine, theirs)} == {"ink", "lines"}
+    stranger = resolve(registry, theirs if theirs.startswith("lines") else mine)
+    require_alias(registry, "lines", stranger.content_hash)
+    with registry.write():
+        registry.networks.set_alias(registry.networks.id_of(stranger.content_hash), "lines")
+    assert resolve(registry, "lines") == stranger
 
 
 def test_an_unknown_name_hints_at_the_nearest(registry: Registry, library: Path) -> None:
