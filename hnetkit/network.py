@@ -88,9 +88,7 @@ class TensorRef:
 
     def has_any(self, *, step: int = 1 << 20) -> bool:
         """Whether any byte of it is not 0; reads `step` bytes at a time."""
-        places = range(0, self.nbytes, step)
-        parts = (self.file.read_at(self.offset + at, min(step, self.nbytes - at)) for at in places)
-        return any(part.count(0) != len(part) for part in parts)
+        return any(part.count(0) != len(part) for part in _parts(self, step))
 
     @classmethod
     def of(cls, tensor: Tensor) -> TensorRef:
@@ -318,7 +316,13 @@ class Hypernetwork:
         """``"h1:" + 64 hex digits`` of the tensors and the topology; the same in every container and name."""
         from blake3 import blake3
 
-        return self.content_hash_from(lambda tensor: blake3(tensor.read()).hexdigest())
+        def digest_of(tensor: TensorRef) -> str:
+            digest = blake3()
+            for part in _parts(tensor, 1 << 20):
+                digest.update(part)
+            return digest.hexdigest()
+
+        return self.content_hash_from(digest_of)
 
     def content_hash_from(self, digest_of: Callable[[TensorRef], str]) -> str:
         """Returns the content hash.
@@ -336,6 +340,12 @@ class Hypernetwork:
         ]
         lines += [f"{width} {side} {_topology_of(mlp)}" for width, side, mlp in self.each_mlp()]
         return "h1:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _parts(tensor: TensorRef, step: int) -> Iterator[bytes]:
+    """The bytes of a tensor, `step` at a time."""
+    for at in range(0, tensor.nbytes, step):
+        yield tensor.file.read_at(tensor.offset + at, min(step, tensor.nbytes - at))
 
 
 def _topology_of(mlp: ResidualMLP) -> str:

@@ -47,6 +47,10 @@ class Links:
             Link(from_column(p), from_column(f), layout, how, from_column(s), sha) for p, f, layout, how, s, sha in rows
         ]
 
+    def paths(self) -> list[str]:
+        """Returns the paths of everything that was put into any folder."""
+        return [from_column(path) for (path,) in self._db.execute("SELECT path FROM links")]
+
     def put(self, link: Link) -> None:
         """Stores a link, replacing what is known of its path."""
         self._db.execute(

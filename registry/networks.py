@@ -129,6 +129,11 @@ class Networks:
         self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
         self._stale.update(id for (id,) in self._db.execute(_ID, [content_hash]))
 
+    def fileless(self) -> int:
+        """Returns how many networks stand in no file: only an import, or what people said, tells of them."""
+        count: int = self._db.execute(f"SELECT count(*) FROM networks WHERE {_FILELESS}").fetchone()[0]
+        return count
+
     def forget_fileless(self, among: Iterable[str] | None = None) -> None:
         """Removes networks that stand in no file any more.
 

@@ -13,7 +13,7 @@ import click
 
 from hnetkit import demo, paths
 from hnetkit.cli.output import Output
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.files import refuse_existing, refuse_links
 
 SEED = "7"
@@ -45,6 +45,9 @@ def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> 
         refuse_existing(folder / "grid.png", overwrite=False)
     # a folder may be a stranger's: what is written through a link would be in the library that a person has
     refuse_links(folder / name for name in ("home", "home/registry.db", "pictures"))
+    registry = folder / "home" / "registry.db"
+    if registry.is_file() and registry.stat().st_nlink > 1:
+        raise OutputExists(f"{registry}: has another name as well, and may be a library's", hint="another --out")
     folder.mkdir(parents=True, exist_ok=True)
     with _own_home(folder / "home"):
         for command in commands:

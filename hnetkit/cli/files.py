@@ -192,7 +192,11 @@ def _targets(
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[tuple[str, Path]]] = {}
-    for source in dict.fromkeys(_expanded(sources, failures)):
+    named: dict[str, str] = {}  # each file once, in however many spellings
+    for source in _expanded(sources, failures):
+        folder_of_it, name = os.path.split(source)
+        named.setdefault(os.path.join(os.path.realpath(folder_of_it), name), source)
+    for source in named.values():
         target = (folder or Path(source).parent) / f"{Path(source).stem}.{to}"
         place = os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name))
         found.setdefault(place, []).append((source, target))
@@ -213,7 +217,8 @@ def _of_one_name(pairs: Sequence[tuple[str, Path]]) -> Iterator[HnetkitError]:
 
 
 def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[str]:
-    """A folder stands for the model files in it; `failures` gets those that cannot be read."""
+    """A folder stands for the model files in it; `failures` gets those that cannot be read, or hold none."""
+
     for source in sources:
         if not os.path.isdir(source):
             yield source
@@ -223,7 +228,10 @@ def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[
         except OSError as error:
             failures.append(failure_of(error, source))
             continue
-        yield from sorted(str(path) for path in found if os.path.isfile(path))
+        files = sorted(str(path) for path in found if os.path.isfile(path))
+        if not files:
+            failures.append(NotFound(f"{source}: no model file lies in this folder", hint="name the folder below it"))
+        yield from files
 
 
 def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, output: Output) -> Row:

@@ -248,11 +248,11 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
             files = registry.files.rows("root_id = ?", [root.id])
         else:
             files = registry.files.rows("files.state = 'missing'") if missing else _files_called(registry, str(name))
-        if files or root:
-            confirm(
-                f"Forget {counted(len(files), 'file')}, and what only {'they' if len(files) != 1 else 'it'} held?",
-                yes=yes,
-            )
+        fileless = registry.networks.fileless() if missing else 0
+        if files or root or fileless:
+            also = f" and {counted(fileless, 'network')} in no file" if fileless else ""
+            whose = "they" if len(files) + fileless != 1 else "it"
+            confirm(f"Forget {counted(len(files), 'file')}{also}, and what only {whose} held?", yes=yes)
         with registry.write():
             registry.files.forget(row["id"] for row in files)
             if root is not None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork
+from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork, UsageError
 from hnetkit.formats import pickle_reader, pickle_values
 from hnetkit.formats.activations import activation_name
 from hnetkit.formats.messages import naming, shown
@@ -298,6 +298,22 @@ class _Plain:
         if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:
             raise UnsafeFile(f"an integer of {value.bit_length()} bits in its metadata")
         return value is None or isinstance(value, int | float | str)
+
+
+def require_metadata(metadata: Mapping[Any, Any]) -> None:
+    """Raises UsageError where no file could give metadata back, FileRefused where it is more than is read."""
+    plain = _Plain()
+    for key, item in metadata.items():
+        try:
+            is_fit = _is_key(key) and plain.has(key) and plain.has(item)
+        except UnsafeFile as error:
+            raise FileRefused(
+                f"its metadata, up to {shown(key)}, is more than is read: {error}", hint="keep less of it"
+            ) from error
+        if not is_fit:
+            raise UsageError(
+                f"its metadata {shown(key)}: no file could give it back", hint="use texts, numbers and lists"
+            )
 
 
 def _is_key(key: Any) -> bool:

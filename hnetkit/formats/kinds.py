@@ -34,14 +34,6 @@ TITLES: Mapping[str, str] = {
     "unknown": "not a file that hnetkit knows",
 }
 
-OTHER_MODELS = frozenset(
-    {
-        *("lora", "lycoris", "textual-inversion", "vae", "checkpoint", "sam", "aesthetic-gradient", "optimizer"),
-        *("torchscript", "gguf"),
-    }
-)
-"""The kinds that are models, and no hypernetworks."""
-
 _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG\r\n\x1a\n", "image"),
     (b"\xff\xd8\xff", "image"),

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, UsageError
+from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, NotAHypernetwork, UnsupportedNetwork, UsageError
 from hnetkit.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, new_file, refuse_existing
+from hnetkit.formats.a1111 import require_metadata
 from hnetkit.formats.convention import a1111_metadata, header_metadata
-from hnetkit.formats.kinds import OTHER_MODELS
 from hnetkit.formats.reading import look
 from hnetkit.formats.safetensors_file import MAX_HEADER
 from hnetkit.formats.source import OpenFile
@@ -20,6 +20,8 @@ from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRef
 
 _CHUNK = 4 << 20  # bytes
+_VALUES = 1 << 20  # converted at a time
+_WORTHLESS = ("empty", "html", "git-lfs")  # what stands where a download failed
 _CODES: dict[DType, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp64": "F64"}
 
 
@@ -32,15 +34,16 @@ def save(
         net: what to write; its tensors keep their bytes where no dtype changes, its metadata values their types.
         path: ``.safetensors``, ``.pt``, ``.ckpt`` or ``.bin`` decides the container.
         dtype: ``"fp32"``, ``"fp16"`` or ``"bf16"`` to convert every tensor; None keeps each as it is.
-        overwrite: replace an existing file, unless it is a model of another kind.
+        overwrite: replace an earlier network, whole or broken; no file of another kind.
 
     Raises:
-        UsageError: another suffix, or no such dtype.
+        UsageError: another suffix, no such dtype, or metadata that no file could give back.
         OutputExists: see `require_output`.
         DamagedFile: the network's own file is not as it was saved.
         FileRefused: a value of the network does not fit into `dtype`, or its metadata into a header.
     """
     require_output(path, overwrite=overwrite)
+    require_metadata(net.metadata)
     damaged = damaged_parts(net)
     if damaged:
         raise DamagedFile(
@@ -64,17 +67,21 @@ def require_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
     """Accepts the name of a network's file to write.
 
     Raises:
-        OutputExists: the file exists, and `overwrite` is False or it is a model of another kind.
+        OutputExists: the file exists, and `overwrite` is False or it is of another kind.
     """
-    refuse_existing(path, overwrite=overwrite, is_other=_is_other_model)
+    refuse_existing(path, overwrite=overwrite, is_other=_is_other)
 
 
-def _is_other_model(path: Path) -> bool:
+def _is_other(path: Path) -> bool:
+    """Whether a file is anything but a network, one that broke, or what a failed download left."""
     try:
         with OpenFile(path) as file:
-            return look(file).kind in OTHER_MODELS
-    except HnetkitError:  # nothing that could be told from a network
-        return False
+            refusal = look(file).refusal
+    except HnetkitError:  # nobody knows what it is
+        return True
+    if isinstance(refusal, NotAHypernetwork):
+        return refusal.kind not in _WORTHLESS
+    return not isinstance(refusal, DamagedFile | UnsupportedNetwork | None)
 
 
 def source_sha256(net: Hypernetwork) -> str | None:
@@ -121,7 +128,10 @@ def _write_safetensors(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -
 def _chunks(name: str, tensor: TensorRef, dtype: DType | None) -> Iterator[bytes]:
     """The tensor's bytes, converted where `dtype` is another one."""
     if dtype is not None and dtype != tensor.dtype:
-        yield _converted(name, tensor, dtype)
+        for first in range(0, tensor.numel, _VALUES):
+            place = tensor.offset + first * ITEM_SIZE[tensor.dtype]
+            part = TensorRef(tensor.dtype, (min(_VALUES, tensor.numel - first),), tensor.file, place)
+            yield _converted(name, part, dtype)
         return
     for position in range(0, tensor.nbytes, _CHUNK):
         yield tensor.file.read_at(tensor.offset + position, min(_CHUNK, tensor.nbytes - position))
@@ -138,4 +148,4 @@ def _converted(name: str, tensor: TensorRef, dtype: DType) -> bytes:
             f"{name}: a weight of {largest:g} does not fit into {dtype}",
             hint="use --dtype bf16, which holds the range of fp32",
         )
-    return after.view(torch.uint8).numpy().tobytes() if after.numel() else b""
+    return after.view(torch.uint8).numpy().tobytes()

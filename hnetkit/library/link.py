@@ -16,7 +16,7 @@ import stat
 import tempfile
 import unicodedata
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -352,7 +352,10 @@ def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[
     for row in registry.files.rows("files.content_hash NOTNULL"):
         if _key_of(row["path"]) not in placed:  # a scan of the program's folder finds the links as well
             networks.setdefault(row["content_hash"], []).append(row)
-    best = {content: min(rows, key=lambda row: _rank(row, folder, program)) for content, rows in networks.items()}
+    linked = {_key_of(path) for path in registry.links.paths()}
+    best = {
+        content: min(rows, key=lambda row: _rank(row, folder, program, linked)) for content, rows in networks.items()
+    }
     in_place = {content for content, row in best.items() if _is_in_place(row, folder, program)}
     stems = _stems_so_far(networks, placed)
     taken = {folded(stem) for stem in stems.values()} | {folded(best[content]["stem"]) for content in in_place}
@@ -367,9 +370,13 @@ def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[
     return wanted
 
 
-def _rank(row: Row, folder: Path, program: Program) -> tuple[bool, bool, bool]:
-    """What is there, then what lies in the program's folder, then what it can read as it is, comes first."""
-    return row["state"] != "present", not _is_in_place(row, folder, program), not _is_readable(row, program)
+def _rank(row: Row, folder: Path, program: Program, linked: Set[str]) -> tuple[bool, ...]:
+    """What is there, then what lies in the program's folder, then what it can read as it is, comes first.
+
+    What was linked into another program's folder, which may be taken back any time, comes after all that was not.
+    """
+    first = row["state"] != "present", not _is_in_place(row, folder, program)
+    return *first, _key_of(row["path"]) in linked, not _is_readable(row, program)
 
 
 def _is_readable(row: Row, program: Program) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
+from hnetkit.formats.a1111 import MAX_METADATA_TEXT
 from hnetkit.formats.messages import shown
 from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
@@ -202,6 +203,10 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and bool(value)
 
 
+def _name(value: Any) -> bool:
+    return _text(value) and len(value) <= MAX_METADATA_TEXT
+
+
 def _text_or_none(value: Any) -> bool:
     return value is None or isinstance(value, str)
 
@@ -245,7 +250,7 @@ _SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     "hnetkit": {},
     "network": {
         "content_hash": (lambda value: isinstance(value, str) and bool(_CONTENT.fullmatch(value)), "a content hash"),
-        **dict.fromkeys(("name", "activation", "dtype", "base_model"), _A_TEXT),
+        **dict.fromkeys(("name", "activation", "dtype", "base_model"), (_name, "a text as a network's file holds")),
         "widths": (lambda value: isinstance(value, list) and all(map(_count, value)), "a list of widths"),
         **dict.fromkeys(("layer_structure", "dropout"), _NUMBERS),
         **dict.fromkeys(("layer_norm", "activate_output"), _A_FLAG),

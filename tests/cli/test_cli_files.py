@@ -123,10 +123,11 @@ def test_convert_writes_the_named_file_and_prints_its_path(tmp_path: Path, capsy
 
 def test_convert_keeps_an_existing_file_unless_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, target = networks.network_file(tmp_path), tmp_path / "out.safetensors"
-    target.write_bytes(b"mine")
+    mine = networks.network_file(tmp_path, "mine.pt", seed=8).read_bytes()
+    target.write_bytes(mine)
     assert run(["convert", str(path), str(target)]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert target.read_bytes() == b"mine"
+    assert target.read_bytes() == mine
     assert run(["convert", str(path), str(target), "--overwrite"]) == 0
     assert hnetkit.load(target).format == "safetensors"
 
@@ -306,3 +307,25 @@ def test_two_sources_of_one_output_are_told_through_links_and_dots(
     for other in (tmp_path / "alias" / "a.ckpt", f"{folder}/../folder/a.ckpt"):
         assert run(["convert", "--to", "safetensors", "--overwrite", str(folder / "a.pt"), str(other)]) == 2
     assert not (folder / "a.safetensors").exists()
+
+
+def test_a_folder_is_converted_whole_and_one_without_models_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, empty, out = tmp_path / "models", tmp_path / "empty", tmp_path / "out"
+    folder.mkdir()
+    empty.mkdir()
+    networks.network_file(folder, "ink.pt")
+    hnetkit.save(hnetkit.load(folder / "ink.pt"), folder / "glow.safetensors")
+    (folder / "glow.safetensors").rename(folder / "glow.sft")
+    (folder / "._ink.pt").write_bytes(b"\0\5\x16\7")
+    assert run(["convert", "--to", "safetensors", "--out-dir", str(out), str(folder)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["glow.safetensors", "ink.safetensors"]
+    assert run(["convert", "--to", "pt", str(empty)]) == 4
+    assert "no model file" in capsys.readouterr().err
+
+
+def test_one_file_in_two_spellings_is_converted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks.network_file(tmp_path, "ink.pt")
+    monkeypatch.chdir(tmp_path)
+    assert run(["convert", "--to", "safetensors", "ink.pt", "./ink.pt", str(tmp_path / "ink.pt")]) == 0

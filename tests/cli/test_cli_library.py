@@ -178,6 +178,9 @@ def test_forgetting_one_network_keeps_what_an_import_told_of_others(
     run(["forget", "glow", "-y"])
     capsys.readouterr()
     assert [row["own_name"] for row in rows(capsys, "list", "--tag", "precious")] == ["net1"]
+    assert run(["forget", "--missing"]) == 2
+    assert "Forget 0 files and 1 network in no file" in capsys.readouterr().err
+    assert [row["own_name"] for row in rows(capsys, "list", "--tag", "precious")] == ["net1"]
     assert run(["forget", "--missing", "-y"]) == 0
     capsys.readouterr()
     assert rows(capsys, "list") == []

@@ -32,3 +32,15 @@ def test_the_demo_writes_through_no_link(
     assert run(["demo"]) == 2
     assert "a link" in capsys.readouterr().err
     assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_the_demo_writes_into_no_registry_that_is_hard_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo-output" / "home").mkdir(parents=True)
+    (tmp_path / "mine.db").write_bytes(b"")
+    (tmp_path / "demo-output" / "home" / "registry.db").hardlink_to(tmp_path / "mine.db")
+    assert run(["demo"]) == 2
+    assert "another name" in capsys.readouterr().err
+    assert (tmp_path / "mine.db").read_bytes() == b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -143,6 +144,26 @@ def test_a_network_replaces_no_model_of_another_kind(commands: Commands, tmp_pat
         with pytest.raises(OutputExists, match="another kind"):
             hnetkit.save(net, path, overwrite=True)
         assert path.read_bytes() == before
+
+
+def test_a_network_replaces_no_file_that_hnetkit_does_not_know(commands: Commands, tmp_path: Path) -> None:
+    whole = {"run.pt": {"epoch": 3, "model_state": {"a.weight": torch.ones(3)}}, "module.pt": torch.nn.Linear(2, 2)}
+    for name, value in whole.items():
+        torch.save(value, tmp_path / name)
+    save_file({"foo.weight": torch.ones(3)}, tmp_path / "foo.safetensors")
+    plain = {
+        "notes.bin": bytes(range(256)) * 9,
+        "diary.bin": b"dear diary",
+        "photo.pt": b"\x89PNG\r\n\x1a\n" + b"x" * 99,
+    }
+    for name, data in plain.items():
+        (tmp_path / name).write_bytes(data)
+    with zipfile.ZipFile(tmp_path / "backup.bin", "w") as archive:
+        archive.writestr("diary.txt", "dear diary")
+    for name in (*whole, *plain, "foo.safetensors", "backup.bin"):
+        before = (tmp_path / name).read_bytes()
+        assert run([*commands["convert"](tmp_path / name), "--overwrite"]) == 2
+        assert (tmp_path / name).read_bytes() == before
 
 
 def test_a_network_replaces_an_earlier_one_and_a_broken_one(commands: Commands, library: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import hnetkit
-from hnetkit.errors import DamagedFile, FileRefused, NotAHypernetwork, UnsupportedNetwork
+from hnetkit.errors import DamagedFile, FileRefused, NotAHypernetwork, UnsupportedNetwork, UsageError
 from hnetkit.formats.activations import NAMES
 from hnetkit.network import MemorySource
 
@@ -377,3 +378,18 @@ def test_an_output_activation_survives_beside_mlps_whose_tensors_show_theirs(tmp
 def test_memory_that_ends_before_a_tensor_does_is_not_written_as_one() -> None:
     with pytest.raises(ValueError, match="are not in 3 bytes"):
         MemorySource(bytes(3)).read_at(0, 8)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize(
+    "claim",
+    [{"a": b"x"}, {1: 2}, {"a": 2**10_000}, {"a": {1.5: 2}}, {"a\ud800": 1}, {"a": "x" * 400_000}],
+    ids=["bytes", "number", "large number", "key", "surrogate", "long"],
+)
+def test_metadata_that_no_file_gives_back_is_refused_before_anything_is_written(
+    claim: dict[Any, Any], suffix: str, tmp_path: Path
+) -> None:
+    net = hnetkit.load(networks.network_file(tmp_path))
+    with pytest.raises((UsageError, FileRefused), match="metadata"):
+        hnetkit.save(replace(net, metadata={**net.metadata, **claim}), tmp_path / f"out{suffix}")
+    assert not (tmp_path / f"out{suffix}").exists()

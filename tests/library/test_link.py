@@ -714,3 +714,17 @@ def test_comfyui_does_not_get_a_file_whose_layers_it_would_apply_in_another_orde
         changes = {Path(change.path).stem: change for change in link(registry, tmp_path / program.name, program)}
         what[program.name] = (changes["back"].what, changes["ink"].what)
     assert what == {"a1111": ("linked", "linked"), "comfyui": ("skipped", "linked")}
+
+
+def test_no_link_leads_to_what_was_linked_into_another_programs_folder(
+    registry: Registry, library: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first" / "models" / "hypernetworks", tmp_path / "second" / "models" / "hypernetworks"
+    for folder in (first, second):
+        folder.mkdir(parents=True)
+    list(link(registry, first, A1111))
+    list(scan(registry, [first]))
+    list(link(registry, second, COMFYUI))
+    list(undo(registry, first, A1111))
+    for path in second.iterdir():
+        assert hnetkit.load(path).content_hash == resolve(registry, path.stem).content_hash

@@ -204,6 +204,7 @@ SUBSCRIPTION = '{"kind": "subscription", "name": "a", "filters": {}}'
     [
         *(({"widths": value}, "widths is not a list of widths") for value in (5, None, [1.5], [-1], ["320"], [2**80])),
         *(({key: 5}, f"{key} is not a text") for key in ("name", "activation", "dtype", "base_model", "note")),
+        ({"name": "x" * 300_000}, "name is not a text as a network's file holds"),
         *(({key: [None]}, f"{key} is not a list of texts") for key in ("tags", "aliases")),
         ({"content_hash": "h1:x"}, "not a content hash"),
         ({"layer_norm": "no"}, "not true or false"),

@@ -224,7 +224,7 @@ class _Session:
         self._header(Path("converted/ink.safetensors"))
         self.rows("scan", str(files))
         self.rows("list")
-        self.rows("tag", "ink", "lines", "--alias", "thin", "--note", "best at 0.6")
+        self.rows("tag", "ink", "lines", "--alias", "slim", "--note", "best at 0.6")
         for command in ("show", "search"):
             self.rows(command, "ink")
         Path("ComfyUI/models").mkdir(parents=True)
