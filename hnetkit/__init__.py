@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hnetkit import errors as errors
     from hnetkit.formats import load as load
     from hnetkit.formats import save as save
+    from hnetkit.library.library import Library as Library
     from hnetkit.network import Hypernetwork as Hypernetwork
     from hnetkit.runtime.attach import applied as applied
     from hnetkit.runtime.attach import disable_hypernetworks as disable_hypernetworks
@@ -32,6 +33,7 @@ _HOME = {
     "load": "hnetkit.formats",
     "save": "hnetkit.formats",
     "Hypernetwork": "hnetkit.network",
+    "Library": "hnetkit.library.library",
     "Stack": "hnetkit.runtime.stack",
     "Strength": "hnetkit.runtime.strength",
     "applied": "hnetkit.runtime.attach",

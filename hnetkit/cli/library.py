@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hnetkit import paths
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options
-from hnetkit.errors import NotFound, PartlyFailed, UsageError, printable
+from hnetkit.errors import PartlyFailed, UsageError, printable
 from hnetkit.text import argument, counted, is_text
 
 if TYPE_CHECKING:
-    from hnetkit.registry.files import Root
+    from hnetkit.library.library import Library
     from hnetkit.registry.store import Registry
 
 # what means nothing to bash, zsh, fish and PowerShell, which takes typographic quotes for quotes and dashes for -
@@ -34,6 +31,15 @@ def open_registry() -> Iterator[Registry]:
 
     with Registry(paths.registry_file()) as registry:
         yield registry
+
+
+@contextmanager
+def open_library() -> Iterator[Library]:
+    """The person's library."""
+    from hnetkit.library.library import Library
+
+    with Library() as library:
+        yield library
 
 
 def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -71,21 +77,16 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
       hnetkit scan --rehash
     """
     from hnetkit.cli.progress import byte_progress
-    from hnetkit.library.scan import add_roots, recheck, scan
 
     if rehash and folders:
         raise UsageError("--rehash checks the whole library", hint="hnetkit scan --rehash")
-    with open_registry() as registry, byte_progress("reading", quiet=output.quiet) as progress:
-        if not folders and paths.library_folder().is_dir():
-            add_roots(registry, [paths.library_folder()])
-        if not folders and not registry.files.roots():
-            raise NotFound("no folder was ever scanned", hint="hnetkit scan FOLDER")
+    with open_library() as library, byte_progress("reading", quiet=output.quiet) as progress:
         if rehash:
-            found = recheck(registry, progress=progress)
+            found = library.recheck(progress)
         else:
-            found = scan(registry, map(Path, folders), progress, follow_links=follow_links, note=output.note)
-        rows = [_change(change) for change in found]
-        total = registry.summary()
+            found = library.scan(*folders, follow_links=follow_links, progress=progress, note=output.note)
+        rows = list(map(_change, found))
+        total = library.registry.summary()
     output.rows(rows, columns=["change", "path", "kind", "detail"], text=_change_line)
     output.note(f"{counted(len(rows), 'change')}; {total}")
     wrong = [
@@ -122,19 +123,14 @@ def list_command(
       hnetkit list
       hnetkit list --tag anime --base-model sd1 --csv
     """
-    with open_registry() as registry:
+    with open_library() as library:
         if files:
-            rows = registry.files.rows("files.state = 'missing'" if missing else "1")
+            rows = library.files(missing=missing)
             output.rows(rows, columns=["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"])
             return
-        rows = [row for row in _networks(registry, registry.networks.rows()) if not missing or not row["present"]]
-    if base_model:
-        rows = [row for row in rows if row["base_model"] == base_model]
-    if width is not None:
-        rows = [row for row in rows if width in row["widths"]]
-    if activation:
-        rows = [row for row in rows if row["activation"] == activation.lower()]
-    rows = sorted((row for row in rows if set(tags) <= set(row["tags"])), key=lambda row: str(row["name"]).casefold())
+        rows = library.networks(
+            tags=tags, base_model=base_model or None, width=width, activation=activation or None, missing=missing
+        )
     output.rows(rows, columns=_LIST)
     if not rows:
         output.note("no networks; hnetkit scan FOLDER adds some")
@@ -153,8 +149,8 @@ def search_command(words: tuple[str, ...], output: Output) -> None:
       hnetkit search watercolor
       hnetkit search anime style --json
     """
-    with open_registry() as registry:
-        rows = _networks(registry, registry.networks.search(" ".join(words)))
+    with open_library() as library:
+        rows = library.search(" ".join(words))
     output.rows(rows, columns=_LIST)
 
 
@@ -169,17 +165,9 @@ def show_command(name: str, output: Output) -> None:
       hnetkit show ink
       hnetkit show h1:27f0fce0 --json
     """
-    from hnetkit.library.resolve import resolve
-
-    with open_registry() as registry:
-        found = resolve(registry, name)
-        rows = _networks(registry, registry.networks.rows("content_hash = ?", [found.content_hash]))
-        for row in rows:
-            files = registry.files.holding([row["content_hash"]])
-            row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
-            row["sites"] = _sites(registry, {file["sha256"] for file in files})
-            row["training"] = _training(registry, row["content_hash"])
-    output.rows(rows, columns=_LIST, text=_network_card)
+    with open_library() as library:
+        row = library.record(name)
+    output.rows([row], columns=_LIST, text=_network_card)
 
 
 @click.command("tag")
@@ -201,27 +189,14 @@ def tag_command(
       hnetkit tag ink anime lineart
       hnetkit tag ink --alias lines --note "best at 0.6"
     """
-    from hnetkit.library.resolve import require_alias, resolve
-
     if not tags and not remove and alias is None and note is None:
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
     odd = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
     if odd is not None:
         raise not_text(odd)
-    with open_registry() as registry:
-        found = resolve(registry, name)
-        if alias is not None:
-            require_alias(registry, alias, found.content_hash)
-        with registry.write():
-            id = registry.networks.id_of(found.content_hash)
-            registry.networks.add_tags(id, tags)
-            registry.networks.remove_tags(id, remove)
-            if alias is not None:
-                registry.networks.set_alias(id, alias)
-            if note is not None:
-                registry.networks.set_note(id, note)
-        rows = _networks(registry, registry.networks.rows("id = ?", [id]))
-    output.rows(rows, columns=_LIST, text=_network_card)
+    with open_library() as library:
+        row = library.tag(name, *tags, remove=remove, alias=alias, note=note)
+    output.rows([row], columns=_LIST, text=_network_card)
 
 
 @click.command("forget")
@@ -242,89 +217,14 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     """
     if (name is None) == (not missing):
         raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
-    with open_registry() as registry:
-        root = None if name is None else _root_at(registry, name)
-        if root is not None:
-            files = registry.files.rows("root_id = ?", [root.id])
-        else:
-            files = registry.files.rows("files.state = 'missing'") if missing else _files_called(registry, str(name))
-        fileless = registry.networks.fileless() if missing else 0
-        if files or root or fileless:
-            also = f" and {counted(fileless, 'network')} in no file" if fileless else ""
-            whose = "they" if len(files) + fileless != 1 else "it"
-            confirm(f"Forget {counted(len(files), 'file')}{also}, and what only {whose} held?", yes=yes)
-        with registry.write():
-            registry.files.forget(row["id"] for row in files)
-            if root is not None:
-                registry.files.forget_root(root)
-            registry.networks.forget_fileless(None if missing else {row["content_hash"] for row in files} - {None})
+    with open_library() as library:
+        found = library.forgetting(name, missing=missing)
+        if found.files or found.root or found.fileless:
+            also = f" and {counted(found.fileless, 'network')} in no file" if found.fileless else ""
+            whose = "they" if len(found.files) + found.fileless != 1 else "it"
+            confirm(f"Forget {counted(len(found.files), 'file')}{also}, and what only {whose} held?", yes=yes)
+        files = library.forget(name, missing=missing)
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
-
-
-def _root_at(registry: Registry, name: str) -> Root | None:
-    if not os.path.dirname(name) and name != os.curdir:  # a bare word is a network, also where a folder is called so
-        return None
-    return next((root for root in registry.files.roots() if str(root.path) == os.path.realpath(name)), None)
-
-
-def _files_called(registry: Registry, name: str) -> list[Row]:
-    from hnetkit.library.resolve import resolve
-
-    path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
-    by_path = [row for row in registry.files.rows() if row["path"] == path]
-    return by_path or registry.files.rows("files.content_hash = ?", [resolve(registry, name).content_hash])
-
-
-def _networks(registry: Registry, rows: list[Row]) -> list[Row]:
-    """Adds to networks the files that hold them, and the checkpoint that they were trained on."""
-    by_content: dict[str, list[Row]] = {}
-    for file in registry.files.holding([row["content_hash"] for row in rows]):
-        by_content.setdefault(file["content_hash"], []).append(file)
-    checkpoints = {
-        short: file["path"]
-        for file in registry.files.rows("files.kind = 'checkpoint'")
-        for short in (str(file["sha256"])[:10], file["autov1"])
-    }
-    return [_with_files(row, by_content.get(row["content_hash"], []), checkpoints) for row in rows]
-
-
-def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
-    shown = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
-    present = any(file["state"] == "present" for file in files)
-    return {
-        **{key: value for key, value in row.items() if key != "id"},
-        "name": files[0]["stem"] if files else row["name"],
-        "own_name": row["name"],
-        "size": _size(files[0]["size_bytes"]) if present else "missing",
-        "trained_on": _trained_on(row),
-        "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
-        "present": present,
-        "files": [{key: file[key] for key in shown} for file in files],
-    }
-
-
-def _training(registry: Registry, content_hash: str) -> Row | None:
-    """How a network came to be that was trained here: its recipe, its model, and its ancestors, the nearest first."""
-    training = registry.trainings.of(content_hash)
-    if training is None:
-        return None
-    lineage = registry.trainings.lineage(content_hash)
-    names = {row["content_hash"]: row["name"] for row in _networks(registry, _of_contents(registry, lineage))}
-    return asdict(training) | {"lineage": [{"content_hash": own, "name": names.get(own)} for own in lineage]}
-
-
-def _of_contents(registry: Registry, hashes: list[str]) -> list[Row]:
-    return registry.networks.rows(f"content_hash IN ({','.join('?' * len(hashes))})", hashes)
-
-
-def _sites(registry: Registry, sha256s: set[str]) -> list[Row]:
-    """What sites say of files with these hashes: their claims, beside what hnetkit measured."""
-    marks = ",".join("?" * len(sha256s))
-    versions = "SELECT version_id FROM lookups WHERE sha256"
-    rows = registry.catalogue.files(
-        f"remote_files.sha256 IN ({marks}) OR versions.remote_id IN ({versions} IN ({marks}))", [*sha256s, *sha256s]
-    )
-    return list({(row["source"], row["version_id"]): row for row in rows}.values())
 
 
 def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
@@ -345,15 +245,6 @@ def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
         facts.append(("activation", said.get("activation_text")))
         facts.append(("notes", said.get("notes")))
     return [f"  {label:<11}{value}" for label, value in dict.fromkeys(facts) if value]
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
-
-
-def _trained_on(row: Row) -> str | None:
-    name, short = row["sd_checkpoint_name"], row["sd_checkpoint"]
-    return " ".join([*([name] if name else []), *([f"[{short}]"] if short else [])]) or None
 
 
 def _change(change: Any) -> Row:

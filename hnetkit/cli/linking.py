@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hnetkit.cli.library import complete_name, open_registry
+from hnetkit.cli.library import complete_name, open_library
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.library.layouts import PROGRAMS, folder_of
@@ -54,7 +54,6 @@ def link_command(
       hnetkit link ~/ComfyUI --layout comfyui --undo
     """
     from hnetkit.cli.progress import step_progress
-    from hnetkit.library import link
 
     how = _the_only_way(symlink=symlink, hardlink=hardlink, copy=copy)
     program = PROGRAMS[layout]
@@ -63,12 +62,11 @@ def link_command(
             "--undo takes everything back",
             hint=f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --undo",
         )
-    with open_registry() as registry, step_progress("Linking", quiet=output.quiet) as progress:
+    with open_library() as library, step_progress("Linking", quiet=output.quiet) as progress:
         if undo:
-            found = list(link.undo(registry, directory, program, dry_run=dry_run))
+            found = library.unlink(directory, layout=layout, dry_run=dry_run)
         else:
-            options = {"names": names, "how": how, "dry_run": dry_run, "progress": progress}
-            found = list(link.link(registry, directory, program, **options))  # type: ignore[arg-type]
+            found = library.link(directory, layout=layout, names=names, how=how, dry_run=dry_run, progress=progress)
     shown = [change for change in found if change.what != "there" or output.form != "text"]
     output.rows(map(_row, shown), columns=["change", "path", "source", "how", "reason"], text=_line)
     if program.note and not undo:

@@ -21,6 +21,10 @@ def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: 
     hnetkit.save(
         hnetkit.load(network_file(tmp_path, "other.pt", widths=(8, 20, 24), seed=2)), tmp_path / "ink.safetensors"
     )
+    (tmp_path / "hypernetworks").mkdir()
+    for seed, name in enumerate(("ink", "glow")):
+        network_file(tmp_path / "hypernetworks", f"{name}.pt", seed=seed)
+    (tmp_path / "webui").mkdir()
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```pycon\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     test = doctest.DocTestParser().get_doctest("".join(blocks), {}, PAGE.name, str(PAGE), 0)

@@ -1,0 +1,294 @@
+"""A library of hypernetworks and what people do with it: the one object of this room."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from hnetkit import paths
+from hnetkit.errors import NotFound, UsageError
+from hnetkit.library import link as links
+from hnetkit.library.layouts import PROGRAMS, Program
+from hnetkit.library.records import Row, record, with_files
+from hnetkit.library.resolve import require_alias, resolve
+from hnetkit.library.scan import Change, Note, Progress, add_roots, recheck, scan
+from hnetkit.registry.store import Registry
+from hnetkit.text import argument
+
+if TYPE_CHECKING:
+    from hnetkit.library.link import How, LinkChange
+    from hnetkit.registry.files import Root
+
+AnyPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """What `Library.forget` removes from the registry.
+
+    Attributes:
+        files: rows; no file itself is touched.
+        root: the folder that is forgotten with them.
+        fileless: networks that are in no file any more.
+    """
+
+    files: list[Row]
+    root: Root | None = None
+    fileless: int = 0
+
+
+class Library:
+    """What is known of hypernetworks, and the folder that fetching installs them in.
+
+    Open until `close`, or the end of a `with` block. Any number may be open at once, in any number of processes.
+
+    Args:
+        home: the folder of registry and library; None is that of the command line: ``HNETKIT_HOME``, else the
+            platform's data folder, and ``HNETKIT_LIBRARY``.
+
+    Attributes:
+        registry: rows of files and networks.
+        folder: where fetched networks are installed.
+
+    Raises:
+        RegistryError: it is damaged, locked, or written by a newer hnetkit.
+        DiskFull: there is none yet, and no room for one.
+    """
+
+    def __init__(self, home: AnyPath | None = None) -> None:
+        self.folder = paths.library_folder() if home is None else Path(os.path.abspath(home), "library")
+        self.registry = Registry(paths.registry_file() if home is None else Path(home, "registry.db"))
+
+    def close(self) -> None:
+        """Closes the registry."""
+        self.registry.close()
+
+    def __enter__(self) -> Library:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.registry.__exit__(kind, error, at)
+
+    def scan(
+        self,
+        *folders: AnyPath,
+        follow_links: bool = False,
+        progress: Progress | None = None,
+        note: Note | None = None,
+    ) -> list[Change]:
+        """Reads what is new or changed, and returns the changes; see `hnetkit.library.scan.scan`.
+
+        Args:
+            folders: remembered for later scans; without any, all known ones are scanned, and `folder`.
+            follow_links: also into folders outside, to which links in a folder lead.
+            progress: told bytes read, and of how many.
+            note: told what a person should read.
+
+        Raises:
+            NotFound: a folder is not there, or none was ever scanned.
+            RegistryError, DiskFull: the registry cannot be written.
+        """
+        if not folders:
+            self._require_roots()
+        return list(scan(self.registry, map(Path, folders), progress, follow_links=follow_links, note=note))
+
+    def recheck(self, progress: Progress | None = None) -> list[Change]:
+        """Reads every known file again, and returns what is not as it was.
+
+        Raises:
+            NotFound: no folder was ever scanned.
+        """
+        self._require_roots()
+        return list(recheck(self.registry, progress=progress))
+
+    def networks(
+        self,
+        *,
+        tags: Iterable[str] = (),
+        base_model: str | None = None,
+        width: int | None = None,
+        activation: str | None = None,
+        missing: bool = False,
+    ) -> list[Row]:
+        """Returns a row for each network, by name; in however many files it stands.
+
+        Args:
+            tags: that it has, all of them.
+            base_model: that it is for.
+            width: of a context that it changes.
+            activation: that it has; ``"linear"`` is none.
+            missing: none of its files is there.
+        """
+        rows = with_files(self.registry, self.registry.networks.rows())
+        wanted = set(tags)
+        return sorted(
+            (
+                row
+                for row in rows
+                if wanted <= set(row["tags"])
+                and base_model in (None, row["base_model"])
+                and (width is None or width in row["widths"])
+                and (activation is None or row["activation"] == activation.lower())
+                and not (missing and row["present"])
+            ),
+            key=lambda row: str(row["name"]).casefold(),
+        )
+
+    def files(self, *, missing: bool = False) -> list[Row]:
+        """Returns a row for each known file, also those that hold no network; `missing`: only those that are gone."""
+        return self.registry.files.rows("files.state = 'missing'" if missing else "1")
+
+    def search(self, words: str) -> list[Row]:
+        """Returns the networks with all words in names, tags, notes or checkpoint, the best first."""
+        return with_files(self.registry, self.registry.networks.search(words))
+
+    def record(self, name: str) -> Row:
+        """Returns all that is known of one network.
+
+        Args:
+            name: see `hnetkit.library.resolve.resolve`.
+
+        Raises:
+            NotFound, AmbiguousName, FileRefused: the name means no network, or several, or none that can be used.
+        """
+        return record(self.registry, resolve(self.registry, name).content_hash)
+
+    def find(self, name: str) -> Path:
+        """Returns a file that is there and holds the network.
+
+        Raises:
+            NotFound, AmbiguousName, FileRefused: as `record`; NotFound also where none of its files is there.
+        """
+        path = resolve(self.registry, name).path
+        if not path.is_file():
+            raise NotFound(f"{path}: the file of {name} is gone", hint="hnetkit scan")
+        return path
+
+    def tag(
+        self,
+        name: str,
+        *tags: str,
+        remove: Iterable[str] = (),
+        alias: str | None = None,
+        note: str | None = None,
+    ) -> Row:
+        """Tags a network, and returns its row; what is said of it belongs to the content, not to a file.
+
+        Args:
+            remove: tags to take away.
+            alias: one more name, for prompts and commands.
+            note: replaces the one that is there; an empty one removes it.
+
+        Raises:
+            NotFound, AmbiguousName, FileRefused: as `record`.
+            UsageError: what cannot be an alias.
+        """
+        content_hash = resolve(self.registry, name).content_hash
+        if alias is not None:
+            require_alias(self.registry, alias, content_hash)
+        networks = self.registry.networks
+        with self.registry.write():
+            id = networks.id_of(content_hash)
+            networks.add_tags(id, tags)
+            networks.remove_tags(id, remove)
+            if alias is not None:
+                networks.set_alias(id, alias)
+            if note is not None:
+                networks.set_note(id, note)
+        (row,) = with_files(self.registry, networks.rows("id = ?", [id]))
+        return row
+
+    def forgetting(self, name: str | None = None, *, missing: bool = False) -> Forgetting:
+        """Returns what `forget` would remove; the arguments are the same."""
+        files = self.registry.files
+        if missing:
+            return Forgetting(files.rows("files.state = 'missing'"), fileless=self.registry.networks.fileless())
+        if name is None:
+            raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
+        root = self._root_at(name)
+        if root is not None:
+            return Forgetting(files.rows("root_id = ?", [root.id]), root)
+        return Forgetting(self._files_called(name))
+
+    def forget(self, name: str | None = None, *, missing: bool = False) -> list[Row]:
+        """Removes files from the registry, and returns their rows; no file is touched.
+
+        Tags, notes and aliases go with a network's last file.
+
+        Args:
+            name: a network's name, a file's path, or a folder that was scanned.
+            missing: all files that are gone, and networks in no file, instead.
+
+        Raises:
+            NotFound, AmbiguousName, FileRefused: as `record`.
+        """
+        found = self.forgetting(name, missing=missing)
+        contents = {row["content_hash"] for row in found.files} - {None}
+        with self.registry.write():
+            self.registry.files.forget(row["id"] for row in found.files)
+            if found.root is not None:
+                self.registry.files.forget_root(found.root)
+            self.registry.networks.forget_fileless(None if missing else contents)
+        return found.files
+
+    def link(
+        self,
+        directory: AnyPath,
+        *,
+        layout: str,
+        names: Sequence[str] = (),
+        how: How | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+    ) -> list[LinkChange]:
+        """Puts networks into another program's folder, and returns what was done; see `hnetkit.library.link.link`.
+
+        Args:
+            directory: the program's own folder.
+            layout: whose it is: ``"a1111"``, ``"comfyui"`` and others.
+            names: of networks; none means all that can be used.
+            how: only by ``"symlink"``, ``"hardlink"`` or ``"copy"``.
+        """
+        found = links.link(
+            self.registry, Path(directory), program_of(layout), names=names, how=how, dry_run=dry_run, progress=progress
+        )
+        return list(found)
+
+    def unlink(self, directory: AnyPath, *, layout: str, dry_run: bool = False) -> list[LinkChange]:
+        """Takes back all that `link` put into a folder and that is still as it was."""
+        return list(links.undo(self.registry, Path(directory), program_of(layout), dry_run=dry_run))
+
+    def _require_roots(self) -> None:
+        if self.folder.is_dir():
+            add_roots(self.registry, [self.folder])
+        if not self.registry.files.roots():
+            raise NotFound("no folder was ever scanned", hint="hnetkit scan FOLDER")
+
+    def _root_at(self, name: str) -> Root | None:
+        is_bare = not os.path.dirname(name) and name != os.curdir
+        if is_bare:  # a network, also where a folder is called so
+            return None
+        return next((root for root in self.registry.files.roots() if str(root.path) == os.path.realpath(name)), None)
+
+    def _files_called(self, name: str) -> list[Row]:
+        path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+        files = self.registry.files
+        by_path = [row for row in files.rows() if row["path"] == path]
+        return by_path or files.rows("files.content_hash = ?", [resolve(self.registry, name).content_hash])
+
+
+def program_of(layout: str) -> Program:
+    """Returns the program of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if layout not in PROGRAMS:
+        raise UsageError(
+            f"{argument(layout)}: no program whose folders are known", hint=f"one of {', '.join(PROGRAMS)}"
+        )
+    return PROGRAMS[layout]
