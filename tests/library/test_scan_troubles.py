@@ -71,7 +71,7 @@ def fails_once(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
             raise waiting.pop()
         return blake3(*arguments)
 
-    monkeypatch.setattr("hnetkit.hashes.blake3", hashing)
+    monkeypatch.setattr("blake3.blake3", hashing)
     return waiting
 
 
