@@ -53,6 +53,8 @@ def sha256_of(file: SizedSource) -> str:
 
 def blake3_of(path: str | os.PathLike[str]) -> str:
     """Returns the BLAKE3 of a whole file, 64 hex digits."""
+    from blake3 import blake3
+
     return blake3().update_mmap(path).hexdigest()
 
 

@@ -16,8 +16,11 @@ import torch
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what runs in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # or what tests start and interrupt would ignore it too
+# as shells start what runs in the background, and `nohup` does: what tests start and end would ignore it too
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["NO_COLOR"] = "1"
 os.environ["COLUMNS"] = "120"

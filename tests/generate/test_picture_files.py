@@ -140,7 +140,7 @@ def test_commands_that_draw_the_same_seeds_into_one_folder_at_once_lose_no_pictu
     place = _Place.of(str(tmp_path / "pictures"), count=1, overwrite=False)
 
     def drawing(command: int) -> list[Path]:
-        return [place.write(Picture(IMAGE, seed), f"of command {command}") for seed in range(15)]
+        return [place.write(Picture(IMAGE.copy(), seed), f"of command {command}") for seed in range(15)]
 
     with ThreadPoolExecutor(4) as commands:
         written = [path for paths in commands.map(drawing, range(4)) for path in paths]
