@@ -6,13 +6,19 @@ export PYTHONSAFEPATH = 1
 # folders of tests that have long runs; the record of each lies in benchmarks/results/test_long
 LONG = cli demo formats kernels library project prompts runtime sources train
 
-.PHONY: demo test test-long lint format docs train-demo bench clean
+# folders of tests that are quick, whatever is changed
+QUICK = formats prompts registry
+
+.PHONY: demo test check test-long lint format docs train-demo bench clean
 
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
 	.venv/bin/hnetkit demo --overwrite
 
 test: .venv/installed .venv/triton-3.6.0 ## the whole suite, about ten minutes on 2 cores
 	.venv/bin/python -m pytest -n 2
+
+check: lint                    ## lint, and the tests that need no model, no site and no other process: a minute or two
+	.venv/bin/python -m pytest -q -n 2 $(QUICK:%=tests/%)
 
 test-long: $(LONG:%=test-long-%) ## seeded runs of many minutes: fuzzing, killed scans and trainings, the demo model's full factorial
 
@@ -23,7 +29,7 @@ lint: .venv/installed          ## ruff, mypy strict, and generated docs up to da
 	.venv/bin/ruff check
 	.venv/bin/ruff format --check
 	rm -rf build && .venv/bin/pip install -q --no-deps --no-build-isolation --target build/typecheck .
-	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml -p hnetkit
+	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hnetkit
 	.venv/bin/cog --check docs/cli.md docs/initialisations.md README.md
 
 bench: .venv/installed         ## every benchmark of benchmarks/, about half an hour on 2 cores
