@@ -27,9 +27,9 @@ from hnetkit.sources.beside import Beside
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.fetch import Fetch, Progress, most_of
 from hnetkit.sources.here import path_of
-from hnetkit.sources.install import install, quarantine
+from hnetkit.sources.install import has_room, install, quarantine
 from hnetkit.sources.pace import Stopped
-from hnetkit.sources.parts import Part
+from hnetkit.sources.parts import Part, held
 from hnetkit.sources.shapes import RemoteFile
 
 MOST_MISSED = 20
@@ -76,7 +76,9 @@ class Workshop:
         """
         try:
             with self._one_at_a_time(job.sha256 or job.key):
-                state, code, reason = self._carried_out(job)
+                os.makedirs(job.folder, exist_ok=True)
+                with held(Path(job.folder), job.key, f"{job.name}{job.suffix}"):
+                    state, code, reason = self._carried_out(job)
         except Stopped:
             raise
         except Exception as error:
@@ -97,7 +99,6 @@ class Workshop:
             return self._missed[self.registry.catalogue.model_row(job.remote_file_id)] >= MOST_MISSED
 
     def _carried_out(self, job: Job) -> tuple[str, str | None, str | None]:
-        os.makedirs(job.folder, exist_ok=True)
         part = Part(Path(job.folder), job.key, job.sha256)
         here = self._here(job)
         if here is not None:
@@ -185,9 +186,9 @@ class Workshop:
         if job.size_bytes is not None and part.size > most_of(job.size_bytes):
             part.discard()
             raise WrongBytes(f"{reason}; far larger than it says, so it is not kept")
-        kept = quarantine(self.registry, job, part.path, reason)
+        kept = quarantine(self.registry, job, part.path, reason) if has_room(part.path.parent) else None
         part.discard()
-        raise WrongBytes(reason, hint=f"kept at {kept}")
+        raise WrongBytes(reason, hint=f"kept at {kept}" if kept else "not kept: little room is left on the disk")
 
     def _require_asked(self, job: Job, part: Part, what: str) -> None:
         """Raises NetworkFailed, with nothing kept, where what came has not the hash that a person asked for."""
