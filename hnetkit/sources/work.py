@@ -48,6 +48,7 @@ class Workshop:
         beside: writes sidecars and previews of what was installed; None writes none.
         addresses: of jobs whose whole address is not in the registry, since it may hold a secret.
         asked: digits of the hash by which a job's file was asked for.
+        came: number of a job -> bytes that came of its file in this run.
         token_is_bad: whether the site said that it does not know the token.
     """
 
@@ -58,6 +59,7 @@ class Workshop:
     progress: Progress = field(default=lambda count: None)
     addresses: Mapping[int, str] = field(default_factory=dict)
     asked: Mapping[int, str] = field(default_factory=dict)
+    came: Counter[int] = field(default_factory=Counter)
     token_is_bad: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[str, threading.Lock] = field(default_factory=dict)
@@ -129,12 +131,16 @@ class Workshop:
         return "done", None, None
 
     def _fetch(self, job: Job, part: Part, what: str) -> None:
+        def progress(count: int) -> None:
+            self.came[job.id] += count
+            self.progress(count)
+
         fetch, url = self.fetches[job.source](job), self.addresses.get(job.id, job.url)
         if job.source == "url" and url.endswith("?..."):
             hint = f"hnetkit pull 'ADDRESS' --sha256 {job.sha256}"
             raise NetworkFailed(f"{what}: its whole address is not kept, since it may hold a secret", hint=hint)
         try:
-            fetch(url, part, what=what, size=job.size_bytes, progress=self.progress)
+            fetch(url, part, what=what, size=job.size_bytes, progress=progress)
         except WrongBytes:
             part.discard()
             raise

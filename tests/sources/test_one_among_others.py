@@ -261,3 +261,21 @@ def test_two_people_who_fetch_into_one_folder_do_not_write_into_one_file(
     assert {job.state for job in here.sync()} == {"done"}
     assert not list(here.folder.glob(".hnetkit-*"))
     assert list(tmp_path.glob(".hnetkit-*")) == []
+
+
+def test_files_that_hardly_move_hold_up_no_other(open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hnetkit.sources.queue._LONG_S", 0.5)
+    with Sites(World.make(5, plain=True)) as site:
+        slow: list[str] = []
+
+        def altered(request: Request, response: Response) -> Response:
+            if request.origin == "storage" and request.path.startswith("/files") and len(slow) < 2:
+                slow.append(request.path)
+                response.drip, response.drip_seconds = 150, 0.1
+            return response
+
+        site.alter = altered
+        jobs = open_library(site, parallel=2).sync()
+        assert {job.state for job in jobs} == {"done"}
+        assert len(jobs) > 4
+        assert {job.key.partition(":")[2] for job in jobs[-2:]} == {path.split("/")[2] for path in slow}
