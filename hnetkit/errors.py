@@ -265,5 +265,7 @@ def failure_of(error: Exception, what: str) -> HnetkitError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DiskFull(f"{where}: no room is left on the disk", hint="make room, and run the command again")
         return HnetkitError(f"{where}: {error.strerror or error}")
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return HnetkitError(f"{what}: no further thread can be started", hint="close other programs, or see ulimit -u")
     hint = "this is a defect of hnetkit: please report it with what HNETKIT_DEBUG=1 prints"
     return Defect(f"{what}: {type(error).__name__}: {error}", hint=hint)

@@ -57,7 +57,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
     temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}"
     try:  # the name is known before there is a file: an interrupt at any moment finds it
         with open(temporary, "xb", opener=_private) as file:
-            _is_ours_alone(file.fileno())
+            is_ours_alone(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -102,12 +102,12 @@ def _remove_stale(entry: os.DirEntry[str]) -> None:
     if not stat.S_ISREG(status.st_mode):
         return
     with open(entry.path, "r+b") as file:  # network disks lock only what may be written
-        is_stale = _is_ours_alone(file.fileno())
+        is_stale = is_ours_alone(file.fileno())
     if is_stale:
         os.unlink(entry.path)
 
 
-def _is_ours_alone(handle: int) -> bool:
+def is_ours_alone(handle: int) -> bool:
     """Takes a file for this process until it closes it; False where another process has it.
 
     Where locks are not known (Windows, some network disks) its age alone has to tell, and on Windows nobody can

@@ -55,6 +55,10 @@ class Job:
     updated_at: str
 
 
+def _text(said: str | None) -> str | None:
+    return text_of(said) if said else None
+
+
 _COLUMNS = ", ".join(Job.__slots__)
 _FOLDER = Job.__slots__.index("folder")
 
@@ -119,7 +123,7 @@ class Jobs:
         self._db.execute(
             f"UPDATE jobs SET state = ?, code = ?, reason = ?, not_before = ?, updated_at = ?, owner = {owner} "
             "WHERE id = ?",
-            [state, code, text_of(reason) if reason else None, not_before, now(), id],
+            [state, code, _text(reason), _text(not_before), now(), id],
         )
 
     def set_hash(self, id: int, sha256: str | None, size_bytes: int | None) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
+import tempfile
 from collections.abc import Iterator
-from typing import IO
+from contextlib import contextmanager
+from typing import IO, cast
 
 import click
 
@@ -15,6 +19,9 @@ from hnetkit.cli.output import Output, output_options, put_json, say
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.text import counted
 
+MOST = 2 << 30
+"""Bytes of an import: an export of ten thousand networks has about a hundredth of it."""
+_IN_MEMORY, _PIECE = 16 << 20, 1 << 20  # bytes
 _SHOWN = 20  # failures
 _BEGINNING = b'{"kind": "hnetkit"'  # of what `export` writes
 
@@ -70,8 +77,12 @@ def import_command(file: str, output: Output) -> None:
 
     if file == "-" and sys.stdin is None:
         raise UsageError("standard input is closed", hint="hnetkit import FILE")
-    with open_registry() as registry, sys.stdin.buffer if file == "-" else open(file, "rb") as lines:
-        found = imported(registry, _lines(lines))
+    with (
+        sys.stdin.buffer if file == "-" else open(file, "rb") as given,
+        _whole(given) as whole,
+        open_registry() as registry,
+    ):
+        found = imported(registry, _lines(whole))
     rows = [{"kind": kind, "records": count} for kind, count in sorted(found.counts.items())]
     output.rows(rows, columns=["kind", "records"], text=lambda row: f"{row['kind']}  {row['records']}")
     for failure in found.failures[:_SHOWN]:
@@ -80,6 +91,33 @@ def import_command(file: str, output: Output) -> None:
         say(f"and {found.failed - _SHOWN} more")
     if found.failed:
         raise PartlyFailed(f"{counted(found.failed, 'line')} could not be taken in, or not whole")
+
+
+@contextmanager
+def _whole(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """A file that is all there: the registry is not kept busy while somebody's pipe is waited for.
+
+    Raises:
+        UsageError: it is larger than any export.
+    """
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if os.fstat(file.fileno()).st_size > MOST:
+            raise _too_large()
+        yield file
+        return
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as whole:
+        left = MOST
+        while piece := file.read(_PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise _too_large()
+            whole.write(piece)
+        whole.seek(0)
+        yield cast(IO[bytes], whole)
+
+
+def _too_large() -> UsageError:
+    return UsageError(f"more than {MOST >> 30} GB, which no export has", hint="give a file that `hnetkit export` wrote")
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import math
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,8 +178,8 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
 
     Returns:
         The path of the file, which holds the values or a person's own; None where there is nothing to say, or where
-        the file is raw Civitai JSON, other settings (hnetkit's own, another program's), not valid, or a link that
-        leads away: then it is left alone.
+        the file is raw Civitai JSON, other settings (hnetkit's own, another program's), not valid, write-protected,
+        another person's, or a link that leads away: then it is left alone.
     """
     path = sidecar(model_file, A1111)
     if is_state(os.path.realpath(path)):  # a network called config, in a library that is the home folder
@@ -197,9 +198,18 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
         except RecursionError:  # what can be read can still be nested too deeply to be written
             return None
         target = os.path.realpath(path)  # a link to a file beside it stays a link
+        if existing is not None and not _is_ours(target):
+            return None
         with new_file(target, overwrite=existing is not None) as file:
             file.write(data)
     return path if merged or existing is not None else None
+
+
+def _is_ours(path: str) -> bool:
+    """Whether a file may be replaced by one of ours: it is not write-protected, and its owner stays the same."""
+    status = os.stat(path)
+    is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    return is_own and bool(status.st_mode & stat.S_IWUSR)
 
 
 def sidecar(model_file: Path, suffix: str) -> Path:

@@ -33,6 +33,7 @@ TYPE = "Hypernetwork"
 PAGE = 100
 MOST_HASHES = 10_000
 MOST_BARREN = 100  # pages in a row without a model that was not listed before: the list goes round
+_TRIED = 2  # models that are asked about where a list of them fails: if none of these comes, none will
 _LONGEST_CURSOR = 1000  # signs
 _TOKEN_HINT = "export CIVITAI_TOKEN=... (made under Account settings, API keys)"
 
@@ -41,8 +42,11 @@ Failed = Callable[[BadRecord], None]
 
 
 def halts(error: Exception) -> bool:
-    """Whether the next question would meet the same: it was not about one model."""
-    return isinstance(error, RateLimited | RegionBlocked | Stopped) or type(error) is AuthRequired
+    """Whether the next question would meet the same.
+
+    A login, and a law of a country, may be about one model: what is so for all of a site, its list says.
+    """
+    return isinstance(error, RateLimited | Stopped)
 
 
 def ignored(record: BadRecord) -> None:
@@ -139,10 +143,16 @@ class Civitai:
             what = f"models of {filters.username}" if filters.username else "models"
             try:
                 page = self._get("models", query, what=what, read=functools.partial(read_page, kept=kept))
+                items = _items(page)
+            except NetworkFailed as error:  # the site may stumble over one record of the page, whenever it is asked
+                if cursor is None:
+                    raise
+                failed(BadRecord(None, f"the list breaks off after {len(seen)} models: {error}", is_whole=False))
+                return
             except UnsafeFile:
                 failed(BadRecord(None, f"the list is too large; left out what comes after {len(seen)} models"))
                 return
-            listed = list(_once(_models(_items(page), failed), seen, failed))
+            listed = list(_once(_models(items, failed), seen, failed))
             barren = 0 if listed else barren + 1
             yield [model for model in listed if filters.wants(model)]
             cursor = _cursor(page)
@@ -164,11 +174,18 @@ class Civitai:
                 failed(record)
 
             read = functools.partial(read_page, kept=Budget(made=MOST_KEPT))
-            page = self._get("models", query, what="models by id", read=read)
-            meant = (model for model in _models(_items(page), tell) if model.id in part)
-            listed = list(_once(meant, {}, failed))
-            missing = sorted(set(part) - {model.id for model in listed} - bad)
-            yield [*listed, *filter(None, (self._model_if_there(id, failed) for id in missing))]
+            broken: NetworkFailed | None = None
+            try:
+                items = _items(self._get("models", query, what="models by id", read=read))
+            except NetworkFailed as error:  # the site may stumble over one of them: each is asked about by itself
+                items, broken = [], error
+            meant = (model for model in _models(items, tell) if model.id in part)
+            found = list(_once(meant, {}, failed))
+            for asked, id in enumerate(sorted(set(part) - {model.id for model in found} - bad)):
+                if broken is not None and asked == _TRIED and not found:
+                    raise broken
+                found += filter(None, [self._model_if_there(id, failed)])
+            yield found
 
     def _model_if_there(self, id: int, failed: Failed) -> Model | None:
         try:

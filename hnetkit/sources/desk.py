@@ -59,7 +59,8 @@ class Desk:
     def run(self, jobs: Iterable[int], progress: Progress = lambda count: None) -> Iterator[Job]:
         """Carries out jobs; see `queue.run`. Ctrl-C keeps what came, and raises Stopped."""
         limit = ByteLimit(self.clock, self.limit)
-        pictures = Web(Trust(self.civitai.web.trust.base), self.clock, Pace(self.clock, 10.0), _PICTURE_TIMEOUT_S)
+        trust = self.civitai.web.trust
+        pictures = Web(Trust(trust.base), self.clock, Pace(self.clock, 10.0), _PICTURE_TIMEOUT_S, hidden=trust.token)
         site = Fetch(self.civitai.web, limit, civitai.refusal)
         workshop = Workshop(
             self.registry,

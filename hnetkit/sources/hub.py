@@ -12,12 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimited, RemoteError, UsageError
+from hnetkit.files import read_regular
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Failed, ignored
 from hnetkit.sources.here import again_unless_here
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
-from hnetkit.sources.origins import Origin, Trust, checked_token, no_token, require_no_secret, token_of
+from hnetkit.sources.origins import MOST_TOKEN, Origin, Trust, checked_token, no_token, require_no_secret, token_of
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.refs import Ref
@@ -43,8 +44,10 @@ def hub_token() -> str | None:
     if token is not None:
         return token
     try:
+        if os.path.exists(constants.HF_TOKEN_PATH):  # the hub's program would wait for a pipe
+            read_regular(constants.HF_TOKEN_PATH, most=MOST_TOKEN)
         return checked_token(get_token() or "", constants.HF_TOKEN_PATH)
-    except UnicodeDecodeError:
+    except ValueError:  # text of no encoding is one too
         raise no_token(constants.HF_TOKEN_PATH) from None
 
 

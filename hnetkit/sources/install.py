@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ from hnetkit.sources.unpack import holds_models, unpacked
 from hnetkit.text import argument
 
 QUARANTINE = ".quarantine"
+LEAST_FREE = 1 << 30
+"""Bytes free on the disk: with less, nothing that was fetched goes to quarantine; it can be fetched again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +74,14 @@ def install(registry: Registry, job: Job, part: Part) -> Installed:
         else:
             _require_network(part.path, found)
             installed = Installed([_install_one(registry, job, part.path, part.sha256, job.name, job.suffix)], [])
-        if installed.left_out:
+        if installed.left_out and has_room(folder):
             quarantine(registry, job, part.path, "; ".join(installed.left_out))
     except (OSError, DiskFull, RegistryError):
         raise
     except Exception as error:
         failure = failure_of(error, f"{job.name}{job.suffix}")
-        quarantine(registry, job, part.path, str(failure))
+        if has_room(folder):
+            quarantine(registry, job, part.path, str(failure))
         part.discard()
         raise failure from error
     sync_folder(folder)
@@ -192,6 +196,21 @@ def _sha256(path: Path) -> str:
         return sha256_of(file)
 
 
+def has_room(folder: Path) -> bool:
+    """Whether what can be fetched again is kept: junk may come by the gigabyte, and good files need room too."""
+    return shutil.disk_usage(folder).free >= LEAST_FREE
+
+
+def _keep(path: Path, target: Path) -> None:
+    """Keeps a file, or a link of a person's, which leads to the same place from wherever it lies."""
+    if not path.is_symlink():
+        place(path, target)
+    elif os.path.lexists(target):
+        raise OutputExists(f"{target}: the file exists")
+    else:
+        target.symlink_to(os.path.realpath(path))
+
+
 def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     """Keeps bytes that must not be loaded, and why, where no program looks; returns where.
 
@@ -206,7 +225,7 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
         if holds(target, sha256, size=size):
             return target
         with contextlib.suppress(OutputExists):
-            place(path, target)
+            _keep(path, target)
             break
     why = {"key": job.key, "url": redacted(job.url), "expected_sha256": job.sha256, "reason": reason}
     with new_file(f"{target}.json", overwrite=True) as file:

@@ -19,6 +19,7 @@ _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))  # end in an IPv4 address
 _ASSIGNED = ipaddress.ip_network("192.0.0.0/24")  # newer Pythons call parts of it global
 _TUNNELLED = ipaddress.ip_network("198.18.0.0/15")
+MOST_TOKEN = 4096  # signs; what looks for one in an answer grows with it
 CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
 CIVITAI_API = "https://civitai.com/api/v1"
 
@@ -193,7 +194,7 @@ def checked_token(text: str, where: str) -> str | None:
         UsageError: it cannot be one; what it is instead is not said.
     """
     token = text.strip()
-    if not token.isascii() or not token.isprintable() or " " in token:
+    if len(token) > MOST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
         raise no_token(where)
     return token or None
 

@@ -7,11 +7,13 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from hnetkit.files import new_file
+from hnetkit.errors import NetworkFailed
+from hnetkit.files import is_ours_alone, new_file
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.limits import read_json
 
@@ -29,6 +31,41 @@ class Origin:
     total: int | None = None
 
 
+@contextlib.contextmanager
+def held(folder: Path, key: str, what: str) -> Iterator[None]:
+    """One process at a time makes a file: two with a registry each would write into one part.
+
+    Args:
+        folder: of the target.
+        key: of the job.
+        what: the file, in words for messages.
+
+    Raises:
+        NetworkFailed: another process is at it.
+    """
+    path = _path(folder, key).with_suffix(".lock")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    if path.is_symlink():
+        path.unlink()
+    handle = os.open(path, flags, 0o666)
+    try:
+        # one that was removed since it was opened keeps nobody out
+        if not is_ours_alone(handle) or os.fstat(handle).st_nlink == 0:
+            hint = "run the same command again when it ended"
+            raise NetworkFailed(f"{what}: another hnetkit fetches it into this folder", hint=hint)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    finally:
+        os.close(handle)
+
+
+def _path(folder: Path, key: str) -> Path:
+    return folder / f".hnetkit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.part"
+
+
 class Part:
     """An unfinished file, with the hash of what is there.
 
@@ -39,8 +76,8 @@ class Part:
     """
 
     def __init__(self, folder: Path, key: str, sha256: str | None) -> None:
-        name = f".hnetkit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.part"
-        self.path, self._note = folder / name, folder / f"{name}.json"
+        self.path = _path(folder, key)
+        self._note = folder / f"{self.path.name}.json"
         self.origin = Origin(key, sha256)
         self.size = 0
         self._digest = hashlib.sha256()

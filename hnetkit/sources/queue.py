@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -18,7 +19,9 @@ _HALTING = frozenset({"rate-limited"})  # what the next job would meet too
 _DOUBTFUL = frozenset({"no-token", "region-blocked"})  # so may one owner have it, for one file
 _SURE = 5  # owners in a row of whose files it is said: then it is meant for all
 _NO_ROOM = 64 << 20  # bytes free on the disk: with more, only what is larger fails
-_LOOK_S = 0.3  # how often another process's jobs are looked at
+_LOOK_S = 0.3  # how often another process's jobs are looked at, and whether running ones are slow
+_LONG_S, _SLOWEST = 60.0, 2000  # a job that has run so many seconds, and brought fewer bytes in each, holds up no other
+_MOST = 16  # jobs at a time, slow ones too
 
 
 def run(
@@ -32,19 +35,25 @@ def run(
         jobs: their numbers.
         worker: this process.
         clock: its stop ends the work: what was begun is kept for the next run.
-        parallel: jobs at a time.
+        parallel: jobs at a time; where some hardly move, so many others.
 
     Raises:
         Stopped: the clock was stopped.
     """
     waiting, elsewhere = deque(jobs), deque[int]()
     running: dict[Future[Job], int] = {}
+    begun: dict[int, float] = {}
     halted: dict[str, Job] = {}
     refused: defaultdict[str, set[str | int]] = defaultdict(set)  # site -> owners
-    with ThreadPoolExecutor(parallel) as pool:
+
+    def slow() -> int:
+        lasted = {id: time.monotonic() - begun[id] for id in running.values()}
+        return sum(s > _LONG_S and workshop.came[id] < s * _SLOWEST for id, s in lasted.items())
+
+    with ThreadPoolExecutor(max(parallel, _MOST)) as pool:
         try:
             while waiting or running or elsewhere:
-                while waiting and len(running) < parallel:
+                while waiting and len(running) < min(parallel + slow(), max(parallel, _MOST)):
                     job = _claim(registry, waiting[0], worker)
                     id = waiting.popleft()
                     if job is None:
@@ -54,9 +63,12 @@ def run(
                     elif _site(job) in halted:
                         yield _end_like(registry, job, halted[_site(job)])
                     else:
+                        begun[id] = time.monotonic()
                         running[pool.submit(workshop.carry_out, job)] = id
                 if running:
-                    done, _ = wait(running, timeout=_LOOK_S if elsewhere else None, return_when=FIRST_COMPLETED)
+                    done, _ = wait(
+                        running, timeout=_LOOK_S if elsewhere or waiting else None, return_when=FIRST_COMPLETED
+                    )
                     for future in done:
                         job = future.result()
                         del running[future]

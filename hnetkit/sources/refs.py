@@ -16,6 +16,7 @@ _VERSION = re.compile(r"/(?:api/v1/model-versions|model-versions|api/download/mo
 _NUMBER = re.compile(r"(model|version):([0-9]{1,10})")
 _AIR = re.compile(r"(?:urn:air:[\w.-]+:[\w.-]+:)?civitai:([0-9]{1,10})(?:@([0-9]{1,10}))?(?:\.\w+)?", re.IGNORECASE)
 _HASH = re.compile(r"(?:[0-9a-f]{8}|[0-9a-f]{10}|[0-9a-f]{12}|[0-9a-f]{64})", re.IGNORECASE)
+_WITH_AT = re.compile(r"hf:[\w.-]+/[\w.-]+@|(?:urn:air:[\w.-]+:[\w.-]+:)?civitai:[0-9]+@", re.IGNORECASE)
 _HUB = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?(?::(.+))?")
 
 Kind = Literal["model", "version", "hash", "hub", "url"]
@@ -54,7 +55,7 @@ def ref_of(text: str) -> Ref:
         UsageError: nothing that hnetkit knows.
     """
     text = text.strip()
-    said = redacted(text) if "://" in text else text.partition("?")[0]  # people paste addresses with `?token=`
+    said = _without_secrets(text)
     if match := _NUMBER.fullmatch(text):
         return Ref("model" if match[1] == "model" else "version", text, id=int(match[2]))
     if match := _AIR.fullmatch(text):
@@ -70,6 +71,14 @@ def ref_of(text: str) -> Ref:
     if _HASH.fullmatch(text):
         return Ref("hash", text, digits=text.lower())
     raise UsageError(f"{said[:200]}: means nothing that can be fetched", hint=f"it may be {FORMS}")
+
+
+def _without_secrets(text: str) -> str:
+    """What may be shown of a text that is no reference: people paste addresses with `?token=`, or with a password."""
+    if "://" in text:
+        return redacted(text)
+    short = re.split(r"[?#&]", text, maxsplit=1)[0]
+    return short if _WITH_AT.match(short) else redacted(short)
 
 
 def _of_address(text: str) -> Ref:

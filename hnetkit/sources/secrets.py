@@ -20,6 +20,21 @@ def remover(token: str | None) -> Callable[[str], str]:
     return lambda text: pattern.sub(HIDDEN, text)
 
 
+def finder(token: str | None) -> Callable[[bytes], bool]:
+    """Returns what says of the pieces of a body, given one after another, whether the token as it is has come."""
+    if token is None or len(token) < SHORTEST:
+        return lambda piece: False
+    sought, end = token.encode(), b""
+
+    def found(piece: bytes) -> bool:
+        nonlocal end
+        whole = end + piece
+        end = whole[1 - len(sought) :]
+        return sought in whole
+
+    return found
+
+
 def _any_spelling(character: str) -> str:
     code = ord(character)
     if character.isalnum():

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from hnetkit.errors import DamagedFile, DiskFull, HnetkitError, UnsafeFile, failure_of
 from hnetkit.formats.reading import MAX_FILE
-from hnetkit.sources.names import SUFFIXES, split_name
+from hnetkit.sources.names import SUFFIXES
 
 MOST_MEMBERS = 1000
 MOST_DIRECTORY = 4 << 20
@@ -63,7 +63,7 @@ def unpacked(archive: Path, folder: Path) -> Iterator[tuple[str, Path | HnetkitE
                     hint = "unpack it yourself, then: hnetkit scan FOLDER"
                     yield member.filename, UnsafeFile("an archive inside of an archive, which is not opened", hint=hint)
                     continue
-                target = folder / f"{number}{split_name(member.filename)[1]}"
+                target = folder / f"{number}.unexamined"  # a name that no program loads: one that is killed leaves it
                 yield member.filename, _extracted(file, member, target)
                 target.unlink(missing_ok=True)
     finally:
@@ -105,12 +105,17 @@ def _failure(error: Exception, what: str) -> HnetkitError:
 def _members(file: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
     infos = [info for info in file.infolist() if _is_model(info) or _is_nested(info)]
     size, packed = os.path.getsize(archive), sum(info.compress_size for info in infos)
-    claimed = sum(info.file_size for info in infos)
+    claimed = sum(info.file_size for info in infos if not (_is_nested(info) or _claims_too_much(info)))
     if packed > size:
         raise UnsafeFile(f"{archive}: a zip whose members lie on each other: {packed} bytes in {size}")
     if claimed > min(MOST_UNPACKED, MOST_RATIO * max(size, 1 << 10)):
         raise UnsafeFile(f"{archive}: a zip of {size} bytes whose members claim {claimed}")
     return infos
+
+
+def _claims_too_much(info: zipfile.ZipInfo) -> bool:
+    """Whether a member is refused for what it says of its own size, before anything of it is unpacked."""
+    return info.file_size > MAX_FILE or info.file_size > MOST_RATIO * max(info.compress_size, 1 << 10)
 
 
 def _is_model(info: zipfile.ZipInfo) -> bool:
@@ -135,7 +140,7 @@ def _extracted(file: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> 
     Raises:
         DiskFull, OSError: what is wrong is not in the zip.
     """
-    if member.file_size > MAX_FILE or member.file_size > MOST_RATIO * max(member.compress_size, 1 << 10):
+    if _claims_too_much(member):
         return UnsafeFile(f"claims {member.file_size} bytes in {member.compress_size}")
     if member.file_size * _MARGIN > shutil.disk_usage(target.parent).free:
         raise DiskFull(f"{target.parent.parent}: no room to unpack {member.file_size / 1e6:.0f} MB", hint="make room")

@@ -17,13 +17,13 @@ from urllib.parse import urljoin
 import requests
 import urllib3
 
-from hnetkit.errors import NetworkFailed
+from hnetkit.errors import NetworkFailed, WrongBytes
 from hnetkit.limits import parse_json
 from hnetkit.sources.connections import Adapter, Watch
 from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.retry import PASSING, Passing, persevere, retry_after
-from hnetkit.sources.secrets import remover
+from hnetkit.sources.secrets import finder, remover
 
 USER_AGENT = f"hnetkit/{version('hnetkit')} (library of Stable Diffusion hypernetworks)"
 TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
@@ -59,8 +59,10 @@ class Answer:
         coding: how the body is packed; empty where it is not.
     """
 
-    def __init__(self, response: requests.Response, watch: Watch, clean: Callable[[str], str]) -> None:
-        self._response, self._watch, self._clean = response, watch, clean
+    def __init__(
+        self, response: requests.Response, watch: Watch, token: str | None, clean: Callable[[str], str]
+    ) -> None:
+        self._response, self._watch, self._token, self._clean = response, watch, token, clean
         self.status, self.url, self.headers = response.status_code, response.url, response.headers
         coding = response.headers.get("Content-Encoding", "").strip().lower()
         self.coding = "" if coding == "identity" else coding
@@ -70,7 +72,15 @@ class Answer:
 
         Raises:
             NetworkFailed: it is packed in a way that nobody asked for.
+            WrongBytes: it repeats the token: what comes as bytes is stored as it is, and may be given away.
         """
+        has_token = finder(self._token)
+        for chunk in self._chunks():
+            if has_token(chunk):
+                raise WrongBytes(f"{redacted(self.url)}: refused: what it gives holds your token")
+            yield chunk
+
+    def _chunks(self) -> Iterator[bytes]:
         if self.coding not in _CODINGS:
             raise NetworkFailed(f"{redacted(self.url)}: an answer packed as {self.coding[:40]}")
         size = _CODED_CHUNK if self.coding else _CHUNK
@@ -89,7 +99,7 @@ class Answer:
             Passing: it is longer than any answer should be, or cut short.
         """
         data = bytearray()
-        for chunk in self.chunks():
+        for chunk in self._chunks():
             data += chunk
             if len(data) > most:
                 raise Passing(f"an answer of more than {most >> 20} MB")
@@ -110,11 +120,21 @@ class Web:
         trust: which addresses may be asked, and the token.
         clock, pace: shared by everything that asks this site.
         timeout_s: seconds to connect, and between two bytes; None takes `TIMEOUT_S`.
+        hidden: a token that is not sent, and that the site may know: as its own is, it is taken out of what comes.
     """
 
-    def __init__(self, trust: Trust, clock: Clock, pace: Pace, timeout_s: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        trust: Trust,
+        clock: Clock,
+        pace: Pace,
+        timeout_s: tuple[float, float] | None = None,
+        *,
+        hidden: str | None = None,
+    ) -> None:
         self.trust, self.clock, self.pace, self._timeout_s = trust, clock, pace, timeout_s
-        self._clean = remover(trust.token)
+        self._token = trust.token or hidden
+        self._clean = remover(self._token)
         self._session = _Session()
         self._session.auth = lambda request: request  # else requests takes what ~/.netrc says instead of our header
         self._session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "gzip, deflate"})
@@ -147,7 +167,7 @@ class Web:
                 raise Passing(
                     f"the site answered {response.status_code}", after=after, limited=limited, elsewhere=elsewhere
                 )
-            yield Answer(response, watch, self._clean)
+            yield Answer(response, watch, self._token, self._clean)
             if watch.expired:  # an answer without a length seems to be at its end then
                 raise _too_slow()
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:

@@ -27,9 +27,9 @@ from hnetkit.sources.beside import Beside
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.fetch import Fetch, Progress, most_of
 from hnetkit.sources.here import path_of
-from hnetkit.sources.install import install, quarantine
+from hnetkit.sources.install import has_room, install, quarantine
 from hnetkit.sources.pace import Stopped
-from hnetkit.sources.parts import Part
+from hnetkit.sources.parts import Part, held
 from hnetkit.sources.shapes import RemoteFile
 
 MOST_MISSED = 20
@@ -48,6 +48,7 @@ class Workshop:
         beside: writes sidecars and previews of what was installed; None writes none.
         addresses: of jobs whose whole address is not in the registry, since it may hold a secret.
         asked: digits of the hash by which a job's file was asked for.
+        came: number of a job -> bytes that came of its file in this run.
         token_is_bad: whether the site said that it does not know the token.
     """
 
@@ -58,6 +59,7 @@ class Workshop:
     progress: Progress = field(default=lambda count: None)
     addresses: Mapping[int, str] = field(default_factory=dict)
     asked: Mapping[int, str] = field(default_factory=dict)
+    came: Counter[int] = field(default_factory=Counter)
     token_is_bad: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[str, threading.Lock] = field(default_factory=dict)
@@ -76,7 +78,9 @@ class Workshop:
         """
         try:
             with self._one_at_a_time(job.sha256 or job.key):
-                state, code, reason = self._carried_out(job)
+                os.makedirs(job.folder, exist_ok=True)
+                with held(Path(job.folder), job.key, f"{job.name}{job.suffix}"):
+                    state, code, reason = self._carried_out(job)
         except Stopped:
             raise
         except Exception as error:
@@ -97,7 +101,6 @@ class Workshop:
             return self._missed[self.registry.catalogue.model_row(job.remote_file_id)] >= MOST_MISSED
 
     def _carried_out(self, job: Job) -> tuple[str, str | None, str | None]:
-        os.makedirs(job.folder, exist_ok=True)
         part = Part(Path(job.folder), job.key, job.sha256)
         here = self._here(job)
         if here is not None:
@@ -128,12 +131,16 @@ class Workshop:
         return "done", None, None
 
     def _fetch(self, job: Job, part: Part, what: str) -> None:
+        def progress(count: int) -> None:
+            self.came[job.id] += count
+            self.progress(count)
+
         fetch, url = self.fetches[job.source](job), self.addresses.get(job.id, job.url)
         if job.source == "url" and url.endswith("?..."):
             hint = f"hnetkit pull 'ADDRESS' --sha256 {job.sha256}"
             raise NetworkFailed(f"{what}: its whole address is not kept, since it may hold a secret", hint=hint)
         try:
-            fetch(url, part, what=what, size=job.size_bytes, progress=self.progress)
+            fetch(url, part, what=what, size=job.size_bytes, progress=progress)
         except WrongBytes:
             part.discard()
             raise
@@ -185,9 +192,9 @@ class Workshop:
         if job.size_bytes is not None and part.size > most_of(job.size_bytes):
             part.discard()
             raise WrongBytes(f"{reason}; far larger than it says, so it is not kept")
-        kept = quarantine(self.registry, job, part.path, reason)
+        kept = quarantine(self.registry, job, part.path, reason) if has_room(part.path.parent) else None
         part.discard()
-        raise WrongBytes(reason, hint=f"kept at {kept}")
+        raise WrongBytes(reason, hint=f"kept at {kept}" if kept else "not kept: little room is left on the disk")
 
     def _require_asked(self, job: Job, part: Part, what: str) -> None:
         """Raises NetworkFailed, with nothing kept, where what came has not the hash that a person asked for."""

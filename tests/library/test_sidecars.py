@@ -362,3 +362,18 @@ def test_another_program_s_settings_of_the_same_name_are_left_alone(model: Path,
     before = path.read_bytes()
     assert sidecars.merge_a1111(model, {"description": "d"}) is None
     assert path.read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are other rights")
+def test_a_write_protected_file_and_one_of_another_person_are_left_alone(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(model, ".json", {"notes": "mine"})
+    path.chmod(0o444)
+    assert sidecars.merge_a1111(model, {"description": "theirs"}) is None
+    path.chmod(0o600)
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    assert sidecars.merge_a1111(model, {"description": "theirs"}) is None
+    assert json.loads(path.read_text()) == {"notes": "mine"}
+    monkeypatch.undo()
+    assert sidecars.merge_a1111(model, {"description": "theirs"}) == path

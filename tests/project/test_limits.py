@@ -108,3 +108,9 @@ def test_whatever_fails_is_a_failure_of_the_item_that_is_named(
     assert type(failure) is kind
     assert str(failure) == message
     assert failure.hint or kind in (NotFound, HnetkitError)
+
+
+def test_a_system_that_starts_no_further_thread_is_no_defect() -> None:
+    failure = failure_of(RuntimeError("can't start new thread"), "ink.pt")
+    assert not isinstance(failure, Defect)
+    assert str(failure) == "ink.pt: no further thread can be started"

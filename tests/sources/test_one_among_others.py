@@ -18,9 +18,12 @@ from hnetkit.errors import NetworkFailed
 from hnetkit.registry import Registry
 from hnetkit.sources.identify import checkpoints
 from hnetkit.sources.pace import Pace
+from hnetkit.sources.pages import BadRecord
+from hnetkit.sources.parts import held
+from hnetkit.sources.plan import enqueue
 from hnetkit.sources.portable import imported
 from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT, Passing, persevere
-from hnetkit.sources.sync import MOST_ASKED
+from hnetkit.sources.sync import MOST_ASKED, updates
 
 OpenLibrary = Callable[..., Library]
 
@@ -135,3 +138,144 @@ def test_a_sync_asks_about_few_of_the_models_that_an_import_brought_and_says_so(
         assert len(found) == asked
         said = capsys.readouterr().err
         assert (f"{MOST_ASKED} of 150 models that are not listed are asked about" in said) is (asked == MOST_ASKED)
+
+
+@pytest.mark.parametrize("status", [401, 451])
+def test_one_model_about_which_nobody_is_told_stops_no_other(
+    site: Sites, here: Library, home: Path, status: int
+) -> None:
+    closed, open_one, _ = site.world.ids()
+
+    def altered(request: Request, response: Response) -> Response:
+        if request.path.endswith(f"/models/{closed}"):
+            return json_response({"error": "x", "message": "y"}, status)
+        if request.path.endswith("/models"):
+            content = response.json()
+            content["items"] = [item for item in content["items"] if item["id"] != closed]
+            return json_response(content)
+        return response
+
+    here.sync()
+    with here.registry.write():
+        here.registry._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
+    site.world.add_version(open_one)
+    site.alter = altered
+    failed: list[BadRecord] = []
+    assert [update.model.id for update in updates(here.registry, here.civitai, failed)] == [open_one]
+    assert [bad.id for bad in failed] == [closed]
+    assert run(["sync", "-y", "--no-previews"]) == 1
+    assert open_one in {model.id for model in here.plan().models}
+    assert [item.action for item in here.plan(all_versions=False).items] == ["have"] * len(
+        here.plan(all_versions=False).items
+    )
+
+
+def test_one_checkpoint_about_which_nobody_is_told_stops_no_other(site: Sites, here: Library) -> None:
+    from registry_rows import row
+
+    with here.registry.write():
+        for number in range(3):
+            here.registry.networks.put(row(number, sd_checkpoint=f"deadbee{number}"))
+    site.alter = lambda request, response: (
+        json_response({"error": "x"}, 401) if request.path.endswith("deadbee0") else response
+    )
+    failed: list[BadRecord] = []
+    found = list(checkpoints(here.registry, here.civitai, failed))
+    assert [row["checkpoint"] for row in found] == ["deadbee1", "deadbee2"]
+    assert len(failed) == 1
+
+
+def test_a_list_that_breaks_off_is_used_as_far_as_it_goes(open_library: OpenLibrary) -> None:
+    with Sites(World.make(130, plain=True)) as site:
+        site.alter = lambda request, response: Response(500, {}, b"") if request.one("cursor") else response
+        library = open_library(site)
+        plan = library.plan()
+        assert len(plan.models) > 50
+        assert ["breaks off" in bad.reason for bad in plan.failed] == [True]
+        site.alter = lambda request, response: Response(500, {}, b"")
+        with pytest.raises(NetworkFailed):
+            library.plan()
+
+
+def test_where_a_list_by_numbers_fails_each_model_is_asked_about_by_itself(site: Sites, here: Library) -> None:
+    here.sync()
+    first = site.world.ids()[0]
+    site.world.add_version(first)
+    site.alter = lambda request, response: Response(500, {}, b"") if request.one("ids") else response
+    assert [update.model.id for update in updates(here.registry, here.civitai)] == [first]
+    site.clear()
+    site.alter = lambda request, response: Response(500, {}, b"")
+    with pytest.raises(NetworkFailed):
+        list(updates(here.registry, here.civitai))
+    assert len(site.requests) <= 3 * ATTEMPTS
+
+
+def test_junk_does_not_fill_the_disk_and_good_files_come(
+    open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sites(World.make(3, plain=True)) as site:
+        junk = next(site.world.files())[2]
+        site.world.contents.put(junk["id"], b"junk" * 10_000)
+        junk["sizeKB"] = None
+        library = open_library(site)
+        monkeypatch.setattr("hnetkit.sources.install.LEAST_FREE", 1 << 62)
+        jobs = {job.state: job for job in library.sync()}
+        assert jobs.keys() == {"refused", "done"}
+        assert not (library.folder / ".quarantine").exists()
+        assert not list(library.folder.glob(".hnetkit-*"))
+
+
+def test_half_a_character_in_a_date_is_no_failure(site: Sites, here: Library) -> None:
+    first = site.world.ids()[0]
+
+    def altered(request: Request, response: Response) -> Response:
+        if request.path.endswith("/models"):
+            content = response.json()
+            for version in next(item for item in content["items"] if item["id"] == first)["modelVersions"]:
+                version["earlyAccessEndsAt"] = "20990101\ud8001200"
+            response.body = json.dumps(content).encode()
+        return response
+
+    site.alter = altered
+    failed: list[BadRecord] = []
+    items = here.plan().items
+    with here.registry.write():
+        list(enqueue(here.registry, here.civitai, here.folder, items, failed.append))
+    assert failed == []
+    assert len(here.registry.jobs.rows("state = 'skipped'")) >= 1
+
+
+def test_two_people_who_fetch_into_one_folder_do_not_write_into_one_file(
+    site: Sites, here: Library, tmp_path: Path
+) -> None:
+    job = next(item for item in here.plan().items if item.action == "fetch")
+    with held(tmp_path, job.key, "ink.pt"):
+        with pytest.raises(NetworkFailed, match=r"ink\.pt: another hnetkit"), held(tmp_path, job.key, "ink.pt"):
+            pytest.fail("both are at it")
+        with held(tmp_path, "another", "tint.pt"):
+            pass
+        here.folder.mkdir(exist_ok=True)
+    with held(here.folder, job.key, "ink.pt"):
+        jobs = here.sync()
+    assert [job.code for job in jobs if job.state == "failed"] == ["network"]
+    assert {job.state for job in here.sync()} == {"done"}
+    assert not list(here.folder.glob(".hnetkit-*"))
+    assert list(tmp_path.glob(".hnetkit-*")) == []
+
+
+def test_files_that_hardly_move_hold_up_no_other(open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hnetkit.sources.queue._LONG_S", 0.5)
+    with Sites(World.make(5, plain=True)) as site:
+        slow: list[str] = []
+
+        def altered(request: Request, response: Response) -> Response:
+            if request.origin == "storage" and request.path.startswith("/files") and len(slow) < 2:
+                slow.append(request.path)
+                response.drip, response.drip_seconds = 150, 0.1
+            return response
+
+        site.alter = altered
+        jobs = open_library(site, parallel=2).sync()
+        assert {job.state for job in jobs} == {"done"}
+        assert len(jobs) > 4
+        assert {job.key.partition(":")[2] for job in jobs[-2:]} == {path.split("/")[2] for path in slow}

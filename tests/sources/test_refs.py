@@ -228,3 +228,25 @@ def test_whatever_follows_a_host_of_civitai_is_no_plain_file(rest: str) -> None:
     """Else a mistyped page would be fetched as a file from a host that hears the token."""
     ref = _parsed(f"https://civitai.com/{rest}")
     assert ref is None or ref.kind in ("model", "version")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "user:SeCrEt0123@evil.net/x.pt",
+        "https:user:SeCrEt0123@civitai.com/models/5",
+        "http:/user:SeCrEt0123@evil.net/x.pt",
+        "hf:user:SeCrEt0123@huggingface.co/a/b",
+        "civitai.com/models/4#token=SeCrEt0123",
+        "model:4&token=SeCrEt0123",
+    ],
+)
+def test_what_means_nothing_is_shown_without_what_may_be_secret(text: str) -> None:
+    with pytest.raises(UsageError, match="means nothing") as caught:
+        ref_of(text)
+    assert "SeCrEt0123" not in f"{caught.value} {caught.value.hint}"
+
+
+def test_what_means_nothing_is_shown_as_far_as_it_holds_no_secret() -> None:
+    with pytest.raises(UsageError, match="hf:owner/repo@ma in: means nothing"):
+        ref_of("hf:owner/repo@ma in")

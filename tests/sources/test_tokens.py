@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 import zlib
@@ -22,11 +23,12 @@ from told import told
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai import Civitai
-from hnetkit.sources.hub import Hub
+from hnetkit.sources.hub import Hub, hub_token
 from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust
 from hnetkit.sources.pace import Pace
 from hnetkit.sources.refs import ref_of
 from hnetkit.sources.retry import Passing
+from hnetkit.sources.secrets import finder
 from hnetkit.sources.web import Web
 
 TOKEN = "SeCrEt0123456789abcdef"
@@ -324,3 +326,53 @@ def test_a_hub_is_shown_without_its_token(hub: Sites, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_TOKEN", hub.hub_token)
     site = Hub(FastClock())
     assert hub.hub_token not in repr(site) + repr(site.web) + repr(site.web.trust)
+
+
+def test_a_file_and_a_picture_that_hold_the_token_are_not_kept(open_library: Callable[..., Library]) -> None:
+    with Sites(World.make(2, plain=True)) as site:
+        file = next(site.world.files())[2]
+        site.world.contents.put(file["id"], site.world.content(file["id"]) + site.token.encode())
+        file["sizeKB"] = None
+
+        def altered(request: Request, response: Response) -> Response:
+            if "/images" in request.path:
+                response.body = response.body + site.token.encode()
+                response.headers.pop("Content-Length", None)
+            return response
+
+        site.alter = altered
+        library = open_library(site)
+        jobs = library.sync()
+        assert [(job.state, job.code) for job in jobs if job.state != "done"] == [("refused", "wrong-bytes")]
+        assert len(jobs) > 1
+        kept = [path for path in library.folder.rglob("*") if path.is_file()]
+        assert not [path for path in kept if site.token.encode() in path.read_bytes()]
+        assert not [path for path in kept if "preview" in path.name]
+
+
+@pytest.mark.parametrize("size", [1, 5, 33, 1000])
+def test_a_token_is_found_across_the_pieces_in_which_it_comes(size: int) -> None:
+    body = b"x" * 77 + b"token-0123456789" + b"y" * 77
+    has_token = finder("token-0123456789")
+    assert any([has_token(body[at : at + size]) for at in range(0, len(body), size)])
+    has_token = finder("token-0123456789")
+    assert not any(has_token(piece) for piece in (b"token-", b"012345678", b"x9"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no pipes with names")
+@pytest.mark.parametrize("kind", ["pipe", "long"])
+def test_a_saved_token_that_is_none_is_refused_at_once(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "token"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_text("hf_" + "a" * 1_000_000)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(path))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with pytest.raises(UsageError, match="no token"):
+        hub_token()
+    monkeypatch.setenv("HF_TOKEN", "a" * 1_000_000)
+    with pytest.raises(UsageError, match="no token"):
+        hub_token()

@@ -16,6 +16,7 @@ from fetching import Library
 
 from hnetkit.cli import run
 from hnetkit.errors import DamagedFile, DiskFull, HnetkitError, UnsafeFile
+from hnetkit.files import is_model_name
 from hnetkit.registry.jobs import Job
 from hnetkit.sources.unpack import holds_models, unpacked
 
@@ -181,3 +182,21 @@ def test_an_archive_of_nothing_but_damage_is_refused_and_says_what_was_in_it(ink
     job = pulled(here, bytes(data))
     assert (job.state, job.code) == ("refused", "wrong-bytes")
     assert "night.pt: damaged" in str(job.reason)
+
+
+def test_a_member_that_claims_too_much_costs_those_around_it_nothing(
+    inks: list[bytes], archive: Callable[[bytes], Path]
+) -> None:
+    data = zipped({"day.pt": inks[0], "zeros.pt": bytes(30_000_000), "more.zip": bytes(3000)}, zipfile.ZIP_DEFLATED)
+    members = found(archive(bytes(data)))
+    assert members["day.pt"] == inks[0]
+    assert isinstance(members["zeros.pt"], UnsafeFile)
+
+
+def test_what_was_not_examined_has_no_name_that_a_program_loads(
+    inks: list[bytes], archive: Callable[[bytes], Path]
+) -> None:
+    path = archive(bytes(zipped({"day.pt": inks[0]})))
+    for _, member in unpacked(path, path.with_suffix(".unpacked")):
+        assert isinstance(member, Path)
+        assert not is_model_name(member.name)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -459,3 +462,46 @@ def test_taking_up_what_is_missing_takes_as_long_for_each_in_a_large_library(tmp
 
     time_of(30)
     assert time_of(2000) < 5 * time_of(60)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right")
+def test_a_link_that_a_person_put_in_the_place_of_a_file_is_kept_and_leads_where_it_led(
+    site: Sites, here: Library, tmp_path: Path
+) -> None:
+    here.sync()
+    path = next(iter(here.installed().values()))
+    mine = tmp_path / "mine" / "my.pt"
+    mine.parent.mkdir()
+    mine.write_bytes(b"my own work")
+    path.unlink()
+    path.symlink_to(os.path.relpath(mine, path.parent))
+    (damage,) = damages(here.registry)
+    take_up(here.registry, damage)
+    kept = here.folder / ".quarantine" / f"{path.name}.bad"
+    assert kept.is_symlink()
+    assert kept.read_bytes() == mine.read_bytes() == b"my own work"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there are no pipes with names")
+def test_who_waits_for_a_pipe_keeps_nobody_from_the_registry(home: Path) -> None:
+    beginning = b'{"kind": "hnetkit", "version": 1}\n'
+    command = [sys.executable, "-m", "hnetkit", "import", "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as waiting:
+        assert waiting.stdin is not None
+        waiting.stdin.write(beginning)
+        waiting.stdin.flush()
+        time.sleep(2)
+        started = time.monotonic()
+        with Registry(home / "registry.db") as registry, registry.write():
+            pass
+        assert time.monotonic() - started < 10
+        waiting.stdin.close()
+        assert waiting.wait() == 0
+
+
+def test_an_import_of_holes_is_refused_at_once(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "library.jsonl"
+    path.write_text('{"kind": "hnetkit", "version": 1}\n')
+    os.truncate(path, 200 << 30)
+    assert run(["import", str(path)]) == 2
+    assert "which no export has" in capsys.readouterr().err
