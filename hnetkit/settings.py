@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -63,7 +64,7 @@ def put(key: str, value: str | None) -> None:
         settings.pop(key, None)
         if value is not None:
             settings[key] = value
-        with new_file(config_file(), overwrite=True) as file:
+        with new_file(os.path.realpath(config_file()), overwrite=True) as file:  # a link of the person's stays one
             file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
 
 

@@ -186,8 +186,8 @@ def show_command(name: str, output: Output) -> None:
 @click.argument("name", shell_complete=complete_name)
 @click.argument("tags", nargs=-1, metavar="[TAG...]")
 @click.option("--remove", multiple=True, metavar="TAG", help="Take a tag away; may be repeated.")
-@click.option("--alias", help="One more name for the network, for prompts and commands.")
-@click.option("--note", help="A note; an empty one removes it.")
+@click.option("--alias", help="One more name for the network, for prompts and commands; taken from one that has it.")
+@click.option("--note", help="A note, in place of the one before; an empty one removes it.")
 @output_options
 def tag_command(
     name: str, tags: tuple[str, ...], remove: tuple[str, ...], alias: str | None, note: str | None, output: Output
@@ -208,6 +208,7 @@ def tag_command(
     odd = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
     if odd is not None:
         raise not_text(odd)
+    former: list[Row] = []
     with open_registry() as registry:
         found = resolve(registry, name)
         if alias is not None:
@@ -217,11 +218,15 @@ def tag_command(
             registry.networks.add_tags(id, tags)
             registry.networks.remove_tags(id, remove)
             if alias is not None:
+                former = registry.networks.rows("id IN (SELECT network_id FROM aliases WHERE alias = ?)", [alias])
                 registry.networks.set_alias(id, alias)
             if note is not None:
                 registry.networks.set_note(id, note)
         rows = _networks(registry, registry.networks.rows("id = ?", [id]))
+        others = [row["name"] for row in _networks(registry, former) if row["content_hash"] != found.content_hash]
     output.rows(rows, columns=_LIST, text=_network_card)
+    for other in others:
+        output.note(f"{alias} is no alias of {other} any more")
 
 
 @click.command("forget")
