@@ -533,3 +533,18 @@ def test_a_private_file_that_a_model_s_defaults_lead_to_is_not_quoted(private: s
     with pytest.raises(ModelNotUsable) as caught:
         read_defaults(tmp_path / "model")
     assert "secret" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "private", [{"private_key": "secret" * 2000}, {"account": 5_300_700_900}, {"a": {"secret": 1}}]
+)
+def test_a_private_file_that_a_scheduler_s_settings_lead_to_is_not_quoted(
+    private: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "private.json").write_text(json.dumps(private))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.unlink()
+    path.symlink_to(tmp_path / "private.json")
+    with pytest.raises(ModelNotUsable) as caught:
+        load_model(folder, device="cpu")
+    assert not any(said in f"{caught.value} {caught.value.hint}" for said in ("secret", "5300700900", "account"))
