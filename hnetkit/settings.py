@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ KEYS: Mapping[str, str] = {
     "embeddings": "the folder whose files' names are textual inversions in prompts",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
 }
+_PLACES = ("model", "loras", "embeddings")
 
 
 def load() -> dict[str, str]:
@@ -51,6 +53,9 @@ def get(key: str) -> str | None:
 def put(key: str, value: str | None) -> None:
     """Stores a setting; None takes it back. Any number of processes may do so at once.
 
+    A file or folder that is there is meant wherever a command is started: a folder that a stranger gave may have one
+    of the same name.
+
     Raises:
         UsageError: the value is empty, or an address, which may hold a password or a signature.
         HnetkitError: another process has been at it for long.
@@ -58,12 +63,13 @@ def put(key: str, value: str | None) -> None:
     _known(key)
     if value is not None:
         _require_sense(key, value)
+        value = os.path.abspath(value) if key in _PLACES and os.path.exists(value) else value
     with _alone():
         settings = load()
         settings.pop(key, None)
         if value is not None:
             settings[key] = value
-        with new_file(config_file(), overwrite=True) as file:
+        with new_file(os.path.realpath(config_file()), overwrite=True) as file:  # a link of the person's stays one
             file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
 
 

@@ -121,10 +121,11 @@ class Networks:
     def left_a_file(self, content_hash: str) -> None:
         """To be called where a file got another content: without any other file and any word, this one is dropped.
 
-        What somebody tagged, noted or named stays known, to be there when the content comes back; and so does what
-        another network was trained from.
+        What somebody tagged, noted or named stays known, to be there when the content comes back; and so does how a
+        network was trained, which no file tells, and what another one was trained from.
         """
-        worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in ("tags", "notes", "aliases"))
+        known_by = ("tags", "notes", "aliases", "trainings")
+        worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in known_by)
         parent = "EXISTS (SELECT 1 FROM trainings WHERE started_from = content_hash)"
         self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
         self._stale.update(id for (id,) in self._db.execute(_ID, [content_hash]))

@@ -41,8 +41,11 @@ def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> 
             f"{folder / 'home'}: your own library's folder, which a demo leaves alone", hint="another --out"
         )
     commands = _commands(folder, overwrite=overwrite)
+    made = [folder / "grid.png", folder / _converted()]
     if not overwrite:
-        refuse_existing(folder / "grid.png", overwrite=False)
+        refuse_existing(made[0], overwrite=False)
+    elif not (folder / "home" / "registry.db").is_file() and (own := next(filter(os.path.lexists, made), None)):
+        raise OutputExists(f"{own}: no earlier demo left it there", hint="another --out")
     # a folder may be a stranger's: what is written through a link would be in the library that a person has
     refuse_links(folder / name for name in ("home", "home/registry.db", "pictures"))
     registry = folder / "home" / "registry.db"
@@ -65,7 +68,7 @@ def _commands(folder: Path, *, overwrite: bool) -> list[list[str]]:
         raise NotFound(f"{demo.network_folder()}: the bundled hypernetworks are missing", hint="install hnetkit again")
     first, second = list(networks)[:2]
     prompt, other = read_defaults(demo.model_folder()).prompts[:2]
-    converted, replace = folder / f"{first}.safetensors", ["--overwrite"] if overwrite else []
+    converted, replace = folder / _converted(), ["--overwrite"] if overwrite else []
     pictures = str(folder / "pictures")
     stack = f"<hypernet:{first}:0.7> <hypernet:{second}:0.7>"
     return [
@@ -80,6 +83,11 @@ def _commands(folder: Path, *, overwrite: bool) -> list[list[str]]:
             *("--out", str(folder / "grid.png"), *replace),
         ],
     ]
+
+
+def _converted() -> str:
+    """The name of the file that one of the bundled networks is converted to."""
+    return f"{next(iter(demo.networks()), 'none')}.safetensors"
 
 
 def _run(ctx: click.Context, arguments: list[str], output: Output) -> None:

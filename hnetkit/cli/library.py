@@ -174,8 +174,8 @@ def show_command(name: str, output: Output) -> None:
 @click.argument("name", shell_complete=complete_name)
 @click.argument("tags", nargs=-1, metavar="[TAG...]")
 @click.option("--remove", multiple=True, metavar="TAG", help="Take a tag away; may be repeated.")
-@click.option("--alias", help="One more name for the network, for prompts and commands.")
-@click.option("--note", help="A note; an empty one removes it.")
+@click.option("--alias", help="One more name for the network, for prompts and commands; taken from one that has it.")
+@click.option("--note", help="A note, in place of the one before; an empty one removes it.")
 @output_options
 def tag_command(
     name: str, tags: tuple[str, ...], remove: tuple[str, ...], alias: str | None, note: str | None, output: Output
@@ -195,8 +195,12 @@ def tag_command(
     if odd is not None:
         raise not_text(odd)
     with open_library() as library:
+        former = [] if alias is None else [other for other in library.networks() if alias in other["aliases"]]
         row = library.tag(name, *tags, remove=remove, alias=alias, note=note)
     output.rows([row], columns=_LIST, text=_network_card)
+    for other in former:
+        if other["content_hash"] != row["content_hash"]:
+            output.note(f"{alias} is no alias of {other['name']} any more")
 
 
 @click.command("forget")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from pathlib import Path
 
 import click
@@ -50,23 +49,20 @@ def check_names(ctx: click.Context, name: str | None, command: click.Command | N
             raise OutputExists(own_place, hint="choose another name")
 
 
-def require_text_output(
-    path: str | os.PathLike[str], *, overwrite: bool, suffixes: Collection[str], beginning: bytes
-) -> None:
+def require_text_output(path: str | os.PathLike[str], *, overwrite: bool, beginning: bytes) -> None:
     """Accepts the name of a text file to write.
 
     Args:
         path: any name; a file that is there must be of the kind that will be written.
         overwrite: whether that one may be replaced.
-        suffixes: one of which tells a file of this kind.
-        beginning: of its content, which tells it as well.
+        beginning: of its content, which tells it; other programs' files may have its suffix.
 
     Raises:
         OutputExists: the file exists and must not be replaced.
     """
 
     def is_other(there: Path) -> bool:
-        return there.suffix.lower() not in suffixes and _head(there, len(beginning)) not in (b"", beginning)
+        return _head(there, len(beginning)) not in (b"", beginning)
 
     refuse_existing(path, overwrite=overwrite, is_other=is_other)
 

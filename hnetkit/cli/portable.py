@@ -49,7 +49,7 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
             for record in exported(registry):
                 put_json(record)
         return
-    require_text_output(file, overwrite=overwrite, suffixes=(".jsonl", ".ndjson"), beginning=_BEGINNING)
+    require_text_output(file, overwrite=overwrite, beginning=_BEGINNING)
     count = -1  # the header is none
     with open_registry() as registry, new_file(file, overwrite=overwrite) as out:
         for record in exported(registry):  # one at a time: each may be as large as a site liked

@@ -87,7 +87,11 @@ _MOST_TABLE = 16 << 20  # bytes of an edited table
 @click.option("--no-escape", is_flag=True, help="Brackets in tags as they are, which a prompt takes for emphasis.")
 @click.option("--by-score", is_flag=True, help="The surest tags first, instead of by alphabet.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="For captions.")
-@click.option("--overwrite", is_flag=True, help="Write into DIR although it is not empty.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace pictures in DIR that have the names of new ones, and their captions, edited ones too.",
+)
 @output_options
 def prepare_command(
     pictures: Path,
@@ -150,7 +154,7 @@ def prepare_command(
 @click.option("--apply", "table", metavar="FILE|-", help="Take an edited table back: CSV, TSV or JSON; - is stdin.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with all pictures.")
 @click.option("--tags", is_flag=True, help="List the tags of all captions with how many pictures have each.")
-@click.option("--overwrite", is_flag=True, help="Replace the page where it exists.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier page.")
 @output_options
 def review_command(
     folder: Path, table: str | None, html: Path | None, tags: bool, overwrite: bool, output: Output
@@ -323,9 +327,9 @@ def _text_of(place: str) -> str:
 def _write_page(html: Path, folder: Path, seen: Any, overwrite: bool) -> None:
     from hnetkit.cli.named import require_text_output
     from hnetkit.files import new_file
-    from hnetkit.train.preparing.contact_sheet import contact_sheet
+    from hnetkit.train.preparing.contact_sheet import BEGINNING, contact_sheet
 
-    require_text_output(html, overwrite=overwrite, suffixes=(".html", ".htm"), beginning=b"<!doctype html>")
+    require_text_output(html, overwrite=overwrite, beginning=BEGINNING)
     with new_file(html, overwrite=overwrite) as file:
         for part in contact_sheet(folder, seen):
             file.write(part.encode("utf-8", "backslashreplace"))

@@ -104,19 +104,27 @@ def _train(recipe: Recipe, folder: Path, device: str, beginning: Any, force: boo
         result = train(recipe, model, data, folder, beginning=beginning, force=force, told=told)
     leave()
     if result.files:
-        register_result(recipe, model, result.files, result.started_from)
+        register_result(folder, recipe, model, result.files, result.started_from)
     return _row(recipe, folder, result)
 
 
-def register_result(recipe: Recipe, model: Model, files: Sequence[Path], started_from: str | None) -> None:
-    """Puts the files of a run into the library, with the content hash of what it began with."""
+def register_result(
+    folder: Path, recipe: Recipe, model: Model, files: Sequence[Path], started_from: str | None
+) -> None:
+    """Puts the files of a run into the library, with what it was made with and the content hash of what it began with.
+
+    Args:
+        folder: of the run.
+        recipe: that was asked for; where all steps were made before, they may have been made by another.
+    """
     from hnetkit.train.registering import register
+    from hnetkit.train.run_folder import RunFolder
 
     with open_registry() as registry:
         register(
             registry,
             files,
-            recipe=recipe.to_json(),
+            recipe=RunFolder(folder, recipe).made_with().to_json(),
             started_from=started_from,
             model_name=model.name,
             model_hash=model.hash,

@@ -204,4 +204,4 @@ def _settle(outcome: Outcome, model: Model, start: str | None) -> None:
     if outcome.failure:
         say(f"Error: {outcome.run.label}: {outcome.failure}")
     else:
-        register_result(outcome.run.recipe, model, outcome.files, start)
+        register_result(outcome.run.folder, outcome.run.recipe, model, outcome.files, start)

@@ -54,14 +54,21 @@ class Wish:
         Raises:
             UsageError: nothing is named, or what follows the colon is not a number.
         """
-        found = None if os.path.exists(option) else _WITH_STRENGTH.fullmatch(option)
+        found = _WITH_STRENGTH.fullmatch(option)
+        if found and _is_path(option) and os.path.exists(option) and not os.path.exists(found[1]):
+            found = None  # a file is called so, colon and all
         name, strength = (found[1], float(found[2])) if found else (option, 1.0)
-        if name.lower().endswith(MODEL_SUFFIXES) or "/" in name or os.sep in name:
+        if _is_path(name):
             return cls(Path(name), strength)
         if not name or (":" in name and not name.startswith("h1:")):
             said = name.partition(":")[0] or "NAME"
             raise UsageError(f"-n {option}: not NAME or NAME:STRENGTH", hint=f"-n {argument(f'{said}:0.8')}")
         return cls(name, strength)
+
+
+def _is_path(name: str) -> bool:
+    """Whether a name is that of a file, whatever lies in the folder that one is in: it may be a stranger's."""
+    return name.lower().endswith(MODEL_SUFFIXES) or "/" in name or os.sep in name
 
 
 @dataclass(frozen=True)

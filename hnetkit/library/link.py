@@ -2,7 +2,7 @@
 
 Each file is written down in the registry before it is placed, so that a run that was killed can be gone on with or
 undone. What hnetkit did not put there, what changed since, or what is the last file that holds its network, is never
-written over and never removed.
+written over and never removed. One process at a time does so: each of two could take the other's file for the last.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import unicodedata
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,7 @@ Row = dict[str, Any]
 How = Literal["symlink", "hardlink", "copy"]
 _ANY: tuple[How, ...] = ("symlink", "hardlink", "copy")
 _CHUNK = 1 << 20  # bytes
+_PATIENCE_S = 60.0
 _CHANGED = "not as hnetkit put it there: it is kept"
 _LAST = "no other file of the library holds this network any more: it is kept"
 
@@ -86,16 +88,19 @@ def link(
     Raises:
         NotFound: no such folder, or no network of such a name.
         AmbiguousName, FileRefused: a name that stands for several networks, or for none that is usable.
+        HnetkitError: another process has been at links for long.
     """
-    job = _Job(registry, program, folder_of(program, directory), how, dry_run)
+    folder = folder_of(program, directory)
     asked = {resolve(registry, name).content_hash for name in names}
-    wanted = _wanted(registry, job.folder, program, job.placed)
-    yield from job.clear(keep={_key_of(item.path) for item in wanted if not item.in_place})
-    wanted = [item for item in wanted if not asked or item.content_hash in asked]
-    for done, item in enumerate(wanted):
-        if progress is not None:
-            progress(done, len(wanted))
-        yield job.put_safely(item)
+    with _alone(registry, dry_run=dry_run):
+        job = _Job(registry, program, folder, how, dry_run)
+        wanted = _wanted(registry, job.folder, program, job.placed)
+        yield from job.clear(keep={_key_of(item.path) for item in wanted if not item.in_place})
+        wanted = [item for item in wanted if not asked or item.content_hash in asked]
+        for done, item in enumerate(wanted):
+            if progress is not None:
+                progress(done, len(wanted))
+            yield job.put_safely(item)
 
 
 def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool = False) -> Iterator[LinkChange]:
@@ -105,11 +110,31 @@ def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool
 
     Raises:
         NotFound: no such folder.
+        HnetkitError: another process has been at links for long.
     """
-    job = _Job(registry, program, folder_of(program, directory), None, dry_run)
-    yield from job.clear(keep=set())
-    if not dry_run:
-        job.remove_folders()
+    folder = folder_of(program, directory)
+    with _alone(registry, dry_run=dry_run):
+        job = _Job(registry, program, folder, None, dry_run)
+        yield from job.clear(keep=set())
+        if not dry_run:
+            job.remove_folders()
+
+
+@contextmanager
+def _alone(registry: Registry, *, dry_run: bool) -> Iterator[None]:
+    """Between the look whether a file is the last of its network, and its removal, nobody removes another."""
+    if dry_run:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    folder = registry.path.parent / "locks"
+    folder.mkdir(exist_ok=True)
+    try:
+        with FileLock(folder / "links.lock", timeout=_PATIENCE_S):
+            yield
+    except Timeout as error:
+        raise HnetkitError("another process is at links to other programs", hint="try again when it ended") from error
 
 
 class _Job:

@@ -73,7 +73,7 @@ def caption_of(picture: Path, *, filename_pattern: str = "", joiner: str = " ") 
 def caption_file(picture: Path) -> Path:
     """Returns where a picture's caption is, or would be: its ``.txt``, or the ``.TXT`` that some systems leave."""
     usual, loud = (picture.with_suffix(suffix) for suffix in (".txt", ".TXT"))
-    return loud if loud.is_file() and not usual.exists() else usual
+    return loud if os.path.isfile(loud) and not os.path.exists(usual) else usual
 
 
 def vary(caption: str, draw: random.Random, *, shuffle: bool, dropout: float) -> str:

@@ -128,7 +128,7 @@ def train(
             log = Log(folder, tensorboard=recipe.tensorboard)
             stack.callback(log.close)
             _require_room(folder, network, recipe, rates, told.say)
-        state = _begin(files, found, processes, beginning)
+        state = _begin(files, found, processes, beginning, rates.last_step)
         material = prepare(model, data, told.prepared)
         scaler = torch.amp.GradScaler(unet.device.type, enabled=recipe.precision == "fp16")
         run = Run(
@@ -278,11 +278,14 @@ def _read(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
     return TrainedNetwork.of(loaded), loaded.content_hash
 
 
-def _begin(files: RunFolder, found: Found, processes: Processes, beginning: Beginning) -> State | None:
-    """Returns the checkpoint to go on from, None to begin; the folder then says what is trained."""
+def _begin(files: RunFolder, found: Found, processes: Processes, beginning: Beginning, last_step: int) -> State | None:
+    """Returns the checkpoint to go on from, None to begin; the folder then says what is trained.
+
+    Where no step is left to make, it goes on saying what all of them were made with.
+    """
     state = None if beginning == "restart" else files.states.read()
     processes.shared(None)  # every process has read before the main one writes
-    if processes.is_main:
+    if processes.is_main and (state is None or state.step < last_step):
         files.begin(found, afresh=state is None)
     return state
 

@@ -154,6 +154,14 @@ class RunFolder:
             )
         return changed
 
+    def made_with(self) -> Recipe:
+        """Returns the recipe of the steps that were made, as the record has it.
+
+        Raises:
+            RunChanged: there is no record that can be read.
+        """
+        return self._read()[0]
+
     def is_finished(self, found: Found, last_step: int) -> bool:
         """Whether the folder holds the network that the run ends with, made as it is asked for now.
 

@@ -129,7 +129,7 @@ class States:
     def _numbers(self) -> list[int]:
         if not self.folder.is_dir():
             return []
-        names = (path.name for path in self.folder.iterdir() if path.name.isdecimal() and path.is_dir())
+        names = (path.name for path in self.folder.iterdir() if path.name.isdecimal() and os.path.isdir(path))
         return sorted(int(name) for name in names if name == f"{int(name):08}")
 
     def _folder(self, number: int) -> Path:
@@ -231,7 +231,7 @@ def _unfinished(folder: Path) -> Path:
 
 def _discard(path: Path) -> None:
     """Removes a checkpoint, and its folder where nothing else is in that; of a link, the link alone."""
-    if path.is_symlink() or path.is_file():
+    if path.is_symlink() or os.path.isfile(path):
         path.unlink()
         return
     for part in (path / _REST, path / _TENSORS):

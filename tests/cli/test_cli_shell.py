@@ -119,6 +119,20 @@ def test_a_setting_is_kept_shown_and_taken_back(home: Path, capsys: pytest.Captu
     assert run(["config", "model"]) == 4
 
 
+def test_a_folder_that_is_set_is_meant_from_everywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    for key in ("model", "loras", "embeddings"):
+        assert run(["config", key, "models"]) == 0
+        assert run(["config", key]) == 0
+        assert capsys.readouterr().out == f"{tmp_path / 'models'}\n"
+    assert run(["config", "device", "models"]) == 0
+    assert run(["config", "device"]) == 0
+    assert capsys.readouterr().out == "models\n"
+
+
 def test_an_unknown_setting_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["config", "modle", "x"]) == 2
     assert "model, device, dtype" in capsys.readouterr().err

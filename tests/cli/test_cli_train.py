@@ -98,6 +98,23 @@ def test_given_again_it_goes_on_and_restart_starts_over(
     assert hnetkit.load("training/ink/ink.safetensors").step == 6
 
 
+def test_a_finished_run_goes_on_saying_what_its_steps_were_made_with(
+    tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command(tiny)) == 0
+    record = Path("training/ink/recipe.json").read_bytes()
+    for other in (["--rate", "5"], ["--max-steps", "3"]):
+        capsys.readouterr()
+        assert run(command(tiny, *other)) == 0
+        assert "made already" in capsys.readouterr().err
+        assert Path("training/ink/recipe.json").read_bytes() == record
+    assert run(["show", "ink", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["training"]["recipe"] == json.loads(record)["recipe"]
+    assert run(command(tiny, "--max-steps", "7")) == 0
+    assert json.loads(Path("training/ink/recipe.json").read_text())["recipe"]["max_steps"] == 7
+
+
 def test_a_folder_that_only_looks_like_a_run_is_left_alone(
     tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

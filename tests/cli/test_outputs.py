@@ -94,7 +94,7 @@ def test_a_text_replaces_an_earlier_one_under_any_name_and_no_other_file(
         assert run([*commands[command](tmp_path / name), "--overwrite"]) == 0
     (tmp_path / "empty").touch()
     assert run([*commands[command](tmp_path / "empty"), "--overwrite"]) == 0
-    for name in ("notes.txt", "data.json", "photo.png", "net.safetensors", "noise"):
+    for name in ("notes.txt", "data.json", "photo.png", "net.safetensors", "noise", f"grid{suffix}"):
         (tmp_path / name).write_bytes(b"mine")
         assert run([*commands[command](tmp_path / name), "--overwrite"]) == 2
         assert f"{name}: a file of another kind" in capsys.readouterr().err
@@ -193,3 +193,37 @@ def test_a_demo_is_not_run_in_ones_own_library(
     assert run(["demo", "--out", str(tmp_path)]) == 2
     assert "your own library" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_of_another_program_is_not_replaced(commands: Commands, tmp_path: Path) -> None:
+    page = tmp_path / "mine.html"
+    page.write_text("<!doctype html>\n<html><title>mine</title>")
+    assert run([*commands["review"](page), "--overwrite"]) == 2
+    assert "mine" in page.read_text()
+
+
+@pytest.mark.parametrize("name", ["grid.png", "dots.safetensors"])
+def test_a_demo_replaces_only_what_a_demo_left(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_bytes(b"mine")
+    assert run(["demo", "--out", str(tmp_path), "--overwrite"]) == 2
+    assert "no earlier demo" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_settings_behind_a_link_are_changed_where_they_are(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "dotfiles.json").write_text('{"device": "cpu"}')
+    (home / "config.json").symlink_to(tmp_path / "dotfiles.json")
+    assert run(["config", "dtype", "fp32"]) == 0
+    assert (home / "config.json").is_symlink()
+    assert json.loads((tmp_path / "dotfiles.json").read_text()) == {"device": "cpu", "dtype": "fp32"}
+
+
+def test_an_alias_that_another_network_loses_is_said(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    networks.network_file(library, "mist.pt", seed=9)
+    assert run(["scan", "-q"]) == 0
+    assert run(["tag", "ink", "--alias", "best"]) == 0
+    capsys.readouterr()
+    assert run(["tag", "mist", "--alias", "best"]) == 0
+    assert "best is no alias of ink any more" in capsys.readouterr().err
+    assert run(["tag", "mist", "--alias", "best"]) == 0
+    assert "any more" not in capsys.readouterr().err

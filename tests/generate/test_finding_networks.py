@@ -145,3 +145,14 @@ def test_of_several_files_of_a_content_one_that_still_has_it_is_read(replaceable
     assert find_networks([Wish(content, 1.0)], {})[0].network.content_hash == content
     (replaceable / "ink.pt").write_bytes(b"no network")
     assert find_networks([Wish(content, 1.0)], {})[0].network.content_hash == content
+
+
+def test_what_lies_in_the_current_folder_changes_no_name_with_a_strength(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ink:0.7", "ink.pt", "ink.pt:0.7", "colon:1"):
+        Path(name).touch()
+    assert Wish.of_option("ink:0.7") == Wish("ink", 0.7)
+    assert Wish.of_option("./ink.pt:0.7") == Wish(Path("./ink.pt"), 0.7)
+    assert Wish.of_option("./colon:1") == Wish(Path("./colon:1"), 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from hnetkit.generate.grids.cells import Cell, Draft, Finder
 from hnetkit.generate.grids.grid import Studio, draw_batches, infotext_of_sheet, make_sheet
 from hnetkit.generate.grids.grid_files import FAILURE, GridFiles
 from hnetkit.generate.grids.sheet import MIN_CELL
+from hnetkit.generate.loading.components import part_weights
 from hnetkit.generate.model import Model
 from hnetkit.generate.networks import Network, put_on
 from hnetkit.generate.picture import draw
@@ -396,3 +398,12 @@ def test_a_model_is_known_by_its_files(sd_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound) as caught:
         fingerprint(tmp_path / "modle")
     assert "model" in str(caught.value.hint)
+
+
+def test_links_to_what_no_name_can_be_are_no_part_of_a_model(sd_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sd_folder, tmp_path / "model"))
+    before = fingerprint(folder)
+    for name in ("odd", "unet/odd.json", "unet/diffusion_pytorch_model.fp16.safetensors"):
+        (folder / name).symlink_to("n" * 300)
+    assert fingerprint(folder) == before
+    assert len(part_weights(folder / "unet")) == 1

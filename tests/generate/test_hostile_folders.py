@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from hnetkit import demo
 from hnetkit.errors import FileRefused, HnetkitError, ModelNotUsable
 from hnetkit.generate.loading.components import SCHEDULERS, part_weights
+from hnetkit.generate.loading.defaults import read_defaults
 from hnetkit.generate.loading.folders import download
 from hnetkit.generate.model import load_model
 
@@ -522,3 +523,28 @@ def test_nothing_of_a_folder_is_imported(folder: Path) -> None:
     before = set(sys.modules)
     load_model(folder, device="cpu")
     assert not {"evil", "pipeline"} & (set(sys.modules) - before)
+
+
+@pytest.mark.parametrize("private", ['{"token": "hf_secret"}', '{"steps": "secret"}', '"secret"', '["secret"]'])
+def test_a_private_file_that_a_model_s_defaults_lead_to_is_not_quoted(private: str, tmp_path: Path) -> None:
+    (tmp_path / "private.json").write_text(private)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "hnetkit.json").symlink_to(tmp_path / "private.json")
+    with pytest.raises(ModelNotUsable) as caught:
+        read_defaults(tmp_path / "model")
+    assert "secret" not in f"{caught.value} {caught.value.hint}"
+
+
+@pytest.mark.parametrize(
+    "private", [{"private_key": "secret" * 2000}, {"account": 5_300_700_900}, {"a": {"secret": 1}}]
+)
+def test_a_private_file_that_a_scheduler_s_settings_lead_to_is_not_quoted(
+    private: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "private.json").write_text(json.dumps(private))
+    path = folder / "scheduler" / "scheduler_config.json"
+    path.unlink()
+    path.symlink_to(tmp_path / "private.json")
+    with pytest.raises(ModelNotUsable) as caught:
+        load_model(folder, device="cpu")
+    assert not any(said in f"{caught.value} {caught.value.hint}" for said in ("secret", "5300700900", "account"))

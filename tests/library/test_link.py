@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import shutil
+import threading
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -728,3 +729,33 @@ def test_no_link_leads_to_what_was_linked_into_another_programs_folder(
     list(undo(registry, first, A1111))
     for path in second.iterdir():
         assert hnetkit.load(path).content_hash == resolve(registry, path.stem).content_hash
+
+
+def test_two_that_take_copies_back_at_once_leave_one_file_of_each_network(
+    registry: Registry, tmp_path: Path, library: Path, webui: Path
+) -> None:
+    comfy = tmp_path / "comfy" / "models" / "hypernetworks"
+    comfy.mkdir(parents=True)
+    for folder, program in ((webui, A1111), (tmp_path / "comfy", COMFYUI)):
+        list(link(registry, folder, program, how="copy"))
+    list(scan(registry, [webui, comfy]))
+    shutil.rmtree(library)
+    hashes = {content(path) for path in comfy.iterdir()}
+    first = undo(registry, webui, A1111)
+    next(first)  # it has looked, and is about to remove more
+    started = threading.Event()
+
+    def second() -> None:
+        started.set()
+        with Registry(registry.path) as own:
+            list(undo(own, tmp_path / "comfy", COMFYUI))
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    started.wait()
+    thread.join(timeout=0.5)
+    assert thread.is_alive()  # it waits
+    list(first)
+    thread.join()
+    left = [path for path in (*(webui / "models" / "hypernetworks").iterdir(), *comfy.iterdir())]
+    assert {content(path) for path in left} == hashes

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -440,3 +442,46 @@ def test_the_colours_of_a_lab_picture_are_not_taken_for_transparency(source: Pat
     red, green, blue = image.getpixel((8, 8))  # type: ignore[misc]
     assert image.mode == "RGB"
     assert red > 240 > 15 > max(green, blue)
+
+
+def test_a_link_to_what_no_name_can_be_stops_no_other_picture(source: Path, out: Path) -> None:
+    good = save(source, "b.png")
+    (source / "a.png").symlink_to("n" * 300)
+    (source / "b.TXT").symlink_to("n" * 300)
+    assert picture_files(source) == [good]
+    require_place(out, source, overwrite=False, sources=[good])
+    assert [one.caption for one in prepared(out, good)] == ["b"]
+
+
+def test_folders_may_be_deeper_than_python_counts(source: Path) -> None:
+    good = save(source, "b.png")
+    here = os.getcwd()
+    os.chdir(source)
+    try:
+        for _ in range(sys.getrecursionlimit() + 50):
+            os.mkdir("d")
+            os.chdir("d")
+    finally:
+        os.chdir(here)
+    try:
+        assert picture_files(source, recursive=True, but_not_in=source / "out") == [good]
+        assert pictures_of_other_kinds(source, recursive=True) == []
+    finally:
+        remove_deep(source / "d")
+
+
+def remove_deep(folder: Path) -> None:
+    """What nobody can do by recursion."""
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        depth = 0
+        while os.path.isdir("d"):
+            os.chdir("d")
+            depth += 1
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
+    finally:
+        os.chdir(here)
+    folder.rmdir()

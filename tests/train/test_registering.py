@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 import hnetkit
 from hnetkit import paths
 from hnetkit.cli import run
+from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
 from hnetkit.train.build import Build
 from hnetkit.train.modules import TrainedNetwork
@@ -73,7 +75,7 @@ def test_what_another_was_trained_from_stays_known_when_its_file_is_replaced(tmp
         register(registry, train(tmp_path, "mist", seed=6), recipe=RECIPE)
         assert registry.trainings.lineage(new) == [old]
         assert registry.trainings.of(old) is not None
-        assert registry.trainings.of(other) is None
+        assert registry.trainings.of(other) is not None  # no file tells it, and the old one may come back
 
 
 def test_a_network_that_is_its_own_ancestor_ends_the_list(tmp_path: Path) -> None:
@@ -101,3 +103,18 @@ def test_a_file_under_a_root_joins_it_and_any_other_folder_becomes_one(tmp_path:
         assert {Path(row["path"]).name for row in registry.files.rows()} == {
             *("ink.pt", "ink.safetensors", "mist.pt", "mist.safetensors")
         }
+
+
+def test_how_a_network_was_trained_is_known_when_its_disk_comes_back(tmp_path: Path) -> None:
+    with Registry(paths.registry_file()) as registry:
+        (trained, _) = train(tmp_path / "disk", "ink")
+        ((content_hash),) = set(register(registry, [trained], recipe=RECIPE))
+        away = trained.rename(tmp_path / "away.safetensors")
+        (other, _) = train(tmp_path / "other", "ink", seed=5)
+        other.rename(trained)  # another disk, with a network of the same name, where the first one was
+        list(scan(registry))
+        assert registry.trainings.of(content_hash) is not None
+        away.replace(trained)
+        os.utime(trained)
+        list(scan(registry))
+        assert registry.trainings.of(content_hash).recipe == RECIPE  # type: ignore[union-attr]

@@ -336,3 +336,14 @@ def test_a_state_that_no_optimizer_of_the_network_has_is_refused_by_name(change:
         restore(optimizer, spoiled)
     with pytest.raises(ValueError, match="of 1000 parameters, not of 2"):
         restore(optimizer, {**kept, "state": {number: {} for number in range(1_000)}})
+
+
+def test_a_link_to_what_no_name_can_be_is_no_checkpoint(tmp_path: Path) -> None:
+    states = States(tmp_path / "state")
+    states.write(state(4))
+    (tmp_path / "state" / "00000009").symlink_to("n" * 300)
+    found = states.read()
+    assert found is not None
+    assert found.step == 4
+    states.clear()
+    assert os.path.islink(tmp_path / "state" / "00000009")

@@ -142,9 +142,18 @@ def hash_of_file(path: str | os.PathLike[str]) -> str:
 
 def _model_files(folder: Path) -> Iterator[Path]:
     """A pipeline's own files and those of its parts; other things that lie in the folder are no part of it."""
-    for path in (*folder.glob("*.json"), *folder.glob("*/*")):
+    here = _names_in(folder)
+    below = [path for part in here if os.path.isdir(part) for path in _names_in(part)]
+    for path in (*(path for path in here if path.suffix == ".json"), *below):
         if path.suffix in _READ_BY_PIPELINES and os.path.isfile(path):
             yield path
+
+
+def _names_in(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in os.listdir(folder)]
+    except OSError:  # what nobody can read is no part of a model
+        return []
 
 
 def _in_drawing_order(batches: Sequence[Batch]) -> list[Batch]:

@@ -208,7 +208,7 @@ class GridFiles:
 
     def _parts(self) -> list[Path]:
         found = self.folder.glob("process-*.jsonl")
-        return sorted(path for path in found if path.is_file() and not path.is_symlink())
+        return sorted(path for path in found if os.path.isfile(path) and not path.is_symlink())
 
     def _append(self, path: Path, lines: bytes) -> None:
         refuse_links((path,))

@@ -6,6 +6,7 @@ them configurations that it has checked, and gives them tensors; no library look
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -93,7 +94,7 @@ def part_weights(folder: Path, variant: str | None = None) -> list[Path]:
     """
     found: dict[tuple[str | None, str | None], list[Path]] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if (match := _WEIGHTS.fullmatch(path.name)) and path.is_file():
+        if (match := _WEIGHTS.fullmatch(path.name)) and os.path.isfile(path):
             found.setdefault((match["variant"] or match["behind"], match["of"]), []).append(path)
     if not found:
         raise ModelNotUsable(f"{folder}: cannot be loaded (no .safetensors weights)", hint=_HINT_WEIGHTS)

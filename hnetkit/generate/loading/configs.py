@@ -145,12 +145,22 @@ def scheduler_configuration(path: Path, kinds: Iterable[str]) -> dict[str, Any]:
         if key == _ENDLESS and value == -math.inf:
             continue
         if len(numbers) > MOST_STEPS or not all(_is_meant(item, MOST.get(key, MOST_STEPS)) for item in numbers):
+            if key not in _keys_of(kinds):  # a stranger's folder may hold a link to a private file: none of it is shown
+                raise ModelNotUsable(f"{path}: cannot be loaded: holds what no scheduler takes", hint=HINT)
             raise _not_meant(path, key, value)
     steps = held.get("num_train_timesteps", 1)
     if type(steps) is not int or steps < 1:
         raise _not_meant(path, "num_train_timesteps", steps)
     _require_noise(path, held)
     return held
+
+
+def _keys_of(kinds: Iterable[str]) -> set[str]:
+    """Returns the names of all that schedulers take."""
+    import diffusers
+
+    found = (inspect.signature(getattr(diffusers, kind)).parameters for kind in kinds)
+    return {*_OF_DIFFUSERS, *(name for parameters in found for name in parameters)}
 
 
 def _require_noise(path: Path, config: Mapping[str, Any]) -> None:

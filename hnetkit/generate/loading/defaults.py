@@ -64,8 +64,15 @@ def read_defaults(folder: Path) -> Defaults:
         raise ModelNotUsable(f"{path}: unreadable ({error})", hint="mend the file, or delete it") from error
     for key, value in said.items() if isinstance(said, dict) else [("", said)]:
         if key not in _MEANINGFUL or not _MEANINGFUL[key](value):
-            keys = ", ".join(_MEANINGFUL)
-            raise ModelNotUsable(f"{path}: {key[:80]!r} cannot be {repr(value)[:80]}", hint=f"its keys are {keys}")
+            raise ModelNotUsable(f"{path}: {_brief(key, value)}", hint=f"its keys are {', '.join(_MEANINGFUL)}")
     if "prompts" in said:
         said["prompts"] = tuple(said["prompts"])
     return Defaults(**said)
+
+
+def _brief(key: str, value: Any) -> str:
+    """What is wrong, without a text of the file: in a stranger's folder it may be a link to a private one."""
+    if key not in _MEANINGFUL:
+        return "has a key that says nothing of pictures" if key else "not a JSON object"
+    said = repr(value) if isinstance(value, bool | int | float) else f"a {type(value).__name__}"
+    return f"{key!r} cannot be {said[:80]}"

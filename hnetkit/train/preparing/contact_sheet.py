@@ -45,6 +45,9 @@ p {{ margin: .2rem 0; }}
 </html>
 """
 
+BEGINNING = _PAGE.split("<title>")[0].encode()
+"""Of every page, and of no other program's."""
+
 
 def contact_sheet(folder: Path, seen: Review) -> Iterator[str]:
     """Yields the page picture by picture, with thumbnails inside it; names and captions are text, never markup."""

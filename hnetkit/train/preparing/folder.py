@@ -173,7 +173,8 @@ def require_place(out: Path, pictures: Path, *, overwrite: bool, sources: Iterab
             raise UsageError(f"--out {out}: an original is in it, to which {path} leads", hint="another --out")
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise OutputExists(
-            f"{out}: the folder is not empty", hint="another --out, or --overwrite to replace files of the same names"
+            f"{out}: the folder is not empty",
+            hint="another --out, or --overwrite to replace pictures of the same names, and their captions",
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,13 +37,9 @@ def picture_files(
     """
     if not folder.is_dir():
         raise NotFound(f"{folder}: no such folder", hint=hint)
-    left_out = but_not_in.resolve() if but_not_in is not None else None
-    found = []
-    for at, folders, names in os.walk(folder):
-        here = Path(at)
-        kept = [name for name in folders if not name.startswith(".") and (here / name).resolve() != left_out]
-        folders[:] = sorted(kept) if recursive else []
-        found += [here / name for name in names if _is_picture_name(name) and (here / name).is_file()]
+    names = _names_in(folder, recursive=recursive, left_out=_identity(but_not_in))
+    # a link to what no name can be is no file, and no error
+    found = [path for path in names if _is_picture_name(path.name) and os.path.isfile(path)]
     if not found:
         raise NotFound(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})", hint=hint)
     require_extra("PIL", str(folder))
@@ -51,11 +48,8 @@ def picture_files(
 
 def pictures_of_other_kinds(folder: Path, *, recursive: bool = False) -> list[str]:
     """Returns the names of a folder's pictures that are of no kind which is opened; hidden ones are left out."""
-    found: list[str] = []
-    for _, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")] if recursive else []
-        found += [name for name in names if not name.startswith(".") and name.lower().endswith(_UNKNOWN)]
-    return sorted(found)
+    names = (path.name for path in _names_in(folder, recursive=recursive))
+    return sorted(name for name in names if not name.startswith(".") and name.lower().endswith(_UNKNOWN))
 
 
 def opened(path: Path, data: bytes | None = None) -> Image.Image:
@@ -71,6 +65,39 @@ def opened(path: Path, data: bytes | None = None) -> Image.Image:
     is_seen_through = image.mode != "LAB" and "A" in image.getbands()  # the A of LAB is a colour
     mode = "RGBA" if is_seen_through or "transparency" in image.info else "RGB"
     return image if image.mode == mode else image.convert(mode)
+
+
+def _names_in(folder: Path, *, recursive: bool, left_out: tuple[int, int] | None = None) -> Iterator[Path]:
+    """Yields what is in a folder, and in those below it, however deep; of folders that cannot be read, nothing."""
+    waiting = [folder]
+    while waiting:
+        below = []
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if not _is_folder(entry):
+                        yield Path(entry.path)
+                    elif not entry.name.startswith(".") and _identity(entry) != left_out:
+                        below.append(Path(entry.path))
+        except OSError:
+            continue
+        if recursive:
+            waiting += below
+
+
+def _identity(folder: os.PathLike[str] | None) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder) if folder is not None else None
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if status is not None else None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir(follow_symlinks=False)
+    except OSError:
+        return False
 
 
 def _is_picture_name(name: str) -> bool:
