@@ -37,11 +37,19 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Draw a picture again by the settings in it; what is said beside it counts instead.",
 )
-@click.option("--seed", type=click.IntRange(min=-1), help="Of the first picture; -1 draws one. [default: -1]")
 @click.option(
-    "--count", type=click.IntRange(min=1), default=1, show_default=True, help="How many; each seed is one higher."
+    "--seed", type=click.IntRange(min=-1), help="Seed of the first image; -1 picks one at random. [default: -1]"
 )
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="How many at once.")
+@click.option(
+    "--count",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of images; each seed is one higher.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Images to sample together."
+)
 @click.option("--out", default=".", metavar="FILE|DIR", help="A .png file, or a folder. [default: this folder]")
 @click.option("--overwrite", is_flag=True, help="Replace FILE where it exists.")
 @picture_options

@@ -245,8 +245,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         help="What weights do; none reads brackets as text. [default: original]",
     ),
     click.option("--ensd", "eta_seed_delta", type=int, help="A1111's eta noise seed delta. [default: 0]"),
-    click.option("--variation-seed", type=click.IntRange(min=0), help="Of the noise to mix in."),
-    click.option("--variation-strength", type=_FRACTION, help="How much of it. [default: 0]"),
+    click.option("--variation-seed", type=click.IntRange(min=0), help="Seed of the variation noise."),
+    click.option(
+        "--variation-strength", type=_FRACTION, help="How much variation noise to blend in, 0 to 1. [default: 0]"
+    ),
     click.option("--image", type=_FILE, metavar="FILE", help="Draw over this picture (image-to-image)."),
     click.option(
         "--denoising",
@@ -264,10 +266,16 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     ),
     click.option("--hires-scale", type=Number(1, 8), metavar="X", help="Draw in two passes, X times as large."),
     click.option("--hires-size", callback=_both_sizes, metavar="WxH", help="Draw in two passes, to this size."),
-    click.option("--hires-steps", type=click.IntRange(1, 1000), help="Of the second pass. [default: --steps]"),
+    click.option(
+        "--hires-steps", type=click.IntRange(1, 1000), help="Sampling steps of the second pass. [default: --steps]"
+    ),
     click.option("--hires-upscaler", type=click.Choice(UPSCALERS), help="What enlarges. [default: Latent]"),
-    click.option("--hires-prompt", metavar="T", help="Of the second pass, with tags of its own. [default: PROMPT]"),
-    click.option("--hires-negative-prompt", metavar="T", help="Of the second pass. [default: --negative-prompt]"),
+    click.option(
+        "--hires-prompt", metavar="T", help="Prompt of the second pass, with tags of its own. [default: PROMPT]"
+    ),
+    click.option(
+        "--hires-negative-prompt", metavar="T", help="Negative prompt of the second pass. [default: --negative-prompt]"
+    ),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to compute."),
     click.option(
         "--dtype",
