@@ -75,6 +75,10 @@ class Networks:
         rows = [dict(zip(names, values, strict=True)) for values in cursor]
         return [row | {key: json.loads(row[key]) for key in ("tags", "aliases")} for row in rows]
 
+    def with_alias(self, alias: str) -> list[Row]:
+        """Returns the network that has this alias; none where nobody has it."""
+        return self.rows("id IN (SELECT network_id FROM aliases WHERE alias = ?)", [text_of(alias)])
+
     def search(self, text: str) -> list[Row]:
         """Returns the networks whose names, tags, note, checkpoint or base model hold every word, the best first.
 

@@ -195,7 +195,7 @@ def tag_command(
     if odd is not None:
         raise not_text(odd)
     with open_library() as library:
-        former = [] if alias is None else [other for other in library.networks() if alias in other["aliases"]]
+        former = [] if alias is None else library.with_alias(alias)
         row = library.tag(name, *tags, remove=remove, alias=alias, note=note)
     output.rows([row], columns=_LIST, text=_network_card)
     for other in former:
@@ -227,7 +227,7 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
             also = f" and {counted(found.fileless, 'network')} in no file" if found.fileless else ""
             whose = "they" if len(found.files) + found.fileless != 1 else "it"
             confirm(f"Forget {counted(len(found.files), 'file')}{also}, and what only {whose} held?", yes=yes)
-        files = library.forget(name, missing=missing)
+        files = library.forget_found(found)
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 

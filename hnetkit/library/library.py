@@ -34,11 +34,13 @@ class Forgetting:
         files: rows; no file itself is touched.
         root: the folder that is forgotten with them.
         fileless: networks that are in no file any more.
+        is_missing: whether it is all that is missing, networks in no file too.
     """
 
     files: list[Row]
     root: Root | None = None
     fileless: int = 0
+    is_missing: bool = False
 
 
 class Library:
@@ -146,6 +148,10 @@ class Library:
         """Returns the networks with all words in names, tags, notes or checkpoint, the best first."""
         return with_files(self.registry, self.registry.networks.search(words))
 
+    def with_alias(self, alias: str) -> list[Row]:
+        """Returns the network that has this alias; none where nobody has it."""
+        return with_files(self.registry, self.registry.networks.with_alias(alias))
+
     def record(self, name: str) -> Row:
         """Returns all that is known of one network.
 
@@ -206,7 +212,8 @@ class Library:
         """Returns what `forget` would remove; the arguments are the same."""
         files = self.registry.files
         if missing:
-            return Forgetting(files.rows("files.state = 'missing'"), fileless=self.registry.networks.fileless())
+            rows = files.rows("files.state = 'missing'")
+            return Forgetting(rows, fileless=self.registry.networks.fileless(), is_missing=True)
         if name is None:
             raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
         root = self._root_at(name)
@@ -226,13 +233,16 @@ class Library:
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.
         """
-        found = self.forgetting(name, missing=missing)
+        return self.forget_found(self.forgetting(name, missing=missing))
+
+    def forget_found(self, found: Forgetting) -> list[Row]:
+        """Removes just what `forgetting` returned, which somebody was shown; returns the rows of its files."""
         contents = {row["content_hash"] for row in found.files} - {None}
         with self.registry.write():
             self.registry.files.forget(row["id"] for row in found.files)
             if found.root is not None:
                 self.registry.files.forget_root(found.root)
-            self.registry.networks.forget_fileless(None if missing else contents)
+            self.registry.networks.forget_fileless(None if found.is_missing else contents)
         return found.files
 
     def link(

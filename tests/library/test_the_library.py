@@ -94,6 +94,18 @@ def test_what_is_forgotten_is_told_before(folder: Path) -> None:
             library.forget()
 
 
+def test_what_goes_missing_after_somebody_was_shown_what_is_missing_stays(folder: Path) -> None:
+    with hnetkit.Library() as library:
+        library.scan(folder)
+        (folder / "ink.pt").unlink()
+        library.scan()
+        shown = library.forgetting(missing=True)
+        (folder / "glow.pt").unlink()
+        library.scan()
+        assert [row["stem"] for row in library.forget_found(shown)] == ["ink"]
+        assert [row["stem"] for row in library.files(missing=True)] == ["glow"]
+
+
 def test_networks_are_linked_into_a_program_and_taken_back(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "webui").mkdir()
     with hnetkit.Library() as library:
