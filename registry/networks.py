@@ -122,13 +122,17 @@ class Networks:
         self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", [alias, id])
         self._stale |= {id, *(former or ())}
 
-    def left_a_file(self, content_hash: str) -> None:
+    def left_a_file(self, content_hash: str, *, for_good: bool = False) -> None:
         """To be called where a file got another content: without any other file and any word, this one is dropped.
 
         What somebody tagged, noted or named stays known, to be there when the content comes back; and so does how a
         network was trained, which no file tells, and what another one was trained from.
+
+        Args:
+            for_good: hnetkit itself put the other content there, as a training that goes on does: how this one was
+                trained is of no use any more.
         """
-        known_by = ("tags", "notes", "aliases", "trainings")
+        known_by = ("tags", "notes", "aliases", *(() if for_good else ("trainings",)))
         worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in known_by)
         parent = "EXISTS (SELECT 1 FROM trainings WHERE started_from = content_hash)"
         self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])

@@ -135,7 +135,7 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
         found = find(root.path, os.path.relpath(os.path.realpath(path), root.path))
         if found is None:
             raise NotFound(f"{path}: no such file")
-        _store(registry, root, found, row)
+        _store(registry, root, found, row, is_ours=True)
     return row
 
 
@@ -275,13 +275,13 @@ def _try_to_store(registry: Registry, result: Result, row: Row) -> HnetkitError 
     return None
 
 
-def _store(registry: Registry, root: Root, file: Found, row: Row) -> None:
+def _store(registry: Registry, root: Root, file: Found, row: Row, *, is_ours: bool = False) -> None:
     before = registry.files.content_at(root, file.path)
     registry.files.put(root, file.path, file.mtime_ns, READER_VERSION, row)
     if row["content_hash"]:
         registry.networks.put(row)
     if before not in (None, row["content_hash"]):
-        registry.networks.left_a_file(before)
+        registry.networks.left_a_file(before, for_good=is_ours)
 
 
 # --- reading
