@@ -180,6 +180,27 @@ class Files:
         names = [column[0] for column in cursor.description]
         return [_file_row(dict(zip(names, values, strict=True))) for values in cursor]
 
+    def present(self, sha256: str) -> list[Row]:
+        """Returns the files with these bytes that were there when they were looked at last."""
+        return self.rows("files.sha256 = ? AND files.state = 'present'", [sha256])
+
+    def missing(self) -> list[Row]:
+        """Returns the files that are gone."""
+        return self.rows("files.state = 'missing'")
+
+    def of_root(self, root: Root) -> list[Row]:
+        """Returns the files under a root."""
+        return self.rows("root_id = ?", [root.id])
+
+    def of_kind(self, kind: str) -> list[Row]:
+        """Returns the files of a kind: ``"hypernetwork"``, ``"checkpoint"`` and others."""
+        return self.rows("files.kind = ?", [kind])
+
+    def at(self, path: str) -> list[Row]:
+        """Returns the file known at a full path, once for each root that it was found under."""
+        named_so = self.rows("files.stem = ?", [text_of(PurePath(path).stem)])  # not all that there are
+        return [row for row in named_so if row["path"] == path]
+
     def holding(self, content_hashes: list[str]) -> list[Row]:
         """Returns the files that hold any of these contents."""
         found = []

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
@@ -26,6 +26,7 @@ _ID = "SELECT id FROM networks WHERE content_hash = ?"
 _FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
 
 # one row per network; files that are there count before files that are gone
+Item = TypeVar("Item")
 _SELECT = """
 SELECT networks.*,
     (SELECT json_group_array(tag) FROM (SELECT tag FROM tags WHERE network_id = networks.id ORDER BY tag)) AS tags,
@@ -74,6 +75,13 @@ class Networks:
         names = [column[0] for column in cursor.description]
         rows = [dict(zip(names, values, strict=True)) for values in cursor]
         return [row | {key: json.loads(row[key]) for key in ("tags", "aliases")} for row in rows]
+
+    def of_contents(self, content_hashes: list[str]) -> list[Row]:
+        """Returns the networks of these contents, where they are known."""
+        return [row for part in _batches(content_hashes) for row in self._of(part)]
+
+    def _of(self, content_hashes: list[str]) -> list[Row]:
+        return self.rows(f"content_hash IN ({','.join('?' * len(content_hashes))})", content_hashes)
 
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the network that has this alias; none where nobody has it."""
@@ -212,5 +220,5 @@ def _network_row(row: Row) -> Row:
     return row
 
 
-def _batches(items: list[int], size: int = 500) -> Iterable[list[int]]:
+def _batches(items: list[Item], size: int = 500) -> Iterable[list[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))

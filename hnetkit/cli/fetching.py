@@ -138,7 +138,7 @@ _HINTS = {
     "refused": "what is kept of it is in the library's folder .quarantine",
     "wrong-bytes": "what is kept of it is in the library's folder .quarantine",
     "defect": "this is a defect of hnetkit: please report it; what came is in the library's folder .quarantine",
-    "partly": "the archive is kept in the library's folder .quarantine",
+    "partly": "what is kept of the archive is in the library's folder .quarantine",
     "disk-full": "make room, or set HNETKIT_LIBRARY to another disk",
 }
 

@@ -142,7 +142,7 @@ class Library:
 
     def files(self, *, missing: bool = False) -> list[Row]:
         """Returns a row for each known file, also those that hold no network; `missing`: only those that are gone."""
-        return self.registry.files.rows("files.state = 'missing'" if missing else "1")
+        return self.registry.files.missing() if missing else self.registry.files.rows()
 
     def search(self, words: str) -> list[Row]:
         """Returns the networks with all words in names, tags, notes or checkpoint, the best first."""
@@ -205,20 +205,19 @@ class Library:
                 networks.set_alias(id, alias)
             if note is not None:
                 networks.set_note(id, note)
-        (row,) = with_files(self.registry, networks.rows("id = ?", [id]))
+        (row,) = with_files(self.registry, networks.of_contents([content_hash]))
         return row
 
     def forgetting(self, name: str | None = None, *, missing: bool = False) -> Forgetting:
         """Returns what `forget` would remove; the arguments are the same."""
         files = self.registry.files
         if missing:
-            rows = files.rows("files.state = 'missing'")
-            return Forgetting(rows, fileless=self.registry.networks.fileless(), is_missing=True)
+            return Forgetting(files.missing(), fileless=self.registry.networks.fileless(), is_missing=True)
         if name is None:
             raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
         root = self._root_at(name)
         if root is not None:
-            return Forgetting(files.rows("root_id = ?", [root.id]), root)
+            return Forgetting(files.of_root(root), root)
         return Forgetting(self._files_called(name))
 
     def forget(self, name: str | None = None, *, missing: bool = False) -> list[Row]:
@@ -287,8 +286,7 @@ class Library:
     def _files_called(self, name: str) -> list[Row]:
         path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
         files = self.registry.files
-        by_path = [row for row in files.rows() if row["path"] == path]
-        return by_path or files.rows("files.content_hash = ?", [resolve(self.registry, name).content_hash])
+        return files.at(path) or files.holding([resolve(self.registry, name).content_hash])
 
 
 def program_of(layout: str) -> Program:

@@ -244,7 +244,7 @@ class _Job:
             content = load(link.path).content_hash
         except Exception:  # then nobody knows
             return True
-        rows = self.registry.files.rows("files.content_hash = ?", [content])
+        rows = self.registry.files.holding([content])
         others = (path for path in (link.source, *(row["path"] for row in rows)) if not _is_same_name(path, link.path))
         return not any(_holds(path, content) for path in others)
 

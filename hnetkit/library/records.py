@@ -19,7 +19,7 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
         by_content.setdefault(file["content_hash"], []).append(file)
     checkpoints = {
         short: file["path"]
-        for file in registry.files.rows("files.kind = 'checkpoint'")
+        for file in registry.files.of_kind("checkpoint")
         for short in (str(file["sha256"])[:10], file["autov1"])
     }
     return [_with_files(row, by_content.get(row["content_hash"], []), checkpoints) for row in rows]
@@ -27,10 +27,10 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
 
 def record(registry: Registry, content_hash: str) -> Row:
     """Returns everything that is known of one network, which is in the registry."""
-    (row,) = with_files(registry, registry.networks.rows("content_hash = ?", [content_hash]))
+    (row,) = with_files(registry, registry.networks.of_contents([content_hash]))
     files = registry.files.holding([content_hash])
     row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
-    row["sites"] = _sites(registry, {file["sha256"] for file in files})
+    row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files})
     row["training"] = _training(registry, content_hash)
     return row
 
@@ -64,19 +64,5 @@ def _training(registry: Registry, content_hash: str) -> Row | None:
     if training is None:
         return None
     lineage = registry.trainings.lineage(content_hash)
-    names = {row["content_hash"]: row["name"] for row in with_files(registry, _of_contents(registry, lineage))}
+    names = {row["content_hash"]: row["name"] for row in with_files(registry, registry.networks.of_contents(lineage))}
     return asdict(training) | {"lineage": [{"content_hash": own, "name": names.get(own)} for own in lineage]}
-
-
-def _of_contents(registry: Registry, hashes: list[str]) -> list[Row]:
-    return registry.networks.rows(f"content_hash IN ({','.join('?' * len(hashes))})", hashes)
-
-
-def _sites(registry: Registry, sha256s: set[str]) -> list[Row]:
-    """What sites say of files with these hashes: their claims, beside what hnetkit measured."""
-    marks = ",".join("?" * len(sha256s))
-    versions = "SELECT version_id FROM lookups WHERE sha256"
-    rows = registry.catalogue.files(
-        f"remote_files.sha256 IN ({marks}) OR versions.remote_id IN ({versions} IN ({marks}))", [*sha256s, *sha256s]
-    )
-    return list({(row["source"], row["version_id"]): row for row in rows}.values())

@@ -147,7 +147,7 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Ch
     """
     for root in registry.files.roots():
         known = registry.files.seen(root)
-        shas = {row["path"]: row["sha256"] for row in registry.files.rows("root_id = ?", [root.id])}
+        shas = {row["path"]: row["sha256"] for row in registry.files.of_root(root)}
         found = {path: file for path in known if (file := find(root.path, path))}
         yield from _mark_gone(registry, root, [(p, s) for p, s in known.items() if p not in found])
         work = [(root, file, known[path]) for path, file in found.items()]

@@ -19,7 +19,7 @@ def path_of(registry: Registry, sha256: str | None) -> str | None:
     """Returns a file of the library that holds these bytes; None where none does any more, or nobody says the hash."""
     if sha256 is None:
         return None
-    rows = registry.files.rows("files.sha256 = ? AND files.state = 'present'", [sha256])
+    rows = registry.files.present(sha256)
     return next((str(row["path"]) for row in rows if _is_as_read(row) or holds(row["path"], sha256)), None)
 
 

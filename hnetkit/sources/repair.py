@@ -11,7 +11,6 @@ from hnetkit.errors import FileRefused, HnetkitError, failure_of
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import sha256_of
-from hnetkit.registry.files import text_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.install import quarantine
@@ -78,8 +77,7 @@ def take_up(registry: Registry, damage: Damage) -> int | HnetkitError:
             quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
             path.unlink(missing_ok=True)
         with registry.write():
-            named_so = registry.files.rows("files.stem = ?", [text_of(path.stem)])  # not all there are, each time
-            registry.files.set_state([row["id"] for row in named_so if row["path"] == damage.path], "missing")
+            registry.files.set_state([row["id"] for row in registry.files.at(damage.path)], "missing")
             registry.jobs.again(damage.job.id)
     except Exception as error:
         return failure_of(error, damage.path)
