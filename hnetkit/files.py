@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from hnetkit.errors import NotFound, OutputExists
+from hnetkit.errors import HnetkitError, NotFound, OutputExists
 
 try:
     import fcntl
@@ -120,6 +120,29 @@ def is_ours_alone(handle: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.EAGAIN, errno.EACCES)
     return True
+
+
+@contextmanager
+def alone(lock: Path, busy: HnetkitError, *, patience_s: float = 0.0) -> Iterator[None]:
+    """Keeps other processes from the same lock for as long as the block lasts.
+
+    Args:
+        lock: a file, made where it is not there; it stays.
+        busy: raised where another process has it.
+        patience_s: seconds to wait for it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=patience_s)
+    except Timeout as error:
+        raise busy from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def is_model_name(name: str) -> bool:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-
-from filelock import FileLock, Timeout
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 
 from hnetkit.errors import HnetkitError, UsageError
-from hnetkit.files import new_file
+from hnetkit.files import alone, new_file
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
 
@@ -64,7 +62,7 @@ def put(key: str, value: str | None) -> None:
     if value is not None:
         _require_sense(key, value)
         value = os.path.abspath(value) if key in _PLACES and os.path.exists(value) else value
-    with _alone():
+    with _at_settings():
         settings = load()
         settings.pop(key, None)
         if value is not None:
@@ -73,16 +71,11 @@ def put(key: str, value: str | None) -> None:
             file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
 
 
-@contextmanager
-def _alone() -> Iterator[None]:
+def _at_settings() -> AbstractContextManager[None]:
     """Between reading the settings and writing them nobody else does."""
     path = config_file()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(path.with_name(".config.lock"), timeout=_PATIENCE_S):
-            yield
-    except Timeout as error:
-        raise HnetkitError(f"{path}: another process is at the settings", hint="try again when it ended") from error
+    busy = HnetkitError(f"{path}: another process is at the settings", hint="try again when it ended")
+    return alone(path.with_name(".config.lock"), busy, patience_s=_PATIENCE_S)
 
 
 def _require_sense(key: str, value: str) -> None:

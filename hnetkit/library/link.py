@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, failure_of
-from hnetkit.files import TEMPORARY, new_file
+from hnetkit.files import TEMPORARY, alone, new_file
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.formats.source import OpenFile
@@ -126,15 +126,9 @@ def _alone(registry: Registry, *, dry_run: bool) -> Iterator[None]:
     if dry_run:
         yield
         return
-    from filelock import FileLock, Timeout
-
-    folder = registry.path.parent / "locks"
-    folder.mkdir(exist_ok=True)
-    try:
-        with FileLock(folder / "links.lock", timeout=_PATIENCE_S):
-            yield
-    except Timeout as error:
-        raise HnetkitError("another process is at links to other programs", hint="try again when it ended") from error
+    busy = HnetkitError("another process is at links to other programs", hint="try again when it ended")
+    with alone(registry.path.parent / "locks" / "links.lock", busy, patience_s=_PATIENCE_S):
+        yield
 
 
 class _Job:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blake3 import blake3
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
-from hnetkit.files import new_file, refuse_links
+from hnetkit.files import alone, new_file, refuse_links
 from hnetkit.limits import json_size, read_json
 from hnetkit.train.as_json import from_json, shown
 from hnetkit.train.data import changes
@@ -79,25 +79,14 @@ class RunFolder:
     def record(self) -> Path:
         return self.folder / "recipe.json"
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keeps other commands out for as long as the block lasts.
 
         Raises:
             HnetkitError: another one trains here.
         """
-        from filelock import FileLock, Timeout
-
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise HnetkitError(f"{self.folder}: another command trains here", hint="choose another --name") from error
-        try:
-            yield
-        finally:
-            lock.release()
+        busy = HnetkitError(f"{self.folder}: another command trains here", hint="choose another --name")
+        return alone(self.folder / ".lock", busy)
 
     def require_ours(self) -> None:
         """Raises OutputExists where the folder is something else, or holds files that no run left, or a link.

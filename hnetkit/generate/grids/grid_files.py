@@ -12,14 +12,14 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit import paths
 from hnetkit.errors import BadPicture, FileRefused, HnetkitError, NotFound, OutputExists
-from hnetkit.files import new_file, refuse_links
+from hnetkit.files import alone, new_file, refuse_links
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.picture_files import SUFFIXES, write_picture
 from hnetkit.generate.picture_text import read_picture_text
@@ -62,28 +62,16 @@ class GridFiles:
     def folder(self) -> Path:
         return self.sheet.with_name(f"{self.sheet.stem}-cells")
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """Keeps other commands from this record for as long as the block lasts; for the first process alone.
 
         Raises:
             HnetkitError: another one draws into it.
         """
-        from filelock import FileLock, Timeout
-
         known_by = hashlib.sha256(os.fsencode(os.path.realpath(self.record))).hexdigest()[:16]
-        folder = paths.home() / "locks"  # not beside the sheet, where a lock would stay
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"grid-{known_by}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            hint = "wait for it, or choose another --out"
-            raise HnetkitError(f"{self.sheet}: another command draws this grid", hint=hint) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        hint = "wait for it, or choose another --out"
+        busy = HnetkitError(f"{self.sheet}: another command draws this grid", hint=hint)
+        return alone(paths.home() / "locks" / f"grid-{known_by}.lock", busy)  # beside the sheet it would stay
 
     def require_ours(self) -> None:
         """Raises OutputExists where something else, or a link, has the record's name, or the folder's."""
