@@ -77,25 +77,25 @@ def with_curl(folder: Path, urls: list[str], token: str) -> None:
 
 def with_hnetkit(home: Path, base: str, token: str) -> float:
     """Fetches by hnetkit; returns the seconds of fetching and installing, without the listing."""
-    from hnetkit.registry import Registry
+    from hnetkit.library.library import Library
     from hnetkit.sources.civitai import Civitai, Filters
-    from hnetkit.sources.desk import Desk
     from hnetkit.sources.pace import RealClock
     from hnetkit.sources.plan import enqueue
-    from hnetkit.sources.sync import plan_sync, store
+    from hnetkit.sources.session import FetchSession
+    from hnetkit.sources.sync import store
 
     os.environ["HNETKIT_HOME"] = str(home)
     clock = RealClock()
-    with Registry(home / "registry.db") as registry:
+    with Library(home) as library:
         civitai = Civitai(clock, base=base, token=token)
         civitai.web.pace = type(civitai.web.pace)(clock, 1e6)  # the rate that spares the site is not what is measured
-        desk = Desk(registry, home / "library", clock, civitai, parallel=PARALLEL, sidecars=False)
-        plan = plan_sync(registry, civitai, Filters(nsfw=True), all_versions=True)
-        store(registry, plan.models)
-        with registry.write():
-            jobs = [job.id for job in enqueue(registry, civitai, desk.folder, plan.items)]
+        session = FetchSession(library, clock=clock, site=civitai, parallel=PARALLEL, sidecars=False)
+        plan = session.plan(Filters(nsfw=True), all_versions=True)
+        store(library.registry, plan.models)
+        with library.registry.write():
+            jobs = [job.id for job in enqueue(library.registry, civitai, library.folder, plan.items)]
         started = time.perf_counter()
-        states = [job.state for job in desk.run(jobs)]
+        states = [job.state for job in session.run(jobs)]
         spent = time.perf_counter() - started
     assert set(states) == {"done"}, states
     return spent

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from hnetkit.runtime.attach import unload_hypernetworks as unload_hypernetworks
     from hnetkit.runtime.stack import Stack as Stack
     from hnetkit.runtime.strength import Strength as Strength
+    from hnetkit.sources.session import FetchSession as FetchSession
 
 _HOME = {
     "load": "hnetkit.formats",
     "save": "hnetkit.formats",
+    "FetchSession": "hnetkit.sources.session",
     "Hypernetwork": "hnetkit.network",
     "Library": "hnetkit.library.library",
     "Stack": "hnetkit.runtime.stack",

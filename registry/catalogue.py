@@ -158,6 +158,16 @@ class Catalogue:
         )
         return list({(row["source"], row["version_id"]): row for row in rows}.values())
 
+    def file_rows(self, source: str, model: str) -> dict[tuple[str, str], int]:
+        """Returns (version, file), as a site numbers those of one model -> the number of the file's row."""
+        cursor = self._db.execute(
+            "SELECT versions.remote_id, remote_files.remote_id, remote_files.id FROM remote_files "
+            "JOIN versions ON versions.id = remote_files.version_id JOIN models ON models.id = versions.model_id "
+            "WHERE models.source = ? AND models.remote_id = ?",
+            [source, model],
+        )
+        return {(version, file): row for version, file, row in cursor}
+
     def _rows(self, select: str, parameters: list[Any]) -> list[Row]:
         cursor = self._db.execute(select, parameters)
         names = [column[0] for column in cursor.description]

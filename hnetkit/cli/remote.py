@@ -9,27 +9,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hnetkit.cli.fetching import (
-    FILE_COLUMNS,
-    bad_row,
-    carried_out,
     fetch_options,
-    file_line,
-    item_row,
-    leave,
-    not_there,
+    fetching_progress,
     note_bad,
-    open_desk,
+    note_results,
+    open_session,
+    show_results,
     size_text,
 )
-from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
-from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.cli.output import Output, Row, confirm, output_options
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import read_regular
 from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
-    from hnetkit.registry.store import Registry
-    from hnetkit.sources.civitai import Filters
-    from hnetkit.sources.desk import Desk
     from hnetkit.sources.pages import BadRecord
     from hnetkit.sources.shapes import Model
     from hnetkit.sources.sync import Plan
@@ -77,14 +70,10 @@ def browse_command(
     from hnetkit.sources.civitai import Filters
 
     filters = Filters(" ".join(words) or None, creator, tag, base_models, nsfw=nsfw)
-    found: list[Model] = []
     failed: list[BadRecord] = []
-    with open_desk(look_only=True) as desk:
-        for page in desk.civitai.pages(filters, failed=failed.append):
-            found += page
-            if len(found) >= limit:
-                break
-    output.rows([_model_row(model) for model in found[:limit]], columns=_MODELS)
+    with open_session(look_only=True) as session:
+        found = session.browse(filters, limit=limit, failed=failed.append)
+    output.rows(map(_model_row, found), columns=_MODELS)
     if found:
         output.note("hnetkit pull model:ID fetches one")
     else:
@@ -116,35 +105,9 @@ def pull_command(
       hnetkit pull https://civitai.com/models/4209
       hnetkit pull version:4931 hf:someone/hypernetworks:*.pt
     """
-    from hnetkit.sources.pull import jobs_for
-    from hnetkit.sources.refs import ref_of
-
-    meant = [ref_of(ref) for ref in refs]
-    if sha256 is not None and (other := next((ref for ref in meant if ref.kind != "url"), None)) is not None:
-        raise UsageError(
-            f"{other.text}: --sha256 is for plain addresses; what a site lists is held against its own hash",
-            hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
-        )
-    failures: list[HnetkitError] = []
-    with open_desk(**fetching) as desk:
-        jobs: list[int] = []
-        rows: list[Row] = []
-        for ref in meant:
-            try:
-                bad: list[BadRecord] = []
-                ready, there = jobs_for(desk, ref, sha256=sha256, all_versions=all_versions, failed=bad.append)
-            except Exception as error:
-                failure = failure_of(error, ref.text)
-                if len(meant) == 1:
-                    raise failure from error
-                failures.append(failure)
-                say_failure(failure)
-                continue
-            jobs += [job for job in ready if job not in jobs]
-            rows += [*map(bad_row, bad), *map(item_row, there)]
-        rows += carried_out(desk, jobs, output)
-    output.rows(rows, columns=FILE_COLUMNS, text=file_line)
-    leave(rows, failures)
+    with open_session(**fetching) as session, fetching_progress(session, output) as progress:
+        found = session.pull(*refs, sha256=sha256, all_versions=all_versions, progress=progress)
+    show_results(found, output)
 
 
 @click.command("sync")
@@ -193,73 +156,35 @@ def sync_command(
       hnetkit sync --creator luisa_pinguin --save luisa
       hnetkit sync luisa
     """
-    from hnetkit.sources.civitai import Filters
-
-    with open_desk(look_only=dry_run, nsfw=nsfw, **fetching) as desk:
-        if unsave is not None:
-            _saved(desk.registry, unsave)
-            with desk.registry.write():
-                desk.registry.subscriptions.remove(unsave)
-        if subscriptions or unsave is not None:
-            output.rows(desk.registry.subscriptions.rows(), columns=["name", "filters", "synced_at"])
-            return
-        chosen = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
-        if name is not None:
-            if chosen != Filters(nsfw=nsfw):
-                raise UsageError("a saved name has its own filters", hint=f"hnetkit sync {argument(name)}")
-            chosen = _saved(desk.registry, name)
-        if save is not None and not dry_run:
-            with desk.registry.write():
-                desk.registry.subscriptions.put(save, chosen.as_dict())
-        rows = _synced(desk, chosen, all_versions, dry_run, metadata_only, yes, output)
-        if not dry_run:
-            with desk.registry.write():
-                for synced in {name, save} - {None}:
-                    desk.registry.subscriptions.synced(str(synced))
-    output.rows(rows, columns=FILE_COLUMNS, text=file_line)
-    leave(rows, [])
-
-
-def _synced(
-    desk: Desk, filters: Filters, all_versions: bool, dry_run: bool, metadata_only: bool, yes: bool, output: Output
-) -> list[Row]:
     from hnetkit.cli.progress import step_progress
-    from hnetkit.sources.plan import enqueue
-    from hnetkit.sources.sync import MOST_ASKED, ask_about, missing, plan_sync, store, store_failures
+    from hnetkit.sources.civitai import Filters
+    from hnetkit.sources.results import of_plan
 
-    with step_progress("listing", quiet=output.quiet) as report:
-        plan = plan_sync(
-            desk.registry, desk.civitai, filters, all_versions=all_versions, listed=lambda count: report(count, count)
-        )
-    output.note(_plan_note(plan))
-    if dry_run:
-        return [*map(bad_row, plan.failed), *map(item_row, plan.items)]
-    if not filters.as_dict().keys() - {"nsfw"} and plan.to_fetch and not metadata_only:
-        confirm(
-            f"Fetch {counted(len(plan.to_fetch), 'file')}, {size_text(plan.bytes_to_fetch)}, into {desk.folder}?",
-            yes=yes,
-        )
-    failed = plan.failed + store(desk.registry, plan.models)
-    there = {model.id for model in plan.models} | {bad.id for bad in plan.failed}
-    lost: list[Row] = [not_there(id) for id in filters.ids if id not in there]
-    if not filters.as_dict().keys() - {"nsfw"}:
-        gone = [id for id in missing(desk.registry, plan.models) if id not in {str(bad.id) for bad in failed}]
-        if len(gone) > MOST_ASKED:
-            output.note(f"{MOST_ASKED} of {len(gone):,} models that are not listed are asked about; others next time")
-        for id, state in ask_about(desk.registry, desk.civitai, desk.clock, gone[:MOST_ASKED], failed):
-            lost.append({"state": state, "name": f"model:{id}", "reason": "not listed any more; kept here"})
-    jobs: list[int] = []
-    if not metadata_only:
-        unusable = {bad.id for bad in failed if bad.is_whole}
-        items = [item for item in plan.items if item.model.id not in unusable]
-        with desk.registry.write():
-            jobs += [job.id for job in enqueue(desk.registry, desk.civitai, desk.folder, items, failed.append)]
-    store_failures(desk.registry, failed)
-    lost += map(bad_row, failed)
-    if metadata_only:
-        return lost
-    skipped = [item_row(item) for item in plan.items if item.action == "skip"]
-    return [*lost, *skipped, *carried_out(desk, jobs, output, total=plan.bytes_to_fetch)]
+    with open_session(look_only=dry_run, nsfw=nsfw, **fetching) as session:
+        if unsave is not None:
+            session.unsubscribe(unsave)
+        if subscriptions or unsave is not None:
+            output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])
+            return
+        filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
+        if name is not None:
+            if filters != Filters(nsfw=nsfw):
+                raise UsageError("a saved name has its own filters", hint=f"hnetkit sync {argument(name)}")
+            filters = session.subscription(name)
+        if save is not None and not dry_run:
+            session.subscribe(save, filters)
+        with step_progress("listing", quiet=output.quiet) as report:
+            plan = session.plan(filters, all_versions=all_versions, listed=lambda count: report(count, count))
+        output.note(_plan_note(plan))
+        if dry_run:
+            note_results(of_plan(plan), output)
+            return
+        if filters.is_everything and plan.to_fetch and not metadata_only:
+            size = size_text(plan.bytes_to_fetch)
+            confirm(f"Fetch {counted(len(plan.to_fetch), 'file')}, {size}, into {session.folder}?", yes=yes)
+        with fetching_progress(session, output) as progress:
+            found = session.carry_out(plan, metadata_only=metadata_only, progress=progress, note=output.note)
+    show_results(found, output)
 
 
 @click.command("updates")
@@ -272,10 +197,8 @@ def updates_command(output: Output) -> None:
       hnetkit updates
       hnetkit updates --json
     """
-    from hnetkit.sources.sync import updates
-
     failed: list[BadRecord] = []
-    with open_desk() as desk:
+    with open_session() as session:
         rows = [
             {
                 "model_id": update.model.id,
@@ -286,7 +209,7 @@ def updates_command(output: Output) -> None:
                 "published": (update.newest.version.published_at or "")[:10],
                 "size": size_text(update.newest.file.size_bytes),
             }
-            for update in updates(desk.registry, desk.civitai, failed)
+            for update in session.updates(failed=failed.append)
         ]
     output.rows(rows, columns=["model_id", "model", "have", "newest", "version_id", "published", "size"])
     output.note("hnetkit pull version:ID fetches one" if rows else "nothing newer")
@@ -308,15 +231,6 @@ def _ids(text: str | None) -> tuple[int, ...]:
             f"--ids {text[:60]}: not numbers of models", hint="for example --ids 4209,3810 or --ids @list.txt"
         )
     return tuple(dict.fromkeys(map(int, words)))
-
-
-def _saved(registry: Registry, name: str) -> Filters:
-    from hnetkit.sources.civitai import Filters
-
-    for row in registry.subscriptions.rows():
-        if row["name"] == name:
-            return Filters.of(row["filters"])
-    raise NotFound(f"no choice was saved as {name}", hint="hnetkit sync --subscriptions lists them")
 
 
 def _model_row(model: Model) -> Row:

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hnetkit.cli.fetching import FILE_COLUMNS, carried_out, fetch_options, file_line, leave, note_bad, open_desk
+from hnetkit.cli.fetching import fetch_options, fetching_progress, note_bad, open_session, show_results
 from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.errors import HnetkitError
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
     from hnetkit.sources.pages import BadRecord
-    from hnetkit.sources.repair import Damage
 
 
 @click.command("identify")
@@ -30,21 +28,16 @@ def identify_command(again: bool, output: Output) -> None:
       hnetkit identify
       hnetkit identify --json
     """
-    from hnetkit.sources.identify import checkpoints, identify
-
     failed: list[BadRecord] = []
-    with open_desk() as desk:
-        files = list(identify(desk.registry, desk.civitai, again=again, failed=failed))
-        bases = list(checkpoints(desk.registry, desk.civitai, failed))
-    trained = {base["checkpoint"]: base for base in bases}
-    for row in files:
-        base = trained.get((row.pop("sd_checkpoint") or "").lower(), {})
-        row["checkpoint_model_id"], row["checkpoint_version_id"] = base.get("model_id"), base.get("version_id")
-    output.rows(files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line)
-    known = sum(row["model_id"] is not None for row in files)
-    found = sum(base["model_id"] is not None for base in bases)
+    with open_session() as session:
+        found = session.identify(again=again, failed=failed.append)
+    output.rows(
+        found.files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line
+    )
+    files, checkpoints = (sum(row["model_id"] is not None for row in rows) for rows in (found.files, found.checkpoints))
     output.note(
-        f"{known} of {counted(len(files), 'file')} known to the site; {found} of {counted(len(bases), 'checkpoint')}"
+        f"{files} of {counted(len(found.files), 'file')} known to the site; "
+        f"{checkpoints} of {counted(len(found.checkpoints), 'checkpoint')}"
     )
     note_bad(failed, output)
 
@@ -64,31 +57,20 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
       hnetkit repair
     """
     from hnetkit.cli.progress import step_progress
-    from hnetkit.sources.repair import damages, forget_moved, take_up
 
-    with open_desk(**fetching) as desk:
+    with open_session(**fetching) as session:
         with step_progress("reading", quiet=output.quiet) as report:
-            found = list(damages(desk.registry, report))
+            damages = session.damages(report)
         if dry_run:
-            rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in found]
+            rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in damages]
             output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
             output.note(f"{len(rows)} to fetch again" if rows else "nothing is missing or damaged")
             return
-        taken = [(damage, take_up(desk.registry, damage)) for damage in found]
-        jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
-        rows = [_failed_row(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
-        whole = {d.job.id: d.sha256 for d in found if d.job is not None and d.sha256 and d.sha256 == d.job.sha256}
-        desk.asked |= whole  # what the site has replaced since is not what was here
-        rows += carried_out(desk, list(jobs), output)
-        forget_moved(desk.registry, found)
-    output.rows(rows, columns=FILE_COLUMNS, text=file_line)
-    if not rows:
+        with fetching_progress(session, output) as progress:
+            found = session.repair(damages, progress=progress)
+    if not found:
         output.note("nothing is missing or damaged")
-    leave(rows, [])
-
-
-def _failed_row(damage: Damage, error: HnetkitError) -> Row:
-    return {"state": "failed", "name": damage.path, "code": "disk", "reason": str(error), "paths": []}
+    show_results(found, output)
 
 
 def _identity_line(row: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ class Library:
             platform's data folder, and ``HNETKIT_LIBRARY``.
 
     Attributes:
+        home: as given; what processes on one library tell each other is there too.
         registry: rows of files and networks.
         folder: where fetched networks are installed.
 
@@ -62,8 +63,9 @@ class Library:
     """
 
     def __init__(self, home: AnyPath | None = None) -> None:
-        self.folder = paths.library_folder() if home is None else Path(os.path.abspath(home), "library")
-        self.registry = Registry(paths.registry_file() if home is None else Path(home, "registry.db"))
+        self.home = paths.home() if home is None else Path(os.path.abspath(home))
+        self.folder = paths.library_folder() if home is None else self.home / "library"
+        self.registry = Registry(self.home / "registry.db")
 
     def close(self) -> None:
         """Closes the registry."""

@@ -85,6 +85,11 @@ class Filters:
         """Returns what differs from everything, for storing and showing."""
         return {key: value for key, value in asdict(self).items() if value}
 
+    @property
+    def is_everything(self) -> bool:
+        """Whether no model of the type is left out, but what the site keeps from people who are not logged in."""
+        return not self.as_dict().keys() - {"nsfw"}
+
     def parameters(self) -> list[tuple[str, str]]:
         """Returns the query of a listing; flags only where they are true: their mere presence means something."""
         pairs = [("types", TYPE), ("limit", str(PAGE)), ("nsfw", "true" if self.nsfw else "false")]

@@ -5,20 +5,48 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
 
 from hnetkit.errors import Gone
 from hnetkit.formats import load
+from hnetkit.library.records import Row
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Filters
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.shapes import id_of
 from hnetkit.sources.sync import alone, store
 
-Row = dict[str, Any]
 _DIGITS = re.compile(r"[0-9a-f]{8,64}")
 _AGAIN = timedelta(days=7)  # what the site did not know yesterday it hardly knows today
+
+
+@dataclass(frozen=True, slots=True)
+class Identified:
+    """What a site knows.
+
+    Attributes:
+        files: a row for each network file of the library: ``path``, ``sha256``, ``model``, ``version``, ``creator``,
+            ``model_id``, ``version_id``, ``checkpoint_model_id``, ``checkpoint_version_id``; None where it knows none.
+        checkpoints: a row for each on which a network was trained: ``checkpoint`` (its hash), ``name``, ``model_id``,
+            ``version_id``.
+    """
+
+    files: list[Row]
+    checkpoints: list[Row]
+
+
+def identified(
+    registry: Registry, civitai: Civitai, *, again: bool = False, failed: list[BadRecord] | None = None
+) -> Identified:
+    """Asks about files, then about the checkpoints that they were trained on; see `identify` and `checkpoints`."""
+    files = list(identify(registry, civitai, again=again, failed=failed))
+    bases = list(checkpoints(registry, civitai, failed))
+    trained = {base["checkpoint"]: base for base in bases}
+    for row in files:
+        base = trained.get((row.pop("sd_checkpoint") or "").lower(), {})
+        row["checkpoint_model_id"], row["checkpoint_version_id"] = base.get("model_id"), base.get("version_id")
+    return Identified(files, bases)
 
 
 def identify(

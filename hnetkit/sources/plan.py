@@ -15,7 +15,7 @@ from hnetkit.sources.civitai import Civitai, Failed, ignored, is_past
 from hnetkit.sources.here import brought, path_of
 from hnetkit.sources.names import safe_stem, split_name
 from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.record import record
+from hnetkit.sources.record import SOURCE
 from hnetkit.sources.shapes import Model, RemoteFile, Version
 
 _LASTING = frozenset({"no-access", "archived", "gone"})  # failures that asking again the same day does not change
@@ -102,6 +102,7 @@ def enqueue(
     """Makes jobs of what is to be fetched, and keeps why the rest is skipped; call it inside of `registry.write()`.
 
     Args:
+        items: of models that are stored.
         failed: told of each that cannot be stored.
 
     Yields:
@@ -111,14 +112,10 @@ def enqueue(
         wanted = [item for item in of_model if not _is_settled(registry, item)]
         if not wanted:
             continue
-        try:
-            files = record(registry, wanted[0].model)  # once: a model may have thousands of files
-        except Exception as error:
-            failed(BadRecord(wanted[0].model.id, str(failure_of(error, f"model {wanted[0].model.id}"))))
-            continue
+        files = registry.catalogue.file_rows(SOURCE, str(wanted[0].model.id))  # once: a model may have thousands
         for item in wanted:
             try:
-                job = _enqueued(registry, civitai, folder, item, files.get(item.file.id))
+                job = _enqueued(registry, civitai, folder, item, files[str(item.version.id), str(item.file.id)])
             except Exception as error:
                 failed(BadRecord(item.model.id, str(failure_of(error, printable(item.file.name)[:100]))))
                 continue
@@ -135,7 +132,7 @@ def _is_settled(registry: Registry, item: Item) -> bool:
     return here and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key]))
 
 
-def _enqueued(registry: Registry, civitai: Civitai, folder: Path, item: Item, row: int | None) -> Job | None:
+def _enqueued(registry: Registry, civitai: Civitai, folder: Path, item: Item, row: int) -> Job | None:
     job = registry.jobs.add(item.key, _values(item, civitai, folder, row))
     if item.action == "skip":
         if job.state not in ("refused", "failed"):

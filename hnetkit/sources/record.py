@@ -18,30 +18,23 @@ _FILE = ("name", "type", "size_bytes", "format", "fp", "scan", "is_primary", "sh
 _IMAGE = ("url", "type", "nsfw_level", "width", "height")
 
 
-def record(registry: Registry, model: Model, *, whole: bool = False) -> dict[int, int]:
+def record(registry: Registry, model: Model, *, whole: bool = False) -> None:
     """Stores a model with its versions and files; call it inside of `registry.write()`.
 
     Args:
         registry: gets it.
         model: as an answer had it.
         whole: the answer holds all versions that there are (a listing leaves some out): others are marked gone.
-
-    Returns:
-        The site's file number -> the number of its row.
     """
     row = registry.catalogue.put_model(SOURCE, str(model.id), {key: getattr(model, key) for key in _MODEL}, model.raw)
-    files: dict[int, int] = {}
     for version in model.versions:
-        files |= _record_version(registry, row, version)
+        _record_version(registry, row, version)
     if whole and model.versions and not model.left_out:  # an empty list is a known fault of the site, no statement
         registry.catalogue.mark_gone(row, keep_versions=[str(version.id) for version in model.versions])
-    return files
 
 
-def _record_version(registry: Registry, model: int, version: Version) -> dict[int, int]:
+def _record_version(registry: Registry, model: int, version: Version) -> None:
     row = registry.catalogue.put_version(model, str(version.id), {key: getattr(version, key) for key in _VERSION})
     registry.catalogue.put_images(row, [{key: getattr(image, key) for key in _IMAGE} for image in version.images])
-    return {
-        file.id: registry.catalogue.put_file(row, str(file.id), {key: getattr(file, key) for key in _FILE})
-        for file in version.files
-    }
+    for file in version.files:
+        registry.catalogue.put_file(row, str(file.id), {key: getattr(file, key) for key in _FILE})

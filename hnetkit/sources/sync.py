@@ -27,11 +27,13 @@ class Plan:
     """What a sync would do; nothing was touched for it.
 
     Attributes:
+        filters: which models are meant.
         models: everything listed that is meant.
         items: each of their files, with what is to be done.
         failed: records, and parts of them, with which nothing can be done.
     """
 
+    filters: Filters
     models: list[Model] = field(default_factory=list)
     items: list[Item] = field(default_factory=list)
     failed: list[BadRecord] = field(default_factory=list)
@@ -69,7 +71,7 @@ def plan_sync(
     Raises:
         RemoteError: the listing failed.
     """
-    plan = Plan()
+    plan = Plan(filters)
     owners: dict[str, int] = {}
     for page in civitai.pages(filters, failed=plan.failed.append):
         for model in page:

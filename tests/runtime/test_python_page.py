@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import doctest
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_sites import Sites, World
 from networks import network_file
 from pipelines import tiny_sd
 
 import hnetkit
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
+
+
+@pytest.fixture(autouse=True)
+def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The site that the examples fetch from."""
+    with Sites(World.make(3, plain=True)) as sites:
+        monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
+        monkeypatch.setenv("CIVITAI_TOKEN", sites.token)
+        yield
 
 
 def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

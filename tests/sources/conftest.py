@@ -1,4 +1,4 @@
-"""A library that fetches from the fake sites, with a clock on which waiting is short."""
+"""Sessions that fetch from the fake sites, with a clock on which waiting is short."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 import pytest
 from fake_sites import Sites, World
 from fast_clock import FastClock
-from fetching import Library
 
-from hnetkit.registry import Registry
+from hnetkit.library.library import Library
 from hnetkit.sources.civitai import Civitai
+from hnetkit.sources.session import FetchSession
 
 
 @pytest.fixture
-def open_library(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Library]]:
-    """Opens the library of this test's home on a fake site; settings are those of `Desk`."""
+def open_session(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., FetchSession]]:
+    """Opens a session on the library of this test's home and a fake site; settings are those of `FetchSession`."""
     with ExitStack() as stack:
 
-        def opened(sites: Sites, *, token: str | None = None, **settings: Any) -> Library:
+        def opened(sites: Sites, *, token: str | None = None, **settings: Any) -> FetchSession:
             monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
             clock = FastClock()
-            registry = stack.enter_context(Registry(home / "registry.db"))
             civitai = Civitai(clock, base=sites.civitai_url, token=token or sites.token)
-            return Library(registry, home / "library", clock, civitai, **settings)
+            library = stack.enter_context(Library(home))
+            return FetchSession(library, clock=clock, site=civitai, **settings)
 
         yield opened
 
@@ -47,8 +47,8 @@ def sites(shared_sites: Sites) -> Iterator[Sites]:
 
 
 @pytest.fixture
-def library(sites: Sites, open_library: Callable[..., Library]) -> Library:
-    return open_library(sites)
+def session(sites: Sites, open_session: Callable[..., FetchSession]) -> FetchSession:
+    return open_session(sites)
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def site() -> Iterator[Sites]:
 
 
 @pytest.fixture
-def here(site: Sites, open_library: Callable[..., Library]) -> Library:
-    return open_library(site)
+def here(site: Sites, open_session: Callable[..., FetchSession]) -> FetchSession:
+    return open_session(site)
 
 
 @pytest.fixture(scope="module")

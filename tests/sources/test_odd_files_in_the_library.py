@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from fake_sites import Sites
-from fetching import Library
+from fetching import EVERYTHING, installed
 
 from hnetkit.errors import HnetkitError
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.sources.repair import damages, take_up
+from hnetkit.sources.session import FetchSession
 
 LARGE = 300 * MAX_FILE  # of holes: reading it would take an hour
 
@@ -31,10 +32,10 @@ def holes(path: Path) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="no pipes in folders")
 @pytest.mark.parametrize("odd", [os.mkfifo, link_to_zero, holes])
 def test_repair_names_what_is_no_file_in_the_place_of_a_network_and_mends_the_others(
-    site: Sites, here: Library, odd: Callable[[Path], None]
+    site: Sites, here: FetchSession, odd: Callable[[Path], None]
 ) -> None:
-    here.sync()
-    first, second, *_ = sorted(here.installed().values())
+    here.sync(EVERYTHING, all_versions=True)
+    first, second, *_ = sorted(installed(here).values())
     first.unlink()
     odd(first)
     second.write_bytes(b"damaged")
@@ -45,19 +46,19 @@ def test_repair_names_what_is_no_file_in_the_place_of_a_network_and_mends_the_ot
     assert os.path.lexists(first)
 
 
-def test_files_of_holes_under_the_names_of_networks_are_not_read(site: Sites, here: Library) -> None:
+def test_files_of_holes_under_the_names_of_networks_are_not_read(site: Sites, here: FetchSession) -> None:
     here.folder.mkdir(parents=True)
-    for item in here.plan().items:
+    for item in here.plan(EVERYTHING, all_versions=True).items:
         holes(here.folder / item.file.name)
-    assert {job.state for job in here.sync()} == {"done"}
-    assert all(path.stat().st_size < MAX_FILE for path in here.installed().values())
+    assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
+    assert all(path.stat().st_size < MAX_FILE for path in installed(here).values())
 
 
-def test_a_part_of_holes_is_begun_anew(site: Sites, here: Library) -> None:
+def test_a_part_of_holes_is_begun_anew(site: Sites, here: FetchSession) -> None:
     here.folder.mkdir(parents=True)
-    item = here.plan().items[0]
+    item = here.plan(EVERYTHING, all_versions=True).items[0]
     part = here.folder / f".hnetkit-{hashlib.sha256(item.key.encode()).hexdigest()[:16]}.part"
     holes(part)
     Path(f"{part}.json").write_text(json.dumps({"key": item.key, "sha256": item.file.sha256}))
-    assert {job.state for job in here.sync()} == {"done"}
+    assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
     assert not part.exists()

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from fake_sites import Sites
 from fake_sites.messages import Request, Response
-from fetching import Library
+from fetching import EVERYTHING, jobs_of
 
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
 from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.pull import jobs_for
 from hnetkit.sources.record import record
 from hnetkit.sources.refs import ref_of
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.shapes import Model, id_of, model_of
 from hnetkit.sources.sync import store
 
@@ -65,7 +65,7 @@ ODD_PARTS: list[tuple[Callable[[Record], object], str, int]] = [
 @pytest.mark.parametrize(("change", "reason", "count"), ODD_PARTS)
 def test_a_part_of_a_listing_that_makes_no_sense_is_counted_and_named_and_the_rest_comes(
     site: Sites,
-    here: Library,
+    here: FetchSession,
     capsys: pytest.CaptureFixture[str],
     change: Callable[[Record], object],
     reason: str,
@@ -83,7 +83,7 @@ def test_a_part_of_a_listing_that_makes_no_sense_is_counted_and_named_and_the_re
 
 
 def test_what_is_good_of_a_model_comes_beside_what_is_not(
-    site: Sites, here: Library, capsys: pytest.CaptureFixture[str]
+    site: Sites, here: FetchSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
     id = site.world.ids()[0]
     listing(
@@ -136,12 +136,12 @@ def test_of_versions_and_files_with_one_number_the_first_counts_and_the_others_a
     }
 
 
-def test_a_file_that_two_models_list_is_fetched_once_and_the_second_is_named(site: Sites, here: Library) -> None:
+def test_a_file_that_two_models_list_is_fetched_once_and_the_second_is_named(site: Sites, here: FetchSession) -> None:
     def shared(items: list[Any]) -> list[Any]:
         return [items[0], with_files(items[1], [first_file(items[0])]), *items[2:]]
 
     listing(site, shared)
-    plan = here.plan()
+    plan = here.plan(EVERYTHING, all_versions=True)
     first, second = plan.models[:2]
     assert len({item.key for item in plan.items}) == len(plan.items)
     assert second.id not in {item.model.id for item in plan.items}
@@ -149,21 +149,21 @@ def test_a_file_that_two_models_list_is_fetched_once_and_the_second_is_named(sit
     assert (bad.id, bad.count, bad.is_whole) == (second.id, 1, False)
     assert bad.reason == "left out: files that a model before it has (1)"
     assert plan.left_out == 1
-    keys = [job.key for job in here.sync()]
+    keys = [job.key for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True))]
     assert len(set(keys)) == len(keys)
     assert first.id in {item.model.id for item in plan.items}
 
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_model_that_is_listed_twice_counts_once_and_is_named_where_its_files_differ(
-    site: Sites, here: Library, same: bool
+    site: Sites, here: FetchSession, same: bool
 ) -> None:
     def again(items: list[Any]) -> list[Any]:
         other = with_files(items[0], [{**first_file(items[0]), "id": 9_000_001}])
         return [*items, {**items[0], "name": "other words"} if same else other]
 
     listing(site, again)
-    plan = here.plan()
+    plan = here.plan(EVERYTHING, all_versions=True)
     assert [model.id for model in plan.models].count(plan.models[0].id) == 1
     assert plan.models[0].name != "other words"
     assert "civitai:9000001" not in {item.key for item in plan.items}
@@ -174,14 +174,14 @@ def test_a_model_that_is_listed_twice_counts_once_and_is_named_where_its_files_d
 # --- one model, one repository
 
 
-def failures_of(here: Library, text: str) -> tuple[list[int], list[BadRecord]]:
+def failures_of(here: FetchSession, text: str) -> tuple[list[int], list[BadRecord]]:
     failed: list[BadRecord] = []
-    jobs, _ = jobs_for(here, ref_of(text), sha256=None, all_versions=False, failed=failed.append)
+    jobs, _ = here.enqueue(ref_of(text), failed=failed.append)
     return jobs, failed
 
 
 def test_a_model_that_is_pulled_names_what_of_it_makes_no_sense(
-    site: Sites, here: Library, capsys: pytest.CaptureFixture[str]
+    site: Sites, here: FetchSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model: Record = site.world.models[0]
     versions: list[Any] = [{"id": None, "files": [{"id": 5}]}, *model["modelVersions"]]
@@ -204,7 +204,9 @@ def test_a_model_that_is_pulled_names_what_of_it_makes_no_sense(
         failures_of(here, f"model:{model['id']}")
 
 
-def test_a_full_answer_of_which_parts_make_no_sense_does_not_mark_versions_as_gone(site: Sites, here: Library) -> None:
+def test_a_full_answer_of_which_parts_make_no_sense_does_not_mark_versions_as_gone(
+    site: Sites, here: FetchSession
+) -> None:
     model = next(model for model in site.world.models if len(model["modelVersions"]) > 1)
     store(here.registry, [twice(model)])
     with here.registry.write():
@@ -214,7 +216,7 @@ def test_a_full_answer_of_which_parts_make_no_sense_does_not_mark_versions_as_go
 
 
 def test_files_of_a_repository_without_a_name_or_named_twice_are_counted(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 

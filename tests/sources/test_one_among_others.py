@@ -11,7 +11,7 @@ import pytest
 from fake_sites import Sites, World
 from fake_sites.messages import Request, Response, json_response
 from fast_clock import FastClock
-from fetching import Library
+from fetching import EVERYTHING, jobs_of
 
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
@@ -23,13 +23,14 @@ from hnetkit.sources.parts import held
 from hnetkit.sources.plan import enqueue
 from hnetkit.sources.portable import imported
 from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT, Passing, persevere
-from hnetkit.sources.sync import MOST_ASKED, updates
+from hnetkit.sources.session import FetchSession
+from hnetkit.sources.sync import MOST_ASKED, store, updates
 
-OpenLibrary = Callable[..., Library]
+OpenSession = Callable[..., FetchSession]
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_pause_that_one_files_storage_asks_for_holds_up_no_other(open_library: OpenLibrary, status: int) -> None:
+def test_a_pause_that_one_files_storage_asks_for_holds_up_no_other(open_session: OpenSession, status: int) -> None:
     with Sites(World.make(6, plain=True)) as site:
         first: list[str] = []
 
@@ -40,27 +41,27 @@ def test_a_pause_that_one_files_storage_asks_for_holds_up_no_other(open_library:
             return Response(status, {"Retry-After": "86400"}, b"") if request.path == first[0] else response
 
         site.alter = limited
-        jobs = open_library(site, parallel=1).sync()
+        jobs = open_session(site, parallel=1).sync(EVERYTHING, all_versions=True)
         assert [(job.state, job.code) for job in jobs if job.state != "done"] == [("failed", "network")]
         assert len(jobs) > 5
 
 
-def test_storage_that_asks_for_short_pauses_holds_up_no_other(open_library: OpenLibrary) -> None:
+def test_storage_that_asks_for_short_pauses_holds_up_no_other(open_session: OpenSession) -> None:
     with Sites(World.make(3, plain=True)) as site:
-        library = open_library(site, parallel=1)
+        session = open_session(site, parallel=1)
         paused: list[float] = []
-        library.civitai.web.pace.pause = paused.append  # type: ignore[method-assign]
+        session.civitai.web.pace.pause = paused.append  # type: ignore[method-assign]
 
         def limited(request: Request, response: Response) -> Response:
             is_file = request.origin == "storage" and request.path.startswith("/files")
             return Response(429, {"Retry-After": "3"}, b"") if is_file else response
 
         site.alter = limited
-        assert {(job.state, job.code) for job in library.sync()} == {("failed", "network")}
+        assert {(job.state, job.code) for job in session.sync(EVERYTHING, all_versions=True)} == {("failed", "network")}
         assert paused == []
 
 
-def test_an_owner_who_demands_a_login_for_many_files_stops_no_other(open_library: OpenLibrary) -> None:
+def test_an_owner_who_demands_a_login_for_many_files_stops_no_other(open_session: OpenSession) -> None:
     with Sites(World.make(12, plain=True)) as site:
         newest = sorted(site.world.models, key=lambda model: -model["id"])[:4]
         closed = {str(version["id"]) for model in newest for version in model["modelVersions"]}
@@ -77,8 +78,8 @@ def test_an_owner_who_demands_a_login_for_many_files_stops_no_other(open_library
             return response
 
         site.alter = refused
-        library = open_library(site, parallel=1)
-        jobs = library.sync()
+        session = open_session(site, parallel=1)
+        jobs = session.sync(EVERYTHING, all_versions=True)
         failed = [job for job in jobs if job.state == "failed"]
         assert {job.code for job in failed} == {"no-token"}
         assert not [job for job in failed if str(job.reason).startswith("not tried")]
@@ -107,7 +108,7 @@ def test_while_nothing_comes_each_thing_is_tried_once_and_then_as_often_as_befor
 
 
 def test_many_checkpoints_are_asked_about_in_little_time_where_the_site_does_not_answer(
-    site: Sites, here: Library
+    site: Sites, here: FetchSession
 ) -> None:
     from registry_rows import row
 
@@ -142,7 +143,7 @@ def test_a_sync_asks_about_few_of_the_models_that_an_import_brought_and_says_so(
 
 @pytest.mark.parametrize("status", [401, 451])
 def test_one_model_about_which_nobody_is_told_stops_no_other(
-    site: Sites, here: Library, home: Path, status: int
+    site: Sites, here: FetchSession, home: Path, status: int
 ) -> None:
     closed, open_one, _ = site.world.ids()
 
@@ -155,7 +156,7 @@ def test_one_model_about_which_nobody_is_told_stops_no_other(
             return json_response(content)
         return response
 
-    here.sync()
+    here.sync(EVERYTHING, all_versions=True)
     with here.registry.write():
         here.registry._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
     site.world.add_version(open_one)
@@ -164,13 +165,13 @@ def test_one_model_about_which_nobody_is_told_stops_no_other(
     assert [update.model.id for update in updates(here.registry, here.civitai, failed)] == [open_one]
     assert [bad.id for bad in failed] == [closed]
     assert run(["sync", "-y", "--no-previews"]) == 1
-    assert open_one in {model.id for model in here.plan().models}
-    assert [item.action for item in here.plan(all_versions=False).items] == ["have"] * len(
-        here.plan(all_versions=False).items
+    assert open_one in {model.id for model in here.plan(EVERYTHING, all_versions=True).models}
+    assert [item.action for item in here.plan(EVERYTHING, all_versions=False).items] == ["have"] * len(
+        here.plan(EVERYTHING, all_versions=False).items
     )
 
 
-def test_one_checkpoint_about_which_nobody_is_told_stops_no_other(site: Sites, here: Library) -> None:
+def test_one_checkpoint_about_which_nobody_is_told_stops_no_other(site: Sites, here: FetchSession) -> None:
     from registry_rows import row
 
     with here.registry.write():
@@ -185,20 +186,20 @@ def test_one_checkpoint_about_which_nobody_is_told_stops_no_other(site: Sites, h
     assert len(failed) == 1
 
 
-def test_a_list_that_breaks_off_is_used_as_far_as_it_goes(open_library: OpenLibrary) -> None:
+def test_a_list_that_breaks_off_is_used_as_far_as_it_goes(open_session: OpenSession) -> None:
     with Sites(World.make(130, plain=True)) as site:
         site.alter = lambda request, response: Response(500, {}, b"") if request.one("cursor") else response
-        library = open_library(site)
-        plan = library.plan()
+        session = open_session(site)
+        plan = session.plan(EVERYTHING, all_versions=True)
         assert len(plan.models) > 50
         assert ["breaks off" in bad.reason for bad in plan.failed] == [True]
         site.alter = lambda request, response: Response(500, {}, b"")
         with pytest.raises(NetworkFailed):
-            library.plan()
+            session.plan(EVERYTHING, all_versions=True)
 
 
-def test_where_a_list_by_numbers_fails_each_model_is_asked_about_by_itself(site: Sites, here: Library) -> None:
-    here.sync()
+def test_where_a_list_by_numbers_fails_each_model_is_asked_about_by_itself(site: Sites, here: FetchSession) -> None:
+    here.sync(EVERYTHING, all_versions=True)
     first = site.world.ids()[0]
     site.world.add_version(first)
     site.alter = lambda request, response: Response(500, {}, b"") if request.one("ids") else response
@@ -211,21 +212,21 @@ def test_where_a_list_by_numbers_fails_each_model_is_asked_about_by_itself(site:
 
 
 def test_junk_does_not_fill_the_disk_and_good_files_come(
-    open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+    open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with Sites(World.make(3, plain=True)) as site:
         junk = next(site.world.files())[2]
         site.world.contents.put(junk["id"], b"junk" * 10_000)
         junk["sizeKB"] = None
-        library = open_library(site)
+        session = open_session(site)
         monkeypatch.setattr("hnetkit.sources.install.LEAST_FREE", 1 << 62)
-        jobs = {job.state: job for job in library.sync()}
+        jobs = {job.state: job for job in session.sync(EVERYTHING, all_versions=True)}
         assert jobs.keys() == {"refused", "done"}
-        assert not (library.folder / ".quarantine").exists()
-        assert not list(library.folder.glob(".hnetkit-*"))
+        assert not (session.folder / ".quarantine").exists()
+        assert not list(session.folder.glob(".hnetkit-*"))
 
 
-def test_half_a_character_in_a_date_is_no_failure(site: Sites, here: Library) -> None:
+def test_half_a_character_in_a_date_is_no_failure(site: Sites, here: FetchSession) -> None:
     first = site.world.ids()[0]
 
     def altered(request: Request, response: Response) -> Response:
@@ -238,17 +239,18 @@ def test_half_a_character_in_a_date_is_no_failure(site: Sites, here: Library) ->
 
     site.alter = altered
     failed: list[BadRecord] = []
-    items = here.plan().items
+    plan = here.plan(EVERYTHING, all_versions=True)
+    assert store(here.registry, plan.models) == []
     with here.registry.write():
-        list(enqueue(here.registry, here.civitai, here.folder, items, failed.append))
+        list(enqueue(here.registry, here.civitai, here.folder, plan.items, failed.append))
     assert failed == []
     assert len(here.registry.jobs.rows("state = 'skipped'")) >= 1
 
 
 def test_two_people_who_fetch_into_one_folder_do_not_write_into_one_file(
-    site: Sites, here: Library, tmp_path: Path
+    site: Sites, here: FetchSession, tmp_path: Path
 ) -> None:
-    job = next(item for item in here.plan().items if item.action == "fetch")
+    job = next(item for item in here.plan(EVERYTHING, all_versions=True).items if item.action == "fetch")
     with held(tmp_path, job.key, "ink.pt"):
         with pytest.raises(NetworkFailed, match=r"ink\.pt: another hnetkit"), held(tmp_path, job.key, "ink.pt"):
             pytest.fail("both are at it")
@@ -256,14 +258,14 @@ def test_two_people_who_fetch_into_one_folder_do_not_write_into_one_file(
             pass
         here.folder.mkdir(exist_ok=True)
     with held(here.folder, job.key, "ink.pt"):
-        jobs = here.sync()
+        jobs = here.sync(EVERYTHING, all_versions=True)
     assert [job.code for job in jobs if job.state == "failed"] == ["network"]
-    assert {job.state for job in here.sync()} == {"done"}
+    assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
     assert not list(here.folder.glob(".hnetkit-*"))
     assert list(tmp_path.glob(".hnetkit-*")) == []
 
 
-def test_files_that_hardly_move_hold_up_no_other(open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_hardly_move_hold_up_no_other(open_session: OpenSession, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hnetkit.sources.queue._LONG_S", 0.5)
     with Sites(World.make(5, plain=True)) as site:
         slow: list[str] = []
@@ -275,7 +277,8 @@ def test_files_that_hardly_move_hold_up_no_other(open_library: OpenLibrary, monk
             return response
 
         site.alter = altered
-        jobs = open_library(site, parallel=2).sync()
+        session = open_session(site, parallel=2)
+        jobs = jobs_of(session, session.sync(EVERYTHING, all_versions=True))
         assert {job.state for job in jobs} == {"done"}
         assert len(jobs) > 4
         assert {job.key.partition(":")[2] for job in jobs[-2:]} == {path.split("/")[2] for path in slow}

@@ -17,7 +17,7 @@ import pytest
 from blake3 import blake3
 from fake_sites import Sites, World
 from fake_sites.messages import Request, Response
-from fetching import Library
+from fetching import EVERYTHING, installed, jobs_of
 
 import hnetkit
 from hnetkit.cli import run
@@ -28,8 +28,9 @@ from hnetkit.sources.beside import MOST_MISSED
 from hnetkit.sources.hub import hub_token
 from hnetkit.sources.identify import checkpoints
 from hnetkit.sources.names import MOST_BYTES, safe_stem
+from hnetkit.sources.session import FetchSession
 
-OpenLibrary = Callable[..., Library]
+OpenSession = Callable[..., FetchSession]
 
 
 def content(site: Sites, number: int) -> tuple[str, bytes]:
@@ -38,7 +39,7 @@ def content(site: Sites, number: int) -> tuple[str, bytes]:
     return hashlib.sha256(data).hexdigest(), data
 
 
-def test_who_asks_by_a_hash_gets_no_other_content(site: Sites, here: Library) -> None:
+def test_who_asks_by_a_hash_gets_no_other_content(site: Sites, here: FetchSession) -> None:
     asked, _ = content(site, 0)
     other, _ = content(site, 2)
 
@@ -50,22 +51,24 @@ def test_who_asks_by_a_hash_gets_no_other_content(site: Sites, here: Library) ->
     site.alter = replaced
     with pytest.raises(NetworkFailed, match="of no file of"):
         here.pull(asked)
-    assert here.installed() == {}
+    assert installed(here) == {}
 
 
-def test_who_asks_by_a_hash_gets_that_file_of_its_version_alone(open_library: OpenLibrary) -> None:
+def test_who_asks_by_a_hash_gets_that_file_of_its_version_alone(open_session: OpenSession) -> None:
     with Sites(World.make(12, plain=True)) as site:
         version = next(v for m in site.world.models for v in m["modelVersions"] if len(v["files"]) > 1)
         sha256 = version["files"][1]["hashes"]["SHA256"].lower()
-        library = open_library(site)
-        library.pull(sha256)
-        assert list(library.installed()) == [sha256]
+        session = open_session(site)
+        session.pull(sha256)
+        assert list(installed(session)) == [sha256]
 
 
 @pytest.mark.parametrize(
     "form", ["urn:air:sd1:hypernetwork:civitai:{0}@{1}", "https://civitai.com/models/{0}/x?modelVersionId={1}"]
 )
-def test_a_version_of_another_model_than_the_address_says_is_refused(site: Sites, here: Library, form: str) -> None:
+def test_a_version_of_another_model_than_the_address_says_is_refused(
+    site: Sites, here: FetchSession, form: str
+) -> None:
     shown, hidden = site.world.models[0], site.world.models[2]
     with pytest.raises(UsageError, match=f"one of model {hidden['id']}"):
         here.pull(form.format(shown["id"], hidden["modelVersions"][0]["id"]))
@@ -75,7 +78,7 @@ def test_a_version_of_another_model_than_the_address_says_is_refused(site: Sites
 
 @pytest.mark.parametrize("etag", [None, 'W/"same"'])
 def test_a_file_without_a_hash_and_a_firm_mark_is_not_gone_on_with(
-    open_library: OpenLibrary, tmp_path: Path, etag: str | None
+    open_session: OpenSession, tmp_path: Path, etag: str | None
 ) -> None:
     with Sites(World.make(1, plain=True)) as site:
         file = site.world.models[0]["modelVersions"][0]["files"][0]
@@ -103,14 +106,14 @@ def test_a_file_without_a_hash_and_a_firm_mark_is_not_gone_on_with(
             return Response(206, {**kind, "Content-Range": span}, second[half:])
 
         site.alter = swapped
-        library = open_library(site)
-        library.sync()
-        assert [path.read_bytes() for path in library.folder.glob("*.safetensors")] == [second]
+        session = open_session(site)
+        session.sync(EVERYTHING, all_versions=True)
+        assert [path.read_bytes() for path in session.folder.glob("*.safetensors")] == [second]
         assert set(asked) == {None}
 
 
 def test_a_file_that_was_replaced_since_it_was_scanned_is_not_taken_for_its_content(
-    site: Sites, here: Library, tmp_path: Path
+    site: Sites, here: FetchSession, tmp_path: Path
 ) -> None:
     sha256, data = content(site, 0)
     mine = tmp_path / "mine"
@@ -118,21 +121,23 @@ def test_a_file_that_was_replaced_since_it_was_scanned_is_not_taken_for_its_cont
     (mine / "ink.pt").write_bytes(data)
     list(scan(here.registry, [mine]))
     os.utime(mine / "ink.pt", (1, 1))
-    assert [item.action for item in here.plan().items if item.file.sha256 == sha256] == ["have"]
+    assert [item.action for item in here.plan(EVERYTHING, all_versions=True).items if item.file.sha256 == sha256] == [
+        "have"
+    ]
     networks.network_file(mine, "ink.pt", seed=5)
     (job,) = here.pull(sha256)
     assert (job.state, job.code) == ("done", None)
-    assert here.installed()[sha256].read_bytes() == data
+    assert installed(here)[sha256].read_bytes() == data
 
 
-def test_what_lies_there_while_a_zip_is_unpacked_is_no_file_of_the_library(site: Sites, here: Library) -> None:
+def test_what_lies_there_while_a_zip_is_unpacked_is_no_file_of_the_library(site: Sites, here: FetchSession) -> None:
     sha256, data = content(site, 0)
     unpacking = here.folder / ".hnetkit-0123456789abcdef.unpacked"
     unpacking.mkdir(parents=True)
     (unpacking / "0.pt").write_bytes(data)
     assert list(scan(here.registry, [here.folder])) == []
-    here.sync()
-    assert sha256 in here.installed()
+    here.sync(EVERYTHING, all_versions=True)
+    assert sha256 in installed(here)
 
 
 def test_a_name_of_a_site_costs_no_more_than_its_beginning() -> None:
@@ -144,7 +149,7 @@ def test_a_name_of_a_site_costs_no_more_than_its_beginning() -> None:
 
 
 @pytest.mark.parametrize("retry_after", ["600", None])
-def test_pictures_that_do_not_come_hold_no_network_back(retry_after: str | None, open_library: OpenLibrary) -> None:
+def test_pictures_that_do_not_come_hold_no_network_back(retry_after: str | None, open_session: OpenSession) -> None:
     with Sites(World.make(12, plain=True)) as site:
         asked: list[str] = []
 
@@ -155,13 +160,13 @@ def test_pictures_that_do_not_come_hold_no_network_back(retry_after: str | None,
             return Response(429 if retry_after else 503, {"Retry-After": retry_after} if retry_after else {})
 
         site.alter = limited
-        library = open_library(site, parallel=1)
-        assert {job.state for job in library.sync()} == {"done"}
+        session = open_session(site, parallel=1)
+        assert {job.state for job in jobs_of(session, session.sync(EVERYTHING, all_versions=True))} == {"done"}
         assert MOST_MISSED <= len(asked) <= 2 * MOST_MISSED
-        assert max(library.clock.slept, default=0) < 60  # type: ignore[attr-defined]
+        assert max(session.clock.slept, default=0) < 60  # type: ignore[attr-defined]
 
 
-def test_a_site_is_told_hashes_alone(site: Sites, here: Library, tmp_path: Path) -> None:
+def test_a_site_is_told_hashes_alone(site: Sites, here: FetchSession, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     said = ["..", "../../me", "my private note", "x" * 60_000, "a b?token=1", "deadbeef"]
     for number, text in enumerate(said):
@@ -172,9 +177,9 @@ def test_a_site_is_told_hashes_alone(site: Sites, here: Library, tmp_path: Path)
     assert {r.path for r in site.requests} == {"/api/v1/model-versions/by-hash/deadbeef"}
 
 
-def test_a_page_that_begins_with_a_byte_order_mark_is_read(site: Sites, here: Library) -> None:
+def test_a_page_that_begins_with_a_byte_order_mark_is_read(site: Sites, here: FetchSession) -> None:
     site.alter = lambda request, response: replace(response, body=b"\xef\xbb\xbf" + response.body)
-    assert here.plan().to_fetch
+    assert here.plan(EVERYTHING, all_versions=True).to_fetch
 
 
 def test_a_library_whose_path_is_no_text_is_filled_all_the_same(
@@ -252,7 +257,7 @@ def test_an_export_holds_one_record_of_a_site_at_a_time(home: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("digits", [64, 10])
 def test_a_site_that_says_another_hash_when_it_is_asked_again_does_not_change_what_was_asked_for(
-    site: Sites, here: Library, open_library: OpenLibrary, digits: int
+    site: Sites, here: FetchSession, open_session: OpenSession, digits: int
 ) -> None:
     asked, _ = content(site, 0)
     other, data = content(site, 2)
@@ -270,16 +275,16 @@ def test_a_site_that_says_another_hash_when_it_is_asked_again_does_not_change_wh
     (job,) = here.pull(asked[:digits])
     assert (job.state, job.code) == ("failed", "network")
     assert f"asked for was {asked[:digits]}" in str(job.reason)
-    assert here.installed() == {}
-    later = open_library(site)
+    assert installed(here) == {}
+    later = open_session(site)
     (job,) = later.pull(f"model:{site.world.ids()[0]}")
-    assert (job.state, list(later.installed())) == ("done", [other]), "who asks for the file gets what it is now"
+    assert (job.state, list(installed(later))) == ("done", [other]), "who asks for the file gets what it is now"
 
 
 @pytest.mark.parametrize("hashes", ['{"AutoV3": "%s"}', '{"BLAKE3": "%s", "SHA256": "%s"}', '{"sha-256": "%s"}'])
 @pytest.mark.parametrize("digits", [64, 10])
 def test_a_hash_that_only_the_site_says_of_a_file_is_held_against_what_came(
-    site: Sites, here: Library, hashes: str, digits: int
+    site: Sites, here: FetchSession, hashes: str, digits: int
 ) -> None:
     asked, true = ("abcdef0123456789" * 4)[:digits], content(site, 2)[0]
     version = site.world.models[2]["modelVersions"][0]
@@ -296,10 +301,10 @@ def test_a_hash_that_only_the_site_says_of_a_file_is_held_against_what_came(
     site.alter = pretended
     (job,) = here.pull(asked)
     assert (job.state, job.code) == ("failed", "network")
-    assert here.installed() == {}
+    assert installed(here) == {}
 
 
-def test_a_file_can_be_asked_for_by_its_blake3(site: Sites, here: Library) -> None:
+def test_a_file_can_be_asked_for_by_its_blake3(site: Sites, here: FetchSession) -> None:
     sha256, data = content(site, 0)
     asked = blake3(data).hexdigest()
 
@@ -315,7 +320,7 @@ def test_a_file_can_be_asked_for_by_its_blake3(site: Sites, here: Library) -> No
 
     site.alter = added
     assert [job.state for job in here.pull(asked)] == ["done"]
-    assert list(here.installed()) == [sha256]
+    assert list(installed(here)) == [sha256]
 
 
 def test_a_hash_beside_what_a_site_lists_is_refused_and_not_passed_over(
@@ -328,28 +333,28 @@ def test_a_hash_beside_what_a_site_lists_is_refused_and_not_passed_over(
     assert site.requests == []
 
 
-def test_the_address_of_one_file_brings_that_file_alone(open_library: OpenLibrary) -> None:
+def test_the_address_of_one_file_brings_that_file_alone(open_session: OpenSession) -> None:
     with Sites(World.make(12, plain=True)) as site:
         version = next(v for m in site.world.models for v in m["modelVersions"] if len(v["files"]) > 1)
         file = version["files"][1]
-        library = open_library(site)
-        library.pull(site.download_url(version["id"], file["id"]))
-        assert list(library.installed()) == [file["hashes"]["SHA256"].lower()]
+        session = open_session(site)
+        session.pull(site.download_url(version["id"], file["id"]))
+        assert list(installed(session)) == [file["hashes"]["SHA256"].lower()]
         with pytest.raises(Gone, match="no file of the number 7"):
-            library.pull(site.download_url(version["id"], 7))
+            session.pull(site.download_url(version["id"], 7))
 
 
 @pytest.mark.parametrize("etag", ['"e"', 5, ["x"]])
 def test_what_lies_in_a_folder_is_not_taken_for_a_file_of_which_nobody_says_the_hash(
-    open_library: OpenLibrary, etag: object
+    open_session: OpenSession, etag: object
 ) -> None:
     with Sites(World.make(1, plain=True)) as site:
         file = site.world.models[0]["modelVersions"][0]["files"][0]
-        library = open_library(site)
-        library.folder.mkdir(parents=True)
-        planted = networks.network_file(library.folder, "planted.pt", seed=7)
+        session = open_session(site)
+        session.folder.mkdir(parents=True)
+        planted = networks.network_file(session.folder, "planted.pt", seed=7)
         key = f"civitai:{file['id']}"
-        part = library.folder / f".hnetkit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.part"
+        part = session.folder / f".hnetkit-{hashlib.sha256(key.encode()).hexdigest()[:16]}.part"
         planted.rename(part)
         size = part.stat().st_size
         note = {"key": key, "sha256": None, "host": "127.0.0.1", "etag": etag, "total": size}
@@ -363,5 +368,5 @@ def test_what_lies_in_a_folder_is_not_taken_for_a_file_of_which_nobody_says_the_
             return response
 
         site.alter = agreed
-        assert [job.state for job in library.sync()] == ["done"]
-        assert [path.read_bytes() for path in library.folder.glob("*.pt")] == [site.world.content(file["id"])]
+        assert [job.state for job in session.sync(EVERYTHING, all_versions=True)] == ["done"]
+        assert [path.read_bytes() for path in session.folder.glob("*.pt")] == [site.world.content(file["id"])]

@@ -11,15 +11,15 @@ from pathlib import Path
 import networks
 import pytest
 from fake_sites import Sites, World
-from fetching import Library
+from fetching import EVERYTHING, installed, jobs_of
 from huggingface_hub import constants
 
 import hnetkit
 from hnetkit.errors import Gone, HnetkitError, UsageError
 from hnetkit.library.scan import scan
 from hnetkit.sources.names import safe_stem
-from hnetkit.sources.pull import jobs_for
 from hnetkit.sources.refs import ref_of
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.workers import Worker
 
 REPO = "someone/nets"
@@ -47,10 +47,10 @@ def hub_sites(ink: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
 
 
 def test_every_way_to_say_a_version_brings_the_same_file(
-    open_library: Callable[..., Library],
+    open_session: Callable[..., FetchSession],
 ) -> None:
     with Sites(World.make(1, plain=True)) as sites:
-        library = open_library(sites)
+        session = open_session(sites)
         model = sites.world.models[0]
         version = model["modelVersions"][0]
         digest = sites.world.sha256(version["files"][0]["id"]).lower()
@@ -68,23 +68,23 @@ def test_every_way_to_say_a_version_brings_the_same_file(
             digest[:10].upper(),
         ]
         for text in says:
-            library.pull(text)
-            ((found, path),) = library.installed().items()
+            session.pull(text)
+            ((found, path),) = installed(session).items()
             assert found == digest, text
             path.unlink()
-            list(scan(library.registry))
+            list(scan(session.registry))
 
 
 def test_a_repository_gives_its_networks_and_says_what_the_rest_is(
-    hub_sites: Sites, ink: bytes, open_library: Callable[..., Library]
+    hub_sites: Sites, ink: bytes, open_session: Callable[..., FetchSession]
 ) -> None:
-    library = open_library(hub_sites)
-    jobs = {job.name: job for job in library.pull(f"hf:{REPO}")}
+    session = open_session(hub_sites)
+    jobs = {job.name: job for job in jobs_of(session, session.pull(f"hf:{REPO}"))}
     assert set(jobs) == {"ink", "page"}
     assert (jobs["ink"].state, jobs["page"].state) == ("done", "refused")
     assert "web page" in str(jobs["page"].reason)
-    assert set(library.installed()) == {hashlib.sha256(ink).hexdigest()}
-    (row,) = library.registry.catalogue.files("remote_files.sha256 = ?", [hashlib.sha256(ink).hexdigest()])
+    assert set(installed(session)) == {hashlib.sha256(ink).hexdigest()}
+    (row,) = session.registry.catalogue.files("remote_files.sha256 = ?", [hashlib.sha256(ink).hexdigest()])
     assert (row["source"], row["model"], row["file_name"]) == ("huggingface", REPO, "styles/ink.pt")
     commit = jobs["ink"].key.split("@")[1].split(":")[0]
     assert len(commit) == 40
@@ -93,55 +93,55 @@ def test_a_repository_gives_its_networks_and_says_what_the_rest_is(
 
 
 def test_a_file_that_another_process_is_fetching_is_not_taken_from_it(
-    hub_sites: Sites, open_library: Callable[..., Library], tmp_path: Path
+    hub_sites: Sites, open_session: Callable[..., FetchSession], tmp_path: Path
 ) -> None:
-    library = open_library(hub_sites)
-    (job,), _ = jobs_for(library, ref_of(f"hf:{REPO}:styles/ink.pt"), sha256=None, all_versions=False)
-    with Worker(library.folder.parent / "workers") as other:
-        with library.registry.write():
-            assert library.registry.jobs.claim(job, other.name, None)
-        (same,), _ = jobs_for(library, ref_of(f"hf:{REPO}:styles/ink.pt"), sha256=None, all_versions=False)
-        assert (same, library.registry.jobs.get(job).owner) == (job, other.name)
-    assert [done.state for done in library.run([job])] == ["done"]
+    session = open_session(hub_sites)
+    (job,), _ = session.enqueue(ref_of(f"hf:{REPO}:styles/ink.pt"))
+    with Worker(session.folder.parent / "workers") as other:
+        with session.registry.write():
+            assert session.registry.jobs.claim(job, other.name, None)
+        (same,), _ = session.enqueue(ref_of(f"hf:{REPO}:styles/ink.pt"))
+        assert (same, session.registry.jobs.get(job).owner) == (job, other.name)
+    assert [done.state for done in session.run([job])] == ["done"]
 
 
 def test_a_pattern_chooses_among_a_repositorys_files_and_none_is_said(
-    hub_sites: Sites, open_library: Callable[..., Library]
+    hub_sites: Sites, open_session: Callable[..., FetchSession]
 ) -> None:
-    library = open_library(hub_sites)
-    (job,) = library.pull(f"hf:{REPO}:styles/i*.pt")
+    session = open_session(hub_sites)
+    (job,) = jobs_of(session, session.pull(f"hf:{REPO}:styles/i*.pt"))
     assert job.name == "ink"
     with pytest.raises(Gone, match=r"README\.md"):
-        library.pull(f"hf:{REPO}:*.safetensors")
+        jobs_of(session, session.pull(f"hf:{REPO}:*.safetensors"))
     with pytest.raises(Gone, match="no such repository"):
-        library.pull("hf:nobody/nothing")
+        jobs_of(session, session.pull("hf:nobody/nothing"))
 
 
 def test_the_hubs_token_goes_to_the_hub_alone(
-    hub_sites: Sites, open_library: Callable[..., Library], monkeypatch: pytest.MonkeyPatch
+    hub_sites: Sites, open_session: Callable[..., FetchSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", hub_sites.hub_token)
-    library = open_library(hub_sites)
-    library.pull(f"hf:{REPO}:styles/ink.pt")
+    session = open_session(hub_sites)
+    session.pull(f"hf:{REPO}:styles/ink.pt")
     heard = {r.origin for r in hub_sites.requests if hub_sites.hub_token in str(r.headers)}
     assert heard == {"hub"}
 
 
 def test_a_plain_address_needs_its_hash_and_is_held_to_it(
-    hub_sites: Sites, ink: bytes, open_library: Callable[..., Library]
+    hub_sites: Sites, ink: bytes, open_session: Callable[..., FetchSession]
 ) -> None:
-    library = open_library(hub_sites)
+    session = open_session(hub_sites)
     url = f"{hub_sites.hub_url}/{REPO}/resolve/main/styles/ink.pt"
     digest = hashlib.sha256(ink).hexdigest()
     with pytest.raises(UsageError, match="nobody says"):
-        library.pull(url)
-    (wrong,) = library.pull(url, sha256="0" * 64)
+        session.pull(url)
+    (wrong,) = session.pull(url, sha256="0" * 64)
     assert (wrong.state, wrong.code) == ("refused", "wrong-bytes")
-    (right,) = library.pull(url, sha256=digest.upper())
+    (right,) = session.pull(url, sha256=digest.upper())
     assert right.state == "done"
-    assert set(library.installed()) == {digest}
+    assert set(installed(session)) == {digest}
     with pytest.raises(UsageError, match="plain http"):
-        library.pull("http://example.com/x.pt", sha256=digest)
+        session.pull("http://example.com/x.pt", sha256=digest)
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
@@ -170,60 +170,62 @@ def test_a_zip_is_unpacked_into_the_library_and_nowhere_else(
     installed: list[str],
     state: str,
     monkeypatch: pytest.MonkeyPatch,
-    open_library: Callable[..., Library],
+    open_session: Callable[..., FetchSession],
 ) -> None:
     data = zipped({name: ink if content is None else content for name, content in members.items()})
     with Sites(World.make(1), repos={REPO: {"nets.zip": data}}) as sites:
-        library = open_library(sites)
+        session = open_session(sites)
         url = f"{sites.hub_url}/{REPO}/resolve/main/nets.zip"
-        (job,) = library.pull(url, sha256=hashlib.sha256(data).hexdigest())
+        (job,) = session.pull(url, sha256=hashlib.sha256(data).hexdigest())
         assert job.state == state
-        names = sorted(path.name for path in library.folder.glob("*.pt"))
+        names = sorted(path.name for path in session.folder.glob("*.pt"))
         if installed:
             assert names == installed
         for name in names:
-            assert hnetkit.load(library.folder / name).widths
-        outside = [path for path in library.folder.parent.rglob("*.pt") if path.parent != library.folder]
+            assert hnetkit.load(session.folder / name).widths
+        outside = [path for path in session.folder.parent.rglob("*.pt") if path.parent != session.folder]
         assert outside == []
-        assert not list(library.folder.glob(".hnetkit-*"))
+        assert not list(session.folder.glob(".hnetkit-*"))
 
 
 def test_an_archive_is_fetched_again_only_when_something_of_it_is_gone(
-    ink: bytes, open_library: Callable[..., Library]
+    ink: bytes, open_session: Callable[..., FetchSession]
 ) -> None:
     data = zipped({"one.pt": ink, "notes.txt": b"nothing"})
     with Sites(World.make(1), repos={REPO: {"nets.zip": data}}) as sites:
-        library = open_library(sites)
+        session = open_session(sites)
         url = f"{sites.hub_url}/{REPO}/resolve/main/nets.zip"
 
         def pulled() -> tuple[str, str | None, int]:
-            (job,) = library.pull(url, sha256=hashlib.sha256(data).hexdigest())
+            (job,) = jobs_of(session, session.pull(url, sha256=hashlib.sha256(data).hexdigest()))
             return job.state, job.code, sum(r.path.endswith("nets.zip") and r.method == "GET" for r in sites.requests)
 
         assert pulled() == ("done", None, 1)
         assert pulled() == ("done", "had", 1)
-        (library.folder / "one.pt").unlink()
+        (session.folder / "one.pt").unlink()
         assert pulled() == ("done", None, 2)
-        assert (library.folder / "one.pt").read_bytes() == ink
+        assert (session.folder / "one.pt").read_bytes() == ink
 
 
-def test_what_is_no_way_to_say_a_network_is_a_usage_error(library: Library) -> None:
+def test_what_is_no_way_to_say_a_network_is_a_usage_error(session: FetchSession) -> None:
     for text in ("nonsense", "model:x", "https://civitai.com/articles/5", "hf:alone", "ftp://host/x.pt", ""):
         with pytest.raises(UsageError):
-            library.pull(text)
+            session.pull(text)
 
 
-def test_what_the_site_does_not_have_is_said(library: Library) -> None:
+def test_what_the_site_does_not_have_is_said(session: FetchSession) -> None:
     for text in ("model:5", "version:5", "0" * 64):
         with pytest.raises(HnetkitError) as error:
-            library.pull(text)
+            session.pull(text)
         assert error.value.exit_code == 4
 
 
-def test_names_that_no_prompt_can_say_are_changed_and_the_sites_own_is_kept(sites: Sites, library: Library) -> None:
-    jobs = library.sync()
+def test_names_that_no_prompt_can_say_are_changed_and_the_sites_own_is_kept(
+    sites: Sites, session: FetchSession
+) -> None:
+    jobs = session.sync(EVERYTHING, all_versions=True)
     for job in jobs:
         assert safe_stem(job.name, "x") == job.name
         assert not set(job.name) & set(':<>,/\\"|?*')
-    names = {row["file_name"] for row in library.registry.catalogue.files()}
+    names = {row["file_name"] for row in session.registry.catalogue.files()}
     assert any(set(name) & set("/%$ ") for name in names)

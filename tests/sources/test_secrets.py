@@ -18,7 +18,7 @@ import pytest
 from fake_sites import Sites, World
 from fake_sites.messages import Request, Response
 from fast_clock import FastClock
-from fetching import Library
+from fetching import EVERYTHING, installed, jobs_of
 from told import told
 
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
@@ -29,6 +29,7 @@ from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pace import Pace
 from hnetkit.sources.refs import ref_of
 from hnetkit.sources.secrets import remover
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.web import Web
 
 SECRET = "SeCrEt0123456789abcdef"
@@ -67,7 +68,7 @@ def queries(secret: str) -> list[str]:
 
 @pytest.mark.parametrize("query", queries(SECRET))
 def test_a_secret_in_an_address_fetches_and_resumes_and_is_kept_nowhere(
-    host: Sites, here: Library, home: Path, ink: bytes, query: str
+    host: Sites, here: FetchSession, home: Path, ink: bytes, query: str
 ) -> None:
     cut = iter([True])
 
@@ -79,10 +80,10 @@ def test_a_secret_in_an_address_fetches_and_resumes_and_is_kept_nowhere(
 
     host.alter = breaking
     url = f"{host.hub_url}/a/b/resolve/main/ink.bin"
-    (job,) = here.pull(f"{url}?{query}#{SECRET}", sha256=hashlib.sha256(ink).hexdigest())
+    (job,) = jobs_of(here, here.pull(f"{url}?{query}#{SECRET}", sha256=hashlib.sha256(ink).hexdigest()))
     assert job.state == "done"
     assert job.url == f"{url}?..."
-    (bad,) = here.pull(f"{url.replace('ink', 'page')}?{query}", sha256="ab" * 32)
+    (bad,) = jobs_of(here, here.pull(f"{url.replace('ink', 'page')}?{query}", sha256="ab" * 32))
     assert bad.state == "refused"
     assert SECRET not in f"{job}{bad}"
     assert SECRET.encode() not in everything_below(home)
@@ -90,25 +91,26 @@ def test_a_secret_in_an_address_fetches_and_resumes_and_is_kept_nowhere(
 
 
 def test_the_same_address_with_another_signature_goes_on_with_the_same_job(
-    host: Sites, here: Library, ink: bytes
+    host: Sites, here: FetchSession, ink: bytes
 ) -> None:
     url, digest = f"{host.hub_url}/a/b/resolve/main/ink.bin", hashlib.sha256(ink).hexdigest()
     (first,) = here.pull(f"{url}?sig={SECRET}", sha256="ab" * 32)
     (again,) = here.pull(f"{url}?sig={SECRET}2", sha256="ab" * 32)
-    assert first.id == again.id
+    assert first.job == again.job
     assert here.pull(f"{url}?sig={SECRET}", sha256=digest)[0].state == "done"
 
 
-def test_a_job_whose_address_was_not_kept_says_so_and_asks_for_it(host: Sites, here: Library, ink: bytes) -> None:
+def test_a_job_whose_address_was_not_kept_says_so_and_asks_for_it(
+    site: Sites, host: Sites, here: FetchSession, open_session: Callable[..., FetchSession], ink: bytes
+) -> None:
     url, digest = f"{host.hub_url}/a/b/resolve/main/ink.bin", hashlib.sha256(ink).hexdigest()
     (job,) = here.pull(f"{url}?sig={SECRET}", sha256=digest)
-    for path in here.installed().values():
+    for path in installed(here).values():
         path.unlink()
-    here.addresses.clear()
     with here.registry.write():
         here.registry.files.set_state([row["id"] for row in here.registry.files.rows()], "missing")
-        here.registry.jobs.again(job.id)
-    (later,) = here.run([job.id])
+        here.registry.jobs.again(job.job)
+    (later,) = open_session(site).run([job.job])
     assert later.state == "failed"
     assert "whole address is not kept" in str(later.reason)
     assert here.pull(f"{url}?sig={SECRET}", sha256=digest)[0].state == "done"
@@ -197,7 +199,7 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bytes]]:
 
 
 def test_loopback_is_never_reached_through_a_proxy(
-    site: Sites, here: Library, proxy: list[bytes], monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, proxy: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
@@ -205,8 +207,8 @@ def test_loopback_is_never_reached_through_a_proxy(
     monkeypatch.setenv("HF_ENDPOINT", site.hub_url)
     monkeypatch.setenv("HF_TOKEN", site.hub_token)
     site.hub.add("a/b", {"ink.pt": site.world.content(site.world.models[0]["modelVersions"][0]["files"][0]["id"])})
-    assert {job.state for job in here.sync()} == {"done"}
-    assert {job.state for job in here.pull("hf:a/b")} == {"done"}
+    assert {job.state for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True))} == {"done"}
+    assert {job.state for job in jobs_of(here, here.pull("hf:a/b"))} == {"done"}
     assert proxy == []
 
 
@@ -219,7 +221,7 @@ def test_what_a_proxy_hears_of_https_is_where_to_and_no_token(proxy: list[bytes]
 
 
 def test_the_hubs_token_does_not_go_over_plain_http(
-    library: Library, proxy: list[bytes], monkeypatch: pytest.MonkeyPatch
+    session: FetchSession, proxy: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
@@ -227,7 +229,7 @@ def test_the_hubs_token_does_not_go_over_plain_http(
     monkeypatch.setenv("HF_TOKEN", f"hf_{SECRET}")
     monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
     with pytest.raises(UsageError, match="plain http"):
-        library.pull("hf:a/b")
+        session.pull("hf:a/b")
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example")
     with pytest.raises(HnetkitError, match="plain http"), asking_the_hub("a/b"):
         raise AssertionError("the hub is not asked")
@@ -279,7 +281,7 @@ def test_a_token_with_signs_is_taken_out_also_where_these_are_escaped(said: str)
 @pytest.mark.parametrize("spelling", ["as it is", "percent", "json", "base64 of the header"])
 @pytest.mark.parametrize("status", [400, 403, 404, 500])
 def test_a_site_that_repeats_the_token_has_it_shown_and_kept_nowhere(
-    site: Sites, here: Library, home: Path, spelling: str, status: int
+    site: Sites, here: FetchSession, home: Path, spelling: str, status: int
 ) -> None:
     said = SPELLINGS[spelling](site.token)
 
@@ -298,7 +300,7 @@ def test_a_site_that_repeats_the_token_has_it_shown_and_kept_nowhere(
     assert site.token.encode() not in everything_below(home)
 
 
-def test_a_redirect_that_repeats_the_token_does_not_pass_it_on(site: Sites, here: Library) -> None:
+def test_a_redirect_that_repeats_the_token_does_not_pass_it_on(site: Sites, here: FetchSession) -> None:
     def leading(request: Request, response: Response) -> Response:
         if request.path.startswith("/api/download/"):
             return Response(302, {"Location": f"{site.stranger_url}/{site.token}?t={site.token}"})
@@ -311,13 +313,13 @@ def test_a_redirect_that_repeats_the_token_does_not_pass_it_on(site: Sites, here
     assert not any(site.token in f"{r.path}{r.query}{r.headers}" for r in came)
 
 
-def test_cookies_are_neither_kept_nor_sent(site: Sites, here: Library) -> None:
+def test_cookies_are_neither_kept_nor_sent(site: Sites, here: FetchSession) -> None:
     def baking(request: Request, response: Response) -> Response:
         response.headers["Set-Cookie"] = f"session={SECRET}; Path=/"
         return response
 
     site.alter = baking
-    here.sync()
+    here.sync(EVERYTHING, all_versions=True)
     assert not [r for r in site.requests if "cookie" in r.headers]
 
 
@@ -381,9 +383,9 @@ def test_a_public_machine_may_be_asked_also_through_translation_and_tunnels(peer
 
 
 @pytest.mark.parametrize("host", ["nas.lan", "x.home", "x.home.arpa", "x.internal", "x.local", "x.localdomain"])
-def test_a_file_of_a_private_network_is_not_pulled(library: Library, host: str) -> None:
+def test_a_file_of_a_private_network_is_not_pulled(session: FetchSession, host: str) -> None:
     with pytest.raises(UsageError, match="private network"):
-        library.pull(f"https://{host}/x.pt", sha256="ab" * 32)
+        session.pull(f"https://{host}/x.pt", sha256="ab" * 32)
 
 
 def test_a_reference_is_shown_without_its_address() -> None:

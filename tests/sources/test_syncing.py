@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 from fake_sites import Fault, Sites, World
-from fetching import EVERYTHING, Library
+from fetching import EVERYTHING, installed, jobs_of
 
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.plan import enqueue
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.sync import ask_about, missing, updates
 
 PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
@@ -62,36 +63,36 @@ def digests(folder: Path) -> set[str]:
 
 
 def test_a_sync_mirrors_300_models_and_400_files_and_a_second_one_fetches_nothing(
-    large: Sites, open_library: Callable[..., Library]
+    large: Sites, open_session: Callable[..., FetchSession]
 ) -> None:
-    library = open_library(large)
-    jobs = library.sync()
+    session = open_session(large)
+    jobs = jobs_of(session, session.sync(EVERYTHING, all_versions=True))
     assert {job.state for job in jobs} == {"done"}
     offered = contents(large)
-    of_type = {row["remote_file_id"]: row["file_type"] for row in library.registry.catalogue.files()}
+    of_type = {row["remote_file_id"]: row["file_type"] for row in session.registry.catalogue.files()}
     assert sum(of_type[job.remote_file_id] == "Model" for job in jobs) == 400
-    assert {row["sha256"] for row in library.registry.files.rows("files.content_hash NOTNULL")} >= offered
-    assert len(library.registry.catalogue.models()) == 300
+    assert {row["sha256"] for row in session.registry.files.rows("files.content_hash NOTNULL")} >= offered
+    assert len(session.registry.catalogue.models()) == 300
     large.clear()
-    assert library.sync() == []
+    assert jobs_of(session, session.sync(EVERYTHING, all_versions=True)) == []
     pages = [request for request in large.requests if request.path.endswith("/models")]
     assert [request.origin for request in large.requests] == ["api"] * len(pages)
     assert len(pages) == 3
 
 
-def test_a_plan_touches_nothing(sites: Sites, library: Library) -> None:
-    plan = library.plan()
+def test_a_plan_touches_nothing(sites: Sites, session: FetchSession) -> None:
+    plan = session.plan(EVERYTHING, all_versions=True)
     assert plan.bytes_to_fetch > 0
-    assert not library.folder.exists()
-    assert library.registry.catalogue.models() == []
-    assert library.registry.jobs.rows() == []
+    assert not session.folder.exists()
+    assert session.registry.catalogue.models() == []
+    assert session.registry.jobs.rows() == []
     assert not downloads(sites)
 
 
 def test_what_the_site_cannot_give_is_left_out_with_the_reason_and_the_rest_comes(
-    sites: Sites, library: Library
+    sites: Sites, session: FetchSession
 ) -> None:
-    jobs = library.sync()
+    jobs = jobs_of(session, session.sync(EVERYTHING, all_versions=True))
     by_state = Counter((job.state, job.code) for job in jobs)
     assert by_state["done", None] > 30
     assert set(by_state) <= {
@@ -103,32 +104,32 @@ def test_what_the_site_cannot_give_is_left_out_with_the_reason_and_the_rest_come
         ("failed", "early-access"),
     }
     assert all(job.reason for job in jobs if job.state in ("refused", "failed"))
-    assert all(library.folder in path.parents and path.is_file() for path in library.installed().values())
-    assert list(recheck(library.registry)) == []
+    assert all(session.folder in path.parents and path.is_file() for path in installed(session).values())
+    assert list(recheck(session.registry)) == []
 
 
 def test_only_the_newest_version_comes_unless_all_are_asked_for(
-    large: Sites, open_library: Callable[..., Library]
+    large: Sites, open_session: Callable[..., FetchSession]
 ) -> None:
-    library = open_library(large)
-    newest = library.plan(all_versions=False)
+    session = open_session(large)
+    newest = session.plan(EVERYTHING, all_versions=False)
     for item in newest.items:
         versions = large.world.model(item.model.id)["modelVersions"]
         assert item.version.published_at == max(version["publishedAt"] for version in versions)
-    assert len(newest.items) < len(library.plan(all_versions=True).items)
+    assert len(newest.items) < len(session.plan(EVERYTHING, all_versions=True).items)
 
 
-def test_filters_that_the_site_drops_are_applied_here(sites: Sites, library: Library) -> None:
-    assert library.plan(Filters(tag="no such tag", nsfw=True)).models == []
+def test_filters_that_the_site_drops_are_applied_here(sites: Sites, session: FetchSession) -> None:
+    assert session.plan(Filters(tag="no such tag", nsfw=True), all_versions=True).models == []
     tag = next(tag for model in sites.world.models for tag in model.get("tags") or ())
-    found = library.plan(Filters(tag=tag, nsfw=True)).models
+    found = session.plan(Filters(tag=tag, nsfw=True), all_versions=True).models
     assert found
     assert all(tag.lower() in {t.lower() for t in model.tags or ()} for model in found)
 
 
-def test_without_nsfw_nothing_comes_that_the_site_marks_so(sites: Sites, library: Library) -> None:
-    shown = {model.id: model.nsfw_level for model in library.plan(Filters()).models}
-    everything = {model.id for model in library.plan(EVERYTHING).models}
+def test_without_nsfw_nothing_comes_that_the_site_marks_so(sites: Sites, session: FetchSession) -> None:
+    shown = {model.id: model.nsfw_level for model in session.plan(Filters(), all_versions=True).models}
+    everything = {model.id for model in session.plan(EVERYTHING, all_versions=True).models}
     assert set(shown) < everything
     assert all(level is not None and level & 1 for level in shown.values())
 
@@ -179,15 +180,15 @@ def test_two_syncs_at_once_share_the_work_and_fetch_nothing_twice(large: Sites, 
 
 
 def test_what_another_sync_brought_since_the_plan_was_made_is_not_fetched_again(
-    large: Sites, open_library: Callable[..., Library]
+    large: Sites, open_session: Callable[..., FetchSession]
 ) -> None:
-    library = open_library(large)
-    plan = library.plan()
+    session = open_session(large)
+    plan = session.plan(EVERYTHING, all_versions=True)
     assert any(item.file.name.endswith(".zip") for item in plan.to_fetch)  # whose hash no file has
-    library.sync()
-    with library.registry.write():
-        jobs = [job.id for job in enqueue(library.registry, library.civitai, library.folder, plan.items)]
-    list(library.run(jobs))
+    session.sync(EVERYTHING, all_versions=True)
+    with session.registry.write():
+        jobs = [job.id for job in enqueue(session.registry, session.civitai, session.folder, plan.items)]
+    list(session.run(jobs))
     assert max(downloads(large).values()) == 1
 
 
@@ -204,83 +205,87 @@ def test_a_worker_that_was_killed_leaves_its_jobs_to_the_next(large: Sites, home
         assert {job.state for job in registry.jobs.rows()} == {"done"}
 
 
-def test_no_more_files_at_a_time_than_asked_for(large: Sites, open_library: Callable[..., Library]) -> None:
+def test_no_more_files_at_a_time_than_asked_for(large: Sites, open_session: Callable[..., FetchSession]) -> None:
     large.faults.add(Fault("F", "storage", times=30, mode="stall", seconds=0.05))
-    open_library(large, parallel=3, previews=False).sync(Filters(nsfw=True, username="inkfox_test"))
+    open_session(large, parallel=3, previews=False).sync(Filters(nsfw=True, username="inkfox_test"), all_versions=True)
     assert large.in_flight_peak("storage") == 3
 
 
-def test_what_the_site_lost_is_a_state_and_stays_here(open_library: Callable[..., Library]) -> None:
+def test_what_the_site_lost_is_a_state_and_stays_here(open_session: Callable[..., FetchSession]) -> None:
     with Sites(World.make(8, plain=True)) as sites:
-        library = open_library(sites)
-        library.sync()
+        session = open_session(sites)
+        session.sync(EVERYTHING, all_versions=True)
         ids = sites.world.ids()
         sites.world.remove(ids[0])
         sites.world.archive(ids[1])
         sites.world.take_down(ids[2])
-        files = set(library.installed().values())
-        with library.registry.write():
-            library.registry.catalogue._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
-        gone = missing(library.registry, library.plan().models)
-        states = dict(ask_about(library.registry, library.civitai, library.clock, gone))
+        files = set(installed(session).values())
+        with session.registry.write():
+            session.registry.catalogue._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
+        gone = missing(session.registry, session.plan(EVERYTHING, all_versions=True).models)
+        states = dict(ask_about(session.registry, session.civitai, session.clock, gone))
         assert states[str(ids[0])] == "gone"
         assert states[str(ids[1])] == "archived"
         assert all(path.is_file() for path in files)
-        assert missing(library.registry, library.plan().models) == [], "they were asked about just now"
+        assert missing(session.registry, session.plan(EVERYTHING, all_versions=True).models) == [], (
+            "they were asked about just now"
+        )
 
 
-def test_one_answer_that_a_model_is_gone_proves_nothing(open_library: Callable[..., Library]) -> None:
+def test_one_answer_that_a_model_is_gone_proves_nothing(open_session: Callable[..., FetchSession]) -> None:
     with Sites(World.make(3, plain=True)) as sites:
-        library = open_library(sites)
-        library.sync()
+        session = open_session(sites)
+        session.sync(EVERYTHING, all_versions=True)
         id = sites.world.ids()[0]
         sites.faults.add(Fault("I", "api", status=404, match=f"/models/{id}"))
-        assert dict(ask_about(library.registry, library.civitai, library.clock, [str(id)])) == {str(id): "listed"}
+        assert dict(ask_about(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
         assert len([r for r in sites.requests if r.path.endswith(f"/models/{id}")]) == 2
 
 
-def test_a_newer_version_is_an_update_until_it_is_here(open_library: Callable[..., Library]) -> None:
+def test_a_newer_version_is_an_update_until_it_is_here(open_session: Callable[..., FetchSession]) -> None:
     with Sites(World.make(5, plain=True)) as sites:
-        library = open_library(sites)
-        library.sync()
-        assert list(updates(library.registry, library.civitai)) == []
+        session = open_session(sites)
+        session.sync(EVERYTHING, all_versions=True)
+        assert list(updates(session.registry, session.civitai)) == []
         id = sites.world.ids()[1]
         version = sites.world.add_version(id)
-        (update,) = updates(library.registry, library.civitai)
+        (update,) = updates(session.registry, session.civitai)
         assert (update.model.id, update.newest.version.id) == (id, version["id"])
-        library.pull(f"version:{version['id']}")
-        assert list(updates(library.registry, library.civitai)) == []
+        session.pull(f"version:{version['id']}")
+        assert list(updates(session.registry, session.civitai)) == []
 
 
-def test_a_file_that_its_owner_replaced_later_comes_beside_the_old_one(open_library: Callable[..., Library]) -> None:
+def test_a_file_that_its_owner_replaced_later_comes_beside_the_old_one(
+    open_session: Callable[..., FetchSession],
+) -> None:
     with Sites(World.make(3, plain=True)) as sites:
-        library = open_library(sites)
-        library.sync()
-        before = set(library.installed())
+        session = open_session(sites)
+        session.sync(EVERYTHING, all_versions=True)
+        before = set(installed(session))
         file = next(f for _, _, f in sites.world.files() if f["type"] == "Model")
         new = sites.world.replace_file(file["id"]).lower()
-        (job,) = library.sync()
+        (job,) = session.sync(EVERYTHING, all_versions=True)
         assert (job.state, job.sha256) == ("done", new)
-        assert set(library.installed()) >= before
-        assert library.installed()[new].is_file()
+        assert set(installed(session)) >= before
+        assert installed(session)[new].is_file()
 
 
-def test_values_that_a_later_answer_leaves_out_are_kept(open_library: Callable[..., Library]) -> None:
+def test_values_that_a_later_answer_leaves_out_are_kept(open_session: Callable[..., FetchSession]) -> None:
     with Sites(World.make(3, plain=True)) as sites:
-        library = open_library(sites)
-        library.sync()
+        session = open_session(sites)
+        session.sync(EVERYTHING, all_versions=True)
         model = next(model for model in sites.world.models if model.get("tags"))
         tags = list(model["tags"])
         del model["tags"]
         model["stats"] = {}
-        library.sync()
-        (row,) = library.registry.catalogue.models("remote_id = ?", [str(model["id"])])
+        session.sync(EVERYTHING, all_versions=True)
+        (row,) = session.registry.catalogue.models("remote_id = ?", [str(model["id"])])
         assert row["tags"] == tags
         assert row["downloads"] is not None
         model["tags"] = []
-        library.registry.catalogue.models()
+        session.registry.catalogue.models()
         from hnetkit.sources.sync import store
 
-        store(library.registry, library.plan().models)
-        (row,) = library.registry.catalogue.models("remote_id = ?", [str(model["id"])])
+        store(session.registry, session.plan(EVERYTHING, all_versions=True).models)
+        (row,) = session.registry.catalogue.models("remote_id = ?", [str(model["id"])])
         assert row["tags"] == []

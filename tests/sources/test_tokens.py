@@ -17,7 +17,7 @@ from fake_sites import Fault, Sites, World
 from fake_sites.messages import Ledger, Recorded, Request, Response
 from fake_sites.server import Origin as Server
 from fast_clock import FastClock
-from fetching import Library
+from fetching import EVERYTHING
 from told import told
 
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
@@ -29,6 +29,7 @@ from hnetkit.sources.pace import Pace
 from hnetkit.sources.refs import ref_of
 from hnetkit.sources.retry import Passing
 from hnetkit.sources.secrets import finder
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.web import Web
 
 TOKEN = "SeCrEt0123456789abcdef"
@@ -72,9 +73,9 @@ def everything_written(folder: Path) -> bytes:
     return written
 
 
-def test_the_api_hears_the_token_and_storage_and_pictures_never_do(library: Library, sites: Sites) -> None:
+def test_the_api_hears_the_token_and_storage_and_pictures_never_do(session: FetchSession, sites: Sites) -> None:
     sites.needs_token = True
-    (job,) = library.pull(f"model:{sites.world.ids()[0]}")
+    (job,) = session.pull(f"model:{sites.world.ids()[0]}")
     assert job.state == "done"
     by_origin = {origin: [r for r in sites.requests if r.origin == origin] for origin in ("api", "storage")}
     assert all(r.headers["authorization"] == f"Bearer {sites.token}" for r in by_origin["api"])
@@ -85,9 +86,9 @@ def test_the_api_hears_the_token_and_storage_and_pictures_never_do(library: Libr
     assert not [r for r in sites.requests if "token" in r.query], "query tokens land in the logs of proxies"
 
 
-def test_a_stranger_that_a_redirect_leads_to_never_hears_the_token(library: Library, sites: Sites) -> None:
+def test_a_stranger_that_a_redirect_leads_to_never_hears_the_token(session: FetchSession, sites: Sites) -> None:
     sites.faults.add(Fault("Q", "api", times=20, mode="stranger"))
-    library.pull(f"model:{sites.world.ids()[0]}")
+    session.pull(f"model:{sites.world.ids()[0]}")
     came = [r for r in sites.requests if r.origin == "stranger"]
     assert came, "from a loopback base a redirect to loopback is followed"
     assert not any(carries_token(r, sites.token) for r in came)
@@ -168,7 +169,7 @@ NETRC += "default login anybody password hunter2\n"
 
 @pytest.mark.parametrize("has_token", [True, False])
 def test_a_netrc_changes_nothing_about_what_is_sent(
-    sites: Sites, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_token: bool
+    sites: Sites, session: FetchSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_token: bool
 ) -> None:
     """requests replaces a Bearer header by what ~/.netrc says, and adds one for the host behind a redirect."""
     for name in (".netrc", "_netrc"):
@@ -178,9 +179,9 @@ def test_a_netrc_changes_nothing_about_what_is_sent(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     if not has_token:
-        library.civitai = Civitai(library.clock, base=sites.civitai_url)
+        session.civitai = Civitai(session.clock, base=sites.civitai_url)
     sites.needs_token = has_token
-    (job,) = library.pull(f"model:{sites.world.ids()[0]}")
+    (job,) = session.pull(f"model:{sites.world.ids()[0]}")
     assert job.state == "done"
     said = {r.headers.get("authorization") for r in sites.requests if r.origin == "api"}
     assert said == {f"Bearer {sites.token}" if has_token else None}
@@ -209,18 +210,18 @@ TROUBLES = [
 
 
 def test_no_trouble_shows_or_keeps_the_token_or_a_signature(
-    open_library: Callable[..., Library], home: Path, caplog: pytest.LogCaptureFixture
+    open_session: Callable[..., FetchSession], home: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with Sites(World.make(1, plain=True)) as sites:
-        library = open_library(sites)
+        session = open_session(sites)
         (id,) = sites.world.ids()
-        shown = [repr(library), repr(library.civitai), repr(library.civitai.web.trust), str(vars(library.civitai))]
+        shown = [repr(session), repr(session.civitai), repr(session.civitai.web.trust), str(vars(session.civitai))]
         for fault in TROUBLES:
             sites.clear()
             sites.faults.add(fault)
             try:
-                jobs = library.pull(f"model:{id}")
+                jobs = session.pull(f"model:{id}")
                 assert [job.state for job in jobs] != ["done"], f"{fault} did not hurt"
                 shown += [str(job) for job in jobs]
             except HnetkitError as error:
@@ -252,32 +253,32 @@ def test_a_command_that_fails_shows_and_keeps_no_token(sites: Sites, home: Path,
     assert sites.token.encode() not in everything_written(home)
 
 
-def test_a_token_in_a_pasted_address_is_in_no_message(library: Library, sites: Sites) -> None:
+def test_a_token_in_a_pasted_address_is_in_no_message(session: FetchSession, sites: Sites) -> None:
     version = sites.world.raw(sites.world.find("archived")[0])["modelVersions"][0]["id"]
     text = f"{sites.download_url(version)}?token={TOKEN}".replace(
         sites.civitai_url.removesuffix("/api/v1"), "https://civitai.com"
     )
     assert ref_of(text).id == version
     with pytest.raises(HnetkitError) as caught:
-        library.pull(text)
+        session.pull(text)
     assert TOKEN not in str(caught.value)
 
 
 def test_a_plain_file_of_any_host_hears_no_token(
-    library: Library, sites: Sites, monkeypatch: pytest.MonkeyPatch
+    session: FetchSession, sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CIVITAI_TOKEN", sites.token)
     monkeypatch.setenv("HF_TOKEN", sites.hub_token)
-    library.pull(f"{sites.stranger_url}/a.pt", sha256="ab" * 32)
+    session.pull(f"{sites.stranger_url}/a.pt", sha256="ab" * 32)
     (request,) = {r.path: r for r in sites.requests if r.origin == "stranger"}.values()
     assert not carries_token(request, sites.token)
     assert sites.hub_token not in str(request.headers)
 
 
-def test_a_plain_file_over_plain_http_is_refused_before_anybody_is_asked(library: Library) -> None:
+def test_a_plain_file_over_plain_http_is_refused_before_anybody_is_asked(session: FetchSession) -> None:
     for url in ("http://example.com/a.pt", "http://192.168.1.5/a.pt"):
         with pytest.raises(UsageError):
-            library.pull(url, sha256="ab" * 32)
+            session.pull(url, sha256="ab" * 32)
 
 
 # --- the hub
@@ -297,10 +298,10 @@ def hub(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
 
 @pytest.mark.parametrize("around", ["{}", " {}", "{}\n", "\t{}\r\n"])
 def test_the_hub_hears_its_own_token_and_its_storage_does_not(
-    hub: Sites, library: Library, monkeypatch: pytest.MonkeyPatch, around: str
+    hub: Sites, session: FetchSession, monkeypatch: pytest.MonkeyPatch, around: str
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", around.format(hub.hub_token))
-    (job,) = library.pull("hf:fake/hidden")
+    (job,) = session.pull("hf:fake/hidden")
     assert job.state == "done"
     said = {r.headers.get("authorization") for r in hub.requests if r.origin == "hub"}
     assert said == {f"Bearer {hub.hub_token}"}
@@ -311,12 +312,12 @@ def test_the_hub_hears_its_own_token_and_its_storage_does_not(
 
 @pytest.mark.parametrize("bad", [f"hf_{TOKEN}", f"hf_{TOKEN}\n{TOKEN}", f"hf_{TOKEN}\x7f", f"hf_{TOKEN}\u00e9"])
 def test_the_hub_never_hears_the_token_of_civitai_nor_shows_a_bad_one(
-    hub: Sites, library: Library, home: Path, monkeypatch: pytest.MonkeyPatch, bad: str
+    hub: Sites, session: FetchSession, home: Path, monkeypatch: pytest.MonkeyPatch, bad: str
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", bad)
     monkeypatch.setenv("CIVITAI_TOKEN", hub.token)
     with pytest.raises(HnetkitError) as caught:
-        library.pull("hf:fake/hidden")
+        session.pull("hf:fake/hidden")
     assert TOKEN not in told(caught.value)
     assert TOKEN.encode() not in everything_written(home)
     assert not [r for r in hub.requests if hub.token in str(r.headers)]
@@ -328,7 +329,7 @@ def test_a_hub_is_shown_without_its_token(hub: Sites, monkeypatch: pytest.Monkey
     assert hub.hub_token not in repr(site) + repr(site.web) + repr(site.web.trust)
 
 
-def test_a_file_and_a_picture_that_hold_the_token_are_not_kept(open_library: Callable[..., Library]) -> None:
+def test_a_file_and_a_picture_that_hold_the_token_are_not_kept(open_session: Callable[..., FetchSession]) -> None:
     with Sites(World.make(2, plain=True)) as site:
         file = next(site.world.files())[2]
         site.world.contents.put(file["id"], site.world.content(file["id"]) + site.token.encode())
@@ -341,11 +342,11 @@ def test_a_file_and_a_picture_that_hold_the_token_are_not_kept(open_library: Cal
             return response
 
         site.alter = altered
-        library = open_library(site)
-        jobs = library.sync()
+        session = open_session(site)
+        jobs = session.sync(EVERYTHING, all_versions=True)
         assert [(job.state, job.code) for job in jobs if job.state != "done"] == [("refused", "wrong-bytes")]
         assert len(jobs) > 1
-        kept = [path for path in library.folder.rglob("*") if path.is_file()]
+        kept = [path for path in session.folder.rglob("*") if path.is_file()]
         assert not [path for path in kept if site.token.encode() in path.read_bytes()]
         assert not [path for path in kept if "preview" in path.name]
 

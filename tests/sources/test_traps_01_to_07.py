@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from fake_sites import Fault, Sites, World
 from fake_sites.contents import Recipe
-from fetching import Library
-from trapped import OpenLibrary, first_version, only_path
+from fetching import EVERYTHING, installed, jobs_of
+from trapped import OpenSession, first_version, only_path
 
 from hnetkit.errors import Gone
 from hnetkit.sources.civitai import Filters
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.shapes import model_of, version_of
 
 OPTIONAL = (
@@ -56,7 +57,7 @@ def test_trap_01_any_field_may_be_missing_null_or_empty(value: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["creator", "username", "hashes"])
-def test_trap_01_a_model_with_data_missing_is_fetched_all_the_same(site: Sites, here: Library, mode: str) -> None:
+def test_trap_01_a_model_with_data_missing_is_fetched_all_the_same(site: Sites, here: FetchSession, mode: str) -> None:
     site.faults.add(Fault("P", "api", times=9, mode=mode))
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert site.faults.fired
@@ -64,7 +65,7 @@ def test_trap_01_a_model_with_data_missing_is_fetched_all_the_same(site: Sites, 
     assert only_path(here).read_bytes() == site.world.content(first_version(site)["files"][0]["id"])
 
 
-def test_trap_01_versions_without_files_are_gone_and_not_a_crash(site: Sites, here: Library) -> None:
+def test_trap_01_versions_without_files_are_gone_and_not_a_crash(site: Sites, here: FetchSession) -> None:
     site.faults.add(Fault("P", "api", times=9, mode="files"))
     for all_versions in (False, True):
         with pytest.raises(Gone):
@@ -124,99 +125,101 @@ def test_trap_04_primary_is_absent_instead_of_false_and_no_file_may_be_it() -> N
     assert [file.is_primary for file in version.files] == [True, False, False]
 
 
-def test_trap_04_a_version_whose_primary_is_training_data_has_nothing_to_fetch(sites: Sites, library: Library) -> None:
+def test_trap_04_a_version_whose_primary_is_training_data_has_nothing_to_fetch(
+    sites: Sites, session: FetchSession
+) -> None:
     with pytest.raises(Gone, match="no file that may be a network"):
-        library.pull(f"model:{sites.world.find('training primary')[0]}")
-    assert not library.installed()
+        session.pull(f"model:{sites.world.find('training primary')[0]}")
+    assert not installed(session)
 
 
-def test_trap_04_beside_training_data_the_network_comes_and_nothing_else(open_library: OpenLibrary) -> None:
+def test_trap_04_beside_training_data_the_network_comes_and_nothing_else(open_session: OpenSession) -> None:
     with Sites(World.make(17)) as sites:
-        library, version = open_library(sites), first_version(sites, "training data")
+        session, version = open_session(sites), first_version(sites, "training data")
         assert {file["type"] for file in version["files"]} == {"Model", "Training Data"}
         for file in version["files"]:
             file["primary"] = file["type"] == "Training Data"
-        (job,) = library.pull(f"version:{version['id']}")
-        assert (job.state, only_path(library).suffix) == ("done", ".pt")
+        (job,) = session.pull(f"version:{version['id']}")
+        assert (job.state, only_path(session).suffix) == ("done", ".pt")
 
 
 def test_trap_04_a_newest_version_of_training_data_alone_does_not_hide_the_network_before_it(
-    site: Sites, here: Library
+    site: Sites, here: FetchSession
 ) -> None:
     id = site.world.ids()[0]
     network = first_version(site)["files"][0]["id"]
     newer = site.world.add_version(id)
     newer["files"][0]["type"] = "Training Data"
-    (job,) = here.pull(f"model:{id}")
+    (job,) = jobs_of(here, here.pull(f"model:{id}"))
     assert (job.key, job.state) == (f"civitai:{network}", "done")
 
 
-def test_trap_05_two_files_of_one_name_and_one_address_both_come(open_library: OpenLibrary) -> None:
+def test_trap_05_two_files_of_one_name_and_one_address_both_come(open_session: OpenSession) -> None:
     with Sites(World.make(6)) as sites:
-        library, version = open_library(sites), first_version(sites, "same name")
+        session, version = open_session(sites), first_version(sites, "same name")
         one, other = version["files"]
         assert one["name"] == other["name"]
         other["downloadUrl"] = one["downloadUrl"]
-        jobs = library.pull(f"version:{version['id']}")
+        jobs = session.pull(f"version:{version['id']}")
         assert [job.state for job in jobs] == ["done", "done"]
-        contents = {path.read_bytes() for path in library.installed().values()}
+        contents = {path.read_bytes() for path in installed(session).values()}
         assert contents == {sites.world.content(file["id"]) for file in version["files"]}
         asked = {request.query["fileId"][0] for request in sites.requests if "/download/" in request.path}
         assert asked == {str(one["id"]), str(other["id"])}
 
 
 def test_trap_05_files_of_one_name_that_come_at_the_same_time_are_all_there_and_known(
-    open_library: OpenLibrary,
+    open_session: OpenSession,
 ) -> None:
     with Sites(World.make(24, plain=True)) as sites:
         for _, _, file in sites.world.files():
             file["name"] = "same.pt"
         sites.faults.add(Fault("F", "storage", times=99, mode="stall", seconds=0.02, match="/files/"))
-        library = open_library(sites, parallel=8, previews=False)
-        assert {job.state for job in library.sync(all_versions=False)} == {"done"}
-        on_disk = {path: path.read_bytes() for path in library.folder.glob("*.pt")}
-        known = {path: digest for digest, path in library.installed().items()}
+        session = open_session(sites, parallel=8, previews=False)
+        assert {job.state for job in session.sync(EVERYTHING, all_versions=False)} == {"done"}
+        on_disk = {path: path.read_bytes() for path in session.folder.glob("*.pt")}
+        known = {path: digest for digest, path in installed(session).items()}
         assert {path: hashlib.sha256(content).hexdigest() for path, content in on_disk.items()} == known
         assert len({path.stem.casefold() for path in on_disk}) == len(on_disk) >= 24
 
 
-def test_trap_05_different_models_of_one_file_name_both_come(sites: Sites, library: Library) -> None:
+def test_trap_05_different_models_of_one_file_name_both_come(sites: Sites, session: FetchSession) -> None:
     ids = sites.world.find("collision")
     assert len({sites.world.model(id)["modelVersions"][0]["files"][0]["name"] for id in ids}) == 1
     for id in ids:
-        assert [job.state for job in library.pull(f"model:{id}")] == ["done"]
-    assert len(library.installed()) == len(set(library.installed().values())) == 2
-    assert all(path.is_file() for path in library.installed().values())
+        assert [job.state for job in session.pull(f"model:{id}")] == ["done"]
+    assert len(installed(session)) == len(set(installed(session).values())) == 2
+    assert all(path.is_file() for path in installed(session).values())
 
 
 @pytest.mark.parametrize("parallel", [1, 2])
 def test_trap_05_the_same_content_in_two_versions_is_one_file(
-    sites: Sites, open_library: OpenLibrary, parallel: int
+    sites: Sites, open_session: OpenSession, parallel: int
 ) -> None:
-    library = open_library(sites, parallel=parallel)
+    session = open_session(sites, parallel=parallel)
     sites.faults.add(Fault("F", "storage", times=2, mode="stall", seconds=0.1))
-    jobs = library.pull(f"model:{sites.world.find('same content')[0]}", all_versions=True)
+    jobs = jobs_of(session, session.pull(f"model:{sites.world.find('same content')[0]}", all_versions=True))
     assert {job.state for job in jobs} == {"done"}
-    assert len(list(library.folder.glob("*.pt"))) == 1
-    assert library.pull(f"model:{sites.world.find('same content')[0]}", all_versions=True) == []
+    assert len(list(session.folder.glob("*.pt"))) == 1
+    assert jobs_of(session, session.pull(f"model:{sites.world.find('same content')[0]}", all_versions=True)) == []
 
 
 def test_trap_05_a_file_that_failed_is_done_once_its_content_is_here_by_another_version(
-    sites: Sites, library: Library
+    sites: Sites, session: FetchSession
 ) -> None:
     model = f"model:{sites.world.find('same content')[0]}"
     sites.faults.add(Fault("N", status=403))
-    failed, done = library.pull(model, all_versions=True)
+    failed, done = jobs_of(session, session.pull(model, all_versions=True))
     assert (failed.state, done.state) == ("failed", "done")
     sites.clear()
-    (now,) = library.pull(model, all_versions=True)
+    (now,) = jobs_of(session, session.pull(model, all_versions=True))
     assert (now.id, now.state, now.code) == (failed.id, "done", "had")
     assert not [request for request in sites.requests if "/download/" in request.path]
-    assert library.pull(model, all_versions=True) == []
+    assert jobs_of(session, session.pull(model, all_versions=True)) == []
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-def test_trap_06_a_size_that_is_wrong_by_far_changes_nothing(open_library: OpenLibrary, hashed: bool) -> None:
+def test_trap_06_a_size_that_is_wrong_by_far_changes_nothing(open_session: OpenSession, hashed: bool) -> None:
     sizes = [0, 0.01, -5, 17.123, 50_000.5, 10**9, "12.5", False, [], "x", float("nan")]
     with Sites(World.make(len(sizes), plain=True)) as sites:
         models = sites.world.models
@@ -226,17 +229,17 @@ def test_trap_06_a_size_that_is_wrong_by_far_changes_nothing(open_library: OpenL
                     file["sizeKB"] = size
                     if not hashed:
                         file["hashes"] = {}
-        library = open_library(sites)
-        jobs = library.sync(Filters(ids=tuple(model["id"] for model in models)), all_versions=False)
+        session = open_session(sites)
+        jobs = session.sync(Filters(ids=tuple(model["id"] for model in models)), all_versions=False)
         assert {(job.state, job.reason) for job in jobs} == {("done", None)}
         assert len(jobs) >= len(sizes)
-        for install in library.registry.jobs.installs("kind = 'network'"):
-            file_id = library.registry.jobs.get(install["job_id"]).key.removeprefix("civitai:")
+        for install in session.registry.jobs.installs("kind = 'network'"):
+            file_id = session.registry.jobs.get(install["job_id"]).key.removeprefix("civitai:")
             assert Path(install["path"]).read_bytes() == sites.world.content(int(file_id))
 
 
 @pytest.mark.parametrize("off", [-1023, -1, 1, 1023])
-def test_trap_06_without_a_length_a_size_is_right_within_a_kibibyte(site: Sites, here: Library, off: int) -> None:
+def test_trap_06_without_a_length_a_size_is_right_within_a_kibibyte(site: Sites, here: FetchSession, off: int) -> None:
     file = first_version(site)["files"][0]
     content = site.world.content(file["id"])
     file["sizeKB"] = (len(content) + off) / 1024
@@ -252,7 +255,7 @@ def test_trap_06_without_a_length_a_size_is_right_within_a_kibibyte(site: Sites,
     ("kind", "says"), [("vae", "VAE"), ("lora", "LoRA"), ("training zip", "zip"), ("html", "page")], ids=str
 )
 def test_trap_07_what_is_no_hypernetwork_is_refused_by_its_content_and_kept_apart(
-    site: Sites, here: Library, kind: Any, says: str
+    site: Sites, here: FetchSession, kind: Any, says: str
 ) -> None:
     file = first_version(site)["files"][0]
     assert (file["type"], file["metadata"]["format"]) == ("Model", "PickleTensor")
@@ -261,14 +264,14 @@ def test_trap_07_what_is_no_hypernetwork_is_refused_by_its_content_and_kept_apar
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert job.state == "refused"
     assert says.lower() in str(job.reason).lower()
-    assert not here.installed()
+    assert not installed(here)
     (bad,) = (here.folder / ".quarantine").glob("*.bad")
     assert bad.read_bytes() == site.world.content(file["id"])
     assert [path.name for path in here.folder.iterdir()] == [".quarantine"]
 
 
 def test_trap_07_what_a_file_is_comes_from_its_tensors_and_not_from_what_is_declared(
-    site: Sites, here: Library
+    site: Sites, here: FetchSession
 ) -> None:
     file = first_version(site)["files"][0]
     assert file["metadata"]["fp"] == "fp16"

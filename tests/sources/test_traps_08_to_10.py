@@ -9,12 +9,13 @@ import zipfile
 import pytest
 from fake_sites import Sites
 from fake_sites.contents import HTML_LOOKALIKE
-from fetching import Library
+from fetching import installed, jobs_of
 from trapped import first_version, give, network_bytes, only_path, zipped
 
 import hnetkit
 from hnetkit.prompts.tags import split_tags
 from hnetkit.sources.names import safe_stem, split_name
+from hnetkit.sources.session import FetchSession
 
 PT_FORMS: dict[str, tuple[bytes, dict[str, bytes], int]] = {
     "torch zip": (network_bytes(1), {}, 0),
@@ -54,7 +55,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("form", PT_FORMS)
-def test_trap_08_a_pt_of_any_of_its_forms_is_installed(site: Sites, here: Library, form: str) -> None:
+def test_trap_08_a_pt_of_any_of_its_forms_is_installed(site: Sites, here: FetchSession, form: str) -> None:
     network, others, method = PT_FORMS[form]
     file = first_version(site)["files"][0]
     content = (
@@ -70,7 +71,7 @@ def test_trap_08_a_pt_of_any_of_its_forms_is_installed(site: Sites, here: Librar
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-def test_trap_08_a_pt_that_is_a_web_page_is_never_installed(site: Sites, here: Library, hashed: bool) -> None:
+def test_trap_08_a_pt_that_is_a_web_page_is_never_installed(site: Sites, here: FetchSession, hashed: bool) -> None:
     file = first_version(site)["files"][0]
     give(site, file, HTML_LOOKALIKE)
     site.world.model(site.world.ids()[0])
@@ -78,38 +79,38 @@ def test_trap_08_a_pt_that_is_a_web_page_is_never_installed(site: Sites, here: L
         file["hashes"] = {}
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert job.state in ("refused", "failed")
-    assert not here.installed()
+    assert not installed(here)
     assert not list(here.folder.glob("*.pt"))
 
 
-def test_trap_08_a_zip_gives_every_network_in_it_and_nothing_else(site: Sites, here: Library) -> None:
+def test_trap_08_a_zip_gives_every_network_in_it_and_nothing_else(site: Sites, here: FetchSession) -> None:
     """The site's hash is that of the zip; each network gets its own."""
     file = first_version(site)["files"][0]
     members = {"a-1000.pt": network_bytes(1), "steps/a-2000.pt": network_bytes(2, legacy=True)}
     junk = {"preview.png": b"\x89PNG", "readme.txt": b"x", "__MACOSX/._a-1000.pt": b"junk", "vae.pt": b"nothing"}
     give(site, file, zipped({**members, **junk}), "pack.zip")
-    (job,) = here.pull(f"model:{site.world.ids()[0]}")
+    (job,) = jobs_of(here, here.pull(f"model:{site.world.ids()[0]}"))
     assert job.state == "done"
-    assert {p.name: p.read_bytes() for p in here.installed().values()} == {
+    assert {p.name: p.read_bytes() for p in installed(here).values()} == {
         "a-1000.pt": members["a-1000.pt"],
         "a-2000.pt": members["steps/a-2000.pt"],
     }
     suffixes = {path.suffix for path in here.folder.iterdir()}
     assert suffixes <= {".pt", ".json", ".info", ".jpg", ".jpeg"}, "nothing else of the zip"
-    assert here.pull(f"model:{site.world.ids()[0]}") == [], "it is here already"
+    assert jobs_of(here, here.pull(f"model:{site.world.ids()[0]}")) == [], "it is here already"
 
 
-def test_trap_08_a_file_of_type_archive_may_hold_networks(sites: Sites, library: Library) -> None:
+def test_trap_08_a_file_of_type_archive_may_hold_networks(sites: Sites, session: FetchSession) -> None:
     model = sites.world.model(sites.world.find("archive")[0])
     (archive,) = (v for v in model["modelVersions"] if v["files"][0]["type"] == "Archive")
-    (job,) = library.pull(f"version:{archive['id']}")
+    (job,) = session.pull(f"version:{archive['id']}")
     assert job.state == "done"
-    assert len(library.installed()) == 2
+    assert len(installed(session)) == 2
 
 
 @pytest.mark.parametrize("name", AWKWARD.values(), ids=AWKWARD)
 def test_trap_09_a_file_of_any_name_is_installed_under_one_that_every_system_takes(
-    site: Sites, here: Library, name: str
+    site: Sites, here: FetchSession, name: str
 ) -> None:
     """The home holds more than the library: nothing may appear outside of it."""
     file = first_version(site)["files"][0]
@@ -142,17 +143,17 @@ def test_trap_09_a_file_of_any_name_is_installed_under_one_that_every_system_tak
     ],
 )
 def test_trap_09_names_that_some_disk_takes_for_one_get_different_stems(
-    site: Sites, here: Library, one: str, other: str
+    site: Sites, here: FetchSession, one: str, other: str
 ) -> None:
     ids = site.world.ids()[:2]
     for id, name in zip(ids, (one, other), strict=True):
         site.world.model(id)["modelVersions"][0]["files"][0]["name"] = name
         assert [job.state for job in here.pull(f"model:{id}")] == ["done"]
-    stems = [unicodedata.normalize("NFC", path.stem).casefold() for path in here.installed().values()]
+    stems = [unicodedata.normalize("NFC", path.stem).casefold() for path in installed(here).values()]
     assert len(set(stems)) == len(stems) == 2
 
 
-def test_trap_09_members_of_a_zip_stay_in_the_library_whatever_they_are_called(site: Sites, here: Library) -> None:
+def test_trap_09_members_of_a_zip_stay_in_the_library_whatever_they_are_called(site: Sites, here: FetchSession) -> None:
     names = [
         "../../up.pt",
         "/abs.pt",
@@ -169,7 +170,7 @@ def test_trap_09_members_of_a_zip_stay_in_the_library_whatever_they_are_called(s
     before = {path for path in here.folder.parent.rglob("*") if here.folder not in path.parents}
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert job.state == "done"
-    paths = set(here.installed().values())
+    paths = set(installed(here).values())
     assert len(paths) == len(names)
     assert all(path.parent == here.folder and re.fullmatch(r"\w[\w.-]*\.pt", path.name) for path in paths)
     assert not {path.stem.lower() for path in paths} & {"con", "none"}
@@ -181,7 +182,7 @@ def test_trap_09_members_of_a_zip_stay_in_the_library_whatever_they_are_called(s
     "name", ["Ink: wash, <etch>:2.pt", "a<b>.pt", "x:0.5.pt", "a, b (c:1.2) [d].pt", "<hypernet:x:1>.pt"]
 )
 def test_trap_10_a_prompt_can_say_every_installed_name_and_the_original_is_kept(
-    site: Sites, here: Library, name: str
+    site: Sites, here: FetchSession, name: str
 ) -> None:
     file = first_version(site)["files"][0]
     file["name"] = name

@@ -9,12 +9,13 @@ import pytest
 from fake_sites import Fault, Sites, World
 from fake_sites.messages import Request, Response, json_response
 from fast_clock import FastClock
-from fetching import EVERYTHING, Library
-from trapped import OpenLibrary, answering, in_list, listed
+from fetching import EVERYTHING, installed
+from trapped import OpenSession, answering, in_list, listed
 
 from hnetkit.errors import AuthRequired, Gone, RemoteError
 from hnetkit.sources.civitai import Civitai, Filters, is_past
 from hnetkit.sources.plan import Item, items_of
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.shapes import model_of
 
 
@@ -135,39 +136,39 @@ def test_trap_13_a_bad_token_is_anonymous_in_lists_and_found_out_by_asking_for_t
     ],
     ids=lambda value: value if isinstance(value, str) else f"{value.kind}-{dict(value.options)}",
 )
-def test_trap_13_refusals_are_told_apart(site: Sites, here: Library, fault: Fault, code: str) -> None:
+def test_trap_13_refusals_are_told_apart(site: Sites, here: FetchSession, fault: Fault, code: str) -> None:
     site.faults.add(fault)
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert (job.state, job.code) == ("failed", code)
-    assert not here.installed()
+    assert not installed(here)
 
 
-def test_trap_13_what_nobody_gets_is_not_a_matter_of_the_token(sites: Sites, library: Library) -> None:
+def test_trap_13_what_nobody_gets_is_not_a_matter_of_the_token(sites: Sites, session: FetchSession) -> None:
     for quirk in ("taken down", "generation only"):
-        (job,) = library.pull(f"model:{sites.world.find(quirk)[0]}")
+        (job,) = session.pull(f"model:{sites.world.find(quirk)[0]}")
         assert (job.state, job.code) == ("failed", "no-access")
     with pytest.raises(Gone):
-        library.pull(f"model:{sites.world.find('private')[0]}")
+        session.pull(f"model:{sites.world.find('private')[0]}")
 
 
-def test_trap_13_a_login_that_is_needed_is_said_with_the_way_to_it(site: Sites, open_library: OpenLibrary) -> None:
+def test_trap_13_a_login_that_is_needed_is_said_with_the_way_to_it(site: Sites, open_session: OpenSession) -> None:
     site.needs_token = True
-    (job,) = open_library(site, token="expired").pull(f"model:{site.world.ids()[0]}")
+    (job,) = open_session(site, token="expired").pull(f"model:{site.world.ids()[0]}")
     assert (job.state, job.code) == ("failed", "no-token")
 
 
 def test_trap_13_early_access_in_the_past_is_over_and_in_the_future_is_waited_for(
-    sites: Sites, library: Library
+    sites: Sites, session: FetchSession
 ) -> None:
     def items(quirk: str) -> list[Item]:
-        model = library.civitai.model(sites.world.find(quirk)[0])
-        return items_of(library.registry, model, all_versions=True)
+        model = session.civitai.model(sites.world.find(quirk)[0])
+        return items_of(session.registry, model, all_versions=True)
 
     assert {item.action for item in items("early access over")} == {"fetch"}
     (waiting,) = items("early access")
     assert (waiting.action, waiting.code) == ("skip", "early-access")
     assert waiting.not_before == "2099-01-01T00:00:00.000Z"
-    jobs = library.pull(f"model:{sites.world.find('early access over')[0]}", all_versions=True)
+    jobs = session.pull(f"model:{sites.world.find('early access over')[0]}", all_versions=True)
     assert {job.state for job in jobs} == {"done"}
 
 
@@ -198,7 +199,7 @@ def test_trap_14_a_version_without_a_time_is_older_than_any_with_one(time: Any) 
     assert model.versions[1].published_at is None
 
 
-def test_trap_14_a_model_without_any_time_is_fetched(site: Sites, here: Library) -> None:
+def test_trap_14_a_model_without_any_time_is_fetched(site: Sites, here: FetchSession) -> None:
     for version in site.world.model(site.world.ids()[0])["modelVersions"]:
         for key in ("publishedAt", "createdAt"):
             version[key] = None

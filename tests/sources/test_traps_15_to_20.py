@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 from fake_sites import Fault, Sites, World
 from fake_sites.messages import Response, html, json_response
-from fetching import Library
-from trapped import OpenLibrary, answering, everything_kept, first_version, listed
+from fetching import EVERYTHING, installed, jobs_of
+from trapped import OpenSession, answering, everything_kept, first_version, listed
 
 from hnetkit.errors import Archived, AuthRequired, Gone, NetworkFailed, RateLimited, RemoteError
 from hnetkit.sources import web
 from hnetkit.sources.civitai import Filters
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.sync import ask_about, updates
 
 LEVELS: list[tuple[dict[str, Any], bool]] = [
@@ -54,29 +55,33 @@ NONSENSE = {
 }
 
 
-def test_trap_15_the_newest_version_is_the_newest_by_date_wherever_it_stands(sites: Sites, library: Library) -> None:
+def test_trap_15_the_newest_version_is_the_newest_by_date_wherever_it_stands(
+    sites: Sites, session: FetchSession
+) -> None:
     data = sites.world.model(sites.world.find("out of order")[0])
     first, second = data["modelVersions"]
     assert first["publishedAt"] < second["publishedAt"]
-    (job,) = library.pull(f"model:{data['id']}")
+    (job,) = jobs_of(session, session.pull(f"model:{data['id']}"))
     assert job.key == f"civitai:{second['files'][0]['id']}"
 
 
-def test_trap_15_a_version_that_vanished_is_marked_and_its_file_stays(open_library: OpenLibrary) -> None:
+def test_trap_15_a_version_that_vanished_is_marked_and_its_file_stays(open_session: OpenSession) -> None:
     with Sites(World.make(6, plain=True)) as sites:
         id = next(m["id"] for m in sites.world.models if len(m["modelVersions"]) == 2)
-        library = open_library(sites)
-        library.pull(f"model:{id}", all_versions=True)
+        session = open_session(sites)
+        session.pull(f"model:{id}", all_versions=True)
         gone, kept = (version["id"] for version in sites.world.model(id)["modelVersions"])
         sites.world.remove_version(gone)
-        assert dict(ask_about(library.registry, library.civitai, library.clock, [str(id)])) == {str(id): "listed"}
-        rows = library.registry.catalogue.files("models.remote_id = ?", [str(id)])
+        assert dict(ask_about(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
+        rows = session.registry.catalogue.files("models.remote_id = ?", [str(id)])
         assert {row["version_id"]: row["version_state"] for row in rows} == {str(gone): "gone", str(kept): "listed"}
-        assert len(library.installed()) == 2
-        assert all(path.is_file() for path in library.installed().values())
+        assert len(installed(session)) == 2
+        assert all(path.is_file() for path in installed(session).values())
 
 
-def test_trap_15_an_empty_list_of_versions_is_a_fault_of_the_site_and_marks_nothing(site: Sites, here: Library) -> None:
+def test_trap_15_an_empty_list_of_versions_is_a_fault_of_the_site_and_marks_nothing(
+    site: Sites, here: FetchSession
+) -> None:
     id = site.world.ids()[0]
     here.pull(f"model:{id}")
     data = site.world.model(id)
@@ -88,10 +93,10 @@ def test_trap_15_an_empty_list_of_versions_is_a_fault_of_the_site_and_marks_noth
     assert {row["version_state"] for row in rows} == {"listed"}
 
 
-def test_trap_15_a_deleted_model_is_gone_and_an_archived_one_says_so(site: Sites, here: Library) -> None:
+def test_trap_15_a_deleted_model_is_gone_and_an_archived_one_says_so(site: Sites, here: FetchSession) -> None:
     deleted, archived, _ = site.world.ids()
-    here.sync()
-    files = set(here.installed().values())
+    here.sync(EVERYTHING, all_versions=True)
+    files = set(installed(here).values())
     site.world.remove(deleted)
     site.world.archive(archived)
     with pytest.raises(Gone) as caught:
@@ -101,28 +106,30 @@ def test_trap_15_a_deleted_model_is_gone_and_an_archived_one_says_so(site: Sites
         here.pull(f"model:{archived}")
     states = dict(ask_about(here.registry, here.civitai, here.clock, [str(deleted), str(archived)]))
     assert states == {str(deleted): "gone", str(archived): "archived"}
-    assert set(here.installed().values()) == files
+    assert set(installed(here).values()) == files
     assert all(path.is_file() for path in files)
     rows = here.registry.catalogue.files("models.remote_id = ?", [str(archived)])
     assert rows, "what is known of its files is kept"
 
 
-def test_trap_15_one_deleted_model_does_not_hide_the_updates_of_the_others(site: Sites, here: Library) -> None:
-    here.sync()
+def test_trap_15_one_deleted_model_does_not_hide_the_updates_of_the_others(site: Sites, here: FetchSession) -> None:
+    here.sync(EVERYTHING, all_versions=True)
     deleted, other, _ = site.world.ids()
     version = site.world.add_version(other)
     site.world.remove(deleted)
     assert [update.newest.version.id for update in updates(here.registry, here.civitai)] == [version["id"]]
 
 
-def test_trap_15_one_deleted_model_of_several_asked_for_does_not_hide_the_others(site: Sites, here: Library) -> None:
+def test_trap_15_one_deleted_model_of_several_asked_for_does_not_hide_the_others(
+    site: Sites, here: FetchSession
+) -> None:
     ids = site.world.ids()
     site.world.remove(ids[0])
     assert set(listed(here.civitai, Filters(ids=tuple(ids)))) == set(ids[1:])
 
 
 def test_trap_16_a_description_is_shown_without_tags_and_without_what_steers_a_terminal(
-    site: Sites, here: Library
+    site: Sites, here: FetchSession
 ) -> None:
     id = site.world.ids()[0]
     html = "<p>Soft &amp; wet.\x1b]0;owned\x07</p><script>x()</script><p>\x9b2J12k&nbsp;steps &#27;[31m</p>"
@@ -132,7 +139,7 @@ def test_trap_16_a_description_is_shown_without_tags_and_without_what_steers_a_t
     assert row["description"] == "Soft & wet.]0;owned\n2J12k steps [31m"
 
 
-def test_trap_16_raw_control_characters_in_json_are_read_and_not_shown(site: Sites, here: Library) -> None:
+def test_trap_16_raw_control_characters_in_json_are_read_and_not_shown(site: Sites, here: FetchSession) -> None:
     site.faults.add(Fault("K", "api", times=9))
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert site.faults.fired
@@ -152,7 +159,7 @@ def test_trap_17_an_answer_of_any_size_is_read_up_to_a_limit() -> None:
         listed(civitai)
 
 
-def test_trap_17_a_page_of_megabytes_is_read_and_its_json_is_kept_packed(site: Sites, here: Library) -> None:
+def test_trap_17_a_page_of_megabytes_is_read_and_its_json_is_kept_packed(site: Sites, here: FetchSession) -> None:
     id = site.world.ids()[0]
     image = first_version(site)["images"][0]
     image["meta"] = {"prompt": "harbour at night " * 200_000, "comfy": {"nodes": [{"id": n} for n in range(1000)]}}
@@ -165,7 +172,7 @@ def test_trap_17_a_page_of_megabytes_is_read_and_its_json_is_kept_packed(site: S
 
 
 def test_trap_17_an_answer_that_stalls_is_asked_for_again(
-    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+    site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web, "TIMEOUT_S", (1.0, 0.2))
     site.faults.add(Fault("F", "api", times=2, mode="stall", seconds=1.0, match="/api/v1/models"))
@@ -174,31 +181,31 @@ def test_trap_17_an_answer_that_stalls_is_asked_for_again(
     assert len([r for r in site.requests if r.path.endswith(f"/models/{site.world.ids()[0]}")]) == 3
 
 
-def test_trap_18_an_address_that_expires_is_kept_nowhere(site: Sites, home: Path, open_library: OpenLibrary) -> None:
+def test_trap_18_an_address_that_expires_is_kept_nowhere(site: Sites, home: Path, open_session: OpenSession) -> None:
     done, broken, _ = site.world.ids()
-    library = open_library(site)
-    library.pull(f"model:{done}")
+    session = open_session(site)
+    jobs_of(session, session.pull(f"model:{done}"))
     site.faults.add(Fault("E", "storage", times=50, after=2000))
-    (job,) = library.pull(f"model:{broken}")
+    (job,) = jobs_of(session, session.pull(f"model:{broken}"))
     assert (job.state, job.code) == ("failed", "network")
-    (note,) = library.folder.glob(".hnetkit-*.part.json")
+    (note,) = session.folder.glob(".hnetkit-*.part.json")
     assert json.loads(note.read_text())["key"] == job.key
     assert note.with_suffix("").stat().st_size > 0, "what came is there for the next time"
     kept = everything_kept(home) + "".join(
-        json.dumps(library.registry.catalogue.raw("civitai", str(id))) for id in (done, broken)
+        json.dumps(session.registry.catalogue.raw("civitai", str(id))) for id in (done, broken)
     )
     storage = site.storage_url.removeprefix("http://")
     for secret in ("X-Amz-", "Signature", f"{storage}/files", site.token):
         assert secret not in kept
     assert job.url == site.download_url(*map(int, re.findall(r"\d+", job.url.partition("/models/")[2])))
     site.clear()
-    (again,) = library.pull(f"model:{broken}")
+    (again,) = jobs_of(session, session.pull(f"model:{broken}"))
     assert again.state == "done"
     (request,) = [r for r in site.requests if r.origin == "storage" and r.path.startswith("/files/")]
     assert request.headers["range"].startswith("bytes=")
 
 
-def test_trap_19_a_picture_is_fetched_by_its_level_in_bits_or_in_words(open_library: OpenLibrary) -> None:
+def test_trap_19_a_picture_is_fetched_by_its_level_in_bits_or_in_words(open_session: OpenSession) -> None:
     with Sites(World.make(len(LEVELS), plain=True)) as sites:
         said: dict[str, tuple[dict[str, Any], bool]] = {}
         for model, level in zip(sites.world.models, LEVELS, strict=True):
@@ -207,22 +214,22 @@ def test_trap_19_a_picture_is_fetched_by_its_level_in_bits_or_in_words(open_libr
                     image.pop("nsfwLevel", None)
                     image |= {"type": "image", **level[0]}
                     said[str(image["id"])] = level
-        library = open_library(sites)
+        session = open_session(sites)
         for id in sites.world.ids():
-            library.pull(f"model:{id}")
+            session.pull(f"model:{id}")
         fetched = [said[Path(r.path).stem] for r in sites.requests if r.path.startswith("/images/")]
         assert [level for level, safe in fetched if not safe] == []
         assert {str(level) for level, _ in fetched} == {str(level) for level, safe in LEVELS if safe}
 
 
-def test_trap_19_pictures_of_any_level_come_to_who_asks_for_them(site: Sites, open_library: OpenLibrary) -> None:
+def test_trap_19_pictures_of_any_level_come_to_who_asks_for_them(site: Sites, open_session: OpenSession) -> None:
     for image in first_version(site)["images"]:
         image["nsfwLevel"] = 16
-    open_library(site, nsfw=True).pull(f"model:{site.world.ids()[0]}")
+    open_session(site, nsfw=True).pull(f"model:{site.world.ids()[0]}")
     assert [r for r in site.requests if r.path.startswith("/images/")]
 
 
-def test_trap_20_the_guards_403_is_not_about_who_asks(site: Sites, here: Library) -> None:
+def test_trap_20_the_guards_403_is_not_about_who_asks(site: Sites, here: FetchSession) -> None:
     site.faults.add(Fault("I", "api", times=50, status=403))
     with pytest.raises(NetworkFailed, match="guard") as caught:
         here.pull(f"model:{site.world.ids()[0]}")
@@ -230,7 +237,7 @@ def test_trap_20_the_guards_403_is_not_about_who_asks(site: Sites, here: Library
     assert len(site.requests) == 1, "asking on would make it worse"
 
 
-def test_trap_20_a_web_page_with_a_5xx_passes(site: Sites, here: Library) -> None:
+def test_trap_20_a_web_page_with_a_5xx_passes(site: Sites, here: FetchSession) -> None:
     for status in (500, 502, 503, 504, 520, 522, 524, 527):
         site.clear()
         site.faults.add(Fault("I", "api", times=3, status=status))

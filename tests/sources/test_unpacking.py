@@ -12,12 +12,13 @@ from pathlib import Path
 import networks
 import pytest
 from fake_sites import Sites, World
-from fetching import Library
+from fetching import installed
 
 from hnetkit.cli import run
 from hnetkit.errors import DamagedFile, DiskFull, HnetkitError, UnsafeFile
 from hnetkit.files import is_model_name
 from hnetkit.registry.jobs import Job
+from hnetkit.sources.session import FetchSession
 from hnetkit.sources.unpack import holds_models, unpacked
 
 METHODS = {"stored": 0, "deflate": 8, "bzip2": 12, "lzma": 14}
@@ -147,15 +148,15 @@ def test_an_archive_inside_of_an_archive_is_named_and_not_opened(
 # --- and what a person is told
 
 
-def pulled(library: Library, data: bytes) -> Job:
+def pulled(session: FetchSession, data: bytes) -> Job:
     with Sites(World.make(1), repos={"a/b": {"nets.zip": data}}) as sites:
         url = f"{sites.hub_url}/a/b/resolve/main/nets.zip"
-        (job,) = library.pull(url, sha256=hashlib.sha256(data).hexdigest())
+        (job,) = session.pull(url, sha256=hashlib.sha256(data).hexdigest())
     return job
 
 
 def test_a_network_that_is_damaged_in_an_archive_is_named_and_the_archive_kept(
-    inks: list[bytes], here: Library, capsys: pytest.CaptureFixture[str]
+    inks: list[bytes], here: FetchSession, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = zipped({"day.pt": inks[0], "night.pt": inks[1]}, zipfile.ZIP_LZMA)
     begin, end = data.index(b"night.pt"), data.index(b"PK\1\2")
@@ -166,7 +167,7 @@ def test_a_network_that_is_damaged_in_an_archive_is_named_and_the_archive_kept(
     (job,) = here.registry.jobs.rows()
     assert (job.state, job.code) == ("done", "partly")
     assert "night.pt: damaged" in str(job.reason)
-    assert [path.name for path in here.installed().values()] == ["day.pt"]
+    assert [path.name for path in installed(here).values()] == ["day.pt"]
     (kept,) = (here.folder / ".quarantine").glob("*.bad")
     assert kept.read_bytes() == data
     said = capsys.readouterr()
@@ -175,7 +176,9 @@ def test_a_network_that_is_damaged_in_an_archive_is_named_and_the_archive_kept(
     assert ".quarantine" in said.err
 
 
-def test_an_archive_of_nothing_but_damage_is_refused_and_says_what_was_in_it(inks: list[bytes], here: Library) -> None:
+def test_an_archive_of_nothing_but_damage_is_refused_and_says_what_was_in_it(
+    inks: list[bytes], here: FetchSession
+) -> None:
     data = zipped({"night.pt": inks[1]}, zipfile.ZIP_BZIP2)
     begin, end = data.index(b"night.pt"), data.index(b"PK\1\2")
     data[begin + 60 : end - 40] = b"\xff" * (end - begin - 100)

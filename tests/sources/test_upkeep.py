@@ -14,7 +14,7 @@ from pathlib import Path
 import networks
 import pytest
 from fake_sites import Fault, Sites, World
-from fetching import Library
+from fetching import EVERYTHING, installed
 from registry_rows import row
 
 import hnetkit
@@ -27,21 +27,22 @@ from hnetkit.sources.civitai import Filters
 from hnetkit.sources.identify import checkpoints, identify
 from hnetkit.sources.portable import exported, imported
 from hnetkit.sources.repair import damages, forget_moved, take_up
+from hnetkit.sources.session import FetchSession
 
 
 @pytest.fixture
-def mirror(open_library: Callable[..., Library]) -> Library:
+def mirror(open_session: Callable[..., FetchSession]) -> FetchSession:
     """A library that mirrors six models of a site that is not there any more."""
     with Sites(World.make(6, plain=True)) as sites:
-        library = open_library(sites)
-        library.sync()
-    return library
+        session = open_session(sites)
+        session.sync(EVERYTHING, all_versions=True)
+    return session
 
 
 def test_files_are_identified_all_in_one_request(
-    sites: Sites, open_library: Callable[..., Library], tmp_path: Path
+    sites: Sites, open_session: Callable[..., FetchSession], tmp_path: Path
 ) -> None:
-    library = open_library(sites)
+    session = open_session(sites)
     known = {}
     for number, (model, version, file) in enumerate(list(sites.world.files())[:5]):
         path = tmp_path / "mine" / f"{number}.pt"
@@ -49,30 +50,30 @@ def test_files_are_identified_all_in_one_request(
         path.write_bytes(sites.world.content(file["id"]))
         known[path] = (str(model["id"]), str(version["id"]))
     stranger = networks.network_file(tmp_path / "mine", "own.pt", seed=99)
-    list(scan(library.registry, [tmp_path / "mine"]))
+    list(scan(session.registry, [tmp_path / "mine"]))
     sites.clear()
-    found = {Path(row["path"]): row for row in identify(library.registry, library.civitai)}
+    found = {Path(row["path"]): row for row in identify(session.registry, session.civitai)}
     assert len([r for r in sites.requests if r.path.endswith("by-hash/ids")]) == 1
     assert found[stranger]["model_id"] is None
     for path in found.keys() - {stranger}:
         assert found[path]["model_id"] == known[path][0], path
         assert found[path]["model"]
     sites.clear()
-    list(identify(library.registry, library.civitai))
+    list(identify(session.registry, session.civitai))
     assert sites.requests == [], "what is known, and what was not found lately, is not asked again"
 
 
-def test_ten_thousand_hashes_are_one_request(sites: Sites, library: Library) -> None:
+def test_ten_thousand_hashes_are_one_request(sites: Sites, session: FetchSession) -> None:
     hashes = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(9_999)]
     file = next(f for _, _, f in sites.world.files() if f["hashes"].get("SHA256"))
     hashes.append(file["hashes"]["SHA256"].lower())
     sites.clear()
-    assert set(library.civitai.ids_by_hash(hashes)) == {hashes[-1]}
+    assert set(session.civitai.ids_by_hash(hashes)) == {hashes[-1]}
     assert len(sites.requests) == 1
 
 
 def test_a_converted_file_is_identified_as_what_it_was_converted_from(
-    sites: Sites, library: Library, tmp_path: Path
+    sites: Sites, session: FetchSession, tmp_path: Path
 ) -> None:
     _, _, file = next(
         entry for entry in sites.world.files() if entry[2]["hashes"].get("SHA256") and entry[2]["name"].endswith(".pt")
@@ -80,71 +81,71 @@ def test_a_converted_file_is_identified_as_what_it_was_converted_from(
     (tmp_path / "a.pt").write_bytes(sites.world.content(file["id"]))
     (tmp_path / "converted").mkdir()
     hnetkit.save(hnetkit.load(tmp_path / "a.pt"), tmp_path / "converted" / "a.safetensors")
-    list(scan(library.registry, [tmp_path / "converted"]))
-    (row,) = identify(library.registry, library.civitai)
+    list(scan(session.registry, [tmp_path / "converted"]))
+    (row,) = identify(session.registry, session.civitai)
     assert row["sha256"] == file["hashes"]["SHA256"].lower()
     assert row["model_id"] in {str(model["id"]) for model in sites.world.models}
 
 
 def test_the_checkpoint_that_networks_were_trained_on_is_looked_up_once(
-    sites: Sites, library: Library, tmp_path: Path
+    sites: Sites, session: FetchSession, tmp_path: Path
 ) -> None:
     networks.network_file(tmp_path / "nets" if (tmp_path / "nets").mkdir() is None else tmp_path, "a.pt")
-    list(scan(library.registry, [tmp_path / "nets"]))
+    list(scan(session.registry, [tmp_path / "nets"]))
     sites.clear()
-    (row,) = checkpoints(library.registry, library.civitai)
+    (row,) = checkpoints(session.registry, session.civitai)
     assert (row["checkpoint"], row["model_id"]) == ("d7049739", None)
     assert len(sites.requests) == 1
-    list(checkpoints(library.registry, library.civitai))
+    list(checkpoints(session.registry, session.civitai))
     assert len(sites.requests) == 1
 
 
 def test_what_is_missing_or_damaged_is_fetched_again_and_the_damaged_is_kept(
-    open_library: Callable[..., Library],
+    open_session: Callable[..., FetchSession],
 ) -> None:
     with Sites(World.make(6, plain=True)) as sites:
-        library = open_library(sites)
-        library.sync()
-        first, second, *others = sorted(library.installed().values())
+        session = open_session(sites)
+        session.sync(EVERYTHING, all_versions=True)
+        first, second, *others = sorted(installed(session).values())
         digests = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (first, second)}
         first.unlink()
         data = bytearray(second.read_bytes())
         data[-200] ^= 1
         second.write_bytes(data)
-        found = {damage.path: damage for damage in damages(library.registry)}
+        found = {damage.path: damage for damage in damages(session.registry)}
         assert {path: damage.what for path, damage in found.items()} == {str(first): "missing", str(second): "corrupt"}
-        jobs = library.run([take_up(library.registry, damage) for damage in found.values()])
+        jobs = session.run([take_up(session.registry, damage) for damage in found.values()])
         assert {job.state for job in jobs} == {"done"}
         assert {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in digests} == digests
-        assert [bad.read_bytes() for bad in (library.folder / ".quarantine").glob("*.bad")] == [bytes(data)]
-        assert list(damages(library.registry)) == []
+        assert [bad.read_bytes() for bad in (session.folder / ".quarantine").glob("*.bad")] == [bytes(data)]
+        assert list(damages(session.registry)) == []
         assert others
 
 
 def test_sidecars_and_a_preview_lie_beside_what_was_installed_and_a_persons_own_stay(
-    open_library: Callable[..., Library],
+    open_session: Callable[..., FetchSession],
 ) -> None:
     with Sites(World.make(4, plain=True)) as sites:
-        library = open_library(sites)
-        (item,) = [item for item in library.plan().items if item.version.images][:1]
-        library.folder.mkdir()
+        session = open_session(sites)
+        (item,) = [item for item in session.plan(EVERYTHING, all_versions=True).items if item.version.images][:1]
+        session.folder.mkdir()
         stem = item.file.name.rsplit(".", 1)[0]
-        (library.folder / f"{stem}.json").write_text('{"notes": "mine", "preferred weight": 0.4, "extra": 1}')
-        library.sync()
-    info = json.loads((library.folder / f"{stem}.civitai.info").read_text())
+        (session.folder / f"{stem}.json").write_text('{"notes": "mine", "preferred weight": 0.4, "extra": 1}')
+        session.sync(EVERYTHING, all_versions=True)
+    info = json.loads((session.folder / f"{stem}.civitai.info").read_text())
     assert (info["id"], info["modelId"]) == (item.version.id, item.model.id)
     assert info["model"]["type"] == "Hypernetwork"
-    merged = json.loads((library.folder / f"{stem}.json").read_text())
+    merged = json.loads((session.folder / f"{stem}.json").read_text())
     assert (merged["notes"], merged["preferred weight"], merged["extra"]) == ("mine", 0.4, 1)
-    for path in library.folder.glob("*.preview.*"):
+    for path in session.folder.glob("*.preview.*"):
         assert path.suffix == (".png" if path.read_bytes().startswith(b"\x89PNG") else ".jpeg")
-    assert list(library.folder.glob("*.preview.*"))
+    assert list(session.folder.glob("*.preview.*"))
 
 
-def test_no_picture_above_pg13_comes_unless_asked_for(open_library: Callable[..., Library]) -> None:
+def test_no_picture_above_pg13_comes_unless_asked_for(open_session: Callable[..., FetchSession]) -> None:
     with Sites(World.make(39)) as sites:
-        library = open_library(sites)
-        library.sync()
+        session = open_session(sites)
+        session.sync(EVERYTHING, all_versions=True)
         levels = {
             i["url"].split("/")[-1]: i.get("nsfwLevel")
             for m in sites.world.models
@@ -167,7 +168,7 @@ def test_a_scan_reads_what_other_programs_left_beside_the_files(tmp_path: Path, 
         assert said == {"preferred_weight": 0.7, "notes": "for hair"}
 
 
-def test_what_is_known_travels_as_json_lines(mirror: Library, tmp_path: Path) -> None:
+def test_what_is_known_travels_as_json_lines(mirror: FetchSession, tmp_path: Path) -> None:
     with mirror.registry.write():
         row = mirror.registry.networks.rows()[0]
         mirror.registry.networks.add_tags(row["id"], ["anime", "ink"])
@@ -392,14 +393,14 @@ def test_a_network_on_many_lines_is_looked_up_by_its_hash_alone(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("lines", [[], ["\n", "  \n"]])
-def test_a_file_with_nothing_in_it_is_no_export(lines: list[str], open_library: Callable[..., Library]) -> None:
+def test_a_file_with_nothing_in_it_is_no_export(lines: list[str], open_session: Callable[..., FetchSession]) -> None:
     with Sites(World.make(1)) as sites, pytest.raises(HnetkitError, match="it is empty"):
-        imported(open_library(sites).registry, lines)
+        imported(open_session(sites).registry, lines)
 
 
-def test_what_could_not_be_fetched_again_is_still_missing_for_the_next_repair(site: Sites, here: Library) -> None:
-    here.sync()
-    lost, *_ = sorted(here.installed().values())
+def test_what_could_not_be_fetched_again_is_still_missing_for_the_next_repair(site: Sites, here: FetchSession) -> None:
+    here.sync(EVERYTHING, all_versions=True)
+    lost, *_ = sorted(installed(here).values())
     lost.unlink()
     site.faults.add(Fault("N", "api", times=1, status=410))
     for state in ("failed", "done"):
@@ -411,9 +412,9 @@ def test_what_could_not_be_fetched_again_is_still_missing_for_the_next_repair(si
     assert list(damages(here.registry)) == []
 
 
-def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: Library, tmp_path: Path) -> None:
-    here.sync()
-    moved, *_ = sorted(here.installed().values())
+def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: FetchSession, tmp_path: Path) -> None:
+    here.sync(EVERYTHING, all_versions=True)
+    moved, *_ = sorted(installed(here).values())
     (tmp_path / "mine").mkdir()
     moved.rename(tmp_path / "mine" / moved.name)
     list(scan(here.registry, [tmp_path / "mine"]))
@@ -426,10 +427,10 @@ def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: Lib
 
 
 def test_repair_brings_no_other_content_than_was_there(
-    site: Sites, here: Library, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    site: Sites, here: FetchSession, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    here.sync()
-    sha256, lost = sorted(here.installed().items())[0]
+    here.sync(EVERYTHING, all_versions=True)
+    sha256, lost = sorted(installed(here).items())[0]
     lost.unlink()
     for _, _, file in list(site.world.files()):
         site.world.replace_file(file["id"])
@@ -466,10 +467,10 @@ def test_taking_up_what_is_missing_takes_as_long_for_each_in_a_large_library(tmp
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a right")
 def test_a_link_that_a_person_put_in_the_place_of_a_file_is_kept_and_leads_where_it_led(
-    site: Sites, here: Library, tmp_path: Path
+    site: Sites, here: FetchSession, tmp_path: Path
 ) -> None:
-    here.sync()
-    path = next(iter(here.installed().values()))
+    here.sync(EVERYTHING, all_versions=True)
+    path = next(iter(installed(here).values()))
     mine = tmp_path / "mine" / "my.pt"
     mine.parent.mkdir()
     mine.write_bytes(b"my own work")

@@ -8,23 +8,23 @@ from __future__ import annotations
 import sys
 
 from fast_clock import FastClock
-from fetching import Library
+from fetching import EVERYTHING
 
-from hnetkit import paths
-from hnetkit.registry import Registry
+from hnetkit.cli.ending import stopping_on_signals
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.pace import Stopped
+from hnetkit.sources.session import FetchSession
 
 
 def main() -> int:
     """Returns 0 when everything came or was refused for good, 1 where something failed, else the code of a signal."""
     clock = FastClock()
-    with Registry(paths.registry_file()) as registry:
-        civitai = Civitai(clock, base=sys.argv[1], token=sys.argv[2])
-        library = Library(registry, paths.library_folder(), clock, civitai)
+    civitai = Civitai(clock, base=sys.argv[1], token=sys.argv[2])
+    with FetchSession(clock=clock, site=civitai) as session:
         print("began", flush=True)
         try:
-            jobs = library.sync()
+            with stopping_on_signals(clock):
+                jobs = session.sync(EVERYTHING, all_versions=True)
         except Stopped as stopped:
             return stopped.exit_code
     print({state: sum(job.state == state for job in jobs) for state in {job.state for job in jobs}}, flush=True)

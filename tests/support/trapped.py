@@ -16,11 +16,12 @@ from fake_sites.contents import Facts, Recipe
 from fake_sites.messages import Ledger, Request, Response
 from fake_sites.server import Origin as Server
 from fast_clock import FastClock
-from fetching import EVERYTHING, Library
+from fetching import EVERYTHING, installed
 
 from hnetkit.sources.civitai import Civitai, Filters
+from hnetkit.sources.session import FetchSession
 
-OpenLibrary = Callable[..., Library]
+OpenSession = Callable[..., FetchSession]
 
 
 def first_version(site: Sites, quirk: str | None = None) -> dict[str, Any]:
@@ -69,8 +70,8 @@ def answering(answer: Callable[[Request], Response]) -> Iterator[tuple[Civitai, 
         server.close()
 
 
-def only_path(library: Library) -> Path:
-    (path,) = library.installed().values()
+def only_path(session: FetchSession) -> Path:
+    (path,) = installed(session).values()
     return path
 
 
