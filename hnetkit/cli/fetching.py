@@ -185,8 +185,8 @@ def item_row(item: Item) -> Row:
 
 def _job_row(registry: Registry, job: Job) -> Row:
     with registry.write():
-        installs = registry.jobs.installs("job_id = ? AND kind = 'network'", [job.id])
-        listed = registry.catalogue.files("remote_files.id = ?", [job.remote_file_id]) if job.remote_file_id else []
+        installs = registry.jobs.installs(job=job.id, kind="network")
+        listed = [registry.catalogue.file(job.remote_file_id)] if job.remote_file_id else []
     about = listed[0] if listed else {}
     had = job.state == "done" and job.code == "had"
     return {

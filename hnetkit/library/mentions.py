@@ -61,16 +61,18 @@ def find_mentioned(registry: Registry, name: str, digits: str | None) -> Held:
 
 def _of_hash(registry: Registry, digits: str) -> Iterator[tuple[Row, bool]]:
     """Yields the files of a hash, and whether only their own word speaks for it."""
-    usable = "files.content_hash NOTNULL AND files.state = 'present'"
+    files = registry.files
     # a stranger can make a file of any old hash, which is that of 64 kB
-    for known_by in ("substr(files.sha256, 1, ?) = ?", "? = 8 AND files.autov1 = ?"):
-        for row in registry.files.rows(f"{usable} AND {known_by}", [len(digits), digits]):
+    for row in (*files.with_hash(sha256=digits), *files.with_hash(autov1=digits)):
+        if row["state"] == "present":
             yield row, False
-    for row in registry.files.rows(f"{usable} AND files.format = 'safetensors'"):
+    for row in files.of_networks():
+        if row["state"] != "present" or row["format"] != "safetensors":
+            continue
         original = _source_sha256(row["path"], row["sha256"]) or ""
         if original.startswith(digits):
-            same = registry.files.rows("files.sha256 = ? AND files.content_hash = ?", [original, row["content_hash"]])
-            yield row, not list(same)
+            same = (row["content_hash"] == known["content_hash"] for known in files.with_hash(sha256=original))
+            yield row, not any(same)
 
 
 @functools.lru_cache(maxsize=65_536)  # a picture may name many networks, and each is compared with every file

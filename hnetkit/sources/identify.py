@@ -13,6 +13,7 @@ from hnetkit.formats import load
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Filters
 from hnetkit.sources.pages import BadRecord
+from hnetkit.sources.record import SOURCE
 from hnetkit.sources.shapes import id_of
 from hnetkit.sources.sync import alone, store
 
@@ -32,7 +33,7 @@ def identify(
         again: ask also about what the site did not know lately.
         failed: gets the models of which the site's record cannot be used.
     """
-    files = registry.files.rows("files.content_hash NOTNULL AND files.state = 'present'")
+    files = [row for row in registry.files.of_networks() if row["state"] == "present"]
     asked = {row["id"]: _known_as(row) for row in files}
     known = registry.catalogue.lookups()
     unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
@@ -44,7 +45,7 @@ def identify(
     _fetch_records(registry, civitai, [] if failed is None else failed)
     known = registry.catalogue.lookups()
     names = _names(registry)
-    trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.rows("sd_checkpoint NOTNULL")}
+    trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.with_checkpoint()}
     for row in files:
         answer = known[asked[row["id"]]]
         yield {
@@ -74,7 +75,7 @@ def _is_due(answer: Row | None) -> bool:
 
 def _fetch_records(registry: Registry, civitai: Civitai, failed: list[BadRecord]) -> None:
     """Gets what the site says of models that it recognised and that the catalogue lacks."""
-    have = {row["remote_id"] for row in registry.catalogue.models("source = 'civitai'")}
+    have = {row["remote_id"] for row in registry.catalogue.models(source=SOURCE)}
     wanted = {answer["model_id"] for answer in registry.catalogue.lookups().values() if answer["model_id"]} - have
     ids = tuple(sorted(filter(None, map(id_of, wanted))))
     for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
@@ -82,7 +83,7 @@ def _fetch_records(registry: Registry, civitai: Civitai, failed: list[BadRecord]
 
 
 def _names(registry: Registry) -> dict[str, Row]:
-    rows = registry.catalogue.files("models.source = 'civitai'")
+    rows = registry.catalogue.files(source=SOURCE)
     return {row["version_id"]: {key: row[key] for key in ("model", "version", "creator")} for row in rows}
 
 
@@ -94,7 +95,7 @@ def checkpoints(registry: Registry, civitai: Civitai, failed: list[BadRecord] | 
     """
     failed = [] if failed is None else failed
     trained: dict[str, str | None] = {}
-    for row in registry.networks.rows("sd_checkpoint NOTNULL"):
+    for row in registry.networks.with_checkpoint():
         trained.setdefault(row["sd_checkpoint"].lower(), row["sd_checkpoint_name"])
     known = registry.catalogue.lookups()
     for digits, name in sorted(trained.items()):

@@ -87,7 +87,7 @@ def test_a_renamed_file_keeps_its_tags_note_and_alias(registry: Registry, librar
     assert changes(registry) == [("missing", "ink.pt"), ("new", "pen.pt")]
     found = resolve(registry, "lines")
     assert found.path == library / "deep" / "pen.pt"
-    (row,) = registry.networks.rows("content_hash = ?", [found.content_hash])
+    (row,) = registry.networks.of_contents([found.content_hash])
     assert (row["tags"], row["note"]) == (["anime"], "best at 0.6")
     assert resolve(registry, "pen") == found
 
@@ -99,7 +99,7 @@ def test_a_disk_that_is_gone_makes_files_missing_and_back_again(registry: Regist
     found = changes(registry)
     assert ("unread", "library") in found
     assert [what for what, _ in found].count("missing") == 5
-    assert len(registry.files.rows("files.state = 'missing'")) == 5
+    assert len(registry.files.missing()) == 5
     library.with_name("elsewhere").rename(library)
     assert [what for what, _ in changes(registry)] == ["returned"] * 5
     assert state(registry) == before
@@ -181,7 +181,7 @@ def test_rehashing_tells_rot_from_replacement(registry: Registry, library: Path)
     (library / "page.pt").unlink()
     found = sorted((change.what, Path(change.path).name) for change in recheck(registry))
     assert found == [("changed", "glow.pt"), ("corrupt", "ink.pt"), ("missing", "page.pt")]
-    assert [Path(row["path"]).name for row in registry.files.rows("files.state = 'corrupt'")] == ["ink.pt"]
+    assert [Path(row["path"]).name for row in registry.files.rows() if row["state"] == "corrupt"] == ["ink.pt"]
 
 
 def test_a_root_inside_a_root_takes_its_files_along(registry: Registry, library: Path) -> None:

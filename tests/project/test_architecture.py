@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -141,6 +142,40 @@ def test_nobody_imports_the_command_line() -> None:
     for dotted, path in modules():
         if room_of(dotted) not in ("cli", "__main__"):
             assert not any(name.startswith("hnetkit.cli") for name in imports(path)), dotted
+
+
+SQL = re.compile(
+    r"\b(SELECT|WHERE|NOTNULL|NOT NULL|IS NULL|ORDER BY|INSERT INTO|DELETE FROM|PRAGMA)\b|= \?|\bIN \("
+    r"|\b(files|networks|models|versions|remote_files|jobs|installs|links)\.\w+ (=|!=|<|>|IN|NOT|LIKE|GLOB)"
+)
+
+
+def test_the_registry_takes_no_sql() -> None:
+    for dotted, path in modules():
+        if room_of(dotted) == "registry":
+            for where, function in public_functions(ast.parse(path.read_text(encoding="utf-8")), dotted):
+                taken = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
+                assert not taken & {"sql", "where", "condition", "order", "parameters", "select", "statement"}, where
+
+
+def test_no_sql_is_written_outside_of_the_registry() -> None:
+    for dotted, path in modules():
+        if room_of(dotted) != "registry":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+                assert not SQL.search(text), f"{dotted}: {text}"
+                assert not (isinstance(node, ast.Attribute) and node.attr == "_db"), dotted
+
+
+def public_functions(tree: ast.AST, inside: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function and method, with its dotted name, in which no part is private; `__init__` is not."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not re.match(r"_(?!_)", node.name):
+            name = f"{inside}.{node.name}"
+            if isinstance(node, ast.FunctionDef):
+                yield name, node
+            else:
+                yield from public_functions(node, name)
 
 
 def test_no_file_is_given_to_pickle_or_torch_load() -> None:

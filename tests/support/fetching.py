@@ -34,4 +34,4 @@ class Library(Desk):
 
     def installed(self) -> dict[str, Path]:
         """sha256 -> path of every network that hnetkit installed."""
-        return {row["sha256"]: Path(row["path"]) for row in self.registry.jobs.installs("kind = 'network'")}
+        return {row["sha256"]: Path(row["path"]) for row in self.registry.jobs.installs(kind="network")}
