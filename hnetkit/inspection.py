@@ -67,7 +67,7 @@ class Examination:
 
 _NETWORK_KEYS = (
     *("widths", "layer_structure", "activation", "layer_norm", "activate_output", "dropout", "dtype"),
-    *("parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata"),
+    *("parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata", "source_sha256"),
 )
 
 
@@ -90,6 +90,7 @@ def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
         "sd_checkpoint": _text(net.metadata.get("sd_checkpoint")),
         "sd_checkpoint_name": _text(net.metadata.get("sd_checkpoint_name")),
         "metadata": dict(net.metadata),
+        "source_sha256": net.source_sha256,
         "warnings": list(net.warnings),
     }
 

@@ -15,7 +15,8 @@ from sqlite_utils import Database
 from hnetkit.registry.json_columns import COLUMNS, broken, from_json, is_sound, to_json
 
 Row = dict[str, Any]
-_KINDS = {"size_bytes": ("integer", int), "sha256": ("text", str | None)}  # what SQLite takes anything else for, too
+_TEXT = ("text", str | None)
+_KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite takes anything else, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +134,12 @@ class Files:
             path: below the root.
             mtime_ns: of the bytes that were read.
             reader_version: of the reader that read them.
-            row: an examination (`hnetkit.inspection.Examination.as_row`); under `sidecars` what lies beside the file.
+            row: an examination (`hnetkit.inspection.Examination.as_row`); under `sidecars` what lies beside the file,
+                under `source_sha256` what it says itself that it was converted from.
         """
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
+            "source_sha256": row.get("source_sha256"),
             "root_id": root.id,
             "path": to_column(path),
             "stem": text_of(PurePath(path).stem),
@@ -211,7 +214,12 @@ class Files:
         return self._rows(f"files.content_hash IN ({known_so})", [text_of(alias)])
 
     def with_hash(
-        self, *, content: str | None = None, sha256: str | None = None, autov1: str | None = None
+        self,
+        *,
+        content: str | None = None,
+        sha256: str | None = None,
+        autov1: str | None = None,
+        source_sha256: str | None = None,
     ) -> list[Row]:
         """Returns the files of networks that are known by any of these hashes.
 
@@ -219,9 +227,15 @@ class Files:
             content: first digits of the content hash, those behind ``h1:``.
             sha256: first digits of that of the whole file.
             autov1: A1111's old hash, all 8 digits.
+            source_sha256: first digits of that of the file that it was converted from. A file says so itself, and
+                anybody can write one that says it falsely.
         """
-        begun = {"files.content_hash": content and f"h1:{content}", "files.sha256": sha256}
-        wanted = {f"{column} >= ? AND {column} < ? || 'g'": [d, d] for column, d in begun.items() if d is not None}
+        begun = {"content_hash": content and f"h1:{content}", "sha256": sha256, "source_sha256": source_sha256}
+        wanted = {
+            f"files.{column} >= ? AND files.{column} < ? || 'g'": [digits, digits]  # as an index can tell it
+            for column, digits in begun.items()
+            if digits is not None
+        }
         if autov1 is not None:
             wanted["files.autov1 = ?"] = [autov1]
         known_so = " OR ".join(wanted) or "0"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import AmbiguousName, HnetkitError
-from hnetkit.formats import load
 from hnetkit.library.resolve import resolve
 from hnetkit.registry.store import Registry
 
@@ -66,19 +64,7 @@ def _of_hash(registry: Registry, digits: str) -> Iterator[tuple[Row, bool]]:
     for row in (*files.with_hash(sha256=digits), *files.with_hash(autov1=digits)):
         if row["state"] == "present":
             yield row, False
-    for row in files.of_networks():
-        if row["state"] != "present" or row["format"] != "safetensors":
-            continue
-        original = _source_sha256(row["path"], row["sha256"]) or ""
-        if original.startswith(digits):
-            same = (row["content_hash"] == known["content_hash"] for known in files.with_hash(sha256=original))
-            yield row, not any(same)
-
-
-@functools.lru_cache(maxsize=65_536)  # a picture may name many networks, and each is compared with every file
-def _source_sha256(path: str, sha256: str) -> str | None:
-    """The sha256 of the file that this one was converted from, as its header says."""
-    try:
-        return load(path).source_sha256
-    except HnetkitError:
-        return None
+    for row in files.with_hash(source_sha256=digits):
+        if row["state"] == "present":
+            originals = files.with_hash(sha256=row["source_sha256"])
+            yield row, row["content_hash"] not in {known["content_hash"] for known in originals}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from hnetkit.errors import Gone
-from hnetkit.formats import load
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Filters
 from hnetkit.sources.pages import BadRecord
@@ -60,10 +58,7 @@ def identify(
 
 def _known_as(row: Row) -> str:
     """The hash by which the site may know a file."""
-    if row["format"] == "safetensors":
-        with contextlib.suppress(Exception):  # whatever is wrong with one file, the others are asked about
-            return load(row["path"]).source_sha256 or str(row["sha256"])
-    return str(row["sha256"])
+    return str(row["source_sha256"] or row["sha256"])
 
 
 def _is_due(answer: Row | None) -> bool:

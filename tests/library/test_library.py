@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import networks
 import pytest
 
+import hnetkit
 from hnetkit.errors import AmbiguousName, NotFound
 from hnetkit.library.resolve import resolve
 from hnetkit.library.scan import recheck, scan
@@ -67,6 +71,25 @@ def test_a_second_scan_reads_nothing(registry: Registry, library: Path, monkeypa
     for path in library.rglob("*.pt"):
         path.chmod(0)
     assert changes(registry) == []
+
+
+def test_what_an_older_registry_does_not_know_of_converted_files_a_scan_reads_once(tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    folder.mkdir()
+    former = networks.network_file(folder, "former.pt")
+    hnetkit.save(hnetkit.load(former), folder / "wash.safetensors")
+    with Registry(tmp_path / "registry.db") as registry:
+        changes(registry, folder)
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:  # as the fourth schema had it
+        connection.executescript(
+            "DROP INDEX files_by_source; ALTER TABLE files DROP COLUMN source_sha256; PRAGMA user_version = 4;"
+            "DELETE FROM _sqlite_migrations WHERE name = 'm005_sources_of_conversions'"
+        )
+    with Registry(tmp_path / "registry.db") as registry:
+        assert changes(registry) == [("changed", "wash.safetensors")]
+        (found,) = registry.files.with_hash(source_sha256=hashlib.sha256(former.read_bytes()).hexdigest()[:10])
+        assert found["stem"] == "wash"
+        assert changes(registry) == []
 
 
 def test_a_changed_file_is_read_again_and_a_touched_one_keeps_its_content(registry: Registry, library: Path) -> None:
