@@ -20,6 +20,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "errors": ("text",),
     "paths": ("errors",),
     "files": ("errors",),
+    "tokens": ("errors",),
+    "hub": ("errors", "files", "tokens"),
     "limits": ("errors", "files"),
     "images": ("errors", "files"),
     "settings": ("errors", "files", "limits", "paths"),
@@ -31,12 +33,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "registry": ("errors", "limits", "text"),
     "kernels": ("errors",),
     "library": ("errors", "text", "files", "limits", "paths", "hashes", "formats", "inspection", "registry"),
-    "sources": ("errors", "text", "paths", "files", "limits", "hashes", "formats", "inspection", "registry", "library"),
+    "sources": (
+        *("errors", "text", "paths", "files", "limits", "tokens", "hub", "hashes", "formats", "inspection"),
+        *("registry", "library"),
+    ),
     "prompts": ("errors", "limits"),
-    "runtime": ("errors", "network", "formats", "kernels"),
+    "runtime": ("errors", "hub", "network", "formats", "kernels"),
     "demo": ("errors",),
     "generate": (
-        *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats"),
+        *("errors", "paths", "files", "limits", "hub", "images", "settings", "network", "hashes", "formats"),
         *("text", "registry", "library", "prompts", "runtime", "demo"),
     ),
     "train": (

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import doctest
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fake_sites import Sites
 from networks import network_file
 from pipelines import tiny_sd
 
@@ -15,7 +17,13 @@ import hnetkit
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 
 
-def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def hub() -> Iterator[Sites]:
+    with Sites() as sites:
+        yield sites
+
+
+def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, hub: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_sd().save_pretrained(tmp_path / "sd-1.5")
     network_file(tmp_path, "style.pt", widths=(8, 20, 24), activation="relu", seed=1)
     hnetkit.save(
@@ -26,6 +34,10 @@ def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: 
         network_file(tmp_path / "hypernetworks", f"{name}.pt", seed=seed)
     (tmp_path / "webui").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_ENDPOINT", hub.hub_url)
+    hub.hub.add("someone/styles", {f"{name}.pt": (tmp_path / "other.pt").read_bytes() for name in ("ink", "pen")})
     blocks = re.findall(r"^```pycon\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     test = doctest.DocTestParser().get_doctest("".join(blocks), {}, PAGE.name, str(PAGE), 0)
     output: list[str] = []
