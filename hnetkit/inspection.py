@@ -31,7 +31,7 @@ class Examination:
         reason: why it is refused or what it is instead, one line; None for a usable network.
         refusal: the same as an error with its exit code and hint.
         hashes: None where they were not asked for, and for a file of hardly anything but holes.
-        network: what it holds, None where there is no usable network; its file is closed, so its tensors are gone.
+        network: what it holds, None where there is no usable network; once its file is closed its tensors are gone.
         facts: of the network, as JSON-able values.
     """
 
@@ -67,7 +67,7 @@ class Examination:
 
 _NETWORK_KEYS = (
     *("widths", "layer_structure", "activation", "layer_norm", "activate_output", "dropout", "dtype"),
-    *("parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata"),
+    *("parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata", "source_sha256"),
 )
 
 
@@ -90,6 +90,7 @@ def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
         "sd_checkpoint": _text(net.metadata.get("sd_checkpoint")),
         "sd_checkpoint_name": _text(net.metadata.get("sd_checkpoint_name")),
         "metadata": dict(net.metadata),
+        "source_sha256": net.source_sha256,
         "warnings": list(net.warnings),
     }
 
@@ -136,8 +137,20 @@ def examine(
         NotFound: no such file.
         FileRefused: it cannot be opened, or changed meanwhile.
     """
+    with OpenFile(path, before_read=before_read) as file:
+        return examine_open(file, hashes=hashes, sha256=sha256, known=known)
+
+
+def examine_open(
+    file: OpenFile, *, hashes: bool = True, sha256: str | None = None, known: KnownHashes | None = None
+) -> Examination:
+    """Returns what is in a file that is open already; see `examine`.
+
+    Raises:
+        FileRefused: it changed meanwhile.
+    """
     known = known or KnownHashes()
-    with OpenFile(path, before_read=before_read) as file, nothing_unforeseen(file):
+    with nothing_unforeseen(file):
         found = look(file)
         wanted = hashes and not is_sparse(file)
         try:

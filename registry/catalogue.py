@@ -132,12 +132,52 @@ class Catalogue:
 
     # --- looking up
 
-    def files(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Row]:
-        """Returns files with all that is known of their versions and models; `where` is SQL of this package."""
+    def files(self, *, source: str | None = None, here: bool = False) -> list[Row]:
+        """Returns files with all that is known of their versions and models.
+
+        Args:
+            source: the site that lists them; None is every site.
+            here: only those that the library has, by their hash.
+        """
+        present = "remote_files.sha256 IN (SELECT sha256 FROM files WHERE state = 'present')" if here else "1"
+        return self._files(f"models.source = coalesce(?, models.source) AND {present}", [source])
+
+    def file(self, id: int) -> Row:
+        """Returns the file with this row's number, as `files` does."""
+        (row,) = self._files("remote_files.id = ?", [id])
+        return row
+
+    def files_with(self, sha256s: Iterable[str]) -> list[Row]:
+        """Returns what sites say of files with these hashes, as `files` does; one of each version."""
+        wanted = list(sha256s)
+        marks = ",".join("?" * len(wanted))
+        looked_up = f"SELECT version_id FROM lookups WHERE sha256 IN ({marks})"
+        rows = self._files(
+            f"remote_files.sha256 IN ({marks}) OR versions.remote_id IN ({looked_up})", [*wanted, *wanted]
+        )
+        return list({(row["source"], row["version_id"]): row for row in rows}.values())
+
+    def models(self, *, source: str | None = None) -> list[Row]:
+        """Returns all models, or those of one site, as rows without their raw JSON."""
+        return self._models("source = coalesce(?, source)", [source])
+
+    def model(self, source: str, remote_id: str) -> Row | None:
+        """Returns the model that a site knows by this number or name, as `models` does; None where it is not known."""
+        return next(iter(self._models("source = ? AND remote_id = ?", [source, remote_id])), None)
+
+    def listed_models(self, source: str, *, not_seen: tuple[str, str]) -> list[Row]:
+        """Returns the models of a site that were listed when they were last seen, as `models` does.
+
+        Args:
+            not_seen: two times, ISO 8601; they were seen last before the first, or after the second.
+        """
+        return self._models("source = ? AND state = 'listed' AND last_seen NOT BETWEEN ? AND ?", [source, *not_seen])
+
+    def _files(self, where: str, parameters: list[Any]) -> list[Row]:
         models: dict[int, Row] = {}
         versions: dict[int, Row] = {}
         rows = []
-        cursor = self._db.execute(f"{_FILES} WHERE {where} ORDER BY remote_files.id", list(parameters))
+        cursor = self._db.execute(f"{_FILES} WHERE {where} ORDER BY remote_files.id", parameters)
         names = [column[0] for column in cursor.description][2:]
         for model, version, *values in cursor.fetchall():
             if model not in models:
@@ -148,15 +188,9 @@ class Catalogue:
             rows.append({**models[model], **versions[version], **_from_columns(file, str(file["file_name"]))})
         return rows
 
-    def files_with(self, sha256s: Iterable[str]) -> list[Row]:
-        """Returns what sites say of files with these hashes, as `files` does; one of each version."""
-        wanted = list(sha256s)
-        marks = ",".join("?" * len(wanted))
-        looked_up = f"SELECT version_id FROM lookups WHERE sha256 IN ({marks})"
-        rows = self.files(
-            f"remote_files.sha256 IN ({marks}) OR versions.remote_id IN ({looked_up})", [*wanted, *wanted]
-        )
-        return list({(row["source"], row["version_id"]): row for row in rows}.values())
+    def _models(self, where: str, parameters: list[Any]) -> list[Row]:
+        rows = self._rows(f"SELECT * FROM models WHERE {where} ORDER BY id", parameters)
+        return [{name: value for name, value in row.items() if name != "raw"} for row in rows]
 
     def file_rows(self, source: str, model: str) -> dict[tuple[str, str], int]:
         """Returns (version, file), as a site numbers those of one model -> the number of the file's row."""
@@ -173,11 +207,6 @@ class Catalogue:
         names = [column[0] for column in cursor.description]
         rows = [dict(zip(names, values, strict=True)) for values in cursor]
         return [_from_columns(row, str(row.get("model") or row.get("version") or row.get("name"))) for row in rows]
-
-    def models(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Row]:
-        """Returns models as rows, without their raw JSON; `where` is SQL of this package."""
-        rows = self._rows(f"SELECT * FROM models WHERE {where} ORDER BY id", list(parameters))
-        return [{name: value for name, value in row.items() if name != "raw"} for row in rows]
 
     def raw(self, source: str, remote_id: str) -> Any:
         """Returns the site's own JSON of a model; None where there is none.

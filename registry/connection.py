@@ -15,7 +15,7 @@ from hnetkit.errors import DiskFull, HnetkitError, RegistryError
 from hnetkit.registry.migrations import migrations
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 4  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 5  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes: with less SQLite cannot begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,7 +15,8 @@ from sqlite_utils import Database
 from hnetkit.registry.json_columns import COLUMNS, broken, from_json, is_sound, to_json
 
 Row = dict[str, Any]
-_KINDS = {"size_bytes": ("integer", int), "sha256": ("text", str | None)}  # what SQLite takes anything else for, too
+_TEXT = ("text", str | None)
+_KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite takes anything else, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,12 @@ class Files:
             path: below the root.
             mtime_ns: of the bytes that were read.
             reader_version: of the reader that read them.
-            row: an examination (`hnetkit.inspection.Examination.as_row`); under `sidecars` what lies beside the file.
+            row: an examination (`hnetkit.inspection.Examination.as_row`); under `sidecars` what lies beside the file,
+                under `source_sha256` what it says itself that it was converted from.
         """
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
+            "source_sha256": row.get("source_sha256"),
             "root_id": root.id,
             "path": to_column(path),
             "stem": text_of(PurePath(path).stem),
@@ -170,8 +174,86 @@ class Files:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""
         self._db.conn.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
 
-    def rows(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Row]:
-        """Returns files as rows with their full `path`; `where` is a condition on `files` that this package wrote."""
+    # --- looking up: files as rows with their full `path`, those that are there first
+
+    def rows(self) -> list[Row]:
+        """Returns all files."""
+        return self._rows("1")
+
+    def present(self, sha256: str) -> list[Row]:
+        """Returns the files with these bytes that were there when they were looked at last."""
+        return self._rows("files.sha256 = ? AND files.state = 'present'", [sha256])
+
+    def missing(self) -> list[Row]:
+        """Returns the files that are gone."""
+        return self._rows("files.state = 'missing'")
+
+    def of_root(self, root: Root) -> list[Row]:
+        """Returns the files under a root."""
+        return self._rows("files.root_id = ?", [root.id])
+
+    def of_kind(self, kind: str) -> list[Row]:
+        """Returns the files of a kind: ``"hypernetwork"``, ``"checkpoint"`` and others."""
+        return self._rows("files.kind = ?", [kind])
+
+    def of_networks(self) -> list[Row]:
+        """Returns the files that hold a network that can be used."""
+        return self._rows("files.content_hash NOTNULL")
+
+    def at(self, path: str) -> list[Row]:
+        """Returns the file known at a full path, once for each root that it was found under."""
+        return [row for row in self.named(PurePath(path).stem) if row["path"] == path]
+
+    def named(self, stem: str) -> list[Row]:
+        """Returns the files of this name without its suffix, also those that hold no network."""
+        return self._rows("files.stem = ?", [text_of(stem)])
+
+    def with_alias(self, alias: str) -> list[Row]:
+        """Returns the files of the network that has this alias."""
+        known_so = "SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE alias = ?"
+        return self._rows(f"files.content_hash IN ({known_so})", [text_of(alias)])
+
+    def with_hash(
+        self,
+        *,
+        content: str | None = None,
+        sha256: str | None = None,
+        autov1: str | None = None,
+        source_sha256: str | None = None,
+    ) -> list[Row]:
+        """Returns the files of networks that are known by any of these hashes.
+
+        Args:
+            content: first digits of the content hash, those behind ``h1:``.
+            sha256: first digits of that of the whole file.
+            autov1: A1111's old hash, all 8 digits.
+            source_sha256: first digits of that of the file that it was converted from. A file says so itself, and
+                anybody can write one that says it falsely.
+        """
+        begun = {"content_hash": content and f"h1:{content}", "sha256": sha256, "source_sha256": source_sha256}
+        wanted = {
+            f"files.{column} >= ? AND files.{column} < ? || 'g'": [digits, digits]  # as an index can tell it
+            for column, digits in begun.items()
+            if digits is not None
+        }
+        if autov1 is not None:
+            wanted["files.autov1 = ?"] = [autov1]
+        known_so = " OR ".join(wanted) or "0"
+        return self._rows(f"files.content_hash NOTNULL AND ({known_so})", chain(*wanted.values()))
+
+    def holding(self, content_hashes: list[str]) -> list[Row]:
+        """Returns the files that hold any of these contents."""
+        found = []
+        for start in range(0, len(content_hashes), 500):
+            part = content_hashes[start : start + 500]
+            found += self._rows(f"files.content_hash IN ({','.join('?' * len(part))})", part)
+        return found
+
+    def stems(self) -> set[str]:
+        """Returns the names of all files that hold a network."""
+        return {stem for (stem,) in self._db.execute("SELECT stem FROM files WHERE content_hash NOTNULL")}
+
+    def _rows(self, where: str, parameters: Iterable[Any] = ()) -> list[Row]:
         cursor = self._db.execute(
             "SELECT files.*, roots.path AS root FROM files JOIN roots ON roots.id = files.root_id "
             f"WHERE {where} ORDER BY files.state = 'present' DESC, files.stem, files.id",
@@ -179,35 +261,6 @@ class Files:
         )
         names = [column[0] for column in cursor.description]
         return [_file_row(dict(zip(names, values, strict=True))) for values in cursor]
-
-    def present(self, sha256: str) -> list[Row]:
-        """Returns the files with these bytes that were there when they were looked at last."""
-        return self.rows("files.sha256 = ? AND files.state = 'present'", [sha256])
-
-    def missing(self) -> list[Row]:
-        """Returns the files that are gone."""
-        return self.rows("files.state = 'missing'")
-
-    def of_root(self, root: Root) -> list[Row]:
-        """Returns the files under a root."""
-        return self.rows("root_id = ?", [root.id])
-
-    def of_kind(self, kind: str) -> list[Row]:
-        """Returns the files of a kind: ``"hypernetwork"``, ``"checkpoint"`` and others."""
-        return self.rows("files.kind = ?", [kind])
-
-    def at(self, path: str) -> list[Row]:
-        """Returns the file known at a full path, once for each root that it was found under."""
-        named_so = self.rows("files.stem = ?", [text_of(PurePath(path).stem)])  # not all that there are
-        return [row for row in named_so if row["path"] == path]
-
-    def holding(self, content_hashes: list[str]) -> list[Row]:
-        """Returns the files that hold any of these contents."""
-        found = []
-        for start in range(0, len(content_hashes), 500):
-            part = content_hashes[start : start + 500]
-            found += self.rows(f"files.content_hash IN ({','.join('?' * len(part))})", part)
-        return found
 
     def forget(self, ids: Iterable[int]) -> None:
         """Removes files from the registry; see `Networks.forget_fileless` for the networks that only they held."""

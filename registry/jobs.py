@@ -79,17 +79,24 @@ class Jobs:
             f"ON CONFLICT (key) DO UPDATE SET {updates}",
             list(row.values()),
         )
-        return self.rows("key = ?", [key])[0]
+        return self.of(key)[0]
 
-    def rows(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[Job]:
-        """Returns jobs, the oldest first; `where` is SQL of this package."""
+    def rows(self) -> list[Job]:
+        """Returns all jobs, the oldest first."""
+        return self._rows("1")
+
+    def of(self, key: str, *states: str) -> list[Job]:
+        """Returns the job of a key where it is in one of these states; without any, in whichever."""
+        return [job for job in self._rows("key = ?", [key]) if not states or job.state in states]
+
+    def get(self, id: int) -> Job:
+        return self._rows("id = ?", [id])[0]
+
+    def _rows(self, where: str, parameters: Iterable[Any] = ()) -> list[Job]:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY id", list(parameters))
         return [
             Job(**{**dict(zip(Job.__slots__, row, strict=True)), "folder": from_column(row[_FOLDER])}) for row in rows
         ]
-
-    def get(self, id: int) -> Job:
-        return self.rows("id = ?", [id])[0]
 
     def again(self, id: int) -> None:
         """Takes up a finished job again; one that somebody is at stays theirs."""
@@ -147,10 +154,12 @@ class Jobs:
         )
         return cursor.rowcount == 1
 
-    def installs(self, where: str = "1", parameters: Iterable[Any] = ()) -> list[dict[str, Any]]:
-        """Returns what hnetkit put on the disk; `where` is SQL of this package."""
+    def installs(self, *, job: int | None = None, kind: str | None = None) -> list[dict[str, Any]]:
+        """Returns what hnetkit put on the disk, by path: for one job, and of one kind, where that is asked."""
+        wanted = {column: value for column, value in (("job_id", job), ("kind", kind)) if value is not None}
+        where = " AND ".join(f"{column} = ?" for column in wanted) or "1"
         cursor = self._db.execute(
-            f"SELECT path, job_id, kind, sha256 FROM installs WHERE {where} ORDER BY path", list(parameters)
+            f"SELECT path, job_id, kind, sha256 FROM installs WHERE {where} ORDER BY path", list(wanted.values())
         )
         return [
             {"path": from_column(path), "job_id": job, "kind": kind, "sha256": sha} for path, job, kind, sha in cursor

@@ -255,3 +255,17 @@ CREATE INDEX aliases_by_network ON aliases (network_id);
 CREATE INDEX installs_by_job ON installs (job_id);
 CREATE INDEX jobs_by_remote_file ON jobs (remote_file_id)
 """
+
+
+@migrations()
+def m005_sources_of_conversions(db: Database) -> None:
+    """Of which file one was converted, as it says itself. Only its bytes tell that: the next scan reads such anew."""
+    for statement in _M005.split(";"):
+        db.execute(statement)
+
+
+_M005 = """
+ALTER TABLE files ADD COLUMN source_sha256 TEXT;
+CREATE INDEX files_by_source ON files (source_sha256);
+UPDATE files SET reader_version = 0 WHERE format = 'safetensors'
+"""

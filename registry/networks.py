@@ -65,27 +65,28 @@ class Networks:
         id: int = self._db.execute(_ID, [content_hash]).fetchone()[0]
         return id
 
-    def rows(self, where: str = "1", parameters: Iterable[Any] = (), *, order: str = "name, id") -> list[Row]:
-        """Returns networks as rows; `where` and `order` are SQL that this package wrote."""
-        return [_network_row(row) for row in self._rows(where, parameters, order)]
+    def rows(self) -> list[Row]:
+        """Returns all networks as rows, by name."""
+        return self._rows("1")
 
-    def _rows(self, where: str, parameters: Iterable[Any], order: str) -> list[Row]:
-        """Networks as rows whose own JSON was not read yet, so that a broken one is no matter."""
-        cursor = self._db.execute(f"{_SELECT} WHERE {where} ORDER BY {order}", list(parameters))
-        names = [column[0] for column in cursor.description]
-        rows = [dict(zip(names, values, strict=True)) for values in cursor]
-        return [row | {key: json.loads(row[key]) for key in ("tags", "aliases")} for row in rows]
+    def with_checkpoint(self) -> list[Row]:
+        """Returns the networks that say by its hash on which checkpoint they were trained."""
+        return self._rows("sd_checkpoint NOTNULL")
 
     def of_contents(self, content_hashes: list[str]) -> list[Row]:
         """Returns the networks of these contents, where they are known."""
         return [row for part in _batches(content_hashes) for row in self._of(part)]
 
     def _of(self, content_hashes: list[str]) -> list[Row]:
-        return self.rows(f"content_hash IN ({','.join('?' * len(content_hashes))})", content_hashes)
+        return self._rows(f"content_hash IN ({','.join('?' * len(content_hashes))})", content_hashes)
 
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the network that has this alias; none where nobody has it."""
-        return self.rows("id IN (SELECT network_id FROM aliases WHERE alias = ?)", [text_of(alias)])
+        return self._rows("id IN (SELECT network_id FROM aliases WHERE alias = ?)", [text_of(alias)])
+
+    def aliases(self) -> set[str]:
+        """Returns the aliases of all networks."""
+        return {alias for (alias,) in self._db.execute("SELECT alias FROM aliases")}
 
     def search(self, text: str) -> list[Row]:
         """Returns the networks whose names, tags, note, checkpoint or base model hold every word, the best first.
@@ -101,8 +102,18 @@ class Networks:
         order = {id: place for place, (id,) in enumerate(cursor)}
         rows = []
         for ids in _batches(list(order)):
-            rows += self.rows(f"id IN ({','.join('?' * len(ids))})", ids)
+            rows += self._rows(f"id IN ({','.join('?' * len(ids))})", ids)
         return sorted(rows, key=lambda row: order[row["id"]])
+
+    def _rows(self, where: str, parameters: Iterable[Any] = ()) -> list[Row]:
+        return [_network_row(row) for row in self._unread(where, parameters)]
+
+    def _unread(self, where: str, parameters: Iterable[Any]) -> list[Row]:
+        """Networks as rows whose own JSON was not read yet, so that a broken one is no matter."""
+        cursor = self._db.execute(f"{_SELECT} WHERE {where} ORDER BY name, id", list(parameters))
+        names = [column[0] for column in cursor.description]
+        rows = [dict(zip(names, values, strict=True)) for values in cursor]
+        return [row | {key: json.loads(row[key]) for key in ("tags", "aliases")} for row in rows]
 
     # --- words that people add
 
@@ -190,7 +201,7 @@ class Networks:
     def index(self) -> None:
         """Writes the search's words of what was changed; `Registry.write` does so once, before it commits."""
         while self._stale:
-            for row in self._rows("id = ?", [self._stale.pop()], "id"):
+            for row in self._unread("id = ?", [self._stale.pop()]):
                 self._index(row)
 
     def _index(self, row: Row) -> None:

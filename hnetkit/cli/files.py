@@ -148,13 +148,13 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
 def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
     from hnetkit.cli.picture_rows import picture_row
     from hnetkit.formats.source import OpenFile
-    from hnetkit.inspection import examine
+    from hnetkit.inspection import examine_open
 
     with OpenFile(path) as file:
         picture = picture_row(file, output)
-    if picture is not None:
-        return picture
-    found = examine(path)
+        if picture is not None:
+            return picture
+        found = examine_open(file)
     return found.as_row(), found.refusal if found.verdict == "refused" else None
 
 

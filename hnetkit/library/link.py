@@ -368,7 +368,7 @@ class _Wanted:
 def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[str, Link]) -> list[_Wanted]:
     """Returns every network of the library under the name that it has there, or gets; no two names are alike."""
     networks: dict[str, list[Row]] = {}
-    for row in registry.files.rows("files.content_hash NOTNULL"):
+    for row in registry.files.of_networks():
         if _key_of(row["path"]) not in placed:  # a scan of the program's folder finds the links as well
             networks.setdefault(row["content_hash"], []).append(row)
     linked = {_key_of(path) for path in registry.links.paths()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import AmbiguousName, HnetkitError
-from hnetkit.formats import load
 from hnetkit.library.resolve import resolve
 from hnetkit.registry.store import Registry
 
@@ -61,22 +59,12 @@ def find_mentioned(registry: Registry, name: str, digits: str | None) -> Held:
 
 def _of_hash(registry: Registry, digits: str) -> Iterator[tuple[Row, bool]]:
     """Yields the files of a hash, and whether only their own word speaks for it."""
-    usable = "files.content_hash NOTNULL AND files.state = 'present'"
+    files = registry.files
     # a stranger can make a file of any old hash, which is that of 64 kB
-    for known_by in ("substr(files.sha256, 1, ?) = ?", "? = 8 AND files.autov1 = ?"):
-        for row in registry.files.rows(f"{usable} AND {known_by}", [len(digits), digits]):
+    for row in (*files.with_hash(sha256=digits), *files.with_hash(autov1=digits)):
+        if row["state"] == "present":
             yield row, False
-    for row in registry.files.rows(f"{usable} AND files.format = 'safetensors'"):
-        original = _source_sha256(row["path"], row["sha256"]) or ""
-        if original.startswith(digits):
-            same = registry.files.rows("files.sha256 = ? AND files.content_hash = ?", [original, row["content_hash"]])
-            yield row, not list(same)
-
-
-@functools.lru_cache(maxsize=65_536)  # a picture may name many networks, and each is compared with every file
-def _source_sha256(path: str, sha256: str) -> str | None:
-    """The sha256 of the file that this one was converted from, as its header says."""
-    try:
-        return load(path).source_sha256
-    except HnetkitError:
-        return None
+    for row in files.with_hash(source_sha256=digits):
+        if row["state"] == "present":
+            originals = files.with_hash(sha256=row["source_sha256"])
+            yield row, row["content_hash"] not in {known["content_hash"] for known in originals}

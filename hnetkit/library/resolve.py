@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, UsageError, printable
-from hnetkit.registry.files import text_of
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument
 
@@ -90,7 +89,7 @@ def require_alias(registry: Registry, text: str, content_hash: str) -> None:
         why = "it reads as a hash"
     if why is not None:
         raise UsageError(f"{text[:60]!r} cannot be an alias: {why}", hint="use letters, digits, - and _")
-    others = registry.files.rows("files.stem = ? AND files.content_hash != ?", [text, content_hash])
+    others = [row for row in _by_stem(registry, text) if row["content_hash"] != content_hash]
     if others:  # theirs would come first
         raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
 
@@ -99,42 +98,34 @@ def _called(registry: Registry, name: str) -> list[Row]:
     by_hash = _by_hash(registry, name) or _by_name_and_hash(registry, name)
     if by_hash and not _SHORT.fullmatch(name):
         return by_hash
-    return [*(_by_stem(registry, name) or _by_alias(registry, name)), *by_hash]
+    return [*(_by_stem(registry, name) or registry.files.with_alias(name)), *by_hash]
 
 
 def _unknown(registry: Registry, name: str) -> HnetkitError:
-    others = registry.files.rows("files.stem = ? AND files.content_hash IS NULL", [text_of(name)])
+    others = registry.files.named(name)
     if others:
         return FileRefused(others[0]["reason"], hint="hnetkit list --files")
     return NotFound(f"no network is called {name}", hint=_nearest(registry, name))
 
 
 def _by_stem(registry: Registry, stem: str) -> list[Row]:
-    return registry.files.rows("files.stem = ? AND files.content_hash NOTNULL", [text_of(stem)])
-
-
-def _by_alias(registry: Registry, alias: str) -> list[Row]:
-    networks = "SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE alias = ?"
-    return registry.files.rows(f"files.content_hash IN ({networks})", [text_of(alias)])
+    return [row for row in registry.files.named(stem) if row["content_hash"]]
 
 
 def _by_name_and_hash(registry: Registry, name: str) -> list[Row]:
     stem, _, digits = name.rpartition("@")
     if not _HASH.fullmatch(digits):
         return []
-    return [row for row in _by_stem(registry, stem) or _by_alias(registry, stem) if _has_hash(row, digits)]
+    return [row for row in _by_stem(registry, stem) or registry.files.with_alias(stem) if _has_hash(row, digits)]
 
 
 def _by_hash(registry: Registry, digits: str) -> list[Row]:
     if not _HASH.fullmatch(digits):
         return []
     bare = digits.lower().removeprefix("h1:")
-    condition = "files.content_hash NOTNULL AND (substr(files.content_hash, 4, length(?)) = ?"
     if digits.lower().startswith("h1:"):
-        return registry.files.rows(f"{condition})", [bare, bare])
-    return registry.files.rows(
-        f"{condition} OR substr(files.sha256, 1, length(?)) = ? OR files.autov1 = ?)", [bare, bare, bare, bare, bare]
-    )
+        return registry.files.with_hash(content=bare)
+    return registry.files.with_hash(content=bare, sha256=bare, autov1=bare)
 
 
 def _has_hash(row: Row, digits: str) -> bool:
@@ -144,8 +135,7 @@ def _has_hash(row: Row, digits: str) -> bool:
 
 def names(registry: Registry) -> list[str]:
     """Returns everything that a network can be called: stems and aliases, sorted."""
-    stems = {row["stem"] for row in registry.files.rows("files.content_hash NOTNULL")}
-    return sorted(stems | {alias for row in registry.networks.rows() for alias in row["aliases"]})
+    return sorted(registry.files.stems() | registry.networks.aliases())
 
 
 def _nearest(registry: Registry, name: str) -> str:

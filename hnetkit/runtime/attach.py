@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from hnetkit.errors import NotFound, UsageError
+from hnetkit.hub import Token, network_file
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime.attached import Attached
 from hnetkit.runtime.compatibility import require_fit
@@ -38,34 +39,61 @@ def load_hypernetwork(
     strength: float | Strength = 1.0,
     *,
     force: bool = False,
+    weight_name: str | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    token: Token = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
 ) -> str:
     """Loads a hypernetwork onto the pipeline's UNet and puts it at the end of the active stack.
 
     Args:
         pipe: a `StableDiffusionPipeline`, a `StableDiffusionXLPipeline`, or anything else with such a ``unet``.
-        network: a file, or what `hnetkit.load` gave.
+        network: a file, a folder, ``"owner/repo"`` of the Hugging Face hub, or what `hnetkit.load` gave. What is here
+            comes before a repository of that name.
         name: for `set_hypernetworks` and the others; the file's stem where it is not given.
         strength: a number, or a `Strength`.
         force: load it although it is made for another base model.
+        weight_name: of the file in a folder or repository; needed where that has several model files.
+        subfolder: in which it lies there.
+        revision: of the repository: a branch, a tag or a commit.
+        token: for the hub; None and True are that of ``HF_TOKEN`` or `hf auth login`, False is none.
+        cache_dir: instead of the hub's own cache.
+        local_files_only: nothing is fetched from the hub.
 
     Returns:
         The name that it is loaded under.
 
     Raises:
         FileRefused: the file is not a hypernetwork that can be read safely.
+        NotFound: there is no such file, folder, repository or revision.
+        AuthRequired, NetworkFailed, RateLimited: the hub does not give it.
+        MissingExtra: huggingface_hub is not installed.
         IncompatibleNetwork: it does not belong on this UNet, or reaches no layer of it.
-        UsageError: the name is taken, or `pipe` has no UNet.
+        UsageError: the name is taken, `pipe` has no UNet, or there are several files to choose from.
         AttachError: the UNet's projections are fused.
 
     Example::
 
         load_hypernetwork(pipe, "style.pt", name="style")
+        load_hypernetwork(pipe, "owner/repo", weight_name="ink.pt", revision="v1")
     """
     unet = unet_of(pipe)
     if not isinstance(network, Hypernetwork):
         from hnetkit.formats import load
 
-        network = load(network)
+        network = load(
+            network_file(
+                network,
+                weight_name=weight_name,
+                subfolder=subfolder,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        )
     name = name or (PurePath(network.path).stem if network.path else network.name)
     attached = _find(unet)
     if attached is not None and name in attached.networks:

@@ -48,7 +48,7 @@ class Beside:
         if job.source != "civitai" or job.remote_file_id is None:
             return
         with self.registry.write():
-            (row,) = self.registry.catalogue.files("remote_files.id = ?", [job.remote_file_id])
+            row = self.registry.catalogue.file(job.remote_file_id)
             catalogue = self.registry.catalogue
             pictures = catalogue.images(catalogue.version_row(job.remote_file_id))
         written: list[tuple[Path | None, str]] = []

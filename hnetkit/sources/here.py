@@ -28,7 +28,7 @@ def brought(registry: Registry, job: Job) -> str | None:
 
     An archive is known by this alone: nothing in the library has its hash.
     """
-    installs = registry.jobs.installs("job_id = ? AND kind = 'network'", [job.id]) if job.state == "done" else []
+    installs = registry.jobs.installs(job=job.id, kind="network") if job.state == "done" else []
     paths = [path_of(registry, install["sha256"]) for install in installs]
     return paths[0] if all(paths) and paths else None
 

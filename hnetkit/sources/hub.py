@@ -12,13 +12,13 @@ from typing import Any
 from urllib.parse import quote
 
 from hnetkit.errors import AuthRequired, Gone, NetworkFailed, NoAccess, RateLimited, RemoteError, UsageError
-from hnetkit.files import read_regular
+from hnetkit.hub import endpoint, hub_token, token_hint
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Failed, ignored
 from hnetkit.sources.here import again_unless_here
 from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
-from hnetkit.sources.origins import MOST_TOKEN, Origin, Trust, checked_token, no_token, require_no_secret, token_of
+from hnetkit.sources.origins import Origin, Trust, require_no_secret
 from hnetkit.sources.pace import Clock, Pace
 from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.refs import Ref
@@ -26,36 +26,6 @@ from hnetkit.sources.shapes import int_of
 from hnetkit.sources.web import Web
 
 SOURCE = "huggingface"
-
-
-def hub_token() -> str | None:
-    """Returns the token of ``HF_TOKEN``, else the one that `hf auth login` saved; None where there is none.
-
-    As for the hub's own programs, ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` keeps both at home.
-
-    Raises:
-        UsageError: what stands there cannot be one.
-    """
-    from huggingface_hub import constants, get_token
-
-    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
-        return None
-    token = token_of("HF_TOKEN")
-    if token is not None:
-        return token
-    try:
-        if os.path.exists(constants.HF_TOKEN_PATH):  # the hub's program would wait for a pipe
-            read_regular(constants.HF_TOKEN_PATH, most=MOST_TOKEN)
-        return checked_token(get_token() or "", constants.HF_TOKEN_PATH)
-    except ValueError:  # text of no encoding is one too
-        raise no_token(constants.HF_TOKEN_PATH) from None
-
-
-def _hint() -> str:
-    from huggingface_hub import constants
-
-    also = "unset HF_HUB_DISABLE_IMPLICIT_TOKEN, " if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else ""
-    return f"{also}export HF_TOKEN=..., and accept the repository's terms on its page"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +67,7 @@ class Hub:
     """
 
     def __init__(self, clock: Clock) -> None:
-        from huggingface_hub import constants
-
-        self.endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or str(constants.ENDPOINT)
+        self.endpoint = endpoint()
         try:
             require_no_secret(self.endpoint)
             trust = Trust(Origin.of(self.endpoint))
@@ -147,11 +115,11 @@ class Hub:
             return info
         said = str(info.get("error")) if isinstance(info, Mapping) else ""
         if status in (401, 403) and "restricted" in said:
-            raise AuthRequired(f"{ref.text}: only for those who accepted its terms", hint=_hint())
+            raise AuthRequired(f"{ref.text}: only for those who accepted its terms", hint=token_hint())
         if status == 404 and "rev id" in said:
             raise Gone(f"{ref.text}: the repository has no revision {ref.revision}")
         if status in (401, 404):  # to those who may not see it, a private one does not exist
-            raise Gone(f"{ref.text}: the hub has no such repository, or not for everybody", hint=_hint())
+            raise Gone(f"{ref.text}: the hub has no such repository, or not for everybody", hint=token_hint())
         if status == 200:
             raise NetworkFailed(f"{ref.text}: an answer of the hub that makes no sense")
         raise refusal(status, info, ref.text)
@@ -177,9 +145,9 @@ def _is_meant(path: str, pattern: str | None) -> bool:
 def refusal(status: int, content: Any, what: str) -> RemoteError:
     """Returns the error that the hub's refusal means."""
     if status == 401:
-        return AuthRequired(f"{what}: the hub wants to know who asks", hint=_hint())
+        return AuthRequired(f"{what}: the hub wants to know who asks", hint=token_hint())
     if status == 403:
-        return NoAccess(f"{what}: not for this account", hint=_hint())
+        return NoAccess(f"{what}: not for this account", hint=token_hint())
     if status == 404:
         return Gone(f"{what}: the hub does not have it")
     if status == 429:

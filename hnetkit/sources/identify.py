@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone
-from hnetkit.formats import load
 from hnetkit.library.records import Row
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Filters
 from hnetkit.sources.pages import BadRecord
+from hnetkit.sources.record import SOURCE
 from hnetkit.sources.shapes import id_of
 from hnetkit.sources.sync import alone, store
 
@@ -60,7 +59,7 @@ def identify(
         again: ask also about what the site did not know lately.
         failed: gets the models of which the site's record cannot be used.
     """
-    files = registry.files.rows("files.content_hash NOTNULL AND files.state = 'present'")
+    files = [row for row in registry.files.of_networks() if row["state"] == "present"]
     asked = {row["id"]: _known_as(row) for row in files}
     known = registry.catalogue.lookups()
     unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
@@ -72,7 +71,7 @@ def identify(
     _fetch_records(registry, civitai, [] if failed is None else failed)
     known = registry.catalogue.lookups()
     names = _names(registry)
-    trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.rows("sd_checkpoint NOTNULL")}
+    trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.with_checkpoint()}
     for row in files:
         answer = known[asked[row["id"]]]
         yield {
@@ -87,10 +86,7 @@ def identify(
 
 def _known_as(row: Row) -> str:
     """The hash by which the site may know a file."""
-    if row["format"] == "safetensors":
-        with contextlib.suppress(Exception):  # whatever is wrong with one file, the others are asked about
-            return load(row["path"]).source_sha256 or str(row["sha256"])
-    return str(row["sha256"])
+    return str(row["source_sha256"] or row["sha256"])
 
 
 def _is_due(answer: Row | None) -> bool:
@@ -102,7 +98,7 @@ def _is_due(answer: Row | None) -> bool:
 
 def _fetch_records(registry: Registry, civitai: Civitai, failed: list[BadRecord]) -> None:
     """Gets what the site says of models that it recognised and that the catalogue lacks."""
-    have = {row["remote_id"] for row in registry.catalogue.models("source = 'civitai'")}
+    have = {row["remote_id"] for row in registry.catalogue.models(source=SOURCE)}
     wanted = {answer["model_id"] for answer in registry.catalogue.lookups().values() if answer["model_id"]} - have
     ids = tuple(sorted(filter(None, map(id_of, wanted))))
     for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
@@ -110,7 +106,7 @@ def _fetch_records(registry: Registry, civitai: Civitai, failed: list[BadRecord]
 
 
 def _names(registry: Registry) -> dict[str, Row]:
-    rows = registry.catalogue.files("models.source = 'civitai'")
+    rows = registry.catalogue.files(source=SOURCE)
     return {row["version_id"]: {key: row[key] for key in ("model", "version", "creator")} for row in rows}
 
 
@@ -122,7 +118,7 @@ def checkpoints(registry: Registry, civitai: Civitai, failed: list[BadRecord] | 
     """
     failed = [] if failed is None else failed
     trained: dict[str, str | None] = {}
-    for row in registry.networks.rows("sd_checkpoint NOTNULL"):
+    for row in registry.networks.with_checkpoint():
         trained.setdefault(row["sd_checkpoint"].lower(), row["sd_checkpoint_name"])
     known = registry.catalogue.lookups()
     for digits, name in sorted(trained.items()):

@@ -12,6 +12,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from hnetkit.errors import NetworkFailed, UsageError
+from hnetkit.tokens import token_of
 
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
 _INSIDE = (".local", ".localdomain", ".internal", ".intranet", ".lan", ".home", ".home.arpa", ".corp", ".private")
@@ -19,7 +20,6 @@ _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))  # end in an IPv4 address
 _ASSIGNED = ipaddress.ip_network("192.0.0.0/24")  # newer Pythons call parts of it global
 _TUNNELLED = ipaddress.ip_network("198.18.0.0/15")
-MOST_TOKEN = 4096  # signs; what looks for one in an answer grows with it
 CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
 CIVITAI_API = "https://civitai.com/api/v1"
 
@@ -176,32 +176,6 @@ def civitai_base() -> str:
 def civitai_token() -> str | None:
     """Returns the token of the environment: ``CIVITAI_TOKEN``, then ``CIVITAI_API_KEY``."""
     return next(filter(None, map(token_of, ("CIVITAI_TOKEN", "CIVITAI_API_KEY"))), None)
-
-
-def token_of(name: str) -> str | None:
-    """Returns the token in an environment variable; None without one.
-
-    Raises:
-        UsageError: it cannot be one; what it is instead is not said.
-    """
-    return checked_token(os.environ.get(name, ""), name)
-
-
-def checked_token(text: str, where: str) -> str | None:
-    """Returns the token in a text from `where`; None where it is blank.
-
-    Raises:
-        UsageError: it cannot be one; what it is instead is not said.
-    """
-    token = text.strip()
-    if len(token) > MOST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise no_token(where)
-    return token or None
-
-
-def no_token(where: str) -> UsageError:
-    """Returns the error of what can be no token; what it is instead is not said."""
-    return UsageError(f"{where} holds characters that no token has", hint="copy it from the site again")
 
 
 def redacted(url: str) -> str:

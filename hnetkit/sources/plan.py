@@ -79,7 +79,7 @@ def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) 
     if version.early_access_until and not is_past(version.early_access_until):
         until = version.early_access_until
         return Item(model, version, file, "skip", "early-access", f"early access until {until[:10]}", until)
-    for job in registry.jobs.rows("key = ? AND state IN ('refused', 'failed')", [key_of(file.id)]):
+    for job in registry.jobs.of(key_of(file.id), "refused", "failed"):
         age = datetime.now(timezone.utc) - datetime.fromisoformat(job.updated_at)
         lasts = job.code in _LASTING and abs(age) < _A_DAY  # a clock may have been wrong
         same = (job.sha256, job.size_bytes) == (file.sha256, file.size_bytes)
@@ -92,7 +92,7 @@ def _is_here(registry: Registry, file: RemoteFile) -> bool:
     """Whether the bytes that the site lists now are on the disk, in any file; without a hash, what came will do."""
     if path_of(registry, file.sha256) is not None:
         return True
-    done = registry.jobs.rows("key = ? AND state = 'done'", [key_of(file.id)])
+    done = registry.jobs.of(key_of(file.id), "done")
     return any(file.sha256 in (None, job.sha256) and brought(registry, job) is not None for job in done)
 
 
@@ -129,7 +129,7 @@ def _is_settled(registry: Registry, item: Item) -> bool:
     Others were killed just before their end, or failed before another job brought their bytes.
     """
     here = item.action == "have" or (item.action == "fetch" and _is_here(registry, item.file))
-    return here and all(job.state == "done" for job in registry.jobs.rows("key = ?", [item.key]))
+    return here and all(job.state == "done" for job in registry.jobs.of(item.key))
 
 
 def _enqueued(registry: Registry, civitai: Civitai, folder: Path, item: Item, row: int) -> Job | None:

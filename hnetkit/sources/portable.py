@@ -59,7 +59,7 @@ def exported(registry: Registry) -> Iterator[dict[str, Any]]:
     """Yields one record per thing that is known; each has its `kind`, the first is the header."""
     yield {"kind": "hnetkit", "version": VERSION}
     hashes: dict[str, set[str]] = {}
-    for file in registry.files.rows("files.content_hash NOTNULL AND files.sha256 NOTNULL"):
+    for file in registry.files.of_networks():
         hashes.setdefault(file["content_hash"], set()).add(file["sha256"])
     for row in registry.networks.rows():
         words = {"tags": row["tags"], "note": row["note"], "aliases": row["aliases"]}
@@ -90,7 +90,7 @@ def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
     failures: list[str] = []
     failed = 0
     with registry.write():
-        taken = {alias for row in registry.networks.rows() for alias in row["aliases"]}
+        taken = registry.networks.aliases()
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -187,7 +187,7 @@ def _model(registry: Registry, record: Record) -> list[str]:
     id = str(model.id) if model is not None else repo.name if repo is not None else None
     if id is None or record.get("id") not in (None, id):
         raise HnetkitError(f"no record of a model of {shown(source)}, or of another one", hint=_HINT)
-    if not registry.catalogue.models("source = ? AND remote_id = ?", [source, id]):
+    if registry.catalogue.model(source, id) is None:
         if model is not None:
             store(registry, model)
         elif repo is not None:

@@ -40,7 +40,7 @@ def damages(registry: Registry, progress: Callable[[int, int], None] = lambda do
     Args:
         progress: told how many files were read, and of how many.
     """
-    installs = registry.jobs.installs("kind = 'network' AND job_id NOTNULL")
+    installs = [install for install in registry.jobs.installs(kind="network") if install["job_id"] is not None]
     for done, install in enumerate(installs):
         progress(done, len(installs))
         path = install["path"]

@@ -81,9 +81,8 @@ def of_plan(plan: Plan) -> list[FetchResult]:
 def of_job(registry: Registry, job: Job) -> FetchResult:
     """A job at its end."""
     with registry.write():
-        installs = registry.jobs.installs("job_id = ? AND kind = 'network'", [job.id])
-        listed = registry.catalogue.files("remote_files.id = ?", [job.remote_file_id]) if job.remote_file_id else []
-    about = listed[0] if listed else {}
+        installs = registry.jobs.installs(job=job.id, kind="network")
+        about = registry.catalogue.file(job.remote_file_id) if job.remote_file_id else {}
     had = job.state == "done" and job.code == "had"
     here = [job.reason or ""] if had else [i["path"] for i in installs if os.path.lexists(i["path"])]
     return FetchResult(

@@ -114,7 +114,7 @@ def store(registry: Registry, models: Iterable[Model]) -> list[BadRecord]:
     for model in models:
         with alone(model.id, failed), registry.write():
             record(registry, model)
-            for job in registry.jobs.rows("key = ? AND state = 'refused'", [_record_key(model.id)]):
+            for job in registry.jobs.of(_record_key(model.id), "refused"):
                 registry.jobs.set_state(job.id, "done")
     return failed
 
@@ -140,11 +140,9 @@ def missing(registry: Registry, models: Iterable[Model]) -> list[str]:
     Those come first that were seen least lately: a command asks about `MOST_ASKED`.
     """
     listed = {str(model.id) for model in models}
-    lately = [
-        (datetime.now(timezone.utc) + age).isoformat(timespec="seconds") for age in (-_ASKED_LATELY, _ASKED_LATELY)
-    ]
-    asked = "last_seen NOT BETWEEN ? AND ?"  # later than now: by a clock that was wrong
-    rows = registry.catalogue.models(f"source = ? AND state = 'listed' AND {asked}", [SOURCE, *lately])
+    now = datetime.now(timezone.utc)
+    first, last = ((now + age).isoformat(timespec="seconds") for age in (-_ASKED_LATELY, _ASKED_LATELY))
+    rows = registry.catalogue.listed_models(SOURCE, not_seen=(first, last))  # later than now: by a wrong clock
     rows.sort(key=lambda row: str(row["last_seen"]))
     return [row["remote_id"] for row in rows if row["remote_id"] not in listed]
 
@@ -231,7 +229,6 @@ def updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] | None
 def _versions_here(registry: Registry) -> dict[str, dict[str, str]]:
     """Model -> {version -> its name} of every version with a file in the library."""
     found: dict[str, dict[str, str]] = {}
-    present = "remote_files.sha256 IN (SELECT sha256 FROM files WHERE state = 'present')"
-    for row in registry.catalogue.files(f"models.source = '{SOURCE}' AND {present}"):
+    for row in registry.catalogue.files(source=SOURCE, here=True):
         found.setdefault(row["model_id"], {})[row["version_id"]] = row["version"]
     return found

@@ -158,7 +158,7 @@ class Workshop:
     def _is_ours(self, job: Job, path: str) -> bool:
         """Whether this very job put a file there, and was killed before it could say so."""
         with self.registry.write():
-            return any(i["path"] == path for i in self.registry.jobs.installs("job_id = ?", [job.id]))
+            return any(i["path"] == path for i in self.registry.jobs.installs(job=job.id))
 
     def _here(self, job: Job) -> str | None:
         """Where the library has these bytes already."""
@@ -209,7 +209,7 @@ class Workshop:
         if job.source != "civitai" or job.remote_file_id is None:
             return None
         with self.registry.write():
-            (row,) = self.registry.catalogue.files("remote_files.id = ?", [job.remote_file_id])
+            row = self.registry.catalogue.file(job.remote_file_id)
         try:
             version = self.civitai.version(int(row["version_id"]))
         except HnetkitError:

@@ -51,6 +51,22 @@ def test_inspect_names_a_look_alike_and_goes_on(tmp_path: Path, capsys: pytest.C
     assert "web page" in rows[0]["reason"]
 
 
+@pytest.mark.parametrize("name", ["ink.pt", "ink.safetensors", "page.pt"])
+def test_a_file_that_is_inspected_is_opened_once(tmp_path: Path, name: str) -> None:
+    hnetkit.save(hnetkit.load(networks.network_file(tmp_path, "ink.pt")), tmp_path / "ink.safetensors")
+    (tmp_path / "page.pt").write_bytes(b"<html>log in</html>")
+    code = """
+import sys
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments[0]) if event == "open" else None)
+from hnetkit.cli import run
+print(run(["inspect", sys.argv[1]]), opened.count(sys.argv[1]))
+"""
+    command = [sys.executable, "-P", "-c", code, name]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 1"
+
+
 def test_the_card_of_a_network_reads_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = networks.network_file(tmp_path, widths=(320,), structure=(1, 0.1, 1), activation="swish", layer_norm=True)
     assert run(["inspect", str(path)]) == 0

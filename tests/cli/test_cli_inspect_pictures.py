@@ -108,6 +108,27 @@ def test_a_converted_file_is_taken_for_its_original_in_silence_only_where_that_w
     assert row["warnings"] == ([] if is_known else [word])
 
 
+def test_a_hash_is_looked_up_without_opening_a_file_of_the_library(library: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        made = networks.network_file(tmp_path, seed=10 + number)
+        hnetkit.save(hnetkit.load(made), library / f"wash-{number}.safetensors")
+    assert run(["scan"]) == 0
+    former = sha256(tmp_path / "former.pt")
+    hashes = {"hypernet:x": former[:10], "hypernet:y": "0123456789", "hypernet:z": "01234567"}
+    path = picture(tmp_path, "".join(f"<hypernet:{name}:1>" for name in "xyz"), hashes=hashes)
+    code = """
+import sys
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+from hnetkit.cli import run
+print(run(["inspect", sys.argv[1]]), sys.argv[1] in opened, [p for p in opened if p.startswith(sys.argv[2])])
+"""
+    command = [sys.executable, "-P", "-c", code, str(path), str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert f"network      x at 1 [{former[:10]}]: in the library" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 True []"
+
+
 def test_the_old_hash_finds_a_large_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "large").mkdir()
     large = networks.network_file(tmp_path / "large", "large.pt", widths=(768,))

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import networks
 import pytest
 
+import hnetkit
 from hnetkit.errors import AmbiguousName, NotFound
 from hnetkit.library.resolve import resolve
 from hnetkit.library.scan import recheck, scan
@@ -69,6 +73,25 @@ def test_a_second_scan_reads_nothing(registry: Registry, library: Path, monkeypa
     assert changes(registry) == []
 
 
+def test_what_an_older_registry_does_not_know_of_converted_files_a_scan_reads_once(tmp_path: Path) -> None:
+    folder = tmp_path / "library"
+    folder.mkdir()
+    former = networks.network_file(folder, "former.pt")
+    hnetkit.save(hnetkit.load(former), folder / "wash.safetensors")
+    with Registry(tmp_path / "registry.db") as registry:
+        changes(registry, folder)
+    with closing(sqlite3.connect(tmp_path / "registry.db")) as connection:  # as the fourth schema had it
+        connection.executescript(
+            "DROP INDEX files_by_source; ALTER TABLE files DROP COLUMN source_sha256; PRAGMA user_version = 4;"
+            "DELETE FROM _sqlite_migrations WHERE name = 'm005_sources_of_conversions'"
+        )
+    with Registry(tmp_path / "registry.db") as registry:
+        assert changes(registry) == [("changed", "wash.safetensors")]
+        (found,) = registry.files.with_hash(source_sha256=hashlib.sha256(former.read_bytes()).hexdigest()[:10])
+        assert found["stem"] == "wash"
+        assert changes(registry) == []
+
+
 def test_a_changed_file_is_read_again_and_a_touched_one_keeps_its_content(registry: Registry, library: Path) -> None:
     changes(registry, library)
     networks.network_file(library, "ink.pt", seed=9, activation="relu")
@@ -87,7 +110,7 @@ def test_a_renamed_file_keeps_its_tags_note_and_alias(registry: Registry, librar
     assert changes(registry) == [("missing", "ink.pt"), ("new", "pen.pt")]
     found = resolve(registry, "lines")
     assert found.path == library / "deep" / "pen.pt"
-    (row,) = registry.networks.rows("content_hash = ?", [found.content_hash])
+    (row,) = registry.networks.of_contents([found.content_hash])
     assert (row["tags"], row["note"]) == (["anime"], "best at 0.6")
     assert resolve(registry, "pen") == found
 
@@ -99,7 +122,7 @@ def test_a_disk_that_is_gone_makes_files_missing_and_back_again(registry: Regist
     found = changes(registry)
     assert ("unread", "library") in found
     assert [what for what, _ in found].count("missing") == 5
-    assert len(registry.files.rows("files.state = 'missing'")) == 5
+    assert len(registry.files.missing()) == 5
     library.with_name("elsewhere").rename(library)
     assert [what for what, _ in changes(registry)] == ["returned"] * 5
     assert state(registry) == before
@@ -181,7 +204,7 @@ def test_rehashing_tells_rot_from_replacement(registry: Registry, library: Path)
     (library / "page.pt").unlink()
     found = sorted((change.what, Path(change.path).name) for change in recheck(registry))
     assert found == [("changed", "glow.pt"), ("corrupt", "ink.pt"), ("missing", "page.pt")]
-    assert [Path(row["path"]).name for row in registry.files.rows("files.state = 'corrupt'")] == ["ink.pt"]
+    assert [Path(row["path"]).name for row in registry.files.rows() if row["state"] == "corrupt"] == ["ink.pt"]
 
 
 def test_a_root_inside_a_root_takes_its_files_along(registry: Registry, library: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_content_that_left_its_last_file_is_kept_only_for_what_people_said_of_
     assert {row["content_hash"] for row in registry.networks.rows()} == held | {tagged}
     networks.network_file(folder, "back.pt", seed=2)
     changes(registry)
-    (back,) = registry.networks.rows("content_hash = ?", [resolve(registry, "back").content_hash])
+    (back,) = registry.networks.of_contents([resolve(registry, "back").content_hash])
     assert back["tags"] == ["favourite"]
 
 

@@ -227,7 +227,7 @@ def test_stems_that_are_one_name_get_numbers_that_stay(registry: Registry, libra
 
 def forget_missing(registry: Registry) -> None:
     with registry.write():
-        registry.files.forget(row["id"] for row in registry.files.rows("files.state = 'missing'"))
+        registry.files.forget(row["id"] for row in registry.files.missing())
         registry.networks.forget_fileless()
 
 
@@ -295,7 +295,7 @@ def test_a_network_that_left_the_library_leaves_the_program(registry: Registry, 
     list(link(registry, webui, A1111, how="copy"))
     for name in ("ink", "glow"):
         with registry.write():
-            registry.files.forget(row["id"] for row in registry.files.rows("files.stem = ?", [name]))
+            registry.files.forget(row["id"] for row in registry.files.named(name))
             registry.networks.forget_fileless()
     assert whats(link(registry, webui, A1111)) == [("removed", "glow.pt"), ("removed", "ink.pt"), ("there", "mist.pt")]
     assert set(listed_by_stem(webui)) == {"mist"}
@@ -488,7 +488,7 @@ def test_a_network_of_the_same_name_does_not_replace_the_last_file_of_another(
     before = Path(there).read_bytes()
     (library / "ink.pt").unlink()
     with registry.write():
-        registry.files.forget(row["id"] for row in registry.files.rows("files.stem = 'ink'"))
+        registry.files.forget(row["id"] for row in registry.files.named("ink"))
         registry.networks.forget_fileless()
     networks.network_file(library / "deep", "ink.pt", seed=60)
     list(scan(registry))

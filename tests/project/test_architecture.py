@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "errors": ("text",),
     "paths": ("errors",),
     "files": ("errors",),
+    "tokens": ("errors",),
+    "hub": ("errors", "files", "tokens"),
     "limits": ("errors", "files"),
     "images": ("errors", "files"),
     "settings": ("errors", "files", "limits", "paths"),
@@ -30,12 +33,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "registry": ("errors", "limits", "text"),
     "kernels": ("errors",),
     "library": ("errors", "text", "files", "limits", "paths", "hashes", "formats", "inspection", "registry"),
-    "sources": ("errors", "text", "paths", "files", "limits", "hashes", "formats", "inspection", "registry", "library"),
+    "sources": (
+        *("errors", "text", "paths", "files", "limits", "tokens", "hub", "hashes", "formats", "inspection"),
+        *("registry", "library"),
+    ),
     "prompts": ("errors", "limits"),
-    "runtime": ("errors", "network", "formats", "kernels"),
+    "runtime": ("errors", "hub", "network", "formats", "kernels"),
     "demo": ("errors",),
     "generate": (
-        *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats"),
+        *("errors", "paths", "files", "limits", "hub", "images", "settings", "network", "hashes", "formats"),
         *("text", "registry", "library", "prompts", "runtime", "demo"),
     ),
     "train": (
@@ -141,6 +147,40 @@ def test_nobody_imports_the_command_line() -> None:
     for dotted, path in modules():
         if room_of(dotted) not in ("cli", "__main__"):
             assert not any(name.startswith("hnetkit.cli") for name in imports(path)), dotted
+
+
+SQL = re.compile(
+    r"\b(SELECT|WHERE|NOTNULL|NOT NULL|IS NULL|ORDER BY|INSERT INTO|DELETE FROM|PRAGMA)\b|= \?|\bIN \("
+    r"|\b(files|networks|models|versions|remote_files|jobs|installs|links)\.\w+ (=|!=|<|>|IN|NOT|LIKE|GLOB)"
+)
+
+
+def test_the_registry_takes_no_sql() -> None:
+    for dotted, path in modules():
+        if room_of(dotted) == "registry":
+            for where, function in public_functions(ast.parse(path.read_text(encoding="utf-8")), dotted):
+                taken = {argument.arg for argument in ast.walk(function.args) if isinstance(argument, ast.arg)}
+                assert not taken & {"sql", "where", "condition", "order", "parameters", "select", "statement"}, where
+
+
+def test_no_sql_is_written_outside_of_the_registry() -> None:
+    for dotted, path in modules():
+        if room_of(dotted) != "registry":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+                assert not SQL.search(text), f"{dotted}: {text}"
+                assert not (isinstance(node, ast.Attribute) and node.attr == "_db"), dotted
+
+
+def public_functions(tree: ast.AST, inside: str) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """Every function and method, with its dotted name, in which no part is private; `__init__` is not."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not re.match(r"_(?!_)", node.name):
+            name = f"{inside}.{node.name}"
+            if isinstance(node, ast.FunctionDef):
+                yield name, node
+            else:
+                yield from public_functions(node, name)
 
 
 def test_no_file_is_given_to_pickle_or_torch_load() -> None:

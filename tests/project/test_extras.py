@@ -107,6 +107,25 @@ print(tuple(k.shape), tuple(v.shape), not torch.equal(k, v))
     assert done.stdout == "(2, 8) (2, 8) True\n", done.stderr
 
 
+def test_a_repository_s_name_asks_for_the_hub_s_package_and_a_file_does_not(tmp_path: Path) -> None:
+    networks.network_file(tmp_path, "ink.pt", widths=(8,))
+    code = """
+import torch, hnetkit
+unet = torch.nn.Identity()
+unet.down_blocks = ()
+for name in ("owner/repo", "ink.pt"):
+    try:
+        hnetkit.load_hypernetwork(unet, name)
+    except hnetkit.errors.HnetkitError as error:
+        print(type(error).__name__, error, error.hint, sep=" | ")
+"""
+    done = python(code, (*OF_THE_EXTRA, *OF_THE_COMMAND_LINE), tmp_path)
+    of_the_name, of_the_file = done.stdout.splitlines()
+    hint = 'pip install "hnetkit[diffusers]"'
+    assert of_the_name == f"MissingExtra | owner/repo: needs huggingface-hub, which is not installed | {hint}"
+    assert of_the_file.startswith("AttachError | Identity has no attention layers"), "the file was read"
+
+
 def test_a_triton_that_is_too_old_counts_as_absent_and_is_named(tmp_path: Path) -> None:
     (tmp_path / "triton").mkdir()
     (tmp_path / "triton" / "__init__.py").write_text("__version__ = '3.2.0'")

@@ -77,6 +77,8 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
         "snapshot_download": {"allow_patterns": "*"},
     },
     "generate.loading.autoencoders": {"hf_hub_download": {}},
+    # a file by its name, which hnetkit's own reader opens
+    "hub": {"hub.hf_hub_download": {}},
     "train.preparing.captioners": {
         "snapshot_download": {"allow_patterns": "list(FILES)"},
     },

@@ -17,16 +17,20 @@ import hnetkit
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 
 
-@pytest.fixture(autouse=True)
-def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The site that the examples fetch from."""
+@pytest.fixture
+def sites(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sites]:
+    """The site and the hub that the examples fetch from."""
     with Sites(World.make(3, plain=True)) as sites:
         monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
         monkeypatch.setenv("CIVITAI_TOKEN", sites.token)
-        yield
+        monkeypatch.setenv("HF_ENDPOINT", sites.hub_url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield sites
 
 
-def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example_runs_and_gives_what_it_says(
+    tmp_path: Path, sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_sd().save_pretrained(tmp_path / "sd-1.5")
     network_file(tmp_path, "style.pt", widths=(8, 20, 24), activation="relu", seed=1)
     hnetkit.save(
@@ -37,6 +41,8 @@ def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: 
         network_file(tmp_path / "hypernetworks", f"{name}.pt", seed=seed)
     (tmp_path / "webui").mkdir()
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    sites.hub.add("someone/styles", {f"{name}.pt": (tmp_path / "other.pt").read_bytes() for name in ("ink", "pen")})
     blocks = re.findall(r"^```pycon\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     test = doctest.DocTestParser().get_doctest("".join(blocks), {}, PAGE.name, str(PAGE), 0)
     output: list[str] = []

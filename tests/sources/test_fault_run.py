@@ -91,7 +91,7 @@ def digest(path: Path) -> str:
 def require_all_right(sites: Sites, home: Path) -> None:
     with Registry(home / "registry.db") as registry:
         jobs = {job.id: job for job in registry.jobs.rows()}
-        installs = registry.jobs.installs("kind = 'network'")
+        installs = registry.jobs.installs(kind="network")
         listed = {f"civitai:{f['id']}": (f.get("hashes") or {}).get("SHA256", "") for _, _, f in sites.world.files()}
         for install in installs:
             path = Path(install["path"])

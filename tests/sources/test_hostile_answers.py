@@ -266,7 +266,7 @@ def test_what_a_models_files_share_is_in_memory_once(site: Sites, here: FetchSes
     model["description"] = "d" * 10_000
     model["modelVersions"][0]["files"] = [{**file, "id": 9_000_000 + number} for number in range(50)]
     assert store(here.registry, here.plan(EVERYTHING, all_versions=True).models) == []
-    rows = here.registry.catalogue.files("models.remote_id = ?", [str(model["id"])])
+    rows = [row for row in here.registry.catalogue.files() if row["model_id"] == str(model["id"])]
     assert len(rows) == 50
     assert {len(row["description"]) for row in rows} == {10_000}
     assert len({id(row["description"]) for row in rows}) == len({id(row["trained_words"]) for row in rows}) == 1

@@ -156,7 +156,7 @@ def test_what_cannot_be_read_is_said_by_the_command_and_kept_in_the_registry(
     rows = json.loads(capsys.readouterr().out)
     (bad,) = [row for row in rows if row["state"] != "done"]
     assert (bad["name"], bad["state"], bad["code"]) == (f"model:{id}", "refused", "record")
-    (job,) = here.registry.jobs.rows("key = ?", [f"civitai:model:{id}"])
+    (job,) = here.registry.jobs.of(f"civitai:model:{id}")
     assert (job.state, job.code, job.reason) == ("refused", "record", bad["reason"])
     site.alter = lambda request, response: response
     assert run(["sync", "-y", "--nsfw"]) == 0

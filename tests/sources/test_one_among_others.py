@@ -244,7 +244,7 @@ def test_half_a_character_in_a_date_is_no_failure(site: Sites, here: FetchSessio
     with here.registry.write():
         list(enqueue(here.registry, here.civitai, here.folder, plan.items, failed.append))
     assert failed == []
-    assert len(here.registry.jobs.rows("state = 'skipped'")) >= 1
+    assert any(job.state == "skipped" for job in here.registry.jobs.rows())
 
 
 def test_two_people_who_fetch_into_one_folder_do_not_write_into_one_file(

@@ -22,10 +22,10 @@ from fetching import EVERYTHING, installed, jobs_of
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import Gone, NetworkFailed, UsageError
+from hnetkit.hub import hub_token
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
 from hnetkit.sources.beside import MOST_MISSED
-from hnetkit.sources.hub import hub_token
 from hnetkit.sources.identify import checkpoints
 from hnetkit.sources.names import MOST_BYTES, safe_stem
 from hnetkit.sources.session import FetchSession

@@ -84,7 +84,7 @@ def test_a_repository_gives_its_networks_and_says_what_the_rest_is(
     assert (jobs["ink"].state, jobs["page"].state) == ("done", "refused")
     assert "web page" in str(jobs["page"].reason)
     assert set(installed(session)) == {hashlib.sha256(ink).hexdigest()}
-    (row,) = session.registry.catalogue.files("remote_files.sha256 = ?", [hashlib.sha256(ink).hexdigest()])
+    (row,) = session.registry.catalogue.files_with([hashlib.sha256(ink).hexdigest()])
     assert (row["source"], row["model"], row["file_name"]) == ("huggingface", REPO, "styles/ink.pt")
     commit = jobs["ink"].key.split("@")[1].split(":")[0]
     assert len(commit) == 40

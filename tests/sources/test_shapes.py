@@ -246,7 +246,7 @@ def test_a_model_with_anything_in_any_field_can_be_kept_and_is_given_back(
         rows = registry.catalogue.file_rows("civitai", str(model.id))
     assert rows.keys() >= {(str(version.id), str(file.id)) for version in model.versions for file in version.files}
     assert repr(registry.catalogue.raw("civitai", str(model.id))) == repr(json.loads(json.dumps(data)))
-    assert registry.catalogue.models("remote_id = ?", [str(model.id)])
+    assert registry.catalogue.model("civitai", str(model.id))
     for row in rows.values():
         registry.catalogue.images(registry.catalogue.version_row(row))
 
@@ -269,7 +269,7 @@ def test_a_model_with_odd_letters_in_every_string_can_be_kept(registry: Registry
     with registry.write():
         record(registry, model)
     assert registry.catalogue.raw("civitai", str(model.id)) == data
-    (row,) = registry.catalogue.models("remote_id = ?", [str(model.id)])
+    row = registry.catalogue.model("civitai", str(model.id))
     assert row["name"].startswith(SOUND[4]["name"])
     row["name"].encode("utf-8")
 

@@ -21,9 +21,10 @@ from fetching import EVERYTHING
 from told import told
 
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
+from hnetkit.hub import hub_token
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai import Civitai
-from hnetkit.sources.hub import Hub, hub_token
+from hnetkit.sources.hub import Hub
 from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust
 from hnetkit.sources.pace import Pace
 from hnetkit.sources.refs import ref_of

@@ -233,7 +233,7 @@ def test_trap_06_a_size_that_is_wrong_by_far_changes_nothing(open_session: OpenS
         jobs = session.sync(Filters(ids=tuple(model["id"] for model in models)), all_versions=False)
         assert {(job.state, job.reason) for job in jobs} == {("done", None)}
         assert len(jobs) >= len(sizes)
-        for install in session.registry.jobs.installs("kind = 'network'"):
+        for install in session.registry.jobs.installs(kind="network"):
             file_id = session.registry.jobs.get(install["job_id"]).key.removeprefix("civitai:")
             assert Path(install["path"]).read_bytes() == sites.world.content(int(file_id))
 

@@ -128,7 +128,7 @@ def test_trap_09_a_file_of_any_name_is_installed_under_one_that_every_system_tak
     assert path.read_bytes() == site.world.content(file["id"])
     after = {path for path in here.folder.parent.rglob("*") if here.folder not in path.parents}
     assert {path.name for path in after - before} <= {"library", "workers", "registry.db-wal", "registry.db-shm"}
-    (row,) = here.registry.catalogue.files("remote_files.remote_id = ?", [str(file["id"])])
+    (row,) = [row for row in here.registry.catalogue.files() if row["file_id"] == str(file["id"])]
     assert row["file_name"] == (name.strip() or f"{file['id']}.pt"), "the site's own name is kept"
 
 
@@ -192,5 +192,5 @@ def test_trap_10_a_prompt_can_say_every_installed_name_and_the_original_is_kept(
     prompt = split_tags(f"a harbour <hypernet:{stem}:0.5>, at night")
     assert [(tag.name, tag.multiplier) for tag in prompt.tags] == [(stem, 0.5)]
     assert stem == safe_stem(split_name(name)[0], "x")
-    (row,) = here.registry.catalogue.files("remote_files.remote_id = ?", [str(file["id"])])
+    (row,) = [row for row in here.registry.catalogue.files() if row["file_id"] == str(file["id"])]
     assert row["file_name"] == name

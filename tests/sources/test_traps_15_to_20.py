@@ -73,7 +73,7 @@ def test_trap_15_a_version_that_vanished_is_marked_and_its_file_stays(open_sessi
         gone, kept = (version["id"] for version in sites.world.model(id)["modelVersions"])
         sites.world.remove_version(gone)
         assert dict(ask_about(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
-        rows = session.registry.catalogue.files("models.remote_id = ?", [str(id)])
+        rows = [row for row in session.registry.catalogue.files() if row["model_id"] == str(id)]
         assert {row["version_id"]: row["version_state"] for row in rows} == {str(gone): "gone", str(kept): "listed"}
         assert len(installed(session)) == 2
         assert all(path.is_file() for path in installed(session).values())
@@ -89,7 +89,7 @@ def test_trap_15_an_empty_list_of_versions_is_a_fault_of_the_site_and_marks_noth
     data["modelVersions"].clear()
     list(ask_about(here.registry, here.civitai, here.clock, [str(id)]))
     data["modelVersions"].extend(versions)
-    rows = here.registry.catalogue.files("models.remote_id = ?", [str(id)])
+    rows = [row for row in here.registry.catalogue.files() if row["model_id"] == str(id)]
     assert {row["version_state"] for row in rows} == {"listed"}
 
 
@@ -108,7 +108,7 @@ def test_trap_15_a_deleted_model_is_gone_and_an_archived_one_says_so(site: Sites
     assert states == {str(deleted): "gone", str(archived): "archived"}
     assert set(installed(here).values()) == files
     assert all(path.is_file() for path in files)
-    rows = here.registry.catalogue.files("models.remote_id = ?", [str(archived)])
+    rows = [row for row in here.registry.catalogue.files() if row["model_id"] == str(archived)]
     assert rows, "what is known of its files is kept"
 
 
@@ -135,7 +135,7 @@ def test_trap_16_a_description_is_shown_without_tags_and_without_what_steers_a_t
     html = "<p>Soft &amp; wet.\x1b]0;owned\x07</p><script>x()</script><p>\x9b2J12k&nbsp;steps &#27;[31m</p>"
     site.world.model(id)["description"] = html
     here.pull(f"model:{id}")
-    (row,) = here.registry.catalogue.models("remote_id = ?", [str(id)])
+    row = here.registry.catalogue.model("civitai", str(id))
     assert row["description"] == "Soft & wet.]0;owned\n2J12k steps [31m"
 
 
@@ -144,7 +144,7 @@ def test_trap_16_raw_control_characters_in_json_are_read_and_not_shown(site: Sit
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert site.faults.fired
     assert job.state == "done"
-    (row,) = here.registry.catalogue.models("remote_id = ?", [str(site.world.ids()[0])])
+    row = here.registry.catalogue.model("civitai", str(site.world.ids()[0]))
     assert all(line.isprintable() for line in row["description"].split("\n"))
 
 

@@ -181,14 +181,16 @@ def test_what_is_known_travels_as_json_lines(mirror: FetchSession, tmp_path: Pat
         counts = imported(other, lines).counts
         assert counts["model"] == 6
         assert [json.dumps(record) for record in exported(other)] != lines  # no file is there, so no sha256
-        (same,) = other.networks.rows("content_hash = ?", [row["content_hash"]])
+        (same,) = other.networks.of_contents([row["content_hash"]])
         assert (same["tags"], same["note"], same["aliases"]) == (["anime", "ink"], "best at 0.6", ["lines"])
         assert other.subscriptions.rows()[0]["filters"] == {"nsfw": True}
         assert len(other.catalogue.files()) == len(mirror.registry.catalogue.files())
         with other.write():
             other.networks.set_note(same["id"], "no, 0.5")
         imported(other, lines)
-        assert other.networks.rows("id = ?", [same["id"]])[0]["note"] == "no, 0.5", "what a person said here stays"
+        assert other.networks.of_contents([row["content_hash"]])[0]["note"] == "no, 0.5", (
+            "what a person said here stays"
+        )
 
 
 @pytest.mark.parametrize("lines", [["x"], ["[]"], ['{"kind": "network"}'], ['{"kind": "hnetkit", "version": 99}']])
@@ -295,7 +297,7 @@ def test_an_alias_that_is_the_name_of_another_networks_file_is_left_out_by_name(
         line = json.dumps({**row(1), "kind": "network", "aliases": ["ink", "best"]})
         (failure,) = imported(registry, [HEAD, line]).failures
         assert "ink is the name of" in failure
-        assert registry.networks.rows("content_hash = ?", [row(1)["content_hash"]])[0]["aliases"] == ["best"]
+        assert registry.networks.of_contents([row(1)["content_hash"]])[0]["aliases"] == ["best"]
 
 
 def test_of_very_many_aliases_that_are_none_the_first_are_named_and_all_are_counted(tmp_path: Path) -> None:
@@ -458,7 +460,7 @@ def test_taking_up_what_is_missing_takes_as_long_for_each_in_a_large_library(tmp
             began = time.process_time()
             for damage in found[:30]:
                 take_up(registry, damage)
-            assert len(registry.files.rows("files.state = 'missing'")) == 30
+            assert len(registry.files.missing()) == 30
             return time.process_time() - began
 
     time_of(30)

@@ -14,7 +14,7 @@ EVERYTHING = Filters(nsfw=True)
 
 def installed(session: FetchSession) -> dict[str, Path]:
     """sha256 -> path of every network that hnetkit installed."""
-    return {row["sha256"]: Path(row["path"]) for row in session.registry.jobs.installs("kind = 'network'")}
+    return {row["sha256"]: Path(row["path"]) for row in session.registry.jobs.installs(kind="network")}
 
 
 def jobs_of(session: FetchSession, results: list[FetchResult]) -> list[Job]:

@@ -8,11 +8,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 from hnetkit.files import MODEL_SUFFIXES, is_model_name
+from hnetkit.hub import may_hear_token
 from hnetkit.text import argument
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -45,10 +44,7 @@ def require_safe_hub(hub_id: str) -> None:
     """
     from huggingface_hub import constants
 
-    endpoint = urlsplit(constants.ENDPOINT)
-    is_here = endpoint.hostname in ("127.0.0.1", "::1", "localhost")
-    goes_straight = "http" not in getproxies() or bool(proxy_bypass(endpoint.hostname or ""))
-    if endpoint.scheme != "https" and not (is_here and goes_straight):
+    if not may_hear_token(constants.ENDPOINT):
         raise ModelNotUsable(f"{hub_id}: HF_ENDPOINT is plain http", hint="give HF_ENDPOINT an https address")
 
 
