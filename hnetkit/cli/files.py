@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, TypeVar, cast
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
-from hnetkit.files import is_model_name
-from hnetkit.network import DType
-from hnetkit.text import argument, counted
+from hnetkit.text import counted
+
+if TYPE_CHECKING:
+    from hnetkit.formats.conversion import Converted
+    from hnetkit.network import DType
 
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
@@ -103,19 +103,31 @@ def convert_command(
       hnetkit convert style.pt style.safetensors
       hnetkit convert --to safetensors --out-dir converted models/*.pt
     """
-    rows: list[Row] = []
+    from hnetkit.formats.conversion import convert, convert_all
+
+    chosen = cast("DType | None", dtype)
+    done: list[Converted] = []
     failures: list[HnetkitError] = []
-    pairs = list(_targets(sources, to, out_dir, failures))
-    unread = len(failures)
-    for source, target in _tracked("Converting", pairs, output):
+    if to is None:
+        if len(sources) != 2 or out_dir is not None:
+            hint = "hnetkit convert style.pt style.safetensors, or add --to safetensors"
+            raise UsageError("without --to, give one source and the file to write", hint=hint)
         try:
-            rows.append(_convert(source, target, cast("DType | None", dtype), overwrite, output))
+            done.append(convert(*sources, dtype=chosen, overwrite=overwrite))
         except Exception as error:
-            failures.append(failure_of(error, source))
-    output.rows(
-        rows, columns=["source", "target", "dtype", "size_bytes", "content_hash"], text=lambda row: row["target"]
-    )
-    _raise_all(failures, of=len(pairs) + unread)
+            failures.append(failure_of(error, sources[0]))
+    else:
+        form = cast("Literal['safetensors', 'pt']", to)
+        with step_progress("Converting", quiet=output.quiet) as report:
+            done, failures = convert_all(
+                sources, form, out_dir=out_dir, dtype=chosen, overwrite=overwrite, progress=report
+            )
+    for made in done:
+        for name in made.not_carried:
+            output.note(f"{made.source}: {name} is not carried over")
+    columns = ["source", "target", "dtype", "size_bytes", "content_hash"]
+    output.rows(map(_converted_row, done), columns=columns, text=lambda row: row["target"])
+    _raise_all(failures, of=len(done) + len(failures))
 
 
 def _tracked(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
@@ -177,84 +189,14 @@ def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
     return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
 
 
-def _targets(
-    sources: tuple[str, ...], to: str | None, out_dir: str | None, failures: list[HnetkitError]
-) -> Iterator[tuple[str, Path]]:
-    """Yields (source, target) pairs; `failures` gets unreadable folders, and sources that would get one name."""
-    if to is None:
-        if len(sources) != 2 or out_dir is not None:
-            hint = "hnetkit convert style.pt style.safetensors, or add --to safetensors"
-            raise UsageError("without --to, give one source and the file to write", hint=hint)
-        source, target = sources[0], Path(sources[1])
-        yield source, target / f"{Path(source).stem}.safetensors" if target.is_dir() else target
-        return
-    folder = Path(out_dir) if out_dir else None
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, list[tuple[str, Path]]] = {}
-    named: dict[str, str] = {}  # each file once, in however many spellings
-    for source in _expanded(sources, failures):
-        folder_of_it, name = os.path.split(source)
-        named.setdefault(os.path.join(os.path.realpath(folder_of_it), name), source)
-    for source in named.values():
-        target = (folder or Path(source).parent) / f"{Path(source).stem}.{to}"
-        place = os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name))
-        found.setdefault(place, []).append((source, target))
-    for pairs in found.values():
-        if len(pairs) == 1:
-            yield pairs[0]
-        else:
-            failures += _of_one_name(pairs)
-
-
-def _of_one_name(pairs: Sequence[tuple[str, Path]]) -> Iterator[HnetkitError]:
-    """The failure of each of several sources whose outputs would be one file; no choice of one would be right."""
-    more = f" and {len(pairs) - 2} more" if len(pairs) > 2 else ""
-    for source, target in pairs:
-        other = next(other for other, _ in pairs if other != source)
-        alone = f"hnetkit convert {argument(source, is_path=True)} OTHER{target.suffix}"
-        yield UsageError(f"{source}: {other}{more} would also become {target}; give it a name of its own: {alone}")
-
-
-def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[str]:
-    """A folder stands for the model files in it; `failures` gets those that cannot be read, or hold none."""
-
-    for source in sources:
-        if not os.path.isdir(source):
-            yield source
-            continue
-        try:
-            found = [path for path in Path(source).iterdir() if is_model_name(path.name)]
-        except OSError as error:
-            failures.append(failure_of(error, source))
-            continue
-        files = sorted(str(path) for path in found if os.path.isfile(path))
-        if not files:
-            failures.append(NotFound(f"{source}: no model file lies in this folder", hint="name the folder below it"))
-        yield from files
-
-
-def _convert(source: str, target: Path, dtype: DType | None, overwrite: bool, output: Output) -> Row:
-    from hnetkit.formats import load, save
-    from hnetkit.formats.writing import require_output
-
-    require_output(target, overwrite=overwrite)
-    net = load(source)
-    try:
-        save(net, target, dtype=dtype, overwrite=overwrite)
-    except OSError as error:
-        error.filename = None  # that of the temporary file means nothing to the person
-        raise failure_of(error, str(target)) from error
-    for name in net.not_carried:
-        output.note(f"{source}: {name} is not carried over")
-    written = load(target)
+def _converted_row(made: Converted) -> Row:
     return {
-        "source": source,
-        "target": str(target),
-        "format": written.format,
-        "dtype": written.dtype,
-        "size_bytes": written.size_bytes,
-        "content_hash": written.content_hash,
+        "source": made.source,
+        "target": str(made.target),
+        "format": made.format,
+        "dtype": made.dtype,
+        "size_bytes": made.size_bytes,
+        "content_hash": made.content_hash,
     }
 
 
