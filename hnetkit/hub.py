@@ -28,7 +28,7 @@ from hnetkit.files import is_model_name, read_regular
 from hnetkit.tokens import MOST_TOKEN, checked_token, no_token, token_of
 
 Token: TypeAlias = str | bool | None
-"""As huggingface_hub takes one: a text; True and None are the person's own, False is none."""
+"""As huggingface_hub takes one: a text; None and True are that of `hub_token`, False is none."""
 
 _REPO = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 _MOST_LISTED = 10
@@ -45,7 +45,10 @@ def endpoint() -> str:
 
 def may_hear_token(address: str) -> bool:
     """Whether a token may go there: over https, or to this very machine without a proxy in between."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # no address at all
+        return False
     is_here = parts.hostname in ("127.0.0.1", "::1", "localhost")
     goes_straight = "http" not in getproxies() or bool(proxy_bypass(parts.hostname or ""))
     return parts.scheme == "https" or (is_here and goes_straight)
@@ -92,7 +95,7 @@ def network_file(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> str:
-    """Returns the path of a network's file that a person means, fetched from the hub where it is not here.
+    """Returns the path of a network's file, fetched from the hub where it is not here.
 
     Args:
         place: a file, a folder, or ``"owner/repo"``. What is here comes first.
@@ -105,7 +108,7 @@ def network_file(
 
     Raises:
         UsageError: there are several files to choose from, or ``HF_ENDPOINT`` is plain http.
-        NotFound: there is no such repository, revision or file, or not for everybody.
+        NotFound: there is no such repository, revision or file, or the repository is private.
         AuthRequired: the repository is only for those who accepted its terms, or the token is not known.
         NetworkFailed, RateLimited: the hub did not give it.
         MissingExtra: huggingface_hub is not installed.
@@ -121,7 +124,7 @@ def network_file(
 
     address = endpoint()
     if not may_hear_token(address):
-        raise UsageError(f"{path}: HF_ENDPOINT is plain http", hint="give HF_ENDPOINT an https address")
+        raise UsageError(f"{path}: HF_ENDPOINT is plain http, or no address", hint="give it an https address")
     if weight_name is None and local_files_only:
         raise UsageError(f"{path}: weight_name must say which file of the cache", hint='weight_name="FILE"')
     given = checked_token(token, "token") if isinstance(token, str) else hub_token() if token is not False else None
@@ -185,10 +188,10 @@ def _failure(error: Exception, repo: str, revision: str | None, weight_name: str
     if isinstance(error, errors.GatedRepoError):  # a kind of repository that is not found, to the library
         return AuthRequired(f"{repo}: only for those who accepted its terms", hint=token_hint())
     if isinstance(error, errors.RepositoryNotFoundError):  # to those who may not see it, a private one does not exist
-        said = f"{repo}: neither a file or folder here nor a repository of the hub, or not for everybody"
-        return NotFound(said, hint=f"check the name; where it is private: {token_hint()}")
+        said = f"{repo}: no such file or folder here, and no such repository on the hub, or a private one"
+        return NotFound(said, hint=f"check the name; if it is private: {token_hint()}")
     if isinstance(error, errors.RevisionNotFoundError):
-        return NotFound(f"{repo}: has no revision {revision}", hint="give a branch, a tag or a whole commit")
+        return NotFound(f"{repo}: has no revision {revision or 'main'}", hint="give a branch, a tag or a whole commit")
     if isinstance(error, errors.LocalEntryNotFoundError):
         if isinstance(error.__cause__, errors.HfHubHTTPError):
             return _failure(error.__cause__, repo, revision, weight_name)
@@ -209,7 +212,7 @@ def _failure(error: Exception, repo: str, revision: str | None, weight_name: str
 
 def _refusal(status: int | None, repo: str) -> HnetkitError:
     if status in (401, 403):
-        return AuthRequired(f"{repo}: the hub does not let this token have it", hint=token_hint())
+        return AuthRequired(f"{repo}: the hub denies access", hint=token_hint())
     if status == 404:
         return NotFound(f"{repo}: the hub does not have it")
     if status == 429:

@@ -23,7 +23,8 @@ def stored(registry: Registry, *rows: dict[str, Any]) -> None:
         root = registry.files.add_root(Path("/library"))
         for number, found in enumerate(rows):
             registry.files.put(root, f"{found['name']}-{number}.pt", 1, 1, found)
-            registry.networks.put(found)
+            if found["content_hash"]:
+                registry.networks.put(found)
 
 
 def test_a_registry_works_where_torch_cannot_be_imported(tmp_path: Path) -> None:
@@ -124,6 +125,50 @@ def test_an_alias_moves_to_the_network_that_last_got_it(tmp_path: Path) -> None:
             for number in (1, 2):
                 registry.networks.set_alias(registry.networks.id_of(row(number)["content_hash"]), "best")
         assert [network["aliases"] for network in registry.networks.rows()] == [[], ["best"]]
+
+
+def test_files_are_found_by_the_first_digits_of_a_hash_and_by_nothing_else(tmp_path: Path) -> None:
+    first, second = "ab" * 32, "abf" + "0" * 61
+    with Registry(tmp_path / "r.db") as registry:
+        stored(
+            registry,
+            row(1, sha256=first, content_hash=f"h1:{first}", autov1="01234567", source_sha256=second),
+            row(2, sha256=second, content_hash=f"h1:{second}"),
+            row(3, sha256="ab" + "c" * 62, content_hash=None),
+        )
+        files = registry.files
+
+        def stems(**hashes: str) -> list[str]:
+            return [found["stem"] for found in files.with_hash(**hashes)]
+
+        assert stems(sha256="ab") == stems(content="ab") == ["net1-0", "net2-1"]
+        assert stems(sha256="aba") == stems(content="aba") == stems(autov1="01234567") == ["net1-0"]
+        assert stems(sha256="abf", autov1="01234567") == ["net1-0", "net2-1"]
+        assert stems(source_sha256="abf") == ["net1-0"]
+        assert stems(source_sha256="aba") == stems(autov1="0123") == stems(sha256="ac") == stems() == []
+        assert [found["stem"] for found in files.of_networks()] == sorted(files.stems()) == ["net1-0", "net2-1"]
+
+
+def test_jobs_and_what_they_installed_are_found_by_what_they_are(tmp_path: Path) -> None:
+    about = {"source": "url", "url": "", "name": "ink", "suffix": ".pt", "folder": "/library"}
+    with Registry(tmp_path / "r.db") as registry, registry.write():
+        jobs = registry.jobs
+        first, second = jobs.add("url:1", about), jobs.add("url:2", about)
+        jobs.set_state(first.id, "done")
+        jobs.installed("/library/ink.pt", first.id, "network", None)
+        jobs.installed("/library/ink.json", first.id, "sidecar", None)
+        jobs.installed("/library/pen.pt", None, "network", None)
+        assert [job.key for job in jobs.rows()] == ["url:1", "url:2"]
+        assert [job.key for job in jobs.of("url:1")] == [job.key for job in jobs.of("url:1", "failed", "done")]
+        assert jobs.of("url:2", "done") == jobs.of("url:3") == []
+
+        def names(**which: Any) -> list[str]:
+            return [Path(install["path"]).name for install in jobs.installs(**which)]
+
+        assert names() == ["ink.json", "ink.pt", "pen.pt"]
+        assert names(kind="network") == ["ink.pt", "pen.pt"]
+        assert names(job=first.id, kind="network") == ["ink.pt"]
+        assert names(job=second.id) == []
 
 
 def test_forgetting_the_last_file_forgets_the_network_and_its_words(tmp_path: Path) -> None:
