@@ -1,4 +1,4 @@
-"""The options of `hnetkit train run` that make its recipe: what is not given is as --recipe says, else the default."""
+"""The options of `hnetkit train run` and `sweep`: what is not given is as --recipe says, else the default."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from hnetkit.cli.numbers import Number
 from hnetkit.errors import UsageError
 from hnetkit.limits import parse_json
-
-if TYPE_CHECKING:
-    from hnetkit.train.recipe import Recipe
 
 
 class _Option(NamedTuple):
@@ -55,10 +51,6 @@ def _size(text: str) -> list[int]:
     if found is None:
         raise ValueError(text)
     return [int(found[1]), int(found[2] or found[1])]
-
-
-def _sides(text: str) -> list[str]:
-    return ["k", "v"] if text == "both" else [text]
 
 
 _FLOATS = _Read(_numbers(float), "numbers, separated by commas")
@@ -152,13 +144,33 @@ _OPTIONS = (
 )
 
 
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds every option; the command receives `given`: setting -> value, of those that were given."""
+_OF_BOTH = (
+    click.argument("pictures", required=False),
+    click.option(
+        "--out", default="training", metavar="DIR", show_default=True, help="Folder in which the folder NAME is made."
+    ),
+    click.option("--restart", is_flag=True, help="Start over, and remove what was made so far."),
+    click.option("--force", is_flag=True, help="Go on although pictures or model have changed."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to compute."),
+)
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds PICTURES, where and how to train, and every setting of a recipe.
+
+    The command receives `asked`: keyword arguments of `hnetkit.train.train`, with the settings that were given.
+    """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        values = {option.setting: kwargs.pop(_parameter(option)) for option in _OPTIONS}
-        given = {setting: value for setting, value in values.items() if value is not None and value != ()}
-        return command(*args, given=given, **kwargs)
+        given = {option: kwargs.pop(_parameter(option)) for option in _OPTIONS}
+        changes = {
+            option.setting: _as_json(option, value) for option, value in given.items() if value not in (None, ())
+        }
+        if (pictures := kwargs.pop("pictures")) is not None:
+            changes["pictures"] = pictures
+        asked = {"model": changes.pop("model", None), "changes": changes}
+        asked |= {name: kwargs.pop(name) for name in ("out", "restart", "force", "device")}
+        return command(*args, asked=asked, **kwargs)
 
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
@@ -171,6 +183,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=None,
             help=option.help,
         )(wrapper)
+    for decorate in reversed(_OF_BOTH):
+        wrapper = decorate(wrapper)
     return wrapper
 
 
@@ -194,36 +208,16 @@ def read_setting(name: str, text: str) -> tuple[str, Any]:
         return option.setting, None
     kind = option.type or (click.BOOL if "/" in option.flags else click.STRING)
     try:
-        return option.setting, kind.convert(text, None, None)
+        return option.setting, _as_json(option, kind.convert(text, None, None))
     except click.BadParameter as error:
         raise UsageError(f"{name}: {error.message}") from error
 
 
-def make_recipe(file: Path | None, pictures: str | None, given: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
-    """Returns the recipe of a file, or of defaults, with what was given in its place.
-
-    Args:
-        defaults: setting -> value, where neither the file nor an option says one.
-
-    Raises:
-        UsageError: something is missing, or cannot be meant.
-    """
-    from hnetkit.train.recipe import Recipe, read_recipe
-
-    data = read_recipe(file) if file is not None else {}
-    if pictures is not None:
-        given = {**given, "pictures": pictures}
-    for setting, value in given.items():
-        part, _, name = setting.rpartition(".")
-        place = data.setdefault(part, {}) if part else data
-        if not isinstance(place, dict):
-            raise UsageError(f"{file}: {part} is not a JSON object")
-        place[name] = _sides(value) if setting == "build.sides" else value
-    data = {**defaults, **data}
-    for needed, hint in (("pictures", "hnetkit train PICTURES --name X"), ("name", "--name X")):
-        if needed not in data:
-            raise UsageError(f"a run needs {'a folder of ' if needed == 'pictures' else 'a '}{needed}", hint=hint)
-    return Recipe.from_json(data, str(file) if file is not None else "the options")
+def _as_json(option: _Option, value: Any) -> Any:
+    """Returns what an option read as a recipe has it."""
+    if option.setting == "build.sides":
+        return ["k", "v"] if value == "both" else [value]
+    return value
 
 
 def _may_be_none(setting: str) -> bool:

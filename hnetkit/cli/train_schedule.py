@@ -41,17 +41,15 @@ def schedule_command(text: str | None, max_steps: int | None, from_step: int, ou
       hnetkit train schedule "5e-5:100, 5e-6:1500, 1e-6" --max-steps 5000 --json
       hnetkit train schedule "cosine:4e-5:cycle=500:warmup=50:min=6e-7" --max-steps 2000
     """
-    from hnetkit.train.rates import PRESETS, Rates, end_of
+    from hnetkit.train import schedule
+    from hnetkit.train.rates import PRESETS
 
     if text is None:
         if max_steps is not None or from_step:
             raise UsageError("steps of which schedule?", hint="hnetkit train schedule default --max-steps 10000")
         _list(PRESETS, output)
         return
-    end = max_steps if max_steps is not None else end_of(text)
-    if end is None:
-        raise UsageError("this schedule has no end of its own", hint="--max-steps 20000")
-    rates = Rates(text, end, from_step)
+    rates = schedule(text, max_steps, from_step)
     for warning in rates.warnings():
         output.note(f"Warning: {warning}")
     preset = PRESETS.get(text.strip())

@@ -24,8 +24,8 @@ from hnetkit.train.loop import Callbacks
 from hnetkit.train.previews import Previews, PreviewSettings
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import Report
-from hnetkit.train.sweep import Outcome, Sweep, finished, make
 from hnetkit.train.sweep_runs import Choice, plan_runs
+from hnetkit.train.sweeping import Outcome, Sweep, make_all
 
 FEW = PreviewSettings(prompts=("a dot", "a line"), seeds=(1,), steps=1, width=16, height=16, sampler="DDIM")
 
@@ -57,17 +57,10 @@ def over_rates(recipe: Recipe, out: Path, rates: Sequence[str] = ("1e-2", "1e-3"
 
 
 def made(sweep: Sweep, model: Model, told: Callbacks = Callbacks()) -> list[Outcome]:  # noqa: B008
-    """Does all that a command does, but for the library."""
+    """Makes a sweep, with a library of its own."""
     sweep.require_ours()
-    data, previews = sweep.read(), sweep.previews(model)
-    found = sweep.check(model, data, "go on", force=False)
-    done = [finished(run, own) for run, own in zip(sweep.runs, found, strict=True)]
-    sweep.begin()
-    outcomes = [
-        before or make(run, model, own, told=told) for run, own, before in zip(sweep.runs, data, done, strict=True)
-    ]
-    sweep.write(outcomes, previews)
-    return outcomes
+    with hnetkit.Library(home=sweep.folder.parent / "home") as library:
+        return make_all(sweep, model, sweep.read(), told=told, library=library)
 
 
 @pytest.fixture(scope="module")

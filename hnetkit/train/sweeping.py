@@ -8,10 +8,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +24,18 @@ from hnetkit.text import to_cell
 from hnetkit.train.captions import Template
 from hnetkit.train.data import TrainingData, TrainingPicture, read_data
 from hnetkit.train.logs import CSV_NAME, read_log
-from hnetkit.train.loop import Callbacks, check, rates_of, train
+from hnetkit.train.loop import Callbacks, check, train
 from hnetkit.train.previews import Previews
+from hnetkit.train.processes import Processes
+from hnetkit.train.rates import schedule
+from hnetkit.train.recipe import Recipe, make_recipe
+from hnetkit.train.registering import register_run
 from hnetkit.train.run_folder import Beginning, Found, RunFolder
-from hnetkit.train.sweep_runs import SweepRun
+from hnetkit.train.sweep_runs import Choice, SweepRun, Varied, plan_runs, require_sense
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
+    from hnetkit.library.library import Library
 
 FORMAT = "hnetkit.sweep/1"
 
@@ -188,6 +195,89 @@ class Sweep:
             ) from error
 
 
+def plan_sweep(
+    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str],
+    varied: Sequence[Varied],
+    changes: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    out: Path,
+) -> Sweep:
+    """Returns a sweep over all combinations of what varies.
+
+    Args:
+        recipe: of every run, where no whole recipes vary.
+        changes, defaults: as for `hnetkit.train.recipe.make_recipe`, of every run.
+        out: the folder of the sweep's own one.
+
+    Raises:
+        UsageError: values that cannot be meant, or fewer than two runs that can be told apart.
+        NotFound: a recipe's file is not there.
+    """
+    require_sense(varied, changes)
+    asked = []
+    for values in product(*(one.values for one in varied)):
+        choices = [Choice(one.what, text, one.setting) for one, (text, _) in zip(varied, values, strict=True)]
+        base, own = recipe, dict(changes)
+        for choice, (_, value) in zip(choices, values, strict=True):
+            if choice.setting:
+                own[choice.setting] = value
+            else:
+                base = value
+        asked.append((choices, make_recipe(base, own, defaults)))
+    of_recipes = {own.name for _, own in asked}
+    if len(of_recipes) > 1:
+        raise UsageError(f"recipes of several names, {', '.join(sorted(of_recipes))}", hint="--name X, of the sweep")
+    name = of_recipes.pop()
+    return Sweep(name, out / name, tuple(one.what for one in varied), plan_runs(name, out / name, asked))
+
+
+def make_all(
+    sweep: Sweep,
+    model: Model,
+    data: Sequence[TrainingData],
+    *,
+    beginning: Beginning = "go on",
+    force: bool = False,
+    told: Callbacks = _UNTOLD,
+    made: Callable[[Outcome], None] | None = None,
+    library: Library | None = None,
+) -> list[Outcome]:
+    """Returns what came of every run, once all could begin; the sheet and the table are written.
+
+    Args:
+        model: that all runs are trained on.
+        data: of each run, as `Sweep.read` gives it.
+        made: called after each run, in the main process.
+        library: networks are put into it; None is that of the command line.
+
+    Raises:
+        HnetkitError: as `hnetkit.train.loop.train`, but for what a guard stops: that is a run's outcome.
+    """
+    processes = Processes(model.pipe.unet.device.type)
+    previews = sweep.previews(model)
+    found = sweep.check(model, data, beginning, force=force)
+    done = [finished(run, own) if beginning != "restart" else None for run, own in zip(sweep.runs, found, strict=True)]
+    processes.shared(None)  # every process has looked before the main one writes
+    outcomes = []
+    with sweep.locked() if processes.is_main else nullcontext():
+        if processes.is_main:
+            sweep.begin()
+        processes.shared(None)
+        for number, (run, before) in enumerate(zip(sweep.runs, done, strict=True)):
+            heading = f"Run {number + 1} of {len(done)}: {run.label}"
+            told.say(f"{heading}, finished before" if before else heading)
+            outcome = before or make(run, model, data[number], beginning=beginning, force=force, told=told)
+            outcomes.append(outcome)
+            if processes.is_main:
+                if outcome.files:
+                    register_run(library, run.folder, run.recipe, model, outcome.files, found[number].start)
+                if made is not None:
+                    made(outcome)
+        if processes.is_main:
+            told.say(f"Sheet: {sweep.write(outcomes, previews)}")
+    return outcomes
+
+
 def make(
     run: SweepRun,
     model: Model,
@@ -211,7 +301,8 @@ def make(
 
 def finished(run: SweepRun, found: Found) -> Outcome | None:
     """Returns what came of a run that is at its end; None where there is something to do."""
-    if not RunFolder(run.folder, run.recipe).is_finished(found, rates_of(run.recipe).last_step):
+    last_step = schedule(run.recipe.rates, run.recipe.max_steps).last_step
+    if not RunFolder(run.folder, run.recipe).is_finished(found, last_step):
         return None
     return outcome_of(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
 
