@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @click.option(
-    "--recipe", "file", type=click.Path(path_type=Path), metavar="FILE", help="JSON file, as in a run's folder."
+    "--recipe",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Recipe, a JSON file as in a run's folder.",
 )
 @click.option("--resume", is_flag=True, help="Refuse to begin where there is no checkpoint to go on from.")
 @training_options

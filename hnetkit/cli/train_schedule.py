@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 @click.option(
     "--max-steps",
     type=click.IntRange(min=1),
-    help="The step at which training ends at the latest. [default: where SCHEDULE ends]",
+    help="Step at which training ends at the latest. [default: where SCHEDULE ends]",
 )
-@click.option("--from-step", type=click.IntRange(min=0), default=0, show_default=True, help="Steps made before.")
+@click.option(
+    "--from-step", type=click.IntRange(min=0), default=0, show_default=True, help="Number of steps made before."
+)
 @output_options
 def schedule_command(text: str | None, max_steps: int | None, from_step: int, output: Output) -> None:
     """Show what a learning-rate schedule means, or list the presets.

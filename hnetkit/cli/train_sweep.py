@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 @click.command("sweep")
-@click.option("--vary", "varied", multiple=True, metavar="NAME=A|B", help="Values of an option; repeat for more.")
+@click.option("--vary", "varied", multiple=True, metavar="NAME=A|B", help="Option to vary, and its values. Repeatable.")
 @click.option(
     "--recipe",
     "files",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="JSON file, as in a run's folder; repeat to vary it.",
+    help="Recipe, a JSON file as in a run's folder. Repeat to vary it.",
 )
 @training_options
 @output_options
@@ -34,16 +34,16 @@ def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], asked: dict[
     """Train one network by several recipes, and show them on one sheet.
 
     Each --vary names an option of `hnetkit train run` without its dashes, and values of it that a | separates: commas
-    belong to schedules and lists. Switches take on and off, what is off by default also none. Several --vary, and
-    several --recipe, are combined, each value with each. All other options count for every run. Model, precision and
-    previews are the same for all: the model is loaded once.
+    belong to schedules and lists. Switches take on and off; options that are off by default also take none. Several
+    --vary, and several --recipe, are combined, each value with each. All other options apply to every run.
+    Model, precision and previews are the same for all: the model is loaded once.
 
     Each run is one of `hnetkit train run`, in OUT/NAME/ in a folder named by what differs; its network is called
     NAME-what-differs, while prompts say NAME in all runs alike. OUT/NAME/sweep.png has a row for each run and a column
     for each prompt and seed of the previews, below a row without a network; sweep.csv has the numbers.
 
     The same command given again goes on where it stopped: runs that are finished are not made again, and values may be
-    added. A run that a guard stops is said and shown as failed, the others are made, and the exit code is 1.
+    added. A run that a guard stops is listed as failed, the others are made, and the exit code is 1.
 
     \b
     Examples:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from networks import network_file
 from pipelines import tiny_sd
+from training import make_pictures
 
 import hnetkit
 
@@ -25,6 +26,7 @@ def test_every_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: 
     for seed, name in enumerate(("ink", "glow")):
         network_file(tmp_path / "hypernetworks", f"{name}.pt", seed=seed)
     (tmp_path / "webui").mkdir()
+    make_pictures(tmp_path / "photos", 10)
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```pycon\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     test = doctest.DocTestParser().get_doctest("".join(blocks), {}, PAGE.name, str(PAGE), 0)
