@@ -73,14 +73,14 @@ class Callbacks:
     """Who is told what happens.
 
     Attributes:
-        say: takes a line for the person.
-        prepared: takes what is being made ready, how much of it is, and how much there is.
-        made: takes where the run is, after each step.
+        note: takes a line for the person.
+        progress: takes what is being made ready, how much of it is, and how much there is.
+        step: takes where the run is, after each step.
     """
 
-    say: Callable[[str], None] = lambda line: None
-    prepared: Progress = lambda what, done, total: None
-    made: Callable[[Report], None] = lambda report: None
+    note: Callable[[str], None] = lambda line: None
+    progress: Progress = lambda what, done, total: None
+    step: Callable[[Report], None] = lambda report: None
 
 
 def train(
@@ -116,15 +116,15 @@ def train(
             _set_up(recipe, model, data, folder, told)
         )
         for change in files.require_same(beginning, found, force=force):
-            told.say(f"Warning: going on although {change}")
+            told.note(f"Warning: going on although {change}")
         log = None
         if processes.is_main:
             stack.enter_context(files.locked())
             log = Log(folder, tensorboard=recipe.tensorboard)
             stack.callback(log.close)
-            _require_room(folder, network, recipe, rates, told.say)
+            _require_room(folder, network, recipe, rates, told.note)
         state = _begin(files, found, processes, beginning, rates.last_step)
-        material = prepare(model, data, told.prepared)
+        material = prepare(model, data, told.progress)
         scaler = torch.amp.GradScaler(unet.device.type, enabled=recipe.precision == "fp16")
         run = Run(
             recipe=recipe,
@@ -139,8 +139,8 @@ def train(
             as_file=partial(_as_file, network, model, recipe.name),
             log=log,
             previews=_previews(recipe, model, material, folder) if processes.is_main else None,
-            report=told.made,
-            say=told.say,
+            report=told.step,
+            say=told.note,
         )
         with _needing_memory(recipe):
             _go(run, state)
@@ -235,7 +235,7 @@ def _checked(recipe: Recipe, data: TrainingData, processes: Processes, told: Cal
         warnings = [*data.warnings(), *rates.warnings()]
         warnings += [f"clipping: {warning}" for warning in clip_at.warnings()] if clip_at else []
         for warning in warnings:
-            told.say(f"Warning: {warning}")
+            told.note(f"Warning: {warning}")
     return rates
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,7 @@ class Varied(NamedTuple):
         """
         if setting == WHOLE and not isinstance(values, Mapping):
             raise UsageError("recipes that vary have names", hint='vary={"recipe": {"soft": ..., "hard": ...}}')
+        values = [values] if isinstance(values, str) else values
         pairs = values.items() if isinstance(values, Mapping) else [(_written(value), value) for value in values]
         what = setting.rpartition(".")[2].replace("_", "-")
         return cls(what, "" if setting == WHOLE else setting, tuple(pairs))
@@ -139,8 +141,8 @@ def require_sense(varied: Sequence[Varied], changes: Mapping[str, Any]) -> None:
 
 def _written(value: Any) -> str:
     """Returns a value as its option is written."""
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
     if value is None or isinstance(value, bool):
         return "none" if value is None else "on" if value else "off"
     if isinstance(value, list | tuple):

@@ -256,7 +256,7 @@ def make_all(
     processes = Processes(model.pipe.unet.device.type)
     previews = sweep.previews(model)
     found = sweep.check(model, data, beginning, force=force)
-    done = [finished(run, own) if beginning != "restart" else None for run, own in zip(sweep.runs, found, strict=True)]
+    done = [_finished(run, own) if beginning != "restart" else None for run, own in zip(sweep.runs, found, strict=True)]
     processes.shared(None)  # every process has looked before the main one writes
     outcomes = []
     with sweep.locked() if processes.is_main else nullcontext():
@@ -265,8 +265,8 @@ def make_all(
         processes.shared(None)
         for number, (run, before) in enumerate(zip(sweep.runs, done, strict=True)):
             heading = f"Run {number + 1} of {len(done)}: {run.label}"
-            told.say(f"{heading}, finished before" if before else heading)
-            outcome = before or make(run, model, data[number], beginning=beginning, force=force, told=told)
+            told.note(f"{heading}, finished before" if before else heading)
+            outcome = before or _made(run, model, data[number], beginning, told, force=force)
             outcomes.append(outcome)
             if processes.is_main:
                 if outcome.files:
@@ -274,40 +274,31 @@ def make_all(
                 if made is not None:
                     made(outcome)
         if processes.is_main:
-            told.say(f"Sheet: {sweep.write(outcomes, previews)}")
+            told.note(f"Sheet: {sweep.write(outcomes, previews)}")
+        processes.shared(None)
     return outcomes
 
 
-def make(
-    run: SweepRun,
-    model: Model,
-    data: TrainingData,
-    *,
-    beginning: Beginning = "go on",
-    force: bool = False,
-    told: Callbacks = _UNTOLD,
+def _made(
+    run: SweepRun, model: Model, data: TrainingData, beginning: Beginning, told: Callbacks, *, force: bool
 ) -> Outcome:
-    """Returns what came of a run that was made, or gone on with, also where a guard stopped it.
-
-    Raises:
-        HnetkitError: as `hnetkit.train.loop.train`, for all else.
-    """
+    """Returns what came of a run that was made, or gone on with, also where a guard stopped it."""
     try:
         result = train(run.recipe, model, data, run.folder, beginning=beginning, force=force, told=told)
     except TrainingFailed as error:
-        return outcome_of(run, failure=f"{error}; {error.hint}" if error.hint else str(error))
-    return outcome_of(run, result.files)
+        return _outcome(run, failure=f"{error}; {error.hint}" if error.hint else str(error))
+    return _outcome(run, result.files)
 
 
-def finished(run: SweepRun, found: Found) -> Outcome | None:
+def _finished(run: SweepRun, found: Found) -> Outcome | None:
     """Returns what came of a run that is at its end; None where there is something to do."""
     last_step = schedule(run.recipe.rates, run.recipe.max_steps).last_step
     if not RunFolder(run.folder, run.recipe).is_finished(found, last_step):
         return None
-    return outcome_of(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
+    return _outcome(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
 
 
-def outcome_of(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Outcome:
+def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Outcome:
     """Returns what the log says of a run."""
     rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
     if not rows:

@@ -93,10 +93,10 @@ def train(
     if resume and restart:
         raise UsageError("--resume and --restart say the opposite", hint="leave one of them out")
     beginning: Beginning = "resume" if resume else "restart" if restart else "go on"
-    told = _callbacks(note, progress, step)
+    told = _callbacks(note=note, progress=progress, step=step)
     source = _Source.of(model, device)
     whole = make_recipe(recipe, source.changes(changes), source.defaults())
-    data = read_data(whole, partial(told.prepared, "Reading pictures"))
+    data = read_data(whole, partial(told.progress, "Reading pictures"))
     loaded = source.model_for(whole, told)
     result = train_on(whole, loaded, data, Path(out) / whole.name, beginning=beginning, force=force, told=told)
     if result.files:
@@ -147,22 +147,21 @@ def sweep(
     from hnetkit.train.sweep_runs import Varied
     from hnetkit.train.sweeping import make_all, plan_sweep
 
-    told = _callbacks(note, progress, step)
+    told = _callbacks(note=note, progress=progress, step=step)
     source = _Source.of(model, device)
     varied = [Varied.of(*one) for one in vary.items()] if isinstance(vary, Mapping) else vary
     plan = plan_sweep(recipe, varied, source.changes(changes), source.defaults(), Path(out))
     plan.require_ours()
-    data = plan.read(partial(told.prepared, "Reading pictures"))
+    data = plan.read(partial(told.progress, "Reading pictures"))
     loaded = source.model_for(plan.runs[0].recipe, told)
     beginning: Beginning = "restart" if restart else "go on"
     return make_all(plan, loaded, data, beginning=beginning, force=force, told=told, made=made, library=library)
 
 
-def _callbacks(note: Note | None, progress: Progress | None, step: Callable[[Report], None] | None) -> Callbacks:
+def _callbacks(**given: Any) -> Callbacks:
     from hnetkit.train.loop import Callbacks
 
-    given: dict[str, Any] = {"say": note, "prepared": progress, "made": step}
-    return replace(Callbacks(), **{name: callback for name, callback in given.items() if callback is not None})
+    return Callbacks(**{name: callback for name, callback in given.items() if callback is not None})
 
 
 class _Source(NamedTuple):
@@ -203,12 +202,12 @@ class _Source(NamedTuple):
             return self.loaded
         is_demo = os.path.realpath(recipe.model) == str(demo.model_folder())
         if is_demo and self.place is None:
-            told.say("No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another.")
+            told.note("No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another.")
         if self.device == "cuda":
             import torch
 
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        told.prepared("Loading the model", 0, 1)
+        told.progress("Loading the model", 0, 1)
         model = load_model(
             recipe.model,
             device=self.device,
@@ -217,5 +216,5 @@ class _Source(NamedTuple):
             tokenizer=recipe.tokenizer,
         )
         for line in model.notes:
-            told.say(line)
+            told.note(line)
         return replace(model, name=demo.MODEL_NAME) if is_demo else model

@@ -104,7 +104,11 @@ def test_a_model_that_is_loaded_and_a_recipe_of_any_form_train_the_same(here: Pa
         train.train(recipe, model, out="third", library=library)
         assert len(library.record("ink")["files"]) == 4
     assert made("first/ink") == made("second/ink") == made("third/ink")
-    changed = train.train(record, model, out="fourth", changes={"max_steps": 2, "build.activation": "relu"})
+    pictures = here / "pictures"
+    train.train({**SETTINGS, "pictures": pictures}, here / "tiny", out="fourth", changes={"max_steps": 2})
+    settings = json.loads(Path("fourth/ink/recipe.json").read_text())["recipe"]
+    assert (settings["pictures"], settings["model"]) == (str(pictures), str(here / "tiny"))
+    changed = train.train(record, model, out="fifth", changes={"max_steps": 2, "build.activation": "relu"})
     assert (changed.step, hnetkit.load(changed.files[0]).activation) == (2, "relu")
 
 
@@ -216,6 +220,7 @@ def test_whole_recipes_vary_by_name_and_one_that_fails_stops_no_other(here: Path
     [
         ({}, "at least two runs"),
         ({"rates": ["1e-2"]}, "one value does not vary"),
+        ({"rates": "1e-2"}, "one value does not vary"),
         ({"precision": ["no", "bf16"]}, "have the precision in common"),
         ({"max_steps": [3, 5]}, "--max-steps and --vary max-steps"),
         ({"rates": ["1e-2", "fast"]}, "fast"),
