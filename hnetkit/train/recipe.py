@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import is_reserved
@@ -20,6 +20,9 @@ from hnetkit.train.as_json import LARGEST, from_json, shown, to_json
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
 from hnetkit.train.previews import PreviewSettings
+
+if TYPE_CHECKING:
+    from hnetkit.library.library import AnyPath
 
 Precision = Literal["no", "fp16", "bf16"]
 LatentSampling = Literal["once", "deterministic", "random"]
@@ -238,7 +241,7 @@ def _is_option(value: Any) -> bool:
 
 
 def make_recipe(
-    base: Recipe | Mapping[str, Any] | str | os.PathLike[str],
+    base: Recipe | Mapping[str, Any] | AnyPath,
     changes: Mapping[str, Any] = MappingProxyType({}),
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Recipe:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +34,7 @@ from hnetkit.train.sweep_runs import Choice, SweepRun, Varied, plan_runs, requir
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
-    from hnetkit.library.library import Library
+    from hnetkit.library.library import AnyPath, Library
 
 FORMAT = "hnetkit.sweep/1"
 
@@ -196,7 +195,7 @@ class Sweep:
 
 
 def plan_sweep(
-    recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str],
+    recipe: Recipe | Mapping[str, Any] | AnyPath,
     varied: Sequence[Varied],
     changes: Mapping[str, Any],
     defaults: Mapping[str, Any],

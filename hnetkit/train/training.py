@@ -18,17 +18,15 @@ from hnetkit.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
-    from hnetkit.library.library import Library
+    from hnetkit.library.library import AnyPath, Library
+    from hnetkit.library.scan import Note
     from hnetkit.train.loop import Callbacks, Result
+    from hnetkit.train.material import Progress
     from hnetkit.train.recipe import Recipe
     from hnetkit.train.run import Report
     from hnetkit.train.run_folder import Beginning
     from hnetkit.train.sweep_runs import Varied
     from hnetkit.train.sweeping import Outcome
-
-AnyPath = str | os.PathLike[str]
-Note = Callable[[str], None]
-Progress = Callable[[str, int, int], None]
 
 _DTYPES = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 _UNCHANGED: Mapping[str, Any] = MappingProxyType({})

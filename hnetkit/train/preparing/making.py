@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,8 @@ from hnetkit.train.preparing.quality import Look, warnings_about, warnings_of_ki
 from hnetkit.train.preparing.sizes import Size, read_size
 
 if TYPE_CHECKING:
+    from hnetkit.library.library import AnyPath
     from hnetkit.train.preparing.captioners import Blip, Tagger
-
-AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.limits import parse_json
@@ -19,11 +19,12 @@ from hnetkit.train.preparing.opening import picture_files, pictures_of_other_kin
 from hnetkit.train.preparing.quality import Look, tag_counts, warnings_about, warnings_of_each, warnings_of_kinds
 from hnetkit.train.tables import require_each_once
 
+if TYPE_CHECKING:
+    from hnetkit.library.library import AnyPath
+
 COLUMNS = ("file", "width", "height", "caption", "warnings")
 _SEPARATORS = ",;\t"  # some spreadsheets write CSV with semicolons
 _MOST_TABLE = 16 << 20  # bytes of an edited table
-
-AnyPath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
