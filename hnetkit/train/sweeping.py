@@ -273,6 +273,7 @@ def make_all(
                 if made is not None:
                     made(outcome)
         if processes.is_main:
+            told.progress("Drawing the sheet", 0, 1)
             told.note(f"Sheet: {sweep.write(outcomes, previews)}")
         processes.shared(None)
     return outcomes
