@@ -179,7 +179,7 @@ def speed(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         times["plain"].append(time.perf_counter() - since)
         since = time.perf_counter()
 
-    train(recipe, model, data, folder / "run", told=Callbacks(made=made))
+    train(recipe, model, data, folder / "run", told=Callbacks(step=made))
     plain_s, hnetkit_s = (statistics.median(times[who][1:]) for who in ("plain", "hnetkit"))
     encoding_s = statistics.median(plain.encoding[1:])
     differ = losses_differ(plain.losses, folder / "run" / CSV_NAME)

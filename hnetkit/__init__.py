@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hnetkit import errors as errors
+    from hnetkit import train as train
     from hnetkit.formats import load as load
     from hnetkit.formats import save as save
     from hnetkit.library.library import Library as Library
@@ -49,7 +50,7 @@ _HOME = {
     "set_progress": "hnetkit.runtime.attach",
     "unload_hypernetworks": "hnetkit.runtime.attach",
 }
-_MODULES = ("errors", "registry")
+_MODULES = ("errors", "registry", "train")
 
 __all__ = ["errors", *sorted(_HOME)]
 

@@ -1,4 +1,4 @@
-"""The options of `hnetkit train run` that make its recipe: what is not given is as --recipe says, else the default."""
+"""The options of `hnetkit train run` and `sweep`: what is not given is as --recipe says, else the default."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import difflib
 import re
 from collections.abc import Callable
 from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
 from hnetkit.cli.numbers import Number
 from hnetkit.errors import UsageError
 from hnetkit.limits import parse_json
-
-if TYPE_CHECKING:
-    from hnetkit.train.recipe import Recipe
 
 
 class _Option(NamedTuple):
@@ -57,10 +53,6 @@ def _size(text: str) -> list[int]:
     return [int(found[1]), int(found[2] or found[1])]
 
 
-def _sides(text: str) -> list[str]:
-    return ["k", "v"] if text == "both" else [text]
-
-
 _FLOATS = _Read(_numbers(float), "numbers, separated by commas")
 _INTS = _Read(_numbers(int), "whole numbers, separated by commas")
 _SIZE = _Read(_size, "a number of pixels, or WIDTHxHEIGHT")
@@ -72,48 +64,66 @@ _LATENTS = click.Choice(["once", "deterministic", "random"])
 _SIDES = click.Choice(["k", "v", "both"])
 
 _OPTIONS = (
-    _Option("model", "--model", "As for `hnetkit generate`. [default: as set with `hnetkit config`]", metavar="M"),
-    _Option("name", "--name", "Of the network and its files.", metavar="X"),
-    _Option("vae", "--vae", "Another autoencoder: a file, a diffusers folder, or a hub id.", metavar="V"),
-    _Option("tokenizer", "--tokenizer", "Folder of the tokenizer of a checkpoint in one file.", metavar="DIR"),
-    _Option("start", "--start", "Go on with this hypernetwork instead of a new one.", metavar="FILE"),
-    _Option("beside", "--beside", "A hypernetwork that captions may name too. Repeatable.", None, "FILE", True),
+    _Option(
+        "model",
+        "--model",
+        "Model to train on, as for `hnetkit generate`. [default: as set with `hnetkit config`]",
+        metavar="M",
+    ),
+    _Option("name", "--name", "Name of the network and of its files.", metavar="X"),
+    _Option("vae", "--vae", "Use another autoencoder: a file, a diffusers folder, or a hub id.", metavar="V"),
+    _Option("tokenizer", "--tokenizer", "Folder with the tokenizer of a checkpoint in one file.", metavar="DIR"),
+    _Option("start", "--start", "Continue training from this hypernetwork instead of a new one.", metavar="FILE"),
+    _Option("beside", "--beside", "Fixed hypernetwork that captions may also name. Repeatable.", None, "FILE", True),
     # the network
     _Option("build.structure", "--structure", "Layers, as multiples of the width. [default: 1,2,1]", _FLOATS, "LIST"),
-    _Option("build.activation", "--activation", "By its name in A1111. [default: linear]", metavar="NAME"),
-    _Option("build.layer_norm", "--layer-norm/--no-layer-norm", "A layer norm after every layer."),
+    _Option("build.activation", "--activation", "Activation, by its name in A1111. [default: linear]", metavar="NAME"),
+    _Option("build.layer_norm", "--layer-norm/--no-layer-norm", "Put a layer norm after every layer."),
     _Option("build.activate_output", "--activate-output/--no-activate-output", "Activate the last layer too."),
-    _Option("build.dropout", "--dropout", "A chance for each entry of --structure.", _FLOATS, "LIST"),
+    _Option("build.dropout", "--dropout", "Dropout probability for each entry of --structure.", _FLOATS, "LIST"),
     _Option(
-        "build.initialisation", "--initialisation", "Of the weights, as in A1111. [default: normal]", metavar="NAME"
+        "build.initialisation",
+        "--initialisation",
+        "Weight initialisation, by its name in A1111. [default: normal]",
+        metavar="NAME",
     ),
     _Option(
         "build.zero_output", "--zero-output/--no-zero-output", "Start as a network that changes nothing. [default: on]"
     ),
-    _Option("build.widths", "--widths", "Contexts that get a network. [default: all of the model's]", _INTS, "LIST"),
+    _Option(
+        "build.widths", "--widths", "Context widths that get a network. [default: all of the model's]", _INTS, "LIST"
+    ),
     _Option("build.sides", "--sides", "Train what K sees, what V sees, or both. [default: both]", _SIDES),
     # how it learns
     _Option(
-        "rates", "--rate", "A schedule, or a preset: see `hnetkit train schedule`. [default: default]", None, "TEXT"
+        "rates",
+        "--rate",
+        "Learning rate: a schedule or a preset, see `hnetkit train schedule`. [default: default]",
+        None,
+        "TEXT",
     ),
-    _Option("max_steps", "--max-steps", "The last step. [default: where the schedule ends]", _LEAST_1),
-    _Option("batch_size", "--batch-size", "Samples at once, over all processes. [default: 1]", _LEAST_1),
-    _Option("accumulation", "--accumulate", "Batches that make one step. [default: 1]", _LEAST_1),
+    _Option("max_steps", "--max-steps", "Last step. [default: where the schedule ends]", _LEAST_1),
+    _Option("batch_size", "--batch-size", "Samples to compute at once, over all processes. [default: 1]", _LEAST_1),
+    _Option("accumulation", "--accumulate", "Batches whose gradients make one step. [default: 1]", _LEAST_1),
     _Option("clip_norm", "--clip-norm", "Shorten gradients to this norm; a number, or a schedule.", metavar="TEXT"),
     _Option("clip_value", "--clip-value", "Cut gradients off at this value; a number, or a schedule.", metavar="TEXT"),
-    _Option("optimizer", "--optimizer", "A class of torch.optim. [default: AdamW]", metavar="NAME"),
-    _Option("optimizer_options", "--optimizer-options", 'Its arguments: {"weight_decay": 0}.', _OBJECT, "JSON"),
+    _Option("optimizer", "--optimizer", "Optimizer: a class of torch.optim. [default: AdamW]", metavar="NAME"),
+    _Option(
+        "optimizer_options", "--optimizer-options", 'Arguments of the optimizer: {"weight_decay": 0}.', _OBJECT, "JSON"
+    ),
     _Option(
         "precision",
         "--precision",
-        "Of the frozen model; the network is fp32. [default: bf16 or fp16 on CUDA, else no]",
+        "Precision of the frozen model; the network stays fp32. [default: bf16 or fp16 on CUDA, else no]",
         _PRECISION,
     ),
     _Option(
-        "gradient_checkpointing", "--gradient-checkpointing/--no-gradient-checkpointing", "Less memory, slower steps."
+        "gradient_checkpointing",
+        "--gradient-checkpointing/--no-gradient-checkpointing",
+        "Take less memory, with slower steps.",
     ),
     _Option("min_snr", "--min-snr", "Gamma of min-SNR weighting of the loss. [default: off]", _ABOVE_0, "GAMMA"),
-    _Option("seed", "--seed", "Of all that is random. [default: 0]", _LEAST_0),
+    _Option("seed", "--seed", "Random seed. [default: 0]", _LEAST_0),
     # what it sees
     _Option(
         "template",
@@ -122,43 +132,86 @@ _OPTIONS = (
         "hypernetwork, none. [default: style_filewords]",
         metavar="NAME|FILE",
     ),
-    _Option("prompt_name", "--prompt-name", "What [name] stands for. [default: the network's name]", metavar="X"),
+    _Option("prompt_name", "--prompt-name", "Text that [name] stands for. [default: the network's name]", metavar="X"),
     _Option("shuffle_tags", "--shuffle-tags/--no-shuffle-tags", "Put a caption's tags in another order each time."),
-    _Option("drop_tags", "--drop-tags", "The chance of each tag to be left out. [default: 0]", _CHANCE),
+    _Option("drop_tags", "--drop-tags", "Probability that a tag is left out. [default: 0]", _CHANCE),
     _Option(
         "latents",
         "--latents",
         "Sample a picture's latents once, take their mean, or sample each time. [default: once]",
         _LATENTS,
     ),
-    _Option("alpha_as_weight", "--alpha-as-weight/--no-alpha-as-weight", "A picture's opacity weighs the loss."),
+    _Option("alpha_as_weight", "--alpha-as-weight/--no-alpha-as-weight", "Weigh the loss by a picture's opacity."),
     _Option("size", "--size", "Scale and cut pictures to this size. [default: as they are]", _SIZE, "N|WxH"),
-    _Option("clip_skip", "--clip-skip", "2 leaves out the last layer of SD 1's text encoder. [default: 1]", _LEAST_1),
+    _Option(
+        "clip_skip",
+        "--clip-skip",
+        "Clip skip: 2 leaves out the last layer of SD 1's text encoder. [default: 1]",
+        _LEAST_1,
+    ),
     # what is kept and watched
     _Option("save_every", "--save-every", "Steps between checkpoints; 0: at the end alone. [default: 500]", _LEAST_0),
-    _Option("keep", "--keep", "Checkpoints to go back to. [default: 3]", _LEAST_1),
+    _Option("keep", "--keep", "Number of checkpoints to keep. [default: 3]", _LEAST_1),
     _Option("preview_every", "--preview-every", "Steps between previews; 0: none. [default: 500]", _LEAST_0),
     _Option(
-        "previews.prompts", "--preview-prompt", "Repeatable. [default: the model's own]", multiple=True, metavar="T"
+        "previews.prompts",
+        "--preview-prompt",
+        "Prompt of a preview. Repeatable. [default: the model's own]",
+        multiple=True,
+        metavar="T",
     ),
-    _Option("previews.seeds", "--preview-seed", "Repeatable. [default: 1 and 2]", _LEAST_0, multiple=True),
+    _Option(
+        "previews.seeds", "--preview-seed", "Seed of a preview. Repeatable. [default: 1 and 2]", _LEAST_0, multiple=True
+    ),
     _Option("guarded", "--guards/--no-guards", "Go back and lower the rate where the network breaks. [default: on]"),
-    _Option("guards.loss_limit", "--loss-limit", "A mean loss above it warns. [default: 0.3]", _ABOVE_0),
-    _Option("guards.spike", "--spike", "How many times its best the loss may be. [default: 1.5]", _ABOVE_0),
-    _Option("guards.noise_limit", "--noise-limit", "Times the first preview's fine detail. [default: 3]", _ABOVE_0),
-    _Option("guards.rate_factor", "--rate-factor", "Of the rates, at each roll-back. [default: 0.1]", _CHANCE),
-    _Option("guards.most_roll_backs", "--roll-backs", "How often to go back at most. [default: 3]", _LEAST_0),
+    _Option("guards.loss_limit", "--loss-limit", "Warn when the mean loss exceeds this. [default: 0.3]", _ABOVE_0),
+    _Option(
+        "guards.spike", "--spike", "Roll back when the loss exceeds its best by this factor. [default: 1.5]", _ABOVE_0
+    ),
+    _Option(
+        "guards.noise_limit",
+        "--noise-limit",
+        "Roll back when a preview has this many times the fine detail of the first. [default: 3]",
+        _ABOVE_0,
+    ),
+    _Option(
+        "guards.rate_factor",
+        "--rate-factor",
+        "Factor applied to the learning rate at each roll-back. [default: 0.1]",
+        _CHANCE,
+    ),
+    _Option("guards.most_roll_backs", "--roll-backs", "Maximum number of roll-backs. [default: 3]", _LEAST_0),
     _Option("tensorboard", "--tensorboard/--no-tensorboard", "Also log for TensorBoard."),
 )
 
 
-def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds every option; the command receives `given`: setting -> value, of those that were given."""
+_OF_BOTH = (
+    click.argument("pictures", required=False),
+    click.option(
+        "--out", default="training", metavar="DIR", show_default=True, help="Folder in which the folder NAME is made."
+    ),
+    click.option("--restart", is_flag=True, help="Start over, and remove what was made so far."),
+    click.option("--force", is_flag=True, help="Go on although pictures or model have changed."),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Device to compute on."),
+)
+
+
+def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds PICTURES, where and how to train, and every setting of a recipe.
+
+    The command receives `asked`: keyword arguments of `hnetkit.train.train`, with the settings that were given.
+    """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        values = {option.setting: kwargs.pop(_parameter(option)) for option in _OPTIONS}
-        given = {setting: value for setting, value in values.items() if value is not None and value != ()}
-        return command(*args, given=given, **kwargs)
+        given = {option: kwargs.pop(_parameter(option)) for option in _OPTIONS}
+        changes = {
+            option.setting: _as_json(option, value) for option, value in given.items() if value not in (None, ())
+        }
+        if (pictures := kwargs.pop("pictures")) is not None:
+            changes["pictures"] = pictures
+        asked = {"model": changes.pop("model", None), "changes": changes}
+        asked |= {name: kwargs.pop(name) for name in ("out", "restart", "force", "device")}
+        return command(*args, asked=asked, **kwargs)
 
     wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
     wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
@@ -171,6 +224,8 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=None,
             help=option.help,
         )(wrapper)
+    for decorate in reversed(_OF_BOTH):
+        wrapper = decorate(wrapper)
     return wrapper
 
 
@@ -194,36 +249,16 @@ def read_setting(name: str, text: str) -> tuple[str, Any]:
         return option.setting, None
     kind = option.type or (click.BOOL if "/" in option.flags else click.STRING)
     try:
-        return option.setting, kind.convert(text, None, None)
+        return option.setting, _as_json(option, kind.convert(text, None, None))
     except click.BadParameter as error:
         raise UsageError(f"{name}: {error.message}") from error
 
 
-def make_recipe(file: Path | None, pictures: str | None, given: dict[str, Any], defaults: dict[str, Any]) -> Recipe:
-    """Returns the recipe of a file, or of defaults, with what was given in its place.
-
-    Args:
-        defaults: setting -> value, where neither the file nor an option says one.
-
-    Raises:
-        UsageError: something is missing, or cannot be meant.
-    """
-    from hnetkit.train.recipe import Recipe, read_recipe
-
-    data = read_recipe(file) if file is not None else {}
-    if pictures is not None:
-        given = {**given, "pictures": pictures}
-    for setting, value in given.items():
-        part, _, name = setting.rpartition(".")
-        place = data.setdefault(part, {}) if part else data
-        if not isinstance(place, dict):
-            raise UsageError(f"{file}: {part} is not a JSON object")
-        place[name] = _sides(value) if setting == "build.sides" else value
-    data = {**defaults, **data}
-    for needed, hint in (("pictures", "hnetkit train PICTURES --name X"), ("name", "--name X")):
-        if needed not in data:
-            raise UsageError(f"a run needs {'a folder of ' if needed == 'pictures' else 'a '}{needed}", hint=hint)
-    return Recipe.from_json(data, str(file) if file is not None else "the options")
+def _as_json(option: _Option, value: Any) -> Any:
+    """Returns what an option read as a recipe has it."""
+    if option.setting == "build.sides":
+        return ["k", "v"] if value == "both" else [value]
+    return value
 
 
 def _may_be_none(setting: str) -> bool:

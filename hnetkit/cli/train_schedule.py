@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 @click.option(
     "--max-steps",
     type=click.IntRange(min=1),
-    help="The step at which training ends at the latest. [default: where SCHEDULE ends]",
+    help="Step at which training ends at the latest. [default: where SCHEDULE ends]",
 )
-@click.option("--from-step", type=click.IntRange(min=0), default=0, show_default=True, help="Steps made before.")
+@click.option(
+    "--from-step", type=click.IntRange(min=0), default=0, show_default=True, help="Number of steps made before."
+)
 @output_options
 def schedule_command(text: str | None, max_steps: int | None, from_step: int, output: Output) -> None:
     """Show what a learning-rate schedule means, or list the presets.
@@ -41,17 +43,15 @@ def schedule_command(text: str | None, max_steps: int | None, from_step: int, ou
       hnetkit train schedule "5e-5:100, 5e-6:1500, 1e-6" --max-steps 5000 --json
       hnetkit train schedule "cosine:4e-5:cycle=500:warmup=50:min=6e-7" --max-steps 2000
     """
-    from hnetkit.train.rates import PRESETS, Rates, end_of
+    from hnetkit.train import schedule
+    from hnetkit.train.rates import PRESETS
 
     if text is None:
         if max_steps is not None or from_step:
             raise UsageError("steps of which schedule?", hint="hnetkit train schedule default --max-steps 10000")
         _list(PRESETS, output)
         return
-    end = max_steps if max_steps is not None else end_of(text)
-    if end is None:
-        raise UsageError("this schedule has no end of its own", hint="--max-steps 20000")
-    rates = Rates(text, end, from_step)
+    rates = schedule(text, max_steps, from_step)
     for warning in rates.warnings():
         output.note(f"Warning: {warning}")
     preset = PRESETS.get(text.strip())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
 import types
 from collections.abc import Mapping, Sequence
@@ -69,6 +70,7 @@ def _plain(value: Any) -> Any:
 def _read(hint: Any, value: Any, where: str) -> Any:
     """Returns a value of JSON as its annotation wants it."""
     origin, arguments = get_origin(hint), get_args(hint)
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value  # from Python
     if hint is Any:
         return value
     if origin is Literal:

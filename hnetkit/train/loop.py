@@ -26,7 +26,7 @@ from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.optimizer import make_optimizer
 from hnetkit.train.previews import Previews
 from hnetkit.train.processes import Processes
-from hnetkit.train.rates import Rates, end_of
+from hnetkit.train.rates import Rates, schedule
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import Report, Run
 from hnetkit.train.run_folder import Beginning, Found, RunFolder, find
@@ -47,18 +47,25 @@ class Result:
     """A run that came to its end.
 
     Attributes:
-        files: the network, as it is kept; none but in the main process.
+        folder: of the run.
+        files: the network, as it is kept: ``NAME.safetensors`` first; none but in the main process.
         started_from: content hash of the file that training began with; None for a new network.
         step: steps made in all.
         loss: its running mean.
         roll_backs: in all.
     """
 
+    folder: Path
     files: tuple[Path, ...]
     started_from: str | None
     step: int
     loss: float
     roll_backs: int
+
+    @property
+    def file(self) -> Path | None:
+        """The network as ``NAME.safetensors``; None but in the main process."""
+        return self.files[0] if self.files else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +73,14 @@ class Callbacks:
     """Who is told what happens.
 
     Attributes:
-        say: takes a line for the person.
-        prepared: takes what is being made ready, how much of it is, and how much there is.
-        made: takes where the run is, after each step.
+        note: takes a line for the person.
+        progress: takes what is being made ready, how much of it is, and how much there is.
+        step: takes where the run is, after each step.
     """
 
-    say: Callable[[str], None] = lambda line: None
-    prepared: Progress = lambda what, done, total: None
-    made: Callable[[Report], None] = lambda report: None
-
-
-def rates_of(recipe: Recipe) -> Rates:
-    """Returns the learning rates of a run from its first step to its last.
-
-    Raises:
-        UsageError: they are no schedule, or nothing says where it ends.
-    """
-    last = recipe.max_steps or end_of(recipe.rates)
-    if last is None:
-        raise UsageError(f"the schedule {recipe.rates} has no end of its own", hint="--max-steps 10000")
-    return Rates(recipe.rates, last)
+    note: Callable[[str], None] = lambda line: None
+    progress: Progress = lambda what, done, total: None
+    step: Callable[[Report], None] = lambda report: None
 
 
 def train(
@@ -121,15 +116,15 @@ def train(
             _set_up(recipe, model, data, folder, told)
         )
         for change in files.require_same(beginning, found, force=force):
-            told.say(f"Warning: going on although {change}")
+            told.note(f"Warning: going on although {change}")
         log = None
         if processes.is_main:
             stack.enter_context(files.locked())
             log = Log(folder, tensorboard=recipe.tensorboard)
             stack.callback(log.close)
-            _require_room(folder, network, recipe, rates, told.say)
+            _require_room(folder, network, recipe, rates, told.note)
         state = _begin(files, found, processes, beginning, rates.last_step)
-        material = prepare(model, data, told.prepared)
+        material = prepare(model, data, told.progress)
         scaler = torch.amp.GradScaler(unet.device.type, enabled=recipe.precision == "fp16")
         run = Run(
             recipe=recipe,
@@ -144,14 +139,14 @@ def train(
             as_file=partial(_as_file, network, model, recipe.name),
             log=log,
             previews=_previews(recipe, model, material, folder) if processes.is_main else None,
-            report=told.made,
-            say=told.say,
+            report=told.step,
+            say=told.note,
         )
         with _needing_memory(recipe):
             _go(run, state)
         saved = tuple(save_trained(run.as_file(run.step), folder)) if processes.is_main else ()
         processes.shared(None)
-        return Result(saved, found.start, run.step, run.guards.running_mean, run.guards.roll_backs)
+        return Result(folder, saved, found.start, run.step, run.guards.running_mean, run.guards.roll_backs)
 
 
 def check(
@@ -234,13 +229,13 @@ def _checked(recipe: Recipe, data: TrainingData, processes: Processes, told: Cal
             f"{processes.size} processes share {recipe.samples_per_step} samples a step",
             hint=f"--batch-size {processes.size}, or --accumulate {processes.size}",
         )
-    rates = rates_of(recipe)
+    rates = schedule(recipe.rates, recipe.max_steps)
     clip_at = _clip_at(recipe, rates)
     if processes.is_main:
         warnings = [*data.warnings(), *rates.warnings()]
         warnings += [f"clipping: {warning}" for warning in clip_at.warnings()] if clip_at else []
         for warning in warnings:
-            told.say(f"Warning: {warning}")
+            told.note(f"Warning: {warning}")
     return rates
 
 

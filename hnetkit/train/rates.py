@@ -135,18 +135,22 @@ class Rates:
             yield f"the last cycle is cut off at step {self.max_steps}: it would end at {self._cycles[-1].end}"
 
 
-def read_rates(text: str, max_steps: int, from_step: int = 0) -> tuple[Stage, ...]:
-    """Returns the stages that a schedule, or a preset's name, stands for; A1111's grammar gives A1111's stages.
+def schedule(text: str, max_steps: int | None = None, from_step: int = 0) -> Rates:
+    """Returns the rates that a schedule, or a preset's name, stands for; A1111's grammar gives A1111's stages.
 
     Args:
         text: a schedule, or a preset's name.
-        max_steps: at which the run ends at the latest, at least 1.
+        max_steps: at which the run ends at the latest, at least 1; None: where the schedule ends.
         from_step: steps that were made before.
 
     Raises:
-        UsageError: it is no schedule, or nothing of it is left after `from_step`; the message has the column.
+        UsageError: it is no schedule, nothing of it is left after `from_step`, or nothing says where it ends; where it
+            cannot be read, the message has the column.
     """
-    return Rates(text, max_steps, from_step).stages
+    last = end_of(text) if max_steps is None else max_steps
+    if last is None:
+        raise UsageError(f"the schedule {text} has no end of its own", hint="--max-steps 10000")
+    return Rates(text, last, from_step)
 
 
 def end_of(text: str) -> int | None:

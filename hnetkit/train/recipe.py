@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
 
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import is_reserved
@@ -18,6 +20,9 @@ from hnetkit.train.as_json import LARGEST, from_json, shown, to_json
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
 from hnetkit.train.previews import PreviewSettings
+
+if TYPE_CHECKING:
+    from hnetkit.library.library import AnyPath
 
 Precision = Literal["no", "fp16", "bf16"]
 LatentSampling = Literal["once", "deterministic", "random"]
@@ -233,6 +238,44 @@ def _is_option(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= _MOST_OPTIONS
     return value is None or (isinstance(value, int | float) and abs(value) <= LARGEST)
+
+
+def make_recipe(
+    base: Recipe | Mapping[str, Any] | AnyPath,
+    changes: Mapping[str, Any] = MappingProxyType({}),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
+    """Returns a recipe with some of its settings changed.
+
+    Args:
+        base: a recipe, the JSON object of one, or a file, see `read_recipe`.
+        changes: setting -> value as JSON holds it, in place of those of `base`; ``"build.structure"`` is one of a part.
+        defaults: setting -> value, where neither says one.
+
+    Raises:
+        NotFound: no such file.
+        UsageError: something is missing, or cannot be meant.
+    """
+    where = "the recipe"
+    if isinstance(base, Recipe):
+        data = base.to_json()
+    elif isinstance(base, Mapping):
+        data = dict(base)
+    else:
+        where, data = os.fspath(base), read_recipe(Path(base))
+    for setting, value in changes.items():
+        part, _, name = setting.rpartition(".")
+        if not part:
+            data[name] = value
+        elif isinstance(settings := data.get(part, {}), Mapping):
+            data[part] = {**settings, name: value}
+        else:
+            raise UsageError(f"{where}: {part} is not a JSON object")
+    data = {**defaults, **data}
+    for needed, hint in (("pictures", "hnetkit train PICTURES --name X"), ("name", "--name X")):
+        if needed not in data:
+            raise UsageError(f"a run needs {'a folder of ' if needed == 'pictures' else 'a '}{needed}", hint=hint)
+    return Recipe.from_json(data, where)
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import sha256_of
+from hnetkit.library.library import Library
 from hnetkit.library.scan import add_file
 from hnetkit.registry.store import Registry
 from hnetkit.registry.trainings import Training
+from hnetkit.train.recipe import Recipe
+from hnetkit.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from hnetkit.generate.model import Model
+
+
+def register_run(
+    library: Library | None, folder: Path, recipe: Recipe, model: Model, files: Sequence[Path], started_from: str | None
+) -> None:
+    """Puts the files of a run into a library, with what its steps were made with.
+
+    Args:
+        library: None is that of the command line.
+        folder: of the run.
+        recipe: that was asked for; where all steps were made before, they may have been made by another.
+        model: that it was trained on.
+        started_from: content hash of the network that training began with.
+    """
+    with nullcontext(library) if library is not None else Library() as there:
+        register(
+            there.registry,
+            files,
+            recipe=RunFolder(folder, recipe).made_with().to_json(),
+            started_from=started_from,
+            model_name=model.name,
+            model_hash=model.hash,
+        )
 
 
 def register(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,14 +15,49 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from hnetkit.errors import UsageError
-from hnetkit.train.loop import rates_of
+from hnetkit.text import argument
+from hnetkit.train.rates import schedule
 from hnetkit.train.recipe import Recipe
 
 SHARED = ("model", "vae", "tokenizer", "precision", "previews")
 """Settings that all runs have in common: the model is loaded once, and the sheet shows the same pictures of each."""
 
+WHOLE = "recipe"
+"""What varies where whole recipes do."""
+
 _LONGEST = 80  # letters of a run's folder; files add the sweep's name and more
 _NO_LETTERS = re.compile(r"[^\w.+-]+", re.ASCII)
+
+
+class Varied(NamedTuple):
+    """One of the things that a sweep varies.
+
+    Attributes:
+        what: its name, in labels, folders and the table.
+        setting: of the recipe, such as ``build.structure``; empty for whole recipes.
+        values: each as it is written, and as JSON holds it; a whole recipe with its name.
+    """
+
+    what: str
+    setting: str
+    values: Sequence[tuple[str, Any]]
+
+    @classmethod
+    def of(cls, setting: str, values: Sequence[Any] | Mapping[str, Any]) -> Varied:
+        """Returns values of a setting, or whole recipes by name where `setting` is `WHOLE`.
+
+        Args:
+            values: in order; a mapping says how each is written.
+
+        Raises:
+            UsageError: recipes without names.
+        """
+        if setting == WHOLE and not isinstance(values, Mapping):
+            raise UsageError("recipes that vary have names", hint='vary={"recipe": {"soft": ..., "hard": ...}}')
+        values = [values] if isinstance(values, str) else values
+        pairs = values.items() if isinstance(values, Mapping) else [(_written(value), value) for value in values]
+        what = setting.rpartition(".")[2].replace("_", "-")
+        return cls(what, "" if setting == WHOLE else setting, tuple(pairs))
 
 
 class Choice(NamedTuple):
@@ -80,6 +117,39 @@ def plan_runs(name: str, folder: Path, asked: Sequence[tuple[Sequence[Choice], R
     return tuple(runs)
 
 
+def require_sense(varied: Sequence[Varied], changes: Mapping[str, Any]) -> None:
+    """Accepts what is to vary.
+
+    Args:
+        changes: settings that are the same for all runs.
+
+    Raises:
+        UsageError: all runs have it in common, it is said elsewhere too, or has one value.
+    """
+    names = [one.what for one in varied]
+    for what, setting, values in varied:
+        if setting == "name" or setting.split(".")[0] in SHARED:
+            raise UsageError(f"--vary {what}: all runs of a sweep have the {what} in common", hint="make two sweeps")
+        if setting in changes:
+            raise UsageError(f"--{what} and --vary {what}: which of them?", hint=f"leave --{what} out")
+        if names.count(what) > 1:
+            raise UsageError(f"{what} is varied twice", hint=f"--vary {argument(f'{what}=A|B|C')}")
+        if len(values) < 2:
+            hint = f"a | separates values: --vary {argument(f'{what}=A|B')}"
+            raise UsageError(f"--vary {what}: one value does not vary", hint=hint)
+
+
+def _written(value: Any) -> str:
+    """Returns a value as its option is written."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ",".join(map(_written, value))
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
 def _require_unlike(labels: Sequence[str], names: Sequence[str], recipes: Sequence[Recipe]) -> None:
     """Raises UsageError where two runs are the same, or differ in what all must share."""
     for setting in SHARED:
@@ -105,7 +175,8 @@ def _is_same(one: Recipe, other: Recipe) -> bool:
 
     if rest(one) != rest(other):
         return False
-    return rates_of(one).is_same(rates_of(other))
+    mine, others = (schedule(recipe.rates, recipe.max_steps) for recipe in (one, other))
+    return mine.is_same(others)
 
 
 def _different(asked: Sequence[tuple[Sequence[Choice], Recipe]]) -> list[str]:

@@ -46,7 +46,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "train": (
         *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats", "checks"),
-        *("inspection", "text", "kernels", "registry", "library", "prompts", "runtime", "generate"),
+        *("inspection", "text", "kernels", "registry", "library", "prompts", "runtime", "demo", "generate"),
     ),
 }
 BY_NAME = ("", "cli.lazy")
@@ -197,6 +197,7 @@ def test_no_file_is_given_to_pickle_or_torch_load() -> None:
         "from hnetkit.cli import run; run(['--help'])",
         "from hnetkit.cli import run; run(['list'])",
         "import hnetkit, hnetkit.registry, hnetkit.kernels",
+        "import hnetkit; hnetkit.train.prepare, hnetkit.train.train, hnetkit.train.sweep",
         "import hnetkit, sys; library = hnetkit.Library(sys.argv[1]); library.networks(); library.close()",
         "from hnetkit.registry import Registry; import sys, os; Registry(os.path.join(sys.argv[1], 'r.db')).close()",
     ],

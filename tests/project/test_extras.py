@@ -83,6 +83,26 @@ def test_what_is_missing_is_one_line_with_the_command_that_installs_it(arguments
     assert sorted(folder.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        *("train({'name': 'new', 'pictures': 'pictures'})", "sweep({'name': 'new', 'pictures': 'pictures'}, vary={})"),
+        *("prepare('pictures', 'prepared')", "review('pictures')"),
+    ],
+    ids=lambda call: call.split("(")[0],
+)
+def test_what_is_missing_is_named_from_python_too(call: str, folder: Path) -> None:
+    code = f"""
+import hnetkit
+try:
+    hnetkit.train.{call}
+except hnetkit.errors.MissingExtra as error:
+    print(error.exit_code, error.hint)
+"""
+    done = python(code, OF_THE_EXTRA, folder)
+    assert done.stdout == '2 pip install "hnetkit[diffusers]"\n', done.stderr
+
+
 def test_only_what_an_extra_installs_is_taken_for_a_missing_extra() -> None:
     def failed(name: str) -> HnetkitError:
         return failure_of(ModuleNotFoundError(f"No module named {name!r}", name=name), "drawing")

@@ -11,6 +11,7 @@ import pytest
 from fake_sites import Sites, World
 from networks import network_file
 from pipelines import tiny_sd
+from training import make_pictures
 
 import hnetkit
 
@@ -40,6 +41,7 @@ def test_every_example_runs_and_gives_what_it_says(
     for seed, name in enumerate(("ink", "glow")):
         network_file(tmp_path / "hypernetworks", f"{name}.pt", seed=seed)
     (tmp_path / "webui").mkdir()
+    make_pictures(tmp_path / "photos", 10)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     sites.hub.add("someone/styles", {f"{name}.pt": (tmp_path / "other.pt").read_bytes() for name in ("ink", "pen")})

@@ -61,6 +61,8 @@ def _names() -> Iterator[str]:
             yield from _members(f"hnetkit.{name}", value)
         elif callable(value):
             yield f"python hnetkit.{name}{_signature(value)}"
+    for name in hnetkit.train.__all__:
+        yield f"python hnetkit.train.{name}{_signature(getattr(hnetkit.train, name))}"
     yield f"python hnetkit.registry.Registry{_signature(Registry)}"
     yield from _members("hnetkit.registry.Registry", Registry)
 

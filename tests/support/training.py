@@ -59,5 +59,5 @@ def small_recipe(pictures: Path, **changes: Any) -> Recipe:
 
 def run_training(recipe: Recipe, model: Model, folder: Path, said: list[str] | None = None, **how: Any) -> Result:
     """Trains, and puts what was said into `said`."""
-    told = Callbacks(say=(said if said is not None else []).append)
+    told = Callbacks(note=(said if said is not None else []).append)
     return train(recipe, model, read_data(recipe), folder, told=told, **how)

@@ -19,7 +19,9 @@ from transformers import (
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from hnetkit.cli import run
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
+from hnetkit.train import prepare
 from hnetkit.train.preparing.captioners import Tagger, TagSettings, load_blip, load_tagger
 from tests.support.pictures import noise
 
@@ -405,3 +407,33 @@ def test_a_table_that_names_each_tag_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,name\n0,a,0,c\n1,b,0,d\n")
     with pytest.raises(ModelNotUsable, match="2 columns are called name"):
         load_tagger(str(tmp_path), device="cpu")
+
+
+def test_a_folder_is_captioned_by_both_as_by_the_command(blip: Path, tmp_path: Path) -> None:
+    tagger = wd_folder(tmp_path / "tagger", TAGS, SCORES)
+    (tmp_path / "photos").mkdir()
+    noise((32, 32)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "a.txt").write_text("mine", encoding="utf-8")
+    photos = tmp_path / "photos"
+    (one,) = prepare(
+        photos,
+        tmp_path / "python",
+        size=32,
+        captions=["tags", "blip"],
+        blip_model=str(blip),
+        tags_model=str(tagger),
+        existing="append",
+        prefix="in ink, ",
+        exclude_tags=["cat"],
+        keep_underscores=True,
+        escape=False,
+        by_score=True,
+        device="cpu",
+    ).made
+    models = ["--caption", "tags", "--caption", "blip", "--blip-model", str(blip), "--tags-model", str(tagger)]
+    how = ["--existing", "append", "--prefix", "in ink, ", "--exclude-tag", "cat", "--keep-underscores", "--no-escape"]
+    said = ["train", "prepare", str(photos), "--out", str(tmp_path / "command"), "--size", "32", "--device", "cpu"]
+    assert run([*said, *models, *how, "--by-score"]) == 0
+    assert one.caption.startswith("mine, in ink, ")
+    assert "cat" not in one.caption
+    assert (tmp_path / "command" / "a.txt").read_text(encoding="utf-8") == f"{one.caption}\n"

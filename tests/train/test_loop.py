@@ -97,7 +97,7 @@ def stopped_after(step: int, recipe: Recipe, model: Model, folder: Path) -> None
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(recipe, model, read_data(recipe), folder, told=Callbacks(made=made))
+        train(recipe, model, read_data(recipe), folder, told=Callbacks(step=made))
 
 
 def test_a_run_leaves_the_network_in_both_formats_snapshots_a_log_and_its_recipe(
@@ -138,7 +138,7 @@ def test_training_lowers_the_loss_and_leaves_the_model_as_it_was(pictures: Path,
     hnetkit.load_hypernetwork(model.pipe, _other_network(model, pictures, tmp_path), name="other")
     recipe = small_recipe(pictures, rates="3e-2", max_steps=40, save_every=0, batch_size=4, latents="deterministic")
     losses: list[float] = []
-    told = Callbacks(made=lambda report: losses.append(report.loss))
+    told = Callbacks(step=lambda report: losses.append(report.loss))
     result = train(recipe, model, read_data(recipe), tmp_path / "ink", told=told)
     assert result.loss < losses[0] * 0.98
     assert hnetkit.get_active_hypernetworks(model.pipe) == []
@@ -210,7 +210,7 @@ def test_a_finished_run_given_again_makes_no_step(model: Model, pictures: Path, 
     (finished / "ink.pt").unlink()
     steps: list[int] = []
     said: list[str] = []
-    told = Callbacks(say=said.append, made=lambda report: steps.append(report.step))
+    told = Callbacks(note=said.append, step=lambda report: steps.append(report.step))
     result = train(recipe, model, read_data(recipe), finished, told=told)
     assert steps == []
     assert said == ["All 6 steps are made already: --max-steps goes further, --restart starts over."]
@@ -314,7 +314,7 @@ def test_the_network_of_before_is_there_until_the_one_that_was_started_over_is_w
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(recipe, model, read_data(recipe), finished, beginning="restart", told=Callbacks(made=made))
+        train(recipe, model, read_data(recipe), finished, beginning="restart", told=Callbacks(step=made))
     assert same(weights(finished), weights(whole))
     run_training(recipe, model, finished)
     assert not same(weights(finished), weights(whole))
@@ -340,7 +340,7 @@ def test_two_commands_do_not_train_in_one_folder(model: Model, pictures: Path, t
         with pytest.raises(HnetkitError, match="another command trains here"):
             run_training(recipe, model, tmp_path / "ink")
 
-    train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(made=second))
+    train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(step=second))
 
 
 def test_damaged_checkpoints_are_no_reason_to_start_over_unasked(model: Model, pictures: Path, cut: Path) -> None:
@@ -362,7 +362,7 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(made=made))
+        train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(step=made))
     state = States(tmp_path / "ink" / "state").read()
     assert state is not None
     assert state.step == 3
@@ -529,7 +529,7 @@ def test_progress_is_told_after_every_step(model: Model, pictures: Path, tmp_pat
     reports: list[Report] = []
     prepared: list[tuple[str, int, int]] = []
     recipe = small_recipe(pictures, rates="1e-2:3, 1e-3")
-    told = Callbacks(made=reports.append, prepared=lambda *state: prepared.append(state))
+    told = Callbacks(step=reports.append, progress=lambda *state: prepared.append(state))
     train(recipe, model, read_data(recipe), tmp_path / "ink", told=told)
     assert [(report.step, report.last_step, report.rate) for report in reports] == [
         *((step, 6, 1e-2) for step in (1, 2, 3)),

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hnetkit.errors import UsageError
-from hnetkit.train.rates import PRESETS, Rates, Stage, end_of, read_rates, scaled
+from hnetkit.train.rates import PRESETS, Rates, Stage, end_of, scaled, schedule
 
 # what A1111's own parser makes of a text: (text, max_steps, from_step) -> [(rate, end), ...]; None: it refuses it
 A1111 = {
@@ -46,14 +46,14 @@ junk = st.one_of(st.text(max_size=20), near_to_one, near_to_one.map("cosine:1e-4
 
 def ends(text: str, max_steps: int, from_step: int) -> list[tuple[float, int]] | None:
     try:
-        return [(stage.rate, stage.to_step) for stage in read_rates(text, max_steps, from_step)]
+        return [(stage.rate, stage.to_step) for stage in schedule(text, max_steps, from_step).stages]
     except UsageError:
         return None
 
 
 def fault(text: str, max_steps: int, from_step: int) -> str:
     try:
-        read_rates(text, max_steps, from_step)
+        schedule(text, max_steps, from_step)
     except UsageError as error:
         return str(error)
     return ""
@@ -106,18 +106,18 @@ def test_every_published_schedule_gives_the_stages_of_the_original_parser(shared
 )
 def test_a_fault_is_named_with_its_column(text: str, column: int, reason: str) -> None:
     with pytest.raises(UsageError, match=re.escape(f"column {column}: {reason}")):
-        read_rates(text, 1000, 20 if "20," in text else 0)
+        schedule(text, 1000, 20 if "20," in text else 0)
 
 
 def test_a_cosine_of_endless_cycles_is_refused_before_it_fills_memory() -> None:
     with pytest.raises(UsageError, match="more than 10000 cycles"):
-        read_rates("cosine:1e-4:cycle=1", 10**9)
+        schedule("cosine:1e-4:cycle=1", 10**9)
 
 
 def test_a_cycle_of_more_steps_than_any_run_makes_is_one_cycle() -> None:
     text = f"cosine:1e-4:cycle={'9' * 400}:mult=1e300"
-    assert read_rates(text, 1000) == (Stage(1e-4, 0, 1000),)
-    assert read_rates(scaled(text, 0.5), 1000) == (Stage(1e-4, 0, 1000),)
+    assert schedule(text, 1000).stages == (Stage(1e-4, 0, 1000),)
+    assert schedule(scaled(text, 0.5), 1000).stages == (Stage(1e-4, 0, 1000),)
 
 
 def test_a_rate_holds_until_its_step_is_made() -> None:
@@ -128,7 +128,7 @@ def test_a_rate_holds_until_its_step_is_made() -> None:
 
 
 def test_stages_say_which_steps_they_cover() -> None:
-    assert read_rates("1e-4:200, 1e-5", 1000, 50) == (Stage(1e-4, 50, 200), Stage(1e-5, 200, 1000))
+    assert schedule("1e-4:200, 1e-5", 1000, 50).stages == (Stage(1e-4, 50, 200), Stage(1e-5, 200, 1000))
 
 
 def test_a_step_that_lies_before_another_takes_no_steps_away() -> None:
@@ -208,9 +208,9 @@ def test_any_text_is_scaled_or_a_usage_error(text: str) -> None:
         same, other = scaled(text, 1), scaled(text, 0.01, 3)
     except UsageError:
         return
-    assert read_rates(same, 1000) == read_rates(text, 1000)
+    assert schedule(same, 1000).stages == schedule(text, 1000).stages
     assert end_of(same) == end_of(text)
-    read_rates(other, 1000)
+    schedule(other, 1000)
 
 
 def test_scaling_changes_steps_and_rates() -> None:
@@ -230,12 +230,14 @@ def test_a_schedule_is_not_scaled_by_what_is_no_factor(factor: float) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_stands_wherever_a_schedule_is_taken(name: str) -> None:
-    assert read_rates(name, 4000) == read_rates(f" {name} ", 4000) == read_rates(PRESETS[name].text, 4000)
+    assert (
+        schedule(name, 4000).stages == schedule(f" {name} ", 4000).stages == schedule(PRESETS[name].text, 4000).stages
+    )
     assert end_of(name) == end_of(PRESETS[name].text)
 
 
 def test_the_default_goes_down_in_four_steps_with_two_stops() -> None:
-    assert read_rates("default", 100000) == (
+    assert schedule("default", 100000).stages == (
         Stage(5e-5, 0, 100),
         Stage(5e-6, 100, 1500),
         Stage(5e-7, 1500, 10000),
@@ -270,11 +272,11 @@ def test_a_cosine_warms_up_in_every_cycle_and_each_is_longer_and_lower() -> None
 
 
 def test_a_peak_does_not_decay_below_the_lowest_rate() -> None:
-    assert [stage.rate for stage in read_rates("cosine:1e-4:cycle=5:min=4e-5:decay=0.5", 15)] == [1e-4, 5e-5, 4e-5]
+    assert [stage.rate for stage in schedule("cosine:1e-4:cycle=5:min=4e-5:decay=0.5", 15).stages] == [1e-4, 5e-5, 4e-5]
 
 
 def test_a_cosine_that_goes_on_leaves_out_the_cycles_that_are_over() -> None:
-    assert read_rates("cosine:1e-4:cycle=100", 250, 130) == (Stage(1e-4, 130, 200), Stage(1e-4, 200, 250))
+    assert schedule("cosine:1e-4:cycle=100", 250, 130).stages == (Stage(1e-4, 130, 200), Stage(1e-4, 200, 250))
 
 
 def test_a_cosine_gives_the_numbers_of_torchs_own() -> None:

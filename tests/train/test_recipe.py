@@ -14,12 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetkit.cli.train_options import make_recipe
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
 from hnetkit.train.previews import PreviewSettings
-from hnetkit.train.recipe import Recipe, read_recipe
+from hnetkit.train.recipe import Recipe, make_recipe, read_recipe
 
 PLAIN = Recipe(name="ink", model="sd15", pictures="pictures")
 UNUSUAL = Recipe(
@@ -200,7 +199,7 @@ def test_a_pipe_in_place_of_a_recipe_is_not_waited_for(tmp_path: Path) -> None:
 def test_an_option_cannot_be_put_into_a_part_that_is_none(tmp_path: Path, build: Any) -> None:
     (tmp_path / "recipe.json").write_text(json.dumps({"name": "ink", "model": "m", "pictures": "p", "build": build}))
     with pytest.raises(UsageError, match="build is not a JSON object"):
-        make_recipe(tmp_path / "recipe.json", None, {"build.layer_norm": True}, {})
+        make_recipe(tmp_path / "recipe.json", {"build.layer_norm": True})
 
 
 ANY = st.recursive(

@@ -267,7 +267,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_shows_every_picture_and_what_is_said_of_it(folder: Path) -> None:
-    page = Page("".join(contact_sheet(folder, review(folder))))
+    page = Page("".join(contact_sheet(review(folder))))
     assert not page.open
     assert "number 1, red" in page.text
     assert "picture-00.png" in page.text
@@ -281,14 +281,14 @@ def test_the_page_shows_every_picture_and_what_is_said_of_it(folder: Path) -> No
 
 
 def test_the_page_comes_picture_by_picture(folder: Path) -> None:
-    parts = list(contact_sheet(folder, review(folder)))
+    parts = list(contact_sheet(review(folder)))
     assert [part.count("<figure>") for part in parts] == [0, 1, 1, 1, 0]
 
 
 def test_what_strangers_wrote_is_text_in_the_page(folder: Path) -> None:
     (folder / "picture-00.txt").write_text(HOSTILE, encoding="utf-8")
     save(folder, "<b onclick=x>&.png", colour=(1, 2, 3, 4))
-    page = Page("".join(contact_sheet(folder, review(folder))))
+    page = Page("".join(contact_sheet(review(folder))))
     assert HOSTILE in page.text
     assert "<b onclick=x>&.png" in page.text
     assert {tag for tag, _ in page.elements} <= {
@@ -302,7 +302,7 @@ def test_what_strangers_wrote_is_text_in_the_page(folder: Path) -> None:
 
 def test_a_picture_that_cannot_be_read_is_in_the_page_by_name(folder: Path) -> None:
     (folder / "broken.png").write_bytes(b"")
-    page = Page("".join(contact_sheet(folder, review(folder))))
+    page = Page("".join(contact_sheet(review(folder))))
     assert "broken.png" in page.text
     assert "cannot be read" in page.text
 

@@ -22,8 +22,8 @@ from hnetkit.train.run import _require_numbers
 from hnetkit.train.run_folder import Found, RunFolder
 from hnetkit.train.saving import save_trained, to_hypernetwork
 from hnetkit.train.state import State
-from hnetkit.train.sweep import Sweep
 from hnetkit.train.sweep_runs import SweepRun
+from hnetkit.train.sweeping import Sweep
 
 RECIPE = Recipe(name="ink", model="m", pictures="p")
 FOUND = Found({"a.png": ["0" * 64, "a cat"]}, "m", "v", "t", None, {"wash": "h1:0"})

@@ -24,8 +24,8 @@ from hnetkit.train.loop import Callbacks
 from hnetkit.train.previews import Previews, PreviewSettings
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import Report
-from hnetkit.train.sweep import Outcome, Sweep, finished, make
-from hnetkit.train.sweep_runs import Choice, plan_runs
+from hnetkit.train.sweep_runs import Choice, Varied, plan_runs
+from hnetkit.train.sweeping import Outcome, Sweep, make_all
 
 FEW = PreviewSettings(prompts=("a dot", "a line"), seeds=(1,), steps=1, width=16, height=16, sampler="DDIM")
 
@@ -57,17 +57,10 @@ def over_rates(recipe: Recipe, out: Path, rates: Sequence[str] = ("1e-2", "1e-3"
 
 
 def made(sweep: Sweep, model: Model, told: Callbacks = Callbacks()) -> list[Outcome]:  # noqa: B008
-    """Does all that a command does, but for the library."""
+    """Makes a sweep, with a library of its own."""
     sweep.require_ours()
-    data, previews = sweep.read(), sweep.previews(model)
-    found = sweep.check(model, data, "go on", force=False)
-    done = [finished(run, own) for run, own in zip(sweep.runs, found, strict=True)]
-    sweep.begin()
-    outcomes = [
-        before or make(run, model, own, told=told) for run, own, before in zip(sweep.runs, data, done, strict=True)
-    ]
-    sweep.write(outcomes, previews)
-    return outcomes
+    with hnetkit.Library(home=sweep.folder.parent / "home") as library:
+        return make_all(sweep, model, sweep.read(), told=told, library=library)
 
 
 @pytest.fixture(scope="module")
@@ -174,12 +167,12 @@ def test_what_is_finished_is_not_made_again_and_what_is_not_goes_on(
 
     sweep = over_rates(recipe, tmp_path)
     with pytest.raises(Stopped):
-        made(sweep, model, Callbacks(made=step))
+        made(sweep, model, Callbacks(step=step))
     steps.clear()
-    again = made(sweep, model, Callbacks(made=lambda report: steps.append((report.rate, report.step))))
+    again = made(sweep, model, Callbacks(step=lambda report: steps.append((report.rate, report.step))))
     assert steps == [(1e-3, 2), (1e-3, 3)]
     steps.clear()
-    assert [outcome.row() for outcome in made(sweep, model, Callbacks(made=step))] == [
+    assert [outcome.row() for outcome in made(sweep, model, Callbacks(step=step))] == [
         outcome.row() for outcome in again
     ]
     assert steps == []
@@ -187,7 +180,7 @@ def test_what_is_finished_is_not_made_again_and_what_is_not_goes_on(
 
 def test_values_and_steps_are_added_to_what_there_is(model: Model, recipe: Recipe, done: Sweep) -> None:
     steps: list[tuple[float, int]] = []
-    told = Callbacks(made=lambda report: steps.append((report.rate, report.step)))
+    told = Callbacks(step=lambda report: steps.append((report.rate, report.step)))
     out = done.folder.parent
     made(over_rates(replace(recipe, max_steps=4), out, ("1e-3", "1e-4")), model, told)
     assert steps == [(1e-3, 4), (1e-4, 1), (1e-4, 2), (1e-4, 3), (1e-4, 4)]
@@ -197,7 +190,7 @@ def test_a_network_that_is_gone_is_written_again_from_its_checkpoint(model: Mode
     gone = done.folder / "rate-1e-2" / "ink-rate-1e-2.pt"
     gone.unlink()
     steps: list[Report] = []
-    made(done, model, Callbacks(made=steps.append))
+    made(done, model, Callbacks(step=steps.append))
     assert gone.is_file()
     assert steps == []
 
@@ -288,6 +281,26 @@ def test_folders_have_names_that_every_system_takes(recipe: Recipe, tmp_path: Pa
     seeds = [([Choice("tag", text)], replace(recipe, seed=at)) for at, text in enumerate(("x y", "X?Y"))]
     with pytest.raises(UsageError, match="share the folder tag-x_y"):
         plan_runs("ink", tmp_path, seeds)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "what", "text"),
+    [
+        ("rates", "1e-2:50, 1e-3", "rates", "1e-2:50, 1e-3"),
+        ("batch_size", 4, "batch-size", "4"),
+        ("drop_tags", 0.10, "drop-tags", "0.1"),
+        ("build.structure", [1, 1.5, 1], "structure", "1,1.5,1"),
+        ("build.layer_norm", True, "layer-norm", "on"),
+        ("shuffle_tags", False, "shuffle-tags", "off"),
+        ("min_snr", None, "min-snr", "none"),
+        ("start", Path("old.pt"), "start", "old.pt"),
+        ("optimizer_options", {"momentum": 0.9}, "optimizer-options", '{"momentum": 0.9}'),
+    ],
+    ids=str,
+)
+def test_values_are_written_as_their_options_are(setting: str, value: Any, what: str, text: str) -> None:
+    assert Varied.of(setting, [value, "x"]) == (what, setting, ((text, value), ("x", "x")))
+    assert Varied.of(setting, {"mine": value}) == (what, setting, (("mine", value),))
 
 
 def test_recipes_that_differ_in_more_have_a_column_for_each_setting(recipe: Recipe, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
+from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound, UsageError
 from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.libraries import quiet_libraries, refusing
 from hnetkit.generate.loading.places import require_safe_hub
@@ -45,6 +45,9 @@ class TagSettings:
         underscores: keep them; else they become spaces, but in faces such as ``^_^``.
         escape: brackets become ``\\(`` and ``\\)``, so that a prompt does not take them for emphasis.
         by_score: the surest first; else by alphabet.
+
+    Raises:
+        UsageError: a probability that is none.
     """
 
     general: float = 0.35
@@ -53,6 +56,11 @@ class TagSettings:
     underscores: bool = False
     escape: bool = True
     by_score: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("general", self.general), ("character", self.character)):
+            if not 0 <= least <= 1:
+                raise UsageError(f"{name}_threshold {least:g}: a probability from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
 from hnetkit.errors import BadPicture, NotFound
+from hnetkit.files import new_file, refuse_existing
 from hnetkit.train.preparing.opening import opened
 from hnetkit.train.preparing.review import Review
 
@@ -45,21 +47,43 @@ p {{ margin: .2rem 0; }}
 </html>
 """
 
-BEGINNING = _PAGE.split("<title>")[0].encode()
-"""Of every page, and of no other program's."""
+_BEGINNING = _PAGE.split("<title>")[0].encode()  # of every page, and of no other program's
 
 
-def contact_sheet(folder: Path, seen: Review) -> Iterator[str]:
+def write_page(seen: Review, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes a page that shows every picture small with its caption: one file of HTML without scripts.
+
+    Args:
+        overwrite: replaces an earlier page; never a file of another kind.
+
+    Raises:
+        OutputExists: the file exists and must not be replaced.
+    """
+    refuse_existing(path, overwrite=overwrite, is_other=_is_no_page)
+    with new_file(path, overwrite=overwrite) as file:
+        for part in contact_sheet(seen):
+            file.write(part.encode("utf-8", "backslashreplace"))
+
+
+def contact_sheet(seen: Review) -> Iterator[str]:
     """Yields the page picture by picture, with thumbnails inside it; names and captions are text, never markup."""
     before, after = _PAGE.split("{figures}")
     yield before.format(
-        title=escape(f"{folder.resolve().name}: {len(seen.rows)} pictures"),
+        title=escape(f"{seen.folder.resolve().name}: {len(seen.rows)} pictures"),
         side=_SIDE,
         warnings="\n".join(f'<p class="warning">{escape(warning)}</p>' for warning in seen.warnings),
     )
     for row in seen.rows:
-        yield f"{_figure(folder / row['file'], row)}\n"
+        yield f"{_figure(seen.folder / row['file'], row)}\n"
     yield after.lstrip()
+
+
+def _is_no_page(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_BEGINNING)) not in (b"", _BEGINNING)
+    except OSError:  # nobody knows what it is
+        return True
 
 
 def _figure(path: Path, row: dict[str, object]) -> str:

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from hnetkit.errors import BadPicture, HnetkitError, OutputExists, UsageError
 from hnetkit.files import new_file
@@ -40,6 +40,9 @@ class Settings:
         split_overlap: share of each part that the next one has too, 0 to 0.9.
         flatten: transparent pictures lose their transparency.
         existing: what becomes of a caption beside an original where a new one is made.
+
+    Raises:
+        UsageError: a value that cannot be meant.
     """
 
     size: Size = (512, 512)
@@ -51,6 +54,17 @@ class Settings:
     split_overlap: float = 0.2
     flatten: bool = False
     existing: Existing = "keep"
+
+    def __post_init__(self) -> None:
+        for name, value, known in (("crop", self.focus, Focus), ("existing", self.existing, Existing)):
+            if value not in get_args(known):
+                raise UsageError(f"{name} {value}: one of {', '.join(get_args(known))}")
+        for name, share, most in (
+            ("split_threshold", self.split_threshold, 1),
+            ("split_overlap", self.split_overlap, 0.9),
+        ):
+            if not 0 <= share <= most:
+                raise UsageError(f"{name} {share:g}: a share from 0 to {most}")
 
 
 @dataclass(frozen=True, slots=True)

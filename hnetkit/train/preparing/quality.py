@@ -87,6 +87,12 @@ def warnings_about(looks: Sequence[Look], *, size: Size | None = None, buckets: 
         yield f"{_count(empty)} without a caption: {_listed(empty)}"
 
 
+def warnings_of_kinds(names: Sequence[str]) -> Iterator[str]:
+    """Yields a line where there are pictures of kinds that are not opened; `names` are theirs."""
+    if names:
+        yield f"not read, of kinds that are not opened: {_listed(names)}"
+
+
 def warnings_of_each(looks: Sequence[Look]) -> list[list[str]]:
     """Returns for each picture what is odd about it, in a few words each."""
     found: list[list[str]] = [[] if look.caption.strip() else ["no caption"] for look in looks]

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.limits import parse_json
 from hnetkit.text import argument, from_cell
 from hnetkit.train.captions import MAX_TEXT, caption_file, caption_of
 from hnetkit.train.preparing.folder import write_caption
-from hnetkit.train.preparing.opening import picture_files
-from hnetkit.train.preparing.quality import Look, warnings_about, warnings_of_each
+from hnetkit.train.preparing.opening import picture_files, pictures_of_other_kinds
+from hnetkit.train.preparing.quality import Look, tag_counts, warnings_about, warnings_of_each, warnings_of_kinds
 from hnetkit.train.tables import require_each_once
+
+if TYPE_CHECKING:
+    from hnetkit.library.library import AnyPath
 
 COLUMNS = ("file", "width", "height", "caption", "warnings")
 _SEPARATORS = ",;\t"  # some spreadsheets write CSV with semicolons
+_MOST_TABLE = 16 << 20  # bytes of an edited table
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +32,29 @@ class Review:
     """What is to be seen in a training folder.
 
     Attributes:
+        folder: of the pictures.
         rows: with `COLUMNS`, one for each picture; width and height are None where it or its caption cannot be read.
         warnings: about all pictures together, one line each.
         unreadable: why pictures or their captions cannot be read.
     """
 
+    folder: Path
     rows: Sequence[dict[str, Any]]
     warnings: Sequence[str]
     unreadable: Sequence[str]
 
+    def tags(self) -> list[tuple[str, int]]:
+        """Returns the tags of all captions with how many pictures have each; the most frequent first."""
+        return tag_counts([row["caption"] for row in self.rows])
 
-def review(folder: Path) -> Review:
+
+def review(folder: AnyPath) -> Review:
     """Returns the pictures of a training folder with their captions and what is odd about them.
 
     Raises:
         NotFound: no such folder, or no pictures in it.
     """
+    folder = Path(folder)
     rows: list[dict[str, Any]] = []
     looks, seen, unreadable = [], [], []
     for path in picture_files(folder):
@@ -60,7 +72,32 @@ def review(folder: Path) -> Review:
         seen.append(row)
     for row, warnings in zip(seen, warnings_of_each(looks), strict=True):
         row["warnings"] = warnings
-    return Review(rows, list(warnings_about(looks)), unreadable)
+    warnings = [*warnings_of_kinds(pictures_of_other_kinds(folder)), *warnings_about(looks)]
+    return Review(folder, rows, warnings, unreadable)
+
+
+def read_captions(table: AnyPath | BinaryIO) -> dict[str, str]:
+    """Returns file name -> caption of an edited table in a file, see `read_table`.
+
+    Raises:
+        NotFound: it cannot be opened.
+        UsageError: it is too large, no UTF-8, or no such table.
+    """
+    name = os.fspath(table) if isinstance(table, str | os.PathLike) else getattr(table, "name", "the table")
+    try:
+        if isinstance(table, str | os.PathLike):
+            with open(table, "rb") as file:
+                data = file.read(_MOST_TABLE + 1)
+        else:
+            data = table.read(_MOST_TABLE + 1)
+    except OSError as error:
+        raise NotFound(f"{name}: {error.strerror}") from error
+    if len(data) > _MOST_TABLE:
+        raise UsageError(f"{name}: more than {_MOST_TABLE >> 20} MB", hint="give the table back in parts")
+    try:
+        return read_table(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{name}: not UTF-8 text", hint="save the table as CSV UTF-8") from error
 
 
 def read_table(text: str) -> dict[str, str]:
@@ -89,7 +126,7 @@ def _raised(failure: HnetkitError) -> None:
 
 
 def apply_captions(
-    folder: Path, captions: dict[str, str], failed: Callable[[HnetkitError], None] = _raised
+    folder: AnyPath, captions: Mapping[str, str], failed: Callable[[HnetkitError], None] = _raised
 ) -> list[Path]:
     """Writes the captions that changed, each whole or not at all; returns the files that were written.
 
@@ -97,6 +134,7 @@ def apply_captions(
     changes nothing. A caption that came from a file name and is unchanged stays there.
 
     Args:
+        captions: file name -> caption.
         failed: called with why one caption could not be written; the others still are.
 
     Raises:
@@ -104,7 +142,7 @@ def apply_captions(
         UsageError: a name is a path, or two pictures that share a caption get different ones.
         NotFound: a picture is not in the folder.
     """
-    pictures = {path.name: path for path in picture_files(folder)}
+    pictures = {path.name: path for path in picture_files(Path(folder))}
     for name in captions:
         if name not in pictures:
             if name in (".", "..") or any(mark in name for mark in "/\\\0"):

@@ -10,8 +10,9 @@ import io
 import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +23,18 @@ from hnetkit.text import to_cell
 from hnetkit.train.captions import Template
 from hnetkit.train.data import TrainingData, TrainingPicture, read_data
 from hnetkit.train.logs import CSV_NAME, read_log
-from hnetkit.train.loop import Callbacks, check, rates_of, train
+from hnetkit.train.loop import Callbacks, check, train
 from hnetkit.train.previews import Previews
+from hnetkit.train.processes import Processes
+from hnetkit.train.rates import schedule
+from hnetkit.train.recipe import Recipe, make_recipe
+from hnetkit.train.registering import register_run
 from hnetkit.train.run_folder import Beginning, Found, RunFolder
-from hnetkit.train.sweep_runs import SweepRun
+from hnetkit.train.sweep_runs import Choice, SweepRun, Varied, plan_runs, require_sense
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
+    from hnetkit.library.library import AnyPath, Library
 
 FORMAT = "hnetkit.sweep/1"
 
@@ -188,35 +194,111 @@ class Sweep:
             ) from error
 
 
-def make(
-    run: SweepRun,
+def plan_sweep(
+    recipe: Recipe | Mapping[str, Any] | AnyPath,
+    varied: Sequence[Varied],
+    changes: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    out: Path,
+) -> Sweep:
+    """Returns a sweep over all combinations of what varies.
+
+    Args:
+        recipe: of every run, where no whole recipes vary.
+        changes, defaults: as for `hnetkit.train.recipe.make_recipe`, of every run.
+        out: the folder of the sweep's own one.
+
+    Raises:
+        UsageError: values that cannot be meant, or fewer than two runs that can be told apart.
+        NotFound: a recipe's file is not there.
+    """
+    require_sense(varied, changes)
+    asked = []
+    for values in product(*(one.values for one in varied)):
+        choices = [Choice(one.what, text, one.setting) for one, (text, _) in zip(varied, values, strict=True)]
+        base, own = recipe, dict(changes)
+        for choice, (_, value) in zip(choices, values, strict=True):
+            if choice.setting:
+                own[choice.setting] = value
+            else:
+                base = value
+        asked.append((choices, make_recipe(base, own, defaults)))
+    of_recipes = {own.name for _, own in asked}
+    if len(of_recipes) > 1:
+        raise UsageError(f"recipes of several names, {', '.join(sorted(of_recipes))}", hint="--name X, of the sweep")
+    name = of_recipes.pop()
+    return Sweep(name, out / name, tuple(one.what for one in varied), plan_runs(name, out / name, asked))
+
+
+def make_all(
+    sweep: Sweep,
     model: Model,
-    data: TrainingData,
+    data: Sequence[TrainingData],
     *,
     beginning: Beginning = "go on",
     force: bool = False,
     told: Callbacks = _UNTOLD,
-) -> Outcome:
-    """Returns what came of a run that was made, or gone on with, also where a guard stopped it.
+    made: Callable[[Outcome], None] | None = None,
+    library: Library | None = None,
+) -> list[Outcome]:
+    """Returns what came of every run, once all could begin; the sheet and the table are written.
+
+    Args:
+        model: that all runs are trained on.
+        data: of each run, as `Sweep.read` gives it.
+        made: called after each run, in the main process.
+        library: networks are put into it; None is that of the command line.
 
     Raises:
-        HnetkitError: as `hnetkit.train.loop.train`, for all else.
+        HnetkitError: as `hnetkit.train.loop.train`, but for what a guard stops: that is a run's outcome.
     """
+    processes = Processes(model.pipe.unet.device.type)
+    previews = sweep.previews(model)
+    found = sweep.check(model, data, beginning, force=force)
+    done = [_finished(run, own) if beginning != "restart" else None for run, own in zip(sweep.runs, found, strict=True)]
+    processes.shared(None)  # every process has looked before the main one writes
+    outcomes = []
+    with sweep.locked() if processes.is_main else nullcontext():
+        if processes.is_main:
+            sweep.begin()
+        processes.shared(None)
+        for number, (run, before) in enumerate(zip(sweep.runs, done, strict=True)):
+            heading = f"Run {number + 1} of {len(done)}: {run.label}"
+            told.note(f"{heading}, finished before" if before else heading)
+            outcome = before or _made(run, model, data[number], beginning, told, force=force)
+            outcomes.append(outcome)
+            if processes.is_main:
+                if outcome.files:
+                    register_run(library, run.folder, run.recipe, model, outcome.files, found[number].start)
+                if made is not None:
+                    made(outcome)
+        if processes.is_main:
+            told.progress("Drawing the sheet", 0, 1)
+            told.note(f"Sheet: {sweep.write(outcomes, previews)}")
+        processes.shared(None)
+    return outcomes
+
+
+def _made(
+    run: SweepRun, model: Model, data: TrainingData, beginning: Beginning, told: Callbacks, *, force: bool
+) -> Outcome:
+    """Returns what came of a run that was made, or gone on with, also where a guard stopped it."""
     try:
         result = train(run.recipe, model, data, run.folder, beginning=beginning, force=force, told=told)
     except TrainingFailed as error:
-        return outcome_of(run, failure=f"{error}; {error.hint}" if error.hint else str(error))
-    return outcome_of(run, result.files)
+        return _outcome(run, failure=f"{error}; {error.hint}" if error.hint else str(error))
+    return _outcome(run, result.files)
 
 
-def finished(run: SweepRun, found: Found) -> Outcome | None:
+def _finished(run: SweepRun, found: Found) -> Outcome | None:
     """Returns what came of a run that is at its end; None where there is something to do."""
-    if not RunFolder(run.folder, run.recipe).is_finished(found, rates_of(run.recipe).last_step):
+    last_step = schedule(run.recipe.rates, run.recipe.max_steps).last_step
+    if not RunFolder(run.folder, run.recipe).is_finished(found, last_step):
         return None
-    return outcome_of(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
+    return _outcome(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
 
 
-def outcome_of(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Outcome:
+def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Outcome:
     """Returns what the log says of a run."""
     rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
     if not rows:
