@@ -16,7 +16,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch or Python means that there was not enough memory."""
     import torch
 
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(saying in str(error).lower() for saying in _SAYINGS)
 

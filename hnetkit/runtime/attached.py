@@ -171,7 +171,7 @@ class Attached(nn.Module):
 
     def _before(self, unet: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         """The UNet's pre-hook: applies the stack to the text, once for all layers."""
-        if any(slot.is_replaced() for slot in self._slots):
+        if any([slot.is_replaced() for slot in self._slots]):  # a list: torch 2.5 compiles no generator
             self.rewrap()
         if self._misses_progress:
             self._refuse_without_progress()

@@ -30,7 +30,7 @@ DATACENTER = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 
 _HINT = "hnetkit.unload_hypernetworks(pipe) first, and load them again after it"
 _REFUSED = ("fuse_lora", "unfuse_lora", "fuse_qkv_projections")
-_LOADS_LORA = "load_lora_adapter"
+_LOADS_LORA = ("load_lora_adapter", "load_attn_procs")  # the second is what pipelines call before diffusers 0.32
 
 
 def is_worth_folding(flops: int, device: torch.device) -> bool:
@@ -113,11 +113,12 @@ def guard(unet: nn.Module, owner: Foldable) -> None:
     """Makes `unet`, while maps are folded into it, refuse to be fused, and unfold while a LoRA comes in."""
     for method in _REFUSED:
         setattr(unet, method, partial(_refuse_fusing, method))
-    setattr(unet, _LOADS_LORA, partial(_load_lora_adapter, unet, owner))
+    for method in _LOADS_LORA:
+        setattr(unet, method, partial(_load_lora, method, unet, owner))
 
 
 def unguard(unet: nn.Module) -> None:
-    for method in (*_REFUSED, _LOADS_LORA):
+    for method in (*_REFUSED, *_LOADS_LORA):
         unet.__dict__.pop(method, None)
 
 
@@ -129,9 +130,9 @@ def _refuse_fusing(method: str, *arguments: Any, **options: Any) -> NoReturn:
     raise AttachError(f"{method}: hypernetworks are folded into the UNet's weights", hint=_HINT)
 
 
-def _load_lora_adapter(unet: Any, owner: Foldable, *arguments: Any, **options: Any) -> Any:
+def _load_lora(method: str, unet: Any, owner: Foldable, *arguments: Any, **options: Any) -> Any:
     owner.replan(fold=False)
     try:
-        return type(unet).load_lora_adapter(unet, *arguments, **options)
+        return getattr(type(unet), method)(unet, *arguments, **options)
     finally:
         owner.rewrap()

@@ -16,7 +16,7 @@ _ATTENTION = re.compile(r"(?:^|\.)transformer_blocks\.\d+\.(attn[12])$")
 _KINDS: Mapping[str, Kind] = {"attn1": "self", "attn2": "cross"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots, here and in the plan: compiled code of older torch keeps weak references
 class Layer:
     """One attention layer.
 

@@ -21,7 +21,7 @@ from hnetkit.runtime.layers import Layer
 from hnetkit.runtime.strength import SIDES, Kind, Side, Strength
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Member:
     """One network of the active stack.
 
@@ -40,7 +40,7 @@ class Member:
     is_open: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Term:
     """A network and the number that it is multiplied by, in one part and on one side; 0 while it has no effect."""
 
@@ -48,7 +48,7 @@ class Term:
     number: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Step:
     """One application of ``y = y + strength * MLP(y)``: a network, or neighbours composed into one map."""
 
@@ -65,7 +65,7 @@ class Step:
         return any(term.number for term in self.terms)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Recipe:
     """What happens to the context of K, or of V, in one part.
 
@@ -85,7 +85,7 @@ class Recipe:
         return any(step.is_active for step in self.steps)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Part:
     """Layers of one width and kind that all apply the same, with one recipe for K and one for V."""
 
@@ -118,7 +118,7 @@ class Part:
         return not any(recipe.is_active or recipe.folded for recipe in self.recipes.values())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
     """The parts of a stack on a UNet: every layer belongs to exactly one."""
 

@@ -142,9 +142,9 @@ class Stepper:
     def _clipped(self, parameters: Sequence[nn.Parameter], clip_at: float | None) -> float:
         """Unscales and clips gradients; returns their norm in between."""
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if clip_at is not None and self.data.recipe.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, clip_at, norm)
-        elif clip_at is not None:
+            return nn.utils.clip_grad_norm_(parameters, clip_at).item()
+        norms = [torch.linalg.vector_norm(p.grad) for p in parameters if p.grad is not None]
+        if clip_at is not None:
             nn.utils.clip_grad_value_(parameters, clip_at)
-        return norm.item()
+        return float(torch.linalg.vector_norm(torch.stack(norms)))

@@ -184,7 +184,7 @@ def test_a_path_that_fails_leaves_the_others_alone(
     ink: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def breaks(x: Tensor, mlps: list[MLPWeights], strengths: list[Tensor]) -> Tensor:
-        raise torch.OutOfMemoryError("no room")
+        raise torch.cuda.OutOfMemoryError("no room")
 
     monkeypatch.setitem(prepared._PLAIN, "reference", breaks)
     rows, _ = bench(capsys, ink, code=1)

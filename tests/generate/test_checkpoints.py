@@ -289,7 +289,7 @@ def _only_a_lora(tensors: dict[str, Tensor]) -> None:
     [
         (_lacking, r"lacks the tensor up_blocks\.0\.resnets\.0\.conv1\.weight"),
         (_misfit, r"does not fit: conv_out\.bias is \(5,\), not \(4,\)"),
-        (_without_text, "its text encoder lacks the tensor embeddings"),
+        (_without_text, r"its text encoder lacks the tensor (text_model\.)?embeddings"),
         (_without_vae, "has no autoencoder of its own"),
         (_of_other_width, "4096 wide"),
         (_refiner, "refiner"),

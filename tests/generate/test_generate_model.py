@@ -364,7 +364,7 @@ def test_a_compiled_unet_sees_networks_before_and_after_its_first_call(
 @pytest.mark.parametrize(
     "error",
     [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
         RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB)"),
         RuntimeError("Invalid buffer size: 58.00 GiB"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:114] DefaultCPUAllocator: can't allocate memory: you tried"),

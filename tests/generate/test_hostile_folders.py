@@ -26,13 +26,21 @@ from hnetkit.generate.model import load_model
 
 @pytest.fixture
 def folder(sd_folder: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(sd_folder, tmp_path / "model"))
+    folder = Path(shutil.copytree(sd_folder, tmp_path / "model"))
+    # transformers 4 writes it too, and what it says counts before tokenizer_config.json
+    (folder / "tokenizer" / "special_tokens_map.json").unlink(missing_ok=True)
+    return folder
 
 
 def change(path: Path, **values: Any) -> None:
     """Writes other values into a JSON file."""
     said = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps({**said, **values}))
+
+
+def _without_plain_vocabulary(folder: Path) -> None:
+    """Takes away what counts before tokenizer.json; transformers 5 does not write it."""
+    (folder / "tokenizer" / "vocab.json").unlink(missing_ok=True)
 
 
 def weights_of(pipe: Any) -> dict[str, torch.Tensor]:
@@ -46,13 +54,17 @@ TEXTS = ["a red circle", "A Large  blue\nSTAR!", "<|endoftext|> x <|startoftext|
 @pytest.mark.parametrize("name", ["sd_folder", "sdxl_folder", "demo"])
 def test_a_folder_is_what_diffusers_loads_of_it(name: str, request: pytest.FixtureRequest) -> None:
     import diffusers
+    import transformers
 
+    if name == "demo" and transformers.__version__ < "5":
+        pytest.skip("transformers 4 takes random weights for a text encoder that transformers 5 saved")
     place = demo.model_folder() if name == "demo" else request.getfixturevalue(name)
     theirs = diffusers.DiffusionPipeline.from_pretrained(place, local_files_only=True)
     pipe = load_model(place, device="cpu").pipe
     ours, expected = weights_of(pipe), weights_of(theirs)
     assert ours.keys() == expected.keys()
-    assert all(torch.equal(ours[key], expected[key]) for key in ours)
+    # transformers 4 widens what it loads to fp32
+    assert all(torch.equal(ours[key], expected[key].to(ours[key].dtype)) for key in ours)
     assert not any(
         tensor.is_meta for part in ("unet", "vae", "text_encoder") for tensor in getattr(pipe, part).buffers()
     )
@@ -259,6 +271,8 @@ def test_a_configuration_that_cannot_be_meant_is_refused_before_anything_is_buil
 ) -> None:
     if file == "tokenizer/vocab.json":
         (folder / "tokenizer" / "merges.txt").write_text("")
+    if file == "tokenizer/tokenizer.json":
+        _without_plain_vocabulary(folder)
     change(folder / file, **values)
     with pytest.raises(ModelNotUsable, match=Path(file).parent.name) as refusal:
         load_model(folder, device="cpu")
@@ -363,6 +377,8 @@ def _pipe(path: Path) -> None:
 def test_json_that_is_too_much_is_refused(folder: Path, file: str, make: Callable[[Path], None]) -> None:
     (folder / file).unlink(missing_ok=True)
     make(folder / file)
+    if file == "tokenizer/tokenizer.json":
+        _without_plain_vocabulary(folder)
     with pytest.raises(ModelNotUsable, match=Path(file).name):
         load_model(folder, device="cpu")
 

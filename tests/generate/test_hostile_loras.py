@@ -74,6 +74,8 @@ def test_the_scale_that_diffusers_writes_beside_the_tensors_counts(tmp_path: Pat
     torch.manual_seed(0)
     config = {"r": 4, "lora_alpha": 6, "use_rslora": rslora, "init_lora_weights": False}
     trained.unet.add_adapter(LoraConfig(target_modules=["to_k", "to_v"], alpha_pattern={}, **config))
+    if not hasattr(trained.unet, "save_lora_adapter"):
+        pytest.skip("this diffusers writes no scale beside the tensors")
     trained.unet.save_lora_adapter(tmp_path / "raw")
     raw = next((tmp_path / "raw").iterdir())
     from safetensors import safe_open
@@ -181,7 +183,7 @@ def test_a_lora_that_belongs_on_the_model_in_part_is_told_with_how_much(tmp_path
 def test_a_lora_of_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     names = ("transformer.x.lora_A.weight", "transformer.x.lora_B.weight")
     save_file(dict(zip(names, (torch.zeros(2, 8), torch.zeros(8, 2)), strict=True)), tmp_path / "style.safetensors")
-    with pytest.raises(ModelNotUsable, match="none of its layers is in it"):
+    with pytest.raises(ModelNotUsable, match=r"none of its layers is in it|cannot be put on this model"):
         put_on(tiny_sd(), tmp_path)
 
 

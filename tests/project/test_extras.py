@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import networks
@@ -29,6 +32,32 @@ class Absent:
 
 sys.meta_path.insert(0, Absent())
 """
+
+
+def everything_but(*kept: str) -> tuple[str, ...]:
+    """Every module that is installed, but for those of the kept packages and of what these need themselves."""
+    known, left = {"hnetkit"}, [*kept]
+    while left:
+        name = left.pop()
+        if name not in known:
+            known.add(name)
+            left += needs_of(name)
+    modules = importlib.metadata.packages_distributions().items()
+    return tuple(module for module, packages in modules if known.isdisjoint(map(plain, packages)))
+
+
+def needs_of(package: str) -> Iterator[str]:
+    try:
+        lines = importlib.metadata.requires(package) or ()
+    except importlib.metadata.PackageNotFoundError:  # of another system or Python
+        return
+    for line in lines:
+        if "extra ==" not in line:
+            yield plain(re.split(r"[^\w.-]", line, maxsplit=1)[0])
+
+
+def plain(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def python(code: str, absent: tuple[str, ...], folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -113,7 +142,11 @@ def test_only_what_an_extra_installs_is_taken_for_a_missing_extra() -> None:
     assert failed("diffusers").exit_code == 2
 
 
-def test_networks_are_read_written_and_computed_with_torch_and_numpy_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["auto", "reference", "eager"])
+def test_networks_are_read_written_and_computed_with_torch_and_numpy_alone(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HNETKIT_KERNEL", path)
     networks.network_file(tmp_path, "ink.pt", widths=(8,), activation="relu")
     code = """
 import torch, hnetkit
@@ -123,7 +156,10 @@ hnetkit.save(hnetkit.load("ink.safetensors"), "again.pt")
 k, v = hnetkit.Stack([(net, 0.5), (hnetkit.load("again.pt"), 0.5)])(torch.ones(2, 8))
 print(tuple(k.shape), tuple(v.shape), not torch.equal(k, v))
 """
-    done = python(code, (*OF_THE_EXTRA, *OF_THE_COMMAND_LINE), tmp_path)
+    absent = {*everything_but("torch", "numpy"), *OF_THE_EXTRA, *OF_THE_COMMAND_LINE}
+    assert "pytest" in absent
+    assert absent.isdisjoint(("torch", "numpy", "hnetkit"))
+    done = python(code, tuple(absent), tmp_path)
     assert done.stdout == "(2, 8) (2, 8) True\n", done.stderr
 
 

@@ -101,7 +101,7 @@ def test_a_half_precision_unet_is_no_less_exact_than_plain(
             return_dict=False,
         )[0]
     assert got.dtype == dtype
-    assert relative(got, truth) <= 1.25 * relative(plain(half, stack), truth) + 1e-5
+    assert relative(got, truth) <= 1.3 * relative(plain(half, stack), truth) + 1e-5
 
 
 def test_sdxl_with_a_network_of_its_text_width(tmp_path: Path) -> None:

@@ -5,6 +5,9 @@ Widths are those of the golden files: self-attention 8 and 20, cross-attention 2
 
 from __future__ import annotations
 
+import json
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -72,8 +75,10 @@ def tiny_sdxl(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffus
 def tiny_tokenizer() -> CLIPTokenizer:
     """Returns a CLIP tokenizer that knows single letters, digits and marks; 77 tokens at most."""
     words = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS), "<|startoftext|>", "<|endoftext|>"]
-    vocab = {word: number for number, word in enumerate(words)}
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+    with tempfile.TemporaryDirectory() as folder:  # transformers 4 makes one from files alone
+        Path(folder, "vocab.json").write_text(json.dumps({word: number for number, word in enumerate(words)}))
+        Path(folder, "merges.txt").write_text("#version: 0.2\n")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
 def latents(pipe: Any, seed: int = 0) -> torch.Tensor:

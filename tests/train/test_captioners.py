@@ -13,11 +13,11 @@ from transformers import (
     BertTokenizer,
     BlipConfig,
     BlipForConditionalGeneration,
+    BlipImageProcessor,
     ViTConfig,
     ViTForImageClassification,
+    ViTImageProcessor,
 )
-from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from hnetkit.cli import run
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound
@@ -41,8 +41,8 @@ def blip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = BlipConfig(text_config={**text, **tokens}, vision_config=vision, projection_dim=16)
     BlipForConditionalGeneration(config).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(WORDS), encoding="utf-8")
-    BertTokenizer(vocab={word: number for number, word in enumerate(WORDS)}).save_pretrained(folder)
-    BlipImageProcessorPil(size={"height": 32, "width": 32}).save_pretrained(folder)
+    BertTokenizer.from_pretrained(folder).save_pretrained(folder)
+    BlipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return folder
 
 
@@ -57,7 +57,7 @@ def tagger_folder(folder: Path, names: list[str], bias: list[float]) -> Path:
     torch.nn.init.zeros_(model.classifier.weight)
     model.classifier.bias.data = torch.tensor(bias)
     model.save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     return folder
 
 

@@ -102,7 +102,11 @@ def blip_model(folder: Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
         FileRefused: the weights cannot be read safely.
     """
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
-    from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+
+    try:
+        from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
+    except ImportError:  # before transformers 5, the class of the plain name is Pillow's
+        from transformers import BlipImageProcessor as BlipImageProcessorPil
 
     path = folder / _CONFIG
     text, vision = (
