@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.desk import Desk
     from hnetkit.sources.pages import BadRecord
+    from hnetkit.sources.refs import Ref
     from hnetkit.sources.shapes import Model
     from hnetkit.sources.sync import Plan
 
@@ -119,13 +120,23 @@ def pull_command(
     from hnetkit.sources.pull import jobs_for
     from hnetkit.sources.refs import ref_of
 
-    meant = [ref_of(ref) for ref in refs]
+    meant: list[Ref] = []
+    failures: list[HnetkitError] = []
+    for text in refs:
+        try:
+            meant.append(ref_of(text))
+        except HnetkitError as error:  # a list that somebody gave may hold one
+            if len(refs) == 1:
+                raise
+            failures.append(error)
+            say_failure(error)
+    if not meant:
+        raise UsageError("nothing that was given can be fetched", hint=failures[0].hint)
     if sha256 is not None and (other := next((ref for ref in meant if ref.kind != "url"), None)) is not None:
         raise UsageError(
             f"{other.text}: --sha256 is for plain addresses; what a site lists is held against its own hash",
             hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
         )
-    failures: list[HnetkitError] = []
     with open_desk(**fetching) as desk:
         jobs: list[int] = []
         rows: list[Row] = []
@@ -135,7 +146,7 @@ def pull_command(
                 ready, there = jobs_for(desk, ref, sha256=sha256, all_versions=all_versions, failed=bad.append)
             except Exception as error:
                 failure = failure_of(error, ref.text)
-                if len(meant) == 1:
+                if len(refs) == 1:
                     raise failure from error
                 failures.append(failure)
                 say_failure(failure)

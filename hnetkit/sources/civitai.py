@@ -266,7 +266,8 @@ class Civitai:
     def _get(
         self, path: str, query: Iterable[tuple[str, str]] = (), *, what: str, read: Callable[[str], Any] = read_json
     ) -> Any:
-        encoded = urlencode(list(query), safe=",", quote_via=quote)
+        # a cursor goes back as it came, also where it is no text
+        encoded = urlencode(list(query), safe=",", errors="surrogatepass", quote_via=quote)
         return self._content(f"{path}?{encoded}" if encoded else path, what, read=read)
 
     def _content(self, path: str, what: str, body: Any = None, read: Callable[[str], Any] = read_json) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -62,12 +63,13 @@ class Desk:
         trust = self.civitai.web.trust
         pictures = Web(Trust(trust.base), self.clock, Pace(self.clock, 10.0), _PICTURE_TIMEOUT_S, hidden=trust.token)
         site = Fetch(self.civitai.web, limit, civitai.refusal)
+        hub_web = functools.cache(lambda: Hub(self.clock).web)  # one: what one file learns of the hub, all know
         workshop = Workshop(
             self.registry,
             self.civitai,
             {
                 "civitai": lambda job: site,
-                "huggingface": lambda job: Fetch(Hub(self.clock).web, limit, hub.refusal),
+                "huggingface": lambda job: Fetch(hub_web(), limit, hub.refusal),
                 "url": lambda job: Fetch(self._plain(job.url), limit, civitai.refusal),
             },
             Beside(self.registry, pictures if self.previews else None, self.nsfw) if self.sidecars else None,

@@ -1,0 +1,157 @@
+"""One record, one member, one hash or one reference that is hostile costs the others nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fake_sites import Sites, World
+from fake_sites.messages import Request, Response, json_response
+from fetching import Library
+from networks import a1111_network
+
+from hnetkit.cli import run
+from hnetkit.sources.civitai import Filters
+from hnetkit.sources.identify import identify
+from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT
+
+OpenLibrary = Callable[..., Library]
+LIST = "/api/v1/models"
+
+
+def network(seed: int) -> bytes:
+    data = io.BytesIO()
+    torch.save(a1111_network(seed=seed), data)
+    return data.getvalue()
+
+
+def change_list(site: Sites, change: Callable[[dict[str, Any]], None]) -> None:
+    """Answers each page of the list as `change` leaves it."""
+
+    def changed(request: Request, response: Response) -> Response:
+        if request.path != LIST or response.status != 200:
+            return response
+        page = response.json()
+        change(page)
+        return Response(200, {"Content-Type": "application/json"}, json.dumps(page).encode())
+
+    site.alter = changed
+
+
+def test_a_place_in_the_list_that_is_no_text_is_asked_for_as_it_came(site: Sites, here: Library) -> None:
+    change_list(site, lambda page: page.update(metadata={"nextCursor": "\ud800x"}))
+    assert {job.state for job in here.sync()} == {"done"}
+
+
+def test_a_description_of_brackets_costs_that_model_alone(
+    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.civitai.MOST_KEPT", 100 << 20)
+    bad, *good = sorted(site.world.ids())
+
+    def swell(page: dict[str, Any]) -> None:
+        for model in page["items"]:
+            if model["id"] == bad:
+                model["description"] = "{" * 1_500_000
+
+    change_list(site, swell)
+    for filters in (Filters(nsfw=True), Filters(ids=(bad, *good))):
+        plan = here.plan(filters)
+        assert set(good) <= {model.id for model in plan.models}
+
+
+def far_away(data: bytes) -> bytes:
+    """A zip whose first member says that it lies where no file can have anything."""
+    end = data.rfind(b"PK\5\6")
+    size, start = struct.unpack_from("<II", data, end + 12)
+    entry = bytearray(data[start:end])
+    name = struct.unpack_from("<H", entry, 28)[0]
+    extra = struct.pack("<HHQ", 1, 8, 2**62)
+    struct.pack_into("<H", entry, 30, len(extra))
+    struct.pack_into("<I", entry, 42, 0xFFFFFFFF)
+    entry[46 + name : 46 + name] = extra
+    tail = bytearray(data[end:])
+    struct.pack_into("<I", tail, 12, size + len(extra))
+    return data[:start] + bytes(entry) + bytes(tail)
+
+
+def test_a_member_that_lies_outside_of_its_zip_costs_the_others_nothing(open_library: OpenLibrary) -> None:
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for number, name in enumerate(("far.pt", "day.pt", "night.pt")):
+            archive.writestr(name, network(number))
+    with Sites(World.make(1, plain=True)) as site:
+        (file,) = [file for _, _, file in site.world.files()]
+        site.world.contents.put(file["id"], far_away(data.getvalue()))
+        file.update(name="networks.zip", sizeKB=None)
+        library = open_library(site)
+        (job,) = library.sync()
+        assert (job.state, job.code) == ("done", "partly")
+        assert "far.pt: lies outside" in str(job.reason)
+        assert sorted(path.name for path in library.folder.glob("*.pt")) == ["day.pt", "night.pt"]
+
+
+def test_an_empty_answer_takes_back_nothing_of_what_was_known_of_files(site: Sites, here: Library) -> None:
+    here.sync()
+    known = {row["path"]: row["model_id"] for row in identify(here.registry, here.civitai)}
+    assert all(known.values())
+    site.alter = lambda request, response: json_response([]) if request.path.endswith("/by-hash/ids") else response
+    again = {row["path"]: row["model_id"] for row in identify(here.registry, here.civitai, again=True)}
+    assert again == known
+
+
+def test_a_json_of_the_persons_that_has_a_description_is_not_written_into(site: Sites, here: Library) -> None:
+    here.folder.mkdir(parents=True)
+    own = here.folder / "package.json"
+    own.write_text('{"name": "tool", "version": "1.0.0", "description": "what I make"}')
+    before = own.read_bytes()
+
+    def rename(page: dict[str, Any]) -> None:
+        for version in page["items"][0]["modelVersions"]:
+            version["trainedWords"] = ["hello"]
+            for file in version["files"]:
+                file["name"] = "package.pt"
+
+    change_list(site, rename)
+    here.sync()
+    assert (here.folder / "package.pt").exists()
+    assert own.read_bytes() == before
+
+
+def test_a_hub_that_is_gone_is_found_out_once_for_all_of_its_files(
+    open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Sites(World.make(1, plain=True), repos={"a/many": {f"n{n}.pt": network(n) for n in range(15)}}) as site:
+        monkeypatch.setenv("HF_ENDPOINT", site.hub_url)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        asked = 0
+
+        def gone(request: Request, response: Response) -> Response:
+            nonlocal asked
+            if "/resolve/" in request.path:
+                asked += 1
+                response.cut_after = -1
+            return response
+
+        site.alter = gone
+        jobs = open_library(site, parallel=1).pull("hf:a/many")
+        assert {job.state for job in jobs} == {"failed"}
+        assert asked <= MOST_PATIENT * ATTEMPTS + len(jobs)
+
+
+def test_a_reference_that_means_nothing_stops_no_other(
+    site: Sites, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
+    first, second, _ = site.world.ids()
+    assert run(["pull", "--no-previews", f"model:{first}", "model:x", f"model:{second}"]) == 1
+    assert "model:x: means nothing" in capsys.readouterr().err
+    assert len(list((home / "library").glob("*.pt"))) == 2
+    assert run(["pull", "model:x", "model:y"]) == 2
