@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from urllib.parse import urlsplit
@@ -16,8 +16,7 @@ from hnetkit.sources.work import Workshop
 from hnetkit.sources.workers import Worker
 
 _HALTING = frozenset({"rate-limited"})  # what the next job would meet too
-_DOUBTFUL = frozenset({"no-token", "region-blocked"})  # so may one owner have it, for one file
-_SURE = 5  # owners in a row of whose files it is said: then it is meant for all
+_OF_THE_TOKEN = "no-token"  # without a bad token, so may any owner have it, and one person be many owners
 _NO_ROOM = 64 << 20  # bytes free on the disk: with more, only what is larger fails
 _LOOK_S = 0.3  # how often another process's jobs are looked at, and whether running ones are slow
 _LONG_S, _SLOWEST = 60.0, 2000  # a job that has run so many seconds, and brought fewer bytes in each, holds up no other
@@ -44,7 +43,6 @@ def run(
     running: dict[Future[Job], int] = {}
     begun: dict[int, float] = {}
     halted: dict[str, Job] = {}
-    refused: defaultdict[str, set[str | int]] = defaultdict(set)  # site -> owners
 
     def slow() -> int:
         lasted = {id: time.monotonic() - begun[id] for id in running.values()}
@@ -72,14 +70,8 @@ def run(
                     for future in done:
                         job = future.result()
                         del running[future]
-                        site = _site(job)
-                        if job.code in _DOUBTFUL:
-                            refused[site].add(_owner(registry, job))
-                        else:
-                            refused[site].clear()
-                        sure = len(refused[site]) >= _SURE or workshop.token_is_bad
-                        if job.state == "failed" and _halts(job, sure=sure):
-                            halted[site] = job
+                        if job.state == "failed" and _halts(job, token_is_bad=workshop.token_is_bad):
+                            halted[_site(job)] = job
                         yield job
                 elif elsewhere:
                     clock.sleep(_LOOK_S)
@@ -99,18 +91,10 @@ def _site(job: Job) -> str:
     return urlsplit(job.url).netloc if job.source == "url" else job.source
 
 
-def _owner(registry: Registry, job: Job) -> str | int:
-    """Who put a file there, as far as that is known."""
-    if job.remote_file_id is None:
-        return job.key
-    with registry.write():
-        return registry.catalogue.owner(job.remote_file_id)
-
-
-def _halts(job: Job, *, sure: bool) -> bool:
+def _halts(job: Job, *, token_is_bad: bool) -> bool:
     if job.code == "disk-full":
         return shutil.disk_usage(job.folder).free < _NO_ROOM
-    return job.code in _HALTING or (sure and job.code in _DOUBTFUL)
+    return job.code in _HALTING or (token_is_bad and job.code == _OF_THE_TOKEN)
 
 
 def _claim(registry: Registry, id: int, worker: Worker) -> Job | None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import struct
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,7 @@ from networks import a1111_network
 from hnetkit.cli import run
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.identify import identify
+from hnetkit.sources.plan import enqueue
 from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT
 
 OpenLibrary = Callable[..., Library]
@@ -155,3 +158,69 @@ def test_a_reference_that_means_nothing_stops_no_other(
     assert "model:x: means nothing" in capsys.readouterr().err
     assert len(list((home / "library").glob("*.pt"))) == 2
     assert run(["pull", "model:x", "model:y"]) == 2
+
+
+def test_many_owners_whose_files_want_a_login_stop_no_other(open_library: OpenLibrary) -> None:
+    with Sites(World.make(24, plain=True)) as site:
+        newest = sorted(site.world.models, key=lambda model: model["modelVersions"][0]["publishedAt"])[-9:]
+        closed = {str(version["id"]) for model in newest for version in model["modelVersions"]}
+
+        def refused(request: Request, response: Response) -> Response:
+            if request.path == LIST:
+                page = response.json()
+                for model in page["items"]:
+                    model["creator"] = {"username": f"account {model['id']}"}
+                return json_response(page)
+            if "/download/models/" in request.path and request.path.rsplit("/", 1)[1] in closed:
+                message = "The creator of this asset requires you to be logged in to download it"
+                return json_response({"error": "Unauthorized", "message": message}, 401)
+            return response
+
+        site.alter = refused
+        jobs = open_library(site, parallel=1).sync()
+        failed = [job for job in jobs if job.state != "done"]
+        assert {(job.state, job.code) for job in failed} == {("failed", "no-token")}
+        assert len(failed) < len(jobs)
+        assert not [job for job in failed if "not tried" in str(job.reason)]
+
+
+def test_a_file_that_is_said_to_have_the_bytes_of_another_does_not_keep_that_one_waiting(
+    open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.work._LOOK_S", 0.05)
+    with Sites(World.make(6, plain=True)) as site:
+        slow: set[int] = set()
+        good: list[int] = []
+        came = threading.Event()
+
+        def copy_the_hash(page: dict[str, Any]) -> None:
+            hostile, _, honest = page["items"][:3]
+            file = max(honest["modelVersions"], key=lambda version: str(version["publishedAt"]))["files"][0]
+            good[:] = [file["id"]]
+            for version in hostile["modelVersions"]:
+                for its in version["files"]:
+                    its["hashes"] = dict(file["hashes"])
+                    slow.add(its["id"])
+
+        change_list(site, copy_the_hash)
+        listed = site.alter
+
+        def drip(request: Request, response: Response) -> Response:
+            response = listed(request, response)
+            number = re.match(r"/files/(\d+)/", request.path)
+            if number and int(number[1]) in slow:
+                came.wait(30)
+            return response
+
+        site.alter = drip
+        library = open_library(site)
+        plan = library.plan(all_versions=False)
+        with library.registry.write():
+            ids = [j.id for j in enqueue(library.registry, library.civitai, library.folder, plan.items)]
+        order = []
+        for job in library.run(ids):
+            order.append((job.key, job.state))
+            if job.key == f"civitai:{good[0]}":
+                came.set()
+        assert (f"civitai:{good[0]}", "done") in order[:-1], "it waited for the slow one"
+        assert {state for _, state in order} == {"done"}
