@@ -56,7 +56,8 @@ def identify_command(again: bool, output: Output) -> None:
 def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> None:
     """Fetch again what was installed and is missing or damaged.
 
-    Reads every file that hnetkit fetched. A damaged one is kept in the library's folder .quarantine.
+    Reads every file that hnetkit fetched. A damaged one is kept in the library's folder .quarantine, and another
+    network that somebody put in its place stays there.
 
     \b
     Examples:
@@ -72,11 +73,14 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
         if dry_run:
             rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in found]
             output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
-            output.note(f"{len(rows)} to fetch again" if rows else "nothing is missing or damaged")
+            count = sum(damage.what != "kept" for damage in found)
+            output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
             return
+        rows = [_kept_row(damage) for damage in found if damage.what == "kept"]
+        found = [damage for damage in found if damage.what != "kept"]
         taken = [(damage, take_up(desk.registry, damage)) for damage in found]
         jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
-        rows = [_failed_row(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
+        rows += [_failed_row(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
         whole = {d.job.id: d.sha256 for d in found if d.job is not None and d.sha256 and d.sha256 == d.job.sha256}
         desk.asked |= whole  # what the site has replaced since is not what was here
         rows += carried_out(desk, list(jobs), output)
@@ -85,6 +89,11 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
     if not rows:
         output.note("nothing is missing or damaged")
     leave(rows, [])
+
+
+def _kept_row(damage: Damage) -> Row:
+    reason = "another network lies there, which is kept"
+    return {"state": "kept", "name": damage.path, "code": "kept", "reason": reason, "paths": []}
 
 
 def _failed_row(damage: Damage, error: HnetkitError) -> Row:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import struct
 import threading
@@ -224,3 +225,27 @@ def test_a_file_that_is_said_to_have_the_bytes_of_another_does_not_keep_that_one
                 came.set()
         assert (f"civitai:{good[0]}", "done") in order[:-1], "it waited for the slow one"
         assert {state for _, state in order} == {"done"}
+
+
+@pytest.mark.parametrize("is_scanned", [True, False])
+def test_repair_leaves_another_network_that_a_person_put_in_the_place_of_one(
+    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_scanned: bool
+) -> None:
+    monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
+    here.sync()
+    replaced, rotten, torn = [path for path in here.installed().values() if path.suffix == ".pt"][:3]
+    own = network(99)
+    replaced.write_bytes(own)
+    if is_scanned:
+        assert run(["scan", "-q"]) == 0
+    torn.write_bytes(torn.read_bytes()[:-100])
+    status, data = rotten.stat(), bytearray(rotten.read_bytes())
+    data[len(data) // 2] ^= 1
+    rotten.write_bytes(data)
+    os.utime(rotten, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert run(["repair", "--no-previews", "--nl"]) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith('{"state"')]
+    assert sorted(row["state"] for row in rows) == ["done", "done", "kept"]
+    assert replaced.read_bytes() == own
+    assert run(["repair", "--dry-run"]) == 0
+    assert "nothing is missing" in capsys.readouterr().err
