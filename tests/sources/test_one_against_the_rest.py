@@ -9,7 +9,7 @@ import re
 import struct
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hnetkit.cli import run
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.identify import identify
 from hnetkit.sources.plan import enqueue
+from hnetkit.sources.portable import imported
 from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT
 
 OpenLibrary = Callable[..., Library]
@@ -249,3 +250,19 @@ def test_repair_leaves_another_network_that_a_person_put_in_the_place_of_one(
     assert replaced.read_bytes() == own
     assert run(["repair", "--dry-run"]) == 0
     assert "nothing is missing" in capsys.readouterr().err
+
+
+def test_an_import_without_end_is_taken_in_as_far_as_an_export_can_go(
+    here: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.portable.MOST_LINES", 1000)
+
+    def lines() -> Iterator[str]:
+        yield json.dumps({"kind": "hnetkit", "version": 1})
+        yield json.dumps({"kind": "subscription", "name": "all", "filters": {}})
+        while True:
+            yield from ("{}", "", json.dumps({"kind": "hnetkit", "version": 1}))
+
+    found = imported(here.registry, lines())
+    assert found.counts == {"subscription": 1}
+    assert found.failures[0] == "line 1001: more lines than any export has: left out what comes from here on"
