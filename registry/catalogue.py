@@ -212,6 +212,12 @@ class Catalogue:
         ).fetchone()[0]
         return id
 
+    def owner(self, remote_file: int) -> str | int:
+        """Returns the creator of the model that a file belongs to, or the number of its row where nobody is named."""
+        model = self.model_row(remote_file)
+        (creator,) = self._db.execute("SELECT creator FROM models WHERE id = ?", [model]).fetchone()
+        return model if creator is None else str(creator)
+
     # --- files of ours that were asked about
 
     def put_lookup(self, sha256: str, model_id: str | None, version_id: str | None) -> None:

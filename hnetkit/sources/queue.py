@@ -16,7 +16,8 @@ from hnetkit.sources.work import Workshop
 from hnetkit.sources.workers import Worker
 
 _HALTING = frozenset({"rate-limited"})  # what the next job would meet too
-_OF_THE_TOKEN = "no-token"  # without a bad token, so may any owner have it, and one person be many owners
+_DOUBTFUL = frozenset({"no-token", "region-blocked"})  # so may one owner have it, for one file
+_SURE = 5  # such owners: then all that they have is meant, and nothing of others, since one person may be many
 _NO_ROOM = 64 << 20  # bytes free on the disk: with more, only what is larger fails
 _LOOK_S = 0.3  # how often another process's jobs are looked at, and whether running ones are slow
 _LONG_S, _SLOWEST = 60.0, 2000  # a job that has run so many seconds, and brought fewer bytes in each, holds up no other
@@ -43,6 +44,7 @@ def run(
     running: dict[Future[Job], int] = {}
     begun: dict[int, float] = {}
     halted: dict[str, Job] = {}
+    refused: dict[str | int, Job] = {}  # owner -> what was refused of theirs
 
     def slow() -> int:
         lasted = {id: time.monotonic() - begun[id] for id in running.values()}
@@ -60,6 +62,8 @@ def run(
                         yield job
                     elif _site(job) in halted:
                         yield _end_like(registry, job, halted[_site(job)])
+                    elif len(refused) >= _SURE and (owner := _owner(registry, job)) in refused:
+                        yield _end_like(registry, job, refused[owner])
                     else:
                         begun[id] = time.monotonic()
                         running[pool.submit(workshop.carry_out, job)] = id
@@ -70,6 +74,8 @@ def run(
                     for future in done:
                         job = future.result()
                         del running[future]
+                        if job.code in _DOUBTFUL:
+                            refused[_owner(registry, job)] = job
                         if job.state == "failed" and _halts(job, token_is_bad=workshop.token_is_bad):
                             halted[_site(job)] = job
                         yield job
@@ -91,10 +97,18 @@ def _site(job: Job) -> str:
     return urlsplit(job.url).netloc if job.source == "url" else job.source
 
 
+def _owner(registry: Registry, job: Job) -> str | int:
+    """Who put a file there, as far as that is known."""
+    if job.remote_file_id is None:
+        return job.key
+    with registry.write():
+        return registry.catalogue.owner(job.remote_file_id)
+
+
 def _halts(job: Job, *, token_is_bad: bool) -> bool:
     if job.code == "disk-full":
         return shutil.disk_usage(job.folder).free < _NO_ROOM
-    return job.code in _HALTING or (token_is_bad and job.code == _OF_THE_TOKEN)
+    return job.code in _HALTING or (token_is_bad and job.code in _DOUBTFUL)
 
 
 def _claim(registry: Registry, id: int, worker: Worker) -> Job | None:

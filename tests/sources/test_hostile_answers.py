@@ -169,7 +169,7 @@ def test_what_one_owner_wants_does_not_end_the_others(open_library: OpenLibrary,
         before = len([r for r in sites.requests if "/download/" in r.path])
         assert {job.state for job in without_token(other, sites).sync()} == {"failed"}
         asked = len([r for r in sites.requests if "/download/" in r.path]) - before
-        assert asked < len(states) / 2, "all want it: the others need not be asked"
+        assert asked < len(states) - 3, "what else such an owner has need not be asked for"
 
 
 @pytest.fixture
