@@ -8,6 +8,7 @@ import os
 import re
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from fetching import Library
 from networks import a1111_network
 
 from hnetkit.cli import run
+from hnetkit.errors import NetworkFailed
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.identify import identify
 from hnetkit.sources.plan import enqueue
@@ -302,3 +304,34 @@ def test_a_record_whose_own_page_asks_for_a_pause_holds_up_no_other(site: Sites,
     assert {model.id for model in plan.models} == set(others)
     assert [bad.id for bad in plan.failed] == [closed]
     assert max(here.clock.slept, default=0) < 100  # type: ignore[attr-defined]
+
+
+def test_pictures_that_drip_hold_no_network_back(open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hnetkit.sources.beside.WHOLE_S", 0.5)
+    with Sites(World.make(5, plain=True)) as site:
+
+        def drip(request: Request, response: Response) -> Response:
+            if request.path.startswith("/images"):
+                response.body += bytes(1 << 20)
+                response.drip, response.drip_seconds = 30, 0.05
+            return response
+
+        site.alter = drip
+        started = time.monotonic()
+        assert {job.state for job in open_library(site).sync()} == {"done"}
+        assert time.monotonic() - started < 60, "a picture would have taken half an hour"
+
+
+def test_a_page_that_drips_is_given_up(site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hnetkit.sources.web.WHOLE_JSON_S", 1.0)
+
+    def drip(request: Request, response: Response) -> Response:
+        if request.path == LIST:
+            response.body = b" " * (1 << 20) + response.body
+            response.drip, response.drip_seconds = 30, 0.05
+        return response
+
+    site.alter = drip
+    with pytest.raises(NetworkFailed, match="too slowly"):
+        here.plan()
+    assert len([request for request in site.requests if request.path == LIST]) == 1
