@@ -23,7 +23,7 @@ from hnetkit.limits import parse_json
 from hnetkit.sources.connections import Adapter, Watch
 from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pace import Clock, Pace
-from hnetkit.sources.retry import PASSING, Passing, persevere, retry_after
+from hnetkit.sources.retry import ATTEMPTS, PASSING, Passing, persevere, retry_after
 from hnetkit.sources.secrets import finder, remover
 
 USER_AGENT = f"hnetkit/{version('hnetkit')} (library of Stable Diffusion hypernetworks)"
@@ -249,7 +249,15 @@ class Web:
             response.headers[name] = self._clean(value)
         return response, watch
 
-    def json(self, url: str, *, what: str, body: Any = None, read: Callable[[str], Any] = read_json) -> tuple[int, Any]:
+    def json(
+        self,
+        url: str,
+        *,
+        what: str,
+        body: Any = None,
+        read: Callable[[str], Any] = read_json,
+        attempts: int = ATTEMPTS,
+    ) -> tuple[int, Any]:
         """Returns status and content of a JSON answer, asking again while failures pass.
 
         Args:
@@ -257,6 +265,7 @@ class Web:
             what: that is asked for, in words for messages.
             body: sent as JSON by POST; None asks by GET.
             read: makes the content of the text; a ValueError of it means that it is no JSON.
+            attempts: how often it is asked for at most.
 
         Raises:
             RateLimited, NetworkFailed: see `persevere`.
@@ -272,7 +281,7 @@ class Web:
                 except ValueError as error:
                     raise _not_json(response, text) from error
 
-        return persevere(ask, what, clock=self.clock, pace=self.pace)
+        return persevere(ask, what, clock=self.clock, pace=self.pace, attempts=attempts)
 
 
 def _not_json(response: Answer, text: str) -> Exception:

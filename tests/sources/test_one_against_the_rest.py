@@ -25,6 +25,7 @@ from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.identify import identify
+from hnetkit.sources.pages import BadRecord
 from hnetkit.sources.plan import enqueue
 from hnetkit.sources.portable import imported
 from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT
@@ -335,3 +336,77 @@ def test_a_page_that_drips_is_given_up(site: Sites, here: Library, monkeypatch: 
     with pytest.raises(NetworkFailed, match="too slowly"):
         here.plan()
     assert len([request for request in site.requests if request.path == LIST]) == 1
+
+
+@pytest.mark.parametrize("place", [0, 7, -1])
+def test_a_record_over_which_the_list_stumbles_costs_that_model_alone(open_library: OpenLibrary, place: int) -> None:
+    with Sites(World.make(25, plain=True)) as site:
+        library = open_library(site)
+        bad = [model.id for model in library.plan().models][place]
+
+        def stumble(request: Request, response: Response) -> Response:
+            is_there = request.path == LIST and any(model["id"] == bad for model in response.json()["items"])
+            return Response(500, {}, b"") if is_there else response
+
+        site.alter = stumble
+        plan = library.plan()
+        assert {model.id for model in plan.models} == {id for id in listed_ids(site) if id != bad}
+        assert ["breaks off" in record.reason for record in plan.failed] == [True]
+
+
+def listed_ids(site: Sites) -> set[int]:
+    return {id for id in site.world.ids() if site.world.raw(id).get("availability") != "Private"}
+
+
+def test_a_list_that_stumbled_once_goes_on_with_whole_pages(open_library: OpenLibrary) -> None:
+    with Sites(World.make(160, plain=True)) as site:
+        failed = 0
+
+        def stumble(request: Request, response: Response) -> Response:
+            nonlocal failed
+            if request.path == LIST and failed < 8 and int(request.one("limit") or 0) > 1:
+                failed += 1
+                return Response(500, {}, b"")
+            return response
+
+        site.alter = stumble
+        plan = open_library(site).plan()
+        assert {model.id for model in plan.models} == listed_ids(site)
+        assert plan.failed == []
+        assert len([request for request in site.requests if request.path == LIST]) < 60
+
+
+def test_a_site_that_is_down_is_said_to_be_in_little_time(site: Sites, here: Library) -> None:
+    site.alter = lambda request, response: Response(500, {}, b"")
+    with pytest.raises(NetworkFailed, match="6 attempts"):
+        here.plan()
+    assert len(site.requests) < 20
+
+
+def test_numbers_of_models_that_never_were_are_not_asked_about_without_end(
+    site: Sites, here: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.civitai.MOST_GONE", 10)
+    good = site.world.ids()
+    plan = here.plan(Filters(ids=(*range(1000, 1300), *good)))
+    assert {model.id for model in plan.models} == set(good)
+    assert len(site.requests) < 30
+    assert [bad.count for bad in plan.failed] == [290]
+
+
+def test_a_hash_over_which_the_site_stumbles_costs_that_file_alone(site: Sites, here: Library) -> None:
+    here.sync()
+    rows = list(identify(here.registry, here.civitai))
+    odd, *_ = {str(row["sha256"]) for row in rows}
+    with here.registry.write():
+        here.registry.catalogue._db.execute("DELETE FROM lookups")
+    site.alter = lambda request, response: Response(500, {}, b"") if odd.upper().encode() in request.body else response
+    failed: list[BadRecord] = []
+    again = list(identify(here.registry, here.civitai, failed=failed))
+    assert [row["path"] for row in again] == [row["path"] for row in rows]
+    assert {str(row["sha256"]) for row in again if row["model_id"] is None} == {odd}
+    assert [odd in record.reason for record in failed] == [True]
+    assert odd not in here.registry.catalogue.lookups()
+    site.alter = lambda request, response: Response(500, {}, b"")
+    with pytest.raises(NetworkFailed):
+        list(identify(here.registry, here.civitai, again=True))
