@@ -410,3 +410,26 @@ def test_a_hash_over_which_the_site_stumbles_costs_that_file_alone(site: Sites, 
     site.alter = lambda request, response: Response(500, {}, b"")
     with pytest.raises(NetworkFailed):
         list(identify(here.registry, here.civitai, again=True))
+
+
+def test_a_model_that_lists_the_numbers_of_all_files_keeps_none_of_them_from_coming(open_library: OpenLibrary) -> None:
+    with Sites(World.make(8, plain=True)) as site:
+        numbers = [file["id"] for _, _, file in site.world.files()]
+        good = {site.world.sha256(number).lower() for number in numbers}
+
+        def claim(page: dict[str, Any]) -> None:
+            first = page["items"][0]["modelVersions"][0]
+            own = first["files"][0]
+            others = [n for n in numbers if n != own["id"]]
+            first["files"] += [{**own, "id": n, "hashes": {"SHA256": f"{n:064x}"}} for n in others]
+
+        change_list(site, claim)
+        library = open_library(site)
+        library.sync()
+        library.sync()
+        wanted = {
+            site.world.sha256(file["id"]).lower() for _, _, file in site.world.files() if file["name"].endswith(".pt")
+        }
+        came = set(library.installed())
+        assert wanted <= came
+        assert came <= good
