@@ -29,7 +29,7 @@ from hnetkit.sources.pace import Clock, Pace, Stopped
 from hnetkit.sources.pages import MOST_KEPT, MOST_LISTED, BadRecord, parts_left_out, read_page
 from hnetkit.sources.retry import ATTEMPTS
 from hnetkit.sources.shapes import Json, Model, Version, id_of, model_of, version_of
-from hnetkit.sources.web import Web, read_json
+from hnetkit.sources.web import TooSlow, Web, read_json
 
 TYPE = "Hypernetwork"
 PAGE = 100
@@ -153,6 +153,8 @@ class Civitai:
                 yield from self._from_one_end(filters, sort, seen, failed, ATTEMPTS if broken is None else _FEW)
             except NetworkFailed as error:
                 broken = broken or error
+                if isinstance(error, TooSlow):  # so may each further one be
+                    break
                 continue
             if broken is None or len(seen) > known:
                 return
@@ -181,6 +183,8 @@ class Civitai:
             try:
                 page = self._get("models", query, what=what, read=read, attempts=_FEW if size else attempts)
                 items = _items(page)
+            except TooSlow:
+                raise
             except NetworkFailed as error:  # it may stumble over one record of the page, or have one that is too large
                 first = first or error
                 size, good = size + 1, 0

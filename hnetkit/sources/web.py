@@ -52,6 +52,10 @@ def read_json(text: str) -> Any:
     return parse_json(text, most=MOST_MADE, strict=False)
 
 
+class TooSlow(NetworkFailed):
+    """An answer was not whole in the time that it is worth."""
+
+
 class Answer:
     """The end of all redirects: status, headers, and a body that is still to be read.
 
@@ -298,7 +302,7 @@ def _not_json(response: Answer, text: str) -> Exception:
 
 def _too_slow(watch: Watch) -> Exception:
     if watch.is_over:
-        return NetworkFailed("it came too slowly", hint="run the same command again later")
+        return TooSlow("it came too slowly", hint="run the same command again later")
     return Passing("it came too slowly")
 
 

@@ -433,3 +433,21 @@ def test_a_model_that_lists_the_numbers_of_all_files_keeps_none_of_them_from_com
         came = set(library.installed())
         assert wanted <= came
         assert came <= good
+
+
+def test_a_second_page_that_drips_leaves_what_the_first_listed(
+    open_library: OpenLibrary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.web.WHOLE_JSON_S", 3.0)
+    with Sites(World.make(130, plain=True)) as site:
+
+        def drip(request: Request, response: Response) -> Response:
+            if request.path == LIST and request.one("cursor"):
+                response.body = b" " * (1 << 20) + response.body
+                response.drip, response.drip_seconds = 30, 0.05
+            return response
+
+        site.alter = drip
+        plan = open_library(site).plan()
+        assert len(plan.models) > 50
+        assert ["breaks off" in bad.reason for bad in plan.failed] == [True]
