@@ -260,8 +260,13 @@ class Catalogue:
     # --- files of ours that were asked about
 
     def put_lookup(self, sha256: str, model_id: str | None, version_id: str | None) -> None:
-        """Keeps what a site answered about a hash; None and None: it does not know it."""
-        self._db.execute("INSERT OR REPLACE INTO lookups VALUES (?, ?, ?, ?)", [sha256, model_id, version_id, now()])
+        """Keeps what a site answered about a hash; None and None: it does not know it, which takes back nothing."""
+        self._db.execute(
+            "INSERT INTO lookups VALUES (?, ?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET "
+            "looked_up_at = excluded.looked_up_at, model_id = coalesce(excluded.model_id, model_id), "
+            "version_id = coalesce(excluded.version_id, version_id)",
+            [sha256, model_id, version_id, now()],
+        )
 
     def lookups(self) -> dict[str, Row]:
         """Returns sha256 -> what was answered, and when."""

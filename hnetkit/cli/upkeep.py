@@ -49,7 +49,8 @@ def identify_command(again: bool, output: Output) -> None:
 def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> None:
     """Fetch again what was installed and is missing or damaged.
 
-    Reads every file that hnetkit fetched. A damaged one is kept in the library's folder .quarantine.
+    Reads every file that hnetkit fetched. A damaged one is kept in the library's folder .quarantine, and another
+    network that somebody put in its place stays there.
 
     \b
     Examples:
@@ -64,7 +65,8 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
         if dry_run:
             rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in damages]
             output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
-            output.note(f"{len(rows)} to fetch again" if rows else "nothing is missing or damaged")
+            count = sum(damage.what != "kept" for damage in damages)
+            output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
             return
         with fetching_progress(session, output) as progress:
             found = session.repair(damages, progress=progress)

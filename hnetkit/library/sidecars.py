@@ -29,7 +29,8 @@ TEXTS = (".txt", ".description.txt")
 PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 A1111_KEYS = ("description", "notes", "activation text", "negative text", "preferred weight", "sd version")
 
-_NOTES = frozenset({*A1111_KEYS, "modelId", "modelVersionId", "sha256"})  # of which tools' notes hold one at least
+_GENERAL = frozenset({"description", "notes"})  # of A1111's keys, those that any JSON may have
+_NOTES = frozenset({*A1111_KEYS, "modelId", "modelVersionId", "sha256"})
 
 MAX_TOGETHER = 32 << 20
 """Bytes that all sidecars of one file may take in memory together; the largest real one takes a few MB."""
@@ -186,7 +187,7 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
         return None
     unreadable: list[Path] = []
     existing = _payload(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
-    if unreadable or (existing and (_is_raw(existing) or not existing.keys() & _NOTES)):
+    if unreadable or (existing and (_is_raw(existing) or not _is_notes(existing))):
         return None
     merged = dict(existing or {})
     for key in A1111_KEYS:
@@ -329,6 +330,11 @@ def _is_version(payload: Json) -> bool:
 def _is_raw(payload: Json) -> bool:
     """Whether it is what Civitai's API answers, and no tool's own notes."""
     return _is_model(payload) or _is_version(payload)
+
+
+def _is_notes(payload: Json) -> bool:
+    """Whether it is what tools note of a model: a package.json has a description too."""
+    return bool(payload.keys() & (_NOTES - _GENERAL)) or payload.keys() <= _NOTES
 
 
 def _version_of(model: Json | None, model_file: Path) -> Json | None:

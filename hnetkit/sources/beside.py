@@ -19,6 +19,8 @@ from hnetkit.sources.retry import persevere
 from hnetkit.sources.web import Answer, Web
 
 MOST_PICTURE = 16 << 20  # bytes
+WHOLE_S = 30.0
+"""Seconds until a picture must be here."""
 MOST_MISSED = 3
 """Pictures in a row that did not come: no further one is asked for then."""
 _OBEYED_S = 5.0  # a network is not held back for its picture
@@ -73,7 +75,7 @@ class Beside:
         url = str(shown[0]["url"]).replace("/original=true/", "/width=450/")
 
         def ask() -> bytes:
-            with web.open(url) as answer:
+            with web.open(url, whole_s=WHOLE_S) as answer:
                 return _body(answer) if answer.status == 200 else b""
 
         try:

@@ -14,6 +14,7 @@ from hnetkit.errors import (
     AuthRequired,
     EarlyAccess,
     Gone,
+    HnetkitError,
     NetworkFailed,
     NoAccess,
     RateLimited,
@@ -26,13 +27,20 @@ from hnetkit.limits import Budget
 from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust, civitai_base, civitai_token
 from hnetkit.sources.pace import Clock, Pace, Stopped
 from hnetkit.sources.pages import MOST_KEPT, MOST_LISTED, BadRecord, parts_left_out, read_page
+from hnetkit.sources.retry import ATTEMPTS
 from hnetkit.sources.shapes import Json, Model, Version, id_of, model_of, version_of
-from hnetkit.sources.web import Web, read_json
+from hnetkit.sources.web import TooSlow, Web, read_json
 
 TYPE = "Hypernetwork"
 PAGE = 100
 MOST_HASHES = 10_000
 MOST_BARREN = 100  # pages in a row without a model that was not listed before: the list goes round
+MOST_GONE = 100
+"""Models in a row that the site neither lists nor has: somebody may give away a list of numbers of nothing."""
+MOST_BROKEN = 50  # requests about hashes that may fail: each halves what is asked about
+_SORTS = ("Newest", "Oldest")
+_SIZES = (PAGE, 10, 1)  # models to a page: where a page fails, smaller ones come as far as they can
+_FEW = 2  # attempts for these
 _TRIED = 2  # models that are asked about where a list of them fails: if none of these comes, none will
 _LONGEST_CURSOR = 1000  # signs
 _TOKEN_HINT = "export CIVITAI_TOKEN=... (made under Account settings, API keys)"
@@ -90,10 +98,15 @@ class Filters:
         """Whether no model of the type is left out, but what the site keeps from people who are not logged in."""
         return not self.as_dict().keys() - {"nsfw"}
 
-    def parameters(self) -> list[tuple[str, str]]:
-        """Returns the query of a listing; flags only where they are true: their mere presence means something."""
-        pairs = [("types", TYPE), ("limit", str(PAGE)), ("nsfw", "true" if self.nsfw else "false")]
-        pairs += [("query", self.query)] if self.query else [("sort", "Newest"), ("period", "AllTime")]
+    def parameters(self, sort: str | None = "Newest", size: int = PAGE) -> list[tuple[str, str]]:
+        """Returns the query of a listing; flags only where they are true: their mere presence means something.
+
+        Args:
+            sort: ``"Newest"`` or ``"Oldest"`` first; a search has an order of its own.
+            size: models to a page.
+        """
+        pairs = [("types", TYPE), ("limit", str(size)), ("nsfw", "true" if self.nsfw else "false")]
+        pairs += [("query", self.query)] if self.query else [("sort", str(sort)), ("period", "AllTime")]
         pairs += [("username", self.username)] if self.username else []
         pairs += [("tag", self.tag)] if self.tag else []
         pairs += [("baseModels", name) for name in self.base_models]
@@ -138,30 +151,63 @@ class Civitai:
             yield from self._by_ids(filters, failed)
             return
         seen: dict[int, int] = {}
-        cursors: set[str] = set()
-        parameters = filters.parameters()
-        cursor: str | None = None
-        barren = 0
-        kept = Budget(made=MOST_KEPT)
-        while True:
-            query = [*parameters, *([("cursor", cursor)] if cursor else [])]
-            what = f"models of {filters.username}" if filters.username else "models"
+        broken: NetworkFailed | None = None
+        for sort in (None,) if filters.query else _SORTS:  # what one end does not give may come from the other
+            known = len(seen)
             try:
-                page = self._get("models", query, what=what, read=functools.partial(read_page, kept=kept))
-                items = _items(page)
-            except NetworkFailed as error:  # the site may stumble over one record of the page, whenever it is asked
-                if cursor is None:
-                    raise
-                failed(BadRecord(None, f"the list breaks off after {len(seen)} models: {error}", is_whole=False))
+                yield from self._from_one_end(filters, sort, seen, failed, ATTEMPTS if broken is None else _FEW)
+            except NetworkFailed as error:
+                broken = broken or error
+                if isinstance(error, TooSlow):  # so may each further one be
+                    break
+                continue
+            if broken is None or len(seen) > known:
                 return
+        assert broken is not None
+        if not seen:
+            raise broken
+        failed(BadRecord(None, f"the list breaks off after {len(seen)} models: {broken}", is_whole=False))
+
+    def _from_one_end(
+        self, filters: Filters, sort: str | None, seen: dict[int, int], failed: Failed, attempts: int
+    ) -> Iterator[list[Model]]:
+        """Yields pages from the newest on, or from the oldest on as far as they were not seen before.
+
+        Raises:
+            NetworkFailed: it goes on, and what comes next cannot be had, not even by itself.
+        """
+        is_second, cursors = bool(seen), set[str]()
+        cursor: str | None = None
+        barren, size, good = 0, 0, 0
+        first: NetworkFailed | None = None
+        kept = Budget(made=MOST_KEPT)
+        what = f"models of {filters.username}" if filters.username else "models"
+        read = functools.partial(read_page, kept=kept)
+        while True:
+            query = [*filters.parameters(sort, _SIZES[size]), *([("cursor", cursor)] if cursor else [])]
+            try:
+                page = self._get("models", query, what=what, read=read, attempts=_FEW if size else attempts)
+                items = _items(page)
+            except TooSlow:
+                raise
+            except NetworkFailed as error:  # it may stumble over one record of the page, or have one that is too large
+                first = first or error
+                size, good = size + 1, 0
+                if size == len(_SIZES):
+                    raise first from error
+                continue
             except UnsafeFile:
                 failed(BadRecord(None, f"the list is too large; left out what comes after {len(seen)} models"))
                 return
+            first, good = None, good + 1
+            if size and good == 10:  # it passed
+                size, good = size - 1, 0
+            known = len(seen)
             listed = list(_once(_models(items, failed), seen, failed))
             barren = 0 if listed else barren + 1
             yield [model for model in listed if filters.wants(model)]
             cursor = _cursor(page)
-            if cursor is None or cursor in cursors or barren == MOST_BARREN:
+            if cursor is None or cursor in cursors or barren == MOST_BARREN or (is_second and known == len(seen)):
                 return
             if len(seen) >= MOST_LISTED:
                 failed(BadRecord(None, f"the list goes on after {len(seen)} models; left out what comes then"))
@@ -169,6 +215,8 @@ class Civitai:
             cursors.add(cursor)
 
     def _by_ids(self, filters: Filters, failed: Failed) -> Iterator[list[Model]]:
+        gone = 0  # in a row
+        left_out = 0
         for start in range(0, len(filters.ids), PAGE):
             part = filters.ids[start : start + PAGE]
             query = [("ids", ",".join(map(str, part))), ("limit", str(PAGE)), ("nsfw", "true")]
@@ -179,18 +227,26 @@ class Civitai:
                 failed(record)
 
             read = functools.partial(read_page, kept=Budget(made=MOST_KEPT))
-            broken: NetworkFailed | None = None
+            broken: HnetkitError | None = None
             try:
                 items = _items(self._get("models", query, what="models by id", read=read))
-            except NetworkFailed as error:  # the site may stumble over one of them: each is asked about by itself
+            except (NetworkFailed, UnsafeFile) as error:  # it may stumble over one: each is asked about by itself
                 items, broken = [], error
             meant = (model for model in _models(items, tell) if model.id in part)
             found = list(_once(meant, {}, failed))
             for asked, id in enumerate(sorted(set(part) - {model.id for model in found} - bad)):
                 if broken is not None and asked == _TRIED and not found:
                     raise broken
-                found += filter(None, [self._model_if_there(id, failed)])
+                if gone >= MOST_GONE:
+                    left_out += 1
+                    continue
+                there = [model for model in [self._model_if_there(id, failed)] if model is not None]
+                gone = 0 if there else gone + 1
+                found += there
             yield found
+        if left_out:
+            reason = f"{MOST_GONE} models in a row are not there; not asked about further ones that no list has"
+            failed(BadRecord(None, f"{reason} ({left_out:,})", left_out))
 
     def _model_if_there(self, id: int, failed: Failed) -> Model | None:
         try:
@@ -239,17 +295,50 @@ class Civitai:
             raise NetworkFailed(f"{what}: the site answered with version {version.id}, which has no such file")
         return version
 
-    def ids_by_hash(self, sha256s: Sequence[str]) -> dict[str, tuple[int, int]]:
-        """Returns sha256 -> (model, version) of those that the site knows; 10,000 to a request."""
-        found: dict[str, tuple[int, int]] = {}
-        for start in range(0, len(sha256s), MOST_HASHES):
-            part = [sha256.upper() for sha256 in sha256s[start : start + MOST_HASHES]]
-            answer = self._content("model-versions/by-hash/ids", "files by their hashes", body=part)
-            for row in answer if isinstance(answer, list) else []:
-                row = row if isinstance(row, dict) else {}
-                model, version, sha256 = id_of(row.get("modelId")), id_of(row.get("modelVersionId")), row.get("hash")
-                if model is not None and version is not None and isinstance(sha256, str):
-                    found[sha256.lower()] = (model, version)
+    def ids_by_hash(
+        self, sha256s: Sequence[str], *, failed: Failed = ignored
+    ) -> dict[str, tuple[int, int] | tuple[None, None]]:
+        """Returns sha256 -> (model, version) of those that the site knows, or (None, None); 10,000 to a request.
+
+        Args:
+            failed: told of the hashes over which the site stumbles; nothing is returned of them.
+
+        Raises:
+            RemoteError: it answers about none.
+        """
+        found: dict[str, tuple[int, int] | tuple[None, None]] = {}
+        waiting = [sha256s[start : start + MOST_HASHES] for start in range(0, len(sha256s), MOST_HASHES)]
+        broken: list[NetworkFailed] = []
+        unasked = 0
+        while waiting:
+            part = waiting.pop(0)
+            try:
+                found |= self._ids_of(part, attempts=_FEW if broken else ATTEMPTS)
+            except NetworkFailed as error:  # it may be one hash of the part: the halves are asked about
+                broken.append(error)
+                if len(part) == 1:
+                    failed(BadRecord(None, f"the hash {part[0]}: {error}"))
+                elif len(broken) == MOST_BROKEN:
+                    unasked = len(part) + sum(map(len, waiting))
+                    break
+                else:
+                    half = len(part) // 2
+                    waiting[:0] = [part[:half], part[half:]]
+        if broken and not found:
+            raise broken[0]
+        if unasked:
+            failed(BadRecord(None, f"not asked about {unasked:,} hashes: {broken[-1]}", unasked))
+        return found
+
+    def _ids_of(self, sha256s: Sequence[str], attempts: int) -> dict[str, tuple[int, int] | tuple[None, None]]:
+        found: dict[str, tuple[int, int] | tuple[None, None]] = dict.fromkeys(sha256s, (None, None))
+        body = [sha256.upper() for sha256 in sha256s]
+        answer = self._content("model-versions/by-hash/ids", "files by their hashes", body=body, attempts=attempts)
+        for row in answer if isinstance(answer, list) else []:
+            row = row if isinstance(row, dict) else {}
+            model, version, sha256 = id_of(row.get("modelId")), id_of(row.get("modelVersionId")), row.get("hash")
+            if model is not None and version is not None and isinstance(sha256, str) and sha256.lower() in found:
+                found[sha256.lower()] = (model, version)
         return found
 
     def me(self) -> str:
@@ -269,18 +358,32 @@ class Civitai:
         return f"{self.base.removesuffix('/v1')}/download/models/{version_id}?fileId={file_id}"
 
     def _get(
-        self, path: str, query: Iterable[tuple[str, str]] = (), *, what: str, read: Callable[[str], Any] = read_json
+        self,
+        path: str,
+        query: Iterable[tuple[str, str]] = (),
+        *,
+        what: str,
+        read: Callable[[str], Any] = read_json,
+        attempts: int = ATTEMPTS,
     ) -> Any:
-        encoded = urlencode(list(query), safe=",", quote_via=quote)
-        return self._content(f"{path}?{encoded}" if encoded else path, what, read=read)
+        # a cursor goes back as it came, also where it is no text
+        encoded = urlencode(list(query), safe=",", errors="surrogatepass", quote_via=quote)
+        return self._content(f"{path}?{encoded}" if encoded else path, what, read=read, attempts=attempts)
 
-    def _content(self, path: str, what: str, body: Any = None, read: Callable[[str], Any] = read_json) -> Any:
+    def _content(
+        self,
+        path: str,
+        what: str,
+        body: Any = None,
+        read: Callable[[str], Any] = read_json,
+        attempts: int = ATTEMPTS,
+    ) -> Any:
         """Returns the content of a good answer.
 
         Raises:
             RemoteError: the kind that the answer means.
         """
-        status, content = self.web.json(f"{self.base}/{path}", what=what, body=body, read=read)
+        status, content = self.web.json(f"{self.base}/{path}", what=what, body=body, read=read, attempts=attempts)
         if status == 200 and not (
             isinstance(content, dict) and set(content) <= {"error", "message", "code"} and content
         ):

@@ -35,13 +35,16 @@ class Watch:
 
     A server that sends a byte now and then keeps whoever reads waiting for ever: each byte starts the timeout anew.
 
+    Args:
+        until: by `time.monotonic`, when all of it must be here; None where what comes is worth any time.
+
     Attributes:
         count: bytes of the body that came.
         expired: whether the answer was ended.
     """
 
-    def __init__(self) -> None:
-        self.count, self.expired = 0, False
+    def __init__(self, until: float | None = None) -> None:
+        self.count, self.expired, self._until = 0, False, until
         self._reading, self._held_s, self._since = False, 0.0, time.monotonic()
         self._twin: socket.socket | None = None  # of the connection's own, which TLS hides
         self._begun, self._ended = threading.Event(), threading.Event()
@@ -82,10 +85,20 @@ class Watch:
             self._twin.close()
         self._twin = socket.fromfd(sock.fileno(), sock.family, sock.type)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it should be here by now."""
+        return self._until is not None and time.monotonic() >= self._until
+
+    def _at_most(self, seconds: float) -> float:
+        return seconds if self._until is None else max(0.0, min(seconds, self._until - time.monotonic()))
+
     def _look(self) -> None:
-        if self._begun.wait(HEADERS_S):
+        if self._begun.wait(self._at_most(HEADERS_S)):
             count, held = self.count, self._held_s
-            while not self._ended.wait(SLOW_S):
+            while not self._ended.wait(self._at_most(SLOW_S)):
+                if self.is_over:
+                    break
                 share = 1 - min(1.0, (self._held_s - held) / SLOW_S)
                 if self._reading and self.count - count < SLOW_BYTES * share:
                     break

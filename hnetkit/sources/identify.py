@@ -63,17 +63,17 @@ def identify(
     asked = {row["id"]: _known_as(row) for row in files}
     known = registry.catalogue.lookups()
     unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
-    found = civitai.ids_by_hash(unknown) if unknown else {}
+    failed = [] if failed is None else failed
+    found = civitai.ids_by_hash(unknown, failed=failed.append) if unknown else {}
     with registry.write():
-        for sha256 in unknown:
-            model, version = found.get(sha256, (None, None))
+        for sha256, (model, version) in found.items():
             registry.catalogue.put_lookup(sha256, _text(model), _text(version))
-    _fetch_records(registry, civitai, [] if failed is None else failed)
+    _fetch_records(registry, civitai, failed)
     known = registry.catalogue.lookups()
     names = _names(registry)
     trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.with_checkpoint()}
     for row in files:
-        answer = known[asked[row["id"]]]
+        answer = known.get(asked[row["id"]], {"model_id": None, "version_id": None})
         yield {
             "path": row["path"],
             "sha256": asked[row["id"]],

@@ -15,6 +15,7 @@ from hnetkit.errors import NetworkFailed, UsageError
 from hnetkit.tokens import token_of
 
 _NUMBER = re.compile(r"0x[0-9a-f]*|[0-9]+")
+_HOST = re.compile(r"(?:.*@)?(?:\[[0-9a-f:.]+\]|[^:@]*\.[^:@]*|localhost)(?::[0-9]*)?", re.IGNORECASE | re.DOTALL)
 _INSIDE = (".local", ".localdomain", ".internal", ".intranet", ".lan", ".home", ".home.arpa", ".corp", ".private")
 _PUBLIC_V6 = ipaddress.ip_network("2000::/3")
 _TRANSLATED = tuple(map(ipaddress.ip_network, ("64:ff9b::/96", "::ffff:0:0:0/96", "::/96")))  # end in an IPv4 address
@@ -184,7 +185,11 @@ def redacted(url: str) -> str:
     head = re.split(r"[?#]", url, maxsplit=1)[0]
     scheme, separator, rest = head.partition("://")
     authority, slash, path = rest.partition("/")
-    if authority and "://" not in rest:
+    at_later = "@" in path or ("@" in url[len(head) :] and (":" in authority or not slash))
+    if authority and at_later and not _HOST.fullmatch(authority):
+        # no host ends where this one seems to: a password may hold any of / ? #
+        shown = f"{scheme}{separator}{head.rpartition('@')[2] if '@' in head else ''}"
+    elif authority and "://" not in rest:
         shown = f"{scheme}{separator}{authority.rpartition('@')[2]}{slash}{path}"
     else:  # no address of the web: whatever stands before an @ may be a password
         shown = head.rpartition("@")[2]

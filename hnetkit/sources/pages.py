@@ -59,17 +59,19 @@ def read_page(text: str, kept: Budget) -> Any:
     """
     try:
         page = read_json(text)
+        kept.make(json_size(text))
     except ValueError:
         records, rest = _taken_apart(text)
         page = parse_json(rest, most=MOST_MADE, strict=False)
-        page["items"] = [_record(record) for record in records]
-    kept.make(json_size(text))
+        page["items"] = [_record(record, kept) for record in records]
     return page
 
 
-def _record(text: str) -> Any:
+def _record(text: str, kept: Budget) -> Any:
     try:
-        return parse_json(text, most=_MOST_RECORD, strict=False)
+        record = parse_json(text, most=_MOST_RECORD, strict=False)
+        kept.make(json_size(text))  # only what is kept counts: a text of brackets looks like far more than it is
+        return record
     except ValueError as error:
         match = _ID.match(text)
         return BadRecord(int(match[1]) if match else None, f"the site's record of it cannot be read: {error}")

@@ -31,6 +31,7 @@ class Item:
         action: ``"fetch"``, ``"have"``, or ``"skip"``.
         code, reason: why it is skipped.
         not_before: ISO 8601: when it can be had.
+        is_other: whether another model lists another file of the same number, and before it.
     """
 
     model: Model
@@ -40,10 +41,11 @@ class Item:
     code: str | None = None
     reason: str | None = None
     not_before: str | None = None
+    is_other: bool = False
 
     @property
     def key(self) -> str:
-        return key_of(self.file.id)
+        return f"{key_of(self.file.id)}-{self.model.id}" if self.is_other else key_of(self.file.id)
 
 
 def key_of(file_id: int | str) -> str:

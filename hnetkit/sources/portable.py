@@ -25,6 +25,8 @@ from hnetkit.sources.shapes import model_of
 VERSION = 1
 MAX_LINE = 32 << 20
 """Bytes: what a site says of the largest model takes a few MB."""
+MOST_LINES = 500_000
+"""Lines that are read, empty ones too: nobody else can write into the registry meanwhile."""
 MOST_FAILURES = 1000
 """Lines that are named where they cannot be taken in; further ones are counted."""
 MOST_SAID = 300
@@ -92,6 +94,10 @@ def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
     with registry.write():
         taken = registry.networks.aliases()
         for number, line in enumerate(lines, 1):
+            if number > MOST_LINES:
+                failed += 1
+                failures.insert(0, f"line {number}: more lines than any export has: left out what comes from here on")
+                break
             if not line.strip():
                 continue
             is_first = not counts and not failed

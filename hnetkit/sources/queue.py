@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from urllib.parse import urlsplit
@@ -17,7 +17,7 @@ from hnetkit.sources.workers import Worker
 
 _HALTING = frozenset({"rate-limited"})  # what the next job would meet too
 _DOUBTFUL = frozenset({"no-token", "region-blocked"})  # so may one owner have it, for one file
-_SURE = 5  # owners in a row of whose files it is said: then it is meant for all
+_SURE = 5  # such owners: then all that they have is meant, and nothing of others, since one person may be many
 _NO_ROOM = 64 << 20  # bytes free on the disk: with more, only what is larger fails
 _LOOK_S = 0.3  # how often another process's jobs are looked at, and whether running ones are slow
 _LONG_S, _SLOWEST = 60.0, 2000  # a job that has run so many seconds, and brought fewer bytes in each, holds up no other
@@ -44,7 +44,7 @@ def run(
     running: dict[Future[Job], int] = {}
     begun: dict[int, float] = {}
     halted: dict[str, Job] = {}
-    refused: defaultdict[str, set[str | int]] = defaultdict(set)  # site -> owners
+    refused: dict[str | int, Job] = {}  # owner -> what was refused of theirs
 
     def slow() -> int:
         lasted = {id: time.monotonic() - begun[id] for id in running.values()}
@@ -62,6 +62,8 @@ def run(
                         yield job
                     elif _site(job) in halted:
                         yield _end_like(registry, job, halted[_site(job)])
+                    elif len(refused) >= _SURE and (owner := _owner(registry, job)) in refused:
+                        yield _end_like(registry, job, refused[owner])
                     else:
                         begun[id] = time.monotonic()
                         running[pool.submit(workshop.carry_out, job)] = id
@@ -72,14 +74,10 @@ def run(
                     for future in done:
                         job = future.result()
                         del running[future]
-                        site = _site(job)
                         if job.code in _DOUBTFUL:
-                            refused[site].add(_owner(registry, job))
-                        else:
-                            refused[site].clear()
-                        sure = len(refused[site]) >= _SURE or workshop.token_is_bad
-                        if job.state == "failed" and _halts(job, sure=sure):
-                            halted[site] = job
+                            refused[_owner(registry, job)] = job
+                        if job.state == "failed" and _halts(job, token_is_bad=workshop.token_is_bad):
+                            halted[_site(job)] = job
                         yield job
                 elif elsewhere:
                     clock.sleep(_LOOK_S)
@@ -107,10 +105,10 @@ def _owner(registry: Registry, job: Job) -> str | int:
         return registry.catalogue.owner(job.remote_file_id)
 
 
-def _halts(job: Job, *, sure: bool) -> bool:
+def _halts(job: Job, *, token_is_bad: bool) -> bool:
     if job.code == "disk-full":
         return shutil.disk_usage(job.folder).free < _NO_ROOM
-    return job.code in _HALTING or (sure and job.code in _DOUBTFUL)
+    return job.code in _HALTING or (token_is_bad and job.code in _DOUBTFUL)
 
 
 def _claim(registry: Registry, id: int, worker: Worker) -> Job | None:

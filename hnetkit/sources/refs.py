@@ -55,7 +55,7 @@ def ref_of(text: str) -> Ref:
         UsageError: nothing that hnetkit knows.
     """
     text = text.strip()
-    said = _without_secrets(text)
+    said = shown(text)
     if match := _NUMBER.fullmatch(text):
         return Ref("model" if match[1] == "model" else "version", text, id=int(match[2]))
     if match := _AIR.fullmatch(text):
@@ -73,7 +73,7 @@ def ref_of(text: str) -> Ref:
     raise UsageError(f"{said[:200]}: means nothing that can be fetched", hint=f"it may be {FORMS}")
 
 
-def _without_secrets(text: str) -> str:
+def shown(text: str) -> str:
     """What may be shown of a text that is no reference: people paste addresses with `?token=`, or with a password."""
     if "://" in text:
         return redacted(text)

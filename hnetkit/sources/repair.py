@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, HnetkitError, failure_of
-from hnetkit.formats.reading import MAX_FILE
+from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.formats.source import OpenFile
-from hnetkit.hashes import sha256_of
+from hnetkit.hashes import damaged_parts, sha256_of
+from hnetkit.library.walk import mtime_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.install import quarantine
@@ -21,7 +22,8 @@ class Damage:
     """One installed file that is not as it was installed.
 
     Attributes:
-        what: ``"missing"`` or ``"corrupt"``; ``"failed"`` where that could not be learnt.
+        what: ``"missing"`` or ``"corrupt"``; ``"kept"`` where a person put another network in its place; ``"failed"``
+            where that could not be learnt.
         job: fetches it again; None where there is none any more.
         sha256: that it had when it was installed.
         reason: what failed.
@@ -46,6 +48,8 @@ def damages(registry: Registry, progress: Callable[[int, int], None] = lambda do
         path = install["path"]
         try:
             what = _damage(path, install["sha256"])
+            if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
+                what = "kept"
             damage = (
                 Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"])
                 if what is not None
@@ -65,6 +69,18 @@ def _damage(path: str, sha256: str) -> str | None:
             return None if file.size <= MAX_FILE and sha256_of(file) == sha256 else "corrupt"
     except FileRefused:
         return "corrupt"
+
+
+def _is_replaced(registry: Registry, path: str, sha256: str) -> bool:
+    """Whether a whole network lies there that is another one; what rots on a disk keeps its size and its time."""
+    status = os.stat(path)
+    as_it_was = (sha256, status.st_size, mtime_of(status))
+    if as_it_was in [(row["sha256"], row["size_bytes"], row["mtime_ns"]) for row in registry.files.at(path)]:
+        return False
+    try:
+        return not damaged_parts(load(path))
+    except FileRefused:
+        return False
 
 
 def take_up(registry: Registry, damage: Damage) -> int | HnetkitError:

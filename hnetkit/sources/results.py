@@ -24,7 +24,7 @@ class FetchResult:
 
     Attributes:
         state: ``"done"``; ``"had"``, ``"have"``: here already, found while fetching or before; ``"skipped"``,
-            ``"refused"``, ``"failed"``: for `reason`; ``"fetch"``: planned; ``"listed"``, ``"archived"``,
+            ``"kept"``, ``"refused"``, ``"failed"``: for `reason`; ``"fetch"``: planned; ``"listed"``, ``"archived"``,
             ``"taken-down"``, ``"gone"``: what the site says of a model that it does not list any more.
         name: the file's, or ``model:ID``, or what was asked for.
         code, reason: why it did not come, for programs and for people.
@@ -121,6 +121,11 @@ def of_unlisted(id: str, state: str) -> FetchResult:
 def not_there(id: int) -> FetchResult:
     """A model that was asked for by its number, and that the site does not have."""
     return FetchResult("failed", f"model:{id}", "gone", "the site has none")
+
+
+def of_kept(damage: Damage) -> FetchResult:
+    """A place of an installed file at which another network lies now."""
+    return FetchResult("kept", damage.path, "kept", "another network lies there, which is kept")
 
 
 def of_damage(damage: Damage, error: HnetkitError) -> FetchResult:

@@ -64,13 +64,16 @@ def persevere(
     """Returns what `call` returns, calling it again while it fails in a way that passes.
 
     Waits grow from one second to a minute, each a random part of its step, so that many do not come back at once. A
-    pause that the site asked for holds for everybody.
+    pause that the site asked for since we ask too much holds for everybody; any other may be about this one thing.
+
+    Args:
+        obeyed_s: seconds that it may ask us to wait, in all.
 
     Raises:
         RateLimited: the site asks for too long a pause, or never has enough of asking for one.
         NetworkFailed: it failed `attempts` times in a row, or once where everything else failed so before.
     """
-    tried = 0
+    tried, obeyed = 0, 0.0
     while True:
         try:
             result = call()
@@ -78,15 +81,17 @@ def persevere(
             return result
         except Passing as failure:
             tried = 1 if failure.progress >= PROGRESS else tried + 1
-            if failure.after is not None and failure.after > (LONGEST_WAIT_S if failure.elsewhere else obeyed_s):
-                kind, hint = NetworkFailed if failure.elsewhere else RateLimited, "run the same command again then"
+            of_all = failure.limited and not failure.elsewhere
+            obeyed += failure.after or 0.0
+            if failure.after is not None and obeyed > (obeyed_s if of_all else min(obeyed_s, LONGEST_WAIT_S)):
+                kind, hint = RateLimited if of_all else NetworkFailed, "run the same command again then"
                 raise kind(f"{what}: the site asks to wait {failure.after:.0f} s", hint=hint) from failure
             if tried >= (attempts if pace.given_up < MOST_PATIENT else 1):
                 pace.given_up += 1
                 raise _final(what, failure, tried) from failure
             wait = random.uniform(0.5, 1) * min(LONGEST_WAIT_S, 2.0 ** (tried - 1))
             wait = max(wait, failure.after or 0.0)
-            if not failure.elsewhere and (failure.limited or failure.after is not None):
+            if of_all:
                 pace.pause(wait)
             clock.sleep(wait)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import warnings
@@ -25,7 +26,7 @@ from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pace import ByteLimit, Pace, RealClock, Stopped
 from hnetkit.sources.pages import BadRecord, parts_left_out
 from hnetkit.sources.plan import Item, enqueue, items_of
-from hnetkit.sources.refs import Ref, ref_of
+from hnetkit.sources.refs import FORMS, Ref, ref_of, shown
 from hnetkit.sources.repair import Damage, damages, forget_moved, take_up
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.shapes import Model
@@ -190,25 +191,34 @@ class FetchSession:
             What became of each file, and of each reference of several with which nothing could be done.
 
         Raises:
-            UsageError: a reference that means nothing, before anything is fetched.
+            UsageError: no reference means anything.
             RemoteError: the site does not have what the only reference means, or does not give it.
             Stopped: somebody set the stop of `clock`; what came is kept.
         """
-        meant = [ref_of(ref) for ref in refs]
+        meant: list[Ref] = []
+        found: list[FetchResult] = []
+        for text in refs:
+            try:
+                meant.append(ref_of(text))
+            except HnetkitError as error:  # a list that somebody gave may hold one
+                if len(refs) == 1:
+                    raise
+                found.append(results.of_error(error, shown(text)))
+        if found and not meant:
+            raise UsageError("nothing that was given can be fetched", hint=f"it may be {FORMS}")
         if sha256 is not None and (other := next((ref for ref in meant if ref.kind != "url"), None)) is not None:
             raise UsageError(
                 f"{other.text}: --sha256 is for plain addresses; what a site lists is held against its own hash",
                 hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
             )
         jobs: list[int] = []
-        found: list[FetchResult] = []
         for ref in meant:
             bad: list[BadRecord] = []
             try:
                 queued, there = self.enqueue(ref, sha256=sha256, all_versions=all_versions, failed=bad.append)
             except Exception as error:
                 failure = failure_of(error, ref.text)
-                if len(meant) == 1:
+                if len(refs) == 1:
                     raise failure from error
                 found.append(results.of_error(failure, ref.text))
                 continue
@@ -434,6 +444,8 @@ class FetchSession:
     def repair(self, damaged: Iterable[Damage] | None = None, *, progress: Progress | None = None) -> list[FetchResult]:
         """Fetches again what is missing or damaged; a damaged file goes into the library's folder .quarantine.
 
+        Another network that somebody put in the place of one stays there.
+
         Args:
             damaged: as `damages` found them; None looks for them.
             progress: told bytes that came, and of how many.
@@ -441,15 +453,17 @@ class FetchSession:
         Raises:
             Stopped: somebody set the stop of `clock`; what came is kept.
         """
-        found = self.damages() if damaged is None else list(damaged)
+        damaged = self.damages() if damaged is None else list(damaged)
+        found = [damage for damage in damaged if damage.what != "kept"]
         taken = [(damage, take_up(self.registry, damage)) for damage in found]
         jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
-        failed = [results.of_damage(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
+        left = [results.of_kept(damage) for damage in damaged if damage.what == "kept"]
+        left += [results.of_damage(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
         whole = {d.job.id: d.sha256 for d in found if d.job is not None and d.sha256 and d.sha256 == d.job.sha256}
         self._asked |= whole  # what the site has replaced since is not what was here
         fetched = self._fetched(jobs, progress)
         forget_moved(self.registry, found)
-        return failed + fetched
+        return left + fetched
 
     # --- carrying out
 
@@ -499,12 +513,13 @@ class FetchSession:
         trust = self.civitai.web.trust
         pictures = Web(Trust(trust.base), self.clock, Pace(self.clock, 10.0), _PICTURE_TIMEOUT_S, hidden=trust.token)
         site = Fetch(self.civitai.web, limit, civitai.refusal)
+        hub_web = functools.cache(lambda: Hub(self.clock).web)  # one: what one file learns of the hub, all know
         workshop = Workshop(
             self.registry,
             self.civitai,
             {
                 "civitai": lambda job: site,
-                "huggingface": lambda job: Fetch(Hub(self.clock).web, limit, hub.refusal),
+                "huggingface": lambda job: Fetch(hub_web(), limit, hub.refusal),
                 "url": lambda job: Fetch(self._plain(job.url), limit, civitai.refusal),
             },
             Beside(self.registry, pictures if self._previews else None, self._nsfw) if self._sidecars else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone, NetworkFailed, failure_of
@@ -72,12 +72,12 @@ def plan_sync(
         RemoteError: the listing failed.
     """
     plan = Plan(filters)
-    owners: dict[str, int] = {}
+    owners: dict[str, Item] = {}
     for page in civitai.pages(filters, failed=plan.failed.append):
         for model in page:
             with alone(model.id, plan.failed):
                 items = items_of(registry, model, all_versions=all_versions)
-                own = [item for item in items if owners.setdefault(item.key, model.id) == model.id]
+                own = [item for item in (_told_apart(item, owners) for item in items) if item is not None]
                 plan.items += own
                 plan.models.append(model)
                 if others := len(items) - len(own):
@@ -85,6 +85,20 @@ def plan_sync(
                     plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
     return plan
+
+
+def _told_apart(item: Item, owners: dict[str, Item]) -> Item | None:
+    """Returns what is to be done with a file: None where a model before it has it, whose it is then.
+
+    One that only has the number of another, but other bytes, is a file of its own: who is listed first could keep
+    all others from coming.
+    """
+    first = owners.setdefault(item.key, item)
+    if first.model.id == item.model.id:
+        return item
+    if item.file.sha256 is None or item.file.sha256 == first.file.sha256:
+        return None
+    return replace(item, is_other=True)
 
 
 @contextmanager

@@ -56,12 +56,16 @@ def unpacked(archive: Path, folder: Path) -> Iterator[tuple[str, Path | HnetkitE
     if folder.is_symlink():  # that is what stays there
         folder.unlink()
     folder.mkdir()
+    size = os.path.getsize(archive)
     try:
         with _opened(archive) as file:
             for number, member in enumerate(_members(file, archive)):
                 if _is_nested(member):
                     hint = "unpack it yourself, then: hnetkit scan FOLDER"
                     yield member.filename, UnsafeFile("an archive inside of an archive, which is not opened", hint=hint)
+                    continue
+                if not 0 <= member.header_offset < size:  # no disk can look there, and the disk would be blamed
+                    yield member.filename, DamagedFile("lies outside of the zip")
                     continue
                 target = folder / f"{number}.unexamined"  # a name that no program loads: one that is killed leaves it
                 yield member.filename, _extracted(file, member, target)

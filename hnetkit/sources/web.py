@@ -7,6 +7,7 @@ it: a site that repeats what it was sent would have it stored and shown.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
@@ -22,7 +23,7 @@ from hnetkit.limits import parse_json
 from hnetkit.sources.connections import Adapter, Watch
 from hnetkit.sources.origins import Origin, Trust, redacted
 from hnetkit.sources.pace import Clock, Pace
-from hnetkit.sources.retry import PASSING, Passing, persevere, retry_after
+from hnetkit.sources.retry import ATTEMPTS, PASSING, Passing, persevere, retry_after
 from hnetkit.sources.secrets import finder, remover
 
 USER_AGENT = f"hnetkit/{version('hnetkit')} (library of Stable Diffusion hypernetworks)"
@@ -30,6 +31,8 @@ TIMEOUT_S = (10.0, 60.0)  # to connect, and between two bytes
 MOST_HOPS = 10
 MOST_JSON = 64 << 20
 """Bytes of a page of JSON: a page of a hundred models has about ten million."""
+WHOLE_JSON_S = 600.0
+"""Seconds until such a page must be here: it is worth less waiting than a network."""
 MOST_MADE = 256 << 20
 """Bytes that such a page may take in memory."""
 _CHUNK, _CODED_CHUNK = 1 << 18, 1 << 14  # bytes: what is packed may become a thousand times as much
@@ -47,6 +50,10 @@ def read_json(text: str) -> Any:
         ValueError: it is none, is nested too deeply, or its values would take more than `MOST_MADE` bytes.
     """
     return parse_json(text, most=MOST_MADE, strict=False)
+
+
+class TooSlow(NetworkFailed):
+    """An answer was not whole in the time that it is worth."""
 
 
 class Answer:
@@ -151,14 +158,19 @@ class Web:
         *,
         method: str = "GET",
         body: bytes | None = None,
+        whole_s: float | None = None,
     ) -> Iterator[Answer]:
         """Gives the answer at the end of all redirects, its body unread.
 
+        Args:
+            whole_s: seconds until all of it must be here; without, only that it moves is seen to.
+
         Raises:
             Passing: the connection failed, was too slow, or the answer is one that passes.
-            NetworkFailed: a redirect leads where nothing may be asked, or nowhere.
+            NetworkFailed: a redirect leads where nothing may be asked, or nowhere; or it was not whole in time.
         """
-        response, watch = self._follow(url, dict(headers or {}), method, body)
+        until = None if whole_s is None else time.monotonic() + whole_s
+        response, watch = self._follow(url, dict(headers or {}), method, body, until)
         try:
             if response.status_code in PASSING:
                 after = retry_after(response.headers, self.clock)
@@ -169,20 +181,20 @@ class Web:
                 )
             yield Answer(response, watch, self._token, self._clean)
             if watch.expired:  # an answer without a length seems to be at its end then
-                raise _too_slow()
+                raise _too_slow(watch)
         except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            raise _too_slow() if watch.expired else Passing(in_words(error)) from None
+            raise _too_slow(watch) if watch.expired else Passing(in_words(error)) from None
         finally:
             watch.stop()
             response.close()
 
     def _follow(
-        self, url: str, headers: dict[str, str], method: str, body: bytes | None
+        self, url: str, headers: dict[str, str], method: str, body: bytes | None, until: float | None
     ) -> tuple[requests.Response, Watch]:
         first = url
         for _ in range(MOST_HOPS + 1):
             self.trust.check(url)
-            response, watch = self._ask(url, headers, method, body)
+            response, watch = self._ask(url, headers, method, body, until)
             target = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or not target:
                 return response, watch
@@ -200,7 +212,7 @@ class Web:
         raise NetworkFailed(f"{redacted(first)}: more than {MOST_HOPS} redirects")
 
     def _ask(
-        self, url: str, headers: dict[str, str], method: str, body: bytes | None
+        self, url: str, headers: dict[str, str], method: str, body: bytes | None, until: float | None
     ) -> tuple[requests.Response, Watch]:
         sent = dict(headers)
         token = self.trust.token_for(url)
@@ -210,7 +222,7 @@ class Web:
         if origin == self.trust.base:
             self.pace.wait()
         proxies = _DIRECT if origin.is_loopback else None  # to a proxy, loopback is another machine
-        watch = Watch()
+        watch = Watch(until)
         watch.start()
         # what requests raises holds the whole address, with what is secret in it: it is not passed on as the cause
         try:
@@ -232,7 +244,7 @@ class Web:
                 )
                 raise NetworkFailed(f"{redacted(url)}: the proxy that is set cannot be used", hint=hint) from None
             if isinstance(error, requests.RequestException):
-                raise _too_slow() if watch.expired else Passing(in_words(error)) from None
+                raise _too_slow(watch) if watch.expired else Passing(in_words(error)) from None
             if isinstance(error, ValueError):  # no scheme or host that requests can read: it names a proxy's too
                 raise NetworkFailed(f"{redacted(url)}: no address that can be asked") from None
             raise
@@ -241,7 +253,15 @@ class Web:
             response.headers[name] = self._clean(value)
         return response, watch
 
-    def json(self, url: str, *, what: str, body: Any = None, read: Callable[[str], Any] = read_json) -> tuple[int, Any]:
+    def json(
+        self,
+        url: str,
+        *,
+        what: str,
+        body: Any = None,
+        read: Callable[[str], Any] = read_json,
+        attempts: int = ATTEMPTS,
+    ) -> tuple[int, Any]:
         """Returns status and content of a JSON answer, asking again while failures pass.
 
         Args:
@@ -249,6 +269,7 @@ class Web:
             what: that is asked for, in words for messages.
             body: sent as JSON by POST; None asks by GET.
             read: makes the content of the text; a ValueError of it means that it is no JSON.
+            attempts: how often it is asked for at most.
 
         Raises:
             RateLimited, NetworkFailed: see `persevere`.
@@ -257,14 +278,14 @@ class Web:
         headers = {"Accept": "application/json"} | ({"Content-Type": "application/json"} if data else {})
 
         def ask() -> tuple[int, Any]:
-            with self.open(url, headers, method="POST" if data else "GET", body=data) as response:
+            with self.open(url, headers, method="POST" if data else "GET", body=data, whole_s=WHOLE_JSON_S) as response:
                 text = response.text()
                 try:
                     return response.status, read(text)
                 except ValueError as error:
                     raise _not_json(response, text) from error
 
-        return persevere(ask, what, clock=self.clock, pace=self.pace)
+        return persevere(ask, what, clock=self.clock, pace=self.pace, attempts=attempts)
 
 
 def _not_json(response: Answer, text: str) -> Exception:
@@ -279,7 +300,9 @@ def _not_json(response: Answer, text: str) -> Exception:
     return Passing(f"the site answered with {said}")
 
 
-def _too_slow() -> Passing:
+def _too_slow(watch: Watch) -> Exception:
+    if watch.is_over:
+        return TooSlow("it came too slowly", hint="run the same command again later")
     return Passing("it came too slowly")
 
 

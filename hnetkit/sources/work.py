@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,9 @@ from hnetkit.sources.shapes import RemoteFile
 
 MOST_MISSED = 20
 """Files of one model that the site lists and does not give: further ones of it are not asked for in this run."""
+PATIENCE_S = 60.0
+"""Seconds for which a job waits for another one that is to bring the same bytes; then it fetches them itself."""
+_LOOK_S = 0.3  # how often a waiting job looks whether it is to stop
 _MISSED = frozenset({"gone", "archived", "network"})
 
 
@@ -65,10 +69,22 @@ class Workshop:
     _busy: dict[str, threading.Lock] = field(default_factory=dict)
     _missed: Counter[int] = field(default_factory=Counter)
 
-    def _one_at_a_time(self, content: str) -> threading.Lock:
-        """The lock of a content: of two jobs for the same bytes, the second finds what the first brought."""
+    @contextmanager
+    def _one_at_a_time(self, content: str) -> Iterator[None]:
+        """Of two jobs for the same bytes, the second finds what the first brought; it does not wait for it for ever.
+
+        Anybody can say of a file of their own that it has the bytes of another's.
+        """
         with self._guard:
-            return self._busy.setdefault(content, threading.Lock())
+            lock = self._busy.setdefault(content, threading.Lock())
+        until = self.civitai.web.clock.now() + PATIENCE_S
+        while not (is_ours := lock.acquire(timeout=_LOOK_S)) and self.civitai.web.clock.now() < until:
+            self.civitai.web.clock.sleep(0)
+        try:
+            yield
+        finally:
+            if is_ours:
+                lock.release()
 
     def carry_out(self, job: Job) -> Job:
         """Brings a claimed job to its end, and returns it as it is then; nothing but a stop is raised.
@@ -120,6 +136,10 @@ class Workshop:
         if not right:
             job, part = self._settle(job, part, what)
         self._require_asked(job, part, what)
+        here = self._here(job)  # brought by another job that was slower than this one's patience
+        if here is not None:
+            part.discard()
+            return "done", "had", here
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
         installed = install(self.registry, job, part)

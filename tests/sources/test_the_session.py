@@ -85,8 +85,10 @@ def test_of_several_references_one_that_cannot_be_had_is_a_result_and_alone_it_i
             require_all([missing, came])
         with pytest.raises(hnetkit.errors.Gone):
             require_all([missing])
-        with pytest.raises(UsageError, match="means nothing"):
-            session.pull("no such thing", "civitai:900000")
+        odd, there = session.pull("no such thing", "civitai:900000")
+        assert (type(odd.error), there.state) == (UsageError, "have")
+        with pytest.raises(UsageError, match="can be fetched"):
+            session.pull("no such thing", "nor this")
 
 
 def test_a_plan_touches_nothing_and_is_carried_out_as_it_was_shown(small: Sites, home: Path) -> None:
