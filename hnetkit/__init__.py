@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hnetkit import errors as errors
     from hnetkit.formats import load as load
     from hnetkit.formats import save as save
+    from hnetkit.generate.model import load_model as load_model
     from hnetkit.library.library import Library as Library
     from hnetkit.network import Hypernetwork as Hypernetwork
     from hnetkit.runtime.attach import applied as applied
@@ -43,11 +44,12 @@ _HOME = {
     "follow_progress": "hnetkit.runtime.attach",
     "get_active_hypernetworks": "hnetkit.runtime.attach",
     "load_hypernetwork": "hnetkit.runtime.attach",
+    "load_model": "hnetkit.generate.model",
     "set_hypernetworks": "hnetkit.runtime.attach",
     "set_progress": "hnetkit.runtime.attach",
     "unload_hypernetworks": "hnetkit.runtime.attach",
 }
-_MODULES = ("errors", "registry")
+_MODULES = ("errors", "generate", "registry")
 
 __all__ = ["errors", *sorted(_HOME)]
 
