@@ -20,8 +20,10 @@ import hnetkit
 from hnetkit import demo, settings
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, IncompatibleNetwork, NotFound, OutputExists, UsageError
+from hnetkit.formats.source import OpenFile
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
+from hnetkit.generate.picture_facts import picture_facts
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
 PLAIN: dict[str, Any] = {"seed": 7, "steps": 2, "width": 16, "height": 16}
@@ -202,6 +204,25 @@ def test_a_picture_is_saved_and_drawn_again_from_its_file(model: Model, here: Pa
     assert (other.prompt, other.seed) == ("a star", 9)
     assert "Steps: 3, Sampler: Euler a" in other.infotext
     assert told == []
+
+
+def test_what_a_picture_says_of_itself_is_what_inspect_prints(
+    model: Model, here: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model.draw(PROMPT, **PLAIN)[0].save("a.png")
+    capsys.readouterr()
+    assert run(["inspect", str(path), "--json"]) == 0
+    with OpenFile(path) as file:
+        found = picture_facts(file)
+    assert found is not None
+    assert found[0] == json.loads(capsys.readouterr().out)[0]
+    assert [network["in_library"] for network in found[0]["hypernetworks"]] == [True]
+    with hnetkit.Library(home="elsewhere") as library, OpenFile(path) as file:
+        found = picture_facts(file, library.registry)
+        assert found is not None
+        assert [network["in_library"] for network in found[0]["hypernetworks"]] == [False]
+    with OpenFile(here / "networks" / "ink.pt") as file:
+        assert picture_facts(file) is None
 
 
 def test_names_are_found_in_the_library_that_is_given(model: Model, here: Path, home: Path) -> None:
