@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hnetkit import errors as errors
+    from hnetkit import generate as generate
     from hnetkit import train as train
     from hnetkit.formats import load as load
     from hnetkit.formats import save as save
+    from hnetkit.generate.model import load_model as load_model
     from hnetkit.library.library import Library as Library
     from hnetkit.network import Hypernetwork as Hypernetwork
     from hnetkit.runtime.attach import applied as applied
@@ -46,11 +48,12 @@ _HOME = {
     "follow_progress": "hnetkit.runtime.attach",
     "get_active_hypernetworks": "hnetkit.runtime.attach",
     "load_hypernetwork": "hnetkit.runtime.attach",
+    "load_model": "hnetkit.generate.model",
     "set_hypernetworks": "hnetkit.runtime.attach",
     "set_progress": "hnetkit.runtime.attach",
     "unload_hypernetworks": "hnetkit.runtime.attach",
 }
-_MODULES = ("errors", "registry", "train")
+_MODULES = ("errors", "generate", "registry", "train")
 
 __all__ = ["errors", *sorted(_HOME)]
 

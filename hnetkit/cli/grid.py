@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import click
 
 from hnetkit.cli.library import complete_name
 from hnetkit.cli.output import Output, Row, output_options, say
-from hnetkit.cli.picture_options import Choices, network_option, picture_options
-from hnetkit.errors import NotFound, PartlyFailed, UsageError
-from hnetkit.files import refuse_existing
-from hnetkit.generate.picture_files import is_picture_file
-from hnetkit.text import argument, counted
-
-if TYPE_CHECKING:
-    from hnetkit.generate.grids.asked import Asked
+from hnetkit.cli.picture_options import network_option, picture_options
+from hnetkit.cli.progress import step_progress
+from hnetkit.errors import PartlyFailed
+from hnetkit.generate.model import ModelSource
+from hnetkit.text import counted
 
 
 @click.command("grid")
@@ -55,11 +51,12 @@ def grid_command(
     x: str | None,
     y: str | None,
     z: str | None,
-    options: tuple[str, ...],
+    networks: tuple[str, ...],
     batch_size: int,
     out: str,
     overwrite: bool,
-    choices: Choices,
+    model: ModelSource,
+    options: dict[str, Any],
     output: Output,
 ) -> None:
     """Draw a labelled sheet of pictures over two or three axes.
@@ -87,31 +84,47 @@ def grid_command(
     from hnetkit.generate.grids.processes import Processes, started_alone, take_own_threads
 
     take_own_threads()
-    from hnetkit.cli.grid_run import GridRun
-    from hnetkit.generate.grids.grid_files import GridFiles
+    from hnetkit.generate.grids.run import draw_grid
 
-    processes = Processes.of_environment()
-    output = output if processes.is_main else replace(output, quiet=True)
+    output = output if Processes.of_environment().is_main else replace(output, quiet=True)
     if started_alone():
         output.note("accelerate started one process: with --cpu it needs MPI for several; --multi_gpu starts them.")
-    sheet = Path(out)
-    _require_place(sheet, overwrite=overwrite)
-    asked = _asked(names, prompts, seeds, strengths, (x, y, z))
-    base = replace(asked.base, options=options, negative_prompt=choices.negative_prompt or "")
-    run = GridRun(
-        replace(asked, base=base),
-        choices,
-        files=GridFiles(sheet, processes.rank),
-        processes=processes,
-        output=output,
-        batch_size=batch_size,
-        overwrite=overwrite,
-    )
-    row = run.draw()
-    if processes.is_main:
-        columns = ["path", "networks", "strengths", "prompts", "seeds"]
-        output.rows([row], columns=columns, text=lambda row: str(row["path"]))
-        _raise_failed(row)
+    with step_progress("Drawing", quiet=output.quiet) as progress:
+        grid = draw_grid(
+            model,
+            (x, y, z),
+            prompt=prompts,
+            seed=seeds,
+            names=names,
+            strengths=strengths,
+            networks=networks,
+            batch_size=batch_size,
+            out=out,
+            overwrite=overwrite,
+            progress=progress,
+            note=output.note,
+            **options,
+        )
+    if grid is None:
+        return
+    row = {
+        "path": str(grid.path),
+        "networks": grid.networks,
+        "strengths": grid.axes.get("strength", []),
+        "prompts": grid.prompts,
+        "seeds": list(dict.fromkeys(cell["seed"] for cell in grid.cells)),
+        "model": next(cell["model"] for cell in grid.cells if "failure" not in cell),
+        "axes": grid.axes,
+        "cells": len(grid.cells),
+        "drawn": grid.drawn,
+        "failed": [{name: cell[name] for name in ("x", "y", "z", "coordinates", "failure")} for cell in grid.failed],
+        "record": str(grid.record),
+        "pictures": str(grid.pictures),
+        "infotext": grid.infotext,
+    }
+    columns = ["path", "networks", "strengths", "prompts", "seeds"]
+    output.rows([row], columns=columns, text=lambda row: str(row["path"]))
+    _raise_failed(row)
 
 
 def _raise_failed(row: Row) -> None:
@@ -126,35 +139,3 @@ def _raise_failed(row: Row) -> None:
     if cells:
         failed = f"{len(row['failed'])} of {counted(row['cells'], 'cell')} could not be drawn"
         raise PartlyFailed(failed, hint="the same command tries them again and replaces the sheet")
-
-
-def _asked(
-    names: tuple[str, ...],
-    prompts: tuple[str, ...],
-    seeds: tuple[int, ...],
-    strengths: str | None,
-    axes: tuple[str | None, ...],
-) -> Asked:
-    from hnetkit.generate.grids.asked import of_axes, short_form
-
-    if names and any(axes):
-        axis = argument(f"hypernetwork={','.join(names)}")
-        raise UsageError("NAMEs are rows already", hint=f"--y {axis}, or -n NAME")
-    if names:
-        return short_form(names, prompts, seeds, strengths)
-    if strengths is not None:
-        raise UsageError("--strengths goes with NAMEs", hint=f"--x {argument(f'strength={strengths}')}")
-    return of_axes(prompts, seeds, axes)
-
-
-def _require_place(sheet: Path, *, overwrite: bool) -> None:
-    from hnetkit.generate.grids.grid_files import GridFiles
-
-    if not is_picture_file(str(sheet)):
-        raise UsageError(f"--out {sheet}: a grid is one picture file", hint="--out grid.png")
-    if sheet.exists() and not overwrite:
-        files = GridFiles(sheet)
-        files.require_ours()
-        refuse_existing(sheet, overwrite=files.lacks_pictures())
-    if not sheet.parent.is_dir():
-        raise NotFound(f"{sheet.parent}: no such folder")

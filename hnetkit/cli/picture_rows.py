@@ -3,72 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
-from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from hnetkit import paths
 from hnetkit.cli.output import Output, Row
-from hnetkit.errors import NoSettings
-from hnetkit.generate.picture_text import picture_format, settings_of
-from hnetkit.prompts.infotext import Infotext, Mention, hypernetworks_of
 from hnetkit.text import argument
 
 if TYPE_CHECKING:
+    from hnetkit.errors import NoSettings
     from hnetkit.formats.source import OpenFile
 
 _FETCHABLE = (8, 10, 12, 64)  # digits of a hash that the site can be asked for
 
 
 def picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None] | None:
-    """Returns the row of a picture, with the error where it carries no settings; None where the file is none.
+    """Returns what `picture_facts` does, and says how to get the networks that the library does not hold."""
+    from hnetkit.generate.picture_facts import picture_facts
 
-    Raises:
-        FileRefused: its texts are damaged or too large.
-    """
-    from hnetkit.formats.reading import is_sparse
-    from hnetkit.hashes import sha256_of
-
-    kind = picture_format(file.read_at(0, min(12, file.size)))
-    if kind is None:
-        return None
-    failure = None
-    try:
-        said = settings_of(file)
-    except NoSettings as error:
-        said, failure = Infotext("", "", {}), error
-    mentioned = hypernetworks_of(said)
-    networks, doubts = _in_library(mentioned.networks)
-    for network in networks:
+    found = picture_facts(file)
+    for network in found[0]["hypernetworks"] if found else ():
         if not network["in_library"]:
             output.note(f"Hint: {network['name']} is not in the library; {_command(network)}")
-    return {
-        "path": file.path,
-        "name": PurePath(file.path).stem,
-        "format": kind,
-        "kind": "picture",
-        "size_bytes": file.size,
-        "sha256": None if is_sparse(file) else sha256_of(file),
-        "prompt": said.prompt,
-        "negative_prompt": said.negative_prompt,
-        "settings": said.parameters,
-        "hypernetworks": networks,
-        "warnings": [*mentioned.warnings, *doubts],
-    }, failure
-
-
-def _in_library(mentioned: tuple[Mention, ...]) -> tuple[list[Row], list[str]]:
-    """The networks as rows, and what speaks against their being the picture's; looking makes no library."""
-    from hnetkit.library.mentions import find_mentioned
-    from hnetkit.registry.store import Registry
-
-    rows, doubts = [], []
-    with Registry(paths.registry_file()) if mentioned and paths.registry_file().exists() else nullcontext() as registry:
-        for network in mentioned:
-            held = find_mentioned(registry, network.name, network.hash) if registry else None
-            rows.append({**network._asdict(), "in_library": held is not None and held.is_held})
-            doubts += [held.warning] if held and held.warning else []
-    return rows, doubts
+    return found
 
 
 def _command(network: Row) -> str:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from hnetkit.cli.output import Output, Row, output_options
-
-if TYPE_CHECKING:
-    from hnetkit.prompts.tags import Tag, TaggedPrompt
 
 STEPS = click.IntRange(1, 1000)
 
@@ -30,39 +27,12 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
       hnetkit prompt "a (red:1.3) circle <hypernet:outline:0.8>"
       hnetkit prompt "a [red:blue:0.5] circle <hypernet:dots:1:end=0.6>" --steps 30 --json
     """
-    from hnetkit.prompts.tags import split_tags
+    from hnetkit.prompts.meaning import meaning_of
 
-    prompt = split_tags(text)
-    row = _row(prompt, steps, hires_steps)
+    row = meaning_of(text, steps=steps, hires_steps=hires_steps)
     for warning in row["warnings"]:
         output.note(f"Warning: {warning}")
     output.rows([row], columns=["text", "hypernetworks", "loras", "schedule"], text=_card)
-
-
-def _row(prompt: TaggedPrompt, steps: int, hires_steps: int | None) -> Row:
-    from hnetkit.prompts.attention import parse_attention
-    from hnetkit.prompts.composition import split_and
-    from hnetkit.prompts.schedule import schedule
-
-    unknown = [f"{tag}: no known kind of tag; it has no effect" for tag in prompt.unknown]
-    return {
-        "text": prompt.text,
-        "hypernetworks": [_hypernetwork(tag) for tag in prompt.tags],
-        "loras": [{"name": lora.name, "te": lora.te_multiplier, "unet": lora.unet_multiplier} for lora in prompt.loras],
-        "attention": parse_attention(prompt.text),
-        "composition": split_and(prompt.text),
-        "schedule": schedule(prompt.text, steps),
-        "hires_schedule": None if hires_steps is None else schedule(prompt.text, hires_steps, steps),
-        "warnings": [*prompt.warnings, *unknown],
-    }
-
-
-def _hypernetwork(tag: Tag) -> dict[str, Any]:
-    """A tag as data: what is not named in it is not there."""
-    found: dict[str, Any] = {"name": tag.name, "strength": tag.multiplier, **tag.parts}
-    found |= {"start": tag.start} if tag.start != 0 else {}
-    found |= {"end": tag.end} if tag.end != 1 else {}
-    return found | ({"blocks": list(tag.blocks)} if tag.blocks else {})
 
 
 def _card(row: Row) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.metadata import version
 
-from hnetkit.generate.model import Model
+from hnetkit.generate.pipeline import LoadedPipeline
 from hnetkit.generate.request import Request, SecondPass
 from hnetkit.generate.sampling.samplers import infotext_fields
 from hnetkit.prompts import infotext
@@ -15,7 +15,7 @@ EMPHASIS = {"original": "Original", "no-norm": "No norm", "ignore": "Ignore", "n
 
 
 def infotext_of(
-    model: Model,
+    model: LoadedPipeline,
     request: Request,
     seed: int,
     prompt: str,

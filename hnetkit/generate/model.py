@@ -1,95 +1,199 @@
-"""A model that is ready to draw, from whatever place it is in: a diffusers folder, a hub id, or one checkpoint file."""
+"""A model that people draw with: `load_model`, and what its `Model` makes of a prompt."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import UsageError
-from hnetkit.formats.source import OpenFile
-from hnetkit.generate.loading.autoencoders import find_vae, load_vae, refuse_other_latents
-from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint
-from hnetkit.generate.loading.defaults import Defaults, read_defaults
-from hnetkit.generate.loading.fitting import require_fitting
-from hnetkit.generate.loading.folders import download, load_folder, read_index, vae_configuration, weight_files
-from hnetkit.generate.loading.libraries import quiet_libraries
-from hnetkit.generate.loading.parts import refuse_unfilled
-from hnetkit.generate.memory import needing_memory
-from hnetkit.hashes import sha256_of
+from hnetkit import demo, settings
+from hnetkit.errors import UsageError, failure_of
+from hnetkit.generate.loading.fingerprints import Stamp, stamp
+from hnetkit.generate.options import DrawOptions
+from hnetkit.generate.picture_files import Picture
+from hnetkit.generate.pipeline import LoadedPipeline, load_pipeline
+from hnetkit.generate.recipe import Recipe, read_recipe
+from hnetkit.generate.request import Request, random_seed
+from hnetkit.generate.resolved import (
+    Note,
+    ResolvedPrompts,
+    read_prompt,
+    resolve_prompts,
+    untold,
+    warn_of_marks,
+    with_default_stack,
+)
+from hnetkit.prompts.tags import shortened
 
 if TYPE_CHECKING:
-    from hnetkit.generate.sampling.encoding import Emphasis, TextEncoder
+    from hnetkit.generate.picture import Progress
+    from hnetkit.library.library import Library
+
+AnyPath = str | os.PathLike[str]
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+DEMO = "demo"
+"""Place of the bundled model, where no file or folder is called so."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model is and how it is to be loaded; None leaves the choice to the settings. See `load_model`."""
+
+    place: AnyPath | None = None
+    device: str | None = None
+    dtype: str | None = None
+    vae: AnyPath | None = None
+    tokenizer: AnyPath | None = None
+    offload: bool = False
+    attention_slicing: bool = False
+    compiled: bool = False
+
+    @property
+    def is_chosen(self) -> bool:
+        """Whether somebody chose a model, here or in the settings."""
+        return (self.place or settings.get("model")) is not None
+
+    @property
+    def location(self) -> str:
+        """The file, folder or hub id; of the bundled model its folder."""
+        place = self.place or settings.get("model")
+        if place is None or (place == DEMO and not os.path.exists(place)):
+            return str(demo.model_folder())
+        return os.fspath(place)
+
+    @property
+    def is_demo(self) -> bool:
+        return os.path.realpath(self.location) == str(demo.model_folder())
+
+    @property
+    def bundled(self) -> Mapping[str, Path]:
+        """The networks that come with the model, by stem."""
+        return demo.networks() if self.is_demo else {}
+
+    @property
+    def torch_device(self) -> str:
+        """``"cuda"``, ``"mps"`` or ``"cpu"``; raises UsageError where this machine has none."""
+        return device_of(self.device or settings.get("device") or "auto")
+
+    @property
+    def torch_dtype(self) -> Any:
+        """Torch's dtype; raises UsageError where there is no such type."""
+        return torch_dtype(self.dtype or settings.get("dtype") or "auto", self.torch_device)
+
+    def load(self, note: Note = untold) -> Model:
+        """Returns the model, and tells what a person should know of it; raises as `load_model`."""
+        before = stamp(self.location)
+        if not self.is_chosen:
+            note("No --model: the bundled demo model draws. `hnetkit config model FOLDER` sets another.")
+        try:
+            loaded = load_pipeline(
+                self.location,
+                device=self.torch_device,
+                dtype=self.torch_dtype,
+                vae=self.vae,
+                tokenizer=self.tokenizer,
+                offload=self.offload,
+                attention_slicing=self.attention_slicing,
+                compiled=self.compiled,
+            )
+        except ModuleNotFoundError as error:
+            raise failure_of(error, self.location) from error
+        for line in loaded.notes:
+            note(line)
+        found = {field.name: getattr(loaded, field.name) for field in fields(loaded)}
+        return Model(**{**found, "name": demo.MODEL_NAME if self.is_demo else loaded.name}, source=self, stamp=before)
 
 
 @dataclass(frozen=True)
-class Model:
-    """A pipeline that is ready to draw.
+class Model(LoadedPipeline):
+    """A model that draws.
 
     Attributes:
-        pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device.
-        name: what the infotext calls it.
-        defaults: its own, where its folder has a `hnetkit.generate.loading.defaults.DEFAULTS_FILE`.
-        weights: the file that tells it from others: the UNet's weights, or the checkpoint.
-        scheduler_config: of the scheduler that it came with.
-        notes: what was left out of its folder, one line each.
+        source: what it was loaded from.
+        stamp: of the files there, as they were then.
     """
 
-    pipe: Any
-    name: str
-    defaults: Defaults
-    weights: Path
-    scheduler_config: Mapping[str, Any]
-    notes: tuple[str, ...] = ()
-    _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
+    source: ModelSource = field(default_factory=ModelSource, compare=False)
+    stamp: Stamp = ()
 
-    def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
-        """Returns the encoder with these settings: the same one each time, with the texts that it keeps."""
-        from hnetkit.generate.sampling.encoding import TextEncoder
+    def draw(
+        self,
+        prompt: str | None = None,
+        *,
+        seed: int | None = None,
+        count: int = 1,
+        batch_size: int = 1,
+        networks: Iterable[AnyPath] = (),
+        again: AnyPath | None = None,
+        library: Library | None = None,
+        progress: Progress | None = None,
+        note: Note = untold,
+        **options: Any,
+    ) -> list[Picture]:
+        """Draws pictures as `hnetkit generate` does; networks and LoRAs are on the pipeline only meanwhile.
 
-        settings = clip_skip, emphasis
-        if settings not in self._encoders:
-            self._encoders[settings] = TextEncoder(self.pipe, *settings)
-        return self._encoders[settings]
+        LoRAs of the prompt take the place of those that somebody loaded. On a compiled UNet, networks compile it anew
+        for each call: draw many pictures with one.
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """(width, height) in pixels where nobody says otherwise: the defaults', else what the UNet was made for."""
-        made_for = self.pipe.unet.config.sample_size
-        height, width = made_for if isinstance(made_for, list | tuple) else (made_for, made_for)
-        scale = self.pipe.vae_scale_factor
-        return self.defaults.width or width * scale, self.defaults.height or height * scale
+        Args:
+            prompt: in A1111's language, with tags of networks and LoRAs. They are found as in the command: networks in
+                the library, LoRAs and textual inversions in the folders of the settings.
+            seed: of the first picture, each further one is one higher; None and -1 pick one at random.
+            count: how many pictures.
+            batch_size: how many are sampled together.
+            networks: ``NAME[:STRENGTH]`` of networks of the library, or files, that follow those of the prompt.
+            again: a picture to draw again by the settings in it; what is said beside it counts instead.
+            library: where networks are found; None is that of the command line.
+            progress: told the calls of the UNet done and in all, over every picture.
+            note: told what a person should read.
+            options: of `hnetkit.generate.options.DrawOptions`: ``steps=20, sampler="Euler a"`` and so on.
 
-    @cached_property
-    def hash(self) -> str:
-        """The first 10 hex digits of the sha256 of `weights` (of a checkpoint: A1111's model hash)."""
-        return sha256_of(OpenFile(self.weights))[:10]
+        Raises:
+            UsageError: what cannot be meant.
+            NotFound, AmbiguousName: a name means nothing, or several things.
+            FileRefused, ModelNotUsable, IncompatibleNetwork: a file cannot be read, or does not belong on this model.
+            BadPicture: sampling gave NaN, or nothing but black.
+            OutOfMemory: there is not enough of it.
+        """
+        pictures = draw_pictures(
+            self,
+            prompt,
+            DrawOptions(**options),
+            seed=seed,
+            count=count,
+            batch_size=batch_size,
+            networks=networks,
+            again=again,
+            library=library,
+            progress=progress,
+            note=note,
+        )
+        return list(pictures)
 
 
 def load_model(
-    place: str | os.PathLike[str],
+    place: AnyPath | None = None,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
-    vae: str | os.PathLike[str] | None = None,
-    tokenizer: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    vae: AnyPath | None = None,
+    tokenizer: AnyPath | None = None,
     offload: bool = False,
     attention_slicing: bool = False,
     compiled: bool = False,
 ) -> Model:
-    """Loads a pipeline straight into its dtype, without a safety checker, and moves it to its device.
+    """Loads a model straight into its dtype, without a safety checker, and moves it to its device.
 
     Args:
         place: a folder in diffusers' layout, a hub id (``"org/name"``, from the cache where the hub is out of
-            reach), or a checkpoint in one ``.safetensors`` or ``.ckpt`` file.
-        device: one of `DEVICES`; ``"auto"`` takes CUDA, then MPS, then the CPU.
-        dtype: a key of `DTYPES`; ``"auto"`` is fp16 on CUDA and fp32 elsewhere.
+            reach), a checkpoint in one ``.safetensors`` or ``.ckpt`` file, or ``"demo"``: the bundled model. None is
+            the model of the settings, else the bundled one.
+        device: one of `DEVICES`; ``"auto"`` takes CUDA, then MPS, then the CPU. None: as set, else ``"auto"``.
+        dtype: a key of `DTYPES`; ``"auto"`` is fp16 on CUDA and fp32 elsewhere. None: as set, else ``"auto"``.
         vae: an autoencoder instead of the model's own: a file, a folder or a hub id.
         tokenizer: a folder of tokenizer files, or a pipeline's; read for checkpoints in one file, which have none.
         offload: keeps on the GPU only the part at work.
@@ -102,32 +206,94 @@ def load_model(
         FileRefused: a file that cannot be read safely.
         UsageError: the device is not there, or cannot be offloaded from.
         OutOfMemory: there is not enough of it.
+        MissingExtra: diffusers is not installed.
     """
-    place, device = os.fspath(place), device_of(device)
-    if offload and device != "cuda":
-        raise UsageError(f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out")
-    kind = torch_dtype(dtype, device)
-    with quiet_libraries(), needing_memory(f"loading {place}"):
-        folder = None if os.path.isfile(place) else Path(place) if os.path.isdir(place) else download(place)
-        make_vae = _separate_vae(vae, kind)
-        notes: tuple[str, ...] = ()
-        if folder is None:
-            own = os.fspath(tokenizer) if tokenizer is not None else None
-            pipe = load_checkpoint(Path(place), kind, device, tokenizer=own, make_vae=make_vae)
-        else:
-            at, index = folder, read_index(folder)
-            notes = index.notes
-            parts = {"vae": make_vae(lambda: vae_configuration(at))} if make_vae else {}
-            pipe = load_folder(folder, index, kind, **parts)
-        refuse_unfilled(pipe, place)
-        if vae is not None:
-            refuse_other_latents(pipe.vae, pipe, os.fspath(vae))
-        if folder is not None:
-            require_fitting(pipe, str(folder))
-        _settle(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
-    defaults = Defaults() if folder is None else read_defaults(folder)
-    weights = Path(place) if folder is None else weight_files(folder)[0]
-    return Model(pipe, _name(place), defaults, weights, pipe.scheduler.config, notes)
+    source = ModelSource(place, device, dtype, vae, tokenizer, offload, attention_slicing, compiled)
+    return source.load()
+
+
+def draw_pictures(
+    model: Model | ModelSource,
+    prompt: str | None,
+    options: DrawOptions,
+    *,
+    seed: int | None = None,
+    count: int = 1,
+    batch_size: int = 1,
+    networks: Iterable[AnyPath] = (),
+    again: AnyPath | None = None,
+    library: Library | None = None,
+    progress: Progress | None = None,
+    note: Note = untold,
+) -> Iterator[Picture]:
+    """Draws pictures one after another; see `Model.draw`. All is found and looked at before a model is loaded.
+
+    Args:
+        model: that draws, or where it is loaded from.
+    """
+    source = model.source if isinstance(model, Model) else model
+    recipe = Recipe() if again is None else read_recipe(Path(again))
+    for warning in recipe.warnings:
+        note(f"{again}: {warning}")
+    options = options.filled(recipe.options)
+    text = recipe.prompt if prompt is None else prompt
+    if text is None:
+        raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
+    tagged = read_prompt(text, note)
+    warn_of_marks([text, options.negative_prompt or ""], note)
+    tagged = with_default_stack(tagged) if again is None else tagged
+    registry = None if library is None else library.registry
+    prompts = resolve_prompts(tagged, named(networks), options, source.bundled, registry, note)
+    if text == recipe.prompt:
+        _warn_of_others(recipe, prompts, note)
+    if "<hypernet:" in (options.negative_prompt or ""):
+        note("Tags in a negative prompt are plain text, as in A1111.")
+    loaded = model if isinstance(model, Model) else source.load(note)
+    seed = recipe.seed if seed is None else seed
+    first_seed = random_seed() if seed in (None, -1) else seed
+    hires = prompts.hires.prompt if prompts.hires else None
+    request = options.request(loaded, prompts.first.prompt.text, first_seed, hires)
+    request = replace(request, count=count, batch_size=batch_size)
+    said = recipe.hashes.get("model", "")
+    if not loaded.hash.startswith(said[: len(loaded.hash)]):
+        note(f"{again}: the hash of its model is {said[:10]}; {loaded.hash} draws here.")
+    yield from _drawn(loaded, request, prompts, progress, note)
+
+
+def _drawn(
+    model: Model, request: Request, prompts: ResolvedPrompts, progress: Progress | None, note: Note
+) -> Iterator[Picture]:
+    from hnetkit.generate.description import infotext_of
+    from hnetkit.generate.picture import draw
+    from hnetkit.generate.session import DrawSession
+
+    stacks = [prompts.first.networks, *([prompts.hires.networks] if prompts.hires else [])]
+    written, tags = prompts.first.prompt.written, prompts.first.prompt.tags
+    hypernetworks = tuple(
+        {"name": network.name, "strength": tag.multiplier, "hash": network.hash}
+        for network, tag in zip(prompts.first.networks, tags, strict=True)
+    )
+    with DrawSession(model, stacks, embeddings=prompts.embeddings, note=note) as session:
+        request = session.prepared(request, prompts)
+        for drawn in draw(model, request, progress):
+            infotext = infotext_of(model, request, drawn.seed, written, prompts.hashes)
+            yield Picture(
+                drawn.image, drawn.seed, infotext, written, request.negative_prompt, hypernetworks, model.name
+            )
+
+
+def named(networks: Iterable[AnyPath]) -> tuple[str, ...]:
+    """Returns ``NAME[:STRENGTH]`` of networks; a text alone is one of them."""
+    return (networks,) if isinstance(networks, str) else tuple(os.fspath(network) for network in networks)
+
+
+def _warn_of_others(recipe: Recipe, prompts: ResolvedPrompts, note: Note) -> None:
+    """Says which networks are others than those of their names that a picture was drawn with."""
+    for key, known in prompts.full_hashes.items():
+        said = recipe.hashes.get(key)
+        if said and not any(digits.startswith(said) or said.startswith(digits) for digits in known):
+            name, here = shortened(key.partition(":")[2]), " or ".join(digits[:10] for digits in known)
+            note(f"Warning: {name} is another one here ({here}) than the picture was drawn with ({said[:10]})")
 
 
 def device_of(device: str) -> str:
@@ -159,31 +325,3 @@ def torch_dtype(dtype: str, device: str) -> Any:
     if dtype == "auto":
         dtype = "fp16" if device == "cuda" else "fp32"
     return getattr(torch, DTYPES[dtype])
-
-
-def _name(place: str) -> str:
-    path = Path(os.path.abspath(place))
-    name = path.stem if path.is_file() else path.name
-    return name.encode("utf-8", "replace").decode()  # a file's name need not be text
-
-
-def _separate_vae(place: str | os.PathLike[str] | None, dtype: Any) -> MakeVae | None:
-    if place is None:
-        return None
-    found = find_vae(os.fspath(place))
-    return lambda config: load_vae(found, dtype, config)
-
-
-def _settle(pipe: Any, device: str, *, offload: bool, attention_slicing: bool, compiled: bool) -> None:
-    """Moves a pipeline to where it draws, and switches on what was asked for."""
-    if hasattr(pipe, "watermark"):
-        pipe.watermark = None  # SDXL's changes pixels where its package happens to be installed
-    if attention_slicing:
-        pipe.enable_attention_slicing()
-    if offload:
-        pipe.enable_model_cpu_offload(device=device)
-    else:
-        pipe.to(device)
-    if compiled:
-        pipe.unet.compile()
-    pipe.set_progress_bar_config(disable=True)

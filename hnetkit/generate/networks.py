@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,24 +116,29 @@ def strength_of(tag: Tag) -> float | Strength:
     return tag.multiplier if strength == Strength(tag.multiplier) else strength
 
 
-def find_stack(prompt: TaggedPrompt, options: Iterable[str], bundled: Mapping[str, Path]) -> StackedPrompt:
+def find_stack(
+    prompt: TaggedPrompt, options: Iterable[str], bundled: Mapping[str, Path], registry: Registry | None = None
+) -> StackedPrompt:
     """Returns a prompt with its networks found; those of ``-n`` `options` follow its own and become tags too.
 
     Raises:
         As `Wish.of_option` and `find_networks`.
     """
     wishes = [*map(Wish.of_tag, prompt.tags), *map(Wish.of_option, options)]
-    networks = find_networks(wishes, bundled)
+    networks = find_networks(wishes, bundled, registry)
     added = [Tag(found.name, wish.strength) for found, wish in zip(networks, wishes, strict=True) if wish.tag is None]
     return StackedPrompt(prompt.adding(tuple(added)), tuple(networks))
 
 
-def find_networks(wishes: Iterable[Wish], bundled: Mapping[str, Path]) -> list[Network]:
+def find_networks(
+    wishes: Iterable[Wish], bundled: Mapping[str, Path], registry: Registry | None = None
+) -> list[Network]:
     """Returns the network of each wish, in order; the same place is read once.
 
     Args:
         wishes: in stacking order.
         bundled: stem -> file of networks that come with the model; they go before the library's.
+        registry: of the library; None is that of `hnetkit.paths.home`, which is opened where a name needs it.
 
     Raises:
         NotFound: a file or a name that is not there; the hint is the nearest name.
@@ -143,21 +149,10 @@ def find_networks(wishes: Iterable[Wish], bundled: Mapping[str, Path]) -> list[N
     networks = []
     for wish in wishes:
         if wish.place not in read:
-            read[wish.place] = _read(wish.place, bundled)
+            read[wish.place] = _read(wish.place, bundled, registry)
         stem, network = read[wish.place]
         networks.append(Network(wish.tag.name if wish.tag else stem, network))
     return networks
-
-
-def put_on(pipe: Any, networks: Iterable[Network]) -> list[str]:
-    """Loads networks onto a pipeline, not yet in effect; returns the name that each has there.
-
-    One that occurs twice is loaded twice, since a stack may hold it twice.
-    """
-    names: list[str] = []
-    for network in networks:
-        names.append(put_on_one(pipe, network, names))
-    return names
 
 
 def put_on_one(pipe: Any, network: Network, taken: Collection[str]) -> str:
@@ -176,13 +171,13 @@ def hashes_of(networks: Iterable[Network]) -> dict[str, str]:
     return {f"hypernet:{network.name}": network.hash for network in networks}
 
 
-def _read(place: str | Path, bundled: Mapping[str, Path]) -> tuple[str, Hypernetwork]:
+def _read(place: str | Path, bundled: Mapping[str, Path], registry: Registry | None) -> tuple[str, Hypernetwork]:
     """Returns the stem of a network's file, and the network."""
     if isinstance(place, Path):
         return place.stem, load(place)
     if place in bundled:
         return place, load(bundled[place])
-    found = _resolved(place, bundled)
+    found = _resolved(place, bundled, registry)
     files = found.files if found.is_by_content else found.files[:1]
     failures: list[HnetkitError] = []
     for path in files:
@@ -212,9 +207,9 @@ class _Found:
     is_by_content: bool
 
 
-def _resolved(name: str, bundled: Mapping[str, Path]) -> _Found:
+def _resolved(name: str, bundled: Mapping[str, Path], library: Registry | None) -> _Found:
     try:
-        with Registry(paths.registry_file()) as registry:
+        with Registry(paths.registry_file()) if library is None else nullcontext(library) as registry:
             found = resolve(registry, name)
             is_by_content = bool(_HASHED.search(name)) and (name != found.name or not name.isalnum())
             alike = [row for row in registry.files.holding([found.content_hash]) if row["state"] == "present"]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hnetkit.errors import BadPicture
 from hnetkit.generate.memory import needing_memory
-from hnetkit.generate.model import Model
+from hnetkit.generate.pipeline import LoadedPipeline
 from hnetkit.generate.request import Request, SecondPass, Start
 from hnetkit.generate.sampling import latents as space
 from hnetkit.generate.sampling.loop import AfterStep, Kept
@@ -27,14 +27,14 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class DrawnImage:
     """A picture and the seed that it was drawn from."""
 
     image: Image.Image
     seed: int
 
 
-def draw(model: Model, request: Request, progress: Progress | None = None) -> Iterator[Picture]:
+def draw(model: LoadedPipeline, request: Request, progress: Progress | None = None) -> Iterator[DrawnImage]:
     """Draws the pictures of a request, batch after batch. A picture depends on its own seed alone.
 
     Raises:
@@ -52,7 +52,7 @@ def draw(model: Model, request: Request, progress: Progress | None = None) -> It
         yield from draw_batch(model, request, batch, report)
 
 
-def draw_batch(model: Model, request: Request, seeds: Sequence[int], progress: Progress) -> list[Picture]:
+def draw_batch(model: LoadedPipeline, request: Request, seeds: Sequence[int], progress: Progress) -> list[DrawnImage]:
     """Returns the pictures of these seeds, sampled together; the request's own seeds and batch size do not count.
 
     Raises:
@@ -66,13 +66,15 @@ def draw_batch(model: Model, request: Request, seeds: Sequence[int], progress: P
     return pictures
 
 
-def draw_each(model: Model, request: Request, seeds: Sequence[int], progress: Progress) -> list[Picture | BadPicture]:
+def draw_each(
+    model: LoadedPipeline, request: Request, seeds: Sequence[int], progress: Progress
+) -> list[DrawnImage | BadPicture]:
     """Returns the pictures of these seeds, as `draw_batch` does; one that came out NaN or black does not end it."""
     with torch.no_grad(), needing_memory("drawing"):
         drawn = list(_Batch(model, request, seeds, progress).images())
     model.pipe.maybe_free_model_hooks()
     return [
-        image if isinstance(image, BadPicture) else Picture(image, seed)
+        image if isinstance(image, BadPicture) else DrawnImage(image, seed)
         for image, seed in zip(drawn, seeds, strict=True)
     ]
 
@@ -107,7 +109,7 @@ class _Beginning:
 class _Batch:
     """One batch of a request, from noise to pixels."""
 
-    def __init__(self, model: Model, request: Request, seeds: Sequence[int], report: Progress) -> None:
+    def __init__(self, model: LoadedPipeline, request: Request, seeds: Sequence[int], report: Progress) -> None:
         self._pipe, self._request, self._seeds, self._report = model.pipe, request, seeds, report
         start, second = request.start, request.second
         self._start = _Beginning.of(start, (request.width, request.height)) if start else None

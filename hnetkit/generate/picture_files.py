@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import UsageError
+from hnetkit.errors import OutputExists, UsageError
 from hnetkit.files import new_file
 from hnetkit.text import argument
 
@@ -22,6 +23,57 @@ _NUMBERED = re.compile(r"([0-9]{5,9})-[0-9]+\.(?:png|jpe?g|webp)", re.IGNORECASE
 _LAST_NUMBER = 10**9 - 1
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
 _MOST_EXIF = 65_533 - 100  # bytes in JPEG's segment, less what stands around the comment
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that was drawn, and how.
+
+    Attributes:
+        image: PIL's, in RGB.
+        seed: that it was drawn from.
+        infotext: A1111's, which `save` writes with it.
+        prompt: as it is stored: with the tags of its networks.
+        negative_prompt: as it was said.
+        hypernetworks: ``name, strength, hash`` of each, in stacking order.
+        model: what its model is called.
+    """
+
+    image: Image.Image
+    seed: int
+    infotext: str
+    prompt: str
+    negative_prompt: str
+    hypernetworks: tuple[dict[str, Any], ...]
+    model: str
+
+    def save(self, out: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> Path:
+        """Writes it with its infotext, and returns its path.
+
+        Args:
+            out: a ``.png``, ``.jpg`` or ``.webp`` file, or a folder, which is made where there is none. In a folder it
+                is called ``NNNNN-SEED.png``, and nothing is replaced.
+            overwrite: whether a file may be replaced.
+
+        Raises:
+            OutputExists: the file exists and `overwrite` is False.
+            NotFound: the folder of a file does not exist.
+            UsageError: `out` is a file of another type.
+        """
+        if is_picture_file(os.fspath(out)):
+            write_picture(Path(out), self.image, self.infotext, overwrite=overwrite)
+            return Path(out)
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        number = next_number(folder)
+        while True:
+            path = folder / f"{number:05}-{self.seed}.png"
+            try:
+                write_picture(path, self.image, self.infotext)
+            except OutputExists:  # somebody else draws into the same folder, and took the number first
+                number = max(number + 1, next_number(folder))
+            else:
+                return path
 
 
 def write_picture(path: Path, image: Image.Image, infotext: str, *, overwrite: bool = False) -> None:

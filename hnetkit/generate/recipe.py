@@ -1,4 +1,4 @@
-"""How a picture was drawn, read back from its infotext, as options of `hnetkit generate`."""
+"""How a picture was drawn, read back from its infotext, as options of how to draw."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Recipe:
     Attributes:
         prompt: with tags; None where no picture was read, or its prompt cannot be taken over.
         seed: None where it says none.
-        choices: option -> value, by the names of `hnetkit.cli.picture_options.Choices`.
+        options: option -> value, by the names of `hnetkit.generate.options.DrawOptions`.
         hashes: ``hypernet:NAME``, ``lora:NAME`` and ``model`` -> the first 10 or more hex digits of the sha256 of what
             it was drawn with, where it says them.
         warnings: what could not be taken over, one line each.
@@ -49,7 +49,7 @@ class Recipe:
 
     prompt: str | None = None
     seed: int | None = None
-    choices: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
@@ -70,7 +70,7 @@ def recipe_of(info: Infotext) -> Recipe:
 
     Noise of A1111's pictures came from CUDA's generator unless they say otherwise; hnetkit's own say where from.
     """
-    choices: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     warnings = list(info.warnings)
 
     def take(key: str, name: str, read: Callable[[str], Any]) -> None:
@@ -78,7 +78,7 @@ def recipe_of(info: Infotext) -> Recipe:
         if text is None:
             return
         try:
-            choices[name] = read(text)
+            options[name] = read(text)
         except (ValueError, KeyError, UsageError):
             warnings.append(f"{key}: {shortened(text)} cannot be taken over")
 
@@ -96,20 +96,20 @@ def recipe_of(info: Infotext) -> Recipe:
     take("Variation seed", "variation_seed", _whole(0, LARGEST_SEED))
     take("Variation seed strength", "variation_strength", _number(0, 1))
     take("RNG", "rng", {"CPU": "cpu", "NV": "nv", "GPU": "nv"}.__getitem__)
-    choices.setdefault("rng", "nv")
+    options.setdefault("rng", "nv")
     take("Denoising strength", "denoising", _number(0, 1))
     _take_second_pass(info, take)
     warnings += _left_out(info)
     prompts: dict[str, str] = {}
     for name, text in (("prompt", info.prompt), ("negative prompt", info.negative_prompt)):
         try:
-            prompts[name] = _prompt(text, choices.get("steps", 1))
+            prompts[name] = _prompt(text, options.get("steps", 1))
         except UsageError as error:
             warnings.append(f"its {name} cannot be taken over: {error}")
-    choices["negative_prompt"] = prompts.get("negative prompt")
-    choices["width"], choices["height"] = choices.pop("size", (None, None))
-    seed = choices.pop("seed", None)
-    given = {name: value for name, value in choices.items() if value is not None}
+    options["negative_prompt"] = prompts.get("negative prompt")
+    options["width"], options["height"] = options.pop("size", (None, None))
+    seed = options.pop("seed", None)
+    given = {name: value for name, value in options.items() if value is not None}
     return Recipe(prompts.get("prompt"), seed, given, _hashes(info), tuple(warnings))
 
 

@@ -235,27 +235,20 @@ class Previews:
         return draw_sheet(f"{self._name} after {step:,} steps", self.drawn_with, columns, sections)
 
 
-def _untold(done: int, total: int) -> None:
-    """Nobody watches a preview being drawn."""
-
-
 def _request(model: Model, settings: PreviewSettings, prompt: str) -> Request:
-    from hnetkit.generate.request import Request
-    from hnetkit.generate.sampling.samplers import sampler_name
+    from hnetkit.generate.options import DrawOptions
 
-    own, (width, height) = model.defaults, model.size
-    return Request(
-        prompt,
-        min(settings.seeds),
-        steps=settings.steps or own.steps,
-        cfg_scale=settings.cfg_scale or own.cfg_scale,
-        width=settings.width or width,
-        height=settings.height or height,
-        sampler=sampler_name(settings.sampler or (_NO_LMS if own.sampler.startswith("LMS") else own.sampler)),
+    sampler = settings.sampler or (_NO_LMS if model.defaults.sampler.startswith("LMS") else None)
+    options = DrawOptions(
         negative_prompt=settings.negative_prompt,
+        steps=settings.steps or None,
+        cfg_scale=settings.cfg_scale or None,
+        width=settings.width or None,
+        height=settings.height or None,
+        sampler=sampler,
         clip_skip=settings.clip_skip,
-        batch_size=settings.batch_size,
     )
+    return replace(options.request(model, prompt, min(settings.seeds)), batch_size=settings.batch_size)
 
 
 def _missing(request: Request) -> Image.Image:

@@ -19,9 +19,9 @@ from pipelines import tiny_sd
 
 from hnetkit import demo, settings
 from hnetkit.cli import run
-from hnetkit.cli.grid_run import GridRun
 from hnetkit.generate.grids import grid as drawing
 from hnetkit.generate.grids.grid_files import FAILURE
+from hnetkit.generate.grids.run import GridRun
 from hnetkit.prompts import infotext
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
@@ -165,13 +165,13 @@ def test_checkpoints_are_an_axis_and_each_is_loaded_once(
     from hnetkit.generate import model as models
 
     loaded = []
-    original = models.load_model
+    original = models.load_pipeline
 
     def counting(place: Any, **options: Any) -> Any:
         loaded.append(place)
         return original(place, **options)
 
-    monkeypatch.setattr(models, "load_model", counting)
+    monkeypatch.setattr(models, "load_pipeline", counting)
     other = library.parent / "another"
     tiny_sd(seed=5).save_pretrained(other)
     assert run(command(model, "--x", f"checkpoint={model},{other}", "--y", "hypernetwork=none,ink")) == 0
@@ -224,7 +224,7 @@ def test_what_cannot_be_meant_is_told_before_anything_is_loaded(
 ) -> None:
     from hnetkit.generate import model as models
 
-    monkeypatch.setattr(models, "load_model", None)
+    monkeypatch.setattr(models, "load_pipeline", None)
     assert run(["grid", "--model", model, *arguments]) == code
     assert told in capsys.readouterr().err
     assert names(out) == []

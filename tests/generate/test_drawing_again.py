@@ -28,7 +28,7 @@ HUGE = "9" * 5_000
 def test_a_setting_that_no_picture_has_is_not_taken_over_and_said_in_a_line(key: str, value: str) -> None:
     plain = recipe_of(Infotext("a cat", "", {}))
     recipe = recipe_of(Infotext("a cat", "", {key: value}))
-    assert (recipe.prompt, recipe.seed, recipe.choices) == ("a cat", None, plain.choices)
+    assert (recipe.prompt, recipe.seed, recipe.options) == ("a cat", None, plain.options)
     (warning,) = recipe.warnings
     assert warning.startswith(f"{key}: {value[:20]}")
     assert warning.endswith(" cannot be taken over")
@@ -47,8 +47,8 @@ def test_a_second_pass_that_no_picture_has_is_not_taken_over(key: str, value: st
 def test_a_stack_that_nobody_makes_is_not_taken_over(tag: str) -> None:
     recipe = recipe_of(Infotext(tag * 101, "", {"Steps": "5", "Hires upscale": "2", "Hires prompt": tag * 101}))
     assert recipe.prompt is None
-    assert recipe.choices["steps"] == 5
-    assert "hires_prompt" not in recipe.choices
+    assert recipe.options["steps"] == 5
+    assert "hires_prompt" not in recipe.options
     assert recipe.warnings[-1] == "its prompt cannot be taken over: 101 tags are in it; at most 100"
     assert recipe_of(Infotext(tag * 100, "", {})).prompt == tag * 100
 
@@ -65,7 +65,7 @@ def test_a_stack_that_nobody_makes_is_not_taken_over(tag: str) -> None:
 def test_a_prompt_that_nobody_could_draw_is_not_taken_over(prompt: str, said: str) -> None:
     recipe = recipe_of(Infotext(prompt, prompt, {"Steps": "1000"}))
     assert recipe.prompt is None
-    assert "negative_prompt" not in recipe.choices
+    assert "negative_prompt" not in recipe.options
     for name, warning in zip(("prompt", "negative prompt"), recipe.warnings, strict=True):
         assert warning.startswith(f"its {name} cannot be taken over: ")
         assert said in warning
@@ -82,7 +82,7 @@ def test_what_is_not_taken_over_is_named_in_one_line() -> None:
 
 def test_a_picture_that_was_drawn_over_another_one_says_so() -> None:
     recipe = recipe_of(Infotext("a cat", "", {"Denoising strength": "0.3"}))
-    assert recipe.choices["denoising"] == 0.3
+    assert recipe.options["denoising"] == 0.3
     assert recipe.warnings == ("it was drawn over another picture, which is not in it: --image FILE",)
     assert recipe_of(Infotext("a cat", "", {"Denoising strength": "0.3", "Hires upscale": "2"})).warnings == ()
 

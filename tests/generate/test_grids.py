@@ -15,14 +15,15 @@ from PIL import Image, ImageChops
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.grids.asked import Asked, of_axes, short_form
-from hnetkit.generate.grids.batches import Plan, fingerprint, make_plan, share_of
+from hnetkit.generate.grids.batches import Plan, make_plan, share_of
 from hnetkit.generate.grids.cells import Cell, Draft, Finder
 from hnetkit.generate.grids.grid import Studio, draw_batches, infotext_of_sheet, make_sheet
 from hnetkit.generate.grids.grid_files import FAILURE, GridFiles
 from hnetkit.generate.grids.sheet import MIN_CELL
 from hnetkit.generate.loading.components import part_weights
+from hnetkit.generate.loading.fingerprints import fingerprint
 from hnetkit.generate.model import Model
-from hnetkit.generate.networks import Network, put_on
+from hnetkit.generate.networks import Network, put_on_one
 from hnetkit.generate.picture import draw
 from hnetkit.generate.request import Request
 from hnetkit.prompts import infotext
@@ -126,8 +127,8 @@ def test_the_cells_of_a_grid_are_the_pictures_of_generate(table: MakeTable, sd: 
     made = table(names=["ink", "wash"], prompt=prompt, strengths="0,0.5,1")
     shown = made.pictures()
     networks = {name: made.finder._found[name, True] for name in ("ink", "wash")}
-    own = [Network(f"own {n.name}", n.network) for n in (networks["wash"], networks["ink"], networks["wash"])]
-    base, ink, wash = put_on(sd.pipe, own)
+    base = put_on_one(sd.pipe, Network("base", networks["wash"].network), ())
+    ink, wash = (put_on_one(sd.pipe, networks[name], (base,)) for name in ("ink", "wash"))
     plain = Request(
         "a circle ", 5, steps=2, cfg_scale=7.0, width=SIZE, height=HEIGHT, sampler="Euler a", stack=((base, 0.3),)
     )

@@ -8,11 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hnetkit.cli.generate import _Place
 from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.formats.source import OpenFile
-from hnetkit.generate.picture import Picture
-from hnetkit.generate.picture_files import is_picture_file, next_number, write_picture
+from hnetkit.generate.picture_files import Picture, is_picture_file, next_number, write_picture
 from hnetkit.generate.picture_text import read_picture_text
 
 IMAGE = Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 50).convert("RGB")
@@ -137,10 +135,10 @@ def test_a_place_is_a_file_by_its_suffix(tmp_path: Path) -> None:
 
 
 def test_commands_that_draw_the_same_seeds_into_one_folder_at_once_lose_no_picture(tmp_path: Path) -> None:
-    place = _Place.of(str(tmp_path / "pictures"), count=1, overwrite=False)
 
     def drawing(command: int) -> list[Path]:
-        return [place.write(Picture(IMAGE.copy(), seed), f"of command {command}") for seed in range(15)]
+        drawn = [Picture(IMAGE.copy(), seed, f"of command {command}", "", "", (), "tiny") for seed in range(15)]
+        return [picture.save(tmp_path / "pictures") for picture in drawn]
 
     with ThreadPoolExecutor(4) as commands:
         written = [path for paths in commands.map(drawing, range(4)) for path in paths]

@@ -92,8 +92,8 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
 OURS = re.compile(
     r"""(?x) open | os\.open | webbrowser\.open | (?!Image\b|images\b)[\w.()]+\.open | image\.load | json\.loads?
     | (?:hnetkit\.|settings\.|captioners\.)? (?:load | load_hypernetwork | load_model | load_tagger | load_blip)
-    | load_(?:component | folder | vae | checkpoint | tokenizers | embeddings | trained_on) | download
-    | (?:Recipe\.)?from_json | read_image | (?:self\. | studio\. | choices\. | trained\.mlp\(width,\ side\)\.)_?load\w*
+    | load_(?:component | folder | pipeline | vae | checkpoint | tokenizers | embeddings | trained_on) | download
+    | (?:Recipe\.)?from_json | read_image | (?:self\. | studio\. | source\. | trained\.mlp\(width,\ side\)\.)_?load\w*
     | type\(unet\)\.load_lora_adapter | [\w.]*\.load_state_dict"""
 )
 

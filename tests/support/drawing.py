@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hnetkit.formats import load
 from hnetkit.generate.model import Model
-from hnetkit.generate.networks import Network, put_on
+from hnetkit.generate.networks import Network, put_on_one
 from hnetkit.generate.picture import draw
 from hnetkit.generate.request import Request
 
@@ -19,4 +19,7 @@ def one(model: Model, request: Request = REQUEST) -> bytes:
 
 def load_all(model: Model, folder: Path, *names: str) -> list[str]:
     """Returns what the networks of these files are called on the pipeline."""
-    return put_on(model.pipe, [Network(name, load(folder / f"{name}.pt")) for name in names])
+    loaded: list[str] = []
+    for name in names:
+        loaded.append(put_on_one(model.pipe, Network(name, load(folder / f"{name}.pt")), loaded))
+    return loaded

@@ -68,7 +68,7 @@ def shown(path: Path, data: bytes) -> Action:
     return command("inspect", path, "--json")
 
 
-FILES = ("hnetkit.cli.files", "hnetkit.cli.picture_rows")
+FILES = ("hnetkit.cli.files", "hnetkit.cli.picture_rows", "hnetkit.generate.picture_facts")
 LIBRARY = ("hnetkit.cli.library", "hnetkit.library.sidecars")
 
 # --- pickles: in a zip, and stacked

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from hnetkit.errors import UsageError
 from hnetkit.generate.grids.axes import (
@@ -15,15 +15,18 @@ from hnetkit.generate.grids.axes import (
     Value,
     across,
     in_every_order,
+    make_axis,
     read_axis,
     read_strengths,
 )
 from hnetkit.generate.grids.cells import Draft, every_order
+from hnetkit.text import argument
 
 RANDOM = -1
 """A seed that is still to be drawn."""
 
 STRENGTHS = "0,0.5,1,1.5,2"
+_SIDES = ("--x", "--y", "--z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,39 @@ class Asked:
         return [change for side in self.sides for axis in side for value in axis for change in value]
 
 
-def short_form(names: Sequence[str], prompts: Sequence[str], seeds: Sequence[int], strengths: str | None) -> Asked:
+Axes: TypeAlias = "Sequence[str | None] | Mapping[str, str | Iterable[object]]"
+"""What changes from left to right, from top to bottom, and in depth: ``"AXIS=VALUES"``, or axis -> its values."""
+
+Strengths: TypeAlias = "str | Iterable[float]"
+
+
+def asked_for(
+    axes: Axes, names: Sequence[str], prompts: Sequence[str], seeds: Sequence[int], strengths: Strengths | None
+) -> Asked:
+    """Returns what is asked for by networks as rows and strengths as columns, or else by axes.
+
+    Raises:
+        UsageError: both, or neither; or as `short_form` and `of_axes`.
+    """
+    if not prompts or not seeds:
+        raise UsageError("nothing to draw: a prompt and a seed are needed", hint='--prompt "a red circle"')
+    for seed in seeds:
+        if type(seed) is not int or seed < RANDOM:
+            raise UsageError(f"seed {seed}: a whole number is meant, or {RANDOM} to draw one")
+    if names and any(axes):
+        axis = argument(f"hypernetwork={','.join(names)}")
+        raise UsageError("NAMEs are rows already", hint=f"--y {axis}, or -n NAME")
+    if names:
+        return short_form(names, prompts, seeds, strengths)
+    if strengths is not None:
+        listed = strengths if isinstance(strengths, str) else ",".join(map(str, strengths))
+        raise UsageError("--strengths goes with NAMEs", hint=f"--x {argument(f'strength={listed}')}")
+    return of_axes(prompts, seeds, axes)
+
+
+def short_form(
+    names: Sequence[str], prompts: Sequence[str], seeds: Sequence[int], strengths: Strengths | None
+) -> Asked:
     """Rows of networks, for each prompt and seed; columns of strengths.
 
     Raises:
@@ -127,16 +162,18 @@ def short_form(names: Sequence[str], prompts: Sequence[str], seeds: Sequence[int
     rows += [tuple((Change("seed", seed),) for seed in seeds)] if len(seeds) > 1 else []
     rows.append(tuple((Change("hypernetwork", name),) for name in names))
     base = Draft(prompts[0], "", seed=0 if len(seeds) > 1 else seeds[0])
-    return Asked(base, ((read_strengths(strengths or STRENGTHS),), tuple(rows), ()))
+    listed = STRENGTHS if strengths is None or strengths == "" else strengths
+    columns = read_strengths(listed) if isinstance(listed, str) else make_axis("--strengths", "strength", listed)
+    return Asked(base, ((columns,), tuple(rows), ()))
 
 
-def of_axes(prompts: Sequence[str], seeds: Sequence[int], axes: Sequence[str | None]) -> Asked:
-    """Axes from left to right, from top to bottom, and in depth, each as ``AXIS=VALUES``.
+def of_axes(prompts: Sequence[str], seeds: Sequence[int], axes: Axes) -> Asked:
+    """Axes from left to right, from top to bottom, and in depth.
 
     Raises:
         UsageError: axes that cannot be read, or do not go together.
     """
-    read = [read_axis(f"--{side}", text) if text else None for side, text in zip("xyz", axes, strict=True)]
+    read = _read(axes)
     varied = [axis[0][0].axis for axis in read if axis]
     if not varied:
         raise UsageError("nothing varies", hint="name hypernetworks, or --x strength=0,0.5,1 --y seed=1-3")
@@ -151,3 +188,17 @@ def of_axes(prompts: Sequence[str], seeds: Sequence[int], axes: Sequence[str | N
         raise UsageError("one --seed, or an axis of them", hint=f"--y seed={','.join(map(str, seeds))}")
     base = Draft(prompts[0], "", seed=0 if "seed" in varied else seeds[0])
     return Asked(base, tuple((axis,) if axis else () for axis in read))
+
+
+def _read(axes: Axes) -> list[Axis | None]:
+    """Returns the three axes; None where nothing changes in a direction."""
+    if len(axes) > len(_SIDES):
+        raise UsageError(f"{len(axes)} axes: a grid has at most {len(_SIDES)}", hint="draw several grids")
+    found: list[Axis | None] = []
+    if isinstance(axes, Mapping):
+        for option, (name, values) in zip(_SIDES, axes.items(), strict=False):
+            is_text = isinstance(values, str)
+            found.append(read_axis(option, f"{name}={values}") if is_text else make_axis(option, name, values))
+    else:
+        found += [read_axis(option, text) if text else None for option, text in zip(_SIDES, axes, strict=False)]
+    return [*found, *[None] * (len(_SIDES) - len(found))]

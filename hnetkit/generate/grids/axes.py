@@ -6,7 +6,7 @@ import csv
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import product
@@ -100,20 +100,36 @@ def read_axis(option: str, text: str) -> Axis:
         UsageError: no such axis, or values that it cannot have; the message names both.
     """
     name, equals, listed = text.partition("=")
-    kind, colon, target = name.strip().partition(":")
-    kind = _kind(option, kind)
+    kind = _kind(option, name.strip().partition(":")[0])
     if not equals:
         raise UsageError(f"{option} {text}: not AXIS=VALUE,VALUE", hint=f'{option} "{kind}={AXES[kind]}"')
-    if colon and (kind != "strength" or not target):
-        raise UsageError(f"{option} {name}: only strength:NAME has a name behind it", hint=f"{option} {kind}=...")
-    where = f"{option} {name.strip()}"
     try:
         values = next(csv.reader([listed], skipinitialspace=True, strict=True), [])
     except csv.Error as error:
         raise UsageError(
-            f"{where}: {listed}: not a list of values ({error})", hint=f"""{option} '{kind}="one, two",three'"""
+            f"{option} {name.strip()}: {listed}: not a list of values ({error})",
+            hint=f"""{option} '{kind}="one, two",three'""",
         ) from error
-    contents = list(_READ[kind](where, [value.strip() if kind != "prompt" else value for value in values]))
+    return make_axis(option, name.strip(), values)
+
+
+def make_axis(option: str, name: str, values: Iterable[object]) -> Axis:
+    """Returns the axis of a name and its values, as they stand between the commas of `read_axis`.
+
+    Args:
+        option: ``"--x"``, for errors.
+        values: texts and numbers; None is ``none``, and names in stacking order may be a list of them.
+
+    Raises:
+        UsageError: as `read_axis`.
+    """
+    kind, colon, target = name.partition(":")
+    kind = _kind(option, kind)
+    if colon and (kind != "strength" or not target):
+        raise UsageError(f"{option} {name}: only strength:NAME has a name behind it", hint=f"{option} {kind}=...")
+    where = f"{option} {name}"
+    texts = map(_written, values)
+    contents = list(_READ[kind](where, [text.strip() if kind != "prompt" else text for text in texts]))
     if not contents:
         raise UsageError(f"{where}: no values", hint=f'{option} "{kind}={AXES[kind]}"')
     if len(contents) > MOST_VALUES:
@@ -163,6 +179,12 @@ def _kind(option: str, name: str) -> str:
         hint = f"did you mean {near[0]}?" if near else f"axes are: {', '.join(AXES)}"
         raise UsageError(f"{option} {name}: no axis has this name", hint=hint)
     return kind
+
+
+def _written(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return "/".join(map(str, value))
+    return "none" if value is None else str(value)
 
 
 def _label(change: Change) -> str:

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from hnetkit.formats.source import OpenFile
 from hnetkit.generate.grids.cells import Cell
-from hnetkit.generate.loading.folders import download
-from hnetkit.hashes import sha256_of
-
-_READ_BY_PIPELINES = (".json", ".txt", ".safetensors", ".model")
-_KEY = 32  # hex digits
+from hnetkit.generate.loading.fingerprints import digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,66 +85,6 @@ def make_plan(
 def share_of(batches: Sequence[Batch], process: int, processes: int) -> Sequence[Batch]:
     """Returns the batches of one process of several: neighbours, so that it loads few models."""
     return batches[len(batches) * process // processes : len(batches) * (process + 1) // processes]
-
-
-def digest(value: object) -> str:
-    """Returns a hash of a value that JSON can hold."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:_KEY]
-
-
-def fingerprint(place: str | os.PathLike[str]) -> str:
-    """Returns a hash of a model's files; of a hub id, of those in the cache, where they come to first.
-
-    Raises:
-        NotFound: no such file, folder or hub id; the hint has the nearest names.
-        ModelNotUsable: the hub does not give the model.
-    """
-    path = Path(place) if os.path.exists(place) else download(os.fspath(place))
-    if path.is_file():
-        return hash_of_file(path)
-    files = sorted(_model_files(path))
-    return digest([[file.relative_to(path).as_posix(), hash_of_file(file)] for file in files])
-
-
-def stamp(place: str | os.PathLike[str]) -> list[tuple[str, int, int, int]]:
-    """Returns what changes where a file, or one of a model's folder, is replaced; a hub id has one of its name alone.
-
-    What is drawn under a hash must be what was hashed, and hashing a model takes long: so this is looked at again.
-    """
-    path = Path(place)
-    files = sorted(_model_files(path)) if path.is_dir() else [path]
-    found = []
-    for file in files:
-        try:
-            status = os.stat(file)
-        except OSError:
-            found.append((str(file), 0, 0, 0))
-        else:
-            found.append((str(file), status.st_ino, status.st_size, status.st_mtime_ns))
-    return found
-
-
-def hash_of_file(path: str | os.PathLike[str]) -> str:
-    """Returns the sha256 of a file; raises NotFound where it is not there."""
-    with OpenFile(path) as file:
-        return sha256_of(file)
-
-
-def _model_files(folder: Path) -> Iterator[Path]:
-    """A pipeline's own files and those of its parts; other things that lie in the folder are no part of it."""
-    here = _names_in(folder)
-    below = [path for part in here if os.path.isdir(part) for path in _names_in(part)]
-    for path in (*(path for path in here if path.suffix == ".json"), *below):
-        if path.suffix in _READ_BY_PIPELINES and os.path.isfile(path):
-            yield path
-
-
-def _names_in(folder: Path) -> list[Path]:
-    try:
-        return [folder / name for name in os.listdir(folder)]
-    except OSError:  # what nobody can read is no part of a model
-        return []
 
 
 def _in_drawing_order(batches: Sequence[Batch]) -> list[Batch]:

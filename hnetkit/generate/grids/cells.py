@@ -13,9 +13,9 @@ from typing import Any
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.generate.grids.axes import Change
 from hnetkit.generate.loras import Lora, find_loras
-from hnetkit.generate.networks import Network, Wish, find_networks, strength_of
+from hnetkit.generate.networks import Network, StackedPrompt, Wish, find_networks
 from hnetkit.prompts.tags import Tag, TaggedPrompt
-from hnetkit.runtime.strength import Strength
+from hnetkit.registry.store import Registry
 
 MOST_IN_EVERY_ORDER = 5
 """Networks of a stack: 120 orders."""
@@ -79,8 +79,8 @@ class Cell:
     failure: HnetkitError | None = None
 
     @property
-    def strengths(self) -> tuple[float | Strength, ...]:
-        return tuple(map(strength_of, self.prompt.tags))
+    def stacked(self) -> StackedPrompt:
+        return StackedPrompt(self.prompt, self.networks)
 
     def facts(self) -> dict[str, object]:
         """Returns all that its picture depends on beside the model and what every cell of a grid shares."""
@@ -110,6 +110,7 @@ class Finder:
         bundled: stem -> file of networks that come with the model.
         read: takes a prompt apart.
         lora_folder: where LoRAs are.
+        registry: of the library; see `hnetkit.generate.networks.find_networks`.
 
     Raises:
         As `hnetkit.generate.networks.find_networks`, `Wish.of_option`, `hnetkit.generate.loras.find_loras` and
@@ -122,6 +123,7 @@ class Finder:
         bundled: Mapping[str, Path],
         read: Callable[[str], TaggedPrompt],
         lora_folder: str | None = None,
+        registry: Registry | None = None,
     ) -> None:
         self._prompts = {text: read(text) for text in dict.fromkeys(draft.prompt for draft in drafts)}
         self._loras: dict[str, tuple[Lora, ...]] = {}
@@ -138,10 +140,10 @@ class Finder:
         for wish in (*wishes, *self._options.values()):
             alike.setdefault(wish.place, []).append(wish)
         for place, same in alike.items():
-            self._try(place, partial(self._find, same, bundled))
+            self._try(place, partial(self._find, same, bundled, registry))
 
-    def _find(self, wishes: Sequence[Wish], bundled: Mapping[str, Path]) -> None:
-        for wish, network in zip(wishes, find_networks(wishes, bundled), strict=True):
+    def _find(self, wishes: Sequence[Wish], bundled: Mapping[str, Path], registry: Registry | None) -> None:
+        for wish, network in zip(wishes, find_networks(wishes, bundled, registry), strict=True):
             _ = network.hash, network.network.content_hash  # read here, where a failure is that network's own
             self._found[wish.place, wish.tag is None] = network
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,15 +18,14 @@ from hnetkit.generate.grids.batches import Batch
 from hnetkit.generate.grids.cells import Cell
 from hnetkit.generate.grids.grid_files import FAILURE, GridFiles, Row, row_of
 from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet, most_side
-from hnetkit.generate.loras import Lora, hashes_of_loras, put_on_loras
-from hnetkit.generate.model import Model
-from hnetkit.generate.networks import Network, StackedPrompt, hashes_of, put_on_one
+from hnetkit.generate.networks import StackedPrompt
 from hnetkit.generate.picture import draw_each
-from hnetkit.generate.request import Request, Stack
+from hnetkit.generate.pipeline import LoadedPipeline
+from hnetkit.generate.request import Request
+from hnetkit.generate.resolved import Note, ResolvedPrompts, untold
+from hnetkit.generate.session import DrawSession
 from hnetkit.images import stored_size
 from hnetkit.prompts import infotext
-from hnetkit.runtime.attach import set_hypernetworks, unload_hypernetworks
-from hnetkit.runtime.strength import Strength
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
@@ -46,13 +45,21 @@ class Studio:
         load: loads the model of a checkpoint; None is the one that was asked for beside the axes.
         request: gives the request for a cell, without stacks.
         hires: the second pass's prompt, where it has one of its own.
+        embeddings: files of textual inversions that any cell names.
+        own: a model of somebody who goes on with it afterwards.
         note: told what is odd about a file and no failure.
     """
 
-    load: Callable[[str | None], Model]
-    request: Callable[[Model, Cell], Request]
+    load: Callable[[str | None], LoadedPipeline]
+    request: Callable[[LoadedPipeline, Cell], Request]
     hires: StackedPrompt | None = None
-    note: Callable[[str], None] = lambda note: None
+    embeddings: Sequence[Path] = ()
+    own: LoadedPipeline | None = None
+    note: Note = untold
+
+    def prompts(self, cell: Cell) -> ResolvedPrompts:
+        """Returns what a cell asks for."""
+        return ResolvedPrompts(cell.stacked, self.hires, cell.loras)
 
 
 def draw_batches(
@@ -89,121 +96,50 @@ def draw_batches(
     for checkpoint, group in groupby(batches, key=lambda batch: batch.checkpoint):
         together = list(group)
         drawable = [batch for batch in together if batch.cells[0].failure is None]
-        easel: _Easel | HnetkitError | None = _opened(checkpoint, drawable, studio) if drawable else None
-        for batch in together:
-            before, size = done, len(batch.cells)
+        session = _opened(checkpoint, drawable, studio) if drawable else None
+        with session if isinstance(session, DrawSession) else nullcontext():
+            for batch in together:
+                before, size = done, len(batch.cells)
 
-            def report(calls: int, of_calls: int, before: int = before, size: int = size) -> None:
-                if progress is not None:
-                    progress(before + size * calls / of_calls, total)
+                def report(calls: int, of_calls: int, before: int = before, size: int = size) -> None:
+                    if progress is not None:
+                        progress(before + size * calls / of_calls, total)
 
-            unusable = batch.cells[0].failure or (easel if isinstance(easel, HnetkitError) else None)
-            if unusable is not None or not isinstance(easel, _Easel):
-                fail(batch, {key: unusable for key in batch.keys if unusable is not None})
-            else:
-                fail(batch, _drawn(easel, batch, places, files, report))
-            done += size
-        if isinstance(easel, _Easel):
-            easel.put_away()
+                unusable = batch.cells[0].failure or (session if isinstance(session, HnetkitError) else None)
+                if unusable is not None or not isinstance(session, DrawSession):
+                    fail(batch, {key: unusable for key in batch.keys if unusable is not None})
+                else:
+                    fail(batch, _drawn(session, studio, batch, places, files, report))
+                done += size
+        if isinstance(session, DrawSession) and session.model is not studio.own:
+            with suppress(AttributeError):
+                session.model.pipe.remove_all_hooks()
+        del session
+        _free()  # before another model comes
     return failures
 
 
-def _opened(checkpoint: str | None, batches: Sequence[Batch], studio: Studio) -> _Easel | HnetkitError:
+def _opened(checkpoint: str | None, batches: Sequence[Batch], studio: Studio) -> DrawSession | HnetkitError:
+    stacks = [batch.cells[0].networks for batch in batches]
+    stacks += [studio.hires.networks] if studio.hires else []
     try:
-        return _Easel.of(studio.load(checkpoint), batches, studio)
+        return DrawSession(studio.load(checkpoint), stacks, embeddings=studio.embeddings, note=studio.note)
     except Exception as error:
         return failure_of(error, checkpoint or "the model")
 
 
-@dataclass(slots=True)
-class _Easel:
-    """A model with the networks of all its cells on it.
+def _free() -> None:
+    """Gives back the memory of a model that nobody has any more."""
+    import torch
 
-    Attributes:
-        names: (content, how often it was before in the stack) -> the name on the pipeline.
-        failures: the same -> why a network could not be put on it.
-    """
-
-    model: Model
-    studio: Studio
-    names: Mapping[tuple[str, int], str]
-    failures: Mapping[tuple[str, int], HnetkitError]
-    _loras: tuple[Lora, ...] = field(default=())
-
-    @classmethod
-    def of(cls, model: Model, batches: Iterable[Batch], studio: Studio) -> _Easel:
-        stacks = [batch.cells[0].networks for batch in batches]
-        stacks += [studio.hires.networks] if studio.hires else []
-        needed = {slot: network for stack in stacks for slot, network in _slots(stack)}
-        names: dict[tuple[str, int], str] = {}
-        failures: dict[tuple[str, int], HnetkitError] = {}
-        for slot, network in needed.items():
-            try:
-                names[slot] = put_on_one(model.pipe, network, names.values())
-            except Exception as error:
-                failures[slot] = failure_of(error, network.name)
-        return cls(model, studio, names, failures)
-
-    def prepared(self, cell: Cell) -> Request:
-        """Returns the request for a cell, with its stack and its LoRAs on the model.
-
-        The stack stays in effect until the next cell: one that differs in strengths alone then changes nothing else.
-        """
-        self._put_on_loras(cell.loras)
-        request, stack = self.studio.request(self.model, cell), self._stack(cell.networks, cell.strengths)
-        set_hypernetworks(self.model.pipe, [name for name, _ in stack], [strength for _, strength in stack])
-        if request.second is None:
-            return replace(request, stack=stack)
-        hires = self.studio.hires
-        second = stack if hires is None else self._stack(hires.networks, hires.strengths)
-        return replace(request, stack=stack, second=replace(request.second, stack=second))
-
-    def put_away(self) -> None:
-        """Lets the model go before another one comes."""
-        import torch
-
-        unload_hypernetworks(self.model.pipe)
-        with suppress(AttributeError):
-            self.model.pipe.remove_all_hooks()
-        del self.model
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-
-    def _stack(self, networks: Sequence[Network], strengths: Sequence[float | Strength]) -> Stack:
-        slots = [slot for slot, _ in _slots(networks)]
-        for slot in slots:
-            if slot in self.failures:
-                raise self.failures[slot]
-        names = [self.names[slot] for slot in slots]
-        return tuple(zip(names, strengths, strict=True))
-
-    def _put_on_loras(self, loras: tuple[Lora, ...]) -> None:
-        if loras == self._loras:
-            return
-        self._take_off_loras()
-        try:
-            put_on_loras(self.model.pipe, loras, self.studio.note)
-        except BaseException:
-            self._take_off_loras(anyway=True)  # those before the one that failed
-            raise
-        self._loras = loras
-
-    def _take_off_loras(self, *, anyway: bool = False) -> None:
-        if self._loras or anyway:
-            self.model.pipe.unload_lora_weights()
-        self._loras = ()
-        self.model = replace(self.model, _encoders={})  # the encoders keep texts as they were with other LoRAs
-
-
-def _slots(networks: Sequence[Network]) -> list[tuple[tuple[str, int], Network]]:
-    """A stack may hold a network twice: it is then on the pipeline twice."""
-    contents = [network.network.content_hash for network in networks]
-    return [((content, contents[:at].count(content)), networks[at]) for at, content in enumerate(contents)]
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _drawn(
-    easel: _Easel,
+    session: DrawSession,
+    studio: Studio,
     batch: Batch,
     places: Mapping[str, Sequence[Mapping[str, Any]]],
     files: GridFiles,
@@ -212,14 +148,15 @@ def _drawn(
     """Draws a batch and puts its pictures on disk and on record; returns key -> why there is none."""
     failures: dict[str, HnetkitError] = {}
     try:
-        request = easel.prepared(batch.cells[0])
-        pictures = draw_each(easel.model, request, batch.seeds, report)
+        first = batch.cells[0]
+        request = session.prepared(studio.request(session.model, first), studio.prompts(first))
+        pictures = draw_each(session.model, request, batch.seeds, report)
         for cell, key, number, picture in zip(batch.cells, batch.keys, batch.numbers, pictures, strict=True):
             if isinstance(picture, BadPicture):
                 failures[key] = picture
             elif key in places:
                 own = replace(request, seed=picture.seed)
-                facts = _facts(easel, own, cell, batch)
+                facts = _facts(session.model, own, cell, batch, studio.prompts(cell).hashes)
                 path = files.write(number, key, picture.image, str(facts["infotext"]))
                 files.append([row_of(key, place, {"picture": path, **facts}) for place in places[key]])
     except Exception as error:
@@ -238,11 +175,10 @@ def _asked(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _facts(easel: _Easel, request: Request, cell: Cell, batch: Batch) -> dict[str, Any]:
+def _facts(
+    model: LoadedPipeline, request: Request, cell: Cell, batch: Batch, hashes: Mapping[str, str]
+) -> dict[str, Any]:
     """Returns all that a picture was drawn by, for the record."""
-    model, hires = easel.model, easel.studio.hires
-    networks = [*cell.networks, *(hires.networks if hires else ())]
-    hashes = hashes_of(networks) | hashes_of_loras(cell.loras)
     second = None if request.second is None else asdict(request.second)
     if second is not None:
         del second["stack"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +67,23 @@ def load_embeddings(pipe: Any, files: Iterable[Path]) -> None:
         _add(pipe, path, name, vectors.get("clip_l"), pipe.text_encoder, pipe.tokenizer)
         if second is not None:
             _add(pipe, path, name, vectors.get(_SECOND_ENCODER), second, pipe.tokenizer_2)
+
+
+@contextmanager
+def embeddings_loaded(pipe: Any, files: Sequence[Path]) -> Iterator[None]:
+    """Has the vectors of files in a pipeline's vocabulary, as `load_embeddings` adds them, while the block lasts."""
+    encoders = [(pipe.text_encoder, pipe.tokenizer)]
+    if getattr(pipe, "text_encoder_2", None) is not None:
+        encoders.append((pipe.text_encoder_2, pipe.tokenizer_2))
+    known = [frozenset(tokenizer.get_vocab()) for _, tokenizer in encoders]
+    try:
+        load_embeddings(pipe, files)
+        yield
+    finally:
+        for (encoder, tokenizer), before in zip(encoders, known, strict=True):
+            tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
+            if added := [token for token in tokens if token not in before]:
+                pipe.unload_textual_inversion(added, text_encoder=encoder, tokenizer=tokenizer)
 
 
 def read_vectors(path: Path) -> dict[str, Tensor]:

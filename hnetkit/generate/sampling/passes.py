@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hnetkit.generate.model import Model
+from hnetkit.generate.pipeline import LoadedPipeline
 from hnetkit.generate.request import Request, SecondPass
 from hnetkit.generate.sampling.conditioning import Conditioning
 from hnetkit.generate.sampling.loop import AfterStep, Denoiser, Kept, sample
@@ -36,7 +36,7 @@ class Pass:
 
     def __init__(
         self,
-        model: Model,
+        model: LoadedPipeline,
         request: Request,
         seeds: Sequence[int],
         part: Request | SecondPass,

@@ -1,0 +1,242 @@
+"""How pictures are drawn, as people choose it, and the request that it becomes for a model."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.errors import NotFound, UsageError
+from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, Request, SecondPass, Start, require_size
+from hnetkit.generate.sampling.samplers import sampler_name
+
+if TYPE_CHECKING:
+    from hnetkit.generate.pipeline import LoadedPipeline
+    from hnetkit.prompts.tags import TaggedPrompt
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "rng": ("cpu", "nv"),
+    "emphasis": ("original", "no-norm", "ignore", "none"),
+    "masked_content": ("original", "noise", "nothing"),
+    "hires_upscaler": UPSCALERS,
+}
+"""Option -> what it can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawOptions:
+    """How pictures are drawn; None leaves the choice to a picture that is drawn again, else to the model.
+
+    Attributes:
+        negative_prompt: what to steer away from.
+        steps: of sampling, 1 to 1000.
+        cfg_scale: how closely to follow the prompt, from 1 on.
+        width, height: pixels, multiples of 8.
+        sampler: one of `hnetkit.generate.sampling.samplers.SAMPLERS`, in any case.
+        rng: where noise comes from: torch's generator for CPUs (``"cpu"``), or CUDA's in software (``"nv"``).
+        clip_skip: 2 leaves out the last layer of SD 1's text encoder.
+        emphasis: what weights do: ``"original"``, ``"no-norm"``, ``"ignore"``; ``"none"`` reads brackets as text.
+        eta_seed_delta: A1111's eta noise seed delta (ENSD).
+        variation_seed, variation_strength: noise to blend in, and how much of it, 0 to 1.
+        image: a file to draw over (image-to-image).
+        denoising: how strongly to repaint `image`, or the first pass in the second: 0 keeps it, 1 ignores it.
+        mask: a file that is white where `image` is drawn anew (inpainting).
+        mask_blur: pixels by which the mask is softened.
+        masked_content: what lies under the mask at first: ``"original"``, ``"noise"`` or ``"nothing"``.
+        invert_mask: draw where the mask is black.
+        hires_scale, hires_size: draw in two passes: so many times as large, or to this (width, height).
+        hires_steps: of the second pass; 0 is as many as in the first.
+        hires_upscaler: what enlarges: one of `hnetkit.generate.request.UPSCALERS`.
+        hires_prompt, hires_negative_prompt: of the second pass, with tags of its own.
+
+    Raises:
+        UsageError: what cannot be meant.
+        NotFound: a picture to begin with is not there.
+    """
+
+    negative_prompt: str | None = None
+    steps: int | None = None
+    cfg_scale: float | None = None
+    width: int | None = None
+    height: int | None = None
+    sampler: str | None = None
+    rng: str | None = None
+    clip_skip: int | None = None
+    emphasis: str | None = None
+    eta_seed_delta: int | None = None
+    variation_seed: int | None = None
+    variation_strength: float | None = None
+    image: str | os.PathLike[str] | None = None
+    denoising: float | None = None
+    mask: str | os.PathLike[str] | None = None
+    mask_blur: float | None = None
+    masked_content: str | None = None
+    invert_mask: bool = False
+    hires_scale: float | None = None
+    hires_size: tuple[int, int] | None = None
+    hires_steps: int | None = None
+    hires_upscaler: str | None = None
+    hires_prompt: str | None = None
+    hires_negative_prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, settle in _SETTLED.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, settle(name, value))
+        if self.mask is not None and self.image is None:
+            raise UsageError("--mask needs the picture that it lies on", hint="--image FILE --mask FILE")
+        for path in (self.image, self.mask):
+            if path is not None and not os.path.isfile(path):
+                raise NotFound(f"{path}: no such picture")
+        if self.has_second_pass and self.image is not None:
+            raise UsageError("--hires-scale and --image do not go together", hint="leave one of them out")
+        if self.hires_scale is not None and self.hires_size is not None:
+            raise UsageError("--hires-scale and --hires-size say the same in two ways", hint="leave one of them out")
+
+    @property
+    def has_second_pass(self) -> bool:
+        return self.hires_scale is not None or self.hires_size is not None
+
+    def filled(self, found: Mapping[str, Any]) -> DrawOptions:
+        """Returns what was chosen, with values of `found` where nobody chose."""
+        unset = {field.name for field in fields(self) if getattr(self, field.name) is None}
+        return replace(self, **{name: value for name, value in found.items() if name in unset})
+
+    def request(self, model: LoadedPipeline, prompt: str, seed: int, hires: TaggedPrompt | None = None) -> Request:
+        """Returns the request for one picture, without stacks; the model's defaults fill the gaps.
+
+        Args:
+            prompt: without tags.
+            hires: the second pass's prompt, where it has one of its own.
+
+        Raises:
+            UsageError: as `Request`.
+        """
+        own, (width, height) = model.defaults, model.size
+        base = Request(
+            prompt,
+            seed,
+            steps=self.steps or own.steps,
+            cfg_scale=self.cfg_scale or own.cfg_scale,
+            width=self.width or width,
+            height=self.height or height,
+            sampler=self.sampler or own.sampler,
+            negative_prompt=self.negative_prompt or "",
+            clip_skip=self.clip_skip or 1,
+            eta_seed_delta=self.eta_seed_delta or 0,
+            variation_seed=self.variation_seed or 0,
+            variation_strength=self.variation_strength or 0.0,
+            rng=self.rng or "cpu",  # type: ignore[arg-type]  # one of its names
+            emphasis=self.emphasis or "original",  # type: ignore[arg-type]  # as above
+            start=self._start,
+        )
+        return replace(base, second=self._second_pass(base, hires)) if self.has_second_pass else base
+
+    @property
+    def _start(self) -> Start | None:
+        if self.image is None:
+            return None
+        return Start(
+            Path(self.image),
+            denoising=0.75 if self.denoising is None else self.denoising,
+            mask=None if self.mask is None else Path(self.mask),
+            mask_blur=4 if self.mask_blur is None else self.mask_blur,
+            inverted=self.invert_mask,
+            content=self.masked_content or "original",  # type: ignore[arg-type]  # as above
+        )
+
+    def _second_pass(self, base: Request, prompt: TaggedPrompt | None) -> SecondPass:
+        width, height = self.hires_size or (
+            _scaled(base.width, self.hires_scale),
+            _scaled(base.height, self.hires_scale),
+        )
+        return SecondPass(
+            width,
+            height,
+            steps=self.hires_steps or base.steps,
+            denoising=0.7 if self.denoising is None else self.denoising,
+            upscaler=self.hires_upscaler or UPSCALERS[0],
+            prompt=base.prompt if prompt is None else prompt.text,
+            negative_prompt=base.negative_prompt if self.hires_negative_prompt is None else self.hires_negative_prompt,
+            written="" if prompt is None else prompt.written,
+        )
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str, Any], int]:
+    def settle(name: str, value: Any) -> int:
+        if type(value) is not int or not lowest <= value <= highest:
+            raise UsageError(f"{name}: {value} is no whole number from {lowest} to {highest}")
+        return value
+
+    return settle
+
+
+def _real(lowest: float, highest: float = math.inf) -> Callable[[str, Any], float]:
+    def settle(name: str, value: Any) -> float:
+        if type(value) not in (int, float) or not lowest <= value <= highest or not math.isfinite(value):
+            span = f"from {lowest} on" if highest == math.inf else f"from {lowest} to {highest}"
+            raise UsageError(f"{name}: {value} is no number {span}")
+        return float(value)
+
+    return settle
+
+
+def _one_of(*names: str) -> Callable[[str, Any], str]:
+    def settle(name: str, value: Any) -> str:
+        if value not in names:
+            raise UsageError(f"{name}: {value} is none of {', '.join(names)}")
+        return str(value)
+
+    return settle
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name}: {value!r} is no text")
+    return value
+
+
+def _pixels(name: str, value: Any) -> int:
+    if type(value) is not int:
+        raise UsageError(f"{name}: {value!r} is no whole number of pixels")
+    return require_size(value)
+
+
+def _size(name: str, value: Any) -> tuple[int, int]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise UsageError(f"{name}: {value!r} is no (width, height)")
+    return _pixels(name, value[0]), _pixels(name, value[1])
+
+
+def _picture(name: str, value: Any) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{name}: {value!r} is no path of a picture")
+    return Path(value)
+
+
+_SETTLED: Mapping[str, Callable[[str, Any], object]] = {
+    **dict.fromkeys(("negative_prompt", "hires_prompt", "hires_negative_prompt"), _text),
+    **dict.fromkeys(("width", "height"), _pixels),
+    **dict.fromkeys(("image", "mask"), _picture),
+    **{name: _one_of(*names) for name, names in NAMES.items()},
+    "steps": _whole(1, MOST_STEPS),
+    "cfg_scale": _real(1),
+    "sampler": lambda name, value: sampler_name(_text(name, value)),
+    "clip_skip": _whole(1, 12),
+    "eta_seed_delta": _whole(-LARGEST_SEED, LARGEST_SEED),
+    "variation_seed": _whole(0, LARGEST_SEED),
+    "variation_strength": _real(0, 1),
+    "denoising": _real(0, 1),
+    "mask_blur": _real(0),
+    "hires_scale": _real(1, 8),
+    "hires_size": _size,
+    "hires_steps": _whole(0, MOST_STEPS),
+}
+"""Option -> what brings a value of it into the form that it has here, or refuses it."""
+
+
+def _scaled(pixels: int, scale: float | None) -> int:
+    return math.floor(pixels * (scale or 1) / 8) * 8

@@ -1,0 +1,346 @@
+"""`hnetkit.load_model` and `Model.draw`: the pictures of `hnetkit generate`, from Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from networks import a1111_network, save_pt
+from PIL import Image
+from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from safetensors.torch import save_file
+from unet_truth import lora
+
+import hnetkit
+from hnetkit import demo, settings
+from hnetkit.cli import run
+from hnetkit.errors import HnetkitError, IncompatibleNetwork, NotFound, OutputExists, UsageError
+from hnetkit.formats.source import OpenFile
+from hnetkit.generate.model import Model
+from hnetkit.generate.options import DrawOptions
+from hnetkit.generate.picture_facts import picture_facts
+
+needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
+PLAIN: dict[str, Any] = {"seed": 7, "steps": 2, "width": 16, "height": 16}
+PROMPT = "a (red:1.2) circle <hypernet:ink:0.5:k=0.2>"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in: pictures to begin with, a LoRA, a textual inversion, and a library of three networks."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("networks", "loras", "embeddings"):
+        (tmp_path / folder).mkdir()
+    for seed, name in enumerate(("ink", "wash")):
+        save_pt(network(seed), tmp_path / "networks" / f"{name}.pt")
+    save_pt(a1111_network((768,), activation="relu", seed=5), tmp_path / "networks" / "other.pt")
+    with hnetkit.Library() as library:
+        library.scan("networks")
+    save_file(lora(tiny_sd()), "loras/style.safetensors")
+    save_file({"emb_params": torch.ones(2, SD_CROSS_WIDTH)}, "embeddings/mine.safetensors")
+    settings.put("loras", "loras")
+    settings.put("embeddings", "embeddings")
+    noise = Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 50)
+    noise.convert("RGB").save("image.png")
+    noise.save("mask.png")
+    return tmp_path
+
+
+def network(seed: int) -> Any:
+    return a1111_network((*SELF_WIDTHS, SD_CROSS_WIDTH), activation="relu", seed=seed, scale=0.3)
+
+
+@pytest.fixture(scope="module")
+def shared_model(sd_folder: Path) -> Model:
+    """One for all tests: whatever one of them draws, the next one's pictures are the same."""
+    return hnetkit.load_model(sd_folder, device="cpu")
+
+
+@pytest.fixture
+def model(shared_model: Model, here: Path) -> Iterator[Model]:
+    before = state(shared_model)
+    yield shared_model
+    assert hnetkit.get_active_hypernetworks(shared_model.pipe) == []
+    after = state(shared_model)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def state(model: Model) -> dict[str, torch.Tensor]:
+    parts = (model.pipe.unet, model.pipe.text_encoder)
+    return {f"{n} {name}": tensor.clone() for n, part in enumerate(parts) for name, tensor in part.state_dict().items()}
+
+
+def pixels(model: Model, prompt: str, **options: Any) -> bytes:
+    (picture,) = model.draw(prompt, **{**PLAIN, **options})
+    return picture.image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments"),
+    [
+        (
+            {"negative_prompt": "blurry", "sampler": "dpm++ 2m karras", "cfg_scale": 5.5, "clip_skip": 2},
+            ["--negative-prompt", "blurry", "--sampler", "DPM++ 2M Karras", "--cfg-scale", "5.5", "--clip-skip", "2"],
+        ),
+        (
+            {
+                "rng": "nv",
+                "emphasis": "no-norm",
+                "variation_seed": 3,
+                "variation_strength": 0.2,
+                "eta_seed_delta": 31337,
+            },
+            [
+                *("--rng", "nv", "--emphasis", "no-norm", "--variation-seed", "3"),
+                *("--variation-strength", "0.2", "--ensd", "31337"),
+            ],
+        ),
+        ({"count": 3, "batch_size": 2}, ["--count", "3", "--batch-size", "2"]),
+        (
+            {"networks": ["wash:0.3", Path("networks/ink.pt")]},
+            ["-n", "wash:0.3", "-n", "networks/ink.pt"],
+        ),
+        ({"image": "image.png", "denoising": 0.6}, ["--image", "image.png", "--denoising", "0.6"]),
+        (
+            {
+                "image": "image.png",
+                "mask": Path("mask.png"),
+                "mask_blur": 1,
+                "masked_content": "noise",
+                "invert_mask": True,
+            },
+            [
+                *("--image", "image.png", "--mask", "mask.png", "--mask-blur", "1"),
+                *("--masked-content", "noise", "--invert-mask"),
+            ],
+        ),
+        (
+            {"hires_scale": 2, "hires_steps": 3, "hires_prompt": "mine <hypernet:wash:1>", "denoising": 0.5},
+            [
+                "--hires-scale",
+                "2",
+                "--hires-steps",
+                "3",
+                "--hires-prompt",
+                "mine <hypernet:wash:1>",
+                "--denoising",
+                "0.5",
+            ],
+        ),
+        (
+            {"hires_size": (24, 32), "hires_upscaler": "Lanczos"},
+            ["--hires-size", "24x32", "--hires-upscaler", "Lanczos"],
+        ),
+    ],
+    ids=["texts", "noise", "several", "networks", "image", "mask", "second pass", "second pass, size"],
+)
+def test_a_picture_is_the_commands(
+    model: Model, sd_folder: Path, options: dict[str, Any], arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = model.draw(PROMPT, **{**PLAIN, **options})
+    plain = ["--seed", "7", "--steps", "2", "--width", "16", "--height", "16", "--device", "cpu"]
+    capsys.readouterr()
+    assert run(["generate", PROMPT, "--model", str(sd_folder), *plain, *arguments, "--out", "drawn", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert len(rows) == len(pictures)
+    for row, picture in zip(rows, pictures, strict=True):
+        with Image.open(row["path"]) as image:
+            assert image.tobytes() == picture.image.tobytes()
+        del row["path"]
+        assert row == {**{name: getattr(picture, name) for name in row}, "hypernetworks": [*picture.hypernetworks]}
+
+
+def test_loras_textual_inversions_and_the_settings_stack_are_the_commands(model: Model, sd_folder: Path) -> None:
+    plain, word = pixels(model, "a circle"), pixels(model, "a mine")
+    prompt = "a mine <lora:style:0.7> <hypernet:ink:0.5>"
+    both = pixels(model, prompt)
+    settings.put("hypernetworks", "<hypernet:wash:0.2>")
+    with_default = pixels(model, prompt)
+    assert len({plain, word, both, with_default}) == 4
+    size = ["--steps", "2", "--width", "16", "--height", "16"]
+    assert run(["generate", prompt, "--model", str(sd_folder), "--seed", "7", *size, "--out", "a.png"]) == 0
+    with Image.open("a.png") as image:
+        assert image.tobytes() == with_default
+    settings.put("hypernetworks", None)
+    assert (pixels(model, prompt), pixels(model, "a mine"), pixels(model, "a circle")) == (both, word, plain)
+    settings.put("embeddings", None)
+    assert pixels(model, "a mine") != word
+
+
+def test_networks_that_somebody_loaded_are_left_out_of_pictures_and_stay(sd: Model, here: Path) -> None:
+    plain, with_ink = pixels(sd, "a circle"), pixels(sd, "a circle <hypernet:ink:0.5>")
+    hnetkit.load_hypernetwork(sd.pipe, "networks/ink.pt", "ink", 0.7)
+    hnetkit.load_hypernetwork(sd.pipe, "networks/wash.pt", "wash", 0.2)
+    assert pixels(sd, "a circle") == plain
+    assert pixels(sd, "a circle <hypernet:ink:0.5>") == with_ink
+    with pytest.raises(IncompatibleNetwork):
+        sd.draw("a circle <hypernet:wash:1> <hypernet:other:1>", **PLAIN)
+    assert hnetkit.get_active_hypernetworks(sd.pipe) == ["ink", "wash"]
+    strengths = [network["strength"]["self_k"] for network in hnetkit.explain(sd.pipe)["networks"]]
+    assert strengths == [0.7, 0.2]
+
+
+def test_a_picture_is_saved_and_drawn_again_from_its_file(model: Model, here: Path) -> None:
+    told: list[str] = []
+    (picture,) = model.draw(PROMPT, **PLAIN, sampler="Euler a", negative_prompt="blurry")
+    assert [picture.save("pictures"), picture.save("pictures"), picture.save("a.webp")] == [
+        Path("pictures/00000-7.png"),
+        Path("pictures/00001-7.png"),
+        Path("a.webp"),
+    ]
+    with pytest.raises(OutputExists):
+        picture.save("a.webp")
+    assert picture.save("a.webp", overwrite=True) == Path("a.webp")
+    for file in ("pictures/00001-7.png", "a.webp"):
+        (again,) = model.draw(again=file, note=told.append)
+        assert (again.image.tobytes(), again.infotext) == (picture.image.tobytes(), picture.infotext)
+    (other,) = model.draw("a star", again="a.webp", steps=3, seed=9)
+    assert (other.prompt, other.seed) == ("a star", 9)
+    assert "Steps: 3, Sampler: Euler a" in other.infotext
+    assert told == []
+
+
+def test_what_a_picture_says_of_itself_is_what_inspect_prints(
+    model: Model, here: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = model.draw(PROMPT, **PLAIN)[0].save("a.png")
+    capsys.readouterr()
+    assert run(["inspect", str(path), "--json"]) == 0
+    with OpenFile(path) as file:
+        found = picture_facts(file)
+    assert found is not None
+    assert found[0] == json.loads(capsys.readouterr().out)[0]
+    assert [network["in_library"] for network in found[0]["hypernetworks"]] == [True]
+    with hnetkit.Library(home="elsewhere") as library, OpenFile(path) as file:
+        found = picture_facts(file, library.registry)
+        assert found is not None
+        assert [network["in_library"] for network in found[0]["hypernetworks"]] == [False]
+    with OpenFile(here / "networks" / "ink.pt") as file:
+        assert picture_facts(file) is None
+
+
+def test_names_are_found_in_the_library_that_is_given(model: Model, here: Path, home: Path) -> None:
+    shutil.rmtree(home)
+    home.mkdir()
+    settings.put("loras", None)
+    with hnetkit.Library(home="elsewhere") as library:
+        library.scan("networks")
+        library.tag("wash", alias="thin")
+        (picture,) = model.draw("a circle <hypernet:thin:1>", library=library, **PLAIN)
+        assert picture.hypernetworks[0]["name"] == "thin"
+        assert model.draw("a", library=library, networks="wash", **PLAIN)[0].prompt == "a <hypernet:wash:1>"
+        with pytest.raises(NotFound, match="thim"):
+            model.draw("a circle <hypernet:thim:1>", library=library, **PLAIN)
+    assert not (home / "registry.db").exists()
+    with pytest.raises(NotFound, match="thin"):
+        model.draw("a circle <hypernet:thin:1>", **PLAIN)
+
+
+def test_a_call_tells_how_far_it_is_and_what_a_person_should_read(model: Model) -> None:
+    done: list[tuple[int, int]] = []
+    told: list[str] = []
+    options = {**PLAIN, "count": 2, "negative_prompt": "<hypernet:ink:1>"}
+    pictures = model.draw("a <wild:x> circle", progress=lambda *at: done.append(at), note=told.append, **options)
+    assert [picture.seed for picture in pictures] == [7, 8]
+    assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert [line.partition(":")[0] for line in told] == [
+        "<wild",
+        "Tags in a negative prompt are plain text, as in A1111.",
+    ]
+
+
+def test_a_seed_is_drawn_where_none_is_given(model: Model) -> None:
+    options = {name: value for name, value in PLAIN.items() if name != "seed"}
+    seeds = {model.draw("a", **options)[0].seed, model.draw("a", seed=-1, **options)[0].seed}
+    assert len(seeds) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"prompt": None}, "a PROMPT is missing"),
+        ({"prompt": "<hypernet:imk:1>"}, "imk"),
+        ({"prompt": "<lora:stile:1>"}, "stile"),
+        ({"prompt": "\udcff"}, "not valid text"),
+        ({"networks": ["ink:much"]}, "-n ink:much"),
+        ({"networks": ["absent.pt"]}, "absent.pt"),
+        ({"again": "absent.png"}, "absent.png"),
+        ({"image": "absent.png"}, "absent.png"),
+        ({"mask": "mask.png"}, "--mask needs the picture"),
+        ({"hires_scale": 2, "image": "image.png"}, "do not go together"),
+        ({"hires_scale": 2, "hires_size": (32, 32)}, "in two ways"),
+        ({"count": 0}, "there is at least one"),
+        ({"seed": -2}, "seeds lie between"),
+        ({"seed": 2**63}, "seeds lie between"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_one_of_the_packages_own_errors(
+    model: Model, arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(HnetkitError, match=says):
+        model.draw(**{"prompt": "a", **PLAIN, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("steps", [0, 1001, 2.5, "20", True]),
+        ("cfg_scale", [0.9, float("nan"), float("inf"), "7"]),
+        *((name, [0, 20, 16.0, 65536, "512"]) for name in ("width", "height")),
+        ("sampler", ["Eulr a", 3]),
+        ("rng", ["gpu"]),
+        ("clip_skip", [0, 13]),
+        ("emphasis", ["loud"]),
+        ("eta_seed_delta", [0.5, 2**63]),
+        ("variation_seed", [-1, 2**63]),
+        *((name, [-0.1, 1.1, float("nan")]) for name in ("variation_strength", "denoising")),
+        ("mask_blur", [-1, float("inf")]),
+        ("masked_content", ["black"]),
+        ("hires_scale", [0.5, 9]),
+        ("hires_size", [64, (64,), (64, 20), "64x64"]),
+        ("hires_steps", [-1, 1001]),
+        ("hires_upscaler", ["ESRGAN"]),
+        *((name, [1, b"x"]) for name in ("negative_prompt", "hires_prompt", "image", "mask")),
+    ],
+)
+def test_an_option_that_no_picture_has_is_refused_by_name(name: str, values: list[Any]) -> None:
+    for value in values:
+        with pytest.raises(UsageError, match="pixels|sampler|^" + name):
+            DrawOptions(**{name: value})
+
+
+def test_a_model_that_is_not_there_is_refused_as_by_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place, device in (("absent", None), ("networks", None), (".", "cuda"), ("https://a.b/c?d", None)):
+        if device == "cuda" and torch.cuda.is_available():
+            continue
+        with pytest.raises(HnetkitError) as caught:
+            hnetkit.load_model(place, device=device)
+        more = ["--device", device] if device else []
+        assert run(["generate", "a", "--model", place, *more]) == caught.value.exit_code
+        assert capsys.readouterr().err.splitlines()[0] == f"Error: {caught.value}"
+
+
+@needs_demo
+def test_the_bundled_model_is_called_demo_and_brings_its_networks(here: Path) -> None:
+    model = hnetkit.load_model("demo", device="cpu")
+    assert hnetkit.load_model(demo.model_folder(), device="cpu").name == model.name == "hnetkit-demo"
+    (picture,) = model.draw("a red circle <hypernet:outline:0.8>", seed=3, steps=2)
+    assert picture.hypernetworks[0]["name"] == "outline"
+    shutil.copytree(demo.model_folder(), "demo")
+    assert hnetkit.load_model("demo", device="cpu").name == "demo"  # a folder that is there goes first, as any other
+
+
+def test_the_settings_say_what_nobody_chose(here: Path, sd_folder: Path) -> None:
+    settings.put("model", str(sd_folder))
+    settings.put("dtype", "bf16")
+    settings.put("device", "cpu")
+    model = hnetkit.load_model()
+    assert (model.name, model.pipe.unet.dtype) == ("tiny-sd", torch.bfloat16)
+    assert hnetkit.load_model(dtype="fp32").pipe.unet.dtype == torch.float32

@@ -1,0 +1,177 @@
+"""`hnetkit.generate.draw_grid`: the sheet and the cells of `hnetkit grid`, from Python."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pipelines import tiny_sd
+
+import hnetkit
+from hnetkit.cli import run
+from hnetkit.errors import BadPicture, FileChanged, HnetkitError, NotFound, OutputExists, UsageError
+from hnetkit.generate import draw_grid
+from hnetkit.generate import model as models
+from hnetkit.generate.grids.run import DrawnGrid
+from hnetkit.generate.model import Model
+
+SIZE: dict[str, Any] = {"steps": 2, "width": 16, "height": 16}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_files: Path) -> Path:
+    """A folder to be in, with a library of ``ink``, ``mist`` and ``wash``."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(network_files, "networks")
+    with hnetkit.Library() as library:
+        library.scan("networks")
+    return tmp_path
+
+
+def drawn(model: Model, axes: Any = (), **options: Any) -> DrawnGrid:
+    grid = draw_grid(model, axes, **{"prompt": "a circle", "seed": 7, **SIZE, **options})
+    assert grid is not None
+    return grid
+
+
+def pixels(model: Model, prompt: str) -> bytes:
+    return model.draw(prompt, seed=7, **SIZE)[0].image.tobytes()
+
+
+def test_a_grid_is_the_commands(sd: Model, sd_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = pixels(sd, "a circle")
+    axes = {"strength": [0, 0.5], "hypernetwork": ["ink", "wash:2", None], "prompt": "circle,star"}
+    grid = drawn(sd, axes, networks=["mist:0.3"], negative_prompt="red circle", out="mine.png")
+    said = ["--steps", "2", "--width", "16", "--height", "16", "--device", "cpu", "--negative-prompt", "red circle"]
+    texts = ["--x", "strength=0,0.5", "--y", "hypernetwork=ink,wash:2,none", "--z", "prompt=circle,star"]
+    command = ["grid", "--prompt", "a circle", "--seed", "7", "-n", "mist:0.3", "--model", str(sd_folder)]
+    capsys.readouterr()
+    assert run([*command, *said, *texts, "--out", "its.png", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert Path("mine.png").read_bytes() == Path("its.png").read_bytes()
+    assert Path("mine.jsonl").read_text().replace("mine-cells", "its-cells") == Path("its.jsonl").read_text()
+    assert (grid.path, grid.infotext, len(grid.cells), grid.drawn) == (Path("mine.png"), row["infotext"], 12, 6)
+    assert (grid.axes, grid.networks, grid.prompts) == (row["axes"], row["networks"], row["prompts"])
+    for cell in grid.cells:
+        with Image.open(cell["picture"].replace("mine", "its")) as picture:
+            assert grid.picture(cell).tobytes() == picture.tobytes()
+    assert grid.image.size == Image.open("its.png").size
+    assert pixels(sd, "a circle") == plain
+    assert hnetkit.get_active_hypernetworks(sd.pipe) == []
+
+
+def test_networks_are_rows_and_axes_may_be_the_commands_words(sd: Model, here: Path) -> None:
+    names = drawn(sd, names=["ink", "wash"], strengths=[0, 1], out="names.png")
+    texts = drawn(sd, ["strength=0,1", "hypernetwork=ink,wash"], out="texts.png")
+    assert Path("names.png").read_bytes() == Path("texts.png").read_bytes()
+    assert names.axes == texts.axes == {"strength": [0.0, 1.0], "hypernetwork": ["ink", "wash"]}
+    several = drawn(sd, names="ink", strengths="1", prompt=["a circle", "a star"], seed=[7, 8], out="several.png")
+    assert [(cell["prompt"], cell["seed"]) for cell in several.cells] == [
+        (f"{prompt} <hypernet:ink:1>", seed) for prompt in ("a circle", "a star") for seed in (7, 8)
+    ]
+    orders = drawn(sd, {"order": [["ink", "wash"], ["wash", "ink"]]}, networks=["ink", "wash"], out="orders.png")
+    assert [cell["coordinates"]["order"] for cell in orders.cells] == [("ink", "wash"), ("wash", "ink")]
+
+
+def test_the_same_call_draws_what_is_missing_and_tells_how_far_it_is(sd: Model, here: Path) -> None:
+    done: list[tuple[float, float]] = []
+    told: list[str] = []
+    axes = {"seed": range(1, 4)}
+    first = drawn(sd, axes)
+    assert first.drawn == 3
+    with pytest.raises(OutputExists):
+        drawn(sd, axes)
+    Path("grid.png").unlink()
+    Path(first.cells[1]["picture"]).unlink()
+    again = drawn(sd, axes, progress=lambda *at: done.append(at), note=told.append)
+    assert (again.drawn, again.cells) == (1, first.cells)
+    assert done == [(0.5, 1), (1, 1)]
+    assert told == ["2 of 3 pictures are there already."]
+
+
+def test_a_model_is_loaded_where_an_axis_names_another_one_alone(
+    sd: Model, sd_folder: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    original = models.load_pipeline
+
+    def counting(place: str, **options: Any) -> Any:
+        loaded.append(place)
+        return original(place, **options)
+
+    monkeypatch.setattr(models, "load_pipeline", counting)
+    tiny_sd(seed=5).save_pretrained("other")
+    assert drawn(sd, {"strength": [0, 1]}, networks=["ink"]).drawn == 2
+    assert loaded == []
+    grid = drawn(sd, {"checkpoint": ["other"], "seed": [1]}, out="other.png")
+    assert loaded == ["other"]
+    assert [cell["model"] for cell in grid.cells] == ["other"]
+
+
+def test_a_model_whose_files_were_replaced_since_it_was_loaded_is_loaded_again_first(
+    sd_folder: Path, here: Path
+) -> None:
+    shutil.copytree(sd_folder, "own")
+    model = hnetkit.load_model("own", device="cpu")
+    file = Path("own/scheduler/scheduler_config.json")
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(FileChanged, match="own: replaced since the model was loaded"):
+        drawn(model, {"seed": [1]})
+    assert drawn(hnetkit.load_model("own", device="cpu"), {"seed": [1]}).drawn == 1
+
+
+def test_a_cell_that_cannot_be_drawn_is_among_those_that_failed(sd: Model, here: Path) -> None:
+    shutil.copy("networks/ink.pt", "networks/bad.pt")
+    with hnetkit.Library() as library:
+        library.scan("networks")
+        Path("networks/bad.pt").write_bytes(b"no network")
+        grid = drawn(sd, {"hypernetwork": ["ink", "bad"]}, library=library)
+    assert [cell["coordinates"] for cell in grid.failed] == [{"hypernetwork": "bad"}]
+    assert grid.picture(grid.cells[0]).size == (16, 16)
+    with pytest.raises(BadPicture, match="could not be drawn"):
+        grid.picture(grid.cells[1])
+    with pytest.raises(HnetkitError, match=r"bad\.pt"):
+        drawn(sd, {"hypernetwork": ["bad"]}, out="none.png")
+    assert not Path("none.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("axes", "options", "says"),
+    [
+        ({}, {}, "nothing varies"),
+        ({"smpler": ["DDIM"]}, {}, "no axis has this name"),
+        ({"steps": [1, "x"]}, {}, "x: not a number"),
+        ({"seed": [1], "steps": [1], "cfg": [2], "sampler": ["DDIM"]}, {}, "at most 3"),
+        ({"seed": [1]}, {"names": ["ink"]}, "NAMEs are rows already"),
+        ({"seed": [1]}, {"strengths": [1, 2]}, "--strengths goes with NAMEs"),
+        ({"cfg": [1]}, {"seed": [1, 2]}, "one --seed"),
+        ({"cfg": [1]}, {"seed": -2}, "seed -2"),
+        ({"cfg": [1]}, {"prompt": []}, "a prompt and a seed are needed"),
+        ({"cfg": [1]}, {"steps": 0}, "steps: 0"),
+        ({"cfg": [1]}, {"out": "folder"}, "a grid is one picture file"),
+        ("strength=0,1", {"networks": "imk"}, "imk"),
+        ({"cfg": [1]}, {"out": "folder/grid.png"}, "no such folder"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_meant_is_one_of_the_packages_own_errors(
+    sd: Model, here: Path, axes: Any, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises((UsageError, NotFound), match=says):
+        drawn(sd, axes, **options)
+    assert not list(here.glob("grid*"))
+
+
+def test_the_room_is_reached_without_loading_anything_heavy() -> None:
+    probe = (
+        "import sys, hnetkit; hnetkit.generate; hnetkit.load_model; print('torch' in sys.modules);"
+        "print(hnetkit.generate.draw_grid is hnetkit.generate.draw_grid)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", probe], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
