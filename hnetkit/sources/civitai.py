@@ -184,7 +184,9 @@ class Civitai:
         what = f"models of {filters.username}" if filters.username else "models"
         read = functools.partial(read_page, kept=kept)
         while True:
-            query = [*filters.parameters(sort, _SIZES[size]), *([("cursor", cursor)] if cursor else [])]
+            query: list[tuple[str, str | bytes]] = [*filters.parameters(sort, _SIZES[size])]
+            if cursor is not None:  # it goes back as it came, also where it is no text
+                query.append(("cursor", cursor.encode("utf-8", "surrogatepass")))
             try:
                 page = self._get("models", query, what=what, read=read, attempts=_FEW if size else attempts)
                 items = _items(page)
@@ -360,14 +362,13 @@ class Civitai:
     def _get(
         self,
         path: str,
-        query: Iterable[tuple[str, str]] = (),
+        query: Iterable[tuple[str, str | bytes]] = (),
         *,
         what: str,
         read: Callable[[str], Any] = read_json,
         attempts: int = ATTEMPTS,
     ) -> Any:
-        # a cursor goes back as it came, also where it is no text
-        encoded = urlencode(list(query), safe=",", errors="surrogatepass", quote_via=quote)
+        encoded = urlencode(list(query), safe=",", quote_via=quote)
         return self._content(f"{path}?{encoded}" if encoded else path, what, read=read, attempts=attempts)
 
     def _content(
