@@ -177,7 +177,7 @@ class States:
         try:
             rest = _read_rest(folder)
             if rest["format"] != FORMAT:
-                raise FileRefused(f"{folder}: written by another version of hnetkit: {str(rest['format'])[:60]}")
+                raise FileRefused(f"{folder}: written by another version of hnetkit")
             data = _read_tensors(folder / _TENSORS)
             if blake3(data).hexdigest() != rest["blake3"]:
                 raise ValueError("its bytes are not what was written")

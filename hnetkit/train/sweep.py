@@ -180,7 +180,7 @@ class Sweep:
         try:
             data = read_json(self._record)
             if data["format"] != FORMAT:
-                raise ValueError(f"format {data['format']}")
+                raise ValueError("of another format")
             return [str(name) for name in data["varied"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunChanged(
