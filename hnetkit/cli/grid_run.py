@@ -25,6 +25,7 @@ from hnetkit.generate.grids.grid import Progress, Studio, draw_batches, infotext
 from hnetkit.generate.grids.grid_files import FAILURE, GridFiles, row_of
 from hnetkit.generate.grids.processes import Processes
 from hnetkit.generate.grids.sheet import most_side, require_room
+from hnetkit.generate.loading.embeddings import is_named
 from hnetkit.generate.model import Model, device_of, torch_dtype
 from hnetkit.generate.networks import StackedPrompt, Wish, find_stack
 from hnetkit.generate.picture_files import write_picture
@@ -60,6 +61,7 @@ class GridRun:
     _finder: Finder = field(init=False)
     _hires: StackedPrompt | None = field(init=False)
     _embeddings: list[Path] = field(init=False)
+    _unusable: dict[Path, HnetkitError] = field(init=False, default_factory=dict)
     _shared: dict[str, object] = field(init=False)
     _models: dict[str | None, str] = field(init=False)
     _stamps: dict[str, object] = field(init=False)
@@ -238,7 +240,7 @@ class GridRun:
             "choices": said,
             "files": {name: hash_of_file(path) for name, path in files.items() if path is not None},
             "vae": fingerprint(choices.vae) if choices.vae and os.path.exists(choices.vae) else choices.vae,
-            "embeddings": {path.stem: hash_of_file(path) for path in self._embeddings},
+            "embeddings": {path.stem: _hash_or_fault(path) for path in self._embeddings},
             "hires": [network.network.content_hash for network in hires.networks] if hires else [],
             "device": device,
             "dtype": str(torch_dtype(choices.dtype or settings.get("dtype") or "auto", device)),
@@ -252,13 +254,15 @@ class GridRun:
             import torch
 
             torch.cuda.set_device(self.processes.local_rank)
-        model = choices.load(self.output, self._embeddings)
+        self._unusable.clear()  # another model may be of another base
+        model = choices.load(self.output, self._embeddings, self._unusable.__setitem__)
         self._require_unchanged((*self._files, self._place_of(checkpoint)))
         return model
 
     def _request(self, model: Model, cell: Cell) -> Request:
         draft, choices = cell.draft, self.choices
         self._require_unchanged(file for file in (choices.image, choices.mask) if file)
+        self._require_usable(draft, cell.prompt.text)
         chosen = replace(
             choices,
             negative_prompt=draft.negative_prompt,
@@ -267,6 +271,14 @@ class GridRun:
             sampler=draft.sampler or choices.sampler,
         )
         return chosen.request(model, cell.prompt, draft.seed, self._hires.prompt if self._hires else None)
+
+    def _require_usable(self, draft: Draft, prompt: str) -> None:
+        """Raises why a textual inversion that a picture's prompts name cannot be used."""
+        hires = [self._hires.prompt.text] if self._hires else []
+        texts = (prompt, draft.negative_prompt, *hires, self.choices.hires_negative_prompt or "")
+        for path, failure in self._unusable.items():
+            if any(is_named(path, text) for text in texts):
+                raise failure
 
     def _names(self, asked: Asked) -> dict[tuple[str, Content], str]:
         """Returns what rows and columns are called where that is not the value itself."""
@@ -292,6 +304,14 @@ class GridRun:
                 progress(done * in_all / total, in_all)
 
             yield report
+
+
+def _hash_or_fault(path: Path) -> str:
+    """Returns the hash of a file; of one that cannot be read, why: it fails where it is loaded."""
+    try:
+        return hash_of_file(path)
+    except Exception as error:
+        return f"unreadable: {failure_of(error, str(path))}"
 
 
 def _version(package: str) -> str | None:

@@ -16,7 +16,7 @@ from hnetkit import demo, settings
 from hnetkit.cli.library import complete_name
 from hnetkit.cli.numbers import Number
 from hnetkit.cli.output import Output
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import HnetkitError, NotFound, UsageError
 from hnetkit.generate.request import UPSCALERS, Request, SecondPass, Start, require_size
 from hnetkit.generate.sampling.samplers import SAMPLERS, sampler_name
 from hnetkit.prompts.tags import TaggedPrompt
@@ -105,8 +105,17 @@ class Choices:
         negative = (self.negative_prompt or "", self.hires_negative_prompt or "")
         return find_embeddings([*texts, *negative], settings.get("embeddings"))
 
-    def load(self, output: Output, embeddings: Iterable[Path] = ()) -> Model:
-        """Loads the model and adds textual inversions to it; says so where nobody chose a model."""
+    def load(
+        self,
+        output: Output,
+        embeddings: Iterable[Path] = (),
+        failed: Callable[[Path, HnetkitError], object] | None = None,
+    ) -> Model:
+        """Loads the model and adds textual inversions to it; says so where nobody chose a model.
+
+        Args:
+            failed: as for `hnetkit.generate.loading.embeddings.load_embeddings`.
+        """
         from hnetkit.generate.loading.embeddings import load_embeddings
         from hnetkit.generate.model import load_model
 
@@ -124,7 +133,7 @@ class Choices:
         )
         for note in model.notes:
             output.note(note)
-        load_embeddings(model.pipe, embeddings)
+        load_embeddings(model.pipe, embeddings, failed)
         return replace(model, name=demo.MODEL_NAME) if self.is_demo else model
 
     def request(self, model: Model, prompt: TaggedPrompt, seed: int, hires: TaggedPrompt | None = None) -> Request:

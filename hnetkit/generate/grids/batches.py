@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.grids.cells import Cell
 from hnetkit.generate.loading.folders import download
@@ -135,8 +136,14 @@ def stamp(place: str | os.PathLike[str]) -> list[tuple[str, int, int, int]]:
 
 
 def hash_of_file(path: str | os.PathLike[str]) -> str:
-    """Returns the sha256 of a file; raises NotFound where it is not there."""
+    """Returns the sha256 of a file.
+
+    Raises:
+        NotFound: it is not there.
+        FileRefused: it cannot be read, or is hardly anything but holes.
+    """
     with OpenFile(path) as file:
+        refuse_sparse(file)
         return sha256_of(file)
 
 
