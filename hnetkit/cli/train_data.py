@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from hnetkit.cli.numbers import Number
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.errors import DiskFull, HnetkitError, MissingPackage, NotFound, PartlyFailed, UsageError, failure_of
+from hnetkit.files import read_regular
 
 if TYPE_CHECKING:
     from hnetkit.train.preparing.folder import Describe, Folder, Prepared, Settings
@@ -311,11 +313,15 @@ def _text_of(place: str) -> str:
     try:
         if place == "-":
             data = sys.stdin.buffer.read(_MOST_TABLE + 1)
+        elif os.path.isfile(place):
+            data = read_regular(place, most=_MOST_TABLE)
         else:
             with open(place, "rb") as file:
                 data = file.read(_MOST_TABLE + 1)
     except OSError as error:
         raise NotFound(f"{place}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{place}: {error}", hint="give the table back in parts") from error
     if len(data) > _MOST_TABLE:
         raise UsageError(f"{place}: more than {_MOST_TABLE >> 20} MB", hint="give the table back in parts")
     try:
