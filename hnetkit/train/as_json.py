@@ -63,8 +63,7 @@ def _brief(value: Any) -> str:
 
     A stranger's folder may hold a link to a private file in place of the one that is read.
     """
-    kinds = {str: "a text", list: "a list", tuple: "a list", dict: "an object"}
-    return kinds.get(type(value)) or shown(value)
+    return _KINDS.get(type(value)) or shown(value)
 
 
 def _plain(value: Any) -> Any:
@@ -124,4 +123,5 @@ def _read_tuple(arguments: Sequence[Any], value: Any, where: str) -> tuple[Any, 
     return tuple(_read(kind, item, where) for kind, item in zip(arguments, value, strict=True))
 
 
+_KINDS: Mapping[Any, str] = {str: "a text", list: "a list", tuple: "a list", dict: "an object"}
 _NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
