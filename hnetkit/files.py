@@ -201,7 +201,7 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
 
     Raises:
         OSError: it is not there or cannot be read.
-        ValueError: it is no regular file, or has more than `most` bytes.
+        ValueError: it is no regular file, one of the system's that would be waited for, or has more than `most` bytes.
     """
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     with open(os.open(path, flags), "rb") as file:
@@ -211,7 +211,9 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
         if status.st_size > most:
             raise ValueError(f"more than {most:,} bytes")
         # Python makes room for all that it is asked for, so no more is asked for than there is
-        data = file.read(min(status.st_size, most) + 1)
+        data: bytes | None = file.read(min(status.st_size, most) + 1)
+    if data is None:
+        raise ValueError("nothing can be read from it now")
     if len(data) > most:
         raise ValueError(f"more than {most:,} bytes")
     return data

@@ -77,11 +77,7 @@ def nothing_unforeseen(file: OpenFile) -> Iterator[None]:
 
 
 def _read(file: OpenFile) -> Hypernetwork:
-    if is_sparse(file):
-        raise DamagedFile(
-            f"{file.path}: a sparse file: {file.bytes_on_disk():,} bytes of {file.size:,} are on the disk",
-            hint="get the file again from its source",
-        )
+    refuse_sparse(file)
     head = file.read_at(0, min(file.size, 4096))
     if head.startswith(b"PK\3\4"):
         torch_file = read_torch_zip(file)
@@ -103,6 +99,15 @@ def _read(file: OpenFile) -> Hypernetwork:
 def is_sparse(file: OpenFile) -> bool:
     """Whether a file is larger than any network and hardly anything but holes: reading it would take hours."""
     return file.size > MAX_FILE and file.bytes_on_disk() < file.size
+
+
+def refuse_sparse(file: OpenFile) -> None:
+    """Raises DamagedFile for a file that `is_sparse`: to be called before all of one is read."""
+    if is_sparse(file):
+        raise DamagedFile(
+            f"{file.path}: a sparse file: {file.bytes_on_disk():,} bytes of {file.size:,} are on the disk",
+            hint="get the file again from its source",
+        )
 
 
 def _from_torch(source: TorchFile) -> Hypernetwork:

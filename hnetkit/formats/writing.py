@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,7 @@ from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, NotAHypernetw
 from hnetkit.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, new_file, refuse_existing
 from hnetkit.formats.a1111 import require_metadata
 from hnetkit.formats.convention import a1111_metadata, header_metadata
-from hnetkit.formats.reading import look
+from hnetkit.formats.reading import is_sparse, look
 from hnetkit.formats.safetensors_file import MAX_HEADER
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.write_pt import Pickled, write_zip
@@ -22,6 +23,9 @@ from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRe
 _CHUNK = 4 << 20  # bytes
 _VALUES = 1 << 20  # converted at a time
 _WORTHLESS = ("empty", "html", "git-lfs")  # what stands where a download failed
+_HEAD = 64 << 10  # bytes
+# the name of a tensor, pickled or in a header; or a header's own word
+_OF_A_NETWORK = re.compile(rb'(?:X.{4}|[U\x8c].|")(?:\d+\.[kv]\.)?linear[\d.]|"hnetkit\.hypernetwork"', re.DOTALL)
 _CODES: dict[DType, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp64": "F64"}
 
 
@@ -73,15 +77,20 @@ def require_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def _is_other(path: Path) -> bool:
-    """Whether a file is anything but a network, one that broke, or what a failed download left."""
+    """Whether a file is anything but a network, one that broke, or what a failed download left.
+
+    What is damaged was a network where its beginning still says so.
+    """
     try:
         with OpenFile(path) as file:
             refusal = look(file).refusal
+            if isinstance(refusal, DamagedFile):
+                return is_sparse(file) or not _OF_A_NETWORK.search(file.read_at(0, min(file.size, _HEAD)))
     except HnetkitError:  # nobody knows what it is
         return True
     if isinstance(refusal, NotAHypernetwork):
         return refusal.kind not in _WORTHLESS
-    return not isinstance(refusal, DamagedFile | UnsupportedNetwork | None)
+    return not isinstance(refusal, UnsupportedNetwork | None)
 
 
 def source_sha256(net: Hypernetwork) -> str | None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import AmbiguousName, FileChanged, ModelNotUsable, NotFound, UsageError
 from hnetkit.formats.messages import shown
+from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.memory import is_out_of_memory
@@ -57,7 +58,9 @@ class Lora:
     @cached_property
     def hash(self) -> str:
         """The first 10 hex digits of its file's sha256."""
-        return sha256_of(OpenFile(self.path))[:10]
+        with OpenFile(self.path) as file:
+            refuse_sparse(file)
+            return sha256_of(file)[:10]
 
 
 def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:

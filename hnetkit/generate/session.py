@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import HnetkitError, failure_of
-from hnetkit.generate.loading.embeddings import embeddings_loaded
+from hnetkit.generate.loading.embeddings import embeddings_loaded, is_named
 from hnetkit.generate.loras import Lora, put_on_loras
 from hnetkit.generate.networks import Network, StackedPrompt, put_on_one
 from hnetkit.generate.pipeline import LoadedPipeline
@@ -32,10 +32,6 @@ class DrawSession:
         stacks: every stack that it will draw with.
         embeddings: files of textual inversions.
         note: told which LoRAs belong on the model only in part.
-
-    Raises:
-        ModelNotUsable: a textual inversion is none, or of another base model.
-        FileRefused: it cannot be read safely.
     """
 
     def __init__(
@@ -51,12 +47,13 @@ class DrawSession:
         self._loras: tuple[Lora, ...] = ()
         self._names: dict[_Slot, str] = {}
         self._failures: dict[_Slot, HnetkitError] = {}
+        self._unusable: dict[Path, HnetkitError] = {}  # textual inversions
         with ExitStack() as undo:
             own = get_active_hypernetworks(model.pipe)
             undo.enter_context(applied(model.pipe, {}))
             if embeddings:
                 undo.callback(model.forget_texts)
-                undo.enter_context(embeddings_loaded(model.pipe, embeddings))
+                undo.enter_context(embeddings_loaded(model.pipe, embeddings, self._unusable.__setitem__))
                 model.forget_texts()
             undo.callback(self._unload)
             for slot, network in {slot: network for stack in stacks for slot, network in _slots(stack)}.items():
@@ -83,8 +80,9 @@ class DrawSession:
 
         Raises:
             IncompatibleNetwork, AttachError, FileRefused: what is wrong with one of the networks.
-            ModelNotUsable, FileChanged: what is wrong with one of the LoRAs.
+            ModelNotUsable, FileChanged: what is wrong with a LoRA, or with a textual inversion that it names.
         """
+        self._require_usable(request)
         self._put_on_loras(prompts.loras)
         stack = self._stack(prompts.first)
         set_hypernetworks(self.model.pipe, [name for name, _ in stack], [strength for _, strength in stack])
@@ -92,6 +90,15 @@ class DrawSession:
             return replace(request, stack=stack)
         second = stack if prompts.hires is None else self._stack(prompts.hires)
         return replace(request, stack=stack, second=replace(request.second, stack=second))
+
+    def _require_usable(self, request: Request) -> None:
+        """Raises why a textual inversion that the request's prompts name cannot be used."""
+        texts = [request.prompt, request.negative_prompt]
+        if request.second is not None:
+            texts += [request.second.prompt, request.second.negative_prompt]
+        for path, failure in self._unusable.items():
+            if any(is_named(path, text) for text in texts):
+                raise failure
 
     def _stack(self, prompt: StackedPrompt) -> Stack:
         slots = [slot for slot, _ in _slots(prompt.networks)]

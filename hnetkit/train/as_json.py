@@ -35,7 +35,7 @@ def from_json(kind: type[T], data: Any, where: str) -> T:
         UsageError: an unknown key, a missing one, or a value of another type.
     """
     if not isinstance(data, Mapping):
-        raise UsageError(f"{where}: {shown(data)} is not a JSON object")
+        raise UsageError(f"{where}: {_brief(data)} is not a JSON object")
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # only given dataclasses
     for key in data:
@@ -59,6 +59,14 @@ _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxlong = _SHOWN
 
 
+def _brief(value: Any) -> str:
+    """Returns what a value is where it cannot be meant: a number as it is, of all else nothing that stands in it.
+
+    A stranger's folder may hold a link to a private file in place of the one that is read.
+    """
+    return _KINDS.get(type(value)) or shown(value)
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
@@ -75,7 +83,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is Literal:
         if value not in arguments:
-            raise UsageError(f"{where}: {shown(value)} is none of {', '.join(map(str, arguments))}")
+            raise UsageError(f"{where}: {_brief(value)} is none of {', '.join(map(str, arguments))}")
         return value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -85,16 +93,16 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return _read_tuple(arguments, value, where)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise UsageError(f"{where}: {shown(value)} is not a JSON object")
+            raise UsageError(f"{where}: {_brief(value)} is not a JSON object")
         return dict(value)
     if is_dataclass(hint):
         return from_json(hint, value, where)  # type: ignore[arg-type]  # a class, not one of its objects
     if type(value) in (int, float) and hint in (int, float) and not -LARGEST <= value <= LARGEST:
-        raise UsageError(f"{where}: {shown(value)} is no number from {-LARGEST} to {LARGEST}")
+        raise UsageError(f"{where}: {_brief(value)} is no number from {-LARGEST} to {LARGEST}")
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint or (hint is str and not _is_text(value)):
-        raise UsageError(f"{where}: {shown(value)} is not {_NAMES.get(hint, hint)}")
+        raise UsageError(f"{where}: {_brief(value)} is not {_NAMES.get(hint, hint)}")
     return value
 
 
@@ -109,12 +117,13 @@ def _is_text(value: str) -> bool:
 
 def _read_tuple(arguments: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UsageError(f"{where}: {shown(value)} is not a list")
+        raise UsageError(f"{where}: {_brief(value)} is not a list")
     if arguments[-1] is Ellipsis:
         return tuple(_read(arguments[0], item, where) for item in value)
     if len(value) != len(arguments):
-        raise UsageError(f"{where}: {shown(value)} has not {len(arguments)} values")
+        raise UsageError(f"{where}: {_brief(value)} has not {len(arguments)} values")
     return tuple(_read(kind, item, where) for kind, item in zip(arguments, value, strict=True))
 
 
+_KINDS: Mapping[Any, str] = {str: "a text", list: "a list", tuple: "a list", dict: "an object"}
 _NAMES: Mapping[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}

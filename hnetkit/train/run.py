@@ -108,15 +108,7 @@ class Run:
         Raises:
             RunChanged: another version of hnetkit, or of torch, wrote it.
         """
-        try:
-            _require_numbers(self.guards.state_dict(), state.content["guards"])
-            self._load(state)
-            self.guards.load_state_dict(state.content["guards"])
-        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise RunChanged(
-                f"{self.files.folder}: a checkpoint of another version of hnetkit ({error})",
-                hint="--restart starts over",
-            ) from error
+        self._take(state, self.guards.load_state_dict)
 
     def go(self) -> None:
         """Makes the steps that are missing.
@@ -150,7 +142,7 @@ class Run:
         if not self.stepper.processes.is_main:
             return
         states = self.files.states
-        with no_room_as_error(states.newest_folder):
+        with no_room_as_error(states):
             save(self.as_file(self.step), self.files.snapshot(self.step), overwrite=True)
         states.write(self._state())
         if time.monotonic() - self._plotted > _SECONDS_BETWEEN_PLOTS:
@@ -215,6 +207,7 @@ class Run:
 
         Raises:
             TrainingFailed: it is not to be tried again.
+            RunChanged: as `go_on_from`.
         """
         if verdict.kind == "stop":
             raise self._failure(verdict)
@@ -224,8 +217,7 @@ class Run:
             raise self._failure(verdict)
         self.stepper.processes.shared(None)
         reached = self.step
-        self._load(state)
-        self.guards.roll_back(state.content["guards"])
+        self._take(state, self.guards.roll_back)
         self.say(
             f"Step {reached}: {verdict.reason}. Back to step {self.step}, "
             f"with {self.guards.rate_factor:g} times the rates of the schedule."
@@ -259,6 +251,18 @@ class Run:
                 "seconds": self._seconds,
             },
         )
+
+    def _take(self, state: State, as_guards: Callable[[Mapping[str, Any]], None]) -> None:
+        """Takes a state over, its statistics by one of the guards' own ways; raises RunChanged where it is no run's."""
+        try:
+            _require_numbers(self.guards.state_dict(), state.content["guards"])
+            self._load(state)
+            as_guards(state.content["guards"])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise RunChanged(
+                f"{self.files.folder}: a checkpoint of another version of hnetkit ({error})",
+                hint="--restart starts over",
+            ) from error
 
     def _load(self, state: State) -> None:
         """Takes over a state but for what guards know."""

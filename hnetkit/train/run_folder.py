@@ -14,7 +14,7 @@ from blake3 import blake3
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
 from hnetkit.files import alone, new_file, refuse_links
 from hnetkit.limits import json_size, read_json
-from hnetkit.train.as_json import from_json, shown
+from hnetkit.train.as_json import from_json
 from hnetkit.train.data import changes
 from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step
 from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe
@@ -100,6 +100,7 @@ class RunFolder:
         if self.record.exists():
             self._require_own_record()
             self._require_own_networks()
+            self._require_names()
         elif self.folder.is_dir():
             others = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
             if others:
@@ -164,7 +165,10 @@ class RunFolder:
             return False
         try:
             recipe, before = self._read()
-            return recipe == self.recipe and before == found and load(files[0]).step == last_step
+            if recipe != self.recipe or before != found:
+                return False
+            first, second = map(load, files)  # a power cut may have come between the two
+            return first.step == second.step == last_step and first.content_hash == second.content_hash
         except HnetkitError:
             return False
 
@@ -256,6 +260,15 @@ class RunFolder:
                     hint=f"move it away, or {_ELSEWHERE}",
                 )
 
+    def _require_names(self) -> None:
+        """Raises OutputExists where something stands that hours of training later could not be written over."""
+        previews = (path for path, _ in _numbered(self.folder / "previews", self.recipe.name, ".png"))
+        for path in (self.folder / CSV_NAME, self.folder / PLOT_NAME, *previews):
+            if path.exists() and not path.is_file():
+                raise OutputExists(
+                    f"{path}: no file, and a run writes one there", hint=f"move it away, or {_ELSEWHERE}"
+                )
+
     def _require_given_elsewhere(self) -> None:
         replaced = [path for path, _ in self._networks()]
         given = [file for file in (self.recipe.start, *self.recipe.beside) if file is not None]
@@ -270,7 +283,7 @@ class RunFolder:
         """Returns the recipe of the record, and what else is there to say what the run was made on."""
         data = read_json(self.record, most=MAX_RECORD, made=MADE_OF_RECORD)
         if data["format"] != FORMAT:
-            raise ValueError(f"format {shown(data['format'])}")
+            raise ValueError("of another format")
         return Recipe.from_json(data["recipe"], str(self.record)), data["found"]
 
     def _read(self) -> tuple[Recipe, Found]:

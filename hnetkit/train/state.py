@@ -32,6 +32,7 @@ MAX_TENSORS = 32 << 30
 """Bytes of a checkpoint's tensors: a network of 4 GiB, an optimizer's two moments, and room for more."""
 
 _MOST_STEPS = 2**63 - 1
+_MOST_DIGITS = 18  # of a checkpoint's number
 _TENSORS, _REST = "tensors.safetensors", "state.json"
 _UNFINISHED = ".unfinished"
 _CODES = {
@@ -69,15 +70,15 @@ class States:
         """Writes a checkpoint and returns its folder.
 
         Raises:
-            DiskFull: no room for it, although all but the newest were removed; that one is still there.
+            DiskFull: no room for it, although all but the newest whole one were removed; that one is still there.
         """
-        with no_room_as_error(self.newest_folder):
+        with no_room_as_error(self):
             try:
                 written = self._write(state)
             except OSError as error:
                 if error.errno not in _NO_ROOM or len(self._numbers()) < 2:
                     raise
-                self._prune(1)
+                self._leave_newest_whole()
                 written = self._write(state)
         self._prune(self._keep)
         return written
@@ -126,11 +127,21 @@ class States:
         numbers = self._numbers()
         return self._folder(numbers[-1]) if numbers else None
 
+    @property
+    def newest_whole(self) -> Path | None:
+        """The folder of the checkpoint that `read` would return; None where none is whole."""
+        for number in reversed(self._numbers()):
+            with suppress(FileRefused):
+                self._read(self._folder(number))
+                return self._folder(number)
+        return None
+
     def _numbers(self) -> list[int]:
         if not self.folder.is_dir():
             return []
         names = (path.name for path in self.folder.iterdir() if path.name.isdecimal() and os.path.isdir(path))
-        return sorted(int(name) for name in names if name == f"{int(name):08}")
+        # a longer one is nobody's count, and would leave no room for the name of the next
+        return sorted(int(name) for name in names if len(name) <= _MOST_DIGITS and name == f"{int(name):08}")
 
     def _folder(self, number: int) -> Path:
         return self.folder / f"{number:08}"
@@ -166,7 +177,7 @@ class States:
         try:
             rest = _read_rest(folder)
             if rest["format"] != FORMAT:
-                raise FileRefused(f"{folder}: written by another version of hnetkit: {str(rest['format'])[:60]}")
+                raise FileRefused(f"{folder}: written by another version of hnetkit")
             data = _read_tensors(folder / _TENSORS)
             if blake3(data).hexdigest() != rest["blake3"]:
                 raise ValueError("its bytes are not what was written")
@@ -176,6 +187,13 @@ class States:
             return State(rest["step"], content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise DamagedFile(f"{folder}: a damaged checkpoint ({error})", hint="--restart starts over") from error
+
+    def _leave_newest_whole(self) -> None:
+        """Removes all checkpoints but the newest that is whole: a damaged one cannot be gone on from."""
+        kept = self.newest_whole
+        for folder in map(self._folder, self._numbers()) if kept else ():
+            if folder != kept:
+                self._remove(folder)
 
     def _prune(self, keep: int) -> None:
         for number in self._numbers()[:-keep]:
@@ -204,11 +222,11 @@ def require_room(folder: Path, size_bytes: int) -> None:
 
 
 @contextmanager
-def no_room_as_error(newest: Path | None) -> Iterator[None]:
+def no_room_as_error(states: States) -> Iterator[None]:
     """Surrounds the writing of a checkpoint.
 
     Args:
-        newest: the checkpoint before it, which is still there.
+        states: those before it; the newest that is whole is still there.
 
     Raises:
         DiskFull: in place of the system's own error.
@@ -218,7 +236,8 @@ def no_room_as_error(newest: Path | None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        kept = f"the one before, {newest}, is whole" if newest else "there is none before it"
+        newest = states.newest_whole
+        kept = f"the one before, {newest}, is whole" if newest else "there is no whole one before it"
         raise DiskFull(
             f"no room for a checkpoint ({error.strerror}); {kept}",
             hint="make room and give the same command again",

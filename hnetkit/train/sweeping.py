@@ -16,8 +16,9 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import OutputExists, RunChanged, TrainingFailed, UsageError
+from hnetkit.errors import DiskFull, HnetkitError, OutputExists, RunChanged, TrainingFailed, UsageError
 from hnetkit.files import new_file, refuse_links
+from hnetkit.hashes import blake3_of
 from hnetkit.limits import read_json
 from hnetkit.text import to_cell
 from hnetkit.train.captions import Template
@@ -52,7 +53,7 @@ class Outcome:
         steps: made in all.
         roll_backs: in all.
         seconds: that training took, previews and checkpoints left out.
-        failure: why a guard stopped it, and what remedies that; empty where none did.
+        failure: why it failed, or what it made cannot be told, and what remedies that; empty where it did not.
     """
 
     run: SweepRun
@@ -106,10 +107,15 @@ class Sweep:
             return
         refuse_links([self.folder / ".lock", *(run.folder for run in self.runs)])
         if self._record.exists():
-            before = self._read_record()
+            before, written = self._read_record()
             if before != list(self.varied):
                 raise RunChanged(
                     f"{self.folder}: a sweep over {_listed(before)}, not over {_listed(self.varied)}", hint=hint
+                )
+            if written is not None and self._table.is_file() and blake3_of(self._table) != written:
+                raise OutputExists(
+                    f"{self._table}: changed since it was written, and would be replaced",
+                    hint="move it away, or give it another name",
                 )
             return
         others = sorted(path.name for path in self.folder.iterdir() if not path.name.startswith("."))
@@ -161,8 +167,7 @@ class Sweep:
     def begin(self) -> None:
         """Writes down what varies."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        record = {"format": FORMAT, "varied": self.varied}
-        _write(self._record, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+        self._write_record()
 
     def write(self, outcomes: Sequence[Outcome], previews: Previews) -> Path:
         """Writes ``sweep.csv`` and ``sweep.png`` and returns the path of the sheet.
@@ -171,7 +176,8 @@ class Sweep:
             FileRefused, NotFound: a network is not there any more.
             OutOfMemory: drawing needs more than there is.
         """
-        _write(self.folder / "sweep.csv", _as_csv([outcome.row() for outcome in outcomes]))
+        _write(self._table, _as_csv([outcome.row() for outcome in outcomes]))
+        self._write_record()
         path = self.folder / "sweep.png"
         sheet = _sheet(f"{self.name}: {len(outcomes)} runs over {_listed(self.varied)}", outcomes, previews)
         with new_file(path, overwrite=True) as file:
@@ -182,12 +188,23 @@ class Sweep:
     def _record(self) -> Path:
         return self.folder / "sweep.json"
 
-    def _read_record(self) -> list[str]:
+    @property
+    def _table(self) -> Path:
+        return self.folder / "sweep.csv"
+
+    def _write_record(self) -> None:
+        """Writes down what varies, and what is in the table."""
+        table = blake3_of(self._table) if self._table.is_file() else None
+        record = {"format": FORMAT, "varied": self.varied, "table": table}
+        _write(self._record, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+    def _read_record(self) -> tuple[list[str], str | None]:
+        """Returns what varies, and the hash of the table as it was written, where the record has one."""
         try:
             data = read_json(self._record)
             if data["format"] != FORMAT:
-                raise ValueError(f"format {data['format']}")
-            return [str(name) for name in data["varied"]]
+                raise ValueError("of another format")
+            return [str(name) for name in data["varied"]], data.get("table")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RunChanged(
                 f"{self._record}: cannot be read ({error})", hint="choose another --name or --out"
@@ -250,7 +267,9 @@ def make_all(
         library: networks are put into it; None is that of the command line.
 
     Raises:
-        HnetkitError: as `hnetkit.train.loop.train`, but for what a guard stops: that is a run's outcome.
+        DiskFull: there is no room.
+        HnetkitError: as `hnetkit.train.loop.train`, where there are several processes, but for what a guard stops;
+            what else is wrong with a run is its outcome.
     """
     processes = Processes(model.pipe.unet.device.type)
     previews = sweep.previews(model)
@@ -265,7 +284,9 @@ def make_all(
         for number, (run, before) in enumerate(zip(sweep.runs, done, strict=True)):
             heading = f"Run {number + 1} of {len(done)}: {run.label}"
             told.note(f"{heading}, finished before" if before else heading)
-            outcome = before or _made(run, model, data[number], beginning, told, force=force)
+            outcome = before or _made(
+                run, model, data[number], beginning, told, force=force, is_alone=processes.size == 1
+            )
             outcomes.append(outcome)
             if processes.is_main:
                 if outcome.files:
@@ -280,12 +301,29 @@ def make_all(
 
 
 def _made(
-    run: SweepRun, model: Model, data: TrainingData, beginning: Beginning, told: Callbacks, *, force: bool
+    run: SweepRun,
+    model: Model,
+    data: TrainingData,
+    beginning: Beginning,
+    told: Callbacks,
+    *,
+    force: bool,
+    is_alone: bool,
 ) -> Outcome:
-    """Returns what came of a run that was made, or gone on with, also where a guard stopped it."""
+    """Returns what came of a run that was made, or gone on with, also where it could not be.
+
+    Args:
+        is_alone: no other process waits for this one, which may go on after any failure.
+
+    Raises:
+        DiskFull: there is no room for the others either.
+        HnetkitError: as `hnetkit.train.loop.train`, where other processes wait for this one.
+    """
     try:
         result = train(run.recipe, model, data, run.folder, beginning=beginning, force=force, told=told)
-    except TrainingFailed as error:
+    except HnetkitError as error:
+        if isinstance(error, DiskFull) or not (is_alone or isinstance(error, TrainingFailed)):
+            raise
         return _outcome(run, failure=f"{error}; {error.hint}" if error.hint else str(error))
     return _outcome(run, result.files)
 
@@ -300,7 +338,10 @@ def _finished(run: SweepRun, found: Found) -> Outcome | None:
 
 def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Outcome:
     """Returns what the log says of a run."""
-    rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
+    try:
+        rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
+    except HnetkitError as error:
+        rows, failure = deque(), failure or f"{error}; {error.hint}"
     if not rows:
         return Outcome(run, tuple(files), None, 0, 0, 0.0, failure)
     last = rows[0]

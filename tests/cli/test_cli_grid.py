@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from pipelines import tiny_sd
+from safetensors.torch import save_file
 
 from hnetkit import demo, settings
 from hnetkit.cli import run
@@ -312,6 +313,38 @@ def test_a_lora_that_cannot_be_put_on_leaves_its_own_cells_empty(model: str, lib
     assert run(["generate", prompt, "--model", model, "--seed", "7", "--out", "one.png"]) == 0
     with Image.open("one.png") as one, Image.open(record()[3]["picture"]) as cell:
         assert one.convert("RGB").tobytes() == cell.convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("fault", ["damaged", "another base", "holes"])
+def test_a_textual_inversion_that_cannot_be_used_leaves_its_own_cells_empty(
+    model: str, out: Path, tmp_path: Path, fault: str
+) -> None:
+    folder = tmp_path / "inversions"
+    folder.mkdir()
+    save_file({"emb_params": torch.zeros(1, 5)}, folder / "square.safetensors")
+    if fault == "damaged":
+        (folder / "square.safetensors").write_bytes(b"PK\3\4" * 50)
+    elif fault == "holes":
+        os.truncate(folder / "square.safetensors", 1 << 40)
+    settings.put("embeddings", str(folder))
+    assert run(command(model, "--x", "prompt=circle,square", "--y", "seed=1,2")) == 1
+    assert [(row["x"], FAILURE in row) for row in record()] == [(0, False), (1, True), (0, False), (1, True)]
+    assert all("square.safetensors" in row.get(FAILURE, "square.safetensors") for row in record())
+
+
+def test_models_and_loras_of_holes_leave_their_own_cells_empty(model: str, out: Path, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "big.safetensors"):
+        save_file({"x": torch.zeros(9)}, tmp_path / name)
+        os.truncate(tmp_path / name, 1 << 40)
+    settings.put("loras", str(tmp_path))
+    assert run(command(model, "--x", "prompt=circle,circle <lora:big:1>")) == 1
+    assert (
+        run(command(model, "--x", f"checkpoint={model},{tmp_path / 'model.safetensors'}", "--out", "models.png")) == 1
+    )
+    for rows in (record(), record("models.jsonl")):
+        assert [FAILURE in row for row in rows] == [False, True]
+        assert "a sparse file" in rows[1][FAILURE]
+    assert run(command(model, "--x", "seed=1,2", "--vae", str(tmp_path / "model.safetensors"), "--out", "vae.png")) == 7
 
 
 def test_random_seeds_of_a_grid_with_a_failed_cell_are_kept(model: str, broken: Path, out: Path) -> None:

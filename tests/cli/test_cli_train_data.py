@@ -104,7 +104,10 @@ def test_a_full_disk_ends_the_run_and_is_named(
 def test_an_endless_table_is_refused(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "edited.csv").touch()
     os.truncate(tmp_path / "edited.csv", 1 << 40)
-    assert "more than 16 MB" in said(capsys, "review", pictures, "--apply", tmp_path / "edited.csv", exit_code=2)[1]
+    assert (
+        "more than 16,777,216 bytes"
+        in said(capsys, "review", pictures, "--apply", tmp_path / "edited.csv", exit_code=2)[1]
+    )
 
 
 def test_what_is_odd_about_the_pictures_is_said(

@@ -166,11 +166,38 @@ def test_a_network_replaces_no_file_that_hnetkit_does_not_know(commands: Command
         assert (tmp_path / name).read_bytes() == before
 
 
+def test_a_network_replaces_nothing_that_is_damaged_and_never_was_one(commands: Commands, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    torch.save({"model.diffusion_model.x": torch.zeros(99)}, folder / "model.pt")
+    save_file({"model.diffusion_model.x": torch.zeros(99)}, folder / "model.safetensors")
+    for name in ("model.pt", "model.safetensors"):
+        os.truncate(folder / name, 350)
+    with zipfile.ZipFile(folder / "photos.bin", "w") as archive:
+        archive.writestr("1.raw", bytes(range(256)) * 9)
+    os.truncate(folder / "photos.bin", 900)
+    (folder / "rom.bin").write_bytes(bytes.fromhex("80371240") + b"game" * 99)
+    (folder / "empty.ckpt").write_bytes(b"PK\5\6" + bytes(18) + b"more")
+    (folder / "disk.bin").write_bytes(b"boot" * 999)
+    os.truncate(folder / "disk.bin", 100 << 30)
+    for path in sorted(folder.iterdir()):
+        before = path.stat()
+        assert run([*commands["convert"](path), "--overwrite"]) == 2, path.name
+        assert (path.stat().st_ino, path.stat().st_size) == (before.st_ino, before.st_size)
+
+
 def test_a_network_replaces_an_earlier_one_and_a_broken_one(commands: Commands, library: Path, tmp_path: Path) -> None:
     page, cut = tmp_path / "page.pt", tmp_path / "cut.pt"
     page.write_bytes(b"<!doctype html>")
     cut.write_bytes((library / "ink.pt").read_bytes()[:400])
-    for path in (library / "ink.pt", page, cut):
+    legacy, old = networks.network_file(tmp_path, "legacy.pt", container="legacy"), tmp_path / "old.pt"
+    old.write_bytes(legacy.read_bytes().replace(b"linear.0.", b"linear1.0"))
+    hnetkit.save(hnetkit.load(library / "ink.pt"), tmp_path / "cut.safetensors")
+    torch.save(torch.load(legacy), resaved := tmp_path / "resaved.pt")
+    broken = (cut, legacy, old, tmp_path / "cut.safetensors", resaved)
+    for path in broken[1:]:
+        os.truncate(path, 600 if path.suffix == ".safetensors" else path.stat().st_size - 100)
+    for path in (library / "ink.pt", page, *broken):
         assert run([*commands["convert"](path), "--overwrite"]) == 0
         hnetkit.load(path)
 

@@ -124,12 +124,44 @@ def test_a_record_that_is_another_name_of_a_file_elsewhere_becomes_a_file_of_its
 
 def test_of_the_lines_of_another_process_only_those_of_grids_are_taken(tmp_path: Path) -> None:
     outside, files = tmp_path / "outside", GridFiles(tmp_path / "grid.png")
-    outside.write_bytes(b"a private line\n" + GOOD + b"\n")
+    outside.write_bytes(GOOD + b"\na private line\n")
     files.folder.mkdir()
     os.link(outside, files.folder / "process-1.jsonl")
     files.settle()
     assert files.record.read_bytes() == GOOD + b"\n"
-    assert outside.read_bytes() == b"a private line\n" + GOOD + b"\n"
+    assert outside.read_bytes() == GOOD + b"\na private line\n"
+
+
+@pytest.mark.parametrize("name", ["process-log.jsonl", "process-.jsonl", "process-1.old.jsonl", "processes.jsonl"])
+def test_a_persons_own_file_in_a_folder_of_a_grids_name_stays(tmp_path: Path, name: str) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    files.folder.mkdir()
+    (files.folder / name).write_bytes(GOOD + b"\n")
+    files.require_ours()
+    files.settle()
+    files.finish([ROW])
+    files.discard(["a"])
+    assert [path.name for path in files.folder.iterdir()] == [name]
+
+
+def test_a_file_that_is_called_as_lines_of_a_process_and_is_none_is_not_written_to(tmp_path: Path) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    files.folder.mkdir()
+    (files.folder / "process-1.jsonl").write_bytes(b'{"cell": 17}\n')
+    with pytest.raises(OutputExists, match=r"process-1\.jsonl: the file exists and is no grid's record"):
+        files.require_ours()
+    for torn in (b"", GOOD[:5], GOOD[:5] + b"\n" + GOOD + b"\n"):
+        (files.folder / "process-1.jsonl").write_bytes(torn)
+        files.require_ours()
+
+
+def test_a_line_for_which_there_was_no_room_spoils_no_other(tmp_path: Path) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    files.append([ROW])
+    with files.record.open("ab") as file:
+        file.write(GOOD[:100])
+    files.append([ROW | {"key": "b"}])
+    assert [row["key"] for row in files.rows()] == ["a", "b"]
 
 
 def test_a_grid_that_fails_as_a_whole_leaves_the_record_of_another_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import tracemalloc
@@ -71,6 +72,21 @@ def test_a_pipe_called_as_a_configuration_is_not_waited_for(tmp_path: Path) -> N
     os.mkfifo(tmp_path / "config.json")
     with pytest.raises(ValueError, match="not a regular file"):
         read_json(tmp_path / "config.json")
+
+
+def test_a_file_of_the_system_that_has_nothing_to_say_yet_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kernel's log is, to which a link may lead: Python gives None for it."""
+
+    class Silent(io.BufferedReader):
+        def read(self, size: int | None = -1) -> Any:
+            return None
+
+    (tmp_path / "a.json").write_bytes(b"{}")
+    monkeypatch.setattr("builtins.open", lambda handle, mode: Silent(io.FileIO(handle)))
+    with pytest.raises(ValueError, match="nothing can be read from it now"):
+        read_json(tmp_path / "a.json")
 
 
 def test_a_file_larger_than_any_of_its_kind_is_not_read_whole(tmp_path: Path) -> None:

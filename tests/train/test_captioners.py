@@ -395,6 +395,24 @@ def test_a_tag_that_no_caption_can_hold_is_refused(tmp_path: Path, name: str) ->
         load_tagger(str(tmp_path), device="cpu")
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        "name,category\nSECRET,SECRET\nb,0\nc,0\n",
+        "name,category\na\x1bSECRET,0\nb,0\nc,0\n",
+        f"name,category\nSECRET{'x' * 400},0\nb,0\nc,0\n",
+        "name,category,SECRET,SECRET,name\na,0,1,2,3\n",
+    ],
+)
+def test_of_a_table_that_is_none_of_tags_nothing_is_said(tmp_path: Path, table: str) -> None:
+    """A folder from a stranger may hold a link to a private table in place of it."""
+    folder = wd_folder(tmp_path / "wd", [("a", 0), ("b", 0), ("c", 0)], [5.0, 5.0, 5.0])
+    (folder / "selected_tags.csv").write_text(table)
+    with pytest.raises(ModelNotUsable) as raised:
+        load_tagger(str(folder), device="cpu")
+    assert "SECRET" not in str(raised.value)
+
+
 def test_a_table_without_tags_is_refused(tmp_path: Path) -> None:
     wd_folder(tmp_path, [("a", 0), ("b", 0)], [0.9, 0.9])
     (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n")

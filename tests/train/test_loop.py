@@ -34,7 +34,7 @@ from hnetkit.train.loop import Callbacks, train
 from hnetkit.train.previews import PreviewSettings
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import Report
-from hnetkit.train.state import States
+from hnetkit.train.state import State, States
 
 
 @pytest.fixture(scope="module")
@@ -485,6 +485,22 @@ def test_a_rate_that_ruins_the_network_is_rolled_back_and_lowered(model: Model, 
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "ink").values())
     log = (tmp_path / "ink" / "hypernetwork_loss.csv").read_text().splitlines()
     assert float(log[-1].split(",")[4]) == pytest.approx(1e-2)
+
+
+def test_a_checkpoint_of_no_run_is_no_defect_when_a_run_goes_back_to_it(
+    model: Model, pictures: Path, tmp_path: Path
+) -> None:
+    recipe = small_recipe(pictures, rates="1e30", optimizer="SGD", max_steps=6, save_every=0, guarded=True)
+    folder = tmp_path / "ink" / "state" / "00000001"
+
+    def made(report: Report) -> None:
+        if folder.parent.is_dir() and report.step == 1:
+            shutil.rmtree(folder)
+            States(tmp_path / "other").write(State(0, {"network": {}, "guards": {}, "seconds": 0.0}))
+            (tmp_path / "other" / folder.name).rename(folder)
+
+    with pytest.raises(RunChanged, match="another version"):
+        train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(made=made))
 
 
 def test_a_lowered_rate_outlives_an_interruption(model: Model, pictures: Path, tmp_path: Path) -> None:

@@ -315,6 +315,26 @@ def test_a_text_that_is_no_caption_of_an_earlier_picture_is_neither_replaced_nor
     assert names(out) == ["todo.txt"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+def test_where_a_picture_cannot_be_replaced_its_caption_is_not_either(source: Path, out: Path) -> None:
+    import resource
+
+    path = source / "a.png"
+    noise((64, 64)).save(path)
+    (source / "a.txt").write_text("before")
+    prepared(out, path)
+    pictures = {path.name: path.read_bytes() for path in out.iterdir()}
+    (source / "a.txt").write_text("now")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == pictures
+
+
 def test_a_caption_whose_picture_was_not_written_any_more_is_taken_over(source: Path, out: Path) -> None:
     path = save(source, "a.png")
     for folder in (source, out):

@@ -77,7 +77,7 @@ def test_names_that_only_look_reserved_are_taken() -> None:
     [
         ({"batchsize": 2}, "there is no setting batchsize"),
         ({"build": {"layers": 3}}, "build: there is no setting layers"),
-        ({"batch_size": "2"}, "batch_size: '2' is not a whole number"),
+        ({"batch_size": "2"}, "batch_size: a text is not a whole number"),
         ({"batch_size": True}, "is not a whole number"),
         ({"batch_size": 0}, "batch_size 0"),
         ({"drop_tags": 2}, "between 0 and 1"),
@@ -129,6 +129,18 @@ def test_names_that_only_look_reserved_are_taken() -> None:
 def test_what_cannot_be_meant_is_refused_by_name(change: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         Recipe.from_json({"name": "ink", "model": "m", "pictures": "p", **change})
+
+
+def test_of_a_text_that_cannot_be_meant_nothing_is_said() -> None:
+    """A folder from a stranger may hold a link to a private file in place of a recipe: a wallet's words, say."""
+    for name in ("seed", "precision", "build", "size", "beside", "optimizer_options", "drop_tags", "alpha_as_weight"):
+        for value in ("SECRET words", ["SECRET"], {"x": "SECRET"}):
+            said = ""
+            try:
+                Recipe.from_json({"name": "ink", "model": "m", "pictures": "p", name: value})
+            except UsageError as error:
+                said = f"{error} {error.hint}"
+            assert "SECRET" not in said, name
 
 
 def test_a_near_name_is_offered() -> None:

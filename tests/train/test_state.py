@@ -139,6 +139,32 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+@pytest.mark.parametrize("damaged", [[3], [2, 3], [1, 2, 3]])
+def test_a_full_disk_leaves_the_newest_checkpoint_that_is_whole(tmp_path: Path, damaged: list[int]) -> None:
+    import resource
+
+    states = States(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        folder = states.write(State(step, {"weight": torch.full((1000,), float(step))}))
+        if step in damaged:
+            os.truncate(folder / "tensors.safetensors", 100)
+    whole = 3 - len(damaged)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
+    try:
+        with pytest.raises(DiskFull, match=f"{whole:08}, is whole" if whole else "no whole one before it"):
+            states.write(State(4, {"weight": torch.full((1000,), 4.0)}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    if whole:
+        read = states.read()
+        assert read is not None
+        assert read.step == whole
+    else:
+        assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_too_little_room_is_said_before(tmp_path: Path) -> None:
     require_room(tmp_path, 1)
     with pytest.raises(DiskFull, match="MB are free"):
@@ -309,12 +335,13 @@ def test_links_in_place_of_checkpoints_are_removed_and_what_they_lead_to_stays(t
 
 def test_folders_that_no_run_made_are_no_checkpoints(tmp_path: Path) -> None:
     states = States(tmp_path, keep=1)
-    for name in ("5", "²", "٣", "0000000000009"):
+    names = {"5", "²", "٣", "0000000000009", "9" * 250, "1" + "0" * 240}
+    for name in names:
         (tmp_path / name).mkdir()
     states.write(state(1))
     states.write(state(2))
     states.drop_after(1)
-    assert {path.name for path in tmp_path.iterdir()} == {"5", "²", "٣", "0000000000009"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,33 @@ def test_a_run_that_fails_is_shown_as_failed_and_the_others_are_made(
     assert greys > 192 * 192  # of two crossed cells
 
 
+def test_a_run_whose_log_or_checkpoints_are_damaged_stops_no_other(model: Model, recipe: Recipe, done: Sweep) -> None:
+    table = done.runs[0].folder / "hypernetwork_loss.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines[:2], "x,y", *lines[2:], ""]))
+    for path in (done.runs[1].folder / "state").glob("*/tensors.safetensors"):
+        path.write_bytes(b"")
+    (done.runs[1].folder / f"{done.runs[1].recipe.name}.pt").unlink()
+    sweep = over_rates(recipe, done.folder.parent, ("1e-2", "1e-3", "1e-4"))
+    logged, damaged, good = made(sweep, model)
+    assert "no row of a training log" in logged.failure
+    assert "damaged checkpoint" in damaged.failure
+    assert (good.failure, len(good.files)) == ("", 2)
+
+
+def test_a_table_that_somebody_edited_is_not_replaced(model: Model, recipe: Recipe, done: Sweep) -> None:
+    made(done, model)
+    table = done.folder / "sweep.csv"
+    table.write_text(table.read_text() + "the second one is best\n")
+    with pytest.raises(OutputExists, match=r"sweep\.csv: changed since it was written") as raised:
+        made(over_rates(recipe, done.folder.parent, ("1e-2", "1e-3", "1e-4")), model)
+    assert "move" in str(raised.value.hint)
+    assert "best" in table.read_text()
+    table.rename(done.folder / "mine.csv")
+    made(done, model)
+    assert table.is_file()
+
+
 def test_what_is_finished_is_not_made_again_and_what_is_not_goes_on(
     model: Model, recipe: Recipe, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
@@ -35,6 +36,7 @@ FORMAT = "hnetkit.grid/1"
 _TEXTS = ("key", "picture", "prompt", "negative_prompt", "sampler", "model", "infotext")
 _NUMBERS = ("steps", "cfg_scale")
 _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
+_PART = re.compile(r"process-\d{1,9}\.jsonl")
 
 FAILURE = "failure"
 """In a row: why there is no picture."""
@@ -78,14 +80,12 @@ class GridFiles:
         refuse_links((self.record, self.folder))
         is_other = self.record.exists() and not self.record.is_file()
         # what is written to a link would go elsewhere, and what is read there would get into the record
-        is_link = any(path.is_symlink() for path in (self.record, self.folder, *self.folder.glob("process-*.jsonl")))
+        is_link = any(path.is_symlink() for path in (self.record, self.folder, *self._named_as_parts()))
         if is_other or is_link or (self.folder.exists() and not self.folder.is_dir()):
             raise OutputExists(f"{self.record} or {self.folder} is something else", hint="choose another --out")
-        if self.record.exists():
-            with self.record.open("rb") as file:
-                head = file.read(len(_BEGINNING))
-            if not _BEGINNING.startswith(head):
-                raise OutputExists(f"{self.record}: the file exists and is no grid's record", hint="another --out")
+        for path in (self.record, *self._parts()):
+            if path.exists() and not _is_record(path):
+                raise OutputExists(f"{path}: the file exists and is no grid's record", hint="another --out")
 
     def require_alone(self, keys: Iterable[str]) -> None:
         """Raises OutputExists where the record is another grid's, whose sheet differs in its suffix alone.
@@ -195,12 +195,18 @@ class GridFiles:
             path.unlink()
 
     def _parts(self) -> list[Path]:
-        found = self.folder.glob("process-*.jsonl")
+        found = self._named_as_parts()
         return sorted(path for path in found if os.path.isfile(path) and not path.is_symlink())
+
+    def _named_as_parts(self) -> list[Path]:
+        """Returns what is called as processes call their lines; other files of the folder are a person's own."""
+        return [path for path in self.folder.glob("process-*.jsonl") if _PART.fullmatch(path.name)]
 
     def _append(self, path: Path, lines: bytes) -> None:
         refuse_links((path,))
-        with path.open("ab") as file:
+        with path.open("a+b") as file:
+            if _is_torn(file):  # there was no room for all of it
+                lines = b"\n" + lines
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
@@ -218,6 +224,20 @@ class GridFiles:
 def row_of(key: str, place: Mapping[str, Any], facts: Mapping[str, Any]) -> Row:
     """Returns a line of the record: the picture's key, where in the grid it is shown, and all that it was drawn by."""
     return {"format": FORMAT, "key": key, **place, **{name: fact for name, fact in facts.items() if name not in place}}
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file begins as records do, or is empty; of the first line, there may have been room for a part."""
+    with path.open("rb") as file:
+        return _BEGINNING.startswith(file.read(len(_BEGINNING)).split(b"\n")[0])
+
+
+def _is_torn(file: BinaryIO) -> bool:
+    """Whether the last line of a file has no end."""
+    if not file.seek(0, os.SEEK_END):
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:

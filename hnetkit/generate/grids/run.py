@@ -389,7 +389,7 @@ class GridRun:
             "choices": {name: value for name, value in chosen.items() if name not in ("place", *files)},
             "files": {name: hash_of_file(path) for name, path in files.items() if path is not None},
             "vae": fingerprint(source.vae) if source.vae and os.path.exists(source.vae) else source.vae,
-            "embeddings": {path.stem: hash_of_file(path) for path in self._embeddings},
+            "embeddings": {path.stem: _hash_or_fault(path) for path in self._embeddings},
             "hires": [network.network.content_hash for network in hires.networks] if hires else [],
             "device": source.torch_device,
             "dtype": str(source.torch_dtype),
@@ -443,6 +443,14 @@ class GridRun:
             progress(done * in_all / total, in_all)
 
         return report
+
+
+def _hash_or_fault(path: Path) -> str:
+    """Returns the hash of a file; of one that cannot be read, why: it fails where it is loaded."""
+    try:
+        return hash_of_file(path)
+    except Exception as error:
+        return f"unreadable: {failure_of(error, str(path))}"
 
 
 def _version(package: str) -> str | None:

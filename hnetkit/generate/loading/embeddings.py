@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import AmbiguousName, ModelNotUsable, NotFound, UnsafeFile
+from hnetkit.errors import AmbiguousName, HnetkitError, ModelNotUsable, NotFound, UnsafeFile, failure_of
 from hnetkit.formats import pickle_values
 from hnetkit.formats.messages import shown
+from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
@@ -44,7 +45,7 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
     together = "\n".join(texts)
     files = (path for path in model_files(Path(folder)) if path.suffix.lower() in SUFFIXES)
-    named = (path for path in files if re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", together, re.IGNORECASE))
+    named = (path for path in files if is_named(path, together))
     found: dict[str, Path] = {}
     for path in named:
         if (other := found.setdefault(path.stem.lower(), path)) != path:
@@ -54,30 +55,50 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
     return list(found.values())
 
 
-def load_embeddings(pipe: Any, files: Iterable[Path]) -> None:
+def is_named(path: Path, text: str) -> bool:
+    """Whether a file's stem is a word of a text; case does not matter."""
+    return re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def load_embeddings(
+    pipe: Any, files: Iterable[Path], failed: Callable[[Path, HnetkitError], object] | None = None
+) -> None:
     """Adds the vectors of files to a pipeline's vocabulary, under their stems in lower case.
+
+    Args:
+        failed: called with each file that cannot be used, and why; without it the first one raises.
 
     Raises:
         ModelNotUsable: a file holds no vectors, or those of another base model.
         FileRefused: it cannot be read safely.
     """
-    second = getattr(pipe, "text_encoder_2", None)
     for path in files:
-        vectors, name = read_vectors(path), path.stem.lower()
-        _add(pipe, path, name, vectors.get("clip_l"), pipe.text_encoder, pipe.tokenizer)
-        if second is not None:
-            _add(pipe, path, name, vectors.get(_SECOND_ENCODER), second, pipe.tokenizer_2)
+        try:
+            _load(pipe, path)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(path, failure_of(error, str(path)))
+
+
+def _load(pipe: Any, path: Path) -> None:
+    vectors, name, second = read_vectors(path), path.stem.lower(), getattr(pipe, "text_encoder_2", None)
+    _add(pipe, path, name, vectors.get("clip_l"), pipe.text_encoder, pipe.tokenizer)
+    if second is not None:
+        _add(pipe, path, name, vectors.get(_SECOND_ENCODER), second, pipe.tokenizer_2)
 
 
 @contextmanager
-def embeddings_loaded(pipe: Any, files: Sequence[Path]) -> Iterator[None]:
+def embeddings_loaded(
+    pipe: Any, files: Sequence[Path], failed: Callable[[Path, HnetkitError], object] | None = None
+) -> Iterator[None]:
     """Has the vectors of files in a pipeline's vocabulary, as `load_embeddings` adds them, while the block lasts."""
     encoders = [(pipe.text_encoder, pipe.tokenizer)]
     if getattr(pipe, "text_encoder_2", None) is not None:
         encoders.append((pipe.text_encoder_2, pipe.tokenizer_2))
     known = [frozenset(tokenizer.get_vocab()) for _, tokenizer in encoders]
     try:
-        load_embeddings(pipe, files)
+        load_embeddings(pipe, files, failed)
         yield
     finally:
         for (encoder, tokenizer), before in zip(encoders, known, strict=True):
@@ -94,6 +115,7 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
         FileRefused: the file cannot be read safely.
     """
     with OpenFile(path) as file:
+        refuse_sparse(file)
         matrices = {name: tensor for name, tensor in _tensors(file) if len(tensor.shape) in (1, 2) and tensor.numel}
         refuse_more_than_the_file(file, (tensor.nbytes for tensor in matrices.values()))
         if _SECOND_ENCODER in matrices:

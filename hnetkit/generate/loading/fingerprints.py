@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.loading.folders import download
 from hnetkit.hashes import sha256_of
@@ -59,8 +60,14 @@ def stamp(place: str | os.PathLike[str]) -> Stamp:
 
 
 def hash_of_file(path: str | os.PathLike[str]) -> str:
-    """Returns the sha256 of a file; raises NotFound where it is not there."""
+    """Returns the sha256 of a file.
+
+    Raises:
+        NotFound: it is not there.
+        FileRefused: it cannot be read, or is hardly anything but holes.
+    """
     with OpenFile(path) as file:
+        refuse_sparse(file)
         return sha256_of(file)
 
 

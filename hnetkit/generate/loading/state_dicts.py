@@ -16,6 +16,7 @@ from hnetkit.errors import ModelNotUsable, UnsafeFile
 from hnetkit.formats import pickle_values
 from hnetkit.formats.kinds import TITLES, kind_of_bytes
 from hnetkit.formats.messages import shown
+from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
@@ -78,6 +79,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
         FileRefused: it is damaged, or contradicts itself.
     """
     file = OpenFile(path)
+    refuse_sparse(file)
     head = file.read_at(0, min(file.size, 4096))
     if head.startswith(LEGACY_MAGIC):
         return _of_torch(read_torch_legacy(file))

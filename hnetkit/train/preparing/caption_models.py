@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable
 from hnetkit.files import read_regular
-from hnetkit.formats.messages import shown
 from hnetkit.generate.loading.configs import HINT, held_values, read_object, refuse_more_than_weights
 from hnetkit.generate.loading.state_dicts import read_state_dict
 from hnetkit.limits import MAX_JSON
@@ -136,9 +135,9 @@ def classifier(folder: Path, config: Mapping[str, Any]) -> tuple[Any, list[tuple
     """
     is_wd = (folder / TAG_LIST).is_file()
     tags = _tag_list(folder / TAG_LIST) if is_wd else _labels(folder / _CONFIG, config)
-    for name, _ in tags:  # they become captions, and some of them words of a terminal
+    for number, (name, _) in enumerate(tags, 1):  # they become captions, and some of them words of a terminal
         if not 0 < len(name) <= _MOST_TAG or printable(name) != name:
-            raise ModelNotUsable(f"{folder}: {shown(name)} is no tag", hint=HINT)
+            raise ModelNotUsable(f"{folder}: name {number} of its outputs is no tag", hint=HINT)
     if not tags:
         raise ModelNotUsable(f"{folder}: it has no tags", hint=HINT)
     if is_of_timm(config):
@@ -224,7 +223,10 @@ def _tag_list(path: Path) -> list[tuple[str, int]]:
     text = read_regular(path, most=MAX_JSON).decode("utf-8-sig")
     rows = csv.DictReader(io.StringIO(text, newline=""))
     require_each_once(rows, ("name", "category"))
-    return [(row["name"], int(row["category"])) for row in rows]
+    try:
+        return [(row["name"], int(row["category"])) for row in rows]
+    except (ValueError, TypeError, KeyError):  # whose words would show what is in the file, which may be a private one
+        raise ModelNotUsable(f"{path}: no list of tags and their categories", hint=HINT) from None
 
 
 def _labels(path: Path, config: Mapping[str, Any]) -> list[tuple[str, int]]:

@@ -146,12 +146,14 @@ class Folder:
         beside = target.with_suffix(".txt")
         if self.overwrite:
             _require_caption(beside, target, caption)
-        if caption is not None:
-            write_caption(beside, caption, overwrite=self.overwrite)
-        elif self.overwrite:
-            beside.unlink(missing_ok=True)  # of an earlier picture of this name
         with new_file(target, overwrite=self.overwrite) as file:
             image.save(file, format="PNG")
+            file.flush()
+            os.fsync(file.fileno())  # there was room for it: no caption stands beside an earlier picture
+            if caption is not None:
+                write_caption(beside, caption, overwrite=self.overwrite)
+            elif self.overwrite:
+                beside.unlink(missing_ok=True)  # of an earlier picture of this name
         return Prepared(target, source, image.size, caption_of(target))
 
     def _free(self, stem: str) -> str:

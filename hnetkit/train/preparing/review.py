@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit.errors import DiskFull, HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.files import read_regular
 from hnetkit.limits import parse_json
 from hnetkit.text import argument, from_cell
 from hnetkit.train.captions import MAX_TEXT, caption_file, caption_of
@@ -85,13 +86,17 @@ def read_captions(table: AnyPath | BinaryIO) -> dict[str, str]:
     """
     name = os.fspath(table) if isinstance(table, str | os.PathLike) else getattr(table, "name", "the table")
     try:
-        if isinstance(table, str | os.PathLike):
+        if not isinstance(table, str | os.PathLike):
+            data = table.read(_MOST_TABLE + 1)
+        elif os.path.isfile(table):
+            data = read_regular(table, most=_MOST_TABLE)
+        else:
             with open(table, "rb") as file:
                 data = file.read(_MOST_TABLE + 1)
-        else:
-            data = table.read(_MOST_TABLE + 1)
     except OSError as error:
         raise NotFound(f"{name}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"{name}: {error}", hint="give the table back in parts") from error
     if len(data) > _MOST_TABLE:
         raise UsageError(f"{name}: more than {_MOST_TABLE >> 20} MB", hint="give the table back in parts")
     try:
