@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import AttachError, NotFound, UsageError
 from hnetkit.hub import Token, network_file
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime.attached import Attached
@@ -27,6 +27,8 @@ from hnetkit.runtime.layers import Layer, find_layers, unet_of
 from hnetkit.runtime.strength import Strength, is_within
 
 _ATTRIBUTE = "hnetkit"
+# an older compiler leaves hooks out, or a part of what they do
+_COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5)
 
 StepCallback: TypeAlias = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 """What diffusers pipelines take as ``callback_on_step_end``."""
@@ -72,7 +74,7 @@ def load_hypernetwork(
         MissingExtra: huggingface_hub is not installed.
         IncompatibleNetwork: it does not belong on this UNet, or reaches no layer of it.
         UsageError: the name is taken, `pipe` has no UNet, or there are several files to choose from.
-        AttachError: the UNet's projections are fused.
+        AttachError: the UNet's projections are fused, or it is compiled by a torch before 2.5.
 
     Example::
 
@@ -266,6 +268,11 @@ def _find(unet: nn.Module) -> Attached | None:
 
 
 def _attach(pipe: Any, unet: nn.Module) -> Attached:
+    if not _COMPILES and _is_compiled(pipe, unet):
+        raise AttachError(
+            f"this UNet is compiled, and code that torch {torch.__version__} compiles leaves networks out",
+            hint='pip install "torch>=2.5", or load networks on a UNet that is not compiled',
+        )
     attached = Attached(unet)
     unet.add_module(_ATTRIBUTE, attached)
     _forget_compiled(pipe, unet)
@@ -283,11 +290,15 @@ def _forget_compiled(pipe: Any, unet: nn.Module) -> None:
     if "torch._dynamo" not in sys.modules:
         return
     torch.compiler.reset()
-    modules = (getattr(pipe, "unet", pipe), *unet.modules())
-    if any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules):
+    if _is_compiled(pipe, unet):
         warnings.warn(
             "hnetkit dropped the compiled code of this UNet: its next call compiles again", UserWarning, stacklevel=4
         )
+
+
+def _is_compiled(pipe: Any, unet: nn.Module) -> bool:
+    modules = (getattr(pipe, "unet", pipe), *unet.modules())
+    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules)
 
 
 def _enable(pipe: Any, enabled: bool) -> None:

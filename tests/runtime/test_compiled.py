@@ -226,3 +226,14 @@ def test_inductor_takes_weights_and_strengths_as_inputs(
             except torch._inductor.exc.InvalidCxxCompiler:
                 pytest.skip("torch.compile builds C++ on a CPU, and this machine has no compiler for it")
         assert relative(got, truth) <= 1e-5
+
+
+def test_a_compiled_unet_is_refused_where_torch_is_too_old_to_compile_hooks(
+    pipe: Any, ink: Hypernetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.runtime.attach._COMPILES", False)
+    pipe.unet.compile(backend="eager")
+    with pytest.raises(AttachError, match="compiled"):
+        hnetkit.load_hypernetwork(pipe, ink)
+    assert not hnetkit.get_active_hypernetworks(pipe)
+    assert not hasattr(pipe.unet, "hnetkit")
