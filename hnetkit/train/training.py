@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -198,8 +197,7 @@ class _Source(NamedTuple):
 
         if self.loaded is not None:
             return self.loaded
-        is_demo = os.path.realpath(recipe.model) == str(demo.model_folder())
-        if is_demo and self.place is None:
+        if self.place is None and os.path.realpath(recipe.model) == str(demo.model_folder()):
             told.note("No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another.")
         if self.device == "cuda":
             import torch
@@ -215,4 +213,4 @@ class _Source(NamedTuple):
         )
         for line in model.notes:
             told.note(line)
-        return replace(model, name=demo.MODEL_NAME) if is_demo else model
+        return model
