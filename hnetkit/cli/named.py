@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
 from hnetkit import paths
 from hnetkit.errors import OutputExists, UsageError
-from hnetkit.files import refuse_existing
 
 _MAY_BE_EMPTY = frozenset(
     {
@@ -49,31 +47,5 @@ def check_names(ctx: click.Context, name: str | None, command: click.Command | N
             raise OutputExists(own_place, hint="choose another name")
 
 
-def require_text_output(path: str | os.PathLike[str], *, overwrite: bool, beginning: bytes) -> None:
-    """Accepts the name of a text file to write.
-
-    Args:
-        path: any name; a file that is there must be of the kind that will be written.
-        overwrite: whether that one may be replaced.
-        beginning: of its content, which tells it; other programs' files may have its suffix.
-
-    Raises:
-        OutputExists: the file exists and must not be replaced.
-    """
-
-    def is_other(there: Path) -> bool:
-        return _head(there, len(beginning)) not in (b"", beginning)
-
-    refuse_existing(path, overwrite=overwrite, is_other=is_other)
-
-
 def _with_folders(path: str) -> list[Path]:
     return [Path(path), *Path(path).parents]
-
-
-def _head(path: Path, size: int) -> bytes | None:
-    try:
-        with path.open("rb") as file:
-            return file.read(size)
-    except OSError:  # nobody knows what it is
-        return None

@@ -480,20 +480,20 @@ def a_table_of_many_rows(folder: Path, factor: int) -> Action:
 HEADER = '{"kind": "hnetkit", "version": 1}\n'
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
 def a_line_of_many_objects(folder: Path, factor: int) -> Action:
     (folder / "a.jsonl").write_text(HEADER + '{"kind":"network","tags":[' + "{}," * 500_000 * factor + "{}]}\n")
     return command("import", folder / "a.jsonl")
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
 def many_lines(folder: Path, factor: int) -> Action:
     line = '{"kind": "subscription", "name": "n%d", "filters": {"creator": "x"}}\n'
     (folder / "a.jsonl").write_text(HEADER + "".join(line % n for n in range(5_000 * factor)))
     return command("import", folder / "a.jsonl")
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
 def many_networks(folder: Path, factor: int) -> Action:
     network = {
         **{"kind": "network", "name": "a", "widths": [768], "layer_structure": [1, 2, 1], "activation": "relu"},
