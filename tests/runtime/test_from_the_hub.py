@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -149,8 +151,10 @@ def test_what_is_not_there_and_what_may_not_be_had_is_said(sites: Sites, load: L
     ("status", "kind"), [(401, AuthRequired), (403, AuthRequired), (429, RateLimited), (500, NetworkFailed)]
 )
 def test_a_refusal_of_the_hub_is_one_error_without_the_token(
-    sites: Sites, load: Load, status: int, kind: type[HnetkitError]
+    sites: Sites, load: Load, monkeypatch: pytest.MonkeyPatch, status: int, kind: type[HnetkitError]
 ) -> None:
+    without_waiting = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: None})
+    monkeypatch.setattr("huggingface_hub.utils._http.time", without_waiting)  # it tries again for half a minute
     secret = "hf_secretsecret"
     said = {"X-Error-Message": f"Invalid credentials in Authorization header {secret}"}
     sites.alter = lambda request, response: Response(status, said, b"")

@@ -493,14 +493,14 @@ def test_a_checkpoint_of_no_run_is_no_defect_when_a_run_goes_back_to_it(
     recipe = small_recipe(pictures, rates="1e30", optimizer="SGD", max_steps=6, save_every=0, guarded=True)
     folder = tmp_path / "ink" / "state" / "00000001"
 
-    def made(report: Report) -> None:
+    def replaced(report: Report) -> None:
         if folder.parent.is_dir() and report.step == 1:
             shutil.rmtree(folder)
             States(tmp_path / "other").write(State(0, {"network": {}, "guards": {}, "seconds": 0.0}))
             (tmp_path / "other" / folder.name).rename(folder)
 
     with pytest.raises(RunChanged, match="another version"):
-        train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(made=made))
+        train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(step=replaced))
 
 
 def test_a_lowered_rate_outlives_an_interruption(model: Model, pictures: Path, tmp_path: Path) -> None:
