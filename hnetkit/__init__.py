@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from hnetkit.runtime.strength import Strength as Strength
     from hnetkit.sources.session import FetchSession as FetchSession
 
+    __version__: str
+
 _HOME = {
     "load": "hnetkit.formats",
     "save": "hnetkit.formats",
@@ -63,8 +65,10 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_HOME[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("hnetkit")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_MODULES]
+    return [*__all__, *_MODULES, "__version__"]

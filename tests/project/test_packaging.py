@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import hnetkit
+from hnetkit.cli import run
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -25,6 +28,15 @@ def test_every_package_folder_is_listed_and_every_listed_package_is_there() -> N
         for init in (REPOSITORY / folder).rglob("__init__.py"):
             found.add(".".join([prefix, *init.parent.relative_to(REPOSITORY / folder).parts]))
     assert set(stated) == found
+
+
+def test_the_version_in_python_is_the_one_that_is_installed_and_that_the_command_says(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stated = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert hnetkit.__version__ == stated
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"hnetkit, version {stated}\n"
 
 
 def test_the_folder_kernels_stands_aside_for_the_package_of_that_name() -> None:
