@@ -63,15 +63,15 @@ def _unheard(*told: object) -> None:
 
 
 class FetchSession:
-    """What fetches networks into a library, from Civitai, the Hugging Face hub and plain addresses.
+    """Fetches networks into a library, from Civitai, the Hugging Face hub and plain addresses.
 
-    What was begun and did not end, by an exception or a kill, is gone on with by the next session on the library, at
-    the byte where it stopped. Any number may be at work on one library, in any number of processes.
+    What an exception or a kill cuts short is resumed by the next session on the library, at the byte where it
+    stopped. Any number of sessions may work on one library at once, in any number of processes.
 
     Tokens are read from the environment: ``CIVITAI_TOKEN``, else ``CIVITAI_API_KEY``; ``HF_TOKEN``.
 
     Args:
-        library: it fetches into; None opens that of the command line, and closes it with the session.
+        library: to fetch into; None opens that of the command line, and closes it with the session.
         parallel: files at a time.
         limit: bytes a second, of all files together.
         sidecars: whether files are written beside networks: what the site says of them, and an example picture.
@@ -107,12 +107,10 @@ class FetchSession:
         self.registry, self.folder = self.library.registry, self.library.folder
         self._parallel, self._limit = parallel, limit
         self._sidecars, self._previews, self._nsfw = sidecars, previews, nsfw
-        self._addresses: dict[
-            int, str
-        ] = {}  # whole ones, of jobs in whose row they may not stand: they may hold secrets
-        self._asked: dict[
-            int, str
-        ] = {}  # digits of the hash by which a job's file was asked for: no other content comes
+        # whole addresses of jobs, which may hold secrets: their rows hold none
+        self._addresses: dict[int, str] = {}
+        # digits of the hash by which a job's file was asked for: no other content is installed
+        self._asked: dict[int, str] = {}
 
     def close(self) -> None:
         """Closes the library, if it was opened for this session."""
