@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from networks import a1111_network, save_pt
 from pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, SELF_WIDTHS, tiny_sd, tiny_sdxl
 
+import hnetkit
 from hnetkit.generate.model import Model, load_model
 
 
@@ -41,3 +43,13 @@ def network_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         content = a1111_network(widths, activation=activation, layer_norm=norm, seed=seed, scale=0.3, name=name)
         save_pt(content, folder / f"{name}.pt")
     return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_files: Path) -> Path:
+    """A folder to be in, with a library of ``ink``, ``mist`` and ``wash``."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(network_files, "networks")
+    with hnetkit.Library() as library:
+        library.scan("networks")
+    return tmp_path

@@ -4,47 +4,35 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageChops
+from drawing import SMALL, drawn
+from PIL import Image
 
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
 from hnetkit.formats.source import OpenFile
 from hnetkit.generate.grids.asked import Asked, of_axes, short_form
 from hnetkit.generate.grids.batches import Plan, make_plan, share_of
 from hnetkit.generate.grids.cells import Cell, Draft, Finder
-from hnetkit.generate.grids.grid import Studio, draw_batches, infotext_of_sheet, make_sheet
-from hnetkit.generate.grids.grid_files import FAILURE, GridFiles
-from hnetkit.generate.grids.sheet import MIN_CELL
+from hnetkit.generate.grids.grid_files import FAILURE
 from hnetkit.generate.loading.components import part_weights
 from hnetkit.generate.loading.fingerprints import fingerprint
 from hnetkit.generate.model import Model
-from hnetkit.generate.networks import Network, put_on_one
-from hnetkit.generate.picture import draw
-from hnetkit.generate.request import Request
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import split_tags
-
-SIZE, HEIGHT = MIN_CELL, 16  # wide enough not to be enlarged, and quick
 
 
 @dataclass
 class Table:
-    """A grid from what was asked for to its sheet, without a command line."""
+    """A grid as it was asked for, and what its cells mean."""
 
     asked: Asked
     finder: Finder
-    files: GridFiles
-    model: Model
     batch_size: int = 1
-    width: int = SIZE
-    steps: int = 2
-    loaded: int = 0
-    failures: Mapping[str, HnetkitError] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.asked.has_every_order:
@@ -59,42 +47,12 @@ class Table:
         models = {cell.draft.checkpoint: f"model {cell.draft.checkpoint}" for cell in self.cells}
         return make_plan(self.cells, {}, models, batch_size=self.batch_size)
 
-    def request(self, model: Model, cell: Cell) -> Request:
-        draft = cell.draft
-        return Request(
-            cell.prompt.text,
-            draft.seed,
-            steps=draft.steps or self.steps,
-            cfg_scale=draft.cfg_scale or 7.0,
-            width=self.width,
-            height=HEIGHT,
-            sampler=draft.sampler or "Euler a",
-            negative_prompt=draft.negative_prompt,
-        )
-
-    def load(self, checkpoint: str | None) -> Model:
-        self.loaded += 1
-        return self.model
-
-    def draw(self, progress: Callable[[float, float], None] | None = None) -> list[dict[str, Any]]:
-        """Returns a row for each cell."""
-        plan = self.plan
-        places: dict[str, list[dict[str, Any]]] = {}
-        for key, place in zip(plan.keys, self.asked.grid.places, strict=True):
-            places.setdefault(key, []).append(self.asked.grid.place_of(place))
-        self.failures = draw_batches(plan.batches, places, self.files, Studio(self.load, self.request), progress)
-        rows = {(row["x"], row["y"], row["z"]): row for row in self.files.rows()}
-        return [rows[place] for place in self.asked.grid.places]
-
-    def pictures(self) -> list[Image.Image]:
-        return [Image.open(self.files.picture(row)).convert("RGB") for row in self.draw()]
-
 
 MakeTable = Callable[..., Table]
 
 
 @pytest.fixture
-def table(sd: Model, network_files: Path, tmp_path: Path) -> MakeTable:
+def table(network_files: Path) -> MakeTable:
     """Makes grids of ``ink``, ``mist`` and ``wash``."""
     bundled = {name: network_files / f"{name}.pt" for name in ("ink", "mist", "wash")}
 
@@ -113,7 +71,7 @@ def table(sd: Model, network_files: Path, tmp_path: Path) -> MakeTable:
             asked = of_axes([prompt], [5], [*axes, None, None][:3])
         asked = replace(asked, base=replace(asked.base, options=tuple(options), negative_prompt=negative))
         finder = Finder([asked.base, *asked.drafts], bundled, split_tags)
-        return Table(asked, finder, GridFiles(tmp_path / "grid.png"), sd, batch_size)
+        return Table(asked, finder, batch_size)
 
     return make
 
@@ -122,24 +80,17 @@ def written(table: Table) -> list[str]:
     return [cell.prompt.written for cell in table.cells]
 
 
-def test_the_cells_of_a_grid_are_the_pictures_of_generate(table: MakeTable, sd: Model, network_files: Path) -> None:
+def test_the_cells_of_a_grid_are_the_pictures_of_generate(sd: Model, here: Path) -> None:
     prompt = "a circle <hypernet:wash:0.3>"
-    made = table(names=["ink", "wash"], prompt=prompt, strengths="0,0.5,1")
-    shown = made.pictures()
-    networks = {name: made.finder._found[name, True] for name in ("ink", "wash")}
-    base = put_on_one(sd.pipe, Network("base", networks["wash"].network), ())
-    ink, wash = (put_on_one(sd.pipe, networks[name], (base,)) for name in ("ink", "wash"))
-    plain = Request(
-        "a circle ", 5, steps=2, cfg_scale=7.0, width=SIZE, height=HEIGHT, sampler="Euler a", stack=((base, 0.3),)
-    )
-    expected = [
-        next(draw(sd, replace(plain, stack=((base, 0.3), (name, strength))))).image
-        for name in (ink, wash)
-        for strength in (0.0, 0.5, 1.0)
+    grid = drawn(sd, names=["ink", "wash"], prompt=prompt, strengths=[0, 0.5, 1])
+    assert [cell["prompt"] for cell in grid.cells] == [
+        f"{prompt} <hypernet:{name}:{strength}>" if strength else prompt
+        for name in ("ink", "wash")
+        for strength in (0, 0.5, 1)
     ]
-    for picture, of_generate in zip(shown, expected, strict=True):
-        assert ImageChops.difference(picture, of_generate).getbbox() is None
-    assert len({picture.tobytes() for picture in shown}) == 5
+    shown = [grid.picture(cell).tobytes() for cell in grid.cells]
+    assert shown == [sd.draw(cell["prompt"], seed=7, **SMALL)[0].image.tobytes() for cell in grid.cells]
+    assert len(set(shown)) == 5
 
 
 def test_the_short_form_is_rows_of_prompts_seeds_and_networks(table: MakeTable) -> None:
@@ -211,14 +162,13 @@ def test_what_no_cell_can_mean_is_an_error(
         table(*axes, options=options).cells  # noqa: B018
 
 
-def test_a_picture_that_occurs_twice_is_drawn_once_and_stands_in_the_record_twice(table: MakeTable) -> None:
+def test_a_picture_that_occurs_twice_is_drawn_once_and_stands_in_the_record_twice(sd: Model, here: Path) -> None:
     told: list[tuple[float, float]] = []
-    made = table(names=["ink", "wash", "mist"], strengths="0,1,1")
-    rows = made.draw(lambda done, total: told.append((done, total)))
+    grid = drawn(sd, names=["ink", "wash", "mist"], strengths="0,1,1", progress=lambda *at: told.append(at))
     assert told[-1] == (4, 4)  # none, and each of three networks
     assert told == sorted(told)
-    assert (len(rows), len({row["key"] for row in rows}), len(list(made.files.folder.glob("*.png")))) == (9, 4, 4)
-    assert made.loaded == 1
+    keys = {cell["key"] for cell in grid.cells}
+    assert (len(grid.cells), len(keys), len(list(Path("grid-cells").glob("*.png")))) == (9, 4, 4)
 
 
 def test_cells_that_differ_in_their_seed_share_a_batch(table: MakeTable) -> None:
@@ -235,8 +185,6 @@ def test_batches_are_drawn_by_checkpoint_and_by_stack(table: MakeTable) -> None:
     made = table("checkpoint=one,two", "hypernetwork=ink,wash", "strength=0.5,1")
     order = [(batch.checkpoint, batch.cells[0].networks[0].name) for batch in made.plan.batches]
     assert order == [(model, name) for model in ("one", "two") for name in ("ink", "ink", "wash", "wash")]
-    made.draw()
-    assert made.loaded == 2
 
 
 def test_processes_share_batches_whole_and_each_once(table: MakeTable) -> None:
@@ -246,16 +194,15 @@ def test_processes_share_batches_whole_and_each_once(table: MakeTable) -> None:
         assert [batch for share in shares for batch in share] == list(batches)
 
 
-def test_pictures_of_a_batch_are_what_the_record_says(table: MakeTable, sd: Model) -> None:
-    made = table("seed=9,4", "strength=0.5", options=["ink"], batch_size=2)
-    rows = made.draw()
-    assert [(row["seed"], row["batch"]) for row in rows] == [(9, [9, 4]), (4, [9, 4])]
-    for row in rows:
-        with Image.open(made.files.picture(row)) as picture:
-            assert picture.info["parameters"] == row["infotext"]
-        read = infotext.parse(row["infotext"])
-        assert (read.parameters["Seed"], read.prompt) == (str(row["seed"]), "a circle <hypernet:ink:0.5>")
-        assert row["hypernetworks"] == [
+def test_pictures_of_a_batch_are_what_the_record_says(sd: Model, here: Path) -> None:
+    grid = drawn(sd, {"seed": [9, 4], "strength": [0.5]}, networks=["ink"], batch_size=2)
+    assert [(cell["seed"], cell["batch"]) for cell in grid.cells] == [(9, [9, 4]), (4, [9, 4])]
+    for cell in grid.cells:
+        with Image.open(cell["picture"]) as picture:
+            assert picture.info["parameters"] == cell["infotext"]
+        read = infotext.parse(cell["infotext"])
+        assert (read.parameters["Seed"], read.prompt) == (str(cell["seed"]), "a circle <hypernet:ink:0.5>")
+        assert cell["hypernetworks"] == [
             {"name": "ink", "strength": 0.5, "hash": read.hashes["hypernet:ink"], "tag": "<hypernet:ink:0.5>"}
         ]
 
@@ -299,53 +246,45 @@ class Counted:
     ],
 )
 def test_ten_strengths_of_one_network_read_load_and_repack_nothing(
-    table: MakeTable, monkeypatch: pytest.MonkeyPatch, path: str, prompt: str, count: int
+    sd: Model, here: Path, monkeypatch: pytest.MonkeyPatch, path: str, prompt: str, count: int
 ) -> None:
     monkeypatch.setenv("HNETKIT_KERNEL", path)
     counted = Counted(monkeypatch)
     seen: list[Counter[str]] = []
-    strengths = ",".join(f"{number / 10}" for number in range(1, count + 1))
-    made = table(names=["ink"], prompt=prompt, strengths=strengths)
-    made.width, made.steps = 16, 1
-    assert made.model.hash  # of the checkpoint: read once for all infotexts
+    strengths = [number / 10 for number in range(1, count + 1)]
+    assert sd.hash  # of the checkpoint: read once for all infotexts
     encoded = Counter[str]()
-    made.model.pipe.text_encoder.register_forward_hook(lambda *_: encoded.update(["text"]))
+    sd.pipe.text_encoder.register_forward_hook(lambda *_: encoded.update(["text"]))
 
     def after(done: float, total: float) -> None:
         if done == int(done):
             seen.append(Counter(counted.times))
 
-    made.draw(after)
+    drawn(sd, names=["ink"], prompt=prompt, strengths=strengths, steps=1, progress=after)
     assert len(seen) == count
     assert seen[0]["read"] > 0
     assert seen[-1] - seen[0] == Counter()
     assert encoded["text"] == 2  # the prompt, and the empty negative one
-    assert made.loaded == 1
 
 
-def test_a_grid_tells_its_networks_and_strengths(table: MakeTable) -> None:
-    made = table(names=["ink"], strengths="0,0.5")
-    rows = made.draw()
-    read = infotext.parse(infotext_of_sheet(made.asked.grid, rows, {}))
+def test_a_grid_tells_its_networks_and_strengths(sd: Model, here: Path) -> None:
+    grid = drawn(sd, names=["ink"], strengths=[0, 0.5])
+    read = infotext.parse(grid.infotext)
     assert (read.parameters["Grid networks"], read.parameters["Grid strengths"]) == ("ink", "0, 0.5")
-    assert read.hashes["hypernet:ink"] == rows[1]["hypernetworks"][0]["hash"]
-    sheet = make_sheet(made.asked.grid, rows, made.files, "a circle", {})
-    assert sheet.width > 2 * SIZE
+    assert read.hashes["hypernet:ink"] == grid.cells[1]["hypernetworks"][0]["hash"]
+    assert grid.image.width > 2 * SMALL["width"]
 
 
-def test_one_bad_cell_fails_alone(table: MakeTable) -> None:
-    made = table(names=["ink"], strengths="0,99999999999999999999999999999999999999")
-    good, bad = made.draw()
+def test_one_bad_cell_fails_alone(sd: Model, here: Path) -> None:
+    grid = drawn(sd, names=["ink"], strengths="0,99999999999999999999999999999999999999")
+    good, bad = grid.cells
     assert FAILURE not in good
     assert "came out" in bad[FAILURE]
-    assert isinstance(made.failures[bad["key"]], BadPicture)
-    assert len(made.files.done(made.plan.keys)) == 1
-    assert list(made.files.failed(made.plan.keys)) == [bad["key"]]
-    assert make_sheet(made.asked.grid, [good, bad], made.files, "a circle", {}).width > 2 * SIZE
-    assert infotext.parse(infotext_of_sheet(made.asked.grid, [bad, good], {})).prompt == "a circle"
+    assert grid.failed == [bad]
+    assert infotext.parse(grid.infotext).prompt == "a circle"
 
 
-def test_one_bad_picture_of_a_batch_fails_alone(table: MakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_bad_picture_of_a_batch_fails_alone(sd: Model, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hnetkit.generate import picture
 
     sound = picture._Batch._fault
@@ -354,17 +293,16 @@ def test_one_bad_picture_of_a_batch_fails_alone(table: MakeTable, monkeypatch: p
         "_fault",
         lambda self, pixels, seed: BadPicture("black") if seed == 2 else sound(self, pixels, seed),
     )
-    made = table("seed=1-3", batch_size=3)
-    assert [FAILURE in row for row in made.draw()] == [False, True, False]
+    grid = drawn(sd, {"seed": [1, 2, 3]}, batch_size=3)
+    assert [FAILURE in cell for cell in grid.cells] == [False, True, False]
 
 
-def test_a_network_of_another_base_fails_where_it_applies(table: MakeTable, tmp_path: Path) -> None:
+def test_a_network_of_another_base_fails_where_it_applies(sd: Model, here: Path) -> None:
     from networks import a1111_network, save_pt
 
-    save_pt(a1111_network((320, 768), activation="relu", seed=1, name="other"), tmp_path / "other.pt")
-    made = table(f"hypernetwork=none,{tmp_path / 'other.pt'},ink", "strength=0,1")
-    failed = [FAILURE in row for row in made.draw()]
-    assert failed == [False, False, False, False, True, False]
+    save_pt(a1111_network((320, 768), activation="relu", seed=1, name="other"), here / "other.pt")
+    grid = drawn(sd, ["hypernetwork=none,other.pt,ink", "strength=0,1"])
+    assert [FAILURE in cell for cell in grid.cells] == [False, False, False, False, True, False]
 
 
 def test_a_key_knows_everything_that_a_picture_depends_on(table: MakeTable) -> None:

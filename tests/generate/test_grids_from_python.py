@@ -10,38 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drawing import SMALL, drawn
 from PIL import Image
 from pipelines import tiny_sd
 
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import BadPicture, FileChanged, HnetkitError, NotFound, OutputExists, UsageError
-from hnetkit.generate import draw_grid
 from hnetkit.generate import model as models
-from hnetkit.generate.grids.run import DrawnGrid
 from hnetkit.generate.model import Model
-
-SIZE: dict[str, Any] = {"steps": 2, "width": 16, "height": 16}
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network_files: Path) -> Path:
-    """A folder to be in, with a library of ``ink``, ``mist`` and ``wash``."""
-    monkeypatch.chdir(tmp_path)
-    shutil.copytree(network_files, "networks")
-    with hnetkit.Library() as library:
-        library.scan("networks")
-    return tmp_path
-
-
-def drawn(model: Model, axes: Any = (), **options: Any) -> DrawnGrid:
-    grid = draw_grid(model, axes, **{"prompt": "a circle", "seed": 7, **SIZE, **options})
-    assert grid is not None
-    return grid
 
 
 def pixels(model: Model, prompt: str) -> bytes:
-    return model.draw(prompt, seed=7, **SIZE)[0].image.tobytes()
+    return model.draw(prompt, seed=7, **SMALL)[0].image.tobytes()
 
 
 def test_a_grid_is_the_commands(sd: Model, sd_folder: Path, here: Path, capsys: pytest.CaptureFixture[str]) -> None:

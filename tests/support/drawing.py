@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from hnetkit.formats import load
+from hnetkit.generate import draw_grid
+from hnetkit.generate.grids.run import DrawnGrid
 from hnetkit.generate.model import Model
 from hnetkit.generate.networks import Network, put_on_one
 from hnetkit.generate.picture import draw
@@ -23,3 +26,13 @@ def load_all(model: Model, folder: Path, *names: str) -> list[str]:
     for name in names:
         loaded.append(put_on_one(model.pipe, Network(name, load(folder / f"{name}.pt")), loaded))
     return loaded
+
+
+SMALL: dict[str, Any] = {"steps": 2, "width": 16, "height": 16}
+
+
+def drawn(model: Model, axes: Any = (), **options: Any) -> DrawnGrid:
+    """A small grid of a circle, in the folder that the test is in."""
+    grid = draw_grid(model, axes, **{"prompt": "a circle", "seed": 7, **SMALL, **options})
+    assert grid is not None
+    return grid
