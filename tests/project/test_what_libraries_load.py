@@ -82,10 +82,9 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     "train.preparing.captioners": {
         "snapshot_download": {"allow_patterns": "list(FILES)"},
     },
-    # images: one reader, and fonts that come with Pillow
+    # images: one reader, and fonts that come with Pillow or matplotlib
     "images": {"Image.open": {"formats": "*"}},
-    "generate.grids.grid": {"ImageFont.load_default": {}},
-    "generate.grids.sheet": {"ImageFont.load_default": {}},
+    "generate.grids.sheet": {"ImageFont.load_default": {}, "ImageFont.truetype": {}},
 }
 
 # what is called like a loader and is hnetkit's own, Python's, or loads nothing
@@ -195,6 +194,7 @@ POWERS: dict[str, set[str]] = {
     "": {"importlib.import_module"},
     "cli.demo": {"subprocess"},
     "cli.lazy": {"importlib.import_module"},
+    "generate.grids.sheet": {"truetype"},
     "train.preparing.captioners": {"importlib.import_module"},
     "train.preparing.crops": {"importlib.import_module", "CascadeClassifier"},
 }

@@ -17,7 +17,7 @@ from hnetkit.generate.grids.axes import Content, label_of
 from hnetkit.generate.grids.batches import Batch
 from hnetkit.generate.grids.cells import Cell
 from hnetkit.generate.grids.grid_files import FAILURE, GridFiles, Row, row_of
-from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet, most_side
+from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet, font_of, most_side
 from hnetkit.generate.networks import StackedPrompt
 from hnetkit.generate.picture import draw_each
 from hnetkit.generate.pipeline import LoadedPipeline
@@ -236,12 +236,12 @@ def make_sheet(
 
 def _no_picture(example: Path) -> Image.Image:
     """Returns what stands on a sheet where a picture could not be drawn, as large as another one."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     size = stored_size(example)
     tile = Image.new("RGB", size, "#e6e6e6")
     pen = ImageDraw.Draw(tile)
-    font = ImageFont.load_default(max(4, min(size) // 5))
+    font = font_of(max(4, min(size) // 5))
     pen.line([(0, 0), size], fill="#c8c8c8")
     pen.text((size[0] / 2, size[1] / 2), "failed", fill="#a02020", font=font, anchor="mm")
     return tile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def draw_sheet(
     from PIL import Image, ImageDraw
 
     layout = lay_out(title, caption, columns, sections, side)
-    em, font, edge = layout.em, _font(layout.em), layout.em * 3 // 2
+    em, font, edge = layout.em, font_of(layout.em), layout.em * 3 // 2
     sheet = Image.new("RGB", layout.size, _PAPER)
     canvas = ImageDraw.Draw(sheet)
     texts = [(layout.texts[0], _title_font(em), _INK), (layout.texts[1], font, _PALE_INK)]
@@ -174,7 +175,7 @@ def _laid_out(
     width, height = (max(1, pixels * scale // shrink) for pixels in largest)
     em = max(15, min(28, width // 13))
     gap, margin = em // 2, em * 3 // 2
-    font, large = _font(em), _title_font(em)
+    font, large = font_of(em), _title_font(em)
 
     fitting = max(1, round(height / _height("A", font)))
     labels = tuple(_wrapped(row.label, font, 14 * em, fitting) for section in sections for row in section.rows)
@@ -229,14 +230,20 @@ def _shown(picture: Image.Image | Path, layout: Layout) -> Image.Image:
     return picture.resize((picture.width * layout.scale, picture.height * layout.scale), Image.Resampling.BICUBIC)
 
 
-def _font(em: int) -> Font:
+def font_of(em: int) -> Font:
+    """Returns Pillow's font, `em` pixels high; before Pillow 10.1, which has one size alone, matplotlib's."""
     from PIL import ImageFont
 
-    return ImageFont.load_default(em)
+    try:
+        return ImageFont.load_default(em)
+    except TypeError:
+        from matplotlib import get_data_path
+
+        return ImageFont.truetype(os.path.join(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), em)
 
 
 def _title_font(em: int) -> Font:
-    return _font(em * 4 // 3)
+    return font_of(em * 4 // 3)
 
 
 def _wrapped(text: str, font: Font, width: int, most: int) -> str:
