@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageChops, ImageFont
+from PIL import Image, ImageChops
 
 from hnetkit.errors import UsageError
 from hnetkit.generate.grids.sheet import (
@@ -17,6 +17,7 @@ from hnetkit.generate.grids.sheet import (
     Section,
     SheetRow,
     draw_sheet,
+    font_of,
     lay_out,
     most_side,
     require_room,
@@ -182,7 +183,7 @@ def test_labels_of_any_length_are_broken_in_time_that_grows_with_what_is_shown(w
     started = time.process_time()
     layout = lay_out(long, long, [long, "a", long], content)
     assert time.process_time() - started < 10
-    font = ImageFont.load_default(layout.em)
+    font = font_of(layout.em)
     for column in layout.columns:
         assert all(font.getlength(line) <= SIZE for line in column.split("\n"))
     assert layout.labels[0].endswith("…")
@@ -190,7 +191,7 @@ def test_labels_of_any_length_are_broken_in_time_that_grows_with_what_is_shown(w
 
 def test_a_line_takes_as_many_letters_as_fit() -> None:
     layout = lay_out("t", "c", ["i" * 60 + "W" * 60], rows(SIZE, SIZE, "ink")[:1])
-    font = ImageFont.load_default(layout.em)
+    font = font_of(layout.em)
     lines = layout.columns[0].split("\n")
     for line, following in pairwise(lines):
         assert font.getlength(line) <= SIZE < font.getlength(line + following[0])
