@@ -159,6 +159,10 @@ def _turned(data: bytes) -> Image.Image:
             image.load()
             orientation = orientation or _orientation_of(image.info)
             plain = image._new(image.im)  # shares the pixels, and not what the decoder holds
+            if image.format == "PNG" and plain.mode == "I":  # an older Pillow's form of 16 bits; PNG has no more
+                deep, info = plain.tobytes("raw", "I;16B"), plain.info
+                plain = Image.frombytes("I;16B", plain.size, deep)
+                plain.info = info
         del opened, image
     plain = _of_8_bits(plain)
     plain.info = {key: plain.info[key] for key in _KEPT if key in plain.info}
