@@ -171,6 +171,22 @@ def refuse_existing(
         raise OutputExists(f"{os.fspath(path)}: a file of another kind, which is not replaced", hint=hint)
 
 
+def refuse_all_but(beginning: bytes, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+    """Raises as `refuse_existing`, and where what is there is not empty and begins otherwise than what will be written.
+
+    A suffix tells nothing: other programs' files may have it.
+    """
+
+    def is_other(there: Path) -> bool:
+        try:
+            with there.open("rb") as file:
+                return file.read(len(beginning)) not in (b"", beginning)
+        except OSError:  # nobody knows what it is
+            return True
+
+    refuse_existing(path, overwrite=overwrite, is_other=is_other)
+
+
 def refuse_links(paths: Iterable[Path]) -> None:
     """Raises OutputExists where one of the names that will be written to is a link: it leads out of its folder."""
     for path in paths:

@@ -81,9 +81,9 @@ def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
 def to_cell(text: str) -> str:
     r"""Returns `text` as a cell of CSV or TSV: no spreadsheet takes it for a formula, and no terminal obeys it.
 
-    What begins as a formula does gets an apostrophe before it; unsafe characters and line breaks become ``\uXXXX``,
-    and so does what would begin a formula after a semicolon, at which a spreadsheet of half the world's languages
-    divides a line. `from_cell` gives the text back.
+    What begins as a formula does gets an apostrophe before it; unsafe characters and line breaks become ``\u`` and four
+    digits, and so does what would begin a formula after a semicolon, at which a spreadsheet of half the world's
+    languages divides a line. `from_cell` gives the text back.
     """
     marked = f"'{text}" if _FORMULA.match(text) else text
     escaped = exact(_LIKE_ESCAPE.sub(r"\\u005c", marked))

@@ -8,11 +8,10 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import IO, cast
 
 from hnetkit.errors import UsageError
-from hnetkit.files import new_file, refuse_existing
+from hnetkit.files import new_file, refuse_all_but
 from hnetkit.library.library import AnyPath, Library
 from hnetkit.sources.portable import MAX_LINE, Import, exported, imported
 
@@ -32,7 +31,7 @@ def export_library(library: Library, path: AnyPath, *, overwrite: bool = False) 
         OutputExists: the file is there and may not be replaced, or is of another kind.
         DiskFull: there is no room for it; nothing half-written is left.
     """
-    refuse_existing(path, overwrite=overwrite, is_other=_is_other)
+    refuse_all_but(_BEGINNING, path, overwrite=overwrite)
     count = -1  # the header is none
     with new_file(path, overwrite=overwrite) as out:
         for record in exported(library.registry):  # one at a time: each may be as large as a site liked
@@ -55,14 +54,6 @@ def import_library(library: Library, source: AnyPath | IO[bytes]) -> Import:
     with ExitStack() as stack:
         given = stack.enter_context(open(source, "rb")) if isinstance(source, str | os.PathLike) else source
         return imported(library.registry, _lines(stack.enter_context(_whole(given))))
-
-
-def _is_other(there: Path) -> bool:
-    try:
-        with there.open("rb") as file:
-            return file.read(len(_BEGINNING)) not in (b"", _BEGINNING)
-    except OSError:  # nobody knows what it is
-        return True
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 
 from hnetkit.errors import BadPicture, NotFound
-from hnetkit.files import new_file, refuse_existing
+from hnetkit.files import new_file, refuse_all_but
 from hnetkit.train.preparing.opening import opened
 from hnetkit.train.preparing.review import Review
 
@@ -59,7 +59,7 @@ def write_page(seen: Review, path: str | os.PathLike[str], *, overwrite: bool = 
     Raises:
         OutputExists: the file exists and must not be replaced.
     """
-    refuse_existing(path, overwrite=overwrite, is_other=_is_no_page)
+    refuse_all_but(_BEGINNING, path, overwrite=overwrite)
     with new_file(path, overwrite=overwrite) as file:
         for part in contact_sheet(seen):
             file.write(part.encode("utf-8", "backslashreplace"))
@@ -76,14 +76,6 @@ def contact_sheet(seen: Review) -> Iterator[str]:
     for row in seen.rows:
         yield f"{_figure(seen.folder / row['file'], row)}\n"
     yield after.lstrip()
-
-
-def _is_no_page(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_BEGINNING)) not in (b"", _BEGINNING)
-    except OSError:  # nobody knows what it is
-        return True
 
 
 def _figure(path: Path, row: dict[str, object]) -> str:
