@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from pathlib import Path
@@ -65,7 +65,7 @@ def items_of(registry: Registry, model: Model, *, all_versions: bool = False, on
     versions = [v for v in model.versions if model_files(v) and only in (None, v.id)]
     if not all_versions and only is None:
         versions = versions[:1]
-    return [_item(registry, model, version, file) for version in versions for file in model_files(version)]
+    return [item_of(registry, model, version, file) for version in versions for file in model_files(version)]
 
 
 def model_files(version: Version) -> list[RemoteFile]:
@@ -73,28 +73,32 @@ def model_files(version: Version) -> list[RemoteFile]:
     return [file for file in version.files if (file.type or "Model").lower() not in _OTHER_FILES]
 
 
-def _item(registry: Registry, model: Model, version: Version, file: RemoteFile) -> Item:
-    if _is_here(registry, file):
-        return Item(model, version, file, "have")
+def item_of(registry: Registry, model: Model, version: Version, file: RemoteFile, *, is_other: bool = False) -> Item:
+    """Returns what to do with one file; only reads."""
+    item = Item(model, version, file, "fetch", is_other=is_other)
+    if _is_here(registry, item):
+        return replace(item, action="have")
     if version.usage not in (None, "Download"):
-        return Item(model, version, file, "skip", "no-access", "its owner allows no download")
+        return replace(item, action="skip", code="no-access", reason="its owner allows no download")
     if version.early_access_until and not is_past(version.early_access_until):
         until = version.early_access_until
-        return Item(model, version, file, "skip", "early-access", f"early access until {until[:10]}", until)
-    for job in registry.jobs.of(key_of(file.id), "refused", "failed"):
+        reason = f"early access until {until[:10]}"
+        return replace(item, action="skip", code="early-access", reason=reason, not_before=until)
+    for job in registry.jobs.of(item.key, "refused", "failed"):
         age = datetime.now(timezone.utc) - datetime.fromisoformat(job.updated_at)
         lasts = job.code in _LASTING and abs(age) < _A_DAY  # a clock may have been wrong
         same = (job.sha256, job.size_bytes) == (file.sha256, file.size_bytes)
         if same and (job.state == "refused" or lasts):
-            return Item(model, version, file, "skip", job.code, job.reason)
-    return Item(model, version, file, "fetch")
+            return replace(item, action="skip", code=job.code, reason=job.reason)
+    return item
 
 
-def _is_here(registry: Registry, file: RemoteFile) -> bool:
+def _is_here(registry: Registry, item: Item) -> bool:
     """Whether the bytes that the site lists now are on the disk, in any file; without a hash, what came will do."""
+    file = item.file
     if path_of(registry, file.sha256) is not None:
         return True
-    done = registry.jobs.of(key_of(file.id), "done")
+    done = registry.jobs.of(item.key, "done")
     return any(file.sha256 in (None, job.sha256) and brought(registry, job) is not None for job in done)
 
 
@@ -130,7 +134,7 @@ def _is_settled(registry: Registry, item: Item) -> bool:
 
     Others were killed just before their end, or failed before another job brought their bytes.
     """
-    here = item.action == "have" or (item.action == "fetch" and _is_here(registry, item.file))
+    here = item.action == "have" or (item.action == "fetch" and _is_here(registry, item))
     return here and all(job.state == "done" for job in registry.jobs.of(item.key))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone, NetworkFailed, failure_of
@@ -12,7 +12,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Filters, halts
 from hnetkit.sources.pace import Clock
 from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.plan import Item, items_of
+from hnetkit.sources.plan import Item, item_of, items_of
 from hnetkit.sources.record import SOURCE, record
 from hnetkit.sources.shapes import Model, id_of
 
@@ -77,7 +77,7 @@ def plan_sync(
         for model in page:
             with alone(model.id, plan.failed):
                 items = items_of(registry, model, all_versions=all_versions)
-                own = [item for item in (_told_apart(item, owners) for item in items) if item is not None]
+                own = [item for item in (_told_apart(registry, item, owners) for item in items) if item is not None]
                 plan.items += own
                 plan.models.append(model)
                 if others := len(items) - len(own):
@@ -87,7 +87,7 @@ def plan_sync(
     return plan
 
 
-def _told_apart(item: Item, owners: dict[str, Item]) -> Item | None:
+def _told_apart(registry: Registry, item: Item, owners: dict[str, Item]) -> Item | None:
     """Returns what is to be done with a file: None where a model before it has it, whose it is then.
 
     One that only has the number of another, but other bytes, is a file of its own: who is listed first could keep
@@ -98,7 +98,7 @@ def _told_apart(item: Item, owners: dict[str, Item]) -> Item | None:
         return item
     if item.file.sha256 is None or item.file.sha256 == first.file.sha256:
         return None
-    return replace(item, is_other=True)
+    return item_of(registry, item.model, item.version, item.file, is_other=True)
 
 
 @contextmanager

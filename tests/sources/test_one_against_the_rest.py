@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from fake_sites import Sites, World
 from fake_sites.messages import Request, Response, json_response
 from fetching import EVERYTHING, installed, jobs_of
 from networks import a1111_network
+from trapped import give
 
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
@@ -441,6 +443,26 @@ def test_a_model_that_lists_the_numbers_of_all_files_keeps_none_of_them_from_com
         came = set(installed(session))
         assert wanted <= came
         assert came <= good
+
+
+def test_a_refused_file_whose_number_another_model_lists_is_not_fetched_again(site: Sites, here: FetchSession) -> None:
+    owner = site.world.models[1]
+    file = site.world.model(owner["id"])["modelVersions"][0]["files"][0]
+    give(site, file, b"no network at all")
+    true = {**file, "hashes": {"SHA256": hashlib.sha256(b"no network at all").hexdigest()}}
+
+    def claim(page: dict[str, Any]) -> None:
+        items = {item["id"]: item for item in page["items"]}
+        other, own = (items[id]["modelVersions"][0]["files"] for id in (site.world.ids()[0], owner["id"]))
+        own[:] = [true]
+        other.append({**file, "hashes": {"SHA256": "ab" * 32}})
+        page["items"] = sorted(page["items"], key=lambda item: item["id"] == owner["id"])  # the claim comes first
+
+    change_list(site, claim)
+    for _ in range(2):
+        here.sync(EVERYTHING, all_versions=True)
+    (job,) = here.registry.jobs.of(f"civitai:{file['id']}-{owner['id']}")
+    assert (job.state, job.attempts) == ("refused", 1)
 
 
 def test_a_second_page_that_drips_leaves_what_the_first_listed(
