@@ -7,42 +7,54 @@ import sys
 
 import click
 
-from hnetkit.cli.ending import exit_code_of, unwind_on_signals
-from hnetkit.cli.lazy import LazyGroup
+from hnetkit.cli.groups import LazyGroup
 from hnetkit.cli.output import ReaderLeft, not_text, say, say_traceback, say_usage, take_streams
+from hnetkit.cli.signals import exit_code_of, unwind_on_signals
 from hnetkit.errors import HnetkitError, failure_of
 from hnetkit.text import is_text
 
-# command -> (module of this folder that defines it, its line in `hnetkit --help`): help imports no command.
-# A test holds each line equal to the first line of the command's own help.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "inspect": ("files", "Show what is in model files."),
-    "validate": ("files", "Check hypernetwork files for damage and contradictions."),
-    "convert": ("files", "Convert hypernetworks between .pt and .safetensors."),
-    "scan": ("library", "Index folders of hypernetworks in the registry."),
-    "list": ("library", "List the networks of the library."),
-    "search": ("library", "Search the library's names, tags and notes."),
-    "show": ("library", "Show all that is known of one network."),
-    "tag": ("library", "Tag a network, or give it an alias or a note."),
-    "forget": ("library", "Remove files from the registry; no file is touched."),
-    "link": ("linking", "Put the library's networks into another program's folder."),
-    "browse": ("remote", "Search Civitai for hypernetworks."),
-    "pull": ("remote", "Fetch networks into the library."),
-    "sync": ("remote", "Mirror hypernetworks of Civitai into the library."),
-    "updates": ("remote", "Show models of which the site has a newer version than the library."),
-    "identify": ("upkeep", "Ask Civitai what the library's files are, by their hashes."),
-    "repair": ("upkeep", "Fetch again what was installed and is missing or damaged."),
-    "export": ("portable", "Write what is known of the library as JSON lines."),
-    "import": ("portable", "Take in what `export` wrote."),
-    "generate": ("generate", "Draw pictures with hypernetworks applied."),
-    "grid": ("grid", "Draw a labelled sheet of pictures over two or three axes."),
-    "prompt": ("prompt", "Show what a prompt means, step by step."),
-    "train": ("train", "Train a hypernetwork, and prepare and check what it takes."),
-    "bench": ("bench", "Time each way to apply a stack on this machine."),
-    "demo": ("demo", "Run the whole job on the bundled library and model."),
-    "path": ("settings", "Print where hnetkit keeps its registry, config or library."),
-    "config": ("settings", "Show settings, or set one."),
-    "doctor": ("doctor", "Check this installation: packages, devices, registry, settings."),
+# heading in `hnetkit --help` -> command -> (module of this folder that defines it, its line there): help imports no
+# command. A test holds each line equal to the first line of the command's own help.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Files": {
+        "inspect": ("files", "Show what is in model files."),
+        "validate": ("files", "Check hypernetwork files for damage and contradictions."),
+        "convert": ("files", "Convert hypernetworks between .pt and .safetensors."),
+    },
+    "Library": {
+        "scan": ("library", "Index folders of hypernetworks in the registry."),
+        "list": ("library", "List the networks of the library."),
+        "search": ("library", "Search the library's names, tags and notes."),
+        "show": ("library", "Show all that is known of one network."),
+        "tag": ("library", "Tag a network, or give it an alias or a note."),
+        "forget": ("library", "Remove files from the registry; no file is touched."),
+        "link": ("library", "Put the library's networks into another program's folder."),
+        "export": ("library", "Write what is known of the library as JSON lines."),
+        "import": ("library", "Take in what `export` wrote."),
+    },
+    "Fetching": {
+        "browse": ("remote", "Search Civitai for hypernetworks."),
+        "pull": ("remote", "Fetch networks into the library."),
+        "sync": ("remote", "Mirror hypernetworks of Civitai into the library."),
+        "updates": ("remote", "Show models of which the site has a newer version than the library."),
+        "identify": ("remote", "Ask Civitai what the library's files are, by their hashes."),
+        "repair": ("remote", "Fetch again what was installed and is missing or damaged."),
+    },
+    "Drawing": {
+        "generate": ("drawing", "Draw pictures with hypernetworks applied."),
+        "grid": ("drawing", "Draw a labelled sheet of pictures over two or three axes."),
+        "prompt": ("prompt", "Show what a prompt means, step by step."),
+    },
+    "Training": {
+        "train": ("train", "Train a hypernetwork, and prepare and check what it takes."),
+    },
+    "This installation": {
+        "demo": ("demo", "Run the whole job on the bundled library and model."),
+        "doctor": ("installation", "Check this installation: packages, devices, registry, settings."),
+        "config": ("installation", "Show settings, or set one."),
+        "path": ("installation", "Print where hnetkit keeps its registry, config or library."),
+        "bench": ("bench", "Time each way to apply a stack on this machine."),
+    },
 }
 
 EPILOG = """\b
@@ -51,7 +63,7 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
 HNETKIT_DEBUG=1 shows tracebacks."""
 
 
-@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.group(cls=LazyGroup, sections=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="hnetkit", prog_name="hnetkit")
 def cli() -> None:
     """Read, index, convert and run Stable Diffusion hypernetworks."""

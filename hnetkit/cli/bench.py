@@ -10,7 +10,7 @@ import click
 
 from hnetkit import settings
 from hnetkit.cli.library import complete_name
-from hnetkit.cli.numbers import Number
+from hnetkit.cli.options import Number
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.generate.request import require_size

@@ -1,4 +1,4 @@
-"""`hnetkit inspect`, `validate` and `convert`: model files, without any library."""
+"""`hnetkit inspect`, `validate` and `convert`: model files and pictures, without any library."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import click
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
-from hnetkit.text import counted
+from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
+    from hnetkit.errors import NoSettings
     from hnetkit.formats.conversion import Converted
+    from hnetkit.formats.source import OpenFile
     from hnetkit.network import DType
 
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
+_FETCHABLE = (8, 10, 12, 64)  # digits of a hash that the site can be asked for
 _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
 
 
@@ -158,12 +161,11 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
 
 
 def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
-    from hnetkit.cli.picture_rows import picture_row
     from hnetkit.formats.source import OpenFile
     from hnetkit.inspection import examine_open
 
     with OpenFile(path) as file:
-        picture = picture_row(file, output)
+        picture = _picture_row(file, output)
         if picture is not None:
             return picture
         found = examine_open(file)
@@ -203,9 +205,7 @@ def _converted_row(made: Converted) -> Row:
 def _card(row: Row) -> list[str]:
     """One file for a person to read."""
     if row["kind"] == "picture":
-        from hnetkit.cli.picture_rows import picture_card
-
-        return picture_card(row)
+        return _picture_card(row)
     lines = [row["path"]]
     if row["format"] is None:
         lines.append(f"  {row['reason'].removeprefix(printable(row['path']) + ': ')}")
@@ -243,3 +243,47 @@ def _verdict_lines(row: dict[str, Any]) -> list[str]:
     lines += [f"  problem  {problem}" for problem in row["problems"]]
     lines += [f"  warning  {warning}" for warning in row["warnings"]]
     return lines
+
+
+def _picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None] | None:
+    """Returns what `picture_facts` does, and says how to get the networks that the library does not hold."""
+    from hnetkit.generate.picture_facts import picture_facts
+
+    found = picture_facts(file)
+    for network in found[0]["hypernetworks"] if found else ():
+        if not network["in_library"]:
+            output.note(f"Hint: {network['name']} is not in the library; {_fetch_command(network)}")
+    return found
+
+
+def _fetch_command(network: Row) -> str:
+    """What to type to get a network. Its name is a stranger's: the shell must see nothing else in it."""
+    if network["hash"] and len(network["hash"]) in _FETCHABLE:
+        return f"hnetkit pull {network['hash']}"
+    return f"hnetkit browse {argument(network['name'])}"
+
+
+def _picture_card(row: Row) -> list[str]:
+    """One picture for a person to read."""
+    lines = [row["path"]]
+    for label, text in _picture_facts(row):
+        first, *others = text.split("\n")
+        lines += [f"  {label:<12} {first}", *(f"{'':<15}{line}" for line in others)]
+    return lines
+
+
+def _picture_facts(row: Row) -> Iterator[tuple[str, str]]:
+    if not (row["settings"] or row["prompt"]):
+        yield "picture", "carries no settings"
+        return
+    yield "prompt", row["prompt"]
+    if row["negative_prompt"]:
+        yield "negative", row["negative_prompt"]
+    if row["settings"]:
+        yield "settings", ", ".join(f"{key}: {value}" for key, value in row["settings"].items())
+    for network in row["hypernetworks"]:
+        digits = f" [{network['hash']}]" if network["hash"] else ""
+        where = "in the library" if network["in_library"] else "not in the library"
+        yield "network", f"{network['name']} at {network['strength']:g}{digits}: {where}"
+    for warning in row["warnings"]:
+        yield "warning", warning

@@ -1,26 +1,34 @@
-"""`hnetkit scan`, `list`, `search`, `show`, `tag` and `forget`: the library."""
+"""The library: `hnetkit scan`, `list`, `search`, `show`, `tag`, `forget`, `link`, `export` and `import`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hnetkit import paths
-from hnetkit.cli.output import Output, Row, confirm, not_text, output_options
+from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
+from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
+from hnetkit.library.layouts import PROGRAMS, folder_of
 from hnetkit.text import argument, counted, is_text
 
 if TYPE_CHECKING:
     from hnetkit.library.library import Library
+    from hnetkit.library.link import How, LinkChange
     from hnetkit.registry.store import Registry
 
 # what means nothing to bash, zsh, fish and PowerShell, which takes typographic quotes for quotes and dashes for -
 _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
+_FAILURES_SHOWN = 20
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
 
@@ -76,8 +84,6 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
       hnetkit scan ~/stable-diffusion-webui/models/hypernetworks
       hnetkit scan --rehash
     """
-    from hnetkit.cli.progress import byte_progress
-
     if rehash and folders:
         raise UsageError("--rehash checks the whole library", hint="hnetkit scan --rehash")
     with open_library() as library, byte_progress("reading", quiet=output.quiet) as progress:
@@ -293,3 +299,140 @@ def _network_card(row: Row) -> list[str]:
     lines += _site_lines(row.get("sites", []), row.get("sidecars", []))
     lines += [f"  {file['state']:<11}{file['path']}" for file in row["files"]]
     return lines
+
+
+@click.command("link")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
+@click.option("--layout", required=True, type=click.Choice(list(PROGRAMS)), help="Whose folder DIR is.")
+@click.option("--symlink", is_flag=True, help="Only by symbolic links.")
+@click.option("--hardlink", is_flag=True, help="Only by hard links.")
+@click.option("--copy", is_flag=True, help="Only by copies.")
+@click.option("--undo", is_flag=True, help="Take back all that link put there and that is still as it was.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@output_options
+def link_command(
+    directory: Path,
+    names: tuple[str, ...],
+    layout: str,
+    symlink: bool,
+    hardlink: bool,
+    copy: bool,
+    undo: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Put the library's networks into another program's folder.
+
+    DIR is the program's own folder. All usable networks are linked, or those that are named; what the program cannot
+    read is converted to .pt. Again after a change of the library, it adds what is new and removes what left. Files
+    that hnetkit did not put there, or that changed since, stay as they are; exits with 1 where one is in the way.
+
+    \b
+    Examples:
+      hnetkit link ~/stable-diffusion-webui --layout a1111
+      hnetkit link ~/ComfyUI --layout comfyui ink glow --copy
+      hnetkit link ~/ComfyUI --layout comfyui --undo
+    """
+    how = _the_only_way(symlink=symlink, hardlink=hardlink, copy=copy)
+    program = PROGRAMS[layout]
+    if undo and (names or how):
+        raise UsageError(
+            "--undo takes everything back",
+            hint=f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --undo",
+        )
+    with open_library() as library, step_progress("Linking", quiet=output.quiet) as progress:
+        if undo:
+            found = library.unlink(directory, layout=layout, dry_run=dry_run)
+        else:
+            found = library.link(directory, layout=layout, names=names, how=how, dry_run=dry_run, progress=progress)
+    shown = [change for change in found if change.what != "there" or output.form != "text"]
+    output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=_link_line)
+    if program.note and not undo:
+        output.note(f"Note: {program.note}")
+    output.note(f"{_link_totals(found, dry_run=dry_run)}; {folder_of(program, directory)}")
+    skipped = sum(change.what == "skipped" for change in found)
+    if skipped:
+        raise PartlyFailed(f"{skipped} of {counted(len(found), 'file')} could not be linked")
+
+
+def _the_only_way(**asked: bool) -> How | None:
+    ways = [way for way, is_asked in asked.items() if is_asked]
+    if len(ways) > 1:
+        raise UsageError("choose one of --symlink, --hardlink and --copy")
+    return ways[0] if ways else None  # type: ignore[return-value]
+
+
+def _link_row(change: LinkChange) -> Row:
+    row = asdict(change)
+    return {"change": row.pop("what"), **row}
+
+
+def _link_line(row: Row) -> str:
+    how = f"  ({row['reason'] or row['how']})" if row["reason"] or row["how"] else ""
+    return f"{row['change']:<9}{row['path']}{how}"
+
+
+def _link_totals(changes: Iterable[LinkChange], *, dry_run: bool) -> str:
+    counts = Counter(change.what for change in changes)
+    there = f"{counts.pop('there')} there already" if counts["there"] else ""
+    done = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to change"
+    return f"{'would be: ' if dry_run else ''}{', '.join(filter(None, [done, there]))}"
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@output_options
+def export_command(file: str, overwrite: bool, output: Output) -> None:
+    """Write what is known of the library as JSON lines.
+
+    Networks with their tags, notes and aliases, what Civitai says of models, subscriptions; no path, and no network
+    itself. FILE may be - for standard output.
+
+    \b
+    Examples:
+      hnetkit export library.jsonl
+      hnetkit export - | gzip > library.jsonl.gz
+    """
+    from hnetkit.sources.portable import exported
+    from hnetkit.sources.portable_file import export_library
+
+    with open_library() as library:
+        if file == "-":
+            for record in exported(library.registry):
+                put_json(record)
+            return
+        count = export_library(library, file, overwrite=overwrite)
+    output.rows([{"file": file, "records": count}], columns=["file", "records"], text=lambda row: row["file"])
+    output.note(counted(count, "record"))
+
+
+@click.command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@output_options
+def import_command(file: str, output: Output) -> None:
+    """Take in what `export` wrote.
+
+    What is known here already stays; tags are added. FILE may be - for standard input. Exits with 1 where a line
+    cannot be taken in; the others are.
+
+    \b
+    Examples:
+      hnetkit import library.jsonl
+      zcat library.jsonl.gz | hnetkit import -
+    """
+    from hnetkit.sources.portable_file import import_library
+
+    if file == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed", hint="hnetkit import FILE")
+    with open_library() as library:
+        found = import_library(library, sys.stdin.buffer if file == "-" else file)
+    rows = [{"kind": kind, "records": count} for kind, count in sorted(found.counts.items())]
+    output.rows(rows, columns=["kind", "records"], text=lambda row: f"{row['kind']}  {row['records']}")
+    for failure in found.failures[:_FAILURES_SHOWN]:
+        say(failure)
+    if found.failed > _FAILURES_SHOWN:
+        say(f"and {found.failed - _FAILURES_SHOWN} more")
+    if found.failed:
+        raise PartlyFailed(f"{counted(found.failed, 'line')} could not be taken in, or not whole")

@@ -1,35 +1,159 @@
-"""`hnetkit browse`, `pull`, `sync` and `updates`: networks from Civitai and Hugging Face."""
+"""Civitai and Hugging Face: `hnetkit browse`, `pull`, `sync`, `updates`, `identify` and `repair`."""
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hnetkit.cli.fetching import (
-    fetch_options,
-    fetching_progress,
-    note_bad,
-    note_results,
-    open_session,
-    show_results,
-    size_text,
-)
-from hnetkit.cli.output import Output, Row, confirm, output_options
-from hnetkit.errors import NotFound, UsageError
+from hnetkit import paths
+from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
+from hnetkit.cli.progress import byte_progress, step_progress
+from hnetkit.cli.signals import stopping_on_signals
+from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular
 from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
     from hnetkit.sources.pages import BadRecord
+    from hnetkit.sources.results import FetchResult
+    from hnetkit.sources.session import FetchSession
     from hnetkit.sources.shapes import Model
     from hnetkit.sources.sync import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
+_COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
+
+
+def fetch_options(command: F) -> F:
+    """Adds --parallel, --limit-rate, --no-previews and --no-sidecars; the command receives `fetching: dict`."""
+
+    @functools.wraps(command)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        fetching = {"parallel": kwargs.pop("parallel"), "limit": kwargs.pop("limit_rate")}
+        fetching |= {"previews": not kwargs.pop("no_previews"), "sidecars": not kwargs.pop("no_sidecars")}
+        return command(*args, fetching=fetching, **kwargs)
+
+    decorated: Any = wrapper
+    for option in (
+        click.option("--no-sidecars", is_flag=True, help="Write nothing beside the networks."),
+        click.option("--no-previews", is_flag=True, help="Fetch no example pictures."),
+        click.option(
+            "--limit-rate", metavar="RATE", callback=_rate, help="Bytes a second for all files together: 500k, 2M."
+        ),
+        click.option("--parallel", type=click.IntRange(1, 16), default=2, show_default=True, help="Files at a time."),
+    ):
+        decorated = option(decorated)
+    return cast(F, decorated)
+
+
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--limit-rate {value}: not a number of bytes", hint="for example 500k or 2M")
+    return float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2].lower()]
+
+
+@contextmanager
+def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchSession]:
+    """What fetches into the person's library; `look_only` makes no registry where there is none."""
+    from hnetkit.library.library import Library
+    from hnetkit.sources.session import FetchSession
+
+    with ExitStack() as stack:
+        if look_only and not paths.registry_file().exists():
+            library = Library(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            library = Library()
+        stack.enter_context(library)
+        yield FetchSession(library, **settings)
+
+
+@contextmanager
+def fetching_progress(session: FetchSession, output: Output) -> Iterator[Callable[[int, int], None]]:
+    """The bar of bytes that come; Ctrl-C ends it once what came is kept."""
+    with byte_progress("fetching", quiet=output.quiet) as report, stopping_on_signals(session.clock):
+        yield report
+
+
+def show_results(found: Iterable[FetchResult], output: Output) -> None:
+    """Prints what became of each, and leaves with the exit code that a single failure has, or with 1.
+
+    Raises:
+        HnetkitError: something did not come.
+    """
+    from hnetkit.sources.results import require_all
+
+    found = list(found)
+    output.rows([result_row(result) for result in found if result.error is None], columns=_COLUMNS, text=_line)
+    for failure in (result.error for result in found if result.error is not None):
+        say_failure(failure)
+    require_all(found)
+
+
+def note_results(found: Iterable[FetchResult], output: Output) -> None:
+    """Prints what would become of each."""
+    output.rows(map(result_row, found), columns=_COLUMNS, text=_line)
+
+
+def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
+    """Names what could not be used, and ends with exit code 1 where there is any.
+
+    Raises:
+        PartlyFailed: there is some.
+    """
+    failed = list(failed)
+    for bad in failed:
+        output.note(f"Error: {'' if bad.id is None else f'model:{bad.id}: '}{bad.reason}")
+    if failed:
+        raise PartlyFailed(f"{counted(len(failed), 'record')} of the site cannot be used", hint="the others were used")
+
+
+def result_row(result: FetchResult) -> Row:
+    """A row of what became of a file; numbers of a site as it says them."""
+    return {
+        "state": result.state,
+        "name": result.name,
+        "size": size_text(result.size_bytes),
+        "model": result.model,
+        "version": result.version,
+        "reason": result.reason,
+        "code": result.code,
+        "model_id": result.model_id,
+        "version_id": result.version_id,
+        "file_id": result.file_id,
+        "sha256": result.sha256,
+        "size_bytes": result.size_bytes,
+        "paths": list(result.paths),
+    }
+
+
+def _line(row: Row) -> str | list[str]:
+    if row.get("paths"):
+        lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
+        return [*lines, f"         {row['reason']}"] if row.get("code") == "partly" else lines
+    reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
+    detail = f"  ({reason})" if reason else f"  {row.get('size') or ''}"
+    return f"{row['state']:<9}{row['name']}{detail}"
+
+
+def size_text(size_bytes: int | None) -> str | None:
+    if size_bytes is None:
+        return None
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes / 1e3:.1f} kB"
 
 
 def filter_options(command: F) -> F:
@@ -156,7 +280,6 @@ def sync_command(
       hnetkit sync --creator luisa_pinguin --save luisa
       hnetkit sync luisa
     """
-    from hnetkit.cli.progress import step_progress
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.results import of_plan
 
@@ -276,3 +399,69 @@ def _plan_note(plan: Plan) -> str:
         f"{counted(len(plan.models), 'model')}, {counted(len(plan.items), 'file')}: {have} here, "
         f"{len(plan.to_fetch)} to fetch ({size_text(plan.bytes_to_fetch)}), {plan.left_out} left out"
     )
+
+
+@click.command("identify")
+@click.option("--again", is_flag=True, help="Ask also about files that the site did not know lately.")
+@output_options
+def identify_command(again: bool, output: Output) -> None:
+    """Ask Civitai what the library's files are, by their hashes.
+
+    One request for up to 10,000 files; only their hashes are told. Also finds the checkpoints that networks were
+    trained on.
+
+    \b
+    Examples:
+      hnetkit identify
+      hnetkit identify --json
+    """
+    failed: list[BadRecord] = []
+    with open_session() as session:
+        found = session.identify(again=again, failed=failed.append)
+    output.rows(
+        found.files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line
+    )
+    files, checkpoints = (sum(row["model_id"] is not None for row in rows) for rows in (found.files, found.checkpoints))
+    output.note(
+        f"{files} of {counted(len(found.files), 'file')} known to the site; "
+        f"{checkpoints} of {counted(len(found.checkpoints), 'checkpoint')}"
+    )
+    note_bad(failed, output)
+
+
+@click.command("repair")
+@click.option("--dry-run", is_flag=True, help="Say what is missing or damaged, and touch nothing.")
+@fetch_options
+@output_options
+def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> None:
+    """Fetch again what was installed and is missing or damaged.
+
+    Reads every file that hnetkit fetched. A damaged one is kept in the library's folder .quarantine, and another
+    network that somebody put in its place stays there.
+
+    \b
+    Examples:
+      hnetkit repair --dry-run
+      hnetkit repair
+    """
+    with open_session(**fetching) as session:
+        with step_progress("reading", quiet=output.quiet) as report:
+            damages = session.damages(report)
+        if dry_run:
+            rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in damages]
+            output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
+            count = sum(damage.what != "kept" for damage in damages)
+            output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
+            return
+        with fetching_progress(session, output) as progress:
+            found = session.repair(damages, progress=progress)
+    if not found:
+        output.note("nothing is missing or damaged")
+    show_results(found, output)
+
+
+def _identity_line(row: dict[str, Any]) -> str:
+    if row["model_id"] is None:
+        return f"{row['path']}  not known to the site"
+    creator = f" by {row['creator']}" if row["creator"] else ""
+    return f"{row['path']}  {row['model']} {row['version']}{creator}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hnetkit.cli.numbers import Number
+from hnetkit.cli.options import Number
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import HnetkitError, PartlyFailed, UsageError

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from hnetkit.cli.numbers import Number
+from hnetkit.cli.options import Number
 from hnetkit.errors import UsageError
 from hnetkit.limits import parse_json
 

@@ -48,8 +48,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats", "checks"),
         *("inspection", "text", "kernels", "registry", "library", "prompts", "runtime", "demo", "generate"),
     ),
+    "doctor": ("errors", "text", "paths", "settings", "hub", "kernels", "registry", "sources", "demo"),
 }
-BY_NAME = ("", "cli.lazy")
+BY_NAME = ("", "cli.groups")
 """Modules that load others when their names are used."""
 
 THIRD_PARTY = {

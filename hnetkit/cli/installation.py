@@ -1,4 +1,4 @@
-"""`hnetkit path` and `hnetkit config`: where things are, and what was set once."""
+"""This installation: `hnetkit path`, `config` and `doctor`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from hnetkit import paths, settings
 from hnetkit.cli.output import Output, output_options, put_path
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import NotFound, PartlyFailed, UsageError
 
 PLACES = {
     "registry": paths.registry_file,
@@ -57,3 +57,24 @@ def config_command(key: str | None, value: str | None, unset: bool, output: Outp
         if found is None:
             raise NotFound(f"{key} is not set", hint=f"hnetkit config {key} VALUE")
         output.rows([{"key": key, "value": found}], columns=["key", "value"], text=lambda row: row["value"])
+
+
+@click.command("doctor")
+@output_options
+def doctor_command(output: Output) -> None:
+    """Check this installation: packages, devices, registry, settings.
+
+    Exits with 1 where something needs care.
+
+    \b
+    Examples:
+      hnetkit doctor
+      hnetkit doctor --json
+    """
+    from hnetkit.doctor import check_installation
+
+    rows = check_installation()
+    output.rows(rows, columns=["check", "state", "detail"])
+    failed = [row["check"] for row in rows if row["state"] == "failed"]
+    if failed:
+        raise PartlyFailed(f"needs care: {', '.join(failed)}", hint="the detail column says what is wrong")
