@@ -33,6 +33,7 @@ ROOMS = {
     "hub": Room("Files of the Hugging Face hub, through huggingface_hub.", "errors files tokens"),
     "limits": Room("Limits on what is made of a file that a stranger wrote; the JSON parser.", "errors files"),
     "images": Room("The one reader of images: allowed formats, size limits, EXIF orientation.", "errors files"),
+    "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
     "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors"),
     "hashes": Room("The hashes of a file and of its content, in one pass.", "errors network"),
@@ -66,13 +67,13 @@ ROOMS = {
     "demo": Room("The bundled model and its networks.", "errors"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",
-        "errors paths files limits hub images settings network hashes formats text registry library prompts runtime"
-        " demo",
+        "errors paths files limits hub images distributed settings network hashes formats text registry"
+        " library prompts runtime demo",
     ),
     "train": Room(
         "Training data, training runs and sweeps.",
-        "errors paths files limits images settings network hashes formats checks inspection text kernels registry"
-        " library prompts runtime demo generate",
+        "errors paths files limits images distributed settings network hashes formats checks inspection"
+        " text kernels registry library prompts runtime demo generate",
     ),
 }
 """Room -> its row. `hnetkit.cli` is not listed: it may import every room, and no room may import it."""
