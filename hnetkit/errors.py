@@ -7,10 +7,11 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
 
 from __future__ import annotations
 
+import difflib
 import errno
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from hnetkit.text import printable as printable
@@ -220,6 +221,7 @@ _EXTRA_OF: Mapping[str, str] = dict.fromkeys(
 )
 """Module -> the extra of hnetkit that installs it."""
 
+_COMPARED, _NEAR = 100, 0.5  # characters of a word that are compared; the least likeness, of difflib
 _PIP_NAMES: Mapping[str, str] = {"huggingface_hub": "huggingface-hub", "PIL": "pillow"}
 
 
@@ -269,3 +271,10 @@ def failure_of(error: Exception, what: str) -> HnetkitError:
         return HnetkitError(f"{what}: no further thread can be started", hint="close other programs, or see ulimit -u")
     hint = "this is a defect of hnetkit: please report it with what HNETKIT_DEBUG=1 prints"
     return Defect(f"{what}: {type(error).__name__}: {error}", hint=hint)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """Returns the known word that `word` is most like, upper and lower case being the same; None where none is near."""
+    by_fold = {candidate.casefold(): candidate for candidate in known}
+    near = difflib.get_close_matches(word[:_COMPARED].casefold(), by_fold, n=1, cutoff=_NEAR)
+    return by_fold[near[0]] if near else None

@@ -69,6 +69,18 @@ class _Prepared(NamedTuple):
     weight: int = 1
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    """Returns the (width, height) in pixels that ``"512"`` or ``"512x768"`` means; no limit is held here.
+
+    Raises:
+        ValueError: it means none.
+    """
+    found = re.fullmatch(r"(\d{1,6})(?:[xX](\d{1,6}))?", text.strip(), re.ASCII)
+    if found is None:
+        raise ValueError(f"{text}: not a size in pixels")
+    return int(found[1]), int(found[2] or found[1])
+
+
 def open_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
     """Returns the first picture of an image file, decoded and turned as its EXIF data says, in the mode that it has.
 

@@ -63,6 +63,14 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
+def size_text(size_bytes: int) -> str:
+    """Returns a number of bytes in kB, MB or GB of powers of ten, as shops and sites count."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes / 1e3:.1f} kB"
+
+
 def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
     """Returns `text` as one word of a command that people paste into a shell, which sees nothing else in it.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hnetkit.cli import run
+from hnetkit.errors import did_you_mean
 from hnetkit.text import argument
 
 PACKAGE = Path(__file__).resolve().parents[2] / "hnetkit"
@@ -64,3 +65,10 @@ def test_a_folder_in_a_hint_runs_nothing(
         run(["inspect", "--", name])
     hints = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Hint: ")]
     assert hints == ["Hint: hnetkit scan 'x$(touch ran);y'", "Hint: hnetkit scan ./-d"]
+
+
+@pytest.mark.parametrize(
+    ("word", "near"), [("Grey", "gray"), ("eulr a", "Euler a"), ("EULER", "Euler a"), ("zzz", None), ("", None)]
+)
+def test_the_nearest_known_word_is_found_in_any_case(word: str, near: str | None) -> None:
+    assert did_you_mean(word, ["Euler a", "gray", "DDIM"]) == near

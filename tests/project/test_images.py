@@ -18,7 +18,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from hnetkit import images
 from hnetkit.errors import BadPicture, NotFound
-from hnetkit.images import open_image, read_image, stored_size
+from hnetkit.images import open_image, parse_size, read_image, stored_size
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MEGABYTE = 1 << 20
@@ -371,3 +371,16 @@ def test_nothing_else_opens_images() -> None:
             is_reader = path == REPOSITORY / "hnetkit" / "images.py"
             assert is_reader == bool(opens), path
             assert not {"PIL.Image", "PIL.ImageFile"} & sources, path
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("512", (512, 512)), ("512x768", (512, 768)), (" 64X32 ", (64, 32)), ("0x1", (0, 1))]
+)
+def test_a_size_is_one_number_or_two(text: str, size: tuple[int, int]) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "512x", "5 12", "-512", "512x768x3", "1234567", "\u0665"])
+def test_no_other_text_is_a_size(text: str) -> None:
+    with pytest.raises(ValueError, match="not a size in pixels"):
+        parse_size(text)

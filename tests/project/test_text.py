@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetkit.text import exact, from_cell, printable, to_cell
+from hnetkit.text import exact, from_cell, printable, size_text, to_cell
 
 HAZARDS = st.sampled_from(
     "'=+-@\\u005c1b\x1b\x07\x7f\x9b\t\r\n \u202e\u2066\u200e\u200d\u200c\u2028\ufeff\ufe0f\udce9猫❤\uff1d"
@@ -91,3 +91,11 @@ def test_nothing_is_a_formula_where_a_spreadsheet_divides_at_semicolons(text: st
 def test_semicolons_between_words_stay() -> None:
     assert to_cell("ink; wash;-") == "ink; wash;\\u002d"
     assert to_cell("a;b; c=d") == "a;b; c=d"
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [(0, "0.0 kB"), (950, "0.9 kB"), (1_500_000, "1.5 MB"), (83_000_000, "83.0 MB"), (4.2e9, "4.2 GB")],
+)
+def test_sizes_are_shown_in_powers_of_ten(size: int, shown: str) -> None:
+    assert size_text(size) == shown
