@@ -80,7 +80,7 @@ def _at_settings() -> AbstractContextManager[None]:
 
 def _require_sense(key: str, value: str) -> None:
     if not value.strip():
-        raise UsageError(f"{key}: an empty value", hint=f"hnetkit config --unset {key}")
+        raise UsageError(f"{key}: an empty value", hint=f"hnetkit config {key} --remove")
     scheme, separator, _ = value.partition("://")
     if separator:  # said without what follows, and never stored: the file may be read by others
         hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key == "model" else "")

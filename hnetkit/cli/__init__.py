@@ -30,19 +30,19 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "forget": ("library", "Remove files from the registry; no file is touched."),
         "link": ("library", "Put the library's networks into another program's folder."),
         "export": ("library", "Write what is known of the library as JSON lines."),
-        "import": ("library", "Take in what `export` wrote."),
+        "import": ("library", "Read what `export` wrote into the library."),
     },
     "Fetching": {
         "browse": ("remote", "Search Civitai for hypernetworks."),
         "pull": ("remote", "Fetch networks into the library."),
         "sync": ("remote", "Mirror hypernetworks of Civitai into the library."),
-        "updates": ("remote", "Show models of which the site has a newer version than the library."),
+        "updates": ("remote", "Show models that have a newer version on the site than in the library."),
         "identify": ("remote", "Ask Civitai what the library's files are, by their hashes."),
-        "repair": ("remote", "Fetch again what was installed and is missing or damaged."),
+        "repair": ("remote", "Fetch installed files again that are missing or damaged."),
     },
     "Drawing": {
         "generate": ("drawing", "Draw pictures with hypernetworks applied."),
-        "grid": ("drawing", "Draw a labelled sheet of pictures over two or three axes."),
+        "grid": ("drawing", "Draw a labeled sheet of pictures over two or three axes."),
         "prompt": ("prompt", "Show what a prompt means, step by step."),
     },
     "Training": {
@@ -66,7 +66,14 @@ HNETKIT_DEBUG=1 shows tracebacks."""
 @click.group(cls=LazyGroup, sections=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="hnetkit", prog_name="hnetkit")
 def cli() -> None:
-    """Read, index, convert and run Stable Diffusion hypernetworks."""
+    """Read, index, convert and run Stable Diffusion hypernetworks.
+
+    New here? `hnetkit demo` runs everything on bundled networks, offline, in a minute. Then begin with `hnetkit scan
+    DIR` for a folder of old files, with `hnetkit generate --help` to draw, or with `hnetkit train --help` to train.
+
+    Each command's help has examples. They use the bundled networks dots, outline and paper, in a copy of the folder
+    that `hnetkit path demo` prints.
+    """
 
 
 def main() -> None:

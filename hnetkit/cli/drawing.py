@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from hnetkit.cli.library import complete_name
-from hnetkit.cli.options import Number
+from hnetkit.cli.options import DEVICES, DTYPES, OUTPUT, Number, command, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
@@ -24,105 +24,129 @@ from hnetkit.text import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-
-def _both_sizes(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d+)x(\d+)", text)
-    if not found:
-        raise UsageError(f"--hires-size {text}: not WIDTHxHEIGHT", hint="--hires-size 1024x1024")
-    return int(found[1]), int(found[2])
-
-
+_PROMPT, _IMAGE, _MODEL = "Prompt and networks", "Image", "Model"
+_prompt, _image, _model = (partial(option, section=heading) for heading in (_PROMPT, _IMAGE, _MODEL))
+_over_image = partial(option, section="Image-to-image and inpainting")
+_hires = partial(option, section="Hires (a second, larger pass)")
+_axes = partial(option, section="Axes")
 _FILE = click.Path()
 _FRACTION = Number(0, 1)
-_OPTIONS: list[Callable[[Any], Any]] = [
-    click.option(
-        "--model",
-        "place",
-        metavar="M",
-        help="A diffusers folder, a hub id, or a checkpoint in one file. [default: as set with `hnetkit config`]",
-    ),
-    click.option("--vae", metavar="V", help="Another autoencoder: a file, a diffusers folder, or a hub id."),
-    click.option("--tokenizer", metavar="DIR", help="Folder of the tokenizer of a checkpoint in one file."),
-    click.option("--negative-prompt", metavar="T", help="What to steer away from."),
-    click.option("--steps", type=click.IntRange(1, 1000), help="Sampling steps. [default: the model's, else 20]"),
-    click.option(
-        "--cfg-scale",
-        type=Number(min=1),
-        help="How closely to follow the prompt. [default: the model's, else 7]",
-    ),
-    click.option("--width", type=int, help="Pixels, a multiple of 8. [default: the model's]"),
-    click.option("--height", type=int, help="Pixels, a multiple of 8. [default: the model's]"),
-    click.option(
-        "--sampler",
-        metavar="NAME",
-        help=f"{', '.join(SAMPLERS)}. [default: the model's, else Euler a]",
-    ),
-    click.option(
-        "--rng",
-        type=click.Choice(NAMES["rng"]),
-        help="Where noise comes from: torch's generator for CPUs, or that of CUDA in software. [default: cpu]",
-    ),
-    click.option(
-        "--clip-skip",
-        type=click.IntRange(1, 12),
-        help="2 leaves out the last layer of SD 1's text encoder. [default: 1]",
-    ),
-    click.option(
+_SEED = click.IntRange(min=-1)
+_STEPS = click.IntRange(1, 1000)
+
+# What `generate` and `grid` share. Defaults in words: a setting, a picture drawn again or the model decides first.
+_SHARED = (
+    _prompt("--negative-prompt", metavar="TEXT", show_default="empty", help="Describe what to steer away from."),
+    _prompt(
         "--emphasis",
         type=click.Choice(NAMES["emphasis"]),
-        help="What weights do; none reads brackets as text. [default: original]",
+        show_default="original",
+        help="How weights as in (word:1.2) act: as in A1111, without its normalization, not at all, or with brackets "
+        "read as text.",
     ),
-    click.option("--ensd", "eta_seed_delta", type=int, help="A1111's eta noise seed delta. [default: 0]"),
-    click.option("--variation-seed", type=click.IntRange(min=0), help="Seed of the variation noise."),
-    click.option(
-        "--variation-strength", type=_FRACTION, help="How much variation noise to blend in, 0 to 1. [default: 0]"
+    _image("--steps", type=_STEPS, show_default="the model's, else 20", help="Number of sampling steps."),
+    _image(
+        "--cfg-scale",
+        type=Number(min=1),
+        show_default="the model's, else 7",
+        help="How closely to follow the prompt (classifier-free guidance).",
     ),
-    click.option("--image", type=_FILE, metavar="FILE", help="Draw over this picture (image-to-image)."),
-    click.option(
+    _image(
+        "--size",
+        callback=size_in_pixels,
+        metavar="N|WxH",
+        show_default="the model's",
+        help="Size in pixels, multiples of 8.",
+    ),
+    _image("--width", type=int, hidden=True, help="Width in pixels, in place of --size."),
+    _image("--height", type=int, hidden=True, help="Height in pixels, in place of --size."),
+    _image("--sampler", metavar="NAME", show_default="the model's, else Euler a", help=f"{', '.join(SAMPLERS)}."),
+    _image(
+        "--rng",
+        type=click.Choice(NAMES["rng"]),
+        show_default="cpu",
+        help="Generator of the noise, as in A1111: torch's for CPUs, or Nvidia's, computed in software.",
+    ),
+    _image(
+        "--clip-skip",
+        type=click.IntRange(1, 12),
+        show_default="1",
+        help="Clip skip: 2 leaves out the last layer of SD 1's text encoder.",
+    ),
+    _image("--ensd", "eta_seed_delta", type=int, show_default="0", help="Eta noise seed delta, as in A1111."),
+    _image("--variation-seed", type=click.IntRange(min=0), show_default="0", help="Seed of the variation noise."),
+    _image("--variation-strength", type=_FRACTION, show_default="0", help="How much variation noise to blend in."),
+    _model(
+        "--model",
+        "place",
+        metavar="MODEL",
+        show_default="the setting `model`, else the bundled demo model",
+        help="Stable Diffusion model: a diffusers folder, a hub id, or a checkpoint in one file.",
+    ),
+    _model(
+        "--vae", metavar="VAE", show_default="the model's", help="Autoencoder: a file, a diffusers folder, or a hub id."
+    ),
+    _model("--tokenizer", metavar="DIR", show_default="CLIP's", help="Tokenizer folder, for a checkpoint in one file."),
+    _model(
+        "--device", type=click.Choice(DEVICES), show_default="the setting `device`, else auto", help="Where to compute."
+    ),
+    _model(
+        "--dtype",
+        type=click.Choice(DTYPES),
+        show_default="the setting `dtype`, else auto",
+        help="Precision to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
+    ),
+    _model("--offload", is_flag=True, help="Keep on the GPU only the part at work: less memory, slower."),
+    _model("--attention-slicing", is_flag=True, help="Compute attention in slices: less memory, slower."),
+    _model("--compile", "compiled", is_flag=True, help="Compile the UNet: slow at first, then faster."),
+    _over_image("--image", type=_FILE, metavar="FILE", help="Start from this picture and repaint it."),
+    _over_image(
         "--denoising",
         type=_FRACTION,
-        help="How strongly to repaint --image, or the first pass in the second: 0 keeps it, 1 ignores it. "
-        "[default: 0.75, in a second pass 0.7]",
+        show_default="0.75, in a hires pass 0.7",
+        help="How strongly to repaint --image, or the first pass in a hires pass: 0 keeps it, 1 ignores it.",
     ),
-    click.option("--mask", type=_FILE, metavar="FILE", help="White where --image is drawn anew (inpainting)."),
-    click.option("--mask-blur", type=Number(min=0), metavar="PX", help="Softens the mask. [default: 4]"),
-    click.option("--invert-mask", is_flag=True, help="Draw where the mask is black."),
-    click.option(
+    _over_image("--mask", type=_FILE, metavar="FILE", help="Repaint --image only where this picture is white."),
+    _over_image(
+        "--mask-blur",
+        type=Number(min=0),
+        metavar="PX",
+        show_default="4",
+        help="Soften the edge of the mask by so many pixels.",
+    ),
+    _over_image("--invert-mask", is_flag=True, help="Repaint where the mask is black instead."),
+    _over_image(
         "--masked-content",
         type=click.Choice(NAMES["masked_content"]),
-        help="What lies under the mask at first. [default: original]",
+        show_default="original",
+        help="What to put under the mask before repainting.",
     ),
-    click.option("--hires-scale", type=Number(1, 8), metavar="X", help="Draw in two passes, X times as large."),
-    click.option("--hires-size", callback=_both_sizes, metavar="WxH", help="Draw in two passes, to this size."),
-    click.option(
-        "--hires-steps", type=click.IntRange(1, 1000), help="Sampling steps of the second pass. [default: --steps]"
+    _hires("--hires-scale", type=Number(1, 8), metavar="X", help="Draw again X times as large, from the first pass."),
+    _hires(
+        "--hires-size", callback=size_in_pixels, metavar="N|WxH", help="Draw again at this size, from the first pass."
     ),
-    click.option(
-        "--hires-upscaler", type=click.Choice(NAMES["hires_upscaler"]), help="What enlarges. [default: Latent]"
+    _hires("--hires-steps", type=_STEPS, show_default="--steps", help="Number of sampling steps of the second pass."),
+    _hires(
+        "--hires-upscaler",
+        type=click.Choice(NAMES["hires_upscaler"]),
+        show_default="Latent",
+        help="How to enlarge the first pass.",
     ),
-    click.option(
-        "--hires-prompt", metavar="T", help="Prompt of the second pass, with tags of its own. [default: PROMPT]"
+    _hires(
+        "--hires-prompt", metavar="TEXT", show_default="PROMPT", help="Prompt of the second pass, with its own tags."
     ),
-    click.option(
-        "--hires-negative-prompt", metavar="T", help="Negative prompt of the second pass. [default: --negative-prompt]"
+    _hires(
+        "--hires-negative-prompt",
+        metavar="TEXT",
+        show_default="--negative-prompt",
+        help="Negative prompt of the second pass.",
     ),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to compute."),
-    click.option(
-        "--dtype",
-        type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-        help="What to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
-    ),
-    click.option("--offload", is_flag=True, help="Keep on the GPU only the part at work: less memory, slower."),
-    click.option("--attention-slicing", is_flag=True, help="Compute attention in slices: less memory, slower."),
-    click.option("--compile", "compiled", is_flag=True, help="Compile the UNet: slow at first, then faster."),
-]
+)
 
 
 def network_option(help_text: str) -> Callable[[F], F]:
     """Adds ``-n NAME[:STRENGTH]``, repeatable; the command receives `networks`."""
-    return click.option(
+    return _prompt(
         "-n",
         "--network",
         "networks",
@@ -133,50 +157,65 @@ def network_option(help_text: str) -> Callable[[F], F]:
     )
 
 
-def picture_options(command: F) -> F:
+def picture_options(function: F) -> F:
     """Adds what `generate` and `grid` share; the command receives `model: ModelSource`, and `options`.
 
     They are those of `DrawOptions`, by their names; None where nothing is said.
     """
 
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, size: tuple[int, int] | None, **kwargs: Any) -> Any:
         model = ModelSource(**{field.name: kwargs.pop(field.name) for field in fields(ModelSource)})
         options = {field.name: kwargs.pop(field.name) for field in fields(DrawOptions)}
-        return command(*args, model=model, options=options, **kwargs)
+        if size is not None:
+            if (options["width"], options["height"]) != (None, None):
+                raise UsageError(
+                    "--size and --width or --height say the same in two ways", hint="leave one of them out"
+                )
+            options["width"], options["height"] = size
+        return function(*args, model=model, options=options, **kwargs)
 
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-    wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    for option in reversed(_OPTIONS):
-        wrapper = option(wrapper)
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for add in reversed(_SHARED):
+        wrapper = add(wrapper)
     return wrapper  # type: ignore[return-value]
 
 
-@click.command("generate")
+@command("generate")
 @click.argument("prompt", required=False)
 @network_option("Apply a network of the library, or a file, after those of the prompt.")
-@click.option(
+@_prompt(
     "--from",
     "source",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Draw a picture again by the settings in it; what is said beside it counts instead.",
+    help="Recreate a picture from the settings embedded in it; PROMPT and other options override them.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=-1), help="Seed of the first image; -1 picks one at random. [default: -1]"
-)
-@click.option(
+@_image("--seed", type=_SEED, show_default="-1", help="Seed of the first picture; -1 picks one at random.")
+@_image(
     "--count",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Number of images; each seed is one higher.",
+    help="Number of pictures; each has the next seed.",
 )
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Images to sample together."
+@_image(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Number of pictures to sample together.",
 )
-@click.option("--out", default=".", metavar="FILE|DIR", help="A .png file, or a folder. [default: this folder]")
-@click.option("--overwrite", is_flag=True, help="Replace FILE where it exists.")
 @picture_options
+@option(
+    "--out",
+    section=OUTPUT,
+    default=".",
+    metavar="FILE|DIR",
+    show_default="the current folder",
+    help="Write to this .png file, or into this folder.",
+)
+@option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
 @output_options
 def generate_command(
     prompt: str | None,
@@ -193,16 +232,17 @@ def generate_command(
 ) -> None:
     """Draw pictures with hypernetworks applied.
 
-    PROMPT is in A1111's language: (weights:1.2), [from:to:0.5], [a|b], AND, BREAK. Tags <hypernet:NAME:STRENGTH> name
-    networks of the library, in stacking order; `hnetkit prompt` shows what a prompt means. A picture holds its
-    parameters as text that the usual programs read. In a folder it is called NNNNN-SEED.png, and nothing is replaced.
-    The path of each picture is printed.
+    PROMPT is in A1111's language: (weights:1.2), [from:to:0.5], [a|b], AND, BREAK. A tag <hypernet:NAME:STRENGTH>
+    applies a network of the library; several apply in order. `hnetkit prompt` shows what a prompt means.
+
+    Each picture embeds its settings as text that other programs read too, and its path is printed. In a folder, files
+    are named NNNNN-SEED.png and nothing is replaced.
 
     \b
     Examples:
-      hnetkit generate "a red circle <hypernet:outline:0.8>" --seed 7
-      hnetkit generate "a blue star" -n outline:0.7 -n dots:0.7 --count 4 --out pictures
-      hnetkit generate --from old.png --steps 30
+      hnetkit generate "a large red star <hypernet:outline:0.8>" --seed 3 --out star.png
+      hnetkit generate "a small blue circle" -n outline:0.7 -n dots:0.7 --count 2 --out drawn
+      hnetkit generate --from star.png --steps 30
     """
     _require_place(out, count=count, overwrite=overwrite)
 
@@ -250,32 +290,37 @@ def _row(picture: Picture, path: Path) -> Row:
     }
 
 
-@click.command("grid")
+@command("grid")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=complete_name)
-@click.option("--prompt", "prompts", multiple=True, required=True, help="Repeat it for more rows of NAMEs.")
-@click.option(
+@_prompt(
+    "--prompt", "prompts", multiple=True, required=True, help="Prompt of every cell. Repeat it for more rows of NAMEs."
+)
+@network_option("Apply a network in every cell, after those of the prompt.")
+@_axes("--strengths", metavar="LIST", show_default="0,0.5,1,1.5,2", help="Strengths of the columns, with NAMEs.")
+@_axes("--x", metavar="AXIS=VALUES", help="Vary this from left to right.")
+@_axes("--y", metavar="AXIS=VALUES", help="Vary this from top to bottom.")
+@_axes("--z", metavar="AXIS=VALUES", help="Vary this from one part of the sheet to the part below it.")
+@_image(
     "--seed",
     "seeds",
-    type=click.IntRange(min=-1),
+    type=_SEED,
     multiple=True,
     default=[-1],
-    help="Repeat it for more rows of NAMEs; -1 draws one.",
+    show_default=True,
+    help="Seed of every cell; -1 picks one at random. Repeat it for more rows of NAMEs.",
 )
-@click.option("--strengths", metavar="LIST", help="Columns beside NAMEs. [default: 0,0.5,1,1.5,2]")
-@click.option("--x", metavar="AXIS=VALUES", help="What changes from left to right.")
-@click.option("--y", metavar="AXIS=VALUES", help="What changes from top to bottom.")
-@click.option("--z", metavar="AXIS=VALUES", help="What changes from one part of the sheet to the part below it.")
-@network_option("Apply a network in every cell, after those of the prompt.")
-@click.option(
+@_image(
     "--batch-size",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Cells at once that differ in their seed.",
+    help="Number of cells to sample together, of those that differ in their seed alone.",
 )
-@click.option("--out", default="grid.png", metavar="FILE", show_default=True, help="The sheet to write.")
-@click.option("--overwrite", is_flag=True, help="Replace FILE where it exists.")
 @picture_options
+@option(
+    "--out", section=OUTPUT, default="grid.png", metavar="FILE", show_default=True, help="Write the sheet to this file."
+)
+@option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
 @output_options
 def grid_command(
     names: tuple[str, ...],
@@ -293,27 +338,28 @@ def grid_command(
     options: dict[str, Any],
     output: Output,
 ) -> None:
-    """Draw a labelled sheet of pictures over two or three axes.
+    """Draw a labeled sheet of pictures over two or three axes.
 
-    With NAMEs each is a row and each strength a column, 0 being the picture without it. Tags in a prompt apply in
-    every column: the sheet shows what a network adds to them. The seed is the same everywhere.
+    With NAMEs, each network is a row and each strength a column; strength 0 is the picture without it. Tags in a prompt
+    apply in every column, so the sheet shows what a network adds to them.
 
-    Else --x, --y and --z each name an AXIS: hypernetwork (NAME[:STRENGTH], or none), strength (of the axis's network,
-    else of the whole stack; strength:NAME of one in it), order (of the stack: all, or ink/wash), seed, prompt (the
-    first value is searched for in the prompts and replaced by each), steps, cfg, sampler, checkpoint. VALUES are
-    separated by commas and quoted as in CSV; numbers take ranges: 1-5, 1-9 (2), 1-10 [4], 0:1:0.25.
+    Without NAMEs, --x, --y and --z each take one AXIS with its VALUES: hypernetwork (NAME[:STRENGTH], or none),
+    strength (of the network of another axis, else of the whole stack; strength:NAME for one of its networks), order (of
+    the stack: all, or as dots/outline), seed, prompt (the first value is replaced by each in the prompts), steps, cfg,
+    sampler, checkpoint. VALUES are separated by commas and quoted as in CSV; numbers take ranges: 1-5, 1-9 (2) with a
+    step, 1-10 [4] with a count, 0:1:0.25.
 
-    Beside grid.png, the folder grid-cells holds each cell's picture, and grid.jsonl a line of all that it was drawn
-    by. Given again after an interrupt, the same command draws what is missing. A cell that cannot be drawn is marked on
-    the sheet and told, the others are drawn, and the same command tries it again. Started by `accelerate launch
-    --multi_gpu --num_processes N --no_python hnetkit grid ...`, N processes share the work; the sheet is the same.
+    Beside grid.png, the folder grid-cells holds the picture of each cell, and grid.jsonl a line with its settings.
+    After an interrupt, the same command draws what is missing. A cell that cannot be drawn is marked on the sheet and
+    reported, the others are drawn, and the same command tries it again. Started by `accelerate launch --multi_gpu
+    --num_processes N --no_python hnetkit grid ...`, N processes share the work; the sheet is the same.
 
     \b
     Examples:
-      hnetkit grid outline dots --prompt "a red circle" --seed 7
-      hnetkit grid dots --prompt "a blue star <hypernet:outline:0.7>" --strengths 0,0.5,1 --out dots.png
-      hnetkit grid --prompt "a red star" -n dots --seed 7 --x strength=0:1:0.25 --y "prompt=red,blue" --out dots.png
-      hnetkit grid --prompt "a star" -n dots -n outline:0.7 --x order=all --y seed=1-3 --z cfg=4,7 --out order.png
+      hnetkit grid outline dots --prompt "a large red star" --seed 3
+      hnetkit grid dots --prompt "a small blue circle <hypernet:outline:0.7>" --strengths 0,0.5,1 --out dots.png
+      hnetkit grid --prompt "a red star" -n dots --seed 3 --x strength=0:1:0.5 --y "prompt=red,blue" --out colors.png
+      hnetkit grid --prompt "a star" -n dots -n outline:0.7 --x order=all --y seed=1-2 --z cfg=4,7 --out order.png
     """
     from hnetkit.distributed import Processes, started_alone, use_default_threads
 

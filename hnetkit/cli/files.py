@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
@@ -24,22 +25,24 @@ _FETCHABLE = (8, 10, 12, 64)  # digits of a hash that the site can be asked for
 _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
 
 
-@click.command("inspect")
+@command("inspect")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @output_options
 def inspect_command(files: tuple[str, ...], output: Output) -> None:
     """Show what is in model files.
 
-    A PNG, JPEG or WebP picture shows how it was made, by A1111's text or ComfyUI's graph, and which of its
-    hypernetworks the library holds; exits with 4 where it does not say. A file of another kind is named as what it
-    is. Nothing in a file is ever run; exits with 7 where one is unsafe, damaged, or of a build that cannot be
-    computed.
+    For a hypernetwork: what it is built like, what it was trained on, and its hashes. For a PNG, JPEG or WebP picture:
+    its prompt and settings, as A1111 or ComfyUI embedded them, and which of its hypernetworks are in your library. For
+    any other file: what kind it is.
+
+    No code in a file is ever run. The exit code is 7 if a file is unsafe, damaged, or cannot be computed, and 4 if a
+    picture has no settings.
 
     \b
     Examples:
-      hnetkit inspect style.pt
-      hnetkit inspect --json *.pt *.safetensors
-      hnetkit inspect picture.png
+      hnetkit inspect outline.pt
+      hnetkit inspect --json *.pt
+      hnetkit inspect star.png
     """
     rows: list[Row] = []
     failures: list[HnetkitError] = []
@@ -57,18 +60,18 @@ def inspect_command(files: tuple[str, ...], output: Output) -> None:
     _raise_all(failures, of=len(files))
 
 
-@click.command("validate")
+@command("validate")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @output_options
 def validate_command(files: tuple[str, ...], output: Output) -> None:
     """Check hypernetwork files for damage and contradictions.
 
-    Reads every value. Exits with 7 where a file is refused or holds values that are not finite.
+    Reads every value. The exit code is 7 if a file is refused or has values that are not finite.
 
     \b
     Examples:
-      hnetkit validate style.pt
-      hnetkit validate --json models/hypernetworks/*.pt
+      hnetkit validate outline.pt
+      hnetkit validate --json *.pt
     """
     rows: list[Row] = []
     failures: list[HnetkitError] = []
@@ -82,29 +85,42 @@ def validate_command(files: tuple[str, ...], output: Output) -> None:
     _raise_all(failures, of=len(files))
 
 
-@click.command("convert")
+@command("convert")
 @click.argument("sources", nargs=-1, required=True, metavar="SRC... [DST]")
-@click.option(
-    "--to", type=click.Choice(["safetensors", "pt"]), help="Format of the outputs, named after their sources."
+@option(
+    "--to",
+    type=click.Choice(["safetensors", "pt"]),
+    help="Convert every SRC to this format; each output has the name of its source.",
 )
-@click.option(
-    "--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Convert every tensor; else each stays as it is."
+@option(
+    "--dtype",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    show_default="each tensor's own",
+    help="Convert every tensor to this precision.",
 )
-@click.option("--out-dir", type=click.Path(), help="Folder of the outputs; else each lies beside its source.")
-@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@option(
+    "--out",
+    "out_dir",
+    former=["--out-dir"],
+    type=click.Path(),
+    metavar="DIR",
+    show_default="beside each SRC",
+    help="Write the outputs of --to into this folder.",
+)
+@option("--overwrite", is_flag=True, help="Replace existing files.")
 @output_options
 def convert_command(
     sources: tuple[str, ...], to: str | None, dtype: str | None, out_dir: str | None, overwrite: bool, output: Output
 ) -> None:
     """Convert hypernetworks between .pt and .safetensors.
 
-    Without --to, the last argument is the file to write, and its suffix decides the format. Tensors keep their bytes
-    and metadata keeps its values and types, so that converting back gives the same network.
+    Without --to, give one SRC and the file to write, DST, whose suffix decides the format. Tensors keep their bytes and
+    metadata keeps its values and types, so that converting back gives the same network.
 
     \b
     Examples:
-      hnetkit convert style.pt style.safetensors
-      hnetkit convert --to safetensors --out-dir converted models/*.pt
+      hnetkit convert outline.pt outline.safetensors
+      hnetkit convert --to safetensors --out converted *.pt
     """
     from hnetkit.formats.conversion import convert, convert_all
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from hnetkit import paths, settings
+from hnetkit import demo, paths, settings
+from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, output_options, put_path
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 
@@ -13,44 +14,50 @@ PLACES = {
     "config": paths.config_file,
     "library": paths.library_folder,
     "home": paths.home,
+    "demo": demo.network_folder,
 }
 
 
-@click.command("path")
-@click.argument("what", type=click.Choice(list(PLACES)), default="registry")
+@command("path")
+@click.argument("what", metavar=f"[{'|'.join(PLACES)}]", type=click.Choice(list(PLACES)), default="registry")
 def path_command(what: str) -> None:
     """Print where hnetkit keeps its registry, config or library.
 
-    HNETKIT_HOME moves all of them.
+    "registry" is the database of what you have, "config" the file of settings, "library" the folder that fetched files
+    go to, "home" the folder of all three, which HNETKIT_HOME moves. "demo" is the folder of the bundled hypernetworks.
 
     \b
     Examples:
-      hnetkit path
+      hnetkit path library
+      hnetkit scan "$(hnetkit path demo)"
       sqlite-utils tables "$(hnetkit path registry)" --counts
     """
     put_path(PLACES[what]())
 
 
-@click.command("config")
+@command("config")
 @click.argument("key", required=False)
 @click.argument("value", required=False)
-@click.option("--unset", is_flag=True, help="Take the setting back.")
+@option("--remove", former=["--unset"], is_flag=True, help="Remove the setting KEY.")
 @output_options
-def config_command(key: str | None, value: str | None, unset: bool, output: Output) -> None:
+def config_command(key: str | None, value: str | None, remove: bool, output: Output) -> None:
     """Show settings, or set one.
+
+    Without KEY, lists all settings with what they mean. With KEY, prints its value; with KEY and VALUE, sets it.
 
     \b
     Examples:
       hnetkit config
-      hnetkit config model ./models/stable-diffusion-v1-5
+      hnetkit config device cpu
+      hnetkit config device --remove
     """
-    if unset and (key is None or value is not None):
-        raise UsageError("--unset takes one setting", hint="hnetkit config --unset model")
+    if remove and (key is None or value is not None):
+        raise UsageError("--remove takes one setting", hint="hnetkit config model --remove")
     if key is None:
         stored = settings.load()
         rows = [{"key": name, "value": stored.get(name), "meaning": text} for name, text in settings.KEYS.items()]
         output.rows(rows, columns=["key", "value", "meaning"])
-    elif unset or value is not None:
+    elif remove or value is not None:
         settings.put(key, value)
     else:
         found = settings.get(key)
@@ -59,12 +66,12 @@ def config_command(key: str | None, value: str | None, unset: bool, output: Outp
         output.rows([{"key": key, "value": found}], columns=["key", "value"], text=lambda row: row["value"])
 
 
-@click.command("doctor")
+@command("doctor")
 @output_options
 def doctor_command(output: Output) -> None:
     """Check this installation: packages, devices, registry, settings.
 
-    Exits with 1 where something needs care.
+    "absent" is what an optional extra would install. The exit code is 1 if something failed.
 
     \b
     Examples:

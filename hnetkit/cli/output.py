@@ -22,6 +22,7 @@ from typing import IO, Any, Literal, TypeVar
 
 import click
 
+from hnetkit.cli.options import OUTPUT, option
 from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.text import exact, printable, to_cell
 
@@ -149,7 +150,7 @@ def is_terminal(stream: IO[str] | None) -> bool:
     return stream is not None and stream.isatty()
 
 
-def output_options(command: F) -> F:
+def output_options(function: F) -> F:
     """Adds --json, --nl, --csv, --tsv, -t/--table and -q; the command receives `output: Output`."""
 
     def collect(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -165,10 +166,10 @@ def output_options(command: F) -> F:
         for name in ("json", "nl", "csv", "tsv", "table"):
             if kwargs.pop(f"as_{name}"):
                 form = name
-        return command(*args, output=Output(form, kwargs.pop("quiet")), **kwargs)
+        return function(*args, output=Output(form, kwargs.pop("quiet")), **kwargs)
 
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-    wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     for flags, help_text in (
         (("-t", "--table", "as_table"), "Print a table."),
         (("--tsv", "as_tsv"), "Print tab-separated values."),
@@ -176,8 +177,13 @@ def output_options(command: F) -> F:
         (("--nl", "as_nl"), "Print newline-delimited JSON."),
         (("--json", "as_json"), "Print a JSON array."),
     ):
-        wrapper = click.option(*flags, is_flag=True, callback=collect, help=help_text)(wrapper)
-    return click.option("-q", "--quiet", is_flag=True, help="No notes and no progress on stderr.")(wrapper)  # type: ignore[return-value]
+        wrapper = option(*flags, section=OUTPUT, is_flag=True, callback=collect, help=help_text)(wrapper)
+    return quiet_option("Print neither notes nor progress on stderr.")(wrapper)  # type: ignore[return-value]
+
+
+def quiet_option(help_text: str) -> Callable[[F], F]:
+    """Adds -q; the command receives `quiet`."""
+    return option("-q", "--quiet", section=OUTPUT, is_flag=True, help=help_text)
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from hnetkit import paths
+from hnetkit.cli.options import command, option, site_base_models
 from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
@@ -27,31 +28,48 @@ if TYPE_CHECKING:
     from hnetkit.sources.sync import Plan
 
 F = TypeVar("F", bound=Callable[..., Any])
+_filter, _downloads = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
+_saved = partial(option, section="Saved filters")
 _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 
 
-def fetch_options(command: F) -> F:
+def fetch_options(function: F) -> F:
     """Adds --parallel, --limit-rate, --no-previews and --no-sidecars; the command receives `fetching: dict`."""
 
-    @functools.wraps(command)
+    @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        fetching = {"parallel": kwargs.pop("parallel"), "limit": kwargs.pop("limit_rate")}
-        fetching |= {"previews": not kwargs.pop("no_previews"), "sidecars": not kwargs.pop("no_sidecars")}
-        return command(*args, fetching=fetching, **kwargs)
+        fetching = {
+            "parallel": kwargs.pop("parallel"),
+            "limit": kwargs.pop("limit_rate"),
+            "previews": not kwargs.pop("no_previews"),
+            "sidecars": not kwargs.pop("no_sidecars"),
+        }
+        return function(*args, fetching=fetching, **kwargs)
 
     decorated: Any = wrapper
-    for option in (
-        click.option("--no-sidecars", is_flag=True, help="Write nothing beside the networks."),
-        click.option("--no-previews", is_flag=True, help="Fetch no example pictures."),
-        click.option(
-            "--limit-rate", metavar="RATE", callback=_rate, help="Bytes a second for all files together: 500k, 2M."
+    for add in (
+        _downloads(
+            "--no-sidecars", is_flag=True, help="Write no sidecar files (.json, .civitai.info) beside the networks."
         ),
-        click.option("--parallel", type=click.IntRange(1, 16), default=2, show_default=True, help="Files at a time."),
+        _downloads("--no-previews", is_flag=True, help="Fetch no example pictures."),
+        _downloads(
+            "--limit-rate",
+            metavar="RATE",
+            callback=_rate,
+            help="Limit the bytes a second of all downloads together, as 500k or 2M.",
+        ),
+        _downloads(
+            "--parallel",
+            type=click.IntRange(1, 16),
+            default=2,
+            show_default=True,
+            help="Number of files to fetch at the same time.",
+        ),
     ):
-        decorated = option(decorated)
+        decorated = add(decorated)
     return cast(F, decorated)
 
 
@@ -156,22 +174,29 @@ def size_text(size_bytes: int | None) -> str | None:
     return f"{size_bytes / 1e3:.1f} kB"
 
 
-def filter_options(command: F) -> F:
+def filter_options(function: F) -> F:
     """Adds the options that choose models on the site."""
-    for option in (
-        click.option("--nsfw", is_flag=True, help="Include what the site marks as not safe for work."),
-        click.option("--base-model", "base_models", multiple=True, help="Only for this base model, as in 'SD 1.5'."),
-        click.option("--tag", help="Only models with this tag."),
-        click.option("--creator", help="Only models of this user."),
+    for add in (
+        _filter("--nsfw", is_flag=True, help="Include models that the site marks as not safe for work."),
+        _filter(
+            "--base-model",
+            "base_models",
+            multiple=True,
+            metavar="NAME",
+            callback=site_base_models,
+            help="Only models for this base model: sd1, sd2, sdxl, or the site's name, as 'SD 1.5'. Repeatable.",
+        ),
+        _filter("--tag", help="Only models with this tag."),
+        _filter("--creator", metavar="USER", help="Only models of this user."),
     ):
-        command = option(command)
-    return command
+        function = add(function)
+    return function
 
 
-@click.command("browse")
+@command("browse")
 @click.argument("words", nargs=-1, metavar="[QUERY]")
 @filter_options
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Models to show.")
+@_filter("--limit", type=click.IntRange(1), default=20, show_default=True, help="Number of models to show at most.")
 @output_options
 def browse_command(
     words: tuple[str, ...],
@@ -184,12 +209,12 @@ def browse_command(
 ) -> None:
     """Search Civitai for hypernetworks.
 
-    Shows base model, size, licence, downloads, and the strength that example pictures used.
+    Shows base model, size, license, downloads, and the strength that example pictures used.
 
     \b
     Examples:
       hnetkit browse watercolor
-      hnetkit browse --creator luisa_pinguin --base-model "SD 1.5" --json
+      hnetkit browse --creator luisa_pinguin --base-model sd1 --json
     """
     from hnetkit.sources.civitai import Filters
 
@@ -205,10 +230,10 @@ def browse_command(
     note_bad(failed, output)
 
 
-@click.command("pull")
+@command("pull")
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
-@click.option("--sha256", help="What a plain https file must have; fetched from no one without it.")
-@click.option("--all-versions", is_flag=True, help="All versions of a model, not only the newest.")
+@_filter("--sha256", metavar="HASH", help="Hash that a file at a plain https address must have; required for it.")
+@_filter("--all-versions", is_flag=True, help="Fetch all versions of a model, not only the newest.")
 @fetch_options
 @output_options
 def pull_command(
@@ -221,8 +246,8 @@ def pull_command(
     """Fetch networks into the library.
 
     REF is the address of a model or version on any of Civitai's hosts, model:ID, version:ID, an AIR urn, a hash,
-    hf:owner/repo[@revision][:glob], or a plain https address with --sha256. Each file is checked before it is
-    installed; what is no usable network goes to the library's folder .quarantine.
+    hf:owner/repo[@revision][:glob] for Hugging Face, or a plain https address with --sha256. Each file is checked
+    before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
 
     \b
     Examples:
@@ -234,19 +259,25 @@ def pull_command(
     show_results(found, output)
 
 
-@click.command("sync")
+@command("sync")
 @click.argument("name", required=False)
-@click.option("--query", help="Only what the site finds for these words.")
+@_filter("--query", metavar="WORDS", help="Only models that the site finds for these words.")
 @filter_options
-@click.option("--favorites", "--favourites", is_flag=True, help="Only what the token's owner marked as favourite.")
-@click.option("--ids", help="Only these models: numbers with commas between, or @FILE with one on each line.")
-@click.option("--save", metavar="NAME", help="Remember these filters: `hnetkit sync NAME` means them from now on.")
-@click.option("--unsave", metavar="NAME", help="Forget what was saved under NAME, and fetch nothing.")
-@click.option("--subscriptions", is_flag=True, help="List what was saved, and fetch nothing.")
-@click.option("--all-versions", is_flag=True, help="All versions of each model, not only the newest.")
-@click.option("--dry-run", is_flag=True, help="Show the plan with sizes, and touch nothing.")
-@click.option("--metadata-only", is_flag=True, help="Keep what the site says, and fetch no file.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@_filter(
+    "--favorites", former=["--favourites"], is_flag=True, help="Only your favorites on the site; needs CIVITAI_TOKEN."
+)
+@_filter(
+    "--ids",
+    metavar="LIST|@FILE",
+    help="Only these models: numbers separated by commas, or a file with one on each line.",
+)
+@_saved("--save", metavar="NAME", help="Save these filters under NAME, for `hnetkit sync NAME`, and sync.")
+@_saved("--remove", former=["--unsave"], metavar="NAME", help="Remove the filters saved under NAME, and fetch nothing.")
+@_saved("--subscriptions", is_flag=True, help="List the saved filters, and fetch nothing.")
+@_filter("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
+@_downloads("--dry-run", is_flag=True, help="List what would be fetched, with sizes, and change nothing.")
+@_downloads("--metadata-only", is_flag=True, help="Store the site's records of the models, and fetch no file.")
+@_downloads("-y", "--yes", is_flag=True, help="Agree to a sync of everything without being asked.")
 @fetch_options
 @output_options
 def sync_command(
@@ -259,7 +290,7 @@ def sync_command(
     favorites: bool,
     ids: str | None,
     save: str | None,
-    unsave: str | None,
+    remove: str | None,
     subscriptions: bool,
     all_versions: bool,
     dry_run: bool,
@@ -270,9 +301,11 @@ def sync_command(
 ) -> None:
     """Mirror hypernetworks of Civitai into the library.
 
-    Without filters, all of the type, after showing how much that is and asking. NAME is a saved choice. What is
-    here already is not fetched again, what is left out is said with the reason, and what the site lost stays here.
-    An interrupted sync goes on where it stopped.
+    Fetches every model that passes all filters. Without filters, mirrors every hypernetwork on Civitai, after showing
+    the size and asking. NAME is a set of saved filters.
+
+    Files you have are not fetched again; skipped files are listed with the reason; models deleted from the site are
+    kept. An interrupted sync resumes where it stopped.
 
     \b
     Examples:
@@ -284,9 +317,9 @@ def sync_command(
     from hnetkit.sources.results import of_plan
 
     with open_session(look_only=dry_run, nsfw=nsfw, **fetching) as session:
-        if unsave is not None:
-            session.unsubscribe(unsave)
-        if subscriptions or unsave is not None:
+        if remove is not None:
+            session.unsubscribe(remove)
+        if subscriptions or remove is not None:
             output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])
             return
         filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
@@ -310,10 +343,10 @@ def sync_command(
     show_results(found, output)
 
 
-@click.command("updates")
+@command("updates")
 @output_options
 def updates_command(output: Output) -> None:
-    """Show models of which the site has a newer version than the library.
+    """Show models that have a newer version on the site than in the library.
 
     \b
     Examples:
@@ -383,7 +416,7 @@ def _model_row(model: Model) -> Row:
 
 
 def _license(model: Model) -> str | None:
-    """The licence in few words: what one may not do, or sell."""
+    """The license in few words: what one may not do, or sell."""
     said = (model.commercial_use, model.allow_no_credit, model.allow_derivatives)
     if said == (None, None, None):
         return None
@@ -401,14 +434,13 @@ def _plan_note(plan: Plan) -> str:
     )
 
 
-@click.command("identify")
-@click.option("--again", is_flag=True, help="Ask also about files that the site did not know lately.")
+@command("identify")
+@option("--again", is_flag=True, help="Ask again about files that the site did not know last time.")
 @output_options
 def identify_command(again: bool, output: Output) -> None:
     """Ask Civitai what the library's files are, by their hashes.
 
-    One request for up to 10,000 files; only their hashes are told. Also finds the checkpoints that networks were
-    trained on.
+    Sends only hashes, of up to 10,000 files in one request. Also finds the checkpoints that networks were trained on.
 
     \b
     Examples:
@@ -429,15 +461,15 @@ def identify_command(again: bool, output: Output) -> None:
     note_bad(failed, output)
 
 
-@click.command("repair")
-@click.option("--dry-run", is_flag=True, help="Say what is missing or damaged, and touch nothing.")
+@command("repair")
+@_downloads("--dry-run", is_flag=True, help="List what is missing or damaged, and change nothing.")
 @fetch_options
 @output_options
 def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> None:
-    """Fetch again what was installed and is missing or damaged.
+    """Fetch installed files again that are missing or damaged.
 
-    Reads every file that hnetkit fetched. A damaged one is kept in the library's folder .quarantine, and another
-    network that somebody put in its place stays there.
+    Reads every file that hnetkit fetched. A damaged file is moved to the library's folder .quarantine; another network
+    that somebody put in its place is kept.
 
     \b
     Examples:

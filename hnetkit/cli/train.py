@@ -11,6 +11,7 @@ import click
 from click_default_group import DefaultGroup
 
 from hnetkit.cli.groups import LazyGroup, check_names
+from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.progress import as_one_process, run_progress
 from hnetkit.cli.train_options import read_setting, training_options
@@ -61,42 +62,44 @@ def train_command() -> None:
 
     \b
     Examples:
-      hnetkit train pictures --model stable-diffusion-v1-5 --name ink
-      hnetkit train schedule "5e-5:100, 5e-6:1500" --max-steps 2000 --json
+      hnetkit train prepare photos --out pictures --size 64
+      hnetkit train pictures --name ink --max-steps 20
     """
 
 
-@click.command("run")
-@click.option(
+@command("run")
+@option(
     "--recipe",
     "file",
+    section="Run",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Recipe, a JSON file as in a run's folder.",
+    help="Read settings from a JSON file, as recipe.json of a run; options override it.",
 )
-@click.option("--resume", is_flag=True, help="Refuse to begin where there is no checkpoint to go on from.")
+@option("--resume", section="Run", is_flag=True, help="Refuse to start where there is no checkpoint to resume from.")
 @training_options
 @output_options
 def run_command(file: Path | None, resume: bool, asked: dict[str, Any], output: Output) -> None:
     """Train a hypernetwork on a folder of pictures.
 
-    PICTURES holds pictures whose sides are multiples of 8, as `hnetkit train prepare` makes them, each with its caption
-    in a .txt of its name; pictures of several sizes are fine. OUT/NAME gets the network as NAME.safetensors and, for
-    A1111, NAME.pt; one more every --save-every steps; checkpoints, previews, a log and the recipe.
+    PICTURES is a folder as `hnetkit train prepare` makes it: pictures whose sides are multiples of 8, each with its
+    caption in a .txt file of the same name. Pictures of several sizes are fine.
 
-    The same command given again goes on from the last checkpoint, with the same result as if it had never stopped:
-    Ctrl-C, a crash and a power cut are all fine. --max-steps and --rate may change meanwhile, to go further. Options
-    override the recipe file.
+    Writes into the folder NAME in --out: the network as NAME.safetensors and, for A1111, as NAME.pt; one more of each
+    every --save-every steps; checkpoints, previews, a log, and recipe.json with all settings.
+
+    The same command given again resumes from the last checkpoint, with the same result as if it had never stopped:
+    Ctrl-C, a crash and a power cut are all fine. --max-steps and --rate may change in between, to train further.
 
     Started by `accelerate launch --multi_gpu --num_processes N --no_python hnetkit train ...`, N processes share each
     step.
 
     \b
     Examples:
-      hnetkit train pictures --model stable-diffusion-v1-5 --name ink
-      hnetkit train pictures --name ink --rate "5e-5:200, 5e-6:2000" --activation swish --structure 1,1.5,1
-      hnetkit train --recipe training/ink/recipe.json --max-steps 30000
-      hnetkit train pictures --name ink --restart --batch-size 2 --accumulate 4
+      hnetkit train pictures --name ink --max-steps 20
+      hnetkit train --recipe training/ink/recipe.json --max-steps 30
+      hnetkit train pictures --name ink --restart --max-steps 10 --batch-size 2 --accumulation 4
+      hnetkit train pictures --name swish --rate "5e-5:5, 5e-6:10" --activation swish --structure 1,1.5,1
     """
     from hnetkit.distributed import disconnect
     from hnetkit.train import train
@@ -121,37 +124,45 @@ def _row(result: Result) -> Row:
     }
 
 
-@click.command("sweep")
-@click.option("--vary", "varied", multiple=True, metavar="NAME=A|B", help="Option to vary, and its values. Repeatable.")
-@click.option(
+@command("sweep")
+@option(
+    "--vary",
+    "varied",
+    section="Run",
+    multiple=True,
+    metavar="NAME=A|B",
+    help="Option to vary, and its values. Repeatable.",
+)
+@option(
     "--recipe",
     "files",
+    section="Run",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="Recipe, a JSON file as in a run's folder. Repeat to vary it.",
+    help="Read settings from a JSON file, as recipe.json of a run; options override it. Repeat to vary it.",
 )
 @training_options
 @output_options
 def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], asked: dict[str, Any], output: Output) -> None:
     """Train one network by several recipes, and show them on one sheet.
 
-    Each --vary names an option of `hnetkit train run` without its dashes, and values of it that a | separates: commas
+    Each --vary names an option of `hnetkit train run` without its dashes, and its values, separated by |, as commas
     belong to schedules and lists. Switches take on and off; options that are off by default also take none. Several
-    --vary, and several --recipe, are combined, each value with each. All other options apply to every run.
-    Model, precision and previews are the same for all: the model is loaded once.
+    --vary, and several --recipe, are combined, each value with each. All other options apply to every run. Model,
+    precision and previews are the same for all: the model is loaded once.
 
-    Each run is one of `hnetkit train run`, in OUT/NAME/ in a folder named by what differs; its network is called
-    NAME-what-differs, while prompts say NAME in all runs alike. OUT/NAME/sweep.png has a row for each run and a column
-    for each prompt and seed of the previews, below a row without a network; sweep.csv has the numbers.
+    Each run is one of `hnetkit train run`, in a folder below OUT/NAME named by what differs; its network is called
+    NAME-what-differs, while prompts say NAME in all runs. OUT/NAME/sweep.png has a row for each run and a column for
+    each prompt and seed of the previews, below a row without a network; sweep.csv has the numbers.
 
-    The same command given again goes on where it stopped: runs that are finished are not made again, and values may be
-    added. A run that a guard stops is listed as failed, the others are made, and the exit code is 1.
+    The same command given again resumes: finished runs are kept, and values may be added. A run that a guard stops is
+    listed as failed, the others are made, and the exit code is 1.
 
     \b
     Examples:
-      hnetkit train sweep pictures --name ink --vary "rate=5e-5:500, 5e-6:2000|1e-5:2000" --vary "activation=relu|swish"
-      hnetkit train sweep pictures --name ink --recipe soft.json --recipe hard.json --max-steps 3000 --json
+      hnetkit train sweep pictures --name both --max-steps 10 --vary "rate=5e-5|1e-5" --vary "activation=relu|swish"
+      hnetkit train sweep pictures --name both --max-steps 10 --vary "rate=5e-5|1e-5" --vary activation=relu --json
     """
     from hnetkit.distributed import Processes, disconnect
     from hnetkit.train import sweep
@@ -201,27 +212,32 @@ def _recipes(files: Sequence[Path]) -> Varied:
     return Varied(WHOLE, "", list(zip(names, files, strict=True)))
 
 
-@click.command("schedule")
+@command("schedule")
 @click.argument("text", required=False, metavar="[SCHEDULE]")
-@click.option(
+@option(
     "--max-steps",
     type=click.IntRange(min=1),
-    help="Step at which training ends at the latest. [default: where SCHEDULE ends]",
+    show_default="where SCHEDULE ends",
+    help="Step at which training ends at the latest.",
 )
-@click.option(
-    "--from-step", type=click.IntRange(min=0), default=0, show_default=True, help="Number of steps made before."
+@option(
+    "--from-step",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Number of steps that were trained before.",
 )
 @output_options
 def schedule_command(text: str | None, max_steps: int | None, from_step: int, output: Output) -> None:
     """Show what a learning-rate schedule means, or list the presets.
 
-    SCHEDULE is a preset's name, or as in A1111 RATE:STEP, RATE:STEP, ...: each rate until its step, steps counted
+    SCHEDULE is a preset's name, or as in A1111 RATE:STEP, RATE:STEP, ...: each rate applies until its step, counted
     from the network's first; a rate without a step, or with -1, lasts until the end. Training stops at the last step
-    of the last rate. Values of gradient clipping are written the same way.
+    of the last rate. Schedules of gradient clipping are written the same way.
 
-    cosine:RATE[:cycle=STEPS][:mult=FACTOR][:warmup=STEPS][:min=RATE][:decay=FACTOR], which A1111 does not know, falls
+    A1111 does not know cosine:RATE[:cycle=STEPS][:mult=FACTOR][:warmup=STEPS][:min=RATE][:decay=FACTOR], which falls
     from RATE to min in each cycle. A cycle is mult times as long as the one before, its warm-up aside, and begins at
-    decay times the rate. Without cycle=, the run is one.
+    decay times the rate. Without cycle=, the run is one cycle.
 
     \b
     Examples:

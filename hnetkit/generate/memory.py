@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from hnetkit.errors import OutOfMemory
 
-_HINT = "--offload (on CUDA), --attention-slicing, --dtype fp16, a smaller --width and --height, or --batch-size 1"
+_HINT = "--offload (on CUDA), --attention-slicing, --dtype fp16, a smaller --size, or --batch-size 1"
 # what RuntimeErrors of the CPU's allocator and of MPS say
 _SAYINGS = ("out of memory", "not enough memory", "can't allocate memory", "invalid buffer size")
 

@@ -96,14 +96,16 @@ def require_fit(items: Iterable[Item], base: BaseModel) -> Model:
     for name, network, _ in items:
         bases = _bases(network)
         if base not in bases:
-            hint = f"--base {' or '.join(bases)}" if bases else f"bench knows {', '.join(MODELS)}"
+            hint = f"--base-model {' or '.join(bases)}" if bases else f"bench knows {', '.join(MODELS)}"
             raise IncompatibleNetwork(f"{name} is made for {_made_for(network)}, not for {model.name}", hint=hint)
         if not set(network.widths) & set(model.widths):
             fitting = [other for other in bases if set(network.widths) & set(MODELS[other].widths)]
             raise IncompatibleNetwork(
                 f"{name} reaches no layer: its widths are {_listed(network.widths)}, "
                 f"those of {model.name} are {_listed(model.widths)}",
-                hint=f"--base {fitting[0]}" if fitting else f"no model that bench knows ({', '.join(MODELS)}) has them",
+                hint=f"--base-model {fitting[0]}"
+                if fitting
+                else f"no model that bench knows ({', '.join(MODELS)}) has them",
             )
     return model
 

@@ -75,10 +75,10 @@ def test_an_empty_setting_is_refused_with_the_command_that_takes_it_back(
     home: Path, key: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["config", key, value]) == 2
-    assert f"hnetkit config --unset {key}" in capsys.readouterr().err
+    assert f"hnetkit config {key} --remove" in capsys.readouterr().err
     (home / "config.json").write_text(json.dumps({key: ""}))
     assert settings.get(key) is None
-    assert run(["config", "--unset", key]) == 0
+    assert run(["config", key, "--remove"]) == 0
     assert settings.load() == {}
 
 
