@@ -27,9 +27,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "settings": ("errors", "files", "limits", "paths"),
     "network": ("errors",),
     "hashes": ("errors", "network"),
-    "checks": ("errors", "network", "hashes"),
     "formats": ("errors", "text", "files", "limits", "hashes", "network"),
-    "inspection": ("errors", "network", "formats", "checks", "hashes"),
+    "inspection": ("errors", "network", "formats", "hashes"),
     "registry": ("errors", "limits", "text"),
     "kernels": ("errors",),
     "library": ("errors", "text", "files", "limits", "paths", "hashes", "formats", "inspection", "registry"),
@@ -37,7 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("errors", "text", "paths", "files", "limits", "tokens", "hub", "hashes", "formats", "inspection"),
         *("registry", "library"),
     ),
-    "prompts": ("errors", "limits"),
+    "prompts": ("errors", "limits", "text"),
     "runtime": ("errors", "hub", "network", "formats", "kernels"),
     "demo": ("errors",),
     "generate": (
@@ -45,7 +44,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("text", "registry", "library", "prompts", "runtime", "demo"),
     ),
     "train": (
-        *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats", "checks"),
+        *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats"),
         *("inspection", "text", "kernels", "registry", "library", "prompts", "runtime", "demo", "generate"),
     ),
 }
