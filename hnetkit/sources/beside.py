@@ -65,7 +65,7 @@ class Beside:
         with self.registry.write():
             for file, kind in written:
                 if file is not None:
-                    self.registry.jobs.installed(str(file), job.id, kind, None)
+                    self.registry.jobs.add_install(str(file), job.id, kind, None)
 
     def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
         web = self.images
