@@ -12,7 +12,7 @@ QUICK = formats prompts registry
 # documents of which the program writes a part
 GENERATED = README.md docs/architecture.md docs/cli.md docs/initialisations.md
 
-.PHONY: demo test check test-long lint format docs train-demo bench clean
+.PHONY: demo test check test-long lint format docs dist train-demo bench clean
 
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
 	.venv/bin/hnetkit demo --overwrite
@@ -55,8 +55,12 @@ format: .venv/installed        ## ruff's own formatting and safe fixes
 docs: .venv/installed          ## regenerate what documents take from the program: references, tables, transcripts
 	.venv/bin/cog -r $(GENERATED)
 
+dist: .venv/installed          ## the wheel and the sources of a release in dist/, checked, installed afresh and run
+	.venv/bin/python -m pip install -q -c constraints.txt --group release
+	.venv/bin/python tools/dist.py
+
 clean:
-	rm -rf .venv build demo-output demo-work
+	rm -rf .venv build dist demo-output demo-work
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
