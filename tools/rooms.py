@@ -89,6 +89,9 @@ def as_table() -> str:
     """Returns the table in Markdown, for docs/architecture.md."""
     lines = ["| room | what it is | may import |", "| --- | --- | --- |"]
     for name, row in ROOMS.items():
-        lines.append(f"| `{name}` | {row.purpose} | {', '.join(row.imports.split()) or 'nothing of ours'} |")
-    lines.append("| `cli` | The command line: options and printing, nothing else. | everything |")
+        imports = ", ".join(other for other in ROOMS if other in row.imports.split()) or "no room"
+        if row.packages is not None:
+            imports += f"; of packages {', '.join(sorted(row.packages)) or 'none'}"
+        lines.append(f"| `{name}` | {row.purpose} | {imports} |")
+    lines.append("| `cli` | The command line: options and printing, nothing else. | every room |")
     return "\n".join(lines)
