@@ -67,8 +67,8 @@ ROOMS = {
     "demo": Room("The bundled model and its networks.", "errors"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",
-        "errors paths files limits hub images distributed settings network hashes formats text registry library prompts runtime"
-        " demo",
+        "errors paths files limits hub images distributed settings network hashes formats text registry library prompts"
+        " runtime demo",
     ),
     "train": Room(
         "Training data, training runs and sweeps.",
