@@ -15,8 +15,8 @@ from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
     from hnetkit.errors import NoSettings
-    from hnetkit.formats.conversion import Converted
-    from hnetkit.formats.source import OpenFile
+    from hnetkit.formats.conversion import ConvertedFile
+    from hnetkit.formats.open_file import OpenFile
     from hnetkit.network import DType
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ def convert_command(
     from hnetkit.formats.conversion import convert, convert_all
 
     chosen = cast("DType | None", dtype)
-    done: list[Converted] = []
+    done: list[ConvertedFile] = []
     failures: list[HnetkitError] = []
     if to is None:
         if len(sources) != 2 or out_dir is not None:
@@ -177,7 +177,7 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
 
 
 def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
-    from hnetkit.formats.source import OpenFile
+    from hnetkit.formats.open_file import OpenFile
     from hnetkit.inspection import examine_open
 
     with OpenFile(path) as file:
@@ -189,8 +189,8 @@ def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
 
 
 def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
-    from hnetkit.checks import validate
     from hnetkit.formats import load
+    from hnetkit.inspection import validate
 
     try:
         report = validate(load(path))
@@ -207,7 +207,7 @@ def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
     return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
 
 
-def _converted_row(made: Converted) -> Row:
+def _converted_row(made: ConvertedFile) -> Row:
     return {
         "source": made.source,
         "target": str(made.target),

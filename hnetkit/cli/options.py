@@ -56,7 +56,7 @@ class Option(click.Option):
         return click.Option.get_help_record(self._as_shown(), ctx)
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        return click.Option.get_error_hint(self._as_shown(), ctx)  # type: ignore[arg-type]  # None since click 8.4
+        return click.Option.get_error_hint(self._as_shown(), ctx)
 
     def make_metavar(self, ctx: click.Context) -> str:
         if self.metavar is None and isinstance(self.type, IntParamType | FloatParamType):

@@ -18,10 +18,9 @@ from hnetkit.cli.train_options import read_setting, training_options
 from hnetkit.errors import PartlyFailed, UsageError
 
 if TYPE_CHECKING:
-    from hnetkit.train.loop import Result
-    from hnetkit.train.rates import Preset, Rates, Stage
-    from hnetkit.train.sweep_runs import Varied
-    from hnetkit.train.sweeping import Outcome
+    from hnetkit.train.schedules import Preset, Rates, RateStage
+    from hnetkit.train.sweeps import RunOutcome, VariedSetting
+    from hnetkit.train.trainer import TrainingResult
 
 # as COMMANDS of the folder: the lines of `hnetkit train --help`, held equal to the commands' own by a test
 SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
@@ -112,7 +111,7 @@ def run_command(file: Path | None, resume: bool, asked: dict[str, Any], output: 
         output.rows([_row(result)], columns=["path", "name", "step", "loss"], text=lambda row: str(row["path"]))
 
 
-def _row(result: Result) -> Row:
+def _row(result: TrainingResult) -> Row:
     return {
         "path": str(result.files[0]),
         "name": result.folder.name,
@@ -184,32 +183,32 @@ def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], asked: dict[
         )
 
 
-def _say_failure(outcome: Outcome) -> None:
+def _say_failure(outcome: RunOutcome) -> None:
     if outcome.failure:
         say(f"Error: {outcome.run.label}: {outcome.failure}")
 
 
-def _values(text: str) -> Varied:
+def _values(text: str) -> VariedSetting:
     """Reads one --vary."""
-    from hnetkit.train.sweep_runs import Varied
+    from hnetkit.train.sweeps import VariedSetting
 
     what, equals, rest = text.partition("=")
     what, texts = what.strip().lstrip("-"), [part.strip() for part in rest.split("|")]
     if not equals or not all(texts):
         raise UsageError(f"--vary {text}: a name and its values", hint='--vary "rate=5e-5|5e-6"')
     read = [read_setting(what, part) for part in texts]
-    return Varied(what, read[0][0], [(part, value) for part, (_, value) in zip(texts, read, strict=True)])
+    return VariedSetting(what, read[0][0], [(part, value) for part, (_, value) in zip(texts, read, strict=True)])
 
 
-def _recipes(files: Sequence[Path]) -> Varied:
+def _recipes(files: Sequence[Path]) -> VariedSetting:
     """Returns recipes by the names of their files, or of their folders where they are those of runs."""
-    from hnetkit.train.sweep_runs import WHOLE, Varied
+    from hnetkit.train.sweeps import WHOLE, VariedSetting
 
     names = [file.parent.name if file.stem == "recipe" and file.parent.name else file.stem for file in files]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two recipes are called {name}", hint="rename one of the files: runs are named by them")
-    return Varied(WHOLE, "", list(zip(names, files, strict=True)))
+    return VariedSetting(WHOLE, "", list(zip(names, files, strict=True)))
 
 
 @command("schedule")
@@ -247,7 +246,7 @@ def schedule_command(text: str | None, max_steps: int | None, from_step: int, ou
       hnetkit train schedule "cosine:4e-5:cycle=500:warmup=50:min=6e-7" --max-steps 2000
     """
     from hnetkit.train import schedule
-    from hnetkit.train.rates import PRESETS
+    from hnetkit.train.schedules import PRESETS
 
     if text is None:
         if max_steps is not None or from_step:
@@ -275,7 +274,7 @@ def _list(presets: Mapping[str, Preset], output: Output) -> None:
 
 def _lines(rates: Rates, stops: Mapping[str, tuple[int, int]]) -> Callable[[Row], str]:
     """How a stage reads: its steps, counted from 1 as people do, its rate, and the stops in it."""
-    from hnetkit.train.rates import Stage
+    from hnetkit.train.schedules import RateStage
 
     columns = [(_steps(stage.from_step + 1, stage.to_step), _rate(rates, stage)) for stage in rates.stages]
     widths = [max(len(text) for text in texts) + 2 for texts in zip(*columns, strict=True)]
@@ -283,7 +282,7 @@ def _lines(rates: Rates, stops: Mapping[str, tuple[int, int]]) -> Callable[[Row]
         stage: f"{steps:<{widths[0]}}{rate:<{widths[1]}}{_stops(stage, stops)}".rstrip()
         for stage, (steps, rate) in zip(rates.stages, columns, strict=True)
     }
-    return lambda row: lines[Stage(**row)]
+    return lambda row: lines[RateStage(**row)]
 
 
 def _steps(first: int, last: int) -> str:
@@ -292,8 +291,8 @@ def _steps(first: int, last: int) -> str:
     return f"step {first}" if first == last else f"steps {first}-{last}"
 
 
-def _rate(rates: Rates, stage: Stage) -> str:
-    from hnetkit.train.schedule_text import rate_text
+def _rate(rates: Rates, stage: RateStage) -> str:
+    from hnetkit.train.schedules import rate_text
 
     last = rates.rate_at(stage.to_step - 1)
     if stage.to_step <= stage.from_step or last == stage.rate:
@@ -301,7 +300,7 @@ def _rate(rates: Rates, stage: Stage) -> str:
     return f"{rate_text(stage.rate)} at most, {last:.3g} at the end"
 
 
-def _stops(stage: Stage, stops: Mapping[str, tuple[int, int]]) -> str:
+def _stops(stage: RateStage, stops: Mapping[str, tuple[int, int]]) -> str:
     within = (
         (name, max(first, stage.from_step + 1), min(last, stage.to_step)) for name, (first, last) in stops.items()
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -15,7 +15,7 @@ from hnetkit.cli.progress import step_progress
 from hnetkit.errors import HnetkitError, PartlyFailed, UsageError
 
 if TYPE_CHECKING:
-    from hnetkit.train.preparing.folder import Prepared
+    from hnetkit.train.preparing.folder import PreparedImage
 
 
 _pictures, _captions = (partial(option, section=heading) for heading in ("Pictures", "Captions"))
@@ -118,7 +118,7 @@ _pictures, _captions = (partial(option, section=heading) for heading in ("Pictur
 def prepare_command(
     pictures: Path,
     out: Path,
-    crop: str,
+    crop: Literal["center", "entropy", "face"],
     captions: tuple[str, ...],
     no_escape: bool,
     output: Output,
@@ -222,7 +222,7 @@ def review_command(
         raise PartlyFailed(f"{len(seen.unreadable)} of {len(seen.rows)} pictures or their captions cannot be read")
 
 
-def _row(one: Prepared) -> Row:
+def _row(one: PreparedImage) -> Row:
     width, height = one.size
     row: Row = {"path": str(one.path), "source": str(one.source), "width": width, "height": height}
     return {**row, "caption": one.caption}
