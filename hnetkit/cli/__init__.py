@@ -68,6 +68,8 @@ HNETKIT_DEBUG=1 shows tracebacks."""
 def cli() -> None:
     """Read, index, convert and run Stable Diffusion hypernetworks.
 
+    Hypernetworks are small files, .pt or .safetensors, that change the style of what a model draws.
+
     New here? `hnetkit demo` runs everything on bundled networks, offline, in a minute. Then begin with `hnetkit scan
     DIR` for a folder of old files, with `hnetkit generate --help` to draw, or with `hnetkit train --help` to train.
 

@@ -62,7 +62,7 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
     multiple=True,
     metavar="PATH",
     show_default="all that can run here",
-    help="Time this path: reference, eager, grouped or fused. Repeatable.",
+    help="Time this path: reference (A1111's way), eager (plain torch), grouped or fused (GPU kernels). Repeatable.",
 )
 @option(
     "--seconds",
@@ -72,7 +72,10 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
     help="Begin no further round after this time.",
 )
 @option(
-    "--device", type=click.Choice(DEVICES), show_default="the setting `device`, else auto", help="Where to compute."
+    "--device",
+    type=click.Choice(DEVICES),
+    show_default="the setting `device`, else auto",
+    help="Device to compute on; auto takes a GPU if there is one.",
 )
 @option(
     "--dtype",

@@ -41,15 +41,15 @@ _SHARED = (
         "--emphasis",
         type=click.Choice(NAMES["emphasis"]),
         show_default="original",
-        help="How weights as in (word:1.2) act: as in A1111, without its normalization, not at all, or with brackets "
-        "read as text.",
+        help="Effect of weights such as (word:1.2): as in A1111 (original), the same without normalization (no-norm), "
+        "none (ignore), or brackets as plain text (none).",
     ),
     _image("--steps", type=_STEPS, show_default="the model's, else 20", help="Number of sampling steps."),
     _image(
         "--cfg-scale",
         type=Number(min=1),
         show_default="the model's, else 7",
-        help="How closely to follow the prompt (classifier-free guidance).",
+        help="Classifier-free guidance: how closely to follow the prompt.",
     ),
     _image(
         "--size",
@@ -65,7 +65,7 @@ _SHARED = (
         "--rng",
         type=click.Choice(NAMES["rng"]),
         show_default="cpu",
-        help="Generator of the noise, as in A1111: torch's for CPUs, or Nvidia's, computed in software.",
+        help="Random number generator of the noise: torch's (cpu), or Nvidia's, computed in software (nv).",
     ),
     _image(
         "--clip-skip",
@@ -75,7 +75,7 @@ _SHARED = (
     ),
     _image("--ensd", "eta_seed_delta", type=int, show_default="0", help="Eta noise seed delta, as in A1111."),
     _image("--variation-seed", type=click.IntRange(min=0), show_default="0", help="Seed of the variation noise."),
-    _image("--variation-strength", type=_FRACTION, show_default="0", help="How much variation noise to blend in."),
+    _image("--variation-strength", type=_FRACTION, show_default="0", help="Amount of variation noise to blend in."),
     _model(
         "--model",
         "place",
@@ -88,7 +88,10 @@ _SHARED = (
     ),
     _model("--tokenizer", metavar="DIR", show_default="CLIP's", help="Tokenizer folder, for a checkpoint in one file."),
     _model(
-        "--device", type=click.Choice(DEVICES), show_default="the setting `device`, else auto", help="Where to compute."
+        "--device",
+        type=click.Choice(DEVICES),
+        show_default="the setting `device`, else auto",
+        help="Device to compute on; auto takes a GPU if there is one.",
     ),
     _model(
         "--dtype",
@@ -104,7 +107,7 @@ _SHARED = (
         "--denoising",
         type=_FRACTION,
         show_default="0.75, in a hires pass 0.7",
-        help="How strongly to repaint --image, or the first pass in a hires pass: 0 keeps it, 1 ignores it.",
+        help="Strength of repainting --image, or the first pass in a hires pass: 0 keeps it, 1 ignores it.",
     ),
     _over_image("--mask", type=_FILE, metavar="FILE", help="Repaint --image only where this picture is white."),
     _over_image(
@@ -119,7 +122,7 @@ _SHARED = (
         "--masked-content",
         type=click.Choice(NAMES["masked_content"]),
         show_default="original",
-        help="What to put under the mask before repainting.",
+        help="Content under the mask before repainting: the picture itself, noise, or nothing.",
     ),
     _hires("--hires-scale", type=Number(1, 8), metavar="X", help="Draw again X times as large, from the first pass."),
     _hires(
@@ -130,7 +133,7 @@ _SHARED = (
         "--hires-upscaler",
         type=click.Choice(NAMES["hires_upscaler"]),
         show_default="Latent",
-        help="How to enlarge the first pass.",
+        help="Method of enlarging the first pass.",
     ),
     _hires(
         "--hires-prompt", metavar="TEXT", show_default="PROMPT", help="Prompt of the second pass, with its own tags."
@@ -153,7 +156,7 @@ def network_option(help_text: str) -> Callable[[F], F]:
         multiple=True,
         metavar="NAME[:STRENGTH]",
         shell_complete=complete_name,
-        help=f"{help_text} Repeatable.",
+        help=f"{help_text} Its strength is 1 if left out. Repeatable.",
     )
 
 
@@ -183,7 +186,7 @@ def picture_options(function: F) -> F:
 
 @command("generate")
 @click.argument("prompt", required=False)
-@network_option("Apply a network of the library, or a file, after those of the prompt.")
+@network_option("Apply this network, by its name in the library or a file, after those of the prompt.")
 @_prompt(
     "--from",
     "source",
@@ -295,7 +298,7 @@ def _row(picture: Picture, path: Path) -> Row:
 @_prompt(
     "--prompt", "prompts", multiple=True, required=True, help="Prompt of every cell. Repeat it for more rows of NAMEs."
 )
-@network_option("Apply a network in every cell, after those of the prompt.")
+@network_option("Apply this network in every cell, after those of the prompt.")
 @_axes("--strengths", metavar="LIST", show_default="0,0.5,1,1.5,2", help="Strengths of the columns, with NAMEs.")
 @_axes("--x", metavar="AXIS=VALUES", help="Vary this from left to right.")
 @_axes("--y", metavar="AXIS=VALUES", help="Vary this from top to bottom.")

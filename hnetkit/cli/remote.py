@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _filter, _downloads = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
-_saved = partial(option, section="Saved filters")
+_saved, _what = (partial(option, section=heading) for heading in ("Saved filters", "What to fetch"))
 _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
@@ -184,10 +184,10 @@ def filter_options(function: F) -> F:
             multiple=True,
             metavar="NAME",
             callback=site_base_models,
-            help="Only models for this base model: sd1, sd2, sdxl, or the site's name, as 'SD 1.5'. Repeatable.",
+            help="Restrict to models for this base model: sd1, sd2, sdxl, or the site's name, as 'SD 1.5'. Repeatable.",
         ),
-        _filter("--tag", help="Only models with this tag."),
-        _filter("--creator", metavar="USER", help="Only models of this user."),
+        _filter("--tag", help="Restrict to models with this tag."),
+        _filter("--creator", metavar="USER", help="Restrict to models of this user."),
     ):
         function = add(function)
     return function
@@ -196,7 +196,7 @@ def filter_options(function: F) -> F:
 @command("browse")
 @click.argument("words", nargs=-1, metavar="[QUERY]")
 @filter_options
-@_filter("--limit", type=click.IntRange(1), default=20, show_default=True, help="Number of models to show at most.")
+@_filter("--limit", type=click.IntRange(1), default=20, show_default=True, help="Largest number of models to show.")
 @output_options
 def browse_command(
     words: tuple[str, ...],
@@ -232,8 +232,8 @@ def browse_command(
 
 @command("pull")
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
-@_filter("--sha256", metavar="HASH", help="Hash that a file at a plain https address must have; required for it.")
-@_filter("--all-versions", is_flag=True, help="Fetch all versions of a model, not only the newest.")
+@_what("--sha256", metavar="HASH", help="Hash that a file at a plain https address must have; required for it.")
+@_what("--all-versions", is_flag=True, help="Fetch all versions of a model, not only the newest.")
 @fetch_options
 @output_options
 def pull_command(
@@ -261,15 +261,18 @@ def pull_command(
 
 @command("sync")
 @click.argument("name", required=False)
-@_filter("--query", metavar="WORDS", help="Only models that the site finds for these words.")
+@_filter("--query", metavar="WORDS", help="Restrict to models that the site finds for these words.")
 @filter_options
 @_filter(
-    "--favorites", former=["--favourites"], is_flag=True, help="Only your favorites on the site; needs CIVITAI_TOKEN."
+    "--favorites",
+    former=["--favourites"],
+    is_flag=True,
+    help="Restrict to your favorites on the site; needs CIVITAI_TOKEN.",
 )
 @_filter(
     "--ids",
     metavar="LIST|@FILE",
-    help="Only these models: numbers separated by commas, or a file with one on each line.",
+    help="Restrict to these models: numbers separated by commas, or a file with one on each line.",
 )
 @_saved("--save", metavar="NAME", help="Save these filters under NAME, for `hnetkit sync NAME`, and sync.")
 @_saved("--remove", former=["--unsave"], metavar="NAME", help="Remove the filters saved under NAME, and fetch nothing.")

@@ -75,7 +75,12 @@ def train_command() -> None:
     metavar="FILE",
     help="Read settings from a JSON file, as recipe.json of a run; options override it.",
 )
-@option("--resume", section="Run", is_flag=True, help="Refuse to start where there is no checkpoint to resume from.")
+@option(
+    "--resume",
+    section="Run",
+    is_flag=True,
+    help="Fail if there is no checkpoint to resume from, instead of starting a new run.",
+)
 @training_options
 @output_options
 def run_command(file: Path | None, resume: bool, asked: dict[str, Any], output: Output) -> None:

@@ -85,8 +85,8 @@ _pictures, _captions = (partial(option, section=heading) for heading in ("Pictur
     type=click.Choice(["keep", "replace", "append", "prepend"]),
     default="keep",
     show_default=True,
-    help="What to do where an original has a .txt already: keep it alone, replace it, or add the new caption after or "
-    "before it.",
+    help="Handling of a .txt that an original already has: keep it, replace it, or add the new caption after it "
+    "(append) or before it (prepend).",
 )
 @_captions("--prefix", default="", metavar="TEXT", help="Text put before every generated caption.")
 @_captions(
@@ -107,7 +107,13 @@ _pictures, _captions = (partial(option, section=heading) for heading in ("Pictur
 @_captions("--keep-underscores", is_flag=True, help="Write tags as long_hair instead of long hair.")
 @_captions("--no-escape", is_flag=True, help="Write brackets in tags unescaped, so that prompts read them as emphasis.")
 @_captions("--by-score", is_flag=True, help="Sort tags by probability instead of by alphabet.")
-@_captions("--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to compute captions.")
+@_captions(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Device to compute captions on; auto takes a GPU if there is one.",
+)
 @option(
     "--overwrite",
     section=OUTPUT,

@@ -90,11 +90,11 @@ _ABOVE_0, _CHANCE = Number(min=0, min_open=True), Number(0, 1)
 # heading in the help -> its options
 _SETTINGS: dict[str, tuple[_Setting, ...]] = {
     "Run": (
-        _Setting("name", "--name", "Name of the network and of its files.", metavar="NAME"),
+        _Setting("name", "--name", "Name of the network and of its files; required without --recipe.", metavar="NAME"),
         _Setting(
             "start",
             "--init-from",
-            "Continue training from this hypernetwork instead of a new one.",
+            "Continue training from this hypernetwork, with its layers, instead of a new one.",
             metavar="FILE",
             former=("--start",),
         ),
@@ -128,7 +128,7 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "precision",
             "--precision",
-            "Precision of the frozen model; the network stays fp32.",
+            "Precision of the frozen model, no meaning fp32; the network is always fp32.",
             click.Choice(["no", "fp16", "bf16"]),
             default="bf16 or fp16 on CUDA, else no",
         ),
@@ -176,7 +176,7 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "build.sides",
             "--sides",
-            "Train the side of K, of V, or both.",
+            "Sides to train: the networks before K, those before V, or both.",
             click.Choice(["k", "v", "both"]),
             default="both",
         ),
@@ -238,12 +238,16 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "template",
             "--template",
-            "Prompts with [filewords] and [name]: a file, or A1111's style_filewords, subject_filewords, style, "
-            "subject, hypernetwork, none.",
+            "Prompt templates, in which [filewords] is a picture's caption and [name] the network's name: a file, or "
+            "A1111's style_filewords, subject_filewords, style, subject, hypernetwork, none.",
             metavar="NAME|FILE",
         ),
         _Setting(
-            "prompt_name", "--prompt-name", "Text that replaces [name].", metavar="TEXT", default="the network's name"
+            "prompt_name",
+            "--prompt-name",
+            "Text for [name] in templates and captions.",
+            metavar="TEXT",
+            default="the network's name",
         ),
         _Setting("shuffle_tags", "--shuffle-tags/--no-shuffle-tags", "Shuffle a caption's tags for each sample."),
         _Setting("drop_tags", "--drop-tags", "Probability of leaving out each tag.", _CHANCE),
@@ -278,7 +282,7 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
             "--guards/--no-guards",
             "Roll back to a good checkpoint and lower the learning rate when training goes wrong.",
         ),
-        _Setting("guards.loss_limit", "--loss-limit", "Warn when the mean loss exceeds this.", _ABOVE_0),
+        _Setting("guards.loss_limit", "--loss-limit", "Mean loss above which to warn.", _ABOVE_0),
         _Setting("guards.spike", "--spike", "Roll back when the loss exceeds its best by this factor.", _ABOVE_0),
         _Setting(
             "guards.noise_limit",
@@ -314,7 +318,7 @@ _DEVICE = option(
     section="Model",
     type=click.Choice(DEVICES),
     show_default="the setting `device`, else auto",
-    help="Where to compute.",
+    help="Device to compute on; auto takes a GPU if there is one.",
 )
 
 

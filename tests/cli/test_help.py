@@ -11,6 +11,7 @@ import click
 import pytest
 from click.shell_completion import ShellComplete
 
+from hnetkit import settings
 from hnetkit.cli import cli, run
 from hnetkit.cli.groups import LazyGroup
 from hnetkit.cli.options import OUTPUT, SITE_BASE_MODELS, Option, site_base_models
@@ -48,7 +49,20 @@ def help_of(name: str) -> str:
 def test_help_of_an_option_is_a_sentence_that_begins_with_a_verb_or_a_noun(name: str, option: click.Option) -> None:
     text = option.help or ""
     assert re.match(r"[A-Z].*\.$", text), text
-    assert text.split()[0] not in ("Of", "For", "In", "After", "Before", "While", "With", "Else"), text
+    assert text.split()[0] not in (
+        "Of",
+        "For",
+        "In",
+        "After",
+        "Before",
+        "While",
+        "With",
+        "Else",
+        "How",
+        "What",
+        "Where",
+        "Only",
+    ), text
     assert not re.search(r"\bdefaults?\b", text), f"{text}: show_default shows it"
     assert not BRITISH.search(text), text
 
@@ -85,6 +99,12 @@ def test_commands_stand_in_groups_below_a_line_for_who_starts(capsys: pytest.Cap
     assert "New here? `hnetkit demo`" in text
     headings = ["Files", "Library", "Fetching", "Drawing", "Training", "This installation"]
     assert [line[:-1] for line in text.splitlines() if re.match(r"\S.*:$", line)] == ["Options", *headings]
+
+
+def test_help_of_config_names_every_setting() -> None:
+    named = re.search(r"KEY is ([\w, ]+)\.", ALL["config"].help or "")
+    assert named is not None
+    assert re.split(r", | or ", named[1]) == list(settings.KEYS)
 
 
 # --- defaults
