@@ -61,7 +61,7 @@ def train_command() -> None:
 
     \b
     Examples:
-      hnetkit train prepare photos --out pictures --size 64
+      hnetkit train prepare photos --out pictures --size 64 --crop entropy
       hnetkit train pictures --name ink --max-steps 20
     """
 
@@ -165,8 +165,8 @@ def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], asked: dict[
 
     \b
     Examples:
-      hnetkit train sweep pictures --name both --max-steps 10 --vary "rate=5e-5|1e-5" --vary "activation=relu|swish"
-      hnetkit train sweep pictures --name both --max-steps 10 --vary "rate=5e-5|1e-5" --vary activation=relu --json
+      hnetkit train sweep pictures --name rates --max-steps 10 --vary "rate=5e-5|1e-5"
+      hnetkit train sweep pictures --name rates --max-steps 10 --vary "rate=5e-5|1e-5|5e-6" --json
     """
     from hnetkit.distributed import Processes, disconnect
     from hnetkit.train import sweep

@@ -144,7 +144,7 @@ def prepare_command(
     \b
     Examples:
       hnetkit train prepare photos --out pictures --size 64 --crop entropy
-      hnetkit train prepare photos --out pictures --size 64 --buckets --flip --overwrite
+      hnetkit train prepare photos --out mirrored --size 64 --buckets --flip
       hnetkit train prepare photos --out captioned --caption blip --prefix "in the style of ink, "
     """
     from hnetkit.train import prepare
