@@ -14,7 +14,7 @@ import torch
 
 from hnetkit.distributed import Processes
 from hnetkit.errors import OutOfMemory, UsageError
-from hnetkit.generate.memory import is_out_of_memory
+from hnetkit.generate.backend_errors import is_out_of_memory
 from hnetkit.runtime.compatibility import require_fit
 from hnetkit.runtime.layers import find_layers
 from hnetkit.train.build import Build

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable
 from hnetkit.files import read_regular
-from hnetkit.generate.loading.configs import HINT, held_values, read_object, refuse_more_than_weights
-from hnetkit.generate.loading.state_dicts import read_state_dict
+from hnetkit.generate.loading.checkpoints import read_state_dict
+from hnetkit.generate.loading.configs import HINT, checked_values, read_object, refuse_more_than_weights
 from hnetkit.limits import MAX_JSON
 from hnetkit.text import printable
 from hnetkit.train.tables import require_each_once
@@ -109,10 +109,10 @@ def blip_model(folder: Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
 
     path = folder / _CONFIG
     text, vision = (
-        held_values(path, part if isinstance(part := config.get(name), dict) else {}, keys)
+        checked_values(path, part if isinstance(part := config.get(name), dict) else {}, keys)
         for name, keys in (("text_config", _BLIP_TEXT), ("vision_config", _BLIP_VISION))
     )
-    made = BlipConfig(text_config=text, vision_config=vision, **held_values(path, config, _BLIP))
+    made = BlipConfig(text_config=text, vision_config=vision, **checked_values(path, config, _BLIP))
     model = _filled(BlipForConditionalGeneration, made, _tensors(folder, text, vision), folder)
     # the processor is put together by hand: its own loading takes torchvision's transforms where they are there
     with tempfile.TemporaryDirectory(prefix="hnetkit-tokenizer-") as clean:
@@ -165,7 +165,7 @@ def _timm_model(folder: Path, config: Mapping[str, Any], outputs: int) -> Any:
     if not isinstance(arguments, dict) or (foreign := sorted(arguments.keys() - set(_OF_TIMM))):
         named = foreign[0] if isinstance(arguments, dict) else "model_args"
         raise ModelNotUsable(f"{path}: asks for {named[:60]}, which no tagger needs", hint=HINT)
-    kept = held_values(path, arguments, _OF_TIMM)
+    kept = checked_values(path, arguments, _OF_TIMM)
     _require_outputs(folder, config.get("num_classes", outputs), outputs)
     made = TimmWrapperConfig(architecture=architecture, model_args=kept, num_labels=outputs)
     tensors = {f"timm_model.{name}": tensor for name, tensor in _tensors(folder, kept).items()}
@@ -175,7 +175,7 @@ def _timm_model(folder: Path, config: Mapping[str, Any], outputs: int) -> Any:
 def _model_of_transformers(folder: Path, config: Mapping[str, Any], named: str, outputs: int) -> Any:
     import transformers
 
-    kept = held_values(folder / _CONFIG, config, _OF_CLASSIFIERS)
+    kept = checked_values(folder / _CONFIG, config, _OF_CLASSIFIERS)
     labels = config.get("id2label")
     _require_outputs(folder, len(labels) if isinstance(labels, dict) else outputs, outputs)
     of_config, of_model, _ = (getattr(transformers, name) for name in _CLASSIFIERS[named])
@@ -243,7 +243,7 @@ def _processing(folder: Path) -> tuple[str | None, dict[str, Any]]:
     path = folder / _PREPROCESSOR
     said = read_object(path)
     named = said.get("image_processor_type") or said.get("feature_extractor_type")
-    kept = held_values(path, said, _OF_PROCESSORS)
+    kept = checked_values(path, said, _OF_PROCESSORS)
     for key in ("size", "crop_size"):
         value = said.get(key)
         sides = {side: value[side] for side in _SIDES if side in value} if isinstance(value, dict) else {"": value}

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound, UsageError
+from hnetkit.generate.backend_errors import quiet_libraries, translating_errors, translating_oom
 from hnetkit.generate.loading.configs import read_object
-from hnetkit.generate.loading.libraries import quiet_libraries, refusing
-from hnetkit.generate.loading.places import require_safe_hub
-from hnetkit.generate.memory import needing_memory
+from hnetkit.generate.loading.model_source import require_safe_hub
 from hnetkit.train.preparing.caption_models import (
     CHARACTER,
     FILES,
@@ -87,7 +86,7 @@ class Blip:
         """
         import torch
 
-        with torch.inference_mode(), needing_memory("a caption by BLIP"), refusing("this BLIP", hint=_HINT):
+        with torch.inference_mode(), translating_oom("a caption by BLIP"), translating_errors("this BLIP", hint=_HINT):
             inputs = self.processor(images=image.convert("RGB"), return_tensors="pt").to(self.model.device)
             ids = self.model.generate(
                 **inputs,
@@ -123,7 +122,11 @@ class Tagger:
         """
         import torch
 
-        with torch.inference_mode(), needing_memory("tags of a picture"), refusing("this tagger", hint=_HINT):
+        with (
+            torch.inference_mode(),
+            translating_oom("tags of a picture"),
+            translating_errors("this tagger", hint=_HINT),
+        ):
             logits = self.model(self.pixels(image).to(self.model.device)).logits[0]
             scores = logits.float().sigmoid().tolist()
         if len(scores) != len(self.tags) or not all(map(math.isfinite, scores)):
@@ -165,7 +168,11 @@ def load_blip(place: str = BLIP, *, device: str = "auto") -> Blip:
         raise ModelNotUsable(
             f"{place}: holds a {str(kind or 'model without model_type')[:60]}, not BLIP", hint=f"for example {BLIP}"
         )
-    with quiet_libraries(), needing_memory(f"loading {place}"), refusing(str(place), hint="get the model again"):
+    with (
+        quiet_libraries(),
+        translating_oom(f"loading {place}"),
+        translating_errors(str(place), hint="get the model again"),
+    ):
         model, processor = blip_model(folder, config)
         return Blip(model.eval().to(device_of(device)), processor)
 
@@ -185,7 +192,11 @@ def load_tagger(place: str = TAGGER, *, settings: TagSettings = TagSettings(), d
     config = read_object(folder / "config.json")
     if is_of_timm(config):
         _require_timm(place)
-    with quiet_libraries(), needing_memory(f"loading {place}"), refusing(str(place), hint=f"for example {TAGGER}"):
+    with (
+        quiet_libraries(),
+        translating_oom(f"loading {place}"),
+        translating_errors(str(place), hint=f"for example {TAGGER}"),
+    ):
         model, tags, pixels = classifier(folder, config)
     return Tagger(model.eval().to(device_of(device)), tags, pixels, settings)
 
