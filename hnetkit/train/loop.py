@@ -14,8 +14,7 @@ import torch
 
 from hnetkit.errors import OutOfMemory, UsageError
 from hnetkit.generate.memory import is_out_of_memory
-from hnetkit.runtime.compatibility import require_fit
-from hnetkit.runtime.layers import find_layers
+from hnetkit.runtime.layers import find_layers, require_fit
 from hnetkit.train.build import Build
 from hnetkit.train.data import TrainingData
 from hnetkit.train.guards import Guards

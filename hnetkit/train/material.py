@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hnetkit.errors import ModelNotUsable, UsageError
-from hnetkit.runtime.attach import unload_hypernetworks
+from hnetkit.runtime.adapters import unload_hypernetworks
 from hnetkit.runtime.layers import unet_of
 from hnetkit.train.convolutions import without_inputs_kept
 from hnetkit.train.latents import Latents, encode_all

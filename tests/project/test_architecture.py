@@ -107,6 +107,7 @@ def test_a_module_imports_only_what_its_room_may(dotted: str, path: Path) -> Non
     assert {room_of(name) for name in ours} <= allowed
     if room in THIRD_PARTY:
         assert others - set(sys.stdlib_module_names) <= THIRD_PARTY[room]
+    assert "triton" not in others or dotted.startswith("kernels.gpu")
 
 
 def test_no_room_may_import_one_below_it() -> None:
