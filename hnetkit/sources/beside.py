@@ -11,7 +11,7 @@ from typing import Any
 from hnetkit.errors import RemoteError
 from hnetkit.library import sidecars
 from hnetkit.registry.catalogue import Catalogue
-from hnetkit.registry.files import Row
+from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.pace import Stopped
@@ -65,7 +65,7 @@ class Beside:
         with self.registry.write():
             for file, kind in written:
                 if file is not None:
-                    self.registry.jobs.installed(str(file), job.id, kind, None)
+                    self.registry.jobs.add_install(str(file), job.id, kind, None)
 
     def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
         web = self.images

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import HnetkitError
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
-from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import sha256_of
-from hnetkit.library.walk import mtime_of
+from hnetkit.library.scan import mtime_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 
@@ -40,7 +40,7 @@ def again_unless_here(registry: Registry, job: Job) -> Job:
     """
     path = brought(registry, job)
     if path is None:
-        registry.jobs.again(job.id)
+        registry.jobs.requeue(job.id)
     elif job.code is None:
         registry.jobs.set_state(job.id, "done", code="had", reason=path)
     return registry.jobs.get(job.id)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from hnetkit.errors import Gone
-from hnetkit.library.records import Row
+from hnetkit.library.library import Row
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Filters
 from hnetkit.sources.pages import BadRecord

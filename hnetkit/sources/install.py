@@ -26,9 +26,9 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
-from hnetkit.files import new_file, place, sync_folder
-from hnetkit.formats.reading import MAX_FILE, Look, look
-from hnetkit.formats.source import OpenFile
+from hnetkit.files import new_file, publish, sync_folder
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
 from hnetkit.library.scan import add_file
 from hnetkit.registry.jobs import Job
@@ -89,12 +89,12 @@ def install(registry: Registry, job: Job, part: Part) -> Installed:
     return installed
 
 
-def _look(path: Path) -> Look:
+def _look(path: Path) -> FileIdentity:
     with OpenFile(path) as file:
-        return look(file)
+        return identify(file)
 
 
-def _is_archive(path: Path, found: Look) -> bool:
+def _is_archive(path: Path, found: FileIdentity) -> bool:
     """Whether model files are to be taken out of it; what is known as something else says so itself."""
     try:
         return holds_models(path)
@@ -104,7 +104,7 @@ def _is_archive(path: Path, found: Look) -> bool:
         raise
 
 
-def _require_network(path: Path, found: Look) -> None:
+def _require_network(path: Path, found: FileIdentity) -> None:
     if found.network is None:
         raise found.refusal or WrongBytes(f"{path}: no usable network")
 
@@ -146,10 +146,10 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
             if not registry.jobs.reserve(str(target), job.id, sha256):
                 continue
         try:
-            place(path, target)
+            publish(path, target)
         except OutputExists:
             with registry.write():
-                registry.jobs.not_installed(str(target))
+                registry.jobs.forget_install(str(target))
             continue
         try:
             add_file(registry, folder, target, sha256)
@@ -158,7 +158,7 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
         except Exception:  # what cannot be examined is no network of the library: it goes to quarantine
             target.unlink(missing_ok=True)
             with registry.write():
-                registry.jobs.not_installed(str(target))
+                registry.jobs.forget_install(str(target))
             raise
         return target
     raise WrongBytes(f"{folder / stem}: no name is left for it")
@@ -204,7 +204,7 @@ def has_room(folder: Path) -> bool:
 def _keep(path: Path, target: Path) -> None:
     """Keeps a file, or a link of a person's, which leads to the same place from wherever it lies."""
     if not path.is_symlink():
-        place(path, target)
+        publish(path, target)
     elif os.path.lexists(target):
         raise OutputExists(f"{target}: the file exists")
     else:
@@ -231,5 +231,5 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     with new_file(f"{target}.json", overwrite=True) as file:
         file.write(json.dumps(why, indent=2, ensure_ascii=False).encode() + b"\n")
     with registry.write():
-        registry.jobs.installed(str(target), job.id, "quarantine", None)
+        registry.jobs.add_install(str(target), job.id, "quarantine", None)
     return target

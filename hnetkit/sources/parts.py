@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from hnetkit.errors import NetworkFailed
-from hnetkit.files import is_ours_alone, new_file
+from hnetkit.files import new_file, try_lock
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.limits import read_json
 
@@ -50,7 +50,7 @@ def held(folder: Path, key: str, what: str) -> Iterator[None]:
     handle = os.open(path, flags, 0o666)
     try:
         # one that was removed since it was opened keeps nobody out
-        if not is_ours_alone(handle) or os.fstat(handle).st_nlink == 0:
+        if not try_lock(handle) or os.fstat(handle).st_nlink == 0:
             hint = "run the same command again when it ended"
             raise NetworkFailed(f"{what}: another hnetkit fetches it into this folder", hint=hint)
         try:

@@ -144,7 +144,7 @@ def _enqueued(registry: Registry, civitai: Civitai, folder: Path, item: Item, ro
         if job.state not in ("refused", "failed"):
             registry.jobs.set_state(job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before)
         return None
-    registry.jobs.again(job.id)
+    registry.jobs.requeue(job.id)
     return registry.jobs.get(job.id)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
 from hnetkit.formats.a1111 import MAX_METADATA_TEXT
-from hnetkit.formats.messages import shown
 from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
 from hnetkit.registry.store import Registry
@@ -21,6 +20,7 @@ from hnetkit.sources.pages import parts_left_out
 from hnetkit.sources.record import SOURCE
 from hnetkit.sources.record import record as store
 from hnetkit.sources.shapes import model_of
+from hnetkit.text import shorten
 
 VERSION = 1
 MAX_LINE = 32 << 20
@@ -117,7 +117,7 @@ def imported(registry: Registry, lines: Iterable[str | bytes]) -> Import:
             if wrong is not None:
                 failed += 1
                 if failed <= MOST_FAILURES:
-                    failures.append(f"line {number}: {shown(wrong, MOST_SAID)}")
+                    failures.append(f"line {number}: {shorten(wrong, MOST_SAID)}")
     if not counts and not failed:
         raise HnetkitError("nothing to take in: it is empty", hint=_HINT)
     counts.pop("hnetkit", None)
@@ -142,9 +142,9 @@ def _record(line: str | bytes, *, is_first: bool) -> Record:
     if not isinstance(kind, str) or (is_first and kind != "hnetkit"):
         raise HnetkitError("no record of hnetkit", hint=_HINT)
     if kind not in _SHAPES:
-        raise HnetkitError(f"a record of another kind: {shown(kind)}", hint="pip install --upgrade hnetkit")
+        raise HnetkitError(f"a record of another kind: {shorten(kind)}", hint="pip install --upgrade hnetkit")
     if kind == "hnetkit" and record.get("version") != VERSION:  # also further ones: several exports in a row are good
-        raise HnetkitError(f"written in form {shown(record.get('version'))}", hint="pip install --upgrade hnetkit")
+        raise HnetkitError(f"written in form {shorten(record.get('version'))}", hint="pip install --upgrade hnetkit")
     for key, (is_fit, what) in _SHAPES[kind].items():
         if not is_fit(record.get(key)):
             raise HnetkitError(f"a {kind} whose {key} is not {what}", hint=_HINT)
@@ -192,7 +192,7 @@ def _model(registry: Registry, record: Record) -> list[str]:
     repo = hub.repo_of(raw) if source == hub.SOURCE else None
     id = str(model.id) if model is not None else repo.name if repo is not None else None
     if id is None or record.get("id") not in (None, id):
-        raise HnetkitError(f"no record of a model of {shown(source)}, or of another one", hint=_HINT)
+        raise HnetkitError(f"no record of a model of {shorten(source)}, or of another one", hint=_HINT)
     if registry.catalogue.model(source, id) is None:
         if model is not None:
             store(registry, model)

@@ -88,7 +88,7 @@ def run(
             wait(running)
             with registry.write():
                 for id in running.values():
-                    registry.jobs.give_back(id, worker.name)
+                    registry.jobs.release(id, worker.name)
             raise
 
 

@@ -6,58 +6,18 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rooms import ROOMS, allowed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "PIL", "rich", "requests", "triton")  # numpy: sqlite-utils
 
-# room -> what its modules may import of ours, all of it above; a room's own modules are always allowed
-ROOMS: dict[str, tuple[str, ...]] = {
-    "text": (),
-    "errors": ("text",),
-    "paths": ("errors",),
-    "files": ("errors",),
-    "tokens": ("errors",),
-    "hub": ("errors", "files", "tokens"),
-    "limits": ("errors", "files"),
-    "images": ("errors", "files"),
-    "settings": ("errors", "files", "limits", "paths"),
-    "network": ("errors",),
-    "hashes": ("errors", "network"),
-    "checks": ("errors", "network", "hashes"),
-    "formats": ("errors", "text", "files", "limits", "hashes", "network"),
-    "inspection": ("errors", "network", "formats", "checks", "hashes"),
-    "registry": ("errors", "limits", "text"),
-    "kernels": ("errors",),
-    "library": ("errors", "text", "files", "limits", "paths", "hashes", "formats", "inspection", "registry"),
-    "sources": (
-        *("errors", "text", "paths", "files", "limits", "tokens", "hub", "hashes", "formats", "inspection"),
-        *("registry", "library"),
-    ),
-    "prompts": ("errors", "limits"),
-    "runtime": ("errors", "hub", "network", "formats", "kernels"),
-    "demo": ("errors",),
-    "generate": (
-        *("errors", "paths", "files", "limits", "hub", "images", "settings", "network", "hashes", "formats"),
-        *("text", "registry", "library", "prompts", "runtime", "demo"),
-    ),
-    "train": (
-        *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats", "checks"),
-        *("inspection", "text", "kernels", "registry", "library", "prompts", "runtime", "demo", "generate"),
-    ),
-}
 BY_NAME = ("", "cli.lazy")
 """Modules that load others when their names are used."""
-
-THIRD_PARTY = {
-    "registry": {"sqlite_utils"},
-    "prompts": set(),
-    "formats": {"torch", "numpy"},
-    "kernels": {"torch", "triton"},
-}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -103,16 +63,16 @@ def test_a_module_imports_only_what_its_room_may(dotted: str, path: Path) -> Non
     others = {name.split(".")[0] for name in imports(path) if not name.startswith("hnetkit")}
     if room in ("", "cli", "__main__"):
         return
-    allowed = {room, *ROOMS[room]}
-    assert {room_of(name) for name in ours} <= allowed
-    if room in THIRD_PARTY:
-        assert others - set(sys.stdlib_module_names) <= THIRD_PARTY[room]
+    assert {room_of(name) for name in ours} <= allowed(room)
+    packages = ROOMS[room].packages
+    if packages is not None:
+        assert others - set(sys.stdlib_module_names) <= packages
     assert "triton" not in others or dotted.startswith("kernels.gpu")
 
 
 def test_no_room_may_import_one_below_it() -> None:
-    order = list(ROOMS)
-    assert [(room, other) for room in order for other in ROOMS[room] if order.index(other) > order.index(room)] == []
+    order = {room: position for position, room in enumerate(ROOMS)}
+    assert [(room, other) for room in ROOMS for other in allowed(room) if order[other] > order[room]] == []
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -171,6 +131,55 @@ def test_no_sql_is_written_outside_of_the_registry() -> None:
                 text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
                 assert not SQL.search(text), f"{dotted}: {text}"
                 assert not (isinstance(node, ast.Attribute) and node.attr == "_db"), dotted
+
+
+SHARED_NAMES = {
+    "Found",
+    "Look",
+    "Model",
+    "Origin",
+    "Plan",
+    "Processes",
+    "Recipe",
+    "Stage",
+    "_Found",
+}
+"""Names that still mean several classes: only fewer of them, never others."""
+
+
+def test_the_name_of_a_class_means_one_class() -> None:
+    named = Counter(
+        node.name
+        for _, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert {name for name, count in named.items() if count > 1} <= SHARED_NAMES
+
+
+SPLICED_ROOMS = {"cli", "demo", "generate", "hub", "images", "sources", "train"}
+"""Rooms that still write a list in parts that nothing but their layout divides: only fewer of them."""
+
+
+def test_a_list_is_written_as_one_list() -> None:
+    """No ``*("a", "b"), *("c",)`` and no ``**{"a": 1}`` inside of another literal or a call."""
+    spliced = {
+        dotted
+        for dotted, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if any(isinstance(part, ast.Tuple | ast.List | ast.Set | ast.Dict) for part in spliced_parts(node))
+    }
+    assert {dotted for dotted in spliced if room_of(dotted) not in SPLICED_ROOMS} == set()
+
+
+def spliced_parts(node: ast.AST) -> Iterator[ast.expr]:
+    """What a literal or a call takes in with ``*`` or ``**``."""
+    if isinstance(node, ast.Starred):
+        yield node.value
+    elif isinstance(node, ast.Dict):
+        yield from (value for key, value in zip(node.keys, node.values, strict=True) if key is None)
+    elif isinstance(node, ast.Call):
+        yield from (keyword.value for keyword in node.keywords if keyword.arg is None)
 
 
 def public_functions(tree: ast.AST, inside: str) -> Iterator[tuple[str, ast.FunctionDef]]:
