@@ -157,7 +157,7 @@ def find_networks(
 
 def put_on_one(pipe: Any, network: Network, taken: Collection[str]) -> str:
     """Loads a network onto a pipeline, not yet in effect; returns its name there, which is none of those `taken`."""
-    from hnetkit.runtime.attach import load_hypernetwork
+    from hnetkit.runtime.adapters import load_hypernetwork
 
     name, times = network.name, 1
     while name in taken:

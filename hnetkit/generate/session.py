@@ -16,7 +16,7 @@ from hnetkit.generate.networks import Network, StackedPrompt, put_on_one
 from hnetkit.generate.pipeline import LoadedPipeline
 from hnetkit.generate.request import Request, Stack
 from hnetkit.generate.resolved import Note, ResolvedPrompts, untold
-from hnetkit.runtime.attach import applied, get_active_hypernetworks, set_hypernetworks, unload_hypernetworks
+from hnetkit.runtime.adapters import applied, get_active_hypernetworks, set_hypernetworks, unload_hypernetworks
 
 _Slot = tuple[str, int]
 """A network in a stack: its content hash, and how often it was before in the stack."""

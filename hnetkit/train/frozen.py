@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.generate.sampling.encoding import Encoded
-from hnetkit.runtime.attach import unload_hypernetworks
+from hnetkit.runtime.adapters import unload_hypernetworks
 from hnetkit.runtime.layers import unet_of
 from hnetkit.train.batching import seed_for
 

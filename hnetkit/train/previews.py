@@ -171,7 +171,7 @@ class Previews:
     @contextmanager
     def _loaded(self, network: Hypernetwork | None) -> Iterator[None]:
         """Has the pipeline ready to draw, and a network on its UNet, while the block lasts."""
-        from hnetkit.runtime.attach import load_hypernetwork, unload_hypernetworks
+        from hnetkit.runtime.adapters import load_hypernetwork, unload_hypernetworks
 
         pipe = self._model.pipe
         with self._ready(), _undisturbed(pipe):

@@ -14,7 +14,7 @@ from hnetkit.generate.sampling.conditioning import Conditioning
 from hnetkit.generate.sampling.loop import AfterStep, Denoiser, Kept, sample
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare
-from hnetkit.runtime.attach import applied
+from hnetkit.runtime.adapters import applied
 
 
 class Pass:

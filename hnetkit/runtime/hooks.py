@@ -1,4 +1,4 @@
-"""The places in the UNet that contexts pass through: a forward pre-hook on whatever is `to_k` or `to_v`."""
+"""Forward pre-hooks on `to_k` and `to_v`, which replace the context by what the stack makes of it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch.utils.hooks import RemovableHandle
 
 from hnetkit.errors import AttachError
 from hnetkit.kernels.affine import Affine
-from hnetkit.runtime.buffers import Chain
-from hnetkit.runtime.folding import Folded
+from hnetkit.runtime.buffers import LayerGroupStack
+from hnetkit.runtime.folding import FoldedMap
 from hnetkit.runtime.layers import Layer
-from hnetkit.runtime.plan import Term
+from hnetkit.runtime.plan import WeightedNetwork
 from hnetkit.runtime.strength import SIDES, Side
 
 
 class TextContext:
-    """The text of the UNet call that is running, with what each cross-attention part makes of it.
+    """The text of the UNet call that is running, with what each cross-attention group makes of it.
 
     It lives for one call: the UNet's pre-hook fills it, its forward hook empties it.
 
     Attributes:
         source: `encoder_hidden_states` as the UNet was given it, ``[batch, tokens, width]``.
-        contexts: K's and V's ``[batch, tokens, width]`` by the part's number.
+        contexts: K's and V's ``[batch, tokens, width]`` by the group's index in the plan.
     """
 
     def __init__(self) -> None:
@@ -41,44 +41,44 @@ class TextContext:
 
 
 class LayerContext:
-    """K's and V's context of one layer: both are computed when the first is asked for, and the other one waits.
+    """K's and V's context of one layer: both are computed for the side that comes first, and kept for the other.
 
     Attributes:
-        chain: what the context goes through; None where there is nothing to do.
-        part: number of the layer's part in the plan.
+        group_stack: what the context goes through; None where there is nothing to apply.
+        group_index: of the layer's group in the plan.
     """
 
     def __init__(self) -> None:
-        self.chain: Chain | None = None
-        self.part = 0
-        self._waits: tuple[Tensor, Side, Tensor] | None = None
+        self.group_stack: LayerGroupStack | None = None
+        self.group_index = 0
+        self._other: tuple[Tensor, Side, Tensor] | None = None
 
     def take(self, x: Tensor, side: Side) -> Tensor:
         """Returns a side's context for `x`."""
-        waits, self._waits = self._waits, None
-        if waits is not None and waits[0] is x and waits[1] == side:
-            return waits[2]
-        chain = cast(Chain, self.chain)
-        contexts: tuple[Tensor, Tensor] = chain(x)
+        other, self._other = self._other, None
+        if other is not None and other[0] is x and other[1] == side:
+            return other[2]
+        group_stack = cast(LayerGroupStack, self.group_stack)
+        contexts: tuple[Tensor, Tensor] = group_stack(x)
         own = SIDES.index(side)
-        if len(chain.part.sides) == len(SIDES):
-            self._waits = (x, SIDES[1 - own], contexts[1 - own])
+        if len(group_stack.group.sides) == len(SIDES):
+            self._other = (x, SIDES[1 - own], contexts[1 - own])
         return contexts[own]
 
     def clear(self) -> None:
-        """Forgets what was not taken."""
-        self._waits = None
+        """Drops a context that was not taken."""
+        self._other = None
 
 
-class Slot:
-    """`to_k` or `to_v` of one layer. It is itself the hook, and sits outside of what PEFT puts into the slot.
+class ProjectionHook:
+    """The hook on `to_k` or `to_v` of one layer. It sits outside of what PEFT wraps around the projection.
 
     Attributes:
         layer: the attention layer.
         side: ``"k"`` or ``"v"``.
-        module: what is in the slot and carries the hook.
-        context: K's and V's, shared with the layer's other slot.
-        is_wanted: whether the context changes on this side.
+        module: the module that the hook is on.
+        context: K's and V's, shared with the layer's other hook.
+        has_effect: whether the context changes on this side.
         folded: the map that is in the module's weights, None without one.
     """
 
@@ -88,8 +88,8 @@ class Slot:
         self.layer = layer
         self.side: Side = side
         self.context = context
-        self.is_wanted = False
-        self.folded: Folded | None = None
+        self.has_effect = False
+        self.folded: FoldedMap | None = None
         self._attention = attention
         self._attribute = f"to_{side}"
         self._text = text
@@ -98,7 +98,7 @@ class Slot:
 
     @property
     def current(self) -> nn.Module:
-        """The module that is in the slot now: PEFT puts its own there, around the one before."""
+        """The module that is the projection now: PEFT puts its own there, around the original one."""
         module: nn.Module = getattr(self._attention, self._attribute)
         return module
 
@@ -108,37 +108,37 @@ class Slot:
         return cast(Tensor, self.module.weight)
 
     def is_replaced(self) -> bool:
-        """Whether another module came into the slot since the hook was put on.
+        """Whether another module has become the projection since the hook was put on.
 
         Raises:
-            AttachError: the projections were fused meanwhile.
+            AttachError: the projections were fused in the meantime.
         """
         require_unfused(self.layer.name, self._attention)
         return self.current is not self.module
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """The hook: gives the projection the context after the stack."""
-        if not self.is_wanted:
+        """Replaces the projection's context by what the stack makes of it."""
+        if not self.has_effect:
             return None
         context, *others = arguments
-        # The very tensor that the UNet was given went through the stack already. Any other K input (an
-        # IP-Adapter's slice, a normalised or projected text) goes through it here.
+        # The very tensor that the UNet was given went through the stack already. Any other input (an IP-Adapter's
+        # slice, a normalized or projected text) goes through it here.
         if self.layer.kind == "cross" and context is self._text.source:
-            return (self._text.contexts[self.context.part][SIDES.index(self.side)], *others)
+            return (self._text.contexts[self.context.group_index][SIDES.index(self.side)], *others)
         return (self.context.take(context, self.side), *others)
 
     def rewrap(self) -> None:
-        """Moves to the module that is in the slot now."""
+        """Moves to the module that is the projection now."""
         self.remove()
         self.module = self.current
         self._handle = self.module.register_forward_pre_hook(self)
 
-    def fold(self, terms: tuple[Term, ...], affine: Affine) -> None:
-        """Has the map `affine` of `terms` in the module's weights, in place of any other."""
+    def fold(self, networks: tuple[WeightedNetwork, ...], affine: Affine) -> None:
+        """Puts the map `affine` of `networks` into the module's weights, in place of any other."""
         if self.folded is None:
-            self.folded = Folded(self.module, terms, affine)
+            self.folded = FoldedMap(self.module, networks, affine)
         else:
-            self.folded.rewrite(terms, affine)
+            self.folded.rewrite(networks, affine)
 
     def unfold(self) -> None:
         """Puts the module's own weights back.
@@ -157,12 +157,12 @@ class Slot:
         self.folded = None
 
     def remove(self) -> None:
-        """Leaves the module as it was before."""
+        """Takes the hook off, and leaves the module as it was before."""
         self.unfold()
         self._handle.remove()
 
 
-def make_slots(unet: nn.Module, layers: Iterable[Layer], text: TextContext) -> tuple[Slot, ...]:
+def make_hooks(unet: nn.Module, layers: Iterable[Layer], text: TextContext) -> tuple[ProjectionHook, ...]:
     """Puts hooks on `to_k` and `to_v` of every layer.
 
     Raises:
@@ -173,11 +173,13 @@ def make_slots(unet: nn.Module, layers: Iterable[Layer], text: TextContext) -> t
     for layer in layers:
         require_unfused(layer.name, modules[layer.name])
     contexts = {layer: LayerContext() for layer in layers}
-    return tuple(Slot(layer, side, modules[layer.name], text, contexts[layer]) for layer in layers for side in SIDES)
+    return tuple(
+        ProjectionHook(layer, side, modules[layer.name], text, contexts[layer]) for layer in layers for side in SIDES
+    )
 
 
 def require_unfused(name: str, attention: nn.Module) -> None:
-    """Raises AttachError where the attention processor goes round `to_k` and `to_v`."""
+    """Raises AttachError where the attention processor bypasses `to_k` and `to_v`."""
     if "Fused" in type(attention.processor).__name__:
         raise AttachError(
             f"{name}: its projections are fused, and hypernetworks change what to_k and to_v get",

@@ -1,6 +1,7 @@
-"""The activations of `activations.ACTIVATIONS`, on tiles inside a Triton kernel. fp32 in, fp32 out.
+"""Activations and their derivatives on tiles inside a Triton kernel, by A1111's names. fp32 in, fp32 out.
 
-Written with what exists both on the GPU and in Triton's interpreter (no libdevice, no inline assembly).
+The list is that of `hnetkit.kernels.activations`. Only operations are used that exist both on the GPU and in Triton's
+interpreter (no libdevice, no inline assembly).
 """
 
 from __future__ import annotations

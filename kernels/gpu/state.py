@@ -1,4 +1,4 @@
-"""A stack half-way through: what passes from one launch to the next."""
+"""A stack that is partly applied: what one launch passes to the next."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 
-class State(NamedTuple):
+class KernelState(NamedTuple):
     """Contexts after some networks of a stack.
 
     Attributes:
         rows: what the next network takes, ``[sides, rows, d]`` in the products' dtype, or ``[1, rows, d]`` before the
-            first, when K and V are still one.
-        residual: what it is added to: `x` itself before the first network, then the sum in fp32.
+            first, when K and V still share one.
+        residual: what the next network is added to: `x` itself before the first network, then the sum in fp32.
         dtype: x's, which the last network's output is rounded to.
-        is_first: whether no network was applied: then neither tensor may be written to.
+        is_first: whether no network was applied yet: then neither tensor may be written to.
     """
 
     rows: Tensor
@@ -25,7 +25,7 @@ class State(NamedTuple):
     is_first: bool
 
     @classmethod
-    def of(cls, x: Tensor, products: torch.dtype) -> State:
+    def of(cls, x: Tensor, products: torch.dtype) -> KernelState:
         """Returns the state before the first network, for `x` ``[..., d]``."""
         residual = x.reshape(1, -1, x.shape[-1]).contiguous()
         return cls(residual.to(products), residual, x.dtype, is_first=True)
@@ -38,11 +38,11 @@ class State(NamedTuple):
             return out, None
         return out, self.rows.new_empty(shape, dtype=torch.float32) if self.is_first else self.residual
 
-    def after(self, out: Tensor, total: Tensor | None) -> State:
+    def after(self, out: Tensor, total: Tensor | None) -> KernelState:
         """Returns the state after a network that gave `out` and `total`."""
-        return State(out, out if total is None else total, self.dtype, is_first=False)
+        return KernelState(out, out if total is None else total, self.dtype, is_first=False)
 
 
 def side_stride(tensor: Tensor) -> int:
-    """Returns the elements from K's part of ``[sides, rows, d]`` to V's; 0 where both have one."""
+    """Returns the elements from K's part of ``[sides, rows, d]`` to V's; 0 where both share one."""
     return tensor.stride(0) if len(tensor) > 1 else 0

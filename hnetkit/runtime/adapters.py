@@ -5,7 +5,6 @@ All state lives on the UNet: pipelines that share one share the stack.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 import warnings
@@ -17,17 +16,16 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from hnetkit.errors import AttachError, NotFound, UsageError
+from hnetkit.errors import AttachError, NotFound, UsageError, did_you_mean
 from hnetkit.hub import Token, network_file
 from hnetkit.network import Hypernetwork
-from hnetkit.runtime.attached import Attached
-from hnetkit.runtime.compatibility import require_fit
 from hnetkit.runtime.explain import explanation
-from hnetkit.runtime.layers import Layer, find_layers, unet_of
+from hnetkit.runtime.layers import Layer, find_layers, require_fit, unet_of
 from hnetkit.runtime.strength import Strength, is_within
+from hnetkit.runtime.unet_state import UNetState
 
 _ATTRIBUTE = "hnetkit"
-# an older compiler leaves hooks out, or a part of what they do
+# older compilers skip hooks, or a part of what they do
 _COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5)
 
 StepCallback: TypeAlias = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
@@ -52,17 +50,17 @@ def load_hypernetwork(
 
     Args:
         pipe: a `StableDiffusionPipeline`, a `StableDiffusionXLPipeline`, or anything else with such a ``unet``.
-        network: a file, a folder, ``"owner/repo"`` of the Hugging Face hub, or what `hnetkit.load` gave. What is here
-            comes before a repository of that name.
+        network: a file, a folder, ``"owner/repo"`` of the Hugging Face hub, or what `hnetkit.load` gave. A local file
+            or folder comes before a repository of that name.
         name: for `set_hypernetworks` and the others; the file's stem where it is not given.
         strength: a number, or a `Strength`.
         force: load it although it is made for another base model.
         weight_name: of the file in a folder or repository; needed where that has several model files.
-        subfolder: in which it lies there.
+        subfolder: of the folder or repository, where the file is.
         revision: of the repository: a branch, a tag or a commit.
         token: for the hub; None and True are that of ``HF_TOKEN`` or `hf auth login`, False is none.
         cache_dir: instead of the hub's own cache.
-        local_files_only: nothing is fetched from the hub.
+        local_files_only: fetch nothing from the hub.
 
     Returns:
         The name that it is loaded under.
@@ -70,7 +68,7 @@ def load_hypernetwork(
     Raises:
         FileRefused: the file is not a hypernetwork that can be read safely.
         NotFound: there is no such file, folder, repository or revision.
-        AuthRequired, NetworkFailed, RateLimited: the hub does not give it.
+        AuthRequired, NetworkFailed, RateLimited: the hub cannot be read.
         MissingExtra: huggingface_hub is not installed.
         IncompatibleNetwork: it does not belong on this UNet, or reaches no layer of it.
         UsageError: the name is taken, `pipe` has no UNet, or there are several files to choose from.
@@ -97,20 +95,20 @@ def load_hypernetwork(
             )
         )
     name = name or (PurePath(network.path).stem if network.path else network.name)
-    attached = _find(unet)
-    if attached is not None and name in attached.networks:
+    state = _state_of(unet)
+    if state is not None and name in state.networks:
         raise UsageError(f"a hypernetwork named {name} is loaded already", hint=f'give it another: name="{name}-2"')
     strength = Strength.of(strength)
-    layers = attached.layers if attached is not None else find_layers(unet)
+    layers = state.layers if state is not None else find_layers(unet)
     require_fit(name, network, unet, layers, force=force)
-    _require_blocks(strength, attached.layers if attached else layers)
-    if attached is None:
-        attached = _attach(pipe, unet)
+    _require_blocks(strength, state.layers if state else layers)
+    if state is None:
+        state = _attach(pipe, unet)
     try:
-        attached.add(name, network, strength)
+        state.add(name, network, strength)
     finally:
-        if not attached.networks:
-            _detach(pipe, unet, attached)
+        if not state.networks:
+            _detach(pipe, unet, state)
     return name
 
 
@@ -139,25 +137,25 @@ def set_hypernetworks(
     if len(strengths) != len(names):
         raise UsageError(f"{len(names)} names and {len(strengths)} strengths", hint="give one strength for each name")
     numbers = [Strength.of(1.0 if strength is None else strength) for strength in strengths]
-    attached = _find(unet_of(pipe))
-    _require_loaded(names, attached)
-    if attached is None:
+    state = _state_of(unet_of(pipe))
+    _require_loaded(names, state)
+    if state is None:
         return
     for name, number in zip(names, numbers, strict=True):
         if names.count(name) > 1:
             raise UsageError(f"{name} is in the stack twice", hint="load it a second time under another name")
-        _require_blocks(number, attached.layers)
-    attached.set_stack(list(zip(names, numbers, strict=True)))
+        _require_blocks(number, state.layers)
+    state.set_stack(list(zip(names, numbers, strict=True)))
 
 
 def get_active_hypernetworks(pipe: Any) -> list[str]:
     """Returns the names of the active stack in stacking order; disabling does not change it."""
-    attached = _find(unet_of(pipe))
-    return [] if attached is None else [name for name, _ in attached.stack]
+    state = _state_of(unet_of(pipe))
+    return [] if state is None else [name for name, _ in state.stack]
 
 
 def disable_hypernetworks(pipe: Any) -> None:
-    """Leaves the stack out of the pictures until `enable_hypernetworks`; it stays loaded."""
+    """Draws without the stack until `enable_hypernetworks`; it stays loaded."""
     _enable(pipe, False)
 
 
@@ -173,15 +171,15 @@ def unload_hypernetworks(pipe: Any, names: str | Sequence[str] | None = None) ->
         NotFound: a name that is not loaded.
     """
     unet = unet_of(pipe)
-    attached = _find(unet)
+    state = _state_of(unet)
     if names is not None:
         names = [names] if isinstance(names, str) else list(names)
-        _require_loaded(names, attached)
-    if attached is None:
+        _require_loaded(names, state)
+    if state is None:
         return
-    attached.drop(attached.networks if names is None else names)
-    if not attached.networks:
-        _detach(pipe, unet, attached)
+    state.drop(state.networks if names is None else names)
+    if not state.networks:
+        _detach(pipe, unet, state)
 
 
 @contextmanager
@@ -199,34 +197,34 @@ def applied(pipe: Any, strengths: Mapping[str, float | Strength]) -> Iterator[No
         with applied(pipe, {"style": 0.8}):
             image = pipe("a house").images[0]
     """
-    attached = _find(unet_of(pipe))
-    before = (attached.stack, attached.is_enabled) if attached is not None else None
+    state = _state_of(unet_of(pipe))
+    before = (state.stack, state.is_enabled) if state is not None else None
     set_hypernetworks(pipe, list(strengths), list(strengths.values()))
     try:
         _enable(pipe, True)
         yield
     finally:
-        attached = _find(unet_of(pipe))
-        if attached is not None and before is not None:
+        state = _state_of(unet_of(pipe))
+        if state is not None and before is not None:
             stack, enabled = before
-            attached.set_stack([(name, strength) for name, strength in stack if name in attached.networks])
-            attached.enable(enabled)
+            state.set_stack([(name, strength) for name, strength in stack if name in state.networks])
+            state.enable(enabled)
 
 
 def set_progress(pipe: Any, step: int, steps: int) -> None:
-    """Tells which sampling step comes next, for strengths with a window of steps.
+    """Sets which sampling step comes next, for strengths with a window of steps.
 
     Args:
         step: counted from 0; `steps` when sampling is over.
         steps: how many there are.
     """
-    attached = _find(unet_of(pipe))
-    if attached is not None:
-        attached.set_progress((step + 0.5) / steps if step < steps else None)
+    state = _state_of(unet_of(pipe))
+    if state is not None:
+        state.set_progress((step + 0.5) / steps if step < steps else None)
 
 
 def follow_progress(pipe: Any, steps: int) -> StepCallback:
-    """Returns a callback with which a pipeline of diffusers tells `set_progress` every step.
+    """Returns a callback with which a diffusers pipeline calls `set_progress` at every step.
 
     Args:
         steps: what the pipeline gets as ``num_inference_steps``.
@@ -236,16 +234,16 @@ def follow_progress(pipe: Any, steps: int) -> StepCallback:
         pipe(prompt, num_inference_steps=20, callback_on_step_end=follow_progress(pipe, 20))
     """
 
-    def tell(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
         set_progress(pipe, step + 1, steps)
         return tensors
 
     set_progress(pipe, 0, steps)
-    return tell
+    return after_step
 
 
 def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, text_tokens: int = 77) -> dict[str, Any]:
-    """Returns the plan as data that `json.dumps` takes: what is applied where, in which form, at what cost.
+    """Returns the plan as data for `json.dumps`: what is applied where, in which form, at what cost.
 
     Args:
         latent_size: side of the latents in pixels, for the costs; None: the UNet's own size.
@@ -259,34 +257,34 @@ def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, t
         FLOPs are those of one UNet call. Without loaded networks: no networks and no parts.
     """
     unet = unet_of(pipe)
-    return explanation(unet, _find(unet), latent_size=latent_size, batch_size=batch_size, text_tokens=text_tokens)
+    return explanation(unet, _state_of(unet), latent_size=latent_size, batch_size=batch_size, text_tokens=text_tokens)
 
 
-def _find(unet: nn.Module) -> Attached | None:
-    attached = getattr(unet, _ATTRIBUTE, None)
-    return attached if isinstance(attached, Attached) else None
+def _state_of(unet: nn.Module) -> UNetState | None:
+    state = getattr(unet, _ATTRIBUTE, None)
+    return state if isinstance(state, UNetState) else None
 
 
-def _attach(pipe: Any, unet: nn.Module) -> Attached:
+def _attach(pipe: Any, unet: nn.Module) -> UNetState:
     if not _COMPILES and _is_compiled(pipe, unet):
         raise AttachError(
             f"this UNet is compiled, and code that torch {torch.__version__} compiles leaves networks out",
             hint='pip install "torch>=2.5", or load networks on a UNet that is not compiled',
         )
-    attached = Attached(unet)
-    unet.add_module(_ATTRIBUTE, attached)
+    state = UNetState(unet)
+    unet.add_module(_ATTRIBUTE, state)
     _forget_compiled(pipe, unet)
-    return attached
+    return state
 
 
-def _detach(pipe: Any, unet: nn.Module, attached: Attached) -> None:
-    attached.remove()
+def _detach(pipe: Any, unet: nn.Module, state: UNetState) -> None:
+    state.remove()
     delattr(unet, _ATTRIBUTE)
     _forget_compiled(pipe, unet)
 
 
 def _forget_compiled(pipe: Any, unet: nn.Module) -> None:
-    """Drops what `torch.compile` made of the UNet: compiled code does not see hooks that came or went after it."""
+    """Drops what `torch.compile` made of the UNet: compiled code does not see hooks that are added or removed later."""
     if "torch._dynamo" not in sys.modules:
         return
     torch.compiler.reset()
@@ -302,26 +300,24 @@ def _is_compiled(pipe: Any, unet: nn.Module) -> bool:
 
 
 def _enable(pipe: Any, enabled: bool) -> None:
-    attached = _find(unet_of(pipe))
-    if attached is not None:
-        attached.enable(enabled)
+    state = _state_of(unet_of(pipe))
+    if state is not None:
+        state.enable(enabled)
 
 
-def _require_loaded(names: Sequence[str], attached: Attached | None) -> None:
-    loaded = list(attached.networks) if attached is not None else []
+def _require_loaded(names: Sequence[str], state: UNetState | None) -> None:
+    loaded = list(state.networks) if state is not None else []
     for name in names:
         if name not in loaded:
-            near = difflib.get_close_matches(name, loaded, n=1)
+            near = did_you_mean(name, loaded)
             known = f"loaded are {', '.join(loaded)}" if loaded else "hnetkit.load_hypernetwork(pipe, FILE) loads one"
-            raise NotFound(
-                f"no hypernetwork named {name} is loaded", hint=f"did you mean {near[0]}?" if near else known
-            )
+            raise NotFound(f"no hypernetwork named {name} is loaded", hint=f"did you mean {near}?" if near else known)
 
 
 def _require_blocks(strength: Strength, layers: Sequence[Layer]) -> None:
     for block in strength.block_names:
         if not any(is_within(layer.name, block) for layer in layers):
             blocks = {".".join(layer.name.split(".")[:depth]) for layer in layers for depth in (1, 2)}
-            near = difflib.get_close_matches(block, blocks, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"its blocks are {', '.join(sorted(blocks))}"
+            near = did_you_mean(block, blocks)
+            hint = f"did you mean {near}?" if near else f"its blocks are {', '.join(sorted(blocks))}"
             raise UsageError(f"the UNet has no block {block} with attention layers", hint=hint)

@@ -18,10 +18,11 @@ pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 from truth import DEVICE, Sides, numbers_for, random_sides, require_right, run, there
 
 from hnetkit.errors import KernelUnavailable
-from hnetkit.kernels import configs, fused, grouped, stacked
+from hnetkit.kernels import configs
 from hnetkit.kernels.dispatch import path_on
-from hnetkit.kernels.packing import pack
-from hnetkit.kernels.prepared import Prepared, pack_pair
+from hnetkit.kernels.executor import StackExecutor, pack_pair
+from hnetkit.kernels.gpu import fused, linear, op
+from hnetkit.kernels.weights import pack
 
 SHAPES = {"grouped": (24, 40, 24), "fused": (320, 64, 320)}
 paths = pytest.mark.parametrize("path", list(SHAPES))
@@ -65,13 +66,13 @@ def test_a_broken_part_of_a_kernel_is_seen(path: str, monkeypatch: pytest.Monkey
     """The mean of a folded layer norm left out: what the packing computes, the kernels must use."""
     x, sides = stack_for(path, 1, norm=True)
     require_right(run(x, sides, numbers_for(1), path), x, sides, numbers_for(1))
-    flatten = stacked.flatten
+    flatten = op.flatten
 
-    def without_shift(networks: Any) -> stacked.Flat:
+    def without_shift(networks: Any) -> op.FlatStack:
         first, last = networks[0]
         return flatten([(first, last._replace(shift=0 * last.shift))])
 
-    monkeypatch.setattr(stacked, "flatten", without_shift)
+    monkeypatch.setattr(op, "flatten", without_shift)
     with pytest.raises(AssertionError):
         require_right(run(x, sides, numbers_for(1), path), x, sides, numbers_for(1))
 
@@ -103,11 +104,11 @@ def test_strengths_are_read_on_the_device_when_it_runs(path: str) -> None:
     """Captured work sees another number without a repack: `apply` keeps nothing of the strengths."""
     x, sides = stack_for(path)
     pairs = [pack_pair(there(k), there(v), path) for k, v in zip(*sides, strict=True)]
-    prepared = Prepared(pairs, path)
+    executor = StackExecutor(pairs, path)
     strengths = torch.zeros(2, 3, device=DEVICE)
     for numbers in (numbers_for(3), changed(numbers_for(3))):
         strengths.copy_(numbers)
-        k, v = prepared.apply(x.to(DEVICE), strengths, [[True] * 3] * 2)
+        k, v = executor.apply(x.to(DEVICE), strengths, [[True] * 3] * 2)
         require_right(torch.stack([k, v]).cpu(), x, sides, numbers)
 
 
@@ -126,12 +127,12 @@ class Counting:
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
 def test_launches_are_as_many_as_it_says(path: str, norm: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     launched: list[Any] = []
-    for module, name in ((grouped, "linear_kernel"), (grouped, "norm_kernel"), (fused, "fused_kernel")):
+    for module, name in ((linear, "linear_kernel"), (linear, "norm_kernel"), (fused, "fused_kernel")):
         monkeypatch.setattr(module, name, Counting(getattr(module, name), launched))
     x, sides = stack_for(path, norm=norm)
     run(x, sides, numbers_for(3), path)
-    runs = stacked.arrange([pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)], path)
-    assert len(launched) == stacked.launches(runs, path, torch.device(DEVICE))
+    runs = op.arrange([pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)], path)
+    assert len(launched) == op.launches(runs, path, torch.device(DEVICE))
     is_fused = path == "fused" and fused.tiles_for(runs[0], torch.device(DEVICE)) is not None
     assert len(launched) == (1 if is_fused else 9 if norm else 6)
     assert is_fused or path == "grouped" or norm
@@ -163,9 +164,9 @@ def test_what_makes_no_sense_is_refused_before_a_launch(path: str) -> None:
 
 def test_a_context_on_another_device_is_refused_before_a_launch() -> None:
     x, sides = stack_for("grouped", 1)
-    flat = stacked.flatten([pack([side[0] for side in sides], for_kernels=True)])
+    flat = op.flatten([pack([side[0] for side in sides], for_kernels=True)])
     with pytest.raises((ValueError, KernelUnavailable), match="meta"):
-        stacked.apply(x.to("meta"), flat, numbers_for(1), "grouped")
+        op.apply(x.to("meta"), flat, numbers_for(1), "grouped")
 
 
 @paths
@@ -183,7 +184,7 @@ def test_builds_of_k_and_v_may_differ() -> None:
     key, value = cast([random_mlp(1, (24, 40, 24)), random_mlp(2, (24, 24), "mish", norm=True)], torch.float16)
     x, strengths = context(5, 24, dtype=torch.float16), torch.tensor([[0.7], [0.4]])
     pair = pack_pair(*(there(mlp) for mlp in (key, value)), "grouped")
-    k, v = Prepared([pair], "grouped").apply(x.to(DEVICE), strengths.to(DEVICE), [[True], [True]])
+    k, v = StackExecutor([pair], "grouped").apply(x.to(DEVICE), strengths.to(DEVICE), [[True], [True]])
     require_right(torch.stack([k, v]).cpu(), x, ([key], [value]), strengths)
 
 
@@ -191,10 +192,10 @@ def test_builds_of_k_and_v_may_differ() -> None:
 def test_a_compiled_model_goes_through_it_without_a_break(path: str) -> None:
     x, sides = stack_for(path, 1)
     x, strengths = x.to(DEVICE), numbers_for(1).to(DEVICE)
-    flat = stacked.flatten([pack([there(side[0]) for side in sides], for_kernels=True)])
+    flat = op.flatten([pack([there(side[0]) for side in sides], for_kernels=True)])
 
     def model(x: Tensor) -> Tensor:
-        return torch.sin(stacked.apply(x * 2, flat, strengths, path))
+        return torch.sin(op.apply(x * 2, flat, strengths, path))
 
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -1,4 +1,4 @@
-"""Where Triton's kernels can run: NVIDIA GPUs, and Triton's interpreter on the CPU."""
+"""Where Triton's kernels can run: on NVIDIA GPUs, and in Triton's interpreter on the CPU."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import functools
 import torch
 
 from hnetkit.kernels.configs import Capability
-from hnetkit.kernels.triton_linear import linear_kernel
+from hnetkit.kernels.gpu.activations import activate
 
-_IS_INTERPRETED = not hasattr(linear_kernel, "device_caches")  # asked once: torch.compile cannot ask it
+_IS_INTERPRETED = not hasattr(activate, "device_caches")  # looked up once: torch.compile cannot trace it
 
 
 def is_interpreted() -> bool:
