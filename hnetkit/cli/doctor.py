@@ -68,9 +68,9 @@ def _checked(name: str, check: Callable[[], str]) -> Row:
 
 
 def _triton() -> str:
-    from hnetkit.kernels.dispatch import obstacle_of_triton
+    from hnetkit.kernels.gpu import triton_obstacle
 
-    why = obstacle_of_triton()
+    why = triton_obstacle()
     if why is not None:
         raise MissingExtra(f"{why}: plain torch stands in for it", hint='pip install "hnetkit[gpu]"')
     import triton

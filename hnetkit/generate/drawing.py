@@ -20,7 +20,7 @@ from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, samp
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
 from hnetkit.images import open_image
-from hnetkit.runtime.attach import applied
+from hnetkit.runtime.adapters import applied
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -170,7 +170,7 @@ def find_networks(
 
 def attach_network(pipe: Any, network: ResolvedNetwork, taken: Collection[str]) -> str:
     """Loads a network onto a pipeline at strength 0; returns its name there, which is none of those `taken`."""
-    from hnetkit.runtime.attach import load_hypernetwork
+    from hnetkit.runtime.adapters import load_hypernetwork
 
     name, number = network.name, 1
     while name in taken:

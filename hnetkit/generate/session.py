@@ -21,7 +21,7 @@ from hnetkit.generate.prompt_networks import (
     ignore_note,
 )
 from hnetkit.generate.request import NamedStrengths, Request
-from hnetkit.runtime.attach import applied, get_active_hypernetworks, set_hypernetworks, unload_hypernetworks
+from hnetkit.runtime.adapters import applied, get_active_hypernetworks, set_hypernetworks, unload_hypernetworks
 
 _StackKey = tuple[str, int]
 """A network in a stack: its content hash, and how many times it came before in the stack."""

@@ -213,19 +213,20 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from hnetkit.generate import drawing, prompt_networks
-        from hnetkit.kernels import packing, prepared, stacked
-        from hnetkit.runtime import buffers, weights
+        from hnetkit.kernels import executor, weights
+        from hnetkit.kernels.gpu import op
+        from hnetkit.runtime import buffers, stack
 
         self.times: Counter[str] = Counter()
         self.at: list[Counter[str]] = []
         self._count(monkeypatch, OpenFile, "_read_some", "read")
         self._count(monkeypatch, OpenFile, "__init__", "open")
         self._count(monkeypatch, prompt_networks, "load", "load")
-        for module, name in ((prepared, "pack"), (stacked, "merge"), (packing, "_stage"), (buffers, "pack_pair")):
+        for module, name in ((executor, "pack"), (op, "merge"), (weights, "_pack_stage"), (buffers, "pack_pair")):
             self._count(monkeypatch, module, name, f"repack by {name}")
-        self._count(monkeypatch, buffers, "materialise", "read weights")
-        self._count(monkeypatch, weights, "materialise", "read weights")
-        self._count(monkeypatch, buffers.Chain, "__init__", "chain")
+        self._count(monkeypatch, buffers, "read_mlp", "read weights")
+        self._count(monkeypatch, stack, "read_mlp", "read weights")
+        self._count(monkeypatch, buffers.LayerGroupStack, "__init__", "group stack")
         self._count(monkeypatch, drawing, "draw_batch", "")
 
     def _count(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, what: str) -> None:

@@ -23,7 +23,7 @@ from hnetkit.generate.prompt_networks import ResolvedNetwork, attach_network
 from hnetkit.generate.request import LARGEST_SEED
 from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.prompts import infotext
-from hnetkit.runtime.attach import unload_hypernetworks
+from hnetkit.runtime.adapters import unload_hypernetworks
 from hnetkit.runtime.strength import Strength
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hnetkit.generate.sampling.encoding import Conditioning, Encoded, Guidance
 from hnetkit.generate.sampling.noise import Noise, PerImageNoise
-from hnetkit.runtime.attach import set_progress
+from hnetkit.runtime.adapters import set_progress
 
 AfterStep = Callable[[int, int], None]
 """Called with the calls of the UNet done and the calls in all."""
