@@ -11,15 +11,27 @@ from typing import Any, Literal
 
 from hnetkit.errors import FileChanged, FileRefused, HnetkitError
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.formats.reading import Identified, identify, is_sparse, translating_unforeseen
+from hnetkit.formats.reading import FileIdentity, identify, is_sparse, translating_unforeseen
 from hnetkit.hashes import FileHashes, damaged_parts, hash_file
 from hnetkit.network import Hypernetwork, TensorRef
 
 Verdict = Literal["ok", "warnings", "refused", "other"]
 
 _NETWORK_KEYS = (
-    *("widths", "layer_structure", "activation", "layer_norm", "activate_output", "dropout", "dtype"),
-    *("parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata", "source_sha256"),
+    "widths",
+    "layer_structure",
+    "activation",
+    "layer_norm",
+    "activate_output",
+    "dropout",
+    "dtype",
+    "parameters",
+    "base_model",
+    "step",
+    "sd_checkpoint",
+    "sd_checkpoint_name",
+    "metadata",
+    "source_sha256",
 )
 
 _LARGEST = {"fp16": 65504.0}
@@ -161,7 +173,7 @@ def examine_open(
         except FileChanged:
             raise
         except FileRefused as refusal:  # the file can still be told from others
-            found, facts = Identified(None, refusal), _network_row(None)
+            found, facts = FileIdentity(None, refusal), _network_row(None)
             read = known.of(file, None, sha256=sha256) if wanted else None
         return Examination(
             path=file.path,

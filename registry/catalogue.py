@@ -15,8 +15,7 @@ from sqlite_utils import Database
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import MAX_MADE, json_size, parse_json
-from hnetkit.registry.files import Row, now, text_of
-from hnetkit.registry.json_columns import COLUMNS, broken, from_json, to_json
+from hnetkit.registry.columns import COLUMNS, Row, broken, from_json, now, text_of, to_json, upsert
 
 MAX_RECORD = 16 << 20
 """Bytes of a site's record of one model, unpacked."""
@@ -114,19 +113,10 @@ class Catalogue:
         )
 
     def _put(self, table: str, key: Row, values: Mapping[str, Any], *, dated: bool = False) -> int:
-        row = {**key, **{name: _column(name, value) for name, value in values.items()}}
-        if dated:
-            row |= {"first_seen": now(), "last_seen": now()}
-        updates = [
-            f"{name} = coalesce(excluded.{name}, {table}.{name})" for name in row if name not in (*key, "first_seen")
-        ]
-        cursor = self._db.execute(
-            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
-            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(updates)} RETURNING id",
-            list(row.values()),
-        )
-        id: int = cursor.fetchone()[0]
-        return id
+        columns = {name: _column(name, value) for name, value in values.items()}
+        columns |= {"last_seen": now()} if dated else {}
+        first = {"first_seen": now()} if dated else None
+        return upsert(self._db, table, key, columns, first=first, keep_known=True)
 
     # --- looking up
 

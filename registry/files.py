@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
 from sqlite_utils import Database
 
-from hnetkit.registry.json_columns import COLUMNS, broken, from_json, is_sound, to_json
+from hnetkit.registry.columns import (
+    COLUMNS,
+    Row,
+    broken,
+    from_column,
+    from_json,
+    is_sound,
+    now,
+    text_of,
+    to_column,
+    to_json,
+    upsert,
+)
 
-Row = dict[str, Any]
 _TEXT = ("text", str | None)
 _KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite takes anything else, too
 
@@ -37,30 +46,6 @@ class KnownFile:
     reader_version: int
     state: str
     content_hash: str | None
-
-
-def now() -> str:
-    """Returns the time in UTC, to the second, as ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def to_column(path: str) -> str | bytes:
-    """Returns a path as SQLite can hold it: text, or its bytes where it is not valid text."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return os.fsencode(path)
-    return path
-
-
-def from_column(value: str | bytes) -> str:
-    """Returns the path that `to_column` was given."""
-    return os.fsdecode(value) if isinstance(value, bytes) else str(value)  # a damaged one names no file
-
-
-def text_of(name: str) -> str:
-    """Returns a name as valid text, for names that are only shown and searched."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class Files:
@@ -140,8 +125,6 @@ class Files:
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
             "source_sha256": row.get("source_sha256"),
-            "root_id": root.id,
-            "path": to_column(path),
             "stem": text_of(PurePath(path).stem),
             "warnings": to_json(row["warnings"]),
             "mtime_ns": mtime_ns,
@@ -149,14 +132,9 @@ class Files:
             "state": "present",
             "last_seen": now(),
         }
-        columns = [*values, "first_seen"]
-        updates = ", ".join(f"{column} = excluded.{column}" for column in values)
-        cursor = self._db.execute(
-            f"INSERT INTO files ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-            f"ON CONFLICT (root_id, path) DO UPDATE SET {updates} RETURNING id",
-            [*values.values(), now()],
+        id = upsert(
+            self._db, "files", {"root_id": root.id, "path": to_column(path)}, values, first={"first_seen": now()}
         )
-        id = cursor.fetchone()[0]
         self._db.execute("DELETE FROM sidecars WHERE file_id = ?", [id])
         if row.get("sidecars"):
             self._db.execute("INSERT INTO sidecars VALUES (?, ?)", [id, to_json(row["sidecars"])])

@@ -12,14 +12,21 @@ from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from hnetkit.registry.files import Row, now, text_of
-from hnetkit.registry.json_columns import COLUMNS, from_json, to_json
+from hnetkit.registry.columns import COLUMNS, Row, from_json, now, text_of, to_json, upsert
 from hnetkit.registry.migrations import SEARCH
 
 _JSON = tuple(COLUMNS["networks"])
 _PLAIN = (
-    *("content_hash", "name", "activation", "layer_norm", "activate_output", "dtype", "parameters", "base_model"),
-    *("step", "sd_checkpoint", "sd_checkpoint_name"),
+    "name",
+    "activation",
+    "layer_norm",
+    "activate_output",
+    "dtype",
+    "parameters",
+    "base_model",
+    "step",
+    "sd_checkpoint",
+    "sd_checkpoint_name",
 )
 _WORD = re.compile(r"\w+")
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
@@ -47,13 +54,7 @@ class Networks:
     def put(self, row: Mapping[str, Any]) -> None:
         """Stores what a network is; its tags, note and aliases stay."""
         values = {key: _plain(row[key]) for key in _PLAIN} | {key: to_json(row[key]) for key in _JSON}
-        updates = ", ".join(f"{column} = excluded.{column}" for column in values)
-        self._db.execute(
-            f"INSERT INTO networks ({', '.join(values)}) VALUES ({', '.join('?' * len(values))}) "
-            f"ON CONFLICT (content_hash) DO UPDATE SET {updates}",
-            list(values.values()),
-        )
-        self._stale.add(self.id_of(row["content_hash"]))
+        self._stale.add(upsert(self._db, "networks", {"content_hash": row["content_hash"]}, values))
 
     def is_known(self, content_hash: str) -> bool:
         return self._db.execute(_ID, [content_hash]).fetchone() is not None

@@ -15,7 +15,7 @@ from types import TracebackType
 from sqlite_utils import Database
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError
-from hnetkit.registry import json_columns
+from hnetkit.registry import columns
 from hnetkit.registry.catalogue import Catalogue, Subscriptions
 from hnetkit.registry.files import Files
 from hnetkit.registry.jobs import Jobs
@@ -100,7 +100,7 @@ class Registry:
             self._check_tables()
             if not self.networks.is_searchable():
                 raise RegistryError(f"{self.path}: the search's index is damaged", hint="hnetkit scan")
-            for fault in (*json_columns.faults(self._db), *self.catalogue.faults()):
+            for fault in (*columns.faults(self._db), *self.catalogue.faults()):
                 raise fault
         return self.summary()
 

@@ -5,16 +5,34 @@ Source: AUTOMATIC1111 1.10: aliases, and every class of torch.nn.modules.activat
 
 from __future__ import annotations
 
-import difflib
-
-from hnetkit.errors import UnsupportedNetwork
+from hnetkit.errors import UnsupportedNetwork, did_you_mean
 from hnetkit.text import shorten
 
 NAMES = frozenset(
     {
-        *("celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leakyrelu", "logsigmoid"),
-        *("mish", "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "softshrink"),
-        *("softsign", "swish", "tanh", "tanhshrink"),
+        "celu",
+        "elu",
+        "gelu",
+        "hardshrink",
+        "hardsigmoid",
+        "hardswish",
+        "hardtanh",
+        "leakyrelu",
+        "logsigmoid",
+        "mish",
+        "prelu",
+        "relu",
+        "relu6",
+        "rrelu",
+        "selu",
+        "sigmoid",
+        "silu",
+        "softplus",
+        "softshrink",
+        "softsign",
+        "swish",
+        "tanh",
+        "tanhshrink",
     }
 )
 
@@ -47,7 +65,7 @@ def activation_name(stated: object) -> str | None:
     if name in _REFUSED:
         raise UnsupportedNetwork(f"the activation {name} cannot be computed faithfully: {_REFUSED[name]}")
     if name not in NAMES:
-        near = difflib.get_close_matches(name, NAMES, n=1)
-        suffix = f" (the nearest is {near[0]})" if near else ""
+        near = did_you_mean(name, NAMES)
+        suffix = f" (the nearest is {near})" if near else ""
         raise UnsupportedNetwork(f"the activation {name} is not known{suffix}")
     return name

@@ -19,16 +19,34 @@ from hnetkit.errors import DamagedFile, UnsafeFile
 from hnetkit.limits import Budget
 
 _NUMPY_FORMATS = {
-    **{"i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q"},
-    **{"f2": "e", "f4": "f", "f8": "d", "b1": "?"},
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "f2": "e",
+    "f4": "f",
+    "f8": "d",
+    "b1": "?",
 }
 
 MAX_NUMBERED = 10_000
 """Items that a dict with numbers as keys may have: an optimizer has one for each tensor, of 2700 in a whole SDXL."""
 _LARGEST_KEY = 1 << 60  # beyond it, far numbers have the same hash
 STORAGE_TYPES = {
-    *("FloatStorage", "HalfStorage", "BFloat16Storage", "DoubleStorage"),
-    *("IntStorage", "LongStorage", "ShortStorage", "CharStorage", "ByteStorage", "BoolStorage"),
+    "FloatStorage",
+    "HalfStorage",
+    "BFloat16Storage",
+    "DoubleStorage",
+    "IntStorage",
+    "LongStorage",
+    "ShortStorage",
+    "CharStorage",
+    "ByteStorage",
+    "BoolStorage",
 }
 
 MAX_SIZE = 16 << 20  # bytes of structure; the largest real file has 60 kB

@@ -176,7 +176,7 @@ def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHy
 
 
 @dataclass(frozen=True, slots=True)
-class Identified:
+class FileIdentity:
     """What a look into a file found: a network, or why there is none."""
 
     network: Hypernetwork | None
@@ -190,18 +190,18 @@ class Identified:
         return self.refusal.kind if isinstance(self.refusal, NotAHypernetwork) else "unknown"
 
 
-def identify(file: OpenFile) -> Identified:
+def identify(file: OpenFile) -> FileIdentity:
     """Reads an open file without raising for what is in it.
 
     Raises:
         FileChanged: it changed meanwhile.
     """
     try:
-        return Identified(read_network(file), None)
+        return FileIdentity(read_network(file), None)
     except FileChanged:
         raise
     except FileRefused as refusal:
-        return Identified(None, refusal)
+        return FileIdentity(None, refusal)
 
 
 def kind_of_bytes(head: bytes) -> str:

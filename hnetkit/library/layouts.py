@@ -44,16 +44,25 @@ PROGRAMS = {
     for program in (
         Program("a1111", ("models", "hypernetworks"), _PT, "stem"),
         Program(
-            *("forge", ("models", "hypernetworks"), _PT, "stem"),
+            "forge",
+            ("models", "hypernetworks"),
+            _PT,
+            "stem",
             note="Forge lists hypernetworks but does not apply them (its issue 275); hnetkit generate does",
         ),
         Program(
-            *("sdnext", ("models", "hypernetworks"), _PT, "stem"),
+            "sdnext",
+            ("models", "hypernetworks"),
+            _PT,
+            "stem",
             note="SD.Next removed hypernetworks in July 2025: only older releases apply them",
         ),
         Program("comfyui", ("models", "hypernetworks"), _COMFY, "path", by_order=True),
         Program(
-            *("stabilitymatrix", ("Data", "Models", "Hypernetwork"), _PT, "stem"),
+            "stabilitymatrix",
+            ("Data", "Models", "Hypernetwork"),
+            _PT,
+            "stem",
             note="Forge, where StabilityMatrix shares this folder with it, lists hypernetworks but does not apply them",
         ),
     )

@@ -16,7 +16,7 @@ from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.resolve import require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument
+from hnetkit.text import argument, size_text
 
 if TYPE_CHECKING:
     from hnetkit.library.link import How, LinkChange
@@ -336,16 +336,12 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
         **{key: value for key, value in row.items() if key != "id"},
         "name": files[0]["stem"] if files else row["name"],
         "own_name": row["name"],
-        "size": _size(files[0]["size_bytes"]) if present else "missing",
+        "size": size_text(files[0]["size_bytes"]) if present else "missing",
         "trained_on": _trained_on(row),
         "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
         "present": present,
         "files": [{key: file[key] for key in _OF_A_FILE} for file in files],
     }
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB" if size_bytes >= 1e6 else f"{size_bytes / 1e3:.1f} kB"
 
 
 def _trained_on(row: Row) -> str | None:

@@ -6,7 +6,6 @@ files, and write lists of aliases: so what says a hash means that content, whate
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -14,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, UsageError, printable
+from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument
+from hnetkit.text import argument, printable
 
 Row = dict[str, Any]
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
@@ -142,9 +141,8 @@ def _nearest(registry: Registry, name: str) -> str:
     everything = names(registry)
     if not everything:
         return "the library is empty; hnetkit scan FOLDER"
-    folded = {known.casefold(): known for known in everything}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    return f"did you mean {argument(folded[near[0]])}?" if near else "hnetkit list"
+    near = did_you_mean(name, everything)
+    return f"did you mean {argument(near)}?" if near else "hnetkit list"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 from hnetkit.errors import RemoteError
 from hnetkit.library import sidecars
 from hnetkit.registry.catalogue import Catalogue
-from hnetkit.registry.files import Row
+from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.pace import Stopped

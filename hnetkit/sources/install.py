@@ -28,7 +28,7 @@ from hnetkit.errors import (
 )
 from hnetkit.files import new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.formats.reading import MAX_FILE, Identified, identify
+from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
 from hnetkit.library.scan import add_file
 from hnetkit.registry.jobs import Job
@@ -89,12 +89,12 @@ def install(registry: Registry, job: Job, part: Part) -> Installed:
     return installed
 
 
-def _look(path: Path) -> Identified:
+def _look(path: Path) -> FileIdentity:
     with OpenFile(path) as file:
         return identify(file)
 
 
-def _is_archive(path: Path, found: Identified) -> bool:
+def _is_archive(path: Path, found: FileIdentity) -> bool:
     """Whether model files are to be taken out of it; what is known as something else says so itself."""
     try:
         return holds_models(path)
@@ -104,7 +104,7 @@ def _is_archive(path: Path, found: Identified) -> bool:
         raise
 
 
-def _require_network(path: Path, found: Identified) -> None:
+def _require_network(path: Path, found: FileIdentity) -> None:
     if found.network is None:
         raise found.refusal or WrongBytes(f"{path}: no usable network")
 

@@ -15,7 +15,7 @@ from registry_rows import row
 
 from hnetkit.errors import RegistryError
 from hnetkit.registry import Registry
-from hnetkit.registry.files import from_column, to_column
+from hnetkit.registry.columns import from_column, to_column
 
 
 def stored(registry: Registry, *rows: dict[str, Any]) -> None:

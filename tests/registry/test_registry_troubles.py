@@ -19,7 +19,7 @@ from registry_rows import row
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.registry import Registry
-from hnetkit.registry.json_columns import COLUMNS, from_json, to_json
+from hnetkit.registry.columns import COLUMNS, from_json, to_json
 
 BROKEN = [(table, column) for table, columns in COLUMNS.items() for column in columns]
 

@@ -242,7 +242,7 @@ def test_a_defect_met_with_one_file_is_that_files_and_it_is_not_fetched_again(
             raise OverflowError("nobody foresaw this")
         return look(file)
 
-    monkeypatch.setattr(install, "look", broken)
+    monkeypatch.setattr(install, "identify", broken)
     jobs = jobs_of(here, here.sync(EVERYTHING, all_versions=True))
     (bad,) = [job for job in jobs if job.state != "done"]
     assert (bad.state, bad.code) == ("refused", "defect")

@@ -1,10 +1,12 @@
-"""The columns that hold JSON: which they are, how values are made fit for them, and what to do where one is broken."""
+"""How values fit the columns of the registry: times, paths, names and JSON, and one way to store a row."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
 from typing import Any
 
 from sqlite_utils import Database
@@ -12,7 +14,9 @@ from sqlite_utils import Database
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import parse_json
 
-# table -> what each of its columns holds
+Row = dict[str, Any]
+
+# table -> its columns that hold JSON, and what each holds
 COLUMNS: Mapping[str, Mapping[str, type]] = {
     "files": {"warnings": list},
     "sidecars": {"said": dict},
@@ -32,6 +36,61 @@ _MENDED_BY = {
     "trainings": "hnetkit forget NAME, then hnetkit scan",
 }
 _DEEPEST = 100  # levels: a value that is nested deeper could be written and not be read everywhere
+
+
+def now() -> str:
+    """Returns the time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def to_column(path: str) -> str | bytes:
+    """Returns a path as SQLite can hold it: text, or its bytes where it is not valid text."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def from_column(value: str | bytes) -> str:
+    """Returns the path that `to_column` was given."""
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)  # a damaged one names no file
+
+
+def text_of(name: str) -> str:
+    """Returns a name as valid text, for names that are only shown and searched."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def upsert(
+    db: Database,
+    table: str,
+    key: Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    first: Mapping[str, Any] | None = None,
+    keep_known: bool = False,
+) -> int:
+    """Stores a row, or updates the one that has this key, and returns its `id`.
+
+    Args:
+        table: with a column `id`.
+        key: the columns that tell one row from another, with their values.
+        values: the columns to write in either case.
+        first: columns that only a new row gets.
+        keep_known: leave a column as it is where its new value is None.
+    """
+    # sqlite-utils' own upsert cannot leave a column alone, returns no id, and asks for the whole schema at each row
+    row = {**key, **values, **(first or {})}
+    new = "coalesce(excluded.{0}, {1}.{0})" if keep_known else "excluded.{0}"
+    updates = ", ".join(f"{column} = {new.format(column, table)}" for column in values)
+    cursor = db.execute(
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {updates} RETURNING id",
+        list(row.values()),
+    )
+    id: int = cursor.fetchone()[0]
+    return id
 
 
 def to_json(value: Any) -> str:
