@@ -235,12 +235,12 @@ def test_a_defect_met_with_one_file_is_that_files_and_it_is_not_fetched_again(
 ) -> None:
     from hnetkit.sources import install
 
-    look, victim = install.look, hashes_of(site.world.models[0])[0]
+    identify, victim = install.identify, hashes_of(site.world.models[0])[0]
 
     def broken(file: Any) -> Any:
         if hashlib.sha256(file.read_at(0, file.size)).hexdigest() == victim:
             raise OverflowError("nobody foresaw this")
-        return look(file)
+        return identify(file)
 
     monkeypatch.setattr(install, "identify", broken)
     jobs = jobs_of(here, here.sync(EVERYTHING, all_versions=True))
