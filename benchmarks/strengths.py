@@ -19,7 +19,7 @@ from machine import conditions, write
 from real_size import UNET, build_networks, timed
 
 import hnetkit
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.kernels import prepared
 
 STRENGTHS = [number / 10 for number in range(1, 11)]

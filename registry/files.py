@@ -28,7 +28,7 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class KnownFile:
     """What a scan needs to know of a file: is it still the one that was read?"""
 
     id: int
@@ -97,12 +97,12 @@ class Files:
         """Removes a root and what is known of the files under it; see `forget`."""
         self._db.execute("DELETE FROM roots WHERE id = ?", [root.id])
 
-    def root_scanned(self, root: Root) -> None:
+    def mark_scanned(self, root: Root) -> None:
         self._db.execute("UPDATE roots SET scanned_at = ? WHERE id = ?", [now(), root.id])
 
     # --- files
 
-    def seen(self, root: Root) -> dict[str, Seen]:
+    def seen(self, root: Root) -> dict[str, KnownFile]:
         """Returns every file known under a root: path below it -> what is known.
 
         Where what is known of a file cannot be read any more, no reader has read it: its `reader_version` is 0.
@@ -117,7 +117,7 @@ class Files:
             "LEFT JOIN networks ON networks.content_hash = files.content_hash WHERE root_id = ?",
             [root.id],
         )
-        return {from_column(path): Seen(*rest) for path, *rest in rows}
+        return {from_column(path): KnownFile(*rest) for path, *rest in rows}
 
     def content_at(self, root: Root, path: str) -> str | None:
         """Returns the content hash of the file known at a path below a root; None for no network, or none known."""

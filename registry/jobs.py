@@ -98,11 +98,11 @@ class Jobs:
             Job(**{**dict(zip(Job.__slots__, row, strict=True)), "folder": from_column(row[_FOLDER])}) for row in rows
         ]
 
-    def again(self, id: int) -> None:
+    def requeue(self, id: int) -> None:
         """Takes up a finished job again; one that somebody is at stays theirs."""
         self._queue(f"id = ? AND state NOT IN {UNFINISHED}", [id])
 
-    def give_back(self, id: int, owner: str) -> None:
+    def release(self, id: int, owner: str) -> None:
         """Leaves an unfinished job of `owner` to whoever comes next."""
         self._queue(f"id = ? AND owner = ? AND state IN {UNFINISHED}", [id, owner])
 
@@ -139,7 +139,7 @@ class Jobs:
 
     # --- what lies on the disk because of a job
 
-    def installed(self, path: str, job: int | None, kind: str, sha256: str | None) -> None:
+    def add_install(self, path: str, job: int | None, kind: str, sha256: str | None) -> None:
         """Notes that hnetkit put a file there; `kind` is ``network``, ``preview``, ``sidecar`` or ``quarantine``."""
         self._db.execute(
             "INSERT OR REPLACE INTO installs VALUES (?, ?, ?, ?, ?)", [to_column(path), job, kind, sha256, now()]
@@ -165,6 +165,6 @@ class Jobs:
             {"path": from_column(path), "job_id": job, "kind": kind, "sha256": sha} for path, job, kind, sha in cursor
         ]
 
-    def not_installed(self, path: str) -> None:
+    def forget_install(self, path: str) -> None:
         """Forgets that hnetkit put a file there."""
         self._db.execute("DELETE FROM installs WHERE path = ?", [to_column(path)])

@@ -81,9 +81,9 @@ def grid_command(
       hnetkit grid --prompt "a red star" -n dots --seed 7 --x strength=0:1:0.25 --y "prompt=red,blue" --out dots.png
       hnetkit grid --prompt "a star" -n dots -n outline:0.7 --x order=all --y seed=1-3 --z cfg=4,7 --out order.png
     """
-    from hnetkit.generate.grids.processes import Processes, started_alone, take_own_threads
+    from hnetkit.distributed import Processes, started_alone, use_default_threads
 
-    take_own_threads()
+    use_default_threads()
     from hnetkit.generate.grids.run import draw_grid
 
     output = output if Processes.of_environment().is_main else replace(output, quiet=True)

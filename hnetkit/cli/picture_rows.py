@@ -10,7 +10,7 @@ from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.errors import NoSettings
-    from hnetkit.formats.source import OpenFile
+    from hnetkit.formats.open_file import OpenFile
 
 _FETCHABLE = (8, 10, 12, 64)  # digits of a hash that the site can be asked for
 

@@ -19,7 +19,7 @@ _SECONDS_BETWEEN_LINES = 60  # where no terminal shows a bar
 
 def as_one_process(output: Output) -> Output:
     """Returns how this process prints: of several that `accelerate` starts, the main one alone says something."""
-    from hnetkit.generate.grids.processes import Processes, started_alone
+    from hnetkit.distributed import Processes, started_alone
 
     if started_alone():
         output.note("accelerate started one process: with --cpu it needs MPI for several; --multi_gpu starts them.")

@@ -47,13 +47,13 @@ def run_command(file: Path | None, resume: bool, asked: dict[str, Any], output: 
       hnetkit train --recipe training/ink/recipe.json --max-steps 30000
       hnetkit train pictures --name ink --restart --batch-size 2 --accumulate 4
     """
+    from hnetkit.distributed import disconnect
     from hnetkit.train import train
-    from hnetkit.train.processes import leave
 
     output = as_one_process(output)
     with run_progress(output) as told:
         result = train(file or {}, resume=resume, **asked, **told)
-    leave()
+    disconnect()
     if result.files:
         output.rows([_row(result)], columns=["path", "name", "step", "loss"], text=lambda row: str(row["path"]))
 

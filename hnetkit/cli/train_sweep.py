@@ -50,15 +50,14 @@ def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], asked: dict[
       hnetkit train sweep pictures --name ink --vary "rate=5e-5:500, 5e-6:2000|1e-5:2000" --vary "activation=relu|swish"
       hnetkit train sweep pictures --name ink --recipe soft.json --recipe hard.json --max-steps 3000 --json
     """
-    from hnetkit.generate.grids.processes import Processes
+    from hnetkit.distributed import Processes, disconnect
     from hnetkit.train import sweep
-    from hnetkit.train.processes import leave
 
     output = as_one_process(output)
     axes = [*([_recipes(files)] if len(files) > 1 else []), *map(_values, varied)]
     with run_progress(output) as told:
         outcomes = sweep(files[0] if files else {}, vary=axes, made=_say_failure, **asked, **told)
-    leave()
+    disconnect()
     if not Processes.of_environment().is_main:
         return
     rows = [outcome.row() for outcome in outcomes]

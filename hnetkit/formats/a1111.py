@@ -10,14 +10,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork, UsageError
-from hnetkit.formats import pickle_reader, pickle_values
+from hnetkit.formats import pickle_reader
 from hnetkit.formats.activations import activation_name
-from hnetkit.formats.messages import naming, shown
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.topology import build_mlp, canonical_key, expected_indices, linear_indices
 from hnetkit.limits import Budget
 from hnetkit.network import FileFormat, Hypernetwork, MLPPair, ResidualMLP, TensorRef
-from hnetkit.text import counted
+from hnetkit.text import counted, shorten
 
 KNOWN_WIDTHS = frozenset({320, 640, 768, 1024, 1280, 1536, 2048})
 MAX_WIDTH = 999_999  # of a context; the largest real one is 2048
@@ -75,7 +74,7 @@ def build_network(value: Mapping[Any, Any], tensor_of: TensorOf, *, format: File
     try:
         return _Builder(file, tensor_of).build(value, format)
     except FileRefused as error:
-        raise naming(error, file.path) from None
+        raise file.refusal(error) from None
 
 
 class _Builder:
@@ -148,7 +147,7 @@ class _Builder:
                 widths[key] = item
             elif _is_number(key):
                 raise DamagedFile(
-                    f"{shown(key)} is no width: other programs would take it for another one, or for none"
+                    f"{shorten(key)} is no width: other programs would take it for another one, or for none"
                 )
             else:
                 others[key] = item
@@ -160,7 +159,7 @@ class _Builder:
         for key, item in widths.items():
             width = int(key)
             if width > MAX_WIDTH:
-                raise DamagedFile(f"the width {shown(key)} is that of no network")
+                raise DamagedFile(f"the width {shorten(key)} is that of no network")
             if type(key) is not int:  # A1111 takes these for no widths
                 kind = "text" if isinstance(key, str) else "a number of numpy"
                 self.warnings.append(f"the width {width} is written as {kind}")
@@ -176,12 +175,12 @@ class _Builder:
         self.file.budget.work(_STEPS_OF_A_TENSOR * len(side))
         tensors: dict[str, TensorRef] = {}
         for key, stub in side.items():
-            if not isinstance(stub, pickle_values.Tensor | TensorRef) or not isinstance(key, str):
-                raise DamagedFile(f"{where}.{shown(key)} is not a tensor")
+            if not isinstance(stub, pickle_reader.TensorStub | TensorRef) or not isinstance(key, str):
+                raise DamagedFile(f"{where}.{shorten(key)} is not a tensor")
             name = canonical_key(key)
             if name in tensors:
-                raise DamagedFile(f"{where}.{shown(name)} stands twice")
-            tensors[name] = self.tensor_of(stub, f"{where}.{shown(name)}")
+                raise DamagedFile(f"{where}.{shorten(name)} stands twice")
+            tensors[name] = self.tensor_of(stub, f"{where}.{shorten(name)}")
         return tensors
 
     def _check_size(self, sides: Mapping[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]]) -> None:
@@ -192,13 +191,13 @@ class _Builder:
 
     def _metadata(self, others: Mapping[Any, Any]) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
-        plain = _Plain()
+        plain = _PlainValues()
         left_out: dict[str, None] = {}
         for key, item in others.items():
             if _is_key(key) and plain.has(key) and plain.has(item):
                 metadata[key] = item
             elif len(left_out) <= MAX_NAMES:
-                left_out[shown(key)] = None
+                left_out[shorten(key)] = None
         self.not_carried += [*left_out][:MAX_NAMES]
         if len(left_out) > MAX_NAMES:
             self.not_carried.append("and more")
@@ -211,7 +210,7 @@ class _Builder:
             if len(structure) == depth + 1 and all(isinstance(p, int | float) and 0 <= p <= 1 for p in structure):
                 return [float(p) for p in structure[1:]]
             self.warnings.append(
-                f"dropout_structure is {shown(list(structure), 80)}, the tensors have {counted(depth, 'layer')}"
+                f"dropout_structure is {shorten(list(structure), 80)}, the tensors have {counted(depth, 'layer')}"
             )
         if not metadata.get("use_dropout"):
             return [0.0] * depth
@@ -230,10 +229,10 @@ class _Builder:
         """Warns where metadata and tensors disagree; the tensors are what is computed."""
         unusual = [width for width in mlps if width not in KNOWN_WIDTHS]
         if unusual:
-            self.warnings.append(f"no Stable Diffusion model has contexts of width {', '.join(map(shown, unusual))}")
+            self.warnings.append(f"no Stable Diffusion model has contexts of width {', '.join(map(shorten, unusual))}")
         has_norm = first.stages[0].norm is not None
         if "is_layer_norm" in metadata and bool(metadata["is_layer_norm"]) != has_norm:
-            self.warnings.append(f"is_layer_norm is {shown(metadata['is_layer_norm'])}, the tensors say {has_norm}")
+            self.warnings.append(f"is_layer_norm is {shorten(metadata['is_layer_norm'])}, the tensors say {has_norm}")
         self._compare_structure(mlps, metadata)
         if activation and "activate_output" not in metadata and not has_norm:
             self.warnings.append("activate_output is missing: taken as True, as AUTOMATIC1111 does")
@@ -246,7 +245,7 @@ class _Builder:
         found = linear_indices(first)
         if activation != "prelu" and found != expected:
             self.warnings.append(
-                f"its layers stand at {shown(found)}, its metadata would put them at {shown(expected)}"
+                f"its layers stand at {shorten(found)}, its metadata would put them at {shorten(expected)}"
             )
         shapes = {(len(m.stages), m.stages[0].activation, m.stages[0].norm is None) for p in mlps.values() for m in p}
         if len(shapes) > 1:
@@ -258,7 +257,7 @@ class _Builder:
             return
         derived = Hypernetwork(mlps, metadata).layer_structure
         if not isinstance(stated, list | tuple) or list(stated) != derived:
-            self.warnings.append(f"layer_structure is {shown(stated, 80)}, the tensors are {shown(derived, 80)}")
+            self.warnings.append(f"layer_structure is {shorten(stated, 80)}, the tensors are {shorten(derived, 80)}")
 
 
 def _stand_in_order(
@@ -272,7 +271,7 @@ def _stand_in_order(
     )
 
 
-class _Plain:
+class _PlainValues:
     """Tells metadata that is made of text, numbers and containers only, and counts all that was asked about."""
 
     def __init__(self) -> None:
@@ -302,17 +301,17 @@ class _Plain:
 
 def require_metadata(metadata: Mapping[Any, Any]) -> None:
     """Raises UsageError where no file could give metadata back, FileRefused where it is more than is read."""
-    plain = _Plain()
+    plain = _PlainValues()
     for key, item in metadata.items():
         try:
             is_fit = _is_key(key) and plain.has(key) and plain.has(item)
         except UnsafeFile as error:
             raise FileRefused(
-                f"its metadata, up to {shown(key)}, is more than is read: {error}", hint="keep less of it"
+                f"its metadata, up to {shorten(key)}, is more than is read: {error}", hint="keep less of it"
             ) from error
         if not is_fit:
             raise UsageError(
-                f"its metadata {shown(key)}: no file could give it back", hint="use texts, numbers and lists"
+                f"its metadata {shorten(key)}: no file could give it back", hint="use texts, numbers and lists"
             )
 
 

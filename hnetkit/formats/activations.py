@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 
 from hnetkit.errors import UnsupportedNetwork
-from hnetkit.formats.messages import shown
+from hnetkit.text import shorten
 
 NAMES = frozenset(
     {
@@ -40,7 +40,7 @@ def activation_name(stated: object) -> str | None:
     if stated is None:
         return None
     if not isinstance(stated, str) or len(stated) > _LONGEST:
-        raise UnsupportedNetwork(f"the activation {shown(stated)} is not known")
+        raise UnsupportedNetwork(f"the activation {shorten(stated)} is not known")
     name = stated.lower()
     if name in ("linear", "identity"):
         return None

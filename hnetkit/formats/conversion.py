@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ConvertedFile:
     """A file that was written.
 
     Attributes:
@@ -38,7 +38,7 @@ class Converted:
     not_carried: tuple[str, ...]
 
 
-def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, overwrite: bool = False) -> Converted:
+def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, overwrite: bool = False) -> ConvertedFile:
     """Writes a network into another file, whose suffix decides the format; tensors keep their bytes.
 
     Args:
@@ -62,7 +62,7 @@ def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, ove
         error.filename = None  # that of the temporary file means nothing to the person
         raise failure_of(error, str(target)) from error
     made = load(target)
-    return Converted(
+    return ConvertedFile(
         source, target, made.format, made.dtype, made.size_bytes, made.content_hash, tuple(net.not_carried)
     )
 
@@ -75,7 +75,7 @@ def convert_all(
     dtype: DType | None = None,
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
-) -> tuple[list[Converted], list[HnetkitError]]:
+) -> tuple[list[ConvertedFile], list[HnetkitError]]:
     """Converts files, each by itself, into files of their names.
 
     Args:
@@ -91,7 +91,7 @@ def convert_all(
     if out_dir is not None:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
     pairs = list(_targets([os.fspath(source) for source in sources], to, out_dir, failures))
-    done: list[Converted] = []
+    done: list[ConvertedFile] = []
     for count, (source, target) in enumerate(pairs):
         progress(count, len(pairs))
         try:

@@ -17,16 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import AmbiguousName, FileChanged, ModelNotUsable, NotFound, UsageError
-from hnetkit.formats.messages import shown
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
-from hnetkit.formats.source import OpenFile
 from hnetkit.generate.memory import is_out_of_memory
 from hnetkit.hashes import sha256_of
-from hnetkit.library.walk import model_files
+from hnetkit.library.scan import model_files
 from hnetkit.limits import parse_json
 from hnetkit.prompts.tags import LoraTag
-from hnetkit.text import argument
+from hnetkit.text import argument, shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -141,7 +140,7 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         source = read_safetensors(file)
         for name, entry in source.entries.items():
             if name.startswith(_BUNDLED):
-                raise ModelNotUsable(f"{path}: has a textual inversion inside ({shown(name)}), which is not applied")
+                raise ModelNotUsable(f"{path}: has a textual inversion inside ({shorten(name)}), which is not applied")
             if not _NAME.fullmatch(name) or 0 in entry.shape:
                 raise ModelNotUsable(f"{path}: no LoRA: a tensor {name[:80]!r} of shape {list(entry.shape)[:8]}")
         tensors = {name: _tensor(source, name) for name in source.entries}
@@ -149,7 +148,7 @@ def read_lora(path: Path) -> dict[str, Tensor]:
             tensors[name] = tensors[name] * scale
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()) and not name.endswith("alpha"):
-            raise ModelNotUsable(f"{path}: {shown(name)} has values that are no finite numbers", hint=_ANOTHER)
+            raise ModelNotUsable(f"{path}: {shorten(name)} has values that are no finite numbers", hint=_ANOTHER)
         if name.endswith("alpha") and not (tensor.numel() == 1 and bool(torch.isfinite(tensor).all())):
             raise ModelNotUsable(f"{path}: no LoRA: {name} is no number")
     return tensors

@@ -25,7 +25,7 @@ from hnetkit.generate.resolved import (
     warn_of_marks,
     with_default_stack,
 )
-from hnetkit.prompts.tags import shortened
+from hnetkit.prompts.tags import excerpt
 
 if TYPE_CHECKING:
     from hnetkit.generate.picture import Progress
@@ -292,7 +292,7 @@ def _warn_of_others(recipe: Recipe, prompts: ResolvedPrompts, note: Note) -> Non
     for key, known in prompts.full_hashes.items():
         said = recipe.hashes.get(key)
         if said and not any(digits.startswith(said) or said.startswith(digits) for digits in known):
-            name, here = shortened(key.partition(":")[2]), " or ".join(digits[:10] for digits in known)
+            name, here = excerpt(key.partition(":")[2]), " or ".join(digits[:10] for digits in known)
             note(f"Warning: {name} is another one here ({here}) than the picture was drawn with ({said[:10]})")
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from hnetkit import paths
 from hnetkit.errors import NoSettings
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import is_sparse
-from hnetkit.formats.source import OpenFile
 from hnetkit.generate.picture_text import picture_format, settings_of
 from hnetkit.hashes import sha256_of
-from hnetkit.library.mentions import find_mentioned
+from hnetkit.library.resolve import find_mentioned
 from hnetkit.prompts.infotext import Infotext, Mention, hypernetworks_of
 from hnetkit.registry.store import Registry
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import Budget
 from hnetkit.prompts import comfyui, infotext
 from hnetkit.prompts.infotext import Infotext

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import UsageError
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.loading.autoencoders import find_vae, load_vae, refuse_other_latents
 from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint
 from hnetkit.generate.loading.defaults import Defaults, read_defaults

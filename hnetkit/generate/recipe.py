@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import UsageError
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.description import EMPHASIS
 from hnetkit.generate.picture_text import settings_of
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import sampler_of
 from hnetkit.limits import parse_json
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, hypernetworks_of
-from hnetkit.prompts.tags import shortened, split_tags
+from hnetkit.prompts.tags import excerpt, split_tags
 
 _SHA256 = re.compile(r"[0-9a-f]{10,64}")
 _OF_SECOND_PASS = frozenset({"Hires upscale", "Hires resize"})
@@ -80,7 +80,7 @@ def recipe_of(info: Infotext) -> Recipe:
         try:
             options[name] = read(text)
         except (ValueError, KeyError, UsageError):
-            warnings.append(f"{key}: {shortened(text)} cannot be taken over")
+            warnings.append(f"{key}: {excerpt(text)} cannot be taken over")
 
     def sampler(text: str) -> str:
         return sampler_of(text, info.parameters.get("Schedule type"))
@@ -129,7 +129,7 @@ def _left_out(info: Infotext) -> Iterator[str]:
     others = [key for key in info.parameters if key not in _KNOWN]
     if others:
         more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
-        yield f"not taken over: {', '.join(map(shortened, others[:_MOST_SHOWN]))}{more}"
+        yield f"not taken over: {', '.join(map(excerpt, others[:_MOST_SHOWN]))}{more}"
 
 
 def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], Any]], None]) -> None:

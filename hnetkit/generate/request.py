@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
-from hnetkit.prompts.composition import split_and
-from hnetkit.prompts.schedule import require_room
+from hnetkit.prompts.schedule import require_room, split_and
 from hnetkit.prompts.tags import require_text
 
 if TYPE_CHECKING:

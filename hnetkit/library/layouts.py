@@ -86,7 +86,7 @@ def folder_of(program: Program, directory: Path) -> Path:
     return Path(os.path.realpath(directory.joinpath(*below)))
 
 
-def safe_stem(name: str) -> str:
+def stem_for_layout(name: str) -> str:
     """Returns a file stem that `<hypernet:stem:1>` can say, that every program lists and every system can store.
 
     Letters, digits, their marks, ``_``, ``.``, ``-`` and spaces stay, in NFC; anything else becomes ``_``.

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from hnetkit.errors import Archived, AuthRequired, DiskFull, Gone, HnetkitError, NetworkFailed, WrongBytes
-from hnetkit.files import is_ours_alone, new_file
+from hnetkit.files import new_file, try_lock
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.limits import parse_json, read_json
 from hnetkit.sources.http import BandwidthLimit, HttpClient, HttpResponse, TransientError, retry
@@ -64,7 +64,7 @@ def lock_download(folder: Path, key: str, what: str) -> Iterator[None]:
     handle = os.open(path, flags, 0o666)
     try:
         # a lock file that was removed after it was opened excludes nobody
-        if not is_ours_alone(handle) or os.fstat(handle).st_nlink == 0:
+        if not try_lock(handle) or os.fstat(handle).st_nlink == 0:
             hint = "run the same command again when it has ended"
             raise NetworkFailed(f"{what}: another hnetkit is fetching it into this folder", hint=hint)
         try:

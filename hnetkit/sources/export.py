@@ -18,7 +18,6 @@ from typing import IO, Any, cast
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
 from hnetkit.files import new_file, refuse_all_but
 from hnetkit.formats.a1111 import MAX_METADATA_TEXT
-from hnetkit.formats.messages import shown
 from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
 from hnetkit.limits import parse_json
@@ -28,7 +27,7 @@ from hnetkit.sources.civitai_models import parse_model, parts_left_out
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import parse_repo, store_repo
 from hnetkit.sources.sync import store_model
-from hnetkit.text import size_text
+from hnetkit.text import shorten, size_text
 
 VERSION = 1
 MAX_LINE = 32 << 20
@@ -137,7 +136,7 @@ def import_records(registry: Registry, lines: Iterable[str | bytes]) -> ImportRe
             if wrong is not None:
                 failed += 1
                 if failed <= MOST_FAILURES:
-                    failures.append(f"line {number}: {shown(wrong, MOST_MESSAGE)}")
+                    failures.append(f"line {number}: {shorten(wrong, MOST_MESSAGE)}")
     if not counts and not failed:
         raise HnetkitError("nothing to import: it is empty", hint=_HINT)
     counts.pop("hnetkit", None)
@@ -162,9 +161,9 @@ def _parse_line(line: str | bytes, *, is_first: bool) -> Record:
     if not isinstance(kind, str) or (is_first and kind != "hnetkit"):
         raise HnetkitError("not a record of hnetkit", hint=_HINT)
     if kind not in _SHAPES:
-        raise HnetkitError(f"a record of an unknown kind: {shown(kind)}", hint="pip install --upgrade hnetkit")
+        raise HnetkitError(f"a record of an unknown kind: {shorten(kind)}", hint="pip install --upgrade hnetkit")
     if kind == "hnetkit" and record.get("version") != VERSION:  # also later headers: concatenated exports are fine
-        version = shown(record.get("version"))
+        version = shorten(record.get("version"))
         raise HnetkitError(f"unknown format version {version}", hint="pip install --upgrade hnetkit")
     for key, (is_fit, what) in _SHAPES[kind].items():
         if not is_fit(record.get(key)):
@@ -215,7 +214,7 @@ def _import_model(registry: Registry, record: Record) -> list[str]:
     repo = parse_repo(raw) if source == HUB else None
     id = str(model.id) if model is not None else repo.name if repo is not None else None
     if id is None or record.get("id") not in (None, id):
-        raise HnetkitError(f"not a record of a model of {shown(source)}, or of another model", hint=_HINT)
+        raise HnetkitError(f"not a record of a model of {shorten(source)}, or of another model", hint=_HINT)
     if registry.catalogue.model(source, id) is None:
         if model is not None:
             store_model(registry, model)

@@ -30,13 +30,12 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
-from hnetkit.files import MODEL_SUFFIXES, is_reserved, new_file, place, sync_folder
-from hnetkit.formats.reading import MAX_FILE, Look, look
-from hnetkit.formats.source import OpenFile
+from hnetkit.files import MODEL_SUFFIXES, is_reserved, new_file, publish, sync_folder
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import MAX_FILE, Identified, identify
 from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars
-from hnetkit.library.scan import add_file
-from hnetkit.library.walk import mtime_of
+from hnetkit.library.scan import add_file, mtime_of
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.files import Row
 from hnetkit.registry.jobs import Job
@@ -116,7 +115,7 @@ def requeue_unless_here(registry: Registry, job: Job) -> Job:
     """
     path = path_of_job(registry, job)
     if path is None:
-        registry.jobs.again(job.id)
+        registry.jobs.requeue(job.id)
     elif job.code is None:
         registry.jobs.set_state(job.id, "done", code="had", reason=path)
     return registry.jobs.get(job.id)
@@ -197,12 +196,12 @@ def install(registry: Registry, job: Job, part: PartialFile) -> Installed:
     return installed
 
 
-def _identify(path: Path) -> Look:
+def _identify(path: Path) -> Identified:
     with OpenFile(path) as file:
-        return look(file)
+        return identify(file)
 
 
-def _is_archive(path: Path, found: Look) -> bool:
+def _is_archive(path: Path, found: Identified) -> bool:
     """Whether a file is an archive of models; a file known to be something else raises its own refusal."""
     try:
         return holds_models(path)
@@ -212,7 +211,7 @@ def _is_archive(path: Path, found: Look) -> bool:
         raise
 
 
-def _require_network(path: Path, found: Look) -> None:
+def _require_network(path: Path, found: Identified) -> None:
     if found.network is None:
         raise found.refusal or WrongBytes(f"{path}: no usable network")
 
@@ -254,10 +253,10 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
             if not registry.jobs.reserve(str(target), job.id, sha256):
                 continue
         try:
-            place(path, target)
+            publish(path, target)
         except OutputExists:
             with registry.write():
-                registry.jobs.not_installed(str(target))
+                registry.jobs.forget_install(str(target))
             continue
         try:
             add_file(registry, folder, target, sha256)
@@ -266,7 +265,7 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
         except Exception:  # what cannot be examined goes to quarantine
             target.unlink(missing_ok=True)
             with registry.write():
-                registry.jobs.not_installed(str(target))
+                registry.jobs.forget_install(str(target))
             raise
         return target
     raise WrongBytes(f"{folder / stem}: all names for it are taken")
@@ -312,7 +311,7 @@ def has_room(folder: Path) -> bool:
 def _move_aside(path: Path, target: Path) -> None:
     """Moves a file into quarantine, or recreates a user's link so that it leads to the same target."""
     if not path.is_symlink():
-        place(path, target)
+        publish(path, target)
     elif os.path.lexists(target):
         raise OutputExists(f"{target}: the file exists")
     else:
@@ -339,7 +338,7 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     with new_file(f"{target}.json", overwrite=True) as file:
         file.write(json.dumps(why, indent=2, ensure_ascii=False).encode() + b"\n")
     with registry.write():
-        registry.jobs.installed(str(target), job.id, "quarantine", None)
+        registry.jobs.add_install(str(target), job.id, "quarantine", None)
     return target
 
 
@@ -392,7 +391,7 @@ class SidecarWriter:
         with self.registry.write():
             for file, kind in written:
                 if file is not None:
-                    self.registry.jobs.installed(str(file), job.id, kind, None)
+                    self.registry.jobs.add_install(str(file), job.id, kind, None)
 
     def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
         client = self.images

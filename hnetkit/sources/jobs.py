@@ -391,7 +391,7 @@ def run_jobs(
             wait(running)
             with registry.write():
                 for id in running.values():
-                    registry.jobs.give_back(id, worker.name)
+                    registry.jobs.release(id, worker.name)
             raise
 
 

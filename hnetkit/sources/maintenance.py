@@ -10,11 +10,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, Gone, HnetkitError, failure_of
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, load
-from hnetkit.formats.source import OpenFile
 from hnetkit.hashes import damaged_parts, sha256_of
-from hnetkit.library.records import Row
-from hnetkit.library.walk import mtime_of
+from hnetkit.library.library import Row
+from hnetkit.library.scan import mtime_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
@@ -241,7 +241,7 @@ def requeue_damaged(registry: Registry, damage: Damage) -> int | HnetkitError:
             path.unlink(missing_ok=True)
         with registry.write():
             registry.files.set_state([row["id"] for row in registry.files.at(damage.path)], "missing")
-            registry.jobs.again(damage.job.id)
+            registry.jobs.requeue(damage.job.id)
     except Exception as error:
         return failure_of(error, damage.path)
     return damage.job.id
@@ -253,4 +253,4 @@ def forget_moved(registry: Registry, damages: Iterable[Damage]) -> None:
         for damage in damages:
             is_done = damage.job is not None and registry.jobs.get(damage.job.id).state == "done"
             if is_done and not os.path.lexists(damage.path):
-                registry.jobs.not_installed(damage.path)
+                registry.jobs.forget_install(damage.path)

@@ -11,8 +11,7 @@ from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
 from hnetkit.errors import Archived, Gone, HnetkitError, NetworkFailed, NotFound, UsageError, failure_of
-from hnetkit.library.library import Library
-from hnetkit.library.records import Row
+from hnetkit.library.library import Library, Row
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
 from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
@@ -415,7 +414,7 @@ class FetchSession:
         with self.registry.write():
             for row in self.subscriptions():
                 if Filters.of(row["filters"]) == plan.filters:
-                    self.registry.subscriptions.synced(row["name"])
+                    self.registry.subscriptions.mark_synced(row["name"])
         return found
 
     def subscriptions(self) -> list[Row]:

@@ -209,7 +209,7 @@ def _enqueue_item(registry: Registry, civitai: Civitai, folder: Path, item: Sync
         if job.state not in ("refused", "failed"):
             registry.jobs.set_state(job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before)
         return None
-    registry.jobs.again(job.id)
+    registry.jobs.requeue(job.id)
     return registry.jobs.get(job.id)
 
 

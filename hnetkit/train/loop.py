@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from hnetkit.distributed import Processes
 from hnetkit.errors import OutOfMemory, UsageError
 from hnetkit.generate.memory import is_out_of_memory
 from hnetkit.runtime.compatibility import require_fit
@@ -25,7 +26,6 @@ from hnetkit.train.material import Material, Progress, frozen, prepare
 from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.optimizer import make_optimizer
 from hnetkit.train.previews import Previews
-from hnetkit.train.processes import Processes
 from hnetkit.train.rates import Rates, schedule
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run import Report, Run
@@ -145,7 +145,7 @@ def train(
         with _needing_memory(recipe):
             _go(run, state)
         saved = tuple(save_trained(run.as_file(run.step), folder)) if processes.is_main else ()
-        processes.shared(None)
+        processes.wait()
         return Result(folder, saved, found.start, run.step, run.guards.running_mean, run.guards.roll_backs)
 
 
@@ -183,7 +183,7 @@ class _SetUp(NamedTuple):
 @contextmanager
 def _set_up(recipe: Recipe, model: Model, data: TrainingData, folder: Path, told: Callbacks) -> Iterator[_SetUp]:
     """Gives a run's parts, after all that can be told of them without a step; the model is as before afterwards."""
-    processes = Processes(model.pipe.unet.device.type)
+    processes = Processes.of_accelerate(model.pipe.unet.device.type)
     rates = _checked(recipe, data, processes, told)
     files = RunFolder(folder, recipe)
     files.require_ours()
@@ -279,7 +279,7 @@ def _begin(files: RunFolder, found: Found, processes: Processes, beginning: Begi
     Where no step is left to make, it goes on saying what all of them were made with.
     """
     state = None if beginning == "restart" else files.states.read()
-    processes.shared(None)  # every process has read before the main one writes
+    processes.wait()  # every process has read before the main one writes
     if processes.is_main and (state is None or state.step < last_step):
         files.begin(found, afresh=state is None)
     return state

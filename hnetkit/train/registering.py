@@ -8,12 +8,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.library.library import Library
 from hnetkit.library.scan import add_file
+from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
-from hnetkit.registry.trainings import Training
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run_folder import RunFolder
 

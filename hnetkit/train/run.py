@@ -190,7 +190,7 @@ class Run:
             if self.log is not None:
                 self.log.preview(self.step, preview.path)
             seen = preview.energy, preview.fault
-        energy, fault = self.stepper.processes.shared(seen) or (0.0, "")
+        energy, fault = self.stepper.processes.broadcast(seen) or (0.0, "")
         return self._serious(self.guards.after_preview(self.step, energy, fault))
 
     def _serious(self, verdict: Verdict | None) -> Verdict | None:
@@ -215,7 +215,7 @@ class Run:
         state = states.read(most=verdict.sound_until) or states.oldest()
         if state is None:
             raise self._failure(verdict)
-        self.stepper.processes.shared(None)
+        self.stepper.processes.wait()
         reached = self.step
         self._take(state, self.guards.roll_back)
         self.say(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blake3 import blake3
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
-from hnetkit.files import alone, new_file, refuse_links
+from hnetkit.files import exclusive_lock, new_file, refuse_links
 from hnetkit.limits import json_size, read_json
 from hnetkit.train.as_json import from_json
 from hnetkit.train.data import changes
@@ -86,7 +86,7 @@ class RunFolder:
             HnetkitError: another one trains here.
         """
         busy = HnetkitError(f"{self.folder}: another command trains here", hint="choose another --name")
-        return alone(self.folder / ".lock", busy)
+        return exclusive_lock(self.folder / ".lock", busy)
 
     def require_ours(self) -> None:
         """Raises OutputExists where the folder is something else, or holds files that no run left, or a link.

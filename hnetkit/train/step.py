@@ -17,10 +17,10 @@ from hnetkit.train.order import seed_for
 from hnetkit.train.prompts import Prompts, conditions
 
 if TYPE_CHECKING:
+    from hnetkit.distributed import Processes
     from hnetkit.train.data import Sample, TrainingData
     from hnetkit.train.latents import Latents
     from hnetkit.train.modules import TrainedNetwork
-    from hnetkit.train.processes import Processes
     from hnetkit.train.unet_hooks import Stacks
 
 
@@ -86,7 +86,7 @@ class Stepper:
                 total += loss.detach()
         asked = torch.full((), float(is_last), device=total.device)
         parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-        self.processes.add_up([total, asked, *(p.grad for p in parameters if p.grad is not None)])
+        self.processes.all_reduce([total, asked, *(p.grad for p in parameters if p.grad is not None)])
         norm = self._clipped(parameters, clip_at)
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
@@ -102,13 +102,13 @@ class Stepper:
             for piece, texts in self._pieces(step):
                 total += self._losses(piece, texts).sum() / self.data.recipe.samples_per_step
         self.network.train()
-        self.processes.add_up([total])
+        self.processes.all_reduce([total])
         return total.item()
 
     def _pieces(self, step: int) -> Iterator[tuple[list[Sample], list[Encoded]]]:
         """Yields this process's samples of a step, those of one batch together, with their texts."""
         samples = [(number, sample) for number, batch in enumerate(self.data.step(step)) for sample in batch]
-        for _, alike in groupby(self.processes.share(samples), key=lambda item: item[0]):
+        for _, alike in groupby(self.processes.slice_of(samples), key=lambda item: item[0]):
             piece = [sample for _, sample in alike]
             yield piece, [self.prompts.encode(sample.prompt) for sample in piece]
 

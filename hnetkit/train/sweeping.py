@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hnetkit.distributed import Processes
 from hnetkit.errors import DiskFull, HnetkitError, OutputExists, RunChanged, TrainingFailed, UsageError
 from hnetkit.files import new_file, refuse_links
 from hnetkit.hashes import blake3_of
@@ -26,7 +27,6 @@ from hnetkit.train.data import TrainingData, TrainingPicture, read_data
 from hnetkit.train.logs import CSV_NAME, read_log
 from hnetkit.train.loop import Callbacks, check, train
 from hnetkit.train.previews import Previews
-from hnetkit.train.processes import Processes
 from hnetkit.train.rates import schedule
 from hnetkit.train.recipe import Recipe, make_recipe
 from hnetkit.train.registering import register_run
@@ -271,16 +271,16 @@ def make_all(
         HnetkitError: as `hnetkit.train.loop.train`, where there are several processes, but for what a guard stops;
             what else is wrong with a run is its outcome.
     """
-    processes = Processes(model.pipe.unet.device.type)
+    processes = Processes.of_accelerate(model.pipe.unet.device.type)
     previews = sweep.previews(model)
     found = sweep.check(model, data, beginning, force=force)
     done = [_finished(run, own) if beginning != "restart" else None for run, own in zip(sweep.runs, found, strict=True)]
-    processes.shared(None)  # every process has looked before the main one writes
+    processes.wait()  # every process has looked before the main one writes
     outcomes = []
     with sweep.locked() if processes.is_main else nullcontext():
         if processes.is_main:
             sweep.begin()
-        processes.shared(None)
+        processes.wait()
         for number, (run, before) in enumerate(zip(sweep.runs, done, strict=True)):
             heading = f"Run {number + 1} of {len(done)}: {run.label}"
             told.note(f"{heading}, finished before" if before else heading)
@@ -296,7 +296,7 @@ def make_all(
         if processes.is_main:
             told.progress("Drawing the sheet", 0, 1)
             told.note(f"Sheet: {sweep.write(outcomes, previews)}")
-        processes.shared(None)
+        processes.wait()
     return outcomes
 
 

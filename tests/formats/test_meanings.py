@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import UnsafeFile, UnsupportedNetwork
-from hnetkit.formats.meanings import is_tar
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.polyglot import is_tar
 
 PAYLOAD = b"cbuiltins\nexec\n(" + hostile_files.text('open("marker", "w").close()') + b"tR."
 

@@ -17,7 +17,7 @@ from pipelines import draw, tiny_sd, tiny_sdxl
 from torch import Tensor
 
 from hnetkit.errors import FileRefused, HnetkitError, ModelNotUsable, NotFound, UnsafeFile
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.loading.checkpoints import gives_noise_back
 from hnetkit.generate.loading.state_dicts import HARMLESS, read_state_dict
 from hnetkit.generate.model import load_model

@@ -20,7 +20,7 @@ import hnetkit
 from hnetkit import demo, settings
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, IncompatibleNetwork, NotFound, OutputExists, UsageError
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.picture_facts import picture_facts

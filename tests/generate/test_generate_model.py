@@ -20,7 +20,7 @@ from unet_truth import relative, run
 
 import hnetkit
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, OutOfMemory, UsageError
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.memory import needing_memory
 from hnetkit.generate.model import load_model

@@ -14,7 +14,7 @@ from drawing import SMALL, drawn
 from PIL import Image
 
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.grids.asked import Asked, of_axes, short_form
 from hnetkit.generate.grids.batches import Plan, make_plan, share_of
 from hnetkit.generate.grids.cells import Cell, Draft, Finder

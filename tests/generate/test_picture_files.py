@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hnetkit.errors import NotFound, OutputExists, UsageError
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.picture_files import Picture, is_picture_file, next_number, write_picture
 from hnetkit.generate.picture_text import read_picture_text
 

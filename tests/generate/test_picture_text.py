@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.picture_text import read_picture_text, settings_of
 from hnetkit.prompts.infotext import Infotext
 

@@ -10,54 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rooms import ROOMS, allowed
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "diffusers", "transformers", "accelerate", "PIL", "rich", "requests", "triton")  # numpy: sqlite-utils
 
-# room -> what its modules may import of ours, all of it above; a room's own modules are always allowed
-ROOMS: dict[str, tuple[str, ...]] = {
-    "text": (),
-    "errors": ("text",),
-    "paths": ("errors",),
-    "files": ("errors",),
-    "tokens": ("errors",),
-    "hub": ("errors", "files", "tokens"),
-    "limits": ("errors", "files"),
-    "images": ("errors", "files"),
-    "settings": ("errors", "files", "limits", "paths"),
-    "network": ("errors",),
-    "hashes": ("errors", "network"),
-    "checks": ("errors", "network", "hashes"),
-    "formats": ("errors", "text", "files", "limits", "hashes", "network"),
-    "inspection": ("errors", "network", "formats", "checks", "hashes"),
-    "registry": ("errors", "limits", "text"),
-    "kernels": ("errors",),
-    "library": ("errors", "text", "files", "limits", "paths", "hashes", "formats", "inspection", "registry"),
-    "sources": (
-        *("errors", "text", "paths", "files", "limits", "tokens", "hub", "hashes", "formats", "inspection"),
-        *("registry", "library"),
-    ),
-    "prompts": ("errors", "limits"),
-    "runtime": ("errors", "hub", "network", "formats", "kernels"),
-    "demo": ("errors",),
-    "generate": (
-        *("errors", "paths", "files", "limits", "hub", "images", "settings", "network", "hashes", "formats"),
-        *("text", "registry", "library", "prompts", "runtime", "demo"),
-    ),
-    "train": (
-        *("errors", "paths", "files", "limits", "images", "settings", "network", "hashes", "formats", "checks"),
-        *("inspection", "text", "kernels", "registry", "library", "prompts", "runtime", "demo", "generate"),
-    ),
-}
 BY_NAME = ("", "cli.lazy")
 """Modules that load others when their names are used."""
-
-THIRD_PARTY = {
-    "registry": {"sqlite_utils"},
-    "prompts": set(),
-    "formats": {"torch", "numpy"},
-    "kernels": {"torch", "triton"},
-}
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -103,15 +62,15 @@ def test_a_module_imports_only_what_its_room_may(dotted: str, path: Path) -> Non
     others = {name.split(".")[0] for name in imports(path) if not name.startswith("hnetkit")}
     if room in ("", "cli", "__main__"):
         return
-    allowed = {room, *ROOMS[room]}
-    assert {room_of(name) for name in ours} <= allowed
-    if room in THIRD_PARTY:
-        assert others - set(sys.stdlib_module_names) <= THIRD_PARTY[room]
+    assert {room_of(name) for name in ours} <= allowed(room)
+    packages = ROOMS[room].packages
+    if packages is not None:
+        assert others - set(sys.stdlib_module_names) <= packages
 
 
 def test_no_room_may_import_one_below_it() -> None:
-    order = list(ROOMS)
-    assert [(room, other) for room in order for other in ROOMS[room] if order.index(other) > order.index(room)] == []
+    order = {room: position for position, room in enumerate(ROOMS)}
+    assert [(room, other) for room in ROOMS for other in allowed(room) if order[other] > order[room]] == []
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

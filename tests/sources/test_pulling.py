@@ -133,7 +133,7 @@ def test_a_plain_address_needs_its_hash_and_is_held_to_it(
     session = open_session(hub_sites)
     url = f"{hub_sites.hub_url}/{REPO}/resolve/main/styles/ink.pt"
     digest = hashlib.sha256(ink).hexdigest()
-    with pytest.raises(UsageError, match="nobody says"):
+    with pytest.raises(UsageError, match="needs --sha256"):
         session.pull(url)
     (wrong,) = session.pull(url, sha256="0" * 64)
     assert (wrong.state, wrong.code) == ("refused", "wrong-bytes")

@@ -107,7 +107,7 @@ def test_a_job_whose_address_was_not_kept_says_so_and_asks_for_it(
         path.unlink()
     with here.registry.write():
         here.registry.files.set_state([row["id"] for row in here.registry.files.rows()], "missing")
-        here.registry.jobs.again(job.job)
+        here.registry.jobs.requeue(job.job)
     (later,) = open_session(site).run([job.job])
     assert later.state == "failed"
     assert "complete address was not stored" in str(later.reason)

@@ -453,7 +453,7 @@ def test_taking_up_what_is_missing_takes_as_long_for_each_in_a_large_library(tmp
                     values |= {"folder": str(tmp_path), "remote_file_id": None, "sha256": sha256, "size_bytes": 5}
                     job = registry.jobs.add(f"civitai:{number}", values)
                     registry.jobs.set_state(job.id, "done")
-                    registry.jobs.installed(str(path), job.id, "network", sha256)
+                    registry.jobs.add_install(str(path), job.id, "network", sha256)
             found = list(find_damage(registry))
             assert len(found) == count
             began = time.process_time()

@@ -13,6 +13,7 @@ from pipelines import tiny_sd
 from training import make_pictures, small_recipe
 
 import hnetkit
+from hnetkit.distributed import Processes
 from hnetkit.errors import UsageError
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
@@ -22,7 +23,6 @@ from hnetkit.train.loss import Objective
 from hnetkit.train.material import frozen, prepare
 from hnetkit.train.modules import TrainedNetwork
 from hnetkit.train.optimizer import make_optimizer
-from hnetkit.train.processes import Processes
 from hnetkit.train.saving import to_hypernetwork
 from hnetkit.train.step import Stepper
 from hnetkit.train.unet_hooks import Stack, Stacks
@@ -48,7 +48,7 @@ def stepper(pictures: Path, build: Build, **changes: Any) -> Iterator[Stepper]:
             material.latents,
             material.prompts,
             Objective(model.scheduler_config),
-            Processes("cpu"),
+            Processes(),
         )
 
 

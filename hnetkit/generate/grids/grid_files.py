@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit import paths
 from hnetkit.errors import BadPicture, FileRefused, HnetkitError, NotFound, OutputExists
-from hnetkit.files import alone, new_file, refuse_links
-from hnetkit.formats.source import OpenFile
+from hnetkit.files import exclusive_lock, new_file, refuse_links
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.picture_files import SUFFIXES, write_picture
 from hnetkit.generate.picture_text import read_picture_text
 from hnetkit.generate.request import LARGEST_SEED
@@ -73,7 +73,7 @@ class GridFiles:
         known_by = hashlib.sha256(os.fsencode(os.path.realpath(self.record))).hexdigest()[:16]
         hint = "wait for it, or choose another --out"
         busy = HnetkitError(f"{self.sheet}: another command draws this grid", hint=hint)
-        return alone(paths.home() / "locks" / f"grid-{known_by}.lock", busy)  # beside the sheet it would stay
+        return exclusive_lock(paths.home() / "locks" / f"grid-{known_by}.lock", busy)  # beside the sheet it would stay
 
     def require_ours(self) -> None:
         """Raises OutputExists where something else, or a link, has the record's name, or the folder's."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import demo, settings
+from hnetkit.distributed import Processes
 from hnetkit.errors import BadPicture, FileChanged, HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import refuse_existing
 from hnetkit.generate.grids.asked import RANDOM, Asked, Axes, Grid, Strengths, asked_for
@@ -19,7 +20,6 @@ from hnetkit.generate.grids.batches import Plan, make_plan, share_of
 from hnetkit.generate.grids.cells import Cell, Draft, Finder
 from hnetkit.generate.grids.grid import Progress, Studio, draw_batches, infotext_of_sheet, make_sheet
 from hnetkit.generate.grids.grid_files import FAILURE, GridFiles, Row, row_of
-from hnetkit.generate.grids.processes import Processes
 from hnetkit.generate.grids.sheet import most_side, require_room
 from hnetkit.generate.loading.fingerprints import fingerprint, hash_of_file, stamp
 from hnetkit.generate.model import AnyPath, Model, ModelSource, named
@@ -225,7 +225,7 @@ class GridRun:
         """
         self._find()
         self.files.require_ours()
-        with self.processes.joined(), self.files.locked() if self.processes.is_main else nullcontext():
+        with self.processes.connected(), self.files.locked() if self.processes.is_main else nullcontext():
             return self._draw()
 
     def _find(self) -> None:
@@ -286,7 +286,7 @@ class GridRun:
         files, processes = self.files, self.processes
         if processes.is_main:
             files.settle()
-        seeds = processes.shared(self._seeds() if processes.is_main else None)
+        seeds = processes.broadcast(self._seeds() if processes.is_main else None)
         asked = self.asked.with_seeds(seeds)
         grid, plan = asked.grid, self._plan(asked)
         overwrite = self.overwrite or files.lacks_pictures(plan.keys)
@@ -294,7 +294,7 @@ class GridRun:
             refuse_existing(files.sheet, overwrite=overwrite)
             if not self.overwrite:
                 files.require_alone(plan.keys)
-        done = set(processes.shared(list(files.done(plan.keys)) if processes.is_main else None))
+        done = set(processes.broadcast(list(files.done(plan.keys)) if processes.is_main else None))
         places: Places = {}
         for key, place in zip(plan.keys, grid.places, strict=True):
             places.setdefault(key, []).append({**grid.place_of(place), "random_seeds": seeds})

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.formats.kinds import TITLES, kind_of_names
+from hnetkit.formats.reading import TITLES, kind_of_names
 from hnetkit.generate.loading.parts import VAE_NAMES, build_text_encoder, build_unet, build_vae
 from hnetkit.generate.loading.state_dicts import StateDict, read_state_dict
 from hnetkit.generate.loading.tokenizer import load_tokenizers

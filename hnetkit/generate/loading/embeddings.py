@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import AmbiguousName, HnetkitError, ModelNotUsable, NotFound, UnsafeFile, failure_of
-from hnetkit.formats import pickle_values
-from hnetkit.formats.messages import shown
+from hnetkit.formats import pickle_reader
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.safetensors_file import read_safetensors
-from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
 from hnetkit.generate.loading.state_dicts import HARMLESS, refuse_more_than_the_file
-from hnetkit.library.walk import model_files
+from hnetkit.library.scan import model_files
 from hnetkit.network import TensorRef
+from hnetkit.text import shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -145,13 +145,13 @@ def _tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
         raise ModelNotUsable(f"{file.path}: no textual inversion")
     for name in torch_file.foreign:
         if name not in HARMLESS and name != _PARAMETERS:
-            raise UnsafeFile(f"{file.path}: asks for {shown(name, 80)}, which no textual inversion needs")
+            raise UnsafeFile(f"{file.path}: asks for {shorten(name, 80)}, which no textual inversion needs")
     inner: Any = torch_file.value.get("string_to_param", torch_file.value)
-    if isinstance(inner, pickle_values.Foreign) and inner.name == _PARAMETERS and isinstance(inner.state, dict):
+    if isinstance(inner, pickle_reader.Foreign) and inner.name == _PARAMETERS and isinstance(inner.state, dict):
         inner = inner.state.get("_parameters")
     for key, item in inner.items() if isinstance(inner, dict) else ():
-        if isinstance(item, pickle_values.Tensor):
-            yield key, torch_file.tensor(item, shown(key))
+        if isinstance(item, pickle_reader.TensorStub):
+            yield key, torch_file.tensor(item, shorten(key))
 
 
 def _add(pipe: Any, path: Path, name: str, vectors: Tensor | None, encoder: Any, tokenizer: Any) -> None:
@@ -166,7 +166,7 @@ def _add(pipe: Any, path: Path, name: str, vectors: Tensor | None, encoder: Any,
     tokens = {name, *(f"{name}_{number}" for number in range(1, len(vectors)))}
     if taken := tokens & tokenizer.get_vocab().keys():
         raise ModelNotUsable(
-            f"{path}: the text encoder knows {shown(min(taken))} already, and a textual inversion cannot replace it",
+            f"{path}: the text encoder knows {shorten(min(taken))} already, and a textual inversion cannot replace it",
             hint=f"give the file another name, or take {path.stem} out of the prompt",
         )
     pipe.load_textual_inversion({name: vectors}, token=name, text_encoder=encoder, tokenizer=tokenizer)

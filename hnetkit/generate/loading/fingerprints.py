@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeAlias
 
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import refuse_sparse
-from hnetkit.formats.source import OpenFile
 from hnetkit.generate.loading.folders import download
 from hnetkit.hashes import sha256_of
 

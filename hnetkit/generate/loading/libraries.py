@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from hnetkit.errors import HnetkitError, ModelNotUsable
-from hnetkit.formats.messages import shown
 from hnetkit.generate.memory import is_out_of_memory
+from hnetkit.text import shorten
 
 _MOST_REASON = 300  # letters of a library's words, which may repeat a whole file
 
@@ -28,7 +28,7 @@ def refusing(place: str, hint: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ModelNotUsable(f"{place}: cannot be loaded ({shown(reason, _MOST_REASON)})", hint=hint) from error
+        raise ModelNotUsable(f"{place}: cannot be loaded ({shorten(reason, _MOST_REASON)})", hint=hint) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.formats.messages import shown
+from hnetkit.text import shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,11 +93,11 @@ def _filled(make: Callable[[], Any], convert: Callable[[], Tensors], what: str) 
     try:
         found = {_bare(name): tensor for name, tensor in convert().items()}
     except (KeyError, AttributeError) as error:  # how the converters meet a name that is not there
-        raise ModelNotUsable(f"{what} lacks a tensor ({shown(str(error))})", hint=_HINT) from error
+        raise ModelNotUsable(f"{what} lacks a tensor ({shorten(str(error))})", hint=_HINT) from error
     except (MemoryError, OSError):
         raise
     except Exception as error:  # they cut and join tensors before anything looked at their shapes
-        raise ModelNotUsable(f"{what} has a tensor that does not fit ({shown(str(error))})", hint=_HINT) from error
+        raise ModelNotUsable(f"{what} has a tensor that does not fit ({shorten(str(error))})", hint=_HINT) from error
     fitting = {}
     for name, slot in part.state_dict().items():
         tensor = found.pop(_bare(name), None)

@@ -13,13 +13,12 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable, UnsafeFile
-from hnetkit.formats import pickle_values
-from hnetkit.formats.kinds import TITLES, kind_of_bytes
-from hnetkit.formats.messages import shown
-from hnetkit.formats.reading import refuse_sparse
+from hnetkit.formats import pickle_reader
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import TITLES, kind_of_bytes, refuse_sparse
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
-from hnetkit.formats.source import OpenFile
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
+from hnetkit.text import shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +112,7 @@ def _of_torch(source: TorchFile) -> StateDict:
     for name in source.foreign:
         if name not in HARMLESS:
             raise UnsafeFile(
-                f"{path}: asks for {shown(name, 80)}, which no checkpoint needs",
+                f"{path}: asks for {shorten(name, 80)}, which no checkpoint needs",
                 hint="do not load this file with any program; get it again from its source, best as .safetensors",
             )
     value = source.value
@@ -123,7 +122,7 @@ def _of_torch(source: TorchFile) -> StateDict:
     stubs = {
         name: item
         for name, item in inner.items()
-        if isinstance(name, str) and isinstance(item, pickle_values.Tensor) and item.storage.type.name in _FLOATS
+        if isinstance(name, str) and isinstance(item, pickle_reader.TensorStub) and item.storage.type.name in _FLOATS
     }
     refuse_more_than_the_file(source.file, (_bytes_read(stub) for stub in stubs.values()))
     shapes = {name: stub.shape for name, stub in stubs.items()}
@@ -141,19 +140,19 @@ def refuse_more_than_the_file(file: OpenFile, sizes: Iterable[int]) -> None:
     """
     together = sum(sizes)
     if together > 2 * file.size:
-        raise UnsafeFile(f"{file.path}: its tensors together ({shown(together)} bytes) are larger than the file")
+        raise UnsafeFile(f"{file.path}: its tensors together ({shorten(together)} bytes) are larger than the file")
 
 
-def _bytes_read(stub: pickle_values.Tensor) -> int:
+def _bytes_read(stub: pickle_reader.TensorStub) -> int:
     return max(math.prod(stub.shape), _span(stub)) * _FLOATS[stub.storage.type.name]
 
 
-def _span(stub: pickle_values.Tensor) -> int:
+def _span(stub: pickle_reader.TensorStub) -> int:
     """How many values of its storage a tensor reaches over."""
     return 1 + sum((length - 1) * stride for length, stride in zip(stub.shape, stub.stride, strict=True))
 
 
-def _read_torch(source: TorchFile, stub: pickle_values.Tensor, name: str) -> Tensor:
+def _read_torch(source: TorchFile, stub: pickle_reader.TensorStub, name: str) -> Tensor:
     """Reads a tensor that may be stored in another order than row by row, as trainers' channels-last weights are."""
     import torch
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hnetkit.generate.sampling.encoding import Encoded, TextEncoder
-from hnetkit.prompts.composition import split_and
-from hnetkit.prompts.schedule import schedule
+from hnetkit.prompts.schedule import schedule, split_and
 
 
 class Guidance(NamedTuple):

@@ -15,12 +15,12 @@ from typing import Any
 
 from hnetkit.errors import DamagedFile, FileRefused, UnsupportedNetwork
 from hnetkit.formats.a1111 import build_network, refuse_more_widths
-from hnetkit.formats.messages import naming, shown
-from hnetkit.formats.pickle_values import set_item
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.pickle_reader import set_item
 from hnetkit.formats.safetensors_file import SafetensorsFile
-from hnetkit.formats.source import OpenFile
 from hnetkit.limits import json_size, parse_json
 from hnetkit.network import Hypernetwork, TensorRef
+from hnetkit.text import shorten
 
 FORMAT = "hnetkit.hypernetwork"
 FORMAT_VERSION = "1"
@@ -31,7 +31,7 @@ _RESERVED = ("format", "format_version", "topology", "base_model", "source_sha25
 _PREFIX = "a1111."  # for a key of the file that has the name of one of ours
 
 
-def is_ours(source: SafetensorsFile) -> bool:
+def is_hypernetwork(source: SafetensorsFile) -> bool:
     """Whether a safetensors file holds a hypernetwork of this convention."""
     return source.metadata.get("format") == FORMAT
 
@@ -79,7 +79,7 @@ def a1111_metadata(net: Hypernetwork) -> dict[str, Any]:
     return derived | dict(net.metadata)
 
 
-def network_of(source: SafetensorsFile) -> Hypernetwork:
+def read_hypernetwork(source: SafetensorsFile) -> Hypernetwork:
     """Returns the network in a safetensors file of this convention.
 
     Raises:
@@ -88,12 +88,12 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
     path = source.file.path
     version = source.metadata.get("format_version")
     if version != FORMAT_VERSION:
-        raise UnsupportedNetwork(f"{path}: version {shown(version)} of hnetkit's format; {FORMAT_VERSION} is read")
+        raise UnsupportedNetwork(f"{path}: version {shorten(version)} of hnetkit's format; {FORMAT_VERSION} is read")
     value: dict[Any, Any] = {}
     for name in source.entries:
         match = _NAME.fullmatch(name)
         if match is None:
-            raise DamagedFile(f"{path}: the tensor {shown(name)} is not named as one of a hypernetwork")
+            raise DamagedFile(f"{path}: the tensor {shorten(name)} is not named as one of a hypernetwork")
         sides: tuple[dict[str, TensorRef], dict[str, TensorRef]] = value.setdefault(int(match[1]), ({}, {}))
         sides["kv".index(match[2])][match[3]] = source.tensor(name)
         refuse_more_widths(len(value), path)
@@ -104,7 +104,7 @@ def network_of(source: SafetensorsFile) -> Hypernetwork:
         if key not in _RESERVED:
             own_key = key.removeprefix(_PREFIX)
             if own_key in metadata:
-                raise DamagedFile(f"{path}: its header states {shown(own_key)} twice")
+                raise DamagedFile(f"{path}: its header states {shorten(own_key)} twice")
             metadata[own_key] = _parse(text, source.file)
     stated = _parse(source.metadata.get("topology", "{}"), source.file)
 
@@ -141,7 +141,7 @@ def _contradictions(stated: Any, net: Hypernetwork) -> list[str]:
         key for key in ("activation", "activate_output", "layer_norm") if isinstance(stated, dict) and key in stated
     ]
     return [
-        f"its header's topology says {key} {shown(stated[key])}; it is {shown(real[key])}"
+        f"its header's topology says {key} {shorten(stated[key])}; it is {shorten(real[key])}"
         for key in others
         if stated[key] != real[key]
     ]
@@ -160,7 +160,7 @@ def _parse(text: str, file: OpenFile) -> Any:
     try:
         return _from_json(parse_json(text))
     except FileRefused as error:
-        raise naming(error, file.path) from None
+        raise file.refusal(error) from None
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{file.path}: header metadata that is not JSON") from error
 

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from hnetkit.errors import DamagedFile, FileChanged, FileRefused, NotFound
 from hnetkit.limits import Budget
-from hnetkit.text import argument
+from hnetkit.text import argument, printable
 
 MAX_STEPS = 600_000
 """Steps that reading the structure of one file may take: under a second; a large checkpoint takes 130 000."""
@@ -76,6 +76,12 @@ class OpenFile:
         """Raises FileChanged where size or modification time are not what they were at opening."""
         if _identity(os.fstat(self._handle)) != self._identity:
             raise FileChanged(f"{self.path}: the file changed while it was read", hint="run the command again")
+
+    def refusal(self, error: FileRefused) -> FileRefused:
+        """Returns a refusal whose message begins with this file's path: `error` itself, or one of its kind."""
+        if str(error).startswith(printable(self.path)):
+            return error
+        return type(error)(f"{self.path}: {error}", hint=error.hint)
 
     def bytes_on_disk(self) -> int:
         """Returns how many bytes the file takes on the disk where it is hardly anything but holes, else its size."""

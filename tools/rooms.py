@@ -1,0 +1,97 @@
+"""The rooms of the package: what each is for, and what it may import.
+
+A room is a module or a folder directly below `hnetkit`; `kernels/` and `registry/` are two of them. The order is that
+of the house, lowest room first: a room imports only rooms above it in this table. `tests/project/test_architecture.py`
+holds the code to it, and docs/architecture.md shows it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Room(NamedTuple):
+    """One row.
+
+    Attributes:
+        purpose: what the room is, in one line.
+        imports: the rooms that it may import, separated by spaces.
+        packages: the third-party packages that it may import; None where the table does not say.
+    """
+
+    purpose: str
+    imports: str = ""
+    packages: frozenset[str] | None = None
+
+
+ROOMS = {
+    "text": Room("Text that is safe to print, in a terminal, in JSON and in a spreadsheet; sizes and counts in words."),
+    "errors": Room("Every error a user can meet, with its exit code and its next step.", "text"),
+    "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
+    "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
+    "tokens": Room("Access tokens: read from the environment, removed from everything that is shown.", "errors"),
+    "hub": Room("Files of the Hugging Face hub, through huggingface_hub.", "errors files tokens"),
+    "limits": Room("Limits on what is made of a file that a stranger wrote; the JSON parser.", "errors files"),
+    "images": Room("The one reader of images: allowed formats, size limits, EXIF orientation.", "errors files"),
+    "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
+    "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
+    "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors"),
+    "hashes": Room("The hashes of a file and of its content, in one pass.", "errors network"),
+    "formats": Room(
+        "Bytes to a `Hypernetwork` and back. Reads pickles without running them.",
+        "errors text files limits hashes network",
+        frozenset({"torch", "numpy"}),
+    ),
+    "inspection": Room(
+        "What a file is, as one row; is a network complete, finite and trained?", "errors network formats hashes"
+    ),
+    "registry": Room(
+        "The library's SQLite database. Answers named queries; opens no model file.",
+        "errors limits text",
+        frozenset({"sqlite_utils"}),
+    ),
+    "kernels": Room(
+        "A stack of networks applied to a tensor, by the fastest path of the device.",
+        "errors",
+        frozenset({"torch", "triton"}),
+    ),
+    "library": Room(
+        "`Library`: scan folders, find a network by name or hash, link into other programs' folders.",
+        "errors text files limits paths hashes formats inspection registry",
+    ),
+    "sources": Room(
+        "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP except the hub's is here.",
+        "errors text paths files limits tokens hub hashes formats inspection registry library",
+    ),
+    "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
+    "runtime": Room("`Stack` and the diffusers adapters: networks on a UNet.", "errors hub network formats kernels"),
+    "demo": Room("The bundled model and its networks.", "errors"),
+    "generate": Room(
+        "`load_model`, `Model.draw` and grids: images from prompts.",
+        "errors paths files limits hub images distributed settings network hashes formats text registry"
+        " library prompts runtime demo",
+    ),
+    "train": Room(
+        "Training data, training runs and sweeps.",
+        "errors paths files limits images distributed settings network hashes formats inspection"
+        " text kernels registry library prompts runtime demo generate",
+    ),
+}
+"""Room -> its row. `hnetkit.cli` is not listed: it may import every room, and no room may import it."""
+
+
+def allowed(room: str) -> frozenset[str]:
+    """Returns the rooms that a room's modules may import: its own, and those of its row."""
+    return frozenset({room, *ROOMS[room].imports.split()})
+
+
+def as_table() -> str:
+    """Returns the table in Markdown, for docs/architecture.md."""
+    lines = ["| room | what it is | may import |", "| --- | --- | --- |"]
+    for name, row in ROOMS.items():
+        imports = ", ".join(other for other in ROOMS if other in row.imports.split()) or "no room"
+        if row.packages is not None:
+            imports += f"; of packages {', '.join(sorted(row.packages)) or 'none'}"
+        lines.append(f"| `{name}` | {row.purpose} | {imports} |")
+    lines.append("| `cli` | The command line: options and printing, nothing else. | every room |")
+    return "\n".join(lines)
