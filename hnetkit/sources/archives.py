@@ -1,6 +1,6 @@
 """Extract the model files of a zip: each as a stream, none under the name that the zip gives it.
 
-One member at a time lies on the disk. What is wrong with one is reported for that one, and the others are still read.
+One member at a time is on the disk. A faulty member is reported by itself, and the others are still read.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _zip_error(error: Exception, what: str) -> HnetkitError:
     """Turns any exception of zipfile or a decompressor into our error."""
     if isinstance(error, HnetkitError | MemoryError) or (isinstance(error, OSError) and error.errno is not None):
         return failure_of(error, what)  # bz2 raises OSError without a number for damaged data
-    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return DamagedFile(f"{what} ({said[:200]})", hint="get the file again from its source")
+    detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return DamagedFile(f"{what} ({detail[:200]})", hint="get the file again from its source")
 
 
 def _members(file: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:

@@ -238,7 +238,7 @@ class Civitai:
             query = [("ids", ",".join(map(str, part))), ("limit", str(PAGE)), ("nsfw", "true")]
             bad: set[int | None] = set()
 
-            def tell(record: BadRecord, bad: set[int | None] = bad) -> None:
+            def note_bad(record: BadRecord, bad: set[int | None] = bad) -> None:
                 bad.add(record.id)
                 failed(record)
 
@@ -248,8 +248,8 @@ class Civitai:
                 items = _items(self._get("models", query, what="models by id", read=read))
             except (NetworkFailed, UnsafeFile) as error:  # one may be broken: each is requested by itself
                 items, broken = [], error
-            meant = (model for model in _models(items, tell) if model.id in part)
-            found = list(_each_model_once(meant, {}, failed))
+            wanted = (model for model in _models(items, note_bad) if model.id in part)
+            found = list(_each_model_once(wanted, {}, failed))
             for asked, id in enumerate(sorted(set(part) - {model.id for model in found} - bad)):
                 if broken is not None and asked == _TRIED and not found:
                     raise broken

@@ -260,13 +260,13 @@ def _parse_image(data: Any) -> CivitaiImage | None:
 
 def _strength(meta: Json) -> float | None:
     """Returns the hypernetwork strength in A1111's settings of an image."""
-    said = _parse_number(meta.get("Hypernet strength"))
-    if said is None and meta.get("Hypernet"):
-        said = _parse_number(meta.get("Hypernetwork strength"))
-    if said is None:
+    strength = _parse_number(meta.get("Hypernet strength"))
+    if strength is None and meta.get("Hypernet"):
+        strength = _parse_number(meta.get("Hypernetwork strength"))
+    if strength is None:
         match = _TAG_STRENGTH.search(str(meta.get("prompt") or ""))
-        said = _parse_number(match[1]) if match else None
-    return said if said is not None and 0 < said <= 2 else None
+        strength = _parse_number(match[1]) if match else None
+    return strength if strength is not None and 0 < strength <= 2 else None
 
 
 # --- values of JSON
@@ -332,12 +332,12 @@ def _nsfw(data: Json) -> int | None:
 
 
 def _commercial_use(data: Json) -> tuple[str, ...] | None:
-    said = data.get("allowCommercialUse")
-    if isinstance(said, str):
-        said = said.strip("{}").split(",")
-    if not isinstance(said, list):
+    uses = data.get("allowCommercialUse")
+    if isinstance(uses, str):
+        uses = uses.strip("{}").split(",")
+    if not isinstance(uses, list):
         return None
-    return tuple(word.strip() for word in said if isinstance(word, str) and word.strip() not in ("", "None"))
+    return tuple(word.strip() for word in uses if isinstance(word, str) and word.strip() not in ("", "None"))
 
 
 MOST_HTML = 256 << 10

@@ -1,6 +1,6 @@
 """Export the library's knowledge as JSON lines and import it on another machine.
 
-It holds what networks are, what the user said of them, what the sites said, and subscriptions; no network and no path.
+An export holds what networks are, tags, notes and aliases, the sites' records, and subscriptions; no files or paths.
 """
 
 from __future__ import annotations

@@ -285,7 +285,7 @@ class HttpResponse:
         has_token = token_finder(self._token)
         for chunk in self._chunks():
             if has_token(chunk):
-                raise WrongBytes(f"{redact(self.url)}: refused: what it gives holds your token")
+                raise WrongBytes(f"{redact(self.url)}: refused: its content holds your token")
             yield chunk
 
     def _chunks(self) -> Iterator[bytes]:
@@ -501,8 +501,8 @@ def _not_json_error(response: HttpResponse, text: str) -> Exception:
         return TransientError("the site answered 404 without saying why")
     if response.status >= 400:
         return NetworkFailed(f"the site answered {response.status} without saying why")
-    said = "a web page" if "<html" in text[:1000].lower() or "<!doctype" in text[:100].lower() else "no JSON"
-    return TransientError(f"the site answered with {said}")
+    content = "a web page" if "<html" in text[:1000].lower() or "<!doctype" in text[:100].lower() else "no JSON"
+    return TransientError(f"the site answered with {content}")
 
 
 def _too_slow_error(watch: Watchdog) -> Exception:

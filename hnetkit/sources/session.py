@@ -50,7 +50,7 @@ from hnetkit.text import counted
 
 Progress = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
-_ALL = Filters()
+_EVERYTHING = Filters()
 _PICTURE_TIMEOUT_S = (5.0, 10.0)  # to connect, and between two reads: shorter than for a network
 _FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
 
@@ -128,7 +128,7 @@ class FetchSession:
     # --- looking up
 
     def browse(
-        self, filters: Filters = _ALL, *, limit: int | None = None, failed: Failed = _warn
+        self, filters: Filters = _EVERYTHING, *, limit: int | None = None, failed: Failed = _warn
     ) -> list[CivitaiModel]:
         """Returns models of the site, newest first, or by relevance for a query.
 
@@ -329,7 +329,7 @@ class FetchSession:
 
     def plan(
         self,
-        filters: Filters | str = _ALL,
+        filters: Filters | str = _EVERYTHING,
         *,
         all_versions: bool = False,
         listed: Callable[[int], None] = _unheard,
@@ -350,7 +350,7 @@ class FetchSession:
 
     def sync(
         self,
-        filters: Filters | str = _ALL,
+        filters: Filters | str = _EVERYTHING,
         *,
         all_versions: bool = False,
         metadata_only: bool = False,
