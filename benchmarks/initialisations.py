@@ -14,16 +14,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from machine import RESULTS, conditions, write
+from machine import RESULTS, unet_arguments, write
 from torch import Tensor
 
 from hnetkit.demo import model_folder
 from hnetkit.errors import UsageError
 from hnetkit.generate.model import load_model
 from hnetkit.runtime.layers import find_layers
-from hnetkit.train.build import INITIALISATIONS, Build
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.unet_hooks import Stacks
+from hnetkit.train.build import INITIALIZATIONS, Build
+from hnetkit.train.network import TrainedNetwork
+from hnetkit.train.unet_hooks import BatchStacks
 
 ACTIVATIONS = (
     *("linear", "relu", "leakyrelu", "elu", "swish", "silu", "gelu", "mish", "selu", "tanh", "softsign", "sigmoid"),
@@ -41,13 +41,13 @@ def draw(pipe: Any, build: Build | None = None) -> Tensor:
         if build is None:
             return pipe(list(PROMPTS), **call).images
         network = TrainedNetwork(build, {layer.width for layer in find_layers(pipe.unet)}, seed=SEED).eval()
-        with Stacks({NAME: network}).on(pipe.unet):
+        with BatchStacks({NAME: network}).on(pipe.unet):
             return pipe(list(PROMPTS), **call).images
 
 
 def builds(**more: Any) -> Iterator[dict[str, Any]]:
     """Yields the settings of every build but for `more`, which all of them share."""
-    for activation, norm, name in itertools.product(ACTIVATIONS, (False, True), INITIALISATIONS):
+    for activation, norm, name in itertools.product(ACTIVATIONS, (False, True), INITIALIZATIONS):
         yield {"activation": activation, "layer_norm": norm, "initialisation": name, **more}
 
 
@@ -81,8 +81,8 @@ def table() -> str:
     """Returns the result as a table in Markdown: a row for each activation."""
     rows = json.loads((RESULTS / f"{NAME}.json").read_text())["change"]
     found = {(row["activation"], row["layer_norm"], row["initialisation"]): row["change"] for row in rows}
-    columns = list(itertools.product((False, True), INITIALISATIONS))
-    lines = [["activation", *(f"{INITIALISATIONS[name]}{', norm' * norm}" for norm, name in columns)]]
+    columns = list(itertools.product((False, True), INITIALIZATIONS))
+    lines = [["activation", *(f"{INITIALIZATIONS[name]}{', norm' * norm}" for norm, name in columns)]]
     lines.append(["---", *["---:"] * len(columns)])
     for activation in ACTIVATIONS:
         lines.append([activation, *(f"{found[activation, norm, name]:.2f}" for norm, name in columns)])
@@ -99,7 +99,7 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     plain = draw(pipe)
     result = {
-        "conditions": conditions("torch", "diffusers"),
+        "conditions": unet_arguments("torch", "diffusers"),
         "pictures": {"prompts": PROMPTS, "steps": STEPS, "guidance": 2.0, "size": list(plain.shape[1:3])},
         "zero_output": zero_outputs(pipe, plain),
         "change": damage(pipe, plain),

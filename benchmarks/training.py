@@ -4,7 +4,7 @@ python benchmarks/training.py [--dtype bf16] [--gradient-checkpointing]
 
 Weights are random; the network is [1, 2, 1] on widths 320, 640, 768 and 1280; a batch is one picture of 256 px. The
 plain loop trains the same MLPs on the same samples with nothing cached: every step encodes its picture and its prompt,
-and every attention layer applies the MLPs anew, in torch's own modules. hnetkit's side is `hnetkit.train.loop.train`
+and every attention layer applies the MLPs anew, in torch's own modules. hnetkit's side is `hnetkit.train.trainer.train`
 as it is. Speed is paired: after every step of hnetkit the plain loop makes the same one. Memory is that of a process
 of its own for each, twice: with the whole model read before training begins, as programs have it that do not map their
 files (this is what counts), and with the model's files mapped, where weights that a loop never looks at take none: the
@@ -33,18 +33,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from machine import conditions, write
+from machine import unet_arguments, write
 from PIL import Image
 from real_size import DTYPES, WIDTHS, build_model, peak_of, plain_a1111, twin
 
 from hnetkit.generate.model import load_model
+from hnetkit.train.batching import seed_for
 from hnetkit.train.build import Build
 from hnetkit.train.data import TrainingData, read_data
 from hnetkit.train.logs import CSV_NAME
-from hnetkit.train.loop import Callbacks, train
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.order import seed_for
+from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.recipe import Recipe
+from hnetkit.train.trainer import Callbacks, train
 
 SIDE, PICTURES = 256, 4
 RATE = 1e-4
@@ -231,7 +231,7 @@ def main() -> None:
     options = ("dtype", "gradient_checkpointing", "activation", "memory_steps")
     setting = {option: getattr(arguments, option) for option in options}
     result = {**setting, "pixels": SIDE, "goals": GOALS, **measured}
-    write(name_of(arguments), {**result, **conditions("torch", "diffusers"), "threads": torch.get_num_threads()})
+    write(name_of(arguments), {**result, **unet_arguments("torch", "diffusers"), "threads": torch.get_num_threads()})
 
 
 def name_of(arguments: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ from hnetkit.errors import UnsupportedNetwork, UsageError
 from hnetkit.formats.activations import activation_name
 from hnetkit.runtime.strength import SIDES, Side
 
-INITIALISATIONS: Mapping[str, str] = {
+INITIALIZATIONS: Mapping[str, str] = {
     "normal": "Normal",
     "xavier-uniform": "XavierUniform",
     "xavier-normal": "XavierNormal",
@@ -42,7 +42,7 @@ class Build:
         layer_norm: whether a layer norm follows every linear layer and its activation, the last one included.
         activate_output: whether the last linear layer has the activation too.
         dropout: chance after each entry of `structure`, the first and the last 0; empty for none.
-        initialisation: one of `INITIALISATIONS`, by either name.
+        initialisation: one of `INITIALIZATIONS`, by either name.
         zero_output: start with MLPs that give exactly 0, so that step 0 changes nothing.
         std: standard deviation of ``normal``.
         widths: of the contexts that get MLPs; None for every one that the UNet has.
@@ -153,9 +153,9 @@ def _activation(stated: str | None) -> str | None:
 
 def _initialisation(stated: str) -> str:
     bare = stated.lower().replace("-", "").replace("_", "").replace(" ", "")
-    found = next((name for name in INITIALISATIONS if name.replace("-", "") == bare), None)
+    found = next((name for name in INITIALIZATIONS if name.replace("-", "") == bare), None)
     if found is None:
-        raise UsageError(f"there is no initialisation {stated}", hint=", ".join(INITIALISATIONS))
+        raise UsageError(f"there is no initialisation {stated}", hint=", ".join(INITIALIZATIONS))
     return found
 
 

@@ -3,32 +3,60 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hnetkit.errors import BadPicture, FileChanged, UsageError
+from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
 from hnetkit.images import read_image
 from hnetkit.prompts.tags import Tag, plain_number, split_tags
 from hnetkit.text import argument
-from hnetkit.train.captions import Template, caption_of, caption_warnings, vary
-from hnetkit.train.order import Order, draw_for
-from hnetkit.train.preparing.opening import opened, picture_files
+from hnetkit.train.batching import BatchOrder, random_for
+from hnetkit.train.captions import caption_of, read_text
+from hnetkit.train.preparing.images import image_files, open_rgb
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from hnetkit.train.unet_hooks import Stack
+    from hnetkit.train.unet_hooks import NamedStack
 
 _SHOWN = 5  # names in a message
 
+# A1111's names; the words are hnetkit's own
+_BUILT_IN: Mapping[str, tuple[str, ...]] = {
+    "style_filewords": (
+        "[filewords], made the way [name] does it",
+        "[filewords] in [name] style",
+        "[name] style, [filewords]",
+        "this is how [name] shows [filewords]",
+    ),
+    "subject_filewords": (
+        "[name], [filewords]",
+        "[filewords], and [name] is in it",
+        "here is [name]: [filewords]",
+        "[name] seen once more, [filewords]",
+    ),
+    "style": (
+        "[name] style",
+        "made the way [name] does it",
+        "something in [name] style",
+        "this is how [name] shows it",
+    ),
+    "subject": ("[name]", "here is [name]", "[name] seen once more", "this is [name] again"),
+    "hypernetwork": ("[filewords]", "this shows [filewords]", "[filewords], as it was made", "here: [filewords]"),
+    "none": ("an image",),
+}
+BUILT_IN_TEMPLATES = tuple(_BUILT_IN)
+
 
 @dataclass(frozen=True, slots=True)
-class TrainingPicture:
+class TrainingImage:
     """One picture that can be read.
 
     Attributes:
@@ -45,10 +73,10 @@ class TrainingPicture:
     caption: str
     size: tuple[int, int]
     sha256: str
-    stack: Stack
+    stack: NamedStack
     resized: bool = False
 
-    def opened(self) -> Image.Image:
+    def open(self) -> Image.Image:
         """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized.
 
         Raises:
@@ -60,7 +88,7 @@ class TrainingPicture:
         data = read_image(self.path)
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise FileChanged(f"{self.path}: replaced since it was read first", hint="give the same command again")
-        image = opened(self.path, data)
+        image = open_rgb(self.path, data)
         return ImageOps.fit(image, self.size, Image.Resampling.LANCZOS) if self.resized else image
 
 
@@ -78,7 +106,7 @@ class Sample:
     index: int
     picture: int
     prompt: str
-    stack: Stack
+    stack: NamedStack
 
 
 @dataclass(frozen=True)
@@ -91,14 +119,14 @@ class TrainingData:
         recipe: of the run.
     """
 
-    pictures: Sequence[TrainingPicture]
+    pictures: Sequence[TrainingImage]
     template: Template
     recipe: Recipe
-    _order: Order = field(init=False, repr=False)
+    _order: BatchOrder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         sizes = [picture.size for picture in self.pictures]
-        object.__setattr__(self, "_order", Order(sizes, self.recipe.batch_size, self.recipe.seed))
+        object.__setattr__(self, "_order", BatchOrder(sizes, self.recipe.batch_size, self.recipe.seed))
 
     def step(self, step: int) -> list[list[Sample]]:
         """Returns the batches of the step that makes `step` into `step` + 1; all of a batch are of one size."""
@@ -139,12 +167,12 @@ class TrainingData:
         for caption in {picture.caption: None for picture in self.pictures}:
             for line in self.template.lines:
                 yield Template(self.template.name, (line,)).prompt(
-                    caption, self.recipe.called, draw_for(0, "prompts", 0)
+                    caption, self.recipe.called, random_for(0, "prompts", 0)
                 )
 
     def _sample(self, index: int, picture: int) -> Sample:
         recipe = self.recipe
-        draw: random.Random = draw_for(recipe.seed, "caption", index)
+        draw: random.Random = random_for(recipe.seed, "caption", index)
         shown = self.pictures[picture]
         caption = vary(shown.caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
         prompt = self.template.prompt(caption, recipe.called, draw)
@@ -164,7 +192,7 @@ def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done
     """
     template = Template.read(recipe.template)
     folder = Path(recipe.pictures)
-    paths = picture_files(folder)
+    paths = image_files(folder)
     pictures, faults = [], []
     for number, path in enumerate(paths, 1):
         try:
@@ -193,15 +221,15 @@ def changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]
     return [f"{_listed(names)} {what}" for what, names in kinds.items() if names]
 
 
-def _read(path: Path, recipe: Recipe) -> TrainingPicture:
+def _read(path: Path, recipe: Recipe) -> TrainingImage:
     data = read_image(path)
-    own, size = opened(path, data).size, recipe.size
+    own, size = open_rgb(path, data).size, recipe.size
     caption, stack = _stack_in(caption_of(path), path, recipe)
     digest = hashlib.sha256(data).hexdigest()
-    return TrainingPicture(path, caption, size or own, digest, stack, size is not None and size != own)
+    return TrainingImage(path, caption, size or own, digest, stack, size is not None and size != own)
 
 
-def _stack_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, Stack]:
+def _stack_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, NamedStack]:
     """Returns a caption without its tags of networks, and the stack that they are.
 
     Raises:
@@ -219,7 +247,7 @@ def _stack_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, Stack]:
     return tagged.text.strip() if strengths else caption, (*strengths.items(), *own)
 
 
-def _require_sizes(folder: Path, pictures: Sequence[TrainingPicture]) -> None:
+def _require_sizes(folder: Path, pictures: Sequence[TrainingImage]) -> None:
     odd = [picture for picture in pictures if any(side % 8 for side in picture.size)]
     if odd:
         width, height = odd[0].size
@@ -232,3 +260,84 @@ def _require_sizes(folder: Path, pictures: Sequence[TrainingPicture]) -> None:
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _SHOWN
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+# --- templates
+
+
+def vary(caption: str, draw: random.Random, *, shuffle: bool, dropout: float) -> str:
+    """Returns a caption with some of its tags, in another order; with neither wanted, the caption as it is.
+
+    Args:
+        caption: tags separated by commas.
+        draw: where chance comes from; the same state gives the same caption.
+        shuffle: put the tags that are left in a random order.
+        dropout: the chance of each tag to be left out, 0 to 1; all of them may be.
+    """
+    if not shuffle and dropout == 0:
+        return caption
+    tags = [tag.strip() for tag in caption.split(",") if tag.strip()]
+    tags = [tag for tag in tags if draw.random() >= dropout]
+    if shuffle:
+        draw.shuffle(tags)
+    return ", ".join(tags)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Lines of which one, drawn for each sample, becomes the prompt.
+
+    Attributes:
+        name: as it was asked for.
+        lines: with ``[filewords]`` where the caption goes and ``[name]`` where the network's name goes.
+    """
+
+    name: str
+    lines: tuple[str, ...]
+
+    @classmethod
+    def read(cls, name_or_path: str) -> Template:
+        """Returns the template that comes with hnetkit under a name, or the one in a text file.
+
+        Raises:
+            NotFound: neither is there.
+            UsageError: the file is not UTF-8, is too long, or has no line with text.
+            HnetkitError: it cannot be read.
+        """
+        if name_or_path in _BUILT_IN:
+            return cls(name_or_path, _BUILT_IN[name_or_path])
+        path = Path(name_or_path)
+        if not os.path.isfile(path):  # False too for what cannot be a path, such as a whole prompt
+            raise NotFound(
+                f"{name_or_path}: no such template", hint=f"a text file, or one of {', '.join(BUILT_IN_TEMPLATES)}"
+            )
+        lines = tuple(line.strip() for line in read_text(path).splitlines() if line.strip())
+        if not lines:
+            raise UsageError(f"{path}: a template has at least one line", hint="for example: [filewords], [name] style")
+        return cls(name_or_path, lines)
+
+    @property
+    def has_filewords(self) -> bool:
+        """Whether any line uses the caption."""
+        return any("[filewords]" in line for line in self.lines)
+
+    def prompt(self, caption: str, name: str, draw: random.Random) -> str:
+        """Returns the prompt of one sample: a line drawn with `draw`, with the caption and the network's name in it."""
+        words = {"[filewords]": caption, "[name]": name}
+        # in one pass: what a caption holds is not filled in again
+        return re.sub(r"\[filewords\]|\[name\]", lambda match: words[match[0]], draw.choice(self.lines))
+
+
+def caption_warnings(captions: Mapping[str, str], template: Template) -> Iterator[str]:
+    """Yields what is odd about captions and the template that takes them, one line each.
+
+    Args:
+        captions: file name of each picture -> its caption.
+        template: of the prompts.
+    """
+    empty = [name for name, caption in captions.items() if not caption.strip()]
+    if empty:
+        shown = ", ".join(empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
+        yield f"{len(empty)} of {len(captions)} pictures have no caption: {shown}"
+    if not template.has_filewords and len(empty) < len(captions):
+        yield f"the template {template.name} has no [filewords]: captions are not used"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
 from hnetkit.files import new_file, read_regular
 from hnetkit.images import open_image
-from hnetkit.train.tables import require_each_once
+from hnetkit.limits import require_unique_columns
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -204,7 +204,7 @@ def read_log(path: Path) -> Iterator[LogRow]:
     whole = text[: text.rfind("\n") + 1]
     lines = csv.DictReader(io.StringIO(whole, newline=""))
     try:
-        require_each_once(lines, LogRow._fields)
+        require_unique_columns(lines, LogRow._fields)
         for line in lines:
             yield LogRow.of(line)
     except (ValueError, csv.Error) as error:

@@ -14,11 +14,10 @@ from blake3 import blake3
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
 from hnetkit.files import exclusive_lock, new_file, refuse_links
 from hnetkit.limits import json_size, read_json
-from hnetkit.train.as_json import from_json
+from hnetkit.train.checkpoints import Checkpoints
 from hnetkit.train.data import changes
 from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step
-from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe
-from hnetkit.train.state import States
+from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe, dataclass_from_json
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
@@ -32,12 +31,12 @@ _WRITTEN_IN = (".lock", "state", "previews", TENSORBOARD_NAME, CSV_NAME)
 _ELSEWHERE = "choose another --name or --out"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, UsageError)  # what reading a record may raise
 
-Beginning = Literal["go on", "resume", "restart"]
+StartMode = Literal["go on", "resume", "restart"]
 """``go on`` from a checkpoint where there is one, ``resume`` and refuse where there is none, or ``restart``."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RunInputs:
     """What a run is made on, by content: it must not change under a run.
 
     Attributes:
@@ -54,7 +53,7 @@ class Found:
     start: str | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
 
-    def changes(self, now: Found) -> list[str]:
+    def changes(self, now: RunInputs) -> list[str]:
         """Returns what is not as it was, one phrase each."""
         names = {"model": "the model", "vae": "the autoencoder", "text_encoder": "the text encoder"}
         names |= {"start": "the network that training began with", "beside": "a network beside it"}
@@ -72,8 +71,8 @@ class RunFolder:
     recipe: Recipe
 
     @property
-    def states(self) -> States:
-        return States(self.folder / "state", self.recipe.keep)
+    def states(self) -> Checkpoints:
+        return Checkpoints(self.folder / "state", self.recipe.keep)
 
     @property
     def record(self) -> Path:
@@ -106,7 +105,7 @@ class RunFolder:
             if others:
                 raise OutputExists(f"{self.folder}: holds {sorted(others)[0]} and is no run's folder", hint=_ELSEWHERE)
 
-    def require_same(self, beginning: Beginning, found: Found, *, force: bool) -> list[str]:
+    def require_same(self, beginning: StartMode, found: RunInputs, *, force: bool) -> list[str]:
         """Returns what changed under a run that goes on all the same, because of `force`.
 
         Raises:
@@ -152,7 +151,7 @@ class RunFolder:
         """
         return self._read()[0]
 
-    def is_finished(self, found: Found, last_step: int) -> bool:
+    def is_finished(self, found: RunInputs, last_step: int) -> bool:
         """Whether the folder holds the network that the run ends with, made as it is asked for now.
 
         Args:
@@ -172,7 +171,7 @@ class RunFolder:
         except HnetkitError:
             return False
 
-    def begin(self, found: Found, *, afresh: bool) -> None:
+    def begin(self, found: RunInputs, *, afresh: bool) -> None:
         """Writes down what the run is made with; `afresh` removes what an earlier run of the folder left.
 
         Raises:
@@ -286,10 +285,10 @@ class RunFolder:
             raise ValueError("of another format")
         return Recipe.from_json(data["recipe"], str(self.record)), data["found"]
 
-    def _read(self) -> tuple[Recipe, Found]:
+    def _read(self) -> tuple[Recipe, RunInputs]:
         try:
             recipe, data = self._recorded()
-            found = from_json(Found, data, str(self.record))
+            found = dataclass_from_json(RunInputs, data, str(self.record))
             if not all(isinstance(about, list) and about for about in found.pictures.values()):
                 raise ValueError("a picture has no hash")
             return recipe, found
@@ -299,7 +298,7 @@ class RunFolder:
             ) from error
 
 
-def find(data: TrainingData, model: Model, start: str | None, beside: Mapping[str, str]) -> Found:
+def find(data: TrainingData, model: Model, start: str | None, beside: Mapping[str, str]) -> RunInputs:
     """Returns what a run is made on.
 
     Args:
@@ -309,11 +308,11 @@ def find(data: TrainingData, model: Model, start: str | None, beside: Mapping[st
     pipe = model.pipe
     encoders = [pipe.text_encoder, getattr(pipe, "text_encoder_2", None)]
     encoding = [pipe.vae.encoder, getattr(pipe.vae, "quant_conv", None)]  # nothing is learned of its other half
-    vae, texts = (hash_of_weights([part for part in parts if part]) for parts in (encoding, encoders))
-    return Found(data.fingerprint, model.hash, vae, texts, start, beside)
+    vae, texts = (weights_hash([part for part in parts if part]) for parts in (encoding, encoders))
+    return RunInputs(data.fingerprint, model.hash, vae, texts, start, beside)
 
 
-def hash_of_weights(modules: list[Any]) -> str:
+def weights_hash(modules: list[Any]) -> str:
     """Returns a hash of the weights of modules as they are loaded: names, types and bytes."""
     import torch
 
@@ -326,7 +325,7 @@ def hash_of_weights(modules: list[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _plain(found: Found) -> dict[str, Any]:
+def _plain(found: RunInputs) -> dict[str, Any]:
     return {
         "pictures": dict(found.pictures),
         **{n: getattr(found, n) for n in ("model", "vae", "text_encoder", "start")},

@@ -1,31 +1,32 @@
-"""One step of the optimizer: the losses of its samples, their gradients, and what is done with them."""
+"""One step of the optimizer: the losses of its samples, their gradients, and the update."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
+from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.generate.sampling.encoding import Encoded
-from hnetkit.train.loss import Objective
-from hnetkit.train.optimizer import set_rate
-from hnetkit.train.order import seed_for
-from hnetkit.train.prompts import Prompts, conditions
+from hnetkit.train.batching import seed_for
+from hnetkit.train.frozen import PromptCache, unet_arguments
 
 if TYPE_CHECKING:
     from hnetkit.distributed import Processes
     from hnetkit.train.data import Sample, TrainingData
-    from hnetkit.train.latents import Latents
-    from hnetkit.train.modules import TrainedNetwork
-    from hnetkit.train.unet_hooks import Stacks
+    from hnetkit.train.frozen import Latents
+    from hnetkit.train.network import TrainedNetwork
+    from hnetkit.train.unet_hooks import BatchStacks
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class StepResult:
     """What a step was like, the same in every process.
 
     Attributes:
@@ -58,16 +59,16 @@ class Stepper:
 
     unet: Any
     network: TrainedNetwork
-    stacks: Stacks
+    stacks: BatchStacks
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     data: TrainingData
     latents: Sequence[Latents]
-    prompts: Prompts
+    prompts: PromptCache
     objective: Objective
     processes: Processes
 
-    def make(self, step: int, rate: float, clip_at: float | None, *, is_last: bool = False) -> Made:
+    def make(self, step: int, rate: float, clip_at: float | None, *, is_last: bool = False) -> StepResult:
         """Makes the step that turns `step` into `step` + 1.
 
         Args:
@@ -91,7 +92,7 @@ class Stepper:
         before = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return Made(total.item(), norm, self.scaler.get_scale() < before, bool(asked.item()))
+        return StepResult(total.item(), norm, self.scaler.get_scale() < before, bool(asked.item()))
 
     @torch.no_grad()
     def measure(self, step: int) -> float:
@@ -117,7 +118,7 @@ class Stepper:
         device, dtype, seed = self.unet.device, self.unet.dtype, self.data.recipe.seed
         drawn = [self._draw(sample, seed) for sample in samples]
         latents, noise, times = (torch.stack(list(part)).to(device) for part in zip(*drawn, strict=True))
-        told = conditions(texts, self.data.pictures[samples[0].picture].size, device, dtype)
+        told = unet_arguments(texts, self.data.pictures[samples[0].picture].size, device, dtype)
         torch.manual_seed(seed_for(seed, "dropout", samples[0].index))
         noisy = self.objective.noisy(latents, noise, times).to(dtype)
         self.stacks.choose([sample.stack for sample in samples], device)
@@ -148,3 +149,177 @@ class Stepper:
         if clip_at is not None:
             nn.utils.clip_grad_value_(parameters, clip_at)
         return float(torch.linalg.vector_norm(torch.stack(norms)))
+
+
+# --- losses
+
+Prediction = Literal["epsilon", "v_prediction", "sample"]
+
+
+class Objective:
+    """The noise schedule of a model, and the loss of its predictions.
+
+    Args:
+        scheduler_config: of the scheduler that came with the model.
+        min_snr: gamma of min-SNR weighting (Hang et al. 2023); None weighs every time step the same.
+
+    Attributes:
+        prediction: what the model was trained to say.
+        steps: time steps of the schedule.
+
+    Raises:
+        ModelNotUsable: it predicts something else.
+    """
+
+    def __init__(self, scheduler_config: Mapping[str, Any], min_snr: float | None = None) -> None:
+        from diffusers import DDPMScheduler
+
+        self._schedule = DDPMScheduler.from_config(dict(scheduler_config))
+        self.prediction: Prediction = self._schedule.config.prediction_type
+        if self.prediction not in ("epsilon", "v_prediction", "sample"):
+            raise ModelNotUsable(f"the model predicts {self.prediction}, which cannot be trained on")
+        self.steps = int(self._schedule.config.num_train_timesteps)
+        self._min_snr = min_snr
+
+    def noisy(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Returns latents ``[n, 4, h, w]`` as noisy as their time steps ``[n]``."""
+        result: Tensor = self._schedule.add_noise(latents, noise, times)
+        return result
+
+    def losses(
+        self, predicted: Tensor, latents: Tensor, noise: Tensor, times: Tensor, weights: Tensor | None = None
+    ) -> Tensor:
+        """Returns the loss ``[n]`` of each sample, in fp32.
+
+        Args:
+            predicted: what the UNet said, ``[n, 4, h, w]``.
+            weights: ``[n, 1, h, w]`` of places; None weighs them all the same.
+        """
+        errors = (predicted.float() - self._target(latents, noise, times).float()).square()
+        if weights is not None:
+            errors = errors * weights
+        losses = errors.mean((1, 2, 3))
+        return losses if self._min_snr is None else losses * self.time_weights(times)
+
+    def time_weights(self, times: Tensor) -> Tensor:
+        """Returns the min-SNR weight ``[n]`` of time steps ``[n]``."""
+        assert self._min_snr is not None
+        kept = self._schedule.alphas_cumprod.to(times.device)[times].double()
+        ratio = kept / (1 - kept)
+        clipped = ratio.clamp(max=self._min_snr)
+        if self.prediction == "epsilon":
+            clipped = torch.where(ratio > 0, clipped / ratio, torch.ones_like(ratio))
+        elif self.prediction == "v_prediction":
+            clipped = clipped / (ratio + 1)
+        weights: Tensor = clipped.float()
+        return weights
+
+    def _target(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        if self.prediction == "epsilon":
+            return noise
+        if self.prediction == "sample":
+            return latents
+        velocity: Tensor = self._schedule.get_velocity(latents, noise, times)
+        return velocity
+
+
+# --- the optimizer
+
+_UNFIT: Mapping[str, str] = {
+    "LBFGS": "it computes the loss several times a step",
+    "SparseAdam": "it takes sparse gradients alone",
+}
+_FUSED = ("Adam", "AdamW", "SGD")  # read and write every value once, not once for each operation
+_MOST_KEPT = 32  # values that an optimizer keeps of a parameter: torch's keep up to six
+_PATHS = frozenset({"fused", "foreach", "differentiable"})  # options that choose how
+
+
+def make_optimizer(
+    name: str, parameters: Iterable[Parameter], options: Mapping[str, Any], rate: float
+) -> torch.optim.Optimizer:
+    """Returns a new optimizer.
+
+    Args:
+        name: of a class of ``torch.optim``; capitals do not matter.
+        options: keyword arguments beside the rate, as JSON gives them: lists stand for tuples.
+        rate: of its first step.
+
+    Raises:
+        UsageError: torch has no such optimizer, it cannot train a hypernetwork, or it does not take the options.
+    """
+    classes = {found.__name__: found for found in vars(torch.optim).values() if _is_optimizer(found)}
+    chosen = next((known for known in classes if known.casefold() == name.casefold()), None)
+    if chosen is None:
+        near = difflib.get_close_matches(name, classes, n=1, cutoff=0.4) or sorted(set(classes) - set(_UNFIT))
+        raise UsageError(f"torch has no optimizer {name}", hint=f"--optimizer {', '.join(near)}")
+    if chosen in _UNFIT:
+        raise UsageError(f"{chosen} cannot train a hypernetwork: {_UNFIT[chosen]}", hint="--optimizer AdamW")
+    if "lr" in options:
+        raise UsageError("the optimizer's rate comes from the schedule", hint="--rate 1e-5, and no lr in the options")
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    trained = list(parameters)
+    on_device = all(parameter.device.type in ("cpu", "cuda") for parameter in trained)
+    if chosen in _FUSED and on_device and not _PATHS & set(arguments):
+        arguments["fused"] = True
+    try:
+        _step_once(classes[chosen], {**arguments, "lr": rate}, trained[:1])  # some look at their options no earlier
+        made: torch.optim.Optimizer = classes[chosen](trained, lr=rate, **arguments)
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{chosen} does not take {dict(options)}: {error}") from error
+    return made
+
+
+def _step_once(kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any], like: list[Parameter]) -> None:
+    """Makes a step with an optimizer of one small parameter, on the device of those that are trained."""
+    parameter = Parameter(torch.zeros(2, 2, device=like[0].device if like else None))
+    parameter.grad = torch.ones_like(parameter)
+    kind([parameter], **arguments).step()
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Makes `rate` the learning rate of the next step."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Gives a new optimizer the state that ``state_dict()`` of an equal one was.
+
+    Every tensor keeps its type, which torch's own ``load_state_dict`` changes to that of the parameter.
+
+    Raises:
+        ValueError, KeyError, TypeError: it is not.
+    """
+    _require_fit(optimizer, state)
+    optimizer.load_state_dict(dict(state))
+    for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
+        for key, value in state["state"].get(number, {}).items():
+            if isinstance(value, torch.Tensor):
+                kept = optimizer.state[parameter][key]
+                optimizer.state[parameter][key] = value.to(kept.device, copy=True)
+
+
+def _require_fit(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Raises ValueError where a state has tensors of other shapes than an optimizer could make of its parameters.
+
+    A checkpoint may name one huge tensor many times, and each would be copied.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        kept = state["state"].get(number, {})
+        if len(kept) > _MOST_KEPT:
+            raise ValueError(f"optimizer: {len(kept)} values for one parameter")
+        for key, value in kept.items():
+            if isinstance(value, torch.Tensor) and value.numel() > max(1, parameter.numel()):
+                raise ValueError(f"optimizer: {key} is {list(value.shape)} for a parameter of {list(parameter.shape)}")
+    if len(state["state"]) > len(parameters):
+        raise ValueError(f"optimizer: it is of {len(state['state'])} parameters, not of {len(parameters)}")
+
+
+def _is_optimizer(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, torch.optim.Optimizer) and found is not torch.optim.Optimizer

@@ -20,12 +20,12 @@ from hnetkit.runtime.adapters import get_active_hypernetworks
 from hnetkit.runtime.hooks import require_unfused
 from hnetkit.runtime.layers import Layer, find_layers
 from hnetkit.runtime.strength import SIDES, Side
-from hnetkit.train.mlp import Casts
+from hnetkit.train.network import CastCache
 
 if TYPE_CHECKING:
-    from hnetkit.train.modules import TrainedNetwork
+    from hnetkit.train.network import TrainedNetwork
 
-Stack: TypeAlias = "tuple[tuple[str, float], ...]"
+NamedStack: TypeAlias = "tuple[tuple[str, float], ...]"
 """Names and strengths of networks, in the order in which contexts pass through them."""
 
 
@@ -47,13 +47,13 @@ class _Group:
     rows: Tensor
     networks: Sequence[tuple[TrainedNetwork, Tensor | None]]
 
-    def apply_to(self, x: Tensor, side: Side, casts: Casts) -> Tensor:
+    def apply_to(self, x: Tensor, side: Side, casts: CastCache) -> Tensor:
         for network, strengths in self.networks:
             x = network.apply_to(x, side, casts, strengths)
         return x
 
 
-class Stacks:
+class BatchStacks:
     """Networks in front of a UNet's attention in training; until `choose`, all of them at strength 1, in their order.
 
     Args:
@@ -73,7 +73,7 @@ class Stacks:
         self._groups = [_Group(torch.empty(0), [(network, None) for network in networks.values()])]
         self._places = torch.empty(0)  # of each sample, among those of all groups one after the other
 
-    def choose(self, stacks: Sequence[Stack], device: torch.device) -> None:
+    def choose(self, stacks: Sequence[NamedStack], device: torch.device) -> None:
         """Gives the samples of the batch that comes next their stacks.
 
         Args:
@@ -94,7 +94,7 @@ class Stacks:
         ]
         self._places = torch.cat([group.rows for group in self._groups]).argsort()
 
-    def apply_to(self, x: Tensor, side: Side, casts: Casts) -> Tensor:
+    def apply_to(self, x: Tensor, side: Side, casts: CastCache) -> Tensor:
         """Returns contexts ``[n, ..., width]`` after the networks of their samples.
 
         Args:
@@ -133,16 +133,16 @@ class _UNetCall:
     checkpointing a layer is computed again when other calls may have begun, and must meet the text of its own.
     """
 
-    def __init__(self, stacks: Stacks) -> None:
+    def __init__(self, stacks: BatchStacks) -> None:
         self.stacks = stacks
-        self.casts = Casts()
+        self.casts = CastCache()
         self.texts: Any = WeakTensorKeyDictionary()
 
     def begin(
         self, unet: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The UNet's hook: takes the text context through the stacks."""
-        self.casts = Casts()
+        self.casts = CastCache()
         text = named.get(_TEXT, arguments[_TEXT_PLACE] if len(arguments) > _TEXT_PLACE else None)
         if not isinstance(text, Tensor) or text.shape[-1] not in self.stacks.widths:
             return arguments, named
@@ -165,7 +165,7 @@ class _UNetCall:
         return change
 
 
-def _put_on(unet: Any, stacks: Stacks) -> Iterator[RemovableHandle]:
+def _put_on(unet: Any, stacks: BatchStacks) -> Iterator[RemovableHandle]:
     """Puts networks on a UNet; yields the handles that take them off.
 
     Raises:

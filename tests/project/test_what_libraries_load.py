@@ -54,14 +54,8 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     },
     "generate.sampling.samplers": {"kind.from_config": {}},
     # bytes of the safetensors container, of limited size: no path and no pickle
-    "train.state": {"load": {}},
-    "train.loss": {"DDPMScheduler.from_config": {}},
-    "train.preparing.caption_models": {
-        # a clean folder that hnetkit wrote
-        "BertTokenizer.from_pretrained": LOCAL,
-        # no folder: a configuration and tensors that hnetkit made
-        "kind.from_pretrained": {"config": "config", "state_dict": "tensors"},
-    },
+    "train.checkpoints": {"load": {}},
+    "train.step": {"DDPMScheduler.from_config": {}},
     "generate.loading.tokenizer": {
         "getattr(transformers, kind).from_pretrained": LOCAL,
         "hf_hub_download": {},
@@ -80,6 +74,10 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     # a file by its name, which hnetkit's own reader opens
     "hub": {"hub.hf_hub_download": {}},
     "train.preparing.captioners": {
+        # a clean folder that hnetkit wrote
+        "BertTokenizer.from_pretrained": LOCAL,
+        # no folder: a configuration and tensors that hnetkit made
+        "kind.from_pretrained": {"config": "config", "state_dict": "tensors"},
         "snapshot_download": {"allow_patterns": "list(FILES)"},
     },
     # images: one reader, and fonts that come with Pillow or matplotlib
@@ -92,7 +90,8 @@ OURS = re.compile(
     r"""(?x) open | os\.open | webbrowser\.open | (?!Image\b|images\b)[\w.()]+\.open | image\.load | json\.loads?
     | (?:hnetkit\.|settings\.|captioners\.)? (?:load | load_hypernetwork | load_model | load_tagger | load_blip)
     | load_(?:component | folder | pipeline | vae | checkpoint | tokenizers | embeddings | trained_on) | download
-    | (?:Recipe\.)?from_json | read_image | (?:self\. | studio\. | source\. | trained\.mlp\(width,\ side\)\.)_?load\w*
+    | Recipe\.from_json | dataclass_from_json | read_image
+    | (?:self\. | studio\. | source\. | trained\.mlp\(width,\ side\)\.)_?load\w*
     | type\(unet\)\.load_lora_adapter | [\w.]*\.load_state_dict"""
 )
 

@@ -528,7 +528,7 @@ def a_recipe_of_many_objects(folder: Path, factor: int) -> Action:
     return act
 
 
-@case("checkpoint of a training", "hnetkit.train.state")
+@case("checkpoint of a training", "hnetkit.train.checkpoints")
 def a_training_state_of_many_objects(folder: Path, factor: int) -> Action:
     at = folder / "states" / "00000001"
     at.mkdir(parents=True)
@@ -536,9 +536,9 @@ def a_training_state_of_many_objects(folder: Path, factor: int) -> Action:
     (at / "state.json").write_text('{"content":[' + "{}," * 500_000 * factor + "{}]}")
 
     def act() -> None:
-        from hnetkit.train.state import States
+        from hnetkit.train.checkpoints import Checkpoints
 
-        States(folder / "states").read()
+        Checkpoints(folder / "states").read()
 
     return act
 

@@ -19,8 +19,7 @@ from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
 from hnetkit.train.data import changes, read_data
-from hnetkit.train.latents import encode_all, opacity_weight
-from hnetkit.train.prompts import Prompts, conditions
+from hnetkit.train.frozen import PromptCache, encode_images, opacity_weight, unet_arguments
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +91,8 @@ def test_a_picture_that_was_replaced_since_it_was_read_is_not_trained_under_the_
     data = read_data(small_recipe(make_pictures(tmp_path, 2)))
     make_picture(tmp_path / "00.png", (16, 16), seed=99)
     with pytest.raises(FileChanged, match="replaced since"):
-        data.pictures[0].opened()
-    assert data.pictures[1].opened().size == (16, 16)
+        data.pictures[0].open()
+    assert data.pictures[1].open().size == (16, 16)
 
 
 def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
@@ -162,14 +161,14 @@ def test_sides_that_are_no_multiples_of_8_are_refused_with_a_way_out(tmp_path: P
     assert "hnetkit train prepare" in raised.value.hint
     data = read_data(small_recipe(tmp_path, size=(24, 16)))
     assert {picture.size for picture in data.pictures} == {(24, 16)}
-    assert {picture.opened().size for picture in data.pictures} == {(24, 16)}
+    assert {picture.open().size for picture in data.pictures} == {(24, 16)}
 
 
 def test_a_picture_is_cut_in_the_middle_to_its_size(tmp_path: Path) -> None:
     image = Image.new("RGB", (32, 16), "red")
     image.paste("blue", (8, 0, 24, 16))
     image.save(tmp_path / "wide.png")
-    opened = read_data(small_recipe(tmp_path, size=(16, 16))).pictures[0].opened()
+    opened = read_data(small_recipe(tmp_path, size=(16, 16))).pictures[0].open()
     assert [colour for _, colour in opened.getcolors()] == [(0, 0, 255)]
 
 
@@ -235,16 +234,16 @@ def test_a_change_of_the_folder_is_told_by_kind(tmp_path: Path) -> None:
 def latents_of(pictures: Path, how: str, seed: int = 0) -> torch.Tensor:
     data = read_data(small_recipe(pictures, latents=how, seed=seed))
     generator = torch.Generator().manual_seed(5)
-    return encode_all(tiny_sd(least=True), data)[0].sample(generator)
+    return encode_images(tiny_sd(least=True), data)[0].sample(generator)
 
 
 def test_latents_once_are_one_sample_deterministic_the_mean_and_random_new_ones(pictures: Path) -> None:
     data = read_data(small_recipe(pictures, latents="random"))
     pipe = tiny_sd(least=True)
-    pixels = pipe.image_processor.preprocess(data.pictures[0].opened())
+    pixels = pipe.image_processor.preprocess(data.pictures[0].open())
     distribution, scale = pipe.vae.encode(pixels).latent_dist, pipe.vae.config.scaling_factor
     torch.testing.assert_close(latents_of(pictures, "deterministic"), distribution.mean[0] * scale)
-    (latents, *_) = encode_all(pipe, data)
+    (latents, *_) = encode_images(pipe, data)
     drawn = torch.stack([latents.sample(torch.Generator().manual_seed(seed)) for seed in range(400)])
     torch.testing.assert_close(drawn.mean(0), distribution.mean[0] * scale, atol=4 * scale / 20, rtol=0.1)
     torch.testing.assert_close(drawn.std(0), distribution.std[0] * scale, atol=0.02, rtol=0.3)
@@ -271,7 +270,7 @@ def test_opacity_counts_where_it_is_asked_for(tmp_path: Path) -> None:
     make_picture(tmp_path / "clear.png", (16, 16), mode="RGBA")
     pipe = tiny_sd(least=True)
     weighed, plain = (
-        encode_all(pipe, read_data(small_recipe(tmp_path, alpha_as_weight=wanted)))[0] for wanted in (True, False)
+        encode_images(pipe, read_data(small_recipe(tmp_path, alpha_as_weight=wanted)))[0] for wanted in (True, False)
     )
     assert weighed.weight is not None
     assert plain.weight is None
@@ -280,20 +279,20 @@ def test_opacity_counts_where_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_prompts_are_encoded_as_pictures_are_drawn_with_them() -> None:
     model = model_of(tiny_sd(least=True))
-    prompts = Prompts(model)
+    prompts = PromptCache(model)
     encoded = prompts.encode("a (red:1.3) circle")
     expected = model.text_encoder(1, "original").encode("a (red:1.3) circle").hidden
     assert torch.equal(encoded.hidden, expected)
     assert prompts.encode("a (red:1.3) circle") is encoded
-    told = conditions([encoded, encoded], (16, 24), "cpu", torch.bfloat16)
+    told = unet_arguments([encoded, encoded], (16, 24), "cpu", torch.bfloat16)
     assert told["encoder_hidden_states"].shape == (2, 77, 24)
     assert told["encoder_hidden_states"].dtype is torch.bfloat16
     assert "added_cond_kwargs" not in told
 
 
 def test_long_prompts_take_the_room_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.train.prompts._KEPT_TOKENS", 5 * 77)
-    prompts = Prompts(model_of(tiny_sd(least=True)))
+    monkeypatch.setattr("hnetkit.train.frozen._KEPT_TOKENS", 5 * 77)
+    prompts = PromptCache(model_of(tiny_sd(least=True)))
     assert prompts.encode_all(["a red circle", "a blue star"])
     long = prompts.encode("a BREAK b BREAK c")
     assert prompts.encode("a BREAK b BREAK c") is long
@@ -304,8 +303,8 @@ def test_long_prompts_take_the_room_of_many(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_sdxl_is_told_pooled_texts_and_sizes() -> None:
     pipe = tiny_sdxl()
-    encoded = Prompts(model_of(pipe)).encode("a red circle")
-    told = conditions([encoded], (24, 16), "cpu", torch.float32)
+    encoded = PromptCache(model_of(pipe)).encode("a red circle")
+    told = unet_arguments([encoded], (24, 16), "cpu", torch.float32)
     assert told["encoder_hidden_states"].shape == (1, 77, 48)
     assert told["added_cond_kwargs"]["text_embeds"].shape == (1, 24)
     assert told["added_cond_kwargs"]["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]]

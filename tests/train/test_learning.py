@@ -20,7 +20,7 @@ import hnetkit
 from hnetkit import demo
 from hnetkit.cli import run
 from hnetkit.runtime.stack import Stack
-from hnetkit.train.rates import PRESETS, scaled
+from hnetkit.train.schedules import PRESETS, scaled
 
 STYLE = "dots"
 RATES = scaled(PRESETS["default"].text, rates=100)

@@ -28,13 +28,13 @@ from hnetkit.errors import (
 )
 from hnetkit.generate.model import Model, load_model
 from hnetkit.train.build import Build
+from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.data import read_data
 from hnetkit.train.guards import GuardSettings
-from hnetkit.train.loop import Callbacks, train
+from hnetkit.train.loop import TrainingReport
 from hnetkit.train.previews import PreviewSettings
 from hnetkit.train.recipe import Recipe
-from hnetkit.train.run import Report
-from hnetkit.train.state import State, States
+from hnetkit.train.trainer import Callbacks, train
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ class Stopped(Exception):
 def stopped_after(step: int, recipe: Recipe, model: Model, folder: Path) -> None:
     """Trains until a step was made, and leaves no time to write anything more."""
 
-    def made(report: Report) -> None:
+    def made(report: TrainingReport) -> None:
         if report.step == step:
             raise Stopped
 
@@ -179,7 +179,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
         for name in ("ink", "whole")
     )
     assert log == whole
-    ends = [States(tmp_path / name / "state").read() for name in ("ink", "whole")]
+    ends = [Checkpoints(tmp_path / name / "state").read() for name in ("ink", "whole")]
     assert all(end is not None and end.content["scaler"].get("_growth_tracker", 6) == 6 for end in ends)
 
 
@@ -309,7 +309,7 @@ def test_the_network_of_before_is_there_until_the_one_that_was_started_over_is_w
 ) -> None:
     recipe = small_recipe(pictures, seed=3)
 
-    def made(report: Report) -> None:
+    def made(report: TrainingReport) -> None:
         if report.step == 5:
             raise Stopped
 
@@ -336,7 +336,7 @@ def test_a_run_that_failed_before_its_first_step_is_tried_again(model: Model, pi
 def test_two_commands_do_not_train_in_one_folder(model: Model, pictures: Path, tmp_path: Path) -> None:
     recipe = small_recipe(pictures)
 
-    def second(report: Report) -> None:
+    def second(report: TrainingReport) -> None:
         with pytest.raises(HnetkitError, match="another command trains here"):
             run_training(recipe, model, tmp_path / "ink")
 
@@ -357,13 +357,13 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
 ) -> None:
     recipe = small_recipe(pictures, save_every=0)
 
-    def made(report: Report) -> None:
+    def made(report: TrainingReport) -> None:
         if report.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(step=made))
-    state = States(tmp_path / "ink" / "state").read()
+    state = Checkpoints(tmp_path / "ink" / "state").read()
     assert state is not None
     assert state.step == 3
     run_training(recipe, model, tmp_path / "ink")
@@ -493,10 +493,10 @@ def test_a_checkpoint_of_no_run_is_no_defect_when_a_run_goes_back_to_it(
     recipe = small_recipe(pictures, rates="1e30", optimizer="SGD", max_steps=6, save_every=0, guarded=True)
     folder = tmp_path / "ink" / "state" / "00000001"
 
-    def replaced(report: Report) -> None:
+    def replaced(report: TrainingReport) -> None:
         if folder.parent.is_dir() and report.step == 1:
             shutil.rmtree(folder)
-            States(tmp_path / "other").write(State(0, {"network": {}, "guards": {}, "seconds": 0.0}))
+            Checkpoints(tmp_path / "other").write(TrainingState(0, {"network": {}, "guards": {}, "seconds": 0.0}))
             (tmp_path / "other" / folder.name).rename(folder)
 
     with pytest.raises(RunChanged, match="another version"):
@@ -520,7 +520,7 @@ def test_with_no_roll_back_left_the_last_good_network_is_named(model: Model, pic
     recipe = replace(recipe, guards=GuardSettings(most_roll_backs=0))
     with pytest.raises(TrainingFailed, match="the last good network is"):
         run_training(recipe, model, tmp_path / "ink")
-    state = States(tmp_path / "ink" / "state").read()
+    state = Checkpoints(tmp_path / "ink" / "state").read()
     assert state is not None
     assert all(tensor.isfinite().all() for tensor in state.content["network"].values())
 
@@ -542,7 +542,7 @@ def test_previews_change_nothing_but_the_folder(model: Model, pictures: Path, wh
 
 
 def test_progress_is_told_after_every_step(model: Model, pictures: Path, tmp_path: Path) -> None:
-    reports: list[Report] = []
+    reports: list[TrainingReport] = []
     prepared: list[tuple[str, int, int]] = []
     recipe = small_recipe(pictures, rates="1e-2:3, 1e-3")
     told = Callbacks(step=reports.append, progress=lambda *state: prepared.append(state))

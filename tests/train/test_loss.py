@@ -9,7 +9,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.train.loss import Objective
+from hnetkit.train.step import Objective
 
 STABLE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 

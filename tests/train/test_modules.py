@@ -21,8 +21,7 @@ import hnetkit
 from hnetkit.errors import AttachError, UsageError
 from hnetkit.runtime.layers import find_layers
 from hnetkit.train.build import Build
-from hnetkit.train.mlp import Casts
-from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.network import CastCache, TrainedNetwork
 
 BUILDS = {
     "linear": Build(zero_output=False),
@@ -226,7 +225,7 @@ def test_parameters_stay_fp32_under_a_unet_of_bf16() -> None:
 
 
 def test_parameters_are_cast_once_for_all_layers() -> None:
-    casts, parameter = Casts(), nn.Parameter(torch.ones(2))
+    casts, parameter = CastCache(), nn.Parameter(torch.ones(2))
     assert casts(parameter, torch.float32) is parameter
     assert casts(parameter, torch.bfloat16) is casts(parameter, torch.bfloat16)
     with torch.no_grad():

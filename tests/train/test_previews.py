@@ -24,8 +24,7 @@ from hnetkit.generate.picture import draw
 from hnetkit.generate.request import Request
 from hnetkit.network import Hypernetwork, MLPPair, ResidualMLP, TensorRef
 from hnetkit.train.guards import Guards, Verdict
-from hnetkit.train.noise import high_frequencies
-from hnetkit.train.previews import Preview, Previews, PreviewSettings
+from hnetkit.train.previews import Preview, Previews, PreviewSettings, high_frequencies
 
 SMALL = PreviewSettings(prompts=("a red circle", "a blue star"), seeds=(3, 8), steps=2)
 

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hnetkit.errors import UsageError
-from hnetkit.train.rates import PRESETS, Rates, Stage, end_of, scaled, schedule
+from hnetkit.train.schedules import PRESETS, Rates, RateStage, end_of, scaled, schedule
 
 # what A1111's own parser makes of a text: (text, max_steps, from_step) -> [(rate, end), ...]; None: it refuses it
 A1111 = {
@@ -116,8 +116,8 @@ def test_a_cosine_of_endless_cycles_is_refused_before_it_fills_memory() -> None:
 
 def test_a_cycle_of_more_steps_than_any_run_makes_is_one_cycle() -> None:
     text = f"cosine:1e-4:cycle={'9' * 400}:mult=1e300"
-    assert schedule(text, 1000).stages == (Stage(1e-4, 0, 1000),)
-    assert schedule(scaled(text, 0.5), 1000).stages == (Stage(1e-4, 0, 1000),)
+    assert schedule(text, 1000).stages == (RateStage(1e-4, 0, 1000),)
+    assert schedule(scaled(text, 0.5), 1000).stages == (RateStage(1e-4, 0, 1000),)
 
 
 def test_a_rate_holds_until_its_step_is_made() -> None:
@@ -128,12 +128,12 @@ def test_a_rate_holds_until_its_step_is_made() -> None:
 
 
 def test_stages_say_which_steps_they_cover() -> None:
-    assert schedule("1e-4:200, 1e-5", 1000, 50).stages == (Stage(1e-4, 50, 200), Stage(1e-5, 200, 1000))
+    assert schedule("1e-4:200, 1e-5", 1000, 50).stages == (RateStage(1e-4, 50, 200), RateStage(1e-5, 200, 1000))
 
 
 def test_a_step_that_lies_before_another_takes_no_steps_away() -> None:
     rates = Rates("1e-5:100, 1e-6:50, 1e-7:200", 1000)
-    assert rates.stages == (Stage(1e-5, 0, 100), Stage(1e-6, 100, 50), Stage(1e-7, 100, 200))
+    assert rates.stages == (RateStage(1e-5, 0, 100), RateStage(1e-6, 100, 50), RateStage(1e-7, 100, 200))
     assert (rates.rate_at(99), rates.rate_at(100)) == (1e-5, 1e-7)
     assert "1e-6 until step 50 is never used: 100 steps are made by then" in list(rates.warnings())
 
@@ -238,10 +238,10 @@ def test_a_preset_stands_wherever_a_schedule_is_taken(name: str) -> None:
 
 def test_the_default_goes_down_in_four_steps_with_two_stops() -> None:
     assert schedule("default", 100000).stages == (
-        Stage(5e-5, 0, 100),
-        Stage(5e-6, 100, 1500),
-        Stage(5e-7, 1500, 10000),
-        Stage(5e-8, 10000, 20000),
+        RateStage(5e-5, 0, 100),
+        RateStage(5e-6, 100, 1500),
+        RateStage(5e-7, 1500, 10000),
+        RateStage(5e-8, 10000, 20000),
     )
     assert PRESETS["default"].stops == {"usable": (5000, 10000), "fine": (20000, 20000)}
 
@@ -255,7 +255,7 @@ def test_a_schedule_knows_its_own_end(text: str, end: int | None) -> None:
 
 def test_a_cosine_falls_from_the_rate_to_the_lowest_over_the_run() -> None:
     rates = Rates("cosine:1e-4:min=2e-5", 100)
-    assert rates.stages == (Stage(1e-4, 0, 100),)
+    assert rates.stages == (RateStage(1e-4, 0, 100),)
     assert rates.rate_at(0) == 1e-4
     assert rates.rate_at(50) == pytest.approx(6e-5)
     assert rates.rate_at(75) == pytest.approx(2e-5 + 8e-5 * (1 - math.sqrt(0.5)) / 2)
@@ -265,7 +265,7 @@ def test_a_cosine_falls_from_the_rate_to_the_lowest_over_the_run() -> None:
 def test_a_cosine_warms_up_in_every_cycle_and_each_is_longer_and_lower() -> None:
     rates = Rates("cosine:1e-4:cycle=10:mult=2:warmup=2:min=1e-5:decay=0.5", 60)
     # without the warm-up of 2, cycles have 8, 16 and 32 steps
-    assert rates.stages == (Stage(1e-4, 0, 10), Stage(5e-5, 10, 28), Stage(2.5e-5, 28, 60))
+    assert rates.stages == (RateStage(1e-4, 0, 10), RateStage(5e-5, 10, 28), RateStage(2.5e-5, 28, 60))
     assert [rates.rate_at(step) for step in (0, 1, 2)] == pytest.approx([1e-5, 5.5e-5, 1e-4])
     assert [rates.rate_at(step) for step in (10, 11, 12)] == pytest.approx([1e-5, 3e-5, 5e-5])
     assert rates.rate_at(12 + 8) == pytest.approx(3e-5)
@@ -276,7 +276,7 @@ def test_a_peak_does_not_decay_below_the_lowest_rate() -> None:
 
 
 def test_a_cosine_that_goes_on_leaves_out_the_cycles_that_are_over() -> None:
-    assert schedule("cosine:1e-4:cycle=100", 250, 130).stages == (Stage(1e-4, 130, 200), Stage(1e-4, 200, 250))
+    assert schedule("cosine:1e-4:cycle=100", 250, 130).stages == (RateStage(1e-4, 130, 200), RateStage(1e-4, 200, 250))
 
 
 def test_a_cosine_gives_the_numbers_of_torchs_own() -> None:

@@ -15,9 +15,8 @@ from hnetkit.cli import run
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
 from hnetkit.train.build import Build
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.registering import register
-from hnetkit.train.saving import save_trained, to_hypernetwork
+from hnetkit.train.export import register, save_trained, to_hypernetwork
+from hnetkit.train.network import TrainedNetwork
 
 RECIPE = {"name": "ink", "rates": "5e-5:100, 5e-6:1500", "batch_size": 2, "pictures": "cats", "guards": {"window": 10}}
 

@@ -14,26 +14,25 @@ import hnetkit
 from hnetkit.errors import OutputExists, RunChanged, UsageError
 from hnetkit.network import Hypernetwork
 from hnetkit.train.build import Build
+from hnetkit.train.checkpoints import TrainingState
+from hnetkit.train.export import save_trained, to_hypernetwork
 from hnetkit.train.logs import Log, LogRow
-from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.loop import _require_numbers
+from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.plot import write_plot
 from hnetkit.train.recipe import Recipe
-from hnetkit.train.run import _require_numbers
-from hnetkit.train.run_folder import Found, RunFolder
-from hnetkit.train.saving import save_trained, to_hypernetwork
-from hnetkit.train.state import State
-from hnetkit.train.sweep_runs import SweepRun
-from hnetkit.train.sweeping import Sweep
+from hnetkit.train.run_folder import RunFolder, RunInputs
+from hnetkit.train.sweeps import Sweep, SweepRun
 
 RECIPE = Recipe(name="ink", model="m", pictures="p")
-FOUND = Found({"a.png": ["0" * 64, "a cat"]}, "m", "v", "t", None, {"wash": "h1:0"})
+FOUND = RunInputs({"a.png": ["0" * 64, "a cat"]}, "m", "v", "t", None, {"wash": "h1:0"})
 
 
 def begun(folder: Path) -> RunFolder:
     files = RunFolder(folder, RECIPE)
     folder.mkdir(exist_ok=True)
     files.begin(FOUND, afresh=False)
-    files.states.write(State(1, {}))
+    files.states.write(TrainingState(1, {}))
     return files
 
 
@@ -300,7 +299,7 @@ def test_starting_over_removes_what_the_run_made_and_nothing_else(tmp_path: Path
         name.replace("00000001/", "00000001.unfinished/") for name in theirs
     }
     assert files.states.newest_folder is None
-    files.states.write(State(1, {}))
+    files.states.write(TrainingState(1, {}))
     assert files.states.newest_folder == files.folder / "state" / "00000002"
 
 

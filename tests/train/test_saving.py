@@ -16,8 +16,8 @@ import hnetkit
 from hnetkit.errors import OutputExists
 from hnetkit.network import Hypernetwork
 from hnetkit.train.build import Build
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.saving import save_trained, to_hypernetwork
+from hnetkit.train.export import save_trained, to_hypernetwork
+from hnetkit.train.network import TrainedNetwork
 
 BUILDS = {
     "linear": Build(),
@@ -154,8 +154,8 @@ def test_a_full_disk_leaves_the_files_from_before_and_nothing_else(tmp_path: Pat
     code = f"""
 import resource, signal
 from hnetkit.train.build import Build
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.saving import save_trained, to_hypernetwork
+from hnetkit.train.network import TrainedNetwork
+from hnetkit.train.export import save_trained, to_hypernetwork
 from hnetkit.errors import DiskFull
 net = to_hypernetwork(TrainedNetwork(Build(), [20], seed=0), name="ink", step=1, model_name=None, model_hash=None)
 save_trained(net, {str(tmp_path)!r})

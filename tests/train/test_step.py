@@ -19,13 +19,11 @@ from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
 from hnetkit.train.build import Build
 from hnetkit.train.data import Sample, read_data
-from hnetkit.train.loss import Objective
-from hnetkit.train.material import frozen, prepare
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.optimizer import make_optimizer
-from hnetkit.train.saving import to_hypernetwork
-from hnetkit.train.step import Stepper
-from hnetkit.train.unet_hooks import Stack, Stacks
+from hnetkit.train.export import to_hypernetwork
+from hnetkit.train.frozen import encode_inputs, frozen_unet
+from hnetkit.train.network import TrainedNetwork
+from hnetkit.train.step import Objective, Stepper, make_optimizer
+from hnetkit.train.unet_hooks import BatchStacks, NamedStack
 
 
 @contextmanager
@@ -34,14 +32,14 @@ def stepper(pictures: Path, build: Build, **changes: Any) -> Iterator[Stepper]:
     recipe = small_recipe(pictures, optimizer="SGD", build=build, **changes)
     pipe = tiny_sd(least=True)
     model = Model(pipe, "tiny", Defaults(), Path("none"), pipe.scheduler.config)
-    with frozen(model, recipe) as unet:
+    with frozen_unet(model, recipe) as unet:
         data = read_data(recipe)
         network = TrainedNetwork(build, [8, 24], seed=0)
-        material = prepare(model, data, lambda what, done, total: None)
+        material = encode_inputs(model, data, lambda what, done, total: None)
         yield Stepper(
             unet,
             network,
-            Stacks({recipe.called: network}),
+            BatchStacks({recipe.called: network}),
             make_optimizer("SGD", network.parameters(), {}, 1.0),
             torch.amp.GradScaler("cpu", enabled=False),
             data,
@@ -141,7 +139,7 @@ def test_a_sample_is_learned_with_the_networks_that_its_caption_names_in_their_o
         networks = {"tiny": steps.network}
         for seed, name in enumerate(("ink", "wet"), 1):
             networks[name] = TrainedNetwork(build, [8, 24], seed=seed).eval().requires_grad_(False)
-        steps.stacks = Stacks(networks)
+        steps.stacks = BatchStacks(networks)
         samples = steps.data.step(0)[0]
         with steps.stacks.on(steps.unet):
             losses = steps._losses(samples, [steps.prompts.encode(sample.prompt) for sample in samples])
@@ -154,7 +152,7 @@ def test_a_sample_is_learned_with_the_networks_that_its_caption_names_in_their_o
                 assert loss != pytest.approx(_loss_on(steps, sample, networks, other), rel=3e-5)
 
 
-def _loss_on(steps: Stepper, sample: Sample, networks: dict[str, TrainedNetwork], stack: Stack) -> float:
+def _loss_on(steps: Stepper, sample: Sample, networks: dict[str, TrainedNetwork], stack: NamedStack) -> float:
     """The loss of a sample with a stack that hnetkit's runtime puts on the UNet."""
     for name, network in networks.items():
         net = to_hypernetwork(network, name=name, step=0, model_name=None, model_hash=None)

@@ -20,8 +20,8 @@ from hnetkit import demo
 from hnetkit.generate.model import load_model
 from hnetkit.train.build import Build
 from hnetkit.train.data import read_data
-from hnetkit.train.loop import train
 from hnetkit.train.recipe import Recipe
+from hnetkit.train.trainer import train
 
 COPIES = 20  # pictures drawn of each caption
 BUILDS = {

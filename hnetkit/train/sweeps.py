@@ -1,4 +1,4 @@
-"""Several runs on one model: what differs between them, which of them are done, and one sheet and table of all.
+"""Several runs on one model: what differs between them, which are finished, and one sheet and table of all.
 
 ``OUT/NAME`` holds a folder for each run, named by what differs, ``sweep.json``, ``sweep.png`` and ``sweep.csv``.
 """
@@ -8,30 +8,32 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import deque
+import os
+import re
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blake3 import blake3
 
 from hnetkit.distributed import Processes
 from hnetkit.errors import DiskFull, HnetkitError, OutputExists, RunChanged, TrainingFailed, UsageError
 from hnetkit.files import new_file, refuse_links
 from hnetkit.hashes import blake3_of
 from hnetkit.limits import read_json
-from hnetkit.text import to_cell
-from hnetkit.train.captions import Template
-from hnetkit.train.data import TrainingData, TrainingPicture, read_data
+from hnetkit.text import argument, to_cell
+from hnetkit.train.data import Template, TrainingData, TrainingImage, read_data
+from hnetkit.train.export import register_run
 from hnetkit.train.logs import CSV_NAME, read_log
-from hnetkit.train.loop import Callbacks, check, train
 from hnetkit.train.previews import Previews
-from hnetkit.train.rates import schedule
 from hnetkit.train.recipe import Recipe, make_recipe
-from hnetkit.train.registering import register_run
-from hnetkit.train.run_folder import Beginning, Found, RunFolder
-from hnetkit.train.sweep_runs import Choice, SweepRun, Varied, plan_runs, require_sense
+from hnetkit.train.run_folder import RunFolder, RunInputs, StartMode
+from hnetkit.train.schedules import schedule
+from hnetkit.train.trainer import Callbacks, check, train
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
@@ -43,7 +45,7 @@ _UNTOLD = Callbacks()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """What came of a run.
 
     Attributes:
@@ -128,7 +130,7 @@ class Sweep:
         Raises:
             NotFound, BadPicture, UsageError: as `hnetkit.train.data.read_data`.
         """
-        read: dict[Any, Sequence[TrainingPicture]] = {}
+        read: dict[Any, Sequence[TrainingImage]] = {}
         found = []
         for recipe in (run.recipe for run in self.runs):
             key = recipe.pictures, recipe.size, recipe.called, recipe.beside
@@ -150,7 +152,9 @@ class Sweep:
         require_room(len(previews.columns), len(self.runs) + 1)
         return previews
 
-    def check(self, model: Model, data: Sequence[TrainingData], beginning: Beginning, *, force: bool) -> list[Found]:
+    def check(
+        self, model: Model, data: Sequence[TrainingData], beginning: StartMode, *, force: bool
+    ) -> list[RunInputs]:
         """Returns what each run is made on, once every one of them could begin; nothing is written.
 
         Raises:
@@ -169,7 +173,7 @@ class Sweep:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_record()
 
-    def write(self, outcomes: Sequence[Outcome], previews: Previews) -> Path:
+    def write(self, outcomes: Sequence[RunOutcome], previews: Previews) -> Path:
         """Writes ``sweep.csv`` and ``sweep.png`` and returns the path of the sheet.
 
         Raises:
@@ -213,7 +217,7 @@ class Sweep:
 
 def plan_sweep(
     recipe: Recipe | Mapping[str, Any] | AnyPath,
-    varied: Sequence[Varied],
+    varied: Sequence[VariedSetting],
     changes: Mapping[str, Any],
     defaults: Mapping[str, Any],
     out: Path,
@@ -229,10 +233,10 @@ def plan_sweep(
         UsageError: values that cannot be meant, or fewer than two runs that can be told apart.
         NotFound: a recipe's file is not there.
     """
-    require_sense(varied, changes)
+    require_valid_variations(varied, changes)
     asked = []
     for values in product(*(one.values for one in varied)):
-        choices = [Choice(one.what, text, one.setting) for one, (text, _) in zip(varied, values, strict=True)]
+        choices = [SweptChoice(one.what, text, one.setting) for one, (text, _) in zip(varied, values, strict=True)]
         base, own = recipe, dict(changes)
         for choice, (_, value) in zip(choices, values, strict=True):
             if choice.setting:
@@ -247,17 +251,17 @@ def plan_sweep(
     return Sweep(name, out / name, tuple(one.what for one in varied), plan_runs(name, out / name, asked))
 
 
-def make_all(
+def run_sweep(
     sweep: Sweep,
     model: Model,
     data: Sequence[TrainingData],
     *,
-    beginning: Beginning = "go on",
+    beginning: StartMode = "go on",
     force: bool = False,
     told: Callbacks = _UNTOLD,
-    made: Callable[[Outcome], None] | None = None,
+    made: Callable[[RunOutcome], None] | None = None,
     library: Library | None = None,
-) -> list[Outcome]:
+) -> list[RunOutcome]:
     """Returns what came of every run, once all could begin; the sheet and the table are written.
 
     Args:
@@ -268,7 +272,7 @@ def make_all(
 
     Raises:
         DiskFull: there is no room.
-        HnetkitError: as `hnetkit.train.loop.train`, where there are several processes, but for what a guard stops;
+        HnetkitError: as `hnetkit.train.trainer.train`, where there are several processes, but for what a guard stops;
             what else is wrong with a run is its outcome.
     """
     processes = Processes.of_accelerate(model.pipe.unet.device.type)
@@ -304,12 +308,12 @@ def _made(
     run: SweepRun,
     model: Model,
     data: TrainingData,
-    beginning: Beginning,
+    beginning: StartMode,
     told: Callbacks,
     *,
     force: bool,
     is_alone: bool,
-) -> Outcome:
+) -> RunOutcome:
     """Returns what came of a run that was made, or gone on with, also where it could not be.
 
     Args:
@@ -317,7 +321,7 @@ def _made(
 
     Raises:
         DiskFull: there is no room for the others either.
-        HnetkitError: as `hnetkit.train.loop.train`, where other processes wait for this one.
+        HnetkitError: as `hnetkit.train.trainer.train`, where other processes wait for this one.
     """
     try:
         result = train(run.recipe, model, data, run.folder, beginning=beginning, force=force, told=told)
@@ -328,7 +332,7 @@ def _made(
     return _outcome(run, result.files)
 
 
-def _finished(run: SweepRun, found: Found) -> Outcome | None:
+def _finished(run: SweepRun, found: RunInputs) -> RunOutcome | None:
     """Returns what came of a run that is at its end; None where there is something to do."""
     last_step = schedule(run.recipe.rates, run.recipe.max_steps).last_step
     if not RunFolder(run.folder, run.recipe).is_finished(found, last_step):
@@ -336,19 +340,19 @@ def _finished(run: SweepRun, found: Found) -> Outcome | None:
     return _outcome(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
 
 
-def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Outcome:
+def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> RunOutcome:
     """Returns what the log says of a run."""
     try:
         rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
     except HnetkitError as error:
         rows, failure = deque(), failure or f"{error}; {error.hint}"
     if not rows:
-        return Outcome(run, tuple(files), None, 0, 0, 0.0, failure)
+        return RunOutcome(run, tuple(files), None, 0, 0, 0.0, failure)
     last = rows[0]
-    return Outcome(run, tuple(files), last.running_mean, last.step, last.roll_backs, last.seconds, failure)
+    return RunOutcome(run, tuple(files), last.running_mean, last.step, last.roll_backs, last.seconds, failure)
 
 
-def _sheet(title: str, outcomes: Sequence[Outcome], previews: Previews) -> Any:
+def _sheet(title: str, outcomes: Sequence[RunOutcome], previews: Previews) -> Any:
     from hnetkit.formats import load
     from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet
 
@@ -359,7 +363,7 @@ def _sheet(title: str, outcomes: Sequence[Outcome], previews: Previews) -> Any:
     return draw_sheet(title, f"{previews.drawn_with}  ·  strength 1", previews.columns, [Section("", rows)])
 
 
-def _said(outcome: Outcome) -> str:
+def _said(outcome: RunOutcome) -> str:
     if outcome.failure:
         return f"failed after {outcome.steps} steps"
     return f"loss {outcome.loss:.4f}" if outcome.loss is not None else "no step"
@@ -389,3 +393,195 @@ def _write(path: Path, text: str) -> None:
 
 def _listed(names: Sequence[str]) -> str:
     return " and ".join(names)
+
+
+# --- what varies
+
+SHARED = ("model", "vae", "tokenizer", "precision", "previews")
+"""Settings that all runs have in common: the model is loaded once, and the sheet shows the same pictures of each."""
+
+WHOLE = "recipe"
+"""What varies where whole recipes do."""
+
+_LONGEST = 80  # letters of a run's folder; files add the sweep's name and more
+_NO_LETTERS = re.compile(r"[^\w.+-]+", re.ASCII)
+
+
+class VariedSetting(NamedTuple):
+    """One of the things that a sweep varies.
+
+    Attributes:
+        what: its name, in labels, folders and the table.
+        setting: of the recipe, such as ``build.structure``; empty for whole recipes.
+        values: each as it is written, and as JSON holds it; a whole recipe with its name.
+    """
+
+    what: str
+    setting: str
+    values: Sequence[tuple[str, Any]]
+
+    @classmethod
+    def of(cls, setting: str, values: Sequence[Any] | Mapping[str, Any]) -> VariedSetting:
+        """Returns values of a setting, or whole recipes by name where `setting` is `WHOLE`.
+
+        Args:
+            values: in order; a mapping says how each is written.
+
+        Raises:
+            UsageError: recipes without names.
+        """
+        if setting == WHOLE and not isinstance(values, Mapping):
+            raise UsageError("recipes that vary have names", hint='vary={"recipe": {"soft": ..., "hard": ...}}')
+        values = [values] if isinstance(values, str) else values
+        pairs = values.items() if isinstance(values, Mapping) else [(_written(value), value) for value in values]
+        what = setting.rpartition(".")[2].replace("_", "-")
+        return cls(what, "" if setting == WHOLE else setting, tuple(pairs))
+
+
+class SweptChoice(NamedTuple):
+    """One value of one of the things that a sweep varies.
+
+    Attributes:
+        what: the option's name, or ``recipe``.
+        text: the value as it was asked for.
+        setting: of the recipe, such as ``build.structure``; empty for a whole recipe.
+    """
+
+    what: str
+    text: str
+    setting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SweepRun:
+    """One run of a sweep.
+
+    Attributes:
+        label: what differs, for people.
+        folder: of this run alone.
+        recipe: named by the sweep and what differs.
+        settings: what differs, by the names of options where they were varied, else by those of the recipe.
+    """
+
+    label: str
+    folder: Path
+    recipe: Recipe
+    settings: Mapping[str, Any]
+
+
+def plan_runs(name: str, folder: Path, asked: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> tuple[SweepRun, ...]:
+    """Returns the runs of recipes, each with what was chosen for it; all are chosen of the same things.
+
+    The networks are named by what differs, and called by the sweep's name in their prompts and captions: else the
+    words of the prompts would differ too.
+
+    Args:
+        name: of the sweep.
+        folder: of the sweep.
+
+    Raises:
+        UsageError: fewer than two runs, two that are the same, or two that differ in what they share.
+    """
+    if len(asked) < 2:
+        raise UsageError("a sweep has at least two runs", hint='--vary "rate=5e-5|5e-6"')
+    names = [_folder_name(choices) for choices, _ in asked]
+    labels = [" · ".join(f"{choice.what} {choice.text}" for choice in choices) for choices, _ in asked]
+    _require_unlike(labels, names, [recipe for _, recipe in asked])
+    different = _different(asked)
+    runs = []
+    for label, own, (choices, recipe) in zip(labels, names, asked, strict=True):
+        recipe = replace(recipe, name=f"{name}-{own}", prompt_name=recipe.called)
+        runs.append(SweepRun(label, folder / own, recipe, _settings(choices, recipe, different)))
+    return tuple(runs)
+
+
+def require_valid_variations(varied: Sequence[VariedSetting], changes: Mapping[str, Any]) -> None:
+    """Accepts what is to vary.
+
+    Args:
+        changes: settings that are the same for all runs.
+
+    Raises:
+        UsageError: all runs have it in common, it is said elsewhere too, or has one value.
+    """
+    names = [one.what for one in varied]
+    for what, setting, values in varied:
+        if setting == "name" or setting.split(".")[0] in SHARED:
+            raise UsageError(f"--vary {what}: all runs of a sweep have the {what} in common", hint="make two sweeps")
+        if setting in changes:
+            raise UsageError(f"--{what} and --vary {what}: which of them?", hint=f"leave --{what} out")
+        if names.count(what) > 1:
+            raise UsageError(f"{what} is varied twice", hint=f"--vary {argument(f'{what}=A|B|C')}")
+        if len(values) < 2:
+            hint = f"a | separates values: --vary {argument(f'{what}=A|B')}"
+            raise UsageError(f"--vary {what}: one value does not vary", hint=hint)
+
+
+def _written(value: Any) -> str:
+    """Returns a value as its option is written."""
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else "on" if value else "off"
+    if isinstance(value, list | tuple):
+        return ",".join(map(_written, value))
+    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
+
+
+def _require_unlike(labels: Sequence[str], names: Sequence[str], recipes: Sequence[Recipe]) -> None:
+    """Raises UsageError where two runs are the same, or differ in what all must share."""
+    for setting in SHARED:
+        for label, recipe in zip(labels, recipes, strict=True):
+            if getattr(recipe, setting) != getattr(recipes[0], setting):
+                raise UsageError(
+                    f"{labels[0]} and {label} differ in {setting}: the runs of a sweep have it in common",
+                    hint="give it as an option beside the recipes, or make two sweeps",
+                )
+    for (one, mine), (other, others) in combinations(zip(labels, recipes, strict=True), 2):
+        if _is_same(mine, others):
+            raise UsageError(f"{one} and {other} are the same run", hint="leave one of them out")
+    name, count = Counter(map(str.casefold, names)).most_common(1)[0]
+    if count > 1:
+        raise UsageError(f"{count} runs would share the folder {name}", hint="write their values otherwise")
+
+
+def _is_same(one: Recipe, other: Recipe) -> bool:
+    """Whether two recipes ask for the same steps, however their schedules are written."""
+
+    def rest(recipe: Recipe) -> Recipe:
+        return replace(recipe, name="run", tensorboard=False, rates="default", max_steps=None)
+
+    if rest(one) != rest(other):
+        return False
+    mine, others = (schedule(recipe.rates, recipe.max_steps) for recipe in (one, other))
+    return mine.is_same(others)
+
+
+def _different(asked: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> list[str]:
+    """Returns the settings in which recipes differ beside those that were asked to vary."""
+    flat = [_flat(recipe) for _, recipe in asked]
+    known = {"name", *(choice.setting for choice in asked[0][0])}
+    return [name for name in flat[0] if name not in known and any(one[name] != flat[0][name] for one in flat)]
+
+
+def _settings(choices: Sequence[SweptChoice], recipe: Recipe, different: Sequence[str]) -> dict[str, Any]:
+    flat = _flat(recipe)
+    chosen = {choice.what: flat.get(choice.setting) for choice in choices}
+    said = {choice.what: choice.text for choice in choices if chosen[choice.what] is None}
+    return {**chosen, **said, **{name: flat[name] for name in different}}
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    """Returns every setting of a recipe, those of a part as ``part.name``."""
+    data = recipe.to_json()
+    parts = {f"{part}.{name}": value for part in ("build", "guards") for name, value in data.pop(part).items()}
+    return {**data, **parts}
+
+
+def _folder_name(choices: Sequence[SweptChoice]) -> str:
+    """Returns what differs as a name for files, the same on every system and for the same choices."""
+    words = "-".join(f"{choice.what}-{choice.text}" for choice in choices)
+    name = _NO_LETTERS.sub("_", words).strip("._-")
+    if len(name) <= _LONGEST and not re.search(r"[^\x20-\x7e]", words):
+        return name
+    return f"{name[: _LONGEST - 9]}-{blake3(words.encode()).hexdigest()[:8]}"

@@ -1,24 +1,34 @@
-"""From a trained network to files that hnetkit, A1111 and ComfyUI read."""
+"""Trained networks as files that hnetkit, A1111 and ComfyUI read, and as records of the library."""
 
 from __future__ import annotations
 
 import copy
 import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import DiskFull
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.topology import build_mlp
 from hnetkit.formats.writing import save
+from hnetkit.hashes import sha256_of
+from hnetkit.library.library import Library
+from hnetkit.library.scan import add_file
 from hnetkit.network import Hypernetwork, MLPPair, ResidualMLP, TensorRef
+from hnetkit.registry.networks import Training
+from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import SIDES, Side
-from hnetkit.train.build import INITIALISATIONS, Build
-from hnetkit.train.initialisation import silence
-from hnetkit.train.mlp import MLP
-from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.build import INITIALIZATIONS, Build
+from hnetkit.train.network import MLP, TrainedNetwork, set_output_to_zero
+from hnetkit.train.recipe import Recipe
+from hnetkit.train.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from hnetkit.generate.model import Model
 
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -74,7 +84,7 @@ def save_trained(net: Hypernetwork, folder: str | os.PathLike[str], *, overwrite
 
 def _silent(mlp: MLP) -> MLP:
     silent = copy.deepcopy(mlp)
-    silence(silent.linear)
+    set_output_to_zero(silent.linear)
     return silent
 
 
@@ -100,7 +110,7 @@ def _metadata(build: Build, name: str, step: int) -> dict[str, Any]:
         "layer_structure": list(build.structure),
         "activation_func": build.activation or "linear",
         "is_layer_norm": build.layer_norm,
-        "weight_initialization": INITIALISATIONS[build.initialisation],
+        "weight_initialization": INITIALIZATIONS[build.initialisation],
         "use_dropout": any(dropout),
         "sd_checkpoint": None,
         "sd_checkpoint_name": None,
@@ -109,3 +119,70 @@ def _metadata(build: Build, name: str, step: int) -> dict[str, Any]:
         "dropout_structure": dropout,
         "optional_info": None if len(build.sides) == len(SIDES) else f"only {sides} was trained",
     }
+
+
+# --- records of the library
+
+
+def register_run(
+    library: Library | None, folder: Path, recipe: Recipe, model: Model, files: Sequence[Path], started_from: str | None
+) -> None:
+    """Puts the files of a run into a library, with what its steps were made with.
+
+    Args:
+        library: None is that of the command line.
+        folder: of the run.
+        recipe: that was asked for; where all steps were made before, they may have been made by another.
+        model: that it was trained on.
+        started_from: content hash of the network that training began with.
+    """
+    with nullcontext(library) if library is not None else Library() as there:
+        register(
+            there.registry,
+            files,
+            recipe=RunFolder(folder, recipe).made_with().to_json(),
+            started_from=started_from,
+            model_name=model.name,
+            model_hash=model.hash,
+        )
+
+
+def register(
+    registry: Registry,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    recipe: Mapping[str, Any],
+    started_from: str | None = None,
+    model_name: str | None = None,
+    model_hash: str | None = None,
+) -> list[str]:
+    """Stores files of trained networks with how they came to be; returns their content hashes.
+
+    A file's folder becomes a root of the library, unless it lies under one.
+
+    Args:
+        paths: of files that are whole.
+        recipe: everything that the run was asked to do, as JSON holds it.
+        started_from: content hash of the network that training began with.
+        model_name, model_hash: of the model that it was trained on.
+
+    Raises:
+        FileRefused, NotFound: a file cannot be read.
+    """
+    training = Training(recipe, started_from, model_name, model_hash)
+    hashes = []
+    for path in map(Path, paths):
+        with OpenFile(path) as file:
+            sha256 = sha256_of(file)
+        content_hash = add_file(registry, _root_of(registry, path), path, sha256)["content_hash"]
+        with registry.write():
+            registry.trainings.put(registry.networks.id_of(content_hash), training)
+        hashes.append(content_hash)
+    return hashes
+
+
+def _root_of(registry: Registry, path: Path) -> Path:
+    """Returns the innermost root that a file lies under; its own folder where there is none."""
+    folder = Path(os.path.realpath(path.parent))
+    roots = [root.path for root in registry.files.roots() if folder.is_relative_to(root.path)]
+    return max(roots, key=lambda root: len(root.parts), default=folder)

@@ -43,7 +43,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class TrainingState:
     """A run after a step.
 
     Attributes:
@@ -55,7 +55,7 @@ class State:
     content: Mapping[str, Any]
 
 
-class States:
+class Checkpoints:
     """The checkpoints of one run.
 
     Args:
@@ -66,13 +66,13 @@ class States:
     def __init__(self, folder: Path, keep: int = 3) -> None:
         self.folder, self._keep = folder, keep
 
-    def write(self, state: State) -> Path:
+    def write(self, state: TrainingState) -> Path:
         """Writes a checkpoint and returns its folder.
 
         Raises:
             DiskFull: no room for it, although all but the newest whole one were removed; that one is still there.
         """
-        with no_room_as_error(self):
+        with reporting_full_disk(self):
             try:
                 written = self._write(state)
             except OSError as error:
@@ -83,7 +83,7 @@ class States:
         self._prune(self._keep)
         return written
 
-    def read(self, most: int | None = None) -> State | None:
+    def read(self, most: int | None = None) -> TrainingState | None:
         """Returns the newest whole checkpoint; None where there is none.
 
         Args:
@@ -105,12 +105,12 @@ class States:
             raise damaged
         return None
 
-    def oldest(self) -> State | None:
+    def oldest(self) -> TrainingState | None:
         """Returns the whole checkpoint of fewest steps; None where there is none."""
         steps = [_step_of(self._folder(number)) for number in self._numbers()]
         return self.read(most=min(steps)) if steps else None
 
-    def drop_after(self, step: int) -> None:
+    def remove_after(self, step: int) -> None:
         """Removes checkpoints of more steps."""
         for number in self._numbers():
             if _step_of(self._folder(number)) > step:
@@ -128,7 +128,7 @@ class States:
         return self._folder(numbers[-1]) if numbers else None
 
     @property
-    def newest_whole(self) -> Path | None:
+    def newest_complete(self) -> Path | None:
         """The folder of the checkpoint that `read` would return; None where none is whole."""
         for number in reversed(self._numbers()):
             with suppress(FileRefused):
@@ -146,7 +146,7 @@ class States:
     def _folder(self, number: int) -> Path:
         return self.folder / f"{number:08}"
 
-    def _write(self, state: State) -> Path:
+    def _write(self, state: TrainingState) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._sweep()
         target, unfinished = self._next()
@@ -170,7 +170,7 @@ class States:
         names = ((folder, _unfinished(folder)) for folder in folders)
         return next(pair for pair in names if not any(map(os.path.lexists, pair)))
 
-    def _read(self, folder: Path) -> State:
+    def _read(self, folder: Path) -> TrainingState:
         from safetensors import SafetensorError
         from safetensors.torch import load
 
@@ -184,13 +184,13 @@ class States:
             content = _unpacked(rest["content"], load(data))
             if not isinstance(content, dict):
                 raise ValueError("there is nothing in it")
-            return State(rest["step"], content)
+            return TrainingState(rest["step"], content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
             raise DamagedFile(f"{folder}: a damaged checkpoint ({error})", hint="--restart starts over") from error
 
     def _leave_newest_whole(self) -> None:
         """Removes all checkpoints but the newest that is whole: a damaged one cannot be gone on from."""
-        kept = self.newest_whole
+        kept = self.newest_complete
         for folder in map(self._folder, self._numbers()) if kept else ():
             if folder != kept:
                 self._remove(folder)
@@ -222,7 +222,7 @@ def require_room(folder: Path, size_bytes: int) -> None:
 
 
 @contextmanager
-def no_room_as_error(states: States) -> Iterator[None]:
+def reporting_full_disk(states: Checkpoints) -> Iterator[None]:
     """Surrounds the writing of a checkpoint.
 
     Args:
@@ -236,7 +236,7 @@ def no_room_as_error(states: States) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        newest = states.newest_whole
+        newest = states.newest_complete
         kept = f"the one before, {newest}, is whole" if newest else "there is no whole one before it"
         raise DiskFull(
             f"no room for a checkpoint ({error.strerror}); {kept}",

@@ -14,7 +14,7 @@ from collections.abc import Hashable, Sequence
 from functools import lru_cache
 
 
-def draw_for(seed: int, purpose: str, number: int) -> random.Random:
+def random_for(seed: int, purpose: str, number: int) -> random.Random:
     """Returns a generator that depends on nothing but its arguments."""
     return random.Random(f"{seed}/{purpose}/{number}")
 
@@ -25,7 +25,7 @@ def seed_for(seed: int, purpose: str, number: int = 0) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-class Order:
+class BatchOrder:
     """The pictures of each batch of a run.
 
     Args:
@@ -53,14 +53,14 @@ class Order:
 
     def _permuted(self, group: int, epoch: int) -> list[int]:
         pictures = list(self._groups[group])
-        draw_for(self._seed, f"order of size {group}", epoch).shuffle(pictures)
+        random_for(self._seed, f"order of size {group}", epoch).shuffle(pictures)
         return pictures
 
     def _make_round(self, number: int) -> list[tuple[int, int]]:
         """Returns (size's group, its batches before this one in the round) for each batch of a round."""
         groups = [group for group, pictures in enumerate(self._groups) for _ in pictures]
         if len(self._groups) > 1:
-            draw_for(self._seed, "sizes", number).shuffle(groups)
+            random_for(self._seed, "sizes", number).shuffle(groups)
         counts = [0] * len(self._groups)
         made = []
         for group in groups:

@@ -21,7 +21,7 @@ _UNKNOWN = (
 _HINT = "the folder that `hnetkit train prepare PICTURES --out FOLDER` made"
 
 
-def picture_files(
+def image_files(
     folder: Path, *, recursive: bool = False, but_not_in: Path | None = None, hint: str | None = _HINT
 ) -> list[Path]:
     """Returns the picture files of a folder in the order of their names; hidden ones are left out.
@@ -46,13 +46,13 @@ def picture_files(
     return sorted(found)
 
 
-def pictures_of_other_kinds(folder: Path, *, recursive: bool = False) -> list[str]:
+def unsupported_images(folder: Path, *, recursive: bool = False) -> list[str]:
     """Returns the names of a folder's pictures that are of no kind which is opened; hidden ones are left out."""
     names = (path.name for path in _names_in(folder, recursive=recursive))
     return sorted(name for name in names if not name.startswith(".") and name.lower().endswith(_UNKNOWN))
 
 
-def opened(path: Path, data: bytes | None = None) -> Image.Image:
+def open_rgb(path: Path, data: bytes | None = None) -> Image.Image:
     """Returns a picture as RGB, or RGBA where it has transparency, turned as its EXIF data says.
 
     Args:

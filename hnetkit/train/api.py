@@ -19,13 +19,12 @@ if TYPE_CHECKING:
     from hnetkit.generate.model import Model
     from hnetkit.library.library import AnyPath, Library
     from hnetkit.library.scan import Note
-    from hnetkit.train.loop import Callbacks, Result
-    from hnetkit.train.material import Progress
+    from hnetkit.train.frozen import Progress
+    from hnetkit.train.loop import TrainingReport
     from hnetkit.train.recipe import Recipe
-    from hnetkit.train.run import Report
-    from hnetkit.train.run_folder import Beginning
-    from hnetkit.train.sweep_runs import Varied
-    from hnetkit.train.sweeping import Outcome
+    from hnetkit.train.run_folder import StartMode
+    from hnetkit.train.sweeps import RunOutcome, VariedSetting
+    from hnetkit.train.trainer import Callbacks, TrainingResult
 
 _DTYPES = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 _UNCHANGED: Mapping[str, Any] = MappingProxyType({})
@@ -43,9 +42,9 @@ def train(
     device: str | None = None,
     note: Note | None = None,
     progress: Progress | None = None,
-    step: Callable[[Report], None] | None = None,
+    step: Callable[[TrainingReport], None] | None = None,
     library: Library | None = None,
-) -> Result:
+) -> TrainingResult:
     """Trains a hypernetwork, and returns its files, its steps and its loss.
 
     The run has a folder of its own, ``OUT/NAME``: the network as ``NAME.safetensors`` and ``NAME.pt``, one more after
@@ -83,13 +82,13 @@ def train(
     """
     require_extra("diffusers", "training")
     from hnetkit.train.data import read_data
-    from hnetkit.train.loop import train as train_on
+    from hnetkit.train.export import register_run
     from hnetkit.train.recipe import make_recipe
-    from hnetkit.train.registering import register_run
+    from hnetkit.train.trainer import train as train_on
 
     if resume and restart:
         raise UsageError("--resume and --restart say the opposite", hint="leave one of them out")
-    beginning: Beginning = "resume" if resume else "restart" if restart else "go on"
+    beginning: StartMode = "resume" if resume else "restart" if restart else "go on"
     told = _callbacks(note=note, progress=progress, step=step)
     source = _Source.of(model, device)
     whole = make_recipe(recipe, source.changes(changes), source.defaults())
@@ -105,7 +104,7 @@ def sweep(
     recipe: Recipe | Mapping[str, Any] | AnyPath,
     model: Model | AnyPath | None = None,
     *,
-    vary: Mapping[str, Sequence[Any] | Mapping[str, Any]] | Sequence[Varied],
+    vary: Mapping[str, Sequence[Any] | Mapping[str, Any]] | Sequence[VariedSetting],
     changes: Mapping[str, Any] = _UNCHANGED,
     out: AnyPath = "training",
     restart: bool = False,
@@ -113,10 +112,10 @@ def sweep(
     device: str | None = None,
     note: Note | None = None,
     progress: Progress | None = None,
-    step: Callable[[Report], None] | None = None,
-    made: Callable[[Outcome], None] | None = None,
+    step: Callable[[TrainingReport], None] | None = None,
+    made: Callable[[RunOutcome], None] | None = None,
     library: Library | None = None,
-) -> list[Outcome]:
+) -> list[RunOutcome]:
     """Trains one network by several recipes, and returns what came of each run.
 
     There is a run for each combination of what varies, in ``OUT/NAME`` in a folder named by what differs. Model,
@@ -141,22 +140,21 @@ def sweep(
         HnetkitError: as `train`, but for TrainingFailed.
     """
     require_extra("diffusers", "training")
-    from hnetkit.train.sweep_runs import Varied
-    from hnetkit.train.sweeping import make_all, plan_sweep
+    from hnetkit.train.sweeps import VariedSetting, plan_sweep, run_sweep
 
     told = _callbacks(note=note, progress=progress, step=step)
     source = _Source.of(model, device)
-    varied = [Varied.of(*one) for one in vary.items()] if isinstance(vary, Mapping) else vary
+    varied = [VariedSetting.of(*one) for one in vary.items()] if isinstance(vary, Mapping) else vary
     plan = plan_sweep(recipe, varied, source.changes(changes), source.defaults(), Path(out))
     plan.require_ours()
     data = plan.read(partial(told.progress, "Reading pictures"))
     loaded = source.model_for(plan.runs[0].recipe, told)
-    beginning: Beginning = "restart" if restart else "go on"
-    return make_all(plan, loaded, data, beginning=beginning, force=force, told=told, made=made, library=library)
+    beginning: StartMode = "restart" if restart else "go on"
+    return run_sweep(plan, loaded, data, beginning=beginning, force=force, told=told, made=made, library=library)
 
 
 def _callbacks(**given: Any) -> Callbacks:
-    from hnetkit.train.loop import Callbacks
+    from hnetkit.train.trainer import Callbacks
 
     return Callbacks(**{name: callback for name, callback in given.items() if callback is not None})
 
