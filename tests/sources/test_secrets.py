@@ -22,7 +22,7 @@ from fetching import EVERYTHING, installed, jobs_of
 from told import told
 
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
-from hnetkit.generate.loading.places import asking_the_hub, require_safe_hub
+from hnetkit.generate.loading.model_source import hub_request, require_safe_hub
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.http import HttpClient, RateLimiter
 from hnetkit.sources.huggingface import Hub
@@ -240,7 +240,7 @@ def test_the_hubs_token_does_not_go_over_plain_http(
     with pytest.raises(UsageError, match="plain http"):
         session.pull("hf:a/b")
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example")
-    with pytest.raises(HnetkitError, match="plain http"), asking_the_hub("a/b"):
+    with pytest.raises(HnetkitError, match="plain http"), hub_request("a/b"):
         raise AssertionError("the hub is not asked")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HnetkitError, match="plain http"):

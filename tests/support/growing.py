@@ -68,7 +68,7 @@ def shown(path: Path, data: bytes) -> Action:
     return command("inspect", path, "--json")
 
 
-FILES = ("hnetkit.cli.files", "hnetkit.cli.picture_rows", "hnetkit.generate.picture_facts")
+FILES = ("hnetkit.cli.files", "hnetkit.cli.picture_rows", "hnetkit.generate.image_settings")
 LIBRARY = ("hnetkit.cli.library", "hnetkit.library.sidecars")
 
 # --- pickles: in a zip, and stacked
@@ -208,7 +208,7 @@ def a_note_of_many_lists(folder: Path, factor: int) -> Action:
 # --- embeddings, checkpoints, LoRAs
 
 
-@case("embedding", "hnetkit.generate.loading.embeddings", "torch")
+@case("embedding", "hnetkit.generate.loading.extra_networks", "torch")
 def an_embedding_of_many_views(folder: Path, factor: int) -> Action:
     numel = 60_000 * factor
     views = b"".join(
@@ -219,7 +219,7 @@ def an_embedding_of_many_views(folder: Path, factor: int) -> Action:
     (folder / "word.pt").write_bytes(data)
 
     def act() -> None:
-        from hnetkit.generate.loading.embeddings import read_vectors
+        from hnetkit.generate.loading.extra_networks import read_vectors
 
         read_vectors(folder / "word.pt")
 
@@ -239,14 +239,14 @@ def a_checkpoint_whose_tensors_span_the_file(folder: Path, factor: int) -> Actio
     def act() -> None:
         import torch
 
-        from hnetkit.generate.loading.state_dicts import read_state_dict
+        from hnetkit.generate.loading.checkpoints import read_state_dict
 
         read_state_dict(folder / "a.ckpt").part("model.diffusion_model.", torch.float16)
 
     return act
 
 
-@case("LoRA", "hnetkit.generate.loras", "torch")
+@case("LoRA", "hnetkit.generate.loading.extra_networks", "torch")
 def a_lora_of_many_tensors(folder: Path, factor: int) -> Action:
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
     header = {
@@ -256,14 +256,14 @@ def a_lora_of_many_tensors(folder: Path, factor: int) -> Action:
     (folder / "a.safetensors").write_bytes(hostile_files.safetensors_of(header, b""))
 
     def act() -> None:
-        from hnetkit.generate.loras import read_lora
+        from hnetkit.generate.loading.extra_networks import read_lora
 
         read_lora(folder / "a.safetensors")
 
     return act
 
 
-@case("LoRA", "hnetkit.generate.loras", "torch")
+@case("LoRA", "hnetkit.generate.loading.extra_networks", "torch")
 def a_lora_that_says_much_of_itself(folder: Path, factor: int) -> Action:
     tensor = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
     said = {"lora_adapter_metadata": '{"unet.alpha_pattern":{"a":[' + "{}," * 100_000 * factor + "{}]}}"}
@@ -271,7 +271,7 @@ def a_lora_that_says_much_of_itself(folder: Path, factor: int) -> Action:
     (folder / "a.safetensors").write_bytes(hostile_files.safetensors_of(header, b"\0" * 4))
 
     def act() -> None:
-        from hnetkit.generate.loras import read_lora
+        from hnetkit.generate.loading.extra_networks import read_lora
 
         read_lora(folder / "a.safetensors")
 
@@ -291,7 +291,7 @@ def model_folder(folder: Path, changed: str, data: str) -> Action:
     return act
 
 
-MODEL = ("hnetkit.generate.model", "hnetkit.generate.loading.folders", "diffusers", "transformers")
+MODEL = ("hnetkit.generate.model", "hnetkit.generate.loading.diffusers_folder", "diffusers", "transformers")
 
 
 @case("model folder", *MODEL)

@@ -1,4 +1,4 @@
-"""Drawing a grid: batch by batch, each picture on disk before the next batch, then all of them on one sheet."""
+"""Rendering a grid: batch by batch, each image on disk before the next batch, then all of them on one sheet."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import BadPicture, HnetkitError, failure_of
-from hnetkit.generate.description import infotext_of
-from hnetkit.generate.grids.asked import Grid
+from hnetkit.generate.drawing import draw_each
 from hnetkit.generate.grids.axes import Content, label_of
 from hnetkit.generate.grids.batches import Batch
 from hnetkit.generate.grids.cells import Cell
-from hnetkit.generate.grids.grid_files import FAILURE, GridFiles, Row, row_of
+from hnetkit.generate.grids.files import FAILURE, GridFiles, Row, row_of
 from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet, font_of, most_side
-from hnetkit.generate.networks import StackedPrompt
-from hnetkit.generate.picture import draw_each
-from hnetkit.generate.pipeline import LoadedPipeline
+from hnetkit.generate.grids.spec import Grid
+from hnetkit.generate.image_settings import infotext_of
+from hnetkit.generate.loading.pipeline import LoadedPipeline
+from hnetkit.generate.prompt_networks import Note, ResolvedPrompts, StackedPrompt, ignore_note
 from hnetkit.generate.request import Request
-from hnetkit.generate.resolved import Note, ResolvedPrompts, untold
 from hnetkit.generate.session import DrawSession
 from hnetkit.images import stored_size
 from hnetkit.prompts import infotext
@@ -32,22 +31,22 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Progress = Callable[[float, float], None]
-"""Called with the pictures done, the one at work in part, and the pictures in all."""
+"""Called with the images done, counting parts of the current one, and the images in all."""
 
-_NOT_OF_A_CELL = frozenset({"prompt", "seed", "count", "batch_size", "stack", "start", "second"})
+_NOT_RECORDED = frozenset({"prompt", "seed", "count", "batch_size", "stack", "init_image", "second"})
 
 
 @dataclass(frozen=True, slots=True)
-class Studio:
-    """What turns cells into pictures.
+class Renderer:
+    """What batches need to be drawn.
 
     Attributes:
-        load: loads the model of a checkpoint; None is the one that was asked for beside the axes.
-        request: gives the request for a cell, without stacks.
-        hires: the second pass's prompt, where it has one of its own.
+        load: loads the model of a checkpoint; None is the grid's own model.
+        request: returns the request of a cell, without stacks.
+        hires: the prompt of the second pass, if it has its own.
         embeddings: files of textual inversions that any cell names.
-        own: a model of somebody who goes on with it afterwards.
-        note: told what is odd about a file and no failure.
+        own: a model that the caller keeps using, so it is not unloaded.
+        note: called with each message for the user.
     """
 
     load: Callable[[str | None], LoadedPipeline]
@@ -55,48 +54,48 @@ class Studio:
     hires: StackedPrompt | None = None
     embeddings: Sequence[Path] = ()
     own: LoadedPipeline | None = None
-    note: Note = untold
+    note: Note = ignore_note
 
     def prompts(self, cell: Cell) -> ResolvedPrompts:
-        """Returns what a cell asks for."""
+        """Returns the prompts of a cell."""
         return ResolvedPrompts(cell.stacked, self.hires, cell.loras)
 
 
 def draw_batches(
     batches: Sequence[Batch],
-    places: Mapping[str, Sequence[Mapping[str, Any]]],
+    positions: Mapping[str, Sequence[Mapping[str, Any]]],
     files: GridFiles,
-    studio: Studio,
+    renderer: Renderer,
     progress: Progress | None = None,
 ) -> dict[str, HnetkitError]:
-    """Draws batches and puts each picture on disk and on record; a model is loaded once, and let go after its last.
+    """Draws batches and writes each image and its record; a model is loaded once, and freed after its last batch.
 
-    Whatever goes wrong with one picture, its networks or its model is on record as its failure; the others are drawn.
+    An error of one image, its networks or its model is recorded as its failure; the others are drawn.
 
     Args:
-        batches: those of one checkpoint are neighbours.
-        places: key -> where on the grid its picture is shown. Pictures of other keys are drawn as companions, and
-            not written.
+        batches: those of one checkpoint are neighbors.
+        positions: key -> where on the grid its image is shown. Images with other keys are drawn because they share a
+            batch, and not written.
 
     Returns:
-        key -> why its picture could not be drawn.
+        key -> why its image could not be drawn.
     """
     total = sum(len(batch.cells) for batch in batches)
     done = 0
     failures: dict[str, HnetkitError] = {}
 
     def fail(batch: Batch, found: Mapping[str, HnetkitError]) -> None:
-        own = {key: failure for key, failure in found.items() if key in places}
+        own = {key: failure for key, failure in found.items() if key in positions}
         failures.update(own)
         for cell, key in zip(batch.cells, batch.keys, strict=True):
             if key in own:
-                facts = {**_asked(cell), FAILURE: str(own[key]), "hint": own[key].hint}
-                files.append([row_of(key, place, facts) for place in places[key]])
+                facts = {**_request_facts(cell), FAILURE: str(own[key]), "hint": own[key].hint}
+                files.append([row_of(key, position, facts) for position in positions[key]])
 
     for checkpoint, group in groupby(batches, key=lambda batch: batch.checkpoint):
         together = list(group)
         drawable = [batch for batch in together if batch.cells[0].failure is None]
-        session = _opened(checkpoint, drawable, studio) if drawable else None
+        session = _open_session(checkpoint, drawable, renderer) if drawable else None
         with session if isinstance(session, DrawSession) else nullcontext():
             for batch in together:
                 before, size = done, len(batch.cells)
@@ -109,27 +108,27 @@ def draw_batches(
                 if unusable is not None or not isinstance(session, DrawSession):
                     fail(batch, {key: unusable for key in batch.keys if unusable is not None})
                 else:
-                    fail(batch, _drawn(session, studio, batch, places, files, report))
+                    fail(batch, _draw_batch(session, renderer, batch, positions, files, report))
                 done += size
-        if isinstance(session, DrawSession) and session.model is not studio.own:
+        if isinstance(session, DrawSession) and session.model is not renderer.own:
             with suppress(AttributeError):
                 session.model.pipe.remove_all_hooks()
         del session
-        _free()  # before another model comes
+        _free_memory()  # before another model comes
     return failures
 
 
-def _opened(checkpoint: str | None, batches: Sequence[Batch], studio: Studio) -> DrawSession | HnetkitError:
+def _open_session(checkpoint: str | None, batches: Sequence[Batch], renderer: Renderer) -> DrawSession | HnetkitError:
     stacks = [batch.cells[0].networks for batch in batches]
-    stacks += [studio.hires.networks] if studio.hires else []
+    stacks += [renderer.hires.networks] if renderer.hires else []
     try:
-        return DrawSession(studio.load(checkpoint), stacks, embeddings=studio.embeddings, note=studio.note)
+        return DrawSession(renderer.load(checkpoint), stacks, embeddings=renderer.embeddings, note=renderer.note)
     except Exception as error:
         return failure_of(error, checkpoint or "the model")
 
 
-def _free() -> None:
-    """Gives back the memory of a model that nobody has any more."""
+def _free_memory() -> None:
+    """Frees the memory of a model that is no longer used."""
     import torch
 
     gc.collect()
@@ -137,48 +136,48 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _drawn(
+def _draw_batch(
     session: DrawSession,
-    studio: Studio,
+    renderer: Renderer,
     batch: Batch,
-    places: Mapping[str, Sequence[Mapping[str, Any]]],
+    positions: Mapping[str, Sequence[Mapping[str, Any]]],
     files: GridFiles,
     report: Callable[[int, int], None],
 ) -> dict[str, HnetkitError]:
-    """Draws a batch and puts its pictures on disk and on record; returns key -> why there is none."""
+    """Draws a batch and writes its images and their records; returns key -> why its image could not be drawn."""
     failures: dict[str, HnetkitError] = {}
     try:
         first = batch.cells[0]
-        request = session.prepared(studio.request(session.model, first), studio.prompts(first))
+        request = session.prepare(renderer.request(session.model, first), renderer.prompts(first))
         pictures = draw_each(session.model, request, batch.seeds, report)
         for cell, key, number, picture in zip(batch.cells, batch.keys, batch.numbers, pictures, strict=True):
             if isinstance(picture, BadPicture):
                 failures[key] = picture
-            elif key in places:
+            elif key in positions:
                 own = replace(request, seed=picture.seed)
-                facts = _facts(session.model, own, cell, batch, studio.prompts(cell).hashes)
+                facts = _facts(session.model, own, cell, batch, renderer.prompts(cell).hashes)
                 path = files.write(number, key, picture.image, str(facts["infotext"]))
-                files.append([row_of(key, place, {"picture": path, **facts}) for place in places[key]])
+                files.append([row_of(key, position, {"picture": path, **facts}) for position in positions[key]])
     except Exception as error:
         failure = failure_of(error, batch.cells[0].prompt.written)
         return {key: failures.get(key, failure) for key in batch.keys}
     return failures
 
 
-def _asked(cell: Cell) -> dict[str, Any]:
-    """Returns what a picture that could not be drawn was asked to be."""
+def _request_facts(cell: Cell) -> dict[str, Any]:
+    """Returns the record of an image that could not be drawn."""
     return {
         "prompt": cell.prompt.written,
-        "negative_prompt": cell.draft.negative_prompt,
-        "seed": cell.draft.seed,
-        "checkpoint": cell.draft.checkpoint,
+        "negative_prompt": cell.spec.negative_prompt,
+        "seed": cell.spec.seed,
+        "checkpoint": cell.spec.checkpoint,
     }
 
 
 def _facts(
     model: LoadedPipeline, request: Request, cell: Cell, batch: Batch, hashes: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Returns all that a picture was drawn by, for the record."""
+    """Returns all settings of an image, for the record."""
     second = None if request.second is None else asdict(request.second)
     if second is not None:
         del second["stack"]
@@ -186,8 +185,8 @@ def _facts(
         "prompt": cell.prompt.written,
         "negative_prompt": request.negative_prompt,
         "seed": request.seed,
-        **{at.name: getattr(request, at.name) for at in fields(request) if at.name not in _NOT_OF_A_CELL},
-        "start": None if request.start is None else asdict(request.start),
+        **{field.name: getattr(request, field.name) for field in fields(request) if field.name not in _NOT_RECORDED},
+        "start": None if request.init_image is None else asdict(request.init_image),
         "second": second,
         "batch": list(batch.seeds),
         "hypernetworks": [
@@ -210,14 +209,14 @@ def make_sheet(
     """Returns the sheet.
 
     Args:
-        rows: of the record, one for each cell in reading order; at least one has a picture.
-        title: above everything.
+        rows: of the record, one for each cell in reading order; at least one has an image.
+        title: at the top.
         names: see `label_of`.
     """
     first = next(row for row in rows if FAILURE not in row)
-    absent = _no_picture(files.picture(first)) if any(FAILURE in row for row in rows) else None
+    absent = _no_picture(files.image_path(first)) if any(FAILURE in row for row in rows) else None
     pictures = {
-        tuple(row[side] for side in "xyz"): files.picture(row) if absent is None or FAILURE not in row else absent
+        tuple(row[side] for side in "xyz"): files.image_path(row) if absent is None or FAILURE not in row else absent
         for row in rows
     }
     sections = [
@@ -230,12 +229,12 @@ def make_sheet(
         )
         for z, in_depth in enumerate(grid.z)
     ]
-    columns = [label_of(across, names) for across in grid.x]
+    columns = [label_of(cross_axes, names) for cross_axes in grid.x]
     return draw_sheet(title, _caption(grid, first), columns, sections, most_side(files.sheet))
 
 
 def _no_picture(example: Path) -> Image.Image:
-    """Returns what stands on a sheet where a picture could not be drawn, as large as another one."""
+    """Returns the tile that a sheet shows for an image that could not be drawn, of the size of `example`."""
     from PIL import Image, ImageDraw
 
     size = stored_size(example)
@@ -248,14 +247,14 @@ def _no_picture(example: Path) -> Image.Image:
 
 
 def infotext_of_sheet(grid: Grid, rows: Sequence[Row], names: Mapping[tuple[str, Content], str]) -> str:
-    """Returns the infotext of a grid's first picture, and what varies."""
+    """Returns the infotext of a grid's first image, with the values of its axes."""
     rows = [row for row in rows if FAILURE not in row]
     first = rows[0]
     own = infotext.parse(first["infotext"]).parameters
     hashes = {name: value for row in rows for name, value in infotext.parse(row["infotext"]).hashes.items()}
     varying = {
         _IN_INFOTEXT.get(coordinate, f"Grid {coordinate}"): ", ".join(
-            _said(coordinate, value, names) for value in values
+            _value_text(coordinate, value, names) for value in values
         )
         for coordinate, values in grid.varied().items()
     }
@@ -265,13 +264,18 @@ def infotext_of_sheet(grid: Grid, rows: Sequence[Row], names: Mapping[tuple[str,
 
 
 _IN_INFOTEXT = {
-    **{"hypernetwork": "Grid networks", "strength": "Grid strengths", "order": "Grid orders", "seed": "Grid seeds"},
-    **{"prompt": "Grid prompts", "cfg": "Grid CFG scales", "sampler": "Grid samplers"},
-    **{"checkpoint": "Grid checkpoints"},
+    "cfg": "Grid CFG scales",
+    "checkpoint": "Grid checkpoints",
+    "hypernetwork": "Grid networks",
+    "order": "Grid orders",
+    "prompt": "Grid prompts",
+    "sampler": "Grid samplers",
+    "seed": "Grid seeds",
+    "strength": "Grid strengths",
 }
 
 
-def _said(coordinate: str, value: Content, names: Mapping[tuple[str, Content], str]) -> str:
+def _value_text(coordinate: str, value: Content, names: Mapping[tuple[str, Content], str]) -> str:
     if isinstance(value, tuple):
         return " + ".join(value)
     return names.get((coordinate, value)) or (
@@ -280,7 +284,7 @@ def _said(coordinate: str, value: Content, names: Mapping[tuple[str, Content], s
 
 
 def _caption(grid: Grid, row: Row) -> str:
-    """Returns what is the same in all cells."""
+    """Returns the settings that are the same in all cells."""
     varied = grid.varied()
     parts = {
         "checkpoint": row["model"],

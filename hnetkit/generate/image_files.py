@@ -60,8 +60,8 @@ class Picture:
             NotFound: the folder of a file does not exist.
             UsageError: `out` is a file of another type.
         """
-        if is_picture_file(os.fspath(out)):
-            write_picture(Path(out), self.image, self.infotext, overwrite=overwrite)
+        if is_image_file(os.fspath(out)):
+            write_image(Path(out), self.image, self.infotext, overwrite=overwrite)
             return Path(out)
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -69,14 +69,14 @@ class Picture:
         while True:
             path = folder / f"{number:05}-{self.seed}.png"
             try:
-                write_picture(path, self.image, self.infotext)
+                write_image(path, self.image, self.infotext)
             except OutputExists:  # somebody else draws into the same folder, and took the number first
                 number = max(number + 1, next_number(folder))
             else:
                 return path
 
 
-def write_picture(path: Path, image: Image.Image, infotext: str, *, overwrite: bool = False) -> None:
+def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: bool = False) -> None:
     """Writes a picture with its `infotext`; it appears under its name only when it is whole.
 
     The suffix decides: PNG (text ``parameters``), JPEG (quality 95, full colour resolution) or WebP (lossless), these
@@ -124,7 +124,7 @@ def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
     return {"format": "jpeg", "quality": 95, "subsampling": 0, "exif": exif.tobytes()}
 
 
-def is_picture_file(out: str) -> bool:
+def is_image_file(out: str) -> bool:
     """Whether `out` names one picture file; else it is a folder, which may not exist yet.
 
     Raises:

@@ -1,8 +1,8 @@
-"""What a grid leaves beside its sheet: a picture for each cell, and a record that lets it go on where it stopped.
+"""The files beside a grid's sheet: an image for each cell, and a record from which an interrupted grid resumes.
 
-Of ``grid.png``: ``grid.jsonl``, one JSON object per line and cell, and the folder ``grid-cells``. A line is written
-when its picture is on disk. Where several processes draw, each but the first has lines of its own in the folder, which
-the first one takes over.
+Beside ``grid.png`` they are ``grid.jsonl``, one JSON object per line and cell, and the folder ``grid-cells``. A line is
+written after its image. Each process but the first writes its lines to a file of its own in the folder; the first
+process merges them into the record.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from hnetkit import paths
 from hnetkit.errors import BadPicture, FileRefused, HnetkitError, NotFound, OutputExists
 from hnetkit.files import exclusive_lock, new_file, refuse_links
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.picture_files import SUFFIXES, write_picture
-from hnetkit.generate.picture_text import read_picture_text
+from hnetkit.generate.image_files import SUFFIXES, write_image
+from hnetkit.generate.image_text import read_image_text
 from hnetkit.generate.request import LARGEST_SEED
 from hnetkit.images import open_image
 from hnetkit.limits import MAX_JSON, parse_json
@@ -39,7 +39,7 @@ _BEGINNING = f'{{"format": "{FORMAT}"'.encode()
 _PART = re.compile(r"process-\d{1,9}\.jsonl")
 
 FAILURE = "failure"
-"""In a row: why there is no picture."""
+"""Key of a row: why it has no image."""
 
 Row = dict[str, Any]
 
@@ -49,8 +49,8 @@ class GridFiles:
     """The files of one grid.
 
     Args:
-        sheet: the picture that shows all cells.
-        process: which of several draws here, from 0.
+        sheet: the image that shows all cells.
+        process: number of this process, from 0.
     """
 
     sheet: Path
@@ -65,33 +65,34 @@ class GridFiles:
         return self.sheet.with_name(f"{self.sheet.stem}-cells")
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keeps other commands from this record for as long as the block lasts; for the first process alone.
+        """Locks the record against other commands inside the block; for the first process alone.
 
         Raises:
-            HnetkitError: another one draws into it.
+            HnetkitError: another command draws this grid.
         """
-        known_by = hashlib.sha256(os.fsencode(os.path.realpath(self.record))).hexdigest()[:16]
+        lock_name = hashlib.sha256(os.fsencode(os.path.realpath(self.record))).hexdigest()[:16]
         hint = "wait for it, or choose another --out"
         busy = HnetkitError(f"{self.sheet}: another command draws this grid", hint=hint)
-        return exclusive_lock(paths.home() / "locks" / f"grid-{known_by}.lock", busy)  # beside the sheet it would stay
+        # not beside the sheet, where the lock file would be left over
+        return exclusive_lock(paths.home() / "locks" / f"grid-{lock_name}.lock", busy)
 
     def require_ours(self) -> None:
-        """Raises OutputExists where something else, or a link, has the record's name, or the folder's."""
+        """Raises OutputExists if something else, or a link, has the name of the record or of the folder."""
         refuse_links((self.record, self.folder))
         is_other = self.record.exists() and not self.record.is_file()
-        # what is written to a link would go elsewhere, and what is read there would get into the record
-        is_link = any(path.is_symlink() for path in (self.record, self.folder, *self._named_as_parts()))
+        # writing through a link would change another file, and reading through it would copy that file into the record
+        is_link = any(path.is_symlink() for path in (self.record, self.folder, *self._process_files()))
         if is_other or is_link or (self.folder.exists() and not self.folder.is_dir()):
             raise OutputExists(f"{self.record} or {self.folder} is something else", hint="choose another --out")
-        for path in (self.record, *self._parts()):
+        for path in (self.record, *self._regular_process_files()):
             if path.exists() and not _is_record(path):
                 raise OutputExists(f"{path}: the file exists and is no grid's record", hint="another --out")
 
     def require_alone(self, keys: Iterable[str]) -> None:
-        """Raises OutputExists where the record is another grid's, whose sheet differs in its suffix alone.
+        """Raises OutputExists if the record belongs to another grid, whose sheet differs in its suffix alone.
 
         Args:
-            keys: of the grid that is to be drawn.
+            keys: of the grid that will be drawn.
         """
         wanted = frozenset(keys)
         sheets = (self.sheet.with_suffix(suffix) for suffix in SUFFIXES)
@@ -102,10 +103,10 @@ class GridFiles:
                 hint="another --out, or --overwrite to replace it",
             )
 
-    def settle(self) -> None:
-        """Makes one record of what earlier processes left, without torn lines; for the first process alone."""
+    def merge_records(self) -> None:
+        """Merges what earlier processes left into one record, without torn lines; for the first process alone."""
         if self.record.exists():
-            if self.record.stat().st_nlink > 1:  # what is written to it would be written to a file elsewhere as well
+            if self.record.stat().st_nlink > 1:  # a hard link: writing would change another file too
                 with self.record.open("rb") as shared, new_file(self.record, overwrite=True) as own:
                     shutil.copyfileobj(shared, own)
             with self.record.open("r+b") as file:
@@ -113,7 +114,7 @@ class GridFiles:
                 for line in _lines(file):
                     end = file.tell() if line.endswith(b"\n") else end
                 file.truncate(end)
-        for path in self._parts():
+        for path in self._regular_process_files():
             with path.open("rb") as file:
                 for line in _lines(file):
                     if line.endswith(b"\n") and _row_in(line) is not None:  # a part may be another name of any file
@@ -121,8 +122,8 @@ class GridFiles:
             path.unlink()
 
     def rows(self) -> Iterator[Row]:
-        """Yields what is on record, of all processes; lines that are damaged are passed over."""
-        for path in (self.record, *self._parts()):
+        """Yields the rows of all processes; damaged lines are skipped."""
+        for path in (self.record, *self._regular_process_files()):
             if not path.is_file():
                 continue
             with path.open("rb") as file:
@@ -132,108 +133,113 @@ class GridFiles:
                         yield row
 
     def done(self, keys: Iterable[str]) -> dict[str, Row]:
-        """Returns a row for each of `keys` whose picture is there and whole."""
+        """Returns the row of each of `keys` whose image is there and complete."""
         wanted = frozenset(keys)
         latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
         return {key: row for key, row in latest.items() if self._is_whole(row)}
 
     def failed(self, keys: Iterable[str]) -> dict[str, Row]:
-        """Returns the row of each of `keys` that could not be drawn when it was tried last."""
+        """Returns the row of each of `keys` that failed when it was last tried."""
         wanted = frozenset(keys)
         latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
         return {key: row for key, row in latest.items() if FAILURE in row}
 
     def lacks_pictures(self, keys: Iterable[str] | None = None) -> bool:
-        """Whether pictures of the grid that is on record could not be drawn.
+        """Whether some images of the recorded grid could not be drawn.
 
         Args:
-            keys: of a grid that it must be: all pictures that could be drawn are among them.
+            keys: of the grid that it must be; all images that were drawn are among them.
         """
         latest = {row["key"]: FAILURE in row for row in self.rows()}
         drawn = {key for key, is_failed in latest.items() if not is_failed}
-        # no sheet is made of failures alone: one that lies there is no grid's, whatever a record beside it says
+        # no sheet is made of failures alone, so a sheet beside such a record is not of this grid
         return bool(drawn) and any(latest.values()) and (keys is None or drawn <= frozenset(keys))
 
     def discard(self, keys: Iterable[str]) -> None:
-        """Takes pictures none of which could be drawn off the record.
+        """Removes images from the record, none of which could be drawn.
 
-        Where no other grid's are on it, it is removed, and so is the folder, where nothing is in it.
+        A record without other images is removed, and so is the folder if it is empty.
         """
         unwanted = frozenset(keys)
         others = [row for row in self.rows() if row["key"] not in unwanted]
         if others:
             self.finish(others)
             return
-        for path in (self.record, *self._parts()):
+        for path in (self.record, *self._regular_process_files()):
             path.unlink(missing_ok=True)
         with suppress(OSError):
             self.folder.rmdir()
 
     def write(self, number: int, key: str, image: Image.Image, infotext: str) -> str:
-        """Writes the picture of a cell and returns its path as it stands in the record: from the sheet's folder on."""
+        """Writes the image of a cell and returns its path for the record: relative to the folder of the sheet."""
         path = self.folder / f"{number:04}-{key[:12]}.png"
         self.folder.mkdir(exist_ok=True)
-        write_picture(path, image, infotext, overwrite=True)
+        write_image(path, image, infotext, overwrite=True)
         return f"{self.folder.name}/{path.name}"
 
-    def picture(self, row: Mapping[str, Any]) -> Path:
-        """Returns where a row's picture is: in the folder, whatever the row says."""
+    def image_path(self, row: Mapping[str, Any]) -> Path:
+        """Returns the path of a row's image: in the folder, whatever path the row states."""
         return self.folder / str(row.get("picture", "")).rpartition("/")[2]
 
     def append(self, rows: Sequence[Row]) -> None:
-        """Adds lines to the record, whole and on disk."""
+        """Adds rows to the record and flushes them to disk."""
         path = self.record if self.process == 0 else self.folder / f"process-{self.process}.jsonl"
         path.parent.mkdir(exist_ok=True)
         self._append(path, b"".join(_line(row) for row in rows))
 
     def finish(self, rows: Iterable[Row]) -> None:
-        """Makes `rows` the record, and removes what processes had written."""
+        """Replaces the record by `rows`, and removes the files of the other processes."""
         with new_file(self.record, overwrite=True) as file:
             for row in rows:
                 file.write(_line(row))
-        for path in self._parts():
+        for path in self._regular_process_files():
             path.unlink()
 
-    def _parts(self) -> list[Path]:
-        found = self._named_as_parts()
+    def _regular_process_files(self) -> list[Path]:
+        found = self._process_files()
         return sorted(path for path in found if os.path.isfile(path) and not path.is_symlink())
 
-    def _named_as_parts(self) -> list[Path]:
-        """Returns what is called as processes call their lines; other files of the folder are a person's own."""
+    def _process_files(self) -> list[Path]:
+        """Returns what has the name of a process's file; other files of the folder are the user's own."""
         return [path for path in self.folder.glob("process-*.jsonl") if _PART.fullmatch(path.name)]
 
     def _append(self, path: Path, lines: bytes) -> None:
         refuse_links((path,))
         with path.open("a+b") as file:
-            if _is_torn(file):  # there was no room for all of it
+            if _is_torn(file):  # the disk was full
                 lines = b"\n" + lines
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
 
     def _is_whole(self, row: Row) -> bool:
-        path = self.picture(row)
+        path = self.image_path(row)
         try:
             open_image(path)
             with OpenFile(path) as file:
-                return read_picture_text(file).get("parameters") == row.get("infotext")
+                return read_image_text(file).get("parameters") == row.get("infotext")
         except (BadPicture, FileRefused, NotFound):
             return False
 
 
-def row_of(key: str, place: Mapping[str, Any], facts: Mapping[str, Any]) -> Row:
-    """Returns a line of the record: the picture's key, where in the grid it is shown, and all that it was drawn by."""
-    return {"format": FORMAT, "key": key, **place, **{name: fact for name, fact in facts.items() if name not in place}}
+def row_of(key: str, position: Mapping[str, Any], facts: Mapping[str, Any]) -> Row:
+    """Returns a row of the record: the image's key, its position in the grid, and all its settings."""
+    return {
+        "format": FORMAT,
+        "key": key,
+        **position,
+        **{name: fact for name, fact in facts.items() if name not in position},
+    }
 
 
 def _is_record(path: Path) -> bool:
-    """Whether a file begins as records do, or is empty; of the first line, there may have been room for a part."""
+    """Whether a file begins as a record does, or is empty. A full disk may have cut the first line short."""
     with path.open("rb") as file:
         return _BEGINNING.startswith(file.read(len(_BEGINNING)).split(b"\n")[0])
 
 
 def _is_torn(file: BinaryIO) -> bool:
-    """Whether the last line of a file has no end."""
+    """Whether a file ends in the middle of a line."""
     if not file.seek(0, os.SEEK_END):
         return False
     file.seek(-1, os.SEEK_END)
@@ -241,7 +247,7 @@ def _is_torn(file: BinaryIO) -> bool:
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a record; one that is longer than any comes in pieces, which are damaged lines."""
+    """Yields the lines of a record. One that is too long comes in pieces, which count as damaged lines."""
     return iter(lambda: file.readline(MAX_JSON), b"")
 
 
@@ -254,7 +260,7 @@ def _row_in(line: bytes) -> Row | None:
 
 
 def _is_row(row: Any) -> bool:
-    """Whether a line that was read holds what sheets and later runs take of it; somebody may have changed it."""
+    """Whether a line has all keys that sheets and later runs read, of the right types; it may have been edited."""
     if not isinstance(row, dict) or row.get("format") != FORMAT:
         return False
     if FAILURE in row:

@@ -1,4 +1,4 @@
-"""Where models may be: a path or a hub id, and what a mistyped one may have meant."""
+"""The source of a model, a path or a hub id: checks before the hub is asked, and hints for a mistyped one."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from hnetkit.text import argument
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def require_hub_id(place: str) -> None:
-    """Accepts what can be a hub id (``"org/name"``).
+def require_hub_id(source: str) -> None:
+    """Accepts a source that can be a hub id (``"org/name"``).
 
     Raises:
-        NotFound: it can only have been meant as a path; the hint has the nearest names.
+        NotFound: it can only be a path that does not exist; the hint has the nearest names.
     """
-    scheme, separator, _ = place.partition("://")
-    if separator:  # it may hold a password or a signature, so it is not shown
+    scheme, separator, _ = source.partition("://")
+    if separator:  # a URL may hold a password or a signature, so it is not shown
         raise NotFound(
             f"{scheme}{separator}...: an address, which no model is loaded from",
             hint="download it, and give its folder or file; or give a hub id: org/name",
         )
-    if not _HUB_ID.fullmatch(place) or place.startswith(".") or place.lower().endswith(MODEL_SUFFIXES):
+    if not _HUB_ID.fullmatch(source) or source.startswith(".") or source.lower().endswith(MODEL_SUFFIXES):
         raise NotFound(
-            f"{place}: no such file or folder",
-            hint=_nearest(place) or "give a diffusers folder, a .safetensors or .ckpt file, or a hub id",
+            f"{source}: no such file or folder",
+            hint=_nearest(source) or "give a diffusers folder, a .safetensors or .ckpt file, or a hub id",
         )
 
 
 def require_safe_hub(hub_id: str) -> None:
-    """Accepts a hub that may hear a token: one over https, or on this very machine without a proxy in between.
+    """Accepts a hub to which a token may be sent: over https, or on this machine without a proxy in between.
 
     Raises:
-        ModelNotUsable: ``HF_ENDPOINT`` is plain http, and everybody on the way would hear the token.
+        ModelNotUsable: ``HF_ENDPOINT`` is plain http, and anybody on the network could read the token.
     """
     from huggingface_hub import constants
 
@@ -49,13 +49,13 @@ def require_safe_hub(hub_id: str) -> None:
 
 
 @contextmanager
-def asking_the_hub(hub_id: str) -> Iterator[None]:
-    """Surrounds a look into the hub and its cache.
+def hub_request(hub_id: str) -> Iterator[None]:
+    """Translates the errors of a request to the hub and its cache inside the block.
 
     Raises:
         NotFound: the hub has no such model.
-        ModelNotUsable: ``HF_ENDPOINT`` is plain http, over which a token would be told to everybody on the way; or the
-            model is not in the cache, and the hub is out of reach or gives no such files.
+        ModelNotUsable: as `require_safe_hub`; or the model is not in the cache, and the hub is out of reach or does
+            not give its files.
     """
     from huggingface_hub.errors import RepositoryNotFoundError
 
@@ -74,10 +74,11 @@ def asking_the_hub(hub_id: str) -> Iterator[None]:
         ) from error
 
 
-def _nearest(place: str) -> str | None:
-    """Asks for the models beside a path, and the hub ids in the cache, whose names are like this one."""
-    known = {**{name.split("/")[1].casefold(): name for name in _cached_ids()}, **_models_beside(Path(place))}
-    near = difflib.get_close_matches(_stem(place), known, n=3, cutoff=0.6)
+def _nearest(source: str) -> str | None:
+    """Returns a hint with the models beside a path, and the hub ids in the cache, that have similar names."""
+    known = {**{name.split("/")[1].casefold(): name for name in _cached_ids()}, **_models_beside(Path(source))}
+    # up to three names, while `did_you_mean` gives one: a folder of models often has several alike
+    near = difflib.get_close_matches(_stem(source), known, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(argument(known[name]) for name in near)}?" if near else None
 
 
@@ -102,5 +103,5 @@ def _cached_ids() -> list[str]:
 def _names_in(folder: str | os.PathLike[str]) -> list[str]:
     try:
         return sorted(os.listdir(folder))
-    except OSError:  # a hint less
+    except OSError:  # then without a hint
         return []

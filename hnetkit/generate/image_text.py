@@ -41,7 +41,7 @@ _NOT_NEEDED = "give its prompt and settings as options, or look for another copy
 _EXIF = "\0EXIF"  # the name of an EXIF block among texts: no text can have it
 
 
-def picture_format(head: bytes) -> Format | None:
+def image_format(head: bytes) -> Format | None:
     """Returns the format of a file by its first 12 bytes; None where it is no picture that can carry settings."""
     if head.startswith(_PNG):
         return "png"
@@ -50,14 +50,14 @@ def picture_format(head: bytes) -> Format | None:
     return "webp" if head.startswith(b"RIFF") and head[8:12] == b"WEBP" else None
 
 
-def settings_of(file: OpenFile) -> Infotext:
+def read_infotext(file: OpenFile) -> Infotext:
     """Returns how a picture was made, as its infotext or ComfyUI's graph says.
 
     Raises:
         NoSettings: it says nothing of that, or the file is no picture.
-        FileRefused: see `read_picture_text`.
+        FileRefused: see `read_image_text`.
     """
-    texts = read_picture_text(file)
+    texts = read_image_text(file)
     parameters = texts.get("parameters", "").strip()
     if not parameters:
         comment = texts.get("UserComment", "")  # cameras and phones write there too
@@ -80,7 +80,7 @@ def _graph_of(file: OpenFile, texts: dict[str, str]) -> Infotext:
         raise UnsafeFile(f"{file.path}: its ComfyUI graph cannot be read: {error}", hint=_NOT_NEEDED) from error
 
 
-def read_picture_text(file: OpenFile) -> dict[str, str]:
+def read_image_text(file: OpenFile) -> dict[str, str]:
     """Returns the texts of a PNG, JPEG or WebP by their names; of two of one name the later.
 
     EXIF's comment is called ``UserComment``; ComfyUI's texts are ``prompt`` and ``workflow`` in every format. A file
@@ -92,7 +92,7 @@ def read_picture_text(file: OpenFile) -> dict[str, str]:
         UnsafeFile: it has more text than `MOST_TEXT`, or more parts than `MOST_PARTS`.
         DamagedFile: a compressed text cannot be decompressed.
     """
-    kind = picture_format(file.read_at(0, min(12, file.size)))
+    kind = image_format(file.read_at(0, min(12, file.size)))
     if kind is None:
         return {}
     budget = Budget(made=MOST_TEXT, work=MOST_PARTS)
