@@ -54,13 +54,16 @@ def gradient_kernel(
     m = (tile % row_tiles) * BLOCK_M + tl.arange(0, BLOCK_M)
     n = (tile // row_tiles) * BLOCK_N + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    near_m, near_n = tl.minimum(m, rows - 1).to(tl.int64), tl.minimum(n, columns - 1).to(tl.int64)
+    # rows past the end read the last one, and what they give is not stored; columns past the end are masked: loads of
+    # the weight run along them, and a clamp would split each load
+    near_m = tl.minimum(m, rows - 1).to(tl.int64)
     gradient_tile = gradient_ptr + (side * rows + near_m)[:, None] * depth + k[None, :]
-    weight_tile = weight_ptr + side * depth * columns + k.to(tl.int64)[:, None] * columns + near_n[None, :]
+    weight_tile = weight_ptr + side * depth * columns + k.to(tl.int64)[:, None] * columns + n[None, :]
     sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
     for start in range(0, depth, BLOCK_K):
         a = tl.load(gradient_tile, mask=k[None, :] < depth - start, other=0.0)  # [BLOCK_M, BLOCK_K]
-        b = tl.load(weight_tile, mask=k[:, None] < depth - start, other=0.0)  # [BLOCK_K, BLOCK_N]
+        in_weight = (k[:, None] < depth - start) & (n[None, :] < columns)
+        b = tl.load(weight_tile, mask=in_weight, other=0.0)  # [BLOCK_K, BLOCK_N]
         sums = tl.dot(a, b, sums, input_precision=PRECISION)
         gradient_tile += BLOCK_K
         weight_tile += BLOCK_K * columns

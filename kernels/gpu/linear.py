@@ -148,14 +148,15 @@ def linear_kernel(
     own = side * rows * columns
     for i in tl.static_range(PIECES):
         n = column_tile * BLOCK_N + i * PIECE + tl.arange(0, PIECE)
-        near_n = side * columns + tl.minimum(n, columns - 1)
+        of_column, real_n = side * columns + n, n < columns
         h = pieces[i]  # [BLOCK_M, PIECE]
         if IS_NORMED:
-            h = (h - mean[:, None] * tl.load(shift_ptr + near_n)[None, :]) * scale[:, None]  # [PIECE]
-        h += tl.load(bias_ptr + near_n)[None, :]  # [PIECE]
+            shift = tl.load(shift_ptr + of_column, mask=real_n, other=0.0)  # [PIECE]
+            h = (h - mean[:, None] * shift[None, :]) * scale[:, None]
+        h += tl.load(bias_ptr + of_column, mask=real_n, other=0.0)[None, :]  # [PIECE]
         slope = 0.0
         if ACTIVATION == "prelu":
-            slope = tl.load(slope_ptr + near_n)[None, :]  # [PIECE]
+            slope = tl.load(slope_ptr + of_column, mask=real_n, other=0.0)[None, :]  # [PIECE]
         h = activate(h, slope, ACTIVATION)
         offsets = m.to(tl.int64)[:, None] * columns + n[None, :]
         inside = (m[:, None] < rows) & (n[None, :] < columns)

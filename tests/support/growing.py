@@ -480,20 +480,20 @@ def a_table_of_many_rows(folder: Path, factor: int) -> Action:
 HEADER = '{"kind": "hnetkit", "version": 1}\n'
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
 def a_line_of_many_objects(folder: Path, factor: int) -> Action:
     (folder / "a.jsonl").write_text(HEADER + '{"kind":"network","tags":[' + "{}," * 500_000 * factor + "{}]}\n")
     return command("import", folder / "a.jsonl")
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
 def many_lines(folder: Path, factor: int) -> Action:
     line = '{"kind": "subscription", "name": "n%d", "filters": {"creator": "x"}}\n'
     (folder / "a.jsonl").write_text(HEADER + "".join(line % n for n in range(5_000 * factor)))
     return command("import", folder / "a.jsonl")
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
 def many_networks(folder: Path, factor: int) -> Action:
     network = {
         **{"kind": "network", "name": "a", "widths": [768], "layer_structure": [1, 2, 1], "activation": "relu"},
@@ -546,42 +546,42 @@ def a_training_state_of_many_objects(folder: Path, factor: int) -> Action:
 # --- archives and answers of sites
 
 
-@case("archive", "hnetkit.sources.unpack")
+@case("archive", "hnetkit.sources.archives")
 def an_archive_of_many_members(folder: Path, factor: int) -> Action:
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         for n in range(20_000 * factor):
             archive.writestr(f"{n}.txt", b"")
 
     def act() -> None:
-        from hnetkit.sources.unpack import holds_models, unpacked
+        from hnetkit.sources.archives import extract_models, holds_models
 
         holds_models(folder / "a.zip")
-        list(unpacked(folder / "a.zip", folder / "out"))
+        list(extract_models(folder / "a.zip", folder / "out"))
 
     return act
 
 
-@case("archive", "hnetkit.sources.unpack")
+@case("archive", "hnetkit.sources.archives")
 def an_archive_that_unpacks_to_much(folder: Path, factor: int) -> Action:
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for n in range(4 * factor):
             archive.writestr(f"{n}.pt", b"\0" * 20_000_000)
 
     def act() -> None:
-        from hnetkit.sources.unpack import unpacked
+        from hnetkit.sources.archives import extract_models
 
-        list(unpacked(folder / "a.zip", folder / "out"))
+        list(extract_models(folder / "a.zip", folder / "out"))
 
     return act
 
 
-@case("API answer", "hnetkit.sources.shapes")
+@case("API answer", "hnetkit.sources.civitai_models")
 def a_description_of_unclosed_signs(folder: Path, factor: int) -> Action:
     texts = [sign * (40_000 * factor // len(sign)) for sign in ("<!--", "<a ", "<![", "</", '<a b="')]
     (folder / "answer.json").write_text(json.dumps(texts))
 
     def act() -> None:
-        from hnetkit.sources.shapes import plain_text
+        from hnetkit.sources.civitai_models import plain_text
 
         for text in texts:
             plain_text(text)
@@ -589,15 +589,15 @@ def a_description_of_unclosed_signs(folder: Path, factor: int) -> Action:
     return act
 
 
-@case("API answer", "hnetkit.sources.shapes")
+@case("API answer", "hnetkit.sources.civitai_models")
 def a_model_of_many_odd_versions(folder: Path, factor: int) -> Action:
     version = {"id": 1, "files": [{"id": 1, "name": "a.pt", "hashes": {}}], "images": [{}]}
     model = {"id": 1, "name": "a", "type": "Hypernetwork", "modelVersions": [version] * 5_000 * factor}
     (folder / "answer.json").write_text(json.dumps(model))
 
     def act() -> None:
-        from hnetkit.sources.shapes import model_of
+        from hnetkit.sources.civitai_models import parse_model
 
-        model_of(model)
+        parse_model(model)
 
     return act

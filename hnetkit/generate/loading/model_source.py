@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 from hnetkit.files import MODEL_SUFFIXES, is_model_name
-from hnetkit.hub import may_hear_token
+from hnetkit.hub import may_receive_token
 from hnetkit.text import argument
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -44,7 +44,7 @@ def require_safe_hub(hub_id: str) -> None:
     """
     from huggingface_hub import constants
 
-    if not may_hear_token(constants.ENDPOINT):
+    if not may_receive_token(constants.ENDPOINT):
         raise ModelNotUsable(f"{hub_id}: HF_ENDPOINT is plain http", hint="give HF_ENDPOINT an https address")
 
 
