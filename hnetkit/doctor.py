@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -54,14 +55,12 @@ def _run_check(name: str, check: Callable[[], str]) -> dict[str, str]:
 
 
 def _triton() -> str:
-    from hnetkit.kernels.dispatch import obstacle_of_triton
+    from hnetkit.kernels.gpu import triton_obstacle
 
-    why = obstacle_of_triton()
+    why = triton_obstacle()
     if why is not None:
         raise MissingExtra(f"{why}: plain torch stands in for it", hint='pip install "hnetkit[gpu]"')
-    import triton
-
-    return str(triton.__version__)
+    return str(sys.modules["triton"].__version__)  # only kernels.gpu imports it, as the question above made it do
 
 
 def _devices() -> str:
@@ -105,7 +104,7 @@ def _settings() -> str:
 def _sites() -> str:
     """Where is asked, and whether a token is there; nobody is asked for this."""
     from hnetkit.hub import hub_token
-    from hnetkit.sources.origins import civitai_base, civitai_token
+    from hnetkit.sources.civitai import civitai_base, civitai_token
 
     civitai = "token set" if civitai_token() else "no token"
     try:

@@ -16,9 +16,9 @@ from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import refuse_existing
-from hnetkit.generate.model import ModelSource, draw_pictures
+from hnetkit.generate.image_files import Picture, is_image_file
+from hnetkit.generate.model import ModelSource, draw_images
 from hnetkit.generate.options import NAMES, DrawOptions
-from hnetkit.generate.picture_files import Picture, is_picture_file
 from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.text import counted
 
@@ -78,7 +78,7 @@ _SHARED = (
     _image("--variation-strength", type=_FRACTION, show_default="0", help="Amount of variation noise to blend in."),
     _model(
         "--model",
-        "place",
+        "model",
         metavar="MODEL",
         show_default="the setting `model`, else the bundled demo model",
         help="Stable Diffusion model: a diffusers folder, a hub id, or a checkpoint in one file.",
@@ -252,7 +252,7 @@ def generate_command(
     def rows() -> Iterator[Row]:
         """Yields one row for each picture, once it is on disk."""
         with step_progress("Drawing", quiet=output.quiet) as progress:
-            pictures = draw_pictures(
+            pictures = draw_images(
                 model,
                 prompt,
                 DrawOptions(**options),
@@ -272,7 +272,7 @@ def generate_command(
 
 def _require_place(out: str, *, count: int, overwrite: bool) -> None:
     """Raises before anything is drawn, where nothing could be written."""
-    if not is_picture_file(out):
+    if not is_image_file(out):
         return
     if count > 1:
         raise UsageError(f"--out {out} is one file, --count {count} are several", hint="--out FOLDER")

@@ -126,7 +126,7 @@ def test_the_defaults_that_generate_shows_are_what_a_picture_is_drawn_with() -> 
     }
     assert request.second is not None
     drawn["hires_upscaler"] = request.second.upscaler
-    start = DrawOptions(image=__file__).request(model, "a star", 1).start
+    start = DrawOptions(image=__file__).request(model, "a star", 1).init_image
     assert start is not None
     drawn["mask_blur"], drawn["masked_content"] = f"{start.mask_blur:g}", start.content
     drawn["denoising"] = f"{start.denoising:g}, in a hires pass {request.second.denoising:g}"

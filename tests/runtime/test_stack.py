@@ -18,7 +18,8 @@ from torch import Tensor
 
 import hnetkit
 from hnetkit.errors import KernelUnavailable, UsageError
-from hnetkit.kernels import fused, grouped, prepared
+from hnetkit.kernels import executor
+from hnetkit.kernels.gpu import fused, linear
 from hnetkit.network import Hypernetwork
 
 STACKS = [f"stack{number}" for number in range(7)]
@@ -52,13 +53,13 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns a list that tells what ran: plain torch, or which kernels."""
     ran: list[str] = []
     for module, name, path in (
-        (prepared.eager, "apply", "eager"),
-        (grouped, "run", "grouped"),
+        (executor.eager, "apply", "eager"),
+        (linear, "run", "grouped"),
         (fused, "run", "fused"),
     ):
         run = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, run=run, path=path, **k: ran.append(path) or run(*a, **k))
-    monkeypatch.setitem(prepared._PLAIN, "eager", prepared.eager.apply)
+    monkeypatch.setitem(executor._PLAIN, "eager", executor.eager.apply)
     return ran
 
 
