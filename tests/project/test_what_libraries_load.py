@@ -80,7 +80,7 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     },
     # images: one reader, and fonts that come with Pillow or matplotlib
     "images": {"Image.open": {"formats": "*"}},
-    "generate.grids.sheet": {"ImageFont.load_default": {}, "ImageFont.truetype": {}},
+    "generate.grids.sheet": {"ImageFont.load_default": {}},
 }
 
 # what is called like a loader and is hnetkit's own, Python's, or loads nothing
