@@ -19,7 +19,7 @@ from hnetkit.text import argument, counted
 if TYPE_CHECKING:
     import torch
 
-    from hnetkit.generate.networks import Wish
+    from hnetkit.generate.prompt_networks import NetworkRequest
     from hnetkit.network import BaseModel
     from hnetkit.runtime.bench import BenchItem, BenchLayers, PathTiming
 
@@ -139,7 +139,7 @@ def bench_command(
 
 def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
     """Returns the networks that names stand for; what has strength 0 is left out, as it is in a picture."""
-    from hnetkit.generate.networks import find_networks
+    from hnetkit.generate.prompt_networks import find_networks
 
     if not names:
         raise UsageError("name the networks of a stack", hint="hnetkit bench NAME; `hnetkit list` shows the library's")
@@ -159,11 +159,11 @@ def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
     return active
 
 
-def _wish(name: str) -> Wish:
-    from hnetkit.generate.networks import Wish
+def _wish(name: str) -> NetworkRequest:
+    from hnetkit.generate.prompt_networks import NetworkRequest
 
     try:
-        return Wish.of_option(name)
+        return NetworkRequest.from_option(name)
     except UsageError as error:
         said = name.partition(":")[0] or "NAME"
         hint = f"hnetkit bench {argument(f'{said}:0.8')}"

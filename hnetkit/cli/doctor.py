@@ -119,7 +119,7 @@ def _settings() -> str:
 def _sites() -> str:
     """Where is asked, and whether a token is there; nobody is asked for this."""
     from hnetkit.hub import hub_token
-    from hnetkit.sources.origins import civitai_base, civitai_token
+    from hnetkit.sources.civitai import civitai_base, civitai_token
 
     civitai = "token set" if civitai_token() else "no token"
     try:

@@ -1,4 +1,4 @@
-"""Which activation names a hypernetwork may have, and why some that A1111 lists cannot be computed.
+"""Activation names of hypernetworks, and why some that A1111 lists cannot be computed.
 
 Source: AUTOMATIC1111 1.10: aliases, and every class of torch.nn.modules.activation in lower case.
 """
@@ -36,16 +36,16 @@ NAMES = frozenset(
     }
 )
 
-_LONGEST = 40  # signs of a name
+_LONGEST = 40  # characters of a name
 
 _REFUSED = {
     "glu": "it halves the width, so no layer structure fits it",
     "threshold": "its two numbers are not in the file",
-    "multiheadattention": "it is no activation, and its parameters are not in the file",
-    "softmax": "it mixes the pictures of a batch with each other",
-    "softmin": "it mixes the pictures of a batch with each other",
-    "logsoftmax": "it mixes the pictures of a batch with each other",
-    "softmax2d": "it mixes the pictures of a batch with each other",
+    "multiheadattention": "it is not an activation, and its parameters are not in the file",
+    "softmax": "it mixes the images of a batch",
+    "softmin": "it mixes the images of a batch",
+    "logsoftmax": "it mixes the images of a batch",
+    "softmax2d": "it mixes the images of a batch",
 }
 
 

@@ -1,4 +1,4 @@
-"""One open file, read by position. It is opened once; a second look-up of its path never happens."""
+"""One open file, read by position. Its path is looked up once and never again."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from hnetkit.limits import Budget
 from hnetkit.text import argument, printable
 
 MAX_STEPS = 600_000
-"""Steps that reading the structure of one file may take: under a second; a large checkpoint takes 130 000."""
+"""Steps that reading the structure of one file may take: under a second. A large checkpoint takes 130,000."""
 
-_HOLES = 16  # a file that claims so many times more than is on the disk is hardly anything but holes
+_HOLES = 16  # a file that claims this many times its size on disk consists of little but holes
 
 
 class OpenFile:
     """A regular file held open for reading by position (a `hnetkit.network.ByteSource`).
 
     Attributes:
-        path: as it was given, as text.
-        size: in bytes, when it was opened.
-        budget: what reading its structure may still make and do; every reader of it draws on this one.
-        content: tells its content from all others, whichever link led to it; None where the file system cannot.
+        path: as given, as text.
+        size: in bytes, when the file was opened.
+        budget: memory and steps that reading its structure may still take; all of its readers share it.
+        content: identifies the content through any link to it; None where the file system numbers no files.
 
     Args:
-        before_read: called before every read; what it raises ends the reading of a large file.
+        before_read: called before every read; an exception from it ends the reading of a large file.
 
     Raises:
-        NotFound: nothing is there, or a folder.
-        FileRefused: it is a device, a pipe or a socket, or may not be read.
+        NotFound: the path does not exist, or is a folder.
+        FileRefused: it is a device, a pipe or a socket, or must not be read.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, before_read: Callable[[], None] | None = None) -> None:
@@ -60,7 +60,7 @@ class OpenFile:
 
         Raises:
             FileChanged: the file changed or shrank since it was opened.
-            DamagedFile: the range is not inside the file.
+            DamagedFile: the range is not within the file.
         """
         if self._before_read is not None:
             self._before_read()
@@ -73,7 +73,7 @@ class OpenFile:
         return data
 
     def check_unchanged(self) -> None:
-        """Raises FileChanged where size or modification time are not what they were at opening."""
+        """Raises FileChanged if size or modification time differ from those at opening."""
         if _identity(os.fstat(self._handle)) != self._identity:
             raise FileChanged(f"{self.path}: the file changed while it was read", hint="run the command again")
 
@@ -84,7 +84,7 @@ class OpenFile:
         return type(error)(f"{self.path}: {error}", hint=error.hint)
 
     def bytes_on_disk(self) -> int:
-        """Returns how many bytes the file takes on the disk where it is hardly anything but holes, else its size."""
+        """Returns how many bytes a file with little but holes takes on disk; for any other file its size."""
         status = os.fstat(self._handle)
         stored = 512 * getattr(status, "st_blocks", self.size)
         if stored * _HOLES >= self.size or not hasattr(os, "SEEK_HOLE"):
@@ -129,7 +129,7 @@ class OpenFile:
 
 
 def _open(path: str) -> int:
-    # O_NONBLOCK: opening a pipe must not wait for somebody to write into it
+    # O_NONBLOCK: opening a pipe must not wait for a writer
     flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
         return os.open(path, flags)

@@ -1,16 +1,21 @@
-"""What else a file is to another loader.
+"""Refusal of polyglot files, which are a model to hnetkit and something else to another loader.
 
 A file that is two things at once shows one of them to hnetkit and may show the other to the next program, which runs
-what it finds there. So whatever is read here as a model must be nothing but that to every loader that is known to look
-at such files:
+what it finds there. So a file that is read here as a model must be nothing else to any loader that is known to open
+such files:
 
-- torch takes a file that is no zip for a tar first, and runs the pickles inside (`torch.load` of `storages`);
-- it then runs the pickle that the file begins with, whatever the file is (`torch.load` of a safetensors file that is
-  called ``.pt``);
-- AUTOMATIC1111 and virus scanners ask Python's zipfile, which looks for a zip from the end of the file;
-- gzip unpacks what it starts, HDF5 libraries look at a list of places.
+- torch first tries a file that is not a zip as a tar, and runs the pickles inside (`torch.load` of `storages`);
+- it then runs the pickle that the file begins with, whatever the file is (`torch.load` of a safetensors file named
+  ``.pt``);
+- AUTOMATIC1111 and virus scanners use Python's zipfile, which searches for a zip from the end of the file;
+- gzip unpacks files that begin with its mark, and HDF5 libraries search at several offsets.
 
-Source: CPython's Lib/tarfile.py and Lib/zipfile.py, torch/serialization.py (behaviour only).
+Whether a file is a pickle that would import something is found by walking over its opcodes. Nothing is built: of the
+stack only its height is tracked, and which values are text. A file is harmless if Python's own reader would certainly
+fail before an import; where that is uncertain it is refused.
+
+Source: CPython's Lib/tarfile.py, Lib/zipfile.py, Lib/pickletools.py and Modules/_pickle.c, torch/serialization.py
+(behavior only).
 """
 
 from __future__ import annotations
@@ -23,7 +28,7 @@ from hnetkit.errors import UnsafeFile
 from hnetkit.formats.open_file import OpenFile
 
 _TAR_BLOCK, _TAR_SUM = 512, slice(148, 156)
-_ZIP_TAIL = (1 << 16) + 22  # bytes: a zip's end record, and the longest comment behind it
+_ZIP_TAIL = (1 << 16) + 22  # bytes: a zip's end record with the longest comment
 _ZIP_END = struct.Struct("<4s4H2LH")
 _HDF5, _HDF5_FIRST = b"\x89HDF\r\n\x1a\n", 512
 
@@ -39,12 +44,12 @@ _LENGTHS = {
 _PROTOCOLS = 5
 _PROTO, _STOP, _MARK, _POP, _DUP, _GLOBAL, _INST, _STACK_GLOBAL = b"\x80.(02ci\x93"
 _MEMOIZE = 0x94
-# names of a table that is empty in every program, references that only torch's own reader follows, buffers
+# extension codes, which no program registers; references that only torch's own reader follows; buffers
 _FAILING = b"\x82\x83\x84PQ\x97\x98"
 _TEXTS = b"STUVX\x8c\x8d"
 _PUT, _GET = {ord("p"): None, ord("q"): "<B", ord("r"): "<I"}, {ord("g"): None, ord("h"): "<B", ord("j"): "<I"}
 _NAME = re.compile(rb"[\w.]+")
-# what a line may hold behind its opcode; behind V anything
+# what the line after an opcode may hold; after V anything
 _LINES = {
     **dict.fromkeys(b"IL", re.compile(rb"\s*[-+]?\w+\s*")),
     ord("F"): re.compile(rb"[-+.\w\s]+"),
@@ -54,13 +59,10 @@ _LINES = {
 
 
 def refuse_polyglot(file: OpenFile, *, container: str) -> None:
-    """Looks whether a file that is about to be read is something else to another program as well.
+    """Raises UnsafeFile for a file that another program would read as something else.
 
     Args:
-        container: what it is read as: ``"zip"``, ``"legacy"`` or ``"safetensors"``.
-
-    Raises:
-        UnsafeFile: it is; the message says what.
+        container: what the file is about to be read as: ``"zip"``, ``"legacy"`` or ``"safetensors"``.
     """
     other = _other_format(file, container)
     if other:
@@ -83,7 +85,7 @@ def _other_format(file: OpenFile, container: str) -> str | None:
 
 
 def is_tar(block: bytes) -> bool:
-    """Whether Python's tarfile takes a block of 512 bytes for a header: by its checksum, in each way to write one."""
+    """Whether Python's tarfile accepts a block of 512 bytes as a header, by either way to compute its checksum."""
     if len(block) < _TAR_BLOCK:
         return False
     stated = _tar_number(block[_TAR_SUM])
@@ -103,32 +105,32 @@ def _tar_number(field: bytes) -> int | None:
 
 
 def _ends_as_zip(file: OpenFile) -> bool:
-    """Whether a zip's end record stands near the end, and a directory where it says (or none, in an empty zip)."""
+    """Whether there is a zip's end record near the end, and a directory where it says (or none, in an empty zip)."""
     start = max(0, file.size - _ZIP_TAIL)
     tail = file.read_at(start, file.size - start)
     for found in re.finditer(rb"PK\x05\x06", tail):
-        place = found.start()
-        if place + _ZIP_END.size > len(tail):
+        record = found.start()
+        if record + _ZIP_END.size > len(tail):
             continue
-        size, offset = _ZIP_END.unpack_from(tail, place)[5:7]
-        if tail[max(0, place - 20) :].startswith(b"PK\6\7"):
+        size, offset = _ZIP_END.unpack_from(tail, record)[5:7]
+        if tail[max(0, record - 20) :].startswith(b"PK\6\7"):
             return True
-        # readers disagree on whether the start that is stated counts, or the place before the record
-        if not size or any(_has(file, at, b"PK\1\2") for at in (start + place - size, offset)):
+        # some readers use the stated start of the directory, others the bytes before the end record
+        if not size or any(_has(file, at, b"PK\1\2") for at in (start + record - size, offset)):
             return True
     return False
 
 
-def _has(file: OpenFile, place: int, mark: bytes) -> bool:
-    return 0 <= place <= file.size - len(mark) and file.read_at(place, len(mark)) == mark
+def _has(file: OpenFile, offset: int, mark: bytes) -> bool:
+    return 0 <= offset <= file.size - len(mark) and file.read_at(offset, len(mark)) == mark
 
 
 def _is_hdf5(file: OpenFile) -> bool:
-    place = _HDF5_FIRST
-    while place < file.size:
-        if _has(file, place, _HDF5):
+    offset = _HDF5_FIRST
+    while offset < file.size:
+        if _has(file, offset, _HDF5):
             return True
-        place *= 2
+        offset *= 2
     return False
 
 
@@ -143,10 +145,10 @@ def imports_something(file: OpenFile) -> bool:
 
 
 class _PickleWalk:
-    """A pickle's stack, as far as it matters.
+    """A walk over a pickle's opcodes that tracks its stack as far as it matters.
 
     Attributes:
-        frames: what was pushed since each mark; True for a text.
+        frames: the values pushed since each mark; True for a text.
     """
 
     def __init__(self, file: OpenFile) -> None:
@@ -155,7 +157,7 @@ class _PickleWalk:
         self.memo: dict[int, bool] = {}
 
     def step(self) -> bool | None:
-        """Goes over one opcode: True where it imports, False where the pickle ends or fails, None to go on."""
+        """Steps over one opcode: True if it imports, False if the pickle ends or fails, None to continue."""
         code = (self._take(1) or b"\0")[0]
         operation = _OPCODES.get(code)
         if operation is None or code == _STOP or code in _FAILING:
@@ -171,7 +173,7 @@ class _PickleWalk:
         return None if self._change(code, operation, argument) else False
 
     def _change(self, code: int, operation: pickletools.OpcodeInfo, argument: bytes) -> bool:
-        """Does to the stack what an opcode does; False where it fails."""
+        """Applies an opcode to the stack; False if it would fail."""
         if code == _MARK:
             self.frames.append([])
             return True
@@ -201,7 +203,7 @@ class _PickleWalk:
         return True
 
     def _argument(self, code: int, size: int) -> bytes | None:
-        """Moves behind an opcode's argument and returns it, as far as it matters; None where it is none."""
+        """Moves past an opcode's argument and returns it as far as it matters; None if it is invalid."""
         if size == pickletools.UP_TO_NEWLINE:
             line = self._line()
             return line if line is not None and (code not in _LINES or _LINES[code].fullmatch(line)) else None
@@ -219,7 +221,7 @@ class _PickleWalk:
         return self.file.read_at(self.position - size, size)
 
     def _line(self) -> bytes | None:
-        """The bytes up to the next line end, of a long line the first; None without one."""
+        """The bytes up to the next line end (only the first chunk of a long line); None without a line end."""
         first = b""
         for start in range(self.position, self.file.size, _CHUNK):
             part = self.file.read_at(start, min(_CHUNK, self.file.size - start))

@@ -1,4 +1,8 @@
-"""From a path to a Hypernetwork, or to what the file is instead. The format is told from the bytes that are parsed."""
+"""Reading of hypernetwork files, and recognition of files that are something else.
+
+The format is decided from the same bytes that are parsed. Other kinds of files are recognized by the key names that
+their own tools write.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +32,7 @@ from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legac
 from hnetkit.network import Hypernetwork
 from hnetkit.text import shorten
 
-# kind -> what a person calls it
+# kind -> its name in messages
 TITLES: Mapping[str, str] = {
     "hypernetwork": "a hypernetwork",
     "lora": "a LoRA",
@@ -64,25 +68,25 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 
 READER_VERSION = 3
-"""Raised when files are read differently, so that a scan looks at them again."""
+"""Increased when files are read differently, so that the next scan reads them again."""
 MAX_FILE = 4 << 30
-"""Bytes: no hypernetwork is near it (the largest real one has 0.6 GB)."""
+"""Bytes; the largest real hypernetwork has 0.6 GB."""
 
 
 def load(path: str | os.PathLike[str]) -> Hypernetwork:
-    """Reads a hypernetwork: its structure now, each tensor when it is asked for.
+    """Reads a hypernetwork: its structure now, each tensor when it is needed.
 
     Args:
-        path: a ``.pt``, ``.ckpt``, ``.bin`` or ``.safetensors`` file; the suffix is not looked at.
+        path: a ``.pt``, ``.ckpt``, ``.bin`` or ``.safetensors`` file; its suffix is ignored.
 
     Returns:
-        The network; its file stays open until nothing refers to it any more.
+        The network. Its file stays open as long as anything refers to it.
 
     Raises:
         NotFound: no such file.
         NotAHypernetwork: the file is something else; the message says what.
-        UnsafeFile, DamagedFile, UnsupportedNetwork: it cannot be read safely, or not be computed faithfully.
-        UnreadableFile: reading it failed in a way that nobody foresaw.
+        UnsafeFile, DamagedFile, UnsupportedNetwork: it cannot be read safely or computed faithfully.
+        UnreadableFile: reading it raised an unexpected exception.
     """
     return read_network(OpenFile(path))
 
@@ -95,12 +99,12 @@ def read_network(file: OpenFile) -> Hypernetwork:
 
 @contextmanager
 def translating_unforeseen(file: OpenFile) -> Iterator[None]:
-    """Whatever exception comes out of reading one file refuses that file.
+    """Turns unexpected exceptions from reading one file into a refusal of that file.
 
-    A disk that fails and a machine without memory are no fault of the file: their errors stay what they are.
+    Errors of the disk and of memory are not the file's fault, and pass unchanged.
 
     Raises:
-        UnreadableFile: for every other exception that is not of ours.
+        UnreadableFile: for every other exception that is not an HnetkitError.
     """
     try:
         yield
@@ -132,12 +136,12 @@ def _read(file: OpenFile) -> Hypernetwork:
 
 
 def is_sparse(file: OpenFile) -> bool:
-    """Whether a file is larger than any network and hardly anything but holes: reading it would take hours."""
+    """Whether a file is larger than any network and consists of little but holes: reading it would take hours."""
     return file.size > MAX_FILE and file.bytes_on_disk() < file.size
 
 
 def refuse_sparse(file: OpenFile) -> None:
-    """Raises DamagedFile for a file that `is_sparse`: to be called before all of one is read."""
+    """Raises DamagedFile for a sparse file. Call it before reading a whole file."""
     if is_sparse(file):
         raise DamagedFile(
             f"{file.path}: a sparse file: {file.bytes_on_disk():,} bytes of {file.size:,} are on the disk",
@@ -177,24 +181,24 @@ def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHy
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What a look into a file found: a network, or why there is none."""
+    """The network in a file, or the reason why there is none."""
 
     network: Hypernetwork | None
     refusal: FileRefused | None
 
     @property
     def kind(self) -> str:
-        """A key of `TITLES`; a hypernetwork that cannot be computed is still one."""
+        """A key of `TITLES`; a hypernetwork that cannot be computed counts as one."""
         if self.network is not None or isinstance(self.refusal, UnsupportedNetwork):
             return "hypernetwork"
         return self.refusal.kind if isinstance(self.refusal, NotAHypernetwork) else "unknown"
 
 
 def identify(file: OpenFile) -> FileIdentity:
-    """Reads an open file without raising for what is in it.
+    """Reads an open file; whatever it holds is a result and not an exception.
 
     Raises:
-        FileChanged: it changed meanwhile.
+        FileChanged: the file changed meanwhile.
     """
     try:
         return FileIdentity(read_network(file), None)
@@ -232,7 +236,7 @@ def _kind_of_text(head: bytes) -> str:
 
 
 def kind_of_names(names: Collection[str]) -> str:
-    """Returns the kind of a flat set of tensor names; ``"unknown"`` where none is recognised."""
+    """Returns the kind of a flat set of tensor names; ``"unknown"`` if none is recognized."""
     joined = "\n".join(names)
 
     def any_of(*parts: str) -> bool:

@@ -193,7 +193,7 @@ class Previews:
         return self._without[number]
 
     def _drawn(self, request: Request, seeds: Sequence[int]) -> list[Image.Image | None]:
-        from hnetkit.generate.picture import draw_batch
+        from hnetkit.generate.drawing import draw_batch
 
         size, drawn = request.batch_size, list[Any]()
         for batch in (seeds[at : at + size] for at in range(0, len(seeds), size)):

@@ -20,9 +20,8 @@ from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai import Filters
-from hnetkit.sources.plan import enqueue
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import ask_about, missing, updates
+from hnetkit.sources.sync import check_unlisted, enqueue_items, find_updates, unlisted_models
 
 PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
 
@@ -195,7 +194,7 @@ def test_what_another_sync_brought_since_the_plan_was_made_is_not_fetched_again(
     assert any(item.file.name.endswith(".zip") for item in plan.to_fetch)  # whose hash no file has
     session.sync(EVERYTHING, all_versions=True)
     with session.registry.write():
-        jobs = [job.id for job in enqueue(session.registry, session.civitai, session.folder, plan.items)]
+        jobs = [job.id for job in enqueue_items(session.registry, session.civitai, session.folder, plan.items)]
     list(session.run(jobs))
     assert max(downloads(several).values()) == 1
 
@@ -230,12 +229,12 @@ def test_what_the_site_lost_is_a_state_and_stays_here(open_session: Callable[...
         files = set(installed(session).values())
         with session.registry.write():
             session.registry.catalogue._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
-        gone = missing(session.registry, session.plan(EVERYTHING, all_versions=True).models)
-        states = dict(ask_about(session.registry, session.civitai, session.clock, gone))
+        gone = unlisted_models(session.registry, session.plan(EVERYTHING, all_versions=True).models)
+        states = dict(check_unlisted(session.registry, session.civitai, session.clock, gone))
         assert states[str(ids[0])] == "gone"
         assert states[str(ids[1])] == "archived"
         assert all(path.is_file() for path in files)
-        assert missing(session.registry, session.plan(EVERYTHING, all_versions=True).models) == [], (
+        assert unlisted_models(session.registry, session.plan(EVERYTHING, all_versions=True).models) == [], (
             "they were asked about just now"
         )
 
@@ -246,7 +245,7 @@ def test_one_answer_that_a_model_is_gone_proves_nothing(open_session: Callable[.
         session.sync(EVERYTHING, all_versions=True)
         id = sites.world.ids()[0]
         sites.faults.add(Fault("I", "api", status=404, match=f"/models/{id}"))
-        assert dict(ask_about(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
+        assert dict(check_unlisted(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
         assert len([r for r in sites.requests if r.path.endswith(f"/models/{id}")]) == 2
 
 
@@ -254,13 +253,13 @@ def test_a_newer_version_is_an_update_until_it_is_here(open_session: Callable[..
     with Sites(World.make(5, plain=True)) as sites:
         session = open_session(sites)
         session.sync(EVERYTHING, all_versions=True)
-        assert list(updates(session.registry, session.civitai)) == []
+        assert list(find_updates(session.registry, session.civitai)) == []
         id = sites.world.ids()[1]
         version = sites.world.add_version(id)
-        (update,) = updates(session.registry, session.civitai)
+        (update,) = find_updates(session.registry, session.civitai)
         assert (update.model.id, update.newest.version.id) == (id, version["id"])
         session.pull(f"version:{version['id']}")
-        assert list(updates(session.registry, session.civitai)) == []
+        assert list(find_updates(session.registry, session.civitai)) == []
 
 
 def test_a_file_that_its_owner_replaced_later_comes_beside_the_old_one(
@@ -292,8 +291,8 @@ def test_values_that_a_later_answer_leaves_out_are_kept(open_session: Callable[.
         assert row["downloads"] is not None
         model["tags"] = []
         session.registry.catalogue.models()
-        from hnetkit.sources.sync import store
+        from hnetkit.sources.sync import store_models
 
-        store(session.registry, session.plan(EVERYTHING, all_versions=True).models)
+        store_models(session.registry, session.plan(EVERYTHING, all_versions=True).models)
         row = session.registry.catalogue.model("civitai", str(model["id"]))
         assert row["tags"] == []
