@@ -9,7 +9,10 @@ LONG = cli demo formats kernels library project prompts runtime sources train
 # folders of tests that are quick, whatever is changed
 QUICK = formats prompts registry
 
-.PHONY: demo test check test-long lint format docs train-demo bench clean
+# documents of which the program writes a part
+GENERATED = README.md docs/architecture.md docs/cli.md docs/initialisations.md
+
+.PHONY: demo test check test-long lint format docs dist train-demo bench clean
 
 demo: .venv/installed          ## index, convert and draw with the bundled library; leaves demo-output/grid.png
 	.venv/bin/hnetkit demo --overwrite
@@ -30,7 +33,7 @@ lint: .venv/installed          ## ruff, mypy strict, and generated docs up to da
 	.venv/bin/ruff format --check
 	rm -rf build && .venv/bin/pip install -q --no-deps --no-build-isolation --target build/typecheck .
 	cd build/typecheck && ../../.venv/bin/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p hnetkit
-	.venv/bin/cog --check docs/cli.md docs/initialisations.md README.md
+	.venv/bin/cog --check $(GENERATED)
 
 bench: .venv/installed         ## every benchmark of benchmarks/, about half an hour on 2 cores
 	PYTHONSAFEPATH= .venv/bin/python benchmarks/read.py
@@ -49,11 +52,15 @@ format: .venv/installed        ## ruff's own formatting and safe fixes
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-docs: .venv/installed          ## regenerate docs/cli.md and the README's transcript
-	.venv/bin/cog -r docs/cli.md docs/initialisations.md README.md
+docs: .venv/installed          ## regenerate what documents take from the program: references, tables, transcripts
+	.venv/bin/cog -r $(GENERATED)
+
+dist: .venv/installed          ## the wheel and the sources of a release in dist/, checked, installed afresh and run
+	.venv/bin/python -m pip install -q -c constraints.txt --group release
+	.venv/bin/python tools/dist.py
 
 clean:
-	rm -rf .venv build demo-output demo-work
+	rm -rf .venv build dist demo-output demo-work
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

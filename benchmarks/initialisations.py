@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from machine import RESULTS, unet_arguments, write
+from machine import RESULTS, conditions, write
 from torch import Tensor
 
 from hnetkit.demo import model_folder
@@ -99,7 +99,7 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     plain = draw(pipe)
     result = {
-        "conditions": unet_arguments("torch", "diffusers"),
+        "conditions": conditions("torch", "diffusers"),
         "pictures": {"prompts": PROMPTS, "steps": STEPS, "guidance": 2.0, "size": list(plain.shape[1:3])},
         "zero_output": zero_outputs(pipe, plain),
         "change": damage(pipe, plain),

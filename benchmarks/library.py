@@ -25,7 +25,7 @@ from typing import Any
 
 from machine import conditions, write
 
-from hnetkit.formats.write_pt import Pickled, write_zip
+from hnetkit.formats.writing import PickleWriter, write_zip
 from hnetkit.library.scan import scan
 from hnetkit.network import MemorySource, TensorRef
 from hnetkit.registry import Registry
@@ -49,9 +49,9 @@ def write_network(path: Path, width: int, rng: random.Random) -> None:
             refs[name] = TensorRef("fp32", shape, MemorySource(rng.randbytes(size)), 0)
         return refs
 
-    pickled = Pickled()
-    pickled.pair(width, [side(), side()], None)
-    pickled.item("name", path.stem)
+    pickled = PickleWriter()
+    pickled.add_pair(width, [side(), side()], None)
+    pickled.add_item("name", path.stem)
     with path.open("wb") as file:
         write_zip(file, pickled.finish(), ([ref.read()] for ref in pickled.storages))
 

@@ -33,7 +33,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler
-from machine import unet_arguments, write
+from machine import conditions, write
 from PIL import Image
 from real_size import DTYPES, WIDTHS, build_model, peak_of, plain_a1111, twin
 
@@ -231,7 +231,7 @@ def main() -> None:
     options = ("dtype", "gradient_checkpointing", "activation", "memory_steps")
     setting = {option: getattr(arguments, option) for option in options}
     result = {**setting, "pixels": SIDE, "goals": GOALS, **measured}
-    write(name_of(arguments), {**result, **unet_arguments("torch", "diffusers"), "threads": torch.get_num_threads()})
+    write(name_of(arguments), {**result, **conditions("torch", "diffusers"), "threads": torch.get_num_threads()})
 
 
 def name_of(arguments: argparse.Namespace) -> str:

@@ -1,8 +1,46 @@
-"""Every error that a person can meet: what it says, what to type next, and the exit code.
+"""The errors that a person can meet: each with a message, a hint of what to type next, and an exit code.
 
-The command line prints ``Error: <message>`` and ``Hint: <hint>`` on stderr and leaves with ``exit_code``.
+The command line prints ``Error: <message>`` and ``Hint: <hint>`` on stderr and exits with ``exit_code``.
 Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 network, 6 rate limit,
 7 file refused, 130 interrupted.
+
+    HnetkitError                  1
+    ├── Defect                    1
+    ├── PartlyFailed              1
+    ├── UsageError                2
+    │   ├── AmbiguousName         2
+    │   ├── OutputExists          2
+    │   └── RunChanged            2
+    ├── NotFound                  4
+    │   └── NoSettings            4
+    ├── FileRefused               7
+    │   ├── NotAHypernetwork      7
+    │   ├── UnsafeFile            7
+    │   ├── DamagedFile           7
+    │   ├── UnsupportedNetwork    7
+    │   ├── UnreadableFile        7
+    │   ├── FileChanged           7
+    │   └── WrongBytes            7
+    ├── RemoteError               5
+    │   ├── NetworkFailed         5
+    │   ├── RegionBlocked         5
+    │   ├── RateLimited           6
+    │   ├── AuthRequired          3
+    │   │   ├── EarlyAccess       3
+    │   │   └── NoAccess          3
+    │   └── Gone                  4
+    │       └── Archived          4
+    ├── RegistryError             1
+    ├── DiskFull                  1
+    ├── OutOfMemory               1
+    ├── IncompatibleNetwork       1
+    ├── AttachError               1
+    ├── KernelUnavailable         1
+    ├── ModelNotUsable            1
+    ├── BadPicture                1
+    ├── MissingPackage            1
+    │   └── MissingExtra          2
+    └── TrainingFailed            1
 """
 
 from __future__ import annotations
@@ -18,7 +56,7 @@ from hnetkit.text import printable as printable
 
 
 class HnetkitError(Exception):
-    """Base of all errors that hnetkit raises on purpose.
+    """Base class of all errors that hnetkit raises on purpose.
 
     Args:
         message: one line that names the file or thing and what is wrong with it.
@@ -33,45 +71,45 @@ class HnetkitError(Exception):
 
 
 class Defect(HnetkitError):
-    """An exception that nobody foresaw: a mistake in hnetkit."""
+    """An unexpected exception: a bug in hnetkit."""
 
 
 class PartlyFailed(HnetkitError):
-    """Some of several items failed; each failure was already reported."""
+    """Some of several items failed. Each failure has been reported already."""
 
 
 class UsageError(HnetkitError):
-    """What was asked cannot be meant: a bad option, a bad value, or a question nobody can answer."""
+    """Invalid usage: a bad option or value, or a question without a terminal to answer it."""
 
     exit_code = 2
 
 
 class AmbiguousName(UsageError):
-    """A name stands for several networks; the message lists them as ``name@hash``."""
+    """A name matches several networks. The message or the hint lists them as ``name@hash``."""
 
 
 class OutputExists(UsageError):
-    """An output would replace an existing file, and overwriting was not asked for."""
+    """An output would replace an existing file without ``--overwrite``, or a file of another kind."""
 
 
 class NotFound(HnetkitError):
-    """A file, a folder, a model or a name of the library is not there."""
+    """A file, a folder, a model or a network of the library does not exist."""
 
     exit_code = 4
 
 
 class NoSettings(NotFound):
-    """A picture does not say how it was made."""
+    """An image carries no generation settings."""
 
 
 class FileRefused(HnetkitError):
-    """A file is not a hypernetwork that can be read safely and understood fully."""
+    """A file is not a hypernetwork that can be read safely and understood completely."""
 
     exit_code = 7
 
 
 class NotAHypernetwork(FileRefused):
-    """The file is something else, recognised from its content.
+    """The file is something else, recognized by its content.
 
     Args:
         kind: what it is, in the words of ``inspect``'s ``kind`` (``"lora"``, ``"html"``, ...).
@@ -83,19 +121,19 @@ class NotAHypernetwork(FileRefused):
 
 
 class UnsafeFile(FileRefused):
-    """The pickle inside asks for something that no hypernetwork needs, or hides what it is."""
+    """The file asks for something that no hypernetwork needs, or hides what it is."""
 
 
 class DamagedFile(FileRefused):
-    """The container is cut short or contradicts itself."""
+    """The file is truncated or contradicts itself."""
 
 
 class UnsupportedNetwork(FileRefused):
-    """A hypernetwork, but of a build that cannot be computed faithfully (for example skip connections)."""
+    """A hypernetwork of a structure that cannot be computed faithfully, such as skip connections."""
 
 
 class UnreadableFile(FileRefused):
-    """Reading the file failed in a way that nobody foresaw; the message says how."""
+    """Reading the file raised an unexpected exception, which the message names."""
 
 
 class FileChanged(FileRefused):
@@ -103,117 +141,117 @@ class FileChanged(FileRefused):
 
 
 class RegistryError(HnetkitError):
-    """The registry's database cannot be used: locked, damaged, or written by a newer hnetkit."""
+    """The registry's database is locked, damaged, or was written by a newer hnetkit."""
 
 
 class IncompatibleNetwork(HnetkitError):
-    """A network does not belong on this UNet: other base model, or no layer of its widths."""
+    """A network does not fit this UNet: it is for another base model, or no layer has its widths."""
 
 
 class AttachError(HnetkitError):
-    """The UNet is in a state in which hypernetworks cannot be applied or changed (fused, folded, replaced)."""
+    """Hypernetworks cannot be applied or changed while the UNet is as it is (fused, folded, replaced)."""
 
 
 class KernelUnavailable(HnetkitError):
-    """``HNETKIT_KERNEL`` names a path that cannot run here."""
+    """``HNETKIT_KERNEL`` forces a path that cannot run here."""
 
 
 class ModelNotUsable(HnetkitError):
-    """A pipeline folder or hub id that cannot be loaded as a Stable Diffusion pipeline."""
+    """A folder, hub id or checkpoint cannot be loaded as a Stable Diffusion model."""
 
 
 class OutOfMemory(HnetkitError):
-    """The device, or this machine, has not enough memory; the hint says what to switch on."""
+    """The device or the machine ran out of memory. The hint says what to switch on."""
 
 
 class RemoteError(HnetkitError):
-    """Base of what a site or the way to it can do wrong; `code` is the word that the registry keeps."""
+    """Base class of failures of a site or of the connection to it; the registry stores `code`."""
 
     exit_code = 5
     code: ClassVar[str] = "network"
 
 
 class NetworkFailed(RemoteError):
-    """No answer, a broken one, or one that makes no sense, and trying again did not help."""
+    """No answer, or an unusable one, after all retries."""
 
 
 class RegionBlocked(RemoteError):
-    """The site serves nothing to this region."""
+    """The site does not serve this region."""
 
     code = "region-blocked"
 
 
 class RateLimited(RemoteError):
-    """The site asks for a pause that is longer than a command should wait."""
+    """The site asks for a longer pause than a command should wait."""
 
     exit_code = 6
     code = "rate-limited"
 
 
 class AuthRequired(RemoteError):
-    """The site wants to know who asks, or does not know the token."""
+    """The site requires a token, or rejects the one that it was sent."""
 
     exit_code = 3
     code = "no-token"
 
 
 class EarlyAccess(AuthRequired):
-    """Only those who paid get it before a date."""
+    """Early access: available to supporters only until a date."""
 
     code = "early-access"
 
 
 class NoAccess(AuthRequired):
-    """It is private, or its owner does not allow downloads."""
+    """The model is private, or its owner has disabled downloads."""
 
     code = "no-access"
 
 
 class Gone(RemoteError):
-    """The site does not have it, or not any more."""
+    """The site does not have it, or no longer has it."""
 
     exit_code = 4
     code = "gone"
 
 
 class Archived(Gone):
-    """The site still shows it and gives no file."""
+    """The site still lists it but no longer serves its files."""
 
     code = "archived"
 
 
 class WrongBytes(FileRefused):
-    """What came is not what the site says it is: size, hash or kind."""
+    """A download does not match what the site states: size, hash or kind of file."""
 
     code = "wrong-bytes"
 
 
 class DiskFull(HnetkitError):
-    """Not enough room for what is to be fetched or written."""
+    """The disk has no room for what is to be fetched or written."""
 
     code = "disk-full"
 
 
 class BadPicture(HnetkitError):
-    """Sampling gave NaN or an all-black picture."""
+    """Sampling produced NaN or an all-black image."""
 
 
 class MissingPackage(HnetkitError):
-    """An option needs a package that is not installed; the hint installs it."""
+    """An option needs a package that is not installed. The hint installs it."""
 
 
 class MissingExtra(MissingPackage):
-    """A part of hnetkit that not everybody installs needs packages that are not here; the hint installs them."""
+    """A command needs an optional extra of hnetkit that is not installed. The hint installs it."""
 
     exit_code = 2
 
 
 class RunChanged(UsageError):
-    """What a training run was made with so far is not what it is asked to go on with."""
+    """A training run is to be resumed with other settings than it was started with."""
 
 
 class TrainingFailed(HnetkitError):
-    """A training run was stopped before it ruined its network; the message names the last good file."""
+    """A guard stopped a training run. The message names the last good file."""
 
 
 _EXTRA_OF: Mapping[str, str] = dict.fromkeys(

@@ -57,7 +57,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
     temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}"
     try:  # the name is known before there is a file: an interrupt at any moment finds it
         with open(temporary, "xb", opener=_private) as file:
-            is_ours_alone(file.fileno())
+            try_lock(file.fileno())
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -65,7 +65,7 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
         if overwrite:
             os.replace(temporary, target)
         else:
-            place(temporary, target)
+            publish(temporary, target)
     finally:
         if os.path.lexists(temporary):
             os.unlink(temporary)
@@ -102,12 +102,12 @@ def _remove_stale(entry: os.DirEntry[str]) -> None:
     if not stat.S_ISREG(status.st_mode):
         return
     with open(entry.path, "r+b") as file:  # network disks lock only what may be written
-        is_stale = is_ours_alone(file.fileno())
+        is_stale = try_lock(file.fileno())
     if is_stale:
         os.unlink(entry.path)
 
 
-def is_ours_alone(handle: int) -> bool:
+def try_lock(handle: int) -> bool:
     """Takes a file for this process until it closes it; False where another process has it.
 
     Where locks are not known (Windows, some network disks) its age alone has to tell, and on Windows nobody can
@@ -123,7 +123,7 @@ def is_ours_alone(handle: int) -> bool:
 
 
 @contextmanager
-def alone(lock: Path, busy: HnetkitError, *, patience_s: float = 0.0) -> Iterator[None]:
+def exclusive_lock(lock: Path, busy: HnetkitError, *, patience_s: float = 0.0) -> Iterator[None]:
     """Keeps other processes from the same lock for as long as the block lasts.
 
     Args:
@@ -194,7 +194,7 @@ def refuse_links(paths: Iterable[Path]) -> None:
             raise OutputExists(f"{path}: a link, which nothing is written through", hint="remove it, or another --out")
 
 
-def place(temporary: str | os.PathLike[str], target: Path) -> None:
+def publish(temporary: str | os.PathLike[str], target: Path) -> None:
     """Gives a finished file its name without replacing another; `temporary` may stay behind as a second name.
 
     Raises:

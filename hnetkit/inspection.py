@@ -4,18 +4,37 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, Literal
 
 from hnetkit.errors import FileChanged, FileRefused, HnetkitError
-from hnetkit.formats.reading import Look, is_sparse, look, nothing_unforeseen
-from hnetkit.formats.source import OpenFile
-from hnetkit.hashes import FileHashes, hash_file
-from hnetkit.network import Hypernetwork
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import FileIdentity, identify, is_sparse, translating_unforeseen
+from hnetkit.hashes import FileHashes, damaged_parts, hash_file
+from hnetkit.network import Hypernetwork, TensorRef
 
 Verdict = Literal["ok", "warnings", "refused", "other"]
+
+_NETWORK_KEYS = (
+    "widths",
+    "layer_structure",
+    "activation",
+    "layer_norm",
+    "activate_output",
+    "dropout",
+    "dtype",
+    "parameters",
+    "base_model",
+    "step",
+    "sd_checkpoint",
+    "sd_checkpoint_name",
+    "metadata",
+    "source_sha256",
+)
+
+_LARGEST = {"fp16": 65504.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +44,7 @@ class Examination:
     Attributes:
         path: as it was given.
         size_bytes: of the file.
-        kind: ``"hypernetwork"`` or a key of `hnetkit.formats.kinds.TITLES`.
+        kind: ``"hypernetwork"`` or a key of `hnetkit.formats.reading.TITLES`.
         verdict: ``"ok"``, ``"warnings"`` (a usable network, but odd), ``"refused"`` (unsafe, damaged, or not
             computable), ``"other"`` (another kind of file, recognised).
         reason: why it is refused or what it is instead, one line; None for a usable network.
@@ -63,12 +82,6 @@ class Examination:
             "content_hash": self.hashes.content_hash if self.hashes else None,
         }
         return {**row, **self.facts}
-
-
-_NETWORK_KEYS = (
-    *("widths", "layer_structure", "activation", "layer_norm", "activate_output", "dropout", "dtype"),
-    *("parameters", "base_model", "step", "sd_checkpoint", "sd_checkpoint_name", "metadata", "source_sha256"),
-)
 
 
 def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
@@ -150,17 +163,17 @@ def examine_open(
         FileRefused: it changed meanwhile.
     """
     known = known or KnownHashes()
-    with nothing_unforeseen(file):
-        found = look(file)
+    with translating_unforeseen(file):
+        found = identify(file)
         wanted = hashes and not is_sparse(file)
         try:
-            with nothing_unforeseen(file):
+            with translating_unforeseen(file):
                 facts = _network_row(found.network)  # may read biases: while the file is open
                 read = known.of(file, found.network, sha256=sha256) if wanted else None
         except FileChanged:
             raise
         except FileRefused as refusal:  # the file can still be told from others
-            found, facts = Look(None, refusal), _network_row(None)
+            found, facts = FileIdentity(None, refusal), _network_row(None)
             read = known.of(file, None, sha256=sha256) if wanted else None
         return Examination(
             path=file.path,
@@ -182,3 +195,65 @@ def _verdict(net: Hypernetwork | None, kind: str) -> Verdict:
 
 def _text(value: Any) -> str | None:
     return value if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What `validate` found.
+
+    Attributes:
+        problems: what makes the network give wrong or no pictures, one line each.
+        warnings: what is odd, one line each.
+        untrained: widths whose two MLPs were never reached by training.
+    """
+
+    problems: tuple[str, ...]
+    warnings: tuple[str, ...]
+    untrained: tuple[int, ...]
+
+
+def validate(net: Hypernetwork) -> CheckReport:
+    """Reads every value of a network and returns what is wrong or odd with it."""
+    problems, warnings = [], list(net.warnings)
+    for part in damaged_parts(net):
+        problems.append(f"{part}: its bytes are not those that were saved: they do not have its checksum")
+    largest = 0.0
+    for width, side, key, tensor in net.each_tensor():
+        name = f"{width}.{side}.{key}"
+        bad, peak = _scan_values(tensor)
+        largest = max(largest, peak)
+        if bad:
+            problems.append(f"{name}: {bad} of {tensor.numel} values are not finite")
+    untrained = tuple(width for width in net.widths if not net.is_trained(width))
+    if untrained == tuple(net.widths):
+        warnings.append("never trained: every bias is 0")
+    elif untrained:
+        warnings.append(f"never trained at width {', '.join(map(str, untrained))}: every bias is 0")
+    if largest > _LARGEST["fp16"]:
+        warnings.append(f"values up to {largest:g} do not fit into fp16; compute it in bf16 or fp32")
+    return CheckReport(tuple(problems), tuple(warnings), untrained)
+
+
+def _scan_values(tensor: TensorRef, *, step: int = 1 << 20) -> tuple[int, float]:
+    """Returns how many values are not finite, and the largest finite magnitude; reads `step` values at a time."""
+    import numpy as np
+
+    bad, largest = 0, 0.0
+    for values in _values(tensor, step):
+        finite = np.isfinite(values)
+        bad += int(values.size - np.count_nonzero(finite))
+        if finite.any():
+            largest = max(largest, float(np.abs(values[finite]).max()))
+    return bad, largest
+
+
+def _values(tensor: TensorRef, step: int) -> Iterator[Any]:
+    """Yields numpy arrays of the tensor's values; bf16 widened to fp32, which is exact."""
+    import numpy as np
+
+    form = {"fp16": "<f2", "fp32": "<f4", "fp64": "<f8", "bf16": "<u2"}[tensor.dtype]
+    item = np.dtype(form).itemsize
+    for first in range(0, tensor.numel, step):
+        count = min(step, tensor.numel - first)
+        values = np.frombuffer(tensor.file.read_at(tensor.offset + first * item, count * item), dtype=form)
+        yield (values.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == "bf16" else values

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 
 from hnetkit.errors import HnetkitError, UsageError
-from hnetkit.files import alone, new_file
+from hnetkit.files import exclusive_lock, new_file
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
 
@@ -75,7 +75,7 @@ def _at_settings() -> AbstractContextManager[None]:
     """Between reading the settings and writing them nobody else does."""
     path = config_file()
     busy = HnetkitError(f"{path}: another process is at the settings", hint="try again when it ended")
-    return alone(path.with_name(".config.lock"), busy, patience_s=_PATIENCE_S)
+    return exclusive_lock(path.with_name(".config.lock"), busy, patience_s=_PATIENCE_S)
 
 
 def _require_sense(key: str, value: str) -> None:

@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterator
 from itertools import chain
+from typing import Any
 
 _BEYOND = re.compile(r"[^\x20-\x7e]+")
 _JOINERS = frozenset("\u200c\u200d")
@@ -25,6 +26,7 @@ _MARKED_FORMULA = re.compile(f"'(?={_FORMULA.pattern})")
 _AFTER_SEPARATOR = re.compile(r"(?<=;)(\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
 _PLAIN_WORD = re.compile(r"[\w@%+=:./\\-]+", re.ASCII)
 _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
+_MOST_ITEMS, _MOST_DEPTH = 12, 3  # of a container, as `shorten` shows it
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 
 
@@ -71,6 +73,15 @@ def size_text(size_bytes: int) -> str:
     return f"{size_bytes / 1e3:.1f} kB"
 
 
+def shorten(value: Any, most: int = 60) -> str:
+    """Returns a text of at most about `most` characters that shows any value; a text is shown as it is.
+
+    No part of the value is turned into text as a whole: a list may hold one long text ten thousand times.
+    """
+    text = value if isinstance(value, str) else _literal(value, most, _MOST_DEPTH)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
     """Returns `text` as one word of a command that people paste into a shell, which sees nothing else in it.
 
@@ -102,6 +113,21 @@ def from_cell(cell: str) -> str:
     """Returns the text of a cell that `to_cell` wrote, or that somebody typed in a spreadsheet."""
     text = _ESCAPES.sub(lambda found: _of_units(found[0]), cell)
     return text[1:] if _MARKED_FORMULA.match(text) else text
+
+
+def _literal(value: Any, most: int, depth: int) -> str:
+    if isinstance(value, str | bytes):
+        return repr(value[:most])
+    if isinstance(value, list | tuple | dict):
+        if not depth:
+            return "…"
+        items = [_literal(item, most, depth - 1) for _, item in zip(range(_MOST_ITEMS), value, strict=False)]
+        joined = ", ".join([*items, "…"] if len(value) > _MOST_ITEMS else items)
+        form = {list: "[%s]", tuple: "(%s)"}.get(type(value), "{%s}")
+        return form % joined
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"an integer of {value.bit_length()} bits"
+    return repr(value) if isinstance(value, int | float | None) else type(value).__name__
 
 
 def _escaped(text: str, escape: Callable[[str], str]) -> str:

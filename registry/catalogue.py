@@ -15,15 +15,12 @@ from sqlite_utils import Database
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import MAX_MADE, json_size, parse_json
-from hnetkit.registry.files import Row, now, text_of
-from hnetkit.registry.json_columns import COLUMNS, broken, from_json, to_json
+from hnetkit.registry.columns import COLUMNS, Row, broken, from_json, now, text_of, to_json, upsert
 
 MAX_RECORD = 16 << 20
 """Bytes of a site's record of one model, unpacked."""
-
 # column -> its table
 _JSON = {column: table for table in ("models", "versions", "remote_files") for column in COLUMNS[table]}
-
 # a file that the sites list, and what it shares with others: a model may have thousands of files
 _FILES = """
 SELECT models.id, versions.id, remote_files.id AS remote_file_id, remote_files.remote_id AS file_id,
@@ -116,19 +113,10 @@ class Catalogue:
         )
 
     def _put(self, table: str, key: Row, values: Mapping[str, Any], *, dated: bool = False) -> int:
-        row = {**key, **{name: _column(name, value) for name, value in values.items()}}
-        if dated:
-            row |= {"first_seen": now(), "last_seen": now()}
-        updates = [
-            f"{name} = coalesce(excluded.{name}, {table}.{name})" for name in row if name not in (*key, "first_seen")
-        ]
-        cursor = self._db.execute(
-            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
-            f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(updates)} RETURNING id",
-            list(row.values()),
-        )
-        id: int = cursor.fetchone()[0]
-        return id
+        columns = {name: _column(name, value) for name, value in values.items()}
+        columns |= {"last_seen": now()} if dated else {}
+        first = {"first_seen": now()} if dated else None
+        return upsert(self._db, table, key, columns, first=first, keep_known=True)
 
     # --- looking up
 
@@ -301,3 +289,42 @@ def _from_columns(row: Row, what: str) -> Row:
         if row.get(name) is not None:
             row[name] = bool(row[name])
     return row
+
+
+class Subscriptions:
+    """The table `subscriptions`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def put(self, name: str, filters: Mapping[str, Any]) -> None:
+        """Stores what `name` means from now on."""
+        self._db.execute(
+            "INSERT INTO subscriptions (name, filters, created_at) VALUES (?, ?, ?) "
+            "ON CONFLICT (name) DO UPDATE SET filters = excluded.filters",
+            [name, to_json(dict(sorted(filters.items()))), now()],
+        )
+
+    def put_new(self, name: str, filters: Mapping[str, Any]) -> None:
+        """Stores what `name` means, unless it means something already."""
+        if self._db.execute("SELECT 1 FROM subscriptions WHERE name = ?", [name]).fetchone() is None:
+            self.put(name, filters)
+
+    def rows(self) -> list[Row]:
+        """Returns all of them, by name."""
+        cursor = self._db.execute("SELECT name, filters, created_at, synced_at FROM subscriptions ORDER BY name")
+        return [
+            {
+                "name": name,
+                "filters": from_json(filters, "subscriptions", "filters", name),
+                "created_at": created,
+                "synced_at": synced,
+            }
+            for name, filters, created, synced in cursor
+        ]
+
+    def mark_synced(self, name: str) -> None:
+        self._db.execute("UPDATE subscriptions SET synced_at = ? WHERE name = ?", [now(), name])
+
+    def remove(self, name: str) -> None:
+        self._db.execute("DELETE FROM subscriptions WHERE name = ?", [name])

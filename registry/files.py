@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import Any
 
 from sqlite_utils import Database
 
-from hnetkit.registry.json_columns import COLUMNS, broken, from_json, is_sound, to_json
+from hnetkit.registry.columns import (
+    COLUMNS,
+    Row,
+    broken,
+    from_column,
+    from_json,
+    is_sound,
+    now,
+    text_of,
+    to_column,
+    to_json,
+    upsert,
+)
 
-Row = dict[str, Any]
 _TEXT = ("text", str | None)
 _KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite takes anything else, too
 
@@ -28,7 +37,7 @@ class Root:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class KnownFile:
     """What a scan needs to know of a file: is it still the one that was read?"""
 
     id: int
@@ -37,30 +46,6 @@ class Seen:
     reader_version: int
     state: str
     content_hash: str | None
-
-
-def now() -> str:
-    """Returns the time in UTC, to the second, as ISO 8601."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def to_column(path: str) -> str | bytes:
-    """Returns a path as SQLite can hold it: text, or its bytes where it is not valid text."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return os.fsencode(path)
-    return path
-
-
-def from_column(value: str | bytes) -> str:
-    """Returns the path that `to_column` was given."""
-    return os.fsdecode(value) if isinstance(value, bytes) else str(value)  # a damaged one names no file
-
-
-def text_of(name: str) -> str:
-    """Returns a name as valid text, for names that are only shown and searched."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 class Files:
@@ -97,12 +82,12 @@ class Files:
         """Removes a root and what is known of the files under it; see `forget`."""
         self._db.execute("DELETE FROM roots WHERE id = ?", [root.id])
 
-    def root_scanned(self, root: Root) -> None:
+    def mark_scanned(self, root: Root) -> None:
         self._db.execute("UPDATE roots SET scanned_at = ? WHERE id = ?", [now(), root.id])
 
     # --- files
 
-    def seen(self, root: Root) -> dict[str, Seen]:
+    def seen(self, root: Root) -> dict[str, KnownFile]:
         """Returns every file known under a root: path below it -> what is known.
 
         Where what is known of a file cannot be read any more, no reader has read it: its `reader_version` is 0.
@@ -117,7 +102,7 @@ class Files:
             "LEFT JOIN networks ON networks.content_hash = files.content_hash WHERE root_id = ?",
             [root.id],
         )
-        return {from_column(path): Seen(*rest) for path, *rest in rows}
+        return {from_column(path): KnownFile(*rest) for path, *rest in rows}
 
     def content_at(self, root: Root, path: str) -> str | None:
         """Returns the content hash of the file known at a path below a root; None for no network, or none known."""
@@ -140,8 +125,6 @@ class Files:
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
             "source_sha256": row.get("source_sha256"),
-            "root_id": root.id,
-            "path": to_column(path),
             "stem": text_of(PurePath(path).stem),
             "warnings": to_json(row["warnings"]),
             "mtime_ns": mtime_ns,
@@ -149,14 +132,9 @@ class Files:
             "state": "present",
             "last_seen": now(),
         }
-        columns = [*values, "first_seen"]
-        updates = ", ".join(f"{column} = excluded.{column}" for column in values)
-        cursor = self._db.execute(
-            f"INSERT INTO files ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
-            f"ON CONFLICT (root_id, path) DO UPDATE SET {updates} RETURNING id",
-            [*values.values(), now()],
+        id = upsert(
+            self._db, "files", {"root_id": root.id, "path": to_column(path)}, values, first={"first_seen": now()}
         )
-        id = cursor.fetchone()[0]
         self._db.execute("DELETE FROM sidecars WHERE file_id = ?", [id])
         if row.get("sidecars"):
             self._db.execute("INSERT INTO sidecars VALUES (?, ?)", [id, to_json(row["sidecars"])])

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from hnetkit.registry.files import from_column, now, text_of, to_column
+from hnetkit.registry.columns import from_column, now, text_of, to_column, upsert
 
 UNFINISHED = ("queued", "fetching", "installing")
 
@@ -60,7 +60,10 @@ def _text(said: str | None) -> str | None:
 
 
 _COLUMNS = ", ".join(Job.__slots__)
-_FOLDER = Job.__slots__.index("folder")
+
+
+def _job(row: dict[str, Any]) -> Job:
+    return Job(**row | {"folder": from_column(row["folder"])})
 
 
 class Jobs:
@@ -72,14 +75,8 @@ class Jobs:
     def add(self, key: str, values: Mapping[str, Any]) -> Job:
         """Returns the job of this key, made or, where one is there, brought up to date; its state stays."""
         values = {name: to_column(value) if name == "folder" else value for name, value in values.items()}
-        row = {"key": key, **values, "state": "queued", "created_at": now(), "updated_at": now()}
-        updates = ", ".join(f"{name} = excluded.{name}" for name in values)
-        self._db.execute(
-            f"INSERT INTO jobs ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
-            f"ON CONFLICT (key) DO UPDATE SET {updates}",
-            list(row.values()),
-        )
-        return self.of(key)[0]
+        first = {"state": "queued", "created_at": now(), "updated_at": now()}
+        return self.get(upsert(self._db, "jobs", {"key": key}, values, first=first))
 
     def rows(self) -> list[Job]:
         """Returns all jobs, the oldest first."""
@@ -94,15 +91,13 @@ class Jobs:
 
     def _rows(self, where: str, parameters: Iterable[Any] = ()) -> list[Job]:
         rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY id", list(parameters))
-        return [
-            Job(**{**dict(zip(Job.__slots__, row, strict=True)), "folder": from_column(row[_FOLDER])}) for row in rows
-        ]
+        return [_job(dict(zip(Job.__slots__, row, strict=True))) for row in rows]
 
-    def again(self, id: int) -> None:
+    def requeue(self, id: int) -> None:
         """Takes up a finished job again; one that somebody is at stays theirs."""
         self._queue(f"id = ? AND state NOT IN {UNFINISHED}", [id])
 
-    def give_back(self, id: int, owner: str) -> None:
+    def release(self, id: int, owner: str) -> None:
         """Leaves an unfinished job of `owner` to whoever comes next."""
         self._queue(f"id = ? AND owner = ? AND state IN {UNFINISHED}", [id, owner])
 
@@ -139,7 +134,7 @@ class Jobs:
 
     # --- what lies on the disk because of a job
 
-    def installed(self, path: str, job: int | None, kind: str, sha256: str | None) -> None:
+    def add_install(self, path: str, job: int | None, kind: str, sha256: str | None) -> None:
         """Notes that hnetkit put a file there; `kind` is ``network``, ``preview``, ``sidecar`` or ``quarantine``."""
         self._db.execute(
             "INSERT OR REPLACE INTO installs VALUES (?, ?, ?, ?, ?)", [to_column(path), job, kind, sha256, now()]
@@ -165,6 +160,6 @@ class Jobs:
             {"path": from_column(path), "job_id": job, "kind": kind, "sha256": sha} for path, job, kind, sha in cursor
         ]
 
-    def not_installed(self, path: str) -> None:
+    def forget_install(self, path: str) -> None:
         """Forgets that hnetkit put a file there."""
         self._db.execute("DELETE FROM installs WHERE path = ?", [to_column(path)])

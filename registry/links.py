@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sqlite_utils import Database
 
-from hnetkit.registry.files import from_column, now, to_column
+from hnetkit.registry.columns import from_column, now, to_column
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,24 +7,31 @@ import re
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
-from hnetkit.registry.files import Row, text_of
-from hnetkit.registry.json_columns import COLUMNS, from_json, to_json
+from hnetkit.registry.columns import COLUMNS, Row, from_json, now, text_of, to_json, upsert
 from hnetkit.registry.migrations import SEARCH
 
 _JSON = tuple(COLUMNS["networks"])
 _PLAIN = (
-    *("content_hash", "name", "activation", "layer_norm", "activate_output", "dtype", "parameters", "base_model"),
-    *("step", "sd_checkpoint", "sd_checkpoint_name"),
+    "name",
+    "activation",
+    "layer_norm",
+    "activate_output",
+    "dtype",
+    "parameters",
+    "base_model",
+    "step",
+    "sd_checkpoint",
+    "sd_checkpoint_name",
 )
 _WORD = re.compile(r"\w+")
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
 _FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
-
 # one row per network; files that are there count before files that are gone
 Item = TypeVar("Item")
 _SELECT = """
@@ -47,13 +54,7 @@ class Networks:
     def put(self, row: Mapping[str, Any]) -> None:
         """Stores what a network is; its tags, note and aliases stay."""
         values = {key: _plain(row[key]) for key in _PLAIN} | {key: to_json(row[key]) for key in _JSON}
-        updates = ", ".join(f"{column} = excluded.{column}" for column in values)
-        self._db.execute(
-            f"INSERT INTO networks ({', '.join(values)}) VALUES ({', '.join('?' * len(values))}) "
-            f"ON CONFLICT (content_hash) DO UPDATE SET {updates}",
-            list(values.values()),
-        )
-        self._stale.add(self.id_of(row["content_hash"]))
+        self._stale.add(upsert(self._db, "networks", {"content_hash": row["content_hash"]}, values))
 
     def is_known(self, content_hash: str) -> bool:
         return self._db.execute(_ID, [content_hash]).fetchone() is not None
@@ -141,7 +142,7 @@ class Networks:
         self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", [alias, id])
         self._stale |= {id, *(former or ())}
 
-    def left_a_file(self, content_hash: str, *, for_good: bool = False) -> None:
+    def drop_unused(self, content_hash: str, *, for_good: bool = False) -> None:
         """To be called where a file got another content: without any other file and any word, this one is dropped.
 
         What somebody tagged, noted or named stays known, to be there when the content comes back; and so does how a
@@ -192,7 +193,7 @@ class Networks:
             return False
         return not lost
 
-    def mend_search(self) -> None:
+    def rebuild_search(self) -> None:
         """Makes the search's index again from what is known of the networks."""
         self._db.execute("DROP TABLE IF EXISTS network_text")
         self._db.execute(SEARCH)
@@ -233,3 +234,62 @@ def _network_row(row: Row) -> Row:
 
 def _batches(items: list[Item], size: int = 500) -> Iterable[list[Item]]:
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The training that made one content.
+
+    Attributes:
+        recipe: everything that the run was asked to do, as JSON holds it.
+        started_from: content hash of the network that it began with; None for a new one.
+        model_name, model_hash: of the model that it was trained on; None where nobody said.
+        trained_at: when it was stored, UTC, ISO 8601.
+    """
+
+    recipe: Mapping[str, Any]
+    started_from: str | None = None
+    model_name: str | None = None
+    model_hash: str | None = None
+    trained_at: str | None = None
+
+
+class Trainings:
+    """The table `trainings`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    def put(self, network_id: int, training: Training) -> None:
+        """Stores how a network came to be, replacing what was known."""
+        self._db.execute(
+            "INSERT OR REPLACE INTO trainings VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                network_id,
+                to_json(training.recipe),
+                training.started_from,
+                training.model_name and text_of(training.model_name),
+                training.model_hash,
+                training.trained_at or now(),
+            ],
+        )
+
+    def of(self, content_hash: str) -> Training | None:
+        """Returns how the network of this content came to be; None where that is not known."""
+        found = self._db.execute(
+            "SELECT recipe, started_from, model_name, model_hash, trained_at FROM trainings "
+            "JOIN networks ON networks.id = network_id WHERE content_hash = ?",
+            [content_hash],
+        ).fetchone()
+        if found is None:
+            return None
+        return Training(from_json(found[0], "trainings", "recipe", content_hash), *found[1:])
+
+    def lineage(self, content_hash: str) -> list[str]:
+        """Returns the contents that training began with, one after another, the nearest first."""
+        found: list[str] = []
+        training = self.of(content_hash)
+        while training is not None and training.started_from and training.started_from not in found:
+            found.append(training.started_from)
+            training = self.of(training.started_from)
+        return found

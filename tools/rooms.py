@@ -33,17 +33,18 @@ ROOMS = {
     "hub": Room("Files of the Hugging Face hub, through huggingface_hub.", "errors files tokens"),
     "limits": Room("Limits on what is made of a file that a stranger wrote; the JSON parser.", "errors files"),
     "images": Room("The one reader of images: allowed formats, size limits, EXIF orientation.", "errors files"),
-    "distributed": Room("The processes that `accelerate launch` starts of one command.", "errors"),
+    "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
     "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors"),
     "hashes": Room("The hashes of a file and of its content, in one pass.", "errors network"),
-    "checks": Room("Is a network complete, finite and trained?", "errors network hashes"),
     "formats": Room(
         "Bytes to a `Hypernetwork` and back. Reads pickles without running them.",
         "errors text files limits hashes network",
         frozenset({"torch", "numpy"}),
     ),
-    "inspection": Room("What a file is, as one row.", "errors network formats checks hashes"),
+    "inspection": Room(
+        "What a file is, as one row; is a network complete, finite and trained?", "errors network formats hashes"
+    ),
     "registry": Room(
         "The library's SQLite database. Answers named queries; opens no model file.",
         "errors limits text",
@@ -62,18 +63,18 @@ ROOMS = {
         "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP except the hub's is here.",
         "errors text paths files limits tokens hub hashes formats inspection registry library",
     ),
-    "prompts": Room("Prompts and infotext, parsed into data.", "errors limits", frozenset()),
+    "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
     "runtime": Room("`Stack` and the diffusers adapters: networks on a UNet.", "errors hub network formats kernels"),
     "demo": Room("The bundled model and its networks.", "errors"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",
-        "errors paths files limits hub images distributed settings network hashes formats text registry library prompts"
-        " runtime demo",
+        "errors paths files limits hub images distributed settings network hashes formats text registry"
+        " library prompts runtime demo",
     ),
     "train": Room(
         "Training data, training runs and sweeps.",
-        "errors paths files limits images distributed settings network hashes formats checks inspection text kernels"
-        " registry library prompts runtime demo generate",
+        "errors paths files limits images distributed settings network hashes formats inspection"
+        " text kernels registry library prompts runtime demo generate",
     ),
 }
 """Room -> its row. `hnetkit.cli` is not listed: it may import every room, and no room may import it."""
@@ -88,6 +89,9 @@ def as_table() -> str:
     """Returns the table in Markdown, for docs/architecture.md."""
     lines = ["| room | what it is | may import |", "| --- | --- | --- |"]
     for name, row in ROOMS.items():
-        lines.append(f"| `{name}` | {row.purpose} | {', '.join(row.imports.split()) or 'nothing of ours'} |")
-    lines.append("| `cli` | The command line: options and printing, nothing else. | everything |")
+        imports = ", ".join(other for other in ROOMS if other in row.imports.split()) or "no room"
+        if row.packages is not None:
+            imports += f"; of packages {', '.join(sorted(row.packages)) or 'none'}"
+        lines.append(f"| `{name}` | {row.purpose} | {imports} |")
+    lines.append("| `cli` | The command line: options and printing, nothing else. | every room |")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, Us
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
-    from hnetkit.formats.conversion import Converted
+    from hnetkit.formats.conversion import ConvertedFile
     from hnetkit.network import DType
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ def convert_command(
     from hnetkit.formats.conversion import convert, convert_all
 
     chosen = cast("DType | None", dtype)
-    done: list[Converted] = []
+    done: list[ConvertedFile] = []
     failures: list[HnetkitError] = []
     if to is None:
         if len(sources) != 2 or out_dir is not None:
@@ -159,7 +159,7 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
 
 def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
     from hnetkit.cli.picture_rows import picture_row
-    from hnetkit.formats.source import OpenFile
+    from hnetkit.formats.open_file import OpenFile
     from hnetkit.inspection import examine_open
 
     with OpenFile(path) as file:
@@ -171,8 +171,8 @@ def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
 
 
 def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
-    from hnetkit.checks import validate
     from hnetkit.formats import load
+    from hnetkit.inspection import validate
 
     try:
         report = validate(load(path))
@@ -189,7 +189,7 @@ def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
     return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
 
 
-def _converted_row(made: Converted) -> Row:
+def _converted_row(made: ConvertedFile) -> Row:
     return {
         "source": made.source,
         "target": str(made.target),

@@ -1,4 +1,4 @@
-"""Bytes to Hypernetwork and back: containers, the allow-list pickle reader, A1111's dict, hnetkit's safetensors."""
+"""File formats of hypernetworks: `load` and `save`, containers, the allow-list pickle reader, A1111's dict."""
 
 from hnetkit.formats.reading import READER_VERSION, load
 from hnetkit.formats.writing import save

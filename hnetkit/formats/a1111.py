@@ -1,4 +1,4 @@
-"""A1111's dict as a Hypernetwork: every variant that was ever written, and what is odd about it.
+"""A1111's dict of a hypernetwork: every variant that was ever written becomes a `Hypernetwork`, with warnings.
 
 Source: AUTOMATIC1111 1.10, modules/hypernetworks/hypernetwork.py, and its history (behaviour only).
 """
@@ -10,23 +10,22 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork, UsageError
-from hnetkit.formats import pickle_reader, pickle_values
+from hnetkit.formats import pickle_reader
 from hnetkit.formats.activations import activation_name
-from hnetkit.formats.messages import naming, shown
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.topology import build_mlp, canonical_key, expected_indices, linear_indices
 from hnetkit.limits import Budget
 from hnetkit.network import FileFormat, Hypernetwork, MLPPair, ResidualMLP, TensorRef
-from hnetkit.text import counted
+from hnetkit.text import counted, shorten
 
 KNOWN_WIDTHS = frozenset({320, 640, 768, 1024, 1280, 1536, 2048})
 MAX_WIDTH = 999_999  # of a context; the largest real one is 2048
 MAX_WIDTHS = 100  # a network of every kind at once has 7
 MAX_METADATA = 10_000  # values, counted through all nesting
-MAX_METADATA_TEXT = 256 << 10  # signs, counted wherever they are named: one text may stand in ten thousand places
-MAX_NAMES = 20  # of what is not carried over, in messages
-_STEPS_OF_A_TENSOR = 10
-OUT_OF_ORDER = "its layers do not stand in their order: ComfyUI would apply them otherwise (hnetkit convert mends it)"
+MAX_METADATA_TEXT = 256 << 10  # characters, counted at every mention: ten thousand entries may share one text
+MAX_NAMES = 20  # names of dropped content that a message lists
+_STEPS_OF_A_TENSOR = 10  # of the budget for reading one file
+OUT_OF_ORDER = "its layers are stored out of order: ComfyUI would apply them differently (hnetkit convert fixes it)"
 MAX_INTEGER_BITS = 8 * pickle_reader.MAX_INTEGER_BYTES - 1
 
 TensorOf = Callable[[Any, str], TensorRef]
@@ -36,13 +35,13 @@ _WIDTH = re.compile(r"[1-9][0-9]{0,4}")
 
 
 def refuse_more_widths(number: int, path: str) -> None:
-    """Raises UnsafeFile where there are more widths than any network has."""
+    """Raises UnsafeFile for more widths than any network has."""
     if number > MAX_WIDTHS:
         raise UnsafeFile(f"{path}: more than {MAX_WIDTHS} widths; a network has at most a handful")
 
 
 def is_network_dict(value: Any, budget: Budget) -> bool:
-    """Whether a dict looks like A1111's: a width leading to two dicts of ``linear...`` tensors."""
+    """Whether a dict looks like A1111's: a width maps to two dicts of ``linear...`` tensors."""
     return isinstance(value, dict) and any(
         _width(key) is not None and _is_pair(item, budget) for key, item in value.items()
     )
@@ -57,29 +56,29 @@ def _width(key: Any) -> int | None:
 def _is_pair(item: Any, budget: Budget) -> bool:
     if not isinstance(item, list | tuple) or len(item) != 2 or not all(isinstance(side, dict) for side in item):
         return False
-    budget.work(len(item[0]) + len(item[1]))  # one large dict may stand at any number of keys
+    budget.work(len(item[0]) + len(item[1]))  # any number of keys may share one large dict
     return any(isinstance(key, str) and key.startswith("linear") for side in item for key in side)
 
 
 def build_network(value: Mapping[Any, Any], tensor_of: TensorOf, *, format: FileFormat, file: OpenFile) -> Hypernetwork:
-    """Returns the network that A1111's dict describes.
+    """Builds the network that A1111's dict describes.
 
     Args:
-        value: widths -> (K tensors, V tensors), and text keys; may be wrapped in ``state_dict``.
-        tensor_of: makes a TensorRef of one tensor of `value`, given its name for messages.
-        format, file: the container and the open file that it came from.
+        value: width -> (K tensors, V tensors), beside text keys; may be wrapped in ``state_dict``.
+        tensor_of: makes a TensorRef of one tensor of `value`; takes its name for messages.
+        format, file: container and open file that `value` was read from.
 
     Raises:
-        FileRefused: what is in the dict cannot be computed faithfully; the message names the file.
+        FileRefused: the network cannot be computed faithfully; the message names the file.
     """
     try:
         return _Builder(file, tensor_of).build(value, format)
     except FileRefused as error:
-        raise naming(error, file.path) from None
+        raise file.refusal(error) from None
 
 
 class _Builder:
-    """Collects what is odd about one file while its network is built."""
+    """Builds one network and collects warnings about its file."""
 
     def __init__(self, file: OpenFile, tensor_of: TensorOf) -> None:
         self.file = file
@@ -92,7 +91,7 @@ class _Builder:
         if not is_network_dict(value, budget) and is_network_dict(value.get("state_dict"), budget):
             value = value["state_dict"]
             self.warnings.append("wrapped in a state_dict")
-        widths, others = self._parted(value)
+        widths, others = self._split_keys(value)
         metadata = self._metadata(others)
         if metadata.get("skip_connection"):
             raise UnsupportedNetwork("built with skip connections inside, which only one extension could run")
@@ -118,13 +117,13 @@ class _Builder:
             )
             for width, pair in sorted(sides.items())
         }
-        if format != "safetensors" and not _stand_in_order(sides, mlps):
+        if format != "safetensors" and not _is_in_order(sides, mlps):
             self.warnings.append(OUT_OF_ORDER)
         first = next(iter(mlps.values())).key
         self._compare(mlps, first, metadata, activation, activate_output, dropout)
         last = [mlp.stages[-1] for pair in mlps.values() for mlp in pair]
-        # the tensors leave it open only where no layer norm follows: there it has to be told
-        told = next((stage for stage in last if stage.norm is None), last[0])
+        # only a stage without layer norm leaves it open whether the output is activated
+        open_stage = next((stage for stage in last if stage.norm is None), last[0])
         return Hypernetwork(
             mlps=mlps,
             metadata=metadata,
@@ -132,13 +131,13 @@ class _Builder:
             path=self.file.path,
             size_bytes=self.file.size,
             source=self.file,
-            activate_output=told.activation is not None if activation else activate_output,
+            activate_output=open_stage.activation is not None if activation else activate_output,
             warnings=tuple(self.warnings),
             not_carried=tuple(self.not_carried),
         )
 
-    def _parted(self, value: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-        """Parts the widths, with what stands at them, from everything else."""
+    def _split_keys(self, value: Mapping[Any, Any]) -> tuple[dict[Any, Any], dict[Any, Any]]:
+        """Splits the entries of widths from all others."""
         widths: dict[Any, Any] = {}
         others: dict[Any, Any] = {}
         for key, item in value.items():
@@ -148,7 +147,7 @@ class _Builder:
                 widths[key] = item
             elif _is_number(key):
                 raise DamagedFile(
-                    f"{shown(key)} is no width: other programs would take it for another one, or for none"
+                    f"{shorten(key)} is not a valid width: other programs would read it differently, or not at all"
                 )
             else:
                 others[key] = item
@@ -160,14 +159,14 @@ class _Builder:
         for key, item in widths.items():
             width = int(key)
             if width > MAX_WIDTH:
-                raise DamagedFile(f"the width {shown(key)} is that of no network")
-            if type(key) is not int:  # A1111 takes these for no widths
-                kind = "text" if isinstance(key, str) else "a number of numpy"
+                raise DamagedFile(f"no network has the width {shorten(key)}")
+            if type(key) is not int:  # A1111 does not recognize these as widths
+                kind = "text" if isinstance(key, str) else "a numpy number"
                 self.warnings.append(f"the width {width} is written as {kind}")
             if not isinstance(item, list | tuple) or len(item) != 2 or not all(isinstance(s, dict) for s in item):
                 raise DamagedFile(f"the width {width} does not hold two MLPs")
             if width in sides:
-                raise DamagedFile(f"the width {width} stands twice")
+                raise DamagedFile(f"the width {width} appears twice")
             k, v = (self._tensors(side, f"{width}.{letter}") for side, letter in zip(item, "kv", strict=True))
             sides[width] = (k, v)
         return sides
@@ -176,42 +175,42 @@ class _Builder:
         self.file.budget.work(_STEPS_OF_A_TENSOR * len(side))
         tensors: dict[str, TensorRef] = {}
         for key, stub in side.items():
-            if not isinstance(stub, pickle_values.Tensor | TensorRef) or not isinstance(key, str):
-                raise DamagedFile(f"{where}.{shown(key)} is not a tensor")
+            if not isinstance(stub, pickle_reader.TensorStub | TensorRef) or not isinstance(key, str):
+                raise DamagedFile(f"{where}.{shorten(key)} is not a tensor")
             name = canonical_key(key)
             if name in tensors:
-                raise DamagedFile(f"{where}.{shown(name)} stands twice")
-            tensors[name] = self.tensor_of(stub, f"{where}.{shown(name)}")
+                raise DamagedFile(f"{where}.{shorten(name)} appears twice")
+            tensors[name] = self.tensor_of(stub, f"{where}.{shorten(name)}")
         return tensors
 
     def _check_size(self, sides: Mapping[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]]) -> None:
-        """K and V may be one tensor; many views of the same bytes would cost far more than the file's size."""
+        """K and V may share one tensor, but many views of the same bytes would cost far more than the file's size."""
         size = sum(tensor.nbytes for pair in sides.values() for side in pair for tensor in side.values())
         if size > 2 * self.file.size:
             raise UnsafeFile(f"its tensors claim {size} bytes of a file of {self.file.size}")
 
     def _metadata(self, others: Mapping[Any, Any]) -> dict[str, Any]:
         metadata: dict[str, Any] = {}
-        plain = _Plain()
+        plain = _PlainValues()
         left_out: dict[str, None] = {}
         for key, item in others.items():
             if _is_key(key) and plain.has(key) and plain.has(item):
                 metadata[key] = item
             elif len(left_out) <= MAX_NAMES:
-                left_out[shown(key)] = None
+                left_out[shorten(key)] = None
         self.not_carried += [*left_out][:MAX_NAMES]
         if len(left_out) > MAX_NAMES:
             self.not_carried.append("and more")
         return metadata
 
     def _dropout(self, metadata: Mapping[str, Any], depth: int) -> list[float]:
-        """Dropout probability per stage, by the newer key or A1111's conversion of the older ones."""
+        """Dropout probability per stage: from the newer key, else from the older ones as A1111 converts them."""
         structure = metadata.get("dropout_structure")
         if isinstance(structure, list | tuple) and structure:
             if len(structure) == depth + 1 and all(isinstance(p, int | float) and 0 <= p <= 1 for p in structure):
                 return [float(p) for p in structure[1:]]
             self.warnings.append(
-                f"dropout_structure is {shown(list(structure), 80)}, the tensors have {counted(depth, 'layer')}"
+                f"dropout_structure is {shorten(list(structure), 80)}, the tensors have {counted(depth, 'layer')}"
             )
         if not metadata.get("use_dropout"):
             return [0.0] * depth
@@ -227,30 +226,30 @@ class _Builder:
         activate_output: bool,
         dropout: list[float],
     ) -> None:
-        """Warns where metadata and tensors disagree; the tensors are what is computed."""
+        """Adds a warning wherever metadata and tensors disagree. The tensors are what is computed."""
         unusual = [width for width in mlps if width not in KNOWN_WIDTHS]
         if unusual:
-            self.warnings.append(f"no Stable Diffusion model has contexts of width {', '.join(map(shown, unusual))}")
+            self.warnings.append(f"no Stable Diffusion model has contexts of width {', '.join(map(shorten, unusual))}")
         has_norm = first.stages[0].norm is not None
         if "is_layer_norm" in metadata and bool(metadata["is_layer_norm"]) != has_norm:
-            self.warnings.append(f"is_layer_norm is {shown(metadata['is_layer_norm'])}, the tensors say {has_norm}")
+            self.warnings.append(f"is_layer_norm is {shorten(metadata['is_layer_norm'])}, the tensors say {has_norm}")
         self._compare_structure(mlps, metadata)
         if activation and "activate_output" not in metadata and not has_norm:
             self.warnings.append("activate_output is missing: taken as True, as AUTOMATIC1111 does")
         if activation and first.stages[0].activation is None:
-            self.warnings.append(f"activation_func is {activation}, the tensors leave no room for it")
+            self.warnings.append(f"activation_func is {activation}, but the tensors have no place for it")
         if activation != "prelu" and first.stages[0].slope is not None:
-            self.warnings.append(f"activation_func is {activation or 'linear'}, the tensors are those of prelu")
+            self.warnings.append(f"activation_func is {activation or 'linear'}, but the tensors are those of prelu")
         arguments = {"activation": bool(activation), "norm": has_norm, "activate_output": activate_output}
         expected = expected_indices(len(first.stages), dropout=dropout, **arguments)
         found = linear_indices(first)
         if activation != "prelu" and found != expected:
             self.warnings.append(
-                f"its layers stand at {shown(found)}, its metadata would put them at {shown(expected)}"
+                f"its layers are at {shorten(found)}, its metadata would put them at {shorten(expected)}"
             )
         shapes = {(len(m.stages), m.stages[0].activation, m.stages[0].norm is None) for p in mlps.values() for m in p}
         if len(shapes) > 1:
-            self.warnings.append("its MLPs are not all of one build")
+            self.warnings.append("its MLPs do not all have one structure")
 
     def _compare_structure(self, mlps: Mapping[int, MLPPair], metadata: Mapping[str, Any]) -> None:
         stated = metadata.get("layer_structure")
@@ -258,13 +257,13 @@ class _Builder:
             return
         derived = Hypernetwork(mlps, metadata).layer_structure
         if not isinstance(stated, list | tuple) or list(stated) != derived:
-            self.warnings.append(f"layer_structure is {shown(stated, 80)}, the tensors are {shown(derived, 80)}")
+            self.warnings.append(f"layer_structure is {shorten(stated, 80)}, the tensors are {shorten(derived, 80)}")
 
 
-def _stand_in_order(
+def _is_in_order(
     sides: Mapping[int, tuple[dict[str, TensorRef], dict[str, TensorRef]]], mlps: Mapping[int, MLPPair]
 ) -> bool:
-    """Whether each layer stands in the file where it is applied."""
+    """Whether the file stores the layers in the order in which they are applied."""
     return all(
         [key for key in tensors if key.endswith(".weight")] == [key for key in mlp.tensors if key.endswith(".weight")]
         for width, pair in sides.items()
@@ -272,22 +271,22 @@ def _stand_in_order(
     )
 
 
-class _Plain:
-    """Tells metadata that is made of text, numbers and containers only, and counts all that was asked about."""
+class _PlainValues:
+    """Recognizes metadata of text, numbers and containers only, and counts all the values that it was given."""
 
     def __init__(self) -> None:
-        self.values, self.signs = MAX_METADATA, MAX_METADATA_TEXT
+        self.values_left, self.characters_left = MAX_METADATA, MAX_METADATA_TEXT
 
     def has(self, value: Any, depth: int = 0) -> bool:
         """Whether a value is plain.
 
         Raises:
-            UnsafeFile: it is nested or repeated more than any metadata is.
+            UnsafeFile: it is nested or repeated more than any real metadata.
         """
-        self.values -= 1
-        self.signs -= len(value) if isinstance(value, str) else 0
-        if self.values < 0 or self.signs < 0 or depth > 8:
-            raise UnsafeFile("metadata without end")
+        self.values_left -= 1
+        self.characters_left -= len(value) if isinstance(value, str) else 0
+        if self.values_left < 0 or self.characters_left < 0 or depth > 8:
+            raise UnsafeFile("metadata too large, or nested too deeply")
         if isinstance(value, list | tuple):
             return all(self.has(item, depth + 1) for item in value)
         if isinstance(value, dict):
@@ -301,28 +300,26 @@ class _Plain:
 
 
 def require_metadata(metadata: Mapping[Any, Any]) -> None:
-    """Raises UsageError where no file could give metadata back, FileRefused where it is more than is read."""
-    plain = _Plain()
+    """Raises UsageError for metadata that no file could give back, FileRefused for more than is read again."""
+    plain = _PlainValues()
     for key, item in metadata.items():
         try:
             is_fit = _is_key(key) and plain.has(key) and plain.has(item)
         except UnsafeFile as error:
             raise FileRefused(
-                f"its metadata, up to {shown(key)}, is more than is read: {error}", hint="keep less of it"
+                f"its metadata, up to {shorten(key)}, is more than hnetkit reads: {error}", hint="keep less of it"
             ) from error
         if not is_fit:
-            raise UsageError(
-                f"its metadata {shown(key)}: no file could give it back", hint="use texts, numbers and lists"
-            )
+            raise UsageError(f"its metadata {shorten(key)}: no file can store it", hint="use text, numbers and lists")
 
 
 def _is_key(key: Any) -> bool:
-    """Whether a key can be carried over: text that every container holds (a surrogate alone is none)."""
+    """Whether a key can be carried over: text that every container can store (a lone surrogate is not)."""
     return isinstance(key, str) and key != "optimizer_state_dict" and key.encode(errors="ignore").decode() == key
 
 
 def _is_number(key: Any) -> bool:
-    """Whether Python takes a text for a whole number: ``"02"``, ``" 2"``, ``"\u0662"``."""
+    """Whether Python reads a text as a whole number: ``"02"``, ``" 2"``, ``"\u0662"``."""
     try:
         return isinstance(key, str) and len(key) < 100 and int(key) is not None
     except ValueError:

@@ -1,4 +1,4 @@
-"""Files of one format as files of another: which becomes which, and that no two become one."""
+"""Conversion of model files between formats, one or many, without two sources writing one output."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from hnetkit.text import argument
 
 AnyPath = str | os.PathLike[str]
 Progress = Callable[[int, int], None]
-"""Told how many files are done, and of how many."""
+"""Called with the number of files done, and of all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
-    """A file that was written.
+class ConvertedFile:
+    """One file that `convert` wrote.
 
     Attributes:
-        format, dtype, size_bytes, content_hash: of the new file, as it reads.
-        not_carried: what of the source is not in it, such as an optimizer.
+        format, dtype, size_bytes, content_hash: of the new file, as it was read back.
+        not_carried: content of the source that the new file lacks, such as an optimizer.
     """
 
     source: str
@@ -38,18 +38,18 @@ class Converted:
     not_carried: tuple[str, ...]
 
 
-def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, overwrite: bool = False) -> Converted:
-    """Writes a network into another file, whose suffix decides the format; tensors keep their bytes.
+def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, overwrite: bool = False) -> ConvertedFile:
+    """Writes a network to another file, whose suffix decides the format. Tensors keep their bytes.
 
     Args:
-        target: a folder means a safetensors file in it, of the source's name.
-        dtype: of every tensor; None keeps each.
-        overwrite: replace what is there.
+        target: a file, or a folder for a safetensors file of the source's name.
+        dtype: convert every tensor to this; None keeps each as it is.
+        overwrite: replace an existing network.
 
     Raises:
-        NotFound, FileRefused: the source is not there, or no network that can be read.
-        UsageError: the target is there, is hnetkit's own state, or has another suffix.
-        DiskFull: it has no room.
+        NotFound, FileRefused: the source does not exist, or is not a readable network.
+        UsageError: the target exists, or has another suffix.
+        DiskFull: there is no room for the target.
     """
     source, target = os.fspath(source), Path(target)
     if target.is_dir():
@@ -59,10 +59,10 @@ def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, ove
     try:
         save(net, target, dtype=dtype, overwrite=overwrite)
     except OSError as error:
-        error.filename = None  # that of the temporary file means nothing to the person
+        error.filename = None  # the name of the temporary file would tell the user nothing
         raise failure_of(error, str(target)) from error
     made = load(target)
-    return Converted(
+    return ConvertedFile(
         source, target, made.format, made.dtype, made.size_bytes, made.content_hash, tuple(net.not_carried)
     )
 
@@ -75,23 +75,23 @@ def convert_all(
     dtype: DType | None = None,
     overwrite: bool = False,
     progress: Progress = lambda done, total: None,
-) -> tuple[list[Converted], list[HnetkitError]]:
-    """Converts files, each by itself, into files of their names.
+) -> tuple[list[ConvertedFile], list[HnetkitError]]:
+    """Converts files one by one; each output has its source's name.
 
     Args:
-        sources: files, and folders in place of the model files in them.
-        to: the suffix of the new files.
-        out_dir: their folder, made where it is not there; None: each lies beside its source.
+        sources: files; a folder means the model files in it.
+        to: suffix of the new files.
+        out_dir: folder for them, created if missing; None puts each beside its source.
         dtype, overwrite: as in `convert`.
 
     Returns:
-        What was written, and what failed: also folders that hold no model, and sources whose outputs would be one file.
+        The files written, and the failures. Folders without a model, and sources that share one output, count as such.
     """
     failures: list[HnetkitError] = []
     if out_dir is not None:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
     pairs = list(_targets([os.fspath(source) for source in sources], to, out_dir, failures))
-    done: list[Converted] = []
+    done: list[ConvertedFile] = []
     for count, (source, target) in enumerate(pairs):
         progress(count, len(pairs))
         try:
@@ -104,25 +104,25 @@ def convert_all(
 def _targets(
     sources: Iterable[str], to: str, out_dir: AnyPath | None, failures: list[HnetkitError]
 ) -> Iterator[tuple[str, Path]]:
-    """Yields (source, target) pairs; `failures` gets unreadable folders, and sources that would get one name."""
+    """Yields (source, target) pairs. Adds unreadable folders, and sources that share a target, to `failures`."""
     found: dict[str, list[tuple[str, Path]]] = {}
-    named: dict[str, str] = {}  # each file once, in however many spellings
+    named: dict[str, str] = {}  # each file once, however its path is spelled
     for source in _expanded(sources, failures):
         folder_of_it, name = os.path.split(source)
         named.setdefault(os.path.join(os.path.realpath(folder_of_it), name), source)
     for source in named.values():
         target = (Path(source).parent if out_dir is None else Path(out_dir)) / f"{Path(source).stem}.{to}"
-        place = os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name))
-        found.setdefault(place, []).append((source, target))
+        key = os.path.normcase(os.path.join(os.path.realpath(target.parent), target.name))
+        found.setdefault(key, []).append((source, target))
     for pairs in found.values():
         if len(pairs) == 1:
             yield pairs[0]
         else:
-            failures += _of_one_name(pairs)
+            failures += _collisions(pairs)
 
 
-def _of_one_name(pairs: Sequence[tuple[str, Path]]) -> Iterator[HnetkitError]:
-    """The failure of each of several sources whose outputs would be one file; no choice of one would be right."""
+def _collisions(pairs: Sequence[tuple[str, Path]]) -> Iterator[HnetkitError]:
+    """Yields a failure for each of several sources with one target: choosing any of them would be a guess."""
     more = f" and {len(pairs) - 2} more" if len(pairs) > 2 else ""
     for source, target in pairs:
         other = next(other for other, _ in pairs if other != source)
@@ -131,7 +131,7 @@ def _of_one_name(pairs: Sequence[tuple[str, Path]]) -> Iterator[HnetkitError]:
 
 
 def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[str]:
-    """A folder stands for the model files in it; `failures` gets those that cannot be read, or hold none."""
+    """Yields the files, and those in folders. Adds folders that are unreadable or hold no model to `failures`."""
     for source in sources:
         if not os.path.isdir(source):
             yield source
@@ -143,5 +143,7 @@ def _expanded(sources: Iterable[str], failures: list[HnetkitError]) -> Iterator[
             continue
         files = sorted(str(path) for path in found if os.path.isfile(path))
         if not files:
-            failures.append(NotFound(f"{source}: no model file lies in this folder", hint="name the folder below it"))
+            failures.append(
+                NotFound(f"{source}: no model file in this folder", hint="give the subfolder that holds them")
+            )
         yield from files

@@ -1,9 +1,9 @@
-"""Reads the structure of a torch pickle without running any of it.
+"""Allow-list reader of torch pickles: reads their structure without running any of it.
 
 A pickle is a program for a small stack machine. This is that machine with everything dangerous left out: it imports
 nothing, calls nothing, and knows only the opcodes that `torch.save` writes. The few globals that a hypernetwork
-needs become inert values; any other global becomes a `Foreign` value, which does nothing, and its name is noted: what
-the file is can then still be told, and a hypernetwork that holds one is refused.
+needs become inert values. Any other global becomes a `Foreign` value, which does nothing, and its name is noted, so
+that other kinds of files can still be recognized; a hypernetwork with one is refused.
 
 Source: the pickle opcodes are documented in CPython's Lib/pickletools.py.
 """
@@ -16,28 +16,205 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hnetkit.errors import DamagedFile, UnsafeFile
-from hnetkit.formats.pickle_values import (
-    ALLOWED_GLOBALS,
-    STORAGE_TYPES,
-    Foreign,
-    Global,
-    NumpyType,
-    Parsed,
-    Storage,
-    StorageType,
-    is_index,
-    set_item,
-)
 from hnetkit.limits import Budget
+
+_NUMPY_FORMATS = {
+    "i1": "b",
+    "i2": "h",
+    "i4": "i",
+    "i8": "q",
+    "u1": "B",
+    "u2": "H",
+    "u4": "I",
+    "u8": "Q",
+    "f2": "e",
+    "f4": "f",
+    "f8": "d",
+    "b1": "?",
+}
+
+MAX_NUMBERED = 10_000
+"""Items of a dict with numeric keys: an optimizer has one for each tensor, and SDXL has 2700 tensors."""
+_LARGEST_KEY = 1 << 60  # larger numbers may share a hash
+STORAGE_TYPES = {
+    "FloatStorage",
+    "HalfStorage",
+    "BFloat16Storage",
+    "DoubleStorage",
+    "IntStorage",
+    "LongStorage",
+    "ShortStorage",
+    "CharStorage",
+    "ByteStorage",
+    "BoolStorage",
+}
 
 MAX_SIZE = 16 << 20  # bytes of structure; the largest real file has 60 kB
 MAX_DEPTH = 200  # nested marks
 MAX_INTEGER_BYTES = 16
 MAX_ARGUMENTS = 8
-MAX_NAME = 500  # signs of a global's name
-MAX_KEPT = 1_000_000  # a pickle counts what it keeps from 0 on, and no real one has so many
-
+MAX_NAME = 500  # characters of a global's name
+MAX_KEPT = 1_000_000  # entries of the memo, which a pickle numbers from 0
 _NOTHING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class StorageType:
+    """A torch storage class, which names the element type of a storage."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A persistent reference to tensor bytes outside the pickle."""
+
+    type: StorageType
+    key: str
+    numel: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStub:
+    """A view of a storage; offset and stride in elements. Not yet checked against the storage's real bytes."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+@dataclass(slots=True, eq=False)
+class Foreign:
+    """A global that the file asked for and that was not imported.
+
+    Attributes:
+        name: of the global.
+        state: the attributes that the file wanted to set on an object of it.
+    """
+
+    name: str
+    state: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedGlobal:
+    """A global of the allow-list: calling it runs `make`, which only builds inert values."""
+
+    name: str
+    make: Callable[..., Any] = field(compare=False)
+
+
+class ParsedDict(dict[Any, Any]):
+    """A dict made by `collections.OrderedDict`. Its `_metadata` attribute, if the file sets one, is dropped."""
+
+
+@dataclass(slots=True)
+class NumpyType:
+    """A numpy dtype by its code (`"i8"`, `"f4"`, ...), as numpy values in the metadata have it.
+
+    Attributes:
+        order: byte order, in the notation of `struct`.
+    """
+
+    code: str
+    order: str = "<"
+
+
+class NumpyNumber(int):
+    """A whole number of a numpy type, which A1111 does not recognize as a width."""
+
+
+def _rebuild_tensor(
+    storage: Any, offset: Any, shape: Any, stride: Any, _requires_grad: Any, hooks: Any, marks: Any = None
+) -> TensorStub:
+    if not isinstance(storage, Storage) or not is_index(offset):
+        raise UnsafeFile("a tensor without a storage")
+    if not all(isinstance(part, tuple) and all(map(is_index, part)) for part in (shape, stride)):
+        raise UnsafeFile("a tensor whose shape does not consist of numbers")
+    if len(shape) != len(stride) or len(shape) > 8:
+        raise UnsafeFile("a tensor whose shape and stride do not match")
+    if marks or hooks:  # torch would negate or conjugate such a tensor
+        raise UnsafeFile("a tensor that differs from its stored bytes")
+    return TensorStub(storage, offset, shape, stride)
+
+
+def _rebuild_parameter(data: Any, _requires_grad: Any, _hooks: Any) -> TensorStub:
+    if not isinstance(data, TensorStub):
+        raise UnsafeFile("a parameter that is not a tensor")
+    return data
+
+
+def _ordered_dict(items: Any = ()) -> ParsedDict:
+    if not isinstance(items, list | tuple) or not all(isinstance(i, list | tuple) and len(i) == 2 for i in items):
+        raise UnsafeFile("an ordered dict that does not consist of pairs")
+    result = ParsedDict()
+    for key, value in items:
+        set_item(result, key, value)
+    return result
+
+
+def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8"):
+        raise UnsafeFile("an unusual text encoding")
+    try:
+        return text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise DamagedFile("text that its encoding cannot represent") from error
+
+
+def _numpy_type(code: Any, *_rest: Any) -> NumpyType:
+    if not isinstance(code, str):
+        raise UnsafeFile("a numpy type without a code")
+    return NumpyType(code)
+
+
+def _numpy_scalar(kind: Any, data: Any = b"", *_rest: Any) -> int | float | bool:
+    if not isinstance(kind, NumpyType) or kind.code not in _NUMPY_FORMATS or not isinstance(data, bytes):
+        raise UnsafeFile("an unusual numpy value")
+    try:
+        value: int | float | bool = struct.unpack(kind.order + _NUMPY_FORMATS[kind.code], data)[0]
+    except struct.error as error:
+        raise DamagedFile("a numpy value of the wrong size") from error
+    return NumpyNumber(value) if type(value) is int else value
+
+
+def is_index(value: Any) -> bool:
+    """Whether a value can count elements: an int from 0 to 2**62 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
+def set_item(target: dict[Any, Any], key: Any, value: Any) -> None:
+    """Sets an item of a parsed dict.
+
+    Whoever chooses numeric keys can make all of them collide, so only as many are accepted as stay quick even then.
+    The hashes of texts are random and cannot be chosen.
+
+    Raises:
+        UnsafeFile: the key is neither text nor number, or there are more numeric keys than any model has.
+    """
+    if isinstance(key, int | float) and (len(target) >= MAX_NUMBERED or not -_LARGEST_KEY < key < _LARGEST_KEY):
+        raise UnsafeFile(
+            f"a dict with more than {MAX_NUMBERED} items and numeric keys, or with a key that is too large"
+        )
+    if not isinstance(key, str | int | float | bytes | None):
+        if isinstance(key, tuple | Foreign):
+            key = f"<{type(key).__name__}>"  # no network has such a key; the dict is only looked at, never used
+        else:
+            raise UnsafeFile("a dict key that is neither text nor number")
+    target[key] = value
+
+
+# the globals that hypernetworks need; the reader itself handles storage classes such as FloatStorage
+ALLOWED_GLOBALS: dict[str, Callable[..., Any]] = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "numpy.core.multiarray.scalar": _numpy_scalar,
+    "numpy._core.multiarray.scalar": _numpy_scalar,
+    "numpy.dtype": _numpy_type,
+    "_codecs.encode": _encode,
+}
 
 
 @dataclass(slots=True)
@@ -45,10 +222,10 @@ class PickleReader:
     """Interprets one pickle after another in `data`.
 
     Attributes:
-        data: the bytes; nothing outside them is looked at.
-        budget: a step for each opcode and each item that a call goes through, and the bytes of texts.
+        data: the bytes to read.
+        budget: charged one step for each opcode and each item that a call goes through, and the bytes of texts.
         position: where the next pickle begins.
-        foreign: names of globals that are not on the allow-list, each once, in the order met.
+        foreign: names of globals that are not on the allow-list, each once, in order of appearance.
     """
 
     data: bytes
@@ -57,13 +234,13 @@ class PickleReader:
     foreign: dict[str, None] = field(default_factory=dict)
     _stack: list[Any] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
-    # a list: a stranger chooses these numbers, and could choose them so that a dict takes for ever to find one
+    # a list, because the file chooses these numbers, and could choose them to make every look-up in a dict slow
     _memo: list[Any] = field(default_factory=list)
     _kept: int = 0
     _storages: dict[str, Storage] = field(default_factory=dict)
 
     def read(self) -> Any:
-        """Returns the value of the pickle at `position`, and moves behind it.
+        """Returns the value of the pickle at `position`, and moves past it.
 
         Raises:
             UnsafeFile: an opcode, a call or a limit that no hypernetwork needs.
@@ -77,7 +254,7 @@ class PickleReader:
             code = self._take(1)[0]
             if code == 0x2E:  # STOP
                 if len(self._stack) != 1 or self._marks:
-                    raise DamagedFile("a pickle that does not end with one value")
+                    raise DamagedFile("a pickle that does not end with exactly one value")
                 return self._stack.pop()
             operation = _OPERATIONS.get(code)
             if operation is None:
@@ -122,7 +299,7 @@ class PickleReader:
     def _pop(self) -> Any:
         floor = self._marks[-1] if self._marks else 0
         if len(self._stack) <= floor:
-            raise DamagedFile("a pickle that takes more than it has")
+            raise DamagedFile("a pickle that pops more values than it pushed")
         return self._stack.pop()
 
     def _top(self) -> Any:
@@ -137,7 +314,7 @@ class PickleReader:
 
     def _since_mark(self) -> list[Any]:
         if not self._marks:
-            raise DamagedFile("a pickle that closes what it never opened")
+            raise DamagedFile("a pickle that closes a group it never opened")
         start = self._marks.pop()
         items = self._stack[start:]
         del self._stack[start:]
@@ -150,7 +327,7 @@ class PickleReader:
         if isinstance(target, Foreign):
             return
         if not isinstance(target, list):
-            raise UnsafeFile("items appended to something that is no list")
+            raise UnsafeFile("items appended to something that is not a list")
         target.extend(items)
 
     def _set_items(self, items: list[Any]) -> None:
@@ -158,9 +335,9 @@ class PickleReader:
         if isinstance(target, Foreign):
             return
         if not isinstance(target, dict):
-            raise UnsafeFile("items set on something that is no dict")
+            raise UnsafeFile("items set on something that is not a dict")
         if len(items) % 2:
-            raise DamagedFile("a dict with a key and no value")
+            raise DamagedFile("a dict with a key but no value")
         for key, value in zip(items[::2], items[1::2], strict=True):
             set_item(target, key, value)
 
@@ -171,7 +348,7 @@ class PickleReader:
     def _memoize(self, key: int) -> None:
         value = self._top()
         if key >= MAX_KEPT:
-            raise UnsafeFile(f"a pickle that keeps a value under the number {key}")
+            raise UnsafeFile(f"a pickle that memoizes a value under the number {key}")
         if key >= len(self._memo):
             self._memo += [_NOTHING] * (key + 1 - len(self._memo))
         self._kept += self._memo[key] is _NOTHING
@@ -179,7 +356,7 @@ class PickleReader:
 
     def _recall(self, key: int) -> None:
         if key >= len(self._memo) or self._memo[key] is _NOTHING:
-            raise DamagedFile("a pickle that recalls what it never kept")
+            raise DamagedFile("a pickle that recalls a value it never memoized")
         self._push(self._memo[key])
 
     # --- globals and calls
@@ -189,7 +366,7 @@ class PickleReader:
         if module == "torch" and attribute in STORAGE_TYPES:
             self._push(StorageType(attribute))
         elif name in ALLOWED_GLOBALS:
-            self._push(Global(name, ALLOWED_GLOBALS[name]))
+            self._push(AllowedGlobal(name, ALLOWED_GLOBALS[name]))
         else:
             self.foreign[name] = None
             self._push(Foreign(name))
@@ -197,7 +374,7 @@ class PickleReader:
     def _stack_global(self) -> None:
         attribute, module = self._pop(), self._pop()
         if not isinstance(attribute, str) or not isinstance(module, str) or len(module) + len(attribute) > MAX_NAME:
-            raise UnsafeFile("a global whose name is no name")
+            raise UnsafeFile("a global without a valid name")
         self._global(f"{module}.{attribute}")
 
     def _reduce(self) -> None:
@@ -205,9 +382,9 @@ class PickleReader:
         if isinstance(target, Foreign):
             self._push(target)
             return
-        if not isinstance(target, Global) or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
-            raise UnsafeFile("a call of something that cannot be called")
-        # a pickle may recall one large value for any number of calls
+        if not isinstance(target, AllowedGlobal) or not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
+            raise UnsafeFile("a call of something that is not callable")
+        # a pickle can pass one large value to any number of calls
         self.budget.work(
             sum(len(argument) for argument in arguments if isinstance(argument, str | bytes | list | tuple))
         )
@@ -224,10 +401,10 @@ class PickleReader:
         if isinstance(target, Foreign):
             target.state = state
             return
-        # what torch leaves on a state dict: version numbers of modules
-        if isinstance(target, Parsed) and isinstance(state, dict) and state.keys() <= {"_metadata"}:
+        # torch sets the version numbers of modules on a state dict
+        if isinstance(target, ParsedDict) and isinstance(state, dict) and state.keys() <= {"_metadata"}:
             return
-        # (version, order of bytes, and what only types of several fields have)
+        # (version, byte order, and what only types of several fields have)
         if isinstance(target, NumpyType) and isinstance(state, tuple) and len(state) >= 2 and state[1] in tuple("<>|="):
             target.order = ">" if state[1] == ">" else "<"
             return
@@ -243,19 +420,19 @@ class PickleReader:
     def _persistent(self) -> None:
         reference = self._pop()
         if not isinstance(reference, tuple) or len(reference) not in (5, 6) or reference[0] != "storage":
-            raise UnsafeFile("a persistent reference that is no storage")
+            raise UnsafeFile("a persistent reference that is not a storage")
         _, kind, key, _location, numel, *view = reference
         if isinstance(kind, Foreign):
             self._push(kind)
             return
         if not isinstance(kind, StorageType) or not isinstance(key, str) or not is_index(numel):
-            raise UnsafeFile("a persistent reference that is no storage")
+            raise UnsafeFile("a persistent reference that is not a storage")
         if view and view[0] is not None:
             raise UnsafeFile("a view of another storage")
         storage = Storage(kind, key, numel)
-        # torch makes a storage when it is first named, and takes no notice of what is said of it later
+        # torch creates a storage at its first mention, and ignores what later mentions say of it
         if self._storages.setdefault(key, storage) != storage:
-            raise UnsafeFile("tensors that disagree on what one storage is: programs would read other weights")
+            raise UnsafeFile("tensors that disagree about one storage: programs would read different weights")
         self._push(storage)
 
     def _integer(self, size: int) -> None:

@@ -1,11 +1,16 @@
-"""From a path to a Hypernetwork, or to what the file is instead. The format is told from the bytes that are parsed."""
+"""Reading of hypernetwork files, and recognition of files that are something else.
+
+The format is decided from the same bytes that are parsed. Other kinds of files are recognized by the key names that
+their own tools write.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hnetkit.errors import (
     DamagedFile,
@@ -18,54 +23,88 @@ from hnetkit.errors import (
     UnsupportedNetwork,
     failure_of,
 )
+from hnetkit.formats import pickle_reader
 from hnetkit.formats.a1111 import build_network, is_network_dict
-from hnetkit.formats.convention import is_ours, network_of
-from hnetkit.formats.kinds import TITLES, kind_of_bytes, kind_of_names, kind_of_value
-from hnetkit.formats.messages import shown
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.safetensors_file import read_safetensors
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.safetensors_schema import is_hypernetwork, read_hypernetwork
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
 from hnetkit.network import Hypernetwork
+from hnetkit.text import shorten
+
+# kind -> its name in messages
+TITLES: Mapping[str, str] = {
+    "hypernetwork": "a hypernetwork",
+    "lora": "a LoRA",
+    "lycoris": "a LyCORIS network",
+    "textual-inversion": "a textual inversion embedding",
+    "vae": "a VAE",
+    "checkpoint": "a model checkpoint",
+    "sam": "a Segment Anything model",
+    "aesthetic-gradient": "an aesthetic gradient",
+    "optimizer": "the state of an optimizer",
+    "torchscript": "a TorchScript program",
+    "html": "a web page, probably what a site sent instead of the file",
+    "json": "a JSON text",
+    "text": "a text",
+    "image": "a picture",
+    "zip": "a zip archive of other things",
+    "archive": "an archive",
+    "git-lfs": "a Git LFS pointer, not the file itself",
+    "gguf": "a GGUF model",
+    "empty": "an empty file",
+    "unknown": "not a file that hnetkit knows",
+}
+_MAGIC: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "image"),
+    (b"\xff\xd8\xff", "image"),
+    (b"GIF8", "image"),
+    (b"GGUF", "gguf"),
+    (b"7z\xbc\xaf\x27\x1c", "archive"),
+    (b"Rar!", "archive"),
+    (b"\x1f\x8b", "archive"),
+    (b"BZh", "archive"),
+    (b"version https://git-lfs", "git-lfs"),
+)
 
 READER_VERSION = 3
-"""Raised when files are read differently, so that a scan looks at them again."""
-
+"""Increased when files are read differently, so that the next scan reads them again."""
 MAX_FILE = 4 << 30
-"""Bytes: no hypernetwork is near it (the largest real one has 0.6 GB)."""
+"""Bytes; the largest real hypernetwork has 0.6 GB."""
 
 
 def load(path: str | os.PathLike[str]) -> Hypernetwork:
-    """Reads a hypernetwork: its structure now, each tensor when it is asked for.
+    """Reads a hypernetwork: its structure now, each tensor when it is needed.
 
     Args:
-        path: a ``.pt``, ``.ckpt``, ``.bin`` or ``.safetensors`` file; the suffix is not looked at.
+        path: a ``.pt``, ``.ckpt``, ``.bin`` or ``.safetensors`` file; its suffix is ignored.
 
     Returns:
-        The network; its file stays open until nothing refers to it any more.
+        The network. Its file stays open as long as anything refers to it.
 
     Raises:
         NotFound: no such file.
         NotAHypernetwork: the file is something else; the message says what.
-        UnsafeFile, DamagedFile, UnsupportedNetwork: it cannot be read safely, or not be computed faithfully.
-        UnreadableFile: reading it failed in a way that nobody foresaw.
+        UnsafeFile, DamagedFile, UnsupportedNetwork: it cannot be read safely or computed faithfully.
+        UnreadableFile: reading it raised an unexpected exception.
     """
     return read_network(OpenFile(path))
 
 
 def read_network(file: OpenFile) -> Hypernetwork:
     """Reads a hypernetwork from a file that is already open; see `load`."""
-    with nothing_unforeseen(file):
+    with translating_unforeseen(file):
         return _read(file)
 
 
 @contextmanager
-def nothing_unforeseen(file: OpenFile) -> Iterator[None]:
-    """Whatever exception comes out of reading one file refuses that file.
+def translating_unforeseen(file: OpenFile) -> Iterator[None]:
+    """Turns unexpected exceptions from reading one file into a refusal of that file.
 
-    A disk that fails and a machine without memory are no fault of the file: their errors stay what they are.
+    Errors of the disk and of memory are not the file's fault, and pass unchanged.
 
     Raises:
-        UnreadableFile: for every other exception that is not of ours.
+        UnreadableFile: for every other exception that is not an HnetkitError.
     """
     try:
         yield
@@ -97,12 +136,12 @@ def _read(file: OpenFile) -> Hypernetwork:
 
 
 def is_sparse(file: OpenFile) -> bool:
-    """Whether a file is larger than any network and hardly anything but holes: reading it would take hours."""
+    """Whether a file is larger than any network and consists of little but holes: reading it would take hours."""
     return file.size > MAX_FILE and file.bytes_on_disk() < file.size
 
 
 def refuse_sparse(file: OpenFile) -> None:
-    """Raises DamagedFile for a file that `is_sparse`: to be called before all of one is read."""
+    """Raises DamagedFile for a sparse file. Call it before reading a whole file."""
     if is_sparse(file):
         raise DamagedFile(
             f"{file.path}: a sparse file: {file.bytes_on_disk():,} bytes of {file.size:,} are on the disk",
@@ -117,7 +156,7 @@ def _from_torch(source: TorchFile) -> Hypernetwork:
     kind = "hypernetwork" if is_network else kind_of_value(value)
     if source.foreign and kind in ("hypernetwork", "unknown"):
         raise UnsafeFile(
-            f"{path}: asks for {shown(source.foreign[0], 80)}, which no hypernetwork needs",
+            f"{path}: asks for {shorten(source.foreign[0], 80)}, which no hypernetwork needs",
             hint="do not load this file with any program; get it again from its source",
         )
     if source.file.size > MAX_FILE:
@@ -130,40 +169,117 @@ def _from_torch(source: TorchFile) -> Hypernetwork:
 
 def _from_safetensors(file: OpenFile) -> Hypernetwork:
     source = read_safetensors(file)
-    if not is_ours(source):
+    if not is_hypernetwork(source):
         raise _other(file, kind_of_names(source.entries.keys()))
-    return network_of(source)
+    return read_hypernetwork(source)
 
 
 def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHypernetwork:
-    asked = f"; it asks for {shown(asks_for[0], 80)}" if asks_for else ""
+    asked = f"; it asks for {shorten(asks_for[0], 80)}" if asks_for else ""
     return NotAHypernetwork(f"{file.path}: {TITLES[kind]}, no hypernetwork{asked}", kind=kind)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a look into a file found: a network, or why there is none."""
+class FileIdentity:
+    """The network in a file, or the reason why there is none."""
 
     network: Hypernetwork | None
     refusal: FileRefused | None
 
     @property
     def kind(self) -> str:
-        """A key of `TITLES`; a hypernetwork that cannot be computed is still one."""
+        """A key of `TITLES`; a hypernetwork that cannot be computed counts as one."""
         if self.network is not None or isinstance(self.refusal, UnsupportedNetwork):
             return "hypernetwork"
         return self.refusal.kind if isinstance(self.refusal, NotAHypernetwork) else "unknown"
 
 
-def look(file: OpenFile) -> Look:
-    """Reads an open file without raising for what is in it.
+def identify(file: OpenFile) -> FileIdentity:
+    """Reads an open file; whatever it holds is a result and not an exception.
 
     Raises:
-        FileChanged: it changed meanwhile.
+        FileChanged: the file changed meanwhile.
     """
     try:
-        return Look(read_network(file), None)
+        return FileIdentity(read_network(file), None)
     except FileChanged:
         raise
     except FileRefused as refusal:
-        return Look(None, refusal)
+        return FileIdentity(None, refusal)
+
+
+def kind_of_bytes(head: bytes) -> str:
+    """Returns the kind of a file that is neither a torch file nor safetensors, from its first bytes."""
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    if not head.strip(b"\0"):
+        return "empty"
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "image"
+    if head[257:262] == b"ustar":
+        return "archive"
+    return _kind_of_text(head.removeprefix(b"\xef\xbb\xbf").lstrip()[:2000])
+
+
+def _kind_of_text(head: bytes) -> str:
+    lowered = head.lower()
+    if lowered.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")) or b"<html" in lowered[:500]:
+        return "html"
+    try:
+        text = head.decode("utf-8", "ignore")
+    except UnicodeDecodeError:
+        return "unknown"
+    if not text or not all(character.isprintable() or character in "\r\n\t" for character in text):
+        return "unknown"
+    return "json" if text[0] in "{[" else "text"
+
+
+def kind_of_names(names: Collection[str]) -> str:
+    """Returns the kind of a flat set of tensor names; ``"unknown"`` if none is recognized."""
+    joined = "\n".join(names)
+
+    def any_of(*parts: str) -> bool:
+        return any(part in joined for part in parts)
+
+    if any_of("hada_w1_a", "lokr_w1", "dora_scale", "oft_blocks", "oft_diag", "lora_mid"):
+        return "lycoris"
+    if any_of("lora_up", "lora_down", ".lora_A", ".lora_B", "to_q_lora", "lora.up", "lora.down"):
+        return "lora"
+    if any_of("model.diffusion_model.", "cond_stage_model.", "conditioner.embedders", "down_blocks.0.resnets"):
+        return "checkpoint"
+    if any_of("mask_decoder.", "output_hypernetworks_mlps"):
+        return "sam"
+    if any_of("string_to_param", "string_to_token", "emb_params") or {"clip_l", "clip_g"} & set(names):
+        return "textual-inversion"
+    if any_of("first_stage_model.") or (any_of("encoder.") and any_of("decoder.", "quant_conv")):
+        return "vae"
+    if any_of("text_model.encoder", "transformer_blocks.", "double_blocks.", "joint_blocks."):
+        return "checkpoint"
+    return "unknown"
+
+
+def kind_of_value(value: Any) -> str:
+    """Returns the kind of an object that `torch.save` wrote."""
+    if isinstance(value, pickle_reader.TensorStub):
+        return "aesthetic-gradient" if len(value.shape) == 2 and value.shape[1] in (768, 1024, 1280) else "unknown"
+    if isinstance(value, list | tuple):
+        return "lora" if value and all(isinstance(item, pickle_reader.TensorStub) for item in value) else "unknown"
+    if not isinstance(value, dict):
+        return "unknown"
+    names = _texts(value)
+    if {"optimizer_state_dict", "optimizer_name"} & names or {"state", "param_groups"} <= names:
+        return "optimizer"
+    if any(name.startswith("<") for name in names) and len(value) <= 4:
+        return "textual-inversion"
+    inner = value.get("state_dict")
+    for level in (value, inner, value.get("model")):
+        if isinstance(level, dict):
+            kind = kind_of_names(_texts(level))
+            if kind != "unknown":
+                return kind
+    return "checkpoint" if {"global_step", "pytorch-lightning_version"} & names else "unknown"
+
+
+def _texts(value: Mapping[Any, Any]) -> set[str]:
+    return {key for key in value if isinstance(key, str)}

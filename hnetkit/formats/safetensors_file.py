@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork
-from hnetkit.formats.meanings import refuse_second_meaning
-from hnetkit.formats.messages import shown
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.polyglot import refuse_polyglot
 from hnetkit.limits import json_size, parse_json
 from hnetkit.network import DType, TensorRef
+from hnetkit.text import shorten
 
 MAX_HEADER = 10 << 20
 """Bytes; a network has 20 kB, the largest checkpoints 1 MB, a LoRA the tags of all its pictures."""
@@ -26,13 +26,28 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 _DTYPES: Mapping[str, DType] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
 _ITEM_BITS = {
-    **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4},
-    **{"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "I64": 64, "U64": 64, "F64": 64},
+    "F4": 4,
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "I16": 16,
+    "U16": 16,
+    "F16": 16,
+    "BF16": 16,
+    "I32": 32,
+    "U32": 32,
+    "F32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F64": 64,
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TensorEntry:
     """One tensor of the header: its type by the format's name, its shape, and its bytes' place in the file."""
 
     dtype: str
@@ -46,7 +61,7 @@ class SafetensorsFile:
 
     file: OpenFile
     metadata: Mapping[str, str]
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
 
     def tensor(self, name: str) -> TensorRef:
         """Returns a reference to a tensor's bytes.
@@ -57,7 +72,7 @@ class SafetensorsFile:
         entry = self.entries[name]
         if entry.dtype not in _DTYPES:
             raise UnsupportedNetwork(
-                f"{self.file.path}: {shown(name)} has the type {entry.dtype}; weights are floating-point"
+                f"{self.file.path}: {shorten(name)} has the type {entry.dtype}; weights are floating-point"
             )
         return TensorRef(_DTYPES[entry.dtype], entry.shape, self.file, entry.offset)
 
@@ -69,7 +84,7 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
         DamagedFile: cut short, or no header.
         UnsafeFile: sizes or places that contradict each other, bytes that no tensor accounts for, double names.
     """
-    refuse_second_meaning(file, container="safetensors")
+    refuse_polyglot(file, container="safetensors")
     size = int.from_bytes(file.read_at(0, 8), "little")
     if MAX_HEADER < size <= file.size - 8:
         raise FileRefused(f"{file.path}: a safetensors header of {size:,} bytes; at most {MAX_HEADER:,} are read")
@@ -89,7 +104,7 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
         raise DamagedFile(f"{file.path}: safetensors metadata that is not text")
     if not all(map(_is_text, header)):
         raise DamagedFile(f"{file.path}: a safetensors header with a name that is not text")
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TensorEntry] = {}
     places: list[tuple[int, int]] = []
     for name, stated in header.items():
         entries[name], begin, end = _entry(file, name, stated, 8 + size)
@@ -111,22 +126,22 @@ def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _entry(file: OpenFile, name: str, stated: Any, start: int) -> tuple[Entry, int, int]:
+def _entry(file: OpenFile, name: str, stated: Any, start: int) -> tuple[TensorEntry, int, int]:
     try:
         dtype, shape, (begin, end) = stated["dtype"], stated["shape"], stated["data_offsets"]
     except (TypeError, KeyError, ValueError) as error:
-        raise DamagedFile(f"{file.path}: {shown(name)} is not described as a tensor") from error
+        raise DamagedFile(f"{file.path}: {shorten(name)} is not described as a tensor") from error
     if not isinstance(dtype, str) or dtype not in _ITEM_BITS or not isinstance(shape, list) or len(shape) > MAX_RANK:
-        raise DamagedFile(f"{file.path}: {shown(name)} is not described as a tensor")
+        raise DamagedFile(f"{file.path}: {shorten(name)} is not described as a tensor")
     if not all(type(number) is int and 0 <= number < 1 << 62 for number in (*shape, begin, end)):
-        raise DamagedFile(f"{file.path}: {shown(name)} is not described as a tensor")
-    entry = Entry(dtype, tuple(shape), start + begin)
+        raise DamagedFile(f"{file.path}: {shorten(name)} is not described as a tensor")
+    entry = TensorEntry(dtype, tuple(shape), start + begin)
     if _bits(entry) != (end - begin) * 8 or start + end > file.size:
-        raise UnsafeFile(f"{file.path}: {shown(name)} reaches outside of the file, or its size contradicts its shape")
+        raise UnsafeFile(f"{file.path}: {shorten(name)} reaches outside of the file, or its size contradicts its shape")
     return entry, begin, end
 
 
-def _bits(entry: Entry) -> int:
+def _bits(entry: TensorEntry) -> int:
     return math.prod(entry.shape) * _ITEM_BITS[entry.dtype]
 
 

@@ -14,9 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hnetkit.errors import DamagedFile, UnsupportedNetwork
-from hnetkit.formats.messages import shown
 from hnetkit.network import LayerNorm, ResidualMLP, Stage, TensorRef
-from hnetkit.text import counted
+from hnetkit.text import counted, shorten
 
 # only one spelling names a tensor: another program would take linear.00 and linear.0 for two, or for one
 _KEY = re.compile(r"linear\.(0|[1-9][0-9]{0,3})\.(weight|bias)")
@@ -115,7 +114,7 @@ def _modules(tensors: Mapping[str, TensorRef], where: str) -> list[_Module]:
             raise UnsupportedNetwork(f"{where}: built with skip connections inside, which only one extension could run")
         match = _KEY.fullmatch(key)
         if match is None:
-            raise UnsupportedNetwork(f"{where}: holds {shown(key)}, which no known build of hypernetworks has")
+            raise UnsupportedNetwork(f"{where}: holds {shorten(key)}, which no known build of hypernetworks has")
         (weights if match[2] == "weight" else biases)[int(match[1])] = tensor
     lonely = biases.keys() - weights.keys()
     if lonely or not weights:

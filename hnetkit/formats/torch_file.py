@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
-from hnetkit.formats import pickle_reader, pickle_values
-from hnetkit.formats.meanings import refuse_second_meaning
-from hnetkit.formats.messages import naming, shown
+from hnetkit.formats import pickle_reader
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.pickle_reader import PickleReader
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.polyglot import refuse_polyglot
 from hnetkit.formats.torch_zip import read_members, torch_root, unexpected_members
 from hnetkit.network import ITEM_SIZE, Checksum, DType, TensorRef
+from hnetkit.text import shorten
 
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LEGACY_PROTOCOL = 1001
@@ -39,7 +39,7 @@ class TorchFile:
     """A torch file whose structure was read.
 
     Attributes:
-        value: the saved object, with inert stand-ins for tensors (`pickle_values.Tensor`) and for unknown things.
+        value: the saved object, with inert stand-ins for tensors (`pickle_reader.TensorStub`) and for unknown things.
         foreign: names of globals that were asked for and not on the allow-list.
         storages: storage key -> (offset, size) of its bytes in `file`.
         checksums: of the storages, where the container has them.
@@ -52,14 +52,14 @@ class TorchFile:
     storages: Mapping[str, tuple[int, int]]
     checksums: tuple[Checksum, ...] = ()
 
-    def tensor(self, stub: pickle_values.Tensor, name: str) -> TensorRef:
+    def tensor(self, stub: pickle_reader.TensorStub, name: str) -> TensorRef:
         """Returns a reference to the tensor's bytes, checked against its storage.
 
         Raises:
             UnsupportedNetwork: not a floating-point type, or not contiguous.
             UnsafeFile: it reaches outside of its storage, or the storage's size is not what it says.
         """
-        where = f"{self.file.path}: {shown(name)}"
+        where = f"{self.file.path}: {shorten(name)}"
         dtype = _DTYPES.get(stub.storage.type.name)
         if dtype is None:
             raise UnsupportedNetwork(f"{where} has the type {stub.storage.type.name}; weights are floating-point")
@@ -74,7 +74,7 @@ class TorchFile:
         return TensorRef(dtype, stub.shape, self.file, offset + stub.offset * item)
 
 
-def _is_contiguous(stub: pickle_values.Tensor) -> bool:
+def _is_contiguous(stub: pickle_reader.TensorStub) -> bool:
     expected = 1
     for length, stride in zip(reversed(stub.shape), reversed(stub.stride), strict=True):
         if length != 1 and stride != expected:
@@ -89,7 +89,7 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     Raises:
         UnsafeFile, DamagedFile: see `read_members` and `PickleReader`.
     """
-    refuse_second_meaning(file, container="zip")
+    refuse_polyglot(file, container="zip")
     members = read_members(file)
     root = torch_root(members)
     if root is None:
@@ -126,7 +126,7 @@ def read_torch_legacy(file: OpenFile) -> TorchFile:
     Raises:
         UnsafeFile, DamagedFile: see `PickleReader`.
     """
-    refuse_second_meaning(file, container="legacy")
+    refuse_polyglot(file, container="legacy")
     reader = PickleReader(file.read_at(0, min(file.size, _FIRST_READ)), file.budget)
     try:
         value, keys = _legacy_values(reader, file)
@@ -141,7 +141,7 @@ def read_torch_legacy(file: OpenFile) -> TorchFile:
         numel = int.from_bytes(file.read_at(position, 8), "little", signed=True)
         kind_numel, item = sizes.get(key, (numel, 1))
         if key not in sizes or numel != kind_numel or key in storages:
-            raise UnsafeFile(f"{file.path}: the storage {shown(key)} is not the one that its tensors name")
+            raise UnsafeFile(f"{file.path}: the storage {shorten(key)} is not the one that its tensors name")
         storages[key] = (position + 8, numel * item)
         position += 8 + numel * item
     if position > file.size:
@@ -178,7 +178,7 @@ def _read(reader: PickleReader, file: OpenFile) -> Any:
     try:
         return reader.read()
     except (UnsafeFile, DamagedFile) as error:
-        raise naming(error, file.path) from None
+        raise file.refusal(error) from None
 
 
 _ITEM = {"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1, "ByteStorage": 1, "BoolStorage": 1}
@@ -191,11 +191,11 @@ def _storage_sizes(value: Any) -> dict[str, tuple[int, int]]:
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if isinstance(item, pickle_values.Foreign):
+        if isinstance(item, pickle_reader.Foreign):
             item = item.state
-        if isinstance(item, pickle_values.Tensor):
+        if isinstance(item, pickle_reader.TensorStub):
             item = item.storage
-        if isinstance(item, pickle_values.Storage):
+        if isinstance(item, pickle_reader.Storage):
             kind = item.type.name
             found[item.key] = (item.numel, ITEM_SIZE[_DTYPES[kind]] if kind in _DTYPES else _ITEM[kind])
         elif isinstance(item, dict | list | tuple) and id(item) not in seen:

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hnetkit.errors import DamagedFile, UnsafeFile
-from hnetkit.formats.messages import shown
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.text import shorten
 
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY = 8 << 20  # bytes
@@ -39,7 +39,7 @@ _TORCH_MEMBER = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class ZipMember:
     """One stored file of a zip: where its bytes are, in bytes from the start of the container."""
 
     name: str
@@ -49,7 +49,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _DirectoryEntry:
     """One line of the directory.
 
     Attributes:
@@ -65,7 +65,7 @@ class _Entry:
     header: int
 
 
-def read_members(file: OpenFile) -> dict[str, Member]:
+def read_members(file: OpenFile) -> dict[str, ZipMember]:
     """Returns the members of a zip by name, in the order of their bytes.
 
     Raises:
@@ -73,32 +73,32 @@ def read_members(file: OpenFile) -> dict[str, Member]:
         DamagedFile: no directory where one must be.
     """
     entries, directory_start = _directory(file)
-    members: dict[str, Member] = {}
+    members: dict[str, ZipMember] = {}
     position = 0
     for entry in sorted(entries, key=lambda entry: entry.header):
         if entry.header != position:
             raise UnsafeFile(f"{file.path}: {abs(entry.header - position)} bytes that no member accounts for")
         member, position = _member(file, entry)
         if member.name in members:
-            raise UnsafeFile(f"{file.path}: two members are called {shown(member.name)}")
+            raise UnsafeFile(f"{file.path}: two members are called {shorten(member.name)}")
         members[member.name] = member
     if position != directory_start:
         raise UnsafeFile(f"{file.path}: {abs(directory_start - position)} bytes that no member accounts for")
     return members
 
 
-def torch_root(names: Mapping[str, Member]) -> str | None:
+def torch_root(names: Mapping[str, ZipMember]) -> str | None:
     """Returns the folder inside the zip that holds ``data.pkl``, None where this is not a torch file."""
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     return pickles[0].removesuffix("data.pkl") if len(pickles) == 1 else None
 
 
-def unexpected_members(names: Mapping[str, Member], root: str) -> list[str]:
+def unexpected_members(names: Mapping[str, ZipMember], root: str) -> list[str]:
     """Returns the members that torch would not have written beside ``data.pkl``."""
     return [name for name in names if not name.startswith(root) or not _TORCH_MEMBER.fullmatch(name.removeprefix(root))]
 
 
-def _directory(file: OpenFile) -> tuple[list[_Entry], int]:
+def _directory(file: OpenFile) -> tuple[list[_DirectoryEntry], int]:
     """Reads the directory: its entries, and where it starts."""
     if file.size < _END.size:
         raise DamagedFile(f"{file.path}: cut short: a zip without its directory")
@@ -132,7 +132,7 @@ def _directory64(file: OpenFile, locator: int) -> tuple[int, int, int, int]:
     return place, count, size, start
 
 
-def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_Entry]:
+def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_DirectoryEntry]:
     data, position, entries = file.read_at(start, size), 0, []
     for _ in range(count):
         if position + _CENTRAL.size > size:
@@ -153,9 +153,9 @@ def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_Entry]:
         elif wide[0] != wide[1]:
             problem = "is packed"
         if problem:
-            raise UnsafeFile(f"{file.path}: the member {shown(_text(name))} {problem}")
+            raise UnsafeFile(f"{file.path}: the member {shorten(_text(name))} {problem}")
         full, packed, header = wide or (0, 0, 0)
-        entries.append(_Entry(name, flags, method, crc, packed, full, header))
+        entries.append(_DirectoryEntry(name, flags, method, crc, packed, full, header))
     if position != size:
         raise UnsafeFile(f"{file.path}: a zip directory with bytes that belong to no member")
     return entries
@@ -214,12 +214,12 @@ def _wide_sizes(extra: bytes, full: int, packed: int, header: int) -> tuple[int,
     return None if places else (values[0], values[1], values[2])
 
 
-def _member(file: OpenFile, entry: _Entry) -> tuple[Member, int]:
+def _member(file: OpenFile, entry: _DirectoryEntry) -> tuple[ZipMember, int]:
     """Reads a member's header in front of its data, holds it against the directory, and returns where it ends."""
     mark, version, flags, method, _, _, crc, packed, size, name_size, extra_size = _LOCAL.unpack(
         file.read_at(entry.header, _LOCAL.size)
     )
-    name, known = file.read_at(entry.header + _LOCAL.size, name_size), shown(_text(entry.name))
+    name, known = file.read_at(entry.header + _LOCAL.size, name_size), shorten(_text(entry.name))
     start = entry.header + _LOCAL.size + name_size + extra_size
     same = (mark, name, flags, method) == (b"PK\3\4", entry.name, entry.flags, entry.method) and version <= _NEWEST
     if flags & _TRAILER:
@@ -231,10 +231,10 @@ def _member(file: OpenFile, entry: _Entry) -> tuple[Member, int]:
     end = start + entry.size
     if end > file.size:
         raise DamagedFile(f"{file.path}: cut short in the member {known}")
-    return Member(_text(entry.name), start, entry.size, entry.crc), end + _trailer_size(file, entry, end)
+    return ZipMember(_text(entry.name), start, entry.size, entry.crc), end + _trailer_size(file, entry, end)
 
 
-def _trailer_size(file: OpenFile, entry: _Entry, end: int) -> int:
+def _trailer_size(file: OpenFile, entry: _DirectoryEntry, end: int) -> int:
     """The size of the record behind a member's data that repeats its checksum and size; 0 without one."""
     if not entry.flags & _TRAILER:
         return 0
@@ -245,5 +245,5 @@ def _trailer_size(file: OpenFile, entry: _Entry, end: int) -> int:
             if fields == (b"PK\7\10", entry.crc, entry.size, entry.size):
                 return size
     raise UnsafeFile(
-        f"{file.path}: the member {shown(_text(entry.name))} has a trailer that disagrees with the directory"
+        f"{file.path}: the member {shorten(_text(entry.name))} has a trailer that disagrees with the directory"
     )

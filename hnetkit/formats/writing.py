@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, NotAHypernetwork, UnsupportedNetwork, UsageError
 from hnetkit.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, new_file, refuse_existing
 from hnetkit.formats.a1111 import require_metadata
-from hnetkit.formats.convention import a1111_metadata, header_metadata
-from hnetkit.formats.reading import is_sparse, look
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import identify, is_sparse
 from hnetkit.formats.safetensors_file import MAX_HEADER
-from hnetkit.formats.source import OpenFile
-from hnetkit.formats.write_pt import Pickled, write_zip
+from hnetkit.formats.safetensors_schema import a1111_metadata, header_metadata
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRef
 
@@ -27,6 +28,10 @@ _HEAD = 64 << 10  # bytes
 # the name of a tensor, pickled or in a header; or a header's own word
 _OF_A_NETWORK = re.compile(rb'(?:X.{4}|[U\x8c].|")(?:\d+\.[kv]\.)?linear[\d.]|"hnetkit\.hypernetwork"', re.DOTALL)
 _CODES: dict[DType, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp64": "F64"}
+
+ROOT = "archive"  # the same for every file, so that the same content gives the same bytes
+_STORAGE = {"fp32": "FloatStorage", "fp16": "HalfStorage", "bf16": "BFloat16Storage", "fp64": "DoubleStorage"}
+_ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
 
 def save(
@@ -83,7 +88,7 @@ def _is_other(path: Path) -> bool:
     """
     try:
         with OpenFile(path) as file:
-            refusal = look(file).refusal
+            refusal = identify(file).refusal
             if isinstance(refusal, DamagedFile):
                 return is_sparse(file) or not _OF_A_NETWORK.search(file.read_at(0, min(file.size, _HEAD)))
     except HnetkitError:  # nobody knows what it is
@@ -101,11 +106,11 @@ def source_sha256(net: Hypernetwork) -> str | None:
 
 
 def _write_pt(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
-    pickled = Pickled()
+    pickled = PickleWriter()
     for width in net.widths:
-        pickled.pair(width, [mlp.tensors for mlp in net.mlps[width]], dtype)
+        pickled.add_pair(width, [mlp.tensors for mlp in net.mlps[width]], dtype)
     for key, value in a1111_metadata(net).items():
-        pickled.item(key, value)
+        pickled.add_item(key, value)
     # the same order as that of the storages in the pickle
     named = ((f"{width}.{side}.{key}", tensor) for width, side, key, tensor in net.each_tensor())
     write_zip(file, pickled.finish(), (_chunks(name, tensor, dtype) for name, tensor in named))
@@ -158,3 +163,89 @@ def _converted(name: str, tensor: TensorRef, dtype: DType) -> bytes:
             hint="use --dtype bf16, which holds the range of fp32",
         )
     return after.view(torch.uint8).numpy().tobytes()
+
+
+class PickleWriter:
+    """Pickle bytes of a network's dict, built piece by piece (protocol 2, no memo)."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes] = [b"\x80\x02}("]
+        self.storages: list[TensorRef] = []
+
+    def finish(self) -> bytes:
+        return b"".join([*self.parts, b"u."])
+
+    def add_pair(self, width: int, sides: Iterable[Mapping[str, TensorRef]], dtype: DType | None) -> None:
+        """Adds ``width: (K tensors, V tensors)``."""
+        self.parts.append(encode(width))
+        for side in sides:
+            self.parts.append(_ORDERED_DICT + b"(")
+            for name, tensor in side.items():
+                self.parts.append(encode(name))
+                self._tensor(tensor, dtype or tensor.dtype)
+            self.parts.append(b"u")
+        self.parts.append(b"\x86")
+
+    def add_item(self, key: str, value: Any) -> None:
+        """Adds one key of the metadata."""
+        self.parts.append(encode(key) + encode(value))
+
+    def _tensor(self, tensor: TensorRef, dtype: DType) -> None:
+        stride: list[int] = []
+        step = 1
+        for length in reversed(tensor.shape):
+            stride.insert(0, step)
+            step *= length
+        storage = f"ctorch\n{_STORAGE[dtype]}\n".encode()
+        key = str(len(self.storages))
+        reference = b"(" + encode("storage") + storage + encode(key) + encode("cpu") + encode(tensor.numel) + b"tQ"
+        view = encode(0) + encode(tensor.shape) + encode(tuple(stride)) + b"\x89" + _ORDERED_DICT
+        self.parts.append(b"ctorch._utils\n_rebuild_tensor_v2\n(" + reference + view + b"tR")
+        self.storages.append(tensor)
+
+
+def encode(value: Any) -> bytes:
+    """Returns the pickle opcodes of a metadata value: None, bool, int, float, text, list, tuple or dict."""
+    if value is None:
+        return b"N"
+    if isinstance(value, bool):
+        return b"\x88" if value else b"\x89"
+    if isinstance(value, int):
+        return _encode_int(value)
+    if isinstance(value, float):
+        return b"G" + struct.pack(">d", value)
+    if isinstance(value, str):
+        data = value.encode("utf-8", "surrogatepass")
+        return b"X" + struct.pack("<I", len(data)) + data
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(encode, value)) + b"t" if value else b")"
+    if isinstance(value, list):
+        return b"](" + b"".join(map(encode, value)) + b"e"
+    if isinstance(value, Mapping):
+        return b"}(" + b"".join(encode(key) + encode(item) for key, item in value.items()) + b"u"
+    raise TypeError(f"{type(value).__name__} in a network's metadata")
+
+
+def _encode_int(value: int) -> bytes:
+    if 0 <= value < 256:
+        return b"K" + struct.pack("<B", value)
+    if -(1 << 31) <= value < 1 << 31:
+        return b"J" + struct.pack("<i", value)
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + struct.pack("<B", len(data)) + data
+
+
+def write_zip(file: BinaryIO, pickle: bytes, storages: Iterable[Iterable[bytes]]) -> None:
+    """Writes the zip: the pickle, then each storage's bytes in chunks."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, "data.pkl", [pickle])
+        for number, chunks in enumerate(storages):
+            _add(archive, f"data/{number}", chunks)
+        _add(archive, "version", [b"3\n"])
+
+
+def _add(archive: zipfile.ZipFile, name: str, chunks: Iterable[bytes]) -> None:
+    member = zipfile.ZipInfo(f"{ROOT}/{name}")  # its date is fixed: 1980-01-01
+    with archive.open(member, "w") as target:
+        for chunk in chunks:
+            target.write(chunk)

@@ -44,16 +44,25 @@ PROGRAMS = {
     for program in (
         Program("a1111", ("models", "hypernetworks"), _PT, "stem"),
         Program(
-            *("forge", ("models", "hypernetworks"), _PT, "stem"),
+            "forge",
+            ("models", "hypernetworks"),
+            _PT,
+            "stem",
             note="Forge lists hypernetworks but does not apply them (its issue 275); hnetkit generate does",
         ),
         Program(
-            *("sdnext", ("models", "hypernetworks"), _PT, "stem"),
+            "sdnext",
+            ("models", "hypernetworks"),
+            _PT,
+            "stem",
             note="SD.Next removed hypernetworks in July 2025: only older releases apply them",
         ),
         Program("comfyui", ("models", "hypernetworks"), _COMFY, "path", by_order=True),
         Program(
-            *("stabilitymatrix", ("Data", "Models", "Hypernetwork"), _PT, "stem"),
+            "stabilitymatrix",
+            ("Data", "Models", "Hypernetwork"),
+            _PT,
+            "stem",
             note="Forge, where StabilityMatrix shares this folder with it, lists hypernetworks but does not apply them",
         ),
     )
@@ -86,7 +95,7 @@ def folder_of(program: Program, directory: Path) -> Path:
     return Path(os.path.realpath(directory.joinpath(*below)))
 
 
-def safe_stem(name: str) -> str:
+def stem_for_layout(name: str) -> str:
     """Returns a file stem that `<hypernet:stem:1>` can say, that every program lists and every system can store.
 
     Letters, digits, their marks, ``_``, ``.``, ``-`` and spaces stay, in NFC; anything else becomes ``_``.

@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, failure_of
-from hnetkit.files import TEMPORARY, alone, new_file
+from hnetkit.files import TEMPORARY, exclusive_lock, new_file
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
-from hnetkit.library.layouts import Program, folded, folder_of, safe_stem
+from hnetkit.library.layouts import Program, folded, folder_of, stem_for_layout
 from hnetkit.library.resolve import resolve
-from hnetkit.library.walk import mtime_of, walk
+from hnetkit.library.scan import mtime_of, walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
@@ -93,7 +93,7 @@ def link(
     folder = folder_of(program, directory)
     asked = {resolve(registry, name).content_hash for name in names}
     with _alone(registry, dry_run=dry_run):
-        job = _Job(registry, program, folder, how, dry_run)
+        job = _LinkRun(registry, program, folder, how, dry_run)
         wanted = _wanted(registry, job.folder, program, job.placed)
         yield from job.clear(keep={_key_of(item.path) for item in wanted if not item.in_place})
         wanted = [item for item in wanted if not asked or item.content_hash in asked]
@@ -114,7 +114,7 @@ def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool
     """
     folder = folder_of(program, directory)
     with _alone(registry, dry_run=dry_run):
-        job = _Job(registry, program, folder, None, dry_run)
+        job = _LinkRun(registry, program, folder, None, dry_run)
         yield from job.clear(keep=set())
         if not dry_run:
             job.remove_folders()
@@ -127,11 +127,11 @@ def _alone(registry: Registry, *, dry_run: bool) -> Iterator[None]:
         yield
         return
     busy = HnetkitError("another process is at links to other programs", hint="try again when it ended")
-    with alone(registry.path.parent / "locks" / "links.lock", busy, patience_s=_PATIENCE_S):
+    with exclusive_lock(registry.path.parent / "locks" / "links.lock", busy, patience_s=_PATIENCE_S):
         yield
 
 
-class _Job:
+class _LinkRun:
     """One run on one folder.
 
     Attributes:
@@ -144,7 +144,7 @@ class _Job:
         self.placed = {_key_of(link.path): link for link in known if not _is_folder(link)}
         self.made = [link.path for link in known if _is_folder(link)]
 
-    def put_safely(self, item: _Wanted) -> LinkChange:
+    def put_safely(self, item: _WantedLink) -> LinkChange:
         """Sees to it that one network is there; whatever fails is that network's failure.
 
         Raises:
@@ -157,7 +157,7 @@ class _Job:
         except Exception as error:
             return LinkChange("skipped", str(item.path), str(item.source), reason=_words(error, item.source))
 
-    def put(self, item: _Wanted) -> LinkChange:
+    def put(self, item: _WantedLink) -> LinkChange:
         """Sees to it that one network is there."""
         path, source, before = str(item.path), str(item.source), self.placed.get(_key_of(item.path))
         problem = item.problem()
@@ -222,7 +222,7 @@ class _Job:
 
     # --- what is there
 
-    def _is_current(self, link: Link, item: _Wanted) -> bool:
+    def _is_current(self, link: Link, item: _WantedLink) -> bool:
         if link.source != str(item.source) or (link.how == "converted") != item.convert:
             return False
         if item.convert:
@@ -242,7 +242,7 @@ class _Job:
         others = (path for path in (link.source, *(row["path"] for row in rows)) if not _is_same_name(path, link.path))
         return not any(_holds(path, content) for path in others)
 
-    def _other_of_this_name(self, item: _Wanted) -> str | None:
+    def _other_of_this_name(self, item: _WantedLink) -> str | None:
         if os.path.lexists(item.path):
             return str(item.path)
         return self._others.get(self._name_of(item.path))
@@ -260,7 +260,7 @@ class _Job:
 
     # --- placing
 
-    def _place(self, item: _Wanted, *, replace: bool) -> str:
+    def _place(self, item: _WantedLink, *, replace: bool) -> str:
         """Places a file; an older one of ours, as `put` made sure, goes when the new one is whole."""
         self._make_folder()
         if item.convert:
@@ -275,7 +275,7 @@ class _Job:
         self._place_by(ways[-1], item, replace=replace)
         return ways[-1]
 
-    def _place_by(self, way: How, item: _Wanted, *, replace: bool) -> None:
+    def _place_by(self, way: How, item: _WantedLink, *, replace: bool) -> None:
         if way == "copy":
             self._copy(item.source, item, "copy", sha256=item.row["sha256"], replace=replace)
             return
@@ -285,7 +285,7 @@ class _Job:
         else:
             _place_link(lambda path: os.link(os.path.realpath(item.source), path), item.path, replace=replace)
 
-    def _convert(self, item: _Wanted, *, replace: bool) -> str:
+    def _convert(self, item: _WantedLink, *, replace: bool) -> str:
         with tempfile.TemporaryDirectory(prefix="hnetkit-") as scratch:
             converted = Path(scratch) / "converted.pt"
             save(load(item.source), converted)
@@ -294,7 +294,7 @@ class _Job:
             self._copy(converted, item, "converted", replace=replace)
         return "converted"
 
-    def _copy(self, source: Path, item: _Wanted, how: str, *, replace: bool, sha256: str | None = None) -> None:
+    def _copy(self, source: Path, item: _WantedLink, how: str, *, replace: bool, sha256: str | None = None) -> None:
         """Copies a file under the item's name; `sha256` is what its bytes must have."""
         digest = hashlib.sha256()
         with OpenFile(source) as reader, new_file(item.path, overwrite=replace) as file:
@@ -313,7 +313,7 @@ class _Job:
                 self.registry.links.put(_folder_link(str(path), str(self.folder), self.program.name))
             path.mkdir(exist_ok=True)
 
-    def _remember(self, item: _Wanted, how: str, sha256: str) -> None:
+    def _remember(self, item: _WantedLink, how: str, sha256: str) -> None:
         self._put(Link(str(item.path), str(self.folder), self.program.name, how, str(item.source), sha256))
 
     def _put(self, link: Link) -> None:
@@ -329,7 +329,7 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class _WantedLink:
     """A network of the library, and the file that it is to be in the program's folder.
 
     Attributes:
@@ -365,7 +365,7 @@ class _Wanted:
         return None
 
 
-def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[str, Link]) -> list[_Wanted]:
+def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[str, Link]) -> list[_WantedLink]:
     """Returns every network of the library under the name that it has there, or gets; no two names are alike."""
     networks: dict[str, list[Row]] = {}
     for row in registry.files.of_networks():
@@ -380,12 +380,14 @@ def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[
     taken = {folded(stem) for stem in stems.values()} | {folded(best[content]["stem"]) for content in in_place}
     wanted = []
     for content, row in best.items():
-        stem = stems.get(content) or (row["stem"] if content in in_place else _free(safe_stem(row["stem"]), taken))
+        stem = stems.get(content) or (
+            row["stem"] if content in in_place else _free(stem_for_layout(row["stem"]), taken)
+        )
         taken.add(folded(stem))
         convert = not _is_readable(row, program)
         path = folder / (stem + (".pt" if convert else Path(row["path"]).suffix.lower()))
         path = Path(row["path"]) if content in in_place else path
-        wanted.append(_Wanted(content, row, path, convert, content in in_place))
+        wanted.append(_WantedLink(content, row, path, convert, content in in_place))
     return wanted
 
 
@@ -416,7 +418,7 @@ def _stems_so_far(networks: Mapping[str, list[Row]], placed: Mapping[str, Link])
         content, stem = content_of.get(link.source), Path(link.path).stem
         rows = networks[content] if content else []
         present = [row for row in rows if row["state"] == "present"] or rows
-        if content and any(re.fullmatch(re.escape(safe_stem(row["stem"])) + r"(-\d+)?", stem) for row in present):
+        if content and any(re.fullmatch(re.escape(stem_for_layout(row["stem"])) + r"(-\d+)?", stem) for row in present):
             stems.setdefault(content, stem)
     return stems
 
@@ -472,7 +474,7 @@ def _place_link(make: Callable[[str], None], path: Path, *, replace: bool) -> No
             os.unlink(made)
 
 
-def _refusal(item: _Wanted, program: Program) -> str | None:
+def _refusal(item: _WantedLink, program: Program) -> str | None:
     """Why a program must not get a file: size and time are as they were scanned, its content need not be."""
     try:
         network = load(item.source)

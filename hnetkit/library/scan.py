@@ -6,8 +6,11 @@ One file never stops another: whatever goes wrong with one, its sidecars or its 
 from __future__ import annotations
 
 import os
+import re
+import stat
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -27,28 +30,44 @@ from hnetkit.errors import (
     UnreadableFile,
     failure_of,
 )
+from hnetkit.files import is_model_name
 from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library import sidecars
-from hnetkit.library.walk import Found, find, walk
-from hnetkit.registry.files import Root, Seen
+from hnetkit.registry.files import KnownFile, Root
 from hnetkit.registry.store import Registry
 from hnetkit.text import counted
 
 Row = dict[str, Any]
 WORKERS = 2
 BATCH, BATCH_S = 32, 0.5  # files and seconds to one transaction: what a killed scan can lose
-
-Work = tuple[Root, Found, Seen | None]
-Result = tuple[Root, Found, Seen | None, Row | HnetkitError]
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read in all."""
 Note = Callable[[str], None]
 """Called with a line that the person should read."""
 
+_UNPACKING = re.compile(r"\.hnetkit-[0-9a-f]{16}\.unpacked")  # what lies there is gone in a moment
+_HALF = 2**63
+_JUNCTION = 0xA0000003  # what `st_reparse_tag` says of Windows' links to folders, which are no symbolic links
+
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class WalkedFile:
+    """A model file as it stands on disk; `path` is below the root that was walked, `mtime_ns` is `mtime_of` it."""
+
+    path: str
+    size_bytes: int
+    mtime_ns: int
+
+
+Work = tuple[Root, WalkedFile, KnownFile | None]
+
+
+Result = tuple[Root, WalkedFile, KnownFile | None, Row | HnetkitError]
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
     """What a scan or a check found at one place.
 
     Attributes:
@@ -71,7 +90,7 @@ def scan(
     *,
     follow_links: bool = False,
     note: Note | None = None,
-) -> Iterator[Change]:
+) -> Iterator[FileChange]:
     """Reads what is new or changed under the library's roots, and yields each change once it is stored.
 
     A file is the same as long as size, modification time and the reader's version are. A file that is gone, also
@@ -94,7 +113,7 @@ def scan(
     roots = add_roots(registry, folders) or registry.files.roots()
     if not registry.networks.is_searchable():
         with registry.write():
-            registry.networks.mend_search()
+            registry.networks.rebuild_search()
     everyone = frozenset(root.path for root in registry.files.roots())
     work: list[Work] = []
     for root in roots:
@@ -116,7 +135,7 @@ def scan(
     yield from _read_all(registry, work, progress)
     with registry.write():
         for root in roots:
-            registry.files.root_scanned(root)
+            registry.files.mark_scanned(root)
 
 
 def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
@@ -132,14 +151,14 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     row = _row(path, sha256)
     with registry.write():
         root = registry.files.add_root(Path(os.path.realpath(folder)))
-        found = find(root.path, os.path.relpath(os.path.realpath(path), root.path))
+        found = find_file(root.path, os.path.relpath(os.path.realpath(path), root.path))
         if found is None:
             raise NotFound(f"{path}: no such file")
         _store(registry, root, found, row, is_ours=True)
     return row
 
 
-def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Change]:
+def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[FileChange]:
     """Reads every byte of every known file again, and yields what is not as it was.
 
     Yields ``corrupt`` for other bytes under the same size and time, ``changed`` for a file that was replaced (and is
@@ -148,7 +167,7 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Ch
     for root in registry.files.roots():
         known = registry.files.seen(root)
         shas = {row["path"]: row["sha256"] for row in registry.files.of_root(root)}
-        found = {path: file for path in known if (file := find(root.path, path))}
+        found = {path: file for path in known if (file := find_file(root.path, path))}
         yield from _mark_gone(registry, root, [(p, s) for p, s in known.items() if p not in found])
         work = [(root, file, known[path]) for path, file in found.items()]
         with closing(_examined(work, progress)) as results:
@@ -156,17 +175,17 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Ch
                 yield from _rechecked(registry, result, shas.get(_full(result)))
 
 
-def _rechecked(registry: Registry, result: Result, sha256: str | None) -> Iterator[Change]:
+def _rechecked(registry: Registry, result: Result, sha256: str | None) -> Iterator[FileChange]:
     root, file, seen, row = result
     assert seen is not None
     if isinstance(row, HnetkitError):
-        yield Change("unread", _full(result), reason=str(row))
+        yield FileChange("unread", _full(result), reason=str(row))
     elif row["sha256"] != sha256:
         was_read = sha256 is not None and (file.size_bytes, file.mtime_ns) == (seen.size_bytes, seen.mtime_ns)
         with registry.write():
             if was_read:
                 registry.files.set_state([seen.id], "corrupt")
-            change = Change("corrupt", row["path"], row) if was_read else _kept(registry, result)
+            change = FileChange("corrupt", row["path"], row) if was_read else _kept(registry, result)
         yield change
     elif seen.state != "present":
         yield from _mark_returned(registry, root, [(file.path, seen)])
@@ -186,11 +205,11 @@ def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
         return [registry.files.add_root(path) for path in paths]
 
 
-def _is_same(seen: Seen, file: Found) -> bool:
+def _is_same(seen: KnownFile, file: WalkedFile) -> bool:
     return (seen.size_bytes, seen.mtime_ns, seen.reader_version) == (file.size_bytes, file.mtime_ns, READER_VERSION)
 
 
-def _returned(seen: Seen | None, file: Found) -> bool:
+def _returned(seen: KnownFile | None, file: WalkedFile) -> bool:
     return seen is not None and seen.state == "missing" and _is_same(seen, file)
 
 
@@ -201,27 +220,27 @@ def _not_followed(links: Sequence[Path], known: int) -> str:
     return f"{count} not followed: {links[0]}{kept}; --follow-links follows"
 
 
-def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, Seen]]) -> Iterator[Change]:
+def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, KnownFile]]) -> Iterator[FileChange]:
     if not os.path.isdir(root.path):
-        yield Change("unread", str(root.path), reason=f"{root.path}: the folder is not there")
+        yield FileChange("unread", str(root.path), reason=f"{root.path}: the folder is not there")
     missing = [(path, seen) for path, seen in gone if seen.state != "missing"]
     if missing:
         with registry.write():
             registry.files.set_state((seen.id for _, seen in missing), "missing")
-    yield from (Change("missing", str(root.path / path)) for path, _ in missing)
+    yield from (FileChange("missing", str(root.path / path)) for path, _ in missing)
 
 
-def _mark_returned(registry: Registry, root: Root, back: list[tuple[str, Seen]]) -> Iterator[Change]:
+def _mark_returned(registry: Registry, root: Root, back: list[tuple[str, KnownFile]]) -> Iterator[FileChange]:
     if back:
         with registry.write():
             registry.files.set_state((seen.id for _, seen in back), "present")
-    yield from (Change("returned", str(root.path / path)) for path, _ in back)
+    yield from (FileChange("returned", str(root.path / path)) for path, _ in back)
 
 
 # --- storing
 
 
-def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -> Iterator[Change]:
+def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -> Iterator[FileChange]:
     with closing(_examined(work, progress)) as results:
         for batch in _batches(results):
             with registry.write():
@@ -244,7 +263,7 @@ def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
     yield batch
 
 
-def _kept(registry: Registry, result: Result) -> Change:
+def _kept(registry: Registry, result: Result) -> FileChange:
     """Stores what was read of one file, inside of a `write`. What would fail again as it is, is stored as refused."""
     _, file, seen, row = result
     if isinstance(row, HnetkitError):
@@ -252,11 +271,11 @@ def _kept(registry: Registry, result: Result) -> Change:
     else:
         problem = _try_to_store(registry, result, row)
         if problem is None:
-            return Change("changed" if seen else "new", row["path"], row)
+            return FileChange("changed" if seen else "new", row["path"], row)
         failure, is_lasting = problem, not isinstance(problem, OutOfMemory)
     if is_lasting:
         _try_to_store(registry, result, _refused(_full(result), file, failure))
-    return Change("unread", _full(result), reason=str(failure))
+    return FileChange("unread", _full(result), reason=str(failure))
 
 
 def _try_to_store(registry: Registry, result: Result, row: Row) -> HnetkitError | None:
@@ -275,13 +294,13 @@ def _try_to_store(registry: Registry, result: Result, row: Row) -> HnetkitError 
     return None
 
 
-def _store(registry: Registry, root: Root, file: Found, row: Row, *, is_ours: bool = False) -> None:
+def _store(registry: Registry, root: Root, file: WalkedFile, row: Row, *, is_ours: bool = False) -> None:
     before = registry.files.content_at(root, file.path)
     registry.files.put(root, file.path, file.mtime_ns, READER_VERSION, row)
     if row["content_hash"]:
         registry.networks.put(row)
     if before not in (None, row["content_hash"]):
-        registry.networks.left_a_file(before, for_good=is_ours)
+        registry.networks.drop_unused(before, for_good=is_ours)
 
 
 # --- reading
@@ -312,7 +331,7 @@ def _examined(work: Sequence[Work], progress: Progress | None) -> Generator[Resu
                 future.cancel()
 
 
-def _examine(root: Root, file: Found, stop: threading.Event, known: KnownHashes) -> Row | HnetkitError:
+def _examine(root: Root, file: WalkedFile, stop: threading.Event, known: KnownHashes) -> Row | HnetkitError:
     path = root.path / file.path
     try:
         return _row(path, stop=stop, known=known)
@@ -339,7 +358,7 @@ def _go_on(stop: threading.Event | None) -> None:
         raise KeyboardInterrupt
 
 
-def _refused(path: str, file: Found, failure: HnetkitError) -> Row:
+def _refused(path: str, file: WalkedFile, failure: HnetkitError) -> Row:
     """The row of a file of which nothing is known but why."""
     unknown = dict.fromkeys(("sha256", "autov1", "content_hash", "format"))
     return unknown | {
@@ -354,3 +373,98 @@ def _refused(path: str, file: Found, failure: HnetkitError) -> Row:
 
 def _full(result: Result) -> str:
     return str(result[0].path / result[1].path)
+
+
+def walk(
+    root: Path, *, skip: frozenset[Path] = frozenset(), unfollowed: list[Path] | None = None
+) -> Iterator[WalkedFile]:
+    """Yields the model files under a folder, in the order of their names.
+
+    Args:
+        root: where to begin; must exist.
+        skip: folders that are not entered, whatever leads to them (roots of their own).
+        unfollowed: gets the links to folders outside of `root`, which are not followed then; None follows them.
+
+    Links are followed after all that is there without them, each folder is entered once; folders that cannot be
+    read are passed over. A link to a file is that file, wherever it leads.
+    """
+    visited = {_identity(folder) for folder in skip} - {_identity(root)}
+    waiting, links = [root], deque[Path]()
+    while waiting or links:
+        is_link = not waiting
+        folder = waiting.pop() if waiting else links.popleft()
+        identity = _identity(folder)
+        if identity is None or identity in visited:
+            continue
+        if is_link and unfollowed is not None and not _is_inside(folder, root):
+            unfollowed.append(folder)
+            continue
+        visited.add(identity)
+        folders: list[Path] = []
+        for entry, is_folder in _entries(folder):
+            if is_folder:
+                (links if _is_link(entry) else folders).append(Path(entry.path))
+            elif found := find_file(root, os.path.relpath(entry.path, root)):
+                yield found
+        waiting.extend(reversed(folders))
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Returns the model files under a folder, sorted; no link leads out of it. It may be absent, and is empty then."""
+    return sorted(folder / found.path for found in walk(folder, unfollowed=[]))
+
+
+def find_file(root: Path, path: str) -> WalkedFile | None:
+    """Returns the file at a path below a root as it stands on disk; None where no regular file is there."""
+    try:
+        status = os.stat(root / path)
+    except (OSError, ValueError):
+        return None
+    return WalkedFile(path, status.st_size, mtime_of(status)) if stat.S_ISREG(status.st_mode) else None
+
+
+def mtime_of(status: os.stat_result) -> int:
+    """Returns the modification time in nanoseconds, as 64 bits hold it: after the year 2262 it begins again.
+
+    So a file whose time is nonsense can be stored, and is noticed when it changes, like any other.
+    """
+    return (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _is_inside(folder: Path, root: Path) -> bool:
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
+
+
+def _entries(folder: Path) -> list[tuple[os.DirEntry[str], bool]]:
+    """The folders and models of a folder, and which of them are folders."""
+    found = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                is_folder = _is_folder(entry)
+                if is_model_name(entry.name) or (is_folder and not _UNPACKING.fullmatch(entry.name)):
+                    found.append((entry, is_folder))
+    except OSError:
+        return []
+    return sorted(found, key=lambda item: item[0].name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links
+        return False
+
+
+def _is_link(entry: os.DirEntry[str]) -> bool:
+    if os.name != "nt" or entry.is_symlink():
+        return entry.is_symlink()
+    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == _JUNCTION

@@ -39,8 +39,15 @@ MOST_SAID = 1 << 16
 """Letters of one text, and of all tags, that the registry keeps: a small folder may name one large file many times."""
 
 _SAID = (
-    *("model_id", "version_id", "looked_up", "description", "notes", "activation_text", "negative_text"),
-    *("preferred_weight", "sd_version"),
+    "model_id",
+    "version_id",
+    "looked_up",
+    "description",
+    "notes",
+    "activation_text",
+    "negative_text",
+    "preferred_weight",
+    "sd_version",
 )
 _MOST_ID = 2**63 - 1  # the largest integer that the registry can hold
 _UNSAID = {"preferred weight": 0, "sd version": "Unknown"}  # what A1111's editor stores where nothing was chosen

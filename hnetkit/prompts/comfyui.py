@@ -26,7 +26,7 @@ MOST_STEPS = 2_000_000
 """Steps from node to node that reading a graph may take; a graph of a hundred nodes takes a few hundred."""
 
 Node = dict[str, Any]
-"""A node of either graph: ``class_type``, and ``inputs``: name -> a value, or `Link`."""
+"""A node of either graph: ``class_type``, and ``inputs``: name -> a value, or `NodeLink`."""
 
 # ComfyUI's name -> A1111's
 _SAMPLERS = {
@@ -93,7 +93,7 @@ _TAG = re.compile(r"<hypernet:[^<>]*>")
 
 
 @dataclass(frozen=True, slots=True)
-class Link:
+class NodeLink:
     """An input that comes from another node's output."""
 
     node: str
@@ -197,7 +197,7 @@ class _Graph:
         own = list(dict.fromkeys(text for text in texts if isinstance(text, str) and text))
         if own:
             return self._joined("\n", own)
-        links = {name: value for name, value in node["inputs"].items() if isinstance(value, Link)}
+        links = {name: value for name, value in node["inputs"].items() if isinstance(value, NodeLink)}
         onward = [value for name, value in links.items() if name.startswith("conditioning") or name == side]
         onward = onward or [value for name, value in links.items() if name in _PASSED]
         parts = [self._encoded(link, side, seen) for link in onward]
@@ -210,7 +210,7 @@ class _Graph:
     def _chain_of_model(self, sampler: Node) -> list[Node]:
         """The nodes from a sampler's model up to its checkpoint; without a sampler, the longest one there is."""
         inputs = self._settings(sampler)
-        if isinstance(inputs.get("model"), Link):
+        if isinstance(inputs.get("model"), NodeLink):
             return list(self._chain({"inputs": inputs}, "model"))
         loaders = [node for node in self.nodes.values() if node["class_type"] == "HypernetworkLoader"][:_MOST_NODES]
         return max(([node, *self._chain(node, "model")] for node in loaders), key=len, default=[])
@@ -228,10 +228,10 @@ class _Graph:
             node = following
             yield node
 
-    def _link(self, node: Node, names: Sequence[str]) -> Link | None:
+    def _link(self, node: Node, names: Sequence[str]) -> NodeLink | None:
         self.budget.work(1)
         inputs = node["inputs"]
-        return next((inputs[n] for n in (*names, *_PASSED) if isinstance(inputs.get(n), Link)), None)
+        return next((inputs[n] for n in (*names, *_PASSED) if isinstance(inputs.get(n), NodeLink)), None)
 
     def _follows_a_sampler(self, node: Node, leads_to_one: set[str]) -> bool:
         """Whether a sampler's picture is what `node` begins with; of many nodes each is walked over once.
@@ -254,14 +254,14 @@ class _Graph:
 
     def _entered(self, link: Any, seen: set[str]) -> Node | None:
         """The node at a link; None where there is none, it was entered before, or the way was long enough."""
-        if not isinstance(link, Link) or link.node in seen or len(seen) >= _MOST_NODES:
+        if not isinstance(link, NodeLink) or link.node in seen or len(seen) >= _MOST_NODES:
             return None
         seen.add(link.node)
         return self.nodes.get(link.node)
 
     def _is_sampler(self, node: Node) -> bool:
         inputs = self._settings(node)
-        return isinstance(inputs.get("positive"), Link) and ("seed" in inputs or "noise_seed" in inputs)
+        return isinstance(inputs.get("positive"), NodeLink) and ("seed" in inputs or "noise_seed" in inputs)
 
     def _settings(self, sampler: Node) -> Mapping[str, Any]:
         """A sampler's inputs, and those of the nodes that it has its noise, guidance and steps from."""
@@ -272,7 +272,7 @@ class _Graph:
     def _value(self, value: Any) -> Any:
         """A plain value; through a link, that of the node there."""
         seen: set[str] = set()
-        while isinstance(value, Link):
+        while isinstance(value, NodeLink):
             self.budget.work(1)
             node = self._entered(value, seen)
             inputs = node["inputs"] if node else {}
@@ -299,7 +299,7 @@ def _nodes_that_ran(graph: Any) -> dict[str, Node]:
 
 def _linked(value: Any) -> Any:
     if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str | int) and isinstance(value[1], int):
-        return Link(str(value[0]))
+        return NodeLink(str(value[0]))
     return value
 
 
@@ -326,14 +326,14 @@ def _widgets(kind: str, values: Any) -> Node:
     return {name: value for name, value in zip(names, _list(values), strict=False) if name}
 
 
-def _origins(links: list[Any]) -> Iterator[tuple[str, Link]]:
+def _origins(links: list[Any]) -> Iterator[tuple[str, NodeLink]]:
     """(link, where it comes from) of either form: a list, or an object."""
     for link in links:
         if isinstance(link, list) and len(link) >= 3:
             id, node = link[:2]
         else:
             id, node = (_mapping(link).get(key) for key in ("id", "origin_id"))
-        yield _id(id), Link(_id(node))
+        yield _id(id), NodeLink(_id(node))
 
 
 def _json(text: str, budget: Budget) -> Any:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import NamedTuple
 
-from hnetkit.prompts.tags import shortened, split_tags
+from hnetkit.prompts.tags import excerpt, split_tags
 
 MOST_MENTIONED = 100
 """Networks of one picture that are looked at: nobody stacks so many."""
@@ -149,7 +149,7 @@ def hypernetworks_of(read: Infotext) -> Mentions:
     for name, strength, digits in selected[: max(0, MOST_MENTIONED - len(networks))]:
         number = _number(strength)
         if number is None:
-            warnings.append(f"{shortened(name)}: its strength {strength[:40]!r} is no number; 1 is taken")
+            warnings.append(f"{excerpt(name)}: its strength {strength[:40]!r} is no number; 1 is taken")
         known = _hex(digits or hashes.get(f"hypernet:{name}"), name, warnings)
         networks.append(Mention(name, 1.0 if number is None else number, known))
     if len(warnings) > _MOST_WARNINGS:
@@ -195,7 +195,7 @@ def _hex(digits: str | None, name: str, warnings: list[str]) -> str | None:
         return None
     folded = digits.strip().lower()
     if not _HEX.fullmatch(folded):
-        warnings.append(f"{shortened(name)}: {digits[:80]!r} is no hash")
+        warnings.append(f"{excerpt(name)}: {digits[:80]!r} is no hash")
         return None
     return None if folded.startswith(_HASH_OF_NOTHING) else folded
 

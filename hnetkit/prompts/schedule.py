@@ -12,20 +12,25 @@ Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/prompt_parser.py (beh
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Union
+from typing import Any, Union
 
 from hnetkit.errors import UsageError
+from hnetkit.prompts.attention import parse_attention
+from hnetkit.prompts.tags import Tag, split_tags
 
 MOST_LETTERS = 10_000_000
 """Of all texts that a prompt becomes: one of 5,000 letters may change at each of 1,000 steps, twice over."""
-
 _TOKEN = re.compile(r"[()\[\]:|]|(?:[^\\()\[\]:|]+|\\.)+")
 _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 _PARTNER = {")": "(", "]": "["}
+
+_AND = re.compile(r"\bAND\b")
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?|\d*\.\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,3 +218,57 @@ def _text_at(step: int, nodes: Sequence[_Node]) -> str:
         else:
             waiting += reversed(node)
     return "".join(written)
+
+
+def split_and(text: str) -> list[tuple[str, float]]:
+    """Returns the parts between ``AND`` with their weights, at least one; a weight that is not written is 1.
+
+    A number after the last colon of a part is its weight, of a prompt without ``AND`` too. Spaces at a part's end
+    are dropped.
+    """
+    return [_part(part) for part in _AND.split(text)]
+
+
+def _part(text: str) -> tuple[str, float]:
+    words, colon, number = text.rpartition(":")
+    if colon and _NUMBER.fullmatch(number.strip()) and math.isfinite(float(number)):
+        return words.rstrip(), float(number)
+    return text.rstrip(), 1.0
+
+
+def meaning_of(text: str, *, steps: int = 20, hires_steps: int | None = None) -> dict[str, Any]:
+    """Returns a prompt taken apart, as `hnetkit prompt --json` prints it.
+
+    Args:
+        text: in A1111's language, with tags.
+        steps: of sampling, by which schedules are measured.
+        hires_steps: of a second pass; None where there is none.
+
+    Returns:
+        ``text`` without tags, ``hypernetworks`` and ``loras`` of the tags, ``attention`` as (text, weight),
+        ``composition`` of sub-prompts as (text, weight), ``schedule`` and ``hires_schedule`` as (last step, text),
+        ``warnings``.
+
+    Raises:
+        UsageError: it is no text, or changes more often than any picture has steps.
+    """
+    prompt = split_tags(text)
+    unknown = [f"{tag}: no known kind of tag; it has no effect" for tag in prompt.unknown]
+    return {
+        "text": prompt.text,
+        "hypernetworks": [_hypernetwork(tag) for tag in prompt.tags],
+        "loras": [{"name": lora.name, "te": lora.te_multiplier, "unet": lora.unet_multiplier} for lora in prompt.loras],
+        "attention": parse_attention(prompt.text),
+        "composition": split_and(prompt.text),
+        "schedule": schedule(prompt.text, steps),
+        "hires_schedule": None if hires_steps is None else schedule(prompt.text, hires_steps, steps),
+        "warnings": [*prompt.warnings, *unknown],
+    }
+
+
+def _hypernetwork(tag: Tag) -> dict[str, Any]:
+    """A tag as data: what is not named in it is not there."""
+    found: dict[str, Any] = {"name": tag.name, "strength": tag.multiplier, **tag.parts}
+    found |= {"start": tag.start} if tag.start != 0 else {}
+    found |= {"end": tag.end} if tag.end != 1 else {}
+    return found | ({"blocks": list(tag.blocks)} if tag.blocks else {})

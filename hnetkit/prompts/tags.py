@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from hnetkit.errors import UsageError
+from hnetkit.text import shorten
 
 PARTS = ("k", "v", "self", "cross")
 _TAG = re.compile(r"<(\w+):([^>]+)>")
@@ -148,7 +149,7 @@ def split_tags(prompt: str) -> TaggedPrompt:
         UsageError: the prompt is not valid text.
     """
     require_text(prompt)
-    found = _Found()
+    found = _TagReader()
     position = 0
     # with no '>' after it, each '<' would be searched to the end of the prompt in vain
     for match in _TAG.finditer(prompt, 0, prompt.rfind(">") + 1):
@@ -171,7 +172,7 @@ class _Malformed(Exception):
 
 
 @dataclass(slots=True)
-class _Found:
+class _TagReader:
     """What was found in a prompt so far; `line` and where it starts are of the place up to which was `counted`."""
 
     text: list[str] = field(default_factory=list)
@@ -208,7 +209,7 @@ class _Found:
             self._warn(match.string, match.start(), match[0], f"{error}; the tag is left out")
         else:
             for argument in ignored:
-                self._warn(match.string, match.start(), match[0], f"{shortened(argument)!r} has no effect")
+                self._warn(match.string, match.start(), match[0], f"{excerpt(argument)!r} has no effect")
         self.written.append(written)
 
     def _warn(self, prompt: str, position: int, tag: str, message: str) -> None:
@@ -217,7 +218,7 @@ class _Found:
         self.counted = position
         column = position - self.line_start + 1
         where = f"line {self.line}, column {column}" if self.line > 1 else f"column {column}"
-        self.warnings.append(f"{where}: {shortened(tag)}: {message}")
+        self.warnings.append(f"{where}: {excerpt(tag)}: {message}")
 
 
 def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
@@ -226,7 +227,7 @@ def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
     if not name:
         raise _Malformed("no name")
     if rest and "=" in rest[0]:
-        raise _Malformed(f"write the strength first, as in <hypernet:{shortened(name)}:1:{shortened(rest[0])}>")
+        raise _Malformed(f"write the strength first, as in <hypernet:{excerpt(name)}:1:{excerpt(rest[0])}>")
     tag = Tag(name, _number(rest[0]) if rest else 1.0)
     parts: dict[str, float] = {}
     ignored = []
@@ -253,7 +254,7 @@ def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
 def _blocks(text: str) -> Iterator[str]:
     for block in (block.strip() for block in text.split(",")):
         if not _BLOCK.fullmatch(block):
-            raise _Malformed(f"{shortened(block)!r} is no block: down, mid, up, or a name such as up_blocks.1")
+            raise _Malformed(f"{excerpt(block)!r} is no block: down, mid, up, or a name such as up_blocks.1")
         yield block
 
 
@@ -276,13 +277,13 @@ def _number(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _Malformed(f"{shortened(text)!r} is not a number")
+        raise _Malformed(f"{excerpt(text)!r} is not a number")
     return value
 
 
-def shortened(text: str) -> str:
-    """Returns a text as a message shows it: what is very long ends in an ellipsis."""
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+def excerpt(text: str) -> str:
+    """Returns a part of a prompt as a message shows it: what is very long ends in an ellipsis."""
+    return shorten(text, _SHOWN)
 
 
 def require_text(prompt: str) -> None:
@@ -291,7 +292,7 @@ def require_text(prompt: str) -> None:
         prompt.encode()
     except UnicodeEncodeError as error:
         raise UsageError(
-            f"{shortened(prompt)}: the prompt is not valid text", hint="check the terminal's encoding"
+            f"{excerpt(prompt)}: the prompt is not valid text", hint="check the terminal's encoding"
         ) from error
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from hnetkit.errors import DamagedFile, DiskFull, FileRefused, NotFound
 from hnetkit.files import read_regular, sync_folder
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import read_json
 from hnetkit.text import size_text
 

@@ -12,15 +12,15 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import DiskFull
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.topology import build_mlp
 from hnetkit.formats.writing import save
 from hnetkit.hashes import sha256_of
 from hnetkit.library.library import Library
 from hnetkit.library.scan import add_file
 from hnetkit.network import Hypernetwork, MLPPair, ResidualMLP, TensorRef
+from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
-from hnetkit.registry.trainings import Training
 from hnetkit.runtime.strength import SIDES, Side
 from hnetkit.train.build import INITIALIZATIONS, Build
 from hnetkit.train.network import MLP, TrainedNetwork, set_output_to_zero

@@ -17,7 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.generate.sampling.encoding import Encoded
-from hnetkit.runtime.attach import unload_hypernetworks
+from hnetkit.generate.sampling.vae import fp32_where_needed
+from hnetkit.runtime.adapters import unload_hypernetworks
 from hnetkit.runtime.layers import unet_of
 from hnetkit.train.batching import seed_for
 
@@ -184,15 +185,12 @@ def opacity_weight(image: Image.Image, size: tuple[int, int]) -> Tensor | None:
 @torch.no_grad()
 def _encode(pipe: Any, source: TrainingImage, recipe: Recipe, number: int) -> Latents:
     image = source.open()
-    vae, scaling = pipe.vae, pipe.vae.config.scaling_factor
     pixels = pipe.image_processor.preprocess(image.convert("RGB"))
-    dtype = vae.dtype
-    if dtype == torch.float16 and vae.config.force_upcast:
-        vae.to(torch.float32)  # SDXL's first autoencoder overflows in fp16
-    distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    vae.to(dtype)
-    mean = distribution.mean[0].float().cpu() * scaling
-    deviation = distribution.std[0].float().cpu() * scaling
+    with fp32_where_needed(pipe.vae) as vae:
+        distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    mean, deviation = (
+        values[0].float().cpu() * vae.config.scaling_factor for values in (distribution.mean, distribution.std)
+    )
     weight = opacity_weight(image, (mean.shape[2], mean.shape[1])) if recipe.alpha_as_weight else None
     if recipe.latents == "deterministic":
         return Latents(mean, None, weight)

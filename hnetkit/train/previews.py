@@ -171,7 +171,7 @@ class Previews:
     @contextmanager
     def _loaded(self, network: Hypernetwork | None) -> Iterator[None]:
         """Prepares the pipeline for drawing and puts a network on its UNet while the block lasts."""
-        from hnetkit.runtime.attach import load_hypernetwork, unload_hypernetworks
+        from hnetkit.runtime.adapters import load_hypernetwork, unload_hypernetworks
 
         pipe = self._model.pipe
         with self._ready(), _preserving_state(pipe):
@@ -193,7 +193,7 @@ class Previews:
         return self._without[number]
 
     def _draw(self, request: Request, seeds: Sequence[int]) -> list[Image.Image | None]:
-        from hnetkit.generate.picture import draw_batch
+        from hnetkit.generate.drawing import draw_batch
 
         size, drawn = request.batch_size, list[Any]()
         for batch in (seeds[at : at + size] for at in range(0, len(seeds), size)):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blake3 import blake3
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
-from hnetkit.files import alone, new_file, refuse_links
+from hnetkit.files import exclusive_lock, new_file, refuse_links
 from hnetkit.limits import json_size, read_json
 from hnetkit.train.checkpoints import Checkpoints
 from hnetkit.train.data import fingerprint_changes
@@ -90,7 +90,7 @@ class RunFolder:
             HnetkitError: another command trains here.
         """
         busy = HnetkitError(f"{self.folder}: another command trains here", hint="choose another --name")
-        return alone(self.folder / ".lock", busy)
+        return exclusive_lock(self.folder / ".lock", busy)
 
     def require_ours(self) -> None:
         """Raises OutputExists if the folder is something else, or holds files that no run wrote, or a link.

@@ -14,9 +14,8 @@ import torch
 
 from hnetkit.distributed import Processes
 from hnetkit.errors import OutOfMemory, UsageError
-from hnetkit.generate.memory import is_out_of_memory
-from hnetkit.runtime.compatibility import require_fit
-from hnetkit.runtime.layers import find_layers
+from hnetkit.generate.backend_errors import is_out_of_memory
+from hnetkit.runtime.layers import find_layers, require_fit
 from hnetkit.text import size_text
 from hnetkit.train.build import Build
 from hnetkit.train.checkpoints import TrainingState, require_disk_space

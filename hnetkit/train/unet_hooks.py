@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hnetkit.errors import AttachError
-from hnetkit.runtime.attach import get_active_hypernetworks
+from hnetkit.runtime.adapters import get_active_hypernetworks
+from hnetkit.runtime.hooks import require_unfused
 from hnetkit.runtime.layers import find_layers
-from hnetkit.runtime.slots import require_unfused
 from hnetkit.runtime.strength import SIDES, Side
 from hnetkit.train.network import CastCache
 

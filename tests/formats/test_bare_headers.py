@@ -10,7 +10,7 @@ import pytest
 
 from hnetkit import demo
 from hnetkit.formats import load, save
-from hnetkit.formats.convention import topology
+from hnetkit.formats.safetensors_schema import topology
 
 
 def bare(path: Path) -> Path:

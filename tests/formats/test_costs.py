@@ -20,13 +20,13 @@ from safetensors.torch import save_file
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import FileChanged, FileRefused, NotFound, UnreadableFile
-from hnetkit.formats.messages import shown
-from hnetkit.formats.reading import MAX_FILE, look, nothing_unforeseen
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import MAX_FILE, identify, translating_unforeseen
 from hnetkit.hashes import hash_file
 from hnetkit.inspection import examine
 from hnetkit.library.scan import scan
 from hnetkit.registry.store import Registry
+from hnetkit.text import shorten
 
 LONG_TEXT = text("x" * 20_000)
 
@@ -38,7 +38,7 @@ def test_a_strangers_value_is_shortened_before_it_is_text(kind: str) -> None:
     value = values[kind]
     tracemalloc.start()
     try:
-        assert len(shown(value)) <= 60
+        assert len(shorten(value)) <= 60
         assert tracemalloc.get_traced_memory()[1] < 100_000
     finally:
         tracemalloc.stop()
@@ -49,7 +49,7 @@ def test_a_strangers_value_is_shortened_before_it_is_text(kind: str) -> None:
     [("a b", "a b"), ([1, 2.5, "a"], "[1, 2.5, 'a']"), ((1,), "(1)"), (None, "None"), ([[[[1]]]], "[[[…]]]")],
 )
 def test_a_short_value_is_shown_as_it_is(value: object, text: str) -> None:
-    assert shown(value) == text
+    assert shorten(value) == text
 
 
 @pytest.mark.parametrize("key", ["is_layer_norm", "dropout_structure", "layer_structure", "activate_output", "step"])
@@ -138,7 +138,7 @@ def test_a_file_of_four_times_the_size_takes_about_four_times_as_long(
     def once(path: Path) -> float:
         started = time.process_time()
         with OpenFile(path) as file:
-            look(file)
+            identify(file)
         return time.process_time() - started
 
     seconds(100)
@@ -171,7 +171,7 @@ def _saved(folder: Path) -> Path:
 def test_whatever_reading_raises_refuses_that_file(error: Exception, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(hostile_files.good())
-    with pytest.raises(UnreadableFile, match=r"a\.pt: ") as refusal, nothing_unforeseen(OpenFile(path)):
+    with pytest.raises(UnreadableFile, match=r"a\.pt: ") as refusal, translating_unforeseen(OpenFile(path)):
         raise error
     assert "defect" in str(refusal.value.hint)
     assert str(refusal.value).isprintable()
@@ -185,7 +185,7 @@ def test_a_failing_disk_a_full_memory_and_a_file_that_changes_stay_what_they_are
 ) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(hostile_files.good())
-    with pytest.raises(type(error)) as raised, nothing_unforeseen(OpenFile(path)):
+    with pytest.raises(type(error)) as raised, translating_unforeseen(OpenFile(path)):
         raise error
     assert raised.value is error
 

@@ -13,9 +13,8 @@ import pytest
 from made_files import Maker
 
 import hnetkit
-from hnetkit.checks import validate
 from hnetkit.errors import FileRefused, UnreadableFile
-from hnetkit.inspection import examine
+from hnetkit.inspection import examine, validate
 from hnetkit.network import Hypernetwork
 
 INTERESTING = (0, 1, 0x7F, 0x80, 0xFF, ord("R"), ord("."), ord("c"), ord("("), ord("t"), ord("Q"), 0x93, 0x81)

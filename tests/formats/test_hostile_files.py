@@ -22,7 +22,7 @@ _MEASURE = """
 import json, resource, sys, time
 import hnetkit
 from hnetkit.errors import FileRefused
-import hnetkit.formats, hnetkit.inspection, hnetkit.checks
+import hnetkit.formats, hnetkit.inspection, hnetkit.inspection
 rows = []
 for path in sys.argv[1:]:
     started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

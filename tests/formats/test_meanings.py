@@ -23,8 +23,8 @@ from safetensors.torch import load_file, save_file
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import UnsafeFile, UnsupportedNetwork
-from hnetkit.formats.meanings import is_tar
-from hnetkit.formats.source import OpenFile
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.polyglot import is_tar
 
 PAYLOAD = b"cbuiltins\nexec\n(" + hostile_files.text('open("marker", "w").close()') + b"tR."
 
@@ -268,16 +268,16 @@ NAMED_FIRST = hostile_files.items(
 )
 DIFFERENT: dict[str, tuple[str, bytes]] = {
     "marked as negative": (
-        "not what is stored",
+        "differs from its stored bytes",
         hostile_files.network(seen(b"\x89", hostile_files.ORDERED_DICT, MARKED)),
     ),
-    "with hooks": ("not what is stored", hostile_files.network(seen(b"\x89", b"](Ne", b"N"))),
+    "with hooks": ("differs from its stored bytes", hostile_files.network(seen(b"\x89", b"](Ne", b"N"))),
     "of a storage of two types": (
-        "disagree on what one storage is",
+        "disagree about one storage",
         network_of(hostile_files.tensor(), hostile_files.tensor(**HALVES)),  # type: ignore[arg-type]
     ),
     "of a storage that was named before": (
-        "disagree on what one storage is",
+        "disagree about one storage",
         b"\x80\x02" + NAMED_FIRST + b"Q0" + hostile_files.network()[2:],
     ),
 }
@@ -368,4 +368,4 @@ def test_a_later_version_of_the_convention_is_refused(tmp_path: Path) -> None:
 def test_a_width_of_a_numpy_type_is_warned_about(tmp_path: Path) -> None:
     content = {np.int64(key) if isinstance(key, int) else key: item for key, item in networks.a1111_network().items()}
     net = hnetkit.load(networks.save_pt(content, tmp_path / "ink.pt"))
-    assert "the width 8 is written as a number of numpy" in net.warnings
+    assert "the width 8 is written as a numpy number" in net.warnings

@@ -186,7 +186,7 @@ def test_a_slope_under_another_activation_is_a_warning(tmp_path: Path) -> None:
     content = networks.a1111_network((8,), (1, 2, 1), "prelu") | {"activation_func": "relu"}
     net = load(tmp_path, content)
     assert net.activation == "prelu"
-    assert any("activation_func is relu, the tensors are those of prelu" in warning for warning in net.warnings)
+    assert any("activation_func is relu, but the tensors are those of prelu" in warning for warning in net.warnings)
 
 
 def test_a_look_alike_that_asks_for_more_says_so(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def test_an_optimizer_inside_is_named_as_not_carried(tmp_path: Path) -> None:
     [
         ("layer_structure", [1, 4, 1], "layer_structure is [1, 4, 1], the tensors are [1, 2, 1]"),
         ("is_layer_norm", True, "is_layer_norm is True, the tensors say False"),
-        ("activation_func", "linear", "its layers stand at [0, 2], its metadata would put them at [0, 1]"),
+        ("activation_func", "linear", "its layers are at [0, 2], its metadata would put them at [0, 1]"),
         ("dropout_structure", [0, 0.1], "dropout_structure is [0, 0.1], the tensors have 2 layers"),
     ],
 )

@@ -19,7 +19,16 @@ from diffusers import (
 )
 from torch import Tensor
 
-from hnetkit.generate.sampling.noise import BrownianPath, DrawnNoise, Noise, PhiloxNormal, Source, Stretch, along, slerp
+from hnetkit.generate.sampling.noise import (
+    BrownianPath,
+    Noise,
+    NoiseInterval,
+    PerImageNoise,
+    PhiloxNormal,
+    Source,
+    noise_from,
+    slerp,
+)
 
 SHAPE = (4, 3, 5)
 SOURCES: Sequence[Source] = ("cpu", "nv")
@@ -127,7 +136,7 @@ def test_draws_inside_are_those_of_each_picture_in_the_type_asked_for() -> None:
     noises, alone = ([Noise(seed, SHAPE, source="nv") for seed in (3, 9)] for _ in range(2))
     expected = [torch.stack([one.next() for one in alone]) for _ in range(3)]
     outside = torch.get_rng_state()
-    with DrawnNoise(noises):
+    with PerImageNoise(noises):
         drawn = [
             torch.randn((2, *SHAPE)),
             torch.randn(2, *SHAPE, dtype=torch.float16),
@@ -139,8 +148,8 @@ def test_draws_inside_are_those_of_each_picture_in_the_type_asked_for() -> None:
 
 
 def test_draws_along_a_stretch_are_those_of_the_pictures_paths() -> None:
-    noises, stretch = [Noise(seed, SHAPE, source="nv") for seed in (3, 9)], Stretch(0.03, 14.6, 9.0, 4.0)
-    with DrawnNoise(noises), along(stretch):
+    noises, stretch = [Noise(seed, SHAPE, source="nv") for seed in (3, 9)], NoiseInterval(0.03, 14.6, 9.0, 4.0)
+    with PerImageNoise(noises), noise_from(stretch):
         drawn = torch.randn(2, *SHAPE)
     paths = [BrownianPath(seed, SHAPE, "nv", 0.03, 14.6) for seed in (3, 9)]
     assert torch.equal(drawn, torch.stack([path.between(9.0, 4.0) for path in paths]))
@@ -149,7 +158,7 @@ def test_draws_along_a_stretch_are_those_of_the_pictures_paths() -> None:
 
 def test_a_draw_that_is_no_noise_of_the_batch_is_refused() -> None:
     noises = [Noise(seed, SHAPE, source="cpu") for seed in (3, 9)]
-    with DrawnNoise(noises), pytest.raises(ValueError, match=r"\(1, 4, 3, 5\)"):
+    with PerImageNoise(noises), pytest.raises(ValueError, match=r"\(1, 4, 3, 5\)"):
         torch.randn(1, *SHAPE)
 
 
@@ -172,7 +181,7 @@ def test_with_diffusers_schedulers_a_picture_does_not_depend_on_its_batch(kind: 
         x = torch.stack([noise.first() for noise in noises]) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             output = scheduler.scale_model_input(x, timestep) * 0.9
-            with DrawnNoise(noises):
+            with PerImageNoise(noises):
                 x = scheduler.step(output, timestep, x).prev_sample
         return x
 

@@ -18,7 +18,7 @@ import torch
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import AmbiguousName, NotFound
-from hnetkit.library.layouts import PROGRAMS, folder_of, safe_stem
+from hnetkit.library.layouts import PROGRAMS, folder_of, stem_for_layout
 from hnetkit.library.link import link, undo
 from hnetkit.library.resolve import resolve
 from hnetkit.library.scan import scan
@@ -183,12 +183,12 @@ def test_one_folder_that_two_programs_share_is_filled_once(registry: Registry, t
     ],
 )
 def test_a_stem_is_made_safe_for_prompts_and_disks(name: str, stem: str) -> None:
-    assert safe_stem(name) == stem
-    assert safe_stem(stem) == stem
+    assert stem_for_layout(name) == stem
+    assert stem_for_layout(stem) == stem
 
 
 def test_a_long_stem_leaves_room_for_a_suffix() -> None:
-    stem = safe_stem("墨" * 300)
+    stem = stem_for_layout("墨" * 300)
     assert unicodedata.is_normalized("NFC", stem)
     assert 190 < len(stem.encode()) <= 200
 

@@ -21,7 +21,7 @@ from blake3 import blake3
 from deep_folders import deep_tree
 
 from hnetkit.inspection import KnownHashes, examine
-from hnetkit.library.scan import WORKERS, Change, recheck, scan
+from hnetkit.library.scan import WORKERS, FileChange, recheck, scan
 from hnetkit.registry import Registry
 
 AFTER_2262 = 10_413_792_000_000_000_000  # ns; 2300-01-01
@@ -48,7 +48,7 @@ def registry(path: Path) -> Iterator[Registry]:
         yield opened
 
 
-def named(found: Iterator[Change]) -> list[tuple[str, str]]:
+def named(found: Iterator[FileChange]) -> list[tuple[str, str]]:
     return sorted((change.what, Path(change.path).name) for change in found)
 
 

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +67,7 @@ def test_a_module_imports_only_what_its_room_may(dotted: str, path: Path) -> Non
     packages = ROOMS[room].packages
     if packages is not None:
         assert others - set(sys.stdlib_module_names) <= packages
+    assert "triton" not in others or dotted.startswith("kernels.gpu")
 
 
 def test_no_room_may_import_one_below_it() -> None:
@@ -129,6 +131,55 @@ def test_no_sql_is_written_outside_of_the_registry() -> None:
                 text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
                 assert not SQL.search(text), f"{dotted}: {text}"
                 assert not (isinstance(node, ast.Attribute) and node.attr == "_db"), dotted
+
+
+SHARED_NAMES = {
+    "Found",
+    "Look",
+    "Model",
+    "Origin",
+    "Plan",
+    "Processes",
+    "Recipe",
+    "Stage",
+    "_Found",
+}
+"""Names that still mean several classes: only fewer of them, never others."""
+
+
+def test_the_name_of_a_class_means_one_class() -> None:
+    named = Counter(
+        node.name
+        for _, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+    )
+    assert {name for name, count in named.items() if count > 1} <= SHARED_NAMES
+
+
+SPLICED_ROOMS = {"cli", "demo", "generate", "hub", "images", "sources", "train"}
+"""Rooms that still write a list in parts that nothing but their layout divides: only fewer of them."""
+
+
+def test_a_list_is_written_as_one_list() -> None:
+    """No ``*("a", "b"), *("c",)`` and no ``**{"a": 1}`` inside of another literal or a call."""
+    spliced = {
+        dotted
+        for dotted, path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if any(isinstance(part, ast.Tuple | ast.List | ast.Set | ast.Dict) for part in spliced_parts(node))
+    }
+    assert {dotted for dotted in spliced if room_of(dotted) not in SPLICED_ROOMS} == set()
+
+
+def spliced_parts(node: ast.AST) -> Iterator[ast.expr]:
+    """What a literal or a call takes in with ``*`` or ``**``."""
+    if isinstance(node, ast.Starred):
+        yield node.value
+    elif isinstance(node, ast.Dict):
+        yield from (value for key, value in zip(node.keys, node.values, strict=True) if key is None)
+    elif isinstance(node, ast.Call):
+        yield from (keyword.value for keyword in node.keywords if keyword.arg is None)
 
 
 def public_functions(tree: ast.AST, inside: str) -> Iterator[tuple[str, ast.FunctionDef]]:

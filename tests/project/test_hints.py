@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from hnetkit import errors
 from hnetkit.cli import run
-from hnetkit.errors import did_you_mean
+from hnetkit.errors import HnetkitError, did_you_mean
 from hnetkit.text import argument
 
 PACKAGE = Path(__file__).resolve().parents[2] / "hnetkit"
@@ -72,3 +73,13 @@ def test_a_folder_in_a_hint_runs_nothing(
 )
 def test_the_nearest_known_word_is_found_in_any_case(word: str, near: str | None) -> None:
     assert did_you_mean(word, ["Euler a", "gray", "DDIM"]) == near
+
+
+def test_the_tree_of_errors_is_drawn_as_it_is() -> None:
+    drawn, parents = {}, []
+    for match in re.finditer(r"^    ([│├└─ ]*)(\w+) +(\d)$", str(errors.__doc__), re.MULTILINE):
+        depth = len(match[1]) // 4
+        parents[depth:] = [match[2]]
+        drawn[match[2]] = (parents[depth - 1] if depth else "Exception", int(match[3]))
+    classes = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, HnetkitError)]
+    assert drawn == {error.__name__: (error.__base__.__name__, error.exit_code) for error in classes if error.__base__}

@@ -9,8 +9,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from hnetkit.prompts.attention import parse_attention, write_attention
-from hnetkit.prompts.composition import split_and
-from hnetkit.prompts.schedule import schedule
+from hnetkit.prompts.schedule import schedule, split_and
 from hnetkit.prompts.tags import split_tags
 
 SIGNS = [

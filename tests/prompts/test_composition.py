@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hnetkit.prompts.composition import split_and
+from hnetkit.prompts.schedule import split_and
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from hnetkit.cli import run
 from hnetkit.errors import UsageError
-from hnetkit.prompts.meaning import meaning_of
+from hnetkit.prompts.schedule import meaning_of
 
 
 @pytest.mark.parametrize("hires", [None, 4])

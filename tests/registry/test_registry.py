@@ -15,7 +15,7 @@ from registry_rows import row
 
 from hnetkit.errors import RegistryError
 from hnetkit.registry import Registry
-from hnetkit.registry.files import from_column, to_column
+from hnetkit.registry.columns import from_column, to_column
 
 
 def stored(registry: Registry, *rows: dict[str, Any]) -> None:
@@ -155,9 +155,9 @@ def test_jobs_and_what_they_installed_are_found_by_what_they_are(tmp_path: Path)
         jobs = registry.jobs
         first, second = jobs.add("url:1", about), jobs.add("url:2", about)
         jobs.set_state(first.id, "done")
-        jobs.installed("/library/ink.pt", first.id, "network", None)
-        jobs.installed("/library/ink.json", first.id, "sidecar", None)
-        jobs.installed("/library/pen.pt", None, "network", None)
+        jobs.add_install("/library/ink.pt", first.id, "network", None)
+        jobs.add_install("/library/ink.json", first.id, "sidecar", None)
+        jobs.add_install("/library/pen.pt", None, "network", None)
         assert [job.key for job in jobs.rows()] == ["url:1", "url:2"]
         assert [job.key for job in jobs.of("url:1")] == [job.key for job in jobs.of("url:1", "failed", "done")]
         assert jobs.of("url:2", "done") == jobs.of("url:3") == []

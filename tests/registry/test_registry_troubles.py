@@ -19,7 +19,7 @@ from registry_rows import row
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.registry import Registry
-from hnetkit.registry.json_columns import COLUMNS, from_json, to_json
+from hnetkit.registry.columns import COLUMNS, from_json, to_json
 
 BROKEN = [(table, column) for table, columns in COLUMNS.items() for column in columns]
 
@@ -87,7 +87,7 @@ def test_words_are_added_to_a_network_and_found_though_its_row_is_broken(path: P
     with Registry(path) as registry:
         with registry.write():
             registry.networks.add_tags(1, ["late"])
-            registry.networks.mend_search()
+            registry.networks.rebuild_search()
         assert registry.networks.is_searchable()
 
 
@@ -179,7 +179,7 @@ def test_a_search_index_that_is_lost_is_noticed_and_made_again(path: Path, loss:
             registry.check()
         assert caught.value.hint == "hnetkit scan"
         with registry.write():
-            registry.networks.mend_search()
+            registry.networks.rebuild_search()
         assert registry.check() == "1 network in 1 file"
         assert [network["name"] for network in registry.networks.search("lineart")] == ["net1"]
 

@@ -10,8 +10,8 @@ import pytest
 from sqlite_utils import Database
 
 from hnetkit.registry import Registry
-from hnetkit.registry.connection import SCHEMA_VERSION
 from hnetkit.registry.migrations import migrations
+from hnetkit.registry.store import SCHEMA_VERSION
 
 FIRST = Path(__file__).with_name("registry_m001.sql")
 

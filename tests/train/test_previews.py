@@ -19,8 +19,8 @@ from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 import hnetkit
 from hnetkit import demo
 from hnetkit.errors import UsageError
+from hnetkit.generate.drawing import draw
 from hnetkit.generate.model import Model, load_model
-from hnetkit.generate.picture import draw
 from hnetkit.generate.request import Request
 from hnetkit.network import Hypernetwork, MLPPair, ResidualMLP, TensorRef
 from hnetkit.train.guards import Guards, Verdict

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hnetkit.generate.sampling.conditioning import Conditioning, Guidance
-from hnetkit.generate.sampling.encoding import Encoded
-from hnetkit.generate.sampling.noise import DrawnNoise, Noise
-from hnetkit.runtime.attach import set_progress
+from hnetkit.generate.sampling.encoding import Conditioning, Encoded, Guidance
+from hnetkit.generate.sampling.noise import Noise, PerImageNoise
+from hnetkit.runtime.adapters import set_progress
 
 AfterStep = Callable[[int, int], None]
 """Called with the calls of the UNet done and the calls in all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Kept:
+class KeptRegion:
     """What stays as it was outside of a mask.
 
     Attributes:
@@ -109,7 +108,7 @@ def sample(
     latents: Tensor,
     noises: Sequence[Noise],
     begin: int = 0,
-    kept: Kept | None = None,
+    kept: KeptRegion | None = None,
     after_step: AfterStep | None = None,
 ) -> Tensor:
     """Returns clean latents ``[pictures, 4, h, w]``.
@@ -126,7 +125,7 @@ def sample(
     for call, timestep in enumerate(timesteps):
         set_progress(denoiser.pipe, call, len(timesteps))
         prediction = denoiser(scheduler.scale_model_input(latents, timestep), timestep, call)
-        with DrawnNoise(noises):
+        with PerImageNoise(noises):
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
         if kept is not None:
             following = timesteps[call + 1 : call + 2]

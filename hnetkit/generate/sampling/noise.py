@@ -115,11 +115,11 @@ class Noise:
         """Returns the next draw for a sampler that adds noise as it goes, of the same shape."""
         return self._draw(self.shape)
 
-    def between(self, stretch: Stretch) -> Tensor:
+    def between(self, interval: NoiseInterval) -> Tensor:
         """Returns the normal number that a Brownian path of the seed gives for a stretch, of the same shape."""
-        ends = (stretch.lowest, stretch.highest)
+        ends = (interval.lowest, interval.highest)
         path = self._paths.setdefault(ends, BrownianPath(self.seed, self.shape, self.source, *ends))
-        return path.between(stretch.start, stretch.end)
+        return path.between(interval.start, interval.end)
 
 
 def slerp(strength: float, low: Tensor, high: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def slerp(strength: float, low: Tensor, high: Tensor) -> Tensor:
     return (torch.sin((1 - strength) * angle) * low + torch.sin(strength * angle) * high) / torch.sin(angle)
 
 
-class Stretch(NamedTuple):
+class NoiseInterval(NamedTuple):
     """A stretch of a Brownian path over noise levels, and the ends of the path."""
 
     lowest: float
@@ -198,20 +198,20 @@ class BrownianPath:
         return _SOURCES[self._source](int(seed))(self._shape).double()
 
 
-_stretch: ContextVar[Stretch | None] = ContextVar("stretch", default=None)
+_interval: ContextVar[NoiseInterval | None] = ContextVar("stretch", default=None)
 
 
 @contextmanager
-def along(stretch: Stretch | None) -> Iterator[None]:
+def noise_from(interval: NoiseInterval | None) -> Iterator[None]:
     """Says that what is drawn inside belongs to a stretch of the pictures' Brownian paths; None changes nothing."""
-    before = _stretch.set(stretch or _stretch.get())
+    before = _interval.set(interval or _interval.get())
     try:
         yield
     finally:
-        _stretch.reset(before)
+        _interval.reset(before)
 
 
-class DrawnNoise(TorchFunctionMode):
+class PerImageNoise(TorchFunctionMode):
     """Inside it, ``torch.randn`` and ``torch.randn_like`` give each picture of a batch its own noise.
 
     Every draw of a diffusers scheduler's ``step`` goes through these two, whatever generator it names. The result has
@@ -244,7 +244,7 @@ class DrawnNoise(TorchFunctionMode):
         expected = (len(self._noises), *self._noises[0].shape)
         if tuple(size) != expected:
             raise ValueError(f"noise of shape {tuple(size)} is drawn for latents of shape {expected}")
-        stretch = _stretch.get()
+        interval = _interval.get()
         with torch._C.DisableTorchFunction():
-            draws = [noise.next() if stretch is None else noise.between(stretch) for noise in self._noises]
+            draws = [noise.next() if interval is None else noise.between(interval) for noise in self._noises]
             return torch.stack(draws).to(device=device, dtype=dtype)

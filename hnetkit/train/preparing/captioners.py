@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound, UsageError
 from hnetkit.files import read_regular
-from hnetkit.generate.loading.configs import HINT, held_values, read_object, refuse_more_than_weights
-from hnetkit.generate.loading.libraries import quiet_libraries, refusing
-from hnetkit.generate.loading.places import require_safe_hub
-from hnetkit.generate.loading.state_dicts import read_state_dict
-from hnetkit.generate.memory import needing_memory
+from hnetkit.generate.backend_errors import quiet_libraries, translating_errors, translating_oom
+from hnetkit.generate.loading.checkpoints import read_state_dict
+from hnetkit.generate.loading.configs import HINT, checked_values, read_object, refuse_more_than_weights
+from hnetkit.generate.loading.model_source import require_safe_hub
 from hnetkit.limits import MAX_JSON, require_unique_columns
 from hnetkit.text import printable
 
@@ -91,7 +90,7 @@ class Blip:
         """
         import torch
 
-        with torch.inference_mode(), needing_memory("a caption by BLIP"), refusing("this BLIP", hint=_HINT):
+        with torch.inference_mode(), translating_oom("a caption by BLIP"), translating_errors("this BLIP", hint=_HINT):
             inputs = self.processor(images=image.convert("RGB"), return_tensors="pt").to(self.model.device)
             ids = self.model.generate(
                 **inputs,
@@ -127,7 +126,11 @@ class Tagger:
         """
         import torch
 
-        with torch.inference_mode(), needing_memory("tags of a picture"), refusing("this tagger", hint=_HINT):
+        with (
+            torch.inference_mode(),
+            translating_oom("tags of a picture"),
+            translating_errors("this tagger", hint=_HINT),
+        ):
             logits = self.model(self.pixels(image).to(self.model.device)).logits[0]
             scores = logits.float().sigmoid().tolist()
         if len(scores) != len(self.tags) or not all(map(math.isfinite, scores)):
@@ -169,7 +172,11 @@ def load_blip(place: str = BLIP, *, device: str = "auto") -> Blip:
         raise ModelNotUsable(
             f"{place}: holds a {str(kind or 'model without model_type')[:60]}, not BLIP", hint=f"for example {BLIP}"
         )
-    with quiet_libraries(), needing_memory(f"loading {place}"), refusing(str(place), hint="get the model again"):
+    with (
+        quiet_libraries(),
+        translating_oom(f"loading {place}"),
+        translating_errors(str(place), hint="get the model again"),
+    ):
         model, processor = blip_model(folder, config)
         return Blip(model.eval().to(device_of(device)), processor)
 
@@ -189,7 +196,11 @@ def load_tagger(place: str = TAGGER, *, settings: TagSettings = TagSettings(), d
     config = read_object(folder / "config.json")
     if is_timm_model(config):
         _require_timm(place)
-    with quiet_libraries(), needing_memory(f"loading {place}"), refusing(str(place), hint=f"for example {TAGGER}"):
+    with (
+        quiet_libraries(),
+        translating_oom(f"loading {place}"),
+        translating_errors(str(place), hint=f"for example {TAGGER}"),
+    ):
         model, tags, pixels = classifier(folder, config)
     return Tagger(model.eval().to(device_of(device)), tags, pixels, settings)
 
@@ -319,10 +330,10 @@ def blip_model(folder: Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
 
     path = folder / _CONFIG
     text, vision = (
-        held_values(path, part if isinstance(part := config.get(name), dict) else {}, keys)
+        checked_values(path, part if isinstance(part := config.get(name), dict) else {}, keys)
         for name, keys in (("text_config", _BLIP_TEXT), ("vision_config", _BLIP_VISION))
     )
-    made = BlipConfig(text_config=text, vision_config=vision, **held_values(path, config, _BLIP))
+    made = BlipConfig(text_config=text, vision_config=vision, **checked_values(path, config, _BLIP))
     model = _filled(BlipForConditionalGeneration, made, _tensors(folder, text, vision), folder)
     # the processor is put together by hand: its own loading takes torchvision's transforms where they are there
     with tempfile.TemporaryDirectory(prefix="hnetkit-tokenizer-") as clean:
@@ -375,7 +386,7 @@ def _timm_model(folder: Path, config: Mapping[str, Any], outputs: int) -> Any:
     if not isinstance(arguments, dict) or (foreign := sorted(arguments.keys() - set(_OF_TIMM))):
         named = foreign[0] if isinstance(arguments, dict) else "model_args"
         raise ModelNotUsable(f"{path}: asks for {named[:60]}, which no tagger needs", hint=HINT)
-    kept = held_values(path, arguments, _OF_TIMM)
+    kept = checked_values(path, arguments, _OF_TIMM)
     _require_outputs(folder, config.get("num_classes", outputs), outputs)
     made = TimmWrapperConfig(architecture=architecture, model_args=kept, num_labels=outputs)
     tensors = {f"timm_model.{name}": tensor for name, tensor in _tensors(folder, kept).items()}
@@ -385,7 +396,7 @@ def _timm_model(folder: Path, config: Mapping[str, Any], outputs: int) -> Any:
 def _model_of_transformers(folder: Path, config: Mapping[str, Any], named: str, outputs: int) -> Any:
     import transformers
 
-    kept = held_values(folder / _CONFIG, config, _OF_CLASSIFIERS)
+    kept = checked_values(folder / _CONFIG, config, _OF_CLASSIFIERS)
     labels = config.get("id2label")
     _require_outputs(folder, len(labels) if isinstance(labels, dict) else outputs, outputs)
     of_config, of_model, _ = (getattr(transformers, name) for name in _CLASSIFIERS[named])
@@ -453,7 +464,7 @@ def _processing(folder: Path) -> tuple[str | None, dict[str, Any]]:
     path = folder / _PREPROCESSOR
     said = read_object(path)
     named = said.get("image_processor_type") or said.get("feature_extractor_type")
-    kept = held_values(path, said, _OF_PROCESSORS)
+    kept = checked_values(path, said, _OF_PROCESSORS)
     for key in ("size", "crop_size"):
         value = said.get(key)
         sides = {side: value[side] for side in _SIDES if side in value} if isinstance(value, dict) else {"": value}

@@ -1,0 +1,176 @@
+"""How values fit the columns of the registry: times, paths, names and JSON, and one way to store a row."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from sqlite_utils import Database
+
+from hnetkit.errors import RegistryError, UnsafeFile
+from hnetkit.limits import parse_json
+
+Row = dict[str, Any]
+
+# table -> its columns that hold JSON, and what each holds
+COLUMNS: Mapping[str, Mapping[str, type]] = {
+    "files": {"warnings": list},
+    "sidecars": {"said": dict},
+    "networks": {"widths": list, "layer_structure": list, "dropout": list, "metadata": dict},
+    "models": {"tags": list, "commercial_use": list},
+    "versions": {"trained_words": list},
+    "remote_files": {"hashes": dict},
+    "subscriptions": {"filters": dict},
+    "trainings": {"recipe": dict},
+}
+# what writes such a row anew
+_MENDED_BY = {
+    **dict.fromkeys(("files", "sidecars"), "hnetkit scan"),
+    "networks": "hnetkit scan; where it is in no file: hnetkit forget --missing",
+    **dict.fromkeys(("models", "versions", "remote_files"), "hnetkit sync --metadata-only"),
+    "subscriptions": "hnetkit sync --unsave NAME, and save it again",
+    "trainings": "hnetkit forget NAME, then hnetkit scan",
+}
+_DEEPEST = 100  # levels: a value that is nested deeper could be written and not be read everywhere
+
+
+def now() -> str:
+    """Returns the time in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def to_column(path: str) -> str | bytes:
+    """Returns a path as SQLite can hold it: text, or its bytes where it is not valid text."""
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return path
+
+
+def from_column(value: str | bytes) -> str:
+    """Returns the path that `to_column` was given."""
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)  # a damaged one names no file
+
+
+def text_of(name: str) -> str:
+    """Returns a name as valid text, for names that are only shown and searched."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def upsert(
+    db: Database,
+    table: str,
+    key: Mapping[str, Any],
+    values: Mapping[str, Any],
+    *,
+    first: Mapping[str, Any] | None = None,
+    keep_known: bool = False,
+) -> int:
+    """Stores a row, or updates the one that has this key, and returns its `id`.
+
+    Args:
+        table: with a column `id`.
+        key: the columns that tell one row from another, with their values.
+        values: the columns to write in either case.
+        first: columns that only a new row gets.
+        keep_known: leave a column as it is where its new value is None.
+    """
+    # sqlite-utils' own upsert cannot leave a column alone, returns no id, and asks for the whole schema at each row
+    row = {**key, **values, **(first or {})}
+    new = "coalesce(excluded.{0}, {1}.{0})" if keep_known else "excluded.{0}"
+    updates = ", ".join(f"{column} = {new.format(column, table)}" for column in values)
+    cursor = db.execute(
+        f"INSERT INTO {table} ({', '.join(row)}) VALUES ({', '.join('?' * len(row))}) "
+        f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {updates} RETURNING id",
+        list(row.values()),
+    )
+    id: int = cursor.fetchone()[0]
+    return id
+
+
+def to_json(value: Any) -> str:
+    """Returns a value as JSON that SQLite takes for JSON: numbers that JSON has not become text.
+
+    Raises:
+        UnsafeFile: it is nested too deeply.
+    """
+    if _depth(value) > _DEEPEST:
+        raise UnsafeFile("what it says is nested too deeply")
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:  # not finite, or an integer of thousands of digits
+        return json.dumps(_fitting(value))
+
+
+def from_json(text: Any, table: str, column: str, row: str) -> Any:
+    """Returns the value in a column.
+
+    Args:
+        text: as SQLite gave it.
+        table, column: where it stood.
+        row: the name of what it belongs to, for a person.
+
+    Raises:
+        RegistryError: it is not what was stored there.
+    """
+    try:
+        value = parse_json(text)
+    except (ValueError, TypeError) as error:
+        raise broken(table, column, row) from error
+    if not isinstance(value, COLUMNS[table][column]):
+        raise broken(table, column, row)
+    return value
+
+
+def broken(table: str, column: str, row: str) -> RegistryError:
+    """Returns the error of a value that is not what was stored, with the command that writes it anew."""
+    return RegistryError(f"the registry is damaged: {column} of {row} in its table {table}", hint=_MENDED_BY[table])
+
+
+def is_sound(table: str, column: str) -> str:
+    """Returns SQL: whether a column can be read; where it is NULL it says nothing, and that is sound."""
+    kind = "array" if COLUMNS[table][column] is list else "object"
+    name = f"{table}.{column}"
+    return f"CASE WHEN {name} IS NULL THEN 1 WHEN json_valid({name}) THEN json_type({name}) = '{kind}' ELSE 0 END"
+
+
+def faults(db: Database) -> Iterator[RegistryError]:
+    """Yields one error for each column in which something is broken."""
+    for table, columns in COLUMNS.items():
+        for column in columns:
+            broken_ones = f"SELECT count(*) FROM {table} WHERE NOT ({is_sound(table, column)})"
+            count = db.execute(broken_ones).fetchone()[0]
+            if count:
+                yield broken(table, column, f"{count} row{'s' * (count != 1)}")
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [item for part in level for item in _parts(part)]:
+        depth += 1
+        if depth > _DEEPEST:
+            break
+    return depth
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _fitting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _fitting(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_fitting(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and value.bit_length() > 10_000:
+        return f"an integer of {value.bit_length()} bits"
+    return value
