@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hnetkit import demo, paths, settings
 from hnetkit.errors import HnetkitError, MissingExtra, failure_of
-from hnetkit.text import counted
+from hnetkit.text import counted, size_text
 
 NEEDED = ("torch", "safetensors", "sqlite-utils")
 EXTRA = ("diffusers", "transformers", "accelerate", "huggingface-hub", "pillow", "matplotlib")
@@ -79,8 +79,8 @@ def _home() -> str:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
         raise HnetkitError(f"{existing} cannot be written", hint="set HNETKIT_HOME to a folder of yours")
-    free = shutil.disk_usage(existing).free / 1e9
-    return f"{folder}, {free:.0f} GB free"
+    free = size_text(shutil.disk_usage(existing).free)
+    return f"{folder}, {free} free"
 
 
 def _registry() -> str:
@@ -102,7 +102,7 @@ def _settings() -> str:
 
 
 def _sites() -> str:
-    """Where is asked, and whether a token is there; nobody is asked for this."""
+    """Returns the sites' addresses and whether a token is set; sends no request."""
     from hnetkit.hub import hub_token
     from hnetkit.sources.civitai import civitai_base, civitai_token
 

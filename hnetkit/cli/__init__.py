@@ -1,4 +1,4 @@
-"""The `hnetkit` command. Each group of commands is a module here, imported when one of them is used."""
+"""The `hnetkit` command. Its commands stand in the modules of this folder, which are imported when used."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import click
 
 from hnetkit.cli.groups import LazyGroup
-from hnetkit.cli.output import ReaderLeft, not_text, say, say_traceback, say_usage, take_streams
+from hnetkit.cli.output import OutputClosed, not_text, say, say_traceback, say_usage, take_streams
 from hnetkit.cli.signals import exit_code_of, unwind_on_signals
 from hnetkit.errors import HnetkitError, failure_of
 from hnetkit.text import is_text
@@ -79,14 +79,14 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Runs the command line and leaves the process with the documented exit code."""
+    """Runs the command line, then exits with the documented code."""
     take_streams()
     unwind_on_signals()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Returns the exit code of `hnetkit ARGUMENTS`; an error is one line on stderr, and a hint where there is one."""
+    """Runs `hnetkit ARGUMENTS` and returns its exit code; an error is one line on stderr, perhaps with a hint."""
     try:
         result = cli.main(arguments, prog_name="hnetkit", standalone_mode=False)
     except HnetkitError as error:
@@ -97,7 +97,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         say_usage(error)
         return error.exit_code
-    except ReaderLeft:  # nothing more to say, and no complaint at exit
+    except OutputClosed:  # Python would complain at exit, when it flushes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -108,10 +108,10 @@ def run(arguments: list[str]) -> int:
 
 def _failure(error: Exception, arguments: list[str]) -> HnetkitError:
     if isinstance(error, UnicodeEncodeError):
-        # names of files may be any bytes; what goes into the registry or to a site is text
-        odd = next((text for text in arguments if not is_text(text)), None)
-        if odd is not None:
-            return not_text(odd)
+        # names of files may be any bytes; the registry and the sites take text alone
+        not_utf8 = next((text for text in arguments if not is_text(text)), None)
+        if not_utf8 is not None:
+            return not_text(not_utf8)
     return failure_of(error, "hnetkit")
 
 

@@ -116,28 +116,30 @@ def bench_command(
     items = _items(names, output)
     chosen = base_model or base_of(items)
     model = require_unet(items, chosen)
-    place, kind = _place(device, dtype)
-    to_run, left_out = runnable_paths(paths, place, kind)
-    used = path_on(chosen_path(place), place, kind)
+    torch_device, torch_type = _device_and_dtype(device, dtype)
+    to_run, left_out = runnable_paths(paths, torch_device, torch_type)
+    used = path_on(chosen_path(torch_device), torch_device, torch_type)
     width, height = size or (model.size, model.size)
     layers = [
         each for each in model.layers(width, height, batch_size) if any(each.width in item[1].mlps for item in items)
     ]
-    _note_work(f"{model.name} at {width}x{height}, batch {batch_size}", items, layers, place, kind, output)
+    _note_work(f"{model.name} at {width}x{height}, batch {batch_size}", items, layers, torch_device, torch_type, output)
     for reason in dict.fromkeys(left_out.values()):
         those = [path for path in left_out if left_out[path] == reason]
         output.note(f"Left out: {' and '.join(those)}: {reason}.")
     with step_progress("Measuring", quiet=output.quiet) as progress:
-        results = measure(items, layers, to_run, device=place, dtype=kind, seconds=seconds, progress=progress)
+        results = measure(
+            items, layers, to_run, device=torch_device, dtype=torch_type, seconds=seconds, progress=progress
+        )
     rounds = max(len(result.times) for result in results)
     facts = {
         "rounds": rounds,
         "base": chosen,
         "size": [width, height],
         "batch": batch_size,
-        "device": place.type,
-        "device_name": _device_name(place),
-        "dtype": _dtype_name(kind),
+        "device": torch_device.type,
+        "device_name": _device_name(torch_device),
+        "dtype": _dtype_name(torch_type),
         "widths": sorted({each.width for each in layers}),
         "networks": [{"name": name, "strength": strength} for name, _, strength in items],
     }
@@ -145,7 +147,7 @@ def bench_command(
     if rounds:
         few = f": too few to rely on, --seconds {3 * seconds:g} gives more" if rounds < _FEW_ROUNDS else ""
         output.note(f"{counted(rounds, 'round')}{few}.")
-    _raise_wrong(results, kind)
+    _raise_wrong(results, torch_type)
 
 
 def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
@@ -154,10 +156,10 @@ def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
 
     if not names:
         raise UsageError("name the networks of a stack", hint="hnetkit bench NAME; `hnetkit list` shows the library's")
-    wishes = [_wish(name) for name in names]
+    requests = [_network_request(name) for name in names]
     items = [
-        (found.name, found.network, wish.strength)
-        for found, wish in zip(find_networks(wishes, {}), wishes, strict=True)
+        (found.name, found.network, request.strength)
+        for found, request in zip(find_networks(requests, {}), requests, strict=True)
     ]
     for name, _, strength in items:
         if not strength:
@@ -170,7 +172,7 @@ def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
     return active
 
 
-def _wish(name: str) -> NetworkRequest:
+def _network_request(name: str) -> NetworkRequest:
     from hnetkit.generate.prompt_networks import NetworkRequest
 
     try:
@@ -181,7 +183,7 @@ def _wish(name: str) -> NetworkRequest:
         raise UsageError(f"{name or 'an empty name'}: not NAME or NAME:STRENGTH", hint=hint) from error
 
 
-def _place(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+def _device_and_dtype(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
     """Returns where to compute and in what: as asked, else as set, else the best that is here."""
     import torch
 

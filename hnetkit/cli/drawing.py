@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ import click
 from hnetkit.cli.library import complete_name
 from hnetkit.cli.options import DEVICES, DTYPES, OUTPUT, Number, command, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, output_options, say
-from hnetkit.cli.progress import step_progress
+from hnetkit.cli.progress import as_one_process, step_progress
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import refuse_existing
 from hnetkit.generate.image_files import Picture, is_image_file
@@ -161,9 +161,9 @@ def network_option(help_text: str) -> Callable[[F], F]:
 
 
 def picture_options(function: F) -> F:
-    """Adds what `generate` and `grid` share; the command receives `model: ModelSource`, and `options`.
+    """Adds the options that `generate` and `grid` share; the command receives `model: ModelSource`, and `options`.
 
-    They are those of `DrawOptions`, by their names; None where nothing is said.
+    `options` are those of `DrawOptions`, by their names; None where an option is not given.
     """
 
     def wrapper(*args: Any, size: tuple[int, int] | None, **kwargs: Any) -> Any:
@@ -247,7 +247,7 @@ def generate_command(
       hnetkit generate "a small blue circle" -n outline:0.7 -n dots:0.7 --count 2 --out drawn
       hnetkit generate --from star.png --steps 30
     """
-    _require_place(out, count=count, overwrite=overwrite)
+    _require_writable(out, count=count, overwrite=overwrite)
 
     def rows() -> Iterator[Row]:
         """Yields one row for each picture, once it is on disk."""
@@ -270,8 +270,8 @@ def generate_command(
     output.rows(rows(), columns=["path", "seed", "prompt"], text=lambda row: str(row["path"]))
 
 
-def _require_place(out: str, *, count: int, overwrite: bool) -> None:
-    """Raises before anything is drawn, where nothing could be written."""
+def _require_writable(out: str, *, count: int, overwrite: bool) -> None:
+    """Raises, before anything is drawn, where the pictures could not be written."""
     if not is_image_file(out):
         return
     if count > 1:
@@ -364,14 +364,12 @@ def grid_command(
       hnetkit grid --prompt "a red star" -n dots --seed 3 --x strength=0:1:0.5 --y "prompt=red,blue" --out colors.png
       hnetkit grid --prompt "a star" -n dots -n outline:0.7 --x order=all --y seed=1-2 --z cfg=4,7 --out order.png
     """
-    from hnetkit.distributed import Processes, started_alone, use_default_threads
+    from hnetkit.distributed import use_default_threads
 
-    use_default_threads()
+    use_default_threads()  # before torch is imported
     from hnetkit.generate.grids.run import draw_grid
 
-    output = output if Processes.of_environment().is_main else replace(output, quiet=True)
-    if started_alone():
-        output.note("accelerate started one process: with --cpu it needs MPI for several; --multi_gpu starts them.")
+    output = as_one_process(output)
     with step_progress("Drawing", quiet=output.quiet) as progress:
         grid = draw_grid(
             model,
@@ -411,14 +409,14 @@ def grid_command(
 
 
 def _raise_failed(row: Row) -> None:
-    """Names the cells of a sheet that could not be drawn, and why; the command then fails."""
+    """Prints which cells of a sheet could not be drawn, and why; raises if there are any."""
     cells: dict[str, list[str]] = {}
     for cell in row["failed"]:
-        place = ", ".join(f"{name} {value}" for name, value in cell["coordinates"].items())
-        cells.setdefault(cell["failure"], []).append(place)
-    for failure, places in cells.items():
-        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        say(f"Error: {places[0]}{more}: {failure}")
+        position = ", ".join(f"{name} {value}" for name, value in cell["coordinates"].items())
+        cells.setdefault(cell["failure"], []).append(position)
+    for failure, positions in cells.items():
+        more = f" and {len(positions) - 1} more" if len(positions) > 1 else ""
+        say(f"Error: {positions[0]}{more}: {failure}")
     if cells:
         failed = f"{len(row['failed'])} of {counted(row['cells'], 'cell')} could not be drawn"
         raise PartlyFailed(failed, hint="the same command tries them again and replaces the sheet")

@@ -11,7 +11,7 @@ from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
-from hnetkit.text import argument, counted
+from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
     from hnetkit.errors import NoSettings
@@ -46,9 +46,9 @@ def inspect_command(files: tuple[str, ...], output: Output) -> None:
     """
     rows: list[Row] = []
     failures: list[HnetkitError] = []
-    for path in _tracked("Reading", files, output):
+    for path in _with_progress("Reading", files, output):
         try:
-            row, failure = _inspected(path, output)
+            row, failure = _inspect_file(path, output)
         except Exception as error:
             failures.append(failure_of(error, path))
             continue
@@ -75,8 +75,8 @@ def validate_command(files: tuple[str, ...], output: Output) -> None:
     """
     rows: list[Row] = []
     failures: list[HnetkitError] = []
-    for path in _tracked("Checking", files, output):
-        row, failure = _validated(path)
+    for path in _with_progress("Checking", files, output):
+        row, failure = _validate_file(path)
         if failure is not None:
             failures.append(failure)
         if row is not None:
@@ -141,16 +141,16 @@ def convert_command(
             done, failures = convert_all(
                 sources, form, out_dir=out_dir, dtype=chosen, overwrite=overwrite, progress=report
             )
-    for made in done:
-        for name in made.not_carried:
-            output.note(f"{made.source}: {name} is not carried over")
+    for converted in done:
+        for name in converted.not_carried:
+            output.note(f"{converted.source}: {name} is not carried over")
     columns = ["source", "target", "dtype", "size_bytes", "content_hash"]
     output.rows(map(_converted_row, done), columns=columns, text=lambda row: row["target"])
     _raise_all(failures, of=len(done) + len(failures))
 
 
-def _tracked(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
-    """Yields the items, and shows how far they are."""
+def _with_progress(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
+    """Yields the items, and shows progress."""
     with step_progress(label, quiet=output.quiet) as report:
         for done, item in enumerate(items):
             report(done, len(items))
@@ -158,9 +158,9 @@ def _tracked(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
 
 
 def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
-    """One failure of one file leaves with its own exit code; of several files, refusals with 7 and a mixture with 1.
+    """Raises for failed files: the failure of a single file; of several, `FileRefused` if all were refused.
 
-    Where nothing that was asked could be meant, that is a usage error still.
+    If all of several were usage errors, so is the summary; a mixture is `PartlyFailed`.
     """
     if not failures:
         return
@@ -176,7 +176,7 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
     raise PartlyFailed(summary)
 
 
-def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
+def _inspect_file(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
     from hnetkit.formats.open_file import OpenFile
     from hnetkit.inspection import examine_open
 
@@ -188,7 +188,7 @@ def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
     return found.as_row(), found.refusal if found.verdict == "refused" else None
 
 
-def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
+def _validate_file(path: str) -> tuple[Row | None, HnetkitError | None]:
     from hnetkit.formats import load
     from hnetkit.inspection import validate
 
@@ -207,19 +207,19 @@ def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
     return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
 
 
-def _converted_row(made: ConvertedFile) -> Row:
+def _converted_row(converted: ConvertedFile) -> Row:
     return {
-        "source": made.source,
-        "target": str(made.target),
-        "format": made.format,
-        "dtype": made.dtype,
-        "size_bytes": made.size_bytes,
-        "content_hash": made.content_hash,
+        "source": converted.source,
+        "target": str(converted.target),
+        "format": converted.format,
+        "dtype": converted.dtype,
+        "size_bytes": converted.size_bytes,
+        "content_hash": converted.content_hash,
     }
 
 
 def _card(row: Row) -> list[str]:
-    """One file for a person to read."""
+    """Returns the lines that show one file to a person."""
     if row["kind"] == "picture":
         return _picture_card(row)
     lines = [row["path"]]
@@ -233,16 +233,16 @@ def _card(row: Row) -> list[str]:
 
 def _facts(row: Row) -> Iterator[tuple[str, str]]:
     structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
-    extras = [
-        *(["layer norm"] if row["layer_norm"] else []),
-        *(["activated output"] if row["activate_output"] and row["activation"] != "linear" else []),
-        *([f"dropout {', '.join(f'{p:g}' for p in row['dropout'])}"] if any(row["dropout"]) else []),
-    ]
+    extras = ["layer norm"] if row["layer_norm"] else []
+    if row["activate_output"] and row["activation"] != "linear":
+        extras.append("activated output")
+    if any(row["dropout"]):
+        extras.append(f"dropout {', '.join(f'{p:g}' for p in row['dropout'])}")
     yield "name", row["name"]
     yield "for", row["base_model"]
     yield "widths", ", ".join(map(str, row["widths"]))
     yield "build", "; ".join([f"[{structure}] {row['activation']}", *extras])
-    yield "weights", f"{row['parameters']:,} in {row['dtype']}, {row['size_bytes'] / 1e6:.1f} MB, {row['format']}"
+    yield "weights", f"{row['parameters']:,} in {row['dtype']}, {size_text(row['size_bytes'])}, {row['format']}"
     if row["step"] is not None:
         yield "trained", f"{counted(row['step'], 'step')}{_trained_on(row)}"
     yield "content", row["content_hash"][:23]
@@ -262,7 +262,7 @@ def _verdict_lines(row: dict[str, Any]) -> list[str]:
 
 
 def _picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None] | None:
-    """Returns what `image_facts` does, and says how to get the networks that the library does not hold."""
+    """Returns what `image_facts` does, and prints how to get the networks that the library lacks."""
     from hnetkit.generate.image_settings import image_facts
 
     found = image_facts(file)
@@ -273,14 +273,14 @@ def _picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None
 
 
 def _fetch_command(network: Row) -> str:
-    """What to type to get a network. Its name is a stranger's: the shell must see nothing else in it."""
+    """Returns the command that gets a network; its name, which a stranger wrote, is quoted for the shell."""
     if network["hash"] and len(network["hash"]) in _FETCHABLE:
         return f"hnetkit pull {network['hash']}"
     return f"hnetkit browse {argument(network['name'])}"
 
 
 def _picture_card(row: Row) -> list[str]:
-    """One picture for a person to read."""
+    """Returns the lines that show one picture to a person."""
     lines = [row["path"]]
     for label, text in _picture_facts(row):
         first, *others = text.split("\n")

@@ -1,8 +1,7 @@
-"""Groups of commands that are imported one module at a time, so that `--help` and `list` stay fast."""
+"""Groups of commands: each command's module is imported when it is used, so that `--help` and `list` stay fast."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,16 +10,26 @@ from typing import Any
 import click
 
 from hnetkit import paths
-from hnetkit.errors import OutputExists, UsageError
+from hnetkit.errors import OutputExists, UsageError, did_you_mean
 
 _MAY_BE_EMPTY = frozenset(
-    {
-        *("alias", "note", "prefix", "text", "value", "words"),
-        *("prompt", "prompts", "negative_prompt", "hires_prompt", "hires_negative_prompt"),
-        *("prompt_name", "previews_prompts"),
-    }
+    (
+        "alias",
+        "note",
+        "prefix",
+        "text",
+        "value",
+        "words",
+        "prompt",
+        "prompts",
+        "negative_prompt",
+        "hires_prompt",
+        "hires_negative_prompt",
+        "prompt_name",
+        "previews_prompts",
+    )
 )
-"""Parameters of commands that are free text; all others name something, and nothing has no name."""
+"""Parameters that are free text; all others name something, and a name is never empty."""
 
 _WRITTEN = frozenset({"directory", "file", "html", "out", "out_dir"})
 """Parameters that name a file or a folder to write."""
@@ -55,16 +64,12 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.table and not args[0].startswith("-"):
-            near = self.nearest(args[0])
+            near = did_you_mean(args[0], self.table)
             hint = f"{ctx.command_path} {near}" if near else f"{ctx.command_path} --help lists the commands"
             raise UsageError(f"there is no command {args[0]}", hint=hint)
         found = super().resolve_command(ctx, args)
         check_names(ctx, *found)
         return found
-
-    def nearest(self, name: str) -> str | None:
-        """Returns the command that someone may have meant."""
-        return next(iter(difflib.get_close_matches(name, self.table, n=1)), None)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, commands in self.sections.items():
@@ -76,25 +81,25 @@ def check_names(ctx: click.Context, name: str | None, command: click.Command | N
     """Accepts the arguments of a command that is about to run.
 
     Raises:
-        UsageError: a file, a folder or a name is empty, as ``"$FOLDER"`` is where nobody set it: many an empty path
-            would mean the folder that one is in.
+        UsageError: a file, a folder or a name is empty, as ``"$FOLDER"`` is where the variable is not set; an empty
+            path would often mean the current folder.
         OutputExists: a file to write, or a folder above it, is the registry or the settings, or would take their name.
     """
-    if command is None or ctx.resilient_parsing:  # a shell asks how a line may go on
+    if command is None or ctx.resilient_parsing:  # a shell completes the line
         return
     try:
         own = click.Context(command, parent=ctx, info_name=name)
-        said, _, _ = command.make_parser(own).parse_args(args=list(args))
-    except click.UsageError:  # the command itself will say it better
+        given, _, _ = command.make_parser(own).parse_args(args=list(args))
+    except click.UsageError:  # the command itself reports it, with its usage
         return
     for param in command.params:
-        value = said.get(param.name or "")
+        value = given.get(param.name or "")
         if param.name not in _MAY_BE_EMPTY and "" in (value if isinstance(value, list | tuple) else [value]):
             what = param.opts[0] if isinstance(param, click.Option) else "an argument"
-            raise UsageError(f"{what} is empty", hint="a variable of the shell that is not set may stand there")
+            raise UsageError(f"{what} is empty", hint="a shell variable in it may not be set")
         if param.name in _WRITTEN and isinstance(value, str) and any(map(paths.is_state, _with_folders(value))):
-            own_place = f"{value}: where hnetkit itself keeps its registry and settings"
-            raise OutputExists(own_place, hint="choose another name")
+            message = f"{value}: where hnetkit itself keeps its registry and settings"
+            raise OutputExists(message, hint="choose another name")
 
 
 def _with_folders(path: str) -> list[Path]:

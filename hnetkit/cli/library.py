@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hnetkit.library.link import How, LinkChange
     from hnetkit.registry.store import Registry
 
-# what means nothing to bash, zsh, fish and PowerShell, which takes typographic quotes for quotes and dashes for -
+# characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
 _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
 _FAILURES_SHOWN = 20
@@ -35,7 +35,7 @@ _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", 
 
 @contextmanager
 def open_registry() -> Iterator[Registry]:
-    """The person's registry."""
+    """Opens the user's registry."""
     from hnetkit.registry.store import Registry
 
     with Registry(paths.registry_file()) as registry:
@@ -44,7 +44,7 @@ def open_registry() -> Iterator[Registry]:
 
 @contextmanager
 def open_library() -> Iterator[Library]:
-    """The person's library."""
+    """Opens the user's library."""
     from hnetkit.library.library import Library
 
     with Library() as library:
@@ -52,9 +52,9 @@ def open_library() -> Iterator[Library]:
 
 
 def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Network names for the shell's completion: those that a shell reads as one plain word, and nothing else in them.
+    """Returns network names for the shell's completion: only those that a shell reads as one plain word.
 
-    A shell puts what it completes on the command line as it is, where the next Enter obeys it.
+    A shell puts a completion on the command line unquoted, and the next Enter runs it.
     """
     from hnetkit.library.resolve import names
 
@@ -209,16 +209,16 @@ def tag_command(
     """
     if not tags and not remove and alias is None and note is None:
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
-    odd = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
-    if odd is not None:
-        raise not_text(odd)
+    not_utf8 = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
+    if not_utf8 is not None:
+        raise not_text(not_utf8)
     with open_library() as library:
         former = [] if alias is None else library.with_alias(alias)
         row = library.tag(name, *tags, remove=remove, alias=alias, note=note)
     output.rows([row], columns=_LIST, text=_network_card)
     for other in former:
         if other["content_hash"] != row["content_hash"]:
-            output.note(f"{alias} is no alias of {other['name']} any more")
+            output.note(f"{alias} is no longer an alias of {other['name']}")
 
 
 @command("forget")
@@ -262,10 +262,11 @@ def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
         )
         facts.append(("strength", f"{site['strength']:g} in its example pictures" if site["strength"] else None))
         facts.append(("words", ", ".join(site["trained_words"] or ())))
-    for said in sidecars:
-        facts.append(("weight", f"{said['preferred_weight']:g} preferred" if said.get("preferred_weight") else None))
-        facts.append(("activation", said.get("activation_text")))
-        facts.append(("notes", said.get("notes")))
+    for sidecar in sidecars:
+        weight = sidecar.get("preferred_weight")
+        facts.append(("weight", f"{weight:g} preferred" if weight else None))
+        facts.append(("activation", sidecar.get("activation_text")))
+        facts.append(("notes", sidecar.get("notes")))
     return [f"  {label:<11}{value}" for label, value in dict.fromkeys(facts) if value]
 
 
@@ -281,7 +282,7 @@ def _change_line(row: Row) -> str:
 
 
 def _training_lines(training: Row | None) -> list[str]:
-    """What a person wants to know of a recipe; `--json` has all of it."""
+    """Returns the lines that show a recipe to a person; `--json` has all of it."""
     if training is None:
         return []
     recipe = training["recipe"]
@@ -348,7 +349,7 @@ def link_command(
       hnetkit link ~/ComfyUI --layout comfyui outline dots --copy
       hnetkit link ~/ComfyUI --layout comfyui --remove
     """
-    how = _the_only_way(symlink=symlink, hardlink=hardlink, copy=copy)
+    how = _chosen_way(symlink=symlink, hardlink=hardlink, copy=copy)
     program = PROGRAMS[layout]
     if remove and (names or how):
         raise UsageError(
@@ -370,8 +371,8 @@ def link_command(
         raise PartlyFailed(f"{skipped} of {counted(len(found), 'file')} could not be linked")
 
 
-def _the_only_way(**asked: bool) -> How | None:
-    ways = [way for way, is_asked in asked.items() if is_asked]
+def _chosen_way(**flags: bool) -> How | None:
+    ways = [way for way, is_set in flags.items() if is_set]
     if len(ways) > 1:
         raise UsageError("choose one of --symlink, --hardlink and --copy")
     return ways[0] if ways else None  # type: ignore[return-value]
@@ -448,4 +449,4 @@ def import_command(file: str, output: Output) -> None:
     if found.failed > _FAILURES_SHOWN:
         say(f"and {found.failed - _FAILURES_SHOWN} more")
     if found.failed:
-        raise PartlyFailed(f"{counted(found.failed, 'line')} could not be taken in, or not whole")
+        raise PartlyFailed(f"{counted(found.failed, 'line')} could not be imported, or not completely")

@@ -20,14 +20,14 @@ _SECONDS_BETWEEN_LINES = 60  # where no terminal shows a bar
 
 @contextmanager
 def byte_progress(label: str, *, quiet: bool) -> Iterator[Callable[[float, float], None]]:
-    """Gives a function to call with (bytes done, bytes in all)."""
+    """Yields a function to call with (bytes done, bytes in all)."""
     with _bar(label, quiet=quiet, in_bytes=True) as report:
         yield report
 
 
 @contextmanager
 def step_progress(label: str, *, quiet: bool) -> Iterator[Callable[[float, float], None]]:
-    """Gives a function to call with (steps done, steps in all)."""
+    """Yields a function to call with (steps done, steps in all)."""
     with _bar(label, quiet=quiet, in_bytes=False) as report:
         yield report
 
@@ -83,17 +83,17 @@ class Bar:
         self._task = self._progress.add_task(printable(label), total=None, about="")
 
     def begin(self, label: str, done: float, total: float) -> None:
-        """Starts anew: the time that is left is reckoned from here."""
+        """Starts again: the time left is estimated from here on."""
         self._progress.reset(self._task, description=printable(label), completed=int(done), total=total)
 
     def show(self, label: str, done: float, total: float, about: str = "") -> None:
-        """Shows how much of `total` is done, and a remark after it."""
+        """Shows how much of `total` is done, with a remark after it."""
         self._progress.update(
             self._task, description=printable(label), completed=done, total=total, about=printable(about)
         )
 
     def say(self, line: str) -> None:
-        """Says one line above the bar."""
+        """Prints a line above the bar."""
         self._progress.console.print(printable(line), markup=False, highlight=False, emoji=False)
 
     def stop(self) -> None:
@@ -101,7 +101,7 @@ class Bar:
 
 
 def as_one_process(output: Output) -> Output:
-    """Returns how this process prints: of several that `accelerate` starts, the main one alone says something."""
+    """Returns how this process prints: of several that `accelerate` started, only the main one prints notes."""
     from hnetkit.distributed import Processes, started_alone
 
     if started_alone():
@@ -111,39 +111,39 @@ def as_one_process(output: Output) -> Output:
 
 @contextmanager
 def run_progress(output: Output) -> Iterator[dict[str, Any]]:
-    """Gives the callbacks of `hnetkit.train.train`: a bar with loss, rate and time left, or lines."""
+    """Yields the callbacks of `hnetkit.train.train`: a bar with loss, rate and time left, or a line each minute."""
     if output.quiet or not is_terminal(sys.stderr):
-        yield {"note": output.note, "step": _lines(output)}
+        yield {"note": output.note, "step": _note_steps(output)}
         return
-    begun = False
+    is_training = False
 
-    def prepared(what: str, done: int, total: int) -> None:
-        nonlocal begun
-        begun = False
+    def show_preparation(what: str, done: int, total: int) -> None:
+        nonlocal is_training
+        is_training = False
         bar.show(what, done, total)
 
-    def made(report: TrainingReport) -> None:
-        nonlocal begun
-        if not begun:
-            begun = True
+    def show_step(report: TrainingReport) -> None:
+        nonlocal is_training
+        if not is_training:
+            is_training = True
             bar.begin("Training", report.step - 1, report.last_step)
         about = f"loss {report.loss:.4f}  rate {report.rate:.3g}  epoch {report.epoch + 1}"
         bar.show("Training", report.step, report.last_step, about)
 
     bar = Bar("Training")
     try:
-        yield {"note": bar.say, "progress": prepared, "step": made}
+        yield {"note": bar.say, "progress": show_preparation, "step": show_step}
     finally:
         bar.stop()
 
 
-def _lines(output: Output) -> Callable[[TrainingReport], None]:
-    said = time.monotonic()
+def _note_steps(output: Output) -> Callable[[TrainingReport], None]:
+    last = time.monotonic()
 
-    def made(report: TrainingReport) -> None:
-        nonlocal said
-        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
-            said = time.monotonic()
+    def note_step(report: TrainingReport) -> None:
+        nonlocal last
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
             output.note(f"Step {report.step} of {report.last_step}: loss {report.loss:.4f}, rate {report.rate:.3g}")
 
-    return made
+    return note_step

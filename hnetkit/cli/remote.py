@@ -18,7 +18,7 @@ from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular
-from hnetkit.text import argument, counted
+from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
@@ -83,7 +83,7 @@ def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> floa
 
 @contextmanager
 def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchSession]:
-    """What fetches into the person's library; `look_only` makes no registry where there is none."""
+    """Opens a `FetchSession` on the user's library; with `look_only` no registry is created where there is none."""
     from hnetkit.library.library import Library
     from hnetkit.sources.session import FetchSession
 
@@ -98,16 +98,16 @@ def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchS
 
 @contextmanager
 def fetching_progress(session: FetchSession, output: Output) -> Iterator[Callable[[int, int], None]]:
-    """The bar of bytes that come; Ctrl-C ends it once what came is kept."""
+    """Shows the bytes that arrive; Ctrl-C stops once they are saved."""
     with byte_progress("fetching", quiet=output.quiet) as report, stopping_on_signals(session.clock):
         yield report
 
 
 def show_results(found: Iterable[FetchResult], output: Output) -> None:
-    """Prints what became of each, and leaves with the exit code that a single failure has, or with 1.
+    """Prints the result of each file.
 
     Raises:
-        HnetkitError: something did not come.
+        HnetkitError: a file failed: the failure itself if it is the only one, else with exit code 1.
     """
     from hnetkit.sources.results import require_all
 
@@ -119,15 +119,15 @@ def show_results(found: Iterable[FetchResult], output: Output) -> None:
 
 
 def note_results(found: Iterable[FetchResult], output: Output) -> None:
-    """Prints what would become of each."""
+    """Prints what would be done with each file."""
     output.rows(map(result_row, found), columns=_COLUMNS, text=_line)
 
 
 def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
-    """Names what could not be used, and ends with exit code 1 where there is any.
+    """Prints the site's records that cannot be used.
 
     Raises:
-        PartlyFailed: there is some.
+        PartlyFailed: there are any.
     """
     failed = list(failed)
     for bad in failed:
@@ -137,11 +137,11 @@ def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
 
 
 def result_row(result: FetchResult) -> Row:
-    """A row of what became of a file; numbers of a site as it says them."""
+    """Returns the row of a file's result, with the numbers that the site gives."""
     return {
         "state": result.state,
         "name": result.name,
-        "size": size_text(result.size_bytes),
+        "size": _known_size(result.size_bytes),
         "model": result.model,
         "version": result.version,
         "reason": result.reason,
@@ -164,13 +164,8 @@ def _line(row: Row) -> str | list[str]:
     return f"{row['state']:<9}{row['name']}{detail}"
 
 
-def size_text(size_bytes: int | None) -> str | None:
-    if size_bytes is None:
-        return None
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size_bytes >= factor:
-            return f"{size_bytes / factor:.1f} {unit}"
-    return f"{size_bytes / 1e3:.1f} kB"
+def _known_size(size_bytes: int | None) -> str | None:
+    return None if size_bytes is None else size_text(size_bytes)
 
 
 def filter_options(function: F) -> F:
@@ -365,7 +360,7 @@ def updates_command(output: Output) -> None:
                 "newest": update.newest.version.name,
                 "version_id": update.newest.version.id,
                 "published": (update.newest.version.published_at or "")[:10],
-                "size": size_text(update.newest.file.size_bytes),
+                "size": _known_size(update.newest.file.size_bytes),
             }
             for update in session.updates(failed=failed.append)
         ]
@@ -382,7 +377,7 @@ def _ids(text: str | None) -> tuple[int, ...]:
     except OSError as error:
         raise NotFound(f"{text[1:]}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{text[1:]}: no list of numbers: {error}") from error
+        raise UsageError(f"{text[1:]}: not a list of numbers: {error}") from error
     words = [word for word in re.split(r"[\s,]+", given.removeprefix("\ufeff")) if word]
     if not words or not all(re.fullmatch(r"[0-9]{1,10}", word) for word in words):
         raise UsageError(
@@ -396,13 +391,14 @@ def _model_row(model: CivitaiModel) -> Row:
 
     newest = next((version for version in model.versions if version.files), None)
     strengths = [version.strength for version in model.versions if version.strength is not None]
+    size_bytes = sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None
     return {
         "id": model.id,
         "name": model.name,
         "creator": model.creator,
         "base_models": sorted({version.base_model for version in model.versions if version.base_model}),
-        "size": size_text(sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None),
-        "size_bytes": sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None,
+        "size": _known_size(size_bytes),
+        "size_bytes": size_bytes,
         "downloads": model.downloads,
         "strength": strengths[0] if strengths else None,
         "license": _license(model),
@@ -418,9 +414,9 @@ def _model_row(model: CivitaiModel) -> Row:
 
 
 def _license(model: CivitaiModel) -> str | None:
-    """The license in few words: what one may not do, or sell."""
-    said = (model.commercial_use, model.allow_no_credit, model.allow_derivatives)
-    if said == (None, None, None):
+    """Returns the license in few words: what is not allowed, and what is required."""
+    stated = (model.commercial_use, model.allow_no_credit, model.allow_derivatives)
+    if stated == (None, None, None):
         return None
     words = ["no commercial use"] if model.commercial_use == () else []
     words += ["credit"] if model.allow_no_credit is False else []

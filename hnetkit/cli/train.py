@@ -15,7 +15,7 @@ from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.progress import as_one_process, run_progress
 from hnetkit.cli.train_options import read_setting, training_options
-from hnetkit.errors import PartlyFailed, UsageError
+from hnetkit.errors import PartlyFailed, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from hnetkit.train.schedules import Preset, Rates, RateStage
@@ -46,7 +46,7 @@ class TrainGroup(LazyGroup, DefaultGroup):  # type: ignore[misc]
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = args[0] in self.table or args[0].startswith("-") or os.path.exists(args[0])
-        if not known and (near := self.nearest(args[0])):
+        if not known and (near := did_you_mean(args[0], self.table)):
             raise UsageError(f"there is no command and no folder {args[0]}", hint=f"{ctx.command_path} {near}")
         found: tuple[str | None, click.Command | None, list[str]] = DefaultGroup.resolve_command(self, ctx, args)
         check_names(ctx, *found)
@@ -83,7 +83,7 @@ def train_command() -> None:
 )
 @training_options
 @output_options
-def run_command(file: Path | None, resume: bool, asked: dict[str, Any], output: Output) -> None:
+def run_command(file: Path | None, resume: bool, arguments: dict[str, Any], output: Output) -> None:
     """Train a hypernetwork on a folder of pictures.
 
     PICTURES is a folder as `hnetkit train prepare` makes it: pictures whose sides are multiples of 8, each with its
@@ -109,8 +109,8 @@ def run_command(file: Path | None, resume: bool, asked: dict[str, Any], output: 
     from hnetkit.train import train
 
     output = as_one_process(output)
-    with run_progress(output) as told:
-        result = train(file or {}, resume=resume, **asked, **told)
+    with run_progress(output) as callbacks:
+        result = train(file or {}, resume=resume, **arguments, **callbacks)
     disconnect()
     if result.files:
         output.rows([_row(result)], columns=["path", "name", "step", "loss"], text=lambda row: str(row["path"]))
@@ -148,7 +148,7 @@ def _row(result: TrainingResult) -> Row:
 )
 @training_options
 @output_options
-def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], asked: dict[str, Any], output: Output) -> None:
+def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], arguments: dict[str, Any], output: Output) -> None:
     """Train one network by several recipes, and show them on one sheet.
 
     Each --vary names an option of `hnetkit train run` without its dashes, and its values, separated by |, as commas
@@ -173,8 +173,8 @@ def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], asked: dict[
 
     output = as_one_process(output)
     axes = [*([_recipes(files)] if len(files) > 1 else []), *map(_values, varied)]
-    with run_progress(output) as told:
-        outcomes = sweep(files[0] if files else {}, vary=axes, made=_say_failure, **asked, **told)
+    with run_progress(output) as callbacks:
+        outcomes = sweep(files[0] if files else {}, vary=axes, made=_say_failure, **arguments, **callbacks)
     disconnect()
     if not Processes.of_environment().is_main:
         return

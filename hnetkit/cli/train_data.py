@@ -214,21 +214,25 @@ def review_command(
         if failures:
             raise PartlyFailed(f"{len(failures)} of {len(changed) + len(failures)} captions could not be written")
         return
-    seen = review(folder)
-    for warning in (*seen.warnings, *seen.unreadable):
+    found = review(folder)
+    for warning in (*found.warnings, *found.unreadable):
         output.note(f"Warning: {warning}")
     if html is not None:
-        write_page(seen, html, overwrite=overwrite)
+        write_page(found, html, overwrite=overwrite)
         output.rows([{"path": str(html)}], columns=["path"], text=lambda row: str(row["path"]))
     elif tags:
-        output.rows(({"tag": tag, "pictures": count} for tag, count in seen.tags()), columns=["tag", "pictures"])
+        output.rows(({"tag": tag, "pictures": count} for tag, count in found.tags()), columns=["tag", "pictures"])
     else:
-        output.rows(seen.rows, columns=COLUMNS)
-    if seen.unreadable:
-        raise PartlyFailed(f"{len(seen.unreadable)} of {len(seen.rows)} pictures or their captions cannot be read")
+        output.rows(found.rows, columns=COLUMNS)
+    if found.unreadable:
+        raise PartlyFailed(f"{len(found.unreadable)} of {len(found.rows)} pictures or their captions cannot be read")
 
 
-def _row(one: PreparedImage) -> Row:
-    width, height = one.size
-    row: Row = {"path": str(one.path), "source": str(one.source), "width": width, "height": height}
-    return {**row, "caption": one.caption}
+def _row(image: PreparedImage) -> Row:
+    return {
+        "path": str(image.path),
+        "source": str(image.source),
+        "width": image.size[0],
+        "height": image.size[1],
+        "caption": image.caption,
+    }

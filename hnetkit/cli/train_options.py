@@ -61,7 +61,7 @@ class _SettingOption(Option):
 
 
 class _Read(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
-    """What a function makes of a text; it raises ValueError where it cannot."""
+    """A parameter type that is read by a function, which raises ValueError for what it cannot read."""
 
     def __init__(self, read: Callable[[str], Any], name: str) -> None:
         self._read, self.name = read, name
@@ -325,7 +325,7 @@ _DEVICE = option(
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds PICTURES, where and how to train, and every setting of a recipe.
 
-    The command receives `asked`: keyword arguments of `hnetkit.train.train`, with the settings that were given.
+    The command receives `arguments`: keyword arguments of `hnetkit.train.train`, with the settings that were given.
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -335,9 +335,9 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         }
         if (pictures := kwargs.pop("pictures")) is not None:
             changes["pictures"] = pictures
-        asked = {"model": changes.pop("model", None), "changes": changes}
-        asked |= {name: kwargs.pop(name) for name in ("out", "restart", "force", "device")}
-        return function(*args, asked=asked, **kwargs)
+        arguments = {"model": changes.pop("model", None), "changes": changes}
+        arguments |= {name: kwargs.pop(name) for name in ("out", "restart", "force", "device")}
+        return function(*args, arguments=arguments, **kwargs)
 
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
@@ -391,7 +391,7 @@ def read_setting(name: str, text: str) -> tuple[str, Any]:
 
 
 def _as_json(setting: _Setting, value: Any) -> Any:
-    """Returns what an option read as a recipe has it."""
+    """Returns an option's value as a recipe has it."""
     if setting.name == "build.sides":
         return ["k", "v"] if value == "both" else [value]
     return value
