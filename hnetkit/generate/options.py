@@ -88,14 +88,14 @@ class DrawOptions:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check(name, value))
         if self.mask is not None and self.image is None:
-            raise UsageError("--mask needs the picture that it lies on", hint="--image FILE --mask FILE")
+            raise UsageError("--mask needs --image, the picture that it masks", hint="--image FILE --mask FILE")
         for path in (self.image, self.mask):
             if path is not None and not os.path.isfile(path):
                 raise NotFound(f"{path}: no such picture")
         if self.has_second_pass and self.image is not None:
             raise UsageError("--hires-scale and --image do not go together", hint="leave one of them out")
         if self.hires_scale is not None and self.hires_size is not None:
-            raise UsageError("--hires-scale and --hires-size say the same in two ways", hint="leave one of them out")
+            raise UsageError("--hires-scale and --hires-size both set the size", hint="leave one of them out")
 
     @property
     def has_second_pass(self) -> bool:
@@ -169,7 +169,7 @@ class DrawOptions:
 def _integer_option(lowest: int, highest: int) -> Callable[[str, Any], int]:
     def check(name: str, value: Any) -> int:
         if type(value) is not int or not lowest <= value <= highest:
-            raise UsageError(f"{name}: {value} is no whole number from {lowest} to {highest}")
+            raise UsageError(f"{name}: {value} is not a whole number from {lowest} to {highest}")
         return value
 
     return check
@@ -179,7 +179,7 @@ def _real_option(lowest: float, highest: float = math.inf) -> Callable[[str, Any
     def check(name: str, value: Any) -> float:
         if type(value) not in (int, float) or not lowest <= value <= highest or not math.isfinite(value):
             span = f"from {lowest} on" if highest == math.inf else f"from {lowest} to {highest}"
-            raise UsageError(f"{name}: {value} is no number {span}")
+            raise UsageError(f"{name}: {value} is not a number {span}")
         return float(value)
 
     return check
@@ -188,7 +188,7 @@ def _real_option(lowest: float, highest: float = math.inf) -> Callable[[str, Any
 def _choice_option(*names: str) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
         if value not in names:
-            raise UsageError(f"{name}: {value} is none of {', '.join(names)}")
+            raise UsageError(f"{name}: {value} is not one of {', '.join(names)}")
         return str(value)
 
     return check
@@ -196,25 +196,25 @@ def _choice_option(*names: str) -> Callable[[str, Any], str]:
 
 def _text_option(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{name}: {value!r} is no text")
+        raise UsageError(f"{name}: {value!r} is not text")
     return value
 
 
 def _side_option(name: str, value: Any) -> int:
     if type(value) is not int:
-        raise UsageError(f"{name}: {value!r} is no whole number of pixels")
+        raise UsageError(f"{name}: {value!r} is not a whole number of pixels")
     return require_size(value)
 
 
 def _size_option(name: str, value: Any) -> tuple[int, int]:
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise UsageError(f"{name}: {value!r} is no (width, height)")
+        raise UsageError(f"{name}: {value!r} is not (width, height)")
     return _side_option(name, value[0]), _side_option(name, value[1])
 
 
 def _path_option(name: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike):
-        raise UsageError(f"{name}: {value!r} is no path of a picture")
+        raise UsageError(f"{name}: {value!r} is not the path of a picture")
     return Path(value)
 
 

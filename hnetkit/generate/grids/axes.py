@@ -246,7 +246,7 @@ def _integers(lowest: int, highest: int) -> Callable[[str, Sequence[str]], Itera
     def read(where: str, values: Sequence[str]) -> Iterator[Content]:
         for number in _numbers(where, values, whole=True):
             if number != int(number) or not lowest <= number <= highest:
-                raise UsageError(f"{where}: {number}: a whole number from {lowest} to {highest} is meant")
+                raise UsageError(f"{where}: {number}: must be a whole number from {lowest} to {highest}")
             yield int(number)
 
     return read
@@ -256,7 +256,7 @@ def _reals(lowest: float) -> Callable[[str, Sequence[str]], Iterator[Content]]:
     def read(where: str, values: Sequence[str]) -> Iterator[Content]:
         for number in _numbers(where, values, whole=False):
             if number < lowest:
-                raise UsageError(f"{where}: {number}: a number from {lowest:g} on is meant")
+                raise UsageError(f"{where}: {number}: must be {lowest:g} or more")
             yield float(number)
 
     return read

@@ -173,7 +173,7 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
         vectors = {name: tensor.torch().reshape(-1, tensor.shape[-1]) for name, tensor in chosen.items()}
         if not all(bool(tensor.isfinite().all()) for tensor in vectors.values()):
             raise ModelNotUsable(
-                f"{path}: a textual inversion with values that are no finite numbers", hint=_ANOTHER_EMBEDDING
+                f"{path}: a textual inversion with values that are not finite", hint=_ANOTHER_EMBEDDING
             )
         return vectors
 
@@ -316,9 +316,9 @@ def read_lora(path: Path) -> dict[str, Tensor]:
             tensors[name] = tensors[name] * scale
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()) and not name.endswith("alpha"):
-            raise ModelNotUsable(f"{path}: {shorten(name)} has values that are no finite numbers", hint=_ANOTHER_LORA)
+            raise ModelNotUsable(f"{path}: {shorten(name)} has values that are not finite", hint=_ANOTHER_LORA)
         if name.endswith("alpha") and not (tensor.numel() == 1 and bool(torch.isfinite(tensor).all())):
-            raise ModelNotUsable(f"{path}: no LoRA: {name} is no number")
+            raise ModelNotUsable(f"{path}: no LoRA: {name} is not a number")
     return tensors
 
 
@@ -356,7 +356,7 @@ def _stated_scales(path: Path, source: SafetensorsFile) -> dict[str, float]:
         alpha = pattern.get(module) if isinstance(pattern, dict) else None
         alpha = stated[f"{part}.lora_alpha"] if alpha is None else alpha
         if type(alpha) not in (int, float) or not abs(alpha) < _LARGEST:
-            raise ModelNotUsable(f"{path}: no LoRA: its lora_alpha is no number")
+            raise ModelNotUsable(f"{path}: no LoRA: its lora_alpha is not a number")
         scales[up] = alpha / (math.sqrt(rank) if stated.get(f"{part}.use_rslora") is True else rank)
     return scales
 

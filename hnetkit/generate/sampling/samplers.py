@@ -142,7 +142,7 @@ def sampler_of(sampler: str, schedule_type: str | None = None) -> str:
     if schedule_type.casefold() not in known:
         near = did_you_mean(schedule_type, known.values())
         hint = f'the nearest is "{near}"' if near else f"schedule types are: {', '.join(known.values())}"
-        raise UsageError(f"{schedule_type}: no schedule type that hnetkit has bears this name", hint=hint)
+        raise UsageError(f"{schedule_type}: hnetkit has no schedule type of this name", hint=hint)
     return sampler_name(f"{name} {schedule_type}")
 
 
@@ -158,7 +158,7 @@ def _split_name(name: str) -> tuple[str, str]:
         return _NAMES[folded]
     for absent, instead in _ABSENT.items():
         if folded.startswith(absent.casefold()):
-            raise UsageError(f"{name}: a sampler of A1111 that hnetkit has not", hint=f'--sampler "{instead}"')
+            raise UsageError(f"{name}: a sampler of A1111 that hnetkit does not have", hint=f'--sampler "{instead}"')
     near = did_you_mean(name, SAMPLERS)
     hint = f'--sampler "{near}"' if near else f"samplers are: {', '.join(SAMPLERS)}"
     raise UsageError(f"{name}: no sampler has this name", hint=hint)
