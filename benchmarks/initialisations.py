@@ -21,12 +21,23 @@ from hnetkit.demo import model_folder
 from hnetkit.errors import UsageError
 from hnetkit.generate.model import load_model
 from hnetkit.runtime.layers import find_layers
-from hnetkit.train.build import INITIALISATIONS, Build
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.unet_hooks import Stacks
+from hnetkit.train.build import INITIALIZATIONS, Build
+from hnetkit.train.network import TrainedNetwork
+from hnetkit.train.unet_hooks import BatchStacks
 
 ACTIVATIONS = (
-    *("linear", "relu", "leakyrelu", "elu", "swish", "silu", "gelu", "mish", "selu", "tanh", "softsign", "sigmoid"),
+    "linear",
+    "relu",
+    "leakyrelu",
+    "elu",
+    "swish",
+    "silu",
+    "gelu",
+    "mish",
+    "selu",
+    "tanh",
+    "softsign",
+    "sigmoid",
 )
 PROMPTS = ("a red circle", "a large blue star", "a small green square on the left", "a purple triangle at the top")
 STEPS, SEED = 10, 1
@@ -41,13 +52,13 @@ def draw(pipe: Any, build: Build | None = None) -> Tensor:
         if build is None:
             return pipe(list(PROMPTS), **call).images
         network = TrainedNetwork(build, {layer.width for layer in find_layers(pipe.unet)}, seed=SEED).eval()
-        with Stacks({NAME: network}).on(pipe.unet):
+        with BatchStacks({NAME: network}).on(pipe.unet):
             return pipe(list(PROMPTS), **call).images
 
 
 def builds(**more: Any) -> Iterator[dict[str, Any]]:
     """Yields the settings of every build but for `more`, which all of them share."""
-    for activation, norm, name in itertools.product(ACTIVATIONS, (False, True), INITIALISATIONS):
+    for activation, norm, name in itertools.product(ACTIVATIONS, (False, True), INITIALIZATIONS):
         yield {"activation": activation, "layer_norm": norm, "initialisation": name, **more}
 
 
@@ -81,8 +92,8 @@ def table() -> str:
     """Returns the result as a table in Markdown: a row for each activation."""
     rows = json.loads((RESULTS / f"{NAME}.json").read_text())["change"]
     found = {(row["activation"], row["layer_norm"], row["initialisation"]): row["change"] for row in rows}
-    columns = list(itertools.product((False, True), INITIALISATIONS))
-    lines = [["activation", *(f"{INITIALISATIONS[name]}{', norm' * norm}" for norm, name in columns)]]
+    columns = list(itertools.product((False, True), INITIALIZATIONS))
+    lines = [["activation", *(f"{INITIALIZATIONS[name]}{', norm' * norm}" for norm, name in columns)]]
     lines.append(["---", *["---:"] * len(columns)])
     for activation in ACTIVATIONS:
         lines.append([activation, *(f"{found[activation, norm, name]:.2f}" for norm, name in columns)])

@@ -20,7 +20,7 @@ from real_size import UNET, build_networks, timed
 
 import hnetkit
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.kernels import prepared
+from hnetkit.kernels import executor
 
 STRENGTHS = [number / 10 for number in range(1, 11)]
 
@@ -36,7 +36,7 @@ def measure(unet: Any, network: Path) -> dict[str, Any]:
     changes, calls = [], []
     with (
         patch.object(OpenFile, "read_at", autospec=True, side_effect=OpenFile.read_at) as reads,
-        patch.object(prepared, "pack", side_effect=prepared.pack) as packs,
+        patch.object(executor, "pack", side_effect=executor.pack) as packs,
     ):
         load = timed(lambda: hnetkit.load_hypernetwork(unet, network, name="it", strength=1.0))
         first = timed(lambda: unet(**call))

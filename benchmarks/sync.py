@@ -79,21 +79,22 @@ def with_hnetkit(home: Path, base: str, token: str) -> float:
     """Fetches by hnetkit; returns the seconds of fetching and installing, without the listing."""
     from hnetkit.library.library import Library
     from hnetkit.sources.civitai import Civitai, Filters
-    from hnetkit.sources.pace import RealClock
-    from hnetkit.sources.plan import enqueue
+    from hnetkit.sources.http import RealClock
     from hnetkit.sources.session import FetchSession
-    from hnetkit.sources.sync import store
+    from hnetkit.sources.sync import enqueue_items, store_models
 
     os.environ["HNETKIT_HOME"] = str(home)
     clock = RealClock()
     with Library(home) as library:
         civitai = Civitai(clock, base=base, token=token)
-        civitai.web.pace = type(civitai.web.pace)(clock, 1e6)  # the rate that spares the site is not what is measured
+        civitai.client.limiter = type(civitai.client.limiter)(
+            clock, 1e6
+        )  # the rate that spares the site is not what is measured
         session = FetchSession(library, clock=clock, site=civitai, parallel=PARALLEL, sidecars=False)
         plan = session.plan(Filters(nsfw=True), all_versions=True)
-        store(library.registry, plan.models)
+        store_models(library.registry, plan.models)
         with library.registry.write():
-            jobs = [job.id for job in enqueue(library.registry, civitai, library.folder, plan.items)]
+            jobs = [job.id for job in enqueue_items(library.registry, civitai, library.folder, plan.items)]
         started = time.perf_counter()
         states = [job.state for job in session.run(jobs)]
         spent = time.perf_counter() - started
@@ -126,8 +127,8 @@ def throughput(rounds: int) -> dict[str, Any]:
 def metadata() -> dict[str, Any]:
     from hnetkit.registry import Registry
     from hnetkit.sources.civitai import Civitai, Filters
-    from hnetkit.sources.pace import RealClock
-    from hnetkit.sources.sync import plan_sync, store
+    from hnetkit.sources.http import RealClock
+    from hnetkit.sources.sync import plan_sync, store_models
 
     with (
         site(300, (8,), (1, 2, 1)) as (base, token, _),
@@ -137,7 +138,7 @@ def metadata() -> dict[str, Any]:
         started = time.process_time()
         civitai = Civitai(RealClock(), base=base, token=token)
         plan = plan_sync(registry, civitai, Filters(nsfw=True), all_versions=True)
-        store(registry, plan.models)
+        store_models(registry, plan.models)
         return {"models": len(plan.models), "cpu_s": round(time.process_time() - started, 2), "goal": 2.0}
 
 

@@ -4,7 +4,7 @@ python benchmarks/training.py [--dtype bf16] [--gradient-checkpointing]
 
 Weights are random; the network is [1, 2, 1] on widths 320, 640, 768 and 1280; a batch is one picture of 256 px. The
 plain loop trains the same MLPs on the same samples with nothing cached: every step encodes its picture and its prompt,
-and every attention layer applies the MLPs anew, in torch's own modules. hnetkit's side is `hnetkit.train.loop.train`
+and every attention layer applies the MLPs anew, in torch's own modules. hnetkit's side is `hnetkit.train.trainer.train`
 as it is. Speed is paired: after every step of hnetkit the plain loop makes the same one. Memory is that of a process
 of its own for each, twice: with the whole model read before training begins, as programs have it that do not map their
 files (this is what counts), and with the model's files mapped, where weights that a loop never looks at take none: the
@@ -38,13 +38,13 @@ from PIL import Image
 from real_size import DTYPES, WIDTHS, build_model, peak_of, plain_a1111, twin
 
 from hnetkit.generate.model import load_model
+from hnetkit.train.batching import seed_for
 from hnetkit.train.build import Build
 from hnetkit.train.data import TrainingData, read_data
 from hnetkit.train.logs import CSV_NAME
-from hnetkit.train.loop import Callbacks, train
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.order import seed_for
+from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.recipe import Recipe
+from hnetkit.train.trainer import Callbacks, train
 
 SIDE, PICTURES = 256, 4
 RATE = 1e-4
@@ -83,7 +83,7 @@ class PlainLoop:
         times = torch.randint(self.schedule.config.num_train_timesteps, (1,), generator=generator)
         noise = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=generator)
         started = time.perf_counter()
-        latents, text = self.encoded(self.data.pictures[sample.picture].opened(), sample.prompt)
+        latents, text = self.encoded(self.data.images[sample.image].open(), sample.prompt)
         self.encoding.append(time.perf_counter() - started)
         noisy = self.schedule.add_noise(latents, noise, times).to(self.unet.dtype)
         is_fp32 = self.unet.dtype == torch.float32
@@ -142,7 +142,7 @@ def train_alone(who: str, arguments: argparse.Namespace, folder: Path) -> None:
             for parameter in part.parameters():
                 parameter.sum()  # reads it
     if who == "hnetkit":
-        train(recipe, model, data, folder / "alone", beginning="restart")
+        train(recipe, model, data, folder / "alone", start_mode="restart")
         return
     loop = PlainLoop(model.pipe, model.pipe.unet, data)
     for _ in range(arguments.memory_steps):
@@ -157,7 +157,9 @@ def memory(given: list[str], folder: Path) -> dict[str, Any]:
         plain, hnetkit = (peak_of([*command, who], dict(os.environ)) for who in ("plain", "hnetkit"))
         ratio = hnetkit / plain
         result[kind] = {
-            **{"plain_mb": plain / 1e6, "hnetkit_mb": hnetkit / 1e6, "ratio": ratio},
+            "plain_mb": plain / 1e6,
+            "hnetkit_mb": hnetkit / 1e6,
+            "ratio": ratio,
             "met": ratio <= GOALS["memory"],
         }
     return result
@@ -179,7 +181,7 @@ def speed(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         times["plain"].append(time.perf_counter() - since)
         since = time.perf_counter()
 
-    train(recipe, model, data, folder / "run", told=Callbacks(step=made))
+    train(recipe, model, data, folder / "run", callbacks=Callbacks(step=made))
     plain_s, hnetkit_s = (statistics.median(times[who][1:]) for who in ("plain", "hnetkit"))
     encoding_s = statistics.median(plain.encoding[1:])
     differ = losses_differ(plain.losses, folder / "run" / CSV_NAME)

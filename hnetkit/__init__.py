@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from hnetkit.generate.model import load_model as load_model
     from hnetkit.library.library import Library as Library
     from hnetkit.network import Hypernetwork as Hypernetwork
-    from hnetkit.runtime.attach import applied as applied
-    from hnetkit.runtime.attach import disable_hypernetworks as disable_hypernetworks
-    from hnetkit.runtime.attach import enable_hypernetworks as enable_hypernetworks
-    from hnetkit.runtime.attach import explain as explain
-    from hnetkit.runtime.attach import follow_progress as follow_progress
-    from hnetkit.runtime.attach import get_active_hypernetworks as get_active_hypernetworks
-    from hnetkit.runtime.attach import load_hypernetwork as load_hypernetwork
-    from hnetkit.runtime.attach import set_hypernetworks as set_hypernetworks
-    from hnetkit.runtime.attach import set_progress as set_progress
-    from hnetkit.runtime.attach import unload_hypernetworks as unload_hypernetworks
+    from hnetkit.runtime.adapters import applied as applied
+    from hnetkit.runtime.adapters import disable_hypernetworks as disable_hypernetworks
+    from hnetkit.runtime.adapters import enable_hypernetworks as enable_hypernetworks
+    from hnetkit.runtime.adapters import explain as explain
+    from hnetkit.runtime.adapters import follow_progress as follow_progress
+    from hnetkit.runtime.adapters import get_active_hypernetworks as get_active_hypernetworks
+    from hnetkit.runtime.adapters import load_hypernetwork as load_hypernetwork
+    from hnetkit.runtime.adapters import set_hypernetworks as set_hypernetworks
+    from hnetkit.runtime.adapters import set_progress as set_progress
+    from hnetkit.runtime.adapters import unload_hypernetworks as unload_hypernetworks
     from hnetkit.runtime.stack import Stack as Stack
     from hnetkit.runtime.strength import Strength as Strength
     from hnetkit.sources.session import FetchSession as FetchSession
@@ -43,17 +43,17 @@ _HOME = {
     "Library": "hnetkit.library.library",
     "Stack": "hnetkit.runtime.stack",
     "Strength": "hnetkit.runtime.strength",
-    "applied": "hnetkit.runtime.attach",
-    "disable_hypernetworks": "hnetkit.runtime.attach",
-    "enable_hypernetworks": "hnetkit.runtime.attach",
-    "explain": "hnetkit.runtime.attach",
-    "follow_progress": "hnetkit.runtime.attach",
-    "get_active_hypernetworks": "hnetkit.runtime.attach",
-    "load_hypernetwork": "hnetkit.runtime.attach",
+    "applied": "hnetkit.runtime.adapters",
+    "disable_hypernetworks": "hnetkit.runtime.adapters",
+    "enable_hypernetworks": "hnetkit.runtime.adapters",
+    "explain": "hnetkit.runtime.adapters",
+    "follow_progress": "hnetkit.runtime.adapters",
+    "get_active_hypernetworks": "hnetkit.runtime.adapters",
+    "load_hypernetwork": "hnetkit.runtime.adapters",
     "load_model": "hnetkit.generate.model",
-    "set_hypernetworks": "hnetkit.runtime.attach",
-    "set_progress": "hnetkit.runtime.attach",
-    "unload_hypernetworks": "hnetkit.runtime.attach",
+    "set_hypernetworks": "hnetkit.runtime.adapters",
+    "set_progress": "hnetkit.runtime.adapters",
+    "unload_hypernetworks": "hnetkit.runtime.adapters",
 }
 _MODULES = ("errors", "generate", "registry", "train")
 

@@ -1,6 +1,6 @@
-"""The Hugging Face hub: its address, its token, and files of its repositories, which it keeps in its own cache.
+"""The Hugging Face hub: its address, its token, and files of its repositories in the hub's own cache.
 
-huggingface_hub is imported when it is used: what reads files of this machine alone does without.
+huggingface_hub is imported on use, so that local files need no such package.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from hnetkit.errors import (
     require_extra,
 )
 from hnetkit.files import is_model_name, read_regular
-from hnetkit.tokens import MOST_TOKEN, checked_token, no_token, token_of
+from hnetkit.tokens import MOST_TOKEN, checked_token, invalid_token, token_of
 
 Token: TypeAlias = str | bool | None
-"""As huggingface_hub takes one: a text; None and True are that of `hub_token`, False is none."""
+"""As in huggingface_hub: a token; None or True for that of `hub_token`, False for none."""
 
 _REPO = re.compile(r"\w[\w.-]*/[\w.-]+", re.ASCII)
 _MOST_LISTED = 10
@@ -37,17 +37,17 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def endpoint() -> str:
-    """Returns the hub's address: ``HF_ENDPOINT``, else the hub's own."""
+    """Returns the hub's URL: ``HF_ENDPOINT``, or the hub's own."""
     from huggingface_hub import constants
 
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or str(constants.ENDPOINT)
 
 
-def may_hear_token(address: str) -> bool:
-    """Whether a token may go there: over https, or to this very machine without a proxy in between."""
+def may_receive_token(address: str) -> bool:
+    """Whether a token may be sent to a URL: over https, or to this machine without a proxy in between."""
     try:
         parts = urlsplit(address)
-    except ValueError:  # no address at all
+    except ValueError:  # not a URL
         return False
     is_here = parts.hostname in ("127.0.0.1", "::1", "localhost")
     goes_straight = "http" not in getproxies() or bool(proxy_bypass(parts.hostname or ""))
@@ -55,12 +55,12 @@ def may_hear_token(address: str) -> bool:
 
 
 def hub_token() -> str | None:
-    """Returns the token of ``HF_TOKEN``, else the one that `hf auth login` saved; None where there is none.
+    """Returns the token of ``HF_TOKEN``, or the one that ``hf auth login`` saved; None where there is none.
 
-    As for the hub's own programs, ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` keeps both at home.
+    As in huggingface_hub, ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` disables both.
 
     Raises:
-        UsageError: what stands there cannot be one.
+        UsageError: the value cannot be a token.
     """
     from huggingface_hub import constants, get_token
 
@@ -70,15 +70,15 @@ def hub_token() -> str | None:
     if token is not None:
         return token
     try:
-        if os.path.exists(constants.HF_TOKEN_PATH):  # the hub's program would wait for a pipe
+        if os.path.exists(constants.HF_TOKEN_PATH):  # huggingface_hub would block on a pipe
             read_regular(constants.HF_TOKEN_PATH, most=MOST_TOKEN)
         return checked_token(get_token() or "", constants.HF_TOKEN_PATH)
-    except ValueError:  # text of no encoding is one too
-        raise no_token(constants.HF_TOKEN_PATH) from None
+    except ValueError:  # includes text that cannot be decoded
+        raise invalid_token(constants.HF_TOKEN_PATH) from None
 
 
 def token_hint() -> str:
-    """Returns what to do where the hub gives something only to those whom it knows."""
+    """Returns the hint for what the hub serves only with a token."""
     from huggingface_hub import constants
 
     also = "unset HF_HUB_DISABLE_IMPLICIT_TOKEN, " if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else ""
@@ -86,7 +86,7 @@ def token_hint() -> str:
 
 
 def network_file(
-    place: str | os.PathLike[str],
+    source: str | os.PathLike[str],
     *,
     weight_name: str | None = None,
     subfolder: str | None = None,
@@ -95,25 +95,25 @@ def network_file(
     cache_dir: str | os.PathLike[str] | None = None,
     local_files_only: bool = False,
 ) -> str:
-    """Returns the path of a network's file, fetched from the hub where it is not here.
+    """Returns the path of a network's file, fetched from the hub where it is not local.
 
     Args:
-        place: a file, a folder, or ``"owner/repo"``. What is here comes first.
-        weight_name: of the file in a folder or repository; needed where that has several model files.
-        subfolder: in which it lies there.
-        revision: a branch, a tag or a commit; None is the main branch.
+        source: a file, a folder, or ``"owner/repo"``. Local paths come first.
+        weight_name: of the file in a folder or repository; required if that has several model files.
+        subfolder: of the folder or repository.
+        revision: branch, tag or commit; None is the main branch.
         token: see `Token`.
-        cache_dir: instead of the hub's own cache.
-        local_files_only: nothing is fetched.
+        cache_dir: replaces the hub's own cache.
+        local_files_only: fetch nothing.
 
     Raises:
         UsageError: there are several files to choose from, or ``HF_ENDPOINT`` is plain http.
         NotFound: there is no such repository, revision or file, or the repository is private.
-        AuthRequired: the repository is only for those who accepted its terms, or the token is not known.
-        NetworkFailed, RateLimited: the hub did not give it.
+        AuthRequired: the repository requires that its terms are accepted, or the token is not valid.
+        NetworkFailed, RateLimited: the hub did not serve it.
         MissingExtra: huggingface_hub is not installed.
     """
-    path = os.fsdecode(place)
+    path = os.fsdecode(source)
     if os.path.isdir(path):
         return _in_folder(os.path.join(path, subfolder or ""), weight_name)
     is_repo = _REPO.fullmatch(path) and (weight_name is not None or not is_model_name(path))
@@ -123,13 +123,13 @@ def network_file(
     from huggingface_hub import HfApi
 
     address = endpoint()
-    if not may_hear_token(address):
+    if not may_receive_token(address):
         raise UsageError(f"{path}: HF_ENDPOINT is plain http, or no address", hint="give it an https address")
     if weight_name is None and local_files_only:
-        raise UsageError(f"{path}: weight_name must say which file of the cache", hint='weight_name="FILE"')
+        raise UsageError(f"{path}: weight_name must name the file in the cache", hint='weight_name="FILE"')
     given = checked_token(token, "token") if isinstance(token, str) else hub_token() if token is not False else None
     hub = HfApi(endpoint=address, token=given or False)
-    with _translated(path, revision, weight_name):
+    with _translating_errors(path, revision, weight_name):
         if weight_name is None:
             info = hub.model_info(path, revision=revision)
             weight_name = _only_one(path, (file.rfilename for file in info.siblings or ()), subfolder)
@@ -172,8 +172,8 @@ def _only_one(where: str, names: Iterable[str], subfolder: str | None = None) ->
 
 
 @contextmanager
-def _translated(repo: str, revision: str | None, weight_name: str | None) -> Iterator[None]:
-    """Turns what huggingface_hub raises into our errors; none of its words are shown: a site may repeat a token."""
+def _translating_errors(repo: str, revision: str | None, weight_name: str | None) -> Iterator[None]:
+    """Turns errors of huggingface_hub into ours, without its text: a site may repeat a token."""
     try:
         yield
     except HnetkitError:
@@ -185,18 +185,18 @@ def _translated(repo: str, revision: str | None, weight_name: str | None) -> Ite
 def _failure(error: Exception, repo: str, revision: str | None, weight_name: str | None) -> HnetkitError:
     from huggingface_hub import errors
 
-    if isinstance(error, errors.GatedRepoError):  # a kind of repository that is not found, to the library
-        return AuthRequired(f"{repo}: only for those who accepted its terms", hint=token_hint())
-    if isinstance(error, errors.RepositoryNotFoundError):  # to those who may not see it, a private one does not exist
-        said = f"{repo}: no such file or folder here, and no such repository on the hub, or a private one"
-        return NotFound(said, hint=f"check the name; if it is private: {token_hint()}")
+    if isinstance(error, errors.GatedRepoError):  # a subclass of RepositoryNotFoundError
+        return AuthRequired(f"{repo}: requires that you accept its terms", hint=token_hint())
+    if isinstance(error, errors.RepositoryNotFoundError):  # a private repository looks missing without access
+        message = f"{repo}: no such file or folder here, and no such repository on the hub, or a private one"
+        return NotFound(message, hint=f"check the name; if it is private: {token_hint()}")
     if isinstance(error, errors.RevisionNotFoundError):
         return NotFound(f"{repo}: has no revision {revision or 'main'}", hint="give a branch, a tag or a whole commit")
     if isinstance(error, errors.LocalEntryNotFoundError):
         if isinstance(error.__cause__, errors.HfHubHTTPError):
             return _failure(error.__cause__, repo, revision, weight_name)
-        said = f"{repo}: {weight_name} is not in the cache, and the hub was not reached"
-        return NetworkFailed(said, hint="go online once so that it is cached")
+        message = f"{repo}: {weight_name} is not in the cache, and the hub was not reached"
+        return NetworkFailed(message, hint="go online once so that it is cached")
     if isinstance(error, errors.EntryNotFoundError):
         return NotFound(f"{repo}: has no file {weight_name}", hint=_WITHOUT_NAME)
     if isinstance(error, errors.OfflineModeIsEnabled):
@@ -204,10 +204,10 @@ def _failure(error: Exception, repo: str, revision: str | None, weight_name: str
     if isinstance(error, errors.HfHubHTTPError):
         return _refusal(getattr(error.response, "status_code", None), repo)
     if isinstance(error, errors.HFValidationError):
-        return UsageError(f"{repo}: no repository of the hub can be called so", hint="owner/repo")
+        return UsageError(f"{repo}: not a valid name of a repository", hint="owner/repo")
     if isinstance(error, OSError) and error.errno in _DISK:
         return failure_of(error, repo)
-    return NetworkFailed(f"{repo}: the hub did not give it ({type(error).__name__})", hint="try again when online")
+    return NetworkFailed(f"{repo}: the hub did not serve it ({type(error).__name__})", hint="try again when online")
 
 
 def _refusal(status: int | None, repo: str) -> HnetkitError:

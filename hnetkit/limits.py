@@ -6,9 +6,10 @@ and one text may be referenced ten thousand times. So limits count the bytes tha
 
 from __future__ import annotations
 
+import csv
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hnetkit.errors import UnsafeFile
@@ -108,3 +109,11 @@ def read_json(path: str | os.PathLike[str], *, most: int = MAX_JSON, made: int =
         ValueError: it is not a regular file, is too large, or as `parse_json`.
     """
     return parse_json(read_regular(path, most=most), most=made)
+
+
+def require_unique_columns(reader: csv.DictReader[str], columns: Iterable[str]) -> None:
+    """Raises ValueError if a table's header names one of `columns` twice: the reader would silently take the last."""
+    header = list(reader.fieldnames or ())
+    for name in columns:
+        if header.count(name) > 1:
+            raise ValueError(f"{header.count(name)} columns are called {name}")

@@ -137,31 +137,31 @@ def _escaped(text: str, escape: Callable[[str], str]) -> str:
 def _each(found: re.Match[str], escape: Callable[[str], str]) -> Iterator[str]:
     text, first = found.string, found.start()
     before = text[first - 1 : first]
-    for place in range(first, found.end()):
-        sign = text[place]
-        stays = _stays(before, sign, text[place + 1 : place + 2])
-        before = sign if stays else ""
-        yield sign if stays else escape(sign)
+    for index in range(first, found.end()):
+        character = text[index]
+        stays = _stays(before, character, text[index + 1 : index + 2])
+        before = character if stays else ""
+        yield character if stays else escape(character)
 
 
-def _stays(before: str, sign: str, after: str) -> bool:
+def _stays(before: str, character: str, after: str) -> bool:
     """Whether a character may stay as it is after `before`, which is empty if that one was escaped."""
-    if sign in _JOINERS:
+    if character in _JOINERS:
         return before > "\x7f" and before not in _JOINERS and after > "\x7f" and _is_seen(after)
-    if sign in _SELECTORS:
-        is_keycap = sign == "\ufe0f" and after == "\u20e3"
+    if character in _SELECTORS:
+        is_keycap = character == "\ufe0f" and after == "\u20e3"
         return is_keycap or (before > "\x7f" and _is_seen(before))
-    return _is_seen(sign)
+    return _is_seen(character)
 
 
-def _is_seen(sign: str) -> bool:
-    hidden = sign in _BLANK or sign in _SELECTORS
-    return (sign.isprintable() and not hidden) or sign == _WIDE_SPACE
+def _is_seen(character: str) -> bool:
+    hidden = character in _BLANK or character in _SELECTORS
+    return (character.isprintable() and not hidden) or character == _WIDE_SPACE
 
 
-def _units(sign: str) -> str:
-    data = sign.encode("utf-16-be", "surrogatepass").hex()
-    return "".join(f"\\u{data[place : place + 4]}" for place in range(0, len(data), 4))
+def _units(character: str) -> str:
+    data = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{data[index : index + 4]}" for index in range(0, len(data), 4))
 
 
 def _of_units(escapes: str) -> str:

@@ -1,6 +1,6 @@
-"""Activations by the names that A1111 writes into files, as the best plain torch computes them.
+"""Activations in plain torch, by the names that A1111 writes into files.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10 (behaviour only): six names of its own, and every class of
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10 (behavior only): six names of its own, and every class of
 `torch.nn.modules.activation` in lower case with its default arguments, in evaluation mode.
 """
 
@@ -27,8 +27,8 @@ def _sigmoid(h: Tensor, inplace: bool) -> Tensor:
     return h.sigmoid_() if inplace else h.sigmoid()
 
 
-# name -> f(hidden [rows, width], inplace): `inplace` allows f to write over its argument.
-# PReLU is the one activation with a weight of its own and is not in the table.
+# name -> f(hidden [rows, width], inplace): `inplace` allows f to overwrite its argument.
+# PReLU is the only activation with a weight, and is not in the table.
 ACTIVATIONS: Mapping[str, Callable[[Tensor, bool], Tensor]] = {
     "celu": lambda h, inplace: F.celu(h, inplace=inplace),
     "elu": lambda h, inplace: F.elu(h, inplace=inplace),
@@ -58,7 +58,7 @@ NAMES = frozenset({*ACTIVATIONS, "prelu"})
 
 
 def activate(h: Tensor, name: str, slope: Tensor | None, *, inplace: bool) -> Tensor:
-    """Returns the activation `name` of `h` ``[rows, width]``; `inplace` allows it to write over `h`."""
+    """Returns the activation `name` of `h` ``[rows, width]``; `inplace` allows it to overwrite `h`."""
     if slope is not None:
         return F.prelu(h, slope)
     return ACTIVATIONS[name](h, inplace)

@@ -1,4 +1,4 @@
-"""MLPs without activation and layer norm are affine maps: neighbours in a stack compose into one, in float64."""
+"""Affine maps: what MLPs without activation and layer norm are. Neighbors in a stack compose into one, in float64."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hnetkit.kernels.mlp import MLPWeights, StageWeights
+from hnetkit.kernels.weights import MLPWeights, StageWeights
 
 
 class Affine(NamedTuple):
@@ -21,9 +21,9 @@ class Affine(NamedTuple):
 def collapse(mlp: MLPWeights) -> Affine:
     """Returns the map of an affine MLP in float64: ``W2 W1`` and ``W2 b1 + b2`` for two stages, and so on."""
     first, *rest = mlp
-    matrix, offset = exact(first.weight), _bias(first)
+    matrix, offset = to_float64(first.weight), _bias(first)
     for stage in rest:
-        weight = exact(stage.weight)
+        weight = to_float64(stage.weight)
         matrix, offset = weight @ matrix, weight @ offset + _bias(stage)
     return Affine(matrix, offset)
 
@@ -36,7 +36,7 @@ def compose(maps: Iterable[tuple[Affine, float]]) -> Affine:
     """
     total: Affine | None = None
     for (matrix, offset), strength in maps:
-        step = Affine(exact(matrix) * strength, exact(offset) * strength)
+        step = Affine(to_float64(matrix) * strength, to_float64(offset) * strength)
         if total is None:
             total = step
         else:
@@ -50,7 +50,7 @@ def compose(maps: Iterable[tuple[Affine, float]]) -> Affine:
 
 
 def fold(weight: Tensor, bias: Tensor | None, affine: Affine) -> tuple[Tensor, Tensor]:
-    """Returns weight and bias that give for x what the old ones give for ``x + P x + p``; rounded once.
+    """Returns weight and bias that give for x what the old ones give for ``x + P x + p``, rounded once.
 
     Args:
         weight: ``[out, d]``.
@@ -60,11 +60,11 @@ def fold(weight: Tensor, bias: Tensor | None, affine: Affine) -> tuple[Tensor, T
     Returns:
         weight ``[out, d]`` and bias ``[out]`` of the old weight's dtype, on its device.
     """
-    old = exact(weight)
+    old = to_float64(weight)
     folded = torch.addmm(old, old, affine.matrix)
     shift = old @ affine.offset
     if bias is not None:
-        shift = shift + exact(bias)
+        shift = shift + to_float64(bias)
     return folded.to(weight), shift.to(weight)
 
 
@@ -78,12 +78,12 @@ def algebra_device(device: torch.device) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def exact(tensor: Tensor) -> Tensor:
+def to_float64(tensor: Tensor) -> Tensor:
     """Returns `tensor` in float64, on its `algebra_device`."""
     return tensor.to(algebra_device(tensor.device), torch.float64)
 
 
 def _bias(stage: StageWeights) -> Tensor:
     if stage.bias is None:
-        return exact(stage.weight).new_zeros(stage.weight.shape[0])
-    return exact(stage.bias)
+        return to_float64(stage.weight).new_zeros(stage.weight.shape[0])
+    return to_float64(stage.bias)

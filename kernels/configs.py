@@ -1,4 +1,4 @@
-"""What runs on which GPU, as data: one row per kind of device and size, each with its reason.
+"""Tables of what runs on which GPU: one row per kind of device and size, each with its reason.
 
 Nothing is tuned at run time: one machine gives one answer. A row changes only with a measurement that is committed.
 """
@@ -10,19 +10,21 @@ from collections.abc import Mapping
 from typing import NamedTuple, TypeAlias
 
 Capability: TypeAlias = tuple[int, int]
-"""Of a CUDA device: (8, 0) is A100, (8, 6) RTX 30, (8, 9) RTX 40, (9, 0) H100, (12, 0) RTX 50."""
+"""Compute capability of a CUDA device: (8, 0) is A100, (8, 6) RTX 30, (8, 9) RTX 40, (9, 0) H100, (12, 0) RTX 50."""
 
 VARIABLE = "HNETKIT_KERNEL"
-"""Of the environment: forces a path by its name."""
+"""Environment variable that forces a path by its name."""
 
 UNMEASURED = "unmeasured"
 
 
-class Choice(NamedTuple):
+class KernelChoice(NamedTuple):
     """The path that `HNETKIT_KERNEL=auto` takes on devices of compute capability `least` or higher.
 
     Attributes:
-        reason: why this one.
+        least: the lowest compute capability that the row is for.
+        path: one of `hnetkit.kernels.dispatch.PATHS`.
+        reason: why this path.
         measured: a record in `benchmarks/results`, or ``"unmeasured"``.
     """
 
@@ -32,23 +34,30 @@ class Choice(NamedTuple):
     measured: str = UNMEASURED
 
 
-AUTO: tuple[Choice, ...] = (
-    Choice((10, 0), "grouped", "the fused kernel has been compiled for up to 9.0 alone"),
-    Choice((9, 0), "fused", "width 320 is bound by the traffic of its hidden layer, which stays on chip", "gpu.csv"),
-    Choice((8, 0), "grouped", "fusing gains a fifth of the bytes at most, and tiles are small: grouped until measured"),
-    Choice((0, 0), "eager", "no matrix instructions that Triton supports"),
+AUTO: tuple[KernelChoice, ...] = (
+    KernelChoice((10, 0), "grouped", "the fused kernel was compiled for up to 9.0 only"),
+    KernelChoice(
+        (9, 0), "fused", "width 320 is bound by the traffic of its hidden layer, which stays on chip", "gpu.csv"
+    ),
+    KernelChoice(
+        (8, 0), "grouped", "fusing gains a fifth of the bytes at most, and tiles are small: grouped until measured"
+    ),
+    KernelChoice((0, 0), "eager", "no matrix instructions that Triton supports"),
 )
 
 
-SIMPLER: Mapping[str, tuple[str, ...]] = {"fused": ("fused", "grouped"), "grouped": ("grouped",)}
-"""What is tried, in this order, where a path is chosen; after the last comes plain torch."""
+FALLBACKS: Mapping[str, tuple[str, ...]] = {"fused": ("fused", "grouped"), "grouped": ("grouped",)}
+"""The paths to try, in this order, where a path is chosen; after the last comes plain torch."""
 
 
 class Tiles(NamedTuple):
-    """Rows, columns and depth of a tile of 16-bit values, warps to a program, and stages of loads in flight.
+    """The tiles of a linear kernel.
 
     Attributes:
-        by_descriptor: whether the device's copy engine loads them, where it can: from Hopper on.
+        rows, columns, depth: of a tile of 16-bit values.
+        warps: per program.
+        stages: loads in flight.
+        by_descriptor: whether the device's copy engine loads the tiles where it can: from Hopper on.
     """
 
     rows: int
@@ -103,21 +112,28 @@ LINEAR: tuple[LinearRow, ...] = (
     LinearRow((8, 6), None, None, Tiles(128, 128, 32, 8, 3), "with 4 warps the residual does not fit into registers"),
     LinearRow((8, 0), None, 1 << 19, Tiles(64, 64, 64, 4, 4), _FEW_TILES),
     LinearRow((8, 0), None, None, Tiles(128, 128, 64, 8, 3), "compiles without spills"),
-    LinearRow((0, 0), None, None, Tiles(64, 64, 32, 4, 2), "whatever comes"),
+    LinearRow((0, 0), None, None, Tiles(64, 64, 32, 4, 2), "any other device"),
 )
 LINEAR_INTERPRETED = Tiles(16, 32, 32, 4, 2, True)
 
 NORM_ROWS, NORM_ROWS_INTERPRETED = 2, 16
-"""Rows of a program of the norm kernel: two of up to 2048 columns fit into the registers of 4 warps."""
+"""Rows per program of the norm kernel: two of up to 2048 columns fit into the registers of 4 warps."""
 
 
 def gradient_tiles(capability: Capability | None, itemsize: int = 2) -> Tiles:
-    """Returns the tiles of the backward pass: small ones, as an activation and its derivative want registers."""
+    """Returns the tiles of the backward pass: small ones, as an activation and its derivative need registers."""
     return linear_tiles(capability, 1, 1, itemsize)
 
 
 class FusedTiles(NamedTuple):
-    """Rows of a program, hidden values of a block, warps to a program, and stages of loads in flight."""
+    """The tiles of the fused kernel.
+
+    Attributes:
+        rows: per program.
+        hidden: values of the hidden layer per block.
+        warps: per program.
+        stages: loads in flight.
+    """
 
     rows: int
     hidden: int
@@ -149,9 +165,6 @@ FUSED: tuple[FusedRow, ...] = (
 )
 FUSED_INTERPRETED = FusedTiles(16, 32, 4, 2)
 
-SHARED_MEMORY: Mapping[Capability, int] = {(8, 0): 163, (8, 6): 99, (8, 9): 99, (9, 0): 227}
-"""KB that one program can have."""
-
 
 def is_forced(path: str) -> bool:
     """Whether `HNETKIT_KERNEL` asks for this path by name."""
@@ -159,17 +172,18 @@ def is_forced(path: str) -> bool:
 
 
 def auto_path(capability: Capability) -> str:
-    """Returns the path for a device that nobody forced another on."""
+    """Returns the path for a device where none is forced."""
     return next(choice.path for choice in AUTO if capability >= choice.least)
 
 
 def linear_tiles(capability: Capability | None, rows: int, width: int, itemsize: int = 2) -> Tiles:
-    """Returns the tiles of the linear kernel; None is Triton's interpreter, where small ones show more of the edges.
+    """Returns the tiles of the linear kernel.
 
     Args:
+        capability: None in Triton's interpreter, where small tiles exercise more edges.
         rows: of x.
         width: of x, before and after the network.
-        itemsize: bytes of a value; wider ones get a smaller depth, so that a tile takes the same memory.
+        itemsize: bytes of a value; wider values get a smaller depth, so that a tile takes the same memory.
     """
     if capability is None:
         return LINEAR_INTERPRETED

@@ -5,44 +5,44 @@ A forced path that cannot run is an error.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.util
 import os
-import re
 import warnings
 
 import torch
 
-from hnetkit.errors import KernelUnavailable, UsageError
+from hnetkit.errors import KernelUnavailable, UsageError, did_you_mean
 from hnetkit.kernels.configs import VARIABLE, auto_path, is_forced
+from hnetkit.kernels.gpu import triton_obstacle
 
 FORCED = ("auto", "reference", "eager", "grouped", "fused", "chain")
+"""What `HNETKIT_KERNEL` may be; ``chain`` is reserved, and an error in this version."""
+
 PLAIN = ("reference", "eager")
 KERNELS = ("grouped", "fused")
 PATHS = (*PLAIN, *KERNELS)
-LEAST_TRITON = (3, 6)
-"""The kernels compile from this version on; an older one counts as absent."""
 
 
 def chosen_path(device: torch.device | None = None) -> str:
     """Returns the name of the path that computes stacks in this process: one of `PATHS`.
 
     Args:
-        device: where; None or a CPU: the GPU that work would go to. On a CPU itself, what a GPU's path was chosen for
-            is computed by plain torch.
+        device: where stacks are computed. For None and for a CPU the path is that of the GPU that work would go to;
+            on the CPU itself plain torch stands in for a GPU's path.
 
     Raises:
-        UsageError: `HNETKIT_KERNEL` is no name of a path.
+        UsageError: `HNETKIT_KERNEL` is not the name of a path.
         KernelUnavailable: it names a path that this version or machine does not have.
     """
     name = os.environ.get(VARIABLE) or "auto"
     if name not in FORCED:
-        near = difflib.get_close_matches(name, FORCED, n=1)
-        raise UsageError(f"{VARIABLE}={name}: no such path", hint=f"set it to {near[0] if near else ', '.join(FORCED)}")
+        raise UsageError(
+            f"{VARIABLE}={name}: no such path", hint=f"set it to {did_you_mean(name, FORCED) or ', '.join(FORCED)}"
+        )
     if name == "auto":
         return _auto(device)
-    why = obstacle_of_triton() if name in KERNELS else None
+    why = triton_obstacle() if name in KERNELS else None
     if name not in PATHS or why is not None or (name in KERNELS and not _can_run_anywhere()):
         raise KernelUnavailable(
             f"{VARIABLE}={name}: this path cannot run here{f': {why}' if why else ''}", hint=f"unset {VARIABLE}"
@@ -50,31 +50,18 @@ def chosen_path(device: torch.device | None = None) -> str:
     return name
 
 
-@functools.cache
-def obstacle_of_triton() -> str | None:
-    """Says why Triton cannot be used, whatever the device: it is not there, or too old. None where it can."""
-    if importlib.util.find_spec("triton") is None:
-        return "Triton is not installed"
-    import triton
-
-    found = re.match(r"(\d+)\.(\d+)", triton.__version__)
-    if found and (int(found[1]), int(found[2])) < LEAST_TRITON:
-        return f"Triton {triton.__version__} is older than {'.'.join(map(str, LEAST_TRITON))}"
-    return None
-
-
 def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
     """Returns what computes a stack of weights of `dtype` on `device` where `path` was chosen.
 
-    The kernels know no fp64, and in fp32 at torch's highest precision they have no matrix instructions: plain torch is
-    quicker then.
+    The kernels have no fp64. In fp32 at torch's highest precision they have no matrix instructions, and plain torch is
+    faster.
     """
     if path not in KERNELS or (is_forced(path) and dtype != torch.float64):
         return path
     is_slow = dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     if dtype == torch.float64 or is_slow:
         return "eager"
-    from hnetkit.kernels.devices import can_run
+    from hnetkit.kernels.gpu.device import can_run
 
     return path if can_run(device) else "eager"
 
@@ -82,26 +69,26 @@ def path_on(path: str, device: torch.device, dtype: torch.dtype) -> str:
 def _auto(device: torch.device | None) -> str:
     if not torch.cuda.is_available() or torch.version.hip is not None:
         return "eager"
-    if obstacle_of_triton() is not None:
-        _say_once_that_it_is_old()
+    if triton_obstacle() is not None:
+        _warn_once_of_an_old_triton()
         return "eager"
     gpu = device if device is not None and device.type == "cuda" else torch.device("cuda")
     path = auto_path(torch.cuda.get_device_capability(gpu))
     if path in KERNELS:
-        from hnetkit.kernels.trial import proven_path
+        from hnetkit.kernels.gpu.op import verified_path
 
-        return proven_path(path, torch.device("cuda", gpu.index or torch.cuda.current_device()))
+        return verified_path(path, torch.device("cuda", gpu.index or torch.cuda.current_device()))
     return path
 
 
 @functools.cache
-def _say_once_that_it_is_old() -> None:
+def _warn_once_of_an_old_triton() -> None:
     if importlib.util.find_spec("triton") is not None:
-        warnings.warn(f"hnetkit leaves out its kernels: {obstacle_of_triton()}", RuntimeWarning, stacklevel=3)
+        warnings.warn(f"hnetkit leaves out its kernels: {triton_obstacle()}", RuntimeWarning, stacklevel=3)
 
 
 def _can_run_anywhere() -> bool:
-    """Whether there is a GPU, or Triton's interpreter, for kernels to run in."""
-    from hnetkit.kernels.devices import is_interpreted
+    """Whether this process has a GPU, or Triton's interpreter, to run kernels in."""
+    from hnetkit.kernels.gpu.device import is_interpreted
 
     return is_interpreted() or torch.cuda.is_available()

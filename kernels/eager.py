@@ -1,4 +1,4 @@
-"""The best plain torch: products in the weights' dtype, the residual in fp32 across the stack, one rounding."""
+"""The path in plain torch: products in the weights' dtype, the residual in fp32 across the stack, one rounding."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hnetkit.kernels.activations import activate
-from hnetkit.kernels.mlp import NORM_EPSILON, MLPWeights
+from hnetkit.kernels.weights import NORM_EPSILON, MLPWeights
 
 
 def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor | Sequence[Tensor]) -> Tensor:
@@ -29,6 +29,7 @@ def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor | Sequence[Te
     dtype = mlps[0][0].weight.dtype
     inplace = not torch.is_grad_enabled()
     flat = x.reshape(-1, x.shape[-1])
+    # the sum may be written to once it is a tensor of its own, and not x
     total, total_is_ours = flat.to(wide), x.dtype != wide
     for number, (mlp, strength) in enumerate(zip(mlps, strengths, strict=True)):
         rows = (total if number else flat).to(dtype)
@@ -41,7 +42,7 @@ def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor | Sequence[Te
 
 
 def _evaluate(mlp: MLPWeights, rows: Tensor, *, inplace: bool) -> Tensor:
-    """Returns ``MLP(rows)`` ``[rows, d]``; `rows` is kept."""
+    """Returns ``MLP(rows)`` ``[rows, d]``; `rows` is not written to."""
     for stage in mlp:
         rows = F.linear(rows, stage.weight, stage.bias)
         if stage.activation is not None:

@@ -1,4 +1,4 @@
-"""The mathematics as plainly as it can be said, in fp32: what every faster path is measured against.
+"""The plainest form of the mathematics, in fp32: the reference for every faster path.
 
 With float64 inputs everything is computed in float64.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from hnetkit.kernels.mlp import NORM_EPSILON, MLPWeights, StageWeights
+from hnetkit.kernels.weights import NORM_EPSILON, MLPWeights, StageWeights
 
 SELU_ALPHA = 1.6732632423543772
 SELU_SCALE = 1.0507009873554805
@@ -71,9 +71,9 @@ def _stage(h: Tensor, stage: StageWeights) -> Tensor:
     elif stage.activation is not None:
         h = FORMULAS[stage.activation](h)
     if stage.norm_weight is not None and stage.norm_bias is not None:
-        centred = h - h.mean(-1, keepdim=True)
-        variance = centred.square().mean(-1, keepdim=True)
-        h = centred / torch.sqrt(variance + NORM_EPSILON)
+        centered = h - h.mean(-1, keepdim=True)
+        variance = centered.square().mean(-1, keepdim=True)
+        h = centered / torch.sqrt(variance + NORM_EPSILON)
         h = h * stage.norm_weight.to(h.dtype) + stage.norm_bias.to(h.dtype)
     return h
 

@@ -100,7 +100,7 @@ class Networks:
         query = " ".join(f'"{word}"' for word in words) + "*"
         ranked = "(SELECT rowid, rank FROM network_text WHERE network_text MATCH ?) AS found"
         cursor = self._db.execute(f"SELECT rowid FROM {ranked} ORDER BY rank, rowid", [query])
-        order = {id: place for place, (id,) in enumerate(cursor)}
+        order = {id: rank for rank, (id,) in enumerate(cursor)}
         rows = []
         for ids in _batches(list(order)):
             rows += self._rows(f"id IN ({','.join('?' * len(ids))})", ids)

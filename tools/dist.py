@@ -147,7 +147,7 @@ def try_out(wheel: Path, version: str) -> None:
         work.mkdir()
         # nothing of the repository or of the person's own library
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HNETKIT_", "PYTHON"))}
-        quiet = {**kept, "HNETKIT_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
+        quiet = {"OMP_NUM_THREADS": "1", **kept, "HNETKIT_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
         said = output(programs / "hnetkit", "--version", cwd=work, env=quiet)
         if said != f"hnetkit, version {version}":
             raise Fault(f"the installed command says {said!r}")

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpu_parts.work import Contexts, Stack
-from hnetkit.kernels import eager, stacked
+from hnetkit.kernels import eager
 from hnetkit.kernels.activations import activate
-from hnetkit.kernels.mlp import MLPWeights
-from hnetkit.kernels.packing import pack
+from hnetkit.kernels.gpu import op
+from hnetkit.kernels.weights import MLPWeights, pack
 
 Pair: TypeAlias = tuple[Tensor, Tensor]
 """What K and V get, each ``[rows, width]``."""
@@ -78,10 +78,10 @@ def by_kernels(path: str) -> Callable[[Stack], Apply]:
 
     def prepare(stack: Stack) -> Apply:
         packed = [pack(pair, for_kernels=True) for pair in zip(*stack.sides, strict=True)]
-        flat = stacked.flatten(stacked.arrange(packed, path))
+        flat = op.flatten(op.arrange(packed, path))
 
         def apply(x: Tensor) -> Pair:
-            key, value = stacked.apply(x, flat, stack.strengths, path).unbind()
+            key, value = op.apply(x, flat, stack.strengths, path).unbind()
             return key, value
 
         return apply

@@ -11,21 +11,34 @@ from gpu_parts.clock import Bench
 from gpu_parts.contexts import measured
 from gpu_parts.record import Key, Row
 from gpu_parts.work import BUILDS, SWISH, Contexts, Layers, context, stack
-from hnetkit.kernels import fused, grouped
 from hnetkit.kernels.configs import FusedTiles, Tiles
+from hnetkit.kernels.gpu import fused, linear
 
 CONTEXTS = (
-    *(Layers(8192, 320, 5), Layers(2048, 640, 5), Layers(512, 1280, 5), Layers(128, 1280, 1), Layers(154, 768, 1)),
-    *(Layers(8192, 640, 5), Layers(2048, 1280, 6), Layers(154, 2048, 1), Layers(32768, 320, 2)),
+    Layers(8192, 320, 5),
+    Layers(2048, 640, 5),
+    Layers(512, 1280, 5),
+    Layers(128, 1280, 1),
+    Layers(154, 768, 1),
+    Layers(8192, 640, 5),
+    Layers(2048, 1280, 6),
+    Layers(154, 2048, 1),
+    Layers(32768, 320, 2),
 )
 TOY = (Layers(17, 320, 2), Layers(5, 24, 1))
 LINEAR = (
-    *(Tiles(64, 64, 64, 4, stages, by_descriptor=True) for stages in (4, 6)),
-    *(Tiles(64, 128, 64, 4, stages, by_descriptor=True) for stages in (3, 4)),
-    *(Tiles(128, 128, 64, 8, stages, by_descriptor=True) for stages in (3, 4)),
-    *(Tiles(128, 256, 64, 8, stages, by_descriptor=True) for stages in (3, 4)),
-    *(Tiles(128, 64, 64, 4, 4, by_descriptor=True), Tiles(64, 256, 64, 4, 4, by_descriptor=True)),
-    *(Tiles(128, 128, 64, 8, 4), Tiles(64, 64, 64, 4, 4)),
+    Tiles(64, 64, 64, 4, 4, by_descriptor=True),
+    Tiles(64, 64, 64, 4, 6, by_descriptor=True),
+    Tiles(64, 128, 64, 4, 3, by_descriptor=True),
+    Tiles(64, 128, 64, 4, 4, by_descriptor=True),
+    Tiles(128, 128, 64, 8, 3, by_descriptor=True),
+    Tiles(128, 128, 64, 8, 4, by_descriptor=True),
+    Tiles(128, 256, 64, 8, 3, by_descriptor=True),
+    Tiles(128, 256, 64, 8, 4, by_descriptor=True),
+    Tiles(128, 64, 64, 4, 4, by_descriptor=True),
+    Tiles(64, 256, 64, 4, 4, by_descriptor=True),
+    Tiles(128, 128, 64, 8, 4),
+    Tiles(64, 64, 64, 4, 4),
 )
 FUSED = (FusedTiles(128, 32, 8, 2), FusedTiles(128, 32, 8, 3), FusedTiles(64, 64, 8, 2), FusedTiles(64, 32, 4, 3))
 TOY_TILES = (Tiles(16, 32, 32, 4, 2, by_descriptor=True), Tiles(32, 32, 32, 4, 2)), (FusedTiles(16, 32, 4, 2),)
@@ -49,10 +62,10 @@ def tiles(bench: Bench, stands: Callable[[Key], bool]) -> Iterator[Row]:
 
 def _choices(width: int, bench: Bench) -> Iterator[tuple[str, Any, str, Tiles | FusedTiles]]:
     """Yields a path, the function that gives its tiles, and what it shall give."""
-    linear, whole = TOY_TILES if bench.rehearse else (LINEAR, FUSED)
-    for choice in linear:
-        yield "grouped", grouped, "linear_tiles", choice
-    for other in whole if width == 320 else ():
+    of_linear, of_fused = TOY_TILES if bench.rehearse else (LINEAR, FUSED)
+    for choice in of_linear:
+        yield "grouped", linear, "linear_tiles", choice
+    for other in of_fused if width == 320 else ():
         yield "fused", fused, "fused_tiles", other
 
 

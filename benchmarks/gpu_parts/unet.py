@@ -21,7 +21,7 @@ from gpu_parts.paths import as_a1111
 from gpu_parts.record import Key, Row, fault_of
 from gpu_parts.work import BUILDS, LINEAR, MISH, STRENGTHS, SWISH, Stack, stack
 from hnetkit.kernels import dispatch, reference
-from hnetkit.kernels.mlp import MLPWeights
+from hnetkit.kernels.weights import MLPWeights
 from hnetkit.network import Hypernetwork, LayerNorm, MLPPair, ResidualMLP, Stage, TensorRef
 
 STACKS = ((SWISH, 3), (SWISH, 1), (SWISH, 5), (LINEAR, 3), (MISH, 3))

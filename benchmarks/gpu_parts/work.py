@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hnetkit.kernels.mlp import MLPWeights, StageWeights, multiplications
+from hnetkit.kernels.weights import MLPWeights, StageWeights, multiplications
 
 STRENGTHS = ((0.7, -0.4, 1.0, 0.5, 0.8), (0.6, 0.9, -0.5, 0.8, 0.4))
 """Of K and V, by the network's place in the stack."""

@@ -19,10 +19,9 @@ from hnetkit.text import argument, counted
 if TYPE_CHECKING:
     import torch
 
-    from hnetkit.generate.networks import Wish
+    from hnetkit.generate.prompt_networks import NetworkRequest
     from hnetkit.network import BaseModel
-    from hnetkit.runtime.bench import Result
-    from hnetkit.runtime.models import Item, Layers
+    from hnetkit.runtime.bench import BenchItem, BenchLayers, PathTiming
 
 _COLUMNS = ["path", "ms", "spread", "ratio", "error", "launches", "note"]
 _FEW_ROUNDS = 3
@@ -103,14 +102,13 @@ def bench_command(
     """
     from hnetkit.cli.progress import step_progress
     from hnetkit.kernels.dispatch import chosen_path, path_on
-    from hnetkit.runtime.bench import measure, runnable
-    from hnetkit.runtime.models import base_of, require_fit
+    from hnetkit.runtime.bench import base_of, measure, require_unet, runnable_paths
 
     items = _items(names, output)
     chosen = base or base_of(items)
-    model = require_fit(items, chosen)
+    model = require_unet(items, chosen)
     place, kind = _place(device, dtype)
-    to_run, left_out = runnable(paths, place, kind)
+    to_run, left_out = runnable_paths(paths, place, kind)
     used = path_on(chosen_path(place), place, kind)
     width, height = size or (model.size, model.size)
     layers = [each for each in model.layers(width, height, batch) if any(each.width in item[1].mlps for item in items)]
@@ -139,9 +137,9 @@ def bench_command(
     _raise_wrong(results, kind)
 
 
-def _items(names: Sequence[str], output: Output) -> list[Item]:
+def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
     """Returns the networks that names stand for; what has strength 0 is left out, as it is in a picture."""
-    from hnetkit.generate.networks import find_networks
+    from hnetkit.generate.prompt_networks import find_networks
 
     if not names:
         raise UsageError("name the networks of a stack", hint="hnetkit bench NAME; `hnetkit list` shows the library's")
@@ -161,11 +159,11 @@ def _items(names: Sequence[str], output: Output) -> list[Item]:
     return active
 
 
-def _wish(name: str) -> Wish:
-    from hnetkit.generate.networks import Wish
+def _wish(name: str) -> NetworkRequest:
+    from hnetkit.generate.prompt_networks import NetworkRequest
 
     try:
-        return Wish.of_option(name)
+        return NetworkRequest.from_option(name)
     except UsageError as error:
         said = name.partition(":")[0] or "NAME"
         hint = f"hnetkit bench {argument(f'{said}:0.8')}"
@@ -198,8 +196,8 @@ def _dtype_name(dtype: torch.dtype) -> str:
 
 def _note_work(
     what: str,
-    items: Sequence[Item],
-    layers: Sequence[Layers],
+    items: Sequence[BenchItem],
+    layers: Sequence[BenchLayers],
     device: torch.device,
     dtype: torch.dtype,
     output: Output,
@@ -222,7 +220,7 @@ def _note_work(
         )
 
 
-def _rows(results: Sequence[Result], used: str, facts: Row) -> list[Row]:
+def _rows(results: Sequence[PathTiming], used: str, facts: Row) -> list[Row]:
     plain = results[0].ms
     grouped = next((result.launches for result in results if result.path == "grouped"), None)
     rows = []
@@ -255,7 +253,7 @@ def _short(number: float | None, digits: int) -> float | None:
     return int(rounded) if rounded >= 1000 else rounded
 
 
-def _raise_wrong(results: Sequence[Result], dtype: torch.dtype) -> None:
+def _raise_wrong(results: Sequence[PathTiming], dtype: torch.dtype) -> None:
     plain, *others = results
     wrong = [result.path for result in results if result.fault]
     right = [result.path for result in others if not result.fault]

@@ -68,9 +68,9 @@ def _checked(name: str, check: Callable[[], str]) -> Row:
 
 
 def _triton() -> str:
-    from hnetkit.kernels.dispatch import obstacle_of_triton
+    from hnetkit.kernels.gpu import triton_obstacle
 
-    why = obstacle_of_triton()
+    why = triton_obstacle()
     if why is not None:
         raise MissingExtra(f"{why}: plain torch stands in for it", hint='pip install "hnetkit[gpu]"')
     import triton
@@ -119,7 +119,7 @@ def _settings() -> str:
 def _sites() -> str:
     """Where is asked, and whether a token is there; nobody is asked for this."""
     from hnetkit.hub import hub_token
-    from hnetkit.sources.origins import civitai_base, civitai_token
+    from hnetkit.sources.civitai import civitai_base, civitai_token
 
     civitai = "token set" if civitai_token() else "no token"
     try:

@@ -10,7 +10,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hnetkit.sources.pace import RealClock
+    from hnetkit.sources.http import RealClock
 
 
 class Ended(KeyboardInterrupt):
@@ -48,7 +48,7 @@ def stopping_on_signals(clock: RealClock) -> Iterator[None]:
     """Ctrl-C, a polite kill and a closed terminal stop what waits on a clock at its next step; a second one, for a
     site that hangs, ends the process at once. The exit code is the signal's.
     """
-    from hnetkit.sources.pace import Stopped
+    from hnetkit.sources.http import Stopped
 
     came = signal.SIGINT
 

@@ -18,7 +18,7 @@ from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
-    from hnetkit.sources.pages import BadRecord
+    from hnetkit.sources.civitai_models import BadRecord
     from hnetkit.sources.results import FetchResult
     from hnetkit.sources.session import FetchSession
 

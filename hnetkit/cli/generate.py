@@ -13,9 +13,9 @@ from hnetkit.cli.picture_options import network_option, picture_options
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import refuse_existing
-from hnetkit.generate.model import ModelSource, draw_pictures
+from hnetkit.generate.image_files import Picture, is_image_file
+from hnetkit.generate.model import ModelSource, draw_images
 from hnetkit.generate.options import DrawOptions
-from hnetkit.generate.picture_files import Picture, is_picture_file
 
 
 @click.command("generate")
@@ -76,7 +76,7 @@ def generate_command(
     def rows() -> Iterator[Row]:
         """Yields one row for each picture, once it is on disk."""
         with step_progress("Drawing", quiet=output.quiet) as progress:
-            pictures = draw_pictures(
+            pictures = draw_images(
                 model,
                 prompt,
                 DrawOptions(**options),
@@ -96,7 +96,7 @@ def generate_command(
 
 def _require_place(out: str, *, count: int, overwrite: bool) -> None:
     """Raises before anything is drawn, where nothing could be written."""
-    if not is_picture_file(out):
+    if not is_image_file(out):
         return
     if count > 1:
         raise UsageError(f"--out {out} is one file, --count {count} are several", hint="--out FOLDER")

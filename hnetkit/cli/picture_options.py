@@ -33,7 +33,7 @@ _FRACTION = Number(0, 1)
 _OPTIONS: list[Callable[[Any], Any]] = [
     click.option(
         "--model",
-        "place",
+        "model",
         metavar="M",
         help="A diffusers folder, a hub id, or a checkpoint in one file. [default: as set with `hnetkit config`]",
     ),

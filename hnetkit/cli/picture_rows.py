@@ -16,10 +16,10 @@ _FETCHABLE = (8, 10, 12, 64)  # digits of a hash that the site can be asked for
 
 
 def picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None] | None:
-    """Returns what `picture_facts` does, and says how to get the networks that the library does not hold."""
-    from hnetkit.generate.picture_facts import picture_facts
+    """Returns what `image_facts` does, and says how to get the networks that the library does not hold."""
+    from hnetkit.generate.image_settings import image_facts
 
-    found = picture_facts(file)
+    found = image_facts(file)
     for network in found[0]["hypernetworks"] if found else ():
         if not network["in_library"]:
             output.note(f"Hint: {network['name']} is not in the library; {_command(network)}")

@@ -29,12 +29,11 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
       hnetkit export library.jsonl
       hnetkit export - | gzip > library.jsonl.gz
     """
-    from hnetkit.sources.portable import exported
-    from hnetkit.sources.portable_file import export_library
+    from hnetkit.sources.export import export_library, export_records
 
     with open_library() as library:
         if file == "-":
-            for record in exported(library.registry):
+            for record in export_records(library.registry):
                 put_json(record)
             return
         count = export_library(library, file, overwrite=overwrite)
@@ -56,7 +55,7 @@ def import_command(file: str, output: Output) -> None:
       hnetkit import library.jsonl
       zcat library.jsonl.gz | hnetkit import -
     """
-    from hnetkit.sources.portable_file import import_library
+    from hnetkit.sources.export import import_library
 
     if file == "-" and sys.stdin is None:
         raise UsageError("standard input is closed", hint="hnetkit import FILE")

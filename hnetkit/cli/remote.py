@@ -23,9 +23,8 @@ from hnetkit.files import read_regular
 from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
-    from hnetkit.sources.pages import BadRecord
-    from hnetkit.sources.shapes import Model
-    from hnetkit.sources.sync import Plan
+    from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
+    from hnetkit.sources.sync import SyncPlan
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
@@ -233,8 +232,8 @@ def _ids(text: str | None) -> tuple[int, ...]:
     return tuple(dict.fromkeys(map(int, words)))
 
 
-def _model_row(model: Model) -> Row:
-    from hnetkit.sources.plan import model_files
+def _model_row(model: CivitaiModel) -> Row:
+    from hnetkit.sources.sync import model_files
 
     newest = next((version for version in model.versions if version.files), None)
     strengths = [version.strength for version in model.versions if version.strength is not None]
@@ -259,7 +258,7 @@ def _model_row(model: Model) -> Row:
     }
 
 
-def _license(model: Model) -> str | None:
+def _license(model: CivitaiModel) -> str | None:
     """The licence in few words: what one may not do, or sell."""
     said = (model.commercial_use, model.allow_no_credit, model.allow_derivatives)
     if said == (None, None, None):
@@ -270,7 +269,7 @@ def _license(model: Model) -> str | None:
     return ", ".join(words) or "free"
 
 
-def _plan_note(plan: Plan) -> str:
+def _plan_note(plan: SyncPlan) -> str:
     have = sum(item.action == "have" for item in plan.items)
     return (
         f"{counted(len(plan.models), 'model')}, {counted(len(plan.items), 'file')}: {have} here, "

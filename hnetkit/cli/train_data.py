@@ -14,7 +14,7 @@ from hnetkit.cli.progress import step_progress
 from hnetkit.errors import HnetkitError, PartlyFailed, UsageError
 
 if TYPE_CHECKING:
-    from hnetkit.train.preparing.folder import Prepared
+    from hnetkit.train.preparing.folder import PreparedImage
 
 
 @click.command("prepare")
@@ -192,7 +192,7 @@ def review_command(
         raise PartlyFailed(f"{len(seen.unreadable)} of {len(seen.rows)} pictures or their captions cannot be read")
 
 
-def _row(one: Prepared) -> Row:
+def _row(one: PreparedImage) -> Row:
     width, height = one.size
     row: Row = {"path": str(one.path), "source": str(one.source), "width": width, "height": height}
     return {**row, "caption": one.caption}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hnetkit.cli.output import Output, is_terminal
 
 if TYPE_CHECKING:
-    from hnetkit.train.run import Report
+    from hnetkit.train.loop import TrainingReport
 
 _SECONDS_BETWEEN_LINES = 60  # where no terminal shows a bar
 
@@ -41,7 +41,7 @@ def run_progress(output: Output) -> Iterator[dict[str, Any]]:
         begun = False
         bar.show(what, done, total)
 
-    def made(report: Report) -> None:
+    def made(report: TrainingReport) -> None:
         nonlocal begun
         if not begun:
             begun = True
@@ -56,10 +56,10 @@ def run_progress(output: Output) -> Iterator[dict[str, Any]]:
         bar.stop()
 
 
-def _lines(output: Output) -> Callable[[Report], None]:
+def _lines(output: Output) -> Callable[[TrainingReport], None]:
     said = time.monotonic()
 
-    def made(report: Report) -> None:
+    def made(report: TrainingReport) -> None:
         nonlocal said
         if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
             said = time.monotonic()

@@ -12,7 +12,7 @@ from hnetkit.cli.train_options import training_options
 from hnetkit.cli.train_progress import as_one_process, run_progress
 
 if TYPE_CHECKING:
-    from hnetkit.train.loop import Result
+    from hnetkit.train.trainer import TrainingResult
 
 
 @click.command("run")
@@ -58,7 +58,7 @@ def run_command(file: Path | None, resume: bool, asked: dict[str, Any], output: 
         output.rows([_row(result)], columns=["path", "name", "step", "loss"], text=lambda row: str(row["path"]))
 
 
-def _row(result: Result) -> Row:
+def _row(result: TrainingResult) -> Row:
     return {
         "path": str(result.files[0]),
         "name": result.folder.name,

@@ -11,7 +11,7 @@ from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import UsageError
 
 if TYPE_CHECKING:
-    from hnetkit.train.rates import Preset, Rates, Stage
+    from hnetkit.train.schedules import Preset, Rates, RateStage
 
 
 @click.command("schedule")
@@ -44,7 +44,7 @@ def schedule_command(text: str | None, max_steps: int | None, from_step: int, ou
       hnetkit train schedule "cosine:4e-5:cycle=500:warmup=50:min=6e-7" --max-steps 2000
     """
     from hnetkit.train import schedule
-    from hnetkit.train.rates import PRESETS
+    from hnetkit.train.schedules import PRESETS
 
     if text is None:
         if max_steps is not None or from_step:
@@ -72,7 +72,7 @@ def _list(presets: Mapping[str, Preset], output: Output) -> None:
 
 def _lines(rates: Rates, stops: Mapping[str, tuple[int, int]]) -> Callable[[Row], str]:
     """How a stage reads: its steps, counted from 1 as people do, its rate, and the stops in it."""
-    from hnetkit.train.rates import Stage
+    from hnetkit.train.schedules import RateStage
 
     columns = [(_steps(stage.from_step + 1, stage.to_step), _rate(rates, stage)) for stage in rates.stages]
     widths = [max(len(text) for text in texts) + 2 for texts in zip(*columns, strict=True)]
@@ -80,7 +80,7 @@ def _lines(rates: Rates, stops: Mapping[str, tuple[int, int]]) -> Callable[[Row]
         stage: f"{steps:<{widths[0]}}{rate:<{widths[1]}}{_stops(stage, stops)}".rstrip()
         for stage, (steps, rate) in zip(rates.stages, columns, strict=True)
     }
-    return lambda row: lines[Stage(**row)]
+    return lambda row: lines[RateStage(**row)]
 
 
 def _steps(first: int, last: int) -> str:
@@ -89,8 +89,8 @@ def _steps(first: int, last: int) -> str:
     return f"step {first}" if first == last else f"steps {first}-{last}"
 
 
-def _rate(rates: Rates, stage: Stage) -> str:
-    from hnetkit.train.schedule_text import rate_text
+def _rate(rates: Rates, stage: RateStage) -> str:
+    from hnetkit.train.schedules import rate_text
 
     last = rates.rate_at(stage.to_step - 1)
     if stage.to_step <= stage.from_step or last == stage.rate:
@@ -98,7 +98,7 @@ def _rate(rates: Rates, stage: Stage) -> str:
     return f"{rate_text(stage.rate)} at most, {last:.3g} at the end"
 
 
-def _stops(stage: Stage, stops: Mapping[str, tuple[int, int]]) -> str:
+def _stops(stage: RateStage, stops: Mapping[str, tuple[int, int]]) -> str:
     within = (
         (name, max(first, stage.from_step + 1), min(last, stage.to_step)) for name, (first, last) in stops.items()
     )

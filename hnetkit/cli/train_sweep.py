@@ -14,8 +14,7 @@ from hnetkit.cli.train_progress import as_one_process, run_progress
 from hnetkit.errors import PartlyFailed, UsageError
 
 if TYPE_CHECKING:
-    from hnetkit.train.sweep_runs import Varied
-    from hnetkit.train.sweeping import Outcome
+    from hnetkit.train.sweeps import RunOutcome, VariedSetting
 
 
 @click.command("sweep")
@@ -70,29 +69,29 @@ def sweep_command(varied: tuple[str, ...], files: tuple[Path, ...], asked: dict[
         )
 
 
-def _say_failure(outcome: Outcome) -> None:
+def _say_failure(outcome: RunOutcome) -> None:
     if outcome.failure:
         say(f"Error: {outcome.run.label}: {outcome.failure}")
 
 
-def _values(text: str) -> Varied:
+def _values(text: str) -> VariedSetting:
     """Reads one --vary."""
-    from hnetkit.train.sweep_runs import Varied
+    from hnetkit.train.sweeps import VariedSetting
 
     what, equals, rest = text.partition("=")
     what, texts = what.strip().lstrip("-"), [part.strip() for part in rest.split("|")]
     if not equals or not all(texts):
         raise UsageError(f"--vary {text}: a name and its values", hint='--vary "rate=5e-5|5e-6"')
     read = [read_setting(what, part) for part in texts]
-    return Varied(what, read[0][0], [(part, value) for part, (_, value) in zip(texts, read, strict=True)])
+    return VariedSetting(what, read[0][0], [(part, value) for part, (_, value) in zip(texts, read, strict=True)])
 
 
-def _recipes(files: Sequence[Path]) -> Varied:
+def _recipes(files: Sequence[Path]) -> VariedSetting:
     """Returns recipes by the names of their files, or of their folders where they are those of runs."""
-    from hnetkit.train.sweep_runs import WHOLE, Varied
+    from hnetkit.train.sweeps import WHOLE, VariedSetting
 
     names = [file.parent.name if file.stem == "recipe" and file.parent.name else file.stem for file in files]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"two recipes are called {name}", hint="rename one of the files: runs are named by them")
-    return Varied(WHOLE, "", list(zip(names, files, strict=True)))
+    return VariedSetting(WHOLE, "", list(zip(names, files, strict=True)))

@@ -11,7 +11,7 @@ from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
-    from hnetkit.sources.pages import BadRecord
+    from hnetkit.sources.civitai_models import BadRecord
 
 
 @click.command("identify")

@@ -197,7 +197,7 @@ def _wide_sizes(extra: bytes, full: int, packed: int, header: int) -> tuple[int,
     Returns None if the extra fields do not fill their space exactly, or hold anything that readers disagree on.
     """
     values, position = [full, packed, header], 0
-    places = [place for place, value in enumerate(values) if value == _FULL]
+    indices = [index for index, value in enumerate(values) if value == _FULL]
     while position < len(extra):
         if position + 4 > len(extra):
             return None
@@ -206,14 +206,14 @@ def _wide_sizes(extra: bytes, full: int, packed: int, header: int) -> tuple[int,
         if position > len(extra) or tag == _OTHER_NAME:
             return None
         if tag == _WIDE:
-            if size != 8 * len(places):
+            if size != 8 * len(indices):
                 return None
-            for place, value in zip(
-                places, struct.unpack_from(f"<{len(places)}Q", extra, position - size), strict=True
+            for index, value in zip(
+                indices, struct.unpack_from(f"<{len(indices)}Q", extra, position - size), strict=True
             ):
-                values[place] = value
-            places = []
-    return None if places else (values[0], values[1], values[2])
+                values[index] = value
+            indices = []
+    return None if indices else (values[0], values[1], values[2])
 
 
 def _member(file: OpenFile, entry: _DirectoryEntry) -> tuple[ZipMember, int]:

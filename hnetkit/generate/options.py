@@ -1,4 +1,4 @@
-"""How pictures are drawn, as people choose it, and the request that it becomes for a model."""
+"""The options of drawing as a user gives them, checked; and the request that they make for a model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import NotFound, UsageError
-from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, Request, SecondPass, Start, require_size
+from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, InitImage, Request, SecondPass, require_size
 from hnetkit.generate.sampling.samplers import sampler_name
 
 if TYPE_CHECKING:
-    from hnetkit.generate.pipeline import LoadedPipeline
+    from hnetkit.generate.loading.pipeline import LoadedPipeline
     from hnetkit.prompts.tags import TaggedPrompt
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -23,38 +23,39 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "masked_content": ("original", "noise", "nothing"),
     "hires_upscaler": UPSCALERS,
 }
-"""Option -> what it can be."""
+"""Option -> its choices."""
 
 
 @dataclass(frozen=True, slots=True)
 class DrawOptions:
-    """How pictures are drawn; None leaves the choice to a picture that is drawn again, else to the model.
+    """The options of drawing; None takes the value of an image that is drawn again, else the model's default.
 
     Attributes:
         negative_prompt: what to steer away from.
-        steps: of sampling, 1 to 1000.
-        cfg_scale: how closely to follow the prompt, from 1 on.
+        steps: sampling steps, 1 to 1000.
+        cfg_scale: how closely to follow the prompt, 1 or more.
         width, height: pixels, multiples of 8.
         sampler: one of `hnetkit.generate.sampling.samplers.SAMPLERS`, in any case.
-        rng: where noise comes from: torch's generator for CPUs (``"cpu"``), or CUDA's in software (``"nv"``).
+        rng: source of noise: torch's generator for CPUs (``"cpu"``), or CUDA's in software (``"nv"``).
         clip_skip: 2 leaves out the last layer of SD 1's text encoder.
-        emphasis: what weights do: ``"original"``, ``"no-norm"``, ``"ignore"``; ``"none"`` reads brackets as text.
+        emphasis: what weights in a prompt do: ``"original"``, ``"no-norm"``, ``"ignore"``, or ``"none"``, which reads
+            brackets as text.
         eta_seed_delta: A1111's eta noise seed delta (ENSD).
-        variation_seed, variation_strength: noise to blend in, and how much of it, 0 to 1.
-        image: a file to draw over (image-to-image).
+        variation_seed, variation_strength: seed of the variation noise, and how much of it to blend in, 0 to 1.
+        image: file of the image to start from (image-to-image).
         denoising: how strongly to repaint `image`, or the first pass in the second: 0 keeps it, 1 ignores it.
-        mask: a file that is white where `image` is drawn anew (inpainting).
-        mask_blur: pixels by which the mask is softened.
+        mask: file of an image that is white where `image` is repainted (inpainting).
+        mask_blur: radius in pixels that softens the mask's edge.
         masked_content: what lies under the mask at first: ``"original"``, ``"noise"`` or ``"nothing"``.
-        invert_mask: draw where the mask is black.
-        hires_scale, hires_size: draw in two passes: so many times as large, or to this (width, height).
-        hires_steps: of the second pass; 0 is as many as in the first.
-        hires_upscaler: what enlarges: one of `hnetkit.generate.request.UPSCALERS`.
-        hires_prompt, hires_negative_prompt: of the second pass, with tags of its own.
+        invert_mask: repaint where the mask is black.
+        hires_scale, hires_size: draw in two passes: this many times as large, or at this (width, height).
+        hires_steps: sampling steps of the second pass; 0 takes those of the first.
+        hires_upscaler: one of `hnetkit.generate.request.UPSCALERS`.
+        hires_prompt, hires_negative_prompt: prompts of the second pass, with its own tags.
 
     Raises:
-        UsageError: what cannot be meant.
-        NotFound: a picture to begin with is not there.
+        UsageError: a value is out of its range, or options contradict each other.
+        NotFound: `image` or `mask` is not there.
     """
 
     negative_prompt: str | None = None
@@ -83,9 +84,9 @@ class DrawOptions:
     hires_negative_prompt: str | None = None
 
     def __post_init__(self) -> None:
-        for name, settle in _SETTLED.items():
+        for name, check in _CHECKS.items():
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, settle(name, value))
+                object.__setattr__(self, name, check(name, value))
         if self.mask is not None and self.image is None:
             raise UsageError("--mask needs the picture that it lies on", hint="--image FILE --mask FILE")
         for path in (self.image, self.mask):
@@ -100,17 +101,17 @@ class DrawOptions:
     def has_second_pass(self) -> bool:
         return self.hires_scale is not None or self.hires_size is not None
 
-    def filled(self, found: Mapping[str, Any]) -> DrawOptions:
-        """Returns what was chosen, with values of `found` where nobody chose."""
+    def fill_from(self, recorded: Mapping[str, Any]) -> DrawOptions:
+        """Returns these options, with the values of `recorded` where they are None."""
         unset = {field.name for field in fields(self) if getattr(self, field.name) is None}
-        return replace(self, **{name: value for name, value in found.items() if name in unset})
+        return replace(self, **{name: value for name, value in recorded.items() if name in unset})
 
     def request(self, model: LoadedPipeline, prompt: str, seed: int, hires: TaggedPrompt | None = None) -> Request:
-        """Returns the request for one picture, without stacks; the model's defaults fill the gaps.
+        """Returns the request for one image, without stacks. The model's defaults replace what is None.
 
         Args:
             prompt: without tags.
-            hires: the second pass's prompt, where it has one of its own.
+            hires: the prompt of the second pass, if it has its own.
 
         Raises:
             UsageError: as `Request`.
@@ -129,17 +130,17 @@ class DrawOptions:
             eta_seed_delta=self.eta_seed_delta or 0,
             variation_seed=self.variation_seed or 0,
             variation_strength=self.variation_strength or 0.0,
-            rng=self.rng or "cpu",  # type: ignore[arg-type]  # one of its names
+            rng=self.rng or "cpu",  # type: ignore[arg-type]  # checked: one of its choices
             emphasis=self.emphasis or "original",  # type: ignore[arg-type]  # as above
-            start=self._start,
+            init_image=self._init_image,
         )
         return replace(base, second=self._second_pass(base, hires)) if self.has_second_pass else base
 
     @property
-    def _start(self) -> Start | None:
+    def _init_image(self) -> InitImage | None:
         if self.image is None:
             return None
-        return Start(
+        return InitImage(
             Path(self.image),
             denoising=0.75 if self.denoising is None else self.denoising,
             mask=None if self.mask is None else Path(self.mask),
@@ -166,31 +167,31 @@ class DrawOptions:
 
 
 def _whole(lowest: int, highest: int) -> Callable[[str, Any], int]:
-    def settle(name: str, value: Any) -> int:
+    def check(name: str, value: Any) -> int:
         if type(value) is not int or not lowest <= value <= highest:
             raise UsageError(f"{name}: {value} is no whole number from {lowest} to {highest}")
         return value
 
-    return settle
+    return check
 
 
 def _real(lowest: float, highest: float = math.inf) -> Callable[[str, Any], float]:
-    def settle(name: str, value: Any) -> float:
+    def check(name: str, value: Any) -> float:
         if type(value) not in (int, float) or not lowest <= value <= highest or not math.isfinite(value):
             span = f"from {lowest} on" if highest == math.inf else f"from {lowest} to {highest}"
             raise UsageError(f"{name}: {value} is no number {span}")
         return float(value)
 
-    return settle
+    return check
 
 
 def _one_of(*names: str) -> Callable[[str, Any], str]:
-    def settle(name: str, value: Any) -> str:
+    def check(name: str, value: Any) -> str:
         if value not in names:
             raise UsageError(f"{name}: {value} is none of {', '.join(names)}")
         return str(value)
 
-    return settle
+    return check
 
 
 def _text(name: str, value: Any) -> str:
@@ -211,31 +212,38 @@ def _size(name: str, value: Any) -> tuple[int, int]:
     return _pixels(name, value[0]), _pixels(name, value[1])
 
 
-def _picture(name: str, value: Any) -> Path:
+def _path(name: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike):
         raise UsageError(f"{name}: {value!r} is no path of a picture")
     return Path(value)
 
 
-_SETTLED: Mapping[str, Callable[[str, Any], object]] = {
-    **dict.fromkeys(("negative_prompt", "hires_prompt", "hires_negative_prompt"), _text),
-    **dict.fromkeys(("width", "height"), _pixels),
-    **dict.fromkeys(("image", "mask"), _picture),
-    **{name: _one_of(*names) for name, names in NAMES.items()},
+_CHECKS: Mapping[str, Callable[[str, Any], object]] = {
+    "negative_prompt": _text,
     "steps": _whole(1, MOST_STEPS),
     "cfg_scale": _real(1),
+    "width": _pixels,
+    "height": _pixels,
     "sampler": lambda name, value: sampler_name(_text(name, value)),
+    "rng": _one_of(*NAMES["rng"]),
     "clip_skip": _whole(1, 12),
+    "emphasis": _one_of(*NAMES["emphasis"]),
     "eta_seed_delta": _whole(-LARGEST_SEED, LARGEST_SEED),
     "variation_seed": _whole(0, LARGEST_SEED),
     "variation_strength": _real(0, 1),
+    "image": _path,
     "denoising": _real(0, 1),
+    "mask": _path,
     "mask_blur": _real(0),
+    "masked_content": _one_of(*NAMES["masked_content"]),
     "hires_scale": _real(1, 8),
     "hires_size": _size,
     "hires_steps": _whole(0, MOST_STEPS),
+    "hires_upscaler": _one_of(*NAMES["hires_upscaler"]),
+    "hires_prompt": _text,
+    "hires_negative_prompt": _text,
 }
-"""Option -> what brings a value of it into the form that it has here, or refuses it."""
+"""Option -> the function that returns a checked value, in the type that it has here; raises UsageError."""
 
 
 def _scaled(pixels: int, scale: float | None) -> int:

@@ -1,4 +1,4 @@
-"""What to draw: every number that a picture depends on."""
+"""A request to draw: every number and text that an image depends on, and the limits on them."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ LARGEST_SEED = 2**63 - 1
 UPSCALERS = ("Latent", "Lanczos", "Nearest")
 
 LARGEST_SIDE = 16_384
-"""Pixels that a picture may be wide or high."""
+"""Pixels of the longest side of an image."""
 
 MOST_PIXELS = 1 << 26
-"""Of a picture: 8192 x 8192."""
+"""Pixels of an image: 8192 x 8192."""
 
 MOST_STEPS = 1000
-"""Of sampling: models know no more."""
+"""Sampling steps: models are trained on this many time steps."""
 
 MOST_PARTS = 100
-"""Prompts that are joined by ``AND``: each is a call of the UNet more, at every step."""
+"""Prompts joined by ``AND``: each adds a call of the UNet at every step."""
 
-Stack: TypeAlias = "tuple[tuple[str, float | Strength], ...]"
-"""(name on the pipeline, strength) in stacking order; 0 is as good as absent, to the bit."""
+NamedStrengths: TypeAlias = "tuple[tuple[str, float | Strength], ...]"
+"""(name on the pipeline, strength) in stacking order. Strength 0 gives the same bits as no network."""
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """The picture that image-to-image begins with, and what of it is drawn anew.
+class InitImage:
+    """The image that image-to-image begins with, and which part of it is repainted.
 
     Attributes:
-        image: its file; it is brought to the size that is asked for.
-        denoising: how much is drawn anew, 0 to 1.
-        mask: a picture that is white where is drawn anew; None: everywhere.
+        image: its file; it is resized to the size that is drawn.
+        denoising: how strongly it is repainted, 0 to 1.
+        mask: an image that is white where to repaint; None repaints everything.
         mask_blur: radius in pixels that softens the mask's edge.
-        inverted: the mask is black where is drawn anew.
+        inverted: the mask is black where to repaint.
         content: what lies under the mask at first.
     """
 
@@ -56,16 +56,16 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class SecondPass:
-    """A pass over the enlarged picture of the first: A1111's hires fix.
+    """A pass over the enlarged image of the first pass: A1111's hires fix.
 
     Attributes:
         width, height: pixels of the result.
-        steps: of sampling, as for a whole picture; `denoising` decides how many of them are made.
-        denoising: how much is drawn anew, 0 to 1.
+        steps: sampling steps of a whole image; `denoising` decides how many of them are made.
+        denoising: how strongly the first pass is repainted, 0 to 1.
         upscaler: one of `UPSCALERS`; ``Latent`` enlarges before the autoencoder, the others after it.
-        prompt, negative_prompt: without tags; as in the first pass where they are the same.
+        prompt, negative_prompt: without tags; the first pass's unless this pass has its own.
         stack: of this pass.
-        written: the prompt as it is stored, with tags; empty where it is the first pass's.
+        written: the prompt as it is stored, with tags; empty if it is the first pass's.
     """
 
     width: int
@@ -75,7 +75,7 @@ class SecondPass:
     upscaler: str
     prompt: str
     negative_prompt: str
-    stack: Stack = ()
+    stack: NamedStrengths = ()
     written: str = ""
 
     def __post_init__(self) -> None:
@@ -91,25 +91,25 @@ class Request:
 
     Attributes:
         prompt: in A1111's language of weights and schedules, without tags.
-        seed: of the first picture, 0 to `LARGEST_SEED`; each further one counts up by one.
+        seed: of the first image, 0 to `LARGEST_SEED`; each further image has the next seed.
         width, height: pixels, multiples of 8.
         sampler: one of `hnetkit.generate.sampling.samplers.SAMPLERS`.
         negative_prompt: what to steer away from; empty for nothing.
-        count: how many pictures.
-        batch_size: how many of them are sampled together. Sums round differently in another batch, so that pictures
+        count: number of images.
+        batch_size: how many of them are sampled together. Sums round differently in another batch, so images may
             differ in the last bits.
-        stack: in the (first) pass.
-        rng: where noise comes from: torch's generator for the CPU, or that of CUDA (``nv``), computed in software.
-        variation_seed, variation_strength: mix the first noise with that of another seed, 0 to 1; of several
-            pictures, each further one counts up too.
-        eta_seed_delta: A1111's ENSD: added to the seed for what samplers draw as they go.
+        stack: of the first pass.
+        rng: source of noise: torch's generator for the CPU, or CUDA's (``nv``), computed in software.
+        variation_seed, variation_strength: mix the first noise with that of another seed, 0 to 1; each further image
+            has the next variation seed.
+        eta_seed_delta: A1111's ENSD: added to the seed of the noise that samplers add at each step.
         clip_skip: 1 takes the text encoder's last layer, 2 the one before.
-        emphasis: what weights in the prompt do: `hnetkit.generate.sampling.encoding.TextEncoder`.
-        start: a picture to begin with.
+        emphasis: what weights in the prompt do; see `hnetkit.generate.sampling.encoding.TextEncoder`.
+        init_image: where image-to-image begins.
         second: a second pass.
 
     Raises:
-        UsageError: a number that cannot be meant, or a prompt that is not text.
+        UsageError: a number is out of its range, or a prompt is not text.
     """
 
     prompt: str
@@ -122,14 +122,14 @@ class Request:
     negative_prompt: str = ""
     count: int = 1
     batch_size: int = 1
-    stack: Stack = ()
+    stack: NamedStrengths = ()
     rng: Literal["cpu", "nv"] = "cpu"
     variation_seed: int = 0
     variation_strength: float = 0.0
     eta_seed_delta: int = 0
     clip_skip: int = 1
     emphasis: Literal["original", "no-norm", "ignore", "none"] = "original"
-    start: Start | None = None
+    init_image: InitImage | None = None
     second: SecondPass | None = None
 
     def __post_init__(self) -> None:
@@ -146,7 +146,7 @@ class Request:
 
     @property
     def seeds(self) -> range:
-        """Of the pictures, in order."""
+        """The seeds of the images, in order."""
         return range(self.seed, self.seed + self.count)
 
 
@@ -156,12 +156,12 @@ def random_seed() -> int:
 
 
 def is_size(pixels: object) -> bool:
-    """Whether a picture can be so wide or high: the autoencoder works on squares of 8 pixels."""
+    """Whether an image can have a side of this length: the autoencoder works on squares of 8 pixels."""
     return type(pixels) is int and 0 < pixels <= LARGEST_SIDE and pixels % 8 == 0
 
 
 def require_size(pixels: int) -> int:
-    """Returns `pixels`; raises UsageError, with the nearest size, where a picture cannot be so wide or high."""
+    """Returns `pixels`; raises UsageError, with the nearest length, if no image can have a side of this length."""
     if not is_size(pixels):
         nearest = round(max(8, min(pixels, LARGEST_SIDE)) / 8) * 8
         raise UsageError(
@@ -172,7 +172,7 @@ def require_size(pixels: int) -> int:
 
 
 def has_room(width: int, height: int) -> bool:
-    """Whether a picture can be so large."""
+    """Whether an image can have this size."""
     return is_size(width) and is_size(height) and width * height <= MOST_PIXELS
 
 
@@ -189,7 +189,7 @@ def _require_steps(steps: int) -> None:
 
 
 def require_prompt(prompt: str, steps: int) -> None:
-    """Raises UsageError where a prompt is no text, or asks for more than can be drawn in so many steps."""
+    """Raises UsageError if a prompt is not text, or has more parts or changes than so many steps can draw."""
     require_text(prompt)
     parts = [part for part, _ in split_and(prompt)]
     if len(parts) > MOST_PARTS:

@@ -1,4 +1,4 @@
-"""A model with networks, LoRAs and textual inversions on it, while pictures are drawn with them."""
+"""A model with networks, LoRAs and textual inversions attached while images are drawn with them."""
 
 from __future__ import annotations
 
@@ -10,61 +10,65 @@ from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import HnetkitError, failure_of
-from hnetkit.generate.loading.embeddings import embeddings_loaded, is_named
-from hnetkit.generate.loras import Lora, put_on_loras
-from hnetkit.generate.networks import Network, StackedPrompt, put_on_one
-from hnetkit.generate.pipeline import LoadedPipeline
-from hnetkit.generate.request import Request, Stack
-from hnetkit.generate.resolved import Note, ResolvedPrompts, untold
-from hnetkit.runtime.attach import applied, get_active_hypernetworks, set_hypernetworks, unload_hypernetworks
+from hnetkit.generate.loading.extra_networks import Lora, attach_loras, embeddings_loaded, is_named
+from hnetkit.generate.loading.pipeline import LoadedPipeline
+from hnetkit.generate.prompt_networks import (
+    Note,
+    ResolvedNetwork,
+    ResolvedPrompts,
+    StackedPrompt,
+    attach_network,
+    ignore_note,
+)
+from hnetkit.generate.request import NamedStrengths, Request
+from hnetkit.runtime.adapters import applied, get_active_hypernetworks, set_hypernetworks, unload_hypernetworks
 
-_Slot = tuple[str, int]
-"""A network in a stack: its content hash, and how often it was before in the stack."""
+_StackKey = tuple[str, int]
+"""A network in a stack: its content hash, and how many times it came before in the stack."""
 
 
 class DrawSession:
-    """A model with all that its pictures need on it. `close`, or the end of a ``with`` block, takes it off again.
+    """A model with all that its images need attached. `close`, or the end of a ``with`` block, detaches it again.
 
-    All networks are loaded at once: a picture that differs in its stack then changes nothing but numbers on the UNet.
+    All networks are loaded at the start, so an image with another stack changes nothing but numbers on the UNet.
 
     Args:
-        model: that draws.
-        stacks: every stack that it will draw with.
+        stacks: every stack that will be drawn with.
         embeddings: files of textual inversions.
-        note: told which LoRAs belong on the model only in part.
+        note: called when a LoRA fits the model only in part.
     """
 
     def __init__(
         self,
         model: LoadedPipeline,
-        stacks: Iterable[Sequence[Network]],
+        stacks: Iterable[Sequence[ResolvedNetwork]],
         *,
         embeddings: Sequence[Path] = (),
-        note: Note = untold,
+        note: Note = ignore_note,
     ) -> None:
         self.model = model
         self._note = note
         self._loras: tuple[Lora, ...] = ()
-        self._names: dict[_Slot, str] = {}
-        self._failures: dict[_Slot, HnetkitError] = {}
+        self._names: dict[_StackKey, str] = {}
+        self._failures: dict[_StackKey, HnetkitError] = {}
         self._unusable: dict[Path, HnetkitError] = {}  # textual inversions
         with ExitStack() as undo:
-            own = get_active_hypernetworks(model.pipe)
+            already_active = get_active_hypernetworks(model.pipe)
             undo.enter_context(applied(model.pipe, {}))
             if embeddings:
                 undo.callback(model.forget_texts)
                 undo.enter_context(embeddings_loaded(model.pipe, embeddings, self._unusable.__setitem__))
                 model.forget_texts()
             undo.callback(self._unload)
-            for slot, network in {slot: network for stack in stacks for slot, network in _slots(stack)}.items():
+            for key, network in {key: network for stack in stacks for key, network in _keyed(stack)}.items():
                 try:
-                    self._names[slot] = put_on_one(model.pipe, network, [*own, *self._names.values()])
+                    self._names[key] = attach_network(model.pipe, network, [*already_active, *self._names.values()])
                 except Exception as error:
-                    self._failures[slot] = failure_of(error, network.name)
+                    self._failures[key] = failure_of(error, network.name)
             self._undo = undo.pop_all()
 
     def close(self) -> None:
-        """Makes the pipeline what it was."""
+        """Restores the pipeline as it was before."""
         self._undo.close()
 
     def __enter__(self) -> DrawSession:
@@ -73,17 +77,17 @@ class DrawSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    def prepared(self, request: Request, prompts: ResolvedPrompts) -> Request:
-        """Returns a request with the stacks of its prompts, and has their LoRAs on the model.
+    def prepare(self, request: Request, prompts: ResolvedPrompts) -> Request:
+        """Attaches the LoRAs of prompts, activates their stack, and returns the request with its stacks.
 
-        The stack stays in effect until the next request: one that differs in strengths alone then changes nothing else.
+        The stack stays active until the next request; one that differs in strengths alone changes nothing else.
 
         Raises:
-            IncompatibleNetwork, AttachError, FileRefused: what is wrong with one of the networks.
-            ModelNotUsable, FileChanged: what is wrong with a LoRA, or with a textual inversion that it names.
+            IncompatibleNetwork, AttachError, FileRefused: one of the networks cannot be used.
+            ModelNotUsable, FileChanged: a LoRA, or a textual inversion that the prompts name, cannot be used.
         """
         self._require_usable(request)
-        self._put_on_loras(prompts.loras)
+        self._attach_loras(prompts.loras)
         stack = self._stack(prompts.first)
         set_hypernetworks(self.model.pipe, [name for name, _ in stack], [strength for _, strength in stack])
         if request.second is None:
@@ -92,7 +96,7 @@ class DrawSession:
         return replace(request, stack=stack, second=replace(request.second, stack=second))
 
     def _require_usable(self, request: Request) -> None:
-        """Raises why a textual inversion that the request's prompts name cannot be used."""
+        """Raises the error of a textual inversion that the request's prompts name and that cannot be used."""
         texts = [request.prompt, request.negative_prompt]
         if request.second is not None:
             texts += [request.second.prompt, request.second.negative_prompt]
@@ -100,25 +104,25 @@ class DrawSession:
             if any(is_named(path, text) for text in texts):
                 raise failure
 
-    def _stack(self, prompt: StackedPrompt) -> Stack:
-        slots = [slot for slot, _ in _slots(prompt.networks)]
-        for slot in slots:
-            if slot in self._failures:
-                raise self._failures[slot]
-        return tuple(zip([self._names[slot] for slot in slots], prompt.strengths, strict=True))
+    def _stack(self, prompt: StackedPrompt) -> NamedStrengths:
+        keys = [key for key, _ in _keyed(prompt.networks)]
+        for key in keys:
+            if key in self._failures:
+                raise self._failures[key]
+        return tuple(zip([self._names[key] for key in keys], prompt.strengths, strict=True))
 
-    def _put_on_loras(self, loras: tuple[Lora, ...]) -> None:
+    def _attach_loras(self, loras: tuple[Lora, ...]) -> None:
         if loras == self._loras:
             return
-        self._take_off_loras()
+        self._detach_loras()
         try:
-            put_on_loras(self.model.pipe, loras, self._note)
+            attach_loras(self.model.pipe, loras, self._note)
         except BaseException:
-            self._take_off_loras(anyway=True)  # those before the one that failed
+            self._detach_loras(anyway=True)  # those before the one that failed
             raise
         self._loras = loras
 
-    def _take_off_loras(self, *, anyway: bool = False) -> None:
+    def _detach_loras(self, *, anyway: bool = False) -> None:
         if self._loras or anyway:
             self.model.pipe.unload_lora_weights()
         self._loras = ()
@@ -126,14 +130,14 @@ class DrawSession:
 
     def _unload(self) -> None:
         if self._loras:
-            self._take_off_loras()
+            self._detach_loras()
         if self._names:
-            with warnings.catch_warnings():  # of compiled code that is dropped: nothing is drawn with it any more
+            with warnings.catch_warnings():  # compiled code is dropped, and nothing more is drawn with it
                 warnings.filterwarnings("ignore", message="hnetkit dropped the compiled code")
                 unload_hypernetworks(self.model.pipe, list(self._names.values()))
 
 
-def _slots(networks: Sequence[Network]) -> list[tuple[_Slot, Network]]:
-    """A stack may hold a network twice: it is then on the pipeline twice."""
+def _keyed(networks: Sequence[ResolvedNetwork]) -> list[tuple[_StackKey, ResolvedNetwork]]:
+    """Returns each network with its key. A network that is twice in a stack is loaded onto the pipeline twice."""
     contents = [network.network.content_hash for network in networks]
-    return [((content, contents[:at].count(content)), networks[at]) for at, content in enumerate(contents)]
+    return [((content, contents[:index].count(content)), networks[index]) for index, content in enumerate(contents)]

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 Row = dict[str, Any]
-_OF_A_FILE = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
+_FILE_COLUMNS = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,7 +339,7 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
         "trained_on": _trained_on(row),
         "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
         "present": present,
-        "files": [{key: file[key] for key in _OF_A_FILE} for file in files],
+        "files": [{key: file[key] for key in _FILE_COLUMNS} for file in files],
     }
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from hnetkit.prompts.tags import excerpt, split_tags
 
 MOST_MENTIONED = 100
-"""Networks of one image that are read; nobody stacks so many."""
+"""Networks of one image that are read; real stacks are far smaller."""
 
 _MOST_WARNINGS = 100
 

@@ -1,30 +1,36 @@
-"""Each way to apply a stack, side by side on this machine: right first, then how long one call of a UNet takes."""
+"""Benchmark of each way to apply a stack on this machine: is it right, and how long does one call of a UNet take?
+
+The UNets are known by their attention layers alone: no model is loaded.
+"""
 
 from __future__ import annotations
 
-import difflib
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hnetkit.errors import KernelUnavailable, UsageError
+from hnetkit.errors import IncompatibleNetwork, KernelUnavailable, UsageError, did_you_mean
 from hnetkit.kernels import reference
 from hnetkit.kernels.activations import activate
-from hnetkit.kernels.dispatch import FORCED, KERNELS, PATHS, obstacle_of_triton, path_on
-from hnetkit.kernels.mlp import NORM_EPSILON, MLPWeights
-from hnetkit.kernels.prepared import Prepared, pack_pair
-from hnetkit.runtime.models import Item, Layers
-from hnetkit.runtime.weights import materialise
+from hnetkit.kernels.dispatch import FORCED, KERNELS, PATHS, path_on
+from hnetkit.kernels.executor import StackExecutor, pack_pair
+from hnetkit.kernels.gpu import triton_obstacle
+from hnetkit.kernels.weights import NORM_EPSILON, MLPWeights
+from hnetkit.network import BaseModel, Hypernetwork
+from hnetkit.runtime.layers import BASE_MODEL_NAME, TEXT_WIDTH
+from hnetkit.runtime.stack import read_mlp
+from hnetkit.runtime.strength import Kind
 
 AS_A1111 = "as A1111"
 """The plain way that the others are held against: every network anew in every layer, all rounded to the dtype."""
 
+TEXT_TOKENS = 77
 MOST_ROUNDS = 200
 _CHECKED_ROWS = 64
 _ROUNDING: Mapping[torch.dtype, float] = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
@@ -36,14 +42,137 @@ Contexts: TypeAlias = tuple[Tensor, Tensor]
 Apply: TypeAlias = Callable[[Tensor], Contexts]
 
 
+BenchItem: TypeAlias = tuple[str, Hypernetwork, float]
+"""A network's name, the network, and its strength."""
+
+
+class BenchLayers(NamedTuple):
+    """Attention layers of a UNet with contexts of one shape, ``[rows, width]``, and how many there are."""
+
+    width: int
+    kind: Kind
+    rows: int
+    number: int
+
+
+class SelfAttentionLevel(NamedTuple):
+    """Self-attention layers of one width, after so many halvings of the latents."""
+
+    width: int
+    halvings: int
+    number: int
+
+
+class UNetShape(NamedTuple):
+    """A UNet by its attention layers.
+
+    Attributes:
+        base: the model that it is of.
+        size: side of its images in pixels.
+        levels: its self-attention layers.
+        text_layers: number of its cross-attention layers.
+    """
+
+    base: BaseModel
+    size: int
+    levels: tuple[SelfAttentionLevel, ...]
+    text_layers: int
+
+    @property
+    def name(self) -> str:
+        return BASE_MODEL_NAME[self.base]
+
+    @property
+    def text_width(self) -> int:
+        return TEXT_WIDTH[self.base]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(sorted({*(level.width for level in self.levels), self.text_width}))
+
+    def layers(self, width: int, height: int, batch: int) -> list[BenchLayers]:
+        """Returns the layers for `batch` images of ``width x height`` pixels in one call."""
+        layers = []
+        for level in self.levels:
+            rows, columns = height // 8, width // 8
+            for _ in range(level.halvings):
+                rows, columns = (rows + 1) // 2, (columns + 1) // 2
+            layers.append(BenchLayers(level.width, "self", batch * rows * columns, level.number))
+        return [*layers, BenchLayers(self.text_width, "cross", batch * TEXT_TOKENS, self.text_layers)]
+
+
+_SD_LEVELS = (
+    SelfAttentionLevel(320, 0, 5),
+    SelfAttentionLevel(640, 1, 5),
+    SelfAttentionLevel(1280, 2, 5),
+    SelfAttentionLevel(1280, 3, 1),
+)
+UNETS: Mapping[BaseModel, UNetShape] = {
+    "sd1": UNetShape("sd1", 512, _SD_LEVELS, 16),
+    "sd2": UNetShape("sd2", 768, _SD_LEVELS, 16),
+    "sdxl": UNetShape("sdxl", 1024, (SelfAttentionLevel(640, 1, 10), SelfAttentionLevel(1280, 2, 60)), 70),
+}
+
+
+def base_of(items: Sequence[BenchItem]) -> BaseModel:
+    """Returns the base model that networks are made for, SD 1 where they do not show it.
+
+    Raises:
+        IncompatibleNetwork: they are made for several, or for one that is not in `UNETS`.
+    """
+    for base in UNETS:
+        if all(base in _bases(network) for _, network, _ in items):
+            return base
+    if len(items) == 1:
+        require_unet(items, "sd1")
+    made_for = {_made_for(network): f"{name} for {_made_for(network)}" for name, network, _ in items}
+    raise IncompatibleNetwork(
+        f"no model takes all of them: {', '.join(made_for.values())}", hint="measure them one by one"
+    )
+
+
+def require_unet(items: Iterable[BenchItem], base: BaseModel) -> UNetShape:
+    """Returns the UNet of a base model.
+
+    Raises:
+        IncompatibleNetwork: a network is made for another, or has none of its widths.
+    """
+    unet = UNETS[base]
+    for name, network, _ in items:
+        bases = _bases(network)
+        if base not in bases:
+            hint = f"--base {' or '.join(bases)}" if bases else f"bench knows {', '.join(UNETS)}"
+            raise IncompatibleNetwork(f"{name} is made for {_made_for(network)}, not for {unet.name}", hint=hint)
+        if not set(network.widths) & set(unet.widths):
+            fitting = [other for other in bases if set(network.widths) & set(UNETS[other].widths)]
+            raise IncompatibleNetwork(
+                f"{name} reaches no layer: its widths are {', '.join(map(str, network.widths))}, "
+                f"those of {unet.name} are {', '.join(map(str, unet.widths))}",
+                hint=f"--base {fitting[0]}" if fitting else f"no model that bench knows ({', '.join(UNETS)}) has them",
+            )
+    return unet
+
+
+def _bases(network: Hypernetwork) -> tuple[BaseModel, ...]:
+    """Returns the base models of `UNETS` that a network may be made for."""
+    base = network.base_model
+    several: Mapping[BaseModel, tuple[BaseModel, ...]] = {"unknown": tuple(UNETS), "sd1-or-sd2": ("sd1", "sd2")}
+    return several.get(base, (base,) if base in UNETS else ())
+
+
+def _made_for(network: Hypernetwork) -> str:
+    """Returns the name of the base models that a network may be made for."""
+    return BASE_MODEL_NAME.get(network.base_model, "any model")
+
+
 @dataclass
-class Result:
-    """What became of one path.
+class PathTiming:
+    """What was measured of one path.
 
     Attributes:
         path: one of `hnetkit.kernels.dispatch.PATHS`, or `AS_A1111`.
-        error: of what the networks add, relative to it: the largest over all kinds of layers, K and V; None where
-            it gave no numbers.
+        error: of what the networks add, relative to it: the largest over all layers, K and V; None where it gave no
+            numbers.
         launches: of kernels in one UNet call; None for plain torch.
         fault: what is wrong with it; then it was not timed.
         times: of one UNet call, in ms, one for each round.
@@ -67,90 +196,92 @@ class Result:
         return (times[tenth], times[-1 - tenth]) if len(times) > 1 else None
 
 
-def runnable(asked: Sequence[str], device: torch.device, dtype: torch.dtype) -> tuple[list[str], dict[str, str]]:
+def runnable_paths(
+    requested: Sequence[str], device: torch.device, dtype: torch.dtype
+) -> tuple[list[str], dict[str, str]]:
     """Returns the paths to measure, and by name why others are left out.
 
     Args:
-        asked: names of paths; none for all that can run.
+        requested: names of paths; none for all that can run.
         device, dtype: where the work would be done, and in what.
 
     Raises:
         UsageError: there is no such path.
-        KernelUnavailable: a path that was asked for cannot be measured here.
+        KernelUnavailable: a path that was requested cannot be measured here.
     """
-    for path in asked:
+    for path in requested:
         if path not in (*PATHS, *FORCED[1:]):
-            near = difflib.get_close_matches(path, PATHS, n=1)
-            hint = f"--path {near[0]}" if near else f"paths are {', '.join(PATHS)}"
+            near = did_you_mean(path, PATHS)
+            hint = f"--path {near}" if near else f"paths are {', '.join(PATHS)}"
             raise UsageError(f"--path {path}: no such path", hint=hint)
         reason = _obstacle(path, device, dtype)
         if reason:
             raise KernelUnavailable(f"--path {path}: {reason}", hint="without --path, all that can run are measured")
-    left_out = {path: reason for path in PATHS if not asked and (reason := _obstacle(path, device, dtype))}
-    return [path for path in PATHS if path in (asked or PATHS) and path not in left_out], left_out
+    left_out = {path: reason for path in PATHS if not requested and (reason := _obstacle(path, device, dtype))}
+    return [path for path in PATHS if path in (requested or PATHS) and path not in left_out], left_out
 
 
 def measure(
-    items: Sequence[Item],
-    layers: Sequence[Layers],
+    items: Sequence[BenchItem],
+    layers: Sequence[BenchLayers],
     paths: Sequence[str],
     *,
     device: torch.device,
     dtype: torch.dtype,
     seconds: float,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Result]:
+) -> list[PathTiming]:
     """Measures `AS_A1111` and `paths`, one application for each kind of layer, all paths in turn in every round.
 
     Args:
         items: the stack, in order.
         layers: what a UNet call applies it to; those whose width no network has are left out.
-        paths: of `runnable`.
+        paths: of `runnable_paths`.
         device, dtype: where the work is done, and what its contexts and weights are.
-        seconds: no round is begun that would not end within them; the first always is.
+        seconds: no round begins that would not end within them, except the first.
         progress: called with the seconds that have passed and `seconds`.
 
     Returns:
         A result for each path, `AS_A1111` first.
     """
     started = time.monotonic()
-    results = [Result(path) for path in (AS_A1111, *paths)]
+    results = [PathTiming(path) for path in (AS_A1111, *paths)]
     with torch.no_grad():
-        kinds = _kinds(items, layers, paths, device, dtype)
-        for kind in kinds:
+        benches = _layer_benches(items, layers, paths, device, dtype)
+        for bench in benches:
             progress(int(time.monotonic() - started), int(seconds))
-            kind.check(results)
+            bench.check(results)
         right = [result for result in results if result.fault is None]
         longest = 0.0
         for number in range(MOST_ROUNDS if right else 0):
             before = time.monotonic()
             if number and before - started + longest > seconds:
                 break
-            first = number % len(right)
+            first = number % len(right)  # another path begins each round: the machine warms up or slows down for all
             for result in (*right[first:], *right[:first]):
                 progress(int(time.monotonic() - started), int(seconds))
-                result.times.append(sum(kind.milliseconds(result.path) for kind in kinds))
+                result.times.append(sum(bench.milliseconds(result.path) for bench in benches))
             longest = max(longest, time.monotonic() - before)
     return results
 
 
-class _Kind:
-    """Layers of one kind, the stack for their width, and one context of theirs."""
+class _LayersBench:
+    """Layers with like contexts, the stack for their width, and one such context."""
 
-    def __init__(self, layers: Layers, stack: _WidthStack, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, layers: BenchLayers, stack: _WidthStack, device: torch.device, dtype: torch.dtype) -> None:
         noise = torch.Generator().manual_seed(layers.rows)
         self.layers = layers
         self._stack = stack
         self._x = torch.randn(layers.rows, layers.width, generator=noise).to(device, dtype)
 
-    def check(self, results: Iterable[Result]) -> None:
-        """Notes how far each path is from the mathematics, what is wrong with it, and its launches; `AS_A1111` first.
+    def check(self, results: Iterable[PathTiming]) -> None:
+        """Notes each path's distance from the mathematics, what is wrong with it, and its launches; `AS_A1111` first.
 
-        A path may be off by twice of what A1111's way is. This also warms all of them up.
+        A path may be off by twice as much as A1111's way is. This also warms all of them up.
         """
         x, stack = self._x, self._stack
-        places = torch.linspace(0, len(x) - 1, min(len(x), _CHECKED_ROWS), device=x.device).long()
-        rows = x[places].float()
+        sample = torch.linspace(0, len(x) - 1, min(len(x), _CHECKED_ROWS), device=x.device).long()
+        rows = x[sample].float()
         truths = [reference.apply(rows, side, stack.strengths[number]) for number, side in enumerate(stack.sides)]
         limits = [
             _ROUNDING[x.dtype] * len(side) * _largest(rows, y) for side, y in zip(stack.sides, truths, strict=True)
@@ -161,14 +292,14 @@ class _Kind:
             try:
                 outputs = stack.applies[result.path](x)
                 is_finite = all(bool(torch.isfinite(y).all()) for y in outputs)
-            except Exception as error:  # whatever a compiler, a driver or an allocator says: the other paths go on
+            except Exception as error:  # of a compiler, a driver or an allocator: the other paths are still measured
                 result.fault = f"fails: {type(error).__name__}"
                 continue
             if not is_finite:
                 result.fault = f"wrong: not finite at width {self.layers.width}"
                 continue
             for side, (y, truth) in enumerate(zip(outputs, truths, strict=True)):
-                off, added = _norm(y[places].float() - truth), _norm(truth - rows)
+                off, added = _norm(y[sample].float() - truth), _norm(truth - rows)
                 result.error = max(result.error or 0.0, off / (added or _norm(truth)) if off else 0.0)
                 if off > limits[side]:
                     result.fault = f"wrong: off by more than rounding at width {self.layers.width}"
@@ -194,36 +325,36 @@ class _WidthStack:
     """
 
     def __init__(
-        self, width: int, items: Sequence[Item], paths: Sequence[str], device: torch.device, dtype: torch.dtype
+        self, width: int, items: Sequence[BenchItem], paths: Sequence[str], device: torch.device, dtype: torch.dtype
     ) -> None:
         own = [(network.mlps[width], number) for _, network, number in items if width in network.mlps]
         self._device = device
         self._numbers = [number for _, number in own]
         self.strengths = torch.tensor([self._numbers] * 2, dtype=torch.float32, device=device)
-        mlps = [tuple(materialise(mlp, device, dtype) for mlp in pair) for pair, _ in own]
+        mlps = [tuple(read_mlp(mlp, device, dtype) for mlp in pair) for pair, _ in own]
         plain = [pack_pair(key, value, "eager") for key, value in mlps]
         for_kernels = [pack_pair(key, value, "grouped") for key, value in mlps] if set(paths) & set(KERNELS) else []
-        self._prepared = {path: Prepared(for_kernels if path in KERNELS else plain, path) for path in paths}
-        shared = Prepared(plain, "eager")
+        self._executors = {path: StackExecutor(for_kernels if path in KERNELS else plain, path) for path in paths}
+        shared = StackExecutor(plain, "eager")
         self.sides = [shared.mlps(side) for side in range(2)]
-        self.applies: dict[str, Apply] = {path: self._through(prepared) for path, prepared in self._prepared.items()}
-        self.applies[AS_A1111] = lambda x: (self._plainly(x, 0), self._plainly(x, 1))
+        self.applies: dict[str, Apply] = {path: self._apply_by(executor) for path, executor in self._executors.items()}
+        self.applies[AS_A1111] = lambda x: (self._as_a1111(x, 0), self._as_a1111(x, 1))
 
     def launches(self, path: str) -> int | None:
-        return self._prepared[path].launches(self._device) if path in self._prepared else None
+        return self._executors[path].launches(self._device) if path in self._executors else None
 
-    def _through(self, prepared: Prepared) -> Apply:
+    def _apply_by(self, executor: StackExecutor) -> Apply:
         active = [[True] * len(self._numbers)] * 2
-        return lambda x: prepared.apply(x, self.strengths, active)
+        return lambda x: executor.apply(x, self.strengths, active)
 
-    def _plainly(self, x: Tensor, side: int) -> Tensor:
+    def _as_a1111(self, x: Tensor, side: int) -> Tensor:
         for mlp, number in zip(self.sides[side], self._numbers, strict=True):
             x = x + _plain_mlp(x, mlp) * number
         return x
 
 
 def _plain_mlp(h: Tensor, mlp: MLPWeights) -> Tensor:
-    """Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/hypernetworks/hypernetwork.py (behaviour only)."""
+    """Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/hypernetworks/hypernetwork.py (behavior only)."""
     for stage in mlp:
         h = F.linear(h, stage.weight, stage.bias)
         if stage.activation is not None:
@@ -233,17 +364,21 @@ def _plain_mlp(h: Tensor, mlp: MLPWeights) -> Tensor:
     return h
 
 
-def _kinds(
-    items: Sequence[Item], layers: Iterable[Layers], paths: Sequence[str], device: torch.device, dtype: torch.dtype
-) -> list[_Kind]:
+def _layer_benches(
+    items: Sequence[BenchItem],
+    layers: Iterable[BenchLayers],
+    paths: Sequence[str],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> list[_LayersBench]:
     have = {width for _, network, _ in items for width in network.widths}
     reached = [each for each in layers if each.width in have]
     stacks = {width: _WidthStack(width, items, paths, device, dtype) for width in {each.width for each in reached}}
-    return [_Kind(each, stacks[each.width], device, dtype) for each in reached]
+    return [_LayersBench(each, stacks[each.width], device, dtype) for each in reached]
 
 
-def _applications(layers: Layers, path: str) -> int:
-    """Returns how often `path` applies the stack for them: hnetkit applies it to the text once for all layers."""
+def _applications(layers: BenchLayers, path: str) -> int:
+    """Returns how often `path` applies the stack for these layers: hnetkit applies it to the text once for all."""
     return 1 if layers.kind == "cross" and path != AS_A1111 else layers.number
 
 
@@ -282,10 +417,10 @@ def _obstacle(path: str, device: torch.device, dtype: torch.dtype) -> str | None
         return "this version has no such path"
     if path not in KERNELS:
         return None
-    why = obstacle_of_triton()
+    why = triton_obstacle()
     if why is not None:
         return why
-    from hnetkit.kernels.devices import can_run, is_interpreted
+    from hnetkit.kernels.gpu.device import can_run, is_interpreted
 
     if is_interpreted():
         return "Triton's kernels are interpreted here (TRITON_INTERPRET), and such times say nothing"

@@ -1,7 +1,7 @@
 """Weights and strengths as buffers of modules, so that `torch.compile` sees the same modules whatever is loaded.
 
-No buffer is saved with the UNet. They move with it: `hnetkit.runtime.attached.Attached` sees to that, for all that is
-in a `registered`.
+No buffer is saved with the UNet. `hnetkit.runtime.unet_state.UNetState` moves them with it: a module is reached through
+the `registered` of the one that holds it.
 """
 
 from __future__ import annotations
@@ -13,34 +13,33 @@ import torch
 from torch import Tensor, nn
 
 from hnetkit.kernels.affine import Affine, algebra_device, collapse, compose
-from hnetkit.kernels.mlp import StageWeights
-from hnetkit.kernels.packing import TENSORS, Packed
-from hnetkit.kernels.prepared import Pair, Prepared, pack_pair
+from hnetkit.kernels.executor import PackedPair, StackExecutor, pack_pair
+from hnetkit.kernels.weights import PACKED_TENSORS, PackedMLPs, StageWeights
 from hnetkit.network import Hypernetwork, MLPPair
-from hnetkit.runtime.plan import Part, Step, Term
+from hnetkit.runtime.plan import LayerGroup, Step, WeightedNetwork
+from hnetkit.runtime.stack import read_mlp
 from hnetkit.runtime.strength import SIDES, Side
-from hnetkit.runtime.weights import materialise
 
 
 class PairBuffers(nn.Module):
     """The weights of a network's MLPs of K and V for one width, on the UNet's device and in its dtype."""
 
-    def __init__(self, pair: Pair) -> None:
+    def __init__(self, pair: PackedPair) -> None:
         super().__init__()
         self._stages = pair
-        for place, packed in enumerate(pair):
+        for index, packed in enumerate(pair):
             for number, stage in enumerate(packed):
-                for name in TENSORS:
-                    self.register_buffer(f"{name}_{place}_{number}", getattr(stage, name), persistent=False)
+                for name in PACKED_TENSORS:
+                    self.register_buffer(f"{name}_{index}_{number}", getattr(stage, name), persistent=False)
 
-    def pair(self) -> Pair:
+    def pair(self) -> PackedPair:
         """Returns the weights as they are held now."""
-        return cast(Pair, tuple(self._packed(place) for place in range(len(self._stages))))
+        return cast(PackedPair, tuple(self._packed(index) for index in range(len(self._stages))))
 
-    def _packed(self, place: int) -> Packed:
+    def _packed(self, index: int) -> PackedMLPs:
         return tuple(
-            stage._replace(**{name: getattr(self, f"{name}_{place}_{number}") for name in TENSORS})
-            for number, stage in enumerate(self._stages[place])
+            stage._replace(**{name: getattr(self, f"{name}_{index}_{number}") for name in PACKED_TENSORS})
+            for number, stage in enumerate(self._stages[index])
         )
 
 
@@ -71,17 +70,17 @@ class LoadedNetwork(nn.Module):
         self._pairs: dict[int, PairBuffers] = {}
         self._maps: dict[tuple[int, Side], AffineBuffers] = {}
 
-    def materialise(self, device: torch.device, dtype: torch.dtype, path: str) -> None:
+    def read_weights(self, device: torch.device, dtype: torch.dtype, path: str) -> None:
         """Reads the weights from the file, in the form that `path` takes."""
         self._pairs, self._maps = {}, {}
         for width in self.widths:
             pair = self.network.mlps[width]
             if path != "reference" and _is_kept_as_map(pair):
                 for side, mlp in zip(SIDES, pair, strict=True):
-                    exact = materialise(mlp, algebra_device(device), torch.float64)
+                    exact = read_mlp(mlp, algebra_device(device), torch.float64)
                     self._maps[width, side] = AffineBuffers(collapse(exact), device, dtype)
             else:
-                key, value = (materialise(mlp, device, dtype) for mlp in pair)
+                key, value = (read_mlp(mlp, device, dtype) for mlp in pair)
                 self._pairs[width] = PairBuffers(pack_pair(key, value, path))
         self.registered = nn.ModuleList([*self._pairs.values(), *self._maps.values()])
 
@@ -99,11 +98,11 @@ class LoadedNetwork(nn.Module):
         return frozenset(width for width, _ in self._maps)
 
 
-class Chain(nn.Module):
-    """The steps of one part: what turns a context into what ``to_k`` and ``to_v`` get.
+class LayerGroupStack(nn.Module):
+    """The steps of one group of layers: they turn a context into what ``to_k`` and ``to_v`` get.
 
     Args:
-        part: its steps; what is folded is not the chain's.
+        group: its steps; maps that are folded into weights are not applied here.
         networks: by name.
         path: what computes it.
         device, dtype: the UNet's.
@@ -111,7 +110,7 @@ class Chain(nn.Module):
 
     def __init__(
         self,
-        part: Part,
+        group: LayerGroup,
         networks: Mapping[str, LoadedNetwork],
         *,
         path: str,
@@ -119,66 +118,74 @@ class Chain(nn.Module):
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
-        self.part = part
+        self.group = group
         self._path = path
         self._steps = tuple(
-            PairBuffers(_composed_pair(step, part.width, networks, path, device, dtype))
-            if step["k"].composed
-            else networks[step["k"].terms[0].name].pair(part.width)
-            for step in part.steps
+            PairBuffers(_composed_pair(step, group.width, networks, path, device, dtype))
+            if step["k"].is_composed
+            else networks[step["k"].networks[0].name].pair(group.width)
+            for step in group.steps
         )
         self.registered = nn.ModuleList(self._steps)
         self.strengths: Tensor
-        self.register_buffer("strengths", torch.tensor(_numbers(part), device=device), persistent=False)
-        self._active = _active(part)
+        self.register_buffer("strengths", torch.tensor(_numbers(group), device=device), persistent=False)
+        self._active = _active(group)
         self.prepare()
 
     def prepare(self) -> None:
-        """Takes the weights as they are held now: after they moved."""
-        sides = [SIDES.index(side) for side in self.part.sides]
-        self.prepared = Prepared([step.pair() for step in self._steps], self._path, sides)
+        """Takes the weights from where they are now: at first, and after they moved."""
+        sides = [SIDES.index(side) for side in self.group.sides]
+        self.executor = StackExecutor([step.pair() for step in self._steps], self._path, sides)
 
-    def rewrite(self, part: Part, networks: Mapping[str, LoadedNetwork]) -> None:
-        """Takes the numbers of a part of the same shape: scalars, and the maps that they are composed into."""
-        if part.steps == self.part.steps:
-            self.part = part
+    def rewrite(self, group: LayerGroup, networks: Mapping[str, LoadedNetwork]) -> None:
+        """Takes the numbers of a group of the same shape: scalars, and the maps that they are composed into.
+
+        Tensors keep their memory, so that compiled code and CUDA graphs see the new numbers.
+        """
+        if group.steps == self.group.steps:
+            self.group = group
             return
-        for old, new, held in zip(self.part.steps, part.steps, self._steps, strict=True):
-            for place, side in enumerate(SIDES):
-                if new[side].composed and old[side] != new[side] and new[side].is_active:
-                    total = composed(new[side].terms, part.width, side, networks)
-                    (stage,) = held.pair()[0]
-                    stage.weight[0, place].copy_(total.matrix)
-                    stage.bias[0, place].copy_(total.offset)
-                    self.prepared.forget_plain()
-        self.strengths.copy_(torch.tensor(_numbers(part)))
-        self._active = _active(part)
-        self.part = part
+        for old, new, buffers in zip(self.group.steps, group.steps, self._steps, strict=True):
+            for index, side in enumerate(SIDES):
+                if new[side].is_composed and old[side] != new[side] and new[side].is_active:
+                    total = compose_networks(new[side].networks, group.width, side, networks)
+                    (stage,) = buffers.pair()[0]
+                    stage.weight[0, index].copy_(total.matrix)
+                    stage.bias[0, index].copy_(total.offset)
+                    self.executor.forget_plain()
+        self.strengths.copy_(torch.tensor(_numbers(group)))
+        self._active = _active(group)
+        self.group = group
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the contexts ``[..., width]`` of K and of V after the steps."""
-        return self.prepared.apply(x, self.strengths, self._active)
+        return self.executor.apply(x, self.strengths, self._active)
 
 
-def composed(terms: Iterable[Term], width: int, side: Side, networks: Mapping[str, LoadedNetwork]) -> Affine:
-    """Returns the float64 map of neighbouring affine networks, their strengths included."""
-    return compose((networks[term.name].map(width, side), term.number) for term in terms)
+def compose_networks(
+    run: Iterable[WeightedNetwork], width: int, side: Side, networks: Mapping[str, LoadedNetwork]
+) -> Affine:
+    """Returns the float64 map of neighboring affine networks, their strengths included."""
+    return compose((networks[network.name].map(width, side), network.number) for network in run)
 
 
 def _is_kept_as_map(pair: MLPPair) -> bool:
     return all(mlp.is_affine and mlp.width**2 <= sum(stage.weight.numel for stage in mlp.stages) for mlp in pair)
 
 
-def _numbers(part: Part) -> list[list[float]]:
-    """Returns ``[sides][steps]``: a composed map holds its strengths."""
+def _numbers(group: LayerGroup) -> list[list[float]]:
+    """Returns ``[sides][steps]``; a composed map has its strengths in it, and 1 here."""
     return [
-        [float(step.is_active) if step.composed else step.terms[0].number for step in part.recipes[side].steps]
+        [
+            float(step.is_active) if step.is_composed else step.networks[0].number
+            for step in group.side_plans[side].steps
+        ]
         for side in SIDES
     ]
 
 
-def _active(part: Part) -> tuple[tuple[bool, ...], ...]:
-    return tuple(tuple(step.is_active for step in part.recipes[side].steps) for side in SIDES)
+def _active(group: LayerGroup) -> tuple[tuple[bool, ...], ...]:
+    return tuple(tuple(step.is_active for step in group.side_plans[side].steps) for side in SIDES)
 
 
 def _composed_pair(
@@ -188,8 +195,8 @@ def _composed_pair(
     path: str,
     device: torch.device,
     dtype: torch.dtype,
-) -> Pair:
+) -> PackedPair:
     """Returns the composed maps of a step as MLPs of one linear layer."""
-    maps = [composed(step[side].terms, width, side, networks) for side in SIDES]
+    maps = [compose_networks(step[side].networks, width, side, networks) for side in SIDES]
     key, value = ((StageWeights(m.matrix.to(device, dtype), m.offset.to(device, dtype)),) for m in maps)
     return pack_pair(key, value, path)

@@ -6,19 +6,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hnetkit.kernels.mlp import MLPWeights, multiplications
-from hnetkit.runtime.attached import Attached
-from hnetkit.runtime.buffers import Chain
+from hnetkit.kernels.weights import MLPWeights, multiplications
+from hnetkit.runtime.buffers import LayerGroupStack
 from hnetkit.runtime.layers import Layer
-from hnetkit.runtime.plan import Part, Recipe
+from hnetkit.runtime.plan import LayerGroup, SidePlan
 from hnetkit.runtime.strength import SIDES, Side
+from hnetkit.runtime.unet_state import UNetState
 
 
 def explanation(
-    unet: Any, attached: Attached | None, *, latent_size: int | None, batch_size: int, text_tokens: int
+    unet: Any, state: UNetState | None, *, latent_size: int | None, batch_size: int, text_tokens: int
 ) -> dict[str, Any]:
-    """Returns what `hnetkit.runtime.attach.explain` documents."""
-    if attached is None:
+    """Returns what `hnetkit.runtime.adapters.explain` documents."""
+    if state is None:
         return {
             "enabled": False,
             "networks": [],
@@ -32,18 +32,21 @@ def explanation(
     levels = len(unet.down_blocks) - 1
     rows = {
         layer: batch_size * (text_tokens if layer.kind == "cross" else _tokens(layer, size, levels))
-        for layer in attached.layers
+        for layer in state.layers
     }
     parts = [
-        _part(attached, part, side, rows) for part in attached.plan.parts for side in part.recipes if not part.is_idle
+        _describe_side(state, group, side, rows)
+        for group in state.plan.groups
+        for side in group.side_plans
+        if not group.is_idle
     ]
     return {
-        "enabled": attached.is_enabled,
-        "kernel": attached.path_here,
-        "device": str(attached.device),
-        "dtype": str(attached.dtype).removeprefix("torch."),
-        "networks": [_network(attached, name) for name in attached.networks],
-        "layers_reached": sum(len(part.layers) for part in attached.plan.parts if not part.is_idle),
+        "enabled": state.is_enabled,
+        "kernel": state.path_here,
+        "device": str(state.device),
+        "dtype": str(state.dtype).removeprefix("torch."),
+        "networks": [_describe_network(state, name) for name in state.networks],
+        "layers_reached": sum(len(group.layers) for group in state.plan.groups if not group.is_idle),
         "launches": sum(part["launches"] for part in parts),
         "flops": sum(part["flops"] for part in parts),
         "bytes": sum(part["bytes"] for part in parts),
@@ -51,9 +54,9 @@ def explanation(
     }
 
 
-def _network(attached: Attached, name: str) -> dict[str, Any]:
-    network = attached.networks[name].network
-    strength = dict(attached.stack).get(name)
+def _describe_network(state: UNetState, name: str) -> dict[str, Any]:
+    network = state.networks[name].network
+    strength = dict(state.stack).get(name)
     return {
         "name": name,
         "path": network.path,
@@ -64,87 +67,88 @@ def _network(attached: Attached, name: str) -> dict[str, Any]:
     }
 
 
-def _part(attached: Attached, part: Part, side: Side, rows: Mapping[Layer, int]) -> dict[str, Any]:
-    recipe = part.recipes[side]
-    chain = attached.chain(part) if recipe.is_active else None
-    applied_in = part.layers[:1] if part.kind == "cross" else part.layers
-    path, reason = _path(attached, part, side)
-    terms = [term for step in recipe.steps for term in step.terms if term.number] + list(recipe.folded)
-    steps = [step for step in recipe.steps if step.is_active]
-    mlps = _active_mlps(chain, recipe, side) if chain else []
+def _describe_side(state: UNetState, group: LayerGroup, side: Side, rows: Mapping[Layer, int]) -> dict[str, Any]:
+    side_plan = group.side_plans[side]
+    group_stack = state.group_stack(group) if side_plan.is_active else None
+    applied_in = group.layers[:1] if group.kind == "cross" else group.layers
+    path, reason = _path(state, group, side)
+    networks = [network for step in side_plan.steps for network in step.networks if network.number]
+    networks += side_plan.folded
+    steps = [step for step in side_plan.steps if step.is_active]
+    mlps = _active_mlps(group_stack, side_plan, side) if group_stack else []
     work = sum(rows[layer] for layer in applied_in)
     weights = sum(multiplications(mlp) for mlp in mlps)
-    shared = chain.prepared.launches(attached.device) if chain else None
+    shared = group_stack.executor.launches(state.device) if group_stack else None
     return {
-        "width": part.width,
-        "kind": part.kind,
+        "width": group.width,
+        "kind": group.kind,
         "side": side,
         "path": path,
-        "kernel": attached.path_here if chain else None,
+        "kernel": state.path_here if group_stack else None,
         "reason": reason,
-        "networks": [term.name for term in terms],
-        "strengths": [term.number for term in terms],
-        "steps": [[term.name for term in step.terms if term.number] for step in steps],
-        "folded": [term.name for term in recipe.folded],
+        "networks": [network.name for network in networks],
+        "strengths": [network.number for network in networks],
+        "steps": [[network.name for network in step.networks if network.number] for step in steps],
+        "folded": [network.name for network in side_plan.folded],
         "left_out": {
-            name: _why_left_out(attached, name, part)
-            for name, _ in attached.stack
-            if all(term.name != name for term in terms)
+            name: _why_left_out(state, name, group)
+            for name, _ in state.stack
+            if all(network.name != name for network in networks)
         },
-        "layers": [layer.name for layer in part.layers],
-        "applications": len(applied_in) if chain else 0,
-        "with_other_side": shared is not None and len(part.sides) == 2,
-        "launches": len(applied_in) * _launches(mlps, attached, part, side, shared),
+        "layers": [layer.name for layer in group.layers],
+        "applications": len(applied_in) if group_stack else 0,
+        "with_other_side": shared is not None and len(group.sides) == 2,
+        "launches": len(applied_in) * _launches(mlps, state, group, side, shared),
         "flops": 2 * weights * work,
-        "bytes": attached.dtype.itemsize * (weights * len(applied_in) + 2 * part.width * work if chain else 0),
+        "bytes": state.dtype.itemsize * (weights * len(applied_in) + 2 * group.width * work if group_stack else 0),
     }
 
 
-def _path(attached: Attached, part: Part, side: Side) -> tuple[str, str]:
-    recipe = part.recipes[side]
-    if not recipe.is_active:
-        if recipe.folded:
+def _path(state: UNetState, group: LayerGroup, side: Side) -> tuple[str, str]:
+    side_plan = group.side_plans[side]
+    if not side_plan.is_active:
+        if side_plan.folded:
             return "folded", f"no activation: composed, and in the weights of to_{side}"
         return "skip", "no network changes this context"
-    if part.kind == "cross":
+    if group.kind == "cross":
         return "text-once", "applied to the text once per UNet call, for all layers"
-    if all(step.composed for step in recipe.steps):
-        return "affine", "no activation: one product per layer" + _why_not_folded(attached, part, side)
-    return attached.path_here, "computed in every layer, network by network"
+    if all(step.is_composed for step in side_plan.steps):
+        return "affine", "no activation: one product per layer" + _why_not_folded(state, group, side)
+    return state.path_here, "computed in every layer, network by network"
 
 
-def _why_not_folded(attached: Attached, part: Part, side: Side) -> str:
-    last = part.recipes[side].steps[-1].names[-1]
-    if dict(attached.stack)[last].has_window:
+def _why_not_folded(state: UNetState, group: LayerGroup, side: Side) -> str:
+    last = group.side_plans[side].steps[-1].names[-1]
+    if dict(state.stack)[last].has_window:
         return f"; not folded, since {last} has a window of steps"
     return f"; folding into to_{side} would take over a second on this device, or its weights are not plain"
 
 
-def _why_left_out(attached: Attached, name: str, part: Part) -> str:
-    if part.width not in attached.networks[name].widths:
-        return f"has no width {part.width}"
+def _why_left_out(state: UNetState, name: str, group: LayerGroup) -> str:
+    if group.width not in state.networks[name].widths:
+        return f"has no width {group.width}"
     return "strength 0, or outside its window of steps"
 
 
-def _active_mlps(chain: Chain, recipe: Recipe, side: Side) -> list[MLPWeights]:
-    mlps = chain.prepared.mlps(SIDES.index(side))
-    return [mlp for mlp, step in zip(mlps, recipe.steps, strict=True) if step.is_active]
+def _active_mlps(group_stack: LayerGroupStack, side_plan: SidePlan, side: Side) -> list[MLPWeights]:
+    mlps = group_stack.executor.mlps(SIDES.index(side))
+    return [mlp for mlp, step in zip(mlps, side_plan.steps, strict=True) if step.is_active]
 
 
-def _launches(mlps: Sequence[MLPWeights], attached: Attached, part: Part, side: Side, shared: int | None) -> int:
+def _launches(mlps: Sequence[MLPWeights], state: UNetState, group: LayerGroup, side: Side, shared: int | None) -> int:
     """Returns the launches of one application.
 
-    Triton's kernels: those of both sides, counted with the first. Plain torch: products, activations, norms, residuals,
-    and casts.
+    With Triton's kernels those of both sides, counted with the first. With plain torch products, activations, norms,
+    residuals, and casts.
     """
     if shared is not None:
-        active = [one for one in part.sides if part.recipes[one].is_active]
+        active = [other for other in group.sides if group.side_plans[other].is_active]
         return shared if side == active[0] else 0
     if not mlps:
         return 0
     stages = [stage for mlp in mlps for stage in mlp]
     inside = sum(1 + (stage.activation is not None) + (stage.norm_weight is not None) for stage in stages)
-    casts = len(mlps) + 1 if attached.dtype.itemsize < 4 else 0
+    casts = len(mlps) + 1 if state.dtype.itemsize < 4 else 0
     return inside + len(mlps) + casts
 
 

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hnetkit.errors import AttachError
 from hnetkit.kernels.affine import Affine, fold
-from hnetkit.runtime.plan import Term
+from hnetkit.runtime.plan import WeightedNetwork
 
 SECONDS = 1.0
 """Folding is done where its float64 products take about this long at most, by the rates below."""
@@ -46,7 +46,7 @@ def is_worth_folding(flops: int, device: torch.device) -> bool:
 def can_fold(unet: nn.Module, modules: Iterable[nn.Module]) -> bool:
     """Whether every module is a plain `nn.Linear` of 16 bits or more that holds its own weights.
 
-    Offloading hooks keep weights of their own and would bring the first ones back.
+    Offloading hooks keep weights of their own, and would bring the unfolded ones back.
     """
     if hasattr(unet, "_hf_hook") or hasattr(unet, "_diffusers_hook"):
         return False
@@ -60,14 +60,14 @@ def can_fold(unet: nn.Module, modules: Iterable[nn.Module]) -> bool:
     )
 
 
-class Folded:
-    """A map in the weights of one projection. The first weights wait in CPU memory.
+class FoldedMap:
+    """A map in the weights of one projection. The original weights are kept in CPU memory.
 
     Attributes:
-        terms: the networks and numbers of the map.
+        networks: the networks and numbers of the map.
     """
 
-    def __init__(self, module: Any, terms: tuple[Term, ...], affine: Affine) -> None:
+    def __init__(self, module: Any, networks: tuple[WeightedNetwork, ...], affine: Affine) -> None:
         self._module = module
         self._weight: nn.Parameter = module.weight
         self._bias: nn.Parameter | None = module.bias
@@ -77,19 +77,19 @@ class Folded:
         module.bias = nn.Parameter(bias, requires_grad=self._weight.requires_grad)
         for parameter in self._originals():
             parameter.data = parameter.data.cpu()
-        self.terms = terms
+        self.networks = networks
 
-    def rewrite(self, terms: tuple[Term, ...], affine: Affine) -> None:
+    def rewrite(self, networks: tuple[WeightedNetwork, ...], affine: Affine) -> None:
         """Takes another map in place of this one."""
         like = self._module.weight
         originals = [parameter.data.to(like.device) for parameter in self._originals()]
         weight, bias = fold(originals[0], originals[1] if len(originals) > 1 else None, affine)
         self._module.weight.data.copy_(weight)
         self._module.bias.data.copy_(bias)
-        self.terms = terms
+        self.networks = networks
 
     def undo(self) -> None:
-        """Puts the first parameters back, on the device and in the dtype that the module has by now."""
+        """Puts the original parameters back, on the device and in the dtype that the module has by now."""
         like = self._module.weight
         for parameter in self._originals():
             parameter.data = parameter.data.to(like.device, like.dtype)
@@ -101,16 +101,16 @@ class Folded:
         return [self._weight] if self._bias is None else [self._weight, self._bias]
 
 
-class Foldable(Protocol):
-    """What stands behind a UNet with folded maps."""
+class FoldOwner(Protocol):
+    """The state of a UNet with folded maps."""
 
     def replan(self, *, fold: bool = True) -> None: ...
 
     def rewrap(self) -> None: ...
 
 
-def guard(unet: nn.Module, owner: Foldable) -> None:
-    """Makes `unet`, while maps are folded into it, refuse to be fused, and unfold while a LoRA comes in."""
+def guard(unet: nn.Module, owner: FoldOwner) -> None:
+    """Has `unet` refuse to be fused while maps are folded into it, and unfold them while a LoRA is loaded."""
     for method in _REFUSED:
         setattr(unet, method, partial(_refuse_fusing, method))
     for method in _LOADS_LORA:
@@ -130,7 +130,7 @@ def _refuse_fusing(method: str, *arguments: Any, **options: Any) -> NoReturn:
     raise AttachError(f"{method}: hypernetworks are folded into the UNet's weights", hint=_HINT)
 
 
-def _load_lora(method: str, unet: Any, owner: Foldable, *arguments: Any, **options: Any) -> Any:
+def _load_lora(method: str, unet: Any, owner: FoldOwner, *arguments: Any, **options: Any) -> Any:
     owner.replan(fold=False)
     try:
         return getattr(type(unet), method)(unet, *arguments, **options)

@@ -1,4 +1,4 @@
-"""How strongly a network is applied: where in the UNet, to K or V, and at which sampling steps."""
+"""Strength: how strongly a network is applied, where in the UNet, to K or V, and at which sampling steps."""
 
 from __future__ import annotations
 

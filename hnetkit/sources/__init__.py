@@ -1,1 +1,1 @@
-"""Where hypernetworks come from: Civitai, Hugging Face, a plain address. HTTP lives only here."""
+"""Fetching from Civitai, Hugging Face and plain URLs; all HTTP but huggingface_hub's own is here."""

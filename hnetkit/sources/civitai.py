@@ -1,8 +1,9 @@
-"""Civitai's API: what may be asked, what its answers mean, and what its refusals mean."""
+"""Client of Civitai's API: filters, listings that survive broken pages, look-ups by hash, errors by their meaning."""
 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
@@ -21,57 +22,70 @@ from hnetkit.errors import (
     RegionBlocked,
     RemoteError,
     UnsafeFile,
+    UsageError,
     failure_of,
 )
 from hnetkit.limits import Budget
-from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust, civitai_base, civitai_token
-from hnetkit.sources.pace import Clock, Pace, Stopped
-from hnetkit.sources.pages import MOST_KEPT, MOST_LISTED, BadRecord, parts_left_out, read_page
-from hnetkit.sources.retry import ATTEMPTS
-from hnetkit.sources.shapes import Json, Model, Version, id_of, model_of, version_of
-from hnetkit.sources.web import TooSlow, Web, read_json
+from hnetkit.sources.civitai_models import (
+    BadRecord,
+    CivitaiModel,
+    CivitaiVersion,
+    Json,
+    parse_id,
+    parse_model,
+    parse_version,
+    parts_left_out,
+    read_page,
+)
+from hnetkit.sources.http import ATTEMPTS, Clock, HttpClient, RateLimiter, Stopped, TooSlow, read_json
+from hnetkit.sources.trust import Origin, SitePolicy, require_no_secret
+from hnetkit.tokens import token_of
 
+SOURCE = "civitai"
+CIVITAI_HOSTS = ("civitai.com", "civitai.red", "civitai.green")
+CIVITAI_API = "https://civitai.com/api/v1"
 TYPE = "Hypernetwork"
 PAGE = 100
+MOST_LISTED = 20_000
+"""Models of one listing; the site has some hundreds of the type."""
+MOST_KEPT = 2 << 30
+"""Bytes that the records of one listing may take in memory."""
 MOST_HASHES = 10_000
-MOST_BARREN = 100  # pages in a row without a model that was not listed before: the list goes round
+MOST_BARREN = 100  # pages in a row without a new model, after which the listing counts as circular
 MOST_GONE = 100
-"""Models in a row that the site neither lists nor has: somebody may give away a list of numbers of nothing."""
-MOST_BROKEN = 50  # requests about hashes that may fail: each halves what is asked about
+"""Missing models in a row after which a list of numbers counts as made up."""
+MOST_BROKEN = 50  # failed look-ups of hashes; each halves the batch
 _SORTS = ("Newest", "Oldest")
-_SIZES = (PAGE, 10, 1)  # models to a page: where a page fails, smaller ones come as far as they can
-_FEW = 2  # attempts for these
-_TRIED = 2  # models that are asked about where a list of them fails: if none of these comes, none will
-_LONGEST_CURSOR = 1000  # signs
+_SIZES = (PAGE, 10, 1)  # models per page: where a page fails, smaller ones are tried
+_FEW = 2  # attempts for smaller pages
+_TRIED = 2  # single models requested where their list fails, before all count as failed
+_LONGEST_CURSOR = 1000  # characters
 _TOKEN_HINT = "export CIVITAI_TOKEN=... (made under Account settings, API keys)"
 
 Failed = Callable[[BadRecord], None]
-"""Told of a record that cannot be used."""
+"""Called with each record that cannot be used."""
 
 
-def halts(error: Exception) -> bool:
-    """Whether the next question would meet the same.
-
-    A login, and a law of a country, may be about one model: what is so for all of a site, its list says.
-    """
+def halts_everything(error: Exception) -> bool:
+    """Whether every further request would fail alike; a missing login or a country's law may concern one model."""
     return isinstance(error, RateLimited | Stopped)
 
 
-def ignored(record: BadRecord) -> None:
-    """Says nothing of it."""
+def ignore_record(record: BadRecord) -> None:
+    """Does nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which models are meant; all of the type where nothing is said.
+    """Which models are wanted; by default all hypernetworks.
 
     Attributes:
         query: words to search for.
         username, tag: exactly one creator, one tag.
-        base_models: any of the site's names (``"SD 1.5"``).
+        base_models: any of these, by the site's names (``"SD 1.5"``).
         ids: exactly these models.
         favorites: those that the token's owner marked.
-        nsfw: also what the site keeps from people who are not logged in.
+        nsfw: also what the site shows to logged-in users only.
     """
 
     query: str | None = None
@@ -84,26 +98,26 @@ class Filters:
 
     @classmethod
     def of(cls, stored: Json) -> Filters:
-        """Returns the filters that `as_dict` gave."""
+        """Returns the filters that `as_dict` stored."""
         known = {field.name for field in fields(cls)}
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return cls(**{key: value for key, value in values.items() if key in known})
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns what differs from everything, for storing and showing."""
+        """Returns the filters that are set, for storing and showing."""
         return {key: value for key, value in asdict(self).items() if value}
 
     @property
     def is_everything(self) -> bool:
-        """Whether no model of the type is left out, but what the site keeps from people who are not logged in."""
+        """Whether all models are wanted, apart from those that `nsfw` adds."""
         return not self.as_dict().keys() - {"nsfw"}
 
     def parameters(self, sort: str | None = "Newest", size: int = PAGE) -> list[tuple[str, str]]:
-        """Returns the query of a listing; flags only where they are true: their mere presence means something.
+        """Returns the query of a listing; flags only where they are true, since the site takes their presence for true.
 
         Args:
-            sort: ``"Newest"`` or ``"Oldest"`` first; a search has an order of its own.
-            size: models to a page.
+            sort: ``"Newest"`` or ``"Oldest"`` first; a search has its own order.
+            size: models per page.
         """
         pairs = [("types", TYPE), ("limit", str(size)), ("nsfw", "true" if self.nsfw else "false")]
         pairs += [("query", self.query)] if self.query else [("sort", str(sort)), ("period", "AllTime")]
@@ -113,8 +127,8 @@ class Filters:
         pairs += [("favorites", "true")] if self.favorites else []
         return pairs
 
-    def wants(self, model: Model) -> bool:
-        """Whether a listed model is meant: the site drops filters that it does not understand."""
+    def wants(self, model: CivitaiModel) -> bool:
+        """Whether a listed model matches: the site ignores filters that it does not understand."""
         if model.type is not None and model.type != TYPE:
             return False
         if self.tag and model.tags is not None and self.tag.lower() not in {tag.lower() for tag in model.tags}:
@@ -128,37 +142,37 @@ class Civitai:
 
     Args:
         clock: shared with the downloads.
-        base: address of the API; None takes ``HNETKIT_CIVITAI_URL`` or the site's own.
+        base: URL of the API; None takes ``HNETKIT_CIVITAI_URL`` or the site's own.
         token: None takes ``CIVITAI_TOKEN`` or ``CIVITAI_API_KEY``.
     """
 
     def __init__(self, clock: Clock, *, base: str | None = None, token: str | None = None) -> None:
         self.base = base or civitai_base()
-        trust = Trust(Origin.of(self.base), token or civitai_token(), CIVITAI_HOSTS)
-        self.web = Web(trust, clock, Pace(clock, 50.0 if trust.base.is_loopback else 2.0))
+        trust = SitePolicy(Origin.of(self.base), token or civitai_token(), CIVITAI_HOSTS)
+        self.client = HttpClient(trust, clock, RateLimiter(clock, 50.0 if trust.base.is_loopback else 2.0))
 
-    def pages(self, filters: Filters, *, failed: Failed = ignored) -> Iterator[list[Model]]:
-        """Yields the meant models page by page, each model once; a page may be empty and not be the last.
+    def pages(self, filters: Filters, *, failed: Failed = ignore_record) -> Iterator[list[CivitaiModel]]:
+        """Yields matching models page by page, each model once; a page before the last may be empty.
 
         Args:
-            filters: which are meant.
-            failed: told of each record that cannot be used; the others are listed all the same.
+            filters: which models.
+            failed: called with each record that cannot be used; the others are still listed.
 
         Raises:
-            RemoteError: see `_content`.
+            RemoteError: the site does not list them.
         """
         if filters.ids:
             yield from self._by_ids(filters, failed)
             return
         seen: dict[int, int] = {}
         broken: NetworkFailed | None = None
-        for sort in (None,) if filters.query else _SORTS:  # what one end does not give may come from the other
+        for sort in (None,) if filters.query else _SORTS:  # what breaks from one end may be listed from the other
             known = len(seen)
             try:
                 yield from self._from_one_end(filters, sort, seen, failed, ATTEMPTS if broken is None else _FEW)
             except NetworkFailed as error:
                 broken = broken or error
-                if isinstance(error, TooSlow):  # so may each further one be
+                if isinstance(error, TooSlow):  # further pages may be as slow
                     break
                 continue
             if broken is None or len(seen) > known:
@@ -166,15 +180,15 @@ class Civitai:
         assert broken is not None
         if not seen:
             raise broken
-        failed(BadRecord(None, f"the list breaks off after {len(seen)} models: {broken}", is_whole=False))
+        failed(BadRecord(None, f"the listing breaks off after {len(seen)} models: {broken}", is_whole=False))
 
     def _from_one_end(
         self, filters: Filters, sort: str | None, seen: dict[int, int], failed: Failed, attempts: int
-    ) -> Iterator[list[Model]]:
-        """Yields pages from the newest on, or from the oldest on as far as they were not seen before.
+    ) -> Iterator[list[CivitaiModel]]:
+        """Yields pages in one order; in the second order only until known models appear.
 
         Raises:
-            NetworkFailed: it goes on, and what comes next cannot be had, not even by itself.
+            NetworkFailed: the next model cannot be listed, not even on a page of its own.
         """
         is_second, cursors = bool(seen), set[str]()
         cursor: str | None = None
@@ -185,38 +199,38 @@ class Civitai:
         read = functools.partial(read_page, kept=kept)
         while True:
             query: list[tuple[str, str | bytes]] = [*filters.parameters(sort, _SIZES[size])]
-            if cursor is not None:  # it goes back as it came, also where it is no text
+            if cursor is not None:  # sent back unchanged, even if it is no valid text
                 query.append(("cursor", cursor.encode("utf-8", "surrogatepass")))
             try:
                 page = self._get("models", query, what=what, read=read, attempts=_FEW if size else attempts)
                 items = _items(page)
             except TooSlow:
                 raise
-            except NetworkFailed as error:  # it may stumble over one record of the page, or have one that is too large
+            except NetworkFailed as error:  # one record of the page may be broken, or too large
                 first = first or error
                 size, good = size + 1, 0
                 if size == len(_SIZES):
                     raise first from error
                 continue
             except UnsafeFile:
-                failed(BadRecord(None, f"the list is too large; left out what comes after {len(seen)} models"))
+                failed(BadRecord(None, f"the listing is too large; left out what follows {len(seen)} models"))
                 return
             first, good = None, good + 1
-            if size and good == 10:  # it passed
+            if size and good == 10:  # the broken record is behind us
                 size, good = size - 1, 0
             known = len(seen)
-            listed = list(_once(_models(items, failed), seen, failed))
+            listed = list(_each_model_once(_models(items, failed), seen, failed))
             barren = 0 if listed else barren + 1
             yield [model for model in listed if filters.wants(model)]
             cursor = _cursor(page)
             if cursor is None or cursor in cursors or barren == MOST_BARREN or (is_second and known == len(seen)):
                 return
             if len(seen) >= MOST_LISTED:
-                failed(BadRecord(None, f"the list goes on after {len(seen)} models; left out what comes then"))
+                failed(BadRecord(None, f"the listing goes on after {len(seen)} models; left out what follows"))
                 return
             cursors.add(cursor)
 
-    def _by_ids(self, filters: Filters, failed: Failed) -> Iterator[list[Model]]:
+    def _by_ids(self, filters: Filters, failed: Failed) -> Iterator[list[CivitaiModel]]:
         gone = 0  # in a row
         left_out = 0
         for start in range(0, len(filters.ids), PAGE):
@@ -224,7 +238,7 @@ class Civitai:
             query = [("ids", ",".join(map(str, part))), ("limit", str(PAGE)), ("nsfw", "true")]
             bad: set[int | None] = set()
 
-            def tell(record: BadRecord, bad: set[int | None] = bad) -> None:
+            def note_bad(record: BadRecord, bad: set[int | None] = bad) -> None:
                 bad.add(record.id)
                 failed(record)
 
@@ -232,10 +246,10 @@ class Civitai:
             broken: HnetkitError | None = None
             try:
                 items = _items(self._get("models", query, what="models by id", read=read))
-            except (NetworkFailed, UnsafeFile) as error:  # it may stumble over one: each is asked about by itself
+            except (NetworkFailed, UnsafeFile) as error:  # one may be broken: each is requested by itself
                 items, broken = [], error
-            meant = (model for model in _models(items, tell) if model.id in part)
-            found = list(_once(meant, {}, failed))
+            wanted = (model for model in _models(items, note_bad) if model.id in part)
+            found = list(_each_model_once(wanted, {}, failed))
             for asked, id in enumerate(sorted(set(part) - {model.id for model in found} - bad)):
                 if broken is not None and asked == _TRIED and not found:
                     raise broken
@@ -247,16 +261,16 @@ class Civitai:
                 found += there
             yield found
         if left_out:
-            reason = f"{MOST_GONE} models in a row are not there; not asked about further ones that no list has"
+            reason = f"{MOST_GONE} models in a row do not exist; not asked about further unlisted ones"
             failed(BadRecord(None, f"{reason} ({left_out:,})", left_out))
 
-    def _model_if_there(self, id: int, failed: Failed) -> Model | None:
+    def _model_if_there(self, id: int, failed: Failed) -> CivitaiModel | None:
         try:
             model = self.model(id)
         except Gone:
             return None
         except Exception as error:
-            if halts(error):
+            if halts_everything(error):
                 raise
             failed(BadRecord(id, str(failure_of(error, f"model {id}"))))
             return None
@@ -264,32 +278,32 @@ class Civitai:
             failed(bad)
         return model
 
-    def model(self, id: int) -> Model:
+    def model(self, id: int) -> CivitaiModel:
         """Returns one model, also an archived one.
 
         Raises:
-            Gone: there is none (it may come back: one answer alone is no proof of deletion).
+            Gone: there is none. One such answer is no proof that it was deleted.
         """
-        model = model_of(self._get(f"models/{id}", what=f"model {id}"))
+        model = parse_model(self._get(f"models/{id}", what=f"model {id}"))
         if model is None:
-            raise NetworkFailed(f"model {id}: an answer that is no model")
+            raise NetworkFailed(f"model {id}: the answer is no model")
         if model.id != id:
             raise NetworkFailed(f"model {id}: the site answered with model {model.id}")
         return model
 
-    def version(self, id: int) -> Version:
-        """Returns one version with its model's number."""
-        version = version_of(self._get(f"model-versions/{id}", what=f"version {id}"))
+    def version(self, id: int) -> CivitaiVersion:
+        """Returns one version, with its model's number."""
+        version = parse_version(self._get(f"model-versions/{id}", what=f"version {id}"))
         if version is None:
-            raise NetworkFailed(f"version {id}: an answer that is no version")
+            raise NetworkFailed(f"version {id}: the answer is no version")
         if version.id != id:
             raise NetworkFailed(f"version {id}: the site answered with version {version.id}")
         return version
 
-    def version_by_hash(self, digits: str) -> Version:
-        """Returns the oldest version with a file of this hash, of any kind that the site knows."""
+    def version_by_hash(self, digits: str) -> CivitaiVersion:
+        """Returns the oldest version with a file of this hash, of any kind of hash that the site knows."""
         what = f"a file with the hash {digits}"
-        version = version_of(self._get(f"model-versions/by-hash/{quote(digits, safe='')}", what=what))
+        version = parse_version(self._get(f"model-versions/by-hash/{quote(digits, safe='')}", what=what))
         if version is None:
             raise Gone(f"{what}: the site has none")
         hashes = [hash for file in version.files for hash in file.hashes.values()]
@@ -298,15 +312,16 @@ class Civitai:
         return version
 
     def ids_by_hash(
-        self, sha256s: Sequence[str], *, failed: Failed = ignored
+        self, sha256s: Sequence[str], *, failed: Failed = ignore_record
     ) -> dict[str, tuple[int, int] | tuple[None, None]]:
-        """Returns sha256 -> (model, version) of those that the site knows, or (None, None); 10,000 to a request.
+        """Returns sha256 -> (model, version), or (None, None) for those that the site does not know.
 
         Args:
-            failed: told of the hashes over which the site stumbles; nothing is returned of them.
+            sha256s: any number; each request asks about `MOST_HASHES` of them.
+            failed: called with the hashes that make the site fail; they are missing from the result.
 
         Raises:
-            RemoteError: it answers about none.
+            RemoteError: the site answers for none.
         """
         found: dict[str, tuple[int, int] | tuple[None, None]] = {}
         waiting = [sha256s[start : start + MOST_HASHES] for start in range(0, len(sha256s), MOST_HASHES)]
@@ -316,7 +331,7 @@ class Civitai:
             part = waiting.pop(0)
             try:
                 found |= self._ids_of(part, attempts=_FEW if broken else ATTEMPTS)
-            except NetworkFailed as error:  # it may be one hash of the part: the halves are asked about
+            except NetworkFailed as error:  # one hash of the part may be at fault: ask about its halves
                 broken.append(error)
                 if len(part) == 1:
                     failed(BadRecord(None, f"the hash {part[0]}: {error}"))
@@ -338,16 +353,16 @@ class Civitai:
         answer = self._content("model-versions/by-hash/ids", "files by their hashes", body=body, attempts=attempts)
         for row in answer if isinstance(answer, list) else []:
             row = row if isinstance(row, dict) else {}
-            model, version, sha256 = id_of(row.get("modelId")), id_of(row.get("modelVersionId")), row.get("hash")
+            model, version, sha256 = parse_id(row.get("modelId")), parse_id(row.get("modelVersionId")), row.get("hash")
             if model is not None and version is not None and isinstance(sha256, str) and sha256.lower() in found:
                 found[sha256.lower()] = (model, version)
         return found
 
     def me(self) -> str:
-        """Returns the name of the token's owner; the only way to learn that a token is bad.
+        """Returns the name of the token's owner; the only request that shows that a token is bad.
 
         Raises:
-            AuthRequired: the site does not know the token.
+            AuthRequired: the site does not accept the token.
         """
         answer = self._get("me", what="the account of the token")
         name = answer.get("username") if isinstance(answer, dict) else None
@@ -356,7 +371,7 @@ class Civitai:
         return name[:100]
 
     def download_url(self, version_id: int, file_id: int) -> str:
-        """Returns the address of exactly one file."""
+        """Returns the URL of exactly one file."""
         return f"{self.base.removesuffix('/v1')}/download/models/{version_id}?fileId={file_id}"
 
     def _get(
@@ -379,49 +394,71 @@ class Civitai:
         read: Callable[[str], Any] = read_json,
         attempts: int = ATTEMPTS,
     ) -> Any:
-        """Returns the content of a good answer.
+        """Returns the content of a successful answer.
 
         Raises:
-            RemoteError: the kind that the answer means.
+            RemoteError: see `civitai_error`.
         """
-        status, content = self.web.json(f"{self.base}/{path}", what=what, body=body, read=read, attempts=attempts)
+        status, content = self.client.json(f"{self.base}/{path}", what=what, body=body, read=read, attempts=attempts)
         if status == 200 and not (
             isinstance(content, dict) and set(content) <= {"error", "message", "code"} and content
         ):
             return content
-        raise refusal(status, content, what)
+        raise civitai_error(status, content, what)
 
 
-def refusal(status: int, content: Any, what: str) -> RemoteError:
-    """Returns the error that a site's refusal means.
+def civitai_base() -> str:
+    """Returns the URL of Civitai's API: ``HNETKIT_CIVITAI_URL``, or the site's own.
+
+    A bare origin stands for its ``/api/v1``.
+
+    Raises:
+        UsageError: the variable holds no URL.
+    """
+    base = os.environ.get("HNETKIT_CIVITAI_URL", "").strip().rstrip("/") or CIVITAI_API
+    try:
+        require_no_secret(base)
+        Origin.of(base)
+    except NetworkFailed as error:
+        raise UsageError(f"HNETKIT_CIVITAI_URL: {error}", hint=f"for example {CIVITAI_API}") from error
+    return base if "/" in base.partition("://")[2] else f"{base}/api/v1"
+
+
+def civitai_token() -> str | None:
+    """Returns the token of the environment: ``CIVITAI_TOKEN``, then ``CIVITAI_API_KEY``."""
+    return next(filter(None, map(token_of, ("CIVITAI_TOKEN", "CIVITAI_API_KEY"))), None)
+
+
+def civitai_error(status: int, content: Any, what: str) -> RemoteError:
+    """Returns the error that an unsuccessful answer means.
 
     Args:
-        status: of HTTP.
-        content: the JSON that came with it.
-        what: that was asked for.
+        status: HTTP status.
+        content: JSON of the answer.
+        what: was requested.
     """
-    said = _said(content)
-    lower = said.lower()
+    message = _message(content)
+    lower = message.lower()
     if status == 451:
-        return RegionBlocked(f"{what}: the site serves nothing to this region", hint="ask from another region")
+        return RegionBlocked(f"{what}: the site serves nothing to this region", hint="try from another region")
     if status == 410 or "archived" in lower:
-        return Archived(f"{what}: archived by its owner; the site keeps it and gives no file")
+        return Archived(f"{what}: archived by its owner; the site no longer serves its files")
     if status == 404:
         return Gone(f"{what}: the site has none")
     if "early access" in lower:
         until = content.get("deadline") if isinstance(content, dict) else None
         when = f" until {str(until)[:10]}" if until else ""
-        return EarlyAccess(f"{what}: early access{when}: only for those who paid", hint="run the same command after it")
+        return EarlyAccess(f"{what}: early access{when}: only for supporters", hint="try again after that date")
     if "disabled downloads" in lower:
-        return NoAccess(f"{what}: its owner allows no download")
+        return NoAccess(f"{what}: the owner has disabled downloads")
     if status == 403:
-        return NoAccess(f"{what}: not for this account: {said[:200] or 'forbidden'}")
+        return NoAccess(f"{what}: not for this account: {message[:200] or 'forbidden'}")
     if status == 401:
-        return AuthRequired(f"{what}: the site wants to know who asks", hint=_TOKEN_HINT)
-    return NetworkFailed(f"{what}: the site answered {status}: {said[:200]}")
+        return AuthRequired(f"{what}: the site requires a token", hint=_TOKEN_HINT)
+    return NetworkFailed(f"{what}: the site answered {status}: {message[:200]}")
 
 
-def _said(content: Any) -> str:
+def _message(content: Any) -> str:
     if not isinstance(content, dict):
         return ""
     parts = [content.get(key) for key in ("message", "error", "code")]
@@ -429,14 +466,14 @@ def _said(content: Any) -> str:
     return next((part[:1000] for part in flat if isinstance(part, str) and part), "")
 
 
-def _models(items: Iterable[Any], failed: Failed) -> Iterator[Model]:
-    """Yields what can be used of a page; of records without a number it tells once, since there may be millions."""
+def _models(items: Iterable[Any], failed: Failed) -> Iterator[CivitaiModel]:
+    """Yields the usable models of a page; records without a number are reported once, since there may be millions."""
     nameless = 0
     for item in items:
         try:
-            model = None if isinstance(item, BadRecord) else model_of(item)
+            model = None if isinstance(item, BadRecord) else parse_model(item)
         except Exception as error:
-            id = id_of(item.get("id")) if isinstance(item, dict) else None
+            id = parse_id(item.get("id")) if isinstance(item, dict) else None
             item, model = BadRecord(id, f"the site's record of it makes no sense: {type(error).__name__}"), None
         if model is not None:
             yield model
@@ -448,13 +485,15 @@ def _models(items: Iterable[Any], failed: Failed) -> Iterator[Model]:
         failed(BadRecord(None, f"left out: models without a number ({nameless:,})", nameless))
 
 
-def _once(models: Iterable[Model], seen: dict[int, int], failed: Failed) -> Iterator[Model]:
-    """Yields each model the first time that it is listed, and tells what cannot be used of it.
+def _each_model_once(models: Iterable[CivitaiModel], seen: dict[int, int], failed: Failed) -> Iterator[CivitaiModel]:
+    """Yields each model the first time that it is listed, and reports what cannot be used of it.
 
-    A list that grows while it is read holds a model on two pages; so it is told only where the files differ.
+    A listing that grows while it is read may hold a model on two pages; this is reported only if the files differ.
 
     Args:
-        seen: number of a model -> what stands for its files; grows.
+        models: as listed.
+        seen: number of a model -> hash of its files; extended.
+        failed: called with what cannot be used.
     """
     for model in models:
         files = hash(tuple((version.id, file.id, file.sha256) for version in model.versions for file in version.files))
@@ -470,7 +509,7 @@ def _once(models: Iterable[Model], seen: dict[int, int], failed: Failed) -> Iter
 def _items(page: Any) -> list[Any]:
     items = page.get("items") if isinstance(page, dict) else None
     if not isinstance(items, list):
-        raise NetworkFailed("the list of models: an answer without a list", hint="run the same command again later")
+        raise NetworkFailed("the list of models: the answer has no list", hint="run the same command again later")
     return items
 
 
@@ -483,7 +522,7 @@ def _cursor(page: Any) -> str | None:
 
 
 def is_past(time: str | None) -> bool:
-    """Whether an ISO 8601 time lies behind us; None and nonsense do."""
+    """Whether an ISO 8601 time is in the past; True for None and for nonsense."""
     try:
         at = datetime.fromisoformat(str(time).replace("Z", "+00:00"))
         return at.replace(tzinfo=at.tzinfo or timezone.utc) <= datetime.now(timezone.utc)

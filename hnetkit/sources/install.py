@@ -1,6 +1,7 @@
-"""From a finished part to a file of the library: checked by hnetkit's own reader, placed without replacing anything.
+"""Install a finished download: name it, check it with hnetkit's own reader, place it, write its sidecars.
 
-What is no usable network goes to `.quarantine` beside it, under a name that no program loads, with the reason.
+Nothing is replaced. What is no usable network goes into `.quarantine` beside the target, under a name that no program
+loads, with the reason.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
 
 from hnetkit.errors import (
     DiskFull,
@@ -21,54 +24,158 @@ from hnetkit.errors import (
     NotAHypernetwork,
     OutputExists,
     RegistryError,
+    RemoteError,
     UnsafeFile,
     WrongBytes,
     failure_of,
     printable,
 )
-from hnetkit.files import new_file, publish, sync_folder
+from hnetkit.files import MODEL_SUFFIXES, is_reserved, new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
-from hnetkit.library.scan import add_file
+from hnetkit.library import sidecars
+from hnetkit.library.scan import add_file, mtime_of
+from hnetkit.registry.catalogue import Catalogue
+from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources.here import holds
-from hnetkit.sources.names import SUFFIXES, safe_stem, split_name
-from hnetkit.sources.origins import redacted
-from hnetkit.sources.parts import Part
-from hnetkit.sources.unpack import holds_models, unpacked
+from hnetkit.sources.archives import extract_models, holds_models
+from hnetkit.sources.download import PartialFile
+from hnetkit.sources.http import HttpClient, HttpResponse, Stopped, retry
+from hnetkit.sources.trust import redact
 from hnetkit.text import argument
+
+# --- names that every file system takes and every prompt can say
+
+_MOST_CHARACTERS = 1000  # of a name that are read: ordering its marks takes quadratic time
+MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
+_SIDECAR = re.compile(r"(.+)\.(metadata|cm-info|api_info|civitai|preview|description)", re.IGNORECASE)
+SUFFIXES = frozenset({*MODEL_SUFFIXES, ".zip"})
+
+
+def safe_stem(name: str, fallback: str) -> str:
+    """Returns a stem of letters, digits, ``_``, ``-`` and ``.`` that keeps as much of `name` as possible.
+
+    Args:
+        name: a stem from a site, in any script.
+        fallback: replaces a name of which nothing is left; also appended to a reserved one.
+    """
+    text = unicodedata.normalize("NFC", name[:_MOST_CHARACTERS])
+    text = re.sub(r"[^\w.-]+", "_", text, flags=re.UNICODE)
+    text = re.sub(r"_{2,}", "_", text).strip("._- ")
+    text = text.encode()[:MOST_BYTES].decode(errors="ignore").rstrip("._-")
+    if not text:
+        return fallback
+    text = _SIDECAR.sub(r"\1_\2", text) if _SIDECAR.fullmatch(text) else text  # its x.json would be a sidecar
+    first, dot, rest = text.partition(".")
+    return f"{first}-{fallback}{dot}{rest}" if is_reserved(text) else text
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """Returns stem and suffix of a file name from a site, which may hold folders and any character.
+
+    The suffix is in lower case. One that no model file has stays part of the stem, and ``.pt`` takes its place.
+    """
+    last = re.split(r"[/\\]", name)[-1].strip()
+    suffix = PurePath(f"x{last}").suffix.lower()
+    if suffix in SUFFIXES:
+        return last[: -len(suffix)], suffix
+    return last, ".pt"
+
+
+# --- what the library has already
+
+
+def find_bytes(registry: Registry, sha256: str | None) -> str | None:
+    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown."""
+    if sha256 is None:
+        return None
+    rows = registry.files.present(sha256)
+    return next((str(row["path"]) for row in rows if _is_unchanged(row) or has_bytes(row["path"], sha256)), None)
+
+
+def path_of_job(registry: Registry, job: Job) -> str | None:
+    """Returns the first path that a finished job installed; None unless the library still has all that it installed.
+
+    An archive can be recognized only this way: no file of the library has its hash.
+    """
+    installs = registry.jobs.installs(job=job.id, kind="network") if job.state == "done" else []
+    paths = [find_bytes(registry, install["sha256"]) for install in installs]
+    return paths[0] if all(paths) and paths else None
+
+
+def requeue_unless_here(registry: Registry, job: Job) -> Job:
+    """Queues a finished job again unless the library has all that it installed; call it inside `registry.write()`.
+
+    The key of `job` must identify its bytes for ever; where a site may replace a file, the sync plan decides.
+
+    Returns:
+        The job as it is now.
+    """
+    path = path_of_job(registry, job)
+    if path is None:
+        registry.jobs.requeue(job.id)
+    elif job.code is None:
+        registry.jobs.set_state(job.id, "done", code="had", reason=path)
+    return registry.jobs.get(job.id)
+
+
+def has_bytes(path: str | os.PathLike[str], sha256: str, *, size: int | None = None) -> bool:
+    """Whether a regular file has these bytes; False for one that cannot be read or is larger than any network.
+
+    Args:
+        path: of the file.
+        sha256: of the bytes.
+        size: of the bytes, where it is known.
+    """
+    try:
+        with OpenFile(path) as file:
+            is_fit = file.size <= MAX_FILE if size is None else file.size == size
+            return is_fit and sha256_of(file) == sha256
+    except (OSError, HnetkitError):
+        return False
+
+
+def _is_unchanged(row: dict[str, Any]) -> bool:
+    try:
+        status = Path(row["path"]).stat()
+    except (OSError, ValueError):
+        return False
+    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
+
+
+# --- installing
 
 QUARANTINE = ".quarantine"
 LEAST_FREE = 1 << 30
-"""Bytes free on the disk: with less, nothing that was fetched goes to quarantine; it can be fetched again."""
+"""Bytes free on the disk below which downloads are discarded rather than quarantined; they can be fetched again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What became of one download.
+    """Result of installing one download.
 
     Attributes:
-        paths: of the library's networks.
-        left_out: members of an archive that may be networks and cannot be used, each with the reason.
+        paths: networks in the library.
+        left_out: members of an archive that may be networks but cannot be used, each with the reason.
     """
 
     paths: list[Path]
     left_out: list[str]
 
 
-def install(registry: Registry, job: Job, part: Part) -> Installed:
-    """Files what came; the part is gone afterwards.
+def install(registry: Registry, job: Job, part: PartialFile) -> Installed:
+    """Moves a finished download into the library; the partial file is gone afterwards.
 
     Raises:
-        HnetkitError: it holds no usable network, or reading it failed in whatever way; it is in quarantine then.
-        OSError, DiskFull: it could not be written; the part is still there.
+        HnetkitError: it holds no usable network, or reading it failed in any way; it is in quarantine.
+        OSError, DiskFull: it could not be written; the partial file is still there.
     """
     folder = Path(job.folder)
     part.flush()
     try:
-        found = _look(part.path)
+        found = _identify(part.path)
         if found.network is None and _is_archive(part.path, found):
             installed = _install_members(registry, job, part.path)
         else:
@@ -89,13 +196,13 @@ def install(registry: Registry, job: Job, part: Part) -> Installed:
     return installed
 
 
-def _look(path: Path) -> FileIdentity:
+def _identify(path: Path) -> FileIdentity:
     with OpenFile(path) as file:
         return identify(file)
 
 
 def _is_archive(path: Path, found: FileIdentity) -> bool:
-    """Whether model files are to be taken out of it; what is known as something else says so itself."""
+    """Whether a file is an archive of models; a file known to be something else raises its own refusal."""
     try:
         return holds_models(path)
     except UnsafeFile:
@@ -113,11 +220,11 @@ def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
     paths: list[Path] = []
     left_out: list[str] = []
     strange: list[str] = []
-    for name, member in unpacked(archive, archive.with_suffix(".unpacked")):
+    for name, member in extract_models(archive, archive.with_suffix(".unpacked")):
         try:
             if isinstance(member, HnetkitError):
                 raise member
-            _require_network(member, _look(member))
+            _require_network(member, _identify(member))
             stem, suffix = split_name(name)
             sha256 = _sha256(member)
             paths.append(_install_one(registry, job, member, sha256, safe_stem(stem, job.name), suffix))
@@ -134,15 +241,15 @@ def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
 
 
 def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
-    """Places one network under the first name that is free, or finds that it is there already."""
+    """Places one network under the first free name, or finds that it is there already."""
     folder, size = Path(job.folder), path.stat().st_size
     for target in _names(folder, stem, suffix, job, sha256):
-        if holds(target, sha256, size=size):
+        if has_bytes(target, sha256, size=size):
             add_file(registry, folder, target, sha256)
             return target
         if _is_taken(folder, target.stem):
             continue
-        with registry.write():  # before it is there: a process that dies in between leaves no file that nobody owns
+        with registry.write():  # before the file exists: a process that dies here leaves no file without an owner
             if not registry.jobs.reserve(str(target), job.id, sha256):
                 continue
         try:
@@ -155,25 +262,25 @@ def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: st
             add_file(registry, folder, target, sha256)
         except (OSError, RegistryError):
             raise
-        except Exception:  # what cannot be examined is no network of the library: it goes to quarantine
+        except Exception:  # what cannot be examined goes to quarantine
             target.unlink(missing_ok=True)
             with registry.write():
                 registry.jobs.forget_install(str(target))
             raise
         return target
-    raise WrongBytes(f"{folder / stem}: no name is left for it")
+    raise WrongBytes(f"{folder / stem}: all names for it are taken")
 
 
 def _names(folder: Path, stem: str, suffix: str, job: Job, sha256: str) -> Iterator[Path]:
     yield folder / f"{stem}{suffix}"
     tag = job.key.rsplit(":", 1)[-1] if job.source == "civitai" else hashlib.sha256(job.key.encode()).hexdigest()[:8]
     yield folder / f"{stem}-{tag}{suffix}"
-    for digits in (10, 64):  # whatever else an archive holds under this stem, and without a look at it
+    for digits in (10, 64):  # unique whatever else has this stem
         yield folder / f"{stem}-{tag}-{sha256[:digits]}{suffix}"
 
 
 def _is_taken(folder: Path, stem: str) -> bool:
-    """Whether a model of this stem is there: programs know networks by their stems, some without regard to case."""
+    """Whether a model with this stem is there: programs find networks by stem, some ignoring case."""
     return any(_folded(name) == _folded(stem) for name in _model_stems(folder))
 
 
@@ -197,12 +304,12 @@ def _sha256(path: Path) -> str:
 
 
 def has_room(folder: Path) -> bool:
-    """Whether what can be fetched again is kept: junk may come by the gigabyte, and good files need room too."""
+    """Whether there is room to quarantine what could be fetched again; good files come first."""
     return shutil.disk_usage(folder).free >= LEAST_FREE
 
 
-def _keep(path: Path, target: Path) -> None:
-    """Keeps a file, or a link of a person's, which leads to the same place from wherever it lies."""
+def _move_aside(path: Path, target: Path) -> None:
+    """Moves a file into quarantine, or recreates a user's link so that it leads to the same target."""
     if not path.is_symlink():
         publish(path, target)
     elif os.path.lexists(target):
@@ -212,7 +319,7 @@ def _keep(path: Path, target: Path) -> None:
 
 
 def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
-    """Keeps bytes that must not be loaded, and why, where no program looks; returns where.
+    """Keeps bytes that must not be loaded, with the reason, where no program looks; returns their path.
 
     Raises:
         FileRefused, NotFound: it is no regular file, or larger than any network.
@@ -222,14 +329,129 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     sha256, size = _sha256(path), path.stat().st_size
     for digits in (0, 10, 64):
         target = folder / f"{job.name}{job.suffix}{'-' if digits else ''}{sha256[:digits]}.bad"
-        if holds(target, sha256, size=size):
+        if has_bytes(target, sha256, size=size):
             return target
         with contextlib.suppress(OutputExists):
-            _keep(path, target)
+            _move_aside(path, target)
             break
-    why = {"key": job.key, "url": redacted(job.url), "expected_sha256": job.sha256, "reason": reason}
+    why = {"key": job.key, "url": redact(job.url), "expected_sha256": job.sha256, "reason": reason}
     with new_file(f"{target}.json", overwrite=True) as file:
         file.write(json.dumps(why, indent=2, ensure_ascii=False).encode() + b"\n")
     with registry.write():
         registry.jobs.add_install(str(target), job.id, "quarantine", None)
     return target
+
+
+# --- sidecars: the site's record, A1111's settings, a preview picture
+
+MOST_PICTURE = 16 << 20  # bytes
+WHOLE_S = 30.0
+"""Seconds until a picture must be complete."""
+MOST_MISSED = 3
+"""Failures in a row after which no further picture is requested."""
+_OBEYED_S = 5.0  # longest pause for a picture: a network does not wait for it
+SAFE = 3  # the site's bits for PG and PG-13
+_SD_VERSIONS = (("SD 1", "SD1"), ("SD 2", "SD2"), ("SDXL", "SDXL"), ("Pony", "SDXL"))
+_MODEL_KEYS = ("name", "type", "nsfw", "poi", "mode")
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarWriter:
+    """Writes sidecars and previews beside installed networks.
+
+    Attributes:
+        registry: holds the site's records.
+        images: client for the site's pictures, without a token; None fetches none.
+        nsfw: whether pictures above PG-13 may be fetched.
+        missed: URLs of the last pictures in a row that failed.
+    """
+
+    registry: Registry
+    images: HttpClient | None
+    nsfw: bool = False
+    missed: list[str] = field(default_factory=list, init=False)
+
+    def write(self, job: Job, path: Path) -> None:
+        """Writes what is known beside `path`; the user's own files are kept, and a picture that fails is skipped."""
+        if job.source != "civitai" or job.remote_file_id is None:
+            return
+        with self.registry.write():
+            row = self.registry.catalogue.file(job.remote_file_id)
+            catalogue = self.registry.catalogue
+            pictures = catalogue.images(catalogue.version_row(job.remote_file_id))
+        written: list[tuple[Path | None, str]] = []
+        with _optional():
+            version = site_version(catalogue, row)
+            if version is not None:
+                written.append((sidecars.write_info(path, version), "sidecar"))
+        with _optional():
+            written.append((sidecars.merge_a1111(path, a1111_values(row)), "sidecar"))
+        with _optional():
+            written.append((self._preview(path, pictures), "preview"))
+        with self.registry.write():
+            for file, kind in written:
+                if file is not None:
+                    self.registry.jobs.add_install(str(file), job.id, kind, None)
+
+    def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
+        client = self.images
+        shown = [p for p in pictures if p["type"] == "image" and (self.nsfw or (p["nsfw_level"] or 0) & ~SAFE == 0)]
+        if client is None or not shown or len(self.missed) >= MOST_MISSED or sidecars.read(path).preview is not None:
+            return None
+        url = str(shown[0]["url"]).replace("/original=true/", "/width=450/")
+
+        def ask() -> bytes:
+            with client.open(url, whole_s=WHOLE_S) as answer:
+                return _body(answer) if answer.status == 200 else b""
+
+        try:
+            data = retry(
+                ask, "a preview picture", clock=client.clock, limiter=client.limiter, attempts=2, obeyed_s=_OBEYED_S
+            )
+        except RemoteError:
+            self.missed.append(url)
+            raise
+        self.missed.clear()
+        return sidecars.write_preview(path, data)
+
+
+@contextlib.contextmanager
+def _optional() -> Iterator[None]:
+    """Ignores all failures but a stop: a sidecar is optional, and the network is installed."""
+    try:
+        yield
+    except Stopped:
+        raise
+    except Exception:
+        return
+
+
+def _body(answer: HttpResponse) -> bytes:
+    data = bytearray()
+    for chunk in answer.chunks():
+        data += chunk
+        if len(data) > MOST_PICTURE:
+            return b""
+    return bytes(data)
+
+
+def site_version(catalogue: Catalogue, row: Row) -> dict[str, Any] | None:
+    """Returns the site's record of a file's version in the form of its by-hash answer, which names the model."""
+    model = catalogue.raw(row["source"], row["model_id"]) or {}
+    for version in model.get("modelVersions") or []:
+        if isinstance(version, dict) and str(version.get("id")) == row["version_id"]:
+            about = {key: model[key] for key in _MODEL_KEYS if key in model}
+            return {**version, "modelId": model.get("id"), "model": about}
+    return None
+
+
+def a1111_values(row: Row) -> dict[str, Any]:
+    """Returns the known values of A1111's own ``<stem>.json`` for a file that a site lists."""
+    base = row["site_base_model"] or ""
+    values = {
+        "description": row["description"],
+        "activation text": ", ".join(row["trained_words"] or ()),
+        "preferred weight": row["strength"],
+        "sd version": next((short for start, short in _SD_VERSIONS if base.startswith(start)), "Unknown"),
+    }
+    return {key: value for key, value in values.items() if value}

@@ -1,4 +1,4 @@
-"""What became of each thing that was to be fetched, and the error that this is where it did not come."""
+"""Results of fetching, one per file or record, and the error that they amount to."""
 
 from __future__ import annotations
 
@@ -10,29 +10,28 @@ from hnetkit import errors
 from hnetkit.errors import HnetkitError, PartlyFailed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.plan import Item
-from hnetkit.sources.repair import Damage
-from hnetkit.sources.sync import Plan
+from hnetkit.sources.civitai_models import BadRecord
+from hnetkit.sources.maintenance import Damage
+from hnetkit.sources.sync import SyncItem, SyncPlan
 
 _STATES = {"fetch": "fetch", "have": "have", "skip": "skipped"}
 
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """One file of a site, or one record of it, and what became of it.
+    """Result for one file of a site, or for one of its records.
 
     Attributes:
-        state: ``"done"``; ``"had"``, ``"have"``: here already, found while fetching or before; ``"skipped"``,
-            ``"kept"``, ``"refused"``, ``"failed"``: for `reason`; ``"fetch"``: planned; ``"listed"``, ``"archived"``,
-            ``"taken-down"``, ``"gone"``: what the site says of a model that it does not list any more.
-        name: the file's, or ``model:ID``, or what was asked for.
-        code, reason: why it did not come, for programs and for people.
+        state: ``"done"``; ``"had"`` or ``"have"``: in the library already, found while fetching or before;
+            ``"skipped"``, ``"kept"``, ``"refused"`` or ``"failed"``, see `reason`; ``"fetch"``: planned; ``"listed"``,
+            ``"archived"``, ``"taken-down"`` or ``"gone"``: state of a model that the site's listing lacks.
+        name: of the file, or ``model:ID``, or the reference.
+        code, reason: why it failed or was skipped, for programs and for people.
         model, version, model_id, version_id, file_id: the site's own names and numbers.
-        sha256, size_bytes: as the site says.
-        paths: where it is now; several where it was an archive.
+        sha256, size_bytes: as the site states.
+        paths: in the library; several for an archive.
         job: its number in the registry.
-        error: what was raised, where nothing could be asked for.
+        error: raised for a reference that could not be resolved.
     """
 
     state: str
@@ -52,12 +51,12 @@ class FetchResult:
 
     @property
     def is_failed(self) -> bool:
-        """Whether it did not come, or not all of it, for a reason that is no choice of anybody's."""
+        """Whether the file, or part of it, failed; a skipped file did not."""
         return self.state in ("failed", "refused") or self.code == "partly"
 
 
-def of_item(item: Item) -> FetchResult:
-    """A file for which nothing was done."""
+def of_item(item: SyncItem) -> FetchResult:
+    """Returns the result of an item without a job."""
     return FetchResult(
         _STATES[item.action],
         item.file.name,
@@ -73,13 +72,13 @@ def of_item(item: Item) -> FetchResult:
     )
 
 
-def of_plan(plan: Plan) -> list[FetchResult]:
-    """What would become of everything that is planned."""
+def of_plan(plan: SyncPlan) -> list[FetchResult]:
+    """Returns the results that a plan foresees, one per file and unusable record."""
     return [*map(of_record, plan.failed), *map(of_item, plan.items)]
 
 
 def of_job(registry: Registry, job: Job) -> FetchResult:
-    """A job at its end."""
+    """Returns the result of a job that has ended."""
     with registry.write():
         installs = registry.jobs.installs(job=job.id, kind="network")
         about = registry.catalogue.file(job.remote_file_id) if job.remote_file_id else {}
@@ -103,42 +102,42 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
 
 
 def of_record(bad: BadRecord) -> FetchResult:
-    """A record of the site that cannot be used."""
+    """Returns the result of a record that cannot be used."""
     name = "a record of the list" if bad.id is None else f"model:{bad.id}"
     return FetchResult("refused", name, "record", bad.reason, model_id=bad.id)
 
 
 def of_error(error: HnetkitError, name: str) -> FetchResult:
-    """A reference with which nothing could be done."""
+    """Returns the result of a reference that could not be resolved."""
     return FetchResult("failed", name, getattr(error, "code", "failed"), str(error), error=error)
 
 
 def of_unlisted(id: str, state: str) -> FetchResult:
-    """A known model that a list of everything did not hold, and what the site says when it is asked about it."""
+    """Returns the result of a known model that the listing lacks; `state` is what the site answers about it."""
     return FetchResult(state, f"model:{id}", reason="not listed any more; kept here")
 
 
-def not_there(id: int) -> FetchResult:
-    """A model that was asked for by its number, and that the site does not have."""
+def of_missing(id: int) -> FetchResult:
+    """Returns the result of a model wanted by number that the site does not have."""
     return FetchResult("failed", f"model:{id}", "gone", "the site has none")
 
 
 def of_kept(damage: Damage) -> FetchResult:
-    """A place of an installed file at which another network lies now."""
-    return FetchResult("kept", damage.path, "kept", "another network lies there, which is kept")
+    """Returns the result of a path where another network has replaced the installed one."""
+    return FetchResult("kept", damage.path, "kept", "another network is there, and is kept")
 
 
 def of_damage(damage: Damage, error: HnetkitError) -> FetchResult:
-    """An installed file that is damaged, and that cannot be fetched again."""
+    """Returns the result of a damaged file that cannot be fetched again."""
     return FetchResult("failed", damage.path, "disk", str(error))
 
 
 def require_all(results: Iterable[FetchResult]) -> None:
-    """Does nothing where everything came, or need not.
+    """Raises an error if any result is a failure.
 
     Raises:
-        HnetkitError: the failure of the only one there is, as its own class with its own exit code.
-        PartlyFailed: some of several.
+        HnetkitError: the failure of a single result, with its own class and exit code.
+        PartlyFailed: some of several failed.
     """
     results = list(results)
     failed = [result for result in results if result.is_failed]
@@ -148,7 +147,7 @@ def require_all(results: Iterable[FetchResult]) -> None:
         raise _as_error(failed[0])
     codes = {result.code for result in failed if result.state != "refused" and result.error is None}
     hint = _HINTS.get(str(codes.pop())) if len(codes) == 1 else None
-    raise PartlyFailed(f"{len(failed)} of {len(results)} did not come", hint=hint or "the same command tries again")
+    raise PartlyFailed(f"{len(failed)} of {len(results)} failed", hint=hint or "run the same command to try again")
 
 
 def _as_error(result: FetchResult) -> HnetkitError:
@@ -162,11 +161,11 @@ def _as_error(result: FetchResult) -> HnetkitError:
 
 _HINTS = {
     "no-token": "export CIVITAI_TOKEN=... (for hf: HF_TOKEN), and run the same command again",
-    "rate-limited": "run the same command again later: it goes on from here",
-    "network": "run the same command again: it goes on from here",
-    "refused": "what is kept of it is in the library's folder .quarantine",
-    "wrong-bytes": "what is kept of it is in the library's folder .quarantine",
-    "defect": "this is a defect of hnetkit: please report it; what came is in the library's folder .quarantine",
-    "partly": "what is kept of the archive is in the library's folder .quarantine",
+    "rate-limited": "run the same command again later to resume",
+    "network": "run the same command again to resume",
+    "refused": "what was kept is in the library's folder .quarantine",
+    "wrong-bytes": "what was kept is in the library's folder .quarantine",
+    "defect": "this is a defect of hnetkit: please report it; what was kept is in the library's folder .quarantine",
+    "partly": "the archive, if kept, is in the library's folder .quarantine",
     "disk-full": "make room, or set HNETKIT_LIBRARY to another disk",
 }

@@ -1,4 +1,4 @@
-"""Fetching into a library: what is asked of the sites, brought to its end or left for the next session."""
+"""Fetch networks into a library: look up, plan, download, install, and resume what was interrupted."""
 
 from __future__ import annotations
 
@@ -13,43 +13,46 @@ from urllib.parse import unquote, urlsplit
 from hnetkit.errors import Archived, Gone, HnetkitError, NetworkFailed, NotFound, UsageError, failure_of
 from hnetkit.library.library import Library, Row
 from hnetkit.registry.jobs import Job
-from hnetkit.sources import civitai, hub, queue, results
-from hnetkit.sources.beside import Beside
-from hnetkit.sources.civitai import Civitai, Failed, Filters
-from hnetkit.sources.fetch import Fetch
-from hnetkit.sources.here import again_unless_here
-from hnetkit.sources.hub import Hub
-from hnetkit.sources.identify import Identified, identified
-from hnetkit.sources.names import safe_stem, split_name
-from hnetkit.sources.origins import Origin, Trust, redacted
-from hnetkit.sources.pace import ByteLimit, Pace, RealClock, Stopped
-from hnetkit.sources.pages import BadRecord, parts_left_out
-from hnetkit.sources.plan import Item, enqueue, items_of
-from hnetkit.sources.refs import FORMS, Ref, ref_of, shown
-from hnetkit.sources.repair import Damage, damages, forget_moved, take_up
-from hnetkit.sources.results import FetchResult
-from hnetkit.sources.shapes import Model
-from hnetkit.sources.sync import (
-    MOST_ASKED,
-    Plan,
-    Update,
-    ask_about,
-    missing,
-    plan_sync,
-    store,
-    store_failures,
-    updates,
+from hnetkit.sources import results
+from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
+from hnetkit.sources.civitai_models import BadRecord, CivitaiModel, parts_left_out
+from hnetkit.sources.download import Downloader
+from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
+from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error
+from hnetkit.sources.install import SidecarWriter, requeue_unless_here, safe_stem, split_name
+from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
+from hnetkit.sources.maintenance import (
+    Damage,
+    Identification,
+    find_damage,
+    forget_moved,
+    identify_library,
+    requeue_damaged,
 )
-from hnetkit.sources.web import Web
-from hnetkit.sources.work import Workshop
-from hnetkit.sources.workers import Worker
+from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
+from hnetkit.sources.results import FetchResult
+from hnetkit.sources.sync import (
+    MOST_CHECKED,
+    SyncItem,
+    SyncPlan,
+    Update,
+    check_unlisted,
+    enqueue_items,
+    find_updates,
+    plan_items,
+    plan_sync,
+    store_failures,
+    store_models,
+    unlisted_models,
+)
+from hnetkit.sources.trust import Origin, SitePolicy, redact
 from hnetkit.text import counted
 
 Progress = Callable[[int, int], None]
-"""Told how much is done, and of how much."""
-_ALL = Filters()
-_PICTURE_TIMEOUT_S = (5.0, 10.0)  # a picture is worth less waiting than a network
-_WHOLE = (10, 64)  # digits of a hash that can be held against any file; others stand for parts of some, or are weak
+"""Called with how much is done, and of how much."""
+_EVERYTHING = Filters()
+_PICTURE_TIMEOUT_S = (5.0, 10.0)  # to connect, and between two reads: shorter than for a network
+_FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
 
 
 def _warn(bad: BadRecord) -> None:
@@ -57,34 +60,34 @@ def _warn(bad: BadRecord) -> None:
     warnings.warn(f"{about}{bad.reason}", stacklevel=4)
 
 
-def _unheard(*told: object) -> None:
-    """Nobody listens."""
+def _unheard(*values: object) -> None:
+    """Ignores a progress report."""
 
 
 class FetchSession:
-    """Fetches networks into a library, from Civitai, the Hugging Face hub and plain addresses.
+    """Fetches networks into a library, from Civitai, the Hugging Face hub and plain URLs.
 
-    What an exception or a kill cuts short is resumed by the next session on the library, at the byte where it
+    What an exception or a kill interrupts is resumed by the next session on the library, at the byte where it
     stopped. Any number of sessions may work on one library at once, in any number of processes.
 
     Tokens are read from the environment: ``CIVITAI_TOKEN``, else ``CIVITAI_API_KEY``; ``HF_TOKEN``.
 
     Args:
-        library: to fetch into; None opens that of the command line, and closes it with the session.
+        library: to fetch into; None opens the default library, and closes it with the session.
         parallel: files at a time.
-        limit: bytes a second, of all files together.
-        sidecars: whether files are written beside networks: what the site says of them, and an example picture.
-        previews: whether that picture is fetched.
-        nsfw: whether it may be one above PG-13.
-        clock, site: in place of the machine's clock, and of the Civitai that the environment names.
+        limit: bytes per second, of all files together.
+        sidecars: write files beside networks: the site's record, and an example picture.
+        previews: fetch that picture.
+        nsfw: allow a picture above PG-13.
+        clock, site: replace the machine's clock, and the Civitai that the environment names.
 
     Attributes:
         library: as given.
-        civitai: the site's API.
+        civitai: client of the site's API.
 
     Raises:
-        RegistryError: of a library that is opened for it.
-        UsageError: ``HNETKIT_CIVITAI_URL`` is no address that may be asked.
+        RegistryError: the library cannot be opened.
+        UsageError: ``HNETKIT_CIVITAI_URL`` is no URL that may be requested.
     """
 
     def __init__(
@@ -106,13 +109,13 @@ class FetchSession:
         self.registry, self.folder = self.library.registry, self.library.folder
         self._parallel, self._limit = parallel, limit
         self._sidecars, self._previews, self._nsfw = sidecars, previews, nsfw
-        # whole addresses of jobs, which may hold secrets: their rows hold none
-        self._addresses: dict[int, str] = {}
-        # digits of the hash by which a job's file was asked for: no other content is installed
-        self._asked: dict[int, str] = {}
+        # complete URLs of jobs: they may hold secrets, so they are not stored
+        self._urls: dict[int, str] = {}
+        # digits of the hash by which the user asked for a job's file: no other content is installed
+        self._wanted: dict[int, str] = {}
 
     def close(self) -> None:
-        """Closes the library, if it was opened for this session."""
+        """Closes the library if this session opened it."""
         if self._is_own:
             self.library.close()
 
@@ -122,20 +125,22 @@ class FetchSession:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
-    # --- looking
+    # --- looking up
 
-    def browse(self, filters: Filters = _ALL, *, limit: int | None = None, failed: Failed = _warn) -> list[Model]:
-        """Returns models of the site, newest first, or by how well they fit the words of the query.
+    def browse(
+        self, filters: Filters = _EVERYTHING, *, limit: int | None = None, failed: Failed = _warn
+    ) -> list[CivitaiModel]:
+        """Returns models of the site, newest first, or by relevance for a query.
 
         Args:
-            filters: which.
+            filters: which models.
             limit: how many at most.
-            failed: told of each record of the site that cannot be used; by default it is a warning.
+            failed: called with each record of the site that cannot be used; by default each is a warning.
 
         Raises:
-            RemoteError: the site does not answer, or does not say it to everybody.
+            RemoteError: the site does not answer, or denies access.
         """
-        found: list[Model] = []
+        found: list[CivitaiModel] = []
         for page in self.civitai.pages(filters, failed=failed):
             found += page
             if limit is not None and len(found) >= limit:
@@ -143,73 +148,73 @@ class FetchSession:
         return found[:limit]
 
     def updates(self, *, failed: Failed = _warn) -> list[Update]:
-        """Returns the models whose newest version is not here, of those of which some version is.
+        """Returns the models of which the library has some version but not the newest.
 
         Raises:
             RemoteError: as `browse`.
         """
         bad: list[BadRecord] = []
-        found = list(updates(self.registry, self.civitai, bad))
+        found = list(find_updates(self.registry, self.civitai, bad))
         for record in bad:
             failed(record)
         return found
 
-    def identify(self, *, again: bool = False, failed: Failed = _warn) -> Identified:
-        """Asks the site by their hashes what the library's files are, and on which checkpoints they were trained.
+    def identify(self, *, again: bool = False, failed: Failed = _warn) -> Identification:
+        """Looks up by hash what the library's files are, and which checkpoints they were trained on.
 
         Args:
-            again: ask also about what the site did not know lately.
+            again: ask also about files that the site did not know lately.
             failed: as in `browse`.
 
         Raises:
             RemoteError: as `browse`.
         """
         bad: list[BadRecord] = []
-        found = identified(self.registry, self.civitai, again=again, failed=bad)
+        found = identify_library(self.registry, self.civitai, again=again, failed=bad)
         for record in bad:
             failed(record)
         return found
 
-    # --- what is meant by name
+    # --- fetching by reference
 
     def pull(
         self, *refs: str, sha256: str | None = None, all_versions: bool = False, progress: Progress | None = None
     ) -> list[FetchResult]:
-        """Fetches what is meant, also what was refused or failed once.
+        """Fetches files by reference, also files that were refused or failed before.
 
         Args:
-            refs: ``"model:4209"``, ``"civitai:4209"``, ``"version:4931"``, an address at Civitai, a hash,
-                ``"hf:owner/repo[@revision][:glob]"``, or a plain https address.
-            sha256: that the file of a plain address must have.
+            refs: ``"model:4209"``, ``"civitai:4209"``, ``"version:4931"``, a URL at Civitai, a hash,
+                ``"hf:owner/repo[@revision][:glob]"``, or a plain https URL.
+            sha256: required hash of the file at a plain URL.
             all_versions: of a model, not only the newest.
-            progress: told bytes that came, and of how many.
+            progress: called with the bytes received, and with their total.
 
         Returns:
-            What became of each file, and of each reference of several with which nothing could be done.
+            The result for each file, and for each of several references that could not be resolved.
 
         Raises:
-            UsageError: no reference means anything.
-            RemoteError: the site does not have what the only reference means, or does not give it.
-            Stopped: somebody set the stop of `clock`; what came is kept.
+            UsageError: no reference is recognized.
+            RemoteError: the site does not have what the only reference names, or does not serve it.
+            Stopped: the stop of `clock` was set; what was received is kept.
         """
-        meant: list[Ref] = []
+        parsed: list[Reference] = []
         found: list[FetchResult] = []
         for text in refs:
             try:
-                meant.append(ref_of(text))
-            except HnetkitError as error:  # a list that somebody gave may hold one
+                parsed.append(parse_reference(text))
+            except HnetkitError as error:  # one bad reference among several does not stop the others
                 if len(refs) == 1:
                     raise
-                found.append(results.of_error(error, shown(text)))
-        if found and not meant:
-            raise UsageError("nothing that was given can be fetched", hint=f"it may be {FORMS}")
-        if sha256 is not None and (other := next((ref for ref in meant if ref.kind != "url"), None)) is not None:
+                found.append(results.of_error(error, redact_reference(text)))
+        if found and not parsed:
+            raise UsageError("none of the references is recognized", hint=f"use {FORMS}")
+        if sha256 is not None and (other := next((ref for ref in parsed if ref.kind != "url"), None)) is not None:
             raise UsageError(
-                f"{other.text}: --sha256 is for plain addresses; what a site lists is held against its own hash",
+                f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
                 hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
             )
         jobs: list[int] = []
-        for ref in meant:
+        for ref in parsed:
             bad: list[BadRecord] = []
             try:
                 queued, there = self.enqueue(ref, sha256=sha256, all_versions=all_versions, failed=bad.append)
@@ -224,37 +229,41 @@ class FetchSession:
         return found + self._fetched(jobs, progress)
 
     def enqueue(
-        self, ref: Ref, *, sha256: str | None = None, all_versions: bool = False, failed: Failed = _warn
-    ) -> tuple[list[int], list[Item]]:
-        """Makes the jobs that fetch what is meant, for `run`; the other arguments are those of `pull`.
+        self, ref: Reference, *, sha256: str | None = None, all_versions: bool = False, failed: Failed = _warn
+    ) -> tuple[list[int], list[SyncItem]]:
+        """Makes the jobs that fetch a reference, for `run`.
 
         Args:
-            failed: told of what the site says and nobody can use.
+            ref: what to fetch.
+            sha256, all_versions: as in `pull`.
+            failed: called with what cannot be used of the site's answer.
 
         Returns:
-            Numbers of jobs, and what is here already or cannot be had.
+            Numbers of jobs, and the items that are here already or cannot be fetched.
 
         Raises:
-            RemoteError: the site does not have it, or does not give it.
-            UsageError: a plain address without its sha256.
+            RemoteError: the site does not have it, or does not serve it.
+            UsageError: a plain URL without its sha256.
         """
         if ref.kind == "url":
             return [self._plain_job(ref, sha256)], []
         if ref.kind == "hub":
             files = Hub(self.clock).files(ref, failed=failed)
             with self.registry.write():
-                return [job.id for job in hub.enqueue(self.registry, self.folder, files)], []
-        model, items = self._of_site(ref, all_versions, failed)
-        for bad in store(self.registry, [model]):
+                return [job.id for job in enqueue_hub_files(self.registry, self.folder, files)], []
+        model, items = self._resolve_civitai(ref, all_versions, failed)
+        for bad in store_models(self.registry, [model]):
             raise NetworkFailed(f"{ref.text}: {bad.reason}")
         with self.registry.write():
-            jobs = [job.id for job in enqueue(self.registry, self.civitai, self.folder, items, failed)]
-        if len(ref.digits) in _WHOLE:
-            self._asked |= dict.fromkeys(jobs, ref.digits)
+            jobs = [job.id for job in enqueue_items(self.registry, self.civitai, self.folder, items, failed)]
+        if len(ref.digits) in _FULL_FILE:
+            self._wanted |= dict.fromkeys(jobs, ref.digits)
         return jobs, [item for item in items if item.action != "fetch"]
 
-    def _of_site(self, ref: Ref, all_versions: bool, failed: Failed) -> tuple[Model, list[Item]]:
-        """What is meant of Civitai: the model, and those of its files that are asked for."""
+    def _resolve_civitai(
+        self, ref: Reference, all_versions: bool, failed: Failed
+    ) -> tuple[CivitaiModel, list[SyncItem]]:
+        """Resolves a reference to Civitai: the model, and those of its files that are wanted."""
         version = None
         if ref.kind == "hash":
             version = self.civitai.version_by_hash(ref.digits)
@@ -262,19 +271,19 @@ class FetchSession:
             version = self.civitai.version(ref.id)
         model_id = ref.id if version is None else version.model_id
         if version is not None and ref.model not in (None, model_id):
-            hint = "say which of the two is meant: model:ID or version:ID"
+            hint = "use one of the two: model:ID or version:ID"
             raise UsageError(
-                f"{ref.text}: version {version.id} is one of model {model_id}, not of {ref.model}", hint=hint
+                f"{ref.text}: version {version.id} belongs to model {model_id}, not to {ref.model}", hint=hint
             )
         if model_id is None:
-            raise Gone(f"{ref.text}: the site does not say which model it belongs to")
+            raise Gone(f"{ref.text}: the site does not state its model")
         model = self.civitai.model(model_id)
-        items = items_of(self.registry, model, all_versions=all_versions, only=version.id if version else None)
+        items = plan_items(self.registry, model, all_versions=all_versions, only=version.id if version else None)
         if ref.kind == "hash":
             listed = len(items)
             items = [item for item in items if any(h.startswith(ref.digits) for h in item.file.hashes.values())]
             if listed and not items:
-                raise NetworkFailed(f"{ref.text}: of no file of {model.name} does the site say this hash")
+                raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
         if ref.file is not None:
             items = [item for item in items if item.file.id == ref.file]
         asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
@@ -283,110 +292,120 @@ class FetchSession:
             if left_out:
                 raise NetworkFailed(f"{ref.text}: {left_out[0].reason}")
             if model.state == "archived":
-                raise Archived(f"{ref.text}: {model.name} is archived; the site keeps it and gives no file")
-            which = "" if ref.file is None else f" of the number {ref.file}"
+                raise Archived(f"{ref.text}: {model.name} is archived; the site no longer serves its files")
+            which = "" if ref.file is None else f" with the number {ref.file}"
             raise Gone(f"{ref.text}: {model.name} has no file{which} that may be a network")
         for part in left_out:
             failed(part)
-        return model, list(map(_again, items))
+        return model, list(map(_retry_skipped, items))
 
-    def _plain_job(self, ref: Ref, sha256: str | None) -> int:
+    def _plain_job(self, ref: Reference, sha256: str | None) -> int:
         if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-            raise UsageError(f"{ref.text}: nobody says what this file must be", hint="add --sha256 with its 64 digits")
+            raise UsageError(f"{ref.text}: a plain address needs --sha256", hint="add --sha256 with its 64 digits")
         try:
-            Trust(Origin.of(ref.url), settled=False).check(ref.url)
+            SitePolicy(Origin.of(ref.url), settled=False).check(ref.url)
         except HnetkitError as error:
             raise UsageError(str(error), hint=error.hint or "use an https address") from error
         stem, suffix = split_name(unquote(urlsplit(ref.url).path))
-        shown = redacted(ref.url)  # signatures change and are secrets: neither kept, nor part of what the job is
-        place = shown.removesuffix("?...")
-        key = f"url:{hashlib.sha256(place.encode()).hexdigest()[:16]}:{sha256.lower()}"
+        shown = redact(ref.url)  # signatures change and are secrets: neither stored nor part of the key
+        address = shown.removesuffix("?...")
+        key = f"url:{hashlib.sha256(address.encode()).hexdigest()[:16]}:{sha256.lower()}"
         values = {
-            **{"source": "url", "url": shown, "name": safe_stem(stem, "network"), "suffix": suffix},
-            **{"folder": str(self.folder), "remote_file_id": None, "sha256": sha256.lower(), "size_bytes": None},
+            "source": "url",
+            "url": shown,
+            "name": safe_stem(stem, "network"),
+            "suffix": suffix,
+            "folder": str(self.folder),
+            "remote_file_id": None,
+            "sha256": sha256.lower(),
+            "size_bytes": None,
         }
         with self.registry.write():
-            job = again_unless_here(self.registry, self.registry.jobs.add(key, values))
-        self._addresses[job.id] = ref.url
+            job = requeue_unless_here(self.registry, self.registry.jobs.add(key, values))
+        self._urls[job.id] = ref.url
         return job.id
 
-    # --- the site as a whole, or a choice of it
+    # --- syncing by filters
 
     def plan(
         self,
-        filters: Filters | str = _ALL,
+        filters: Filters | str = _EVERYTHING,
         *,
         all_versions: bool = False,
         listed: Callable[[int], None] = _unheard,
-    ) -> Plan:
-        """Returns what `sync` would do; nothing is touched for it.
+    ) -> SyncPlan:
+        """Returns what `sync` would do, and changes nothing.
 
         Args:
-            filters: which models; a name is what was saved under it.
+            filters: which models; a name stands for the filters saved under it.
             all_versions: of each model, not only the newest.
-            listed: told how many models were listed so far.
+            listed: called with the number of models listed so far.
 
         Raises:
-            NotFound: nothing was saved under this name.
-            RemoteError: the site does not list them.
+            NotFound: no filters are saved under this name.
+            RemoteError: the site does not list the models.
         """
         chosen = self.subscription(filters) if isinstance(filters, str) else filters
         return plan_sync(self.registry, self.civitai, chosen, all_versions=all_versions, listed=listed)
 
     def sync(
         self,
-        filters: Filters | str = _ALL,
+        filters: Filters | str = _EVERYTHING,
         *,
         all_versions: bool = False,
         metadata_only: bool = False,
         progress: Progress | None = None,
     ) -> list[FetchResult]:
-        """Fetches all that is meant and is not here: `plan`, then `carry_out`."""
+        """Fetches all matching files that are not here: `plan`, then `carry_out`."""
         plan = self.plan(filters, all_versions=all_versions)
         return self.carry_out(plan, metadata_only=metadata_only, progress=progress)
 
     def carry_out(
         self,
-        plan: Plan,
+        plan: SyncPlan,
         *,
         metadata_only: bool = False,
         progress: Progress | None = None,
         note: Callable[[str], None] = _unheard,
     ) -> list[FetchResult]:
-        """Fetches what is planned, and keeps what the site says of it.
+        """Fetches what is planned, and stores the site's records.
 
-        After a list of everything, known models that it does not hold are asked about by number, up to
-        `hnetkit.sources.sync.MOST_ASKED` of them.
+        After a listing of everything, known models that it lacks are checked by number, up to
+        `hnetkit.sources.sync.MOST_CHECKED` of them.
 
         Args:
             plan: of this library.
             metadata_only: fetch no file.
-            progress: told bytes that came, and of how many.
-            note: told what a person should read.
+            progress: called with the bytes received, and with their total.
+            note: called with messages for the user.
 
         Returns:
-            What became of each file that was not here, of each record that cannot be used, and of models that the
-            site lost.
+            The result for each file that was not here, for each record that cannot be used, and for each model that
+            the site lost.
 
         Raises:
-            RemoteError: the site would answer no further question.
-            Stopped: somebody set the stop of `clock`; what came is kept.
+            RateLimited: the site answers no further request.
+            Stopped: the stop of `clock` was set; what was received is kept.
         """
-        failed = plan.failed + store(self.registry, plan.models)
+        failed = plan.failed + store_models(self.registry, plan.models)
         there = {model.id for model in plan.models} | {bad.id for bad in plan.failed}
-        found = [results.not_there(id) for id in plan.filters.ids if id not in there]
+        found = [results.of_missing(id) for id in plan.filters.ids if id not in there]
         if plan.filters.is_everything:
-            gone = [id for id in missing(self.registry, plan.models) if id not in {str(bad.id) for bad in failed}]
-            if len(gone) > MOST_ASKED:
-                note(f"{MOST_ASKED} of {len(gone):,} models that are not listed are asked about; others next time")
-            asked = ask_about(self.registry, self.civitai, self.clock, gone[:MOST_ASKED], failed)
+            gone = [
+                id for id in unlisted_models(self.registry, plan.models) if id not in {str(bad.id) for bad in failed}
+            ]
+            if len(gone) > MOST_CHECKED:
+                note(f"{MOST_CHECKED} of {len(gone):,} unlisted models are checked now, the others next time")
+            asked = check_unlisted(self.registry, self.civitai, self.clock, gone[:MOST_CHECKED], failed)
             found += [results.of_unlisted(id, state) for id, state in asked]
         jobs: list[int] = []
         if not metadata_only:
             unusable = {bad.id for bad in failed if bad.is_whole}
             items = [item for item in plan.items if item.model.id not in unusable]
             with self.registry.write():
-                jobs += [job.id for job in enqueue(self.registry, self.civitai, self.folder, items, failed.append)]
+                jobs += [
+                    job.id for job in enqueue_items(self.registry, self.civitai, self.folder, items, failed.append)
+                ]
         store_failures(self.registry, failed)
         found += map(results.of_record, failed)
         if not metadata_only:
@@ -399,87 +418,87 @@ class FetchSession:
         return found
 
     def subscriptions(self) -> list[Row]:
-        """Returns what was saved: ``name``, ``filters``, ``created_at``, ``synced_at``."""
+        """Returns the saved filters: ``name``, ``filters``, ``created_at``, ``synced_at``."""
         return self.registry.subscriptions.rows()
 
     def subscription(self, name: str) -> Filters:
-        """Returns which models were saved under a name.
+        """Returns the filters saved under a name.
 
         Raises:
-            NotFound: none.
+            NotFound: there are none.
         """
         for row in self.subscriptions():
             if row["name"] == name:
                 return Filters.of(row["filters"])
-        raise NotFound(f"no choice was saved as {name}", hint="hnetkit sync --subscriptions lists them")
+        raise NotFound(f"no filters were saved as {name}", hint="hnetkit sync --subscriptions lists them")
 
     def subscribe(self, name: str, filters: Filters) -> None:
-        """Saves which models a name means from now on."""
+        """Saves filters under a name, in place of earlier ones."""
         with self.registry.write():
             self.registry.subscriptions.put(name, filters.as_dict())
 
     def unsubscribe(self, name: str) -> None:
-        """Forgets what was saved under a name; no file is touched.
+        """Removes the filters saved under a name; no file is touched.
 
         Raises:
-            NotFound: nothing was.
+            NotFound: there are none.
         """
         self.subscription(name)
         with self.registry.write():
             self.registry.subscriptions.remove(name)
 
-    # --- what was fetched before
+    # --- repairing
 
     def damages(self, progress: Progress = _unheard) -> list[Damage]:
-        """Reads every file that was fetched, and returns what is missing or not what it was.
+        """Reads every fetched file, and returns those that are missing or changed.
 
         Args:
-            progress: told how many files were read, and of how many.
+            progress: called with the number of files read, and of all.
         """
-        return list(damages(self.registry, progress))
+        return list(find_damage(self.registry, progress))
 
     def repair(self, damaged: Iterable[Damage] | None = None, *, progress: Progress | None = None) -> list[FetchResult]:
-        """Fetches again what is missing or damaged; a damaged file goes into the library's folder .quarantine.
+        """Fetches missing and damaged files again; a damaged one is moved to the library's folder .quarantine.
 
-        Another network that somebody put in the place of one stays there.
+        Another network that the user put in the place of one is kept.
 
         Args:
-            damaged: as `damages` found them; None looks for them.
-            progress: told bytes that came, and of how many.
+            damaged: result of `damages`; None calls it.
+            progress: called with the bytes received, and with their total.
 
         Raises:
-            Stopped: somebody set the stop of `clock`; what came is kept.
+            Stopped: the stop of `clock` was set; what was received is kept.
         """
         damaged = self.damages() if damaged is None else list(damaged)
         found = [damage for damage in damaged if damage.what != "kept"]
-        taken = [(damage, take_up(self.registry, damage)) for damage in found]
+        taken = [(damage, requeue_damaged(self.registry, damage)) for damage in found]
         jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
         left = [results.of_kept(damage) for damage in damaged if damage.what == "kept"]
         left += [results.of_damage(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
         whole = {d.job.id: d.sha256 for d in found if d.job is not None and d.sha256 and d.sha256 == d.job.sha256}
-        self._asked |= whole  # what the site has replaced since is not what was here
+        self._wanted |= whole  # the site may have replaced the file since
         fetched = self._fetched(jobs, progress)
         forget_moved(self.registry, found)
         return left + fetched
 
-    # --- carrying out
+    # --- running jobs
 
     def _fetched(
         self, jobs: Iterable[int], progress: Progress | None, *, total: int | None = None
     ) -> list[FetchResult]:
-        """What became of each job; `total`: bytes that are to come, as far as that is known."""
+        """Runs jobs, and returns the result of each; `total`: bytes to receive, as far as known."""
         jobs = list(jobs)
         if total is None:
             total = sum(self.registry.jobs.get(job).size_bytes or 0 for job in jobs)
-        came = 0
+        received = 0
         raised: list[BaseException] = []
 
-        def count(more: int) -> None:  # in the thread of a file, whose failure that of a caller's function is not
-            nonlocal came
-            came += more
+        def count(more: int) -> None:  # runs in a download thread: errors of `progress` must not fail it
+            nonlocal received
+            received += more
             if progress is not None and not raised:
                 try:
-                    progress(came, max(total, came))
+                    progress(received, max(total, received))
                 except BaseException as error:
                     raised.append(error)
                     self.clock.stop.set()
@@ -497,45 +516,47 @@ class FetchSession:
         return fetched
 
     def run(self, jobs: Iterable[int], came: Callable[[int], None] = _unheard) -> Iterator[Job]:
-        """Carries out jobs of the registry, and yields each at its end; see `hnetkit.sources.queue.run`.
+        """Runs jobs of the registry, and yields each when it has ended; see `hnetkit.sources.jobs.run_jobs`.
 
         Args:
             jobs: their numbers.
-            came: told how many more bytes came.
+            came: called with the number of further bytes received.
 
         Raises:
-            Stopped: somebody set the stop of `clock`; what came is kept.
+            Stopped: the stop of `clock` was set; what was received is kept.
         """
-        limit = ByteLimit(self.clock, self._limit)
-        trust = self.civitai.web.trust
-        pictures = Web(Trust(trust.base), self.clock, Pace(self.clock, 10.0), _PICTURE_TIMEOUT_S, hidden=trust.token)
-        site = Fetch(self.civitai.web, limit, civitai.refusal)
-        hub_web = functools.cache(lambda: Hub(self.clock).web)  # one: what one file learns of the hub, all know
-        workshop = Workshop(
+        limit = BandwidthLimit(self.clock, self._limit)
+        policy = self.civitai.client.policy
+        pictures = HttpClient(
+            SitePolicy(policy.base), self.clock, RateLimiter(self.clock, 10.0), _PICTURE_TIMEOUT_S, hidden=policy.token
+        )
+        site = Downloader(self.civitai.client, limit, civitai_error)
+        hub_client = functools.cache(lambda: Hub(self.clock).client)  # one client: its rate limit holds for all files
+        runner = JobRunner(
             self.registry,
             self.civitai,
             {
                 "civitai": lambda job: site,
-                "huggingface": lambda job: Fetch(hub_web(), limit, hub.refusal),
-                "url": lambda job: Fetch(self._plain(job.url), limit, civitai.refusal),
+                "huggingface": lambda job: Downloader(hub_client(), limit, hub_error),
+                "url": lambda job: Downloader(self._plain(job.url), limit, civitai_error),
             },
-            Beside(self.registry, pictures if self._previews else None, self._nsfw) if self._sidecars else None,
+            SidecarWriter(self.registry, pictures if self._previews else None, self._nsfw) if self._sidecars else None,
             came,
-            self._addresses,
-            self._asked,
+            self._urls,
+            self._wanted,
         )
         with Worker(self.library.home / "workers") as worker:
             try:
-                yield from queue.run(self.registry, jobs, workshop, worker, self.clock, parallel=self._parallel)
+                yield from run_jobs(self.registry, jobs, runner, worker, self.clock, parallel=self._parallel)
             except BaseException:
-                self.clock.stop.clear()  # all threads have heard of it, and the session may go on
+                self.clock.stop.clear()  # all threads have ended, and the session can be used again
                 raise
 
-    def _plain(self, url: str) -> Web:
-        return Web(Trust(Origin.of(url), settled=False), self.clock, Pace(self.clock, 4.0))
+    def _plain(self, url: str) -> HttpClient:
+        return HttpClient(SitePolicy(Origin.of(url), settled=False), self.clock, RateLimiter(self.clock, 4.0))
 
 
-def _again(item: Item) -> Item:
-    """Somebody asks for just this: what was refused or failed once is tried again."""
+def _retry_skipped(item: SyncItem) -> SyncItem:
+    """Returns an item that was named explicitly with its earlier failure ignored."""
     is_again = item.action == "skip" and not item.not_before
-    return Item(item.model, item.version, item.file, "fetch") if is_again else item
+    return SyncItem(item.model, item.version, item.file, "fetch") if is_again else item

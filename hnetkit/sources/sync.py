@@ -1,55 +1,268 @@
-"""Keeping a library in step with Civitai: what is listed, what is missing here, what the site lost."""
+"""Keep a library in step with Civitai: store what the site lists, plan what to fetch, note what the site lost.
+
+The plan is made before anything is touched, and gives the reason for every file that is skipped.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
+from itertools import groupby
+from pathlib import Path
 
-from hnetkit.errors import Gone, NetworkFailed, failure_of
+from hnetkit.errors import Gone, NetworkFailed, failure_of, printable
+from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import Civitai, Filters, halts
-from hnetkit.sources.pace import Clock
-from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.plan import Item, item_of, items_of
-from hnetkit.sources.record import SOURCE, record
-from hnetkit.sources.shapes import Model, id_of
+from hnetkit.sources.civitai import SOURCE, Civitai, Failed, Filters, halts_everything, ignore_record, is_past
+from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel, CivitaiVersion, parse_id
+from hnetkit.sources.http import Clock
+from hnetkit.sources.install import find_bytes, path_of_job, safe_stem, split_name
 
-_AGAIN_S = 5.0  # between two answers that a model is gone: one alone may be a hiccup
+# --- storing the site's records
+
+_MODEL = (
+    "name",
+    "type",
+    "creator",
+    "description",
+    "tags",
+    "nsfw_level",
+    "availability",
+    "commercial_use",
+    "allow_no_credit",
+    "allow_derivatives",
+    "allow_different_license",
+    "downloads",
+    "state",
+)
+_VERSION = (
+    "name",
+    "base_model",
+    "published_at",
+    "early_access_until",
+    "availability",
+    "usage",
+    "nsfw_level",
+    "trained_words",
+    "strength",
+)
+_FILE = ("name", "type", "size_bytes", "format", "fp", "scan", "is_primary", "sha256", "hashes")
+_IMAGE = ("url", "type", "nsfw_level", "width", "height")
+
+
+def store_model(registry: Registry, model: CivitaiModel, *, whole: bool = False) -> None:
+    """Stores a model with its versions and files in the catalog; call it inside `registry.write()`.
+
+    Args:
+        registry: stores it.
+        model: from an answer of the site.
+        whole: whether the answer holds all versions, as listings do not; the others are then marked gone.
+    """
+    row = registry.catalogue.put_model(SOURCE, str(model.id), {key: getattr(model, key) for key in _MODEL}, model.raw)
+    for version in model.versions:
+        _store_version(registry, row, version)
+    if whole and model.versions and not model.left_out:  # an empty list is a known fault of the site and proves nothing
+        registry.catalogue.mark_gone(row, keep_versions=[str(version.id) for version in model.versions])
+
+
+def _store_version(registry: Registry, model: int, version: CivitaiVersion) -> None:
+    row = registry.catalogue.put_version(model, str(version.id), {key: getattr(version, key) for key in _VERSION})
+    registry.catalogue.put_images(row, [{key: getattr(image, key) for key in _IMAGE} for image in version.images])
+    for file in version.files:
+        registry.catalogue.put_file(row, str(file.id), {key: getattr(file, key) for key in _FILE})
+
+
+# --- planning the files of a model
+
+_LASTING = frozenset({"no-access", "archived", "gone"})  # failures that do not change within a day
+_A_DAY = timedelta(days=1)
+_OTHER_FILES = frozenset({"training data", "config", "workflow", "other", "negative", "vae"})
+
+
+@dataclass(frozen=True, slots=True)
+class SyncItem:
+    """One file of a version, and what to do with it.
+
+    Attributes:
+        action: ``"fetch"``, ``"have"`` or ``"skip"``.
+        code, reason: why it is skipped.
+        not_before: ISO 8601; when it becomes available.
+        is_other: whether a model listed earlier has another file with the same number.
+    """
+
+    model: CivitaiModel
+    version: CivitaiVersion
+    file: CivitaiFile
+    action: str
+    code: str | None = None
+    reason: str | None = None
+    not_before: str | None = None
+    is_other: bool = False
+
+    @property
+    def key(self) -> str:
+        return f"{job_key(self.file.id)}-{self.model.id}" if self.is_other else job_key(self.file.id)
+
+
+def job_key(file_id: int | str) -> str:
+    """Returns the permanent job key of a file of Civitai."""
+    return f"civitai:{file_id}"
+
+
+def plan_items(
+    registry: Registry, model: CivitaiModel, *, all_versions: bool = False, only: int | None = None
+) -> list[SyncItem]:
+    """Returns what to do with a model's files; only reads.
+
+    Args:
+        registry: of the library.
+        model: as the site lists it now.
+        all_versions: of the model, not only the newest that has files.
+        only: number of the one version wanted.
+    """
+    versions = [v for v in model.versions if model_files(v) and only in (None, v.id)]
+    if not all_versions and only is None:
+        versions = versions[:1]
+    return [plan_item(registry, model, version, file) for version in versions for file in model_files(version)]
+
+
+def model_files(version: CivitaiVersion) -> list[CivitaiFile]:
+    """Returns the files of a version that may be networks: no training data, no configs."""
+    return [file for file in version.files if (file.type or "Model").lower() not in _OTHER_FILES]
+
+
+def plan_item(
+    registry: Registry, model: CivitaiModel, version: CivitaiVersion, file: CivitaiFile, *, is_other: bool = False
+) -> SyncItem:
+    """Returns what to do with one file; only reads."""
+    item = SyncItem(model, version, file, "fetch", is_other=is_other)
+    if _is_here(registry, item):
+        return replace(item, action="have")
+    if version.usage not in (None, "Download"):
+        return replace(item, action="skip", code="no-access", reason="the owner has disabled downloads")
+    if version.early_access_until and not is_past(version.early_access_until):
+        until = version.early_access_until
+        reason = f"early access until {until[:10]}"
+        return replace(item, action="skip", code="early-access", reason=reason, not_before=until)
+    for job in registry.jobs.of(item.key, "refused", "failed"):
+        age = datetime.now(timezone.utc) - datetime.fromisoformat(job.updated_at)
+        lasts = job.code in _LASTING and abs(age) < _A_DAY  # abs: the clock may have been wrong
+        same = (job.sha256, job.size_bytes) == (file.sha256, file.size_bytes)
+        if same and (job.state == "refused" or lasts):
+            return replace(item, action="skip", code=job.code, reason=job.reason)
+    return item
+
+
+def _is_here(registry: Registry, item: SyncItem) -> bool:
+    """Whether a file of the library has the bytes that the site lists now; without a hash, any installed ones."""
+    file = item.file
+    if find_bytes(registry, file.sha256) is not None:
+        return True
+    done = registry.jobs.of(item.key, "done")
+    return any(file.sha256 in (None, job.sha256) and path_of_job(registry, job) is not None for job in done)
+
+
+def enqueue_items(
+    registry: Registry, civitai: Civitai, folder: Path, items: Iterable[SyncItem], failed: Failed = ignore_record
+) -> Iterator[Job]:
+    """Makes jobs for the files to fetch, and records why the others are skipped; call it inside `registry.write()`.
+
+    Args:
+        registry: stores the jobs.
+        civitai: gives the URLs.
+        folder: to install into.
+        items: of stored models.
+        failed: called with each that cannot be stored.
+
+    Yields:
+        The jobs to run.
+    """
+    for _, of_model in groupby(items, key=lambda item: item.model.id):
+        wanted = [item for item in of_model if not _is_settled(registry, item)]
+        if not wanted:
+            continue
+        files = registry.catalogue.file_rows(SOURCE, str(wanted[0].model.id))  # once: a model may have thousands
+        for item in wanted:
+            try:
+                job = _enqueue_item(registry, civitai, folder, item, files[str(item.version.id), str(item.file.id)])
+            except Exception as error:
+                failed(BadRecord(item.model.id, str(failure_of(error, printable(item.file.name)[:100]))))
+                continue
+            if job is not None:
+                yield job
+
+
+def _is_settled(registry: Registry, item: SyncItem) -> bool:
+    """Whether the file is here, perhaps installed since the plan was made, and all its jobs are done.
+
+    A job that is not done was killed just before its end, or failed before another one installed the same bytes.
+    """
+    here = item.action == "have" or (item.action == "fetch" and _is_here(registry, item))
+    return here and all(job.state == "done" for job in registry.jobs.of(item.key))
+
+
+def _enqueue_item(registry: Registry, civitai: Civitai, folder: Path, item: SyncItem, row: int) -> Job | None:
+    job = registry.jobs.add(item.key, _job_values(item, civitai, folder, row))
+    if item.action == "skip":
+        if job.state not in ("refused", "failed"):
+            registry.jobs.set_state(job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before)
+        return None
+    registry.jobs.requeue(job.id)
+    return registry.jobs.get(job.id)
+
+
+def _job_values(item: SyncItem, civitai: Civitai, folder: Path, row: int | None) -> dict[str, object]:
+    stem, suffix = split_name(item.file.name)
+    return {
+        "source": "civitai",
+        "url": civitai.download_url(item.version.id, item.file.id),
+        "name": safe_stem(stem, f"civitai-{item.file.id}"),
+        "suffix": suffix,
+        "folder": str(folder),
+        "remote_file_id": row,
+        "sha256": item.file.sha256,
+        "size_bytes": item.file.size_bytes,
+    }
+
+
+# --- planning a sync
+
+_AGAIN_S = 5.0  # until a model that seems gone is checked again: one answer may be a hiccup
 _ASKED_LATELY = timedelta(hours=24)
-MOST_ASKED = 100
-"""Models that one command asks about by number: a list that somebody gave away may name any number of them."""
+MOST_CHECKED = 100
+"""Unlisted models checked by one command: an imported list may name any number of them."""
 
 
 @dataclass(slots=True)
-class Plan:
-    """What a sync would do; nothing was touched for it.
+class SyncPlan:
+    """What a sync will do; nothing has been touched yet.
 
     Attributes:
-        filters: which models are meant.
-        models: everything listed that is meant.
-        items: each of their files, with what is to be done.
-        failed: records, and parts of them, with which nothing can be done.
+        filters: which models are wanted.
+        models: all listed models that match.
+        items: their files, with what to do.
+        failed: records, and parts of records, that cannot be used.
     """
 
     filters: Filters
-    models: list[Model] = field(default_factory=list)
-    items: list[Item] = field(default_factory=list)
+    models: list[CivitaiModel] = field(default_factory=list)
+    items: list[SyncItem] = field(default_factory=list)
     failed: list[BadRecord] = field(default_factory=list)
 
     @property
-    def to_fetch(self) -> list[Item]:
+    def to_fetch(self) -> list[SyncItem]:
         return [item for item in self.items if item.action == "fetch"]
 
     @property
     def left_out(self) -> int:
-        """How many files, versions and models are neither here nor to be fetched."""
+        """Number of files, versions and models that are neither here nor to be fetched."""
         return sum(item.action == "skip" for item in self.items) + sum(bad.count for bad in self.failed)
 
     @property
     def bytes_to_fetch(self) -> int:
-        """About, in bytes: files whose size the site does not say count nothing."""
+        """Approximate size in bytes; files of unknown size count as 0."""
         return sum(item.file.size_bytes or 0 for item in self.to_fetch)
 
 
@@ -60,81 +273,87 @@ def plan_sync(
     *,
     all_versions: bool = False,
     listed: Callable[[int], None] = lambda count: None,
-) -> Plan:
-    """Returns what to do to have everything that is meant.
+) -> SyncPlan:
+    """Lists the wanted models, and returns what to fetch.
 
     Args:
+        registry: of the library.
+        civitai: lists the models.
         filters: which models.
-        all_versions: not only the newest of each.
-        listed: told how many models were listed so far.
+        all_versions: of each model, not only the newest.
+        listed: called with the number of models listed so far.
 
     Raises:
         RemoteError: the listing failed.
     """
-    plan = Plan(filters)
-    owners: dict[str, Item] = {}
+    plan = SyncPlan(filters)
+    owners: dict[str, SyncItem] = {}
     for page in civitai.pages(filters, failed=plan.failed.append):
         for model in page:
-            with alone(model.id, plan.failed):
-                items = items_of(registry, model, all_versions=all_versions)
-                own = [item for item in (_told_apart(registry, item, owners) for item in items) if item is not None]
+            with isolate_failure(model.id, plan.failed):
+                items = plan_items(registry, model, all_versions=all_versions)
+                own = [
+                    item
+                    for item in (_unless_listed_before(registry, item, owners) for item in items)
+                    if item is not None
+                ]
                 plan.items += own
                 plan.models.append(model)
                 if others := len(items) - len(own):
-                    reason = f"left out: files that a model before it has ({others:,})"
+                    reason = f"left out: files that an earlier model has ({others:,})"
                     plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
     return plan
 
 
-def _told_apart(registry: Registry, item: Item, owners: dict[str, Item]) -> Item | None:
-    """Returns what is to be done with a file: None where a model before it has it, whose it is then.
+def _unless_listed_before(registry: Registry, item: SyncItem, owners: dict[str, SyncItem]) -> SyncItem | None:
+    """Returns the item, or None where a model listed earlier has the same file.
 
-    One that only has the number of another, but other bytes, is a file of its own: who is listed first could keep
-    all others from coming.
+    A file with the same number but other bytes is an item of its own: otherwise whoever is listed first could block
+    the files of others.
     """
     first = owners.setdefault(item.key, item)
     if first.model.id == item.model.id:
         return item
     if item.file.sha256 is None or item.file.sha256 == first.file.sha256:
         return None
-    return item_of(registry, item.model, item.version, item.file, is_other=True)
+    return plan_item(registry, item.model, item.version, item.file, is_other=True)
 
 
 @contextmanager
-def alone(id: int | None, failed: list[BadRecord], what: str | None = None) -> Iterator[None]:
-    """Surrounds what is done with one model: whatever fails is that model's failure.
+def isolate_failure(id: int | None, failed: list[BadRecord], what: str | None = None) -> Iterator[None]:
+    """Turns any failure of the block into a record of one model, so that the other models go on.
 
     Args:
-        id: the site's number of it.
-        failed: gets it.
-        what: it is, in words, where it is no model.
+        id: number of the model.
+        failed: receives the record.
+        what: failed, in words, where it is no model.
 
     Raises:
-        RemoteError: the site would answer the next question in the same way.
-        Stopped: the person asked for it.
+        RateLimited: the site would answer every request like this.
+        Stopped: the user asked for it.
     """
     try:
         yield
     except Exception as error:
-        if halts(error):
+        if halts_everything(error):
             raise
         failed.append(BadRecord(id, str(failure_of(error, what or f"model {id}"))))
 
 
-def store(registry: Registry, models: Iterable[Model]) -> list[BadRecord]:
-    """Keeps what the site says of models, each by itself, and returns what could not be kept."""
+def store_models(registry: Registry, models: Iterable[CivitaiModel]) -> list[BadRecord]:
+    """Stores models, each in its own transaction, and returns those that could not be stored."""
     failed: list[BadRecord] = []
     for model in models:
-        with alone(model.id, failed), registry.write():
-            record(registry, model)
+        with isolate_failure(model.id, failed), registry.write():
+            store_model(registry, model)
             for job in registry.jobs.of(_record_key(model.id), "refused"):
                 registry.jobs.set_state(job.id, "done")
     return failed
 
 
 def store_failures(registry: Registry, failed: Iterable[BadRecord]) -> None:
-    """Keeps which records of the site could not be used, and why."""
+    """Stores which records of the site could not be used, and why."""
     nothing = {"url": "", "suffix": "", "folder": "", "remote_file_id": None, "sha256": None, "size_bytes": None}
     with registry.write():
         for bad in failed:
@@ -148,43 +367,47 @@ def _record_key(id: int) -> str:
     return f"{SOURCE}:model:{id}"
 
 
-def missing(registry: Registry, models: Iterable[Model]) -> list[str]:
-    """Returns known models that a listing of everything did not hold and that were not asked about lately.
+def unlisted_models(registry: Registry, models: Iterable[CivitaiModel]) -> list[str]:
+    """Returns the numbers of known models that a listing of everything lacks and that were not checked lately.
 
-    Those come first that were seen least lately: a command asks about `MOST_ASKED`.
+    The one seen longest ago comes first: a command checks only `MOST_CHECKED`.
     """
     listed = {str(model.id) for model in models}
     now = datetime.now(timezone.utc)
     first, last = ((now + age).isoformat(timespec="seconds") for age in (-_ASKED_LATELY, _ASKED_LATELY))
-    rows = registry.catalogue.listed_models(SOURCE, not_seen=(first, last))  # later than now: by a wrong clock
+    rows = registry.catalogue.listed_models(SOURCE, not_seen=(first, last))  # times after now come from a wrong clock
     rows.sort(key=lambda row: str(row["last_seen"]))
     return [row["remote_id"] for row in rows if row["remote_id"] not in listed]
 
 
-def ask_about(
+def check_unlisted(
     registry: Registry, civitai: Civitai, clock: Clock, ids: Iterable[str], failed: list[BadRecord] | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Asks about models by number, stores and yields (number, state): absence from a list proves nothing.
+    """Requests models by number, stores their state, and yields (number, state).
 
     Args:
-        failed: gets those about which nothing could be learnt.
+        registry: stores it.
+        civitai: is asked.
+        clock: waits before a second check.
+        ids: numbers of models; absence from a listing proves nothing.
+        failed: receives those that could not be checked.
     """
     failed = [] if failed is None else failed
     doubtful: list[str] = []
     for id in ids:
         state = None
-        with alone(id_of(id), failed):
-            state = _asked(registry, civitai, id)
+        with isolate_failure(parse_id(id), failed):
+            state = _check_state(registry, civitai, id)
             if state == "gone":
                 doubtful.append(id)
         if state not in (None, "gone"):
             yield id, str(state)
     if doubtful:
-        clock.sleep(_AGAIN_S)  # once: an import may have brought thousands that never were
+        clock.sleep(_AGAIN_S)  # once for all: an import may name thousands that never existed
     for id in doubtful:
         state = None
-        with alone(id_of(id), failed):
-            state = _asked(registry, civitai, id)
+        with isolate_failure(parse_id(id), failed):
+            state = _check_state(registry, civitai, id)
             if state == "gone":
                 with registry.write():
                     registry.catalogue.set_model_state(SOURCE, id, "gone")
@@ -192,9 +415,9 @@ def ask_about(
             yield id, state
 
 
-def _asked(registry: Registry, civitai: Civitai, id: str) -> str:
-    """What the site says now of the state of a model, of which all else that it says is stored."""
-    number = id_of(id)
+def _check_state(registry: Registry, civitai: Civitai, id: str) -> str:
+    """Returns the state of a model, and stores what the site says of it."""
+    number = parse_id(id)
     if number is None:
         raise NetworkFailed(f"{id[:40]}: no number of a model")
     try:
@@ -202,46 +425,48 @@ def _asked(registry: Registry, civitai: Civitai, id: str) -> str:
     except Gone:
         return "gone"
     with registry.write():
-        record(registry, model, whole=True)
+        store_model(registry, model, whole=True)
         registry.catalogue.set_model_state(SOURCE, id, model.state)
     return model.state
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A model of which the library holds something, and the site has something newer.
+    """A model of which the site has a newer version than the library.
 
     Attributes:
-        have: names of the versions that are here.
-        newest: the version that is not.
+        have: names of the versions in the library.
+        newest: a file of the version that is not.
     """
 
-    model: Model
+    model: CivitaiModel
     have: tuple[str, ...]
-    newest: Item
+    newest: SyncItem
 
 
-def updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] | None = None) -> Iterator[Update]:
-    """Yields the models whose newest version is not here, of those of which some version is.
+def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] | None = None) -> Iterator[Update]:
+    """Yields the models of which the library has some version but not the newest.
 
     Args:
-        failed: gets those of which the site's record cannot be used.
+        registry: of the library.
+        civitai: lists the models.
+        failed: receives the records that cannot be used.
     """
     failed = [] if failed is None else failed
     here = _versions_here(registry)
-    ids = tuple(sorted(filter(None, map(id_of, here))))
+    ids = tuple(sorted(filter(None, map(parse_id, here))))
     for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
-        failed += store(registry, page)
+        failed += store_models(registry, page)
         for model in page:
-            newer: list[Item] = []
-            with alone(model.id, failed):
-                newer = [item for item in items_of(registry, model) if item.action == "fetch"]
+            newer: list[SyncItem] = []
+            with isolate_failure(model.id, failed):
+                newer = [item for item in plan_items(registry, model) if item.action == "fetch"]
             if newer and str(newer[0].version.id) not in here[str(model.id)]:
                 yield Update(model, tuple(here[str(model.id)].values()), newer[0])
 
 
 def _versions_here(registry: Registry) -> dict[str, dict[str, str]]:
-    """Model -> {version -> its name} of every version with a file in the library."""
+    """Returns model -> {version -> name} of all versions with a file in the library."""
     found: dict[str, dict[str, str]] = {}
     for row in registry.catalogue.files(source=SOURCE, here=True):
         found.setdefault(row["model_id"], {})[row["version_id"]] = row["version"]

@@ -1,317 +1,321 @@
-"""A training run: everything is read and checked, then made ready, then trained, then saved."""
+"""The training loop: its steps, and between them guards, logs, previews, checkpoints and roll-backs."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
 
 import torch
 
-from hnetkit.distributed import Processes
-from hnetkit.errors import OutOfMemory, UsageError
-from hnetkit.generate.memory import is_out_of_memory
-from hnetkit.runtime.compatibility import require_fit
-from hnetkit.runtime.layers import find_layers
-from hnetkit.train.build import Build
-from hnetkit.train.data import TrainingData
-from hnetkit.train.guards import Guards
-from hnetkit.train.logs import Log
-from hnetkit.train.loss import Objective
-from hnetkit.train.material import Material, Progress, frozen, prepare
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.optimizer import make_optimizer
+from hnetkit.errors import RunChanged, TrainingFailed
+from hnetkit.formats.writing import save
+from hnetkit.network import Hypernetwork
+from hnetkit.train.checkpoints import TrainingState, reporting_full_disk
+from hnetkit.train.guards import MEASURED, Guards, Verdict
+from hnetkit.train.logs import Log, LogRow
+from hnetkit.train.plot import write_plot
 from hnetkit.train.previews import Previews
-from hnetkit.train.rates import Rates, schedule
 from hnetkit.train.recipe import Recipe
-from hnetkit.train.run import Report, Run
-from hnetkit.train.run_folder import Beginning, Found, RunFolder, find
-from hnetkit.train.saving import save_trained, to_hypernetwork
-from hnetkit.train.state import State, require_room
-from hnetkit.train.step import Stepper
-from hnetkit.train.unet_hooks import Stacks
+from hnetkit.train.run_folder import RunFolder
+from hnetkit.train.schedules import Rates
+from hnetkit.train.step import Stepper, StepResult, restore_optimizer
 
-if TYPE_CHECKING:
-    from hnetkit.generate.model import Model
-    from hnetkit.network import Hypernetwork
-
-_HINT = "--gradient-checkpointing, --precision bf16, or a smaller --batch-size with a larger --accumulate"
+_SECONDS_BETWEEN_PLOTS = 60
+_SECONDS_OF_ONE_SIGNAL = 1  # launchers pass on a signal that the terminal has sent already
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """A run that came to its end.
+class TrainingReport:
+    """Where a run is.
 
     Attributes:
-        folder: of the run.
-        files: the network, as it is kept: ``NAME.safetensors`` first; none but in the main process.
-        started_from: content hash of the file that training began with; None for a new network.
-        step: steps made in all.
+        step: steps made, of `last_step`.
+        epoch: how often all images were seen.
         loss: its running mean.
-        roll_backs: in all.
+        rate: learning rate of the step that was just made.
     """
 
-    folder: Path
-    files: tuple[Path, ...]
-    started_from: str | None
     step: int
+    last_step: int
+    epoch: int
     loss: float
-    roll_backs: int
+    rate: float
+
+
+@dataclass(eq=False)
+class TrainingLoop:
+    """The loop of a run that is set up.
+
+    Attributes:
+        recipe: of the run.
+        files: the run's folder.
+        stepper: makes steps.
+        guards: watch the run; their verdicts count if the recipe is guarded.
+        rates: of learning.
+        clip_at: a schedule of what gradients are clipped at; None if they are not.
+        export: gives the network as it is after so many steps.
+        log, previews: in the main process alone; previews are None if none are wanted.
+        report: called after every step.
+        note: called with a line for the user.
+        step: steps made.
+    """
+
+    recipe: Recipe
+    files: RunFolder
+    stepper: Stepper
+    guards: Guards
+    rates: Rates
+    clip_at: Rates | None
+    export: Callable[[int], Hypernetwork]
+    log: Log | None
+    previews: Previews | None
+    report: Callable[[TrainingReport], None]
+    note: Callable[[str], None]
+    step: int = 0
+    _seconds: float = 0.0
+    _last_plot: float = field(default_factory=time.monotonic)
 
     @property
-    def file(self) -> Path | None:
-        """The network as ``NAME.safetensors``; None but in the main process."""
-        return self.files[0] if self.files else None
+    def last_step(self) -> int:
+        return self.rates.last_step
 
+    def begin(self) -> None:
+        """Measures the loss, draws the first preview and writes the first checkpoint, before the first step.
 
-@dataclass(frozen=True, slots=True)
-class Callbacks:
-    """Who is told what happens.
+        Raises:
+            TrainingFailed: the loss is not finite from the start.
+            DiskFull: no room for a checkpoint.
+        """
+        verdict = None
+        if self.recipe.guarded:
+            verdict = self.guards.begin([self.stepper.measure(step) for step in range(min(MEASURED, self.last_step))])
+        verdict = verdict or self._preview()
+        if verdict is not None:
+            raise self._failure(verdict)
+        if self.stepper.processes.is_main:
+            self.files.checkpoints.write(self._state())
 
-    Attributes:
-        note: takes a line for the person.
-        progress: takes what is being made ready, how much of it is, and how much there is.
-        step: takes where the run is, after each step.
-    """
+    def resume(self, state: TrainingState) -> None:
+        """Restores a checkpoint.
 
-    note: Callable[[str], None] = lambda line: None
-    progress: Progress = lambda what, done, total: None
-    step: Callable[[Report], None] = lambda report: None
+        Raises:
+            RunChanged: another version of hnetkit, or of torch, wrote it.
+        """
+        self._restore(state, self.guards.load_state_dict)
 
+    def run(self) -> None:
+        """Makes the missing steps.
 
-def train(
-    recipe: Recipe,
-    model: Model,
-    data: TrainingData,
-    folder: Path,
-    *,
-    beginning: Beginning = "go on",
-    force: bool = False,
-    told: Callbacks = Callbacks(),
-) -> Result:
-    """Trains a network, from its last checkpoint where the folder has one, and saves it.
+        Raises:
+            TrainingFailed: a guard stopped the run; the message names the last good file.
+            DiskFull: no room for a checkpoint; the previous one is complete.
+            KeyboardInterrupt: asked to stop; a checkpoint was written.
+        """
+        with _stop_on_interrupt() as stop:
+            while self.step < self.last_step:
+                result, row = self._make_step(is_last=stop.is_set())
+                verdict = self._watch(result, row)
+                is_preview_due = self.recipe.preview_every and self.step % self.recipe.preview_every == 0
+                if verdict is None and is_preview_due:
+                    verdict = self._preview()
+                if verdict is not None:
+                    self._roll_back(verdict)
+                elif self._is_checkpoint_due or result.is_last:
+                    self.write_checkpoint()
+                if result.is_last:
+                    raise KeyboardInterrupt
 
-    Args:
-        model: on its device; its UNet is brought to the recipe's precision and keeps it.
-        data: what `hnetkit.train.data.read_data` gave for the recipe.
-        folder: of this run alone; made where it is not there.
-        beginning: whether to go on, to insist on that, or to start over.
-        force: go on although pictures or model changed.
+    def write_checkpoint(self) -> None:
+        """Writes the network as a file, then a checkpoint.
 
-    Raises:
-        UsageError: settings that cannot be meant, before anything is computed.
-        RunChanged: the folder's run was made with another recipe, other pictures or another model.
-        NotFound: asked to resume, and there is nothing to resume.
-        DiskFull: no room for a checkpoint; the one before is whole.
-        TrainingFailed: a guard stopped the run; the message names the last good network.
-        OutOfMemory: a step needs more than there is.
-        KeyboardInterrupt: Ctrl-C, after the step and with a checkpoint.
-    """
-    with ExitStack() as stack:
-        processes, rates, files, unet, network, stacks, optimizer, objective, found = stack.enter_context(
-            _set_up(recipe, model, data, folder, told)
+        Raises:
+            DiskFull: no room; the previous checkpoint is complete.
+        """
+        self._require_finite()
+        if not self.stepper.processes.is_main:
+            return
+        checkpoints = self.files.checkpoints
+        with reporting_full_disk(checkpoints):
+            save(self.export(self.step), self.files.snapshot(self.step), overwrite=True)
+        checkpoints.write(self._state())
+        if time.monotonic() - self._last_plot > _SECONDS_BETWEEN_PLOTS:
+            self.plot()
+
+    def plot(self) -> None:
+        """Plots the losses so far."""
+        self._last_plot = time.monotonic()
+        if self.log is not None:
+            write_plot(self.files.folder, self.recipe.name)
+
+    @property
+    def _is_checkpoint_due(self) -> bool:
+        every = self.recipe.save_every
+        return self.step == self.last_step or bool(every and self.step % every == 0)
+
+    def _make_step(self, *, is_last: bool) -> tuple[StepResult, LogRow]:
+        """Makes a step; returns it and its row of the log, which has no running mean yet."""
+        started = time.monotonic()
+        rate = self.rates.rate_at(self.step) * self.guards.rate_factor
+        clip_at = None if self.clip_at is None else self.clip_at.rate_at(self.step)
+        result = self.stepper.make_step(self.step, rate, clip_at, is_last=is_last)
+        epoch, epoch_step = self.stepper.data.epoch(self.step)
+        self.step += 1
+        self._seconds += time.monotonic() - started
+        return result, LogRow(
+            step=self.step,
+            epoch=epoch,
+            epoch_step=epoch_step,
+            loss=result.loss,
+            learn_rate=rate,
+            running_mean=math.nan,
+            gradient_norm=result.gradient_norm,
+            seconds=self._seconds,
+            roll_backs=self.guards.roll_backs,
         )
-        for change in files.require_same(beginning, found, force=force):
-            told.note(f"Warning: going on although {change}")
-        log = None
-        if processes.is_main:
-            stack.enter_context(files.locked())
-            log = Log(folder, tensorboard=recipe.tensorboard)
-            stack.callback(log.close)
-            _require_room(folder, network, recipe, rates, told.note)
-        state = _begin(files, found, processes, beginning, rates.last_step)
-        material = prepare(model, data, told.progress)
-        scaler = torch.amp.GradScaler(unet.device.type, enabled=recipe.precision == "fp16")
-        run = Run(
-            recipe=recipe,
-            files=files,
-            stepper=Stepper(
-                *(unet, network, stacks, optimizer, scaler),
-                *(data, material.latents, material.prompts, objective, processes),
-            ),
-            guards=Guards(recipe.guards, rates.last_step),
-            rates=rates,
-            clip_at=_clip_at(recipe, rates),
-            as_file=partial(_as_file, network, model, recipe.name),
-            log=log,
-            previews=_previews(recipe, model, material, folder) if processes.is_main else None,
-            report=told.step,
-            say=told.note,
+
+    def _watch(self, result: StepResult, row: LogRow) -> Verdict | None:
+        """Logs a step; returns a verdict if the run must not continue."""
+        verdict = self.guards.after_step(self.step, result.loss, result.gradient_norm, is_skipped=result.is_skipped)
+        row = row._replace(running_mean=self.guards.running_mean)
+        if self.log is not None:
+            self.log.step(row)
+        self.report(TrainingReport(self.step, self.last_step, row.epoch, row.running_mean, row.learn_rate))
+        return self._serious(verdict)
+
+    def _preview(self) -> Verdict | None:
+        """Draws a preview; returns a verdict if the run must not continue."""
+        if not self.recipe.preview_every:
+            return None
+        seen = None
+        if self.previews is not None:
+            preview = self.previews.draw(self.export(self.step), self.step)
+            if self.log is not None:
+                self.log.preview(self.step, preview.path)
+            seen = preview.energy, preview.fault
+        energy, fault = self.stepper.processes.broadcast(seen) or (0.0, "")
+        return self._serious(self.guards.after_preview(self.step, energy, fault))
+
+    def _serious(self, verdict: Verdict | None) -> Verdict | None:
+        """Notes a warning; returns any other verdict if the recipe is guarded."""
+        if verdict is None or not self.recipe.guarded:
+            return None
+        if verdict.kind == "warn":
+            self.note(f"Warning: step {self.step}: {verdict.reason}; {verdict.remedy}")
+            return None
+        return verdict
+
+    def _roll_back(self, verdict: Verdict) -> None:
+        """Restores the last good checkpoint with a lower rate, and writes it again as the newest one.
+
+        Raises:
+            TrainingFailed: no more roll-backs are allowed, or there is no checkpoint.
+            RunChanged: as `resume`.
+        """
+        if verdict.kind == "stop":
+            raise self._failure(verdict)
+        checkpoints = self.files.checkpoints
+        state = checkpoints.read(most=verdict.sound_until) or checkpoints.oldest()
+        if state is None:
+            raise self._failure(verdict)
+        self.stepper.processes.wait()
+        reached = self.step
+        self._restore(state, self.guards.roll_back)
+        self.note(
+            f"Step {reached}: {verdict.reason}. Back to step {self.step}, "
+            f"with {self.guards.rate_factor:g} times the rates of the schedule."
         )
-        with _needing_memory(recipe):
-            _go(run, state)
-        saved = tuple(save_trained(run.as_file(run.step), folder)) if processes.is_main else ()
-        processes.wait()
-        return Result(folder, saved, found.start, run.step, run.guards.running_mean, run.guards.roll_backs)
+        if self.stepper.processes.is_main:
+            checkpoints.write(self._state())
+            checkpoints.remove_after(self.step)
+            self.files.remove_snapshots_after(self.step)
+
+    def _require_finite(self) -> None:
+        """Raises TrainingFailed if a weight is not finite: such a network is never written."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.stepper.network.parameters()):
+            raise self._failure(Verdict("stop", "a weight is no finite number", "a lower --rate"))
+
+    def _failure(self, verdict: Verdict) -> TrainingFailed:
+        self.plot()
+        state = self.files.checkpoints.read()
+        good = self.files.snapshot(state.step) if state is not None and state.step else None
+        last = f"the last good network is {good}" if good else "there is no good network yet"
+        return TrainingFailed(f"step {self.step}: {verdict.reason}; {last}", hint=verdict.remedy)
+
+    def _state(self) -> TrainingState:
+        stepper = self.stepper
+        return TrainingState(
+            self.step,
+            {
+                "network": stepper.network.state_dict(),
+                "optimizer": stepper.optimizer.state_dict(),
+                "scaler": stepper.scaler.state_dict(),
+                "guards": self.guards.state_dict(),
+                "seconds": self._seconds,
+            },
+        )
+
+    def _restore(self, state: TrainingState, restore_guards: Callable[[Mapping[str, Any]], None]) -> None:
+        """Restores a state, and the guards by one of their own methods.
+
+        Raises:
+            RunChanged: it does not fit this run.
+        """
+        try:
+            _require_numbers(self.guards.state_dict(), state.content["guards"])
+            self._load(state)
+            restore_guards(state.content["guards"])
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise RunChanged(
+                f"{self.files.folder}: a checkpoint of another version of hnetkit ({error})",
+                hint="--restart starts over",
+            ) from error
+
+    def _load(self, state: TrainingState) -> None:
+        """Restores a state except for the guards."""
+        stepper, content = self.stepper, state.content
+        stepper.network.load_state_dict(content["network"])
+        restore_optimizer(stepper.optimizer, content["optimizer"])
+        if stepper.scaler.is_enabled():
+            stepper.scaler.load_state_dict(content["scaler"])
+        self.step, self._seconds = state.step, float(content["seconds"])
 
 
-def check(
-    recipe: Recipe,
-    model: Model,
-    data: TrainingData,
-    folder: Path,
-    *,
-    beginning: Beginning = "go on",
-    force: bool = False,
-) -> Found:
-    """Returns what a run is made on, where `train` with the same arguments could begin; nothing is written or said.
-
-    Raises:
-        UsageError, RunChanged, NotFound: as `train`, before its first step.
-    """
-    with _set_up(recipe, model, data, folder, Callbacks()) as run:
-        run.files.require_same(beginning, run.found, force=force)
-        return run.found
-
-
-class _SetUp(NamedTuple):
-    processes: Processes
-    rates: Rates
-    files: RunFolder
-    unet: Any
-    network: TrainedNetwork
-    stacks: Stacks
-    optimizer: torch.optim.Optimizer
-    objective: Objective
-    found: Found
+def _require_numbers(fresh: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+    """Raises ValueError if guards stored something else than the numbers, and lists of numbers, that they store."""
+    for name, value in fresh.items():
+        found = stored[name]
+        numbers = found if isinstance(value, list) and isinstance(found, list) else [found]
+        is_unset = value is None and found is None
+        if not is_unset and not all(isinstance(number, int | float) for number in numbers):
+            raise ValueError(f"guards: {name}")
 
 
 @contextmanager
-def _set_up(recipe: Recipe, model: Model, data: TrainingData, folder: Path, told: Callbacks) -> Iterator[_SetUp]:
-    """Gives a run's parts, after all that can be told of them without a step; the model is as before afterwards."""
-    processes = Processes.of_accelerate(model.pipe.unet.device.type)
-    rates = _checked(recipe, data, processes, told)
-    files = RunFolder(folder, recipe)
-    files.require_ours()
-    with _own_generators(model.pipe.unet.device), frozen(model, recipe) as unet:
-        network, start = _network(recipe, unet)
-        beside = _beside(recipe, unet)
-        stacks = Stacks({recipe.called: network, **{name: other for name, (other, _) in beside.items()}})
-        optimizer = make_optimizer(recipe.optimizer, network.parameters(), recipe.optimizer_options, rates.rate_at(0))
-        objective = Objective(model.scheduler_config, recipe.min_snr)
-        found = find(data, model, start, {name: content for name, (_, content) in beside.items()})
-        yield _SetUp(processes, rates, files, unet, network, stacks, optimizer, objective, found)
+def _stop_on_interrupt() -> Iterator[threading.Event]:
+    """Gives an event that Ctrl-C sets, so that no step is cut in half; pressed again, it interrupts at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before: Any = signal.getsignal(signal.SIGINT)
+    first = 0.0
 
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal first
+        if asked.is_set() and time.monotonic() - first > _SECONDS_OF_ONE_SIGNAL:
+            raise KeyboardInterrupt
+        first = first or time.monotonic()
+        asked.set()
 
-def _go(run: Run, state: State | None) -> None:
-    """Makes the steps that are missing, from a checkpoint where there is one."""
-    if state is not None:
-        run.go_on_from(state)
-        is_done = run.step >= run.last_step
-        done = f"All {run.step} steps are made already: --max-steps goes further, --restart starts over."
-        run.say(done if is_done else f"Going on from step {run.step}.")
-    if run.log is not None:
-        run.log.truncate_after(run.step, run.guards.roll_backs)
-    if state is None:
-        run.open()
-    run.go()
-    run.plot()
-
-
-def _as_file(network: TrainedNetwork, model: Model, name: str, step: int) -> Hypernetwork:
-    return to_hypernetwork(network, name=name, step=step, model_name=model.name, model_hash=model.hash)
-
-
-def _previews(recipe: Recipe, model: Model, material: Material, folder: Path) -> Previews | None:
-    if not recipe.preview_every:
-        return None
-    return Previews(model, recipe.previews, folder / "previews", recipe.name, ready=material.drawing)
-
-
-def _checked(recipe: Recipe, data: TrainingData, processes: Processes, told: Callbacks) -> Rates:
-    """Returns the rates of a run, after everything that can be told of it without computing."""
-    if recipe.samples_per_step < processes.size:
-        raise UsageError(
-            f"{processes.size} processes share {recipe.samples_per_step} samples a step",
-            hint=f"--batch-size {processes.size}, or --accumulate {processes.size}",
-        )
-    rates = schedule(recipe.rates, recipe.max_steps)
-    clip_at = _clip_at(recipe, rates)
-    if processes.is_main:
-        warnings = [*data.warnings(), *rates.warnings()]
-        warnings += [f"clipping: {warning}" for warning in clip_at.warnings()] if clip_at else []
-        for warning in warnings:
-            told.note(f"Warning: {warning}")
-    return rates
-
-
-def _clip_at(recipe: Recipe, rates: Rates) -> Rates | None:
-    return None if recipe.clip_at is None else Rates(recipe.clip_at, rates.last_step)
-
-
-def _network(recipe: Recipe, unet: Any) -> tuple[TrainedNetwork, str | None]:
-    """Returns the network to train, on the UNet's device, and the content hash of the file that it comes from."""
-    if recipe.start is not None:
-        if recipe.build != Build():
-            raise UsageError(f"{recipe.start} says how the network is built", hint="leave --structure and the like out")
-        network, start = _read(recipe.start, unet)
-    else:
-        widths = sorted({layer.width for layer in find_layers(unet)})
-        network, start = TrainedNetwork(recipe.build, widths, seed=recipe.seed), None
-    network.to(unet.device).train()
-    return network, start
-
-
-def _beside(recipe: Recipe, unet: Any) -> dict[str, tuple[TrainedNetwork, str]]:
-    """Returns the networks that captions may name, frozen, by name, each with its content hash."""
-    read = {name: _read(file, unet) for name, file in zip(recipe.networks[1:], recipe.beside, strict=True)}
-    for network, _ in read.values():
-        network.to(unet.device).eval().requires_grad_(False)
-    return read
-
-
-def _read(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
-    """Returns the network of a file, which must fit the UNet, and its content hash."""
-    from hnetkit.formats import load
-
-    loaded = load(file)
-    require_fit(loaded.name, loaded, unet, find_layers(unet), force=False)
-    return TrainedNetwork.of(loaded), loaded.content_hash
-
-
-def _begin(files: RunFolder, found: Found, processes: Processes, beginning: Beginning, last_step: int) -> State | None:
-    """Returns the checkpoint to go on from, None to begin; the folder then says what is trained.
-
-    Where no step is left to make, it goes on saying what all of them were made with.
-    """
-    state = None if beginning == "restart" else files.states.read()
-    processes.wait()  # every process has read before the main one writes
-    if processes.is_main and (state is None or state.step < last_step):
-        files.begin(found, afresh=state is None)
-    return state
-
-
-def _require_room(
-    folder: Path, network: TrainedNetwork, recipe: Recipe, rates: Rates, say: Callable[[str], None]
-) -> None:
-    """Raises DiskFull where not even one checkpoint has room; says so where not all that is to be written has."""
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    checkpoint = 3 * weights  # with an optimizer's two moments
-    require_room(folder, checkpoint + weights)
-    snapshots = rates.last_step // recipe.save_every if recipe.save_every else 1
-    needed = checkpoint * (recipe.keep + 1) + weights * (snapshots + 2)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        say(f"Warning: the run writes about {needed >> 20} MB and {free >> 20} MB are free in {folder}")
-
-
-@contextmanager
-def _own_generators(device: torch.device) -> Iterator[None]:
-    """Leaves torch's generators as they are for whoever comes after."""
-    on_device = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=on_device):
-        yield
-
-
-@contextmanager
-def _needing_memory(recipe: Recipe) -> Iterator[None]:
+    signal.signal(signal.SIGINT, stop)
     try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise OutOfMemory(f"not enough memory for a step of {recipe.batch_size} at once", hint=_HINT) from error
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -15,10 +15,9 @@ from torch import Tensor
 
 import hnetkit
 from hnetkit.cli import run
-from hnetkit.kernels import eager, prepared
-from hnetkit.kernels.mlp import MLPWeights
-from hnetkit.runtime.bench import AS_A1111, measure
-from hnetkit.runtime.models import MODELS, Layers
+from hnetkit.kernels import eager, executor
+from hnetkit.kernels.weights import MLPWeights
+from hnetkit.runtime.bench import AS_A1111, UNETS, BenchLayers, measure
 
 SMALL = ("--size", "64", "--seconds", "0.3", "--device", "cpu")
 WITHOUT_GPU = [AS_A1111, "reference", "eager"]
@@ -92,15 +91,15 @@ def test_the_text_is_applied_once_where_a1111_applies_it_in_every_layer(
 
 
 def test_the_rows_are_those_of_the_pictures_size() -> None:
-    assert MODELS["sd1"].layers(512, 512, 2) == [
-        Layers(320, "self", 8192, 5),
-        Layers(640, "self", 2048, 5),
-        Layers(1280, "self", 512, 5),
-        Layers(1280, "self", 128, 1),
-        Layers(768, "cross", 154, 16),
+    assert UNETS["sd1"].layers(512, 512, 2) == [
+        BenchLayers(320, "self", 8192, 5),
+        BenchLayers(640, "self", 2048, 5),
+        BenchLayers(1280, "self", 512, 5),
+        BenchLayers(1280, "self", 128, 1),
+        BenchLayers(768, "cross", 154, 16),
     ]
-    assert [each.rows for each in MODELS["sdxl"].layers(1152, 896, 1)] == [56 * 72, 28 * 36, 77]
-    assert [each.rows for each in MODELS["sd2"].layers(520, 520, 1)] == [65 * 65, 33 * 33, 17 * 17, 9 * 9, 77]
+    assert [each.rows for each in UNETS["sdxl"].layers(1152, 896, 1)] == [56 * 72, 28 * 36, 77]
+    assert [each.rows for each in UNETS["sd2"].layers(520, 520, 1)] == [65 * 65, 33 * 33, 17 * 17, 9 * 9, 77]
 
 
 def test_without_a_name_it_says_what_to_type(capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,7 +168,7 @@ def test_a_path_that_is_wrong_is_named_and_not_timed(
     def almost(x: Tensor, mlps: list[MLPWeights], strengths: list[Tensor]) -> Tensor:
         return eager.apply(x, mlps, [strength * 1.0001 for strength in strengths])
 
-    monkeypatch.setitem(prepared._PLAIN, "eager", almost)
+    monkeypatch.setitem(executor._PLAIN, "eager", almost)
     rows, said = bench(capsys, ink, code=1)
     plain, reference, wrong = rows
     assert (wrong["state"], wrong["ms"], wrong["spread"], wrong["ratio"]) == ("wrong", None, None, None)
@@ -186,7 +185,7 @@ def test_a_path_that_fails_leaves_the_others_alone(
     def breaks(x: Tensor, mlps: list[MLPWeights], strengths: list[Tensor]) -> Tensor:
         raise torch.cuda.OutOfMemoryError("no room")
 
-    monkeypatch.setitem(prepared._PLAIN, "reference", breaks)
+    monkeypatch.setitem(executor._PLAIN, "reference", breaks)
     rows, _ = bench(capsys, ink, code=1)
     assert [row["note"] for row in rows][:2] == ["", "fails: OutOfMemoryError"]
     assert [row["ms"] is None for row in rows] == [False, True, False]
@@ -229,7 +228,7 @@ def test_kernels_are_held_against_the_mathematics_and_their_launches_counted(ink
     """In Triton's interpreter: what the command refuses to time is right all the same."""
     other = network_file(tmp_path, "other.pt", widths=(320, 24), structure=(1, 0.1, 1), activation="swish", seed=2)
     items = [("ink", hnetkit.load(ink), 0.7), ("other", hnetkit.load(str(other)), -0.4)]
-    layers = [Layers(320, "self", 9, 5), Layers(24, "cross", 4, 16)]
+    layers = [BenchLayers(320, "self", 9, 5), BenchLayers(24, "cross", 4, 16)]
     results = measure(
         items, layers, ["grouped", "fused"], device=torch.device("cpu"), dtype=torch.float16, seconds=1e-3
     )

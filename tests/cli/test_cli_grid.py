@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 
 from hnetkit import demo, settings
 from hnetkit.cli import run
-from hnetkit.generate.grids import grid as drawing
-from hnetkit.generate.grids.grid_files import FAILURE
+from hnetkit.generate.grids import render
+from hnetkit.generate.grids.files import FAILURE
 from hnetkit.generate.grids.run import GridRun
 from hnetkit.prompts import infotext
 
@@ -32,13 +32,13 @@ needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has n
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The seeds of each batch that was sampled."""
     batches: list[tuple[int, ...]] = []
-    original = drawing.draw_each
+    original = render.draw_each
 
     def counting(model: Any, request: Any, seeds: Any, progress: Any) -> Any:
         batches.append(tuple(seeds))
         return original(model, request, seeds, progress)
 
-    monkeypatch.setattr(drawing, "draw_each", counting)
+    monkeypatch.setattr(render, "draw_each", counting)
     return batches
 
 
@@ -359,7 +359,7 @@ def test_random_seeds_of_a_grid_with_a_failed_cell_are_kept(model: str, broken: 
 def test_anything_but_an_interrupt_is_one_cells_failure(
     model: str, library: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = drawing.draw_each
+    original = render.draw_each
 
     def failing(model: Any, request: Any, seeds: Any, progress: Any) -> Any:
         if tuple(seeds) == (2,):
@@ -367,7 +367,7 @@ def test_anything_but_an_interrupt_is_one_cells_failure(
         return original(model, request, seeds, progress)
 
     raised: list[BaseException] = []
-    monkeypatch.setattr(drawing, "draw_each", failing)
+    monkeypatch.setattr(render, "draw_each", failing)
     arguments = command(model, "--x", "seed=1-3")
     for error in (MemoryError(), ZeroDivisionError("why"), OSError(5, "bad disk")):
         raised.append(error)

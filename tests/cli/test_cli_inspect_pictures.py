@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import hnetkit
 from hnetkit.cli import run
-from hnetkit.generate.picture_files import write_picture
+from hnetkit.generate.image_files import write_image
 from hnetkit.prompts import infotext
 
 IMAGE = Image.new("RGB", (8, 8), "red")
@@ -43,7 +43,7 @@ def sha256(path: Path) -> str:
 def picture(tmp_path: Path, prompt: str, name: str = "a.png", **more: Any) -> Path:
     hashes = more.pop("hashes", None)
     text = infotext.write(prompt, "blurry", SETTINGS | {key.replace("_", " "): more[key] for key in more}, hashes)
-    write_picture(tmp_path / name, IMAGE, text)
+    write_image(tmp_path / name, IMAGE, text)
     return tmp_path / name
 
 

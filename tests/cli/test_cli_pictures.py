@@ -22,7 +22,7 @@ import hnetkit
 from hnetkit import demo, settings
 from hnetkit.cli import run
 from hnetkit.files import MODEL_SUFFIXES
-from hnetkit.generate.picture_files import write_picture
+from hnetkit.generate.image_files import write_image
 from hnetkit.prompts import infotext
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
@@ -239,9 +239,7 @@ def test_a_picture_of_a1111_is_drawn_with_its_noise_unless_said_otherwise(
     about = (
         "a circle\nSteps: 2, Sampler: Euler, CFG scale: 7, Seed: 8, Size: 16x16, Model hash: 2700c435, Hypernet: ink"
     )
-    write_picture(
-        Path("old.png"), Image.new("RGB", (16, 16)), f"{about}, Hypernet strength: 0.7, ENSD: x, Clip skip: 2"
-    )
+    write_image(Path("old.png"), Image.new("RGB", (16, 16)), f"{about}, Hypernet strength: 0.7, ENSD: x, Clip skip: 2")
     assert generate("--from", "old.png", "--model", model, "--out", "a.png") == 0
     assert "ENSD: x cannot be taken over" in capsys.readouterr().err
     written = parameters("a.png")
@@ -259,7 +257,7 @@ def test_a_network_and_a_model_that_are_others_than_the_pictures_are_named(
     ink, wash = hashes["hypernet:ink"], hashes["hypernet:wash"]
     other = f'{{"hypernet:ink": "0123456789", "hypernet:wash": "{wash}", "model": "deadbeef12"}}'
     about = f"a <hypernet:ink:1> <hypernet:wash:1>\nSteps: 2, Sampler: Euler, Seed: 8, Size: 16x16, Hashes: {other}"
-    write_picture(Path("old.png"), Image.new("RGB", (16, 16)), about)
+    write_image(Path("old.png"), Image.new("RGB", (16, 16)), about)
     capsys.readouterr()
     assert generate("--from", "old.png", "--model", model, "--out", "a.png") == 0
     notes = capsys.readouterr().err

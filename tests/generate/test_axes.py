@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.grids.axes import MOST_VALUES, Change, across, label_of, read_axis, read_strengths
+from hnetkit.generate.grids.axes import MOST_VALUES, AxisChange, cross_axes, label_of, read_axis, read_strengths
 
 
 def values(text: str) -> list[object]:
@@ -80,7 +80,7 @@ def test_the_nearest_name_is_told() -> None:
 
 
 def test_strengths_in_the_short_form() -> None:
-    assert read_strengths("0, 0.5,1") == tuple((Change("strength", number),) for number in (0.0, 0.5, 1.0))
+    assert read_strengths("0, 0.5,1") == tuple((AxisChange("strength", number),) for number in (0.0, 0.5, 1.0))
     for text in ("", "0,much", "inf", "0,,1"):
         with pytest.raises(UsageError, match="--strengths"):
             read_strengths(text)
@@ -101,10 +101,11 @@ def test_labels() -> None:
     ]
     assert [label_of(value, {}) for value in read_axis("--x", "order=a/b")] == ["a + b"]
     assert (
-        label_of((Change("text", "a circle"), Change("seed", 5), Change("cfg", 7.0)), {}) == "a circle, seed 5, CFG 7"
+        label_of((AxisChange("text", "a circle"), AxisChange("seed", 5), AxisChange("cfg", 7.0)), {})
+        == "a circle, seed 5, CFG 7"
     )
 
 
 def test_axes_that_are_crossed_run_through_every_combination() -> None:
-    crossed = across(read_axis("--x", "seed=1,2"), read_axis("--x", "steps=3,4"))
+    crossed = cross_axes(read_axis("--x", "seed=1,2"), read_axis("--x", "steps=3,4"))
     assert [tuple(change.value for change in value) for value in crossed] == [(1, 3), (1, 4), (2, 3), (2, 4)]

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from hnetkit.errors import FileRefused, HnetkitError, ModelNotUsable, NotFound, UnsafeFile
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.loading.checkpoints import gives_noise_back
-from hnetkit.generate.loading.state_dicts import HARMLESS, read_state_dict
+from hnetkit.generate.loading.checkpoints import HARMLESS, predicts_noise, read_state_dict
 from hnetkit.generate.model import load_model
 from hnetkit.hashes import sha256_of
 
@@ -113,7 +112,7 @@ def test_a_unet_that_returns_its_noise_predicts_epsilon(answer: Any, is_noise: b
             assert (sample.shape, timestep, encoder_hidden_states.shape) == ((1, 9, 16, 16), 999, (1, 77, 24))
             return SimpleNamespace(sample=answer(sample[:, :4]))
 
-    assert gives_noise_back(Fake()) == is_noise
+    assert predicts_noise(Fake()) == is_noise
 
 
 @pytest.mark.usefixtures("tiny")
@@ -211,7 +210,7 @@ def test_one_value_seen_again_and_again_is_refused(tmp_path: Path) -> None:
 
 
 def test_more_tensors_than_a_model_has_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.generate.loading.state_dicts.MAX_TENSORS", 20)
+    monkeypatch.setattr("hnetkit.generate.loading.checkpoints.MAX_TENSORS", 20)
     torch.save({f"a.{number}": torch.zeros(1) for number in range(21)}, tmp_path / "many.ckpt")
     state = read_state_dict(tmp_path / "many.ckpt")
     with pytest.raises(UnsafeFile, match=r"many\.ckpt: 21 tensors in one part"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.recipe import recipe_of
+from hnetkit.generate.image_settings import settings_from_infotext
 from hnetkit.generate.request import LARGEST_SEED, MOST_PARTS, Request, SecondPass
 from hnetkit.prompts.infotext import Infotext
 
@@ -26,8 +26,8 @@ HUGE = "9" * 5_000
     ],
 )
 def test_a_setting_that_no_picture_has_is_not_taken_over_and_said_in_a_line(key: str, value: str) -> None:
-    plain = recipe_of(Infotext("a cat", "", {}))
-    recipe = recipe_of(Infotext("a cat", "", {key: value}))
+    plain = settings_from_infotext(Infotext("a cat", "", {}))
+    recipe = settings_from_infotext(Infotext("a cat", "", {key: value}))
     assert (recipe.prompt, recipe.seed, recipe.options) == ("a cat", None, plain.options)
     (warning,) = recipe.warnings
     assert warning.startswith(f"{key}: {value[:20]}")
@@ -39,18 +39,20 @@ def test_a_setting_that_no_picture_has_is_not_taken_over_and_said_in_a_line(key:
     ("key", "value"), [("Hires upscale", "1000000"), ("Hires steps", "1000000"), ("Denoising strength", "1e9")]
 )
 def test_a_second_pass_that_no_picture_has_is_not_taken_over(key: str, value: str) -> None:
-    recipe = recipe_of(Infotext("a cat", "", {"Hires upscale": "2", key: value}))
+    recipe = settings_from_infotext(Infotext("a cat", "", {"Hires upscale": "2", key: value}))
     assert recipe.warnings == (f"{key}: {value} cannot be taken over",)
 
 
 @pytest.mark.parametrize("tag", ["<hypernet:ink:1>", "<lora:ink:1>"])
 def test_a_stack_that_nobody_makes_is_not_taken_over(tag: str) -> None:
-    recipe = recipe_of(Infotext(tag * 101, "", {"Steps": "5", "Hires upscale": "2", "Hires prompt": tag * 101}))
+    recipe = settings_from_infotext(
+        Infotext(tag * 101, "", {"Steps": "5", "Hires upscale": "2", "Hires prompt": tag * 101})
+    )
     assert recipe.prompt is None
     assert recipe.options["steps"] == 5
     assert "hires_prompt" not in recipe.options
     assert recipe.warnings[-1] == "its prompt cannot be taken over: 101 tags are in it; at most 100"
-    assert recipe_of(Infotext(tag * 100, "", {})).prompt == tag * 100
+    assert settings_from_infotext(Infotext(tag * 100, "", {})).prompt == tag * 100
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_a_stack_that_nobody_makes_is_not_taken_over(tag: str) -> None:
     ],
 )
 def test_a_prompt_that_nobody_could_draw_is_not_taken_over(prompt: str, said: str) -> None:
-    recipe = recipe_of(Infotext(prompt, prompt, {"Steps": "1000"}))
+    recipe = settings_from_infotext(Infotext(prompt, prompt, {"Steps": "1000"}))
     assert recipe.prompt is None
     assert "negative_prompt" not in recipe.options
     for name, warning in zip(("prompt", "negative prompt"), recipe.warnings, strict=True):
@@ -73,30 +75,33 @@ def test_a_prompt_that_nobody_could_draw_is_not_taken_over(prompt: str, said: st
 
 def test_what_is_not_taken_over_is_named_in_one_line() -> None:
     known = {"Steps": "5", "Model": "m", "Version": "v1.10", "Hypernet": "ink", "Hypernet hash": "0123456789"}
-    assert recipe_of(Infotext("a cat", "", known)).warnings == ()
+    assert settings_from_infotext(Infotext("a cat", "", known)).warnings == ()
     unknown = {"Refiner": "xl", "Tiling": "True", **{f"Key {number}": "1" for number in range(50)}}
-    (warning,) = recipe_of(Infotext("a cat", "", known | unknown)).warnings
+    (warning,) = settings_from_infotext(Infotext("a cat", "", known | unknown)).warnings
     assert warning.startswith("not taken over: Refiner, Tiling, Key 0, ")
     assert warning.endswith(" and 42 more")
 
 
 def test_a_picture_that_was_drawn_over_another_one_says_so() -> None:
-    recipe = recipe_of(Infotext("a cat", "", {"Denoising strength": "0.3"}))
+    recipe = settings_from_infotext(Infotext("a cat", "", {"Denoising strength": "0.3"}))
     assert recipe.options["denoising"] == 0.3
     assert recipe.warnings == ("it was drawn over another picture, which is not in it: --image FILE",)
-    assert recipe_of(Infotext("a cat", "", {"Denoising strength": "0.3", "Hires upscale": "2"})).warnings == ()
+    assert (
+        settings_from_infotext(Infotext("a cat", "", {"Denoising strength": "0.3", "Hires upscale": "2"})).warnings
+        == ()
+    )
 
 
 def test_the_json_of_other_programs_is_no_prompt() -> None:
-    recipe = recipe_of(Infotext('{"prompt": "a cat",\n"seed": "5"}', "", {}))
+    recipe = settings_from_infotext(Infotext('{"prompt": "a cat",\n"seed": "5"}', "", {}))
     assert recipe.prompt is None
     assert recipe.warnings == ("its prompt cannot be taken over: it is another program's JSON, and no prompt",)
-    assert recipe_of(Infotext("{a cat}", "", {})).prompt == "{a cat}"
+    assert settings_from_infotext(Infotext("{a cat}", "", {})).prompt == "{a cat}"
 
 
 def test_hashes_of_today_say_what_a_picture_was_drawn_with() -> None:
     hashes = '{"hypernet:ink": "0123456789", "lora:fine": "abcdefabcd", "model": "203feeb9a4"}'
-    known = recipe_of(Infotext("<hypernet:ink:1>", "", {"Hashes": hashes})).hashes
+    known = settings_from_infotext(Infotext("<hypernet:ink:1>", "", {"Hashes": hashes})).hashes
     assert known == {"hypernet:ink": "0123456789", "lora:fine": "abcdefabcd", "model": "203feeb9a4"}
     old = {
         "Hypernet": "ink",
@@ -104,7 +109,7 @@ def test_hashes_of_today_say_what_a_picture_was_drawn_with() -> None:
         "Model hash": "2700c435",
         "Lora hashes": "fine: abcdefabcdef",
     }
-    assert recipe_of(Infotext("a cat", "", old)).hashes == {"hypernet:ink": "0123456789"}
+    assert settings_from_infotext(Infotext("a cat", "", old)).hashes == {"hypernet:ink": "0123456789"}
 
 
 @pytest.mark.parametrize(

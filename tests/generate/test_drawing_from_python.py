@@ -21,9 +21,9 @@ from hnetkit import demo, settings
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, IncompatibleNetwork, NotFound, OutputExists, UsageError
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.generate.image_settings import image_facts
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
-from hnetkit.generate.picture_facts import picture_facts
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
 PLAIN: dict[str, Any] = {"seed": 7, "steps": 2, "width": 16, "height": 16}
@@ -213,16 +213,16 @@ def test_what_a_picture_says_of_itself_is_what_inspect_prints(
     capsys.readouterr()
     assert run(["inspect", str(path), "--json"]) == 0
     with OpenFile(path) as file:
-        found = picture_facts(file)
+        found = image_facts(file)
     assert found is not None
     assert found[0] == json.loads(capsys.readouterr().out)[0]
     assert [network["in_library"] for network in found[0]["hypernetworks"]] == [True]
     with hnetkit.Library(home="elsewhere") as library, OpenFile(path) as file:
-        found = picture_facts(file, library.registry)
+        found = image_facts(file, library.registry)
         assert found is not None
         assert [network["in_library"] for network in found[0]["hypernetworks"]] == [False]
     with OpenFile(here / "networks" / "ink.pt") as file:
-        assert picture_facts(file) is None
+        assert image_facts(file) is None
 
 
 def test_names_are_found_in_the_library_that_is_given(model: Model, here: Path, home: Path) -> None:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hnetkit.errors import AmbiguousName, FileRefused, ModelNotUsable, NotFound, UnsafeFile
-from hnetkit.generate.loading.embeddings import find_embeddings, load_embeddings, read_vectors
+from hnetkit.generate.loading.extra_networks import find_embeddings, load_embeddings, read_vectors
 from hnetkit.generate.sampling.encoding import TextEncoder
 
 

@@ -12,8 +12,14 @@ from pipelines import SD_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from torch import Tensor
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.sampling.conditioning import Conditioning
-from hnetkit.generate.sampling.encoding import COMMA_REACH, MOST_CHUNKS, Encoded, TextEncoder, split_chunks
+from hnetkit.generate.sampling.encoding import (
+    COMMA_REACH,
+    MOST_CHUNKS,
+    Conditioning,
+    Encoded,
+    TextEncoder,
+    split_chunks,
+)
 
 WINDOW = 77
 COMMA = 44

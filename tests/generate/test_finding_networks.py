@@ -11,7 +11,7 @@ import pytest
 from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileRefused, NotFound, UsageError
 from hnetkit.formats import load, save
-from hnetkit.generate.networks import Wish, find_networks, find_stack
+from hnetkit.generate.prompt_networks import NetworkRequest, find_networks, find_stack
 from hnetkit.library.scan import scan
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.registry.store import Registry
@@ -42,13 +42,13 @@ def library(network_files: Path, home: Path) -> Path:
     ],
 )
 def test_an_option_is_a_name_or_a_file_and_a_strength(option: str, place: str | Path, strength: float) -> None:
-    assert Wish.of_option(option) == Wish(place, strength)
+    assert NetworkRequest.from_option(option) == NetworkRequest(place, strength)
 
 
 @pytest.mark.parametrize("option", ["", "ink:much", "ink:", ":0.5", "ink:0.5:0.5x"])
 def test_an_option_that_cannot_be_meant_is_a_usage_error(option: str) -> None:
     with pytest.raises(UsageError, match="-n"):
-        Wish.of_option(option)
+        NetworkRequest.from_option(option)
 
 
 def test_tags_come_before_options_and_options_become_tags(library: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_hash_given_as_an_option_is_stored_under_the_files_name(library: Path)
 
 def test_a_tag_opens_no_file_by_its_path(library: Path) -> None:
     with pytest.raises(NotFound):
-        find_networks([Wish.of_tag(Tag(str(library / "ink.pt")))], {})
+        find_networks([NetworkRequest.from_tag(Tag(str(library / "ink.pt")))], {})
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest(library: Path) -> None:
@@ -78,11 +78,11 @@ def test_an_unknown_name_is_an_error_with_the_nearest(library: Path) -> None:
 def test_what_comes_with_the_model_goes_before_the_library(library: Path, tmp_path: Path) -> None:
     own = tmp_path / "ink.pt"
     shutil.copy(library / "wash.pt", own)
-    (network,) = find_networks([Wish("ink", 1.0)], {"ink": own})
+    (network,) = find_networks([NetworkRequest("ink", 1.0)], {"ink": own})
     assert network.network.path == str(own)
-    assert find_networks([Wish("mist", 1.0)], {"ink": own})[0].name == "mist"
+    assert find_networks([NetworkRequest("mist", 1.0)], {"ink": own})[0].name == "mist"
     with pytest.raises(NotFound) as missing:
-        find_networks([Wish("imk", 1.0)], {"ink": own})
+        find_networks([NetworkRequest("imk", 1.0)], {"ink": own})
     assert "ink" in str(missing.value.hint)
 
 
@@ -91,19 +91,19 @@ def test_two_networks_of_one_name_are_not_guessed_between(library: Path, tmp_pat
     with Registry(paths.registry_file()) as registry:
         list(scan(registry, [tmp_path]))
     with pytest.raises(AmbiguousName):
-        find_networks([Wish("ink", 1.0)], {})
+        find_networks([NetworkRequest("ink", 1.0)], {})
 
 
 def test_what_is_no_hypernetwork_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.pt").write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(FileRefused):
-        find_networks([Wish.of_option(str(tmp_path / "page.pt"))], {})
+        find_networks([NetworkRequest.from_option(str(tmp_path / "page.pt"))], {})
 
 
 def test_a_converted_file_goes_by_the_hash_of_its_source(network_files: Path, tmp_path: Path) -> None:
     source = network_files / "ink.pt"
     save(load(source), tmp_path / "ink.safetensors")
-    networks = find_networks([Wish(source, 1.0), Wish(tmp_path / "ink.safetensors", 1.0)], {})
+    networks = find_networks([NetworkRequest(source, 1.0), NetworkRequest(tmp_path / "ink.safetensors", 1.0)], {})
     assert [network.hash for network in networks] == [hashlib.sha256(source.read_bytes()).hexdigest()[:10]] * 2
 
 
@@ -126,14 +126,14 @@ def test_what_is_asked_for_by_its_hash_is_that_content_or_nothing(
 ) -> None:
     file = replaceable / "ink.pt"
     asked = _hashes(load(file).content_hash, hashlib.sha256(file.read_bytes()).hexdigest())[which]
-    (network,) = find_networks([Wish.of_option(asked)], {})
+    (network,) = find_networks([NetworkRequest.from_option(asked)], {})
     assert network.name == "ink"
     shutil.copy(network_files / "mist.pt", file)
     with pytest.raises(FileRefused, match="replaced since it was scanned") as refusal:
-        find_networks([Wish.of_option(asked)], {})
+        find_networks([NetworkRequest.from_option(asked)], {})
     assert str(file) in str(refusal.value)
     assert refusal.value.hint == f"hnetkit scan {replaceable}"
-    assert find_networks([Wish("ink", 1.0)], {})[0].network.content_hash == load(file).content_hash
+    assert find_networks([NetworkRequest("ink", 1.0)], {})[0].network.content_hash == load(file).content_hash
 
 
 def test_of_several_files_of_a_content_one_that_still_has_it_is_read(replaceable: Path, network_files: Path) -> None:
@@ -142,9 +142,9 @@ def test_of_several_files_of_a_content_one_that_still_has_it_is_read(replaceable
     with Registry(paths.registry_file()) as registry:
         list(scan(registry, [replaceable]))
     shutil.copy(network_files / "mist.pt", replaceable / "ink.pt")
-    assert find_networks([Wish(content, 1.0)], {})[0].network.content_hash == content
+    assert find_networks([NetworkRequest(content, 1.0)], {})[0].network.content_hash == content
     (replaceable / "ink.pt").write_bytes(b"no network")
-    assert find_networks([Wish(content, 1.0)], {})[0].network.content_hash == content
+    assert find_networks([NetworkRequest(content, 1.0)], {})[0].network.content_hash == content
 
 
 def test_what_lies_in_the_current_folder_changes_no_name_with_a_strength(
@@ -153,6 +153,6 @@ def test_what_lies_in_the_current_folder_changes_no_name_with_a_strength(
     monkeypatch.chdir(tmp_path)
     for name in ("ink:0.7", "ink.pt", "ink.pt:0.7", "colon:1"):
         Path(name).touch()
-    assert Wish.of_option("ink:0.7") == Wish("ink", 0.7)
-    assert Wish.of_option("./ink.pt:0.7") == Wish(Path("./ink.pt"), 0.7)
-    assert Wish.of_option("./colon:1") == Wish(Path("./colon:1"), 1.0)
+    assert NetworkRequest.from_option("ink:0.7") == NetworkRequest("ink", 0.7)
+    assert NetworkRequest.from_option("./ink.pt:0.7") == NetworkRequest(Path("./ink.pt"), 0.7)
+    assert NetworkRequest.from_option("./colon:1") == NetworkRequest(Path("./colon:1"), 1.0)

@@ -21,8 +21,8 @@ from unet_truth import relative, run
 import hnetkit
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, OutOfMemory, UsageError
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.generate.backend_errors import translating_oom
 from hnetkit.generate.loading.defaults import Defaults
-from hnetkit.generate.memory import needing_memory
 from hnetkit.generate.model import load_model
 from hnetkit.hashes import sha256_of
 
@@ -382,7 +382,7 @@ def test_out_of_memory_says_what_to_switch_on(
 
 
 def test_a_real_allocation_that_is_too_large_is_out_of_memory() -> None:
-    with pytest.raises(OutOfMemory, match="not enough memory for a picture"), needing_memory("a picture"):
+    with pytest.raises(OutOfMemory, match="not enough memory for a picture"), translating_oom("a picture"):
         torch.empty(1 << 60)
-    with pytest.raises(RuntimeError, match="must match"), needing_memory("a picture"):
+    with pytest.raises(RuntimeError, match="must match"), translating_oom("a picture"):
         torch.zeros(2) + torch.zeros(3)

@@ -11,7 +11,7 @@ import pytest
 
 from hnetkit.errors import OutputExists, UsageError
 from hnetkit.generate.grids.axes import read_axis
-from hnetkit.generate.grids.grid_files import FAILURE, FORMAT, GridFiles
+from hnetkit.generate.grids.files import FAILURE, FORMAT, GridFiles
 
 ROW: dict[str, Any] = {
     **{"format": FORMAT, "key": "a", "picture": "grid-cells/0000-a.png", "prompt": "a cat", "negative_prompt": ""},
@@ -37,7 +37,7 @@ def test_a_line_that_no_run_wrote_is_passed_over(tmp_path: Path, line: bytes) ->
     files = GridFiles(tmp_path / "grid.png")
     files.record.write_bytes(b"\n".join([GOOD, line, GOOD, GOOD[:50]]))
     assert list(files.rows()) == [ROW, ROW]
-    files.settle()
+    files.merge_records()
     assert files.record.read_bytes() == b"\n".join([GOOD, line, GOOD, b""])
 
 
@@ -116,7 +116,7 @@ def test_a_record_that_is_another_name_of_a_file_elsewhere_becomes_a_file_of_its
     files = GridFiles(tmp_path / "grid.png")
     os.link(outside, files.record)
     files.require_ours()
-    files.settle()
+    files.merge_records()
     files.append([ROW])
     assert len(list(files.rows())) == 2
     assert outside.read_bytes() == GOOD + b"\n" + GOOD[:20]
@@ -127,7 +127,7 @@ def test_of_the_lines_of_another_process_only_those_of_grids_are_taken(tmp_path:
     outside.write_bytes(GOOD + b"\na private line\n")
     files.folder.mkdir()
     os.link(outside, files.folder / "process-1.jsonl")
-    files.settle()
+    files.merge_records()
     assert files.record.read_bytes() == GOOD + b"\n"
     assert outside.read_bytes() == GOOD + b"\na private line\n"
 
@@ -138,7 +138,7 @@ def test_a_persons_own_file_in_a_folder_of_a_grids_name_stays(tmp_path: Path, na
     files.folder.mkdir()
     (files.folder / name).write_bytes(GOOD + b"\n")
     files.require_ours()
-    files.settle()
+    files.merge_records()
     files.finish([ROW])
     files.discard(["a"])
     assert [path.name for path in files.folder.iterdir()] == [name]

@@ -13,14 +13,15 @@ import pytest
 from drawing import SMALL, drawn
 from PIL import Image
 
+from hnetkit.distributed import Processes
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.grids.asked import Asked, of_axes, short_form
-from hnetkit.generate.grids.batches import Plan, make_plan, share_of
-from hnetkit.generate.grids.cells import Cell, Draft, Finder
-from hnetkit.generate.grids.grid_files import FAILURE
-from hnetkit.generate.loading.components import part_weights
-from hnetkit.generate.loading.fingerprints import fingerprint
+from hnetkit.generate.grids.batches import BatchPlan, plan_batches
+from hnetkit.generate.grids.cells import Cell, CellBuilder, CellSpec
+from hnetkit.generate.grids.files import FAILURE
+from hnetkit.generate.grids.spec import GridSpec, spec_from_axes, spec_from_names
+from hnetkit.generate.loading.diffusers_folder import part_weights
+from hnetkit.generate.loading.pipeline import fingerprint
 from hnetkit.generate.model import Model
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import split_tags
@@ -30,22 +31,22 @@ from hnetkit.prompts.tags import split_tags
 class Table:
     """A grid as it was asked for, and what its cells mean."""
 
-    asked: Asked
-    finder: Finder
+    spec: GridSpec
+    builder: CellBuilder
     batch_size: int = 1
 
     def __post_init__(self) -> None:
-        if self.asked.has_every_order:
-            self.asked = self.asked.in_orders_of(self.finder.stack_of(self.asked.base))
+        if self.spec.has_every_order:
+            self.spec = self.spec.in_orders_of(self.builder.stack_of(self.spec.base))
 
     @property
     def cells(self) -> list[Cell]:
-        return list(map(self.finder.cell, self.asked.drafts))
+        return list(map(self.builder.cell, self.spec.cell_specs))
 
     @property
-    def plan(self) -> Plan:
-        models = {cell.draft.checkpoint: f"model {cell.draft.checkpoint}" for cell in self.cells}
-        return make_plan(self.cells, {}, models, batch_size=self.batch_size)
+    def plan(self) -> BatchPlan:
+        models = {cell.spec.checkpoint: f"model {cell.spec.checkpoint}" for cell in self.cells}
+        return plan_batches(self.cells, {}, models, batch_size=self.batch_size)
 
 
 MakeTable = Callable[..., Table]
@@ -66,12 +67,12 @@ def table(network_files: Path) -> MakeTable:
         **short: Any,
     ) -> Table:
         if names:
-            asked = short_form(names, short.get("prompts", [prompt]), short.get("seeds", [5]), short["strengths"])
+            spec = spec_from_names(names, short.get("prompts", [prompt]), short.get("seeds", [5]), short["strengths"])
         else:
-            asked = of_axes([prompt], [5], [*axes, None, None][:3])
-        asked = replace(asked, base=replace(asked.base, options=tuple(options), negative_prompt=negative))
-        finder = Finder([asked.base, *asked.drafts], bundled, split_tags)
-        return Table(asked, finder, batch_size)
+            spec = spec_from_axes([prompt], [5], [*axes, None, None][:3])
+        spec = replace(spec, base=replace(spec.base, options=tuple(options), negative_prompt=negative))
+        builder = CellBuilder([spec.base, *spec.cell_specs], bundled, split_tags)
+        return Table(spec, builder, batch_size)
 
     return make
 
@@ -95,13 +96,13 @@ def test_the_cells_of_a_grid_are_the_pictures_of_generate(sd: Model, here: Path)
 
 def test_the_short_form_is_rows_of_prompts_seeds_and_networks(table: MakeTable) -> None:
     made = table(names=["ink", "wash"], prompts=["a circle", "a star"], seeds=[5, 6], strengths="0,1")
-    grid = made.asked.grid
+    grid = made.spec.grid
     assert (len(grid.x), len(grid.y), len(grid.z)) == (2, 8, 1)
-    drafts = made.asked.drafts
-    assert [(draft.prompt, draft.seed, draft.network) for draft in drafts[::2]] == [
+    drafts = made.spec.cell_specs
+    assert [(spec.prompt, spec.seed, spec.network) for spec in drafts[::2]] == [
         (prompt, seed, name) for prompt in ("a circle", "a star") for seed in (5, 6) for name in ("ink", "wash")
     ]
-    assert grid.place_of((1, 3, 0)) == {
+    assert grid.record_position((1, 3, 0)) == {
         **{"x": 1, "y": 3, "z": 0},
         "coordinates": {"strength": 1.0, "hypernetwork": "wash", "seed": 6, "prompt": "a circle"},
     }
@@ -138,7 +139,7 @@ def test_order_changes_the_stack_and_where_tags_stand(table: MakeTable) -> None:
 def test_a_prompt_axis_replaces_in_both_prompts_and_in_tags(table: MakeTable) -> None:
     made = table("prompt=ink,wash", prompt="ink <hypernet:ink:1>", negative="no ink")
     assert written(made) == ["ink <hypernet:ink:1>", "wash <hypernet:wash:1>"]
-    assert [cell.draft.negative_prompt for cell in made.cells] == ["no ink", "no wash"]
+    assert [cell.spec.negative_prompt for cell in made.cells] == ["no ink", "no wash"]
     assert [cell.networks[0].name for cell in made.cells] == ["ink", "wash"]
 
 
@@ -190,7 +191,7 @@ def test_batches_are_drawn_by_checkpoint_and_by_stack(table: MakeTable) -> None:
 def test_processes_share_batches_whole_and_each_once(table: MakeTable) -> None:
     batches = table("seed=1-7", "strength=0.5,1", options=["ink"], batch_size=2).plan.batches
     for processes in (1, 2, 3, 10):
-        shares = [share_of(batches, process, processes) for process in range(processes)]
+        shares = [Processes(process, processes).slice_of(batches) for process in range(processes)]
         assert [batch for share in shares for batch in share] == list(batches)
 
 
@@ -211,21 +212,22 @@ class Counted:
     """How often the things are done that a change of strength must not need."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        from hnetkit.generate import networks, picture
-        from hnetkit.kernels import packing, prepared, stacked
-        from hnetkit.runtime import buffers, weights
+        from hnetkit.generate import drawing, prompt_networks
+        from hnetkit.kernels import executor, weights
+        from hnetkit.kernels.gpu import op
+        from hnetkit.runtime import buffers, stack
 
         self.times: Counter[str] = Counter()
         self.at: list[Counter[str]] = []
         self._count(monkeypatch, OpenFile, "_read_some", "read")
         self._count(monkeypatch, OpenFile, "__init__", "open")
-        self._count(monkeypatch, networks, "load", "load")
-        for module, name in ((prepared, "pack"), (stacked, "merge"), (packing, "_stage"), (buffers, "pack_pair")):
+        self._count(monkeypatch, prompt_networks, "load", "load")
+        for module, name in ((executor, "pack"), (op, "merge"), (weights, "_pack_stage"), (buffers, "pack_pair")):
             self._count(monkeypatch, module, name, f"repack by {name}")
-        self._count(monkeypatch, buffers, "materialise", "read weights")
-        self._count(monkeypatch, weights, "materialise", "read weights")
-        self._count(monkeypatch, buffers.Chain, "__init__", "chain")
-        self._count(monkeypatch, picture, "draw_batch", "")
+        self._count(monkeypatch, buffers, "read_mlp", "read weights")
+        self._count(monkeypatch, stack, "read_mlp", "read weights")
+        self._count(monkeypatch, buffers.LayerGroupStack, "__init__", "group stack")
+        self._count(monkeypatch, drawing, "draw_batch", "")
 
     def _count(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, what: str) -> None:
         original = getattr(owner, name)
@@ -285,11 +287,11 @@ def test_one_bad_cell_fails_alone(sd: Model, here: Path) -> None:
 
 
 def test_one_bad_picture_of_a_batch_fails_alone(sd: Model, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hnetkit.generate import picture
+    from hnetkit.generate import drawing
 
-    sound = picture._Batch._fault
+    sound = drawing._ImageBatch._fault
     monkeypatch.setattr(
-        picture._Batch,
+        drawing._ImageBatch,
         "_fault",
         lambda self, pixels, seed: BadPicture("black") if seed == 2 else sound(self, pixels, seed),
     )
@@ -315,11 +317,11 @@ def test_a_key_knows_everything_that_a_picture_depends_on(table: MakeTable) -> N
         *(key(options=["ink:0.5", "wash"], prompt="a circle"), key("seed=5,6", batch_size=2)),
     ]
     assert len(set(keys)) == len(keys) - 1
-    draft = Draft("a circle", "", 5, options=("ink:0.5",))
-    assert replace(draft, steps=2).changed([]) == replace(draft, steps=2)
+    spec = CellSpec("a circle", "", 5, options=("ink:0.5",))
+    assert replace(spec, steps=2).changed([]) == replace(spec, steps=2)
     made = table("steps=2", options=["ink:0.5"])
-    other = make_plan(made.cells, {"dtype": "bf16"}, {None: "model None"}, batch_size=1)
-    another = make_plan(made.cells, {}, {None: "another"}, batch_size=1)
+    other = plan_batches(made.cells, {"dtype": "bf16"}, {None: "model None"}, batch_size=1)
+    another = plan_batches(made.cells, {}, {None: "another"}, batch_size=1)
     assert len({made.plan.keys[0], other.keys[0], another.keys[0]}) == 3
 
 

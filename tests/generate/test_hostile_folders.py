@@ -18,9 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from hnetkit import demo
 from hnetkit.errors import FileRefused, HnetkitError, ModelNotUsable
-from hnetkit.generate.loading.components import SCHEDULERS, part_weights
 from hnetkit.generate.loading.defaults import read_defaults
-from hnetkit.generate.loading.folders import download
+from hnetkit.generate.loading.diffusers_folder import SCHEDULERS, download_pipeline, part_weights
 from hnetkit.generate.model import load_model
 
 
@@ -514,7 +513,7 @@ def test_of_a_hub_model_only_what_is_loaded_is_fetched(
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name: f"{fetch([name])}/{name}")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    folder = download("somebody/tiny")
+    folder = download_pipeline("somebody/tiny")
     assert not set(asked) & set(unwanted)
     model = load_model(folder, device="cpu")
     assert "image_encoder" in model.notes[0]
@@ -529,7 +528,7 @@ def test_a_hub_model_of_another_kind_is_refused_before_its_weights_are_fetched(
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda hub_id, name: str(tmp_path / name))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     with pytest.raises(HnetkitError, match="hypernetworks belong on"):
-        download("somebody/tiny")
+        download_pipeline("somebody/tiny")
 
 
 def test_nothing_of_a_folder_is_imported(folder: Path) -> None:

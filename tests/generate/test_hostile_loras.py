@@ -15,13 +15,18 @@ from safetensors.torch import save_file
 from unet_truth import lora, run
 
 from hnetkit.errors import FileChanged, FileRefused, ModelNotUsable, NotFound
-from hnetkit.generate.loading.embeddings import find_embeddings
-from hnetkit.generate.loras import find_loras, hashes_of_loras, put_on_loras, read_lora
+from hnetkit.generate.loading.extra_networks import (
+    attach_loras,
+    find_embeddings,
+    find_loras,
+    lora_hashes,
+    read_lora,
+)
 from hnetkit.prompts.tags import split_tags
 
 
 def put_on(pipe: Any, folder: Path, prompt: str = "<lora:style:1>") -> None:
-    put_on_loras(pipe, find_loras(split_tags(prompt).loras, str(folder)))
+    attach_loras(pipe, find_loras(split_tags(prompt).loras, str(folder)), [].append)
 
 
 def test_a_folder_called_like_a_lora_is_none(tmp_path: Path) -> None:
@@ -175,7 +180,7 @@ def test_a_lora_that_belongs_on_the_model_in_part_is_told_with_how_much(tmp_path
         save_file({key: one.clone() for key, one in content.items()}, tmp_path / f"{name}.safetensors")
     notes: list[str] = []
     for name in ("whole", "part"):
-        put_on_loras(tiny_sd(), find_loras(split_tags(f"<lora:{name}:1>").loras, str(tmp_path)), notes.append)
+        attach_loras(tiny_sd(), find_loras(split_tags(f"<lora:{name}:1>").loras, str(tmp_path)), notes.append)
     assert len(notes) == 1
     assert f"part.safetensors: 1 of its {len(ups) + 1} layers are not in this model" in notes[0]
 
@@ -199,7 +204,7 @@ def test_a_lora_that_was_replaced_since_it_was_asked_for_is_not_put_on(tmp_path:
     tensors = lora(tiny_sd())
     save_file(tensors, tmp_path / "style.safetensors")
     loras = find_loras(split_tags("<lora:style:1>").loras, str(tmp_path))
-    assert hashes_of_loras(loras)
+    assert lora_hashes(loras)
     save_file({name: tensor * 2 for name, tensor in tensors.items()}, tmp_path / "style.safetensors")
     with pytest.raises(FileChanged, match="another one than before"):
-        put_on_loras(tiny_sd(), loras)
+        attach_loras(tiny_sd(), loras, [].append)

@@ -14,11 +14,11 @@ from PIL import Image
 from pipelines import tiny_sd
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
+from hnetkit.generate.drawing import draw
 from hnetkit.generate.model import Model, load_model
-from hnetkit.generate.picture import draw
-from hnetkit.generate.request import Request, SecondPass, Start
-from hnetkit.generate.sampling.latents import soft_mask
+from hnetkit.generate.request import InitImage, Request, SecondPass
 from hnetkit.generate.sampling.noise import Noise
+from hnetkit.generate.sampling.vae import soft_mask
 from hnetkit.runtime.strength import Strength
 
 
@@ -73,7 +73,7 @@ def second(**changes: object) -> SecondPass:
 def test_the_less_is_drawn_anew_the_nearer_is_the_result_to_the_picture(sd: Model, photo: Path) -> None:
     request = replace(REQUEST, steps=20)
     kept = encoded(sd, photo)
-    drawn = [latents_of(sd, replace(request, start=Start(photo, amount))) for amount in (0.0, 0.3, 1.0)]
+    drawn = [latents_of(sd, replace(request, init_image=InitImage(photo, amount))) for amount in (0.0, 0.3, 1.0)]
     far = [(latents - kept).abs().mean() for latents in drawn]
     assert far[0] < far[1] < far[2]
 
@@ -81,22 +81,22 @@ def test_the_less_is_drawn_anew_the_nearer_is_the_result_to_the_picture(sd: Mode
 def test_image_to_image_makes_one_step_more_than_its_share(sd: Model, photo: Path) -> None:
     """A1111: of 20 steps at 0.5, 11."""
     told: list[tuple[int, int]] = []
-    request = replace(REQUEST, steps=20, start=Start(photo, 0.5))
+    request = replace(REQUEST, steps=20, init_image=InitImage(photo, 0.5))
     list(draw(sd, request, lambda done, total: told.append((done, total))))
     assert told[-1] == (11, 11)
 
 
 def test_a_picture_of_another_size_is_brought_to_the_one_asked_for(sd: Model, photo: Path) -> None:
-    image = next(draw(sd, replace(REQUEST, width=32, height=24, start=Start(photo)))).image
+    image = next(draw(sd, replace(REQUEST, width=32, height=24, init_image=InitImage(photo)))).image
     assert image.size == (32, 24)
 
 
 def test_a_picture_that_is_not_there_or_none_is_an_error(sd: Model, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"missing\.png"):
-        one(sd, replace(REQUEST, start=Start(tmp_path / "missing.png")))
+        one(sd, replace(REQUEST, init_image=InitImage(tmp_path / "missing.png")))
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(BadPicture, match=r"text\.png"):
-        one(sd, replace(REQUEST, start=Start(tmp_path / "text.png")))
+        one(sd, replace(REQUEST, init_image=InitImage(tmp_path / "text.png")))
 
 
 def test_a_hostile_picture_is_an_error_by_name(sd: Model, photo: Path, tmp_path: Path) -> None:
@@ -106,29 +106,29 @@ def test_a_hostile_picture_is_an_error_by_name(sd: Model, photo: Path, tmp_path:
         ("large.png", large_png(9000, 9000)),
     ):
         (tmp_path / name).write_bytes(data)
-        for start in (Start(tmp_path / name), Start(photo, mask=tmp_path / name)):
+        for init in (InitImage(tmp_path / name), InitImage(photo, mask=tmp_path / name)):
             with pytest.raises(BadPicture, match=name):
-                one(sd, replace(REQUEST, start=start))
+                one(sd, replace(REQUEST, init_image=init))
 
 
 def test_picture_and_mask_are_turned_as_their_exif_data_says(sd: Model, photo: Path, right_half: Path) -> None:
-    expected = one(sd, replace(REQUEST, start=Start(photo, 0.3, mask=right_half)))
+    expected = one(sd, replace(REQUEST, init_image=InitImage(photo, 0.3, mask=right_half)))
     turned, exif = [], Image.Exif()
     exif[0x0112] = 3  # upside down
     for path in (photo, right_half):
         turned.append(path.with_stem(f"{path.stem}-turned"))
         Image.open(path).rotate(180).save(turned[-1], exif=exif)
-    assert one(sd, replace(REQUEST, start=Start(turned[0], 0.3, mask=turned[1]))) == expected
+    assert one(sd, replace(REQUEST, init_image=InitImage(turned[0], 0.3, mask=turned[1]))) == expected
 
 
 # --- inpainting
 
 
 def test_outside_of_the_mask_everything_is_as_it_was(sd: Model, photo: Path, right_half: Path) -> None:
-    start = Start(photo, 1.0, mask=right_half, mask_blur=0)
+    init = InitImage(photo, 1.0, mask=right_half, mask_blur=0)
     kept, old = encoded(sd, photo), np.asarray(Image.open(photo)).astype(int)
     for inverted, outside, inside in ((False, slice(0, 4), slice(4, 8)), (True, slice(4, 8), slice(0, 4))):
-        request = replace(REQUEST, start=replace(start, inverted=inverted))
+        request = replace(REQUEST, init_image=replace(init, inverted=inverted))
         latents = latents_of(sd, request)
         torch.testing.assert_close(latents[..., outside], kept[..., outside])
         assert (latents[..., inside] - kept[..., inside]).abs().mean() > 0.1
@@ -140,7 +140,8 @@ def test_outside_of_the_mask_everything_is_as_it_was(sd: Model, photo: Path, rig
 
 def test_the_masks_edge_is_softened(sd: Model, photo: Path, right_half: Path) -> None:
     sharp, soft = (
-        pixels(one(sd, replace(REQUEST, start=Start(photo, 1.0, mask=right_half, mask_blur=blur)))) for blur in (0, 3)
+        pixels(one(sd, replace(REQUEST, init_image=InitImage(photo, 1.0, mask=right_half, mask_blur=blur))))
+        for blur in (0, 3)
     )
     old = np.asarray(Image.open(photo)).astype(int)
     assert (sharp[:, 7] == old[:, 7]).all()
@@ -149,10 +150,10 @@ def test_the_masks_edge_is_softened(sd: Model, photo: Path, right_half: Path) ->
 
 @pytest.mark.parametrize("content", ["original", "noise", "nothing"])
 def test_what_lies_under_the_mask_counts(sd: Model, photo: Path, right_half: Path, content: str) -> None:
-    start = Start(photo, 0.6, mask=right_half, content=content)  # type: ignore[arg-type]
+    init = InitImage(photo, 0.6, mask=right_half, content=content)  # type: ignore[arg-type]
     others = {"original", "noise", "nothing"} - {content}
-    drawn = one(sd, replace(REQUEST, steps=6, start=start))
-    assert all(drawn != one(sd, replace(REQUEST, steps=6, start=replace(start, content=other))) for other in others)
+    drawn = one(sd, replace(REQUEST, steps=6, init_image=init))
+    assert all(drawn != one(sd, replace(REQUEST, steps=6, init_image=replace(init, content=other))) for other in others)
 
 
 def test_a_unet_made_for_inpainting_reads_mask_and_picture(
@@ -164,7 +165,7 @@ def test_a_unet_made_for_inpainting_reads_mask_and_picture(
     unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
     pipe.unet = unet
     model = replace(sd, pipe=pipe, _encoders={})
-    one(model, replace(REQUEST, start=Start(photo, 1.0, mask=right_half, mask_blur=0)))
+    one(model, replace(REQUEST, init_image=InitImage(photo, 1.0, mask=right_half, mask_blur=0)))
     assert seen[0].shape == (2, 9, 8, 8)
     assert (seen[0][:, 4, :, :4] == 0).all()
     assert (seen[0][:, 4, :, 4:] == 1).all()
@@ -299,9 +300,15 @@ def test_sdxl_draws_in_every_mode(sdxl_folder: Path, photo: Path, right_half: Pa
     model = load_model(sdxl_folder, device="cpu")
     long = "a b c d e " * 20
     changes = [
-        *({}, {"prompt": "(red:1.4) circle"}, {"prompt": f"{long} BREAK x"}, {"negative_prompt": long}),
-        *({"start": Start(photo, 0.5)}, {"start": Start(photo, 1.0, mask=right_half)}, {"second": second()}),
-        *({"prompt": "red AND circle:0.5"}, {"cfg_scale": 1.0}),
+        {},
+        {"prompt": "(red:1.4) circle"},
+        {"prompt": f"{long} BREAK x"},
+        {"negative_prompt": long},
+        {"init_image": InitImage(photo, 0.5)},
+        {"init_image": InitImage(photo, 1.0, mask=right_half)},
+        {"second": second()},
+        {"prompt": "red AND circle:0.5"},
+        {"cfg_scale": 1.0},
     ]
     assert len({one(model, replace(REQUEST, **change)) for change in changes}) == len(changes)
 

@@ -19,10 +19,19 @@ from diffusers import (
 )
 from torch import Tensor
 
-from hnetkit.generate.sampling.noise import BrownianPath, DrawnNoise, Noise, PhiloxNormal, Source, Stretch, along, slerp
+from hnetkit.generate.sampling.noise import (
+    BrownianPath,
+    Noise,
+    NoiseInterval,
+    NoiseSource,
+    PerImageNoise,
+    PhiloxNormal,
+    noise_from,
+    slerp,
+)
 
 SHAPE = (4, 3, 5)
-SOURCES: Sequence[Source] = ("cpu", "nv")
+SOURCES: Sequence[NoiseSource] = ("cpu", "nv")
 
 
 def test_the_software_generator_draws_what_cuda_draws(shared: Path) -> None:
@@ -44,7 +53,7 @@ def test_an_element_of_a_draw_does_not_depend_on_how_many_there_are() -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_picture_goes_on_with_the_generator_that_it_began_with(source: Source) -> None:
+def test_a_picture_goes_on_with_the_generator_that_it_began_with(source: NoiseSource) -> None:
     noise = Noise(7, SHAPE, source=source)
     draw = PhiloxNormal(7) if source == "nv" else lambda shape: torch.randn(shape, generator=generator)
     generator = torch.Generator("cpu").manual_seed(7)
@@ -55,7 +64,7 @@ def test_a_picture_goes_on_with_the_generator_that_it_began_with(source: Source)
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_eta_noise_seed_delta_changes_all_draws_but_the_first(source: Source) -> None:
+def test_eta_noise_seed_delta_changes_all_draws_but_the_first(source: NoiseSource) -> None:
     noise, other = Noise(7, SHAPE, source=source, ensd=31337), Noise(7 + 31337, SHAPE, source=source)
     assert torch.equal(noise.first(), Noise(7, SHAPE, source=source).first())
     assert torch.equal(noise.next(), other.first())
@@ -63,7 +72,7 @@ def test_eta_noise_seed_delta_changes_all_draws_but_the_first(source: Source) ->
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_variation_turns_the_first_draw_alone_towards_another_seed(source: Source) -> None:
+def test_a_variation_turns_the_first_draw_alone_towards_another_seed(source: NoiseSource) -> None:
     plain, other = Noise(7, SHAPE, source=source), Noise(8, SHAPE, source=source)
 
     def varied(strength: float) -> Noise:
@@ -127,7 +136,7 @@ def test_draws_inside_are_those_of_each_picture_in_the_type_asked_for() -> None:
     noises, alone = ([Noise(seed, SHAPE, source="nv") for seed in (3, 9)] for _ in range(2))
     expected = [torch.stack([one.next() for one in alone]) for _ in range(3)]
     outside = torch.get_rng_state()
-    with DrawnNoise(noises):
+    with PerImageNoise(noises):
         drawn = [
             torch.randn((2, *SHAPE)),
             torch.randn(2, *SHAPE, dtype=torch.float16),
@@ -139,8 +148,8 @@ def test_draws_inside_are_those_of_each_picture_in_the_type_asked_for() -> None:
 
 
 def test_draws_along_a_stretch_are_those_of_the_pictures_paths() -> None:
-    noises, stretch = [Noise(seed, SHAPE, source="nv") for seed in (3, 9)], Stretch(0.03, 14.6, 9.0, 4.0)
-    with DrawnNoise(noises), along(stretch):
+    noises, stretch = [Noise(seed, SHAPE, source="nv") for seed in (3, 9)], NoiseInterval(0.03, 14.6, 9.0, 4.0)
+    with PerImageNoise(noises), noise_from(stretch):
         drawn = torch.randn(2, *SHAPE)
     paths = [BrownianPath(seed, SHAPE, "nv", 0.03, 14.6) for seed in (3, 9)]
     assert torch.equal(drawn, torch.stack([path.between(9.0, 4.0) for path in paths]))
@@ -149,7 +158,7 @@ def test_draws_along_a_stretch_are_those_of_the_pictures_paths() -> None:
 
 def test_a_draw_that_is_no_noise_of_the_batch_is_refused() -> None:
     noises = [Noise(seed, SHAPE, source="cpu") for seed in (3, 9)]
-    with DrawnNoise(noises), pytest.raises(ValueError, match=r"\(1, 4, 3, 5\)"):
+    with PerImageNoise(noises), pytest.raises(ValueError, match=r"\(1, 4, 3, 5\)"):
         torch.randn(1, *SHAPE)
 
 
@@ -172,7 +181,7 @@ def test_with_diffusers_schedulers_a_picture_does_not_depend_on_its_batch(kind: 
         x = torch.stack([noise.first() for noise in noises]) * scheduler.init_noise_sigma
         for timestep in scheduler.timesteps:
             output = scheduler.scale_model_input(x, timestep) * 0.9
-            with DrawnNoise(noises):
+            with PerImageNoise(noises):
                 x = scheduler.step(output, timestep, x).prev_sample
         return x
 

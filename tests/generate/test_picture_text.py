@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.picture_text import read_picture_text, settings_of
+from hnetkit.generate.image_text import read_image_text, read_infotext
 from hnetkit.prompts.infotext import Infotext
 
 IMAGE = Image.new("RGB", (8, 8), "red")
@@ -32,12 +32,12 @@ GRAPH = {
 
 def texts(path: Path) -> dict[str, str]:
     with OpenFile(path) as file:
-        return read_picture_text(file)
+        return read_image_text(file)
 
 
 def said(path: Path) -> Infotext:
     with OpenFile(path) as file:
-        return settings_of(file)
+        return read_infotext(file)
 
 
 def chunk(name: bytes, data: bytes) -> bytes:
@@ -205,14 +205,14 @@ class Counted(OpenFile):
 def test_many_small_chunks_are_not_each_a_call_of_the_system(tmp_path: Path) -> None:
     path = png(tmp_path, chunk(b"teST", b"") * 30_000, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))
     with Counted(path) as file:
-        assert settings_of(file).prompt == "a cat"
+        assert read_infotext(file).prompt == "a cat"
         assert file.reads < 200
 
 
 def test_pixels_are_passed_over_unread(tmp_path: Path) -> None:
     pixels = chunk(b"IDAT", bytes(1 << 20))
     with Counted(png(tmp_path, pixels * 20, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))) as file:
-        assert settings_of(file).prompt == "a cat"
+        assert read_infotext(file).prompt == "a cat"
         assert file.bytes < 1 << 18
 
 
@@ -273,7 +273,7 @@ def test_no_stream_of_chunks_raises_anything_but_a_refusal(tmp_path: Path, parts
     path = png(tmp_path, *(chunk(name, key + data) for name, key, data in parts))
     with Counted(path) as file:
         with contextlib.suppress(FileRefused, NoSettings):
-            settings_of(file)
+            read_infotext(file)
         assert file.bytes <= 3 * file.size + 64
 
 

@@ -16,14 +16,14 @@ from plain_a1111 import PlainProcessor, modules_of
 
 from hnetkit.errors import BadPicture, IncompatibleNetwork, UsageError
 from hnetkit.formats import load
-from hnetkit.generate.description import infotext_of
+from hnetkit.generate.drawing import draw
+from hnetkit.generate.image_settings import infotext_of
 from hnetkit.generate.model import Model, load_model
-from hnetkit.generate.networks import Network, put_on_one
-from hnetkit.generate.picture import draw
+from hnetkit.generate.prompt_networks import ResolvedNetwork, attach_network
 from hnetkit.generate.request import LARGEST_SEED
 from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.prompts import infotext
-from hnetkit.runtime.attach import unload_hypernetworks
+from hnetkit.runtime.adapters import unload_hypernetworks
 from hnetkit.runtime.strength import Strength
 
 
@@ -117,7 +117,7 @@ def test_sdxl_draws_with_networks(sdxl_folder: Path, network_files: Path) -> Non
 def test_a_network_of_another_model_is_refused(sd: Model, network_files: Path, tmp_path: Path) -> None:
     path = save_pt(a1111_network((768, 320)), tmp_path / "sd1.pt")
     with pytest.raises(IncompatibleNetwork, match="sd1"):
-        put_on_one(sd.pipe, Network("sd1", load(path)), ())
+        attach_network(sd.pipe, ResolvedNetwork("sd1", load(path)), ())
 
 
 def test_progress_counts_every_step_of_every_picture(sd: Model) -> None:

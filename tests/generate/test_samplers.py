@@ -14,8 +14,15 @@ import torch
 from k_samplers import REFERENCES, Draws, Model
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.sampling.noise import DrawnNoise, Noise, Stretch
-from hnetkit.generate.sampling.samplers import SAMPLERS, infotext_fields, prepare, sampler_name, sampler_of, scheduler
+from hnetkit.generate.sampling.noise import Noise, NoiseInterval, PerImageNoise
+from hnetkit.generate.sampling.samplers import (
+    SAMPLERS,
+    infotext_fields,
+    make_scheduler,
+    prepare_scheduler,
+    sampler_name,
+    sampler_of,
+)
 
 SD = {
     "_class_name": "PNDMScheduler",
@@ -90,7 +97,7 @@ TWO_CALLS = ("Heun", "DPM2", "DPM2 a", "DPM++ 2S a", "DPM++ SDE")
 @pytest.mark.parametrize("name", scheduled())
 def test_noise_levels_are_the_published_ones(name: str, steps: int, prediction: str) -> None:
     sampler, schedule = SAMPLERS[name]
-    made = prepare(name, {**SD, "prediction_type": prediction}, steps)
+    made = prepare_scheduler(name, {**SD, "prediction_type": prediction}, steps)
     expected = published(sampler, schedule, steps)
     levels = made.sigmas.numpy()
     if sampler in ("Heun", "DPM2", "DPM2 a", "DPM++ 2S a"):
@@ -104,14 +111,14 @@ def test_noise_levels_are_the_published_ones(name: str, steps: int, prediction: 
 @pytest.mark.parametrize("steps", [1, 10, 20, 30])
 @pytest.mark.parametrize("schedule", PUBLISHED)
 def test_any_schedule_goes_with_a_sampler(schedule: str, steps: int) -> None:
-    made = prepare(sampler_of("Euler", schedule), SD, steps)
+    made = prepare_scheduler(sampler_of("Euler", schedule), SD, steps)
     expected = np.append(PUBLISHED[schedule](steps), 0)
     np.testing.assert_allclose(made.sigmas.numpy(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", scheduled("LCM"))
 def test_the_model_is_told_the_time_of_the_level_it_is_given(name: str) -> None:
-    made = prepare(name, SD, 10)
+    made = prepare_scheduler(name, SD, 10)
     assert len(made.timesteps) == (19 if SAMPLERS[name][0] in TWO_CALLS else 10)
     made.set_begin_index(0)
     for timestep in made.timesteps:
@@ -126,8 +133,8 @@ def test_the_model_is_told_the_time_of_the_level_it_is_given(name: str) -> None:
 @pytest.mark.parametrize("steps", [1, 3, 9, 10, 20, 30, 50, 999, 2000])
 def test_ddim_and_plms_take_whole_time_steps_at_even_distances(steps: int) -> None:
     expected = [min(time, 999) for time in range(1, 1001, max(1000 // steps, 1))][::-1]
-    assert prepare("DDIM", SD, steps).timesteps.tolist() == expected
-    assert prepare("PLMS", SD, steps).timesteps.tolist() == [*expected[:2], *expected[1:]]
+    assert prepare_scheduler("DDIM", SD, steps).timesteps.tolist() == expected
+    assert prepare_scheduler("PLMS", SD, steps).timesteps.tolist() == [*expected[:2], *expected[1:]]
 
 
 def unipc_levels(steps: int) -> npt.NDArray[np.float64]:
@@ -137,7 +144,7 @@ def unipc_levels(steps: int) -> npt.NDArray[np.float64]:
 
 @pytest.mark.parametrize("steps", [3, 10, 20, 30, 50])
 def test_unipc_goes_evenly_from_the_last_time_step_to_the_first(steps: int) -> None:
-    made = prepare("UniPC", SD, steps)
+    made = prepare_scheduler("UniPC", SD, steps)
     expected = unipc_levels(steps)
     np.testing.assert_allclose(made.sigmas.numpy(), expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(made.timesteps.numpy(), np.linspace(999, 0, len(expected))[:-1], rtol=0, atol=1e-3)
@@ -163,13 +170,13 @@ class Unet:
 
 def drawn(name: str, steps: int, config: dict[str, Any] = SD, *, seeds: tuple[int, ...] = (SEED,)) -> torch.Tensor:
     """Returns the end of a run, float32 of the shape [pictures, *SHAPE]."""
-    made, unet = prepare(name, config, steps), Unet(config["prediction_type"])
+    made, unet = prepare_scheduler(name, config, steps), Unet(config["prediction_type"])
     noises = [Noise(seed, SHAPE, source="nv") for seed in seeds]
     x = torch.stack([noise.first() for noise in noises]) * made.init_noise_sigma
     for timestep in made.timesteps:
         scaled = made.scale_model_input(x, timestep).double().numpy()
         output = torch.from_numpy(unet(scaled, float(timestep))).float()
-        with DrawnNoise(noises):
+        with PerImageNoise(noises):
             x = made.step(output, timestep, x, return_dict=False)[0]
     return x
 
@@ -186,7 +193,7 @@ class _Draws(Draws):
         return self._noise.next().double().numpy()
 
     def along(self, start: float, end: float) -> npt.NDArray[np.float64]:
-        stretch = Stretch(*self._ends, float(np.float32(start)), float(np.float32(end)))
+        stretch = NoiseInterval(*self._ends, float(np.float32(start)), float(np.float32(end)))
         return self._noise.between(stretch).double().numpy()
 
 
@@ -259,7 +266,7 @@ def test_what_a_model_says_of_samplers_changes_nothing(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_models_noise_schedule_is_its_own(name: str) -> None:
     own = {**SD, "beta_start": 0.001, "beta_end": 0.02, "beta_schedule": "linear", "prediction_type": "v_prediction"}
-    made = scheduler(name, own)
+    made = make_scheduler(name, own)
     assert {key: made.config[key] for key in own if key in ("beta_start", "beta_end", "prediction_type")} == {
         "beta_start": 0.001,
         "beta_end": 0.02,
@@ -273,7 +280,7 @@ def test_a_models_noise_schedule_is_its_own(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if name not in ("LCM", "DPM++ 3M SDE")])
 def test_a_run_that_begins_late_is_given_the_level_it_begins_with(name: str) -> None:
-    made = prepare(name, SD, 10)
+    made = prepare_scheduler(name, SD, 10)
     begin = 4 * made.order
     made.set_begin_index(begin)
     timesteps = made.timesteps[begin:]
@@ -285,7 +292,7 @@ def test_a_run_that_begins_late_is_given_the_level_it_begins_with(name: str) -> 
         scaled = made.scale_model_input(x, timestep)
         level = float(levels_of(timestep))
         output = (scaled * (level**2 + 1) ** 0.5 - clean) / level  # it sees through all noise
-        with DrawnNoise(noises):
+        with PerImageNoise(noises):
             x = made.step(output.float(), timestep, x, return_dict=False)[0]
     left = SIGMAS[0] if name in ("DDIM", "PLMS", "UniPC") else 0
     np.testing.assert_allclose(x.numpy(), (0.25 + left) / (left**2 + 1) ** 0.5, rtol=0, atol=2e-5)
@@ -294,9 +301,9 @@ def test_a_run_that_begins_late_is_given_the_level_it_begins_with(name: str) -> 
 @pytest.mark.parametrize("name", ["DPM++ 2S a", "DPM++ SDE Karras", "LMS"])
 def test_what_is_put_into_the_latents_between_steps_counts(name: str) -> None:
     def run(put_back: float) -> torch.Tensor:
-        made, x = prepare(name, SD, 6), torch.ones(1, *SHAPE)
+        made, x = prepare_scheduler(name, SD, 6), torch.ones(1, *SHAPE)
         for number, timestep in enumerate(made.timesteps):
-            with DrawnNoise([Noise(SEED, SHAPE, source="cpu")]):
+            with PerImageNoise([Noise(SEED, SHAPE, source="cpu")]):
                 x = made.step(made.scale_model_input(x, timestep) * 0.5, timestep, x, return_dict=False)[0]
             if number == 3:
                 x = x + put_back

@@ -13,9 +13,10 @@ pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
 from truth import DEVICE, Sides, numbers_for, random_sides, there
 
-from hnetkit.kernels import activations, backward, reference, stacked
-from hnetkit.kernels.packing import pack
-from hnetkit.kernels.prepared import Prepared, pack_pair
+from hnetkit.kernels import activations, reference
+from hnetkit.kernels.executor import StackExecutor, pack_pair
+from hnetkit.kernels.gpu import backward, op
+from hnetkit.kernels.weights import pack
 
 LIMITS = {torch.float32: 1e-5, torch.float16: 1e-3}
 
@@ -37,10 +38,10 @@ def learned(sides: Sides) -> tuple[Sides, list[Tensor]]:
 
 def by_kernels(x: Tensor, sides: Sides, strengths: Tensor, outer: Tensor, path: str) -> list[Tensor]:
     placed, leaves = learned(tuple([there(mlp) for mlp in side] for side in sides))  # type: ignore[arg-type]
-    networks = stacked.arrange([pack(pair, for_kernels=True) for pair in zip(*placed, strict=True)], path)
-    assert stacked.can_learn(networks)
+    networks = op.arrange([pack(pair, for_kernels=True) for pair in zip(*placed, strict=True)], path)
+    assert op.supports_gradients(networks)
     x = x.to(DEVICE).requires_grad_()
-    got = stacked.apply(x, stacked.flatten(networks), strengths.to(DEVICE), path)
+    got = op.apply(x, op.flatten(networks), strengths.to(DEVICE), path)
     return [g.cpu() for g in torch.autograd.grad(got, [x, *leaves], outer.to(DEVICE))]
 
 
@@ -103,11 +104,11 @@ def test_the_check_sees_a_broken_gradient(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_frozen_stack_gives_the_context_its_gradient_in_compiled_code() -> None:
     sides, strengths = random_sides(1, (24, 40, 24), "relu", torch.float32), numbers_for(1).to(DEVICE)
-    flat = stacked.flatten([pack([there(side[0]) for side in sides], for_kernels=True)])
+    flat = op.flatten([pack([there(side[0]) for side in sides], for_kernels=True)])
     x = context(5, 24, dtype=torch.float32).to(DEVICE).requires_grad_()
 
     def loss(x: Tensor) -> Tensor:
-        return stacked.apply(x, flat, strengths, "grouped").square().sum()
+        return op.apply(x, flat, strengths, "grouped").square().sum()
 
     (plain,) = torch.autograd.grad(loss(x), x)
     (compiled,) = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(x), x)
@@ -120,13 +121,13 @@ def test_what_has_no_gradient_here_goes_through_plain_torch(
 ) -> None:
     monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
     sides, strengths = random_sides(1, (24, 40, 24), activation, torch.float32, norm=norm), numbers_for(1)
-    prepared = Prepared([pack_pair(there(sides[0][0]), there(sides[1][0]), "grouped")], "grouped")
+    executor = StackExecutor([pack_pair(there(sides[0][0]), there(sides[1][0]), "grouped")], "grouped")
     x, outer = context(5, 24, dtype=torch.float32), context(2, 5, 24, dtype=torch.float32)
     here = x.to(DEVICE).requires_grad_()
-    k, v = prepared.apply(here, strengths.to(DEVICE), [[True]] * 2)
+    k, v = executor.apply(here, strengths.to(DEVICE), [[True]] * 2)
     if not norm and activation == "relu":
         assert k.grad_fn.name().startswith("UnbindBackward")  # type: ignore[union-attr]
     else:
-        assert not stacked.can_learn([pack([side[0] for side in sides], for_kernels=True)])
+        assert not op.supports_gradients([pack([side[0] for side in sides], for_kernels=True)])
     (of_x,) = torch.autograd.grad(torch.stack([k, v]), here, outer.to(DEVICE))
     assert relative(of_x.cpu(), by_autograd(x, sides, strengths, outer)[0]) <= 1e-5

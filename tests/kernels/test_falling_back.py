@@ -16,7 +16,7 @@ from triton.runtime.errors import InterpreterError, OutOfResources
 from truth import DEVICE, numbers_for, random_sides, require_right, run
 
 from hnetkit.errors import KernelUnavailable
-from hnetkit.kernels import fused, grouped, stacked, trial
+from hnetkit.kernels.gpu import fused, linear, op
 
 X = context(3, 320, dtype=torch.float16)
 SIDES = random_sides(2, (320, 64, 320), "relu", torch.float16)
@@ -25,18 +25,18 @@ NUMBERS = numbers_for(2)
 
 @pytest.fixture(autouse=True)
 def nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(stacked, "_left_out", set())
-    monkeypatch.setattr(trial, "_ROWS", 3)
-    trial.proven_path.cache_clear()
+    monkeypatch.setattr(op, "_failed", set())
+    monkeypatch.setattr(op, "_TEST_ROWS", 3)
+    op.verified_path.cache_clear()
     yield
-    trial.proven_path.cache_clear()
+    op.verified_path.cache_clear()
 
 
 def does_not_fit(*arguments: Any, **options: Any) -> None:
     raise OutOfResources(300_000, 232_448, "shared memory")
 
 
-@pytest.mark.parametrize("broken", [[fused], [fused, grouped]], ids=["to grouped", "to plain torch"])
+@pytest.mark.parametrize("broken", [[fused], [fused, linear]], ids=["to grouped", "to plain torch"])
 def test_what_cannot_be_compiled_is_said_once_and_replaced(broken: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     for module in broken:
         monkeypatch.setattr(module, "run", does_not_fit)
@@ -65,12 +65,12 @@ def test_no_other_error_is_hidden(error: Exception, monkeypatch: pytest.MonkeyPa
         run(X, SIDES, NUMBERS, "fused")
 
 
-def test_a_path_that_works_passes_its_trial() -> None:
-    assert trial.proven_path("fused", torch.device(DEVICE)) == "fused"
-    assert trial.proven_path("grouped", torch.device(DEVICE)) == "grouped"
+def test_a_path_that_works_passes_its_self_test() -> None:
+    assert op.verified_path("fused", torch.device(DEVICE)) == "fused"
+    assert op.verified_path("grouped", torch.device(DEVICE)) == "grouped"
 
 
-def test_a_path_that_computes_something_else_fails_its_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_that_computes_something_else_fails_its_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fused.run
 
     def weaker(state: Any, networks: Any, strengths: Any, *rest: Any, **options: Any) -> Any:
@@ -78,13 +78,13 @@ def test_a_path_that_computes_something_else_fails_its_trial(monkeypatch: pytest
 
     monkeypatch.setattr(fused, "run", weaker)
     with pytest.warns(RuntimeWarning, match="fused kernels: .* something else than plain torch"):
-        assert trial.proven_path("fused", torch.device(DEVICE)) == "grouped"
+        assert op.verified_path("fused", torch.device(DEVICE)) == "grouped"
 
 
 def test_where_no_kernel_works_it_is_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(stacked, "apply", fail)
+    monkeypatch.setattr(op, "apply", fail)
     with pytest.warns(RuntimeWarning, match="they fail"):
-        assert trial.proven_path("fused", torch.device(DEVICE)) == "eager"
+        assert op.verified_path("fused", torch.device(DEVICE)) == "eager"

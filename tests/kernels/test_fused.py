@@ -15,8 +15,9 @@ pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
 from truth import DEVICE, numbers_for, random_sides, require_right, require_right_run, run
 
-from hnetkit.kernels import activations, fused, stacked
-from hnetkit.kernels.packing import pack
+from hnetkit.kernels import activations
+from hnetkit.kernels.gpu import fused, op
+from hnetkit.kernels.weights import pack
 
 HALF = torch.float16
 
@@ -69,7 +70,7 @@ def test_a_network_of_another_build_anywhere_in_the_stack(place: int) -> None:
     sides = random_sides(3, (320, 64, 320), "relu", HALF)
     for side, other in zip(sides, random_sides(1, (320, 32, 48, 320), "tanh", HALF, norm=True), strict=True):
         side[place] = other[0]
-    runs = stacked.arrange([pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)], "fused")
+    runs = op.arrange([pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)], "fused")
     assert [len(packed[0].weight) for packed in runs] == {0: [1, 2], 1: [1, 1, 1], 2: [2, 1]}[place]
     x, strengths = context(5, 320, dtype=HALF), numbers_for(3)
     require_right(run(x, sides, strengths, "fused"), x, sides, strengths)

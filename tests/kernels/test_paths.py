@@ -9,7 +9,7 @@ from stacks import cast, context, random_mlp, relative, through, torch_modules
 from hnetkit.errors import KernelUnavailable, UsageError
 from hnetkit.kernels import activations, affine, eager, reference
 from hnetkit.kernels.dispatch import PATHS, chosen_path
-from hnetkit.kernels.mlp import MLPWeights, StageWeights
+from hnetkit.kernels.weights import MLPWeights, StageWeights
 
 RELATIVE = {torch.float32: 5e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
 

@@ -123,7 +123,7 @@ class Changes:
     def look(self) -> None:
         assert hnetkit.get_active_hypernetworks(self.pipe) == [name for name, _ in self.stack]
         if self.misses_progress:
-            with pytest.raises(AttachError, match="nobody tells"):
+            with pytest.raises(AttachError, match="progress was not set"):
                 any_truth.picture(self.pipe, self.text)
         else:
             self.require_the_same(any_truth.picture, self.active)

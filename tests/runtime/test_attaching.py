@@ -365,7 +365,7 @@ def test_a_window_of_an_affine_network_goes_into_no_weight(pipe: Any, tint: Hype
 
 def test_a_window_without_progress_is_an_error_and_not_a_quiet_picture(pipe: Any, ink: Hypernetwork) -> None:
     hnetkit.load_hypernetwork(pipe, ink, strength=hnetkit.Strength(end=0.5))
-    with pytest.raises(AttachError, match=r"ink applies from 0 to 0\.5") as refused:
+    with pytest.raises(AttachError, match=r"ink is limited to 0 to 0\.5") as refused:
         draw(pipe)
     assert "follow_progress" in str(refused.value.hint)
     hnetkit.disable_hypernetworks(pipe)

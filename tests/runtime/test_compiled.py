@@ -22,7 +22,7 @@ from unet_truth import lora, relative, run
 
 import hnetkit
 from hnetkit.errors import AttachError
-from hnetkit.kernels import fused
+from hnetkit.kernels.gpu import fused
 from hnetkit.network import Hypernetwork
 
 
@@ -231,7 +231,7 @@ def test_inductor_takes_weights_and_strengths_as_inputs(
 def test_a_compiled_unet_is_refused_where_torch_is_too_old_to_compile_hooks(
     pipe: Any, ink: Hypernetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.runtime.attach._COMPILES", False)
+    monkeypatch.setattr("hnetkit.runtime.adapters._COMPILES", False)
     pipe.unet.compile(backend="eager")
     with pytest.raises(AttachError, match="compiled"):
         hnetkit.load_hypernetwork(pipe, ink)

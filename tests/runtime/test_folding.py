@@ -18,7 +18,7 @@ from hnetkit.errors import AttachError
 from hnetkit.kernels import affine
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime import folding
-from hnetkit.runtime.weights import materialise
+from hnetkit.runtime.stack import read_mlp
 
 ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0"
 
@@ -36,7 +36,7 @@ def test_folded_weights_are_a_float64_product_rounded_once(pipe: Any, tint: Hype
     for attention, width in (("attn1", 20), ("attn2", 24)):
         for side in ("key", "value"):
             maps = [
-                affine.collapse(materialise(getattr(net.mlps[width], side), torch.device("cpu"), torch.float64))
+                affine.collapse(read_mlp(getattr(net.mlps[width], side), torch.device("cpu"), torch.float64))
                 for net in (tint, shade)
             ]
             name = f"{ATTENTION}.{attention}.to_{side[0]}"

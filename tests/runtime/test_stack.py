@@ -18,7 +18,8 @@ from torch import Tensor
 
 import hnetkit
 from hnetkit.errors import KernelUnavailable, UsageError
-from hnetkit.kernels import fused, grouped, prepared
+from hnetkit.kernels import executor
+from hnetkit.kernels.gpu import fused, linear
 from hnetkit.network import Hypernetwork
 
 STACKS = [f"stack{number}" for number in range(7)]
@@ -52,28 +53,50 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Returns a list that tells what ran: plain torch, or which kernels."""
     ran: list[str] = []
     for module, name, path in (
-        (prepared.eager, "apply", "eager"),
-        (grouped, "run", "grouped"),
+        (executor.eager, "apply", "eager"),
+        (linear, "run", "grouped"),
         (fused, "run", "fused"),
     ):
         run = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, run=run, path=path, **k: ran.append(path) or run(*a, **k))
-    monkeypatch.setitem(prepared._PLAIN, "eager", prepared.eager.apply)
+    monkeypatch.setitem(executor._PLAIN, "eager", executor.eager.apply)
     return ran
 
 
-def test_every_recorded_strength_of_every_file(golden: dict[str, Any], kernel: str) -> None:
-    expected, recorded = golden["expected"], 0
+def recorded_strengths(expected: dict[str, Tensor]) -> dict[tuple[str, str], list[str]]:
+    """The strengths that were recorded for each file and width."""
+    found: dict[tuple[str, str], list[str]] = {}
     for key in expected:
         name, *rest = key.split("/")
-        if name.startswith("stack") or not rest[-1].startswith("k@"):
-            continue
-        width, strength = rest[0], rest[1].removeprefix("k@")
-        k, v = hnetkit.Stack([(golden["networks"][name], float(strength))])(expected[f"{name}/{width}/x"])
-        assert relative(k, expected[key]) <= FP32, key
-        assert relative(v, expected[f"{name}/{width}/v@{strength}"]) <= FP32, key
-        recorded += 2
-    assert recorded > 100
+        if not name.startswith("stack") and rest[-1].startswith("k@"):
+            found.setdefault((name, rest[0]), []).append(rest[1].removeprefix("k@"))
+    return found
+
+
+def require_recorded(golden: dict[str, Any], name: str, width: str, strength: str) -> None:
+    expected = golden["expected"]
+    k, v = hnetkit.Stack([(golden["networks"][name], float(strength))])(expected[f"{name}/{width}/x"])
+    assert relative(k, expected[f"{name}/{width}/k@{strength}"]) <= FP32, (name, width, strength)
+    assert relative(v, expected[f"{name}/{width}/v@{strength}"]) <= FP32, (name, width, strength)
+
+
+@pytest.mark.parametrize("kernel", ["eager", pytest.param("grouped", marks=pytest.mark.long)], indirect=True)
+def test_every_recorded_strength_of_every_file(golden: dict[str, Any], kernel: str) -> None:
+    recorded = recorded_strengths(golden["expected"])
+    assert sum(map(len, recorded.values())) > 50
+    for (name, width), strengths in recorded.items():
+        for strength in strengths:
+            require_recorded(golden, name, width, strength)
+
+
+@pytest.mark.parametrize("kernel", ["grouped"], indirect=True)
+def test_every_file_at_a_recorded_strength_in_the_interpreter(golden: dict[str, Any], kernel: str) -> None:
+    """Each width of each file once, each strength with a quarter of them: the interpreter is slow."""
+    used = set()
+    for number, ((name, width), strengths) in enumerate(recorded_strengths(golden["expected"]).items()):
+        used.add(strengths[number % len(strengths)])
+        require_recorded(golden, name, width, strengths[number % len(strengths)])
+    assert len(used) > 2
 
 
 def test_recorded_networks_of_width_320_go_through_the_fused_kernel(

@@ -15,7 +15,7 @@ from fake_sites import Fault, Sites, World
 from fetching import EVERYTHING, installed, jobs_of
 
 import hnetkit
-from hnetkit.sources.names import safe_stem, split_name
+from hnetkit.sources.install import safe_stem, split_name
 from hnetkit.sources.session import FetchSession
 
 

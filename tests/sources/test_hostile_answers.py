@@ -24,16 +24,14 @@ from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
 from hnetkit.library import sidecars
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.sources.civitai import Civitai
-from hnetkit.sources.connections import SLOW_BYTES, SLOW_S
+from hnetkit.sources.download import PartialFile
+from hnetkit.sources.export import export_records, import_records
+from hnetkit.sources.http import HttpClient, RateLimiter
 from hnetkit.sources.install import quarantine
-from hnetkit.sources.origins import Origin, Trust
-from hnetkit.sources.pace import Pace
-from hnetkit.sources.parts import Part
-from hnetkit.sources.portable import exported, imported
-from hnetkit.sources.refs import ref_of
+from hnetkit.sources.references import parse_reference
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import store, updates
-from hnetkit.sources.web import Web
+from hnetkit.sources.sync import find_updates, store_models
+from hnetkit.sources.trust import SLOW_BYTES, SLOW_S, Origin, SitePolicy
 
 OpenSession = Callable[..., FetchSession]
 HEADER = b'{"kind": "hnetkit", "version": 1}'
@@ -62,7 +60,7 @@ def without_token(session: FetchSession, site: Sites) -> FetchSession:
 
 
 def test_the_body_of_a_redirect_is_not_read(site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.sources.connections.HEADERS_S", 5.0)
+    monkeypatch.setattr("hnetkit.sources.trust.HEADERS_S", 5.0)
 
     def endless(request: Request, response: Response) -> Response:
         if response.status in (302, 307):
@@ -77,8 +75,8 @@ def test_the_body_of_a_redirect_is_not_read(site: Sites, here: FetchSession, mon
 def test_a_file_that_begins_anew_for_ever_is_given_up_and_one_that_goes_on_is_not(
     site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.retry.PROGRESS", 1000)
-    monkeypatch.setattr("hnetkit.sources.web._CHUNK", 500)
+    monkeypatch.setattr("hnetkit.sources.http.PROGRESS", 1000)
+    monkeypatch.setattr("hnetkit.sources.http._CHUNK", 500)
     never = first_file(site)["id"]
 
     def cut(request: Request, response: Response) -> Response:
@@ -100,7 +98,7 @@ def test_a_file_that_begins_anew_for_ever_is_given_up_and_one_that_goes_on_is_no
 def test_a_page_of_the_list_that_is_cut_for_ever_is_given_up(
     site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.retry.PROGRESS", 100)
+    monkeypatch.setattr("hnetkit.sources.http.PROGRESS", 100)
 
     def cut(request: Request, response: Response) -> Response:
         response.cut_after = 500 if request.path == "/api/v1/models" else None
@@ -241,7 +239,7 @@ def test_an_import_changes_no_subscription_and_brings_none_that_cannot_be_asked(
         {"name": "good", "filters": {"query": "aquarelle \u6c34\u5f69"}},
     ]
     lines = [HEADER, *(json.dumps({"kind": "subscription", **line}).encode() for line in told)]
-    assert len(imported(here.registry, lines).failures) == 2
+    assert len(import_records(here.registry, lines).failures) == 2
     rows = {row["name"]: row["filters"] for row in here.registry.subscriptions.rows()}
     assert rows == {"luisa": {"username": "luisa"}, "good": {"query": "aquarelle \u6c34\u5f69"}}
 
@@ -265,7 +263,7 @@ def test_what_a_models_files_share_is_in_memory_once(site: Sites, here: FetchSes
     (file,) = model["modelVersions"][0]["files"]
     model["description"] = "d" * 10_000
     model["modelVersions"][0]["files"] = [{**file, "id": 9_000_000 + number} for number in range(50)]
-    assert store(here.registry, here.plan(EVERYTHING, all_versions=True).models) == []
+    assert store_models(here.registry, here.plan(EVERYTHING, all_versions=True).models) == []
     rows = [row for row in here.registry.catalogue.files() if row["model_id"] == str(model["id"])]
     assert len(rows) == 50
     assert {len(row["description"]) for row in rows} == {10_000}
@@ -277,10 +275,10 @@ def test_a_record_larger_than_any_is_one_models_failure_and_all_else_is_exported
 ) -> None:
     monkeypatch.setattr("hnetkit.registry.catalogue.MAX_RECORD", 50_000)
     site.world.models[0]["pad"] = "x" * 50_000
-    (bad,) = store(here.registry, here.plan(EVERYTHING, all_versions=True).models)
+    (bad,) = store_models(here.registry, here.plan(EVERYTHING, all_versions=True).models)
     assert (bad.id, "is too large" in bad.reason) == (site.world.models[0]["id"], True)
-    assert len(list(exported(here.registry))) == 1 + len(site.world.models) - 1
-    assert list(updates(here.registry, here.civitai)) == []
+    assert len(list(export_records(here.registry))) == 1 + len(site.world.models) - 1
+    assert list(find_updates(here.registry, here.civitai)) == []
 
 
 # --- links and pipes where hnetkit writes
@@ -295,7 +293,7 @@ def test_a_link_in_the_place_of_a_part_is_not_written_through(
     precious = tmp_path / "precious.txt"
     precious.write_bytes(b"precious")
     here.folder.mkdir(parents=True)
-    part = Part(here.folder, f"civitai:{file['id']}", file["hashes"]["SHA256"].lower())
+    part = PartialFile(here.folder, f"civitai:{file['id']}", file["hashes"]["SHA256"].lower())
     part.begin(host="127.0.0.1", etag=None, total=None)
     {"link": part.path.symlink_to, "hard link": part.path.hardlink_to, "pipe": lambda _: os.mkfifo(part.path)}[kind](
         precious
@@ -319,7 +317,7 @@ def test_a_link_in_the_place_of_unpacked_members_is_removed_and_not_followed(
     outside.mkdir()
     (outside / "keep").touch()
     here.folder.mkdir(parents=True)
-    Part(here.folder, f"civitai:{file['id']}", None).path.with_suffix(".unpacked").symlink_to(outside)
+    PartialFile(here.folder, f"civitai:{file['id']}", None).path.with_suffix(".unpacked").symlink_to(outside)
     (job,) = here.pull(f"model:{site.world.models[0]['id']}")
     assert (job.state, job.code) == ("done", None)
     assert (outside / "keep").exists()
@@ -361,7 +359,7 @@ def test_a_hundred_networks_of_one_stem_in_an_archive_all_come(site: Sites, here
 def test_a_file_of_another_kind_with_many_tensors_is_called_what_it_is(
     site: Sites, here: FetchSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.unpack.MOST_MEMBERS", 10)
+    monkeypatch.setattr("hnetkit.sources.archives.MOST_MEMBERS", 10)
     names = (f"lora_unet_down_blocks_{number}_attn.lora_up.weight" for number in range(20))
     torch.save(OrderedDict((name, torch.zeros(4)) for name in names), tmp_path / "lora.pt")
     file = first_file(site)
@@ -383,7 +381,7 @@ def test_a_redirect_with_spaces_is_followed_as_browsers_do(site: Sites, here: Fe
         return response
 
     target = "https://x.example/a b"
-    assert Trust(Origin.of(target.replace(" ", "%20"))).check(target.replace(" ", "%20")) is None
+    assert SitePolicy(Origin.of(target.replace(" ", "%20"))).check(target.replace(" ", "%20")) is None
     site.alter = spaced
     here.sync(EVERYTHING, all_versions=True)
     assert [r.query["b"] for r in site.requests if r.origin == "storage" and "b" in r.query][:1] == [["c d"]]
@@ -391,7 +389,7 @@ def test_a_redirect_with_spaces_is_followed_as_browsers_do(site: Sites, here: Fe
 
 def test_a_name_of_this_machine_that_leads_elsewhere_is_not_asked() -> None:
     base = Origin.of("http://site.localhost:8080/")
-    for trust in (Trust(base), Trust(base, settled=False)):
+    for trust in (SitePolicy(base), SitePolicy(base, settled=False)):
         assert trust.may_reach(base, "127.0.0.1")
         assert trust.may_reach(base, "::ffff:127.0.0.1")
         assert not trust.may_reach(base, "93.184.216.34"), "the token would go there in plain text"
@@ -411,8 +409,8 @@ def test_a_failure_of_a_day_that_is_still_to_come_is_tried_again(site: Sites, he
     assert item.action == "fetch"
 
 
-def web(url: str, session: FetchSession) -> Web:
-    return Web(Trust(Origin.of(url), settled=False), session.clock, Pace(session.clock, 50.0))
+def web(url: str, session: FetchSession) -> HttpClient:
+    return HttpClient(SitePolicy(Origin.of(url), settled=False), session.clock, RateLimiter(session.clock, 50.0))
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "http://[::1", "gopher://x"])
@@ -432,13 +430,13 @@ def test_a_proxy_that_cannot_be_used_is_said_at_once(
     "text", ["https://civitai.com\u2100@x/", "https://civitai.com\u2100/", "https://[/", "https://a]/"]
 )
 def test_an_address_that_no_program_can_read_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError, match=r"no address|user or password"):
-        ref_of(text)
+    with pytest.raises(UsageError, match=r"not an address|user or password"):
+        parse_reference(text)
 
 
 def test_an_address_without_its_beginning_is_shown_without_its_secrets() -> None:
     with pytest.raises(UsageError) as caught:
-        ref_of("civitai.com/models/1?token=SECRET")
+        parse_reference("civitai.com/models/1?token=SECRET")
     assert "SECRET" not in str(caught.value)
 
 

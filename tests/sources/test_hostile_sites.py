@@ -23,11 +23,10 @@ from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NetworkFailed, RegistryError
 from hnetkit.registry.catalogue import MAX_RECORD
 from hnetkit.sources.civitai import Filters
-from hnetkit.sources.fetch import most_of
-from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.plan import enqueue
+from hnetkit.sources.civitai_models import BadRecord
+from hnetkit.sources.download import max_bytes
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import ask_about, plan_sync, store, updates
+from hnetkit.sources.sync import check_unlisted, enqueue_items, find_updates, plan_sync, store_models
 
 OpenSession = Callable[..., FetchSession]
 DEEP = ', "meta": ' + '{"a":[' * 50_000 + "]}" * 50_000 + "}"
@@ -190,7 +189,7 @@ def test_any_json_anywhere_in_a_record_leaves_the_others_alone(site: Sites, here
 
     site.alter = more
     plan = plan_sync(here.registry, here.civitai, EVERYTHING)
-    store(here.registry, plan.models)
+    store_models(here.registry, plan.models)
     listed = {model.id for model in plan.models}
     assert others <= listed
     stored = {row["remote_id"] for row in here.registry.catalogue.models()}
@@ -204,7 +203,7 @@ def test_updates_names_a_record_that_makes_no_sense_and_shows_the_rest(site: Sit
     broken = site.world.ids()[0]
     site.alter = of_records(lambda r: r[:-1] + DEEP if r.startswith(f'{{"id": {broken},') else r)
     failed: list[BadRecord] = []
-    found = {update.model.id for update in updates(here.registry, here.civitai, failed)}
+    found = {update.model.id for update in find_updates(here.registry, here.civitai, failed)}
     assert found == set(site.world.ids()[1:])
     assert [record.id for record in failed] == [broken]
 
@@ -221,7 +220,7 @@ def test_a_model_that_is_asked_about_and_refused_is_one_of_several(site: Sites, 
 
     site.alter = refusing
     failed: list[BadRecord] = []
-    asked = dict(ask_about(here.registry, here.civitai, here.clock, ["x", *map(str, ids)], failed))
+    asked = dict(check_unlisted(here.registry, here.civitai, here.clock, ["x", *map(str, ids)], failed))
     assert asked.keys() == {str(id) for id in ids[1:]}
     assert [record.id for record in failed] == [None, ids[0]]
     failed.clear()
@@ -311,9 +310,9 @@ def test_a_file_that_the_site_replaced_by_a_larger_one_meanwhile_is_fetched_once
         return response
 
     site.alter = unstated
-    store(here.registry, plan.models)
+    store_models(here.registry, plan.models)
     with here.registry.write():
-        jobs = [job.id for job in enqueue(here.registry, here.civitai, here.folder, plan.items)]
+        jobs = [job.id for job in enqueue_items(here.registry, here.civitai, here.folder, plan.items)]
     states = {job.key: job.state for job in here.run(jobs)}
     assert states[f"civitai:{file['id']}"] == "done"
     assert len([r for r in site.requests if r.path.startswith(f"/files/{file['id']}/")]) == 2
@@ -344,12 +343,12 @@ def test_a_download_ends_a_little_after_the_size_that_the_site_states(site: Site
         job for job in jobs_of(here, here.pull(f"model:{site.world.ids()[0]}")) if job.key == f"civitai:{file['id']}"
     ]
     assert (job.state, job.code) == ("refused", "wrong-bytes")
-    assert "goes on beyond" in str(job.reason)
+    assert "exceeds" in str(job.reason)
     asked = [r for r in site.requests if r.path.startswith(f"/files/{file['id']}/")]
     assert len(asked) == 1
     assert not (here.folder / ".quarantine").exists()
     assert not list(here.folder.glob(".hnetkit-*"))
-    assert most_of(size) < 2 * size + (1 << 17)
+    assert max_bytes(size) < 2 * size + (1 << 17)
 
 
 def test_a_size_that_is_old_on_the_site_does_not_cut_a_file_short(site: Sites, here: FetchSession) -> None:
@@ -384,12 +383,12 @@ def test_a_size_that_no_file_has_does_not_keep_it_from_coming(site: Sites, here:
 def test_without_any_size_a_download_ends_at_what_no_hypernetwork_has(
     here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.fetch.MAX_FILE", 1 << 20)
+    monkeypatch.setattr("hnetkit.sources.download.MAX_FILE", 1 << 20)
     with Sites(World.make(1), repos={"a/b": {"a.pt": b"x"}}) as sites:
         sites.alter = lambda request, response: endless(b"\0" * 65_536)
         (job,) = here.pull(f"{sites.hub_url}/a/b/resolve/main/a.pt", sha256="ab" * 32)
         assert (job.state, job.code) == ("refused", "wrong-bytes")
-        assert "goes on beyond 1,048,576 bytes" in str(job.reason)
+        assert "exceeds 1,048,576 bytes" in str(job.reason)
         assert sum(r.sent for r in sites.requests) < 16 << 20
     assert not list(here.folder.rglob("*"))
 
@@ -435,13 +434,15 @@ def test_a_list_that_never_ends_ends(site: Sites, here: FetchSession, monkeypatc
     site.alter = onwards
     plan = plan_sync(here.registry, here.civitai, Filters())
     assert len(plan.models) == 50
-    assert [record.reason for record in plan.failed] == ["the list goes on after 50 models; left out what comes then"]
+    assert [record.reason for record in plan.failed] == [
+        "the listing goes on after 50 models; left out what follows then"
+    ]
 
 
 def test_an_answer_of_a_byte_now_and_then_is_ended_and_the_file_goes_on(
     site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.connections.SLOW_S", 0.3)
+    monkeypatch.setattr("hnetkit.sources.trust.SLOW_S", 0.3)
     drips = iter([1, 1])
 
     def slow(request: Request, response: Response) -> Response:
@@ -458,8 +459,8 @@ def test_an_answer_of_a_byte_now_and_then_is_ended_and_the_file_goes_on(
 def test_a_rate_that_a_person_wants_is_not_the_servers_slowness(
     site: Sites, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.connections.SLOW_S", 0.1)
-    monkeypatch.setattr("hnetkit.sources.web._CHUNK", 1000)
+    monkeypatch.setattr("hnetkit.sources.trust.SLOW_S", 0.1)
+    monkeypatch.setattr("hnetkit.sources.http._CHUNK", 1000)
     session = open_session(site, limit=20.0, sidecars=False)  # on a clock that runs 200 times as fast
     (job, *_) = session.pull(f"model:{site.world.ids()[0]}")
     assert job.state == "done"
@@ -467,7 +468,7 @@ def test_a_rate_that_a_person_wants_is_not_the_servers_slowness(
 
 
 def test_headers_that_never_end_are_ended(site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.sources.connections.HEADERS_S", 0.3)
+    monkeypatch.setattr("hnetkit.sources.trust.HEADERS_S", 0.3)
     import socket
     import threading
 

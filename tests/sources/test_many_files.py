@@ -13,11 +13,10 @@ from fake_sites.messages import Request, Response
 from fetching import EVERYTHING, installed, jobs_of
 
 from hnetkit.sources import install
-from hnetkit.sources.hub import HubFile, Repo, enqueue
-from hnetkit.sources.plan import enqueue as enqueue_items
+from hnetkit.sources.huggingface import HubFile, Repo, enqueue_hub_files
+from hnetkit.sources.jobs import MOST_MISSED
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import store
-from hnetkit.sources.work import MOST_MISSED
+from hnetkit.sources.sync import enqueue_items, store_models
 
 
 def with_many_files(site: Sites, count: int) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def test_a_model_of_many_files_is_kept_once_and_not_once_for_each_file(site: Sit
         plan = here.plan(EVERYTHING, all_versions=True)
 
         def queue() -> None:
-            store(here.registry, plan.models)
+            store_models(here.registry, plan.models)
             with here.registry.write():
                 list(enqueue_items(here.registry, here.civitai, here.folder, plan.items))
 
@@ -75,7 +74,7 @@ def test_a_repository_of_many_files_is_kept_once_and_not_once_for_each_file(here
 
     here.registry.catalogue._db.conn.set_trace_callback(count)
     with here.registry.write():
-        assert len(list(enqueue(here.registry, here.folder, files))) == 100
+        assert len(list(enqueue_hub_files(here.registry, here.folder, files))) == 100
     assert put == 1
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetkit.prompts.tags import split_tags
-from hnetkit.sources.names import MOST_BYTES, SUFFIXES, safe_stem, split_name
+from hnetkit.sources.install import MOST_BYTES, SUFFIXES, safe_stem, split_name
 
 # Microsoft's "Naming Files, Paths, and Namespaces": a device is a device with any extension behind its first dot.
 DEVICES = {

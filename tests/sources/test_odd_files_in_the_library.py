@@ -14,7 +14,7 @@ from fetching import EVERYTHING, installed
 
 from hnetkit.errors import HnetkitError
 from hnetkit.formats.reading import MAX_FILE
-from hnetkit.sources.repair import damages, take_up
+from hnetkit.sources.maintenance import find_damage, requeue_damaged
 from hnetkit.sources.session import FetchSession
 
 LARGE = 300 * MAX_FILE  # of holes: reading it would take an hour
@@ -39,7 +39,7 @@ def test_repair_names_what_is_no_file_in_the_place_of_a_network_and_mends_the_ot
     first.unlink()
     odd(first)
     second.write_bytes(b"damaged")
-    taken = {Path(damage.path): take_up(here.registry, damage) for damage in damages(here.registry)}
+    taken = {Path(damage.path): requeue_damaged(here.registry, damage) for damage in find_damage(here.registry)}
     assert taken.keys() == {first, second}
     assert isinstance(taken[first], HnetkitError)
     assert isinstance(taken[second], int)

@@ -13,12 +13,10 @@ from fetching import EVERYTHING, jobs_of
 
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
-from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.record import record
-from hnetkit.sources.refs import ref_of
+from hnetkit.sources.civitai_models import BadRecord, CivitaiModel, parse_id, parse_model
+from hnetkit.sources.references import parse_reference
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.shapes import Model, id_of, model_of
-from hnetkit.sources.sync import store
+from hnetkit.sources.sync import store_model, store_models
 
 Record = dict[str, Any]
 
@@ -97,21 +95,21 @@ def test_what_is_good_of_a_model_comes_beside_what_is_not(
 
 def test_what_a_site_does_not_say_is_nothing_odd() -> None:
     for data in ({"id": 1}, {"id": 1, "modelVersions": None}, {"id": "1", "modelVersions": [{"id": 2, "files": None}]}):
-        model = model_of(data)
+        model = parse_model(data)
         assert model is not None
         assert not model.left_out
 
 
 @pytest.mark.parametrize("value", [None, True, 0, -1, 5.5, "5.5", 2**31, float("nan"), [5], {}, ""])
 def test_what_is_no_number_of_a_site_is_not_rounded_to_one(value: object) -> None:
-    assert id_of(value) is None
+    assert parse_id(value) is None
 
 
 # --- what stands twice
 
 
-def twice(data: Record) -> Model:
-    model = model_of(data)
+def twice(data: Record) -> CivitaiModel:
+    model = parse_model(data)
     assert model is not None
     return model
 
@@ -147,7 +145,7 @@ def test_a_file_that_two_models_list_is_fetched_once_and_the_second_is_named(sit
     assert second.id not in {item.model.id for item in plan.items}
     (bad,) = plan.failed
     assert (bad.id, bad.count, bad.is_whole) == (second.id, 1, False)
-    assert bad.reason == "left out: files that a model before it has (1)"
+    assert bad.reason == "left out: files that an earlier model has (1)"
     assert plan.left_out == 1
     keys = [job.key for job in jobs_of(here, here.sync(EVERYTHING, all_versions=True))]
     assert len(set(keys)) == len(keys)
@@ -176,7 +174,7 @@ def test_a_model_that_is_listed_twice_counts_once_and_is_named_where_its_files_d
 
 def failures_of(here: FetchSession, text: str) -> tuple[list[int], list[BadRecord]]:
     failed: list[BadRecord] = []
-    jobs, _ = here.enqueue(ref_of(text), failed=failed.append)
+    jobs, _ = here.enqueue(parse_reference(text), failed=failed.append)
     return jobs, failed
 
 
@@ -208,9 +206,9 @@ def test_a_full_answer_of_which_parts_make_no_sense_does_not_mark_versions_as_go
     site: Sites, here: FetchSession
 ) -> None:
     model = next(model for model in site.world.models if len(model["modelVersions"]) > 1)
-    store(here.registry, [twice(model)])
+    store_models(here.registry, [twice(model)])
     with here.registry.write():
-        record(here.registry, twice(with_versions(model, [model["modelVersions"][0], {"id": "?"}])), whole=True)
+        store_model(here.registry, twice(with_versions(model, [model["modelVersions"][0], {"id": "?"}])), whole=True)
     known = here.registry.catalogue.files()
     states = {row["version_state"] for row in known if row["model_id"] == str(model["id"])}
     assert states == {"listed"}

@@ -26,13 +26,12 @@ from trapped import give
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
 from hnetkit.sources.civitai import Filters
-from hnetkit.sources.identify import identify
-from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.plan import enqueue
-from hnetkit.sources.portable import imported
-from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT
+from hnetkit.sources.civitai_models import BadRecord
+from hnetkit.sources.export import import_records
+from hnetkit.sources.http import ATTEMPTS, MOST_PATIENT
+from hnetkit.sources.maintenance import identify_files
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import store
+from hnetkit.sources.sync import enqueue_items, store_models
 
 OpenSession = Callable[..., FetchSession]
 LIST = "/api/v1/models"
@@ -112,10 +111,10 @@ def test_a_member_that_lies_outside_of_its_zip_costs_the_others_nothing(open_ses
 
 def test_an_empty_answer_takes_back_nothing_of_what_was_known_of_files(site: Sites, here: FetchSession) -> None:
     here.sync(EVERYTHING, all_versions=True)
-    known = {row["path"]: row["model_id"] for row in identify(here.registry, here.civitai)}
+    known = {row["path"]: row["model_id"] for row in identify_files(here.registry, here.civitai)}
     assert all(known.values())
     site.alter = lambda request, response: json_response([]) if request.path.endswith("/by-hash/ids") else response
-    again = {row["path"]: row["model_id"] for row in identify(here.registry, here.civitai, again=True)}
+    again = {row["path"]: row["model_id"] for row in identify_files(here.registry, here.civitai, again=True)}
     assert again == known
 
 
@@ -164,7 +163,7 @@ def test_a_reference_that_means_nothing_stops_no_other(
     monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
     first, second, _ = site.world.ids()
     assert run(["pull", "--no-previews", f"model:{first}", "model:x", f"model:{second}"]) == 1
-    assert "model:x: means nothing" in capsys.readouterr().err
+    assert "model:x: not a recognized reference" in capsys.readouterr().err
     assert len(list((home / "library").glob("*.pt"))) == 2
     assert run(["pull", "model:x", "model:y"]) == 2
 
@@ -196,7 +195,7 @@ def test_many_owners_whose_files_want_a_login_stop_no_other(open_session: OpenSe
 def test_a_file_that_is_said_to_have_the_bytes_of_another_does_not_keep_that_one_waiting(
     open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.work._LOOK_S", 0.05)
+    monkeypatch.setattr("hnetkit.sources.jobs._POLL_S", 0.05)
     with Sites(World.make(6, plain=True)) as site:
         slow: set[int] = set()
         good: list[int] = []
@@ -224,9 +223,9 @@ def test_a_file_that_is_said_to_have_the_bytes_of_another_does_not_keep_that_one
         site.alter = drip
         session = open_session(site)
         plan = session.plan(EVERYTHING, all_versions=False)
-        store(session.registry, plan.models)
+        store_models(session.registry, plan.models)
         with session.registry.write():
-            ids = [j.id for j in enqueue(session.registry, session.civitai, session.folder, plan.items)]
+            ids = [j.id for j in enqueue_items(session.registry, session.civitai, session.folder, plan.items)]
         order = []
         for job in session.run(ids):
             order.append((job.key, job.state))
@@ -267,7 +266,7 @@ def test_repair_leaves_another_network_that_a_person_put_in_the_place_of_one(
 def test_an_import_without_end_is_taken_in_as_far_as_an_export_can_go(
     here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.portable.MOST_LINES", 1000)
+    monkeypatch.setattr("hnetkit.sources.export.MOST_LINES", 1000)
 
     def lines() -> Iterator[str]:
         yield json.dumps({"kind": "hnetkit", "version": 1})
@@ -275,9 +274,9 @@ def test_an_import_without_end_is_taken_in_as_far_as_an_export_can_go(
         while True:
             yield from ("{}", "", json.dumps({"kind": "hnetkit", "version": 1}))
 
-    found = imported(here.registry, lines())
+    found = import_records(here.registry, lines())
     assert found.counts == {"subscription": 1}
-    assert found.failures[0] == "line 1001: more lines than any export has: left out what comes from here on"
+    assert found.failures[0] == "line 1001: more lines than any export has; left out from here on"
 
 
 def test_a_pause_that_the_site_asks_for_because_of_one_file_holds_up_no_other(open_session: OpenSession) -> None:
@@ -290,7 +289,7 @@ def test_a_pause_that_the_site_asks_for_because_of_one_file_holds_up_no_other(op
         )
         session = open_session(site, parallel=1)
         paused: list[float] = []
-        session.civitai.web.pace.pause = paused.append  # type: ignore[method-assign]
+        session.civitai.client.limiter.pause = paused.append  # type: ignore[method-assign]
         jobs = session.sync(EVERYTHING, all_versions=True)
         failed = [job for job in jobs if job.state != "done"]
         assert {job.code for job in failed} == {"network"}
@@ -318,7 +317,7 @@ def test_a_record_whose_own_page_asks_for_a_pause_holds_up_no_other(site: Sites,
 
 
 def test_pictures_that_drip_hold_no_network_back(open_session: OpenSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.sources.beside.WHOLE_S", 0.5)
+    monkeypatch.setattr("hnetkit.sources.install.WHOLE_S", 0.5)
     with Sites(World.make(5, plain=True)) as site:
 
         def drip(request: Request, response: Response) -> Response:
@@ -334,7 +333,7 @@ def test_pictures_that_drip_hold_no_network_back(open_session: OpenSession, monk
 
 
 def test_a_page_that_drips_is_given_up(site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.sources.web.WHOLE_JSON_S", 1.0)
+    monkeypatch.setattr("hnetkit.sources.http.WHOLE_JSON_S", 1.0)
 
     def drip(request: Request, response: Response) -> Response:
         if request.path == LIST:
@@ -406,20 +405,20 @@ def test_numbers_of_models_that_never_were_are_not_asked_about_without_end(
 
 def test_a_hash_over_which_the_site_stumbles_costs_that_file_alone(site: Sites, here: FetchSession) -> None:
     here.sync(EVERYTHING, all_versions=True)
-    rows = list(identify(here.registry, here.civitai))
+    rows = list(identify_files(here.registry, here.civitai))
     odd, *_ = {str(row["sha256"]) for row in rows}
     with here.registry.write():
         here.registry.catalogue._db.execute("DELETE FROM lookups")
     site.alter = lambda request, response: Response(500, {}, b"") if odd.upper().encode() in request.body else response
     failed: list[BadRecord] = []
-    again = list(identify(here.registry, here.civitai, failed=failed))
+    again = list(identify_files(here.registry, here.civitai, failed=failed))
     assert [row["path"] for row in again] == [row["path"] for row in rows]
     assert {str(row["sha256"]) for row in again if row["model_id"] is None} == {odd}
     assert [odd in record.reason for record in failed] == [True]
     assert odd not in here.registry.catalogue.lookups()
     site.alter = lambda request, response: Response(500, {}, b"")
     with pytest.raises(NetworkFailed):
-        list(identify(here.registry, here.civitai, again=True))
+        list(identify_files(here.registry, here.civitai, again=True))
 
 
 def test_a_model_that_lists_the_numbers_of_all_files_keeps_none_of_them_from_coming(open_session: OpenSession) -> None:
@@ -468,7 +467,7 @@ def test_a_refused_file_whose_number_another_model_lists_is_not_fetched_again(si
 def test_a_second_page_that_drips_leaves_what_the_first_listed(
     open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.web.WHOLE_JSON_S", 3.0)
+    monkeypatch.setattr("hnetkit.sources.http.WHOLE_JSON_S", 3.0)
     with Sites(World.make(130, plain=True)) as site:
 
         def drip(request: Request, response: Response) -> Response:

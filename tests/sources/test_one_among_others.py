@@ -16,15 +16,13 @@ from fetching import EVERYTHING, jobs_of
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
 from hnetkit.registry import Registry
-from hnetkit.sources.identify import checkpoints
-from hnetkit.sources.pace import Pace
-from hnetkit.sources.pages import BadRecord
-from hnetkit.sources.parts import held
-from hnetkit.sources.plan import enqueue
-from hnetkit.sources.portable import imported
-from hnetkit.sources.retry import ATTEMPTS, MOST_PATIENT, Passing, persevere
+from hnetkit.sources.civitai_models import BadRecord
+from hnetkit.sources.download import lock_download
+from hnetkit.sources.export import import_records
+from hnetkit.sources.http import ATTEMPTS, MOST_PATIENT, RateLimiter, TransientError, retry
+from hnetkit.sources.maintenance import identify_checkpoints
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import MOST_ASKED, store, updates
+from hnetkit.sources.sync import MOST_CHECKED, enqueue_items, find_updates, store_models
 
 OpenSession = Callable[..., FetchSession]
 
@@ -50,7 +48,7 @@ def test_storage_that_asks_for_short_pauses_holds_up_no_other(open_session: Open
     with Sites(World.make(3, plain=True)) as site:
         session = open_session(site, parallel=1)
         paused: list[float] = []
-        session.civitai.web.pace.pause = paused.append  # type: ignore[method-assign]
+        session.civitai.client.limiter.pause = paused.append  # type: ignore[method-assign]
 
         def limited(request: Request, response: Response) -> Response:
             is_file = request.origin == "storage" and request.path.startswith("/files")
@@ -88,22 +86,22 @@ def test_an_owner_who_demands_a_login_for_many_files_stops_no_other(open_session
 
 def test_while_nothing_comes_each_thing_is_tried_once_and_then_as_often_as_before() -> None:
     clock = FastClock()
-    pace, tried = Pace(clock), 0
+    pace, tried = RateLimiter(clock), 0
 
     def nothing() -> None:
         nonlocal tried
         tried += 1
-        raise Passing("no connection")
+        raise TransientError("no connection")
 
     for count in [ATTEMPTS] * MOST_PATIENT + [1, 1]:
         tried = 0
         with pytest.raises(NetworkFailed, match=f"{count} attempt"):
-            persevere(nothing, "a file", clock=clock, pace=pace)
+            retry(nothing, "a file", clock=clock, pace=pace)
         assert tried == count
-    persevere(lambda: None, "a file", clock=clock, pace=pace)
+    retry(lambda: None, "a file", clock=clock, pace=pace)
     tried = 0
     with pytest.raises(NetworkFailed):
-        persevere(nothing, "a file", clock=clock, pace=pace)
+        retry(nothing, "a file", clock=clock, pace=pace)
     assert tried == ATTEMPTS
 
 
@@ -117,7 +115,7 @@ def test_many_checkpoints_are_asked_about_in_little_time_where_the_site_does_not
             here.registry.networks.put(row(number, sd_checkpoint=f"deadbe{number:02}"))
     site.alter = lambda request, response: Response(503, {}, b"") if "/by-hash/" in request.path else response
     failed: list[object] = []
-    assert list(checkpoints(here.registry, here.civitai, failed)) == []  # type: ignore[arg-type]
+    assert list(identify_checkpoints(here.registry, here.civitai, failed)) == []  # type: ignore[arg-type]
     assert len(failed) == 60
     assert len(site.requests) == MOST_PATIENT * ATTEMPTS + 60 - MOST_PATIENT
 
@@ -129,16 +127,16 @@ def test_a_sync_asks_about_few_of_the_models_that_an_import_brought_and_says_so(
     monkeypatch.setattr("hnetkit.sources.sync._AGAIN_S", 0.0)
     models = [{"kind": "model", "source": "civitai", "raw": {"id": 1000 + n, "name": "m"}} for n in range(150)]
     with Registry(home / "registry.db") as registry:
-        imported(registry, map(json.dumps, [{"kind": "hnetkit", "version": 1}, *models]))
+        import_records(registry, map(json.dumps, [{"kind": "hnetkit", "version": 1}, *models]))
         with registry.write():
             registry.catalogue._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
-    for asked in (MOST_ASKED, 150 - MOST_ASKED, 0):
+    for asked in (MOST_CHECKED, 150 - MOST_CHECKED, 0):
         site.clear()
         assert run(["sync", "--metadata-only"]) == 0
         found = {r.path for r in site.requests if re.search(r"/models/1\d\d\d$", r.path)}
         assert len(found) == asked
         said = capsys.readouterr().err
-        assert (f"{MOST_ASKED} of 150 models that are not listed are asked about" in said) is (asked == MOST_ASKED)
+        assert (f"{MOST_CHECKED} of 150 unlisted models are checked" in said) is (asked == MOST_CHECKED)
 
 
 @pytest.mark.parametrize("status", [401, 451])
@@ -162,7 +160,7 @@ def test_one_model_about_which_nobody_is_told_stops_no_other(
     site.world.add_version(open_one)
     site.alter = altered
     failed: list[BadRecord] = []
-    assert [update.model.id for update in updates(here.registry, here.civitai, failed)] == [open_one]
+    assert [update.model.id for update in find_updates(here.registry, here.civitai, failed)] == [open_one]
     assert [bad.id for bad in failed] == [closed]
     assert run(["sync", "-y", "--no-previews"]) == 1
     assert open_one in {model.id for model in here.plan(EVERYTHING, all_versions=True).models}
@@ -181,7 +179,7 @@ def test_one_checkpoint_about_which_nobody_is_told_stops_no_other(site: Sites, h
         json_response({"error": "x"}, 401) if request.path.endswith("deadbee0") else response
     )
     failed: list[BadRecord] = []
-    found = list(checkpoints(here.registry, here.civitai, failed))
+    found = list(identify_checkpoints(here.registry, here.civitai, failed))
     assert [row["checkpoint"] for row in found] == ["deadbee1", "deadbee2"]
     assert len(failed) == 1
 
@@ -203,11 +201,11 @@ def test_where_a_list_by_numbers_fails_each_model_is_asked_about_by_itself(site:
     first = site.world.ids()[0]
     site.world.add_version(first)
     site.alter = lambda request, response: Response(500, {}, b"") if request.one("ids") else response
-    assert [update.model.id for update in updates(here.registry, here.civitai)] == [first]
+    assert [update.model.id for update in find_updates(here.registry, here.civitai)] == [first]
     site.clear()
     site.alter = lambda request, response: Response(500, {}, b"")
     with pytest.raises(NetworkFailed):
-        list(updates(here.registry, here.civitai))
+        list(find_updates(here.registry, here.civitai))
     assert len(site.requests) <= 3 * ATTEMPTS
 
 
@@ -240,9 +238,9 @@ def test_half_a_character_in_a_date_is_no_failure(site: Sites, here: FetchSessio
     site.alter = altered
     failed: list[BadRecord] = []
     plan = here.plan(EVERYTHING, all_versions=True)
-    assert store(here.registry, plan.models) == []
+    assert store_models(here.registry, plan.models) == []
     with here.registry.write():
-        list(enqueue(here.registry, here.civitai, here.folder, plan.items, failed.append))
+        list(enqueue_items(here.registry, here.civitai, here.folder, plan.items, failed.append))
     assert failed == []
     assert any(job.state == "skipped" for job in here.registry.jobs.rows())
 
@@ -251,13 +249,16 @@ def test_two_people_who_fetch_into_one_folder_do_not_write_into_one_file(
     site: Sites, here: FetchSession, tmp_path: Path
 ) -> None:
     job = next(item for item in here.plan(EVERYTHING, all_versions=True).items if item.action == "fetch")
-    with held(tmp_path, job.key, "ink.pt"):
-        with pytest.raises(NetworkFailed, match=r"ink\.pt: another hnetkit"), held(tmp_path, job.key, "ink.pt"):
+    with lock_download(tmp_path, job.key, "ink.pt"):
+        with (
+            pytest.raises(NetworkFailed, match=r"ink\.pt: another hnetkit"),
+            lock_download(tmp_path, job.key, "ink.pt"),
+        ):
             pytest.fail("both are at it")
-        with held(tmp_path, "another", "tint.pt"):
+        with lock_download(tmp_path, "another", "tint.pt"):
             pass
         here.folder.mkdir(exist_ok=True)
-    with held(here.folder, job.key, "ink.pt"):
+    with lock_download(here.folder, job.key, "ink.pt"):
         jobs = here.sync(EVERYTHING, all_versions=True)
     assert [job.code for job in jobs if job.state == "failed"] == ["network"]
     assert {job.state for job in here.sync(EVERYTHING, all_versions=True)} == {"done"}
@@ -266,7 +267,7 @@ def test_two_people_who_fetch_into_one_folder_do_not_write_into_one_file(
 
 
 def test_files_that_hardly_move_hold_up_no_other(open_session: OpenSession, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.sources.queue._LONG_S", 0.5)
+    monkeypatch.setattr("hnetkit.sources.jobs._LONG_S", 0.5)
     with Sites(World.make(5, plain=True)) as site:
         slow: list[str] = []
 

@@ -25,9 +25,8 @@ from hnetkit.errors import Gone, NetworkFailed, UsageError
 from hnetkit.hub import hub_token
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
-from hnetkit.sources.beside import MOST_MISSED
-from hnetkit.sources.identify import checkpoints
-from hnetkit.sources.names import MOST_BYTES, safe_stem
+from hnetkit.sources.install import MOST_BYTES, MOST_MISSED, safe_stem
+from hnetkit.sources.maintenance import identify_checkpoints
 from hnetkit.sources.session import FetchSession
 
 OpenSession = Callable[..., FetchSession]
@@ -49,7 +48,7 @@ def test_who_asks_by_a_hash_gets_no_other_content(site: Sites, here: FetchSessio
         return response
 
     site.alter = replaced
-    with pytest.raises(NetworkFailed, match="of no file of"):
+    with pytest.raises(NetworkFailed, match="lists no file of"):
         here.pull(asked)
     assert installed(here) == {}
 
@@ -70,7 +69,7 @@ def test_a_version_of_another_model_than_the_address_says_is_refused(
     site: Sites, here: FetchSession, form: str
 ) -> None:
     shown, hidden = site.world.models[0], site.world.models[2]
-    with pytest.raises(UsageError, match=f"one of model {hidden['id']}"):
+    with pytest.raises(UsageError, match=f"belongs to model {hidden['id']}"):
         here.pull(form.format(shown["id"], hidden["modelVersions"][0]["id"]))
     right = form.format(shown["id"], shown["modelVersions"][0]["id"])
     assert [job.state for job in here.pull(right)] == ["done"]
@@ -173,7 +172,7 @@ def test_a_site_is_told_hashes_alone(site: Sites, here: FetchSession, tmp_path: 
         networks.network_file(tmp_path / "mine", f"{number}.pt", seed=number, sd_checkpoint=text)
     list(scan(here.registry, [tmp_path / "mine"]))
     site.clear()
-    assert [row["checkpoint"] for row in checkpoints(here.registry, here.civitai)] == ["deadbeef"]
+    assert [row["checkpoint"] for row in identify_checkpoints(here.registry, here.civitai)] == ["deadbeef"]
     assert {r.path for r in site.requests} == {"/api/v1/model-versions/by-hash/deadbeef"}
 
 
@@ -274,7 +273,7 @@ def test_a_site_that_says_another_hash_when_it_is_asked_again_does_not_change_wh
     site.alter = swapped
     (job,) = here.pull(asked[:digits])
     assert (job.state, job.code) == ("failed", "network")
-    assert f"asked for was {asked[:digits]}" in str(job.reason)
+    assert f"you asked for {asked[:digits]}" in str(job.reason)
     assert installed(here) == {}
     later = open_session(site)
     (job,) = later.pull(f"model:{site.world.ids()[0]}")
@@ -340,7 +339,7 @@ def test_the_address_of_one_file_brings_that_file_alone(open_session: OpenSessio
         session = open_session(site)
         session.pull(site.download_url(version["id"], file["id"]))
         assert list(installed(session)) == [file["hashes"]["SHA256"].lower()]
-        with pytest.raises(Gone, match="no file of the number 7"):
+        with pytest.raises(Gone, match="no file with the number 7"):
             session.pull(site.download_url(version["id"], 7))
 
 

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from told import told
 
 from hnetkit.errors import NetworkFailed, UsageError
-from hnetkit.sources.civitai import Civitai
-from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust, civitai_base, civitai_token, redacted
+from hnetkit.sources.civitai import CIVITAI_HOSTS, Civitai, civitai_base, civitai_token
+from hnetkit.sources.trust import Origin, SitePolicy, redact
 
 TOKEN = "SeCrEt0123456789abcdef"
-CIVITAI = Trust(Origin.of("https://civitai.com/api/v1"), TOKEN, CIVITAI_HOSTS)
-LOOPBACK = Trust(Origin.of("http://127.0.0.1:7999/api/v1"), TOKEN, CIVITAI_HOSTS)
+CIVITAI = SitePolicy(Origin.of("https://civitai.com/api/v1"), TOKEN, CIVITAI_HOSTS)
+LOOPBACK = SitePolicy(Origin.of("http://127.0.0.1:7999/api/v1"), TOKEN, CIVITAI_HOSTS)
 
 OWN = [
     "https://civitai.com/api/v1/models",
@@ -149,7 +149,7 @@ def test_an_address_that_two_readers_read_differently_hears_no_token(url: str) -
 def test_the_exact_origin_of_the_base_hears_the_token_unless_it_is_plain_http_abroad(
     base: str, url: str, hears: bool
 ) -> None:
-    assert Trust(Origin.of(base), TOKEN, CIVITAI_HOSTS).token_for(url) == (TOKEN if hears else None)
+    assert SitePolicy(Origin.of(base), TOKEN, CIVITAI_HOSTS).token_for(url) == (TOKEN if hears else None)
 
 
 # --- who may be asked
@@ -235,12 +235,12 @@ def test_from_a_loopback_base_redirects_may_not_lead_into_another_private_networ
 
 
 def test_a_base_in_ones_own_network_is_fine_over_https_and_for_itself_alone() -> None:
-    trust = Trust(Origin.of("https://nas.local/api/v1"), TOKEN)
+    trust = SitePolicy(Origin.of("https://nas.local/api/v1"), TOKEN)
     trust.check("https://nas.local/api/download/5")
     for url in ("https://nas.local:8443/x", "https://other.local/x", "http://nas.local/x", "https://127.0.0.1/x"):
         with pytest.raises(NetworkFailed):
             trust.check(url)
-    plain = Trust(Origin.of("http://nas.local/api/v1"), TOKEN)
+    plain = SitePolicy(Origin.of("http://nas.local/api/v1"), TOKEN)
     with pytest.raises(NetworkFailed, match="plain http"):
         plain.check("http://nas.local/api/v1/models")
 
@@ -326,8 +326,8 @@ def test_the_base_is_the_sites_own_unless_the_environment_moves_it(monkeypatch: 
 
 
 def test_an_address_is_shown_without_its_query() -> None:
-    assert redacted("https://h/p?X-Amz-Signature=abc&token=x#y") == "https://h/p?..."
-    assert redacted("https://h/p") == "https://h/p"
+    assert redact("https://h/p?X-Amz-Signature=abc&token=x#y") == "https://h/p?..."
+    assert redact("https://h/p") == "https://h/p"
     with pytest.raises(NetworkFailed) as caught:
         CIVITAI.check(f"http://h/p?X-Amz-Signature={TOKEN}")
     assert TOKEN not in told(caught.value)

@@ -17,10 +17,10 @@ from huggingface_hub import constants
 import hnetkit
 from hnetkit.errors import Gone, HnetkitError, UsageError
 from hnetkit.library.scan import scan
-from hnetkit.sources.names import safe_stem
-from hnetkit.sources.refs import ref_of
+from hnetkit.sources.install import safe_stem
+from hnetkit.sources.jobs import Worker
+from hnetkit.sources.references import parse_reference
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.workers import Worker
 
 REPO = "someone/nets"
 
@@ -96,11 +96,11 @@ def test_a_file_that_another_process_is_fetching_is_not_taken_from_it(
     hub_sites: Sites, open_session: Callable[..., FetchSession], tmp_path: Path
 ) -> None:
     session = open_session(hub_sites)
-    (job,), _ = session.enqueue(ref_of(f"hf:{REPO}:styles/ink.pt"))
+    (job,), _ = session.enqueue(parse_reference(f"hf:{REPO}:styles/ink.pt"))
     with Worker(session.folder.parent / "workers") as other:
         with session.registry.write():
             assert session.registry.jobs.claim(job, other.name, None)
-        (same,), _ = session.enqueue(ref_of(f"hf:{REPO}:styles/ink.pt"))
+        (same,), _ = session.enqueue(parse_reference(f"hf:{REPO}:styles/ink.pt"))
         assert (same, session.registry.jobs.get(job).owner) == (job, other.name)
     assert [done.state for done in session.run([job])] == ["done"]
 
@@ -133,7 +133,7 @@ def test_a_plain_address_needs_its_hash_and_is_held_to_it(
     session = open_session(hub_sites)
     url = f"{hub_sites.hub_url}/{REPO}/resolve/main/styles/ink.pt"
     digest = hashlib.sha256(ink).hexdigest()
-    with pytest.raises(UsageError, match="nobody says"):
+    with pytest.raises(UsageError, match="needs --sha256"):
         session.pull(url)
     (wrong,) = session.pull(url, sha256="0" * 64)
     assert (wrong.state, wrong.code) == ("refused", "wrong-bytes")

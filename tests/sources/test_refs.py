@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetkit.errors import UsageError
-from hnetkit.sources.refs import Ref, ref_of
+from hnetkit.sources.references import Reference, parse_reference
 
 HOSTS = [f"{www}civitai.{end}" for end in ("com", "red", "green") for www in ("", "www.")]
 SHA256 = "CA978112CA1BBDCAFAC231B39A23DC4DA786EFF8147C4E72B9807785AFEE48BB"
@@ -15,7 +15,7 @@ numbers = st.integers(1, 2**31 - 1)
 
 
 def meant(text: str) -> tuple[str, int]:
-    ref = ref_of(text)
+    ref = parse_reference(text)
     return ref.kind, ref.id
 
 
@@ -79,21 +79,21 @@ def test_every_form_of_one_version_means_the_same(model: int, version: int) -> N
 @pytest.mark.parametrize("text", ["128713", "1", "007", "9999999"])
 def test_a_bare_number_is_refused_because_it_may_be_a_model_or_a_version(text: str) -> None:
     with pytest.raises(UsageError) as caught:
-        ref_of(text)
+        parse_reference(text)
     assert "model:" in str(caught.value.hint)
     assert "version:" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("length", [8, 10, 12, 64])
 def test_a_hash_of_a_length_that_the_site_knows_is_taken_in_lower_case(length: int) -> None:
-    ref = ref_of(SHA256[:length])
+    ref = parse_reference(SHA256[:length])
     assert (ref.kind, ref.digits) == ("hash", SHA256[:length].lower())
 
 
 @pytest.mark.parametrize("length", [1, 7, 9, 11, 13, 40, 63, 65, 128])
 def test_hex_digits_of_any_other_length_are_refused(length: int) -> None:
     with pytest.raises(UsageError):
-        ref_of((SHA256 * 2)[:length])
+        parse_reference((SHA256 * 2)[:length])
 
 
 @pytest.mark.parametrize(
@@ -109,14 +109,14 @@ def test_hex_digits_of_any_other_length_are_refused(length: int) -> None:
 def test_a_place_on_the_hub_has_repository_revision_and_pattern(
     text: str, repo: str, revision: str | None, pattern: str | None
 ) -> None:
-    ref = ref_of(text)
+    ref = parse_reference(text)
     assert (ref.kind, ref.repo, ref.revision, ref.pattern) == ("hub", repo, revision, pattern)
 
 
 @pytest.mark.parametrize("text", ["hf:repo", "hf:", "hf:a/b/c", "hf:owner/repo@", "hf:owner/ repo", "hf:/etc/passwd"])
 def test_a_hub_place_without_owner_and_repository_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        ref_of(text)
+        parse_reference(text)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_hub_place_without_owner_and_repository_is_refused(text: str) -> None:
     ],
 )
 def test_an_address_of_another_host_is_a_plain_file_and_never_a_number(url: str) -> None:
-    ref = ref_of(url)
+    ref = parse_reference(url)
     assert (ref.kind, ref.url, ref.id) == ("url", url, 0)
 
 
@@ -141,7 +141,7 @@ def test_an_address_of_another_host_is_a_plain_file_and_never_a_number(url: str)
 )
 def test_an_address_with_a_user_or_a_password_is_refused_without_showing_it(authority: str) -> None:
     with pytest.raises(UsageError, match="no user or password") as caught:
-        ref_of(f"https://{authority}/models/5")
+        parse_reference(f"https://{authority}/models/5")
     assert "SeCrEt0123" not in f"{caught.value} {caught.value.hint}"
 
 
@@ -151,15 +151,15 @@ def test_an_address_with_a_user_or_a_password_is_refused_without_showing_it(auth
 )
 def test_a_civitai_page_of_something_else_is_refused(path: str) -> None:
     with pytest.raises(UsageError):
-        ref_of(f"https://civitai.com{path}")
+        parse_reference(f"https://civitai.com{path}")
 
 
 def test_the_base_that_the_environment_names_is_a_civitai_too(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "http://127.0.0.1:7999/models/5?modelVersionId=6"
-    assert ref_of(url).kind == "url"
+    assert parse_reference(url).kind == "url"
     monkeypatch.setenv("HNETKIT_CIVITAI_URL", "http://127.0.0.1:7999/api/v1/")
     assert meant(url) == ("version", 6)
-    assert ref_of(url.replace("7999", "7998")).kind == "url", "another port is another origin"
+    assert parse_reference(url.replace("7999", "7998")).kind == "url", "another port is another origin"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_the_base_that_the_environment_names_is_a_civitai_too(monkeypatch: pytes
 )
 def test_a_broken_address_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
-        ref_of(text)
+        parse_reference(text)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_broken_address_is_a_usage_error(text: str) -> None:
 )
 def test_a_number_that_no_site_gave_out_is_no_crash(text: str) -> None:
     try:
-        ref = ref_of(text)
+        ref = parse_reference(text)
     except UsageError:
         return
     assert ref.kind in ("model", "version")
@@ -189,17 +189,17 @@ def test_a_number_that_no_site_gave_out_is_no_crash(text: str) -> None:
 
 def test_a_token_in_a_pasted_address_is_kept_nowhere() -> None:
     """The site itself documents `?token=`, so people paste such addresses; messages show what a reference says."""
-    ref = ref_of("https://civitai.com/api/download/models/910205?type=Model&token=SeCrEt0123")
+    ref = parse_reference("https://civitai.com/api/download/models/910205?type=Model&token=SeCrEt0123")
     assert ref.id == 910205
     assert "SeCrEt0123" not in repr(ref)
     with pytest.raises(UsageError) as caught:
-        ref_of("https://civitai.com/user/inkfox?token=SeCrEt0123")
+        parse_reference("https://civitai.com/user/inkfox?token=SeCrEt0123")
     assert "SeCrEt0123" not in f"{caught.value} {caught.value.hint}"
 
 
-def _parsed(text: str) -> Ref | None:
+def _parsed(text: str) -> Reference | None:
     try:
-        return ref_of(text)
+        return parse_reference(text)
     except UsageError as error:
         refusal = error
     assert str(refusal).isprintable()
@@ -242,11 +242,11 @@ def test_whatever_follows_a_host_of_civitai_is_no_plain_file(rest: str) -> None:
     ],
 )
 def test_what_means_nothing_is_shown_without_what_may_be_secret(text: str) -> None:
-    with pytest.raises(UsageError, match="means nothing") as caught:
-        ref_of(text)
+    with pytest.raises(UsageError, match="not a recognized reference") as caught:
+        parse_reference(text)
     assert "SeCrEt0123" not in f"{caught.value} {caught.value.hint}"
 
 
 def test_what_means_nothing_is_shown_as_far_as_it_holds_no_secret() -> None:
-    with pytest.raises(UsageError, match="hf:owner/repo@ma in: means nothing"):
-        ref_of("hf:owner/repo@ma in")
+    with pytest.raises(UsageError, match="hf:owner/repo@ma in: not a recognized reference"):
+        parse_reference("hf:owner/repo@ma in")

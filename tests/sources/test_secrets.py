@@ -22,15 +22,13 @@ from fetching import EVERYTHING, installed, jobs_of
 from told import told
 
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
-from hnetkit.generate.loading.places import asking_the_hub, require_safe_hub
+from hnetkit.generate.loading.model_source import hub_request, require_safe_hub
 from hnetkit.sources.civitai import Civitai
-from hnetkit.sources.hub import Hub
-from hnetkit.sources.origins import Origin, Trust, redacted
-from hnetkit.sources.pace import Pace
-from hnetkit.sources.refs import ref_of
-from hnetkit.sources.secrets import remover
+from hnetkit.sources.http import HttpClient, RateLimiter
+from hnetkit.sources.huggingface import Hub
+from hnetkit.sources.references import parse_reference
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.web import Web
+from hnetkit.sources.trust import Origin, SitePolicy, redact, token_remover
 
 SECRET = "SeCrEt0123456789abcdef"
 TOKEN = "ToKeN-0123456789/abc+def"
@@ -112,7 +110,7 @@ def test_a_job_whose_address_was_not_kept_says_so_and_asks_for_it(
         here.registry.jobs.requeue(job.job)
     (later,) = open_session(site).run([job.job])
     assert later.state == "failed"
-    assert "whole address is not kept" in str(later.reason)
+    assert "complete address was not stored" in str(later.reason)
     assert here.pull(f"{url}?sig={SECRET}", sha256=digest)[0].state == "done"
 
 
@@ -123,7 +121,7 @@ def test_a_command_that_fails_shows_no_secret_of_an_address(
     """With all that HNETKIT_DEBUG shows, of a refused download and of a connection that fails."""
     base = f"{host.hub_url}/a/b/resolve/main" if port_open else "http://127.0.0.1:9"
     environment = {"HNETKIT_HOME": str(home), "HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "HNETKIT_DEBUG": "1"}
-    program = "import hnetkit.sources.retry as r; r.LONGEST_WAIT_S = 0.01; from hnetkit.cli import main; main()"
+    program = "import hnetkit.sources.http as r; r.LONGEST_WAIT_S = 0.01; from hnetkit.cli import main; main()"
     sha256 = ["--sha256", "ab" * 32]
     for address, more in (
         (f"{base}/nothing.pt?sig={SECRET}#{SECRET}", sha256),
@@ -165,7 +163,7 @@ def test_a_command_that_fails_shows_no_secret_of_an_address(
     ],
 )
 def test_an_address_is_shown_without_what_may_be_secret(url: str, shown: str) -> None:
-    assert redacted(url) == shown
+    assert redact(url) == shown
 
 
 @pytest.mark.parametrize("base", [f"https://u:{SECRET}@h/api", f"https://h/api?key={SECRET}", f"https://h/#{SECRET}"])
@@ -222,7 +220,9 @@ def test_loopback_is_never_reached_through_a_proxy(
 
 
 def test_what_a_proxy_hears_of_https_is_where_to_and_no_token(proxy: list[bytes]) -> None:
-    web = Web(Trust(Origin.of("https://civitai.com/api/v1"), TOKEN), FastClock(), Pace(FastClock(), 50.0))
+    web = HttpClient(
+        SitePolicy(Origin.of("https://civitai.com/api/v1"), TOKEN), FastClock(), RateLimiter(FastClock(), 50.0)
+    )
     with pytest.raises(Exception, match=r"prox|connection"), web.open("https://civitai.com/api/v1/models"):
         pass
     assert [line.split(b" HTTP")[0] for line in proxy] == [b"CONNECT civitai.com:443"]
@@ -240,7 +240,7 @@ def test_the_hubs_token_does_not_go_over_plain_http(
     with pytest.raises(UsageError, match="plain http"):
         session.pull("hf:a/b")
     monkeypatch.setattr(constants, "ENDPOINT", "http://hub.example")
-    with pytest.raises(HnetkitError, match="plain http"), asking_the_hub("a/b"):
+    with pytest.raises(HnetkitError, match="plain http"), hub_request("a/b"):
         raise AssertionError("the hub is not asked")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(HnetkitError, match="plain http"):
@@ -274,17 +274,17 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("token", [TOKEN, SECRET])
 def test_a_token_is_taken_out_of_a_text_in_every_spelling(spelling: Callable[[str], str], token: str) -> None:
     text = f"you said {spelling(token)}!"
-    cleaned = remover(token)(text)
+    cleaned = token_remover(token)(text)
     assert cleaned.startswith("you said ")
     assert cleaned.count("[token]") == 1
     assert len(cleaned) < len(text) - len(token) + len("[token]") + 1
-    assert remover(token)("nothing of it: SeCrEt") == "nothing of it: SeCrEt"
-    assert remover("short")("short words") == "short words", "no site gives out such tokens"
+    assert token_remover(token)("nothing of it: SeCrEt") == "nothing of it: SeCrEt"
+    assert token_remover("short")("short words") == "short words", "no site gives out such tokens"
 
 
 @pytest.mark.parametrize("said", ["civ\\/tok\\+en==01234", "civ&sol;tok&plus;en&equals;&equals;01234"])
 def test_a_token_with_signs_is_taken_out_also_where_these_are_escaped(said: str) -> None:
-    assert remover("civ/tok+en==01234")(f"you said {said}!") == "you said [token]!"
+    assert token_remover("civ/tok+en==01234")(f"you said {said}!") == "you said [token]!"
 
 
 @pytest.mark.parametrize("spelling", ["as it is", "percent", "json", "base64 of the header"])
@@ -354,10 +354,10 @@ def test_a_public_name_that_leads_into_a_private_network_is_not_asked(named: dic
     server = socket.create_server(("127.0.0.1", 0))
     with server:
         url = f"https://public.example:{server.getsockname()[1]}/x.pt"
-        trust = Trust(Origin.of(url if "public" in base else base), settled="public" not in base)
+        trust = SitePolicy(Origin.of(url if "public" in base else base), settled="public" not in base)
         with (
             pytest.raises(NetworkFailed, match="private network"),
-            Web(trust, FastClock(), Pace(FastClock())).open(url),
+            HttpClient(trust, FastClock(), RateLimiter(FastClock())).open(url),
         ):
             pass
         server.settimeout(5)
@@ -376,7 +376,7 @@ def test_a_public_name_that_leads_into_a_private_network_is_not_asked(named: dic
     ],
 )
 def test_no_spelling_of_a_private_address_is_a_public_machine(peer: str) -> None:
-    trust = Trust(Origin.of("https://civitai.com"))
+    trust = SitePolicy(Origin.of("https://civitai.com"))
     assert not trust.may_reach(Origin.of("https://storage.example/x"), peer)
     assert trust.may_reach(Origin.of("https://civitai.com"), peer), (
         "a site that a person set up may be in their network"
@@ -388,7 +388,7 @@ def test_no_spelling_of_a_private_address_is_a_public_machine(peer: str) -> None
 
 @pytest.mark.parametrize("peer", ["8.8.8.8", "2606:4700::1", "64:ff9b::808:808", "::ffff:8.8.8.8", "198.18.0.7"])
 def test_a_public_machine_may_be_asked_also_through_translation_and_tunnels(peer: str) -> None:
-    assert Trust(Origin.of("https://civitai.com")).may_reach(Origin.of("https://storage.example/x"), peer)
+    assert SitePolicy(Origin.of("https://civitai.com")).may_reach(Origin.of("https://storage.example/x"), peer)
 
 
 @pytest.mark.parametrize("host", ["nas.lan", "x.home", "x.home.arpa", "x.internal", "x.local", "x.localdomain"])
@@ -398,4 +398,4 @@ def test_a_file_of_a_private_network_is_not_pulled(session: FetchSession, host: 
 
 
 def test_a_reference_is_shown_without_its_address() -> None:
-    assert SECRET not in repr(ref_of(f"https://h/x.pt?sig={SECRET}"))
+    assert SECRET not in repr(parse_reference(f"https://h/x.pt?sig={SECRET}"))

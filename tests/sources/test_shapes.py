@@ -18,8 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hnetkit.registry import Registry
-from hnetkit.sources.record import record
-from hnetkit.sources.shapes import MOST_HTML, Model, Version, model_of, plain_text, version_of
+from hnetkit.sources.civitai_models import (
+    MOST_HTML,
+    CivitaiModel,
+    CivitaiVersion,
+    parse_model,
+    parse_version,
+    plain_text,
+)
+from hnetkit.sources.sync import store_model
 
 HTML = [
     "<p>",
@@ -136,7 +143,7 @@ models = objects(
 numbered_models = models.flatmap(lambda model: ids.map(lambda id: {**model, "id": id}))
 
 
-def has_right_types(model: Model) -> bool:
+def has_right_types(model: CivitaiModel) -> bool:
     """Whether everything that the rest of hnetkit relies on holds."""
     assert 0 < model.id < 2**31
     assert model.name
@@ -151,7 +158,7 @@ def has_right_types(model: Model) -> bool:
     return all(map(_version_has_right_types, model.versions))
 
 
-def _version_has_right_types(version: Version) -> bool:
+def _version_has_right_types(version: CivitaiVersion) -> bool:
     assert 0 < version.id < 2**31
     assert version.name
     assert version.trained_words is None or all(isinstance(text, str) and text for text in version.trained_words)
@@ -175,14 +182,14 @@ def _version_has_right_types(version: Version) -> bool:
 
 @given(anything)
 def test_any_json_is_a_model_or_none(data: Any) -> None:
-    model = model_of(data)
+    model = parse_model(data)
     assert model is None or has_right_types(model)
 
 
 @settings(max_examples=200)
 @given(numbered_models)
 def test_a_model_with_anything_in_any_field_is_a_model(data: dict[str, Any]) -> None:
-    model = model_of(data)
+    model = parse_model(data)
     assert model is not None
     assert model.id == data["id"]
     assert has_right_types(model)
@@ -190,7 +197,7 @@ def test_a_model_with_anything_in_any_field_is_a_model(data: dict[str, Any]) -> 
 
 @given(versions)
 def test_a_version_with_anything_in_any_field_is_a_version_or_none(data: dict[str, Any]) -> None:
-    version = version_of(data)
+    version = parse_version(data)
     assert version is None or _version_has_right_types(version)
 
 
@@ -222,7 +229,7 @@ def damaged_models(draw: st.DrawFn) -> dict[str, Any]:
 
 @given(damaged_models())
 def test_a_sound_model_survives_any_value_at_any_single_place(data: dict[str, Any]) -> None:
-    model = model_of(data)
+    model = parse_model(data)
     assert model is not None
     assert model.id == data["id"]
     assert has_right_types(model)
@@ -239,10 +246,10 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
 def test_a_model_with_anything_in_any_field_can_be_kept_and_is_given_back(
     registry: Registry, data: dict[str, Any]
 ) -> None:
-    model = model_of(data)
+    model = parse_model(data)
     assert model is not None
     with registry.write():
-        record(registry, model)
+        store_model(registry, model)
         rows = registry.catalogue.file_rows("civitai", str(model.id))
     assert rows.keys() >= {(str(version.id), str(file.id)) for version in model.versions for file in version.files}
     assert repr(registry.catalogue.raw("civitai", str(model.id))) == repr(json.loads(json.dumps(data)))
@@ -264,10 +271,10 @@ def _spelled(value: Any, text: str) -> Any:
 def test_a_model_with_odd_letters_in_every_string_can_be_kept(registry: Registry, text: str) -> None:
     """JSON can spell half a letter (`"\\ud800"`), which no UTF-8 holds."""
     data = json.loads(json.dumps(_spelled(SOUND[4], text)))
-    model = model_of(data)
+    model = parse_model(data)
     assert model is not None
     with registry.write():
-        record(registry, model)
+        store_model(registry, model)
     assert registry.catalogue.raw("civitai", str(model.id)) == data
     row = registry.catalogue.model("civitai", str(model.id))
     assert row["name"].startswith(SOUND[4]["name"])
@@ -280,7 +287,7 @@ def test_a_model_with_odd_letters_in_every_string_can_be_kept(registry: Registry
 def test_the_list_and_the_answer_by_id_mean_the_same_model() -> None:
     """By id, keys with null or an empty list are left out, and pictures have no number."""
     for listed in SOUND:
-        one, other = model_of(listed), model_of(dropped_empty(listed))
+        one, other = parse_model(listed), parse_model(dropped_empty(listed))
         assert one is not None
         assert other is not None
         for version, short in zip(one.versions, other.versions, strict=True):
@@ -293,7 +300,7 @@ def test_the_list_and_the_answer_by_id_mean_the_same_model() -> None:
 
 def test_what_a_sound_answer_says_is_read() -> None:
     data = SOUND[0]
-    model = model_of(data)
+    model = parse_model(data)
     assert model is not None
     (version,), raw = model.versions, data["modelVersions"][0]
     (file,), said = version.files, raw["files"][0]
@@ -313,7 +320,7 @@ def test_the_real_models_of_2023_are_read(shared: Path) -> None:
     real = real_models()
     assert len(real) == 12
     for data in real:
-        model = model_of(data)
+        model = parse_model(data)
         assert model is not None
         assert has_right_types(model)
         assert (model.type, model.name) == ("Hypernetwork", data["name"])
@@ -324,12 +331,12 @@ def test_the_real_models_of_2023_are_read(shared: Path) -> None:
 
 @pytest.mark.parametrize("data", [None, [], "x", 5, {}, {"id": None}, {"id": 0}, {"id": -1}, {"id": True}, {"id": "x"}])
 def test_what_has_no_number_is_no_model(data: Any) -> None:
-    assert model_of(data) is None
-    assert version_of(data) is None
+    assert parse_model(data) is None
+    assert parse_version(data) is None
 
 
 def test_absent_is_unknown_and_empty_is_none() -> None:
-    unknown, empty = model_of({"id": 1}), model_of({"id": 1, "tags": [], "allowCommercialUse": []})
+    unknown, empty = parse_model({"id": 1}), parse_model({"id": 1, "tags": [], "allowCommercialUse": []})
     assert unknown is not None
     assert empty is not None
     assert (unknown.tags, unknown.commercial_use, unknown.downloads, unknown.allow_no_credit) == (None,) * 4
@@ -353,7 +360,7 @@ def test_absent_is_unknown_and_empty_is_none() -> None:
     ],
 )
 def test_a_level_is_bits_a_word_or_a_flag_whichever_is_there(said: dict[str, Any], level: int | None) -> None:
-    model = model_of({"id": 1, **said, "modelVersions": [{"id": 2, "images": [{"url": "u", **said}]}]})
+    model = parse_model({"id": 1, **said, "modelVersions": [{"id": 2, "images": [{"url": "u", **said}]}]})
     assert model is not None
     assert model.nsfw_level == level
     assert model.versions[0].images[0].nsfw_level == level
@@ -363,7 +370,7 @@ SHA = "CA978112CA1BBDCAFAC231B39A23DC4DA786EFF8147C4E72B9807785AFEE48BB"
 
 
 def hashes_of(hashes: Any) -> tuple[dict[str, str], str | None]:
-    version = version_of({"id": 1, "files": [{"id": 2, "hashes": hashes}]})
+    version = parse_version({"id": 1, "files": [{"id": 2, "hashes": hashes}]})
     assert version is not None
     return dict(version.files[0].hashes), version.files[0].sha256
 
@@ -406,7 +413,7 @@ def test_hashes_of_nothing_are_no_hashes(value: str) -> None:
 def test_the_strength_is_the_median_of_what_the_pictures_were_made_with(
     metas: list[Any], strength: float | None
 ) -> None:
-    version = version_of({"id": 1, "images": [{"url": f"u{n}", "meta": meta} for n, meta in enumerate(metas)]})
+    version = parse_version({"id": 1, "images": [{"url": f"u{n}", "meta": meta} for n, meta in enumerate(metas)]})
     assert version is not None
     assert version.strength == strength
 

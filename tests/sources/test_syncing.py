@@ -20,9 +20,8 @@ from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai import Filters
-from hnetkit.sources.plan import enqueue
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import ask_about, missing, updates
+from hnetkit.sources.sync import check_unlisted, enqueue_items, find_updates, unlisted_models
 
 PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
 
@@ -31,6 +30,13 @@ PROCESS = Path(__file__).resolve().parents[1] / "support" / "sync_process.py"
 def large() -> Iterator[Sites]:
     """300 models with 400 files."""
     with Sites(World.make(300, plain=True)) as sites:
+        yield sites
+
+
+@pytest.fixture
+def several() -> Iterator[Sites]:
+    """90 models with 120 files."""
+    with Sites(World.make(90, plain=True)) as sites:
         yield sites
 
 
@@ -109,12 +115,12 @@ def test_what_the_site_cannot_give_is_left_out_with_the_reason_and_the_rest_come
 
 
 def test_only_the_newest_version_comes_unless_all_are_asked_for(
-    large: Sites, open_session: Callable[..., FetchSession]
+    several: Sites, open_session: Callable[..., FetchSession]
 ) -> None:
-    session = open_session(large)
+    session = open_session(several)
     newest = session.plan(EVERYTHING, all_versions=False)
     for item in newest.items:
-        versions = large.world.model(item.model.id)["modelVersions"]
+        versions = several.world.model(item.model.id)["modelVersions"]
         assert item.version.published_at == max(version["publishedAt"] for version in versions)
     assert len(newest.items) < len(session.plan(EVERYTHING, all_versions=True).items)
 
@@ -134,23 +140,24 @@ def test_without_nsfw_nothing_comes_that_the_site_marks_so(sites: Sites, session
     assert all(level is not None and level & 1 for level in shown.values())
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
-def test_a_stopped_sync_says_by_what_and_goes_on_where_it_stopped(
-    number: str, code: int, large: Sites, home: Path
-) -> None:
-    process = start(large)
-    wait_until(lambda: len(downloads(large)) >= 60, process)
-    process.send_signal(getattr(signal, number))
-    assert process.wait(30) == code
-    before = downloads(large)
-    assert len(before) < 390
-    with Registry(home / "registry.db") as registry:
-        assert not any(job.owner for job in registry.jobs.rows())
-        done = {job.key for job in registry.jobs.rows() if job.state == "done"}
-    large.clear()
-    assert start(large).wait(120) == 0
-    assert not {f"civitai:{file}" for file in downloads(large)} & done
-    assert digests(home / "library") >= contents(large)
+def test_a_stopped_sync_says_by_what_and_goes_on_where_it_stopped(several: Sites, home: Path) -> None:
+    done: set[str] = set()
+    for number, code in (("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)):
+        several.clear()
+        process = start(several)
+        wait_until(lambda: len(downloads(several)) >= 20, process)
+        process.send_signal(getattr(signal, number))
+        assert process.wait(30) == code
+        assert not {f"civitai:{file}" for file in downloads(several)} & done
+        with Registry(home / "registry.db") as registry:
+            assert not any(job.owner for job in registry.jobs.rows())
+            before, done = done, {job.key for job in registry.jobs.rows() if job.state == "done"}
+        assert before < done
+        assert len(done) < 110, "it was stopped in the middle"
+    several.clear()
+    assert start(several).wait(120) == 0
+    assert not {f"civitai:{file}" for file in downloads(several)} & done
+    assert digests(home / "library") >= contents(several)
 
 
 def test_a_second_interrupt_leaves_at_once_when_a_site_hangs(home: Path) -> None:
@@ -169,10 +176,10 @@ def test_a_second_interrupt_leaves_at_once_when_a_site_hangs(home: Path) -> None
         assert digests(home / "library") >= contents(sites)
 
 
-def test_two_syncs_at_once_share_the_work_and_fetch_nothing_twice(large: Sites, home: Path) -> None:
-    processes = [start(large), start(large)]
+def test_two_syncs_at_once_share_the_work_and_fetch_nothing_twice(several: Sites, home: Path) -> None:
+    processes = [start(several), start(several)]
     assert [process.wait(180) for process in processes] == [0, 0]
-    assert max(downloads(large).values()) == 1
+    assert max(downloads(several).values()) == 1
     with Registry(home / "registry.db") as registry:
         assert {job.state for job in registry.jobs.rows()} == {"done"}
         assert registry.check().endswith("files")
@@ -180,26 +187,26 @@ def test_two_syncs_at_once_share_the_work_and_fetch_nothing_twice(large: Sites, 
 
 
 def test_what_another_sync_brought_since_the_plan_was_made_is_not_fetched_again(
-    large: Sites, open_session: Callable[..., FetchSession]
+    several: Sites, open_session: Callable[..., FetchSession]
 ) -> None:
-    session = open_session(large)
+    session = open_session(several)
     plan = session.plan(EVERYTHING, all_versions=True)
     assert any(item.file.name.endswith(".zip") for item in plan.to_fetch)  # whose hash no file has
     session.sync(EVERYTHING, all_versions=True)
     with session.registry.write():
-        jobs = [job.id for job in enqueue(session.registry, session.civitai, session.folder, plan.items)]
+        jobs = [job.id for job in enqueue_items(session.registry, session.civitai, session.folder, plan.items)]
     list(session.run(jobs))
-    assert max(downloads(large).values()) == 1
+    assert max(downloads(several).values()) == 1
 
 
-def test_a_worker_that_was_killed_leaves_its_jobs_to_the_next(large: Sites, home: Path) -> None:
-    process = start(large)
-    wait_until(lambda: len(downloads(large)) >= 30, process)
+def test_a_worker_that_was_killed_leaves_its_jobs_to_the_next(several: Sites, home: Path) -> None:
+    process = start(several)
+    wait_until(lambda: len(downloads(several)) >= 20, process)
     process.kill()
     process.wait()
     with Registry(home / "registry.db") as registry:
         assert any(job.owner for job in registry.jobs.rows())
-    assert start(large).wait(120) == 0
+    assert start(several).wait(120) == 0
     assert not list((home / "library").glob(".hnetkit-*"))
     with Registry(home / "registry.db") as registry:
         assert {job.state for job in registry.jobs.rows()} == {"done"}
@@ -222,12 +229,12 @@ def test_what_the_site_lost_is_a_state_and_stays_here(open_session: Callable[...
         files = set(installed(session).values())
         with session.registry.write():
             session.registry.catalogue._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
-        gone = missing(session.registry, session.plan(EVERYTHING, all_versions=True).models)
-        states = dict(ask_about(session.registry, session.civitai, session.clock, gone))
+        gone = unlisted_models(session.registry, session.plan(EVERYTHING, all_versions=True).models)
+        states = dict(check_unlisted(session.registry, session.civitai, session.clock, gone))
         assert states[str(ids[0])] == "gone"
         assert states[str(ids[1])] == "archived"
         assert all(path.is_file() for path in files)
-        assert missing(session.registry, session.plan(EVERYTHING, all_versions=True).models) == [], (
+        assert unlisted_models(session.registry, session.plan(EVERYTHING, all_versions=True).models) == [], (
             "they were asked about just now"
         )
 
@@ -238,7 +245,7 @@ def test_one_answer_that_a_model_is_gone_proves_nothing(open_session: Callable[.
         session.sync(EVERYTHING, all_versions=True)
         id = sites.world.ids()[0]
         sites.faults.add(Fault("I", "api", status=404, match=f"/models/{id}"))
-        assert dict(ask_about(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
+        assert dict(check_unlisted(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
         assert len([r for r in sites.requests if r.path.endswith(f"/models/{id}")]) == 2
 
 
@@ -246,13 +253,13 @@ def test_a_newer_version_is_an_update_until_it_is_here(open_session: Callable[..
     with Sites(World.make(5, plain=True)) as sites:
         session = open_session(sites)
         session.sync(EVERYTHING, all_versions=True)
-        assert list(updates(session.registry, session.civitai)) == []
+        assert list(find_updates(session.registry, session.civitai)) == []
         id = sites.world.ids()[1]
         version = sites.world.add_version(id)
-        (update,) = updates(session.registry, session.civitai)
+        (update,) = find_updates(session.registry, session.civitai)
         assert (update.model.id, update.newest.version.id) == (id, version["id"])
         session.pull(f"version:{version['id']}")
-        assert list(updates(session.registry, session.civitai)) == []
+        assert list(find_updates(session.registry, session.civitai)) == []
 
 
 def test_a_file_that_its_owner_replaced_later_comes_beside_the_old_one(
@@ -284,8 +291,8 @@ def test_values_that_a_later_answer_leaves_out_are_kept(open_session: Callable[.
         assert row["downloads"] is not None
         model["tags"] = []
         session.registry.catalogue.models()
-        from hnetkit.sources.sync import store
+        from hnetkit.sources.sync import store_models
 
-        store(session.registry, session.plan(EVERYTHING, all_versions=True).models)
+        store_models(session.registry, session.plan(EVERYTHING, all_versions=True).models)
         row = session.registry.catalogue.model("civitai", str(model["id"]))
         assert row["tags"] == []

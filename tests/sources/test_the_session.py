@@ -17,7 +17,7 @@ import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.sources.civitai import Filters
-from hnetkit.sources.pages import BadRecord
+from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.results import require_all
 
 OpenSession = Callable[..., hnetkit.FetchSession]
@@ -87,7 +87,7 @@ def test_of_several_references_one_that_cannot_be_had_is_a_result_and_alone_it_i
             require_all([missing])
         odd, there = session.pull("no such thing", "civitai:900000")
         assert (type(odd.error), there.state) == (UsageError, "have")
-        with pytest.raises(UsageError, match="can be fetched"):
+        with pytest.raises(UsageError, match="none of the references"):
             session.pull("no such thing", "nor this")
 
 

@@ -23,18 +23,15 @@ from told import told
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
 from hnetkit.hub import hub_token
 from hnetkit.registry import Registry
-from hnetkit.sources.civitai import Civitai
-from hnetkit.sources.hub import Hub
-from hnetkit.sources.origins import CIVITAI_HOSTS, Origin, Trust
-from hnetkit.sources.pace import Pace
-from hnetkit.sources.refs import ref_of
-from hnetkit.sources.retry import Passing
-from hnetkit.sources.secrets import finder
+from hnetkit.sources.civitai import CIVITAI_HOSTS, Civitai
+from hnetkit.sources.http import HttpClient, RateLimiter, TransientError
+from hnetkit.sources.huggingface import Hub
+from hnetkit.sources.references import parse_reference
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.web import Web
+from hnetkit.sources.trust import Origin, SitePolicy, token_finder
 
 TOKEN = "SeCrEt0123456789abcdef"
-CIVITAI = Trust(Origin.of("https://civitai.com/api/v1"), TOKEN, CIVITAI_HOSTS)
+CIVITAI = SitePolicy(Origin.of("https://civitai.com/api/v1"), TOKEN, CIVITAI_HOSTS)
 
 
 def carries_token(request: Recorded, token: str) -> bool:
@@ -55,9 +52,9 @@ def served(answer: Callable[[Request], Response]) -> Iterator[tuple[str, Ledger]
         server.close()
 
 
-def web_to(base: str) -> Web:
+def web_to(base: str) -> HttpClient:
     clock = FastClock()
-    return Web(Trust(Origin.of(base), TOKEN, CIVITAI_HOSTS), clock, Pace(clock, 50.0))
+    return HttpClient(SitePolicy(Origin.of(base), TOKEN, CIVITAI_HOSTS), clock, RateLimiter(clock, 50.0))
 
 
 def everything_written(folder: Path) -> bytes:
@@ -104,7 +101,7 @@ def test_a_backslash_in_a_redirect_leads_no_token_to_another_origin(sites: Sites
             try:
                 with web_to(base).open(url if base == url else location):
                     pass
-            except (NetworkFailed, Passing):
+            except (NetworkFailed, TransientError):
                 pass
     assert not [r for r in sites.requests if r.origin == "stranger" and "authorization" in r.headers]
 
@@ -113,7 +110,7 @@ def test_what_is_sent_to_a_site_is_not_sent_on_to_another(sites: Sites) -> None:
     location = f"{sites.stranger_url}/taken"
     for status in (301, 302, 303, 307, 308):
         with served(lambda request, status=status: Response(status, {"Location": location})) as (url, ledger):
-            refused = pytest.raises(NetworkFailed, match="would be told") if status > 303 else nullcontext()
+            refused = pytest.raises(NetworkFailed, match="would be sent on") if status > 303 else nullcontext()
             with refused, web_to(url).open(f"{url}/x", method="POST", body=b"[]"):
                 pass
             (first,) = ledger.entries()
@@ -144,7 +141,7 @@ def test_a_redirect_to_nowhere_good_fails_in_words(location: str) -> None:
     wire = location.encode().decode("latin-1")
     with (
         served(lambda request: Response(302, {"Location": wire} if request.path == "/x" else {})) as (url, ledger),
-        pytest.raises((NetworkFailed, Passing)),
+        pytest.raises((NetworkFailed, TransientError)),
         web_to(url).open(f"{url}/x") as response,
     ):
         assert response.url == f"{url}/x"  # "//" leads to the page itself, again and again
@@ -217,7 +214,7 @@ def test_no_trouble_shows_or_keeps_the_token_or_a_signature(
     with Sites(World.make(1, plain=True)) as sites:
         session = open_session(sites)
         (id,) = sites.world.ids()
-        shown = [repr(session), repr(session.civitai), repr(session.civitai.web.trust), str(vars(session.civitai))]
+        shown = [repr(session), repr(session.civitai), repr(session.civitai.client.policy), str(vars(session.civitai))]
         for fault in TROUBLES:
             sites.clear()
             sites.faults.add(fault)
@@ -259,7 +256,7 @@ def test_a_token_in_a_pasted_address_is_in_no_message(session: FetchSession, sit
     text = f"{sites.download_url(version)}?token={TOKEN}".replace(
         sites.civitai_url.removesuffix("/api/v1"), "https://civitai.com"
     )
-    assert ref_of(text).id == version
+    assert parse_reference(text).id == version
     with pytest.raises(HnetkitError) as caught:
         session.pull(text)
     assert TOKEN not in str(caught.value)
@@ -327,7 +324,7 @@ def test_the_hub_never_hears_the_token_of_civitai_nor_shows_a_bad_one(
 def test_a_hub_is_shown_without_its_token(hub: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", hub.hub_token)
     site = Hub(FastClock())
-    assert hub.hub_token not in repr(site) + repr(site.web) + repr(site.web.trust)
+    assert hub.hub_token not in repr(site) + repr(site.client) + repr(site.client.policy)
 
 
 def test_a_file_and_a_picture_that_hold_the_token_are_not_kept(open_session: Callable[..., FetchSession]) -> None:
@@ -355,9 +352,9 @@ def test_a_file_and_a_picture_that_hold_the_token_are_not_kept(open_session: Cal
 @pytest.mark.parametrize("size", [1, 5, 33, 1000])
 def test_a_token_is_found_across_the_pieces_in_which_it_comes(size: int) -> None:
     body = b"x" * 77 + b"token-0123456789" + b"y" * 77
-    has_token = finder("token-0123456789")
+    has_token = token_finder("token-0123456789")
     assert any([has_token(body[at : at + size]) for at in range(0, len(body), size)])
-    has_token = finder("token-0123456789")
+    has_token = token_finder("token-0123456789")
     assert not any(has_token(piece) for piece in (b"token-", b"012345678", b"x9"))
 
 

@@ -14,8 +14,8 @@ from trapped import OpenSession, first_version, only_path
 
 from hnetkit.errors import Gone
 from hnetkit.sources.civitai import Filters
+from hnetkit.sources.civitai_models import parse_model, parse_version
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.shapes import model_of, version_of
 
 OPTIONAL = (
     "creator",
@@ -43,15 +43,15 @@ def test_trap_01_any_field_may_be_missing_null_or_empty(value: Any) -> None:
     (data,) = World.make(1).models
     version, file = data["modelVersions"][0], data["modelVersions"][0]["files"][0]
     for key in OPTIONAL:
-        model = model_of(without(data, key))
+        model = parse_model(without(data, key))
         assert model is not None
         assert (model.id, bool(model.name)) == (data["id"], True)
     for key in OPTIONAL_OF_VERSION:
-        model = model_of({**data, "modelVersions": [without(version, key)]})
+        model = parse_model({**data, "modelVersions": [without(version, key)]})
         assert model is not None
         assert [v.id for v in model.versions] == [version["id"]]
     for key in OPTIONAL_OF_FILE:
-        found = version_of({**version, "files": [without(file, key)]})
+        found = parse_version({**version, "files": [without(file, key)]})
         assert found is not None
         assert [f.id for f in found.files] == [file["id"]]
 
@@ -93,7 +93,7 @@ def test_trap_01_versions_without_files_are_gone_and_not_a_crash(site: Sites, he
     ],
 )
 def test_trap_02_the_licence_is_a_list_a_word_or_a_literal_of_postgres(said: Any, means: Any) -> None:
-    model = model_of({"id": 1, "allowCommercialUse": said})
+    model = parse_model({"id": 1, "allowCommercialUse": said})
     assert model is not None
     assert model.commercial_use == means
 
@@ -114,13 +114,13 @@ def test_trap_02_the_licence_is_a_list_a_word_or_a_literal_of_postgres(said: Any
     ],
 )
 def test_trap_03_a_username_is_a_number_null_or_not_there(creator: Any, name: str | None) -> None:
-    model = model_of({"id": 1, "creator": creator})
+    model = parse_model({"id": 1, "creator": creator})
     assert model is not None
     assert model.creator == name
 
 
 def test_trap_04_primary_is_absent_instead_of_false_and_no_file_may_be_it() -> None:
-    version = version_of({"id": 1, "files": [{"id": 2, "primary": True}, {"id": 3}, {"id": 4, "primary": False}]})
+    version = parse_version({"id": 1, "files": [{"id": 2, "primary": True}, {"id": 3}, {"id": 4, "primary": False}]})
     assert version is not None
     assert [file.is_primary for file in version.files] == [True, False, False]
 

@@ -14,7 +14,7 @@ from trapped import first_version, give, network_bytes, only_path, zipped
 
 import hnetkit
 from hnetkit.prompts.tags import split_tags
-from hnetkit.sources.names import safe_stem, split_name
+from hnetkit.sources.install import safe_stem, split_name
 from hnetkit.sources.session import FetchSession
 
 PT_FORMS: dict[str, tuple[bytes, dict[str, bytes], int]] = {

@@ -14,9 +14,9 @@ from trapped import OpenSession, answering, in_list, listed
 
 from hnetkit.errors import AuthRequired, Gone, RemoteError
 from hnetkit.sources.civitai import Civitai, Filters, is_past
-from hnetkit.sources.plan import Item, items_of
+from hnetkit.sources.civitai_models import parse_model
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.shapes import model_of
+from hnetkit.sources.sync import SyncItem, plan_items
 
 
 def test_trap_11_short_and_empty_pages_and_cursors_with_a_bar_lose_nothing(long_list: Sites) -> None:
@@ -160,9 +160,9 @@ def test_trap_13_a_login_that_is_needed_is_said_with_the_way_to_it(site: Sites, 
 def test_trap_13_early_access_in_the_past_is_over_and_in_the_future_is_waited_for(
     sites: Sites, session: FetchSession
 ) -> None:
-    def items(quirk: str) -> list[Item]:
+    def items(quirk: str) -> list[SyncItem]:
         model = session.civitai.model(sites.world.find(quirk)[0])
-        return items_of(session.registry, model, all_versions=True)
+        return plan_items(session.registry, model, all_versions=True)
 
     assert {item.action for item in items("early access over")} == {"fetch"}
     (waiting,) = items("early access")
@@ -193,7 +193,7 @@ def test_trap_14_times_are_iso_with_milliseconds_or_missing(time: str | None, pa
 @pytest.mark.parametrize("time", ["absent", None, "", [], {}], ids=str)
 def test_trap_14_a_version_without_a_time_is_older_than_any_with_one(time: Any) -> None:
     odd: dict[str, Any] = {"id": 9} if time == "absent" else {"id": 9, "publishedAt": time}
-    model = model_of({"id": 1, "modelVersions": [odd, {"id": 2, "publishedAt": "2023-02-10T18:05:00.000Z"}]})
+    model = parse_model({"id": 1, "modelVersions": [odd, {"id": 2, "publishedAt": "2023-02-10T18:05:00.000Z"}]})
     assert model is not None
     assert [version.id for version in model.versions] == [2, 9]
     assert model.versions[1].published_at is None

@@ -17,10 +17,10 @@ from fetching import EVERYTHING, installed, jobs_of
 from trapped import OpenSession, answering, everything_kept, first_version, listed
 
 from hnetkit.errors import Archived, AuthRequired, Gone, NetworkFailed, RateLimited, RemoteError
-from hnetkit.sources import web
+from hnetkit.sources import http
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.sync import ask_about, updates
+from hnetkit.sources.sync import check_unlisted, find_updates
 
 LEVELS: list[tuple[dict[str, Any], bool]] = [
     ({"nsfwLevel": 1}, True),
@@ -72,7 +72,7 @@ def test_trap_15_a_version_that_vanished_is_marked_and_its_file_stays(open_sessi
         session.pull(f"model:{id}", all_versions=True)
         gone, kept = (version["id"] for version in sites.world.model(id)["modelVersions"])
         sites.world.remove_version(gone)
-        assert dict(ask_about(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
+        assert dict(check_unlisted(session.registry, session.civitai, session.clock, [str(id)])) == {str(id): "listed"}
         rows = [row for row in session.registry.catalogue.files() if row["model_id"] == str(id)]
         assert {row["version_id"]: row["version_state"] for row in rows} == {str(gone): "gone", str(kept): "listed"}
         assert len(installed(session)) == 2
@@ -87,7 +87,7 @@ def test_trap_15_an_empty_list_of_versions_is_a_fault_of_the_site_and_marks_noth
     data = site.world.model(id)
     versions = list(data["modelVersions"])
     data["modelVersions"].clear()
-    list(ask_about(here.registry, here.civitai, here.clock, [str(id)]))
+    list(check_unlisted(here.registry, here.civitai, here.clock, [str(id)]))
     data["modelVersions"].extend(versions)
     rows = [row for row in here.registry.catalogue.files() if row["model_id"] == str(id)]
     assert {row["version_state"] for row in rows} == {"listed"}
@@ -104,7 +104,7 @@ def test_trap_15_a_deleted_model_is_gone_and_an_archived_one_says_so(site: Sites
     assert not isinstance(caught.value, Archived)
     with pytest.raises(Archived):
         here.pull(f"model:{archived}")
-    states = dict(ask_about(here.registry, here.civitai, here.clock, [str(deleted), str(archived)]))
+    states = dict(check_unlisted(here.registry, here.civitai, here.clock, [str(deleted), str(archived)]))
     assert states == {str(deleted): "gone", str(archived): "archived"}
     assert set(installed(here).values()) == files
     assert all(path.is_file() for path in files)
@@ -117,7 +117,7 @@ def test_trap_15_one_deleted_model_does_not_hide_the_updates_of_the_others(site:
     deleted, other, _ = site.world.ids()
     version = site.world.add_version(other)
     site.world.remove(deleted)
-    assert [update.newest.version.id for update in updates(here.registry, here.civitai)] == [version["id"]]
+    assert [update.newest.version.id for update in find_updates(here.registry, here.civitai)] == [version["id"]]
 
 
 def test_trap_15_one_deleted_model_of_several_asked_for_does_not_hide_the_others(
@@ -150,7 +150,7 @@ def test_trap_16_raw_control_characters_in_json_are_read_and_not_shown(site: Sit
 
 def test_trap_17_an_answer_of_any_size_is_read_up_to_a_limit() -> None:
     """A few packed kilobytes can be gigabytes."""
-    body = gzip.compress(b'{"items": [' + b" " * (web.MOST_JSON + 1) + b"]}", 1)
+    body = gzip.compress(b'{"items": [' + b" " * (http.MOST_JSON + 1) + b"]}", 1)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
     with (
         answering(lambda request: Response(200, headers, body)) as (civitai, _),
@@ -174,7 +174,7 @@ def test_trap_17_a_page_of_megabytes_is_read_and_its_json_is_kept_packed(site: S
 def test_trap_17_an_answer_that_stalls_is_asked_for_again(
     site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(web, "TIMEOUT_S", (1.0, 0.2))
+    monkeypatch.setattr(http, "TIMEOUT_S", (1.0, 0.2))
     site.faults.add(Fault("F", "api", times=2, mode="stall", seconds=1.0, match="/api/v1/models"))
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert job.state == "done"
@@ -231,7 +231,7 @@ def test_trap_19_pictures_of_any_level_come_to_who_asks_for_them(site: Sites, op
 
 def test_trap_20_the_guards_403_is_not_about_who_asks(site: Sites, here: FetchSession) -> None:
     site.faults.add(Fault("I", "api", times=50, status=403))
-    with pytest.raises(NetworkFailed, match="guard") as caught:
+    with pytest.raises(NetworkFailed, match="firewall") as caught:
         here.pull(f"model:{site.world.ids()[0]}")
     assert caught.value.exit_code == 5
     assert len(site.requests) == 1, "asking on would make it worse"

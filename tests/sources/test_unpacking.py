@@ -18,8 +18,8 @@ from hnetkit.cli import run
 from hnetkit.errors import DamagedFile, DiskFull, HnetkitError, UnsafeFile
 from hnetkit.files import is_model_name
 from hnetkit.registry.jobs import Job
+from hnetkit.sources.archives import extract_models, holds_models
 from hnetkit.sources.session import FetchSession
-from hnetkit.sources.unpack import holds_models, unpacked
 
 METHODS = {"stored": 0, "deflate": 8, "bzip2": 12, "lzma": 14}
 
@@ -52,7 +52,7 @@ def archive(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 def found(path: Path) -> dict[str, bytes | HnetkitError]:
-    members = unpacked(path, path.with_suffix(".unpacked"))
+    members = extract_models(path, path.with_suffix(".unpacked"))
     return {name: member.read_bytes() if isinstance(member, Path) else member for name, member in members}
 
 
@@ -90,12 +90,12 @@ def test_members_that_lie_on_each_other_are_refused(archive: Callable[[bytes], P
     del data[cut : data.index(b"PK\1\2")]
     end = data.rindex(b"PK\5\6")
     struct.pack_into("<I", data, end + 16, cut)
-    with pytest.raises(UnsafeFile, match="lie on each other"):
+    with pytest.raises(UnsafeFile, match="overlapping members"):
         found(archive(bytes(data)))
 
 
 def test_all_members_together_have_a_most(archive: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.sources.unpack.MOST_UNPACKED", 100_000)
+    monkeypatch.setattr("hnetkit.sources.archives.MOST_UNPACKED", 100_000)
     with pytest.raises(UnsafeFile, match="members claim 120000"):
         found(archive(bytes(zipped({f"{n}.pt": bytes(40_000) for n in range(3)}))))
 
@@ -108,7 +108,7 @@ def test_a_list_of_very_many_members_is_refused_before_it_is_read(archive: Calla
     tail = bytearray(data[end:])
     struct.pack_into("<HHI", tail, 8, 0xFFFF, 0xFFFF, len(directory))
     path = archive(bytes(data[:begin]) + directory + bytes(tail))
-    with pytest.raises(UnsafeFile, match="list of members"):
+    with pytest.raises(UnsafeFile, match="a directory of"):
         holds_models(path)
     struct.pack_into("<HHI", tail, 8, 2000, 2000, len(data[begin:end]) * 2000)
     with pytest.raises(UnsafeFile, match="2000 members"):
@@ -120,7 +120,7 @@ def test_one_member_lies_on_the_disk_at_a_time_and_none_afterwards(
 ) -> None:
     path = archive(bytes(zipped({"a.pt": inks[0], "b/../../c.pt": inks[1], "C:\\d.pt": inks[2]})))
     folder = path.with_suffix(".unpacked")
-    for _, member in unpacked(path, folder):
+    for _, member in extract_models(path, folder):
         assert list(folder.iterdir()) == [member]
     assert not folder.exists()
     assert sorted(file.name for file in path.parent.iterdir()) == ["0.pt", "1.pt", "2.pt", "nets.zip"]
@@ -129,7 +129,7 @@ def test_one_member_lies_on_the_disk_at_a_time_and_none_afterwards(
 def test_without_room_for_a_member_nothing_is_unpacked(
     inks: list[bytes], archive: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hnetkit.sources.unpack._MARGIN", 1e12)
+    monkeypatch.setattr("hnetkit.sources.archives._MARGIN", 1e12)
     with pytest.raises(DiskFull, match="no room to unpack"):
         found(archive(bytes(zipped({"a.pt": inks[0]}))))
 
@@ -200,6 +200,6 @@ def test_what_was_not_examined_has_no_name_that_a_program_loads(
     inks: list[bytes], archive: Callable[[bytes], Path]
 ) -> None:
     path = archive(bytes(zipped({"day.pt": inks[0]})))
-    for _, member in unpacked(path, path.with_suffix(".unpacked")):
+    for _, member in extract_models(path, path.with_suffix(".unpacked")):
         assert isinstance(member, Path)
         assert not is_model_name(member.name)

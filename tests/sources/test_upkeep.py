@@ -22,11 +22,10 @@ from hnetkit.cli import run
 from hnetkit.errors import HnetkitError
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
-from hnetkit.sources import hub
+from hnetkit.sources import huggingface
 from hnetkit.sources.civitai import Filters
-from hnetkit.sources.identify import checkpoints, identify
-from hnetkit.sources.portable import exported, imported
-from hnetkit.sources.repair import damages, forget_moved, take_up
+from hnetkit.sources.export import export_records, import_records
+from hnetkit.sources.maintenance import find_damage, forget_moved, identify_checkpoints, identify_files, requeue_damaged
 from hnetkit.sources.session import FetchSession
 
 
@@ -52,14 +51,14 @@ def test_files_are_identified_all_in_one_request(
     stranger = networks.network_file(tmp_path / "mine", "own.pt", seed=99)
     list(scan(session.registry, [tmp_path / "mine"]))
     sites.clear()
-    found = {Path(row["path"]): row for row in identify(session.registry, session.civitai)}
+    found = {Path(row["path"]): row for row in identify_files(session.registry, session.civitai)}
     assert len([r for r in sites.requests if r.path.endswith("by-hash/ids")]) == 1
     assert found[stranger]["model_id"] is None
     for path in found.keys() - {stranger}:
         assert found[path]["model_id"] == known[path][0], path
         assert found[path]["model"]
     sites.clear()
-    list(identify(session.registry, session.civitai))
+    list(identify_files(session.registry, session.civitai))
     assert sites.requests == [], "what is known, and what was not found lately, is not asked again"
 
 
@@ -82,7 +81,7 @@ def test_a_converted_file_is_identified_as_what_it_was_converted_from(
     (tmp_path / "converted").mkdir()
     hnetkit.save(hnetkit.load(tmp_path / "a.pt"), tmp_path / "converted" / "a.safetensors")
     list(scan(session.registry, [tmp_path / "converted"]))
-    (row,) = identify(session.registry, session.civitai)
+    (row,) = identify_files(session.registry, session.civitai)
     assert row["sha256"] == file["hashes"]["SHA256"].lower()
     assert row["model_id"] in {str(model["id"]) for model in sites.world.models}
 
@@ -93,10 +92,10 @@ def test_the_checkpoint_that_networks_were_trained_on_is_looked_up_once(
     networks.network_file(tmp_path / "nets" if (tmp_path / "nets").mkdir() is None else tmp_path, "a.pt")
     list(scan(session.registry, [tmp_path / "nets"]))
     sites.clear()
-    (row,) = checkpoints(session.registry, session.civitai)
+    (row,) = identify_checkpoints(session.registry, session.civitai)
     assert (row["checkpoint"], row["model_id"]) == ("d7049739", None)
     assert len(sites.requests) == 1
-    list(checkpoints(session.registry, session.civitai))
+    list(identify_checkpoints(session.registry, session.civitai))
     assert len(sites.requests) == 1
 
 
@@ -112,13 +111,13 @@ def test_what_is_missing_or_damaged_is_fetched_again_and_the_damaged_is_kept(
         data = bytearray(second.read_bytes())
         data[-200] ^= 1
         second.write_bytes(data)
-        found = {damage.path: damage for damage in damages(session.registry)}
+        found = {damage.path: damage for damage in find_damage(session.registry)}
         assert {path: damage.what for path, damage in found.items()} == {str(first): "missing", str(second): "corrupt"}
-        jobs = session.run([take_up(session.registry, damage) for damage in found.values()])
+        jobs = session.run([requeue_damaged(session.registry, damage) for damage in found.values()])
         assert {job.state for job in jobs} == {"done"}
         assert {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in digests} == digests
         assert [bad.read_bytes() for bad in (session.folder / ".quarantine").glob("*.bad")] == [bytes(data)]
-        assert list(damages(session.registry)) == []
+        assert list(find_damage(session.registry)) == []
         assert others
 
 
@@ -175,19 +174,19 @@ def test_what_is_known_travels_as_json_lines(mirror: FetchSession, tmp_path: Pat
         mirror.registry.networks.set_note(row["id"], "best at 0.6")
         mirror.registry.networks.set_alias(row["id"], "lines")
         mirror.registry.subscriptions.put("all", Filters(nsfw=True).as_dict())
-    lines = [json.dumps(record) for record in exported(mirror.registry)]
+    lines = [json.dumps(record) for record in export_records(mirror.registry)]
     assert not any(str(mirror.folder) in line for line in lines)
     with Registry(tmp_path / "other.db") as other:
-        counts = imported(other, lines).counts
+        counts = import_records(other, lines).counts
         assert counts["model"] == 6
-        assert [json.dumps(record) for record in exported(other)] != lines  # no file is there, so no sha256
+        assert [json.dumps(record) for record in export_records(other)] != lines  # no file is there, so no sha256
         (same,) = other.networks.of_contents([row["content_hash"]])
         assert (same["tags"], same["note"], same["aliases"]) == (["anime", "ink"], "best at 0.6", ["lines"])
         assert other.subscriptions.rows()[0]["filters"] == {"nsfw": True}
         assert len(other.catalogue.files()) == len(mirror.registry.catalogue.files())
         with other.write():
             other.networks.set_note(same["id"], "no, 0.5")
-        imported(other, lines)
+        import_records(other, lines)
         assert other.networks.of_contents([row["content_hash"]])[0]["note"] == "no, 0.5", (
             "what a person said here stays"
         )
@@ -197,7 +196,7 @@ def test_what_is_known_travels_as_json_lines(mirror: FetchSession, tmp_path: Pat
 def test_what_export_did_not_write_is_refused_whole(lines: list[str], tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry:
         with pytest.raises(HnetkitError):
-            imported(registry, [*lines, SUBSCRIPTION])
+            import_records(registry, [*lines, SUBSCRIPTION])
         assert registry.subscriptions.rows() == []
 
 
@@ -225,7 +224,7 @@ def test_a_network_of_any_other_shape_is_named_and_the_other_lines_are_taken_in(
 ) -> None:
     line = json.dumps({**row(1), "kind": "network", "tags": ["x"], **change})
     with Registry(tmp_path / "r.db") as registry:
-        found = imported(registry, [HEAD, SUBSCRIPTION, line, json.dumps({**row(2), "kind": "network"})])
+        found = import_records(registry, [HEAD, SUBSCRIPTION, line, json.dumps({**row(2), "kind": "network"})])
         assert dict(found.counts) == {"subscription": 1, "network": 1}
         (failure,) = found.failures
         assert failure.startswith("line 3: ")
@@ -251,7 +250,7 @@ def test_a_line_that_is_wrong_is_named_and_the_other_lines_are_taken_in(
     tmp_path: Path, line: bytes, reason: str
 ) -> None:
     with Registry(tmp_path / "r.db") as registry:
-        found = imported(registry, [HEAD, line, SUBSCRIPTION.encode()])
+        found = import_records(registry, [HEAD, line, SUBSCRIPTION.encode()])
         (failure,) = found.failures
         assert failure.startswith("line 2: ")
         assert reason in failure
@@ -263,7 +262,7 @@ def test_a_line_that_is_wrong_is_named_and_the_other_lines_are_taken_in(
 def test_a_filter_that_a_later_version_knows_is_left_out(tmp_path: Path) -> None:
     line = '{"kind": "subscription", "name": "b", "filters": {"nsfw": true, "mood": 7}}'
     with Registry(tmp_path / "r.db") as registry:
-        assert imported(registry, [HEAD, line]).failures == ()
+        assert import_records(registry, [HEAD, line]).failures == ()
         assert registry.subscriptions.rows()[0]["filters"] == {"nsfw": True}
 
 
@@ -279,7 +278,7 @@ def test_an_alias_that_is_none_is_left_out_by_name_and_the_rest_of_its_line_is_t
 ) -> None:
     line = json.dumps({**row(1), "kind": "network", "tags": ["x"], "aliases": [alias, "best"]})
     with Registry(tmp_path / "r.db") as registry:
-        found = imported(registry, [HEAD, line])
+        found = import_records(registry, [HEAD, line])
         assert (dict(found.counts), found.failed) == ({"network": 1}, 1)
         (failure,) = found.failures
         assert failure.startswith("line 2: left out: ")
@@ -295,7 +294,7 @@ def test_an_alias_that_is_the_name_of_another_networks_file_is_left_out_by_name(
     with Registry(home / "r.db") as registry:
         list(scan(registry, [tmp_path]))
         line = json.dumps({**row(1), "kind": "network", "aliases": ["ink", "best"]})
-        (failure,) = imported(registry, [HEAD, line]).failures
+        (failure,) = import_records(registry, [HEAD, line]).failures
         assert "ink is the name of" in failure
         assert registry.networks.of_contents([row(1)["content_hash"]])[0]["aliases"] == ["best"]
 
@@ -303,7 +302,7 @@ def test_an_alias_that_is_the_name_of_another_networks_file_is_left_out_by_name(
 def test_of_very_many_aliases_that_are_none_the_first_are_named_and_all_are_counted(tmp_path: Path) -> None:
     line = json.dumps({**row(1), "kind": "network", "aliases": [f"-{n}" for n in range(5000)]})
     with Registry(tmp_path / "r.db") as registry:
-        (failure,) = imported(registry, [HEAD, line]).failures
+        (failure,) = import_records(registry, [HEAD, line]).failures
         assert failure.startswith("line 2: left out 5,000, of which the first are: '-0' cannot be an alias")
         assert len(failure) < 400
 
@@ -311,25 +310,25 @@ def test_of_very_many_aliases_that_are_none_the_first_are_named_and_all_are_coun
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        *(({"kind": kind, "name": "b"}, "no record of hnetkit") for kind in (None, 5, [], {}, True, ["network"])),
-        ({"name": "b"}, "no record of hnetkit"),
-        ({"kind": ""}, "of another kind"),
-        ({"kind": "Network"}, "of another kind: Network"),
-        ({"kind": "x" * 2_000_000}, "of another kind: xxx"),
-        ({"kind": "\x1b[31m\u202e"}, "of another kind: \\x1b[31m\\u202e"),
-        ({"kind": "hnetkit", "version": 99}, "written in form 99"),
-        ({"kind": "hnetkit", "version": "9" * 2_000_000}, "written in form 999"),
-        ({"kind": "model", "source": "civitai", "raw": {}}, "no record of a model of civitai"),
-        ({"kind": "model", "source": "civitai", "raw": {"id": 5}, "id": "6"}, "or of another one"),
-        ({"kind": "model", "source": "huggingface", "raw": {"id": "a/b"}}, "no record of a model of huggingface"),
-        ({"kind": "model", "source": "y" * 2_000_000, "raw": {"id": 5}}, "no record of a model of yyy"),
+        *(({"kind": kind, "name": "b"}, "not a record of hnetkit") for kind in (None, 5, [], {}, True, ["network"])),
+        ({"name": "b"}, "not a record of hnetkit"),
+        ({"kind": ""}, "of an unknown kind"),
+        ({"kind": "Network"}, "of an unknown kind: Network"),
+        ({"kind": "x" * 2_000_000}, "of an unknown kind: xxx"),
+        ({"kind": "\x1b[31m\u202e"}, "of an unknown kind: \\x1b[31m\\u202e"),
+        ({"kind": "hnetkit", "version": 99}, "unknown format version 99"),
+        ({"kind": "hnetkit", "version": "9" * 2_000_000}, "unknown format version 999"),
+        ({"kind": "model", "source": "civitai", "raw": {}}, "not a record of a model of civitai"),
+        ({"kind": "model", "source": "civitai", "raw": {"id": 5}, "id": "6"}, "or of another model"),
+        ({"kind": "model", "source": "huggingface", "raw": {"id": "a/b"}}, "not a record of a model of huggingface"),
+        ({"kind": "model", "source": "y" * 2_000_000, "raw": {"id": 5}}, "not a record of a model of yyy"),
     ],
 )
 def test_a_line_of_which_nothing_can_be_made_is_named_in_few_words_and_not_counted(
     tmp_path: Path, record: dict[str, object], reason: str
 ) -> None:
     with Registry(tmp_path / "r.db") as registry:
-        found = imported(registry, [HEAD, json.dumps(record), SUBSCRIPTION])
+        found = import_records(registry, [HEAD, json.dumps(record), SUBSCRIPTION])
         assert (dict(found.counts), found.failed) == ({"subscription": 1}, 1)
         (failure,) = found.failures
         assert failure.startswith("line 2: ")
@@ -343,38 +342,38 @@ def test_a_line_of_which_nothing_can_be_made_is_named_in_few_words_and_not_count
 def test_a_first_line_of_another_form_is_named_in_few_words(tmp_path: Path) -> None:
     with (
         Registry(tmp_path / "r.db") as registry,
-        pytest.raises(HnetkitError, match="line 1: written in form") as caught,
+        pytest.raises(HnetkitError, match="line 1: unknown format version") as caught,
     ):
-        imported(registry, [json.dumps({"kind": "hnetkit", "version": "9" * 2_000_000})])
+        import_records(registry, [json.dumps({"kind": "hnetkit", "version": "9" * 2_000_000})])
     assert len(str(caught.value)) < 400
 
 
 def test_several_exports_in_a_row_are_one(tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry:
-        found = imported(registry, [HEAD, SUBSCRIPTION, HEAD, SUBSCRIPTION])
+        found = import_records(registry, [HEAD, SUBSCRIPTION, HEAD, SUBSCRIPTION])
         assert (dict(found.counts), found.failures) == ({"subscription": 2}, ())
 
 
 def test_what_the_hub_says_of_a_repository_travels_too(tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry, Registry(tmp_path / "other.db") as other:
         with registry.write():
-            hub.record(registry, hub.Repo("a/b", "0a" * 20, ("ink",), 7))
-        lines = [json.dumps(record) for record in exported(registry)]
-        assert dict(imported(other, lines).counts) == {"model": 1}
-        assert [json.dumps(record) for record in exported(other)] == lines
+            huggingface.store_repo(registry, huggingface.Repo("a/b", "0a" * 20, ("ink",), 7))
+        lines = [json.dumps(record) for record in export_records(registry)]
+        assert dict(import_records(other, lines).counts) == {"model": 1}
+        assert [json.dumps(record) for record in export_records(other)] == lines
 
 
 def test_odd_parts_of_a_sites_record_are_named_and_the_rest_of_it_is_taken_in(tmp_path: Path) -> None:
     raw = {"id": 5, "modelVersions": [{}, {"id": 6, "files": [{"id": 7}, "x"]}]}
     with Registry(tmp_path / "r.db") as registry:
-        found = imported(registry, [HEAD, json.dumps({"kind": "model", "source": "civitai", "raw": raw})])
+        found = import_records(registry, [HEAD, json.dumps({"kind": "model", "source": "civitai", "raw": raw})])
         assert found.failures == ("line 2: left out: versions without a number (1), files without a number (1)",)
         assert [file["file_id"] for file in registry.catalogue.files()] == ["7"]
 
 
 def test_of_very_many_wrong_lines_the_first_are_named_and_all_are_counted(tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry:
-        found = imported(registry, [HEAD, *["x"] * 3000, SUBSCRIPTION])
+        found = import_records(registry, [HEAD, *["x"] * 3000, SUBSCRIPTION])
         assert (len(found.failures), found.failed) == (1000, 3000)
         assert dict(found.counts) == {"subscription": 1}
 
@@ -386,7 +385,7 @@ def test_a_network_on_many_lines_is_looked_up_by_its_hash_alone(tmp_path: Path) 
     def time_of(count: int) -> float:
         with Registry(tmp_path / f"{count}.db") as registry:
             began = time.process_time()
-            assert imported(registry, lines(count)).counts == {"network": count}
+            assert import_records(registry, lines(count)).counts == {"network": count}
             assert len(registry.networks.rows()[0]["tags"]) == count
             return time.process_time() - began
 
@@ -397,7 +396,7 @@ def test_a_network_on_many_lines_is_looked_up_by_its_hash_alone(tmp_path: Path) 
 @pytest.mark.parametrize("lines", [[], ["\n", "  \n"]])
 def test_a_file_with_nothing_in_it_is_no_export(lines: list[str], open_session: Callable[..., FetchSession]) -> None:
     with Sites(World.make(1)) as sites, pytest.raises(HnetkitError, match="it is empty"):
-        imported(open_session(sites).registry, lines)
+        import_records(open_session(sites).registry, lines)
 
 
 def test_what_could_not_be_fetched_again_is_still_missing_for_the_next_repair(site: Sites, here: FetchSession) -> None:
@@ -406,12 +405,12 @@ def test_what_could_not_be_fetched_again_is_still_missing_for_the_next_repair(si
     lost.unlink()
     site.faults.add(Fault("N", "api", times=1, status=410))
     for state in ("failed", "done"):
-        (damage,) = damages(here.registry)
-        (job,) = here.run([take_up(here.registry, damage)])  # type: ignore[list-item]
+        (damage,) = find_damage(here.registry)
+        (job,) = here.run([requeue_damaged(here.registry, damage)])  # type: ignore[list-item]
         assert job.state == state
         forget_moved(here.registry, [damage])
     assert lost.is_file()
-    assert list(damages(here.registry)) == []
+    assert list(find_damage(here.registry)) == []
 
 
 def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: FetchSession, tmp_path: Path) -> None:
@@ -420,11 +419,11 @@ def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: Fet
     (tmp_path / "mine").mkdir()
     moved.rename(tmp_path / "mine" / moved.name)
     list(scan(here.registry, [tmp_path / "mine"]))
-    (damage,) = damages(here.registry)
-    (job,) = here.run([take_up(here.registry, damage)])  # type: ignore[list-item]
+    (damage,) = find_damage(here.registry)
+    (job,) = here.run([requeue_damaged(here.registry, damage)])  # type: ignore[list-item]
     assert (job.state, job.code) == ("done", "had")
     forget_moved(here.registry, [damage])
-    assert list(damages(here.registry)) == []
+    assert list(find_damage(here.registry)) == []
     assert not moved.exists()
 
 
@@ -438,7 +437,7 @@ def test_repair_brings_no_other_content_than_was_there(
         site.world.replace_file(file["id"])
     monkeypatch.setenv("HNETKIT_CIVITAI_URL", site.civitai_url)
     assert run(["repair"]) != 0
-    assert f"asked for was {sha256}" in capsys.readouterr().out
+    assert f"you asked for {sha256}" in capsys.readouterr().out
     assert not lost.exists()
 
 
@@ -455,11 +454,11 @@ def test_taking_up_what_is_missing_takes_as_long_for_each_in_a_large_library(tmp
                     job = registry.jobs.add(f"civitai:{number}", values)
                     registry.jobs.set_state(job.id, "done")
                     registry.jobs.add_install(str(path), job.id, "network", sha256)
-            found = list(damages(registry))
+            found = list(find_damage(registry))
             assert len(found) == count
             began = time.process_time()
             for damage in found[:30]:
-                take_up(registry, damage)
+                requeue_damaged(registry, damage)
             assert len(registry.files.missing()) == 30
             return time.process_time() - began
 
@@ -478,8 +477,8 @@ def test_a_link_that_a_person_put_in_the_place_of_a_file_is_kept_and_leads_where
     mine.write_bytes(b"my own work")
     path.unlink()
     path.symlink_to(os.path.relpath(mine, path.parent))
-    (damage,) = damages(here.registry)
-    take_up(here.registry, damage)
+    (damage,) = find_damage(here.registry)
+    requeue_damaged(here.registry, damage)
     kept = here.folder / ".quarantine" / f"{path.name}.bad"
     assert kept.is_symlink()
     assert kept.read_bytes() == mine.read_bytes() == b"my own work"
@@ -507,4 +506,4 @@ def test_an_import_of_holes_is_refused_at_once(home: Path, tmp_path: Path, capsy
     path.write_text('{"kind": "hnetkit", "version": 1}\n')
     os.truncate(path, 200 << 30)
     assert run(["import", str(path)]) == 2
-    assert "which no export has" in capsys.readouterr().err
+    assert "as no export is" in capsys.readouterr().err

@@ -22,9 +22,9 @@ from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from hnetkit.kernels.configs import NORM_ROWS, FusedTiles, Tiles, fused_tiles, gradient_tiles, linear_tiles
-from hnetkit.kernels.triton_backward import gradient_kernel
-from hnetkit.kernels.triton_fused import fused_kernel
-from hnetkit.kernels.triton_linear import linear_kernel, norm_kernel
+from hnetkit.kernels.gpu.backward import gradient_kernel
+from hnetkit.kernels.gpu.fused import fused_kernel
+from hnetkit.kernels.gpu.linear import linear_kernel, norm_kernel
 
 GPUS = (80, 86, 89, 90)
 CONTEXTS = ((128, 1280), (512, 1280), (8192, 320), (2048, 640), (2048, 1280), (32768, 640))
@@ -56,10 +56,19 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signa
     numbers = dict.fromkeys(("rows", "columns", "depth", "width", "normed_width", "strength_side"), "i32")
     numbers |= {"x_side": "i64", "residual_side": "i64", "epsilon": "fp32"}
     constants = {
-        **{"ACTIVATION": "none" if is_last else activation, "IS_NORMED": is_last and norm, "HAS_RESIDUAL": is_last},
-        **{"HAS_OUT": True, "HAS_TOTAL": is_last, "HAS_STATS": norm and not is_last, "PART": tiles.columns},
-        **{"BY_DESCRIPTOR": tiles.by_descriptor, "WHOLE": True, "PRECISION": "ieee"},
-        **{"BLOCK_ROWS": tiles.rows, "BLOCK_COLUMNS": tiles.columns, "BLOCK_DEPTH": tiles.depth},
+        "ACTIVATION": "none" if is_last else activation,
+        "IS_NORMED": is_last and norm,
+        "HAS_RESIDUAL": is_last,
+        "HAS_OUT": True,
+        "HAS_TOTAL": is_last,
+        "HAS_STATS": norm and not is_last,
+        "PART": tiles.columns,
+        "BY_DESCRIPTOR": tiles.by_descriptor,
+        "WHOLE": True,
+        "PRECISION": "ieee",
+        "BLOCK_M": tiles.rows,
+        "BLOCK_N": tiles.columns,
+        "BLOCK_K": tiles.depth,
     }
     return linear_kernel, pointers | numbers, constants
 
@@ -74,14 +83,17 @@ def fused(
     numbers = {**dict.fromkeys(("rows", "count", "strength_side"), "i32"), "epsilon": "fp32"}
     constants = {
         "kept": 1,  # of two networks: Triton makes a constant of a number that is 1
-        **{
-            "HIDDEN": 640,
-            "HIDDEN_WIDTH": 640,
-            "ACTIVATION": activation,
-            "LAST_ACTIVATION": activation if norm else "none",
-        },
-        **{"HIDDEN_NORM": norm, "LAST_NORM": norm, "IS_FIRST": is_first, "HAS_TOTAL": True},
-        **{"BLOCK_ROWS": tiles.rows, "BLOCK_HIDDEN": tiles.hidden, "STAGES": tiles.stages},
+        "HIDDEN": 640,
+        "HIDDEN_WIDTH": 640,
+        "ACTIVATION": activation,
+        "LAST_ACTIVATION": activation if norm else "none",
+        "HIDDEN_NORM": norm,
+        "LAST_NORM": norm,
+        "IS_FIRST": is_first,
+        "HAS_TOTAL": True,
+        "BLOCK_M": tiles.rows,
+        "BLOCK_H": tiles.hidden,
+        "STAGES": tiles.stages,
     }
     return fused_kernel, pointers | numbers, constants
 
@@ -90,8 +102,12 @@ def gradient(tiles: Tiles, *, activation: str) -> Signature:
     """A product of the backward pass, through an activation."""
     names = ("gradient_ptr", "weight_ptr", "before_ptr", "out_ptr", "activated_ptr")
     constants = {
-        **{"ACTIVATION": activation, "HAS_BEFORE": True, "PRECISION": "ieee"},
-        **{"BLOCK_ROWS": tiles.rows, "BLOCK_COLUMNS": tiles.columns, "BLOCK_DEPTH": tiles.depth},
+        "ACTIVATION": activation,
+        "HAS_BEFORE": True,
+        "PRECISION": "ieee",
+        "BLOCK_M": tiles.rows,
+        "BLOCK_N": tiles.columns,
+        "BLOCK_K": tiles.depth,
     }
     return gradient_kernel, {**dict.fromkeys(names, HALF), "rows": "i32", "columns": "i32", "depth": "i32"}, constants
 
@@ -103,7 +119,7 @@ def norm_alone() -> Signature:
     return (
         norm_kernel,
         {**dict.fromkeys(names, WIDE), "out_ptr": HALF, **numbers},
-        {"HAS_TOTAL": True, "BLOCK_ROWS": NORM_ROWS, "BLOCK_COLUMNS": 2048},
+        {"HAS_TOTAL": True, "BLOCK_M": NORM_ROWS, "BLOCK_N": 2048},
     )
 
 

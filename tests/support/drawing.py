@@ -7,10 +7,10 @@ from typing import Any
 
 from hnetkit.formats import load
 from hnetkit.generate import draw_grid
+from hnetkit.generate.drawing import draw
 from hnetkit.generate.grids.run import DrawnGrid
 from hnetkit.generate.model import Model
-from hnetkit.generate.networks import Network, put_on_one
-from hnetkit.generate.picture import draw
+from hnetkit.generate.prompt_networks import ResolvedNetwork, attach_network
 from hnetkit.generate.request import Request
 
 REQUEST = Request("a red circle", 5, steps=3, cfg_scale=7.0, width=16, height=16, sampler="Euler a")
@@ -24,7 +24,7 @@ def load_all(model: Model, folder: Path, *names: str) -> list[str]:
     """Returns what the networks of these files are called on the pipeline."""
     loaded: list[str] = []
     for name in names:
-        loaded.append(put_on_one(model.pipe, Network(name, load(folder / f"{name}.pt")), loaded))
+        loaded.append(attach_network(model.pipe, ResolvedNetwork(name, load(folder / f"{name}.pt")), loaded))
     return loaded
 
 

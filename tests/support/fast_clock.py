@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from hnetkit.sources.pace import RealClock
+from hnetkit.sources.http import RealClock
 
 
 class FastClock(RealClock):

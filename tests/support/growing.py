@@ -68,7 +68,7 @@ def shown(path: Path, data: bytes) -> Action:
     return command("inspect", path, "--json")
 
 
-FILES = ("hnetkit.cli.files", "hnetkit.cli.picture_rows", "hnetkit.generate.picture_facts")
+FILES = ("hnetkit.cli.files", "hnetkit.cli.picture_rows", "hnetkit.generate.image_settings")
 LIBRARY = ("hnetkit.cli.library", "hnetkit.library.sidecars")
 
 # --- pickles: in a zip, and stacked
@@ -208,7 +208,7 @@ def a_note_of_many_lists(folder: Path, factor: int) -> Action:
 # --- embeddings, checkpoints, LoRAs
 
 
-@case("embedding", "hnetkit.generate.loading.embeddings", "torch")
+@case("embedding", "hnetkit.generate.loading.extra_networks", "torch")
 def an_embedding_of_many_views(folder: Path, factor: int) -> Action:
     numel = 60_000 * factor
     views = b"".join(
@@ -219,7 +219,7 @@ def an_embedding_of_many_views(folder: Path, factor: int) -> Action:
     (folder / "word.pt").write_bytes(data)
 
     def act() -> None:
-        from hnetkit.generate.loading.embeddings import read_vectors
+        from hnetkit.generate.loading.extra_networks import read_vectors
 
         read_vectors(folder / "word.pt")
 
@@ -239,14 +239,14 @@ def a_checkpoint_whose_tensors_span_the_file(folder: Path, factor: int) -> Actio
     def act() -> None:
         import torch
 
-        from hnetkit.generate.loading.state_dicts import read_state_dict
+        from hnetkit.generate.loading.checkpoints import read_state_dict
 
         read_state_dict(folder / "a.ckpt").part("model.diffusion_model.", torch.float16)
 
     return act
 
 
-@case("LoRA", "hnetkit.generate.loras", "torch")
+@case("LoRA", "hnetkit.generate.loading.extra_networks", "torch")
 def a_lora_of_many_tensors(folder: Path, factor: int) -> Action:
     name = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
     header = {
@@ -256,14 +256,14 @@ def a_lora_of_many_tensors(folder: Path, factor: int) -> Action:
     (folder / "a.safetensors").write_bytes(hostile_files.safetensors_of(header, b""))
 
     def act() -> None:
-        from hnetkit.generate.loras import read_lora
+        from hnetkit.generate.loading.extra_networks import read_lora
 
         read_lora(folder / "a.safetensors")
 
     return act
 
 
-@case("LoRA", "hnetkit.generate.loras", "torch")
+@case("LoRA", "hnetkit.generate.loading.extra_networks", "torch")
 def a_lora_that_says_much_of_itself(folder: Path, factor: int) -> Action:
     tensor = {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4]}
     said = {"lora_adapter_metadata": '{"unet.alpha_pattern":{"a":[' + "{}," * 100_000 * factor + "{}]}}"}
@@ -271,7 +271,7 @@ def a_lora_that_says_much_of_itself(folder: Path, factor: int) -> Action:
     (folder / "a.safetensors").write_bytes(hostile_files.safetensors_of(header, b"\0" * 4))
 
     def act() -> None:
-        from hnetkit.generate.loras import read_lora
+        from hnetkit.generate.loading.extra_networks import read_lora
 
         read_lora(folder / "a.safetensors")
 
@@ -291,7 +291,7 @@ def model_folder(folder: Path, changed: str, data: str) -> Action:
     return act
 
 
-MODEL = ("hnetkit.generate.model", "hnetkit.generate.loading.folders", "diffusers", "transformers")
+MODEL = ("hnetkit.generate.model", "hnetkit.generate.loading.diffusers_folder", "diffusers", "transformers")
 
 
 @case("model folder", *MODEL)
@@ -480,20 +480,20 @@ def a_table_of_many_rows(folder: Path, factor: int) -> Action:
 HEADER = '{"kind": "hnetkit", "version": 1}\n'
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
 def a_line_of_many_objects(folder: Path, factor: int) -> Action:
     (folder / "a.jsonl").write_text(HEADER + '{"kind":"network","tags":[' + "{}," * 500_000 * factor + "{}]}\n")
     return command("import", folder / "a.jsonl")
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
 def many_lines(folder: Path, factor: int) -> Action:
     line = '{"kind": "subscription", "name": "n%d", "filters": {"creator": "x"}}\n'
     (folder / "a.jsonl").write_text(HEADER + "".join(line % n for n in range(5_000 * factor)))
     return command("import", folder / "a.jsonl")
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.portable_file")
+@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
 def many_networks(folder: Path, factor: int) -> Action:
     network = {
         **{"kind": "network", "name": "a", "widths": [768], "layer_structure": [1, 2, 1], "activation": "relu"},
@@ -528,7 +528,7 @@ def a_recipe_of_many_objects(folder: Path, factor: int) -> Action:
     return act
 
 
-@case("checkpoint of a training", "hnetkit.train.state")
+@case("checkpoint of a training", "hnetkit.train.checkpoints")
 def a_training_state_of_many_objects(folder: Path, factor: int) -> Action:
     at = folder / "states" / "00000001"
     at.mkdir(parents=True)
@@ -536,9 +536,9 @@ def a_training_state_of_many_objects(folder: Path, factor: int) -> Action:
     (at / "state.json").write_text('{"content":[' + "{}," * 500_000 * factor + "{}]}")
 
     def act() -> None:
-        from hnetkit.train.state import States
+        from hnetkit.train.checkpoints import Checkpoints
 
-        States(folder / "states").read()
+        Checkpoints(folder / "states").read()
 
     return act
 
@@ -546,42 +546,42 @@ def a_training_state_of_many_objects(folder: Path, factor: int) -> Action:
 # --- archives and answers of sites
 
 
-@case("archive", "hnetkit.sources.unpack")
+@case("archive", "hnetkit.sources.archives")
 def an_archive_of_many_members(folder: Path, factor: int) -> Action:
     with zipfile.ZipFile(folder / "a.zip", "w") as archive:
         for n in range(20_000 * factor):
             archive.writestr(f"{n}.txt", b"")
 
     def act() -> None:
-        from hnetkit.sources.unpack import holds_models, unpacked
+        from hnetkit.sources.archives import extract_models, holds_models
 
         holds_models(folder / "a.zip")
-        list(unpacked(folder / "a.zip", folder / "out"))
+        list(extract_models(folder / "a.zip", folder / "out"))
 
     return act
 
 
-@case("archive", "hnetkit.sources.unpack")
+@case("archive", "hnetkit.sources.archives")
 def an_archive_that_unpacks_to_much(folder: Path, factor: int) -> Action:
     with zipfile.ZipFile(folder / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for n in range(4 * factor):
             archive.writestr(f"{n}.pt", b"\0" * 20_000_000)
 
     def act() -> None:
-        from hnetkit.sources.unpack import unpacked
+        from hnetkit.sources.archives import extract_models
 
-        list(unpacked(folder / "a.zip", folder / "out"))
+        list(extract_models(folder / "a.zip", folder / "out"))
 
     return act
 
 
-@case("API answer", "hnetkit.sources.shapes")
+@case("API answer", "hnetkit.sources.civitai_models")
 def a_description_of_unclosed_signs(folder: Path, factor: int) -> Action:
     texts = [sign * (40_000 * factor // len(sign)) for sign in ("<!--", "<a ", "<![", "</", '<a b="')]
     (folder / "answer.json").write_text(json.dumps(texts))
 
     def act() -> None:
-        from hnetkit.sources.shapes import plain_text
+        from hnetkit.sources.civitai_models import plain_text
 
         for text in texts:
             plain_text(text)
@@ -589,15 +589,15 @@ def a_description_of_unclosed_signs(folder: Path, factor: int) -> Action:
     return act
 
 
-@case("API answer", "hnetkit.sources.shapes")
+@case("API answer", "hnetkit.sources.civitai_models")
 def a_model_of_many_odd_versions(folder: Path, factor: int) -> Action:
     version = {"id": 1, "files": [{"id": 1, "name": "a.pt", "hashes": {}}], "images": [{}]}
     model = {"id": 1, "name": "a", "type": "Hypernetwork", "modelVersions": [version] * 5_000 * factor}
     (folder / "answer.json").write_text(json.dumps(model))
 
     def act() -> None:
-        from hnetkit.sources.shapes import model_of
+        from hnetkit.sources.civitai_models import parse_model
 
-        model_of(model)
+        parse_model(model)
 
     return act

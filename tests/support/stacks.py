@@ -11,8 +11,8 @@ import torch
 from networks import ACTIVATIONS as TORCH_MODULES
 from torch import Tensor
 
-from hnetkit.kernels.mlp import MLPWeights, StageWeights
-from hnetkit.kernels.prepared import Prepared, pack_pair
+from hnetkit.kernels.executor import StackExecutor, pack_pair
+from hnetkit.kernels.weights import MLPWeights, StageWeights
 
 
 def random_mlp(
@@ -70,7 +70,7 @@ def through(path: str, x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor)
 
 def _through(path: str, x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor) -> Tensor:
     pairs = [pack_pair(mlp, mlp, path) for mlp in mlps]
-    return Prepared(pairs, path, [1]).apply(x, torch.stack([strengths] * 2), [[True] * len(mlps)] * 2)[1]
+    return StackExecutor(pairs, path, [1]).apply(x, torch.stack([strengths] * 2), [[True] * len(mlps)] * 2)[1]
 
 
 def torch_modules(mlp: MLPWeights, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from fetching import EVERYTHING
 
 from hnetkit.cli.ending import stopping_on_signals
 from hnetkit.sources.civitai import Civitai
-from hnetkit.sources.pace import Stopped
+from hnetkit.sources.http import Stopped
 from hnetkit.sources.session import FetchSession
 
 

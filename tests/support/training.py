@@ -12,10 +12,10 @@ from PIL import Image
 
 from hnetkit.generate.model import Model
 from hnetkit.train.data import read_data
-from hnetkit.train.loop import Callbacks, Result, train
-from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.recipe import Recipe
-from hnetkit.train.unet_hooks import Stacks
+from hnetkit.train.trainer import Callbacks, TrainingResult, train
+from hnetkit.train.unet_hooks import BatchStacks
 
 CAPTIONS = ("a red circle", "a blue star, small", "a green square", "a black dot", "a white line")
 
@@ -36,9 +36,9 @@ def make_picture(path: Path, size: tuple[int, int], seed: int = 0, *, mode: str 
     Image.fromarray(noise.numpy(), mode).save(path)
 
 
-def alone(network: TrainedNetwork) -> Stacks:
+def alone(network: TrainedNetwork) -> BatchStacks:
     """Returns stacks of one network at full strength."""
-    return Stacks({"ink": network})
+    return BatchStacks({"ink": network})
 
 
 def small_recipe(pictures: Path, **changes: Any) -> Recipe:
@@ -57,7 +57,9 @@ def small_recipe(pictures: Path, **changes: Any) -> Recipe:
     return replace(plain, **changes)
 
 
-def run_training(recipe: Recipe, model: Model, folder: Path, said: list[str] | None = None, **how: Any) -> Result:
+def run_training(
+    recipe: Recipe, model: Model, folder: Path, said: list[str] | None = None, **how: Any
+) -> TrainingResult:
     """Trains, and puts what was said into `said`."""
-    told = Callbacks(note=(said if said is not None else []).append)
-    return train(recipe, model, read_data(recipe), folder, told=told, **how)
+    callbacks = Callbacks(note=(said if said is not None else []).append)
+    return train(recipe, model, read_data(recipe), folder, callbacks=callbacks, **how)

@@ -8,10 +8,10 @@ import torch
 from stacks import cast, context, random_mlp, relative, torch_modules
 from torch import Tensor
 
-from hnetkit.kernels import reference, stacked
-from hnetkit.kernels.devices import is_interpreted
-from hnetkit.kernels.mlp import MLPWeights, StageWeights
-from hnetkit.kernels.packing import pack
+from hnetkit.kernels import reference
+from hnetkit.kernels.gpu import op
+from hnetkit.kernels.gpu.device import is_interpreted
+from hnetkit.kernels.weights import MLPWeights, StageWeights, pack
 
 DEVICE = "cpu" if is_interpreted() else "cuda"
 LIMITS = {torch.float32: 5e-6, torch.float16: 1.5e-3}
@@ -48,8 +48,8 @@ def numbers_for(count: int) -> Tensor:
 def run(x: Tensor, sides: Sides, strengths: Tensor, path: str) -> Tensor:
     """A stack by Triton kernels: ``[2, ..., d]``."""
     pairs = [pack([there(k), there(v)], for_kernels=True) for k, v in zip(*sides, strict=True)]
-    flat = stacked.flatten(stacked.arrange(pairs, path))
-    return stacked.apply(x.to(DEVICE), flat, strengths.to(DEVICE), path).cpu()
+    flat = op.flatten(op.arrange(pairs, path))
+    return op.apply(x.to(DEVICE), flat, strengths.to(DEVICE), path).cpu()
 
 
 def require_right(got: Tensor, x: Tensor, sides: Sides, strengths: Tensor) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from hnetkit.errors import UsageError
-from hnetkit.train.as_json import from_json, to_json
-from hnetkit.train.build import INITIALISATIONS, Build
+from hnetkit.train.build import INITIALIZATIONS, Build
+from hnetkit.train.recipe import dataclass_from_json, dataclass_to_json
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"structure": ()}, "starts and ends with 1"),
@@ -44,9 +44,9 @@ def test_a_build_that_cannot_be_meant_is_refused_in_one_line(settings: dict[str,
     assert fault in str(caught.value)
 
 
-@pytest.mark.parametrize("name", [*INITIALISATIONS, *INITIALISATIONS.values(), "Xavier_Normal"])
+@pytest.mark.parametrize("name", [*INITIALIZATIONS, *INITIALIZATIONS.values(), "Xavier_Normal"])
 def test_an_initialisation_has_a1111s_name_or_ours(name: str) -> None:
-    assert Build(initialisation=name).initialisation in INITIALISATIONS
+    assert Build(initialisation=name).initialisation in INITIALIZATIONS
 
 
 def test_linear_is_no_activation_and_capitals_do_not_matter() -> None:
@@ -71,22 +71,22 @@ def test_a_build_survives_json() -> None:
         widths=(768, 320),
         sides=("v",),
     )
-    assert from_json(Build, json.loads(json.dumps(to_json(build))), "build") == build
+    assert dataclass_from_json(Build, json.loads(json.dumps(dataclass_to_json(build))), "build") == build
     assert (build.widths, build.structure) == ((320, 768), (1.0, 2.5, 1.0))
 
 
 def test_widths_are_those_of_the_model_or_a_choice_of_them() -> None:
-    assert Build().chosen([320, 768, 320, 64]) == (64, 320, 768)
-    assert Build(widths=(768,)).chosen([320, 768]) == (768,)
+    assert Build().trained_widths([320, 768, 320, 64]) == (64, 320, 768)
+    assert Build(widths=(768,)).trained_widths([320, 768]) == (768,)
     with pytest.raises(UsageError, match="the model has no contexts of width 1024") as caught:
-        Build(widths=(768, 1024)).chosen([320, 768])
+        Build(widths=(768, 1024)).trained_widths([320, 768])
     assert caught.value.hint == "its widths are 320, 768"
 
 
 def test_a_layer_without_values_is_refused() -> None:
-    assert Build(structure=(1, 0.01, 1)).chosen([320]) == (320,)
+    assert Build(structure=(1, 0.01, 1)).trained_widths([320]) == (320,)
     with pytest.raises(UsageError, match=r"a layer of 0\.01 times 64 has no values"):
-        Build(structure=(1, 0.01, 1)).chosen([64, 320])
+        Build(structure=(1, 0.01, 1)).trained_widths([64, 320])
 
 
 def test_one_side_is_not_trained_alone_where_the_other_could_not_be_silent() -> None:

@@ -258,11 +258,11 @@ def test_of_a_timm_config_the_library_sees_a_name_sizes_and_the_number_of_tags(
 ) -> None:
     from safetensors.torch import save_file
 
-    from hnetkit.train.preparing import caption_models
+    from hnetkit.train.preparing import captioners
 
     seen: list[Any] = []
     monkeypatch.setattr("transformers.TimmWrapperForImageClassification", object)
-    monkeypatch.setattr(caption_models, "_filled", lambda kind, config, *rest: seen.append(config))
+    monkeypatch.setattr(captioners, "_filled", lambda kind, config, *rest: seen.append(config))
     save_file({"head.bias": torch.zeros(len(TAGS))}, timm_folder(tmp_path) / "model.safetensors")
     change(
         tmp_path / "config.json",

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError
-from hnetkit.train.captions import BUILT_IN_TEMPLATES, MAX_TEXT, Template, caption_of, caption_warnings, vary
+from hnetkit.train.captions import MAX_TEXT, caption_of
+from hnetkit.train.data import BUILT_IN_TEMPLATES, Template, caption_warnings, vary
 
 FILEWORDS = Template("mine", ("[filewords]",))
 
@@ -114,24 +115,6 @@ def test_a_text_that_may_not_be_read_is_named(tmp_path: Path) -> None:
 )
 def test_without_a_text_the_file_name_less_its_leading_numbers_is_the_caption(file: str, caption: str) -> None:
     assert caption_of(Path(file)) == caption
-
-
-def test_a_pattern_finds_the_words_of_a_file_name() -> None:
-    file = Path("07-red_circle_[big]_v2.png")
-    assert caption_of(file, filename_pattern="[a-z]+") == "red circle big v"
-    assert caption_of(file, filename_pattern="([a-z]+)_", joiner=", ") == "red, circle"
-    assert caption_of(file, filename_pattern="(red)|[a-z]+", joiner="-") == "red---"  # as A1111: the group alone
-    assert caption_of(file, filename_pattern="nothing") == ""
-
-
-def test_a_pattern_leaves_a_written_caption_alone(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a red circle")
-    assert caption_of(tmp_path / "a.png", filename_pattern="x") == "a red circle"
-
-
-def test_a_pattern_that_is_none_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="not a regular expression"):
-        caption_of(Path("a.png"), filename_pattern="(")
 
 
 def test_a_caption_stays_as_it_is_where_nothing_varies() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hnetkit.train.convolutions import without_inputs_kept
+from hnetkit.train.frozen import without_kept_inputs
 
 KINDS = {
     "usual": nn.Conv2d(8, 6, 3, padding=1),
@@ -40,7 +40,7 @@ def _trained(model: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor, int]
 def test_outputs_and_gradients_are_the_same_bits(kind: str, dtype: torch.dtype) -> None:
     model = nn.Sequential(KINDS[kind]).to(dtype).requires_grad_(False)
     output, gradient, _ = _trained(model, dtype)
-    with without_inputs_kept(model):
+    with without_kept_inputs(model):
         ours, our_gradient, _ = _trained(model, dtype)
     assert torch.equal(ours, output)
     assert torch.equal(our_gradient, gradient)
@@ -49,7 +49,7 @@ def test_outputs_and_gradients_are_the_same_bits(kind: str, dtype: torch.dtype) 
 def test_nothing_of_the_input_is_kept_while_the_block_lasts() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.SiLU(), nn.Conv2d(8, 8, 1)).requires_grad_(False)
     _, _, plain = _trained(model, torch.float32)
-    with without_inputs_kept(model):
+    with without_kept_inputs(model):
         _, _, ours = _trained(model, torch.float32)
     _, _, after = _trained(model, torch.float32)
     image = 2 * 8 * 11 * 7 * 4
@@ -60,6 +60,6 @@ def test_a_forward_of_somebodys_own_is_left_to_them() -> None:
     model = nn.Sequential(nn.Conv2d(8, 6, 1)).requires_grad_(False)
     plain = model[0].forward
     model[0].forward = lambda image: plain(image) * 2  # as accelerate's offloading does
-    with without_inputs_kept(model):
+    with without_kept_inputs(model):
         assert torch.equal(model(torch.ones(1, 8, 2, 2)), plain(torch.ones(1, 8, 2, 2)) * 2)
     assert "forward" in vars(model[0])

@@ -18,11 +18,11 @@ from training import alone
 from hnetkit.errors import UsageError
 from hnetkit.formats.activations import NAMES
 from hnetkit.runtime.layers import find_layers
-from hnetkit.train.build import INITIALISATIONS, Build
-from hnetkit.train.modules import TrainedNetwork
+from hnetkit.train.build import INITIALIZATIONS, Build
+from hnetkit.train.network import TrainedNetwork
 
 EVERY = sorted(NAMES)
-BUILDS = list(itertools.product(INITIALISATIONS, (False, True)))
+BUILDS = list(itertools.product(INITIALIZATIONS, (False, True)))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def at_zero(name: str) -> tuple[float, float]:
 def test_with_zero_output_step_0_is_the_identity(pipe: Any, activation: str | None) -> None:
     with torch.no_grad():
         plain = called(pipe)
-        for build in allowed(activation, INITIALISATIONS):
+        for build in allowed(activation, INITIALIZATIONS):
             with alone(new_network(pipe, build)).on(pipe.unet):
                 assert torch.equal(called(pipe), plain), build
 
@@ -95,7 +95,7 @@ def test_zero_output_is_refused_exactly_where_it_cannot_be_or_cannot_learn(activ
 
 
 @pytest.mark.parametrize("activation", ["relu", "leakyrelu"])
-@pytest.mark.parametrize("initialisation", INITIALISATIONS)
+@pytest.mark.parametrize("initialisation", INITIALIZATIONS)
 def test_weights_are_drawn_as_a1111_draws_them(initialisation: str, activation: str) -> None:
     build = Build((1, 3, 1), activation, layer_norm=True, initialisation=initialisation, zero_output=False)
     modules = list(TrainedNetwork(build, [200], seed=0).mlp(200, "k").linear)

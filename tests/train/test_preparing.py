@@ -13,11 +13,18 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from hnetkit.errors import BadPicture, MissingPackage, NotFound, OutputExists, UsageError
-from hnetkit.train.preparing.crops import kept_share, largest_face, window, windows_along
-from hnetkit.train.preparing.folder import Folder, Prepared, Settings, require_place
-from hnetkit.train.preparing.opening import opened, picture_files, pictures_of_other_kinds
-from hnetkit.train.preparing.quality import Look, mixed_ratios, tag_counts, warnings_about
-from hnetkit.train.preparing.sizes import buckets_of, nearest, read_size
+from hnetkit.train.preparing.crops import (
+    buckets_of,
+    crop_window,
+    kept_share,
+    largest_face,
+    nearest,
+    parse_training_size,
+    windows_along,
+)
+from hnetkit.train.preparing.folder import PreparationSettings, PreparedImage, TrainingFolder, require_output_folder
+from hnetkit.train.preparing.images import image_files, open_rgb, unsupported_images
+from hnetkit.train.preparing.quality import ImageStats, mixed_ratios, tag_counts, warnings_about
 from tests.support.hostile_images import large_png
 from tests.support.pictures import different, face, noise, save
 
@@ -38,8 +45,8 @@ def out(tmp_path: Path) -> Path:
 
 def prepared(
     out: Path, *sources: Path, describe: Callable[[Image.Image], str] | None = None, **settings: object
-) -> list[Prepared]:
-    folder = Folder(out, Settings(**{"size": (64, 64), **settings}), describe=describe)  # type: ignore[arg-type]
+) -> list[PreparedImage]:
+    folder = TrainingFolder(out, PreparationSettings(**{"size": (64, 64), **settings}), describe=describe)  # type: ignore[arg-type]
     return [one for source in sources for one in folder.add(source)]
 
 
@@ -61,7 +68,7 @@ def test_scaling_is_lanczos(source: Path, out: Path) -> None:
     noise((128, 128)).save(source / "noise.png")
     (one,) = prepared(out, source / "noise.png")
     expected = noise((128, 128)).resize((64, 64), Image.Resampling.LANCZOS)
-    assert opened(one.path).tobytes() == expected.tobytes()
+    assert open_rgb(one.path).tobytes() == expected.tobytes()
 
 
 def test_the_originals_are_only_read(source: Path, out: Path) -> None:
@@ -79,7 +86,7 @@ def test_a_picture_is_turned_as_its_camera_says(source: Path, out: Path) -> None
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     image.save(source / "turned.jpg", exif=exif, quality=100)
     (one,) = prepared(out, source / "turned.jpg")
-    result = opened(one.path)
+    result = open_rgb(one.path)
     assert result.getpixel((60, 32))[0] > 200  # type: ignore[index]
     assert result.getpixel((3, 32))[2] > 200  # type: ignore[index]
     with Image.open(one.path) as written:
@@ -91,7 +98,7 @@ def test_transparency_stays_with_white_under_it_unless_it_is_flattened(source: P
     save(source, "ghost.png", colour=(0, 0, 0, 0))
     (one,) = prepared(out, source / "ghost.png", flatten=flatten)
     expected = (255, 255, 255) if flatten else (255, 255, 255, 0)
-    assert opened(one.path).getpixel((5, 5)) == expected
+    assert open_rgb(one.path).getpixel((5, 5)) == expected
 
 
 @pytest.mark.parametrize("name", ["grey.png", "palette.png", "deep.png", "cmyk.jpg"])
@@ -99,7 +106,7 @@ def test_every_mode_becomes_rgb(source: Path, out: Path, name: str) -> None:
     mode = {"grey": "L", "palette": "P", "deep": "I;16", "cmyk": "CMYK"}[name.split(".")[0]]
     Image.new(mode, (40, 40)).save(source / name)
     (one,) = prepared(out, source / name)
-    assert opened(one.path).mode == "RGB"
+    assert open_rgb(one.path).mode == "RGB"
 
 
 def test_the_mirrored_copy_is_beside_its_picture_with_the_same_caption(source: Path, out: Path) -> None:
@@ -107,7 +114,7 @@ def test_the_mirrored_copy_is_beside_its_picture_with_the_same_caption(source: P
     (source / "a.txt").write_text("a storm\n", encoding="utf-8")
     prepared(out, source / "a.png", flip=True)
     assert names(out) == ["a-flipped.png", "a-flipped.txt", "a.png", "a.txt"]
-    assert opened(out / "a-flipped.png").tobytes() == ImageOps.mirror(opened(out / "a.png")).tobytes()
+    assert open_rgb(out / "a-flipped.png").tobytes() == ImageOps.mirror(open_rgb(out / "a.png")).tobytes()
     assert {(out / name).read_text(encoding="utf-8") for name in ("a.txt", "a-flipped.txt")} == {"a storm\n"}
 
 
@@ -165,10 +172,10 @@ def test_entropy_keeps_the_part_with_most_to_see() -> None:
     for wide, corner in (((400, 100), (300, 0)), ((100, 400), (0, 280))):
         image = Image.new("RGB", wide, "white")
         image.paste(noise((100, 100)), corner)
-        box = window(image, (64, 64), "entropy")
+        box = crop_window(image, (64, 64), "entropy")
         assert abs(box[0] - corner[0]) <= 12
         assert abs(box[1] - corner[1]) <= 12
-    assert window(Image.new("RGB", (400, 100)), (64, 64), "entropy") == (150, 0, 250, 100)
+    assert crop_window(Image.new("RGB", (400, 100)), (64, 64), "entropy") == (150, 0, 250, 100)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="needs opencv-python-headless<5")
@@ -179,7 +186,7 @@ def test_a_crop_keeps_the_face(at: int) -> None:
     assert found
     assert found[0] < at < found[2]
     assert found[1] < 150 < found[3]
-    box = window(image, (64, 64), "face")
+    box = crop_window(image, (64, 64), "face")
     assert box[0] <= found[0]
     assert found[2] <= box[2]
     assert box[2] - box[0] == 300
@@ -187,25 +194,25 @@ def test_a_crop_keeps_the_face(at: int) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("cv2") is None, reason="needs opencv-python-headless<5")
 def test_without_a_face_the_middle_is_kept() -> None:
-    assert window(Image.new("RGB", (300, 100)), (64, 64), "face") == (100, 0, 200, 100)
+    assert crop_window(Image.new("RGB", (300, 100)), (64, 64), "face") == (100, 0, 200, 100)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cv2") is not None, reason="OpenCV is installed")
 def test_faces_without_opencv_say_what_to_install() -> None:
     with pytest.raises(MissingPackage) as error:
-        window(Image.new("RGB", (300, 100)), (64, 64), "face")
+        crop_window(Image.new("RGB", (300, 100)), (64, 64), "face")
     assert error.value.hint == 'pip install "opencv-python-headless<5"'
 
 
 @pytest.mark.parametrize(("text", "size"), [("512", (512, 512)), ("512x768", (512, 768)), ("64", (64, 64))])
 def test_a_size_is_read(text: str, size: tuple[int, int]) -> None:
-    assert read_size(text) == size
+    assert parse_training_size(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "0", "500", "512x", "x512", "512x770", "-64", "big", "1e3", "99992"])
 def test_what_is_no_size_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        read_size(text)
+        parse_training_size(text)
 
 
 @pytest.mark.parametrize(("side", "step"), [(512, 64), (1024, 64), (256, 32), (64, 8)])
@@ -261,23 +268,23 @@ def test_what_is_there_is_not_replaced_unless_asked(source: Path, out: Path) -> 
     assert (out / "a.png").read_bytes() == b"mine"
     assert names(out) == ["a.png"]
     (out / "a.txt").write_text("of another picture", encoding="utf-8")
-    (one,) = Folder(out, Settings((64, 64)), overwrite=True).add(path)
+    (one,) = TrainingFolder(out, PreparationSettings((64, 64)), overwrite=True).add(path)
     assert one.caption == "a"
     assert names(out) == ["a.png"]
 
 
 def test_a_place_that_must_not_be_written_to_is_refused(source: Path, out: Path) -> None:
     path = save(source, "a.png")
-    require_place(out, source, overwrite=False)
-    require_place(out / "new", source, overwrite=False)
+    require_output_folder(out, source, overwrite=False)
+    require_output_folder(out / "new", source, overwrite=False)
     with pytest.raises(UsageError, match="originals"):
-        require_place(source / ".." / source.name, source, overwrite=True)
+        require_output_folder(source / ".." / source.name, source, overwrite=True)
     with pytest.raises(OutputExists):
-        require_place(path, source, overwrite=True)
+        require_output_folder(path, source, overwrite=True)
     save(out, "b.png")
     with pytest.raises(OutputExists, match="not empty"):
-        require_place(out, source, overwrite=False)
-    require_place(out, source, overwrite=True)
+        require_output_folder(out, source, overwrite=False)
+    require_output_folder(out, source, overwrite=True)
 
 
 def test_a_link_in_the_training_folder_is_replaced_not_followed(source: Path, out: Path, tmp_path: Path) -> None:
@@ -286,7 +293,7 @@ def test_a_link_in_the_training_folder_is_replaced_not_followed(source: Path, ou
     (out / "a.txt").symlink_to(outside)
     path = save(source, "a.png")
     (source / "a.txt").write_text("new", encoding="utf-8")
-    list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
+    list(TrainingFolder(out, PreparationSettings((64, 64)), overwrite=True).add(path))
     assert outside.read_text(encoding="utf-8") == "precious"
 
 
@@ -298,7 +305,7 @@ def test_a_folder_to_which_links_among_the_originals_lead_is_refused(source: Pat
         save(source, "a.png")
     (source / what).symlink_to(out / what)
     with pytest.raises(UsageError, match="an original is in it"):
-        require_place(out, source, overwrite=True, sources=picture_files(source))
+        require_output_folder(out, source, overwrite=True, sources=image_files(source))
 
 
 @pytest.mark.parametrize("caption", ["", "new"])
@@ -310,7 +317,7 @@ def test_a_text_that_is_no_caption_of_an_earlier_picture_is_neither_replaced_nor
         (source / "todo.txt").write_text(caption, encoding="utf-8")
     (out / "todo.txt").write_text("buy milk", encoding="utf-8")
     with pytest.raises(OutputExists, match="without a picture"):
-        list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
+        list(TrainingFolder(out, PreparationSettings((64, 64)), overwrite=True).add(path))
     assert (out / "todo.txt").read_text(encoding="utf-8") == "buy milk"
     assert names(out) == ["todo.txt"]
 
@@ -329,7 +336,7 @@ def test_where_a_picture_cannot_be_replaced_its_caption_is_not_either(source: Pa
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
         with pytest.raises(OSError, match="large"):
-            list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
+            list(TrainingFolder(out, PreparationSettings((64, 64)), overwrite=True).add(path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == pictures
@@ -339,7 +346,7 @@ def test_a_caption_whose_picture_was_not_written_any_more_is_taken_over(source: 
     path = save(source, "a.png")
     for folder in (source, out):
         (folder / "a.txt").write_text("a  caption\n", encoding="utf-8")
-    list(Folder(out, Settings((64, 64)), overwrite=True).add(path))
+    list(TrainingFolder(out, PreparationSettings((64, 64)), overwrite=True).add(path))
     assert names(out) == ["a.png", "a.txt"]
 
 
@@ -347,10 +354,10 @@ def test_a_caption_in_capitals_and_a_picture_called_jfif_count(source: Path, out
     save(source, "A.jpg").rename(source / "A.JFIF")
     (source / "A.TXT").write_text("a caption", encoding="utf-8")
     save(source, "b.png").rename(source / "b.heic")
-    (path,) = picture_files(source)
+    (path,) = image_files(source)
     (one,) = prepared(out, path)
     assert one.caption == "a caption"
-    assert pictures_of_other_kinds(source) == ["b.heic"]
+    assert unsupported_images(source) == ["b.heic"]
 
 
 def test_folders_below_are_looked_into_only_when_asked_and_never_the_output(source: Path) -> None:
@@ -360,21 +367,21 @@ def test_folders_below_are_looked_into_only_when_asked_and_never_the_output(sour
         save(source / name, "a.png")
     save(source, ".hidden.png")
     (source / "notes.txt").write_text("no picture", encoding="utf-8")
-    assert picture_files(source) == [source / "b.png"]
-    found = picture_files(source, recursive=True, but_not_in=source / "out")
+    assert image_files(source) == [source / "b.png"]
+    found = image_files(source, recursive=True, excluded=source / "out")
     assert found == [source / "b.png", source / "deep" / "a.png"]
     with pytest.raises(NotFound):
-        picture_files(source / "nowhere")
+        image_files(source / "nowhere")
     (source / "empty").mkdir()
     with pytest.raises(NotFound):
-        picture_files(source / "empty")
+        image_files(source / "empty")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n" + bytes(50)])
 def test_what_is_no_picture_is_refused_by_name(source: Path, content: bytes) -> None:
     (source / "broken.png").write_bytes(content)
     with pytest.raises(BadPicture, match=r"broken\.png"):
-        opened(source / "broken.png")
+        open_rgb(source / "broken.png")
 
 
 def test_a_picture_that_is_cut_short_is_refused(source: Path) -> None:
@@ -382,17 +389,17 @@ def test_a_picture_that_is_cut_short_is_refused(source: Path) -> None:
     whole = (source / "a.png").read_bytes()
     (source / "a.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BadPicture):
-        opened(source / "a.png")
+        open_rgb(source / "a.png")
 
 
 def test_a_picture_of_too_many_pixels_is_refused(source: Path) -> None:
     (source / "bomb.png").write_bytes(large_png(13_300, 13_300))
     with pytest.raises(BadPicture, match=r"bomb\.png: .*megapixels"):
-        opened(source / "bomb.png")
+        open_rgb(source / "bomb.png")
 
 
 def warned(paths: list[Path], **options: object) -> str:
-    return "\n".join(warnings_about([Look.at(path) for path in paths], **options))  # type: ignore[arg-type]
+    return "\n".join(warnings_about([ImageStats.at(path) for path in paths], **options))  # type: ignore[arg-type]
 
 
 def test_enough_good_pictures_give_no_warning(source: Path) -> None:
@@ -414,7 +421,7 @@ def test_equal_and_nearly_equal_pictures_are_named(source: Path) -> None:
     paths = different(source, 12)
     (source / "copy.png").write_bytes(paths[3].read_bytes())
     assert "picture-03.png is there more than once: copy.png" in warned([*paths, source / "copy.png"])
-    opened(paths[5]).resize((200, 200)).save(source / "again.jpg", quality=60)
+    open_rgb(paths[5]).resize((200, 200)).save(source / "again.jpg", quality=60)
     assert "picture-05.png is there more than once, or nearly: again.jpg" in warned([*paths, source / "again.jpg"])
 
 
@@ -444,21 +451,21 @@ def test_names_that_some_file_systems_take_for_one_get_numbers(source: Path, out
     for number, folder in enumerate(("a", "b")):
         (source / folder).mkdir()
         noise((64, 64)).save(source / folder / ["caf\u00e9.png", "CAFE\u0301.png"][number])
-    made = prepared(out, *picture_files(source, recursive=True))
+    made = prepared(out, *image_files(source, recursive=True))
     assert [one.path.stem for one in made] == ["caf\u00e9", "CAFE\u0301-2"]
 
 
 def test_a_mirrored_copy_of_a_name_that_is_no_text_has_a_caption(source: Path, out: Path) -> None:
     noise((64, 64)).save(source / "plain.png")
     (source / "plain.png").rename(source / "a \udcff cat.png")
-    made = prepared(out, *picture_files(source), flip=True)
+    made = prepared(out, *image_files(source), flip=True)
     assert [one.caption for one in made] == ["a cat", "a cat"]
 
 
 def test_the_colours_of_a_lab_picture_are_not_taken_for_transparency(source: Path) -> None:
     to_lab = ImageCms.buildTransform(*map(ImageCms.createProfile, ("sRGB", "LAB")), "RGB", "LAB")
     ImageCms.applyTransform(Image.new("RGB", (16, 16), "red"), to_lab).save(source / "scan.tif")
-    image = opened(source / "scan.tif")
+    image = open_rgb(source / "scan.tif")
     red, green, blue = image.getpixel((8, 8))  # type: ignore[misc]
     assert image.mode == "RGB"
     assert red > 240 > 15 > max(green, blue)
@@ -468,8 +475,8 @@ def test_a_link_to_what_no_name_can_be_stops_no_other_picture(source: Path, out:
     good = save(source, "b.png")
     (source / "a.png").symlink_to("n" * 300)
     (source / "b.TXT").symlink_to("n" * 300)
-    assert picture_files(source) == [good]
-    require_place(out, source, overwrite=False, sources=[good])
+    assert image_files(source) == [good]
+    require_output_folder(out, source, overwrite=False, sources=[good])
     assert [one.caption for one in prepared(out, good)] == ["b"]
 
 
@@ -484,8 +491,8 @@ def test_folders_may_be_deeper_than_python_counts(source: Path) -> None:
     finally:
         os.chdir(here)
     try:
-        assert picture_files(source, recursive=True, but_not_in=source / "out") == [good]
-        assert pictures_of_other_kinds(source, recursive=True) == []
+        assert image_files(source, recursive=True, excluded=source / "out") == [good]
+        assert unsupported_images(source, recursive=True) == []
     finally:
         remove_deep(source / "d")
 

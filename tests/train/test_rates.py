@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hnetkit.errors import UsageError
-from hnetkit.train.rates import PRESETS, Rates, Stage, end_of, scaled, schedule
+from hnetkit.train.schedules import PRESETS, Rates, RateStage, end_of, scale_schedule, schedule
 
 # what A1111's own parser makes of a text: (text, max_steps, from_step) -> [(rate, end), ...]; None: it refuses it
 A1111 = {
@@ -95,7 +95,7 @@ def test_every_published_schedule_gives_the_stages_of_the_original_parser(shared
         ("cosine", 7, "cosine:RATE has a rate"),
         ("cosine:1e-4:period=5", 13, "after the rate: cycle=, mult=, warmup=, min= or decay="),
         ("cosine:1e-4:cycle", 13, "cycle=NUMBER has one number"),
-        ("cosine:1e-4:cycle=5:cycle=6", 21, "cycle is said twice"),
+        ("cosine:1e-4:cycle=5:cycle=6", 21, "cycle is given twice"),
         ("cosine:1e-4:cycle=0", 19, "a cycle has at least 1 step"),
         ("cosine:1e-4:mult=0.5", 18, "cycles do not become shorter: at least 1"),
         ("cosine:1e-4:cycle=5:warmup= 5", 29, "a warm-up has fewer steps than its cycle, which has 5"),
@@ -116,8 +116,8 @@ def test_a_cosine_of_endless_cycles_is_refused_before_it_fills_memory() -> None:
 
 def test_a_cycle_of_more_steps_than_any_run_makes_is_one_cycle() -> None:
     text = f"cosine:1e-4:cycle={'9' * 400}:mult=1e300"
-    assert schedule(text, 1000).stages == (Stage(1e-4, 0, 1000),)
-    assert schedule(scaled(text, 0.5), 1000).stages == (Stage(1e-4, 0, 1000),)
+    assert schedule(text, 1000).stages == (RateStage(1e-4, 0, 1000),)
+    assert schedule(scale_schedule(text, 0.5), 1000).stages == (RateStage(1e-4, 0, 1000),)
 
 
 def test_a_rate_holds_until_its_step_is_made() -> None:
@@ -128,12 +128,12 @@ def test_a_rate_holds_until_its_step_is_made() -> None:
 
 
 def test_stages_say_which_steps_they_cover() -> None:
-    assert schedule("1e-4:200, 1e-5", 1000, 50).stages == (Stage(1e-4, 50, 200), Stage(1e-5, 200, 1000))
+    assert schedule("1e-4:200, 1e-5", 1000, 50).stages == (RateStage(1e-4, 50, 200), RateStage(1e-5, 200, 1000))
 
 
 def test_a_step_that_lies_before_another_takes_no_steps_away() -> None:
     rates = Rates("1e-5:100, 1e-6:50, 1e-7:200", 1000)
-    assert rates.stages == (Stage(1e-5, 0, 100), Stage(1e-6, 100, 50), Stage(1e-7, 100, 200))
+    assert rates.stages == (RateStage(1e-5, 0, 100), RateStage(1e-6, 100, 50), RateStage(1e-7, 100, 200))
     assert (rates.rate_at(99), rates.rate_at(100)) == (1e-5, 1e-7)
     assert "1e-6 until step 50 is never used: 100 steps are made by then" in list(rates.warnings())
 
@@ -155,8 +155,8 @@ def test_a_schedule_that_lasts_gives_no_warning(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1e-5, 1e-6:100", "what stands from column 7 on is not read: the rate before it has no end"),
-        ("1e-5:10:20", "what stands from column 6 on is not read: A1111 takes two colons for no step at all"),
+        ("1e-5, 1e-6:100", "everything from column 7 on is ignored: the rate before it has no end"),
+        ("1e-5:10:20", "everything from column 6 on is ignored: A1111 takes two colons for no step at all"),
         ("cosine:1e-4:cycle=600", "the last cycle is cut off at step 1000: it would end at 1200"),
     ],
 )
@@ -205,7 +205,7 @@ def test_any_text_is_stages_or_a_usage_error(text: str, max_steps: int, from_ste
 @given(junk)
 def test_any_text_is_scaled_or_a_usage_error(text: str) -> None:
     try:
-        same, other = scaled(text, 1), scaled(text, 0.01, 3)
+        same, other = scale_schedule(text, 1), scale_schedule(text, 0.01, 3)
     except UsageError:
         return
     assert schedule(same, 1000).stages == schedule(text, 1000).stages
@@ -214,18 +214,20 @@ def test_any_text_is_scaled_or_a_usage_error(text: str) -> None:
 
 
 def test_scaling_changes_steps_and_rates() -> None:
-    assert scaled("default", 1 / 50) == "5e-5:2, 5e-6:30, 5e-7:200, 5e-8:400"
-    assert scaled("1e-4:1000, 1e-5", 0.5, rates=3) == "0.0003:500, 3e-5"
-    assert scaled("1e-4:10", 0.001) == "0.0001:1"
-    assert scaled("cosine:4e-5:cycle=64:warmup=4:min=6e-7", 0.5, 2) == "cosine:8e-5:cycle=32:warmup=2:min=1.2e-6"
-    assert scaled(f"1e-4:5, 1e-5:{'9' * 400}", 0.4) == "0.0001:2, 1e-5"
-    assert scaled("cosine:4e-5:cycle=10:warmup=9", 0.1) == "cosine:4e-5:cycle=1"
+    assert scale_schedule("default", 1 / 50) == "5e-5:2, 5e-6:30, 5e-7:200, 5e-8:400"
+    assert scale_schedule("1e-4:1000, 1e-5", 0.5, rates=3) == "0.0003:500, 3e-5"
+    assert scale_schedule("1e-4:10", 0.001) == "0.0001:1"
+    assert (
+        scale_schedule("cosine:4e-5:cycle=64:warmup=4:min=6e-7", 0.5, 2) == "cosine:8e-5:cycle=32:warmup=2:min=1.2e-6"
+    )
+    assert scale_schedule(f"1e-4:5, 1e-5:{'9' * 400}", 0.4) == "0.0001:2, 1e-5"
+    assert scale_schedule("cosine:4e-5:cycle=10:warmup=9", 0.1) == "cosine:4e-5:cycle=1"
 
 
 @pytest.mark.parametrize("factor", [0, -1, math.nan, math.inf])
 def test_a_schedule_is_not_scaled_by_what_is_no_factor(factor: float) -> None:
     with pytest.raises(UsageError, match="cannot be scaled"):
-        scaled("1e-4", factor)
+        scale_schedule("1e-4", factor)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -238,10 +240,10 @@ def test_a_preset_stands_wherever_a_schedule_is_taken(name: str) -> None:
 
 def test_the_default_goes_down_in_four_steps_with_two_stops() -> None:
     assert schedule("default", 100000).stages == (
-        Stage(5e-5, 0, 100),
-        Stage(5e-6, 100, 1500),
-        Stage(5e-7, 1500, 10000),
-        Stage(5e-8, 10000, 20000),
+        RateStage(5e-5, 0, 100),
+        RateStage(5e-6, 100, 1500),
+        RateStage(5e-7, 1500, 10000),
+        RateStage(5e-8, 10000, 20000),
     )
     assert PRESETS["default"].stops == {"usable": (5000, 10000), "fine": (20000, 20000)}
 
@@ -255,7 +257,7 @@ def test_a_schedule_knows_its_own_end(text: str, end: int | None) -> None:
 
 def test_a_cosine_falls_from_the_rate_to_the_lowest_over_the_run() -> None:
     rates = Rates("cosine:1e-4:min=2e-5", 100)
-    assert rates.stages == (Stage(1e-4, 0, 100),)
+    assert rates.stages == (RateStage(1e-4, 0, 100),)
     assert rates.rate_at(0) == 1e-4
     assert rates.rate_at(50) == pytest.approx(6e-5)
     assert rates.rate_at(75) == pytest.approx(2e-5 + 8e-5 * (1 - math.sqrt(0.5)) / 2)
@@ -265,7 +267,7 @@ def test_a_cosine_falls_from_the_rate_to_the_lowest_over_the_run() -> None:
 def test_a_cosine_warms_up_in_every_cycle_and_each_is_longer_and_lower() -> None:
     rates = Rates("cosine:1e-4:cycle=10:mult=2:warmup=2:min=1e-5:decay=0.5", 60)
     # without the warm-up of 2, cycles have 8, 16 and 32 steps
-    assert rates.stages == (Stage(1e-4, 0, 10), Stage(5e-5, 10, 28), Stage(2.5e-5, 28, 60))
+    assert rates.stages == (RateStage(1e-4, 0, 10), RateStage(5e-5, 10, 28), RateStage(2.5e-5, 28, 60))
     assert [rates.rate_at(step) for step in (0, 1, 2)] == pytest.approx([1e-5, 5.5e-5, 1e-4])
     assert [rates.rate_at(step) for step in (10, 11, 12)] == pytest.approx([1e-5, 3e-5, 5e-5])
     assert rates.rate_at(12 + 8) == pytest.approx(3e-5)
@@ -276,7 +278,7 @@ def test_a_peak_does_not_decay_below_the_lowest_rate() -> None:
 
 
 def test_a_cosine_that_goes_on_leaves_out_the_cycles_that_are_over() -> None:
-    assert schedule("cosine:1e-4:cycle=100", 250, 130).stages == (Stage(1e-4, 130, 200), Stage(1e-4, 200, 250))
+    assert schedule("cosine:1e-4:cycle=100", 250, 130).stages == (RateStage(1e-4, 130, 200), RateStage(1e-4, 200, 250))
 
 
 def test_a_cosine_gives_the_numbers_of_torchs_own() -> None:

@@ -17,8 +17,7 @@ from PIL import Image
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError
 from hnetkit.text import to_cell
-from hnetkit.train.preparing.contact_sheet import contact_sheet
-from hnetkit.train.preparing.review import apply_captions, read_table, review
+from hnetkit.train.preparing.review import apply_captions, contact_sheet, read_table, review
 from tests.support.hostile_images import damaged_avif
 from tests.support.pictures import different, save
 

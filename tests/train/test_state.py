@@ -17,12 +17,12 @@ from blake3 import blake3
 from torch import nn
 
 from hnetkit.errors import DamagedFile, DiskFull, FileRefused, UsageError
-from hnetkit.train.optimizer import make_optimizer, restore, set_rate
-from hnetkit.train.state import State, States, require_room
+from hnetkit.train.checkpoints import Checkpoints, TrainingState, require_disk_space
+from hnetkit.train.step import make_optimizer, restore_optimizer, set_rate
 
 
-def state(step: int, fill: float = 0.0) -> State:
-    return State(step, {"network": {"weight": torch.full((3, 2), fill)}, "seconds": 1.5})
+def state(step: int, fill: float = 0.0) -> TrainingState:
+    return TrainingState(step, {"network": {"weight": torch.full((3, 2), fill)}, "seconds": 1.5})
 
 
 def same(one: Any, other: Any) -> bool:
@@ -44,28 +44,28 @@ def test_what_is_written_comes_back_to_the_bit_and_with_its_types(tmp_path: Path
         "tensor": "a text",
         "not in order": torch.randn(4, 5).T,
     }
-    States(tmp_path).write(State(12, content))
-    read = States(tmp_path).read()
+    Checkpoints(tmp_path).write(TrainingState(12, content))
+    read = Checkpoints(tmp_path).read()
     assert read is not None
     assert read.step == 12
     assert same(read.content, content)
 
 
 def test_no_file_of_a_checkpoint_is_a_pickle(tmp_path: Path) -> None:
-    folder = States(tmp_path).write(state(1))
+    folder = Checkpoints(tmp_path).write(state(1))
     assert {path.name for path in folder.iterdir()} == {"tensors.safetensors", "state.json"}
     assert (folder / "state.json").read_bytes().startswith(b"{")
 
 
 def test_what_cannot_be_kept_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="optimizer"):
-        States(tmp_path).write(State(1, {"optimizer": object()}))
-    assert States(tmp_path).read() is None
+        Checkpoints(tmp_path).write(TrainingState(1, {"optimizer": object()}))
+    assert Checkpoints(tmp_path).read() is None
     assert not list(tmp_path.iterdir())
 
 
 def test_the_newest_is_read_and_the_last_few_are_kept(tmp_path: Path) -> None:
-    states = States(tmp_path, keep=2)
+    states = Checkpoints(tmp_path, keep=2)
     for step in (10, 20, 30):
         states.write(state(step, step))
     newest = states.read()
@@ -80,11 +80,11 @@ def test_the_newest_is_read_and_the_last_few_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_state_that_was_gone_back_to_is_the_newest_and_later_ones_go(tmp_path: Path) -> None:
-    states = States(tmp_path)
+    states = Checkpoints(tmp_path)
     for step in (10, 20, 30):
         states.write(state(step))
     states.write(state(20, 5.0))
-    states.drop_after(20)
+    states.remove_after(20)
     newest = states.read()
     assert newest is not None
     assert (newest.step, newest.content["network"]["weight"][0, 0]) == (20, 5.0)
@@ -95,7 +95,7 @@ def test_a_state_that_was_gone_back_to_is_the_newest_and_later_ones_go(tmp_path:
 
 @pytest.mark.parametrize("spoil", ["cut", "changed", "gone", "not JSON"])
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, spoil: str) -> None:
-    states = States(tmp_path)
+    states = Checkpoints(tmp_path)
     states.write(state(10))
     tensors = states.write(state(20)) / "tensors.safetensors"
     data = tensors.read_bytes()
@@ -113,23 +113,23 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path: Path, 
 
 
 def test_nothing_but_damaged_checkpoints_is_an_error_and_not_a_new_beginning(tmp_path: Path) -> None:
-    (States(tmp_path).write(state(10)) / "state.json").unlink()
+    (Checkpoints(tmp_path).write(state(10)) / "state.json").unlink()
     with pytest.raises(DamagedFile, match="damaged checkpoint"):
-        States(tmp_path).read()
+        Checkpoints(tmp_path).read()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     import resource
 
-    states = States(tmp_path, keep=3)
+    states = Checkpoints(tmp_path, keep=3)
     for step in (1, 2):
-        states.write(State(step, {"weight": torch.full((1000,), float(step))}))
+        states.write(TrainingState(step, {"weight": torch.full((1000,), float(step))}))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
         with pytest.raises(DiskFull, match=r"no room for a checkpoint .*00000002, is whole"):
-            states.write(State(3, {"weight": torch.full((1000,), 3.0)}))
+            states.write(TrainingState(3, {"weight": torch.full((1000,), 3.0)}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     read = states.read()
@@ -144,9 +144,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_newest_checkpoint_that_is_whole(tmp_path: Path, damaged: list[int]) -> None:
     import resource
 
-    states = States(tmp_path, keep=3)
+    states = Checkpoints(tmp_path, keep=3)
     for step in (1, 2, 3):
-        folder = states.write(State(step, {"weight": torch.full((1000,), float(step))}))
+        folder = states.write(TrainingState(step, {"weight": torch.full((1000,), float(step))}))
         if step in damaged:
             os.truncate(folder / "tensors.safetensors", 100)
     whole = 3 - len(damaged)
@@ -154,7 +154,7 @@ def test_a_full_disk_leaves_the_newest_checkpoint_that_is_whole(tmp_path: Path, 
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, before[1]))
     try:
         with pytest.raises(DiskFull, match=f"{whole:08}, is whole" if whole else "no whole one before it"):
-            states.write(State(4, {"weight": torch.full((1000,), 4.0)}))
+            states.write(TrainingState(4, {"weight": torch.full((1000,), 4.0)}))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     if whole:
@@ -166,21 +166,21 @@ def test_a_full_disk_leaves_the_newest_checkpoint_that_is_whole(tmp_path: Path, 
 
 
 def test_too_little_room_is_said_before(tmp_path: Path) -> None:
-    require_room(tmp_path, 1)
-    with pytest.raises(DiskFull, match="MB are free"):
-        require_room(tmp_path, 1 << 60)
+    require_disk_space(tmp_path, 1)
+    with pytest.raises(DiskFull, match="are free"):
+        require_disk_space(tmp_path, 1 << 60)
 
 
 _ENDLESS = """
 import sys, torch
 from pathlib import Path
-from hnetkit.train.state import State, States
+from hnetkit.train.checkpoints import Checkpoints, TrainingState
 
-states = States(Path(sys.argv[1]), keep=2)
+states = Checkpoints(Path(sys.argv[1]), keep=2)
 step = 0
 while True:
     step += 1
-    states.write(State(step, {"weight": torch.full((20000,), float(step))}))
+    states.write(TrainingState(step, {"weight": torch.full((20000,), float(step))}))
     if step == 3:
         print("going", flush=True)
 """
@@ -195,7 +195,7 @@ def test_killed_while_writing_the_newest_is_whole(tmp_path: Path) -> None:
         time.sleep(0.003 + 0.007 * number)
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        states = States(folder)
+        states = Checkpoints(folder)
         read = states.read()
         assert read is not None
         assert read.step >= 3
@@ -223,13 +223,15 @@ def trained(name: str, folder: Path | None) -> list[torch.Tensor]:
     optimizer = make_optimizer(name, layers.parameters(), OPTIMIZERS[name], 1e-2)
     for step in range(10):
         if folder is not None and step == 4:
-            States(folder).write(State(4, {"network": layers.state_dict(), "optimizer": optimizer.state_dict()}))
+            Checkpoints(folder).write(
+                TrainingState(4, {"network": layers.state_dict(), "optimizer": optimizer.state_dict()})
+            )
             layers = nn.Sequential(nn.Linear(4, 6), nn.PReLU(), nn.Linear(6, 4))
             optimizer = make_optimizer(name, layers.parameters(), OPTIMIZERS[name], 1e-2)
-            read = States(folder).read()
+            read = Checkpoints(folder).read()
             assert read is not None
             layers.load_state_dict(read.content["network"])
-            restore(optimizer, read.content["optimizer"])
+            restore_optimizer(optimizer, read.content["optimizer"])
         optimizer.zero_grad()
         set_rate(optimizer, 1e-2 / (step + 1))
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
@@ -280,7 +282,7 @@ def spoilt(folder: Path, rest: object = None, tensors: bytes | None = None) -> N
     ids=lambda rest: str(rest)[:20],
 )
 def test_a_checkpoint_that_somebody_changed_is_damaged_and_nothing_worse(tmp_path: Path, rest: Any) -> None:
-    states = States(tmp_path)
+    states = Checkpoints(tmp_path)
     spoilt(states.write(state(10)), rest)
     with pytest.raises(FileRefused) as raised:
         states.read()
@@ -293,7 +295,7 @@ def test_a_checkpoint_that_somebody_changed_is_damaged_and_nothing_worse(tmp_pat
 
 @pytest.mark.parametrize("tensors", [b"", b"x" * 100, b"\xff" * 8 + b"{}", (2).to_bytes(8, "little") + b"[]"])
 def test_tensors_that_are_none_are_damage(tmp_path: Path, tensors: bytes) -> None:
-    states = States(tmp_path)
+    states = Checkpoints(tmp_path)
     spoilt(states.write(state(10)), tensors=tensors)
     with pytest.raises(DamagedFile):
         states.read()
@@ -302,17 +304,17 @@ def test_tensors_that_are_none_are_damage(tmp_path: Path, tensors: bytes) -> Non
 @pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
 def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path: Path, name: str) -> None:
-    states = States(tmp_path)
+    states = Checkpoints(tmp_path)
     folder = states.write(state(10))
     (folder / name).unlink()
     os.mkfifo(folder / name)
     with pytest.raises(DamagedFile, match="not a regular file"):
         states.read()
-    states.drop_after(5)
+    states.remove_after(5)
 
 
 def test_a_checkpoint_of_holes_is_passed_over_unread(tmp_path: Path) -> None:
-    states = States(tmp_path)
+    states = Checkpoints(tmp_path)
     states.write(state(1))
     os.truncate(states.write(state(2)) / "tensors.safetensors", 30 << 30)
     read = states.read()
@@ -321,8 +323,8 @@ def test_a_checkpoint_of_holes_is_passed_over_unread(tmp_path: Path) -> None:
 
 
 def test_links_in_place_of_checkpoints_are_removed_and_what_they_lead_to_stays(tmp_path: Path) -> None:
-    outside, states = tmp_path / "outside", States(tmp_path / "state")
-    States(outside).write(state(1))
+    outside, states = tmp_path / "outside", Checkpoints(tmp_path / "state")
+    Checkpoints(outside).write(state(1))
     states.folder.mkdir()
     (states.folder / "00000001").symlink_to(outside / "00000001")
     (states.folder / "00000002.unfinished").symlink_to(outside)
@@ -330,17 +332,17 @@ def test_links_in_place_of_checkpoints_are_removed_and_what_they_lead_to_stays(t
     states.clear()
     assert list(states.folder.iterdir()) == []
     states.write(state(2))
-    assert States(outside).read() is not None
+    assert Checkpoints(outside).read() is not None
 
 
 def test_folders_that_no_run_made_are_no_checkpoints(tmp_path: Path) -> None:
-    states = States(tmp_path, keep=1)
+    states = Checkpoints(tmp_path, keep=1)
     names = {"5", "²", "٣", "0000000000009", "9" * 250, "1" + "0" * 240}
     for name in names:
         (tmp_path / name).mkdir()
     states.write(state(1))
     states.write(state(2))
-    states.drop_after(1)
+    states.remove_after(1)
     assert {path.name for path in tmp_path.iterdir()} == names
 
 
@@ -357,16 +359,16 @@ def test_a_state_that_no_optimizer_of_the_network_has_is_refused_by_name(change:
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     kept = optimizer.state_dict()
-    restore(optimizer, kept)
+    restore_optimizer(optimizer, kept)
     spoiled = {**kept, "state": {**kept["state"], 0: {**kept["state"][0], **change}}}
     with pytest.raises(ValueError, match=said):
-        restore(optimizer, spoiled)
+        restore_optimizer(optimizer, spoiled)
     with pytest.raises(ValueError, match="of 1000 parameters, not of 2"):
-        restore(optimizer, {**kept, "state": {number: {} for number in range(1_000)}})
+        restore_optimizer(optimizer, {**kept, "state": {number: {} for number in range(1_000)}})
 
 
 def test_a_link_to_what_no_name_can_be_is_no_checkpoint(tmp_path: Path) -> None:
-    states = States(tmp_path / "state")
+    states = Checkpoints(tmp_path / "state")
     states.write(state(4))
     (tmp_path / "state" / "00000009").symlink_to("n" * 300)
     found = states.read()

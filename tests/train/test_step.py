@@ -19,13 +19,11 @@ from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
 from hnetkit.train.build import Build
 from hnetkit.train.data import Sample, read_data
-from hnetkit.train.loss import Objective
-from hnetkit.train.material import frozen, prepare
-from hnetkit.train.modules import TrainedNetwork
-from hnetkit.train.optimizer import make_optimizer
-from hnetkit.train.saving import to_hypernetwork
-from hnetkit.train.step import Stepper
-from hnetkit.train.unet_hooks import Stack, Stacks
+from hnetkit.train.export import to_hypernetwork
+from hnetkit.train.frozen import encode_inputs, frozen_unet
+from hnetkit.train.network import TrainedNetwork
+from hnetkit.train.step import Objective, Stepper, make_optimizer
+from hnetkit.train.unet_hooks import BatchStacks, NamedStack
 
 
 @contextmanager
@@ -34,21 +32,21 @@ def stepper(pictures: Path, build: Build, **changes: Any) -> Iterator[Stepper]:
     recipe = small_recipe(pictures, optimizer="SGD", build=build, **changes)
     pipe = tiny_sd(least=True)
     model = Model(pipe, "tiny", Defaults(), Path("none"), pipe.scheduler.config)
-    with frozen(model, recipe) as unet:
+    with frozen_unet(model, recipe) as unet:
         data = read_data(recipe)
         network = TrainedNetwork(build, [8, 24], seed=0)
-        material = prepare(model, data, lambda what, done, total: None)
+        frozen = encode_inputs(model, data, lambda what, done, total: None)
         yield Stepper(
-            unet,
-            network,
-            Stacks({recipe.called: network}),
-            make_optimizer("SGD", network.parameters(), {}, 1.0),
-            torch.amp.GradScaler("cpu", enabled=False),
-            data,
-            material.latents,
-            material.prompts,
-            Objective(model.scheduler_config),
-            Processes(),
+            unet=unet,
+            network=network,
+            stacks=BatchStacks({recipe.called: network}),
+            optimizer=make_optimizer("SGD", network.parameters(), {}, 1.0),
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            data=data,
+            latents=frozen.latents,
+            prompts=frozen.prompts,
+            objective=Objective(model.scheduler_config),
+            processes=Processes(),
         )
 
 
@@ -63,7 +61,7 @@ def test_the_loss_of_a_step_is_the_mean_of_its_samples(tmp_path: Path) -> None:
     pictures = make_pictures(tmp_path, 5, sizes=((16, 16), (24, 16)))
     with stepper(pictures, Build(), batch_size=2, accumulation=3) as steps:
         mean = steps.measure(0)
-        assert steps.make(0, 0.0, None).loss == pytest.approx(mean, rel=1e-6)
+        assert steps.make_step(0, 0.0, None).loss == pytest.approx(mean, rel=1e-6)
         each = [_loss_of(steps, index) for index in range(6)]
         assert mean == pytest.approx(sum(each) / 6, rel=1e-5)
 
@@ -80,7 +78,7 @@ def test_a_step_moves_the_weights_by_the_rate_times_the_gradient_of_the_mean(tmp
     with stepper(make_pictures(tmp_path, 4), build, batch_size=4) as steps:
         before = [parameter.detach().clone() for parameter in steps.network.parameters()]
         loss = steps.measure(0)
-        made = steps.make(0, 1.0, None)
+        made = steps.make_step(0, 1.0, None)
         moved = [old - new.detach() for old, new in zip(before, steps.network.parameters(), strict=True)]
         assert made.gradient_norm == pytest.approx(
             torch.cat([part.flatten() for part in moved]).norm().item(), rel=1e-4
@@ -113,7 +111,7 @@ def test_gradients_do_not_depend_on_company_either(precision: str, tmp_path: Pat
     for batch in ({"batch_size": 2}, {"accumulation": 2}):
         with stepper(pictures, build, precision=precision, **batch) as steps:
             before = torch.cat([parameter.detach().flatten() for parameter in steps.network.parameters()])
-            steps.make(0, 1.0, None)
+            steps.make_step(0, 1.0, None)
             moved.append(torch.cat([p.detach().flatten() for p in steps.network.parameters()]) - before)
     assert (moved[0] - moved[1]).norm() < (2e-4 if precision == "no" else 0.1) * moved[0].norm()
 
@@ -125,7 +123,7 @@ def test_a_sample_is_learned_at_its_own_strength(tmp_path: Path) -> None:
         folder = make_pictures(tmp_path / strength, 1)
         (folder / "00.txt").write_text(f"a house <hypernet:tiny:{strength}>")
         with stepper(folder, Build(activation="relu"), name="tiny", batch_size=1) as small:
-            norms[strength] = small.make(0, 1e-3, None).gradient_norm
+            norms[strength] = small.make_step(0, 1e-3, None).gradient_norm
     assert norms["0"] == 0
     assert norms["0.5"] == pytest.approx(norms["1"] / 2, rel=1e-3)
 
@@ -141,7 +139,7 @@ def test_a_sample_is_learned_with_the_networks_that_its_caption_names_in_their_o
         networks = {"tiny": steps.network}
         for seed, name in enumerate(("ink", "wet"), 1):
             networks[name] = TrainedNetwork(build, [8, 24], seed=seed).eval().requires_grad_(False)
-        steps.stacks = Stacks(networks)
+        steps.stacks = BatchStacks(networks)
         samples = steps.data.step(0)[0]
         with steps.stacks.on(steps.unet):
             losses = steps._losses(samples, [steps.prompts.encode(sample.prompt) for sample in samples])
@@ -154,7 +152,7 @@ def test_a_sample_is_learned_with_the_networks_that_its_caption_names_in_their_o
                 assert loss != pytest.approx(_loss_on(steps, sample, networks, other), rel=3e-5)
 
 
-def _loss_on(steps: Stepper, sample: Sample, networks: dict[str, TrainedNetwork], stack: Stack) -> float:
+def _loss_on(steps: Stepper, sample: Sample, networks: dict[str, TrainedNetwork], stack: NamedStack) -> float:
     """The loss of a sample with a stack that hnetkit's runtime puts on the UNet."""
     for name, network in networks.items():
         net = to_hypernetwork(network, name=name, step=0, model_name=None, model_hash=None)

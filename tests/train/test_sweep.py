@@ -20,12 +20,11 @@ from hnetkit.generate.model import Model, load_model
 from hnetkit.train.build import Build
 from hnetkit.train.data import read_data
 from hnetkit.train.logs import read_log
-from hnetkit.train.loop import Callbacks
+from hnetkit.train.loop import TrainingReport
 from hnetkit.train.previews import Previews, PreviewSettings
 from hnetkit.train.recipe import Recipe
-from hnetkit.train.run import Report
-from hnetkit.train.sweep_runs import Choice, Varied, plan_runs
-from hnetkit.train.sweeping import Outcome, Sweep, make_all
+from hnetkit.train.sweeps import RunOutcome, Sweep, SweptChoice, VariedSetting, plan_runs, run_sweep
+from hnetkit.train.trainer import Callbacks
 
 FEW = PreviewSettings(prompts=("a dot", "a line"), seeds=(1,), steps=1, width=16, height=16, sampler="DDIM")
 
@@ -52,15 +51,15 @@ def recipe(pictures: Path) -> Recipe:
 
 
 def over_rates(recipe: Recipe, out: Path, rates: Sequence[str] = ("1e-2", "1e-3")) -> Sweep:
-    asked = [([Choice("rate", text, "rates")], replace(recipe, rates=text)) for text in rates]
+    asked = [([SweptChoice("rate", text, "rates")], replace(recipe, rates=text)) for text in rates]
     return Sweep("ink", out / "ink", ("rate",), plan_runs("ink", out / "ink", asked))
 
 
-def made(sweep: Sweep, model: Model, told: Callbacks = Callbacks()) -> list[Outcome]:  # noqa: B008
+def made(sweep: Sweep, model: Model, told: Callbacks = Callbacks()) -> list[RunOutcome]:  # noqa: B008
     """Makes a sweep, with a library of its own."""
     sweep.require_ours()
     with hnetkit.Library(home=sweep.folder.parent / "home") as library:
-        return make_all(sweep, model, sweep.read(), told=told, library=library)
+        return run_sweep(sweep, model, sweep.read(), callbacks=told, library=library)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +100,7 @@ def test_rows_of_the_sheet_are_drawn_with_the_networks_at_full_strength(model: M
     rows = [[picture.tobytes() for picture in previews.row(drawn_with)] for drawn_with in (None, network)]
     assert rows[0] != rows[1]
     full = Previews(model, replace(FEW, strengths=(1.0,)), done.folder, "ink").draw(network, 1)
-    assert rows[1] == [picture.tobytes() for picture in full.pictures]
+    assert rows[1] == [picture.tobytes() for picture in full.images]
 
 
 def test_prompts_have_the_sweeps_name_in_every_run(recipe: Recipe, tmp_path: Path) -> None:
@@ -117,14 +116,14 @@ def test_captions_name_the_sweep_where_they_name_a_strength(tmp_path: Path) -> N
     folder = make_pictures(tmp_path / "pictures", 1)
     (folder / "00.txt").write_text("a red circle <hypernet:ink:0.5>")
     one, other = over_rates(plain(folder), tmp_path).read()
-    assert one.pictures[0].stack == other.pictures[0].stack == (("ink", 0.5),)
+    assert one.images[0].stack == other.images[0].stack == (("ink", 0.5),)
 
 
 def test_captions_are_read_anew_for_a_run_with_other_networks_beside_it(tmp_path: Path) -> None:
     recipe = plain(make_pictures(tmp_path / "pictures", 1))
     (tmp_path / "pictures" / "00.txt").write_text("a red circle <hypernet:wet:0.5>")
     asked = [
-        ([Choice("recipe", one)], replace(recipe, seed=seed, beside=beside))
+        ([SweptChoice("recipe", one)], replace(recipe, seed=seed, beside=beside))
         for one, seed, beside in (("with", 1, ("wet.pt",)), ("without", 2, ()))
     ]
     sweep = Sweep("ink", tmp_path / "ink", ("recipe",), plan_runs("ink", tmp_path / "ink", asked))
@@ -187,7 +186,7 @@ def test_what_is_finished_is_not_made_again_and_what_is_not_goes_on(
 
     steps: list[tuple[float, int]] = []
 
-    def step(report: Report) -> None:
+    def step(report: TrainingReport) -> None:
         steps.append((report.rate, report.step))
         if steps[-1] == (1e-3, 2):
             raise Stopped
@@ -216,7 +215,7 @@ def test_values_and_steps_are_added_to_what_there_is(model: Model, recipe: Recip
 def test_a_network_that_is_gone_is_written_again_from_its_checkpoint(model: Model, done: Sweep) -> None:
     gone = done.folder / "rate-1e-2" / "ink-rate-1e-2.pt"
     gone.unlink()
-    steps: list[Report] = []
+    steps: list[TrainingReport] = []
     made(done, model, Callbacks(step=steps.append))
     assert gone.is_file()
     assert steps == []
@@ -238,7 +237,9 @@ def test_a_network_that_is_gone_is_written_again_from_its_checkpoint(model: Mode
 def test_runs_that_cannot_be_told_apart_or_compared_are_refused(
     changes: list[dict[str, Any]], said: str, recipe: Recipe, tmp_path: Path
 ) -> None:
-    asked = [([Choice("recipe", f"r{number}")], replace(recipe, **change)) for number, change in enumerate(changes)]
+    asked = [
+        ([SweptChoice("recipe", f"r{number}")], replace(recipe, **change)) for number, change in enumerate(changes)
+    ]
     with pytest.raises(UsageError, match=said):
         plan_runs("ink", tmp_path / "ink", asked)
 
@@ -251,8 +252,8 @@ def test_a_fault_of_the_last_run_is_found_before_the_first_one_begins(
     setting: str, value: Any, model: Model, recipe: Recipe, tmp_path: Path
 ) -> None:
     asked = [
-        ([Choice("try", "one")], recipe),
-        ([Choice("try", "two")], replace(recipe, **{setting: value})),
+        ([SweptChoice("try", "one")], recipe),
+        ([SweptChoice("try", "two")], replace(recipe, **{setting: value})),
     ]
     sweep = Sweep("ink", tmp_path / "ink", ("try",), plan_runs("ink", tmp_path / "ink", asked))
     with pytest.raises((UsageError, NotFound)) as raised:
@@ -263,7 +264,7 @@ def test_a_fault_of_the_last_run_is_found_before_the_first_one_begins(
 
 def test_a_folder_of_something_else_is_left_alone(model: Model, recipe: Recipe, done: Sweep) -> None:
     folder = done.folder
-    other = [([Choice("seed", text, "seed")], replace(recipe, seed=int(text))) for text in "12"]
+    other = [([SweptChoice("seed", text, "seed")], replace(recipe, seed=int(text))) for text in "12"]
     with pytest.raises(RunChanged, match="a sweep over rate, not over seed"):
         made(Sweep("ink", folder, ("seed",), plan_runs("ink", folder, other)), model)
     with pytest.raises(RunChanged, match=r"rate 1e-2: .*trained so far with another batch_size"):
@@ -280,7 +281,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_made_anew_unasked(model: Model,
     folder = done.runs[1].folder
     shutil.rmtree(folder / "state")
     before = {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()}
-    with pytest.raises(OutputExists, match=r"rate 1e-3: .*no checkpoint to go on from") as raised:
+    with pytest.raises(OutputExists, match=r"rate 1e-3: .*no checkpoint to continue from") as raised:
         made(done, model)
     assert str(raised.value.hint).startswith("--restart ")
     (folder / "recipe.json").write_text("{}")
@@ -305,7 +306,7 @@ def test_folders_have_names_that_every_system_takes(recipe: Recipe, tmp_path: Pa
     assert names[2] != names[3]
     assert max(map(len, names)) <= 80
     assert sweep.runs[2].label == f"rate {long}"
-    seeds = [([Choice("tag", text)], replace(recipe, seed=at)) for at, text in enumerate(("x y", "X?Y"))]
+    seeds = [([SweptChoice("tag", text)], replace(recipe, seed=at)) for at, text in enumerate(("x y", "X?Y"))]
     with pytest.raises(UsageError, match="share the folder tag-x_y"):
         plan_runs("ink", tmp_path, seeds)
 
@@ -326,13 +327,13 @@ def test_folders_have_names_that_every_system_takes(recipe: Recipe, tmp_path: Pa
     ids=str,
 )
 def test_values_are_written_as_their_options_are(setting: str, value: Any, what: str, text: str) -> None:
-    assert Varied.of(setting, [value, "x"]) == (what, setting, ((text, value), ("x", "x")))
-    assert Varied.of(setting, {"mine": value}) == (what, setting, (("mine", value),))
+    assert VariedSetting.of(setting, [value, "x"]) == (what, setting, ((text, value), ("x", "x")))
+    assert VariedSetting.of(setting, {"mine": value}) == (what, setting, (("mine", value),))
 
 
 def test_recipes_that_differ_in_more_have_a_column_for_each_setting(recipe: Recipe, tmp_path: Path) -> None:
     other = replace(recipe, seed=3, build=Build(structure=(1, 1.5, 1), layer_norm=True))
-    asked = [([Choice("recipe", "soft")], recipe), ([Choice("recipe", "hard")], other)]
+    asked = [([SweptChoice("recipe", "soft")], recipe), ([SweptChoice("recipe", "hard")], other)]
     soft, hard = plan_runs("ink", tmp_path / "ink", asked)
     assert soft.settings == {
         "recipe": "soft",

@@ -18,9 +18,9 @@ from hnetkit import train
 from hnetkit.cli import run
 from hnetkit.errors import BadPicture, NotFound, RunChanged, TrainingFailed, UsageError
 from hnetkit.generate.model import load_model
+from hnetkit.train.loop import TrainingReport
 from hnetkit.train.recipe import Recipe
-from hnetkit.train.run import Report
-from hnetkit.train.sweeping import Outcome
+from hnetkit.train.sweeps import RunOutcome
 
 SETTINGS: dict[str, Any] = {
     "name": "ink",
@@ -73,7 +73,7 @@ def test_a_run_is_the_one_of_the_command(here: Path, capsys: pytest.CaptureFixtu
     assert run(["train", "run", *OPTIONS, "--model", "tiny", "--out", "command", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     prepared: list[str] = []
-    steps: list[Report] = []
+    steps: list[TrainingReport] = []
     result = train.train(
         SETTINGS, "tiny", out="python", progress=lambda what, done, total: prepared.append(what), step=steps.append
     )
@@ -119,7 +119,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(here: Path) -> None:
         train.train(SETTINGS, "tiny", resume=True)
     train.train({**SETTINGS, "max_steps": 2}, "tiny")
     result = train.train(SETTINGS, "tiny", resume=True, note=notes.append)
-    assert notes == ["Going on from step 2."]
+    assert notes == ["Resuming from step 2."]
     assert result.files[0].read_bytes() == whole.files[0].read_bytes()
     with pytest.raises(RunChanged, match="trained so far with another seed"):
         train.train({**SETTINGS, "seed": 4}, "tiny")
@@ -174,7 +174,7 @@ def test_a_sweep_is_the_one_of_the_command(here: Path, capsys: pytest.CaptureFix
     assert run(["train", "sweep", *options, "--model", "tiny", "--out", "command", *vary, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     notes: list[str] = []
-    told: list[Outcome] = []
+    told: list[RunOutcome] = []
     outcomes = train.sweep(
         SETTINGS,
         "tiny",

@@ -20,8 +20,8 @@ from hnetkit import demo
 from hnetkit.generate.model import load_model
 from hnetkit.train.build import Build
 from hnetkit.train.data import read_data
-from hnetkit.train.loop import train
 from hnetkit.train.recipe import Recipe
+from hnetkit.train.trainer import train
 
 COPIES = 20  # pictures drawn of each caption
 BUILDS = {
@@ -74,11 +74,22 @@ def recipe(style: str, model: Path, folder: Path, beside: list[Path], seed: int)
     template = folder.parent / "template.txt"
     template.write_text("[filewords]\n", "utf-8")
     return Recipe(
-        **{"name": style, "model": str(model), "pictures": str(folder), "template": str(template)},
-        **{"beside": tuple(map(str, beside)), "build": BUILDS[style], "rates": RATES, "max_steps": STEPS},
-        **{"batch_size": 32, "clip_norm": "1", "min_snr": 5.0, "drop_tags": 0.1},
-        **{"optimizer_options": {"betas": [0.9, 0.99], "weight_decay": DECAYS[style]}},
-        **{"seed": seed, "save_every": 250, "preview_every": 0},
+        name=style,
+        model=str(model),
+        pictures=str(folder),
+        template=str(template),
+        beside=tuple(map(str, beside)),
+        build=BUILDS[style],
+        rates=RATES,
+        max_steps=STEPS,
+        batch_size=32,
+        clip_norm="1",
+        min_snr=5.0,
+        drop_tags=0.1,
+        optimizer_options={"betas": [0.9, 0.99], "weight_decay": DECAYS[style]},
+        seed=seed,
+        save_every=250,
+        preview_every=0,
     )
 
 

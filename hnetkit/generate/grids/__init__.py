@@ -1,1 +1,1 @@
-"""Pictures over two or three axes: cells, batches, processes, the sheet and its record."""
+"""Grids of images over up to three axes: the spec, its cells, batches, the sheet and its record."""

@@ -1,9 +1,8 @@
-"""What varies over a grid: ``AXIS=VALUE,VALUE`` read into axes, each value a change to what a cell draws."""
+"""The axes of a grid: ``AXIS=VALUE,VALUE`` parsed into the changes that each value makes to a cell."""
 
 from __future__ import annotations
 
 import csv
-import difflib
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from decimal import Decimal
 from itertools import product
 from typing import TypeAlias
 
-from hnetkit.errors import UsageError
+from hnetkit.errors import UsageError, did_you_mean
 from hnetkit.generate.request import LARGEST_SEED
 from hnetkit.generate.sampling.samplers import sampler_name
 from hnetkit.prompts.tags import plain_number
@@ -28,14 +27,20 @@ AXES: Mapping[str, str] = {
     "sampler": "Euler,DDIM",
     "checkpoint": "one.safetensors,two.safetensors",
 }
-"""The kinds of axes, with values as an example. ``strength:NAME`` varies one network of a stack."""
+"""Kind of axis -> an example of its values. ``strength:NAME`` varies one network of a stack."""
 
 MOST_VALUES = 1000
 """Values of one axis."""
 
 _OTHER_NAMES = {
-    **{"hypernet": "hypernetwork", "network": "hypernetwork", "model": "checkpoint", "seeds": "seed"},
-    **{"cfg-scale": "cfg", "strengths": "strength", "step": "steps", "prompt-sr": "prompt"},
+    "cfg-scale": "cfg",
+    "hypernet": "hypernetwork",
+    "model": "checkpoint",
+    "network": "hypernetwork",
+    "prompt-sr": "prompt",
+    "seeds": "seed",
+    "step": "steps",
+    "strengths": "strength",
 }
 _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+))"
 _DASHED = re.compile(rf"{_NUMBER}\s*-\s*{_NUMBER}\s*(?:\(\s*{_NUMBER}\s*\)|\[\s*(\d{{1,9}})\s*\])?")
@@ -45,14 +50,14 @@ Content: TypeAlias = "str | int | float | tuple[str, ...] | None"
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class AxisChange:
     """One thing that differs between cells.
 
     Attributes:
         axis: a key of `AXES`, ``strength:NAME``, or ``text`` for another prompt as a whole.
         value: the name of a network or None, a number, names in stacking order (``("all",)`` until they are known),
-            what a searched text becomes, a sampler's name, or the place of a model.
-        search: of a prompt: what is replaced.
+            what the text that is searched for becomes, a sampler's name, or the source of a model.
+        search: of a prompt: the text that is replaced.
     """
 
     axis: str
@@ -65,25 +70,25 @@ class Change:
 
     @property
     def target(self) -> str:
-        """The network that a strength is of; empty where it is not named."""
+        """The network whose strength it is; empty if none is named."""
         return self.axis.partition(":")[2]
 
     @property
     def coordinate(self) -> str:
-        """What the record calls this direction of the grid."""
+        """The name of this direction of the grid in the record."""
         return "prompt" if self.axis == "text" else self.axis
 
 
-Value: TypeAlias = tuple[Change, ...]
-"""One place on an axis: all that changes there."""
+Value: TypeAlias = tuple[AxisChange, ...]
+"""One value on an axis: all changes that it makes."""
 
 Axis: TypeAlias = tuple[Value, ...]
-"""The places from left to right, or from top to bottom."""
+"""The values from left to right, or from top to bottom."""
 
 NO_AXIS: Axis = ((),)
 
 
-def across(*axes: Axis) -> Axis:
+def cross_axes(*axes: Axis) -> Axis:
     """Returns one axis that runs through every combination; the last one changes first."""
     return tuple(sum(values, ()) for values in product(*axes))
 
@@ -93,14 +98,14 @@ def read_axis(option: str, text: str) -> Axis:
 
     Args:
         option: ``"--x"``, for errors.
-        text: values are separated by commas and may stand in double quotes, as in CSV. Numbers take ranges with both
+        text: values are separated by commas and may be quoted, as in CSV. Numbers may be ranges that include both
             ends: ``1-5``, ``1-9 (2)`` by twos, ``1-10 [4]`` four of them, ``0:1:0.25`` by quarters.
 
     Raises:
-        UsageError: no such axis, or values that it cannot have; the message names both.
+        UsageError: there is no such axis, or it cannot have these values; the message names both.
     """
     name, equals, listed = text.partition("=")
-    kind = _kind(option, name.strip().partition(":")[0])
+    kind = _axis_kind(option, name.strip().partition(":")[0])
     if not equals:
         raise UsageError(f"{option} {text}: not AXIS=VALUE,VALUE", hint=f'{option} "{kind}={AXES[kind]}"')
     try:
@@ -114,28 +119,28 @@ def read_axis(option: str, text: str) -> Axis:
 
 
 def make_axis(option: str, name: str, values: Iterable[object]) -> Axis:
-    """Returns the axis of a name and its values, as they stand between the commas of `read_axis`.
+    """Returns the axis of a name and of its values, written as between the commas of `read_axis`.
 
     Args:
         option: ``"--x"``, for errors.
-        values: texts and numbers; None is ``none``, and names in stacking order may be a list of them.
+        values: texts and numbers; None is ``none``; a stacking order may be a list of names.
 
     Raises:
         UsageError: as `read_axis`.
     """
     kind, colon, target = name.partition(":")
-    kind = _kind(option, kind)
+    kind = _axis_kind(option, kind)
     if colon and (kind != "strength" or not target):
         raise UsageError(f"{option} {name}: only strength:NAME has a name behind it", hint=f"{option} {kind}=...")
     where = f"{option} {name}"
-    texts = map(_written, values)
-    contents = list(_READ[kind](where, [text.strip() if kind != "prompt" else text for text in texts]))
+    texts = map(_value_text, values)
+    contents = list(_PARSERS[kind](where, [text.strip() if kind != "prompt" else text for text in texts]))
     if not contents:
         raise UsageError(f"{where}: no values", hint=f'{option} "{kind}={AXES[kind]}"')
     if len(contents) > MOST_VALUES:
         raise UsageError(f"{where}: {len(contents)} values; at most {MOST_VALUES}", hint="draw several grids")
     search = str(contents[0]) if kind == "prompt" else ""
-    return tuple((Change(f"{kind}{colon}{target}", content, search),) for content in contents)
+    return tuple((AxisChange(f"{kind}{colon}{target}", content, search),) for content in contents)
 
 
 def read_strengths(text: str) -> Axis:
@@ -145,49 +150,49 @@ def read_strengths(text: str) -> Axis:
         UsageError: not a list of numbers.
     """
     numbers = list(_numbers("--strengths", [part.strip() for part in text.split(",")], whole=False))
-    return tuple((Change("strength", float(number)),) for number in numbers)
+    return tuple((AxisChange("strength", float(number)),) for number in numbers)
 
 
 def label_of(value: Value, names: Mapping[tuple[str, Content], str]) -> str:
-    """Returns what a row or column is called.
+    """Returns the label of a row or column.
 
     Args:
-        value: a place on an axis.
-        names: (axis, value) -> what it is called, where that is not the value itself.
+        value: a value of an axis.
+        names: (axis, value) -> its name, where that is not the value itself.
     """
     labels = [names.get((change.axis, change.value)) or _label(change) for change in value]
     return ", ".join(label for label in labels if label)
 
 
-def in_every_order(axis: Axis, orders: Sequence[tuple[str, ...]]) -> Axis:
-    """Returns an axis with ``order=all`` spelled out."""
+def expand_orders(axis: Axis, orders: Sequence[tuple[str, ...]]) -> Axis:
+    """Returns an axis with ``order=all`` replaced by one value for each order."""
     return tuple(
         value
-        for place in axis
+        for position in axis
         for value in (
-            tuple((Change("order", order),) for order in orders)
-            if place and place[0] == Change("order", ("all",))
-            else (place,)
+            tuple((AxisChange("order", order),) for order in orders)
+            if position and position[0] == AxisChange("order", ("all",))
+            else (position,)
         )
     )
 
 
-def _kind(option: str, name: str) -> str:
+def _axis_kind(option: str, name: str) -> str:
     kind = _OTHER_NAMES.get(name.casefold(), name.casefold())
     if kind not in AXES:
-        near = difflib.get_close_matches(kind, [*AXES, *_OTHER_NAMES], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"axes are: {', '.join(AXES)}"
+        near = did_you_mean(kind, [*AXES, *_OTHER_NAMES])
+        hint = f"did you mean {near}?" if near else f"axes are: {', '.join(AXES)}"
         raise UsageError(f"{option} {name}: no axis has this name", hint=hint)
     return kind
 
 
-def _written(value: object) -> str:
+def _value_text(value: object) -> str:
     if isinstance(value, tuple | list):
         return "/".join(map(str, value))
     return "none" if value is None else str(value)
 
 
-def _label(change: Change) -> str:
+def _label(change: AxisChange) -> str:
     value = change.value
     if change.kind == "strength":
         number = plain_number(float(value))  # type: ignore[arg-type]  # strengths are numbers
@@ -230,7 +235,7 @@ def _samplers(where: str, values: Sequence[str]) -> Iterator[Content]:
             raise UsageError(f"{where}: {error}", hint=hint) from error
 
 
-def _places(where: str, values: Sequence[str]) -> Iterator[Content]:
+def _checkpoints(where: str, values: Sequence[str]) -> Iterator[Content]:
     for value in values:
         if not value:
             raise UsageError(f"{where}: a value is empty", hint=f'"checkpoint={AXES["checkpoint"]}"')
@@ -280,24 +285,24 @@ def _number(where: str, text: str) -> Decimal:
 
 
 def _range(where: str, text: str, start: str, end: str, step: str | None) -> Iterator[Decimal]:
-    """Yields a range with both ends where the step hits them, exact in decimals."""
+    """Yields a range that includes its end if a step hits it, exact in decimals."""
     first, last, by = Decimal(start), Decimal(end), abs(Decimal(step or 1))
     if not by or abs(last - first) / by >= MOST_VALUES:
         raise UsageError(f"{where}: {text}: a range of more than {MOST_VALUES} values", hint="take a larger step")
     by = by if last >= first else -by
-    for place in range(int((last - first) / by) + 1):
-        yield first + place * by
+    for position in range(int((last - first) / by) + 1):
+        yield first + position * by
 
 
 def _spread(start: str, end: str, count: int, whole: bool) -> Iterator[Decimal]:
-    """Yields `count` numbers from one end to the other, as evenly as they can be."""
+    """Yields `count` evenly spaced numbers from one end to the other."""
     first, last = Decimal(start), Decimal(end)
-    for place in range(min(count, MOST_VALUES + 1)):
-        number = first + (last - first) * place / max(count - 1, 1)
+    for position in range(min(count, MOST_VALUES + 1)):
+        number = first + (last - first) * position / max(count - 1, 1)
         yield Decimal(int(number)) if whole else round(number, 6)
 
 
-_READ: Mapping[str, Callable[[str, Sequence[str]], Iterator[Content]]] = {
+_PARSERS: Mapping[str, Callable[[str, Sequence[str]], Iterator[Content]]] = {
     "hypernetwork": _networks,
     "strength": _real(-math.inf),
     "order": _orders,
@@ -306,5 +311,5 @@ _READ: Mapping[str, Callable[[str, Sequence[str]], Iterator[Content]]] = {
     "steps": _whole(1, 1000),
     "cfg": _real(1),
     "sampler": _samplers,
-    "checkpoint": _places,
+    "checkpoint": _checkpoints,
 }

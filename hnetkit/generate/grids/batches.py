@@ -1,4 +1,4 @@
-"""Which cells of a grid are one picture, and which pictures are sampled together. It depends on the grid alone."""
+"""Cells that are the same image, and images that are sampled together: a plan that follows from the grid alone."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hnetkit.generate.grids.cells import Cell
-from hnetkit.generate.loading.fingerprints import digest
+from hnetkit.generate.loading.pipeline import digest
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pictures that are sampled together: they differ in nothing but their seed.
+    """Images that are sampled together; they differ in nothing but their seed.
 
     Attributes:
-        cells: one for each picture.
-        keys: of each: a hash of all that it depends on.
-        numbers: of each: its first place in the grid, counted from 0 in reading order.
+        cells: one for each image.
+        keys: for each image, a hash of all that it depends on.
+        numbers: for each image, the number of its first cell, from 0 in reading order.
     """
 
     cells: tuple[Cell, ...]
@@ -25,19 +25,19 @@ class Batch:
 
     @property
     def checkpoint(self) -> str | None:
-        return self.cells[0].draft.checkpoint
+        return self.cells[0].spec.checkpoint
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return tuple(cell.draft.seed for cell in self.cells)
+        return tuple(cell.spec.seed for cell in self.cells)
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What is to be drawn for a grid.
+class BatchPlan:
+    """The batches of a grid.
 
     Attributes:
-        keys: of every cell, in reading order; cells that are the same picture have the same key.
+        keys: of every cell, in reading order; cells that are the same image have the same key.
         batches: in the order in which they are drawn: by model, then by stack.
     """
 
@@ -45,50 +45,45 @@ class Plan:
     batches: tuple[Batch, ...]
 
 
-def make_plan(
+def plan_batches(
     cells: Sequence[Cell],
     shared: Mapping[str, object],
     models: Mapping[str | None, str],
     *,
     batch_size: int,
-) -> Plan:
-    """Returns what is drawn in which batch.
+) -> BatchPlan:
+    """Plans which images are drawn in which batch.
 
     Args:
         cells: in reading order.
-        shared: what all pictures depend on beside what cells say.
+        shared: what all images depend on beside their cells.
         models: checkpoint -> `fingerprint` of its files.
-        batch_size: pictures that are sampled together, at most. Sums round differently in another batch, so that a
-            picture's key has its companions in it.
+        batch_size: the most images of a batch. Sums round differently in another batch, so an image's key includes
+            the seeds of its batch.
     """
-    facts = [{**cell.facts(), "model": models[cell.draft.checkpoint], "shared": shared} for cell in cells]
-    alike = [digest(fact) for fact in facts]
-    firsts = {own: number for number, own in reversed(list(enumerate(alike)))}
+    facts = [{**cell.facts(), "model": models[cell.spec.checkpoint], "shared": shared} for cell in cells]
+    digests = [digest(fact) for fact in facts]
+    firsts = {each: number for number, each in reversed(list(enumerate(digests)))}  # the first cell of each image
     groups: dict[str, list[int]] = {}
     for number in sorted(firsts.values()):
         without_seed = {name: fact for name, fact in facts[number].items() if name != "seed"}
         groups.setdefault(digest(without_seed), []).append(number)
     batches = []
     for numbers in groups.values():
-        for at in range(0, len(numbers), batch_size):
-            together = numbers[at : at + batch_size]
-            company = [cells[number].draft.seed for number in together]
+        for start in range(0, len(numbers), batch_size):
+            together = numbers[start : start + batch_size]
+            seeds = [cells[number].spec.seed for number in together]
             keys = tuple(
-                alike[number] if len(together) == 1 else digest({"picture": alike[number], "batch": company})
+                digests[number] if len(together) == 1 else digest({"picture": digests[number], "batch": seeds})
                 for number in together
             )
             batches.append(Batch(tuple(cells[number] for number in together), keys, tuple(together)))
-    key_of = {alike[number]: key for batch in batches for number, key in zip(batch.numbers, batch.keys, strict=True)}
-    return Plan(tuple(key_of[own] for own in alike), tuple(_in_drawing_order(batches)))
-
-
-def share_of(batches: Sequence[Batch], process: int, processes: int) -> Sequence[Batch]:
-    """Returns the batches of one process of several: neighbours, so that it loads few models."""
-    return batches[len(batches) * process // processes : len(batches) * (process + 1) // processes]
+    key_of = {digests[number]: key for batch in batches for number, key in zip(batch.numbers, batch.keys, strict=True)}
+    return BatchPlan(tuple(key_of[each] for each in digests), tuple(_in_drawing_order(batches)))
 
 
 def _in_drawing_order(batches: Sequence[Batch]) -> list[Batch]:
-    """Sorts by model and by stack: what is on the UNet then changes in nothing but its strengths, mostly."""
+    """Sorts by model and by stack, so that from batch to batch mostly strengths alone change on the UNet."""
     models: dict[str | None, int] = {}
     stacks: dict[tuple[str, ...], int] = {}
     for batch in batches:

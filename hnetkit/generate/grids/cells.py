@@ -1,8 +1,7 @@
-"""What each cell of a grid draws: the changes of its place applied, its networks found, its tags written anew."""
+"""The cells of a grid: each position's changes applied, its networks found, its tags rewritten."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,29 +9,29 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.generate.grids.axes import Change
-from hnetkit.generate.loras import Lora, find_loras
-from hnetkit.generate.networks import Network, StackedPrompt, Wish, find_networks
+from hnetkit.errors import HnetkitError, NotFound, UsageError, did_you_mean, failure_of
+from hnetkit.generate.grids.axes import AxisChange
+from hnetkit.generate.loading.extra_networks import Lora, find_loras
+from hnetkit.generate.prompt_networks import NetworkRequest, ResolvedNetwork, StackedPrompt, find_networks
 from hnetkit.prompts.tags import Tag, TaggedPrompt
 from hnetkit.registry.store import Registry
 
 MOST_IN_EVERY_ORDER = 5
-"""Networks of a stack: 120 orders."""
+"""Networks of a stack for ``order=all``: 120 orders."""
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
-    """A cell as it is asked for; None leaves the choice to the model.
+class CellSpec:
+    """What a cell draws, before its names are looked up; None takes the model's default.
 
     Attributes:
         prompt: with tags.
         options: ``NAME[:STRENGTH]`` of networks that follow those of the prompt.
         has_network: whether an axis gives a network, which then follows all others.
-        network: that one; None where its value is none.
-        strengths: (name, strength) that replace those of the stack; the empty name is the axis's network, or all.
-        order: names in stacking order, where an axis gives it.
-        checkpoint: place of the model; None for the one that was asked for beside the axes.
+        network: that network; None if the axis's value is ``none``.
+        strengths: (name, strength) that replace those of the stack; an empty name is the axis's network, or all.
+        order: names in stacking order, if an axis gives it.
+        checkpoint: source of the model; None for the grid's own.
     """
 
     prompt: str
@@ -48,16 +47,16 @@ class Draft:
     sampler: str | None = None
     checkpoint: str | None = None
 
-    def changed(self, changes: Iterable[Change]) -> Draft:
-        """Returns the draft of a place on a grid.
+    def changed(self, changes: Iterable[AxisChange]) -> CellSpec:
+        """Returns the spec with the changes of one position applied.
 
         Raises:
-            UsageError: what an axis searches for is not in the prompt.
+            UsageError: the text that an axis searches for is not in the prompt.
         """
-        draft = self
+        spec = self
         for change in changes:
-            draft = _CHANGES[change.kind](draft, change)
-        return draft
+            spec = _CHANGES[change.kind](spec, change)
+        return spec
 
 
 @dataclass(frozen=True)
@@ -65,16 +64,16 @@ class Cell:
     """A cell, ready to be drawn.
 
     Attributes:
-        draft: what was asked for.
-        prompt: taken apart; its tags are the stack.
+        spec: what it draws.
+        prompt: split into text and tags; the tags are the stack.
         networks: of its tags, in stacking order.
         loras: of its prompt.
-        failure: why it cannot be drawn: a file of its networks or LoRAs is of no use; it then has none of either.
+        failure: why it cannot be drawn, if a file of its networks or LoRAs is unusable; both are then empty.
     """
 
-    draft: Draft
+    spec: CellSpec
     prompt: TaggedPrompt
-    networks: tuple[Network, ...]
+    networks: tuple[ResolvedNetwork, ...]
     loras: tuple[Lora, ...] = ()
     failure: HnetkitError | None = None
 
@@ -83,119 +82,120 @@ class Cell:
         return StackedPrompt(self.prompt, self.networks)
 
     def facts(self) -> dict[str, object]:
-        """Returns all that its picture depends on beside the model and what every cell of a grid shares."""
-        draft = self.draft
-        return {
+        """Returns all that its image depends on, except the model and what all cells of a grid share."""
+        spec = self.spec
+        facts: dict[str, object] = {
             "text": self.prompt.text,
             "written": self.prompt.written,
-            "negative_prompt": draft.negative_prompt,
+            "negative_prompt": spec.negative_prompt,
             "loras": [[str(lora.tag), lora.hash] for lora in self.loras],
             "networks": [[network.network.content_hash, network.hash] for network in self.networks],
             "tags": [str(tag) for tag in self.prompt.tags],
-            "steps": draft.steps,
-            "cfg_scale": draft.cfg_scale,
-            "sampler": draft.sampler,
-            "seed": draft.seed,
-            **({"failure": str(self.failure)} if self.failure else {}),
+            "steps": spec.steps,
+            "cfg_scale": spec.cfg_scale,
+            "sampler": spec.sampler,
+            "seed": spec.seed,
         }
+        if self.failure is not None:
+            facts["failure"] = str(self.failure)
+        return facts
 
 
-class Finder:
-    """Makes cells of drafts; every network file is opened once for a whole grid.
+class CellBuilder:
+    """Builds cells from their specs; every network file is opened once for a whole grid.
 
-    A file that is there and of no use is the failure of the cells that need it.
+    A file that exists and is unusable fails only the cells that need it.
 
     Args:
-        drafts: all that cells will be asked of.
+        specs: of all cells that will be built.
         bundled: stem -> file of networks that come with the model.
-        read: takes a prompt apart.
-        lora_folder: where LoRAs are.
-        registry: of the library; see `hnetkit.generate.networks.find_networks`.
+        read: splits a prompt into text and tags.
+        lora_folder: the folder of LoRAs.
+        registry: of the library; see `hnetkit.generate.prompt_networks.find_networks`.
 
     Raises:
-        As `hnetkit.generate.networks.find_networks`, `Wish.of_option`, `hnetkit.generate.loras.find_loras` and
-        `hnetkit.prompts.tags.split_tags`.
+        As `find_networks`, `NetworkRequest.from_option`, `find_loras` and `hnetkit.prompts.tags.split_tags`.
     """
 
     def __init__(
         self,
-        drafts: Sequence[Draft],
+        specs: Sequence[CellSpec],
         bundled: Mapping[str, Path],
         read: Callable[[str], TaggedPrompt],
         lora_folder: str | None = None,
         registry: Registry | None = None,
     ) -> None:
-        self._prompts = {text: read(text) for text in dict.fromkeys(draft.prompt for draft in drafts)}
+        self._prompts = {text: read(text) for text in dict.fromkeys(spec.prompt for spec in specs)}
         self._loras: dict[str, tuple[Lora, ...]] = {}
         self._failures: dict[str | Path, HnetkitError] = {}
         for text, prompt in self._prompts.items():
             self._loras[text] = tuple(find_loras(prompt.loras, lora_folder))
             for lora in self._loras[text]:
                 self._try(lora.path, partial(getattr, lora, "hash"))
-        wishes = [Wish.of_tag(tag) for prompt in self._prompts.values() for tag in prompt.tags]
-        named = dict.fromkeys(name for draft in drafts for name in (*draft.options, draft.network) if name)
-        self._options = {name: Wish.of_option(name) for name in named}
-        self._found: dict[tuple[str | Path, bool], Network] = {}
-        alike: dict[str | Path, list[Wish]] = {}
-        for wish in (*wishes, *self._options.values()):
-            alike.setdefault(wish.place, []).append(wish)
-        for place, same in alike.items():
-            self._try(place, partial(self._find, same, bundled, registry))
+        requests = [NetworkRequest.from_tag(tag) for prompt in self._prompts.values() for tag in prompt.tags]
+        named = dict.fromkeys(name for spec in specs for name in (*spec.options, spec.network) if name)
+        self._options = {name: NetworkRequest.from_option(name) for name in named}
+        self._found: dict[tuple[str | Path, bool], ResolvedNetwork] = {}
+        alike: dict[str | Path, list[NetworkRequest]] = {}
+        for request in (*requests, *self._options.values()):
+            alike.setdefault(request.source, []).append(request)
+        for source, same in alike.items():
+            self._try(source, partial(self._find, same, bundled, registry))
 
-    def _find(self, wishes: Sequence[Wish], bundled: Mapping[str, Path], registry: Registry | None) -> None:
-        for wish, network in zip(wishes, find_networks(wishes, bundled, registry), strict=True):
-            _ = network.hash, network.network.content_hash  # read here, where a failure is that network's own
-            self._found[wish.place, wish.tag is None] = network
+    def _find(self, requests: Sequence[NetworkRequest], bundled: Mapping[str, Path], registry: Registry | None) -> None:
+        for request, network in zip(requests, find_networks(requests, bundled, registry), strict=True):
+            _ = network.hash, network.network.content_hash  # read now, while a failure can be told to be this network's
+            self._found[request.source, request.tag is None] = network
 
-    def _try(self, place: str | Path, do: Callable[[], object]) -> None:
-        """Does something with a file; that it is of no use is told where cells need it, and a mistyped name at once."""
+    def _try(self, source: str | Path, do: Callable[[], object]) -> None:
+        """Does something with a file. If the file is unusable, its cells fail later; a mistyped name raises at once."""
         try:
             do()
         except (NotFound, UsageError):
             raise
         except Exception as error:
-            self._failures[place] = failure_of(error, str(place))
+            self._failures[source] = failure_of(error, str(source))
 
     @property
     def names(self) -> dict[str, str]:
         """``NAME[:STRENGTH]`` -> the network's name."""
-        return {option: self._name(wish) for option, wish in self._options.items()}
+        return {option: self._name(request) for option, request in self._options.items()}
 
-    def _name(self, wish: Wish) -> str:
-        if found := self._found.get((wish.place, wish.tag is None)):
+    def _name(self, request: NetworkRequest) -> str:
+        if found := self._found.get((request.source, request.tag is None)):
             return found.name
-        return wish.place.stem if isinstance(wish.place, Path) else wish.place
+        return request.source.stem if isinstance(request.source, Path) else request.source
 
-    def stack_of(self, draft: Draft) -> tuple[str, ...]:
-        """Returns the names of a draft's stack, as they are before an axis changes their order."""
-        return tuple(tag.name for tag in self.cell(replace(draft, order=None)).prompt.tags)
+    def stack_of(self, spec: CellSpec) -> tuple[str, ...]:
+        """Returns the names of a cell's stack, in the order before an axis changes it."""
+        return tuple(tag.name for tag in self.cell(replace(spec, order=None)).prompt.tags)
 
-    def cell(self, draft: Draft) -> Cell:
-        """Raises UsageError where an axis names what is not in the stack."""
-        prompt = self._prompts[draft.prompt]
-        options = [*draft.options, *([draft.network] if draft.network else [])]
-        wishes = [*map(Wish.of_tag, prompt.tags), *(self._options[option] for option in options)]
-        added = [Tag(self._name(wish), wish.strength) for wish in wishes if wish.tag is None]
+    def cell(self, spec: CellSpec) -> Cell:
+        """Builds a cell; raises UsageError if an axis names a network that is not in the stack."""
+        prompt = self._prompts[spec.prompt]
+        options = [*spec.options, *([spec.network] if spec.network else [])]
+        requests = [*map(NetworkRequest.from_tag, prompt.tags), *(self._options[option] for option in options)]
+        added = [Tag(self._name(request), request.strength) for request in requests if request.tag is None]
         tags: list[Tag | None] = [*prompt.tags, *added]
-        for name, strength in draft.strengths:
-            _set_strength(tags, draft, name, strength)
-        places = _ordered(tags, draft.order) if draft.order is not None else list(range(len(tags)))
-        final = _rewritten(prompt, [tags[place] for place in places])
-        stack = [wishes[place] for place in places if tags[place] is not None]
-        loras = self._loras[draft.prompt]
-        needed = [*(wish.place for wish in stack), *(lora.path for lora in loras)]
-        failure = next((self._failures[place] for place in needed if place in self._failures), None)
+        for name, strength in spec.strengths:
+            _set_strength(tags, spec, name, strength)
+        indices = _ordered(tags, spec.order) if spec.order is not None else list(range(len(tags)))
+        final = _rewritten(prompt, [tags[index] for index in indices])
+        stack = [requests[index] for index in indices if tags[index] is not None]
+        loras = self._loras[spec.prompt]
+        needed = [*(request.source for request in stack), *(lora.path for lora in loras)]
+        failure = next((self._failures[source] for source in needed if source in self._failures), None)
         if failure is not None:
-            return Cell(draft, final, (), (), failure)
-        return Cell(draft, final, tuple(self._found[wish.place, wish.tag is None] for wish in stack), loras)
+            return Cell(spec, final, (), (), failure)
+        return Cell(spec, final, tuple(self._found[request.source, request.tag is None] for request in stack), loras)
 
-    def written(self, draft: Draft) -> str:
-        """Returns a draft's prompt as it is stored, with its own tags and those of its options."""
-        plain = replace(draft, has_network=False, network=None, strengths=(), order=None)
+    def written(self, spec: CellSpec) -> str:
+        """Returns the prompt of a cell as it is stored, with its own tags and those of its options."""
+        plain = replace(spec, has_network=False, network=None, strengths=(), order=None)
         return self.cell(plain).prompt.written
 
 
-def every_order(names: Sequence[str]) -> list[tuple[str, ...]]:
+def all_orders(names: Sequence[str]) -> list[tuple[str, ...]]:
     """Returns all stacking orders of some names.
 
     Raises:
@@ -212,46 +212,46 @@ def every_order(names: Sequence[str]) -> list[tuple[str, ...]]:
     return list(dict.fromkeys(permutations(names)))
 
 
-def _set_strength(tags: list[Tag | None], draft: Draft, name: str, strength: float) -> None:
-    """Gives tags another strength; one that is then nothing at all is left out, so that equal pictures are one."""
+def _set_strength(tags: list[Tag | None], spec: CellSpec, name: str, strength: float) -> None:
+    """Changes the strength of tags. One without any strength left becomes None, so that equal images have one key."""
     if name:
-        places = [place for place, tag in enumerate(tags) if tag is not None and tag.name == name]
+        indices = [index for index, tag in enumerate(tags) if tag is not None and tag.name == name]
         names = [tag.name for tag in tags if tag is not None]
-        if not places and strength:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean strength:{near[0]}?" if near else f"in it are: {', '.join(names) or 'none'}"
+        if not indices and strength:
+            near = did_you_mean(name, names)
+            hint = f"did you mean strength:{near}?" if near else f"in it are: {', '.join(names) or 'none'}"
             raise UsageError(f"strength:{name}: the stack has no network of this name", hint=hint)
-    elif draft.has_network:
-        places = [len(tags) - 1] if draft.network else []
+    elif spec.has_network:
+        indices = [len(tags) - 1] if spec.network else []
     else:
-        places = list(range(len(tags)))
-    for place in places:
-        tag = tags[place]
+        indices = list(range(len(tags)))
+    for index in indices:
+        tag = tags[index]
         if tag is not None:
             changed = replace(tag, multiplier=strength)
-            tags[place] = None if strength == 0 and not tag.parts else changed
+            tags[index] = None if strength == 0 and not tag.parts else changed
 
 
 def _ordered(tags: Sequence[Tag | None], order: tuple[str, ...]) -> list[int]:
-    """Returns the places of `tags` in the order of names; those left out keep theirs at the end."""
-    left = [place for place, tag in enumerate(tags) if tag is not None]
+    """Returns the indices of `tags` in the order of names, then those of the tags that are None."""
+    left = [index for index, tag in enumerate(tags) if tag is not None]
     names = [tag.name for tag in tags if tag is not None]
-    absent = [place for place, tag in enumerate(tags) if tag is None]
-    places = []
+    absent = [index for index, tag in enumerate(tags) if tag is None]
+    indices = []
     for name in order:
-        found = next((place for place in left if tags[place].name == name), None)  # type: ignore[union-attr]
+        found = next((index for index in left if tags[index].name == name), None)  # type: ignore[union-attr]
         if found is not None:
             left.remove(found)
-            places.append(found)
+            indices.append(found)
         elif not absent:
             raise UsageError(f"order={'/'.join(order)}: not an order of the stack", hint=f"it is {'/'.join(names)}")
     if left:
         raise UsageError(f"order={'/'.join(order)}: leaves out {tags[left[0]].name}", hint=f"it is {'/'.join(names)}")  # type: ignore[union-attr]
-    return [*places, *absent]
+    return [*indices, *absent]
 
 
 def _rewritten(prompt: TaggedPrompt, tags: Sequence[Tag | None]) -> TaggedPrompt:
-    """Returns a prompt with other tags where its own were, and further ones at its end; None leaves a place empty."""
+    """Returns a prompt with its own tags replaced in place and further ones at its end; None removes a tag."""
     own = len(prompt.tags)
     pieces, position = [], 0
     for old, new in zip(prompt.tags, tags[:own], strict=True):
@@ -263,43 +263,47 @@ def _rewritten(prompt: TaggedPrompt, tags: Sequence[Tag | None]) -> TaggedPrompt
     return changed.adding(tuple(tag for tag in tags[own:] if tag is not None))
 
 
-def _replaced(draft: Draft, change: Change) -> Draft:
-    if change.search not in draft.prompt and change.search not in draft.negative_prompt:
+def _with_replaced_text(spec: CellSpec, change: AxisChange) -> CellSpec:
+    if change.search not in spec.prompt and change.search not in spec.negative_prompt:
         raise UsageError(
             f"prompt={change.search}: not in the prompt: the first value of this axis is what is searched for",
-            hint=f'the prompt is "{draft.prompt}"',
+            hint=f'the prompt is "{spec.prompt}"',
         )
     return replace(
-        draft,
-        prompt=draft.prompt.replace(change.search, str(change.value)),
-        negative_prompt=draft.negative_prompt.replace(change.search, str(change.value)),
+        spec,
+        prompt=spec.prompt.replace(change.search, str(change.value)),
+        negative_prompt=spec.negative_prompt.replace(change.search, str(change.value)),
     )
 
 
-def _to(name: str) -> Callable[[Draft, Change], Draft]:
-    """Returns what puts a change's value into one field."""
+def _to(name: str) -> Callable[[CellSpec, AxisChange], CellSpec]:
+    """Returns the function that puts a change's value into one field."""
 
-    def put(draft: Draft, change: Change) -> Draft:
+    def put(spec: CellSpec, change: AxisChange) -> CellSpec:
         value: Any = change.value
-        return replace(draft, **{name: value})
+        return replace(spec, **{name: value})
 
     return put
 
 
-def _with_network(draft: Draft, change: Change) -> Draft:
-    return replace(_to("network")(draft, change), has_network=True)
+def _with_network(spec: CellSpec, change: AxisChange) -> CellSpec:
+    return replace(_to("network")(spec, change), has_network=True)
 
 
-def _with_strength(draft: Draft, change: Change) -> Draft:
+def _with_strength(spec: CellSpec, change: AxisChange) -> CellSpec:
     strength: Any = change.value
-    return replace(draft, strengths=(*draft.strengths, (change.target, strength)))
+    return replace(spec, strengths=(*spec.strengths, (change.target, strength)))
 
 
-_CHANGES: Mapping[str, Callable[[Draft, Change], Draft]] = {
-    **{name: _to(name) for name in ("order", "seed", "steps", "sampler", "checkpoint")},
-    "text": _to("prompt"),
+_CHANGES: Mapping[str, Callable[[CellSpec, AxisChange], CellSpec]] = {
     "cfg": _to("cfg_scale"),
-    "prompt": _replaced,
+    "checkpoint": _to("checkpoint"),
     "hypernetwork": _with_network,
+    "order": _to("order"),
+    "prompt": _with_replaced_text,
+    "sampler": _to("sampler"),
+    "seed": _to("seed"),
+    "steps": _to("steps"),
     "strength": _with_strength,
+    "text": _to("prompt"),
 }

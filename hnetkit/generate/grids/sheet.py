@@ -1,4 +1,4 @@
-"""A labelled sheet of pictures: rows and columns with their names, sections, a title. Pixels in, pixels out."""
+"""A labeled sheet of images: rows and columns with their labels, sections, a title. Pixels in, pixels out."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     Font = FreeTypeFont | ImageFont
 
 MIN_CELL = 192
-"""Pixels: pictures whose longer side is shorter are enlarged, by a whole factor, so that labels can be read."""
+"""Pixels: images whose longer side is shorter are enlarged by a whole factor, so that labels are legible."""
 
 LEAST_CELL = 48
-"""Pixels: pictures of a large sheet are not shrunk below this for their longer side."""
+"""Pixels: the longer side of an image is never shrunk below this on a large sheet."""
 
 MOST_PIXELS = 178_956_970
-"""Of a whole sheet: what most programs open without a question."""
+"""Pixels of a whole sheet: most programs open this much without a warning."""
 
 MOST_SIDE = {".webp": 16_383}
-"""Pixels that a format can have on a side."""
+"""Suffix -> pixels of the longest side that the format allows."""
 
 MOST_LETTERS = 10_000
-"""Of a label, a title or a caption; what stands behind is not even measured."""
+"""Characters of a label, a title or a caption; the rest is cut off before it is measured."""
 
 _OTHER_SIDE = 65_500
 _LINES = {"title": 6, "caption": 3, "column": 4, "section": 3}
@@ -39,7 +39,7 @@ _PAPER, _INK, _PALE_INK, _EDGE = "#ffffff", "#1a1a1a", "#6b6b6b", "#d8d8d8"
 
 @dataclass(frozen=True, slots=True)
 class SheetRow:
-    """One row: what it is called, and its pictures, or their files."""
+    """One row: its label, and its images or their files."""
 
     label: str
     pictures: Sequence[Image.Image | Path]
@@ -47,7 +47,7 @@ class SheetRow:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Rows below a heading of their own."""
+    """Rows below one heading."""
 
     label: str
     rows: Sequence[SheetRow]
@@ -59,9 +59,9 @@ class Layout:
 
     Attributes:
         size: (width, height) of the sheet.
-        em: size of a label's letters; the title is a third larger.
-        scale: how often each picture is enlarged.
-        shrink: how often it is made smaller; with both at 1 a cell has its picture's own pixels.
+        em: height of a label's font; the title is a third larger.
+        scale: factor by which each image is enlarged.
+        shrink: factor by which it is made smaller; with both at 1 a cell shows the image's own pixels.
         box: (width, height) of a cell.
         texts: the lines of title and caption, each with its top.
         columns: labels above the first row of each section, broken into lines.
@@ -85,12 +85,12 @@ class Layout:
 
 
 def most_side(path: Path) -> int:
-    """Returns how many pixels the format of a sheet's file can have on a side."""
+    """Returns the longest side in pixels that the format of a sheet's file allows."""
     return MOST_SIDE.get(path.suffix.lower(), _OTHER_SIDE)
 
 
 def require_room(columns: int, rows: int, side: int = _OTHER_SIDE) -> None:
-    """Raises UsageError where no sheet can show so many cells."""
+    """Raises UsageError if no sheet can show so many cells."""
     if max(columns, rows) * LEAST_CELL > side or columns * rows * LEAST_CELL**2 > MOST_PIXELS:
         raise UsageError(
             f"{columns} columns and {rows} rows are too many for one sheet", hint="draw several grids of fewer values"
@@ -100,7 +100,7 @@ def require_room(columns: int, rows: int, side: int = _OTHER_SIDE) -> None:
 def lay_out(
     title: str, caption: str, columns: Sequence[str], sections: Sequence[Section], side: int = _OTHER_SIDE
 ) -> Layout:
-    """Returns the layout of the sheet that `draw_sheet` makes of the same arguments: the largest that there may be.
+    """Returns the layout of the sheet that `draw_sheet` draws of the same arguments: the largest that is allowed.
 
     Raises:
         UsageError: even the smallest cells are too many.
@@ -123,10 +123,10 @@ def draw_sheet(
 
     Args:
         title: large, at the top. Long texts are wrapped, and very long ones end in an ellipsis.
-        caption: small and pale, under the title.
-        columns: one label for each picture of a row; they stand above each section.
+        caption: small and pale, below the title.
+        columns: one label for each image of a row, above each section.
         sections: from top to bottom.
-        side: pixels that the sheet may be wide or high.
+        side: the longest side in pixels.
     """
     from PIL import Image, ImageDraw
 
@@ -140,10 +140,10 @@ def draw_sheet(
         canvas.multiline_text((edge, top), text, fill=ink, font=of_text, spacing=em // 3)
 
     rows = [row for section in sections for row in section.rows]
-    for row, label, places in zip(rows, layout.labels, layout.cells, strict=True):
-        middle = places[0][0] - em, places[0][1] + layout.box[1] / 2
+    for row, label, corners in zip(rows, layout.labels, layout.cells, strict=True):
+        middle = corners[0][0] - em, corners[0][1] + layout.box[1] / 2
         canvas.multiline_text(middle, label, fill=_INK, font=font, anchor="rm", align="right", spacing=em // 3)
-        for picture, (x, y) in zip(row.pictures, places, strict=True):
+        for picture, (x, y) in zip(row.pictures, corners, strict=True):
             shown = _shown(picture, layout)
             left, top = x + (layout.box[0] - shown.width) // 2, y + (layout.box[1] - shown.height) // 2
             canvas.rectangle((left - 1, top - 1, left + shown.width, top + shown.height), outline=_EDGE)
@@ -156,7 +156,7 @@ def draw_sheet(
 
 
 def _scales(longest: int) -> Iterator[tuple[int, int]]:
-    """Yields (enlarged, shrunk), from large to small."""
+    """Yields (scale, shrink), from large to small."""
     for scale in range(-(-MIN_CELL // longest), 0, -1):
         yield scale, 1
     for shrink in range(2, longest // LEAST_CELL + 1):
@@ -231,7 +231,7 @@ def _shown(picture: Image.Image | Path, layout: Layout) -> Image.Image:
 
 
 def font_of(em: int) -> Font:
-    """Returns Pillow's font, `em` pixels high; before Pillow 10.1, which has one size alone, matplotlib's."""
+    """Returns Pillow's font, `em` pixels high; before Pillow 10.1, whose font has a single size, matplotlib's."""
     from PIL import ImageFont
 
     try:
@@ -247,7 +247,7 @@ def _title_font(em: int) -> Font:
 
 
 def _wrapped(text: str, font: Font, width: int, most: int) -> str:
-    """Breaks `text` into at most `most` lines of `width` pixels, between words, and within a word that is wider."""
+    """Wraps `text` into at most `most` lines of `width` pixels, between words, or inside a word that is wider."""
     if len(text) > MOST_LETTERS:
         text = f"{text[:MOST_LETTERS]}…"
     lines = [""]
@@ -271,7 +271,7 @@ def _wrapped(text: str, font: Font, width: int, most: int) -> str:
 
 
 def _fitting(text: str, font: Font, width: int) -> int:
-    """Returns how many letters of `text` are at most `width` pixels long, at least one; no more of it is measured."""
+    """Returns how many characters of `text` fit into `width` pixels, at least one; no more of it is measured."""
     least, most = min(1, len(text)), min(16, len(text))
     while most < len(text) and font.getlength(text[:most]) <= width:
         least, most = most, min(2 * most, len(text))
@@ -288,7 +288,7 @@ def _width(text: str, font: Font) -> int:
 
 
 def _height(text: str, font: Font) -> int:
-    """Of wrapped text with the space below it; 0 for none."""
+    """Returns the height of wrapped text with the space below it; 0 for no text."""
     if not text:
         return 0
     ascent_to_descent = font.getbbox("Ag")[3]

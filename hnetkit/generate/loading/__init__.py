@@ -1,1 +1,1 @@
-"""From a place to a pipeline: diffusers folders, the hub, checkpoints in one file, autoencoders, tokenizers."""
+"""Loading a pipeline from a diffusers folder, the hub or a checkpoint, with the files that prompts add to it."""

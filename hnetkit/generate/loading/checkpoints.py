@@ -1,37 +1,83 @@
 """A whole model in one file, in the original layout of Stable Diffusion 1, 2 and XL: ``.safetensors`` or ``.ckpt``.
 
-What it is, is told from its tensors' names and shapes; the configurations that such a file lacks are part of hnetkit
-(``configurations/<kind>/<part>/``, in diffusers' layout, from the architectures' published numbers).
+The names and shapes of its tensors tell which model it is. The configurations, which such a file lacks, are part of
+hnetkit (``configurations/<kind>/<part>/``, in diffusers' layout, from the architectures' published numbers).
+
+Trainers left more than weights in a ``.ckpt``: numbers, settings, objects of their own. hnetkit's reader creates none
+of them. Still, a file may name only the classes of a short list; any other name refuses the file.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import ModelNotUsable
-from hnetkit.formats.reading import TITLES, kind_of_names
+from hnetkit.errors import ModelNotUsable, UnsafeFile
+from hnetkit.formats import pickle_reader
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import TITLES, kind_of_bytes, kind_of_names, refuse_sparse
+from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
+from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
 from hnetkit.generate.loading.parts import VAE_NAMES, build_text_encoder, build_unet, build_vae
-from hnetkit.generate.loading.state_dicts import StateDict, read_state_dict
 from hnetkit.generate.loading.tokenizer import load_tokenizers
+from hnetkit.text import shorten
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIGURATIONS = Path(__file__).parent / "configurations"
 
 _UNET = "model.diffusion_model."
 _VAE = "first_stage_model."
 _XL = "conditioner.embedders."
-# where each text encoder stands, by who wrote the file
+# the prefixes of each text encoder's tensors, by which program wrote the file
 _TEXT = {
     "text_encoder": ("cond_stage_model.transformer.", "cond_stage_model.model.", f"{_XL}0.transformer."),
     "text_encoder_2": (f"{_XL}1.model.",),
 }
 _REFINER_WIDTH = 1280
-_CHANNELS = (4, 9)  # latents; for inpainting also the mask and what is left of the picture
+_CHANNELS = (4, 9)  # latents; for inpainting also the mask and the masked image
 _OTHER_MODEL = "hypernetworks belong on Stable Diffusion 1, 2 and XL"
 
 MakeVae = Callable[[Callable[[], Mapping[str, Any]]], Any]
+
+# classes of what trainers leave beside the weights; no object of them is ever created
+HARMLESS = {
+    "argparse.Namespace",
+    "collections.Counter",
+    "collections.defaultdict",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray._reconstruct",
+    "numpy.ndarray",
+    "omegaconf.base.ContainerMetadata",
+    "omegaconf.base.Metadata",
+    "omegaconf.dictconfig.DictConfig",
+    "omegaconf.listconfig.ListConfig",
+    "omegaconf.nodes.AnyNode",
+    "pathlib.PosixPath",
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "torch.Size",
+    "torch.bfloat16",
+    "torch.device",
+    "torch.float16",
+    "torch.float32",
+    "torch.float64",
+    "typing.Any",
+    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "dict", "list", "int")),
+}
+MAX_TENSORS = 5000
+"""Tensors of one part of a model; SDXL's UNet has 1680."""
+
+_FLOATS: Mapping[str, int] = {"FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "DoubleStorage": 8}
+_SAFETENSORS_FLOATS = ("F16", "BF16", "F32", "F64")
+_SMALL_FLOATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 
 
 def load_checkpoint(
@@ -40,12 +86,12 @@ def load_checkpoint(
     """Returns the pipeline of a checkpoint, each tensor read straight into `dtype`.
 
     Args:
-        device: what a UNet is tried on, where only its answer tells what it predicts.
+        device: where the UNet is called once, if only its output tells what it predicts.
         tokenizer: a folder; see `load_tokenizers`.
-        make_vae: makes another autoencoder than the file's, given what returns the configuration.
+        make_vae: returns another autoencoder than the file's, given a function that returns the configuration.
 
     Raises:
-        ModelNotUsable: it is no such checkpoint, a part of it is missing or does not fit, or there is no tokenizer.
+        ModelNotUsable: it is not such a checkpoint, a part of it is missing or does not fit, or there is no tokenizer.
         FileRefused: the file cannot be read safely.
     """
     import diffusers
@@ -61,7 +107,7 @@ def load_checkpoint(
     parts["vae"] = make_vae(lambda: vae_config) if make_vae else _vae(state, vae_config, dtype)
     parts |= {name: _text_encoder(state, name, _config(kinds[0], name), dtype) for name in encoders}
     parts["unet"] = unet = build_unet(unet_config, state.part(_UNET, dtype), state.path)
-    kind = kinds[0] if len(kinds) == 1 else _told_by_its_answer(kinds, unet.to(device))
+    kind = kinds[0] if len(kinds) == 1 else _kind_from_prediction(kinds, unet.to(device))
     unet.register_to_config(sample_size=_config(kind, "unet")["sample_size"])
     scheduler_config = _config(kind, "scheduler") | _stated_prediction(state)
     parts["scheduler"] = getattr(diffusers, scheduler_config["_class_name"]).from_config(scheduler_config)
@@ -72,7 +118,7 @@ def load_checkpoint(
 
 
 def _kinds_of(state: StateDict) -> list[str]:
-    """Returns the names of the configurations that a checkpoint can have: several differ in what the UNet predicts."""
+    """Returns the names of the configurations that fit a checkpoint; several differ only in what the UNet predicts."""
     first, context = f"{_UNET}input_blocks.0.0.weight", ".attn2.to_k.weight"
     contexts = [shape for name, shape in state.shapes.items() if name.startswith(_UNET) and name.endswith(context)]
     widths = {shape[-1] for shape in contexts if shape}
@@ -106,7 +152,7 @@ def _config(kind: str, part: str) -> dict[str, Any]:
 
 
 def _stated_prediction(state: StateDict) -> dict[str, str]:
-    """What the file itself says that its UNet predicts, as a scheduler's configuration; empty where it does not.
+    """Returns what the file states that its UNet predicts, as a scheduler's configuration; empty if it states nothing.
 
     Source: Stability's ModelSpec for metadata, and the empty tensor ``v_pred`` that SDXL trainers leave.
     """
@@ -115,23 +161,23 @@ def _stated_prediction(state: StateDict) -> dict[str, str]:
     return {"prediction_type": names[stated]} if stated in names else {}
 
 
-def _told_by_its_answer(kinds: list[str], unet: Any) -> str:
-    """Picks the configuration by what the UNet makes of noise: nothing else in a file of SD 2 tells its two apart."""
-    prediction = "epsilon" if gives_noise_back(unet) else "v_prediction"
+def _kind_from_prediction(kinds: list[str], unet: Any) -> str:
+    """Picks the configuration by the UNet's output for noise; nothing else tells the two kinds of SD 2 apart."""
+    prediction = "epsilon" if predicts_noise(unet) else "v_prediction"
     return next((kind for kind in kinds if _config(kind, "scheduler")["prediction_type"] == prediction), kinds[0])
 
 
-def gives_noise_back(unet: Any) -> bool:
-    """Whether a UNet predicts noise (epsilon): at the last time step its input is hardly anything else."""
+def predicts_noise(unet: Any) -> bool:
+    """Whether a UNet predicts noise (epsilon): at the last time step, its output is then almost its input."""
     import torch
 
     generator, config = torch.Generator("cpu").manual_seed(0), unet.config
     sample = torch.randn(1, config.in_channels, 16, 16, generator=generator).to(unet.device, unet.dtype)
     text = torch.zeros(1, 77, config.cross_attention_dim, device=unet.device, dtype=unet.dtype)
     with torch.no_grad():
-        answer = unet(sample, 999, encoder_hidden_states=text).sample
-    noise = sample[:, : answer.shape[1]]
-    return torch.cosine_similarity(answer.float().flatten(), noise.float().flatten(), dim=0).item() > 0.5
+        output = unet(sample, 999, encoder_hidden_states=text).sample
+    noise = sample[:, : output.shape[1]]
+    return torch.cosine_similarity(output.float().flatten(), noise.float().flatten(), dim=0).item() > 0.5
 
 
 def _text_encoder(state: StateDict, part: str, config: Mapping[str, Any], dtype: Any) -> Any:
@@ -145,3 +191,129 @@ def _vae(state: StateDict, config: Mapping[str, Any], dtype: Any) -> Any:
     if not tensors:
         raise ModelNotUsable(f"{state.path}: has no autoencoder of its own", hint="--vae FILE")
     return build_vae(config, {name.removeprefix(_VAE): tensor for name, tensor in tensors.items()}, state.path)
+
+
+# --- state dicts
+
+
+@dataclass(frozen=True)
+class StateDict:
+    """The floating-point tensors of one file, none of them loaded.
+
+    Attributes:
+        shapes: name -> shape of each tensor.
+        metadata: of a safetensors header.
+    """
+
+    path: str
+    shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, str]
+    _read: Callable[[str], Tensor] = field(repr=False)
+
+    def part(self, prefixes: str | tuple[str, ...], dtype: Any) -> dict[str, Tensor]:
+        """Returns the tensors with these prefixes, on the CPU in `dtype`. Only one at a time is held in its own dtype.
+
+        Raises:
+            UnsafeFile: there are too many.
+            FileRefused: one of them cannot be read; the message names it.
+        """
+        names = [name for name in self.shapes if name.startswith(prefixes)]
+        if len(names) > MAX_TENSORS:
+            raise UnsafeFile(f"{self.path}: {len(names)} tensors in one part of it; no such model has so many")
+        return {name: self._read(name).to(dtype) for name in names}
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
+    """Reads a file's structure; tensors are read when they are used. The suffix does not matter.
+
+    Raises:
+        ModelNotUsable: it is neither safetensors nor a torch file.
+        UnsafeFile: the pickle names a class that is not in `HARMLESS`.
+        FileRefused: it is damaged, or contradicts itself.
+    """
+    file = OpenFile(path)
+    refuse_sparse(file)
+    head = file.read_at(0, min(file.size, 4096))
+    if head.startswith(LEGACY_MAGIC):
+        return _of_torch(read_torch_legacy(file))
+    if head.startswith(b"PK\3\4"):
+        source = read_torch_zip(file)
+        if source is not None:
+            return _of_torch(source)
+    if len(head) > 8 and head[8:9] == b"{":
+        return _of_safetensors(read_safetensors(file))
+    kind = "zip" if head.startswith(b"PK") else kind_of_bytes(head)
+    raise ModelNotUsable(f"{file.path}: {TITLES[kind]}, no Stable Diffusion checkpoint", hint="get the file again")
+
+
+def _of_safetensors(source: SafetensorsFile) -> StateDict:
+    import torch
+
+    def read(name: str) -> Tensor:
+        entry = source.entries[name]
+        if entry.dtype not in _SMALL_FLOATS:
+            return source.tensor(name).torch()
+        data = bytearray(source.file.read_at(entry.offset, math.prod(entry.shape)))
+        return torch.frombuffer(data, dtype=getattr(torch, _SMALL_FLOATS[entry.dtype])).reshape(entry.shape)
+
+    known = (*_SAFETENSORS_FLOATS, *_SMALL_FLOATS)
+    shapes = {name: entry.shape for name, entry in source.entries.items() if entry.dtype in known}
+    return StateDict(source.file.path, shapes, source.metadata, read)
+
+
+def _of_torch(source: TorchFile) -> StateDict:
+    path = source.file.path
+    for name in source.foreign:
+        if name not in HARMLESS:
+            raise UnsafeFile(
+                f"{path}: asks for {shorten(name, 80)}, which no checkpoint needs",
+                hint="do not load this file with any program; get it again from its source, best as .safetensors",
+            )
+    value = source.value
+    inner = value.get("state_dict", value) if isinstance(value, dict) else value
+    if not isinstance(inner, dict):
+        raise ModelNotUsable(f"{path}: holds no state dict, so no Stable Diffusion checkpoint", hint="get it again")
+    stubs = {
+        name: item
+        for name, item in inner.items()
+        if isinstance(name, str) and isinstance(item, pickle_reader.TensorStub) and item.storage.type.name in _FLOATS
+    }
+    refuse_more_than_the_file(source.file, (_bytes_read(stub) for stub in stubs.values()))
+    shapes = {name: stub.shape for name, stub in stubs.items()}
+    return StateDict(path, shapes, {}, lambda name: _read_torch(source, stubs[name], name))
+
+
+def refuse_more_than_the_file(file: OpenFile, sizes: Iterable[int]) -> None:
+    """Refuses tensors that share their bytes so often that together they are far larger than the file.
+
+    Args:
+        sizes: bytes of each tensor once it is read.
+
+    Raises:
+        UnsafeFile: they are larger.
+    """
+    together = sum(sizes)
+    if together > 2 * file.size:
+        raise UnsafeFile(f"{file.path}: its tensors together ({shorten(together)} bytes) are larger than the file")
+
+
+def _bytes_read(stub: pickle_reader.TensorStub) -> int:
+    return max(math.prod(stub.shape), _span(stub)) * _FLOATS[stub.storage.type.name]
+
+
+def _span(stub: pickle_reader.TensorStub) -> int:
+    """Returns the number of values of its storage that a tensor spans."""
+    return 1 + sum((length - 1) * stride for length, stride in zip(stub.shape, stub.stride, strict=True))
+
+
+def _read_torch(source: TorchFile, stub: pickle_reader.TensorStub, name: str) -> Tensor:
+    """Reads a tensor whose values may not be stored row by row, as in trainers' channels-last weights."""
+    import torch
+
+    numel, span = math.prod(stub.shape), _span(stub)
+    if not numel or numel > span:  # empty, or values that are repeated by a stride of 0
+        return source.tensor(stub, name).torch()
+    flat = source.tensor(replace(stub, shape=(span,), stride=(1,)), name).torch()
+    strided = flat.as_strided(stub.shape, stub.stride)
+    # a side of length 1 may have any stride, but torch picks its kernels by strides: give it the usual ones
+    return flat.view(stub.shape) if strided.is_contiguous() else strided.clone(memory_format=torch.contiguous_format)

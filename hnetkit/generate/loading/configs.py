@@ -1,6 +1,6 @@
-"""What the configuration beside weights may say: it comes from strangers, and decides what a library builds.
+"""Configurations beside weights, checked: they come from strangers and decide what a library builds.
 
-hnetkit reads it, holds it to what can be meant, and hands on no more than that. No library reads it from its file.
+hnetkit reads them, checks every value against a limit, and passes on nothing else. No library reads their files.
 """
 
 from __future__ import annotations
@@ -19,47 +19,73 @@ from hnetkit.limits import read_json
 HINT = "get the model again, from a source that you trust"
 
 MOST_NUMBER = 1 << 20
-"""The largest whole number of a configuration that has no limit of its own; vocabularies have 50,000 words."""
+"""Limit of a whole number without a limit of its own; vocabularies have 50,000 words."""
 
 MOST: Mapping[str, int] = {
-    **{"layers_per_block": 16, "transformer_layers_per_block": 32, "reverse_transformer_layers_per_block": 32},
-    **{"num_hidden_layers": 100, "num_train_timesteps": 100_000, "sample_size": MOST_PIXELS},
-    **{"image_size": 4096, "img_size": 4096, "window_size": 64, "depths": 100, "depth": 100},
+    "depth": 100,
+    "depths": 100,
+    "image_size": 4096,
+    "img_size": 4096,
+    "layers_per_block": 16,
+    "num_hidden_layers": 100,
+    "num_train_timesteps": 100_000,
+    "reverse_transformer_layers_per_block": 32,
+    "sample_size": MOST_PIXELS,
+    "transformer_layers_per_block": 32,
+    "window_size": 64,
 }
 """Limits by name. Stable Diffusion has 2 layers in a block, 10 transformer layers, 32 hidden ones, 1000 steps."""
 
 MOST_STEPS = 100_000
-"""Whole numbers of a scheduler, and the length of its list of betas."""
+"""Limit of a scheduler's whole numbers, and of the length of its list of betas."""
 
 _LAYERS = ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers", "depths")
 _WIDTHS = (
-    *("block_out_channels", "cross_attention_dim", "hidden_size", "intermediate_size", "vocab_size", "embed_dim"),
-    *("max_position_embeddings", "hidden_sizes"),
+    "block_out_channels",
+    "cross_attention_dim",
+    "embed_dim",
+    "hidden_size",
+    "hidden_sizes",
+    "intermediate_size",
+    "max_position_embeddings",
+    "vocab_size",
 )
 _MOST_BLOCKS = 8
 _MOST_ITEMS = 64
 _MOST_TEXT = 200
 
-# they would have a library run code of the model's, or read its weights in another way
+# keys that make a library run the model's own code, or read its weights in another way
 _LEAD_ELSEWHERE = ("auto_map", "custom_pipelines", "quantization_config", "compression_config")
 
-_CLIP = frozenset(
+_CLIP_KEYS = frozenset(
     {
-        *("vocab_size", "hidden_size", "intermediate_size", "projection_dim", "num_hidden_layers", "layer_norm_eps"),
-        *("num_attention_heads", "max_position_embeddings", "hidden_act", "attention_dropout", "initializer_range"),
-        *("initializer_factor", "pad_token_id", "bos_token_id", "eos_token_id"),
+        "attention_dropout",
+        "bos_token_id",
+        "eos_token_id",
+        "hidden_act",
+        "hidden_size",
+        "initializer_factor",
+        "initializer_range",
+        "intermediate_size",
+        "layer_norm_eps",
+        "max_position_embeddings",
+        "num_attention_heads",
+        "num_hidden_layers",
+        "pad_token_id",
+        "projection_dim",
+        "vocab_size",
     }
 )
-_OF_DIFFUSERS = ("_class_name", "_diffusers_version")
+_DIFFUSERS_KEYS = ("_class_name", "_diffusers_version")
 
-# nothing that draws pictures from a prompt gives a UNet classes
+# drawing from a prompt gives a UNet no classes
 _NEVER = ("class_embed_type", "num_class_embeds")
 _LISTS = ("attention_head_dim", "layers_per_block", "cross_attention_dim", "transformer_layers_per_block")
 _NUMBERS_OR_NULL = ("norm_num_groups",)
 _BELOW_0 = ("shift_factor", "latents_mean", "lambda_min_clipped", "pad_token_id")
-_ENDLESS = "lambda_min_clipped"  # DPM++ writes -Infinity
+_MAY_BE_INFINITE = "lambda_min_clipped"  # DPM++ writes -Infinity
 
-# what a scheduler says; what is not here draws nothing
+# other values of these would draw nothing
 _BETAS = ("beta_start", "beta_end")
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "prediction_type": ("epsilon", "v_prediction", "sample"),
@@ -68,10 +94,10 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Returns a JSON object from a file of a model; nothing in it leads a library elsewhere.
+    """Returns the JSON object in a file of a model; it has no keys that make a library run other code.
 
     Raises:
-        ModelNotUsable: it is not there, cannot be read or is too large, is no object, or names code to run.
+        ModelNotUsable: it is not there, cannot be read, is too large, is not an object, or names code to run.
     """
     try:
         value = read_json(path)
@@ -88,28 +114,28 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def part_configuration(path: Path, kind: type) -> dict[str, Any]:
-    """Returns the configuration of a part of diffusers: what its class takes, and no value beyond what can be meant.
+    """Returns the configuration of a part of diffusers: the keys that its class takes, with values within limits.
 
     Args:
-        kind: the class; another one in the file is refused.
+        kind: the class; a file that names another one is refused.
 
     Raises:
-        ModelNotUsable: as `read_object`, or a value that cannot be meant; the message names it.
+        ModelNotUsable: as `read_object`, or a value is not allowed; the message names it.
     """
     config = read_object(path)
     if (named := config.get("_class_name", kind.__name__)) != kind.__name__:
         raise ModelNotUsable(f"{path}: cannot be loaded: of a {_brief(named)}, not {kind.__name__}", hint=HINT)
     parameters = inspect.signature(kind).parameters
-    held = held_values(path, config, {*parameters, *_OF_DIFFUSERS})
+    held = checked_values(path, config, {*parameters, *_DIFFUSERS_KEYS})
     for key, value in held.items():
-        usual = parameters[key].default if key in parameters else None
-        if not _is_like(key, value, usual) or (key in _NEVER and value is not None):
-            raise _not_meant(path, key, value)
+        default = parameters[key].default if key in parameters else None
+        if not _has_type_of(key, value, default) or (key in _NEVER and value is not None):
+            raise _not_allowed(path, key, value)
     return held
 
 
 def text_encoder_configuration(path: Path, kind: str) -> dict[str, Any]:
-    """Returns the configuration of a CLIP text encoder, which `kind` is made of.
+    """Returns the configuration of a CLIP text encoder of the class `kind`.
 
     Raises:
         ModelNotUsable: as `part_configuration`.
@@ -120,9 +146,9 @@ def text_encoder_configuration(path: Path, kind: str) -> dict[str, Any]:
     inner = config.get("text_config")
     if named == "clip" and isinstance(inner, dict):
         config = inner
-    held = {key: value for key, value in held_values(path, config, _CLIP).items() if value is not None}
-    if isinstance(held.get("eos_token_id"), list):  # as of models that generate; CLIP's ends with one
-        raise _not_meant(path, "eos_token_id", held["eos_token_id"])
+    held = {key: value for key, value in checked_values(path, config, _CLIP_KEYS).items() if value is not None}
+    if isinstance(held.get("eos_token_id"), list):  # models that generate have several; CLIP has one
+        raise _not_allowed(path, "eos_token_id", held["eos_token_id"])
     return {**held, "architectures": [kind]}
 
 
@@ -130,7 +156,7 @@ def scheduler_configuration(path: Path, kinds: Iterable[str]) -> dict[str, Any]:
     """Returns the configuration of a scheduler: numbers, words and lists of numbers.
 
     Args:
-        kinds: names of classes, of which it may be.
+        kinds: names of the classes that it may have.
 
     Raises:
         ModelNotUsable: as `part_configuration`.
@@ -139,51 +165,51 @@ def scheduler_configuration(path: Path, kinds: Iterable[str]) -> dict[str, Any]:
     named = config.get("_class_name")
     if named is not None and named not in kinds:
         raise ModelNotUsable(f"{path}: cannot be loaded: of a {_brief(named)}, no scheduler", hint=HINT)
-    held = {key: value for key, value in config.items() if not key.startswith("_") or key in _OF_DIFFUSERS}
+    held = {key: value for key, value in config.items() if not key.startswith("_") or key in _DIFFUSERS_KEYS}
     for key, value in held.items():
         numbers = value if isinstance(value, list) else [value]
-        if key == _ENDLESS and value == -math.inf:
+        if key == _MAY_BE_INFINITE and value == -math.inf:
             continue
-        if len(numbers) > MOST_STEPS or not all(_is_meant(item, MOST.get(key, MOST_STEPS)) for item in numbers):
-            if key not in _keys_of(kinds):  # a stranger's folder may hold a link to a private file: none of it is shown
+        if len(numbers) > MOST_STEPS or not all(_is_allowed(item, MOST.get(key, MOST_STEPS)) for item in numbers):
+            if key not in _keys_of(kinds):  # the file may be a link to a private one: show nothing of it
                 raise ModelNotUsable(f"{path}: cannot be loaded: holds what no scheduler takes", hint=HINT)
-            raise _not_meant(path, key, value)
+            raise _not_allowed(path, key, value)
     steps = held.get("num_train_timesteps", 1)
     if type(steps) is not int or steps < 1:
-        raise _not_meant(path, "num_train_timesteps", steps)
+        raise _not_allowed(path, "num_train_timesteps", steps)
     _require_noise(path, held)
     return held
 
 
 def _keys_of(kinds: Iterable[str]) -> set[str]:
-    """Returns the names of all that schedulers take."""
+    """Returns the names of all parameters of schedulers."""
     import diffusers
 
     found = (inspect.signature(getattr(diffusers, kind)).parameters for kind in kinds)
-    return {*_OF_DIFFUSERS, *(name for parameters in found for name in parameters)}
+    return {*_DIFFUSERS_KEYS, *(name for parameters in found for name in parameters)}
 
 
 def _require_noise(path: Path, config: Mapping[str, Any]) -> None:
-    """Raises ModelNotUsable where a scheduler's noise cannot be computed."""
+    """Raises ModelNotUsable if the noise levels of a scheduler cannot be computed."""
     for key, words in _WORDS.items():
         if config.get(key, words[0]) not in words:
-            raise _not_meant(path, key, config[key])
+            raise _not_allowed(path, key, config[key])
     stated = {key: [config[key]] for key in _BETAS if key in config}
     if (trained := config.get("trained_betas")) is not None:
         stated["trained_betas"] = trained if isinstance(trained, list) else []
     for key, betas in stated.items():
         if not betas or not all(type(beta) in (int, float) and 0 < beta < 1 for beta in betas):
-            raise _not_meant(path, key, config[key])
+            raise _not_allowed(path, key, config[key])
 
 
 def refuse_more_than_weights(path: Path, config: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> None:
-    """Holds the sizes that a configuration states against the tensors that are there, before anything is built.
+    """Compares the sizes in a configuration with the tensors that are there, before anything is built.
 
     Args:
         shapes: of all tensors.
 
     Raises:
-        ModelNotUsable: there are more layers than tensors, or something is wider than the widest of them.
+        ModelNotUsable: there are more layers than tensors, or a width is larger than that of any tensor.
     """
     blocks = config.get("block_out_channels", [0])
     layers = len(blocks) if isinstance(blocks, list) else 1
@@ -194,28 +220,28 @@ def refuse_more_than_weights(path: Path, config: Mapping[str, Any], shapes: Sequ
     widest = max((side for shape in shapes for side in shape), default=0)
     for key in _WIDTHS:
         if _largest(config.get(key, 1)) > max(widest, 1):
-            raise _not_meant(path, key, config[key])
+            raise _not_allowed(path, key, config[key])
 
 
-def held_values(path: Path, config: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
+def checked_values(path: Path, config: Mapping[str, Any], known: Iterable[str]) -> dict[str, Any]:
     """Returns the values of the known keys: numbers, short texts, and short lists of them.
 
     Raises:
-        ModelNotUsable: a value that cannot be meant; the message names it.
+        ModelNotUsable: a value is not allowed; the message names it.
     """
     held = {key: config[key] for key in known if key in config}
     for key, value in held.items():
-        if not _is_meant(value, MOST.get(key, MOST_NUMBER), depth=2) or not _has_sign(key, value):
-            raise _not_meant(path, key, value)
+        if not _is_allowed(value, MOST.get(key, MOST_NUMBER), depth=2) or not _has_sign(key, value):
+            raise _not_allowed(path, key, value)
     blocks = held.get("block_out_channels")
     if isinstance(blocks, list) and len(blocks) > _MOST_BLOCKS:
-        raise _not_meant(path, "block_out_channels", blocks)
+        raise _not_allowed(path, "block_out_channels", blocks)
     return held
 
 
-def _is_meant(value: Any, most: int, depth: int = 0) -> bool:
+def _is_allowed(value: Any, most: int, depth: int = 0) -> bool:
     if isinstance(value, list):
-        return depth > 0 and len(value) <= _MOST_ITEMS and all(_is_meant(item, most, depth - 1) for item in value)
+        return depth > 0 and len(value) <= _MOST_ITEMS and all(_is_allowed(item, most, depth - 1) for item in value)
     if isinstance(value, str):
         return len(value) <= _MOST_TEXT
     if type(value) is int:
@@ -224,23 +250,23 @@ def _is_meant(value: Any, most: int, depth: int = 0) -> bool:
 
 
 def _has_sign(key: str, value: Any) -> bool:
-    """Whether no number is below 0, where none can be."""
+    """Whether no number is negative, except under the keys that allow it."""
     if isinstance(value, list):
         return all(_has_sign(key, item) for item in value)
     return key in _BELOW_0 or not isinstance(value, int | float) or value >= 0
 
 
-def _is_like(key: str, value: Any, usual: Any) -> bool:
-    """Whether a value is of the type of the one that a class takes where nobody says another."""
+def _has_type_of(key: str, value: Any, default: Any) -> bool:
+    """Whether a value has the type of its parameter's default."""
     if isinstance(value, list):
-        return usual is None or isinstance(usual, bool | tuple) or key in _LISTS
-    if isinstance(usual, bool):
+        return default is None or isinstance(default, bool | tuple) or key in _LISTS
+    if isinstance(default, bool):
         return value is None or isinstance(value, bool | int)
-    if isinstance(usual, int | float):
+    if isinstance(default, int | float):
         return type(value) in (int, float) or (value is None and key in _NUMBERS_OR_NULL)
-    if isinstance(usual, str):
+    if isinstance(default, str):
         return value is None or isinstance(value, str)
-    return not isinstance(usual, tuple)
+    return not isinstance(default, tuple)
 
 
 def _largest(value: Any) -> int:
@@ -249,7 +275,7 @@ def _largest(value: Any) -> int:
     return value if type(value) is int else 1
 
 
-def _not_meant(path: Path, key: str, value: Any) -> ModelNotUsable:
+def _not_allowed(path: Path, key: str, value: Any) -> ModelNotUsable:
     return ModelNotUsable(f"{os.fspath(path)}: cannot be loaded: {key} cannot be {_brief(value)}", hint=HINT)
 
 

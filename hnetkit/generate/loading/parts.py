@@ -1,6 +1,6 @@
-"""Parts of a pipeline built from a configuration and tensors in the original (CompVis, Stability) or diffusers' names.
+"""Parts of a pipeline, built from a configuration and tensors with CompVis's, Stability's or diffusers' names.
 
-The names are mapped by diffusers' own converters; hnetkit adds that every tensor of the part must be there and fit.
+diffusers' own converters map the names; hnetkit checks that every tensor of the part is there and has its shape.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ Tensors = dict[str, "Tensor"]
 
 VAE_NAMES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 _HINT = "get the file again; pruned files and merges may lack parts"
-# of autoencoders that diffusers wrote before 0.14
+# names in autoencoders that diffusers wrote before 0.14
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
-def build_unet(config: Mapping[str, Any], tensors: Tensors, place: str) -> Any:
+def build_unet(config: Mapping[str, Any], tensors: Tensors, source: str) -> Any:
     """Returns a ``UNet2DConditionModel`` from tensors named ``model.diffusion_model.*`` or as diffusers does."""
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
@@ -34,57 +34,58 @@ def build_unet(config: Mapping[str, Any], tensors: Tensors, place: str) -> Any:
         found: Tensors = convert_ldm_unet_checkpoint(tensors, config)
         return found
 
-    return _filled(lambda: UNet2DConditionModel.from_config(config), converted, f"{place}: its UNet")
+    return _fill(lambda: UNet2DConditionModel.from_config(config), converted, f"{source}: its UNet")
 
 
-def build_vae(config: Mapping[str, Any], tensors: Tensors, place: str) -> Any:
-    """Returns an ``AutoencoderKL`` from tensors without a prefix, in either layout's names; see `_filled`."""
+def build_vae(config: Mapping[str, Any], tensors: Tensors, source: str) -> Any:
+    """Returns an ``AutoencoderKL`` from tensors without a prefix, in either layout's names; see `_fill`."""
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
     def converted() -> Tensors:
         if any(name.startswith(("encoder.down_blocks.", "decoder.up_blocks.")) for name in tensors):
-            return {_without_old_names(name): _flat(name, tensor) for name, tensor in tensors.items()}
+            return {_without_old_names(name): _as_linear(name, tensor) for name, tensor in tensors.items()}
         found: Tensors = convert_ldm_vae_checkpoint(tensors, config)
         return found
 
-    return _filled(lambda: AutoencoderKL.from_config(config), converted, f"{place}: its autoencoder")
+    return _fill(lambda: AutoencoderKL.from_config(config), converted, f"{source}: its autoencoder")
 
 
-def build_text_encoder(config: Mapping[str, Any], tensors: Tensors, prefix: str, place: str) -> Any:
-    """Returns a text encoder of transformers, of the class that its configuration names; see `_filled`.
+def build_text_encoder(config: Mapping[str, Any], tensors: Tensors, prefix: str, source: str) -> Any:
+    """Returns a text encoder of transformers, of the class that its configuration names; see `_fill`.
 
     Args:
-        prefix: of every tensor; one that ends in ``.model.`` is OpenCLIP's, any other holds transformers' own names.
+        prefix: of every tensor. One that ends in ``.model.`` is OpenCLIP's; after any other, the names are
+            transformers' own.
     """
     import transformers
     from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
     kind = getattr(transformers, config["architectures"][0])
-    made = kind.config_class.from_dict(dict(config))
+    config_object = kind.config_class.from_dict(dict(config))
 
     def converted() -> Tensors:
         if not prefix.endswith(".model."):
             return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-        found: Tensors = convert_open_clip_checkpoint(_Configured(made), tensors, prefix=prefix)
+        found: Tensors = convert_open_clip_checkpoint(_ConfigOnly(config_object), tensors, prefix=prefix)
         return found
 
-    return _filled(lambda: kind(made), converted, f"{place}: its text encoder")
+    return _fill(lambda: kind(config_object), converted, f"{source}: its text encoder")
 
 
-class _Configured:
-    """All that the converter of OpenCLIP looks at in a text encoder."""
+class _ConfigOnly:
+    """Stands in for a text encoder: OpenCLIP's converter reads nothing but its configuration."""
 
     def __init__(self, config: Any) -> None:
         self.config = config
 
 
-def _filled(make: Callable[[], Any], convert: Callable[[], Tensors], what: str) -> Any:
-    """Returns a part whose parameters are the converted tensors themselves; none is copied or made up.
+def _fill(make: Callable[[], Any], convert: Callable[[], Tensors], what: str) -> Any:
+    """Returns a part whose parameters are the converted tensors themselves, neither copied nor initialized.
 
     Raises:
-        ModelNotUsable: a tensor is missing, or has another shape than the configuration says; the message names it.
-            Also where the converter fails over a shape that no such tensor has.
+        ModelNotUsable: a tensor is missing, or does not have the shape that the configuration says; the message names
+            it. Also if a converter fails on a shape.
     """
     from accelerate import init_empty_weights
 
@@ -92,11 +93,11 @@ def _filled(make: Callable[[], Any], convert: Callable[[], Tensors], what: str) 
         part = make()
     try:
         found = {_bare(name): tensor for name, tensor in convert().items()}
-    except (KeyError, AttributeError) as error:  # how the converters meet a name that is not there
+    except (KeyError, AttributeError) as error:  # what the converters raise for a missing name
         raise ModelNotUsable(f"{what} lacks a tensor ({shorten(str(error))})", hint=_HINT) from error
     except (MemoryError, OSError):
         raise
-    except Exception as error:  # they cut and join tensors before anything looked at their shapes
+    except Exception as error:  # the converters split and join tensors before any shape was checked
         raise ModelNotUsable(f"{what} has a tensor that does not fit ({shorten(str(error))})", hint=_HINT) from error
     fitting = {}
     for name, slot in part.state_dict().items():
@@ -111,20 +112,20 @@ def _filled(make: Callable[[], Any], convert: Callable[[], Tensors], what: str) 
     return part.eval()
 
 
-def refuse_unfilled(pipe: Any, place: str) -> None:
-    """Looks for parameters without values in a pipeline that a library loaded.
+def refuse_missing_weights(pipe: Any, source: str) -> None:
+    """Checks that every parameter of a pipeline has its values.
 
     Raises:
-        ModelNotUsable: there is one; the message names the first.
+        ModelNotUsable: one has none; the message names the first.
     """
     for part, module in pipe.components.items():
         for name, tensor in module.named_parameters() if hasattr(module, "named_parameters") else ():
             if tensor.is_meta:
-                raise ModelNotUsable(f"{Path(place)}: its {part} lacks the tensor {name}", hint=_HINT)
+                raise ModelNotUsable(f"{Path(source)}: its {part} lacks the tensor {name}", hint=_HINT)
 
 
 def _bare(name: str) -> str:
-    # transformers wrapped its text encoders in this until 5.6, and still wraps those with a projection
+    # a prefix of all text encoders until transformers 5.6, and of those with a projection since
     return name.removeprefix("text_model.")
 
 
@@ -134,6 +135,7 @@ def _without_old_names(name: str) -> str:
     return name
 
 
-def _flat(name: str, tensor: Tensor) -> Tensor:
+def _as_linear(name: str, tensor: Tensor) -> Tensor:
+    # attention as 1x1 convolutions in old files: the same numbers, with two more dimensions
     is_product = ".attentions." in name and name.endswith(".weight") and tensor.ndim > 2
     return tensor.flatten(1) if is_product else tensor

@@ -1,8 +1,8 @@
 """CLIP's tokenizer: from a pipeline's folder, from another folder, or from the hub's cache.
 
-All of Stable Diffusion 1, 2 and XL read CLIP's one vocabulary. OpenCLIP (SD 2, the second encoder of XL) fills up with
-token 0, CLIP-L with its end token. What a folder says is read and held to what a tokenizer needs; the library is given
-a clean folder with nothing else in it.
+Stable Diffusion 1, 2 and XL all read CLIP's vocabulary. OpenCLIP (SD 2, the second encoder of XL) pads with token 0,
+CLIP-L with its end token. A folder's files are read and reduced to what a tokenizer needs; the library is given a clean
+folder with nothing else in it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ from typing import Any
 
 from hnetkit.errors import ModelNotUsable, NotFound
 from hnetkit.files import read_regular
+from hnetkit.generate.backend_errors import translating_errors
 from hnetkit.generate.loading.configs import HINT, read_object
-from hnetkit.generate.loading.libraries import refusing
-from hnetkit.generate.loading.places import require_safe_hub
+from hnetkit.generate.loading.model_source import require_safe_hub
 from hnetkit.limits import MAX_JSON
 
 HUB_ID = "openai/clip-vit-large-patch14"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 FILES = (
-    *("vocab.json", "merges.txt", "tokenizer.json"),
-    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
 )
 """All files of a tokenizer that are read."""
 
 MOST_TOKENS = 1 << 20
-"""Of a vocabulary, and of a text; CLIP's has 49,408, and a text 77."""
+"""Limit of a vocabulary, and of a text's length; CLIP's are 49,408 and 77."""
 
 _FILES = (("vocab.json", "merges.txt"), ("tokenizer.json",))
-# the same files, where people have them: hub id, folder inside
+# caches that often hold the same files: hub id, folder inside
 _CACHED = (
     (HUB_ID, ""),
     ("stable-diffusion-v1-5/stable-diffusion-v1-5", "tokenizer/"),
@@ -44,36 +48,41 @@ _FETCH = f"--tokenizer DIR, a folder with vocab.json and merges.txt of {HUB_ID},
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 _PLAIN = (
-    *("add_prefix_space", "clean_up_tokenization_spaces", "do_lower_case", "errors", "model_max_length"),
-    *("padding_side", "truncation_side"),
+    "add_prefix_space",
+    "clean_up_tokenization_spaces",
+    "do_lower_case",
+    "errors",
+    "model_max_length",
+    "padding_side",
+    "truncation_side",
 )
 _OF_A_TOKEN = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
 
 
-def load_tokenizers(place: str | None, configs: Sequence[Mapping[str, Any]]) -> list[Any]:
+def load_tokenizers(source: str | None, configs: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Returns a tokenizer for each text encoder.
 
     Args:
-        place: a folder of tokenizer files, or a pipeline's folder that has one; None: the hub's cache, then the hub.
-        configs: the encoders' configurations: vocabulary size, window, token to fill up with.
+        source: a folder of tokenizer files, or a pipeline's folder that has one; None: the hub's cache, then the hub.
+        configs: the encoders' configurations: vocabulary size, window, padding token.
 
     Raises:
         NotFound: there is no such folder.
-        ModelNotUsable: none is here and the hub is out of reach, or it is one of another vocabulary.
+        ModelNotUsable: none is here and the hub is out of reach, or it has another vocabulary.
     """
-    folder = _from_cache_or_hub() if place is None else _inside(place)
-    made = []
+    folder = _from_cache_or_hub() if source is None else _tokenizer_folder(source)
+    tokenizers = []
     for config in configs:
-        with refusing(str(folder), hint=_FETCH):
+        with translating_errors(str(folder), hint=_FETCH):
             tokenizer = read_tokenizer(folder, TOKENIZERS[0], model_max_length=config["max_position_embeddings"])
         if len(tokenizer) != config["vocab_size"]:
             raise ModelNotUsable(
                 f"{folder}: a tokenizer of {len(tokenizer)} tokens; the model knows {config['vocab_size']}", hint=_FETCH
             )
-        # set afterwards: one that is given while loading is also read as one token wherever it stands in a text
+        # set after loading: a padding token that is set before is also matched as one token inside of texts
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config["pad_token_id"])
-        made.append(tokenizer)
-    return made
+        tokenizers.append(tokenizer)
+    return tokenizers
 
 
 def read_tokenizer(folder: Path, kind: str, **own: Any) -> Any:
@@ -81,10 +90,10 @@ def read_tokenizer(folder: Path, kind: str, **own: Any) -> Any:
 
     Args:
         kind: one of `TOKENIZERS`.
-        own: settings that count instead of the folder's.
+        own: settings that override the folder's.
 
     Raises:
-        ModelNotUsable: a file is missing, cannot be read, or says what no tokenizer of CLIP does.
+        ModelNotUsable: a file is missing or cannot be read, or is not of a CLIP tokenizer.
     """
     import transformers
 
@@ -97,12 +106,12 @@ def read_tokenizer(folder: Path, kind: str, **own: Any) -> Any:
 
 
 def _clean_files(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yields name and content of the files that make a tokenizer."""
+    """Yields name and content of the files of the clean folder."""
     config = _settings(folder)
     if all((folder / name).is_file() for name in _FILES[0]):
         vocabulary, merges = read_object(folder / "vocab.json"), _merges_of_text(folder / "merges.txt")
     else:
-        vocabulary, merges, added = _of_one_file(folder / "tokenizer.json")
+        vocabulary, merges, added = _parse_tokenizer_json(folder / "tokenizer.json")
         config.setdefault("added_tokens_decoder", added)
     where = folder / "vocab.json"
     yield "vocab.json", json.dumps(_require_vocabulary(where, vocabulary))
@@ -114,20 +123,20 @@ def _clean_files(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """Returns what a folder says of its tokenizer beside the vocabulary, as far as it is known and can be meant."""
+    """Returns a folder's settings of its tokenizer beside the vocabulary: the known keys with allowed values."""
     path = folder / "tokenizer_config.json"
-    said = read_object(path) if path.exists() else {}
-    named = said.get("tokenizer_class")
+    stored = read_object(path) if path.exists() else {}
+    named = stored.get("tokenizer_class")
     if named is not None and named not in TOKENIZERS:
         raise ModelNotUsable(f"{path}: cannot be loaded: of a {str(named)[:60]}, not CLIPTokenizer", hint=HINT)
     special = folder / "special_tokens_map.json"
-    tokens = {**said, **(read_object(special) if special.exists() else {})}
-    config: dict[str, Any] = {key: said[key] for key in _PLAIN if isinstance(said.get(key), str | int | float)}
+    tokens = {**stored, **(read_object(special) if special.exists() else {})}
+    config: dict[str, Any] = {key: stored[key] for key in _PLAIN if isinstance(stored.get(key), str | int | float)}
     for key in _SPECIAL:
         if isinstance(tokens.get(key), str | dict):
             token = _token(path, tokens[key])
             config[key] = {"__type": "AddedToken", **token} if isinstance(token, dict) else token
-    if isinstance(added := said.get("added_tokens_decoder"), dict):
+    if isinstance(added := stored.get("added_tokens_decoder"), dict):
         config["added_tokens_decoder"] = {
             str(int(number)): _token(path, token) for number, token in added.items() if number.isdecimal()
         }
@@ -135,7 +144,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _token(path: Path, token: Any) -> Any:
-    """Returns a token that stands for itself: its text, or what is known of it."""
+    """Returns a special token: its text, or its known attributes."""
     content = token.get("content") if isinstance(token, dict) else token
     if not isinstance(content, str) or not 0 < len(content) <= 1000:
         raise ModelNotUsable(f"{path}: cannot be loaded: a token that is no text", hint=HINT)
@@ -145,7 +154,7 @@ def _token(path: Path, token: Any) -> Any:
     return {"content": content, **kept}
 
 
-def _of_one_file(path: Path) -> tuple[Any, list[str], dict[str, Any]]:
+def _parse_tokenizer_json(path: Path) -> tuple[Any, list[str], dict[str, Any]]:
     """Returns vocabulary, merges and added tokens of a ``tokenizer.json``."""
     whole = read_object(path)
     model = whole.get("model")
@@ -166,20 +175,22 @@ def _merges_of_text(path: Path) -> list[str]:
 
 
 def _require_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
-    is_one = isinstance(vocabulary, dict) and len(vocabulary) <= MOST_TOKENS
-    if not is_one or not all(type(number) is int and 0 <= number < MOST_TOKENS for number in vocabulary.values()):
+    is_vocabulary = isinstance(vocabulary, dict) and len(vocabulary) <= MOST_TOKENS
+    if not is_vocabulary or not all(
+        type(number) is int and 0 <= number < MOST_TOKENS for number in vocabulary.values()
+    ):
         raise ModelNotUsable(f"{path}: cannot be loaded: not numbers of tokens", hint=HINT)
     found: dict[str, int] = vocabulary
     return found
 
 
-def _inside(place: str) -> Path:
-    if not os.path.isdir(place):
-        raise NotFound(f"{place}: no such folder", hint=_FETCH)
-    for folder in (Path(place), Path(place, "tokenizer")):
+def _tokenizer_folder(source: str) -> Path:
+    if not os.path.isdir(source):
+        raise NotFound(f"{source}: no such folder", hint=_FETCH)
+    for folder in (Path(source), Path(source, "tokenizer")):
         if any(all((folder / name).is_file() for name in names) for names in _FILES):
             return folder
-    raise ModelNotUsable(f"{place}: no tokenizer (it has no vocab.json with merges.txt)", hint=_FETCH)
+    raise ModelNotUsable(f"{source}: no tokenizer (it has no vocab.json with merges.txt)", hint=_FETCH)
 
 
 def _from_cache_or_hub() -> Path:

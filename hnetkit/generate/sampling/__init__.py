@@ -1,1 +1,1 @@
-"""From texts and noise to latents: encoding, samplers, noise levels, the loop, and the autoencoder at its ends."""
+"""From prompts and noise to latents: encoding, samplers, schedulers, noise, the loop, and the autoencoder."""

@@ -1,15 +1,24 @@
-"""diffusers' schedulers on A1111's noise levels.
+"""Noise schedules of k-diffusion and A1111, and diffusers' schedulers on them.
 
-Time steps are fractional, as in k-diffusion: the UNet is told the time of the very level that it is given. DDIM's and
-PLMS's are whole.
+A noise level (sigma) is the ratio of noise to image. A model knows one for each of its training steps. A schedule
+chooses levels among them, or values between, from the highest down to 0.
+
+Time steps are fractional, as in k-diffusion: the UNet gets the exact time of each level. Those of DDIM and PLMS are
+whole.
+
+Sources: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models" (arXiv:2206.00364);
+crowsonkb/k-diffusion; AUTOMATIC1111/stable-diffusion-webui 1.10, sd_schedulers.py, sd_samplers_kdiffusion.py and
+sd_samplers_timesteps_impl.py (behavior only). The docstring of each function and class names its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import (
     DDIMScheduler,
@@ -24,16 +33,87 @@ from diffusers import (
 )
 from torch import Tensor
 
-from hnetkit.generate.sampling.levels import SCHEDULES, TRAINED, Levels, model_sigmas, uniform_times
-from hnetkit.generate.sampling.noise import Stretch, along
+from hnetkit.generate.sampling.noise import NoiseInterval, noise_from
+
+Levels = npt.NDArray[np.float64]
+
+TRAINED = 1000
+"""Training steps of every Stable Diffusion model."""
+
+_RHO = 7.0
 
 
-class Leveled:
-    """What the schedulers share.
+def _levels_at(sigmas: Levels, times: Levels) -> Levels:
+    """Returns the levels at fractional time steps: linear in log sigma, as k-diffusion's ``t_to_sigma``."""
+    return np.exp(np.interp(times, np.arange(len(sigmas)), np.log(sigmas)))
+
+
+def _uniform(sigmas: Levels, steps: int) -> Levels:
+    """k-diffusion's ``DiscreteSchedule.get_sigmas``: evenly spaced time steps."""
+    return _levels_at(sigmas, np.linspace(len(sigmas) - 1, 0, steps))
+
+
+def _karras(sigmas: Levels, steps: int) -> Levels:
+    """k-diffusion's ``get_sigmas_karras``: Karras et al. 2022, equation 5, with rho 7."""
+    ramp = np.linspace(sigmas[-1] ** (1 / _RHO), sigmas[0] ** (1 / _RHO), steps)
+    return np.asarray(ramp**_RHO)
+
+
+def _exponential(sigmas: Levels, steps: int) -> Levels:
+    """k-diffusion's ``get_sigmas_exponential``: evenly spaced in log sigma."""
+    return np.exp(np.linspace(np.log(sigmas[-1]), np.log(sigmas[0]), steps))
+
+
+def _sgm_uniform(sigmas: Levels, steps: int) -> Levels:
+    """A1111's ``sgm_uniform``, from Stability's generative-models: as `_uniform`, without the model's lowest level."""
+    return _levels_at(sigmas, np.linspace(len(sigmas) - 1, 0, steps + 1)[:-1])
+
+
+def _simple(sigmas: Levels, steps: int) -> Levels:
+    """A1111's ``simple_scheduler``, from ComfyUI: every n-th of the model's own levels, from the highest."""
+    return sigmas[[-1 - int(step * len(sigmas) / steps) for step in range(steps)]]
+
+
+def _ddim(sigmas: Levels, steps: int) -> Levels:
+    """A1111's ``ddim_scheduler``, from ComfyUI: every n-th of the model's own levels, from the second lowest."""
+    return sigmas[1 :: max(len(sigmas) // steps, 1)][::-1]
+
+
+SCHEDULES: Mapping[str, Callable[[Levels, int], Levels]] = {
+    "Uniform": _uniform,
+    "Karras": _karras,
+    "Exponential": _exponential,
+    "SGM Uniform": _sgm_uniform,
+    "Simple": _simple,
+    "DDIM": _ddim,
+}
+"""A1111's name of a schedule -> its function: (a model's sigmas, ascending; steps) -> sigmas, descending, without 0."""
+
+
+def model_sigmas(scheduler: Any) -> Levels:
+    """Returns the sigmas of a diffusers scheduler's training steps, ascending, computed as CompVis's code does."""
+    config = scheduler.config
+    power = {"linear": 1, "scaled_linear": 2}.get(config.beta_schedule)
+    if power is None or config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
+        alphas = scheduler.alphas_cumprod.numpy()
+    else:
+        ends = config.beta_start ** (1 / power), config.beta_end ** (1 / power)
+        betas = np.linspace(*ends, config.num_train_timesteps) ** power
+        alphas = np.cumprod(1 - betas).astype(np.float32)
+    return np.asarray(np.sqrt((1 - alphas) / alphas), np.float64)
+
+
+def uniform_times(steps: int) -> npt.NDArray[np.int64]:
+    """Returns CompVis's time steps for DDIM, descending: more than `steps` if these do not divide 1000."""
+    return np.arange(1, TRAINED + 1, max(TRAINED // steps, 1))[::-1].copy()
+
+
+class HasA1111Sigmas:
+    """Base of the schedulers that take their noise levels from a schedule.
 
     Attributes:
         schedule: a key of `SCHEDULES`.
-        discards: one step more is scheduled, and the level before the 0 left out.
+        discards: schedule one step more and drop the level before the 0: A1111's ``discard_next_to_last_sigma``.
     """
 
     schedule = "Uniform"
@@ -47,17 +127,17 @@ class Leveled:
 
     @cached_property
     def known_sigmas(self) -> Levels:
-        """The levels that schedules choose from, ascending."""
+        """The levels that a schedule chooses from, ascending."""
         return model_sigmas(self)
 
     def time_of(self, sigmas: Levels) -> Levels:
-        """Returns the model's time steps for noise levels; beyond its own they are its first and last."""
+        """Returns the model's time steps for noise levels, clamped to its first and last."""
         known = np.log(self.known_sigmas)
         return np.interp(np.log(np.maximum(sigmas, 1e-10)), known, np.arange(len(known)))
 
 
-class OneCall(Leveled):
-    """For schedulers that call the UNet once a step: ``sigmas`` are the levels, ``timesteps`` their times."""
+class OneCall(HasA1111Sigmas):
+    """For schedulers that call the UNet once per step: ``sigmas`` are the levels, ``timesteps`` their times."""
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         levels = self.levels(num_inference_steps)
@@ -66,10 +146,10 @@ class OneCall(Leveled):
         self.timesteps = torch.tensor(self.time_of(levels[:-1]), dtype=torch.float32, device=device)
 
 
-class TwoCalls(Leveled):
-    """For schedulers that call it twice: they lay out levels and times themselves.
+class TwoCalls(HasA1111Sigmas):
+    """For schedulers that call the UNet twice per step: they repeat levels and times themselves.
 
-    With ``use_exponential_sigmas`` they ask for levels, and round no time.
+    With ``use_exponential_sigmas`` they get the levels from `_convert_to_exponential`, and do not round times.
     """
 
     timesteps: Tensor
@@ -87,7 +167,7 @@ class TwoCalls(Leveled):
 
 
 class PlainNoise:
-    """Sampling begins with noise times the first level, whatever the model's spacing of time steps."""
+    """Sampling begins with noise times the first level, whatever the model's ``timestep_spacing``."""
 
     sigmas: Tensor
 
@@ -97,27 +177,30 @@ class PlainNoise:
 
 
 class Euler(OneCall, PlainNoise, EulerDiscreteScheduler):  # type: ignore[misc]
-    pass
+    """k-diffusion's ``sample_euler``: Karras et al. 2022, algorithm 2 with Euler steps."""
 
 
 class EulerAncestral(OneCall, PlainNoise, EulerAncestralDiscreteScheduler):  # type: ignore[misc]
-    pass
+    """k-diffusion's ``sample_euler_ancestral``: Euler steps to a lower level, then noise up to the next one."""
 
 
 class Heun(TwoCalls, PlainNoise, HeunDiscreteScheduler):  # type: ignore[misc]
-    pass
+    """k-diffusion's ``sample_heun``: Karras et al. 2022, algorithm 2 with Heun steps."""
 
 
 class DPM2(TwoCalls, PlainNoise, KDPM2DiscreteScheduler):  # type: ignore[misc]
-    pass
+    """k-diffusion's ``sample_dpm_2``: after DPM-Solver-2, Lu et al. 2022 (arXiv:2206.00927)."""
 
 
 class DPM2Ancestral(TwoCalls, PlainNoise, KDPM2AncestralDiscreteScheduler):  # type: ignore[misc]
-    pass
+    """k-diffusion's ``sample_dpm_2_ancestral``: steps of `DPM2` to a lower level, then noise up to the next one."""
 
 
 class Multistep(OneCall, DPMSolverMultistepScheduler):  # type: ignore[misc]
-    """Works on latents of variance 1, which k-diffusion's are after division by ``sqrt(sigma**2 + 1)``."""
+    """k-diffusion's ``sample_dpmpp_2m`` and ``sample_dpmpp_2m_sde``: Lu et al. 2022, "DPM-Solver++" (arXiv:2211.01095).
+
+    diffusers works on latents of variance 1, which k-diffusion's are after division by ``sqrt(sigma**2 + 1)``.
+    """
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         super().set_timesteps(num_inference_steps, device)
@@ -127,12 +210,15 @@ class Multistep(OneCall, DPMSolverMultistepScheduler):  # type: ignore[misc]
         if self.step_index is None:
             self._init_step_index(timestep)
         start, end = self.sigmas[self.step_index].item(), self.sigmas[self.step_index + 1].item()
-        with along(stretch(self.sigmas, start, end)):
+        with noise_from(interval(self.sigmas, start, end)):
             return super().step(model_output, timestep, sample, *args, **options)
 
 
 class UniPC(UniPCMultistepScheduler):  # type: ignore[misc]
-    """Evenly spaced from the model's last time step to its first, where it ends; between, log alpha is linear."""
+    """A1111's ``unipc``: Zhao et al. 2023, "UniPC" (arXiv:2302.04867), of order 3 and type bh1.
+
+    Its times are evenly spaced from the model's last to its first, where it ends; between two, log alpha is linear.
+    """
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         steps = len(uniform_times(num_inference_steps))
@@ -145,7 +231,7 @@ class UniPC(UniPCMultistepScheduler):  # type: ignore[misc]
 
 
 class _WholeTimes:
-    """For schedulers of whole time steps. One beyond the model's last is told to the model as the last."""
+    """For schedulers with whole time steps. For one beyond the model's last, the model is given the last."""
 
     alphas_cumprod: Tensor
     timesteps: Tensor
@@ -165,25 +251,29 @@ class _WholeTimes:
 
 
 class DDIM(_WholeTimes, DDIMScheduler):  # type: ignore[misc]
+    """A1111's ``ddim`` with eta 0: Song et al. 2020, "Denoising Diffusion Implicit Models" (arXiv:2010.02502)."""
+
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Does nothing: a time step says all."""
+        """Does nothing: a DDIM step depends on its time step alone."""
 
 
 class PLMS(_WholeTimes, PNDMScheduler):  # type: ignore[misc]
+    """A1111's ``plms``: Liu et al. 2022, "Pseudo Numerical Methods for Diffusion Models" (arXiv:2202.09778)."""
+
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         super().set_timesteps(num_inference_steps, device)
         self._uniform = self.timesteps
         self.set_begin_index(0)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Lets the run begin at time step number `begin_index`: its first step calls the UNet twice."""
+        """Begins the run at time step number `begin_index`; its first step calls the UNet twice."""
         second = begin_index + 1
         self.timesteps = torch.cat([self._uniform[: second + 1], self._uniform[second:]])
         self.ets: list[Tensor] = []
         self.counter = self.cur_model_output = 0
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **options: Any) -> Any:
-        if self.config.prediction_type == "v_prediction":  # the noise is what past calls are weighed by
+        if self.config.prediction_type == "v_prediction":  # the multistep formula combines predictions of noise
             alpha = self.alphas_cumprod[int(timestep)]
             model_output = alpha**0.5 * model_output + (1 - alpha) ** 0.5 * sample
         return super().step(model_output, timestep, sample, *args, **options)
@@ -195,7 +285,7 @@ class PLMS(_WholeTimes, PNDMScheduler):  # type: ignore[misc]
         return previous
 
 
-def stretch(levels: Levels | Tensor, start: float, end: float) -> Stretch:
-    """Returns the stretch from one level to another of the path over a run's levels, in k-diffusion's float32."""
+def interval(levels: Levels | Tensor, start: float, end: float) -> NoiseInterval:
+    """Returns the interval between two levels on the Brownian path over a run's levels, in k-diffusion's float32."""
     single = [float(np.float32(level)) for level in (levels[levels > 0].min(), levels.max(), start, end)]
-    return Stretch(*single)
+    return NoiseInterval(*single)

@@ -1,7 +1,8 @@
-"""The samplers of k-diffusion and A1111 that diffusers has not, as diffusers schedulers.
+"""Samplers of k-diffusion and A1111 that diffusers lacks, as diffusers schedulers.
 
-Formulas: Lu et al. 2022 ("DPM-Solver++"), Luo et al. 2023 ("Latent Consistency Models"), and what k-diffusion's and
-A1111's samplers of these names compute.
+Sources: Lu et al. 2022, "DPM-Solver++: Fast Solver for Guided Sampling of Diffusion Probabilistic Models"
+(arXiv:2211.01095); crowsonkb/k-diffusion, sampling.py; AUTOMATIC1111/stable-diffusion-webui 1.10 (behavior only). The
+docstring of each class names its own.
 """
 
 from __future__ import annotations
@@ -21,33 +22,32 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from hnetkit.generate.sampling.levels import TRAINED, Levels, model_sigmas
-from hnetkit.generate.sampling.noise import along
-from hnetkit.generate.sampling.schedulers import Leveled, PlainNoise, stretch
+from hnetkit.generate.sampling.noise import noise_from
+from hnetkit.generate.sampling.schedulers import TRAINED, HasA1111Sigmas, Levels, PlainNoise, interval, model_sigmas
 
 _LCM_EVERY = TRAINED // 50  # LCM models are distilled to 50 of the training steps
 _LCM_DATA = 0.5
 _LCM_TIME_SCALE = 10.0
 
 Run = Generator[tuple[Tensor, float], tuple[Tensor, Tensor], Tensor]
-"""A run of a sampler: yields latents and the level at which the model shall denoise them; is sent the latents, into
-which something may have been put back, and the denoised ones; returns the last."""
+"""A run of a sampler. It yields latents and the level at which the model denoises them, and is sent the latents, whose
+kept region may have been restored, and the denoised latents. It returns the last latents."""
 
 Draw = Callable[..., Tensor]
-"""Gives normal noise; with two levels, that of the pictures' Brownian paths from the first to the second."""
+"""Returns normal noise; with two levels, that of the images' Brownian paths from the first level to the second."""
 
 
-class Solver(PlainNoise, Leveled, EulerDiscreteScheduler):  # type: ignore[misc]
-    """A sampler of k-diffusion's as a diffusers scheduler; ``sigmas`` are the levels at each call of the UNet, then 0.
+class Solver(PlainNoise, HasA1111Sigmas, EulerDiscreteScheduler):  # type: ignore[misc]
+    """A sampler of k-diffusion as a diffusers scheduler; ``sigmas`` are the levels at each call of the UNet, then 0.
 
     Attributes:
-        order: how often most steps call the UNet.
+        order: calls of the UNet in most steps.
     """
 
     @staticmethod
     @abstractmethod
     def run(x: Tensor, levels: Levels, draw: Draw) -> Run:
-        """Goes down `levels` from latents `x`; every sampler has its own."""
+        """Runs the sampler down `levels` from latents `x`."""
 
     def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
         self._levels = self.levels(num_inference_steps)
@@ -60,7 +60,7 @@ class Solver(PlainNoise, Leveled, EulerDiscreteScheduler):  # type: ignore[misc]
         self._running: Run | None = None
 
     def _calls(self) -> list[float]:
-        """Returns the level of each call, which depends on no latents."""
+        """Returns the level of each call. It does not depend on latents, so the run is tried with none."""
         nothing = torch.zeros(())
         run, calls = self.run(nothing, self._levels, lambda *levels: nothing), []
         try:
@@ -103,7 +103,7 @@ class Solver(PlainNoise, Leveled, EulerDiscreteScheduler):  # type: ignore[misc]
         return x - sigma * output
 
     def _draw(self, *levels: float) -> Tensor:
-        with along(stretch(self._levels, *levels)) if levels else nullcontext():
+        with noise_from(interval(self._levels, *levels)) if levels else nullcontext():
             drawn: Tensor = randn_tensor(
                 self._like.shape, generator=self._generator, device=self._like.device, dtype=self._like.dtype
             )
@@ -111,13 +111,13 @@ class Solver(PlainNoise, Leveled, EulerDiscreteScheduler):  # type: ignore[misc]
 
 
 def _ancestral(sigma: float, following: float) -> tuple[float, float]:
-    """Returns the level to step down to, and how much noise then leads up to `following`."""
+    """k-diffusion's ``get_ancestral_step``: returns the level to step down to, and the noise to add after it."""
     up = min(following, following * (1 - (following / sigma) ** 2) ** 0.5)
     return (following**2 - up**2) ** 0.5, up
 
 
 class LMS(Solver):
-    """Linear multistep of order 4."""
+    """k-diffusion's ``sample_lms``: a linear multistep (Adams-Bashforth) method of order 4."""
 
     @staticmethod
     def run(x: Tensor, levels: Levels, draw: Draw) -> Run:
@@ -132,7 +132,7 @@ class LMS(Solver):
 
 
 def _adams_bashforth(past: Levels, end: float) -> list[float]:
-    """Returns the integral from the first of `past` to `end` of each Lagrange polynomial over `past`, exactly."""
+    """Returns the exact integral from the first of `past` to `end` of each Lagrange polynomial over `past`."""
     points, weights = np.polynomial.legendre.leggauss(len(past))
     half = (end - past[0]) / 2
     points = past[0] + half * (points + 1)
@@ -142,7 +142,7 @@ def _adams_bashforth(past: Levels, end: float) -> list[float]:
 
 
 class DPM2SAncestral(Solver):
-    """DPM-Solver++(2S), ancestral: over the step down, by way of its middle in log sigma."""
+    """k-diffusion's ``sample_dpmpp_2s_ancestral``: DPM-Solver++(2S) by way of the middle in log sigma."""
 
     order = 2
 
@@ -160,7 +160,10 @@ class DPM2SAncestral(Solver):
 
 
 class DPMSDE(Solver):
-    """DPM-Solver++ of the SDE: ancestral to the middle in log sigma, then from the start with what is seen there."""
+    """k-diffusion's ``sample_dpmpp_sde``: DPM-Solver++ for the SDE.
+
+    An ancestral step leads to the middle in log sigma; the full step then uses what the model denoised there.
+    """
 
     order = 2
 
@@ -180,7 +183,10 @@ class DPMSDE(Solver):
 
 
 class DPM3MSDE(Solver):
-    """DPM-Solver++(3M) of the SDE. diffusers' own has the sign of a constant of the third order wrong."""
+    """k-diffusion's ``sample_dpmpp_3m_sde``: DPM-Solver++(3M) for the SDE.
+
+    diffusers' own has the sign of a constant of the third order wrong.
+    """
 
     @staticmethod
     def run(x: Tensor, levels: Levels, draw: Draw) -> Run:
@@ -208,7 +214,10 @@ class DPM3MSDE(Solver):
 
 
 class LCM(Solver):
-    """Sampling of latent consistency models, over the time steps that they are distilled to."""
+    """A1111's ``sample_lcm``: Luo et al. 2023, "Latent Consistency Models" (arXiv:2310.04378).
+
+    It uses only the time steps that such models are distilled to.
+    """
 
     @cached_property
     def known_sigmas(self) -> Levels:

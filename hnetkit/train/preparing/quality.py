@@ -11,8 +11,8 @@ from pathlib import Path
 
 from hnetkit.images import read_image
 from hnetkit.train.captions import caption_of
-from hnetkit.train.preparing.opening import opened
-from hnetkit.train.preparing.sizes import Size, buckets_of, nearest
+from hnetkit.train.preparing.crops import Size, buckets_of, nearest
+from hnetkit.train.preparing.images import open_rgb
 
 FEW = 10
 """Fewer pictures than this teach a network the pictures, not what they have in common."""
@@ -25,7 +25,7 @@ _SHOWN = 5  # names in a warning
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ImageStats:
     """What warnings are made from.
 
     Attributes:
@@ -45,7 +45,7 @@ class Look:
     colours: bytes
 
     @classmethod
-    def at(cls, path: Path) -> Look:
+    def at(cls, path: Path) -> ImageStats:
         """Returns the look of one picture file.
 
         Raises:
@@ -53,7 +53,7 @@ class Look:
             HnetkitError: its caption cannot be read, see `caption_of`.
         """
         data = read_image(path)
-        image, sha256 = opened(path, data), hashlib.sha256(data).hexdigest()
+        image, sha256 = open_rgb(path, data), hashlib.sha256(data).hexdigest()
         del data
         grey = image.convert("L").resize((_SIDE + 1, _SIDE)).tobytes()
         rows = [grey[at : at + _SIDE + 1] for at in range(0, len(grey), _SIDE + 1)]
@@ -64,7 +64,7 @@ class Look:
         return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colours)
 
 
-def warnings_about(looks: Sequence[Look], *, size: Size | None = None, buckets: bool = False) -> Iterator[str]:
+def warnings_about(looks: Sequence[ImageStats], *, size: Size | None = None, buckets: bool = False) -> Iterator[str]:
     """Yields what is odd about all pictures together, one line each.
 
     Args:
@@ -93,7 +93,7 @@ def warnings_of_kinds(names: Sequence[str]) -> Iterator[str]:
         yield f"not read, of kinds that are not opened: {_listed(names)}"
 
 
-def warnings_of_each(looks: Sequence[Look]) -> list[list[str]]:
+def warnings_of_each(looks: Sequence[ImageStats]) -> list[list[str]]:
     """Returns for each picture what is odd about it, in a few words each."""
     found: list[list[str]] = [[] if look.caption.strip() else ["no caption"] for look in looks]
     for first, others in alike(looks).items():
@@ -120,7 +120,7 @@ def mixed_ratios(sizes: Sequence[Size]) -> int:
     return count
 
 
-def alike(looks: Sequence[Look]) -> dict[int, list[int]]:
+def alike(looks: Sequence[ImageStats]) -> dict[int, list[int]]:
     """Returns the first of each group of equal or nearly equal pictures -> the others, as places in `looks`."""
     import numpy as np
 

@@ -1,24 +1,24 @@
-"""The captions of a training folder as a table: to read, to edit, and to take back."""
+"""The captions of a training folder as a table to edit, and as a page to look through."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from hnetkit.errors import DiskFull, HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.files import read_regular
-from hnetkit.limits import parse_json
+from hnetkit.errors import BadPicture, DiskFull, HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.files import new_file, read_regular, refuse_all_but
+from hnetkit.limits import parse_json, require_unique_columns
 from hnetkit.text import argument, from_cell
-from hnetkit.train.captions import MAX_TEXT, caption_file, caption_of
-from hnetkit.train.preparing.folder import write_caption
-from hnetkit.train.preparing.opening import picture_files, pictures_of_other_kinds
-from hnetkit.train.preparing.quality import Look, tag_counts, warnings_about, warnings_of_each, warnings_of_kinds
-from hnetkit.train.tables import require_each_once
+from hnetkit.train.captions import MAX_TEXT, caption_file, caption_of, write_caption
+from hnetkit.train.preparing.images import image_files, open_rgb, unsupported_images
+from hnetkit.train.preparing.quality import ImageStats, tag_counts, warnings_about, warnings_of_each, warnings_of_kinds
 
 if TYPE_CHECKING:
     from hnetkit.library.library import AnyPath
@@ -58,12 +58,12 @@ def review(folder: AnyPath) -> Review:
     folder = Path(folder)
     rows: list[dict[str, Any]] = []
     looks, seen, unreadable = [], [], []
-    for path in picture_files(folder):
+    for path in image_files(folder):
         row: dict[str, Any] = {"file": path.name, "width": None, "height": None, "caption": "", "warnings": []}
         rows.append(row)
         try:
             row["caption"] = caption_of(path)
-            look = Look.at(path)
+            look = ImageStats.at(path)
         except Exception as error:
             row["warnings"] = ["cannot be read"]
             unreadable.append(str(failure_of(error, str(path))))
@@ -73,7 +73,7 @@ def review(folder: AnyPath) -> Review:
         seen.append(row)
     for row, warnings in zip(seen, warnings_of_each(looks), strict=True):
         row["warnings"] = warnings
-    warnings = [*warnings_of_kinds(pictures_of_other_kinds(folder)), *warnings_about(looks)]
+    warnings = [*warnings_of_kinds(unsupported_images(folder)), *warnings_about(looks)]
     return Review(folder, rows, warnings, unreadable)
 
 
@@ -147,7 +147,7 @@ def apply_captions(
         UsageError: a name is a path, or two pictures that share a caption get different ones.
         NotFound: a picture is not in the folder.
     """
-    pictures = {path.name: path for path in picture_files(Path(folder))}
+    pictures = {path.name: path for path in image_files(Path(folder))}
     for name in captions:
         if name not in pictures:
             if name in (".", "..") or any(mark in name for mark in "/\\\0"):
@@ -208,9 +208,9 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _require_each_once(reader: csv.DictReader[str]) -> None:
+def _require_unique_columns(reader: csv.DictReader[str]) -> None:
     try:
-        require_each_once(reader, ("file", "caption"))
+        require_unique_columns(reader, ("file", "caption"))
     except ValueError as error:
         raise UsageError(f"the table cannot be taken back: {error}", hint="leave one of them in it") from error
 
@@ -225,7 +225,7 @@ def _of_lines(text: str) -> Iterator[dict[str, Any]]:
             raise UsageError(
                 "the table has no columns file and caption in its first line", hint="hnetkit train review DIR --csv"
             )
-        _require_each_once(reader)
+        _require_unique_columns(reader)
         for number, row in enumerate(reader, 1):
             if None in row:  # more cells than columns: most likely a caption with commas and without quotes
                 raise UsageError(
@@ -236,3 +236,103 @@ def _of_lines(text: str) -> Iterator[dict[str, Any]]:
         raise UsageError(f"the table is not CSV: {error}") from error
     finally:
         csv.field_size_limit(usual)
+
+
+# --- the page
+
+_SIDE = 224  # longest side of a thumbnail in pixels
+_QUALITY = 80
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif; }}
+body {{ margin: 1.5rem; }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax({side}px, 1fr)); gap: 1.25rem; }}
+figure {{ margin: 0; }}
+img {{ max-width: 100%; background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 / 16px 16px; }}
+figcaption {{ overflow-wrap: anywhere; }}
+.name {{ font-weight: 600; }}
+.size, .none {{ opacity: .7; }}
+.warning {{ color: light-dark(#a33a00, #ffb38a); }}
+p {{ margin: .2rem 0; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+{warnings}
+<main>
+{figures}
+</main>
+</body>
+</html>
+"""
+
+_BEGINNING = _PAGE.split("<title>")[0].encode()  # of every page, and of no other program's
+
+
+def write_page(seen: Review, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    """Writes a page that shows every picture small with its caption: one file of HTML without scripts.
+
+    Args:
+        overwrite: replaces an earlier page; never a file of another kind.
+
+    Raises:
+        OutputExists: the file exists and must not be replaced.
+    """
+    refuse_all_but(_BEGINNING, path, overwrite=overwrite)
+    with new_file(path, overwrite=overwrite) as file:
+        for part in contact_sheet(seen):
+            file.write(part.encode("utf-8", "backslashreplace"))
+
+
+def contact_sheet(seen: Review) -> Iterator[str]:
+    """Yields the page picture by picture, with thumbnails inside it; names and captions are text, never markup."""
+    before, after = _PAGE.split("{figures}")
+    yield before.format(
+        title=escape(f"{seen.folder.resolve().name}: {len(seen.rows)} pictures"),
+        side=_SIDE,
+        warnings="\n".join(f'<p class="warning">{escape(warning)}</p>' for warning in seen.warnings),
+    )
+    for row in seen.rows:
+        yield f"{_figure(seen.folder / row['file'], row)}\n"
+    yield after.lstrip()
+
+
+def _figure(path: Path, row: dict[str, object]) -> str:
+    name, caption = escape(str(row["file"])), escape(str(row["caption"]))
+    warnings = row["warnings"] if isinstance(row["warnings"], list) else []
+    size = f' <span class="size">{row["width"]} &times; {row["height"]}</span>' if row["width"] else ""
+    lines = [
+        "<figure>",
+        _thumbnail(path, alt=caption or name),
+        "<figcaption>",
+        f'<p><span class="name">{name}</span>{size}</p>',
+        f"<p>{caption}</p>" if caption else '<p class="none">no caption</p>',
+        *(f'<p class="warning">{escape(str(warning))}</p>' for warning in warnings if warning != "no caption"),
+        "</figcaption>",
+        "</figure>",
+    ]
+    return "\n".join(line for line in lines if line)
+
+
+def _thumbnail(path: Path, alt: str) -> str:
+    try:
+        image = open_rgb(path)
+    except (BadPicture, NotFound):
+        return ""
+    image.thumbnail((_SIDE, _SIDE))
+    buffer = io.BytesIO()
+    if image.mode == "RGBA":
+        kind = "png"
+        image.save(buffer, format="PNG")
+    else:
+        kind = "jpeg"
+        image.save(buffer, format="JPEG", quality=_QUALITY)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/{kind};base64,{data}" width="{image.width}" height="{image.height}" alt="{alt}">'

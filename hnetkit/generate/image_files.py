@@ -1,0 +1,155 @@
+"""Writing images: A1111's infotext in PNG, JPEG and WebP, under names that never collide."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.errors import OutputExists, UsageError
+from hnetkit.files import new_file
+from hnetkit.text import argument
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_JPEG = (".jpg", ".jpeg")
+SUFFIXES = (".png", *_JPEG, ".webp")
+_OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
+_NUMBERED = re.compile(r"([0-9]{5,9})-[0-9]+\.(?:png|jpe?g|webp)", re.IGNORECASE)
+_LAST_NUMBER = 10**9 - 1
+_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_MOST_EXIF = 65_533 - 100  # bytes in JPEG's segment, less what surrounds the comment
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A drawn picture and its settings.
+
+    Attributes:
+        image: PIL's, in RGB.
+        seed: of its noise.
+        infotext: A1111's, which `save` writes into the file.
+        prompt: as it is stored, with the tags of its networks.
+        negative_prompt: as it was given.
+        hypernetworks: ``name, strength, hash`` of each, in stacking order.
+        model: name of its model.
+    """
+
+    image: Image.Image
+    seed: int
+    infotext: str
+    prompt: str
+    negative_prompt: str
+    hypernetworks: tuple[dict[str, Any], ...]
+    model: str
+
+    def save(self, out: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> Path:
+        """Writes the picture with its infotext, and returns its path.
+
+        Args:
+            out: a ``.png``, ``.jpg`` or ``.webp`` file, or a folder, which is created if needed. In a folder the file
+                is named ``NNNNN-SEED.png``, and none is replaced.
+            overwrite: replace a file that exists.
+
+        Raises:
+            OutputExists: the file exists and `overwrite` is False.
+            NotFound: the folder of a file does not exist.
+            UsageError: `out` is a file of another type.
+        """
+        if is_image_file(os.fspath(out)):
+            write_image(Path(out), self.image, self.infotext, overwrite=overwrite)
+            return Path(out)
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        number = next_number(folder)
+        while True:
+            path = folder / f"{number:05}-{self.seed}.png"
+            try:
+                write_image(path, self.image, self.infotext)
+            except OutputExists:  # another process draws into this folder and took the number first
+                number = max(number + 1, next_number(folder))
+            else:
+                return path
+
+
+def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: bool = False) -> None:
+    """Writes an image with its `infotext`; the file appears under its name only when it is complete.
+
+    The suffix decides the format: PNG (text ``parameters``), JPEG (quality 95, full color resolution) or WebP
+    (lossless). The latter two have the text in EXIF's UserComment, as A1111 writes it.
+
+    Raises:
+        OutputExists: the file exists and `overwrite` is False.
+        NotFound: its folder does not exist.
+        UsageError: the suffix has no such format, or the text is too long for a JPEG.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UsageError(
+            f"{path}: pictures are written as PNG, JPEG or WebP",
+            hint=f"--out {argument(path.with_suffix('.png'), is_path=True)}",
+        )
+    infotext = infotext.encode("utf-8", "replace").decode()  # the name of a file in it may have bytes that are not text
+    options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
+    with new_file(path, overwrite=overwrite) as file:
+        image.save(file, **options)
+
+
+def _png_options(infotext: str) -> dict[str, Any]:
+    from PIL.PngImagePlugin import PngInfo
+
+    texts = PngInfo()
+    texts.add_text("parameters", infotext)
+    return {"format": "png", "pnginfo": texts}
+
+
+def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
+    from PIL import Image
+
+    comment = b"UNICODE\0" + infotext.encode("utf-16-be")
+    exif = Image.Exif()
+    exif.endian = ">"  # readers that follow the standard take the comment's byte order from here
+    exif[_EXIF_IFD] = {_USER_COMMENT: comment}
+    if path.suffix.lower() not in _JPEG:
+        return {"format": "webp", "lossless": True, "exif": exif.tobytes()}
+    if len(comment) > _MOST_EXIF:
+        raise UsageError(
+            f"{path}: a JPEG cannot hold parameters of {len(infotext)} letters",
+            hint=f"--out {argument(path.with_suffix('.png'), is_path=True)}",
+        )
+    return {"format": "jpeg", "quality": 95, "subsampling": 0, "exif": exif.tobytes()}
+
+
+def is_image_file(out: str) -> bool:
+    """Whether `out` names an image file; otherwise it is a folder, which may not exist yet.
+
+    Raises:
+        UsageError: it names a file of another type.
+    """
+    if os.path.isdir(out) or out.endswith(("/", os.sep)):
+        return False
+    suffix = Path(out).suffix.lower()
+    if suffix in _OTHERS:
+        raise UsageError(
+            f"{out}: pictures are written as PNG, JPEG or WebP",
+            hint=f"--out {argument(Path(out).with_suffix('.png'), is_path=True)}",
+        )
+    if suffix not in SUFFIXES and os.path.lexists(out):
+        raise UsageError(f"{out}: neither a folder nor a .png, .jpg or .webp file", hint="--out FOLDER")
+    return suffix in SUFFIXES
+
+
+def next_number(folder: Path) -> int:
+    """Returns the number after the highest ``NNNNN-SEED.png`` (``.jpg``, ``.webp``) of a folder; 0 if there is none.
+
+    Numbers of more than nine digits are ignored. After the last number of nine digits, the lowest free one is taken.
+    """
+    if not folder.is_dir():
+        return 0
+    taken = {int(match[1]) for entry in os.listdir(folder) if (match := _NUMBERED.fullmatch(entry))}
+    highest = max(taken, default=-1)
+    return highest + 1 if highest < _LAST_NUMBER else next(number for number in count() if number not in taken)

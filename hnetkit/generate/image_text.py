@@ -1,0 +1,273 @@
+"""The texts in an image file, read without decoding a pixel; the file may be a stranger's.
+
+Source: W3C PNG (tEXt, zTXt, iTXt, eXIf), JFIF/EXIF 2.32 (APP1, UserComment), Google's WebP container (RIFF). Where
+programs put what: AUTOMATIC1111/stable-diffusion-webui 1.10 (``parameters``, UserComment), comfyanonymous/ComfyUI
+(``prompt``, ``workflow``; in EXIF as ``prompt:{...}`` in tags from 0x0110 downwards). Behavior only.
+
+All reads from one image share one budget. So the time and memory that a file can take grow with its size alone, and are
+limited by `MOST_TEXT` and `MOST_PARTS`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Literal
+
+from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.limits import Budget
+from hnetkit.prompts import comfyui, infotext
+from hnetkit.prompts.infotext import Infotext
+
+MOST_TEXT = 16 << 20
+"""Bytes of all texts of an image, as they are in the file and decompressed."""
+
+MOST_PARTS = 200_000
+"""Chunks or segments of an image and entries of its EXIF directories, together."""
+
+ImageFormat = Literal["png", "jpeg", "webp"]
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LONGEST = 1 << 18  # characters of a prompt, or of all parameters
+_READ_AHEAD = 4096  # bytes that are read at once, because chunks may be small; pixels are skipped unread
+_EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
+_COMFY_TAGS = range(0x010C, 0x0111)  # Model, Make and downwards
+_TAGS = frozenset({_EXIF_IFD, _USER_COMMENT, *_COMFY_TAGS})
+_COMFY = re.compile(r"(prompt|workflow):", re.IGNORECASE)
+_HYPERNET = "<hypernet:"
+_NOT_NEEDED = "give its prompt and settings as options, or look for another copy of the picture"
+_EXIF = "\0EXIF"  # stands for an EXIF block among the names of texts; no text can have this name
+
+
+def image_format(head: bytes) -> ImageFormat | None:
+    """Returns the format of a file by its first 12 bytes; None if it is no image that can carry settings."""
+    if head.startswith(_PNG):
+        return "png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    return "webp" if head.startswith(b"RIFF") and head[8:12] == b"WEBP" else None
+
+
+def read_infotext(file: OpenFile) -> Infotext:
+    """Returns the settings of an image, from its infotext or from ComfyUI's graph.
+
+    Raises:
+        NoSettings: it carries none, or the file is not an image.
+        FileRefused: see `read_image_text`.
+    """
+    texts = read_image_text(file)
+    parameters = texts.get("parameters", "").strip()
+    if not parameters:
+        comment = texts.get("UserComment", "")  # cameras and phones write comments too
+        is_infotext = len(comment) > _LONGEST or _HYPERNET in comment or infotext.parse(comment).parameters
+        parameters = comment if is_infotext else ""
+    if len(parameters) > _LONGEST:
+        raise FileRefused(f"{file.path}: {len(parameters):,} letters of parameters")
+    info = infotext.parse(parameters) if parameters else _parse_graph(file, texts)
+    if max(len(info.prompt), len(info.negative_prompt)) > _LONGEST:
+        raise FileRefused(f"{file.path}: a prompt of {len(info.prompt):,} letters")
+    if info.parameters or info.prompt:
+        return info
+    raise NoSettings(f"{file.path}: the picture carries no settings", hint="look for the original: sites remove them")
+
+
+def _parse_graph(file: OpenFile, texts: dict[str, str]) -> Infotext:
+    try:
+        return comfyui.parse(texts.get("prompt"), texts.get("workflow"))
+    except UnsafeFile as error:
+        raise UnsafeFile(f"{file.path}: its ComfyUI graph cannot be read: {error}", hint=_NOT_NEEDED) from error
+
+
+def read_image_text(file: OpenFile) -> dict[str, str]:
+    """Returns name -> text of a PNG, JPEG or WebP; the last text of a name wins.
+
+    EXIF's comment is called ``UserComment``; ComfyUI's texts are ``prompt`` and ``workflow`` in every format. A file
+    that is cut short gives the texts before the cut, and one of another format none. What other programs ignore is
+    ignored here too: texts after the end of the image, texts compressed in a way that the format does not define, and a
+    second EXIF block of a JPEG or WebP.
+
+    Raises:
+        UnsafeFile: it has more text than `MOST_TEXT`, or more parts than `MOST_PARTS`.
+        DamagedFile: a compressed text cannot be decompressed.
+    """
+    kind = image_format(file.read_at(0, min(12, file.size)))
+    if kind is None:
+        return {}
+    budget = Budget(made=MOST_TEXT, work=MOST_PARTS)
+    texts: dict[str, str] = {}
+    try:
+        for name, data in {"png": _png_texts, "jpeg": _exif_of_jpeg, "webp": _exif_of_webp}[kind](file, budget):
+            texts |= _exif_texts(data, budget) if name == _EXIF else {name: data.decode("utf-8", "replace")}
+    except UnsafeFile as error:
+        limit = f"{MOST_TEXT >> 20} MiB of text" if budget.made_left < 0 else f"{MOST_PARTS:,} chunks or entries"
+        raise UnsafeFile(f"{file.path}: the picture carries more than {limit}", hint=_NOT_NEEDED) from error
+    return texts
+
+
+def _png_texts(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
+    """Yields the texts of a PNG in UTF-8."""
+    for name, start, size in _parts(file, len(_PNG), ">I4s", budget):
+        if name == b"eXIf":
+            yield _EXIF, _data(file, start, size, budget)
+        elif name in (b"tEXt", b"zTXt", b"iTXt"):
+            key, _, rest = _data(file, start, size, budget).partition(b"\0")
+            text = _text_of_chunk(file, name, rest, budget)
+            if text is not None:
+                yield key.decode("latin-1"), text
+        elif name == b"IEND":
+            return
+
+
+def _text_of_chunk(file: OpenFile, name: bytes, rest: bytes, budget: Budget) -> bytes | None:
+    """Returns the text in UTF-8; None if it is compressed in a way that PNG does not define."""
+    if name == b"tEXt":
+        return rest.decode("latin-1").encode()
+    if name == b"zTXt":
+        return _unzipped(file, rest[1:], budget).decode("latin-1").encode() if rest[:1] == b"\0" else None
+    text = rest[2:].split(b"\0", 2)[-1]  # after the language and the translated key
+    if rest[:1] == b"\0":
+        return text
+    return _unzipped(file, text, budget) if rest[:2] == b"\1\0" else None
+
+
+def _unzipped(file: OpenFile, data: bytes, budget: Budget) -> bytes:
+    try:
+        text = zlib.decompressobj().decompress(data, budget.made_left + 1)
+    except zlib.error as error:
+        raise DamagedFile(f"{file.path}: a compressed text in it is damaged") from error
+    budget.make(len(text))
+    return text
+
+
+def _exif_of_webp(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
+    end = 8 + struct.unpack("<I", file.read_at(4, 4))[0]  # of the image; what follows is not part of it
+    for name, start, size in _parts(file, 12, "<4sI", budget):
+        if start + size > end:
+            return
+        if name == b"EXIF":
+            yield _EXIF, _data(file, start, size, budget)
+            return
+
+
+def _parts(
+    file: OpenFile, position: int, header: Literal[">I4s", "<4sI"], budget: Budget
+) -> Iterator[tuple[bytes, int, int]]:
+    """Yields (name, start, size) of the chunks of a PNG or RIFF file, without a chunk that is cut off."""
+    reads = _BufferedReads(file)
+    while position + 8 <= file.size:
+        budget.work(1)
+        first, second = struct.unpack(header, reads.at(position, 8))
+        size, name = (first, second) if header == ">I4s" else (second, first)
+        if position + 8 + size > file.size:
+            return
+        yield name, position + 8, size
+        position += 8 + size + (4 if header == ">I4s" else size % 2)  # a checksum, or a byte of padding
+
+
+def _exif_of_jpeg(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
+    reads = _BufferedReads(file)
+    position = 2
+    while position + 4 <= file.size:
+        budget.work(1)
+        marker, code, size = struct.unpack(">BBH", reads.at(position, 4))
+        if marker == code == 0xFF:  # a marker may follow any number of these bytes
+            position += 1
+            continue
+        if marker != 0xFF or code in (0xD9, 0xDA) or size < 2:  # the end, or the pixels begin
+            return
+        if code == 0xE1 and position + 2 + size <= file.size:
+            data = _data(file, position + 4, size - 2, budget)
+            if data.startswith(b"Exif\0\0"):
+                yield _EXIF, data
+                return
+        position += 2 + size
+
+
+class _BufferedReads:
+    """Small reads at ascending positions of a file, served from one larger read."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file, self._start, self._bytes = file, 0, b""
+
+    def at(self, position: int, size: int) -> bytes:
+        """Returns `size` bytes at a position; all of them are inside the file."""
+        if position + size > self._start + len(self._bytes):
+            self._start = position
+            self._bytes = self._file.read_at(position, min(_READ_AHEAD, self._file.size - position))
+        return self._bytes[position - self._start : position - self._start + size]
+
+
+def _data(file: OpenFile, start: int, size: int, budget: Budget) -> bytes:
+    budget.make(size)
+    return file.read_at(start, size)
+
+
+def _exif_texts(data: bytes, budget: Budget) -> dict[str, str]:
+    """Returns the texts of an EXIF block that hold settings; of a damaged block those that can be found."""
+    tiff = data.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or len(tiff) < 8:
+        return {}
+    entries = dict(_entries(tiff, order, _uint(tiff, order, 4), budget))
+    found = {}
+    if _EXIF_IFD in entries:
+        inner = dict(_entries(tiff, order, _uint(tiff[entries[_EXIF_IFD]], order, 0), budget))
+        if _USER_COMMENT in inner:
+            found["UserComment"] = _comment(_value(tiff, inner[_USER_COMMENT], budget))
+    for tag in _COMFY_TAGS:
+        text = _value(tiff, entries.get(tag, slice(0)), budget).rstrip(b"\0").decode("utf-8", "replace")
+        if match := _COMFY.match(text):
+            found[match[1].lower()] = text[match.end() :]
+    return found
+
+
+def _value(tiff: bytes, span: slice, budget: Budget) -> bytes:
+    """Returns the bytes of an entry; they count each time, because many entries may name the same bytes."""
+    value = tiff[span]
+    budget.make(len(value))
+    return value
+
+
+def _entries(tiff: bytes, order: str, start: int, budget: Budget) -> Iterator[tuple[int, slice]]:
+    """Yields (tag, span of its bytes) of a TIFF directory. An entry holds up to 4 bytes itself, else their offset."""
+    count = struct.unpack_from(f"{order}H", tiff, start)[0] if start + 2 <= len(tiff) else 0
+    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
+        budget.work(1)
+        tag, kind, length = struct.unpack_from(f"{order}HHI", tiff, entry)
+        size = length * {3: 2, 4: 4, 13: 4}.get(kind, 1)
+        begin = entry + 8 if size <= 4 else _uint(tiff, order, entry + 8)
+        if tag in _TAGS:
+            yield tag, slice(begin, begin + size)
+
+
+def _uint(data: bytes, order: str, position: int) -> int:
+    """Returns the 32-bit number at a position; beyond the end, a number that is no valid offset."""
+    if position + 4 > len(data):
+        return len(data) + (1 << 32)
+    return int(struct.unpack_from(f"{order}I", data, position)[0])
+
+
+def _comment(data: bytes) -> str:
+    """Decodes EXIF's comment: 8 bytes name its encoding; many programs omit them or leave them empty."""
+    kind, rest = data[:8], data[8:]
+    if kind == b"UNICODE\0":
+        return _utf16(rest).rstrip("\0")
+    if kind == b"JIS\0\0\0\0\0":
+        return rest.decode("iso2022_jp", "replace").rstrip("\0")
+    text = rest if kind in (b"ASCII\0\0\0", bytes(8)) else data
+    return text.decode("utf-8", "replace").rstrip("\0")
+
+
+def _utf16(data: bytes) -> str:
+    """Decodes UTF-16 in the byte order that gives more plain letters: programs do not agree on the order."""
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    beginning = data[:_READ_AHEAD]
+    high_first, low_first = (_plain_letters(beginning.decode(code, "replace")) for code in ("utf-16-be", "utf-16-le"))
+    return data.decode("utf-16-le" if low_first > high_first else "utf-16-be", "replace")
+
+
+def _plain_letters(text: str) -> int:
+    return sum("\n" <= letter <= "~" for letter in text)

@@ -1,0 +1,390 @@
+"""LoRAs and textual inversions: found by their names in a prompt, read safely, and attached to a pipeline.
+
+diffusers and PEFT are given tensors, which hnetkit's own reader reads. They never get a path, beside which they would
+look for other files, and of a file's metadata only the scale of a LoRA.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.errors import (
+    AmbiguousName,
+    FileChanged,
+    HnetkitError,
+    ModelNotUsable,
+    NotFound,
+    UnsafeFile,
+    UsageError,
+    did_you_mean,
+    failure_of,
+)
+from hnetkit.formats import pickle_reader
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import refuse_sparse
+from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
+from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
+from hnetkit.generate.backend_errors import first_line, is_out_of_memory
+from hnetkit.generate.loading.checkpoints import HARMLESS, refuse_more_than_the_file
+from hnetkit.hashes import sha256_of
+from hnetkit.library.scan import model_files
+from hnetkit.limits import parse_json
+from hnetkit.network import TensorRef
+from hnetkit.prompts.tags import LoraTag
+from hnetkit.text import argument, shorten
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin")
+
+MAX_VECTORS = 1000  # of one file; a prompt holds 75 at a time
+
+_SECOND_ENCODER = "clip_g"
+_ANOTHER_EMBEDDING = "get the file again, or take its name out of the prompt"
+_PARAMETERS = "torch.nn.modules.container.ParameterDict"  # the container in which the first trainer saved its vectors
+
+_LORA_SUFFIX = ".safetensors"
+
+# the names that are allowed, because PEFT builds patterns of them
+_NAME = re.compile(r"[\w.-]{1,400}")
+# the name of the first of a layer's two projections; the second differs in group 2
+_PAIR = re.compile(r"(.*(?:lora|lora_linear_layer)[._])(A|down)((?:\.\w+)?\.weight)")
+_SECOND: Mapping[str, str] = {"A": "B", "down": "up"}
+_WHOLE_NUMBERS: Mapping[str, int] = {"I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64": 8}
+# the metadata key under which diffusers writes a LoRA's configuration
+_METADATA = "lora_adapter_metadata"
+_MOST_METADATA = 8 << 20
+_BUNDLED = "bundle_emb."
+_ANOTHER_LORA = "get the file again, or take its tag out of the prompt"
+_LARGEST = 1e9  # of an alpha; a rank is at most a few thousand
+_PARTS = ("unet", "text_encoder", "text_encoder_2")
+
+
+# --- textual inversions
+
+
+def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
+    """Returns the files of a folder whose stem is a word of one of the texts, in any case.
+
+    Raises:
+        NotFound: the folder is not there.
+        AmbiguousName: the names of two files differ in case alone.
+    """
+    if folder is None:
+        return []
+    if not os.path.isdir(folder):
+        raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
+    joined = "\n".join(texts)
+    files = (path for path in model_files(Path(folder)) if path.suffix.lower() in EMBEDDING_SUFFIXES)
+    named = (path for path in files if is_named(path, joined))
+    found: dict[str, Path] = {}
+    for path in named:
+        if (other := found.setdefault(path.stem.lower(), path)) != path:
+            raise AmbiguousName(
+                f"{path.stem}: several textual inversions have this name: {other}, {path}", hint="move one of them away"
+            )
+    return list(found.values())
+
+
+def is_named(path: Path, text: str) -> bool:
+    """Whether a file's stem is a word of a text, in any case."""
+    return re.search(rf"(?<!\w){re.escape(path.stem)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def load_embeddings(
+    pipe: Any, files: Iterable[Path], failed: Callable[[Path, HnetkitError], object] | None = None
+) -> None:
+    """Adds the vectors of files to a pipeline's vocabulary, under their stems in lower case.
+
+    Args:
+        failed: called with each file that cannot be used and its error; without it the first one raises.
+
+    Raises:
+        ModelNotUsable: a file holds no vectors, or vectors for another base model.
+        FileRefused: it cannot be read safely.
+    """
+    for path in files:
+        try:
+            _load(pipe, path)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(path, failure_of(error, str(path)))
+
+
+def _load(pipe: Any, path: Path) -> None:
+    vectors, name, second = read_vectors(path), path.stem.lower(), getattr(pipe, "text_encoder_2", None)
+    _add(pipe, path, name, vectors.get("clip_l"), pipe.text_encoder, pipe.tokenizer)
+    if second is not None:
+        _add(pipe, path, name, vectors.get(_SECOND_ENCODER), second, pipe.tokenizer_2)
+
+
+@contextmanager
+def embeddings_loaded(
+    pipe: Any, files: Sequence[Path], failed: Callable[[Path, HnetkitError], object] | None = None
+) -> Iterator[None]:
+    """Keeps the vectors of files in a pipeline's vocabulary inside the block; see `load_embeddings`."""
+    encoders = [(pipe.text_encoder, pipe.tokenizer)]
+    if getattr(pipe, "text_encoder_2", None) is not None:
+        encoders.append((pipe.text_encoder_2, pipe.tokenizer_2))
+    known = [frozenset(tokenizer.get_vocab()) for _, tokenizer in encoders]
+    try:
+        load_embeddings(pipe, files, failed)
+        yield
+    finally:
+        for (encoder, tokenizer), before in zip(encoders, known, strict=True):
+            tokens = [token.content for token in tokenizer.added_tokens_decoder.values()]
+            if added := [token for token in tokens if token not in before]:
+                pipe.unload_textual_inversion(added, text_encoder=encoder, tokenizer=tokenizer)
+
+
+def read_vectors(path: Path) -> dict[str, Tensor]:
+    """Returns vectors ``[number, width]`` for ``clip_l``, the only or first text encoder, and ``clip_g``.
+
+    Raises:
+        ModelNotUsable: there are none, or more than `MAX_VECTORS`.
+        FileRefused: the file cannot be read safely.
+    """
+    with OpenFile(path) as file:
+        refuse_sparse(file)
+        matrices = {name: tensor for name, tensor in _tensors(file) if len(tensor.shape) in (1, 2) and tensor.numel}
+        refuse_more_than_the_file(file, (tensor.nbytes for tensor in matrices.values()))
+        if _SECOND_ENCODER in matrices:
+            chosen = {name: matrices[name] for name in ("clip_l", _SECOND_ENCODER) if name in matrices}
+        elif len(matrices) == 1:
+            chosen = {"clip_l": next(iter(matrices.values()))}
+        else:
+            raise ModelNotUsable(f"{path}: no textual inversion ({len(matrices)} matrices in it; one is expected)")
+        number = max(tensor.numel // tensor.shape[-1] for tensor in chosen.values())
+        if number > MAX_VECTORS:
+            raise ModelNotUsable(f"{path}: no textual inversion ({number} vectors in it)")
+        vectors = {name: tensor.torch().reshape(-1, tensor.shape[-1]) for name, tensor in chosen.items()}
+        if not all(bool(tensor.isfinite().all()) for tensor in vectors.values()):
+            raise ModelNotUsable(
+                f"{path}: a textual inversion with values that are no finite numbers", hint=_ANOTHER_EMBEDDING
+            )
+        return vectors
+
+
+def _tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
+    """Yields the tensors of a file by their keys, without reading them."""
+    head = file.read_at(0, min(file.size, 4096))
+    if len(head) > 8 and head[8:9] == b"{":
+        source = read_safetensors(file)
+        yield from ((name, source.tensor(name)) for name in source.entries)
+        return
+    torch_file = read_torch_legacy(file) if head.startswith(LEGACY_MAGIC) else read_torch_zip(file)
+    if torch_file is None or not isinstance(torch_file.value, dict):
+        raise ModelNotUsable(f"{file.path}: no textual inversion")
+    for name in torch_file.foreign:
+        if name not in HARMLESS and name != _PARAMETERS:
+            raise UnsafeFile(f"{file.path}: asks for {shorten(name, 80)}, which no textual inversion needs")
+    inner: Any = torch_file.value.get("string_to_param", torch_file.value)
+    if isinstance(inner, pickle_reader.Foreign) and inner.name == _PARAMETERS and isinstance(inner.state, dict):
+        inner = inner.state.get("_parameters")
+    for key, item in inner.items() if isinstance(inner, dict) else ():
+        if isinstance(item, pickle_reader.TensorStub):
+            yield key, torch_file.tensor(item, shorten(key))
+
+
+def _add(pipe: Any, path: Path, name: str, vectors: Tensor | None, encoder: Any, tokenizer: Any) -> None:
+    width = encoder.get_input_embeddings().weight.shape[1]
+    if vectors is None or vectors.shape[1] != width:
+        has = "no vectors for it" if vectors is None else f"vectors of width {vectors.shape[1]}"
+        raise ModelNotUsable(
+            f"{path}: a textual inversion of another base model (the text encoder is {width} wide; it has {has})",
+            hint=f"take {path.stem} out of the prompt",
+        )
+    # diffusers gives a token to each vector: NAME, NAME_1, NAME_2 ...
+    tokens = {name, *(f"{name}_{number}" for number in range(1, len(vectors)))}
+    if taken := tokens & tokenizer.get_vocab().keys():
+        raise ModelNotUsable(
+            f"{path}: the text encoder knows {shorten(min(taken))} already, and a textual inversion cannot replace it",
+            hint=f"give the file another name, or take {path.stem} out of the prompt",
+        )
+    pipe.load_textual_inversion({name: vectors}, token=name, text_encoder=encoder, tokenizer=tokenizer)
+
+
+# --- LoRAs
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA: its tag and its file."""
+
+    tag: LoraTag
+    path: Path
+
+    @cached_property
+    def hash(self) -> str:
+        """The first 10 hex digits of its file's sha256."""
+        with OpenFile(self.path) as file:
+            refuse_sparse(file)
+            return sha256_of(file)[:10]
+
+
+def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
+    """Returns the file of each tag, by its stem, from a folder and its subfolders.
+
+    Raises:
+        UsageError: no folder is set, or PEFT is not installed.
+        NotFound: no file has this name; the hint is the nearest one.
+        AmbiguousName: several files have it.
+    """
+    if not tags:
+        return []
+    if folder is None:
+        raise UsageError(f"<lora:{tags[0].name}>: no folder of LoRAs is set", hint="hnetkit config loras FOLDER")
+    if find_spec("peft") is None:
+        raise UsageError("LoRAs need the package peft", hint="pip install peft")
+    files: dict[str, list[Path]] = {}
+    for path in model_files(Path(folder)):
+        if path.suffix == _LORA_SUFFIX:
+            files.setdefault(path.stem, []).append(path)
+    return [Lora(tag, _file_named(tag.name, files, folder)) for tag in tags]
+
+
+def attach_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], object]) -> None:
+    """Loads LoRAs onto a pipeline and activates them at their tags' strengths.
+
+    Args:
+        note: called with a warning for each LoRA that fits the model only in part.
+
+    Raises:
+        ModelNotUsable: one is not a LoRA, or does not fit this model.
+        FileRefused: a file cannot be read safely.
+    """
+    names = [f"lora{number}" for number in range(len(loras))]
+    for name, lora in zip(names, loras, strict=True):
+        before, tensors = lora.hash, read_lora(lora.path)
+        if Lora(lora.tag, lora.path).hash != before:  # replaced since a grid computed the keys of its images
+            raise FileChanged(f"{lora.path}: the file is another one than before", hint="give the same command again")
+        try:
+            pipe.load_lora_weights(tensors, adapter_name=name)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise ModelNotUsable(f"{lora.path}: cannot be put on this model ({first_line(error)})") from error
+        layers = sum(_PAIR.fullmatch(key) is not None for key in tensors)
+        reached = _layers_with(pipe, name)
+        if not reached:  # the libraries skip layers that they do not know
+            raise ModelNotUsable(f"{lora.path}: cannot be put on this model (none of its layers is in it)")
+        if reached < layers:
+            note(f"Warning: {lora.path}: {layers - reached} of its {layers} layers are not in this model")
+    if loras:
+        strengths = [_strengths(pipe, lora.tag) for lora in loras]
+        pipe.set_adapters(names, adapter_weights=strengths)
+
+
+def _layers_with(pipe: Any, adapter: str) -> int:
+    """Returns the number of a pipeline's layers that have an adapter."""
+    parts = [getattr(pipe, part, None) for part in _PARTS]
+    modules = [module for part in parts if part is not None for module in part.modules()]
+    return sum(adapter in getattr(module, "lora_A", ()) for module in modules)
+
+
+def read_lora(path: Path) -> dict[str, Tensor]:
+    """Returns the tensors of a LoRA by name, multiplied by the scale in the file's metadata, if there is one.
+
+    Raises:
+        ModelNotUsable: its names, shapes or numbers are not those of a LoRA.
+        FileRefused: the file cannot be read safely.
+    """
+    import torch
+
+    with OpenFile(path) as file:
+        source = read_safetensors(file)
+        for name, entry in source.entries.items():
+            if name.startswith(_BUNDLED):
+                raise ModelNotUsable(f"{path}: has a textual inversion inside ({shorten(name)}), which is not applied")
+            if not _NAME.fullmatch(name) or 0 in entry.shape:
+                raise ModelNotUsable(f"{path}: no LoRA: a tensor {name[:80]!r} of shape {list(entry.shape)[:8]}")
+        tensors = {name: _tensor(source, name) for name in source.entries}
+        for name, scale in _stated_scales(path, source).items():
+            tensors[name] = tensors[name] * scale
+    for name, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()) and not name.endswith("alpha"):
+            raise ModelNotUsable(f"{path}: {shorten(name)} has values that are no finite numbers", hint=_ANOTHER_LORA)
+        if name.endswith("alpha") and not (tensor.numel() == 1 and bool(torch.isfinite(tensor).all())):
+            raise ModelNotUsable(f"{path}: no LoRA: {name} is no number")
+    return tensors
+
+
+def _tensor(source: SafetensorsFile, name: str) -> Tensor:
+    """Returns a tensor. Of whole numbers only a single one is read: some trainers write a scale in them."""
+    import torch
+
+    entry = source.entries[name]
+    if entry.dtype in _WHOLE_NUMBERS and math.prod(entry.shape) == 1:
+        data = source.file.read_at(entry.offset, _WHOLE_NUMBERS[entry.dtype])
+        return torch.tensor(float(int.from_bytes(data, "little", signed=entry.dtype[0] == "I"))).reshape(entry.shape)
+    return source.tensor(name).torch()
+
+
+def _stated_scales(path: Path, source: SafetensorsFile) -> dict[str, float]:
+    """Returns the scale of each up-projection, where the metadata states one.
+
+    Raises:
+        ModelNotUsable: the projections of a pair have different ranks, or one is missing.
+    """
+    stated = _metadata(source)
+    scales = {}
+    for name, entry in source.entries.items():
+        if not (match := _PAIR.fullmatch(name)):
+            continue
+        up = f"{match[1]}{_SECOND[match[2]]}{match[3]}"
+        shape = source.entries[up].shape if up in source.entries else ()
+        if len(shape) < 2 or len(entry.shape) < 2 or shape[1] != entry.shape[0]:
+            raise ModelNotUsable(f"{path}: no LoRA: {name[:120]} and its counterpart do not fit each other")
+        part = next((part for part in _PARTS if name.startswith(f"{part}.")), None)
+        if part is None or stated.get(f"{part}.lora_alpha") is None:
+            continue
+        rank, module = entry.shape[0], name.removeprefix(f"{part}.").partition(".lora_")[0]
+        pattern = stated.get(f"{part}.alpha_pattern")
+        alpha = pattern.get(module) if isinstance(pattern, dict) else None
+        alpha = stated[f"{part}.lora_alpha"] if alpha is None else alpha
+        if type(alpha) not in (int, float) or not abs(alpha) < _LARGEST:
+            raise ModelNotUsable(f"{path}: no LoRA: its lora_alpha is no number")
+        scales[up] = alpha / (math.sqrt(rank) if stated.get(f"{part}.use_rslora") is True else rank)
+    return scales
+
+
+def _metadata(source: SafetensorsFile) -> dict[str, Any]:
+    try:
+        value = parse_json(source.metadata.get(_METADATA, "{}"), most=_MOST_METADATA)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def lora_hashes(loras: Sequence[Lora]) -> dict[str, str]:
+    """Returns the infotext's entry for each LoRA."""
+    return {f"lora:{lora.tag.name}": lora.hash for lora in loras}
+
+
+def _strengths(pipe: Any, tag: LoraTag) -> dict[str, float]:
+    encoders = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
+    return {"unet": tag.unet_multiplier, **dict.fromkeys(encoders, tag.te_multiplier)}
+
+
+def _file_named(name: str, files: dict[str, list[Path]], folder: str) -> Path:
+    found = files.get(name, [])
+    if not found:
+        near = did_you_mean(name, files)
+        hint = (
+            f"did you mean {argument(near)}?" if near else f"LoRAs are looked for in {folder}, as {_LORA_SUFFIX} files"
+        )
+        raise NotFound(f"{name}: no LoRA has this name", hint=hint)
+    if len(found) > 1:
+        raise AmbiguousName(f"{name}: several LoRAs have this name: {', '.join(map(str, found))}")
+    return found[0]

@@ -1,0 +1,314 @@
+"""Loading a pipeline that is ready to draw, with a separate autoencoder if one is given; fingerprints of its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from hnetkit.errors import ModelNotUsable, UsageError
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import refuse_sparse
+from hnetkit.generate.backend_errors import quiet_libraries, translating_oom
+from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint, read_state_dict
+from hnetkit.generate.loading.defaults import Defaults, read_defaults
+from hnetkit.generate.loading.diffusers_folder import (
+    download_pipeline,
+    load_component,
+    load_pipeline_folder,
+    read_model_index,
+    require_matching_parts,
+    vae_configuration,
+    weight_files,
+)
+from hnetkit.generate.loading.model_source import hub_request, require_hub_id
+from hnetkit.generate.loading.parts import VAE_NAMES, build_vae, refuse_missing_weights
+from hnetkit.hashes import sha256_of
+
+if TYPE_CHECKING:
+    from hnetkit.generate.sampling.encoding import Emphasis, TextEncoder
+
+FileStamp: TypeAlias = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, size in bytes and modification time of each file."""
+
+_VAE_PREFIX = "first_stage_model."
+_MODEL_FILE_SUFFIXES = (".json", ".txt", ".safetensors", ".model")
+_DIGEST_LENGTH = 32  # hex digits
+
+
+@dataclass(frozen=True)
+class LoadedPipeline:
+    """A pipeline that is ready to draw.
+
+    Attributes:
+        pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device.
+        name: the model's name in an infotext.
+        defaults: those of its folder's `hnetkit.generate.loading.defaults.DEFAULTS_FILE`, else hnetkit's.
+        weights: the file that identifies it: the UNet's weights, or the checkpoint.
+        scheduler_config: of the scheduler that it came with.
+        notes: what was left out of its folder, one line each.
+    """
+
+    pipe: Any
+    name: str
+    defaults: Defaults
+    weights: Path
+    scheduler_config: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
+
+    def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
+        """Returns the encoder with these settings: the same one each time, with the texts that it has cached."""
+        from hnetkit.generate.sampling.encoding import TextEncoder
+
+        settings = clip_skip, emphasis
+        if settings not in self._encoders:
+            self._encoders[settings] = TextEncoder(self.pipe, *settings)
+        return self._encoders[settings]
+
+    def forget_texts(self) -> None:
+        """Drops the cached texts of all encoders, because LoRAs or the vocabulary have changed."""
+        self._encoders.clear()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) in pixels by default: that of the defaults, else the size that the UNet was trained at."""
+        trained_at = self.pipe.unet.config.sample_size
+        height, width = trained_at if isinstance(trained_at, list | tuple) else (trained_at, trained_at)
+        scale = self.pipe.vae_scale_factor
+        return self.defaults.width or width * scale, self.defaults.height or height * scale
+
+    @cached_property
+    def hash(self) -> str:
+        """The first 10 hex digits of the sha256 of `weights` (for a checkpoint: A1111's model hash)."""
+        return sha256_of(OpenFile(self.weights))[:10]
+
+
+def load_pipeline(
+    source: str,
+    *,
+    device: str,
+    dtype: Any,
+    vae: str | os.PathLike[str] | None = None,
+    tokenizer: str | os.PathLike[str] | None = None,
+    offload: bool = False,
+    attention_slicing: bool = False,
+    compiled: bool = False,
+) -> LoadedPipeline:
+    """Loads a pipeline straight into its dtype, without a safety checker, and moves it to its device.
+
+    Args:
+        source: a folder in diffusers' layout, a hub id (``"org/name"``, from the cache where the hub is out of
+            reach), or a checkpoint in one ``.safetensors`` or ``.ckpt`` file.
+        device: ``"cuda"``, ``"mps"`` or ``"cpu"``.
+        dtype: torch's.
+        vae, tokenizer, offload, attention_slicing, compiled: see `hnetkit.generate.model.load_model`.
+
+    Raises:
+        As `hnetkit.generate.model.load_model`.
+    """
+    if offload and device != "cuda":
+        raise UsageError(f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out")
+    with quiet_libraries(), translating_oom(f"loading {source}"):
+        folder = None
+        if not os.path.isfile(source):
+            folder = Path(source) if os.path.isdir(source) else download_pipeline(source)
+        make_vae = _vae_maker(vae, dtype)
+        notes: tuple[str, ...] = ()
+        if folder is None:
+            own_tokenizer = os.fspath(tokenizer) if tokenizer is not None else None
+            pipe = load_checkpoint(Path(source), dtype, device, tokenizer=own_tokenizer, make_vae=make_vae)
+        else:
+            model_folder, index = folder, read_model_index(folder)
+            notes = index.notes
+            parts = {"vae": make_vae(lambda: vae_configuration(model_folder))} if make_vae else {}
+            pipe = load_pipeline_folder(folder, index, dtype, **parts)
+        refuse_missing_weights(pipe, source)
+        if vae is not None:
+            refuse_other_latents(pipe.vae, pipe, os.fspath(vae))
+        if folder is not None:
+            require_matching_parts(pipe, str(folder))
+        _set_up(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
+    defaults = Defaults() if folder is None else read_defaults(folder)
+    weights = Path(source) if folder is None else weight_files(folder)[0]
+    return LoadedPipeline(pipe, _model_name(source), defaults, weights, pipe.scheduler.config, notes)
+
+
+def _model_name(source: str) -> str:
+    path = Path(os.path.abspath(source))
+    name = path.stem if path.is_file() else path.name
+    return name.encode("utf-8", "replace").decode()  # the name of a file may have bytes that are not text
+
+
+def _set_up(pipe: Any, device: str, *, offload: bool, attention_slicing: bool, compiled: bool) -> None:
+    """Moves a pipeline to its device and switches on its options."""
+    if hasattr(pipe, "watermark"):
+        pipe.watermark = None  # SDXL's changes pixels if its package happens to be installed
+    if attention_slicing:
+        pipe.enable_attention_slicing()
+    if offload:
+        pipe.enable_model_cpu_offload(device=device)
+    else:
+        pipe.to(device)
+    if compiled:
+        pipe.unet.compile()
+    pipe.set_progress_bar_config(disable=True)
+
+
+# --- a separate autoencoder
+
+
+def find_vae(source: str) -> Path:
+    """Returns the file of an autoencoder, or its folder with ``config.json``; a hub id is fetched into the cache.
+
+    Raises:
+        NotFound: there is no such file, folder or hub id.
+        ModelNotUsable: the folder or the hub's model has no autoencoder.
+    """
+    if os.path.isfile(source):
+        return Path(source)
+    if not os.path.isdir(source):
+        return _download_vae(source)
+    for folder in (Path(source), Path(source, "vae")):
+        if (folder / "config.json").is_file():
+            return folder
+    raise ModelNotUsable(
+        f"{source}: no autoencoder (it has no config.json)", hint="give a folder that has, or one file"
+    )
+
+
+def load_vae(path: Path, dtype: Any, config: Callable[[], Mapping[str, Any]]) -> Any:
+    """Returns an ``AutoencoderKL`` on the CPU in `dtype`.
+
+    Args:
+        path: of `find_vae`.
+        config: returns the configuration for a file, which has none: that of the model's own autoencoder.
+
+    Raises:
+        ModelNotUsable: it holds no autoencoder, or one of another architecture.
+        FileRefused: the file cannot be read safely.
+    """
+    if path.is_file():
+        return _vae_of_file(path, dtype, config())
+    return load_component(path, "vae", "AutoencoderKL", dtype)
+
+
+def refuse_other_latents(vae: Any, pipe: Any, source: str) -> None:
+    """Compares a separate autoencoder with the UNet.
+
+    Raises:
+        ModelNotUsable: their latents have different numbers of channels.
+    """
+    theirs, ours = vae.config.latent_channels, pipe.unet.config.out_channels
+    if theirs != ours:
+        raise ModelNotUsable(
+            f"{source}: an autoencoder of {theirs} channels; the model has {ours}", hint="leave --vae out"
+        )
+
+
+def _vae_maker(source: str | os.PathLike[str] | None, dtype: Any) -> MakeVae | None:
+    if source is None:
+        return None
+    path = find_vae(os.fspath(source))
+    return lambda config: load_vae(path, dtype, config)
+
+
+def _vae_of_file(path: Path, dtype: Any, config: Mapping[str, Any]) -> Any:
+    state = read_state_dict(path)
+    prefix = _VAE_PREFIX if any(name.startswith(_VAE_PREFIX) for name in state.shapes) else ""
+    tensors = state.part(tuple(prefix + name for name in VAE_NAMES), dtype)
+    if not tensors:
+        raise ModelNotUsable(f"{path}: no autoencoder (VAE)", hint="give a file with encoder.* and decoder.* tensors")
+    return build_vae(config, {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}, str(path))
+
+
+def _download_vae(hub_id: str) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    require_hub_id(hub_id)
+    with hub_request(hub_id):
+        for inside in ("", "vae/"):
+            with suppress(EntryNotFoundError):
+                config = hf_hub_download(hub_id, f"{inside}config.json")
+                hf_hub_download(hub_id, f"{inside}diffusion_pytorch_model.safetensors")
+                return Path(config).parent
+        raise ModelNotUsable(
+            f"{hub_id}: no folder here, and the hub gave no autoencoder of this name with .safetensors weights",
+            hint="go online once so that it is cached, or give a file or folder",
+        )
+
+
+# --- fingerprints
+
+
+def digest(value: object) -> str:
+    """Returns a hash of a value that JSON can hold."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST_LENGTH]
+
+
+def fingerprint(source: str | os.PathLike[str]) -> str:
+    """Returns a hash of a model's files. Those of a hub id are fetched into the cache first.
+
+    Raises:
+        NotFound: there is no such file, folder or hub id; the hint has the nearest names.
+        ModelNotUsable: the hub does not give the model.
+    """
+    path = Path(source) if os.path.exists(source) else download_pipeline(os.fspath(source))
+    if path.is_file():
+        return hash_of_file(path)
+    files = sorted(_model_files(path))
+    return digest([[file.relative_to(path).as_posix(), hash_of_file(file)] for file in files])
+
+
+def file_stamp(source: str | os.PathLike[str]) -> FileStamp:
+    """Returns a value that changes when a file, or a file of a model's folder, is replaced. Of a hub id it is constant.
+
+    Images are recorded under the hash of a model, which takes long to compute; the stamp tells whether it still holds.
+    """
+    path = Path(source)
+    files = sorted(_model_files(path)) if path.is_dir() else [path]
+    stamps = []
+    for file in files:
+        try:
+            status = os.stat(file)
+        except (OSError, ValueError):  # ValueError: a name that no file can have
+            stamps.append((str(file), 0, 0, 0))
+        else:
+            stamps.append((str(file), status.st_ino, status.st_size, status.st_mtime_ns))
+    return tuple(stamps)
+
+
+def hash_of_file(path: str | os.PathLike[str]) -> str:
+    """Returns the sha256 of a file.
+
+    Raises:
+        NotFound: it is not there.
+        FileRefused: it cannot be read, or is a sparse file that is almost empty.
+    """
+    with OpenFile(path) as file:
+        refuse_sparse(file)
+        return sha256_of(file)
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    """Yields a pipeline's own files and those of its parts, without other files that are in the folder."""
+    here = _entries(folder)
+    below = [path for part in here if os.path.isdir(part) for path in _entries(part)]
+    for path in (*(path for path in here if path.suffix == ".json"), *below):
+        if path.suffix in _MODEL_FILE_SUFFIXES and os.path.isfile(path):
+            yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in os.listdir(folder)]
+    except OSError:  # a folder that cannot be read is no part of a model
+        return []

@@ -1,0 +1,323 @@
+"""Hypernetworks on the UNet of a diffusers pipeline: load, set, disable, unload, in the verbs of its LoRA loaders.
+
+All state lives on the UNet: pipelines that share one share the stack.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from hnetkit.errors import AttachError, NotFound, UsageError, did_you_mean
+from hnetkit.hub import Token, network_file
+from hnetkit.network import Hypernetwork
+from hnetkit.runtime.explain import explanation
+from hnetkit.runtime.layers import Layer, find_layers, require_fit, unet_of
+from hnetkit.runtime.strength import Strength, is_within
+from hnetkit.runtime.unet_state import UNetState
+
+_ATTRIBUTE = "hnetkit"
+# older compilers skip hooks, or a part of what they do
+_COMPILES = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 5)
+
+StepCallback: TypeAlias = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+"""What diffusers pipelines take as ``callback_on_step_end``."""
+
+
+def load_hypernetwork(
+    pipe: Any,
+    network: str | os.PathLike[str] | Hypernetwork,
+    name: str | None = None,
+    strength: float | Strength = 1.0,
+    *,
+    force: bool = False,
+    weight_name: str | None = None,
+    subfolder: str | None = None,
+    revision: str | None = None,
+    token: Token = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    local_files_only: bool = False,
+) -> str:
+    """Loads a hypernetwork onto the pipeline's UNet and puts it at the end of the active stack.
+
+    Args:
+        pipe: a `StableDiffusionPipeline`, a `StableDiffusionXLPipeline`, or anything else with such a ``unet``.
+        network: a file, a folder, ``"owner/repo"`` of the Hugging Face hub, or what `hnetkit.load` gave. A local file
+            or folder comes before a repository of that name.
+        name: for `set_hypernetworks` and the others; the file's stem where it is not given.
+        strength: a number, or a `Strength`.
+        force: load it although it is made for another base model.
+        weight_name: of the file in a folder or repository; needed where that has several model files.
+        subfolder: of the folder or repository, where the file is.
+        revision: of the repository: a branch, a tag or a commit.
+        token: for the hub; None and True are that of ``HF_TOKEN`` or `hf auth login`, False is none.
+        cache_dir: instead of the hub's own cache.
+        local_files_only: fetch nothing from the hub.
+
+    Returns:
+        The name that it is loaded under.
+
+    Raises:
+        FileRefused: the file is not a hypernetwork that can be read safely.
+        NotFound: there is no such file, folder, repository or revision.
+        AuthRequired, NetworkFailed, RateLimited: the hub cannot be read.
+        MissingExtra: huggingface_hub is not installed.
+        IncompatibleNetwork: it does not belong on this UNet, or reaches no layer of it.
+        UsageError: the name is taken, `pipe` has no UNet, or there are several files to choose from.
+        AttachError: the UNet's projections are fused, or it is compiled by a torch before 2.5.
+
+    Example::
+
+        load_hypernetwork(pipe, "style.pt", name="style")
+        load_hypernetwork(pipe, "owner/repo", weight_name="ink.pt", revision="v1")
+    """
+    unet = unet_of(pipe)
+    if not isinstance(network, Hypernetwork):
+        from hnetkit.formats import load
+
+        network = load(
+            network_file(
+                network,
+                weight_name=weight_name,
+                subfolder=subfolder,
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        )
+    name = name or (PurePath(network.path).stem if network.path else network.name)
+    state = _state_of(unet)
+    if state is not None and name in state.networks:
+        raise UsageError(f"a hypernetwork named {name} is loaded already", hint=f'give it another: name="{name}-2"')
+    strength = Strength.of(strength)
+    layers = state.layers if state is not None else find_layers(unet)
+    require_fit(name, network, unet, layers, force=force)
+    _require_blocks(strength, state.layers if state else layers)
+    if state is None:
+        state = _attach(pipe, unet)
+    try:
+        state.add(name, network, strength)
+    finally:
+        if not state.networks:
+            _detach(pipe, unet, state)
+    return name
+
+
+def set_hypernetworks(
+    pipe: Any,
+    names: str | Sequence[str],
+    strengths: float | Strength | Sequence[float | Strength | None] | None = None,
+) -> None:
+    """Makes these loaded networks the active stack, in this order. Nothing is loaded or repacked.
+
+    Args:
+        names: in stacking order: the second sees what the first gave. None active: ``[]``.
+        strengths: one for each name; None is 1.0.
+
+    Raises:
+        NotFound: a name that is not loaded.
+        UsageError: a name twice, not as many strengths as names, or a block that the UNet does not have.
+
+    Example::
+
+        set_hypernetworks(pipe, ["style", "ink"], [0.8, Strength(1.0, end=0.6)])
+    """
+    names = [names] if isinstance(names, str) else list(names)
+    if strengths is None or isinstance(strengths, int | float | Strength):
+        strengths = [strengths] * (len(names) if strengths is None else 1)
+    if len(strengths) != len(names):
+        raise UsageError(f"{len(names)} names and {len(strengths)} strengths", hint="give one strength for each name")
+    numbers = [Strength.of(1.0 if strength is None else strength) for strength in strengths]
+    state = _state_of(unet_of(pipe))
+    _require_loaded(names, state)
+    if state is None:
+        return
+    for name, number in zip(names, numbers, strict=True):
+        if names.count(name) > 1:
+            raise UsageError(f"{name} is in the stack twice", hint="load it a second time under another name")
+        _require_blocks(number, state.layers)
+    state.set_stack(list(zip(names, numbers, strict=True)))
+
+
+def get_active_hypernetworks(pipe: Any) -> list[str]:
+    """Returns the names of the active stack in stacking order; disabling does not change it."""
+    state = _state_of(unet_of(pipe))
+    return [] if state is None else [name for name, _ in state.stack]
+
+
+def disable_hypernetworks(pipe: Any) -> None:
+    """Draws without the stack until `enable_hypernetworks`; it stays loaded."""
+    _enable(pipe, False)
+
+
+def enable_hypernetworks(pipe: Any) -> None:
+    """Applies the stack again after `disable_hypernetworks`."""
+    _enable(pipe, True)
+
+
+def unload_hypernetworks(pipe: Any, names: str | Sequence[str] | None = None) -> None:
+    """Unloads networks; without `names` all of them. After the last one the UNet is what it was, bit for bit.
+
+    Raises:
+        NotFound: a name that is not loaded.
+    """
+    unet = unet_of(pipe)
+    state = _state_of(unet)
+    if names is not None:
+        names = [names] if isinstance(names, str) else list(names)
+        _require_loaded(names, state)
+    if state is None:
+        return
+    state.drop(state.networks if names is None else names)
+    if not state.networks:
+        _detach(pipe, unet, state)
+
+
+@contextmanager
+def applied(pipe: Any, strengths: Mapping[str, float | Strength]) -> Iterator[None]:
+    """Makes these loaded networks the active stack within a ``with`` block; the stack before comes back after it.
+
+    Args:
+        strengths: by name, in stacking order.
+
+    Raises:
+        NotFound: a name that is not loaded.
+
+    Example::
+
+        with applied(pipe, {"style": 0.8}):
+            image = pipe("a house").images[0]
+    """
+    state = _state_of(unet_of(pipe))
+    before = (state.stack, state.is_enabled) if state is not None else None
+    set_hypernetworks(pipe, list(strengths), list(strengths.values()))
+    try:
+        _enable(pipe, True)
+        yield
+    finally:
+        state = _state_of(unet_of(pipe))
+        if state is not None and before is not None:
+            stack, enabled = before
+            state.set_stack([(name, strength) for name, strength in stack if name in state.networks])
+            state.enable(enabled)
+
+
+def set_progress(pipe: Any, step: int, steps: int) -> None:
+    """Sets which sampling step comes next, for strengths with a window of steps.
+
+    Args:
+        step: counted from 0; `steps` when sampling is over.
+        steps: how many there are.
+    """
+    state = _state_of(unet_of(pipe))
+    if state is not None:
+        state.set_progress((step + 0.5) / steps if step < steps else None)
+
+
+def follow_progress(pipe: Any, steps: int) -> StepCallback:
+    """Returns a callback with which a diffusers pipeline calls `set_progress` at every step.
+
+    Args:
+        steps: what the pipeline gets as ``num_inference_steps``.
+
+    Example::
+
+        pipe(prompt, num_inference_steps=20, callback_on_step_end=follow_progress(pipe, 20))
+    """
+
+    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        set_progress(pipe, step + 1, steps)
+        return tensors
+
+    set_progress(pipe, 0, steps)
+    return after_step
+
+
+def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, text_tokens: int = 77) -> dict[str, Any]:
+    """Returns the plan as data for `json.dumps`: what is applied where, in which form, at what cost.
+
+    Args:
+        latent_size: side of the latents in pixels, for the costs; None: the UNet's own size.
+        batch_size: rows of a UNet call; 2 with classifier-free guidance.
+        text_tokens: length of the text context.
+
+    Returns:
+        ``enabled, kernel, device, dtype, networks, layers_reached, launches, flops, bytes, parts``; each part has
+        ``width, kind, side, path, kernel, networks, folded, strengths, layers, applications, launches,
+        with_other_side, flops, bytes, reason``. Launches that serve K and V are counted with K. Launches and
+        FLOPs are those of one UNet call. Without loaded networks: no networks and no parts.
+    """
+    unet = unet_of(pipe)
+    return explanation(unet, _state_of(unet), latent_size=latent_size, batch_size=batch_size, text_tokens=text_tokens)
+
+
+def _state_of(unet: nn.Module) -> UNetState | None:
+    state = getattr(unet, _ATTRIBUTE, None)
+    return state if isinstance(state, UNetState) else None
+
+
+def _attach(pipe: Any, unet: nn.Module) -> UNetState:
+    if not _COMPILES and _is_compiled(pipe, unet):
+        raise AttachError(
+            f"this UNet is compiled, and code that torch {torch.__version__} compiles leaves networks out",
+            hint='pip install "torch>=2.5", or load networks on a UNet that is not compiled',
+        )
+    state = UNetState(unet)
+    unet.add_module(_ATTRIBUTE, state)
+    _forget_compiled(pipe, unet)
+    return state
+
+
+def _detach(pipe: Any, unet: nn.Module, state: UNetState) -> None:
+    state.remove()
+    delattr(unet, _ATTRIBUTE)
+    _forget_compiled(pipe, unet)
+
+
+def _forget_compiled(pipe: Any, unet: nn.Module) -> None:
+    """Drops what `torch.compile` made of the UNet: compiled code does not see hooks that are added or removed later."""
+    if "torch._dynamo" not in sys.modules:
+        return
+    torch.compiler.reset()
+    if _is_compiled(pipe, unet):
+        warnings.warn(
+            "hnetkit dropped the compiled code of this UNet: its next call compiles again", UserWarning, stacklevel=4
+        )
+
+
+def _is_compiled(pipe: Any, unet: nn.Module) -> bool:
+    modules = (getattr(pipe, "unet", pipe), *unet.modules())
+    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules)
+
+
+def _enable(pipe: Any, enabled: bool) -> None:
+    state = _state_of(unet_of(pipe))
+    if state is not None:
+        state.enable(enabled)
+
+
+def _require_loaded(names: Sequence[str], state: UNetState | None) -> None:
+    loaded = list(state.networks) if state is not None else []
+    for name in names:
+        if name not in loaded:
+            near = did_you_mean(name, loaded)
+            known = f"loaded are {', '.join(loaded)}" if loaded else "hnetkit.load_hypernetwork(pipe, FILE) loads one"
+            raise NotFound(f"no hypernetwork named {name} is loaded", hint=f"did you mean {near}?" if near else known)
+
+
+def _require_blocks(strength: Strength, layers: Sequence[Layer]) -> None:
+    for block in strength.block_names:
+        if not any(is_within(layer.name, block) for layer in layers):
+            blocks = {".".join(layer.name.split(".")[:depth]) for layer in layers for depth in (1, 2)}
+            near = did_you_mean(block, blocks)
+            hint = f"did you mean {near}?" if near else f"its blocks are {', '.join(sorted(blocks))}"
+            raise UsageError(f"the UNet has no block {block} with attention layers", hint=hint)

@@ -1,0 +1,265 @@
+"""The state of a UNet that hypernetworks are loaded on: networks, active stack, plan, and the hooks that apply it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from hnetkit.errors import AttachError
+from hnetkit.kernels.affine import Affine
+from hnetkit.kernels.dispatch import KERNELS, chosen_path, path_on
+from hnetkit.network import Hypernetwork
+from hnetkit.runtime import folding
+from hnetkit.runtime.buffers import LayerGroupStack, LoadedNetwork, compose_networks
+from hnetkit.runtime.hooks import ProjectionHook, TextContext, make_hooks
+from hnetkit.runtime.layers import find_layers
+from hnetkit.runtime.plan import ActiveNetwork, LayerGroup, StackPlan, WeightedNetwork, plan_stack
+from hnetkit.runtime.strength import Strength
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+class UNetState(nn.Module):
+    """A submodule of the UNet for as long as networks are loaded; none of its buffers is saved.
+
+    Attributes:
+        layers: the attention layers that are reached.
+        stack: the active names with their strengths, in stacking order.
+        is_enabled: False leaves the stack out without forgetting it.
+        plan: what is applied where.
+        path: what computes it on a GPU, one of `hnetkit.kernels.dispatch.PATHS`.
+        device, dtype: of the weights: the UNet's.
+    """
+
+    def __init__(self, unet: Any) -> None:
+        super().__init__()
+        self.layers = find_layers(unet)
+        self.stack: tuple[tuple[str, Strength], ...] = ()
+        self.is_enabled = True
+        self.plan = StackPlan()
+        self._progress: float | None = None
+        self._networks: dict[str, LoadedNetwork] = {}
+        self._group_stacks: dict[object, LayerGroupStack] = {}
+        self._misses_progress = False
+        self._text = TextContext()
+        self._text_stacks: tuple[tuple[int, LayerGroupStack], ...] = ()
+        chosen_path()  # a path that cannot run is refused before any hook is on
+        self._hooks = make_hooks(unet, self.layers, self._text)
+        self._unet = (unet,)  # in a tuple: a parent must not become a submodule of its child
+        self.device, self.dtype = _device(self._hooks), _dtype(unet, self._hooks)
+        self.path = chosen_path(self.device)
+        self._unet_hooks = (
+            unet.register_forward_pre_hook(self._before, with_kwargs=True),
+            unet.register_forward_hook(self._after, always_call=True),
+        )
+
+    @property
+    def networks(self) -> Mapping[str, LoadedNetwork]:
+        """The loaded networks by name, in the order of loading."""
+        return self._networks
+
+    def add(self, name: str, network: Hypernetwork, strength: Strength) -> None:
+        """Reads a network's weights and puts it at the end of the stack."""
+        loaded = LoadedNetwork(name, network, frozenset(layer.width for layer in self.layers))
+        loaded.read_weights(self.device, self.dtype, self.path)
+        self._register({**self._networks, name: loaded})
+        self.set_stack([*self.stack, (name, strength)])
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Drops networks and their weights."""
+        dropped = frozenset(names)
+        self.set_stack([(name, strength) for name, strength in self.stack if name not in dropped])
+        self._register({name: loaded for name, loaded in self._networks.items() if name not in dropped})
+
+    def _register(self, networks: dict[str, LoadedNetwork]) -> None:
+        self._networks = networks
+        self.registered_networks = nn.ModuleList(networks.values())
+
+    def set_stack(self, stack: Sequence[tuple[str, Strength]]) -> None:
+        """Makes `stack` the active one, in stacking order."""
+        self.stack = tuple(stack)
+        self.replan()
+
+    def enable(self, enabled: bool) -> None:
+        self.is_enabled = enabled
+        self.replan()
+
+    def set_progress(self, progress: float | None) -> None:
+        """Sets which fraction of the sampling steps is done; None where it is not known."""
+        self._progress = progress
+        self.replan()
+
+    def replan(self, *, fold: bool = True) -> None:
+        """Plans the stack again and applies what changed: scalars, composed maps, folded weights. No file is read."""
+        for hook in self._hooks:
+            hook.context.clear()
+            # after a LoRA was loaded or unloaded: maps are folded into the module that is there now
+            if hook.current is not hook.module:
+                hook.rewrap()
+        active = [self._active_network(name, strength) for name, strength in self.stack] if self.is_enabled else []
+        plan = plan_stack(self.layers, active, fold=fold and self._can_fold)
+        if not folding.is_worth_folding(plan.fold_flops, self.device):
+            plan = plan_stack(self.layers, active, fold=False)
+        self._apply_plan(plan)
+        self._misses_progress = self._progress is None and any(network.strength.has_window for network in active)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def rewrap(self) -> None:
+        """Moves hooks to the modules that are the projections now, and plans again, outside of compiled code."""
+        self.replan()
+
+    def remove(self) -> None:
+        """Takes all hooks off and leaves the UNet as it was before, bit for bit."""
+        folding.unguard(self._unet[0])
+        for hook in self._hooks:
+            hook.remove()
+        for handle in self._unet_hooks:
+            handle.remove()
+
+    def group_stack(self, group: LayerGroup) -> LayerGroupStack | None:
+        """Returns what the contexts of a group of the plan go through; None where there is nothing to apply."""
+        return self._group_stacks.get(group.key)
+
+    @property
+    def path_here(self) -> str:
+        """The path that computes the stack where the UNet is now."""
+        return path_on(self.path, self.device, self.dtype)
+
+    @property
+    def _can_fold(self) -> bool:
+        return self.path != "reference" and folding.can_fold(self._unet[0], (hook.current for hook in self._hooks))
+
+    def _active_network(self, name: str, strength: Strength) -> ActiveNetwork:
+        loaded = self._networks[name]
+        is_open = self._progress is None or strength.applies_at(self._progress)
+        return ActiveNetwork(name, strength, loaded.widths, loaded.affine, is_open)
+
+    def _apply_plan(self, plan: StackPlan) -> None:
+        hooks = {(hook.layer, hook.side): hook for hook in self._hooks}
+        before, self._group_stacks = self._group_stacks, {}
+        text_stacks = []
+        for index, group in enumerate(plan.groups):
+            group_stack = self._build_group_stack(before.get(group.key), group)
+            if group_stack is not None and group.kind == "cross":
+                text_stacks.append((index, group_stack))
+            for side, side_plan in group.side_plans.items():
+                own = [hooks[layer, side] for layer in group.layers]
+                for hook in own:
+                    hook.context.group_index, hook.context.group_stack = index, group_stack
+                    hook.has_effect = side_plan.has_effect
+                affine = partial(compose_networks, side_plan.folded, group.width, side, self._networks)
+                _fold(own, side_plan.folded, affine)
+        self.plan = plan
+        self.registered_group_stacks = nn.ModuleList(self._group_stacks.values())
+        self._text_stacks = tuple(text_stacks)
+        if any(hook.folded for hook in self._hooks):
+            folding.guard(self._unet[0], self)
+        else:
+            folding.unguard(self._unet[0])
+
+    def _build_group_stack(self, before: LayerGroupStack | None, group: LayerGroup) -> LayerGroupStack | None:
+        """Returns the stack of a group: the one before, with other numbers, where only numbers changed."""
+        if not group.sides:
+            return None
+        if before is not None and before.group.shape == group.shape:
+            before.rewrite(group, self._networks)
+            group_stack = before
+        else:
+            group_stack = LayerGroupStack(group, self._networks, path=self.path, device=self.device, dtype=self.dtype)
+        self._group_stacks[group.key] = group_stack
+        return group_stack
+
+    def _before(self, unet: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """The UNet's pre-hook: applies the stack to the text, once for all layers."""
+        if any([hook.is_replaced() for hook in self._hooks]):  # a list: torch 2.5 compiles no generator
+            self.rewrap()
+        if self._misses_progress:
+            self._refuse_without_progress()
+        text = options.get("encoder_hidden_states", arguments[2] if len(arguments) > 2 else None)
+        self._text.clear()
+        if not isinstance(text, Tensor):
+            return
+        if text.device != self.device:  # offloading: the UNet moves to its device later in this call, or piece by piece
+            self._move(text.device, self.dtype)
+        if _reaches_layers(unet):
+            width = text.shape[-1]
+            contexts = {index: stack(text) for index, stack in self._text_stacks if stack.group.width == width}
+            self._text.fill(text, contexts)
+
+    def _after(self, unet: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        self._text.clear()
+        for hook in self._hooks:
+            hook.context.clear()
+
+    def _refuse_without_progress(self) -> NoReturn:
+        name, strength = next((name, strength) for name, strength in self.stack if strength.has_window)
+        raise AttachError(
+            f"{name} is limited to {strength.start:g} to {strength.end:g} of the steps, but the progress was not set",
+            hint="pass callback_on_step_end=hnetkit.follow_progress(pipe, STEPS) to the pipeline",
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UNetState:
+        """Follows the UNet to another device or dtype.
+
+        Weights of another dtype are read from the files again: what was rounded once is not rounded twice, and the
+        strengths stay in fp32.
+        """
+        there = fn(torch.empty(0, device=self.device, dtype=self.dtype))
+        if not there.is_meta:
+            self._move(there.device, there.dtype if there.dtype in _FLOATS else self.dtype)
+        return self
+
+    def _move(self, device: torch.device, dtype: torch.dtype) -> None:
+        path = chosen_path(device)
+        if dtype != self.dtype or (path in KERNELS) != (self.path in KERNELS):
+            self.device, self.dtype, self.path = device, dtype, path
+            for hook in self._hooks:
+                hook.unfold()
+            for loaded in self._networks.values():
+                loaded.read_weights(device, dtype, self.path)
+            self._group_stacks = {}
+            self.replan()
+        elif device != self.device:
+            self.device = device
+            for module in self.modules():
+                for name, buffer in module.named_buffers(recurse=False):
+                    setattr(module, name, buffer.to(device))
+            for group_stack in self._group_stacks.values():
+                group_stack.prepare()
+            self.replan()
+
+
+def _fold(hooks: Iterable[ProjectionHook], networks: tuple[WeightedNetwork, ...], affine: Callable[[], Affine]) -> None:
+    """Puts the map of `networks` into the weights of every projection; it is composed only where one lacks it."""
+    todo = [hook for hook in hooks if (hook.folded.networks if hook.folded else ()) != networks]
+    if not networks:
+        for hook in todo:
+            hook.unfold()
+    elif todo:
+        total = affine()
+        for hook in todo:
+            hook.fold(networks, total)
+
+
+def _device(hooks: Iterable[ProjectionHook]) -> torch.device:
+    """Returns where the projections are; the CPU where offloading keeps them nowhere."""
+    weight = next(iter(hooks)).weight
+    return torch.device("cpu") if weight.is_meta else weight.device
+
+
+def _dtype(unet: Any, hooks: Iterable[ProjectionHook]) -> torch.dtype:
+    """Returns the dtype of the projections, or the model's where they are stored in fewer bits."""
+    candidates = (next(iter(hooks)).weight.dtype, unet.dtype, torch.float32)
+    return next(dtype for dtype in candidates if dtype in _FLOATS)
+
+
+def _reaches_layers(unet: Any) -> bool:
+    """Whether the layers get the text tensor that the UNet was given, and not a projection of it."""
+    if getattr(unet, "encoder_hid_proj", None) is None:
+        return True
+    is_ip_adapter: bool = unet.config.encoder_hid_dim_type == "ip_image_proj"
+    return is_ip_adapter and getattr(unet, "text_encoder_hid_proj", None) is None

@@ -1,0 +1,386 @@
+"""Export the library's knowledge as JSON lines and import it on another machine.
+
+An export holds what networks are, tags, notes and aliases, the sites' records, and subscriptions; no files or paths.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import IO, Any, cast
+
+from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
+from hnetkit.files import new_file, refuse_all_but
+from hnetkit.formats.a1111 import MAX_METADATA_TEXT
+from hnetkit.library.library import AnyPath, Library
+from hnetkit.library.resolve import require_alias
+from hnetkit.limits import parse_json
+from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import SOURCE, Filters
+from hnetkit.sources.civitai_models import parse_model, parts_left_out
+from hnetkit.sources.huggingface import SOURCE as HUB
+from hnetkit.sources.huggingface import parse_repo, store_repo
+from hnetkit.sources.sync import store_model
+from hnetkit.text import shorten, size_text
+
+VERSION = 1
+MAX_LINE = 32 << 20
+"""Bytes; a site's record of the largest model takes a few MB."""
+MOST_LINES = 500_000
+"""Lines read, empty ones included: the import keeps all others from writing into the registry."""
+MOST_FAILURES = 1000
+"""Failed lines that are named; further ones are only counted."""
+MOST_MESSAGE = 300
+"""Characters of the message for a failed line."""
+
+_NETWORK = (
+    "content_hash",
+    "name",
+    "widths",
+    "layer_structure",
+    "activation",
+    "layer_norm",
+    "activate_output",
+    "dropout",
+    "dtype",
+    "parameters",
+    "base_model",
+    "step",
+    "sd_checkpoint",
+    "sd_checkpoint_name",
+    "metadata",
+)
+_NAMED = 3  # omitted parts of one line that its message names
+_HINT = "give a file that `hnetkit export` wrote"
+_CONTENT = re.compile(r"h1:[0-9a-f]{64}")
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """Result of an import.
+
+    Attributes:
+        counts: kind -> number of records imported, completely or in part.
+        failures: one message for each line that was not imported completely; the first ones of very many.
+        failed: number of such lines.
+    """
+
+    counts: Mapping[str, int]
+    failures: tuple[str, ...]
+    failed: int
+
+
+def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
+    """Yields all records of a library; each has a ``kind``, and the first is the header."""
+    yield {"kind": "hnetkit", "version": VERSION}
+    hashes: dict[str, set[str]] = {}
+    for file in registry.files.of_networks():
+        hashes.setdefault(file["content_hash"], set()).add(file["sha256"])
+    for row in registry.networks.rows():
+        record = {"kind": "network"} | {key: row[key] for key in (*_NETWORK, "tags", "note", "aliases")}
+        yield record | {"sha256": sorted(hashes.get(row["content_hash"], ()))}
+    for row in registry.catalogue.models():
+        raw = registry.catalogue.raw(row["source"], row["remote_id"])
+        yield {"kind": "model", "source": row["source"], "id": row["remote_id"], "state": row["state"], "raw": raw}
+    for row in registry.subscriptions.rows():
+        yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
+
+
+def import_records(registry: Registry, lines: Iterable[str | bytes]) -> ImportReport:
+    """Imports what `export_records` yielded, and keeps what is known here already. A bad line does not stop the others.
+
+    Unusable parts of a good line are omitted and reported: odd parts of a site's record, and an alias that
+    ``tag --alias`` would refuse, since it could hide another network's name or hash.
+
+    Args:
+        registry: stores the records.
+        lines: as text, or as bytes of UTF-8.
+
+    Raises:
+        HnetkitError: the first line is not the header of an export; nothing was imported.
+        RegistryError, DiskFull: nothing can be stored; nothing was imported.
+    """
+    counts: dict[str, int] = {}
+    failures: list[str] = []
+    failed = 0
+    with registry.write():
+        taken = registry.networks.aliases()
+        for number, line in enumerate(lines, 1):
+            if number > MOST_LINES:
+                failed += 1
+                failures.insert(0, f"line {number}: more lines than any export has; left out from here on")
+                break
+            if not line.strip():
+                continue
+            is_first = not counts and not failed
+            try:
+                record = _parse_line(line, is_first=is_first)
+                with registry.part():
+                    left_out = _import_record(registry, record, taken)
+                counts[record["kind"]] = counts.get(record["kind"], 0) + 1
+                wrong = _left_out_message(left_out) if left_out else None
+            except (RegistryError, DiskFull):
+                raise
+            except Exception as error:
+                failure = failure_of(error, "this line")
+                if is_first:
+                    raise type(failure)(f"line {number}: {failure}", hint=failure.hint) from error
+                wrong = str(failure)
+            if wrong is not None:
+                failed += 1
+                if failed <= MOST_FAILURES:
+                    failures.append(f"line {number}: {shorten(wrong, MOST_MESSAGE)}")
+    if not counts and not failed:
+        raise HnetkitError("nothing to import: it is empty", hint=_HINT)
+    counts.pop("hnetkit", None)
+    return ImportReport(counts, tuple(failures), failed)
+
+
+def _left_out_message(parts: list[str]) -> str:
+    count = f" {len(parts):,}, of which the first are" if len(parts) > _NAMED else ""
+    return f"left out{count}: {'; '.join(parts[:_NAMED])}"
+
+
+def _parse_line(line: str | bytes, *, is_first: bool) -> Record:
+    if len(line) > MAX_LINE:
+        raise HnetkitError(f"longer than {size_text(MAX_LINE)}", hint=_HINT)
+    try:
+        record = parse_json(line)
+    except ValueError as error:
+        raise HnetkitError(f"not JSON: {error}", hint=_HINT) from error
+    if not isinstance(record, dict):
+        raise HnetkitError("not a record of hnetkit", hint=_HINT)
+    kind = record.get("kind")
+    if not isinstance(kind, str) or (is_first and kind != "hnetkit"):
+        raise HnetkitError("not a record of hnetkit", hint=_HINT)
+    if kind not in _SHAPES:
+        raise HnetkitError(f"a record of an unknown kind: {shorten(kind)}", hint="pip install --upgrade hnetkit")
+    if kind == "hnetkit" and record.get("version") != VERSION:  # also later headers: concatenated exports are fine
+        version = shorten(record.get("version"))
+        raise HnetkitError(f"unknown format version {version}", hint="pip install --upgrade hnetkit")
+    for key, (is_fit, what) in _SHAPES[kind].items():
+        if not is_fit(record.get(key)):
+            raise HnetkitError(f"a {kind} whose {key} is not {what}", hint=_HINT)
+    return record
+
+
+def _import_record(registry: Registry, record: Record, taken: set[str]) -> list[str]:
+    """Stores a checked record, and returns what was omitted of it.
+
+    Args:
+        registry: stores it.
+        record: of a known kind.
+        taken: aliases in use; extended.
+    """
+    if record["kind"] == "network":
+        return _import_network(registry, record, taken)
+    if record["kind"] == "model":
+        return _import_model(registry, record)
+    if record["kind"] == "subscription":
+        registry.subscriptions.put_new(record["name"], Filters.of(record["filters"]).as_dict())
+    return []
+
+
+def _import_network(registry: Registry, record: Record, taken: set[str]) -> list[str]:
+    if not registry.networks.is_known(record["content_hash"]):
+        registry.networks.put(record)
+    id = registry.networks.id_of(record["content_hash"])
+    registry.networks.add_tags(id, record.get("tags") or ())
+    if record.get("note") and not registry.networks.has_note(id):
+        registry.networks.set_note(id, record["note"])
+    left_out = []
+    for alias in record.get("aliases") or ():
+        try:
+            require_alias(registry, alias, record["content_hash"])
+        except UsageError as error:
+            left_out.append(str(error))
+            continue
+        if alias not in taken:
+            registry.networks.set_alias(id, alias)
+            taken.add(alias)
+    return left_out
+
+
+def _import_model(registry: Registry, record: Record) -> list[str]:
+    source, raw = record["source"], record["raw"]
+    model = parse_model(raw) if source == SOURCE else None
+    repo = parse_repo(raw) if source == HUB else None
+    id = str(model.id) if model is not None else repo.name if repo is not None else None
+    if id is None or record.get("id") not in (None, id):
+        raise HnetkitError(f"not a record of a model of {shorten(source)}, or of another model", hint=_HINT)
+    if registry.catalogue.model(source, id) is None:
+        if model is not None:
+            store_model(registry, model)
+        elif repo is not None:
+            store_repo(registry, repo)
+        registry.catalogue.set_model_state(source, id, record.get("state") or "listed")
+    return [bad.reason.removeprefix("left out: ") for bad in parts_left_out(model)] if model is not None else []
+
+
+# --- checking records
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_name(value: Any) -> bool:
+    return _is_text(value) and len(value) <= MAX_METADATA_TEXT
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return value is None or isinstance(value, str)
+
+
+def _is_query_value(value: Any) -> bool:
+    """Whether it can be part of a URL's query: JSON may hold characters that cannot."""
+    return value is None or (isinstance(value, str) and value.isprintable())
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) in (int, float) and abs(item) < 2**53 for item in value)
+
+
+def _is_filters(value: Any) -> bool:
+    """Whether it is a result of `Filters.as_dict`; filters of a later hnetkit are accepted."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "query": _is_query_value,
+        "username": _is_query_value,
+        "tag": _is_query_value,
+        "favorites": _is_flag,
+        "nsfw": _is_flag,
+        "base_models": lambda names: _is_texts(names) and all(map(_is_query_value, names)),
+        "ids": lambda ids: isinstance(ids, list) and all(map(_is_count, ids)),
+    }
+    return isinstance(value, dict) and all(kinds.get(key, lambda _: True)(item) for key, item in value.items())
+
+
+_TEXT, _TEXT_OR_NONE = (_is_text, "a text"), (_is_text_or_none, "a text")
+_NAME = (_is_name, "a text as a network's file holds")
+_FLAG = (_is_flag, "true or false")
+_NUMBERS = (_is_numbers, "a list of numbers")
+_TEXTS_OR_NONE = (lambda value: value is None or _is_texts(value), "a list of texts")
+_OBJECT = (lambda value: isinstance(value, dict), "an object")
+
+# kind -> key -> check of the value, and what it should be
+_SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "hnetkit": {},
+    "network": {
+        "content_hash": (lambda value: isinstance(value, str) and bool(_CONTENT.fullmatch(value)), "a content hash"),
+        "name": _NAME,
+        "activation": _NAME,
+        "dtype": _NAME,
+        "base_model": _NAME,
+        "widths": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "a list of widths"),
+        "layer_structure": _NUMBERS,
+        "dropout": _NUMBERS,
+        "layer_norm": _FLAG,
+        "activate_output": _FLAG,
+        "parameters": (_is_count, "a number"),
+        "step": (lambda value: value is None or type(value) is int, "a number"),
+        "sd_checkpoint": _TEXT_OR_NONE,
+        "sd_checkpoint_name": _TEXT_OR_NONE,
+        "note": _TEXT_OR_NONE,
+        "metadata": _OBJECT,
+        "tags": _TEXTS_OR_NONE,
+        "aliases": _TEXTS_OR_NONE,
+    },
+    "model": {"source": _TEXT, "raw": _OBJECT, "state": _TEXT_OR_NONE},
+    "subscription": {"name": _TEXT, "filters": (_is_filters, "an object of filters")},
+}
+
+
+# --- files
+
+MOST = 2 << 30
+"""Bytes of an import; an export of ten thousand networks has about a hundredth of them."""
+_IN_MEMORY, _PIECE = 16 << 20, 1 << 20  # bytes
+_BEGINNING = b'{"kind": "hnetkit"'  # of an export: only a file that begins so may be replaced
+
+
+def export_library(library: Library, path: AnyPath, *, overwrite: bool = False) -> int:
+    """Writes a library's records as JSON lines, and returns their number.
+
+    Args:
+        library: to export.
+        path: of the new file.
+        overwrite: replace an earlier export.
+
+    Raises:
+        OutputExists: the file is there and may not be replaced, or is of another kind.
+        DiskFull: there is no room for it; nothing half-written is left.
+    """
+    refuse_all_but(_BEGINNING, path, overwrite=overwrite)
+    count = -1  # the header does not count
+    with new_file(path, overwrite=overwrite) as out:
+        for record in export_records(library.registry):  # one at a time: each may be large
+            out.write(f"{json.dumps(record, ensure_ascii=True)}\n".encode())
+            count += 1
+    return count
+
+
+def import_library(library: Library, source: AnyPath | IO[bytes]) -> ImportReport:
+    """Imports what `export_library` wrote; see `import_records`.
+
+    Args:
+        library: to import into.
+        source: a path, or an open file such as a pipe.
+
+    Raises:
+        HnetkitError: the first line is not the header of an export; nothing was imported.
+        UsageError: it is larger than any export.
+        RegistryError, DiskFull: nothing can be stored; nothing was imported.
+    """
+    with ExitStack() as stack:
+        given = stack.enter_context(open(source, "rb")) if isinstance(source, str | os.PathLike) else source
+        return import_records(library.registry, _lines(stack.enter_context(_buffered(given))))
+
+
+@contextmanager
+def _buffered(file: IO[bytes]) -> Iterator[IO[bytes]]:
+    """Gives a complete file: reads a pipe to its end first, so that the registry is not locked meanwhile."""
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if os.fstat(file.fileno()).st_size > MOST:
+            raise _too_large()
+        yield file
+        return
+    with tempfile.SpooledTemporaryFile(_IN_MEMORY) as whole:
+        left = MOST
+        while piece := file.read(_PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise _too_large()
+            whole.write(piece)
+        whole.seek(0)
+        yield cast(IO[bytes], whole)
+
+
+def _too_large() -> UsageError:
+    return UsageError(f"larger than {size_text(MOST)}, as no export is", hint="give a file that `hnetkit export` wrote")
+
+
+def _lines(file: IO[bytes]) -> Iterator[bytes]:
+    """Yields the lines of a file, and of a line that is far too long only its beginning."""
+    while line := file.readline(MAX_LINE + 2):
+        yield line
+        while len(line) > MAX_LINE and not line.endswith(b"\n") and (line := file.readline(MAX_LINE + 2)):
+            pass

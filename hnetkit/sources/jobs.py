@@ -1,0 +1,431 @@
+"""Run download jobs: a few at a time, by any number of processes on one library.
+
+A job is claimed, downloaded, verified against what the site listed, and installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from filelock import FileLock, Timeout
+
+from hnetkit.errors import (
+    AuthRequired,
+    Defect,
+    FileRefused,
+    HnetkitError,
+    NetworkFailed,
+    OutOfMemory,
+    WrongBytes,
+    failure_of,
+    printable,
+)
+from hnetkit.hashes import blake3_of
+from hnetkit.registry.jobs import UNFINISHED, Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import Civitai
+from hnetkit.sources.civitai_models import CivitaiFile
+from hnetkit.sources.download import Downloader, PartialFile, Progress, lock_download, max_bytes
+from hnetkit.sources.http import RealClock, Stopped
+from hnetkit.sources.install import SidecarWriter, find_bytes, has_room, install, quarantine
+
+# --- processes
+
+
+class Worker:
+    """This process, while the block runs: holds a lock file that the system releases when the process dies.
+
+    Args:
+        folder: of the lock files.
+
+    Attributes:
+        name: the owner that claimed jobs carry.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.name = folder, uuid.uuid4().hex
+        self._lock = FileLock(self._file(self.name))
+
+    def __enter__(self) -> Worker:
+        self._lock.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._lock.release()
+        self._remove(self.name)
+
+    def is_dead(self, name: str) -> bool:
+        """Whether the process with this name has ended."""
+        if name == self.name:
+            return False
+        lock = FileLock(self._file(name))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return False
+        lock.release()
+        self._remove(name)
+        return True
+
+    def _file(self, name: str) -> str:
+        return os.fspath(self.folder / f"{name}.lock")
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._file(name))
+
+
+# --- one job
+
+MOST_MISSED = 20
+"""Files of one model that the site lists but does not serve, after which the run skips the rest of that model."""
+PATIENCE_S = 60.0
+"""Seconds that a job waits for another one with the same bytes before it fetches them itself."""
+_POLL_S = 0.3  # how often waiting for another job or process checks again
+_MISSED = frozenset({"gone", "archived", "network"})
+
+
+@dataclass(slots=True)
+class JobRunner:
+    """Runs single jobs; shared by all threads.
+
+    Attributes:
+        registry: records the state of each job.
+        civitai: asked again where a file is not what the site listed.
+        downloaders: source of a job -> its downloader.
+        sidecars: writes sidecars and previews of what was installed; None writes none.
+        progress: called with bytes as they arrive.
+        urls: of jobs whose complete URL is not in the registry, since it may hold a secret.
+        wanted: digits of the hash by which the user asked for a job's file.
+        received: number of a job -> bytes received of its file in this run.
+        token_is_bad: whether the site reported an unknown token.
+    """
+
+    registry: Registry
+    civitai: Civitai
+    downloaders: dict[str, Callable[[Job], Downloader]]
+    sidecars: SidecarWriter | None = None
+    progress: Progress = field(default=lambda count: None)
+    urls: Mapping[int, str] = field(default_factory=dict)
+    wanted: Mapping[int, str] = field(default_factory=dict)
+    received: Counter[int] = field(default_factory=Counter)
+    token_is_bad: bool = False
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _busy: dict[str, threading.Lock] = field(default_factory=dict)
+    _missed: Counter[int] = field(default_factory=Counter)
+
+    @contextmanager
+    def _one_at_a_time(self, content: str) -> Iterator[None]:
+        """Makes the second of two jobs for the same bytes wait, so that it finds what the first installed.
+
+        The wait is bounded: anybody may claim for a file of theirs the hash of another one.
+        """
+        with self._guard:
+            lock = self._busy.setdefault(content, threading.Lock())
+        until = self.civitai.client.clock.now() + PATIENCE_S
+        while not (is_ours := lock.acquire(timeout=_POLL_S)) and self.civitai.client.clock.now() < until:
+            self.civitai.client.clock.sleep(0)
+        try:
+            yield
+        finally:
+            if is_ours:
+                lock.release()
+
+    def run(self, job: Job) -> Job:
+        """Runs a claimed job to its end, and returns it as it is then; every failure but a stop ends up in the job.
+
+        Raises:
+            Stopped: the user asked for it; what was received is kept.
+        """
+        try:
+            with self._one_at_a_time(job.sha256 or job.key):
+                os.makedirs(job.folder, exist_ok=True)
+                with lock_download(Path(job.folder), job.key, f"{job.name}{job.suffix}"):
+                    state, code, reason = self._run(job)
+        except Stopped:
+            raise
+        except Exception as error:
+            state, code, reason = _end_of(error, job)
+            if code == "no-token" and job.source == "civitai" and self.civitai.client.policy.token is not None:
+                reason += f"; {self._token_status()}"
+        with self.registry.write():
+            if code in _MISSED and job.remote_file_id is not None:
+                self._missed[self.registry.catalogue.model_row(job.remote_file_id)] += 1
+            self.registry.jobs.set_state(job.id, state, code=code, reason=reason)
+            return self.registry.jobs.get(job.id)
+
+    def _is_given_up(self, job: Job) -> bool:
+        """Whether too many files of its model failed: thousands of missing ones would hold up all others."""
+        if job.remote_file_id is None or not self._missed:
+            return False
+        with self.registry.write():
+            return self._missed[self.registry.catalogue.model_row(job.remote_file_id)] >= MOST_MISSED
+
+    def _run(self, job: Job) -> tuple[str, str | None, str | None]:
+        part = PartialFile(Path(job.folder), job.key, job.sha256)
+        here = self._here(job)
+        if here is not None:
+            part.discard()
+            return ("done", None, None) if self._is_ours(job, here) else ("done", "had", here)
+        what = f"{job.name}{job.suffix}"
+        if self._is_given_up(job):
+            return "failed", "not-tried", f"{what}: not tried: {MOST_MISSED} files of its model failed"
+        self.progress(part.size)
+        try:
+            self._fetch(job, part, what)
+            right = job.sha256 is None or part.sha256 == job.sha256
+        except WrongBytes:
+            right = False
+            if not self._has_changed(job):
+                raise
+        if not right:
+            job, part = self._resolve_mismatch(job, part, what)
+        self._require_wanted(job, part, what)
+        here = self._here(job)  # another job may have installed it after this one stopped waiting
+        if here is not None:
+            part.discard()
+            return "done", "had", here
+        with self.registry.write():
+            self.registry.jobs.set_state(job.id, "installing")
+        installed = install(self.registry, job, part)
+        for path in installed.paths:
+            if self.sidecars is not None:
+                self.sidecars.write(job, path)
+        if installed.left_out:
+            return "done", "partly", f"left out: {'; '.join(installed.left_out)}"[:2000]
+        return "done", None, None
+
+    def _fetch(self, job: Job, part: PartialFile, what: str) -> None:
+        def progress(count: int) -> None:
+            self.received[job.id] += count
+            self.progress(count)
+
+        downloader, url = self.downloaders[job.source](job), self.urls.get(job.id, job.url)
+        if job.source == "url" and url.endswith("?..."):
+            hint = f"hnetkit pull 'ADDRESS' --sha256 {job.sha256}"
+            raise NetworkFailed(f"{what}: its complete address was not stored, since it may hold a secret", hint=hint)
+        try:
+            downloader.fetch(url, part, what=what, size=job.size_bytes, progress=progress)
+        except WrongBytes:
+            part.discard()
+            raise
+
+    def _token_status(self) -> str:
+        """Returns what the site knows of the token; with a bad one it answers as if there were none."""
+        try:
+            return f"it accepts the token of {self.civitai.me()}, whose account has no access"
+        except AuthRequired:
+            self.token_is_bad = True
+            return "it does not accept the token: create a new one"
+        except Exception:
+            return "it does not say whether it accepts the token"
+
+    def _is_ours(self, job: Job, path: str) -> bool:
+        """Whether this job installed the file, and was killed before it could record that."""
+        with self.registry.write():
+            return any(i["path"] == path for i in self.registry.jobs.installs(job=job.id))
+
+    def _here(self, job: Job) -> str | None:
+        """Returns where the library has these bytes already."""
+        with self.registry.write():
+            return find_bytes(self.registry, job.sha256)
+
+    def _has_changed(self, job: Job) -> bool:
+        """Whether the site now states another hash or size than when the file was listed."""
+        now = self._listed_now(job)
+        return now is not None and (now.sha256, now.size_bytes) != (job.sha256, job.size_bytes)
+
+    def _resolve_mismatch(self, job: Job, part: PartialFile, what: str) -> tuple[Job, PartialFile]:
+        """Asks the site once more about a file whose bytes do not match, and fetches it again if they still do not.
+
+        Raises:
+            WrongBytes: they never match. The file is in quarantine, unless it is far larger than listed.
+        """
+        listed = self._listed_now(job)
+        if listed is not None and listed.sha256 is not None:
+            with self.registry.write():
+                self.registry.jobs.set_hash(job.id, listed.sha256, listed.size_bytes)
+                job = self.registry.jobs.get(job.id)
+        if part.sha256 == job.sha256:
+            return job, part
+        part.discard()
+        part = PartialFile(Path(job.folder), job.key, job.sha256)
+        self._fetch(job, part, what)
+        if job.sha256 in (None, part.sha256):
+            return job, part
+        reason = f"{what}: sha256 {part.sha256}, and the site says {job.sha256}"
+        if job.size_bytes is not None and part.size > max_bytes(job.size_bytes):
+            part.discard()
+            raise WrongBytes(f"{reason}; far larger than stated, so it is not kept")
+        kept = quarantine(self.registry, job, part.path, reason) if has_room(part.path.parent) else None
+        part.discard()
+        raise WrongBytes(reason, hint=f"kept at {kept}" if kept else "not kept: the disk is nearly full")
+
+    def _require_wanted(self, job: Job, part: PartialFile, what: str) -> None:
+        """Raises NetworkFailed, and keeps nothing, where the file has not the hash that the user asked for."""
+        digits = self.wanted.get(job.id, "")
+        if part.sha256.startswith(digits) or (len(digits) == 64 and blake3_of(part.path) == digits):
+            return
+        received = part.sha256
+        part.discard()
+        raise NetworkFailed(f"{what}: the site serves a file with the sha256 {received}; you asked for {digits}")
+
+    def _listed_now(self, job: Job) -> CivitaiFile | None:
+        if job.source != "civitai" or job.remote_file_id is None:
+            return None
+        with self.registry.write():
+            row = self.registry.catalogue.file(job.remote_file_id)
+        try:
+            version = self.civitai.version(int(row["version_id"]))
+        except HnetkitError:
+            return None
+        return next((file for file in version.files if str(file.id) == row["file_id"]), None)
+
+
+_SAME_AGAIN = {Defect: "defect", OutOfMemory: "out-of-memory", FileRefused: "refused"}  # a retry repeats it
+
+
+def _end_of(error: Exception, job: Job) -> tuple[str, str, str]:
+    """Returns state, code and reason of a job that ended with any exception."""
+    failure = failure_of(error, f"{job.name}{job.suffix}")
+    same = next((word for kind, word in _SAME_AGAIN.items() if isinstance(failure, kind)), None)
+    code = getattr(failure, "code", same or ("disk" if isinstance(error, OSError) else "failed"))
+    return "refused" if same else "failed", code, _without_part(str(failure), job)
+
+
+def _without_part(reason: str, job: Job) -> str:
+    """Returns the reason with the file's own name instead of the partial file's."""
+    start = printable(os.path.join(job.folder, ".hnetkit-"))
+    if not reason.startswith(start):
+        return reason
+    return f"{job.name}{job.suffix}: {reason.partition(': ')[2]}"
+
+
+# --- many jobs
+
+_HALTING = frozenset({"rate-limited"})  # failures that every further job would meet
+_DOUBTFUL = frozenset({"no-token", "region-blocked"})  # may concern one owner's files alone
+_SURE = 5  # such owners after which their other files are skipped; others' are not: one person may be many owners
+_NO_ROOM = 64 << 20  # bytes free on the disk; with more, only larger files fail
+_LONG_S, _SLOWEST = 60.0, 2000  # seconds, and bytes per second: a slower job does not count as one of the parallel ones
+_MOST = 16  # jobs at a time, slow ones included
+
+
+def run_jobs(
+    registry: Registry, jobs: Iterable[int], runner: JobRunner, worker: Worker, clock: RealClock, *, parallel: int = 2
+) -> Iterator[Job]:
+    """Runs jobs and yields each when it has ended, in this process or in another one.
+
+    After a failure that all other jobs of its source would meet, those end with the same failure, without a request.
+
+    Args:
+        registry: holds the jobs.
+        jobs: their numbers.
+        runner: runs each.
+        worker: this process.
+        clock: its stop ends the run; what was begun is kept for the next one.
+        parallel: jobs at a time, not counting those that hardly move.
+
+    Raises:
+        Stopped: the clock was stopped.
+    """
+    waiting, elsewhere = deque(jobs), deque[int]()
+    running: dict[Future[Job], int] = {}
+    begun: dict[int, float] = {}
+    halted: dict[str, Job] = {}
+    refused: dict[str | int, Job] = {}  # owner -> a job of theirs that was refused
+
+    def slow() -> int:
+        lasted = {id: time.monotonic() - begun[id] for id in running.values()}
+        return sum(s > _LONG_S and runner.received[id] < s * _SLOWEST for id, s in lasted.items())
+
+    with ThreadPoolExecutor(max(parallel, _MOST)) as pool:
+        try:
+            while waiting or running or elsewhere:
+                while waiting and len(running) < min(parallel + slow(), max(parallel, _MOST)):
+                    job = _claim(registry, waiting[0], worker)
+                    id = waiting.popleft()
+                    if job is None:
+                        elsewhere.append(id)
+                    elif job.state not in UNFINISHED:
+                        yield job
+                    elif _site(job) in halted:
+                        yield _end_like(registry, job, halted[_site(job)])
+                    elif len(refused) >= _SURE and (owner := _owner(registry, job)) in refused:
+                        yield _end_like(registry, job, refused[owner])
+                    else:
+                        begun[id] = time.monotonic()
+                        running[pool.submit(runner.run, job)] = id
+                if running:
+                    done, _ = wait(
+                        running, timeout=_POLL_S if elsewhere or waiting else None, return_when=FIRST_COMPLETED
+                    )
+                    for future in done:
+                        job = future.result()
+                        del running[future]
+                        if job.code in _DOUBTFUL:
+                            refused[_owner(registry, job)] = job
+                        if job.state == "failed" and _halts(job, token_is_bad=runner.token_is_bad):
+                            halted[_site(job)] = job
+                        yield job
+                elif elsewhere:
+                    clock.sleep(_POLL_S)
+                waiting.extend(elsewhere)
+                elsewhere.clear()
+        except BaseException:
+            clock.stop.set()
+            wait(running)
+            with registry.write():
+                for id in running.values():
+                    registry.jobs.release(id, worker.name)
+            raise
+
+
+def _site(job: Job) -> str:
+    """Returns what a failure that concerns a whole site applies to: the source, or the host of a plain URL."""
+    return urlsplit(job.url).netloc if job.source == "url" else job.source
+
+
+def _owner(registry: Registry, job: Job) -> str | int:
+    """Returns who published a file, as far as that is known."""
+    if job.remote_file_id is None:
+        return job.key
+    with registry.write():
+        return registry.catalogue.owner(job.remote_file_id)
+
+
+def _halts(job: Job, *, token_is_bad: bool) -> bool:
+    if job.code == "disk-full":
+        return shutil.disk_usage(job.folder).free < _NO_ROOM
+    return job.code in _HALTING or (token_is_bad and job.code in _DOUBTFUL)
+
+
+def _claim(registry: Registry, id: int, worker: Worker) -> Job | None:
+    """Claims a job: returns it if it is ours now or has ended, None while another process has it."""
+    with registry.write():
+        job = registry.jobs.get(id)
+        if job.state not in UNFINISHED:
+            return job
+        if job.owner is not None and not worker.is_dead(job.owner):
+            return None
+        return registry.jobs.get(id) if registry.jobs.claim(id, worker.name, job.owner) else None
+
+
+def _end_like(registry: Registry, job: Job, other: Job) -> Job:
+    with registry.write():
+        registry.jobs.set_state(job.id, "failed", code=other.code, reason=f"not tried: {other.reason}")
+        return registry.jobs.get(job.id)

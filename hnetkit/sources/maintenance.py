@@ -1,0 +1,256 @@
+"""Look after fetched files: ask the site what they are, find damaged ones, and fetch those again."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from hnetkit.errors import FileRefused, Gone, HnetkitError, failure_of
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import MAX_FILE, load
+from hnetkit.hashes import damaged_parts, sha256_of
+from hnetkit.library.library import Row
+from hnetkit.library.scan import mtime_of
+from hnetkit.registry.jobs import Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import SOURCE, Civitai, Filters
+from hnetkit.sources.civitai_models import BadRecord, parse_id
+from hnetkit.sources.install import quarantine
+from hnetkit.sources.sync import isolate_failure, store_models
+
+# --- identifying by hash
+
+_DIGITS = re.compile(r"[0-9a-f]{8,64}")
+_AGAIN = timedelta(days=7)  # until the site is asked again about what it did not know
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """What the site knows of the library's files.
+
+    Attributes:
+        files: one row per network file: ``path``, ``sha256``, ``model``, ``version``, ``creator``, ``model_id``,
+            ``version_id``, ``checkpoint_model_id``, ``checkpoint_version_id``; None where the site knows none.
+        checkpoints: one row per checkpoint that a network was trained on: ``checkpoint`` (its hash), ``name``,
+            ``model_id``, ``version_id``.
+    """
+
+    files: list[Row]
+    checkpoints: list[Row]
+
+
+def identify_library(
+    registry: Registry, civitai: Civitai, *, again: bool = False, failed: list[BadRecord] | None = None
+) -> Identification:
+    """Identifies files and checkpoints; see `identify_files` and `identify_checkpoints`."""
+    files = list(identify_files(registry, civitai, again=again, failed=failed))
+    bases = list(identify_checkpoints(registry, civitai, failed))
+    trained = {base["checkpoint"]: base for base in bases}
+    for row in files:
+        base = trained.get((row.pop("sd_checkpoint") or "").lower(), {})
+        row["checkpoint_model_id"], row["checkpoint_version_id"] = base.get("model_id"), base.get("version_id")
+    return Identification(files, bases)
+
+
+def identify_files(
+    registry: Registry, civitai: Civitai, *, again: bool = False, failed: list[BadRecord] | None = None
+) -> Iterator[Row]:
+    """Asks the site about every network file of the library, stores its answers, and yields one row per file.
+
+    A converted file is looked up by the hash of its original.
+
+    Args:
+        registry: of the library.
+        civitai: is asked.
+        again: ask also about files that the site did not know lately.
+        failed: receives the records that cannot be used.
+    """
+    files = [row for row in registry.files.of_networks() if row["state"] == "present"]
+    asked = {row["id"]: _known_as(row) for row in files}
+    known = registry.catalogue.lookups()
+    unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
+    failed = [] if failed is None else failed
+    found = civitai.ids_by_hash(unknown, failed=failed.append) if unknown else {}
+    with registry.write():
+        for sha256, (model, version) in found.items():
+            registry.catalogue.put_lookup(sha256, _text(model), _text(version))
+    _fetch_records(registry, civitai, failed)
+    known = registry.catalogue.lookups()
+    names = _names(registry)
+    trained = {row["content_hash"]: row["sd_checkpoint"] for row in registry.networks.with_checkpoint()}
+    for row in files:
+        answer = known.get(asked[row["id"]], {"model_id": None, "version_id": None})
+        yield {
+            "path": row["path"],
+            "sha256": asked[row["id"]],
+            "sd_checkpoint": trained.get(row["content_hash"]),
+            "model_id": answer["model_id"],
+            "version_id": answer["version_id"],
+            **names.get(answer["version_id"] or "", {"model": None, "version": None, "creator": None}),
+        }
+
+
+def _known_as(row: Row) -> str:
+    """Returns the hash by which the site may know a file."""
+    return str(row["source_sha256"] or row["sha256"])
+
+
+def _is_due(answer: Row | None) -> bool:
+    if answer is None:
+        return True
+    age = datetime.now(timezone.utc) - datetime.fromisoformat(answer["looked_up_at"])
+    return answer["model_id"] is None and abs(age) > _AGAIN  # abs: the clock may have been wrong
+
+
+def _fetch_records(registry: Registry, civitai: Civitai, failed: list[BadRecord]) -> None:
+    """Fetches the records of models that the site recognized and that the catalog lacks."""
+    have = {row["remote_id"] for row in registry.catalogue.models(source=SOURCE)}
+    wanted = {answer["model_id"] for answer in registry.catalogue.lookups().values() if answer["model_id"]} - have
+    ids = tuple(sorted(filter(None, map(parse_id, wanted))))
+    for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
+        failed += store_models(registry, page)
+
+
+def _names(registry: Registry) -> dict[str, Row]:
+    rows = registry.catalogue.files(source=SOURCE)
+    return {row["version_id"]: {key: row[key] for key in ("model", "version", "creator")} for row in rows}
+
+
+def identify_checkpoints(registry: Registry, civitai: Civitai, failed: list[BadRecord] | None = None) -> Iterator[Row]:
+    """Asks the site about the checkpoints that networks name as their base, and yields one row for each.
+
+    Args:
+        registry: of the library.
+        civitai: is asked.
+        failed: receives those that could not be looked up.
+    """
+    failed = [] if failed is None else failed
+    trained: dict[str, str | None] = {}
+    for row in registry.networks.with_checkpoint():
+        trained.setdefault(row["sd_checkpoint"].lower(), row["sd_checkpoint_name"])
+    known = registry.catalogue.lookups()
+    for digits, name in sorted(trained.items()):
+        if not _DIGITS.fullmatch(digits):  # a file may hold anything here; only hashes are sent
+            continue
+        if _is_due(known.get(digits)):
+            with isolate_failure(None, failed, f"the checkpoint {digits[:64]}"):
+                model, version = _version_of(civitai, digits)
+                with registry.write():
+                    registry.catalogue.put_lookup(digits, model, version)
+                known[digits] = {"model_id": model, "version_id": version}
+        if digits not in known:
+            continue
+        yield {"checkpoint": digits, "name": name, **{k: known[digits][k] for k in ("model_id", "version_id")}}
+
+
+def _version_of(civitai: Civitai, digits: str) -> tuple[str | None, str | None]:
+    try:
+        version = civitai.version_by_hash(digits)
+    except Gone:
+        return None, None
+    return _text(version.model_id), _text(version.id)
+
+
+def _text(number: int | None) -> str | None:
+    return None if number is None else str(number)
+
+
+# --- repairing
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """An installed file that is not as it was installed.
+
+    Attributes:
+        what: ``"missing"`` or ``"corrupt"``; ``"kept"`` where the user put another network in its place; ``"failed"``
+            where it could not be checked.
+        path: where it was installed.
+        job: fetches it again; None where it could not be checked.
+        sha256: at installation.
+        reason: of a failed check.
+    """
+
+    what: str
+    path: str
+    job: Job | None
+    sha256: str | None = None
+    reason: str | None = None
+
+
+def find_damage(
+    registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Iterator[Damage]:
+    """Reads every installed file, and yields those that are missing or changed.
+
+    Args:
+        registry: of the library.
+        progress: called with the number of files read, and of all.
+    """
+    installs = [install for install in registry.jobs.installs(kind="network") if install["job_id"] is not None]
+    for done, install in enumerate(installs):
+        progress(done, len(installs))
+        path = install["path"]
+        try:
+            what = _damage(path, install["sha256"])
+            if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
+                what = "kept"
+            damage = None
+            if what is not None:
+                damage = Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"])
+        except Exception as error:
+            damage = Damage("failed", path, None, reason=str(failure_of(error, path)))
+        if damage is not None:
+            yield damage
+
+
+def _damage(path: str, sha256: str) -> str | None:
+    if not os.path.lexists(path):
+        return "missing"
+    try:
+        with OpenFile(path) as file:
+            return None if file.size <= MAX_FILE and sha256_of(file) == sha256 else "corrupt"
+    except FileRefused:
+        return "corrupt"
+
+
+def _is_replaced(registry: Registry, path: str, sha256: str) -> bool:
+    """Whether the path holds another intact network; a file that rots on a disk keeps its size and time."""
+    status = os.stat(path)
+    as_it_was = (sha256, status.st_size, mtime_of(status))
+    if as_it_was in [(row["sha256"], row["size_bytes"], row["mtime_ns"]) for row in registry.files.at(path)]:
+        return False
+    try:
+        return not damaged_parts(load(path))
+    except FileRefused:
+        return False
+
+
+def requeue_damaged(registry: Registry, damage: Damage) -> int | HnetkitError:
+    """Moves a damaged file into quarantine and queues its job; returns the job's number, or the failure."""
+    path = Path(damage.path)
+    if damage.job is None:
+        return HnetkitError(damage.reason or f"{damage.path}: its source is unknown")
+    try:
+        if damage.what == "corrupt":
+            quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
+            path.unlink(missing_ok=True)
+        with registry.write():
+            registry.files.set_state([row["id"] for row in registry.files.at(damage.path)], "missing")
+            registry.jobs.requeue(damage.job.id)
+    except Exception as error:
+        return failure_of(error, damage.path)
+    return damage.job.id
+
+
+def forget_moved(registry: Registry, damages: Iterable[Damage]) -> None:
+    """Forgets the paths of files that were fetched again under another name; other damage stays on record."""
+    with registry.write():
+        for damage in damages:
+            is_done = damage.job is not None and registry.jobs.get(damage.job.id).state == "done"
+            if is_done and not os.path.lexists(damage.path):
+                registry.jobs.forget_install(damage.path)

@@ -1,0 +1,231 @@
+"""`train` and `sweep` for Python: read the images of a recipe, load its model, train, register the files.
+
+torch is imported when one of the two is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hnetkit import demo, settings
+from hnetkit.distributed import Processes
+from hnetkit.errors import UsageError, require_extra
+
+if TYPE_CHECKING:
+    from hnetkit.generate.model import Model
+    from hnetkit.library.library import AnyPath, Library
+    from hnetkit.library.scan import Note
+    from hnetkit.train.frozen import Progress
+    from hnetkit.train.loop import TrainingReport
+    from hnetkit.train.recipe import Recipe
+    from hnetkit.train.run_folder import StartMode
+    from hnetkit.train.sweeps import RunOutcome, VariedSetting
+    from hnetkit.train.trainer import Callbacks, TrainingResult
+
+_DTYPES = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
+_UNCHANGED: Mapping[str, Any] = MappingProxyType({})
+
+
+def train(
+    recipe: Recipe | Mapping[str, Any] | AnyPath,
+    model: Model | AnyPath | None = None,
+    *,
+    changes: Mapping[str, Any] = _UNCHANGED,
+    out: AnyPath = "training",
+    resume: bool = False,
+    restart: bool = False,
+    force: bool = False,
+    device: str | None = None,
+    note: Note | None = None,
+    progress: Progress | None = None,
+    step: Callable[[TrainingReport], None] | None = None,
+    library: Library | None = None,
+) -> TrainingResult:
+    """Trains a hypernetwork, and returns its files, its steps and its loss.
+
+    The run has a folder of its own, ``OUT/NAME``, with the network as ``NAME.safetensors`` and ``NAME.pt``, snapshots
+    of it, checkpoints, previews, a log and ``recipe.json``. Called again, it resumes from the last checkpoint, with the
+    same result as if it had never stopped. Ctrl-C ends it after the step, with a checkpoint.
+
+    Args:
+        recipe: a `hnetkit.train.recipe.Recipe`, its settings as JSON holds them, or a file of them, such as a run's
+            ``recipe.json``. ``name`` and ``pictures`` are required; other settings have defaults.
+        model: a diffusers folder, a hub id, a checkpoint in one file, or a loaded model, whose UNet then keeps the
+            recipe's precision. None is the recipe's, else the one of ``hnetkit config``, else the demo model.
+        changes: setting -> value that overrides the recipe's, ``{"max_steps": 3000, "build.activation": "relu"}``.
+        out: the parent of the run's folder.
+        resume: refuses to begin if there is no checkpoint to resume.
+        restart: starts over, and removes what the run made so far.
+        force: continues although images or model have changed.
+        device: where to compute: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; a loaded model stays where it is. None
+            is the one of ``hnetkit config``, else ``"auto"``.
+        note: called with each line that a user should read.
+        progress: called with what is being prepared, how much is done, and how much there is.
+        step: called after each step with where the run is.
+        library: for the network; None is that of the command line.
+
+    Raises:
+        UsageError: invalid settings, before anything is computed.
+        NotFound: a file, a folder or a model is missing, or there is nothing to resume.
+        BadPicture: an image cannot be read.
+        RunChanged: the folder's run was made with another recipe, other images or another model.
+        OutputExists: the folder holds files that no run of this name made.
+        TrainingFailed: a guard stopped the run; the message names the last good network.
+        OutOfMemory: a step needs more memory than there is.
+        DiskFull: no room for a checkpoint; the previous one is complete.
+        MissingExtra: a package for training is not installed.
+    """
+    require_extra("diffusers", "training")
+    from hnetkit.train.data import read_data
+    from hnetkit.train.export import register_run
+    from hnetkit.train.recipe import make_recipe
+    from hnetkit.train.trainer import train as run
+
+    if resume and restart:
+        raise UsageError("--resume and --restart say the opposite", hint="leave one of them out")
+    start_mode: StartMode = "resume" if resume else "restart" if restart else "continue"
+    callbacks = _callbacks(note=note, progress=progress, step=step)
+    source = _ModelSource.of(model, device)
+    whole = make_recipe(recipe, source.changes(changes), source.defaults())
+    data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
+    loaded = source.load(whole, callbacks)
+    folder = Path(out) / whole.name
+    result = run(whole, loaded, data, folder, start_mode=start_mode, force=force, callbacks=callbacks)
+    if result.files:
+        register_run(library, result.folder, whole, loaded, result.files, result.started_from)
+    return result
+
+
+def sweep(
+    recipe: Recipe | Mapping[str, Any] | AnyPath,
+    model: Model | AnyPath | None = None,
+    *,
+    vary: Mapping[str, Sequence[Any] | Mapping[str, Any]] | Sequence[VariedSetting],
+    changes: Mapping[str, Any] = _UNCHANGED,
+    out: AnyPath = "training",
+    restart: bool = False,
+    force: bool = False,
+    device: str | None = None,
+    note: Note | None = None,
+    progress: Progress | None = None,
+    step: Callable[[TrainingReport], None] | None = None,
+    made: Callable[[RunOutcome], None] | None = None,
+    library: Library | None = None,
+) -> list[RunOutcome]:
+    """Trains one network by several recipes, and returns the outcome of each run.
+
+    There is a run for each combination of what varies, in ``OUT/NAME`` in a folder named by what differs. Model,
+    precision and previews are the same for all: the model is loaded once. ``OUT/NAME/sweep.png`` shows a row for each
+    run below a row without a network, ``sweep.csv`` has the numbers. Called again, it resumes where it stopped:
+    finished runs are not made again, and values may be added. A run that a guard stops is an outcome with a `failure`,
+    and the others are made.
+
+    Args:
+        recipe: of all runs, as `train` takes it.
+        vary: setting -> values, ``{"rates": ["1e-5", "1e-6"], "build.layer_norm": [True, False]}``; the keys of a
+            mapping instead of a list say how values are written in names; ``{"recipe": {"soft": RECIPE, "hard":
+            RECIPE}}`` varies whole recipes.
+        changes: setting -> value that overrides the recipes', for all runs.
+        restart: starts every run over, and removes what it made so far.
+        made: called with the outcome of each run.
+        model, out, force, device, note, progress, step, library: as for `train`.
+
+    Raises:
+        UsageError: invalid values, runs that do not differ, or the fault of one run, before the first one begins.
+        HnetkitError: as `train`, except TrainingFailed.
+    """
+    require_extra("diffusers", "training")
+    from hnetkit.train.sweeps import VariedSetting, plan_sweep, run_sweep
+
+    start_mode: StartMode = "restart" if restart else "continue"
+    callbacks = _callbacks(note=note, progress=progress, step=step)
+    source = _ModelSource.of(model, device)
+    varied = [VariedSetting.of(*setting) for setting in vary.items()] if isinstance(vary, Mapping) else vary
+    plan = plan_sweep(recipe, varied, source.changes(changes), source.defaults(), Path(out))
+    plan.require_ours()
+    data = plan.read(partial(callbacks.progress, "Reading pictures"))
+    loaded = source.load(plan.runs[0].recipe, callbacks)
+    return run_sweep(
+        plan,
+        loaded,
+        data,
+        start_mode=start_mode,
+        force=force,
+        callbacks=callbacks,
+        made=made,
+        library=library,
+    )
+
+
+def _callbacks(**given: Any) -> Callbacks:
+    from hnetkit.train.trainer import Callbacks
+
+    return Callbacks(**{name: callback for name, callback in given.items() if callback is not None})
+
+
+class _ModelSource(NamedTuple):
+    """Where the model comes from.
+
+    Attributes:
+        source: a path or a hub id, as given; None for the default or a loaded model.
+        loaded: a model that is loaded already.
+        device: to compute on.
+    """
+
+    source: str | None
+    loaded: Model | None
+    device: str
+
+    @classmethod
+    def of(cls, model: Model | AnyPath | None, device: str | None) -> _ModelSource:
+        from hnetkit.generate.model import device_of
+
+        if model is None or isinstance(model, str | os.PathLike):
+            source = None if model is None else os.fspath(model)
+            return cls(source, None, device_of(device or settings.get("device") or "auto"))
+        return cls(None, model, model.pipe.unet.device.type)
+
+    def changes(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns changes of a recipe, with the model if one was given."""
+        return changes if self.source is None else {**changes, "model": self.source}
+
+    def defaults(self) -> dict[str, Any]:
+        """Returns the settings of a recipe that depend on this machine and on `hnetkit config`."""
+        precision = "no"
+        if self.device == "cuda":
+            import torch
+
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        model = self.loaded.name if self.loaded else settings.get("model") or str(demo.model_folder())
+        return {"precision": precision, "model": model}
+
+    def load(self, recipe: Recipe, callbacks: Callbacks) -> Model:
+        """Returns the model of a recipe, in its precision."""
+        from hnetkit.generate.model import load_model
+
+        if self.loaded is not None:
+            return self.loaded
+        if self.source is None and os.path.realpath(recipe.model) == str(demo.model_folder()):
+            callbacks.note(
+                "No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another."
+            )
+        if self.device == "cuda":
+            import torch
+
+            torch.cuda.set_device(Processes.of_environment().local_rank)
+        callbacks.progress("Loading the model", 0, 1)
+        model = load_model(
+            recipe.model,
+            device=self.device,
+            dtype=_DTYPES[recipe.precision],
+            vae=recipe.vae,
+            tokenizer=recipe.tokenizer,
+        )
+        for line in model.notes:
+            callbacks.note(line)
+        return model

@@ -1,0 +1,28 @@
+"""Where Triton's kernels can run: on NVIDIA GPUs, and in Triton's interpreter on the CPU."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from hnetkit.kernels.configs import Capability
+from hnetkit.kernels.gpu.activations import activate
+
+_IS_INTERPRETED = not hasattr(activate, "device_caches")  # looked up once: torch.compile cannot trace it
+
+
+def is_interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter, on the CPU."""
+    return _IS_INTERPRETED
+
+
+def can_run(device: torch.device) -> bool:
+    """Whether Triton's kernels run on `device`."""
+    return is_interpreted() or (device.type == "cuda" and torch.version.hip is None)
+
+
+@functools.cache
+def capability_of(device: torch.device) -> Capability | None:
+    """Returns the compute capability of a CUDA device; None in the interpreter."""
+    return None if is_interpreted() else torch.cuda.get_device_capability(device)

@@ -1,0 +1,48 @@
+"""A stack that is partly applied: what one launch passes to the next."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class KernelState(NamedTuple):
+    """Contexts after some networks of a stack.
+
+    Attributes:
+        rows: what the next network takes, ``[sides, rows, d]`` in the products' dtype, or ``[1, rows, d]`` before the
+            first, when K and V still share one.
+        residual: what the next network is added to: `x` itself before the first network, then the sum in fp32.
+        dtype: x's, which the last network's output is rounded to.
+        is_first: whether no network was applied yet: then neither tensor may be written to.
+    """
+
+    rows: Tensor
+    residual: Tensor
+    dtype: torch.dtype
+    is_first: bool
+
+    @classmethod
+    def of(cls, x: Tensor, products: torch.dtype) -> KernelState:
+        """Returns the state before the first network, for `x` ``[..., d]``."""
+        residual = x.reshape(1, -1, x.shape[-1]).contiguous()
+        return cls(residual.to(products), residual, x.dtype, is_first=True)
+
+    def outputs(self, sides: int, *, is_last: bool) -> tuple[Tensor, Tensor | None]:
+        """Returns memory for the next network's contexts, rounded, and for the sum in fp32 where another follows."""
+        shape = (sides, *self.rows.shape[1:])
+        out = self.rows.new_empty(shape, dtype=self.dtype if is_last else self.rows.dtype)
+        if is_last:
+            return out, None
+        return out, self.rows.new_empty(shape, dtype=torch.float32) if self.is_first else self.residual
+
+    def after(self, out: Tensor, total: Tensor | None) -> KernelState:
+        """Returns the state after a network that gave `out` and `total`."""
+        return KernelState(out, out if total is None else total, self.dtype, is_first=False)
+
+
+def side_stride(tensor: Tensor) -> int:
+    """Returns the elements from K's part of ``[sides, rows, d]`` to V's; 0 where both share one."""
+    return tensor.stride(0) if len(tensor) > 1 else 0

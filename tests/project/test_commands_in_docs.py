@@ -1,0 +1,83 @@
+"""The commands of the README and of the pages for users run as they are written there, on small models and fake sites.
+
+`SMALLER` and `QUICKER` say what is changed, so that nothing takes hours or needs the network.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_sites import Sites, World
+from networks import network_file
+from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from training import make_pictures
+
+from hnetkit.cli import run
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PAGES = ("README.md", "docs/fetching.md", "docs/grids.md", "docs/training.md")
+
+SMALLER = {
+    "--size 512": "--size 16",
+    "--caption blip": "",  # a model of 1 GB
+    "model M": "model stable-diffusion-v1-5",
+    "/models/4209": "/models/900000",
+    "luisa_pinguin": "inkfox_test",
+    " > captions.csv": "",
+}
+QUICKER = {
+    "generate": "--steps 2 --width 16 --height 16",
+    "grid": "--steps 1 --width 16 --height 16",
+    "train sweep": "--max-steps 2 --preview-every 0 --no-guards",
+    "train pictures": "--max-steps 2 --preview-every 0 --no-guards",
+}
+
+
+def commands(page: str) -> list[str]:
+    """Every command of a page's indented blocks, without comments; lines that end in a backslash are joined."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    found = re.findall(r"^    (hnetkit .*)$", text, re.MULTILINE)
+    return [re.sub(r"\s{2,}#.*", "", line) for line in found]
+
+
+def as_run(command: str) -> list[str]:
+    for written, smaller in SMALLER.items():
+        command = command.replace(written, smaller)
+    more = next((more for which, more in QUICKER.items() if command.startswith(f"hnetkit {which}")), "")
+    return [os.path.expanduser(word) for word in shlex.split(f"{command} {more}")[1:]]  # as a shell does
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home folder as the pages take it for granted: A1111 with networks, a model, photos, a picture, two sites."""
+    (tmp_path / "stable-diffusion-webui" / "models" / "hypernetworks").mkdir(parents=True)
+    for seed, name in enumerate(("ink", "glow")):
+        folder = tmp_path / "stable-diffusion-webui" / "models" / "hypernetworks"
+        network_file(folder, f"{name}.pt", widths=(*SELF_WIDTHS, SD_CROSS_WIDTH), seed=seed)
+    tiny_sd().save_pretrained(tmp_path / "stable-diffusion-v1-5")
+    make_pictures(tmp_path / "photos", 4, sizes=((32, 24),))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    with Sites(World.make(3, plain=True)) as sites:
+        monkeypatch.setenv("HNETKIT_CIVITAI_URL", sites.civitai_url)
+        monkeypatch.setenv("CIVITAI_TOKEN", sites.token)
+        yield tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_runs(page: str, at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if page != "docs/training.md":  # which trains its own
+        assert run(["scan", "stable-diffusion-webui/models/hypernetworks"]) == 0
+    assert run(["config", "model", "stable-diffusion-v1-5"]) == 0
+    assert run(["generate", "a castle", *QUICKER["generate"].split(), "--out", "an-old-picture.png"]) == 0
+    found = commands(page)
+    assert len(found) >= 2
+    for command in found:
+        capsys.readouterr()
+        assert run(as_run(command)) == 0, f"{command}\n{capsys.readouterr().err}"
