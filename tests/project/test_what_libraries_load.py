@@ -87,7 +87,8 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
 OURS = re.compile(
     r"""(?x) open | os\.open | webbrowser\.open | (?!Image\b|images\b)[\w.()]+\.open | image\.load | json\.loads?
     | (?:hnetkit\.|settings\.|captioners\.)? (?:load | load_hypernetwork | load_model | load_tagger | load_blip)
-    | load_(?:component | pipeline_folder | pipeline | vae | checkpoint | tokenizers | embeddings | trained_on) | download
+    | load_(?:component | pipeline_folder | pipeline | vae | checkpoint | tokenizers | embeddings | trained_on)
+    | download
     | Recipe\.from_json | dataclass_from_json | read_image
     | (?:self\. | renderer\. | source\. | ModelSource\([\w,\ ]*\)\. | trained\.mlp\(width,\ side\)\.)_?load\w*
     | type\(unet\)\.load_lora_adapter | [\w.]*\.load_state_dict"""
