@@ -323,4 +323,4 @@ def test_one_caption_that_cannot_be_written_does_not_stop_the_others(folder: Pat
     failures: list[HnetkitError] = []
     written = apply_captions(folder, {"picture-00.png": "new", "picture-01.png": "new"}, failures.append)
     assert written == [folder / "picture-01.txt"]
-    assert [str(failure) for failure in failures] == [f"{folder / 'picture-00.txt'}: no file, and nothing replaces it"]
+    assert [str(failure) for failure in failures] == [f"{folder / 'picture-00.txt'}: not a file, and never replaced"]
