@@ -29,6 +29,7 @@ SMALLER = {
     "/models/4209": "/models/900000",
     "luisa_pinguin": "inkfox_test",
     " > captions.csv": "",
+    "0:1:0.25": "0:1:0.5",
 }
 QUICKER = {
     "generate": "--steps 2 --width 16 --height 16",
@@ -59,7 +60,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for seed, name in enumerate(("ink", "glow")):
         folder = tmp_path / "stable-diffusion-webui" / "models" / "hypernetworks"
         network_file(folder, f"{name}.pt", widths=(*SELF_WIDTHS, SD_CROSS_WIDTH), seed=seed)
-    tiny_sd().save_pretrained(tmp_path / "stable-diffusion-v1-5")
+    tiny_sd(least=True).save_pretrained(tmp_path / "stable-diffusion-v1-5")
     make_pictures(tmp_path / "photos", 4, sizes=((32, 24),))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
