@@ -83,7 +83,7 @@ class PlainLoop:
         times = torch.randint(self.schedule.config.num_train_timesteps, (1,), generator=generator)
         noise = torch.randn(1, 4, SIDE // 8, SIDE // 8, generator=generator)
         started = time.perf_counter()
-        latents, text = self.encoded(self.data.pictures[sample.picture].opened(), sample.prompt)
+        latents, text = self.encoded(self.data.images[sample.image].open(), sample.prompt)
         self.encoding.append(time.perf_counter() - started)
         noisy = self.schedule.add_noise(latents, noise, times).to(self.unet.dtype)
         is_fp32 = self.unet.dtype == torch.float32
@@ -142,7 +142,7 @@ def train_alone(who: str, arguments: argparse.Namespace, folder: Path) -> None:
             for parameter in part.parameters():
                 parameter.sum()  # reads it
     if who == "hnetkit":
-        train(recipe, model, data, folder / "alone", beginning="restart")
+        train(recipe, model, data, folder / "alone", start_mode="restart")
         return
     loop = PlainLoop(model.pipe, model.pipe.unet, data)
     for _ in range(arguments.memory_steps):
@@ -157,7 +157,9 @@ def memory(given: list[str], folder: Path) -> dict[str, Any]:
         plain, hnetkit = (peak_of([*command, who], dict(os.environ)) for who in ("plain", "hnetkit"))
         ratio = hnetkit / plain
         result[kind] = {
-            **{"plain_mb": plain / 1e6, "hnetkit_mb": hnetkit / 1e6, "ratio": ratio},
+            "plain_mb": plain / 1e6,
+            "hnetkit_mb": hnetkit / 1e6,
+            "ratio": ratio,
             "met": ratio <= GOALS["memory"],
         }
     return result
@@ -179,7 +181,7 @@ def speed(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         times["plain"].append(time.perf_counter() - since)
         since = time.perf_counter()
 
-    train(recipe, model, data, folder / "run", told=Callbacks(step=made))
+    train(recipe, model, data, folder / "run", callbacks=Callbacks(step=made))
     plain_s, hnetkit_s = (statistics.median(times[who][1:]) for who in ("plain", "hnetkit"))
     encoding_s = statistics.median(plain.encoding[1:])
     differ = losses_differ(plain.losses, folder / "run" / CSV_NAME)

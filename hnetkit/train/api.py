@@ -1,6 +1,6 @@
-"""Training and sweeping from nothing but a recipe: pictures are read, the model is loaded, files are registered.
+"""`train` and `sweep` for Python: read the images of a recipe, load its model, train, register the files.
 
-Torch is imported when one of the two is called.
+torch is imported when one of the two is called.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit import demo, settings
+from hnetkit.distributed import Processes
 from hnetkit.errors import UsageError, require_extra
 
 if TYPE_CHECKING:
@@ -47,54 +48,54 @@ def train(
 ) -> TrainingResult:
     """Trains a hypernetwork, and returns its files, its steps and its loss.
 
-    The run has a folder of its own, ``OUT/NAME``: the network as ``NAME.safetensors`` and ``NAME.pt``, one more after
-    so many steps, checkpoints, previews, a log and ``recipe.json``. Called again it goes on from the last checkpoint,
-    with the same result as if it had never stopped. Ctrl-C ends it after the step, with a checkpoint.
+    The run has a folder of its own, ``OUT/NAME``, with the network as ``NAME.safetensors`` and ``NAME.pt``, snapshots
+    of it, checkpoints, previews, a log and ``recipe.json``. Called again, it resumes from the last checkpoint, with the
+    same result as if it had never stopped. Ctrl-C ends it after the step, with a checkpoint.
 
     Args:
         recipe: a `hnetkit.train.recipe.Recipe`, its settings as JSON holds them, or a file of them, such as a run's
-            ``recipe.json``. ``name`` and ``pictures`` are needed; what else is left out has its default.
-        model: a diffusers folder, a hub id, a checkpoint in one file, or a model that is loaded: it is taken as it is,
-            and its UNet keeps the recipe's precision. None is the recipe's, else the one of ``hnetkit config``, else
-            the demo model.
-        changes: setting -> value in place of the recipe's, ``{"max_steps": 3000, "build.activation": "relu"}``.
-        out: the folder in which the run's own is made.
-        resume: refuses to begin where there is no checkpoint to go on from.
+            ``recipe.json``. ``name`` and ``pictures`` are required; other settings have defaults.
+        model: a diffusers folder, a hub id, a checkpoint in one file, or a loaded model, whose UNet then keeps the
+            recipe's precision. None is the recipe's, else the one of ``hnetkit config``, else the demo model.
+        changes: setting -> value that overrides the recipe's, ``{"max_steps": 3000, "build.activation": "relu"}``.
+        out: the parent of the run's folder.
+        resume: refuses to begin if there is no checkpoint to resume.
         restart: starts over, and removes what the run made so far.
-        force: goes on although pictures or model have changed.
+        force: continues although images or model have changed.
         device: where to compute: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``; a loaded model stays where it is. None
             is the one of ``hnetkit config``, else ``"auto"``.
-        note: told what a person should read.
-        progress: told what is being made ready, how much of it is, and how much there is.
-        step: told after each step where the run is.
-        library: the network is put into it; None is that of the command line.
+        note: called with each line that a user should read.
+        progress: called with what is being prepared, how much is done, and how much there is.
+        step: called after each step with where the run is.
+        library: for the network; None is that of the command line.
 
     Raises:
-        UsageError: settings that cannot be meant, before anything is computed.
-        NotFound: a file, a folder or a model is not there, or there is nothing to resume.
-        BadPicture: a picture cannot be read.
-        RunChanged: the folder's run was made with another recipe, other pictures or another model.
-        OutputExists: the folder holds what no run of this name made.
+        UsageError: invalid settings, before anything is computed.
+        NotFound: a file, a folder or a model is missing, or there is nothing to resume.
+        BadPicture: an image cannot be read.
+        RunChanged: the folder's run was made with another recipe, other images or another model.
+        OutputExists: the folder holds files that no run of this name made.
         TrainingFailed: a guard stopped the run; the message names the last good network.
-        OutOfMemory: a step needs more than there is.
-        DiskFull: no room for a checkpoint; the one before is whole.
+        OutOfMemory: a step needs more memory than there is.
+        DiskFull: no room for a checkpoint; the previous one is complete.
         MissingExtra: a package for training is not installed.
     """
     require_extra("diffusers", "training")
     from hnetkit.train.data import read_data
     from hnetkit.train.export import register_run
     from hnetkit.train.recipe import make_recipe
-    from hnetkit.train.trainer import train as train_on
+    from hnetkit.train.trainer import train as run
 
     if resume and restart:
         raise UsageError("--resume and --restart say the opposite", hint="leave one of them out")
-    beginning: StartMode = "resume" if resume else "restart" if restart else "go on"
-    told = _callbacks(note=note, progress=progress, step=step)
-    source = _Source.of(model, device)
+    start_mode: StartMode = "resume" if resume else "restart" if restart else "continue"
+    callbacks = _callbacks(note=note, progress=progress, step=step)
+    source = _ModelSource.of(model, device)
     whole = make_recipe(recipe, source.changes(changes), source.defaults())
-    data = read_data(whole, partial(told.progress, "Reading pictures"))
-    loaded = source.model_for(whole, told)
-    result = train_on(whole, loaded, data, Path(out) / whole.name, beginning=beginning, force=force, told=told)
+    data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
+    loaded = source.load(whole, callbacks)
+    folder = Path(out) / whole.name
+    result = run(whole, loaded, data, folder, start_mode=start_mode, force=force, callbacks=callbacks)
     if result.files:
         register_run(library, result.folder, whole, loaded, result.files, result.started_from)
     return result
@@ -116,41 +117,49 @@ def sweep(
     made: Callable[[RunOutcome], None] | None = None,
     library: Library | None = None,
 ) -> list[RunOutcome]:
-    """Trains one network by several recipes, and returns what came of each run.
+    """Trains one network by several recipes, and returns the outcome of each run.
 
     There is a run for each combination of what varies, in ``OUT/NAME`` in a folder named by what differs. Model,
     precision and previews are the same for all: the model is loaded once. ``OUT/NAME/sweep.png`` shows a row for each
-    run below a row without a network, ``sweep.csv`` has the numbers. Called again it goes on where it stopped: runs
-    that are finished are not made again, and values may be added. A run that a guard stops is an outcome with a
-    `failure`, and the others are made.
+    run below a row without a network, ``sweep.csv`` has the numbers. Called again, it resumes where it stopped:
+    finished runs are not made again, and values may be added. A run that a guard stops is an outcome with a `failure`,
+    and the others are made.
 
     Args:
         recipe: of all runs, as `train` takes it.
-        vary: setting -> values, ``{"rates": ["1e-5", "1e-6"], "build.layer_norm": [True, False]}``; a mapping in place
-            of a list says how values are written in names; ``{"recipe": {"soft": RECIPE, "hard": RECIPE}}`` varies
-            whole recipes.
-        changes: setting -> value in place of the recipes', for all runs.
+        vary: setting -> values, ``{"rates": ["1e-5", "1e-6"], "build.layer_norm": [True, False]}``; the keys of a
+            mapping instead of a list say how values are written in names; ``{"recipe": {"soft": RECIPE, "hard":
+            RECIPE}}`` varies whole recipes.
+        changes: setting -> value that overrides the recipes', for all runs.
         restart: starts every run over, and removes what it made so far.
-        made: told what came of each run, once it is at its end.
+        made: called with the outcome of each run.
         model, out, force, device, note, progress, step, library: as for `train`.
 
     Raises:
-        UsageError: values that cannot be meant, runs that cannot be told apart, or the fault of one run, before the
-            first one begins.
-        HnetkitError: as `train`, but for TrainingFailed.
+        UsageError: invalid values, runs that do not differ, or the fault of one run, before the first one begins.
+        HnetkitError: as `train`, except TrainingFailed.
     """
     require_extra("diffusers", "training")
     from hnetkit.train.sweeps import VariedSetting, plan_sweep, run_sweep
 
-    told = _callbacks(note=note, progress=progress, step=step)
-    source = _Source.of(model, device)
-    varied = [VariedSetting.of(*one) for one in vary.items()] if isinstance(vary, Mapping) else vary
+    start_mode: StartMode = "restart" if restart else "continue"
+    callbacks = _callbacks(note=note, progress=progress, step=step)
+    source = _ModelSource.of(model, device)
+    varied = [VariedSetting.of(*setting) for setting in vary.items()] if isinstance(vary, Mapping) else vary
     plan = plan_sweep(recipe, varied, source.changes(changes), source.defaults(), Path(out))
     plan.require_ours()
-    data = plan.read(partial(told.progress, "Reading pictures"))
-    loaded = source.model_for(plan.runs[0].recipe, told)
-    beginning: StartMode = "restart" if restart else "go on"
-    return run_sweep(plan, loaded, data, beginning=beginning, force=force, told=told, made=made, library=library)
+    data = plan.read(partial(callbacks.progress, "Reading pictures"))
+    loaded = source.load(plan.runs[0].recipe, callbacks)
+    return run_sweep(
+        plan,
+        loaded,
+        data,
+        start_mode=start_mode,
+        force=force,
+        callbacks=callbacks,
+        made=made,
+        library=library,
+    )
 
 
 def _callbacks(**given: Any) -> Callbacks:
@@ -159,49 +168,57 @@ def _callbacks(**given: Any) -> Callbacks:
     return Callbacks(**{name: callback for name, callback in given.items() if callback is not None})
 
 
-class _Source(NamedTuple):
-    """The model that was asked for: a place, None for the usual one, or one that is loaded; and the device."""
+class _ModelSource(NamedTuple):
+    """Where the model comes from.
 
-    place: str | None
+    Attributes:
+        source: a path or a hub id, as given; None for the default or a loaded model.
+        loaded: a model that is loaded already.
+        device: to compute on.
+    """
+
+    source: str | None
     loaded: Model | None
     device: str
 
     @classmethod
-    def of(cls, model: Model | AnyPath | None, device: str | None) -> _Source:
+    def of(cls, model: Model | AnyPath | None, device: str | None) -> _ModelSource:
         from hnetkit.generate.model import device_of
 
         if model is None or isinstance(model, str | os.PathLike):
-            place = None if model is None else os.fspath(model)
-            return cls(place, None, device_of(device or settings.get("device") or "auto"))
+            source = None if model is None else os.fspath(model)
+            return cls(source, None, device_of(device or settings.get("device") or "auto"))
         return cls(None, model, model.pipe.unet.device.type)
 
     def changes(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Returns changes of a recipe, with the model where a place was named."""
-        return changes if self.place is None else {**changes, "model": self.place}
+        """Returns changes of a recipe, with the model if one was given."""
+        return changes if self.source is None else {**changes, "model": self.source}
 
     def defaults(self) -> dict[str, Any]:
-        """Returns the settings of a recipe that depend on this machine and its own settings."""
+        """Returns the settings of a recipe that depend on this machine and on `hnetkit config`."""
         precision = "no"
         if self.device == "cuda":
             import torch
 
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        usual = self.loaded.name if self.loaded else settings.get("model") or str(demo.model_folder())
-        return {"precision": precision, "model": usual}
+        model = self.loaded.name if self.loaded else settings.get("model") or str(demo.model_folder())
+        return {"precision": precision, "model": model}
 
-    def model_for(self, recipe: Recipe, told: Callbacks) -> Model:
-        """Returns the model that a recipe trains on, in its precision."""
+    def load(self, recipe: Recipe, callbacks: Callbacks) -> Model:
+        """Returns the model of a recipe, in its precision."""
         from hnetkit.generate.model import load_model
 
         if self.loaded is not None:
             return self.loaded
-        if self.place is None and os.path.realpath(recipe.model) == str(demo.model_folder()):
-            told.note("No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another.")
+        if self.source is None and os.path.realpath(recipe.model) == str(demo.model_folder()):
+            callbacks.note(
+                "No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another."
+            )
         if self.device == "cuda":
             import torch
 
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        told.progress("Loading the model", 0, 1)
+            torch.cuda.set_device(Processes.of_environment().local_rank)
+        callbacks.progress("Loading the model", 0, 1)
         model = load_model(
             recipe.model,
             device=self.device,
@@ -210,5 +227,5 @@ class _Source(NamedTuple):
             tokenizer=recipe.tokenizer,
         )
         for line in model.notes:
-            told.note(line)
+            callbacks.note(line)
         return model

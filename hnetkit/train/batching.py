@@ -1,9 +1,9 @@
-"""Which picture each sample of a run is: seeded, endless, and the same however many processes there are.
+"""Which image each sample of a run is: seeded, endless, and the same for any number of processes.
 
-A run is a stream of samples, numbered from 0, cut into batches that each have pictures of one size. Every size has a
-stream of its own: one seeded permutation of its pictures after another, so that nothing is dropped where an epoch does
-not end with a batch. Which size a batch has is decided in rounds of as many batches as there are pictures, in which
-each size comes up once for each of its pictures: after a round, all pictures were seen equally often.
+A run is a stream of samples, numbered from 0, cut into batches of images of one size. Every size has a stream of its
+own: one seeded permutation of its images after another, so that nothing is dropped when an epoch does not end with a
+batch. Which size a batch has is decided in rounds of as many batches as there are images. In a round each size comes up
+once for each of its images: after a round, all images were seen equally often.
 """
 
 from __future__ import annotations
@@ -26,44 +26,44 @@ def seed_for(seed: int, purpose: str, number: int = 0) -> int:
 
 
 class BatchOrder:
-    """The pictures of each batch of a run.
+    """The images of each batch of a run.
 
     Args:
-        sizes: of each picture, anything that is equal for pictures that may share a batch.
+        sizes: of each image, anything that is equal for images that may share a batch.
         batch_size: samples in a batch.
         seed: of the run.
     """
 
     def __init__(self, sizes: Sequence[Hashable], batch_size: int, seed: int) -> None:
         groups: dict[Hashable, list[int]] = {}
-        for picture, size in enumerate(sizes):
-            groups.setdefault(size, []).append(picture)
+        for image, size in enumerate(sizes):
+            groups.setdefault(size, []).append(image)
         self._groups = list(groups.values())
-        self._pictures, self._batch_size, self._seed = len(sizes), batch_size, seed
+        self._images, self._batch_size, self._seed = len(sizes), batch_size, seed
         self._permutation = lru_cache(maxsize=2 * len(self._groups) + 2)(self._permuted)
         self._round = lru_cache(maxsize=2)(self._make_round)
 
     def batch(self, number: int) -> list[int]:
-        """Returns the pictures of the run's batch `number`, counted from 0."""
-        cycle, place = divmod(number, self._pictures)
-        group, before = self._round(cycle)[place]
+        """Returns the images of the run's batch `number`, counted from 0."""
+        cycle, position = divmod(number, self._images)
+        group, before = self._round(cycle)[position]
         size = len(self._groups[group])
         start = (cycle * size + before) * self._batch_size
-        return [self._permutation(group, at // size)[at % size] for at in range(start, start + self._batch_size)]
+        return [self._permutation(group, i // size)[i % size] for i in range(start, start + self._batch_size)]
 
     def _permuted(self, group: int, epoch: int) -> list[int]:
-        pictures = list(self._groups[group])
-        random_for(self._seed, f"order of size {group}", epoch).shuffle(pictures)
-        return pictures
+        images = list(self._groups[group])
+        random_for(self._seed, f"order of size {group}", epoch).shuffle(images)
+        return images
 
     def _make_round(self, number: int) -> list[tuple[int, int]]:
-        """Returns (size's group, its batches before this one in the round) for each batch of a round."""
-        groups = [group for group, pictures in enumerate(self._groups) for _ in pictures]
+        """Returns for each batch of a round its size's group, and how many batches of that group come before it."""
+        groups = [group for group, images in enumerate(self._groups) for _ in images]
         if len(self._groups) > 1:
             random_for(self._seed, "sizes", number).shuffle(groups)
         counts = [0] * len(self._groups)
-        made = []
+        batches = []
         for group in groups:
-            made.append((group, counts[group]))
+            batches.append((group, counts[group]))
             counts[group] += 1
-        return made
+        return batches

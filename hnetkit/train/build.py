@@ -1,4 +1,4 @@
-"""How a hypernetwork is built, in A1111's terms: checked as a whole before anything is computed. No torch."""
+"""How a hypernetwork is built, in A1111's terms, checked before anything is computed. Imports no torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INITIALIZATIONS: Mapping[str, str] = {
     "kaiming-uniform": "KaimingUniform",
     "kaiming-normal": "KaimingNormal",
 }
-"""hnetkit's names of the weight initialisations -> what A1111 writes into files."""
+"""hnetkit's names of the weight initializations -> what A1111 writes into files."""
 
 MOST_LAYERS = 64
 """Of an MLP; A1111's interface offers up to a dozen."""
@@ -28,7 +28,9 @@ LARGEST_LAYER = 64.0
 MOST_PARAMETERS = 1 << 30
 """Of a network: 4 GiB, where real ones have 4 to 600 MB."""
 
+# activation -> its value at 0
 _NOT_ZERO = {"hardsigmoid": "0.5", "logsigmoid": "-0.693", "sigmoid": "0.5", "softplus": "0.693"}
+# activations with no gradient at 0
 _FLAT = frozenset({"hardshrink", "relu", "relu6", "softshrink", "tanhshrink"})
 
 
@@ -41,7 +43,7 @@ class Build:
         activation: A1111's name, after every linear layer but the last; None (or ``"linear"``) for none.
         layer_norm: whether a layer norm follows every linear layer and its activation, the last one included.
         activate_output: whether the last linear layer has the activation too.
-        dropout: chance after each entry of `structure`, the first and the last 0; empty for none.
+        dropout: probability after each entry of `structure`, the first and the last 0; empty for none.
         initialisation: one of `INITIALIZATIONS`, by either name.
         zero_output: start with MLPs that give exactly 0, so that step 0 changes nothing.
         std: standard deviation of ``normal``.
@@ -49,7 +51,7 @@ class Build:
         sides: which of K and V are trained.
 
     Raises:
-        UsageError: a value that cannot be meant, or a `zero_output` that the build does not allow.
+        UsageError: an invalid value, or a `zero_output` that the build does not allow.
     """
 
     structure: tuple[float, ...] = (1.0, 2.0, 1.0)
@@ -84,50 +86,50 @@ class Build:
 
     @property
     def last_activation(self) -> str | None:
-        """The activation whose output is added to the context as it is: the last layer's, without a norm after it."""
+        """The activation whose output is added to the context directly: the last layer's, if no norm follows it."""
         return self.activation if self.activate_output and not self.layer_norm else None
 
-    def chance(self, stage: int) -> float:
-        """Returns the chance of dropout after a stage, counted from 0."""
+    def dropout_after(self, stage: int) -> float:
+        """Returns the probability of dropout after a stage, counted from 0."""
         return self.dropout[stage + 1] if self.dropout else 0.0
 
     def layers(self, width: int) -> list[int]:
         """Returns the widths of the layers of an MLP, from the context's to the context's."""
         return [int(width * part) for part in self.structure]
 
-    def chosen(self, available: Iterable[int]) -> tuple[int, ...]:
+    def trained_widths(self, available: Iterable[int]) -> tuple[int, ...]:
         """Returns the widths that get MLPs, of those that a UNet has, ascending.
 
         Raises:
-            UsageError: one that is asked for is not there, a layer of it would have no values, or all of them together
-                more than `MOST_PARAMETERS`.
+            UsageError: one is missing in the UNet, a layer of it would have no values, or all layers together would
+                have more than `MOST_PARAMETERS`.
         """
-        there = sorted(set(available))
-        chosen = tuple(there) if self.widths is None else self.widths
-        for width in chosen:
-            if width not in there:
-                shown = ", ".join(map(str, there))
+        known = sorted(set(available))
+        widths = tuple(known) if self.widths is None else self.widths
+        for width in widths:
+            if width not in known:
+                shown = ", ".join(map(str, known))
                 raise UsageError(f"the model has no contexts of width {width}", hint=f"its widths are {shown}")
             if not all(self.layers(width)):
                 empty = min(self.structure)
                 raise UsageError(f"a layer of {empty:g} times {width} has no values", hint=f"at least {1 / width:.3g}")
-        count = sum(2 * (one + 1) * other for width in chosen for one, other in pairwise(self.layers(width)))
+        count = sum(2 * (taken + 1) * given for width in widths for taken, given in pairwise(self.layers(width)))
         if count > MOST_PARAMETERS:
-            raise UsageError(f"layer structure {_listed(self.structure)}: {count:,} parameters; at most 2 ** 30")
-        return chosen
+            raise UsageError(f"layer structure {_joined(self.structure)}: {count:,} parameters; at most 2 ** 30")
+        return widths
 
     def _faults(self) -> Iterator[str]:
         if self.dropout and len(self.dropout) != len(self.structure):
             yield f"a dropout of {len(self.dropout)} numbers for a structure of {len(self.structure)}: one for each"
             return
         if self.dropout and (self.dropout[0] or self.dropout[-1]):
-            yield f"dropout {_listed(self.dropout)}: the first and the last are 0, nothing else may be left out there"
+            yield f"dropout {_joined(self.dropout)}: the first and the last are 0, nothing else may be left out there"
         if not all(0 <= chance < 1 for chance in self.dropout):
-            yield f"dropout {_listed(self.dropout)}: a chance is at least 0 and under 1"
+            yield f"dropout {_joined(self.dropout)}: a chance is at least 0 and under 1"
         if not 0 < self.std < float("inf"):
             yield f"std {self.std:g}: a number above 0"
         if self.widths is not None and not (self.widths and all(width > 0 for width in self.widths)):
-            yield f"widths {_listed(self.widths) or 'none'}: at least one, each above 0"
+            yield f"widths {_joined(self.widths) or 'none'}: at least one, each above 0"
         if not self.sides or not set(self.sides) <= set(SIDES):
             yield f"sides {', '.join(self.sides) or 'none'}: k, v or both"
 
@@ -135,7 +137,7 @@ class Build:
 def _require_structure(structure: Sequence[float]) -> None:
     if len(structure) > MOST_LAYERS:
         raise UsageError(f"a layer structure of {len(structure):,} numbers: at most {MOST_LAYERS}")
-    shown = _listed(structure) or "nothing"
+    shown = _joined(structure) or "nothing"
     if len(structure) < 2 or structure[0] != 1 or structure[-1] != 1:
         raise UsageError(f"layer structure {shown}: it starts and ends with 1", hint="1, 2, 1 is the usual one")
     if not all(0 < part < float("inf") for part in structure):
@@ -160,7 +162,7 @@ def _initialisation(stated: str) -> str:
 
 
 def _require_zero(activation: str, *, learns: bool) -> None:
-    """Raises UsageError where an MLP that ends with `activation` cannot give 0, or cannot `learn` from there."""
+    """Raises UsageError if an MLP that ends with `activation` cannot give 0 or, with `learns`, cannot learn from it."""
     if activation in _NOT_ZERO:
         why = f"{activation} makes {_NOT_ZERO[activation]} of 0"
     elif learns and activation in _FLAT:
@@ -178,5 +180,5 @@ def _require_zero(activation: str, *, learns: bool) -> None:
     )
 
 
-def _listed(numbers: Iterable[float]) -> str:
+def _joined(numbers: Iterable[float]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)

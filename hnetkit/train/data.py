@@ -1,4 +1,4 @@
-"""The pictures of a run and their captions: read and checked before anything else, and known again later."""
+"""The training data of a run: images and captions, read and checked before anything else, and prompts by templates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hnetkit.prompts.tags import Tag, plain_number, split_tags
 from hnetkit.text import argument
 from hnetkit.train.batching import BatchOrder, random_for
 from hnetkit.train.captions import caption_of, read_text
-from hnetkit.train.preparing.images import image_files, open_rgb
+from hnetkit.train.preparing.images import image_files, name_some, open_rgb
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hnetkit.train.unet_hooks import NamedStack
 
-_SHOWN = 5  # names in a message
+_MOST_NAMED = 5  # names in a warning
 
 # A1111's names; the words are hnetkit's own
 _BUILT_IN: Mapping[str, tuple[str, ...]] = {
@@ -57,16 +57,16 @@ BUILT_IN_TEMPLATES = tuple(_BUILT_IN)
 
 @dataclass(frozen=True, slots=True)
 class TrainingImage:
-    """One picture that can be read.
+    """One image that can be read.
 
     Attributes:
         path: its file.
-        caption: what is said of it; may be empty.
+        caption: may be empty.
         size: (width, height) in pixels that it is trained at.
         sha256: of its file.
-        resized: whether it is brought to `size` first.
         stack: the networks that it shows, in the order in which the caption names them; the trained one is the last, at
-            1, where the caption does not name it.
+            1, if the caption does not name it.
+        resized: whether it is brought to `size` first.
     """
 
     path: Path
@@ -77,11 +77,11 @@ class TrainingImage:
     resized: bool = False
 
     def open(self) -> Image.Image:
-        """Returns its pixels at `size`, RGB or RGBA: scaled to cover it and cut in the middle where it is resized.
+        """Returns its pixels at `size`, RGB or RGBA; a resized one is scaled to cover `size` and cropped to its middle.
 
         Raises:
-            FileChanged: the file is another one than was read first: the record would say what was not trained.
-            NotFound, BadPicture: it is gone, or cannot be read any more.
+            FileChanged: the file was replaced since it was first read: the run's record would be wrong.
+            NotFound, BadPicture: it is gone, or can no longer be read.
         """
         from PIL import Image, ImageOps
 
@@ -98,35 +98,40 @@ class Sample:
 
     Attributes:
         index: in the run, from 0: everything that is random about it comes from this number.
-        picture: its number among the pictures.
-        prompt: what the UNet is told.
-        stack: of its picture.
+        image: its number among the images.
+        prompt: for the UNet.
+        stack: of its image.
     """
 
     index: int
-    picture: int
+    image: int
     prompt: str
     stack: NamedStack
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The pictures of a folder, ready to be drawn as samples.
+    """The images of a folder, ready to be drawn as samples.
 
     Attributes:
-        pictures: in the order of their names.
+        images: in the order of their names.
         template: makes prompts of captions.
         recipe: of the run.
+        samples_per_step: of the recipe.
     """
 
-    pictures: Sequence[TrainingImage]
+    images: Sequence[TrainingImage]
     template: Template
     recipe: Recipe
+    samples_per_step: int = field(init=False, repr=False)
+    _name: str = field(init=False, repr=False)
     _order: BatchOrder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        sizes = [picture.size for picture in self.pictures]
-        object.__setattr__(self, "_order", BatchOrder(sizes, self.recipe.batch_size, self.recipe.seed))
+        order = BatchOrder([image.size for image in self.images], self.recipe.batch_size, self.recipe.seed)
+        object.__setattr__(self, "samples_per_step", self.recipe.samples_per_step)
+        object.__setattr__(self, "_name", self.recipe.called)
+        object.__setattr__(self, "_order", order)
 
     def step(self, step: int) -> list[list[Sample]]:
         """Returns the batches of the step that makes `step` into `step` + 1; all of a batch are of one size."""
@@ -134,82 +139,79 @@ class TrainingData:
         first = step * recipe.accumulation
         return [
             [
-                self._sample(number * recipe.batch_size + position, picture)
-                for position, picture in enumerate(self._order.batch(number))
+                self._sample(number * recipe.batch_size + position, image)
+                for position, image in enumerate(self._order.batch(number))
             ]
             for number in range(first, first + recipe.accumulation)
         ]
 
     def epoch(self, step: int) -> tuple[int, int]:
-        """Returns how often all pictures were seen before a step, and the steps since."""
-        per_step, pictures = self.recipe.samples_per_step, len(self.pictures)
-        epoch = step * per_step // pictures
-        return epoch, step - -(-epoch * pictures // per_step)
+        """Returns how often all images were seen before a step, and the steps since."""
+        per_step, images = self.samples_per_step, len(self.images)
+        epoch = step * per_step // images
+        return epoch, step - -(-epoch * images // per_step)
 
     @cached_property
     def fingerprint(self) -> dict[str, list[str]]:
-        """Name -> sha256, caption and stack of each picture: what a run that goes on must find again."""
+        """Name -> sha256, caption and stack of each image: a run that is resumed must find the same."""
         return {
-            picture.path.name: [
-                *(picture.sha256, picture.caption),
-                *(f"{name}:{plain_number(strength)}" for name, strength in picture.stack),
+            image.path.name: [
+                image.sha256,
+                image.caption,
+                *(f"{name}:{plain_number(strength)}" for name, strength in image.stack),
             ]
-            for picture in self.pictures
+            for image in self.images
         }
 
     def warnings(self) -> Iterator[str]:
         """Yields what is odd about captions and template, one line each."""
-        captions = {picture.path.name: picture.caption for picture in self.pictures}
+        captions = {image.path.name: image.caption for image in self.images}
         yield from caption_warnings(captions, self.template)
 
     def prompts(self) -> Iterator[str]:
         """Yields every prompt that samples can have while captions are not varied."""
-        for caption in {picture.caption: None for picture in self.pictures}:
+        for caption in dict.fromkeys(image.caption for image in self.images):
             for line in self.template.lines:
-                yield Template(self.template.name, (line,)).prompt(
-                    caption, self.recipe.called, random_for(0, "prompts", 0)
-                )
+                yield Template(self.template.name, (line,)).prompt(caption, self._name, random_for(0, "prompts", 0))
 
-    def _sample(self, index: int, picture: int) -> Sample:
-        recipe = self.recipe
+    def _sample(self, index: int, image: int) -> Sample:
+        recipe, shown = self.recipe, self.images[image]
         draw: random.Random = random_for(recipe.seed, "caption", index)
-        shown = self.pictures[picture]
         caption = vary(shown.caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
-        prompt = self.template.prompt(caption, recipe.called, draw)
-        return Sample(index, picture, prompt, shown.stack)
+        return Sample(index, image, self.template.prompt(caption, self._name, draw), shown.stack)
 
 
 def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done, total: None) -> TrainingData:
-    """Returns the pictures of the recipe's folder, each decoded once, with their captions and the template.
+    """Returns the images of the recipe's folder, each decoded once, with their captions and the template.
 
     Args:
-        progress: called with the pictures read and the pictures in all.
+        progress: called with the images read and the images in all.
 
     Raises:
-        NotFound: no such folder, no picture in it, or no such template.
-        BadPicture: pictures that cannot be read; all of them are named.
-        UsageError: a picture's sides are no multiples of 8.
+        NotFound: no such folder, no image in it, or no such template.
+        BadPicture: images that cannot be read; all of them are named.
+        UsageError: an image's sides are no multiples of 8.
     """
     template = Template.read(recipe.template)
     folder = Path(recipe.pictures)
     paths = image_files(folder)
-    pictures, faults = [], []
+    images, unreadable = [], []
     for number, path in enumerate(paths, 1):
         try:
-            pictures.append(_read(path, recipe))
+            images.append(_read_image(path, recipe))
         except BadPicture:
-            faults.append(path.name)
+            unreadable.append(path.name)
         progress(number, len(paths))
-    if faults:
+    if unreadable:
         raise BadPicture(
-            f"{folder}: not pictures that can be read: {_listed(faults)}",
+            f"{folder}: not pictures that can be read: {name_some(unreadable)}",
             hint="remove them, or get them again; nothing was trained",
         )
-    _require_sizes(folder, pictures)
-    return TrainingData(pictures, template, recipe)
+    _require_sizes(folder, images)
+    return TrainingData(images, template, recipe)
 
 
-def changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]]) -> list[str]:
+def fingerprint_changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns how two fingerprints differ, one phrase for each kind of change."""
     both = [name for name in before if name in now]
     kinds = {
@@ -218,22 +220,28 @@ def changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]
         "have other pixels": [name for name in both if before[name][0] != now[name][0]],
         "have another caption": [name for name in both if before[name][1:] != now[name][1:]],
     }
-    return [f"{_listed(names)} {what}" for what, names in kinds.items() if names]
+    return [f"{name_some(names)} {what}" for what, names in kinds.items() if names]
 
 
-def _read(path: Path, recipe: Recipe) -> TrainingImage:
+def _read_image(path: Path, recipe: Recipe) -> TrainingImage:
     data = read_image(path)
     own, size = open_rgb(path, data).size, recipe.size
-    caption, stack = _stack_in(caption_of(path), path, recipe)
-    digest = hashlib.sha256(data).hexdigest()
-    return TrainingImage(path, caption, size or own, digest, stack, size is not None and size != own)
+    caption, stack = _split_caption(caption_of(path), path, recipe)
+    return TrainingImage(
+        path=path,
+        caption=caption,
+        size=size or own,
+        sha256=hashlib.sha256(data).hexdigest(),
+        stack=stack,
+        resized=size is not None and size != own,
+    )
 
 
-def _stack_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, NamedStack]:
-    """Returns a caption without its tags of networks, and the stack that they are.
+def _split_caption(caption: str, path: Path, recipe: Recipe) -> tuple[str, NamedStack]:
+    """Returns a caption without its tags of networks, and the stack that these mean.
 
     Raises:
-        UsageError: a network that is neither trained nor beside it, one twice, or more than a strength.
+        UsageError: a network that is neither trained nor beside it, one twice, or one with more than a strength.
     """
     tagged, known = split_tags(caption), recipe.networks
     strengths = {tag.name: tag.multiplier for tag in tagged.tags}
@@ -243,23 +251,18 @@ def _stack_in(caption: str, path: Path, recipe: Recipe) -> tuple[str, NamedStack
                 f"{path.name}: of networks, a caption names {' and '.join(known)} alone, each with a strength alone",
                 hint=f"<hypernet:{recipe.called}:0.5>; --prompt-name: what captions call it; --beside FILE: another",
             )
-    own = () if recipe.called in strengths else ((recipe.called, 1.0),)
-    return tagged.text.strip() if strengths else caption, (*strengths.items(), *own)
+    trained = () if recipe.called in strengths else ((recipe.called, 1.0),)
+    return tagged.text.strip() if strengths else caption, (*strengths.items(), *trained)
 
 
-def _require_sizes(folder: Path, pictures: Sequence[TrainingImage]) -> None:
-    odd = [picture for picture in pictures if any(side % 8 for side in picture.size)]
+def _require_sizes(folder: Path, images: Sequence[TrainingImage]) -> None:
+    odd = [image for image in images if any(side % 8 for side in image.size)]
     if odd:
         width, height = odd[0].size
         raise UsageError(
             f"{folder}: sides of {len(odd)} pictures are no multiples of 8: {odd[0].path.name} is {width}x{height}",
             hint=f"hnetkit train prepare {argument(folder, is_path=True)} --out FOLDER, or --size 512x512",
         )
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 # --- templates
@@ -270,9 +273,9 @@ def vary(caption: str, draw: random.Random, *, shuffle: bool, dropout: float) ->
 
     Args:
         caption: tags separated by commas.
-        draw: where chance comes from; the same state gives the same caption.
-        shuffle: put the tags that are left in a random order.
-        dropout: the chance of each tag to be left out, 0 to 1; all of them may be.
+        draw: source of chance; the same state gives the same caption.
+        shuffle: put the remaining tags in a random order.
+        dropout: probability of dropping each tag, 0 to 1; all of them may be dropped.
     """
     if not shuffle and dropout == 0:
         return caption
@@ -288,7 +291,7 @@ class Template:
     """Lines of which one, drawn for each sample, becomes the prompt.
 
     Attributes:
-        name: as it was asked for.
+        name: as given.
         lines: with ``[filewords]`` where the caption goes and ``[name]`` where the network's name goes.
     """
 
@@ -297,10 +300,10 @@ class Template:
 
     @classmethod
     def read(cls, name_or_path: str) -> Template:
-        """Returns the template that comes with hnetkit under a name, or the one in a text file.
+        """Returns a built-in template by its name, or the one in a text file.
 
         Raises:
-            NotFound: neither is there.
+            NotFound: there is neither.
             UsageError: the file is not UTF-8, is too long, or has no line with text.
             HnetkitError: it cannot be read.
         """
@@ -324,7 +327,7 @@ class Template:
     def prompt(self, caption: str, name: str, draw: random.Random) -> str:
         """Returns the prompt of one sample: a line drawn with `draw`, with the caption and the network's name in it."""
         words = {"[filewords]": caption, "[name]": name}
-        # in one pass: what a caption holds is not filled in again
+        # in one pass: [name] inside a caption is not filled in again
         return re.sub(r"\[filewords\]|\[name\]", lambda match: words[match[0]], draw.choice(self.lines))
 
 
@@ -332,12 +335,12 @@ def caption_warnings(captions: Mapping[str, str], template: Template) -> Iterato
     """Yields what is odd about captions and the template that takes them, one line each.
 
     Args:
-        captions: file name of each picture -> its caption.
+        captions: file name of each image -> its caption.
         template: of the prompts.
     """
     empty = [name for name, caption in captions.items() if not caption.strip()]
     if empty:
-        shown = ", ".join(empty[:_SHOWN]) + (", ..." if len(empty) > _SHOWN else "")
+        shown = ", ".join(empty[:_MOST_NAMED]) + (", ..." if len(empty) > _MOST_NAMED else "")
         yield f"{len(empty)} of {len(captions)} pictures have no caption: {shown}"
     if not template.has_filewords and len(empty) < len(captions):
         yield f"the template {template.name} has no [filewords]: captions are not used"

@@ -44,23 +44,22 @@ def to_hypernetwork(
 ) -> Hypernetwork:
     """Returns a copy of the weights as they are now, with all of A1111's metadata.
 
-    Files hold both sides of a width. A side that was not trained gets an MLP of the same build that gives 0.
+    Files hold both sides of a width. An untrained side gets an MLP of the same build that gives 0.
 
     Args:
-        name: that A1111 shows.
+        name: shown by A1111.
         step: steps of training.
         model_name, model_hash: of the model that it was trained on; A1111 keeps the hash's first 10 digits.
-        extra: more keys, or others in place of A1111's: text, numbers, lists and tuples.
+        extra: more keys, or new values of A1111's: text, numbers, lists and tuples.
     """
     build = network.build
     mlps = {}
     for width in network.widths:
         trained = {side: network.mlp(width, side) for side in build.sides}
-        silent = _silent(trained[build.sides[0]])
-        pair = (_as_read(trained.get(side, silent), build, width, side) for side in SIDES)
+        zero = _zero_copy(trained[build.sides[0]])
+        pair = (_residual_mlp(trained.get(side, zero), build, width, side) for side in SIDES)
         mlps[width] = MLPPair(*pair)
-    metadata = {**_metadata(build, name, step), "sd_checkpoint": model_hash and model_hash[:10]}
-    metadata["sd_checkpoint_name"] = model_name
+    metadata = _metadata(build, name, step, model_name, model_hash)
     return Hypernetwork(mlps, {**metadata, **extra}, activate_output=build.activate_output)
 
 
@@ -82,13 +81,13 @@ def save_trained(net: Hypernetwork, folder: str | os.PathLike[str], *, overwrite
     return paths
 
 
-def _silent(mlp: MLP) -> MLP:
-    silent = copy.deepcopy(mlp)
-    set_output_to_zero(silent.linear)
-    return silent
+def _zero_copy(mlp: MLP) -> MLP:
+    zero = copy.deepcopy(mlp)
+    set_output_to_zero(zero.linear)
+    return zero
 
 
-def _as_read(mlp: MLP, build: Build, width: int, side: Side) -> ResidualMLP:
+def _residual_mlp(mlp: MLP, build: Build, width: int, side: Side) -> ResidualMLP:
     tensors = {name: TensorRef.of(tensor) for name, tensor in mlp.state_dict().items()}
     return build_mlp(
         tensors,
@@ -100,7 +99,7 @@ def _as_read(mlp: MLP, build: Build, width: int, side: Side) -> ResidualMLP:
     )
 
 
-def _metadata(build: Build, name: str, step: int) -> dict[str, Any]:
+def _metadata(build: Build, name: str, step: int, model_name: str | None, model_hash: str | None) -> dict[str, Any]:
     """A1111's keys, in its order. `activation_func` is never None: ComfyUI would drop the network."""
     dropout = list(build.dropout) or [0.0] * len(build.structure)
     sides = " and ".join(side.upper() for side in build.sides)
@@ -112,8 +111,8 @@ def _metadata(build: Build, name: str, step: int) -> dict[str, Any]:
         "is_layer_norm": build.layer_norm,
         "weight_initialization": INITIALIZATIONS[build.initialisation],
         "use_dropout": any(dropout),
-        "sd_checkpoint": None,
-        "sd_checkpoint_name": None,
+        "sd_checkpoint": model_hash and model_hash[:10],
+        "sd_checkpoint_name": model_name,
         "activate_output": build.activate_output,
         "last_layer_dropout": dropout[-2] != 0,
         "dropout_structure": dropout,
@@ -127,18 +126,18 @@ def _metadata(build: Build, name: str, step: int) -> dict[str, Any]:
 def register_run(
     library: Library | None, folder: Path, recipe: Recipe, model: Model, files: Sequence[Path], started_from: str | None
 ) -> None:
-    """Puts the files of a run into a library, with what its steps were made with.
+    """Registers the files of a run in a library, with the recipe that its steps were made with.
 
     Args:
         library: None is that of the command line.
         folder: of the run.
-        recipe: that was asked for; where all steps were made before, they may have been made by another.
+        recipe: of this call; the record's may differ, if all steps were made before.
         model: that it was trained on.
         started_from: content hash of the network that training began with.
     """
-    with nullcontext(library) if library is not None else Library() as there:
-        register(
-            there.registry,
+    with nullcontext(library) if library is not None else Library() as opened:
+        register_files(
+            opened.registry,
             files,
             recipe=RunFolder(folder, recipe).made_with().to_json(),
             started_from=started_from,
@@ -147,7 +146,7 @@ def register_run(
         )
 
 
-def register(
+def register_files(
     registry: Registry,
     paths: Iterable[str | os.PathLike[str]],
     *,
@@ -156,13 +155,13 @@ def register(
     model_name: str | None = None,
     model_hash: str | None = None,
 ) -> list[str]:
-    """Stores files of trained networks with how they came to be; returns their content hashes.
+    """Registers files of trained networks with their training; returns their content hashes.
 
-    A file's folder becomes a root of the library, unless it lies under one.
+    A file's folder becomes a root of the library, unless it is inside one.
 
     Args:
-        paths: of files that are whole.
-        recipe: everything that the run was asked to do, as JSON holds it.
+        paths: of complete files.
+        recipe: of the run, as JSON holds it.
         started_from: content hash of the network that training began with.
         model_name, model_hash: of the model that it was trained on.
 
@@ -182,7 +181,7 @@ def register(
 
 
 def _root_of(registry: Registry, path: Path) -> Path:
-    """Returns the innermost root that a file lies under; its own folder where there is none."""
+    """Returns the innermost root that a file is in; its own folder if there is none."""
     folder = Path(os.path.realpath(path.parent))
     roots = [root.path for root in registry.files.roots() if folder.is_relative_to(root.path)]
     return max(roots, key=lambda root: len(root.parts), default=folder)

@@ -1,4 +1,4 @@
-"""The frozen side of training: the UNet, images and prompts encoded once, and convolutions that keep no inputs."""
+"""The frozen model and what it gives training: images and prompts, encoded once; encoders are offloaded afterwards."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.generate.sampling.encoding import Encoded
+from hnetkit.generate.sampling.vae import fp32_where_needed
 from hnetkit.runtime.adapters import unload_hypernetworks
 from hnetkit.runtime.layers import unet_of
 from hnetkit.train.batching import seed_for
@@ -30,17 +31,17 @@ if TYPE_CHECKING:
 
 DTYPES: Mapping[str, torch.dtype] = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is, and how much there is."""
+"""Called with what is being prepared, how much is done, and how much there is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FrozenInputs:
-    """What steps are made of.
+    """What the frozen model gives to each step.
 
     Attributes:
-        latents: of each picture.
-        prompts: encoded, or ready to be.
-        pipe: whose autoencoder and text encoders are on the CPU where every prompt was encoded ahead.
+        latents: of each image.
+        prompts: encoded, or encoded when they are needed.
+        pipe: its autoencoder and text encoders are on the CPU if every prompt was encoded in advance.
         device: of the UNet.
     """
 
@@ -50,38 +51,35 @@ class FrozenInputs:
     device: torch.device
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Has the whole pipeline on the device while the block lasts."""
-        away = [part for part in _encoders(self.pipe) if part.device != self.device]
-        for part in away:
+    def pipeline_on_device(self) -> Iterator[None]:
+        """Moves offloaded encoders back to the device while the block lasts, for drawing."""
+        offloaded = [part for part in _encoders(self.pipe) if part.device != self.device]
+        for part in offloaded:
             part.to(self.device)
         try:
             yield
         finally:
-            for part in away:
+            for part in offloaded:
                 part.to("cpu")
 
 
 def encode_inputs(model: Model, data: TrainingData, progress: Progress) -> FrozenInputs:
-    """Returns the material of a run; every prompt that is known ahead is encoded.
+    """Encodes the images of a run, and every prompt that is known in advance.
 
     Raises:
-        UsageError: a caption is too long; it names the picture.
+        UsageError: a caption is too long; the message names its image.
     """
     recipe, pipe = data.recipe, model.pipe
     unet: Any = unet_of(pipe)
     prompts = PromptCache(model, recipe.clip_skip)
-    for picture in data.pictures if data.template.has_filewords else ():
+    for image in data.images if data.template.has_filewords else ():
         try:
-            prompts.require_short(picture.caption)
+            prompts.require_short(image.caption)
         except UsageError as error:
-            raise UsageError(f"the caption of {picture.path.name}: {error}", hint=error.hint) from error
+            raise UsageError(f"the caption of {image.path.name}: {error}", hint=error.hint) from error
     latents = encode_images(pipe, data, lambda done, total: progress("Encoding pictures", done, total))
-    if (
-        not (recipe.shuffle_tags or recipe.drop_tags)
-        and prompts.encode_all(data.prompts())
-        and unet.device.type != "cpu"
-    ):
+    are_fixed = not (recipe.shuffle_tags or recipe.drop_tags)
+    if are_fixed and prompts.encode_all(data.prompts()) and unet.device.type != "cpu":
         for part in _encoders(pipe):
             part.to("cpu")
         torch.cuda.empty_cache()
@@ -90,7 +88,9 @@ def encode_inputs(model: Model, data: TrainingData, progress: Progress) -> Froze
 
 @contextmanager
 def frozen_unet(model: Model, recipe: Recipe) -> Iterator[Any]:
-    """Gives the model's UNet, frozen, without hypernetworks and in the recipe's precision; flags are as before after.
+    """Gives the model's UNet, frozen, without hypernetworks and in the recipe's precision.
+
+    Its precision stays; everything else is as before after the block.
 
     Raises:
         ModelNotUsable: the UNet takes more than latents (it was made for inpainting).
@@ -105,7 +105,7 @@ def frozen_unet(model: Model, recipe: Recipe) -> Iterator[Any]:
         )
     device, was_checkpointing = unet.device, unet.is_gradient_checkpointing
     parts = [unet, *_encoders(pipe)]
-    learning = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
+    unfrozen = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
     for part in parts:
         part.requires_grad_(False).eval()
     unet.to(DTYPES[recipe.precision])
@@ -115,7 +115,7 @@ def frozen_unet(model: Model, recipe: Recipe) -> Iterator[Any]:
         with without_kept_inputs(unet):
             yield unet
     finally:
-        for parameter in learning:
+        for parameter in unfrozen:
             parameter.requires_grad_(True)
         if recipe.gradient_checkpointing and not was_checkpointing:
             unet.disable_gradient_checkpointing()
@@ -132,12 +132,12 @@ def _encoders(pipe: Any) -> list[Any]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Latents:
-    """One picture, encoded; on the CPU, in fp32.
+    """One encoded image; on the CPU, in fp32.
 
     Attributes:
         mean: ``[4, h, w]``, scaled as the UNet takes it; with ``once`` the one sample instead.
-        deviation: ``[4, h, w]`` of the distribution, scaled alike; None where no more samples are drawn.
-        weight: ``[1, h, w]`` of the loss, 1 on average; None where all weighs the same.
+        deviation: standard deviation ``[4, h, w]``, scaled alike; None if no more samples are drawn.
+        weight: ``[1, h, w]`` of the loss, 1 on average; None if everything weighs the same.
     """
 
     mean: Tensor
@@ -154,23 +154,23 @@ class Latents:
 def encode_images(
     pipe: Any, data: TrainingData, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> list[Latents]:
-    """Returns the latents of every picture, each encoded by itself so that company changes nothing.
+    """Returns the latents of every image, each encoded alone: in a batch, others would change its last bits.
 
     Args:
         pipe: with its autoencoder on the device.
-        progress: called with the pictures done and the pictures in all.
+        progress: called with the images done and the images in all.
     """
-    made = []
-    for number, picture in enumerate(data.pictures):
-        made.append(_encode(pipe, picture, data.recipe, number))
-        progress(number + 1, len(data.pictures))
-    return made
+    latents = []
+    for number, image in enumerate(data.images):
+        latents.append(_encode(pipe, image, data.recipe, number))
+        progress(number + 1, len(data.images))
+    return latents
 
 
 def opacity_weight(image: Image.Image, size: tuple[int, int]) -> Tensor | None:
-    """Returns weights ``[1, h, w]`` of a picture's opacity at latents' `size` (w, h): least 0, mean 1, as A1111 does.
+    """Returns weights ``[1, h, w]`` from an image's opacity, scaled to latents of `size` (w, h).
 
-    None where it is opaque, or equally transparent, everywhere.
+    As in A1111 the least is 0 and the mean 1. None if the image is equally opaque everywhere.
     """
     if "A" not in image.getbands():
         return None
@@ -183,69 +183,66 @@ def opacity_weight(image: Image.Image, size: tuple[int, int]) -> Tensor | None:
 
 
 @torch.no_grad()
-def _encode(pipe: Any, picture: TrainingImage, recipe: Recipe, number: int) -> Latents:
-    image = picture.open()
-    vae, scaling = pipe.vae, pipe.vae.config.scaling_factor
+def _encode(pipe: Any, source: TrainingImage, recipe: Recipe, number: int) -> Latents:
+    image = source.open()
     pixels = pipe.image_processor.preprocess(image.convert("RGB"))
-    dtype = vae.dtype
-    if dtype == torch.float16 and vae.config.force_upcast:
-        vae.to(torch.float32)  # SDXL's first autoencoder overflows in fp16
-    distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    vae.to(dtype)
-    mean = distribution.mean[0].float().cpu() * scaling
-    deviation = distribution.std[0].float().cpu() * scaling
+    with fp32_where_needed(pipe.vae) as vae:
+        distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    mean, deviation = (
+        values[0].float().cpu() * vae.config.scaling_factor for values in (distribution.mean, distribution.std)
+    )
     weight = opacity_weight(image, (mean.shape[2], mean.shape[1])) if recipe.alpha_as_weight else None
     if recipe.latents == "deterministic":
         return Latents(mean, None, weight)
-    drawn_anew = Latents(mean, deviation, weight)
+    latents = Latents(mean, deviation, weight)
     if recipe.latents == "random":
-        return drawn_anew
+        return latents
     generator = torch.Generator("cpu").manual_seed(seed_for(recipe.seed, "latent of picture", number))
-    return Latents(drawn_anew.sample(generator), None, weight)
+    return Latents(latents.sample(generator), None, weight)
 
 
 # --- prompts, encoded
 
-_KEPT = 4096  # encoded prompts
-_KEPT_TOKENS = 315_000  # of all of them: as many of one chunk each; 1 GB with SD 1
+_MOST_PROMPTS = 4096
+_MOST_TOKENS = 315_000  # of all cached prompts: those 4096 of one chunk each; 1 GB with SD 1
 
 
 class PromptCache:
-    """Prompts as the UNet reads them. While none is new, the text encoder is not needed.
+    """Prompts, each encoded once for the UNet. While none is new, the text encoder is not needed.
 
     Args:
-        model: with its text encoder on the device while there are new prompts.
+        model: its text encoder must be on the device for new prompts.
         clip_skip: as in `hnetkit.generate`.
     """
 
     def __init__(self, model: Model, clip_skip: int = 1) -> None:
         self._encoder = model.text_encoder(clip_skip, "original")
-        self._kept: dict[str, Encoded] = {}
+        self._encoded: dict[str, Encoded] = {}
         self._tokens = 0
 
     @property
     def is_full(self) -> bool:
-        """Whether the next prompt takes the place of another."""
-        return len(self._kept) >= _KEPT or self._tokens >= _KEPT_TOKENS
+        """Whether the next prompt replaces the oldest."""
+        return len(self._encoded) >= _MOST_PROMPTS or self._tokens >= _MOST_TOKENS
 
     def require_short(self, prompt: str) -> None:
-        """Raises UsageError where a prompt is too long to be encoded."""
+        """Raises UsageError if a prompt is too long to be encoded."""
         self._encoder.require_short(prompt)
 
     @torch.no_grad()
     def encode(self, prompt: str) -> Encoded:
         """Returns one prompt, encoded, on the CPU."""
-        if prompt not in self._kept:
+        if prompt not in self._encoded:
             while self.is_full:
-                self._tokens -= len(self._kept.pop(next(iter(self._kept))).hidden)
+                self._tokens -= len(self._encoded.pop(next(iter(self._encoded))).hidden)
             encoded = self._encoder.encode(prompt)
             pooled = None if encoded.pooled is None else encoded.pooled.cpu()
-            self._kept[prompt] = Encoded(encoded.hidden.cpu(), pooled)
+            self._encoded[prompt] = Encoded(encoded.hidden.cpu(), pooled)
             self._tokens += len(encoded.hidden)
-        return self._kept[prompt]
+        return self._encoded[prompt]
 
     def encode_all(self, prompts: Iterable[str]) -> bool:
-        """Encodes prompts ahead; returns whether all of them are kept."""
+        """Encodes prompts in advance; returns whether all of them are cached."""
         for prompt in prompts:
             if self.is_full:
                 return False
@@ -253,29 +250,31 @@ class PromptCache:
         return True
 
 
-def unet_arguments(texts: Sequence[Encoded], size: tuple[int, int], device: Any, dtype: torch.dtype) -> dict[str, Any]:
-    """Returns what a UNet takes beside latents and time steps.
+def unet_arguments(
+    prompts: Sequence[Encoded], size: tuple[int, int], device: Any, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Returns the keyword arguments of a UNet's call for encoded prompts.
 
-    Texts of unlike length are filled up to the longest, and a mask hides what was filled in: company changes nothing.
+    Prompts are padded to the longest, and a mask hides the padding, so that a prompt does not depend on the others.
 
     Args:
-        size: (width, height) in pixels of the pictures, which SDXL reads.
+        size: (width, height) in pixels of the images, for SDXL.
     """
-    hidden = pad_sequence([text.hidden for text in texts], batch_first=True)
-    told: dict[str, Any] = {"encoder_hidden_states": hidden.to(device, dtype)}
-    lengths = torch.tensor([len(text.hidden) for text in texts])
+    hidden = pad_sequence([prompt.hidden for prompt in prompts], batch_first=True)
+    arguments: dict[str, Any] = {"encoder_hidden_states": hidden.to(device, dtype)}
+    lengths = torch.tensor([len(prompt.hidden) for prompt in prompts])
     if lengths.min() < hidden.shape[1]:
         mask = torch.arange(hidden.shape[1]) < lengths[:, None]
-        told["encoder_attention_mask"] = mask.to(device, dtype)
-    pooled = [text.pooled for text in texts if text.pooled is not None]
+        arguments["encoder_attention_mask"] = mask.to(device, dtype)
+    pooled = [prompt.pooled for prompt in prompts if prompt.pooled is not None]
     if pooled:
         height_width = size[1], size[0]
         ids = torch.tensor([*height_width, 0, 0, *height_width], device=device, dtype=torch.float32)
-        told["added_cond_kwargs"] = {
+        arguments["added_cond_kwargs"] = {
             "text_embeds": torch.stack(pooled).to(device, dtype),
-            "time_ids": ids.expand(len(texts), -1),
+            "time_ids": ids.expand(len(prompts), -1),
         }
-    return told
+    return arguments
 
 
 # --- convolutions that keep no inputs
@@ -283,10 +282,11 @@ def unet_arguments(texts: Sequence[Encoded], size: tuple[int, int], device: Any,
 
 @contextmanager
 def without_kept_inputs(model: nn.Module) -> Iterator[None]:
-    """Has the 2D convolutions of a frozen model keep their weights alone, while the block lasts.
+    """Makes the 2D convolutions of a frozen model keep no inputs for the backward pass, while the block lasts.
 
-    Outputs and gradients are the same bits. Left as they are: convolutions that pad with other than zeros, and those
-    whose ``forward`` is somebody's own already.
+    torch's own keep them for the gradient of the weights, which nobody needs here. At SD 1.5's size that is a tenth of
+    the memory of a step. Outputs and gradients are the same bits. Convolutions that pad with other than zeros, and
+    those whose ``forward`` is replaced already, are left alone.
     """
     changed = [module for module in model.modules() if isinstance(module, nn.Conv2d) and _is_plain(module)]
     for module in changed:
@@ -308,20 +308,20 @@ def _is_plain(module: nn.Conv2d) -> bool:
 
 
 def _convolve(module: nn.Conv2d, image: Tensor) -> Tensor:
-    placed = (module.stride, module.padding, module.dilation, module.groups)
-    convolved: Tensor = _Convolution.apply(image, module.weight, module.bias, placed)  # type: ignore[no-untyped-call]
+    geometry = (module.stride, module.padding, module.dilation, module.groups)
+    convolved: Tensor = _Convolution.apply(image, module.weight, module.bias, geometry)  # type: ignore[no-untyped-call]
     return convolved
 
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, placed: tuple[Any, ...]) -> Tensor:
+    def forward(ctx: Any, image: Tensor, weight: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.shape, ctx.placed = image.shape, placed
-        return F.conv2d(image, weight, bias, *placed)
+        ctx.shape, ctx.geometry = image.shape, geometry
+        return F.conv2d(image, weight, bias, *geometry)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        image_gradient = conv2d_input(ctx.shape, weight, *gradients, *ctx.placed)  # type: ignore[no-untyped-call]
+        image_gradient = conv2d_input(ctx.shape, weight, *gradients, *ctx.geometry)  # type: ignore[no-untyped-call]
         return image_gradient, None, None, None

@@ -1,10 +1,10 @@
-"""What stops a run before it ruins a network: numbers in, a verdict out. No torch.
+"""Guards that stop a run before it ruins a network: numbers in, a verdict out. Imports no torch.
 
 The loss of a single step says little: it depends on the time step that was drawn more than on the network, and goes
-from 0.01 to 3 in a run that is well. What tells is the logarithm of the loss added up over steps as far as it lies
-above that of the run's best steps (a one-sided cumulative sum; Page, "Continuous Inspection Schemes", 1954): noise
-sums to nothing, a network that breaks crosses the limit in some 5 to 50 steps, and the step at which the sum was last
-zero is the last one that was surely sound.
+from 0.01 to 3 in a healthy run. So the logarithm of the loss is added up over steps as far as it lies above that of the
+run's best steps (a one-sided cumulative sum; Page, "Continuous Inspection Schemes", 1954). Noise sums to nothing, a
+network that breaks crosses the limit in some 5 to 50 steps, and the step at which the sum was last zero is the last one
+that was surely sound.
 """
 
 from __future__ import annotations
@@ -17,55 +17,53 @@ from typing import Any, Literal
 from hnetkit.errors import UsageError
 
 MEASURED = 64
-"""Losses that `Guards.begin` wants: at batch size 1 they are so unlike that fewer say little of their level."""
+"""Losses that `Guards.begin` takes: at batch size 1 they differ so much that fewer say little of their level."""
 
 _BLOCK = 100
-"""Steps over which level and spread of the loss are taken; the best block so far is what later steps are held
-against."""
+"""Steps over which level and spread of the loss are measured; later steps are compared with the best block so far."""
 
 _ALLOWED = 0.5
-"""Of the spread: how far the loss may lie above that level for good."""
+"""How far the loss may stay above that level, in spreads."""
 
 _DOUBT = 2.0
-"""Standard errors of that level that are allowed as well."""
+"""Standard errors of that level that are added to it."""
 
 _MOST_OF_ONE = 3.0
-"""Spreads that a single step can add: no outlier alone is a spike."""
+"""Most that a single step adds, in spreads: no outlier alone is a spike."""
 
 _ALARM = 20.0
-"""Spreads above what is allowed, added up. With these five numbers a run that learns nothing at batch size 1, the worst
-case, has a false alarm once in about 10 million steps; a loss five times as high is seen after some 30 steps, and after
-8 where the spread is a third of that, as at batch size 8."""
+"""Sum of spreads above the allowed level that is a spike. With these five numbers a run that learns nothing at batch
+size 1, the worst case, has a false alarm once in about 10 million steps. A loss five times as high is seen after some
+30 steps, and after 8 if the spread is a third of that, as at batch size 8."""
 
 _LEAST_SPREAD = 0.2
 _LEAST_LOSS = 1e-12
 _LEAST_GRADIENT = 1e-12
 _CALM_AGAIN = 0.8
 _LEAST_ENERGY = 0.001
-"""High frequencies that a preview may have at least: pictures of flat colour have next to none to multiply."""
+"""Least energy that previews are compared with: images of flat color have next to none to multiply."""
 
-_NOT_OF_THE_STATE = ("settings", "window")
+_NOT_IN_STATE = ("settings", "window")
 
 _LOWER_RATE = "lower the rate: --rate with a smaller number, or --clip-norm 1 for single bad steps"
 
 
 @dataclass(frozen=True, slots=True)
 class GuardSettings:
-    """What is too much.
+    """The limits of a run's guards.
 
     Attributes:
         window: steps of the running mean of the loss; None: a tenth of the run, 10 to 100.
         loss_limit: a running mean above it warns.
-        spike: how many times its best level the loss may be for good; beyond that, and beyond what its spread
-            explains, it has spiked.
+        spike: a loss that stays above this many times its best level, and above what its spread explains, has spiked.
         dead_steps: steps in a row without a gradient, after which none is expected any more.
-        skipped_steps: steps in a row that mixed precision may leave out for gradients that are not finite.
+        skipped_steps: steps in a row that mixed precision may skip for gradients that are not finite.
         noise_limit: a preview with more than so many times the first one's high frequencies has become noise.
-        rate_factor: what rates are multiplied by at each roll-back.
+        rate_factor: factor applied to the learning rate at each roll-back.
         most_roll_backs: of a run; the next fault stops it.
 
     Raises:
-        UsageError: a number that cannot be meant.
+        UsageError: an invalid number.
     """
 
     window: int | None = None
@@ -95,11 +93,11 @@ class Verdict:
     """What to do about a step or a preview.
 
     Attributes:
-        kind: ``"warn"`` goes on; ``"roll-back"`` goes back to the newest checkpoint of `sound_until` steps or fewer
-            and calls `Guards.roll_back`; ``"stop"`` ends the run.
-        reason: one line that says what was seen, for people.
+        kind: ``"warn"`` continues; ``"roll-back"`` restores the newest checkpoint of `sound_until` steps or fewer and
+            calls `Guards.roll_back`; ``"stop"`` ends the run.
+        reason: one line that says what was seen, for the user.
         remedy: one line with the option to change.
-        sound_until: steps after which nothing was wrong yet: a later checkpoint may hold the damage already. 0 is the
+        sound_until: steps after which nothing was wrong yet; a later checkpoint may contain the damage. 0 is the
             network before its first step.
     """
 
@@ -113,11 +111,11 @@ class Guards:
     """Watches the losses, the gradients and the previews of a run.
 
     Args:
-        settings: what is too much.
+        settings: their limits.
         steps: of the whole run.
 
     Attributes:
-        settings: the same.
+        settings: the limits.
         window: steps of `running_mean`.
         roll_backs: made so far.
     """
@@ -142,7 +140,7 @@ class Guards:
 
     @property
     def rate_factor(self) -> float:
-        """What rates are multiplied by now: 1 before the first roll-back."""
+        """The factor of the schedule's rates: 1 before the first roll-back."""
         return self.settings.rate_factor**self.roll_backs
 
     @property
@@ -151,10 +149,10 @@ class Guards:
         return math.fsum(self._recent) / len(self._recent) if self._recent else math.nan
 
     def begin(self, losses: Sequence[float]) -> Verdict | None:
-        """Takes what the loss is before the first step, without which a run that breaks at once looks even.
+        """Takes the loss before the first step; without it, a run that breaks at once looks even.
 
         Args:
-            losses: of `MEASURED` batches that are as large as a step's; no gradient is needed.
+            losses: of `MEASURED` batches that are as large as a step's.
         """
         if not all(map(math.isfinite, losses)):
             return Verdict(
@@ -162,17 +160,17 @@ class Guards:
                 "the loss is not finite before the first step: the model or the latents hold NaN",
                 "--precision no, or another autoencoder (--vae)",
             )
-        self._hold_against([_log(loss) for loss in losses])
+        self._compare_with([_log(loss) for loss in losses])
         return None
 
     def after_step(self, step: int, loss: float, gradient_norm: float, *, is_skipped: bool = False) -> Verdict | None:
-        """Returns what to do after a step of the optimizer; None goes on.
+        """Returns what to do after a step of the optimizer; None continues.
 
         Args:
             step: the steps made, this one included.
             loss: mean over the step's samples.
             gradient_norm: of all parameters together, before clipping and after unscaling.
-            is_skipped: mixed precision's scaler found gradients that are not finite, and left the step out.
+            is_skipped: mixed precision's scaler found gradients that are not finite, and skipped the step.
         """
         if not math.isfinite(loss):
             return self._fault(f"the loss of step {step} is {loss}", _LOWER_RATE)
@@ -181,21 +179,21 @@ class Guards:
             reason = f"{self._skipped} steps in a row had gradients that are not finite and were left out"
             return self._fault(reason, "--precision bf16, or a lower --rate")
         if not is_skipped:
-            fault = self._weigh_gradient(step, gradient_norm)
+            fault = self._check_gradient(step, gradient_norm)
             if fault is not None:
                 return fault
         self._recent = [*self._recent, loss][-self.window :]
-        return self._weigh_loss(step, _log(loss)) or self._warning(step)
+        return self._check_loss(step, _log(loss)) or self._warning(step)
 
     def after_preview(self, step: int, energy: float, fault: str = "") -> Verdict | None:
-        """Returns what to do after a preview; None goes on.
+        """Returns what to do after a preview; None continues.
 
-        The first preview, best drawn before the first step, is what later ones are held against.
+        Later previews are compared with the first one, which is best drawn before the first step.
 
         Args:
             step: the steps made.
             energy: `hnetkit.train.previews.Preview.energy`, its high frequencies.
-            fault: `hnetkit.train.previews.Preview.fault`, where pictures came out NaN or black.
+            fault: `hnetkit.train.previews.Preview.fault`, if images came out NaN or black.
         """
         if fault:
             return self._fault(f"the preview after step {step}: {fault}", _LOWER_RATE, self._last_good_preview)
@@ -209,25 +207,23 @@ class Guards:
         return None
 
     def roll_back(self, state: Mapping[str, Any]) -> None:
-        """Takes the statistics of the checkpoint that the run went back to, counts, and lowers `rate_factor`.
+        """Restores the statistics of the checkpoint that the run went back to, and lowers `rate_factor`.
 
         Args:
             state: what `state_dict` gave when that checkpoint was written.
         """
-        made = self.roll_backs + 1
+        roll_backs = self.roll_backs + 1
         self.load_state_dict(state)
-        self.roll_backs = made
+        self.roll_backs = roll_backs
         self._excess, self._without_gradient, self._skipped = 0.0, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
         """Returns everything that later verdicts depend on, as `json.dumps` takes it."""
-        state = {
-            name.removeprefix("_"): value for name, value in vars(self).items() if name not in ("settings", "window")
-        }
+        state = {name.removeprefix("_"): value for name, value in vars(self).items() if name not in _NOT_IN_STATE}
         return {name: list(value) if isinstance(value, list) else value for name, value in state.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `state_dict` was taken: the same numbers give the same verdicts.
+        """Restores what `state_dict` gave: the same numbers then give the same verdicts.
 
         Raises:
             KeyError: something is missing in `state`.
@@ -236,7 +232,7 @@ class Guards:
             value = state[name]
             setattr(self, name if name == "roll_backs" else f"_{name}", list(value) if type(value) is list else value)
 
-    def _weigh_gradient(self, step: int, norm: float) -> Verdict | None:
+    def _check_gradient(self, step: int, norm: float) -> Verdict | None:
         if not math.isfinite(norm):
             return self._fault(f"the gradient of step {step} is {norm}", _LOWER_RATE)
         if norm >= _LEAST_GRADIENT:
@@ -251,7 +247,7 @@ class Guards:
         remedy = "--initialisation normal, less --dropout, or another --activation; nothing was lost"
         return Verdict("stop", reason, remedy)
 
-    def _weigh_loss(self, step: int, level: float) -> Verdict | None:
+    def _check_loss(self, step: int, level: float) -> Verdict | None:
         """Adds a step to the cumulative sum."""
         if self._limit is not None:
             self._excess = max(0.0, self._excess + min(_MOST_OF_ONE, (level - self._limit) / self._spread))
@@ -263,12 +259,12 @@ class Guards:
             reason = f"the loss spiked: since step {self._sound_until + 1} it lies {times:.1f} times above its best"
             return self._fault(reason, _LOWER_RATE)
         if len(self._block) == _BLOCK:
-            self._hold_against(self._block)
+            self._compare_with(self._block)
             self._block = []
         return None
 
-    def _hold_against(self, levels: Sequence[float]) -> None:
-        """Holds later steps against these where that is stricter than what they were held against."""
+    def _compare_with(self, levels: Sequence[float]) -> None:
+        """Compares later steps with these levels if that is stricter than before."""
         level = _mean(levels)
         spread = max(_LEAST_SPREAD, math.sqrt(_mean([(one - level) ** 2 for one in levels])))
         doubt = _DOUBT * spread / math.sqrt(len(levels))

@@ -1,4 +1,4 @@
-"""The record of a run, step by step: a table that A1111's tools read, and TensorBoard where wanted."""
+"""The log of a run, step by step: a table that A1111's tools read, and TensorBoard if wanted."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ CSV_NAME = "hypernetwork_loss.csv"
 PLOT_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"
 
-_MOST_LOG = 512 << 20  # bytes: of millions of steps
-_WHOLE = ("step", "epoch", "epoch_step", "roll_backs")  # columns of whole numbers
+_MOST_LOG = 512 << 20  # bytes: millions of steps
+_INTEGERS = ("step", "epoch", "epoch_step", "roll_backs")  # columns of whole numbers
 
 
 class LogRow(NamedTuple):
@@ -33,10 +33,10 @@ class LogRow(NamedTuple):
         step: steps made, this one included.
         epoch, epoch_step: as A1111 writes them, from 0.
         loss: mean over the step's samples.
-        learn_rate: that the step was made with.
+        learn_rate: of the step.
         running_mean: `hnetkit.train.guards.Guards.running_mean` after the step.
         gradient_norm: before clipping.
-        seconds: that training took so far, previews and checkpoints left out.
+        seconds: of training so far, without previews and checkpoints.
         roll_backs: before this step; tells rows of the same step apart.
     """
 
@@ -51,14 +51,14 @@ class LogRow(NamedTuple):
     roll_backs: int = 0
 
     @classmethod
-    def of(cls, line: Mapping[str, str]) -> LogRow:
+    def parse(cls, line: Mapping[str, str]) -> LogRow:
         """Returns the row of a line of the table.
 
         Raises:
-            ValueError: a column is missing, or is no number that a run reaches.
+            ValueError: a column is missing, or is no number that a run can reach.
         """
         try:
-            step, epoch, epoch_step, roll_backs = (int(line[name]) for name in _WHOLE)
+            step, epoch, epoch_step, roll_backs = (int(line[name]) for name in _INTEGERS)
             loss, rate, mean, norm, seconds = (float(line[name]) for name in cls._fields[3:8])
         except (KeyError, TypeError) as error:
             raise ValueError("not a whole line of the table") from error
@@ -68,7 +68,7 @@ class LogRow(NamedTuple):
 
 
 class Log:
-    """The log of one run; only the main process has one.
+    """The log of one run, in its main process.
 
     Rows of steps that a roll-back undid stay; those after it follow with a higher `LogRow.roll_backs`.
 
@@ -77,50 +77,50 @@ class Log:
         tensorboard: also write ``tensorboard/`` in `folder`.
 
     Raises:
-        MissingPackage: TensorBoard is asked for and not installed.
+        MissingPackage: TensorBoard is wanted and not installed.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
         self._csv = folder / CSV_NAME
-        self._open: TextIO | None = None
+        self._file: TextIO | None = None
         self._board = _Board(folder / TENSORBOARD_NAME) if tensorboard else None
 
     def truncate_after(self, step: int, roll_backs: int = 0) -> None:
-        """Drops what a run that is resumed will write again: call it once, before the first `step`.
+        """Removes what a resumed run will write again: call it once, before the first `step`.
 
         Args:
-            step, roll_backs: of the checkpoint that is gone on with; 0 and 0 start over.
+            step, roll_backs: of the checkpoint that is resumed; 0 and 0 start over.
         """
-        self._end_file()
-        at = roll_backs, step
+        self._close_file()
+        last = roll_backs, step
         self._rewrite(
-            row for row in read_log(self._csv) if row.roll_backs < roll_backs or (row.roll_backs, row.step) <= at
+            row for row in read_log(self._csv) if row.roll_backs < roll_backs or (row.roll_backs, row.step) <= last
         )
         if self._board is not None:
-            self._board.go_on_after(step)
+            self._board.hide_after(step)
 
     def step(self, row: LogRow) -> None:
-        """Appends one line, which the operating system has when this returns."""
-        if self._open is None:
-            self._open = self._appending()
-        self._open.write(_as_csv([row]).decode())
-        self._open.flush()
+        """Appends one line and flushes it to the operating system."""
+        if self._file is None:
+            self._file = self._open_for_appending()
+        self._file.write(_as_csv([row]).decode())
+        self._file.flush()
         if self._board is not None:
             self._board.step(row)
 
     def preview(self, step: int, path: Path) -> None:
-        """Shows a preview's sheet in TensorBoard, where that is on."""
+        """Shows a preview's sheet in TensorBoard, if that is on."""
         if self._board is not None:
-            self._board.picture(step, path)
+            self._board.add_image(step, path)
 
     def close(self) -> None:
-        """Ends the log; harmless twice."""
-        self._end_file()
+        """Closes the log; a second call does nothing."""
+        self._close_file()
         if self._board is not None:
             self._board.close()
 
-    def _appending(self) -> TextIO:
-        """Opens the table for a line more; a last line that was cut off is dropped first."""
+    def _open_for_appending(self) -> TextIO:
+        """Opens the table for more lines, without a last one that was cut off."""
         if not self._csv.exists() or not self._csv.read_bytes().endswith(b"\n"):
             self._rewrite(read_log(self._csv))
         return open(self._csv, "a", encoding="utf-8", newline="")
@@ -130,17 +130,17 @@ class Log:
         with new_file(self._csv, overwrite=True) as file:
             file.write(content)
 
-    def _end_file(self) -> None:
-        if self._open is not None:
-            self._open.close()
-            self._open = None
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class _Board:
     """TensorBoard's record of a run.
 
     Args:
-        folder: of its files; made where it is not there.
+        folder: of its files; made if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -150,31 +150,31 @@ class _Board:
             raise MissingPackage(
                 f"--tensorboard: TensorBoard is not installed ({error})", hint='pip install "hnetkit[train]"'
             ) from error
-        self._folder, self._make = folder, SummaryWriter
+        self._folder, self._new_writer = folder, SummaryWriter
         self._writer: SummaryWriter | None = None
         self._last = 0
 
     def step(self, row: LogRow) -> None:
         if row.step <= self._last:
-            self.go_on_after(row.step - 1)
-        writer = self._writing()
+            self.hide_after(row.step - 1)
+        writer = self._open_writer()
         self._last = row.step
         writer.add_scalar("loss", row.loss, row.step)
         writer.add_scalar("loss (running mean)", row.running_mean, row.step)
         writer.add_scalar("learning rate", row.learn_rate, row.step)
         writer.add_scalar("gradient norm", row.gradient_norm, row.step)
 
-    def picture(self, step: int, path: Path) -> None:
+    def add_image(self, step: int, path: Path) -> None:
         import numpy as np
 
         try:
             pixels = np.asarray(open_image(path).convert("RGB"))
-        except (BadPicture, NotFound):  # too large to be opened, or no longer what was written: training goes on
+        except (BadPicture, NotFound):  # too large to open, or replaced since: no reason to stop training
             return
-        self._writing().add_image("preview", pixels, step, dataformats="HWC")
+        self._open_writer().add_image("preview", pixels, step, dataformats="HWC")
 
-    def go_on_after(self, step: int) -> None:
-        """Hides what was written of later steps, which come again."""
+    def hide_after(self, step: int) -> None:
+        """Hides what was written of later steps, which are made again."""
         self.close()
         self._last = step
 
@@ -183,17 +183,17 @@ class _Board:
             self._writer.close()
             self._writer = None
 
-    def _writing(self) -> SummaryWriter:
+    def _open_writer(self) -> SummaryWriter:
         if self._writer is None:
-            self._writer = self._make(str(self._folder), purge_step=self._last + 1)
+            self._writer = self._new_writer(str(self._folder), purge_step=self._last + 1)
         return self._writer
 
 
 def read_log(path: Path) -> Iterator[LogRow]:
-    """Yields the rows of a table; none where there is no file. A last line that was cut off is left out.
+    """Yields the rows of a table; none if there is no file. A last line that was cut off is skipped.
 
     Raises:
-        HnetkitError: another line is not whole, or is no row.
+        HnetkitError: another line is incomplete, or is no row.
     """
     try:
         text = read_regular(path, most=_MOST_LOG).decode("utf-8", "replace")
@@ -201,19 +201,19 @@ def read_log(path: Path) -> Iterator[LogRow]:
         return
     except ValueError as error:
         raise HnetkitError(f"{path}: not a training log ({error})", hint="move it away") from error
-    whole = text[: text.rfind("\n") + 1]
-    lines = csv.DictReader(io.StringIO(whole, newline=""))
+    complete = text[: text.rfind("\n") + 1]
+    lines = csv.DictReader(io.StringIO(complete, newline=""))
     try:
         require_unique_columns(lines, LogRow._fields)
         for line in lines:
-            yield LogRow.of(line)
+            yield LogRow.parse(line)
     except (ValueError, csv.Error) as error:
-        number = lines.line_num + isinstance(error, csv.Error)  # of these, the line is not counted yet
+        number = lines.line_num + isinstance(error, csv.Error)  # csv counts a line only after parsing it
         raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
 
 
 def has_no_step(path: Path) -> bool:
-    """Whether a table is there, and is as a run leaves it before its first step."""
+    """Whether there is a table, as a run leaves it before its first step."""
     empty = _as_csv([LogRow._fields])
     try:
         return read_regular(path, most=len(empty)) == empty

@@ -18,62 +18,62 @@ from hnetkit.train.build import INITIALIZATIONS, Build
 
 
 class TrainedNetwork(nn.Module):
-    """A hypernetwork in training: fp32 parameters, dropout live in train mode.
+    """A hypernetwork in training: fp32 parameters, with dropout in train mode.
 
     Args:
         build: how it is built.
-        widths: that the UNet's contexts have; the build may choose among them.
-        seed: of the weights that it starts from. Those of a width and side do not depend on which others there are.
+        widths: of the UNet's contexts; the build may choose among them.
+        seed: of the initial weights. Those of a width and side do not depend on which others there are.
 
     Attributes:
-        build: as given; of a network that goes on from a file, what the file says.
+        build: as given, or that of the file that training continues from.
         widths: of the contexts that it changes, ascending.
 
     Raises:
-        UsageError: the build wants a width that is not there.
+        UsageError: the build wants a width that the UNet has not.
     """
 
     def __init__(self, build: Build, widths: Iterable[int], *, seed: int) -> None:
         super().__init__()
         self.build = build
-        self.widths = build.chosen(widths)
-        self.mlps = _pairs({width: build.layers(width) for width in self.widths}, build)
+        self.widths = build.trained_widths(widths)
+        self.mlps = _mlps({width: build.layers(width) for width in self.widths}, build)
         for width in self.widths:
             for side in build.sides:
                 initialize_weights(self.mlp(width, side).linear, build, seed_for(seed, f"weights of {side}", width))
 
     @classmethod
-    def of(cls, network: Hypernetwork) -> TrainedNetwork:
-        """Returns a network of the same weights, in fp32, to go on training with.
+    def from_hypernetwork(cls, network: Hypernetwork) -> TrainedNetwork:
+        """Returns a network with the same weights, in fp32, to continue training with.
 
-        A side that changes nothing in any width, beside one that does, is not trained: it was left out before.
+        If one side changes nothing in any width and the other does, it was not trained before and is not trained now.
 
         Raises:
-            UsageError: its MLPs are not all of one build, or of one that is not made any more.
+            UsageError: its MLPs are not all of one build, or the build is unsupported.
         """
-        build = build_from(network)
-        layers = {width: _layers(network.mlps[width].key) for width in network.widths}
+        build = build_of(network)
+        layers = {width: _layer_widths(network.mlps[width].key) for width in network.widths}
         trained = cls.__new__(cls)
         nn.Module.__init__(trained)
-        trained.build, trained.widths, trained.mlps = build, tuple(network.widths), _pairs(layers, build)
+        trained.build, trained.widths, trained.mlps = build, tuple(network.widths), _mlps(layers, build)
         for width, side, mlp in network.each_mlp():
             if side in build.sides:
                 trained.mlp(width, side).load(mlp)
         return trained
 
     def mlp(self, width: int, side: Side) -> MLP:
-        """Returns the MLP of a width and a side that are trained."""
+        """Returns the MLP of a trained width and side."""
         return cast(MLP, cast(nn.ModuleDict, self.mlps[str(width)])[side])
 
     def apply_to(
         self, x: Tensor, side: Side, casts: CastCache | None = None, strengths: Tensor | None = None
     ) -> Tensor:
-        """Returns ``x + strength * MLP(x)`` of one side, ``[n, ..., width]`` of x's dtype, in which products are too.
+        """Returns ``x + strength * MLP(x)`` of one side, ``[n, ..., width]``, computed in the dtype of `x`.
 
         Args:
-            x: ``[n, ..., width]``; a width that is not one of `widths` gives `x`.
+            x: ``[n, ..., width]``; returned as it is if its width is not one of `widths`.
             side: K or V; one that is not trained gives `x`.
-            casts: of the parameters, where several calls share them.
+            casts: of the parameters, if several calls share them.
             strengths: of each context, ``[n]``; None is 1 for all.
         """
         if side not in self.build.sides or x.shape[-1] not in self.widths:
@@ -85,18 +85,18 @@ class TrainedNetwork(nn.Module):
         return x + added
 
 
-def build_from(network: Hypernetwork) -> Build:
-    """Returns the build of a network that was read.
+def build_of(network: Hypernetwork) -> Build:
+    """Returns the build of a loaded network.
 
     Raises:
-        UsageError: its MLPs are not all of one build, or of one that is not made any more.
+        UsageError: its MLPs are not all of one build, or the build is unsupported.
     """
     mlps = [mlp for _, _, mlp in network.each_mlp()]
     first = mlps[0].stages
     is_normed, activation = first[0].norm is not None, network.activation or first[-1].activation
     expected = [
-        (activation if place < len(first) - 1 or network.activate_output else None, is_normed)
-        for place in range(len(first))
+        (activation if number < len(first) - 1 or network.activate_output else None, is_normed)
+        for number in range(len(first))
     ]
     found = {tuple((stage.activation, stage.norm is not None) for stage in mlp.stages) for mlp in mlps}
     if found != {tuple(expected)}:
@@ -119,11 +119,12 @@ def build_from(network: Hypernetwork) -> Build:
 
 
 def _sides_of(network: Hypernetwork) -> tuple[Side, ...]:
-    changing = tuple(side for side in SIDES if not all(_is_silent(m) for _, s, m in network.each_mlp() if s == side))
+    """Returns the sides that change anything; both if none does."""
+    changing = tuple(side for side in SIDES if not all(_gives_zero(m) for _, s, m in network.each_mlp() if s == side))
     return changing or SIDES
 
 
-def _is_silent(mlp: ResidualMLP) -> bool:
+def _gives_zero(mlp: ResidualMLP) -> bool:
     """Whether an MLP gives 0 for every context."""
     last = mlp.stages[-1]
     if last.norm is not None:
@@ -135,11 +136,11 @@ def _is_silent(mlp: ResidualMLP) -> bool:
     return last.activation is None or not activate(rows, last.activation, slope, inplace=False).any()
 
 
-def _layers(mlp: ResidualMLP) -> list[int]:
+def _layer_widths(mlp: ResidualMLP) -> list[int]:
     return [mlp.width, *(stage.weight.shape[0] for stage in mlp.stages)]
 
 
-def _pairs(layers: Mapping[int, Sequence[int]], build: Build) -> nn.ModuleDict:
+def _mlps(layers: Mapping[int, Sequence[int]], build: Build) -> nn.ModuleDict:
     return nn.ModuleDict(
         {
             str(width): nn.ModuleDict({side: MLP(build, own) for side in build.sides})
@@ -151,7 +152,7 @@ def _pairs(layers: Mapping[int, Sequence[int]], build: Build) -> nn.ModuleDict:
 # --- the MLP of one width and side
 
 
-class Activation(nn.Module):
+class ActivationModule(nn.Module):
     """An activation without weights, by A1111's name."""
 
     def __init__(self, name: str) -> None:
@@ -163,27 +164,27 @@ class Activation(nn.Module):
 
 
 class CastCache:
-    """Parameters in the dtype of the products, each cast once however many layers use it."""
+    """Parameters in the dtype of the products, each cast once for all layers that use it."""
 
     def __init__(self) -> None:
-        self._made: dict[tuple[Tensor, torch.dtype, bool], Tensor] = {}
+        self._casts: dict[tuple[Tensor, torch.dtype, bool], Tensor] = {}
 
     def __call__(self, parameter: Tensor, dtype: torch.dtype) -> Tensor:
-        """Returns `parameter` in `dtype`: itself where it is."""
+        """Returns `parameter` in `dtype`; itself if it has that dtype."""
         if parameter.dtype == dtype:
             return parameter
         key = (parameter, dtype, torch.is_grad_enabled())
-        if key not in self._made:
-            self._made[key] = parameter.to(dtype)
-        return self._made[key]
+        if key not in self._casts:
+            self._casts[key] = parameter.to(dtype)
+        return self._casts[key]
 
 
 class MLP(nn.Module):
-    """The `MLP` of ``x + MLP(x)`` for one width and side: ``linear`` is A1111's Sequential, so tensors have its names.
+    """The MLP of one width and side; ``linear`` is A1111's Sequential, so that tensors have the same names.
 
     Args:
-        build: the order of the modules.
-        layers: widths, from the context's to the context's.
+        build: says which modules there are.
+        layers: their widths, the first and the last the context's.
     """
 
     def __init__(self, build: Build, layers: Sequence[int]) -> None:
@@ -206,8 +207,8 @@ class MLP(nn.Module):
         return rows
 
     def load(self, mlp: ResidualMLP) -> None:
-        """Takes the weights of an MLP of the same build; a missing bias is 0."""
-        linears, norms = self._of(nn.Linear), self._of(nn.LayerNorm)
+        """Copies the weights of an MLP of the same build; a missing bias is 0."""
+        linears, norms = self._modules_of(nn.Linear), self._modules_of(nn.LayerNorm)
         with torch.no_grad():
             for linear, stage in zip(linears, mlp.stages, strict=True):
                 linear.weight.copy_(stage.weight.torch())
@@ -216,46 +217,46 @@ class MLP(nn.Module):
                 assert stage.norm is not None, "builds were compared"
                 norm.weight.copy_(stage.norm.weight.torch())
                 norm.bias.copy_(stage.norm.bias.torch())
-            for slope, stage in zip(self._of(nn.PReLU), mlp.stages, strict=False):
+            for slope, stage in zip(self._modules_of(nn.PReLU), mlp.stages, strict=False):
                 assert stage.slope is not None, "builds were compared"
                 slope.weight.copy_(stage.slope.torch())
 
-    def _of(self, kind: type[nn.Module]) -> list[Any]:
+    def _modules_of(self, kind: type[nn.Module]) -> list[Any]:
         return [module for module in self.linear if isinstance(module, kind)]
 
 
 def _modules(build: Build, layers: Sequence[int]) -> Iterator[nn.Module]:
     """Yields the modules of A1111's Sequential: linear, activation, layer norm and dropout of each stage.
 
-    Linear layers hold no weights yet: torch's own would cost time, and draw from its global generator.
+    The weights of linear layers are left uninitialized: torch would draw them from its global generator, in vain.
     """
     stages = len(layers) - 1
-    for place in range(stages):
-        yield nn.Linear(layers[place], layers[place + 1], device="meta").to_empty(device="cpu")
-        if build.activation is not None and (place < stages - 1 or build.activate_output):
+    for stage in range(stages):
+        yield nn.Linear(layers[stage], layers[stage + 1], device="meta").to_empty(device="cpu")
+        if build.activation is not None and (stage < stages - 1 or build.activate_output):
             yield _activation(build.activation)
         if build.layer_norm:
-            yield nn.LayerNorm(layers[place + 1])
-        if build.chance(place):
-            yield nn.Dropout(build.chance(place))
+            yield nn.LayerNorm(layers[stage + 1])
+        if build.dropout_after(stage):
+            yield nn.Dropout(build.dropout_after(stage))
 
 
 def _activation(name: str) -> nn.Module:
     if name == "prelu":
         return nn.PReLU()
-    return nn.RReLU() if name == "rrelu" else Activation(name)  # random slopes while it trains
+    return nn.RReLU() if name == "rrelu" else ActivationModule(name)  # random slopes while it trains
 
 
-# --- initial weights
+# --- initial weights: source AUTOMATIC1111 1.10, modules/hypernetworks/hypernetwork.py (behavior only)
 
-_NORM_STD = 0.01  # A1111 draws the weights of layer norms too, whatever the initialisation of the linear layers
+_NORM_STD = 0.01  # A1111 draws the weights of layer norms too, for every initialization of the linear layers
 
 
 def initialize_weights(modules: nn.Sequential, build: Build, seed: int) -> None:
-    """Gives one MLP the weights that it starts from, the same for the same seed.
+    """Draws the initial weights of one MLP, the same for the same seed.
 
     Args:
-        modules: linear layers, layer norms and what lies between them, on the CPU.
+        modules: of the MLP, on the CPU.
         build: says how; with its `zero_output` the MLP gives exactly 0 for every context.
         seed: of this MLP alone.
     """
@@ -272,9 +273,9 @@ def initialize_weights(modules: nn.Sequential, build: Build, seed: int) -> None:
 
 
 def set_output_to_zero(modules: nn.Sequential) -> None:
-    """Makes an MLP give 0: the last layer norm's weight and bias, or those of the last linear layer without one.
+    """Makes an MLP give 0, by zeros in its last layer norm or, without one, in its last linear layer.
 
-    With a norm the linear layers keep their weights: the norm's own gradient needs what they give.
+    With a norm the linear layers keep their weights: the norm's own gradient needs their output.
     """
     last = next(module for module in reversed(modules) if isinstance(module, nn.Linear | nn.LayerNorm))
     nn.init.zeros_(last.weight)

@@ -1,4 +1,4 @@
-"""A run's losses and rates as a picture."""
+"""The plot of a run's losses and learning rates."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 _INK, _PALE_INK, _GRID = "#333333", "#777777", "#e6e6e6"
 _RATE = "#c4722b"
-_LARGEST = 1e30  # number that is drawn; the smallest is as far from 1
-_MOST_MARKED = 100  # roll-backs; each is drawn by itself
+_LARGEST = 1e30  # largest number that is drawn; the smallest is its inverse
+_MOST_MARKED = 100  # roll-backs that are marked one by one
 
 
-class _Look(NamedTuple):
-    """Colours of a stretch of steps, and what the legend calls them."""
+class _Style(NamedTuple):
+    """Colors of a stretch of steps, and their labels in the legend."""
 
     dots: str
     mean: str
@@ -31,12 +31,12 @@ class _Look(NamedTuple):
     label: str
 
 
-_KEPT = _Look("#a9c8e4", "#12507b", "loss of a step", "running mean")
-_LOST = _Look("#f0c4bf", "#c0453a", "", "undone by a roll-back")
+_KEPT = _Style("#a9c8e4", "#12507b", "loss of a step", "running mean")
+_UNDONE = _Style("#f0c4bf", "#c0453a", "", "undone by a roll-back")
 
 
 def write_plot(folder: Path, name: str) -> Path:
-    """Draws all rows so far of the log in `folder`, beside it, and returns the picture's path.
+    """Plots all rows so far of the log in `folder`, beside it, and returns the image's path.
 
     Args:
         name: of the network, for the title.
@@ -58,21 +58,21 @@ def draw_plot(name: str, rows: Sequence[LogRow]) -> bytes:
 
     # matplotlib reads a matplotlibrc in the current folder, and a stranger's may have texts set by LaTeX
     with style.context("default"):
-        return _drawn(name, [_drawable(row) for row in rows])
+        return _draw(name, [_clamped(row) for row in rows])
 
 
-def _drawable(row: LogRow) -> LogRow:
-    """Returns a row without the numbers for which no axis has room."""
+def _clamped(row: LogRow) -> LogRow:
+    """Returns a row without the numbers that no axis can show."""
     return row._replace(
-        loss=_fitting(row.loss), running_mean=_fitting(row.running_mean), learn_rate=_fitting(row.learn_rate)
+        loss=_or_nan(row.loss), running_mean=_or_nan(row.running_mean), learn_rate=_or_nan(row.learn_rate)
     )
 
 
-def _fitting(number: float) -> float:
+def _or_nan(number: float) -> float:
     return number if number == 0 or 1 / _LARGEST < abs(number) < _LARGEST else math.nan
 
 
-def _drawn(name: str, rows: Sequence[LogRow]) -> bytes:
+def _draw(name: str, rows: Sequence[LogRow]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -82,13 +82,15 @@ def _drawn(name: str, rows: Sequence[LogRow]) -> bytes:
     right = axes.twinx()
     stretches = list(_stretches(rows))
     size = 9.0 if len(rows) < 1000 else 4.0 if len(rows) < 10_000 else 1.5
-    for look, stretch in stretches:
+    for style, stretch in stretches:
         steps = [row.step for row in stretch]
-        axes.scatter(steps, [row.loss for row in stretch], s=size, color=look.dots, linewidths=0, label=look.dots_label)
-        axes.plot(steps, [row.running_mean for row in stretch], color=look.mean, linewidth=1.8, label=look.label)
+        axes.scatter(
+            steps, [row.loss for row in stretch], s=size, color=style.dots, linewidths=0, label=style.dots_label
+        )
+        axes.plot(steps, [row.running_mean for row in stretch], color=style.mean, linewidth=1.8, label=style.label)
         right.plot(steps, [row.learn_rate for row in stretch], color=_RATE, linewidth=1.2, alpha=0.8, label="rate")
-    for (look, before), (_, after) in pairwise(stretches):
-        if look is _LOST:
+    for (style, before), (_, after) in pairwise(stretches):
+        if style is _UNDONE:
             _mark_roll_back(axes, before[-1].step, after[0].step - 1)
     if any(row.loss > 0 for row in rows):
         axes.set_yscale("log")
@@ -96,17 +98,17 @@ def _drawn(name: str, rows: Sequence[LogRow]) -> bytes:
         right.set_yscale("log")
     _finish(axes, right)
     axes.set_title(_title(name, rows), loc="left", fontsize=13, color=_INK, pad=26, parse_math=False)
-    written = io.BytesIO()
+    png = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # of a name in letters that the font has not
-        figure.savefig(written, format="png")
-    return written.getvalue()
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the font may lack characters of the name
+        figure.savefig(png, format="png")
+    return png.getvalue()
 
 
-def _stretches(rows: Sequence[LogRow]) -> Iterator[tuple[_Look, list[LogRow]]]:
-    """Yields rows that belong together, and how they look: between roll-backs, what stayed and what was undone.
+def _stretches(rows: Sequence[LogRow]) -> Iterator[tuple[_Style, list[LogRow]]]:
+    """Yields rows that belong together with their style: between roll-backs, what stayed and what was undone.
 
-    Of very many roll-backs, what stayed alone.
+    With very many roll-backs, only what stayed.
     """
     between = [list(group) for _, group in groupby(rows, key=lambda row: row.roll_backs)]
     firsts = accumulate((group[0].step for group in reversed(between)), min, initial=math.inf)
@@ -115,14 +117,14 @@ def _stretches(rows: Sequence[LogRow]) -> Iterator[tuple[_Look, list[LogRow]]]:
         yield _KEPT, [row for group, end in zip(between, undone_from, strict=True) for row in group if row.step < end]
         return
     for group, end in zip(between, undone_from, strict=True):
-        for look, kept in ((_KEPT, True), (_LOST, False)):
+        for style, kept in ((_KEPT, True), (_UNDONE, False)):
             stretch = [row for row in group if (row.step < end) is kept]
             if stretch:
-                yield look, stretch
+                yield style, stretch
 
 
 def _mark_roll_back(axes: Axes, reached: int, back_to: int) -> None:
-    axes.axvline(reached, color=_LOST.mean, linewidth=1, linestyle=(0, (4, 3)))
+    axes.axvline(reached, color=_UNDONE.mean, linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate(
         f"{reached:,} → {back_to:,}",
         (reached, 1),
@@ -132,12 +134,12 @@ def _mark_roll_back(axes: Axes, reached: int, back_to: int) -> None:
         rotation=90,
         va="top",
         fontsize=9,
-        color=_LOST.mean,
+        color=_UNDONE.mean,
     )
 
 
 def _finish(axes: Axes, right: Axes) -> None:
-    """Names and thins out everything around the lines."""
+    """Labels the axes, and makes everything around the lines pale."""
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -165,15 +167,15 @@ def _finish(axes: Axes, right: Axes) -> None:
         text.set_color(_INK)
 
 
-def _label_decades(axes: Axes, written: Callable[[float], str]) -> None:
-    """Labels the left or right axis; between the powers of ten only where these are few."""
+def _label_decades(axes: Axes, label: Callable[[float], str]) -> None:
+    """Labels the left or right axis at powers of ten, and between them if they are few."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if axes.get_yscale() != "log":
         return
     low, high = axes.get_ylim()
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: written(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: label(value)))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from hnetkit.generate.model import Model
     from hnetkit.generate.request import Request
 
-    Rows = Sequence[Sequence[Sequence[Image.Image | None]]]
+    ImageRows = Sequence[Sequence[Sequence[Image.Image | None]]]  # by prompt, strength and seed; None: NaN or black
 
-_OWN_PROMPTS = 3
-_ON_THE_UNET = "hnetkit's preview"
-_NO_LMS = "Euler a"  # LMS overshoots where a hypernetwork bends the way, and shows a good one as damaged
+_OWN_PROMPTS = 3  # at most, of the model's own examples
+_ADAPTER = "hnetkit's preview"
+_INSTEAD_OF_LMS = "Euler a"  # LMS overshoots with a hypernetwork, and shows a good one as damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class PreviewSettings:
     """What previews show; None leaves the choice to the model.
 
     Attributes:
-        prompts: none: the model's own examples, up to 3, or else the empty prompt.
+        prompts: if empty, the model's own examples, up to 3, or else the empty prompt.
         seeds: of each prompt.
-        strengths: from left to right; the largest one is what guards look at.
+        strengths: from left to right; guards look at the largest one.
         negative_prompt: what to steer away from.
-        steps, cfg_scale, sampler, width, height, clip_skip: as for any picture.
-        batch_size: pictures that are drawn together.
+        steps, cfg_scale, sampler, width, height, clip_skip: as for any image.
+        batch_size: images that are drawn together.
 
     Raises:
         UsageError: nothing to draw.
@@ -73,30 +73,30 @@ class Preview:
     Attributes:
         step: of the network.
         path: ``NAME-<step>.png``.
-        pictures: at the largest strength, prompts first, then seeds; those that came out bad are left out.
-        energy: mean of their `high_frequencies`: what `Guards.after_preview` takes.
-        fault: which pictures came out NaN or black although they do not without the network; empty for none.
+        images: at the largest strength, by prompt, then by seed, without those that came out NaN or black.
+        energy: mean of their `high_frequencies`, for `Guards.after_preview`.
+        fault: how many images came out NaN or black although they do not without the network; empty for none.
     """
 
     step: int
     path: Path
-    pictures: tuple[Image.Image, ...]
+    images: tuple[Image.Image, ...]
     energy: float
     fault: str = ""
 
 
 class Previews:
-    """Draws previews of one run. Pictures without the network are drawn once.
+    """Draws previews of one run. Images without the network are drawn once.
 
     Args:
-        model: what the network is trained on. Its UNet is in use as it is and comes back as it was, bit for bit.
+        model: that the network is trained on. Its UNet is used as it is, and is the same afterwards, bit for bit.
         settings: what to show.
-        folder: where sheets are written; made when there is one.
+        folder: for sheets; made with the first one.
         name: of the network.
-        ready: entered while pictures are drawn, for whoever keeps the text encoder or the autoencoder elsewhere.
+        ready: a context that is entered while images are drawn, to bring offloaded encoders back.
 
     Raises:
-        UsageError: settings that cannot be meant, or more pictures than a sheet has room for.
+        UsageError: invalid settings, or more images than fit on a sheet.
     """
 
     def __init__(
@@ -118,81 +118,81 @@ class Previews:
         self._without: dict[int, list[Image.Image | None]] = {}
 
     def draw(self, network: Hypernetwork, step: int) -> Preview:
-        """Returns the preview of a network as it is now; random numbers, modes and the UNet are as before.
+        """Draws the preview of a network as it is now; random generators, modes and the UNet are as before.
 
-        Call it where the trained network's own hooks are off the UNet (outside of `TrainedNetwork.on`): it would
-        be applied twice.
+        Call it while the trained network's own hooks are off the UNet (outside of `BatchStacks.on`), or it would be
+        applied twice.
 
         Raises:
-            OutOfMemory: drawing needs more than there is.
+            OutOfMemory: drawing needs more memory than there is.
         """
         strengths = self._settings.strengths
         with self._loaded(network):
-            rows = [[self._pictures(number, at) for at in strengths] for number in range(len(self._requests))]
+            rows = [[self._images(number, value) for value in strengths] for number in range(len(self._requests))]
             fault = self._fault(rows)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._name}-{step}.png"
         with new_file(path, overwrite=True) as file:
             self._sheet(rows, step).save(file, format="png")
         largest = strengths.index(max(strengths, key=abs))
-        sound = tuple(picture for row in rows for picture in row[largest] if picture is not None)
+        sound = tuple(image for row in rows for image in row[largest] if image is not None)
         grid = self._model.pipe.vae_scale_factor
-        energy = sum(high_frequencies(np.asarray(picture), grid) for picture in sound) / max(1, len(sound))
+        energy = sum(high_frequencies(np.asarray(image), grid) for image in sound) / max(1, len(sound))
         return Preview(step, path, sound, energy, fault)
 
     @property
     def columns(self) -> list[str]:
-        """What the pictures of `row` are called."""
-        asked = [(request.prompt or "(no prompt)", seed) for request in self._requests for seed in self._settings.seeds]
-        return [f"seed {seed}: {prompt}" for prompt, seed in asked]
+        """The labels of the images of `row`."""
+        prompts = [request.prompt or "(no prompt)" for request in self._requests]
+        return [f"seed {seed}: {prompt}" for prompt in prompts for seed in self._settings.seeds]
 
     @property
     def drawn_with(self) -> str:
-        """The model and the settings that all pictures share, for a sheet's caption."""
+        """The model and the settings that all images share, for a sheet's caption."""
         first = self._requests[0]
         parts = [self._model.name, first.sampler, f"{first.steps} steps", f"CFG {first.cfg_scale:g}"]
         return "  ·  ".join(parts)
 
     def row(self, network: Hypernetwork | None) -> list[Image.Image]:
-        """Returns a picture for each prompt and seed at strength 1; a cross for one that came out NaN or black.
+        """Returns an image for each prompt and seed at strength 1; a cross for one that came out NaN or black.
 
         Args:
-            network: None for pictures without one.
+            network: None for images without one.
         """
         strength = 0.0 if network is None else 1.0
         with self._loaded(network):
-            rows = [self._pictures(number, strength) for number in range(len(self._requests))]
-        return [picture or _missing(self._requests[0]) for pictures in rows for picture in pictures]
+            rows = [self._images(number, strength) for number in range(len(self._requests))]
+        return [image or _placeholder(self._requests[0]) for images in rows for image in images]
 
-    def no_row(self) -> list[Image.Image]:
-        """Returns as many crosses as `row` has pictures."""
-        return [_missing(self._requests[0])] * len(self.columns)
+    def empty_row(self) -> list[Image.Image]:
+        """Returns as many crosses as `row` has images."""
+        return [_placeholder(self._requests[0])] * len(self.columns)
 
     @contextmanager
     def _loaded(self, network: Hypernetwork | None) -> Iterator[None]:
-        """Has the pipeline ready to draw, and a network on its UNet, while the block lasts."""
+        """Prepares the pipeline for drawing and puts a network on its UNet while the block lasts."""
         from hnetkit.runtime.adapters import load_hypernetwork, unload_hypernetworks
 
         pipe = self._model.pipe
-        with self._ready(), _undisturbed(pipe):
+        with self._ready(), _preserving_state(pipe):
             if network is not None:
-                load_hypernetwork(pipe, network, _ON_THE_UNET, strength=0.0, force=True)
+                load_hypernetwork(pipe, network, _ADAPTER, strength=0.0, force=True)
             try:
                 yield
             finally:
                 if network is not None:
-                    unload_hypernetworks(pipe, _ON_THE_UNET)
+                    unload_hypernetworks(pipe, _ADAPTER)
 
-    def _pictures(self, number: int, strength: float) -> list[Image.Image | None]:
-        """Returns the pictures of a prompt, one for each seed; None for those that came out NaN or black."""
+    def _images(self, number: int, strength: float) -> list[Image.Image | None]:
+        """Returns the images of a prompt, one for each seed; None for those that came out NaN or black."""
         request, seeds = self._requests[number], self._settings.seeds
         if strength:
-            return self._drawn(replace(request, stack=((_ON_THE_UNET, strength),)), seeds)
+            return self._draw(replace(request, stack=((_ADAPTER, strength),)), seeds)
         if number not in self._without:
-            self._without[number] = self._drawn(request, seeds)
+            self._without[number] = self._draw(request, seeds)
         return self._without[number]
 
-    def _drawn(self, request: Request, seeds: Sequence[int]) -> list[Image.Image | None]:
+    def _draw(self, request: Request, seeds: Sequence[int]) -> list[Image.Image | None]:
         from hnetkit.generate.drawing import draw_batch
 
         size, drawn = request.batch_size, list[Any]()
@@ -201,23 +201,23 @@ class Previews:
                 drawn += [
                     picture.image for picture in draw_batch(self._model, request, batch, lambda done, total: None)
                 ]
-            except BadPicture:  # one of them: the others may be sound
+            except BadPicture:  # at least one of them: draw each alone
                 alone = replace(request, batch_size=1)
-                drawn += [None] if len(batch) == 1 else self._drawn(alone, batch)
+                drawn += [None] if len(batch) == 1 else self._draw(alone, batch)
         return drawn
 
-    def _fault(self, rows: Rows) -> str:
-        """Returns what is wrong with the pictures, so far as nothing is wrong with those without the network."""
+    def _fault(self, rows: ImageRows) -> str:
+        """Returns how many images came out NaN or black that do not without the network; empty for none."""
         bad = 0
         for number, row in enumerate(rows):
-            if any(picture is None for pictures in row for picture in pictures):
-                without = self._pictures(number, 0.0)
-                pairs = [pair for pictures in row for pair in zip(pictures, without, strict=True)]
-                bad += sum(picture is None and plain is not None for picture, plain in pairs)
-        of = sum(len(pictures) for row in rows for pictures in row)
-        return f"{bad} of {of} pictures came out NaN or black" if bad else ""
+            if any(image is None for images in row for image in images):
+                without = self._images(number, 0.0)
+                pairs = [pair for images in row for pair in zip(images, without, strict=True)]
+                bad += sum(image is None and plain is not None for image, plain in pairs)
+        total = sum(len(images) for row in rows for images in row)
+        return f"{bad} of {total} pictures came out NaN or black" if bad else ""
 
-    def _sheet(self, rows: Rows, step: int) -> Image.Image:
+    def _sheet(self, rows: ImageRows, step: int) -> Image.Image:
         from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet
 
         settings = self._settings
@@ -225,8 +225,8 @@ class Previews:
             Section(
                 request.prompt or "(no prompt)",
                 [
-                    SheetRow(f"seed {seed}", [pictures[at] or _missing(request) for pictures in row])
-                    for at, seed in enumerate(settings.seeds)
+                    SheetRow(f"seed {seed}", [images[place] or _placeholder(request) for images in row])
+                    for place, seed in enumerate(settings.seeds)
                 ],
             )
             for request, row in zip(self._requests, rows, strict=True)
@@ -238,7 +238,7 @@ class Previews:
 def _request(model: Model, settings: PreviewSettings, prompt: str) -> Request:
     from hnetkit.generate.options import DrawOptions
 
-    sampler = settings.sampler or (_NO_LMS if model.defaults.sampler.startswith("LMS") else None)
+    sampler = settings.sampler or (_INSTEAD_OF_LMS if model.defaults.sampler.startswith("LMS") else None)
     options = DrawOptions(
         negative_prompt=settings.negative_prompt,
         steps=settings.steps or None,
@@ -251,8 +251,8 @@ def _request(model: Model, settings: PreviewSettings, prompt: str) -> Request:
     return replace(options.request(model, prompt, min(settings.seeds)), batch_size=settings.batch_size)
 
 
-def _missing(request: Request) -> Image.Image:
-    """Returns what stands for a picture that came out NaN or black: a cross on grey."""
+def _placeholder(request: Request) -> Image.Image:
+    """Returns what is shown for an image that came out NaN or black: a cross on gray."""
     from PIL import Image, ImageDraw
 
     right, bottom = request.width - 1, request.height - 1
@@ -264,8 +264,8 @@ def _missing(request: Request) -> Image.Image:
 
 
 @contextmanager
-def _undisturbed(pipe: Any) -> Iterator[None]:
-    """Puts everything into evaluation mode; afterwards modes and all random generators are as they were."""
+def _preserving_state(pipe: Any) -> Iterator[None]:
+    """Puts everything into evaluation mode; afterwards modes and all random generators are as before."""
     import torch
 
     parts = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
@@ -288,24 +288,24 @@ def _undisturbed(pipe: Any) -> Iterator[None]:
 Pixels = npt.NDArray[Any]
 
 
-def high_frequencies(picture: Pixels, grid: int) -> float:
-    """Returns the energy of a picture's fine detail, a mean over pixels and channels with values of 0 to 1.
+def high_frequencies(image: Pixels, grid: int) -> float:
+    """Returns the energy of an image's fine detail, a mean over pixels and channels with values of 0 to 1.
 
-    It is the part of the spectrum above half of the highest frequency, of the picture as it is or of the picture with
-    one pixel for each of the latents, whichever has more. A network that broke gives latents that are noise; the
-    autoencoder makes blotches of them that are as large as a latent and smooth at the scale of pixels, while a style
-    may well have more fine lines, dots or grain than the pictures before it: so the scale of latents is what counts,
-    and that of pixels only for noise that fills the whole picture.
+    It is the part of the spectrum above half of the highest frequency, of the image as it is or of the image with one
+    pixel for each of the latents, whichever has more. A broken network gives latents that are noise. The autoencoder
+    makes blotches of them, as large as a latent and smooth at the scale of pixels, while a style may well have more
+    fine lines, dots or grain than the images before it. So the scale of latents counts, and that of pixels only for
+    noise that fills the whole image.
 
     Args:
-        picture: ``[height, width, channels]`` of 8-bit values.
+        image: ``[height, width, channels]`` of 8-bit values.
         grid: pixels along a side that belong to one latent.
     """
-    pixels = picture.astype(np.float64) / 255
-    return max(_upper_half(_reduced(pixels, grid)), _upper_half(pixels))
+    pixels = image.astype(np.float64) / 255
+    return max(_upper_half(_average_blocks(pixels, grid)), _upper_half(pixels))
 
 
-def _reduced(pixels: Pixels, by: int) -> Pixels:
+def _average_blocks(pixels: Pixels, by: int) -> Pixels:
     height, width, channels = (pixels.shape[0] // by, pixels.shape[1] // by, pixels.shape[2])
     blocks = pixels[: height * by, : width * by].reshape(height, by, width, by, channels)
     means: Pixels = blocks.mean((1, 3))
@@ -317,7 +317,7 @@ def _upper_half(pixels: Pixels) -> float:
     if not pixels.size:
         return 0.0
     height, width, _ = pixels.shape
-    # mirrored, for a spectrum takes pictures as tiles, and an edge between the left and the right side is none
+    # mirrored: a spectrum is that of endless tiles, and the seam between two of them is no detail of the image
     mirrored = np.pad(pixels, ((0, height), (0, width), (0, 0)), mode="symmetric")
     energy = np.abs(np.fft.fft2(mirrored, axes=(0, 1), norm="ortho")) ** 2
     down, across = (np.abs(np.fft.fftfreq(side)) for side in mirrored.shape[:2])

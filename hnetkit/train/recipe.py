@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import reprlib
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import NotFound, UsageError, did_you_mean
 from hnetkit.files import is_reserved
 from hnetkit.generate.request import has_room
 from hnetkit.limits import read_json
@@ -29,36 +28,48 @@ if TYPE_CHECKING:
 Precision = Literal["no", "fp16", "bf16"]
 LatentSampling = Literal["once", "deterministic", "random"]
 
-# what may be another one when a run goes on: it changes no step that was made, or is known by its content
+# settings that may differ when a run is resumed: they change no step that was made, or are compared by content
 _FREE = (
-    *("model", "vae", "pictures", "start", "beside", "max_steps", "rates", "save_every", "keep"),
-    *("preview_every", "previews", "guarded", "guards", "tensorboard"),
+    "model",
+    "vae",
+    "pictures",
+    "start",
+    "beside",
+    "max_steps",
+    "rates",
+    "save_every",
+    "keep",
+    "preview_every",
+    "previews",
+    "guarded",
+    "guards",
+    "tensorboard",
 )
 
-# far above what anybody trains with: a recipe may come from a stranger
+# limits far above what anybody trains with: a recipe may come from a stranger
 MOST_SAMPLES = 4096
-"""Of a batch: samples that are computed at once."""
+"""Samples of a batch, which are computed together."""
 
 MOST_BATCHES = 65_536
-"""Whose gradients make one step."""
+"""Batches whose gradients make one step."""
 
 MOST_OF_A_STEP = 1 << 20
 """Samples of all batches of one step."""
 
 MOST_STEPS = 1_000_000_000
-"""Of a run."""
+"""Steps of a run."""
 
 MOST_PREVIEWS = 10_000
-"""Pictures of one preview."""
+"""Images of one preview."""
 
 MAX_RECORD = 64 << 20
-"""Bytes of a run's ``recipe.json``, which names every picture with its hash and its caption."""
+"""Bytes of a run's ``recipe.json``, which names every image with its hash and its caption."""
 
 MADE_OF_RECORD = 256 << 20
-"""Bytes that its values may take in memory: those of some 80,000 pictures."""
+"""Bytes that its values may take in memory: those of some 80,000 images."""
 
-_LONGEST_NAME = 150  # letters: files add a step and a suffix, and a system takes 255 bytes
-_MOST_OPTIONS = 64  # of an optimizer, values of a list among them, and letters of a text
+_LONGEST_NAME = 150  # characters: files add a step and a suffix, and file systems take 255 bytes
+_MOST_OPTIONS = 64  # options of an optimizer, values of a list option, and characters of a text option
 _MOST = {"batch_size": MOST_SAMPLES, "accumulation": MOST_BATCHES, "max_steps": MOST_STEPS}
 _NAME = re.compile(r"[^/\\:*?\"<>|\x00-\x1f]*[^/\\:*?\"<>|\x00-\x1f. ]")
 
@@ -70,43 +81,43 @@ class Recipe:
     Attributes:
         name: of the network and its files.
         model: a diffusers folder, a hub id, or a checkpoint in one file.
-        pictures: the folder of prepared pictures with their captions.
+        pictures: the folder of prepared images with their captions.
         vae: another autoencoder: a file, a diffusers folder, or a hub id.
         tokenizer: a folder with the tokenizer of a checkpoint in one file.
-        beside: files of hypernetworks that captions may name beside the one that is trained; they stay as they are.
-        build: of a new network; what `start` is built like counts instead.
-        start: a hypernetwork file to go on training; None makes a new one.
+        build: of a new network; ignored for `start`, whose file says how it is built.
+        start: a hypernetwork file to continue training; None makes a new network.
+        beside: files of fixed hypernetworks that captions may name too.
         rates: a learning-rate schedule in A1111's grammar, or a preset's name.
         max_steps: of the optimizer; None: to the end of the schedule.
         batch_size: samples at once, over all processes.
         accumulation: batches whose gradients make one step.
-        clip_norm: what the gradients' norm is shortened to, after unscaling: a number, or a schedule of numbers in the
+        clip_norm: what the gradients' norm is clipped at, after unscaling: a number, or a schedule of numbers in the
             grammar of rates; None leaves it.
-        clip_value: the same for each value of a gradient; one of the two at most.
+        clip_value: what each value of a gradient is clipped at; at most one of the two may be set.
         optimizer: a class of ``torch.optim``.
         optimizer_options: its keyword arguments beside the rate.
         precision: of the frozen model; the network is always trained in fp32.
         gradient_checkpointing: compute activations twice instead of keeping them.
         min_snr: gamma of min-SNR weighting of the loss; None for none.
-        template: of prompts: the name of one that comes with hnetkit, or a file; a line is drawn for each sample.
-        prompt_name: what templates and captions call the network; None: by its name.
+        template: of prompts: the name of a built-in one, or a file; a line is drawn for each sample.
+        prompt_name: what templates and captions call the network; None for its name.
         shuffle_tags: put a caption's tags in another order each time.
-        drop_tags: the chance of each tag to be left out, 0 to 1.
-        latents: one sample of the autoencoder's distribution for each picture, its mean, or a sample each time.
-        alpha_as_weight: a picture's opacity weighs the loss.
-        size: (width, height) in pixels to which pictures are cut; None takes them as they are.
-        clip_skip: 2 leaves out the last layer of SD 1's text encoder.
+        drop_tags: probability of dropping each tag, 0 to 1.
+        latents: one sample of the autoencoder's distribution for each image, its mean, or a sample each time.
+        alpha_as_weight: an image's opacity weighs the loss.
+        size: (width, height) in pixels to which images are cropped; None takes them as they are.
+        clip_skip: 2 skips the last layer of SD 1's text encoder.
         seed: of everything that is random.
         save_every: steps between two checkpoints, each with the network as a file; 0 for one at the end alone.
-        keep: checkpoints to go back to.
+        keep: checkpoints to keep.
         preview_every: steps between two previews; 0 for none.
         previews: what they show.
-        guarded: whether the run is watched.
-        guards: what is too much.
+        guarded: whether guards may stop the run or roll it back.
+        guards: their limits.
         tensorboard: also log for TensorBoard.
 
     Raises:
-        UsageError: a value that cannot be meant.
+        UsageError: an invalid value.
     """
 
     name: str
@@ -166,12 +177,12 @@ class Recipe:
 
     @property
     def networks(self) -> tuple[str, ...]:
-        """What captions call networks: the one that is trained, then those beside it by the stems of their files."""
+        """What captions call networks: the trained one, then those beside it by the stems of their files."""
         return (self.called, *(Path(file).stem for file in self.beside))
 
     @property
     def clip_at(self) -> str | None:
-        """The schedule of what gradients are clipped at, by norm or by value; None where they are not."""
+        """The schedule of what gradients are clipped at, by norm or by value; None if they are not."""
         return self.clip_norm if self.clip_norm is not None else self.clip_value
 
     def to_json(self) -> dict[str, Any]:
@@ -181,15 +192,15 @@ class Recipe:
 
     @classmethod
     def from_json(cls, data: Any, where: str = "recipe") -> Recipe:
-        """Returns the recipe of a JSON object; what is left out has its default.
+        """Returns the recipe of a JSON object; missing settings have their defaults.
 
         Raises:
-            UsageError: an unknown setting, or a value that cannot be meant.
+            UsageError: an unknown setting, or an invalid value.
         """
         return dataclass_from_json(cls, data, where)
 
     def differences(self, other: Recipe) -> list[str]:
-        """Returns the settings in which another recipe would have made other steps, as ``build.structure``."""
+        """Returns the settings, such as ``build.structure``, by which another recipe makes other steps."""
         mine, others = self.to_json(), other.to_json()
         names = [field.name for field in fields(self) if field.name not in _FREE]
         different = [name for name in names if mine[name] != others[name] and name != "build"]
@@ -253,12 +264,12 @@ def make_recipe(
 
     Args:
         base: a recipe, the JSON object of one, or a file, see `read_recipe`.
-        changes: setting -> value as JSON holds it, in place of those of `base`; ``"build.structure"`` is one of a part.
-        defaults: setting -> value, where neither says one.
+        changes: setting -> value as JSON holds it, overriding `base`; a setting of a part is ``"build.structure"``.
+        defaults: setting -> value, for what neither of them sets.
 
     Raises:
         NotFound: no such file.
-        UsageError: something is missing, or cannot be meant.
+        UsageError: something is missing or invalid.
     """
     where = "the recipe"
     if isinstance(base, Recipe):
@@ -283,7 +294,7 @@ def make_recipe(
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Returns the JSON object in a recipe's file, or in the ``recipe.json`` of a run, for `Recipe.from_json`.
+    """Returns the JSON object of a recipe's file, or of the recipe in a run's ``recipe.json``, for `Recipe.from_json`.
 
     Raises:
         NotFound: no such file.
@@ -306,18 +317,18 @@ def read_recipe(path: Path) -> dict[str, Any]:
 T = TypeVar("T")
 
 LARGEST = 2**63 - 1
-"""Of a number, and the least that is below zero: what files and tensors can hold."""
+"""Largest number, and smallest below zero, that files and tensors can hold."""
 
-_SHOWN = 60  # letters of a key or a value in a message
+_SHOWN = 60  # characters of a key or a value in a message
 
 
 def dataclass_to_json(value: Any) -> Any:
-    """Returns a dataclass (with others in it) as what JSON holds: tuples become lists."""
+    """Returns a dataclass, and others in it, as JSON holds it: tuples become lists."""
     return _plain(asdict(value))
 
 
 def dataclass_from_json(kind: type[T], data: Any, where: str) -> T:
-    """Returns the dataclass that `dataclass_to_json` made `data` of; what is left out has its default.
+    """Returns the dataclass that `dataclass_to_json` made `data` from; missing fields have their defaults.
 
     Args:
         where: what `data` was read from, for errors.
@@ -326,14 +337,14 @@ def dataclass_from_json(kind: type[T], data: Any, where: str) -> T:
         UsageError: an unknown key, a missing one, or a value of another type.
     """
     if not isinstance(data, Mapping):
-        raise UsageError(f"{where}: {_brief(data)} is not a JSON object")
+        raise UsageError(f"{where}: {_describe(data)} is not a JSON object")
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]  # only given dataclasses
     for key in data:
         if key not in known:
-            near = difflib.get_close_matches(str(key)[:_SHOWN], known, n=1) or known
-            raise UsageError(f"{where}: there is no setting {str(key)[:_SHOWN]}", hint=f"known: {', '.join(near)}")
-    values = {key: _read(hints[key], value, f"{where}: {key}") for key, value in data.items()}
+            near = did_you_mean(str(key), known) or ", ".join(known)
+            raise UsageError(f"{where}: there is no setting {str(key)[:_SHOWN]}", hint=f"known: {near}")
+    values = {key: _parse(hints[key], value, f"{where}: {key}") for key, value in data.items()}
     try:
         return kind(**values)
     except TypeError as error:
@@ -341,7 +352,7 @@ def dataclass_from_json(kind: type[T], data: Any, where: str) -> T:
 
 
 def brief_text(value: Any) -> str:
-    """Returns a value of JSON as a message shows it, however large or deep it is."""
+    """Returns a value of JSON as a message shows it, shortened if it is large or deep."""
     written = _BRIEF.repr(value)
     return written if len(written) <= 2 * _SHOWN else f"{written[: 2 * _SHOWN]}..."
 
@@ -350,10 +361,10 @@ _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxlong = _SHOWN
 
 
-def _brief(value: Any) -> str:
-    """Returns what a value is where it cannot be meant: a number as it is, of all else nothing that stands in it.
+def _describe(value: Any) -> str:
+    """Returns what an invalid value is: a number as it is, of anything else only its type.
 
-    A stranger's folder may hold a link to a private file in place of the one that is read.
+    A stranger's folder may hold a link to a private file, whose content must not appear in a message.
     """
     return _KINDS.get(type(value)) or brief_text(value)
 
@@ -366,7 +377,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _read(hint: Any, value: Any, where: str) -> Any:
+def _parse(hint: Any, value: Any, where: str) -> Any:
     """Returns a value of JSON as its annotation wants it."""
     origin, arguments = get_origin(hint), get_args(hint)
     value = os.fspath(value) if isinstance(value, os.PathLike) else value  # from Python
@@ -374,31 +385,31 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is Literal:
         if value not in arguments:
-            raise UsageError(f"{where}: {_brief(value)} is none of {', '.join(map(str, arguments))}")
+            raise UsageError(f"{where}: {_describe(value)} is none of {', '.join(map(str, arguments))}")
         return value
     if origin in (Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
-        return _read(next(kind for kind in arguments if kind is not type(None)), value, where)
+        return _parse(next(kind for kind in arguments if kind is not type(None)), value, where)
     if origin is tuple:
-        return _read_tuple(arguments, value, where)
+        return _parse_tuple(arguments, value, where)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise UsageError(f"{where}: {_brief(value)} is not a JSON object")
+            raise UsageError(f"{where}: {_describe(value)} is not a JSON object")
         return dict(value)
     if is_dataclass(hint):
         return dataclass_from_json(hint, value, where)  # type: ignore[arg-type]  # a class, not one of its objects
     if type(value) in (int, float) and hint in (int, float) and not -LARGEST <= value <= LARGEST:
-        raise UsageError(f"{where}: {_brief(value)} is no number from {-LARGEST} to {LARGEST}")
+        raise UsageError(f"{where}: {_describe(value)} is no number from {-LARGEST} to {LARGEST}")
     if hint is float and type(value) is int:
         return float(value)
     if type(value) is not hint or (hint is str and not _is_text(value)):
-        raise UsageError(f"{where}: {_brief(value)} is not {_NAMES.get(hint, hint)}")
+        raise UsageError(f"{where}: {_describe(value)} is not {_NAMES.get(hint, hint)}")
     return value
 
 
 def _is_text(value: str) -> bool:
-    """Whether a text can be written, and name a file: JSON may hold halves of letters."""
+    """Whether a text can be encoded and name a file: JSON may hold lone surrogates."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -406,14 +417,14 @@ def _is_text(value: str) -> bool:
     return "\0" not in value
 
 
-def _read_tuple(arguments: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
+def _parse_tuple(arguments: Sequence[Any], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UsageError(f"{where}: {_brief(value)} is not a list")
+        raise UsageError(f"{where}: {_describe(value)} is not a list")
     if arguments[-1] is Ellipsis:
-        return tuple(_read(arguments[0], item, where) for item in value)
+        return tuple(_parse(arguments[0], item, where) for item in value)
     if len(value) != len(arguments):
-        raise UsageError(f"{where}: {_brief(value)} has not {len(arguments)} values")
-    return tuple(_read(kind, item, where) for kind, item in zip(arguments, value, strict=True))
+        raise UsageError(f"{where}: {_describe(value)} has not {len(arguments)} values")
+    return tuple(_parse(kind, item, where) for kind, item in zip(arguments, value, strict=True))
 
 
 _KINDS: Mapping[Any, str] = {str: "a text", list: "a list", tuple: "a list", dict: "an object"}

@@ -1,4 +1,4 @@
-"""The folder of one run: what it was asked to do, on what, its checkpoints, and whether it may go on."""
+"""The folder of one run: its record, its checkpoints and networks, and whether the run may be resumed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, Usa
 from hnetkit.files import exclusive_lock, new_file, refuse_links
 from hnetkit.limits import json_size, read_json
 from hnetkit.train.checkpoints import Checkpoints
-from hnetkit.train.data import changes
+from hnetkit.train.data import fingerprint_changes
 from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step
 from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe, dataclass_from_json
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 FORMAT = "hnetkit.training/1"
 
-# what is written into or gone on with; all else is written anew and takes its name
+# what a run writes into or appends to; every other file is written under another name and then renamed
 _WRITTEN_IN = (".lock", "state", "previews", TENSORBOARD_NAME, CSV_NAME)
 
 _ELSEWHERE = "choose another --name or --out"
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, UsageError)  # what reading a record may raise
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, UsageError)  # errors of reading a record
 
-StartMode = Literal["go on", "resume", "restart"]
-"""``go on`` from a checkpoint where there is one, ``resume`` and refuse where there is none, or ``restart``."""
+StartMode = Literal["continue", "resume", "restart"]
+"""``continue`` from a checkpoint if there is one, ``resume`` only from one, or ``restart``."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunInputs:
-    """What a run is made on, by content: it must not change under a run.
+    """The inputs of a run, by content: they must not change during the run.
 
     Attributes:
-        pictures: name -> sha256 and caption.
+        pictures: name -> sha256 and caption of each image.
         model, vae, text_encoder: hashes of their weights; the model's is A1111's.
-        start: of the file that training began with; None for a new network.
+        start: content hash of the file that training began with; None for a new network.
         beside: name -> content hash of each network that captions may name.
     """
 
@@ -54,24 +54,29 @@ class RunInputs:
     beside: Mapping[str, str] = field(default_factory=dict)
 
     def changes(self, now: RunInputs) -> list[str]:
-        """Returns what is not as it was, one phrase each."""
-        names = {"model": "the model", "vae": "the autoencoder", "text_encoder": "the text encoder"}
-        names |= {"start": "the network that training began with", "beside": "a network beside it"}
+        """Returns what has changed, one phrase each."""
+        names = {
+            "model": "the model",
+            "vae": "the autoencoder",
+            "text_encoder": "the text encoder",
+            "start": "the network that training began with",
+            "beside": "a network beside it",
+        }
         changed = [
-            f"{said} is another one" for name, said in names.items() if getattr(self, name) != getattr(now, name)
+            f"{what} is another one" for name, what in names.items() if getattr(self, name) != getattr(now, name)
         ]
-        return [*changes(self.pictures, now.pictures), *changed]
+        return [*fingerprint_changes(self.pictures, now.pictures), *changed]
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The files of one run in ``folder``: ``recipe.json``, ``state/``, and what else carries the network's name."""
+    """The files of one run in ``folder``: ``recipe.json``, ``state/``, and everything named like the network."""
 
     folder: Path
     recipe: Recipe
 
     @property
-    def states(self) -> Checkpoints:
+    def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.folder / "state", self.recipe.keep)
 
     @property
@@ -79,19 +84,19 @@ class RunFolder:
         return self.folder / "recipe.json"
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keeps other commands out for as long as the block lasts.
+        """Locks the folder while the block lasts.
 
         Raises:
-            HnetkitError: another one trains here.
+            HnetkitError: another command trains here.
         """
         busy = HnetkitError(f"{self.folder}: another command trains here", hint="choose another --name")
         return exclusive_lock(self.folder / ".lock", busy)
 
     def require_ours(self) -> None:
-        """Raises OutputExists where the folder is something else, or holds files that no run left, or a link.
+        """Raises OutputExists if the folder is something else, or holds files that no run wrote, or a link.
 
-        A folder with files in it is taken where its record is of a run of this network, and where the networks in it
-        are of that run too: whatever was asked for, nothing else is replaced or removed.
+        A folder with files in it is used only if its record and its networks are of a run of this name: nothing else
+        is ever replaced or removed.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputExists(f"{self.folder}: a file, not a run's folder", hint=_ELSEWHERE)
@@ -105,23 +110,23 @@ class RunFolder:
             if others:
                 raise OutputExists(f"{self.folder}: holds {sorted(others)[0]} and is no run's folder", hint=_ELSEWHERE)
 
-    def require_same(self, beginning: StartMode, found: RunInputs, *, force: bool) -> list[str]:
-        """Returns what changed under a run that goes on all the same, because of `force`.
+    def require_same(self, start_mode: StartMode, inputs: RunInputs, *, force: bool) -> list[str]:
+        """Returns what changed although the run continues, because of `force`.
 
         Raises:
             NotFound: asked to resume, and there is nothing to resume.
-            OutputExists: there is no checkpoint, and a run that begins would replace what an earlier one made; or one
-                that starts over would replace a network that it is given.
-            RunChanged: recipe, pictures or model are not what the run was made with so far.
+            OutputExists: there is no checkpoint, and the run would replace what an earlier one made; or a restart
+                would replace a network that the recipe names.
+            RunChanged: recipe, images or model are not those of the run so far.
         """
-        has_state = self.record.exists() and self.states.newest_folder is not None
-        if beginning == "resume" and not has_state:
+        has_state = self.record.exists() and self.checkpoints.newest_folder is not None
+        if start_mode == "resume" and not has_state:
             raise NotFound(f"{self.folder}: no checkpoint to resume from", hint="leave --resume out")
-        if beginning == "restart":
+        if start_mode == "restart":
             self._require_given_elsewhere()
-        if beginning == "restart" or not self.record.exists():
+        if start_mode == "restart" or not self.record.exists():
             return []
-        recipe, before = self._read()
+        recipe, before = self._read_record()
         names = recipe.differences(self.recipe)
         if names:
             raise RunChanged(
@@ -131,57 +136,58 @@ class RunFolder:
         if not has_state:
             for path in self._results():
                 raise OutputExists(
-                    f"{path}: an earlier run made it, and there is no checkpoint to go on from",
+                    f"{path}: an earlier run made it, and there is no checkpoint to continue from",
                     hint="--restart starts over and replaces it; another --name or --out leaves it",
                 )
             return []
-        changed = before.changes(found)
+        changed = before.changes(inputs)
         if changed and not force:
             raise RunChanged(
                 f"{self.folder}: changed since the last checkpoint: {'; '.join(changed)}",
-                hint="--restart starts over, --force goes on all the same",
+                hint="--restart starts over, --force continues anyway",
             )
         return changed
 
     def made_with(self) -> Recipe:
-        """Returns the recipe of the steps that were made, as the record has it.
+        """Returns the recipe of the steps that were made, from the record.
 
         Raises:
             RunChanged: there is no record that can be read.
         """
-        return self._read()[0]
+        return self._read_record()[0]
 
-    def is_finished(self, found: RunInputs, last_step: int) -> bool:
-        """Whether the folder holds the network that the run ends with, made as it is asked for now.
+    def is_finished(self, inputs: RunInputs, last_step: int) -> bool:
+        """Whether the folder holds the network that a run with this recipe and these inputs ends with.
 
         Args:
-            last_step: with which the run ends.
+            last_step: of the run.
         """
         from hnetkit.formats import load
 
         files = [self.folder / f"{self.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")]
-        if self.states.newest_folder is None or not all(path.is_file() for path in (self.record, *files)):
+        if self.checkpoints.newest_folder is None or not all(path.is_file() for path in (self.record, *files)):
             return False
         try:
-            recipe, before = self._read()
-            if recipe != self.recipe or before != found:
+            recipe, before = self._read_record()
+            if recipe != self.recipe or before != inputs:
                 return False
-            first, second = map(load, files)  # a power cut may have come between the two
+            first, second = map(load, files)  # a power cut may have happened between the two
             return first.step == second.step == last_step and first.content_hash == second.content_hash
         except HnetkitError:
             return False
 
-    def begin(self, found: RunInputs, *, afresh: bool) -> None:
-        """Writes down what the run is made with; `afresh` removes what an earlier run of the folder left.
+    def begin(self, inputs: RunInputs, *, afresh: bool) -> None:
+        """Writes the record; `afresh` removes what an earlier run of the folder left.
 
         Raises:
-            UsageError: the record could not be read again, and so the run not gone on with; nothing was changed.
+            UsageError: the record would be too large to be read again, so that the run could not be resumed; nothing
+                was changed.
         """
-        data = {"format": FORMAT, "recipe": self.recipe.to_json(), "found": _plain(found)}
+        data = {"format": FORMAT, "recipe": self.recipe.to_json(), "found": _to_json(inputs)}
         record = json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n"
         if len(record) > MAX_RECORD or json_size(record) > MADE_OF_RECORD:
             raise UsageError(
-                f"{len(found.pictures):,} pictures and their captions are too much for the record of a run",
+                f"{len(inputs.pictures):,} pictures and their captions are too much for the record of a run",
                 hint="shorter captions, or fewer pictures",
             )
         if afresh:
@@ -190,44 +196,44 @@ class RunFolder:
             file.write(record)
 
     def snapshot(self, step: int) -> Path:
-        """The network as a file after so many steps."""
+        """The path of the network after so many steps."""
         return self.folder / f"{self.recipe.name}-{step}.safetensors"
 
-    def drop_snapshots_after(self, step: int) -> None:
-        """Removes snapshots of steps that are made again."""
+    def remove_snapshots_after(self, step: int) -> None:
+        """Removes snapshots of later steps, which are made again."""
         for path, made in self._snapshots():
             if made > step:
                 path.unlink()
 
     def _snapshots(self) -> list[tuple[Path, int]]:
-        """Returns the network's files after so many steps, with these."""
+        """Returns the snapshots, each with its step."""
         return _numbered(self.folder, self.recipe.name, ".safetensors")
 
     def _networks(self) -> Iterator[tuple[Path, int | None]]:
-        """Yields each file that carries the network's name, with the step that a snapshot is named by."""
+        """Yields each file named like the network; a snapshot with its step."""
         for suffix in (".safetensors", ".pt"):
             path = self.folder / f"{self.recipe.name}{suffix}"
             if path.exists():
                 yield path, None
         yield from self._snapshots()
 
-    def _shown(self) -> list[Path]:
-        """Returns the previews, and TensorBoard's records, as a run names them: what else is beside them stays."""
+    def _previews_and_records(self) -> list[Path]:
+        """Returns the previews and TensorBoard's records that a run names so; other files beside them stay."""
         records = (self.folder / TENSORBOARD_NAME).glob("events.out.tfevents.*")
         return [*(path for path, _ in _numbered(self.folder / "previews", self.recipe.name, ".png")), *records]
 
     def _results(self) -> Iterator[Path]:
-        """Yields what a run that begins would replace or remove, but for what one left before its first step."""
+        """Yields what a new run would replace or remove, except for what a run writes before its first step."""
         yield from (path for path, _ in self._networks())
         log = self.folder / CSV_NAME
         if not has_no_step(log):
             yield from (path for path in (log, self.folder / PLOT_NAME) if path.exists())
-            yield from self._shown()
+            yield from self._previews_and_records()
 
     def _clear(self) -> None:
-        """Removes what a run left, but for the finished network: that is replaced by the next one."""
-        self.states.clear()
-        for path in (*(path for path, _ in self._snapshots()), *self._shown()):
+        """Removes what a run left, except for the finished network, which the next one replaces."""
+        self.checkpoints.clear()
+        for path in (*(path for path, _ in self._snapshots()), *self._previews_and_records()):
             path.unlink()
         for name in (TENSORBOARD_NAME, "previews"):
             with suppress(OSError):  # not there, or something else is in it
@@ -235,7 +241,7 @@ class RunFolder:
 
     def _require_own_record(self) -> None:
         try:
-            recipe, _ = self._recorded()
+            recipe, _ = self._load_record()
             if recipe.name != self.recipe.name:
                 raise ValueError(f"it is of {recipe.name}")
         except _UNREADABLE as error:
@@ -260,7 +266,7 @@ class RunFolder:
                 )
 
     def _require_names(self) -> None:
-        """Raises OutputExists where something stands that hours of training later could not be written over."""
+        """Raises OutputExists if something that a run writes hours later could not be written."""
         previews = (path for path, _ in _numbered(self.folder / "previews", self.recipe.name, ".png"))
         for path in (self.folder / CSV_NAME, self.folder / PLOT_NAME, *previews):
             if path.exists() and not path.is_file():
@@ -269,6 +275,7 @@ class RunFolder:
                 )
 
     def _require_given_elsewhere(self) -> None:
+        """Raises OutputExists if a restart would replace a network that the recipe starts from or names."""
         replaced = [path for path, _ in self._networks()]
         given = [file for file in (self.recipe.start, *self.recipe.beside) if file is not None]
         for file in map(Path, given):
@@ -278,42 +285,49 @@ class RunFolder:
                     hint=f"copy it elsewhere, or {_ELSEWHERE}",
                 )
 
-    def _recorded(self) -> tuple[Recipe, Any]:
-        """Returns the recipe of the record, and what else is there to say what the run was made on."""
+    def _load_record(self) -> tuple[Recipe, Any]:
+        """Returns the recipe of the record, and the run's inputs as JSON holds them."""
         data = read_json(self.record, most=MAX_RECORD, made=MADE_OF_RECORD)
         if data["format"] != FORMAT:
             raise ValueError("of another format")
         return Recipe.from_json(data["recipe"], str(self.record)), data["found"]
 
-    def _read(self) -> tuple[Recipe, RunInputs]:
+    def _read_record(self) -> tuple[Recipe, RunInputs]:
         try:
-            recipe, data = self._recorded()
-            found = dataclass_from_json(RunInputs, data, str(self.record))
-            if not all(isinstance(about, list) and about for about in found.pictures.values()):
+            recipe, data = self._load_record()
+            inputs = dataclass_from_json(RunInputs, data, str(self.record))
+            if not all(isinstance(about, list) and about for about in inputs.pictures.values()):
                 raise ValueError("a picture has no hash")
-            return recipe, found
+            return recipe, inputs
         except _UNREADABLE as error:
             raise RunChanged(
                 f"{self.record}: cannot be read ({error})", hint="--restart starts over; another --name leaves it"
             ) from error
 
 
-def find(data: TrainingData, model: Model, start: str | None, beside: Mapping[str, str]) -> RunInputs:
-    """Returns what a run is made on.
+def inputs_of(data: TrainingData, model: Model, start: str | None, beside: Mapping[str, str]) -> RunInputs:
+    """Returns the inputs of a run.
 
     Args:
         start: content hash of the network that training begins with.
         beside: name -> content hash of each network that captions may name.
     """
     pipe = model.pipe
-    encoders = [pipe.text_encoder, getattr(pipe, "text_encoder_2", None)]
-    encoding = [pipe.vae.encoder, getattr(pipe.vae, "quant_conv", None)]  # nothing is learned of its other half
-    vae, texts = (weights_hash([part for part in parts if part]) for parts in (encoding, encoders))
-    return RunInputs(data.fingerprint, model.hash, vae, texts, start, beside)
+    encoder = [pipe.vae.encoder, getattr(pipe.vae, "quant_conv", None)]  # training does not use its decoder
+    text_encoders = [pipe.text_encoder, getattr(pipe, "text_encoder_2", None)]
+    vae, text_encoder = (weights_hash([part for part in parts if part]) for parts in (encoder, text_encoders))
+    return RunInputs(
+        pictures=data.fingerprint,
+        model=model.hash,
+        vae=vae,
+        text_encoder=text_encoder,
+        start=start,
+        beside=beside,
+    )
 
 
 def weights_hash(modules: list[Any]) -> str:
-    """Returns a hash of the weights of modules as they are loaded: names, types and bytes."""
+    """Returns a hash of the weights of modules as they are in memory: names, types and bytes."""
     import torch
 
     digest = blake3()
@@ -325,16 +339,19 @@ def weights_hash(modules: list[Any]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _plain(found: RunInputs) -> dict[str, Any]:
+def _to_json(inputs: RunInputs) -> dict[str, Any]:
     return {
-        "pictures": dict(found.pictures),
-        **{n: getattr(found, n) for n in ("model", "vae", "text_encoder", "start")},
-        "beside": dict(found.beside),
+        "pictures": dict(inputs.pictures),
+        "model": inputs.model,
+        "vae": inputs.vae,
+        "text_encoder": inputs.text_encoder,
+        "start": inputs.start,
+        "beside": dict(inputs.beside),
     }
 
 
 def _numbered(folder: Path, name: str, suffix: str) -> list[tuple[Path, int]]:
-    """Returns the files of a folder that a run names by a step, ``NAME-500.png``, each with the step."""
+    """Returns the files of a folder that a run names by a step, as ``NAME-500.png``, each with the step."""
     found = []
     for path in folder.glob(f"*{suffix}"):
         own, _, digits = path.stem.rpartition("-")

@@ -20,10 +20,10 @@ from typing import NamedTuple
 
 from hnetkit.errors import UsageError
 
-FAR = 10**15  # steps that no run makes: what goes on without an end ends here
+FAR = 10**15  # the end of what has none: no run makes so many steps
 
 MOST_STAGES = 10_000
-"""Of a schedule."""
+"""Stages of a schedule."""
 
 
 class Preset(NamedTuple):
@@ -32,7 +32,7 @@ class Preset(NamedTuple):
     Attributes:
         text: the schedule.
         about: what it is, in one line.
-        stops: where to look whether the network will do already: name -> the first and the last such step.
+        stops: steps at which to look whether the network is good enough: name -> the first and the last such step.
     """
 
     text: str
@@ -64,8 +64,8 @@ class RateStage(NamedTuple):
 
     Attributes:
         rate: of every step; of a cosine's cycle the highest.
-        from_step: steps that were made when it begins.
-        to_step: steps that were made when it ends.
+        from_step: steps made when it begins.
+        to_step: steps made when it ends.
     """
 
     rate: float
@@ -79,10 +79,10 @@ class Rates:
     Args:
         text: a schedule, or a preset's name.
         max_steps: at which the run ends at the latest, at least 1.
-        from_step: steps that were made before.
+        from_step: steps made before.
 
     Attributes:
-        stages: in order; those that end at or before `from_step` are left out.
+        stages: in order, without those that end at or before `from_step`.
 
     Raises:
         UsageError: it is no schedule, or nothing of it is left after `from_step`; the message has the column.
@@ -90,22 +90,22 @@ class Rates:
 
     def __init__(self, text: str, max_steps: int, from_step: int = 0) -> None:
         self.max_steps, self.from_step = max_steps, from_step
-        schedule = _schedule(text)
+        schedule = _as_piece(text)
         self._cycles: tuple[Cycle, ...] = ()
-        self._unread: list[str] = []
+        self._warnings: list[str] = []
         if is_cosine(schedule):
-            self._cycles = Cosine.read(schedule, max_steps).cycles(max_steps, from_step)
+            self._cycles = Cosine.parse(schedule, max_steps).cycles(max_steps, from_step)
             ends = [(cycle.peak, min(cycle.end, max_steps)) for cycle in self._cycles]
         else:
-            ends, self._unread = _read(schedule, max_steps, from_step)
-        self.stages = _in_a_row(ends, from_step)
+            ends, self._warnings = _parse_stages(schedule, max_steps, from_step)
+        self.stages = _consecutive_stages(ends, from_step)
         used = [number for number, stage in enumerate(self.stages) if stage.from_step < stage.to_step]
         self._used = used or [len(self.stages) - 1]
         self._ends = [self.stages[number].to_step for number in self._used]
 
     @property
     def last_step(self) -> int:
-        """The steps that were made when training ends: `max_steps`, or fewer where the schedule ends before."""
+        """The steps made when training ends: `max_steps`, or fewer if the schedule ends before."""
         return max(self.from_step, self._ends[-1])
 
     def rate_at(self, step: int) -> float:
@@ -122,7 +122,7 @@ class Rates:
         return all(self.rate_at(step) == other.rate_at(step) for step in changes)
 
     def warnings(self) -> Iterator[str]:
-        """Yields what may not be meant, one line each; above all, that training ends before `max_steps`."""
+        """Yields what may be a mistake, one line each; above all, that training ends before `max_steps`."""
         if self.from_step >= self.max_steps:
             yield f"no step is left: {self.from_step} are made, and training ends at {self.max_steps}"
         elif self.last_step < self.max_steps:
@@ -131,22 +131,22 @@ class Rates:
             if stage.to_step <= stage.from_step and stage.to_step < self.max_steps:
                 unused = f"{rate_text(stage.rate)} until step {stage.to_step}"
                 yield f"{unused} is never used: {stage.from_step} steps are made by then"
-        yield from self._unread
+        yield from self._warnings
         if self._cycles and self._cycles[-1].end > self.max_steps:
             yield f"the last cycle is cut off at step {self.max_steps}: it would end at {self._cycles[-1].end}"
 
 
 def schedule(text: str, max_steps: int | None = None, from_step: int = 0) -> Rates:
-    """Returns the rates that a schedule, or a preset's name, stands for; A1111's grammar gives A1111's stages.
+    """Returns the rates of a schedule or a preset; A1111's grammar gives A1111's stages.
 
     Args:
         text: a schedule, or a preset's name.
         max_steps: at which the run ends at the latest, at least 1; None: where the schedule ends.
-        from_step: steps that were made before.
+        from_step: steps made before.
 
     Raises:
-        UsageError: it is no schedule, nothing of it is left after `from_step`, or nothing says where it ends; where it
-            cannot be read, the message has the column.
+        UsageError: it is no schedule, nothing of it is left after `from_step`, or nothing says where it ends; for a
+            mistake in the text, the message has the column.
     """
     last = end_of(text) if max_steps is None else max_steps
     if last is None:
@@ -155,20 +155,20 @@ def schedule(text: str, max_steps: int | None = None, from_step: int = 0) -> Rat
 
 
 def end_of(text: str) -> int | None:
-    """Returns the step at which a schedule ends of itself; None where it lasts as long as the run.
+    """Returns the step at which a schedule ends of itself; None if it lasts as long as the run.
 
     Raises:
         UsageError: it is no schedule.
     """
-    schedule = _schedule(text)
+    schedule = _as_piece(text)
     if is_cosine(schedule):
-        Cosine.read(schedule)
+        Cosine.parse(schedule)
         return None
     last = Rates(text, FAR).last_step
     return last if last < FAR else None
 
 
-def scaled(text: str, steps: float = 1, rates: float = 1) -> str:
+def scale_schedule(text: str, steps: float = 1, rates: float = 1) -> str:
     """Returns the same schedule with its steps and its rates multiplied; no step becomes less than 1.
 
     Raises:
@@ -177,26 +177,26 @@ def scaled(text: str, steps: float = 1, rates: float = 1) -> str:
     for factor in (steps, rates):
         if not 0 < factor < math.inf:
             raise UsageError(f"a schedule cannot be scaled by {factor:g}", hint="a number above 0")
-    schedule = _schedule(text)
+    schedule = _as_piece(text)
     if is_cosine(schedule):
-        return Cosine.read(schedule).scaled(steps, rates).text()
-    ends, _ = _read(schedule, FAR, 0)
+        return Cosine.parse(schedule).scaled(steps, rates).text()
+    ends, _ = _parse_stages(schedule, FAR, 0)
     return ", ".join(
-        rate_text(scaled_rate(rate, rates)) + (f":{scaled_steps(end, steps)}" if end < FAR else "")
+        rate_text(_scaled_rate(rate, rates)) + (f":{_scaled_steps(end, steps)}" if end < FAR else "")
         for rate, end in ends
     )
 
 
-def _schedule(text: str) -> Piece:
+def _as_piece(text: str) -> Piece:
     preset = PRESETS.get(text.strip())
     text = text if preset is None else preset.text
     return Piece(text, text)
 
 
-def _read(schedule: Piece, max_steps: int, from_step: int) -> tuple[list[tuple[float, int]], list[str]]:
-    """Returns each rate with the step at which it ends, and a line about each part that is not read.
+def _parse_stages(schedule: Piece, max_steps: int, from_step: int) -> tuple[list[tuple[float, int]], list[str]]:
+    """Returns each rate with the step at which it ends, and a warning if the rest of the text is ignored.
 
-    As in A1111, what is not needed is not looked at: the rate of a stage that is over, and all after the last step.
+    As in A1111, unneeded parts are not parsed: the rate of a stage that is over, and everything after the last step.
     """
     if schedule.text.count(",") > MOST_STAGES:
         raise schedule.fault(f"more than {MOST_STAGES} rates")
@@ -207,7 +207,7 @@ def _read(schedule: Piece, max_steps: int, from_step: int) -> tuple[list[tuple[f
         end = rest[0].whole_number() if len(rest) == 1 else -1
         if end == -1:
             ends.append((rate.number(), max_steps))
-            return ends, [*_unread(rest, pieces[number:])]
+            return ends, [*_ignored(rest, pieces[number:])]
         if end > from_step:
             ends.append((rate.number(), min(end, max_steps)))
         if end > max(max_steps, from_step):
@@ -219,15 +219,15 @@ def _read(schedule: Piece, max_steps: int, from_step: int) -> tuple[list[tuple[f
     return ends, []
 
 
-def _unread(rest: list[Piece], after: list[Piece]) -> Iterator[str]:
-    words = "what stands from column {} on is not read: {}"
+def _ignored(rest: list[Piece], after: list[Piece]) -> Iterator[str]:
+    words = "everything from column {} on is ignored: {}"
     if len(rest) > 1:
         yield words.format(rest[0].first_column, "A1111 takes two colons for no step at all")
     elif after:
         yield words.format(after[0].first_column, "the rate before it has no end")
 
 
-def _in_a_row(ends: list[tuple[float, int]], from_step: int) -> tuple[RateStage, ...]:
+def _consecutive_stages(ends: list[tuple[float, int]], from_step: int) -> tuple[RateStage, ...]:
     stages = []
     for rate, end in ends:
         stages.append(RateStage(rate, from_step, end))
@@ -246,7 +246,7 @@ class Cycle(NamedTuple):
     """One cycle: up from `lowest` to `peak` in `warmup` steps, then down to `lowest` along half a cosine.
 
     Attributes:
-        start: steps that were made when it begins.
+        start: steps made when it begins.
         length: in steps, the warm-up included.
         warmup: in steps; 0 begins at the peak.
         peak: highest rate.
@@ -280,10 +280,10 @@ class Cosine:
     Attributes:
         peak: highest rate of the first cycle.
         cycle: steps of the first cycle, the warm-up included; None: the whole run is one.
-        mult: by which a cycle, without its warm-up, is longer than the one before; at least 1.
+        mult: how many times longer each cycle is than the one before, without warm-ups; at least 1.
         warmup: steps of each cycle from the lowest rate up to the peak.
         lowest: rate at which each cycle ends.
-        decay: what the peak is multiplied by after each cycle; it does not fall below `lowest`.
+        decay: factor of the peak after each cycle; it does not fall below `lowest`.
     """
 
     peak: float
@@ -294,11 +294,11 @@ class Cosine:
     decay: float
 
     @classmethod
-    def read(cls, schedule: Piece, max_steps: int = FAR) -> Cosine:
-        """Returns what a schedule says that begins with ``cosine``.
+    def parse(cls, schedule: Piece, max_steps: int = FAR) -> Cosine:
+        """Returns the cosine of a schedule that begins with ``cosine``.
 
         Raises:
-            UsageError: it cannot be meant; the message has the column.
+            UsageError: it is invalid; the message has the column.
         """
         _, *rest = schedule.split(":")
         if not rest:
@@ -306,7 +306,7 @@ class Cosine:
         options = _options(rest[1:])
         numbers = _DEFAULTS | {word: piece.number() for word, piece in options.items() if word in _DEFAULTS}
         counts = {word: piece.whole_number() for word, piece in options.items() if word not in _DEFAULTS}
-        read = cls(
+        cosine = cls(
             rest[0].number(),
             cycle=counts.get("cycle"),
             mult=numbers["mult"],
@@ -314,17 +314,21 @@ class Cosine:
             lowest=numbers["min"],
             decay=numbers["decay"],
         )
-        length = max_steps if read.cycle is None else read.cycle
+        length = max_steps if cosine.cycle is None else cosine.cycle
         for name, holds, reason in (
             ("cycle", length >= 1, "a cycle has at least 1 step"),
-            ("mult", read.mult >= 1, "cycles do not become shorter: at least 1"),
-            ("warmup", 0 <= read.warmup < length, f"a warm-up has fewer steps than its cycle, which has {length}"),
-            ("min", read.lowest <= read.peak, f"the lowest rate is not above the highest, {rate_text(read.peak)}"),
-            ("decay", 0 < read.decay <= 1, "a number above 0, up to 1"),
+            ("mult", cosine.mult >= 1, "cycles do not become shorter: at least 1"),
+            ("warmup", 0 <= cosine.warmup < length, f"a warm-up has fewer steps than its cycle, which has {length}"),
+            (
+                "min",
+                cosine.lowest <= cosine.peak,
+                f"the lowest rate is not above the highest, {rate_text(cosine.peak)}",
+            ),
+            ("decay", 0 < cosine.decay <= 1, "a number above 0, up to 1"),
         ):
             if name in options and not holds:
                 raise options[name].fault(reason)
-        return read
+        return cosine
 
     def cycles(self, max_steps: int, from_step: int = 0) -> tuple[Cycle, ...]:
         """Returns the cycles of the steps from `from_step` to `max_steps`, the last in its full length.
@@ -343,15 +347,19 @@ class Cosine:
         return tuple(cycle for cycle in found if cycle.end > from_step) or (found[-1],)
 
     def scaled(self, steps: float, rates: float) -> Cosine:
-        """Returns the same with its steps and its rates multiplied; a cycle stays longer than its warm-up."""
-        cycle = None if self.cycle is None else scaled_steps(self.cycle, steps)
-        warmup = min(scaled_steps(self.warmup, steps), (cycle or FAR) - 1) if self.warmup else 0
+        """Returns a cosine with its steps and its rates multiplied; a cycle stays longer than its warm-up."""
+        cycle = None if self.cycle is None else _scaled_steps(self.cycle, steps)
+        warmup = min(_scaled_steps(self.warmup, steps), (cycle or FAR) - 1) if self.warmup else 0
         return replace(
-            self, peak=scaled_rate(self.peak, rates), lowest=scaled_rate(self.lowest, rates), cycle=cycle, warmup=warmup
+            self,
+            peak=_scaled_rate(self.peak, rates),
+            lowest=_scaled_rate(self.lowest, rates),
+            cycle=cycle,
+            warmup=warmup,
         )
 
     def text(self) -> str:
-        """Returns how it is written; what has its default is left out."""
+        """Returns it as text, without what has its default."""
         parts = [_WORD, rate_text(self.peak)]
         parts += [] if self.cycle is None else [f"cycle={self.cycle}"]
         parts += [] if self.mult == 1 else [f"mult={self.mult!r}"]
@@ -362,7 +370,7 @@ class Cosine:
 
 
 def is_cosine(schedule: Piece) -> bool:
-    """Returns whether a schedule is written as a cosine; A1111's grammar has no such word."""
+    """Whether a schedule is written as a cosine; A1111's grammar has no such word."""
     return schedule.text.split(":")[0].strip() == _WORD
 
 
@@ -376,7 +384,7 @@ def _options(pieces: list[Piece]) -> dict[str, Piece]:
         if len(values) != 1:
             raise piece.fault(f"{word}=NUMBER has one number")
         if word in options:
-            raise name.fault(f"{word} is said twice")
+            raise name.fault(f"{word} is given twice")
         options[word] = values[0]
     return options
 
@@ -391,8 +399,8 @@ class Piece(NamedTuple):
 
     Attributes:
         text: of the piece.
-        schedule: the whole that it is a piece of.
-        column: of its first character in the whole, from 1.
+        schedule: the whole text.
+        column: of its first character in the whole text, from 1.
     """
 
     text: str
@@ -405,11 +413,11 @@ class Piece(NamedTuple):
 
     @property
     def first_column(self) -> int:
-        """The column of the first character that is not blank; of a blank piece the one after it."""
+        """The column of the first character that is not blank; of a blank piece, the one after it."""
         return self.column + len(self.text) - len(self.text.lstrip())
 
     def split(self, separator: str) -> list[Piece]:
-        """Returns the pieces between separators of one character, blank ones too."""
+        """Returns the pieces between separators of one character, including blank ones."""
         pieces, column = [], self.column
         for text in self.text.split(separator):
             pieces.append(Piece(text, self.schedule, column))
@@ -417,7 +425,7 @@ class Piece(NamedTuple):
         return pieces
 
     def number(self) -> float:
-        """Returns the finite number, 0 or more, that the piece is.
+        """Returns the finite number, 0 or more, that is written in the piece.
 
         Raises:
             UsageError: it is not one.
@@ -431,7 +439,7 @@ class Piece(NamedTuple):
         return value
 
     def whole_number(self) -> int:
-        """Returns the whole number that the piece is, at most `FAR`.
+        """Returns the whole number that is written in the piece, at most `FAR`.
 
         Raises:
             UsageError: it is not one.
@@ -443,7 +451,7 @@ class Piece(NamedTuple):
             raise self.fault(missing if self.is_blank else f"{self._shown} is not a whole number") from error
 
     def fault(self, reason: str) -> UsageError:
-        """Returns the error that says what is wrong with the piece, and where it stands."""
+        """Returns an error with what is wrong with the piece, and its column."""
         return UsageError(
             f"schedule {_shortened(self.schedule)!r}, column {self.first_column}: {reason}",
             hint="hnetkit train schedule lists presets; hnetkit train schedule TEXT shows what a schedule means",
@@ -459,15 +467,15 @@ def _shortened(text: str) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """Returns a rate as people write it, and as exactly as it is: ``5e-5``."""
+    """Returns a rate as people write it, ``5e-5``, without rounding."""
     return repr(float(rate)).replace("e-0", "e-")
 
 
-def scaled_steps(steps: int, factor: float) -> int:
+def _scaled_steps(steps: int, factor: float) -> int:
     """Returns a number of steps multiplied and rounded, at least 1."""
     return max(1, min(FAR, round(min(FAR, steps * factor))))
 
 
-def scaled_rate(rate: float, factor: float) -> float:
-    """Returns a rate multiplied, without the dust that binary fractions leave behind."""
+def _scaled_rate(rate: float, factor: float) -> float:
+    """Returns a rate multiplied, without the last digits that binary fractions add."""
     return rate if factor == 1 else float(f"{rate * factor:.12g}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from hnetkit.errors import ModelNotUsable, UsageError
-from hnetkit.generate.sampling.encoding import Encoded
+from hnetkit.errors import ModelNotUsable, UsageError, did_you_mean
 from hnetkit.train.batching import seed_for
 from hnetkit.train.frozen import PromptCache, unet_arguments
 
 if TYPE_CHECKING:
     from hnetkit.distributed import Processes
+    from hnetkit.generate.sampling.encoding import Encoded
     from hnetkit.train.data import Sample, TrainingData
     from hnetkit.train.frozen import Latents
     from hnetkit.train.network import TrainedNetwork
@@ -32,7 +31,7 @@ class StepResult:
     Attributes:
         loss: mean over its samples.
         gradient_norm: of all parameters together, after unscaling and before clipping.
-        is_skipped: mixed precision's scaler found gradients that are not finite, and left the step out.
+        is_skipped: mixed precision's scaler found gradients that are not finite, and skipped the step.
         is_last: a process was asked to stop after it.
     """
 
@@ -42,16 +41,16 @@ class StepResult:
     is_last: bool
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Stepper:
     """Makes the steps of a run.
 
     Attributes:
         unet: frozen.
         network: whose parameters are trained.
-        stacks: in front of the UNet's attention, of the network and those that captions name beside it.
-        optimizer: of them.
-        scaler: of gradients where the UNet computes in fp16; it is off otherwise.
+        stacks: put it, and the networks that captions name beside it, in front of the UNet's attention.
+        optimizer: of the network's parameters.
+        scaler: of gradients, for a UNet that computes in fp16; otherwise disabled.
         data, latents, prompts: of the run.
         objective: what predictions are measured against.
         processes: that share each step.
@@ -68,31 +67,35 @@ class Stepper:
     objective: Objective
     processes: Processes
 
-    def make(self, step: int, rate: float, clip_at: float | None, *, is_last: bool = False) -> StepResult:
+    def make_step(self, step: int, rate: float, clip_at: float | None, *, is_last: bool = False) -> StepResult:
         """Makes the step that turns `step` into `step` + 1.
 
         Args:
             rate: of learning.
-            clip_at: what gradients are clipped at; None where they are not.
+            clip_at: what gradients are clipped at; None leaves them.
             is_last: whether this process was asked to stop.
         """
         self.optimizer.zero_grad(set_to_none=True)
         set_rate(self.optimizer, rate)
-        count = self.data.recipe.samples_per_step
         total = torch.zeros((), device=self.unet.device)
         with self.stacks.on(self.unet):
-            for piece, texts in self._pieces(step):
-                loss = self._losses(piece, texts).sum() / count
+            for samples, prompts in self._batches(step):
+                loss = self._losses(samples, prompts).sum() / self.data.samples_per_step
                 torch.autograd.backward(self.scaler.scale(loss))
                 total += loss.detach()
-        asked = torch.full((), float(is_last), device=total.device)
+        stop = torch.full((), float(is_last), device=total.device)
         parameters = [parameter for parameter in self.network.parameters() if parameter.grad is not None]
-        self.processes.all_reduce([total, asked, *(p.grad for p in parameters if p.grad is not None)])
-        norm = self._clipped(parameters, clip_at)
-        before = self.scaler.get_scale()
+        self.processes.all_reduce([total, stop, *(p.grad for p in parameters if p.grad is not None)])
+        norm = self._unscale_and_clip(parameters, clip_at)
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return StepResult(total.item(), norm, self.scaler.get_scale() < before, bool(asked.item()))
+        return StepResult(
+            loss=total.item(),
+            gradient_norm=norm,
+            is_skipped=self.scaler.get_scale() < scale,  # the scaler's own sign that gradients were not finite
+            is_last=bool(stop.item()),
+        )
 
     @torch.no_grad()
     def measure(self, step: int) -> float:
@@ -100,47 +103,48 @@ class Stepper:
         self.network.eval()
         total = torch.zeros((), device=self.unet.device)
         with self.stacks.on(self.unet):
-            for piece, texts in self._pieces(step):
-                total += self._losses(piece, texts).sum() / self.data.recipe.samples_per_step
+            for samples, prompts in self._batches(step):
+                total += self._losses(samples, prompts).sum() / self.data.samples_per_step
         self.network.train()
         self.processes.all_reduce([total])
         return total.item()
 
-    def _pieces(self, step: int) -> Iterator[tuple[list[Sample], list[Encoded]]]:
-        """Yields this process's samples of a step, those of one batch together, with their texts."""
-        samples = [(number, sample) for number, batch in enumerate(self.data.step(step)) for sample in batch]
-        for _, alike in groupby(self.processes.slice_of(samples), key=lambda item: item[0]):
-            piece = [sample for _, sample in alike]
-            yield piece, [self.prompts.encode(sample.prompt) for sample in piece]
+    def _batches(self, step: int) -> Iterator[tuple[list[Sample], list[Encoded]]]:
+        """Yields this process's samples of a step, those of one batch together, with their prompts."""
+        numbered = [(number, sample) for number, batch in enumerate(self.data.step(step)) for sample in batch]
+        for _, batch in groupby(self.processes.slice_of(numbered), key=lambda item: item[0]):
+            samples = [sample for _, sample in batch]
+            yield samples, [self.prompts.encode(sample.prompt) for sample in samples]
 
-    def _losses(self, samples: Sequence[Sample], texts: Sequence[Encoded]) -> Tensor:
+    def _losses(self, samples: Sequence[Sample], prompts: Sequence[Encoded]) -> Tensor:
         """Returns the loss ``[n]`` of samples of one size."""
         device, dtype, seed = self.unet.device, self.unet.dtype, self.data.recipe.seed
         drawn = [self._draw(sample, seed) for sample in samples]
         latents, noise, times = (torch.stack(list(part)).to(device) for part in zip(*drawn, strict=True))
-        told = unet_arguments(texts, self.data.pictures[samples[0].picture].size, device, dtype)
+        arguments = unet_arguments(prompts, self.data.images[samples[0].image].size, device, dtype)
         torch.manual_seed(seed_for(seed, "dropout", samples[0].index))
-        noisy = self.objective.noisy(latents, noise, times).to(dtype)
+        noisy = self.objective.add_noise(latents, noise, times).to(dtype)
         self.stacks.choose([sample.stack for sample in samples], device)
-        predicted = self.unet(noisy, times, return_dict=False, **told)[0]
+        predicted = self.unet(noisy, times, return_dict=False, **arguments)[0]
         return self.objective.losses(predicted, latents, noise, times, self._weights(samples))
 
     def _draw(self, sample: Sample, seed: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns latents ``[4, h, w]``, noise of the same shape, and the time step ``[]`` of a sample."""
         generator = torch.Generator("cpu").manual_seed(seed_for(seed, "sample", sample.index))
         time = torch.randint(self.objective.steps, (), generator=generator)
-        latents = self.latents[sample.picture]
+        latents = self.latents[sample.image]
         noise = torch.randn(latents.mean.shape, generator=generator)
         return latents.sample(generator), noise, time
 
     def _weights(self, samples: Sequence[Sample]) -> Tensor | None:
-        weights = [self.latents[sample.picture].weight for sample in samples]
+        """Returns the weights ``[n, 1, h, w]`` of the samples' loss; None if all of it weighs the same."""
+        weights = [self.latents[sample.image].weight for sample in samples]
         if all(weight is None for weight in weights):
             return None
-        plain = torch.ones(1, *self.latents[samples[0].picture].mean.shape[1:])
-        return torch.stack([plain if weight is None else weight for weight in weights]).to(self.unet.device)
+        ones = torch.ones(1, *self.latents[samples[0].image].mean.shape[1:])
+        return torch.stack([ones if weight is None else weight for weight in weights]).to(self.unet.device)
 
-    def _clipped(self, parameters: Sequence[nn.Parameter], clip_at: float | None) -> float:
+    def _unscale_and_clip(self, parameters: Sequence[nn.Parameter], clip_at: float | None) -> float:
         """Unscales and clips gradients; returns their norm in between."""
         self.scaler.unscale_(self.optimizer)
         if clip_at is not None and self.data.recipe.clip_norm is not None:
@@ -164,7 +168,7 @@ class Objective:
         min_snr: gamma of min-SNR weighting (Hang et al. 2023); None weighs every time step the same.
 
     Attributes:
-        prediction: what the model was trained to say.
+        prediction: what the model was trained to predict.
         steps: time steps of the schedule.
 
     Raises:
@@ -181,8 +185,8 @@ class Objective:
         self.steps = int(self._schedule.config.num_train_timesteps)
         self._min_snr = min_snr
 
-    def noisy(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-        """Returns latents ``[n, 4, h, w]`` as noisy as their time steps ``[n]``."""
+    def add_noise(self, latents: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+        """Returns latents ``[n, 4, h, w]`` with the noise of their time steps ``[n]``."""
         result: Tensor = self._schedule.add_noise(latents, noise, times)
         return result
 
@@ -192,8 +196,8 @@ class Objective:
         """Returns the loss ``[n]`` of each sample, in fp32.
 
         Args:
-            predicted: what the UNet said, ``[n, 4, h, w]``.
-            weights: ``[n, 1, h, w]`` of places; None weighs them all the same.
+            predicted: by the UNet, ``[n, 4, h, w]``.
+            weights: ``[n, 1, h, w]``; None weighs everything the same.
         """
         errors = (predicted.float() - self._target(latents, noise, times).float()).square()
         if weights is not None:
@@ -205,7 +209,7 @@ class Objective:
         """Returns the min-SNR weight ``[n]`` of time steps ``[n]``."""
         assert self._min_snr is not None
         kept = self._schedule.alphas_cumprod.to(times.device)[times].double()
-        ratio = kept / (1 - kept)
+        ratio = kept / (1 - kept)  # of signal to noise
         clipped = ratio.clamp(max=self._min_snr)
         if self.prediction == "epsilon":
             clipped = torch.where(ratio > 0, clipped / ratio, torch.ones_like(ratio))
@@ -229,9 +233,9 @@ _UNFIT: Mapping[str, str] = {
     "LBFGS": "it computes the loss several times a step",
     "SparseAdam": "it takes sparse gradients alone",
 }
-_FUSED = ("Adam", "AdamW", "SGD")  # read and write every value once, not once for each operation
+_FUSED = ("Adam", "AdamW", "SGD")  # these have a fused kernel, which reads and writes every value once
 _MOST_KEPT = 32  # values that an optimizer keeps of a parameter: torch's keep up to six
-_PATHS = frozenset({"fused", "foreach", "differentiable"})  # options that choose how
+_PATHS = frozenset({"fused", "foreach", "differentiable"})  # options that choose an implementation
 
 
 def make_optimizer(
@@ -240,7 +244,7 @@ def make_optimizer(
     """Returns a new optimizer.
 
     Args:
-        name: of a class of ``torch.optim``; capitals do not matter.
+        name: of a class of ``torch.optim``, in upper or lower case.
         options: keyword arguments beside the rate, as JSON gives them: lists stand for tuples.
         rate: of its first step.
 
@@ -250,8 +254,8 @@ def make_optimizer(
     classes = {found.__name__: found for found in vars(torch.optim).values() if _is_optimizer(found)}
     chosen = next((known for known in classes if known.casefold() == name.casefold()), None)
     if chosen is None:
-        near = difflib.get_close_matches(name, classes, n=1, cutoff=0.4) or sorted(set(classes) - set(_UNFIT))
-        raise UsageError(f"torch has no optimizer {name}", hint=f"--optimizer {', '.join(near)}")
+        near = did_you_mean(name, classes) or ", ".join(sorted(set(classes) - set(_UNFIT)))
+        raise UsageError(f"torch has no optimizer {name}", hint=f"--optimizer {near}")
     if chosen in _UNFIT:
         raise UsageError(f"{chosen} cannot train a hypernetwork: {_UNFIT[chosen]}", hint="--optimizer AdamW")
     if "lr" in options:
@@ -262,17 +266,17 @@ def make_optimizer(
     if chosen in _FUSED and on_device and not _PATHS & set(arguments):
         arguments["fused"] = True
     try:
-        _step_once(classes[chosen], {**arguments, "lr": rate}, trained[:1])  # some look at their options no earlier
-        made: torch.optim.Optimizer = classes[chosen](trained, lr=rate, **arguments)
+        _try_step(classes[chosen], {**arguments, "lr": rate}, trained[:1])  # some check their options no earlier
+        optimizer: torch.optim.Optimizer = classes[chosen](trained, lr=rate, **arguments)
     except MemoryError:
         raise
     except Exception as error:
         raise UsageError(f"{chosen} does not take {dict(options)}: {error}") from error
-    return made
+    return optimizer
 
 
-def _step_once(kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any], like: list[Parameter]) -> None:
-    """Makes a step with an optimizer of one small parameter, on the device of those that are trained."""
+def _try_step(kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any], like: list[Parameter]) -> None:
+    """Makes a step with an optimizer of one small parameter, on the device of the trained ones."""
     parameter = Parameter(torch.zeros(2, 2, device=like[0].device if like else None))
     parameter.grad = torch.ones_like(parameter)
     kind([parameter], **arguments).step()
@@ -287,15 +291,15 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Gives a new optimizer the state that ``state_dict()`` of an equal one was.
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Loads what ``state_dict()`` of an equal optimizer gave.
 
     Every tensor keeps its type, which torch's own ``load_state_dict`` changes to that of the parameter.
 
     Raises:
-        ValueError, KeyError, TypeError: it is not.
+        ValueError, KeyError, TypeError: it is of another optimizer.
     """
-    _require_fit(optimizer, state)
+    _require_optimizer_state(optimizer, state)
     optimizer.load_state_dict(dict(state))
     for number, parameter in enumerate(p for group in optimizer.param_groups for p in group["params"]):
         for key, value in state["state"].get(number, {}).items():
@@ -304,8 +308,8 @@ def restore(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
                 optimizer.state[parameter][key] = value.to(kept.device, copy=True)
 
 
-def _require_fit(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Raises ValueError where a state has tensors of other shapes than an optimizer could make of its parameters.
+def _require_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Raises ValueError if a state has tensors of other shapes than an optimizer could make of its parameters.
 
     A checkpoint may name one huge tensor many times, and each would be copied.
     """

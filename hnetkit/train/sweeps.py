@@ -14,6 +14,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,7 +34,7 @@ from hnetkit.train.previews import Previews
 from hnetkit.train.recipe import Recipe, make_recipe
 from hnetkit.train.run_folder import RunFolder, RunInputs, StartMode
 from hnetkit.train.schedules import schedule
-from hnetkit.train.trainer import Callbacks, check, train
+from hnetkit.train.trainer import Callbacks, TrainingResult, check, train
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
@@ -41,21 +42,21 @@ if TYPE_CHECKING:
 
 FORMAT = "hnetkit.sweep/1"
 
-_UNTOLD = Callbacks()
+_NO_CALLBACKS = Callbacks()
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        run: that it came of.
-        files: the network, as it is kept; none where the run failed.
-        loss: its last running mean; None where no step was made.
+        run: its plan.
+        files: the network; none if the run failed.
+        loss: its last running mean; None if no step was made.
         steps: made in all.
         roll_backs: in all.
-        seconds: that training took, previews and checkpoints left out.
-        failure: why it failed, or what it made cannot be told, and what remedies that; empty where it did not.
+        seconds: of training, without previews and checkpoints.
+        failure: why it failed, or its log is unreadable, and the remedy; empty if it succeeded.
     """
 
     run: SweepRun
@@ -67,7 +68,7 @@ class RunOutcome:
     failure: str = ""
 
     def row(self) -> dict[str, Any]:
-        """Returns it as the table has it."""
+        """Returns the row of the table."""
         return {
             "name": self.run.recipe.name,
             **self.run.settings,
@@ -85,9 +86,9 @@ class Sweep:
     """Runs that differ, in one folder.
 
     Attributes:
-        name: of the sweep, with which the networks' names begin.
+        name: of the sweep; the networks' names begin with it.
         folder: of the sweep.
-        varied: names of what was asked to vary.
+        varied: names of what varies.
         runs: at least two.
     """
 
@@ -97,11 +98,11 @@ class Sweep:
     runs: tuple[SweepRun, ...]
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keeps other commands out of the folder while the block lasts."""
+        """Locks the folder while the block lasts."""
         return RunFolder(self.folder, self.runs[0].recipe).locked()
 
     def require_ours(self) -> None:
-        """Raises OutputExists or RunChanged where the folder is something else, another sweep's, or holds links."""
+        """Raises OutputExists or RunChanged if the folder is something else, another sweep's, or holds links."""
         hint = "choose another --name or --out"
         if self.folder.exists() and not self.folder.is_dir():
             raise OutputExists(f"{self.folder}: a file, not a sweep's folder", hint=hint)
@@ -112,7 +113,8 @@ class Sweep:
             before, written = self._read_record()
             if before != list(self.varied):
                 raise RunChanged(
-                    f"{self.folder}: a sweep over {_listed(before)}, not over {_listed(self.varied)}", hint=hint
+                    f"{self.folder}: a sweep over {' and '.join(before)}, not over {' and '.join(self.varied)}",
+                    hint=hint,
                 )
             if written is not None and self._table.is_file() and blake3_of(self._table) != written:
                 raise OutputExists(
@@ -125,25 +127,25 @@ class Sweep:
             raise OutputExists(f"{self.folder}: holds {others[0]} and is no sweep's folder", hint=hint)
 
     def read(self, progress: Callable[[int, int], None] = lambda done, total: None) -> list[TrainingData]:
-        """Returns what each run trains on; pictures that several train on are read once.
+        """Returns the data of each run; images that several runs share are read once.
 
         Raises:
             NotFound, BadPicture, UsageError: as `hnetkit.train.data.read_data`.
         """
         read: dict[Any, Sequence[TrainingImage]] = {}
-        found = []
+        data = []
         for recipe in (run.recipe for run in self.runs):
             key = recipe.pictures, recipe.size, recipe.called, recipe.beside
             if key not in read:
-                read[key] = read_data(replace(recipe, template="none"), progress).pictures
-            found.append(TrainingData(read[key], Template.read(recipe.template), recipe))
-        return found
+                read[key] = read_data(replace(recipe, template="none"), progress).images
+            data.append(TrainingData(read[key], Template.read(recipe.template), recipe))
+        return data
 
     def previews(self, model: Model) -> Previews:
         """Returns what draws the rows of the sheet.
 
         Raises:
-            UsageError: settings that cannot be meant, or more pictures than a sheet has room for.
+            UsageError: invalid settings, or more images than fit on a sheet.
         """
         from hnetkit.generate.grids.sheet import require_room
 
@@ -153,23 +155,23 @@ class Sweep:
         return previews
 
     def check(
-        self, model: Model, data: Sequence[TrainingData], beginning: StartMode, *, force: bool
+        self, model: Model, data: Sequence[TrainingData], start_mode: StartMode, *, force: bool
     ) -> list[RunInputs]:
-        """Returns what each run is made on, once every one of them could begin; nothing is written.
+        """Returns the inputs of each run, after checking that every one of them could begin; writes nothing.
 
         Raises:
             UsageError, RunChanged: the first fault of a run, with the run's label.
         """
-        found = []
+        inputs = []
         for run, own in zip(self.runs, data, strict=True):
             try:
-                found.append(check(run.recipe, model, own, run.folder, beginning=beginning, force=force))
+                inputs.append(check(run.recipe, model, own, run.folder, start_mode=start_mode, force=force))
             except UsageError as error:
                 raise type(error)(f"{run.label}: {error}", hint=error.hint) from error
-        return found
+        return inputs
 
     def begin(self) -> None:
-        """Writes down what varies."""
+        """Makes the folder and writes the record."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write_record()
 
@@ -177,13 +179,14 @@ class Sweep:
         """Writes ``sweep.csv`` and ``sweep.png`` and returns the path of the sheet.
 
         Raises:
-            FileRefused, NotFound: a network is not there any more.
-            OutOfMemory: drawing needs more than there is.
+            FileRefused, NotFound: a network is no longer there.
+            OutOfMemory: drawing needs more memory than there is.
         """
         _write(self._table, _as_csv([outcome.row() for outcome in outcomes]))
         self._write_record()
         path = self.folder / "sweep.png"
-        sheet = _sheet(f"{self.name}: {len(outcomes)} runs over {_listed(self.varied)}", outcomes, previews)
+        title = f"{self.name}: {len(outcomes)} runs over {' and '.join(self.varied)}"
+        sheet = _sheet(title, outcomes, previews)
         with new_file(path, overwrite=True) as file:
             sheet.save(file, format="png")
         return path
@@ -197,13 +200,13 @@ class Sweep:
         return self.folder / "sweep.csv"
 
     def _write_record(self) -> None:
-        """Writes down what varies, and what is in the table."""
+        """Writes what varies, and the hash of the table."""
         table = blake3_of(self._table) if self._table.is_file() else None
         record = {"format": FORMAT, "varied": self.varied, "table": table}
         _write(self._record, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
     def _read_record(self) -> tuple[list[str], str | None]:
-        """Returns what varies, and the hash of the table as it was written, where the record has one."""
+        """Returns what varies, and the hash of the table as it was written, if the record has one."""
         try:
             data = read_json(self._record)
             if data["format"] != FORMAT:
@@ -225,30 +228,32 @@ def plan_sweep(
     """Returns a sweep over all combinations of what varies.
 
     Args:
-        recipe: of every run, where no whole recipes vary.
+        recipe: of every run, unless whole recipes vary.
         changes, defaults: as for `hnetkit.train.recipe.make_recipe`, of every run.
-        out: the folder of the sweep's own one.
+        out: the parent of the sweep's folder.
 
     Raises:
-        UsageError: values that cannot be meant, or fewer than two runs that can be told apart.
-        NotFound: a recipe's file is not there.
+        UsageError: invalid values, or fewer than two different runs.
+        NotFound: a recipe's file is missing.
     """
     require_valid_variations(varied, changes)
-    asked = []
-    for values in product(*(one.values for one in varied)):
-        choices = [SweptChoice(one.what, text, one.setting) for one, (text, _) in zip(varied, values, strict=True)]
+    recipes = []
+    for values in product(*(setting.values for setting in varied)):
+        choices = [
+            SweptChoice(which.what, text, which.setting) for which, (text, _) in zip(varied, values, strict=True)
+        ]
         base, own = recipe, dict(changes)
         for choice, (_, value) in zip(choices, values, strict=True):
             if choice.setting:
                 own[choice.setting] = value
             else:
                 base = value
-        asked.append((choices, make_recipe(base, own, defaults)))
-    of_recipes = {own.name for _, own in asked}
-    if len(of_recipes) > 1:
-        raise UsageError(f"recipes of several names, {', '.join(sorted(of_recipes))}", hint="--name X, of the sweep")
-    name = of_recipes.pop()
-    return Sweep(name, out / name, tuple(one.what for one in varied), plan_runs(name, out / name, asked))
+        recipes.append((choices, make_recipe(base, own, defaults)))
+    names = {own.name for _, own in recipes}
+    if len(names) > 1:
+        raise UsageError(f"recipes of several names, {', '.join(sorted(names))}", hint="--name X, of the sweep")
+    name = names.pop()
+    return Sweep(name, out / name, tuple(setting.what for setting in varied), plan_runs(name, out / name, recipes))
 
 
 def run_sweep(
@@ -256,75 +261,71 @@ def run_sweep(
     model: Model,
     data: Sequence[TrainingData],
     *,
-    beginning: StartMode = "go on",
+    start_mode: StartMode = "continue",
     force: bool = False,
-    told: Callbacks = _UNTOLD,
+    callbacks: Callbacks = _NO_CALLBACKS,
     made: Callable[[RunOutcome], None] | None = None,
     library: Library | None = None,
 ) -> list[RunOutcome]:
-    """Returns what came of every run, once all could begin; the sheet and the table are written.
+    """Makes every run, after checking that all could begin; writes the sheet and the table; returns the outcomes.
 
     Args:
         model: that all runs are trained on.
         data: of each run, as `Sweep.read` gives it.
         made: called after each run, in the main process.
-        library: networks are put into it; None is that of the command line.
+        library: for the networks; None is that of the command line.
 
     Raises:
         DiskFull: there is no room.
-        HnetkitError: as `hnetkit.train.trainer.train`, where there are several processes, but for what a guard stops;
-            what else is wrong with a run is its outcome.
+        HnetkitError: as `hnetkit.train.trainer.train`, before the first run or in any of several processes; otherwise
+            the failure of a run is its outcome.
     """
     processes = Processes.of_accelerate(model.pipe.unet.device.type)
     previews = sweep.previews(model)
-    found = sweep.check(model, data, beginning, force=force)
-    done = [_finished(run, own) if beginning != "restart" else None for run, own in zip(sweep.runs, found, strict=True)]
+    inputs = sweep.check(model, data, start_mode, force=force)
+    earlier = [
+        _finished_before(run, own) if start_mode != "restart" else None
+        for run, own in zip(sweep.runs, inputs, strict=True)
+    ]
     processes.wait()  # every process has looked before the main one writes
     outcomes = []
     with sweep.locked() if processes.is_main else nullcontext():
         if processes.is_main:
             sweep.begin()
         processes.wait()
-        for number, (run, before) in enumerate(zip(sweep.runs, done, strict=True)):
-            heading = f"Run {number + 1} of {len(done)}: {run.label}"
-            told.note(f"{heading}, finished before" if before else heading)
-            outcome = before or _made(
-                run, model, data[number], beginning, told, force=force, is_alone=processes.size == 1
-            )
+        for number, (run, outcome) in enumerate(zip(sweep.runs, earlier, strict=True)):
+            heading = f"Run {number + 1} of {len(sweep.runs)}: {run.label}"
+            callbacks.note(f"{heading}, finished before" if outcome else heading)
+            if outcome is None:
+                options: Any = {"start_mode": start_mode, "force": force, "callbacks": callbacks}
+                train_run = partial(train, run.recipe, model, data[number], run.folder, **options)
+                outcome = _make_run(run, train_run, is_alone=processes.size == 1)
             outcomes.append(outcome)
             if processes.is_main:
                 if outcome.files:
-                    register_run(library, run.folder, run.recipe, model, outcome.files, found[number].start)
+                    register_run(library, run.folder, run.recipe, model, outcome.files, inputs[number].start)
                 if made is not None:
                     made(outcome)
         if processes.is_main:
-            told.progress("Drawing the sheet", 0, 1)
-            told.note(f"Sheet: {sweep.write(outcomes, previews)}")
+            callbacks.progress("Drawing the sheet", 0, 1)
+            callbacks.note(f"Sheet: {sweep.write(outcomes, previews)}")
         processes.wait()
     return outcomes
 
 
-def _made(
-    run: SweepRun,
-    model: Model,
-    data: TrainingData,
-    beginning: StartMode,
-    told: Callbacks,
-    *,
-    force: bool,
-    is_alone: bool,
-) -> RunOutcome:
-    """Returns what came of a run that was made, or gone on with, also where it could not be.
+def _make_run(run: SweepRun, train_run: Callable[[], TrainingResult], *, is_alone: bool) -> RunOutcome:
+    """Returns the outcome of a run that is made or resumed, which may be a failure.
 
     Args:
-        is_alone: no other process waits for this one, which may go on after any failure.
+        train_run: calls `hnetkit.train.trainer.train` for it.
+        is_alone: whether this is the only process; with others, all must fail together.
 
     Raises:
-        DiskFull: there is no room for the others either.
-        HnetkitError: as `hnetkit.train.trainer.train`, where other processes wait for this one.
+        DiskFull: there is no room for the other runs either.
+        HnetkitError: as `hnetkit.train.trainer.train`, if there are other processes.
     """
     try:
-        result = train(run.recipe, model, data, run.folder, beginning=beginning, force=force, told=told)
+        result = train_run()
     except HnetkitError as error:
         if isinstance(error, DiskFull) or not (is_alone or isinstance(error, TrainingFailed)):
             raise
@@ -332,24 +333,32 @@ def _made(
     return _outcome(run, result.files)
 
 
-def _finished(run: SweepRun, found: RunInputs) -> RunOutcome | None:
-    """Returns what came of a run that is at its end; None where there is something to do."""
+def _finished_before(run: SweepRun, inputs: RunInputs) -> RunOutcome | None:
+    """Returns the outcome of a run that is finished; None if steps are missing."""
     last_step = schedule(run.recipe.rates, run.recipe.max_steps).last_step
-    if not RunFolder(run.folder, run.recipe).is_finished(found, last_step):
+    if not RunFolder(run.folder, run.recipe).is_finished(inputs, last_step):
         return None
     return _outcome(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
 
 
 def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> RunOutcome:
-    """Returns what the log says of a run."""
+    """Returns the outcome of a run, with the numbers of its log."""
     try:
         rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
     except HnetkitError as error:
         rows, failure = deque(), failure or f"{error}; {error.hint}"
     if not rows:
-        return RunOutcome(run, tuple(files), None, 0, 0, 0.0, failure)
+        return RunOutcome(run, tuple(files), loss=None, steps=0, roll_backs=0, seconds=0.0, failure=failure)
     last = rows[0]
-    return RunOutcome(run, tuple(files), last.running_mean, last.step, last.roll_backs, last.seconds, failure)
+    return RunOutcome(
+        run=run,
+        files=tuple(files),
+        loss=last.running_mean,
+        steps=last.step,
+        roll_backs=last.roll_backs,
+        seconds=last.seconds,
+        failure=failure,
+    )
 
 
 def _sheet(title: str, outcomes: Sequence[RunOutcome], previews: Previews) -> Any:
@@ -358,12 +367,12 @@ def _sheet(title: str, outcomes: Sequence[RunOutcome], previews: Previews) -> An
 
     rows = [SheetRow("without a network", previews.row(None))]
     for outcome in outcomes:
-        pictures = previews.row(load(outcome.files[0])) if outcome.files else previews.no_row()
-        rows.append(SheetRow(f"{outcome.run.label} · {_said(outcome)}", pictures))
+        images = previews.row(load(outcome.files[0])) if outcome.files else previews.empty_row()
+        rows.append(SheetRow(f"{outcome.run.label} · {_summary(outcome)}", images))
     return draw_sheet(title, f"{previews.drawn_with}  ·  strength 1", previews.columns, [Section("", rows)])
 
 
-def _said(outcome: RunOutcome) -> str:
+def _summary(outcome: RunOutcome) -> str:
     if outcome.failure:
         return f"failed after {outcome.steps} steps"
     return f"loss {outcome.loss:.4f}" if outcome.loss is not None else "no step"
@@ -378,7 +387,7 @@ def _as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """Returns a value as its option is written, and no formula."""
+    """Returns a value as its option is written, escaped so that no spreadsheet takes it for a formula."""
     if isinstance(value, str):
         return to_cell(value)
     if isinstance(value, list):
@@ -391,24 +400,20 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(names)
-
-
 # --- what varies
 
 SHARED = ("model", "vae", "tokenizer", "precision", "previews")
-"""Settings that all runs have in common: the model is loaded once, and the sheet shows the same pictures of each."""
+"""Settings that all runs share: the model is loaded once, and the sheet shows the same prompts and seeds of each."""
 
 WHOLE = "recipe"
-"""What varies where whole recipes do."""
+"""The name of what varies if whole recipes do."""
 
-_LONGEST = 80  # letters of a run's folder; files add the sweep's name and more
-_NO_LETTERS = re.compile(r"[^\w.+-]+", re.ASCII)
+_LONGEST = 80  # characters of a run's folder; files add the sweep's name and more
+_UNSAFE = re.compile(r"[^\w.+-]+", re.ASCII)
 
 
 class VariedSetting(NamedTuple):
-    """One of the things that a sweep varies.
+    """One setting that a sweep varies, or whole recipes.
 
     Attributes:
         what: its name, in labels, folders and the table.
@@ -422,10 +427,10 @@ class VariedSetting(NamedTuple):
 
     @classmethod
     def of(cls, setting: str, values: Sequence[Any] | Mapping[str, Any]) -> VariedSetting:
-        """Returns values of a setting, or whole recipes by name where `setting` is `WHOLE`.
+        """Returns the values of a setting, or whole recipes by name if `setting` is `WHOLE`.
 
         Args:
-            values: in order; a mapping says how each is written.
+            values: in order; the keys of a mapping say how each is written.
 
         Raises:
             UsageError: recipes without names.
@@ -433,17 +438,17 @@ class VariedSetting(NamedTuple):
         if setting == WHOLE and not isinstance(values, Mapping):
             raise UsageError("recipes that vary have names", hint='vary={"recipe": {"soft": ..., "hard": ...}}')
         values = [values] if isinstance(values, str) else values
-        pairs = values.items() if isinstance(values, Mapping) else [(_written(value), value) for value in values]
+        pairs = values.items() if isinstance(values, Mapping) else [(_value_text(value), value) for value in values]
         what = setting.rpartition(".")[2].replace("_", "-")
         return cls(what, "" if setting == WHOLE else setting, tuple(pairs))
 
 
 class SweptChoice(NamedTuple):
-    """One value of one of the things that a sweep varies.
+    """One value of a varied setting.
 
     Attributes:
         what: the option's name, or ``recipe``.
-        text: the value as it was asked for.
+        text: the value as it was given.
         setting: of the recipe, such as ``build.structure``; empty for a whole recipe.
     """
 
@@ -457,10 +462,10 @@ class SweepRun:
     """One run of a sweep.
 
     Attributes:
-        label: what differs, for people.
+        label: what differs, for the user.
         folder: of this run alone.
         recipe: named by the sweep and what differs.
-        settings: what differs, by the names of options where they were varied, else by those of the recipe.
+        settings: what differs, by the names of options if they were varied, else by those of the recipe.
     """
 
     label: str
@@ -469,42 +474,43 @@ class SweepRun:
     settings: Mapping[str, Any]
 
 
-def plan_runs(name: str, folder: Path, asked: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> tuple[SweepRun, ...]:
-    """Returns the runs of recipes, each with what was chosen for it; all are chosen of the same things.
+def plan_runs(name: str, folder: Path, recipes: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> tuple[SweepRun, ...]:
+    """Returns the runs of a sweep.
 
-    The networks are named by what differs, and called by the sweep's name in their prompts and captions: else the
+    The networks are named by what differs, but called by the sweep's name in their prompts and captions: otherwise the
     words of the prompts would differ too.
 
     Args:
         name: of the sweep.
         folder: of the sweep.
+        recipes: each with its values of what varies.
 
     Raises:
-        UsageError: fewer than two runs, two that are the same, or two that differ in what they share.
+        UsageError: fewer than two runs, two that are the same, or two that differ in what all share.
     """
-    if len(asked) < 2:
+    if len(recipes) < 2:
         raise UsageError("a sweep has at least two runs", hint='--vary "rate=5e-5|5e-6"')
-    names = [_folder_name(choices) for choices, _ in asked]
-    labels = [" · ".join(f"{choice.what} {choice.text}" for choice in choices) for choices, _ in asked]
-    _require_unlike(labels, names, [recipe for _, recipe in asked])
-    different = _different(asked)
+    names = [_folder_name(choices) for choices, _ in recipes]
+    labels = [" · ".join(f"{choice.what} {choice.text}" for choice in choices) for choices, _ in recipes]
+    _require_different(labels, names, [recipe for _, recipe in recipes])
+    different = _different(recipes)
     runs = []
-    for label, own, (choices, recipe) in zip(labels, names, asked, strict=True):
+    for label, own, (choices, recipe) in zip(labels, names, recipes, strict=True):
         recipe = replace(recipe, name=f"{name}-{own}", prompt_name=recipe.called)
         runs.append(SweepRun(label, folder / own, recipe, _settings(choices, recipe, different)))
     return tuple(runs)
 
 
 def require_valid_variations(varied: Sequence[VariedSetting], changes: Mapping[str, Any]) -> None:
-    """Accepts what is to vary.
+    """Checks what is to vary.
 
     Args:
         changes: settings that are the same for all runs.
 
     Raises:
-        UsageError: all runs have it in common, it is said elsewhere too, or has one value.
+        UsageError: all runs share it, it is given twice, or it has one value.
     """
-    names = [one.what for one in varied]
+    names = [setting.what for setting in varied]
     for what, setting, values in varied:
         if setting == "name" or setting.split(".")[0] in SHARED:
             raise UsageError(f"--vary {what}: all runs of a sweep have the {what} in common", hint="make two sweeps")
@@ -517,19 +523,19 @@ def require_valid_variations(varied: Sequence[VariedSetting], changes: Mapping[s
             raise UsageError(f"--vary {what}: one value does not vary", hint=hint)
 
 
-def _written(value: Any) -> str:
+def _value_text(value: Any) -> str:
     """Returns a value as its option is written."""
     if isinstance(value, str | os.PathLike):
         return os.fspath(value)
     if value is None or isinstance(value, bool):
         return "none" if value is None else "on" if value else "off"
     if isinstance(value, list | tuple):
-        return ",".join(map(_written, value))
+        return ",".join(map(_value_text, value))
     return f"{value:g}" if isinstance(value, float) else json.dumps(value)
 
 
-def _require_unlike(labels: Sequence[str], names: Sequence[str], recipes: Sequence[Recipe]) -> None:
-    """Raises UsageError where two runs are the same, or differ in what all must share."""
+def _require_different(labels: Sequence[str], names: Sequence[str], recipes: Sequence[Recipe]) -> None:
+    """Raises UsageError if two runs are the same, or differ in what all must share."""
     for setting in SHARED:
         for label, recipe in zip(labels, recipes, strict=True):
             if getattr(recipe, setting) != getattr(recipes[0], setting):
@@ -557,18 +563,18 @@ def _is_same(one: Recipe, other: Recipe) -> bool:
     return mine.is_same(others)
 
 
-def _different(asked: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> list[str]:
-    """Returns the settings in which recipes differ beside those that were asked to vary."""
-    flat = [_flat(recipe) for _, recipe in asked]
-    known = {"name", *(choice.setting for choice in asked[0][0])}
+def _different(recipes: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> list[str]:
+    """Returns the settings in which recipes differ beside those that vary."""
+    flat = [_flat(recipe) for _, recipe in recipes]
+    known = {"name", *(choice.setting for choice in recipes[0][0])}
     return [name for name in flat[0] if name not in known and any(one[name] != flat[0][name] for one in flat)]
 
 
 def _settings(choices: Sequence[SweptChoice], recipe: Recipe, different: Sequence[str]) -> dict[str, Any]:
     flat = _flat(recipe)
     chosen = {choice.what: flat.get(choice.setting) for choice in choices}
-    said = {choice.what: choice.text for choice in choices if chosen[choice.what] is None}
-    return {**chosen, **said, **{name: flat[name] for name in different}}
+    unset = {choice.what: choice.text for choice in choices if chosen[choice.what] is None}
+    return {**chosen, **unset, **{name: flat[name] for name in different}}
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
@@ -579,9 +585,9 @@ def _flat(recipe: Recipe) -> dict[str, Any]:
 
 
 def _folder_name(choices: Sequence[SweptChoice]) -> str:
-    """Returns what differs as a name for files, the same on every system and for the same choices."""
+    """Returns what differs as a name for files, valid on every system and the same for the same choices."""
     words = "-".join(f"{choice.what}-{choice.text}" for choice in choices)
-    name = _NO_LETTERS.sub("_", words).strip("._-")
+    name = _UNSAFE.sub("_", words).strip("._-")
     if len(name) <= _LONGEST and not re.search(r"[^\x20-\x7e]", words):
         return name
     return f"{name[: _LONGEST - 9]}-{blake3(words.encode()).hexdigest()[:8]}"

@@ -1,24 +1,23 @@
-"""The networks that a batch is learned with, each sample with a stack of its own, in front of a UNet's attention.
+"""Hooks that put the networks of a training batch in front of a UNet's attention, each sample with its own stack.
 
-They are put on by forward pre-hooks, which leave nothing behind.
+They are forward pre-hooks, which leave nothing behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from hnetkit.errors import AttachError
 from hnetkit.runtime.adapters import get_active_hypernetworks
 from hnetkit.runtime.hooks import require_unfused
-from hnetkit.runtime.layers import Layer, find_layers
+from hnetkit.runtime.layers import find_layers
 from hnetkit.runtime.strength import SIDES, Side
 from hnetkit.train.network import CastCache
 
@@ -30,14 +29,14 @@ NamedStack: TypeAlias = "tuple[tuple[str, float], ...]"
 
 
 _TEXT = "encoder_hidden_states"
-_TEXT_PLACE = 2  # among the positional arguments of a UNet
+_TEXT_POSITION = 2  # among the positional arguments of a UNet
 
 Hook = Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Samples that have the same networks in the same order.
+    """Samples with the same networks in the same order.
 
     Attributes:
         rows: their numbers in the batch.
@@ -71,10 +70,11 @@ class BatchStacks:
             side for side in SIDES if any(side in network.build.sides for network in networks.values())
         ]
         self._groups = [_Group(torch.empty(0), [(network, None) for network in networks.values()])]
-        self._places = torch.empty(0)  # of each sample, among those of all groups one after the other
+        self._positions = torch.empty(0)  # of each sample, among those of all groups one after the other
+        self._checked: tuple[Any, list[nn.Module]] = (None, [])  # a UNet and its attention of these widths
 
     def choose(self, stacks: Sequence[NamedStack], device: torch.device) -> None:
-        """Gives the samples of the batch that comes next their stacks.
+        """Sets the stacks of the samples of the next batch.
 
         Args:
             device: of the contexts.
@@ -86,39 +86,46 @@ class BatchStacks:
             _Group(
                 torch.tensor(rows, device=device),
                 [
-                    (self._networks[name], _strengths([stacks[row][place][1] for row in rows], device))
-                    for place, name in enumerate(names)
+                    (self._networks[name], _strengths([stacks[row][position][1] for row in rows], device))
+                    for position, name in enumerate(names)
                 ],
             )
             for names, rows in orders.items()
         ]
-        self._places = torch.cat([group.rows for group in self._groups]).argsort()
+        self._positions = torch.cat([group.rows for group in self._groups]).argsort()
 
     def apply_to(self, x: Tensor, side: Side, casts: CastCache) -> Tensor:
         """Returns contexts ``[n, ..., width]`` after the networks of their samples.
 
         Args:
-            casts: of the parameters, which several calls may share.
+            casts: of the parameters; several calls may share them.
         """
         if len(self._groups) == 1:
             return self._groups[0].apply_to(x, side, casts)
         changed = [group.apply_to(x.index_select(0, group.rows), side, casts) for group in self._groups]
-        return torch.cat(changed).index_select(0, self._places)
+        return torch.cat(changed).index_select(0, self._positions)
 
     @contextmanager
     def on(self, unet: Any) -> Iterator[None]:
-        """Has the networks in front of ``to_k`` and ``to_v`` of every layer of their widths.
+        """Puts the networks in front of ``to_k`` and ``to_v`` of every layer of their widths while the block lasts.
 
         Within the block, text contexts pass through them once for each call of the UNet, not once for each layer, so
         dropout draws once for all of them. The backward pass belongs into the block too: with gradient checkpointing
         layers are computed again there.
 
         Raises:
-            AttachError: other hypernetworks are active on the UNet, its projections are fused, or no layer is reached.
+            AttachError: at the first call for a UNet: other hypernetworks are active on it, its projections are fused,
+                or no layer is reached.
         """
+        if self._checked[0] is not unet:
+            self._checked = unet, _attentions(unet, self.widths)
+        call = _UNetCall(self)
         with ExitStack() as stack:
-            for handle in _put_on(unet, self):
-                stack.callback(handle.remove)
+            stack.callback(unet.register_forward_pre_hook(call.begin, with_kwargs=True).remove)
+            for attention in self._checked[1]:
+                for side in self.sides:
+                    projection: nn.Module = getattr(attention, f"to_{side}")
+                    stack.callback(projection.register_forward_pre_hook(call.hook(side)).remove)
             yield
 
 
@@ -127,10 +134,11 @@ def _strengths(strengths: Sequence[float], device: torch.device) -> Tensor | Non
 
 
 class _UNetCall:
-    """The call of the UNet that is running.
+    """The state of the UNet's current call.
 
-    Texts are found again by the very tensor that the UNet's blocks are given, a new one for each call: under gradient
-    checkpointing a layer is computed again when other calls may have begun, and must meet the text of its own.
+    The text context after the networks is looked up by the tensor that the UNet's blocks are given, which is a new one
+    for each call. Under gradient checkpointing a layer is computed again when other calls may have begun, and needs the
+    text of its own call.
     """
 
     def __init__(self, stacks: BatchStacks) -> None:
@@ -141,16 +149,16 @@ class _UNetCall:
     def begin(
         self, unet: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The UNet's hook: takes the text context through the stacks."""
+        """The UNet's hook: passes the text context through the stacks."""
         self.casts = CastCache()
-        text = named.get(_TEXT, arguments[_TEXT_PLACE] if len(arguments) > _TEXT_PLACE else None)
+        text = named.get(_TEXT, arguments[_TEXT_POSITION] if len(arguments) > _TEXT_POSITION else None)
         if not isinstance(text, Tensor) or text.shape[-1] not in self.stacks.widths:
             return arguments, named
         own = text.view_as(text)
         self.texts[own] = {side: self.stacks.apply_to(own, side, self.casts) for side in self.stacks.sides}
         if _TEXT in named:
             return arguments, {**named, _TEXT: own}
-        return (*arguments[:_TEXT_PLACE], own, *arguments[_TEXT_PLACE + 1 :]), named
+        return (*arguments[:_TEXT_POSITION], own, *arguments[_TEXT_POSITION + 1 :]), named
 
     def hook(self, side: Side) -> Hook:
         """Returns the hook of ``to_k`` or ``to_v``."""
@@ -165,29 +173,21 @@ class _UNetCall:
         return change
 
 
-def _put_on(unet: Any, stacks: BatchStacks) -> Iterator[RemovableHandle]:
-    """Puts networks on a UNet; yields the handles that take them off.
+def _attentions(unet: Any, widths: set[int]) -> list[nn.Module]:
+    """Returns the attention modules whose contexts have one of `widths`.
 
     Raises:
-        AttachError: other hypernetworks are active there, its projections are fused, or no layer is reached.
+        AttachError: other hypernetworks are active on the UNet, its projections are fused, or there are none.
     """
-    layers = [layer for layer in find_layers(unet) if layer.width in stacks.widths]
-    modules = dict(unet.named_modules())
-    _require_free(unet, stacks.widths, layers, modules)
-    call = _UNetCall(stacks)
-    yield unet.register_forward_pre_hook(call.begin, with_kwargs=True)
-    for layer in layers:
-        for side in stacks.sides:
-            yield getattr(modules[layer.name], f"to_{side}").register_forward_pre_hook(call.hook(side))
-
-
-def _require_free(unet: Any, widths: Iterable[int], layers: Iterable[Layer], modules: dict[str, nn.Module]) -> None:
     active = get_active_hypernetworks(unet)
     if active:
         raise AttachError(
             f"the UNet has hypernetworks on it: {', '.join(active)}", hint="hnetkit.unload_hypernetworks(pipe)"
         )
-    if not layers:
+    modules = dict(unet.named_modules())
+    names = [layer.name for layer in find_layers(unet) if layer.width in widths]
+    if not names:
         raise AttachError(f"no layer of the UNet has a context of width {', '.join(map(str, sorted(widths)))}")
-    for layer in layers:
-        require_unfused(layer.name, modules[layer.name])
+    for name in names:
+        require_unfused(name, modules[name])
+    return [modules[name] for name in names]

@@ -88,7 +88,7 @@ def test_given_again_it_goes_on_and_restart_starts_over(
 ) -> None:
     assert run(command(tiny)) == 0
     assert run(command(tiny, "--max-steps", "8")) == 0
-    assert "Going on from step 6." in capsys.readouterr().err
+    assert "Resuming from step 6." in capsys.readouterr().err
     assert run(command(tiny, "--seed", "1")) == 2
     error = capsys.readouterr().err
     assert "trained so far with another seed" in error

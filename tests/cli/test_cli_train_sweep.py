@@ -129,7 +129,7 @@ def test_interrupted_and_given_again_it_goes_on(tiny: str, capsys: pytest.Captur
     assert said == [
         "Run 1 of 2: rate 1e-2, finished before",
         "Run 2 of 2: rate 1e-3",
-        f"Going on from step {stopped}.",
+        f"Resuming from step {stopped}.",
         "Sheet: training/ink/sweep.png",
     ]
     assert first.stat().st_mtime_ns == made

@@ -1,4 +1,4 @@
-"""Small things to train on: pictures with captions, recipes of few steps, and what came of a run."""
+"""Small things to train on: pictures with captions, recipes of few steps; and what a run left."""
 
 from __future__ import annotations
 
@@ -61,5 +61,5 @@ def run_training(
     recipe: Recipe, model: Model, folder: Path, said: list[str] | None = None, **how: Any
 ) -> TrainingResult:
     """Trains, and puts what was said into `said`."""
-    told = Callbacks(note=(said if said is not None else []).append)
-    return train(recipe, model, read_data(recipe), folder, told=told, **how)
+    callbacks = Callbacks(note=(said if said is not None else []).append)
+    return train(recipe, model, read_data(recipe), folder, callbacks=callbacks, **how)

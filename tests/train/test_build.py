@@ -76,17 +76,17 @@ def test_a_build_survives_json() -> None:
 
 
 def test_widths_are_those_of_the_model_or_a_choice_of_them() -> None:
-    assert Build().chosen([320, 768, 320, 64]) == (64, 320, 768)
-    assert Build(widths=(768,)).chosen([320, 768]) == (768,)
+    assert Build().trained_widths([320, 768, 320, 64]) == (64, 320, 768)
+    assert Build(widths=(768,)).trained_widths([320, 768]) == (768,)
     with pytest.raises(UsageError, match="the model has no contexts of width 1024") as caught:
-        Build(widths=(768, 1024)).chosen([320, 768])
+        Build(widths=(768, 1024)).trained_widths([320, 768])
     assert caught.value.hint == "its widths are 320, 768"
 
 
 def test_a_layer_without_values_is_refused() -> None:
-    assert Build(structure=(1, 0.01, 1)).chosen([320]) == (320,)
+    assert Build(structure=(1, 0.01, 1)).trained_widths([320]) == (320,)
     with pytest.raises(UsageError, match=r"a layer of 0\.01 times 64 has no values"):
-        Build(structure=(1, 0.01, 1)).chosen([64, 320])
+        Build(structure=(1, 0.01, 1)).trained_widths([64, 320])
 
 
 def test_one_side_is_not_trained_alone_where_the_other_could_not_be_silent() -> None:

@@ -18,7 +18,7 @@ from training import CAPTIONS, make_picture, make_pictures, small_recipe
 from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
-from hnetkit.train.data import changes, read_data
+from hnetkit.train.data import fingerprint_changes, read_data
 from hnetkit.train.frozen import PromptCache, encode_images, opacity_weight, unet_arguments
 
 
@@ -33,25 +33,25 @@ def model_of(pipe: object) -> Model:
 
 def test_pictures_come_in_the_order_of_their_names_with_size_caption_and_hash(pictures: Path) -> None:
     data = read_data(small_recipe(pictures))
-    assert [picture.path.name for picture in data.pictures] == [f"{number:02}.png" for number in range(6)]
-    assert [picture.size for picture in data.pictures[:3]] == [(16, 16), (24, 16), (16, 16)]
-    assert [picture.caption for picture in data.pictures[:5]] == list(CAPTIONS)
-    assert len({picture.sha256 for picture in data.pictures}) == 6
+    assert [picture.path.name for picture in data.images] == [f"{number:02}.png" for number in range(6)]
+    assert [picture.size for picture in data.images[:3]] == [(16, 16), (24, 16), (16, 16)]
+    assert [picture.caption for picture in data.images[:5]] == list(CAPTIONS)
+    assert len({picture.sha256 for picture in data.images}) == 6
 
 
 def test_a_caption_may_name_the_strength_at_which_its_picture_is_learned(tmp_path: Path) -> None:
     make_pictures(tmp_path, 3)
     (tmp_path / "00.txt").write_text("a house <hypernet:tiny:0.5>")
     data = read_data(small_recipe(tmp_path, name="tiny", template="none"))
-    assert data.pictures[0].caption == "a house"
-    assert [picture.stack for picture in data.pictures] == [(("tiny", strength),) for strength in (0.5, 1.0, 1.0)]
-    assert {sample.picture: sample.stack for step in range(3) for batch in data.step(step) for sample in batch} == {
-        number: picture.stack for number, picture in enumerate(data.pictures)
+    assert data.images[0].caption == "a house"
+    assert [picture.stack for picture in data.images] == [(("tiny", strength),) for strength in (0.5, 1.0, 1.0)]
+    assert {sample.image: sample.stack for step in range(3) for batch in data.step(step) for sample in batch} == {
+        number: picture.stack for number, picture in enumerate(data.images)
     }
     before = data.fingerprint
     (tmp_path / "00.txt").write_text("a house <hypernet:tiny:0.6>")
     now = read_data(small_recipe(tmp_path, name="tiny", template="none")).fingerprint
-    assert changes(before, now) == ["00.png have another caption"]
+    assert fingerprint_changes(before, now) == ["00.png have another caption"]
 
 
 @pytest.mark.parametrize(
@@ -71,13 +71,13 @@ def test_a_caption_may_name_networks_beside_the_one_that_is_trained(tmp_path: Pa
     (tmp_path / "01.txt").write_text("a house <hypernet:ink:0.5>")
     recipe = small_recipe(tmp_path, name="tiny", template="none", batch_size=1, beside=("nets/ink.pt", "wet.pt"))
     data = read_data(recipe)
-    assert [picture.caption for picture in data.pictures] == ["a house", "a house"]
-    assert {sample.picture: sample.stack for step in range(2) for (sample,) in data.step(step)} == {
+    assert [picture.caption for picture in data.images] == ["a house", "a house"]
+    assert {sample.image: sample.stack for step in range(2) for (sample,) in data.step(step)} == {
         0: (("wet", 0.5), ("tiny", 0.8), ("ink", 0.6)),
         1: (("ink", 0.5), ("tiny", 1.0)),
     }
     (tmp_path / "00.txt").write_text("a house <hypernet:ink:0.6> <hypernet:tiny:0.8> <hypernet:wet:0.5>")
-    assert changes(data.fingerprint, read_data(recipe).fingerprint) == ["00.png have another caption"]
+    assert fingerprint_changes(data.fingerprint, read_data(recipe).fingerprint) == ["00.png have another caption"]
 
 
 def test_two_networks_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -91,15 +91,15 @@ def test_a_picture_that_was_replaced_since_it_was_read_is_not_trained_under_the_
     data = read_data(small_recipe(make_pictures(tmp_path, 2)))
     make_picture(tmp_path / "00.png", (16, 16), seed=99)
     with pytest.raises(FileChanged, match="replaced since"):
-        data.pictures[0].open()
-    assert data.pictures[1].open().size == (16, 16)
+        data.images[0].open()
+    assert data.images[1].open().size == (16, 16)
 
 
 def test_hidden_files_and_other_files_are_no_pictures(tmp_path: Path) -> None:
     make_pictures(tmp_path, 1)
     (tmp_path / "._00.png").write_bytes(b"what another system keeps of it")
     (tmp_path / "captions.csv").write_text("")
-    assert [picture.path.name for picture in read_data(small_recipe(tmp_path)).pictures] == ["00.png"]
+    assert [picture.path.name for picture in read_data(small_recipe(tmp_path)).images] == ["00.png"]
 
 
 def test_progress_counts_the_pictures(pictures: Path) -> None:
@@ -160,15 +160,15 @@ def test_sides_that_are_no_multiples_of_8_are_refused_with_a_way_out(tmp_path: P
     assert raised.value.hint is not None
     assert "hnetkit train prepare" in raised.value.hint
     data = read_data(small_recipe(tmp_path, size=(24, 16)))
-    assert {picture.size for picture in data.pictures} == {(24, 16)}
-    assert {picture.open().size for picture in data.pictures} == {(24, 16)}
+    assert {picture.size for picture in data.images} == {(24, 16)}
+    assert {picture.open().size for picture in data.images} == {(24, 16)}
 
 
 def test_a_picture_is_cut_in_the_middle_to_its_size(tmp_path: Path) -> None:
     image = Image.new("RGB", (32, 16), "red")
     image.paste("blue", (8, 0, 24, 16))
     image.save(tmp_path / "wide.png")
-    opened = read_data(small_recipe(tmp_path, size=(16, 16))).pictures[0].open()
+    opened = read_data(small_recipe(tmp_path, size=(16, 16))).images[0].open()
     assert [colour for _, colour in opened.getcolors()] == [(0, 0, 255)]
 
 
@@ -199,7 +199,7 @@ def test_nothing_is_dropped_where_an_epoch_ends_within_a_step(
 ) -> None:
     data = read_data(small_recipe(pictures, batch_size=batch_size, accumulation=accumulation))
     batches = (batch for step in range(6) for batch in data.step(step))
-    seen = Counter(sample.picture for batch, _ in zip(batches, range(6), strict=False) for sample in batch)
+    seen = Counter(sample.image for batch, _ in zip(batches, range(6), strict=False) for sample in batch)
     assert seen == dict.fromkeys(range(6), batch_size)
 
 
@@ -222,8 +222,8 @@ def test_a_change_of_the_folder_is_told_by_kind(tmp_path: Path) -> None:
     (tmp_path / "02.png").unlink()
     make_picture(tmp_path / "new.png", (16, 16))
     now = read_data(small_recipe(tmp_path)).fingerprint
-    assert changes(before, before) == []
-    assert changes(before, now) == [
+    assert fingerprint_changes(before, before) == []
+    assert fingerprint_changes(before, now) == [
         "02.png are gone",
         "new.png are new",
         "00.png have other pixels",
@@ -240,7 +240,7 @@ def latents_of(pictures: Path, how: str, seed: int = 0) -> torch.Tensor:
 def test_latents_once_are_one_sample_deterministic_the_mean_and_random_new_ones(pictures: Path) -> None:
     data = read_data(small_recipe(pictures, latents="random"))
     pipe = tiny_sd(least=True)
-    pixels = pipe.image_processor.preprocess(data.pictures[0].open())
+    pixels = pipe.image_processor.preprocess(data.images[0].open())
     distribution, scale = pipe.vae.encode(pixels).latent_dist, pipe.vae.config.scaling_factor
     torch.testing.assert_close(latents_of(pictures, "deterministic"), distribution.mean[0] * scale)
     (latents, *_) = encode_images(pipe, data)
@@ -291,7 +291,7 @@ def test_prompts_are_encoded_as_pictures_are_drawn_with_them() -> None:
 
 
 def test_long_prompts_take_the_room_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hnetkit.train.frozen._KEPT_TOKENS", 5 * 77)
+    monkeypatch.setattr("hnetkit.train.frozen._MOST_TOKENS", 5 * 77)
     prompts = PromptCache(model_of(tiny_sd(least=True)))
     assert prompts.encode_all(["a red circle", "a blue star"])
     long = prompts.encode("a BREAK b BREAK c")

@@ -20,10 +20,10 @@ import hnetkit
 from hnetkit import demo
 from hnetkit.cli import run
 from hnetkit.runtime.stack import Stack
-from hnetkit.train.schedules import PRESETS, scaled
+from hnetkit.train.schedules import PRESETS, scale_schedule
 
 STYLE = "dots"
-RATES = scaled(PRESETS["default"].text, rates=100)
+RATES = scale_schedule(PRESETS["default"].text, rates=100)
 """The default preset for a model whose contexts are a tenth as wide and whose pictures hardly differ."""
 
 HOW = ("--batch-size", "12", "--structure", "1,0.5,1", "--activation", "relu", "--min-snr", "5", "--preview-every", "0")
@@ -118,7 +118,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.long
 def test_a_rate_a_hundred_times_too_high_is_rolled_back_and_the_network_usable(folder: Path) -> None:
-    too_high = scaled(RATES, rates=100)
+    too_high = scale_schedule(RATES, rates=100)
     network = trained(folder, "--rate", too_high, "--max-steps", "400", "--save-every", "20", *SELF_ATTENTION)
     assert int(rows_of(folder)[-1]["roll_backs"]) >= 1
     judged = judge(network, pictures.all_captions()[::6])
@@ -129,7 +129,7 @@ def test_a_rate_a_hundred_times_too_high_is_rolled_back_and_the_network_usable(f
 @pytest.mark.long
 def test_without_guards_the_same_rate_destroys_every_picture(folder: Path) -> None:
     """The check above would see a network that was not saved from it."""
-    too_high = scaled(RATES, rates=100)
+    too_high = scale_schedule(RATES, rates=100)
     network = trained(folder, "--rate", too_high, "--max-steps", "200", "--no-guards", *SELF_ATTENTION)
     judged = judge(network, pictures.all_captions()[::6])
     assert min(judged) < 0.3

@@ -97,7 +97,7 @@ def stopped_after(step: int, recipe: Recipe, model: Model, folder: Path) -> None
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(recipe, model, read_data(recipe), folder, told=Callbacks(step=made))
+        train(recipe, model, read_data(recipe), folder, callbacks=Callbacks(step=made))
 
 
 def test_a_run_leaves_the_network_in_both_formats_snapshots_a_log_and_its_recipe(
@@ -139,7 +139,7 @@ def test_training_lowers_the_loss_and_leaves_the_model_as_it_was(pictures: Path,
     recipe = small_recipe(pictures, rates="3e-2", max_steps=40, save_every=0, batch_size=4, latents="deterministic")
     losses: list[float] = []
     told = Callbacks(step=lambda report: losses.append(report.loss))
-    result = train(recipe, model, read_data(recipe), tmp_path / "ink", told=told)
+    result = train(recipe, model, read_data(recipe), tmp_path / "ink", callbacks=told)
     assert result.loss < losses[0] * 0.98
     assert hnetkit.get_active_hypernetworks(model.pipe) == []
     for name, tensor in model.pipe.unet.state_dict().items():
@@ -172,7 +172,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_weights(
     stopped_after(5, recipe, _fresh(model), tmp_path / "ink")
     said: list[str] = []
     run_training(recipe, _fresh(model), tmp_path / "ink", said)
-    assert "Going on from step 4." in said
+    assert "Resuming from step 4." in said
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "ink"))
     log, whole = (
         [line.split(",")[:5] for line in (tmp_path / name / "hypernetwork_loss.csv").read_text().splitlines()]
@@ -211,7 +211,7 @@ def test_a_finished_run_given_again_makes_no_step(model: Model, pictures: Path, 
     steps: list[int] = []
     said: list[str] = []
     told = Callbacks(note=said.append, step=lambda report: steps.append(report.step))
-    result = train(recipe, model, read_data(recipe), finished, told=told)
+    result = train(recipe, model, read_data(recipe), finished, callbacks=told)
     assert steps == []
     assert said == ["All 6 steps are made already: --max-steps goes further, --restart starts over."]
     assert result.step == 6
@@ -220,7 +220,7 @@ def test_a_finished_run_given_again_makes_no_step(model: Model, pictures: Path, 
 
 def test_restart_starts_over(model: Model, pictures: Path, whole: Path, finished: Path, tmp_path: Path) -> None:
     recipe = small_recipe(pictures, max_steps=4, seed=3)
-    run_training(recipe, model, finished, beginning="restart")
+    run_training(recipe, model, finished, start_mode="restart")
     run_training(recipe, model, tmp_path / "fresh")
     assert same(weights(finished), weights(tmp_path / "fresh"))
     assert not (finished / "ink-6.safetensors").exists()
@@ -229,7 +229,7 @@ def test_restart_starts_over(model: Model, pictures: Path, whole: Path, finished
 
 def test_resume_without_a_checkpoint_is_refused(model: Model, pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no checkpoint"):
-        run_training(small_recipe(pictures), model, tmp_path / "ink", beginning="resume")
+        run_training(small_recipe(pictures), model, tmp_path / "ink", start_mode="resume")
 
 
 def test_another_recipe_is_refused_with_the_names_of_what_differs(model: Model, pictures: Path, cut: Path) -> None:
@@ -249,7 +249,7 @@ def test_changed_pictures_are_refused_unless_forced(model: Model, pictures: Path
         run_training(recipe, model, cut)
     said: list[str] = []
     run_training(recipe, model, cut, said, force=True)
-    assert "Going on from step 4." in said
+    assert "Resuming from step 4." in said
     assert any("another caption" in line for line in said)
     run_training(replace(recipe, max_steps=7), model, cut)
 
@@ -258,7 +258,7 @@ def test_moved_pictures_are_the_same_pictures(
     model: Model, pictures: Path, whole: Path, cut: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copytree(pictures, tmp_path / "moved")
-    run_training(small_recipe(moved), model, cut, beginning="resume")
+    run_training(small_recipe(moved), model, cut, start_mode="resume")
     assert same(weights(whole), weights(cut))
 
 
@@ -277,9 +277,9 @@ def test_another_autoencoder_or_model_is_refused(model: Model, pictures: Path, c
 def test_a_folder_of_something_else_is_left_alone(model: Model, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "ink").mkdir()
     (tmp_path / "ink" / "letter.txt").write_text("dear")
-    for beginning in ("go on", "restart"):
+    for start_mode in ("continue", "restart"):
         with pytest.raises(OutputExists, match=r"letter\.txt"):
-            run_training(small_recipe(pictures), model, tmp_path / "ink", beginning=beginning)
+            run_training(small_recipe(pictures), model, tmp_path / "ink", start_mode=start_mode)
 
 
 @pytest.mark.parametrize("record", ["ours", '{"name": "ink"}', '{"format": "hnetkit.training/1"}'])
@@ -296,11 +296,11 @@ def test_a_folder_of_networks_that_cannot_be_gone_on_with_is_left_alone(
         with pytest.raises((OutputExists, RunChanged)):
             run_training(small_recipe(pictures, seed=seed), model, finished)
     if record == "ours":
-        run_training(small_recipe(pictures, seed=1), model, finished, beginning="restart")
+        run_training(small_recipe(pictures, seed=1), model, finished, start_mode="restart")
         assert (finished / "previews" / "mine.png").read_bytes() == b"mine"
     else:
         with pytest.raises(OutputExists, match="no record of a run of ink"):
-            run_training(small_recipe(pictures), model, finished, beginning="restart")
+            run_training(small_recipe(pictures), model, finished, start_mode="restart")
         assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
@@ -314,7 +314,7 @@ def test_the_network_of_before_is_there_until_the_one_that_was_started_over_is_w
             raise Stopped
 
     with pytest.raises(Stopped):
-        train(recipe, model, read_data(recipe), finished, beginning="restart", told=Callbacks(step=made))
+        train(recipe, model, read_data(recipe), finished, start_mode="restart", callbacks=Callbacks(step=made))
     assert same(weights(finished), weights(whole))
     run_training(recipe, model, finished)
     assert not same(weights(finished), weights(whole))
@@ -340,7 +340,7 @@ def test_two_commands_do_not_train_in_one_folder(model: Model, pictures: Path, t
         with pytest.raises(HnetkitError, match="another command trains here"):
             run_training(recipe, model, tmp_path / "ink")
 
-    train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(step=second))
+    train(recipe, model, read_data(recipe), tmp_path / "ink", callbacks=Callbacks(step=second))
 
 
 def test_damaged_checkpoints_are_no_reason_to_start_over_unasked(model: Model, pictures: Path, cut: Path) -> None:
@@ -348,7 +348,7 @@ def test_damaged_checkpoints_are_no_reason_to_start_over_unasked(model: Model, p
         (folder / "tensors.safetensors").write_bytes(b"")
     with pytest.raises(DamagedFile, match="damaged checkpoint"):
         run_training(small_recipe(pictures), model, cut)
-    run_training(small_recipe(pictures, max_steps=1), model, cut, beginning="restart")
+    run_training(small_recipe(pictures, max_steps=1), model, cut, start_mode="restart")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
@@ -362,7 +362,7 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(step=made))
+        train(recipe, model, read_data(recipe), tmp_path / "ink", callbacks=Callbacks(step=made))
     state = Checkpoints(tmp_path / "ink" / "state").read()
     assert state is not None
     assert state.step == 3
@@ -500,7 +500,7 @@ def test_a_checkpoint_of_no_run_is_no_defect_when_a_run_goes_back_to_it(
             (tmp_path / "other" / folder.name).rename(folder)
 
     with pytest.raises(RunChanged, match="another version"):
-        train(recipe, model, read_data(recipe), tmp_path / "ink", told=Callbacks(step=replaced))
+        train(recipe, model, read_data(recipe), tmp_path / "ink", callbacks=Callbacks(step=replaced))
 
 
 def test_a_lowered_rate_outlives_an_interruption(model: Model, pictures: Path, tmp_path: Path) -> None:
@@ -546,7 +546,7 @@ def test_progress_is_told_after_every_step(model: Model, pictures: Path, tmp_pat
     prepared: list[tuple[str, int, int]] = []
     recipe = small_recipe(pictures, rates="1e-2:3, 1e-3")
     told = Callbacks(step=reports.append, progress=lambda *state: prepared.append(state))
-    train(recipe, model, read_data(recipe), tmp_path / "ink", told=told)
+    train(recipe, model, read_data(recipe), tmp_path / "ink", callbacks=told)
     assert [(report.step, report.last_step, report.rate) for report in reports] == [
         *((step, 6, 1e-2) for step in (1, 2, 3)),
         *((step, 6, 1e-3) for step in (4, 5, 6)),

@@ -28,7 +28,7 @@ def sample(count: int = 3) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_what_the_model_should_say_has_no_loss_and_leads_back_to_the_latents(prediction: str) -> None:
     latents, noise, times = sample()
     own = objective(prediction)
-    noisy = own.noisy(latents, noise, times)
+    noisy = own.add_noise(latents, noise, times)
     kept = DDPMScheduler(**STABLE).alphas_cumprod[times][:, None, None, None]
     said = {"epsilon": noise, "sample": latents, "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * latents}
     right = said[prediction]

@@ -272,7 +272,7 @@ def test_fused_projections_and_a_unet_without_its_widths_are_refused(pipe: Any) 
 )
 def test_training_goes_on_with_what_a_file_holds(options: dict[str, Any], tmp_path: Path) -> None:
     file = hnetkit.load(network_file(tmp_path, **options))
-    network = TrainedNetwork.of(file).eval()
+    network = TrainedNetwork.from_hypernetwork(file).eval()
     build = network.build
     assert (build.activation, build.layer_norm) == (options.get("activation"), options.get("layer_norm", False))
     assert build.activate_output == options.get("activate_output", False)
@@ -294,14 +294,14 @@ def test_training_goes_on_with_a_file_of_the_oldest_kind(tmp_path: Path) -> None
         if isinstance(width, int)
     }
     file = hnetkit.load(save_pt(bare, tmp_path / "nai.pt"))
-    assert TrainedNetwork.of(file).build == Build(zero_output=False, widths=(8, 12))
+    assert TrainedNetwork.from_hypernetwork(file).build == Build(zero_output=False, widths=(8, 12))
 
 
 def test_training_does_not_go_on_with_mlps_of_several_builds(tmp_path: Path) -> None:
     mixed = {**a1111_network(widths=(8,), layer_norm=True), **{12: a1111_network(widths=(12,))[12]}}
     file = hnetkit.load(save_pt(mixed, tmp_path / "mixed.pt"))
     with pytest.raises(UsageError, match="its MLPs are not all of one build"):
-        TrainedNetwork.of(file)
+        TrainedNetwork.from_hypernetwork(file)
 
 
 def test_each_context_of_a_batch_has_its_own_strength() -> None:

@@ -368,7 +368,7 @@ def test_folders_below_are_looked_into_only_when_asked_and_never_the_output(sour
     save(source, ".hidden.png")
     (source / "notes.txt").write_text("no picture", encoding="utf-8")
     assert image_files(source) == [source / "b.png"]
-    found = image_files(source, recursive=True, but_not_in=source / "out")
+    found = image_files(source, recursive=True, excluded=source / "out")
     assert found == [source / "b.png", source / "deep" / "a.png"]
     with pytest.raises(NotFound):
         image_files(source / "nowhere")
@@ -491,7 +491,7 @@ def test_folders_may_be_deeper_than_python_counts(source: Path) -> None:
     finally:
         os.chdir(here)
     try:
-        assert image_files(source, recursive=True, but_not_in=source / "out") == [good]
+        assert image_files(source, recursive=True, excluded=source / "out") == [good]
         assert unsupported_images(source, recursive=True) == []
     finally:
         remove_deep(source / "d")

@@ -79,7 +79,7 @@ def test_the_sheet_has_a_row_for_each_prompt_and_seed_and_a_column_for_each_stre
     assert three.path == tmp_path / "previews" / "ink-500.png"
     assert [path.name for path in three.path.parent.iterdir()] == ["ink-500.png"]
     assert three.step == 500
-    assert len(three.pictures) == 4
+    assert len(three.images) == 4
     one = previews(model, tmp_path, replace(SMALL, strengths=(1.0,), seeds=(3,))).draw(ink, 501)
     with Image.open(three.path) as wide, Image.open(one.path) as narrow:
         assert wide.width > narrow.width
@@ -95,7 +95,7 @@ def test_pictures_are_what_is_drawn_with_the_network_at_the_largest_strength(
     expected = [
         picture for prompt in SMALL.prompts for picture in drawn(model, prompt, SMALL.seeds, stack=(("ink", 1.0),))
     ]
-    assert all((pixels(mine) == other).all() for mine, other in zip(preview.pictures, expected, strict=True))
+    assert all((pixels(mine) == other).all() for mine, other in zip(preview.images, expected, strict=True))
 
 
 def test_pictures_without_the_network_are_drawn_once(model: Model, ink: Hypernetwork, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_drawing_is_without_dropout_and_the_same_in_any_mode(model: Model, ink: 
             module.p = 0.5
     model.pipe.unet.train()
     moving = previews(model, tmp_path).draw(ink, 2)
-    assert [pixels(one).tolist() for one in still.pictures] == [pixels(one).tolist() for one in moving.pictures]
+    assert [pixels(one).tolist() for one in still.images] == [pixels(one).tolist() for one in moving.images]
 
 
 def test_a_network_that_is_loaded_already_stays_and_is_not_drawn_with(
@@ -173,7 +173,7 @@ def test_a_network_that_is_loaded_already_stays_and_is_not_drawn_with(
     alone = previews(model, tmp_path).draw(ink, 1)
     hnetkit.load_hypernetwork(model.pipe, network(tmp_path, "mist", 0.5), "mist", strength=0.7)
     beside = previews(model, tmp_path).draw(ink, 2)
-    assert [pixels(one).tolist() for one in beside.pictures] == [pixels(one).tolist() for one in alone.pictures]
+    assert [pixels(one).tolist() for one in beside.images] == [pixels(one).tolist() for one in alone.images]
     assert hnetkit.get_active_hypernetworks(model.pipe) == ["mist"]
 
 
@@ -188,7 +188,7 @@ def test_whoever_keeps_the_text_encoder_elsewhere_is_asked_for_it(
         yield
         model.pipe.text_encoder = None
 
-    assert len(previews(model, tmp_path, ready=bring).draw(ink, 1).pictures) == 4
+    assert len(previews(model, tmp_path, ready=bring).draw(ink, 1).images) == 4
     assert model.pipe.text_encoder is None
 
 
@@ -197,7 +197,7 @@ def test_a_preview_of_nan_is_still_a_sheet_and_a_reason_to_go_back(
 ) -> None:
     preview = previews(model, tmp_path).draw(blown_up(ink, float("nan")), 7)
     assert preview.fault == "8 of 12 pictures came out NaN or black"
-    assert preview.pictures == ()
+    assert preview.images == ()
     assert preview.path.exists()
     verdict = Guards().after_preview(preview.step, preview.energy, preview.fault)
     assert verdict is not None
@@ -216,13 +216,13 @@ def test_a_model_whose_own_pictures_are_nan_is_no_fault_of_the_network(
 def test_without_prompts_the_models_own_are_drawn(model: Model, ink: Hypernetwork, tmp_path: Path) -> None:
     own = replace(model, defaults=replace(model.defaults, prompts=("a", "b", "c", "d")))
     settings = replace(SMALL, prompts=())
-    assert len(previews(own, tmp_path, settings).draw(ink, 1).pictures) == 3 * 2
-    assert len(previews(model, tmp_path, settings).draw(ink, 1).pictures) == 2
+    assert len(previews(own, tmp_path, settings).draw(ink, 1).images) == 3 * 2
+    assert len(previews(model, tmp_path, settings).draw(ink, 1).images) == 2
 
 
 def test_lms_is_taken_where_it_is_asked_for_and_never_else(model: Model, ink: Hypernetwork, tmp_path: Path) -> None:
     def of(model: Model, settings: PreviewSettings) -> list[Any]:
-        return [pixels(picture).tolist() for picture in previews(model, tmp_path, settings).draw(ink, 1).pictures]
+        return [pixels(picture).tolist() for picture in previews(model, tmp_path, settings).draw(ink, 1).images]
 
     by_lms = replace(model, defaults=replace(model.defaults, sampler="LMS Karras"))
     assert of(by_lms, SMALL) == of(model, replace(SMALL, sampler="Euler a"))

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hnetkit.errors import UsageError
-from hnetkit.train.schedules import PRESETS, Rates, RateStage, end_of, scaled, schedule
+from hnetkit.train.schedules import PRESETS, Rates, RateStage, end_of, scale_schedule, schedule
 
 # what A1111's own parser makes of a text: (text, max_steps, from_step) -> [(rate, end), ...]; None: it refuses it
 A1111 = {
@@ -95,7 +95,7 @@ def test_every_published_schedule_gives_the_stages_of_the_original_parser(shared
         ("cosine", 7, "cosine:RATE has a rate"),
         ("cosine:1e-4:period=5", 13, "after the rate: cycle=, mult=, warmup=, min= or decay="),
         ("cosine:1e-4:cycle", 13, "cycle=NUMBER has one number"),
-        ("cosine:1e-4:cycle=5:cycle=6", 21, "cycle is said twice"),
+        ("cosine:1e-4:cycle=5:cycle=6", 21, "cycle is given twice"),
         ("cosine:1e-4:cycle=0", 19, "a cycle has at least 1 step"),
         ("cosine:1e-4:mult=0.5", 18, "cycles do not become shorter: at least 1"),
         ("cosine:1e-4:cycle=5:warmup= 5", 29, "a warm-up has fewer steps than its cycle, which has 5"),
@@ -117,7 +117,7 @@ def test_a_cosine_of_endless_cycles_is_refused_before_it_fills_memory() -> None:
 def test_a_cycle_of_more_steps_than_any_run_makes_is_one_cycle() -> None:
     text = f"cosine:1e-4:cycle={'9' * 400}:mult=1e300"
     assert schedule(text, 1000).stages == (RateStage(1e-4, 0, 1000),)
-    assert schedule(scaled(text, 0.5), 1000).stages == (RateStage(1e-4, 0, 1000),)
+    assert schedule(scale_schedule(text, 0.5), 1000).stages == (RateStage(1e-4, 0, 1000),)
 
 
 def test_a_rate_holds_until_its_step_is_made() -> None:
@@ -155,8 +155,8 @@ def test_a_schedule_that_lasts_gives_no_warning(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("1e-5, 1e-6:100", "what stands from column 7 on is not read: the rate before it has no end"),
-        ("1e-5:10:20", "what stands from column 6 on is not read: A1111 takes two colons for no step at all"),
+        ("1e-5, 1e-6:100", "everything from column 7 on is ignored: the rate before it has no end"),
+        ("1e-5:10:20", "everything from column 6 on is ignored: A1111 takes two colons for no step at all"),
         ("cosine:1e-4:cycle=600", "the last cycle is cut off at step 1000: it would end at 1200"),
     ],
 )
@@ -205,7 +205,7 @@ def test_any_text_is_stages_or_a_usage_error(text: str, max_steps: int, from_ste
 @given(junk)
 def test_any_text_is_scaled_or_a_usage_error(text: str) -> None:
     try:
-        same, other = scaled(text, 1), scaled(text, 0.01, 3)
+        same, other = scale_schedule(text, 1), scale_schedule(text, 0.01, 3)
     except UsageError:
         return
     assert schedule(same, 1000).stages == schedule(text, 1000).stages
@@ -214,18 +214,20 @@ def test_any_text_is_scaled_or_a_usage_error(text: str) -> None:
 
 
 def test_scaling_changes_steps_and_rates() -> None:
-    assert scaled("default", 1 / 50) == "5e-5:2, 5e-6:30, 5e-7:200, 5e-8:400"
-    assert scaled("1e-4:1000, 1e-5", 0.5, rates=3) == "0.0003:500, 3e-5"
-    assert scaled("1e-4:10", 0.001) == "0.0001:1"
-    assert scaled("cosine:4e-5:cycle=64:warmup=4:min=6e-7", 0.5, 2) == "cosine:8e-5:cycle=32:warmup=2:min=1.2e-6"
-    assert scaled(f"1e-4:5, 1e-5:{'9' * 400}", 0.4) == "0.0001:2, 1e-5"
-    assert scaled("cosine:4e-5:cycle=10:warmup=9", 0.1) == "cosine:4e-5:cycle=1"
+    assert scale_schedule("default", 1 / 50) == "5e-5:2, 5e-6:30, 5e-7:200, 5e-8:400"
+    assert scale_schedule("1e-4:1000, 1e-5", 0.5, rates=3) == "0.0003:500, 3e-5"
+    assert scale_schedule("1e-4:10", 0.001) == "0.0001:1"
+    assert (
+        scale_schedule("cosine:4e-5:cycle=64:warmup=4:min=6e-7", 0.5, 2) == "cosine:8e-5:cycle=32:warmup=2:min=1.2e-6"
+    )
+    assert scale_schedule(f"1e-4:5, 1e-5:{'9' * 400}", 0.4) == "0.0001:2, 1e-5"
+    assert scale_schedule("cosine:4e-5:cycle=10:warmup=9", 0.1) == "cosine:4e-5:cycle=1"
 
 
 @pytest.mark.parametrize("factor", [0, -1, math.nan, math.inf])
 def test_a_schedule_is_not_scaled_by_what_is_no_factor(factor: float) -> None:
     with pytest.raises(UsageError, match="cannot be scaled"):
-        scaled("1e-4", factor)
+        scale_schedule("1e-4", factor)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -187,9 +187,9 @@ def test_what_is_said_of_a_bad_value_is_one_short_line() -> None:
 def test_the_largest_that_people_train_is_within_the_limits() -> None:
     Recipe(**{"name": "ink", "model": "m", "pictures": "p", "batch_size": 512, "accumulation": 1000})
     build = Build(structure=(1, 4, 8, 16, 8, 4, 1))
-    assert build.chosen([320, 640, 768]) == (320, 640, 768)
+    assert build.trained_widths([320, 640, 768]) == (320, 640, 768)
     with pytest.raises(UsageError, match="parameters; at most"):
-        Build(structure=(1, 64, 64, 1)).chosen([320, 640, 768, 1280])
+        Build(structure=(1, 64, 64, 1)).trained_widths([320, 640, 768, 1280])
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "[" + "{}," * 3_000_000 + "0]", "9" * 5_000])

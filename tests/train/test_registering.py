@@ -15,7 +15,7 @@ from hnetkit.cli import run
 from hnetkit.library.scan import scan
 from hnetkit.registry import Registry
 from hnetkit.train.build import Build
-from hnetkit.train.export import register, save_trained, to_hypernetwork
+from hnetkit.train.export import register_files, save_trained, to_hypernetwork
 from hnetkit.train.network import TrainedNetwork
 
 RECIPE = {"name": "ink", "rates": "5e-5:100, 5e-6:1500", "batch_size": 2, "pictures": "cats", "guards": {"window": 10}}
@@ -23,7 +23,9 @@ RECIPE = {"name": "ink", "rates": "5e-5:100, 5e-6:1500", "batch_size": 2, "pictu
 
 def train(folder: Path, name: str, start: Path | None = None, seed: int = 0) -> list[Path]:
     """Stands for a run: a network, other than what it begins with, in two files."""
-    network = TrainedNetwork.of(hnetkit.load(start)) if start else TrainedNetwork(Build(), [8], seed=seed)
+    network = (
+        TrainedNetwork.from_hypernetwork(hnetkit.load(start)) if start else TrainedNetwork(Build(), [8], seed=seed)
+    )
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 1
@@ -41,7 +43,9 @@ def shown(name: str, capsys: pytest.CaptureFixture[str]) -> tuple[dict, str]:  #
 
 def test_a_trained_network_is_shown_with_its_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Registry(paths.registry_file()) as registry:
-        hashes = register(registry, train(tmp_path, "ink"), recipe=RECIPE, model_name="dreams", model_hash="abababab")
+        hashes = register_files(
+            registry, train(tmp_path, "ink"), recipe=RECIPE, model_name="dreams", model_hash="abababab"
+        )
         assert len(set(hashes)) == 1
     row, card = shown("ink", capsys)
     assert row["training"]["recipe"] == RECIPE
@@ -60,7 +64,7 @@ def test_what_a_network_was_trained_from_is_known_over_generations(
     files += [train(tmp_path, "rain", files[1][1])]
     with Registry(paths.registry_file()) as registry:
         for own in files:
-            hashes += register(registry, own, recipe=RECIPE, started_from=hashes[-1] if hashes else None)[:1]
+            hashes += register_files(registry, own, recipe=RECIPE, started_from=hashes[-1] if hashes else None)[:1]
     row, card = shown("rain", capsys)
     assert [ancestor["content_hash"] for ancestor in row["training"]["lineage"]] == hashes[1::-1]
     assert "  begun with wet-ink < ink\n" in card
@@ -68,10 +72,12 @@ def test_what_a_network_was_trained_from_is_known_over_generations(
 
 def test_what_another_was_trained_from_stays_known_when_its_file_is_replaced(tmp_path: Path) -> None:
     with Registry(paths.registry_file()) as registry:
-        (old, _) = register(registry, train(tmp_path, "ink"), recipe=RECIPE)
-        (other, _) = register(registry, train(tmp_path, "mist", seed=5), recipe=RECIPE)
-        (new, _) = register(registry, train(tmp_path, "ink", tmp_path / "ink.pt"), recipe=RECIPE, started_from=old)
-        register(registry, train(tmp_path, "mist", seed=6), recipe=RECIPE)
+        (old, _) = register_files(registry, train(tmp_path, "ink"), recipe=RECIPE)
+        (other, _) = register_files(registry, train(tmp_path, "mist", seed=5), recipe=RECIPE)
+        (new, _) = register_files(
+            registry, train(tmp_path, "ink", tmp_path / "ink.pt"), recipe=RECIPE, started_from=old
+        )
+        register_files(registry, train(tmp_path, "mist", seed=6), recipe=RECIPE)
         assert registry.trainings.lineage(new) == [old]
         assert registry.trainings.of(old) is not None
         assert registry.trainings.of(other) is None
@@ -80,8 +86,8 @@ def test_what_another_was_trained_from_stays_known_when_its_file_is_replaced(tmp
 
 def test_a_network_that_is_its_own_ancestor_ends_the_list(tmp_path: Path) -> None:
     with Registry(paths.registry_file()) as registry:
-        (own, _) = register(registry, train(tmp_path, "ink"), recipe=RECIPE)
-        register(registry, train(tmp_path, "ink"), recipe=RECIPE, started_from=own)
+        (own, _) = register_files(registry, train(tmp_path, "ink"), recipe=RECIPE)
+        register_files(registry, train(tmp_path, "ink"), recipe=RECIPE, started_from=own)
         assert registry.trainings.lineage(own) == [own]
 
 
@@ -97,8 +103,8 @@ def test_a_network_that_was_not_trained_here_is_shown_without_a_recipe(
 
 def test_a_file_under_a_root_joins_it_and_any_other_folder_becomes_one(tmp_path: Path) -> None:
     with Registry(paths.registry_file()) as registry:
-        register(registry, train(tmp_path / "library", "ink"), recipe=RECIPE)
-        register(registry, train(tmp_path / "library" / "ours", "mist", seed=5), recipe=RECIPE)
+        register_files(registry, train(tmp_path / "library", "ink"), recipe=RECIPE)
+        register_files(registry, train(tmp_path / "library" / "ours", "mist", seed=5), recipe=RECIPE)
         assert [root.path for root in registry.files.roots()] == [tmp_path / "library"]
         assert {Path(row["path"]).name for row in registry.files.rows()} == {
             *("ink.pt", "ink.safetensors", "mist.pt", "mist.safetensors")
@@ -108,7 +114,7 @@ def test_a_file_under_a_root_joins_it_and_any_other_folder_becomes_one(tmp_path:
 def test_how_a_network_was_trained_is_known_when_its_disk_comes_back(tmp_path: Path) -> None:
     with Registry(paths.registry_file()) as registry:
         (trained, _) = train(tmp_path / "disk", "ink")
-        ((content_hash),) = set(register(registry, [trained], recipe=RECIPE))
+        ((content_hash),) = set(register_files(registry, [trained], recipe=RECIPE))
         away = trained.rename(tmp_path / "away.safetensors")
         (other, _) = train(tmp_path / "other", "ink", seed=5)
         other.rename(trained)  # another disk, with a network of the same name, where the first one was

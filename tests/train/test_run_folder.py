@@ -32,7 +32,7 @@ def begun(folder: Path) -> RunFolder:
     files = RunFolder(folder, RECIPE)
     folder.mkdir(exist_ok=True)
     files.begin(FOUND, afresh=False)
-    files.states.write(TrainingState(1, {}))
+    files.checkpoints.write(TrainingState(1, {}))
     return files
 
 
@@ -60,9 +60,9 @@ def all_files(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_record_that_nobody_changed_is_the_same_run(tmp_path: Path) -> None:
-    assert begun(tmp_path).require_same("go on", FOUND, force=False) == []
+    assert begun(tmp_path).require_same("continue", FOUND, force=False) == []
     with pytest.raises(RunChanged, match="a network beside it is another"):
-        begun(tmp_path).require_same("go on", replace(FOUND, beside={}), force=False)
+        begun(tmp_path).require_same("continue", replace(FOUND, beside={}), force=False)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_a_record_that_somebody_changed_is_refused_in_a_line(tmp_path: Path, cha
         change = {"found": data["found"] | change["found"]}
     files.record.write_text(change if isinstance(change, str) else json.dumps(data | change))
     with pytest.raises(RunChanged, match="cannot be read") as raised:
-        files.require_same("go on", FOUND, force=True)
+        files.require_same("continue", FOUND, force=True)
     assert len(str(raised.value)) < 600
     assert "xxx" not in str(raised.value).replace("setting " + "x" * 60, "")  # it may be a link to a private file
     assert not files.is_finished(FOUND, 1)
@@ -110,7 +110,7 @@ def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
     files.record.unlink()
     os.mkfifo(files.record)
     with pytest.raises(RunChanged, match="not a regular file"):
-        files.require_same("go on", FOUND, force=False)
+        files.require_same("continue", FOUND, force=False)
 
 
 @pytest.mark.parametrize("name", ["state", "previews", "tensorboard"])
@@ -195,12 +195,12 @@ RESULTS += ["tensorboard/events.out.tfevents.1.here"]
 @pytest.mark.parametrize("kept", RESULTS)
 def test_without_a_checkpoint_nothing_that_was_made_is_replaced_unasked(tmp_path: Path, kept: str) -> None:
     files = trained(tmp_path / "ink")
-    files.states.clear()
+    files.checkpoints.clear()
     for name in set(RESULTS) - {kept}:
         (files.folder / name).unlink()
     files.require_ours()
     with pytest.raises(OutputExists, match=f"{kept}: an earlier run made it, and there is no checkpoint") as raised:
-        files.require_same("go on", FOUND, force=True)
+        files.require_same("continue", FOUND, force=True)
     assert raised.value.exit_code == 2
     assert str(raised.value.hint).startswith("--restart ")
     assert files.require_same("restart", FOUND, force=False) == []
@@ -208,23 +208,23 @@ def test_without_a_checkpoint_nothing_that_was_made_is_replaced_unasked(tmp_path
 
 def test_another_recipe_does_not_take_a_folder_that_was_begun_with(tmp_path: Path) -> None:
     files = begun(tmp_path / "ink")
-    files.states.clear()
-    assert files.require_same("go on", FOUND, force=False) == []
+    files.checkpoints.clear()
+    assert files.require_same("continue", FOUND, force=False) == []
     other = replace(files, recipe=replace(RECIPE, seed=1))
     other.require_ours()
     with pytest.raises(RunChanged, match="another seed"):
-        other.require_same("go on", FOUND, force=True)
+        other.require_same("continue", FOUND, force=True)
     assert other.require_same("restart", FOUND, force=False) == []
 
 
 def test_what_a_run_left_that_was_stopped_before_its_first_step_is_gone_on_with(tmp_path: Path) -> None:
     files = trained(tmp_path / "ink")
-    files.states.clear()
+    files.checkpoints.clear()
     for name in ("ink.pt", "ink.safetensors", "ink-2.safetensors"):
         (files.folder / name).unlink()
     Log(files.folder).truncate_after(0)
     files.require_ours()
-    assert files.require_same("go on", FOUND, force=False) == []
+    assert files.require_same("continue", FOUND, force=False) == []
 
 
 FOREIGN = {
@@ -298,9 +298,9 @@ def test_starting_over_removes_what_the_run_made_and_nothing_else(tmp_path: Path
     assert set(left) - set(kept) - {"recipe.json", "hypernetwork_loss.csv", "loss.png"} == {
         name.replace("00000001/", "00000001.unfinished/") for name in theirs
     }
-    assert files.states.newest_folder is None
-    files.states.write(TrainingState(1, {}))
-    assert files.states.newest_folder == files.folder / "state" / "00000002"
+    assert files.checkpoints.newest_folder is None
+    files.checkpoints.write(TrainingState(1, {}))
+    assert files.checkpoints.newest_folder == files.folder / "state" / "00000002"
 
 
 def test_a_sweep_locks_no_file_outside_of_its_folder(tmp_path: Path) -> None:

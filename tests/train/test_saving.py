@@ -60,7 +60,7 @@ def test_k_and_v_through_a_file_are_the_networks_own_to_the_last_bit(build: Buil
         for what in ("layer_structure", "activation", "activate_output", "layer_norm", "dropout", "dtype"):
             assert getattr(read, what) == getattr(made, what), what
         stack = hnetkit.Stack([(read, 1.0)])
-        again = TrainedNetwork.of(read).eval()
+        again = TrainedNetwork.from_hypernetwork(read).eval()
         for width in network.widths:
             x = torch.randn(2, 3, width)
             for side, found in zip(("k", "v"), stack(x), strict=True):
@@ -124,12 +124,12 @@ def test_a_side_that_was_not_trained_is_in_the_file_and_changes_nothing(build: B
         assert torch.equal(v, network.eval().apply_to(x, "v"))
         assert list(read.mlps[20].key.tensors) == list(read.mlps[20].value.tensors)
         assert read.metadata["optional_info"] == "only V was trained"
-        assert TrainedNetwork.of(read).build.sides == ("v",)
+        assert TrainedNetwork.from_hypernetwork(read).build.sides == ("v",)
 
 
 def test_a_new_network_with_zero_output_goes_on_with_both_sides(tmp_path: Path) -> None:
     read = hnetkit.load(save_trained(as_file(TrainedNetwork(Build(), [8], seed=0)), tmp_path)[0])
-    assert TrainedNetwork.of(read).build.sides == ("k", "v")
+    assert TrainedNetwork.from_hypernetwork(read).build.sides == ("k", "v")
 
 
 def test_what_is_saved_is_a_copy() -> None:

@@ -17,8 +17,8 @@ from blake3 import blake3
 from torch import nn
 
 from hnetkit.errors import DamagedFile, DiskFull, FileRefused, UsageError
-from hnetkit.train.checkpoints import Checkpoints, TrainingState, require_room
-from hnetkit.train.step import make_optimizer, restore, set_rate
+from hnetkit.train.checkpoints import Checkpoints, TrainingState, require_disk_space
+from hnetkit.train.step import make_optimizer, restore_optimizer, set_rate
 
 
 def state(step: int, fill: float = 0.0) -> TrainingState:
@@ -166,15 +166,15 @@ def test_a_full_disk_leaves_the_newest_checkpoint_that_is_whole(tmp_path: Path, 
 
 
 def test_too_little_room_is_said_before(tmp_path: Path) -> None:
-    require_room(tmp_path, 1)
-    with pytest.raises(DiskFull, match="MB are free"):
-        require_room(tmp_path, 1 << 60)
+    require_disk_space(tmp_path, 1)
+    with pytest.raises(DiskFull, match="are free"):
+        require_disk_space(tmp_path, 1 << 60)
 
 
 _ENDLESS = """
 import sys, torch
 from pathlib import Path
-from hnetkit.train.checkpoints import TrainingState, Checkpoints
+from hnetkit.train.checkpoints import Checkpoints, TrainingState
 
 states = Checkpoints(Path(sys.argv[1]), keep=2)
 step = 0
@@ -231,7 +231,7 @@ def trained(name: str, folder: Path | None) -> list[torch.Tensor]:
             read = Checkpoints(folder).read()
             assert read is not None
             layers.load_state_dict(read.content["network"])
-            restore(optimizer, read.content["optimizer"])
+            restore_optimizer(optimizer, read.content["optimizer"])
         optimizer.zero_grad()
         set_rate(optimizer, 1e-2 / (step + 1))
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
@@ -359,12 +359,12 @@ def test_a_state_that_no_optimizer_of_the_network_has_is_refused_by_name(change:
     layer(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     kept = optimizer.state_dict()
-    restore(optimizer, kept)
+    restore_optimizer(optimizer, kept)
     spoiled = {**kept, "state": {**kept["state"], 0: {**kept["state"][0], **change}}}
     with pytest.raises(ValueError, match=said):
-        restore(optimizer, spoiled)
+        restore_optimizer(optimizer, spoiled)
     with pytest.raises(ValueError, match="of 1000 parameters, not of 2"):
-        restore(optimizer, {**kept, "state": {number: {} for number in range(1_000)}})
+        restore_optimizer(optimizer, {**kept, "state": {number: {} for number in range(1_000)}})
 
 
 def test_a_link_to_what_no_name_can_be_is_no_checkpoint(tmp_path: Path) -> None:

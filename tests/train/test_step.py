@@ -35,18 +35,18 @@ def stepper(pictures: Path, build: Build, **changes: Any) -> Iterator[Stepper]:
     with frozen_unet(model, recipe) as unet:
         data = read_data(recipe)
         network = TrainedNetwork(build, [8, 24], seed=0)
-        material = encode_inputs(model, data, lambda what, done, total: None)
+        frozen = encode_inputs(model, data, lambda what, done, total: None)
         yield Stepper(
-            unet,
-            network,
-            BatchStacks({recipe.called: network}),
-            make_optimizer("SGD", network.parameters(), {}, 1.0),
-            torch.amp.GradScaler("cpu", enabled=False),
-            data,
-            material.latents,
-            material.prompts,
-            Objective(model.scheduler_config),
-            Processes(),
+            unet=unet,
+            network=network,
+            stacks=BatchStacks({recipe.called: network}),
+            optimizer=make_optimizer("SGD", network.parameters(), {}, 1.0),
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+            data=data,
+            latents=frozen.latents,
+            prompts=frozen.prompts,
+            objective=Objective(model.scheduler_config),
+            processes=Processes(),
         )
 
 
@@ -61,7 +61,7 @@ def test_the_loss_of_a_step_is_the_mean_of_its_samples(tmp_path: Path) -> None:
     pictures = make_pictures(tmp_path, 5, sizes=((16, 16), (24, 16)))
     with stepper(pictures, Build(), batch_size=2, accumulation=3) as steps:
         mean = steps.measure(0)
-        assert steps.make(0, 0.0, None).loss == pytest.approx(mean, rel=1e-6)
+        assert steps.make_step(0, 0.0, None).loss == pytest.approx(mean, rel=1e-6)
         each = [_loss_of(steps, index) for index in range(6)]
         assert mean == pytest.approx(sum(each) / 6, rel=1e-5)
 
@@ -78,7 +78,7 @@ def test_a_step_moves_the_weights_by_the_rate_times_the_gradient_of_the_mean(tmp
     with stepper(make_pictures(tmp_path, 4), build, batch_size=4) as steps:
         before = [parameter.detach().clone() for parameter in steps.network.parameters()]
         loss = steps.measure(0)
-        made = steps.make(0, 1.0, None)
+        made = steps.make_step(0, 1.0, None)
         moved = [old - new.detach() for old, new in zip(before, steps.network.parameters(), strict=True)]
         assert made.gradient_norm == pytest.approx(
             torch.cat([part.flatten() for part in moved]).norm().item(), rel=1e-4
@@ -111,7 +111,7 @@ def test_gradients_do_not_depend_on_company_either(precision: str, tmp_path: Pat
     for batch in ({"batch_size": 2}, {"accumulation": 2}):
         with stepper(pictures, build, precision=precision, **batch) as steps:
             before = torch.cat([parameter.detach().flatten() for parameter in steps.network.parameters()])
-            steps.make(0, 1.0, None)
+            steps.make_step(0, 1.0, None)
             moved.append(torch.cat([p.detach().flatten() for p in steps.network.parameters()]) - before)
     assert (moved[0] - moved[1]).norm() < (2e-4 if precision == "no" else 0.1) * moved[0].norm()
 
@@ -123,7 +123,7 @@ def test_a_sample_is_learned_at_its_own_strength(tmp_path: Path) -> None:
         folder = make_pictures(tmp_path / strength, 1)
         (folder / "00.txt").write_text(f"a house <hypernet:tiny:{strength}>")
         with stepper(folder, Build(activation="relu"), name="tiny", batch_size=1) as small:
-            norms[strength] = small.make(0, 1e-3, None).gradient_norm
+            norms[strength] = small.make_step(0, 1e-3, None).gradient_norm
     assert norms["0"] == 0
     assert norms["0.5"] == pytest.approx(norms["1"] / 2, rel=1e-3)
 

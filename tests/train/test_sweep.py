@@ -59,7 +59,7 @@ def made(sweep: Sweep, model: Model, told: Callbacks = Callbacks()) -> list[RunO
     """Makes a sweep, with a library of its own."""
     sweep.require_ours()
     with hnetkit.Library(home=sweep.folder.parent / "home") as library:
-        return run_sweep(sweep, model, sweep.read(), told=told, library=library)
+        return run_sweep(sweep, model, sweep.read(), callbacks=told, library=library)
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +100,7 @@ def test_rows_of_the_sheet_are_drawn_with_the_networks_at_full_strength(model: M
     rows = [[picture.tobytes() for picture in previews.row(drawn_with)] for drawn_with in (None, network)]
     assert rows[0] != rows[1]
     full = Previews(model, replace(FEW, strengths=(1.0,)), done.folder, "ink").draw(network, 1)
-    assert rows[1] == [picture.tobytes() for picture in full.pictures]
+    assert rows[1] == [picture.tobytes() for picture in full.images]
 
 
 def test_prompts_have_the_sweeps_name_in_every_run(recipe: Recipe, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_captions_name_the_sweep_where_they_name_a_strength(tmp_path: Path) -> N
     folder = make_pictures(tmp_path / "pictures", 1)
     (folder / "00.txt").write_text("a red circle <hypernet:ink:0.5>")
     one, other = over_rates(plain(folder), tmp_path).read()
-    assert one.pictures[0].stack == other.pictures[0].stack == (("ink", 0.5),)
+    assert one.images[0].stack == other.images[0].stack == (("ink", 0.5),)
 
 
 def test_captions_are_read_anew_for_a_run_with_other_networks_beside_it(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_made_anew_unasked(model: Model,
     folder = done.runs[1].folder
     shutil.rmtree(folder / "state")
     before = {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()}
-    with pytest.raises(OutputExists, match=r"rate 1e-3: .*no checkpoint to go on from") as raised:
+    with pytest.raises(OutputExists, match=r"rate 1e-3: .*no checkpoint to continue from") as raised:
         made(done, model)
     assert str(raised.value.hint).startswith("--restart ")
     (folder / "recipe.json").write_text("{}")

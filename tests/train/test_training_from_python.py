@@ -119,7 +119,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(here: Path) -> None:
         train.train(SETTINGS, "tiny", resume=True)
     train.train({**SETTINGS, "max_steps": 2}, "tiny")
     result = train.train(SETTINGS, "tiny", resume=True, note=notes.append)
-    assert notes == ["Going on from step 2."]
+    assert notes == ["Resuming from step 2."]
     assert result.files[0].read_bytes() == whole.files[0].read_bytes()
     with pytest.raises(RunChanged, match="trained so far with another seed"):
         train.train({**SETTINGS, "seed": 4}, "tiny")

@@ -142,7 +142,7 @@ def prepare(
         existing=existing,
     )
     hint = None if recursive else "--recursive looks into the folders below it"
-    sources = image_files(pictures, recursive=recursive, but_not_in=place, hint=hint)
+    sources = image_files(pictures, recursive=recursive, excluded=place, hint=hint)
     require_output_folder(place, pictures, overwrite=overwrite, sources=sources)
     if crop == "face":
         require_faces()

@@ -1,9 +1,9 @@
-"""The pictures of a folder, opened the way they are seen."""
+"""The image files of a folder, and their pixels as they are seen."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,32 +14,51 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-_UNKNOWN = (
-    *(".heic", ".heif", ".jxl", ".jp2", ".jpe", ".tga", ".psd", ".svg", ".ico", ".dds", ".exr", ".hdr"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+_UNSUPPORTED = (
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".jpe",
+    ".tga",
+    ".psd",
+    ".svg",
+    ".ico",
+    ".dds",
+    ".exr",
+    ".hdr",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".orf",
+    ".rw2",
+    ".raf",
 )
-_HINT = "the folder that `hnetkit train prepare PICTURES --out FOLDER` made"
+_HINT = "pass the folder made by `hnetkit train prepare PICTURES --out FOLDER`"
+_MOST_NAMED = 5  # names in a message
 
 
 def image_files(
-    folder: Path, *, recursive: bool = False, but_not_in: Path | None = None, hint: str | None = _HINT
+    folder: Path, *, recursive: bool = False, excluded: Path | None = None, hint: str | None = _HINT
 ) -> list[Path]:
-    """Returns the picture files of a folder in the order of their names; hidden ones are left out.
+    """Returns the image files of a folder in the order of their names, without hidden ones.
 
     Args:
         recursive: with those of all folders below it; links to folders are not followed.
-        but_not_in: a folder below it that is left out.
+        excluded: a folder below it to skip.
         hint: of the error.
 
     Raises:
-        NotFound: no such folder, or no pictures in it.
-        MissingExtra: nothing here can open a picture.
+        NotFound: no such folder, or no images in it.
+        MissingExtra: no package that opens images is installed.
     """
     if not folder.is_dir():
         raise NotFound(f"{folder}: no such folder", hint=hint)
-    names = _names_in(folder, recursive=recursive, left_out=_identity(but_not_in))
-    # a link to what no name can be is no file, and no error
-    found = [path for path in names if _is_picture_name(path.name) and os.path.isfile(path)]
+    names = _files_in(folder, recursive=recursive, excluded=_identity(excluded))
+    # `os.path.isfile` also answers, with False, for a link whose target cannot be a name
+    found = [path for path in names if _is_image_name(path.name) and os.path.isfile(path)]
     if not found:
         raise NotFound(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})", hint=hint)
     require_extra("PIL", str(folder))
@@ -47,28 +66,34 @@ def image_files(
 
 
 def unsupported_images(folder: Path, *, recursive: bool = False) -> list[str]:
-    """Returns the names of a folder's pictures that are of no kind which is opened; hidden ones are left out."""
-    names = (path.name for path in _names_in(folder, recursive=recursive))
-    return sorted(name for name in names if not name.startswith(".") and name.lower().endswith(_UNKNOWN))
+    """Returns the names of a folder's images of unsupported formats, without hidden ones."""
+    names = (path.name for path in _files_in(folder, recursive=recursive))
+    return sorted(name for name in names if not name.startswith(".") and name.lower().endswith(_UNSUPPORTED))
 
 
 def open_rgb(path: Path, data: bytes | None = None) -> Image.Image:
-    """Returns a picture as RGB, or RGBA where it has transparency, turned as its EXIF data says.
+    """Returns an image as RGB, or RGBA if it has transparency, turned as its EXIF data says.
 
     Args:
-        data: what is in the file, where that was read already.
+        data: the file's bytes, if they are read already.
 
     Raises:
         NotFound, BadPicture: as `hnetkit.images.open_image`.
     """
     image = open_image(path, data)
-    is_seen_through = image.mode != "LAB" and "A" in image.getbands()  # the A of LAB is a colour
-    mode = "RGBA" if is_seen_through or "transparency" in image.info else "RGB"
+    has_alpha = image.mode != "LAB" and "A" in image.getbands()  # the A of LAB is a color
+    mode = "RGBA" if has_alpha or "transparency" in image.info else "RGB"
     return image if image.mode == mode else image.convert(mode)
 
 
-def _names_in(folder: Path, *, recursive: bool, left_out: tuple[int, int] | None = None) -> Iterator[Path]:
-    """Yields what is in a folder, and in those below it, however deep; of folders that cannot be read, nothing."""
+def name_some(names: Sequence[str]) -> str:
+    """Returns the first few names as a message shows them, and how many more there are."""
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _files_in(folder: Path, *, recursive: bool, excluded: tuple[int, int] | None = None) -> Iterator[Path]:
+    """Yields the files of a folder, and of those below it at any depth; unreadable folders are skipped."""
     waiting = [folder]
     while waiting:
         below = []
@@ -77,7 +102,7 @@ def _names_in(folder: Path, *, recursive: bool, left_out: tuple[int, int] | None
                 for entry in entries:
                     if not _is_folder(entry):
                         yield Path(entry.path)
-                    elif not entry.name.startswith(".") and _identity(entry) != left_out:
+                    elif not entry.name.startswith(".") and _identity(entry) != excluded:
                         below.append(Path(entry.path))
         except OSError:
             continue
@@ -100,5 +125,5 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _is_picture_name(name: str) -> bool:
+def _is_image_name(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith(SUFFIXES)
