@@ -9,8 +9,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-import dist
 import pytest
+import release
 from filelock import FileLock
 
 import hnetkit
@@ -84,7 +84,7 @@ def test_a_wheel_with_too_little_or_too_much_is_not_released(tmp_path: Path) -> 
     wheel = tmp_path / "hnetkit-1-py3-none-any.whl"
     for names, fault in (((), "is missing"), (("hnetkit/kernels/__pycache__/eager.pyc",), "does not belong there")):
         with zipfile.ZipFile(wheel, "w") as opened:
-            for name in [*(dist.wanted_in_wheel() if names else ()), *names]:
+            for name in [*(release.wanted_in_wheel() if names else ()), *names]:
                 opened.writestr(name, "")
-        with pytest.raises(dist.Fault, match=fault):
-            dist.check_wheel(wheel)
+        with pytest.raises(release.Fault, match=fault):
+            release.check_wheel(wheel)
