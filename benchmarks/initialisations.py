@@ -26,7 +26,18 @@ from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.unet_hooks import BatchStacks
 
 ACTIVATIONS = (
-    *("linear", "relu", "leakyrelu", "elu", "swish", "silu", "gelu", "mish", "selu", "tanh", "softsign", "sigmoid"),
+    "linear",
+    "relu",
+    "leakyrelu",
+    "elu",
+    "swish",
+    "silu",
+    "gelu",
+    "mish",
+    "selu",
+    "tanh",
+    "softsign",
+    "sigmoid",
 )
 PROMPTS = ("a red circle", "a large blue star", "a small green square on the left", "a purple triangle at the top")
 STEPS, SEED = 10, 1

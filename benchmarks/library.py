@@ -133,10 +133,21 @@ def search(folder: Path, count: int = 10_000) -> dict[str, Any]:
 
 def _network_row(number: int, name: str) -> dict[str, Any]:
     return {
-        **{"content_hash": f"h1:{number:064x}", "name": name, "widths": [768], "layer_structure": [1, 2, 1]},
-        **{"activation": "relu", "layer_norm": False, "activate_output": False, "dropout": [0, 0, 0], "dtype": "fp32"},
-        **{"parameters": 1, "base_model": "sd1", "step": 1, "sd_checkpoint": None, "sd_checkpoint_name": "model.ckpt"},
-        **{"metadata": {}},
+        "content_hash": f"h1:{number:064x}",
+        "name": name,
+        "widths": [768],
+        "layer_structure": [1, 2, 1],
+        "activation": "relu",
+        "layer_norm": False,
+        "activate_output": False,
+        "dropout": [0, 0, 0],
+        "dtype": "fp32",
+        "parameters": 1,
+        "base_model": "sd1",
+        "step": 1,
+        "sd_checkpoint": None,
+        "sd_checkpoint_name": "model.ckpt",
+        "metadata": {},
     }
 
 

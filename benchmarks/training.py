@@ -157,7 +157,9 @@ def memory(given: list[str], folder: Path) -> dict[str, Any]:
         plain, hnetkit = (peak_of([*command, who], dict(os.environ)) for who in ("plain", "hnetkit"))
         ratio = hnetkit / plain
         result[kind] = {
-            **{"plain_mb": plain / 1e6, "hnetkit_mb": hnetkit / 1e6, "ratio": ratio},
+            "plain_mb": plain / 1e6,
+            "hnetkit_mb": hnetkit / 1e6,
+            "ratio": ratio,
             "met": ratio <= GOALS["memory"],
         }
     return result

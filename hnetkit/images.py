@@ -1,8 +1,8 @@
-"""The one reader of images, which may be a stranger's: formats by an allow-list, decided from content, within limits.
+"""The one reader of images, which may be a stranger's: allowed formats, recognized by content, within limits.
 
-Pillow is given what pixels need and nothing else. The directories, texts and further pictures of a file, which Pillow
-would read, join and decompress before anybody can ask how large they are, are left out first; of them only the
-orientation is wanted, which is read here. So a file costs what its own bytes and its pixels cost.
+Pillow is given what the pixels need and nothing else. It would read, join and decompress the directories, texts and
+further images of a file before their size could be checked, so they are left out first. Of them only the orientation is
+needed, which is read here. So a file costs only what its bytes and its pixels cost.
 
 Source: W3C PNG, ITU-T T.81 (JPEG) and EXIF 2.32, GIF89a, TIFF 6.0 and BigTIFF, ISO/IEC 14496-12 (boxes of AVIF).
 """
@@ -25,16 +25,16 @@ from hnetkit.files import read_regular
 if TYPE_CHECKING:
     from PIL import Image
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 MAX_PIXELS = 1 << 27
-"""Pixels of an image, whatever its file's size: the largest photographs of telephones have 108 million."""
+"""Pixels of an image, whatever its file's size: the largest photos of phones have 108 million."""
 
 SMALL_PIXELS = 24 << 20
 """Pixels of an image whose file is small: they take up to 200 MB while they are decoded and converted."""
 
 PIXELS_PER_BYTE = 4
-"""Pixels beyond `SMALL_PIXELS` that each byte of a file allows: photographs have one or two."""
+"""Pixels beyond `SMALL_PIXELS` that each byte of a file allows: photos have one or two."""
 
 MAX_SIDE = 65_535
 """Pixels of a side: the most that a JPEG can have."""
@@ -43,7 +43,7 @@ MAX_BYTES = 400 << 20
 """Bytes of a file."""
 
 MAX_PROFILE = 4 << 20
-"""Bytes of a colour profile; a larger one is left out."""
+"""Bytes of a color profile; a larger one is left out."""
 
 _MOST_PARTS = 200_000  # chunks, segments, boxes or blocks of a file
 _MOST_SCANS = 100  # of a JPEG, each of which goes over all pixels; progressive ones have about ten
@@ -52,16 +52,16 @@ _MOST_RUNS = 16 << 20  # bytes of a compressed BMP
 _MOST_EXIF = 1 << 20  # bytes that are looked at for the orientation
 
 _ORIENTATION = 274
-_KEPT = ("icc_profile", "transparency")  # of what Pillow says beside the pixels
+_KEPT_INFO = ("icc_profile", "transparency")  # keys of Pillow's `Image.info` that the result keeps
 
 
-class _Prepared(NamedTuple):
+class _PillowInput(NamedTuple):
     """What Pillow is given.
 
     Attributes:
-        pixels: a file without what is beside them.
-        orientation: 1 to 8; 0 where it is to be found in what Pillow says.
-        weight: 2 where the decoder holds about as much again for each pixel.
+        pixels: the file without everything that is not needed for its pixels.
+        orientation: 1 to 8; 0 if Pillow has to read it.
+        weight: 2 if the decoder needs about twice the memory for each pixel.
     """
 
     pixels: bytes
@@ -82,40 +82,40 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def open_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
-    """Returns the first picture of an image file, decoded and turned as its EXIF data says, in the mode that it has.
+    """Returns the first image of a file, decoded, turned as its EXIF data says, and in its own mode.
 
-    Grey of 16 bits comes as grey of 8. The result knows nothing of its file but transparency and colour profile.
+    Gray of 16 bits becomes gray of 8. Of its file's metadata, the result keeps only transparency and color profile.
 
     Args:
-        path: names it in errors, and is read where `data` is None.
-        data: what is in the file.
+        path: names the file in errors, and is read if `data` is None.
+        data: the content of the file.
 
     Raises:
         NotFound: there is no such file.
-        BadPicture: it is no image of a format that is opened, is damaged, or is larger than the limits above.
+        BadPicture: it is not an image of an allowed format, is damaged, or is larger than the limits above.
     """
     data = read_image(path) if data is None else data
-    image = _or_refused(path, _turned, data)
-    # of what becomes of it later; nobody at a terminal can do anything about it
+    image = _or_bad_picture(path, _turned, data)
+    # a warning about later conversions, about which a user can do nothing
     warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning)
     return image
 
 
 def stored_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Returns (width, height) of an image file in pixels, before it is turned; nothing is decoded.
+    """Returns (width, height) of an image file in pixels, before it is turned, without decoding it.
 
     Raises:
         As `open_image`.
     """
-    return _or_refused(path, _stored_size, read_image(path))
+    return _or_bad_picture(path, _stored_size, read_image(path))
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:
-    """Returns what is in an image file, for `open_image`.
+    """Returns the content of an image file, for `open_image`.
 
     Raises:
         NotFound: there is no such file.
-        BadPicture: it cannot be read, is no regular file, or has more than `MAX_BYTES` bytes.
+        BadPicture: it cannot be read, is not a regular file, or has more than `MAX_BYTES` bytes.
     """
     try:
         return read_regular(path, most=MAX_BYTES)
@@ -126,13 +126,13 @@ def read_image(path: str | os.PathLike[str]) -> bytes:
         raise BadPicture(f"{os.fspath(path)}: not a picture that can be read ({reason or 'too large'})") from error
 
 
-def _or_refused(path: str | os.PathLike[str], step: Callable[[bytes], Made], data: bytes) -> Made:
-    """Returns what `step` makes of the data; whatever exception it ends with is the image's fault."""
+def _or_bad_picture(path: str | os.PathLike[str], step: Callable[[bytes], T], data: bytes) -> T:
+    """Returns the result of `step`; any exception in it becomes a `BadPicture`."""
     try:
         return step(data)
-    except Exception as error:  # decoders of damaged images end in every way that there is
+    except Exception as error:  # decoders may raise anything for a damaged image
         reason = _reason(error)
-    # outside of the handler: an error that is kept must not keep the pixels
+    # outside of the handler, so that the error does not keep the pixels in memory
     raise BadPicture(f"{os.fspath(path)}: not a picture that can be read ({reason})")
 
 
@@ -170,35 +170,35 @@ def _turned(data: bytes) -> Image.Image:
         with opened as image, _silent() if image.format == "TIFF" else nullcontext():
             image.load()
             orientation = orientation or _orientation_of(image.info)
-            plain = image._new(image.im)  # shares the pixels, and not what the decoder holds
-            if image.format == "PNG" and plain.mode == "I":  # an older Pillow's form of 16 bits; PNG has no more
+            plain = image._new(image.im)  # shares the pixels without the decoder's state
+            if image.format == "PNG" and plain.mode == "I":  # how an older Pillow opens 16 bits, the most that PNG has
                 deep, info = plain.tobytes("raw", "I;16B"), plain.info
                 plain = Image.frombytes("I;16B", plain.size, deep)
                 plain.info = info
         del opened, image
     plain = _of_8_bits(plain)
-    plain.info = {key: plain.info[key] for key in _KEPT if key in plain.info}
+    plain.info = {key: plain.info[key] for key in _KEPT_INFO if key in plain.info}
     if len(plain.info.get("icc_profile") or b"") > MAX_PROFILE:
         del plain.info["icc_profile"]
     return plain.transpose(methods[orientation]) if orientation in methods else plain
 
 
 def _of_8_bits(image: Image.Image) -> Image.Image:
-    """Returns grey of 16 bits as grey of 8: Pillow's own conversion cuts off, and makes white of nearly everything.
+    """Returns gray of 16 bits as gray of 8. Pillow's own conversion clips, which makes nearly everything white.
 
     Raises:
-        ValueError: its values are of 32 bits, of which none is known to be white, unless all are of 8.
+        ValueError: its values have 32 bits, and it is unknown which of them is white, unless all fit into 8.
     """
     from PIL import Image
 
     if image.mode.startswith("I;16"):
-        order = "L;16B" if image.mode.endswith("B") else "L;16"  # the higher byte, as of colours of 16 bits
-        grey = Image.frombytes("L", image.size, image.tobytes(), "raw", order)
-        grey.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
-        return grey
+        order = "L;16B" if image.mode.endswith("B") else "L;16"  # takes the higher byte, as for colors of 16 bits
+        gray = Image.frombytes("L", image.size, image.tobytes(), "raw", order)
+        gray.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
+        return gray
     if image.mode in ("I", "F"):
         lowest, highest = image.getextrema()
-        if not (0 <= lowest <= highest <= 255 and highest > 1):  # type: ignore[operator]  # of one band: two numbers
+        if not (0 <= lowest <= highest <= 255 and highest > 1):  # type: ignore[operator]  # two numbers, because there is one band
             raise ValueError("its values have 32 bits and are not those of a picture: save it with 8 or 16 bits")
     return image
 
@@ -209,28 +209,28 @@ def _stored_size(data: bytes) -> tuple[int, int]:
 
 
 def _header(data: bytes) -> tuple[Image.Image, int]:
-    """Returns an image that is opened and not yet decoded, of an allowed size, and its orientation as `_Prepared`."""
+    """Returns an image of an allowed size, opened and not yet decoded, and its orientation as in `_PillowInput`."""
     from PIL import Image
 
     kind = _kind_of(data)
     if not data:
         raise ValueError("an empty file")
     if kind is None:
-        raise ValueError(f"its content is none of {', '.join(_PREPARED)}")
-    prepared = _PREPARED[kind](data)
-    image = Image.open(io.BytesIO(prepared.pixels), formats=(kind,))
-    _require_size(*image.size, _most_pixels(data, prepared.weight, _is_light(image)))
-    return image, prepared.orientation
+        raise ValueError(f"its content is none of {', '.join(_SANITIZERS)}")
+    sanitized = _SANITIZERS[kind](data)
+    image = Image.open(io.BytesIO(sanitized.pixels), formats=(kind,))
+    _require_size(*image.size, _most_pixels(data, sanitized.weight, _is_light(image)))
+    return image, sanitized.orientation
 
 
 def _is_light(image: Image.Image) -> bool:
-    """Whether a picture takes one byte for each pixel, and three more in colour."""
+    """Whether an image takes one byte for each pixel, and three more in color."""
     return image.mode in ("1", "L", "P") and "transparency" not in image.info
 
 
 def _most_pixels(data: bytes, weight: int = 1, is_light: bool = True) -> int:
-    """Returns how many pixels are made of a file, by what its decoder holds and what becomes of them."""
-    small = SMALL_PIXELS * 8 // 5 if is_light else SMALL_PIXELS  # 5 bytes for each in all, where others take 8
+    """Returns the limit of a file's pixels, by the memory of its decoder and of later conversions."""
+    small = SMALL_PIXELS * 8 // 5 if is_light else SMALL_PIXELS  # 5 bytes per pixel in all, others take 8
     return min(MAX_PIXELS, small // weight + PIXELS_PER_BYTE * len(data))
 
 
@@ -243,7 +243,7 @@ def _require_size(width: int, height: int, most: int) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what Pillow says of damaged or large images off the terminal."""
+    """Silences Pillow's logs and warnings about damaged or large images."""
     log = logging.getLogger("PIL")
     if not log.handlers:
         log.addHandler(logging.NullHandler())
@@ -254,7 +254,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keeps what libtiff says of damage, which it writes past Python, off the terminal."""
+    """Silences libtiff's messages about damage, which it writes to stderr past Python."""
     try:
         stderr = os.dup(2)
     except OSError:  # there is none
@@ -270,7 +270,7 @@ def _silent() -> Iterator[None]:
 
 
 def _kind_of(data: bytes) -> str | None:
-    """Returns the format of an image by its first bytes, as Pillow calls it; None for all that are not opened."""
+    """Returns Pillow's name of an image's format, by its first bytes; None if the format is not allowed."""
     if data[4:8] == b"ftyp":
         return "AVIF" if data[8:12] in (b"avif", b"avis", b"mif1", b"msf1") else None
     if data[:4] == b"RIFF":
@@ -278,93 +278,93 @@ def _kind_of(data: bytes) -> str | None:
     return next((kind for kind, beginning in _BEGINNINGS if data.startswith(beginning)), None)
 
 
-def _of_webp(data: bytes) -> _Prepared:
-    return _Prepared(data, weight=2)
+def _of_webp(data: bytes) -> _PillowInput:
+    return _PillowInput(data, weight=2)
 
 
 # --- PNG
 
 _PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"IDAT", b"IEND"})
 _PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
-_TURNING_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+_ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 
 
-def _of_png(data: bytes) -> _Prepared:
-    """Leaves out texts and further frames; the orientation may stand in one of two texts."""
+def _of_png(data: bytes) -> _PillowInput:
+    """Leaves out texts and further frames, except the two texts that may hold the orientation."""
     view = memoryview(data)
-    kept, place = [view[:8]], 8
+    kept, position = [view[:8]], 8
     for _ in range(_MOST_PARTS):
-        if place + 12 > len(data):
+        if position + 12 > len(data):
             break
-        size, name = struct.unpack_from(">I4s", data, place)
-        end = place + 12 + size
+        size, name = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + size
         if end > len(data):
             break
-        if name in _PNG_PARTS or (name in _PNG_TEXTS and data.startswith(_TURNING_TEXTS, place + 8)):
-            kept.append(view[place:end])
-        place = end
+        if name in _PNG_PARTS or (name in _PNG_TEXTS and data.startswith(_ORIENTATION_TEXTS, position + 8)):
+            kept.append(view[position:end])
+        position = end
         if name == b"IEND":
-            return _Prepared(b"".join(kept))
+            return _PillowInput(b"".join(kept))
     else:
         raise ValueError(f"more than {_MOST_PARTS:,} chunks")
-    return _Prepared(b"".join((*kept, view[place:])))  # cut short: Pillow says whether pixels are missing
+    return _PillowInput(b"".join((*kept, view[position:])))  # cut short: Pillow says whether pixels are missing
 
 
 # --- JPEG
 
-_MARK = re.compile(rb"\xff[\x01-\xfe]")
-_MARK_IN_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # restarts are part of a scan; decoders pass over no marks
+_MARKER = re.compile(rb"\xff[\x01-\xfe]")
+_MARKER_IN_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # restart markers are part of a scan
 _JPEG_PARTS = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDC, 0xDD, 0xEE}) - {0xC8}
-_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # marks without a segment
+_WITHOUT_SEGMENT = frozenset({0x01, *range(0xD0, 0xD9)})
 _FRAMES = _JPEG_PARTS & {*range(0xC0, 0xD0)} - {0xC4, 0xCC}
 
 
-def _of_jpeg(data: bytes) -> _Prepared:
-    """Leaves out everything but tables and scans of the first picture; phones write several behind one another."""
+def _of_jpeg(data: bytes) -> _PillowInput:
+    """Keeps only tables and scans of the first image; phones write several images into one file."""
     view = memoryview(data)
     kept, exif, xmp = [view[:2]], [], b""
-    place, scans, weight = 2, 0, 1
+    position, scans, weight = 2, 0, 1
     for _ in range(_MOST_PARTS):
-        found = _MARK.search(data, place)
+        found = _MARKER.search(data, position)
         if found is None:
             break
-        place, code = found.start(), data[found.start() + 1]
+        position, code = found.start(), data[found.start() + 1]
         if code == 0xD9:
-            kept.append(view[place : place + 2])
+            kept.append(view[position : position + 2])
             break
-        if code in _ALONE:
-            place += 2
+        if code in _WITHOUT_SEGMENT:
+            position += 2
             continue
-        end = place + 2 + max(2, *struct.unpack_from(">H", data, place + 2))
-        begins = data[place + 4 : min(place + 40, end)]
+        end = position + 2 + max(2, *struct.unpack_from(">H", data, position + 2))
+        begins = data[position + 4 : min(position + 40, end)]
         if code in _FRAMES:
-            weight = max(weight, _jpeg_weight(data, place))
+            weight = max(weight, _jpeg_weight(data, position))
         if code == 0xDA:
             scans += 1
             if scans > _MOST_SCANS:
                 raise ValueError(f"more than {_MOST_SCANS} scans")
-            following = _MARK_IN_SCAN.search(data, end)
+            following = _MARKER_IN_SCAN.search(data, end)
             end = following.start() if following else len(data)
         elif code == 0xE1 and begins.startswith(b"Exif\0\0"):
-            exif.append(view[place + 10 : end])  # a long one is written in several
+            exif.append(view[position + 10 : end])  # a long block is split over several segments
         elif code == 0xE1 and begins.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-            xmp = data[place + 33 : end]
+            xmp = data[position + 33 : end]
         is_kept = (code == 0xE0 and begins.startswith(b"JFIF")) or (code == 0xE2 and begins.startswith(b"ICC_PROFILE"))
         if code == 0xDA or code in _JPEG_PARTS or is_kept:
-            kept.append(view[place:end])
-        place = end
+            kept.append(view[position:end])
+        position = end
     else:
         raise ValueError(f"more than {_MOST_PARTS:,} segments")
     orientation = _orientation_of({"exif": b"".join(exif), "xmp": xmp}) or 1
-    return _Prepared(b"".join(kept), orientation, weight)
+    return _PillowInput(b"".join(kept), orientation, weight)
 
 
-def _jpeg_weight(data: bytes, place: int) -> int:
-    """Returns the weight of a frame: one that comes in several scans is held until the last, 2 bytes for each value.
+def _jpeg_weight(data: bytes, position: int) -> int:
+    """Returns the weight of a frame: the decoder of several scans keeps 2 bytes per value until the last scan.
 
-    Colours that are stored at half the size leave about as much room as a turned picture takes.
+    Colors that are stored at half the size save about as much memory as turning an image takes.
     """
-    factors = [(each >> 4, each & 15) for each in data[place + 11 : place + 10 + 3 * data[place + 9] : 3]]
+    factors = [(each >> 4, each & 15) for each in data[position + 11 : position + 10 + 3 * data[position + 9] : 3]]
     most = max((across for across, _ in factors), default=1) * max((down for _, down in factors), default=1)
     return 2 if sum(across * down for across, down in factors) > 2 * most else 1
 
@@ -372,36 +372,36 @@ def _jpeg_weight(data: bytes, place: int) -> int:
 # --- BMP
 
 
-def _of_bmp(data: bytes) -> _Prepared:
-    """Refuses long ones of which each run of pixels is a step of Python for Pillow."""
+def _of_bmp(data: bytes) -> _PillowInput:
+    """Refuses long compressed files: Pillow decodes each run of pixels in Python, which is slow."""
     is_compressed = data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")
     if is_compressed and len(data) > _MOST_RUNS:
         raise ValueError(f"a compressed BMP of more than {_MOST_RUNS >> 20} MB")
-    return _Prepared(data)
+    return _PillowInput(data)
 
 
 # --- GIF
 
-_GIF_PART = re.compile(rb"[\x21\x2c]")  # an extension, or a picture
+_GIF_PART = re.compile(rb"[\x21\x2c]")  # an extension, or an image
 
 
-def _of_gif(data: bytes) -> _Prepared:
+def _of_gif(data: bytes) -> _PillowInput:
     """Leaves out comments and all frames but the first."""
     view = memoryview(data)
-    place = 13 + _gif_palette(data[10])
-    beginning, control = view[:place], view[:0]
-    while found := _GIF_PART.search(data, place):
-        place = found.start()
-        if data[place] == 0x21:
-            end = _gif_blocks_end(data, place + 2)
-            control = view[place:end] if data[place + 1 : place + 2] == b"\xf9" else control
-            place = end
+    position = 13 + _gif_palette(data[10])
+    beginning, control = view[:position], view[:0]
+    while found := _GIF_PART.search(data, position):
+        position = found.start()
+        if data[position] == 0x21:
+            end = _gif_blocks_end(data, position + 2)
+            control = view[position:end] if data[position + 1 : position + 2] == b"\xf9" else control
+            position = end
             continue
-        left, top, width, height, flags = struct.unpack_from("<HHHHB", data, place + 1)
+        left, top, width, height, flags = struct.unpack_from("<HHHHB", data, position + 1)
         screen = struct.unpack_from("<HH", data, 6)
         _require_size(max(screen[0], left + width), max(screen[1], top + height), _most_pixels(data))
-        end = _gif_blocks_end(data, place + 11 + _gif_palette(flags))
-        return _Prepared(b"".join((beginning, control, view[place:end], b";")))
+        end = _gif_blocks_end(data, position + 11 + _gif_palette(flags))
+        return _PillowInput(b"".join((beginning, control, view[position:end], b";")))
     raise ValueError("a GIF without a picture")
 
 
@@ -409,96 +409,98 @@ def _gif_palette(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _gif_blocks_end(data: bytes, place: int) -> int:
-    """Returns where a chain of blocks ends, each of which begins with its length."""
-    while place < len(data) and data[place]:
-        place += data[place] + 1
-    return place + 1
+def _gif_blocks_end(data: bytes, position: int) -> int:
+    """Returns the end of a chain of blocks, each of which begins with its length."""
+    while position < len(data) and data[position]:
+        position += data[position] + 1
+    return position + 1
 
 
 # --- TIFF
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_PIXEL_TAGS = frozenset(
-    {
-        *(256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320),
-        *(322, 323, 324, 325, 332, 334, 338, 339, 347, 529, 530, 531, 532, 34675),
-    }
-)
+# fmt: off
+_PIXEL_TAGS = frozenset({
+    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320,
+    322, 323, 324, 325, 332, 334, 338, 339, 347, 529, 530, 531, 532, 34675,
+})
+# fmt: on
 _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH, _XMP = 259, 322, 323, 700
 _COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946})  # none, fax, LZW, JPEG, deflate, PackBits
 
 
-def _of_tiff(data: bytes) -> _Prepared:
-    """Gives the file a directory of its first picture's pixels alone."""
+def _of_tiff(data: bytes) -> _PillowInput:
+    """Replaces the directories by one with the pixels of the first image alone."""
     order, is_big = "<" if data[:1] == b"I" else ">", data[2:4] in (b"+\0", b"\0+")
     at, number = (8, "Q") if is_big else (4, "I")
     kept: dict[int, bytes] = {}
-    said: dict[int, int] = {}
+    numbers: dict[int, int] = {}
     xmp, room, values = b"", len(data), _MOST_VALUES
     first = struct.unpack_from(order + number, data, at)[0]
-    for tag, kind, count, entry, place in _entries(data, order, first, is_big):
-        if tag in said:
+    for tag, kind, count, entry, position in _entries(data, order, first, is_big):
+        if tag in numbers:
             continue
         size = count * _SIZES.get(kind, 1)
-        said[tag] = _whole_number(data, order, kind, place)
+        numbers[tag] = _whole_number(data, order, kind, position)
         if tag == _XMP:
-            xmp = data[place : place + min(size, _MOST_EXIF)]
+            xmp = data[position : position + min(size, _MOST_EXIF)]
         elif tag in _PIXEL_TAGS:
             room, values = room - size, values - count
             kept[tag] = entry
         if room < 0 or values < 0:
             raise ValueError("its directory claims more than the file has")
-    if said.get(_COMPRESSION, 1) not in _COMPRESSIONS:
-        raise ValueError(f"a TIFF of compression {said[_COMPRESSION]}, which is not opened")
-    _require_size(said.get(_TILE_WIDTH, 0), said.get(_TILE_LENGTH, 0), _most_pixels(data))
+    if numbers.get(_COMPRESSION, 1) not in _COMPRESSIONS:
+        raise ValueError(f"a TIFF of compression {numbers[_COMPRESSION]}, which is not opened")
+    _require_size(numbers.get(_TILE_WIDTH, 0), numbers.get(_TILE_LENGTH, 0), _most_pixels(data))
     padding = -len(data) % 8
     directory = struct.pack(order + ("Q" if is_big else "H"), len(kept)) + b"".join(kept.values())
     head = data[:at] + struct.pack(order + number, len(data) + padding)
     pixels = b"".join((head, memoryview(data)[len(head) :], bytes(padding), directory, bytes(struct.calcsize(number))))
-    return _Prepared(pixels, said.get(_ORIENTATION) or _orientation_of({"xmp": xmp}) or 1)
+    return _PillowInput(pixels, numbers.get(_ORIENTATION) or _orientation_of({"xmp": xmp}) or 1)
 
 
 def _entries(data: bytes, order: str, start: int, is_big: bool = False) -> Iterator[tuple[int, int, int, bytes, int]]:
-    """Yields tag, type, count and bytes of each entry of a directory, and where its values begin."""
+    """Yields tag, type, count and bytes of each entry of a directory, and the position of its values."""
     head, form, inline = ("Q", "HHQQ", 8) if is_big else ("H", "HHII", 4)
     length = struct.calcsize("<" + form)
     first = start + struct.calcsize("<" + head)
     count = struct.unpack_from(order + head, data, start)[0] if first <= len(data) else 0
-    for place in range(
+    for position in range(
         first, min(first + count * length, first + _MOST_PARTS * length, len(data) - length + 1), length
     ):
-        tag, kind, number, value = struct.unpack_from(order + form, data, place)
-        at = place + length - inline if number * _SIZES.get(kind, 1) <= inline else value
-        yield tag, kind, number, data[place : place + length], at
+        tag, kind, number, value = struct.unpack_from(order + form, data, position)
+        at = position + length - inline if number * _SIZES.get(kind, 1) <= inline else value
+        yield tag, kind, number, data[position : position + length], at
 
 
-def _whole_number(data: bytes, order: str, kind: int, place: int) -> int:
-    """Returns the number at a place, of a type that orientation and sizes have; 0 of all others."""
+def _whole_number(data: bytes, order: str, kind: int, position: int) -> int:
+    """Returns the number at a position, if its type is one of those for orientation and sizes; else 0."""
     form = {3: "H", 4: "I", 16: "Q"}.get(kind)
-    if form is None or place + struct.calcsize(form) > len(data):
+    if form is None or position + struct.calcsize(form) > len(data):
         return 0
-    return int(struct.unpack_from(order + form, data, place)[0])
+    return int(struct.unpack_from(order + form, data, position)[0])
 
 
 # --- AVIF
 
 
-def _of_avif(data: bytes) -> _Prepared:
-    """Hides EXIF data, whose orientation does not count beside that of the boxes, and XMP data that repeats it."""
-    hidden, place = bytearray(data), 0
+def _of_avif(data: bytes) -> _PillowInput:
+    """Hides EXIF and XMP data, whose orientation must not be used: that of the file's boxes counts."""
+    hidden, position = bytearray(data), 0
     for _ in range(_MOST_PARTS):
-        if place + 8 > len(data):
+        if position + 8 > len(data):
             break
-        size, name = struct.unpack_from(">I4s", data, place)
+        size, name = struct.unpack_from(">I4s", data, position)
         if size == 1:
-            (size,) = struct.unpack_from(">Q", data, place + 8)
-        end = min(place + size, len(data)) if size else len(data)
-        boxes = data[place:end] if name != b"mdat" else b""
+            (size,) = struct.unpack_from(">Q", data, position + 8)
+        end = min(position + size, len(data)) if size else len(data)
+        boxes = data[position:end] if name != b"mdat" else b""
         if b"Exif" in boxes:
-            hidden[place:end] = boxes.replace(b"Exif", b"none").replace(b"application/rdf+xml", b"application/nothing")
-        place = max(end, place + 8)
-    return _Prepared(bytes(hidden), weight=2)
+            hidden[position:end] = boxes.replace(b"Exif", b"none").replace(
+                b"application/rdf+xml", b"application/nothing"
+            )
+        position = max(end, position + 8)
+    return _PillowInput(bytes(hidden), weight=2)
 
 
 # --- orientation
@@ -507,7 +509,7 @@ _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
 def _orientation_of(info: Mapping[Any, Any]) -> int:
-    """Returns the orientation, 1 to 8, that EXIF data or else XMP data says; 0 where none does."""
+    """Returns the orientation, 1 to 8, in EXIF data or else in XMP data; 0 if there is none."""
     exif = info.get("exif") or b""
     if not exif and (profile := info.get("Raw profile type exif")):  # in hexadecimal, after three lines
         exif = bytes.fromhex("".join(profile.split("\n")[3:]))
@@ -524,9 +526,9 @@ def _orientation_in(tiff: bytes) -> int:
     if order is None or len(tiff) < 8:
         return 0
     start = struct.unpack_from(order + "I", tiff, 4)[0]
-    for tag, kind, _, _, place in _entries(tiff, order, start):
+    for tag, kind, _, _, position in _entries(tiff, order, start):
         if tag == _ORIENTATION:
-            return _whole_number(tiff, order, kind, place)
+            return _whole_number(tiff, order, kind, position)
     return 0
 
 
@@ -538,7 +540,7 @@ _BEGINNINGS = (
     ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
 )
 
-_PREPARED: dict[str, Callable[[bytes], _Prepared]] = {
+_SANITIZERS: dict[str, Callable[[bytes], _PillowInput]] = {
     "PNG": _of_png,
     "JPEG": _of_jpeg,
     "WEBP": _of_webp,
@@ -547,4 +549,4 @@ _PREPARED: dict[str, Callable[[bytes], _Prepared]] = {
     "TIFF": _of_tiff,
     "AVIF": _of_avif,
 }
-"""What Pillow is given of each format that is opened."""
+"""Format -> the function that returns what Pillow is given of a file."""

@@ -35,9 +35,24 @@ Digests = Iterator[tuple[str, str]]
 
 PATHS = ("reference", "eager", "grouped", "fused")
 SAMPLERS = (
-    *("Euler a", "Euler", "LMS", "LMS Karras", "Heun", "DPM2", "DPM2 a Karras", "DPM++ 2S a", "DPM++ 2M"),
-    *("DPM++ 2M Karras", "DPM++ SDE", "DPM++ 2M SDE", "DPM++ 2M SDE Heun Exponential", "DPM++ 3M SDE Karras"),
-    *("LCM", "DDIM", "PLMS", "UniPC"),
+    "Euler a",
+    "Euler",
+    "LMS",
+    "LMS Karras",
+    "Heun",
+    "DPM2",
+    "DPM2 a Karras",
+    "DPM++ 2S a",
+    "DPM++ 2M",
+    "DPM++ 2M Karras",
+    "DPM++ SDE",
+    "DPM++ 2M SDE",
+    "DPM++ 2M SDE Heun Exponential",
+    "DPM++ 3M SDE Karras",
+    "LCM",
+    "DDIM",
+    "PLMS",
+    "UniPC",
 )
 CAT = "a cat <hypernet:ink:0.8>"
 DRAWINGS: dict[str, tuple[str, ...]] = {

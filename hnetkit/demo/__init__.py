@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODEL_NAME = "hnetkit-demo"  # what pictures and networks call the model: its folder is just "model"
+MODEL_NAME = "hnetkit-demo"  # the model's name in images and networks; its folder is just "model"
 _HERE = Path(__file__).resolve().parent
 
 

@@ -1,4 +1,4 @@
-"""Loading a model, drawing pictures with a stack of hypernetworks, and comparing them in a grid."""
+"""Load a model, draw images with a stack of hypernetworks, and compare them in a grid."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["draw_grid"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:  # it needs torch, which the room's other modules need not
+    if name in __all__:  # loaded late: it needs torch, and most other modules here do not
         from hnetkit.generate.grids.run import draw_grid
 
         return draw_grid

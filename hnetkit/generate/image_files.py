@@ -1,4 +1,4 @@
-"""Pictures on disk: A1111's infotext in PNG, JPEG and WebP, under names that never collide."""
+"""Writing images: A1111's infotext in PNG, JPEG and WebP, under names that never collide."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ _OTHERS = (".gif", ".bmp", ".tif", ".tiff", ".avif", ".jxl")
 _NUMBERED = re.compile(r"([0-9]{5,9})-[0-9]+\.(?:png|jpe?g|webp)", re.IGNORECASE)
 _LAST_NUMBER = 10**9 - 1
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
-_MOST_EXIF = 65_533 - 100  # bytes in JPEG's segment, less what stands around the comment
+_MOST_EXIF = 65_533 - 100  # bytes in JPEG's segment, less what surrounds the comment
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture that was drawn, and how.
+    """A drawn picture and its settings.
 
     Attributes:
         image: PIL's, in RGB.
-        seed: that it was drawn from.
-        infotext: A1111's, which `save` writes with it.
-        prompt: as it is stored: with the tags of its networks.
-        negative_prompt: as it was said.
+        seed: of its noise.
+        infotext: A1111's, which `save` writes into the file.
+        prompt: as it is stored, with the tags of its networks.
+        negative_prompt: as it was given.
         hypernetworks: ``name, strength, hash`` of each, in stacking order.
-        model: what its model is called.
+        model: name of its model.
     """
 
     image: Image.Image
@@ -48,12 +48,12 @@ class Picture:
     model: str
 
     def save(self, out: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> Path:
-        """Writes it with its infotext, and returns its path.
+        """Writes the picture with its infotext, and returns its path.
 
         Args:
-            out: a ``.png``, ``.jpg`` or ``.webp`` file, or a folder, which is made where there is none. In a folder it
-                is called ``NNNNN-SEED.png``, and nothing is replaced.
-            overwrite: whether a file may be replaced.
+            out: a ``.png``, ``.jpg`` or ``.webp`` file, or a folder, which is created if needed. In a folder the file
+                is named ``NNNNN-SEED.png``, and none is replaced.
+            overwrite: replace a file that exists.
 
         Raises:
             OutputExists: the file exists and `overwrite` is False.
@@ -70,22 +70,22 @@ class Picture:
             path = folder / f"{number:05}-{self.seed}.png"
             try:
                 write_image(path, self.image, self.infotext)
-            except OutputExists:  # somebody else draws into the same folder, and took the number first
+            except OutputExists:  # another process draws into this folder and took the number first
                 number = max(number + 1, next_number(folder))
             else:
                 return path
 
 
 def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: bool = False) -> None:
-    """Writes a picture with its `infotext`; it appears under its name only when it is whole.
+    """Writes an image with its `infotext`; the file appears under its name only when it is complete.
 
-    The suffix decides: PNG (text ``parameters``), JPEG (quality 95, full colour resolution) or WebP (lossless), these
-    two with the text in EXIF's UserComment, as A1111 writes it.
+    The suffix decides the format: PNG (text ``parameters``), JPEG (quality 95, full color resolution) or WebP
+    (lossless). The latter two have the text in EXIF's UserComment, as A1111 writes it.
 
     Raises:
         OutputExists: the file exists and `overwrite` is False.
         NotFound: its folder does not exist.
-        UsageError: the suffix is of no such format, or the text is too long for a JPEG.
+        UsageError: the suffix has no such format, or the text is too long for a JPEG.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -93,7 +93,7 @@ def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: boo
             f"{path}: pictures are written as PNG, JPEG or WebP",
             hint=f"--out {argument(path.with_suffix('.png'), is_path=True)}",
         )
-    infotext = infotext.encode("utf-8", "replace").decode()  # a name of a file or folder in it need not be text
+    infotext = infotext.encode("utf-8", "replace").decode()  # the name of a file in it may have bytes that are not text
     options = _png_options(infotext) if suffix == ".png" else _exif_options(path, infotext)
     with new_file(path, overwrite=overwrite) as file:
         image.save(file, **options)
@@ -102,9 +102,9 @@ def write_image(path: Path, image: Image.Image, infotext: str, *, overwrite: boo
 def _png_options(infotext: str) -> dict[str, Any]:
     from PIL.PngImagePlugin import PngInfo
 
-    about = PngInfo()
-    about.add_text("parameters", infotext)
-    return {"format": "png", "pnginfo": about}
+    texts = PngInfo()
+    texts.add_text("parameters", infotext)
+    return {"format": "png", "pnginfo": texts}
 
 
 def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
@@ -125,10 +125,10 @@ def _exif_options(path: Path, infotext: str) -> dict[str, Any]:
 
 
 def is_image_file(out: str) -> bool:
-    """Whether `out` names one picture file; else it is a folder, which may not exist yet.
+    """Whether `out` names an image file; otherwise it is a folder, which may not exist yet.
 
     Raises:
-        UsageError: it names a file of another type, or a file is there that is no picture.
+        UsageError: it names a file of another type.
     """
     if os.path.isdir(out) or out.endswith(("/", os.sep)):
         return False
@@ -144,9 +144,9 @@ def is_image_file(out: str) -> bool:
 
 
 def next_number(folder: Path) -> int:
-    """Returns the number after the highest ``NNNNN-SEED.png`` (``.jpg``, ``.webp``) of a folder; 0 where none is.
+    """Returns the number after the highest ``NNNNN-SEED.png`` (``.jpg``, ``.webp``) of a folder; 0 if there is none.
 
-    Numbers of more than nine digits are nobody's count; after the last of nine, the lowest that is free is taken.
+    Numbers of more than nine digits are ignored. After the last number of nine digits, the lowest free one is taken.
     """
     if not folder.is_dir():
         return 0

@@ -1,11 +1,11 @@
-"""The texts that a picture file carries, read without decoding a pixel; the file may be a stranger's.
+"""The texts in an image file, read without decoding a pixel; the file may be a stranger's.
 
 Source: W3C PNG (tEXt, zTXt, iTXt, eXIf), JFIF/EXIF 2.32 (APP1, UserComment), Google's WebP container (RIFF). Where
 programs put what: AUTOMATIC1111/stable-diffusion-webui 1.10 (``parameters``, UserComment), comfyanonymous/ComfyUI
-(``prompt``, ``workflow``; in EXIF as ``prompt:{...}`` in tags from 0x0110 downwards). Behaviour only.
+(``prompt``, ``workflow``; in EXIF as ``prompt:{...}`` in tags from 0x0110 downwards). Behavior only.
 
-Everything that is read of one picture draws on one budget, so that the time and the memory that a file can take grow
-with its size alone, and end at `MOST_TEXT` and `MOST_PARTS`.
+All reads from one image share one budget. So the time and memory that a file can take grow with its size alone, and are
+limited by `MOST_TEXT` and `MOST_PARTS`.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from hnetkit.prompts import comfyui, infotext
 from hnetkit.prompts.infotext import Infotext
 
 MOST_TEXT = 16 << 20
-"""Bytes that all texts of a picture may have, as they stand in the file and decompressed."""
+"""Bytes of all texts of an image, as they are in the file and decompressed."""
 
 MOST_PARTS = 200_000
-"""Chunks or segments of a picture and entries of its EXIF directories, together."""
+"""Chunks or segments of an image and entries of its EXIF directories, together."""
 
-Format = Literal["png", "jpeg", "webp"]
+ImageFormat = Literal["png", "jpeg", "webp"]
 _PNG = b"\x89PNG\r\n\x1a\n"
-_LONGEST = 1 << 18  # letters of a prompt, or of all parameters
-_GLANCE = 4096  # bytes that are read at once where chunks are small: pixels are passed over unread
+_LONGEST = 1 << 18  # characters of a prompt, or of all parameters
+_READ_AHEAD = 4096  # bytes that are read at once, because chunks may be small; pixels are skipped unread
 _EXIF_IFD, _USER_COMMENT = 0x8769, 0x9286
-_COMFYS_TAGS = range(0x010C, 0x0111)  # Model, Make and downwards
-_TAGS = frozenset({_EXIF_IFD, _USER_COMMENT, *_COMFYS_TAGS})
+_COMFY_TAGS = range(0x010C, 0x0111)  # Model, Make and downwards
+_TAGS = frozenset({_EXIF_IFD, _USER_COMMENT, *_COMFY_TAGS})
 _COMFY = re.compile(r"(prompt|workflow):", re.IGNORECASE)
 _HYPERNET = "<hypernet:"
 _NOT_NEEDED = "give its prompt and settings as options, or look for another copy of the picture"
-_EXIF = "\0EXIF"  # the name of an EXIF block among texts: no text can have it
+_EXIF = "\0EXIF"  # stands for an EXIF block among the names of texts; no text can have this name
 
 
-def image_format(head: bytes) -> Format | None:
-    """Returns the format of a file by its first 12 bytes; None where it is no picture that can carry settings."""
+def image_format(head: bytes) -> ImageFormat | None:
+    """Returns the format of a file by its first 12 bytes; None if it is no image that can carry settings."""
     if head.startswith(_PNG):
         return "png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -51,29 +51,29 @@ def image_format(head: bytes) -> Format | None:
 
 
 def read_infotext(file: OpenFile) -> Infotext:
-    """Returns how a picture was made, as its infotext or ComfyUI's graph says.
+    """Returns the settings of an image, from its infotext or from ComfyUI's graph.
 
     Raises:
-        NoSettings: it says nothing of that, or the file is no picture.
+        NoSettings: it carries none, or the file is not an image.
         FileRefused: see `read_image_text`.
     """
     texts = read_image_text(file)
     parameters = texts.get("parameters", "").strip()
     if not parameters:
-        comment = texts.get("UserComment", "")  # cameras and phones write there too
-        is_said = len(comment) > _LONGEST or _HYPERNET in comment or infotext.parse(comment).parameters
-        parameters = comment if is_said else ""
+        comment = texts.get("UserComment", "")  # cameras and phones write comments too
+        is_infotext = len(comment) > _LONGEST or _HYPERNET in comment or infotext.parse(comment).parameters
+        parameters = comment if is_infotext else ""
     if len(parameters) > _LONGEST:
         raise FileRefused(f"{file.path}: {len(parameters):,} letters of parameters")
-    said = infotext.parse(parameters) if parameters else _graph_of(file, texts)
-    if max(len(said.prompt), len(said.negative_prompt)) > _LONGEST:
-        raise FileRefused(f"{file.path}: a prompt of {len(said.prompt):,} letters")
-    if said.parameters or said.prompt:
-        return said
+    info = infotext.parse(parameters) if parameters else _parse_graph(file, texts)
+    if max(len(info.prompt), len(info.negative_prompt)) > _LONGEST:
+        raise FileRefused(f"{file.path}: a prompt of {len(info.prompt):,} letters")
+    if info.parameters or info.prompt:
+        return info
     raise NoSettings(f"{file.path}: the picture carries no settings", hint="look for the original: sites remove them")
 
 
-def _graph_of(file: OpenFile, texts: dict[str, str]) -> Infotext:
+def _parse_graph(file: OpenFile, texts: dict[str, str]) -> Infotext:
     try:
         return comfyui.parse(texts.get("prompt"), texts.get("workflow"))
     except UnsafeFile as error:
@@ -81,12 +81,12 @@ def _graph_of(file: OpenFile, texts: dict[str, str]) -> Infotext:
 
 
 def read_image_text(file: OpenFile) -> dict[str, str]:
-    """Returns the texts of a PNG, JPEG or WebP by their names; of two of one name the later.
+    """Returns name -> text of a PNG, JPEG or WebP; the last text of a name wins.
 
     EXIF's comment is called ``UserComment``; ComfyUI's texts are ``prompt`` and ``workflow`` in every format. A file
-    that is cut short gives what stands before the cut; one of another kind gives nothing. What other programs do not
-    read is no part of it: what stands behind the end of the picture, is packed in a way that the format does not know,
-    or is a second EXIF block of a JPEG or WebP.
+    that is cut short gives the texts before the cut, and one of another format none. What other programs ignore is
+    ignored here too: texts after the end of the image, texts compressed in a way that the format does not define, and a
+    second EXIF block of a JPEG or WebP.
 
     Raises:
         UnsafeFile: it has more text than `MOST_TEXT`, or more parts than `MOST_PARTS`.
@@ -107,7 +107,7 @@ def read_image_text(file: OpenFile) -> dict[str, str]:
 
 
 def _png_texts(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
-    """Every text of a PNG in UTF-8."""
+    """Yields the texts of a PNG in UTF-8."""
     for name, start, size in _parts(file, len(_PNG), ">I4s", budget):
         if name == b"eXIf":
             yield _EXIF, _data(file, start, size, budget)
@@ -121,12 +121,12 @@ def _png_texts(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
 
 
 def _text_of_chunk(file: OpenFile, name: bytes, rest: bytes, budget: Budget) -> bytes | None:
-    """The text in UTF-8; None where it is packed, or written, in a way that PNG does not know."""
+    """Returns the text in UTF-8; None if it is compressed in a way that PNG does not define."""
     if name == b"tEXt":
         return rest.decode("latin-1").encode()
     if name == b"zTXt":
         return _unzipped(file, rest[1:], budget).decode("latin-1").encode() if rest[:1] == b"\0" else None
-    text = rest[2:].split(b"\0", 2)[-1]  # behind the language and the translated key
+    text = rest[2:].split(b"\0", 2)[-1]  # after the language and the translated key
     if rest[:1] == b"\0":
         return text
     return _unzipped(file, text, budget) if rest[:2] == b"\1\0" else None
@@ -142,7 +142,7 @@ def _unzipped(file: OpenFile, data: bytes, budget: Budget) -> bytes:
 
 
 def _exif_of_webp(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
-    end = 8 + struct.unpack("<I", file.read_at(4, 4))[0]  # of the picture; what follows is none of it
+    end = 8 + struct.unpack("<I", file.read_at(4, 4))[0]  # of the image; what follows is not part of it
     for name, start, size in _parts(file, 12, "<4sI", budget):
         if start + size > end:
             return
@@ -154,11 +154,11 @@ def _exif_of_webp(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]
 def _parts(
     file: OpenFile, position: int, header: Literal[">I4s", "<4sI"], budget: Budget
 ) -> Iterator[tuple[bytes, int, int]]:
-    """(name, start, size) of the chunks of a PNG or RIFF file; a chunk that is cut off is left out."""
-    glances = _Glances(file)
+    """Yields (name, start, size) of the chunks of a PNG or RIFF file, without a chunk that is cut off."""
+    reads = _BufferedReads(file)
     while position + 8 <= file.size:
         budget.work(1)
-        first, second = struct.unpack(header, glances.at(position, 8))
+        first, second = struct.unpack(header, reads.at(position, 8))
         size, name = (first, second) if header == ">I4s" else (second, first)
         if position + 8 + size > file.size:
             return
@@ -167,15 +167,15 @@ def _parts(
 
 
 def _exif_of_jpeg(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
-    glances = _Glances(file)
+    reads = _BufferedReads(file)
     position = 2
     while position + 4 <= file.size:
         budget.work(1)
-        mark, code, size = struct.unpack(">BBH", glances.at(position, 4))
-        if mark == code == 0xFF:  # a mark may have any number of these before it
+        marker, code, size = struct.unpack(">BBH", reads.at(position, 4))
+        if marker == code == 0xFF:  # a marker may follow any number of these bytes
             position += 1
             continue
-        if mark != 0xFF or code in (0xD9, 0xDA) or size < 2:  # the end, or the pixels begin
+        if marker != 0xFF or code in (0xD9, 0xDA) or size < 2:  # the end, or the pixels begin
             return
         if code == 0xE1 and position + 2 + size <= file.size:
             data = _data(file, position + 4, size - 2, budget)
@@ -185,17 +185,17 @@ def _exif_of_jpeg(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]
         position += 2 + size
 
 
-class _Glances:
-    """Few bytes at rising places of a file: small parts that follow each other are read together."""
+class _BufferedReads:
+    """Small reads at ascending positions of a file, served from one larger read."""
 
     def __init__(self, file: OpenFile) -> None:
         self._file, self._start, self._bytes = file, 0, b""
 
     def at(self, position: int, size: int) -> bytes:
-        """Returns `size` bytes that are inside of the file."""
+        """Returns `size` bytes at a position; all of them are inside the file."""
         if position + size > self._start + len(self._bytes):
             self._start = position
-            self._bytes = self._file.read_at(position, min(_GLANCE, self._file.size - position))
+            self._bytes = self._file.read_at(position, min(_READ_AHEAD, self._file.size - position))
         return self._bytes[position - self._start : position - self._start + size]
 
 
@@ -205,7 +205,7 @@ def _data(file: OpenFile, start: int, size: int, budget: Budget) -> bytes:
 
 
 def _exif_texts(data: bytes, budget: Budget) -> dict[str, str]:
-    """The texts of an EXIF block that say how a picture was made; a damaged block has those that can be found."""
+    """Returns the texts of an EXIF block that hold settings; of a damaged block those that can be found."""
     tiff = data.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
@@ -216,39 +216,41 @@ def _exif_texts(data: bytes, budget: Budget) -> dict[str, str]:
         inner = dict(_entries(tiff, order, _uint(tiff[entries[_EXIF_IFD]], order, 0), budget))
         if _USER_COMMENT in inner:
             found["UserComment"] = _comment(_value(tiff, inner[_USER_COMMENT], budget))
-    for tag in _COMFYS_TAGS:
+    for tag in _COMFY_TAGS:
         text = _value(tiff, entries.get(tag, slice(0)), budget).rstrip(b"\0").decode("utf-8", "replace")
         if match := _COMFY.match(text):
             found[match[1].lower()] = text[match.end() :]
     return found
 
 
-def _value(tiff: bytes, place: slice, budget: Budget) -> bytes:
-    """The bytes of an entry; many entries may name the same ones."""
-    value = tiff[place]
+def _value(tiff: bytes, span: slice, budget: Budget) -> bytes:
+    """Returns the bytes of an entry; they count each time, because many entries may name the same bytes."""
+    value = tiff[span]
     budget.make(len(value))
     return value
 
 
 def _entries(tiff: bytes, order: str, start: int, budget: Budget) -> Iterator[tuple[int, slice]]:
-    """(tag, where its bytes are) of a directory of TIFF; an entry of 4 bytes or less holds them, others say where."""
+    """Yields (tag, span of its bytes) of a TIFF directory. An entry holds up to 4 bytes itself, else their offset."""
     count = struct.unpack_from(f"{order}H", tiff, start)[0] if start + 2 <= len(tiff) else 0
-    for place in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
+    for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
         budget.work(1)
-        tag, kind, length = struct.unpack_from(f"{order}HHI", tiff, place)
+        tag, kind, length = struct.unpack_from(f"{order}HHI", tiff, entry)
         size = length * {3: 2, 4: 4, 13: 4}.get(kind, 1)
-        begin = place + 8 if size <= 4 else _uint(tiff, order, place + 8)
+        begin = entry + 8 if size <= 4 else _uint(tiff, order, entry + 8)
         if tag in _TAGS:
             yield tag, slice(begin, begin + size)
 
 
-def _uint(data: bytes, order: str, place: int) -> int:
-    """The 32-bit number at a place; one past every end where there is none."""
-    return int(struct.unpack_from(f"{order}I", data, place)[0]) if place + 4 <= len(data) else len(data) + (1 << 32)
+def _uint(data: bytes, order: str, position: int) -> int:
+    """Returns the 32-bit number at a position; beyond the end, a number that is no valid offset."""
+    if position + 4 > len(data):
+        return len(data) + (1 << 32)
+    return int(struct.unpack_from(f"{order}I", data, position)[0])
 
 
 def _comment(data: bytes) -> str:
-    """EXIF's comment: 8 bytes name its letters; many writers leave them out or empty."""
+    """Decodes EXIF's comment: 8 bytes name its encoding; many programs omit them or leave them empty."""
     kind, rest = data[:8], data[8:]
     if kind == b"UNICODE\0":
         return _utf16(rest).rstrip("\0")
@@ -259,10 +261,10 @@ def _comment(data: bytes) -> str:
 
 
 def _utf16(data: bytes) -> str:
-    """A1111 always writes the high byte first, others as the EXIF block does or with a mark: the letters decide."""
+    """Decodes UTF-16 in the byte order that gives more plain letters: programs do not agree on the order."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")
-    beginning = data[:_GLANCE]
+    beginning = data[:_READ_AHEAD]
     high_first, low_first = (_plain_letters(beginning.decode(code, "replace")) for code in ("utf-16-be", "utf-16-le"))
     return data.decode("utf-16-le" if low_first > high_first else "utf-16-be", "replace")
 

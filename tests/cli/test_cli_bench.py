@@ -153,13 +153,15 @@ def test_a_path_that_cannot_be_timed_here_is_an_error_only_where_it_is_asked_for
     assert captured.out == ""
     assert "such times say nothing" in captured.err
     monkeypatch.delenv("TRITON_INTERPRET")
-    command = [sys.executable, "-P", "-m", "hnetkit", "bench", ink, *SMALL]
-    done = subprocess.run([*command, "--path", "fused"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert "run on NVIDIA GPUs" in done.stderr
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "Left out: grouped and fused: Triton's kernels run on NVIDIA GPUs" in done.stderr
+    line = ["bench", ink, *SMALL]
+    both = "import sys; from hnetkit.cli import run; line = sys.argv[1:]; "
+    both += "sys.exit(10 * run([*line, '--path', 'fused']) + run(line))"
+    done = subprocess.run([sys.executable, "-P", "-c", both, *line], capture_output=True, text=True)
+    assert done.returncode == 10, done.stderr
+    refused, _, measured = done.stderr.partition("SD 1 at 64x64")
+    assert "run on NVIDIA GPUs" in refused
+    assert "Left out: grouped and fused: Triton's kernels run on NVIDIA GPUs" in measured
+    assert done.stdout.count("ratio") == 1, "the table of the second alone"
 
 
 def test_a_path_that_is_wrong_is_named_and_not_timed(

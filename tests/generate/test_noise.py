@@ -23,15 +23,15 @@ from hnetkit.generate.sampling.noise import (
     BrownianPath,
     Noise,
     NoiseInterval,
+    NoiseSource,
     PerImageNoise,
     PhiloxNormal,
-    Source,
     noise_from,
     slerp,
 )
 
 SHAPE = (4, 3, 5)
-SOURCES: Sequence[Source] = ("cpu", "nv")
+SOURCES: Sequence[NoiseSource] = ("cpu", "nv")
 
 
 def test_the_software_generator_draws_what_cuda_draws(shared: Path) -> None:
@@ -53,7 +53,7 @@ def test_an_element_of_a_draw_does_not_depend_on_how_many_there_are() -> None:
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_picture_goes_on_with_the_generator_that_it_began_with(source: Source) -> None:
+def test_a_picture_goes_on_with_the_generator_that_it_began_with(source: NoiseSource) -> None:
     noise = Noise(7, SHAPE, source=source)
     draw = PhiloxNormal(7) if source == "nv" else lambda shape: torch.randn(shape, generator=generator)
     generator = torch.Generator("cpu").manual_seed(7)
@@ -64,7 +64,7 @@ def test_a_picture_goes_on_with_the_generator_that_it_began_with(source: Source)
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_eta_noise_seed_delta_changes_all_draws_but_the_first(source: Source) -> None:
+def test_eta_noise_seed_delta_changes_all_draws_but_the_first(source: NoiseSource) -> None:
     noise, other = Noise(7, SHAPE, source=source, ensd=31337), Noise(7 + 31337, SHAPE, source=source)
     assert torch.equal(noise.first(), Noise(7, SHAPE, source=source).first())
     assert torch.equal(noise.next(), other.first())
@@ -72,7 +72,7 @@ def test_eta_noise_seed_delta_changes_all_draws_but_the_first(source: Source) ->
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_variation_turns_the_first_draw_alone_towards_another_seed(source: Source) -> None:
+def test_a_variation_turns_the_first_draw_alone_towards_another_seed(source: NoiseSource) -> None:
     plain, other = Noise(7, SHAPE, source=source), Noise(8, SHAPE, source=source)
 
     def varied(strength: float) -> Noise:

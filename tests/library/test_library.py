@@ -245,10 +245,10 @@ def many_files(folder: Path, count: int) -> Path:
     return folder
 
 
-def killed_and_finished(tmp_path: Path, kills: int, seed: int) -> list[int]:
+def killed_and_finished(tmp_path: Path, kills: int, seed: int, files: int = 300) -> list[int]:
     """Returns how many files each killed scan had stored."""
     stored = []
-    rng, folder = random.Random(seed), many_files(tmp_path / "many", 300)
+    rng, folder = random.Random(seed), many_files(tmp_path / "many", files)
     with Registry(tmp_path / "calm.db") as registry:
         started = time.monotonic()
         list(scan(registry, [folder]))
@@ -271,7 +271,7 @@ def killed_and_finished(tmp_path: Path, kills: int, seed: int) -> list[int]:
 
 
 def test_a_killed_scan_finished_later_equals_an_undisturbed_one(tmp_path: Path) -> None:
-    killed_and_finished(tmp_path, kills=4, seed=1)
+    killed_and_finished(tmp_path, kills=3, seed=1, files=150)
 
 
 @pytest.mark.long

@@ -52,3 +52,14 @@ def test_a_command_has_its_heading_in_the_reference(name: str) -> None:
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_files_that_a_page_for_contributors_names_are_there(page: str) -> None:
+    """In diagrams, paths begin below `hnetkit`. Capital letters stand for a name that somebody chooses."""
+    text = (REPOSITORY / page).read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w./-])[\w./-]+\.(?:py|toml)\b|(?<=`)[\w./-]+(?:/|\.md|\.txt)(?=`)", text))
+    fixed = {name for name in named if not re.search(r"SITE|OP\b", name)}
+    roots = (REPOSITORY, REPOSITORY / "hnetkit")
+    assert len(fixed) > 15
+    assert {name for name in fixed if not any((root / name).exists() for root in roots)} == set()

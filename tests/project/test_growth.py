@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Iterator
 
 import growing
 import growth
@@ -13,6 +14,14 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 
 MADE = 200 << 20  # bytes above the input's own size
 SECONDS = 2.0  # and as many for each MB
+
+
+@pytest.fixture(scope="module")
+def meter() -> Iterator[growth.Meter]:
+    """One process that has imported what the inputs need."""
+    meter = growth.Meter()
+    yield meter
+    meter.close()
 
 
 def require_little(costs: list[growth.Cost]) -> None:
@@ -30,14 +39,16 @@ def require_little(costs: list[growth.Cost]) -> None:
 
 
 @pytest.mark.parametrize("name", growing.CASES)
-def test_a_file_four_times_as_large_costs_about_four_times_as_much(name: str) -> None:
-    require_little(growth.costs(name, (1, 4)))
+def test_a_file_four_times_as_large_costs_about_four_times_as_much(name: str, meter: growth.Meter) -> None:
+    require_little(meter.costs(name, (1, 4)))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", growing.CASES)
-def test_cost_stays_in_proportion_over_growing_files(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    costs = growth.costs(name, (1, 2, 4, 8, 16))
+def test_cost_stays_in_proportion_over_growing_files(
+    name: str, meter: growth.Meter, capsys: pytest.CaptureFixture[str]
+) -> None:
+    costs = meter.costs(name, (1, 2, 4, 8, 16))
     with capsys.disabled():  # the record of `make test-long` has the figures
         print(f"\n{growing.CASES[name].carrier}: {name.replace('_', ' ')}")
         for cost in costs:

@@ -32,13 +32,21 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def hostile_models(folder: Path) -> list[Path]:
+@pytest.fixture(scope="module")
+def tricks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One file of each trick: to make them all takes seconds."""
+    folder = tmp_path_factory.mktemp("tricks")
+    for name, make in hostile_files.TRICKS.items():
+        (folder / name).write_bytes(make())
+    return folder
+
+
+def hostile_models(tricks: Path, folder: Path) -> list[Path]:
     """One file of each trick, between the good ones in the order of names, and things that are no files."""
-    made = []
-    for number, (name, make) in enumerate(hostile_files.TRICKS.items()):
-        path = folder / f"good{number % GOOD}-{name}.pt"
-        path.write_bytes(make())
-        made.append(path)
+    made = [
+        Path(shutil.copy(trick, folder / f"good{number % GOOD}-{trick.name}.pt"))
+        for number, trick in enumerate(sorted(tricks.iterdir()))
+    ]
     os.mkfifo(folder / "good1-pipe.pt")
     os.symlink("good2-loop.pt", folder / "good2-loop.pt")
     return made
@@ -67,10 +75,10 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, l
 
 
 def test_a_scan_takes_in_the_good_and_names_the_bad(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    good: Path, tricks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(good, tmp_path / "library"))
-    bad = hostile_models(folder)
+    bad = hostile_models(tricks, folder)
     late = Path(shutil.copy(folder / "good5.pt", folder / "good5-of-2300.pt"))
     os.utime(late, (10_413_792_000, 10_413_792_000))
     _, first, _ = rows(capsys, "scan", folder)
@@ -85,10 +93,10 @@ def test_a_scan_takes_in_the_good_and_names_the_bad(
 
 
 def test_a_conversion_converts_the_good_and_names_the_bad(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    good: Path, tricks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(good, tmp_path / "in"))
-    bad = hostile_models(folder)
+    bad = hostile_models(tricks, folder)
     (tmp_path / "out").mkdir()
     code = run(
         ["convert", *map(str, sorted(folder.glob("*.pt"))), "--to", "safetensors", "--out-dir", str(tmp_path / "out")]
@@ -100,10 +108,10 @@ def test_a_conversion_converts_the_good_and_names_the_bad(
 
 
 def test_validation_judges_the_good_and_names_the_bad(
-    good: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    good: Path, tricks: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(good, tmp_path / "in"))
-    bad = hostile_models(folder)
+    bad = hostile_models(tricks, folder)
     code, judged, said = rows(capsys, "validate", *sorted(folder.glob("*.pt")))
     assert code in (1, 7)
     paths = {row["path"] for row in judged}

@@ -43,10 +43,6 @@ LOCAL = {"local_files_only": "True"}
 ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     # classes on a list, of configurations that hnetkit checked; weights come as tensors
     "generate.loading.checkpoints": {"getattr(diffusers, scheduler_config['_class_name']).from_config": {}},
-    "generate.loading.components": {
-        "getattr(diffusers, kind).from_config": {},
-        "diffusers.EulerDiscreteScheduler.from_config": {},
-    },
     "generate.loading.parts": {
         "UNet2DConditionModel.from_config": {},
         "AutoencoderKL.from_config": {},
@@ -61,16 +57,18 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
         "hf_hub_download": {},
     },
     # tensors, never a path
-    "generate.loras": {"pipe.load_lora_weights": {"adapter_name": "name"}},
-    "generate.loading.embeddings": {
-        "pipe.load_textual_inversion": {"token": "name", "text_encoder": "encoder", "tokenizer": "tokenizer"}
+    "generate.loading.extra_networks": {
+        "pipe.load_lora_weights": {"adapter_name": "name"},
+        "pipe.load_textual_inversion": {"token": "name", "text_encoder": "encoder", "tokenizer": "tokenizer"},
     },
-    # the hub: exact names, or patterns that hold no code and no pickle
-    "generate.loading.folders": {
+    # classes on a list; from the hub exact names, or patterns that hold no code and no pickle
+    "generate.loading.diffusers_folder": {
+        "getattr(diffusers, kind).from_config": {},
+        "diffusers.EulerDiscreteScheduler.from_config": {},
         "hf_hub_download": {},
         "snapshot_download": {"allow_patterns": "*"},
     },
-    "generate.loading.autoencoders": {"hf_hub_download": {}},
+    "generate.loading.pipeline": {"hf_hub_download": {}},
     # a file by its name, which hnetkit's own reader opens
     "hub": {"hub.hf_hub_download": {}},
     "train.preparing.captioners": {
@@ -82,16 +80,17 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
     },
     # images: one reader, and fonts that come with Pillow or matplotlib
     "images": {"Image.open": {"formats": "*"}},
-    "generate.grids.sheet": {"ImageFont.load_default": {}, "ImageFont.truetype": {}},
+    "generate.grids.sheet": {"ImageFont.load_default": {}},
 }
 
 # what is called like a loader and is hnetkit's own, Python's, or loads nothing
 OURS = re.compile(
     r"""(?x) open | os\.open | webbrowser\.open | (?!Image\b|images\b)[\w.()]+\.open | image\.load | json\.loads?
     | (?:hnetkit\.|settings\.|captioners\.)? (?:load | load_hypernetwork | load_model | load_tagger | load_blip)
-    | load_(?:component | folder | pipeline | vae | checkpoint | tokenizers | embeddings | trained_on) | download
+    | load_(?:component | pipeline_folder | pipeline | vae | checkpoint | tokenizers | embeddings | trained_on)
+    | download
     | Recipe\.from_json | dataclass_from_json | read_image
-    | (?:self\. | studio\. | source\. | trained\.mlp\(width,\ side\)\.)_?load\w*
+    | (?:self\. | renderer\. | source\. | ModelSource\([\w,\ ]*\)\. | trained\.mlp\(width,\ side\)\.)_?load\w*
     | type\(unet\)\.load_lora_adapter | [\w.]*\.load_state_dict"""
 )
 
@@ -142,6 +141,15 @@ def test_what_a_library_loads_is_on_the_list(module: str, path: Path) -> None:
         for word, value in allowed[called].items():
             assert word in words, f"{called} in {module} needs {word}="
             assert value in ("*", words[word]), f"{called} in {module} needs {word}={value}"
+
+
+def test_every_call_on_the_list_stands_in_the_code() -> None:
+    calls = {
+        (module, called)
+        for module, path in modules()
+        for called, _ in loading_calls(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert {(module, called) for module, rows in ALLOWED.items() for called in rows} <= calls
 
 
 def test_nothing_asks_for_code_of_a_models_own() -> None:

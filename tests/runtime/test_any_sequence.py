@@ -346,8 +346,8 @@ SMALL, BROAD = any_truth.small_unet, any_truth.broad_unet
     ("kernel", "unet", "examples", "steps"),
     [
         ("auto", BROAD, 6, 20),
-        ("auto", SMALL, 20, 20),
-        ("grouped", SMALL, 7, 8),
+        ("auto", SMALL, 14, 20),
+        ("grouped", SMALL, 6, 8),
         ("fused", SMALL, 3, 8),
         pytest.param("auto", BROAD, 150, 40, marks=pytest.mark.long),
         pytest.param("auto", SMALL, 500, 40, marks=pytest.mark.long),

@@ -92,7 +92,7 @@ def test_compile_run_attach_run_differs_and_detach_gives_the_first_bits(
     call = compiled(pipe, graphs)
     first = call()
     assert torch.equal(first, run(twin))
-    for net in (ink, tint):
+    for net in (ink, tint) if compiled is compiled_by_block else (ink,):
         for one in (pipe, twin):
             hnetkit.load_hypernetwork(one, net, strength=0.8)
         assert relative(call(), first) > 1e-3
@@ -212,6 +212,9 @@ def test_inductor_takes_weights_and_strengths_as_inputs(
 ) -> None:
     """The default backend, on one projection: its code holds no constant that a strength change must reach."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # a pool of processes takes longer to start
+    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", False)  # no programs that try vector instructions out
+    monkeypatch.setattr("torch._inductor.config.cpp_cache_precompile_headers", False)
     for one in (pipe, twin):
         hnetkit.load_hypernetwork(one, ink)
     projections = [one.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_k for one in (pipe, twin)]

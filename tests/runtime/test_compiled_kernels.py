@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import any_truth
 import pytest
 import torch
-from pipelines import tiny_sd
 from torch import Tensor
-from unet_truth import relative, run
+from unet_truth import relative
 
 import hnetkit
 from hnetkit.network import Hypernetwork
@@ -36,10 +36,11 @@ def test_strengths_and_windows_change_in_compiled_code_and_compile_nothing(
         return graph.forward
 
     monkeypatch.setenv("HNETKIT_KERNEL", "grouped")
-    pipe, twin = tiny_sd(least=True), tiny_sd(least=True)
+    unet, text = any_truth.small_unet(), any_truth.text_of(0, 3, torch.float32)
+    pipe, twin = any_truth.pipeline_of(unet), any_truth.pipeline_of(unet)
     pipe.unet.compile(backend=backend, fullgraph=True)
-    bare = run(pipe)
-    assert torch.equal(bare, run(twin))
+    bare = any_truth.picture(pipe, text)
+    assert torch.equal(bare, any_truth.picture(twin, text))
     for one in (pipe, twin):
         hnetkit.load_hypernetwork(one, ink, strength=hnetkit.Strength(0.8, end=0.5))
         hnetkit.load_hypernetwork(one, wash, strength=0.5)
@@ -47,8 +48,8 @@ def test_strengths_and_windows_change_in_compiled_code_and_compile_nothing(
     def both(verb: Callable[..., None], *arguments: Any) -> Tensor:
         for one in (pipe, twin):
             verb(one, *arguments)
-        got = run(pipe)
-        assert relative(got, run(twin)) <= 1e-6
+        got = any_truth.picture(pipe, text)
+        assert relative(got, any_truth.picture(twin, text)) <= 1e-6
         return got
 
     opened = both(hnetkit.set_progress, 0, 4)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from fake_sites import Fault, Sites, World
 from fetching import EVERYTHING, installed, jobs_of
+from waiting import wait_until
 
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck
@@ -44,13 +45,6 @@ def start(sites: Sites) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", str(PROCESS), sites.civitai_url, sites.token]
     environment = {**os.environ, "PYTHONPATH": str(PROCESS.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Returns when something is so that a living process brings about."""
-    while not is_so():
-        assert process.poll() is None, "it ended before"
-        time.sleep(0.02)
 
 
 def downloads(sites: Sites) -> Counter[str]:

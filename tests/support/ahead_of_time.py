@@ -1,4 +1,6 @@
-"""Compiles what the tables give each GPU, without one, and prints what came out as JSON.
+"""Compiles what the tables give GPUs, without one, and prints what came out as JSON.
+
+    python ahead_of_time.py [--all] CAPABILITY...        80 86 89 90, for instance
 
 Without ``--all``, of each configuration the builds that need most: with layer norms, and first in the stack.
 
@@ -12,7 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -26,7 +28,6 @@ from hnetkit.kernels.gpu.backward import gradient_kernel
 from hnetkit.kernels.gpu.fused import fused_kernel
 from hnetkit.kernels.gpu.linear import linear_kernel, norm_kernel
 
-GPUS = (80, 86, 89, 90)
 CONTEXTS = ((128, 1280), (512, 1280), (8192, 320), (2048, 640), (2048, 1280), (32768, 640))
 """Rows and width of contexts, one for each row of the table at least."""
 
@@ -179,9 +180,9 @@ def serialised(ptx: str, gpu: int) -> str:
     return "\n".join(line for line in done.stderr.splitlines() if re.search(r"C75\d\d", line))
 
 
-def all_compiled(*, every: bool) -> Iterator[dict[str, Any]]:
+def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]]:
     """Yields a row per GPU, configuration of the tables, and build: `every` one, or those that need most."""
-    for gpu in GPUS:
+    for gpu in gpus:
         capability = (gpu // 10, gpu % 10)
         for tiles in dict.fromkeys(linear_tiles(capability, *context) for context in CONTEXTS):
             for is_last, norm in ((False, True), (True, True), (False, False), (True, False))[: 4 if every else 2]:
@@ -207,7 +208,8 @@ def all_compiled(*, every: bool) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     """Prints the version of Triton and all rows."""
-    rows = list(all_compiled(every="--all" in sys.argv))
+    options = set(sys.argv[1:])
+    rows = list(all_compiled([int(gpu) for gpu in sorted(options - {"--all"})], every="--all" in options))
     json.dump({"triton": triton.__version__, "kernels": rows}, sys.stdout)
 
 

@@ -1,4 +1,4 @@
-"""Folders that no path leads into."""
+"""Folders that are hard to walk: `deep_tree` is deeper than any path can name, `unreadable` may not be listed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""One picture of a tiny pipeline, as bytes: what tests of `hnetkit.generate` compare."""
+"""Small pictures and grids of a tiny pipeline, for tests of `hnetkit.generate`.
+
+`one` draws a picture as bytes, `drawn` a grid, and `load_all` loads networks as a prompt would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of fetching share: everything of a site, and what came of it."""
+"""The filters that let everything through, and what the registry has of a fetch: `installed` files and `jobs_of` it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,9 @@
 """What reading one input costs, in CPU seconds and memory, each measured in a process of its own that may not harm the
-machine: `python growth.py NAME FACTOR...` prints a JSON line for each size of the input `NAME` of `growing.CASES`.
+machine.
+
+`Meter` has one process that imports what the inputs need, once, and measures each in a fork: `python growth.py` reads
+lines of `NAME FACTOR...` and prints for each a JSON list with the cost of each size of the input `NAME` of
+`growing.CASES`.
 """
 
 from __future__ import annotations
@@ -13,6 +17,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from growing import CASES, Action, Case
 
 LIMIT_S = 60
 LIMIT_BYTES = 3 << 30
@@ -36,43 +42,66 @@ class Cost:
     outcome: str
 
 
-def costs(name: str, factors: Sequence[int]) -> list[Cost]:
-    """Returns what the input costs at each of these sizes."""
-    here = Path(__file__).resolve().parent
-    environment = {**os.environ, "PYTHONPATH": f"{here}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    with tempfile.TemporaryDirectory() as folder:
-        done = subprocess.run(
-            [sys.executable, str(here / "growth.py"), name, *map(str, factors)],
-            cwd=folder,
-            env={**environment, "HNETKIT_HOME": str(Path(folder) / "home")},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [Cost(**json.loads(line)) for line in done.stdout.splitlines()]
+class Meter:
+    """Measures inputs, in a process that is started with the first and lasts until `close`."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._errors = Path(self._folder.name, "errors.txt")
+        here = Path(__file__).resolve().parent
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, str(here / "growth.py")],
+                cwd=self._folder.name,
+                env={**os.environ, "PYTHONPATH": f"{here}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def costs(self, name: str, factors: Sequence[int]) -> list[Cost]:
+        """Returns what the input costs at each of these sizes."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(" ".join([name, *map(str, factors)]) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the process that measures ended: {self._errors.read_text()[-2000:]}")
+        return [Cost(**cost) for cost in json.loads(line)]
+
+    def close(self) -> None:
+        """Ends the process; it may be called again."""
+        if self._process.stdin is not None and not self._process.stdin.closed:
+            self._process.stdin.close()
+            self._process.wait(60)
+            self._folder.cleanup()
 
 
-def _measured(case: object, factor: int) -> Cost:
-    folder = Path(tempfile.mkdtemp(dir="."))
-    action = case.make(folder, factor)  # type: ignore[attr-defined]
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _carry_out(action, writer)
-    os.close(writer)
-    with open(reader, "rb") as pipe:
-        said = pipe.read()
-    _, status, usage = os.wait4(child, 0)
+def _measured(case: Case, factor: int) -> Cost:
+    with tempfile.TemporaryDirectory(dir=".") as parent:
+        folder = Path(parent, "input")
+        folder.mkdir()
+        action = case.make(folder, factor)
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.close(reader)
+            os.environ["HNETKIT_HOME"] = str(Path(parent, "home").resolve())
+            _carry_out(action, writer)
+        os.close(writer)
+        with open(reader, "rb") as pipe:
+            said = pipe.read()
+        _, status, usage = os.wait4(child, 0)
     if not said:
         return Cost(size, None, usage.ru_maxrss * 1024, f"{ENDED} ({status})")
     cpu_s, made, outcome = json.loads(said)
     return Cost(size, cpu_s, made, outcome)
 
 
-def _carry_out(action: object, writer: int) -> None:
+def _carry_out(action: Action, writer: int) -> None:
     from hnetkit.errors import HnetkitError
 
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -84,7 +113,7 @@ def _carry_out(action: object, writer: int) -> None:
     before, started = _memory("VmRSS"), resource.getrusage(resource.RUSAGE_SELF)
     outcome = "ok"
     try:
-        action()  # type: ignore[operator]
+        action()
     except (HnetkitError, ValueError) as error:
         outcome = type(error).__name__
     except BaseException as error:
@@ -100,10 +129,13 @@ def _memory(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-if __name__ == "__main__":
-    import growing
+def main() -> None:
+    """Measures what the lines of stdin name."""
+    for line in sys.stdin:
+        name, *factors = line.split()
+        CASES[name].prepare()
+        print(json.dumps([asdict(_measured(CASES[name], int(factor))) for factor in factors]), flush=True)
 
-    chosen = growing.CASES[sys.argv[1]]
-    chosen.prepare()
-    for factor in sys.argv[2:]:
-        print(json.dumps(asdict(_measured(chosen, int(factor)))), flush=True)
+
+if __name__ == "__main__":
+    main()

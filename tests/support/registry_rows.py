@@ -1,4 +1,4 @@
-"""What a scan would store of a file, without any file."""
+"""Rows as a scan would store them for a file, without any file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that an error tells, also through what caused it."""
+"""`told`: all text of an error and of what caused it, for tests that no secret is in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small things to train on: pictures with captions, recipes of few steps, and what came of a run."""
+"""Small things to train on: pictures with captions, recipes of few steps; and what a run left."""
 
 from __future__ import annotations
 

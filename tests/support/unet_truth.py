@@ -1,4 +1,7 @@
-"""What a UNet with hypernetworks must compute, by the plain implementation, and what of a UNet can change."""
+"""What a UNet with hypernetworks must compute, and what of a UNet can change.
+
+`run` calls a UNet, `plain` makes the same call by the plain implementation, `relative` compares them; `surface` lists
+all that attaching could leave behind; `lora` and `merged` make a LoRA, and a pipeline with it in its weights."""
 
 from __future__ import annotations
 

@@ -74,11 +74,22 @@ def recipe(style: str, model: Path, folder: Path, beside: list[Path], seed: int)
     template = folder.parent / "template.txt"
     template.write_text("[filewords]\n", "utf-8")
     return Recipe(
-        **{"name": style, "model": str(model), "pictures": str(folder), "template": str(template)},
-        **{"beside": tuple(map(str, beside)), "build": BUILDS[style], "rates": RATES, "max_steps": STEPS},
-        **{"batch_size": 32, "clip_norm": "1", "min_snr": 5.0, "drop_tags": 0.1},
-        **{"optimizer_options": {"betas": [0.9, 0.99], "weight_decay": DECAYS[style]}},
-        **{"seed": seed, "save_every": 250, "preview_every": 0},
+        name=style,
+        model=str(model),
+        pictures=str(folder),
+        template=str(template),
+        beside=tuple(map(str, beside)),
+        build=BUILDS[style],
+        rates=RATES,
+        max_steps=STEPS,
+        batch_size=32,
+        clip_norm="1",
+        min_snr=5.0,
+        drop_tags=0.1,
+        optimizer_options={"betas": [0.9, 0.99], "weight_decay": DECAYS[style]},
+        seed=seed,
+        save_every=250,
+        preview_every=0,
     )
 
 

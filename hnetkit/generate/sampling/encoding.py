@@ -1,6 +1,7 @@
-"""From a prompt's text to what the UNet reads: chunks of tokens, weighted and with the mean restored, as A1111 does.
+"""Encoding prompts as A1111 does: chunks of tokens, weights with the mean restored, and schedules over the steps.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/sd_hijack_clip.py and sd_emphasis.py (behaviour only).
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/sd_hijack_clip.py, sd_emphasis.py and prompt_parser.py
+(behavior only).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from hnetkit.text import counted
 
 Emphasis: TypeAlias = Literal["original", "no-norm", "ignore", "none"]
 
-COMMA_REACH = 20  # a full chunk ends at its last comma, where that is at most so many tokens back
+COMMA_REACH = 20  # a full chunk ends at its last comma, if that is at most this many tokens back
 
 MOST_CHUNKS = 100
-"""Chunks of one prompt, some 30,000 letters: the text encoder reads all of them at once."""
+"""Chunks of one prompt, some 30,000 characters: the text encoder reads all of them at once."""
 
-_KEPT = 256  # encoded texts
-_KEPT_TOKENS = 100_000  # of all of them: 300 MB with SD 1 in fp32
+_MOST_CACHED = 256  # encoded texts
+_MOST_CACHED_TOKENS = 100_000  # of all of them: 300 MB with SD 1 in fp32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,19 +42,19 @@ class Encoded:
     pooled: Tensor | None
 
     def padded(self, tokens: int) -> Encoded:
-        """Returns it repeated at its last vector up to `tokens`."""
+        """Returns the text with its last vector repeated up to `tokens`."""
         return Encoded(_padded(self.hidden, tokens), self.pooled)
 
 
 @dataclass(slots=True)
 class Chunk:
-    """Tokens that fit the encoder's window, without its start and end, and the weight of each."""
+    """Tokens for one window of the encoder, without its start and end, and the weight of each."""
 
     tokens: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
 
     def cut(self, length: int) -> Chunk:
-        """Shortens this chunk and returns what was behind."""
+        """Shortens this chunk to `length` and returns the rest."""
         rest = Chunk(self.tokens[length:], self.weights[length:])
         del self.tokens[length:], self.weights[length:]
         return rest
@@ -62,13 +63,13 @@ class Chunk:
 def split_chunks(
     pieces: Sequence[tuple[str, float]], tokenize: Callable[[str], list[int]], room: int, comma: int | None
 ) -> list[Chunk]:
-    """Returns weighted text as chunks of at most `room` tokens; there is at least one.
+    """Splits weighted text into chunks of at most `room` tokens, at least one.
 
     Args:
         pieces: (text, weight); ``("BREAK", -1)`` ends a chunk.
         tokenize: text -> its tokens, without start and end.
         room: tokens of a chunk.
-        comma: the token of a comma, at which a full chunk is rather ended; None where the vocabulary has none.
+        comma: the token of a comma, at which a full chunk ends if it can; None if the vocabulary has none.
     """
     full: list[Chunk] = []
     chunk, last_comma = Chunk(), -1
@@ -78,10 +79,10 @@ def split_chunks(
             chunk, last_comma = Chunk(), -1
             continue
         for token in tokenize(text):
-            at = len(chunk.tokens)
+            index = len(chunk.tokens)
             if token == comma:
-                last_comma = at
-            elif at == room and last_comma >= 0 and at - last_comma <= COMMA_REACH:
+                last_comma = index
+            elif index == room and last_comma >= 0 and index - last_comma <= COMMA_REACH:
                 full.append(chunk)
                 chunk, last_comma = chunk.cut(last_comma + 1), -1
             if len(chunk.tokens) == room:
@@ -93,11 +94,11 @@ def split_chunks(
 
 
 class TextEncoder:
-    """The text encoders of a pipeline; a text that was encoded is kept.
+    """The text encoders of a pipeline, with a cache of encoded texts.
 
     Args:
         pipe: a ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``.
-        clip_skip: 1 takes the last layer, 2 the one before it; read for CLIP-L of SD 1 alone, as in A1111.
+        clip_skip: 1 takes the last layer, 2 the one before it; only for CLIP-L of SD 1, as in A1111.
         emphasis: ``original`` multiplies by weights and restores the mean, ``no-norm`` leaves the mean, ``ignore``
             reads the syntax and drops the weights, ``none`` reads brackets as text.
     """
@@ -105,35 +106,35 @@ class TextEncoder:
     def __init__(self, pipe: Any, clip_skip: int = 1, emphasis: Emphasis = "original") -> None:
         self._pipe = pipe
         self._clip_skip, self._emphasis = clip_skip, emphasis
-        self._kept: dict[tuple[str, bool], Encoded] = {}
+        self._cache: dict[tuple[str, bool], Encoded] = {}
         self.is_xl = getattr(pipe, "text_encoder_2", None) is not None
 
     def encode(self, text: str, *, is_negative: bool = False) -> Encoded:
-        """Returns a text as the UNet reads it; an empty negative prompt of SDXL is zeros, as it was in its training.
+        """Returns a text as the UNet reads it; an empty negative prompt of SDXL is zeros, as in its training.
 
         Raises:
-            UsageError: it has more than `MOST_CHUNKS`, or the encoder has fewer layers than are to be left out.
+            UsageError: it has more than `MOST_CHUNKS`, or clip skip is more than the encoder's layers.
         """
         key = text, is_negative and self.is_xl and not text
-        if key not in self._kept:
+        if key not in self._cache:
             encoded = self._encode(text)
-            tokens = len(encoded.hidden) + sum(len(kept.hidden) for kept in self._kept.values())
-            while self._kept and (len(self._kept) >= _KEPT or tokens > _KEPT_TOKENS):
-                tokens -= len(self._kept.pop(next(iter(self._kept))).hidden)
+            tokens = len(encoded.hidden) + sum(len(cached.hidden) for cached in self._cache.values())
+            while self._cache and (len(self._cache) >= _MOST_CACHED or tokens > _MOST_CACHED_TOKENS):
+                tokens -= len(self._cache.pop(next(iter(self._cache))).hidden)
             if key[1] and self._pipe.config.get("force_zeros_for_empty_prompt", True):
                 assert encoded.pooled is not None
                 encoded = Encoded(torch.zeros_like(encoded.hidden), torch.zeros_like(encoded.pooled))
-            self._kept[key] = encoded
-        return self._kept[key]
+            self._cache[key] = encoded
+        return self._cache[key]
 
     def require_short(self, text: str) -> None:
-        """Raises UsageError where a text has more than `MOST_CHUNKS`; it is not encoded."""
+        """Raises UsageError if a text has more than `MOST_CHUNKS`; it is not encoded."""
         for _, tokenizer in self._encoders():
             self._chunks(tokenizer, self._pieces(text))
 
     def _encode(self, text: str) -> Encoded:
         pieces = self._pieces(text)
-        parts = [self._one(encoder, tokenizer, pieces) for encoder, tokenizer in self._encoders()]
+        parts = [self._encode_with(encoder, tokenizer, pieces) for encoder, tokenizer in self._encoders()]
         longest = max(len(hidden) for hidden, _ in parts)
         hidden = torch.cat([_padded(hidden, longest) for hidden, _ in parts], dim=-1)
         return Encoded(hidden, parts[-1][1] if self.is_xl else None)
@@ -142,7 +143,7 @@ class TextEncoder:
         return [(text, 1.0)] if self._emphasis == "none" else parse_attention(text)
 
     def _encoders(self) -> list[tuple[Any, Any]]:
-        """The text encoders, each with its tokenizer."""
+        """Returns the text encoders, each with its tokenizer."""
         pipe = self._pipe
         second = getattr(pipe, "text_encoder_2", None), getattr(pipe, "tokenizer_2", None)
         return [pair for pair in ((pipe.text_encoder, pipe.tokenizer), second) if pair[0] is not None]
@@ -152,10 +153,10 @@ class TextEncoder:
         comma = tokenizer.convert_tokens_to_ids(",</w>")
 
         def tokenize(text: str) -> list[int]:
-            # a textual inversion's name becomes all of its vectors; the tokenizer itself reads small letters only
+            # a textual inversion's name is expanded to all of its vectors; CLIP's tokenizer knows lower case only
             text = self._pipe.maybe_convert_prompt(text.lower(), tokenizer)
-            found: list[int] = tokenizer(text, truncation=False, add_special_tokens=False).input_ids
-            return found
+            tokens: list[int] = tokenizer(text, truncation=False, add_special_tokens=False).input_ids
+            return tokens
 
         chunks = split_chunks(pieces, tokenize, room, None if comma == tokenizer.unk_token_id else comma)
         if len(chunks) > MOST_CHUNKS:
@@ -165,8 +166,10 @@ class TextEncoder:
             )
         return chunks
 
-    def _one(self, encoder: Any, tokenizer: Any, pieces: Sequence[tuple[str, float]]) -> tuple[Tensor, Tensor | None]:
-        """Returns one encoder's states ``[tokens, width]``, and its pooled vector where it has a projection."""
+    def _encode_with(
+        self, encoder: Any, tokenizer: Any, pieces: Sequence[tuple[str, float]]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Returns one encoder's states ``[tokens, width]``, and its pooled vector if it has a projection."""
         room, chunks = tokenizer.model_max_length - 2, self._chunks(tokenizer, pieces)
         device = self._pipe._execution_device
         windows = [_window(chunk, tokenizer, room) for chunk in chunks]
@@ -186,7 +189,9 @@ class TextEncoder:
         if self.is_xl:
             penultimate: Tensor = output.hidden_states[-2]
             return penultimate
-        skip = self._clip_skip if encoder.config.hidden_act == "quick_gelu" else 1  # OpenCLIP stops where it should
+        skip = (
+            self._clip_skip if encoder.config.hidden_act == "quick_gelu" else 1
+        )  # OpenCLIP has no other setting in A1111
         if skip == 1:
             last: Tensor = output.last_hidden_state
             return last
@@ -212,18 +217,18 @@ class TextEncoder:
 
 
 def _window(chunk: Chunk, tokenizer: Any, room: int) -> list[int]:
-    """Returns a chunk with start and end, filled up: CLIP-L with ends, OpenCLIP with its padding after one end."""
-    filling = [tokenizer.pad_token_id] * (room - len(chunk.tokens))
-    return [tokenizer.bos_token_id, *chunk.tokens, tokenizer.eos_token_id, *filling]
+    """Returns a chunk with start and end, padded to the window: with end tokens for CLIP-L, else padding tokens."""
+    padding = [tokenizer.pad_token_id] * (room - len(chunk.tokens))
+    return [tokenizer.bos_token_id, *chunk.tokens, tokenizer.eos_token_id, *padding]
 
 
 def _padded(hidden: Tensor, length: int) -> Tensor:
-    """Returns states ``[tokens, width]`` repeated at their last vector up to `length`."""
+    """Returns states ``[tokens, width]`` with the last vector repeated up to `length`."""
     return torch.cat([hidden, hidden[-1:].expand(length - len(hidden), -1)]) if len(hidden) < length else hidden
 
 
 class Guidance(NamedTuple):
-    """What one call of the UNet is guided by.
+    """The encoded prompts of one call of the UNet.
 
     Attributes:
         positive: each sub-prompt with its weight.
@@ -240,9 +245,9 @@ class Conditioning:
     Args:
         encoder: encodes each text once.
         prompt: in A1111's language, without tags.
-        negative_prompt: the same; ``AND`` means nothing in it.
-        calls: how often the UNet is called; schedules count these, from 0.
-        first_pass_calls: of the pass before, where this one is the second of two.
+        negative_prompt: the same, but ``AND`` is plain text in it.
+        calls: calls of the UNet, by which schedules count, from 0.
+        first_pass_calls: calls of the first pass, if this is the second.
     """
 
     def __init__(
@@ -258,7 +263,7 @@ class Conditioning:
         self._negative = schedule(negative_prompt, calls, first_pass_calls)
 
     def at(self, call: int) -> Guidance:
-        """Returns what guides the UNet's call number `call`, from 0."""
+        """Returns the encoded prompts of the UNet's call number `call`, from 0."""
         return Guidance(
             tuple((self._encoder.encode(_text_at(texts, call)), weight) for texts, weight in self._positive),
             self._encoder.encode(_text_at(self._negative, call), is_negative=True),
@@ -266,5 +271,5 @@ class Conditioning:
 
 
 def _text_at(texts: list[tuple[int, str]], call: int) -> str:
-    """A1111 counts from 0 and takes a text up to and with its last step, so that the first one has a call more."""
+    """Returns the text of a call. As in A1111, which includes a text's last step, the first text has one call more."""
     return next((text for until, text in texts if call <= until), texts[-1][1])

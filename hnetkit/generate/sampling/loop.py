@@ -1,4 +1,4 @@
-"""The loop from noise to a clean latent: the UNet with guidance at each step that a scheduler asks for."""
+"""The sampling loop, from noise to clean latents: the guided UNet at each time step of a scheduler."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from hnetkit.generate.sampling.noise import Noise, PerImageNoise
 from hnetkit.runtime.adapters import set_progress
 
 AfterStep = Callable[[int, int], None]
-"""Called with the calls of the UNet done and the calls in all."""
+"""Called with the calls of the UNet so far and in all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class KeptRegion:
-    """What stays as it was outside of a mask.
+    """The region outside of a mask, which keeps the latents of the init image.
 
     Attributes:
-        latents: of the picture, ``[pictures, 4, h, w]``.
+        latents: of the init image, ``[images, 4, h, w]``.
         noise: that sampling began with, of the same shape.
-        mask: ``[1, 1, h, w]``, 1 where is drawn anew.
+        mask: ``[1, 1, h, w]``, 1 where the image is repainted.
     """
 
     latents: Tensor
     noise: Tensor
     mask: Tensor
 
-    def put_back(self, latents: Tensor, scheduler: Any, timestep: Tensor) -> Tensor:
-        """Returns `latents` with the picture outside of the mask, as noisy as `timestep` ``[1]``; empty is the end."""
-        old = scheduler.add_noise(self.latents, self.noise, timestep) if len(timestep) else self.latents
-        return latents * self.mask + old.to(latents) * (1 - self.mask)
+    def restore(self, latents: Tensor, scheduler: Any, timestep: Tensor) -> Tensor:
+        """Returns `latents` with the region restored, as noisy as at `timestep` ``[1]``; empty after the last step."""
+        original = scheduler.add_noise(self.latents, self.noise, timestep) if len(timestep) else self.latents
+        return latents * self.mask + original.to(latents) * (1 - self.mask)
 
 
 class Denoiser:
     """The UNet with classifier-free guidance.
 
     Args:
-        pipe: the pipeline that the UNet belongs to.
-        conditioning: texts by call.
+        pipe: the UNet's pipeline.
+        conditioning: the encoded prompts of each call.
         cfg_scale: 1 leaves the negative prompt out.
         size: (width, height) in pixels, which SDXL reads.
-        beside: channels that a UNet made for inpainting reads next to the latents, ``[1, 5, h, w]``.
+        mask_channels: ``[1, 5, h, w]``, which a UNet made for inpainting reads beside the latents.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Denoiser:
         conditioning: Conditioning,
         cfg_scale: float,
         size: tuple[int, int],
-        beside: Tensor | None = None,
+        mask_channels: Tensor | None = None,
     ) -> None:
         self.pipe, self._conditioning, self._cfg_scale = pipe, conditioning, cfg_scale
-        self._height_width, self._beside = (size[1], size[0]), beside
+        self._height_width, self._mask_channels = (size[1], size[0]), mask_channels
 
     def __call__(self, latents: Tensor, timestep: Tensor, call: int) -> Tensor:
-        """Returns the guided prediction for `latents` ``[pictures, 4, h, w]``, of the same shape."""
+        """Returns the guided prediction for `latents` ``[images, 4, h, w]``, of the same shape."""
         guidance = self._conditioning.at(call)
         if self._cfg_scale == 1 and len(guidance.positive) == 1:
             return self._predict(latents, timestep, [guidance.positive[0][0]])[0]
@@ -72,7 +72,7 @@ class Denoiser:
         return result
 
     def _predict(self, latents: Tensor, timestep: Tensor, texts: Sequence[Encoded]) -> list[Tensor]:
-        """Returns the UNet's output for each text; neighbours of one length share a call."""
+        """Returns the UNet's output for each text; neighbors of one length share a call."""
         outputs: list[Tensor] = []
         for _, alike in groupby(texts, key=lambda text: len(text.hidden)):
             group = list(alike)
@@ -82,8 +82,8 @@ class Denoiser:
     def _call(self, latents: Tensor, timestep: Tensor, texts: Sequence[Encoded]) -> Tensor:
         count, unet = len(latents), self.pipe.unet
         sample = latents
-        if self._beside is not None:
-            sample = torch.cat([latents, self._beside.to(latents).expand(count, -1, -1, -1)], dim=1)
+        if self._mask_channels is not None:
+            sample = torch.cat([latents, self._mask_channels.to(latents).expand(count, -1, -1, -1)], dim=1)
         extra = {}
         pooled = [text.pooled for text in texts if text.pooled is not None]
         if pooled:
@@ -111,14 +111,14 @@ def sample(
     kept: KeptRegion | None = None,
     after_step: AfterStep | None = None,
 ) -> Tensor:
-    """Returns clean latents ``[pictures, 4, h, w]``.
+    """Returns clean latents ``[images, 4, h, w]``.
 
     Args:
-        scheduler: with its steps set.
-        latents: as noisy as the scheduler's timestep number `begin` wants them.
-        noises: of each picture, for samplers that draw as they go.
-        begin: the scheduler's timestep to begin with: 0 but for image-to-image.
-        kept: what stays as it was outside of a mask.
+        scheduler: with its timesteps set.
+        latents: as noisy as at the scheduler's timestep number `begin`.
+        noises: of each image, for samplers that add noise at each step.
+        begin: number of the first timestep; not 0 only for image-to-image.
+        kept: the region outside of a mask.
     """
     timesteps = scheduler.timesteps[begin:]
     scheduler.set_begin_index(begin)
@@ -129,14 +129,14 @@ def sample(
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
         if kept is not None:
             following = timesteps[call + 1 : call + 2]
-            latents = kept.put_back(latents, scheduler, following)
+            latents = kept.restore(latents, scheduler, following)
         if after_step is not None:
             after_step(call + 1, len(timesteps))
     return latents
 
 
 def _texts(guidance: Guidance) -> list[Encoded]:
-    """Returns the negative prompt and the sub-prompts, the shorter ones repeated at their last vector as in A1111."""
+    """Returns the negative prompt and the sub-prompts, padded to one length with their last vector as in A1111."""
     longest = max(len(text.hidden) for text, _ in guidance.positive)
     return [guidance.negative, *(text.padded(longest) for text, _ in guidance.positive)]
 

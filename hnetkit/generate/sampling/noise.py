@@ -1,7 +1,7 @@
-"""The noise of a picture, from its own seed alone: what it starts with, and what samplers add as they go.
+"""The noise of an image, from its own seed alone: what it starts with, and what samplers add at each step.
 
-A1111's pictures are made of the draws of CUDA's generator, Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As
-Easy as 1, 2, 3", 2011) with the Box-Muller transform, or of torch's CPU generator. Both are given here on any device.
+A1111 draws noise from CUDA's generator, Philox 4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3",
+2011) with the Box-Muller transform, or from torch's CPU generator. Both are computed here for any device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-Source = Literal["cpu", "nv"]
+NoiseSource = Literal["cpu", "nv"]
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -27,12 +27,12 @@ _ROUNDS = 10
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _FULL_TURN = float(np.float32(2 * math.pi))  # as CUDA's kernel rounds it
 
-_PATH_DIGITS = 6  # torchsde's Brownian tree is resolved to a millionth
+_PATH_DIGITS = 6  # torchsde's Brownian tree has a resolution of a millionth
 _SEED_POOL = 24
 
 
 class PhiloxNormal:
-    """Normal numbers as CUDA's generator draws them: element `i` of draw `n` is a function of (seed, i, n)."""
+    """Normal numbers of CUDA's generator: element `i` of draw `n` is a function of (seed, i, n)."""
 
     def __init__(self, seed: int) -> None:
         self._key = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
@@ -51,7 +51,7 @@ class PhiloxNormal:
 
 
 def _philox(counter: tuple[npt.NDArray[np.uint64], ...], key: tuple[int, int]) -> tuple[npt.NDArray[np.uint64], ...]:
-    """Returns four words of 32 bits for each counter of four such words, all held in 64."""
+    """Returns four words of 32 bits for each counter of four such words, all stored in 64 bits."""
     for number in range(_ROUNDS):
         key_0, key_1 = (np.uint64((k + number * step) & 0xFFFFFFFF) for k, step in zip(key, _KEY_STEPS, strict=True))
         even, odd = (counter[at] * np.uint64(by) for at, by in zip((0, 2), _MULTIPLIERS, strict=True))
@@ -61,7 +61,7 @@ def _philox(counter: tuple[npt.NDArray[np.uint64], ...], key: tuple[int, int]) -
 
 
 def _unit(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
-    """Returns the middle of each word's share of (0, 1)."""
+    """Maps words of 32 bits to (0, 1), each to the middle of its interval."""
     return (words.astype(np.float64) + 0.5) * 2.0**-32
 
 
@@ -73,19 +73,22 @@ class _TorchNormal:
         return torch.randn(tuple(shape), generator=self._generator)
 
 
-_SOURCES: dict[Source, Callable[[int], Callable[[Sequence[int]], Tensor]]] = {"cpu": _TorchNormal, "nv": PhiloxNormal}
+_SOURCES: dict[NoiseSource, Callable[[int], Callable[[Sequence[int]], Tensor]]] = {
+    "cpu": _TorchNormal,
+    "nv": PhiloxNormal,
+}
 
 
 class Noise:
-    """The noise of one picture, drawn as A1111 draws it.
+    """The noise of one image, drawn as in A1111.
 
     Args:
-        seed: of the picture, 0 to 2**64 - 1.
+        seed: of the image, 0 to 2**64 - 1.
         shape: of its latents, ``[channels, height, width]``.
         source: ``"nv"`` for CUDA's generator, ``"cpu"`` for torch's CPU generator.
-        variation_seed: of noise that the first draw is turned towards.
-        variation_strength: how far, 0 to 1.
-        ensd: eta noise seed delta: where it is not 0, all draws but the first are of seed + ensd.
+        variation_seed: of the noise that is blended into the first draw.
+        variation_strength: how much of it, 0 to 1.
+        ensd: eta noise seed delta: if it is not 0, all draws but the first have seed + ensd.
     """
 
     def __init__(
@@ -93,7 +96,7 @@ class Noise:
         seed: int,
         shape: Sequence[int],
         *,
-        source: Source,
+        source: NoiseSource,
         variation_seed: int | None = None,
         variation_strength: float = 0.0,
         ensd: int = 0,
@@ -108,15 +111,15 @@ class Noise:
         self._paths: dict[tuple[float, float], BrownianPath] = {}
 
     def first(self) -> Tensor:
-        """Returns what the picture starts with, float32 ``[channels, height, width]`` on the CPU."""
+        """Returns the noise that sampling starts with, float32 ``[channels, height, width]`` on the CPU."""
         return self._first.clone()
 
     def next(self) -> Tensor:
-        """Returns the next draw for a sampler that adds noise as it goes, of the same shape."""
+        """Returns the next draw, of the same shape, for a sampler that adds noise at each step."""
         return self._draw(self.shape)
 
     def between(self, interval: NoiseInterval) -> Tensor:
-        """Returns the normal number that a Brownian path of the seed gives for a stretch, of the same shape."""
+        """Returns the normal numbers of the seed's Brownian path for an interval, of the same shape."""
         ends = (interval.lowest, interval.highest)
         path = self._paths.setdefault(ends, BrownianPath(self.seed, self.shape, self.source, *ends))
         return path.between(interval.start, interval.end)
@@ -125,9 +128,9 @@ class Noise:
 def slerp(strength: float, low: Tensor, high: Tensor) -> Tensor:
     """Returns the spherical interpolation of two tensors ``[channels, height, width]``, along the height as in A1111.
 
-    Where both point the same way it is linear, and there, as in A1111, `strength` is the share of `low`.
+    If both point the same way it is linear, and then, as in A1111, `strength` is the share of `low`.
     """
-    unit_low, unit_high = (one / one.norm(dim=1, keepdim=True) for one in (low, high))
+    unit_low, unit_high = (tensor / tensor.norm(dim=1, keepdim=True) for tensor in (low, high))
     cosine = (unit_low * unit_high).sum(dim=1, keepdim=True)
     if cosine.mean() > 0.9995:
         return low * strength + high * (1 - strength)
@@ -136,7 +139,7 @@ def slerp(strength: float, low: Tensor, high: Tensor) -> Tensor:
 
 
 class NoiseInterval(NamedTuple):
-    """A stretch of a Brownian path over noise levels, and the ends of the path."""
+    """An interval of noise levels on a Brownian path, and the ends of the path."""
 
     lowest: float
     highest: float
@@ -145,10 +148,10 @@ class NoiseInterval(NamedTuple):
 
 
 class BrownianPath:
-    """A Brownian path over noise levels, the one that ``torchsde.BrownianTree`` has for the same entropy.
+    """A Brownian path over noise levels: that of ``torchsde.BrownianTree`` for the same entropy.
 
-    Its value at the middle of each interval follows from the interval's ends and a normal draw of its own, whose seed
-    comes from the path's and the interval's place in the tree: no order of questions changes an answer.
+    The value at the middle of an interval follows from the interval's ends and one normal draw. The seed of that draw
+    comes from the path's seed and the interval's position in the tree, so the order of calls does not matter.
 
     Args:
         seed: of the path.
@@ -157,39 +160,39 @@ class BrownianPath:
         lowest, highest: the noise levels at its ends.
     """
 
-    def __init__(self, seed: int, shape: tuple[int, ...], source: Source, lowest: float, highest: float) -> None:
+    def __init__(self, seed: int, shape: tuple[int, ...], source: NoiseSource, lowest: float, highest: float) -> None:
         self._seed, self._shape, self._source = seed, shape, source
         self._ends = round(lowest, _PATH_DIGITS), round(highest, _PATH_DIGITS)
         self._whole = self._normal(self._seeds().generate_state(3)[0]) * math.sqrt(highest - lowest)
-        # neighbouring questions share the upper part of the tree
+        # neighboring intervals share the upper part of the tree
         self._at_middle = functools.lru_cache(maxsize=32)(self._draw_at_middle)
         self._value = functools.lru_cache(maxsize=4)(self._find_value)
 
     def between(self, start: float, end: float) -> Tensor:
         """Returns the path's increment from `start` to `end` over the root of their distance, float32."""
         lowest, highest = self._ends
-        begin, stop = (min(max(round(at, _PATH_DIGITS), lowest), highest) for at in (start, end))
+        begin, stop = (min(max(round(level, _PATH_DIGITS), lowest), highest) for level in (start, end))
         return ((self._value(stop) - self._value(begin)) / math.sqrt(abs(end - start))).float()
 
-    def _find_value(self, at: float) -> Tensor:
+    def _find_value(self, level: float) -> Tensor:
         (start, end), change = self._ends, self._whole
-        value, place, depth = torch.zeros_like(change), 0, 0
-        if at == start:
+        value, position, depth = torch.zeros_like(change), 0, 0
+        if level == start:
             return value
-        while at != end:
+        while level != end:
             middle = round(0.5 * (start + end), _PATH_DIGITS)
             left, right = middle - start, end - middle
             scale = math.sqrt(left * right / (end - start))
-            to_middle = left / (end - start) * change + scale * self._at_middle(place, depth)
-            if at <= middle:
-                end, change, place = middle, to_middle, 2 * place
+            to_middle = left / (end - start) * change + scale * self._at_middle(position, depth)
+            if level <= middle:
+                end, change, position = middle, to_middle, 2 * position
             else:
-                value, start, change, place = value + to_middle, middle, change - to_middle, 2 * place + 1
+                value, start, change, position = value + to_middle, middle, change - to_middle, 2 * position + 1
             depth += 1
         return value + change
 
-    def _draw_at_middle(self, place: int, depth: int) -> Tensor:
-        return self._normal(self._seeds((place, depth)).generate_state(4)[0])
+    def _draw_at_middle(self, position: int, depth: int) -> Tensor:
+        return self._normal(self._seeds((position, depth)).generate_state(4)[0])
 
     def _seeds(self, key: tuple[int, ...] = ()) -> np.random.SeedSequence:
         return np.random.SeedSequence(self._seed, spawn_key=key, pool_size=_SEED_POOL)
@@ -198,13 +201,13 @@ class BrownianPath:
         return _SOURCES[self._source](int(seed))(self._shape).double()
 
 
-_interval: ContextVar[NoiseInterval | None] = ContextVar("stretch", default=None)
+_interval: ContextVar[NoiseInterval | None] = ContextVar("interval", default=None)
 
 
 @contextmanager
-def noise_from(interval: NoiseInterval | None) -> Iterator[None]:
-    """Says that what is drawn inside belongs to a stretch of the pictures' Brownian paths; None changes nothing."""
-    before = _interval.set(interval or _interval.get())
+def noise_from(interval: NoiseInterval) -> Iterator[None]:
+    """Takes all noise inside the block from one interval of the images' Brownian paths."""
+    before = _interval.set(interval)
     try:
         yield
     finally:
@@ -212,16 +215,16 @@ def noise_from(interval: NoiseInterval | None) -> Iterator[None]:
 
 
 class PerImageNoise(TorchFunctionMode):
-    """Inside it, ``torch.randn`` and ``torch.randn_like`` give each picture of a batch its own noise.
+    """A mode in which ``torch.randn`` and ``torch.randn_like`` return each image of a batch its own noise.
 
-    Every draw of a diffusers scheduler's ``step`` goes through these two, whatever generator it names. The result has
-    the dtype and device asked for.
+    Every draw of a diffusers scheduler's ``step`` goes through these two, whichever generator it passes. The result has
+    the dtype and device of the call.
 
     Args:
-        noises: of each picture of the batch, in order.
+        noises: of each image of the batch, in order.
 
     Raises:
-        ValueError: something else than noise for the whole batch is drawn.
+        ValueError: a draw does not have the shape of the whole batch.
     """
 
     def __init__(self, noises: Sequence[Noise]) -> None:

@@ -5,7 +5,10 @@
         ...
         assert [entry.status for entry in site.requests] == [200, 307, 200]
 
-Every origin records its requests in `site.requests`. shared/reference/CIVITAI.md 1 says what is imitated.
+`Sites` starts them, `World` is the made-up catalogue that they serve, `Fault` is a switch that makes the next request
+of a kind go wrong, and `random_fault` draws one. Every origin records its requests in `site.requests`. What is imitated
+stands beside it: the oddities of the catalogue in `quirks`, of lists in `listing`, of downloads in `downloads` and
+`storage`, of all that fails in `faults`.
 """
 
 from fake_sites.faults import Fault, random_fault

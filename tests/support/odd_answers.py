@@ -1,4 +1,4 @@
-"""What the tests of the traps share: odd files, odd answers, and a site that gives just those."""
+"""A site that gives odd files and odd answers, for tests of the API: one version is changed, and only that served."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import networks
 import pytest
 from blake3 import blake3
 from deep_folders import deep_tree
+from waiting import wait_until
 
 from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library.scan import WORKERS, FileChange, recheck, scan
@@ -335,9 +336,7 @@ def test_the_first_interrupt_ends_a_scan_in_the_middle_of_a_large_file(folder: P
         os.link(large, folder / f"large{number}.pt")
     command = [sys.executable, "-P", "-m", "hnetkit", "scan", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        until = time.monotonic() + 60
-        while _handles(process.pid, large) < WORKERS and time.monotonic() < until:  # all before them are read
-            time.sleep(0.05)
+        wait_until(lambda: _handles(process.pid, large) >= WORKERS, process)  # all before them are read
         time.sleep(0.5)  # until what was read has been taken over
         process.send_signal(signal.SIGINT)
         try:

@@ -1,4 +1,4 @@
-"""The traps of the site's API, 8 to 10: what a file is, and what it is called."""
+"""What a downloaded file is, in whatever form it comes, and what it is called here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from fake_sites import Sites
 from fake_sites.contents import HTML_LOOKALIKE
 from fetching import installed, jobs_of
-from trapped import first_version, give, network_bytes, only_path, zipped
+from odd_answers import first_version, give, network_bytes, only_path, zipped
 
 import hnetkit
 from hnetkit.prompts.tags import split_tags
@@ -55,7 +55,7 @@ AWKWARD = {
 
 
 @pytest.mark.parametrize("form", PT_FORMS)
-def test_trap_08_a_pt_of_any_of_its_forms_is_installed(site: Sites, here: FetchSession, form: str) -> None:
+def test_a_pt_of_any_of_its_forms_is_installed(site: Sites, here: FetchSession, form: str) -> None:
     network, others, method = PT_FORMS[form]
     file = first_version(site)["files"][0]
     content = (
@@ -71,7 +71,7 @@ def test_trap_08_a_pt_of_any_of_its_forms_is_installed(site: Sites, here: FetchS
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-def test_trap_08_a_pt_that_is_a_web_page_is_never_installed(site: Sites, here: FetchSession, hashed: bool) -> None:
+def test_a_pt_that_is_a_web_page_is_never_installed(site: Sites, here: FetchSession, hashed: bool) -> None:
     file = first_version(site)["files"][0]
     give(site, file, HTML_LOOKALIKE)
     site.world.model(site.world.ids()[0])
@@ -83,7 +83,7 @@ def test_trap_08_a_pt_that_is_a_web_page_is_never_installed(site: Sites, here: F
     assert not list(here.folder.glob("*.pt"))
 
 
-def test_trap_08_a_zip_gives_every_network_in_it_and_nothing_else(site: Sites, here: FetchSession) -> None:
+def test_a_zip_gives_every_network_in_it_and_nothing_else(site: Sites, here: FetchSession) -> None:
     """The site's hash is that of the zip; each network gets its own."""
     file = first_version(site)["files"][0]
     members = {"a-1000.pt": network_bytes(1), "steps/a-2000.pt": network_bytes(2, legacy=True)}
@@ -100,7 +100,7 @@ def test_trap_08_a_zip_gives_every_network_in_it_and_nothing_else(site: Sites, h
     assert jobs_of(here, here.pull(f"model:{site.world.ids()[0]}")) == [], "it is here already"
 
 
-def test_trap_08_a_file_of_type_archive_may_hold_networks(sites: Sites, session: FetchSession) -> None:
+def test_a_file_of_type_archive_may_hold_networks(sites: Sites, session: FetchSession) -> None:
     model = sites.world.model(sites.world.find("archive")[0])
     (archive,) = (v for v in model["modelVersions"] if v["files"][0]["type"] == "Archive")
     (job,) = session.pull(f"version:{archive['id']}")
@@ -109,7 +109,7 @@ def test_trap_08_a_file_of_type_archive_may_hold_networks(sites: Sites, session:
 
 
 @pytest.mark.parametrize("name", AWKWARD.values(), ids=AWKWARD)
-def test_trap_09_a_file_of_any_name_is_installed_under_one_that_every_system_takes(
+def test_a_file_of_any_name_is_installed_under_one_that_every_system_takes(
     site: Sites, here: FetchSession, name: str
 ) -> None:
     """The home holds more than the library: nothing may appear outside of it."""
@@ -142,7 +142,7 @@ def test_trap_09_a_file_of_any_name_is_installed_under_one_that_every_system_tak
         ("x.pt", "y/x.pt"),
     ],
 )
-def test_trap_09_names_that_some_disk_takes_for_one_get_different_stems(
+def test_names_that_some_disk_takes_for_one_get_different_stems(
     site: Sites, here: FetchSession, one: str, other: str
 ) -> None:
     ids = site.world.ids()[:2]
@@ -153,7 +153,7 @@ def test_trap_09_names_that_some_disk_takes_for_one_get_different_stems(
     assert len(set(stems)) == len(stems) == 2
 
 
-def test_trap_09_members_of_a_zip_stay_in_the_library_whatever_they_are_called(site: Sites, here: FetchSession) -> None:
+def test_members_of_a_zip_stay_in_the_library_whatever_they_are_called(site: Sites, here: FetchSession) -> None:
     names = [
         "../../up.pt",
         "/abs.pt",
@@ -181,7 +181,7 @@ def test_trap_09_members_of_a_zip_stay_in_the_library_whatever_they_are_called(s
 @pytest.mark.parametrize(
     "name", ["Ink: wash, <etch>:2.pt", "a<b>.pt", "x:0.5.pt", "a, b (c:1.2) [d].pt", "<hypernet:x:1>.pt"]
 )
-def test_trap_10_a_prompt_can_say_every_installed_name_and_the_original_is_kept(
+def test_a_prompt_can_say_every_installed_name_and_the_original_is_kept(
     site: Sites, here: FetchSession, name: str
 ) -> None:
     file = first_version(site)["files"][0]

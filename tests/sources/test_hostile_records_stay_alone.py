@@ -21,7 +21,7 @@ from fake_sites import Sites, World
 from fake_sites.messages import Request, Response, json_response
 from fetching import EVERYTHING, installed, jobs_of
 from networks import a1111_network
-from trapped import give
+from odd_answers import give
 
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed

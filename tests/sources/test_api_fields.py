@@ -1,4 +1,4 @@
-"""The traps of the site's API, 1 to 7: missing values, licences, names, primaries, doubles, sizes, claims."""
+"""What the API says of a model: values missing or of any type, creators, primary files, doubles, sizes, claims."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from fake_sites import Fault, Sites, World
 from fake_sites.contents import Recipe
 from fetching import EVERYTHING, installed, jobs_of
-from trapped import OpenSession, first_version, only_path
+from odd_answers import OpenSession, first_version, only_path
 
 from hnetkit.errors import Gone
 from hnetkit.sources.civitai import Filters
@@ -35,7 +35,7 @@ OPTIONAL_OF_FILE = ("hashes", "metadata", "name", "type", "sizeKB", "primary", "
 
 
 @pytest.mark.parametrize("value", ["absent", None, [], {}, ""], ids=str)
-def test_trap_01_any_field_may_be_missing_null_or_empty(value: Any) -> None:
+def test_any_field_may_be_missing_null_or_empty(value: Any) -> None:
     def without(data: dict[str, Any], key: str) -> dict[str, Any]:
         rest = {k: v for k, v in data.items() if k != key}
         return rest if value == "absent" else {**rest, key: value}
@@ -57,7 +57,7 @@ def test_trap_01_any_field_may_be_missing_null_or_empty(value: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["creator", "username", "hashes"])
-def test_trap_01_a_model_with_data_missing_is_fetched_all_the_same(site: Sites, here: FetchSession, mode: str) -> None:
+def test_a_model_with_data_missing_is_fetched_all_the_same(site: Sites, here: FetchSession, mode: str) -> None:
     site.faults.add(Fault("P", "api", times=9, mode=mode))
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert site.faults.fired
@@ -65,7 +65,7 @@ def test_trap_01_a_model_with_data_missing_is_fetched_all_the_same(site: Sites, 
     assert only_path(here).read_bytes() == site.world.content(first_version(site)["files"][0]["id"])
 
 
-def test_trap_01_versions_without_files_are_gone_and_not_a_crash(site: Sites, here: FetchSession) -> None:
+def test_versions_without_files_are_gone_and_not_a_crash(site: Sites, here: FetchSession) -> None:
     site.faults.add(Fault("P", "api", times=9, mode="files"))
     for all_versions in (False, True):
         with pytest.raises(Gone):
@@ -92,7 +92,7 @@ def test_trap_01_versions_without_files_are_gone_and_not_a_crash(site: Sites, he
         ({"a": 1}, None),
     ],
 )
-def test_trap_02_the_licence_is_a_list_a_word_or_a_literal_of_postgres(said: Any, means: Any) -> None:
+def test_the_licence_is_a_list_a_word_or_a_literal_of_postgres(said: Any, means: Any) -> None:
     model = parse_model({"id": 1, "allowCommercialUse": said})
     assert model is not None
     assert model.commercial_use == means
@@ -113,27 +113,25 @@ def test_trap_02_the_licence_is_a_list_a_word_or_a_literal_of_postgres(said: Any
         (5, None),
     ],
 )
-def test_trap_03_a_username_is_a_number_null_or_not_there(creator: Any, name: str | None) -> None:
+def test_a_username_is_a_number_null_or_not_there(creator: Any, name: str | None) -> None:
     model = parse_model({"id": 1, "creator": creator})
     assert model is not None
     assert model.creator == name
 
 
-def test_trap_04_primary_is_absent_instead_of_false_and_no_file_may_be_it() -> None:
+def test_primary_is_absent_instead_of_false_and_no_file_may_be_it() -> None:
     version = parse_version({"id": 1, "files": [{"id": 2, "primary": True}, {"id": 3}, {"id": 4, "primary": False}]})
     assert version is not None
     assert [file.is_primary for file in version.files] == [True, False, False]
 
 
-def test_trap_04_a_version_whose_primary_is_training_data_has_nothing_to_fetch(
-    sites: Sites, session: FetchSession
-) -> None:
+def test_a_version_whose_primary_is_training_data_has_nothing_to_fetch(sites: Sites, session: FetchSession) -> None:
     with pytest.raises(Gone, match="no file that may be a network"):
         session.pull(f"model:{sites.world.find('training primary')[0]}")
     assert not installed(session)
 
 
-def test_trap_04_beside_training_data_the_network_comes_and_nothing_else(open_session: OpenSession) -> None:
+def test_beside_training_data_the_network_comes_and_nothing_else(open_session: OpenSession) -> None:
     with Sites(World.make(17)) as sites:
         session, version = open_session(sites), first_version(sites, "training data")
         assert {file["type"] for file in version["files"]} == {"Model", "Training Data"}
@@ -143,7 +141,7 @@ def test_trap_04_beside_training_data_the_network_comes_and_nothing_else(open_se
         assert (job.state, only_path(session).suffix) == ("done", ".pt")
 
 
-def test_trap_04_a_newest_version_of_training_data_alone_does_not_hide_the_network_before_it(
+def test_a_newest_version_of_training_data_alone_does_not_hide_the_network_before_it(
     site: Sites, here: FetchSession
 ) -> None:
     id = site.world.ids()[0]
@@ -154,7 +152,7 @@ def test_trap_04_a_newest_version_of_training_data_alone_does_not_hide_the_netwo
     assert (job.key, job.state) == (f"civitai:{network}", "done")
 
 
-def test_trap_05_two_files_of_one_name_and_one_address_both_come(open_session: OpenSession) -> None:
+def test_two_files_of_one_name_and_one_address_both_come(open_session: OpenSession) -> None:
     with Sites(World.make(6)) as sites:
         session, version = open_session(sites), first_version(sites, "same name")
         one, other = version["files"]
@@ -168,7 +166,7 @@ def test_trap_05_two_files_of_one_name_and_one_address_both_come(open_session: O
         assert asked == {str(one["id"]), str(other["id"])}
 
 
-def test_trap_05_files_of_one_name_that_come_at_the_same_time_are_all_there_and_known(
+def test_files_of_one_name_that_come_at_the_same_time_are_all_there_and_known(
     open_session: OpenSession,
 ) -> None:
     with Sites(World.make(24, plain=True)) as sites:
@@ -183,7 +181,7 @@ def test_trap_05_files_of_one_name_that_come_at_the_same_time_are_all_there_and_
         assert len({path.stem.casefold() for path in on_disk}) == len(on_disk) >= 24
 
 
-def test_trap_05_different_models_of_one_file_name_both_come(sites: Sites, session: FetchSession) -> None:
+def test_different_models_of_one_file_name_both_come(sites: Sites, session: FetchSession) -> None:
     ids = sites.world.find("collision")
     assert len({sites.world.model(id)["modelVersions"][0]["files"][0]["name"] for id in ids}) == 1
     for id in ids:
@@ -193,9 +191,7 @@ def test_trap_05_different_models_of_one_file_name_both_come(sites: Sites, sessi
 
 
 @pytest.mark.parametrize("parallel", [1, 2])
-def test_trap_05_the_same_content_in_two_versions_is_one_file(
-    sites: Sites, open_session: OpenSession, parallel: int
-) -> None:
+def test_the_same_content_in_two_versions_is_one_file(sites: Sites, open_session: OpenSession, parallel: int) -> None:
     session = open_session(sites, parallel=parallel)
     sites.faults.add(Fault("F", "storage", times=2, mode="stall", seconds=0.1))
     jobs = jobs_of(session, session.pull(f"model:{sites.world.find('same content')[0]}", all_versions=True))
@@ -204,7 +200,7 @@ def test_trap_05_the_same_content_in_two_versions_is_one_file(
     assert jobs_of(session, session.pull(f"model:{sites.world.find('same content')[0]}", all_versions=True)) == []
 
 
-def test_trap_05_a_file_that_failed_is_done_once_its_content_is_here_by_another_version(
+def test_a_file_that_failed_is_done_once_its_content_is_here_by_another_version(
     sites: Sites, session: FetchSession
 ) -> None:
     model = f"model:{sites.world.find('same content')[0]}"
@@ -219,7 +215,7 @@ def test_trap_05_a_file_that_failed_is_done_once_its_content_is_here_by_another_
 
 
 @pytest.mark.parametrize("hashed", [True, False])
-def test_trap_06_a_size_that_is_wrong_by_far_changes_nothing(open_session: OpenSession, hashed: bool) -> None:
+def test_a_size_that_is_wrong_by_far_changes_nothing(open_session: OpenSession, hashed: bool) -> None:
     sizes = [0, 0.01, -5, 17.123, 50_000.5, 10**9, "12.5", False, [], "x", float("nan")]
     with Sites(World.make(len(sizes), plain=True)) as sites:
         models = sites.world.models
@@ -239,7 +235,7 @@ def test_trap_06_a_size_that_is_wrong_by_far_changes_nothing(open_session: OpenS
 
 
 @pytest.mark.parametrize("off", [-1023, -1, 1, 1023])
-def test_trap_06_without_a_length_a_size_is_right_within_a_kibibyte(site: Sites, here: FetchSession, off: int) -> None:
+def test_without_a_length_a_size_is_right_within_a_kibibyte(site: Sites, here: FetchSession, off: int) -> None:
     file = first_version(site)["files"][0]
     content = site.world.content(file["id"])
     file["sizeKB"] = (len(content) + off) / 1024
@@ -254,7 +250,7 @@ def test_trap_06_without_a_length_a_size_is_right_within_a_kibibyte(site: Sites,
 @pytest.mark.parametrize(
     ("kind", "says"), [("vae", "VAE"), ("lora", "LoRA"), ("training zip", "zip"), ("html", "page")], ids=str
 )
-def test_trap_07_what_is_no_hypernetwork_is_refused_by_its_content_and_kept_apart(
+def test_what_is_no_hypernetwork_is_refused_by_its_content_and_kept_apart(
     site: Sites, here: FetchSession, kind: Any, says: str
 ) -> None:
     file = first_version(site)["files"][0]
@@ -270,9 +266,7 @@ def test_trap_07_what_is_no_hypernetwork_is_refused_by_its_content_and_kept_apar
     assert [path.name for path in here.folder.iterdir()] == [".quarantine"]
 
 
-def test_trap_07_what_a_file_is_comes_from_its_tensors_and_not_from_what_is_declared(
-    site: Sites, here: FetchSession
-) -> None:
+def test_what_a_file_is_comes_from_its_tensors_and_not_from_what_is_declared(site: Sites, here: FetchSession) -> None:
     file = first_version(site)["files"][0]
     assert file["metadata"]["fp"] == "fp16"
     first_version(site)["baseModel"] = "SDXL 1.0"

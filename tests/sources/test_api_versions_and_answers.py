@@ -1,4 +1,4 @@
-"""The traps of the site's API, 15 to 20: versions, descriptions, sizes of answers, addresses, pictures, nonsense."""
+"""The API: versions that come and go, descriptions, sizes of answers, addresses, pictures, nonsense."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from fake_sites import Fault, Sites, World
 from fake_sites.messages import Response, html, json_response
 from fetching import EVERYTHING, installed, jobs_of
-from trapped import OpenSession, answering, everything_kept, first_version, listed
+from odd_answers import OpenSession, answering, everything_kept, first_version, listed
 
 from hnetkit.errors import Archived, AuthRequired, Gone, NetworkFailed, RateLimited, RemoteError
 from hnetkit.sources import http
@@ -55,9 +55,7 @@ NONSENSE = {
 }
 
 
-def test_trap_15_the_newest_version_is_the_newest_by_date_wherever_it_stands(
-    sites: Sites, session: FetchSession
-) -> None:
+def test_the_newest_version_is_the_newest_by_date_wherever_it_stands(sites: Sites, session: FetchSession) -> None:
     data = sites.world.model(sites.world.find("out of order")[0])
     first, second = data["modelVersions"]
     assert first["publishedAt"] < second["publishedAt"]
@@ -65,7 +63,7 @@ def test_trap_15_the_newest_version_is_the_newest_by_date_wherever_it_stands(
     assert job.key == f"civitai:{second['files'][0]['id']}"
 
 
-def test_trap_15_a_version_that_vanished_is_marked_and_its_file_stays(open_session: OpenSession) -> None:
+def test_a_version_that_vanished_is_marked_and_its_file_stays(open_session: OpenSession) -> None:
     with Sites(World.make(6, plain=True)) as sites:
         id = next(m["id"] for m in sites.world.models if len(m["modelVersions"]) == 2)
         session = open_session(sites)
@@ -79,9 +77,7 @@ def test_trap_15_a_version_that_vanished_is_marked_and_its_file_stays(open_sessi
         assert all(path.is_file() for path in installed(session).values())
 
 
-def test_trap_15_an_empty_list_of_versions_is_a_fault_of_the_site_and_marks_nothing(
-    site: Sites, here: FetchSession
-) -> None:
+def test_an_empty_list_of_versions_is_a_fault_of_the_site_and_marks_nothing(site: Sites, here: FetchSession) -> None:
     id = site.world.ids()[0]
     here.pull(f"model:{id}")
     data = site.world.model(id)
@@ -93,7 +89,7 @@ def test_trap_15_an_empty_list_of_versions_is_a_fault_of_the_site_and_marks_noth
     assert {row["version_state"] for row in rows} == {"listed"}
 
 
-def test_trap_15_a_deleted_model_is_gone_and_an_archived_one_says_so(site: Sites, here: FetchSession) -> None:
+def test_a_deleted_model_is_gone_and_an_archived_one_says_so(site: Sites, here: FetchSession) -> None:
     deleted, archived, _ = site.world.ids()
     here.sync(EVERYTHING, all_versions=True)
     files = set(installed(here).values())
@@ -112,7 +108,7 @@ def test_trap_15_a_deleted_model_is_gone_and_an_archived_one_says_so(site: Sites
     assert rows, "what is known of its files is kept"
 
 
-def test_trap_15_one_deleted_model_does_not_hide_the_updates_of_the_others(site: Sites, here: FetchSession) -> None:
+def test_one_deleted_model_does_not_hide_the_updates_of_the_others(site: Sites, here: FetchSession) -> None:
     here.sync(EVERYTHING, all_versions=True)
     deleted, other, _ = site.world.ids()
     version = site.world.add_version(other)
@@ -120,15 +116,13 @@ def test_trap_15_one_deleted_model_does_not_hide_the_updates_of_the_others(site:
     assert [update.newest.version.id for update in find_updates(here.registry, here.civitai)] == [version["id"]]
 
 
-def test_trap_15_one_deleted_model_of_several_asked_for_does_not_hide_the_others(
-    site: Sites, here: FetchSession
-) -> None:
+def test_one_deleted_model_of_several_asked_for_does_not_hide_the_others(site: Sites, here: FetchSession) -> None:
     ids = site.world.ids()
     site.world.remove(ids[0])
     assert set(listed(here.civitai, Filters(ids=tuple(ids)))) == set(ids[1:])
 
 
-def test_trap_16_a_description_is_shown_without_tags_and_without_what_steers_a_terminal(
+def test_a_description_is_shown_without_tags_and_without_what_steers_a_terminal(
     site: Sites, here: FetchSession
 ) -> None:
     id = site.world.ids()[0]
@@ -139,7 +133,7 @@ def test_trap_16_a_description_is_shown_without_tags_and_without_what_steers_a_t
     assert row["description"] == "Soft & wet.]0;owned\n2J12k steps [31m"
 
 
-def test_trap_16_raw_control_characters_in_json_are_read_and_not_shown(site: Sites, here: FetchSession) -> None:
+def test_raw_control_characters_in_json_are_read_and_not_shown(site: Sites, here: FetchSession) -> None:
     site.faults.add(Fault("K", "api", times=9))
     (job,) = here.pull(f"model:{site.world.ids()[0]}")
     assert site.faults.fired
@@ -148,7 +142,7 @@ def test_trap_16_raw_control_characters_in_json_are_read_and_not_shown(site: Sit
     assert all(line.isprintable() for line in row["description"].split("\n"))
 
 
-def test_trap_17_an_answer_of_any_size_is_read_up_to_a_limit() -> None:
+def test_an_answer_of_any_size_is_read_up_to_a_limit() -> None:
     """A few packed kilobytes can be gigabytes."""
     body = gzip.compress(b'{"items": [' + b" " * (http.MOST_JSON + 1) + b"]}", 1)
     headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
@@ -159,7 +153,7 @@ def test_trap_17_an_answer_of_any_size_is_read_up_to_a_limit() -> None:
         listed(civitai)
 
 
-def test_trap_17_a_page_of_megabytes_is_read_and_its_json_is_kept_packed(site: Sites, here: FetchSession) -> None:
+def test_a_page_of_megabytes_is_read_and_its_json_is_kept_packed(site: Sites, here: FetchSession) -> None:
     id = site.world.ids()[0]
     image = first_version(site)["images"][0]
     image["meta"] = {"prompt": "harbour at night " * 200_000, "comfy": {"nodes": [{"id": n} for n in range(1000)]}}
@@ -171,7 +165,7 @@ def test_trap_17_a_page_of_megabytes_is_read_and_its_json_is_kept_packed(site: S
     assert kept["modelVersions"][0]["images"][0]["meta"] == image["meta"]
 
 
-def test_trap_17_an_answer_that_stalls_is_asked_for_again(
+def test_an_answer_that_stalls_is_asked_for_again(
     site: Sites, here: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "TIMEOUT_S", (1.0, 0.2))
@@ -181,7 +175,7 @@ def test_trap_17_an_answer_that_stalls_is_asked_for_again(
     assert len([r for r in site.requests if r.path.endswith(f"/models/{site.world.ids()[0]}")]) == 3
 
 
-def test_trap_18_an_address_that_expires_is_kept_nowhere(site: Sites, home: Path, open_session: OpenSession) -> None:
+def test_an_address_that_expires_is_kept_nowhere(site: Sites, home: Path, open_session: OpenSession) -> None:
     done, broken, _ = site.world.ids()
     session = open_session(site)
     jobs_of(session, session.pull(f"model:{done}"))
@@ -205,7 +199,7 @@ def test_trap_18_an_address_that_expires_is_kept_nowhere(site: Sites, home: Path
     assert request.headers["range"].startswith("bytes=")
 
 
-def test_trap_19_a_picture_is_fetched_by_its_level_in_bits_or_in_words(open_session: OpenSession) -> None:
+def test_a_picture_is_fetched_by_its_level_in_bits_or_in_words(open_session: OpenSession) -> None:
     with Sites(World.make(len(LEVELS), plain=True)) as sites:
         said: dict[str, tuple[dict[str, Any], bool]] = {}
         for model, level in zip(sites.world.models, LEVELS, strict=True):
@@ -222,14 +216,14 @@ def test_trap_19_a_picture_is_fetched_by_its_level_in_bits_or_in_words(open_sess
         assert {str(level) for level, _ in fetched} == {str(level) for level, safe in LEVELS if safe}
 
 
-def test_trap_19_pictures_of_any_level_come_to_who_asks_for_them(site: Sites, open_session: OpenSession) -> None:
+def test_pictures_of_any_level_come_to_who_asks_for_them(site: Sites, open_session: OpenSession) -> None:
     for image in first_version(site)["images"]:
         image["nsfwLevel"] = 16
     open_session(site, nsfw=True).pull(f"model:{site.world.ids()[0]}")
     assert [r for r in site.requests if r.path.startswith("/images/")]
 
 
-def test_trap_20_the_guards_403_is_not_about_who_asks(site: Sites, here: FetchSession) -> None:
+def test_the_guards_403_is_not_about_who_asks(site: Sites, here: FetchSession) -> None:
     site.faults.add(Fault("I", "api", times=50, status=403))
     with pytest.raises(NetworkFailed, match="firewall") as caught:
         here.pull(f"model:{site.world.ids()[0]}")
@@ -237,7 +231,7 @@ def test_trap_20_the_guards_403_is_not_about_who_asks(site: Sites, here: FetchSe
     assert len(site.requests) == 1, "asking on would make it worse"
 
 
-def test_trap_20_a_web_page_with_a_5xx_passes(site: Sites, here: FetchSession) -> None:
+def test_a_web_page_with_a_5xx_passes(site: Sites, here: FetchSession) -> None:
     for status in (500, 502, 503, 504, 520, 522, 524, 527):
         site.clear()
         site.faults.add(Fault("I", "api", times=3, status=status))
@@ -246,7 +240,7 @@ def test_trap_20_a_web_page_with_a_5xx_passes(site: Sites, here: FetchSession) -
 
 
 @pytest.mark.parametrize("answer", NONSENSE)
-def test_trap_20_an_answer_that_makes_no_sense_is_a_failure_in_words_and_never_a_crash(answer: str) -> None:
+def test_an_answer_that_makes_no_sense_is_a_failure_in_words_and_never_a_crash(answer: str) -> None:
     with answering(lambda request: NONSENSE[answer]) as (civitai, ledger):
         for ask in (lambda: civitai.model(1), lambda: civitai.version(1), lambda: listed(civitai)):
             with pytest.raises(RemoteError) as caught:
@@ -259,12 +253,12 @@ def test_trap_20_an_answer_that_makes_no_sense_is_a_failure_in_words_and_never_a
 
 
 @pytest.mark.parametrize("answer", ["empty", "page", "null", "list", "error with 200"])
-def test_trap_20_an_answer_that_makes_no_sense_is_no_proof_that_a_token_is_good(answer: str) -> None:
+def test_an_answer_that_makes_no_sense_is_no_proof_that_a_token_is_good(answer: str) -> None:
     with answering(lambda request: NONSENSE[answer]) as (civitai, _), pytest.raises(RemoteError):
         civitai.me()
 
 
-def test_trap_20_an_empty_answer_is_asked_for_again() -> None:
+def test_an_empty_answer_is_asked_for_again() -> None:
     answers = iter([Response(200), html(200, "Maintenance"), Response(502), json_response({"id": 1})])
     with answering(lambda request: next(answers)) as (civitai, _):
         assert civitai.model(1).id == 1
