@@ -28,9 +28,9 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
       hnetkit prompt "a (large:1.3) red star <hypernet:outline:0.8>"
       hnetkit prompt "a [red:blue:0.5] star <hypernet:dots:1:end=0.6>" --steps 30 --json
     """
-    from hnetkit.prompts.schedule import meaning_of
+    from hnetkit.prompts.schedule import explain_prompt
 
-    row = meaning_of(text, steps=steps, hires_steps=hires_steps)
+    row = explain_prompt(text, steps=steps, hires_steps=hires_steps)
     for warning in row["warnings"]:
         output.note(f"Warning: {warning}")
     output.rows([row], columns=["text", "hypernetworks", "loras", "schedule"], text=_card)
