@@ -132,12 +132,12 @@ def parse_captions(text: str) -> dict[str, str]:
     return captions
 
 
-def _raise(failure: HnetkitError) -> None:
+def _raised(failure: HnetkitError) -> None:
     raise failure
 
 
 def apply_captions(
-    folder: AnyPath, captions: Mapping[str, str], failed: Callable[[HnetkitError], None] = _raise
+    folder: AnyPath, captions: Mapping[str, str], failed: Callable[[HnetkitError], None] = _raised
 ) -> list[Path]:
     """Writes the captions that changed, each completely or not at all; returns the files that were written.
 
