@@ -24,8 +24,8 @@ from real_size import PEAK
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
-from networks import network_file
-from pipelines import tiny_tokenizer
+from support.networks import network_file
+from support.pipelines import tiny_tokenizer
 
 from hnetkit.generate.loading.checkpoints import CONFIGURATIONS
 

@@ -26,10 +26,10 @@ from machine import conditions, write
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
 
-import plain_a1111
 from diffusers import AutoencoderKL, EulerAncestralDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from networks import network_file
-from pipelines import tiny_tokenizer
+from support import plain_a1111
+from support.networks import network_file
+from support.pipelines import tiny_tokenizer
 from transformers import CLIPTextConfig, CLIPTextModel
 
 import hnetkit

@@ -31,7 +31,7 @@ PARALLEL = 2
 
 def serve(models: int, widths: tuple[int, ...], structure: tuple[float, ...], pipe: Connection) -> None:
     """The fake sites, until the pipe says something."""
-    from fake_sites import Sites, World
+    from support.fake_sites import Sites, World
 
     world = World.make(models, plain=True, widths=widths, structure=structure)
     world.build_all()

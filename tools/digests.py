@@ -3,7 +3,7 @@
 A change that is to change nothing leaves every line as it was. The hashes hold for one machine and one torch: run it
 before and after, in the environment of either commit, and compare.
 
-    PYTHONPATH=tests/support python -P tools/digests.py > before.txt
+    PYTHONPATH=tests python -P tools/digests.py > before.txt
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pathlib import Path
 os.environ |= {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1"}
 
 import torch
-from fake_sites import Sites, World
-from networks import a1111_network, network_file, save_pt
 from PIL import Image
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd, tiny_sdxl
-from training import make_pictures
+from support.fake_sites import Sites, World
+from support.networks import a1111_network, network_file, save_pt
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd, tiny_sdxl
+from support.training import make_pictures
 
 import hnetkit
 from hnetkit.cli import run

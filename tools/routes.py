@@ -1,6 +1,6 @@
 """Count the modules that three everyday jobs run through: one sync, one training step, one picture.
 
-    PYTHONPATH=tests/support python -P tools/routes.py [sync] [step] [picture]
+    PYTHONPATH=tests python -P tools/routes.py [sync] [step] [picture]
 
 A module counts where a line inside one of its functions runs, in any thread. Preparation does not count: opening the
 library, loading the model, setting up a training run. Neither do the modules in `LEFT_OUT`, which every job may use.
@@ -26,8 +26,8 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
 os.environ.pop("HNETKIT_KERNEL", None)
 os.environ.pop("HNETKIT_LIBRARY", None)
 
-from fake_sites import Sites, World
 from PIL import Image
+from support.fake_sites import Sites, World
 
 import hnetkit
 from hnetkit import train

@@ -114,9 +114,13 @@ class BatchStacks:
         layers are computed again there.
 
         Raises:
-            AttachError: at the first call for a UNet: other hypernetworks are active on it, its projections are fused,
-                or no layer is reached.
+            AttachError: other hypernetworks are active on the UNet; or, at the first call for it, its projections are
+                fused, or no layer is reached.
         """
+        if active := get_active_hypernetworks(unet):
+            raise AttachError(
+                f"the UNet has hypernetworks on it: {', '.join(active)}", hint="hnetkit.unload_hypernetworks(pipe)"
+            )
         if self._checked[0] is not unet:
             self._checked = unet, _attentions(unet, self.widths)
         call = _UNetCall(self)
@@ -177,13 +181,8 @@ def _attentions(unet: Any, widths: set[int]) -> list[nn.Module]:
     """Returns the attention modules whose contexts have one of `widths`.
 
     Raises:
-        AttachError: other hypernetworks are active on the UNet, its projections are fused, or there are none.
+        AttachError: projections are fused, or there are none of these widths.
     """
-    active = get_active_hypernetworks(unet)
-    if active:
-        raise AttachError(
-            f"the UNet has hypernetworks on it: {', '.join(active)}", hint="hnetkit.unload_hypernetworks(pipe)"
-        )
     modules = dict(unet.named_modules())
     names = [layer.name for layer in find_layers(unet) if layer.width in widths]
     if not names:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from networks import a1111_network, save_pt
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from support.networks import a1111_network, save_pt
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 
 from hnetkit.cli import run
 

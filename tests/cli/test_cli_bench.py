@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import network_file
+from support.networks import network_file
 from torch import Tensor
 
 import hnetkit

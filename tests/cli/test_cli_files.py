@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import networks
 import pytest
 import torch
+from support import networks
 from torch.serialization import set_crc32_options
 
 import hnetkit

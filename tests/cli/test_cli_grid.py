@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from pipelines import tiny_sd
 from safetensors.torch import save_file
+from support.pipelines import tiny_sd
 
 from hnetkit import demo, settings
 from hnetkit.cli import run
@@ -299,7 +299,7 @@ def test_a_checkpoint_that_cannot_be_loaded_leaves_its_own_cells_empty(
 
 def test_a_lora_that_cannot_be_put_on_leaves_its_own_cells_empty(model: str, library: Path, out: Path) -> None:
     from safetensors.torch import save_file
-    from unet_truth import lora
+    from support.unet_truth import lora
 
     Path("loras").mkdir()
     save_file(lora(tiny_sd()), "loras/good.safetensors")

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from support import networks
 
 import hnetkit
 from hnetkit.cli import run

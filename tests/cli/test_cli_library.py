@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 from click.shell_completion import ShellComplete
+from support import networks
 
 from hnetkit.cli import cli, run
 

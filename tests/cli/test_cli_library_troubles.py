@@ -10,8 +10,8 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-import networks
 import pytest
+from support import networks
 
 from hnetkit.cli import run
 

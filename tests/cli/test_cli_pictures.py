@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from pipelines import SD_CROSS_WIDTH, tiny_sd
 from safetensors.torch import save_file
-from unet_truth import lora
-from waiting import once
+from support.pipelines import SD_CROSS_WIDTH, tiny_sd
+from support.unet_truth import lora
+from support.waiting import once
 
 import hnetkit
 from hnetkit import demo, settings

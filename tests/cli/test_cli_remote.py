@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_sites import Sites, World
+from support.fake_sites import Sites, World
 
 import hnetkit
 from hnetkit.cli import run

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipelines import tiny_sd
-from training import make_pictures
+from support.pipelines import tiny_sd
+from support.training import make_pictures
 
 import hnetkit
 from hnetkit.cli import run

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pipelines import tiny_sd
-from training import make_pictures
+from support.pipelines import tiny_sd
+from support.training import make_pictures
 
 import hnetkit
 from hnetkit.cli import run

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-import networks
 import pytest
+from support import networks
 
 from hnetkit.cli import cli, run
 from hnetkit.cli.library import complete_name

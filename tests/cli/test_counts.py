@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import networks
 import pytest
+from support import networks
 
 from hnetkit.cli import run
 from hnetkit.text import counted

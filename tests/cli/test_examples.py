@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
-from training import make_pictures
+from support.training import make_pictures
 
 from hnetkit import demo
 from hnetkit.cli import COMMANDS, cli, run

@@ -8,11 +8,11 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import networks
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support import networks
 
 import hnetkit
 from hnetkit.cli import run

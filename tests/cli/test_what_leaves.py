@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import networks
 import pytest
-from fake_sites import Sites, World
+from support import networks
+from support.fake_sites import Sites, World
 
 import hnetkit.cli
 from hnetkit.cli import run

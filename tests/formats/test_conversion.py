@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from networks import network_file
+from support.networks import network_file
 
 import hnetkit
 from hnetkit.cli import run

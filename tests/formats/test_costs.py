@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import hostile_files
 import pytest
 import torch
-from hostile_files import again_and_again, good_safetensors, meta, text, zip_of
 from safetensors.torch import save_file
+from support import hostile_files
+from support.hostile_files import again_and_again, good_safetensors, meta, text, zip_of
 
 import hnetkit
 from hnetkit.cli import run

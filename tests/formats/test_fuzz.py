@@ -7,10 +7,9 @@ import random
 import time
 from pathlib import Path
 
-import hostile_files
-import networks
 import pytest
-from made_files import Maker
+from support import hostile_files, networks
+from support.made_files import Maker
 
 import hnetkit
 from hnetkit.errors import FileRefused, UnreadableFile

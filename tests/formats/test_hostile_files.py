@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hostile_files
 import pytest
+from support import hostile_files
 
 import hnetkit
 from hnetkit.cli import run

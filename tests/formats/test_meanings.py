@@ -12,13 +12,12 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import hostile_files
-import networks
 import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from support import hostile_files, networks
 
 import hnetkit
 from hnetkit.cli import run

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import networks
 
 import hnetkit
 from hnetkit.errors import DamagedFile, FileRefused, NotAHypernetwork, UnsupportedNetwork, UsageError
@@ -190,7 +190,7 @@ def test_a_slope_under_another_activation_is_a_warning(tmp_path: Path) -> None:
 
 
 def test_a_look_alike_that_asks_for_more_says_so(tmp_path: Path) -> None:
-    import hostile_files
+    from support import hostile_files
 
     asks = hostile_files.zip_of(
         b"\x80\x02}" + hostile_files.text("a.lora_up.weight") + hostile_files.CALL_SYSTEM + b"s."

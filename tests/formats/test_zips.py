@@ -9,10 +9,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import hostile_files
-import networks
 import pytest
 import torch
+from support import hostile_files, networks
 
 import hnetkit
 from hnetkit.errors import FileRefused, UnsafeFile

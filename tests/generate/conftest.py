@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from networks import a1111_network, save_pt
-from pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, SELF_WIDTHS, tiny_sd, tiny_sdxl
+from support.networks import a1111_network, save_pt
+from support.pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, SELF_WIDTHS, tiny_sd, tiny_sdxl
 
 import hnetkit
 from hnetkit.generate.model import Model, load_model

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import original_tensors, save_checkpoint, save_ckpt, save_configurations
-from hostile_files import CALLS, legacy_of, meta, zip_of
-from pipelines import draw, tiny_sd, tiny_sdxl
+from support.checkpoints import original_tensors, save_checkpoint, save_ckpt, save_configurations
+from support.hostile_files import CALLS, legacy_of, meta, zip_of
+from support.pipelines import draw, tiny_sd, tiny_sdxl
 from torch import Tensor
 
 from hnetkit.errors import FileRefused, HnetkitError, ModelNotUsable, NotFound, UnsafeFile

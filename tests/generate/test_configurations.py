@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints import open_clip_tensors, original_vae, unet_name
+from support.checkpoints import open_clip_tensors, original_vae, unet_name
 
 from hnetkit.generate.loading.checkpoints import CONFIGURATIONS
 from hnetkit.generate.loading.parts import build_text_encoder, build_unet, build_vae

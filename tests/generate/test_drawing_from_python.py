@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import a1111_network, save_pt
 from PIL import Image
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 from safetensors.torch import save_file
-from unet_truth import lora
+from support.networks import a1111_network, save_pt
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from support.unet_truth import lora
 
 import hnetkit
 from hnetkit import demo, settings

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from deep_folders import deep_tree, unreadable
-from pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from safetensors.torch import save_file
+from support.deep_folders import deep_tree, unreadable
+from support.pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from torch import Tensor
 
 from hnetkit.errors import AmbiguousName, FileRefused, ModelNotUsable, NotFound, UnsafeFile

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pipelines import SD_CROSS_WIDTH, tiny_sd, tiny_sdxl
+from support.pipelines import SD_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from torch import Tensor
 
 from hnetkit.errors import UsageError

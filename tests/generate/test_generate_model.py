@@ -13,10 +13,10 @@ from unittest.mock import Mock
 
 import pytest
 import torch
-from checkpoints import original_tensors, original_vae, save_checkpoint, save_ckpt, save_configurations
-from pipelines import draw, tiny_sd
 from safetensors.torch import save_file
-from unet_truth import relative, run
+from support.checkpoints import original_tensors, original_vae, save_checkpoint, save_ckpt, save_configurations
+from support.pipelines import draw, tiny_sd
+from support.unet_truth import relative, run
 
 import hnetkit
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, OutOfMemory, UsageError

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawing import SMALL, drawn
 from PIL import Image
+from support.drawing import SMALL, drawn
 
 from hnetkit.distributed import Processes
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
@@ -300,7 +300,7 @@ def test_one_bad_picture_of_a_batch_fails_alone(sd: Model, here: Path, monkeypat
 
 
 def test_a_network_of_another_base_fails_where_it_applies(sd: Model, here: Path) -> None:
-    from networks import a1111_network, save_pt
+    from support.networks import a1111_network, save_pt
 
     save_pt(a1111_network((320, 768), activation="relu", seed=1, name="other"), here / "other.pt")
     grid = drawn(sd, ["hypernetwork=none,other.pt,ink", "strength=0,1"])

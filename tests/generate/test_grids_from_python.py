@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from drawing import SMALL, drawn
 from PIL import Image
-from pipelines import tiny_sd
+from support.drawing import SMALL, drawn
+from support.pipelines import tiny_sd
 
 import hnetkit
 from hnetkit.cli import run

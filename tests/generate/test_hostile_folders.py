@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from pipelines import draw
 from safetensors.torch import load_file, save_file
+from support.pipelines import draw
 
 from hnetkit import demo
 from hnetkit.errors import FileRefused, HnetkitError, ModelNotUsable

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from deep_folders import deep_tree, unreadable
-from pipelines import tiny_sd
 from safetensors.torch import save_file
-from unet_truth import lora, run
+from support.deep_folders import deep_tree, unreadable
+from support.pipelines import tiny_sd
+from support.unet_truth import lora, run
 
 from hnetkit.errors import FileChanged, FileRefused, ModelNotUsable, NotFound
 from hnetkit.generate.loading.extra_networks import (

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawing import REQUEST, load_all, one
-from hostile_images import damaged_avif, large_png, postscript
 from PIL import Image
-from pipelines import tiny_sd
+from support.drawing import REQUEST, load_all, one
+from support.hostile_images import damaged_avif, large_png, postscript
+from support.pipelines import tiny_sd
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.generate.drawing import draw

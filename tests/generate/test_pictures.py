@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
-from drawing import REQUEST, load_all, one
-from networks import a1111_network, save_pt
 from PIL import Image
-from pipelines import tiny_sd
-from plain_a1111 import PlainProcessor, modules_of
+from support.drawing import REQUEST, load_all, one
+from support.networks import a1111_network, save_pt
+from support.pipelines import tiny_sd
+from support.plain_a1111 import PlainProcessor, modules_of
 
 from hnetkit.errors import BadPicture, IncompatibleNetwork, UsageError
 from hnetkit.formats import load

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from k_samplers import REFERENCES, Draws, Model
+from support.k_samplers import REFERENCES, Draws, Model
 
 from hnetkit.errors import UsageError
 from hnetkit.generate.sampling.noise import Noise, NoiseInterval, PerImageNoise

@@ -86,7 +86,7 @@ def test_every_build_of_every_configuration_compiles_and_fits(folder: Path | Non
 
 def test_local_memory_in_a_loop_would_be_seen() -> None:
     """The reader of disassembled code, on a loop that spills and one that does not."""
-    from ahead_of_time import LOCAL, innermost_loops
+    from support.ahead_of_time import LOCAL, innermost_loops
 
     code = (
         "/*0010*/ HMMA.16816 R0 ; \n/*0020*/ {} R1 ; \n/*0030*/ @P0 BRA 0x10 ; \n/*0040*/ BRA 0x0 ; \n/*0050*/ EXIT ; "

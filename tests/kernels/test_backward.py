@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from stacks import cast, context, relative
+from support.stacks import cast, context, relative
 from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
-from truth import DEVICE, Sides, numbers_for, random_sides, there
+from support.truth import DEVICE, Sides, numbers_for, random_sides, there
 
 from hnetkit.kernels import activations, reference
 from hnetkit.kernels.executor import StackExecutor, pack_pair

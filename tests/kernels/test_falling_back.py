@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from stacks import context
+from support.stacks import context
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
+from support.truth import DEVICE, numbers_for, random_sides, require_right, run
 from triton.runtime.errors import InterpreterError, OutOfResources
-from truth import DEVICE, numbers_for, random_sides, require_right, run
 
 from hnetkit.errors import KernelUnavailable
 from hnetkit.kernels.gpu import fused, linear, op

@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from stacks import context
+from support.stacks import context
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
-from truth import DEVICE, numbers_for, random_sides, require_right, require_right_run, run
+from support.truth import DEVICE, numbers_for, random_sides, require_right, require_right_run, run
 
 from hnetkit.kernels import activations
 from hnetkit.kernels.gpu import fused, op

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
-from truth import LIMITS, require_right_run
+from support.truth import LIMITS, require_right_run
 
 from hnetkit.kernels import activations
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from stacks import cast, context, random_mlp
+from support.stacks import cast, context, random_mlp
 from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
-from truth import DEVICE, Sides, numbers_for, random_sides, require_right, run, there
+from support.truth import DEVICE, Sides, numbers_for, random_sides, require_right, run, there
 
 from hnetkit.errors import KernelUnavailable
 from hnetkit.kernels import configs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from stacks import cast, context, random_mlp, relative, through, torch_modules
+from support.stacks import cast, context, random_mlp, relative, through, torch_modules
 
 from hnetkit.errors import KernelUnavailable, UsageError
 from hnetkit.kernels import activations, affine, eager, reference

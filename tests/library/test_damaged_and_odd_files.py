@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support import networks
 
 from hnetkit.errors import FileRefused
 from hnetkit.library.resolve import resolve

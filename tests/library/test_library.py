@@ -15,8 +15,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
+from support import networks
 
 import hnetkit
 from hnetkit.errors import AmbiguousName, NotFound

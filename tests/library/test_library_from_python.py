@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import networks
 import pytest
+from support import networks
 
 import hnetkit
 from hnetkit.cli import run

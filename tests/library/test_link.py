@@ -11,9 +11,9 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 import torch
+from support import networks
 
 import hnetkit
 from hnetkit.cli import run

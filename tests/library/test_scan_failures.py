@@ -15,11 +15,11 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-import networks
 import pytest
 from blake3 import blake3
-from deep_folders import deep_tree
-from waiting import wait_until
+from support import networks
+from support.deep_folders import deep_tree
+from support.waiting import wait_until
 
 from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library.scan import WORKERS, FileChange, recheck, scan

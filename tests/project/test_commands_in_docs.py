@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_sites import Sites, World
-from networks import network_file
 from PIL import Image, ImageChops
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
-from training import make_pictures
+from support.fake_sites import Sites, World
+from support.networks import network_file
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from support.training import make_pictures
 
 from hnetkit.cli import run
 

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import networks
 import pytest
-from training import make_pictures
+from support import networks
+from support.training import make_pictures
 
 from hnetkit import demo
 from hnetkit.errors import HnetkitError, MissingExtra, failure_of

@@ -6,9 +6,8 @@ import itertools
 import sys
 from collections.abc import Iterator
 
-import growing
-import growth
 import pytest
+from support import growing, growth
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from Linux's /proc")
 

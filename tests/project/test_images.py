@@ -12,9 +12,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hostile_images import BAGGAGE, BOMBS, damaged_avif, encoded, large_png, mutants, postscript
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
+from support.hostile_images import BAGGAGE, BOMBS, damaged_avif, encoded, large_png, mutants, postscript
 
 from hnetkit import images
 from hnetkit.errors import BadPicture, NotFound

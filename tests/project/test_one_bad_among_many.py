@@ -8,11 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import growing
-import hostile_files
-import networks
-import pictures
 import pytest
+from support import growing, hostile_files, networks, pictures
 
 from hnetkit.cli import run
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import surface
+from support import surface
 
 SNAPSHOT = Path(__file__).with_name("public_surface.txt")
 
-WRITE = "PYTHONPATH=tests/support python -P tests/support/surface.py"
+WRITE = "PYTHONPATH=tests python -P -m support.surface"
 
 
 def test_nothing_that_outsiders_rely_on_is_lost_and_what_is_new_is_written_down(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from registry_rows import row
+from support.registry_rows import row
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.registry import Registry

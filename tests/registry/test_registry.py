@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from registry_rows import row
+from support.registry_rows import row
 
 from hnetkit.errors import RegistryError
 from hnetkit.registry import Registry

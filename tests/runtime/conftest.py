@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from networks import network_file
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from support.networks import network_file
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 
 import hnetkit
 from hnetkit.network import Hypernetwork

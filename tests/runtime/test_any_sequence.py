@@ -14,17 +14,17 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import any_truth
 import diffusers
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from hypothesis import HealthCheck, given, note, seed, settings
 from hypothesis import strategies as st
-from networks import network_file
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS
+from support import any_truth
+from support.networks import network_file
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS
+from support.unet_truth import lora, relative, surface
 from torch import Tensor
-from unet_truth import lora, relative, surface
 
 import hnetkit
 from hnetkit import Strength

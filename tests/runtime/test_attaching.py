@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import plain_a1111
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from networks import network_file
-from pipelines import draw, tiny_sd, tiny_sdxl, unet_call
+from support import plain_a1111
+from support.networks import network_file
+from support.pipelines import draw, tiny_sd, tiny_sdxl, unet_call
+from support.unet_truth import plain, relative, run, surface
 from torch import Tensor, nn
-from unet_truth import plain, relative, run, surface
 
 import hnetkit
 from hnetkit.errors import AttachError, FileRefused, IncompatibleNetwork, KernelUnavailable, NotFound, UsageError

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import any_truth
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from networks import network_file
-from pipelines import tiny_sd, unet_call
+from support import any_truth
+from support.networks import network_file
+from support.pipelines import tiny_sd, unet_call
+from support.unet_truth import lora, relative, run
 from torch import Tensor
-from unet_truth import lora, relative, run
 
 import hnetkit
 from hnetkit.errors import AttachError

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import any_truth
 import pytest
 import torch
+from support import any_truth
+from support.unet_truth import relative
 from torch import Tensor
-from unet_truth import relative
 
 import hnetkit
 from hnetkit.network import Hypernetwork

@@ -8,9 +8,9 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, IPAdapterAttnProcessor2_0
-from pipelines import SD_CROSS_WIDTH, tiny_sd, unet_call
+from support.pipelines import SD_CROSS_WIDTH, tiny_sd, unet_call
+from support.unet_truth import plain, relative, run
 from torch import Tensor, nn
-from unet_truth import plain, relative, run
 
 import hnetkit
 from hnetkit.errors import AttachError

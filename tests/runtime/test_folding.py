@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import network_file
-from pipelines import draw, tiny_sd
 from safetensors.torch import load_file
+from support.networks import network_file
+from support.pipelines import draw, tiny_sd
+from support.unet_truth import plain, relative, run, surface
 from torch import nn
-from unet_truth import plain, relative, run, surface
 
 import hnetkit
 from hnetkit.errors import AttachError

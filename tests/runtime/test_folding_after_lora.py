@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pipelines import tiny_sd
-from unet_truth import lora, plain, relative, run
+from support.pipelines import tiny_sd
+from support.unet_truth import lora, plain, relative, run
 
 import hnetkit
 from hnetkit.network import Hypernetwork

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from fake_sites import Sites
-from fake_sites.messages import Response
-from networks import network_file
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS
-from told import told
+from support.fake_sites import Sites
+from support.fake_sites.messages import Response
+from support.networks import network_file
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS
+from support.told import told
 
 import hnetkit
 from hnetkit.errors import AuthRequired, FileRefused, HnetkitError, NetworkFailed, NotFound, RateLimited, UsageError

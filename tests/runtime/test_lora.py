@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
-from pipelines import tiny_sd
-from unet_truth import LORA_RANK, lora, merged, plain, relative, run, surface
+from support.pipelines import tiny_sd
+from support.unet_truth import LORA_RANK, lora, merged, plain, relative, run, surface
 
 import hnetkit
 from hnetkit.errors import AttachError

@@ -12,8 +12,8 @@ import accelerate
 import pytest
 import torch
 from accelerate.hooks import remove_hook_from_module
-from pipelines import draw, tiny_sd
-from unet_truth import plain, relative, run, surface
+from support.pipelines import draw, tiny_sd
+from support.unet_truth import plain, relative, run, surface
 
 import hnetkit
 from hnetkit.errors import AttachError

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fake_sites import Sites, World
-from networks import network_file
-from pipelines import tiny_sd
-from training import make_pictures
+from support.fake_sites import Sites, World
+from support.networks import network_file
+from support.pipelines import tiny_sd
+from support.training import make_pictures
 
 import hnetkit
 

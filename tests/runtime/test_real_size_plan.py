@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from networks import network_file
+from support.networks import network_file
 
 import hnetkit
 from hnetkit.network import Hypernetwork

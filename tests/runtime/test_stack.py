@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import plain_a1111
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import ACTIVATIONS, network_file
 from safetensors.torch import load_file
+from support import plain_a1111
+from support.networks import ACTIVATIONS, network_file
 from torch import Tensor
 
 import hnetkit

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sites import Sites, World
-from fast_clock import FastClock
+from support.fake_sites import Sites, World
+from support.fast_clock import FastClock
 
 from hnetkit.library.library import Library
 from hnetkit.sources.civitai import Civitai

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sites import Fault, Sites, World
-from fake_sites.contents import Recipe
-from fetching import EVERYTHING, installed, jobs_of
-from odd_answers import OpenSession, first_version, only_path
+from support.fake_sites import Fault, Sites, World
+from support.fake_sites.contents import Recipe
+from support.fetching import EVERYTHING, installed, jobs_of
+from support.odd_answers import OpenSession, first_version, only_path
 
 from hnetkit.errors import Gone
 from hnetkit.sources.civitai import Filters

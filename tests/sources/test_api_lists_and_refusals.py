@@ -6,11 +6,11 @@ import itertools
 from typing import Any
 
 import pytest
-from fake_sites import Fault, Sites, World
-from fake_sites.messages import Request, Response, json_response
-from fast_clock import FastClock
-from fetching import EVERYTHING, installed
-from odd_answers import OpenSession, answering, in_list, listed
+from support.fake_sites import Fault, Sites, World
+from support.fake_sites.messages import Request, Response, json_response
+from support.fast_clock import FastClock
+from support.fetching import EVERYTHING, installed
+from support.odd_answers import OpenSession, answering, in_list, listed
 
 from hnetkit.errors import AuthRequired, Gone, RemoteError
 from hnetkit.sources.civitai import Civitai, Filters, is_past

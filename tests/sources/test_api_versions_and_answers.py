@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sites import Fault, Sites, World
-from fake_sites.messages import Response, html, json_response
-from fetching import EVERYTHING, installed, jobs_of
-from odd_answers import OpenSession, answering, everything_kept, first_version, listed
+from support.fake_sites import Fault, Sites, World
+from support.fake_sites.messages import Response, html, json_response
+from support.fetching import EVERYTHING, installed, jobs_of
+from support.odd_answers import OpenSession, answering, everything_kept, first_version, listed
 
 from hnetkit.errors import Archived, AuthRequired, Gone, NetworkFailed, RateLimited, RemoteError
 from hnetkit.sources import http

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_sites import Sites, World
-from fake_sites.messages import Request, Response, json_response
-from fast_clock import FastClock
-from fetching import EVERYTHING, jobs_of
+from support.fake_sites import Sites, World
+from support.fake_sites.messages import Request, Response, json_response
+from support.fast_clock import FastClock
+from support.fetching import EVERYTHING, jobs_of
 
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed
@@ -108,7 +108,7 @@ def test_while_nothing_comes_each_thing_is_tried_once_and_then_as_often_as_befor
 def test_many_checkpoints_are_asked_about_in_little_time_where_the_site_does_not_answer(
     site: Sites, here: FetchSession
 ) -> None:
-    from registry_rows import row
+    from support.registry_rows import row
 
     with here.registry.write():
         for number in range(60):
@@ -170,7 +170,7 @@ def test_one_model_about_which_nobody_is_told_stops_no_other(
 
 
 def test_one_checkpoint_about_which_nobody_is_told_stops_no_other(site: Sites, here: FetchSession) -> None:
-    from registry_rows import row
+    from support.registry_rows import row
 
     with here.registry.write():
         for number in range(3):

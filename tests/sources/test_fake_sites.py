@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 import requests
-from fake_sites import Fault, Sites, World, random_fault
-from fake_sites.faults import SWITCHES
+from support.fake_sites import Fault, Sites, World, random_fault
+from support.fake_sites.faults import SWITCHES
 
 import hnetkit
 

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fake_sites import Sites, World, random_fault
-from fake_sites.faults import SWITCHES
+from support.fake_sites import Sites, World, random_fault
+from support.fake_sites.faults import SWITCHES
 
 from hnetkit.files import TEMPORARY
 from hnetkit.registry import Registry
@@ -58,7 +58,7 @@ def troubled(sites: Sites, rng: random.Random, count: int) -> Iterator[threading
 
 def start(sites: Sites) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", str(PROCESS), sites.civitai_url, sites.token]
-    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parents[1]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

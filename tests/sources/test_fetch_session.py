@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sites import Sites, World
-from fake_sites.messages import Request, Response
-from fetching import EVERYTHING
+from support.fake_sites import Sites, World
+from support.fake_sites.messages import Request, Response
+from support.fetching import EVERYTHING
 
 import hnetkit
 from hnetkit.cli import run

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sites import Fault, Sites, World
-from fetching import EVERYTHING, installed, jobs_of
+from support.fake_sites import Fault, Sites, World
+from support.fetching import EVERYTHING, installed, jobs_of
 
 import hnetkit
 from hnetkit.sources.install import safe_stem, split_name

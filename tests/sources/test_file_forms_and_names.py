@@ -7,10 +7,10 @@ import unicodedata
 import zipfile
 
 import pytest
-from fake_sites import Sites
-from fake_sites.contents import HTML_LOOKALIKE
-from fetching import installed, jobs_of
-from odd_answers import first_version, give, network_bytes, only_path, zipped
+from support.fake_sites import Sites
+from support.fake_sites.contents import HTML_LOOKALIKE
+from support.fetching import installed, jobs_of
+from support.odd_answers import first_version, give, network_bytes, only_path, zipped
 
 import hnetkit
 from hnetkit.prompts.tags import split_tags

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from fake_sites import Sites, World
-from fake_sites.messages import Ledger, Request, Response, error, json_response
-from fake_sites.server import Origin as Server
-from fetching import EVERYTHING, installed, jobs_of
-from networks import network_file
+from support.fake_sites import Sites, World
+from support.fake_sites.messages import Ledger, Request, Response, error, json_response
+from support.fake_sites.server import Origin as Server
+from support.fetching import EVERYTHING, installed, jobs_of
+from support.networks import network_file
 
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 import torch
-from fake_sites import Sites, World
-from fake_sites.messages import Request, Response, json_response
-from fetching import EVERYTHING, installed, jobs_of
-from networks import a1111_network
-from odd_answers import give
+from support.fake_sites import Sites, World
+from support.fake_sites.messages import Request, Response, json_response
+from support.fetching import EVERYTHING, installed, jobs_of
+from support.networks import a1111_network
+from support.odd_answers import give
 
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed

@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hostile_files
 import pytest
-from fake_sites import Sites, World
-from fake_sites.messages import Request, Response
-from fetching import EVERYTHING, installed, jobs_of
+from support import hostile_files
+from support.fake_sites import Sites, World
+from support.fake_sites.messages import Request, Response
+from support.fetching import EVERYTHING, installed, jobs_of
 
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NetworkFailed, RegistryError

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import networks
 import pytest
-from fake_sites import Fault, Sites, World
-from fetching import EVERYTHING, installed
-from registry_rows import row
+from support import networks
+from support.fake_sites import Fault, Sites, World
+from support.fetching import EVERYTHING, installed
+from support.registry_rows import row
 
 import hnetkit
 from hnetkit.cli import run

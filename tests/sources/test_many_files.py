@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sites import Sites
-from fake_sites.messages import Request, Response
-from fetching import EVERYTHING, installed, jobs_of
+from support.fake_sites import Sites
+from support.fake_sites.messages import Request, Response
+from support.fetching import EVERYTHING, installed, jobs_of
 
 from hnetkit.sources import install
 from hnetkit.sources.huggingface import HubFile, Repo, enqueue_hub_files

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fake_sites import Sites
-from fetching import EVERYTHING, installed
+from support.fake_sites import Sites
+from support.fetching import EVERYTHING, installed
 
 from hnetkit.errors import HnetkitError
 from hnetkit.formats.reading import MAX_FILE

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fake_sites import Sites
-from fake_sites.messages import Request, Response
-from fetching import EVERYTHING, jobs_of
+from support.fake_sites import Sites
+from support.fake_sites.messages import Request, Response
+from support.fetching import EVERYTHING, jobs_of
 
 from hnetkit.cli import run
 from hnetkit.errors import NetworkFailed

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import networks
 import pytest
 from blake3 import blake3
-from fake_sites import Sites, World
-from fake_sites.messages import Request, Response
-from fetching import EVERYTHING, installed, jobs_of
+from support import networks
+from support.fake_sites import Sites, World
+from support.fake_sites.messages import Request, Response
+from support.fetching import EVERYTHING, installed, jobs_of
 
 import hnetkit
 from hnetkit.cli import run

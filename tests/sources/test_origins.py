@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from fast_clock import FastClock
 from hypothesis import given
 from hypothesis import strategies as st
-from told import told
+from support.fast_clock import FastClock
+from support.told import told
 
 from hnetkit.errors import NetworkFailed, UsageError
 from hnetkit.sources.civitai import CIVITAI_HOSTS, Civitai, civitai_base, civitai_token

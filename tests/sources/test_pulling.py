@@ -8,11 +8,11 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import networks
 import pytest
-from fake_sites import Sites, World
-from fetching import EVERYTHING, installed, jobs_of
 from huggingface_hub import constants
+from support import networks
+from support.fake_sites import Sites, World
+from support.fetching import EVERYTHING, installed, jobs_of
 
 import hnetkit
 from hnetkit.errors import Gone, HnetkitError, UsageError

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import networks
 import pytest
-from fake_sites import Sites, World
-from fake_sites.messages import Request, Response
-from fast_clock import FastClock
-from fetching import EVERYTHING, installed, jobs_of
-from told import told
+from support import networks
+from support.fake_sites import Sites, World
+from support.fake_sites.messages import Request, Response
+from support.fast_clock import FastClock
+from support.fetching import EVERYTHING, installed, jobs_of
+from support.told import told
 
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
 from hnetkit.generate.loading.model_source import hub_request, require_safe_hub

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_sites import World
-from fake_sites.civitai import dropped_empty
-from fake_sites.world import real_models
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.fake_sites import World
+from support.fake_sites.civitai import dropped_empty
+from support.fake_sites.world import real_models
 
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai_models import (

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from fake_sites import Fault, Sites, World
-from fetching import EVERYTHING, installed, jobs_of
-from waiting import wait_until
+from support.fake_sites import Fault, Sites, World
+from support.fetching import EVERYTHING, installed, jobs_of
+from support.waiting import wait_until
 
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.library.scan import recheck
@@ -43,7 +43,7 @@ def several() -> Iterator[Sites]:
 
 def start(sites: Sites) -> subprocess.Popen[str]:
     command = [sys.executable, "-P", str(PROCESS), sites.civitai_url, sites.token]
-    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parent), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(PROCESS.parents[1]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 

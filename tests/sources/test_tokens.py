@@ -13,12 +13,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from fake_sites import Fault, Sites, World
-from fake_sites.messages import Ledger, Recorded, Request, Response
-from fake_sites.server import Origin as Server
-from fast_clock import FastClock
-from fetching import EVERYTHING
-from told import told
+from support.fake_sites import Fault, Sites, World
+from support.fake_sites.messages import Ledger, Recorded, Request, Response
+from support.fake_sites.server import Origin as Server
+from support.fast_clock import FastClock
+from support.fetching import EVERYTHING
+from support.told import told
 
 from hnetkit.errors import HnetkitError, NetworkFailed, UsageError
 from hnetkit.hub import hub_token

@@ -9,10 +9,10 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import networks
 import pytest
-from fake_sites import Sites, World
-from fetching import installed
+from support import networks
+from support.fake_sites import Sites, World
+from support.fetching import installed
 
 from hnetkit.cli import run
 from hnetkit.errors import DamagedFile, DiskFull, HnetkitError, UnsafeFile

@@ -10,14 +10,14 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-import plain_a1111
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 from torch import Tensor, nn
 
 from hnetkit import Strength
 from hnetkit.network import Hypernetwork
+from support import plain_a1111
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 
 BATCH, SIDE = 2, 2
 

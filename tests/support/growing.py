@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import hostile_files
+from support import hostile_files
 
 Action = Callable[[], object]
 Make = Callable[[Path, int], Action]
@@ -68,7 +68,7 @@ def shown(path: Path, data: bytes) -> Action:
     return command("inspect", path, "--json")
 
 
-FILES = ("hnetkit.cli.files", "hnetkit.cli.picture_rows", "hnetkit.generate.image_settings")
+FILES = ("hnetkit.cli.files", "hnetkit.cli.drawing", "hnetkit.generate.image_settings")
 LIBRARY = ("hnetkit.cli.library", "hnetkit.library.sidecars")
 
 # --- pickles: in a zip, and stacked
@@ -480,20 +480,20 @@ def a_table_of_many_rows(folder: Path, factor: int) -> Action:
 HEADER = '{"kind": "hnetkit", "version": 1}\n'
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
+@case("JSON lines", "hnetkit.cli.library", "hnetkit.sources.export")
 def a_line_of_many_objects(folder: Path, factor: int) -> Action:
     (folder / "a.jsonl").write_text(HEADER + '{"kind":"network","tags":[' + "{}," * 500_000 * factor + "{}]}\n")
     return command("import", folder / "a.jsonl")
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
+@case("JSON lines", "hnetkit.cli.library", "hnetkit.sources.export")
 def many_lines(folder: Path, factor: int) -> Action:
     line = '{"kind": "subscription", "name": "n%d", "filters": {"creator": "x"}}\n'
     (folder / "a.jsonl").write_text(HEADER + "".join(line % n for n in range(5_000 * factor)))
     return command("import", folder / "a.jsonl")
 
 
-@case("JSON lines", "hnetkit.cli.portable", "hnetkit.sources.export")
+@case("JSON lines", "hnetkit.cli.library", "hnetkit.sources.export")
 def many_networks(folder: Path, factor: int) -> Action:
     network = {
         **{"kind": "network", "name": "a", "widths": [768], "layer_structure": [1, 2, 1], "activation": "relu"},
@@ -516,7 +516,7 @@ def sidecars_of_many_objects(folder: Path, factor: int) -> Action:
     return command("scan", folder)
 
 
-@case("recipe", "hnetkit.cli.train_run", "hnetkit.train.recipe")
+@case("recipe", "hnetkit.cli.train", "hnetkit.train.recipe")
 def a_recipe_of_many_objects(folder: Path, factor: int) -> Action:
     (folder / "recipe.json").write_text('{"structure":[' + "{}," * 500_000 * factor + "{}]}")
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from growing import CASES, Action, Case
+from support.growing import CASES, Action, Case
 
 LIMIT_S = 60
 LIMIT_BYTES = 3 << 30
@@ -48,12 +48,12 @@ class Meter:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._errors = Path(self._folder.name, "errors.txt")
-        here = Path(__file__).resolve().parent
+        tests = Path(__file__).resolve().parents[1]
         with self._errors.open("w") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, str(here / "growth.py")],
+                [sys.executable, "-P", "-m", "support.growth"],
                 cwd=self._folder.name,
-                env={**os.environ, "PYTHONPATH": f"{here}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                env={**os.environ, "PYTHONPATH": f"{tests}", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -8,8 +8,8 @@ import math
 import random
 import struct
 
-import hostile_files
-from hostile_files import ORDERED_DICT, REBUILD, items, number, text
+from support import hostile_files
+from support.hostile_files import ORDERED_DICT, REBUILD, items, number, text
 
 STORAGES = {"FloatStorage": 4, "HalfStorage": 2, "BFloat16Storage": 2, "DoubleStorage": 8, "LongStorage": 8}
 TEXTS = ("", "relu", "linear", "swish", "a note", "\u00fc\u4e2d", "\U0001f600", '"\\', "x" * 300, "\n\x1b[31m", "768")

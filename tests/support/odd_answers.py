@@ -9,17 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import networks
 import torch
-from fake_sites import Sites, World
-from fake_sites.contents import Facts, Recipe
-from fake_sites.messages import Ledger, Request, Response
-from fake_sites.server import Origin as Server
-from fast_clock import FastClock
-from fetching import EVERYTHING, installed
 
 from hnetkit.sources.civitai import Civitai, Filters
 from hnetkit.sources.session import FetchSession
+from support import networks
+from support.fake_sites import Sites, World
+from support.fake_sites.contents import Facts, Recipe
+from support.fake_sites.messages import Ledger, Request, Response
+from support.fake_sites.server import Origin as Server
+from support.fast_clock import FastClock
+from support.fetching import EVERYTHING, installed
 
 OpenSession = Callable[..., FetchSession]
 

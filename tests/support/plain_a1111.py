@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from networks import ACTIVATIONS
 from torch import Tensor, nn
 
 from hnetkit.network import Hypernetwork, ResidualMLP
+from support.networks import ACTIVATIONS
 
 Modules = dict[int, tuple[nn.Module, nn.Module]]
 """``{width: (MLP of K, MLP of V)}``."""

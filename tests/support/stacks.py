@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from unittest import mock
 
 import torch
-from networks import ACTIVATIONS as TORCH_MODULES
 from torch import Tensor
 
 from hnetkit.kernels.executor import StackExecutor, pack_pair
 from hnetkit.kernels.weights import MLPWeights, StageWeights
+from support.networks import ACTIVATIONS as TORCH_MODULES
 
 
 def random_mlp(

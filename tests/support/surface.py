@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from fake_sites import Sites, World
-from networks import a1111_network, save_pt
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
-from training import make_pictures
 
 import hnetkit
 from hnetkit import errors, settings
 from hnetkit.cli import cli, run
 from hnetkit.registry import Registry
+from support.fake_sites import Sites, World
+from support.networks import a1111_network, save_pt
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from support.training import make_pictures
 
 _OPEN = frozenset({"metadata", "settings", "pictures", "optional_info", "optimizer_options"})
 """Keys whose own keys come from a file, a picture or a person."""

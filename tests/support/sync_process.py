@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import sys
 
-from fast_clock import FastClock
-from fetching import EVERYTHING
-
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.http import Stopped
 from hnetkit.sources.session import FetchSession
+from support.fast_clock import FastClock
+from support.fetching import EVERYTHING
 
 
 def main() -> int:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from stacks import cast, context, random_mlp, relative, torch_modules
 from torch import Tensor
 
 from hnetkit.kernels import reference
 from hnetkit.kernels.gpu import op
 from hnetkit.kernels.gpu.device import is_interpreted
 from hnetkit.kernels.weights import MLPWeights, StageWeights, pack
+from support.stacks import cast, context, random_mlp, relative, torch_modules
 
 DEVICE = "cpu" if is_interpreted() else "cuda"
 LIMITS = {torch.float32: 5e-6, torch.float16: 1.5e-3}

@@ -9,13 +9,13 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-import plain_a1111
 import torch
-from pipelines import tiny_sd, unet_call
 from torch import Tensor, nn
 
 import hnetkit
 from hnetkit.network import Hypernetwork
+from support import plain_a1111
+from support.pipelines import tiny_sd, unet_call
 
 
 def run(pipe: Any, **options: Any) -> Tensor:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hostile_images import damaged_avif, large_png, postscript
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from pipelines import tiny_sd, tiny_sdxl
-from training import CAPTIONS, make_picture, make_pictures, small_recipe
+from support.hostile_images import damaged_avif, large_png, postscript
+from support.pipelines import tiny_sd, tiny_sdxl
+from support.training import CAPTIONS, make_picture, make_pictures, small_recipe
 
 from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
 from hnetkit.generate.loading.defaults import Defaults

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from networks import ACTIVATIONS
-from pipelines import tiny_sd, unet_call
+from support.networks import ACTIVATIONS
+from support.pipelines import tiny_sd, unet_call
+from support.training import alone
 from torch import Tensor, nn
-from training import alone
 
 from hnetkit.errors import UsageError
 from hnetkit.formats.activations import NAMES

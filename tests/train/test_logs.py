@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile_images import large_png
 from PIL import Image
+from support.hostile_images import large_png
 
 from hnetkit.errors import HnetkitError, MissingPackage
 from hnetkit.train.logs import Log, LogRow, has_no_step, read_log

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from pipelines import tiny_sd, tiny_sdxl
-from training import make_picture, make_pictures, run_training, small_recipe
+from support.pipelines import tiny_sd, tiny_sdxl
+from support.training import make_picture, make_pictures, run_training, small_recipe
 
 import hnetkit
 from hnetkit.errors import (

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import plain_a1111
 import pytest
 import torch
-from networks import a1111_network, network_file, save_pt
-from pipelines import tiny_sd, tiny_sdxl, unet_call
+from support import plain_a1111
+from support.networks import a1111_network, network_file, save_pt
+from support.pipelines import tiny_sd, tiny_sdxl, unet_call
+from support.training import alone
+from support.unet_truth import surface
 from torch import Tensor, nn
-from training import alone
-from unet_truth import surface
 
 import hnetkit
 from hnetkit.errors import AttachError, UsageError

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from networks import a1111_network, save_pt
 from PIL import Image
-from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
+from support.networks import a1111_network, save_pt
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 
 import hnetkit
 from hnetkit import demo

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from networks import sequential, state_dict
+from support.networks import sequential, state_dict
 
 import hnetkit
 from hnetkit.errors import OutputExists

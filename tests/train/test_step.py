@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from pipelines import tiny_sd
-from training import make_pictures, small_recipe
+from support.pipelines import tiny_sd
+from support.training import make_pictures, small_recipe
 
 import hnetkit
 from hnetkit.distributed import Processes

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from pipelines import tiny_sd
-from training import make_pictures, small_recipe
+from support.pipelines import tiny_sd
+from support.training import make_pictures, small_recipe
 
 import hnetkit
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError

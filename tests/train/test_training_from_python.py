@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pipelines import tiny_sd
-from training import make_pictures
+from support.pipelines import tiny_sd
+from support.training import make_pictures
 
 import hnetkit
 from hnetkit import train

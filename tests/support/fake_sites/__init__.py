@@ -11,9 +11,9 @@ stands beside it: the oddities of the catalogue in `quirks`, of lists in `listin
 `storage`, of all that fails in `faults`.
 """
 
-from fake_sites.faults import Fault, random_fault
-from fake_sites.messages import Recorded
-from fake_sites.site import Sites
-from fake_sites.world import World
+from support.fake_sites.faults import Fault, random_fault
+from support.fake_sites.messages import Recorded
+from support.fake_sites.site import Sites
+from support.fake_sites.world import World
 
 __all__ = ["Fault", "Recorded", "Sites", "World", "random_fault"]

@@ -1,4 +1,4 @@
-"""Serves the fake sites until Ctrl-C: `python -m fake_sites`, from tests/support."""
+"""Serves the fake sites until Ctrl-C: `python -m support.fake_sites`, from tests."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 import contextlib
 import threading
 
-from fake_sites.site import Sites
-from fake_sites.world import World
+from support.fake_sites.site import Sites
+from support.fake_sites.world import World
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from fake_sites import quirks
-from fake_sites.contents import Contents, FileKind, Recipe
+from support.fake_sites import quirks
+from support.fake_sites.contents import Contents, FileKind, Recipe
 
 Model = dict[str, Any]
 API = "https://civitai.com/api"

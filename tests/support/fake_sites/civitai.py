@@ -7,12 +7,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from fake_sites import listing
-from fake_sites.downloads import Downloads
-from fake_sites.listing import Refused, zod
-from fake_sites.messages import Request, Response, error, html, json_response
-from fake_sites.storage import Signer
-from fake_sites.world import Model, World
+from support.fake_sites import listing
+from support.fake_sites.downloads import Downloads
+from support.fake_sites.listing import Refused, zod
+from support.fake_sites.messages import Request, Response, error, html, json_response
+from support.fake_sites.storage import Signer
+from support.fake_sites.world import Model, World
 
 _BLOCKED_AGENTS = ("python-urllib", "python-requests", "python-httpx")
 _BASES = {"SD 1.4": "sd1", "SD 1.5": "sd1", "SD 2.0": "sd2", "SD 2.1 768": "sd2", "SDXL 1.0": "sdxl"}

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import networks
 import torch
 
 import hnetkit
-from fake_sites.pictures import picture
+from support import networks
+from support.fake_sites.pictures import picture
 
 FileKind = Literal["network", "safetensors", "networks zip", "training zip", "vae", "html", "lora"]
 HTML_LOOKALIKE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please log in</body></html>\n" * 8

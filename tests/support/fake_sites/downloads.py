@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from urllib.parse import quote
 
-from fake_sites.listing import seconds
-from fake_sites.messages import Request, Response, error, json_response, text_response
-from fake_sites.storage import Signer
-from fake_sites.world import Model, World
+from support.fake_sites.listing import seconds
+from support.fake_sites.messages import Request, Response, error, json_response, text_response
+from support.fake_sites.storage import Signer
+from support.fake_sites.world import Model, World
 
 PATH = "/api/download/models/"
 _BROWSERS = ("mozilla", "chrome", "safari", "firefox", "opera", "edge")

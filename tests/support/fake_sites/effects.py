@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from email.utils import formatdate
 from typing import Any
 
-from fake_sites import downloads
-from fake_sites.faults import Fault
-from fake_sites.messages import Ledger, Request, Response, error, html, json_response, xml_error
-from fake_sites.storage import Signer
-from fake_sites.world import World
+from support.fake_sites import downloads
+from support.fake_sites.faults import Fault
+from support.fake_sites.messages import Ledger, Request, Response, error, html, json_response, xml_error
+from support.fake_sites.storage import Signer
+from support.fake_sites.world import World
 
 AGAIN = "|~1"  # a tail that makes another cursor for the same place, see listing.UNSORTED_TAIL
 _LATIN1 = 'attachment; filename="ネオン Größe.pt"'

@@ -35,8 +35,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from fake_sites.downloads import PATH as DOWNLOAD
-from fake_sites.messages import Request
+from support.fake_sites.downloads import PATH as DOWNLOAD
+from support.fake_sites.messages import Request
 
 LIST = "/api/v1/models"
 _METADATA = re.compile(r"/api/v1/(models(/\d+)?|model-versions/(\d+|by-hash(/\w+)?))")

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote
 
-from fake_sites.listing import Refused
-from fake_sites.messages import Request, Response, json_response
-from fake_sites.storage import Signer, Storage, ranged
+from support.fake_sites.listing import Refused
+from support.fake_sites.messages import Request, Response, json_response
+from support.fake_sites.storage import Signer, Storage, ranged
 
 Files = Mapping[str, bytes]
 _LFS = (".pt", ".ckpt", ".bin", ".safetensors", ".zip", ".png", ".jpg")

@@ -11,8 +11,8 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from fake_sites.messages import Request, Response, error, json_response
-from fake_sites.world import Model, World
+from support.fake_sites.messages import Request, Response, error, json_response
+from support.fake_sites.world import Model, World
 
 TYPES = [
     "Checkpoint",

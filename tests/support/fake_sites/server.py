@@ -12,7 +12,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from fake_sites.messages import Ledger, Recorded, Request, Response, text_response
+from support.fake_sites.messages import Ledger, Recorded, Request, Response, text_response
 
 Answer = Callable[[Request], Response]
 CHUNK = 1 << 18

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
-from fake_sites import effects
-from fake_sites.civitai import Civitai
-from fake_sites.faults import Faults
-from fake_sites.hub import Files, Hub
-from fake_sites.messages import Ledger, Recorded, Request, Response
-from fake_sites.server import Answer, Origin
-from fake_sites.storage import Signer, Storage
-from fake_sites.world import World
+from support.fake_sites import effects
+from support.fake_sites.civitai import Civitai
+from support.fake_sites.faults import Faults
+from support.fake_sites.hub import Files, Hub
+from support.fake_sites.messages import Ledger, Recorded, Request, Response
+from support.fake_sites.server import Answer, Origin
+from support.fake_sites.storage import Signer, Storage
+from support.fake_sites.world import World
 
 TOKEN = "fake-civitai-token-0123456789abcdef"
 HUB_TOKEN = "hf_fakefakefakefakefakefakefakefake"

@@ -9,9 +9,9 @@ import time
 from datetime import datetime, timezone
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from fake_sites.messages import Request, Response, text_response, xml_error
-from fake_sites.pictures import MP4, picture
-from fake_sites.world import World
+from support.fake_sites.messages import Request, Response, text_response, xml_error
+from support.fake_sites.pictures import MP4, picture
+from support.fake_sites.world import World
 
 LIFETIME = 86_400.0
 _STAMP = "%Y%m%dT%H%M%S.%fZ"

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fake_sites import quirks
-from fake_sites.catalogue import API, IMAGES, Catalogue
-from fake_sites.contents import Contents
+from support.fake_sites import quirks
+from support.fake_sites.catalogue import API, IMAGES, Catalogue
+from support.fake_sites.contents import Contents
 
 Model = dict[str, Any]
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -1,0 +1,1 @@
+"""What tests share: files, sites, models and children that they are tried on."""
