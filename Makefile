@@ -57,7 +57,7 @@ docs: .venv/installed          ## regenerate what documents take from the progra
 
 dist: .venv/installed          ## the wheel and the sources of a release in dist/, checked, installed afresh and run
 	.venv/bin/python -m pip install -q -c constraints.txt --group release
-	.venv/bin/python tools/dist.py
+	.venv/bin/python tools/release.py
 
 clean:
 	rm -rf .venv build dist demo-output demo-work

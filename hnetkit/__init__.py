@@ -1,13 +1,13 @@
-"""Stable Diffusion hypernetworks: read safely, kept in order, converted, and applied in diffusers.
+"""Stable Diffusion hypernetworks: read safely, organized, converted, and applied in diffusers.
 
-Importing this package loads no torch; each name below is loaded when it is first used.
+Importing this package does not import torch. Each name below is imported at its first use.
 """
 
 from __future__ import annotations
 
 import importlib
 
-TYPE_CHECKING = False  # `python -m hnetkit` would take `typing` from the folder that it is started in
+TYPE_CHECKING = False  # `python -m hnetkit` would import `typing` from the current folder
 if TYPE_CHECKING:
     from typing import Any
 

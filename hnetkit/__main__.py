@@ -1,9 +1,9 @@
-"""`python -m hnetkit` is `hnetkit`."""
+"""Runs the command line: `python -m hnetkit` is `hnetkit`."""
 
 import os
 import sys
 
-# with -m, Python looks for modules in the folder that it is started in first, which may be a stranger's
+# with -m, Python first looks for modules in the current folder, which may be a stranger's
 if sys.path[:1] == [os.getcwd()]:
     del sys.path[0]
 

@@ -264,13 +264,13 @@ _PIP_NAMES: Mapping[str, str] = {"huggingface_hub": "huggingface-hub", "PIL": "p
 
 
 def require_extra(module: str, what: str) -> None:
-    """Accepts that a module of an extra is installed; for what would else meet its lack once for each item.
+    """Checks that a module of an extra is installed, before a lack of it fails each of many items.
 
     Args:
-        what: needs it.
+        what: what needs the module, for the message.
 
     Raises:
-        MissingExtra: it is not.
+        MissingExtra: it is not installed.
     """
     try:
         found = importlib.util.find_spec(module)
@@ -286,13 +286,13 @@ def _missing(module: str, what: str) -> MissingExtra:
 
 
 def failure_of(error: Exception, what: str) -> HnetkitError:
-    """Returns whatever went wrong with one thing as that thing's failure: a line that names it, a hint, an exit code.
+    """Turns any exception of one item into its failure: a message that names the item, a hint, an exit code.
 
-    Wherever one of several items may fail, its every exception becomes its own failure here, and the others go on.
+    Code that processes several items uses this, so that one failure does not stop the others.
 
     Args:
-        error: any exception; one of ours stays what it is.
-        what: the name of the item, or of what was being done.
+        error: any exception; an HnetkitError is returned unchanged.
+        what: the name of the item, or of the activity.
     """
     if isinstance(error, HnetkitError):
         return error

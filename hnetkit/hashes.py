@@ -1,12 +1,12 @@
-"""By which numbers a file and its content are known, computed in one pass over the bytes.
+"""Hashes of a file and of its content, computed in one pass over the bytes.
 
 - ``sha256``: of the whole file. A1111's short hash and Civitai's AutoV2 are its first 10 digits.
-- ``autov1``: A1111's first ``model_hash``: 8 digits of the sha256 of 64 KiB at 1 MiB. Files under 1 MiB all have the
-  same one, so it is None for them.
-- content hash: of the network in it, whatever its container; see `Hypernetwork.content_hash_from`.
+- ``autov1``: A1111's first ``model_hash``: 8 digits of the sha256 of 64 KiB at 1 MiB. It is None for files under
+  1 MiB, which would all have the same one.
+- content hash: of the network in the file, independent of the container; see `Hypernetwork.content_hash_from`.
 
-Tensors are digested by BLAKE3 because they are read for the file's sha256 anyway: a second sha256 would double the
-cost of a scan, BLAKE3 adds less than half.
+Tensors are hashed with BLAKE3 while they are read for the file's sha256: a second sha256 would double the cost of a
+scan, BLAKE3 adds less than half.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class FileHashes:
     Attributes:
         sha256: 64 hex digits.
         autov1: 8 hex digits; None for files under 1 MiB.
-        content_hash: ``h1:`` + 64 hex digits; None where the file is no hypernetwork.
+        content_hash: ``h1:`` + 64 hex digits; None if the file is not a hypernetwork.
     """
 
     sha256: str
@@ -59,16 +59,16 @@ def blake3_of(path: str | os.PathLike[str]) -> str:
 
 
 def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str | None = None) -> FileHashes:
-    """Returns all hashes of a file, reading it once.
+    """Computes all hashes of a file and reads it once.
 
     Args:
         file: an open file.
-        net: the network that was read from this very file, None where it holds none.
-        sha256: of the whole file, where it is known already.
+        net: the network that was read from this file; None if it holds none.
+        sha256: of the whole file, if it is known already.
     """
     whole, v1 = hashlib.sha256(), hashlib.sha256()
     tensors = sorted({(ref.offset, ref.nbytes) for *_, ref in net.each_tensor()}) if net else []
-    tensors.reverse()  # the next one stands last
+    tensors.reverse()  # `_begun` takes the next one from the end
     digests: dict[tuple[int, int], str] = {}
     unfinished: list[tuple[tuple[int, int], blake3]] = []
     for start, chunk in _read_all(file):
@@ -76,14 +76,14 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str
             whole.update(chunk)
         end, view = start + len(chunk), memoryview(chunk)
         v1.update(view[max(0, _V1_OFFSET - start) : max(0, _V1_OFFSET + _V1_SIZE - start)])
-        going_on: list[tuple[tuple[int, int], blake3]] = []
-        for place, digest in chain(unfinished, _begun(tensors, end)):
-            digest.update(view[max(0, place[0] - start) : sum(place) - start])
-            if sum(place) <= end:
-                digests[place] = digest.hexdigest()
+        still_open: list[tuple[tuple[int, int], blake3]] = []
+        for span, digest in chain(unfinished, _begun(tensors, end)):
+            digest.update(view[max(0, span[0] - start) : sum(span) - start])
+            if sum(span) <= end:
+                digests[span] = digest.hexdigest()
             else:
-                going_on.append((place, digest))
-        unfinished = going_on
+                still_open.append((span, digest))
+        unfinished = still_open
     return FileHashes(
         sha256=sha256 or whole.hexdigest(),
         autov1=v1.hexdigest()[:8] if file.size > _V1_OFFSET else None,
@@ -92,7 +92,7 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str
 
 
 def _begun(tensors: list[tuple[int, int]], end: int) -> Iterator[tuple[tuple[int, int], blake3]]:
-    """Takes those that begin before `end` from the end; each digest is made in its turn, for it is large."""
+    """Pops the tensors that begin before `end`; each digest is created when needed, because it is large."""
     from blake3 import blake3
 
     while tensors and tensors[-1][0] < end:
@@ -100,7 +100,7 @@ def _begun(tensors: list[tuple[int, int]], end: int) -> Iterator[tuple[tuple[int
 
 
 def damaged_parts(net: Hypernetwork) -> list[str]:
-    """Returns the names of the parts of a network's file whose bytes do not have the checksum that is stored there."""
+    """Returns the names of the parts of a network's file whose bytes do not match the stored checksum."""
     return [part.name for part in net.checksums if net.source and _crc32(net.source, part) != part.crc32]
 
 

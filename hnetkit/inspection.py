@@ -1,4 +1,4 @@
-"""What is in a file, as one row: what `inspect` prints and what the library's scan stores."""
+"""Inspection of a file, as one row for `inspect` and the library's scan, and validation of a network's values."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ _LARGEST = {"fp16": 65504.0}
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """What one look into a file found.
+    """What a file holds.
 
     Attributes:
-        path: as it was given.
+        path: as given.
         size_bytes: of the file.
         kind: ``"hypernetwork"`` or a key of `hnetkit.formats.reading.TITLES`.
-        verdict: ``"ok"``, ``"warnings"`` (a usable network, but odd), ``"refused"`` (unsafe, damaged, or not
-            computable), ``"other"`` (another kind of file, recognised).
-        reason: why it is refused or what it is instead, one line; None for a usable network.
-        refusal: the same as an error with its exit code and hint.
-        hashes: None where they were not asked for, and for a file of hardly anything but holes.
-        network: what it holds, None where there is no usable network; once its file is closed its tensors are gone.
-        facts: of the network, as JSON-able values.
+        verdict: ``"ok"``, ``"warnings"`` (usable, but with warnings), ``"refused"`` (unsafe, damaged, or not
+            computable), ``"other"`` (recognized as another kind of file).
+        reason: one line: why it is refused or what it is instead; None for a usable network.
+        refusal: the same as an error with exit code and hint.
+        hashes: None if they were not requested, and for sparse files.
+        network: the network, None without a usable one. Its tensors can be read until its file is closed.
+        facts: about the network, as JSON-able values.
     """
 
     path: str
@@ -68,7 +68,7 @@ class Examination:
         return str(self.refusal) if self.refusal else None
 
     def as_row(self) -> dict[str, Any]:
-        """Returns all of it as JSON-able values; the keys of a network are None for anything else."""
+        """Returns everything as JSON-able values; for other files the keys of a network are None."""
         row: dict[str, Any] = {
             "path": self.path,
             "name": PurePath(self.path).stem,
@@ -109,7 +109,7 @@ def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
 
 
 class KnownHashes:
-    """The hashes of files, for any number of threads: each content is read once, however many links lead to it."""
+    """A thread-safe cache of file hashes: each content is read once, however many links lead to it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -123,7 +123,7 @@ class KnownHashes:
         key = (*file.content, net is None)
         with self._lock:
             own = self._locks.setdefault(key, threading.Lock())
-        with own:  # another thread may be at the same content
+        with own:  # another thread may be reading the same content
             if key not in self._known:
                 self._known[key] = hash_file(file, net, sha256=sha256)
             return self._known[key]
@@ -137,18 +137,18 @@ def examine(
     before_read: Callable[[], None] | None = None,
     known: KnownHashes | None = None,
 ) -> Examination:
-    """Opens a file once and returns what is in it; nothing in the file makes it raise.
+    """Examines a file, which is opened once. Its content never makes this raise.
 
     Args:
         path: any file.
         hashes: whether to read all bytes for the hashes.
-        sha256: of the file, where it is known already.
-        before_read: called before every read; what it raises ends the examination.
-        known: spares reading again what was read through another link.
+        sha256: of the file, if it is known already.
+        before_read: called before every read; an exception from it ends the examination.
+        known: cache of the hashes of files that were read through other links.
 
     Raises:
         NotFound: no such file.
-        FileRefused: it cannot be opened, or changed meanwhile.
+        FileRefused: it cannot be opened, or it changed meanwhile.
     """
     with OpenFile(path, before_read=before_read) as file:
         return examine_open(file, hashes=hashes, sha256=sha256, known=known)
@@ -157,7 +157,7 @@ def examine(
 def examine_open(
     file: OpenFile, *, hashes: bool = True, sha256: str | None = None, known: KnownHashes | None = None
 ) -> Examination:
-    """Returns what is in a file that is open already; see `examine`.
+    """Examines a file that is open already; see `examine`.
 
     Raises:
         FileRefused: it changed meanwhile.
@@ -168,11 +168,11 @@ def examine_open(
         wanted = hashes and not is_sparse(file)
         try:
             with translating_unforeseen(file):
-                facts = _network_row(found.network)  # may read biases: while the file is open
+                facts = _network_row(found.network)  # may read biases, so the file must be open
                 read = known.of(file, found.network, sha256=sha256) if wanted else None
         except FileChanged:
             raise
-        except FileRefused as refusal:  # the file can still be told from others
+        except FileRefused as refusal:  # the file's own hashes are still worth knowing
             found, facts = FileIdentity(None, refusal), _network_row(None)
             read = known.of(file, None, sha256=sha256) if wanted else None
         return Examination(
@@ -199,12 +199,12 @@ def _text(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class CheckReport:
-    """What `validate` found.
+    """The findings of `validate`.
 
     Attributes:
-        problems: what makes the network give wrong or no pictures, one line each.
-        warnings: what is odd, one line each.
-        untrained: widths whose two MLPs were never reached by training.
+        problems: faults that make the network unusable, one line each.
+        warnings: oddities, one line each.
+        untrained: widths whose MLPs training never changed.
     """
 
     problems: tuple[str, ...]
@@ -213,10 +213,10 @@ class CheckReport:
 
 
 def validate(net: Hypernetwork) -> CheckReport:
-    """Reads every value of a network and returns what is wrong or odd with it."""
+    """Reads every value of a network and reports faults and oddities."""
     problems, warnings = [], list(net.warnings)
     for part in damaged_parts(net):
-        problems.append(f"{part}: its bytes are not those that were saved: they do not have its checksum")
+        problems.append(f"{part}: its bytes changed since it was saved: they do not match its checksum")
     largest = 0.0
     for width, side, key, tensor in net.each_tensor():
         name = f"{width}.{side}.{key}"
@@ -230,12 +230,12 @@ def validate(net: Hypernetwork) -> CheckReport:
     elif untrained:
         warnings.append(f"never trained at width {', '.join(map(str, untrained))}: every bias is 0")
     if largest > _LARGEST["fp16"]:
-        warnings.append(f"values up to {largest:g} do not fit into fp16; compute it in bf16 or fp32")
+        warnings.append(f"values up to {largest:g} do not fit fp16; compute it in bf16 or fp32")
     return CheckReport(tuple(problems), tuple(warnings), untrained)
 
 
 def _scan_values(tensor: TensorRef, *, step: int = 1 << 20) -> tuple[int, float]:
-    """Returns how many values are not finite, and the largest finite magnitude; reads `step` values at a time."""
+    """Returns the number of values that are not finite, and the largest finite magnitude; reads in steps."""
     import numpy as np
 
     bad, largest = 0, 0.0

@@ -1,7 +1,7 @@
-"""How much may be made of what a stranger wrote, and the JSON parser that holds to it.
+"""Limits on memory and work when reading untrusted files, and a JSON parser that keeps them.
 
-The size of a file, or a number that it states, says little of what reading it makes: a few bytes may unpack to a
-gigabyte, and one text may be named ten thousand times. So limits count what is made, in bytes, and what is done.
+The size of a file, or a number in it, says little about the cost of reading it: a few bytes may unpack to a gigabyte,
+and one text may be referenced ten thousand times. So limits count the bytes that are created and the steps taken.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hnetkit.errors import UnsafeFile
 from hnetkit.files import read_regular
 
 MAX_MADE = 96 << 20
-"""Bytes that the structure of one file may take in memory; its tensors are not read into it."""
+"""Bytes that the structure of one file may take in memory, without its tensors."""
 
 MAX_WORK = 20_000_000
 """Steps that reading the structure of one file may take: about ten seconds of Python at worst."""
@@ -26,7 +26,7 @@ MAX_JSON = 8 << 20
 
 
 class Budget:
-    """What reading one stranger's file may still make and do; every part of its reader draws on the same one.
+    """The memory and steps that reading one untrusted file may still take; all parts of its reader share it.
 
     Args:
         made: bytes.
@@ -40,20 +40,20 @@ class Budget:
         self.work_left = work
 
     def make(self, size: int) -> None:
-        """Notes that `size` bytes are about to be made.
+        """Charges `size` bytes that are about to be created.
 
         Raises:
-            UnsafeFile: together with what was made before it is too much.
+            UnsafeFile: the budget is exceeded.
         """
         self.made_left -= size
         if self.made_left < 0:
             raise UnsafeFile(f"{self._file}what is in it would take far more memory than the file does")
 
     def work(self, steps: int) -> None:
-        """Notes that `steps` steps are about to be done.
+        """Charges `steps` steps that are about to be taken.
 
         Raises:
-            UnsafeFile: together with what was done before it is too much.
+            UnsafeFile: the budget is exceeded.
         """
         self.work_left -= steps
         if self.work_left < 0:
@@ -67,13 +67,13 @@ def parse_json(
     strict: bool = True,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """Returns the value of a JSON text that may be hostile.
+    """Parses a JSON text that may be hostile.
 
     Args:
         text: bytes are UTF-8, with or without a byte order mark.
         most: bytes that the value may take in memory.
-        strict: whether control characters inside of texts are errors.
-        pairs: makes an object of its keys and values, as `json.loads` takes it.
+        strict: whether control characters within strings are errors.
+        pairs: builds an object from its keys and values, like `object_pairs_hook` of `json.loads`.
 
     Raises:
         ValueError: it is not JSON, is nested too deeply, or would take more than `most` bytes.
@@ -89,7 +89,7 @@ def parse_json(
 
 
 def json_size(text: str | bytes) -> int:
-    """Returns about how many bytes the values of a JSON text take in memory; never far too few."""
+    """Estimates how many bytes the values of a JSON text take in memory; the estimate errs upward."""
     # in CPython 3.11 an object of one key takes 184 bytes, a list of one item 88, a short text 50
     costs = (("{", 200), ("[", 90), (",", 80), (":", 80))
     if isinstance(text, bytes):
@@ -98,15 +98,15 @@ def json_size(text: str | bytes) -> int:
 
 
 def read_json(path: str | os.PathLike[str], *, most: int = MAX_JSON, made: int = MAX_MADE) -> Any:
-    """Returns the value of a JSON file that may be hostile.
+    """Reads and parses a JSON file that may be hostile.
 
     Args:
         most: bytes that the file may have.
         made: bytes that its value may take in memory.
 
     Raises:
-        OSError: it is not there or cannot be read.
-        ValueError: it is no regular file, is too large, or see `parse_json`.
+        OSError: it does not exist or cannot be read.
+        ValueError: it is not a regular file, is too large, or as `parse_json`.
     """
     return parse_json(read_regular(path, most=most), most=made)
 

@@ -1,6 +1,6 @@
-"""The one in-memory form of a hypernetwork. No I/O: bytes come from the source that a `TensorRef` names.
+"""`Hypernetwork`: the in-memory form of a hypernetwork. Bytes come from the source that a `TensorRef` names.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/hypernetworks/hypernetwork.py (behaviour only).
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/hypernetworks/hypernetwork.py (behavior only).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CROSS: Mapping[int, BaseModel] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 
 
 class ByteSource(Protocol):
-    """Where tensor bytes lie: an open file, or memory."""
+    """A source of tensor bytes: an open file, or memory."""
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Returns exactly `size` bytes at `offset`, in bytes.
@@ -38,20 +38,20 @@ class ByteSource(Protocol):
 
 
 class SizedSource(ByteSource, Protocol):
-    """A source whose whole length in bytes is known: an open file."""
+    """A source of known length in bytes: an open file."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True)
 class MemorySource:
-    """Tensor bytes that never were in a file (a network built or trained in this process)."""
+    """Tensor bytes in memory, of a network that was built or trained in this process."""
 
     data: bytes
 
     def read_at(self, offset: int, size: int) -> bytes:
         data = self.data[offset : offset + size]
-        if len(data) != size:  # what is written of it would have no end, or another tensor's
+        if len(data) != size:  # a caller would write too few bytes, or those of another tensor
             raise ValueError(f"{size} bytes at {offset} are not in {len(self.data)} bytes of memory")
         return data
 
@@ -87,7 +87,7 @@ class TensorRef:
         return torch.frombuffer(bytearray(self.read()), dtype=dtype).reshape(self.shape)
 
     def has_any(self, *, step: int = 1 << 20) -> bool:
-        """Whether any byte of it is not 0; reads `step` bytes at a time."""
+        """Whether any of its bytes is not 0; reads `step` bytes at a time."""
         return any(part.count(0) != len(part) for part in _parts(self, step))
 
     @classmethod
@@ -105,7 +105,7 @@ class TensorRef:
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What a container says of `size` bytes at `offset` of its file: their CRC-32."""
+    """The CRC-32 that a container states for `size` bytes at `offset` of its file."""
 
     name: str
     offset: int
@@ -115,7 +115,7 @@ class Checksum:
 
 @dataclass(frozen=True, slots=True)
 class LayerNorm:
-    """Layer normalisation over a stage's outputs, eps 1e-5. weight and bias: ``[out]``."""
+    """Layer normalization over a stage's outputs, eps 1e-5. weight and bias: ``[out]``."""
 
     weight: TensorRef
     bias: TensorRef
@@ -128,10 +128,10 @@ class Stage:
     Attributes:
         weight: ``[out, in]``.
         bias: ``[out]``, or None.
-        activation: A1111's name in lower case (``"relu"``, ``"swish"`` = hardswish, ...), or None for none.
+        activation: A1111's name in lower case (``"relu"``, ``"swish"`` = hardswish, ...), or None.
         slope: PReLU's learned slope ``[1]`` (or ``[out]``), None for every other activation.
         norm: the layer norm after the activation, or None.
-        dropout: probability that A1111 trained with.
+        dropout: the probability during training.
     """
 
     weight: TensorRef
@@ -149,7 +149,7 @@ class ResidualMLP:
     Attributes:
         stages: in order of application; the first takes ``[..., width]``, the last gives ``[..., width]``.
         tensors: the same tensors under A1111's names (``linear.{i}.weight``, i = index in its Sequential), in the
-            order of application: ComfyUI goes by it.
+            order of application, which ComfyUI relies on.
     """
 
     stages: tuple[Stage, ...]
@@ -166,7 +166,7 @@ class ResidualMLP:
 
 
 class MLPPair(NamedTuple):
-    """The two MLPs of one width: what changes the input of ``to_k`` and of ``to_v``."""
+    """The two MLPs of one width: they change the input of ``to_k`` and of ``to_v``."""
 
     key: ResidualMLP
     value: ResidualMLP
@@ -174,20 +174,20 @@ class MLPPair(NamedTuple):
 
 @dataclass(frozen=True)
 class Hypernetwork:
-    """One hypernetwork file: `{width: (key MLP, value MLP)}` and what the file says about itself.
+    """A hypernetwork: `{width: (key MLP, value MLP)}` and the metadata of its file.
 
     Attributes:
         mlps: by context width, ascending.
         metadata: the file's own string keys with their values and types (tuples stay tuples), nothing added.
         format: the container that it was read from; None for a network made in this process.
-        path: the file that it was read from, as it was given; None for a network made in this process.
+        path: the file that it was read from, as given; None for a network made in this process.
         size_bytes: of that file; 0 without one.
         activate_output: whether the last stage of each MLP has its activation (A1111: missing means True).
-        warnings: what is odd about the file, one line each; a disagreement names both sides.
-        not_carried: names of content that saving drops (an optimizer's state inside the file).
-        checksums: of the file's parts, where its container has them.
+        warnings: oddities of the file, one line each; a disagreement names both sides.
+        not_carried: names of content that saving drops, such as an optimizer's state.
+        checksums: of the file's parts, if its container states them.
         source: the open file that it was read from; None for a network made in this process.
-        source_sha256: of the file that this one was converted from, where the file says so.
+        source_sha256: of the file that this one was converted from, if the file states it.
     """
 
     mlps: Mapping[int, MLPPair]
@@ -203,7 +203,7 @@ class Hypernetwork:
     source_sha256: str | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hypernetwork:
-        """Returns itself: it never changes, and the file that it reads from is open once."""
+        """Returns itself, because it never changes and shares one open file."""
         return self
 
     @property
@@ -237,7 +237,7 @@ class Hypernetwork:
 
     @property
     def layer_structure(self) -> list[float]:
-        """Stage widths as multiples of the context width, from the tensors; the file's numbers where they agree."""
+        """Stage widths as multiples of the context width, from the tensors; the file's own numbers if they agree."""
         stated = self.metadata.get("layer_structure")
         if isinstance(stated, list | tuple) and all(self._has_structure(mlp, stated) for _, _, mlp in self.each_mlp()):
             return list(stated)
@@ -254,7 +254,7 @@ class Hypernetwork:
 
     @property
     def activation(self) -> str | None:
-        """The activation's A1111 name in lower case, None where there is none."""
+        """The activation's A1111 name in lower case; None without one."""
         return self._first.stages[0].activation
 
     @property
@@ -282,17 +282,17 @@ class Hypernetwork:
 
     @property
     def step(self) -> int | None:
-        """Training steps, None where the file does not say, or no number that can be one."""
+        """Training steps; None if the file states none, or no plausible number."""
         step = self.metadata.get("step")
         return step if isinstance(step, int) and abs(step) < 1 << 63 else None
 
     @cached_property
     def base_model(self) -> BaseModel:
-        """Which Stable Diffusion it was made for.
+        """The Stable Diffusion that it was made for.
 
-        The cross-attention width tells (768 SD 1, 1024 SD 2, 2048 SDXL). A file with several has the one that was
-        trained: every way of making a network starts with biases of exactly 0, and what training does not reach stays
-        so.
+        The cross-attention width decides (768 SD 1, 1024 SD 2, 2048 SDXL). If there are several, the one that was
+        trained decides: every tool starts with biases of exactly 0, which stay 0 at widths that training does not
+        reach.
         """
         widths = set(self.mlps)
         cross = [width for width in _CROSS if width in widths]
@@ -307,13 +307,13 @@ class Hypernetwork:
         return "sd1-or-sd2" if not cross and widths and widths <= {320, 640, 1280} else "unknown"
 
     def is_trained(self, width: int) -> bool:
-        """Whether training ever reached the MLPs of a width: any bias of a linear layer is not 0, or there is none."""
+        """Whether training reached the MLPs of a width: a bias of a linear layer is not 0, or there are no biases."""
         biases = [stage.bias for mlp in self.mlps[width] for stage in mlp.stages if stage.bias is not None]
         return not biases or any(bias.has_any() for bias in biases)
 
     @cached_property
     def content_hash(self) -> str:
-        """``"h1:" + 64 hex digits`` of the tensors and the topology; the same in every container and name."""
+        """``"h1:" + 64 hex digits`` of tensors and topology, whatever the container and the name."""
         from blake3 import blake3
 
         def digest_of(tensor: TensorRef) -> str:
@@ -328,8 +328,8 @@ class Hypernetwork:
         """Returns the content hash.
 
         It is the sha256 of one line for each tensor, sorted by width, side and name (``width side name dtype shape
-        blake3-of-its-bytes``), and of a line with the topology of each MLP. Name, step, dropout and container are not
-        in it.
+        blake3-of-its-bytes``), and of one line with the topology of each MLP. Name, step, dropout and container do not
+        matter.
 
         Args:
             digest_of: returns the BLAKE3 of a tensor's bytes, in hex digits.

@@ -1,4 +1,4 @@
-"""Where hnetkit keeps its state. `HNETKIT_HOME` moves all of it."""
+"""Paths of hnetkit's state, all of which `HNETKIT_HOME` moves."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def config_file() -> Path:
 
 
 def is_state(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is that of the registry, of a journal of it, or of the settings; a file need not be there."""
+    """Whether a path is that of the registry, one of its journals, or the settings; the file need not exist."""
     folder, name = os.path.split(os.path.abspath(path))
     registry, config = registry_file().name, config_file().name
     own = {registry, f"{registry}-wal", f"{registry}-shm", f"{registry}-journal", config, ".config.lock"}
@@ -31,11 +31,11 @@ def is_state(path: str | os.PathLike[str]) -> bool:
 
 
 def library_folder() -> Path:
-    """Where fetched networks are installed: `HNETKIT_LIBRARY`, else `library` in `home()`."""
+    """The folder that downloads are installed in: `HNETKIT_LIBRARY`, else `library` in `home()`."""
     moved = os.environ.get("HNETKIT_LIBRARY")
     return _absolute(moved) if moved else _absolute(home() / "library")
 
 
 def _absolute(path: str | Path) -> Path:
-    """What is stored of the library holds wherever a command is started; a service's settings know no shell's `~`."""
+    """An absolute path, since the registry is used from any working directory; services do not expand `~`."""
     return Path(os.path.abspath(os.path.expanduser(path)))

@@ -1,4 +1,4 @@
-"""What a person set once with `hnetkit config`: a small JSON file, text values only."""
+"""Settings of `hnetkit config`: a small JSON file of text values."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ KEYS: Mapping[str, str] = {
     "embeddings": "the folder whose files' names are textual inversions in prompts",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
 }
-_PLACES = ("model", "loras", "embeddings")
+_PATHS = ("model", "loras", "embeddings")
 
 
 def load() -> dict[str, str]:
-    """Returns all settings; empty where none was ever made.
+    """Returns all settings; {} without a file.
 
     Raises:
-        HnetkitError: the file is not what this module writes.
+        HnetkitError: the file is unreadable or not an object of strings.
     """
     path = config_file()
     try:
@@ -37,57 +37,57 @@ def load() -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise HnetkitError(f"{path}: unreadable settings ({error})", hint="mend the file, or delete it") from error
+        raise HnetkitError(f"{path}: unreadable settings ({error})", hint="fix or delete the file") from error
     if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
-        raise HnetkitError(f"{path}: settings must be one JSON object of texts", hint="mend the file, or delete it")
+        raise HnetkitError(f"{path}: settings must be a JSON object of strings", hint="fix or delete the file")
     return settings
 
 
 def get(key: str) -> str | None:
-    """Returns one setting, None where it was not made or somebody left it empty in the file."""
+    """Returns one setting; None if it is not set, or is empty in the file."""
     return load().get(_known(key)) or None
 
 
 def put(key: str, value: str | None) -> None:
-    """Stores a setting; None takes it back. Any number of processes may do so at once.
+    """Stores a setting; None removes it. Any number of processes may do so at once.
 
-    A file or folder that is there is meant wherever a command is started: a folder that a stranger gave may have one
-    of the same name.
+    An existing file or folder is stored with its absolute path: a command that runs in a stranger's folder must not
+    pick up a file of the same name there.
 
     Raises:
-        UsageError: the value is empty, or an address, which may hold a password or a signature.
-        HnetkitError: another process has been at it for long.
+        UsageError: the value is empty, or a URL, which may hold a password or a signature.
+        HnetkitError: another process is changing the settings and did not finish in time.
     """
     _known(key)
     if value is not None:
         _require_sense(key, value)
-        value = os.path.abspath(value) if key in _PLACES and os.path.exists(value) else value
-    with _at_settings():
+        value = os.path.abspath(value) if key in _PATHS and os.path.exists(value) else value
+    with _settings_locked():
         settings = load()
         settings.pop(key, None)
         if value is not None:
             settings[key] = value
-        with new_file(os.path.realpath(config_file()), overwrite=True) as file:  # a link of the person's stays one
+        with new_file(os.path.realpath(config_file()), overwrite=True) as file:  # a link of the user's stays a link
             file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
 
 
-def _at_settings() -> AbstractContextManager[None]:
-    """Between reading the settings and writing them nobody else does."""
+def _settings_locked() -> AbstractContextManager[None]:
+    """Keeps other processes out between reading the settings and writing them."""
     path = config_file()
-    busy = HnetkitError(f"{path}: another process is at the settings", hint="try again when it ended")
+    busy = HnetkitError(f"{path}: another process is changing the settings", hint="try again when it has ended")
     return exclusive_lock(path.with_name(".config.lock"), busy, patience_s=_PATIENCE_S)
 
 
 def _require_sense(key: str, value: str) -> None:
     if not value.strip():
-        raise UsageError(f"{key}: an empty value", hint=f"hnetkit config --unset {key}")
+        raise UsageError(f"{key}: an empty value", hint=f"hnetkit config {key} --remove")
     scheme, separator, _ = value.partition("://")
-    if separator:  # said without what follows, and never stored: the file may be read by others
+    if separator:  # neither shown in full nor stored, because others may read the file
         hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key == "model" else "")
-        raise UsageError(f"{key}: {scheme[-20:]}://... is an address, which no setting takes", hint=hint)
+        raise UsageError(f"{key}: {scheme[-20:]}://... is a URL, which no setting accepts", hint=hint)
 
 
 def _known(key: str) -> str:
     if key not in KEYS:
-        raise UsageError(f"no setting is called {key}", hint=f"settings are: {', '.join(KEYS)}")
+        raise UsageError(f"no setting named {key}", hint=f"settings are: {', '.join(KEYS)}")
     return key

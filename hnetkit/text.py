@@ -1,8 +1,8 @@
-"""Strangers' text on its way out: onto a terminal, into JSON, into the cells of a table that a spreadsheet opens.
+"""Safe output of untrusted text: on a terminal, in JSON, in the cells of a table; and words for counts and sizes.
 
-Names, captions and messages may hold characters that move the cursor, run a terminal's commands, turn the direction of
-the line, or are not seen at all. These are written as escapes. Joiners and variation selectors, of which emoji and the
-scripts of India, Persia and Japan are made, stay where they stand alone between characters beyond ASCII.
+Names, captions and messages may contain characters that move the cursor, run commands of the terminal, reverse the
+direction of the line, or are invisible. These are escaped. Joiners and variation selectors, which emoji and the scripts
+of India, Persia and Japan need, are kept if they are single and between characters beyond ASCII.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 _BEYOND = re.compile(r"[^\x20-\x7e]+")
 _JOINERS = frozenset("\u200c\u200d")
 _SELECTORS = frozenset(map(chr, chain(range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))))
-# `str.isprintable` takes these for seen: fillers, blanks and marks without a shape
+# `str.isprintable` accepts these, but they are invisible: fillers, blanks and marks without a shape
 _BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0")
 _WIDE_SPACE = "\u3000"  # every second Japanese caption has one
 
@@ -31,7 +31,7 @@ _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 
 
 def is_text(text: str) -> bool:
-    """Whether `text` is UTF-8, which names of files and arguments of a command need not be."""
+    """Whether `text` can be encoded as UTF-8; names of files and arguments of a command may not be."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -40,28 +40,28 @@ def is_text(text: str) -> bool:
 
 
 def printable(text: str) -> str:
-    """Returns `text` on one line and safe for a terminal; what it must not hold is written as Python writes it.
+    """Returns `text` on one line and safe for a terminal, with Python's escapes.
 
-    Escaped are control characters (C0, DEL, C1), line and paragraph separators, marks of direction, characters that
-    are not seen (zero-width, tags, fillers), lone surrogates, private and unassigned characters, and spaces of other
-    kinds than that of ASCII and the wide one.
+    Escaped are control characters (C0, DEL, C1), line and paragraph separators, direction marks, invisible characters
+    (zero-width, tags, fillers), lone surrogates, private and unassigned characters, and spaces other than the ASCII
+    and the ideographic one.
     """
     return _escaped(text, lambda sign: sign.encode("unicode_escape", "surrogatepass").decode())
 
 
 def exact(text: str, *, ascii_only: bool = False) -> str:
-    r"""Returns `text` safe for a terminal in JSON's own escapes, which read back exactly.
+    r"""Returns `text` safe for a terminal, with JSON's own escapes, which read back exactly.
 
     Args:
-        text: JSON of one line, or what `to_cell` escapes.
-        ascii_only: whether all beyond ASCII is escaped, for a stream that is not UTF-8.
+        text: one line of JSON, or the content of a cell.
+        ascii_only: escape everything beyond ASCII, for a stream that is not UTF-8.
     """
     safe = _escaped(text, _units)
     return "".join(sign if sign.isascii() else _units(sign) for sign in safe) if ascii_only else safe
 
 
 def counted(number: int, noun: str) -> str:
-    """Returns a number of things, as ``1 file`` and ``2 files``; `noun` is one that takes an s."""
+    """Returns a count of things, such as ``1 file`` and ``2 files``; the plural of `noun` ends in s."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
@@ -83,26 +83,26 @@ def shorten(value: Any, most: int = 60) -> str:
 
 
 def argument(text: str | os.PathLike[str], *, is_path: bool = False) -> str:
-    """Returns `text` as one word of a command that people paste into a shell, which sees nothing else in it.
+    """Quotes `text` as one word of a shell command that people may paste.
 
     Args:
-        text: a name, or a path where `is_path`; no option, even where it begins as one.
+        text: a name, or a path if `is_path`; it is never an option, even if it begins like one.
     """
     text = os.fspath(text)
     if text.startswith("-") and is_path:
         text = os.path.join(".", text)
     if os.name == "nt" and not _PLAIN_WORD.fullmatch(text):
-        return "..."  # no quotes mean the same to all of its shells
+        return "..."  # its shells disagree about quotes
     word = shlex.quote(text)
     return f"-- {word}" if text.startswith("-") else word
 
 
 def to_cell(text: str) -> str:
-    r"""Returns `text` as a cell of CSV or TSV: no spreadsheet takes it for a formula, and no terminal obeys it.
+    r"""Returns `text` as a cell of CSV or TSV that is neither a formula for a spreadsheet nor a command for a terminal.
 
-    What begins as a formula does gets an apostrophe before it; unsafe characters and line breaks become ``\u`` and four
-    digits, and so does what would begin a formula after a semicolon, at which a spreadsheet of half the world's
-    languages divides a line. `from_cell` gives the text back.
+    Text that begins like a formula gets an apostrophe in front. Unsafe characters and line breaks become ``\u`` and
+    four digits. So does a character that would begin a formula after a semicolon, because spreadsheets in many
+    languages split lines there. `from_cell` returns the original text.
     """
     marked = f"'{text}" if _FORMULA.match(text) else text
     escaped = exact(_LIKE_ESCAPE.sub(r"\\u005c", marked))
@@ -110,7 +110,7 @@ def to_cell(text: str) -> str:
 
 
 def from_cell(cell: str) -> str:
-    """Returns the text of a cell that `to_cell` wrote, or that somebody typed in a spreadsheet."""
+    """Returns the text of a cell that `to_cell` wrote, or that was typed in a spreadsheet."""
     text = _ESCAPES.sub(lambda found: _of_units(found[0]), cell)
     return text[1:] if _MARKED_FORMULA.match(text) else text
 
@@ -137,31 +137,31 @@ def _escaped(text: str, escape: Callable[[str], str]) -> str:
 def _each(found: re.Match[str], escape: Callable[[str], str]) -> Iterator[str]:
     text, first = found.string, found.start()
     before = text[first - 1 : first]
-    for place in range(first, found.end()):
-        sign = text[place]
-        stays = _stays(before, sign, text[place + 1 : place + 2])
-        before = sign if stays else ""
-        yield sign if stays else escape(sign)
+    for index in range(first, found.end()):
+        character = text[index]
+        stays = _stays(before, character, text[index + 1 : index + 2])
+        before = character if stays else ""
+        yield character if stays else escape(character)
 
 
-def _stays(before: str, sign: str, after: str) -> bool:
-    """Whether a character may be written as it is after `before`, which is empty where that one was escaped."""
-    if sign in _JOINERS:
+def _stays(before: str, character: str, after: str) -> bool:
+    """Whether a character may stay as it is after `before`, which is empty if that one was escaped."""
+    if character in _JOINERS:
         return before > "\x7f" and before not in _JOINERS and after > "\x7f" and _is_seen(after)
-    if sign in _SELECTORS:
-        is_keycap = sign == "\ufe0f" and after == "\u20e3"
+    if character in _SELECTORS:
+        is_keycap = character == "\ufe0f" and after == "\u20e3"
         return is_keycap or (before > "\x7f" and _is_seen(before))
-    return _is_seen(sign)
+    return _is_seen(character)
 
 
-def _is_seen(sign: str) -> bool:
-    hidden = sign in _BLANK or sign in _SELECTORS
-    return (sign.isprintable() and not hidden) or sign == _WIDE_SPACE
+def _is_seen(character: str) -> bool:
+    hidden = character in _BLANK or character in _SELECTORS
+    return (character.isprintable() and not hidden) or character == _WIDE_SPACE
 
 
-def _units(sign: str) -> str:
-    data = sign.encode("utf-16-be", "surrogatepass").hex()
-    return "".join(f"\\u{data[place : place + 4]}" for place in range(0, len(data), 4))
+def _units(character: str) -> str:
+    data = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{data[index : index + 4]}" for index in range(0, len(data), 4))
 
 
 def _of_units(escapes: str) -> str:

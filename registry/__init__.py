@@ -1,7 +1,7 @@
-"""What hypernetworks do I have, where were they, and what do I know of them? Rows in SQLite, no model files.
+"""The registry: hypernetworks, their files, and what is known about them, as rows in SQLite. Opens no model file.
 
-``Registry(path)`` is the way in. It is loaded when it is first used, so that this file does nothing
-when a checkout's folder of this name is imported by accident.
+``Registry(path)`` is the entry point. It is imported at its first use, so that this file does nothing when a checkout's
+folder of this name is imported by accident.
 """
 
 from typing import TYPE_CHECKING, Any

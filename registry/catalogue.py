@@ -1,7 +1,7 @@
-"""What the sites say of models, versions, files and example pictures.
+"""Models, versions, files and example images as the sites list them, and subscriptions to such lists.
 
-A value that an answer did not hold (None) never replaces one that an earlier answer held. What a site does not have any
-more is marked, never removed.
+A value that an answer lacks (None) never replaces one from an earlier answer. What a site no longer lists is marked,
+never removed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_RECORD = 16 << 20
 """Bytes of a site's record of one model, unpacked."""
 # column -> its table
 _JSON = {column: table for table in ("models", "versions", "remote_files") for column in COLUMNS[table]}
-# a file that the sites list, and what it shares with others: a model may have thousands of files
+# version and model are read apart from their files: a model may have thousands of files
 _FILES = """
 SELECT models.id, versions.id, remote_files.id AS remote_file_id, remote_files.remote_id AS file_id,
     remote_files.name AS file_name, remote_files.type AS file_type, remote_files.size_bytes,
@@ -49,17 +49,17 @@ class Catalogue:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    # --- what answers say
+    # --- storing answers
 
     def put_model(self, source: str, remote_id: str, values: Mapping[str, Any], raw: Any) -> int:
-        """Stores a model and returns its row's number; `raw` is the site's own JSON.
+        """Stores a model and returns its row's id; `raw` is the site's own JSON.
 
         Raises:
-            UnsafeFile: `raw` is larger than any record; it could not be read again.
+            UnsafeFile: `raw` is larger than any real record, and could not be read again.
         """
         text = json.dumps(raw, ensure_ascii=False).encode("utf-8", "surrogatepass")
         if len(text) > MAX_RECORD or json_size(text) > MAX_MADE:
-            raise UnsafeFile(f"what {source} says of it is larger than any record: {len(text) >> 20} MB")
+            raise UnsafeFile(f"its record at {source} is too large: {len(text) >> 20} MB")
         packed = zlib.compress(text, 6)
         return self._put("models", {"source": source, "remote_id": remote_id}, {**values, "raw": packed}, dated=True)
 
@@ -69,16 +69,16 @@ class Catalogue:
         )
 
     def put_file(self, version: int, remote_id: str, values: Mapping[str, Any]) -> int:
-        """Stores a file; its hashes with the time at which they were said."""
+        """Stores a file, and with its hashes the time at which the site stated them."""
         dated = {"hashes_at": now()} if values.get("sha256") else {}
         return self._put(
             "remote_files", {"version_id": version, "remote_id": remote_id}, {**values, **dated, "state": "listed"}
         )
 
     def put_images(self, version: int, images: Iterable[Mapping[str, Any]]) -> None:
-        """Stores the example pictures of a version, in the site's order; those that it does not name are forgotten."""
+        """Replaces the example images of a version, in the site's order."""
         images = list(images)
-        if images:  # none at all is a known fault of the site; an imported file may have named others
+        if images:  # an empty list is a known fault of the site, and an import may have stored some
             self._db.execute("DELETE FROM images WHERE version_id = ?", [version])
         self._db.conn.executemany(
             "INSERT INTO images (version_id, url, place, type, nsfw_level, width, height) VALUES (?, ?, ?, ?, ?, ?, ?) "
@@ -98,7 +98,7 @@ class Catalogue:
         )
 
     def mark_gone(self, model: int, *, keep_versions: Iterable[str]) -> None:
-        """Marks the versions of a model that a full answer did not hold."""
+        """Marks the versions of a model that a complete answer no longer lists."""
         kept = list(keep_versions)
         marks = ",".join("?" * len(kept))
         self._db.execute(
@@ -106,7 +106,7 @@ class Catalogue:
         )
 
     def set_model_state(self, source: str, remote_id: str, state: str) -> None:
-        """Marks a model as ``listed``, ``archived``, ``taken-down`` or ``gone``; its date says when that was true."""
+        """Marks a model as ``listed``, ``archived``, ``taken-down`` or ``gone``, as of now."""
         self._db.execute(
             "UPDATE models SET state = ?, last_seen = ? WHERE source = ? AND remote_id = ?",
             [state, now(), source, remote_id],
@@ -118,25 +118,25 @@ class Catalogue:
         first = {"first_seen": now()} if dated else None
         return upsert(self._db, table, key, columns, first=first, keep_known=True)
 
-    # --- looking up
+    # --- queries
 
     def files(self, *, source: str | None = None, here: bool = False) -> list[Row]:
-        """Returns files with all that is known of their versions and models.
+        """Returns files with everything that is known about their versions and models.
 
         Args:
-            source: the site that lists them; None is every site.
-            here: only those that the library has, by their hash.
+            source: the site that lists them; None for every site.
+            here: only files that the library has, by their hash.
         """
         present = "remote_files.sha256 IN (SELECT sha256 FROM files WHERE state = 'present')" if here else "1"
         return self._files(f"models.source = coalesce(?, models.source) AND {present}", [source])
 
     def file(self, id: int) -> Row:
-        """Returns the file with this row's number, as `files` does."""
+        """Returns the file with this id, as `files` does."""
         (row,) = self._files("remote_files.id = ?", [id])
         return row
 
     def files_with(self, sha256s: Iterable[str]) -> list[Row]:
-        """Returns what sites say of files with these hashes, as `files` does; one of each version."""
+        """Returns the sites' records of files with these hashes, as `files` does; one per version."""
         wanted = list(sha256s)
         marks = ",".join("?" * len(wanted))
         looked_up = f"SELECT version_id FROM lookups WHERE sha256 IN ({marks})"
@@ -146,18 +146,18 @@ class Catalogue:
         return list({(row["source"], row["version_id"]): row for row in rows}.values())
 
     def models(self, *, source: str | None = None) -> list[Row]:
-        """Returns all models, or those of one site, as rows without their raw JSON."""
+        """Returns all models, or those of one site, without their raw JSON."""
         return self._models("source = coalesce(?, source)", [source])
 
     def model(self, source: str, remote_id: str) -> Row | None:
-        """Returns the model that a site knows by this number or name, as `models` does; None where it is not known."""
+        """Returns a site's model with this number or name, as `models` does; None if it is unknown."""
         return next(iter(self._models("source = ? AND remote_id = ?", [source, remote_id])), None)
 
     def listed_models(self, source: str, *, not_seen: tuple[str, str]) -> list[Row]:
-        """Returns the models of a site that were listed when they were last seen, as `models` does.
+        """Returns a site's listed models that were last seen outside a period, as `models` does.
 
         Args:
-            not_seen: two times, ISO 8601; they were seen last before the first, or after the second.
+            not_seen: beginning and end of the period, ISO 8601.
         """
         return self._models("source = ? AND state = 'listed' AND last_seen NOT BETWEEN ? AND ?", [source, *not_seen])
 
@@ -181,7 +181,7 @@ class Catalogue:
         return [{name: value for name, value in row.items() if name != "raw"} for row in rows]
 
     def file_rows(self, source: str, model: str) -> dict[tuple[str, str], int]:
-        """Returns (version, file), as a site numbers those of one model -> the number of the file's row."""
+        """Returns (version, file), as a site numbers those of one model -> the id of the file's row."""
         cursor = self._db.execute(
             "SELECT versions.remote_id, remote_files.remote_id, remote_files.id FROM remote_files "
             "JOIN versions ON versions.id = remote_files.version_id JOIN models ON models.id = versions.model_id "
@@ -197,10 +197,10 @@ class Catalogue:
         return [_from_columns(row, str(row.get("model") or row.get("version") or row.get("name"))) for row in rows]
 
     def raw(self, source: str, remote_id: str) -> Any:
-        """Returns the site's own JSON of a model; None where there is none.
+        """Returns the site's own JSON of a model; None without a row.
 
         Raises:
-            ValueError: what is kept unpacks to more than any record, or is damaged.
+            RegistryError: it is damaged, or unpacks to more than any real record.
         """
         row = self._db.execute(
             "SELECT raw FROM models WHERE source = ? AND remote_id = ?", [source, remote_id]
@@ -213,7 +213,7 @@ class Catalogue:
             raise broken("models", "raw", f"{source} {remote_id}") from error
 
     def faults(self) -> Iterator[RegistryError]:
-        """Yields an error where the sites' own JSON cannot be read any more."""
+        """Yields an error for each model whose own JSON can no longer be read."""
         for source, remote_id in self._db.execute("SELECT source, remote_id FROM models").fetchall():
             try:
                 self.raw(source, remote_id)
@@ -221,34 +221,34 @@ class Catalogue:
                 yield error
 
     def images(self, version: int) -> list[Row]:
-        """Returns the example pictures of the version with this row's number, in the site's order."""
+        """Returns the example images of the version with this id, in the site's order."""
         cursor = self._db.execute(
             "SELECT url, type, nsfw_level FROM images WHERE version_id = ? ORDER BY place", [version]
         )
         return [{"url": url, "type": type, "nsfw_level": level} for url, type, level in cursor]
 
     def version_row(self, remote_file: int) -> int:
-        """Returns the number of the version's row that a file belongs to."""
+        """Returns the id of the version that a file belongs to."""
         id: int = self._db.execute("SELECT version_id FROM remote_files WHERE id = ?", [remote_file]).fetchone()[0]
         return id
 
     def model_row(self, remote_file: int) -> int:
-        """Returns the number of the model's row that a file belongs to."""
+        """Returns the id of the model that a file belongs to."""
         id: int = self._db.execute(
             "SELECT model_id FROM versions WHERE id = ?", [self.version_row(remote_file)]
         ).fetchone()[0]
         return id
 
     def owner(self, remote_file: int) -> str | int:
-        """Returns the creator of the model that a file belongs to, or the number of its row where nobody is named."""
+        """Returns the creator of the model that a file belongs to, or the model's id if none is named."""
         model = self.model_row(remote_file)
         (creator,) = self._db.execute("SELECT creator FROM models WHERE id = ?", [model]).fetchone()
         return model if creator is None else str(creator)
 
-    # --- files of ours that were asked about
+    # --- look-ups of the library's files by hash
 
     def put_lookup(self, sha256: str, model_id: str | None, version_id: str | None) -> None:
-        """Keeps what a site answered about a hash; None and None: it does not know it, which takes back nothing."""
+        """Stores a site's answer about a hash. None and None mean that it is unknown there, which removes nothing."""
         self._db.execute(
             "INSERT INTO lookups VALUES (?, ?, ?, ?) ON CONFLICT (sha256) DO UPDATE SET "
             "looked_up_at = excluded.looked_up_at, model_id = coalesce(excluded.model_id, model_id), "
@@ -257,7 +257,7 @@ class Catalogue:
         )
 
     def lookups(self) -> dict[str, Row]:
-        """Returns sha256 -> what was answered, and when."""
+        """Returns sha256 -> the answer and its time."""
         rows = self._db.execute("SELECT sha256, model_id, version_id, looked_up_at FROM lookups")
         return {sha: {"model_id": m, "version_id": v, "looked_up_at": at} for sha, m, v, at in rows}
 
@@ -298,7 +298,7 @@ class Subscriptions:
         self._db = db
 
     def put(self, name: str, filters: Mapping[str, Any]) -> None:
-        """Stores what `name` means from now on."""
+        """Stores a subscription, or replaces its filters."""
         self._db.execute(
             "INSERT INTO subscriptions (name, filters, created_at) VALUES (?, ?, ?) "
             "ON CONFLICT (name) DO UPDATE SET filters = excluded.filters",
@@ -306,12 +306,12 @@ class Subscriptions:
         )
 
     def put_new(self, name: str, filters: Mapping[str, Any]) -> None:
-        """Stores what `name` means, unless it means something already."""
+        """Stores a subscription unless there is one with this name."""
         if self._db.execute("SELECT 1 FROM subscriptions WHERE name = ?", [name]).fetchone() is None:
             self.put(name, filters)
 
     def rows(self) -> list[Row]:
-        """Returns all of them, by name."""
+        """Returns all subscriptions, by name."""
         cursor = self._db.execute("SELECT name, filters, created_at, synced_at FROM subscriptions ORDER BY name")
         return [
             {

@@ -27,7 +27,7 @@ COLUMNS: Mapping[str, Mapping[str, type]] = {
     "subscriptions": {"filters": dict},
     "trainings": {"recipe": dict},
 }
-# what writes such a row anew
+# table -> the command that writes such rows again
 _MENDED_BY = {
     **dict.fromkeys(("files", "sidecars"), "hnetkit scan"),
     "networks": "hnetkit scan; where it is in no file: hnetkit forget --missing",
@@ -35,16 +35,16 @@ _MENDED_BY = {
     "subscriptions": "hnetkit sync --unsave NAME, and save it again",
     "trainings": "hnetkit forget NAME, then hnetkit scan",
 }
-_DEEPEST = 100  # levels: a value that is nested deeper could be written and not be read everywhere
+_DEEPEST = 100  # levels: a more deeply nested value could be written, but not read everywhere
 
 
 def now() -> str:
-    """Returns the time in UTC, to the second, as ISO 8601."""
+    """Returns the current time in UTC, to the second, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
 def to_column(path: str) -> str | bytes:
-    """Returns a path as SQLite can hold it: text, or its bytes where it is not valid text."""
+    """Returns a path as SQLite can store it: text, or bytes if it is not valid text."""
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
@@ -54,11 +54,11 @@ def to_column(path: str) -> str | bytes:
 
 def from_column(value: str | bytes) -> str:
     """Returns the path that `to_column` was given."""
-    return os.fsdecode(value) if isinstance(value, bytes) else str(value)  # a damaged one names no file
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)  # a damaged value simply names no file
 
 
 def text_of(name: str) -> str:
-    """Returns a name as valid text, for names that are only shown and searched."""
+    """Returns a name as valid text, for columns that are only shown and searched."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
@@ -94,13 +94,13 @@ def upsert(
 
 
 def to_json(value: Any) -> str:
-    """Returns a value as JSON that SQLite takes for JSON: numbers that JSON has not become text.
+    """Returns a value as JSON that SQLite accepts. Numbers that JSON cannot express become text.
 
     Raises:
         UnsafeFile: it is nested too deeply.
     """
     if _depth(value) > _DEEPEST:
-        raise UnsafeFile("what it says is nested too deeply")
+        raise UnsafeFile("its values are nested too deeply")
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:  # not finite, or an integer of thousands of digits
@@ -108,15 +108,15 @@ def to_json(value: Any) -> str:
 
 
 def from_json(text: Any, table: str, column: str, row: str) -> Any:
-    """Returns the value in a column.
+    """Returns the value of a JSON column.
 
     Args:
-        text: as SQLite gave it.
-        table, column: where it stood.
-        row: the name of what it belongs to, for a person.
+        text: as SQLite returned it.
+        table, column: where it was read.
+        row: a name for the row in messages.
 
     Raises:
-        RegistryError: it is not what was stored there.
+        RegistryError: it is damaged.
     """
     try:
         value = parse_json(text)
@@ -128,19 +128,19 @@ def from_json(text: Any, table: str, column: str, row: str) -> Any:
 
 
 def broken(table: str, column: str, row: str) -> RegistryError:
-    """Returns the error of a value that is not what was stored, with the command that writes it anew."""
+    """Returns the error for a damaged value, with the command that writes it again."""
     return RegistryError(f"the registry is damaged: {column} of {row} in its table {table}", hint=_MENDED_BY[table])
 
 
 def is_sound(table: str, column: str) -> str:
-    """Returns SQL: whether a column can be read; where it is NULL it says nothing, and that is sound."""
+    """Returns SQL that tells whether a JSON column is intact; NULL is."""
     kind = "array" if COLUMNS[table][column] is list else "object"
     name = f"{table}.{column}"
     return f"CASE WHEN {name} IS NULL THEN 1 WHEN json_valid({name}) THEN json_type({name}) = '{kind}' ELSE 0 END"
 
 
 def faults(db: Database) -> Iterator[RegistryError]:
-    """Yields one error for each column in which something is broken."""
+    """Yields one error for each column with damaged values."""
     for table, columns in COLUMNS.items():
         for column in columns:
             broken_ones = f"SELECT count(*) FROM {table} WHERE NOT ({is_sound(table, column)})"

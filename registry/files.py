@@ -1,4 +1,4 @@
-"""Roots, and the files that were found under them. A file that is gone is `missing`, never forgotten by itself."""
+"""Roots, and the files found under them. A file that no longer exists is marked `missing`, not forgotten."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hnetkit.registry.columns import (
 )
 
 _TEXT = ("text", str | None)
-_KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite takes anything else, too
+_KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite enforces no types
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """What a scan needs to know of a file: is it still the one that was read?"""
+    """What the registry knows of a file, for a scan to tell whether it changed."""
 
     id: int
     size_bytes: int
@@ -61,7 +61,7 @@ class Files:
         return [Root(id, Path(from_column(path))) for id, path in rows]
 
     def add_root(self, path: Path) -> Root:
-        """Returns the root at an absolute path, added where it is new; files known under a parent root move to it."""
+        """Returns the root at an absolute path, adding it if new. Files known under a parent root move to it."""
         column = to_column(str(path))
         self._db.execute("INSERT INTO roots (path, added_at) VALUES (?, ?) ON CONFLICT DO NOTHING", [column, now()])
         root = Root(self._db.execute("SELECT id FROM roots WHERE path = ?", [column]).fetchone()[0], path)
@@ -79,7 +79,7 @@ class Files:
                 self._db.execute("UPDATE OR REPLACE files SET root_id = ?, path = ? WHERE id = ?", [root.id, moved, id])
 
     def forget_root(self, root: Root) -> None:
-        """Removes a root and what is known of the files under it; see `forget`."""
+        """Removes a root and the rows of its files; see `forget`."""
         self._db.execute("DELETE FROM roots WHERE id = ?", [root.id])
 
     def mark_scanned(self, root: Root) -> None:
@@ -88,9 +88,9 @@ class Files:
     # --- files
 
     def seen(self, root: Root) -> dict[str, KnownFile]:
-        """Returns every file known under a root: path below it -> what is known.
+        """Returns every file known under a root, by its path below the root.
 
-        Where what is known of a file cannot be read any more, no reader has read it: its `reader_version` is 0.
+        A file whose row is damaged has `reader_version` 0, so that it is read again.
         """
         tables = ("files", "sidecars", "networks")
         checks = [is_sound(table, column) for table in tables for column in COLUMNS[table]]
@@ -105,22 +105,21 @@ class Files:
         return {from_column(path): KnownFile(*rest) for path, *rest in rows}
 
     def content_at(self, root: Root, path: str) -> str | None:
-        """Returns the content hash of the file known at a path below a root; None for no network, or none known."""
+        """Returns the content hash of the file at a path below a root; None if it is unknown or not a network."""
         found = self._db.execute(
             "SELECT content_hash FROM files WHERE root_id = ? AND path = ?", [root.id, to_column(path)]
         ).fetchone()
         return found[0] if found else None
 
     def put(self, root: Root, path: str, mtime_ns: int, reader_version: int, row: Mapping[str, Any]) -> None:
-        """Stores what was found in a file.
+        """Stores the examination of a file.
 
         Args:
-            root: the root that it lies under.
+            root: the root that the file is under.
             path: below the root.
             mtime_ns: of the bytes that were read.
             reader_version: of the reader that read them.
-            row: an examination (`hnetkit.inspection.Examination.as_row`); under `sidecars` what lies beside the file,
-                under `source_sha256` what it says itself that it was converted from.
+            row: an examination (`hnetkit.inspection.Examination.as_row`) with the content of its `sidecars`.
         """
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
@@ -140,7 +139,7 @@ class Files:
             self._db.execute("INSERT INTO sidecars VALUES (?, ?)", [id, to_json(row["sidecars"])])
 
     def sidecars(self, ids: Iterable[int]) -> dict[int, Row]:
-        """Returns what lay beside files when they were read: file -> what the sidecars said."""
+        """Returns the content of files' sidecars when they were read, by the file's id."""
         found = {}
         for id in ids:
             row = self._db.execute("SELECT said FROM sidecars WHERE file_id = ?", [id]).fetchone()
@@ -152,18 +151,18 @@ class Files:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""
         self._db.conn.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
 
-    # --- looking up: files as rows with their full `path`, those that are there first
+    # --- queries: files as rows with their full `path`, existing ones first
 
     def rows(self) -> list[Row]:
         """Returns all files."""
         return self._rows("1")
 
     def present(self, sha256: str) -> list[Row]:
-        """Returns the files with these bytes that were there when they were looked at last."""
+        """Returns the files with this hash that existed when they were last looked at."""
         return self._rows("files.sha256 = ? AND files.state = 'present'", [sha256])
 
     def missing(self) -> list[Row]:
-        """Returns the files that are gone."""
+        """Returns the files that no longer exist."""
         return self._rows("files.state = 'missing'")
 
     def of_root(self, root: Root) -> list[Row]:
@@ -175,19 +174,19 @@ class Files:
         return self._rows("files.kind = ?", [kind])
 
     def of_networks(self) -> list[Row]:
-        """Returns the files that hold a network that can be used."""
+        """Returns the files that hold a usable network."""
         return self._rows("files.content_hash NOTNULL")
 
     def at(self, path: str) -> list[Row]:
-        """Returns the file known at a full path, once for each root that it was found under."""
+        """Returns the file at a full path, once for each root that it was found under."""
         return [row for row in self.named(PurePath(path).stem) if row["path"] == path]
 
     def named(self, stem: str) -> list[Row]:
-        """Returns the files of this name without its suffix, also those that hold no network."""
+        """Returns the files with this stem, with a network or not."""
         return self._rows("files.stem = ?", [text_of(stem)])
 
     def with_alias(self, alias: str) -> list[Row]:
-        """Returns the files of the network that has this alias."""
+        """Returns the files of the network with this alias."""
         known_so = "SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE alias = ?"
         return self._rows(f"files.content_hash IN ({known_so})", [text_of(alias)])
 
@@ -199,18 +198,18 @@ class Files:
         autov1: str | None = None,
         source_sha256: str | None = None,
     ) -> list[Row]:
-        """Returns the files of networks that are known by any of these hashes.
+        """Returns the files of networks that have any of these hashes.
 
         Args:
-            content: first digits of the content hash, those behind ``h1:``.
-            sha256: first digits of that of the whole file.
+            content: first digits of the content hash, after ``h1:``.
+            sha256: first digits of the whole file's hash.
             autov1: A1111's old hash, all 8 digits.
-            source_sha256: first digits of that of the file that it was converted from. A file says so itself, and
-                anybody can write one that says it falsely.
+            source_sha256: first digits of the hash of the file that it was converted from. This is the file's own
+                claim, which anybody can forge.
         """
         begun = {"content_hash": content and f"h1:{content}", "sha256": sha256, "source_sha256": source_sha256}
         wanted = {
-            f"files.{column} >= ? AND files.{column} < ? || 'g'": [digits, digits]  # as an index can tell it
+            f"files.{column} >= ? AND files.{column} < ? || 'g'": [digits, digits]  # a range, which an index can answer
             for column, digits in begun.items()
             if digits is not None
         }
@@ -241,7 +240,7 @@ class Files:
         return [_file_row(dict(zip(names, values, strict=True))) for values in cursor]
 
     def forget(self, ids: Iterable[int]) -> None:
-        """Removes files from the registry; see `Networks.forget_fileless` for the networks that only they held."""
+        """Removes the rows of files; see `Networks.forget_fileless` for the networks that only they held."""
         self._db.conn.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
 
 

@@ -1,6 +1,6 @@
-"""What is to be fetched, how far it is, and what hnetkit itself put on the disk.
+"""Download jobs, and the files that hnetkit itself installed.
 
-A job outlives the process that works on it: whoever finds it unfinished and its owner dead goes on with it.
+A job outlives the process that works on it: any process that finds it unfinished and its owner dead resumes it.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ UNFINISHED = ("queued", "fetching", "installing")
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One file that is to be fetched.
+    """One file to download.
 
     Attributes:
-        key: what the file is, for ever: ``civitai:920301``, ``hf:owner/repo@commit:path``, ``url:...``.
+        key: permanent identity of the file: ``civitai:920301``, ``hf:owner/repo@commit:path``, ``url:...``.
         source: ``"civitai"``, ``"huggingface"`` or ``"url"``.
-        url: the site's lasting address, never a signed one.
-        name, suffix: to install it under; the name is a stem that any file system and any prompt can hold.
+        url: the site's permanent URL, never a signed one.
+        name, suffix: of the installed file; the name is a stem that works in any file system and any prompt.
         folder: to install it in, absolute.
-        remote_file_id: its row among the sites' files, None where no site lists it.
-        sha256, size_bytes: as the site says; None where it does not.
+        remote_file_id: its row in `remote_files`; None if no site lists it.
+        sha256, size_bytes: as the site states; None if it does not.
         state: ``queued``, ``fetching``, ``installing``; ``done``, ``skipped`` (nothing to fetch now), ``refused``
-            (came, and is no usable network), ``failed``.
-        owner: the worker that has it.
+            (downloaded, but not a usable network), ``failed``.
+        owner: the worker that has claimed it.
         code, reason: why it was skipped, refused or failed.
-        not_before: ISO 8601: it cannot be had earlier.
-        updated_at: ISO 8601: when its state changed last.
+        not_before: ISO 8601: the earliest time at which it is available.
+        updated_at: ISO 8601: the last change of its state.
     """
 
     id: int
@@ -55,8 +55,8 @@ class Job:
     updated_at: str
 
 
-def _text(said: str | None) -> str | None:
-    return text_of(said) if said else None
+def _text(value: str | None) -> str | None:
+    return text_of(value) if value else None
 
 
 _COLUMNS = ", ".join(Job.__slots__)
@@ -73,17 +73,17 @@ class Jobs:
         self._db = db
 
     def add(self, key: str, values: Mapping[str, Any]) -> Job:
-        """Returns the job of this key, made or, where one is there, brought up to date; its state stays."""
+        """Returns the job with this key, which is created, or updated except for its state."""
         values = {name: to_column(value) if name == "folder" else value for name, value in values.items()}
         first = {"state": "queued", "created_at": now(), "updated_at": now()}
         return self.get(upsert(self._db, "jobs", {"key": key}, values, first=first))
 
     def rows(self) -> list[Job]:
-        """Returns all jobs, the oldest first."""
+        """Returns all jobs, oldest first."""
         return self._rows("1")
 
     def of(self, key: str, *states: str) -> list[Job]:
-        """Returns the job of a key where it is in one of these states; without any, in whichever."""
+        """Returns the job with a key, as a list of one or none. `states`: only if it is in one of them."""
         return [job for job in self._rows("key = ?", [key]) if not states or job.state in states]
 
     def get(self, id: int) -> Job:
@@ -94,11 +94,11 @@ class Jobs:
         return [_job(dict(zip(Job.__slots__, row, strict=True))) for row in rows]
 
     def requeue(self, id: int) -> None:
-        """Takes up a finished job again; one that somebody is at stays theirs."""
+        """Queues a finished job again; one in progress is left to its owner."""
         self._queue(f"id = ? AND state NOT IN {UNFINISHED}", [id])
 
     def release(self, id: int, owner: str) -> None:
-        """Leaves an unfinished job of `owner` to whoever comes next."""
+        """Returns an unfinished job of `owner` to the queue."""
         self._queue(f"id = ? AND owner = ? AND state IN {UNFINISHED}", [id, owner])
 
     def _queue(self, where: str, parameters: Iterable[Any]) -> None:
@@ -109,7 +109,7 @@ class Jobs:
         )
 
     def claim(self, id: int, owner: str, instead_of: str | None) -> bool:
-        """Gives an unfinished job to `owner`; False where another one has it than `instead_of`."""
+        """Gives an unfinished job to `owner`; returns False if its owner is no longer `instead_of`."""
         cursor = self._db.execute(
             "UPDATE jobs SET state = 'fetching', owner = ?, attempts = attempts + 1, updated_at = ? "
             f"WHERE id = ? AND state IN {UNFINISHED} AND owner IS ?",
@@ -120,7 +120,7 @@ class Jobs:
     def set_state(
         self, id: int, state: str, *, code: str | None = None, reason: str | None = None, not_before: str | None = None
     ) -> None:
-        """Moves a job on; a finished one has no owner."""
+        """Sets the state of a job; a finished one has no owner."""
         owner = "owner" if state in UNFINISHED else "NULL"
         self._db.execute(
             f"UPDATE jobs SET state = ?, code = ?, reason = ?, not_before = ?, updated_at = ?, owner = {owner} "
@@ -129,19 +129,19 @@ class Jobs:
         )
 
     def set_hash(self, id: int, sha256: str | None, size_bytes: int | None) -> None:
-        """Stores what the site says now of a file that it replaced."""
+        """Stores the new hash and size of a file that the site replaced."""
         self._db.execute("UPDATE jobs SET sha256 = ?, size_bytes = ? WHERE id = ?", [sha256, size_bytes, id])
 
-    # --- what lies on the disk because of a job
+    # --- files on disk that hnetkit installed
 
     def add_install(self, path: str, job: int | None, kind: str, sha256: str | None) -> None:
-        """Notes that hnetkit put a file there; `kind` is ``network``, ``preview``, ``sidecar`` or ``quarantine``."""
+        """Records an installed file; `kind` is ``network``, ``preview``, ``sidecar`` or ``quarantine``."""
         self._db.execute(
             "INSERT OR REPLACE INTO installs VALUES (?, ?, ?, ?, ?)", [to_column(path), job, kind, sha256, now()]
         )
 
     def reserve(self, path: str, job: int, sha256: str) -> bool:
-        """Notes that this job is about to put a network there; False where another one did, or is about to."""
+        """Reserves a path for the network of this job; returns False if another job has it."""
         cursor = self._db.execute(
             "INSERT INTO installs VALUES (?, ?, 'network', ?, ?) ON CONFLICT DO UPDATE SET sha256 = excluded.sha256, "
             "installed_at = excluded.installed_at WHERE job_id = excluded.job_id",
@@ -150,7 +150,7 @@ class Jobs:
         return cursor.rowcount == 1
 
     def installs(self, *, job: int | None = None, kind: str | None = None) -> list[dict[str, Any]]:
-        """Returns what hnetkit put on the disk, by path: for one job, and of one kind, where that is asked."""
+        """Returns the installed files by path: all, or those of one job or one kind."""
         wanted = {column: value for column, value in (("job_id", job), ("kind", kind)) if value is not None}
         where = " AND ".join(f"{column} = ?" for column in wanted) or "1"
         cursor = self._db.execute(
@@ -161,5 +161,5 @@ class Jobs:
         ]
 
     def forget_install(self, path: str) -> None:
-        """Forgets that hnetkit put a file there."""
+        """Removes the record of an installed file."""
         self._db.execute("DELETE FROM installs WHERE path = ?", [to_column(path)])

@@ -1,4 +1,4 @@
-"""What `link` put into other programs' folders, so that it can be kept up to date and taken back."""
+"""Files that `hnetkit link` put into other programs' folders, recorded so that they can be updated and removed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Link:
 
     Attributes:
         path: of the file there, absolute.
-        folder: that was linked into, absolute.
-        layout: whose folder it is.
+        folder: the program's folder of hypernetworks, absolute.
+        layout: the program.
         how: ``"symlink"``, ``"hardlink"``, ``"copy"`` or ``"converted"``.
-        source: the library's file that it stands for, absolute.
+        source: the library's file, absolute; empty for a folder that was created.
         sha256: of the bytes that were put there.
     """
 
@@ -38,7 +38,7 @@ class Links:
         self._db = db
 
     def into(self, folder: str) -> list[Link]:
-        """Returns everything that was put into a folder, by path."""
+        """Returns the links in a folder, by path."""
         rows = self._db.execute(
             "SELECT path, folder, layout, how, source, sha256 FROM links WHERE folder = ? ORDER BY path",
             [to_column(folder)],
@@ -48,11 +48,11 @@ class Links:
         ]
 
     def paths(self) -> list[str]:
-        """Returns the paths of everything that was put into any folder."""
+        """Returns the paths of all links."""
         return [from_column(path) for (path,) in self._db.execute("SELECT path FROM links")]
 
     def put(self, link: Link) -> None:
-        """Stores a link, replacing what is known of its path."""
+        """Stores a link, replacing the one at its path."""
         self._db.execute(
             "INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, ?, ?, ?)",
             [

@@ -1,4 +1,4 @@
-"""The schema, one step after another. A step that was released is never changed; a new one is added behind it."""
+"""Migrations: the schema, step by step. A released step is never changed; new ones are added at the end."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ migrations = Migrations("hnetkit")
 
 @migrations()
 def m001_files_and_networks(db: Database) -> None:
-    """Files are places, networks are contents: one content may stand in many files.
+    """Files are locations, networks are contents: many files may have the same content.
 
-    A path or name that is not valid text is stored as its bytes (SQLite columns hold either).
+    A path or name that is not valid text is stored as bytes, which SQLite accepts in any column.
     """
     for statement in (_M001 + SEARCH).split(";"):
         db.execute(statement)
@@ -91,9 +91,9 @@ CREATE VIRTUAL TABLE network_text USING fts5 (
 
 @migrations()
 def m002_sources(db: Database) -> None:
-    """What the sites say of models, what is being fetched, and what hnetkit itself put on the disk.
+    """Models as the sites list them, download jobs, and the files that hnetkit installed.
 
-    `raw` is the site's own JSON, compressed. A column that is NULL is unknown; an empty list is known to be empty.
+    `raw` is the site's own JSON, compressed. NULL means unknown; an empty list is known to be empty.
     """
     for statement in _M002.split(";"):
         db.execute(statement)
@@ -227,7 +227,7 @@ CREATE TABLE links (
 
 @migrations()
 def m003_trainings(db: Database) -> None:
-    """How a network came to be that was trained here. `started_from` is a content, which may be in no file any more."""
+    """How networks were trained here. `started_from` is a content hash, of which there may be no file any more."""
     db.execute(_M003)
 
 
@@ -245,7 +245,7 @@ CREATE TABLE trainings (
 
 @migrations()
 def m004_indexes(db: Database) -> None:
-    """What refers to a row is found without reading a whole table: a library may have many thousands."""
+    """Indexes on foreign keys, since a library may have many thousands of rows."""
     for statement in _M004.split(";"):
         db.execute(statement)
 
@@ -259,7 +259,7 @@ CREATE INDEX jobs_by_remote_file ON jobs (remote_file_id)
 
 @migrations()
 def m005_sources_of_conversions(db: Database) -> None:
-    """Of which file one was converted, as it says itself. Only its bytes tell that: the next scan reads such anew."""
+    """The file that one was converted from, by its own claim. The next scan reads such files again to find it."""
     for statement in _M005.split(";"):
         db.execute(statement)
 

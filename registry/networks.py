@@ -1,4 +1,4 @@
-"""Networks by their content: what they are, and the tags, notes and aliases that people gave them."""
+"""Networks by content, with their tags, notes and aliases, the search over them, and how they were trained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORD = re.compile(r"\w+")
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
 _FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
-# one row per network; files that are there count before files that are gone
+# one row per network
 Item = TypeVar("Item")
 _SELECT = """
 SELECT networks.*,
@@ -49,10 +49,10 @@ class Networks:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._stale: set[int] = set()  # networks whose words for the search are yet to be written
+        self._stale: set[int] = set()  # networks whose entry in the search index is outdated
 
     def put(self, row: Mapping[str, Any]) -> None:
-        """Stores what a network is; its tags, note and aliases stay."""
+        """Stores a network; its tags, note and aliases stay."""
         values = {key: _plain(row[key]) for key in _PLAIN} | {key: to_json(row[key]) for key in _JSON}
         self._stale.add(upsert(self._db, "networks", {"content_hash": row["content_hash"]}, values))
 
@@ -67,22 +67,22 @@ class Networks:
         return id
 
     def rows(self) -> list[Row]:
-        """Returns all networks as rows, by name."""
+        """Returns all networks, by name."""
         return self._rows("1")
 
     def with_checkpoint(self) -> list[Row]:
-        """Returns the networks that say by its hash on which checkpoint they were trained."""
+        """Returns the networks that state the hash of the checkpoint that they were trained on."""
         return self._rows("sd_checkpoint NOTNULL")
 
     def of_contents(self, content_hashes: list[str]) -> list[Row]:
-        """Returns the networks of these contents, where they are known."""
+        """Returns the known networks among these contents."""
         return [row for part in _batches(content_hashes) for row in self._of(part)]
 
     def _of(self, content_hashes: list[str]) -> list[Row]:
         return self._rows(f"content_hash IN ({','.join('?' * len(content_hashes))})", content_hashes)
 
     def with_alias(self, alias: str) -> list[Row]:
-        """Returns the network that has this alias; none where nobody has it."""
+        """Returns the network with this alias, as a list of one or none."""
         return self._rows("id IN (SELECT network_id FROM aliases WHERE alias = ?)", [text_of(alias)])
 
     def aliases(self) -> set[str]:
@@ -90,9 +90,9 @@ class Networks:
         return {alias for (alias,) in self._db.execute("SELECT alias FROM aliases")}
 
     def search(self, text: str) -> list[Row]:
-        """Returns the networks whose names, tags, note, checkpoint or base model hold every word, the best first.
+        """Returns the networks whose names, tags, note, checkpoint or base model contain every word, best match first.
 
-        The last word may be the beginning of one. Signs mean nothing: whatever is typed is a search for words.
+        The last word may be incomplete. Punctuation is ignored: any input is a search for its words.
         """
         words = _WORD.findall(unicodedata.normalize("NFC", text))
         if not words:
@@ -100,7 +100,7 @@ class Networks:
         query = " ".join(f'"{word}"' for word in words) + "*"
         ranked = "(SELECT rowid, rank FROM network_text WHERE network_text MATCH ?) AS found"
         cursor = self._db.execute(f"SELECT rowid FROM {ranked} ORDER BY rank, rowid", [query])
-        order = {id: place for place, (id,) in enumerate(cursor)}
+        order = {id: rank for rank, (id,) in enumerate(cursor)}
         rows = []
         for ids in _batches(list(order)):
             rows += self._rows(f"id IN ({','.join('?' * len(ids))})", ids)
@@ -110,13 +110,13 @@ class Networks:
         return [_network_row(row) for row in self._unread(where, parameters)]
 
     def _unread(self, where: str, parameters: Iterable[Any]) -> list[Row]:
-        """Networks as rows whose own JSON was not read yet, so that a broken one is no matter."""
+        """Networks as rows with unparsed JSON columns, so that a damaged one does not matter."""
         cursor = self._db.execute(f"{_SELECT} WHERE {where} ORDER BY name, id", list(parameters))
         names = [column[0] for column in cursor.description]
         rows = [dict(zip(names, values, strict=True)) for values in cursor]
         return [row | {key: json.loads(row[key]) for key in ("tags", "aliases")} for row in rows]
 
-    # --- words that people add
+    # --- tags, notes, aliases
 
     def add_tags(self, id: int, tags: Iterable[str]) -> None:
         self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, text_of(tag)) for tag in tags])
@@ -136,21 +136,21 @@ class Networks:
         self._stale.add(id)
 
     def set_alias(self, id: int, alias: str) -> None:
-        """Gives a network one more name; the alias leaves the network that had it."""
+        """Gives a network an alias, which is taken from any other network."""
         alias = text_of(alias)
         former = self._db.execute("SELECT network_id FROM aliases WHERE alias = ?", [alias]).fetchone()
         self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", [alias, id])
         self._stale |= {id, *(former or ())}
 
     def drop_unused(self, content_hash: str, *, for_good: bool = False) -> None:
-        """To be called where a file got another content: without any other file and any word, this one is dropped.
+        """Drops a network whose file got another content, if nothing else refers to it.
 
-        What somebody tagged, noted or named stays known, to be there when the content comes back; and so does how a
-        network was trained, which no file tells, and what another one was trained from.
+        It is kept while another file has it, while it has tags, a note or an alias, which should be there when the
+        content comes back, while it is recorded how it was trained, and while another network was trained from it.
 
         Args:
-            for_good: hnetkit itself put the other content there, as a training that goes on does: how this one was
-                trained is of no use any more.
+            for_good: hnetkit itself replaced the content, as a continued training does: the record of this one's
+                training is then no reason to keep it.
         """
         known_by = ("tags", "notes", "aliases", *(() if for_good else ("trainings",)))
         worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in known_by)
@@ -159,15 +159,15 @@ class Networks:
         self._stale.update(id for (id,) in self._db.execute(_ID, [content_hash]))
 
     def fileless(self) -> int:
-        """Returns how many networks stand in no file: only an import, or what people said, tells of them."""
+        """Returns the number of networks in no file, which only an import, tags, notes or aliases keep."""
         count: int = self._db.execute(f"SELECT count(*) FROM networks WHERE {_FILELESS}").fetchone()[0]
         return count
 
     def forget_fileless(self, among: Iterable[str] | None = None) -> None:
-        """Removes networks that stand in no file any more.
+        """Removes networks that are in no file any more.
 
         Args:
-            among: the content hashes that may be removed; None is all, also those that only an import told of.
+            among: content hashes that may be removed; None for all, including those from an import.
         """
         if among is None:
             self._drop(_FILELESS)
@@ -181,7 +181,7 @@ class Networks:
         self._db.execute(f"DELETE FROM networks WHERE id IN ({gone})", list(parameters))
 
     def is_searchable(self) -> bool:
-        """Whether the search's index is whole: it is there, and holds words of every network and of nothing else."""
+        """Whether the search index is intact, with an entry for every network and for nothing else."""
         ours = "SELECT id FROM networks"
         indexed = "SELECT id FROM network_text_content"
         try:
@@ -194,13 +194,13 @@ class Networks:
         return not lost
 
     def rebuild_search(self) -> None:
-        """Makes the search's index again from what is known of the networks."""
+        """Rebuilds the search index from the networks."""
         self._db.execute("DROP TABLE IF EXISTS network_text")
         self._db.execute(SEARCH)
         self._stale.update(id for (id,) in self._db.execute("SELECT id FROM networks"))
 
     def index(self) -> None:
-        """Writes the search's words of what was changed; `Registry.write` does so once, before it commits."""
+        """Updates the search index for changed networks; `Registry.write` does so once, before it commits."""
         while self._stale:
             for row in self._unread("id = ?", [self._stale.pop()]):
                 self._index(row)
@@ -218,7 +218,7 @@ class Networks:
 
 
 def _plain(value: Any) -> Any:
-    """What a column can hold: a file may claim any step, and `metadata` keeps it as it is."""
+    """A value that fits a column: a file may claim any step, which `metadata` keeps unchanged."""
     if isinstance(value, int) and abs(value) > _MOST:
         return None
     return text_of(value) if isinstance(value, str) else value
@@ -238,12 +238,12 @@ def _batches(items: list[Item], size: int = 500) -> Iterable[list[Item]]:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The training that made one content.
+    """The training that produced one content.
 
     Attributes:
-        recipe: everything that the run was asked to do, as JSON holds it.
-        started_from: content hash of the network that it began with; None for a new one.
-        model_name, model_hash: of the model that it was trained on; None where nobody said.
+        recipe: all settings of the run, as JSON.
+        started_from: content hash of the network that it started from; None for a new one.
+        model_name, model_hash: of the model that it was trained on; None if unknown.
         trained_at: when it was stored, UTC, ISO 8601.
     """
 
@@ -261,7 +261,7 @@ class Trainings:
         self._db = db
 
     def put(self, network_id: int, training: Training) -> None:
-        """Stores how a network came to be, replacing what was known."""
+        """Stores how a network was trained, replacing an earlier record."""
         self._db.execute(
             "INSERT OR REPLACE INTO trainings VALUES (?, ?, ?, ?, ?, ?)",
             [
@@ -275,7 +275,7 @@ class Trainings:
         )
 
     def of(self, content_hash: str) -> Training | None:
-        """Returns how the network of this content came to be; None where that is not known."""
+        """Returns how a network was trained; None if unknown."""
         found = self._db.execute(
             "SELECT recipe, started_from, model_name, model_hash, trained_at FROM trainings "
             "JOIN networks ON networks.id = network_id WHERE content_hash = ?",
@@ -286,7 +286,7 @@ class Trainings:
         return Training(from_json(found[0], "trainings", "recipe", content_hash), *found[1:])
 
     def lineage(self, content_hash: str) -> list[str]:
-        """Returns the contents that training began with, one after another, the nearest first."""
+        """Returns the contents that it was trained from, one after another, nearest first."""
         found: list[str] = []
         training = self.of(content_hash)
         while training is not None and training.started_from and training.started_from not in found:

@@ -1,4 +1,4 @@
-"""The registry: one SQLite file with what is known of files and networks."""
+"""`Registry`: the SQLite file with all that is known of files and networks, its transactions and errors."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from hnetkit.text import argument
 
 SCHEMA_VERSION = 5  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
-_LEAST_ROOM = 128 << 10  # bytes: with less SQLite cannot begin a change
+_LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
 
 class Registry:
-    """Opens the registry at `path`, making it where it does not exist.
+    """The registry at `path`, which is created if it does not exist.
 
     Attributes:
         files: roots and the files under them.
-        networks: contents, with their tags, notes, aliases, and the search.
-        links: what was put into other programs' folders.
-        catalogue: what the sites say of models.
-        jobs: what is to be fetched, and what was installed.
-        subscriptions: what is to be kept in step with a site.
-        trainings: how networks came to be that were trained here.
+        networks: contents with their tags, notes and aliases, and the search.
+        links: files in other programs' folders.
+        catalogue: models as the sites list them.
+        jobs: downloads, and installed files.
+        subscriptions: saved filters to keep up to date with a site.
+        trainings: how networks were trained here.
 
-    Any number of threads may write; each block of `write` is one of them at a time. On a disk that is full or may
-    not be written, what is there can be read.
+    Any number of threads may write; `write` admits one at a time. A registry on a full or read-only disk can still be
+    read.
 
     Raises:
         RegistryError: damaged, locked, or written by a newer hnetkit.
@@ -64,10 +64,10 @@ class Registry:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """One change, whole or not at all; every change is made in such a block.
+        """A transaction. Every change is made within such a block.
 
         Raises:
-            RegistryError, DiskFull: it cannot be written.
+            RegistryError, DiskFull: nothing can be written.
         """
         with self._writing, translated(self.path), transaction(self._db):
             yield
@@ -75,31 +75,31 @@ class Registry:
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """One part of a `write`, whole or not at all: where it fails, the rest of the change can be made.
+        """A savepoint within `write`: if it fails, the rest of the transaction can go on.
 
         Raises:
-            ValueError: its values do not fit their columns.
+            ValueError: a value does not fit its column.
             RegistryError, DiskFull: nothing can be written.
         """
         with translated(self.path), savepoint(self._db):
             yield
 
     def summary(self) -> str:
-        """Returns how much is in the registry, in words."""
+        """Returns the number of networks and files, in words."""
         with translated(self.path):
             counts = [self._db.conn.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("networks", "files")]
         return f"{counts[0]} network{'s' * (counts[0] != 1)} in {counts[1]} file{'s' * (counts[1] != 1)}"
 
     def check(self) -> str:
-        """Looks through the whole database; returns `summary`.
+        """Checks the whole database; returns `summary`.
 
         Raises:
-            RegistryError: something in it is damaged or lost; the hint is the command that mends it.
+            RegistryError: something is damaged or lost; the hint is the command that repairs it.
         """
         with translated(self.path):
             self._check_tables()
             if not self.networks.is_searchable():
-                raise RegistryError(f"{self.path}: the search's index is damaged", hint="hnetkit scan")
+                raise RegistryError(f"{self.path}: the search index is damaged", hint="hnetkit scan")
             for fault in (*columns.faults(self._db), *self.catalogue.faults()):
                 raise fault
         return self.summary()
@@ -121,22 +121,22 @@ class Registry:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
-        if isinstance(error, sqlite3.DatabaseError):  # damage that only reading met
+        if isinstance(error, sqlite3.DatabaseError):  # damage that was met while reading
             with translated(self.path):
                 raise error
 
 
 def open_database(path: Path) -> Database:
-    """Returns the database at `path`, made and brought up to date where needed. Any number may do so at once.
+    """Opens the database at `path`; creates or migrates it if necessary. Any number may do so at once.
 
-    Where the disk is full or may not be written it can still be read; the first change is an error then.
+    On a full or read-only disk it can still be read; the first change then raises.
 
     Raises:
         RegistryError: damaged, locked, or written by a newer hnetkit.
         DiskFull: there is none yet, and no room for one.
     """
-    path = path.absolute()  # SQLite reads one that begins with `file:` as an address
-    if path.exists() and not path.is_file():  # it would wait for whoever writes into a pipe
+    path = path.absolute()  # SQLite would read a path that begins with `file:` as a URI
+    if path.exists() and not path.is_file():  # opening a pipe would wait for its writer
         raise RegistryError(
             f"{path}: not a regular file", hint="move it away, or set HNETKIT_HOME to a folder of yours"
         )
@@ -147,24 +147,24 @@ def open_database(path: Path) -> Database:
         except (sqlite3.OperationalError, OSError) as error:
             if not isinstance(error, OSError) and not _is_of_the_disk(error):
                 raise
-            return _readable(path, error)
+            return _opened_to_read(path, error)
 
 
-def _readable(path: Path, error: Exception) -> Database:
-    """Opens what cannot be written without any file beside it; raises `error` where that does not help."""
+def _opened_to_read(path: Path, error: Exception) -> Database:
+    """Opens a database that cannot be written, without creating a file beside it; else raises `error`."""
     try:
         return _opened(path, _prepare_alone)  # a full disk
     except sqlite3.OperationalError:
         if not path.exists() or _has_changes_beside(path):
             raise error from None
     try:
-        return _opened(path, _prepare_to_read, "?mode=ro&immutable=1")  # a disk that nobody may write
+        return _opened(path, _prepare_to_read, "?mode=ro&immutable=1")  # a read-only disk
     except sqlite3.OperationalError:
         raise error from None
 
 
 def _has_changes_beside(path: Path) -> bool:
-    """Whether the last changes still lie beside the database: it cannot be read without them."""
+    """Whether the latest changes are still in the file beside the database, which is then needed to read it."""
     try:
         return Path(f"{path}-wal").stat().st_size > 0
     except OSError:
@@ -172,7 +172,7 @@ def _has_changes_beside(path: Path) -> bool:
 
 
 def expected_tables() -> set[str]:
-    """Returns the names of all tables and indexes but those of the search, which can be made again."""
+    """Returns the names of all tables and indexes except those of the search, which can be rebuilt."""
     db = Database(memory=True)
     migrations.apply(db)
     names = {name for (name,) in db.conn.execute("SELECT name FROM sqlite_master")}
@@ -182,7 +182,7 @@ def expected_tables() -> set[str]:
 
 @contextmanager
 def transaction(db: Database) -> Iterator[None]:
-    """One write, whole or not at all. The lock is taken at once: two writers wait for each other, none fails."""
+    """A transaction. It takes the write lock at once, so that two writers wait for each other and neither fails."""
     _when_free(db.conn, "BEGIN IMMEDIATE")
     try:
         yield
@@ -194,16 +194,16 @@ def transaction(db: Database) -> Iterator[None]:
 
 @contextmanager
 def savepoint(db: Database) -> Iterator[None]:
-    """One part of a transaction, whole or not at all: what fails in it leaves the rest of the transaction as it is.
+    """A savepoint within a transaction: if it fails, the rest of the transaction stays.
 
     Raises:
-        ValueError: its values do not fit their columns.
+        ValueError: a value does not fit its column.
     """
     db.conn.execute("SAVEPOINT part")
     try:
         yield
     except BaseException as error:
-        if db.conn.in_transaction:  # a disk that is full has ended it
+        if db.conn.in_transaction:  # on a full disk SQLite has ended it
             db.conn.execute("ROLLBACK TO part")
             db.conn.execute("RELEASE part")
         if isinstance(error, _OF_VALUES):
@@ -214,11 +214,11 @@ def savepoint(db: Database) -> Iterator[None]:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turns SQLite's errors into RegistryError, or DiskFull."""
+    """Translates SQLite's errors to RegistryError or DiskFull."""
     try:
         yield
     except (sqlite3.DatabaseError, OSError) as error:
-        raise _in_words(path, error) from error
+        raise _translate(path, error) from error
 
 
 def _opened(path: Path, prepare: Callable[[Database, Path], None], how: str = "") -> Database:
@@ -247,7 +247,7 @@ def _prepare(db: Database, path: Path) -> None:
 
 
 def _prepare_alone(db: Database, path: Path) -> None:
-    db.conn.execute("PRAGMA locking_mode = EXCLUSIVE")  # then the index of the changes is kept in memory
+    db.conn.execute("PRAGMA locking_mode = EXCLUSIVE")  # SQLite then keeps the index of the write-ahead log in memory
     _prepare_to_read(db, path)
 
 
@@ -266,10 +266,10 @@ def _version(db: Database, path: Path) -> int:
 
 
 def _when_free(connection: sqlite3.Connection, statement: str) -> None:
-    """Carries out a statement that SQLite may answer with "locked" at once, whatever the timeout.
+    """Executes a statement that SQLite may refuse as "locked" at once, whatever its timeout.
 
-    It does so while another process changes the journal as well, and where another thread is reading through the
-    same connection what another process has changed since.
+    SQLite does that while another process changes the journal mode, and while another thread reads through the same
+    connection what another process has changed since.
     """
     until = time.monotonic() + BUSY_TIMEOUT_S
     while True:
@@ -286,25 +286,25 @@ def _is_of_the_disk(error: Exception) -> bool:
     return any(word in str(error) for word in ("disk I/O error", "disk is full", "unable to open", "readonly"))
 
 
-def _in_words(path: Path, error: Exception) -> HnetkitError:
-    said = str(error)
-    if "locked" in said or "busy" in said:
-        return RegistryError(f"{path}: another process keeps the registry busy", hint="try again when it ended")
-    if any(word in said for word in ("not a database", "malformed", "vtable constructor failed")):
+def _translate(path: Path, error: Exception) -> HnetkitError:
+    text = str(error)
+    if "locked" in text or "busy" in text:
+        return RegistryError(f"{path}: another process keeps the registry busy", hint="try again when it has ended")
+    if any(word in text for word in ("not a database", "malformed", "vtable constructor failed")):
         hint = moved_away(path)
-        return RegistryError(f"{path}: the registry is damaged ({said})", hint=hint)
-    if "disk is full" in said or (_is_of_the_disk(error) and "readonly" not in said and not _has_room(path)):
+        return RegistryError(f"{path}: the registry is damaged ({text})", hint=hint)
+    if "disk is full" in text or (_is_of_the_disk(error) and "readonly" not in text and not _has_room(path)):
         return DiskFull(f"{path}: no room is left on the disk", hint="make room, and run the command again")
-    if isinstance(error, OSError) or "unable to open" in said or "readonly" in said:
+    if isinstance(error, OSError) or "unable to open" in text or "readonly" in text:
         hint = "set HNETKIT_HOME to a folder of yours"
-        return RegistryError(f"{path}: the registry cannot be opened for writing ({said})", hint=hint)
-    if "no such table" in said or "no such column" in said or "missing from index" in said:
-        return RegistryError(f"{path}: the registry is damaged ({said})", hint="hnetkit doctor")
-    return RegistryError(f"{path}: {said}")
+        return RegistryError(f"{path}: the registry cannot be opened for writing ({text})", hint=hint)
+    if "no such table" in text or "no such column" in text or "missing from index" in text:
+        return RegistryError(f"{path}: the registry is damaged ({text})", hint="hnetkit doctor")
+    return RegistryError(f"{path}: {text}")
 
 
 def moved_away(path: Path) -> str:
-    """Returns what to do about a database that cannot be mended."""
+    """Returns the hint for a database that cannot be repaired."""
     new = f"{path}.damaged"
     return f"move it away and scan again: mv {argument(path, is_path=True)} {argument(new, is_path=True)}"
 

@@ -76,6 +76,10 @@ ROOMS = {
         "errors paths files limits images distributed settings network hashes formats inspection"
         " text kernels registry library prompts runtime demo generate",
     ),
+    "doctor": Room(
+        "Checks of an installation: packages, devices, the registry, settings, sites.",
+        "errors text paths settings hub kernels registry sources demo",
+    ),
 }
 """Room -> its row. `hnetkit.cli` is not listed: it may import every room, and no room may import it."""
 

@@ -1,4 +1,4 @@
-"""The `hnetkit` command. Each group of commands is a module here, imported when one of them is used."""
+"""The `hnetkit` command. Its commands stand in the modules of this folder, which are imported when used."""
 
 from __future__ import annotations
 
@@ -7,42 +7,54 @@ import sys
 
 import click
 
-from hnetkit.cli.ending import exit_code_of, unwind_on_signals
-from hnetkit.cli.lazy import LazyGroup
-from hnetkit.cli.output import ReaderLeft, not_text, say, say_traceback, say_usage, take_streams
+from hnetkit.cli.groups import LazyGroup
+from hnetkit.cli.output import OutputClosed, not_text, say, say_traceback, say_usage, take_streams
+from hnetkit.cli.signals import exit_code_of, unwind_on_signals
 from hnetkit.errors import HnetkitError, failure_of
 from hnetkit.text import is_text
 
-# command -> (module of this folder that defines it, its line in `hnetkit --help`): help imports no command.
-# A test holds each line equal to the first line of the command's own help.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "inspect": ("files", "Show what is in model files."),
-    "validate": ("files", "Check hypernetwork files for damage and contradictions."),
-    "convert": ("files", "Convert hypernetworks between .pt and .safetensors."),
-    "scan": ("library", "Index folders of hypernetworks in the registry."),
-    "list": ("library", "List the networks of the library."),
-    "search": ("library", "Search the library's names, tags and notes."),
-    "show": ("library", "Show all that is known of one network."),
-    "tag": ("library", "Tag a network, or give it an alias or a note."),
-    "forget": ("library", "Remove files from the registry; no file is touched."),
-    "link": ("linking", "Put the library's networks into another program's folder."),
-    "browse": ("remote", "Search Civitai for hypernetworks."),
-    "pull": ("remote", "Fetch networks into the library."),
-    "sync": ("remote", "Mirror hypernetworks of Civitai into the library."),
-    "updates": ("remote", "Show models of which the site has a newer version than the library."),
-    "identify": ("upkeep", "Ask Civitai what the library's files are, by their hashes."),
-    "repair": ("upkeep", "Fetch again what was installed and is missing or damaged."),
-    "export": ("portable", "Write what is known of the library as JSON lines."),
-    "import": ("portable", "Take in what `export` wrote."),
-    "generate": ("generate", "Draw pictures with hypernetworks applied."),
-    "grid": ("grid", "Draw a labelled sheet of pictures over two or three axes."),
-    "prompt": ("prompt", "Show what a prompt means, step by step."),
-    "train": ("train", "Train a hypernetwork, and prepare and check what it takes."),
-    "bench": ("bench", "Time each way to apply a stack on this machine."),
-    "demo": ("demo", "Run the whole job on the bundled library and model."),
-    "path": ("settings", "Print where hnetkit keeps its registry, config or library."),
-    "config": ("settings", "Show settings, or set one."),
-    "doctor": ("doctor", "Check this installation: packages, devices, registry, settings."),
+# heading in `hnetkit --help` -> command -> (module of this folder that defines it, its line there): help imports no
+# command. A test holds each line equal to the first line of the command's own help.
+COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+    "Files": {
+        "inspect": ("files", "Show what is in model files."),
+        "validate": ("files", "Check hypernetwork files for damage and contradictions."),
+        "convert": ("files", "Convert hypernetworks between .pt and .safetensors."),
+    },
+    "Library": {
+        "scan": ("library", "Index folders of hypernetworks in the registry."),
+        "list": ("library", "List the networks of the library."),
+        "search": ("library", "Search the library's names, tags and notes."),
+        "show": ("library", "Show all that is known of one network."),
+        "tag": ("library", "Tag a network, or give it an alias or a note."),
+        "forget": ("library", "Remove files from the registry; no file is touched."),
+        "link": ("library", "Put the library's networks into another program's folder."),
+        "export": ("library", "Write what is known of the library as JSON lines."),
+        "import": ("library", "Read what `export` wrote into the library."),
+    },
+    "Fetching": {
+        "browse": ("remote", "Search Civitai for hypernetworks."),
+        "pull": ("remote", "Fetch networks into the library."),
+        "sync": ("remote", "Mirror hypernetworks of Civitai into the library."),
+        "updates": ("remote", "Show models that have a newer version on the site than in the library."),
+        "identify": ("remote", "Ask Civitai what the library's files are, by their hashes."),
+        "repair": ("remote", "Fetch installed files again that are missing or damaged."),
+    },
+    "Drawing": {
+        "generate": ("drawing", "Draw pictures with hypernetworks applied."),
+        "grid": ("drawing", "Draw a labeled sheet of pictures over two or three axes."),
+        "prompt": ("prompt", "Show what a prompt means, step by step."),
+    },
+    "Training": {
+        "train": ("train", "Train a hypernetwork, and prepare and check what it takes."),
+    },
+    "This installation": {
+        "demo": ("demo", "Run the whole job on the bundled library and model."),
+        "doctor": ("installation", "Check this installation: packages, devices, registry, settings."),
+        "config": ("installation", "Show settings, or set one."),
+        "path": ("installation", "Print where hnetkit keeps its registry, config or library."),
+        "bench": ("bench", "Time each way to apply a stack on this machine."),
+    },
 }
 
 EPILOG = """\b
@@ -51,21 +63,30 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
 HNETKIT_DEBUG=1 shows tracebacks."""
 
 
-@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
+@click.group(cls=LazyGroup, sections=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]}, epilog=EPILOG)
 @click.version_option(package_name="hnetkit", prog_name="hnetkit")
 def cli() -> None:
-    """Read, index, convert and run Stable Diffusion hypernetworks."""
+    """Read, index, convert and run Stable Diffusion hypernetworks.
+
+    Hypernetworks are small files, .pt or .safetensors, that change the style of what a model draws.
+
+    New here? `hnetkit demo` runs everything on bundled networks, offline, in a minute. Then begin with `hnetkit scan
+    DIR` for a folder of old files, with `hnetkit generate --help` to draw, or with `hnetkit train --help` to train.
+
+    Each command's help has examples. They use the bundled networks dots, outline and paper, in a copy of the folder
+    that `hnetkit path demo` prints.
+    """
 
 
 def main() -> None:
-    """Runs the command line and leaves the process with the documented exit code."""
+    """Runs the command line, then exits with the documented code."""
     take_streams()
     unwind_on_signals()
     sys.exit(run(sys.argv[1:]))
 
 
 def run(arguments: list[str]) -> int:
-    """Returns the exit code of `hnetkit ARGUMENTS`; an error is one line on stderr, and a hint where there is one."""
+    """Runs `hnetkit ARGUMENTS` and returns its exit code; an error is one line on stderr, perhaps with a hint."""
     try:
         result = cli.main(arguments, prog_name="hnetkit", standalone_mode=False)
     except HnetkitError as error:
@@ -76,7 +97,7 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         say_usage(error)
         return error.exit_code
-    except ReaderLeft:  # nothing more to say, and no complaint at exit
+    except OutputClosed:  # Python would complain at exit, when it flushes stdout
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -87,10 +108,10 @@ def run(arguments: list[str]) -> int:
 
 def _failure(error: Exception, arguments: list[str]) -> HnetkitError:
     if isinstance(error, UnicodeEncodeError):
-        # names of files may be any bytes; what goes into the registry or to a site is text
-        odd = next((text for text in arguments if not is_text(text)), None)
-        if odd is not None:
-            return not_text(odd)
+        # names of files may be any bytes; the registry and the sites take text alone
+        not_utf8 = next((text for text in arguments if not is_text(text)), None)
+        if not_utf8 is not None:
+            return not_text(not_utf8)
     return failure_of(error, "hnetkit")
 
 

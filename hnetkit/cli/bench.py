@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 
 from hnetkit import settings
 from hnetkit.cli.library import complete_name
-from hnetkit.cli.numbers import Number
+from hnetkit.cli.options import DEVICES, DTYPES, Number, base_model_choice, command, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.generate.request import require_size
@@ -28,57 +27,67 @@ _FEW_ROUNDS = 3
 
 
 def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,9})(?:[xX](\d{1,9}))?", text)
-    if found is None:
-        raise UsageError(
-            f"--size {text}: not a number of pixels, nor WIDTHxHEIGHT", hint="--size 512, or --size 768x512"
-        )
-    return require_size(int(found[1])), require_size(int(found[2] or found[1]))
+    size = size_in_pixels(ctx, param, text)
+    return None if size is None else (require_size(size[0]), require_size(size[1]))
 
 
-@click.command("bench")
+@command("bench")
 @click.argument("names", nargs=-1, metavar="NAME[:STRENGTH]...", shell_complete=complete_name)
-@click.option(
-    "--size", callback=_size, metavar="N|WxH", help="Pixels of a picture. [default: sd1 512, sd2 768, sdxl 1024]"
+@option(
+    "--size",
+    callback=_size,
+    metavar="N|WxH",
+    show_default="sd1 512, sd2 768, sdxl 1024",
+    help="Size of a picture in pixels.",
 )
-@click.option(
-    "--batch",
+@option(
+    "--batch-size",
+    former=["--batch"],
     type=click.IntRange(min=1),
     default=2,
     show_default=True,
-    help="Pictures in one call of the UNet; guidance makes two of each.",
+    help="Number of pictures in one call of the UNet; guidance makes two of each.",
 )
-@click.option(
-    "--base", type=click.Choice(["sd1", "sd2", "sdxl"]), help="The model. [default: what the networks are made for]"
+@option(
+    "--base-model",
+    former=["--base"],
+    type=base_model_choice("sd1", "sd2", "sdxl"),
+    show_default="what the networks are made for",
+    help="Model whose attention layers to time.",
 )
-@click.option(
+@option(
     "--path",
     "paths",
     multiple=True,
     metavar="PATH",
-    help="reference, eager, grouped or fused. Repeatable. [default: all that can run here]",
+    show_default="all that can run here",
+    help="Time this path: reference (A1111's way), eager (plain torch), grouped or fused (GPU kernels). Repeatable.",
 )
-@click.option(
+@option(
     "--seconds",
     type=Number(min=0, min_open=True),
     default=60,
     show_default=True,
-    help="After which no further round begins.",
+    help="Begin no further round after this time.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Where to compute.")
-@click.option(
+@option(
+    "--device",
+    type=click.Choice(DEVICES),
+    show_default="the setting `device`, else auto",
+    help="Device to compute on; auto takes a GPU if there is one.",
+)
+@option(
     "--dtype",
-    type=click.Choice(["auto", "fp32", "fp16", "bf16"]),
-    help="What to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
+    type=click.Choice(DTYPES),
+    show_default="the setting `dtype`, else auto",
+    help="Precision to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
 )
 @output_options
 def bench_command(
     names: tuple[str, ...],
     size: tuple[int, int] | None,
-    batch: int,
-    base: BaseModel | None,
+    batch_size: int,
+    base_model: BaseModel | None,
     paths: tuple[str, ...],
     seconds: float,
     device: str | None,
@@ -87,13 +96,13 @@ def bench_command(
 ) -> None:
     """Time each way to apply a stack on this machine.
 
-    What is timed is what the networks do in one call of the UNet: the contexts of all self-attention layers, and the
-    text. The rest of the UNet is not run. The first row is the plain way, as AUTOMATIC1111 does it: every network anew
-    in every layer. ratio is how many times as fast a path is as that.
+    Times what the networks do in one call of the UNet: on the contexts of all self-attention layers, and on the text.
+    The rest of the UNet is not run. The first row is the plain way, as AUTOMATIC1111 does it, every network anew in
+    every layer; "ratio" is how many times as fast a path is.
 
-    Each path is held against the mathematics in fp32 before it is timed: error is of what the networks add, relative
-    to it. One that is wrong is not timed, and the exit code is 1. Times are medians, spread is the first and the last
-    tenth. HNETKIT_KERNEL=PATH has everything else use that path.
+    Each path is first checked against the mathematics in fp32: "error" is relative to what the networks add. A path
+    that is wrong is not timed, and the exit code is 1. Times are medians; "spread" is the first and the last tenth.
+    HNETKIT_KERNEL=PATH makes everything else use that path.
 
     \b
     Examples:
@@ -105,28 +114,32 @@ def bench_command(
     from hnetkit.runtime.bench import base_of, measure, require_unet, runnable_paths
 
     items = _items(names, output)
-    chosen = base or base_of(items)
+    chosen = base_model or base_of(items)
     model = require_unet(items, chosen)
-    place, kind = _place(device, dtype)
-    to_run, left_out = runnable_paths(paths, place, kind)
-    used = path_on(chosen_path(place), place, kind)
+    torch_device, torch_type = _device_and_dtype(device, dtype)
+    to_run, left_out = runnable_paths(paths, torch_device, torch_type)
+    used = path_on(chosen_path(torch_device), torch_device, torch_type)
     width, height = size or (model.size, model.size)
-    layers = [each for each in model.layers(width, height, batch) if any(each.width in item[1].mlps for item in items)]
-    _note_work(f"{model.name} at {width}x{height}, batch {batch}", items, layers, place, kind, output)
+    layers = [
+        each for each in model.layers(width, height, batch_size) if any(each.width in item[1].mlps for item in items)
+    ]
+    _note_work(f"{model.name} at {width}x{height}, batch {batch_size}", items, layers, torch_device, torch_type, output)
     for reason in dict.fromkeys(left_out.values()):
         those = [path for path in left_out if left_out[path] == reason]
         output.note(f"Left out: {' and '.join(those)}: {reason}.")
     with step_progress("Measuring", quiet=output.quiet) as progress:
-        results = measure(items, layers, to_run, device=place, dtype=kind, seconds=seconds, progress=progress)
+        results = measure(
+            items, layers, to_run, device=torch_device, dtype=torch_type, seconds=seconds, progress=progress
+        )
     rounds = max(len(result.times) for result in results)
     facts = {
         "rounds": rounds,
         "base": chosen,
         "size": [width, height],
-        "batch": batch,
-        "device": place.type,
-        "device_name": _device_name(place),
-        "dtype": _dtype_name(kind),
+        "batch": batch_size,
+        "device": torch_device.type,
+        "device_name": _device_name(torch_device),
+        "dtype": _dtype_name(torch_type),
         "widths": sorted({each.width for each in layers}),
         "networks": [{"name": name, "strength": strength} for name, _, strength in items],
     }
@@ -134,7 +147,7 @@ def bench_command(
     if rounds:
         few = f": too few to rely on, --seconds {3 * seconds:g} gives more" if rounds < _FEW_ROUNDS else ""
         output.note(f"{counted(rounds, 'round')}{few}.")
-    _raise_wrong(results, kind)
+    _raise_wrong(results, torch_type)
 
 
 def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
@@ -143,10 +156,10 @@ def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
 
     if not names:
         raise UsageError("name the networks of a stack", hint="hnetkit bench NAME; `hnetkit list` shows the library's")
-    wishes = [_wish(name) for name in names]
+    requests = [_network_request(name) for name in names]
     items = [
-        (found.name, found.network, wish.strength)
-        for found, wish in zip(find_networks(wishes, {}), wishes, strict=True)
+        (found.name, found.network, request.strength)
+        for found, request in zip(find_networks(requests, {}), requests, strict=True)
     ]
     for name, _, strength in items:
         if not strength:
@@ -159,7 +172,7 @@ def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
     return active
 
 
-def _wish(name: str) -> NetworkRequest:
+def _network_request(name: str) -> NetworkRequest:
     from hnetkit.generate.prompt_networks import NetworkRequest
 
     try:
@@ -170,7 +183,7 @@ def _wish(name: str) -> NetworkRequest:
         raise UsageError(f"{name or 'an empty name'}: not NAME or NAME:STRENGTH", hint=hint) from error
 
 
-def _place(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+def _device_and_dtype(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
     """Returns where to compute and in what: as asked, else as set, else the best that is here."""
     import torch
 

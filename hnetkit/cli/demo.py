@@ -12,23 +12,24 @@ from pathlib import Path
 import click
 
 from hnetkit import demo, paths
-from hnetkit.cli.output import Output
+from hnetkit.cli.options import command, option
+from hnetkit.cli.output import Output, quiet_option
 from hnetkit.errors import NotFound, OutputExists, UsageError
 from hnetkit.files import refuse_existing, refuse_links
 
 SEED = "7"
 
 
-@click.command("demo")
-@click.option("--out", default="demo-output", metavar="DIR", show_default=True, help="Where everything goes.")
-@click.option("--overwrite", is_flag=True, help="Replace what an earlier demo left there.")
-@click.option("-q", "--quiet", is_flag=True, help="Do not print the commands, nor progress.")
+@command("demo")
+@option("--out", default="demo-output", metavar="DIR", show_default=True, help="Put everything into this folder.")
+@option("--overwrite", is_flag=True, help="Replace what an earlier demo left there.")
+@quiet_option("Print neither the commands nor progress.")
 @click.pass_context
 def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> None:
     """Run the whole job on the bundled library and model.
 
-    Indexes the bundled hypernetworks, converts one, draws pictures with several stacked, and leaves a labelled grid.
-    Needs no network and about a minute. Each command is printed before it runs; your own library is not touched.
+    Indexes the bundled hypernetworks, converts one, draws pictures with several stacked, and leaves a labeled grid.
+    Works offline and takes about a minute. Each command is printed before it runs; your own library is not touched.
 
     \b
     Examples:
@@ -53,8 +54,8 @@ def demo_command(ctx: click.Context, out: str, overwrite: bool, quiet: bool) -> 
         raise OutputExists(f"{registry}: has another name as well, and may be a library's", hint="another --out")
     folder.mkdir(parents=True, exist_ok=True)
     with _own_home(folder / "home"):
-        for command in commands:
-            _run(ctx, command, output)
+        for arguments in commands:
+            _run(ctx, arguments, output)
     output.note("")
     output.note(f"Done: open {folder / 'grid.png'}")
 
@@ -70,6 +71,7 @@ def _commands(folder: Path, *, overwrite: bool) -> list[list[str]]:
     prompt, other = read_defaults(demo.model_folder()).prompts[:2]
     converted, replace = folder / _converted(), ["--overwrite"] if overwrite else []
     pictures = str(folder / "pictures")
+    cells = ["--strengths", "0,0.5,0.75,1", "--seed", SEED]
     stack = f"<hypernet:{first}:0.7> <hypernet:{second}:0.7>"
     return [
         ["scan", _shown(demo.network_folder())],
@@ -78,10 +80,7 @@ def _commands(folder: Path, *, overwrite: bool) -> list[list[str]]:
         ["convert", _shown(networks[first]), str(converted), *replace],
         ["generate", f"{prompt} {stack}", "--seed", SEED, "--count", "2", "--out", pictures],
         ["generate", other, "-n", f"{converted}:0.8", "--seed", SEED, "--out", pictures],
-        [
-            *("grid", *networks, "--prompt", prompt, "--strengths", "0,0.5,0.75,1", "--seed", SEED),
-            *("--out", str(folder / "grid.png"), *replace),
-        ],
+        ["grid", *networks, "--prompt", prompt, *cells, "--out", str(folder / "grid.png"), *replace],
     ]
 
 

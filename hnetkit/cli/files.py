@@ -1,4 +1,4 @@
-"""`hnetkit inspect`, `validate` and `convert`: model files, without any library."""
+"""`hnetkit inspect`, `validate` and `convert`: model files and pictures, without any library."""
 
 from __future__ import annotations
 
@@ -7,42 +7,48 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
 
+from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import FileRefused, HnetkitError, NotFound, PartlyFailed, UsageError, failure_of, printable
-from hnetkit.text import counted
+from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
+    from hnetkit.errors import NoSettings
     from hnetkit.formats.conversion import ConvertedFile
+    from hnetkit.formats.open_file import OpenFile
     from hnetkit.network import DType
 
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
+_FETCHABLE = (8, 10, 12, 64)  # digits of a hash that the site can be asked for
 _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
 
 
-@click.command("inspect")
+@command("inspect")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @output_options
 def inspect_command(files: tuple[str, ...], output: Output) -> None:
     """Show what is in model files.
 
-    A PNG, JPEG or WebP picture shows how it was made, by A1111's text or ComfyUI's graph, and which of its
-    hypernetworks the library holds; exits with 4 where it does not say. A file of another kind is named as what it
-    is. Nothing in a file is ever run; exits with 7 where one is unsafe, damaged, or of a build that cannot be
-    computed.
+    For a hypernetwork: what it is built like, what it was trained on, and its hashes. For a PNG, JPEG or WebP picture:
+    its prompt and settings, as A1111 or ComfyUI embedded them, and which of its hypernetworks are in your library. For
+    any other file: what kind it is.
+
+    No code in a file is ever run. The exit code is 7 if a file is unsafe, damaged, or cannot be computed, and 4 if a
+    picture has no settings.
 
     \b
     Examples:
-      hnetkit inspect style.pt
-      hnetkit inspect --json *.pt *.safetensors
-      hnetkit inspect picture.png
+      hnetkit inspect outline.pt
+      hnetkit inspect --json *.pt
+      hnetkit inspect star.png
     """
     rows: list[Row] = []
     failures: list[HnetkitError] = []
-    for path in _tracked("Reading", files, output):
+    for path in _with_progress("Reading", files, output):
         try:
-            row, failure = _inspected(path, output)
+            row, failure = _inspect_file(path, output)
         except Exception as error:
             failures.append(failure_of(error, path))
             continue
@@ -54,23 +60,23 @@ def inspect_command(files: tuple[str, ...], output: Output) -> None:
     _raise_all(failures, of=len(files))
 
 
-@click.command("validate")
+@command("validate")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @output_options
 def validate_command(files: tuple[str, ...], output: Output) -> None:
     """Check hypernetwork files for damage and contradictions.
 
-    Reads every value. Exits with 7 where a file is refused or holds values that are not finite.
+    Reads every value. The exit code is 7 if a file is refused or has values that are not finite.
 
     \b
     Examples:
-      hnetkit validate style.pt
-      hnetkit validate --json models/hypernetworks/*.pt
+      hnetkit validate outline.pt
+      hnetkit validate --json *.pt
     """
     rows: list[Row] = []
     failures: list[HnetkitError] = []
-    for path in _tracked("Checking", files, output):
-        row, failure = _validated(path)
+    for path in _with_progress("Checking", files, output):
+        row, failure = _validate_file(path)
         if failure is not None:
             failures.append(failure)
         if row is not None:
@@ -79,29 +85,42 @@ def validate_command(files: tuple[str, ...], output: Output) -> None:
     _raise_all(failures, of=len(files))
 
 
-@click.command("convert")
+@command("convert")
 @click.argument("sources", nargs=-1, required=True, metavar="SRC... [DST]")
-@click.option(
-    "--to", type=click.Choice(["safetensors", "pt"]), help="Format of the outputs, named after their sources."
+@option(
+    "--to",
+    type=click.Choice(["safetensors", "pt"]),
+    help="Convert every SRC to this format; each output has the name of its source.",
 )
-@click.option(
-    "--dtype", type=click.Choice(["fp32", "fp16", "bf16"]), help="Convert every tensor; else each stays as it is."
+@option(
+    "--dtype",
+    type=click.Choice(["fp32", "fp16", "bf16"]),
+    show_default="each tensor's own",
+    help="Convert every tensor to this precision.",
 )
-@click.option("--out-dir", type=click.Path(), help="Folder of the outputs; else each lies beside its source.")
-@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@option(
+    "--out",
+    "out_dir",
+    former=["--out-dir"],
+    type=click.Path(),
+    metavar="DIR",
+    show_default="beside each SRC",
+    help="Write the outputs of --to into this folder.",
+)
+@option("--overwrite", is_flag=True, help="Replace existing files.")
 @output_options
 def convert_command(
     sources: tuple[str, ...], to: str | None, dtype: str | None, out_dir: str | None, overwrite: bool, output: Output
 ) -> None:
     """Convert hypernetworks between .pt and .safetensors.
 
-    Without --to, the last argument is the file to write, and its suffix decides the format. Tensors keep their bytes
-    and metadata keeps its values and types, so that converting back gives the same network.
+    Without --to, give one SRC and the file to write, DST, whose suffix decides the format. Tensors keep their bytes and
+    metadata keeps its values and types, so that converting back gives the same network.
 
     \b
     Examples:
-      hnetkit convert style.pt style.safetensors
-      hnetkit convert --to safetensors --out-dir converted models/*.pt
+      hnetkit convert outline.pt outline.safetensors
+      hnetkit convert --to safetensors --out converted *.pt
     """
     from hnetkit.formats.conversion import convert, convert_all
 
@@ -122,16 +141,16 @@ def convert_command(
             done, failures = convert_all(
                 sources, form, out_dir=out_dir, dtype=chosen, overwrite=overwrite, progress=report
             )
-    for made in done:
-        for name in made.not_carried:
-            output.note(f"{made.source}: {name} is not carried over")
+    for converted in done:
+        for name in converted.not_carried:
+            output.note(f"{converted.source}: {name} is not carried over")
     columns = ["source", "target", "dtype", "size_bytes", "content_hash"]
     output.rows(map(_converted_row, done), columns=columns, text=lambda row: row["target"])
     _raise_all(failures, of=len(done) + len(failures))
 
 
-def _tracked(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
-    """Yields the items, and shows how far they are."""
+def _with_progress(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
+    """Yields the items, and shows progress."""
     with step_progress(label, quiet=output.quiet) as report:
         for done, item in enumerate(items):
             report(done, len(items))
@@ -139,9 +158,9 @@ def _tracked(label: str, items: Sequence[T], output: Output) -> Iterator[T]:
 
 
 def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
-    """One failure of one file leaves with its own exit code; of several files, refusals with 7 and a mixture with 1.
+    """Raises for failed files: the failure of a single file; of several, `FileRefused` if all were refused.
 
-    Where nothing that was asked could be meant, that is a usage error still.
+    If all of several were usage errors, so is the summary; a mixture is `PartlyFailed`.
     """
     if not failures:
         return
@@ -157,20 +176,19 @@ def _raise_all(failures: list[HnetkitError], *, of: int) -> None:
     raise PartlyFailed(summary)
 
 
-def _inspected(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
-    from hnetkit.cli.picture_rows import picture_row
+def _inspect_file(path: str, output: Output) -> tuple[Row, HnetkitError | None]:
     from hnetkit.formats.open_file import OpenFile
     from hnetkit.inspection import examine_open
 
     with OpenFile(path) as file:
-        picture = picture_row(file, output)
+        picture = _picture_row(file, output)
         if picture is not None:
             return picture
         found = examine_open(file)
     return found.as_row(), found.refusal if found.verdict == "refused" else None
 
 
-def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
+def _validate_file(path: str) -> tuple[Row | None, HnetkitError | None]:
     from hnetkit.formats import load
     from hnetkit.inspection import validate
 
@@ -189,23 +207,21 @@ def _validated(path: str) -> tuple[Row | None, HnetkitError | None]:
     return row, FileRefused(f"{path}: {report.problems[0]}{more}", hint="get the file again, or an earlier save of it")
 
 
-def _converted_row(made: ConvertedFile) -> Row:
+def _converted_row(converted: ConvertedFile) -> Row:
     return {
-        "source": made.source,
-        "target": str(made.target),
-        "format": made.format,
-        "dtype": made.dtype,
-        "size_bytes": made.size_bytes,
-        "content_hash": made.content_hash,
+        "source": converted.source,
+        "target": str(converted.target),
+        "format": converted.format,
+        "dtype": converted.dtype,
+        "size_bytes": converted.size_bytes,
+        "content_hash": converted.content_hash,
     }
 
 
 def _card(row: Row) -> list[str]:
-    """One file for a person to read."""
+    """Returns the lines that show one file to a person."""
     if row["kind"] == "picture":
-        from hnetkit.cli.picture_rows import picture_card
-
-        return picture_card(row)
+        return _picture_card(row)
     lines = [row["path"]]
     if row["format"] is None:
         lines.append(f"  {row['reason'].removeprefix(printable(row['path']) + ': ')}")
@@ -217,16 +233,16 @@ def _card(row: Row) -> list[str]:
 
 def _facts(row: Row) -> Iterator[tuple[str, str]]:
     structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
-    extras = [
-        *(["layer norm"] if row["layer_norm"] else []),
-        *(["activated output"] if row["activate_output"] and row["activation"] != "linear" else []),
-        *([f"dropout {', '.join(f'{p:g}' for p in row['dropout'])}"] if any(row["dropout"]) else []),
-    ]
+    extras = ["layer norm"] if row["layer_norm"] else []
+    if row["activate_output"] and row["activation"] != "linear":
+        extras.append("activated output")
+    if any(row["dropout"]):
+        extras.append(f"dropout {', '.join(f'{p:g}' for p in row['dropout'])}")
     yield "name", row["name"]
     yield "for", row["base_model"]
     yield "widths", ", ".join(map(str, row["widths"]))
     yield "build", "; ".join([f"[{structure}] {row['activation']}", *extras])
-    yield "weights", f"{row['parameters']:,} in {row['dtype']}, {row['size_bytes'] / 1e6:.1f} MB, {row['format']}"
+    yield "weights", f"{row['parameters']:,} in {row['dtype']}, {size_text(row['size_bytes'])}, {row['format']}"
     if row["step"] is not None:
         yield "trained", f"{counted(row['step'], 'step')}{_trained_on(row)}"
     yield "content", row["content_hash"][:23]
@@ -243,3 +259,47 @@ def _verdict_lines(row: dict[str, Any]) -> list[str]:
     lines += [f"  problem  {problem}" for problem in row["problems"]]
     lines += [f"  warning  {warning}" for warning in row["warnings"]]
     return lines
+
+
+def _picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None] | None:
+    """Returns what `image_facts` does, and prints how to get the networks that the library lacks."""
+    from hnetkit.generate.image_settings import image_facts
+
+    found = image_facts(file)
+    for network in found[0]["hypernetworks"] if found else ():
+        if not network["in_library"]:
+            output.note(f"Hint: {network['name']} is not in the library; {_fetch_command(network)}")
+    return found
+
+
+def _fetch_command(network: Row) -> str:
+    """Returns the command that gets a network; its name, which a stranger wrote, is quoted for the shell."""
+    if network["hash"] and len(network["hash"]) in _FETCHABLE:
+        return f"hnetkit pull {network['hash']}"
+    return f"hnetkit browse {argument(network['name'])}"
+
+
+def _picture_card(row: Row) -> list[str]:
+    """Returns the lines that show one picture to a person."""
+    lines = [row["path"]]
+    for label, text in _picture_facts(row):
+        first, *others = text.split("\n")
+        lines += [f"  {label:<12} {first}", *(f"{'':<15}{line}" for line in others)]
+    return lines
+
+
+def _picture_facts(row: Row) -> Iterator[tuple[str, str]]:
+    if not (row["settings"] or row["prompt"]):
+        yield "picture", "carries no settings"
+        return
+    yield "prompt", row["prompt"]
+    if row["negative_prompt"]:
+        yield "negative", row["negative_prompt"]
+    if row["settings"]:
+        yield "settings", ", ".join(f"{key}: {value}" for key, value in row["settings"].items())
+    for network in row["hypernetworks"]:
+        digits = f" [{network['hash']}]" if network["hash"] else ""
+        where = "in the library" if network["in_library"] else "not in the library"
+        yield "network", f"{network['name']} at {network['strength']:g}{digits}: {where}"
+    for warning in row["warnings"]:
+        yield "warning", warning

@@ -1,32 +1,41 @@
-"""`hnetkit scan`, `list`, `search`, `show`, `tag` and `forget`: the library."""
+"""The library: `hnetkit scan`, `list`, `search`, `show`, `tag`, `forget`, `link`, `export` and `import`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from hnetkit import paths
-from hnetkit.cli.output import Output, Row, confirm, not_text, output_options
+from hnetkit.cli.options import base_model_of, command, option
+from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
+from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
+from hnetkit.library.layouts import PROGRAMS, folder_of
 from hnetkit.text import argument, counted, is_text
 
 if TYPE_CHECKING:
     from hnetkit.library.library import Library
+    from hnetkit.library.link import How, LinkChange
     from hnetkit.registry.store import Registry
 
-# what means nothing to bash, zsh, fish and PowerShell, which takes typographic quotes for quotes and dashes for -
+# characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
 _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
+_FAILURES_SHOWN = 20
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
 
 @contextmanager
 def open_registry() -> Iterator[Registry]:
-    """The person's registry."""
+    """Opens the user's registry."""
     from hnetkit.registry.store import Registry
 
     with Registry(paths.registry_file()) as registry:
@@ -35,7 +44,7 @@ def open_registry() -> Iterator[Registry]:
 
 @contextmanager
 def open_library() -> Iterator[Library]:
-    """The person's library."""
+    """Opens the user's library."""
     from hnetkit.library.library import Library
 
     with Library() as library:
@@ -43,9 +52,9 @@ def open_library() -> Iterator[Library]:
 
 
 def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Network names for the shell's completion: those that a shell reads as one plain word, and nothing else in them.
+    """Returns network names for the shell's completion: only those that a shell reads as one plain word.
 
-    A shell puts what it completes on the command line as it is, where the next Enter obeys it.
+    A shell puts a completion on the command line unquoted, and the next Enter runs it.
     """
     from hnetkit.library.resolve import names
 
@@ -59,25 +68,26 @@ def _is_plain_word(name: str) -> bool:
     return _PLAIN_WORD.fullmatch(name) is not None and printable(name) == name
 
 
-@click.command("scan")
+@command("scan")
 @click.argument("folders", nargs=-1, metavar="[DIR...]")
-@click.option("--rehash", is_flag=True, help="Read every known file again; report changed, missing and corrupt ones.")
-@click.option("--follow-links", is_flag=True, help="Also scan folders outside, to which links in a folder lead.")
+@option("--rehash", is_flag=True, help="Read every known file again; list changed, missing and corrupt ones.")
+@option("--follow-links", is_flag=True, help="Follow links to folders outside of DIR too.")
 @output_options
 def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, output: Output) -> None:
     """Index folders of hypernetworks in the registry.
 
-    Folders are remembered: without any, all known ones are scanned. Only what is new or changed is read; a file that
-    is gone is marked missing and never forgotten. With --rehash, exits with 1 where a file is not what it was. Links
-    to files are followed, links to folders only within the folder.
+    The registry is hnetkit's own database; files stay where they are. Folders are remembered: without DIR, all known
+    ones are scanned again. Only new and changed files are read; a file that is gone is marked missing, not forgotten.
+    Links to files are followed, links to folders only inside DIR.
+
+    With --rehash, the exit code is 1 if a file has changed, is missing or is corrupt.
 
     \b
     Examples:
+      hnetkit scan .
       hnetkit scan ~/stable-diffusion-webui/models/hypernetworks
       hnetkit scan --rehash
     """
-    from hnetkit.cli.progress import byte_progress
-
     if rehash and folders:
         raise UsageError("--rehash checks the whole library", hint="hnetkit scan --rehash")
     with open_library() as library, byte_progress("reading", quiet=output.quiet) as progress:
@@ -97,13 +107,18 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
         raise PartlyFailed(f"{counted(len(wrong), 'file')} {states[len(wrong) != 1]}")
 
 
-@click.command("list")
-@click.option("--tag", "tags", multiple=True, help="Only networks with this tag; may be repeated.")
-@click.option("--base-model", help="Only networks for sd1, sd2, sd1-or-sd2, sdxl, sdxl-refiner or unknown.")
-@click.option("--width", type=int, help="Only networks with MLPs for this context width.")
-@click.option("--activation", help="Only networks with this activation (linear for none).")
-@click.option("--missing", is_flag=True, help="Only networks none of whose files is there.")
-@click.option("--files", is_flag=True, help="List files instead, also those that are no networks or were refused.")
+@command("list")
+@option("--tag", "tags", multiple=True, metavar="TAG", help="List only networks with this tag. Repeatable.")
+@option(
+    "--base-model",
+    metavar="NAME",
+    callback=base_model_of,
+    help="List only networks for this base model: sd1, sd2, sd1-or-sd2, sdxl, sdxl-refiner or unknown.",
+)
+@option("--width", type=int, help="List only networks with MLPs for this context width, as 320.")
+@option("--activation", metavar="NAME", help="List only networks with this activation; linear means none.")
+@option("--missing", is_flag=True, help="List only networks none of whose files is there any more.")
+@option("--files", is_flag=True, help="List files instead, also those that are not networks or were refused.")
 @output_options
 def list_command(
     tags: tuple[str, ...],
@@ -116,12 +131,12 @@ def list_command(
 ) -> None:
     """List the networks of the library.
 
-    One row per network, in however many files it stands. JSON has everything that is known.
+    One row per network, however many files hold it. --json has everything that is known.
 
     \b
     Examples:
       hnetkit list
-      hnetkit list --tag anime --base-model sd1 --csv
+      hnetkit list --activation relu --csv
     """
     with open_library() as library:
         if files:
@@ -136,87 +151,90 @@ def list_command(
         output.note("no networks; hnetkit scan FOLDER adds some")
 
 
-@click.command("search")
+@command("search")
 @click.argument("words", nargs=-1, required=True, metavar="QUERY")
 @output_options
 def search_command(words: tuple[str, ...], output: Output) -> None:
     """Search the library's names, tags and notes.
 
-    Also the checkpoint that a network was trained on. Every word must be there; the last may be a beginning.
+    Also searches the name of the checkpoint that a network was trained on. Every word of QUERY must occur; the last one
+    may be the beginning of a word.
 
     \b
     Examples:
-      hnetkit search watercolor
-      hnetkit search anime style --json
+      hnetkit search outline
+      hnetkit search shapes line --json
     """
     with open_library() as library:
         rows = library.search(" ".join(words))
     output.rows(rows, columns=_LIST)
 
 
-@click.command("show")
+@command("show")
 @click.argument("name", shell_complete=complete_name)
 @output_options
 def show_command(name: str, output: Output) -> None:
     """Show all that is known of one network.
 
+    NAME is a network's name or alias, a file, or the beginning of a hash, as everywhere.
+
     \b
     Examples:
-      hnetkit show ink
-      hnetkit show h1:27f0fce0 --json
+      hnetkit show outline
+      hnetkit show h1:c2aed351 --json
     """
     with open_library() as library:
         row = library.record(name)
     output.rows([row], columns=_LIST, text=_network_card)
 
 
-@click.command("tag")
+@command("tag")
 @click.argument("name", shell_complete=complete_name)
 @click.argument("tags", nargs=-1, metavar="[TAG...]")
-@click.option("--remove", multiple=True, metavar="TAG", help="Take a tag away; may be repeated.")
-@click.option("--alias", help="One more name for the network, for prompts and commands; taken from one that has it.")
-@click.option("--note", help="A note, in place of the one before; an empty one removes it.")
+@option("--remove", multiple=True, metavar="TAG", help="Remove this tag. Repeatable.")
+@option("--alias", metavar="NAME", help="Add a name for prompts and commands; another network that has it loses it.")
+@option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
 @output_options
 def tag_command(
     name: str, tags: tuple[str, ...], remove: tuple[str, ...], alias: str | None, note: str | None, output: Output
 ) -> None:
     """Tag a network, or give it an alias or a note.
 
-    They belong to the content: renaming or moving its file loses nothing.
+    They belong to the content: renaming or moving the file loses nothing.
 
     \b
     Examples:
-      hnetkit tag ink anime lineart
-      hnetkit tag ink --alias lines --note "best at 0.6"
+      hnetkit tag outline shapes lineart
+      hnetkit tag outline --alias ink --note "best at 0.8"
     """
     if not tags and not remove and alias is None and note is None:
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
-    odd = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
-    if odd is not None:
-        raise not_text(odd)
+    not_utf8 = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
+    if not_utf8 is not None:
+        raise not_text(not_utf8)
     with open_library() as library:
         former = [] if alias is None else library.with_alias(alias)
         row = library.tag(name, *tags, remove=remove, alias=alias, note=note)
     output.rows([row], columns=_LIST, text=_network_card)
     for other in former:
         if other["content_hash"] != row["content_hash"]:
-            output.note(f"{alias} is no alias of {other['name']} any more")
+            output.note(f"{alias} is no longer an alias of {other['name']}")
 
 
-@click.command("forget")
+@command("forget")
 @click.argument("name", required=False, shell_complete=complete_name)
-@click.option("--missing", is_flag=True, help="Forget all files that are gone, and networks in no file.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@option("--missing", is_flag=True, help="Forget all files that are gone, and networks that no file holds.")
+@option("-y", "--yes", is_flag=True, help="Agree without being asked.")
 @output_options
 def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -> None:
     """Remove files from the registry; no file is touched.
 
-    NAME is a network's name, a file's path, or a folder that was scanned. Tags, notes and aliases go with a
-    network's last file. What is still there comes back with the next scan of its folder.
+    NAME is a network's name, a file's path, or a folder that was scanned. Tags, notes and aliases go with the last file
+    of a network. A file that is still there comes back with the next scan of its folder.
 
     \b
     Examples:
-      hnetkit forget ink
+      hnetkit forget paper -y
       hnetkit forget --missing -y
     """
     if (name is None) == (not missing):
@@ -244,10 +262,11 @@ def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
         )
         facts.append(("strength", f"{site['strength']:g} in its example pictures" if site["strength"] else None))
         facts.append(("words", ", ".join(site["trained_words"] or ())))
-    for said in sidecars:
-        facts.append(("weight", f"{said['preferred_weight']:g} preferred" if said.get("preferred_weight") else None))
-        facts.append(("activation", said.get("activation_text")))
-        facts.append(("notes", said.get("notes")))
+    for sidecar in sidecars:
+        weight = sidecar.get("preferred_weight")
+        facts.append(("weight", f"{weight:g} preferred" if weight else None))
+        facts.append(("activation", sidecar.get("activation_text")))
+        facts.append(("notes", sidecar.get("notes")))
     return [f"  {label:<11}{value}" for label, value in dict.fromkeys(facts) if value]
 
 
@@ -263,7 +282,7 @@ def _change_line(row: Row) -> str:
 
 
 def _training_lines(training: Row | None) -> list[str]:
-    """What a person wants to know of a recipe; `--json` has all of it."""
+    """Returns the lines that show a recipe to a person; `--json` has all of it."""
     if training is None:
         return []
     recipe = training["recipe"]
@@ -293,3 +312,141 @@ def _network_card(row: Row) -> list[str]:
     lines += _site_lines(row.get("sites", []), row.get("sidecars", []))
     lines += [f"  {file['state']:<11}{file['path']}" for file in row["files"]]
     return lines
+
+
+@command("link")
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
+@option("--layout", required=True, type=click.Choice(list(PROGRAMS)), help="Program that DIR belongs to.")
+@option("--symlink", is_flag=True, help="Use symbolic links, or fail.")
+@option("--hardlink", is_flag=True, help="Use hard links, or fail.")
+@option("--copy", is_flag=True, help="Copy the files.")
+@option("--remove", former=["--undo"], is_flag=True, help="Remove what this command put there, where it is unchanged.")
+@option("--dry-run", is_flag=True, help="List what would be done, and change nothing.")
+@output_options
+def link_command(
+    directory: Path,
+    names: tuple[str, ...],
+    layout: str,
+    symlink: bool,
+    hardlink: bool,
+    copy: bool,
+    remove: bool,
+    dry_run: bool,
+    output: Output,
+) -> None:
+    """Put the library's networks into another program's folder.
+
+    DIR is the program's main folder. Links all usable networks, or those that are named; formats that the program
+    cannot read are converted to .pt. Without --symlink, --hardlink or --copy, the first of them that works is used.
+
+    Run it again after a change of the library: it adds what is new and removes what you no longer have. Files that
+    hnetkit did not put there, or that changed since, are kept; the exit code is 1 if one is in the way.
+
+    \b
+    Examples:
+      hnetkit link ~/stable-diffusion-webui --layout a1111
+      hnetkit link ~/ComfyUI --layout comfyui outline dots --copy
+      hnetkit link ~/ComfyUI --layout comfyui --remove
+    """
+    how = _chosen_way(symlink=symlink, hardlink=hardlink, copy=copy)
+    program = PROGRAMS[layout]
+    if remove and (names or how):
+        raise UsageError(
+            "--remove removes everything",
+            hint=f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --remove",
+        )
+    with open_library() as library, step_progress("Linking", quiet=output.quiet) as progress:
+        if remove:
+            found = library.unlink(directory, layout=layout, dry_run=dry_run)
+        else:
+            found = library.link(directory, layout=layout, names=names, how=how, dry_run=dry_run, progress=progress)
+    shown = [change for change in found if change.what != "there" or output.form != "text"]
+    output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=_link_line)
+    if program.note and not remove:
+        output.note(f"Note: {program.note}")
+    output.note(f"{_link_totals(found, dry_run=dry_run)}; {folder_of(program, directory)}")
+    skipped = sum(change.what == "skipped" for change in found)
+    if skipped:
+        raise PartlyFailed(f"{skipped} of {counted(len(found), 'file')} could not be linked")
+
+
+def _chosen_way(**flags: bool) -> How | None:
+    ways = [way for way, is_set in flags.items() if is_set]
+    if len(ways) > 1:
+        raise UsageError("choose one of --symlink, --hardlink and --copy")
+    return ways[0] if ways else None  # type: ignore[return-value]
+
+
+def _link_row(change: LinkChange) -> Row:
+    row = asdict(change)
+    return {"change": row.pop("what"), **row}
+
+
+def _link_line(row: Row) -> str:
+    how = f"  ({row['reason'] or row['how']})" if row["reason"] or row["how"] else ""
+    return f"{row['change']:<9}{row['path']}{how}"
+
+
+def _link_totals(changes: Iterable[LinkChange], *, dry_run: bool) -> str:
+    counts = Counter(change.what for change in changes)
+    there = f"{counts.pop('there')} there already" if counts["there"] else ""
+    done = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to change"
+    return f"{'would be: ' if dry_run else ''}{', '.join(filter(None, [done, there]))}"
+
+
+@command("export")
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+@option("--overwrite", is_flag=True, help="Replace an earlier export.")
+@output_options
+def export_command(file: str, overwrite: bool, output: Output) -> None:
+    """Write what is known of the library as JSON lines.
+
+    Holds networks with their tags, notes and aliases, Civitai's records of models, and saved filters of `hnetkit sync`;
+    no paths, and not the networks themselves. FILE may be - for standard output.
+
+    \b
+    Examples:
+      hnetkit export library.jsonl
+      hnetkit export - | gzip > library.jsonl.gz
+    """
+    from hnetkit.sources.export import export_library, export_records
+
+    with open_library() as library:
+        if file == "-":
+            for record in export_records(library.registry):
+                put_json(record)
+            return
+        count = export_library(library, file, overwrite=overwrite)
+    output.rows([{"file": file, "records": count}], columns=["file", "records"], text=lambda row: row["file"])
+    output.note(counted(count, "record"))
+
+
+@command("import")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True))
+@output_options
+def import_command(file: str, output: Output) -> None:
+    """Read what `export` wrote into the library.
+
+    Adds tags and what is not known yet; keeps what is known. FILE may be - for standard input. The exit code is 1 if a
+    line cannot be read; the others are still taken in.
+
+    \b
+    Examples:
+      hnetkit import library.jsonl
+      zcat library.jsonl.gz | hnetkit import -
+    """
+    from hnetkit.sources.export import import_library
+
+    if file == "-" and sys.stdin is None:
+        raise UsageError("standard input is closed", hint="hnetkit import FILE")
+    with open_library() as library:
+        found = import_library(library, sys.stdin.buffer if file == "-" else file)
+    rows = [{"kind": kind, "records": count} for kind, count in sorted(found.counts.items())]
+    output.rows(rows, columns=["kind", "records"], text=lambda row: f"{row['kind']}  {row['records']}")
+    for failure in found.failures[:_FAILURES_SHOWN]:
+        say(failure)
+    if found.failed > _FAILURES_SHOWN:
+        say(f"and {found.failed - _FAILURES_SHOWN} more")
+    if found.failed:
+        raise PartlyFailed(f"{counted(found.failed, 'line')} could not be imported, or not completely")

@@ -1,6 +1,6 @@
-"""Data on stdout in the form the user chose; everything else on stderr. All text of the program leaves here.
+"""Printing: data on stdout in the form that the user chose, everything else on stderr.
 
-What strangers wrote is made safe in this one place, whoever prints it: text is printable, line by line; JSON, CSV and
+All output goes through this module, which makes strangers' text safe: text is printable, line by line; JSON, CSV and
 TSV hold the same data in escapes. Tokens of the environment are never shown.
 """
 
@@ -22,6 +22,7 @@ from typing import IO, Any, Literal, TypeVar
 
 import click
 
+from hnetkit.cli.options import OUTPUT, option
 from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.text import exact, printable, to_cell
 
@@ -29,17 +30,17 @@ Row = dict[str, Any]
 Form = Literal["text", "json", "nl", "csv", "tsv", "table"]
 F = TypeVar("F", bound=Callable[..., Any])
 _TOKENS = ("CIVITAI_TOKEN", "CIVITAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_WIDEST = 1000  # letters of a table's cell: longer than any path or reason that a person reads there
-_SHORTEST_TOKEN = 8  # what is shorter is no secret, and may be a word that text needs
+_WIDEST = 1000  # characters of a table's cell: longer than any path or reason that a person reads there
+_SHORTEST_TOKEN = 8  # anything shorter is not a secret, and may be a word that text needs
 
 
-class ReaderLeft(Exception):
-    """Nobody reads our output any more, as after ``| head``. As an OSError it would be click's, which exits with 1."""
+class OutputClosed(Exception):
+    """The reader closed our output, as ``| head`` does. It is not an OSError: click would exit with 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """How this call prints: `form` of the data, and whether notes on stderr are wanted."""
+    """How a command prints: the `form` of data on stdout, and whether notes on stderr are off (`quiet`)."""
 
     form: Form = "text"
     quiet: bool = False
@@ -50,9 +51,9 @@ class Output:
         """Prints rows. JSON forms carry every key; tables, CSV and text carry `columns`.
 
         Args:
-            rows: one dict per thing; nested values stay nested in JSON and become JSON text in CSV.
-            columns: what the flat forms show, in this order.
-            text: how one row reads without an output option, as a line or as several; None prints a table.
+            rows: one dict each; nested values stay nested in JSON and become JSON text in CSV.
+            columns: of the flat forms, in this order.
+            text: returns the line or lines of a row where no output option is given; None prints a table.
         """
         if self.form == "json":
             put_json([_jsonable(row) for row in rows], indent=2)
@@ -70,73 +71,73 @@ class Output:
             _table(rows, columns)
 
     def note(self, message: str) -> None:
-        """Says something to the person, on stderr; silent with -q."""
+        """Prints a message on stderr; not with -q."""
         if not self.quiet:
             say(message)
 
 
 def put(line: str) -> None:
     """Prints one line of text on stdout."""
-    _leave(printable(line), sys.stdout)
+    _write(printable(line), sys.stdout)
 
 
 def put_path(path: str | os.PathLike[str]) -> None:
-    """Prints a path on stdout: as it is where a program reads it, as in ``$(hnetkit path)``, else as text."""
+    """Prints a path on stdout: its own bytes for a program, as in ``$(hnetkit path)``, printable text on a terminal."""
     if is_terminal(sys.stdout):
         put(os.fspath(path))
     else:
-        _leave(os.fsencode(path), sys.stdout)
+        _write(os.fsencode(path), sys.stdout)
 
 
 def put_json(value: Any, *, indent: int | None = None) -> None:
-    """Prints a value as JSON on stdout; it reads back exactly, and no terminal obeys it."""
+    """Prints a value as JSON on stdout, which reads back exactly; characters that control a terminal are escaped."""
     lines = json.dumps(value, indent=indent, ensure_ascii=False).split("\n")
-    _leave("\n".join(_exact(line) for line in lines), sys.stdout)
+    _write("\n".join(_exact(line) for line in lines), sys.stdout)
 
 
 def say(line: str) -> None:
-    """Says one line on stderr, also with -q."""
-    with suppress(OSError, ReaderLeft):  # stderr is gone or full: that ends no work, and there is nobody to tell
-        _leave(printable(line), sys.stderr)
+    """Prints one line on stderr, also with -q."""
+    with suppress(OSError, OutputClosed):  # stderr is closed or full: the work goes on without messages
+        _write(printable(line), sys.stderr)
 
 
 def not_text(argument: str) -> UsageError:
-    """Returns the error of an argument that is no UTF-8: what goes into the registry or to a site is text."""
+    """Returns the error for an argument that is not UTF-8: the registry and the sites take text alone."""
     return UsageError(f"{argument}: not UTF-8 text", hint="check the terminal's encoding")
 
 
 def say_failure(failure: HnetkitError) -> None:
-    """Says that one of several things failed, and why."""
+    """Prints why one of several items failed."""
     say(f"Error: {failure}")
 
 
 def say_traceback(error: BaseException) -> None:
-    """Shows where an error came from."""
+    """Prints the traceback of an error."""
     for block in traceback.format_exception(error):
         for line in block.rstrip("\n").split("\n"):
             say(line)
 
 
 def say_usage(error: click.ClickException) -> None:
-    """Says what click refuses about a command line, and how the command is used."""
+    """Prints what click refuses in a command line, and how the command is used."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         for line in context.get_usage().split("\n"):
             say(line)
         say(f"Try '{context.command_path} {context.help_option_names[0]}' for help.")
         say("")
-    say(f"Error: {error.format_message()}".replace("\n\t", " "))  # where it lists choices
+    say(f"Error: {error.format_message()}".replace("\n\t", " "))  # click puts each choice on a line of its own
 
 
 class _SafeRecord(logging.LogRecord):
-    """What a library logs, whichever handler of its own it has for it."""
+    """A log record of any library, made safe whatever handler prints it."""
 
     def getMessage(self) -> str:
         return _without_tokens(printable(super().getMessage()))
 
 
 def take_streams() -> None:
-    """Opens streams that the caller closed, so that no file takes their place; makes safe what libraries say."""
+    """Opens standard streams that the caller closed, so that no file gets their number; makes logs safe."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
@@ -145,11 +146,11 @@ def take_streams() -> None:
 
 
 def is_terminal(stream: IO[str] | None) -> bool:
-    """Whether a person is at the other end of a stream; there is none where the caller closed it."""
+    """Whether a stream is a terminal; None, a closed one, is not."""
     return stream is not None and stream.isatty()
 
 
-def output_options(command: F) -> F:
+def output_options(function: F) -> F:
     """Adds --json, --nl, --csv, --tsv, -t/--table and -q; the command receives `output: Output`."""
 
     def collect(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
@@ -165,10 +166,10 @@ def output_options(command: F) -> F:
         for name in ("json", "nl", "csv", "tsv", "table"):
             if kwargs.pop(f"as_{name}"):
                 form = name
-        return command(*args, output=Output(form, kwargs.pop("quiet")), **kwargs)
+        return function(*args, output=Output(form, kwargs.pop("quiet")), **kwargs)
 
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-    wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     for flags, help_text in (
         (("-t", "--table", "as_table"), "Print a table."),
         (("--tsv", "as_tsv"), "Print tab-separated values."),
@@ -176,27 +177,32 @@ def output_options(command: F) -> F:
         (("--nl", "as_nl"), "Print newline-delimited JSON."),
         (("--json", "as_json"), "Print a JSON array."),
     ):
-        wrapper = click.option(*flags, is_flag=True, callback=collect, help=help_text)(wrapper)
-    return click.option("-q", "--quiet", is_flag=True, help="No notes and no progress on stderr.")(wrapper)  # type: ignore[return-value]
+        wrapper = option(*flags, section=OUTPUT, is_flag=True, callback=collect, help=help_text)(wrapper)
+    return quiet_option("Print neither notes nor progress on stderr.")(wrapper)  # type: ignore[return-value]
+
+
+def quiet_option(help_text: str) -> Callable[[F], F]:
+    """Adds -q; the command receives `quiet`."""
+    return option("-q", "--quiet", section=OUTPUT, is_flag=True, help=help_text)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Asks on stderr; returns on agreement.
+    """Asks a question on stderr; returns if the answer, or `yes`, agrees.
 
     Raises:
-        UsageError: nobody is there to answer (stdin is not a terminal) and -y was not given.
+        UsageError: stdin is not a terminal and -y was not given.
         HnetkitError: the answer was no.
     """
     if yes:
         return
     if not is_terminal(sys.stdin):
-        raise UsageError(f"{question} Nobody is here to answer.", hint="add -y to agree")
+        raise UsageError(f"{question} There is no terminal to answer on.", hint="add -y to agree")
     if not click.confirm(_without_tokens(printable(question)), err=True):
         raise HnetkitError("nothing was done")
 
 
-def _leave(text: str | bytes, stream: IO[str] | None) -> None:
-    """The one way out of safe lines; what the stream's encoding does not have is escaped."""
+def _write(text: str | bytes, stream: IO[str] | None) -> None:
+    """Writes text that is already safe, or bytes; escapes what the stream's encoding lacks. All output ends here."""
     if stream is None:
         return
     if isinstance(text, str):
@@ -205,7 +211,7 @@ def _leave(text: str | bytes, stream: IO[str] | None) -> None:
     try:
         click.echo(text, file=stream)
     except BrokenPipeError as error:
-        raise ReaderLeft from error
+        raise OutputClosed from error
 
 
 def _without_tokens(text: str) -> str:
@@ -244,7 +250,7 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
     writer.writerow(columns)
     for row in rows:
         writer.writerow([_safe_cell(row.get(column)) for column in columns])
-    _leave(buffer.getvalue().removesuffix("\n"), sys.stdout)
+    _write(buffer.getvalue().removesuffix("\n"), sys.stdout)
 
 
 def _safe_cell(value: Any) -> str:
@@ -260,7 +266,7 @@ def _encoding(stream: IO[str] | None) -> str:
 
 
 def _short(text: str) -> str:
-    """A cell of a table, where the longest makes every line as long; the other forms have all of it."""
+    """Returns a table's cell, cut: the longest cell makes every line as long. Other forms print all of it."""
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 1]}\u2026"
 
 
@@ -269,4 +275,4 @@ def _table(rows: Iterable[Row], columns: Sequence[str]) -> None:
 
     cells = [[_short(printable(_cell(row.get(column)))) for column in columns] for row in rows]
     lines = tabulate(cells, headers=list(columns), disable_numparse=True).split("\n")
-    _leave("\n".join(map(printable, lines)), sys.stdout)
+    _write("\n".join(map(printable, lines)), sys.stdout)

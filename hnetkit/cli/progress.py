@@ -1,4 +1,4 @@
-"""Progress on stderr, for a person at a terminal and for what takes longer than a second."""
+"""Progress on stderr: a bar for a person at a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,21 +6,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from hnetkit.cli.output import is_terminal
+from hnetkit.cli.output import Output, is_terminal
 from hnetkit.text import printable
+
+if TYPE_CHECKING:
+    from hnetkit.train.loop import TrainingReport
+
+_SECONDS_BETWEEN_LINES = 60  # where no terminal shows a bar
 
 
 @contextmanager
 def byte_progress(label: str, *, quiet: bool) -> Iterator[Callable[[float, float], None]]:
-    """Gives a function to call with (bytes done, bytes in all)."""
+    """Yields a function to call with (bytes done, bytes in all)."""
     with _bar(label, quiet=quiet, in_bytes=True) as report:
         yield report
 
 
 @contextmanager
 def step_progress(label: str, *, quiet: bool) -> Iterator[Callable[[float, float], None]]:
-    """Gives a function to call with (steps done, steps in all)."""
+    """Yields a function to call with (steps done, steps in all)."""
     with _bar(label, quiet=quiet, in_bytes=False) as report:
         yield report
 
@@ -76,18 +83,67 @@ class Bar:
         self._task = self._progress.add_task(printable(label), total=None, about="")
 
     def begin(self, label: str, done: float, total: float) -> None:
-        """Starts anew: the time that is left is reckoned from here."""
+        """Starts again: the time left is estimated from here on."""
         self._progress.reset(self._task, description=printable(label), completed=int(done), total=total)
 
     def show(self, label: str, done: float, total: float, about: str = "") -> None:
-        """Shows how much of `total` is done, and a remark after it."""
+        """Shows how much of `total` is done, with a remark after it."""
         self._progress.update(
             self._task, description=printable(label), completed=done, total=total, about=printable(about)
         )
 
     def say(self, line: str) -> None:
-        """Says one line above the bar."""
+        """Prints a line above the bar."""
         self._progress.console.print(printable(line), markup=False, highlight=False, emoji=False)
 
     def stop(self) -> None:
         self._progress.stop()
+
+
+def as_one_process(output: Output) -> Output:
+    """Returns how this process prints: of several that `accelerate` started, only the main one prints notes."""
+    from hnetkit.distributed import Processes, started_alone
+
+    if started_alone():
+        output.note("accelerate started one process: with --cpu it needs MPI for several; --multi_gpu starts them.")
+    return output if Processes.of_environment().is_main else replace(output, quiet=True)
+
+
+@contextmanager
+def run_progress(output: Output) -> Iterator[dict[str, Any]]:
+    """Yields the callbacks of `hnetkit.train.train`: a bar with loss, rate and time left, or a line each minute."""
+    if output.quiet or not is_terminal(sys.stderr):
+        yield {"note": output.note, "step": _note_steps(output)}
+        return
+    is_training = False
+
+    def show_preparation(what: str, done: int, total: int) -> None:
+        nonlocal is_training
+        is_training = False
+        bar.show(what, done, total)
+
+    def show_step(report: TrainingReport) -> None:
+        nonlocal is_training
+        if not is_training:
+            is_training = True
+            bar.begin("Training", report.step - 1, report.last_step)
+        about = f"loss {report.loss:.4f}  rate {report.rate:.3g}  epoch {report.epoch + 1}"
+        bar.show("Training", report.step, report.last_step, about)
+
+    bar = Bar("Training")
+    try:
+        yield {"note": bar.say, "progress": show_preparation, "step": show_step}
+    finally:
+        bar.stop()
+
+
+def _note_steps(output: Output) -> Callable[[TrainingReport], None]:
+    last = time.monotonic()
+
+    def note_step(report: TrainingReport) -> None:
+        nonlocal last
+        if time.monotonic() - last > _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            output.note(f"Step {report.step} of {report.last_step}: loss {report.loss:.4f}, rate {report.rate:.3g}")
+
+    return note_step

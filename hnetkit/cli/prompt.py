@@ -7,29 +7,30 @@ from typing import Any
 
 import click
 
+from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options
 
 STEPS = click.IntRange(1, 1000)
 
 
-@click.command("prompt")
+@command("prompt")
 @click.argument("text")
-@click.option("--steps", type=STEPS, default=20, show_default=True, help="Sampling steps.")
-@click.option("--hires-steps", type=STEPS, help="Steps of a second pass, for pictures that are drawn in two.")
+@option("--steps", type=STEPS, default=20, show_default=True, help="Number of sampling steps.")
+@option("--hires-steps", type=STEPS, help="Number of sampling steps of a second pass.")
 @output_options
 def prompt_command(text: str, steps: int, hires_steps: int | None, output: Output) -> None:
     """Show what a prompt means, step by step.
 
-    Tags, weights, schedules and AND are read as A1111 reads them. No network is looked up and no model is loaded.
+    Reads tags, weights, schedules and AND as A1111 does. No network is looked up and no model is loaded.
 
     \b
     Examples:
-      hnetkit prompt "a (red:1.3) circle <hypernet:outline:0.8>"
-      hnetkit prompt "a [red:blue:0.5] circle <hypernet:dots:1:end=0.6>" --steps 30 --json
+      hnetkit prompt "a (large:1.3) red star <hypernet:outline:0.8>"
+      hnetkit prompt "a [red:blue:0.5] star <hypernet:dots:1:end=0.6>" --steps 30 --json
     """
-    from hnetkit.prompts.schedule import meaning_of
+    from hnetkit.prompts.schedule import explain_prompt
 
-    row = meaning_of(text, steps=steps, hires_steps=hires_steps)
+    row = explain_prompt(text, steps=steps, hires_steps=hires_steps)
     for warning in row["warnings"]:
         output.note(f"Warning: {warning}")
     output.rows([row], columns=["text", "hypernetworks", "loras", "schedule"], text=_card)

@@ -1,52 +1,196 @@
-"""`hnetkit browse`, `pull`, `sync` and `updates`: networks from Civitai and Hugging Face."""
+"""Civitai and Hugging Face: `hnetkit browse`, `pull`, `sync`, `updates`, `identify` and `repair`."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from hnetkit.cli.fetching import (
-    fetch_options,
-    fetching_progress,
-    note_bad,
-    note_results,
-    open_session,
-    show_results,
-    size_text,
-)
-from hnetkit.cli.output import Output, Row, confirm, output_options
-from hnetkit.errors import NotFound, UsageError
+from hnetkit import paths
+from hnetkit.cli.options import command, option, site_base_models
+from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
+from hnetkit.cli.progress import byte_progress, step_progress
+from hnetkit.cli.signals import stopping_on_signals
+from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import read_regular
-from hnetkit.text import argument, counted
+from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
+    from hnetkit.sources.results import FetchResult
+    from hnetkit.sources.session import FetchSession
     from hnetkit.sources.sync import SyncPlan
 
 F = TypeVar("F", bound=Callable[..., Any])
+_filter, _downloads = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
+_saved, _what = (partial(option, section=heading) for heading in ("Saved filters", "What to fetch"))
+_COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 
 
-def filter_options(command: F) -> F:
-    """Adds the options that choose models on the site."""
-    for option in (
-        click.option("--nsfw", is_flag=True, help="Include what the site marks as not safe for work."),
-        click.option("--base-model", "base_models", multiple=True, help="Only for this base model, as in 'SD 1.5'."),
-        click.option("--tag", help="Only models with this tag."),
-        click.option("--creator", help="Only models of this user."),
+def fetch_options(function: F) -> F:
+    """Adds --parallel, --limit-rate, --no-previews and --no-sidecars; the command receives `fetching: dict`."""
+
+    @wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        fetching = {
+            "parallel": kwargs.pop("parallel"),
+            "limit": kwargs.pop("limit_rate"),
+            "previews": not kwargs.pop("no_previews"),
+            "sidecars": not kwargs.pop("no_sidecars"),
+        }
+        return function(*args, fetching=fetching, **kwargs)
+
+    decorated: Any = wrapper
+    for add in (
+        _downloads(
+            "--no-sidecars", is_flag=True, help="Write no sidecar files (.json, .civitai.info) beside the networks."
+        ),
+        _downloads("--no-previews", is_flag=True, help="Fetch no example pictures."),
+        _downloads(
+            "--limit-rate",
+            metavar="RATE",
+            callback=_rate,
+            help="Limit the bytes a second of all downloads together, as 500k or 2M.",
+        ),
+        _downloads(
+            "--parallel",
+            type=click.IntRange(1, 16),
+            default=2,
+            show_default=True,
+            help="Number of files to fetch at the same time.",
+        ),
     ):
-        command = option(command)
-    return command
+        decorated = add(decorated)
+    return cast(F, decorated)
 
 
-@click.command("browse")
+def _rate(ctx: click.Context, param: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or float(match[1]) <= 0:
+        raise UsageError(f"--limit-rate {value}: not a number of bytes", hint="for example 500k or 2M")
+    return float(match[1]) * {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}[match[2].lower()]
+
+
+@contextmanager
+def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchSession]:
+    """Opens a `FetchSession` on the user's library; with `look_only` no registry is created where there is none."""
+    from hnetkit.library.library import Library
+    from hnetkit.sources.session import FetchSession
+
+    with ExitStack() as stack:
+        if look_only and not paths.registry_file().exists():
+            library = Library(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            library = Library()
+        stack.enter_context(library)
+        yield FetchSession(library, **settings)
+
+
+@contextmanager
+def fetching_progress(session: FetchSession, output: Output) -> Iterator[Callable[[int, int], None]]:
+    """Shows the bytes that arrive; Ctrl-C stops once they are saved."""
+    with byte_progress("fetching", quiet=output.quiet) as report, stopping_on_signals(session.clock):
+        yield report
+
+
+def show_results(found: Iterable[FetchResult], output: Output) -> None:
+    """Prints the result of each file.
+
+    Raises:
+        HnetkitError: a file failed: the failure itself if it is the only one, else with exit code 1.
+    """
+    from hnetkit.sources.results import require_all
+
+    found = list(found)
+    output.rows([result_row(result) for result in found if result.error is None], columns=_COLUMNS, text=_line)
+    for failure in (result.error for result in found if result.error is not None):
+        say_failure(failure)
+    require_all(found)
+
+
+def note_results(found: Iterable[FetchResult], output: Output) -> None:
+    """Prints what would be done with each file."""
+    output.rows(map(result_row, found), columns=_COLUMNS, text=_line)
+
+
+def note_bad(failed: Iterable[BadRecord], output: Output) -> None:
+    """Prints the site's records that cannot be used.
+
+    Raises:
+        PartlyFailed: there are any.
+    """
+    failed = list(failed)
+    for bad in failed:
+        output.note(f"Error: {'' if bad.id is None else f'model:{bad.id}: '}{bad.reason}")
+    if failed:
+        raise PartlyFailed(f"{counted(len(failed), 'record')} of the site cannot be used", hint="the others were used")
+
+
+def result_row(result: FetchResult) -> Row:
+    """Returns the row of a file's result, with the numbers that the site gives."""
+    return {
+        "state": result.state,
+        "name": result.name,
+        "size": _known_size(result.size_bytes),
+        "model": result.model,
+        "version": result.version,
+        "reason": result.reason,
+        "code": result.code,
+        "model_id": result.model_id,
+        "version_id": result.version_id,
+        "file_id": result.file_id,
+        "sha256": result.sha256,
+        "size_bytes": result.size_bytes,
+        "paths": list(result.paths),
+    }
+
+
+def _line(row: Row) -> str | list[str]:
+    if row.get("paths"):
+        lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
+        return [*lines, f"         {row['reason']}"] if row.get("code") == "partly" else lines
+    reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
+    detail = f"  ({reason})" if reason else f"  {row.get('size') or ''}"
+    return f"{row['state']:<9}{row['name']}{detail}"
+
+
+def _known_size(size_bytes: int | None) -> str | None:
+    return None if size_bytes is None else size_text(size_bytes)
+
+
+def filter_options(function: F) -> F:
+    """Adds the options that choose models on the site."""
+    for add in (
+        _filter("--nsfw", is_flag=True, help="Include models that the site marks as not safe for work."),
+        _filter(
+            "--base-model",
+            "base_models",
+            multiple=True,
+            metavar="NAME",
+            callback=site_base_models,
+            help="Restrict to models for this base model: sd1, sd2, sdxl, or the site's name, as 'SD 1.5'. Repeatable.",
+        ),
+        _filter("--tag", help="Restrict to models with this tag."),
+        _filter("--creator", metavar="USER", help="Restrict to models of this user."),
+    ):
+        function = add(function)
+    return function
+
+
+@command("browse")
 @click.argument("words", nargs=-1, metavar="[QUERY]")
 @filter_options
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Models to show.")
+@_filter("--limit", type=click.IntRange(1), default=20, show_default=True, help="Largest number of models to show.")
 @output_options
 def browse_command(
     words: tuple[str, ...],
@@ -59,12 +203,12 @@ def browse_command(
 ) -> None:
     """Search Civitai for hypernetworks.
 
-    Shows base model, size, licence, downloads, and the strength that example pictures used.
+    Shows base model, size, license, downloads, and the strength that example pictures used.
 
     \b
     Examples:
       hnetkit browse watercolor
-      hnetkit browse --creator luisa_pinguin --base-model "SD 1.5" --json
+      hnetkit browse --creator luisa_pinguin --base-model sd1 --json
     """
     from hnetkit.sources.civitai import Filters
 
@@ -80,10 +224,10 @@ def browse_command(
     note_bad(failed, output)
 
 
-@click.command("pull")
+@command("pull")
 @click.argument("refs", nargs=-1, required=True, metavar="REF...")
-@click.option("--sha256", help="What a plain https file must have; fetched from no one without it.")
-@click.option("--all-versions", is_flag=True, help="All versions of a model, not only the newest.")
+@_what("--sha256", metavar="HASH", help="Hash that a file at a plain https address must have; required for it.")
+@_what("--all-versions", is_flag=True, help="Fetch all versions of a model, not only the newest.")
 @fetch_options
 @output_options
 def pull_command(
@@ -96,8 +240,8 @@ def pull_command(
     """Fetch networks into the library.
 
     REF is the address of a model or version on any of Civitai's hosts, model:ID, version:ID, an AIR urn, a hash,
-    hf:owner/repo[@revision][:glob], or a plain https address with --sha256. Each file is checked before it is
-    installed; what is no usable network goes to the library's folder .quarantine.
+    hf:owner/repo[@revision][:glob] for Hugging Face, or a plain https address with --sha256. Each file is checked
+    before it is installed; a file that is not a usable network goes to the library's folder .quarantine.
 
     \b
     Examples:
@@ -109,19 +253,28 @@ def pull_command(
     show_results(found, output)
 
 
-@click.command("sync")
+@command("sync")
 @click.argument("name", required=False)
-@click.option("--query", help="Only what the site finds for these words.")
+@_filter("--query", metavar="WORDS", help="Restrict to models that the site finds for these words.")
 @filter_options
-@click.option("--favorites", "--favourites", is_flag=True, help="Only what the token's owner marked as favourite.")
-@click.option("--ids", help="Only these models: numbers with commas between, or @FILE with one on each line.")
-@click.option("--save", metavar="NAME", help="Remember these filters: `hnetkit sync NAME` means them from now on.")
-@click.option("--unsave", metavar="NAME", help="Forget what was saved under NAME, and fetch nothing.")
-@click.option("--subscriptions", is_flag=True, help="List what was saved, and fetch nothing.")
-@click.option("--all-versions", is_flag=True, help="All versions of each model, not only the newest.")
-@click.option("--dry-run", is_flag=True, help="Show the plan with sizes, and touch nothing.")
-@click.option("--metadata-only", is_flag=True, help="Keep what the site says, and fetch no file.")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@_filter(
+    "--favorites",
+    former=["--favourites"],
+    is_flag=True,
+    help="Restrict to your favorites on the site; needs CIVITAI_TOKEN.",
+)
+@_filter(
+    "--ids",
+    metavar="LIST|@FILE",
+    help="Restrict to these models: numbers separated by commas, or a file with one on each line.",
+)
+@_saved("--save", metavar="NAME", help="Save these filters under NAME, for `hnetkit sync NAME`, and sync.")
+@_saved("--remove", former=["--unsave"], metavar="NAME", help="Remove the filters saved under NAME, and fetch nothing.")
+@_saved("--subscriptions", is_flag=True, help="List the saved filters, and fetch nothing.")
+@_filter("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
+@_downloads("--dry-run", is_flag=True, help="List what would be fetched, with sizes, and change nothing.")
+@_downloads("--metadata-only", is_flag=True, help="Store the site's records of the models, and fetch no file.")
+@_downloads("-y", "--yes", is_flag=True, help="Agree to a sync of everything without being asked.")
 @fetch_options
 @output_options
 def sync_command(
@@ -134,7 +287,7 @@ def sync_command(
     favorites: bool,
     ids: str | None,
     save: str | None,
-    unsave: str | None,
+    remove: str | None,
     subscriptions: bool,
     all_versions: bool,
     dry_run: bool,
@@ -145,9 +298,11 @@ def sync_command(
 ) -> None:
     """Mirror hypernetworks of Civitai into the library.
 
-    Without filters, all of the type, after showing how much that is and asking. NAME is a saved choice. What is
-    here already is not fetched again, what is left out is said with the reason, and what the site lost stays here.
-    An interrupted sync goes on where it stopped.
+    Fetches every model that passes all filters. Without filters, mirrors every hypernetwork on Civitai, after showing
+    the size and asking. NAME is a set of saved filters.
+
+    Files you have are not fetched again; skipped files are listed with the reason; models deleted from the site are
+    kept. An interrupted sync resumes where it stopped.
 
     \b
     Examples:
@@ -155,14 +310,13 @@ def sync_command(
       hnetkit sync --creator luisa_pinguin --save luisa
       hnetkit sync luisa
     """
-    from hnetkit.cli.progress import step_progress
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.results import of_plan
 
     with open_session(look_only=dry_run, nsfw=nsfw, **fetching) as session:
-        if unsave is not None:
-            session.unsubscribe(unsave)
-        if subscriptions or unsave is not None:
+        if remove is not None:
+            session.unsubscribe(remove)
+        if subscriptions or remove is not None:
             output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])
             return
         filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
@@ -186,10 +340,10 @@ def sync_command(
     show_results(found, output)
 
 
-@click.command("updates")
+@command("updates")
 @output_options
 def updates_command(output: Output) -> None:
-    """Show models of which the site has a newer version than the library.
+    """Show models that have a newer version on the site than in the library.
 
     \b
     Examples:
@@ -206,7 +360,7 @@ def updates_command(output: Output) -> None:
                 "newest": update.newest.version.name,
                 "version_id": update.newest.version.id,
                 "published": (update.newest.version.published_at or "")[:10],
-                "size": size_text(update.newest.file.size_bytes),
+                "size": _known_size(update.newest.file.size_bytes),
             }
             for update in session.updates(failed=failed.append)
         ]
@@ -223,7 +377,7 @@ def _ids(text: str | None) -> tuple[int, ...]:
     except OSError as error:
         raise NotFound(f"{text[1:]}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{text[1:]}: no list of numbers: {error}") from error
+        raise UsageError(f"{text[1:]}: not a list of numbers: {error}") from error
     words = [word for word in re.split(r"[\s,]+", given.removeprefix("\ufeff")) if word]
     if not words or not all(re.fullmatch(r"[0-9]{1,10}", word) for word in words):
         raise UsageError(
@@ -237,13 +391,14 @@ def _model_row(model: CivitaiModel) -> Row:
 
     newest = next((version for version in model.versions if version.files), None)
     strengths = [version.strength for version in model.versions if version.strength is not None]
+    size_bytes = sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None
     return {
         "id": model.id,
         "name": model.name,
         "creator": model.creator,
         "base_models": sorted({version.base_model for version in model.versions if version.base_model}),
-        "size": size_text(sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None),
-        "size_bytes": sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None,
+        "size": _known_size(size_bytes),
+        "size_bytes": size_bytes,
         "downloads": model.downloads,
         "strength": strengths[0] if strengths else None,
         "license": _license(model),
@@ -259,9 +414,9 @@ def _model_row(model: CivitaiModel) -> Row:
 
 
 def _license(model: CivitaiModel) -> str | None:
-    """The licence in few words: what one may not do, or sell."""
-    said = (model.commercial_use, model.allow_no_credit, model.allow_derivatives)
-    if said == (None, None, None):
+    """Returns the license in few words: what is not allowed, and what is required."""
+    stated = (model.commercial_use, model.allow_no_credit, model.allow_derivatives)
+    if stated == (None, None, None):
         return None
     words = ["no commercial use"] if model.commercial_use == () else []
     words += ["credit"] if model.allow_no_credit is False else []
@@ -275,3 +430,68 @@ def _plan_note(plan: SyncPlan) -> str:
         f"{counted(len(plan.models), 'model')}, {counted(len(plan.items), 'file')}: {have} here, "
         f"{len(plan.to_fetch)} to fetch ({size_text(plan.bytes_to_fetch)}), {plan.left_out} left out"
     )
+
+
+@command("identify")
+@option("--again", is_flag=True, help="Ask again about files that the site did not know last time.")
+@output_options
+def identify_command(again: bool, output: Output) -> None:
+    """Ask Civitai what the library's files are, by their hashes.
+
+    Sends only hashes, of up to 10,000 files in one request. Also finds the checkpoints that networks were trained on.
+
+    \b
+    Examples:
+      hnetkit identify
+      hnetkit identify --json
+    """
+    failed: list[BadRecord] = []
+    with open_session() as session:
+        found = session.identify(again=again, failed=failed.append)
+    output.rows(
+        found.files, columns=["path", "model", "version", "creator", "model_id", "version_id"], text=_identity_line
+    )
+    files, checkpoints = (sum(row["model_id"] is not None for row in rows) for rows in (found.files, found.checkpoints))
+    output.note(
+        f"{files} of {counted(len(found.files), 'file')} known to the site; "
+        f"{checkpoints} of {counted(len(found.checkpoints), 'checkpoint')}"
+    )
+    note_bad(failed, output)
+
+
+@command("repair")
+@_downloads("--dry-run", is_flag=True, help="List what is missing or damaged, and change nothing.")
+@fetch_options
+@output_options
+def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> None:
+    """Fetch installed files again that are missing or damaged.
+
+    Reads every file that hnetkit fetched. A damaged file is moved to the library's folder .quarantine; another network
+    that somebody put in its place is kept.
+
+    \b
+    Examples:
+      hnetkit repair --dry-run
+      hnetkit repair
+    """
+    with open_session(**fetching) as session:
+        with step_progress("reading", quiet=output.quiet) as report:
+            damages = session.damages(report)
+        if dry_run:
+            rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in damages]
+            output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
+            count = sum(damage.what != "kept" for damage in damages)
+            output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
+            return
+        with fetching_progress(session, output) as progress:
+            found = session.repair(damages, progress=progress)
+    if not found:
+        output.note("nothing is missing or damaged")
+    show_results(found, output)
+
+
+def _identity_line(row: dict[str, Any]) -> str:
+    if row["model_id"] is None:
+        return f"{row['path']}  not known to the site"
+    creator = f" by {row['creator']}" if row["creator"] else ""
+    return f"{row['path']}  {row['model']} {row['version']}{creator}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from hnetkit.cli.numbers import Number
+from hnetkit.cli.options import DEVICES, OUTPUT, Choice, Number, command, option
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import HnetkitError, PartlyFailed, UsageError
@@ -17,105 +18,134 @@ if TYPE_CHECKING:
     from hnetkit.train.preparing.folder import PreparedImage
 
 
-@click.command("prepare")
+_pictures, _captions = (partial(option, section=heading) for heading in ("Pictures", "Captions"))
+
+
+@command("prepare")
 @click.argument("pictures", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", required=True, help="Folder to make, to train on."
+@option(
+    "--out",
+    section=OUTPUT,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    required=True,
+    help="Folder to make, to train on.",
 )
-@click.option("--size", default="512", metavar="N|WxH", show_default=True, help="Size of every picture in pixels.")
-@click.option("--buckets", is_flag=True, help="Use several sizes of about this area: each picture gets the nearest.")
-@click.option(
+@_pictures("--recursive", is_flag=True, help="Take the pictures of folders below PICTURES too.")
+@_pictures("--size", default="512", metavar="N|WxH", show_default=True, help="Size of every picture in pixels.")
+@_pictures(
+    "--buckets", is_flag=True, help="Give each picture the nearest of several shapes, all of about the area of --size."
+)
+@_pictures(
     "--crop",
-    type=click.Choice(["centre", "entropy", "face"]),
+    type=Choice(["center", "entropy", "face"], {"centre": "center"}),
     default="centre",
     show_default=True,
-    help="Part that a crop keeps: the middle, the part with most to see, or the largest face.",
+    help="Part that a crop keeps: the middle, the part with the most detail, or the largest face.",
 )
-@click.option("--flip", is_flag=True, help="Add a mirrored copy of each.")
-@click.option("--split", is_flag=True, help="Cut long pictures into several that overlap.")
-@click.option(
+@_pictures("--flip", is_flag=True, help="Add a mirrored copy of each picture.")
+@_pictures("--split", is_flag=True, help="Cut long pictures into several that overlap.")
+@_pictures(
     "--split-threshold",
     type=Number(0, 1),
     default=0.5,
     show_default=True,
     help="Split when a single crop would keep at most this share of the picture.",
 )
-@click.option(
+@_pictures(
     "--split-overlap",
     type=Number(0, 0.9),
     default=0.2,
     show_default=True,
-    help="Share of each part that the next one has too, at least.",
+    help="Least share of each part that overlaps with the next.",
 )
-@click.option("--flatten", is_flag=True, help="Put transparent pictures on white for good.")
-@click.option("--recursive", is_flag=True, help="Take the pictures of folders below PICTURES too.")
-@click.option(
+@_pictures("--flatten", is_flag=True, help="Remove transparency, putting white under it.")
+@_captions(
     "--caption",
     "captions",
     type=click.Choice(["blip", "tags", "none"]),
     multiple=True,
+    show_default="none",
     help="Write captions: a sentence by BLIP, tags by a booru tagger, or both in the order given. Repeatable.",
 )
-@click.option(
-    "--blip-model", metavar="FOLDER|ID", help="BLIP model to use instead of Salesforce/blip-image-captioning-large."
+@_captions(
+    "--blip-model",
+    metavar="FOLDER|ID",
+    show_default="Salesforce/blip-image-captioning-large",
+    help="BLIP model, for --caption blip.",
 )
-@click.option("--tags-model", metavar="FOLDER|ID", help="Tagger to use instead of SmilingWolf/wd-vit-tagger-v3.")
-@click.option(
+@_captions(
+    "--tags-model",
+    metavar="FOLDER|ID",
+    show_default="SmilingWolf/wd-vit-tagger-v3",
+    help="Tagger, for --caption tags.",
+)
+@_captions(
     "--existing",
     type=click.Choice(["keep", "replace", "append", "prepend"]),
     default="keep",
     show_default=True,
-    help="What to do with a .txt beside an original; append and prepend add the new caption after or before it.",
+    help="Handling of a .txt that an original already has: keep it, replace it, or add the new caption after it "
+    "(append) or before it (prepend).",
 )
-@click.option("--prefix", default="", metavar="TEXT", help="Text put before every generated caption.")
-@click.option(
+@_captions("--prefix", default="", metavar="TEXT", help="Text put before every generated caption.")
+@_captions(
     "--general-threshold",
     type=Number(0, 1),
     default=0.35,
     show_default=True,
-    help="Probability from which a tag is taken.",
+    help="Least probability of a tag to be written.",
 )
-@click.option(
+@_captions(
     "--character-threshold",
     type=Number(0, 1),
     default=0.85,
     show_default=True,
-    help="Probability from which the name of a character is taken.",
+    help="Least probability of a character's name to be written.",
 )
-@click.option("--exclude-tag", "exclude_tags", multiple=True, metavar="TAG", help="Leave this tag out. Repeatable.")
-@click.option("--keep-underscores", is_flag=True, help="Write tags as long_hair instead of long hair.")
-@click.option(
-    "--no-escape", is_flag=True, help="Leave brackets in tags as they are, which a prompt takes for emphasis."
+@_captions("--exclude-tag", "exclude_tags", multiple=True, metavar="TAG", help="Never write this tag. Repeatable.")
+@_captions("--keep-underscores", is_flag=True, help="Write tags as long_hair instead of long hair.")
+@_captions("--no-escape", is_flag=True, help="Write brackets in tags unescaped, so that prompts read them as emphasis.")
+@_captions("--by-score", is_flag=True, help="Sort tags by probability instead of by alphabet.")
+@_captions(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Device to compute captions on; auto takes a GPU if there is one.",
 )
-@click.option("--by-score", is_flag=True, help="Put the surest tags first, instead of sorting by alphabet.")
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", help="Device for captions."
-)
-@click.option(
+@option(
     "--overwrite",
+    section=OUTPUT,
     is_flag=True,
     help="Replace pictures in DIR that have the names of new ones, and their captions, edited ones too.",
 )
 @output_options
 def prepare_command(
-    pictures: Path, out: Path, captions: tuple[str, ...], no_escape: bool, output: Output, **options: Any
+    pictures: Path,
+    out: Path,
+    crop: Literal["center", "entropy", "face"],
+    captions: tuple[str, ...],
+    no_escape: bool,
+    output: Output,
+    **options: Any,
 ) -> None:
     """Make a folder to train on from a folder of pictures.
 
-    Pictures are turned as their EXIF data says, cropped, brought to their size with Lanczos and written as PNG under
-    the names of their originals, which are only read. Transparency stays, with white under it; --flatten removes it.
-    With --buckets and --size 512, sides are multiples of 64 and at most 2:1.
+    Turns pictures as their EXIF data says, crops them, scales them with Lanczos and writes them as PNG under the names
+    of their originals, which are only read. Transparency is kept, with white under it. With --buckets, sides are
+    multiples of 64 and at most 2:1.
 
-    A .txt beside an original comes along as its caption. Captions that models make are written as .txt too, to be
-    looked through with `hnetkit train review DIR`. Models load from a folder or the Hugging Face hub, .safetensors
-    only; WD taggers need timm: pip install "hnetkit[train]". --crop face needs "opencv-python-headless<5"; where no
-    face is found, the middle is kept.
+    A .txt beside an original is copied as its caption. Generated captions are .txt files too; read them through with
+    `hnetkit train review DIR`. Models for captions load from a folder or the Hugging Face hub, .safetensors only; WD
+    taggers need timm: pip install "hnetkit[train]". --crop face needs "opencv-python-headless<5", and keeps the middle
+    where no face is found.
 
     \b
     Examples:
-      hnetkit train prepare photos --out pictures --size 512 --crop entropy
-      hnetkit train prepare photos --out pictures --buckets --flip --caption blip --prefix "in the style of ink, "
-      hnetkit train prepare scans --out pictures --split --caption tags --tags-model taggers/wd-vit
+      hnetkit train prepare photos --out pictures --size 64 --crop entropy
+      hnetkit train prepare photos --out mirrored --size 64 --buckets --flip
+      hnetkit train prepare photos --out captioned --caption blip --prefix "in the style of ink, "
     """
     from hnetkit.train import prepare
 
@@ -125,6 +155,7 @@ def prepare_command(
         done = prepare(
             pictures,
             out,
+            crop="centre" if crop == "center" else crop,
             captions=[kind for kind in captions if kind != "none"],
             escape=not no_escape,
             progress=progress,
@@ -139,21 +170,26 @@ def prepare_command(
         raise PartlyFailed(f"{len(done.failures)} of {done.originals} pictures were left out")
 
 
-@click.command("review")
+@command("review")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
-@click.option("--apply", "table", metavar="FILE|-", help="Take an edited table back: CSV, TSV or JSON; - is stdin.")
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with all pictures.")
-@click.option("--tags", is_flag=True, help="List the tags of all captions with how many pictures have each.")
-@click.option("--overwrite", is_flag=True, help="Replace an earlier page.")
+@option(
+    "--apply",
+    "table",
+    metavar="FILE|-",
+    help="Read an edited table, CSV, TSV or JSON, and write its captions; - is stdin.",
+)
+@option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a web page with all pictures.")
+@option("--tags", is_flag=True, help="List tags instead, with the number of pictures that have each.")
+@option("--overwrite", is_flag=True, help="Replace an earlier page, with --html.")
 @output_options
 def review_command(
     folder: Path, table: str | None, html: Path | None, tags: bool, overwrite: bool, output: Output
 ) -> None:
     """List the captions of a training folder, to read and to edit.
 
-    With --csv, --tsv or --json the list is a table of file, width, height, caption and warnings; edit captions in it
-    and give it back with --apply, which writes the .txt files of those that changed. --html writes one page without
-    scripts that shows every picture with its caption.
+    Lists file, width, height, caption and warnings of each picture. Save the list with --csv, --tsv or --json, edit
+    captions in it, and give it back with --apply, which writes the .txt files of captions that changed. --html writes
+    one page without scripts that shows every picture with its caption.
 
     \b
     Examples:
@@ -178,21 +214,25 @@ def review_command(
         if failures:
             raise PartlyFailed(f"{len(failures)} of {len(changed) + len(failures)} captions could not be written")
         return
-    seen = review(folder)
-    for warning in (*seen.warnings, *seen.unreadable):
+    found = review(folder)
+    for warning in (*found.warnings, *found.unreadable):
         output.note(f"Warning: {warning}")
     if html is not None:
-        write_page(seen, html, overwrite=overwrite)
+        write_page(found, html, overwrite=overwrite)
         output.rows([{"path": str(html)}], columns=["path"], text=lambda row: str(row["path"]))
     elif tags:
-        output.rows(({"tag": tag, "pictures": count} for tag, count in seen.tags()), columns=["tag", "pictures"])
+        output.rows(({"tag": tag, "pictures": count} for tag, count in found.tags()), columns=["tag", "pictures"])
     else:
-        output.rows(seen.rows, columns=COLUMNS)
-    if seen.unreadable:
-        raise PartlyFailed(f"{len(seen.unreadable)} of {len(seen.rows)} pictures or their captions cannot be read")
+        output.rows(found.rows, columns=COLUMNS)
+    if found.unreadable:
+        raise PartlyFailed(f"{len(found.unreadable)} of {len(found.rows)} pictures or their captions cannot be read")
 
 
-def _row(one: PreparedImage) -> Row:
-    width, height = one.size
-    row: Row = {"path": str(one.path), "source": str(one.source), "width": width, "height": height}
-    return {**row, "caption": one.caption}
+def _row(image: PreparedImage) -> Row:
+    return {
+        "path": str(image.path),
+        "source": str(image.source),
+        "width": image.size[0],
+        "height": image.size[1],
+        "caption": image.caption,
+    }

@@ -2,39 +2,66 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, Field, fields
+from functools import partial
 from typing import Any, NamedTuple
 
 import click
 
-from hnetkit.cli.numbers import Number
-from hnetkit.errors import UsageError
+from hnetkit.cli.options import DEVICES, Number, Option, option
+from hnetkit.errors import UsageError, did_you_mean
+from hnetkit.images import parse_size
 from hnetkit.limits import parse_json
 
 
-class _Option(NamedTuple):
-    """An option, and the setting of the recipe that it stands for: ``"build.structure"`` is one of a part of it."""
+class _Setting(NamedTuple):
+    """An option that stands for a setting of a recipe.
 
-    setting: str
+    Attributes:
+        name: the setting's; ``"build.structure"`` is one of a part of the recipe.
+        flags: of the option; ``"--x/--no-x"`` is a switch.
+        default: in words, where the setting's own default, which may stand in them as ``{}``, does not tell a person
+            what will be.
+        former: the option's earlier spelling.
+    """
+
+    name: str
     flags: str
     help: str
     type: Any = None
     metavar: str | None = None
     multiple: bool = False
+    default: str | None = None
+    former: tuple[str, ...] = ()
+
+    @property
+    def parameter(self) -> str:
+        """What the command receives it as."""
+        return self.name.replace(".", "_")
+
+    @property
+    def spellings(self) -> list[str]:
+        """What `--vary` may call it."""
+        return [flag.lstrip("-") for flag in (self.flags.split("/")[0], *self.former)]
 
 
-def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
-    def read(text: str) -> list[float]:
-        return [kind(part) for part in text.split(",")]
+class _SettingOption(Option):
+    """An option that shows a setting's default, which is the recipe's own."""
 
-    return read
+    def __init__(self, *declarations: Any, setting: _Setting, **attributes: Any) -> None:
+        super().__init__(*declarations, **attributes)
+        self._setting = setting
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        own = _default_text(_field(self._setting.name))
+        shown = own if self._setting.default is None else self._setting.default.format(own)
+        return {**extra, "default": shown} if shown else extra
 
 
 class _Read(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
-    """What a function makes of a text; it raises ValueError where it cannot."""
+    """A parameter type that is read by a function, which raises ValueError for what it cannot read."""
 
     def __init__(self, read: Callable[[str], Any], name: str) -> None:
         self._read, self.name = read, name
@@ -46,187 +73,297 @@ class _Read(click.ParamType):  # type: ignore[type-arg]  # generic since click 8
             return self.fail(f"{value!r} is not {self.name}", param, ctx)
 
 
-def _size(text: str) -> list[int]:
-    found = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text)
-    if found is None:
-        raise ValueError(text)
-    return [int(found[1]), int(found[2] or found[1])]
+def _numbers(kind: Callable[[str], float]) -> Callable[[str], list[float]]:
+    def read(text: str) -> list[float]:
+        return [kind(part) for part in text.split(",")]
+
+    return read
 
 
 _FLOATS = _Read(_numbers(float), "numbers, separated by commas")
 _INTS = _Read(_numbers(int), "whole numbers, separated by commas")
-_SIZE = _Read(_size, "a number of pixels, or WIDTHxHEIGHT")
+_SIZE = _Read(lambda text: list(parse_size(text)), "a number of pixels, or WIDTHxHEIGHT")
 _OBJECT = _Read(parse_json, "a JSON object")
 _LEAST_1, _LEAST_0 = click.IntRange(min=1), click.IntRange(min=0)
 _ABOVE_0, _CHANCE = Number(min=0, min_open=True), Number(0, 1)
-_PRECISION = click.Choice(["no", "fp16", "bf16"])
-_LATENTS = click.Choice(["once", "deterministic", "random"])
-_SIDES = click.Choice(["k", "v", "both"])
 
-_OPTIONS = (
-    _Option(
-        "model",
-        "--model",
-        "Model to train on, as for `hnetkit generate`. [default: as set with `hnetkit config`]",
-        metavar="M",
+# heading in the help -> its options
+_SETTINGS: dict[str, tuple[_Setting, ...]] = {
+    "Run": (
+        _Setting("name", "--name", "Name of the network and of its files; required without --recipe.", metavar="NAME"),
+        _Setting(
+            "start",
+            "--init-from",
+            "Continue training from this hypernetwork, with its layers, instead of a new one.",
+            metavar="FILE",
+            former=("--start",),
+        ),
+        _Setting("seed", "--seed", "Random seed.", _LEAST_0),
     ),
-    _Option("name", "--name", "Name of the network and of its files.", metavar="X"),
-    _Option("vae", "--vae", "Use another autoencoder: a file, a diffusers folder, or a hub id.", metavar="V"),
-    _Option("tokenizer", "--tokenizer", "Folder with the tokenizer of a checkpoint in one file.", metavar="DIR"),
-    _Option("start", "--start", "Continue training from this hypernetwork instead of a new one.", metavar="FILE"),
-    _Option("beside", "--beside", "Fixed hypernetwork that captions may also name. Repeatable.", None, "FILE", True),
-    # the network
-    _Option("build.structure", "--structure", "Layers, as multiples of the width. [default: 1,2,1]", _FLOATS, "LIST"),
-    _Option("build.activation", "--activation", "Activation, by its name in A1111. [default: linear]", metavar="NAME"),
-    _Option("build.layer_norm", "--layer-norm/--no-layer-norm", "Put a layer norm after every layer."),
-    _Option("build.activate_output", "--activate-output/--no-activate-output", "Activate the last layer too."),
-    _Option("build.dropout", "--dropout", "Dropout probability for each entry of --structure.", _FLOATS, "LIST"),
-    _Option(
-        "build.initialisation",
-        "--initialisation",
-        "Weight initialisation, by its name in A1111. [default: normal]",
-        metavar="NAME",
+    "Model": (
+        _Setting(
+            "model",
+            "--model",
+            "Stable Diffusion model to train on, as for `hnetkit generate`.",
+            metavar="MODEL",
+            default="the setting `model`, else the bundled demo model",
+        ),
+        _Setting(
+            "vae",
+            "--vae",
+            "Autoencoder: a file, a diffusers folder, or a hub id.",
+            metavar="VAE",
+            default="the model's",
+        ),
+        _Setting(
+            "tokenizer",
+            "--tokenizer",
+            "Tokenizer folder, for a checkpoint in one file.",
+            metavar="DIR",
+            default="CLIP's",
+        ),
+        _Setting(
+            "clip_skip", "--clip-skip", "Clip skip: 2 leaves out the last layer of SD 1's text encoder.", _LEAST_1
+        ),
+        _Setting(
+            "precision",
+            "--precision",
+            "Precision of the frozen model, no meaning fp32; the network is always fp32.",
+            click.Choice(["no", "fp16", "bf16"]),
+            default="bf16 or fp16 on CUDA, else no",
+        ),
+        _Setting(
+            "gradient_checkpointing",
+            "--gradient-checkpointing/--no-gradient-checkpointing",
+            "Take less memory, with slower steps.",
+        ),
     ),
-    _Option(
-        "build.zero_output", "--zero-output/--no-zero-output", "Start as a network that changes nothing. [default: on]"
+    "Network": (
+        _Setting("build.structure", "--structure", "Layer sizes, as multiples of the width.", _FLOATS, "LIST"),
+        _Setting(
+            "build.activation", "--activation", "Activation, by its name in A1111.", metavar="NAME", default="linear"
+        ),
+        _Setting("build.layer_norm", "--layer-norm/--no-layer-norm", "Put a layer norm after every layer."),
+        _Setting("build.activate_output", "--activate-output/--no-activate-output", "Activate the last layer too."),
+        _Setting(
+            "build.dropout",
+            "--dropout",
+            "Dropout probability for each entry of --structure.",
+            _FLOATS,
+            "LIST",
+            default="none",
+        ),
+        _Setting(
+            "build.initialisation",
+            "--initialization",
+            "Weight initialization, by its name in A1111.",
+            metavar="NAME",
+            former=("--initialisation",),
+        ),
+        _Setting(
+            "build.zero_output",
+            "--zero-output/--no-zero-output",
+            "Start as a network that changes nothing.",
+        ),
+        _Setting(
+            "build.widths",
+            "--widths",
+            "Context widths that get a network.",
+            _INTS,
+            "LIST",
+            default="all of the model's",
+        ),
+        _Setting(
+            "build.sides",
+            "--sides",
+            "Sides to train: the networks before K, those before V, or both.",
+            click.Choice(["k", "v", "both"]),
+            default="both",
+        ),
+        _Setting(
+            "beside",
+            "--with",
+            "Fixed hypernetwork that captions may also name. Repeatable.",
+            metavar="FILE",
+            multiple=True,
+            former=("--beside",),
+        ),
     ),
-    _Option(
-        "build.widths", "--widths", "Context widths that get a network. [default: all of the model's]", _INTS, "LIST"
+    "Learning": (
+        _Setting(
+            "rates",
+            "--rate",
+            "Learning rate: a number, a schedule or a preset, see `hnetkit train schedule`.",
+            metavar="TEXT",
+            default="the preset `{}`",
+        ),
+        _Setting("max_steps", "--max-steps", "Step to stop at.", _LEAST_1, default="where the schedule ends"),
+        _Setting("batch_size", "--batch-size", "Number of samples computed at once, over all processes.", _LEAST_1),
+        _Setting(
+            "accumulation",
+            "--accumulation",
+            "Number of batches whose gradients make one step.",
+            _LEAST_1,
+            former=("--accumulate",),
+        ),
+        _Setting(
+            "clip_norm",
+            "--clip-norm",
+            "Limit the norm of the gradients: a number, or a schedule.",
+            metavar="TEXT",
+            default="no limit",
+        ),
+        _Setting(
+            "clip_value",
+            "--clip-value",
+            "Limit each value of the gradients: a number, or a schedule.",
+            metavar="TEXT",
+            default="no limit",
+        ),
+        _Setting("optimizer", "--optimizer", "Optimizer: a class of torch.optim.", metavar="NAME"),
+        _Setting(
+            "optimizer_options",
+            "--optimizer-options",
+            'Arguments of the optimizer, as in {"weight_decay": 0}.',
+            _OBJECT,
+            "JSON",
+            default="the optimizer's own",
+        ),
+        _Setting(
+            "min_snr", "--min-snr", "Weight the loss by min-SNR with this gamma.", _ABOVE_0, "GAMMA", default="off"
+        ),
     ),
-    _Option("build.sides", "--sides", "Train what K sees, what V sees, or both. [default: both]", _SIDES),
-    # how it learns
-    _Option(
-        "rates",
-        "--rate",
-        "Learning rate: a schedule or a preset, see `hnetkit train schedule`. [default: default]",
-        None,
-        "TEXT",
+    "Pictures and captions": (
+        _Setting("size", "--size", "Scale and crop pictures to this size.", _SIZE, "N|WxH", default="as they are"),
+        _Setting(
+            "template",
+            "--template",
+            "Prompt templates, in which [filewords] is a picture's caption and [name] the network's name: a file, or "
+            "A1111's style_filewords, subject_filewords, style, subject, hypernetwork, none.",
+            metavar="NAME|FILE",
+        ),
+        _Setting(
+            "prompt_name",
+            "--prompt-name",
+            "Text for [name] in templates and captions.",
+            metavar="TEXT",
+            default="the network's name",
+        ),
+        _Setting("shuffle_tags", "--shuffle-tags/--no-shuffle-tags", "Shuffle a caption's tags for each sample."),
+        _Setting("drop_tags", "--drop-tags", "Probability of leaving out each tag.", _CHANCE),
+        _Setting(
+            "latents",
+            "--latents",
+            "Sample a picture's latents once, take their mean (deterministic), or sample them each time (random).",
+            click.Choice(["once", "deterministic", "random"]),
+        ),
+        _Setting(
+            "alpha_as_weight", "--alpha-as-weight/--no-alpha-as-weight", "Weight the loss by a picture's opacity."
+        ),
     ),
-    _Option("max_steps", "--max-steps", "Last step. [default: where the schedule ends]", _LEAST_1),
-    _Option("batch_size", "--batch-size", "Samples to compute at once, over all processes. [default: 1]", _LEAST_1),
-    _Option("accumulation", "--accumulate", "Batches whose gradients make one step. [default: 1]", _LEAST_1),
-    _Option("clip_norm", "--clip-norm", "Shorten gradients to this norm; a number, or a schedule.", metavar="TEXT"),
-    _Option("clip_value", "--clip-value", "Cut gradients off at this value; a number, or a schedule.", metavar="TEXT"),
-    _Option("optimizer", "--optimizer", "Optimizer: a class of torch.optim. [default: AdamW]", metavar="NAME"),
-    _Option(
-        "optimizer_options", "--optimizer-options", 'Arguments of the optimizer: {"weight_decay": 0}.', _OBJECT, "JSON"
+    "Checkpoints and previews": (
+        _Setting("save_every", "--save-every", "Steps between checkpoints; 0 saves at the end alone.", _LEAST_0),
+        _Setting("keep", "--keep", "Number of checkpoints to keep.", _LEAST_1),
+        _Setting("preview_every", "--preview-every", "Steps between previews; 0 draws none.", _LEAST_0),
+        _Setting(
+            "previews.prompts",
+            "--preview-prompt",
+            "Prompt of a preview. Repeatable.",
+            multiple=True,
+            metavar="TEXT",
+            default="the model's own",
+        ),
+        _Setting("previews.seeds", "--preview-seed", "Seed of a preview. Repeatable.", _LEAST_0, multiple=True),
+        _Setting("tensorboard", "--tensorboard/--no-tensorboard", "Write TensorBoard logs too."),
     ),
-    _Option(
-        "precision",
-        "--precision",
-        "Precision of the frozen model; the network stays fp32. [default: bf16 or fp16 on CUDA, else no]",
-        _PRECISION,
+    "Guards": (
+        _Setting(
+            "guarded",
+            "--guards/--no-guards",
+            "Roll back to a good checkpoint and lower the learning rate when training goes wrong.",
+        ),
+        _Setting("guards.loss_limit", "--loss-limit", "Mean loss above which to warn.", _ABOVE_0),
+        _Setting("guards.spike", "--spike", "Roll back when the loss exceeds its best by this factor.", _ABOVE_0),
+        _Setting(
+            "guards.noise_limit",
+            "--noise-limit",
+            "Roll back when a preview has this many times the fine detail of the first.",
+            _ABOVE_0,
+        ),
+        _Setting(
+            "guards.rate_factor",
+            "--rate-factor",
+            "Factor applied to the learning rate at each roll-back.",
+            _CHANCE,
+        ),
+        _Setting("guards.most_roll_backs", "--roll-backs", "Maximum number of roll-backs.", _LEAST_0),
     ),
-    _Option(
-        "gradient_checkpointing",
-        "--gradient-checkpointing/--no-gradient-checkpointing",
-        "Take less memory, with slower steps.",
-    ),
-    _Option("min_snr", "--min-snr", "Gamma of min-SNR weighting of the loss. [default: off]", _ABOVE_0, "GAMMA"),
-    _Option("seed", "--seed", "Random seed. [default: 0]", _LEAST_0),
-    # what it sees
-    _Option(
-        "template",
-        "--template",
-        "Prompts with [filewords] and [name]: a file, or A1111's style_filewords, subject_filewords, style, subject, "
-        "hypernetwork, none. [default: style_filewords]",
-        metavar="NAME|FILE",
-    ),
-    _Option("prompt_name", "--prompt-name", "Text that [name] stands for. [default: the network's name]", metavar="X"),
-    _Option("shuffle_tags", "--shuffle-tags/--no-shuffle-tags", "Put a caption's tags in another order each time."),
-    _Option("drop_tags", "--drop-tags", "Probability that a tag is left out. [default: 0]", _CHANCE),
-    _Option(
-        "latents",
-        "--latents",
-        "Sample a picture's latents once, take their mean, or sample each time. [default: once]",
-        _LATENTS,
-    ),
-    _Option("alpha_as_weight", "--alpha-as-weight/--no-alpha-as-weight", "Weigh the loss by a picture's opacity."),
-    _Option("size", "--size", "Scale and cut pictures to this size. [default: as they are]", _SIZE, "N|WxH"),
-    _Option(
-        "clip_skip",
-        "--clip-skip",
-        "Clip skip: 2 leaves out the last layer of SD 1's text encoder. [default: 1]",
-        _LEAST_1,
-    ),
-    # what is kept and watched
-    _Option("save_every", "--save-every", "Steps between checkpoints; 0: at the end alone. [default: 500]", _LEAST_0),
-    _Option("keep", "--keep", "Number of checkpoints to keep. [default: 3]", _LEAST_1),
-    _Option("preview_every", "--preview-every", "Steps between previews; 0: none. [default: 500]", _LEAST_0),
-    _Option(
-        "previews.prompts",
-        "--preview-prompt",
-        "Prompt of a preview. Repeatable. [default: the model's own]",
-        multiple=True,
-        metavar="T",
-    ),
-    _Option(
-        "previews.seeds", "--preview-seed", "Seed of a preview. Repeatable. [default: 1 and 2]", _LEAST_0, multiple=True
-    ),
-    _Option("guarded", "--guards/--no-guards", "Go back and lower the rate where the network breaks. [default: on]"),
-    _Option("guards.loss_limit", "--loss-limit", "Warn when the mean loss exceeds this. [default: 0.3]", _ABOVE_0),
-    _Option(
-        "guards.spike", "--spike", "Roll back when the loss exceeds its best by this factor. [default: 1.5]", _ABOVE_0
-    ),
-    _Option(
-        "guards.noise_limit",
-        "--noise-limit",
-        "Roll back when a preview has this many times the fine detail of the first. [default: 3]",
-        _ABOVE_0,
-    ),
-    _Option(
-        "guards.rate_factor",
-        "--rate-factor",
-        "Factor applied to the learning rate at each roll-back. [default: 0.1]",
-        _CHANCE,
-    ),
-    _Option("guards.most_roll_backs", "--roll-backs", "Maximum number of roll-backs. [default: 3]", _LEAST_0),
-    _Option("tensorboard", "--tensorboard/--no-tensorboard", "Also log for TensorBoard."),
-)
+}
 
+_BY_SPELLING = {
+    spelling: setting for settings in _SETTINGS.values() for setting in settings for spelling in setting.spellings
+}
 
-_OF_BOTH = (
+_run = partial(option, section="Run")
+_RUN = (
     click.argument("pictures", required=False),
-    click.option(
+    _run(
         "--out", default="training", metavar="DIR", show_default=True, help="Folder in which the folder NAME is made."
     ),
-    click.option("--restart", is_flag=True, help="Start over, and remove what was made so far."),
-    click.option("--force", is_flag=True, help="Go on although pictures or model have changed."),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), help="Device to compute on."),
+    _run("--restart", is_flag=True, help="Start over, and remove what earlier runs made."),
+    _run("--force", is_flag=True, help="Continue although pictures or model have changed."),
+)
+_DEVICE = option(
+    "--device",
+    section="Model",
+    type=click.Choice(DEVICES),
+    show_default="the setting `device`, else auto",
+    help="Device to compute on; auto takes a GPU if there is one.",
 )
 
 
-def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """Adds PICTURES, where and how to train, and every setting of a recipe.
 
-    The command receives `asked`: keyword arguments of `hnetkit.train.train`, with the settings that were given.
+    The command receives `arguments`: keyword arguments of `hnetkit.train.train`, with the settings that were given.
     """
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        given = {option: kwargs.pop(_parameter(option)) for option in _OPTIONS}
+        given = {setting: kwargs.pop(setting.parameter) for setting in dict.fromkeys(_BY_SPELLING.values())}
         changes = {
-            option.setting: _as_json(option, value) for option, value in given.items() if value not in (None, ())
+            setting.name: _as_json(setting, value) for setting, value in given.items() if value not in (None, ())
         }
         if (pictures := kwargs.pop("pictures")) is not None:
             changes["pictures"] = pictures
-        asked = {"model": changes.pop("model", None), "changes": changes}
-        asked |= {name: kwargs.pop(name) for name in ("out", "restart", "force", "device")}
-        return command(*args, asked=asked, **kwargs)
+        arguments = {"model": changes.pop("model", None), "changes": changes}
+        arguments |= {name: kwargs.pop(name) for name in ("out", "restart", "force", "device")}
+        return function(*args, arguments=arguments, **kwargs)
 
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-    wrapper.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
-    for option in reversed(_OPTIONS):
-        wrapper = click.option(
-            *(option.flags, _parameter(option)),
-            type=option.type,
-            metavar=option.metavar,
-            multiple=option.multiple,
-            default=None,
-            help=option.help,
-        )(wrapper)
-    for decorate in reversed(_OF_BOTH):
-        wrapper = decorate(wrapper)
+    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
+    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    for add in reversed((*_RUN, *_options(), _DEVICE)):
+        wrapper = add(wrapper)
     return wrapper
+
+
+def _options() -> list[Callable[[Any], Any]]:
+    return [
+        click.option(
+            setting.flags,
+            setting.parameter,
+            cls=_SettingOption,
+            section=heading,
+            former=setting.former,
+            setting=setting,
+            type=setting.type,
+            metavar=setting.metavar,
+            multiple=setting.multiple,
+            default=None,
+            help=setting.help,
+        )
+        for heading, settings in _SETTINGS.items()
+        for setting in settings
+    ]
 
 
 def read_setting(name: str, text: str) -> tuple[str, Any]:
@@ -239,38 +376,50 @@ def read_setting(name: str, text: str) -> tuple[str, Any]:
     Raises:
         UsageError: there is no such option, or it cannot take the text.
     """
-    options = {option.flags.split("/")[0].lstrip("-"): option for option in _OPTIONS}
-    option = options.get(name)
-    if option is None:
-        near = difflib.get_close_matches(name, options, n=1)
-        hint = f"do you mean {near[0]}?" if near else "the names of options: `hnetkit train run --help`"
+    setting = _BY_SPELLING.get(name)
+    if setting is None:
+        near = did_you_mean(name, _BY_SPELLING)
+        hint = f"do you mean {near}?" if near else "the names of options: `hnetkit train run --help`"
         raise UsageError(f"there is no setting {name}", hint=hint)
-    if text == "none" and _may_be_none(option.setting):
-        return option.setting, None
-    kind = option.type or (click.BOOL if "/" in option.flags else click.STRING)
+    if text == "none" and _field(setting.name).default is None:
+        return setting.name, None
+    kind = setting.type or (click.BOOL if "/" in setting.flags else click.STRING)
     try:
-        return option.setting, _as_json(option, kind.convert(text, None, None))
+        return setting.name, _as_json(setting, kind.convert(text, None, None))
     except click.BadParameter as error:
         raise UsageError(f"{name}: {error.message}") from error
 
 
-def _as_json(option: _Option, value: Any) -> Any:
-    """Returns what an option read as a recipe has it."""
-    if option.setting == "build.sides":
+def _as_json(setting: _Setting, value: Any) -> Any:
+    """Returns an option's value as a recipe has it."""
+    if setting.name == "build.sides":
         return ["k", "v"] if value == "both" else [value]
     return value
 
 
-def _may_be_none(setting: str) -> bool:
+def _field(name: str) -> Field[Any]:
+    """Returns the field of the recipe, or of a part of it, that holds a setting."""
     from hnetkit.train.build import Build
     from hnetkit.train.guards import GuardSettings
     from hnetkit.train.previews import PreviewSettings
     from hnetkit.train.recipe import Recipe
 
-    part, _, name = setting.rpartition(".")
+    part, _, name = name.rpartition(".")
     kinds: dict[str, Any] = {"": Recipe, "build": Build, "guards": GuardSettings, "previews": PreviewSettings}
-    return any(field.name == name and field.default is None for field in fields(kinds[part]))
+    return next(field for field in fields(kinds[part]) if field.name == name)
 
 
-def _parameter(option: _Option) -> str:
-    return option.setting.replace(".", "_")
+def _default_text(field: Field[Any]) -> str | None:
+    """Returns a setting's default as an option shows it; None where it has none."""
+    value = field.default
+    if value is MISSING or value is None:
+        return None
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, tuple):
+        return ",".join(map(_default_word, value))
+    return _default_word(value)
+
+
+def _default_word(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

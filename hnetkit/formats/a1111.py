@@ -1,6 +1,6 @@
 """A1111's dict of a hypernetwork: every variant that was ever written becomes a `Hypernetwork`, with warnings.
 
-Source: AUTOMATIC1111 1.10, modules/hypernetworks/hypernetwork.py, and its history (behaviour only).
+Source: AUTOMATIC1111 1.10, modules/hypernetworks/hypernetwork.py, and its history (behavior only).
 """
 
 from __future__ import annotations

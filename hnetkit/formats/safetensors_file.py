@@ -19,7 +19,7 @@ from hnetkit.network import DType, TensorRef
 from hnetkit.text import shorten
 
 MAX_HEADER = 10 << 20
-"""Bytes; a network has 20 kB, the largest checkpoints 1 MB, a LoRA the tags of all its pictures."""
+"""Bytes; a network has 20 kB, the largest checkpoints 1 MB, a LoRA the tags of all its training images."""
 
 MAX_RANK = 8
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -48,7 +48,7 @@ _ITEM_BITS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorEntry:
-    """One tensor of the header: its type by the format's name, its shape, and its bytes' place in the file."""
+    """One tensor of the header: type by the format's name, shape, and offset of its bytes in the file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -57,7 +57,7 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True)
 class SafetensorsFile:
-    """A safetensors file whose header was read and holds together."""
+    """A safetensors file with a consistent header."""
 
     file: OpenFile
     metadata: Mapping[str, str]
@@ -67,7 +67,7 @@ class SafetensorsFile:
         """Returns a reference to a tensor's bytes.
 
         Raises:
-            UnsupportedNetwork: it is not of a floating-point type that networks have.
+            UnsupportedNetwork: its type is not a floating-point type of networks.
         """
         entry = self.entries[name]
         if entry.dtype not in _DTYPES:
@@ -81,15 +81,15 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
     """Reads the header.
 
     Raises:
-        DamagedFile: cut short, or no header.
-        UnsafeFile: sizes or places that contradict each other, bytes that no tensor accounts for, double names.
+        DamagedFile: the file is truncated, has no valid header, or uses a name twice.
+        UnsafeFile: sizes or offsets that contradict each other, or bytes that belong to no tensor.
     """
     refuse_polyglot(file, container="safetensors")
     size = int.from_bytes(file.read_at(0, 8), "little")
     if MAX_HEADER < size <= file.size - 8:
         raise FileRefused(f"{file.path}: a safetensors header of {size:,} bytes; at most {MAX_HEADER:,} are read")
     if size > file.size - 8:
-        raise DamagedFile(f"{file.path}: cut short, or no safetensors file: a header of {size} bytes")
+        raise DamagedFile(f"{file.path}: cut short, or not a safetensors file: a header of {size} bytes")
     data = file.read_at(8, size)
     file.budget.make(json_size(data))
     try:
@@ -105,24 +105,24 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
     if not all(map(_is_text, header)):
         raise DamagedFile(f"{file.path}: a safetensors header with a name that is not text")
     entries: dict[str, TensorEntry] = {}
-    places: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     for name, stated in header.items():
         entries[name], begin, end = _entry(file, name, stated, 8 + size)
         if end > begin:
-            places.append((begin, end))
-    _check_tiling(file, places, file.size - 8 - size)
+            ranges.append((begin, end))
+    _check_tiling(file, ranges, file.size - 8 - size)
     return SafetensorsFile(file, metadata, entries)
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a value is text that UTF-8 can hold; other readers refuse a header with half of a surrogate pair."""
+    """Whether a value is text that UTF-8 can encode: other readers refuse a header with a lone surrogate."""
     return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise ValueError("a name stands twice")
+        raise ValueError("a name appears twice")
     return result
 
 
@@ -145,13 +145,13 @@ def _bits(entry: TensorEntry) -> int:
     return math.prod(entry.shape) * _ITEM_BITS[entry.dtype]
 
 
-def _check_tiling(file: OpenFile, places: list[tuple[int, int]], room: int) -> None:
+def _check_tiling(file: OpenFile, ranges: list[tuple[int, int]], size: int) -> None:
     position = 0
-    for begin, end in sorted(places):
+    for begin, end in sorted(ranges):
         if begin != position:
             break
         position = end
     else:
-        if position == room:
+        if position == size:
             return
-    raise UnsafeFile(f"{file.path}: tensors overlap, or leave bytes that none accounts for")
+    raise UnsafeFile(f"{file.path}: tensors overlap, or leave bytes that belong to none")

@@ -1,8 +1,8 @@
-"""hnetkit's safetensors convention: tensor names, and what the header says.
+"""hnetkit's safetensors convention: tensor names and header metadata.
 
 Tensors are ``{width}.{k|v}.linear.{i}.{weight|bias}``. The header holds each of A1111's keys as JSON text (a tuple as
-``{"tuple": [...]}``, a dict as ``{"dict": [[key, value], ...]}``, so that types survive), and beside them, for readers
-that know no defaults, the derived topology.
+``{"tuple": [...]}``, a dict as ``{"dict": [[key, value], ...]}``, so that types survive). For readers that know no
+defaults it also spells out the derived topology.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FORMAT_VERSION = "1"
 _NAME = re.compile(r"([1-9][0-9]{0,5})\.([kv])\.(linear\..+)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RESERVED = ("format", "format_version", "topology", "base_model", "source_sha256")
-_PREFIX = "a1111."  # for a key of the file that has the name of one of ours
+_PREFIX = "a1111."  # for keys of the file that collide with the reserved ones
 
 
 def is_hypernetwork(source: SafetensorsFile) -> bool:
@@ -37,7 +37,7 @@ def is_hypernetwork(source: SafetensorsFile) -> bool:
 
 
 def header_metadata(net: Hypernetwork, source_sha256: str | None) -> dict[str, str]:
-    """Returns the header's metadata for a network that is saved."""
+    """Returns the header metadata of a network that is to be saved."""
     header = {"format": FORMAT, "format_version": FORMAT_VERSION, "base_model": net.base_model}
     if source_sha256:
         header["source_sha256"] = source_sha256
@@ -52,7 +52,7 @@ def _is_taken(key: str) -> bool:
 
 
 def topology(net: Hypernetwork) -> dict[str, Any]:
-    """Returns what the tensors and the file together say of the network's build, nothing left to a default."""
+    """Returns the structure of a network, from its tensors and its file, with nothing left to a default."""
     return {
         "layer_structure": net.layer_structure,
         "activation": net.activation or "linear",
@@ -63,7 +63,7 @@ def topology(net: Hypernetwork) -> dict[str, Any]:
 
 
 def a1111_metadata(net: Hypernetwork) -> dict[str, Any]:
-    """Returns A1111's keys: the file's own, unchanged; derived ones for a network that was made in this process."""
+    """Returns A1111's keys: the file's own, unchanged, or derived ones for a network made in this process."""
     if net.format is not None:
         return dict(net.metadata)
     dropout = net.dropout
@@ -80,7 +80,7 @@ def a1111_metadata(net: Hypernetwork) -> dict[str, Any]:
 
 
 def read_hypernetwork(source: SafetensorsFile) -> Hypernetwork:
-    """Returns the network in a safetensors file of this convention.
+    """Returns the network of a safetensors file of this convention.
 
     Raises:
         FileRefused: see `hnetkit.formats.load`.
@@ -93,7 +93,7 @@ def read_hypernetwork(source: SafetensorsFile) -> Hypernetwork:
     for name in source.entries:
         match = _NAME.fullmatch(name)
         if match is None:
-            raise DamagedFile(f"{path}: the tensor {shorten(name)} is not named as one of a hypernetwork")
+            raise DamagedFile(f"{path}: {shorten(name)} is not the name of a hypernetwork's tensor")
         sides: tuple[dict[str, TensorRef], dict[str, TensorRef]] = value.setdefault(int(match[1]), ({}, {}))
         sides["kv".index(match[2])][match[3]] = source.tensor(name)
         refuse_more_widths(len(value), path)
@@ -113,7 +113,7 @@ def read_hypernetwork(source: SafetensorsFile) -> Hypernetwork:
 
     defaults = {key: item for key, item in _defaults(stated).items() if key not in metadata}
     net = built({**defaults, **metadata})
-    # a .pt knows no topology: what the network needs of it must be among its keys
+    # a .pt has no topology in its header: what the network needs of it must become keys
     known = metadata if not defaults or _is_same(net, built, metadata) else {**defaults, **metadata}
     own = {key: net.metadata[key] for key in known if key in net.metadata}
     contradictions = _contradictions(stated, net)
@@ -127,7 +127,7 @@ def read_hypernetwork(source: SafetensorsFile) -> Hypernetwork:
 
 
 def _is_same(net: Hypernetwork, built: Callable[[Mapping[str, Any]], Hypernetwork], keys: Mapping[str, Any]) -> bool:
-    """Whether a network is built in the same way of these keys alone."""
+    """Whether these keys alone give a network of the same structure."""
     try:
         return topology(built(keys)) == topology(net)
     except FileRefused:
@@ -135,7 +135,7 @@ def _is_same(net: Hypernetwork, built: Callable[[Mapping[str, Any]], Hypernetwor
 
 
 def _contradictions(stated: Any, net: Hypernetwork) -> list[str]:
-    """Where the header's topology, which other readers go by, is another than the network's."""
+    """Warnings where the header's topology, which other readers rely on, differs from the network's."""
     real = topology(net)
     others = [
         key for key in ("activation", "activate_output", "layer_norm") if isinstance(stated, dict) and key in stated
@@ -148,7 +148,7 @@ def _contradictions(stated: Any, net: Hypernetwork) -> list[str]:
 
 
 def _defaults(stated: Any) -> dict[str, Any]:
-    """The topology in A1111's keys, for files whose header has no A1111 keys of its own."""
+    """The topology as A1111's keys, for files whose header has none of its own."""
     if not isinstance(stated, dict):
         return {}
     names = {"activation_func": "activation", "activate_output": "activate_output", "dropout_structure": "dropout"}

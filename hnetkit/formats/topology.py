@@ -1,10 +1,10 @@
-"""From the tensors of one MLP to its stages: what A1111's Sequential was, read off names and shapes.
+"""The stages of an MLP, derived from the names and shapes of its tensors in A1111's Sequential.
 
-The index in ``linear.{i}.weight`` counts every module of the Sequential, also those without tensors, so a gap shows
-an activation or a dropout. Each stage is linear, activation, layer norm, dropout. What no tensor shows, an output
-activation without layer norm, is told by the caller.
+The index in ``linear.{i}.weight`` counts every module of the Sequential, including those without tensors, so a gap
+shows an activation or a dropout. Each stage is linear, activation, layer norm, dropout. No tensor shows whether an
+output without layer norm is activated: the caller states that.
 
-Source: AUTOMATIC1111 1.10, modules/hypernetworks/hypernetwork.py, HypernetworkModule (behaviour only).
+Source: AUTOMATIC1111 1.10, modules/hypernetworks/hypernetwork.py, HypernetworkModule (behavior only).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hnetkit.errors import DamagedFile, UnsupportedNetwork
 from hnetkit.network import LayerNorm, ResidualMLP, Stage, TensorRef
 from hnetkit.text import counted, shorten
 
-# only one spelling names a tensor: another program would take linear.00 and linear.0 for two, or for one
+# one spelling only: other programs may or may not treat linear.00 and linear.0 as one tensor
 _KEY = re.compile(r"linear\.(0|[1-9][0-9]{0,3})\.(weight|bias)")
 _SKIP_KEY = re.compile(r"linear\.[0-9]+\.(linear\.[0-9]+|upsample_layer)\.")
 # NovelAI's names, and those of a fork with one or two layers
@@ -57,19 +57,19 @@ def build_mlp(
     dropout: Sequence[float],
     where: str,
 ) -> ResidualMLP:
-    """Returns the MLP that the tensors are.
+    """Builds the MLP that the tensors describe.
 
     Args:
         tensors: by canonical key, in the file's order.
-        width: context width that it takes and gives.
+        width: context width of its input and output.
         activation: the file's activation, None for none.
-        activate_output: whether the last stage has it, where no tensor shows that.
+        activate_output: whether the last stage has it; used if no tensor shows that.
         dropout: probability per stage; missing ones are 0.
-        where: file, width and side, for messages.
+        where: width and side, for messages.
 
     Raises:
-        DamagedFile: shapes that do not chain from width to width.
-        UnsupportedNetwork: another order of modules, or skip connections.
+        DamagedFile: the shapes do not chain from width to width.
+        UnsupportedNetwork: the modules are in another order, or there are skip connections.
     """
     modules = _modules(tensors, where)
     groups = _groups(modules, where)
@@ -79,11 +79,11 @@ def build_mlp(
         chance = dropout[number] if number < len(dropout) else 0.0
         stages.append(_stage(group, following, activation, activate_output, chance, where))
     _check_chain(stages, width, where)
-    return ResidualMLP(tuple(stages), {key: tensors[key] for key in sorted(tensors, key=_place)})
+    return ResidualMLP(tuple(stages), {key: tensors[key] for key in sorted(tensors, key=_position)})
 
 
-def _place(key: str) -> tuple[int, bool]:
-    """Where A1111 has a tensor in its dict: by module, the weight before the bias."""
+def _position(key: str) -> tuple[int, bool]:
+    """The sort key of a tensor in A1111's dict: by module, weight before bias."""
     _, index, kind = key.split(".")
     return int(index), kind == "bias"
 
@@ -91,7 +91,7 @@ def _place(key: str) -> tuple[int, bool]:
 def expected_indices(
     stages: int, *, activation: bool, activate_output: bool, norm: bool, dropout: Sequence[float]
 ) -> list[int]:
-    """Returns where A1111 would put the linear layers, counted in its Sequential."""
+    """Returns the indices that A1111 would give the linear layers in its Sequential."""
     indices, position = [], 0
     for stage in range(stages):
         indices.append(position)
@@ -102,7 +102,7 @@ def expected_indices(
 
 
 def linear_indices(mlp: ResidualMLP) -> list[int]:
-    """Returns where the linear layers stand in the file."""
+    """Returns the indices of the linear layers in the file."""
     return sorted(int(key.split(".")[1]) for key, tensor in mlp.tensors.items() if len(tensor.shape) == 2)
 
 
@@ -114,11 +114,11 @@ def _modules(tensors: Mapping[str, TensorRef], where: str) -> list[_Module]:
             raise UnsupportedNetwork(f"{where}: built with skip connections inside, which only one extension could run")
         match = _KEY.fullmatch(key)
         if match is None:
-            raise UnsupportedNetwork(f"{where}: holds {shorten(key)}, which no known build of hypernetworks has")
+            raise UnsupportedNetwork(f"{where}: holds {shorten(key)}, which no known hypernetwork has")
         (weights if match[2] == "weight" else biases)[int(match[1])] = tensor
-    lonely = biases.keys() - weights.keys()
-    if lonely or not weights:
-        missing = f"linear.{min(lonely)}.weight" if lonely else "linear.0.weight"
+    alone = biases.keys() - weights.keys()
+    if alone or not weights:
+        missing = f"linear.{min(alone)}.weight" if alone else "linear.0.weight"
         raise DamagedFile(f"{where}: {missing} is missing")
     modules = [_Module(index, weights[index], biases.get(index)) for index in sorted(weights)]
     for module in modules:
@@ -137,7 +137,7 @@ def _check_shapes(module: _Module, where: str) -> None:
 
 
 def _groups(modules: list[_Module], where: str) -> list[list[_Module]]:
-    """Cuts the modules into stages, each beginning with a linear layer."""
+    """Splits the modules into stages, each beginning with a linear layer."""
     groups: list[list[_Module]] = []
     for module in modules:
         if module.is_linear:
@@ -161,7 +161,7 @@ def _stage(
     slopes = [module for module in rest if module.is_slope]
     norms = [module for module in rest if not module.is_slope]
     if len(slopes) > 1 or len(norms) > 1 or (slopes and norms and slopes[0].index > norms[0].index):
-        raise UnsupportedNetwork(f"{where}: its modules stand in an order that A1111 does not build")
+        raise UnsupportedNetwork(f"{where}: its modules are in an order that A1111 does not build")
     norm = norms[0] if norms else None
     own: str | None = activation
     if slopes:
@@ -183,12 +183,12 @@ def _stage(
 def _activation_in_gap(
     linear: _Module, norm: _Module | None, following: int | None, activation: str, activate_output: bool, where: str
 ) -> str | None:
-    """The activation stands between the linear layer and what comes next; nothing there means none."""
+    """The activation if there is a gap between the linear layer and the next module; None without a gap."""
     if norm is not None:
-        silent = norm.index - linear.index - 1
-        if silent == 0 and following is not None and following - norm.index > 1:
-            raise UnsupportedNetwork(f"{where}: built with its activation behind the layer norm")
-        return activation if silent else None
+        gap = norm.index - linear.index - 1
+        if gap == 0 and following is not None and following - norm.index > 1:
+            raise UnsupportedNetwork(f"{where}: built with its activation after the layer norm")
+        return activation if gap else None
     if following is None:
         return activation if activate_output else None
     return activation if following - linear.index > 1 else None
@@ -200,15 +200,15 @@ def _bias_of(norm: _Module) -> TensorRef:
 
 
 def _check_chain(stages: list[Stage], width: int, where: str) -> None:
-    have = width
+    width_so_far = width
     for number, stage in enumerate(stages):
-        out, take = stage.weight.shape
-        if take != have:
-            raise DamagedFile(f"{where}: layer {number + 1} takes {counted(take, 'value')}, but gets {have}")
+        out, taken = stage.weight.shape
+        if taken != width_so_far:
+            raise DamagedFile(f"{where}: layer {number + 1} takes {counted(taken, 'value')}, but gets {width_so_far}")
         if stage.norm is not None and stage.norm.weight.shape != (out,):
             raise DamagedFile(f"{where}: the layer norm of layer {number + 1} does not fit its {counted(out, 'value')}")
         if stage.slope is not None and stage.slope.shape not in ((1,), (out,)):
             raise DamagedFile(f"{where}: the slope of layer {number + 1} does not fit its {counted(out, 'value')}")
-        have = out
-    if have != width:
-        raise DamagedFile(f"{where}: gives {counted(have, 'value')} where {width} are needed")
+        width_so_far = out
+    if width_so_far != width:
+        raise DamagedFile(f"{where}: gives {counted(width_so_far, 'value')} where {width} are needed")

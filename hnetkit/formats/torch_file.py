@@ -1,6 +1,6 @@
-"""What `torch.save` wrote, in either of its containers: the value, and where each tensor's bytes lie.
+"""Files of `torch.save` in either container: the saved value, and the offset of each tensor's bytes.
 
-Source: torch/serialization.py (behaviour only): the zip since torch 1.6, before it one pickle after another.
+Source: torch/serialization.py (behavior only): a zip since torch 1.6, before that one pickle after another.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _DTYPES: Mapping[str, DType] = {
 
 @dataclass(frozen=True, slots=True)
 class TorchFile:
-    """A torch file whose structure was read.
+    """The structure of a torch file.
 
     Attributes:
-        value: the saved object, with inert stand-ins for tensors (`pickle_reader.TensorStub`) and for unknown things.
-        foreign: names of globals that were asked for and not on the allow-list.
+        value: the saved object, with inert stand-ins for tensors (`pickle_reader.TensorStub`) and unknown globals.
+        foreign: names of globals in the file that are not on the allow-list.
         storages: storage key -> (offset, size) of its bytes in `file`.
-        checksums: of the storages, where the container has them.
+        checksums: of the storages, if the container states them.
     """
 
     file: OpenFile
@@ -56,8 +56,8 @@ class TorchFile:
         """Returns a reference to the tensor's bytes, checked against its storage.
 
         Raises:
-            UnsupportedNetwork: not a floating-point type, or not contiguous.
-            UnsafeFile: it reaches outside of its storage, or the storage's size is not what it says.
+            UnsupportedNetwork: its type is not floating-point, or it is not contiguous.
+            UnsafeFile: it reaches outside its storage, or the storage has another size than stated.
         """
         where = f"{self.file.path}: {shorten(name)}"
         dtype = _DTYPES.get(stub.storage.type.name)
@@ -68,7 +68,7 @@ class TorchFile:
         offset, size = self.storages[stub.storage.key]
         numel, item = math.prod(stub.shape), ITEM_SIZE[dtype]
         if stub.storage.numel * item != size or stub.offset + numel > stub.storage.numel:
-            raise UnsafeFile(f"{where} reaches outside of its storage")
+            raise UnsafeFile(f"{where} reaches outside its storage")
         if numel and not _is_contiguous(stub):
             raise UnsupportedNetwork(f"{where} is not stored row by row")
         return TensorRef(dtype, stub.shape, self.file, offset + stub.offset * item)
@@ -84,7 +84,7 @@ def _is_contiguous(stub: pickle_reader.TensorStub) -> bool:
 
 
 def read_torch_zip(file: OpenFile) -> TorchFile | None:
-    """Reads the zip container; None where the zip is not a torch file.
+    """Reads the zip container; returns None if the zip is not a torch file.
 
     Raises:
         UnsafeFile, DamagedFile: see `read_members` and `PickleReader`.
@@ -99,20 +99,20 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
         raise UnsafeFile(f"{file.path}: holds {foreign_members[0]}, which no hypernetwork needs")
     version = members.get(f"{root}version")
     if version is None or not _VERSION.fullmatch(file.read_at(version.offset, min(version.size, 16))):
-        raise DamagedFile(f"{file.path}: has no version of torch's format, or one that torch does not read")
+        raise DamagedFile(f"{file.path}: states no version of torch's format, or one that torch does not read")
     order = members.get(f"{root}byteorder")
     if order and file.read_at(order.offset, min(order.size, 16)) != b"little":
-        raise UnsupportedNetwork(f"{file.path}: written on a machine of another byte order")
+        raise UnsupportedNetwork(f"{file.path}: written on a machine with another byte order")
     pickle = members[f"{root}data.pkl"]
     if pickle.size > pickle_reader.MAX_SIZE:
         raise UnsafeFile(f"{file.path}: {pickle.size} bytes of structure; a network has a few thousand")
     data = file.read_at(pickle.offset, pickle.size)
-    if pickle.crc and zlib.crc32(data) != pickle.crc:  # 0: torch was told to compute none
-        raise DamagedFile(f"{file.path}: its structure does not have the checksum that the zip states")
+    if pickle.crc and zlib.crc32(data) != pickle.crc:  # 0: torch can be set to compute none
+        raise DamagedFile(f"{file.path}: its structure does not match the checksum in the zip")
     reader = PickleReader(data, file.budget)
     value = _read(reader, file)
     if reader.position != pickle.size:
-        raise UnsafeFile(f"{file.path}: bytes behind the end of its pickle")
+        raise UnsafeFile(f"{file.path}: bytes after the end of its pickle")
     prefix = f"{root}data/"
     parts = {name.removeprefix(prefix): member for name, member in members.items() if name.startswith(prefix)}
     storages = {key: (member.offset, member.size) for key, member in parts.items()}
@@ -121,7 +121,7 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
 
 
 def read_torch_legacy(file: OpenFile) -> TorchFile:
-    """Reads the container from before torch 1.6: pickles one after another, then the storages.
+    """Reads the container of torch before 1.6: several pickles, then the storages.
 
     Raises:
         UnsafeFile, DamagedFile: see `PickleReader`.
@@ -141,31 +141,31 @@ def read_torch_legacy(file: OpenFile) -> TorchFile:
         numel = int.from_bytes(file.read_at(position, 8), "little", signed=True)
         kind_numel, item = sizes.get(key, (numel, 1))
         if key not in sizes or numel != kind_numel or key in storages:
-            raise UnsafeFile(f"{file.path}: the storage {shorten(key)} is not the one that its tensors name")
+            raise UnsafeFile(f"{file.path}: the storage {shorten(key)} differs from what its tensors state")
         storages[key] = (position + 8, numel * item)
         position += 8 + numel * item
     if position > file.size:
         raise DamagedFile(f"{file.path}: cut short: {position - file.size} bytes of its tensors are missing")
     if position != file.size:
-        raise UnsafeFile(f"{file.path}: {file.size - position} bytes behind its end")
+        raise UnsafeFile(f"{file.path}: {file.size - position} bytes after its end")
     return TorchFile(file, "pt-legacy", value, tuple(reader.foreign), storages)
 
 
 def _legacy_values(reader: PickleReader, file: OpenFile) -> tuple[Any, list[str]]:
-    """Reads magic number, protocol, system, the value, and the storages' keys in the order of their bytes."""
+    """Reads magic number, protocol, system, value, and the keys of the storages in the order of their bytes."""
     _read(reader, file)
     protocol, system, value, keys = (_read(reader, file) for _ in range(4))
     if not _describes_a_machine(system):
-        raise UnsafeFile(f"{file.path}: its description of the machine holds more than numbers")
+        raise UnsafeFile(f"{file.path}: its description of the machine contains more than numbers")
     if protocol != _LEGACY_PROTOCOL or system.get("little_endian") is not True:
-        raise UnsupportedNetwork(f"{file.path}: a torch file of another protocol or byte order")
+        raise UnsupportedNetwork(f"{file.path}: a torch file with another protocol or byte order")
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-        raise DamagedFile(f"{file.path}: its list of storages is not one")
+        raise DamagedFile(f"{file.path}: its list of storages is invalid")
     return value, keys
 
 
 def _describes_a_machine(system: Any) -> bool:
-    """Whether the legacy system dict holds what torch writes: numbers by name, and a dict of such."""
+    """Whether the system dict holds what torch writes: numbers by name, and one nested dict of such."""
     return isinstance(system, dict) and all(
         isinstance(key, str)
         and len(key) < 40
@@ -185,7 +185,7 @@ _ITEM = {"LongStorage": 8, "IntStorage": 4, "ShortStorage": 2, "CharStorage": 1,
 
 
 def _storage_sizes(value: Any) -> dict[str, tuple[int, int]]:
-    """Finds every storage that a value refers to: key -> (elements, bytes of one)."""
+    """Finds every storage that a value refers to: key -> (number of elements, bytes of one)."""
     found: dict[str, tuple[int, int]] = {}
     seen: set[int] = set()
     waiting = [value]

@@ -1,11 +1,11 @@
-"""The zip container of `torch.save`: members stored one after another, nothing before, between or behind them.
+"""The zip container of `torch.save`: members stored one after another, with nothing before, between or after them.
 
 Two readers of one zip can see two different files: one trusts the directory at the end, another the headers in
-front. So every byte has to be accounted for: the members' headers, data and trailers tile the file from its first
-byte to the directory, and what a header says must be what the directory says. What torch's own reader (miniz) or
-Python's zipfile refuses, or takes for something else than plain data, is refused here too.
+front. So every byte must be accounted for: the members' headers, data and trailers tile the file from its first
+byte to the directory, and each header must agree with the directory. Whatever torch's own reader (miniz) or Python's
+zipfile refuses, or reads as anything but plain data, is refused here too.
 
-Source: PKWARE's APPNOTE.TXT 6.3; what torch writes was measured; miniz_zip.c and Lib/zipfile.py (behaviour only).
+Source: PKWARE's APPNOTE.TXT 6.3; what torch writes was measured; miniz_zip.c and Lib/zipfile.py (behavior only).
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _END64 = struct.Struct("<4sQ2H2L4Q")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
 _LOCAL = struct.Struct("<4s5H3L2H")
 _ENCRYPTED, _TRAILER, _UTF8 = 0x1, 0x8, 0x800
-_FOLDER = 0x10  # of the attributes: torch reads nothing of such a member
-_NEWEST = 63  # version needed to read a member, of what Python's zipfile takes
+_FOLDER = 0x10  # in the attributes: torch reads nothing from such a member
+_NEWEST = 63  # largest "version needed" that Python's zipfile accepts
 _FULL = 0xFFFFFFFF
-_WIDE, _OTHER_NAME = 1, 0x7075  # tags of extra fields: 64-bit sizes, and a second name that some readers take
-# data.pkl, data/N and what torch has added over the years
+_WIDE, _OTHER_NAME = 1, 0x7075  # tags of extra fields: 64-bit sizes, and a second name that some readers use
+# data.pkl, data/N, and members that later versions of torch added
 _TORCH_MEMBER = re.compile(
     r"data\.pkl|data/[0-9]+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
 )
@@ -40,7 +40,7 @@ _TORCH_MEMBER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ZipMember:
-    """One stored file of a zip: where its bytes are, in bytes from the start of the container."""
+    """One stored file of a zip; `offset` is where its bytes begin in the container."""
 
     name: str
     offset: int
@@ -50,10 +50,10 @@ class ZipMember:
 
 @dataclass(frozen=True, slots=True)
 class _DirectoryEntry:
-    """One line of the directory.
+    """One entry of the directory.
 
     Attributes:
-        header: where the member's own header is.
+        header: offset of the member's own header.
     """
 
     name: bytes
@@ -69,46 +69,48 @@ def read_members(file: OpenFile) -> dict[str, ZipMember]:
     """Returns the members of a zip by name, in the order of their bytes.
 
     Raises:
-        UnsafeFile: bytes that no member accounts for, members that disagree with themselves, double names.
-        DamagedFile: no directory where one must be.
+        UnsafeFile: bytes that belong to no member, headers that disagree with the directory, or a name used twice.
+        DamagedFile: there is no directory at the end.
     """
     entries, directory_start = _directory(file)
     members: dict[str, ZipMember] = {}
     position = 0
     for entry in sorted(entries, key=lambda entry: entry.header):
         if entry.header != position:
-            raise UnsafeFile(f"{file.path}: {abs(entry.header - position)} bytes that no member accounts for")
+            raise UnsafeFile(f"{file.path}: {abs(entry.header - position)} bytes that belong to no member")
         member, position = _member(file, entry)
         if member.name in members:
-            raise UnsafeFile(f"{file.path}: two members are called {shorten(member.name)}")
+            raise UnsafeFile(f"{file.path}: two members are named {shorten(member.name)}")
         members[member.name] = member
     if position != directory_start:
-        raise UnsafeFile(f"{file.path}: {abs(directory_start - position)} bytes that no member accounts for")
+        raise UnsafeFile(f"{file.path}: {abs(directory_start - position)} bytes that belong to no member")
     return members
 
 
 def torch_root(names: Mapping[str, ZipMember]) -> str | None:
-    """Returns the folder inside the zip that holds ``data.pkl``, None where this is not a torch file."""
+    """Returns the folder inside the zip that holds ``data.pkl``; None if this is not a torch file."""
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     return pickles[0].removesuffix("data.pkl") if len(pickles) == 1 else None
 
 
 def unexpected_members(names: Mapping[str, ZipMember], root: str) -> list[str]:
-    """Returns the members that torch would not have written beside ``data.pkl``."""
+    """Returns the members that torch does not write."""
     return [name for name in names if not name.startswith(root) or not _TORCH_MEMBER.fullmatch(name.removeprefix(root))]
 
 
 def _directory(file: OpenFile) -> tuple[list[_DirectoryEntry], int]:
-    """Reads the directory: its entries, and where it starts."""
+    """Reads the directory; returns its entries and its offset."""
     if file.size < _END.size:
         raise DamagedFile(f"{file.path}: cut short: a zip without its directory")
     end = file.size - _END.size
     mark, disk, first_disk, here, count, size, start, comment = _END.unpack(file.read_at(end, _END.size))
     if mark != b"PK\5\6" or comment:
-        raise DamagedFile(f"{file.path}: cut short, or followed by foreign bytes: a zip that does not end as one")
+        raise DamagedFile(
+            f"{file.path}: cut short, or followed by other bytes: there is no end record at the end of the zip"
+        )
     locator = end - _END64_LOCATOR.size
     if disk or first_disk or here != count:
-        raise UnsafeFile(f"{file.path}: a zip of several parts")
+        raise UnsafeFile(f"{file.path}: a multi-part zip")
     if locator >= _END64.size and file.read_at(locator, 4) == b"PK\6\7":
         narrow = (count, size, start)
         end, *wide = _directory64(file, locator)
@@ -116,20 +118,20 @@ def _directory(file: OpenFile) -> tuple[list[_DirectoryEntry], int]:
             raise UnsafeFile(f"{file.path}: a zip with two end records that disagree")
         count, size, start = wide
     if start + size != end or count > MAX_MEMBERS or size > MAX_DIRECTORY:
-        raise UnsafeFile(f"{file.path}: a zip whose directory is not where it says, or too large")
+        raise UnsafeFile(f"{file.path}: a zip whose directory is not where it states, or is too large")
     return _entries(file, start, size, count), start
 
 
 def _directory64(file: OpenFile, locator: int) -> tuple[int, int, int, int]:
-    """Reads the 64-bit end record: its own place, and number, size and start of the directory."""
-    _, disk, place, disks = _END64_LOCATOR.unpack(file.read_at(locator, _END64_LOCATOR.size))
-    if place + _END64.size != locator or disk or disks != 1:
-        raise UnsafeFile(f"{file.path}: a zip whose end record is not where it says")
-    fields = _END64.unpack(file.read_at(place, _END64.size))
+    """Reads the 64-bit end record; returns its own offset, and count, size and start of the directory."""
+    _, disk, offset, disks = _END64_LOCATOR.unpack(file.read_at(locator, _END64_LOCATOR.size))
+    if offset + _END64.size != locator or disk or disks != 1:
+        raise UnsafeFile(f"{file.path}: a zip whose end record is not where it states")
+    fields = _END64.unpack(file.read_at(offset, _END64.size))
     mark, length, disk, first_disk, here, count, size, start = *fields[:2], *fields[4:10]
     if mark != b"PK\6\6" or length != _END64.size - 12 or here != count or disk or first_disk:
         raise UnsafeFile(f"{file.path}: a zip whose end record contradicts itself")
-    return place, count, size, start
+    return offset, count, size, start
 
 
 def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_DirectoryEntry]:
@@ -141,7 +143,7 @@ def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_Directo
         mark, _, version, flags, method, _, _, crc, packed, full, name_size, extra_size, comment_size = fields[:13]
         disk, _, attributes, header = fields[13:]
         if mark != b"PK\1\2":
-            raise DamagedFile(f"{file.path}: a zip directory that is not one")
+            raise DamagedFile(f"{file.path}: an invalid zip directory")
         position += _CENTRAL.size
         name = data[position : position + name_size]
         extra = data[position + name_size : position + name_size + extra_size]
@@ -149,9 +151,9 @@ def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_Directo
         wide = _wide_sizes(extra, full, packed, header)
         problem = _problem(version, flags, method, disk, attributes)
         if wide is None or not _is_name(name, flags):
-            problem = "has a line in the directory that readers take for different things"
+            problem = "has a directory entry that readers interpret differently"
         elif wide[0] != wide[1]:
-            problem = "is packed"
+            problem = "states two sizes"
         if problem:
             raise UnsafeFile(f"{file.path}: the member {shorten(_text(name))} {problem}")
         full, packed, header = wide or (0, 0, 0)
@@ -162,22 +164,22 @@ def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_Directo
 
 
 def _problem(version: int, flags: int, method: int, disk: int, attributes: int) -> str | None:
-    """What one line of the directory says that torch never writes, in words."""
+    """What torch would never write in a directory entry, as words for a message; None if all is well."""
     if flags & _ENCRYPTED:
         return "is encrypted"
     if flags & ~(_TRAILER | _UTF8):
         return f"has the flags 0x{flags:x}, which torch never sets"
     if method:
-        return "is compressed; torch stores its members plainly"
+        return "is compressed; torch stores members uncompressed"
     if version > _NEWEST:
         return f"needs version {version} of the format"
     if disk:
-        return f"lies on disk {disk} of a zip of several parts"
+        return f"is on disk {disk} of a multi-part zip"
     return "is a folder" if attributes & _FOLDER else None
 
 
 def _is_name(name: bytes, flags: int) -> bool:
-    """Whether every reader takes a member's name for the same text."""
+    """Whether every reader decodes a member's name to the same text."""
     try:
         text = name.decode("utf-8" if flags & _UTF8 else "latin-1")
     except UnicodeDecodeError:
@@ -190,12 +192,12 @@ def _text(name: bytes) -> str:
 
 
 def _wide_sizes(extra: bytes, full: int, packed: int, header: int) -> tuple[int, int, int] | None:
-    """Replaces the values that stand as 0xFFFFFFFF by those of the 64-bit extra field, in its order.
+    """Replaces values of 0xFFFFFFFF by those of the 64-bit extra field, in its order.
 
-    None where the extra fields do not fill their place exactly, or say anything that readers disagree on.
+    Returns None if the extra fields do not fill their space exactly, or hold anything that readers disagree on.
     """
     values, position = [full, packed, header], 0
-    places = [place for place, value in enumerate(values) if value == _FULL]
+    indices = [index for index, value in enumerate(values) if value == _FULL]
     while position < len(extra):
         if position + 4 > len(extra):
             return None
@@ -204,18 +206,18 @@ def _wide_sizes(extra: bytes, full: int, packed: int, header: int) -> tuple[int,
         if position > len(extra) or tag == _OTHER_NAME:
             return None
         if tag == _WIDE:
-            if size != 8 * len(places):
+            if size != 8 * len(indices):
                 return None
-            for place, value in zip(
-                places, struct.unpack_from(f"<{len(places)}Q", extra, position - size), strict=True
+            for index, value in zip(
+                indices, struct.unpack_from(f"<{len(indices)}Q", extra, position - size), strict=True
             ):
-                values[place] = value
-            places = []
-    return None if places else (values[0], values[1], values[2])
+                values[index] = value
+            indices = []
+    return None if indices else (values[0], values[1], values[2])
 
 
 def _member(file: OpenFile, entry: _DirectoryEntry) -> tuple[ZipMember, int]:
-    """Reads a member's header in front of its data, holds it against the directory, and returns where it ends."""
+    """Reads a member's own header, compares it with the directory, and returns the member and its end."""
     mark, version, flags, method, _, _, crc, packed, size, name_size, extra_size = _LOCAL.unpack(
         file.read_at(entry.header, _LOCAL.size)
     )
@@ -235,7 +237,7 @@ def _member(file: OpenFile, entry: _DirectoryEntry) -> tuple[ZipMember, int]:
 
 
 def _trailer_size(file: OpenFile, entry: _DirectoryEntry, end: int) -> int:
-    """The size of the record behind a member's data that repeats its checksum and size; 0 without one."""
+    """The size of the record after a member's data that repeats its checksum and size; 0 without one."""
     if not entry.flags & _TRAILER:
         return 0
     for form in ("<4sLLL", "<4sLQQ"):

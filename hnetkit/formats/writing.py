@@ -1,4 +1,9 @@
-"""From a Hypernetwork to a file: `.pt` for the programs that know no other, safetensors for everything else."""
+"""Writing of hypernetwork files: safetensors, and `.pt` for programs that read nothing else.
+
+The `.pt` is the smallest torch zip: A1111's own safety check accepts it, and torch reads it safely. It holds only
+``data.pkl``, ``data/N`` and ``version``, because newer members make A1111's check refuse the file. The pickle names
+three globals and nothing else, and is written opcode by opcode.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +28,13 @@ from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRe
 
 _CHUNK = 4 << 20  # bytes
 _VALUES = 1 << 20  # converted at a time
-_WORTHLESS = ("empty", "html", "git-lfs")  # what stands where a download failed
+_WORTHLESS = ("empty", "html", "git-lfs")  # kinds of files that failed downloads leave
 _HEAD = 64 << 10  # bytes
-# the name of a tensor, pickled or in a header; or a header's own word
+# the name of a tensor, pickled or in a header, or the format's name in a header
 _OF_A_NETWORK = re.compile(rb'(?:X.{4}|[U\x8c].|")(?:\d+\.[kv]\.)?linear[\d.]|"hnetkit\.hypernetwork"', re.DOTALL)
 _CODES: dict[DType, str] = {"fp16": "F16", "bf16": "BF16", "fp32": "F32", "fp64": "F64"}
 
-ROOT = "archive"  # the same for every file, so that the same content gives the same bytes
+ROOT = "archive"  # the same for every file, so that equal content gives equal bytes
 _STORAGE = {"fp32": "FloatStorage", "fp16": "HalfStorage", "bf16": "BFloat16Storage", "fp64": "DoubleStorage"}
 _ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 
@@ -37,30 +42,30 @@ _ORDERED_DICT = b"ccollections\nOrderedDict\n)R"
 def save(
     net: Hypernetwork, path: str | os.PathLike[str], *, dtype: DType | None = None, overwrite: bool = False
 ) -> None:
-    """Writes a network to a file, whole or not at all. Tensors stream through: memory stays small.
+    """Writes a network to a file, completely or not at all. Tensors are streamed, so memory stays small.
 
     Args:
-        net: what to write; its tensors keep their bytes where no dtype changes, its metadata values their types.
+        net: the network; tensors keep their bytes unless their dtype changes, metadata values keep their types.
         path: ``.safetensors``, ``.pt``, ``.ckpt`` or ``.bin`` decides the container.
         dtype: ``"fp32"``, ``"fp16"`` or ``"bf16"`` to convert every tensor; None keeps each as it is.
-        overwrite: replace an earlier network, whole or broken; no file of another kind.
+        overwrite: replace an existing network, whole or damaged, but no file of another kind.
 
     Raises:
-        UsageError: another suffix, no such dtype, or metadata that no file could give back.
+        UsageError: another suffix, an unknown dtype, or metadata that no file can store.
         OutputExists: see `require_output`.
-        DamagedFile: the network's own file is not as it was saved.
-        FileRefused: a value of the network does not fit into `dtype`, or its metadata into a header.
+        DamagedFile: the network's own file was damaged since it was saved.
+        FileRefused: a value of the network does not fit `dtype`, or its metadata does not fit a header.
     """
     require_output(path, overwrite=overwrite)
     require_metadata(net.metadata)
     damaged = damaged_parts(net)
     if damaged:
         raise DamagedFile(
-            f"{net.path}: the bytes of {damaged[0]} do not have its checksum",
+            f"{net.path}: the bytes of {damaged[0]} do not match its checksum",
             hint="get the file again, or an earlier save of it",
         )
     if dtype is not None and dtype not in ITEM_SIZE:
-        raise UsageError(f"{dtype}: no type of weights", hint=f"one of {', '.join(ITEM_SIZE)}")
+        raise UsageError(f"{dtype}: not a type of weights", hint=f"use one of {', '.join(ITEM_SIZE)}")
     suffix = Path(path).suffix.lower()
     if suffix in SAFETENSORS_SUFFIXES:
         with new_file(path, overwrite=overwrite) as file:
@@ -73,7 +78,7 @@ def save(
 
 
 def require_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
-    """Accepts the name of a network's file to write.
+    """Checks that a network may be written to `path`.
 
     Raises:
         OutputExists: the file exists, and `overwrite` is False or it is of another kind.
@@ -82,16 +87,16 @@ def require_output(path: str | os.PathLike[str], *, overwrite: bool) -> None:
 
 
 def _is_other(path: Path) -> bool:
-    """Whether a file is anything but a network, one that broke, or what a failed download left.
+    """Whether a file is anything but a network, a damaged network, or the remains of a failed download.
 
-    What is damaged was a network where its beginning still says so.
+    A damaged file counts as a network if its beginning still looks like one.
     """
     try:
         with OpenFile(path) as file:
             refusal = identify(file).refusal
             if isinstance(refusal, DamagedFile):
                 return is_sparse(file) or not _OF_A_NETWORK.search(file.read_at(0, min(file.size, _HEAD)))
-    except HnetkitError:  # nobody knows what it is
+    except HnetkitError:  # unknown, so it is kept
         return True
     if isinstance(refusal, NotAHypernetwork):
         return refusal.kind not in _WORTHLESS
@@ -99,7 +104,7 @@ def _is_other(path: Path) -> bool:
 
 
 def source_sha256(net: Hypernetwork) -> str | None:
-    """Returns the sha256 of the file that others know this network by; None for one made in this process."""
+    """Returns the sha256 of the file by which others know this network; None for one made in this process."""
     if net.source_sha256 or net.source is None:
         return net.source_sha256
     return sha256_of(net.source)
@@ -111,28 +116,28 @@ def _write_pt(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
         pickled.add_pair(width, [mlp.tensors for mlp in net.mlps[width]], dtype)
     for key, value in a1111_metadata(net).items():
         pickled.add_item(key, value)
-    # the same order as that of the storages in the pickle
+    # in the order in which the pickle numbers its storages
     named = ((f"{width}.{side}.{key}", tensor) for width, side, key, tensor in net.each_tensor())
     write_zip(file, pickled.finish(), (_chunks(name, tensor, dtype) for name, tensor in named))
 
 
 def _write_safetensors(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
     named = {f"{width}.{side}.{key}": tensor for width, side, key, tensor in net.each_tensor()}
-    # wide types first keeps every tensor aligned to its own size
+    # with wide types first, every tensor is aligned to its own size
     order = sorted(named, key=lambda name: -ITEM_SIZE[dtype or named[name].dtype])
-    begin, places = 0, {}
+    begin, offsets = 0, {}
     for name in order:
         size = named[name].numel * ITEM_SIZE[dtype or named[name].dtype]
-        places[name] = [begin, begin + size]
+        offsets[name] = [begin, begin + size]
         begin += size
     header: dict[str, object] = {"__metadata__": header_metadata(net, source_sha256(net))}
     for name, tensor in named.items():
         code = _CODES[dtype or tensor.dtype]
-        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": places[name]}
+        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": offsets[name]}
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)
     if len(data) > MAX_HEADER:
-        raise FileRefused(f"{net.name}: its metadata takes {len(data):,} bytes; a header of {MAX_HEADER:,} is read")
+        raise FileRefused(f"{net.name}: its header would take {len(data):,} bytes; at most {MAX_HEADER:,} are read")
     file.write(len(data).to_bytes(8, "little") + data)
     for name in order:
         for chunk in _chunks(name, named[name], dtype):
@@ -140,11 +145,11 @@ def _write_safetensors(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -
 
 
 def _chunks(name: str, tensor: TensorRef, dtype: DType | None) -> Iterator[bytes]:
-    """The tensor's bytes, converted where `dtype` is another one."""
+    """The tensor's bytes, converted if `dtype` is another type."""
     if dtype is not None and dtype != tensor.dtype:
         for first in range(0, tensor.numel, _VALUES):
-            place = tensor.offset + first * ITEM_SIZE[tensor.dtype]
-            part = TensorRef(tensor.dtype, (min(_VALUES, tensor.numel - first),), tensor.file, place)
+            offset = tensor.offset + first * ITEM_SIZE[tensor.dtype]
+            part = TensorRef(tensor.dtype, (min(_VALUES, tensor.numel - first),), tensor.file, offset)
             yield _converted(name, part, dtype)
         return
     for position in range(0, tensor.nbytes, _CHUNK):
@@ -159,14 +164,14 @@ def _converted(name: str, tensor: TensorRef, dtype: DType) -> bytes:
     if not torch.equal(before.isfinite(), after.isfinite()):
         largest = before[before.isfinite()].abs().max().item()
         raise FileRefused(
-            f"{name}: a weight of {largest:g} does not fit into {dtype}",
+            f"{name}: a weight of {largest:g} does not fit {dtype}",
             hint="use --dtype bf16, which holds the range of fp32",
         )
     return after.view(torch.uint8).numpy().tobytes()
 
 
 class PickleWriter:
-    """Pickle bytes of a network's dict, built piece by piece (protocol 2, no memo)."""
+    """Writes the pickle of a network's dict piece by piece (protocol 2, no memo)."""
 
     def __init__(self) -> None:
         self.parts: list[bytes] = [b"\x80\x02}("]

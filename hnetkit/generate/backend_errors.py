@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from hnetkit.errors import HnetkitError, ModelNotUsable, OutOfMemory
 from hnetkit.text import shorten
 
-_MEMORY_HINT = (
-    "--offload (on CUDA), --attention-slicing, --dtype fp16, a smaller --width and --height, or --batch-size 1"
-)
+_MEMORY_HINT = "--offload (on CUDA), --attention-slicing, --dtype fp16, a smaller --size, or --batch-size 1"
 # wording of the RuntimeErrors that the CPU's allocator and MPS raise
 _OOM_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "invalid buffer size")
 

@@ -135,25 +135,25 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
     def sampler(text: str) -> str:
         return sampler_of(text, info.parameters.get("Schedule type"))
 
-    take("Steps", "steps", _whole(1, MOST_STEPS))
+    take("Steps", "steps", _integer_within(1, MOST_STEPS))
     take("Sampler", "sampler", sampler)
-    take("CFG scale", "cfg_scale", _number(1, 1000))
-    take("Seed", "seed", _whole(0, LARGEST_SEED))
-    take("Size", "size", _size)
-    take("Clip skip", "clip_skip", _whole(1, 12))
-    take("ENSD", "eta_seed_delta", _whole(-LARGEST_SEED, LARGEST_SEED))
+    take("CFG scale", "cfg_scale", _number_within(1, 1000))
+    take("Seed", "seed", _integer_within(0, LARGEST_SEED))
+    take("Size", "size", _image_size)
+    take("Clip skip", "clip_skip", _integer_within(1, 12))
+    take("ENSD", "eta_seed_delta", _integer_within(-LARGEST_SEED, LARGEST_SEED))
     take("Emphasis", "emphasis", {theirs: ours for ours, theirs in EMPHASIS.items()}.__getitem__)
-    take("Variation seed", "variation_seed", _whole(0, LARGEST_SEED))
-    take("Variation seed strength", "variation_strength", _number(0, 1))
+    take("Variation seed", "variation_seed", _integer_within(0, LARGEST_SEED))
+    take("Variation seed strength", "variation_strength", _number_within(0, 1))
     take("RNG", "rng", {"CPU": "cpu", "NV": "nv", "GPU": "nv"}.__getitem__)
     options.setdefault("rng", "nv")
-    take("Denoising strength", "denoising", _number(0, 1))
+    take("Denoising strength", "denoising", _number_within(0, 1))
     _take_second_pass(info, take)
     warnings += _unused_settings(info)
     prompts: dict[str, str] = {}
     for name, text in (("prompt", info.prompt), ("negative prompt", info.negative_prompt)):
         try:
-            prompts[name] = _prompt(text, options.get("steps", 1))
+            prompts[name] = _checked_prompt(text, options.get("steps", 1))
         except UsageError as error:
             warnings.append(f"its {name} cannot be taken over: {error}")
     options["negative_prompt"] = prompts.get("negative prompt")
@@ -187,16 +187,16 @@ def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], 
     if not info.parameters.keys() & _SECOND_PASS_KEYS:
         return
     if "Hires resize" in info.parameters:
-        take("Hires resize", "hires_size", _size)
+        take("Hires resize", "hires_size", _image_size)
     else:
-        take("Hires upscale", "hires_scale", _number(1, 8))
-    take("Hires steps", "hires_steps", _whole(0, MOST_STEPS))
-    take("Hires upscaler", "hires_upscaler", _upscaler)
-    take("Hires prompt", "hires_prompt", _prompt)
+        take("Hires upscale", "hires_scale", _number_within(1, 8))
+    take("Hires steps", "hires_steps", _integer_within(0, MOST_STEPS))
+    take("Hires upscaler", "hires_upscaler", _known_upscaler)
+    take("Hires prompt", "hires_prompt", _checked_prompt)
     take("Hires negative prompt", "hires_negative_prompt", str)
 
 
-def _prompt(text: str, steps: int = 1) -> str:
+def _checked_prompt(text: str, steps: int = 1) -> str:
     if _is_json(text):
         raise UsageError("it is another program's JSON, and no prompt")
     require_prompt(text, steps)
@@ -217,28 +217,28 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _upscaler(text: str) -> str:
+def _known_upscaler(text: str) -> str:
     if text not in UPSCALERS:
         raise ValueError(text)
     return text
 
 
-def _size(text: str) -> tuple[int, int]:
+def _image_size(text: str) -> tuple[int, int]:
     size = parse_size(text)
     if not has_room(*size):
         raise ValueError(text)
     return size
 
 
-def _whole(lowest: int, highest: int) -> Callable[[str], float]:
-    return _within(int, lowest, highest)
+def _integer_within(lowest: int, highest: int) -> Callable[[str], float]:
+    return _value_within(int, lowest, highest)
 
 
-def _number(lowest: float, highest: float) -> Callable[[str], float]:
-    return _within(float, lowest, highest)
+def _number_within(lowest: float, highest: float) -> Callable[[str], float]:
+    return _value_within(float, lowest, highest)
 
 
-def _within(kind: Callable[[str], float], lowest: float, highest: float) -> Callable[[str], float]:
+def _value_within(kind: Callable[[str], float], lowest: float, highest: float) -> Callable[[str], float]:
     def read(text: str) -> float:
         value = kind(text)
         if not lowest <= value <= highest:

@@ -108,11 +108,11 @@ def read_image_text(file: OpenFile) -> dict[str, str]:
 
 def _png_texts(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
     """Yields the texts of a PNG in UTF-8."""
-    for name, start, size in _parts(file, len(_PNG), ">I4s", budget):
+    for name, start, size in _chunks(file, len(_PNG), ">I4s", budget):
         if name == b"eXIf":
-            yield _EXIF, _data(file, start, size, budget)
+            yield _EXIF, _read_data(file, start, size, budget)
         elif name in (b"tEXt", b"zTXt", b"iTXt"):
-            key, _, rest = _data(file, start, size, budget).partition(b"\0")
+            key, _, rest = _read_data(file, start, size, budget).partition(b"\0")
             text = _text_of_chunk(file, name, rest, budget)
             if text is not None:
                 yield key.decode("latin-1"), text
@@ -125,14 +125,14 @@ def _text_of_chunk(file: OpenFile, name: bytes, rest: bytes, budget: Budget) -> 
     if name == b"tEXt":
         return rest.decode("latin-1").encode()
     if name == b"zTXt":
-        return _unzipped(file, rest[1:], budget).decode("latin-1").encode() if rest[:1] == b"\0" else None
+        return _decompress(file, rest[1:], budget).decode("latin-1").encode() if rest[:1] == b"\0" else None
     text = rest[2:].split(b"\0", 2)[-1]  # after the language and the translated key
     if rest[:1] == b"\0":
         return text
-    return _unzipped(file, text, budget) if rest[:2] == b"\1\0" else None
+    return _decompress(file, text, budget) if rest[:2] == b"\1\0" else None
 
 
-def _unzipped(file: OpenFile, data: bytes, budget: Budget) -> bytes:
+def _decompress(file: OpenFile, data: bytes, budget: Budget) -> bytes:
     try:
         text = zlib.decompressobj().decompress(data, budget.made_left + 1)
     except zlib.error as error:
@@ -143,15 +143,15 @@ def _unzipped(file: OpenFile, data: bytes, budget: Budget) -> bytes:
 
 def _exif_of_webp(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]:
     end = 8 + struct.unpack("<I", file.read_at(4, 4))[0]  # of the image; what follows is not part of it
-    for name, start, size in _parts(file, 12, "<4sI", budget):
+    for name, start, size in _chunks(file, 12, "<4sI", budget):
         if start + size > end:
             return
         if name == b"EXIF":
-            yield _EXIF, _data(file, start, size, budget)
+            yield _EXIF, _read_data(file, start, size, budget)
             return
 
 
-def _parts(
+def _chunks(
     file: OpenFile, position: int, header: Literal[">I4s", "<4sI"], budget: Budget
 ) -> Iterator[tuple[bytes, int, int]]:
     """Yields (name, start, size) of the chunks of a PNG or RIFF file, without a chunk that is cut off."""
@@ -178,7 +178,7 @@ def _exif_of_jpeg(file: OpenFile, budget: Budget) -> Iterator[tuple[str, bytes]]
         if marker != 0xFF or code in (0xD9, 0xDA) or size < 2:  # the end, or the pixels begin
             return
         if code == 0xE1 and position + 2 + size <= file.size:
-            data = _data(file, position + 4, size - 2, budget)
+            data = _read_data(file, position + 4, size - 2, budget)
             if data.startswith(b"Exif\0\0"):
                 yield _EXIF, data
                 return
@@ -199,7 +199,7 @@ class _BufferedReads:
         return self._bytes[position - self._start : position - self._start + size]
 
 
-def _data(file: OpenFile, start: int, size: int, budget: Budget) -> bytes:
+def _read_data(file: OpenFile, start: int, size: int, budget: Budget) -> bytes:
     budget.make(size)
     return file.read_at(start, size)
 
@@ -210,57 +210,57 @@ def _exif_texts(data: bytes, budget: Budget) -> dict[str, str]:
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return {}
-    entries = dict(_entries(tiff, order, _uint(tiff, order, 4), budget))
+    entries = dict(_tiff_entries(tiff, order, _tiff_uint(tiff, order, 4), budget))
     found = {}
     if _EXIF_IFD in entries:
-        inner = dict(_entries(tiff, order, _uint(tiff[entries[_EXIF_IFD]], order, 0), budget))
+        inner = dict(_tiff_entries(tiff, order, _tiff_uint(tiff[entries[_EXIF_IFD]], order, 0), budget))
         if _USER_COMMENT in inner:
-            found["UserComment"] = _comment(_value(tiff, inner[_USER_COMMENT], budget))
+            found["UserComment"] = _decode_comment(_tiff_value(tiff, inner[_USER_COMMENT], budget))
     for tag in _COMFY_TAGS:
-        text = _value(tiff, entries.get(tag, slice(0)), budget).rstrip(b"\0").decode("utf-8", "replace")
+        text = _tiff_value(tiff, entries.get(tag, slice(0)), budget).rstrip(b"\0").decode("utf-8", "replace")
         if match := _COMFY.match(text):
             found[match[1].lower()] = text[match.end() :]
     return found
 
 
-def _value(tiff: bytes, span: slice, budget: Budget) -> bytes:
+def _tiff_value(tiff: bytes, span: slice, budget: Budget) -> bytes:
     """Returns the bytes of an entry; they count each time, because many entries may name the same bytes."""
     value = tiff[span]
     budget.make(len(value))
     return value
 
 
-def _entries(tiff: bytes, order: str, start: int, budget: Budget) -> Iterator[tuple[int, slice]]:
+def _tiff_entries(tiff: bytes, order: str, start: int, budget: Budget) -> Iterator[tuple[int, slice]]:
     """Yields (tag, span of its bytes) of a TIFF directory. An entry holds up to 4 bytes itself, else their offset."""
     count = struct.unpack_from(f"{order}H", tiff, start)[0] if start + 2 <= len(tiff) else 0
     for entry in range(start + 2, min(start + 2 + 12 * count, len(tiff) - 11), 12):
         budget.work(1)
         tag, kind, length = struct.unpack_from(f"{order}HHI", tiff, entry)
         size = length * {3: 2, 4: 4, 13: 4}.get(kind, 1)
-        begin = entry + 8 if size <= 4 else _uint(tiff, order, entry + 8)
+        begin = entry + 8 if size <= 4 else _tiff_uint(tiff, order, entry + 8)
         if tag in _TAGS:
             yield tag, slice(begin, begin + size)
 
 
-def _uint(data: bytes, order: str, position: int) -> int:
+def _tiff_uint(data: bytes, order: str, position: int) -> int:
     """Returns the 32-bit number at a position; beyond the end, a number that is no valid offset."""
     if position + 4 > len(data):
         return len(data) + (1 << 32)
     return int(struct.unpack_from(f"{order}I", data, position)[0])
 
 
-def _comment(data: bytes) -> str:
+def _decode_comment(data: bytes) -> str:
     """Decodes EXIF's comment: 8 bytes name its encoding; many programs omit them or leave them empty."""
     kind, rest = data[:8], data[8:]
     if kind == b"UNICODE\0":
-        return _utf16(rest).rstrip("\0")
+        return _decode_utf16(rest).rstrip("\0")
     if kind == b"JIS\0\0\0\0\0":
         return rest.decode("iso2022_jp", "replace").rstrip("\0")
     text = rest if kind in (b"ASCII\0\0\0", bytes(8)) else data
     return text.decode("utf-8", "replace").rstrip("\0")
 
 
-def _utf16(data: bytes) -> str:
+def _decode_utf16(data: bytes) -> str:
     """Decodes UTF-16 in the byte order that gives more plain letters: programs do not agree on the order."""
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return data.decode("utf-16", "replace")

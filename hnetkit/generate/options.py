@@ -88,14 +88,14 @@ class DrawOptions:
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, check(name, value))
         if self.mask is not None and self.image is None:
-            raise UsageError("--mask needs the picture that it lies on", hint="--image FILE --mask FILE")
+            raise UsageError("--mask needs --image, the picture that it masks", hint="--image FILE --mask FILE")
         for path in (self.image, self.mask):
             if path is not None and not os.path.isfile(path):
                 raise NotFound(f"{path}: no such picture")
         if self.has_second_pass and self.image is not None:
             raise UsageError("--hires-scale and --image do not go together", hint="leave one of them out")
         if self.hires_scale is not None and self.hires_size is not None:
-            raise UsageError("--hires-scale and --hires-size say the same in two ways", hint="leave one of them out")
+            raise UsageError("--hires-scale and --hires-size both set the size", hint="leave one of them out")
 
     @property
     def has_second_pass(self) -> bool:
@@ -166,82 +166,82 @@ class DrawOptions:
         )
 
 
-def _whole(lowest: int, highest: int) -> Callable[[str, Any], int]:
+def _integer_option(lowest: int, highest: int) -> Callable[[str, Any], int]:
     def check(name: str, value: Any) -> int:
         if type(value) is not int or not lowest <= value <= highest:
-            raise UsageError(f"{name}: {value} is no whole number from {lowest} to {highest}")
+            raise UsageError(f"{name}: {value} is not a whole number from {lowest} to {highest}")
         return value
 
     return check
 
 
-def _real(lowest: float, highest: float = math.inf) -> Callable[[str, Any], float]:
+def _real_option(lowest: float, highest: float = math.inf) -> Callable[[str, Any], float]:
     def check(name: str, value: Any) -> float:
         if type(value) not in (int, float) or not lowest <= value <= highest or not math.isfinite(value):
             span = f"from {lowest} on" if highest == math.inf else f"from {lowest} to {highest}"
-            raise UsageError(f"{name}: {value} is no number {span}")
+            raise UsageError(f"{name}: {value} is not a number {span}")
         return float(value)
 
     return check
 
 
-def _one_of(*names: str) -> Callable[[str, Any], str]:
+def _choice_option(*names: str) -> Callable[[str, Any], str]:
     def check(name: str, value: Any) -> str:
         if value not in names:
-            raise UsageError(f"{name}: {value} is none of {', '.join(names)}")
+            raise UsageError(f"{name}: {value} is not one of {', '.join(names)}")
         return str(value)
 
     return check
 
 
-def _text(name: str, value: Any) -> str:
+def _text_option(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise UsageError(f"{name}: {value!r} is no text")
+        raise UsageError(f"{name}: {value!r} is not text")
     return value
 
 
-def _pixels(name: str, value: Any) -> int:
+def _side_option(name: str, value: Any) -> int:
     if type(value) is not int:
-        raise UsageError(f"{name}: {value!r} is no whole number of pixels")
+        raise UsageError(f"{name}: {value!r} is not a whole number of pixels")
     return require_size(value)
 
 
-def _size(name: str, value: Any) -> tuple[int, int]:
+def _size_option(name: str, value: Any) -> tuple[int, int]:
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise UsageError(f"{name}: {value!r} is no (width, height)")
-    return _pixels(name, value[0]), _pixels(name, value[1])
+        raise UsageError(f"{name}: {value!r} is not (width, height)")
+    return _side_option(name, value[0]), _side_option(name, value[1])
 
 
-def _path(name: str, value: Any) -> Path:
+def _path_option(name: str, value: Any) -> Path:
     if not isinstance(value, str | os.PathLike):
-        raise UsageError(f"{name}: {value!r} is no path of a picture")
+        raise UsageError(f"{name}: {value!r} is not the path of a picture")
     return Path(value)
 
 
 _CHECKS: Mapping[str, Callable[[str, Any], object]] = {
-    "negative_prompt": _text,
-    "steps": _whole(1, MOST_STEPS),
-    "cfg_scale": _real(1),
-    "width": _pixels,
-    "height": _pixels,
-    "sampler": lambda name, value: sampler_name(_text(name, value)),
-    "rng": _one_of(*NAMES["rng"]),
-    "clip_skip": _whole(1, 12),
-    "emphasis": _one_of(*NAMES["emphasis"]),
-    "eta_seed_delta": _whole(-LARGEST_SEED, LARGEST_SEED),
-    "variation_seed": _whole(0, LARGEST_SEED),
-    "variation_strength": _real(0, 1),
-    "image": _path,
-    "denoising": _real(0, 1),
-    "mask": _path,
-    "mask_blur": _real(0),
-    "masked_content": _one_of(*NAMES["masked_content"]),
-    "hires_scale": _real(1, 8),
-    "hires_size": _size,
-    "hires_steps": _whole(0, MOST_STEPS),
-    "hires_upscaler": _one_of(*NAMES["hires_upscaler"]),
-    "hires_prompt": _text,
-    "hires_negative_prompt": _text,
+    "negative_prompt": _text_option,
+    "steps": _integer_option(1, MOST_STEPS),
+    "cfg_scale": _real_option(1),
+    "width": _side_option,
+    "height": _side_option,
+    "sampler": lambda name, value: sampler_name(_text_option(name, value)),
+    "rng": _choice_option(*NAMES["rng"]),
+    "clip_skip": _integer_option(1, 12),
+    "emphasis": _choice_option(*NAMES["emphasis"]),
+    "eta_seed_delta": _integer_option(-LARGEST_SEED, LARGEST_SEED),
+    "variation_seed": _integer_option(0, LARGEST_SEED),
+    "variation_strength": _real_option(0, 1),
+    "image": _path_option,
+    "denoising": _real_option(0, 1),
+    "mask": _path_option,
+    "mask_blur": _real_option(0),
+    "masked_content": _choice_option(*NAMES["masked_content"]),
+    "hires_scale": _real_option(1, 8),
+    "hires_size": _size_option,
+    "hires_steps": _integer_option(0, MOST_STEPS),
+    "hires_upscaler": _choice_option(*NAMES["hires_upscaler"]),
+    "hires_prompt": _text_option,
+    "hires_negative_prompt": _text_option,
 }
 """Option -> the function that returns a checked value, in the type that it has here; raises UsageError."""
 

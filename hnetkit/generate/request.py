@@ -136,7 +136,7 @@ class Request:
         _require_sizes(self.width, self.height)
         _require_steps(self.steps)
         if min(self.count, self.batch_size) < 1:
-            raise UsageError(f"{self.count} pictures, {self.batch_size} at once: there is at least one")
+            raise UsageError(f"{self.count} pictures, {self.batch_size} at once: both must be at least 1")
         if not 0 <= self.seed <= LARGEST_SEED - self.count + 1:
             raise UsageError(f"seeds lie between 0 and {LARGEST_SEED}, not from {self.seed} on {self.count}")
         if not (0 <= self.variation_seed <= LARGEST_SEED and abs(self.eta_seed_delta) <= LARGEST_SEED):

@@ -1,4 +1,4 @@
-"""Where other programs look for hypernetworks, what they list there, and what they make of a file's name."""
+"""Layouts of other programs: their folders of hypernetworks, the files they list, and how they name them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Program:
     """One program's rules.
 
     Attributes:
-        name: as `hnetkit link --layout` takes it.
+        name: the value of `hnetkit link --layout`.
         folder: of hypernetworks, below the program's own folder.
-        suffixes: of the files that it lists, in lower case; all of them are read as torch files, so that a network in
-            a safetensors file needs converting everywhere.
-        named_by: ``"stem"``: sub-folders are no part of the name, and equal stems hide each other; ``"path"``: the
+        suffixes: of the files that it lists, in lower case. It reads all of them as torch files, so a network in a
+            safetensors file always has to be converted.
+        named_by: ``"stem"``: subfolders are not part of the name, and equal stems hide each other; ``"path"``: the
             name is the path below `folder`, with the suffix.
-        note: what a person should know before using it there.
-        by_order: whether it applies layers as they stand in the file, whatever they are called.
+        note: what a user should know before using hypernetworks there.
+        by_order: whether it applies layers in the order of the file and ignores their names.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Program:
 
 
 _PT = frozenset({".pt"})
-# .safetensors and .sft are in ComfyUI's list too; it finds no network in them and changes nothing, without a word
+# ComfyUI lists .safetensors and .sft too, but finds no network in them and silently applies nothing
 _COMFY = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl"})
 
 PROGRAMS = {
@@ -68,7 +68,7 @@ PROGRAMS = {
     )
 }
 
-_LONGEST = 200  # bytes of a stem, so that a number and a suffix fit into 255
+_LONGEST = 200  # bytes of a stem; with a number and a suffix a name may have 255
 _KEPT = "_.- "
 
 
@@ -76,11 +76,11 @@ def folder_of(program: Program, directory: Path) -> Path:
     """Returns the real path of a program's folder of hypernetworks, which need not exist yet.
 
     Args:
-        program: whose rules hold.
-        directory: its own folder, or one on the way to its hypernetworks, or the folder of hypernetworks itself.
+        program: the program.
+        directory: its own folder, one between that and its hypernetworks, or the folder of hypernetworks itself.
 
     Raises:
-        NotFound: `directory` is no folder.
+        NotFound: `directory` is not a folder.
     """
     if not os.path.isdir(directory):
         raise NotFound(f"{directory}: no such folder", hint=f"give the folder that {program.name} is installed in")
@@ -88,17 +88,17 @@ def folder_of(program: Program, directory: Path) -> Path:
     below: tuple[str, ...] = parts
     if own_name == folded(parts[-1]):
         below = ()
-    elif inside := [place for place, part in enumerate(parts) if os.path.isdir(directory / part)]:
+    elif inside := [index for index, part in enumerate(parts) if os.path.isdir(directory / part)]:
         below = parts[inside[0] :]
-    elif on_the_way := [place for place, part in enumerate(parts) if folded(part) == own_name]:
-        below = parts[on_the_way[0] + 1 :]
+    elif between := [index for index, part in enumerate(parts) if folded(part) == own_name]:
+        below = parts[between[0] + 1 :]
     return Path(os.path.realpath(directory.joinpath(*below)))
 
 
 def stem_for_layout(name: str) -> str:
-    """Returns a file stem that `<hypernet:stem:1>` can say, that every program lists and every system can store.
+    """Returns a file stem that works in `<hypernet:stem:1>`, in every program's list and on every file system.
 
-    Letters, digits, their marks, ``_``, ``.``, ``-`` and spaces stay, in NFC; anything else becomes ``_``.
+    Letters, digits, their marks, ``_``, ``.``, ``-`` and spaces are kept, in NFC; anything else becomes ``_``.
     """
     text = unicodedata.normalize("NFC", name)
     text = "".join(c if unicodedata.category(c)[0] in "LMN" or c in _KEPT else "_" for c in text)
@@ -107,5 +107,5 @@ def stem_for_layout(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """Returns what two names have in common that are one name on a disk that ignores case or normalises Unicode."""
+    """Returns a key that is equal for names that a file system may treat as one: case folded, Unicode normalized."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

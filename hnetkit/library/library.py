@@ -1,4 +1,4 @@
-"""A library of hypernetworks and what people do with it: the one object of this room."""
+"""`Library`: a library of hypernetworks with all its verbs, and the rows that describe its networks."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 Row = dict[str, Any]
-_OF_A_FILE = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
+_FILE_COLUMNS = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
 
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """What `Library.forget` removes from the registry.
+    """What `Library.forget` is about to remove from the registry.
 
     Attributes:
-        files: rows; no file itself is touched.
+        files: rows of files; the files themselves are never touched.
         root: the folder that is forgotten with them.
-        fileless: networks that are in no file any more.
-        is_missing: whether it is all that is missing, networks in no file too.
+        fileless: number of networks that are in no file any more.
+        is_missing: whether it covers everything that is missing, including networks in no file.
     """
 
     files: list[Row]
@@ -47,22 +47,22 @@ class Forgetting:
 
 
 class Library:
-    """What is known of hypernetworks, and the folder that fetching installs them in.
+    """A registry of hypernetworks, and the folder that downloads are installed in.
 
-    Open until `close`, or the end of a `with` block. Any number may be open at once, in any number of processes.
+    It stays open until `close` or the end of a `with` block. Any number may be open at once, in many processes.
 
     Args:
-        home: the folder of registry and library; None is that of the command line: ``HNETKIT_HOME``, else the
-            platform's data folder, and ``HNETKIT_LIBRARY``.
+        home: folder of registry and library. None is the command line's: ``HNETKIT_HOME``, else the platform's data
+            folder, and ``HNETKIT_LIBRARY``.
 
     Attributes:
-        home: as given; what processes on one library tell each other is there too.
+        home: as given; locks between processes are there too.
         registry: rows of files and networks.
-        folder: where fetched networks are installed.
+        folder: where downloads are installed.
 
     Raises:
-        RegistryError: it is damaged, locked, or written by a newer hnetkit.
-        DiskFull: there is none yet, and no room for one.
+        RegistryError: the registry is damaged, locked, or written by a newer hnetkit.
+        DiskFull: there is no registry yet, and no room for one.
     """
 
     def __init__(self, home: AnyPath | None = None) -> None:
@@ -87,16 +87,16 @@ class Library:
         progress: Progress | None = None,
         note: Note | None = None,
     ) -> list[FileChange]:
-        """Reads what is new or changed, and returns the changes; see `hnetkit.library.scan.scan`.
+        """Reads new and changed files, and returns the changes; see `hnetkit.library.scan.scan`.
 
         Args:
-            folders: remembered for later scans; without any, all known ones are scanned, and `folder`.
-            follow_links: also into folders outside, to which links in a folder lead.
-            progress: told bytes read, and of how many.
-            note: told what a person should read.
+            folders: scanned and remembered for later scans. Without any, all known folders and `folder` are scanned.
+            follow_links: also enter folders outside that links lead to.
+            progress: called with the bytes read, and of how many.
+            note: called with notes for the user.
 
         Raises:
-            NotFound: a folder is not there, or none was ever scanned.
+            NotFound: a folder does not exist, or no folder was ever scanned.
             RegistryError, DiskFull: the registry cannot be written.
         """
         if not folders:
@@ -104,7 +104,7 @@ class Library:
         return list(scan(self.registry, map(Path, folders), progress, follow_links=follow_links, note=note))
 
     def recheck(self, progress: Progress | None = None) -> list[FileChange]:
-        """Reads every known file again, and returns what is not as it was.
+        """Reads every known file again, and returns the differences.
 
         Raises:
             NotFound: no folder was ever scanned.
@@ -121,14 +121,14 @@ class Library:
         activation: str | None = None,
         missing: bool = False,
     ) -> list[Row]:
-        """Returns a row for each network, by name; in however many files it stands.
+        """Returns one row for each network, sorted by name, however many files hold it.
 
         Args:
-            tags: that it has, all of them.
-            base_model: that it is for.
-            width: of a context that it changes.
-            activation: that it has; ``"linear"`` is none.
-            missing: none of its files is there.
+            tags: only networks with all of these tags.
+            base_model: only networks for this base model.
+            width: only networks that change contexts of this width.
+            activation: only networks with this activation; ``"linear"`` means none.
+            missing: only networks without any existing file.
         """
         rows = with_files(self.registry, self.registry.networks.rows())
         wanted = set(tags)
@@ -146,33 +146,33 @@ class Library:
         )
 
     def files(self, *, missing: bool = False) -> list[Row]:
-        """Returns a row for each known file, also those that hold no network; `missing`: only those that are gone."""
+        """Returns one row for each known file, with a network or not; `missing`: only files that no longer exist."""
         return self.registry.files.missing() if missing else self.registry.files.rows()
 
     def search(self, words: str) -> list[Row]:
-        """Returns the networks with all words in names, tags, notes or checkpoint, the best first."""
+        """Returns the networks with all words in names, tags, note or checkpoint, best match first."""
         return with_files(self.registry, self.registry.networks.search(words))
 
     def with_alias(self, alias: str) -> list[Row]:
-        """Returns the network that has this alias; none where nobody has it."""
+        """Returns the network with this alias, as a list of one row or none."""
         return with_files(self.registry, self.registry.networks.with_alias(alias))
 
     def record(self, name: str) -> Row:
-        """Returns all that is known of one network.
+        """Returns everything that is known about one network.
 
         Args:
             name: see `hnetkit.library.resolve.resolve`.
 
         Raises:
-            NotFound, AmbiguousName, FileRefused: the name means no network, or several, or none that can be used.
+            NotFound, AmbiguousName, FileRefused: the name matches no network, several, or only unusable files.
         """
         return record(self.registry, resolve(self.registry, name).content_hash)
 
     def find(self, name: str) -> Path:
-        """Returns a file that is there and holds the network.
+        """Returns an existing file that holds the network.
 
         Raises:
-            NotFound, AmbiguousName, FileRefused: as `record`; NotFound also where none of its files is there.
+            NotFound, AmbiguousName, FileRefused: as `record`; NotFound also if none of its files exists.
         """
         path = resolve(self.registry, name).path
         if not path.is_file():
@@ -187,16 +187,17 @@ class Library:
         alias: str | None = None,
         note: str | None = None,
     ) -> Row:
-        """Tags a network, and returns its row; what is said of it belongs to the content, not to a file.
+        """Adds tags, an alias or a note to a network, and returns its row. They belong to its content, not to a file.
 
         Args:
-            remove: tags to take away.
-            alias: one more name, for prompts and commands.
-            note: replaces the one that is there; an empty one removes it.
+            tags: to add.
+            remove: tags to remove.
+            alias: another name for prompts and commands.
+            note: replaces the present note; an empty text removes it.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.
-            UsageError: what cannot be an alias.
+            UsageError: the text cannot be an alias.
         """
         content_hash = resolve(self.registry, name).content_hash
         if alias is not None:
@@ -226,13 +227,13 @@ class Library:
         return Forgetting(self._files_called(name))
 
     def forget(self, name: str | None = None, *, missing: bool = False) -> list[Row]:
-        """Removes files from the registry, and returns their rows; no file is touched.
+        """Removes files from the registry, and returns their rows. The files themselves are not touched.
 
         Tags, notes and aliases go with a network's last file.
 
         Args:
             name: a network's name, a file's path, or a folder that was scanned.
-            missing: all files that are gone, and networks in no file, instead.
+            missing: forget all files that no longer exist, and networks in no file, instead.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.
@@ -240,7 +241,7 @@ class Library:
         return self.forget_found(self.forgetting(name, missing=missing))
 
     def forget_found(self, found: Forgetting) -> list[Row]:
-        """Removes just what `forgetting` returned, which somebody was shown; returns the rows of its files."""
+        """Removes exactly what `forgetting` returned, which the user has confirmed; returns the rows of its files."""
         contents = {row["content_hash"] for row in found.files} - {None}
         with self.registry.write():
             self.registry.files.forget(row["id"] for row in found.files)
@@ -259,13 +260,13 @@ class Library:
         dry_run: bool = False,
         progress: Progress | None = None,
     ) -> list[LinkChange]:
-        """Puts networks into another program's folder, and returns what was done; see `hnetkit.library.link.link`.
+        """Links networks into another program's folder, and returns the changes; see `hnetkit.library.link.link`.
 
         Args:
             directory: the program's own folder.
-            layout: whose it is: ``"a1111"``, ``"comfyui"`` and others.
-            names: of networks; none means all that can be used.
-            how: only by ``"symlink"``, ``"hardlink"`` or ``"copy"``.
+            layout: the program: ``"a1111"``, ``"comfyui"`` and others.
+            names: of networks; none means all usable ones.
+            how: ``"symlink"``, ``"hardlink"`` or ``"copy"``, and nothing else; None tries them in this order.
         """
         found = links.link(
             self.registry, Path(directory), program_of(layout), names=names, how=how, dry_run=dry_run, progress=progress
@@ -273,7 +274,7 @@ class Library:
         return list(found)
 
     def unlink(self, directory: AnyPath, *, layout: str, dry_run: bool = False) -> list[LinkChange]:
-        """Takes back all that `link` put into a folder and that is still as it was."""
+        """Removes everything that `link` put into a folder and that has not changed since."""
         return list(links.undo(self.registry, Path(directory), program_of(layout), dry_run=dry_run))
 
     def _require_roots(self) -> None:
@@ -284,7 +285,7 @@ class Library:
 
     def _root_at(self, name: str) -> Root | None:
         is_bare = not os.path.dirname(name) and name != os.curdir
-        if is_bare:  # a network, also where a folder is called so
+        if is_bare:  # a network, even if a folder has the same name
             return None
         return next((root for root in self.registry.files.roots() if str(root.path) == os.path.realpath(name)), None)
 
@@ -295,20 +296,18 @@ class Library:
 
 
 def program_of(layout: str) -> Program:
-    """Returns the program of this name.
+    """Returns the program with this name.
 
     Raises:
         UsageError: there is none.
     """
     if layout not in PROGRAMS:
-        raise UsageError(
-            f"{argument(layout)}: no program whose folders are known", hint=f"one of {', '.join(PROGRAMS)}"
-        )
+        raise UsageError(f"{argument(layout)}: not a known program", hint=f"use one of {', '.join(PROGRAMS)}")
     return PROGRAMS[layout]
 
 
 def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
-    """Returns networks of the registry with the files that hold them, and the checkpoint that they were trained on."""
+    """Adds to rows of networks the files that hold them, and the checkpoint that they were trained on."""
     by_content: dict[str, list[Row]] = {}
     for file in registry.files.holding([row["content_hash"] for row in rows]):
         by_content.setdefault(file["content_hash"], []).append(file)
@@ -321,7 +320,7 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
 
 
 def record(registry: Registry, content_hash: str) -> Row:
-    """Returns everything that is known of one network, which is in the registry."""
+    """Returns everything that is known about one network of the registry."""
     (row,) = with_files(registry, registry.networks.of_contents([content_hash]))
     files = registry.files.holding([content_hash])
     row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
@@ -340,7 +339,7 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
         "trained_on": _trained_on(row),
         "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
         "present": present,
-        "files": [{key: file[key] for key in _OF_A_FILE} for file in files],
+        "files": [{key: file[key] for key in _FILE_COLUMNS} for file in files],
     }
 
 
@@ -350,7 +349,7 @@ def _trained_on(row: Row) -> str | None:
 
 
 def _training(registry: Registry, content_hash: str) -> Row | None:
-    """How a network came to be that was trained here: its recipe, its model, and its ancestors, the nearest first."""
+    """How a network was trained, if it was trained here: recipe, model, and ancestors, nearest first."""
     training = registry.trainings.of(content_hash)
     if training is None:
         return None

@@ -1,8 +1,8 @@
-"""Putting the library's networks into another program's folder, keeping them up to date there, and taking them back.
+"""Links to other programs' folders: put the library's networks there, keep them up to date, and remove them again.
 
-Each file is written down in the registry before it is placed, so that a run that was killed can be gone on with or
-undone. What hnetkit did not put there, what changed since, or what is the last file that holds its network, is never
-written over and never removed. One process at a time does so: each of two could take the other's file for the last.
+Each file is recorded in the registry before it is placed, so that a killed run can be resumed or undone. A file that
+hnetkit did not put there, that changed since, or that is the last one with its network, is never overwritten and never
+removed. Only one process at a time does this, because two could each rely on the file that the other removes.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
 How = Literal["symlink", "hardlink", "copy"]
-_ANY: tuple[How, ...] = ("symlink", "hardlink", "copy")
+_WAYS: tuple[How, ...] = ("symlink", "hardlink", "copy")
 _CHUNK = 1 << 20  # bytes
 _PATIENCE_S = 60.0
-_CHANGED = "not as hnetkit put it there: it is kept"
+_CHANGED = "changed since hnetkit put it there: it is kept"
 _LAST = "no other file of the library holds this network any more: it is kept"
 
 
 @dataclass(frozen=True, slots=True)
 class LinkChange:
-    """What was done about one file in another program's folder.
+    """What was done with one file in another program's folder.
 
     Attributes:
-        what: ``"linked"``, ``"updated"``, ``"there"`` (nothing to do), ``"removed"``, ``"skipped"`` (a network that
-            the program does not get), or ``"kept"`` (a file that is not removed, since it changed).
+        what: ``"linked"``, ``"updated"``, ``"there"`` (nothing to do), ``"removed"``, ``"skipped"`` (the program does
+            not get this network), or ``"kept"`` (a file that is not removed).
         path: in the program's folder.
-        source: the library's file; None where no file of the library stands behind it.
-        how: ``"symlink"``, ``"hardlink"``, ``"copy"`` or ``"converted"``; None where hnetkit put nothing there.
+        source: the library's file; None if there is none.
+        how: ``"symlink"``, ``"hardlink"``, ``"copy"`` or ``"converted"``; None if hnetkit put nothing there.
         reason: why it was skipped or kept.
     """
 
@@ -74,46 +74,46 @@ def link(
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[LinkChange]:
-    """Puts networks into a program's folder, and removes the links of those that left the library.
+    """Puts networks into a program's folder, and removes the links of networks that left the library.
 
     Args:
-        registry: of the library; it remembers what was put where.
+        registry: of the library; it records what was put where.
         directory: the program's folder; see `layouts.folder_of`.
-        program: whose rules hold. What it cannot read is converted to ``.pt``.
-        names: of the networks; with none, all of the library.
-        how: the only way to be used; None tries a symbolic link, then a hard link, then a copy.
-        dry_run: say what would be done, and do nothing.
-        progress: told how many networks are done, of how many.
+        program: the program. Files that it cannot read are converted to ``.pt``.
+        names: of the networks; without any, all of the library.
+        how: the only way to use; None tries a symbolic link, then a hard link, then a copy.
+        dry_run: yield what would be done, and do nothing.
+        progress: called with the number of networks done, and of all.
 
     Raises:
-        NotFound: no such folder, or no network of such a name.
-        AmbiguousName, FileRefused: a name that stands for several networks, or for none that is usable.
-        HnetkitError: another process has been at links for long.
+        NotFound: no such folder, or no network with such a name.
+        AmbiguousName, FileRefused: a name matches several networks, or only unusable files.
+        HnetkitError: another process is changing links and did not finish in time.
     """
     folder = folder_of(program, directory)
-    asked = {resolve(registry, name).content_hash for name in names}
-    with _alone(registry, dry_run=dry_run):
+    requested = {resolve(registry, name).content_hash for name in names}
+    with _links_locked(registry, dry_run=dry_run):
         job = _LinkRun(registry, program, folder, how, dry_run)
         wanted = _wanted(registry, job.folder, program, job.placed)
         yield from job.clear(keep={_key_of(item.path) for item in wanted if not item.in_place})
-        wanted = [item for item in wanted if not asked or item.content_hash in asked]
+        wanted = [item for item in wanted if not requested or item.content_hash in requested]
         for done, item in enumerate(wanted):
             if progress is not None:
                 progress(done, len(wanted))
-            yield job.put_safely(item)
+            yield job.put_or_skip(item)
 
 
 def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool = False) -> Iterator[LinkChange]:
-    """Removes what `link` put into a program's folder and is still as it was, with the folders it made, if empty.
+    """Removes the unchanged files that `link` put into a program's folder, and the folders it made, if empty.
 
-    A file that no other one stands for any more is kept, and taken back another time, when there is one again.
+    A file that has become the last one with its network is kept, until another file holds the network again.
 
     Raises:
         NotFound: no such folder.
-        HnetkitError: another process has been at links for long.
+        HnetkitError: another process is changing links and did not finish in time.
     """
     folder = folder_of(program, directory)
-    with _alone(registry, dry_run=dry_run):
+    with _links_locked(registry, dry_run=dry_run):
         job = _LinkRun(registry, program, folder, None, dry_run)
         yield from job.clear(keep=set())
         if not dry_run:
@@ -121,12 +121,12 @@ def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool
 
 
 @contextmanager
-def _alone(registry: Registry, *, dry_run: bool) -> Iterator[None]:
-    """Between the look whether a file is the last of its network, and its removal, nobody removes another."""
+def _links_locked(registry: Registry, *, dry_run: bool) -> Iterator[None]:
+    """Keeps other processes from removing files between the check for a network's last file and its removal."""
     if dry_run:
         yield
         return
-    busy = HnetkitError("another process is at links to other programs", hint="try again when it ended")
+    busy = HnetkitError("another process is changing links to other programs", hint="try again when it has ended")
     with exclusive_lock(registry.path.parent / "locks" / "links.lock", busy, patience_s=_PATIENCE_S):
         yield
 
@@ -135,7 +135,8 @@ class _LinkRun:
     """One run on one folder.
 
     Attributes:
-        placed: what hnetkit put there before, by `_key_of` its path.
+        placed: the files that hnetkit put there before, by `_key_of` their paths.
+        made: paths of folders that hnetkit created there.
     """
 
     def __init__(self, registry: Registry, program: Program, folder: Path, how: How | None, dry_run: bool) -> None:
@@ -144,21 +145,21 @@ class _LinkRun:
         self.placed = {_key_of(link.path): link for link in known if not _is_folder(link)}
         self.made = [link.path for link in known if _is_folder(link)]
 
-    def put_safely(self, item: _WantedLink) -> LinkChange:
-        """Sees to it that one network is there; whatever fails is that network's failure.
+    def put_or_skip(self, item: _WantedLink) -> LinkChange:
+        """Puts one network there; any failure skips that network alone.
 
         Raises:
-            RegistryError, DiskFull: no network can be written down.
+            RegistryError, DiskFull: nothing can be recorded.
         """
         try:
             return self.put(item)
         except (RegistryError, DiskFull):
             raise
         except Exception as error:
-            return LinkChange("skipped", str(item.path), str(item.source), reason=_words(error, item.source))
+            return LinkChange("skipped", str(item.path), str(item.source), reason=_reason_of(error, item.source))
 
     def put(self, item: _WantedLink) -> LinkChange:
-        """Sees to it that one network is there."""
+        """Puts one network there, unless it is there already."""
         path, source, before = str(item.path), str(item.source), self.placed.get(_key_of(item.path))
         problem = item.problem()
         if problem:
@@ -172,11 +173,11 @@ class _LinkRun:
                 return LinkChange("there", path, source, before.how)
             if before.source != source and self._is_last(before):
                 return LinkChange("skipped", path, source, reason=_LAST)
-        elif other := self._other_of_this_name(item):
+        elif other := self._name_taken_by(item):
             if _holds(other, item.content_hash):
                 return LinkChange("there", other, source)
-            return LinkChange("skipped", path, source, reason=f"{other} has this name, and is not hnetkit's")
-        problem = _refusal(item, self.program)
+            return LinkChange("skipped", path, source, reason=f"{other} has this name, and is not from hnetkit")
+        problem = _why_refused(item, self.program)
         if problem:
             return LinkChange("skipped", path, source, reason=problem)
         what = "updated" if before is not None and os.path.lexists(path) else "linked"
@@ -187,12 +188,12 @@ class _LinkRun:
         except Exception:
             if not os.path.lexists(path):
                 self._forget(path)
-            elif before is not None and _is_untouched(before):  # nothing took its place
+            elif before is not None and _is_untouched(before):  # the old file is still there
                 self._put(before)
             raise
 
     def clear(self, keep: set[str]) -> Iterator[LinkChange]:
-        """Removes all that hnetkit put there, less what is to be kept, by `_key_of`."""
+        """Removes everything that hnetkit put there except `keep`, which are keys of `_key_of`."""
         for key, link in self.placed.items():
             if key in keep:
                 continue
@@ -205,8 +206,8 @@ class _LinkRun:
                 try:
                     if untouched:
                         os.unlink(link.path)
-                except OSError as error:  # it is still ours, to be taken back another time
-                    yield LinkChange("kept", link.path, link.source, link.how, _words(error, link.path))
+                except OSError as error:  # the record stays, so that it can be removed another time
+                    yield LinkChange("kept", link.path, link.source, link.how, _reason_of(error, link.path))
                     continue
                 self._forget(link.path)
             if there:
@@ -214,7 +215,7 @@ class _LinkRun:
                 yield LinkChange(what, link.path, link.source, link.how, reason)
 
     def remove_folders(self) -> None:
-        """Removes the folders that were made for the links, where they are empty."""
+        """Removes the folders that were created for the links, if they are empty."""
         for path in sorted(self.made, key=len, reverse=True):
             with contextlib.suppress(OSError):
                 os.rmdir(path)
@@ -230,47 +231,47 @@ class _LinkRun:
         return link.sha256 == item.row["sha256"] and self.how in (None, link.how)
 
     def _is_last(self, link: Link) -> bool:
-        """Whether no file but this one holds its network, neither its source nor another of the library."""
+        """Whether no other file holds its network: neither its source nor another of the library."""
         is_elsewhere = not _is_same_name(link.source, link.path)
         if link.how == "symlink" or (is_elsewhere and _is_same_file(link.source, link.path)):
             return False
         try:
             content = load(link.path).content_hash
-        except Exception:  # then nobody knows
+        except Exception:  # unreadable, so be careful
             return True
         rows = self.registry.files.holding([content])
         others = (path for path in (link.source, *(row["path"] for row in rows)) if not _is_same_name(path, link.path))
         return not any(_holds(path, content) for path in others)
 
-    def _other_of_this_name(self, item: _WantedLink) -> str | None:
+    def _name_taken_by(self, item: _WantedLink) -> str | None:
         if os.path.lexists(item.path):
             return str(item.path)
-        return self._others.get(self._name_of(item.path))
+        return self._foreign_files.get(self._name_of(item.path))
 
     @cached_property
-    def _others(self) -> dict[str, str]:
-        """What the program lists of files that hnetkit did not put there: name -> path."""
+    def _foreign_files(self) -> dict[str, str]:
+        """The files that the program lists and hnetkit did not put there: name -> path."""
         found = (self.folder / file.path for file in walk(self.folder)) if self.folder.is_dir() else ()
         listed = (path for path in found if path.suffix.lower() in self.program.suffixes)
         return {self._name_of(path): str(path) for path in listed if _key_of(path) not in self.placed}
 
     def _name_of(self, path: Path) -> str:
-        """What the program calls a file, so far as two names can hide each other."""
+        """The program's name for a file, folded so that names that hide each other are equal."""
         return folded(path.stem if self.program.named_by == "stem" else str(path.relative_to(self.folder)))
 
     # --- placing
 
     def _place(self, item: _WantedLink, *, replace: bool) -> str:
-        """Places a file; an older one of ours, as `put` made sure, goes when the new one is whole."""
+        """Places a file. With `replace`, an older one of hnetkit's is replaced once the new one is complete."""
         self._make_folder()
         if item.convert:
             return self._convert(item, replace=replace)
-        ways = (self.how,) if self.how else _ANY
+        ways = (self.how,) if self.how else _WAYS
         for way in ways[:-1]:
             try:
                 self._place_by(way, item, replace=replace)
                 return way
-            except OSError:  # no right to, or another disk
+            except OSError:  # not permitted, or another disk
                 continue
         self._place_by(ways[-1], item, replace=replace)
         return ways[-1]
@@ -295,7 +296,7 @@ class _LinkRun:
         return "converted"
 
     def _copy(self, source: Path, item: _WantedLink, how: str, *, replace: bool, sha256: str | None = None) -> None:
-        """Copies a file under the item's name; `sha256` is what its bytes must have."""
+        """Copies a file to the item's path; `sha256` is the hash that its bytes must have."""
         digest = hashlib.sha256()
         with OpenFile(source) as reader, new_file(item.path, overwrite=replace) as file:
             for start in range(0, reader.size, _CHUNK):
@@ -325,19 +326,19 @@ class _LinkRun:
             self.registry.links.forget([path])
 
 
-# --- which file each network is to be
+# --- which file each network becomes
 
 
 @dataclass(frozen=True, slots=True)
 class _WantedLink:
-    """A network of the library, and the file that it is to be in the program's folder.
+    """A network of the library, and the file that it should be in the program's folder.
 
     Attributes:
         content_hash: of the network.
-        row: the registry's row of the file that stands for it.
+        row: the registry's row of the file to use for it.
         path: in the program's folder.
-        convert: whether the program needs it in another format.
-        in_place: whether it is a file of the library that lies there already.
+        convert: whether the program needs another format.
+        in_place: whether the library's own file is in that folder already.
     """
 
     content_hash: str
@@ -351,13 +352,13 @@ class _WantedLink:
         return Path(self.row["path"])
 
     def problem(self) -> str | None:
-        """Why its file cannot be used now."""
+        """Why its file cannot be used now; None if it can."""
         if self.row["state"] == "corrupt":
             return f"{self.source}: corrupt"
         try:
             status = os.stat(self.source)
         except OSError as error:
-            return f"{self.source}: {_words(error, self.source)}"
+            return f"{self.source}: {_reason_of(error, self.source)}"
         if not stat.S_ISREG(status.st_mode):
             return f"{self.source}: not a regular file"
         if (status.st_size, mtime_of(status)) != (self.row["size_bytes"], self.row["mtime_ns"]):
@@ -366,10 +367,10 @@ class _WantedLink:
 
 
 def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[str, Link]) -> list[_WantedLink]:
-    """Returns every network of the library under the name that it has there, or gets; no two names are alike."""
+    """Returns every network of the library with its path in the program's folder; no two names collide."""
     networks: dict[str, list[Row]] = {}
     for row in registry.files.of_networks():
-        if _key_of(row["path"]) not in placed:  # a scan of the program's folder finds the links as well
+        if _key_of(row["path"]) not in placed:  # a scan of the program's folder also finds the links
             networks.setdefault(row["content_hash"], []).append(row)
     linked = {_key_of(path) for path in registry.links.paths()}
     best = {
@@ -392,9 +393,9 @@ def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[
 
 
 def _rank(row: Row, folder: Path, program: Program, linked: Set[str]) -> tuple[bool, ...]:
-    """What is there, then what lies in the program's folder, then what it can read as it is, comes first.
+    """The sort key of a network's files, the best first: existing, in the program's folder, readable as it is.
 
-    What was linked into another program's folder, which may be taken back any time, comes after all that was not.
+    Links in another program's folder, which may be removed at any time, come after files that are not links.
     """
     first = row["state"] != "present", not _is_in_place(row, folder, program)
     return *first, _key_of(row["path"]) in linked, not _is_readable(row, program)
@@ -411,7 +412,7 @@ def _is_in_place(row: Row, folder: Path, program: Program) -> bool:
 
 
 def _stems_so_far(networks: Mapping[str, list[Row]], placed: Mapping[str, Link]) -> dict[str, str]:
-    """The stems under which networks are there already, so far as they fit the names of their files."""
+    """The stems that networks have there already, if they still match the names of their files."""
     content_of = {row["path"]: content for content, rows in networks.items() for row in rows}
     stems: dict[str, str] = {}
     for link in placed.values():
@@ -429,7 +430,7 @@ def _free(stem: str, taken: set[str]) -> str:
 
 
 def _key_of(path: str | Path) -> str:
-    """A path as two spellings of it agree on: links in its folders followed, NFC; a link itself stays itself."""
+    """A key that is equal for all spellings of a path: links in its folders resolved, but not the last part; NFC."""
     folder, name = os.path.split(path)
     return unicodedata.normalize("NFC", os.path.join(os.path.realpath(folder), name))
 
@@ -438,7 +439,7 @@ def _key_of(path: str | Path) -> str:
 
 
 def _is_untouched(link: Link) -> bool:
-    """Whether what stands at a link's path is exactly what hnetkit put there."""
+    """Whether the file at a link's path is exactly what hnetkit put there."""
     try:
         if link.how == "symlink":
             return os.readlink(link.path).removeprefix("\\\\?\\") == link.source.removeprefix("\\\\?\\")
@@ -448,7 +449,7 @@ def _is_untouched(link: Link) -> bool:
             return True
         with OpenFile(link.path) as file:
             return sha256_of(file) == link.sha256
-    except (OSError, HnetkitError):  # another kind of file, or one that cannot be read: then nobody knows
+    except (OSError, HnetkitError):  # another kind of file, or unreadable, so be careful
         return False
 
 
@@ -461,7 +462,7 @@ def _is_same_file(path: str, other: str) -> bool:
 
 
 def _place_link(make: Callable[[str], None], path: Path, *, replace: bool) -> None:
-    """Makes a link; what it replaces goes when it is there."""
+    """Makes a link; with `replace`, the old file is replaced once the new one exists."""
     if not replace:
         make(str(path))
         return
@@ -470,12 +471,12 @@ def _place_link(make: Callable[[str], None], path: Path, *, replace: bool) -> No
         make(made)
         os.replace(made, path)
     finally:
-        if os.path.lexists(made):  # a file in place of itself leaves both names
+        if os.path.lexists(made):  # replacing a file by itself leaves both names
             os.unlink(made)
 
 
-def _refusal(item: _WantedLink, program: Program) -> str | None:
-    """Why a program must not get a file: size and time are as they were scanned, its content need not be."""
+def _why_refused(item: _WantedLink, program: Program) -> str | None:
+    """Why a program must not get a file; size and time are as scanned, but the content may not be."""
     try:
         network = load(item.source)
     except HnetkitError as error:
@@ -487,18 +488,18 @@ def _refusal(item: _WantedLink, program: Program) -> str | None:
 def _holds(path: str | Path, content_hash: str) -> bool:
     try:
         return load(path).content_hash == content_hash
-    except Exception:  # whatever it is, it is not that network
+    except Exception:  # unreadable, so certainly not that network
         return False
 
 
-def _words(error: Exception, what: str | Path) -> str:
+def _reason_of(error: Exception, what: str | Path) -> str:
     failure = failure_of(error, str(what))
     if isinstance(error, OSError) and not isinstance(failure, DiskFull):
         return str(error.strerror or error)
     return str(failure)
 
 
-# --- folders that were made are remembered as links without a source
+# --- folders that were created are recorded as links without a source
 
 
 def _folder_link(path: str, folder: str, layout: str) -> Link:

@@ -1,7 +1,7 @@
-"""From what a person calls a network to the file to read: stem, then alias, then content.
+"""Names of networks: from a stem, an alias or a hash to the file to read.
 
-Two files of one content are one network. What could mean several networks is an error that lists them. Strangers name
-files, and write lists of aliases: so what says a hash means that content, whatever else is called so.
+Two files with the same content are one network. A name that matches several networks is an error that lists them.
+Stems and aliases may come from strangers, so a hash always means that content, whatever else has the name.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from hnetkit.text import argument, printable
 
 Row = dict[str, Any]
 _HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
-_SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that may as well be a word or a date
+_SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that could also be a word or a date
 MOST_ALIAS = 200
-"""Signs of an alias."""
+"""Characters of an alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class Resolved:
     """A network of the library.
 
     Attributes:
-        name: the stem of its file: what a prompt calls it.
-        path: a file that holds it; one that is there, if any is.
+        name: the stem of its file, which prompts use.
+        path: a file that holds it; an existing one if there is any.
         content_hash: of the network.
         sha256: of that file.
     """
@@ -47,24 +47,24 @@ def resolve(registry: Registry, name: str) -> Resolved:
     Args:
         registry: the library.
         name: an exact file stem, else an alias, else a hash (``h1:...``, sha256, A1111's 8 or 10 digits, each also
-            shortened to 8 digits or more), or ``name@hash`` where a stem stands for several.
+            shortened to 8 digits or more), or ``name@hash`` if a stem matches several.
 
-    A file that is missing gives its name only where no file that is there has it. ``h1:...``, a whole sha256 and
-    ``name@hash`` mean a content before anything that is called so; a stem or an alias that reads as fewer digits,
-    and stands for another content than they do, is ambiguous.
+    A missing file lends its name only if no existing file has it. ``h1:...``, a whole sha256 and ``name@hash`` come
+    before any stem or alias. A stem or alias that reads as a shorter hash, and belongs to another content than the
+    hash, is ambiguous.
 
     Raises:
-        NotFound: nothing has this name; the hint is the nearest.
+        NotFound: nothing has this name; the hint is the nearest one.
         AmbiguousName: several networks have it.
-        FileRefused: only files that hold no usable network have it.
+        FileRefused: only files without a usable network have it.
     """
-    files = _called(registry, name)
+    files = _matches(registry, name)
     if not files:
         raise _unknown(registry, name)
     files = [row for row in files if row["state"] == "present"] or files
     if len({row["content_hash"] for row in files}) > 1:
         raise AmbiguousName(
-            f"{name} means several networks", hint=f"say one of {', '.join(map(argument, labels(files)))}"
+            f"{name} means several networks", hint=f"use one of {', '.join(map(argument, labels(files)))}"
         )
     best = files[0]
     return Resolved(best["stem"], Path(best["path"]), best["content_hash"], best["sha256"])
@@ -76,24 +76,24 @@ def labels(files: Iterable[Row]) -> list[str]:
 
 
 def require_alias(registry: Registry, text: str, content_hash: str) -> None:
-    """Raises UsageError where a text cannot be the alias of a network: the one rule for them, whoever gives it."""
+    """Raises UsageError if a text cannot be the alias of a network."""
     why = None
     if not text.strip() or set(text) & set(":<>@") or len(text) > MOST_ALIAS:
-        why = "a prompt could not say it"
+        why = "it cannot be written in a prompt"
     elif printable(text) != text or text.strip() != text:
-        why = "a person would not see all of it"
+        why = "parts of it are invisible"
     elif text.startswith("-"):
-        why = "a command would take it for an option"
+        why = "commands would read it as an option"
     elif _HASH.fullmatch(text):
-        why = "it reads as a hash"
+        why = "it looks like a hash"
     if why is not None:
         raise UsageError(f"{text[:60]!r} cannot be an alias: {why}", hint="use letters, digits, - and _")
     others = [row for row in _by_stem(registry, text) if row["content_hash"] != content_hash]
-    if others:  # theirs would come first
+    if others:  # stems take precedence
         raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
 
 
-def _called(registry: Registry, name: str) -> list[Row]:
+def _matches(registry: Registry, name: str) -> list[Row]:
     by_hash = _by_hash(registry, name) or _by_name_and_hash(registry, name)
     if by_hash and not _SHORT.fullmatch(name):
         return by_hash
@@ -104,7 +104,7 @@ def _unknown(registry: Registry, name: str) -> HnetkitError:
     others = registry.files.named(name)
     if others:
         return FileRefused(others[0]["reason"], hint="hnetkit list --files")
-    return NotFound(f"no network is called {name}", hint=_nearest(registry, name))
+    return NotFound(f"no network named {name}", hint=_nearest(registry, name))
 
 
 def _by_stem(registry: Registry, stem: str) -> list[Row]:
@@ -133,7 +133,7 @@ def _has_hash(row: Row, digits: str) -> bool:
 
 
 def names(registry: Registry) -> list[str]:
-    """Returns everything that a network can be called: stems and aliases, sorted."""
+    """Returns all names of networks: stems and aliases, sorted."""
     return sorted(registry.files.stems() | registry.networks.aliases())
 
 
@@ -147,12 +147,12 @@ def _nearest(registry: Registry, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class MentionedNetwork:
-    """What the library holds of a network that a picture names.
+    """The library's match for a network that an image's settings mention.
 
     Attributes:
-        path: a file that is there; None where the library has none, or several networks of the name.
-        is_held: whether there is any.
-        warning: why it may be another network than the picture's; None where nothing speaks for that.
+        path: an existing file; None if the library has none, or several networks with that name.
+        is_held: whether there is any match.
+        warning: why it may be another network than the image's; None without reason for doubt.
     """
 
     path: Path | None
@@ -161,20 +161,20 @@ class MentionedNetwork:
 
 
 def find_mentioned(registry: Registry, name: str, digits: str | None) -> MentionedNetwork:
-    """Returns what the library holds of a network.
+    """Finds a network that an image mentions: by its hash, then by its name.
 
     Args:
         registry: the library.
         name: a stem or an alias.
-        digits: of its hash, in lower case: A1111's old 8, or the beginning of the sha256, also of the file that one of
-            the library's was converted from; None where it is not known.
+        digits: of its hash, in lower case: A1111's old 8, or the beginning of the sha256, which may be that of the
+            file that one of the library's was converted from; None if unknown.
     """
     row, claims = next(_of_hash(registry, digits), (None, False)) if digits else (None, False)
     if row is not None:
         path = row["path"]
-        word = f"{path}: taken for {digits} on its own word, that it was converted from that file" if claims else None
-        return MentionedNetwork(Path(path), True, word)
-    # lists of late 2022 put the old hash behind the name, and a file may really be called so
+        warning = f"{path}: used for {digits} only because it states that it was converted from that file"
+        return MentionedNetwork(Path(path), True, warning if claims else None)
+    # lists of late 2022 put the old hash after the name, and a file may really have such a name
     for known_as in (name, f"{name}({digits})") if digits else (name,):
         try:
             path = resolve(registry, known_as).path
@@ -190,9 +190,9 @@ def find_mentioned(registry: Registry, name: str, digits: str | None) -> Mention
 
 
 def _of_hash(registry: Registry, digits: str) -> Iterator[tuple[Row, bool]]:
-    """Yields the files of a hash, and whether only their own word speaks for it."""
+    """Yields the files with a hash, and whether that is only the file's own claim."""
     files = registry.files
-    # a stranger can make a file of any old hash, which is that of 64 kB
+    # anybody can make a file with a given old hash, which covers 64 kB
     for row in (*files.with_hash(sha256=digits), *files.with_hash(autov1=digits)):
         if row["state"] == "present":
             yield row, False

@@ -1,6 +1,6 @@
-"""Bringing the registry up to date with the folders on disk, and checking that files still are what they were.
+"""Scans: find model files under folders, bring the registry up to date with them, and check known files again.
 
-One file never stops another: whatever goes wrong with one, its sidecars or its row is that file's failure.
+One file never stops another: any error in a file, its sidecars or its row is that file's failure alone.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from hnetkit.text import counted
 
 Row = dict[str, Any]
 WORKERS = 2
-BATCH, BATCH_S = 32, 0.5  # files and seconds to one transaction: what a killed scan can lose
+BATCH, BATCH_S = 32, 0.5  # files and seconds per transaction: what a killed scan can lose
 Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read in all."""
 Note = Callable[[str], None]
-"""Called with a line that the person should read."""
+"""Called with a line for the user."""
 
-_UNPACKING = re.compile(r"\.hnetkit-[0-9a-f]{16}\.unpacked")  # what lies there is gone in a moment
+_UNPACKING = re.compile(r"\.hnetkit-[0-9a-f]{16}\.unpacked")  # temporary folders of archives that are being unpacked
 _HALF = 2**63
-_JUNCTION = 0xA0000003  # what `st_reparse_tag` says of Windows' links to folders, which are no symbolic links
+_JUNCTION = 0xA0000003  # `st_reparse_tag` of Windows' junctions: links to folders, but not symbolic links
 
 
 @dataclass(frozen=True, slots=True)
 class WalkedFile:
-    """A model file as it stands on disk; `path` is below the root that was walked, `mtime_ns` is `mtime_of` it."""
+    """A model file on disk; `path` is relative to the root of the walk, `mtime_ns` is as by `mtime_of`."""
 
     path: str
     size_bytes: int
@@ -68,13 +68,13 @@ Result = tuple[Root, WalkedFile, KnownFile | None, Row | HnetkitError]
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """What a scan or a check found at one place.
+    """What a scan or a check found about one file.
 
     Attributes:
         what: ``"new"``, ``"changed"``, ``"missing"``, ``"returned"``, ``"corrupt"`` or ``"unread"``.
-        path: of the file, or of a root that is not there.
-        row: the examination of what was read; None where nothing was.
-        reason: why a file could not be read.
+        path: of the file, or of a root that does not exist.
+        row: the examination of the file; None if it was not read.
+        reason: why it could not be read.
     """
 
     what: str
@@ -91,42 +91,44 @@ def scan(
     follow_links: bool = False,
     note: Note | None = None,
 ) -> Iterator[FileChange]:
-    """Reads what is new or changed under the library's roots, and yields each change once it is stored.
+    """Reads new and changed files under the library's roots, and yields each change once it is stored.
 
-    A file is the same as long as size, modification time and the reader's version are. A file that is gone, also
-    with its whole root (a disk that is not there), is marked missing; nothing is ever forgotten. A file that no
-    reader understands is stored as refused, and read again when it changes; one that the system did not let be read
-    is tried again by the next scan.
+    A file is unchanged while its size, its modification time and the reader's version are. A file that no longer
+    exists, perhaps with its whole root (a disk that is not mounted), is marked missing; nothing is ever forgotten. A
+    file that no reader understands is stored as refused, and read again when it changes. A file that the system could
+    not read is tried again by the next scan.
 
     Args:
-        registry: brought up to date in small steps, so that a scan that is killed loses little.
-        folders: added as roots first; then only they are scanned. With none, all roots are.
-        progress: told how far the reading has come.
-        follow_links: whether links to folders outside of a root are followed. What is known of files behind links
-            that are not stays as it is.
-        note: told what was not followed.
+        registry: updated in small steps, so that a killed scan loses little.
+        folders: added as roots, and only these are scanned. Without any, all roots are.
+        progress: called as the reading proceeds.
+        follow_links: whether to follow links to folders outside a root. If not, what is known of files behind such
+            links is kept as it is.
+        note: called with a line about links that were not followed.
 
     Raises:
-        NotFound: one of `folders` is no folder.
+        NotFound: one of `folders` is not a folder.
         RegistryError, DiskFull: nothing can be stored.
     """
     roots = add_roots(registry, folders) or registry.files.roots()
     if not registry.networks.is_searchable():
         with registry.write():
             registry.networks.rebuild_search()
-    everyone = frozenset(root.path for root in registry.files.roots())
+    all_roots = frozenset(root.path for root in registry.files.roots())
     work: list[Work] = []
     for root in roots:
         seen = registry.files.seen(root)
         unfollowed: list[Path] | None = None if follow_links else []
-        found = {file.path: file for file in walk(root.path, skip=everyone, unfollowed=unfollowed)}
+        found = {file.path: file for file in walk(root.path, skip=all_roots, unfollowed=unfollowed)}
         links = frozenset(unfollowed or ())
         behind = {path for path in seen if path not in found and not links.isdisjoint((root.path / path).parents)}
         if unfollowed and note is not None:
-            note(_not_followed(unfollowed, len(behind)))
+            note(_unfollowed_note(unfollowed, len(behind)))
         gone = [(path, known) for path, known in seen.items() if path not in found and path not in behind]
         yield from _mark_gone(registry, root, gone)
-        yield from _mark_returned(registry, root, [(p, seen[p]) for p, f in found.items() if _returned(seen.get(p), f)])
+        yield from _mark_returned(
+            registry, root, [(p, seen[p]) for p, f in found.items() if _has_returned(seen.get(p), f)]
+        )
         work += [
             (root, file, seen.get(path))
             for path, file in found.items()
@@ -139,10 +141,10 @@ def scan(
 
 
 def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
-    """Stores one file that was just put into a folder, which becomes a root; returns its examination.
+    """Stores one file that was just written to a folder, which becomes a root; returns its examination.
 
     Args:
-        sha256: of the file, from the bytes as they were written.
+        sha256: of the file, computed while it was written.
 
     Raises:
         FileRefused, NotFound: it cannot be read.
@@ -154,15 +156,15 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
         found = find_file(root.path, os.path.relpath(os.path.realpath(path), root.path))
         if found is None:
             raise NotFound(f"{path}: no such file")
-        _store(registry, root, found, row, is_ours=True)
+        _store(registry, root, found, row, is_own=True)
     return row
 
 
 def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[FileChange]:
-    """Reads every byte of every known file again, and yields what is not as it was.
+    """Reads every byte of every known file again, and yields the differences.
 
-    Yields ``corrupt`` for other bytes under the same size and time, ``changed`` for a file that was replaced (and is
-    stored as it is now), ``missing`` for one that is gone, ``unread`` for one that cannot be read.
+    Yields ``corrupt`` for other bytes with the same size and time, ``changed`` for a file that was replaced (and is
+    stored as it is now), ``missing`` for one that no longer exists, ``unread`` for one that cannot be read.
     """
     for root in registry.files.roots():
         known = registry.files.seen(root)
@@ -170,32 +172,32 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Fi
         found = {path: file for path in known if (file := find_file(root.path, path))}
         yield from _mark_gone(registry, root, [(p, s) for p, s in known.items() if p not in found])
         work = [(root, file, known[path]) for path, file in found.items()]
-        with closing(_examined(work, progress)) as results:
+        with closing(_examine_all(work, progress)) as results:
             for result in results:
-                yield from _rechecked(registry, result, shas.get(_full(result)))
+                yield from _recheck_result(registry, result, shas.get(_path_of(result)))
 
 
-def _rechecked(registry: Registry, result: Result, sha256: str | None) -> Iterator[FileChange]:
+def _recheck_result(registry: Registry, result: Result, sha256: str | None) -> Iterator[FileChange]:
     root, file, seen, row = result
     assert seen is not None
     if isinstance(row, HnetkitError):
-        yield FileChange("unread", _full(result), reason=str(row))
+        yield FileChange("unread", _path_of(result), reason=str(row))
     elif row["sha256"] != sha256:
         was_read = sha256 is not None and (file.size_bytes, file.mtime_ns) == (seen.size_bytes, seen.mtime_ns)
         with registry.write():
             if was_read:
                 registry.files.set_state([seen.id], "corrupt")
-            change = FileChange("corrupt", row["path"], row) if was_read else _kept(registry, result)
+            change = FileChange("corrupt", row["path"], row) if was_read else _store_result(registry, result)
         yield change
     elif seen.state != "present":
         yield from _mark_returned(registry, root, [(file.path, seen)])
 
 
 def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
-    """Returns the roots at these folders, under their real paths: a link to a root is the same root.
+    """Adds these folders as roots and returns them. Roots have real paths: a link to a root is the same root.
 
     Raises:
-        NotFound: one of them is no folder.
+        NotFound: one of them is not a folder.
     """
     paths = [Path(os.path.realpath(folder)) for folder in folders]
     for path in paths:
@@ -209,12 +211,12 @@ def _is_same(seen: KnownFile, file: WalkedFile) -> bool:
     return (seen.size_bytes, seen.mtime_ns, seen.reader_version) == (file.size_bytes, file.mtime_ns, READER_VERSION)
 
 
-def _returned(seen: KnownFile | None, file: WalkedFile) -> bool:
+def _has_returned(seen: KnownFile | None, file: WalkedFile) -> bool:
     return seen is not None and seen.state == "missing" and _is_same(seen, file)
 
 
-def _not_followed(links: Sequence[Path], known: int) -> str:
-    """What a person should know of links that lead out of their folder."""
+def _unfollowed_note(links: Sequence[Path], known: int) -> str:
+    """A note for the user about links that lead out of their folder."""
     count = "1 link to a folder outside was" if len(links) == 1 else f"{len(links)} links to folders outside were"
     kept = f"; what is known of {counted(known, 'file')} behind is kept as it was" if known else ""
     return f"{count} not followed: {links[0]}{kept}; --follow-links follows"
@@ -241,11 +243,11 @@ def _mark_returned(registry: Registry, root: Root, back: list[tuple[str, KnownFi
 
 
 def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -> Iterator[FileChange]:
-    with closing(_examined(work, progress)) as results:
+    with closing(_examine_all(work, progress)) as results:
         for batch in _batches(results):
             with registry.write():
-                # what is gone between the walk and the reading, the next scan will know
-                changes = [_kept(registry, result) for result in batch if not isinstance(result[3], NotFound)]
+                # the next scan notices files that vanished between the walk and the reading
+                changes = [_store_result(registry, result) for result in batch if not isinstance(result[3], NotFound)]
             yield from changes
 
 
@@ -258,31 +260,31 @@ def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
                 yield batch
                 batch, started = [], time.monotonic()
     except KeyboardInterrupt:
-        yield batch  # what was read is stored
+        yield batch  # store what has been read
         raise
     yield batch
 
 
-def _kept(registry: Registry, result: Result) -> FileChange:
-    """Stores what was read of one file, inside of a `write`. What would fail again as it is, is stored as refused."""
+def _store_result(registry: Registry, result: Result) -> FileChange:
+    """Stores the result for one file, within a `write`. A file that would fail again is stored as refused."""
     _, file, seen, row = result
     if isinstance(row, HnetkitError):
         failure, is_lasting = row, isinstance(row, Defect | UnreadableFile)
     else:
-        problem = _try_to_store(registry, result, row)
+        problem = _try_store(registry, result, row)
         if problem is None:
             return FileChange("changed" if seen else "new", row["path"], row)
         failure, is_lasting = problem, not isinstance(problem, OutOfMemory)
     if is_lasting:
-        _try_to_store(registry, result, _refused(_full(result), file, failure))
-    return FileChange("unread", _full(result), reason=str(failure))
+        _try_store(registry, result, _refused_row(_path_of(result), file, failure))
+    return FileChange("unread", _path_of(result), reason=str(failure))
 
 
-def _try_to_store(registry: Registry, result: Result, row: Row) -> HnetkitError | None:
-    """Stores one row; returns why it could not be stored.
+def _try_store(registry: Registry, result: Result, row: Row) -> HnetkitError | None:
+    """Stores one row; returns the failure if its values cannot be stored.
 
     Raises:
-        RegistryError, DiskFull: no row can be.
+        RegistryError, DiskFull: no row can be stored.
     """
     try:
         with registry.part():
@@ -290,26 +292,26 @@ def _try_to_store(registry: Registry, result: Result, row: Row) -> HnetkitError 
     except (RegistryError, DiskFull):
         raise
     except Exception as error:
-        return failure_of(error, _full(result))
+        return failure_of(error, _path_of(result))
     return None
 
 
-def _store(registry: Registry, root: Root, file: WalkedFile, row: Row, *, is_ours: bool = False) -> None:
+def _store(registry: Registry, root: Root, file: WalkedFile, row: Row, *, is_own: bool = False) -> None:
     before = registry.files.content_at(root, file.path)
     registry.files.put(root, file.path, file.mtime_ns, READER_VERSION, row)
     if row["content_hash"]:
         registry.networks.put(row)
     if before not in (None, row["content_hash"]):
-        registry.networks.drop_unused(before, for_good=is_ours)
+        registry.networks.drop_unused(before, for_good=is_own)
 
 
 # --- reading
 
 
-def _examined(work: Sequence[Work], progress: Progress | None) -> Generator[Result, None, None]:
-    """Reads files in threads (hashing runs outside of Python's lock) and yields them in the order given.
+def _examine_all(work: Sequence[Work], progress: Progress | None) -> Generator[Result, None, None]:
+    """Reads files in threads (hashing releases the GIL) and yields the results in the order given.
 
-    Closed, or interrupted, it ends within a chunk of the files at work.
+    When closed or interrupted, it stops after the current chunk of each file.
     """
     total, done = sum(file.size_bytes for _, file, _ in work), 0
     stop, known = threading.Event(), KnownHashes()
@@ -342,24 +344,24 @@ def _examine(root: Root, file: WalkedFile, stop: threading.Event, known: KnownHa
 def _row(
     path: Path, sha256: str | None = None, stop: threading.Event | None = None, known: KnownHashes | None = None
 ) -> Row:
-    """What is in a file, and beside it."""
-    row = examine(path, sha256=sha256, before_read=partial(_go_on, stop), known=known).as_row()
+    """The row of a file and its sidecars."""
+    row = examine(path, sha256=sha256, before_read=partial(_raise_if_stopped, stop), known=known).as_row()
     if not row["content_hash"]:
         return row | {"sidecars": {}}
     try:
         return row | {"sidecars": sidecars.read(path).as_row()}
-    except Exception as error:  # a network is as good as before, whatever lies beside it
-        warning = f"what lies beside it cannot be read: {failure_of(error, path.name)}"
+    except Exception as error:  # broken sidecars are no fault of the network
+        warning = f"its sidecars cannot be read: {failure_of(error, path.name)}"
         return row | {"sidecars": {}, "warnings": [*row["warnings"], warning]}
 
 
-def _go_on(stop: threading.Event | None) -> None:
+def _raise_if_stopped(stop: threading.Event | None) -> None:
     if stop is not None and stop.is_set():
         raise KeyboardInterrupt
 
 
-def _refused(path: str, file: WalkedFile, failure: HnetkitError) -> Row:
-    """The row of a file of which nothing is known but why."""
+def _refused_row(path: str, file: WalkedFile, failure: HnetkitError) -> Row:
+    """The row of a file of which nothing is known but the failure."""
     unknown = dict.fromkeys(("sha256", "autov1", "content_hash", "format"))
     return unknown | {
         "path": path,
@@ -371,7 +373,7 @@ def _refused(path: str, file: WalkedFile, failure: HnetkitError) -> Row:
     }
 
 
-def _full(result: Result) -> str:
+def _path_of(result: Result) -> str:
     return str(result[0].path / result[1].path)
 
 
@@ -382,11 +384,11 @@ def walk(
 
     Args:
         root: where to begin; must exist.
-        skip: folders that are not entered, whatever leads to them (roots of their own).
-        unfollowed: gets the links to folders outside of `root`, which are not followed then; None follows them.
+        skip: folders that are never entered, because they are roots of their own.
+        unfollowed: a list for the links to folders outside `root`, which are then not followed; None follows them.
 
-    Links are followed after all that is there without them, each folder is entered once; folders that cannot be
-    read are passed over. A link to a file is that file, wherever it leads.
+    Links are followed after everything else, and each folder is entered once. Unreadable folders are skipped. A link
+    to a file counts as a file, wherever it leads.
     """
     visited = {_identity(folder) for folder in skip} - {_identity(root)}
     waiting, links = [root], deque[Path]()
@@ -410,12 +412,12 @@ def walk(
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Returns the model files under a folder, sorted; no link leads out of it. It may be absent, and is empty then."""
+    """Returns the model files under a folder, sorted, without following links out of it; [] if it does not exist."""
     return sorted(folder / found.path for found in walk(folder, unfollowed=[]))
 
 
 def find_file(root: Path, path: str) -> WalkedFile | None:
-    """Returns the file at a path below a root as it stands on disk; None where no regular file is there."""
+    """Returns the file at a path below a root; None if there is no regular file."""
     try:
         status = os.stat(root / path)
     except (OSError, ValueError):
@@ -424,9 +426,9 @@ def find_file(root: Path, path: str) -> WalkedFile | None:
 
 
 def mtime_of(status: os.stat_result) -> int:
-    """Returns the modification time in nanoseconds, as 64 bits hold it: after the year 2262 it begins again.
+    """Returns the modification time in nanoseconds, wrapped to 64 bits after the year 2262.
 
-    So a file whose time is nonsense can be stored, and is noticed when it changes, like any other.
+    So a file with a nonsensical time can be stored, and its changes are noticed like those of any other.
     """
     return (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF
 
@@ -444,7 +446,7 @@ def _is_inside(folder: Path, root: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[tuple[os.DirEntry[str], bool]]:
-    """The folders and models of a folder, and which of them are folders."""
+    """The subfolders and model files of a folder, each with whether it is a folder."""
     found = []
     try:
         with os.scandir(folder) as entries:

@@ -1,7 +1,7 @@
-"""The small files that other tools leave beside a model file: what they say, and what hnetkit adds to them.
+"""Sidecars: small files that tools put beside a model file. Reads all of them, and writes some.
 
-`x.pt` and `x.safetensors` in one folder share their sidecars: all of them are named after the stem. What stands in
-one is somebody else's and may be anything; a file that cannot be understood is reported and never written over.
+`x.pt` and `x.safetensors` in one folder share their sidecars, which are named after the stem. Their content comes from
+other tools and may be anything. A sidecar that cannot be understood is reported and never overwritten.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ TEXTS = (".txt", ".description.txt")
 PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 A1111_KEYS = ("description", "notes", "activation text", "negative text", "preferred weight", "sd version")
 
-_GENERAL = frozenset({"description", "notes"})  # of A1111's keys, those that any JSON may have
+_GENERAL = frozenset({"description", "notes"})  # those of A1111's keys that any JSON may have
 _NOTES = frozenset({*A1111_KEYS, "modelId", "modelVersionId", "sha256"})
 
 MAX_TOGETHER = 32 << 20
-"""Bytes that all sidecars of one file may take in memory together; the largest real one takes a few MB."""
+"""Bytes of memory that all sidecars of one file may take together; the largest real one takes a few MB."""
 
-MOST_SAID = 1 << 16
-"""Letters of one text, and of all tags, that the registry keeps: a small folder may name one large file many times."""
+MAX_TEXT = 1 << 16
+"""Characters of one text, and of all tags, that the registry keeps: many links may lead to one large file."""
 
-_SAID = (
+_ROW_KEYS = (
     "model_id",
     "version_id",
     "looked_up",
@@ -50,30 +50,30 @@ _SAID = (
     "sd_version",
 )
 _MOST_ID = 2**63 - 1  # the largest integer that the registry can hold
-_UNSAID = {"preferred weight": 0, "sd version": "Unknown"}  # what A1111's editor stores where nothing was chosen
+_UNSET = {"preferred weight": 0, "sd version": "Unknown"}  # what A1111's editor stores for no choice
 
 
 @dataclass(frozen=True, slots=True)
 class Sidecars:
-    """What the sidecars of one stem say together; None where none of them says it, empty where one says nothing.
+    """The merged content of all sidecars of one stem. None means that no sidecar states a value.
 
     Attributes:
-        civitai_version: Civitai's JSON of the version, as it stands in ``.civitai.info`` (or in ``.json``); where the
-            whole model stands there, the version that this file belongs to, if that is certain.
+        civitai_version: Civitai's JSON of the version, from ``.civitai.info`` (or ``.json``). If the file holds the
+            whole model, the version that this file belongs to, if that is certain.
         civitai_model: Civitai's JSON of the model, with its ``modelVersions``.
         model_id: at Civitai.
         version_id: at Civitai.
-        looked_up: an empty ``.civitai.info`` says that Civitai was asked and does not know the file.
-        description: text or HTML, as somebody stored it.
-        notes: a person's own.
+        looked_up: an empty ``.civitai.info``: Civitai was asked and does not know the file.
+        description: text or HTML, as stored.
+        notes: the user's own.
         activation_text: for the prompt; trigger words joined by commas.
         negative_text: for the negative prompt.
         preferred_weight: finite.
         sd_version: in the words of the tool that wrote it (``"SD1"``, ``"SD 1.5"``).
         tags: of StabilityMatrix and LoRA Manager.
-        preview: the picture that A1111 shows.
-        unreadable: sidecars that are too large, no valid JSON, of a shape that no tool writes, or links to files that
-            lie neither beside the model file nor beside the one that it is a link to.
+        preview: the image that A1111 shows.
+        unreadable: sidecars that are too large, not valid JSON, of a shape that no tool writes, or links to files that
+            are neither beside the model file nor beside the file that it is a link to.
     """
 
     civitai_version: Json | None
@@ -92,20 +92,20 @@ class Sidecars:
     unreadable: tuple[Path, ...]
 
     def as_row(self) -> dict[str, Any]:
-        """Returns what is said as JSON-able values, without Civitai's own records; empty where nothing is.
+        """Returns the values as JSON-able ones, without Civitai's own records and without empty ones.
 
-        Of a text, and of the tags, the first `MOST_SAID` letters.
+        Each text, and all tags together, are cut to `MAX_TEXT` characters.
         """
-        values = {key: getattr(self, key) for key in _SAID}
-        row = {key: value[:MOST_SAID] if isinstance(value, str) else value for key, value in values.items()}
+        values = {key: getattr(self, key) for key in _ROW_KEYS}
+        row = {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in values.items()}
         lengths = itertools.accumulate(len(tag) + 1 for tag in self.tags or ())
-        tags = [tag for tag, length in zip(self.tags or (), lengths, strict=True) if length <= MOST_SAID]
+        tags = [tag for tag, length in zip(self.tags or (), lengths, strict=True) if length <= MAX_TEXT]
         row |= {"tags": tags, "preview": str(self.preview) if self.preview else None}
         return {key: value for key, value in row.items() if value not in (None, [], False)}
 
 
 def read(model_file: Path) -> Sidecars:
-    """Returns what all sidecars of a model file say; nothing in them makes it raise. The file itself is not read."""
+    """Reads all sidecars of a model file. Their content never makes it raise. The model file itself is not read."""
     unreadable: list[Path] = []
     budget = Budget(made=MAX_TOGETHER)
     info, user, api, matrix, manager = (
@@ -113,7 +113,7 @@ def read(model_file: Path) -> Sidecars:
         for suffix in (INFO, A1111, API_INFO, STABILITY_MATRIX, LORA_MANAGER)
     )
     texts = [_text(model_file, suffix, unreadable, budget) for suffix in TEXTS]
-    said = {} if user is None or _is_raw(user) else user
+    notes = {} if user is None or _is_raw(user) else user
     payloads = [payload for payload in (info, user, api) if payload]
     model = next((payload for payload in payloads if _is_model(payload)), None)
     version = next((payload for payload in payloads if _is_version(payload)), None) or _version_of(model, model_file)
@@ -125,22 +125,22 @@ def read(model_file: Path) -> Sidecars:
         model_id=_first_id(
             (version or {}).get("modelId"),
             (model or {}).get("id"),
-            said.get("modelId"),
+            notes.get("modelId"),
             matrix.get("ModelId"),
             managed.get("modelId"),
         ),
         version_id=_first_id(
-            (version or {}).get("id"), said.get("modelVersionId"), matrix.get("VersionId"), managed.get("id")
+            (version or {}).get("id"), notes.get("modelVersionId"), matrix.get("VersionId"), managed.get("id")
         ),
         looked_up=info == {},
         description=_first_text(
-            said.get("description"), *texts, matrix.get("ModelDescription"), manager.get("modelDescription")
+            notes.get("description"), *texts, matrix.get("ModelDescription"), manager.get("modelDescription")
         ),
-        notes=_first_text(said.get("notes"), manager.get("notes")),
-        activation_text=_first_text(said.get("activation text"), _joined(matrix.get("TrainedWords"))),
-        negative_text=_first_text(said.get("negative text")),
-        preferred_weight=_number(said.get("preferred weight")),
-        sd_version=_first_text(said.get("sd version"), matrix.get("BaseModel"), manager.get("base_model")),
+        notes=_first_text(notes.get("notes"), manager.get("notes")),
+        activation_text=_first_text(notes.get("activation text"), _joined(matrix.get("TrainedWords"))),
+        negative_text=_first_text(notes.get("negative text")),
+        preferred_weight=_number(notes.get("preferred weight")),
+        sd_version=_first_text(notes.get("sd version"), matrix.get("BaseModel"), manager.get("base_model")),
         tags=_all_texts(matrix.get("Tags"), manager.get("tags")),
         preview=_preview(model_file),
         unreadable=tuple(unreadable),
@@ -148,25 +148,25 @@ def read(model_file: Path) -> Sidecars:
 
 
 def write_info(model_file: Path, version: Mapping[str, Any], *, replace: bool = False) -> Path:
-    """Writes ``<stem>.civitai.info``; an empty `version` says that Civitai does not know the file. Returns its path.
+    """Writes ``<stem>.civitai.info`` and returns its path. An empty `version` means that Civitai lacks the file.
 
     Raises:
-        OutputExists: there is one and `replace` is False.
+        OutputExists: the sidecar exists and `replace` is False.
     """
     path = sidecar(model_file, INFO)
     with new_file(path, overwrite=replace) as file:
-        file.write(_bytes(version))
+        file.write(_to_json(version))
     return path
 
 
 def write_preview(model_file: Path, data: bytes, *, replace: bool = False) -> Path | None:
-    """Writes ``<stem>.preview.<suffix>``, the suffix after what `data` really is.
+    """Writes ``<stem>.preview.<suffix>`` with the suffix that fits the bytes of `data`.
 
     Returns:
-        The path; None, and nothing is written, where `data` is no PNG, JPEG, WebP or GIF.
+        The path; None, and nothing is written, if `data` is not a PNG, JPEG, WebP or GIF.
 
     Raises:
-        OutputExists: there is one and `replace` is False.
+        OutputExists: the preview exists and `replace` is False.
     """
     suffix = picture_suffix(data)
     if suffix is None:
@@ -178,16 +178,16 @@ def write_preview(model_file: Path, data: bytes, *, replace: bool = False) -> Pa
 
 
 def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
-    """Adds to ``<stem>.json`` those of A1111's keys that nobody filled in yet; every other key stays as it is.
+    """Adds those of A1111's keys to ``<stem>.json`` that are not filled in yet; every other key stays as it is.
 
     Args:
         model_file: whose sidecar it is.
-        values: by A1111's names (`A1111_KEYS`); other keys and None are left out.
+        values: by A1111's names (`A1111_KEYS`); other keys and None are ignored.
 
     Returns:
-        The path of the file, which holds the values or a person's own; None where there is nothing to say, or where
-        the file is raw Civitai JSON, other settings (hnetkit's own, another program's), not valid, write-protected,
-        another person's, or a link that leads away: then it is left alone.
+        The path of the file, which holds the values or the user's own; None if there is nothing to write, or if the
+        file is raw Civitai JSON, other settings (hnetkit's own, another program's), invalid, write-protected, another
+        user's, or a link elsewhere: then it is left alone.
     """
     path = sidecar(model_file, A1111)
     if is_state(os.path.realpath(path)):  # a network called config, in a library that is the home folder
@@ -198,35 +198,35 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
         return None
     merged = dict(existing or {})
     for key in A1111_KEYS:
-        if values.get(key) is not None and merged.get(key) in (None, "", _UNSAID.get(key)):
+        if values.get(key) is not None and merged.get(key) in (None, "", _UNSET.get(key)):
             merged[key] = values[key]
     if merged != (existing or {}):
         try:
-            data = _bytes(merged)
-        except RecursionError:  # what can be read can still be nested too deeply to be written
+            data = _to_json(merged)
+        except RecursionError:  # some readable values are nested too deeply to be written
             return None
         target = os.path.realpath(path)  # a link to a file beside it stays a link
-        if existing is not None and not _is_ours(target):
+        if existing is not None and not _may_replace(target):
             return None
         with new_file(target, overwrite=existing is not None) as file:
             file.write(data)
     return path if merged or existing is not None else None
 
 
-def _is_ours(path: str) -> bool:
-    """Whether a file may be replaced by one of ours: it is not write-protected, and its owner stays the same."""
+def _may_replace(path: str) -> bool:
+    """Whether a file may be replaced: it is not write-protected, and its owner stays the same."""
     status = os.stat(path)
     is_own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
     return is_own and bool(status.st_mode & stat.S_IWUSR)
 
 
 def sidecar(model_file: Path, suffix: str) -> Path:
-    """Returns where the sidecar with this suffix (``".civitai.info"``) of a model file lies."""
+    """Returns the path of a model file's sidecar with this suffix, such as ``".civitai.info"``."""
     return model_file.with_name(model_file.stem + suffix)
 
 
 def picture_suffix(data: bytes) -> str | None:
-    """Returns the suffix that fits a picture's bytes: ``.png``, ``.jpeg``, ``.webp``, ``.gif``, or None."""
+    """Returns the suffix that fits the bytes of an image: ``.png``, ``.jpeg``, ``.webp``, ``.gif``, or None."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return ".png"
     if data.startswith(b"\xff\xd8\xff"):
@@ -239,9 +239,9 @@ def picture_suffix(data: bytes) -> str | None:
 # --- files
 
 
-def _bytes(value: Mapping[str, Any]) -> bytes:
+def _to_json(value: Mapping[str, Any]) -> bytes:
     text = json.dumps(dict(value), ensure_ascii=False)
-    most = 4 * len(text) + (1 << 16)  # a value that lies deep is written after so many spaces, each one of a million
+    most = 4 * len(text) + (1 << 16)  # indentation of deeply nested values could take a million times more
     lines, size = [], 0
     for line in json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(dict(value)):
         lines.append(line)
@@ -255,13 +255,13 @@ def _bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def _content(path: Path, model_file: Path) -> bytes | None:
-    """The bytes of a sidecar, None where there is none.
+    """The bytes of a sidecar; None if it does not exist.
 
     Raises:
-        ValueError: too large, no regular file, or a link that leads away.
+        ValueError: it is too large, not a regular file, or a link to another folder.
         OSError: it cannot be read.
     """
-    if _leads_away(path, model_file):
+    if _is_foreign_link(path, model_file):
         raise ValueError("a link to a file elsewhere")
     try:
         return read_regular(path, most=MAX_JSON)
@@ -271,10 +271,10 @@ def _content(path: Path, model_file: Path) -> bytes | None:
         raise
 
 
-def _leads_away(path: Path, model_file: Path) -> bool:
-    """Whether a sidecar is a link to a file of another folder.
+def _is_foreign_link(path: Path, model_file: Path) -> bool:
+    """Whether a sidecar is a link to a file in another folder.
 
-    An archive may hold one to any file of the person's, whose content would be shown, or which would be written.
+    An archive could contain a link to any file of the user, which would then be shown or written.
     """
     if not os.path.islink(path):
         return False
@@ -283,18 +283,18 @@ def _leads_away(path: Path, model_file: Path) -> bool:
 
 
 def _payload(model_file: Path, suffix: str, unreadable: list[Path], budget: Budget) -> Json | None:
-    """The object in a sidecar; None where there is no file, or an unreadable one, which is added to `unreadable`."""
+    """The object in a sidecar; None without a file. An unreadable one is added to `unreadable`."""
     path = sidecar(model_file, suffix)
     try:
         data = _content(path, model_file)
         if data is None:
             return None
-        value = parse_json(data, most=budget.made_left)  # one that is too large leaves room for the others
+        value = parse_json(data, most=budget.made_left)  # one that is too large must not use up the others' budget
     except (OSError, ValueError):
         unreadable.append(path)
         return None
     budget.make(json_size(data))
-    if isinstance(value, list):  # SD.Next stores what a search gave
+    if isinstance(value, list):  # SD.Next stores the results of a search
         value = next((item for item in value if isinstance(item, dict) and _is_raw(item)), value)
     if isinstance(value, dict):
         return value
@@ -308,7 +308,7 @@ def _text(model_file: Path, suffix: str, unreadable: list[Path], budget: Budget)
         data = _content(path, model_file)
         if data is None:
             return None
-        if 4 * len(data) > budget.made_left:  # one rare letter makes all of them take four bytes
+        if 4 * len(data) > budget.made_left:  # one rare character makes all of them take four bytes
             raise ValueError("too large")
     except (OSError, ValueError):
         unreadable.append(path)
@@ -335,17 +335,17 @@ def _is_version(payload: Json) -> bool:
 
 
 def _is_raw(payload: Json) -> bool:
-    """Whether it is what Civitai's API answers, and no tool's own notes."""
+    """Whether it is an answer of Civitai's API, and not a tool's own notes."""
     return _is_model(payload) or _is_version(payload)
 
 
 def _is_notes(payload: Json) -> bool:
-    """Whether it is what tools note of a model: a package.json has a description too."""
+    """Whether it is what tools write about a model. Other files, such as a package.json, have a description too."""
     return bool(payload.keys() & (_NOTES - _GENERAL)) or payload.keys() <= _NOTES
 
 
 def _version_of(model: Json | None, model_file: Path) -> Json | None:
-    """The version that a file belongs to: the only one, or the only one that lists a file of its name."""
+    """The version that a file belongs to: the only one, or the only one that lists a file with its name."""
     versions = [item for item in (model or {}).get("modelVersions", []) if isinstance(item, dict)]
     if len(versions) > 1:
         versions = [version for version in versions if model_file.name in _file_names(version)]
@@ -385,13 +385,13 @@ def _number(value: Any) -> float | None:
 
 
 def _first_text(*values: Any) -> str | None:
-    """The first text that says something; an empty one where all that is said is nothing."""
+    """The first text that is not blank; else the first one; None without any."""
     texts = [_clean(value) for value in values if isinstance(value, str)]
     return next((text for text in texts if text.strip()), texts[0] if texts else None)
 
 
 def _all_texts(*lists: Any) -> tuple[str, ...] | None:
-    """The texts of all lists, each once; None where there is no list."""
+    """The texts of all lists, each once; None if there is no list."""
     known = [value for value in lists if isinstance(value, list)]
     texts: Iterable[str] = (_clean(item) for value in known for item in value if isinstance(item, str))
     return tuple(dict.fromkeys(text for text in texts if text.strip())) if known else None

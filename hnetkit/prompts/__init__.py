@@ -1,1 +1,1 @@
-"""What is written in prompts and picture metadata: text in, data out; no torch."""
+"""Parsers of prompts and image metadata: text in, data out, without torch."""

@@ -1,9 +1,9 @@
 r"""A1111's attention weights: ``(word)`` for more, ``[word]`` for less, ``(word:1.3)`` for exactly so.
 
-A bracket or backslash after a backslash is text; a backslash before anything else is dropped. Brackets of the two
-kinds are matched apart from each other, and one that is never closed counts as closed at the end.
+A bracket or backslash after a backslash is text; a backslash before anything else is dropped. Round and square
+brackets are matched independently, and one that is never closed counts as closed at the end.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/prompt_parser.py (behaviour only).
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/prompt_parser.py (behavior only).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ BREAK = "BREAK"
 Pairs = list[tuple[str, float]]
 
 _UP, _DOWN = 1.1, 1 / 1.1
-# every piece of text is multiplied once per bracket around it; at 100 the weight is 13,781 and no picture comes of it
+# every piece of text is multiplied once per bracket around it; at 100 the weight is 13,781, far beyond any use
 _DEEPEST = 100
 _PIECE = re.compile(r"\\[()\[\]\\]|[\\()\[\]]|:\s*([+-]?[.\d]+)\s*\)|:|[^\\()\[\]:]+")
 _BREAK = re.compile(r"\bBREAK\b")
@@ -28,20 +28,20 @@ _BACKSLASH = "\\"
 
 
 def parse_attention(text: str) -> Pairs:
-    """Returns the pieces of a prompt with their weights, neighbours of one weight merged; never empty.
+    """Returns the pieces of a prompt with their weights, neighbors of equal weight merged; never empty.
 
-    A ``BREAK`` is ``("BREAK", -1.0)`` times the weights around it. Any text can be read: where A1111 stops with an
-    error, as at ``(a:1.2.3)``, the number is text. Brackets more than 100 deep carry no weight.
+    A ``BREAK`` is ``("BREAK", -1.0)`` times the weights around it. Any text can be read: where A1111 raises an error,
+    as at ``(a:1.2.3)``, the number is text. Brackets nested more than 100 deep add no weight.
     """
-    found = _Weights()
+    weights = _Weights()
     for piece in _PIECE.finditer(text):
-        _read(found, piece[0], piece[1])
-    found.close_all()
-    return found.merged() or [("", 1.0)]
+        _add_piece(weights, piece[0], piece[1])
+    weights.close_all()
+    return weights.merged() or [("", 1.0)]
 
 
 def write_attention(pairs: Pairs) -> str:
-    """Returns a prompt that `parse_attention` reads as `pairs`, for any pairs that came from it."""
+    """Returns a prompt that `parse_attention` reads as `pairs`, for any result of that function."""
     if pairs == [("", 1.0)]:
         return ""
     groups: list[tuple[list[str], float]] = []
@@ -49,7 +49,7 @@ def write_attention(pairs: Pairs) -> str:
     while position < len(pairs):
         text, weight = pairs[position]
         texts = [text]
-        # the texts around a BREAK share its brackets: apart from it, an empty one would be lost
+        # texts around a BREAK share its brackets: on its own, an empty one would be lost
         while pairs[position + 1 : position + 2] == [(BREAK, -weight)] and _weight(pairs, position + 2) == weight:
             position += 2
             texts.append(pairs[position][0])
@@ -59,7 +59,7 @@ def write_attention(pairs: Pairs) -> str:
 
 
 class _Weights:
-    """The pieces of a prompt so far, with the brackets that are open around the next one."""
+    """The pieces of a prompt so far, and the brackets that are open around the next one."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -67,7 +67,7 @@ class _Weights:
         self._open: dict[str, list[int]] = {"(": [], "[": []}
 
     def add(self, text: str) -> None:
-        """Adds what stands between brackets, in which a ``BREAK`` swallows the spaces around it."""
+        """Adds text without brackets; a ``BREAK`` in it swallows the spaces around it."""
         first, *others = _BREAK.split(text)
         self._append(first.rstrip() if others else first, 1.0)
         for number, other in enumerate(others, start=1):
@@ -102,18 +102,18 @@ class _Weights:
             self._weights[start:] = [weight * factor for weight in self._weights[start:]]
 
 
-def _read(found: _Weights, piece: str, number: str | None) -> None:
+def _add_piece(weights: _Weights, piece: str, number: str | None) -> None:
     if piece in ("(", "["):
-        found.open(piece)
-    elif piece == "]" and found.is_open("["):
-        found.close("[", _DOWN)
-    elif piece[-1] == ")" and piece[0] != "\\" and found.is_open("("):
+        weights.open(piece)
+    elif piece == "]" and weights.is_open("["):
+        weights.close("[", _DOWN)
+    elif piece[-1] == ")" and piece[0] != "\\" and weights.is_open("("):
         weight = _number(number) if number else _UP
         if weight is None:
-            found.add(piece[:-1])
-        found.close("(", _UP if weight is None else weight)
+            weights.add(piece[:-1])
+        weights.close("(", _UP if weight is None else weight)
     else:
-        found.add(piece[1:] if piece[0] == "\\" else piece)
+        weights.add(piece[1:] if piece[0] == "\\" else piece)
 
 
 def _number(text: str) -> float | None:
@@ -135,19 +135,19 @@ def _weight(pairs: Pairs, position: int) -> float | None:
 
 
 def _group(texts: list[str], weight: float) -> str:
-    """Writes texts of one weight with a BREAK between each two."""
+    """Writes texts of equal weight, joined by BREAK."""
     written = _escaped(texts[0])
     for before, after in pairwise(texts):
-        # a backslash keeps the spaces of a text apart from those that a BREAK swallows
+        # a backslash protects the spaces of a text from the BREAK, which would swallow them
         left = _BACKSLASH if before[-1:].isspace() else " " if written else ""
         right = _BACKSLASH if after[:1].isspace() else " " if after else ""
         written += f"{left}{BREAK}{right}{_escaped(after)}"
     if weight == 1 and written:
         return written
-    # between brackets nothing at all is no text, and a backslash by itself is an empty one
+    # empty brackets hold no text, but a lone backslash in them is an empty text
     return f"({written or _BACKSLASH}:{plain_number(weight)})"
 
 
 def _escaped(text: str) -> str:
-    """Text that is read back as it is; the word BREAK is cut in two by a backslash that reading drops."""
+    """Escapes a text so that it reads back unchanged; a backslash, which reading drops, splits the word BREAK."""
     return _BREAK.sub(r"B\\REAK", _TO_ESCAPE.sub(r"\\\g<0>", text))

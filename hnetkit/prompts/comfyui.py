@@ -1,11 +1,11 @@
-"""What ComfyUI stores with a picture, as the infotext that says the same.
+"""ComfyUI's image metadata, converted to the equivalent infotext.
 
-Two texts: ``prompt`` is the graph that ran (node -> its class and inputs), ``workflow`` the graph as it was drawn
-(nodes with their widgets' values in order, and links between them). The first is what counts where both are there.
+There are two texts: ``prompt`` is the graph that ran (node -> its class and inputs), ``workflow`` is the graph in the
+editor (nodes with the values of their widgets in order, and links between them). ``prompt`` takes precedence.
 
-Graphs are strangers': what is made of one, and what is done with it, draws on a budget. Every walk enters a node once.
+Graphs are untrusted: the memory and steps that reading one takes are limited, and every walk enters a node once.
 
-Source: comfyanonymous/ComfyUI nodes.py, comfy_extras/nodes_hypernetwork.py and nodes_custom_sampler.py (behaviour
+Source: comfyanonymous/ComfyUI nodes.py, comfy_extras/nodes_hypernetwork.py and nodes_custom_sampler.py (behavior
 only).
 """
 
@@ -60,7 +60,7 @@ _SCHEDULERS = {
     "beta": "Beta",
     "kl_optimal": "KL Optimal",
 }
-# the widgets of a drawn node, in order; "" is one that is no input
+# the widgets of a node in the editor, in order; "" is one that is not an input
 _WIDGETS = {
     "KSampler": ("seed", "", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
     "KSamplerAdvanced": ("add_noise", "noise_seed", "", "steps", "cfg", "sampler_name", "scheduler"),
@@ -80,13 +80,13 @@ _WIDGETS = {
     "PrimitiveNode": ("value",),
 }
 _MODEL_KEYS = ("ckpt_name", "unet_name")
-_HELPERS = ("guider", "sampler", "sigmas", "noise")  # inputs of a sampler whose nodes hold some of its settings
-_SKIPPED = (2, 4)  # modes of a drawn node: muted, bypassed
+_HELPERS = ("guider", "sampler", "sigmas", "noise")  # inputs of a sampler; the nodes there hold some of its settings
+_SKIPPED = (2, 4)  # modes of a node in the editor: muted, bypassed
 _JOINED_BY = {"ConditioningCombine": " AND ", "ConditioningConcat": " BREAK "}
 _LATENT = ("latent_image", "samples", "latent", "pixels", "image")
 _PASSED = ("", "*", "any")  # a reroute's only input
 _VALUES = ("value", "seed", "noise_seed", "text", "string", "String", "Text", "int", "float", "number", *_PASSED)
-_MOST_NODES = 200  # on one walk: no graph that a person drew is longer
+_MOST_NODES = 200  # on one walk; no real graph is longer
 _SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
 _NOT_IN_A_TAG = re.compile(r"[:>\r\n]")
 _TAG = re.compile(r"<hypernet:[^<>]*>")
@@ -100,15 +100,15 @@ class NodeLink:
 
 
 def parse(prompt: str | None, workflow: str | None = None, budget: Budget | None = None) -> Infotext:
-    """Returns what the graphs of a picture say, in A1111's words; empty where they say nothing that is known.
+    """Converts the graphs of an image to an infotext in A1111's terms; it is empty if they hold nothing known.
 
-    Hypernetworks become tags at the prompt's end, in stacking order. What is no graph says nothing.
+    Hypernetworks become tags at the end of the prompt, in stacking order. A text that is not a graph is ignored.
 
     Args:
-        budget: that reading the graphs draws on; None is one of its own.
+        budget: for reading the graphs; None makes a new one.
 
     Raises:
-        UnsafeFile: far too much would have to be made of the graphs, or done with them.
+        UnsafeFile: reading the graphs would take too much memory or too many steps.
     """
     budget = budget or Budget(work=MOST_STEPS)
     graph = _Graph(_nodes_that_ran(_json(prompt, budget)) if prompt else {}, budget)
@@ -118,7 +118,7 @@ def parse(prompt: str | None, workflow: str | None = None, budget: Budget | None
     positive, negative = (graph.text(sampler, side) for side in ("positive", "negative"))
     for text in (positive, negative):
         tags_in_it = dict.fromkeys(tag[:80] for tag in _TAG.findall(text))
-        graph.warnings += [f"{tag}: ComfyUI reads no tags; it is left out" for tag in tags_in_it]
+        graph.warnings += [f"{tag}: ComfyUI does not read tags; it is left out" for tag in tags_in_it]
     tags = "".join(graph.hypernetwork_tags(sampler))
     parameters = graph.parameters(sampler)
     if parameters:
@@ -128,21 +128,21 @@ def parse(prompt: str | None, workflow: str | None = None, budget: Budget | None
 
 @dataclass
 class _Graph:
-    """The nodes of either graph by their id, and what went wrong while they were read."""
+    """The nodes of either graph by id, and the warnings from reading them."""
 
     nodes: dict[str, Node]
     budget: Budget
     warnings: list[str] = field(default_factory=list)
 
     def sampler(self) -> Node:
-        """The node that drew the picture: the first one that begins with an empty one. Without any: no inputs."""
+        """The sampler of the image: the first that starts from an empty latent; without any, a node without inputs."""
         samplers = [node for node in self.nodes.values() if self._is_sampler(node)]
         leads_to_one: set[str] = set()
         first = (node for node in samplers if not self._follows_a_sampler(node, leads_to_one))
         return next(first, samplers[0] if samplers else {"class_type": "", "inputs": {}})
 
     def parameters(self, sampler: Node) -> dict[str, str]:
-        """A1111's parameters of what a sampler drew."""
+        """A1111's parameters for a sampler's image."""
         inputs = self._settings(sampler)
         name, scheduler = (_text(self._value(inputs.get(key))) for key in ("sampler_name", "scheduler"))
         size: Node = next((n["inputs"] for n in self._chain(sampler, *_LATENT) if "width" in n["inputs"]), {})
@@ -161,10 +161,10 @@ class _Graph:
             "Clip skip": _unless(self._clip_skip(inputs.get("positive")), "1"),
         }
         found = {key: value for key, value in values.items() if value}
-        return found | ({"RNG": "CPU"} if "Seed" in found else {})  # ComfyUI draws its noise on the CPU
+        return found | ({"RNG": "CPU"} if "Seed" in found else {})  # ComfyUI makes its noise on the CPU
 
     def hypernetwork_tags(self, sampler: Node) -> Iterator[str]:
-        """The tags of the hypernetworks on a sampler's model, the one next to the checkpoint first."""
+        """The tags of the hypernetworks on a sampler's model; the one next to the checkpoint comes first."""
         for node in reversed(list(self._chain_of_model(sampler))):
             if node["class_type"] != "HypernetworkLoader":
                 self._warn_of_lora(node)
@@ -183,13 +183,13 @@ class _Graph:
             self.warnings.append(f"a {node['class_type'][:80]} is left out: {name[:80]!r}")
 
     def text(self, sampler: Node, side: str) -> str:
-        """The prompt of one side (``"positive"``, ``"negative"``): of every text that is linked to it."""
+        """The prompt of one side (``"positive"`` or ``"negative"``), from every text that is linked to it."""
         return self._encoded(self._settings(sampler).get(side), side, set()).strip()
 
-    # --- walking: every node once, so that no graph, however knotted, takes long
+    # --- walking: each walk enters a node once, so that even a tangled graph is read quickly
 
     def _encoded(self, start: Any, side: str, seen: set[str]) -> str:
-        """The texts of a conditioning, joined by A1111's word for what joins them."""
+        """The texts of a conditioning, joined as A1111 would write their combination."""
         node = self._entered(start, seen)
         if node is None:
             return ""
@@ -204,11 +204,11 @@ class _Graph:
         return self._joined(_JOINED_BY.get(node["class_type"], ", "), [part for part in parts if part])
 
     def _joined(self, word: str, texts: list[str]) -> str:
-        self.budget.make(sum(map(len, texts)))  # many nodes may name the same text
+        self.budget.make(sum(map(len, texts)))  # many nodes may refer to the same text
         return word.join(texts)
 
     def _chain_of_model(self, sampler: Node) -> list[Node]:
-        """The nodes from a sampler's model up to its checkpoint; without a sampler, the longest one there is."""
+        """The nodes from a sampler's model up to its checkpoint; without a sampler, the longest chain of loaders."""
         inputs = self._settings(sampler)
         if isinstance(inputs.get("model"), NodeLink):
             return list(self._chain({"inputs": inputs}, "model"))
@@ -216,13 +216,13 @@ class _Graph:
         return max(([node, *self._chain(node, "model")] for node in loaders), key=len, default=[])
 
     def _clip_skip(self, start: Any) -> str | None:
-        """A1111 counts the text encoder's layers from 1, ComfyUI from -1."""
+        """The clip skip: A1111 counts the text encoder's layers from 1, ComfyUI from -1."""
         encoders = self._chain({"inputs": {"conditioning": start}}, "conditioning", "clip")
         layers = (self._number(node["inputs"].get("stop_at_clip_layer")) for node in encoders)
         return next((layer.removeprefix("-") for layer in layers if layer), None)
 
     def _chain(self, node: Node, *names: str) -> Iterator[Node]:
-        """The nodes upstream through the first linked input of these names, the nearest first."""
+        """The nodes upstream through the first linked input with one of these names, nearest first."""
         seen: set[str] = set()
         while (following := self._entered(self._link(node, names), seen)) is not None:
             node = following
@@ -234,10 +234,10 @@ class _Graph:
         return next((inputs[n] for n in (*names, *_PASSED) if isinstance(inputs.get(n), NodeLink)), None)
 
     def _follows_a_sampler(self, node: Node, leads_to_one: set[str]) -> bool:
-        """Whether a sampler's picture is what `node` begins with; of many nodes each is walked over once.
+        """Whether `node` starts from another sampler's image. Across many calls each node is visited once.
 
         Args:
-            leads_to_one: ids of nodes that are samplers, or follow one; this adds more.
+            leads_to_one: ids of nodes that are samplers or follow one; updated by this.
         """
         walked: set[str] = set()
         while (link := self._link(node, _LATENT)) is not None:
@@ -253,7 +253,7 @@ class _Graph:
         return link is not None
 
     def _entered(self, link: Any, seen: set[str]) -> Node | None:
-        """The node at a link; None where there is none, it was entered before, or the way was long enough."""
+        """The node at a link; None if there is none, it was entered before, or the walk is too long."""
         if not isinstance(link, NodeLink) or link.node in seen or len(seen) >= _MOST_NODES:
             return None
         seen.add(link.node)
@@ -264,13 +264,13 @@ class _Graph:
         return isinstance(inputs.get("positive"), NodeLink) and ("seed" in inputs or "noise_seed" in inputs)
 
     def _settings(self, sampler: Node) -> Mapping[str, Any]:
-        """A sampler's inputs, and those of the nodes that it has its noise, guidance and steps from."""
+        """A sampler's inputs, with those of the nodes that supply its noise, guidance and steps."""
         self.budget.work(1)
         helpers = [self._entered(sampler["inputs"].get(name), set()) for name in _HELPERS]
         return ChainMap(*(node["inputs"] for node in (sampler, *helpers) if node))
 
     def _value(self, value: Any) -> Any:
-        """A plain value; through a link, that of the node there."""
+        """A plain value, followed through links to other nodes."""
         seen: set[str] = set()
         while isinstance(value, NodeLink):
             self.budget.work(1)
@@ -280,7 +280,7 @@ class _Graph:
         return value
 
     def _number(self, value: Any) -> str | None:
-        """A number in plain digits; None where there is none."""
+        """A number in plain digits; None if it is not a number."""
         number = self._value(value)
         if isinstance(number, float) and math.isfinite(number):
             return plain_number(number)
@@ -304,7 +304,7 @@ def _linked(value: Any) -> Any:
 
 
 def _nodes_drawn(graph: Any) -> dict[str, Node]:
-    """The nodes of a ``workflow``; one that is muted or bypassed hands on the first input of the asked kind."""
+    """The nodes of a ``workflow``. A muted or bypassed one has no class, so that walks pass through its inputs."""
     links = dict(_origins(_list(_mapping(graph).get("links"))))
     found = {}
     nodes = [node for node in map(_mapping, _list(_mapping(graph).get("nodes"))) if isinstance(node.get("type"), str)]
@@ -327,7 +327,7 @@ def _widgets(kind: str, values: Any) -> Node:
 
 
 def _origins(links: list[Any]) -> Iterator[tuple[str, NodeLink]]:
-    """(link, where it comes from) of either form: a list, or an object."""
+    """(link id, origin) of each link, which is a list or an object."""
     for link in links:
         if isinstance(link, list) and len(link) >= 3:
             id, node = link[:2]
@@ -337,7 +337,7 @@ def _origins(links: list[Any]) -> Iterator[tuple[str, NodeLink]]:
 
 
 def _json(text: str, budget: Budget) -> Any:
-    """The value of a JSON text; None where it is none. Raises UnsafeFile where it would take more than is left."""
+    """The value of a JSON text; None if it is not JSON. Raises UnsafeFile if it exceeds the budget."""
     budget.make(json_size(text))
     try:
         return parse_json(text)

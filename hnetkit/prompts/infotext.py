@@ -1,14 +1,13 @@
-"""A1111's infotext: the generation parameters that a picture carries as text.
+"""A1111's infotext: the generation parameters that an image carries as text.
 
-Layout: the prompt; ``Negative prompt: ...``; one line ``Key: value, Key: value``. A value that holds a comma, a
-colon or a line end is a JSON string. ``Hashes`` comes last and is a bare JSON object, because the sites that read
-it look for one.
+Layout: the prompt; ``Negative prompt: ...``; one line ``Key: value, Key: value``. A value with a comma, a colon or a
+line end is a JSON string. ``Hashes`` comes last and is a bare JSON object, because sites look for one.
 
-Hypernetworks stand in it as tags of the prompt (since January 2023), as the one that was selected in the settings
-(``Hypernet``, its strength and its hash, 2022), or as the lists of an extension (``Hypernetworks``).
+Hypernetworks appear as tags of the prompt (since January 2023), as the one selected in the settings (``Hypernet``, its
+strength and its hash, 2022), or in the lists of an extension (``Hypernetworks``).
 
 Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py, civitai/sd_civitai_extension and
-antis0007/sd-webui-multiple-hypernetworks (behaviour only).
+antis0007/sd-webui-multiple-hypernetworks (behavior only).
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from typing import NamedTuple
 from hnetkit.prompts.tags import excerpt, split_tags
 
 MOST_MENTIONED = 100
-"""Networks of one picture that are looked at: nobody stacks so many."""
+"""Networks of one image that are read; real stacks are far smaller."""
 
 _MOST_WARNINGS = 100
 
 _PARAMETER = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
-"""How the line begins with which the negative prompt does."""
+"""The mark at the beginning of the negative prompt."""
 
 _NEGATIVES = re.compile(rf"(?:{NEGATIVE}\s*)+")
 _FEWEST_PARAMETERS = 3
 _LISTS = ("Hypernetworks", "Hypernetworks Strengths")
 _BARE_LIST = re.compile(r'[^",:]*(?:,[^,:]*(?=,|$))*(?:,|$)')
-# A1111's keys before `Hashes`: what they hold, as `Hashes` calls it
+# A1111's keys before `Hashes` -> the kind of resource, as `Hashes` names it
 _OLDER_HASHES = {"Lora hashes": "lora", "TI hashes": "embed", "Hypernet hashes": "hypernet"}
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _HASH_OF_NOTHING = "e3b0c442"  # the old 8-digit hash of every file under 1 MiB
@@ -44,13 +43,13 @@ _NOT_IN_A_TAG = re.compile(r"[:>\r\n]")
 
 
 class Infotext(NamedTuple):
-    """What an infotext says.
+    """The parsed infotext.
 
     Attributes:
-        prompt: with its tags; its lines are trimmed. What was selected outside of it stands at its end as tags.
-        negative_prompt: empty where there is none.
-        parameters: every key of the last line with its value as text.
-        warnings: what was lost or guessed on the way to this form, one line each.
+        prompt: with its tags; its lines are trimmed. Networks selected outside the prompt are tags at its end.
+        negative_prompt: empty if there is none.
+        parameters: every key of the last line, with its value as text.
+        warnings: what was lost or guessed in the conversion, one line each.
     """
 
     prompt: str
@@ -60,9 +59,9 @@ class Infotext(NamedTuple):
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Resource (``"model"``, ``"hypernet:NAME"``, ``"lora:NAME"``) -> hex digits; empty where none are given.
+        """Resource (``"model"``, ``"hypernet:NAME"``, ``"lora:NAME"``) -> hex digits; {} if none are given.
 
-        From ``Hashes``, and from the keys of the time before it, such as ``Lora hashes``.
+        From ``Hashes`` and from older keys, such as ``Lora hashes``.
         """
         older = {
             f"{kind}:{name}": digits
@@ -74,13 +73,12 @@ class Infotext(NamedTuple):
 
 
 class Mention(NamedTuple):
-    """A hypernetwork that an infotext names.
+    """A hypernetwork that an infotext mentions.
 
     Attributes:
-        name: a file's stem or an alias, without the ``(1a2b3c4d)`` that lists of 2022 put behind it.
+        name: a file's stem or an alias, without the ``(1a2b3c4d)`` that lists of 2022 put after it.
         strength: its multiplier; finite.
-        hash: 8 to 64 hex digits in lower case: of the old hash (8), or the beginning of the sha256; None where it is
-            not said.
+        hash: 8 to 64 hex digits in lower case: the old hash (8), or the beginning of the sha256; None if not given.
     """
 
     name: str
@@ -89,7 +87,7 @@ class Mention(NamedTuple):
 
 
 class Mentions(NamedTuple):
-    """The hypernetworks of an infotext in stacking order, and what was wrong with how they are written."""
+    """The hypernetworks of an infotext in stacking order, and warnings about how they are written."""
 
     networks: tuple[Mention, ...]
     warnings: tuple[str, ...]
@@ -98,12 +96,12 @@ class Mentions(NamedTuple):
 def write(
     prompt: str, negative_prompt: str, parameters: Mapping[str, object], hashes: Mapping[str, str] | None = None
 ) -> str:
-    """Returns the infotext of a picture.
+    """Returns the infotext of an image.
 
     Args:
-        prompt: with its hypernetwork tags in it.
-        negative_prompt: left out where it is empty.
-        parameters: in the order to write; a value of None is left out.
+        prompt: with its hypernetwork tags.
+        negative_prompt: omitted if empty.
+        parameters: in the order to write; values of None are omitted.
         hashes: resource -> the first 10 hex digits of the file's sha256.
     """
     fields = [f"{key}: {_quoted(str(value))}" for key, value in parameters.items() if value is not None]
@@ -114,10 +112,11 @@ def write(
 
 
 def parse(text: str) -> Infotext:
-    """Reads an infotext by A1111's rules; any text is one, if need be a prompt without parameters.
+    """Parses an infotext by A1111's rules. Any text is valid, if only as a prompt without parameters.
 
-    What the keys of 2022 select (``Hypernet`` and its strength) also comes back as a tag at the prompt's end. A last
-    line with three weights, as ``(fog:0.7)``, is still prompt, where A1111 takes it for parameters and loses it.
+    A network in the keys of 2022 (``Hypernet`` and its strength) is also returned as a tag at the end of the prompt. A
+    last line with three weights, such as ``(fog:0.7)``, stays part of the prompt; A1111 reads it as parameters and
+    loses it.
     """
     *lines, last = text.strip().split("\n")
     parameters = _last_line(last.strip())
@@ -129,7 +128,7 @@ def parse(text: str) -> Infotext:
 
 
 def hypernetworks_of(read: Infotext) -> Mentions:
-    """Returns the hypernetworks that made a picture, in stacking order: those of its tags, then the selected ones.
+    """Returns the hypernetworks of an image in stacking order: those of its tags, then the selected ones.
 
     Those after the first `MOST_MENTIONED` are left out, with a warning.
     """
@@ -149,7 +148,7 @@ def hypernetworks_of(read: Infotext) -> Mentions:
     for name, strength, digits in selected[: max(0, MOST_MENTIONED - len(networks))]:
         number = _number(strength)
         if number is None:
-            warnings.append(f"{excerpt(name)}: its strength {strength[:40]!r} is no number; 1 is taken")
+            warnings.append(f"{excerpt(name)}: its strength {strength[:40]!r} is not a number; 1 is used")
         known = _hex(digits or hashes.get(f"hypernet:{name}"), name, warnings)
         networks.append(Mention(name, 1.0 if number is None else number, known))
     if len(warnings) > _MOST_WARNINGS:
@@ -158,7 +157,7 @@ def hypernetworks_of(read: Infotext) -> Mentions:
 
 
 class _Selected(NamedTuple):
-    """A network that stands in the parameters, with its strength as written."""
+    """A network of the parameters, with its strength as written."""
 
     name: str
     strength: str
@@ -177,7 +176,7 @@ def _selected(parameters: Mapping[str, str]) -> Iterator[_Selected]:
 
 
 def _tags_of(selected: Iterable[_Selected]) -> str:
-    """The tags that say the same; a name that no tag can hold has none."""
+    """The equivalent tags, except for names that no tag can hold."""
     return "".join(
         f"<hypernet:{one.name}:{'1.0' if _number(one.strength) is None else one.strength}>"
         for one in selected
@@ -195,7 +194,7 @@ def _hex(digits: str | None, name: str, warnings: list[str]) -> str | None:
         return None
     folded = digits.strip().lower()
     if not _HEX.fullmatch(folded):
-        warnings.append(f"{excerpt(name)}: {digits[:80]!r} is no hash")
+        warnings.append(f"{excerpt(name)}: {digits[:80]!r} is not a hash")
         return None
     return None if folded.startswith(_HASH_OF_NOTHING) else folded
 
@@ -228,7 +227,7 @@ def _prompts(lines: list[str]) -> tuple[str, str]:
 
 
 def _last_line(line: str) -> dict[str, str]:
-    """The parameters in a text's last line; none where it is no line of parameters."""
+    """The parameters in the last line of a text; {} if it is not a line of parameters."""
     if not _PARAMETER.match(line) or line.startswith(NEGATIVE):
         return {}
     found = _parameters(line)
@@ -251,7 +250,7 @@ def _parameters(line: str) -> dict[str, str]:
 
 
 def _json_object(text: str, start: int) -> tuple[dict[str, object], int] | None:
-    """Returns the JSON object at `start` and where it ends, None where none is there."""
+    """Returns the JSON object at `start` and its end; None if there is none."""
     try:
         value, end = json.JSONDecoder().raw_decode(text, start)
     except (ValueError, RecursionError):
@@ -260,7 +259,7 @@ def _json_object(text: str, start: int) -> tuple[dict[str, object], int] | None:
 
 
 def _quoted(text: str) -> str:
-    """A1111's rule, and also where its reader would lose a quote, a space at an end, or an empty value."""
+    """Quotes a value by A1111's rule, and also if its reader would lose a quote, an outer space, or an empty value."""
     if text and text == text.strip() and not re.search(r'[,:\n]|^"', text):
         return text
     return json.dumps(text, ensure_ascii=False)

@@ -1,13 +1,15 @@
-"""A1111's prompt scheduling: texts that change in the course of sampling.
+"""A1111's prompt scheduling and composition, and a prompt taken apart for `hnetkit prompt`.
 
-``[from:to:when]`` changes after step `when`, ``[to:when]`` adds, ``[from::when]`` takes away, ``[a|b|c]`` takes turns.
-Forms may hold forms, and stand inside ``(...)``, ``(...:1.2)`` and ``[...]``. What fits no form is text. A ``|`` that
-is in no ``[...]`` of its own, or a backslash before nothing, makes all of the prompt text.
+Scheduling: ``[from:to:when]`` changes after step `when`, ``[to:when]`` adds, ``[from::when]`` removes, ``[a|b|c]``
+alternates. These forms may be nested, and may appear inside ``(...)``, ``(...:1.2)`` and ``[...]``. Anything else is
+text. A ``|`` outside a ``[...]`` of its own, or a backslash at the end, makes the whole prompt plain text.
 
 Every bracket has at most one partner, and whether the two make a form depends only on what is between them. So one
 pass with a stack reads a prompt of any depth, in time that grows with its length.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/prompt_parser.py (behaviour only).
+Composition: in ``a cat :1.2 AND a dog :-0.5`` each part steers the image by its own weight.
+
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/prompt_parser.py (behavior only).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from hnetkit.prompts.attention import parse_attention
 from hnetkit.prompts.tags import Tag, split_tags
 
 MOST_LETTERS = 10_000_000
-"""Of all texts that a prompt becomes: one of 5,000 letters may change at each of 1,000 steps, twice over."""
+"""Characters of all texts of a prompt: one of 5,000 characters may change at each of 1,000 steps, twice over."""
 _TOKEN = re.compile(r"[()\[\]:|]|(?:[^\\()\[\]:|]+|\\.)+")
 _WHEN = re.compile(r"\s*([+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 _PARTNER = {")": "(", "]": "["}
@@ -53,20 +55,20 @@ _Node = Union[str, _Switch, _Turns, "Sequence[_Node]"]
 
 
 class _AllText(Exception):
-    """A sign that can be no text stands where no form takes it."""
+    """The whole prompt is plain text: a character outside any form cannot be part of a text."""
 
 
 def schedule(text: str, steps: int, first_pass_steps: int | None = None) -> list[tuple[int, str]]:
-    """Returns which text counts up to and including which step, steps being counted from 1; the last is `steps`.
+    """Returns (last step, text) pairs: each text applies up to and including its step. Steps count from 1.
 
     Args:
-        text: a prompt without tags. Any text can be read.
-        steps: how many sampling steps there are.
-        first_pass_steps: given for the second pass of a two-pass picture: whole numbers then count the steps of both
-            passes, and fractions go from 0 to 1 in the first pass and from 1 to 2 in this one.
+        text: a prompt without tags. Any text is valid.
+        steps: number of sampling steps; the last pair has this step.
+        first_pass_steps: for the second of two passes, the steps of the first: whole numbers then count the steps of
+            both passes, and fractions go from 0 to 1 in the first pass and from 1 to 2 in this one.
 
     Raises:
-        UsageError: the prompt is so long and changes so often that its texts would have more than `MOST_LETTERS`.
+        UsageError: the prompt is so long and changes so often that its texts would exceed `MOST_LETTERS`.
     """
     reader = _Reader(steps, first_pass_steps)
     try:
@@ -75,12 +77,12 @@ def schedule(text: str, steps: int, first_pass_steps: int | None = None) -> list
         return [(steps, text)]
     if len(reader.ends) * len(text) > MOST_LETTERS:
         raise _too_much(len(text), len(reader.ends))
-    texts: dict[str, str] = {}  # one that comes again, as in turns, is kept once
+    texts: dict[str, str] = {}  # a text that recurs, as in [a|b], is kept once
     return [(end, texts.setdefault(at, at)) for end in sorted(reader.ends) for at in [_text_at(end, nodes)]]
 
 
 def require_room(texts: Sequence[str], steps: int) -> None:
-    """Raises UsageError where the texts that prompts become together have more letters than `MOST_LETTERS`."""
+    """Raises UsageError if the texts of several prompts together exceed `MOST_LETTERS`."""
     changes, letters = 0, 0
     for text in texts:
         reader = _Reader(steps, None)
@@ -93,14 +95,14 @@ def require_room(texts: Sequence[str], steps: int) -> None:
 
 def _too_much(letters: int, changes: int) -> UsageError:
     return UsageError(
-        f"a prompt of {letters:,} letters that changes {changes:,} times is too much to draw",
-        hint="shorten it, or take fewer steps",
+        f"a prompt of {letters:,} characters that changes {changes:,} times is too much to draw",
+        hint="shorten it, or use fewer steps",
     )
 
 
 @dataclass(slots=True)
 class _Bracket:
-    """An open bracket, and what came after it, cut where a separator stood."""
+    """An open bracket, and what followed it, split at the separators."""
 
     sign: str
     parts: list[list[_Node]] = field(default_factory=lambda: [[]])
@@ -111,7 +113,7 @@ class _Bracket:
         self.parts.append([])
 
     def as_text(self) -> list[_Node]:
-        """What it is where it makes no form; the forms in it stay."""
+        """Its content as plain text; forms within it remain."""
         if "|" in self.separators:
             raise _AllText
         nodes: list[_Node] = []
@@ -132,7 +134,7 @@ class _Reader:
         self._open: list[_Bracket] = []
 
     def read(self, text: str) -> Sequence[_Node]:
-        """Raises _AllText where the whole prompt is."""
+        """Returns the nodes of a prompt. Raises _AllText if the whole prompt is plain text."""
         position = 0
         while position < len(text):
             token = _TOKEN.match(text, position)
@@ -140,7 +142,7 @@ class _Reader:
                 raise _AllText
             position = token.end()
             self._take(token[0])
-        self._give_up()
+        self._close_as_text()
         return self._top
 
     def _take(self, sign: str) -> None:
@@ -159,7 +161,7 @@ class _Reader:
         bracket = self._open[-1] if self._open else None
         form = self._form(bracket, sign) if bracket and bracket.sign == _PARTNER[sign] else None
         if form is None:
-            self._give_up()
+            self._close_as_text()
             self._add(sign)
         else:
             self._open.pop()
@@ -168,8 +170,8 @@ class _Reader:
     def _add(self, node: _Node) -> None:
         (self._open[-1].parts[-1] if self._open else self._top).append(node)
 
-    def _give_up(self) -> None:
-        """Makes text of all open brackets: none of them can become a form with one in it that is none."""
+    def _close_as_text(self) -> None:
+        """Turns all open brackets into text: a form cannot contain an unmatched bracket."""
         for bracket in self._open:
             self._top += bracket.as_text()
         self._open.clear()
@@ -189,7 +191,7 @@ class _Reader:
         return None
 
     def _last_step(self, part: list[_Node]) -> int | None:
-        """The step that `part` names, noted as an end; None where it is no number. With a point it is a fraction."""
+        """The step in `part`, recorded as an end; None if it is not a number. With a decimal point it is a fraction."""
         found = _WHEN.fullmatch(part[0]) if len(part) == 1 and isinstance(part[0], str) else None
         if found is None:
             return None
@@ -221,10 +223,10 @@ def _text_at(step: int, nodes: Sequence[_Node]) -> str:
 
 
 def split_and(text: str) -> list[tuple[str, float]]:
-    """Returns the parts between ``AND`` with their weights, at least one; a weight that is not written is 1.
+    """Returns the parts between ``AND`` with their weights; there is at least one part.
 
-    A number after the last colon of a part is its weight, of a prompt without ``AND`` too. Spaces at a part's end
-    are dropped.
+    A number after the last colon of a part is its weight, even in a prompt without ``AND``; else its weight is 1.
+    Spaces at the end of a part are dropped.
     """
     return [_part(part) for part in _AND.split(text)]
 
@@ -236,13 +238,13 @@ def _part(text: str) -> tuple[str, float]:
     return text.rstrip(), 1.0
 
 
-def meaning_of(text: str, *, steps: int = 20, hires_steps: int | None = None) -> dict[str, Any]:
-    """Returns a prompt taken apart, as `hnetkit prompt --json` prints it.
+def explain_prompt(text: str, *, steps: int = 20, hires_steps: int | None = None) -> dict[str, Any]:
+    """Returns a prompt taken apart, as `hnetkit prompt --json` prints it. No network is looked up.
 
     Args:
-        text: in A1111's language, with tags.
-        steps: of sampling, by which schedules are measured.
-        hires_steps: of a second pass; None where there is none.
+        text: in A1111's syntax, with tags.
+        steps: sampling steps, which the schedules refer to.
+        hires_steps: of a second pass; None without one.
 
     Returns:
         ``text`` without tags, ``hypernetworks`` and ``loras`` of the tags, ``attention`` as (text, weight),
@@ -250,10 +252,10 @@ def meaning_of(text: str, *, steps: int = 20, hires_steps: int | None = None) ->
         ``warnings``.
 
     Raises:
-        UsageError: it is no text, or changes more often than any picture has steps.
+        UsageError: it is not valid text, or too long for the number of its changes.
     """
     prompt = split_tags(text)
-    unknown = [f"{tag}: no known kind of tag; it has no effect" for tag in prompt.unknown]
+    unknown = [f"{tag}: not a known kind of tag; it has no effect" for tag in prompt.unknown]
     return {
         "text": prompt.text,
         "hypernetworks": [_hypernetwork(tag) for tag in prompt.tags],
@@ -267,7 +269,7 @@ def meaning_of(text: str, *, steps: int = 20, hires_steps: int | None = None) ->
 
 
 def _hypernetwork(tag: Tag) -> dict[str, Any]:
-    """A tag as data: what is not named in it is not there."""
+    """A tag as data, without the keys that it does not set."""
     found: dict[str, Any] = {"name": tag.name, "strength": tag.multiplier, **tag.parts}
     found |= {"start": tag.start} if tag.start != 0 else {}
     found |= {"end": tag.end} if tag.end != 1 else {}

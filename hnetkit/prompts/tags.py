@@ -1,11 +1,11 @@
-"""Tags in a prompt: ``<hypernet:NAME:STRENGTH>`` as A1111 reads it, with named arguments that A1111 passes over.
+"""Tags in a prompt: ``<hypernet:NAME:STRENGTH>`` as A1111 reads it, with named arguments that A1111 ignores.
 
-``<hypernet:ink:0.8:k=0.5:start=0.2:blocks=down,mid>``: `k`, `v`, `self` and `cross` replace the strength for their
-part, `start` and `end` are a window of the sampling steps, `blocks` the parts of the UNet that it applies in.
-``<lora:NAME:TE:UNET>`` is read beside them. A tag that makes no sense gives a warning and no network, never an error:
-prompts come from strangers.
+``<hypernet:ink:0.8:k=0.5:start=0.2:blocks=down,mid>``: `k`, `v`, `self` and `cross` replace the strength of their
+part, `start` and `end` are a window of the sampling steps, `blocks` are the parts of the UNet that it applies to.
+``<lora:NAME:TE:UNET>`` is read as well. A malformed tag gives a warning and no network, never an error: prompts come
+from strangers.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/extra_networks.py and extensions-builtin/Lora (behaviour
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/extra_networks.py and extensions-builtin/Lora (behavior
 only).
 """
 
@@ -26,7 +26,7 @@ _HALF_A_TAG = re.compile(r"<\s*(?:hypernet|lora|lyco)\b[^<>\n]{0,60}>?")
 _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
 _BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
 _LORA_KINDS = frozenset({"lora", "lyco"})
-_SHOWN = 200  # letters of a tag or an argument in a warning
+_SHOWN = 200  # characters of a tag or an argument in a warning
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,11 @@ class Tag:
     Attributes:
         name: a file stem or alias, exactly as written.
         multiplier: its strength; finite, may be negative.
-        k, v, self_, cross: the strength for this part instead; None where it is not named.
+        k, v, self_, cross: another strength for this part; None if not given.
         start, end: the window of the sampling steps, as fractions.
-        blocks: ``down``, ``mid``, ``up`` or names such as ``up_blocks.1``: it applies in these only; empty is in all.
-        order: the named parts of `PARTS` as written, where that is not their order there: of two that overlap, as
-            `k` and `self` do, the later one counts.
+        blocks: ``down``, ``mid``, ``up`` or names such as ``up_blocks.1``: it applies to these only; () means all.
+        order: the named parts as written, if that differs from the order of `PARTS`. Of two that overlap, such as
+            `k` and `self`, the later one wins.
     """
 
     name: str
@@ -56,13 +56,13 @@ class Tag:
 
     @property
     def parts(self) -> dict[str, float]:
-        """The parts that are named -> their strength, in the order in which they replace it."""
+        """Named part -> its strength, in the order in which they apply."""
         given = {"k": self.k, "v": self.v, "self": self.self_, "cross": self.cross}
         return {part: value for part in dict.fromkeys((*self.order, *PARTS)) if (value := given[part]) is not None}
 
     @property
     def self_k(self) -> float | None:
-        """The strength for K of self-attention where a named part replaces it; so also the next three."""
+        """The strength for K of self-attention if a named part sets it, else None; likewise the next three."""
         return self._replaced("self", "k")
 
     @property
@@ -82,7 +82,7 @@ class Tag:
         return found[-1] if found else None
 
     def __str__(self) -> str:
-        """The tag with its multiplier spelled out in plain digits: other readers know no default and no exponent."""
+        """The tag with its multiplier in plain digits, because other readers know no default and no exponent."""
         named = [f"{part}={plain_number(value)}" for part, value in self.parts.items()]
         named += [f"start={plain_number(self.start)}"] if self.start != 0 else []
         named += [f"end={plain_number(self.end)}"] if self.end != 1 else []
@@ -97,7 +97,7 @@ class LoraTag:
     Attributes:
         name: exactly as written.
         te_multiplier: its strength in the text encoder.
-        unet_multiplier: its strength in the UNet; the text encoder's where it is not written.
+        unet_multiplier: its strength in the UNet; by default the text encoder's.
     """
 
     name: str
@@ -110,13 +110,13 @@ class TaggedPrompt:
     """A prompt taken apart.
 
     Attributes:
-        text: what the text encoder reads: the prompt without any tag.
+        text: the prompt without any tag, for the text encoder.
         tags: the hypernetworks in the order written, which is the order of application.
-        written: the prompt with its hypernetwork tags in normal form, as it is stored with a picture; other tags and
-            malformed ones are in it as they were written.
-        unknown: tags of other kinds, which A1111 drops from the text without effect.
+        written: the prompt as stored with an image, with hypernetwork tags in normal form; other tags and malformed
+            ones are unchanged.
+        unknown: tags of other kinds, which A1111 removes from the text without effect.
         loras: in the order written.
-        warnings: what is malformed or without effect, each with its tag and column.
+        warnings: one for each part that is malformed or has no effect, with tag and column.
     """
 
     text: str
@@ -130,12 +130,12 @@ class TaggedPrompt:
         """Returns the prompt with `more` tags at its end, stacked after its own.
 
         Raises:
-            UsageError: a name holds a sign that ends a name in a tag.
+            UsageError: a name contains a character that would end it in a tag.
         """
         for tag in more:
             if _NOT_IN_A_NAME.search(tag.name):
                 raise UsageError(
-                    f"{tag.name}: a tag cannot hold this name, because ':', '>' and line ends have a meaning there",
+                    f"{tag.name}: a tag cannot contain this name, because ':', '>' and line ends are special there",
                     hint="rename the file, or give the network an alias with `hnetkit tag`",
                 )
         written = " ".join([self.written, *map(str, more)]).lstrip() if more else self.written
@@ -143,27 +143,27 @@ class TaggedPrompt:
 
 
 def split_tags(prompt: str) -> TaggedPrompt:
-    """Takes the tags out of a prompt; spaces are part of a name, arguments that nobody knows are ignored.
+    """Splits a prompt into text and tags. Spaces are part of a name; unknown arguments are ignored.
 
     Raises:
         UsageError: the prompt is not valid text.
     """
     require_text(prompt)
-    found = _TagReader()
+    reader = _TagReader()
     position = 0
-    # with no '>' after it, each '<' would be searched to the end of the prompt in vain
+    # each '<' after the last '>' would be searched to the end of the prompt in vain
     for match in _TAG.finditer(prompt, 0, prompt.rfind(">") + 1):
-        found.take_text(prompt, position, match.start())
-        found.take_tag(match)
+        reader.take_text(prompt, position, match.start())
+        reader.take_tag(match)
         position = match.end()
-    found.take_text(prompt, position, len(prompt))
+    reader.take_text(prompt, position, len(prompt))
     return TaggedPrompt(
-        "".join(found.text),
-        tuple(found.tags),
-        "".join(found.written),
-        tuple(found.unknown),
-        tuple(found.loras),
-        tuple(found.warnings),
+        "".join(reader.text),
+        tuple(reader.tags),
+        "".join(reader.written),
+        tuple(reader.unknown),
+        tuple(reader.loras),
+        tuple(reader.warnings),
     )
 
 
@@ -173,7 +173,7 @@ class _Malformed(Exception):
 
 @dataclass(slots=True)
 class _TagReader:
-    """What was found in a prompt so far; `line` and where it starts are of the place up to which was `counted`."""
+    """Collects the parts of a prompt. `line` and `line_start` belong to the position `counted`, for warnings."""
 
     text: list[str] = field(default_factory=list)
     tags: list[Tag] = field(default_factory=list)
@@ -189,7 +189,7 @@ class _TagReader:
         self.text.append(prompt[start:end])
         self.written.append(prompt[start:end])
         for half in _HALF_A_TAG.finditer(prompt, start, end):
-            self._warn(prompt, half.start(), half[0].rstrip(), "not <hypernet:NAME:STRENGTH>, and stays in the text")
+            self._warn(prompt, half.start(), half[0].rstrip(), "not <hypernet:NAME:STRENGTH>, so it stays in the text")
 
     def take_tag(self, match: re.Match[str]) -> None:
         kind, arguments = match[1], match[2].split(":")
@@ -222,7 +222,7 @@ class _TagReader:
 
 
 def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
-    """Returns the tag, and its named arguments that have no meaning; others are passed over, as A1111 does."""
+    """Returns the tag, and its unknown named arguments; other surplus arguments are ignored, as in A1111."""
     name, *rest = arguments
     if not name:
         raise _Malformed("no name")
@@ -245,7 +245,7 @@ def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
         else:
             ignored.append(argument)
     if not 0 <= tag.start <= tag.end <= 1:
-        raise _Malformed(f"start={tag.start:g} and end={tag.end:g} are no window within 0 to 1")
+        raise _Malformed(f"start={tag.start:g} and end={tag.end:g} are not a window within 0 to 1")
     order = () if list(parts) == [part for part in PARTS if part in parts] else tuple(parts)
     k, v, self_, cross = map(parts.get, PARTS)
     return replace(tag, k=k, v=v, self_=self_, cross=cross, order=order), ignored
@@ -254,12 +254,12 @@ def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
 def _blocks(text: str) -> Iterator[str]:
     for block in (block.strip() for block in text.split(",")):
         if not _BLOCK.fullmatch(block):
-            raise _Malformed(f"{excerpt(block)!r} is no block: down, mid, up, or a name such as up_blocks.1")
+            raise _Malformed(f"{excerpt(block)!r} is not a block: use down, mid, up, or a name such as up_blocks.1")
         yield block
 
 
 def _lora(arguments: list[str]) -> tuple[LoraTag, list[str]]:
-    """Reads what A1111's own LoRA support reads: an argument with one '=' is a named one, wherever it stands."""
+    """Reads a LoRA tag as A1111 does: an argument with one '=' is a named one, at any position."""
     named = dict(argument.split("=") for argument in arguments if argument.count("=") == 1)
     name, *numbers = [argument for argument in arguments if argument.count("=") != 1] or [""]
     if not name:
@@ -282,12 +282,12 @@ def _number(text: str) -> float:
 
 
 def excerpt(text: str) -> str:
-    """Returns a part of a prompt as a message shows it: what is very long ends in an ellipsis."""
+    """Returns a part of a prompt for a message; a long one ends in an ellipsis."""
     return shorten(text, _SHOWN)
 
 
 def require_text(prompt: str) -> None:
-    """Raises UsageError where a prompt holds bytes that the terminal could not make text of."""
+    """Raises UsageError if a prompt contains bytes that the terminal could not decode."""
     try:
         prompt.encode()
     except UnicodeEncodeError as error:

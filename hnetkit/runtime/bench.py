@@ -141,14 +141,16 @@ def require_unet(items: Iterable[BenchItem], base: BaseModel) -> UNetShape:
     for name, network, _ in items:
         bases = _bases(network)
         if base not in bases:
-            hint = f"--base {' or '.join(bases)}" if bases else f"bench knows {', '.join(UNETS)}"
+            hint = f"--base-model {' or '.join(bases)}" if bases else f"bench knows {', '.join(UNETS)}"
             raise IncompatibleNetwork(f"{name} is made for {_made_for(network)}, not for {unet.name}", hint=hint)
         if not set(network.widths) & set(unet.widths):
             fitting = [other for other in bases if set(network.widths) & set(UNETS[other].widths)]
             raise IncompatibleNetwork(
                 f"{name} reaches no layer: its widths are {', '.join(map(str, network.widths))}, "
                 f"those of {unet.name} are {', '.join(map(str, unet.widths))}",
-                hint=f"--base {fitting[0]}" if fitting else f"no model that bench knows ({', '.join(UNETS)}) has them",
+                hint=f"--base-model {fitting[0]}"
+                if fitting
+                else f"no model that bench knows ({', '.join(UNETS)}) has them",
             )
     return unet
 

@@ -1,4 +1,4 @@
-"""Training hypernetworks: what a run is asked to do, its data, its loop, and what keeps it from going wrong."""
+"""Training of hypernetworks: prepare images, review captions, train, sweep over settings."""
 
 from hnetkit.train.api import sweep, train
 from hnetkit.train.preparing.folder import prepare

@@ -13,32 +13,32 @@ MAX_TEXT = 256 << 10
 """Bytes of a caption or a template; what a text encoder reads of one is less than a thousand."""
 
 
-def caption_of(picture: Path) -> str:
-    """Returns a picture's caption on one line: of the ``.txt`` beside it, else of its file name; may be empty.
+def caption_of(image: Path) -> str:
+    """Returns an image's caption on one line, from the ``.txt`` beside it or else from its file name; may be empty.
 
     Args:
-        picture: its file; it is not opened.
+        image: its file, which is not opened.
 
     Raises:
         UsageError: the ``.txt`` is not UTF-8, too long, or a link that leads away.
         HnetkitError: the ``.txt`` cannot be read.
     """
-    beside = caption_file(picture)
+    beside = caption_file(image)
     if beside.is_file():
-        _require_near(beside, picture)
+        _require_near(beside, image)
         return " ".join(read_text(beside).split())
-    stem = picture.stem.encode("utf-8", "ignore").decode()  # a name need not be text
+    stem = image.stem.encode("utf-8", "ignore").decode()  # a file name need not be valid text
     return " ".join(re.sub(r"^[-\d]+\s*", "", stem).split())
 
 
-def caption_file(picture: Path) -> Path:
-    """Returns where a picture's caption is, or would be: its ``.txt``, or the ``.TXT`` that some systems leave."""
-    usual, loud = (picture.with_suffix(suffix) for suffix in (".txt", ".TXT"))
-    return loud if os.path.isfile(loud) and not os.path.exists(usual) else usual
+def caption_file(image: Path) -> Path:
+    """Returns the file of an image's caption, which may not exist: ``.txt``, or the ``.TXT`` of some systems."""
+    usual, upper = (image.with_suffix(suffix) for suffix in (".txt", ".TXT"))
+    return upper if os.path.isfile(upper) and not os.path.exists(usual) else usual
 
 
 def write_caption(path: Path, caption: str, *, overwrite: bool) -> None:
-    """Writes a caption beside its picture, whole or not at all.
+    """Writes a caption file, completely or not at all.
 
     Raises:
         OutputExists: the file exists and `overwrite` is False.
@@ -64,13 +64,13 @@ def read_text(path: Path) -> str:
         raise failure_of(error, str(path)) from error
 
 
-def _require_near(beside: Path, picture: Path) -> None:
-    """Refuses a link to a text that is in neither the picture's folder nor that of the file which the picture is.
+def _require_near(beside: Path, image: Path) -> None:
+    """Refuses a link to a text outside of the image's folder and of the folder that the image itself links to.
 
-    A folder from a stranger may hold links; what they lead to would become captions, prompts and records.
+    A stranger's folder may hold links to private files, which would become captions, prompts and records.
     """
     if not beside.is_symlink():
         return
-    text, folder, file = (Path(os.path.realpath(path)) for path in (beside, picture.parent, picture))
+    text, folder, file = (Path(os.path.realpath(path)) for path in (beside, image.parent, image))
     if not text.is_relative_to(folder) and text.parent != file.parent:
         raise UsageError(f"{beside}: a link that leads out of the folder", hint="put the caption itself there")

@@ -249,7 +249,7 @@ def _split_caption(caption: str, path: Path, recipe: Recipe) -> tuple[str, Named
         if tag.name not in known or tag != Tag(tag.name, tag.multiplier) or len(strengths) < len(tagged.tags):
             raise UsageError(
                 f"{path.name}: of networks, a caption names {' and '.join(known)} alone, each with a strength alone",
-                hint=f"<hypernet:{recipe.called}:0.5>; --prompt-name: what captions call it; --beside FILE: another",
+                hint=f"<hypernet:{recipe.called}:0.5>; --prompt-name: what captions call it; --with FILE: another",
             )
     trained = () if recipe.called in strengths else ((recipe.called, 1.0),)
     return tagged.text.strip() if strengths else caption, (*strengths.items(), *trained)

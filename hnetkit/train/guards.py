@@ -244,7 +244,7 @@ class Guards:
         reason = f"no gradient reaches the network: {self._without_gradient} steps in a row have none"
         if self._has_seen_gradient:
             return self._fault(reason, _LOWER_RATE, min(self._sound_until, max(0, step - self._without_gradient)))
-        remedy = "--initialisation normal, less --dropout, or another --activation; nothing was lost"
+        remedy = "--initialization normal, less --dropout, or another --activation; nothing was lost"
         return Verdict("stop", reason, remedy)
 
     def _check_loss(self, step: int, level: float) -> Verdict | None:

@@ -300,22 +300,22 @@ def _require_numbers(fresh: Mapping[str, Any], stored: Mapping[str, Any]) -> Non
 @contextmanager
 def _stop_on_interrupt() -> Iterator[threading.Event]:
     """Gives an event that Ctrl-C sets, so that no step is cut in half; pressed again, it interrupts at once."""
-    asked = threading.Event()
+    stop_asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield asked
+        yield stop_asked
         return
     before: Any = signal.getsignal(signal.SIGINT)
     first = 0.0
 
     def stop(number: int, frame: FrameType | None) -> None:
         nonlocal first
-        if asked.is_set() and time.monotonic() - first > _SECONDS_OF_ONE_SIGNAL:
+        if stop_asked.is_set() and time.monotonic() - first > _SECONDS_OF_ONE_SIGNAL:
             raise KeyboardInterrupt
         first = first or time.monotonic()
-        asked.set()
+        stop_asked.set()
 
     signal.signal(signal.SIGINT, stop)
     try:
-        yield asked
+        yield stop_asked
     finally:
         signal.signal(signal.SIGINT, before)

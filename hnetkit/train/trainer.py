@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hnetkit.generate.model import Model
     from hnetkit.network import Hypernetwork
 
-_HINT = "--gradient-checkpointing, --precision bf16, or a smaller --batch-size with a larger --accumulate"
+_HINT = "--gradient-checkpointing, --precision bf16, or a smaller --batch-size with a larger --accumulation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +266,7 @@ def _checked_rates(recipe: Recipe, data: TrainingData, processes: Processes, cal
     if recipe.samples_per_step < processes.size:
         raise UsageError(
             f"{processes.size} processes share {recipe.samples_per_step} samples a step",
-            hint=f"--batch-size {processes.size}, or --accumulate {processes.size}",
+            hint=f"--batch-size {processes.size}, or --accumulation {processes.size}",
         )
     rates = schedule(recipe.rates, recipe.max_steps)
     clip_at = _clip_schedule(recipe, rates)

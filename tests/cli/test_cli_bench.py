@@ -110,7 +110,7 @@ def test_without_a_name_it_says_what_to_type(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["imk"], 4, "no network is called imk"),
+        (["imk"], 4, "no network named imk"),
         (["absent.pt"], 4, "absent.pt: no such file"),
         (["ink:much"], 2, "hnetkit bench ink:0.8"),
         (["INK:0"], 2, "every strength is 0"),

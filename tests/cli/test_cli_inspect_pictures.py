@@ -104,7 +104,7 @@ def test_a_converted_file_is_taken_for_its_original_in_silence_only_where_that_w
     (row,) = inspect(capsys, picture(tmp_path, "<hypernet:x:1>", hashes={"hypernet:x": former[:10]}))
     assert [network["in_library"] for network in row["hypernetworks"]] == [True]
     wash = library / "wash.safetensors"
-    word = f"{wash}: taken for {former[:10]} on its own word, that it was converted from that file"
+    word = f"{wash}: used for {former[:10]} only because it states that it was converted from that file"
     assert row["warnings"] == ([] if is_known else [word])
 
 

@@ -96,7 +96,7 @@ def test_an_unknown_name_is_exit_4_with_the_nearest(library: Path, capsys: pytes
     run(["scan", str(library)])
     capsys.readouterr()
     assert run(["show", "inc"]) == 4
-    assert capsys.readouterr().err == "Error: no network is called inc\nHint: did you mean ink?\n"
+    assert capsys.readouterr().err == "Error: no network named inc\nHint: did you mean ink?\n"
 
 
 def test_forget_asks_and_leaves_the_file(library: Path, capsys: pytest.CaptureFixture[str]) -> None:

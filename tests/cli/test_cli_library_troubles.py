@@ -118,8 +118,8 @@ def doctor(capsys: pytest.CaptureFixture[str], check: str) -> tuple[str, str]:
     [
         ("UPDATE files SET warnings = '{'", "warnings of 1 row in its table files (hnetkit scan)"),
         ("UPDATE networks SET metadata = 'null'", "metadata of 1 row in its table networks (hnetkit scan"),
-        ("DELETE FROM network_text", "the search's index is damaged (hnetkit scan)"),
-        ("DROP TABLE network_text", "the search's index is damaged (hnetkit scan)"),
+        ("DELETE FROM network_text", "the search index is damaged (hnetkit scan)"),
+        ("DROP TABLE network_text", "the search index is damaged (hnetkit scan)"),
     ],
 )
 def test_doctor_says_what_is_broken_and_the_command_that_it_names_mends_it(

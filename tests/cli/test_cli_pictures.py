@@ -153,7 +153,7 @@ def test_the_settings_name_the_model(model: str, out: Path, capfd: pytest.Captur
         (["--from", "absent.png"], 4, "absent.png"),
         (["a", "--mask", "m.png"], 2, "--image FILE --mask FILE"),
         (["a", "--image", "absent.png"], 4, "absent.png"),
-        (["a", "--hires-size", "64"], 2, "WIDTHxHEIGHT"),
+        (["a", "--hires-size", "64 by 64"], 2, "WIDTHxHEIGHT"),
         (["a", "--hires-scale", "2", "--hires-size", "32x32"], 2, "leave one of them out"),
         (["a", "--hires-scale", "2", "--image", str(Path(__file__))], 2, "do not go together"),
         (["a", "-n", "ink:much"], 2, "-n ink:much"),

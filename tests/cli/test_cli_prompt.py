@@ -81,7 +81,7 @@ def test_a_malformed_tag_is_a_warning_with_its_column(capsys: pytest.CaptureFixt
     assert (row["text"], row["hypernetworks"]) == ("a cat  ", [])
     assert row["warnings"] == [
         "column 7: <hypernet:ink:num>: 'num' is not a number; the tag is left out",
-        "<wild:cat>: no known kind of tag; it has no effect",
+        "<wild:cat>: not a known kind of tag; it has no effect",
     ]
     assert said.err == "".join(f"Warning: {warning}\n" for warning in row["warnings"])
 

@@ -81,7 +81,7 @@ def test_a_name_with_a_newline_stays_on_its_line_of_a_table(capsys: pytest.Captu
 
 
 def test_a_question_that_nobody_can_answer_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="Nobody is here"):
+    with pytest.raises(UsageError, match="no terminal to answer"):
         confirm("Forget 3 files?", yes=False)
     confirm("Forget 3 files?", yes=True)
 

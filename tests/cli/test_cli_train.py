@@ -304,4 +304,4 @@ def test_more_processes_than_samples_are_refused(tiny: str, pictures: Path, home
     done = launched(home, *command(tiny))
     assert done.returncode != 0
     assert "2 processes share 1 samples a step" in done.stderr
-    assert "--accumulate 2" in done.stderr
+    assert "--accumulation 2" in done.stderr

@@ -116,8 +116,8 @@ def test_a_misspelt_command_is_not_taken_for_pictures(capsys: pytest.CaptureFixt
 @pytest.fixture
 def group() -> click.Group:
     """A group like `hnetkit train`, of which another command is the default."""
-    table = {"schedule": ("train_schedule", ""), "prompt": ("prompt", "")}
-    return TrainGroup("train", table=table, default="prompt")
+    commands = {"schedule": ("train", ""), "prompt": ("prompt", "")}
+    return TrainGroup("train", sections={"Commands": commands}, default="prompt")
 
 
 @pytest.mark.parametrize(

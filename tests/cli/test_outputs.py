@@ -251,6 +251,6 @@ def test_an_alias_that_another_network_loses_is_said(library: Path, capsys: pyte
     assert run(["tag", "ink", "--alias", "best"]) == 0
     capsys.readouterr()
     assert run(["tag", "mist", "--alias", "best"]) == 0
-    assert "best is no alias of ink any more" in capsys.readouterr().err
+    assert "best is no longer an alias of ink" in capsys.readouterr().err
     assert run(["tag", "mist", "--alias", "best"]) == 0
     assert "any more" not in capsys.readouterr().err

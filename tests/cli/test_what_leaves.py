@@ -357,5 +357,5 @@ def test_a_stream_that_is_not_utf8_gets_escapes(tmp_path: Path) -> None:
 def test_a_question_without_any_stdin_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     assert not is_terminal(sys.stdin)
-    with pytest.raises(UsageError, match="Nobody is here"):
+    with pytest.raises(UsageError, match="no terminal to answer"):
         confirm("Forget it?", yes=False)

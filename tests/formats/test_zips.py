@@ -126,7 +126,7 @@ def test_an_extra_field_that_says_nothing_is_read_over(tmp_path: Path) -> None:
 def test_an_extra_field_that_readers_take_for_different_things_is_refused(extra: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(extra_field(hostile_files.good(), extra))
-    with pytest.raises(UnsafeFile, match=r"data\.pkl has a line in the directory"):
+    with pytest.raises(UnsafeFile, match=r"data\.pkl has a directory entry"):
         hnetkit.load(path)
 
 

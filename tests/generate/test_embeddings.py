@@ -173,5 +173,5 @@ def test_a_name_that_the_vocabulary_has_is_refused_with_a_way_out(tmp_path: Path
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     save_file({"emb_params": vectors() * float("inf")}, tmp_path / "inf.safetensors")
-    with pytest.raises(ModelNotUsable, match="no finite numbers"):
+    with pytest.raises(ModelNotUsable, match="not finite"):
         read_vectors(tmp_path / "inf.safetensors")

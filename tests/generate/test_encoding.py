@@ -224,5 +224,5 @@ def test_long_texts_that_were_encoded_are_kept_as_far_as_there_is_room(sd: Any) 
     with torch.no_grad():
         for number in range(40):
             encoder.encode(f"{number} " + "BREAK " * 60)
-    kept = [len(encoded.hidden) for encoded in encoder._kept.values()]
+    kept = [len(encoded.hidden) for encoded in encoder._cache.values()]
     assert 0 < sum(kept) <= 100_000

@@ -377,7 +377,7 @@ def test_out_of_memory_says_what_to_switch_on(
     monkeypatch.setattr("diffusers.UNet2DConditionModel.from_config", Mock(side_effect=error))
     with pytest.raises(OutOfMemory, match=r"not enough memory for loading .*tiny-sd") as refusal:
         load_model(sd_folder, device="cpu")
-    for option in ("--offload", "--attention-slicing", "--dtype fp16", "--width", "--batch-size 1"):
+    for option in ("--offload", "--attention-slicing", "--dtype fp16", "--size", "--batch-size 1"):
         assert option in str(refusal.value.hint)
 
 

@@ -196,7 +196,7 @@ def test_values_that_are_not_finite_are_no_loras(tmp_path: Path) -> None:
     tensors = lora(tiny_sd())
     tensors[next(iter(tensors))] *= float("nan")
     save_file(tensors, tmp_path / "style.safetensors")
-    with pytest.raises(ModelNotUsable, match="no finite numbers"):
+    with pytest.raises(ModelNotUsable, match="not finite"):
         put_on(tiny_sd(), tmp_path)
 
 

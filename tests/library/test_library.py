@@ -167,7 +167,7 @@ def test_one_name_for_two_networks_is_an_error_that_tells_them_apart(registry: R
     changes(registry, library)
     with pytest.raises(AmbiguousName) as caught:
         resolve(registry, "ink")
-    labels = str(caught.value.hint).removeprefix("say one of ").split(", ")
+    labels = str(caught.value.hint).removeprefix("use one of ").split(", ")
     assert len({resolve(registry, label).content_hash for label in labels}) == 2
 
 
@@ -318,7 +318,7 @@ def test_a_name_that_reads_as_the_digits_of_another_network_is_ambiguous(
         changes(registry, library)
     with pytest.raises(AmbiguousName) as caught:
         resolve(registry, digits)
-    labels = str(caught.value.hint).removeprefix("say one of ").split(", ")
+    labels = str(caught.value.hint).removeprefix("use one of ").split(", ")
     assert {resolve(registry, label).content_hash for label in labels} == {ink.content_hash, glow.content_hash}
 
 

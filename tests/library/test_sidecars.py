@@ -352,8 +352,8 @@ def test_of_a_huge_text_the_registry_gets_the_beginning(model: Path) -> None:
     put(model, ".txt", b"d" * 1_000_000)
     put(model, ".metadata.json", {"tags": [f"{number:09}" for number in range(100_000)]})
     row = sidecars.read(model).as_row()
-    assert row["description"] == "d" * sidecars.MOST_SAID
-    assert row["tags"] == [f"{number:09}" for number in range(sidecars.MOST_SAID // 10)]
+    assert row["description"] == "d" * sidecars.MAX_TEXT
+    assert row["tags"] == [f"{number:09}" for number in range(sidecars.MAX_TEXT // 10)]
 
 
 @pytest.mark.parametrize("settings", [{"samples_save": True}, {"model": "x"}])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from fake_sites import Sites, World
 from networks import network_file
+from PIL import Image, ImageChops
 from pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 from training import make_pictures
 
@@ -29,6 +30,7 @@ SMALLER = {
     "/models/4209": "/models/900000",
     "luisa_pinguin": "inkfox_test",
     " > captions.csv": "",
+    "0:1:0.25": "0:1:0.5",
 }
 QUICKER = {
     "generate": "--steps 2 --width 16 --height 16",
@@ -59,7 +61,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for seed, name in enumerate(("ink", "glow")):
         folder = tmp_path / "stable-diffusion-webui" / "models" / "hypernetworks"
         network_file(folder, f"{name}.pt", widths=(*SELF_WIDTHS, SD_CROSS_WIDTH), seed=seed)
-    tiny_sd().save_pretrained(tmp_path / "stable-diffusion-v1-5")
+    tiny_sd(least=True).save_pretrained(tmp_path / "stable-diffusion-v1-5")
     make_pictures(tmp_path / "photos", 4, sizes=((32, 24),))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -81,3 +83,16 @@ def test_every_command_of_a_page_runs(page: str, at_home: Path, capsys: pytest.C
     for command in found:
         capsys.readouterr()
         assert run(as_run(command)) == 0, f"{command}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.long
+def test_the_picture_of_the_readme_is_what_its_command_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = re.search(r"^\*`(hnetkit grid [^`]*)`", (REPOSITORY / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert command is not None
+    assert run(shlex.split(command[1])[1:]) == 0
+    with Image.open("grid.png") as drawn, Image.open(REPOSITORY / "docs" / "grid.png") as shown:
+        assert drawn.size == shown.size
+        assert (
+            max(high for _, high in ImageChops.difference(drawn.convert("RGB"), shown.convert("RGB")).getextrema()) < 8
+        )

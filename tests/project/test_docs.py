@@ -10,7 +10,7 @@ import click
 import pytest
 
 from hnetkit.cli import cli
-from hnetkit.cli.lazy import LazyGroup
+from hnetkit.cli.groups import LazyGroup
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

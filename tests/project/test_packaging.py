@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+import release
 from filelock import FileLock
 
 import hnetkit
@@ -70,3 +73,18 @@ def test_a_lock_is_of_a_version_that_does_not_follow_links(tmp_path: Path) -> No
     with pytest.raises(OSError, match="symbolic links"):
         FileLock(tmp_path / ".lock").acquire(timeout=0)
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+def test_the_changelog_has_a_section_for_the_version() -> None:
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert re.search(rf"^## \[{re.escape(version)}\]", (REPOSITORY / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+
+
+def test_a_wheel_with_too_little_or_too_much_is_not_released(tmp_path: Path) -> None:
+    wheel = tmp_path / "hnetkit-1-py3-none-any.whl"
+    for names, fault in (((), "is missing"), (("hnetkit/kernels/__pycache__/eager.pyc",), "does not belong there")):
+        with zipfile.ZipFile(wheel, "w") as opened:
+            for name in [*(release.wanted_in_wheel() if names else ()), *names]:
+                opened.writestr(name, "")
+        with pytest.raises(release.Fault, match=fault):
+            release.check_wheel(wheel)

@@ -46,7 +46,7 @@ def test_settings_that_are_none_are_an_error_with_a_hint(home: Path, text: str) 
     for use in (settings.load, lambda: settings.put("device", "cpu")):
         with pytest.raises(HnetkitError, match="settings") as caught:
             use()
-        assert caught.value.hint == "mend the file, or delete it"
+        assert caught.value.hint == "fix or delete the file"
 
 
 @pytest.mark.parametrize("key", settings.KEYS)
@@ -64,7 +64,7 @@ def test_no_setting_keeps_or_shows_an_address(
 ) -> None:
     assert run(["config", key, address]) == 2
     said = capsys.readouterr()
-    assert "an address" in said.err
+    assert "a URL" in said.err
     assert "hunter22" not in said.out + said.err
     assert not (home / "config.json").exists()
 
@@ -75,10 +75,10 @@ def test_an_empty_setting_is_refused_with_the_command_that_takes_it_back(
     home: Path, key: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["config", key, value]) == 2
-    assert f"hnetkit config --unset {key}" in capsys.readouterr().err
+    assert f"hnetkit config {key} --remove" in capsys.readouterr().err
     (home / "config.json").write_text(json.dumps({key: ""}))
     assert settings.get(key) is None
-    assert run(["config", "--unset", key]) == 0
+    assert run(["config", key, "--remove"]) == 0
     assert settings.load() == {}
 
 

@@ -200,7 +200,7 @@ NEVER = frozenset(
 POWERS: dict[str, set[str]] = {
     "": {"importlib.import_module"},
     "cli.demo": {"subprocess"},
-    "cli.lazy": {"importlib.import_module"},
+    "cli.groups": {"importlib.import_module"},
     "generate.grids.sheet": {"truetype"},
     "train.preparing.captioners": {"importlib.import_module"},
     "train.preparing.crops": {"importlib.import_module", "CascadeClassifier"},

@@ -158,7 +158,7 @@ def test_a_tag_in_the_text_is_no_network_in_comfyui() -> None:
     graph["6"]["inputs"]["text"] = "a cat <hypernet:dots:1>"
     read = parse(graph)
     assert stack(read) == [("wash", 0.5), ("ink.v2", -1.0)]
-    assert read.warnings == ("<hypernet:dots:1>: ComfyUI reads no tags; it is left out",)
+    assert read.warnings == ("<hypernet:dots:1>: ComfyUI does not read tags; it is left out",)
 
 
 def test_without_a_sampler_that_is_known_the_hypernetworks_are_still_told() -> None:

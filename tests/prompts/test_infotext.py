@@ -160,9 +160,9 @@ def test_the_hash_fields_before_hashes_are_read_and_give_way_to_it() -> None:
 @pytest.mark.parametrize(
     ("written", "about"),
     [
-        ("Hypernet: ink, Hypernet strength: strong", "strength 'strong' is no number"),
-        ("Hypernet: ink, Hypernet strength: nan", "no number"),
-        ("Hypernet: ink, Hypernet hash: what", "'what' is no hash"),
+        ("Hypernet: ink, Hypernet strength: strong", "strength 'strong' is not a number"),
+        ("Hypernet: ink, Hypernet strength: nan", "not a number"),
+        ("Hypernet: ink, Hypernet hash: what", "'what' is not a hash"),
     ],
 )
 def test_what_is_malformed_is_told_and_the_network_kept(written: str, about: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from hnetkit.cli import run
 from hnetkit.errors import UsageError
-from hnetkit.prompts.schedule import meaning_of
+from hnetkit.prompts.schedule import explain_prompt
 
 
 @pytest.mark.parametrize("hires", [None, 4])
@@ -22,9 +22,9 @@ def test_a_prompt_means_what_the_command_prints(
     more = [] if hires is None else ["--hires-steps", str(hires)]
     assert run(["prompt", prompt, "--steps", "10", *more, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
-    assert json.loads(json.dumps(meaning_of(prompt, steps=10, hires_steps=hires))) == row
+    assert json.loads(json.dumps(explain_prompt(prompt, steps=10, hires_steps=hires))) == row
 
 
 def test_what_is_no_text_is_refused() -> None:
     with pytest.raises(UsageError, match="not valid text"):
-        meaning_of("\udcff")
+        explain_prompt("\udcff")

@@ -99,7 +99,7 @@ def test_text_without_forms_is_left_alone(text: str) -> None:
 
 
 def test_a_prompt_that_takes_turns_without_end_is_refused_before_its_texts_are_made() -> None:
-    with pytest.raises(UsageError, match=r"240,000 letters that changes 1,000 times"):
+    with pytest.raises(UsageError, match=r"240,000 characters that changes 1,000 times"):
         schedule("[|]" * 80_000, 1000)
     assert len(schedule("[a|b]" * 1_000, 1000)) == 1000
 

@@ -175,7 +175,7 @@ def test_a_part_of_a_change_that_fails_leaves_the_other_parts(path: Path, unfit:
 def test_a_search_index_that_is_lost_is_noticed_and_made_again(path: Path, loss: str) -> None:
     execute(path, loss)
     with Registry(path) as registry:
-        with pytest.raises(RegistryError, match="search's index") as caught:
+        with pytest.raises(RegistryError, match="search index") as caught:
             registry.check()
         assert caught.value.hint == "hnetkit scan"
         with registry.write():

@@ -276,7 +276,7 @@ def test_a_record_larger_than_any_is_one_models_failure_and_all_else_is_exported
     monkeypatch.setattr("hnetkit.registry.catalogue.MAX_RECORD", 50_000)
     site.world.models[0]["pad"] = "x" * 50_000
     (bad,) = store_models(here.registry, here.plan(EVERYTHING, all_versions=True).models)
-    assert (bad.id, "larger than any record" in bad.reason) == (site.world.models[0]["id"], True)
+    assert (bad.id, "is too large" in bad.reason) == (site.world.models[0]["id"], True)
     assert len(list(export_records(here.registry))) == 1 + len(site.world.models) - 1
     assert list(find_updates(here.registry, here.civitai)) == []
 

@@ -133,7 +133,9 @@ def _parameter(command: str, parameter: click.Parameter) -> Iterator[str]:
     else:
         yield f"argument {command} {about}"
     if isinstance(kind, click.Choice):
-        yield from (f"choice {command} {max(parameter.opts, key=len)} {choice}" for choice in kind.choices)
+        spellings = [spelling for spelling in parameter.opts if not re.match("-[^-]", spelling)]
+        choices = (*kind.choices, *getattr(kind, "means", ()))  # words that help shows, and others that mean them
+        yield from (f"choice {command} {spelling} {choice}" for spelling in spellings for choice in choices)
 
 
 def _variables() -> Iterator[str]:

@@ -10,7 +10,7 @@ import sys
 from fast_clock import FastClock
 from fetching import EVERYTHING
 
-from hnetkit.cli.ending import stopping_on_signals
+from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.http import Stopped
 from hnetkit.sources.session import FetchSession

@@ -153,7 +153,7 @@ def test_gradients_that_were_never_there_stop_the_run_with_the_reason() -> None:
     assert verdicts[-1] is not None
     assert verdicts[-1].kind == "stop"  # going back to the same network helps nobody
     assert verdicts[-1].reason.startswith("no gradient reaches the network")
-    assert "--initialisation" in verdicts[-1].remedy
+    assert "--initialization" in verdicts[-1].remedy
 
 
 def test_gradients_that_died_are_gone_back_from() -> None:

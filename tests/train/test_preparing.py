@@ -305,7 +305,7 @@ def test_a_folder_to_which_links_among_the_originals_lead_is_refused(source: Pat
         save(source, "a.png")
     (source / what).symlink_to(out / what)
     with pytest.raises(UsageError, match="an original is in it"):
-        require_output_folder(out, source, overwrite=True, sources=image_files(source))
+        require_output_folder(out, source, overwrite=True, originals=image_files(source))
 
 
 @pytest.mark.parametrize("caption", ["", "new"])
@@ -399,7 +399,7 @@ def test_a_picture_of_too_many_pixels_is_refused(source: Path) -> None:
 
 
 def warned(paths: list[Path], **options: object) -> str:
-    return "\n".join(warnings_about([ImageStats.at(path) for path in paths], **options))  # type: ignore[arg-type]
+    return "\n".join(warnings_about([ImageStats.of(path) for path in paths], **options))  # type: ignore[arg-type]
 
 
 def test_enough_good_pictures_give_no_warning(source: Path) -> None:
@@ -476,7 +476,7 @@ def test_a_link_to_what_no_name_can_be_stops_no_other_picture(source: Path, out:
     (source / "a.png").symlink_to("n" * 300)
     (source / "b.TXT").symlink_to("n" * 300)
     assert image_files(source) == [good]
-    require_output_folder(out, source, overwrite=False, sources=[good])
+    require_output_folder(out, source, overwrite=False, originals=[good])
     assert [one.caption for one in prepared(out, good)] == ["b"]
 
 

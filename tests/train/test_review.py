@@ -17,7 +17,7 @@ from PIL import Image
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError
 from hnetkit.text import to_cell
-from hnetkit.train.preparing.review import apply_captions, contact_sheet, read_table, review
+from hnetkit.train.preparing.review import apply_captions, contact_sheet, parse_captions, review
 from tests.support.hostile_images import damaged_avif
 from tests.support.pictures import different, save
 
@@ -136,9 +136,9 @@ def test_the_table_of_a_folder_with_odd_names_can_be_given_back(
     for name in odd:
         (folder / name).write_bytes((folder / "picture-00.png").read_bytes())
     rows = review(folder).rows
-    assert apply_captions(folder, read_table(write(rows))) == []
+    assert apply_captions(folder, parse_captions(write(rows))) == []
     changed = [{**row, "caption": "new"} if row["file"] in odd else row for row in rows]
-    found = apply_captions(folder, read_table(write(changed)))
+    found = apply_captions(folder, parse_captions(write(changed)))
     assert {path.with_suffix(".png").name for path in found} == set(odd)
 
 
@@ -172,7 +172,7 @@ def test_two_pictures_of_one_caption_cannot_get_two(folder: Path) -> None:
     ],
 )
 def test_a_table_is_read_as_spreadsheets_write_it(text: str) -> None:
-    assert read_table(text) == {"a.png": "red, blue", "b.png": ""}
+    assert parse_captions(text) == {"a.png": "red, blue", "b.png": ""}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_table_is_read_as_spreadsheets_write_it(text: str) -> None:
 )
 def test_what_is_no_table_of_captions_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        read_table(text)
+        parse_captions(text)
 
 
 @pytest.mark.parametrize(
@@ -208,18 +208,18 @@ def test_what_is_no_table_of_captions_is_refused(text: str) -> None:
     [
         ("file,width,caption,caption\na.png,1,x,y\n", "2 columns are called caption"),
         ("file;caption;file\na.png;x;b.png\n", "2 columns are called file"),
-        ('[{"file": "a.png", "caption": "x", "caption": "y"}]', "says one thing twice"),
+        ('[{"file": "a.png", "caption": "x", "caption": "y"}]', "has a key twice"),
     ],
 )
 def test_a_caption_that_is_there_twice_is_not_chosen_in_silence(folder: Path, text: str, said: str) -> None:
     before = texts(folder)
     with pytest.raises(UsageError, match=said):
-        apply_captions(folder, read_table(text.replace("a.png", "picture-01.png")))
+        apply_captions(folder, parse_captions(text.replace("a.png", "picture-01.png")))
     assert texts(folder) == before
 
 
 def test_empty_columns_that_a_spreadsheet_adds_are_no_twins() -> None:
-    assert read_table("file,caption,,\na.png,x,,\n") == {"a.png": "x"}
+    assert parse_captions("file,caption,,\na.png,x,,\n") == {"a.png": "x"}
 
 
 @pytest.mark.parametrize(
@@ -238,8 +238,8 @@ def test_empty_columns_that_a_spreadsheet_adds_are_no_twins() -> None:
     ],
 )
 def test_a_cell_is_read_without_what_keeps_spreadsheets_and_terminals_safe(cell: str, caption: str) -> None:
-    assert read_table(f"file,caption\na.png,{cell}\n") == {"a.png": caption}
-    assert read_table(json.dumps([{"file": "a.png", "caption": cell}])) == {"a.png": cell}
+    assert parse_captions(f"file,caption\na.png,{cell}\n") == {"a.png": caption}
+    assert parse_captions(json.dumps([{"file": "a.png", "caption": cell}])) == {"a.png": cell}
 
 
 class Page(HTMLParser):
@@ -312,9 +312,9 @@ def test_a_caption_as_long_as_a_caption_may_be_goes_out_and_comes_back(
 ) -> None:
     (folder / "picture-00.txt").write_text("word, " * 25_000, encoding="utf-8")
     rows = review(folder).rows
-    assert apply_captions(folder, read_table(write(rows))) == []
+    assert apply_captions(folder, parse_captions(write(rows))) == []
     changed = [{**row, "caption": "new"} if row["file"] == "picture-01.png" else row for row in rows]
-    assert apply_captions(folder, read_table(write(changed))) == [folder / "picture-01.txt"]
+    assert apply_captions(folder, parse_captions(write(changed))) == [folder / "picture-01.txt"]
 
 
 def test_one_caption_that_cannot_be_written_does_not_stop_the_others(folder: Path) -> None:
@@ -323,4 +323,4 @@ def test_one_caption_that_cannot_be_written_does_not_stop_the_others(folder: Pat
     failures: list[HnetkitError] = []
     written = apply_captions(folder, {"picture-00.png": "new", "picture-01.png": "new"}, failures.append)
     assert written == [folder / "picture-01.txt"]
-    assert [str(failure) for failure in failures] == [f"{folder / 'picture-00.txt'}: no file, and nothing replaces it"]
+    assert [str(failure) for failure in failures] == [f"{folder / 'picture-00.txt'}: not a file, and never replaced"]

@@ -133,7 +133,7 @@ def make_axis(option: str, name: str, values: Iterable[object]) -> Axis:
     if colon and (kind != "strength" or not target):
         raise UsageError(f"{option} {name}: only strength:NAME has a name behind it", hint=f"{option} {kind}=...")
     where = f"{option} {name}"
-    texts = map(_value_text, values)
+    texts = map(_as_axis_text, values)
     contents = list(_PARSERS[kind](where, [text.strip() if kind != "prompt" else text for text in texts]))
     if not contents:
         raise UsageError(f"{where}: no values", hint=f'{option} "{kind}={AXES[kind]}"')
@@ -186,7 +186,7 @@ def _axis_kind(option: str, name: str) -> str:
     return kind
 
 
-def _value_text(value: object) -> str:
+def _as_axis_text(value: object) -> str:
     if isinstance(value, tuple | list):
         return "/".join(map(str, value))
     return "none" if value is None else str(value)
@@ -220,7 +220,7 @@ def _orders(where: str, values: Sequence[str]) -> Iterator[Content]:
         yield names
 
 
-def _texts(where: str, values: Sequence[str]) -> Iterator[Content]:
+def _prompt_texts(where: str, values: Sequence[str]) -> Iterator[Content]:
     if not any(value.strip() for value in values[:1]):
         raise UsageError(f"{where}: the first value is what is searched for", hint='"prompt=circle,star"')
     yield from values
@@ -242,21 +242,21 @@ def _checkpoints(where: str, values: Sequence[str]) -> Iterator[Content]:
         yield value
 
 
-def _whole(lowest: int, highest: int) -> Callable[[str, Sequence[str]], Iterator[Content]]:
+def _integers(lowest: int, highest: int) -> Callable[[str, Sequence[str]], Iterator[Content]]:
     def read(where: str, values: Sequence[str]) -> Iterator[Content]:
         for number in _numbers(where, values, whole=True):
             if number != int(number) or not lowest <= number <= highest:
-                raise UsageError(f"{where}: {number}: a whole number from {lowest} to {highest} is meant")
+                raise UsageError(f"{where}: {number}: must be a whole number from {lowest} to {highest}")
             yield int(number)
 
     return read
 
 
-def _real(lowest: float) -> Callable[[str, Sequence[str]], Iterator[Content]]:
+def _reals(lowest: float) -> Callable[[str, Sequence[str]], Iterator[Content]]:
     def read(where: str, values: Sequence[str]) -> Iterator[Content]:
         for number in _numbers(where, values, whole=False):
             if number < lowest:
-                raise UsageError(f"{where}: {number}: a number from {lowest:g} on is meant")
+                raise UsageError(f"{where}: {number}: must be {lowest:g} or more")
             yield float(number)
 
     return read
@@ -271,10 +271,10 @@ def _numbers(where: str, values: Sequence[str], *, whole: bool) -> Iterator[Deci
         elif stepped:
             yield from _range(where, value, *stepped.groups())
         else:
-            yield _number(where, value)
+            yield _parse_number(where, value)
 
 
-def _number(where: str, text: str) -> Decimal:
+def _parse_number(where: str, text: str) -> Decimal:
     try:
         number = float(text)
     except ValueError:
@@ -304,12 +304,12 @@ def _spread(start: str, end: str, count: int, whole: bool) -> Iterator[Decimal]:
 
 _PARSERS: Mapping[str, Callable[[str, Sequence[str]], Iterator[Content]]] = {
     "hypernetwork": _networks,
-    "strength": _real(-math.inf),
+    "strength": _reals(-math.inf),
     "order": _orders,
-    "seed": _whole(-1, LARGEST_SEED),
-    "prompt": _texts,
-    "steps": _whole(1, 1000),
-    "cfg": _real(1),
+    "seed": _integers(-1, LARGEST_SEED),
+    "prompt": _prompt_texts,
+    "steps": _integers(1, 1000),
+    "cfg": _reals(1),
     "sampler": _samplers,
     "checkpoint": _checkpoints,
 }

@@ -254,7 +254,7 @@ def infotext_of_sheet(grid: Grid, rows: Sequence[Row], names: Mapping[tuple[str,
     hashes = {name: value for row in rows for name, value in infotext.parse(row["infotext"]).hashes.items()}
     varying = {
         _IN_INFOTEXT.get(coordinate, f"Grid {coordinate}"): ", ".join(
-            _value_text(coordinate, value, names) for value in values
+            _infotext_value(coordinate, value, names) for value in values
         )
         for coordinate, values in grid.varied().items()
     }
@@ -275,7 +275,7 @@ _IN_INFOTEXT = {
 }
 
 
-def _value_text(coordinate: str, value: Content, names: Mapping[tuple[str, Content], str]) -> str:
+def _infotext_value(coordinate: str, value: Content, names: Mapping[tuple[str, Content], str]) -> str:
     if isinstance(value, tuple):
         return " + ".join(value)
     return names.get((coordinate, value)) or (

@@ -105,10 +105,10 @@ def lay_out(
     Raises:
         UsageError: even the smallest cells are too many.
     """
-    sizes = [_size(picture) for section in sections for row in section.rows for picture in row.pictures]
+    sizes = [_cell_image_size(picture) for section in sections for row in section.rows for picture in row.pictures]
     largest = max(width for width, _ in sizes), max(height for _, height in sizes)
     for scale, shrink in _scales(max(largest)):
-        layout = _laid_out(title, caption, columns, sections, largest, scale, shrink)
+        layout = _layout_at(title, caption, columns, sections, largest, scale, shrink)
         if max(layout.size) <= side and layout.size[0] * layout.size[1] <= MOST_PIXELS:
             return layout
     raise UsageError(
@@ -144,7 +144,7 @@ def draw_sheet(
         middle = corners[0][0] - em, corners[0][1] + layout.box[1] / 2
         canvas.multiline_text(middle, label, fill=_INK, font=font, anchor="rm", align="right", spacing=em // 3)
         for picture, (x, y) in zip(row.pictures, corners, strict=True):
-            shown = _shown(picture, layout)
+            shown = _fit_image(picture, layout)
             left, top = x + (layout.box[0] - shown.width) // 2, y + (layout.box[1] - shown.height) // 2
             canvas.rectangle((left - 1, top - 1, left + shown.width, top + shown.height), outline=_EDGE)
             sheet.paste(shown, (left, top))
@@ -163,7 +163,7 @@ def _scales(longest: int) -> Iterator[tuple[int, int]]:
         yield 1, shrink
 
 
-def _laid_out(
+def _layout_at(
     title: str,
     caption: str,
     columns: Sequence[str],
@@ -178,16 +178,16 @@ def _laid_out(
     font, large = font_of(em), _title_font(em)
 
     fitting = max(1, round(height / _height("A", font)))
-    labels = tuple(_wrapped(row.label, font, 14 * em, fitting) for section in sections for row in section.rows)
+    labels = tuple(_wrap(row.label, font, 14 * em, fitting) for section in sections for row in section.rows)
     label_width = max(_width(label, font) for label in labels)
     left = margin + (label_width + em if label_width else 0)
     full_width = max(left + len(columns) * (width + gap) - gap + margin, 16 * em)
     inner = full_width - 2 * margin
 
-    title = _wrapped(title, large, inner, _LINES["title"])
-    caption = _wrapped(caption, font, inner, _LINES["caption"])
+    title = _wrap(title, large, inner, _LINES["title"])
+    caption = _wrap(caption, font, inner, _LINES["caption"])
     caption_top = margin + _height(title, large)
-    headed = tuple(_wrapped(column, font, width, _LINES["column"]) for column in columns)
+    headed = tuple(_wrap(column, font, width, _LINES["column"]) for column in columns)
     above = max((_height(column, font) for column in headed), default=0) + em // 2
 
     top = caption_top + _height(caption, font) + em // 2
@@ -195,7 +195,7 @@ def _laid_out(
     cells: list[tuple[tuple[int, int], ...]] = []
     firsts: list[int] = []
     for section in sections:
-        heading = _wrapped(section.label, large, inner, _LINES["section"])
+        heading = _wrap(section.label, large, inner, _LINES["section"])
         top += em if headings and heading else 0
         headings.append((heading, top))
         top += _height(heading, large) + above
@@ -210,7 +210,7 @@ def _laid_out(
     )
 
 
-def _size(picture: Image.Image | Path) -> tuple[int, int]:
+def _cell_image_size(picture: Image.Image | Path) -> tuple[int, int]:
     from PIL import Image
 
     if isinstance(picture, Image.Image):
@@ -218,11 +218,11 @@ def _size(picture: Image.Image | Path) -> tuple[int, int]:
     return stored_size(picture)
 
 
-def _shown(picture: Image.Image | Path, layout: Layout) -> Image.Image:
+def _fit_image(picture: Image.Image | Path, layout: Layout) -> Image.Image:
     from PIL import Image
 
     if not isinstance(picture, Image.Image):
-        return _shown(open_image(picture).convert("RGB"), layout)
+        return _fit_image(open_image(picture).convert("RGB"), layout)
     if layout.scale == layout.shrink == 1:
         return picture
     if layout.shrink > 1:
@@ -246,7 +246,7 @@ def _title_font(em: int) -> Font:
     return font_of(em * 4 // 3)
 
 
-def _wrapped(text: str, font: Font, width: int, most: int) -> str:
+def _wrap(text: str, font: Font, width: int, most: int) -> str:
     """Wraps `text` into at most `most` lines of `width` pixels, between words, or inside a word that is wider."""
     if len(text) > MOST_LETTERS:
         text = f"{text[:MOST_LETTERS]}…"

@@ -138,7 +138,7 @@ def make_spec(
         raise UsageError("nothing to draw: a prompt and a seed are needed", hint='--prompt "a red circle"')
     for seed in seeds:
         if type(seed) is not int or seed < RANDOM:
-            raise UsageError(f"seed {seed}: a whole number is meant, or {RANDOM} to draw one")
+            raise UsageError(f"seed {seed}: must be a whole number, or {RANDOM} for a random one")
     if names and any(axes):
         axis = argument(f"hypernetwork={','.join(names)}")
         raise UsageError("NAMEs are rows already", hint=f"--y {axis}, or -n NAME")

@@ -207,7 +207,7 @@ def download_pipeline(hub_id: str) -> Path:
         folder = Path(snapshot_download(hub_id, allow_patterns=["model_index.json", *_small_files(index), *plain]))
         without_weights = [name for name in weighted if not any((folder / name).glob("*.safetensors"))]
         if without_weights:
-            variants = [f"{name}/{_stem(name)}.*.safetensors" for name in without_weights]
+            variants = [f"{name}/{_weights_stem(name)}.*.safetensors" for name in without_weights]
             folder = Path(snapshot_download(hub_id, allow_patterns=variants))
     return folder
 
@@ -223,10 +223,10 @@ def _small_files(index: PipelineIndex) -> list[str]:
 
 
 def _plain_weights(name: str) -> list[str]:
-    return [f"{_stem(name)}.safetensors", f"{_stem(name)}-?????-of-?????.safetensors"]
+    return [f"{_weights_stem(name)}.safetensors", f"{_weights_stem(name)}-?????-of-?????.safetensors"]
 
 
-def _stem(name: str) -> str:
+def _weights_stem(name: str) -> str:
     return "model" if name.startswith("text_encoder") else "diffusion_pytorch_model"
 
 
@@ -311,7 +311,7 @@ def _load_model(folder: Path, part: str, kind: str, dtype: Any, variant: str | N
     try:
         states = [read_state_dict(file) for file in files]
         refuse_more_than_weights(path, config, [shape for state in states for shape in state.shapes.values()])
-        tensors = _tensors(states, dtype)
+        tensors = _join_shards(states, dtype)
     except DamagedFile as error:
         raise ModelNotUsable(f"{folder}: cannot be loaded ({error})", hint=_HINT_WEIGHTS) from error
     if part == "unet":
@@ -321,7 +321,7 @@ def _load_model(folder: Path, part: str, kind: str, dtype: Any, variant: str | N
     return build_text_encoder(config, tensors, "", str(folder))
 
 
-def _tensors(states: Iterable[StateDict], dtype: Any) -> dict[str, Tensor]:
+def _join_shards(states: Iterable[StateDict], dtype: Any) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for state in states:
         if repeated := sorted(tensors.keys() & state.shapes.keys()):

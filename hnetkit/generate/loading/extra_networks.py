@@ -115,18 +115,18 @@ def load_embeddings(
     """
     for path in files:
         try:
-            _load(pipe, path)
+            _load_embedding(pipe, path)
         except Exception as error:
             if failed is None:
                 raise
             failed(path, failure_of(error, str(path)))
 
 
-def _load(pipe: Any, path: Path) -> None:
+def _load_embedding(pipe: Any, path: Path) -> None:
     vectors, name, second = read_vectors(path), path.stem.lower(), getattr(pipe, "text_encoder_2", None)
-    _add(pipe, path, name, vectors.get("clip_l"), pipe.text_encoder, pipe.tokenizer)
+    _add_vectors(pipe, path, name, vectors.get("clip_l"), pipe.text_encoder, pipe.tokenizer)
     if second is not None:
-        _add(pipe, path, name, vectors.get(_SECOND_ENCODER), second, pipe.tokenizer_2)
+        _add_vectors(pipe, path, name, vectors.get(_SECOND_ENCODER), second, pipe.tokenizer_2)
 
 
 @contextmanager
@@ -157,7 +157,9 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
     """
     with OpenFile(path) as file:
         refuse_sparse(file)
-        matrices = {name: tensor for name, tensor in _tensors(file) if len(tensor.shape) in (1, 2) and tensor.numel}
+        matrices = {
+            name: tensor for name, tensor in _embedding_tensors(file) if len(tensor.shape) in (1, 2) and tensor.numel
+        }
         refuse_more_than_the_file(file, (tensor.nbytes for tensor in matrices.values()))
         if _SECOND_ENCODER in matrices:
             chosen = {name: matrices[name] for name in ("clip_l", _SECOND_ENCODER) if name in matrices}
@@ -171,12 +173,12 @@ def read_vectors(path: Path) -> dict[str, Tensor]:
         vectors = {name: tensor.torch().reshape(-1, tensor.shape[-1]) for name, tensor in chosen.items()}
         if not all(bool(tensor.isfinite().all()) for tensor in vectors.values()):
             raise ModelNotUsable(
-                f"{path}: a textual inversion with values that are no finite numbers", hint=_ANOTHER_EMBEDDING
+                f"{path}: a textual inversion with values that are not finite", hint=_ANOTHER_EMBEDDING
             )
         return vectors
 
 
-def _tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
+def _embedding_tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
     """Yields the tensors of a file by their keys, without reading them."""
     head = file.read_at(0, min(file.size, 4096))
     if len(head) > 8 and head[8:9] == b"{":
@@ -197,7 +199,7 @@ def _tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
             yield key, torch_file.tensor(item, shorten(key))
 
 
-def _add(pipe: Any, path: Path, name: str, vectors: Tensor | None, encoder: Any, tokenizer: Any) -> None:
+def _add_vectors(pipe: Any, path: Path, name: str, vectors: Tensor | None, encoder: Any, tokenizer: Any) -> None:
     width = encoder.get_input_embeddings().weight.shape[1]
     if vectors is None or vectors.shape[1] != width:
         has = "no vectors for it" if vectors is None else f"vectors of width {vectors.shape[1]}"
@@ -282,7 +284,7 @@ def attach_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], object]
         if reached < layers:
             note(f"Warning: {lora.path}: {layers - reached} of its {layers} layers are not in this model")
     if loras:
-        strengths = [_strengths(pipe, lora.tag) for lora in loras]
+        strengths = [_lora_strengths(pipe, lora.tag) for lora in loras]
         pipe.set_adapters(names, adapter_weights=strengths)
 
 
@@ -309,18 +311,18 @@ def read_lora(path: Path) -> dict[str, Tensor]:
                 raise ModelNotUsable(f"{path}: has a textual inversion inside ({shorten(name)}), which is not applied")
             if not _NAME.fullmatch(name) or 0 in entry.shape:
                 raise ModelNotUsable(f"{path}: no LoRA: a tensor {name[:80]!r} of shape {list(entry.shape)[:8]}")
-        tensors = {name: _tensor(source, name) for name in source.entries}
+        tensors = {name: _lora_tensor(source, name) for name in source.entries}
         for name, scale in _stated_scales(path, source).items():
             tensors[name] = tensors[name] * scale
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()) and not name.endswith("alpha"):
-            raise ModelNotUsable(f"{path}: {shorten(name)} has values that are no finite numbers", hint=_ANOTHER_LORA)
+            raise ModelNotUsable(f"{path}: {shorten(name)} has values that are not finite", hint=_ANOTHER_LORA)
         if name.endswith("alpha") and not (tensor.numel() == 1 and bool(torch.isfinite(tensor).all())):
-            raise ModelNotUsable(f"{path}: no LoRA: {name} is no number")
+            raise ModelNotUsable(f"{path}: no LoRA: {name} is not a number")
     return tensors
 
 
-def _tensor(source: SafetensorsFile, name: str) -> Tensor:
+def _lora_tensor(source: SafetensorsFile, name: str) -> Tensor:
     """Returns a tensor. Of whole numbers only a single one is read: some trainers write a scale in them."""
     import torch
 
@@ -337,7 +339,7 @@ def _stated_scales(path: Path, source: SafetensorsFile) -> dict[str, float]:
     Raises:
         ModelNotUsable: the projections of a pair have different ranks, or one is missing.
     """
-    stated = _metadata(source)
+    stated = _lora_metadata(source)
     scales = {}
     for name, entry in source.entries.items():
         if not (match := _PAIR.fullmatch(name)):
@@ -354,12 +356,12 @@ def _stated_scales(path: Path, source: SafetensorsFile) -> dict[str, float]:
         alpha = pattern.get(module) if isinstance(pattern, dict) else None
         alpha = stated[f"{part}.lora_alpha"] if alpha is None else alpha
         if type(alpha) not in (int, float) or not abs(alpha) < _LARGEST:
-            raise ModelNotUsable(f"{path}: no LoRA: its lora_alpha is no number")
+            raise ModelNotUsable(f"{path}: no LoRA: its lora_alpha is not a number")
         scales[up] = alpha / (math.sqrt(rank) if stated.get(f"{part}.use_rslora") is True else rank)
     return scales
 
 
-def _metadata(source: SafetensorsFile) -> dict[str, Any]:
+def _lora_metadata(source: SafetensorsFile) -> dict[str, Any]:
     try:
         value = parse_json(source.metadata.get(_METADATA, "{}"), most=_MOST_METADATA)
     except ValueError:
@@ -372,7 +374,7 @@ def lora_hashes(loras: Sequence[Lora]) -> dict[str, str]:
     return {f"lora:{lora.tag.name}": lora.hash for lora in loras}
 
 
-def _strengths(pipe: Any, tag: LoraTag) -> dict[str, float]:
+def _lora_strengths(pipe: Any, tag: LoraTag) -> dict[str, float]:
     encoders = [name for name in ("text_encoder", "text_encoder_2") if getattr(pipe, name, None) is not None]
     return {"unet": tag.unet_multiplier, **dict.fromkeys(encoders, tag.te_multiplier)}
 

@@ -78,11 +78,11 @@ def _nearest(source: str) -> str | None:
     """Returns a hint with the models beside a path, and the hub ids in the cache, that have similar names."""
     known = {**{name.split("/")[1].casefold(): name for name in _cached_ids()}, **_models_beside(Path(source))}
     # up to three names, while `did_you_mean` gives one: a folder of models often has several alike
-    near = difflib.get_close_matches(_stem(source), known, n=3, cutoff=0.6)
+    near = difflib.get_close_matches(_folded_stem(source), known, n=3, cutoff=0.6)
     return f"did you mean {' or '.join(argument(known[name]) for name in near)}?" if near else None
 
 
-def _stem(name: str) -> str:
+def _folded_stem(name: str) -> str:
     name = Path(name).name
     return next((name.removesuffix(suffix) for suffix in MODEL_SUFFIXES if name.endswith(suffix)), name).casefold()
 
@@ -90,7 +90,7 @@ def _stem(name: str) -> str:
 def _models_beside(path: Path) -> dict[str, str]:
     around = [path.parent / name for name in _names_in(path.parent)]
     models = [item for item in around if is_model_name(item.name) or os.path.isfile(item / "model_index.json")]
-    return {_stem(item.name): str(item) for item in models}
+    return {_folded_stem(item.name): str(item) for item in models}
 
 
 def _cached_ids() -> list[str]:

@@ -300,14 +300,14 @@ def hash_of_file(path: str | os.PathLike[str]) -> str:
 
 def _model_files(folder: Path) -> Iterator[Path]:
     """Yields a pipeline's own files and those of its parts, without other files that are in the folder."""
-    here = _entries(folder)
-    below = [path for part in here if os.path.isdir(part) for path in _entries(part)]
+    here = _list_folder(folder)
+    below = [path for part in here if os.path.isdir(part) for path in _list_folder(part)]
     for path in (*(path for path in here if path.suffix == ".json"), *below):
         if path.suffix in _MODEL_FILE_SUFFIXES and os.path.isfile(path):
             yield path
 
 
-def _entries(folder: Path) -> list[Path]:
+def _list_folder(folder: Path) -> list[Path]:
     try:
         return [folder / name for name in os.listdir(folder)]
     except OSError:  # a folder that cannot be read is no part of a model

@@ -65,7 +65,7 @@ class Denoiser:
         guidance = self._conditioning.at(call)
         if self._cfg_scale == 1 and len(guidance.positive) == 1:
             return self._predict(latents, timestep, [guidance.positive[0][0]])[0]
-        negative, *positive = self._predict(latents, timestep, _texts(guidance))
+        negative, *positive = self._predict(latents, timestep, _padded_texts(guidance))
         result = negative
         for prediction, (_, weight) in zip(positive, guidance.positive, strict=True):
             result = result + (prediction - negative) * (weight * self._cfg_scale)
@@ -135,7 +135,7 @@ def sample(
     return latents
 
 
-def _texts(guidance: Guidance) -> list[Encoded]:
+def _padded_texts(guidance: Guidance) -> list[Encoded]:
     """Returns the negative prompt and the sub-prompts, padded to one length with their last vector as in A1111."""
     longest = max(len(text.hidden) for text, _ in guidance.positive)
     return [guidance.negative, *(text.padded(longest) for text, _ in guidance.positive)]

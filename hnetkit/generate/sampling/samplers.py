@@ -123,7 +123,7 @@ def sampler_name(name: str) -> str:
     Raises:
         UsageError: no sampler has this name; the hint is the nearest one.
     """
-    return _joined(*_parts(name))
+    return _joined(*_split_name(name))
 
 
 def sampler_of(sampler: str, schedule_type: str | None = None) -> str:
@@ -135,30 +135,30 @@ def sampler_of(sampler: str, schedule_type: str | None = None) -> str:
     Raises:
         UsageError: no such sampler or schedule; the hint is the nearest one.
     """
-    name, own = _parts(sampler)
+    name, own = _split_name(sampler)
     if schedule_type is None or own != _UNIFORM or not _SAMPLERS[name].scheduled:
         return _joined(name, own)
     known = {schedule.casefold(): schedule for schedule in (AUTOMATIC, *_SCHEDULES, *_SAME_SCHEDULES)}
     if schedule_type.casefold() not in known:
         near = did_you_mean(schedule_type, known.values())
         hint = f'the nearest is "{near}"' if near else f"schedule types are: {', '.join(known.values())}"
-        raise UsageError(f"{schedule_type}: no schedule type that hnetkit has bears this name", hint=hint)
+        raise UsageError(f"{schedule_type}: hnetkit has no schedule type of this name", hint=hint)
     return sampler_name(f"{name} {schedule_type}")
 
 
 def infotext_fields(name: str) -> tuple[str, str | None]:
     """Returns (``Sampler``, ``Schedule type``) as A1111 writes them since 1.9; None for a sampler without schedules."""
-    sampler, schedule = _parts(name)
+    sampler, schedule = _split_name(name)
     return sampler, schedule if _SAMPLERS[sampler].scheduled else None
 
 
-def _parts(name: str) -> tuple[str, str]:
+def _split_name(name: str) -> tuple[str, str]:
     folded = name.casefold()
     if folded in _NAMES:
         return _NAMES[folded]
     for absent, instead in _ABSENT.items():
         if folded.startswith(absent.casefold()):
-            raise UsageError(f"{name}: a sampler of A1111 that hnetkit has not", hint=f'--sampler "{instead}"')
+            raise UsageError(f"{name}: a sampler of A1111 that hnetkit does not have", hint=f'--sampler "{instead}"')
     near = did_you_mean(name, SAMPLERS)
     hint = f'--sampler "{near}"' if near else f"samplers are: {', '.join(SAMPLERS)}"
     raise UsageError(f"{name}: no sampler has this name", hint=hint)
@@ -176,7 +176,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """
     from hnetkit.generate.sampling import schedulers, solvers
 
-    sampler, schedule = _parts(name)
+    sampler, schedule = _split_name(name)
     row = _SAMPLERS[sampler]
     kind = getattr(solvers, row.kind, None) or getattr(schedulers, row.kind)
     laid_out = {"use_exponential_sigmas": issubclass(kind, schedulers.TwoCalls)}

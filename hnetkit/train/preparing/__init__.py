@@ -1,1 +1,1 @@
-"""From a folder of pictures to a folder to train on: sizes, crops, captions, and a look at them before training."""
+"""Preparation of training images: sizes, crops, captions, and their review."""

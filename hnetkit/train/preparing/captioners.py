@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLIP = "Salesforce/blip-image-captioning-large"
-_HINT = "get the model again, from a source that you trust"
 TAGGER = "SmilingWolf/wd-vit-tagger-v3"
+_HINT = "get the model again, from a source that you trust"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,15 @@ class TagSettings:
     """Which tags a caption gets and how they are written.
 
     Attributes:
-        general: probability from which a tag is taken, 0 to 1.
-        character: the same for names of characters, where the model tells them apart.
-        excluded: tags that are left out, in either spelling.
-        underscores: keep them; else they become spaces, but in faces such as ``^_^``.
-        escape: brackets become ``\\(`` and ``\\)``, so that a prompt does not take them for emphasis.
-        by_score: the surest first; else by alphabet.
+        general: least probability of a tag, 0 to 1.
+        character: least probability of a character's name, if the model tells them apart.
+        excluded: tags to leave out, with spaces or underscores.
+        underscores: keep them; otherwise they become spaces, except in faces such as ``^_^``.
+        escape: write brackets as ``\\(`` and ``\\)``, so that a prompt does not take them for emphasis.
+        by_score: put the surest first; otherwise sort by alphabet.
 
     Raises:
-        UsageError: a probability that is none.
+        UsageError: a probability outside of 0 to 1.
     """
 
     general: float = 0.35
@@ -68,11 +68,11 @@ class TagSettings:
 
 @dataclass(frozen=True)
 class Blip:
-    """A BLIP model that says in a sentence what is in a picture.
+    """A BLIP model, which describes an image in a sentence.
 
     Attributes:
         model: a ``BlipForConditionalGeneration``.
-        processor: makes its inputs.
+        processor: prepares its input.
         beams: of beam search.
         tokens: (fewest, most) tokens of a caption.
     """
@@ -83,7 +83,7 @@ class Blip:
     tokens: tuple[int, int] = (5, 50)
 
     def caption(self, image: Image.Image) -> str:
-        """Returns a sentence; the same picture gives the same one.
+        """Returns a sentence, the same one for the same image.
 
         Raises:
             ModelNotUsable: its files do not fit each other.
@@ -109,7 +109,7 @@ class Tagger:
     Attributes:
         model: of transformers, for image classification.
         tags: name and category of each output.
-        pixels: makes its input ``[1, 3, height, width]`` of a picture.
+        pixels: prepares its input ``[1, 3, height, width]`` from an image.
         settings: which tags a caption gets.
     """
 
@@ -119,10 +119,10 @@ class Tagger:
     settings: TagSettings = TagSettings()
 
     def caption(self, image: Image.Image) -> str:
-        """Returns the tags that are sure enough, separated by commas; may be empty.
+        """Returns the tags that are probable enough, separated by commas; may be empty.
 
         Raises:
-            ModelNotUsable: its files do not fit each other, or it gives no numbers.
+            ModelNotUsable: its files do not fit each other, or its output is not finite.
         """
         import torch
 
@@ -136,19 +136,19 @@ class Tagger:
         if len(scores) != len(self.tags) or not all(map(math.isfinite, scores)):
             raise ModelNotUsable("this tagger gives no number for each of its tags", hint=_HINT)
         found = [
-            (score, name) for score, (name, kind) in zip(scores, self.tags, strict=True) if self._takes(score, kind)
+            (score, name) for score, (name, kind) in zip(scores, self.tags, strict=True) if self._is_wanted(score, kind)
         ]
-        excluded = {_spelled(tag) for tag in self.settings.excluded}
-        found = [(score, name) for score, name in found if _spelled(name) not in excluded]
+        excluded = {_normalized(tag) for tag in self.settings.excluded}
+        found = [(score, name) for score, name in found if _normalized(name) not in excluded]
         found.sort(key=lambda tag: (-tag[0], tag[1]) if self.settings.by_score else (0.0, tag[1]))
-        return ", ".join(self._written(name) for _, name in found)
+        return ", ".join(self._format(name) for _, name in found)
 
-    def _takes(self, score: float, category: int) -> bool:
+    def _is_wanted(self, score: float, category: int) -> bool:
         if category == RATING:
             return False
         return score >= (self.settings.character if category == CHARACTER else self.settings.general)
 
-    def _written(self, tag: str) -> str:
+    def _format(self, tag: str) -> str:
         if not self.settings.underscores and not _is_face(tag):
             tag = tag.replace("_", " ")
         if self.settings.escape:
@@ -156,93 +156,93 @@ class Tagger:
         return tag
 
 
-def load_blip(place: str = BLIP, *, device: str = "auto") -> Blip:
+def load_blip(source: str = BLIP, *, device: str = "auto") -> Blip:
     """Returns the BLIP model of a folder or of the hub.
 
     Raises:
-        NotFound: it is in no folder and not in the cache, and the hub does not give it.
+        NotFound: there is no such folder, and it is neither in the cache nor on the hub.
         ModelNotUsable: it is no BLIP model, or has no ``.safetensors`` weights.
-        OutOfMemory: there is not enough of it.
+        OutOfMemory: there is not enough memory.
     """
     from hnetkit.generate.model import device_of
 
-    folder = _folder(place)
+    folder = _model_folder(source)
     config = read_object(folder / "config.json")
     if (kind := config.get("model_type")) != "blip":
         raise ModelNotUsable(
-            f"{place}: holds a {str(kind or 'model without model_type')[:60]}, not BLIP", hint=f"for example {BLIP}"
+            f"{source}: holds a {str(kind or 'model without model_type')[:60]}, not BLIP", hint=f"for example {BLIP}"
         )
     with (
         quiet_libraries(),
-        translating_oom(f"loading {place}"),
-        translating_errors(str(place), hint="get the model again"),
+        translating_oom(f"loading {source}"),
+        translating_errors(str(source), hint="get the model again"),
     ):
         model, processor = blip_model(folder, config)
         return Blip(model.eval().to(device_of(device)), processor)
 
 
-def load_tagger(place: str = TAGGER, *, settings: TagSettings = TagSettings(), device: str = "auto") -> Tagger:
+def load_tagger(source: str = TAGGER, *, settings: TagSettings = TagSettings(), device: str = "auto") -> Tagger:
     """Returns the tagger of a folder or of the hub: a WD tagger, or any image classifier with several labels.
 
     Raises:
-        NotFound: it is in no folder and not in the cache, and the hub does not give it.
+        NotFound: there is no such folder, and it is neither in the cache nor on the hub.
         MissingPackage: it is a timm model, and timm cannot be imported.
         ModelNotUsable: it is no image classifier, or has no ``.safetensors`` weights.
-        OutOfMemory: there is not enough of it.
+        OutOfMemory: there is not enough memory.
     """
     from hnetkit.generate.model import device_of
 
-    folder = _folder(place)
+    folder = _model_folder(source)
     config = read_object(folder / "config.json")
     if is_timm_model(config):
-        _require_timm(place)
+        _require_timm(source)
     with (
         quiet_libraries(),
-        translating_oom(f"loading {place}"),
-        translating_errors(str(place), hint=f"for example {TAGGER}"),
+        translating_oom(f"loading {source}"),
+        translating_errors(str(source), hint=f"for example {TAGGER}"),
     ):
         model, tags, pixels = classifier(folder, config)
     return Tagger(model.eval().to(device_of(device)), tags, pixels, settings)
 
 
-def _folder(place: str) -> Path:
-    """Returns the folder of a captioning model; of one of the hub, only what is no pickle is fetched."""
-    folder = Path(place)
+def _model_folder(source: str) -> Path:
+    """Returns the folder of a captioning model; from the hub, only `FILES` are fetched, none of which is a pickle."""
+    folder = Path(source)
     if not folder.is_dir():
-        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", place):
-            raise NotFound(f"{place}: no such folder", hint=f"a folder with config.json, or a hub id such as {BLIP}")
+        if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
+            raise NotFound(f"{source}: no such folder", hint=f"a folder with config.json, or a hub id such as {BLIP}")
         from huggingface_hub import snapshot_download
 
-        require_safe_hub(place)
+        require_safe_hub(source)
         try:
             with quiet_libraries():
-                folder = Path(snapshot_download(place, allow_patterns=list(FILES)))
+                folder = Path(snapshot_download(source, allow_patterns=list(FILES)))
         except Exception as error:
             raise NotFound(
-                f"{place}: no folder here, and the hub gave no model of this name ({type(error).__name__})",
+                f"{source}: no folder here, and the hub gave no model of this name ({type(error).__name__})",
                 hint="go online once so that it is cached, or give the model's folder",
             ) from error
     if not (folder / WEIGHTS).is_file():
-        raise ModelNotUsable(f"{place}: no {WEIGHTS} in it", hint="pickled weights are not loaded")
+        raise ModelNotUsable(f"{source}: no {WEIGHTS} in it", hint="pickled weights are not loaded")
     return folder
 
 
-def _require_timm(place: str) -> None:
+def _require_timm(source: str) -> None:
     command = 'pip install "hnetkit[train]"'
     if importlib.util.find_spec("timm") is None or importlib.util.find_spec("torchvision") is None:
-        raise MissingPackage(f"{place}: a timm model, and timm or its torchvision is not installed", hint=command)
+        raise MissingPackage(f"{source}: a timm model, and timm or its torchvision is not installed", hint=command)
     try:
         importlib.import_module("timm")
-    except Exception as error:  # a torchvision that was built for another torch fails in many ways
-        raise MissingPackage(f"{place}: a timm model, and timm cannot be imported ({error})", hint=command) from error
+    except Exception as error:  # a torchvision built for another torch fails in many ways
+        raise MissingPackage(f"{source}: a timm model, and timm cannot be imported ({error})", hint=command) from error
 
 
 def _is_face(tag: str) -> bool:
-    """Whether underscores draw something: ``^_^``, ``o_o``, ``>_<``, ``||_||``."""
+    """Whether a tag is a face: ``^_^``, ``o_o``, ``>_<``, ``||_||``."""
     return all(sum(letter.isalnum() for letter in part) <= 1 for part in tag.split("_"))
 
 
-def _spelled(tag: str) -> str:
+def _normalized(tag: str) -> str:
     return tag.strip().casefold().replace("_", " ").replace("\\", "")
 
 
@@ -251,28 +251,59 @@ def _spelled(tag: str) -> str:
 WEIGHTS = "model.safetensors"
 TAG_LIST = "selected_tags.csv"  # of the WD taggers
 FILES = ("config.json", WEIGHTS, TAG_LIST, "preprocessor_config.json", "vocab.txt", "tokenizer.json")
-"""All that is fetched of a model of the hub."""
+"""The files that are fetched from the hub."""
 
-_MOST_TAG = 300  # letters
+_MOST_TAG = 300  # characters
 GENERAL, CHARACTER, RATING = 0, 4, 9  # categories of a tag list
 
 Pixels = Callable[["Image.Image"], Any]
 
 _CONFIG, _PREPROCESSOR = "config.json", "preprocessor_config.json"
-_TRANSFORMER = (
-    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act", "layer_norm_eps"),
-    *("attention_dropout", "initializer_range", "projection_dim"),
-)
-_BLIP_TEXT = (
-    *_TRANSFORMER,
-    *("vocab_size", "encoder_hidden_size", "max_position_embeddings", "hidden_dropout_prob", "is_decoder"),
-    *("attention_probs_dropout_prob", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "use_cache"),
-    "label_smoothing",
-)
-_BLIP_VISION = (*_TRANSFORMER, "image_size", "patch_size")
-_BLIP = ("projection_dim", "logit_scale_init_value", "image_text_hidden_size", "label_smoothing")
 
-# model_type -> (class of its configuration, its own class, the class that makes its pixels)
+
+def _keys(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+# keys of a configuration that are passed on, once their values are checked; all others are ignored
+_TRANSFORMER_KEYS = _keys(
+    """
+    hidden_size intermediate_size num_hidden_layers num_attention_heads hidden_act layer_norm_eps attention_dropout
+    initializer_range projection_dim
+    """
+)
+_BLIP_KEYS = _keys("projection_dim logit_scale_init_value image_text_hidden_size label_smoothing")
+_BLIP_VISION_KEYS = (*_TRANSFORMER_KEYS, "image_size", "patch_size")
+_BLIP_TEXT_KEYS = _TRANSFORMER_KEYS + _keys(
+    """
+    vocab_size encoder_hidden_size max_position_embeddings hidden_dropout_prob is_decoder attention_probs_dropout_prob
+    bos_token_id eos_token_id pad_token_id sep_token_id use_cache label_smoothing
+    """
+)
+_CLASSIFIER_KEYS = _TRANSFORMER_KEYS + _keys(
+    """
+    image_size patch_size num_channels qkv_bias encoder_stride pooler_output_size pooler_act embed_dim depths num_heads
+    window_size mlp_ratio use_absolute_embeddings num_stages hidden_sizes layer_scale_init_value drop_path_rate
+    hidden_dropout_prob embedding_size attention_probs_dropout_prob layer_type downsample_in_first_stage
+    downsample_in_bottleneck layerscale_value use_swiglu_ffn pretrained_window_sizes path_norm
+    """
+)
+_PROCESSOR_KEYS = _keys(
+    """
+    do_resize resample do_rescale rescale_factor do_normalize image_mean image_std do_center_crop crop_pct
+    do_convert_rgb
+    """
+)
+_SIZE_KEYS = _keys("height width shortest_edge longest_edge")
+_TIMM_KEYS = _keys(
+    """
+    img_size patch_size window_size depth embed_dim num_heads mlp_ratio ref_feat_shape global_pool act_layer class_token
+    fc_norm init_values qkv_bias reg_tokens pos_embed depths drop_rate drop_path_rate dynamic_img_size strict_img_size
+    no_embed_class pre_norm norm_layer ls_init_value
+    """
+)
+
+# model_type -> (class of its configuration, its own class, the class that prepares its input)
 _CLASSIFIERS: Mapping[str, tuple[str, str, str]] = {
     "convnext": ("ConvNextConfig", "ConvNextForImageClassification", "ConvNextImageProcessor"),
     "convnextv2": ("ConvNextV2Config", "ConvNextV2ForImageClassification", "ConvNextImageProcessor"),
@@ -283,31 +314,16 @@ _CLASSIFIERS: Mapping[str, tuple[str, str, str]] = {
     "swinv2": ("Swinv2Config", "Swinv2ForImageClassification", "ViTImageProcessor"),
     "vit": ("ViTConfig", "ViTForImageClassification", "ViTImageProcessor"),
 }
-_OF_CLASSIFIERS = (
-    *_TRANSFORMER,
-    *("image_size", "patch_size", "num_channels", "qkv_bias", "encoder_stride", "pooler_output_size", "pooler_act"),
-    *("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "use_absolute_embeddings", "num_stages"),
-    *("hidden_sizes", "layer_scale_init_value", "drop_path_rate", "hidden_dropout_prob", "embedding_size"),
-    *("attention_probs_dropout_prob", "layer_type", "downsample_in_first_stage", "downsample_in_bottleneck"),
-    *("layerscale_value", "use_swiglu_ffn", "pretrained_window_sizes", "path_norm"),
-)
 _PROCESSORS = frozenset({processor for _, _, processor in _CLASSIFIERS.values()} | {"CLIPImageProcessor"})
-_OF_PROCESSORS = (
-    *("do_resize", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
-    *("do_center_crop", "crop_pct", "do_convert_rgb"),
-)
-_SIDES = ("height", "width", "shortest_edge", "longest_edge")
 
-# timm takes more than a name where there is a colon or a slash in it
+# timm takes a name with a colon or a slash for a place to load from
 _ARCHITECTURE = re.compile(r"[a-z][a-z0-9_]{0,100}")
-_OF_TIMM = (
-    *("img_size", "patch_size", "window_size", "depth", "embed_dim", "num_heads", "mlp_ratio", "ref_feat_shape"),
-    *("global_pool", "act_layer", "class_token", "fc_norm", "init_values", "qkv_bias", "reg_tokens", "pos_embed"),
-    *("depths", "drop_rate", "drop_path_rate", "dynamic_img_size", "strict_img_size", "no_embed_class", "pre_norm"),
-    *("norm_layer", "ls_init_value"),
-)
 _INTERPOLATIONS: Mapping[str, str] = {
-    **{"bilinear": "BILINEAR", "bicubic": "BICUBIC", "nearest": "NEAREST", "lanczos": "LANCZOS", "box": "BOX"},
+    "bilinear": "BILINEAR",
+    "bicubic": "BICUBIC",
+    "nearest": "NEAREST",
+    "lanczos": "LANCZOS",
+    "box": "BOX",
 }
 
 
@@ -318,7 +334,7 @@ def blip_model(folder: Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
         config: of the folder, as `hnetkit.generate.loading.configs.read_object` gives it.
 
     Raises:
-        ModelNotUsable: a file is missing, or says what no BLIP model does.
+        ModelNotUsable: a file is missing, or is not of a BLIP model.
         FileRefused: the weights cannot be read safely.
     """
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipProcessor
@@ -331,13 +347,13 @@ def blip_model(folder: Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
     path = folder / _CONFIG
     text, vision = (
         checked_values(path, part if isinstance(part := config.get(name), dict) else {}, keys)
-        for name, keys in (("text_config", _BLIP_TEXT), ("vision_config", _BLIP_VISION))
+        for name, keys in (("text_config", _BLIP_TEXT_KEYS), ("vision_config", _BLIP_VISION_KEYS))
     )
-    made = BlipConfig(text_config=text, vision_config=vision, **checked_values(path, config, _BLIP))
+    made = BlipConfig(text_config=text, vision_config=vision, **checked_values(path, config, _BLIP_KEYS))
     model = _filled(BlipForConditionalGeneration, made, _tensors(folder, text, vision), folder)
-    # the processor is put together by hand: its own loading takes torchvision's transforms where they are there
+    # its own loading would use torchvision's transforms if they are installed
     with tempfile.TemporaryDirectory(prefix="hnetkit-tokenizer-") as clean:
-        Path(clean, "vocab.txt").write_text("\n".join(_words(folder)), encoding="utf-8", newline="\n")
+        Path(clean, "vocab.txt").write_text("\n".join(_vocabulary(folder)), encoding="utf-8", newline="\n")
         Path(clean, "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
         tokenizer = BertTokenizer.from_pretrained(clean, local_files_only=True)
     image_processor = BlipImageProcessorPil(**_processing(folder)[1])
@@ -345,13 +361,13 @@ def blip_model(folder: Path, config: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def classifier(folder: Path, config: Mapping[str, Any]) -> tuple[Any, list[tuple[str, int]], Pixels]:
-    """Returns a model for image classification, name and category of each output, and what makes its input.
+    """Returns a model for image classification, the name and category of each output, and what prepares its input.
 
     Args:
         config: of the folder, as `hnetkit.generate.loading.configs.read_object` gives it.
 
     Raises:
-        ModelNotUsable: a file is missing, or says what no such model does.
+        ModelNotUsable: a file is missing, or is not of such a model.
         FileRefused: the weights cannot be read safely.
     """
     is_wd = (folder / TAG_LIST).is_file()
@@ -383,10 +399,10 @@ def _timm_model(folder: Path, config: Mapping[str, Any], outputs: int) -> Any:
     path, architecture, arguments = folder / _CONFIG, config.get("architecture"), config.get("model_args") or {}
     if not isinstance(architecture, str) or not _ARCHITECTURE.fullmatch(architecture):
         raise ModelNotUsable(f"{path}: {str(architecture)[:60]!r} is no name of an architecture", hint=HINT)
-    if not isinstance(arguments, dict) or (foreign := sorted(arguments.keys() - set(_OF_TIMM))):
+    if not isinstance(arguments, dict) or (foreign := sorted(arguments.keys() - set(_TIMM_KEYS))):
         named = foreign[0] if isinstance(arguments, dict) else "model_args"
         raise ModelNotUsable(f"{path}: asks for {named[:60]}, which no tagger needs", hint=HINT)
-    kept = checked_values(path, arguments, _OF_TIMM)
+    kept = checked_values(path, arguments, _TIMM_KEYS)
     _require_outputs(folder, config.get("num_classes", outputs), outputs)
     made = TimmWrapperConfig(architecture=architecture, model_args=kept, num_labels=outputs)
     tensors = {f"timm_model.{name}": tensor for name, tensor in _tensors(folder, kept).items()}
@@ -396,7 +412,7 @@ def _timm_model(folder: Path, config: Mapping[str, Any], outputs: int) -> Any:
 def _model_of_transformers(folder: Path, config: Mapping[str, Any], named: str, outputs: int) -> Any:
     import transformers
 
-    kept = checked_values(folder / _CONFIG, config, _OF_CLASSIFIERS)
+    kept = checked_values(folder / _CONFIG, config, _CLASSIFIER_KEYS)
     labels = config.get("id2label")
     _require_outputs(folder, len(labels) if isinstance(labels, dict) else outputs, outputs)
     of_config, of_model, _ = (getattr(transformers, name) for name in _CLASSIFIERS[named])
@@ -419,19 +435,19 @@ def _tensors(folder: Path, *configs: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _filled(kind: Any, config: Any, tensors: dict[str, Tensor], folder: Path) -> Any:
-    """Returns a model of transformers with these tensors; raises ModelNotUsable where it would be far larger."""
+    """Returns a model of transformers with these tensors; raises ModelNotUsable if it would be far larger."""
     import torch
 
     with torch.device("meta"):
         wanted = sum(tensor.numel() for tensor in kind(config).parameters())
-    there = sum(tensor.numel() for tensor in tensors.values())
-    if wanted > 2 * there:  # weights that are tied are in the file once
-        raise ModelNotUsable(f"{folder}: {there} weights for a model of {wanted}", hint="get the model again")
+    found = sum(tensor.numel() for tensor in tensors.values())
+    if wanted > 2 * found:  # a file holds tied weights once
+        raise ModelNotUsable(f"{folder}: {found} weights for a model of {wanted}", hint="get the model again")
     return kind.from_pretrained(None, config=config, state_dict=tensors)
 
 
-def _words(folder: Path) -> list[str]:
-    """Returns BERT's vocabulary in the order of its numbers."""
+def _vocabulary(folder: Path) -> list[str]:
+    """Returns BERT's vocabulary in the order of its ids."""
     if (folder / "vocab.txt").is_file():
         return read_regular(folder / "vocab.txt", most=MAX_JSON).decode("utf-8").split("\n")
     vocabulary = read_object(folder / "tokenizer.json").get("model", {}).get("vocab")
@@ -446,7 +462,7 @@ def _tag_list(path: Path) -> list[tuple[str, int]]:
     require_unique_columns(rows, ("name", "category"))
     try:
         return [(row["name"], int(row["category"])) for row in rows]
-    except (ValueError, TypeError, KeyError):  # whose words would show what is in the file, which may be a private one
+    except (ValueError, TypeError, KeyError):  # the error's text would show parts of the file, which may be private
         raise ModelNotUsable(f"{path}: no list of tags and their categories", hint=HINT) from None
 
 
@@ -460,14 +476,14 @@ def _labels(path: Path, config: Mapping[str, Any]) -> list[tuple[str, int]]:
 
 
 def _processing(folder: Path) -> tuple[str | None, dict[str, Any]]:
-    """Returns the name of what makes a model's input, without what it ends in by kind, and its settings."""
+    """Returns the class of a model's image processor, without ``Fast`` or ``Pil``, and its settings."""
     path = folder / _PREPROCESSOR
-    said = read_object(path)
-    named = said.get("image_processor_type") or said.get("feature_extractor_type")
-    kept = checked_values(path, said, _OF_PROCESSORS)
+    stated = read_object(path)
+    named = stated.get("image_processor_type") or stated.get("feature_extractor_type")
+    kept = checked_values(path, stated, _PROCESSOR_KEYS)
     for key in ("size", "crop_size"):
-        value = said.get(key)
-        sides = {side: value[side] for side in _SIDES if side in value} if isinstance(value, dict) else {"": value}
+        value = stated.get(key)
+        sides = {side: value[side] for side in _SIZE_KEYS if side in value} if isinstance(value, dict) else {"": value}
         if value is not None:
             if not all(type(side) is int and 0 < side <= 4096 for side in sides.values()):
                 raise ModelNotUsable(f"{path}: {key} cannot be meant", hint=HINT)
@@ -489,7 +505,7 @@ def _own_pixels(folder: Path, model_type: str) -> Pixels:
 
 
 def _wd_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
-    """The input of WD taggers: on a white square, scaled with bicubic, blue first as OpenCV has it."""
+    """Prepares the input of WD taggers: on a white square, scaled with bicubic, blue first as in OpenCV."""
     import numpy as np
     import torch
     from PIL import Image as Images
@@ -509,7 +525,7 @@ def _wd_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
 
 
 def _cropped_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
-    """The input of timm's classifiers: the shorter side scaled, and the middle cut out."""
+    """Prepares the input of timm's classifiers: the shorter side scaled, the middle cropped."""
     import numpy as np
     import torch
     from PIL import Image as Images
@@ -525,7 +541,7 @@ def _cropped_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
         scale = shorter / min(image.size)
         width, height = (max(shorter, round(side * scale)) for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
-        # only what is cut out is made: a picture may be very long
+        # only the cropped part is scaled: an image may be very long
         box = tuple(side / scale for side in (left, top, left + size, top + size))
         within = (max(0.0, box[0]), max(0.0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
         scaled = image.convert("RGB").resize((size, size), method, box=within)
@@ -535,19 +551,19 @@ def _cropped_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
     return pixels
 
 
-def _pretrained(folder: Path, config: Mapping[str, Any], usual: int) -> tuple[int, Any, Any, Mapping[str, Any]]:
-    """Returns the side of a model's input, mean and spread of its colours, and what else is said of its input."""
+def _pretrained(folder: Path, config: Mapping[str, Any], default: int) -> tuple[int, Any, Any, Mapping[str, Any]]:
+    """Returns the side of a model's input, mean and spread of its colors, and the rest of its ``pretrained_cfg``."""
     import numpy as np
 
     own = config.get("pretrained_cfg")
     own = own if isinstance(own, dict) else {}
     stated = own.get("input_size")
-    size = stated[-1] if isinstance(stated, list) and stated else config.get("image_size", usual)
-    colours = [own.get(key) or [0.5] * 3 for key in ("mean", "std")]
-    numbers = [number for colour in colours if isinstance(colour, list) for number in colour]
+    size = stated[-1] if isinstance(stated, list) and stated else config.get("image_size", default)
+    colors = [own.get(key) or [0.5] * 3 for key in ("mean", "std")]
+    numbers = [number for color in colors if isinstance(color, list) for number in color]
     if type(size) is not int or not 0 < size <= 4096 or len(numbers) != 6:
         raise ModelNotUsable(f"{folder / _CONFIG}: input_size, mean and std cannot be meant", hint=HINT)
     if not all(isinstance(number, int | float) for number in numbers) or not all(numbers[3:]):
         raise ModelNotUsable(f"{folder / _CONFIG}: mean and std cannot be meant", hint=HINT)
-    mean, spread = (np.array(colour, dtype=np.float32) for colour in colours)
+    mean, spread = (np.array(color, dtype=np.float32) for color in colors)
     return size, mean, spread, own

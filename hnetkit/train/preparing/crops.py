@@ -9,34 +9,33 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
-import re
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hnetkit.errors import BadPicture, MissingPackage, UsageError
-from hnetkit.images import MAX_PIXELS
+from hnetkit.images import MAX_PIXELS, parse_size
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Focus = Literal["centre", "entropy", "face"]
 Box = tuple[float, float, float, float]
-"""Left, top, right, bottom in pixels of the picture."""
+"""Left, top, right, bottom in pixels of the image."""
 
 MAX_PARTS = 500
-"""Parts of one picture: the longest strips that are drawn give about a hundred."""
+"""Parts of one image: the longest comic strips give about a hundred."""
 
 MAX_ENLARGED = 8
-"""How often a part may be enlarged to its size, side by side."""
+"""How many times larger than in the image the side of a part may become."""
 
-_LOOKED_AT = 192  # longest side in pixels of the copy that entropy is computed on
-_PLACES = 33  # windows that are compared
-_SHADES = 64
+_SMALL = 192  # longest side in pixels of the copy that entropy is computed on
+_WINDOWS = 33  # that are compared
+_SHADES = 64  # of gray, for entropy
 
 
 def crop_window(image: Image.Image, size: Size, focus: Focus) -> Box:
-    """Returns the largest part of a picture that has the ratio of `size`, where `focus` wants it.
+    """Returns the largest part of an image with the ratio of `size`, placed as `focus` says.
 
     Raises:
         MissingPackage: `focus` is ``"face"`` and OpenCV is not installed.
@@ -44,20 +43,20 @@ def crop_window(image: Image.Image, size: Size, focus: Focus) -> Box:
     width, height = _largest(image.size, size)
     free = image.width - width, image.height - height
     if max(free) < 1:
-        return _at(free[0] / 2, free[1] / 2, width, height)
+        return _box(free[0] / 2, free[1] / 2, width, height)
     if focus == "face" and (face := largest_face(image)):
         middle = (face[0] + face[2]) / 2, (face[1] + face[3]) / 2
         left, top = (min(max(m - side / 2, 0), f) for m, side, f in zip(middle, (width, height), free, strict=True))
-        return _at(left, top, width, height)
+        return _box(left, top, width, height)
     share = _busiest(image, (width, height)) if focus == "entropy" else 0.5
-    return _at(free[0] * share, free[1] * share, width, height)
+    return _box(free[0] * share, free[1] * share, width, height)
 
 
 def windows_along(image_size: Size, size: Size, overlap: float) -> list[Box]:
-    """Returns parts of the ratio of `size` that together cover a picture, each overlapping the next.
+    """Returns parts with the ratio of `size` that together cover an image, each overlapping the next.
 
     Args:
-        overlap: at least this share of a part is in the next one too, 0 to 0.9.
+        overlap: at least this share of a part is in the next one, 0 to 0.9.
 
     Raises:
         BadPicture: they would be far too small, or too many.
@@ -77,11 +76,11 @@ def windows_along(image_size: Size, size: Size, overlap: float) -> list[Box]:
             hint="without --split, or with a smaller --split-overlap",
         )
     shares = [number / (count - 1) for number in range(count)] if count > 1 else [0.5]
-    return [_at(free[0] * share, free[1] * share, width, height) for share in shares]
+    return [_box(free[0] * share, free[1] * share, width, height) for share in shares]
 
 
 def kept_share(image_size: Size, size: Size) -> float:
-    """Returns the share of a picture that a crop to the ratio of `size` keeps, 0 to 1."""
+    """Returns the share of an image that a crop to the ratio of `size` keeps, 0 to 1."""
     width, height = _largest(image_size, size)
     return width * height / (image_size[0] * image_size[1])
 
@@ -94,9 +93,9 @@ def largest_face(image: Image.Image) -> Box | None:
     """
     import numpy as np
 
-    grey = np.asarray(image.convert("L"))
+    gray = np.asarray(image.convert("L"))
     least = max(20, min(image.size) // 12)
-    found = [tuple(map(float, face)) for face in _cascade().detectMultiScale(grey, 1.1, 5, minSize=(least, least))]
+    found = [tuple(map(float, face)) for face in _cascade().detectMultiScale(gray, 1.1, 5, minSize=(least, least))]
     if not found:
         return None
     left, top, width, height = max(found, key=lambda face: face[2] * face[3])
@@ -104,7 +103,7 @@ def largest_face(image: Image.Image) -> Box | None:
 
 
 def require_faces() -> None:
-    """Accepts a machine where faces can be found.
+    """Checks that faces can be found.
 
     Raises:
         MissingPackage: OpenCV is not installed, or is one without its cascades.
@@ -114,15 +113,15 @@ def require_faces() -> None:
 
 @cache
 def _cascade() -> Any:
-    """OpenCV's own detector of faces; its data comes with the package, up to OpenCV 4."""
+    """Returns OpenCV's own detector of faces; its data comes with the package, up to OpenCV 4."""
     command = 'pip install "opencv-python-headless<5"'
     if importlib.util.find_spec("cv2") is None:
         raise MissingPackage("--crop face needs OpenCV, which is not installed", hint=command)
     cv2 = importlib.import_module("cv2")
-    place = Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / "haarcascade_frontalface_default.xml"
-    if not hasattr(cv2, "CascadeClassifier") or not place.is_file():
+    data = Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / "haarcascade_frontalface_default.xml"
+    if not hasattr(cv2, "CascadeClassifier") or not data.is_file():
         raise MissingPackage(f"--crop face: OpenCV {cv2.__version__} comes without its face cascades", hint=command)
-    return cv2.CascadeClassifier(str(place))
+    return cv2.CascadeClassifier(str(data))
 
 
 def _largest(image_size: Size, size: Size) -> tuple[float, float]:
@@ -130,31 +129,31 @@ def _largest(image_size: Size, size: Size) -> tuple[float, float]:
     return size[0] * scale, size[1] * scale
 
 
-def _at(left: float, top: float, width: float, height: float) -> Box:
+def _box(left: float, top: float, width: float, height: float) -> Box:
     return left, top, left + width, top + height
 
 
 def _busiest(image: Image.Image, part: tuple[float, float]) -> float:
-    """Returns how far along its free side the window with the highest entropy of shades lies, 0 to 1."""
+    """Returns the position of the window with the highest entropy, 0 to 1 along the free side."""
     import numpy as np
 
     small = image.convert("L")
-    small.thumbnail((_LOOKED_AT, _LOOKED_AT))
+    small.thumbnail((_SMALL, _SMALL))
     shades = np.asarray(small) // (256 // _SHADES)
-    if part[0] > image.width - 1:  # what is free is the height
+    if part[0] > image.width - 1:  # the free side is the height
         shades, share = shades.T, part[1] / image.height
     else:
         share = part[0] / image.width
     columns = np.stack([np.bincount(column, minlength=_SHADES) for column in shades.T])  # [position, shade]
     length = max(1, round(share * len(columns)))
-    places = np.unique(np.linspace(0, len(columns) - length, _PLACES).round().astype(int))
-    entropies = [_entropy(columns[place : place + length].sum(0)) for place in places]
-    most = max(entropies)
-    last = max(int(places[-1]), 1)
-    # of windows that hold as much, the one nearest to the middle
+    starts = np.unique(np.linspace(0, len(columns) - length, _WINDOWS).round().astype(int))
+    entropies = [_entropy(columns[start : start + length].sum(0)) for start in starts]
+    highest = max(entropies)
+    last = max(int(starts[-1]), 1)
+    # of windows with the same entropy, the one nearest to the middle
     return min(
-        (int(place) / last for place, entropy in zip(places, entropies, strict=True) if entropy >= most - 1e-9),
-        key=lambda place: abs(place - 0.5),
+        (int(start) / last for start, entropy in zip(starts, entropies, strict=True) if entropy >= highest - 1e-9),
+        key=lambda share: abs(share - 0.5),
     )
 
 
@@ -170,22 +169,23 @@ def _entropy(counts: Any) -> float:
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
-_MULTIPLE = 8  # pixels for each latent
-_STEP = 64
+_MULTIPLE = 8  # pixels along a side for each latent
+_STEP = 64  # pixels between the sides of buckets
 _WIDEST = 2.0  # ratio of a bucket's sides
-_AREA = 1.05  # of the size's own, at most
+_AREA = 1.05  # largest area of a bucket, times that of the size
 
 
 def parse_training_size(text: str) -> Size:
     """Returns the size that ``"512"`` or ``"512x768"`` means.
 
     Raises:
-        UsageError: it means none, a side is no multiple of 8, or no picture may be so large.
+        UsageError: it is no size, a side is no multiple of 8, or it has too many pixels.
     """
-    found = re.fullmatch(r"(\d{1,5})(?:[xX](\d{1,5}))?", text.strip())
-    if not found:
-        raise UsageError(f"{text}: not a size", hint="--size 512, or --size 512x768 for width and height")
-    size = int(found[1]), int(found[2] or found[1])
+    try:
+        size = parse_size(text)
+    except ValueError as error:
+        hint = "--size 512, or --size 512x768 for width and height"
+        raise UsageError(f"{text}: not a size", hint=hint) from error
     if any(side % _MULTIPLE or not side for side in size):
         raise UsageError(f"{text}: sides are multiples of {_MULTIPLE}", hint="--size 512")
     if size[0] * size[1] > MAX_PIXELS:
@@ -194,7 +194,7 @@ def parse_training_size(text: str) -> Size:
 
 
 def buckets_of(size: Size) -> list[Size]:
-    """Returns sizes with about the area of `size`, at most 2:1, widest last; `size` is one of them.
+    """Returns sizes with about the area of `size`, at most 2:1, the widest last; `size` is one of them.
 
     Sides are multiples of 64 pixels; for areas below 512 x 512, of an eighth of the square's side.
     """
@@ -205,10 +205,13 @@ def buckets_of(size: Size) -> list[Size]:
         height = int(area * _AREA / width) // step * step
         if height and max(width, height) <= _WIDEST * min(width, height):
             found |= {(width, height), (height, width)}
-    return sorted(found, key=lambda one: (one[0] / one[1], one))
+    return sorted(found, key=lambda bucket: (bucket[0] / bucket[1], bucket))
 
 
 def nearest(size: Size, buckets: list[Size]) -> Size:
-    """Returns the bucket of which a picture of this size loses least; of several, the largest."""
+    """Returns the bucket with which an image of this size loses least; of several, the largest."""
     ratio = math.log(size[0] / size[1])
-    return min(buckets, key=lambda one: (round(abs(math.log(one[0] / one[1]) - ratio), 6), -one[0] * one[1]))
+    return min(
+        buckets,
+        key=lambda bucket: (round(abs(math.log(bucket[0] / bucket[1]) - ratio), 6), -bucket[0] * bucket[1]),
+    )

@@ -35,7 +35,7 @@ from hnetkit.train.preparing.crops import (
     windows_along,
 )
 from hnetkit.train.preparing.images import image_files, open_rgb, unsupported_images
-from hnetkit.train.preparing.quality import ImageStats, warnings_about, warnings_of_kinds
+from hnetkit.train.preparing.quality import ImageStats, unsupported_warnings, warnings_about
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,13 +46,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What came of a folder of pictures.
+    """The result of preparing a folder of images.
 
     Attributes:
-        originals: how many there are.
-        made: the pictures of the training folder, in the order of their originals.
-        failures: why originals were left out, one error each; it names the file.
-        warnings: what is odd about the pictures, one line each.
+        originals: their number.
+        made: the images of the training folder, in the order of their originals.
+        failures: why originals were skipped, one error each, which names the file.
+        warnings: about the images, one line each.
     """
 
     originals: int
@@ -90,46 +90,46 @@ def prepare(
     progress: Callable[[int, int], None] | None = None,
     failed: Callable[[HnetkitError], None] | None = None,
 ) -> Preparation:
-    """Makes a folder to train on from a folder of pictures, and returns what was made. The originals are only read.
+    """Makes a folder to train on from a folder of images. The originals are only read.
 
-    Pictures are turned as their EXIF data says, cropped, scaled, and written as PNG under the names of their originals,
-    each with its caption in a ``.txt``. One that cannot be read is left out, and the others are made.
+    Images are turned as their EXIF data says, cropped, scaled, and written as PNG under the names of their originals,
+    each with its caption in a ``.txt``. An unreadable one is skipped, and the others are made.
 
     Args:
         folder: of the originals.
-        out: the folder to train on; it is made where it is not there, in one that is.
-        size: of every picture in pixels: ``512``, ``"512x768"`` or ``(512, 768)``; sides are multiples of 8.
-        buckets: several sizes of about that area; each picture gets the nearest.
+        out: the folder to train on; made if it is missing, but not its parent.
+        size: of every image in pixels: ``512``, ``"512x768"`` or ``(512, 768)``; sides are multiples of 8.
+        buckets: use several sizes of about that area; each image gets the nearest.
         crop: what a crop keeps: the ``"centre"``, the part with most to see (``"entropy"``), or the largest ``"face"``.
-        flip: adds a mirrored copy of each.
-        split: cuts long pictures into several that overlap.
-        split_threshold: pictures of which one crop would keep at most this share are long, 0 to 1.
-        split_overlap: share of each part that the next one has too, 0 to 0.9.
-        flatten: puts transparent pictures on white for good.
-        recursive: takes the pictures of folders below it too.
+        flip: add a mirrored copy of each.
+        split: cut long images into several that overlap.
+        split_threshold: an image is long if a single crop would keep at most this share of it, 0 to 1.
+        split_overlap: share of each part that is in the next one too, 0 to 0.9.
+        flatten: put transparent images on white for good.
+        recursive: include the images of folders below it.
         captions: what writes captions, in this order: ``"blip"`` a sentence, ``"tags"`` a booru tagger's tags.
-        blip_model, tags_model: folders or hub ids of other models than the usual ones.
-        existing: what becomes of a ``.txt`` beside an original: ``"keep"``, ``"replace"``, ``"append"``, ``"prepend"``.
-        prefix: put before every caption that a model writes.
-        general_threshold, character_threshold: how sure a tag, and a character's name, must be, 0 to 1.
-        exclude_tags: tags that are left out.
-        keep_underscores: writes tags as ``long_hair``.
-        escape: writes brackets in tags as ``\\(`` and ``\\)``, which a prompt does not take for emphasis.
-        by_score: puts the surest tags first, instead of sorting them by alphabet.
+        blip_model, tags_model: folders or hub ids of other models than the default ones.
+        existing: what to do with a ``.txt`` beside an original: ``"keep"``, ``"replace"``, ``"append"``, ``"prepend"``.
+        prefix: put before every generated caption.
+        general_threshold, character_threshold: least probability of a tag, and of a character's name, 0 to 1.
+        exclude_tags: tags to leave out.
+        keep_underscores: write tags as ``long_hair``.
+        escape: write brackets in tags as ``\\(`` and ``\\)``, which a prompt does not take for emphasis.
+        by_score: put the surest tags first, instead of sorting by alphabet.
         device: for models that caption: ``"auto"``, ``"cpu"``, ``"cuda"`` or ``"mps"``.
-        overwrite: replaces pictures in `out` that have the names of new ones, and their captions.
-        progress: told how many originals are done, and of how many.
-        failed: told at once why an original was left out.
+        overwrite: replace images in `out` that have the names of new ones, and their captions.
+        progress: called with the originals done and the originals in all.
+        failed: called with the error as soon as an original is skipped.
 
     Raises:
-        UsageError: what cannot be meant, or `out` is where originals are.
+        UsageError: invalid options, or `out` is where originals are.
         OutputExists: `out` has files in it, and `overwrite` is False.
-        NotFound: a folder or a model is not there, or there are no pictures.
+        NotFound: a folder or a model is missing, or there are no images.
         ModelNotUsable: a captioning model cannot be loaded.
         MissingPackage: a package for faces or tags is not installed.
-        DiskFull: there is no room; what was made until then is whole.
+        DiskFull: there is no room; what was made until then is complete.
     """
-    pictures, place = Path(folder), Path(out)
+    source, target = Path(folder), Path(out)
     settings = PreparationSettings(
         size=_size(size),
         buckets=buckets,
@@ -142,11 +142,11 @@ def prepare(
         existing=existing,
     )
     hint = None if recursive else "--recursive looks into the folders below it"
-    sources = image_files(pictures, recursive=recursive, excluded=place, hint=hint)
-    require_output_folder(place, pictures, overwrite=overwrite, sources=sources)
+    originals = image_files(source, recursive=recursive, excluded=target, hint=hint)
+    require_output_folder(target, source, overwrite=overwrite, originals=originals)
     if crop == "face":
         require_faces()
-    describe = _captioner(
+    describe = _load_captioner(
         list(dict.fromkeys(captions)),
         {"blip": blip_model, "tags": tags_model},
         prefix,
@@ -158,16 +158,20 @@ def prepare(
         escape=escape,
         by_score=by_score,
     )
-    if not place.parent.is_dir():
-        raise NotFound(f"{place.parent}: no such folder")
-    place.mkdir(exist_ok=True)
-    made, looks, failures = _each(sources, TrainingFolder(place, settings, overwrite, describe), progress, failed)
+    if not target.parent.is_dir():
+        raise NotFound(f"{target.parent}: no such folder")
+    target.mkdir(exist_ok=True)
+    made, stats, failures = _prepare_all(
+        originals, TrainingFolder(target, settings, overwrite, describe), progress, failed
+    )
+    captions_made = {image.source: image.caption for image in made}
+    stats = [replace(image, caption=captions_made.get(image.path, image.caption)) for image in stats]
     warnings = [
-        *warnings_about(_as_captioned(looks, made), size=settings.size, buckets=buckets),
-        *_warnings_of_leftovers(place, made),
-        *warnings_of_kinds(unsupported_images(pictures, recursive=recursive)),
+        *warnings_about(stats, size=settings.size, buckets=buckets),
+        *_leftover_warnings(target, made),
+        *unsupported_warnings(unsupported_images(source, recursive=recursive)),
     ]
-    return Preparation(len(sources), made, failures, warnings)
+    return Preparation(len(originals), made, failures, warnings)
 
 
 def _size(size: int | str | Size) -> Size:
@@ -176,59 +180,56 @@ def _size(size: int | str | Size) -> Size:
     return parse_training_size("x".join(map(str, (size, size) if isinstance(size, int) else size)))
 
 
-def _each(
-    sources: Sequence[Path],
+def _prepare_all(
+    originals: Sequence[Path],
     folder: TrainingFolder,
     progress: Callable[[int, int], None] | None,
     failed: Callable[[HnetkitError], None] | None,
 ) -> tuple[list[PreparedImage], list[ImageStats], list[HnetkitError]]:
-    """Prepares what can be read; returns that, how the originals look, and why the others were left out."""
+    """Prepares every readable original; returns the images made, the originals' statistics, and errors of the rest."""
     made: list[PreparedImage] = []
-    looks: list[ImageStats] = []
+    stats: list[ImageStats] = []
     failures: list[HnetkitError] = []
-    for number, source in enumerate(sources, 1):
+    for number, original in enumerate(originals, 1):
         try:
-            look = ImageStats.at(source)
-            made += folder.add(source)
-            looks.append(look)
-        except (DiskFull, MissingPackage):  # of every other too
+            statistics = ImageStats.of(original)
+            made += folder.add(original)
+            stats.append(statistics)
+        except (DiskFull, MissingPackage):  # every other original would fail too
             raise
         except Exception as error:
-            failure = failure_of(error, str(source))
-            if isinstance(failure, DiskFull):  # what was written is there when it is done again
+            failure = failure_of(error, str(original))
+            if isinstance(failure, DiskFull):  # the files written so far are there at the second try
                 hint = "make room, and run the command again with --overwrite"
                 raise DiskFull(str(failure), hint=hint) from error
             failures.append(failure)
             if failed is not None:
                 failed(failure)
         if progress is not None:
-            progress(number, len(sources))
-    return made, looks, failures
+            progress(number, len(originals))
+    return made, stats, failures
 
 
-def _as_captioned(looks: Sequence[ImageStats], made: Sequence[PreparedImage]) -> list[ImageStats]:
-    captions = {one.source: one.caption for one in made}
-    return [replace(look, caption=captions.get(look.path, look.caption)) for look in looks]
-
-
-def _warnings_of_leftovers(out: Path, made: Sequence[PreparedImage]) -> list[str]:
-    others = leftovers(out, made)
+def _leftover_warnings(out: Path, made: Sequence[PreparedImage]) -> list[str]:
+    """Returns a warning if the training folder has images that this preparation did not make."""
+    ours = {image.path.name for image in made}
+    others = [path.name for path in image_files(out) if path.name not in ours] if ours else []
     return [f"{len(others)} pictures of before stay in {out}: {', '.join(others[:5])}"] if others else []
 
 
-def _captioner(
-    kinds: Sequence[str], places: dict[str, str | None], prefix: str, device: str, **tagging: Any
+def _load_captioner(
+    kinds: Sequence[str], models: dict[str, str | None], prefix: str, device: str, **tagging: Any
 ) -> Describe | None:
-    """Loads what writes captions, in the order that was asked for; None where nothing does.
+    """Returns what writes captions with the models of `kinds`, in their order; None without any.
 
     Raises:
-        UsageError: a kind that is not known, or a model of a kind that was not asked for.
+        UsageError: an unknown kind, or a model of a kind that is not used.
     """
     for kind in kinds:
-        if kind not in places:
-            raise UsageError(f"nothing called {kind} writes captions", hint=f"one of {', '.join(places)}")
-    for kind, place in places.items():
-        if place is not None and kind not in kinds:
+        if kind not in models:
+            raise UsageError(f"nothing called {kind} writes captions", hint=f"one of {', '.join(models)}")
+    for kind, model in models.items():
+        if model is not None and kind not in kinds:
             raise UsageError(f"--{kind}-model without --caption {kind}", hint=f"add --caption {kind}")
     if not kinds:
         return None
@@ -238,21 +239,21 @@ def _captioner(
 
     def load(kind: str) -> Blip | Tagger:
         if kind == "blip":
-            return captioners.load_blip(places[kind] or captioners.BLIP, device=device)
-        return captioners.load_tagger(places[kind] or captioners.TAGGER, settings=settings, device=device)
+            return captioners.load_blip(models[kind] or captioners.BLIP, device=device)
+        return captioners.load_tagger(models[kind] or captioners.TAGGER, settings=settings, device=device)
 
-    models = [load(kind) for kind in kinds]
+    loaded = [load(kind) for kind in kinds]
 
     def describe(image: Any) -> str:
-        said = ", ".join(words for words in (model.caption(image) for model in models) if words)
-        return f"{prefix}{said}".strip()
+        caption = ", ".join(words for words in (model.caption(image) for model in loaded) if words)
+        return f"{prefix}{caption}".strip()
 
     return describe
 
 
 # --- the folder and its files
 
-_LONGEST_STEM = 251  # bytes: with the suffix 255, which file systems allow
+_LONGEST_STEM = 251  # bytes: with the suffix 255, the most of common file systems
 
 Existing = Literal["keep", "replace", "append", "prepend"]
 Describe = Callable[["Image.Image"], str]
@@ -260,21 +261,21 @@ Describe = Callable[["Image.Image"], str]
 
 @dataclass(frozen=True, slots=True)
 class PreparationSettings:
-    """How pictures are brought to their size.
+    """How images are prepared.
 
     Attributes:
-        size: (width, height) in pixels of every picture, or with `buckets` about their area.
-        buckets: each picture gets the size of about this area that is nearest to its ratio.
-        focus: where a picture is cropped.
-        flip: with a mirrored copy of each.
-        split: pictures of which a crop would keep at most `split_threshold` are cut into several instead.
-        split_threshold: a share of the picture's area, 0 to 1.
-        split_overlap: share of each part that the next one has too, 0 to 0.9.
-        flatten: transparent pictures lose their transparency.
-        existing: what becomes of a caption beside an original where a new one is made.
+        size: (width, height) in pixels of every image, or with `buckets` about their area.
+        buckets: each image gets the size of about this area that is nearest to its ratio.
+        focus: what a crop keeps.
+        flip: add a mirrored copy of each.
+        split: cut an image into several if a single crop would keep at most `split_threshold` of it.
+        split_threshold: a share of the image's area, 0 to 1.
+        split_overlap: share of each part that is in the next one too, 0 to 0.9.
+        flatten: remove transparency.
+        existing: what to do with a caption beside an original if a new one is made.
 
     Raises:
-        UsageError: a value that cannot be meant.
+        UsageError: an invalid value.
     """
 
     size: Size = (512, 512)
@@ -301,10 +302,10 @@ class PreparationSettings:
 
 @dataclass(frozen=True, slots=True)
 class PreparedImage:
-    """One picture of the training folder.
+    """One image of the training folder.
 
     Attributes:
-        path: of the picture; its caption is beside it.
+        path: of the image; its caption is beside it.
         source: the original.
         size: (width, height) in pixels.
         caption: as training reads it; may be empty.
@@ -322,9 +323,9 @@ class TrainingFolder:
 
     Attributes:
         path: of the folder.
-        settings: how pictures are brought to their size.
-        overwrite: whether files that are there are replaced.
-        describe: makes a caption of a prepared picture; None where none is made.
+        settings: how images are prepared.
+        overwrite: whether existing files are replaced.
+        describe: makes a caption of a prepared image; None if none are made.
     """
 
     path: Path
@@ -334,27 +335,29 @@ class TrainingFolder:
     _names: set[str] = field(default_factory=set, init=False, repr=False)
 
     def add(self, source: Path) -> Iterator[PreparedImage]:
-        """Yields what one original becomes, each once it is written: its caption first, then the picture.
+        """Yields the images that one original becomes, each after it is written with its caption.
 
         Raises:
             BadPicture: the original cannot be read or split.
             HnetkitError: its caption cannot be read, see `caption_of`.
             MissingPackage: faces are to be found and OpenCV is not installed.
         """
+        from PIL import ImageOps
+
         image = open_rgb(source)
         existing = caption_of(source) if caption_file(source).is_file() else None
         size = nearest(image.size, buckets_of(self.settings.size)) if self.settings.buckets else self.settings.size
         boxes = self._boxes(source, image, size)
         for number, box in enumerate(boxes, 1):
             ending = "" if len(boxes) == 1 else f"-{number}"
-            part = _brought(image, box, size, flatten=self.settings.flatten)
+            part = _resized(image, box, size, flatten=self.settings.flatten)
             caption = self._caption(part, existing)
             if caption is None and ending:
-                caption = caption_of(source)  # its file name, which the part no longer has
+                caption = caption_of(source)  # that of its file name, which the part does not have
             yield self._write(part, _stem(source.stem, ending), source, caption)
             if self.settings.flip:
-                mirrored, said = part.transpose(_flip()), caption_of(source) if caption is None else caption
-                yield self._write(mirrored, _stem(source.stem, f"{ending}-flipped"), source, said)
+                written = caption_of(source) if caption is None else caption
+                yield self._write(ImageOps.mirror(part), _stem(source.stem, f"{ending}-flipped"), source, written)
 
     def _boxes(self, source: Path, image: Image.Image, size: Size) -> list[Box]:
         if self.settings.split and kept_share(image.size, size) <= self.settings.split_threshold:
@@ -365,7 +368,7 @@ class TrainingFolder:
         return [crop_window(image, size, self.settings.focus)]
 
     def _caption(self, image: Image.Image, existing: str | None) -> str | None:
-        """Returns the caption to write; None where the picture has none but its file name."""
+        """Returns the caption to write; None if there is none but the file name."""
         how = self.settings.existing
         if self.describe is None or (existing is not None and how == "keep"):
             return existing
@@ -374,50 +377,51 @@ class TrainingFolder:
         return ", ".join(part for part in parts if part)
 
     def _write(self, image: Image.Image, stem: str, source: Path, caption: str | None) -> PreparedImage:
-        target = self.path / f"{self._free(stem)}.png"
+        target = self.path / f"{self._unique_stem(stem)}.png"
         beside = target.with_suffix(".txt")
         if self.overwrite:
             _require_caption(beside, target, caption)
         with new_file(target, overwrite=self.overwrite) as file:
             image.save(file, format="PNG")
             file.flush()
-            os.fsync(file.fileno())  # there was room for it: no caption stands beside an earlier picture
+            os.fsync(file.fileno())  # on a full disk, fail before the caption of an earlier image is replaced
             if caption is not None:
                 write_caption(beside, caption, overwrite=self.overwrite)
             elif self.overwrite:
-                beside.unlink(missing_ok=True)  # of an earlier picture of this name
+                beside.unlink(missing_ok=True)  # of an earlier image of this name
         return PreparedImage(target, source, image.size, caption_of(target))
 
-    def _free(self, stem: str) -> str:
-        """Returns the stem, with a number where another picture took it; upper and lower case are one.
+    def _unique_stem(self, stem: str) -> str:
+        """Returns the stem, with a number if another image has it.
 
-        So are accents that are written in two ways, which are one name for some file systems.
+        Upper and lower case are the same, and so are accents in composed and decomposed form, as in some file systems.
         """
         name, number = stem, 2
-        while _as_one(name) in self._names:
+        while _folded(name) in self._names:
             name, number = _stem(stem, f"-{number}"), number + 1
-        self._names.add(_as_one(name))
+        self._names.add(_folded(name))
         return name
 
 
-def require_output_folder(out: Path, pictures: Path, *, overwrite: bool, sources: Iterable[Path] = ()) -> None:
-    """Accepts a folder to write to: a new one, an empty one, or any other with `overwrite`.
+def require_output_folder(out: Path, source: Path, *, overwrite: bool, originals: Iterable[Path] = ()) -> None:
+    """Checks a folder to write to: it must be new or empty, unless `overwrite` is set.
 
     Args:
-        sources: the originals; links may lead to them from elsewhere.
+        source: folder of the originals.
+        originals: their files, which may be links that lead into `out`.
 
     Raises:
         UsageError: it is the folder of the originals, or of one of them or its caption.
         OutputExists: it has files in it, or is a file.
     """
-    if out.exists() and pictures.exists() and os.path.samefile(out, pictures):
+    if out.exists() and source.exists() and os.path.samefile(out, source):
         beside = argument(f"{out.name or 'pictures'}-512", is_path=True)
         raise UsageError(f"--out {out}: the originals are in it", hint=f"--out {beside}")
     if out.exists() and not out.is_dir():
         raise OutputExists(f"{out}: a file, not a folder")
-    place = os.path.realpath(out)
-    for path in (path for source in sources for path in (source, caption_file(source))):
-        if path.is_symlink() and os.path.dirname(os.path.realpath(path)) == place:
+    real = os.path.realpath(out)
+    for path in (path for original in originals for path in (original, caption_file(original))):
+        if path.is_symlink() and os.path.dirname(os.path.realpath(path)) == real:
             raise UsageError(f"--out {out}: an original is in it, to which {path} leads", hint="another --out")
     if not overwrite and out.is_dir() and any(out.iterdir()):
         raise OutputExists(
@@ -427,25 +431,19 @@ def require_output_folder(out: Path, pictures: Path, *, overwrite: bool, sources
 
 
 def _require_caption(beside: Path, target: Path, caption: str | None) -> None:
-    """Raises OutputExists where a text is no caption of an earlier preparation: no picture is beside it."""
+    """Raises OutputExists if a ``.txt`` without an image was not written by an interrupted preparation."""
     if os.path.lexists(target) or beside.is_symlink() or not beside.is_file():
         return
     try:
-        is_left = caption is not None and caption_of(target) == " ".join(caption.split())  # by one that was interrupted
+        is_ours = caption is not None and caption_of(target) == " ".join(caption.split())
     except HnetkitError:
-        is_left = False
-    if not is_left:
+        is_ours = False
+    if not is_ours:
         raise OutputExists(f"{beside}: a text without a picture, which is not replaced", hint="move it away")
 
 
-def leftovers(out: Path, made: Sequence[PreparedImage]) -> list[str]:
-    """Returns the names of the pictures of a training folder that this preparation did not make."""
-    ours = {one.path.name for one in made}
-    return [path.name for path in image_files(out) if path.name not in ours] if ours else []
-
-
-def _brought(image: Image.Image, box: Box, size: Size, *, flatten: bool) -> Image.Image:
-    """Returns a part of a picture at a size; what is transparent gets white under it, whether it stays so or not."""
+def _resized(image: Image.Image, box: Box, size: Size, *, flatten: bool) -> Image.Image:
+    """Returns a part of an image at a size, with white under its transparency, which `flatten` removes."""
     from PIL import Image as Images
 
     part = image.resize(size, Images.Resampling.LANCZOS, box=box)
@@ -458,18 +456,12 @@ def _brought(image: Image.Image, box: Box, size: Size, *, flatten: bool) -> Imag
     return solid
 
 
-def _as_one(name: str) -> str:
+def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _stem(stem: str, ending: str) -> str:
-    """Returns a file's name without its suffix: `stem`, cut where it would be too long, and `ending`."""
+    """Returns a file's name without its suffix: `stem`, shortened if necessary, and `ending`."""
     while len(os.fsencode(stem + ending)) > _LONGEST_STEM:
         stem = stem[:-1]
     return stem + ending
-
-
-def _flip() -> Image.Transpose:
-    from PIL import Image as Images
-
-    return Images.Transpose.FLIP_LEFT_RIGHT

@@ -1,4 +1,4 @@
-"""What is odd about the pictures of a training, before hours go into them. Needs no torch."""
+"""Warnings about the images of a training, before hours go into them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,41 +12,40 @@ from pathlib import Path
 from hnetkit.images import read_image
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.crops import Size, buckets_of, nearest
-from hnetkit.train.preparing.images import open_rgb
+from hnetkit.train.preparing.images import name_some, open_rgb
 
 FEW = 10
-"""Fewer pictures than this teach a network the pictures, not what they have in common."""
+"""With fewer images a network learns them by heart, and not what they have in common."""
 
 _SIDE = 8
-_SAME_BITS = 4  # of 64: brightness that rises where the other's falls
-_SAME_COLOUR = 6.0  # of 255, on average
-_RATIO = 1.05  # sides that differ by less are of one ratio
-_SHOWN = 5  # names in a warning
+_SAME_BITS = 4  # most different bits, of 64, of two difference hashes of the same image
+_SAME_COLOR = 6.0  # largest mean difference, of 255, of the colors of the same image
+_RATIO = 1.05  # ratios that differ by less count as one
 
 
 @dataclass(frozen=True, slots=True)
 class ImageStats:
-    """What warnings are made from.
+    """What warnings about an image are made from.
 
     Attributes:
-        path: of the picture.
+        path: of its file.
         size: (width, height) in pixels, as it is seen.
         caption: as training would read it; may be empty.
         sha256: of the file's bytes.
-        shape: 8 bytes, a difference hash: where brightness rises from one of 9 x 8 cells to the next.
-        colours: of 8 x 8 cells, 192 bytes, RGB.
+        dhash: 8 bytes, a difference hash: where brightness rises from one of 9 x 8 cells to the next.
+        colors: of 8 x 8 cells, 192 bytes, RGB.
     """
 
     path: Path
     size: Size
     caption: str
     sha256: str
-    shape: bytes
-    colours: bytes
+    dhash: bytes
+    colors: bytes
 
     @classmethod
-    def at(cls, path: Path) -> ImageStats:
-        """Returns the look of one picture file.
+    def of(cls, path: Path) -> ImageStats:
+        """Returns the statistics of one image file.
 
         Raises:
             BadPicture: it cannot be read.
@@ -55,64 +54,64 @@ class ImageStats:
         data = read_image(path)
         image, sha256 = open_rgb(path, data), hashlib.sha256(data).hexdigest()
         del data
-        grey = image.convert("L").resize((_SIDE + 1, _SIDE)).tobytes()
-        rows = [grey[at : at + _SIDE + 1] for at in range(0, len(grey), _SIDE + 1)]
+        gray = image.convert("L").resize((_SIDE + 1, _SIDE)).tobytes()
+        rows = [gray[start : start + _SIDE + 1] for start in range(0, len(gray), _SIDE + 1)]
         bits = "".join("1" if right > left else "0" for row in rows for left, right in pairwise(row))
-        # each by itself: what is hidden under transparency counts, and no second picture of this size is made
+        # band by band: colors under transparency count, and no second image of this size is made
         bands = [image.getchannel(band).resize((_SIDE, _SIDE)).tobytes() for band in "RGB"]
-        colours = bytes(chain.from_iterable(zip(*bands, strict=True)))
-        return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colours)
+        colors = bytes(chain.from_iterable(zip(*bands, strict=True)))
+        return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colors)
 
 
-def warnings_about(looks: Sequence[ImageStats], *, size: Size | None = None, buckets: bool = False) -> Iterator[str]:
-    """Yields what is odd about all pictures together, one line each.
+def warnings_about(images: Sequence[ImageStats], *, size: Size | None = None, buckets: bool = False) -> Iterator[str]:
+    """Yields what is odd about the images of a folder, one line each.
 
     Args:
-        size: what they will be brought to; None where they stay as they are.
-        buckets: whether each is brought to the nearest of several sizes.
+        size: that they will be resized to; None if they stay as they are.
+        buckets: whether each is resized to the nearest of several sizes.
     """
-    if len(looks) < FEW:
-        yield f"{_count(looks)} few: with less than {FEW} a network learns them by heart"
+    if len(images) < FEW:
+        yield f"{_count(images)} few: with less than {FEW} a network learns them by heart"
     if size:
         sizes = buckets_of(size) if buckets else [size]
-        if small := [look.path.name for look in looks if is_small(look.size, nearest(look.size, sizes))]:
-            yield f"{_count(small)} smaller than {size[0]}x{size[1]} and scaled up: {_listed(small)}"
-    for first, others in alike(looks).items():
-        names = [looks[other].path.name for other in others]
-        same = all(looks[other].sha256 == looks[first].sha256 for other in others)
-        yield f"{looks[first].path.name} is there more than once{'' if same else ', or nearly'}: {_listed(names)}"
-    if size and not buckets and (ratios := mixed_ratios([look.size for look in looks])) > 1:
+        if small := [image.path.name for image in images if is_small(image.size, nearest(image.size, sizes))]:
+            yield f"{_count(small)} smaller than {size[0]}x{size[1]} and scaled up: {name_some(small)}"
+    for first, others in alike(images).items():
+        names = [images[other].path.name for other in others]
+        same = all(images[other].sha256 == images[first].sha256 for other in others)
+        yield f"{images[first].path.name} is there more than once{'' if same else ', or nearly'}: {name_some(names)}"
+    if size and not buckets and (ratios := mixed_ratios([image.size for image in images])) > 1:
         yield f"the pictures have {ratios} different ratios, and all are cropped to one: --buckets crops less"
-    if empty := [look.path.name for look in looks if not look.caption.strip()]:
-        yield f"{_count(empty)} without a caption: {_listed(empty)}"
+    if empty := [image.path.name for image in images if not image.caption.strip()]:
+        yield f"{_count(empty)} without a caption: {name_some(empty)}"
 
 
-def warnings_of_kinds(names: Sequence[str]) -> Iterator[str]:
-    """Yields a line where there are pictures of kinds that are not opened; `names` are theirs."""
+def unsupported_warnings(names: Sequence[str]) -> Iterator[str]:
+    """Yields a line if there are images of unsupported formats, with these names."""
     if names:
-        yield f"not read, of kinds that are not opened: {_listed(names)}"
+        yield f"not read, of kinds that are not opened: {name_some(names)}"
 
 
-def warnings_of_each(looks: Sequence[ImageStats]) -> list[list[str]]:
-    """Returns for each picture what is odd about it, in a few words each."""
-    found: list[list[str]] = [[] if look.caption.strip() else ["no caption"] for look in looks]
-    for first, others in alike(looks).items():
+def warnings_of_each(images: Sequence[ImageStats]) -> list[list[str]]:
+    """Returns for each image what is odd about it, in a few words each."""
+    found: list[list[str]] = [[] if image.caption.strip() else ["no caption"] for image in images]
+    for first, others in alike(images).items():
         for other in others:
-            same = looks[other].sha256 == looks[first].sha256
-            found[other].append(f"{'the same file as' if same else 'looks like'} {looks[first].path.name}")
-    for look, mine in zip(looks, found, strict=True):
-        if any(side % 8 for side in look.size):
+            same = images[other].sha256 == images[first].sha256
+            found[other].append(f"{'the same file as' if same else 'looks like'} {images[first].path.name}")
+    for image, mine in zip(images, found, strict=True):
+        if any(side % 8 for side in image.size):
             mine.append("sides are no multiples of 8")
     return found
 
 
 def is_small(own: Size, size: Size) -> bool:
-    """Whether a picture must be scaled up to cover `size`."""
+    """Whether an image must be enlarged to cover `size`."""
     return own[0] < size[0] or own[1] < size[1]
 
 
 def mixed_ratios(sizes: Sequence[Size]) -> int:
-    """Returns how many ratios of width and height there are, ratios within 5 % of the one before being one."""
+    """Returns the number of different ratios of width and height; a ratio within 5 % of the one before is the same."""
     count, last = 0, 0.0
     for ratio in sorted(width / height for width, height in sizes):
         if ratio > last * _RATIO:
@@ -120,23 +119,23 @@ def mixed_ratios(sizes: Sequence[Size]) -> int:
     return count
 
 
-def alike(looks: Sequence[ImageStats]) -> dict[int, list[int]]:
-    """Returns the first of each group of equal or nearly equal pictures -> the others, as places in `looks`."""
+def alike(images: Sequence[ImageStats]) -> dict[int, list[int]]:
+    """Returns the first of each group of equal or nearly equal images -> the others, as indices of `images`."""
     import numpy as np
 
-    if not looks:
+    if not images:
         return {}
-    shapes = np.array([np.frombuffer(look.shape, np.uint8) for look in looks])
-    colours = np.array([np.frombuffer(look.colours, np.uint8) for look in looks], dtype=np.int16)
+    hashes = np.array([np.frombuffer(image.dhash, np.uint8) for image in images])
+    colors = np.array([np.frombuffer(image.colors, np.uint8) for image in images], dtype=np.int16)
     groups: dict[int, list[int]] = {}
     taken: set[int] = set()
-    for first in range(len(looks)):
+    for first in range(len(images)):
         if first in taken:
             continue
-        bits = np.unpackbits(shapes[first + 1 :] ^ shapes[first], axis=1).sum(1)
-        near = np.flatnonzero(bits <= _SAME_BITS) + first + 1  # few, so that colours cost little
-        near = near[np.abs(colours[near] - colours[first]).mean(1) <= _SAME_COLOUR]
-        others = [int(place) for place in near if int(place) not in taken]
+        bits = np.unpackbits(hashes[first + 1 :] ^ hashes[first], axis=1).sum(1)
+        near = np.flatnonzero(bits <= _SAME_BITS) + first + 1  # these are few: comparing colors is slower
+        near = near[np.abs(colors[near] - colors[first]).mean(1) <= _SAME_COLOR]
+        others = [int(index) for index in near if int(index) not in taken]
         if others:
             groups[first] = others
             taken |= {first, *others}
@@ -149,10 +148,5 @@ def tag_counts(captions: Sequence[str]) -> list[tuple[str, int]]:
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _count(pictures: Sequence[object]) -> str:
-    return "1 picture is" if len(pictures) == 1 else f"{len(pictures)} pictures are"
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def _count(images: Sequence[object]) -> str:
+    return "1 picture is" if len(images) == 1 else f"{len(images)} pictures are"

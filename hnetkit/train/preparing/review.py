@@ -18,7 +18,13 @@ from hnetkit.limits import parse_json, require_unique_columns
 from hnetkit.text import argument, from_cell
 from hnetkit.train.captions import MAX_TEXT, caption_file, caption_of, write_caption
 from hnetkit.train.preparing.images import image_files, open_rgb, unsupported_images
-from hnetkit.train.preparing.quality import ImageStats, tag_counts, warnings_about, warnings_of_each, warnings_of_kinds
+from hnetkit.train.preparing.quality import (
+    ImageStats,
+    tag_counts,
+    unsupported_warnings,
+    warnings_about,
+    warnings_of_each,
+)
 
 if TYPE_CHECKING:
     from hnetkit.library.library import AnyPath
@@ -30,13 +36,13 @@ _MOST_TABLE = 16 << 20  # bytes of an edited table
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What is to be seen in a training folder.
+    """The images and captions of a training folder, with warnings.
 
     Attributes:
-        folder: of the pictures.
-        rows: with `COLUMNS`, one for each picture; width and height are None where it or its caption cannot be read.
-        warnings: about all pictures together, one line each.
-        unreadable: why pictures or their captions cannot be read.
+        folder: of the images.
+        rows: with `COLUMNS`, one for each image; width and height are None if it or its caption cannot be read.
+        warnings: about the images as a whole, one line each.
+        unreadable: why images or their captions cannot be read.
     """
 
     folder: Path
@@ -45,40 +51,40 @@ class Review:
     unreadable: Sequence[str]
 
     def tags(self) -> list[tuple[str, int]]:
-        """Returns the tags of all captions with how many pictures have each; the most frequent first."""
+        """Returns the tags of all captions, each with how many images have it, the most frequent first."""
         return tag_counts([row["caption"] for row in self.rows])
 
 
 def review(folder: AnyPath) -> Review:
-    """Returns the pictures of a training folder with their captions and what is odd about them.
+    """Returns the images of a training folder with their captions and what is odd about them.
 
     Raises:
         NotFound: no such folder, or no pictures in it.
     """
     folder = Path(folder)
     rows: list[dict[str, Any]] = []
-    looks, seen, unreadable = [], [], []
+    images, readable, unreadable = [], [], []
     for path in image_files(folder):
         row: dict[str, Any] = {"file": path.name, "width": None, "height": None, "caption": "", "warnings": []}
         rows.append(row)
         try:
             row["caption"] = caption_of(path)
-            look = ImageStats.at(path)
+            image = ImageStats.of(path)
         except Exception as error:
             row["warnings"] = ["cannot be read"]
             unreadable.append(str(failure_of(error, str(path))))
             continue
-        row["width"], row["height"] = look.size
-        looks.append(look)
-        seen.append(row)
-    for row, warnings in zip(seen, warnings_of_each(looks), strict=True):
+        row["width"], row["height"] = image.size
+        images.append(image)
+        readable.append(row)
+    for row, warnings in zip(readable, warnings_of_each(images), strict=True):
         row["warnings"] = warnings
-    warnings = [*warnings_of_kinds(unsupported_images(folder)), *warnings_about(looks)]
+    warnings = [*unsupported_warnings(unsupported_images(folder)), *warnings_about(images)]
     return Review(folder, rows, warnings, unreadable)
 
 
 def read_captions(table: AnyPath | BinaryIO) -> dict[str, str]:
-    """Returns file name -> caption of an edited table in a file, see `read_table`.
+    """Returns file name -> caption of an edited table in a file, see `parse_captions`.
 
     Raises:
         NotFound: it cannot be opened.
@@ -100,19 +106,19 @@ def read_captions(table: AnyPath | BinaryIO) -> dict[str, str]:
     if len(data) > _MOST_TABLE:
         raise UsageError(f"{name}: more than {_MOST_TABLE >> 20} MB", hint="give the table back in parts")
     try:
-        return read_table(data.decode("utf-8-sig"))
+        return parse_captions(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise UsageError(f"{name}: not UTF-8 text", hint="save the table as CSV UTF-8") from error
 
 
-def read_table(text: str) -> dict[str, str]:
+def parse_captions(text: str) -> dict[str, str]:
     """Returns file name -> caption of an edited table: CSV, TSV, or JSON as `hnetkit train review` prints them.
 
     Raises:
-        UsageError: it is no such table, or says a file, or a row's file or caption, twice.
+        UsageError: it is no such table, or names a file, or a row's file or caption, twice.
     """
     text = text.removeprefix("\ufeff")
-    rows: Iterable[dict[str, Any]] = _of_json(text) if text.lstrip().startswith("[") else list(_of_lines(text))
+    rows: Iterable[dict[str, Any]] = _parse_json(text) if text.lstrip().startswith("[") else list(_parse_csv(text))
     captions: dict[str, str] = {}
     for number, row in enumerate(rows, 1):
         name, caption = row.get("file"), row.get("caption")
@@ -133,24 +139,24 @@ def _raised(failure: HnetkitError) -> None:
 def apply_captions(
     folder: AnyPath, captions: Mapping[str, str], failed: Callable[[HnetkitError], None] = _raised
 ) -> list[Path]:
-    """Writes the captions that changed, each whole or not at all; returns the files that were written.
+    """Writes the captions that changed, each completely or not at all; returns the files that were written.
 
-    Every name is looked at before the first file is written: a name that is a path, or no picture of the folder,
-    changes nothing. A caption that came from a file name and is unchanged stays there.
+    All names are checked before the first file is written. A caption that comes from a file name and is unchanged gets
+    no file.
 
     Args:
         captions: file name -> caption.
-        failed: called with why one caption could not be written; the others still are.
+        failed: called with the error if one caption could not be written; the others still are.
 
     Raises:
         DiskFull: there is no room for any more of them.
-        UsageError: a name is a path, or two pictures that share a caption get different ones.
-        NotFound: a picture is not in the folder.
+        UsageError: a name is a path, or two images that share a caption file get different captions.
+        NotFound: an image is not in the folder.
     """
     pictures = {path.name: path for path in image_files(Path(folder))}
     for name in captions:
         if name not in pictures:
-            if name in (".", "..") or any(mark in name for mark in "/\\\0"):
+            if name in (".", "..") or any(character in name for character in "/\\\0"):
                 raise UsageError(f"{name}: not a file name", hint="the table has names of pictures, without folders")
             raise NotFound(
                 f"{name}: no such picture in {folder}", hint=f"hnetkit train review {argument(folder, is_path=True)}"
@@ -161,7 +167,7 @@ def apply_captions(
         beside = caption_file(pictures[name])
         if wanted.setdefault(beside, caption) != caption:
             raise UsageError(f"{name} shares {beside.name} with another picture, and the table gives both captions")
-        if caption != _caption_now(pictures[name], caption):
+        if caption != _current_caption(pictures[name], caption):
             changed[beside] = caption
     written = []
     for path, caption in changed.items():
@@ -169,7 +175,7 @@ def apply_captions(
             write_caption(path, caption, overwrite=True)
         except Exception as error:
             if isinstance(error, OSError):
-                error.filename = None  # that of the temporary file means nothing to the person
+                error.filename = None  # the name of the temporary file means nothing to the user
             failure = failure_of(error, str(path))
             if isinstance(failure, DiskFull):
                 raise failure from error
@@ -179,10 +185,10 @@ def apply_captions(
     return written
 
 
-def _caption_now(picture: Path, wanted: str) -> str | None:
-    """Returns a picture's caption; of one that cannot be read, None where another is wanted instead."""
+def _current_caption(image: Path, wanted: str) -> str | None:
+    """Returns an image's caption; of one that cannot be read, None if a new one is given."""
     try:
-        return caption_of(picture)
+        return caption_of(image)
     except HnetkitError:
         return None if wanted else ""  # its row in the table was empty
 
@@ -191,9 +197,9 @@ def _is_text(text: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def _of_json(text: str) -> Iterator[dict[str, Any]]:
+def _parse_json(text: str) -> Iterator[dict[str, Any]]:
     try:
-        rows = parse_json(text, pairs=_each_key_once)
+        rows = parse_json(text, pairs=_unique_keys)
     except ValueError as error:
         raise UsageError(f"the table is not JSON: {error}") from error
     if not all(isinstance(row, dict) for row in rows):
@@ -201,10 +207,10 @@ def _of_json(text: str) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
-        raise UsageError("a row of the table says one thing twice", hint="leave one of the two")
+        raise UsageError("a row of the table has a key twice", hint="leave one of the two")
     return row
 
 
@@ -215,10 +221,10 @@ def _require_unique_columns(reader: csv.DictReader[str]) -> None:
         raise UsageError(f"the table cannot be taken back: {error}", hint="leave one of them in it") from error
 
 
-def _of_lines(text: str) -> Iterator[dict[str, Any]]:
+def _parse_csv(text: str) -> Iterator[dict[str, Any]]:
     header = text.split("\n", 1)[0]
     separator = max(_SEPARATORS, key=header.count)
-    usual = csv.field_size_limit(max(len(text), 1))  # half of what a caption may have, and counted with escapes
+    default_limit = csv.field_size_limit(max(len(text), 1))  # csv's own limit is half of a caption's
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         if not {"file", "caption"} <= set(reader.fieldnames or ()):
@@ -227,7 +233,7 @@ def _of_lines(text: str) -> Iterator[dict[str, Any]]:
             )
         _require_unique_columns(reader)
         for number, row in enumerate(reader, 1):
-            if None in row:  # more cells than columns: most likely a caption with commas and without quotes
+            if None in row:  # most likely a caption with commas but without quotes
                 raise UsageError(
                     f"row {number} of the table has more cells than columns", hint="quote captions with commas"
                 )
@@ -235,7 +241,7 @@ def _of_lines(text: str) -> Iterator[dict[str, Any]]:
     except csv.Error as error:
         raise UsageError(f"the table is not CSV: {error}") from error
     finally:
-        csv.field_size_limit(usual)
+        csv.field_size_limit(default_limit)
 
 
 # --- the page
@@ -273,26 +279,26 @@ p {{ margin: .2rem 0; }}
 </html>
 """
 
-_BEGINNING = _PAGE.split("<title>")[0].encode()  # of every page, and of no other program's
+_PAGE_START = _PAGE.split("<title>")[0].encode()  # an earlier page is recognized by it
 
 
 def write_page(seen: Review, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Writes a page that shows every picture small with its caption: one file of HTML without scripts.
+    """Writes a page with a thumbnail and the caption of every image: one file of HTML without scripts.
 
     Args:
-        overwrite: replaces an earlier page; never a file of another kind.
+        overwrite: replace an earlier page; a file of another kind is never replaced.
 
     Raises:
         OutputExists: the file exists and must not be replaced.
     """
-    refuse_all_but(_BEGINNING, path, overwrite=overwrite)
+    refuse_all_but(_PAGE_START, path, overwrite=overwrite)
     with new_file(path, overwrite=overwrite) as file:
         for part in contact_sheet(seen):
             file.write(part.encode("utf-8", "backslashreplace"))
 
 
 def contact_sheet(seen: Review) -> Iterator[str]:
-    """Yields the page picture by picture, with thumbnails inside it; names and captions are text, never markup."""
+    """Yields the page image by image, thumbnails included; names and captions are escaped."""
     before, after = _PAGE.split("{figures}")
     yield before.format(
         title=escape(f"{seen.folder.resolve().name}: {len(seen.rows)} pictures"),

@@ -1,4 +1,4 @@
-"""`hnetkit doctor`: is everything here that hnetkit needs, and does it work?"""
+"""Checks of an installation: packages, devices, the registry, settings, sites."""
 
 from __future__ import annotations
 
@@ -6,37 +6,24 @@ import importlib.metadata
 import os
 import platform
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import click
-
-from hnetkit import paths, settings
-from hnetkit.cli.output import Output, Row, output_options
-from hnetkit.errors import HnetkitError, MissingExtra, PartlyFailed, failure_of
-from hnetkit.text import counted
+from hnetkit import demo, paths, settings
+from hnetkit.errors import HnetkitError, MissingExtra, failure_of
+from hnetkit.text import counted, size_text
 
 NEEDED = ("torch", "safetensors", "sqlite-utils")
 EXTRA = ("diffusers", "transformers", "accelerate", "huggingface-hub", "pillow", "matplotlib")
 
 
-@click.command("doctor")
-@output_options
-def doctor_command(output: Output) -> None:
-    """Check this installation: packages, devices, registry, settings.
+def check_installation() -> list[dict[str, str]]:
+    """Returns a row for each check: `check` is its name, `state` ``ok``, ``absent`` or ``failed``, `detail` a line.
 
-    Exits with 1 where something needs care.
-
-    \b
-    Examples:
-      hnetkit doctor
-      hnetkit doctor --json
+    ``absent`` is what an extra would bring.
     """
-    rows = [_checked(name, check) for name, check in _checks()]
-    output.rows(rows, columns=["check", "state", "detail"])
-    failed = [row["check"] for row in rows if row["state"] == "failed"]
-    if failed:
-        raise PartlyFailed(f"needs care: {', '.join(failed)}", hint="the detail column says what is wrong")
+    return [_run_check(name, check) for name, check in _checks()]
 
 
 def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
@@ -53,7 +40,7 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "demo model", _demo_model
 
 
-def _checked(name: str, check: Callable[[], str]) -> Row:
+def _run_check(name: str, check: Callable[[], str]) -> dict[str, str]:
     try:
         return {"check": name, "state": "ok", "detail": check()}
     except importlib.metadata.PackageNotFoundError:
@@ -73,9 +60,7 @@ def _triton() -> str:
     why = triton_obstacle()
     if why is not None:
         raise MissingExtra(f"{why}: plain torch stands in for it", hint='pip install "hnetkit[gpu]"')
-    import triton
-
-    return str(triton.__version__)
+    return str(sys.modules["triton"].__version__)  # only kernels.gpu imports it, as the question above made it do
 
 
 def _devices() -> str:
@@ -94,8 +79,8 @@ def _home() -> str:
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
         raise HnetkitError(f"{existing} cannot be written", hint="set HNETKIT_HOME to a folder of yours")
-    free = shutil.disk_usage(existing).free / 1e9
-    return f"{folder}, {free:.0f} GB free"
+    free = size_text(shutil.disk_usage(existing).free)
+    return f"{folder}, {free} free"
 
 
 def _registry() -> str:
@@ -117,7 +102,7 @@ def _settings() -> str:
 
 
 def _sites() -> str:
-    """Where is asked, and whether a token is there; nobody is asked for this."""
+    """Returns the sites' addresses and whether a token is set; sends no request."""
     from hnetkit.hub import hub_token
     from hnetkit.sources.civitai import civitai_base, civitai_token
 
@@ -130,8 +115,6 @@ def _sites() -> str:
 
 
 def _demo_model() -> str:
-    from hnetkit.demo import model_folder, networks
-
-    if not (model_folder() / "model_index.json").is_file():
+    if not (demo.model_folder() / "model_index.json").is_file():
         raise HnetkitError("the bundled model is missing", hint="install hnetkit again")
-    return counted(len(networks()), "hypernetwork")
+    return counted(len(demo.networks()), "hypernetwork")

@@ -1,4 +1,4 @@
-"""A polite kill and a closed terminal end a command as Ctrl-C does: all is unwound, nothing half-written stays."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: it unwinds, and leaves nothing half-written."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from hnetkit.sources.http import RealClock
 
 
-class Ended(KeyboardInterrupt):
-    """The process was told to end.
+class Terminated(KeyboardInterrupt):
+    """The process received SIGTERM or SIGHUP.
 
     Attributes:
-        exit_code: what shells say of a process that this signal ended.
+        exit_code: the one by which shells report this signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -26,7 +26,7 @@ class Ended(KeyboardInterrupt):
 
 
 def unwind_on_signals() -> None:
-    """Makes SIGTERM and SIGHUP an `Ended`, once; a second one ends at once. What is ignored (`nohup`) stays ignored."""
+    """Raises `Terminated` at the first SIGTERM or SIGHUP; a second one kills. Signals that `nohup` ignores stay so."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
@@ -34,39 +34,40 @@ def unwind_on_signals() -> None:
 
 
 def exit_code_of(interruption: BaseException) -> int:
-    """Returns the exit code after what click makes of an interruption."""
-    return interruption.__cause__.exit_code if isinstance(interruption.__cause__, Ended) else 130
+    """Returns the exit code of an `Abort` of click's, which stands for an interruption."""
+    return interruption.__cause__.exit_code if isinstance(interruption.__cause__, Terminated) else 130
 
 
 def _end(number: int, frame: FrameType | None) -> None:
     signal.signal(number, signal.SIG_DFL)
-    raise Ended(number)
+    raise Terminated(number)
 
 
 @contextmanager
 def stopping_on_signals(clock: RealClock) -> Iterator[None]:
-    """Ctrl-C, a polite kill and a closed terminal stop what waits on a clock at its next step; a second one, for a
-    site that hangs, ends the process at once. The exit code is the signal's.
+    """Stops work that uses `clock` at its next step, on SIGINT, SIGTERM or SIGHUP.
+
+    A second signal, for a site that hangs, ends the process at once. The exit code is the signal's.
     """
     from hnetkit.sources.http import Stopped
 
-    came = signal.SIGINT
+    received = signal.SIGINT
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal came
+        nonlocal received
         if clock.stop.is_set():
-            os._exit(128 + number)  # nothing is lost: jobs and parts are made for a kill at any moment
-        came = signal.Signals(number)
+            os._exit(128 + number)  # jobs and partial files survive a kill at any moment
+        received = signal.Signals(number)
         clock.stop.set()
 
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as `nohup` has it
-    former = {number: signal.signal(number, stop) for number in heard}
+    handled = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # as `nohup` has it
+    previous = {number: signal.signal(number, stop) for number in handled}
     try:
         yield
     except Stopped as stopped:
-        stopped.exit_code = 128 + came
+        stopped.exit_code = 128 + received
         raise
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

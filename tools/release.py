@@ -112,15 +112,19 @@ def check_wheel(wheel: Path) -> None:
     """Raises Fault unless the wheel holds exactly the committed files of the package, and its own records."""
     with zipfile.ZipFile(wheel) as opened:
         names = {name for name in opened.namelist() if not name.endswith("/")}
-    found = {name for name in names if ".dist-info/" not in name}
+    found, wanted = {name for name in names if ".dist-info/" not in name}, wanted_in_wheel()
+    require_none(wheel.name, "is missing", wanted - found)
+    require_none(wheel.name, "does not belong there", found - wanted)
+
+
+def wanted_in_wheel() -> set[str]:
+    """Returns the committed files of the package, `py.typed` and the demo's among them, as the wheel names them."""
     wanted = set()
     for folder, place in ROOTS.items():
         for path in map(PurePosixPath, output("git", "ls-files", "-z", folder).split("\0")):
             if path.name:
-                wanted.add(str(place / path.relative_to(folder)))
-    require_none(wheel.name, "is missing", wanted - found)
-    require_none(wheel.name, "does not belong there", found - wanted)
-    require_none(wheel.name, "is missing", {"hnetkit/py.typed"} - found)
+                wanted.add(str(PurePosixPath(place) / path.relative_to(folder)))
+    return wanted
 
 
 def check_sources(sources: Path, version: str) -> None:

@@ -1,0 +1,88 @@
+"""This installation: `hnetkit path`, `config` and `doctor`."""
+
+from __future__ import annotations
+
+import click
+
+from hnetkit import demo, paths, settings
+from hnetkit.cli.options import command, option
+from hnetkit.cli.output import Output, output_options, put_path
+from hnetkit.errors import NotFound, PartlyFailed, UsageError
+
+PLACES = {
+    "registry": paths.registry_file,
+    "config": paths.config_file,
+    "library": paths.library_folder,
+    "home": paths.home,
+    "demo": demo.network_folder,
+}
+
+
+@command("path")
+@click.argument("what", metavar=f"[{'|'.join(PLACES)}]", type=click.Choice(list(PLACES)), default="registry")
+def path_command(what: str) -> None:
+    """Print where hnetkit keeps its registry, config or library.
+
+    "registry" is the database of what you have, "config" the file of settings, "library" the folder that fetched files
+    go to, "home" the folder of all three, which HNETKIT_HOME moves. "demo" is the folder of the bundled hypernetworks.
+
+    \b
+    Examples:
+      hnetkit path library
+      hnetkit scan "$(hnetkit path demo)"
+      sqlite-utils tables "$(hnetkit path registry)" --counts
+    """
+    put_path(PLACES[what]())
+
+
+@command("config")
+@click.argument("key", required=False)
+@click.argument("value", required=False)
+@option("--remove", former=["--unset"], is_flag=True, help="Remove the setting KEY.")
+@output_options
+def config_command(key: str | None, value: str | None, remove: bool, output: Output) -> None:
+    """Show settings, or set one.
+
+    KEY is model, device, dtype, loras, embeddings or hypernetworks. Without KEY, lists all settings with what they
+    mean. With KEY, prints its value; with KEY and VALUE, sets it.
+
+    \b
+    Examples:
+      hnetkit config
+      hnetkit config device cpu
+      hnetkit config device --remove
+    """
+    if remove and (key is None or value is not None):
+        raise UsageError("--remove takes one setting", hint="hnetkit config model --remove")
+    if key is None:
+        stored = settings.load()
+        rows = [{"key": name, "value": stored.get(name), "meaning": text} for name, text in settings.KEYS.items()]
+        output.rows(rows, columns=["key", "value", "meaning"])
+    elif remove or value is not None:
+        settings.put(key, value)
+    else:
+        found = settings.get(key)
+        if found is None:
+            raise NotFound(f"{key} is not set", hint=f"hnetkit config {key} VALUE")
+        output.rows([{"key": key, "value": found}], columns=["key", "value"], text=lambda row: row["value"])
+
+
+@command("doctor")
+@output_options
+def doctor_command(output: Output) -> None:
+    """Check this installation: packages, devices, registry, settings.
+
+    "absent" is what an optional extra would install. The exit code is 1 if something failed.
+
+    \b
+    Examples:
+      hnetkit doctor
+      hnetkit doctor --json
+    """
+    from hnetkit.doctor import check_installation
+
+    rows = check_installation()
+    output.rows(rows, columns=["check", "state", "detail"])
+    failed = [row["check"] for row in rows if row["state"] == "failed"]
+    if failed:
+        raise PartlyFailed(f"needs care: {', '.join(failed)}", hint="the detail column says what is wrong")

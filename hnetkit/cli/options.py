@@ -1,0 +1,167 @@
+"""Options and commands as our help shows them: options under headings, in one spelling, with ranges in words."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+from click.types import FloatParamType, IntParamType
+
+from hnetkit.errors import UsageError
+from hnetkit.images import parse_size
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OUTPUT = "Output"
+"""The heading of what a command prints and writes, which the help of every command with headings ends with."""
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "fp32", "fp16", "bf16")
+
+SITE_BASE_MODELS: Mapping[str, tuple[str, ...]] = {
+    "sd1": ("SD 1.5", "SD 1.4"),
+    "sd2": ("SD 2.1", "SD 2.1 768", "SD 2.0", "SD 2.0 768"),
+    "sdxl": ("SDXL 1.0", "SDXL 0.9"),
+}
+"""Base model -> what Civitai calls it."""
+
+_OF_SITE_NAME = {name.casefold(): base for base, names in SITE_BASE_MODELS.items() for name in names}
+
+
+class Option(click.Option):
+    """An option of a command.
+
+    Args:
+        section: its heading in the command's help.
+        former: earlier spellings. They work the same; help, completion and messages show the present one.
+    """
+
+    def __init__(
+        self,
+        param_decls: Sequence[str] | None = None,
+        *,
+        section: str | None = None,
+        former: Sequence[str] = (),
+        **attributes: Any,
+    ) -> None:
+        super().__init__([*(param_decls or ()), *former], **attributes)
+        self.section, self.former = section, frozenset(former)
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        return click.Option.get_help_record(self._as_shown(), ctx)
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        return click.Option.get_error_hint(self._as_shown(), ctx)
+
+    def make_metavar(self, ctx: click.Context) -> str:
+        if self.metavar is None and isinstance(self.type, IntParamType | FloatParamType):
+            return "N"
+        return super().make_metavar(ctx)
+
+    def get_help_extra(self, ctx: click.Context) -> Any:
+        extra = super().get_help_extra(ctx)
+        if isinstance(self.show_default, str):
+            extra["default"] = self.show_default  # click puts brackets around words
+        elif "default" in extra and isinstance(self.type, Choice):
+            extra["default"] = self.type.means.get(extra["default"], extra["default"])
+        if "range" in extra:
+            extra["range"] = _range_text(self.type)
+        return extra
+
+    def _as_shown(self) -> Option:
+        shown = copy.copy(self)
+        shown.opts = [name for name in self.opts if name not in self.former]
+        return shown
+
+
+class Command(click.Command):
+    """A command whose help has its options under their headings, in the order of their first options; output last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        has_headings = any(getattr(option, "section", None) not in (None, OUTPUT) for option in options)
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in options:
+            heading = (getattr(option, "section", None) or OUTPUT) if has_headings else "Options"
+            if (record := option.get_help_record(ctx)) is not None:
+                sections.setdefault(heading, []).append(record)
+        if OUTPUT in sections:  # last
+            sections[OUTPUT] = sections.pop(OUTPUT)
+        for heading, records in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        former = {name for param in self.params if isinstance(param, Option) for name in param.former}
+        return [item for item in super().shell_complete(ctx, incomplete) if item.value not in former]
+
+
+command = functools.partial(click.command, cls=Command)
+option = functools.partial(click.option, cls=Option)
+
+
+class Number(click.FloatRange):
+    """A number in a range; click's own lets NaN through, which is below no limit and above none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the number; fails for what is none, is not finite, or is out of the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+class Choice(click.Choice[str]):
+    """One of several words.
+
+    Args:
+        choices: the words.
+        means: other spellings, in lower case, and the word that each means; help and messages leave them out.
+    """
+
+    def __init__(self, choices: Sequence[str], means: Mapping[str, str]) -> None:
+        super().__init__(choices)
+        self.means = means
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(self.means.get(str(value).casefold(), value), param, ctx)
+
+
+def base_model_choice(*bases: str) -> Choice:
+    """A choice of base models, by our names for them or by Civitai's."""
+    return Choice(bases, {name: base for name, base in _OF_SITE_NAME.items() if base in bases})
+
+
+def base_model_of(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
+    """Callback of an option: returns our name for a base model of Civitai, and any other text as it is."""
+    return None if text is None else _OF_SITE_NAME.get(text.casefold(), text)
+
+
+def site_base_models(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> tuple[str, ...]:
+    """Callback of an option: returns Civitai's names for our base models, and any other text as it is."""
+    names = [name for text in texts for name in SITE_BASE_MODELS.get(text.casefold(), (text,))]
+    return tuple(dict.fromkeys(names))
+
+
+def size_in_pixels(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
+    """Callback of an option: returns the (width, height) that ``512`` or ``512x768`` means."""
+    if text is None:
+        return None
+    flag = param.opts[0]
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        message = f"{flag} {text}: not a number of pixels, nor WIDTHxHEIGHT"
+        raise UsageError(message, hint=f"{flag} 512, or {flag} 768x512") from error
+
+
+def _range_text(kind: Any) -> str:
+    """Returns in words what numbers a type takes."""
+    if kind.max is None:
+        return f"above {kind.min:g}" if kind.min_open else f"{kind.min:g} or more"
+    return f"{kind.min:g} to {kind.max:g}"
