@@ -25,7 +25,7 @@ CONTEXTS = (
     Layers(154, 2048, 1),
     Layers(32768, 320, 2),
 )
-TOY = (Layers(17, 320, 2), Layers(5, 24, 1))
+TOY = (Layers(17, 320, 1), Layers(5, 24, 1))
 LINEAR = (
     Tiles(64, 64, 64, 4, 4, by_descriptor=True),
     Tiles(64, 64, 64, 4, 6, by_descriptor=True),

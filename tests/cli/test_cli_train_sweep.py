@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.pipelines import tiny_sd
 from support.training import make_pictures
+from support.waiting import once
 
 import hnetkit
 from hnetkit.cli import run
@@ -47,20 +45,6 @@ RATES = ["--vary", "rate=1e-2|1e-3"]
 def rows(folder: str) -> int:
     log = Path("training/ink", folder, "hypernetwork_loss.csv")
     return log.read_bytes().count(b"\n") - 1 if log.exists() else 0
-
-
-def after(steps: int, folder: str, do: Callable[[], None]) -> threading.Thread:
-    """Does something once so many steps of a run are made."""
-
-    def wait() -> None:
-        deadline = time.monotonic() + 60
-        while rows(folder) < steps and time.monotonic() < deadline:
-            time.sleep(0.001)
-        do()
-
-    thread = threading.Thread(target=wait)
-    thread.start()
-    return thread
 
 
 def test_every_combination_is_a_run_of_one_table_and_one_sheet(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,9 +88,8 @@ def test_the_model_is_loaded_once(tiny: str, capsys: pytest.CaptureFixture[str])
         Path(tiny).unlink()
         begun.append(Path("training/ink/rate-1e-3").exists())
 
-    thread = after(1, "rate-1e-2", take_it_away)
-    assert run(command(*RATES, "--max-steps", "40")) == 0
-    thread.join()
+    with once(lambda: rows("rate-1e-2") >= 1, take_it_away):
+        assert run(command(*RATES, "--max-steps", "40")) == 0
     assert begun == [False]
     assert rows("rate-1e-3") == 40
     capsys.readouterr()
@@ -115,9 +98,8 @@ def test_the_model_is_loaded_once(tiny: str, capsys: pytest.CaptureFixture[str])
 
 def test_interrupted_and_given_again_it_goes_on(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     long = command(*RATES, "--max-steps", "40")
-    thread = after(5, "rate-1e-3", lambda: os.kill(os.getpid(), signal.SIGINT))
-    assert run(long) == 130
-    thread.join()
+    with once(lambda: rows("rate-1e-3") >= 5, lambda: os.kill(os.getpid(), signal.SIGINT)):
+        assert run(long) == 130
     assert not Path("training/ink/sweep.png").exists()
     stopped = rows("rate-1e-3")
     assert 5 <= stopped < 40

@@ -24,7 +24,6 @@ def test_every_activation_inside_and_behind_a_network(name: str | None) -> None:
         require_right_run("grouped", 3, (24, 40, 24), name, 1, dtype, last=True, norm=norm)
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
 @given(
     rows=st.sampled_from([1, 2, 15, 16, 17, 33]),
     width=st.sampled_from([8, 24, 40]),
@@ -36,7 +35,7 @@ def test_every_activation_inside_and_behind_a_network(name: str | None) -> None:
     count=st.integers(1, 3),
     dtype=st.sampled_from(list(LIMITS)),
 )
-def test_any_build_and_any_number_of_rows(
+def require_right_build(
     rows: int,
     width: int,
     hidden: list[int],
@@ -49,6 +48,11 @@ def test_any_build_and_any_number_of_rows(
 ) -> None:
     rows = min(rows, 5) if norm else rows  # the interpreter takes long over layer norms
     require_right_run("grouped", rows, (width, *hidden, width), name, count, dtype, norm=norm, bias=bias, last=last)
+
+
+@pytest.mark.parametrize("examples", [12, pytest.param(100, marks=pytest.mark.long)])
+def test_any_build_and_any_number_of_rows(examples: int) -> None:
+    settings(deadline=None, max_examples=examples, derandomize=True)(require_right_build)()
 
 
 def test_a_layer_norm_over_several_tiles_and_a_mean_far_from_zero() -> None:
