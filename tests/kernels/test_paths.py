@@ -7,6 +7,7 @@ import torch
 from support.stacks import cast, context, random_mlp, relative, through, torch_modules
 
 from hnetkit.errors import KernelUnavailable, UsageError
+from hnetkit.formats.activations import NAMES as readable_activations
 from hnetkit.kernels import activations, affine, eager, reference
 from hnetkit.kernels.dispatch import PATHS, chosen_path
 from hnetkit.kernels.weights import MLPWeights, StageWeights
@@ -19,6 +20,7 @@ def test_the_table_has_every_activation_that_a1111_accepts_and_that_makes_sense(
     refused = {"glu", "threshold", "multiheadattention", "softmax", "softmax2d", "softmin", "logsoftmax"}
     assert (of_torch - refused) | {"swish"} == activations.NAMES
     assert set(reference.FORMULAS) == activations.NAMES - {"prelu"}
+    assert readable_activations == activations.NAMES
 
 
 @pytest.mark.parametrize("norm", [False, True], ids=["plain", "norm"])
