@@ -1,4 +1,4 @@
-"""Stable Diffusion hypernetworks: read safely, organized, converted, and applied in diffusers.
+"""Stable Diffusion hypernetworks: read safely, fetched, organized, converted, applied in diffusers, drawn with, trained.
 
 Importing this package does not import torch. Each name below is imported at its first use.
 """

@@ -1,7 +1,8 @@
 """Activations in plain torch, by the names that A1111 writes into files.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10 (behavior only): six names of its own, and every class of
-`torch.nn.modules.activation` in lower case with its default arguments, in evaluation mode.
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10 (behavior only): six names of its own, and the classes of
+`torch.nn.modules.activation` in lower case, but seven that make no sense here, with default arguments in evaluation
+mode.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stack of one width, made ready for a path: everything that can be done before the first context comes."""
+"""A stack of one width, made ready for a path: all the work that can be done before the first context arrives."""
 
 from __future__ import annotations
 

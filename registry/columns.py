@@ -1,4 +1,4 @@
-"""How values fit the columns of the registry: times, paths, names and JSON, and one way to store a row."""
+"""Conversion between Python values and registry columns: times, paths, names and JSON, and one way to store a row."""
 
 from __future__ import annotations
 

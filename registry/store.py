@@ -1,4 +1,4 @@
-"""`Registry`: the SQLite file with all that is known of files and networks, its transactions and errors."""
+"""`Registry`: the SQLite database of files and networks, its transactions and errors."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ ROOMS = {
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
     "tokens": Room("Access tokens: read from the environment, removed from everything that is shown.", "errors"),
     "hub": Room("Files of the Hugging Face hub, through huggingface_hub.", "errors files tokens"),
-    "limits": Room("Limits on what is made of a file that a stranger wrote; the JSON parser.", "errors files"),
+    "limits": Room("Limits on memory and work for untrusted files; the JSON parser.", "errors files"),
     "images": Room("The one reader of images: allowed formats, size limits, EXIF orientation.", "errors files"),
     "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
@@ -60,7 +60,7 @@ ROOMS = {
         "errors text files limits paths hashes formats inspection registry",
     ),
     "sources": Room(
-        "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP except the hub's is here.",
+        "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP is here, except huggingface_hub's.",
         "errors text paths files limits tokens hub hashes formats inspection registry library",
     ),
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),

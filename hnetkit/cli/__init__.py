@@ -1,4 +1,4 @@
-"""The `hnetkit` command. Its commands stand in the modules of this folder, which are imported when used."""
+"""The `hnetkit` command. Commands are in the modules of this folder, which are imported on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hnetkit bench`: this machine, one's own stack, each path side by side."""
+"""`hnetkit bench`: time each way to apply a stack on this machine, optionally with your own networks."""
 
 from __future__ import annotations
 

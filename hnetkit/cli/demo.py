@@ -1,4 +1,4 @@
-"""`hnetkit demo`: the whole job on what the package brings, in the commands that a person would type."""
+"""`hnetkit demo`: the full workflow on the bundled files, in the commands that a user would type."""
 
 from __future__ import annotations
 

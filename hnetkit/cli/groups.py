@@ -1,4 +1,4 @@
-"""Groups of commands: each command's module is imported when it is used, so that `--help` and `list` stay fast."""
+"""Groups of commands, imported on first use so that `--help` and `list` stay fast, and the check of their arguments."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
 _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
+_REFERENCES = {"civitai": "model:", "huggingface": "hf:"}  # source -> what `hnetkit pull` takes before the id
 _FAILURES_SHOWN = 20
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
@@ -254,7 +255,7 @@ def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
     for site in sites:
         creator = f" by {site['creator']}" if site["creator"] else ""
         state = f" ({site['model_state']})" if site["model_state"] != "listed" else ""
-        ref = "model:" if site["source"] == "civitai" else "hf:"
+        ref = _REFERENCES[site["source"]]
         facts.append((site["source"], f"{site['model']}, {site['version']}{creator}, {ref}{site['model_id']}{state}"))
         scan = f"scan {site['site_scan']}" if site["site_scan"] else None
         facts.append(

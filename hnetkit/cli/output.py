@@ -1,6 +1,6 @@
 """Printing: data on stdout in the form that the user chose, everything else on stderr.
 
-All output goes through this module, which makes strangers' text safe: text is printable, line by line; JSON, CSV and
+All output but progress bars goes through this module, which makes strangers' text safe: text is printable, line by line; JSON, CSV and
 TSV hold the same data in escapes. Tokens of the environment are never shown.
 """
 

@@ -1,4 +1,4 @@
-"""The options of `hnetkit train run` and `sweep`: what is not given is as --recipe says, else the default."""
+"""The options of `hnetkit train run` and `sweep`: one that is not given comes from --recipe, else is the default."""
 
 from __future__ import annotations
 

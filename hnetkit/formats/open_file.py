@@ -1,4 +1,4 @@
-"""One open file, read by position. Its path is looked up once and never again."""
+"""One open file, read by position. The path is resolved only once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of `torch.save` in either container: the saved value, and the offset of each tensor's bytes.
+"""Files written by `torch.save`, zip or legacy: the saved value, and the offset of each tensor's bytes.
 
 Source: torch/serialization.py (behavior only): a zip since torch 1.6, before that one pickle after another.
 """

@@ -1,4 +1,4 @@
-"""Writing images: A1111's infotext in PNG, JPEG and WebP, under names that never collide."""
+"""`Picture`, a drawn image, and writing it: A1111's infotext in PNG, JPEG and WebP, under names that never collide."""
 
 from __future__ import annotations
 

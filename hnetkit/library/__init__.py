@@ -1,1 +1,1 @@
-"""The library on disk against the registry: scanning, checking again, and finding a network by its name."""
+"""`Library`: scan folders, find a network by name or hash, read and write sidecars, link into other programs."""

@@ -1,1 +1,1 @@
-"""A stack of hypernetworks on a UNet: on and off, bit-exactly."""
+"""`Stack` and `Strength`, a stack on a diffusers UNet (on and off, bit-exactly), its plan in words, and its timing."""

@@ -1,6 +1,6 @@
 """Install a finished download: name it, check it with hnetkit's own reader, place it, write its sidecars.
 
-Nothing is replaced. What is no usable network goes into `.quarantine` beside the target, under a name that no program
+Nothing is replaced. Anything that is not a usable network goes into `.quarantine` beside the target, under a name that no program
 loads, with the reason.
 """
 

@@ -1,4 +1,4 @@
-"""Fetch networks into a library: look up, plan, download, install, and resume what was interrupted."""
+"""`FetchSession`: browse, plan, download, install, resume, identify, update and repair networks of a library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keep a library in step with Civitai: store what the site lists, plan what to fetch, note what the site lost.
+"""Keep a library in step with Civitai: store what the site lists, plan what to fetch, find updates, record removals.
 
 The plan is made before anything is touched, and gives the reason for every file that is skipped.
 """

@@ -1,4 +1,4 @@
-"""Which image each sample of a run is: seeded, endless, and the same for any number of processes.
+"""Which image each training sample uses: seeded, endless, and the same for any number of processes.
 
 A run is a stream of samples, numbered from 0, cut into batches of images of one size. Every size has a stream of its
 own: one seeded permutation of its images after another, so that nothing is dropped when an epoch does not end with a

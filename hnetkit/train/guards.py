@@ -1,4 +1,4 @@
-"""Guards that stop a run before it ruins a network: numbers in, a verdict out. Imports no torch.
+"""Guards that warn, roll back or stop before a run ruins its network: numbers in, a verdict out. Imports no torch.
 
 The loss of a single step says little: it depends on the time step that was drawn more than on the network, and goes
 from 0.01 to 3 in a healthy run. So the logarithm of the loss is added up over steps as far as it lies above that of the

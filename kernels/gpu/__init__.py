@@ -1,4 +1,4 @@
-"""What needs Triton: one module for each operation, with its kernels and what launches them."""
+"""What needs Triton: one module for each operation, kernels and launcher together, and what these share."""
 
 from __future__ import annotations
 

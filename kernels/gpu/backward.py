@@ -1,6 +1,6 @@
 """Gradients of a stack by Triton kernels: of the context that it was given, and of its weights.
 
-Nothing is kept from the forward pass but `x`. To compute a network of [1, m, 1] again costs two launches (its sums, and
+Nothing is kept from the forward pass but `x`. Recomputing a [1, m, 1] network costs two launches (its sums, and
 the context after it); then come two products of gradients with weights, and torch's own products for the gradients of
 the weights. Layer norms and PReLU have no gradients here: `supports_gradients`.
 """

@@ -1,4 +1,4 @@
-"""A stack by Triton kernels, as one operation that `torch.compile` and CUDA graphs take whole.
+"""A stack by Triton kernels, as one custom op that `torch.compile` and CUDA graphs capture.
 
 Every run of networks of one build goes to the fused kernel where it fits and the path is `fused`, else to the linear
 ones. Streams and devices are the caller's: launches go to the current stream of x's device.

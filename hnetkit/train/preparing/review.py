@@ -1,4 +1,4 @@
-"""The captions of a training folder as a table to edit, and as a page to look through."""
+"""The captions of a training folder as a table to edit, and as an HTML page to browse."""
 
 from __future__ import annotations
 
