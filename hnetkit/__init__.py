@@ -1,4 +1,4 @@
-"""Stable Diffusion hypernetworks: read safely, fetched, organized, converted, applied in diffusers, drawn with, trained.
+"""Stable Diffusion hypernetworks: read safely, fetched, kept, converted, applied in diffusers, trained.
 
 Importing this package does not import torch. Each name below is imported at its first use.
 """

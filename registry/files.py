@@ -1,4 +1,4 @@
-"""Roots, the files found under them, and their sidecars. A file that no longer exists is marked `missing`, not forgotten."""
+"""Roots, the files found under them, and their sidecars. A file that is gone is marked `missing`, not forgotten."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Printing: data on stdout in the form that the user chose, everything else on stderr.
 
-All output but progress bars goes through this module, which makes strangers' text safe: text is printable, line by line; JSON, CSV and
-TSV hold the same data in escapes. Tokens of the environment are never shown.
+All output but progress bars goes through this module, which makes strangers' text safe: text is printable, line by
+line; JSON, CSV and TSV hold the same data in escapes. Tokens of the environment are never shown.
 """
 
 from __future__ import annotations

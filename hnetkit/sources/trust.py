@@ -1,4 +1,4 @@
-"""Which hosts a request may reach, and which may receive a token: addresses, connections, and answers that repeat the token.
+"""Which hosts a request may reach, and which may receive a token: addresses, connections, answers that repeat it.
 
 A host name says little about the machine behind it: a public name may lead into the user's own network, perhaps only
 the second time. So each connection's peer address is checked after connecting, before a byte is sent.

@@ -1,7 +1,7 @@
 """A whole model in one file, in the original layout of Stable Diffusion 1, 2 and XL: ``.safetensors`` or ``.ckpt``.
 
-Which model it is follows from the names and shapes of its tensors. The configurations, which such a file lacks, are part of
-hnetkit (``configurations/<kind>/<part>/``, in diffusers' layout, from the architectures' published numbers).
+Which model it is follows from the names and shapes of its tensors. The configurations, which such a file lacks, are
+part of hnetkit (``configurations/<kind>/<part>/``, in diffusers' layout, from the architectures' published numbers).
 
 Trainers left more than weights in a ``.ckpt``: numbers, settings, objects of their own. hnetkit's reader creates none
 of them. Still, a file may name only the classes of a short list; any other name refuses the file.
