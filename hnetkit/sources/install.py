@@ -1,7 +1,7 @@
 """Install a finished download: name it, check it with hnetkit's own reader, place it, write its sidecars.
 
-Nothing is replaced. Anything that is not a usable network goes into `.quarantine` beside the target, under a name that no
-program loads, with the reason.
+Nothing is replaced. Anything that is not a usable network goes into `.quarantine` beside the target, under a name that
+no program loads, with the reason.
 """
 
 from __future__ import annotations
