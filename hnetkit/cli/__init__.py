@@ -35,7 +35,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "Fetching": {
         "browse": ("remote", "Search Civitai for hypernetworks."),
         "pull": ("remote", "Fetch networks into the library."),
-        "sync": ("remote", "Mirror hypernetworks of Civitai into the library."),
+        "sync": ("remote", "Mirror hypernetworks from Civitai into the library."),
         "updates": ("remote", "Show models that have a newer version on the site than in the library."),
         "identify": ("remote", "Ask Civitai what the library's files are, by their hashes."),
         "repair": ("remote", "Fetch installed files again that are missing or damaged."),

@@ -73,13 +73,13 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
 @option(
     "--device",
     type=click.Choice(DEVICES),
-    show_default="the setting `device`, else auto",
-    help="Device to compute on; auto takes a GPU if there is one.",
+    show_default="that of `hnetkit config`, else auto",
+    help="Device to run on; auto takes a GPU if there is one.",
 )
 @option(
     "--dtype",
     type=click.Choice(DTYPES),
-    show_default="the setting `dtype`, else auto",
+    show_default="that of `hnetkit config`, else auto",
     help="Precision to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
 )
 @output_options

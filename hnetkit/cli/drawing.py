@@ -24,7 +24,7 @@ from hnetkit.text import counted
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_PROMPT, _IMAGE, _MODEL = "Prompt and networks", "Image", "Model"
+_PROMPT, _IMAGE, _MODEL = "Prompt and networks", "Picture", "Model"
 _prompt, _image, _model = (partial(option, section=heading) for heading in (_PROMPT, _IMAGE, _MODEL))
 _over_image = partial(option, section="Image-to-image and inpainting")
 _hires = partial(option, section="Hires (a second, larger pass)")
@@ -36,107 +36,172 @@ _STEPS = click.IntRange(1, 1000)
 
 # What `generate` and `grid` share. Defaults in words: a setting, a picture drawn again or the model decides first.
 _SHARED = (
-    _prompt("--negative-prompt", metavar="TEXT", show_default="empty", help="Describe what to steer away from."),
+    _prompt(
+        "--negative-prompt",
+        metavar="TEXT",
+        show_default="empty",
+        help="Describe what to steer away from. Tags of networks have no effect in it.",
+    ),
     _prompt(
         "--emphasis",
         type=click.Choice(NAMES["emphasis"]),
         show_default="original",
         help="Effect of weights such as (word:1.2): as in A1111 (original), the same without normalization (no-norm), "
-        "none (ignore), or brackets as plain text (none).",
+        "dropped (ignore), or left in the text with their brackets (none).",
     ),
     _image("--steps", type=_STEPS, show_default="the model's, else 20", help="Number of sampling steps."),
     _image(
         "--cfg-scale",
         type=Number(min=1),
         show_default="the model's, else 7",
-        help="Classifier-free guidance: how closely to follow the prompt.",
+        help="Classifier-free guidance: how closely to follow the prompt; 1 ignores the negative prompt.",
     ),
     _image(
         "--size",
         callback=size_in_pixels,
         metavar="N|WxH",
         show_default="the model's",
-        help="Size in pixels, multiples of 8.",
+        help="Size in pixels, multiples of 8; N means a square.",
     ),
     _image("--width", type=int, hidden=True, help="Width in pixels, in place of --size."),
     _image("--height", type=int, hidden=True, help="Height in pixels, in place of --size."),
-    _image("--sampler", metavar="NAME", show_default="the model's, else Euler a", help=f"{', '.join(SAMPLERS)}."),
+    _image(
+        "--sampler",
+        metavar="NAME",
+        show_default="the model's, else Euler a",
+        help=f"{', '.join(SAMPLERS)}; in any case.",
+    ),
     _image(
         "--rng",
         type=click.Choice(NAMES["rng"]),
         show_default="cpu",
-        help="Random number generator of the noise: torch's (cpu), or Nvidia's, computed in software (nv).",
+        help="Random number generator of the noise, on any device: torch's for CPUs (cpu), or Nvidia's (nv), which "
+        "A1111 uses on an Nvidia GPU.",
     ),
     _image(
         "--clip-skip",
         type=click.IntRange(1, 12),
         show_default="1",
-        help="Clip skip: 2 leaves out the last layer of SD 1's text encoder.",
+        help="Clip skip: 2 leaves out the last layer of SD 1's text encoder. No effect on SD 2 and SDXL.",
     ),
-    _image("--ensd", "eta_seed_delta", type=int, show_default="0", help="Eta noise seed delta, as in A1111."),
-    _image("--variation-seed", type=click.IntRange(min=0), show_default="0", help="Seed of the variation noise."),
-    _image("--variation-strength", type=_FRACTION, show_default="0", help="Amount of variation noise to blend in."),
+    _image(
+        "--ensd",
+        "eta_seed_delta",
+        type=int,
+        show_default="0",
+        help="Eta noise seed delta, as in A1111: added to the seed of the noise that samplers add at each step.",
+    ),
+    _image(
+        "--variation-seed",
+        type=click.IntRange(min=0),
+        show_default="0",
+        help="Seed of the noise that --variation-strength blends in; each further picture has the next seed.",
+    ),
+    _image(
+        "--variation-strength",
+        type=_FRACTION,
+        show_default="0",
+        help="Amount of variation noise to blend in: 0 for none, 1 for nothing else.",
+    ),
     _model(
         "--model",
         "model",
         metavar="MODEL",
-        show_default="the setting `model`, else the bundled demo model",
-        help="Stable Diffusion model: a diffusers folder, a hub id, or a checkpoint in one file.",
+        show_default="that of `hnetkit config`, else the bundled demo model",
+        help="Stable Diffusion model (1, 2 or XL): a diffusers folder, a Hugging Face hub id, which is fetched if "
+        "needed, or a checkpoint file (.safetensors, .ckpt).",
     ),
     _model(
-        "--vae", metavar="VAE", show_default="the model's", help="Autoencoder: a file, a diffusers folder, or a hub id."
+        "--vae",
+        metavar="VAE",
+        show_default="the model's",
+        help="Another autoencoder: a file, a diffusers folder, or a hub id.",
     ),
-    _model("--tokenizer", metavar="DIR", show_default="CLIP's", help="Tokenizer folder, for a checkpoint in one file."),
+    _model(
+        "--tokenizer",
+        metavar="DIR",
+        show_default="CLIP's, from the hub",
+        help="Tokenizer folder for a checkpoint file; other models have their own.",
+    ),
     _model(
         "--device",
         type=click.Choice(DEVICES),
-        show_default="the setting `device`, else auto",
-        help="Device to compute on; auto takes a GPU if there is one.",
+        show_default="that of `hnetkit config`, else auto",
+        help="Device to run on; auto takes a GPU if there is one.",
     ),
     _model(
         "--dtype",
         type=click.Choice(DTYPES),
-        show_default="the setting `dtype`, else auto",
+        show_default="that of `hnetkit config`, else auto",
         help="Precision to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
     ),
-    _model("--offload", is_flag=True, help="Keep on the GPU only the part at work: less memory, slower."),
+    _model(
+        "--offload",
+        is_flag=True,
+        help="Keep only the active part (text encoder, UNet or autoencoder) on the CUDA GPU: less memory, slower.",
+    ),
     _model("--attention-slicing", is_flag=True, help="Compute attention in slices: less memory, slower."),
-    _model("--compile", "compiled", is_flag=True, help="Compile the UNet: slow at first, then faster."),
-    _over_image("--image", type=_FILE, metavar="FILE", help="Start from this picture and repaint it."),
+    _model(
+        "--compile",
+        "compiled",
+        is_flag=True,
+        help="Compile the UNet with torch.compile: the first picture is slow, further ones of the command are faster.",
+    ),
+    _over_image(
+        "--image", type=_FILE, metavar="FILE", help="Start from this picture, stretched to --size, and repaint it."
+    ),
     _over_image(
         "--denoising",
         type=_FRACTION,
         show_default="0.75, in a hires pass 0.7",
-        help="Strength of repainting --image, or the first pass in a hires pass: 0 keeps it, 1 ignores it.",
+        help="Strength at which --image is repainted or, in a hires pass, the first pass: 0 keeps it, 1 ignores it. "
+        "Only this share of the steps is made.",
     ),
-    _over_image("--mask", type=_FILE, metavar="FILE", help="Repaint --image only where this picture is white."),
+    _over_image(
+        "--mask",
+        type=_FILE,
+        metavar="FILE",
+        help="Repaint --image only where this picture is white or, if it has transparent parts, opaque.",
+    ),
     _over_image(
         "--mask-blur",
         type=Number(min=0),
         metavar="PX",
         show_default="4",
-        help="Soften the edge of the mask by so many pixels.",
+        help="Blur the edge of the mask by this radius in pixels.",
     ),
     _over_image("--invert-mask", is_flag=True, help="Repaint where the mask is black instead."),
     _over_image(
         "--masked-content",
         type=click.Choice(NAMES["masked_content"]),
         show_default="original",
-        help="Content under the mask before repainting: the picture itself, noise, or nothing.",
+        help="Content under the mask before repainting: the picture (original), latent noise (noise), or latents of 0 "
+        "(nothing).",
     ),
-    _hires("--hires-scale", type=Number(1, 8), metavar="X", help="Draw again X times as large, from the first pass."),
     _hires(
-        "--hires-size", callback=size_in_pixels, metavar="N|WxH", help="Draw again at this size, from the first pass."
+        "--hires-scale",
+        type=Number(1, 8),
+        metavar="X",
+        help="Add a second pass, X times as large, rounded down to multiples of 8. Not with --image.",
+    ),
+    _hires(
+        "--hires-size",
+        callback=size_in_pixels,
+        metavar="N|WxH",
+        help="Add a second pass of this size; the first is stretched to it. Not with --hires-scale or --image.",
     ),
     _hires("--hires-steps", type=_STEPS, show_default="--steps", help="Number of sampling steps of the second pass."),
     _hires(
         "--hires-upscaler",
         type=click.Choice(NAMES["hires_upscaler"]),
         show_default="Latent",
-        help="Method of enlarging the first pass.",
+        help="Method of enlarging the first pass: its latents (Latent), or its picture (Lanczos, Nearest).",
     ),
     _hires(
-        "--hires-prompt", metavar="TEXT", show_default="PROMPT", help="Prompt of the second pass, with its own tags."
+        "--hires-prompt",
+        metavar="TEXT",
+        show_default="PROMPT",
+        help="Prompt of the second pass. If given, only networks of its own tags apply there, none of PROMPT or -n.",
     ),
     _hires(
         "--hires-negative-prompt",
@@ -156,7 +221,7 @@ def network_option(help_text: str) -> Callable[[F], F]:
         multiple=True,
         metavar="NAME[:STRENGTH]",
         shell_complete=complete_name,
-        help=f"{help_text} Its strength is 1 if left out. Repeatable.",
+        help=f"{help_text} Its strength, any number, is 1 if left out. Repeatable.",
     )
 
 
@@ -192,7 +257,8 @@ def picture_options(function: F) -> F:
     "source",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Recreate a picture from the settings embedded in it; PROMPT and other options override them.",
+    help="Recreate a picture, of hnetkit or A1111, from the settings embedded in it. PROMPT and other options override "
+    "them, -n adds networks; the model and --image are not taken from it.",
 )
 @_image("--seed", type=_SEED, show_default="-1", help="Seed of the first picture; -1 picks one at random.")
 @_image(
@@ -200,14 +266,14 @@ def picture_options(function: F) -> F:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Number of pictures; each has the next seed.",
+    help="Number of pictures in all; each further one has the next seed.",
 )
 @_image(
     "--batch-size",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Number of pictures to sample together.",
+    help="Number of the --count pictures to sample together.",
 )
 @picture_options
 @option(
@@ -216,9 +282,9 @@ def picture_options(function: F) -> F:
     default=".",
     metavar="FILE|DIR",
     show_default="the current folder",
-    help="Write to this .png file, or into this folder.",
+    help="Write to this .png, .jpg or .webp file (with --count 1), or into this folder, which is made if needed.",
 )
-@option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
+@option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE if it exists, instead of failing.")
 @output_options
 def generate_command(
     prompt: str | None,
@@ -235,11 +301,15 @@ def generate_command(
 ) -> None:
     """Draw pictures with hypernetworks applied.
 
-    PROMPT is in A1111's language: (weights:1.2), [from:to:0.5], [a|b], AND, BREAK. A tag <hypernet:NAME:STRENGTH>
-    applies a network of the library; several apply in order. `hnetkit prompt` shows what a prompt means.
+    PROMPT, required without --from, is in A1111's language: (weights:1.2), [from:to:0.5], [a|b], AND, BREAK. A tag
+    <hypernet:NAME:STRENGTH> applies a network of the library; several apply in order. `hnetkit prompt` shows what a
+    prompt means.
 
-    Each picture embeds its settings as text that other programs read too, and its path is printed. In a folder, files
-    are named NNNNN-SEED.png and nothing is replaced.
+    Each picture embeds its settings as text that other programs read too. Its path is printed; tables and CSV add seed
+    and prompt, JSON all settings. In a folder, files are numbered NNNNN-SEED.png and nothing is replaced.
+
+    Where a default is the model's, it is in hnetkit.json in the model's folder, if there is one. The default size is
+    otherwise that of the model's training.
 
     \b
     Examples:
@@ -323,7 +393,7 @@ def _row(picture: Picture, path: Path) -> Row:
 @option(
     "--out", section=OUTPUT, default="grid.png", metavar="FILE", show_default=True, help="Write the sheet to this file."
 )
-@option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE where it exists.")
+@option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE if it exists, instead of failing.")
 @output_options
 def grid_command(
     names: tuple[str, ...],

@@ -171,14 +171,14 @@ def output_options(function: F) -> F:
     wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
     wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
     for flags, help_text in (
-        (("-t", "--table", "as_table"), "Print a table."),
-        (("--tsv", "as_tsv"), "Print tab-separated values."),
-        (("--csv", "as_csv"), "Print comma-separated values."),
-        (("--nl", "as_nl"), "Print newline-delimited JSON."),
-        (("--json", "as_json"), "Print a JSON array."),
+        (("-t", "--table", "as_table"), "Print the results as a table."),
+        (("--tsv", "as_tsv"), "Print the results as tab-separated values."),
+        (("--csv", "as_csv"), "Print the results as comma-separated values."),
+        (("--nl", "as_nl"), "Print one line of JSON for each result, with all details."),
+        (("--json", "as_json"), "Print the results as a JSON array, with all details."),
     ):
         wrapper = option(*flags, section=OUTPUT, is_flag=True, callback=collect, help=help_text)(wrapper)
-    return quiet_option("Print neither notes nor progress on stderr.")(wrapper)  # type: ignore[return-value]
+    return quiet_option("Print only errors on stderr, no notes or progress.")(wrapper)  # type: ignore[return-value]
 
 
 def quiet_option(help_text: str) -> Callable[[F], F]:

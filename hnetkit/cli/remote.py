@@ -51,14 +51,21 @@ def fetch_options(function: F) -> F:
     decorated: Any = wrapper
     for add in (
         _downloads(
-            "--no-sidecars", is_flag=True, help="Write no sidecar files (.json, .civitai.info) beside the networks."
+            "--no-sidecars",
+            is_flag=True,
+            help="Write no sidecar files (.json, .civitai.info) and no previews beside the networks.",
         ),
-        _downloads("--no-previews", is_flag=True, help="Fetch no example pictures."),
+        _downloads(
+            "--no-previews",
+            is_flag=True,
+            help="Fetch no previews: one of the site's example pictures for each network.",
+        ),
         _downloads(
             "--limit-rate",
             metavar="RATE",
             callback=_rate,
-            help="Limit the bytes a second of all downloads together, as 500k or 2M.",
+            show_default="no limit",
+            help="Limit all downloads together to this many bytes per second, such as 500k or 2M; k is 1000.",
         ),
         _downloads(
             "--parallel",
@@ -178,7 +185,8 @@ def filter_options(function: F) -> F:
             multiple=True,
             metavar="NAME",
             callback=site_base_models,
-            help="Restrict to models for this base model: sd1, sd2, sdxl, or the site's name, as 'SD 1.5'. Repeatable.",
+            help="Restrict to models that have a version for this base model: sd1, sd2, sdxl, or the site's name, "
+            "such as 'SD 1.5'. Repeatable, for any of several.",
         ),
         _filter("--tag", help="Restrict to models with this tag."),
         _filter("--creator", metavar="USER", help="Restrict to models of this user."),
@@ -261,20 +269,40 @@ def pull_command(
     "--favorites",
     former=["--favourites"],
     is_flag=True,
-    help="Restrict to your favorites on the site; needs CIVITAI_TOKEN.",
+    help="Restrict to your favorites on the site; needs your API key in the environment variable CIVITAI_TOKEN.",
 )
 @_filter(
     "--ids",
     metavar="LIST|@FILE",
-    help="Restrict to these models: numbers separated by commas, or a file with one on each line.",
+    help="Fetch exactly these models, whatever other filters say: numbers of models (not of versions) separated by "
+    "commas, or a file with one per line.",
 )
-@_saved("--save", metavar="NAME", help="Save these filters under NAME, for `hnetkit sync NAME`, and sync.")
-@_saved("--remove", former=["--unsave"], metavar="NAME", help="Remove the filters saved under NAME, and fetch nothing.")
+@_saved(
+    "--save",
+    metavar="NAME",
+    help="Save these filters as NAME, in place of earlier ones, and sync. Options of downloads are not saved; with "
+    "--dry-run, nothing is.",
+)
+@_saved(
+    "--remove",
+    former=["--unsave"],
+    metavar="NAME",
+    help="Remove the saved filters NAME, and fetch nothing. Fetched files stay.",
+)
 @_saved("--subscriptions", is_flag=True, help="List the saved filters, and fetch nothing.")
-@_filter("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
-@_downloads("--dry-run", is_flag=True, help="List what would be fetched, with sizes, and change nothing.")
-@_downloads("--metadata-only", is_flag=True, help="Store the site's records of the models, and fetch no file.")
-@_downloads("-y", "--yes", is_flag=True, help="Agree to a sync of everything without being asked.")
+@_downloads("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
+@_downloads("--dry-run", is_flag=True, help="List what would be fetched, with sizes; change nothing and ask nothing.")
+@_downloads(
+    "--metadata-only",
+    is_flag=True,
+    help="Store the site's records of the models in the registry; fetch no networks and no previews, and ask nothing.",
+)
+@_downloads(
+    "-y",
+    "--yes",
+    is_flag=True,
+    help="Do not ask before a sync of everything; required where there is no terminal.",
+)
 @fetch_options
 @output_options
 def sync_command(
@@ -296,13 +324,14 @@ def sync_command(
     fetching: dict[str, Any],
     output: Output,
 ) -> None:
-    """Mirror hypernetworks of Civitai into the library.
+    """Mirror hypernetworks from Civitai into the library.
 
-    Fetches every model that passes all filters. Without filters, mirrors every hypernetwork on Civitai, after showing
-    the size and asking. NAME is a set of saved filters.
+    Fetches every model that passes all filters into the folder that `hnetkit path library` prints. Without filters,
+    mirrors every hypernetwork on Civitai (with --nsfw also those not safe for work), after showing the size and asking.
+    NAME stands for saved filters, see --save, and takes no others.
 
-    Files you have are not fetched again; skipped files are listed with the reason; models deleted from the site are
-    kept. An interrupted sync resumes where it stopped.
+    Files that you have are not fetched again, and models deleted from the site are kept. Every file that is fetched or
+    skipped is listed, with the reason. An interrupted sync resumes where it left off.
 
     \b
     Examples:

@@ -73,30 +73,33 @@ def train_command() -> None:
     section="Run",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Read settings from a JSON file, as recipe.json of a run; options override it.",
+    help="Read settings from a JSON file, such as a run's recipe.json; options override it.",
 )
 @option(
     "--resume",
     section="Run",
     is_flag=True,
-    help="Fail if there is no checkpoint to resume from, instead of starting a new run.",
+    help="Require a checkpoint to resume from, and fail without one; a run resumes anyway where it can.",
 )
 @training_options
 @output_options
 def run_command(file: Path | None, resume: bool, arguments: dict[str, Any], output: Output) -> None:
     """Train a hypernetwork on a folder of pictures.
 
-    PICTURES is a folder as `hnetkit train prepare` makes it: pictures whose sides are multiples of 8, each with its
-    caption in a .txt file of the same name. Pictures of several sizes are fine.
+    PICTURES, required without --recipe, is a folder such as `hnetkit train prepare` makes: pictures whose sides are
+    multiples of 8, each with its caption in a .txt file of the same name; the name itself is the caption where there
+    is none. Pictures of several sizes are fine.
 
-    Writes into the folder NAME in --out: the network as NAME.safetensors and, for A1111, as NAME.pt; one more of each
-    every --save-every steps; checkpoints, previews, a log, and recipe.json with all settings.
+    Writes into the folder NAME in --out: the network as NAME.safetensors and, for A1111, as NAME.pt; checkpoints, and
+    with each the network so far, as NAME-STEP.safetensors; previews, a log, and recipe.json with all settings. The
+    network's path is printed at the end; tables, CSV and JSON add its name, step and loss.
 
-    The same command given again resumes from the last checkpoint, with the same result as if it had never stopped:
-    Ctrl-C, a crash and a power cut are all fine. --max-steps and --rate may change in between, to train further.
+    The same command given again resumes from the last checkpoint, with the same result as if Ctrl-C, a crash or a power
+    cut had never stopped it. In between, --max-steps, --rate, and the options of checkpoints, previews and guards may
+    change; other settings need --restart.
 
-    Started by `accelerate launch --multi_gpu --num_processes N --no_python hnetkit train ...`, N processes share each
-    step.
+    `hnetkit train` without a command is `hnetkit train run`. Started by `accelerate launch --multi_gpu --num_processes
+    N --no_python hnetkit train ...`, N processes share each step.
 
     \b
     Examples:
@@ -144,7 +147,7 @@ def _row(result: TrainingResult) -> Row:
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="Read settings from a JSON file, as recipe.json of a run; options override it. Repeat to vary it.",
+    help="Read settings from a JSON file, such as a run's recipe.json; options override it. Repeat to vary it.",
 )
 @training_options
 @output_options

@@ -55,7 +55,7 @@ class _SettingOption(Option):
 
     def get_help_extra(self, ctx: click.Context) -> Any:
         extra = super().get_help_extra(ctx)
-        own = _default_text(_field(self._setting.name))
+        own = _default_text(_field(self._setting.name), " and " if self._setting.multiple else ",")
         shown = own if self._setting.default is None else self._setting.default.format(own)
         return {**extra, "default": shown} if shown else extra
 
@@ -94,61 +94,82 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "start",
             "--init-from",
-            "Continue training from this hypernetwork, with its layers, instead of a new one.",
+            "Start from the weights and layers of this hypernetwork, at step 0. Of the options under Network, only "
+            "--with goes with it.",
             metavar="FILE",
             former=("--start",),
         ),
-        _Setting("seed", "--seed", "Random seed.", _LEAST_0),
+        _Setting("seed", "--seed", "Seed of all that is random.", _LEAST_0),
     ),
     "Model": (
         _Setting(
             "model",
             "--model",
-            "Stable Diffusion model to train on, as for `hnetkit generate`.",
+            "Stable Diffusion model (1, 2 or XL) to train on: a diffusers folder, a Hugging Face hub id, which is "
+            "fetched if needed, or a checkpoint file (.safetensors, .ckpt).",
             metavar="MODEL",
-            default="the setting `model`, else the bundled demo model",
+            default="that of `hnetkit config`, else the bundled demo model",
         ),
         _Setting(
             "vae",
             "--vae",
-            "Autoencoder: a file, a diffusers folder, or a hub id.",
+            "Another autoencoder: a file, a diffusers folder, or a hub id.",
             metavar="VAE",
             default="the model's",
         ),
         _Setting(
             "tokenizer",
             "--tokenizer",
-            "Tokenizer folder, for a checkpoint in one file.",
+            "Tokenizer folder for a checkpoint file; other models have their own.",
             metavar="DIR",
-            default="CLIP's",
+            default="CLIP's, from the hub",
         ),
         _Setting(
-            "clip_skip", "--clip-skip", "Clip skip: 2 leaves out the last layer of SD 1's text encoder.", _LEAST_1
+            "clip_skip",
+            "--clip-skip",
+            "Clip skip: 2 leaves out the last layer of SD 1's text encoder. No effect on SD 2 and SDXL.",
+            _LEAST_1,
         ),
         _Setting(
             "precision",
             "--precision",
-            "Precision of the frozen model, no meaning fp32; the network is always fp32.",
+            "Precision of the frozen model; `no` is fp32. The network is always in fp32.",
             click.Choice(["no", "fp16", "bf16"]),
-            default="bf16 or fp16 on CUDA, else no",
+            default="on CUDA bf16, or fp16 if the GPU has no bf16; else no",
         ),
         _Setting(
             "gradient_checkpointing",
             "--gradient-checkpointing/--no-gradient-checkpointing",
-            "Take less memory, with slower steps.",
+            "Use less memory, with slower steps.",
         ),
     ),
     "Network": (
-        _Setting("build.structure", "--structure", "Layer sizes, as multiples of the width.", _FLOATS, "LIST"),
         _Setting(
-            "build.activation", "--activation", "Activation, by its name in A1111.", metavar="NAME", default="linear"
+            "build.structure",
+            "--structure",
+            "Layer sizes as multiples of the context width; the first and the last are 1.",
+            _FLOATS,
+            "LIST",
         ),
-        _Setting("build.layer_norm", "--layer-norm/--no-layer-norm", "Put a layer norm after every layer."),
-        _Setting("build.activate_output", "--activate-output/--no-activate-output", "Activate the last layer too."),
+        _Setting(
+            "build.activation",
+            "--activation",
+            "Activation: linear (none), relu, leakyrelu, elu, swish, tanh, sigmoid, or another one of A1111's.",
+            metavar="NAME",
+            default="linear",
+        ),
+        _Setting(
+            "build.layer_norm", "--layer-norm/--no-layer-norm", "Put a layer norm after every layer, the last one too."
+        ),
+        _Setting(
+            "build.activate_output",
+            "--activate-output/--no-activate-output",
+            "Put the activation after the last layer too.",
+        ),
         _Setting(
             "build.dropout",
             "--dropout",
-            "Dropout probability for each entry of --structure.",
+            "Dropout probability for each entry of --structure; the first and the last are 0.",
             _FLOATS,
             "LIST",
             default="none",
@@ -156,19 +177,19 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "build.initialisation",
             "--initialization",
-            "Weight initialization, by its name in A1111.",
+            "Weight initialization: normal, xavier-uniform, xavier-normal, kaiming-uniform or kaiming-normal.",
             metavar="NAME",
             former=("--initialisation",),
         ),
         _Setting(
             "build.zero_output",
             "--zero-output/--no-zero-output",
-            "Start as a network that changes nothing.",
+            "Start with 0 in the last layer, or in its layer norm, so that the network changes nothing at first.",
         ),
         _Setting(
             "build.widths",
             "--widths",
-            "Context widths that get a network.",
+            "Widths of the attention contexts that get networks, such as 320,768.",
             _INTS,
             "LIST",
             default="all of the model's",
@@ -176,14 +197,15 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "build.sides",
             "--sides",
-            "Sides to train: the networks before K, those before V, or both.",
+            "Sides to train: the networks of K, those of V, or both. The other side changes nothing.",
             click.Choice(["k", "v", "both"]),
             default="both",
         ),
         _Setting(
             "beside",
             "--with",
-            "Fixed hypernetwork that captions may also name. Repeatable.",
+            "Frozen hypernetwork, applied only where a caption has its tag, such as <hypernet:dots:0.5> for dots.pt. "
+            "Repeatable.",
             metavar="FILE",
             multiple=True,
             former=("--beside",),
@@ -193,12 +215,18 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "rates",
             "--rate",
-            "Learning rate: a number, a schedule or a preset, see `hnetkit train schedule`.",
+            "Learning rate: a number, a schedule or a preset (see `hnetkit train schedule`).",
             metavar="TEXT",
             default="the preset `{}`",
         ),
-        _Setting("max_steps", "--max-steps", "Step to stop at.", _LEAST_1, default="where the schedule ends"),
-        _Setting("batch_size", "--batch-size", "Number of samples computed at once, over all processes.", _LEAST_1),
+        _Setting(
+            "max_steps",
+            "--max-steps",
+            "Step of the run to stop at, if --rate does not end before; required if --rate has no end.",
+            _LEAST_1,
+            default="where --rate ends",
+        ),
+        _Setting("batch_size", "--batch-size", "Number of samples in a batch, shared among all processes.", _LEAST_1),
         _Setting(
             "accumulation",
             "--accumulation",
@@ -216,7 +244,7 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "clip_value",
             "--clip-value",
-            "Limit each value of the gradients: a number, or a schedule.",
+            "Limit each value of the gradients: a number, or a schedule. Not with --clip-norm.",
             metavar="TEXT",
             default="no limit",
         ),
@@ -224,7 +252,7 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "optimizer_options",
             "--optimizer-options",
-            'Arguments of the optimizer, as in {"weight_decay": 0}.',
+            'Arguments of the optimizer but its rate, such as {"weight_decay": 0}.',
             _OBJECT,
             "JSON",
             default="the optimizer's own",
@@ -234,69 +262,116 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         ),
     ),
     "Pictures and captions": (
-        _Setting("size", "--size", "Scale and crop pictures to this size.", _SIZE, "N|WxH", default="as they are"),
+        _Setting(
+            "size",
+            "--size",
+            "Scale pictures to cover this size, in multiples of 8, and crop them to their middle; N means a square.",
+            _SIZE,
+            "N|WxH",
+            default="as they are",
+        ),
         _Setting(
             "template",
             "--template",
-            "Prompt templates, in which [filewords] is a picture's caption and [name] the network's name: a file, or "
-            "A1111's style_filewords, subject_filewords, style, subject, hypernetwork, none.",
+            "Prompt templates, one of which is drawn for each sample, with the caption for [filewords] and the "
+            "network's name for [name]: a file with one per line, or style_filewords, subject_filewords, style, "
+            "subject, hypernetwork or none (just `an image`).",
             metavar="NAME|FILE",
         ),
         _Setting(
             "prompt_name",
             "--prompt-name",
-            "Text for [name] in templates and captions.",
+            "Name of the network in templates, for [name], and in captions, where the tag <hypernet:NAME:0.5> sets "
+            "its strength, otherwise 1.",
             metavar="TEXT",
             default="the network's name",
         ),
-        _Setting("shuffle_tags", "--shuffle-tags/--no-shuffle-tags", "Shuffle a caption's tags for each sample."),
-        _Setting("drop_tags", "--drop-tags", "Probability of leaving out each tag.", _CHANCE),
+        _Setting(
+            "shuffle_tags",
+            "--shuffle-tags/--no-shuffle-tags",
+            "Shuffle a caption's tags, which commas separate, for each sample.",
+        ),
+        _Setting("drop_tags", "--drop-tags", "Probability of leaving each tag out of a sample's caption.", _CHANCE),
         _Setting(
             "latents",
             "--latents",
-            "Sample a picture's latents once, take their mean (deterministic), or sample them each time (random).",
+            "Latents of a picture: sampled once (once), their mean (deterministic), or sampled each time (random).",
             click.Choice(["once", "deterministic", "random"]),
         ),
         _Setting(
-            "alpha_as_weight", "--alpha-as-weight/--no-alpha-as-weight", "Weight the loss by a picture's opacity."
+            "alpha_as_weight", "--alpha-as-weight/--no-alpha-as-weight", "Weight the loss by the opacity of each pixel."
         ),
     ),
     "Checkpoints and previews": (
-        _Setting("save_every", "--save-every", "Steps between checkpoints; 0 saves at the end alone.", _LEAST_0),
-        _Setting("keep", "--keep", "Number of checkpoints to keep.", _LEAST_1),
-        _Setting("preview_every", "--preview-every", "Steps between previews; 0 draws none.", _LEAST_0),
+        _Setting(
+            "save_every",
+            "--save-every",
+            "Steps between checkpoints, each with the network as NAME-STEP.safetensors; 0 saves only at the end.",
+            _LEAST_0,
+        ),
+        _Setting(
+            "keep",
+            "--keep",
+            "Number of newest checkpoints to keep. The networks NAME-STEP.safetensors all stay.",
+            _LEAST_1,
+        ),
+        _Setting(
+            "preview_every", "--preview-every", "Steps between previews, the first at step 0; 0 draws none.", _LEAST_0
+        ),
         _Setting(
             "previews.prompts",
             "--preview-prompt",
-            "Prompt of a preview. Repeatable.",
+            "Prompt to preview. Repeatable.",
             multiple=True,
             metavar="TEXT",
-            default="the model's own",
+            default="those in the model's hnetkit.json, 3 at most, else an empty one",
         ),
-        _Setting("previews.seeds", "--preview-seed", "Seed of a preview. Repeatable.", _LEAST_0, multiple=True),
+        _Setting(
+            "previews.seeds",
+            "--preview-seed",
+            "Seed to preview every prompt with. Repeatable.",
+            _LEAST_0,
+            multiple=True,
+        ),
         _Setting("tensorboard", "--tensorboard/--no-tensorboard", "Write TensorBoard logs too."),
     ),
     "Guards": (
         _Setting(
             "guarded",
             "--guards/--no-guards",
-            "Roll back to a good checkpoint and lower the learning rate when training goes wrong.",
+            "Roll back to a good checkpoint and lower the learning rate when training goes wrong. Off, nothing warns "
+            "either.",
         ),
-        _Setting("guards.loss_limit", "--loss-limit", "Mean loss above which to warn.", _ABOVE_0),
-        _Setting("guards.spike", "--spike", "Roll back when the loss exceeds its best by this factor.", _ABOVE_0),
+        _Setting(
+            "guards.loss_limit",
+            "--loss-limit",
+            "Warn, without rolling back, when the mean loss of the last 10 to 100 steps is above this.",
+            _ABOVE_0,
+        ),
+        _Setting(
+            "guards.spike",
+            "--spike",
+            "Roll back when the loss stays above this many times its best level for some steps.",
+            _ABOVE_0,
+        ),
         _Setting(
             "guards.noise_limit",
             "--noise-limit",
-            "Roll back when a preview has this many times the fine detail of the first.",
+            "Roll back when previews have more than this many times the fine detail of those at step 0.",
             _ABOVE_0,
         ),
         _Setting(
             "guards.rate_factor",
             "--rate-factor",
-            "Factor applied to the learning rate at each roll-back.",
+            "Factor applied to the rest of --rate at each roll-back.",
             _CHANCE,
         ),
-        _Setting("guards.most_roll_backs", "--roll-backs", "Maximum number of roll-backs.", _LEAST_0),
+        _Setting(
+            "guards.most_roll_backs",
+            "--roll-backs",
+            "Maximum number of roll-backs; the next fault stops the run with an error.",
+            _LEAST_0,
+        ),
     ),
 }
 
@@ -307,18 +382,26 @@ _BY_SPELLING = {
 _run = partial(option, section="Run")
 _RUN = (
     click.argument("pictures", required=False),
+    _run("--out", default="training", metavar="DIR", show_default=True, help="Parent of the run's folder, NAME."),
     _run(
-        "--out", default="training", metavar="DIR", show_default=True, help="Folder in which the folder NAME is made."
+        "--restart",
+        is_flag=True,
+        help="Start over at step 0, without asking: remove or replace the checkpoints, networks, previews and log of "
+        "NAME.",
     ),
-    _run("--restart", is_flag=True, help="Start over, and remove what earlier runs made."),
-    _run("--force", is_flag=True, help="Continue although pictures or model have changed."),
+    _run(
+        "--force",
+        is_flag=True,
+        help="Resume although the pictures, captions, model or networks that it is given have changed, instead of "
+        "failing.",
+    ),
 )
 _DEVICE = option(
     "--device",
     section="Model",
     type=click.Choice(DEVICES),
-    show_default="the setting `device`, else auto",
-    help="Device to compute on; auto takes a GPU if there is one.",
+    show_default="that of `hnetkit config`, else auto",
+    help="Device to run on; auto takes a GPU if there is one.",
 )
 
 
@@ -409,15 +492,15 @@ def _field(name: str) -> Field[Any]:
     return next(field for field in fields(kinds[part]) if field.name == name)
 
 
-def _default_text(field: Field[Any]) -> str | None:
-    """Returns a setting's default as an option shows it; None where it has none."""
+def _default_text(field: Field[Any], between: str = ",") -> str | None:
+    """Returns a setting's default as an option shows it, with `between` several values; None where it has none."""
     value = field.default
     if value is MISSING or value is None:
         return None
     if isinstance(value, bool):
         return "on" if value else "off"
     if isinstance(value, tuple):
-        return ",".join(map(_default_word, value))
+        return between.join(map(_default_word, value))
     return _default_word(value)
 
 

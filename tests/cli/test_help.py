@@ -78,8 +78,8 @@ def test_help_of_a_command_shows_numbers_and_ranges_in_words(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "headings"),
     {
-        "generate": ["Prompt and networks", "Image", "Model", "Image-to-image and inpainting", OUTPUT],
-        "grid": ["Prompt and networks", "Axes", "Image", "Model", "Image-to-image and inpainting", OUTPUT],
+        "generate": ["Prompt and networks", "Picture", "Model", "Image-to-image and inpainting", OUTPUT],
+        "grid": ["Prompt and networks", "Axes", "Picture", "Model", "Image-to-image and inpainting", OUTPUT],
         "train run": ["Run", "Model", "Network", "Learning", "Guards", OUTPUT],
         "train sweep": ["Run", "Model", "Network", "Learning", "Guards", OUTPUT],
         "train prepare": ["Pictures", "Captions", OUTPUT],
@@ -142,6 +142,7 @@ def test_the_defaults_that_training_shows_are_those_of_a_recipe() -> None:
     }
     assert (shown["seed"], shown["save_every"], shown["build_structure"]) == ("0", "500", "1,2,1")
     assert (shown["guards_rate_factor"], shown["build_zero_output"]) == ("0.1", "on")
+    assert shown["previews_seeds"] == "1 and 2"  # the option is repeated, and takes no list
     in_words = [setting for settings in _SETTINGS.values() for setting in settings if setting.default]
     for setting in in_words:  # words only where the recipe's own default tells nothing, or depends on the machine
         own = _field(setting.name).default
