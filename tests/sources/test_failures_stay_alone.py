@@ -96,12 +96,12 @@ def test_while_nothing_comes_each_thing_is_tried_once_and_then_as_often_as_befor
     for count in [ATTEMPTS] * MOST_PATIENT + [1, 1]:
         tried = 0
         with pytest.raises(NetworkFailed, match=f"{count} attempt"):
-            retry(nothing, "a file", clock=clock, pace=pace)
+            retry(nothing, "a file", clock=clock, limiter=pace)
         assert tried == count
-    retry(lambda: None, "a file", clock=clock, pace=pace)
+    retry(lambda: None, "a file", clock=clock, limiter=pace)
     tried = 0
     with pytest.raises(NetworkFailed):
-        retry(nothing, "a file", clock=clock, pace=pace)
+        retry(nothing, "a file", clock=clock, limiter=pace)
     assert tried == ATTEMPTS
 
 

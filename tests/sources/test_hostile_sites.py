@@ -435,7 +435,7 @@ def test_a_list_that_never_ends_ends(site: Sites, here: FetchSession, monkeypatc
     plan = plan_sync(here.registry, here.civitai, Filters())
     assert len(plan.models) == 50
     assert [record.reason for record in plan.failed] == [
-        "the listing goes on after 50 models; left out what follows then"
+        "the listing goes on after 50 models; left out what follows"
     ]
 
 
