@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from support.pipelines import tiny_sd
 from support.training import make_pictures
 
 from hnetkit import demo
@@ -89,6 +90,9 @@ def test_the_examples_of_a_group_run_one_after_the_other(
         assert run(shlex.split(DRAWN)) == 0
     elif heading != "Library":
         assert run(["scan", str(here)]) == 0
+    if heading == "Training":  # the bundled model takes a minute for what these lines train and draw
+        tiny_sd(least=True).save_pretrained(here.parent / "model")
+        assert run(["config", "model", str(here.parent / "model")]) == 0
     for example in STORIES[heading]:
         if why_elsewhere(example) is None and shutil.which(example.split()[0]) is not None:
             assert typed(example) == 0, f"{example}\n{capfd.readouterr().err}"
