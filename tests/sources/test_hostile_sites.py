@@ -434,9 +434,7 @@ def test_a_list_that_never_ends_ends(site: Sites, here: FetchSession, monkeypatc
     site.alter = onwards
     plan = plan_sync(here.registry, here.civitai, Filters())
     assert len(plan.models) == 50
-    assert [record.reason for record in plan.failed] == [
-        "the listing goes on after 50 models; left out what follows"
-    ]
+    assert [record.reason for record in plan.failed] == ["the listing goes on after 50 models; left out what follows"]
 
 
 def test_an_answer_of_a_byte_now_and_then_is_ended_and_the_file_goes_on(
