@@ -29,7 +29,7 @@ ROOMS = {
     "errors": Room("Every error a user can meet, with its exit code and its next step.", "text"),
     "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
-    "tokens": Room("Access tokens: read from the environment, removed from everything that is shown.", "errors"),
+    "tokens": Room("Access tokens, read from the environment.", "errors"),
     "hub": Room("Files of the Hugging Face hub, through huggingface_hub.", "errors files tokens"),
     "limits": Room("Limits on memory and work for untrusted files; the JSON parser.", "errors files"),
     "images": Room("The one reader of images: allowed formats, size limits, EXIF orientation.", "errors files"),
