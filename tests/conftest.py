@@ -49,5 +49,7 @@ def shared() -> Path:
     """The folder of golden vectors made by the original implementation; it is not part of the repository."""
     folder = Path(os.environ.get("HNETKIT_SHARED", REPOSITORY.parent / "shared"))
     if not (folder / "data" / "golden").is_dir():
-        pytest.skip("needs the original implementation's recordings, which are not ours to ship: HNETKIT_SHARED=FOLDER")
+        pytest.skip(
+            "compares with recorded outputs of AUTOMATIC1111, which hnetkit may not distribute: HNETKIT_SHARED=FOLDER"
+        )
     return folder

@@ -29,6 +29,7 @@ _prompt, _image, _model = (partial(option, section=heading) for heading in (_PRO
 _over_image = partial(option, section="Image-to-image and inpainting")
 _hires = partial(option, section="Hires (a second, larger pass)")
 _axes = partial(option, section="Axes")
+_overwrite = option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE if it exists, instead of failing.")
 _FILE = click.Path()
 _FRACTION = Number(0, 1)
 _SEED = click.IntRange(min=-1)
@@ -284,7 +285,7 @@ def picture_options(function: F) -> F:
     show_default="the current folder",
     help="Write to this .png, .jpg or .webp file (with --count 1), or into this folder, which is made if needed.",
 )
-@option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE if it exists, instead of failing.")
+@_overwrite
 @output_options
 def generate_command(
     prompt: str | None,
@@ -393,7 +394,7 @@ def _row(picture: Picture, path: Path) -> Row:
 @option(
     "--out", section=OUTPUT, default="grid.png", metavar="FILE", show_default=True, help="Write the sheet to this file."
 )
-@option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE if it exists, instead of failing.")
+@_overwrite
 @output_options
 def grid_command(
     names: tuple[str, ...],

@@ -39,23 +39,6 @@ MOST_FAILURES = 1000
 MOST_MESSAGE = 300
 """Characters of the message for a failed line."""
 
-_NETWORK = (
-    "content_hash",
-    "name",
-    "widths",
-    "layer_structure",
-    "activation",
-    "layer_norm",
-    "activate_output",
-    "dropout",
-    "dtype",
-    "parameters",
-    "base_model",
-    "step",
-    "sd_checkpoint",
-    "sd_checkpoint_name",
-    "metadata",
-)
 _NAMED = 3  # omitted parts of one line that its message names
 _HINT = "give a file that `hnetkit export` wrote"
 _CONTENT = re.compile(r"h1:[0-9a-f]{64}")
@@ -84,7 +67,7 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
     for file in registry.files.of_networks():
         hashes.setdefault(file["content_hash"], set()).add(file["sha256"])
     for row in registry.networks.rows():
-        record = {"kind": "network"} | {key: row[key] for key in (*_NETWORK, "tags", "note", "aliases")}
+        record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"]}
         yield record | {"sha256": sorted(hashes.get(row["content_hash"], ()))}
     for row in registry.catalogue.models():
         raw = registry.catalogue.raw(row["source"], row["remote_id"])

@@ -144,7 +144,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
     assert "Traceback" not in captured.err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="here the kernels run")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tries what is said without a GPU, and there is one")
 def test_a_path_that_cannot_be_timed_here_is_an_error_only_where_it_is_asked_for(
     ink: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -225,7 +225,7 @@ def test_a_forced_path_that_cannot_run_is_an_error_here_too(
     assert "unset HNETKIT_KERNEL" in captured.err
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels are not interpreted here")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="times Triton's interpreter, and there is a GPU")
 def test_kernels_are_held_against_the_mathematics_and_their_launches_counted(ink: str, tmp_path: Path) -> None:
     """In Triton's interpreter: what the command refuses to time is right all the same."""
     other = network_file(tmp_path, "other.pt", widths=(320, 24), structure=(1, 0.1, 1), activation="swish", seed=2)

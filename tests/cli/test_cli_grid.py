@@ -25,7 +25,7 @@ from hnetkit.generate.grids.files import FAILURE
 from hnetkit.generate.grids.run import GridRun
 from hnetkit.prompts import infotext
 
-needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
+needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 
 
 @pytest.fixture

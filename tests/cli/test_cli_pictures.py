@@ -25,7 +25,7 @@ from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.generate.image_files import write_image
 from hnetkit.prompts import infotext
 
-needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
+needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 
 
 def generate(*arguments: str) -> int:
@@ -359,7 +359,7 @@ def test_on_the_bundled_model_each_named_argument_counts_where_it_should(out: Pa
     assert len({pictures[named] for named in ["", *names]}) == len(names) + 1
 
 
-@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
 def test_an_interrupt_leaves_130_and_only_whole_pictures(
     model: str, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

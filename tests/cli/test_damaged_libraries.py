@@ -62,7 +62,7 @@ def test_the_name_of_a_file_that_is_no_network_is_exit_7(folder: Path, capsys: p
     assert capsys.readouterr().err.count("\n") == 2
 
 
-@pytest.mark.skipif(os.name != "posix", reason="names are text there")
+@pytest.mark.skipif(os.name != "posix", reason="file names are bytes on POSIX alone")
 @pytest.mark.parametrize("form", ["", "--json", "--nl", "--csv", "--tsv", "-t"])
 @pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:surrogateescape"])
 def test_a_name_that_is_not_utf_8_is_printed_in_every_form(folder: Path, home: Path, form: str, encoding: str) -> None:

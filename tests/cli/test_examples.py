@@ -80,7 +80,7 @@ def typed(example: str) -> int:
     return run(arguments)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="some lines are for a POSIX shell")
+@pytest.mark.skipif(os.name == "nt", reason="some examples are for a POSIX shell")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("heading", list(STORIES))
 def test_the_examples_of_a_group_run_one_after_the_other(

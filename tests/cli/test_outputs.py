@@ -119,7 +119,7 @@ def test_no_folder_takes_the_name_of_registry_or_settings(arguments: list[str], 
     assert list(home.iterdir()) == []
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 @pytest.mark.parametrize("command", ["export", "review", "convert", "generate", "grid"])
 def test_a_pipe_is_never_replaced(command: str, commands: Commands, tmp_path: Path) -> None:
     suffix = {"export": ".jsonl", "review": ".html", "convert": ".pt"}.get(command, ".png")

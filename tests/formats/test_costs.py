@@ -233,7 +233,7 @@ def test_a_file_of_holes_is_refused_and_not_hashed(head: bytes, tmp_path: Path) 
     path.write_bytes(head)
     os.truncate(path, 300 << 30)
     if OpenFile(path).bytes_on_disk() == 300 << 30:
-        pytest.skip("this file system keeps no holes")
+        pytest.skip("this file system cannot store sparse files")
     found = examine(path)
     assert (found.verdict, found.hashes) == ("refused", None)
     assert "a sparse file: " in str(found.reason)

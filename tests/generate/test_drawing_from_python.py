@@ -25,7 +25,7 @@ from hnetkit.generate.image_settings import image_facts
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
 
-needs_demo = pytest.mark.skipif(not demo.networks(), reason="this checkout has no bundled demo model")
+needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
 PLAIN: dict[str, Any] = {"seed": 7, "steps": 2, "width": 16, "height": 16}
 PROMPT = "a (red:1.2) circle <hypernet:ink:0.5:k=0.2>"
 

@@ -304,7 +304,7 @@ def test_what_is_no_vae_is_refused(sd_folder: Path, tmp_path: Path, other_vae: A
 # --- speed and memory
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tries what is said without a GPU, and there is one")
 def test_a_device_that_is_not_there_is_a_usage_error(sd_folder: Path) -> None:
     with pytest.raises(UsageError, match="--device cuda"):
         load_model(sd_folder, device="cuda")

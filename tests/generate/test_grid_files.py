@@ -61,7 +61,7 @@ def test_a_row_with_values_of_another_kind_is_none(tmp_path: Path, change: dict[
     assert list(files.rows()) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+@pytest.mark.skipif(os.name != "posix", reason="this system has no named pipes")
 def test_a_pipe_in_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
     files = GridFiles(tmp_path / "grid.png")
     os.mkfifo(files.record)

@@ -80,7 +80,7 @@ def test_the_scale_that_diffusers_writes_beside_the_tensors_counts(tmp_path: Pat
     config = {"r": 4, "lora_alpha": 6, "use_rslora": rslora, "init_lora_weights": False}
     trained.unet.add_adapter(LoraConfig(target_modules=["to_k", "to_v"], alpha_pattern={}, **config))
     if not hasattr(trained.unet, "save_lora_adapter"):
-        pytest.skip("this diffusers writes no scale beside the tensors")
+        pytest.skip("this diffusers has no save_lora_adapter, which writes the file that is tried")
     trained.unet.save_lora_adapter(tmp_path / "raw")
     raw = next((tmp_path / "raw").iterdir())
     from safetensors import safe_open

@@ -70,7 +70,7 @@ def test_kernels_compile_and_fit_with_the_installed_triton() -> None:
 
 
 @pytest.mark.timeout(1300)
-@pytest.mark.skipif(not OLDEST.is_dir(), reason="the oldest Triton is not there: make test brings it")
+@pytest.mark.skipif(not OLDEST.is_dir(), reason="the oldest supported Triton is not installed: `make test` installs it")
 def test_kernels_compile_and_fit_with_the_oldest_triton() -> None:
     gpus = (86, 90)
     found = compiled(OLDEST, gpus)

@@ -171,7 +171,9 @@ def test_a_context_on_another_device_is_refused_before_a_launch() -> None:
 
 @paths
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="4 GB of context: no interpreter gets through it")
+@pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="4 GB of context takes Triton's interpreter hours: needs a CUDA device"
+)
 def test_more_elements_than_32_bits_can_count(path: str) -> None:
     x, sides = stack_for(path, 1)
     rows = 2**31 // x.shape[1] + 100

@@ -650,7 +650,7 @@ def test_a_network_that_fails_in_any_way_costs_no_other(
     assert [change.what for change in link(registry, webui, A1111)].count("linked") == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_pipes_in_the_place_of_files_are_not_waited_for(registry: Registry, library: Path, webui: Path) -> None:
     found = {change.path: change for change in link(registry, webui, A1111, how="copy")}
     (target,) = (Path(path) for path in found if Path(path).name == "ink.pt")

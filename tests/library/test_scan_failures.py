@@ -310,7 +310,7 @@ def large(folder: Path) -> Path:
     return folder / "large.pt"
 
 
-@pytest.mark.skipif(not hasattr(os, "pread"), reason="files are read in another way")
+@pytest.mark.skipif(not hasattr(os, "pread"), reason="this system has no pread, which is counted")
 def test_an_interrupt_ends_the_reading_of_a_file(
     registry: Registry, folder: Path, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,7 +330,7 @@ def test_an_interrupt_ends_the_reading_of_a_file(
     assert threading.active_count() == threads
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no way to see what a process reads")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="what a process reads is seen in Linux's /proc")
 def test_the_first_interrupt_ends_a_scan_in_the_middle_of_a_large_file(folder: Path, large: Path, home: Path) -> None:
     for number in range(8):
         os.link(large, folder / f"large{number}.pt")

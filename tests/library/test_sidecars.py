@@ -186,7 +186,7 @@ def test_any_value_under_any_key_is_survived(model: Path, value: Any) -> None:
     assert found.preferred_weight is None or abs(found.preferred_weight) < float("inf")
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_all_sidecars_together_take_little_memory_and_one_that_is_too_large_costs_no_other(model: Path) -> None:
     for suffix in (".civitai.info", ".api_info.json", ".cm-info.json", ".metadata.json"):
         put(model, suffix, b'{"a":[' + b"{}," * 2_000_000 + b"0]}")
@@ -305,13 +305,13 @@ def test_merging_writes_through_a_link(model: Path, tmp_path: Path) -> None:
     try:
         model.with_name("ink.json").symlink_to(real)
     except OSError:
-        pytest.skip("this system lets only administrators make symbolic links, as Windows does by default")
+        pytest.skip("this user may not create symbolic links (on Windows, turn on developer mode)")
     sidecars.merge_a1111(model, {"notes": "n"})
     assert model.with_name("ink.json").is_symlink()
     assert json.loads(real.read_text()) == {"notes": "n"}
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a right")
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
 @pytest.mark.parametrize("suffix", [".txt", ".description.txt", ".json", ".civitai.info", ".metadata.json"])
 def test_a_link_to_a_file_elsewhere_is_not_read(model: Path, suffix: str, tmp_path: Path) -> None:
     private = tmp_path / "elsewhere" / "private"
@@ -323,7 +323,7 @@ def test_a_link_to_a_file_elsewhere_is_not_read(model: Path, suffix: str, tmp_pa
     assert "secret" not in repr(found.as_row())
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a right")
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
 @pytest.mark.parametrize("is_there", [True, False])
 def test_nothing_is_written_through_a_link_to_a_file_elsewhere(model: Path, is_there: bool, tmp_path: Path) -> None:
     other = tmp_path / "elsewhere" / "other.json"
@@ -336,7 +336,7 @@ def test_nothing_is_written_through_a_link_to_a_file_elsewhere(model: Path, is_t
     assert not is_there or other.read_text() == "{}"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a right")
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
 def test_links_to_a_network_and_to_what_lies_beside_it_are_followed(model: Path, tmp_path: Path) -> None:
     put(model, ".json", {"notes": "mine"})
     webui = tmp_path / "webui"
@@ -364,7 +364,7 @@ def test_another_program_s_settings_of_the_same_name_are_left_alone(model: Path,
     assert path.read_bytes() == before
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are other rights")
+@pytest.mark.skipif(os.name == "nt", reason="permission bits are POSIX's")
 def test_a_write_protected_file_and_one_of_another_person_are_left_alone(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -168,7 +168,7 @@ def age(path: Path, seconds: float) -> None:
     os.utime(path, (before, before))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a process is ended in another way")
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends processes without signals")
 @pytest.mark.parametrize(("number", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_a_process_that_is_told_to_end_leaves_nothing_half_written(tmp_path: Path, number: str, code: int) -> None:
     with writing(tmp_path / "out.bin") as process:
@@ -177,7 +177,7 @@ def test_a_process_that_is_told_to_end_leaves_nothing_half_written(tmp_path: Pat
     assert names(tmp_path) == []
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a process is ended in another way")
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends processes without signals")
 def test_what_a_killed_process_left_is_removed_some_hours_later(tmp_path: Path) -> None:
     with writing(tmp_path / "out.bin") as process:
         process.kill()
@@ -198,7 +198,7 @@ def test_what_a_killed_process_left_is_removed_some_hours_later(tmp_path: Path) 
     assert all(os.path.lexists(path) for path in (young, other, link, part))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there nobody can remove what a process has open")
+@pytest.mark.skipif(os.name != "posix", reason="Windows keeps files that a process has open")
 def test_what_a_living_process_writes_is_kept_however_long_it_takes(tmp_path: Path) -> None:
     with writing(tmp_path / "out.bin"):
         (half,) = tmp_path.iterdir()
@@ -217,7 +217,7 @@ def test_a_folder_is_looked_through_once_however_much_is_written_there(
     assert len(looks) == 1
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there is no such signal")
+@pytest.mark.skipif(os.name != "posix", reason="SIGHUP is POSIX's")
 def test_a_process_that_outlives_its_terminal_on_purpose_still_does(tmp_path: Path) -> None:
     with subprocess.Popen(
         ["nohup", sys.executable, "-P", "-c", WRITES, str(tmp_path / "out.bin")],

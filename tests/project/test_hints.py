@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
 from collections.abc import Iterator
@@ -49,14 +50,14 @@ def test_every_name_in_a_command_is_quoted() -> None:
     assert [(place, value) for place, value in found if not OURS.fullmatch(value)] == []
 
 
-@pytest.mark.skipif("os.name == 'nt'")
+@pytest.mark.skipif(os.name == "nt", reason="hints are for a POSIX shell")
 @pytest.mark.parametrize("name", ["a b", "$(touch ran)", "`ran`", "a;ran", "a'b", "-x", "", "a\nb", "猫"])
 def test_a_shell_reads_an_argument_as_one_word(name: str) -> None:
     assert shlex.split(f"hnetkit show {argument(name)}")[2:] in ([name], ["--", name])
     assert shlex.split(f"hnetkit scan {argument(name, is_path=True)}")[2:] in ([name], [f"./{name}"])
 
 
-@pytest.mark.skipif("os.name == 'nt'")
+@pytest.mark.skipif(os.name == "nt", reason="hints are for a POSIX shell")
 def test_a_folder_in_a_hint_runs_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -82,7 +82,7 @@ def test_an_empty_setting_is_refused_with_the_command_that_takes_it_back(
     assert settings.load() == {}
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_in_the_place_of_the_settings_is_not_waited_for(home: Path) -> None:
     os.mkfifo(home / "config.json")
     with pytest.raises(HnetkitError, match="not a regular file"):

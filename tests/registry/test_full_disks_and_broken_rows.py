@@ -228,7 +228,7 @@ def any_end(request: pytest.FixtureRequest, path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there is no limit of a file's size")
+@pytest.mark.skipif(os.name != "posix", reason="a limit on the size of files is POSIX's")
 def test_where_no_file_can_grow_the_registry_is_read_and_a_change_says_so(any_end: Path) -> None:
     full = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
     assert run(READ, any_end, full).stdout == "['net1']\n"
@@ -242,7 +242,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
     disk.mkdir()
     if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)):
-        pytest.skip("this user may not mount a disk")
+        pytest.skip("a full disk is tried on a small one, and mounting that takes root")
     try:
         yield disk
     finally:
@@ -281,7 +281,7 @@ def test_on_a_disk_that_may_not_be_written_the_registry_is_read(path: Path, smal
     assert "cannot be opened for writing" in run(WRITE, small_disk / "r.db").stderr.splitlines()[-1]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="permissions do not stop this user")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="file permissions do not stop root")
 def test_in_a_folder_of_somebody_else_the_registry_is_read(path: Path) -> None:
     path.chmod(0o444)
     path.parent.chmod(0o555)
@@ -299,7 +299,7 @@ def test_last_changes_that_cannot_be_read_are_not_left_out_without_a_word(path: 
     assert "cannot be opened for writing" in run(READ, small_disk / "r.db").stderr.splitlines()[-1]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_or_a_folder_in_its_place_is_an_error_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.db")
     (tmp_path / "folder.db").mkdir()

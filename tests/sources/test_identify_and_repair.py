@@ -466,7 +466,7 @@ def test_taking_up_what_is_missing_takes_as_long_for_each_in_a_large_library(tmp
     assert time_of(2000) < 5 * time_of(60)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="links need a right")
+@pytest.mark.skipif(os.name == "nt", reason="creating symbolic links takes a privilege on Windows")
 def test_a_link_that_a_person_put_in_the_place_of_a_file_is_kept_and_leads_where_it_led(
     site: Sites, here: FetchSession, tmp_path: Path
 ) -> None:
@@ -484,7 +484,7 @@ def test_a_link_that_a_person_put_in_the_place_of_a_file_is_kept_and_leads_where
     assert kept.read_bytes() == mine.read_bytes() == b"my own work"
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are no pipes with names")
+@pytest.mark.skipif(os.name == "nt", reason="this system has no named pipes")
 def test_who_waits_for_a_pipe_keeps_nobody_from_the_registry(home: Path) -> None:
     beginning = b'{"kind": "hnetkit", "version": 1}\n'
     command = [sys.executable, "-m", "hnetkit", "import", "-"]

@@ -29,7 +29,7 @@ def holes(path: Path) -> None:
     os.truncate(path, LARGE)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no pipes in folders")
+@pytest.mark.skipif(os.name != "posix", reason="this system has no named pipes")
 @pytest.mark.parametrize("odd", [os.mkfifo, link_to_zero, holes])
 def test_repair_names_what_is_no_file_in_the_place_of_a_network_and_mends_the_others(
     site: Sites, here: FetchSession, odd: Callable[[Path], None]

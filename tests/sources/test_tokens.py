@@ -358,7 +358,7 @@ def test_a_token_is_found_across_the_pieces_in_which_it_comes(size: int) -> None
     assert not any(has_token(piece) for piece in (b"token-", b"012345678", b"x9"))
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are no pipes with names")
+@pytest.mark.skipif(os.name == "nt", reason="this system has no named pipes")
 @pytest.mark.parametrize("kind", ["pipe", "long"])
 def test_a_saved_token_that_is_none_is_refused_at_once(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

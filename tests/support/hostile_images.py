@@ -37,7 +37,7 @@ def postscript() -> bytes:
 def damaged_avif() -> bytes:
     """Returns an AVIF of which the decoder says only RuntimeError."""
     if not features.check("avif"):
-        pytest.skip("this Pillow knows no AVIF")
+        pytest.skip("this build of Pillow has no AVIF")
     whole = encoded(_noise((32, 32)), "AVIF")
     return whole[: len(whole) // 2]
 

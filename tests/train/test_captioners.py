@@ -187,7 +187,7 @@ def timm_folder(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(timm_can_be_imported(), reason="timm is here")
+@pytest.mark.skipif(timm_can_be_imported(), reason="tries what is said without timm, which is installed")
 def test_a_timm_tagger_without_timm_says_what_to_install(tmp_path: Path) -> None:
     (timm_folder(tmp_path) / "model.safetensors").write_bytes(b"")
     with pytest.raises(MissingPackage) as error:

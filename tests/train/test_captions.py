@@ -95,7 +95,7 @@ def test_a_pipe_of_that_name_is_no_text_and_no_template(tmp_path: Path) -> None:
         Template.read(str(tmp_path / "cat.txt"))
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="file permissions do not stop root")
 def test_a_text_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat.txt").touch(mode=0)
     with pytest.raises(HnetkitError, match=r"cat\.txt: Permission denied"):

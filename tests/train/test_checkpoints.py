@@ -118,7 +118,7 @@ def test_nothing_but_damaged_checkpoints_is_an_error_and_not_a_new_beginning(tmp
         Checkpoints(tmp_path).read()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+@pytest.mark.skipif(os.name != "posix", reason="a limit on the size of files is POSIX's")
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     import resource
 
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["00000002"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+@pytest.mark.skipif(os.name != "posix", reason="a limit on the size of files is POSIX's")
 @pytest.mark.parametrize("damaged", [[3], [2, 3], [1, 2, 3]])
 def test_a_full_disk_leaves_the_newest_checkpoint_that_is_whole(tmp_path: Path, damaged: list[int]) -> None:
     import resource
@@ -301,7 +301,7 @@ def test_tensors_that_are_none_are_damage(tmp_path: Path, tensors: bytes) -> Non
         states.read()
 
 
-@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+@pytest.mark.skipif(os.name != "posix", reason="this system has no named pipes")
 @pytest.mark.parametrize("name", ["state.json", "tensors.safetensors"])
 def test_a_pipe_in_a_checkpoint_is_not_waited_for(tmp_path: Path, name: str) -> None:
     states = Checkpoints(tmp_path)

@@ -134,7 +134,7 @@ def test_a_caption_that_is_far_too_long_is_named_before_anything_is_trained(tmp_
         read_data(small_recipe(tmp_path))
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root reads everything")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="file permissions do not stop root")
 def test_a_picture_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     make_pictures(tmp_path, 2)
     (tmp_path / "01.png").chmod(0)

@@ -149,7 +149,7 @@ def test_files_of_that_name_are_replaced_only_where_that_is_wanted(tmp_path: Pat
     assert {hnetkit.load(path).step for path in tmp_path.iterdir()} == {2000}
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="the limit on a file's size is POSIX's")
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="a limit on the size of files is POSIX's")
 def test_a_full_disk_leaves_the_files_from_before_and_nothing_else(tmp_path: Path) -> None:
     code = f"""
 import resource, signal

@@ -351,7 +351,7 @@ def test_damaged_checkpoints_are_no_reason_to_start_over_unasked(model: Model, p
     run_training(small_recipe(pictures, max_steps=1), model, cut, start_mode="restart")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends itself a signal")
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
 def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     model: Model, pictures: Path, whole: Path, tmp_path: Path
 ) -> None:

@@ -197,7 +197,9 @@ def test_without_a_face_the_middle_is_kept() -> None:
     assert crop_window(Image.new("RGB", (300, 100)), (64, 64), "face") == (100, 0, 200, 100)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cv2") is not None, reason="OpenCV is installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("cv2") is not None, reason="tries what is said without OpenCV, which is installed"
+)
 def test_faces_without_opencv_say_what_to_install() -> None:
     with pytest.raises(MissingPackage) as error:
         crop_window(Image.new("RGB", (300, 100)), (64, 64), "face")
@@ -322,7 +324,7 @@ def test_a_text_that_is_no_caption_of_an_earlier_picture_is_neither_replaced_nor
     assert names(out) == ["todo.txt"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+@pytest.mark.skipif(os.name != "posix", reason="a limit on the size of files is POSIX's")
 def test_where_a_picture_cannot_be_replaced_its_caption_is_not_either(source: Path, out: Path) -> None:
     import resource
 

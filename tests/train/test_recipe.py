@@ -200,7 +200,7 @@ def test_a_recipe_that_no_run_wrote_is_refused_in_a_line(tmp_path: Path, text: s
     assert len(str(raised.value)) < 300
 
 
-@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+@pytest.mark.skipif(os.name != "posix", reason="this system has no named pipes")
 def test_a_pipe_in_place_of_a_recipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "recipe.json")
     with pytest.raises(UsageError, match="not a regular file"):

@@ -127,7 +127,7 @@ def test_a_name_that_is_a_path_changes_nothing(folder: Path, name: str) -> None:
     assert (folder.parent / "outside.txt").read_text(encoding="utf-8") == "precious"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="no such names elsewhere")
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such file names")
 @pytest.mark.parametrize("write", [json.dumps, in_lines])
 def test_the_table_of_a_folder_with_odd_names_can_be_given_back(
     folder: Path, write: Callable[[Sequence[dict[str, Any]]], str]

@@ -95,7 +95,7 @@ def test_a_record_that_somebody_changed_is_refused_in_a_line(tmp_path: Path, cha
         assert len(str(refused.value)) < 600
 
 
-@pytest.mark.skipif(os.name != "posix", reason="makes a pipe")
+@pytest.mark.skipif(os.name != "posix", reason="this system has no named pipes")
 def test_a_run_whose_record_could_not_be_read_again_is_not_begun(tmp_path: Path) -> None:
     files = begun(tmp_path)
     before = all_files(tmp_path)

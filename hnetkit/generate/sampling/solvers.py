@@ -141,7 +141,7 @@ def _adams_bashforth(past: Levels, end: float) -> list[float]:
     return [float(half * weights @ values) for values in at_points]
 
 
-class DPM2SAncestral(Solver):
+class DPMPP2SAncestral(Solver):
     """k-diffusion's ``sample_dpmpp_2s_ancestral``: DPM-Solver++(2S) by way of the middle in log sigma."""
 
     order = 2
@@ -159,7 +159,7 @@ class DPM2SAncestral(Solver):
         return x
 
 
-class DPMSDE(Solver):
+class DPMPPSDE(Solver):
     """k-diffusion's ``sample_dpmpp_sde``: DPM-Solver++ for the SDE.
 
     An ancestral step leads to the middle in log sigma; the full step then uses what the model denoised there.
@@ -182,7 +182,7 @@ class DPMSDE(Solver):
         return x
 
 
-class DPM3MSDE(Solver):
+class DPMPP3MSDE(Solver):
     """k-diffusion's ``sample_dpmpp_3m_sde``: DPM-Solver++(3M) for the SDE.
 
     diffusers' own has the sign of a constant of the third order wrong.
