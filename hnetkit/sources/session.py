@@ -213,7 +213,7 @@ class FetchSession:
                 f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
                 hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
             )
-        jobs: list[int] = []
+        jobs: dict[int, None] = {}  # two references may mean the same file
         for ref in parsed:
             bad: list[BadRecord] = []
             try:
@@ -224,7 +224,7 @@ class FetchSession:
                     raise failure from error
                 found.append(results.of_error(failure, ref.text))
                 continue
-            jobs += [job for job in queued if job not in jobs]
+            jobs |= dict.fromkeys(queued)
             found += [*map(results.of_record, bad), *map(results.of_item, there)]
         return found + self._fetched(jobs, progress)
 
@@ -391,9 +391,8 @@ class FetchSession:
         there = {model.id for model in plan.models} | {bad.id for bad in plan.failed}
         found = [results.of_missing(id) for id in plan.filters.ids if id not in there]
         if plan.filters.is_everything:
-            gone = [
-                id for id in unlisted_models(self.registry, plan.models) if id not in {str(bad.id) for bad in failed}
-            ]
+            reported = {str(bad.id) for bad in failed}
+            gone = [id for id in unlisted_models(self.registry, plan.models) if id not in reported]
             if len(gone) > MOST_CHECKED:
                 note(f"{MOST_CHECKED} of {len(gone):,} unlisted models are checked now, the others next time")
             asked = check_unlisted(self.registry, self.civitai, self.clock, gone[:MOST_CHECKED], failed)
