@@ -358,7 +358,7 @@ def _buffered(file: IO[bytes]) -> Iterator[IO[bytes]]:
 
 
 def _too_large() -> UsageError:
-    return UsageError(f"larger than {size_text(MOST)}, as no export is", hint="give a file that `hnetkit export` wrote")
+    return UsageError(f"larger than {size_text(MOST)}, as no export is", hint=_HINT)
 
 
 def _lines(file: IO[bytes]) -> Iterator[bytes]:
