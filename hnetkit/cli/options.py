@@ -13,7 +13,6 @@ from click.shell_completion import CompletionItem
 from click.types import FloatParamType, IntParamType
 
 from hnetkit.errors import UsageError
-from hnetkit.images import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -150,6 +149,8 @@ def site_base_models(ctx: click.Context, param: click.Parameter, texts: Sequence
 
 def size_in_pixels(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:
     """Callback of an option: returns the (width, height) that ``512`` or ``512x768`` means."""
+    from hnetkit.images import parse_size  # every command imports this module, and few read sizes
+
     if text is None:
         return None
     flag = param.opts[0]

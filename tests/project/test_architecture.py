@@ -207,3 +207,10 @@ def test_what_must_be_quick_imports_nothing_heavy(code: str, tmp_path: Path) -> 
         [sys.executable, "-P", "-c", probe, str(tmp_path)], cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_the_command_begins_with_few_of_our_modules() -> None:
+    code = "import sys; before = set(sys.modules); import hnetkit.cli; print(*sorted(set(sys.modules) - before))"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    ours = {name for name in done.stdout.split() if name.startswith("hnetkit.") and not name.startswith("hnetkit.cli")}
+    assert ours == {"hnetkit.errors", "hnetkit.paths", "hnetkit.text"}
