@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hnetkit import settings
 from hnetkit.cli.library import complete_name
-from hnetkit.cli.options import DEVICES, DTYPES, Number, base_model_choice, command, option, size_in_pixels
+from hnetkit.cli.options import Number, base_model_choice, command, device_option, dtype_option, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.generate.request import require_size
@@ -70,18 +69,8 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
     show_default=True,
     help="Begin no further round after this time.",
 )
-@option(
-    "--device",
-    type=click.Choice(DEVICES),
-    show_default="that of `hnetkit config`, else auto",
-    help="Device to run on; auto takes a GPU if there is one.",
-)
-@option(
-    "--dtype",
-    type=click.Choice(DTYPES),
-    show_default="that of `hnetkit config`, else auto",
-    help="Precision to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
-)
+@device_option()
+@dtype_option()
 @output_options
 def bench_command(
     names: tuple[str, ...],
@@ -109,14 +98,18 @@ def bench_command(
       hnetkit bench ink
       hnetkit bench ink:0.8 style.pt --size 768x512 --path eager --json
     """
+    import torch
+
     from hnetkit.cli.progress import step_progress
+    from hnetkit.generate.model import ModelSource
     from hnetkit.kernels.dispatch import chosen_path, path_on
     from hnetkit.runtime.bench import base_of, measure, require_unet, runnable_paths
 
     items = _items(names, output)
     chosen = base_model or base_of(items)
     model = require_unet(items, chosen)
-    torch_device, torch_type = _device_and_dtype(device, dtype)
+    source = ModelSource(device=device, dtype=dtype)
+    torch_device, torch_type = torch.device(source.torch_device), source.torch_dtype
     to_run, left_out = runnable_paths(paths, torch_device, torch_type)
     used = path_on(chosen_path(torch_device), torch_device, torch_type)
     width, height = size or (model.size, model.size)
@@ -181,16 +174,6 @@ def _network_request(name: str) -> NetworkRequest:
         said = name.partition(":")[0] or "NAME"
         hint = f"hnetkit bench {argument(f'{said}:0.8')}"
         raise UsageError(f"{name or 'an empty name'}: not NAME or NAME:STRENGTH", hint=hint) from error
-
-
-def _device_and_dtype(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
-    """Returns where to compute and in what: as asked, else as set, else the best that is here."""
-    import torch
-
-    from hnetkit.generate.model import device_of, torch_dtype
-
-    name = device_of(device or settings.get("device") or "auto")
-    return torch.device(name), torch_dtype(dtype or settings.get("dtype") or "auto", name)
 
 
 def _device_name(device: torch.device) -> str:

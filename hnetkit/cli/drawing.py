@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from hnetkit.cli.library import complete_name
-from hnetkit.cli.options import DEVICES, DTYPES, OUTPUT, Number, command, option, size_in_pixels
+from hnetkit.cli.options import OUTPUT, Number, command, device_option, dtype_option, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.progress import as_one_process, step_progress
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
@@ -124,18 +124,8 @@ _SHARED = (
         show_default="CLIP's, from the hub",
         help="Tokenizer folder for a checkpoint file; other models have their own.",
     ),
-    _model(
-        "--device",
-        type=click.Choice(DEVICES),
-        show_default="that of `hnetkit config`, else auto",
-        help="Device to run on; auto takes a GPU if there is one.",
-    ),
-    _model(
-        "--dtype",
-        type=click.Choice(DTYPES),
-        show_default="that of `hnetkit config`, else auto",
-        help="Precision to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
-    ),
+    device_option(section=_MODEL),
+    dtype_option(section=_MODEL),
     _model(
         "--offload",
         is_flag=True,
@@ -232,6 +222,7 @@ def picture_options(function: F) -> F:
     `options` are those of `DrawOptions`, by their names; None where an option is not given.
     """
 
+    @wraps(function)
     def wrapper(*args: Any, size: tuple[int, int] | None, **kwargs: Any) -> Any:
         model = ModelSource(**{field.name: kwargs.pop(field.name) for field in fields(ModelSource)})
         options = {field.name: kwargs.pop(field.name) for field in fields(DrawOptions)}
@@ -243,11 +234,10 @@ def picture_options(function: F) -> F:
             options["width"], options["height"] = size
         return function(*args, model=model, options=options, **kwargs)
 
-    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
-    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    decorated: Any = wrapper
     for add in reversed(_SHARED):
-        wrapper = add(wrapper)
-    return wrapper  # type: ignore[return-value]
+        decorated = add(decorated)
+    return cast(F, decorated)
 
 
 @command("generate")

@@ -131,6 +131,28 @@ class Choice(click.Choice[str]):
         return super().convert(self.means.get(str(value).casefold(), value), param, ctx)
 
 
+def device_option(*, section: str | None = None) -> Callable[[F], F]:
+    """Adds --device; the command receives None where it is not given, and the settings decide."""
+    return option(
+        "--device",
+        section=section,
+        type=click.Choice(DEVICES),
+        show_default="that of `hnetkit config`, else auto",
+        help="Device to run on; auto takes a GPU if there is one.",
+    )
+
+
+def dtype_option(*, section: str | None = None) -> Callable[[F], F]:
+    """Adds --dtype; the command receives None where it is not given, and the settings decide."""
+    return option(
+        "--dtype",
+        section=section,
+        type=click.Choice(DTYPES),
+        show_default="that of `hnetkit config`, else auto",
+        help="Precision to compute in; auto is fp16 on CUDA, fp32 elsewhere.",
+    )
+
+
 def base_model_choice(*bases: str) -> Choice:
     """A choice of base models, by our names for them or by Civitai's."""
     return Choice(bases, {name: base for name, base in _OF_SITE_NAME.items() if base in bases})

@@ -18,7 +18,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import IO, Any, Literal, TypeVar
+from functools import wraps
+from typing import IO, Any, Literal, TypeVar, cast
 
 import click
 
@@ -161,6 +162,7 @@ def output_options(function: F) -> F:
             raise UsageError("choose one of --json, --nl, --csv, --tsv and --table")
         return value
 
+    @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         form: Form = "text"
         for name in ("json", "nl", "csv", "tsv", "table"):
@@ -168,8 +170,7 @@ def output_options(function: F) -> F:
                 form = name
         return function(*args, output=Output(form, kwargs.pop("quiet")), **kwargs)
 
-    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
-    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
+    decorated: Any = wrapper
     for flags, help_text in (
         (("-t", "--table", "as_table"), "Print the results as a table."),
         (("--tsv", "as_tsv"), "Print the results as tab-separated values."),
@@ -177,8 +178,8 @@ def output_options(function: F) -> F:
         (("--nl", "as_nl"), "Print one line of JSON for each result, with all details."),
         (("--json", "as_json"), "Print the results as a JSON array, with all details."),
     ):
-        wrapper = option(*flags, section=OUTPUT, is_flag=True, callback=collect, help=help_text)(wrapper)
-    return quiet_option("Print only errors on stderr, no notes or progress.")(wrapper)  # type: ignore[return-value]
+        decorated = option(*flags, section=OUTPUT, is_flag=True, callback=collect, help=help_text)(decorated)
+    return cast(F, quiet_option("Print only errors on stderr, no notes or progress.")(decorated))
 
 
 def quiet_option(help_text: str) -> Callable[[F], F]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
-from functools import partial
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import click
 
-from hnetkit.cli.options import DEVICES, Number, Option, option
+from hnetkit.cli.options import Number, Option, device_option, option
 from hnetkit.errors import UsageError, did_you_mean
 from hnetkit.images import parse_size
 from hnetkit.limits import parse_json
@@ -396,13 +396,6 @@ _RUN = (
         "failing.",
     ),
 )
-_DEVICE = option(
-    "--device",
-    section="Model",
-    type=click.Choice(DEVICES),
-    show_default="that of `hnetkit config`, else auto",
-    help="Device to run on; auto takes a GPU if there is one.",
-)
 
 
 def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -411,6 +404,7 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
     The command receives `arguments`: keyword arguments of `hnetkit.train.train`, with the settings that were given.
     """
 
+    @wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         given = {setting: kwargs.pop(setting.parameter) for setting in dict.fromkeys(_BY_SPELLING.values())}
         changes = {
@@ -422,11 +416,10 @@ def training_options(function: Callable[..., Any]) -> Callable[..., Any]:
         arguments |= {name: kwargs.pop(name) for name in ("out", "restart", "force", "device")}
         return function(*args, arguments=arguments, **kwargs)
 
-    wrapper.__name__, wrapper.__doc__ = function.__name__, function.__doc__
-    wrapper.__click_params__ = getattr(function, "__click_params__", [])  # type: ignore[attr-defined]
-    for add in reversed((*_RUN, *_options(), _DEVICE)):
-        wrapper = add(wrapper)
-    return wrapper
+    decorated: Callable[..., Any] = wrapper
+    for add in reversed((*_RUN, *_options(), device_option(section="Model"))):
+        decorated = add(decorated)
+    return decorated
 
 
 def _options() -> list[Callable[[Any], Any]]:
