@@ -77,6 +77,8 @@ def test_filters_are_remembered_under_a_name(sites: Sites, capsys: Capture) -> N
     assert rows(capsys) == []
     assert run(["sync", "yours"]) == 4
     assert run(["sync", "--unsave", "yours"]) == 4
+    assert run(["sync", "--unsave", "yours", "--dry-run"]) == 4
+    assert run(["sync", "--unsave", "mine", "--dry-run"]) == 0
     assert run(["sync", "mine", "--tag", "x"]) == 2
     capsys.readouterr()
     assert run(["sync", "--unsave", "mine", "--json"]) == 0

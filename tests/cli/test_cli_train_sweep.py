@@ -152,6 +152,7 @@ def test_a_run_that_fails_is_said_and_the_exit_code_is_1(tiny: str, capsys: pyte
         (["--vary", "seed=1|2", "--seed", "3"], "leave --seed out"),
         (["--vary", "seed=1|2", "--template", "poems"], "no such template"),
         (["--vary", "clip-norm=none|x", "--rate", "1"], "clip-norm x: "),
+        (["--vary", "with=one.pt|two.pt"], "one.pt: no such file"),
         ([*RATES, "--name", "nul"], "'nul' cannot name a network's files on every system"),
         (["--recipe", "a/x.json", "--recipe", "b/x.json"], "two recipes are called x"),
     ],
