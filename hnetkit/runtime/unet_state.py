@@ -91,7 +91,8 @@ class UNetState(nn.Module):
     def set_progress(self, progress: float | None) -> None:
         """Sets which fraction of the sampling steps is done; None where it is not known."""
         self._progress = progress
-        self.replan()
+        if any(strength.has_window for _, strength in self.stack):  # else no step changes the plan
+            self.replan()
 
     def replan(self, *, fold: bool = True) -> None:
         """Plans the stack again and applies what changed: scalars, composed maps, folded weights. No file is read."""

@@ -363,6 +363,17 @@ def test_a_window_of_an_affine_network_goes_into_no_weight(pipe: Any, tint: Hype
         assert relative(run(pipe), plain(pipe, stack)) <= 1e-5
 
 
+def test_a_step_plans_again_only_for_a_network_with_a_window(pipe: Any, ink: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, ink)
+    plan = pipe.unet.hnetkit.plan
+    hnetkit.set_progress(pipe, 1, 4)
+    assert pipe.unet.hnetkit.plan is plan
+    hnetkit.set_hypernetworks(pipe, ["ink"], [hnetkit.Strength(end=0.2)])
+    assert all(group.is_idle for group in pipe.unet.hnetkit.plan.groups)
+    hnetkit.set_progress(pipe, 0, 4)
+    assert not any(group.is_idle for group in pipe.unet.hnetkit.plan.groups)
+
+
 def test_a_window_without_progress_is_an_error_and_not_a_quiet_picture(pipe: Any, ink: Hypernetwork) -> None:
     hnetkit.load_hypernetwork(pipe, ink, strength=hnetkit.Strength(end=0.5))
     with pytest.raises(AttachError, match=r"ink is limited to 0 to 0\.5") as refused:
