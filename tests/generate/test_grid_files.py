@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from hnetkit.errors import OutputExists, UsageError
 from hnetkit.generate.grids.axes import read_axis
@@ -181,3 +182,16 @@ def test_a_record_of_failures_alone_does_not_let_a_picture_be_replaced(tmp_path:
     assert not files.lacks_pictures(["b"])
     files.append([ROW])
     assert files.lacks_pictures(["a", "b"])
+
+
+def test_whether_any_picture_is_there_opens_one_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    for number, key in enumerate(("a", "b", "c")):
+        picture = files.write(number, key, Image.new("RGB", (8, 8)), "i")
+        files.append([ROW | {"key": key, "picture": picture}])
+    opened: list[Path] = []
+    monkeypatch.setattr("hnetkit.generate.grids.files.open_image", opened.append)
+    assert files.has_any(["b", "c"])
+    assert len(opened) == 1
+    assert not files.has_any(["d"])
+    assert files.done(["a", "b", "d"]).keys() == {"a", "b"}

@@ -134,15 +134,15 @@ class GridFiles:
 
     def done(self, keys: Iterable[str]) -> dict[str, Row]:
         """Returns the row of each of `keys` whose image is there and complete."""
-        wanted = frozenset(keys)
-        latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
-        return {key: row for key, row in latest.items() if self._is_whole(row)}
+        return {key: row for key, row in self._latest(keys).items() if self._is_whole(row)}
+
+    def has_any(self, keys: Iterable[str]) -> bool:
+        """Whether an image of `keys` is there and complete; no more of them are opened than it takes."""
+        return any(map(self._is_whole, self._latest(keys).values()))
 
     def failed(self, keys: Iterable[str]) -> dict[str, Row]:
         """Returns the row of each of `keys` that failed when it was last tried."""
-        wanted = frozenset(keys)
-        latest = {row["key"]: row for row in self.rows() if row["key"] in wanted}
-        return {key: row for key, row in latest.items() if FAILURE in row}
+        return {key: row for key, row in self._latest(keys).items() if FAILURE in row}
 
     def lacks_pictures(self, keys: Iterable[str] | None = None) -> bool:
         """Whether some images of the recorded grid could not be drawn.
@@ -194,6 +194,11 @@ class GridFiles:
                 file.write(_line(row))
         for path in self._regular_process_files():
             path.unlink()
+
+    def _latest(self, keys: Iterable[str]) -> dict[str, Row]:
+        """Returns the last row of each of `keys` that has one."""
+        wanted = frozenset(keys)
+        return {row["key"]: row for row in self.rows() if row["key"] in wanted}
 
     def _regular_process_files(self) -> list[Path]:
         found = self._process_files()

@@ -313,7 +313,7 @@ class GridRun:
         processes.wait()
         if not processes.is_main:
             return None
-        if not files.done(plan.keys):
+        if not files.has_any(plan.keys):
             self._refuse(plan, failures)
         return self._finish(spec, grid, plan, positions, missing, overwrite=overwrite)
 
@@ -367,7 +367,7 @@ class GridRun:
         if count and (not self.files.sheet.exists() or self.files.lacks_pictures()):
             recorded = dict.fromkeys(tuple(row.get("random_seeds") or ()) for row in self.files.rows())
             for seeds in recorded:
-                if len(seeds) == count and self.files.done(self._plan(self.spec.with_seeds(seeds)).keys):
+                if len(seeds) == count and self.files.has_any(self._plan(self.spec.with_seeds(seeds)).keys):
                     return list(seeds)
         return [random_seed() for _ in range(count)]
 
