@@ -17,6 +17,7 @@ from support.pipelines import tiny_sd
 from hnetkit.distributed import Processes
 from hnetkit.errors import BadPicture, HnetkitError, NotFound, UsageError
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.writing import source_sha256
 from hnetkit.generate.grids.batches import BatchPlan, plan_batches
 from hnetkit.generate.grids.cells import Cell, CellBuilder, CellSpec
 from hnetkit.generate.grids.files import FAILURE
@@ -124,6 +125,18 @@ def test_strength_is_of_the_axiss_network_or_of_the_stack_or_of_one_in_it(table:
 def test_named_parts_of_a_tag_stay_when_its_strength_changes(table: MakeTable) -> None:
     made = table("strength=0,0.5", prompt="a circle <hypernet:ink:1:k=0.3>")
     assert written(made) == ["a circle <hypernet:ink:0:k=0.3>", "a circle <hypernet:ink:0.5:k=0.3>"]
+
+
+def test_a_network_that_many_prompts_name_is_hashed_once(table: MakeTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Any] = []
+
+    def counted(network: Any) -> str | None:
+        hashed.append(network)
+        return source_sha256(network)
+
+    monkeypatch.setattr("hnetkit.generate.prompt_networks.source_sha256", counted)
+    made = table("prompt=circle,star,square", prompt="a circle <hypernet:ink:0.5>")
+    assert len({cell.networks[0].hash for cell in made.cells}) == len(hashed) == 1
 
 
 def test_order_changes_the_stack_and_where_tags_stand(table: MakeTable) -> None:

@@ -136,11 +136,11 @@ class CellBuilder:
         named = dict.fromkeys(name for spec in specs for name in (*spec.options, spec.network) if name)
         self._options = {name: NetworkRequest.from_option(name) for name in named}
         self._found: dict[tuple[str | Path, bool], ResolvedNetwork] = {}
-        alike: dict[str | Path, list[NetworkRequest]] = {}
+        alike: dict[str | Path, dict[bool, NetworkRequest]] = {}
         for request in (*requests, *self._options.values()):
-            alike.setdefault(request.source, []).append(request)
+            alike.setdefault(request.source, {})[request.tag is None] = request
         for source, same in alike.items():
-            self._try(source, partial(self._find, same, bundled, registry))
+            self._try(source, partial(self._find, list(same.values()), bundled, registry))
 
     def _find(self, requests: Sequence[NetworkRequest], bundled: Mapping[str, Path], registry: Registry | None) -> None:
         for request, network in zip(requests, find_networks(requests, bundled, registry), strict=True):
