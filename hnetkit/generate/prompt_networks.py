@@ -271,7 +271,7 @@ class ResolvedPrompts:
         found: dict[str, set[str]] = {}
         for resolved in self.networks:
             own = sha256_of(resolved.network.source) if resolved.network.source is not None else None
-            digests = source_sha256(resolved.network), own
+            digests = resolved.network.source_sha256, own
             found[f"hypernet:{resolved.name}"] = {digest for digest in digests if digest}
         return found | {f"lora:{lora.tag.name}": {lora.hash} for lora in self.loras}
 

@@ -11,8 +11,10 @@ import pytest
 from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileRefused, NotFound, UsageError
 from hnetkit.formats import load, save
-from hnetkit.generate.prompt_networks import NetworkRequest, find_networks, find_stack
+from hnetkit.generate.prompt_networks import NetworkRequest, ResolvedPrompts, find_networks, find_stack
+from hnetkit.hashes import sha256_of
 from hnetkit.library.scan import scan
+from hnetkit.network import SizedSource
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.registry.store import Registry
 
@@ -105,6 +107,27 @@ def test_a_converted_file_goes_by_the_hash_of_its_source(network_files: Path, tm
     save(load(source), tmp_path / "ink.safetensors")
     networks = find_networks([NetworkRequest(source, 1.0), NetworkRequest(tmp_path / "ink.safetensors", 1.0)], {})
     assert [network.hash for network in networks] == [hashlib.sha256(source.read_bytes()).hexdigest()[:10]] * 2
+
+
+def test_a_drawn_file_is_hashed_once_to_be_compared(
+    network_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, converted = network_files / "ink.pt", tmp_path / "ink.safetensors"
+    save(load(source), converted)
+    hashed: list[SizedSource] = []
+
+    def counted(file: SizedSource) -> str:
+        hashed.append(file)
+        return sha256_of(file)
+
+    for module in ("generate.prompt_networks", "formats.writing"):
+        monkeypatch.setattr(f"hnetkit.{module}.sha256_of", counted)
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (source, converted)]
+    for path, wanted in ((source, {digests[0]}), (converted, set(digests))):
+        hashed.clear()
+        prompts = ResolvedPrompts(find_stack(split_tags("a circle"), [str(path)], {}))
+        assert prompts.full_hashes == {"hypernet:ink": wanted}
+        assert len(hashed) == 1
 
 
 def _hashes(content: str, sha256: str) -> list[str]:
