@@ -12,7 +12,7 @@ from itertools import product
 from typing import TypeAlias
 
 from hnetkit.errors import UsageError, did_you_mean
-from hnetkit.generate.request import LARGEST_SEED
+from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS
 from hnetkit.generate.sampling.samplers import sampler_name
 from hnetkit.prompts.tags import plain_number
 
@@ -308,7 +308,7 @@ _PARSERS: Mapping[str, Callable[[str, Sequence[str]], Iterator[Content]]] = {
     "order": _orders,
     "seed": _integers(-1, LARGEST_SEED),
     "prompt": _prompt_texts,
-    "steps": _integers(1, 1000),
+    "steps": _integers(1, MOST_STEPS),
     "cfg": _reals(1),
     "sampler": _samplers,
     "checkpoint": _checkpoints,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.generate.request import is_size
+from hnetkit.generate.request import MOST_STEPS, is_size
 from hnetkit.generate.sampling.samplers import SAMPLERS
 from hnetkit.limits import read_json
 
@@ -24,7 +24,7 @@ def _is_allowed_size(value: Any) -> bool:
 # key of a model folder's defaults -> whether it may have this value
 _ALLOWED: Mapping[str, Callable[[Any], bool]] = {
     "cfg_scale": lambda value: type(value) in (int, float) and 1 <= value <= 100,
-    "steps": lambda value: type(value) is int and 1 <= value <= 1000,
+    "steps": lambda value: type(value) is int and 1 <= value <= MOST_STEPS,
     "sampler": lambda value: value in SAMPLERS,
     "width": _is_allowed_size,
     "height": _is_allowed_size,
