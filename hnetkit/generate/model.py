@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hnetkit import demo, settings
 from hnetkit.errors import UsageError, failure_of
 from hnetkit.generate.image_files import Picture
-from hnetkit.generate.image_settings import ImageSettings, read_image_settings
+from hnetkit.generate.image_settings import ImageSettings, infotext_of, read_image_settings
 from hnetkit.generate.loading.pipeline import FileStamp, LoadedPipeline, file_stamp, load_pipeline
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
@@ -265,7 +265,6 @@ def _draw_resolved(
     model: Model, request: Request, prompts: ResolvedPrompts, progress: Progress | None, note: Note
 ) -> Iterator[Picture]:
     from hnetkit.generate.drawing import draw
-    from hnetkit.generate.image_settings import infotext_of
     from hnetkit.generate.session import DrawSession
 
     stacks = [prompts.first.networks]

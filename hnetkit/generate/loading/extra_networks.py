@@ -35,7 +35,7 @@ from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
 from hnetkit.generate.backend_errors import first_line, is_out_of_memory
 from hnetkit.generate.loading.checkpoints import HARMLESS, refuse_more_than_the_file
-from hnetkit.hashes import sha256_of
+from hnetkit.generate.loading.pipeline import hash_of_file
 from hnetkit.library.scan import model_files
 from hnetkit.limits import parse_json
 from hnetkit.network import TensorRef
@@ -230,9 +230,7 @@ class Lora:
     @cached_property
     def hash(self) -> str:
         """The first 10 hex digits of its file's sha256."""
-        with OpenFile(self.path) as file:
-            refuse_sparse(file)
-            return sha256_of(file)[:10]
+        return hash_of_file(self.path)[:10]
 
 
 def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:

@@ -87,7 +87,7 @@ class LoadedPipeline:
     @cached_property
     def hash(self) -> str:
         """The first 10 hex digits of the sha256 of `weights` (for a checkpoint: A1111's model hash)."""
-        return sha256_of(OpenFile(self.weights))[:10]
+        return hash_of_file(self.weights)[:10]
 
 
 def load_pipeline(
