@@ -13,6 +13,7 @@ from sqlite_utils import Database
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import parse_json
+from hnetkit.text import is_text
 
 Row = dict[str, Any]
 
@@ -45,11 +46,7 @@ def now() -> str:
 
 def to_column(path: str) -> str | bytes:
     """Returns a path as SQLite can store it: text, or bytes if it is not valid text."""
-    try:
-        path.encode("utf-8")
-    except UnicodeEncodeError:
-        return os.fsencode(path)
-    return path
+    return path if is_text(path) else os.fsencode(path)
 
 
 def from_column(value: str | bytes) -> str:

@@ -16,7 +16,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.topology import build_mlp, canonical_key, expected_indices, linear_indices
 from hnetkit.limits import Budget
 from hnetkit.network import FileFormat, Hypernetwork, MLPPair, ResidualMLP, TensorRef
-from hnetkit.text import counted, shorten
+from hnetkit.text import counted, is_text, shorten
 
 KNOWN_WIDTHS = frozenset({320, 640, 768, 1024, 1280, 1536, 2048})
 MAX_WIDTH = 999_999  # of a context; the largest real one is 2048
@@ -315,7 +315,7 @@ def require_metadata(metadata: Mapping[Any, Any]) -> None:
 
 def _is_key(key: Any) -> bool:
     """Whether a key can be carried over: text that every container can store (a lone surrogate is not)."""
-    return isinstance(key, str) and key != "optimizer_state_dict" and key.encode(errors="ignore").decode() == key
+    return isinstance(key, str) and key != "optimizer_state_dict" and is_text(key)
 
 
 def _is_number(key: Any) -> bool:

@@ -6,7 +6,6 @@ Source: the format's own description, huggingface/safetensors README.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +15,12 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.polyglot import refuse_polyglot
 from hnetkit.limits import json_size, parse_json
 from hnetkit.network import DType, TensorRef
-from hnetkit.text import shorten
+from hnetkit.text import is_text, shorten
 
 MAX_HEADER = 10 << 20
 """Bytes; a network has 20 kB, the largest checkpoints 1 MB, a LoRA the tags of all its training images."""
 
 MAX_RANK = 8
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _DTYPES: Mapping[str, DType] = {"F16": "fp16", "BF16": "bf16", "F32": "fp32", "F64": "fp64"}
 _ITEM_BITS = {
@@ -116,7 +114,7 @@ def read_safetensors(file: OpenFile) -> SafetensorsFile:
 
 def _is_text(value: Any) -> bool:
     """Whether a value is text that UTF-8 can encode: other readers refuse a header with a lone surrogate."""
-    return isinstance(value, str) and not _SURROGATE.search(value)
+    return isinstance(value, str) and is_text(value)
 
 
 def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from hnetkit.errors import UsageError
-from hnetkit.text import shorten
+from hnetkit.text import is_text, shorten
 
 PARTS = ("k", "v", "self", "cross")
 _TAG = re.compile(r"<(\w+):([^>]+)>")
@@ -288,12 +288,8 @@ def excerpt(text: str) -> str:
 
 def require_text(prompt: str) -> None:
     """Raises UsageError if a prompt contains bytes that the terminal could not decode."""
-    try:
-        prompt.encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(
-            f"{excerpt(prompt)}: the prompt is not valid text", hint="check the terminal's encoding"
-        ) from error
+    if not is_text(prompt):
+        raise UsageError(f"{excerpt(prompt)}: the prompt is not valid text", hint="check the terminal's encoding")
 
 
 def plain_number(value: float) -> str:
