@@ -13,7 +13,7 @@ import re
 import sys
 from itertools import groupby, pairwise
 
-from hnetkit.prompts.tags import plain_number
+from hnetkit.prompts.tags import finite_number, plain_number
 
 BREAK = "BREAK"
 Pairs = list[tuple[str, float]]
@@ -108,20 +108,12 @@ def _add_piece(weights: _Weights, piece: str, number: str | None) -> None:
     elif piece == "]" and weights.is_open("["):
         weights.close("[", _DOWN)
     elif piece[-1] == ")" and piece[0] != "\\" and weights.is_open("("):
-        weight = _number(number) if number else _UP
+        weight = finite_number(number) if number else _UP
         if weight is None:
             weights.add(piece[:-1])
         weights.close("(", _UP if weight is None else weight)
     else:
         weights.add(piece[1:] if piece[0] == "\\" else piece)
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _finite(weight: float) -> float:

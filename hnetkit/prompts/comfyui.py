@@ -20,7 +20,7 @@ from typing import Any
 
 from hnetkit.limits import Budget, json_size, parse_json
 from hnetkit.prompts.infotext import Infotext
-from hnetkit.prompts.tags import plain_number
+from hnetkit.prompts.tags import fits_in_tag, plain_number
 
 MOST_STEPS = 2_000_000
 """Steps from node to node that reading a graph may take; a graph of a hundred nodes takes a few hundred."""
@@ -88,7 +88,6 @@ _PASSED = ("", "*", "any")  # a reroute's only input
 _VALUES = ("value", "seed", "noise_seed", "text", "string", "String", "Text", "int", "float", "number", *_PASSED)
 _MOST_NODES = 200  # on one walk; no real graph is longer
 _SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
-_NOT_IN_A_TAG = re.compile(r"[:>\r\n]")
 _TAG = re.compile(r"<hypernet:[^<>]*>")
 
 
@@ -171,7 +170,7 @@ class _Graph:
                 continue
             name = _SUFFIX.sub("", _file_name(_text(self._value(node["inputs"].get("hypernetwork_name")))))
             strength = self._number(node["inputs"].get("strength", 1))
-            if not name or _NOT_IN_A_TAG.search(name) or strength is None:
+            if not name or not fits_in_tag(name) or strength is None:
                 self.warnings.append(f"a HypernetworkLoader is left out: {name[:80]!r} at {strength}")
             else:
                 self.budget.make(len(name))

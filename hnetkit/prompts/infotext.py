@@ -13,13 +13,12 @@ antis0007/sd-webui-multiple-hypernetworks (behavior only).
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
 from typing import NamedTuple
 
-from hnetkit.prompts.tags import excerpt, split_tags
+from hnetkit.prompts.tags import excerpt, finite_number, fits_in_tag, split_tags
 
 MOST_MENTIONED = 100
 """Networks of one image that are read; real stacks are far smaller."""
@@ -39,7 +38,6 @@ _OLDER_HASHES = {"Lora hashes": "lora", "TI hashes": "embed", "Hypernet hashes":
 _HEX = re.compile(r"[0-9a-f]{8,64}")
 _HASH_OF_NOTHING = "e3b0c442"  # the old 8-digit hash of every file under 1 MiB
 _NAME_AND_HASH = re.compile(r"(.+)\(([0-9a-fA-F]{8})\)")
-_NOT_IN_A_TAG = re.compile(r"[:>\r\n]")
 
 
 class Infotext(NamedTuple):
@@ -146,7 +144,7 @@ def hypernetworks_of(read: Infotext) -> Mentions:
         known = hashes.get(f"hypernet:{tag.name}") or hashes.get(f"hypernet:{name}") or digits
         networks.append(Mention(name, tag.multiplier, _hex(known, name, warnings)))
     for name, strength, digits in selected[: max(0, MOST_MENTIONED - len(networks))]:
-        number = _number(strength)
+        number = finite_number(strength)
         if number is None:
             warnings.append(f"{excerpt(name)}: its strength {strength[:40]!r} is not a number; 1 is used")
         known = _hex(digits or hashes.get(f"hypernet:{name}"), name, warnings)
@@ -178,9 +176,9 @@ def _selected(parameters: Mapping[str, str]) -> Iterator[_Selected]:
 def _tags_of(selected: Iterable[_Selected]) -> str:
     """The equivalent tags, except for names that no tag can hold."""
     return "".join(
-        f"<hypernet:{one.name}:{'1.0' if _number(one.strength) is None else one.strength}>"
+        f"<hypernet:{one.name}:{'1.0' if finite_number(one.strength) is None else one.strength}>"
         for one in selected
-        if not _NOT_IN_A_TAG.search(one.name)
+        if fits_in_tag(one.name)
     )
 
 
@@ -197,14 +195,6 @@ def _hex(digits: str | None, name: str, warnings: list[str]) -> str | None:
         warnings.append(f"{excerpt(name)}: {digits[:80]!r} is not a hash")
         return None
     return None if folded.startswith(_HASH_OF_NOTHING) else folded
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def _pairs(text: str) -> Iterator[tuple[str, str]]:

@@ -133,7 +133,7 @@ class TaggedPrompt:
             UsageError: a name contains a character that would end it in a tag.
         """
         for tag in more:
-            if _NOT_IN_A_NAME.search(tag.name):
+            if not fits_in_tag(tag.name):
                 raise UsageError(
                     f"{tag.name}: a tag cannot contain this name, because ':', '>' and line ends are special there",
                     hint="rename the file, or give the network an alias with `hnetkit tag`",
@@ -272,11 +272,8 @@ def _lora(arguments: list[str]) -> tuple[LoraTag, list[str]]:
 
 
 def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = finite_number(text)
+    if value is None:
         raise _Malformed(f"{excerpt(text)!r} is not a number")
     return value
 
@@ -290,6 +287,20 @@ def require_text(prompt: str) -> None:
     """Raises UsageError if a prompt contains bytes that the terminal could not decode."""
     if not is_text(prompt):
         raise UsageError(f"{excerpt(prompt)}: the prompt is not valid text", hint="check the terminal's encoding")
+
+
+def fits_in_tag(name: str) -> bool:
+    """Whether a tag can contain a name: no character of it would end the name there."""
+    return not _NOT_IN_A_NAME.search(name)
+
+
+def finite_number(text: str) -> float | None:
+    """Returns the number that a text is; None if it is not one, or not a finite one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
 
 
 def plain_number(value: float) -> str:
