@@ -17,24 +17,25 @@ from hnetkit.network import Hypernetwork, TensorRef
 
 Verdict = Literal["ok", "warnings", "refused", "other"]
 
-_NETWORK_KEYS = (
-    "widths",
-    "layer_structure",
-    "activation",
-    "layer_norm",
-    "activate_output",
-    "dropout",
-    "dtype",
-    "parameters",
-    "base_model",
-    "step",
-    "sd_checkpoint",
-    "sd_checkpoint_name",
-    "metadata",
-    "source_sha256",
-)
+_FACTS: Mapping[str, Callable[[Hypernetwork], Any]] = {
+    "widths": lambda net: net.widths,
+    "layer_structure": lambda net: net.layer_structure,
+    "activation": lambda net: net.activation or "linear",
+    "layer_norm": lambda net: net.layer_norm,
+    "activate_output": lambda net: net.activate_output,
+    "dropout": lambda net: net.dropout,
+    "dtype": lambda net: net.dtype,
+    "parameters": lambda net: net.parameters,
+    "base_model": lambda net: net.base_model,
+    "step": lambda net: net.step,
+    "sd_checkpoint": lambda net: _text(net.metadata.get("sd_checkpoint")),
+    "sd_checkpoint_name": lambda net: _text(net.metadata.get("sd_checkpoint_name")),
+    "metadata": lambda net: dict(net.metadata),
+    "source_sha256": lambda net: net.source_sha256,
+}
+"""Key of a row -> what it says of a network; None for other files."""
 
-_LARGEST = {"fp16": 65504.0}
+_LARGEST_FP16 = 65504.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +87,9 @@ class Examination:
 
 def _network_row(net: Hypernetwork | None) -> dict[str, Any]:
     if net is None:
-        return {**dict.fromkeys(_NETWORK_KEYS), "warnings": []}
-    return {
-        "name": net.name,
-        "format": net.format,
-        "widths": net.widths,
-        "layer_structure": net.layer_structure,
-        "activation": net.activation or "linear",
-        "layer_norm": net.layer_norm,
-        "activate_output": net.activate_output,
-        "dropout": net.dropout,
-        "dtype": net.dtype,
-        "parameters": net.parameters,
-        "base_model": net.base_model,
-        "step": net.step,
-        "sd_checkpoint": _text(net.metadata.get("sd_checkpoint")),
-        "sd_checkpoint_name": _text(net.metadata.get("sd_checkpoint_name")),
-        "metadata": dict(net.metadata),
-        "source_sha256": net.source_sha256,
-        "warnings": list(net.warnings),
-    }
+        return {**dict.fromkeys(_FACTS), "warnings": []}
+    facts = {key: fact(net) for key, fact in _FACTS.items()}
+    return {"name": net.name, "format": net.format, **facts, "warnings": list(net.warnings)}
 
 
 class KnownHashes:
@@ -229,7 +213,7 @@ def validate(net: Hypernetwork) -> CheckReport:
         warnings.append("never trained: every bias is 0")
     elif untrained:
         warnings.append(f"never trained at width {', '.join(map(str, untrained))}: every bias is 0")
-    if largest > _LARGEST["fp16"]:
+    if largest > _LARGEST_FP16:
         warnings.append(f"values up to {largest:g} do not fit fp16; compute it in bf16 or fp32")
     return CheckReport(tuple(problems), tuple(warnings), untrained)
 
