@@ -45,7 +45,6 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
 
 from __future__ import annotations
 
-import difflib
 import errno
 import importlib.util
 import os
@@ -313,6 +312,8 @@ def failure_of(error: Exception, what: str) -> HnetkitError:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     """Returns the known word that `word` is most like, upper and lower case being the same; None where none is near."""
+    import difflib
+
     by_fold = {candidate.casefold(): candidate for candidate in known}
     near = difflib.get_close_matches(word[:_COMPARED].casefold(), by_fold, n=1, cutoff=_NEAR)
     return by_fold[near[0]] if near else None
