@@ -32,6 +32,9 @@ TEMPORARY = ".hnetkit.tmp"
 _PORTS = (f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")
 _RESERVED = frozenset({"none", "con", "conin$", "conout$", "prn", "aux", "nul", *_PORTS})
 
+READ_FLAGS = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+"""Flags to open a file for reading that may be a pipe: O_NONBLOCK does not wait for its writer."""
+
 _UMASK = os.umask(0o077)  # reading it means setting it for all threads, so it is read once at import
 os.umask(_UMASK)
 STALE_S = 6 * 3600
@@ -220,8 +223,7 @@ def read_regular(path: str | os.PathLike[str], *, most: int) -> bytes:
         OSError: it does not exist or cannot be read.
         ValueError: it is not a regular file, has nothing to read yet, or has more than `most` bytes.
     """
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    with open(os.open(path, flags), "rb") as file:
+    with open(os.open(path, READ_FLAGS), "rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ValueError("not a regular file")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from types import TracebackType
 
 from hnetkit.errors import DamagedFile, FileChanged, FileRefused, NotFound
+from hnetkit.files import READ_FLAGS
 from hnetkit.limits import Budget
 from hnetkit.text import argument, printable
 
@@ -129,10 +130,8 @@ class OpenFile:
 
 
 def _open(path: str) -> int:
-    # O_NONBLOCK: opening a pipe must not wait for a writer
-    flags = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     try:
-        return os.open(path, flags)
+        return os.open(path, READ_FLAGS)
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise NotFound(f"{path}: no such file") from error
     except OSError as error:
