@@ -77,6 +77,11 @@ class TensorRef:
         """Returns the tensor's bytes, little-endian, row-major."""
         return self.file.read_at(self.offset, self.nbytes)
 
+    def parts(self, step: int = 1 << 20) -> Iterator[bytes]:
+        """Yields the tensor's bytes, `step` at a time."""
+        for at in range(0, self.nbytes, step):
+            yield self.file.read_at(self.offset + at, min(step, self.nbytes - at))
+
     def torch(self) -> Tensor:
         """Returns a new CPU tensor of this shape and dtype."""
         import torch
@@ -88,7 +93,7 @@ class TensorRef:
 
     def has_any(self, *, step: int = 1 << 20) -> bool:
         """Whether any of its bytes is not 0; reads `step` bytes at a time."""
-        return any(part.count(0) != len(part) for part in _parts(self, step))
+        return any(part.count(0) != len(part) for part in self.parts(step))
 
     @classmethod
     def of(cls, tensor: Tensor) -> TensorRef:
@@ -318,7 +323,7 @@ class Hypernetwork:
 
         def digest_of(tensor: TensorRef) -> str:
             digest = blake3()
-            for part in _parts(tensor, 1 << 20):
+            for part in tensor.parts():
                 digest.update(part)
             return digest.hexdigest()
 
@@ -340,12 +345,6 @@ class Hypernetwork:
         ]
         lines += [f"{width} {side} {_topology_of(mlp)}" for width, side, mlp in self.each_mlp()]
         return "h1:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _parts(tensor: TensorRef, step: int) -> Iterator[bytes]:
-    """The bytes of a tensor, `step` at a time."""
-    for at in range(0, tensor.nbytes, step):
-        yield tensor.file.read_at(tensor.offset + at, min(step, tensor.nbytes - at))
 
 
 def _topology_of(mlp: ResidualMLP) -> str:

@@ -152,8 +152,7 @@ def _chunks(name: str, tensor: TensorRef, dtype: DType | None) -> Iterator[bytes
             part = TensorRef(tensor.dtype, (min(_VALUES, tensor.numel - first),), tensor.file, offset)
             yield _converted(name, part, dtype)
         return
-    for position in range(0, tensor.nbytes, _CHUNK):
-        yield tensor.file.read_at(tensor.offset + position, min(_CHUNK, tensor.nbytes - position))
+    yield from tensor.parts(_CHUNK)
 
 
 def _converted(name: str, tensor: TensorRef, dtype: DType) -> bytes:
