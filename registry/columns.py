@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlite_utils import Database
 
@@ -16,6 +16,7 @@ from hnetkit.limits import parse_json
 from hnetkit.text import is_text
 
 Row = dict[str, Any]
+Item = TypeVar("Item")
 
 # table -> its columns that hold JSON, and what each holds
 COLUMNS: Mapping[str, Mapping[str, type]] = {
@@ -57,6 +58,11 @@ def from_column(value: str | bytes) -> str:
 def text_of(name: str) -> str:
     """Returns a name as valid text, for columns that are only shown and searched."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def batches(items: Sequence[Item], size: int = 500) -> Iterator[Sequence[Item]]:
+    """Yields parts of `items` that fit a statement, as SQLite limits the number of parameters."""
+    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 def upsert(

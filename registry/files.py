@@ -13,6 +13,7 @@ from sqlite_utils import Database
 from hnetkit.registry.columns import (
     COLUMNS,
     Row,
+    batches,
     broken,
     from_column,
     from_json,
@@ -221,8 +222,7 @@ class Files:
     def holding(self, content_hashes: list[str]) -> list[Row]:
         """Returns the files that hold any of these contents."""
         found = []
-        for start in range(0, len(content_hashes), 500):
-            part = content_hashes[start : start + 500]
+        for part in batches(content_hashes):
             found += self._rows(f"files.content_hash IN ({','.join('?' * len(part))})", part)
         return found
 

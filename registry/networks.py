@@ -8,11 +8,11 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from sqlite_utils import Database
 
-from hnetkit.registry.columns import COLUMNS, Row, from_json, now, text_of, to_json, upsert
+from hnetkit.registry.columns import COLUMNS, Row, batches, from_json, now, text_of, to_json, upsert
 from hnetkit.registry.migrations import SEARCH
 
 _JSON = tuple(COLUMNS["networks"])
@@ -33,7 +33,6 @@ _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
 _FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
 # one row per network
-Item = TypeVar("Item")
 _SELECT = """
 SELECT networks.*,
     (SELECT json_group_array(tag) FROM (SELECT tag FROM tags WHERE network_id = networks.id ORDER BY tag)) AS tags,
@@ -76,10 +75,10 @@ class Networks:
 
     def of_contents(self, content_hashes: list[str]) -> list[Row]:
         """Returns the known networks among these contents."""
-        return [row for part in _batches(content_hashes) for row in self._of(part)]
-
-    def _of(self, content_hashes: list[str]) -> list[Row]:
-        return self._rows(f"content_hash IN ({','.join('?' * len(content_hashes))})", content_hashes)
+        rows = []
+        for part in batches(content_hashes):
+            rows += self._rows(f"content_hash IN ({','.join('?' * len(part))})", part)
+        return rows
 
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the network with this alias, as a list of one or none."""
@@ -102,7 +101,7 @@ class Networks:
         cursor = self._db.execute(f"SELECT rowid FROM {ranked} ORDER BY rank, rowid", [query])
         order = {id: rank for rank, (id,) in enumerate(cursor)}
         rows = []
-        for ids in _batches(list(order)):
+        for ids in batches(list(order)):
             rows += self._rows(f"id IN ({','.join('?' * len(ids))})", ids)
         return sorted(rows, key=lambda row: order[row["id"]])
 
@@ -230,10 +229,6 @@ def _network_row(row: Row) -> Row:
     for key in ("layer_norm", "activate_output"):
         row[key] = bool(row[key])
     return row
-
-
-def _batches(items: list[Item], size: int = 500) -> Iterable[list[Item]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
 
 
 @dataclass(frozen=True, slots=True)
