@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 from support.checkpoints import original_tensors, original_vae, save_checkpoint, save_ckpt, save_configurations
 from support.pipelines import draw, tiny_sd
-from support.unet_truth import relative, run
+from support.stacks import relative
+from support.unet_truth import run
 
 import hnetkit
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, OutOfMemory, UsageError

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from support import any_truth
 from support.networks import network_file
 from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS
-from support.unet_truth import lora, relative, surface
+from support.stacks import relative
+from support.unet_truth import lora, surface
 from torch import Tensor
 
 import hnetkit

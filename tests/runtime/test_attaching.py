@@ -13,7 +13,8 @@ from diffusers import StableDiffusionPipeline
 from support import plain_a1111
 from support.networks import network_file
 from support.pipelines import draw, tiny_sd, tiny_sdxl, unet_call
-from support.unet_truth import plain, relative, run, surface
+from support.stacks import relative
+from support.unet_truth import plain, run, surface
 from torch import Tensor, nn
 
 import hnetkit

@@ -17,7 +17,8 @@ from diffusers import UNet2DConditionModel
 from support import any_truth
 from support.networks import network_file
 from support.pipelines import tiny_sd, unet_call
-from support.unet_truth import lora, relative, run
+from support.stacks import relative
+from support.unet_truth import lora, run
 from torch import Tensor
 
 import hnetkit

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support import any_truth
-from support.unet_truth import relative
+from support.stacks import relative
 from torch import Tensor
 
 import hnetkit

@@ -9,7 +9,8 @@ import torch
 from diffusers import ControlNetModel
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0, IPAdapterAttnProcessor2_0
 from support.pipelines import SD_CROSS_WIDTH, tiny_sd, unet_call
-from support.unet_truth import plain, relative, run
+from support.stacks import relative
+from support.unet_truth import plain, run
 from torch import Tensor, nn
 
 import hnetkit

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from support.networks import network_file
 from support.pipelines import draw, tiny_sd
-from support.unet_truth import plain, relative, run, surface
+from support.stacks import relative
+from support.unet_truth import plain, run, surface
 from torch import nn
 
 import hnetkit

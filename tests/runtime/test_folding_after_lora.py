@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from support.pipelines import tiny_sd
-from support.unet_truth import lora, plain, relative, run
+from support.stacks import relative
+from support.unet_truth import lora, plain, run
 
 import hnetkit
 from hnetkit.network import Hypernetwork

@@ -9,7 +9,8 @@ import pytest
 import torch
 from peft import LoraConfig
 from support.pipelines import tiny_sd
-from support.unet_truth import LORA_RANK, lora, merged, plain, relative, run, surface
+from support.stacks import relative
+from support.unet_truth import LORA_RANK, lora, merged, plain, run, surface
 
 import hnetkit
 from hnetkit.errors import AttachError

@@ -13,7 +13,8 @@ import pytest
 import torch
 from accelerate.hooks import remove_hook_from_module
 from support.pipelines import draw, tiny_sd
-from support.unet_truth import plain, relative, run, surface
+from support.stacks import relative
+from support.unet_truth import plain, run, surface
 
 import hnetkit
 from hnetkit.errors import AttachError

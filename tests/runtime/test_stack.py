@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support import plain_a1111
 from support.networks import ACTIVATIONS, network_file
+from support.stacks import relative
 from torch import Tensor
 
 import hnetkit
@@ -33,10 +34,6 @@ def golden(shared: Path) -> dict[str, Any]:
     cases = json.loads((folder / "cases.json").read_text())
     networks = {case["name"]: hnetkit.load(folder / case["file"]) for case in cases["files"]}
     return {**cases, "expected": load_file(folder / "expected.safetensors"), "networks": networks}
-
-
-def relative(got: Tensor, truth: Tensor) -> float:
-    return float((got.double() - truth.double()).norm() / truth.double().norm())
 
 
 @pytest.fixture(params=["eager", "grouped"])

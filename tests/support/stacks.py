@@ -58,6 +58,7 @@ def context(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def relative(got: Tensor, truth: Tensor, scale: Tensor | None = None) -> float:
+    """Returns the error in the 2-norm, relative to `scale`, which is the truth where it is not given."""
     scale = truth if scale is None else scale
     return float((got.detach().double() - truth.detach().double()).norm() / scale.detach().double().norm())
 

@@ -1,7 +1,7 @@
 """What a UNet with hypernetworks must compute, and what of a UNet can change.
 
-`run` calls a UNet, `plain` makes the same call by the plain implementation, `relative` compares them; `surface` lists
-all that attaching could leave behind; `lora` and `merged` make a LoRA, and a pipeline with it in its weights."""
+`run` calls a UNet, `plain` makes the same call by the plain implementation; `surface` lists all that attaching could
+leave behind; `lora` and `merged` make a LoRA, and a pipeline with it in its weights."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ def plain(pipe: Any, networks: Sequence[tuple[Hypernetwork, float]]) -> Tensor:
     modules = [(plain_a1111.modules_of(net, fresh.unet.dtype), strength) for net, strength in networks]
     fresh.unet.set_attn_processor(plain_a1111.PlainProcessor(modules))
     return run(fresh)
-
-
-def relative(got: Tensor, truth: Tensor) -> float:
-    """Returns the relative error in the 2-norm."""
-    return float((got.double() - truth.double()).norm() / truth.double().norm())
 
 
 def surface(unet: nn.Module) -> dict[str, Any]:
