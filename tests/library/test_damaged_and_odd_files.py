@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,6 @@ def folder(tmp_path: Path) -> Path:
     made = tmp_path / "models"
     made.mkdir()
     return made
-
-
-@pytest.fixture
-def registry(tmp_path: Path) -> Iterator[Registry]:
-    with Registry(tmp_path / "registry.db") as opened:
-        yield opened
 
 
 def changes(registry: Registry, *folders: Path) -> list[tuple[str, str]]:

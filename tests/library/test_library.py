@@ -39,12 +39,6 @@ def library(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Any:
-    with Registry(tmp_path / "registry.db") as opened:
-        yield opened
-
-
 def changes(registry: Registry, *folders: Path) -> list[tuple[str, str]]:
     return sorted((change.what, Path(change.path).name) for change in scan(registry, folders))
 

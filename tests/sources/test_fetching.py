@@ -26,11 +26,6 @@ def site() -> Any:
         yield sites
 
 
-@pytest.fixture
-def here(site: Sites, open_session: Callable[..., FetchSession]) -> FetchSession:
-    return open_session(site)
-
-
 def only_model(site: Sites) -> str:
     return f"model:{site.world.models[0]['id']}"
 

@@ -120,7 +120,7 @@ def answer(request: Request, world: World, *, logged_in: bool) -> Response:
     """One page of models."""
     try:
         wish = _read(request, logged_in)
-        return _page(request, world, wish, _chosen(request, world, wish, logged_in))
+        return _page(request, world, wish, _chosen(request, world, wish))
     except Refused as refused:
         return refused.response
 
@@ -168,7 +168,7 @@ def _read(request: Request, logged_in: bool) -> _Wish:
     return wish
 
 
-def _chosen(request: Request, world: World, wish: _Wish, logged_in: bool) -> list[Model]:
+def _chosen(request: Request, world: World, wish: _Wish) -> list[Model]:
     """The models that the query itself finds; private and empty ones are dropped from pages only afterwards."""
     models = [world.raw(model_id) for model_id in world.ids()]
     query = request.query
