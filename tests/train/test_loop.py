@@ -38,13 +38,6 @@ from hnetkit.train.trainer import Callbacks, train
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd(least=True).save_pretrained(folder)
-    return load_model(folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_pictures(tmp_path_factory.mktemp("pictures"), 5, sizes=((16, 16), (16, 24)))
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.pipelines import tiny_sd
 from support.training import make_pictures, small_recipe
 
 import hnetkit
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
-from hnetkit.generate.model import Model, load_model
+from hnetkit.generate.model import Model
 from hnetkit.train.build import Build
 from hnetkit.train.data import read_data
 from hnetkit.train.logs import read_log
@@ -27,13 +26,6 @@ from hnetkit.train.sweeps import RunOutcome, Sweep, SweptChoice, VariedSetting, 
 from hnetkit.train.trainer import Callbacks
 
 FEW = PreviewSettings(prompts=("a dot", "a line"), seeds=(1,), steps=1, width=16, height=16, sampler="DDIM")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    tiny_sd(least=True).save_pretrained(folder)
-    return load_model(folder, device="cpu")
 
 
 @pytest.fixture(scope="module")
