@@ -136,7 +136,10 @@ def train(
             note=callbacks.note,
         )
         with _translating_oom(recipe):
-            _run(loop, state)
+            _begin(loop, state)
+            del state  # as large as the network and the optimizer's moments together
+            loop.run()
+            loop.plot()
         saved = tuple(save_trained(loop.export(loop.step), folder)) if processes.is_main else ()
         processes.wait()
         return TrainingResult(
@@ -236,8 +239,8 @@ def _stepper(parts: _SetUp, data: TrainingData, frozen: FrozenInputs) -> Stepper
     )
 
 
-def _run(loop: TrainingLoop, state: TrainingState | None) -> None:
-    """Makes the missing steps, from a checkpoint if there is one."""
+def _begin(loop: TrainingLoop, state: TrainingState | None) -> None:
+    """Resumes from a checkpoint, or makes ready for the first step."""
     if state is not None:
         loop.resume(state)
         is_done = loop.step >= loop.last_step
@@ -247,8 +250,6 @@ def _run(loop: TrainingLoop, state: TrainingState | None) -> None:
         loop.log.truncate_after(loop.step, loop.guards.roll_backs)
     if state is None:
         loop.begin()
-    loop.run()
-    loop.plot()
 
 
 def _export(network: TrainedNetwork, model: Model, name: str, step: int) -> Hypernetwork:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -218,6 +219,18 @@ def test_restart_starts_over(model: Model, pictures: Path, whole: Path, finished
     assert same(weights(finished), weights(tmp_path / "fresh"))
     assert not (finished / "ink-6.safetensors").exists()
     assert len((finished / "hypernetwork_loss.csv").read_text().splitlines()) == 5
+
+
+def test_a_resumed_run_keeps_no_second_copy_of_its_state(model: Model, pictures: Path, cut: Path) -> None:
+    kept: list[int] = []
+
+    def count(report: TrainingReport) -> None:
+        kept.append(sum(type(found) is TrainingState for found in gc.get_objects()))
+
+    recipe = small_recipe(pictures)
+    train(recipe, model, read_data(recipe), cut, callbacks=Callbacks(step=count))
+    assert kept
+    assert not any(kept)
 
 
 def test_resume_without_a_checkpoint_is_refused(model: Model, pictures: Path, tmp_path: Path) -> None:
