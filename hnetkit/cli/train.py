@@ -19,8 +19,9 @@ from hnetkit.errors import PartlyFailed, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from hnetkit.train.schedules import Preset, Rates, RateStage
-    from hnetkit.train.sweeps import RunOutcome, VariedSetting
+    from hnetkit.train.sweeps import RunOutcome
     from hnetkit.train.trainer import TrainingResult
+    from hnetkit.train.variations import VariedSetting
 
 # as COMMANDS of the folder: the lines of `hnetkit train --help`, held equal to the commands' own by a test
 SUBCOMMANDS: dict[str, dict[str, tuple[str, str]]] = {
@@ -198,7 +199,7 @@ def _say_failure(outcome: RunOutcome) -> None:
 
 def _values(text: str) -> VariedSetting:
     """Reads one --vary."""
-    from hnetkit.train.sweeps import VariedSetting
+    from hnetkit.train.variations import VariedSetting
 
     what, equals, rest = text.partition("=")
     what, texts = what.strip().lstrip("-"), [part.strip() for part in rest.split("|")]
@@ -210,7 +211,7 @@ def _values(text: str) -> VariedSetting:
 
 def _recipes(files: Sequence[Path]) -> VariedSetting:
     """Returns recipes by the names of their files, or of their folders where they are those of runs."""
-    from hnetkit.train.sweeps import WHOLE, VariedSetting
+    from hnetkit.train.variations import WHOLE, VariedSetting
 
     names = [file.parent.name if file.stem == "recipe" and file.parent.name else file.stem for file in files]
     for name in names:

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from hnetkit.train.loop import TrainingReport
     from hnetkit.train.recipe import Recipe
     from hnetkit.train.run_folder import StartMode
-    from hnetkit.train.sweeps import RunOutcome, VariedSetting
+    from hnetkit.train.sweeps import RunOutcome
     from hnetkit.train.trainer import Callbacks, TrainingResult
+    from hnetkit.train.variations import VariedSetting
 
 _DTYPES = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
 _UNCHANGED: Mapping[str, Any] = MappingProxyType({})
@@ -140,7 +141,8 @@ def sweep(
         HnetkitError: as `train`, except TrainingFailed.
     """
     require_extra("diffusers", "training")
-    from hnetkit.train.sweeps import VariedSetting, plan_sweep, run_sweep
+    from hnetkit.train.sweeps import plan_sweep, run_sweep
+    from hnetkit.train.variations import VariedSetting
 
     start_mode: StartMode = "restart" if restart else "continue"
     callbacks = _callbacks(note=note, progress=progress, step=step)

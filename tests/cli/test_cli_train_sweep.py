@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -163,6 +165,17 @@ def test_what_cannot_be_meant_is_said_before_any_step(
     assert run(command(*arguments)) in (2, 4)
     assert said in capsys.readouterr().err
     assert not Path("training").exists()
+
+
+def test_a_mistake_in_what_varies_is_said_without_torch(tmp_path: Path) -> None:
+    code = (
+        "import sys; from hnetkit.cli import run; "
+        "print(run(['train', 'sweep', '.', '--name', 'ink', '--vary', 'rate=1|x', '--vary', 'rat=1|2']), "
+        "'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "do you mean rate?" in done.stderr
+    assert done.stdout.splitlines()[-1] == "2 False"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.plot import write_plot
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run_folder import RunFolder, RunInputs
-from hnetkit.train.sweeps import Sweep, SweepRun
+from hnetkit.train.sweeps import Sweep
+from hnetkit.train.variations import SweepRun
 
 RECIPE = Recipe(name="ink", model="m", pictures="p")
 FOUND = RunInputs({"a.png": ["0" * 64, "a cat"]}, "m", "v", "t", None, {"wash": "h1:0"})

@@ -22,8 +22,9 @@ from hnetkit.train.logs import read_log
 from hnetkit.train.loop import TrainingReport
 from hnetkit.train.previews import Previews, PreviewSettings
 from hnetkit.train.recipe import Recipe
-from hnetkit.train.sweeps import RunOutcome, Sweep, SweptChoice, VariedSetting, plan_runs, run_sweep
+from hnetkit.train.sweeps import RunOutcome, Sweep, run_sweep
 from hnetkit.train.trainer import Callbacks
+from hnetkit.train.variations import SweptChoice, VariedSetting, plan_runs
 
 FEW = PreviewSettings(prompts=("a dot", "a line"), seeds=(1,), steps=1, width=16, height=16, sampler="DDIM")
 
