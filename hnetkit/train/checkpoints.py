@@ -31,11 +31,13 @@ FORMAT = "hnetkit.training-state/1"
 MAX_TENSORS = 32 << 30
 """Bytes of a checkpoint's tensors: a network of 4 GiB, an optimizer's two moments, and room for more."""
 
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""The system's errors of a full disk."""
+
 _MOST_STEPS = 2**63 - 1
 _MOST_DIGITS = 18  # of a checkpoint's number
 _TENSORS, _REST = "tensors.safetensors", "state.json"
 _UNFINISHED = ".unfinished"
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Checkpoints:
             try:
                 written = self._write(state)
             except OSError as error:
-                if error.errno not in _NO_ROOM or len(self._numbers()) < 2:
+                if error.errno not in NO_ROOM or len(self._numbers()) < 2:
                     raise
                 self._keep_only_newest_complete()
                 written = self._write(state)
@@ -235,7 +237,7 @@ def reporting_full_disk(checkpoints: Checkpoints) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in NO_ROOM:
             raise
         newest = checkpoints.newest_complete
         kept = f"the one before, {newest}, is whole" if newest else "there is no whole one before it"

@@ -117,20 +117,15 @@ class TrainingData:
         images: in the order of their names.
         template: makes prompts of captions.
         recipe: of the run.
-        samples_per_step: of the recipe.
     """
 
     images: Sequence[TrainingImage]
     template: Template
     recipe: Recipe
-    samples_per_step: int = field(init=False, repr=False)
-    _name: str = field(init=False, repr=False)
     _order: BatchOrder = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         order = BatchOrder([image.size for image in self.images], self.recipe.batch_size, self.recipe.seed)
-        object.__setattr__(self, "samples_per_step", self.recipe.samples_per_step)
-        object.__setattr__(self, "_name", self.recipe.called)
         object.__setattr__(self, "_order", order)
 
     def step(self, step: int) -> list[list[Sample]]:
@@ -147,7 +142,7 @@ class TrainingData:
 
     def epoch(self, step: int) -> tuple[int, int]:
         """Returns how often all images were seen before a step, and the steps since."""
-        per_step, images = self.samples_per_step, len(self.images)
+        per_step, images = self.recipe.samples_per_step, len(self.images)
         epoch = step * per_step // images
         return epoch, step - -(-epoch * images // per_step)
 
@@ -172,13 +167,15 @@ class TrainingData:
         """Yields every prompt that samples can have while captions are not varied."""
         for caption in dict.fromkeys(image.caption for image in self.images):
             for line in self.template.lines:
-                yield Template(self.template.name, (line,)).prompt(caption, self._name, random_for(0, "prompts", 0))
+                yield Template(self.template.name, (line,)).prompt(
+                    caption, self.recipe.called, random_for(0, "prompts", 0)
+                )
 
     def _sample(self, index: int, image: int) -> Sample:
         recipe, shown = self.recipe, self.images[image]
         draw: random.Random = random_for(recipe.seed, "caption", index)
         caption = vary(shown.caption, draw, shuffle=recipe.shuffle_tags, dropout=recipe.drop_tags)
-        return Sample(index, image, self.template.prompt(caption, self._name, draw), shown.stack)
+        return Sample(index, image, self.template.prompt(caption, recipe.called, draw), shown.stack)
 
 
 def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done, total: None) -> TrainingData:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,14 +22,13 @@ from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import SIDES, Side
 from hnetkit.train.build import INITIALIZATIONS, Build
+from hnetkit.train.checkpoints import NO_ROOM
 from hnetkit.train.network import MLP, TrainedNetwork, set_output_to_zero
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
-
-_NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def to_hypernetwork(
@@ -75,7 +73,7 @@ def save_trained(net: Hypernetwork, folder: str | os.PathLike[str], *, overwrite
         try:
             save(net, path, overwrite=overwrite)
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             raise DiskFull(f"{path}: no room to write it", hint="make room and give the same command again") from error
     return paths

@@ -17,7 +17,7 @@ from hnetkit.limits import json_size, read_json
 from hnetkit.train.checkpoints import Checkpoints
 from hnetkit.train.data import fingerprint_changes
 from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step
-from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe, dataclass_from_json
+from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe, dataclass_from_json, dataclass_to_json
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
@@ -83,6 +83,11 @@ class RunFolder:
     def record(self) -> Path:
         return self.folder / "recipe.json"
 
+    @property
+    def results(self) -> list[Path]:
+        """The files of the finished network, which may not exist: ``NAME.safetensors`` and ``NAME.pt``."""
+        return [self.folder / f"{self.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")]
+
     def locked(self) -> AbstractContextManager[None]:
         """Locks the folder while the block lasts.
 
@@ -134,7 +139,7 @@ class RunFolder:
                 hint="--restart starts over; --name or --out leaves this run as it is",
             )
         if not has_state:
-            for path in self._results():
+            for path in self._replaced():
                 raise OutputExists(
                     f"{path}: an earlier run made it, and there is no checkpoint to continue from",
                     hint="--restart starts over and replaces it; another --name or --out leaves it",
@@ -164,14 +169,13 @@ class RunFolder:
         """
         from hnetkit.formats import load
 
-        files = [self.folder / f"{self.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")]
-        if self.checkpoints.newest_folder is None or not all(path.is_file() for path in (self.record, *files)):
+        if self.checkpoints.newest_folder is None or not all(path.is_file() for path in (self.record, *self.results)):
             return False
         try:
             recipe, before = self._read_record()
             if recipe != self.recipe or before != inputs:
                 return False
-            first, second = map(load, files)  # a power cut may have happened between the two
+            first, second = map(load, self.results)  # a power cut may have happened between the two
             return first.step == second.step == last_step and first.content_hash == second.content_hash
         except HnetkitError:
             return False
@@ -183,7 +187,7 @@ class RunFolder:
             UsageError: the record would be too large to be read again, so that the run could not be resumed; nothing
                 was changed.
         """
-        data = {"format": FORMAT, "recipe": self.recipe.to_json(), "found": _to_json(inputs)}
+        data = {"format": FORMAT, "recipe": self.recipe.to_json(), "found": dataclass_to_json(inputs)}
         record = json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n"
         if len(record) > MAX_RECORD or json_size(record) > MADE_OF_RECORD:
             raise UsageError(
@@ -211,10 +215,7 @@ class RunFolder:
 
     def _networks(self) -> Iterator[tuple[Path, int | None]]:
         """Yields each file named like the network; a snapshot with its step."""
-        for suffix in (".safetensors", ".pt"):
-            path = self.folder / f"{self.recipe.name}{suffix}"
-            if path.exists():
-                yield path, None
+        yield from ((path, None) for path in self.results if path.exists())
         yield from self._snapshots()
 
     def _previews_and_records(self) -> list[Path]:
@@ -222,7 +223,7 @@ class RunFolder:
         records = (self.folder / TENSORBOARD_NAME).glob("events.out.tfevents.*")
         return [*(path for path, _ in _numbered(self.folder / "previews", self.recipe.name, ".png")), *records]
 
-    def _results(self) -> Iterator[Path]:
+    def _replaced(self) -> Iterator[Path]:
         """Yields what a new run would replace or remove, except for what a run writes before its first step."""
         yield from (path for path, _ in self._networks())
         log = self.folder / CSV_NAME
@@ -337,17 +338,6 @@ def weights_hash(modules: list[Any]) -> str:
             flat = tensor.detach().cpu().contiguous().reshape(-1)
             digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
     return digest.hexdigest()[:16]
-
-
-def _to_json(inputs: RunInputs) -> dict[str, Any]:
-    return {
-        "pictures": dict(inputs.pictures),
-        "model": inputs.model,
-        "vae": inputs.vae,
-        "text_encoder": inputs.text_encoder,
-        "start": inputs.start,
-        "beside": dict(inputs.beside),
-    }
 
 
 def _numbered(folder: Path, name: str, suffix: str) -> list[tuple[Path, int]]:

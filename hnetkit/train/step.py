@@ -80,7 +80,7 @@ class Stepper:
         total = torch.zeros((), device=self.unet.device)
         with self.stacks.on(self.unet):
             for samples, prompts in self._batches(step):
-                loss = self._losses(samples, prompts).sum() / self.data.samples_per_step
+                loss = self._losses(samples, prompts).sum() / self.data.recipe.samples_per_step
                 torch.autograd.backward(self.scaler.scale(loss))
                 total += loss.detach()
         stop = torch.full((), float(is_last), device=total.device)
@@ -104,7 +104,7 @@ class Stepper:
         total = torch.zeros((), device=self.unet.device)
         with self.stacks.on(self.unet):
             for samples, prompts in self._batches(step):
-                total += self._losses(samples, prompts).sum() / self.data.samples_per_step
+                total += self._losses(samples, prompts).sum() / self.data.recipe.samples_per_step
         self.network.train()
         self.processes.all_reduce([total])
         return total.item()

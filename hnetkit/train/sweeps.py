@@ -333,9 +333,8 @@ def _make_run(run: SweepRun, train_run: Callable[[], TrainingResult], *, is_alon
 def _finished_before(run: SweepRun, inputs: RunInputs) -> RunOutcome | None:
     """Returns the outcome of a run that is finished; None if steps are missing."""
     last_step = schedule(run.recipe.rates, run.recipe.max_steps).last_step
-    if not RunFolder(run.folder, run.recipe).is_finished(inputs, last_step):
-        return None
-    return _outcome(run, [run.folder / f"{run.recipe.name}{suffix}" for suffix in (".safetensors", ".pt")])
+    files = RunFolder(run.folder, run.recipe)
+    return _outcome(run, files.results) if files.is_finished(inputs, last_step) else None
 
 
 def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> RunOutcome:
