@@ -26,6 +26,7 @@ from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, finger
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
+    NetworkFinder,
     NetworkRequest,
     Note,
     StackedPrompt,
@@ -239,12 +240,13 @@ class GridRun:
         warn_about_negative_lines(
             (text for spec in cell_specs for text in (spec.prompt, spec.negative_prompt)), self.note
         )
-        self._builder = CellBuilder(cell_specs, self._bundled(cell_specs), read, settings.get("loras"), self.registry)
+        finder = NetworkFinder(self._bundled(cell_specs), self.registry, self.note)
+        self._builder = CellBuilder(cell_specs, finder, read, settings.get("loras"))
         if self.spec.has_every_order:
             self.spec = self.spec.in_orders_of(self._builder.stack_of(self.spec.base))
             self._require_room()
         cell_specs = self.spec.cell_specs
-        self._hires = resolve_hires_prompt(self.options, self.source.bundled, self.registry, self.note)
+        self._hires = resolve_hires_prompt(self.options, finder, self.note)
         texts = [self._builder.cell(spec).prompt.text for spec in cell_specs]
         self._embeddings = find_embeddings_in(texts, self._hires, self.options)
         checkpoints = dict.fromkeys(spec.checkpoint for spec in cell_specs)
