@@ -19,7 +19,7 @@ from hnetkit.generate.sampling.encoding import Conditioning
 from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, sample
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
-from hnetkit.images import open_image
+from hnetkit.images import open_mask, open_rgb
 from hnetkit.runtime.adapters import applied
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ class _InitPixels:
 
     @classmethod
     def read(cls, init: InitImage, size: tuple[int, int]) -> _InitPixels:
-        image = open_image(init.image).convert("RGB").resize(size, pil.Resampling.LANCZOS)
+        image = open_rgb(init.image).resize(size, pil.Resampling.LANCZOS)
         if init.mask is None:
             return cls(image, None, init.content)
-        mask = vae.soft_mask(open_image(init.mask), size, blur=init.mask_blur, inverted=init.inverted)
+        mask = vae.soft_mask(open_mask(init.mask), size, blur=init.mask_blur, inverted=init.inverted)
         return cls(image, mask, init.content)
 
     def restore_outside_mask(self, drawn: Image.Image) -> Image.Image:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
+from hnetkit.images import image_size
 from hnetkit.prompts.schedule import require_room, split_and
 from hnetkit.prompts.tags import require_text
 
@@ -52,6 +55,25 @@ class InitImage:
     mask_blur: float = 4
     inverted: bool = False
     content: Literal["original", "noise", "nothing"] = "original"
+
+    def shape_notes(self, size: tuple[int, int]) -> Iterator[str]:
+        """Yields what a user should know of an image or a mask that is stretched, one line each.
+
+        Args:
+            size: (width, height) in pixels that is drawn.
+
+        Raises:
+            NotFound, BadPicture: as `hnetkit.images.image_size`.
+        """
+        own = image_size(self.image)
+        fitting = nearest_size(own, size)
+        if fitting != size:
+            yield (
+                f"{self.image} is {_written(own)} and is stretched to {_written(size)}; "
+                f"{_written(fitting)} is a size of its shape"
+            )
+        if self.mask is not None and nearest_size(shape := image_size(self.mask), size) != fitting:
+            yield f"{self.mask} is {_written(shape)} and is stretched over a picture of {_written(own)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +191,17 @@ def require_size(pixels: int) -> int:
             hint=f"the nearest is {nearest}",
         )
     return pixels
+
+
+def nearest_size(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the size with the ratio of `shape` and about as many pixels as `size`; its sides are multiples of 8."""
+    ratio, pixels = shape[0] / shape[1], size[0] * size[1]
+    width, height = (max(8, round(math.sqrt(area) / 8) * 8) for area in (pixels * ratio, pixels / ratio))
+    return width, height
+
+
+def _written(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def has_room(width: int, height: int) -> bool:

@@ -16,9 +16,8 @@ from support.pipelines import tiny_sd
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.generate.drawing import draw
 from hnetkit.generate.model import Model, load_model
-from hnetkit.generate.request import InitImage, Request, SecondPass
+from hnetkit.generate.request import InitImage, Request, SecondPass, nearest_size
 from hnetkit.generate.sampling.noise import Noise
-from hnetkit.generate.sampling.vae import soft_mask
 from hnetkit.runtime.strength import Strength
 
 
@@ -119,6 +118,34 @@ def test_picture_and_mask_are_turned_as_their_exif_data_says(sd: Model, photo: P
         turned.append(path.with_stem(f"{path.stem}-turned"))
         Image.open(path).rotate(180).save(turned[-1], exif=exif)
     assert one(sd, replace(REQUEST, init_image=InitImage(turned[0], 0.3, mask=turned[1]))) == expected
+
+
+def test_a_picture_that_is_stretched_says_so_with_a_size_of_its_shape(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a portrait
+    Image.new("RGB", (96, 64)).save(tmp_path / "portrait.jpg", exif=exif)
+    Image.new("L", (64, 64)).save(tmp_path / "mask.png")
+    portrait = InitImage(tmp_path / "portrait.jpg")
+    (note,) = portrait.shape_notes((64, 64))
+    assert note.endswith("portrait.jpg is 64x96 and is stretched to 64x64; 56x80 is a size of its shape")
+    assert list(portrait.shape_notes((56, 80))) == list(portrait.shape_notes((128, 192))) == []
+    (note,) = replace(portrait, mask=tmp_path / "mask.png").shape_notes((128, 192))
+    assert note.endswith("mask.png is 64x64 and is stretched over a picture of 64x96")
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "nearest"),
+    [
+        ((100, 100), (64, 64), (64, 64)),
+        ((1000, 667), (768, 512), (768, 512)),  # no multiple of 8 is nearer
+        ((1000, 667), (512, 512), (624, 416)),
+        ((1, 60_000), (64, 64), (8, 15_680)),
+    ],
+)
+def test_the_size_of_a_shape_has_about_as_many_pixels(
+    shape: tuple[int, int], size: tuple[int, int], nearest: tuple[int, int]
+) -> None:
+    assert nearest_size(shape, size) == nearest
 
 
 # --- inpainting
@@ -319,12 +346,3 @@ def test_a_model_that_predicts_v_draws_the_same_way(sd: Model) -> None:
     for sampler in ("Euler a", "DPM++ 2M Karras", "DDIM", "UniPC", "LMS"):
         request = replace(REQUEST, sampler=sampler)
         assert one(of_v, request) == one(of_v, request) != one(sd, request)
-
-
-def test_a_mask_with_a_palette_counts_by_its_opacity_as_one_with_colours_does() -> None:
-    seen = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
-    seen.paste((255, 255, 255, 0), (0, 0, 8, 16))
-    indexed = seen.convert("RGB").quantize(2)
-    indexed.info["transparency"] = bytes(0 if white > 128 else 255 for white in (indexed.getpalette() or [])[:6:3])
-    masks = [soft_mask(mask, (16, 16), blur=0, inverted=False).tobytes() for mask in (seen, indexed)]
-    assert masks[0] == masks[1]
