@@ -81,7 +81,7 @@ class SecondPass:
     """A pass over the enlarged image of the first pass: A1111's hires fix.
 
     Attributes:
-        width, height: pixels of the result.
+        width, height: pixels of the result; of another ratio than the first pass, they show its middle.
         steps: sampling steps of a whole image; `denoising` decides how many of them are made.
         denoising: how strongly the first pass is repainted, 0 to 1.
         upscaler: one of `UPSCALERS`; ``Latent`` enlarges before the autoencoder, the others after it.
@@ -165,6 +165,18 @@ class Request:
             raise UsageError(f"variation seed and ENSD are numbers up to {LARGEST_SEED}")
         require_prompt(self.prompt, self.steps)
         require_prompt(self.negative_prompt, self.steps)
+        if self.second is not None:
+            self._require_enlarged(self.second.width, self.second.height)
+
+    def _require_enlarged(self, width: int, height: int) -> None:
+        """Raises UsageError if the first pass has too many pixels once it covers the second."""
+        enlarged = covering_size((self.width, self.height), (width, height))
+        if not has_room(*enlarged):
+            raise UsageError(
+                f"a second pass of {width}x{height} over {self.width}x{self.height}: the first would be enlarged to "
+                f"{_written(enlarged)}, more pixels than any model draws",
+                hint="give both passes about the same shape",
+            )
 
     @property
     def seeds(self) -> range:
@@ -198,6 +210,13 @@ def nearest_size(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, in
     ratio, pixels = shape[0] / shape[1], size[0] * size[1]
     width, height = (max(8, round(math.sqrt(area) / 8) * 8) for area in (pixels * ratio, pixels / ratio))
     return width, height
+
+
+def covering_size(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the least size with the ratio of `shape` that covers `size`, to multiples of 8, as A1111's hires fix."""
+    if shape[0] * size[1] < size[0] * shape[1]:
+        return size[0], size[0] * shape[1] // shape[0] // 8 * 8
+    return size[1] * shape[0] // shape[1] // 8 * 8, size[1]
 
 
 def _written(size: tuple[int, int]) -> str:

@@ -14,9 +14,9 @@ from support.hostile_images import damaged_avif, large_png, postscript
 from support.pipelines import tiny_sd
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
-from hnetkit.generate.drawing import draw
+from hnetkit.generate.drawing import _ImageBatch, draw
 from hnetkit.generate.model import Model, load_model
-from hnetkit.generate.request import InitImage, Request, SecondPass, nearest_size
+from hnetkit.generate.request import UPSCALERS, InitImage, Request, SecondPass, covering_size, nearest_size
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.runtime.strength import Strength
 
@@ -200,6 +200,42 @@ def test_a_unet_made_for_inpainting_reads_mask_and_picture(
 
 
 # --- a second pass
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "covering"),
+    [
+        ((64, 64), (128, 128), (128, 128)),
+        ((64, 64), (128, 96), (128, 128)),
+        ((64, 64), (96, 128), (128, 128)),
+        ((512, 768), (1024, 1024), (1024, 1536)),
+        ((448, 640), (864, 1152), (864, 1232)),  # 1234.3, to a multiple of 8
+    ],
+)
+def test_a_second_pass_covers_the_shape_of_the_first(
+    shape: tuple[int, int], size: tuple[int, int], covering: tuple[int, int]
+) -> None:
+    assert covering_size(shape, size) == covering
+
+
+@pytest.mark.parametrize("upscaler", UPSCALERS)
+def test_a_second_pass_of_another_shape_shows_the_middle_of_the_first(sd: Model, upscaler: str) -> None:
+    """As in A1111, which cuts off what is too much: nothing is stretched."""
+    square, wide = (replace(REQUEST, second=second(height=height, upscaler=upscaler)) for height in (32, 16))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def enlarged(request: Request, height: int) -> torch.Tensor:
+        assert request.second is not None
+        batch = _ImageBatch(sd, request, [REQUEST.seed], lambda done, total: None)
+        return batch._enlarge(latents, request.second, (height, 16))
+
+    with torch.no_grad():
+        assert torch.equal(enlarged(wide, 8), enlarged(square, 16)[:, :, 4:12])
+
+
+def test_a_second_pass_of_a_shape_that_would_enlarge_the_first_beyond_measure_is_refused() -> None:
+    with pytest.raises(UsageError, match="8x16384 over 16x16: the first would be enlarged to 16384x16384"):
+        replace(REQUEST, second=second(width=8, height=16384))
 
 
 @pytest.mark.parametrize("upscaler", ["Latent", "Lanczos", "Nearest"])
