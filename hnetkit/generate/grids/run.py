@@ -38,7 +38,7 @@ from hnetkit.generate.prompt_networks import (
     with_default_stack,
 )
 from hnetkit.generate.request import Request, random_seed
-from hnetkit.images import open_image
+from hnetkit.images import open_rgb
 from hnetkit.prompts.tags import TaggedPrompt, plain_number
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class DrawnGrid:
     @property
     def image(self) -> Image.Image:
         """The sheet."""
-        return open_image(self.path)
+        return open_rgb(self.path)
 
     @property
     def failed(self) -> list[Row]:
@@ -96,7 +96,7 @@ class DrawnGrid:
         """
         if FAILURE in cell:
             raise BadPicture(f"this cell could not be drawn: {cell[FAILURE]}", hint=cell.get("hint"))
-        return open_image(GridFiles(self.path).image_path(cell))
+        return open_rgb(GridFiles(self.path).image_path(cell))
 
 
 def draw_grid(
