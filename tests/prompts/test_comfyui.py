@@ -47,8 +47,8 @@ def usual() -> Graph:
 WEIGHTS = "its prompt has weights in round brackets, which ComfyUI applies in another way than A1111"
 
 
-def parse(graph: Any, workflow: Any = None) -> Any:
-    return comfyui.parse(json.dumps(graph), json.dumps(workflow))
+def parse(graph: Any, workflow: Any = None, size: tuple[int, int] | None = None) -> Any:
+    return comfyui.parse(json.dumps(graph), json.dumps(workflow), size=size)
 
 
 def stack(read: Any) -> list[tuple[str, float]]:
@@ -303,6 +303,43 @@ def test_a_second_pass_of_unknown_size_is_left_out_and_told_with_its_networks() 
     assert any("dots" in warning and "left out" in warning for warning in read.warnings)
 
 
+def test_a_size_that_the_graph_does_not_say_is_the_images() -> None:
+    graph = two_passes()
+    graph["30"] = node("ImageUpscaleWithModel", image=["3", 0])
+    assert parse(graph, size=(1024, 1536)).parameters["Hires resize"] == "1024x1536"
+    assert parse(drawn_over(), size=(640, 480)).parameters["Size"] == "640x480"
+
+
+def test_of_several_images_that_a_graph_saves_it_is_the_one_of_the_size() -> None:
+    graph = two_passes()
+    graph["10"] = node("VAEDecode", samples=["3", 0], vae=["4", 2])
+    graph["13"] = node("SaveImage", images=["10", 0])
+    graph["3"]["inputs"]["model"] = ["4", 0]
+    assert "Hires resize" in parse(graph, size=(1024, 1536)).parameters
+    first = parse(graph, size=(512, 768))
+    assert "Hires resize" not in first.parameters
+    assert (first.warnings, parse(graph, size=(1024, 1536)).warnings) == ((WEIGHTS,), (WEIGHTS,))
+    unknown = parse(graph)
+    assert "2 images of its graph may be this one; the settings are those of the first" in unknown.warnings
+
+
+def test_a_prompt_without_guidance_is_read() -> None:
+    graph = usual() | {
+        "3": node("SamplerCustomAdvanced", **{n: [str(70 + i), 0] for i, n in enumerate(PARTS)}, latent_image=["5", 0]),
+        "70": node("RandomNoise", noise_seed=5),
+        "71": node("BasicGuider", model=["11", 0], conditioning=["6", 0]),
+    }
+    assert parse(graph).prompt == "a (red:1.2) cat<hypernet:wash:0.5><hypernet:ink.v2:-1>"
+
+
+def test_a_node_that_holds_both_prompts_and_no_lora_is_read() -> None:
+    graph = usual()
+    graph["6"] = graph["7"] = node("Loader", ckpt_name="v1.ckpt", lora_name="None", positive="a cat", negative="blurry")
+    graph["3"]["inputs"]["model"] = ["6", 0]
+    read = parse(graph)
+    assert (read.prompt, read.negative_prompt, read.parameters["Model"]) == ("a cat", "blurry", "v1")
+
+
 def test_a_sampler_that_goes_on_with_another_model_is_a_refiner() -> None:
     graph = usual()
     graph["3"]["class_type"] = "KSamplerAdvanced"
@@ -313,7 +350,7 @@ def test_a_sampler_that_goes_on_with_another_model_is_a_refiner() -> None:
     graph["8"]["inputs"]["samples"] = ["32", 0]
     read = parse(graph)
     assert read.parameters == parse(usual()).parameters | {"Refiner": "refiner", "Refiner switch at": "0.8"}
-    assert any(warning.startswith("after step 20 it has another prompt or networks") for warning in read.warnings)
+    assert any(warning.startswith("after step 20 it has other prompts or networks") for warning in read.warnings)
 
 
 def drawn_over(**changes: Any) -> Graph:

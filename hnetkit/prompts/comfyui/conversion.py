@@ -8,11 +8,12 @@ Mikubill/sd-webui-controlnet (behavior only).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 from hnetkit.limits import Budget
 from hnetkit.prompts.comfyui.controls import control_units
-from hnetkit.prompts.comfyui.enlarging import enlargement_by
+from hnetkit.prompts.comfyui.enlarging import Enlargement, Size, enlargement_by
 from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, read_graph
 from hnetkit.prompts.comfyui.others import warn_of_others
 from hnetkit.prompts.comfyui.passes import Made, Pass, find_passes
@@ -23,10 +24,13 @@ from hnetkit.prompts.tags import excerpt, plain_number
 MOST_STEPS = 2_000_000
 """Steps from node to node that reading a graph may take; a graph of a hundred nodes takes a few hundred."""
 
+_MOST_WARNINGS = 50
 Parameters = dict[str, str | None]
 
 
-def parse(prompt: str | None, workflow: str | None = None, budget: Budget | None = None) -> Infotext:
+def parse(
+    prompt: str | None, workflow: str | None = None, budget: Budget | None = None, size: Size | None = None
+) -> Infotext:
     """Converts the graphs of an image to an infotext in A1111's terms; it is empty if they hold nothing known.
 
     Networks become tags at the end of the prompt, in stacking order; a second sampler becomes A1111's second pass. A
@@ -34,31 +38,40 @@ def parse(prompt: str | None, workflow: str | None = None, budget: Budget | None
 
     Args:
         budget: for reading the graphs; None makes a new one.
+        size: of the image, which counts where the graph does not say it; None if it is not known.
 
     Raises:
         UnsafeFile: reading the graphs would take too much memory or too many steps.
     """
     graph = read_graph(prompt, workflow, budget or Budget(work=MOST_STEPS))
-    made = find_passes(graph)
+    made = find_passes(graph, size)
     first = made.passes[0]
     positive, negative = first.prompt, first.negative_prompt
-    found = {key: value for key, value in _parameters(graph, made).items() if value}
+    found = {key: value for key, value in _parameters(graph, made, size).items() if value}
     if found:
         found |= {"RNG": "CPU"} if "Seed" in found else {}  # ComfyUI makes its noise on the CPU
         found["Version"] = "ComfyUI"
     warn_of_others(graph, made.end, first.size)
-    return Infotext(positive, negative, found, tuple(graph.warnings))
+    return Infotext(positive, negative, found, _first_of(tuple(graph.warnings)))
 
 
-def _parameters(graph: Graph, made: Made) -> Parameters:
+def _first_of(warnings: tuple[str, ...]) -> tuple[str, ...]:
+    if len(warnings) <= _MOST_WARNINGS:
+        return warnings
+    return (*warnings[:_MOST_WARNINGS], f"{len(warnings) - _MOST_WARNINGS:,} more warnings are left out")
+
+
+def _parameters(graph: Graph, made: Made, size: Size | None) -> Parameters:
     first, *later = made.passes
+    after = enlargement_by(graph, made.output, None)
+    sampled_size = None if after.upscaler else size
     parameters: Parameters = {
         "Steps": str(first.steps) if first.steps else first.number("steps"),
         "Sampler": first.sampler_name,
         "Schedule type": first.schedule_type,
         "CFG scale": first.cfg_scale,
         "Seed": first.seed,
-        "Size": _size(first.size),
+        "Size": _size(first.size or (None if later else sampled_size)),
         "Model": first.model,
         "VAE": _vae(graph, made),
         "Clip skip": first.clip_skip("positive"),
@@ -73,9 +86,9 @@ def _parameters(graph: Graph, made: Made) -> Parameters:
         stated = plain_number(round(first.denoising, 4))
         graph.warn(f"it began with an empty latent at a denoising strength of {stated}; A1111 begins with noise alone")
     if later:
-        parameters |= _second_pass(graph, first, later)
+        parameters |= _second_pass(graph, first, later, sampled_size)
     parameters |= control_units(graph, first, later[-1] if later else None)
-    return parameters | _after_sampling(graph, made)
+    return parameters | _after_sampling(after)
 
 
 def _size(size: tuple[int, int] | None) -> str | None:
@@ -117,8 +130,12 @@ def _warn_of_parts(graph: Graph, passes: Sequence[Pass]) -> None:
 
 def _refiner(graph: Graph, first: Pass, refiner: Pass) -> Parameters:
     """A sampler that goes on where the first one stops."""
-    if refiner.prompt != first.prompt:
-        graph.warn(f"after step {refiner.first_step} it has another prompt or networks: {excerpt(refiner.prompt)}")
+    if (refiner.prompt, refiner.negative_prompt) != (first.prompt, first.negative_prompt):
+        graph.warn(f"after step {refiner.first_step} it has other prompts or networks: {excerpt(refiner.prompt)}")
+    names = ("sampler_name", "schedule_type", "cfg_scale", "steps")
+    others = [str(value) for name in names if (value := getattr(refiner, name)) != getattr(first, name)]
+    if others:
+        graph.warn(f"after step {refiner.first_step} it has other settings: {excerpt(', '.join(others))}")
     if refiner.model == first.model:
         return {}
     return {
@@ -127,11 +144,13 @@ def _refiner(graph: Graph, first: Pass, refiner: Pass) -> Parameters:
     }
 
 
-def _second_pass(graph: Graph, first: Pass, later: Sequence[Pass]) -> Parameters:
+def _second_pass(graph: Graph, first: Pass, later: Sequence[Pass], size: Size | None) -> Parameters:
     """A1111's high-resolution fix. There, too, all of its steps are made in the part of the schedule that is left."""
     last = later[-1]
     way = [node for one in reversed(later) for node in one.way]
     enlargement = enlargement_by(graph, way, first.size)
+    if not enlargement.is_known:
+        enlargement = replace(enlargement, size=size)
     with_networks = f" with {excerpt(last.networks)}" if last.networks else ""
     if first.encoder is not None:
         graph.warn(f"its second pass{with_networks} is left out: A1111 has none after a picture to begin with")
@@ -175,9 +194,8 @@ def _vae(graph: Graph, made: Made) -> str | None:
     return next((file_name(name) for node in loaders if (name := graph.text(node.inputs.get("vae_name")))), None)
 
 
-def _after_sampling(graph: Graph, made: Made) -> Parameters:
+def _after_sampling(enlargement: Enlargement) -> Parameters:
     """What enlarges the finished image: A1111's extras."""
-    enlargement = enlargement_by(graph, made.output, None)
     if not enlargement.upscaler:
         return {}
     return {

@@ -35,9 +35,15 @@ class Enlargement:
     def is_known(self) -> bool:
         return self.size is not None or self.factor is not None
 
-    @property
-    def size_text(self) -> str | None:
-        return f"{self.size[0]}x{self.size[1]}" if self.size else None
+    def of(self, original: Size | None) -> Size | None:
+        """The size of the result; None if it is not known.
+
+        Args:
+            original: the size before; None if it is not known.
+        """
+        if self.size or original is None or self.factor is None:
+            return self.size
+        return round(original[0] * self.factor), round(original[1] * self.factor)
 
     @property
     def factor_text(self) -> str | None:

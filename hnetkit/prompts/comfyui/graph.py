@@ -131,7 +131,8 @@ class Graph:
     def is_sampler(self, node: Node) -> bool:
         """Whether a node makes an image or latent from noise by a prompt."""
         inputs = self.settings(node)
-        return isinstance(inputs.get("positive"), NodeLink) and ("seed" in inputs or "noise_seed" in inputs)
+        prompt = inputs.get("positive", inputs.get("conditioning") if "guider" in node.inputs else None)
+        return isinstance(prompt, NodeLink) and ("seed" in inputs or "noise_seed" in inputs)
 
     def settings(self, sampler: Node) -> Mapping[str, Any]:
         """A sampler's inputs, with those of the nodes that supply its noise, guidance and steps."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hnetkit.prompts.comfyui.enlarging import Size, size_of
+from hnetkit.prompts.comfyui.enlarging import Size, enlargement_by, size_of
 from hnetkit.prompts.comfyui.graph import MOST_NODES, Graph, Node, NodeLink
 from hnetkit.prompts.comfyui.nodes import SAMPLERS, SCHEDULERS
 from hnetkit.prompts.comfyui.wording import is_lora, network_tags, prompt_of, stem_of
@@ -17,7 +17,8 @@ LATENT = ("latent_image", "samples", "latent", "pixels", "image")
 
 MODEL_KEYS = ("ckpt_name", "unet_name")
 _CONDITIONING = ("conditioning", "conditioning_1", "conditioning_to")
-_MOST_PASSES = 20  # a graph has two or three; the others on the way of a hostile one are left out
+_MOST_SAVED = 8  # images of one graph that are told apart
+_MOST_PASSES = 8  # a graph has two or three; the others on the way of a hostile one are left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +129,8 @@ class Pass:
         return stem_of(next(filter(None, names), ""))
 
     def conditioning(self, side: str) -> Any:
-        """What leads to its prompt of one side, ``"positive"`` or ``"negative"``."""
-        return self.inputs.get(side)
+        """What leads to its prompt of one side, ``"positive"`` or ``"negative"``; without guidance it has one side."""
+        return self.inputs.get(side, self.inputs.get("conditioning") if side == "positive" else None)
 
     @cached_property
     def prompt(self) -> str:
@@ -193,27 +194,50 @@ class Made:
 
     end: Node | None
     passes: tuple[Pass, ...]
-    output: tuple[Node, ...]
+    output: tuple[Node, ...] = ()
+
+    @property
+    def size(self) -> Size | None:
+        """The size of the image as the graph says it; None if it does not."""
+        first = self.passes[0]
+        way = [*self.output, *(node for one in reversed(self.passes[1:]) for node in one.way)]
+        return enlargement_by(first.graph, way, first.size).of(first.size)
 
 
-def find_passes(graph: Graph) -> Made:
-    """Returns the passes of the image that the graph saves; of the first one, where it saves several."""
-    seen: set[str] = set()
-    ends = _ends(graph)
-    for end in ends:
-        way = graph.way_to(graph.is_sampler, [NodeLink(end.id)], seen)
-        if way:
-            return Made(end, tuple(reversed(list(_passes_before(graph, way[-1])))), tuple(way[:-1]))
-    if ends:
-        graph.warn("no sampler that is known made it")
-    return Made(next(iter(ends), None), (Pass(graph, Node("", "", {})),), ())
+def find_passes(graph: Graph, size: Size | None) -> Made:
+    """Returns how the image was made. Of several that the graph saves it is the first one of the size.
 
-
-def _ends(graph: Graph) -> list[Node]:
-    """The nodes that save an image, then those that others use in no way."""
-    used = {link.node for node in graph.nodes.values() for link in node.links}
+    Args:
+        size: of the image; None if it is not known.
+    """
     savers = [node for node in graph.nodes.values() if "save" in node.kind.lower()]
-    return [*savers, *(node for node in graph.nodes.values() if node.id not in used), *graph.nodes.values()]
+    saved: dict[str, Made] = {}  # by the last sampler
+    for made in filter(None, (_made_at(graph, end, set()) for end in savers[:_MOST_SAVED])):
+        saved.setdefault(made.passes[-1].sampler.id, made)
+    if not saved:
+        return _made_without_saving(graph, savers)
+    fitting = [made for made in saved.values() if size is not None and made.size == size] or list(saved.values())
+    if len(fitting) > 1:
+        graph.warn(f"{len(fitting)} images of its graph may be this one; the settings are those of the first")
+    return fitting[0]
+
+
+def _made_without_saving(graph: Graph, savers: Sequence[Node]) -> Made:
+    """How an image was made that no node saves, as far as can be told: by the first sampler that others do not use."""
+    used = {link.node for node in graph.nodes.values() for link in node.links}
+    unused = [node for node in graph.nodes.values() if node.id not in used]
+    seen: set[str] = set()
+    found = (_made_at(graph, end, seen) for end in (*unused, *graph.nodes.values()))
+    made = next(filter(None, found), None)
+    if made is None and graph.nodes:
+        graph.warn("no sampler that is known made it")
+    return made or Made(next(iter([*savers, *unused]), None), (Pass(graph, Node("", "", {})),))
+
+
+def _made_at(graph: Graph, end: Node, seen: set[str]) -> Made | None:
+    """How the image at a node was made; None if no sampler leads to it that can be reached without the nodes `seen`."""
+    way = graph.way_to(graph.is_sampler, [NodeLink(end.id)], seen)
+    return Made(end, tuple(reversed(list(_passes_before(graph, way[-1])))), tuple(way[:-1])) if way else None
 
 
 def _passes_before(graph: Graph, last: Node) -> Iterator[Pass]:

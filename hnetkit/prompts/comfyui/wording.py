@@ -46,7 +46,9 @@ def _encoded(graph: Graph, start: Any, side: str, seen: set[str]) -> str:
     node = graph.entered(start, seen)
     if node is None or node.kind == "ConditioningZeroOut":  # which leaves nothing of its text
         return ""
-    own = list(dict.fromkeys(text for key in _TEXTS if (text := graph.text(node.inputs.get(key)))))
+    stated = node.inputs.get(side)  # some nodes encode texts of both sides
+    values = [*map(node.inputs.get, _TEXTS), *([stated] if isinstance(stated, str) else [])]
+    own = list(dict.fromkeys(filter(None, map(graph.text, values))))
     if own:
         if len(own) > 1:
             graph.warn("its text encoders read different prompts; A1111 has one, which holds them all")
@@ -87,7 +89,7 @@ def network_tags(graph: Graph, models: Sequence[Node], encoders: Sequence[Node])
 
 
 def is_lora(node: Node) -> bool:
-    return "lora_name" in node.inputs
+    return node.inputs.get("lora_name") not in (None, "", "None")
 
 
 def _tags(graph: Graph, models: Sequence[Node], encoders: Sequence[Node]) -> Iterator[str]:
