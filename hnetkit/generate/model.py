@@ -12,6 +12,7 @@ from hnetkit import demo, settings
 from hnetkit.errors import UsageError, failure_of
 from hnetkit.generate.image_files import Picture
 from hnetkit.generate.image_settings import ImageSettings, infotext_of, read_image_settings
+from hnetkit.generate.loading.model_source import is_bundled, location_of
 from hnetkit.generate.loading.pipeline import FileStamp, LoadedPipeline, file_stamp, load_pipeline
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
@@ -21,7 +22,10 @@ from hnetkit.generate.prompt_networks import (
     read_prompt,
     resolve_prompts,
     warn_about_negative_lines,
+    warn_about_negative_tags,
     with_default_stack,
+    without_comments,
+    without_comments_in_options,
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts.tags import excerpt
@@ -33,8 +37,6 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 DTYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DEMO = "demo"
-"""Stands for the bundled model, where no file or folder has this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,11 @@ class ModelSource:
     @property
     def location(self) -> str:
         """The file, folder or hub id; for the bundled model its folder."""
-        model = self.model or settings.get("model")
-        if model is None or (model == DEMO and not os.path.exists(model)):
-            return str(demo.model_folder())
-        return os.fspath(model)
+        return location_of(self.model)
 
     @property
     def is_demo(self) -> bool:
-        return os.path.realpath(self.location) == str(demo.model_folder())
+        return is_bundled(self.location)
 
     @property
     def bundled(self) -> Mapping[str, Path]:
@@ -236,8 +235,8 @@ def draw_images(
     recorded = ImageSettings() if again is None else read_image_settings(Path(again))
     for warning in recorded.warnings:
         note(f"{again}: {warning}")
-    options = options.fill_from(recorded.options)
-    text = recorded.prompt if prompt is None else prompt
+    options = without_comments_in_options(options, note).fill_from(recorded.options)
+    text = recorded.prompt if prompt is None else without_comments(prompt, note)
     if text is None:
         raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
     tagged = read_prompt(text, note)
@@ -247,8 +246,7 @@ def draw_images(
     prompts = resolve_prompts(tagged, network_options(networks), options, source.bundled, registry, note)
     if text == recorded.prompt:
         _warn_about_other_files(recorded, prompts, note)
-    if "<hypernet:" in (options.negative_prompt or ""):
-        note("Tags in a negative prompt are plain text, as in A1111.")
+    warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)
     loaded = model if isinstance(model, Model) else source.load(note)
     seed = recorded.seed if seed is None else seed
     first_seed = random_seed() if seed in (None, -1) else seed
