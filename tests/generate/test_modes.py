@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from support.drawing import REQUEST, load_all, one
 from support.hostile_images import damaged_avif, large_png, postscript
-from support.pipelines import tiny_sd
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.generate.drawing import draw
@@ -154,22 +153,6 @@ def test_what_lies_under_the_mask_counts(sd: Model, photo: Path, right_half: Pat
     others = {"original", "noise", "nothing"} - {content}
     drawn = one(sd, replace(REQUEST, steps=6, init_image=init))
     assert all(drawn != one(sd, replace(REQUEST, steps=6, init_image=replace(init, content=other))) for other in others)
-
-
-def test_a_unet_made_for_inpainting_reads_mask_and_picture(
-    tmp_path: Path, sd: Model, photo: Path, right_half: Path
-) -> None:
-    pipe = tiny_sd()
-    unet = type(pipe.unet).from_config({**pipe.unet.config, "in_channels": 9, "_use_default_values": []}).eval()
-    seen: list[torch.Tensor] = []
-    unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    pipe.unet = unet
-    model = replace(sd, pipe=pipe, _encoders={})
-    one(model, replace(REQUEST, init_image=InitImage(photo, 1.0, mask=right_half, mask_blur=0)))
-    assert seen[0].shape == (2, 9, 8, 8)
-    assert (seen[0][:, 4, :, :4] == 0).all()
-    assert (seen[0][:, 4, :, 4:] == 1).all()
-    assert (seen[0][:, 5:, :, 4:] == 0).all()
 
 
 # --- a second pass
