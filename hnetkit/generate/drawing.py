@@ -142,7 +142,7 @@ class _ImageBatch:
     def _repaint(self, init: _InitPixels) -> Tensor:
         """Returns latents ``[images, 4, h, w]`` sampled over those of the init image."""
         noise = self._first.noise
-        original = self._encode(init.image, *init.image.size).expand_as(noise)
+        original = vae.encode(self._pipe, init.image, init.image.size, self._seeds)
         if init.mask is None:
             return self._first.over(original, self._after_step())
         mask = vae.latent_mask(init.mask, (noise.shape[3], noise.shape[2])).to(noise)
@@ -159,7 +159,8 @@ class _ImageBatch:
         width_height = second.width, second.height
         decoded = vae.decode(self._pipe, latents)
         enlarged = [_to_image(self._pipe, pixels).resize(width_height, resampling) for pixels in decoded]
-        return torch.cat([self._encode(image, *width_height) for image in enlarged])
+        by_seed = zip(enlarged, self._seeds, strict=True)
+        return torch.cat([vae.encode(self._pipe, image, width_height, [seed]) for image, seed in by_seed])
 
     def _fault(self, pixels: Tensor, seed: int) -> BadPicture | None:
         fault = "NaN" if not torch.isfinite(pixels).all() else "black" if pixels.max() < 1 / 255 else None
@@ -169,10 +170,6 @@ class _ImageBatch:
         tries += ["lower strengths", "fewer hypernetworks"] if self._request.stack else []
         hint = f"try {', or '.join([*tries, 'a lower --cfg-scale'])}"
         return BadPicture(f"the picture of seed {seed} came out {fault}", hint=hint)
-
-    def _encode(self, image: Image.Image, width: int, height: int) -> Tensor:
-        generator = torch.Generator("cpu").manual_seed(self._seeds[0])
-        return vae.encode(self._pipe, image, (width, height), generator)
 
 
 def _to_image(pipe: Any, pixels: Tensor) -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -246,7 +247,7 @@ def test_other_numbers_of_channels_are_refused_alike_before_weights_are_read(
 
 @pytest.mark.parametrize(
     ("kind", "channels"),
-    [("Depth2Img", 5), ("Upscale", 7), ("InstructPix2Pix", 8), ("XLInstructPix2Pix", 8), ("XLImg2Img", None)],
+    [("Depth2Img", 5), ("Upscale", 7), ("InstructPix2Pix", 8), ("XLInstructPix2Pix", 8), ("3", None)],
 )
 def test_pipelines_for_other_ends_are_refused_by_their_class(
     place: Path, tmp_path: Path, kind: str, channels: int | None
@@ -256,3 +257,23 @@ def test_pipelines_for_other_ends_are_refused_by_their_class(
     with pytest.raises(ModelNotUsable, match=says) as refusal:
         load_model(tmp_path, device="cpu")
     assert "made from them for inpainting" in str(refusal.value.hint)
+
+
+def test_a_pipeline_of_image_to_image_is_one_of_the_same_model(
+    sd_folder: Path, tmp_path: Path, sd: Model, photo: Path, mask: Path
+) -> None:
+    shutil.copytree(sd_folder, tmp_path / "model")
+    model = load_model(of_class(tmp_path / "model", "StableDiffusionImg2ImgPipeline"), device="cpu")
+    for request in modes(photo, mask).values():
+        assert one(model, request) == one(sd, request)
+
+
+def test_the_refiner_is_refused_alike_as_a_folder(sdxl_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "refiner"
+    shutil.copytree(sdxl_folder, folder)
+    index = json.loads((of_class(folder, "StableDiffusionXLImg2ImgPipeline") / "model_index.json").read_text())
+    none = {part: [None, None] for part in ("text_encoder", "tokenizer")}
+    (folder / "model_index.json").write_text(json.dumps(index | none))
+    with pytest.raises(ModelNotUsable) as refusal:
+        load_model(folder, device="cpu")
+    assert str(refusal.value) == f"{folder}: the refiner of SDXL, which draws no picture alone"

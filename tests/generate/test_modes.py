@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -189,6 +190,20 @@ def test_progress_counts_the_calls_of_both_passes(sd: Model) -> None:
 
 
 # --- batches and noise
+
+
+def test_a_picture_over_another_is_the_one_of_its_seed_in_every_batch(sd: Model, photo: Path, right_half: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {"init_image": InitImage(photo, 0.4)},
+        {"init_image": InitImage(photo, 0.4, mask=right_half)},
+        {"second": second(upscaler="Lanczos", denoising=0.4)},
+    ]
+    for change in changes:
+        request = replace(REQUEST, **change)
+        alone = [one(sd, replace(request, seed=seed)) for seed in (5, 6)]
+        together = [drawn.image.tobytes() for drawn in draw(sd, replace(request, count=2, batch_size=2))]
+        for ours, theirs in zip(together, alone, strict=True):
+            np.testing.assert_allclose(pixels(ours), pixels(theirs), atol=1)
 
 
 def test_a_batch_holds_the_pictures_of_its_seeds(sd: Model) -> None:

@@ -31,6 +31,7 @@ from hnetkit.generate.loading.parts import (
     build_unet,
     build_vae,
     is_for_inpainting,
+    refiner,
     require_known_channels,
 )
 from hnetkit.generate.loading.tokenizer import load_tokenizers
@@ -135,7 +136,7 @@ def _kinds_of(state: StateDict) -> list[str]:
     width = widths.pop()
     is_xl = any(name.startswith(f"{_XL}1.") for name in state.shapes)
     if width == _REFINER_WIDTH and any(name.startswith(f"{_XL}0.model.") for name in state.shapes):
-        raise ModelNotUsable(f"{state.path}: the refiner of SDXL, which draws no picture alone", hint=OTHER_MODEL)
+        raise refiner(state.path)
     kinds = [kind.name for kind in sorted(CONFIGURATIONS.iterdir()) if _fits(kind, width, is_xl)]
     if not kinds:
         raise ModelNotUsable(f"{state.path}: a UNet whose text is {width} wide, which is unknown", hint=OTHER_MODEL)

@@ -32,6 +32,7 @@ from hnetkit.generate.loading.parts import (
     build_text_encoder,
     build_unet,
     build_vae,
+    refiner,
     require_known_channels,
 )
 from hnetkit.generate.loading.tokenizer import FILES as _TOKENIZER_FILES
@@ -85,8 +86,10 @@ _SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _SDXL_PARTS = (*_SD_PARTS, "text_encoder_2", "tokenizer_2")
 _PIPELINES: Mapping[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": _SD_PARTS,
+    "StableDiffusionImg2ImgPipeline": _SD_PARTS,
     "StableDiffusionInpaintPipeline": _SD_PARTS,
     "StableDiffusionXLPipeline": _SDXL_PARTS,
+    "StableDiffusionXLImg2ImgPipeline": _SDXL_PARTS,
     "StableDiffusionXLInpaintPipeline": _SDXL_PARTS,
 }
 # pipelines with the same parts, whose UNets read other channels
@@ -145,6 +148,8 @@ def read_model_index(folder: Path) -> PipelineIndex:
             f"{folder}: holds a {str(kind)[:80]}; hypernetworks belong on Stable Diffusion 1, 2 and XL",
             hint=OTHER_MODEL,
         )
+    if index.get("text_encoder") == [None, None] and "text_encoder_2" in index:
+        raise refiner(folder)
     parts, notes = {}, []
     for name, value in index.items():
         if not isinstance(value, list) or value == [None, None]:

@@ -55,6 +55,11 @@ def _for_inpainting(latents: int) -> int:
     return latents + 1 + latents
 
 
+def refiner(source: object) -> ModelNotUsable:
+    """Returns the refusal of SDXL's refiner, which has one text encoder: SDXL's second."""
+    return ModelNotUsable(f"{source}: the refiner of SDXL, which draws no picture alone", hint=OTHER_MODEL)
+
+
 def build_pipeline(parts: Mapping[str, Any], *, zeros_for_empty_prompt: bool = True) -> Any:
     """Returns a pipeline on the CPU, without a safety checker: SDXL's if it has two text encoders.
 

@@ -34,12 +34,17 @@ def decode(pipe: Any, latents: Tensor) -> Tensor:
     return result
 
 
-def encode(pipe: Any, image: Image.Image, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Returns latents ``[1, 4, h, w]`` of an image that is resized to `size` (width, height) in pixels."""
+def encode(pipe: Any, image: Image.Image, size: tuple[int, int], seeds: Sequence[int]) -> Tensor:
+    """Returns latents ``[seeds, 4, h, w]`` of an image that is resized to `size` (width, height) in pixels.
+
+    Args:
+        seeds: each draws one sample of what the autoencoder gives, a distribution.
+    """
     pixels = pipe.image_processor.preprocess(image.convert("RGB"), height=size[1], width=size[0])
     with fp32_where_needed(pipe.vae) as vae:
-        encoded = vae.encode(pixels.to(pipe._execution_device, vae.dtype)).latent_dist.sample(generator)
-    latents: Tensor = encoded.float() * vae.config.scaling_factor
+        encoded = vae.encode(pixels.to(pipe._execution_device, vae.dtype)).latent_dist
+    samples = [encoded.sample(torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+    latents: Tensor = torch.cat(samples).float() * vae.config.scaling_factor
     return latents
 
 
