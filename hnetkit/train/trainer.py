@@ -233,6 +233,7 @@ def _stepper(parts: _SetUp, data: TrainingData, frozen: FrozenInputs) -> Stepper
         scaler=torch.amp.GradScaler(parts.unet.device.type, enabled=data.recipe.precision == "fp16"),
         data=data,
         latents=frozen.latents,
+        beside_latents=frozen.beside_latents,
         prompts=frozen.prompts,
         objective=parts.objective,
         processes=parts.processes,
