@@ -15,7 +15,8 @@ import torch
 from hnetkit.distributed import Processes
 from hnetkit.errors import OutOfMemory, UsageError
 from hnetkit.generate.backend_errors import is_out_of_memory
-from hnetkit.runtime.layers import find_layers, require_fit
+from hnetkit.runtime.fit import require_fit
+from hnetkit.runtime.layers import contexts_of, find_layers
 from hnetkit.text import size_text
 from hnetkit.train.build import Build
 from hnetkit.train.checkpoints import TrainingState, require_disk_space
@@ -309,7 +310,7 @@ def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
     from hnetkit.formats import load
 
     loaded = load(file)
-    require_fit(loaded.name, loaded, unet, find_layers(unet), force=False)
+    require_fit(loaded.name, loaded, contexts_of(unet, find_layers(unet)))
     return TrainedNetwork.from_hypernetwork(loaded), loaded.content_hash
 
 
