@@ -81,7 +81,7 @@ class ModelSource:
     @property
     def torch_device(self) -> str:
         """``"cuda"``, ``"mps"`` or ``"cpu"``; raises UsageError if this machine does not have it."""
-        return device_of(self.device or settings.get("device") or "auto")
+        return device_of(chosen_device(self.device))
 
     @property
     def torch_dtype(self) -> Any:
@@ -379,14 +379,24 @@ def _warn_about_other_files(recorded: ImageSettings, prompts: ResolvedPrompts, n
             note(f"Warning: {name} is another one here ({here}) than the picture was drawn with ({then[:10]})")
 
 
+def chosen_device(device: str | None) -> str:
+    """Returns the name of the device that was asked for, here or in the settings, else ``auto``.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    chosen = device or settings.get("device") or "auto"
+    if chosen not in DEVICES:
+        raise UsageError(f"--device {chosen}: no such device", hint=f"--device {' or '.join(DEVICES)}")
+    return chosen
+
+
 def device_of(device: str) -> str:
     """Returns ``cuda``, ``mps`` or ``cpu``; for ``auto`` the best one of this machine.
 
     Raises:
-        UsageError: there is no such device, or this machine does not have it.
+        UsageError: this machine has no such device.
     """
-    if device not in DEVICES:
-        raise UsageError(f"--device {device}: no such device", hint=f"--device {' or '.join(DEVICES)}")
     if device == "cpu":
         return device
     import torch

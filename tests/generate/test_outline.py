@@ -12,6 +12,7 @@ import hnetkit
 from hnetkit import settings
 from hnetkit.cli import run
 from hnetkit.errors import IncompatibleNetwork
+from hnetkit.generate.loading.diffusers_folder import CLASSES
 from hnetkit.generate.loading.outline import read_outline
 from hnetkit.generate.model import load_model
 from hnetkit.runtime.layers import contexts_of, find_layers
@@ -41,12 +42,14 @@ def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def model_without_weights(name: str, text_width: int) -> str:
-    """A folder that says which model it is; nothing of it can be loaded."""
+    """A folder that says which model it is; its weights are empty files."""
     unet = {"block_out_channels": [320, 640, 1280, 1280], "cross_attention_dim": text_width, "sample_size": 64}
     if text_width == 2048:
         unet["addition_embed_type"] = "text_time"
     Path(name, "unet").mkdir(parents=True)
-    Path(name, "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    index = {part: (library, kinds[0]) for part, (library, kinds) in CLASSES.items() if not part.endswith("_2")}
+    Path(name, "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline", **index}))
+    Path(name, "unet", "diffusion_pytorch_model.safetensors").touch()
     Path(name, "unet", "config.json").write_text(json.dumps(unet))
     return name
 

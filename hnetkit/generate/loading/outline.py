@@ -11,7 +11,7 @@ from typing import Any
 from hnetkit.generate.loading.checkpoints import configuration_of, read_state_dict
 from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
-from hnetkit.generate.loading.diffusers_folder import read_model_index
+from hnetkit.generate.loading.diffusers_folder import read_model_index, require_parts
 from hnetkit.generate.loading.model_source import cached_file, require_hub_id
 from hnetkit.generate.loading.pipeline import find_vae
 from hnetkit.generate.loading.tokenizer import tokenizer_folder
@@ -62,14 +62,15 @@ def read_outline(location: str, vae: AnyPath | None = None, tokenizer: AnyPath |
         unet = configuration_of(read_state_dict(location))
         return ModelOutline(size=_size(Defaults(), unet, _USUAL_SCALE), contexts=_contexts(unet))
     if os.path.isdir(location):
+        index = read_model_index(Path(location))
+        require_parts(Path(location), index, () if vae is None else ("vae",))
         return _of_folder(Path(location))
     require_hub_id(location)
-    index = cached_file(location, "model_index.json")
-    return ModelOutline() if index is None else _of_folder(index.parent)
+    cached = cached_file(location, "model_index.json")
+    return ModelOutline() if cached is None else _of_folder(cached.parent)
 
 
 def _of_folder(folder: Path) -> ModelOutline:
-    read_model_index(folder)
     defaults, path = read_defaults(folder), folder / "unet" / "config.json"
     unet = read_object(path) if path.exists() else {}
     return ModelOutline(defaults, _size(defaults, unet, _scale(folder / "vae" / "config.json")), _contexts(unet))
