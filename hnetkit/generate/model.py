@@ -308,9 +308,8 @@ def draw_images(
         raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
     tagged = read_prompt(text, note)
     warn_about_negative_lines([text, options.negative_prompt or ""], note)
-    tagged = with_default_stack(tagged) if again is None else tagged
-    registry = None if library is None else library.registry
-    finder = NetworkFinder(source.bundled, registry, note)
+    finder = NetworkFinder(source.bundled, None if library is None else library.registry, note)
+    tagged = with_default_stack(tagged, finder) if again is None else tagged
     prompts = resolve_prompts(
         tagged, network_options(networks), options, finder, note, _still_stated(recorded, text, options)
     )

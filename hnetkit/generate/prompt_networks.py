@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import settings
-from hnetkit.errors import FileChanged, FileRefused, HnetkitError, NotFound, UsageError
+from hnetkit.errors import HnetkitError, UsageError
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.formats import load
 from hnetkit.formats.reading import MIX_SUFFIX
 from hnetkit.formats.writing import source_sha256
 from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_loras, lora_hashes
-from hnetkit.library.resolve import FoundNetwork, LibraryOpener, find_network, label, opened_when_needed
+from hnetkit.library.resolve import LibraryOpener, find_network, label, load_found, opened_when_needed
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
 from hnetkit.prompts.tags import Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
@@ -204,6 +204,18 @@ class NetworkFinder:
                 found.append(ResolvedNetwork(self._name_of_its_own(name, read.network), read.network))
         return found
 
+    def means_the_same(self, name: str, other: str) -> bool:
+        """Whether two mentions in prompts mean one network; those of nothing that is known do not."""
+        if name == other:
+            return True
+        with opened_when_needed(self._registry) as library:
+            try:
+                found = [find_network(mention, None, library, self._bundled).network for mention in (name, other)]
+            except HnetkitError:  # said where the network is needed
+                return False
+        one, another = (network.content_hash or network.path for network in found)
+        return one == another
+
     def _name_of_its_own(self, name: str, network: Hypernetwork) -> str:
         """Returns a name that no other network has here: an image states one hash for each name."""
         former = self._named.setdefault(name, network)
@@ -245,30 +257,7 @@ def _read_network(
     found = find_network(request.source, request.stated, library, bundled)
     if found.said:
         note(found.said)
-    return _ReadNetwork(found.network.name, _load_one(found, request.source), found.keeps_name)
-
-
-def _load_one(found: FoundNetwork, mention: str) -> Hypernetwork:
-    """Returns the network of the first file that still holds it.
-
-    A file that is found by its name is taken as it is today. A copy of one that is gone, and what a hash found, must
-    still be what it was at the last scan.
-    """
-    failures: list[HnetkitError] = []
-    for path in found.files:
-        is_the_named = found.is_bundled or (not found.by_hash and path == found.files[0])
-        try:
-            network = load(path)
-        except (FileRefused, NotFound) as error:
-            if is_the_named and isinstance(error, FileRefused):
-                raise
-            failures.append(error)
-            continue
-        if is_the_named or network.content_hash == found.network.content_hash:
-            return network
-        hint = f"hnetkit scan {argument(path.parent, is_path=True)}"
-        failures.append(FileChanged(f"{path}: replaced since it was scanned: no longer {mention}", hint=hint))
-    raise failures[0]
+    return _ReadNetwork(found.network.name, load_found(found, request.source), found.keeps_name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,11 +354,12 @@ def read_prompt(prompt: str, note: Note) -> TaggedPrompt:
     return tagged
 
 
-def with_default_stack(prompt: TaggedPrompt) -> TaggedPrompt:
-    """Returns a prompt with the networks of the settings at its end, except those that it names itself."""
-    named = {tag.name for tag in prompt.tags}
+def with_default_stack(prompt: TaggedPrompt, finder: NetworkFinder) -> TaggedPrompt:
+    """Returns a prompt with the networks of the settings at its end, except those that it names itself, however."""
     default = split_tags(settings.get("hypernetworks") or "")
-    return prompt.adding(tuple(tag for tag in default.tags if tag.name not in named))
+    return prompt.adding(
+        tuple(tag for tag in default.tags if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags))
+    )
 
 
 def warn_about_negative_tags(negative_prompts: Iterable[str | None], note: Note) -> None:

@@ -13,13 +13,14 @@ from hnetkit import paths
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import link as links
 from hnetkit.library.layouts import PROGRAMS, Program
-from hnetkit.library.resolve import require_alias, resolve
+from hnetkit.library.resolve import find_certain, load_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, size_text
 
 if TYPE_CHECKING:
     from hnetkit.library.link import How, LinkChange
+    from hnetkit.network import Hypernetwork
     from hnetkit.registry.files import Root
 
 
@@ -161,7 +162,7 @@ class Library:
         """Returns everything that is known about one network.
 
         Args:
-            name: see `hnetkit.library.resolve.resolve`.
+            name: a name, an alias, a hash and more; see `hnetkit.library.resolve.find_network`.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: the name matches no network, several, or only unusable files.
@@ -178,6 +179,15 @@ class Library:
         if not path.is_file():
             raise NotFound(f"{path}: the file of {name} is gone", hint="hnetkit scan")
         return path
+
+    def load(self, name: str) -> Hypernetwork:
+        """Reads a network, from any of its files that still holds it.
+
+        Raises:
+            NotFound, AmbiguousName, FileRefused: as `record`; NotFound also if none of its files exists, FileRefused
+                also if it was found by a hash and its files hold something else by now.
+        """
+        return load_found(find_certain(self.registry, name), name)
 
     def tag(
         self,

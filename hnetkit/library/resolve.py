@@ -7,20 +7,25 @@ one network. A mention that fits several networks is an error that lists them.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
-from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
+from hnetkit.errors import AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
+from hnetkit.formats import load
 from hnetkit.hashes import FileHashes
 from hnetkit.inspection import examine
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, printable, shorten
+
+if TYPE_CHECKING:
+    from hnetkit.network import Hypernetwork
 
 Row = dict[str, Any]
 LibraryOpener = Callable[[], Registry | None]
@@ -63,9 +68,9 @@ class FoundNetwork:
 
     Attributes:
         network: of the library; for one that comes with a model both hashes are empty.
-        files: all that hold it, the best one first: those that were there at the last scan, if any.
+        files: all that hold it, the best one first: those that were there at the last scan, if any, and are there now.
         is_bundled: whether it comes with the model.
-        by_hash: whether a hash found it: then no other content will do.
+        is_exact: whether no other content will do. Otherwise the first file is meant by its name, whatever it holds.
         keeps_name: whether the mention itself can stay in a prompt; otherwise the network's own name is to be written.
         note: what to tell the user where a network of another name is meant; None if there is nothing to tell.
         doubt: why it may be another network than the one that is meant; None without a reason.
@@ -75,7 +80,7 @@ class FoundNetwork:
     network: Resolved
     files: tuple[Path, ...]
     is_bundled: bool = False
-    by_hash: bool = False
+    is_exact: bool = False
     keeps_name: bool = True
     note: str | None = None
     doubt: str | None = None
@@ -100,10 +105,15 @@ def resolve(registry: Registry, name: str) -> Resolved:
         AmbiguousName: several networks have it.
         FileRefused: only files without a usable network have it.
     """
+    return find_certain(registry, name).network
+
+
+def find_certain(registry: Registry, name: str) -> FoundNetwork:
+    """Returns what `find_network` does in a library; raises as `resolve`."""
     found = find_network(name, None, lambda: registry)
     if found.has_other_hash:
         raise NotFound(str(found.doubt), hint=_fetch_hint(_Mention.read(name, None)))
-    return found.network
+    return found
 
 
 def find_network(
@@ -143,6 +153,33 @@ def find_network(
     if gone is None:
         raise search.failure()
     return gone
+
+
+def load_found(found: FoundNetwork, mention: str) -> Hypernetwork:
+    """Returns the network, from the first file that still holds it.
+
+    Raises:
+        NotFound: all of its files are gone.
+        FileRefused: a file is not a hypernetwork any more, or another one than at the last scan.
+    """
+    failures: list[HnetkitError] = []
+    for path in found.files:
+        is_named = not found.is_exact and path == found.files[0]
+        try:
+            network = load(path)
+        except NotFound as error:
+            failures.append(NotFound(str(error), hint=None if found.is_bundled else "hnetkit scan"))
+            continue
+        except FileRefused as error:
+            if is_named:
+                raise
+            failures.append(error)
+            continue
+        if is_named or network.content_hash == found.network.content_hash:
+            return network
+        hint = f"hnetkit scan {argument(path.parent, is_path=True)}"
+        failures.append(FileChanged(f"{path}: replaced since it was scanned: no longer {mention}", hint=hint))
+    raise failures[0]
 
 
 @contextmanager
@@ -252,9 +289,8 @@ class _Search:
             Resolved(stem, path, "", ""),
             (path,),
             is_bundled=True,
-            by_hash=digits is not None,
             keeps_name=mention.written == stem or (is_called_so and not mention.is_of_a_list),
-            note=None if is_called_so else f"{mention} [{digits}] comes with the model as {stem}",
+            note=None if is_called_so else f"{self._with_hash(digits or '')} comes with the model as {stem}",
             doubt=doubt,
             has_other_hash=doubt is not None,
         )
@@ -270,7 +306,7 @@ class _Search:
         content = self._content_of(registry, rows)
         copies = [row for row in (*rows, *registry.files.holding([content])) if row["content_hash"] == content]
         there = _present(copies)
-        files = {row["path"]: row for row in there or copies}
+        files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
         is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
         note = doubt = None
@@ -279,12 +315,12 @@ class _Search:
         elif is_claimed and not is_called_so:
             doubt = f"{best['path']}: used for {digits} only because it states that it was converted from that file"
         if not is_called_so and not (is_claimed and doubt):
-            by_what = f"{mention} [{digits}]" if digits else f"{mention}, as it calls itself,"
+            by_what = self._with_hash(digits) if digits else f"{mention}, as it calls itself,"
             note = f"{by_what} is {best['stem']} in the library"
         found = FoundNetwork(
             Resolved(best["stem"], Path(best["path"]), content, best["sha256"]),
             tuple(map(Path, files)),
-            by_hash=digits is not None,
+            is_exact=digits is not None or best["path"] not in {row["path"] for row in rows},
             keeps_name=(
                 content in _contents_called(registry, mention.written) or (is_called_so and not mention.is_of_a_list)
             ),
@@ -308,6 +344,11 @@ class _Search:
             choices = ", ".join(map(argument, labels(rows)))
             raise AmbiguousName(f"{self.mention} means several networks", hint=f"use one of {choices}")
         return str(next(iter(contents)))
+
+    def _with_hash(self, digits: str) -> str:
+        """Returns the mention for a message, with the hash that found it."""
+        mention = self.mention
+        return str(mention) if digits in mention.written.lower() else f"{mention} [{digits}]"
 
     def _other_hash(self, whose: str) -> str | None:
         mention = self.mention

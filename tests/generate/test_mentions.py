@@ -22,7 +22,7 @@ from support.networks import a1111_network, save_pt
 from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS
 
 import hnetkit
-from hnetkit import demo
+from hnetkit import demo, settings
 from hnetkit.errors import AmbiguousName, NotFound
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_files import write_image
@@ -347,7 +347,7 @@ def test_every_form_of_a_mention_is_the_same_network_everywhere(
     net = held["asuka_final-20000"]
     mention = MENTIONS[kind](net)
     assert library.find(mention) == net.path
-    assert library.record(mention)["content_hash"] == net.content
+    assert library.record(mention)["content_hash"] == library.load(mention).content_hash == net.content
     common: dict[str, Any] = {"steps": 1, "width": 16, "height": 16, "seed": 1, "library": library}
     (by_option,) = model.draw("a", networks=[f"{mention}:0.5"], **common)
     assert by_option.prompt == f"a <hypernet:{net.path.stem}:0.5>"
@@ -380,7 +380,7 @@ def test_every_form_of_a_mention_is_the_same_network_in_grids(
 
 @pytest.mark.parametrize("mention", ["johndoe(0123abcd)", "johndoe@0123abcd", "0123abcd", "h1:0123abcd"])
 def test_verbs_of_the_library_act_on_nothing_but_the_hash_that_is_named(library: Library, mention: str) -> None:
-    for verb in (library.find, library.record, library.forgetting, library.tag):
+    for verb in (library.find, library.load, library.record, library.forgetting, library.tag):
         with pytest.raises(NotFound) as missing:
             verb(mention)
         assert missing.value.hint is not None
@@ -438,7 +438,24 @@ def test_two_files_of_one_content_are_one_network_whichever_of_them_is_gone(
                 request = NetworkRequest.from_tag(Tag(mention), known)
                 (network,) = NetworkFinder({}, library.registry, told.append).networks([request])
                 assert network.network.content_hash == held["johndoe"].content
+                assert library.find(mention).is_file()
+        (files / "pen.pt").unlink()
+        with pytest.raises(NotFound) as missing:
+            NetworkFinder({}, library.registry).networks([NetworkRequest.from_tag(Tag("ink"))])
+        assert missing.value.hint == "hnetkit scan"
     assert told == []
+
+
+def test_the_network_of_the_settings_is_applied_once_whatever_the_prompt_calls_it(
+    model: Model, library: Library, held: dict[str, Held]
+) -> None:
+    settings.put("hypernetworks", "<hypernet:asuka:0.5> <hypernet:johndoe:0.2>")
+    net = held["asuka_final-20000"]
+    for mention in ("asuka", "asuka_final-20000", f"helloasuka({net.old})", f"once@{net.sha256[:10]}"):
+        prompt = f"a <hypernet:{mention}:1>"
+        (picture,) = model.draw(prompt, library=library, steps=1, width=16, height=16)
+        strengths = [one["strength"] for one in picture.hypernetworks]
+        assert (strengths, picture.hypernetworks[0]["hash"]) == ([1, 0.2], net.sha256[:10])
 
 
 # --- places

@@ -238,16 +238,17 @@ class GridRun:
         """Finds everything that cells name, and checks their values."""
         self._require_room()
 
-        def read(prompt: str) -> TaggedPrompt:
-            return with_default_stack(read_prompt(prompt, self.note))
-
         cell_specs = [self.spec.base, *self.spec.cell_specs]
+        finder = NetworkFinder(self._bundled(cell_specs), self.registry, self.note)
+
+        def read(prompt: str) -> TaggedPrompt:
+            return with_default_stack(read_prompt(prompt, self.note), finder)
+
         warn_about_negative_lines(
             (text for spec in cell_specs for text in (spec.prompt, spec.negative_prompt)), self.note
         )
         negatives = (spec.negative_prompt for spec in cell_specs)
         warn_about_negative_tags((*negatives, self.options.hires_negative_prompt), self.note)
-        finder = NetworkFinder(self._bundled(cell_specs), self.registry, self.note)
         self._builder = CellBuilder(cell_specs, finder, read, settings.get("loras"))
         if self.spec.has_every_order:
             self.spec = self.spec.in_orders_of(self._builder.stack_of(self.spec.base))
