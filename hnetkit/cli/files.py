@@ -265,9 +265,11 @@ def _picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None
     from hnetkit.generate.image_settings import image_facts
 
     found = image_facts(file)
-    for network in found[0]["hypernetworks"] if found else ():
-        if not (network["in_library"] or network["comes_with_model"]):
-            output.note(f"Hint: {network['name']} is not in the library; {_fetch_command(network)}")
+    networks = found[0]["hypernetworks"] if found else ()
+    lacking = [network for network in networks if not (network["in_library"] or network["comes_with_model"])]
+    hints = (f"Hint: {network['name']} is not in the library; {_fetch_command(network)}" for network in lacking)
+    for hint in dict.fromkeys(hints):
+        output.note(hint)
     return found
 
 
@@ -300,7 +302,8 @@ def _picture_facts(row: Row) -> Iterator[tuple[str, str]]:
         yield "settings", ", ".join(f"{key}: {value}" for key, value in row["settings"].items())
     for network in row["hypernetworks"]:
         digits = f" [{network['hash']}]" if network["hash"] else ""
-        yield "network", f"{network['name']} at {network['strength']:g}{digits}: {_where_held(network)}"
+        which = " in the second pass" if network["pass"] == 2 else ""
+        yield "network", f"{network['name']} at {network['strength']:g}{digits}{which}: {_where_held(network)}"
     for warning in row["warnings"]:
         yield "warning", warning
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -166,8 +167,8 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
 
 
 def _stated(info: Infotext) -> StatedHashes:
-    hires = Infotext(info.parameters.get("Hires prompt", ""), "", {"Hashes": info.parameters.get("Hashes", "")})
-    return StatedHashes(*(tuple(mention.hash for mention in _in_tags(of)) for of in (info, hires)))
+    passes = (info, info.second_pass or Infotext("", "", {}))
+    return StatedHashes(*(tuple(mention.hash for mention in _in_tags(of)) for of in passes))
 
 
 def _in_tags(info: Infotext) -> Iterator[Mention]:
@@ -338,10 +339,11 @@ def image_facts(file: OpenFile, registry: Registry | None = None) -> tuple[Row, 
         info = read_infotext(file)
     except NoSettings as error:
         info, failure = Infotext("", "", {}), error
-    mentioned = hypernetworks_of(info)
+    mentioned = [hypernetworks_of(of) for of in (info, info.second_pass) if of is not None]
     bundled = demo.comes_with(settings.get("model"))
     with opened_when_needed(registry) as library:
-        networks, doubts = _rows_of_networks(mentioned.networks, library, bundled)
+        found = [_rows_of_networks(of.networks, library, bundled) for of in mentioned]
+    networks = [{**row, "pass": number} for number, (rows, _) in enumerate(found, start=1) for row in rows]
     return {
         "path": file.path,
         "name": PurePath(file.path).stem,
@@ -353,7 +355,7 @@ def image_facts(file: OpenFile, registry: Registry | None = None) -> tuple[Row, 
         "negative_prompt": info.negative_prompt,
         "settings": info.parameters,
         "hypernetworks": networks,
-        "warnings": [*mentioned.warnings, *doubts],
+        "warnings": list(dict.fromkeys(chain(*(of.warnings for of in mentioned), *(doubts for _, doubts in found)))),
     }, failure
 
 

@@ -73,9 +73,18 @@ def read_infotext(file: OpenFile) -> Infotext:
     raise NoSettings(f"{file.path}: the picture carries no settings", hint="look for the original: sites remove them")
 
 
+def _size_of_png(head: bytes) -> tuple[int, int] | None:
+    """Returns the (width, height) in pixels that the first 24 bytes of a PNG state; None for another image."""
+    if len(head) < 24 or not head.startswith(_PNG):
+        return None
+    width, height = struct.unpack(">II", head[16:24])
+    return width, height
+
+
 def _parse_graph(file: OpenFile, texts: dict[str, str]) -> Infotext:
+    size = _size_of_png(file.read_at(0, min(24, file.size)))
     try:
-        return comfyui.parse(texts.get("prompt"), texts.get("workflow"))
+        return comfyui.parse(texts.get("prompt"), texts.get("workflow"), size=size)
     except UnsafeFile as error:
         raise UnsafeFile(f"{file.path}: its ComfyUI graph cannot be read: {error}", hint=_NOT_NEEDED) from error
 

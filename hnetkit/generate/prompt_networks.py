@@ -21,7 +21,7 @@ from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_
 from hnetkit.library.resolve import LibraryOpener, find_network, label, load_found, opened_when_needed
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
-from hnetkit.prompts.tags import Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
+from hnetkit.prompts.tags import LoraTag, Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
 from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import Strength
 from hnetkit.text import argument
@@ -306,18 +306,29 @@ def resolve_prompts(
         As `NetworkFinder.stack`, `find_loras`, `find_embeddings` and `hnetkit.prompts.tags.split_tags`.
     """
     first = finder.stack(prompt, networks, stated.prompt)
-    hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt)
+    hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt, prompt.loras)
     loras = tuple(find_loras(prompt.loras, settings.get("loras")))
     return ResolvedPrompts(first, hires, loras, find_embeddings_in([first.prompt.text], hires, options))
 
 
 def resolve_hires_prompt(
-    options: DrawOptions, finder: NetworkFinder, note: Note, stated: Iterable[str | None] = ()
+    options: DrawOptions,
+    finder: NetworkFinder,
+    note: Note,
+    stated: Iterable[str | None] = (),
+    loras: tuple[LoraTag, ...] = (),
 ) -> StackedPrompt | None:
-    """Returns the prompt of the second pass; None if it has none of its own."""
+    """Returns the prompt of the second pass; None if it has none of its own.
+
+    Args:
+        loras: of the prompt; they stay in the second pass, in the place of its own.
+    """
     if not options.has_second_pass or options.hires_prompt is None:
         return None
-    return finder.stack(read_prompt(options.hires_prompt, note), (), stated)
+    prompt = read_prompt(options.hires_prompt, note)
+    if prompt.loras != loras:
+        note("Warning: both passes draw with the LoRAs of the prompt; those of the second pass's prompt are left out.")
+    return finder.stack(prompt, (), stated)
 
 
 def find_embeddings_in(texts: Iterable[str], hires: StackedPrompt | None, options: DrawOptions) -> tuple[Path, ...]:

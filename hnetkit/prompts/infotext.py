@@ -56,6 +56,14 @@ class Infotext(NamedTuple):
     warnings: tuple[str, ...] = ()
 
     @property
+    def second_pass(self) -> Infotext | None:
+        """What it says of a second pass with a prompt of its own; None if there is none."""
+        if "Hires prompt" not in self.parameters:
+            return None
+        hashes = {key: value for key, value in self.parameters.items() if key in ("Hashes", *_OLDER_HASHES)}
+        return Infotext(self.parameters["Hires prompt"], self.parameters.get("Hires negative prompt", ""), hashes)
+
+    @property
     def hashes(self) -> dict[str, str]:
         """Resource (``"model"``, ``"hypernet:NAME"``, ``"lora:NAME"``) -> hex digits; {} if none are given.
 

@@ -56,7 +56,7 @@ def inspect(capsys: pytest.CaptureFixture[str], *paths: Path, code: int = 0) -> 
 
 def held_as(file: Path, where: str = "in_library") -> dict[str, Any]:
     """What a network's row says of where the network is."""
-    found = {"in_library": False, "comes_with_model": False, "found_as": file.stem, "path": str(file)}
+    found = {"in_library": False, "comes_with_model": False, "found_as": file.stem, "path": str(file), "pass": 1}
     return found | {where: True}
 
 
@@ -220,6 +220,22 @@ def test_comfyuis_graph_is_told_alike(library: Path, tmp_path: Path, capsys: pyt
         {"name": "dots", "strength": 1.0, "hash": None, **held_as(demo.networks()["dots"], "comes_with_model")},
         {"name": "ink", "strength": 0.3, "hash": None, **held_as(library / "ink.pt")},
     ]
+
+
+def test_the_networks_of_both_passes_are_listed(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = picture(tmp_path, "a cat <hypernet:fog:0.5>", Hires_prompt="a cat <hypernet:ink:0.7> <hypernet:fog:0.5>")
+    (row,) = inspect(capsys, path)
+    assert [(one["name"], one["strength"], one["pass"]) for one in row["hypernetworks"]] == [
+        ("fog", 0.5, 1),
+        ("ink", 0.7, 2),
+        ("fog", 0.5, 2),
+    ]
+    assert run(["inspect", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert "ink at 0.7 in the second pass: in the library" in out
+    assert err.count("fog is not in the library") == 1
 
 
 def test_a_malformed_tag_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

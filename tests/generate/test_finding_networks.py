@@ -11,7 +11,8 @@ import pytest
 from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileRefused, NotAHypernetwork, NotFound, UsageError
 from hnetkit.formats import load, save
-from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest
+from hnetkit.generate.options import DrawOptions
+from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest, resolve_hires_prompt
 from hnetkit.library.scan import scan
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.registry.store import Registry
@@ -92,6 +93,23 @@ def test_two_networks_of_one_name_are_not_guessed_between(library: Path, tmp_pat
         list(scan(registry, [tmp_path]))
     with pytest.raises(AmbiguousName):
         NetworkFinder().networks([NetworkRequest("ink", 1.0)])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "hires_prompt", "is_told"),
+    [
+        ("a cat <lora:glow:1>", "a dog <lora:glow:1>", False),
+        ("a cat <lora:glow:1>", "a dog <lora:glow:0.5>", True),
+        ("a cat <lora:glow:1>", "a dog", True),
+        ("a cat", "a dog <lora:glow:1>", True),
+        ("a cat", "a dog", False),
+    ],
+)
+def test_a_second_pass_with_other_loras_than_the_prompt_is_told(prompt: str, hires_prompt: str, is_told: bool) -> None:
+    notes: list[str] = []
+    options = DrawOptions(hires_scale=2, hires_prompt=hires_prompt)
+    resolve_hires_prompt(options, NetworkFinder(), notes.append, loras=split_tags(prompt).loras)
+    assert any("both passes draw with the LoRAs of the prompt" in note for note in notes) == is_told
 
 
 def test_what_is_no_hypernetwork_is_refused(tmp_path: Path) -> None:

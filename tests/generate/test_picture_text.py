@@ -120,6 +120,13 @@ def test_comfyuis_graphs_are_found_in_a_png(tmp_path: Path) -> None:
     assert said(path).prompt == "a dog"
 
 
+def test_a_size_that_comfyuis_graph_does_not_say_is_that_of_the_png(tmp_path: Path) -> None:
+    about = PngInfo()
+    about.add_text("prompt", json.dumps(GRAPH))
+    Image.new("RGB", (48, 64)).save(tmp_path / "a.png", pnginfo=about)
+    assert said(tmp_path / "a.png").parameters["Size"] == "48x64"
+
+
 def test_an_infotext_goes_before_a_graph(tmp_path: Path) -> None:
     graph = chunk(b"tEXt", b"prompt\0" + json.dumps(GRAPH).encode())
     assert said(png(tmp_path, graph, chunk(b"tEXt", b"parameters\0" + INFOTEXT.encode()))).prompt == "a cat"

@@ -303,6 +303,14 @@ def test_a_second_pass_of_unknown_size_is_left_out_and_told_with_its_networks() 
     assert any("dots" in warning and "left out" in warning for warning in read.warnings)
 
 
+def test_a_second_pass_of_another_shape_is_told() -> None:
+    graph = two_passes()
+    graph["30"]["inputs"]["height"] = 1024
+    assert "it was stretched from 512x768 to 1024x1024; A1111 crops instead" in parse(graph).warnings
+    graph["30"]["inputs"]["crop"] = "center"
+    assert parse(graph).warnings == (WEIGHTS,)
+
+
 def test_a_size_that_the_graph_does_not_say_is_the_images() -> None:
     graph = two_passes()
     graph["30"] = node("ImageUpscaleWithModel", image=["3", 0])

@@ -92,7 +92,7 @@ def _parameters(graph: Graph, made: Made, size: Size | None) -> Parameters:
 
 
 def _size(size: tuple[int, int] | None) -> str | None:
-    return f"{size[0]}x{size[1]}" if size else None
+    return f"{size[0]}x{size[1]}" if size and all(size) else None
 
 
 def _start(graph: Graph, first: Pass, encoder: Node) -> Parameters:

@@ -89,15 +89,21 @@ def _scaled(before: Enlargement, factor: float | None, upscaler: str) -> Enlarge
 def _resized(graph: Graph, node: Node, before: Enlargement, original: Size | None, upscaler: str) -> Enlargement:
     """A side of 0 follows the other one, and two of them change nothing."""
     width, height = (_side(graph, node, key) for key in ("width", "height"))
+    shape = before.of(original) or original
     if width and height:
+        if shape and abs(shape[0] * height - shape[1] * width) > max(width, height) and not _crops(graph, node):
+            graph.warn(f"it was stretched from {shape[0]}x{shape[1]} to {width}x{height}; A1111 crops instead")
         return Enlargement((width, height), None, upscaler)
     if not width and not height:
         return before
-    shape = before.size or original
     if shape is None:
         return Enlargement(None, None, upscaler)
     sides = (width or round(height * shape[0] / shape[1]), height or round(width * shape[1] / shape[0]))
     return Enlargement(sides, None, upscaler)
+
+
+def _crops(graph: Graph, node: Node) -> bool:
+    return graph.text(node.inputs.get("crop")) == "center"
 
 
 def _upscaler(graph: Graph, node: Node) -> str:

@@ -114,7 +114,7 @@ NEUTRAL: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "UNETLoader": {"weight_dtype": ("default",)},
     "EmptyLatentImage": {"batch_size": (1,)},
     "CLIPTextEncodeSDXL": {"crop_w": (0,), "crop_h": (0,)},
-    "LatentUpscale": {"crop": ("disabled",)},
+    "LatentUpscale": {"crop": ("disabled", "center")},
     "ImageScale": {"crop": ("disabled",)},
 }
 """Class -> input without equivalent -> the values with which it changes nothing; others are listed."""
