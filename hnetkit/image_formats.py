@@ -42,11 +42,13 @@ class PillowInput(NamedTuple):
         pixels: the file without everything that is not needed for its pixels.
         orientation: 1 to 8; 0 if Pillow has to read it, which it does when it opens `pixels`.
         weight: 2 if the decoder needs about twice the memory for each pixel.
+        has_more: whether the file holds further images, frames or pages, beside small copies of the first.
     """
 
     pixels: bytes
     orientation: int = 0
     weight: int = 1
+    has_more: bool = False
 
 
 def most_pixels(data: bytes, weight: int = 1, is_light: bool = True) -> int:
@@ -73,7 +75,8 @@ def kind_of(data: bytes) -> str | None:
 
 
 def _of_webp(data: bytes) -> PillowInput:
-    return PillowInput(data, weight=2)
+    is_animated = data[12:16] == b"VP8X" and bool(data[20] & 2)
+    return PillowInput(data, weight=2, has_more=is_animated)
 
 
 # --- PNG
@@ -86,7 +89,7 @@ _ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
 def _of_png(data: bytes) -> PillowInput:
     """Leaves out texts and further frames, except the two texts that may hold the orientation: they come first."""
     view = memoryview(data)
-    kept, pixels, position = [view[:8]], list[memoryview](), 8
+    kept, pixels, position, frames = [view[:8]], list[memoryview](), 8, 1
     for _ in range(_MOST_PARTS):
         if position + 12 > len(data):
             break
@@ -96,9 +99,11 @@ def _of_png(data: bytes) -> PillowInput:
             break
         if name in _PNG_PARTS or (name in _PNG_TEXTS and data.startswith(_ORIENTATION_TEXTS, position + 8)):
             (pixels if name in (b"IDAT", b"IEND") else kept).append(view[position:end])
+        if name == b"acTL" and size >= 4:
+            (frames,) = struct.unpack_from(">I", data, position + 8)
         position = end
         if name == b"IEND":
-            return PillowInput(b"".join((*kept, *pixels)))
+            return PillowInput(b"".join((*kept, *pixels)), has_more=frames > 1)
     else:
         raise ValueError(f"more than {_MOST_PARTS:,} chunks")
     return PillowInput(b"".join((*kept, *pixels, view[position:])))  # cut short: Pillow says whether pixels are missing
@@ -195,8 +200,18 @@ def _of_gif(data: bytes) -> PillowInput:
         screen = struct.unpack_from("<HH", data, 6)
         require_size(max(screen[0], left + width), max(screen[1], top + height), most_pixels(data))
         end = _gif_blocks_end(data, position + 11 + _gif_palette(flags))
-        return PillowInput(b"".join((beginning, control, view[position:end], b";")))
+        pixels = b"".join((beginning, control, view[position:end], b";"))
+        return PillowInput(pixels, has_more=_gif_has_more(data, end))
     raise ValueError("a GIF without a picture")
+
+
+def _gif_has_more(data: bytes, position: int) -> bool:
+    """Whether an image follows, behind at most as many extensions as a file may have parts."""
+    for _ in range(_MOST_PARTS):
+        if data[position : position + 1] != b"\x21":
+            break
+        position = _gif_blocks_end(data, position + 2)
+    return data[position : position + 1] == b"\x2c"
 
 
 def _gif_palette(flags: int) -> int:
@@ -219,7 +234,8 @@ _PIXEL_TAGS = frozenset({
     322, 323, 324, 325, 332, 334, 338, 339, 347, 529, 530, 531, 532, 34675,
 })
 # fmt: on
-_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH, _XMP = 259, 322, 323, 700
+_SUBFILE, _BITS, _COMPRESSION, _TILE_WIDTH, _TILE_LENGTH, _SAMPLE_FORMAT, _XMP = 254, 258, 259, 322, 323, 339, 700
+_SIGNED = 2  # sample format
 _COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946})  # none, fax, LZW, JPEG, deflate, PackBits
 
 
@@ -243,6 +259,10 @@ def _of_tiff(data: bytes) -> PillowInput:
             kept[tag] = entry
         if room < 0 or values < 0:
             raise ValueError("its directory claims more than the file has")
+    is_compressed = numbers.get(_COMPRESSION, 1) != 1
+    is_deep = numbers.get(_BITS) == 32 or (numbers.get(_BITS) == 16 and numbers.get(_SAMPLE_FORMAT) == _SIGNED)
+    if order == ">" and is_compressed and is_deep:  # Pillow takes its bytes in the wrong order
+        raise ValueError("a compressed big-endian TIFF of 32 bits or of signed values: save it uncompressed")
     if numbers.get(_COMPRESSION, 1) not in _COMPRESSIONS:
         raise ValueError(f"a TIFF of compression {numbers[_COMPRESSION]}, which is not opened")
     require_size(numbers.get(_TILE_WIDTH, 0), numbers.get(_TILE_LENGTH, 0), most_pixels(data))
@@ -250,7 +270,20 @@ def _of_tiff(data: bytes) -> PillowInput:
     directory = struct.pack(order + ("Q" if is_big else "H"), len(kept)) + b"".join(kept.values())
     head = data[:at] + struct.pack(order + number, len(data) + padding)
     pixels = b"".join((head, memoryview(data)[len(head) :], bytes(padding), directory, bytes(struct.calcsize(number))))
-    return PillowInput(pixels, numbers.get(_ORIENTATION) or orientation_of({"xmp": xmp}) or 1)
+    orientation = numbers.get(_ORIENTATION) or orientation_of({"xmp": xmp}) or 1
+    return PillowInput(pixels, orientation, has_more=_tiff_has_more(data, order, first, is_big))
+
+
+def _tiff_has_more(data: bytes, order: str, first: int, is_big: bool) -> bool:
+    """Whether a second directory follows that is not a small copy of the first."""
+    (head, length, number) = ("Q", 20, "Q") if is_big else ("H", 12, "I")
+    after = first + struct.calcsize("<" + head)
+    after += length * (struct.unpack_from(order + head, data, first)[0] if after <= len(data) else 0)
+    if after + struct.calcsize("<" + number) > len(data):
+        return False
+    (second,) = struct.unpack_from(order + number, data, after)
+    tags = {tag: _whole_number(data, order, kind, at) for tag, kind, _, _, at in _entries(data, order, second, is_big)}
+    return second != 0 and bool(tags) and not tags.get(_SUBFILE, 0) & 1
 
 
 def _entries(data: bytes, order: str, start: int, is_big: bool = False) -> Iterator[tuple[int, int, int, bytes, int]]:
@@ -294,7 +327,7 @@ def _of_avif(data: bytes) -> PillowInput:
                 b"application/rdf+xml", b"application/nothing"
             )
         position = max(end, position + 8)
-    return PillowInput(bytes(hidden), weight=2)
+    return PillowInput(bytes(hidden), weight=2, has_more=data[8:12] == b"avis")
 
 
 # --- orientation

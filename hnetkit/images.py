@@ -114,6 +114,15 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _or_bad_picture(path, _size, read_image(path))
 
 
+def has_more(path: str | os.PathLike[str], data: bytes | None = None) -> bool:
+    """Whether an image file holds further images (frames, pages), of which `open_image` returns the first.
+
+    Raises:
+        As `open_image`.
+    """
+    return _or_bad_picture(path, _has_more, read_image(path) if data is None else data)
+
+
 def read_image(path: str | os.PathLike[str]) -> bytes:
     """Returns the content of an image file, for `open_image`.
 
@@ -193,6 +202,11 @@ def _size(data: bytes) -> tuple[int, int]:
         with opened as image:
             width, height = image.size
     return (height, width) if orientation >= 5 else (width, height)
+
+
+def _has_more(data: bytes) -> bool:
+    kind = kind_of(data)
+    return kind is not None and SANITIZERS[kind](data).has_more
 
 
 def _header(data: bytes) -> tuple[Image.Image, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
-from hnetkit.images import image_size
+from hnetkit.images import has_more, image_size, open_mask
 from hnetkit.prompts.schedule import require_room, split_and
 from hnetkit.prompts.tags import require_text
 
@@ -56,15 +56,18 @@ class InitImage:
     inverted: bool = False
     content: Literal["original", "noise", "nothing"] = "original"
 
-    def shape_notes(self, size: tuple[int, int]) -> Iterator[str]:
-        """Yields what a user should know of an image or a mask that is stretched, one line each.
+    def notes(self, size: tuple[int, int]) -> Iterator[str]:
+        """Yields what a user should know of an image or a mask: stretched, one of several, or without effect.
 
         Args:
             size: (width, height) in pixels that is drawn.
 
         Raises:
-            NotFound, BadPicture: as `hnetkit.images.image_size`.
+            NotFound, BadPicture: as `hnetkit.images.open_image`.
         """
+        for path in (self.image, self.mask):
+            if path is not None and has_more(path):
+                yield f"{path} holds several pictures; the first is used"
         own = image_size(self.image)
         fitting = nearest_size(own, size)
         if fitting != size:
@@ -74,6 +77,12 @@ class InitImage:
             )
         if self.mask is not None and nearest_size(shape := image_size(self.mask), size) != fitting:
             yield f"{self.mask} is {_written(shape)} and is stretched over a picture of {_written(own)}"
+        if self.mask is not None and self._repaints_nothing(self.mask):
+            yield f"{self.mask} is {'white' if self.inverted else 'black'} everywhere, so nothing is repainted"
+
+    def _repaints_nothing(self, mask: Path) -> bool:
+        levels = open_mask(mask).histogram()  # half white counts as white
+        return not any(levels[:128] if self.inverted else levels[128:])
 
 
 @dataclass(frozen=True, slots=True)

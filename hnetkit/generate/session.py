@@ -89,7 +89,7 @@ class DrawSession:
         """
         self._require_usable(request)
         if request.init_image is not None:
-            for line in request.init_image.shape_notes((request.width, request.height)):
+            for line in request.init_image.notes((request.width, request.height)):
                 self._note(line)
         self._attach_loras(prompts.loras)
         stack = self._stack(prompts.first)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
-from hnetkit.images import open_with_opacity, read_image
+from hnetkit.images import has_more, open_with_opacity, read_image
 from hnetkit.prompts.tags import Tag, TaggedPrompt, plain_number, split_tags
 from hnetkit.text import argument
 from hnetkit.train.batching import BatchOrder, random_for
 from hnetkit.train.captions import caption_of, read_text
 from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings, name_some
+from hnetkit.train.preparing.quality import further_warnings
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ class TrainingImage:
         stack: the networks that it shows, in the order in which the caption names them; the trained one is the last, at
             1, if the caption does not name it.
         resized: whether it is brought to `size` first.
+        has_more: whether its file holds further images, which are not used.
         left_out: tags of its caption that are neither words nor networks of the run, for a person.
         warnings: of the malformed tags of its caption.
     """
@@ -77,6 +79,7 @@ class TrainingImage:
     sha256: str
     stack: NamedStack
     resized: bool = False
+    has_more: bool = False
     left_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -165,6 +168,7 @@ class TrainingData:
     def warnings(self) -> Iterator[str]:
         """Yields what is odd about the folder, captions and template, one line each."""
         yield from left_out_warnings(left_out(Path(self.recipe.pictures)))
+        yield from further_warnings([image.path.name for image in self.images if image.has_more])
         captions = {image.path.name: image.caption for image in self.images}
         yield from caption_warnings(captions, self.template)
         if tagged := [f"{image.path.name} ({', '.join(image.left_out)})" for image in self.images if image.left_out]:
@@ -243,6 +247,7 @@ def _read_image(path: Path, recipe: Recipe) -> TrainingImage:
         sha256=hashlib.sha256(data).hexdigest(),
         stack=stack,
         resized=size is not None and size != own,
+        has_more=has_more(path, data),
         left_out=(*(f"<lora:{lora.name}>" for lora in tagged.loras), *tagged.unknown),
         warnings=tagged.warnings,
     )

@@ -124,13 +124,32 @@ def test_a_picture_that_is_stretched_says_so_with_a_size_of_its_shape(tmp_path: 
     exif = Image.Exif()
     exif[0x0112] = 6  # a portrait
     Image.new("RGB", (96, 64)).save(tmp_path / "portrait.jpg", exif=exif)
-    Image.new("L", (64, 64)).save(tmp_path / "mask.png")
+    Image.new("L", (64, 64), "white").save(tmp_path / "mask.png")
     portrait = InitImage(tmp_path / "portrait.jpg")
-    (note,) = portrait.shape_notes((64, 64))
+    (note,) = portrait.notes((64, 64))
     assert note.endswith("portrait.jpg is 64x96 and is stretched to 64x64; 56x80 is a size of its shape")
-    assert list(portrait.shape_notes((56, 80))) == list(portrait.shape_notes((128, 192))) == []
-    (note,) = replace(portrait, mask=tmp_path / "mask.png").shape_notes((128, 192))
+    assert list(portrait.notes((56, 80))) == list(portrait.notes((128, 192))) == []
+    (note,) = replace(portrait, mask=tmp_path / "mask.png").notes((128, 192))
     assert note.endswith("mask.png is 64x64 and is stretched over a picture of 64x96")
+
+
+def test_of_several_pictures_in_a_file_the_first_is_said_to_be_used(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert list(InitImage(tmp_path / "moving.gif").notes((16, 16))) == [
+        f"{tmp_path / 'moving.gif'} holds several pictures; the first is used"
+    ]
+
+
+def test_a_mask_that_repaints_nothing_says_so(photo: Path, right_half: Path, tmp_path: Path) -> None:
+    for color, name in ((100, "black"), (200, "white")):
+        Image.new("L", (16, 16), color).save(tmp_path / f"{name}.png")
+    for inverted, without_effect in ((False, "black"), (True, "white")):
+        for name in ("black", "white"):
+            init = InitImage(photo, mask=tmp_path / f"{name}.png", inverted=inverted)
+            said = [f"{name} everywhere, so nothing is repainted"] if name == without_effect else []
+            assert [note.partition(" is ")[2] for note in init.notes((16, 16))] == said
+        assert list(InitImage(photo, mask=right_half, inverted=inverted).notes((16, 16))) == []
 
 
 @pytest.mark.parametrize(

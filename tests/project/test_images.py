@@ -8,6 +8,7 @@ import os
 import resource
 import struct
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from hnetkit import image_formats, images
 from hnetkit.errors import BadPicture, NotFound
 from hnetkit.images import (
     as_gray,
+    has_more,
     image_size,
     on_white,
     open_image,
@@ -251,6 +253,43 @@ def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(encoded(drawn(), "WEBP", lossless=True))
     assert open_image(tmp_path / "photo.png").tobytes() == drawn().tobytes()
     assert image_size(tmp_path / "photo.png") == (24, 16)
+
+
+@pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF", "AVIF", "JPEG", "BMP"])
+def test_a_file_says_whether_it_holds_further_images(format: str) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue", "white")]
+    assert not has_more("a picture", encoded(frames[0], format))
+    if format not in ("JPEG", "BMP"):
+        assert has_more("a scan", encoded(frames[0], format, save_all=True, append_images=frames[1:]))
+
+
+def test_a_small_copy_in_a_tiff_is_no_further_image() -> None:
+    buffer = io.BytesIO()
+    drawn().save(buffer, "TIFF", save_all=True, append_images=[drawn().resize((4, 4))])
+    data = bytearray(buffer.getvalue())
+    assert has_more("a scan", bytes(data))
+    (first,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    (second,) = struct.unpack_from("<I", data, first + 2 + 12 * count)
+    struct.pack_into("<HHII", data, second + 2, 254, 4, 1, 1)  # its first tag: a reduced copy
+    assert not has_more("a scan", bytes(data))
+
+
+@pytest.mark.parametrize(("bits", "format", "form"), [(32, 3, "f"), (32, 2, "i"), (16, 2, "h")])
+def test_a_tiff_whose_bytes_pillow_takes_in_the_wrong_order_is_refused(bits: int, format: int, form: str) -> None:
+    row = zlib.compress(struct.pack(f">3{form}", 0, 1, 1))
+    tags = {256: 3, 257: 1, 258: bits, 259: 8, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(row), 339: format}
+    padded = row + bytes(len(row) % 2)
+    directory = b"".join(
+        struct.pack(">HHI", tag, *((3, 1) if tag in (258, 259, 262, 339) else (4, 1)))
+        + (struct.pack(">HH", value, 0) if tag in (258, 259, 262, 339) else struct.pack(">I", value))
+        for tag, value in tags.items()
+    )
+    data = b"".join(
+        (b"MM\0*", struct.pack(">I", 8 + len(padded)), padded, struct.pack(">H", len(tags)), directory, bytes(4))
+    )
+    with pytest.raises(BadPicture, match=r"big-endian TIFF .*: save it uncompressed"):
+        open_image("a scan", data)
 
 
 # --- what is no image, or another

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from hnetkit.images import as_gray, open_rgb, read_image
+from hnetkit.images import as_gray, has_more, open_rgb, read_image
 from hnetkit.prompts.tags import split_tags
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.crops import Size, buckets_of, nearest
@@ -35,6 +35,7 @@ class ImageStats:
         sha256: of the file's bytes.
         dhash: 8 bytes, a difference hash: where brightness rises from one of 9 x 8 cells to the next.
         colors: of 8 x 8 cells, 192 bytes, RGB.
+        has_more: whether its file holds further images, which are not read.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class ImageStats:
     sha256: str
     dhash: bytes
     colors: bytes
+    has_more: bool = False
 
     @classmethod
     def of(cls, path: Path) -> ImageStats:
@@ -53,13 +55,13 @@ class ImageStats:
             HnetkitError: its caption cannot be read, see `caption_of`.
         """
         data = read_image(path)
-        image, sha256 = open_rgb(path, data), hashlib.sha256(data).hexdigest()
+        image, sha256, more = open_rgb(path, data), hashlib.sha256(data).hexdigest(), has_more(path, data)
         del data
         gray = as_gray(image).resize((_SIDE + 1, _SIDE)).tobytes()
         rows = [gray[start : start + _SIDE + 1] for start in range(0, len(gray), _SIDE + 1)]
         bits = "".join("1" if right > left else "0" for row in rows for left, right in pairwise(row))
         colors = image.resize((_SIDE, _SIDE)).tobytes()
-        return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colors)
+        return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colors, more)
 
 
 def warnings_about(images: Sequence[ImageStats], *, size: Size | None = None, buckets: bool = False) -> Iterator[str]:
@@ -81,8 +83,16 @@ def warnings_about(images: Sequence[ImageStats], *, size: Size | None = None, bu
         yield f"{images[first].path.name} is there more than once{'' if same else ', or nearly'}: {name_some(names)}"
     if size and not buckets and (ratios := mixed_ratios([image.size for image in images])) > 1:
         yield f"the pictures have {ratios} different ratios, and all are cropped to one: --buckets crops less"
+    yield from further_warnings([image.path.name for image in images if image.has_more])
     if empty := [image.path.name for image in images if not image.caption.strip()]:
         yield f"{_count(empty)} without a caption: {name_some(empty)}"
+
+
+def further_warnings(names: Sequence[str]) -> Iterator[str]:
+    """Yields a line if files with these names hold several images."""
+    if names:
+        holds = "1 file holds" if len(names) == 1 else f"{len(names):,} files hold"
+        yield f"{holds} several pictures, and only the first is used: {name_some(names)}"
 
 
 def warnings_of_each(images: Sequence[ImageStats]) -> list[list[str]]:
