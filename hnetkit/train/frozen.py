@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from hnetkit.generate.model import Model
+    from hnetkit.train.callbacks import Progress
     from hnetkit.train.data import TrainingData, TrainingImage
     from hnetkit.train.recipe import Recipe
 
 DTYPES: Mapping[str, torch.dtype] = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-Progress = Callable[[str, int, int], None]
-"""Called with what is being prepared, how much is done, and how much there is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -122,6 +122,15 @@ def load_checkpoint(
     return build_pipeline(parts)
 
 
+def configuration_of(state: StateDict) -> dict[str, Any]:
+    """Returns the configuration of a checkpoint's UNet; what it predicts is not known yet.
+
+    Raises:
+        ModelNotUsable: it is not such a checkpoint.
+    """
+    return _config(_kinds_of(state)[0], "unet")
+
+
 def _kinds_of(state: StateDict) -> list[str]:
     """Returns the names of the configurations that fit a checkpoint; several differ only in what the UNet predicts."""
     first, context = f"{_UNET}input_blocks.0.0.weight", ".attn2.to_k.weight"
@@ -255,9 +264,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
 
 
 def _of_safetensors(source: SafetensorsFile) -> StateDict:
-    import torch
-
     def read(name: str) -> Tensor:
+        import torch
+
         entry = source.entries[name]
         if entry.dtype not in _SMALL_FLOATS:
             return source.tensor(name).torch()

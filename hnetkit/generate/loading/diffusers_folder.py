@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,6 +165,22 @@ def read_model_index(folder: Path) -> PipelineIndex:
     return PipelineIndex(kind, parts, index.get("force_zeros_for_empty_prompt", True) is not False, tuple(notes))
 
 
+def require_parts(folder: Path, index: PipelineIndex, others: Container[str]) -> None:
+    """Checks that a pipeline folder has what is loaded.
+
+    Args:
+        others: parts that replace the folder's own.
+
+    Raises:
+        ModelNotUsable: a part is missing, or there are no weights that are not pickled.
+    """
+    for name in _PIPELINES[index.kind]:
+        if name not in index.parts and name not in others:
+            raise ModelNotUsable(f"{folder}: cannot be loaded: it has no {name}", hint="get the model again")
+    if not weight_files(folder):
+        raise ModelNotUsable(f"{folder}: no .safetensors weights in unet/", hint=_NOT_PICKLED)
+
+
 def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts: Any) -> Any:
     """Returns the pipeline of a folder on the CPU, in `dtype`, without a safety checker.
 
@@ -176,14 +192,9 @@ def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts
         ModelNotUsable: a part is missing, has another architecture, or has pickled weights only.
         FileRefused: weights cannot be read safely.
     """
-    for name in _PIPELINES[index.kind]:
-        if name not in index.parts and name not in parts:
-            raise ModelNotUsable(f"{folder}: cannot be loaded: it has no {name}", hint="get the model again")
-    weights = weight_files(folder)
-    if not weights:
-        raise ModelNotUsable(f"{folder}: no .safetensors weights in unet/", hint=_NOT_PICKLED)
+    require_parts(folder, index, parts)
     _require_known_unet(folder)
-    variant = variant_of(weights[0])
+    variant = variant_of(weight_files(folder)[0])
     for name, kind in index.parts.items():
         if name not in parts:
             parts[name] = load_component(folder / name, name, kind, dtype, variant)
