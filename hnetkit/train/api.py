@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from hnetkit.generate.model import Model
     from hnetkit.library.library import AnyPath, Library
     from hnetkit.library.scan import Note
-    from hnetkit.train.loop import TrainingReport
+    from hnetkit.train.callbacks import TrainingReport
     from hnetkit.train.recipe import Recipe
     from hnetkit.train.run_folder import StartMode
     from hnetkit.train.sweeps import RunOutcome, Sweep

@@ -119,7 +119,7 @@ def read_counting_tokenizer(model: str, name: str | None = None) -> ClipTokenize
         ModelNotUsable: its files cannot be read.
     """
     if os.path.isdir(model):
-        folder, found = _tokenizer_folder(model), model
+        folder, found = tokenizer_folder(model), model
     else:
         places = _CACHED if os.path.isfile(model) else ((model, "tokenizer/"),)
         cached = _cached_folder(places)
