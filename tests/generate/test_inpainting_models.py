@@ -8,6 +8,8 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from support.pipelines import reading, tiny_sd, tiny_sdxl
 
 import hnetkit
 from hnetkit.errors import ModelNotUsable
+from hnetkit.generate.loading.outline import read_outline
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.request import InitImage, Request, SecondPass
 from hnetkit.train.previews import Previews, PreviewSettings
@@ -226,7 +229,7 @@ def test_every_call_of_a_unet_is_known() -> None:
 @pytest.mark.parametrize(
     ("channels", "whose"), [(5, " (depth-to-image)"), (7, " (upscaler)"), (8, " (InstructPix2Pix)"), (12, ""), (3, "")]
 )
-def test_other_numbers_of_channels_are_refused_alike_before_weights_are_read(
+def test_other_numbers_of_channels_are_refused_alike_before_torch_or_weights_are_needed(
     tmp_path: Path, channels: int, whose: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, file = tmp_path / "folder", tmp_path / "file.safetensors"
@@ -237,9 +240,10 @@ def test_other_numbers_of_channels_are_refused_alike_before_weights_are_read(
     save_checkpoint(tiny_sd(), file, **first)
     save_ckpt(original_tensors(tiny_sd()) | first, tmp_path / "file.ckpt")
     monkeypatch.setattr("hnetkit.generate.loading.checkpoints.StateDict.part", None)
-    for place in (folder, file, tmp_path / "file.ckpt"):
+    readers = (read_outline, partial(load_model, device="cpu"))
+    for place, read in product((folder, file, tmp_path / "file.ckpt"), readers):
         with pytest.raises(ModelNotUsable) as refusal:
-            load_model(place, device="cpu")
+            read(str(place))
         usable = "4 and, for inpainting, 9 are supported"
         assert str(refusal.value) == f"{place}: its UNet takes {channels} channels{whose}; {usable}"
         assert "made from them for inpainting" in str(refusal.value.hint)

@@ -193,7 +193,7 @@ def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts
         FileRefused: weights cannot be read safely.
     """
     require_parts(folder, index, parts)
-    _require_known_unet(folder)
+    require_known_unet(folder)
     variant = variant_of(weight_files(folder)[0])
     for name, kind in index.parts.items():
         if name not in parts:
@@ -203,13 +203,13 @@ def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts
         return build_pipeline(parts, zeros_for_empty_prompt=index.zeros_for_empty_prompt)
 
 
-def _require_known_unet(folder: Path) -> None:
-    """Raises ModelNotUsable, before any weights are read, if the UNet of a folder reads more than hnetkit gives it."""
-    from diffusers import UNet2DConditionModel
-
-    config = part_configuration(folder / "unet" / "config.json", UNet2DConditionModel)
+def require_known_unet(folder: Path) -> None:
+    """Raises ModelNotUsable if the UNet's configuration says that it reads more than drawing gives it; no torch."""
+    path = folder / "unet" / "config.json"
+    config = read_object(path) if path.exists() else {}
     reads, latents = config.get("in_channels", _LATENTS), config.get("out_channels", _LATENTS)
-    require_known_channels(reads, latents, str(folder))
+    if type(reads) is int and type(latents) is int:  # other values are refused when the UNet is built
+        require_known_channels(reads, latents, str(folder))
 
 
 def vae_configuration(folder: Path) -> dict[str, Any]:

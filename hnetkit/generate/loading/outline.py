@@ -11,7 +11,7 @@ from typing import Any
 from hnetkit.generate.loading.checkpoints import configuration_of, read_state_dict
 from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
-from hnetkit.generate.loading.diffusers_folder import read_model_index, require_parts
+from hnetkit.generate.loading.diffusers_folder import read_model_index, require_known_unet, require_parts
 from hnetkit.generate.loading.model_source import cached_file, require_hub_id
 from hnetkit.generate.loading.pipeline import find_vae
 from hnetkit.generate.loading.tokenizer import tokenizer_folder
@@ -71,6 +71,7 @@ def read_outline(location: str, vae: AnyPath | None = None, tokenizer: AnyPath |
 
 
 def _of_folder(folder: Path) -> ModelOutline:
+    require_known_unet(folder)
     defaults, path = read_defaults(folder), folder / "unet" / "config.json"
     unet = read_object(path) if path.exists() else {}
     return ModelOutline(defaults, _size(defaults, unet, _scale(folder / "vae" / "config.json")), _contexts(unet))
