@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import demo, settings
 from hnetkit.errors import UsageError, failure_of
+from hnetkit.generate.differences import absent_embeddings, other_first_picture, other_model, unsaid
 from hnetkit.generate.image_files import Picture
-from hnetkit.generate.image_settings import ImageSettings, infotext_of, read_image_settings
+from hnetkit.generate.image_infotext import infotext_of
+from hnetkit.generate.image_settings import ImageSettings, read_image_settings, settings_from_infotext
 from hnetkit.generate.loading.pipeline import FileStamp, LoadedPipeline, file_stamp, load_pipeline
-from hnetkit.generate.options import DrawOptions
+from hnetkit.generate.options import SECOND_PASS, DrawOptions
 from hnetkit.generate.prompt_networks import (
     Note,
     ResolvedPrompts,
@@ -24,6 +26,7 @@ from hnetkit.generate.prompt_networks import (
     with_default_stack,
 )
 from hnetkit.generate.request import Request, random_seed
+from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import excerpt
 
 if TYPE_CHECKING:
@@ -146,7 +149,8 @@ class Model(LoadedPipeline):
             count: number of pictures.
             batch_size: how many are sampled together.
             networks: ``NAME[:STRENGTH]`` of networks of the library, or files, that follow those of the prompt.
-            again: a picture to draw again by the settings in it; other arguments override them.
+            again: a picture to draw again by the settings in it, or a text file with them; ``"-"`` is standard input.
+                Other arguments override them.
             library: where networks are found; None is that of the command line.
             progress: called with the calls of the UNet so far and in all, over every picture.
             note: called with each message for the user.
@@ -233,20 +237,30 @@ def draw_images(
         model: a loaded model, or which one to load.
     """
     source = model.source if isinstance(model, Model) else model
-    recorded = ImageSettings() if again is None else read_image_settings(Path(again))
-    for warning in recorded.warnings:
-        note(f"{again}: {warning}")
+    recorded, origin, prompt = _recorded_settings(prompt, again, note)
+
+    def say(lines: Iterable[str]) -> None:
+        for line in lines if origin else ():
+            note(f"{origin}: {line}")
+
+    say(recorded.warnings)
+    if options.image is not None and not SECOND_PASS.isdisjoint(recorded.options):
+        say(["its second pass is left out: --image begins with a picture"])
     options = options.fill_from(recorded.options)
+    say(unsaid(recorded, options, seed))
+    say(other_first_picture(recorded, options))
     text = recorded.prompt if prompt is None else prompt
     if text is None:
         raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
     tagged = read_prompt(text, note)
     warn_about_negative_lines([text, options.negative_prompt or ""], note)
-    tagged = with_default_stack(tagged) if again is None else tagged
+    tagged = with_default_stack(tagged) if origin is None else tagged
     registry = None if library is None else library.registry
     prompts = resolve_prompts(tagged, network_options(networks), options, source.bundled, registry, note)
     if text == recorded.prompt:
         _warn_about_other_files(recorded, prompts, note)
+        others = (options.negative_prompt, options.hires_prompt, options.hires_negative_prompt)
+        say(absent_embeddings(recorded, prompts.embeddings, [text, *filter(None, others)]))
     if "<hypernet:" in (options.negative_prompt or ""):
         note("Tags in a negative prompt are plain text, as in A1111.")
     loaded = model if isinstance(model, Model) else source.load(note)
@@ -255,10 +269,29 @@ def draw_images(
     hires = prompts.hires.prompt if prompts.hires else None
     request = options.request(loaded, prompts.first.prompt.text, first_seed, hires)
     request = replace(request, count=count, batch_size=batch_size)
-    recorded_hash = recorded.hashes.get("model", "")
-    if not loaded.hash.startswith(recorded_hash[: len(loaded.hash)]):
-        note(f"{again}: the hash of its model is {recorded_hash[:10]}; {loaded.hash} draws here.")
+    say(other_model(recorded, loaded))
     yield from _draw_resolved(loaded, request, prompts, progress, note)
+
+
+def _recorded_settings(
+    prompt: str | None, again: AnyPath | None, note: Note
+) -> tuple[ImageSettings, str | None, str | None]:
+    """Returns the settings to draw again, what states them (None: nothing does), and the prompt beside them.
+
+    Raises:
+        UsageError: both the prompt and `again` state settings.
+    """
+    pasted = None if prompt is None else infotext.parse(prompt)
+    is_data = pasted is not None and "Steps" in pasted.parameters
+    if again is not None:
+        if is_data:
+            hint = "leave one of them out, or give the prompt alone"
+            raise UsageError("PROMPT and --from both state the settings of a picture", hint=hint)
+        return read_image_settings(Path(again)), "standard input" if os.fspath(again) == "-" else str(again), prompt
+    if pasted is None or not is_data:
+        return ImageSettings(), None, prompt
+    note("The prompt is generation data: its settings are taken over, as --from does it.")
+    return settings_from_infotext(pasted), "the prompt", None
 
 
 def _draw_resolved(
@@ -278,11 +311,11 @@ def _draw_resolved(
     with DrawSession(model, stacks, embeddings=prompts.embeddings, note=note) as session:
         request = session.prepare(request, prompts)
         for drawn in draw(model, request, progress):
-            infotext = infotext_of(model, request, drawn.seed, prompt.written, prompts.hashes)
+            text = infotext_of(model, request, drawn.seed, prompt.written, prompts.hashes)
             yield Picture(
                 image=drawn.image,
                 seed=drawn.seed,
-                infotext=infotext,
+                infotext=text,
                 prompt=prompt.written,
                 negative_prompt=request.negative_prompt,
                 hypernetworks=hypernetworks,

@@ -17,6 +17,7 @@ from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.formats import load
 from hnetkit.formats.writing import source_sha256
 from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_loras, lora_hashes
+from hnetkit.generate.loading.pipeline import hash_of_file
 from hnetkit.hashes import sha256_of
 from hnetkit.library.resolve import resolve
 from hnetkit.network import Hypernetwork
@@ -262,8 +263,9 @@ class ResolvedPrompts:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The infotext's entries for networks and LoRAs."""
-        return network_hashes(self.networks) | lora_hashes(self.loras)
+        """The infotext's entries for networks, LoRAs and textual inversions."""
+        embeddings = {f"embed:{path.stem}": hash_of_file(path)[:10] for path in self.embeddings}
+        return network_hashes(self.networks) | lora_hashes(self.loras) | embeddings
 
     @property
     def full_hashes(self) -> dict[str, set[str]]:

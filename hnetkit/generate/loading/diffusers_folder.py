@@ -156,7 +156,7 @@ def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts
     for name in _PIPELINES[index.kind]:
         if name not in index.parts and name not in parts:
             raise ModelNotUsable(f"{folder}: cannot be loaded: it has no {name}", hint="get the model again")
-    weights = weight_files(folder)
+    weights = weight_files(folder / "unet")
     if not weights:
         raise ModelNotUsable(f"{folder}: no .safetensors weights in unet/", hint=_NOT_PICKLED)
     variant = variant_of(weights[0])
@@ -186,8 +186,8 @@ def vae_configuration(folder: Path) -> dict[str, Any]:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Returns the UNet's weight files, plain names before variants, shards in their order."""
-    found = (folder / "unet").glob("diffusion_pytorch_model*.safetensors")
+    """Returns the weight files in the folder of a UNet or autoencoder, plain names before variants, shards in order."""
+    found = folder.glob("diffusion_pytorch_model*.safetensors")
     return sorted(filter(Path.is_file, found), key=lambda path: (path.name.count("."), path.name))
 
 
