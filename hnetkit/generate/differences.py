@@ -29,7 +29,7 @@ def unsaid(recorded: ImageSettings, options: DrawOptions, seed: int | None) -> I
     """
     missing = [label for name, label in _OF_THE_MODEL.items() if getattr(options, name) is None]
     if missing:
-        yield f"it does not say its {', '.join(missing)}; the model's are used"
+        yield f"it does not say: {', '.join(missing)}; the model's own are used"
     if recorded.seed is None and seed is None:
         yield "it says no seed; one is drawn"
 

@@ -16,6 +16,7 @@ import struct
 import sys
 import zlib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -128,8 +129,8 @@ def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | 
     found = novelai.parse(members, size) or easy_diffusion.parse(members) or _parse_graph(file, texts)
     if found.parameters or found.prompt:
         return found
-    others = (text for text in texts.values() if len(text) <= _LONGEST)
-    return next((found for text in others if (found := infotext.parse(text)).parameters), None)
+    others = (text for text in texts.values() if "Steps:" in text[:_LONGEST] and len(text) <= _LONGEST)
+    return next((found for text in islice(others, _MOST_NAMES) if (found := infotext.parse(text)).parameters), None)
 
 
 def _settings_beside(file: OpenFile) -> Infotext | None:

@@ -281,17 +281,16 @@ def _recorded_settings(
     Raises:
         UsageError: both the prompt and `again` state settings.
     """
-    pasted = None if prompt is None else infotext.parse(prompt)
-    is_data = pasted is not None and "Steps" in pasted.parameters
+    is_data = prompt is not None and infotext.is_generation_data(prompt)
     if again is not None:
         if is_data:
             hint = "leave one of them out, or give the prompt alone"
             raise UsageError("PROMPT and --from both state the settings of a picture", hint=hint)
         return read_image_settings(Path(again)), "standard input" if os.fspath(again) == "-" else str(again), prompt
-    if pasted is None or not is_data:
+    if prompt is None or not is_data:
         return ImageSettings(), None, prompt
-    note("The prompt is generation data: its settings are taken over, as --from does it.")
-    return settings_from_infotext(pasted), "the prompt", None
+    note("The prompt is generation data: its settings are taken over, as by --from.")
+    return settings_from_infotext(infotext.parse(prompt)), "the prompt", None
 
 
 def _draw_resolved(

@@ -137,6 +137,11 @@ def parse(text: str) -> Infotext:
     return with_selected_networks(Infotext(prompt, negative, divided.parameters, warnings))
 
 
+def is_generation_data(text: str) -> bool:
+    """Whether a text is an infotext with settings, and no mere prompt: A1111 copies it to the clipboard."""
+    return "Steps" in parse(text).parameters
+
+
 def with_selected_networks(read: Infotext) -> Infotext:
     """Returns an infotext whose prompt ends with the tags of the networks that its parameters select."""
     added = _tags_of(_selected(read.parameters))
