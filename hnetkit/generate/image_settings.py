@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
-from hnetkit import paths
-from hnetkit.errors import NoSettings, UsageError
+from hnetkit import demo, settings
+from hnetkit.errors import AmbiguousName, HnetkitError, NoSettings, UsageError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import is_sparse
 from hnetkit.generate.image_text import image_format, read_infotext, read_standard_input
+from hnetkit.generate.prompt_networks import NONE_STATED, StatedHashes
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import AUTOMATIC, sampler_of
 from hnetkit.generate.setting_keys import IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
 from hnetkit.hashes import sha256_of
 from hnetkit.images import parse_size
-from hnetkit.library.resolve import find_mentioned
+from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_needed
 from hnetkit.limits import parse_json
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
-from hnetkit.prompts.tags import excerpt, split_tags
+from hnetkit.prompts.tags import excerpt, fits_in_tag, split_tags
 from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
@@ -75,6 +75,7 @@ class ImageSettings:
             image says that there was one.
         embeddings: names of its textual inversions.
         warnings: what could not be used, one line each.
+        stated: the hashes of the networks in its prompts.
     """
 
     prompt: str | None = None
@@ -84,6 +85,7 @@ class ImageSettings:
     files: Mapping[str, RecordedFile] = field(default_factory=dict)
     embeddings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    stated: StatedHashes = NONE_STATED
 
 
 def read_image_settings(path: Path) -> ImageSettings:
@@ -142,7 +144,14 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
     given = {name: value for name, value in options.items() if value is not None}
     embeddings = tuple(key.partition(":")[2] for key in info.hashes if key.startswith("embed:"))
     return ImageSettings(
-        prompts.get("prompt"), seed, given, _hashes(info), files, embeddings[:MOST_MENTIONED], tuple(warnings)
+        prompt=prompts.get("prompt"),
+        seed=seed,
+        options=given,
+        hashes=_hashes(info),
+        files=files,
+        embeddings=embeddings[:MOST_MENTIONED],
+        warnings=tuple(warnings),
+        stated=_stated(info),
     )
 
 
@@ -213,7 +222,6 @@ class _ParameterReader:
             self.text("Hires upscale")
         else:
             self.take("Hires upscale", "hires_scale", _number_within(1, 8))
-        self._warn_of_another_shape()
         self.take("Hires steps", "hires_steps", _integer_within(0, MOST_STEPS))
         if "Hires upscaler" in self._parameters:
             self._take_upscaler()
@@ -245,18 +253,6 @@ class _ParameterReader:
                 "used, --hires-upscaler Lanczos is the other way"
             )
 
-    def _warn_of_another_shape(self) -> None:
-        """Warns where A1111 cuts edges off between the passes; hnetkit stretches the picture."""
-        (width, height), (wide, high) = (self.options.get(name) or (1, 1) for name in ("size", "hires_size"))
-        if (
-            "hires_size" in self.options
-            and "size" in self.options
-            and abs(width * high - height * wide) > 8 * max(wide, high)
-        ):
-            self.warnings.append(
-                "its second pass has another shape: A1111 cuts edges off, hnetkit stretches the picture"
-            )
-
     def files(self) -> dict[str, RecordedFile]:
         """Returns the files that the image was drawn with; see `ImageSettings.files`."""
         model = self._recorded("Model", "Model hash", self._hashes.get("model", ""))
@@ -274,6 +270,16 @@ class _ParameterReader:
             self._read |= {name_key, hash_key}
         digits = (known or self._parameters.get(hash_key, "")).lower()
         return RecordedFile(self._parameters.get(name_key, ""), digits if _DIGITS.fullmatch(digits) else "")
+
+
+def _stated(info: Infotext) -> StatedHashes:
+    hires = Infotext(info.parameters.get("Hires prompt", ""), "", {"Hashes": info.parameters.get("Hashes", "")})
+    return StatedHashes(*(tuple(mention.hash for mention in _in_tags(of)) for of in (info, hires)))
+
+
+def _in_tags(info: Infotext) -> Iterator[Mention]:
+    """Yields the networks of an infotext that are tags of its prompt."""
+    return (mention for mention in hypernetworks_of(info).networks if fits_in_tag(mention.name))
 
 
 def _hashes(info: Infotext) -> dict[str, str]:
@@ -372,7 +378,9 @@ def image_facts(file: OpenFile, registry: Registry | None = None) -> tuple[Row, 
             return None
         info, failure = Infotext("", "", {}), error
     mentioned = hypernetworks_of(info)
-    networks, doubts = _rows_of_networks(mentioned.networks, registry)
+    bundled = demo.comes_with(settings.get("model"))
+    with opened_when_needed(registry) as library:
+        networks, doubts = _rows_of_networks(mentioned.networks, library, bundled)
     return {
         "path": file.path,
         "name": PurePath(file.path).stem,
@@ -388,13 +396,25 @@ def image_facts(file: OpenFile, registry: Registry | None = None) -> tuple[Row, 
     }, failure
 
 
-def _rows_of_networks(mentioned: tuple[Mention, ...], library: Registry | None) -> tuple[list[Row], list[str]]:
+def _rows_of_networks(
+    mentioned: Iterable[Mention], library: LibraryOpener, bundled: Mapping[str, Path]
+) -> tuple[list[Row], list[str]]:
     """Returns the networks as rows, and warnings about those that may not be the image's."""
     rows, doubts = [], []
-    is_needed = library is None and bool(mentioned) and paths.registry_file().exists()
-    with Registry(paths.registry_file()) if is_needed else nullcontext(library) as registry:
-        for network in mentioned:
-            held = find_mentioned(registry, network.name, network.hash) if registry else None
-            rows.append({**network._asdict(), "in_library": held is not None and held.is_held})
-            doubts += [held.warning] if held and held.warning else []
+    for network in mentioned:
+        held: Row = {"in_library": False, "comes_with_model": False, "found_as": None, "path": None}
+        try:
+            found = find_network(network.name, network.hash, library, bundled)
+        except AmbiguousName as error:
+            held["in_library"] = True
+            doubts.append(f"{error}; {error.hint}")
+        except HnetkitError:
+            pass
+        else:
+            path = next((path for path in found.files if path.is_file()), None)
+            if path is not None:
+                key = "comes_with_model" if found.is_bundled else "in_library"
+                held |= {key: True, "found_as": found.network.name, "path": str(path)}
+                doubts += [found.doubt] if found.doubt else []
+        rows.append({**network._asdict(), **held})
     return rows, doubts

@@ -163,11 +163,6 @@ def test_the_nearest_upscaler_is_used_and_named(written: str, taken: str, is_sai
     assert read.warnings == (said if is_said else ())
 
 
-def test_a_second_pass_of_another_shape_is_said() -> None:
-    read = settings_from_infotext(Infotext("a cat", "", {"Size": "512x768", "Hires resize": "1024x1024"}))
-    assert read.warnings == ("its second pass has another shape: A1111 cuts edges off, hnetkit stretches the picture",)
-
-
 def test_a_schedule_that_hnetkit_lacks_is_named_and_the_sampler_kept() -> None:
     def read(sampler: str, schedule: str) -> tuple[object, tuple[str, ...]]:
         found = settings_from_infotext(Infotext("a cat", "", {"Sampler": sampler, "Schedule type": schedule}))

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hnetkit.errors import ModelNotUsable, UsageError
+from hnetkit.errors import ModelNotUsable
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import refuse_sparse
 from hnetkit.generate.backend_errors import quiet_libraries, translating_oom
@@ -65,7 +65,8 @@ class LoadedPipeline:
     """A pipeline that is ready to draw.
 
     Attributes:
-        pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device.
+        pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device; for a UNet that
+            was made for inpainting, the pipeline of that name.
         name: the model's name in an infotext.
         defaults: those of its folder's `hnetkit.generate.loading.defaults.DEFAULTS_FILE`, else hnetkit's.
         weights: the file that identifies it: the UNet's weights, or the checkpoint.
@@ -133,14 +134,12 @@ def load_pipeline(
     Raises:
         As `hnetkit.generate.model.load_model`.
     """
-    if offload and device != "cuda":
-        raise UsageError(f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out")
+    folder = None
+    if not os.path.isfile(source):
+        folder = Path(source) if os.path.isdir(source) else download_pipeline(source)
+    vae_path = None if vae is None else find_vae(os.fspath(vae))
+    make_vae = None if vae_path is None else _vae_maker(vae_path, dtype)
     with quiet_libraries(), translating_oom(f"loading {source}"):
-        folder = None
-        if not os.path.isfile(source):
-            folder = Path(source) if os.path.isdir(source) else download_pipeline(source)
-        vae_path = None if vae is None else find_vae(os.fspath(vae))
-        make_vae = None if vae_path is None else _vae_maker(vae_path, dtype)
         notes: tuple[str, ...] = ()
         if folder is None:
             own_tokenizer = os.fspath(tokenizer) if tokenizer is not None else None
@@ -157,7 +156,7 @@ def load_pipeline(
             require_matching_parts(pipe, str(folder))
         _set_up(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
     defaults = Defaults() if folder is None else read_defaults(folder)
-    weights = Path(source) if folder is None else weight_files(folder / "unet")[0]
+    weights = Path(source) if folder is None else weight_files(folder)[0]
     separate = None
     if vae is not None and vae_path is not None:
         separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), _weights_of_vae(vae_path))
@@ -244,7 +243,7 @@ def _vae_maker(path: Path, dtype: Any) -> MakeVae:
 
 
 def _weights_of_vae(path: Path) -> Path:
-    return path if path.is_file() else weight_files(path)[0]
+    return path if path.is_file() else weight_files(path, "")[0]
 
 
 def _vae_of_file(path: Path, dtype: Any, config: Mapping[str, Any]) -> Any:
