@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_settings import ImageSettings, RecordedFile
 from hnetkit.generate.loading.extra_networks import is_named
 from hnetkit.generate.loading.pipeline import LoadedPipeline, hash_of_file
+from hnetkit.generate.options import SECOND_PASS, DrawOptions
 from hnetkit.hashes import autov1_of
 from hnetkit.prompts.tags import excerpt
-
-if TYPE_CHECKING:
-    from hnetkit.generate.options import DrawOptions
 
 _OF_THE_MODEL = {"steps": "steps", "sampler": "sampler", "cfg_scale": "CFG scale", "width": "size"}
 
@@ -32,6 +29,21 @@ def unsaid(recorded: ImageSettings, options: DrawOptions, seed: int | None) -> I
         yield f"it does not say: {', '.join(missing)}; the model's own are used"
     if recorded.seed is None and seed is None:
         yield "it says no seed; one is drawn"
+
+
+def other_second_pass(recorded: ImageSettings, options: DrawOptions, prompt: str | None) -> Iterator[str]:
+    """Yields what becomes of the image's second pass beside other options.
+
+    Args:
+        options: without those of the image.
+        prompt: that is drawn instead of the image's.
+    """
+    if SECOND_PASS.isdisjoint(recorded.options):
+        return
+    if options.image is not None:
+        yield "its second pass is left out: --image begins with a picture"
+    elif prompt is not None and options.hires_prompt is None and "hires_prompt" in recorded.options:
+        yield "its second pass keeps its own prompt: --hires-prompt TEXT"
 
 
 def other_first_picture(recorded: ImageSettings, options: DrawOptions) -> Iterator[str]:

@@ -12,13 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import demo, settings
 from hnetkit.errors import IncompatibleNetwork, UsageError, failure_of
-from hnetkit.generate.differences import absent_embeddings, other_first_picture, other_model, unsaid
+from hnetkit.generate.differences import (
+    absent_embeddings,
+    other_first_picture,
+    other_model,
+    other_second_pass,
+    unsaid,
+)
 from hnetkit.generate.image_files import Picture
 from hnetkit.generate.image_infotext import infotext_of
 from hnetkit.generate.image_settings import ImageSettings, read_image_settings, settings_from_infotext
 from hnetkit.generate.loading.outline import ModelOutline, read_outline
 from hnetkit.generate.loading.pipeline import FileStamp, LoadedPipeline, file_stamp, load_pipeline
-from hnetkit.generate.options import SECOND_PASS, DrawOptions
+from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
     NetworkFinder,
     Note,
@@ -310,8 +316,7 @@ def draw_images(
             note(f"{origin}: {line}")
 
     say(recorded.warnings)
-    if options.image is not None and not SECOND_PASS.isdisjoint(recorded.options):
-        say(["its second pass is left out: --image begins with a picture"])
+    say(other_second_pass(recorded, options, prompt))
     options = without_comments_in_options(options, note).fill_from(recorded.options)
     say(unsaid(recorded, options, seed))
     say(other_first_picture(recorded, options))

@@ -104,12 +104,12 @@ def options_of(*modes: str) -> dict[str, Any]:
 @pytest.mark.parametrize("modes", [*((mode,) for mode in MODES), *TOGETHER], ids=" and ".join)
 def test_it_comes_back_bit_for_bit(draw: Draw, modes: tuple[str, ...]) -> None:
     options = options_of(*modes)
-    picture, _ = draw(**options)
+    picture, said = draw(**options)
     write_image(Path("own.png"), picture.image, picture.infotext)
     given = {name: options[name] for name in (*FILES, "vae") if name in options}
     again, notes = draw(again="own.png", **given)
     assert again.image.tobytes() == picture.image.tobytes()
-    assert (again.infotext, notes) == (picture.infotext, [])
+    assert (again.infotext, notes) == (picture.infotext, said)
 
 
 @pytest.mark.parametrize(
@@ -151,3 +151,11 @@ def test_options_beside_a_picture_go_before_its_own_second_pass(draw: Draw) -> N
     over, (note,) = draw(again="own.png", image="start.png")
     assert over.image.size == (16, 16)
     assert note == "own.png: its second pass is left out: --image begins with a picture"
+
+
+def test_a_second_pass_that_keeps_its_own_prompt_beside_another_one_is_said(draw: Draw) -> None:
+    picture, _ = draw(**options_of("own hires"))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    _, (note,) = draw(again="own.png", prompt="a circle")
+    assert note == "own.png: its second pass keeps its own prompt: --hires-prompt TEXT"
+    assert draw(again="own.png", prompt="a circle", hires_prompt="a circle")[1] == []
