@@ -51,6 +51,14 @@ def sha256_of(file: SizedSource) -> str:
     return digest.hexdigest()
 
 
+def autov1_of(file: SizedSource) -> str | None:
+    """Returns A1111's first ``model_hash`` of a file, 8 hex digits; None for files under 1 MiB."""
+    if file.size <= _V1_OFFSET:
+        return None
+    part = file.read_at(_V1_OFFSET, min(_V1_SIZE, file.size - _V1_OFFSET))
+    return hashlib.sha256(part).hexdigest()[:8]
+
+
 def blake3_of(path: str | os.PathLike[str]) -> str:
     """Returns the BLAKE3 of a whole file, 64 hex digits."""
     from blake3 import blake3

@@ -161,7 +161,7 @@ _SHARED = (
         show_default="4",
         help="Blur the edge of the mask by this radius in pixels.",
     ),
-    _over_image("--invert-mask", is_flag=True, help="Repaint where the mask is black instead."),
+    _over_image("--invert-mask", is_flag=True, default=None, help="Repaint where the mask is black instead."),
     _over_image(
         "--masked-content",
         type=click.Choice(NAMES["masked_content"]),
@@ -249,8 +249,9 @@ def picture_options(function: F) -> F:
     "source",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Recreate a picture, of hnetkit or A1111, from the settings embedded in it. PROMPT and other options override "
-    "them, -n adds networks; the model and --image are not taken from it.",
+    help="Recreate a picture from the settings that hnetkit or another program embedded in it; a text file, or - for "
+    "standard input, may hold them too. PROMPT and other options override them, -n adds networks; --model, --vae and "
+    "--image are not taken from it. What cannot be taken over is listed.",
 )
 @_image("--seed", type=_SEED, show_default="-1", help="Seed of the first picture; -1 picks one at random.")
 @_image(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
+_WITH_SETTINGS = ("picture", "settings")
 _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
 
 
@@ -30,9 +31,9 @@ _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetwo
 def inspect_command(files: tuple[str, ...], output: Output) -> None:
     """Show what is in model files.
 
-    For a hypernetwork: what it is built like, what it was trained on, and its hashes. For a PNG, JPEG or WebP picture:
-    its prompt and settings, as A1111 or ComfyUI embedded them, and which of its hypernetworks are in your library. For
-    any other file: what kind it is.
+    For a hypernetwork: what it is built like, what it was trained on, and its hashes. For a PNG, JPEG or WebP picture,
+    or a text file with settings: prompt and settings, as A1111, SD.Next, ComfyUI, NovelAI or Easy Diffusion wrote them,
+    and which of the hypernetworks are in your library. For any other file: what kind it is.
 
     No code in a file is ever run. The exit code is 7 if a file is unsafe, damaged, or cannot be computed, and 4 if a
     picture has no settings.
@@ -54,7 +55,7 @@ def inspect_command(files: tuple[str, ...], output: Output) -> None:
         if failure is not None:
             failures.append(failure)
         rows.append(row)
-    columns = _PICTURE_COLUMNS if rows and all(row["kind"] == "picture" for row in rows) else _COLUMNS
+    columns = _PICTURE_COLUMNS if rows and all(row["kind"] in _WITH_SETTINGS for row in rows) else _COLUMNS
     output.rows(rows, columns=columns, text=_card)
     _raise_all(failures, of=len(files))
 
@@ -219,7 +220,7 @@ def _converted_row(converted: ConvertedFile) -> Row:
 
 def _card(row: Row) -> list[str]:
     """Returns the lines that show one file to a person."""
-    if row["kind"] == "picture":
+    if row["kind"] in _WITH_SETTINGS:
         return _picture_card(row)
     lines = [row["path"]]
     if row["format"] is None:

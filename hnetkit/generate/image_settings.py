@@ -1,88 +1,65 @@
-"""The settings of an image: written as A1111's infotext, read back as options, and listed for `hnetkit inspect`."""
+"""The settings of an image: read from its infotext as options, and listed for `hnetkit inspect`."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from hnetkit import demo, settings
 from hnetkit.errors import AmbiguousName, HnetkitError, NoSettings, UsageError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import is_sparse
-from hnetkit.generate.image_text import image_format, read_infotext
+from hnetkit.generate.image_text import image_format, read_infotext, read_standard_input
 from hnetkit.generate.prompt_networks import NONE_STATED, StatedHashes
-from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, Request, SecondPass, has_room, require_prompt
-from hnetkit.generate.sampling.samplers import infotext_fields, sampler_of
+from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_room, require_prompt
+from hnetkit.generate.sampling.samplers import AUTOMATIC, sampler_of
+from hnetkit.generate.setting_keys import IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
 from hnetkit.hashes import sha256_of
 from hnetkit.images import parse_size
 from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_needed
 from hnetkit.limits import parse_json
-from hnetkit.prompts import infotext
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
-from hnetkit.prompts.tags import excerpt, fits_in_tag, plain_number, split_tags
+from hnetkit.prompts.tags import excerpt, fits_in_tag, split_tags
 from hnetkit.registry.store import Registry
-
-if TYPE_CHECKING:
-    from hnetkit.generate.loading.pipeline import LoadedPipeline
 
 Row = dict[str, Any]
 
 EMPHASIS = {"original": "Original", "no-norm": "No norm", "ignore": "Ignore", "none": "None"}
 """Our name of an emphasis -> A1111's."""
 
+MASKED_CONTENT = {"original": "original", "noise": "latent noise", "nothing": "latent nothing"}
+"""Our name of what lies under a mask -> A1111's."""
+
+MASK_MODES = {False: "Inpaint masked", True: "Inpaint not masked"}
+"""Whether a mask is inverted -> A1111's name for that."""
+
 _SHA256 = re.compile(r"[0-9a-f]{10,64}")
-_SECOND_PASS_KEYS = frozenset({"Hires upscale", "Hires resize"})
-_MOST_SHOWN = 10
-# parameters that are read, and parameters that do not say how the image was drawn
-_KNOWN = frozenset(
-    {
-        "Batch pos",
-        "Batch size",
-        "CFG scale",
-        "Civitai metadata",
-        "Civitai resources",
-        "Clip skip",
-        "Created Date",
-        "Denoising strength",
-        "ENSD",
-        "Emphasis",
-        "Hashes",
-        "Hires negative prompt",
-        "Hires prompt",
-        "Hires resize",
-        "Hires steps",
-        "Hires upscale",
-        "Hires upscaler",
-        "Hypernet",
-        "Hypernet hash",
-        "Hypernet hashes",
-        "Hypernet strength",
-        "Hypernetwork strength",
-        "Hypernetworks",
-        "Hypernetworks Strengths",
-        "Lora hashes",
-        "Model",
-        "Model hash",
-        "RNG",
-        "Sampler",
-        "Schedule type",
-        "Seed",
-        "Size",
-        "Steps",
-        "TI hashes",
-        "Time taken",
-        "User",
-        "VAE hash",
-        "Variation seed",
-        "Variation seed strength",
-        "Version",
-    }
-)
+_DIGITS = re.compile(r"[0-9a-f]{8,64}")
+_SECOND_PASS_KEYS = frozenset({"Hires upscale", "Hires resize", "First pass size"})
+_MASK_KEYS = frozenset({"Mask blur", "Mask mode", "Masked content", "Mask image"})
+_MOST_SHOWN = 60
+_OLD_FIRST_PASS = 512 * 512  # pixels that A1111 of 2022 drew first
+
+
+class RecordedFile(NamedTuple):
+    """A file that an image was drawn with, as its settings name it; either may be empty.
+
+    Attributes:
+        name: as it is written.
+        hash: 8 or more hex digits: A1111's old hash of a model (8), else the beginning of the sha256.
+    """
+
+    name: str
+    hash: str
+
+    def __str__(self) -> str:
+        digits = f"[{self.hash[:10]}]" if self.hash else ""
+        return " ".join(filter(None, (excerpt(self.name), digits)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +72,9 @@ class ImageSettings:
         options: option -> value, by the names of `hnetkit.generate.options.DrawOptions`.
         hashes: ``hypernet:NAME``, ``lora:NAME`` and ``model`` -> the first 10 or more hex digits of the sha256 of the
             file that the image was drawn with, as far as it states them.
+        files: ``model``, ``vae``, ``image`` (that image-to-image began with) and ``mask`` -> the file, as far as the
+            image says that there was one.
+        embeddings: names of its textual inversions.
         warnings: what could not be used, one line each.
         stated: the hashes of the networks in its prompts.
     """
@@ -103,17 +83,21 @@ class ImageSettings:
     seed: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, RecordedFile] = field(default_factory=dict)
+    embeddings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     stated: StatedHashes = NONE_STATED
 
 
 def read_image_settings(path: Path) -> ImageSettings:
-    """Returns the settings of an image file.
+    """Returns the settings of an image file, of a text file, or of standard input (``-``).
 
     Raises:
         NotFound: there is no such file, or it carries no settings.
         FileRefused: it cannot be read safely.
     """
+    if str(path) == "-":
+        return settings_from_infotext(read_standard_input())
     with OpenFile(path) as file:
         return settings_from_infotext(read_infotext(file))
 
@@ -123,23 +107,10 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
 
     A1111 states its source of noise only if it is not CUDA's generator; hnetkit always states it.
     """
-    options: dict[str, Any] = {}
-    warnings = list(info.warnings)
-
-    def take(key: str, name: str, read: Callable[[str], Any]) -> None:
-        text = info.parameters.get(key)
-        if text is None:
-            return
-        try:
-            options[name] = read(text)
-        except (ValueError, KeyError, UsageError):
-            warnings.append(f"{key}: {excerpt(text)} cannot be taken over")
-
-    def sampler(text: str) -> str:
-        return sampler_of(text, info.parameters.get("Schedule type"))
-
+    reader = _ParameterReader(info)
+    take = reader.take
     take("Steps", "steps", _integer_within(1, MOST_STEPS))
-    take("Sampler", "sampler", sampler)
+    reader.take_sampler()
     take("CFG scale", "cfg_scale", _number_within(1, 1000))
     take("Seed", "seed", _integer_within(0, LARGEST_SEED))
     take("Size", "size", _image_size)
@@ -149,21 +120,157 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
     take("Variation seed", "variation_seed", _integer_within(0, LARGEST_SEED))
     take("Variation seed strength", "variation_strength", _number_within(0, 1))
     take("RNG", "rng", {"CPU": "cpu", "NV": "nv", "GPU": "nv"}.__getitem__)
-    options.setdefault("rng", "nv")
     take("Denoising strength", "denoising", _number_within(0, 1))
-    _take_second_pass(info, take)
-    warnings += _unused_settings(info)
+    files = reader.files()
+    if reader.has_second_pass:
+        reader.take_second_pass()
+    elif "image" in files:
+        take("Mask blur", "mask_blur", _number_within(0, 1000))
+        take("Mask mode", "invert_mask", {theirs: ours for ours, theirs in MASK_MODES.items()}.__getitem__)
+        take("Masked content", "masked_content", {theirs: ours for ours, theirs in MASKED_CONTENT.items()}.__getitem__)
+    warnings, options = reader.warnings, reader.options
+    if reader.others:
+        more = f" and {len(reader.others) - _MOST_SHOWN} more" if len(reader.others) > _MOST_SHOWN else ""
+        warnings.append(f"not taken over: {', '.join(map(excerpt, reader.others[:_MOST_SHOWN]))}{more}")
     prompts: dict[str, str] = {}
     for name, text in (("prompt", info.prompt), ("negative prompt", info.negative_prompt)):
         try:
             prompts[name] = _checked_prompt(text, options.get("steps", 1))
         except UsageError as error:
             warnings.append(f"its {name} cannot be taken over: {error}")
+    options.setdefault("rng", "nv")
     options["negative_prompt"] = prompts.get("negative prompt")
     options["width"], options["height"] = options.pop("size", (None, None))
     seed = options.pop("seed", None)
     given = {name: value for name, value in options.items() if value is not None}
-    return ImageSettings(prompts.get("prompt"), seed, given, _hashes(info), tuple(warnings), _stated(info))
+    embeddings = tuple(key.partition(":")[2] for key in info.hashes if key.startswith("embed:"))
+    return ImageSettings(
+        prompt=prompts.get("prompt"),
+        seed=seed,
+        options=given,
+        hashes=_hashes(info),
+        files=files,
+        embeddings=embeddings[:MOST_MENTIONED],
+        warnings=tuple(warnings),
+        stated=_stated(info),
+    )
+
+
+class _ParameterReader:
+    """The parameters of an infotext, and the options that are made of them.
+
+    Attributes:
+        options: option -> value, so far.
+        warnings: about what could not be used, so far.
+    """
+
+    def __init__(self, info: Infotext) -> None:
+        given = info.parameters
+        self._hashes = info.hashes
+        self._parameters = {OTHER_NAMES.get(key, key): value for key, value in given.items()} | given
+        self._read: set[str] = {key for key in OTHER_NAMES if key in given}
+        self.options: dict[str, Any] = {}
+        self.warnings = list(info.warnings)
+
+    @property
+    def has_second_pass(self) -> bool:
+        return not self._parameters.keys().isdisjoint(_SECOND_PASS_KEYS)
+
+    @property
+    def others(self) -> list[str]:
+        """The keys that shaped the image and were not read."""
+        return [
+            key
+            for key, value in self._parameters.items()
+            if key not in self._read and key not in WITHOUT_EFFECT and value not in IDLE_VALUES.get(key, ())
+        ]
+
+    def text(self, key: str) -> str:
+        """Returns the value of a parameter, which counts as read; empty if there is none."""
+        self._read.add(key)
+        return self._parameters.get(key, "")
+
+    def take(self, key: str, name: str, read: Callable[[str], Any], *, instead: str = "") -> None:
+        """Takes a parameter over as an option; one that cannot be read gives a warning.
+
+        Args:
+            instead: what happens then, for the warning.
+        """
+        text = self.text(key)
+        if key not in self._parameters:
+            return
+        try:
+            self.options[name] = read(text)
+        except (ValueError, KeyError, UsageError):
+            self.warnings.append(f"{key}: {excerpt(text)} cannot be taken over{instead}")
+
+    def take_sampler(self) -> None:
+        """Takes the sampler over, with its own schedule if the picture's is one that hnetkit lacks."""
+        schedule = self.text("Schedule type") or None
+        self.take("Sampler", "sampler", lambda text: sampler_of(text, AUTOMATIC if schedule else None))
+        if schedule and "sampler" in self.options:
+            own = self.options["sampler"]
+            keeps = f"; {own} keeps its own schedule"
+            self.take("Schedule type", "sampler", lambda text: sampler_of(self.text("Sampler"), text), instead=keeps)
+
+    def take_second_pass(self) -> None:
+        """Takes the settings of a second pass over."""
+        if "First pass size" in self._parameters:
+            self._take_first_pass()
+        elif "Hires resize" in self._parameters:
+            size = self.options.get("size") or (0, 0)
+            self.take("Hires resize", "hires_size", lambda text: _completed_size(text, *size))
+            self.text("Hires upscale")
+        else:
+            self.take("Hires upscale", "hires_scale", _number_within(1, 8))
+        self.take("Hires steps", "hires_steps", _integer_within(0, MOST_STEPS))
+        if "Hires upscaler" in self._parameters:
+            self._take_upscaler()
+        self.take("Hires prompt", "hires_prompt", _checked_prompt)
+        self.take("Hires negative prompt", "hires_negative_prompt", str)
+
+    def _take_upscaler(self) -> None:
+        """Takes the upscaler over, or the nearest that hnetkit has; A1111 enlarges with ``None`` as with Lanczos."""
+        text = self.text("Hires upscaler")
+        nearest = text if text in UPSCALERS else "Latent" if text.startswith("Latent") else "Lanczos"
+        self.options["hires_upscaler"] = nearest
+        if text not in (*UPSCALERS, "None"):
+            self.warnings.append(f"Hires upscaler: {excerpt(text)} cannot be taken over; {nearest} is used")
+
+    def _take_first_pass(self) -> None:
+        """Takes the two passes of A1111 in 2022 over: ``Size`` is that of the second, ``0x0`` of the first is any."""
+        size = self.options.get("size")
+        if size is None:
+            return
+        self.take("First pass size", "first_size", lambda text: _first_pass_size(text, *size))
+        first_size = self.options.pop("first_size", None)
+        if first_size is None:
+            return
+        self.options["size"], self.options["hires_size"] = first_size, size
+        if "Hires upscaler" not in self._parameters:
+            first = "x".join(map(str, first_size))
+            self.warnings.append(
+                f"it was drawn in two passes, the first of {first}; it does not say how that was enlarged: Latent is "
+                "used, --hires-upscaler Lanczos is the other way"
+            )
+
+    def files(self) -> dict[str, RecordedFile]:
+        """Returns the files that the image was drawn with; see `ImageSettings.files`."""
+        model = self._recorded("Model", "Model hash", self._hashes.get("model", ""))
+        vae = self._recorded("VAE", "VAE hash", self._hashes.get("vae", ""))
+        image = self._recorded("Start image", "Start image hash")
+        mask = self._recorded("Mask image", "Mask image hash")
+        was_repainted = "Denoising strength" in self._parameters and not self.has_second_pass
+        was_masked = was_repainted and not self._parameters.keys().isdisjoint(_MASK_KEYS)
+        found = {"model": model, "vae": vae if vae.name not in ("None", "Automatic") else RecordedFile("", "")}
+        files = {kind: file for kind, file in found.items() if file != ("", "")}
+        return files | ({"image": image} if was_repainted else {}) | ({"mask": mask} if was_masked else {})
+
+    def _recorded(self, name_key: str, hash_key: str, known: str = "") -> RecordedFile:
+        if name_key in ("Start image", "Mask image"):
+            self._read |= {name_key, hash_key}
+        digits = (known or self._parameters.get(hash_key, "")).lower()
+        return RecordedFile(self._parameters.get(name_key, ""), digits if _DIGITS.fullmatch(digits) else "")
 
 
 def _stated(info: Infotext) -> StatedHashes:
@@ -184,29 +291,6 @@ def _hashes(info: Infotext) -> dict[str, str]:
     found = {**info.hashes, **mentioned}
     found.setdefault("model", info.parameters.get("Model hash", ""))
     return {key: digits for key, digits in found.items() if key not in older and _SHA256.fullmatch(digits)}
-
-
-def _unused_settings(info: Infotext) -> Iterator[str]:
-    """Yields a warning for each setting that shaped the image and cannot be used."""
-    if "Denoising strength" in info.parameters and not info.parameters.keys() & _SECOND_PASS_KEYS:
-        yield "it was drawn over another picture, which is not in it: --image FILE"
-    others = [key for key in info.parameters if key not in _KNOWN]
-    if others:
-        more = f" and {len(others) - _MOST_SHOWN} more" if len(others) > _MOST_SHOWN else ""
-        yield f"not taken over: {', '.join(map(excerpt, others[:_MOST_SHOWN]))}{more}"
-
-
-def _take_second_pass(info: Infotext, take: Callable[[str, str, Callable[[str], Any]], None]) -> None:
-    if not info.parameters.keys() & _SECOND_PASS_KEYS:
-        return
-    if "Hires resize" in info.parameters:
-        take("Hires resize", "hires_size", _image_size)
-    else:
-        take("Hires upscale", "hires_scale", _number_within(1, 8))
-    take("Hires steps", "hires_steps", _integer_within(0, MOST_STEPS))
-    take("Hires upscaler", "hires_upscaler", _known_upscaler)
-    take("Hires prompt", "hires_prompt", _checked_prompt)
-    take("Hires negative prompt", "hires_negative_prompt", str)
 
 
 def _checked_prompt(text: str, steps: int = 1) -> str:
@@ -230,17 +314,28 @@ def _is_json(text: str) -> bool:
         return False
 
 
-def _known_upscaler(text: str) -> str:
-    if text not in UPSCALERS:
-        raise ValueError(text)
-    return text
-
-
 def _image_size(text: str) -> tuple[int, int]:
     size = parse_size(text)
     if not has_room(*size):
         raise ValueError(text)
     return size
+
+
+def _completed_size(text: str, width: int, height: int) -> tuple[int, int]:
+    """Reads ``WIDTHxHEIGHT``, where a 0 means: as the other side demands it of a picture of `width` and `height`."""
+    wide, high = parse_size(text)
+    if not (wide and high) and width and height:
+        wide, high = wide or high * width // height, high or wide * height // width
+        text = f"{wide // 8 * 8}x{high // 8 * 8}"
+    return _image_size(text)
+
+
+def _first_pass_size(text: str, width: int, height: int) -> tuple[int, int]:
+    """Reads the size of a first pass; for ``0x0`` returns the one that A1111 of 2022 took for a picture's size."""
+    if 0 not in parse_size(text):
+        return _image_size(text)
+    scale = math.sqrt(_OLD_FIRST_PASS / (width * height))
+    return math.ceil(scale * width / 64) * 64, math.ceil(scale * height / 64) * 64
 
 
 def _integer_within(lowest: int, highest: int) -> Callable[[str], float]:
@@ -261,83 +356,27 @@ def _value_within(kind: Callable[[str], float], lowest: float, highest: float) -
     return read
 
 
-def infotext_of(
-    model: LoadedPipeline,
-    request: Request,
-    seed: int,
-    prompt: str,
-    hashes: Mapping[str, str],
-) -> str:
-    """Returns A1111's infotext for one image of a request.
-
-    Args:
-        prompt: as it is stored, with the tags of its hypernetworks.
-        hashes: ``"hypernet:NAME"`` or ``"lora:NAME"`` -> 10 hex digits.
-    """
-    sampler, schedule_type = infotext_fields(request.sampler)
-    parameters = {
-        "Steps": request.steps,
-        "Sampler": sampler,
-        "Schedule type": schedule_type,
-        "CFG scale": f"{request.cfg_scale:g}",
-        "Seed": seed,
-        "Size": f"{request.width}x{request.height}",
-        "Model hash": model.hash,
-        "Model": model.name,
-        **_beside_defaults(request, seed),
-        "Version": f"hnetkit {version('hnetkit')}",
-    }
-    return infotext.write(prompt, request.negative_prompt, parameters, {"model": model.hash, **hashes})
-
-
-def _beside_defaults(request: Request, seed: int) -> dict[str, object]:
-    """Returns the parameters that A1111 leaves out at their defaults; None leaves one out here too."""
-    init, second = request.init_image, request.second
-    varied = request.variation_strength > 0
-    denoising = init.denoising if init else second.denoising if second else None
-    parameters: dict[str, object] = {
-        "Variation seed": request.variation_seed + seed - request.seed if varied else None,
-        "Variation seed strength": plain_number(request.variation_strength) if varied else None,
-        "Denoising strength": None if denoising is None else plain_number(denoising),
-        "Mask blur": plain_number(init.mask_blur) if init and init.mask else None,
-        "Clip skip": request.clip_skip if request.clip_skip > 1 else None,
-        "ENSD": request.eta_seed_delta or None,
-        "RNG": request.rng.upper(),
-        "Emphasis": EMPHASIS[request.emphasis] if request.emphasis != "original" else None,
-    }
-    return parameters if second is None else parameters | _second_pass_parameters(request, second)
-
-
-def _second_pass_parameters(request: Request, second: SecondPass) -> dict[str, object]:
-    has_own_negative = second.negative_prompt != request.negative_prompt
-    return {
-        "Hires resize": f"{second.width}x{second.height}",
-        "Hires steps": second.steps if second.steps != request.steps else None,
-        "Hires upscaler": second.upscaler,
-        "Hires prompt": second.written if second.written else None,
-        "Hires negative prompt": second.negative_prompt if has_own_negative else None,
-    }
-
-
 def image_facts(file: OpenFile, registry: Registry | None = None) -> tuple[Row, NoSettings | None] | None:
-    """Returns what `hnetkit inspect --json` prints of an image; if it carries no settings, with that error.
+    """Returns what `hnetkit inspect --json` prints of an image or a text of settings; with the error if it has none.
 
     Args:
         registry: of the library; None is that of `hnetkit.paths.home` if there is one. None is created.
 
     Returns:
-        None if the file is not an image of a format that carries settings.
+        None if the file is neither an image of a format that carries settings, nor a text file with settings.
 
     Raises:
         FileRefused: its texts are damaged or too large.
     """
     kind = image_format(file.read_at(0, min(12, file.size)))
-    if kind is None:
+    if kind is None and PurePath(file.path).suffix.lower() != ".txt":
         return None
     failure = None
     try:
         info = read_infotext(file)
     except NoSettings as error:
+        if kind is None:
+            return None
         info, failure = Infotext("", "", {}), error
     mentioned = [hypernetworks_of(of) for of in (info, info.second_pass) if of is not None]
     bundled = demo.comes_with(settings.get("model"))
@@ -347,8 +386,8 @@ def image_facts(file: OpenFile, registry: Registry | None = None) -> tuple[Row, 
     return {
         "path": file.path,
         "name": PurePath(file.path).stem,
-        "format": kind,
-        "kind": "picture",
+        "format": kind or "text",
+        "kind": "picture" if kind else "settings",
         "size_bytes": file.size,
         "sha256": None if is_sparse(file) else sha256_of(file),
         "prompt": info.prompt,

@@ -1,8 +1,9 @@
 """The texts in an image file, read without decoding a pixel; the file may be a stranger's.
 
 Source: W3C PNG (tEXt, zTXt, iTXt, eXIf), JFIF/EXIF 2.32 (APP1, UserComment), Google's WebP container (RIFF). Where
-programs put what: AUTOMATIC1111/stable-diffusion-webui 1.10 (``parameters``, UserComment), comfyanonymous/ComfyUI
-(``prompt``, ``workflow``; in EXIF as ``prompt:{...}`` in tags from 0x0110 downwards). Behavior only.
+programs put what: AUTOMATIC1111/stable-diffusion-webui 1.10 (``parameters``, UserComment, a text file beside the
+image), comfyanonymous/ComfyUI (``prompt``, ``workflow``; in EXIF as ``prompt:{...}`` in tags from 0x0110 downwards),
+and those of `hnetkit.prompts.novelai` and `hnetkit.prompts.easy_diffusion`. Behavior only.
 
 All reads from one image share one budget. So the time and memory that a file can take grow with its size alone, and are
 limited by `MOST_TEXT` and `MOST_PARTS`.
@@ -12,15 +13,19 @@ from __future__ import annotations
 
 import re
 import struct
+import sys
 import zlib
 from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
 from typing import Literal
 
-from hnetkit.errors import DamagedFile, FileRefused, NoSettings, UnsafeFile
+from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, NoSettings, UnsafeFile, UsageError
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.limits import Budget
-from hnetkit.prompts import comfyui, infotext
+from hnetkit.limits import Budget, parse_json
+from hnetkit.prompts import comfyui, easy_diffusion, infotext, novelai
 from hnetkit.prompts.infotext import Infotext
+from hnetkit.prompts.tags import excerpt
 
 MOST_TEXT = 16 << 20
 """Bytes of all texts of an image, as they are in the file and decompressed."""
@@ -37,6 +42,8 @@ _COMFY_TAGS = range(0x010C, 0x0111)  # Model, Make and downwards
 _TAGS = frozenset({_EXIF_IFD, _USER_COMMENT, *_COMFY_TAGS})
 _COMFY = re.compile(r"(prompt|workflow):", re.IGNORECASE)
 _HYPERNET = "<hypernet:"
+_MOST_NAMES = 20  # of texts, in a message
+_STANDARD_INPUT = "standard input"
 _NOT_NEEDED = "give its prompt and settings as options, or look for another copy of the picture"
 _EXIF = "\0EXIF"  # stands for an EXIF block among the names of texts; no text can have this name
 
@@ -51,26 +58,138 @@ def image_format(head: bytes) -> ImageFormat | None:
 
 
 def read_infotext(file: OpenFile) -> Infotext:
-    """Returns the settings of an image, from its infotext or from ComfyUI's graph.
+    """Returns the settings of an image, as one of the known programs wrote them, or of a text file.
+
+    An image without settings may have them in a text file of its name beside it, as A1111 writes it.
 
     Raises:
-        NoSettings: it carries none, or the file is not an image.
+        NoSettings: there are none.
         FileRefused: see `read_image_text`.
     """
+    head = file.read_at(0, min(24, file.size))
+    if image_format(head) is None:
+        return parse_settings(_text_of_file(file), file.path)
     texts = read_image_text(file)
-    parameters = texts.get("parameters", "").strip()
-    if not parameters:
-        comment = texts.get("UserComment", "")  # cameras and phones write comments too
-        is_infotext = len(comment) > _LONGEST or _HYPERNET in comment or infotext.parse(comment).parameters
-        parameters = comment if is_infotext else ""
-    if len(parameters) > _LONGEST:
-        raise FileRefused(f"{file.path}: {len(parameters):,} letters of parameters")
-    info = infotext.parse(parameters) if parameters else _parse_graph(file, texts)
-    if max(len(info.prompt), len(info.negative_prompt)) > _LONGEST:
-        raise FileRefused(f"{file.path}: a prompt of {len(info.prompt):,} letters")
-    if info.parameters or info.prompt:
-        return info
-    raise NoSettings(f"{file.path}: the picture carries no settings", hint="look for the original: sites remove them")
+    found = _settings_in(texts, file, _size_of_png(head)) or _settings_beside(file)
+    if found is None:
+        raise _no_settings(file, texts)
+    if max(len(found.prompt), len(found.negative_prompt)) > _LONGEST:
+        raise FileRefused(f"{file.path}: a prompt of {len(found.prompt):,} letters")
+    return found
+
+
+def read_standard_input() -> Infotext:
+    """Returns the settings in the text that standard input holds.
+
+    Raises:
+        NoSettings: it holds none.
+        UsageError: it is an image.
+        FileRefused: it is too long.
+    """
+    data = sys.stdin.buffer.read(4 * _LONGEST + 1)
+    if image_format(data) is not None:
+        raise UsageError("standard input holds a picture, not its settings", hint="give the file: --from FILE")
+    return parse_settings(_decode_text(data, _STANDARD_INPUT), _STANDARD_INPUT)
+
+
+def parse_settings(text: str, origin: str) -> Infotext:
+    """Returns the settings in a text: A1111's infotext, Easy Diffusion's lines, or a program's JSON object.
+
+    Args:
+        origin: where it comes from, for messages.
+
+    Raises:
+        NoSettings: it holds none.
+        FileRefused: it is longer than any.
+    """
+    found = _settings_in_text(text, origin)
+    if found is None:
+        hint = 'the settings begin with a line such as "Steps: 20, Sampler: Euler a, Seed: 1"'
+        raise NoSettings(f"{origin}: the text has no settings", hint=hint)
+    return found
+
+
+def _settings_in_text(text: str, origin: str) -> Infotext | None:
+    if len(text) > _LONGEST:
+        raise FileRefused(f"{origin}: {len(text):,} letters of parameters")
+    members = _json_members(text)
+    found = novelai.parse(members) or easy_diffusion.parse(members) or easy_diffusion.parse_lines(text)
+    found = found or infotext.parse(text)
+    return found if found.parameters else None
+
+
+def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | None) -> Infotext | None:
+    """Returns the settings in the texts of an image; None if no known program's are there."""
+    if parameters := texts.get("parameters", "").strip():
+        return _settings_in_text(parameters, file.path) or infotext.parse(parameters)
+    comment = texts.get("UserComment", "")  # cameras and phones write comments too
+    if len(comment) > _LONGEST or _HYPERNET in comment:
+        return _settings_in_text(comment, file.path) or infotext.parse(comment)
+    members = texts | _json_members(comment)
+    found = novelai.parse(members, size) or easy_diffusion.parse(members) or _parse_graph(file, texts)
+    if found.parameters or found.prompt:
+        return found
+    others = (text for text in texts.values() if "Steps:" in text[:_LONGEST] and len(text) <= _LONGEST)
+    return next((found for text in islice(others, _MOST_NAMES) if (found := infotext.parse(text)).parameters), None)
+
+
+def _settings_beside(file: OpenFile) -> Infotext | None:
+    """Returns the settings in the text file that A1111 writes beside an image; a caption there is none."""
+    path = Path(file.path).with_suffix(".txt")
+    try:
+        with OpenFile(path) as beside:
+            found = _settings_in_text(_text_of_file(beside), beside.path)
+    except HnetkitError:
+        return None
+    said = f"its settings are those in {path.name} beside it"
+    return found and found._replace(warnings=(said, *found.warnings))
+
+
+def _no_settings(file: OpenFile, texts: dict[str, str]) -> NoSettings:
+    """Returns the error for an image without settings, which names the texts that it has."""
+    names = [name for name, text in texts.items() if text.strip() and not name.startswith("XML:")]
+    if not names:
+        hint = "look for the original: sites remove them"
+        return NoSettings(f"{file.path}: the picture carries no settings", hint=hint)
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    listed = ", ".join(map(excerpt, names[:_MOST_NAMES]))
+    said = f"the picture carries no settings of a program that hnetkit knows; its texts are: {listed}{more}"
+    return NoSettings(f"{file.path}: {said}", hint="give its prompt and settings as options")
+
+
+def _text_of_file(file: OpenFile) -> str:
+    return _decode_text(file.read_at(0, min(4 * _LONGEST + 1, file.size)), file.path)
+
+
+def _decode_text(data: bytes, origin: str) -> str:
+    """Decodes a text file, which Windows' shells write in UTF-16."""
+    if len(data) > 4 * _LONGEST:
+        raise NoSettings(f"{origin}: too long for a text of settings", hint=_NOT_NEEDED)
+    if b"\0" in data[:_READ_AHEAD] and data[:2] not in (b"\xff\xfe", b"\xfe\xff"):
+        raise NoSettings(
+            f"{origin}: neither a picture nor a text of settings", hint="give a PNG, JPEG, WebP or .txt file"
+        )
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return data.decode(encoding, "replace")
+
+
+def _json_members(text: str) -> dict[str, str]:
+    """Returns the members of a text that is a JSON object, as texts; {} for any other text."""
+    if len(text) > _LONGEST or not text.lstrip().startswith("{"):
+        return {}
+    try:
+        members = parse_json(text)
+    except ValueError:
+        return {}
+    return {name: value if isinstance(value, str) else str(value) for name, value in members.items()}
+
+
+def _size_of_png(head: bytes) -> tuple[int, int] | None:
+    """Returns the (width, height) in pixels that the first 24 bytes of a PNG state; None for another image."""
+    if len(head) < 24 or not head.startswith(_PNG):
+        return None
+    width, height = struct.unpack(">II", head[16:24])
+    return width, height
 
 
 def _size_of_png(head: bytes) -> tuple[int, int] | None:

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import demo, settings
 from hnetkit.errors import IncompatibleNetwork, UsageError, failure_of
+from hnetkit.generate.differences import (
+    absent_embeddings,
+    other_first_picture,
+    other_model,
+    other_second_pass,
+    unsaid,
+)
 from hnetkit.generate.image_files import Picture
-from hnetkit.generate.image_settings import ImageSettings, infotext_of, read_image_settings
+from hnetkit.generate.image_infotext import infotext_of
+from hnetkit.generate.image_settings import ImageSettings, read_image_settings, settings_from_infotext
 from hnetkit.generate.loading.outline import ModelOutline, read_outline
 from hnetkit.generate.loading.pipeline import FileStamp, LoadedPipeline, file_stamp, load_pipeline
 from hnetkit.generate.options import DrawOptions
@@ -33,6 +41,7 @@ from hnetkit.generate.prompt_networks import (
     without_comments_in_options,
 )
 from hnetkit.generate.request import Request, random_seed
+from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
 
@@ -210,7 +219,8 @@ class Model(LoadedPipeline):
             count: number of pictures.
             batch_size: how many are sampled together.
             networks: ``NAME[:STRENGTH]`` of networks of the library, or files, that follow those of the prompt.
-            again: a picture to draw again by the settings in it; other arguments override them.
+            again: a picture to draw again by the settings in it, or a text file with them; ``"-"`` is standard input.
+                Other arguments override them.
             library: where networks are found; None is that of the command line.
             progress: called with the calls of the UNet so far and in all, over every picture.
             note: called with each message for the user.
@@ -299,22 +309,31 @@ def draw_images(
         model: a loaded model, or which one to load.
     """
     source = model.source if isinstance(model, Model) else model
-    recorded = ImageSettings() if again is None else read_image_settings(Path(again))
-    for warning in recorded.warnings:
-        note(f"{again}: {warning}")
+    recorded, origin, prompt = _recorded_settings(prompt, again, note)
+
+    def say(lines: Iterable[str]) -> None:
+        for line in lines if origin else ():
+            note(f"{origin}: {line}")
+
+    say(recorded.warnings)
+    say(other_second_pass(recorded, options, prompt))
     options = without_comments_in_options(options, note).fill_from(recorded.options)
+    say(unsaid(recorded, options, seed))
+    say(other_first_picture(recorded, options))
     text = recorded.prompt if prompt is None else without_comments(prompt, note)
     if text is None:
         raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
     tagged = read_prompt(text, note)
     warn_about_negative_lines([text, options.negative_prompt or ""], note)
     finder = NetworkFinder(source.bundled, None if library is None else library.registry, note)
-    tagged = with_default_stack(tagged, finder) if again is None else tagged
+    tagged = with_default_stack(tagged, finder) if origin is None else tagged
     prompts = resolve_prompts(
         tagged, network_options(networks), options, finder, note, _still_stated(recorded, text, options)
     )
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)
+        others = (options.negative_prompt, options.hires_prompt, options.hires_negative_prompt)
+        say(absent_embeddings(recorded, prompts.embeddings, [text, *filter(None, others)]))
     warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)
     seed = recorded.seed if seed is None else seed
     first_seed = random_seed() if seed in (None, -1) else seed
@@ -332,10 +351,28 @@ def draw_images(
         source.require_fit(prompts.networks, outline)
         loaded = source.load(note)
     request = request_of(loaded)
-    recorded_hash = recorded.hashes.get("model", "")
-    if not loaded.hash.startswith(recorded_hash[: len(loaded.hash)]):
-        note(f"{again}: the hash of its model is {recorded_hash[:10]}; {loaded.hash} draws here.")
+    say(other_model(recorded, loaded))
     yield from _draw_resolved(loaded, request, prompts, progress, note)
+
+
+def _recorded_settings(
+    prompt: str | None, again: AnyPath | None, note: Note
+) -> tuple[ImageSettings, str | None, str | None]:
+    """Returns the settings to draw again, what states them (None: nothing does), and the prompt beside them.
+
+    Raises:
+        UsageError: both the prompt and `again` state settings.
+    """
+    is_data = prompt is not None and infotext.is_generation_data(prompt)
+    if again is not None:
+        if is_data:
+            hint = "leave one of them out, or give the prompt alone"
+            raise UsageError("PROMPT and --from both state the settings of a picture", hint=hint)
+        return read_image_settings(Path(again)), "standard input" if os.fspath(again) == "-" else str(again), prompt
+    if prompt is None or not is_data:
+        return ImageSettings(), None, prompt
+    note("The prompt is generation data: its settings are taken over, as by --from.")
+    return settings_from_infotext(infotext.parse(prompt)), "the prompt", None
 
 
 def _draw_resolved(
@@ -355,11 +392,11 @@ def _draw_resolved(
     with DrawSession(model, stacks, embeddings=prompts.embeddings, note=note) as session:
         request = session.prepare(request, prompts)
         for drawn in draw(model, request, progress):
-            infotext = infotext_of(model, request, drawn.seed, prompt.written, prompts.hashes)
+            text = infotext_of(model, request, drawn.seed, prompt.written, prompts.hashes)
             yield Picture(
                 image=drawn.image,
                 seed=drawn.seed,
-                infotext=infotext,
+                infotext=text,
                 prompt=prompt.written,
                 negative_prompt=request.negative_prompt,
                 hypernetworks=hypernetworks,

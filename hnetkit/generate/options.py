@@ -27,6 +27,11 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """Option -> its choices."""
 
+SECOND_PASS = frozenset(
+    {"hires_scale", "hires_size", "hires_steps", "hires_upscaler", "hires_prompt", "hires_negative_prompt"}
+)
+"""The options of a second pass, which an image to start from excludes."""
+
 
 @dataclass(frozen=True, slots=True)
 class DrawOptions:
@@ -78,7 +83,7 @@ class DrawOptions:
     mask: str | os.PathLike[str] | None = None
     mask_blur: float | None = None
     masked_content: str | None = None
-    invert_mask: bool = False
+    invert_mask: bool | None = None
     hires_scale: float | None = None
     hires_size: tuple[int, int] | None = None
     hires_steps: int | None = None
@@ -105,8 +110,12 @@ class DrawOptions:
         return self.hires_scale is not None or self.hires_size is not None
 
     def fill_from(self, recorded: Mapping[str, Any]) -> DrawOptions:
-        """Returns these options, with the values of `recorded` where they are None."""
+        """Returns these options, with the values of `recorded` where they are None and do not contradict them."""
         unset = {field.name for field in fields(self) if getattr(self, field.name) is None}
+        if self.image is not None:
+            unset -= SECOND_PASS
+        if self.has_second_pass:
+            unset -= {"hires_scale", "hires_size"}
         return replace(self, **{name: value for name, value in recorded.items() if name in unset})
 
     def request(
@@ -150,7 +159,7 @@ class DrawOptions:
             denoising=0.75 if self.denoising is None else self.denoising,
             mask=None if self.mask is None else Path(self.mask),
             mask_blur=4 if self.mask_blur is None else self.mask_blur,
-            inverted=self.invert_mask,
+            inverted=bool(self.invert_mask),
             content=self.masked_content or "original",  # type: ignore[arg-type]  # as above
         )
 

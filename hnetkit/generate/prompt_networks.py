@@ -18,6 +18,7 @@ from hnetkit.formats import load
 from hnetkit.formats.reading import MIX_SUFFIX
 from hnetkit.formats.writing import source_sha256
 from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_loras, lora_hashes
+from hnetkit.generate.loading.pipeline import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, load_found, opened_when_needed
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
@@ -283,8 +284,9 @@ class ResolvedPrompts:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """The infotext's entries for networks and LoRAs."""
-        return network_hashes(self.networks) | lora_hashes(self.loras)
+        """The infotext's entries for networks, LoRAs and textual inversions."""
+        embeddings = {f"embed:{path.stem}": hash_of_file(path)[:10] for path in self.embeddings}
+        return network_hashes(self.networks) | lora_hashes(self.loras) | embeddings
 
 
 def resolve_prompts(

@@ -1,13 +1,17 @@
 """A1111's infotext: the generation parameters that an image carries as text.
 
-Layout: the prompt; ``Negative prompt: ...``; one line ``Key: value, Key: value``. A value with a comma, a colon or a
-line end is a JSON string. ``Hashes`` comes last and is a bare JSON object, because sites look for one.
+Layout: the prompt; ``Negative prompt: ...``; one line ``Key: value, Key: value``, which begins with ``Steps``. A value
+with a comma, a colon or a line end is a JSON string. ``Hashes`` comes last and is a bare JSON object, because sites
+look for one.
+
+Other programs and extensions spread the settings over several lines, put more text behind them (the templates of
+sd-dynamic-prompts), or separate them by ``|`` (SD.Next of 2023). So they are looked for in every line.
 
 Hypernetworks appear as tags of the prompt (since January 2023), as the one selected in the settings (``Hypernet``, its
 strength and its hash, 2022), or in the lists of an extension (``Hypernetworks``).
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py, civitai/sd_civitai_extension and
-antis0007/sd-webui-multiple-hypernetworks (behavior only).
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py, civitai/sd_civitai_extension,
+antis0007/sd-webui-multiple-hypernetworks, adieyal/sd-dynamic-prompts and vladmandic/automatic (behavior only).
 """
 
 from __future__ import annotations
@@ -25,14 +29,19 @@ MOST_MENTIONED = 100
 
 _MOST_WARNINGS = 100
 
-_PARAMETER = re.compile(r'(\w[\w \-/]{1,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+_PARAMETER = re.compile(r'(\w[\w \-/]{1,99}):[^\S\n]*("(?:\\.|[^\\"])+"|[^,\n]*)(?:,|$)', re.MULTILINE)
+_SETTINGS = re.compile(r"Steps:\s*\d+\b")
+_BEFORE_SETTINGS = re.compile(r"(?:Version|Pipeline|App|Backend):.*,")  # a line of SD.Next that may precede them
+_PIPES = re.compile(r" \| (?=\w[\w \-/]{1,99}:)")
+_TEMPLATE = re.compile(r"(?:Negative )?Template:")
+_NEGATIVE_TEMPLATE = re.compile(r"^Negative Template:", re.MULTILINE)
 NEGATIVE = "Negative prompt:"
 """The mark at the beginning of the negative prompt."""
 
 _NEGATIVES = re.compile(rf"(?:{NEGATIVE}\s*)+")
 _FEWEST_PARAMETERS = 3
 _LISTS = ("Hypernetworks", "Hypernetworks Strengths")
-_BARE_LIST = re.compile(r'[^",:]*(?:,[^,:]*(?=,|$))*(?:,|$)')
+_BARE_LIST = re.compile(r'[^",:\n]*(?:,[^,:\n]*(?=,|$))*(?:,|$)', re.MULTILINE)
 # A1111's keys before `Hashes` -> the kind of resource, as `Hashes` names it
 _OLDER_HASHES = {"Lora hashes": "lora", "TI hashes": "embed", "Hypernet hashes": "hypernet"}
 _HEX = re.compile(r"[0-9a-f]{8,64}")
@@ -46,7 +55,7 @@ class Infotext(NamedTuple):
     Attributes:
         prompt: with its tags; its lines are trimmed. Networks selected outside the prompt are tags at its end.
         negative_prompt: empty if there is none.
-        parameters: every key of the last line, with its value as text.
+        parameters: every key of the settings, with its value as text.
         warnings: what was lost or guessed in the conversion, one line each.
     """
 
@@ -118,19 +127,33 @@ def write(
 
 
 def parse(text: str) -> Infotext:
-    """Parses an infotext by A1111's rules. Any text is valid, if only as a prompt without parameters.
+    """Parses an infotext. Any text is valid, if only as a prompt without parameters.
+
+    The parameters are those after the last line that begins with ``Steps: N`` and has, together with the lines that
+    continue it, three of them; without such a line, those of the last line, by A1111's rule. Text behind them is left
+    out with a warning.
 
     A network in the keys of 2022 (``Hypernet`` and its strength) is also returned as a tag at the end of the prompt. A
     last line with three weights, such as ``(fog:0.7)``, stays part of the prompt; A1111 reads it as parameters and
     loses it.
     """
-    *lines, last = text.strip().split("\n")
-    parameters = _last_line(last.strip())
-    if not parameters:
-        lines.append(last)
-    prompt, negative = _prompts(lines)
-    added = _tags_of(_selected(parameters))
-    return Infotext(prompt if prompt.endswith(added) else prompt + added, negative, parameters)
+    lines = [line.strip() for line in text.strip().split("\n")]
+    divided = _divide_at_steps(lines) or _divide_at_last_line(lines)
+    prompt, negative = _prompts(divided.prompts)
+    behind = excerpt(" ".join(divided.behind.split()))
+    warnings = (f"text behind the settings is left out: {behind}",) if behind else ()
+    return with_selected_networks(Infotext(prompt, negative, divided.parameters, warnings))
+
+
+def is_generation_data(text: str) -> bool:
+    """Whether a text is an infotext with settings, and no mere prompt: A1111 copies it to the clipboard."""
+    return "Steps" in parse(text).parameters
+
+
+def with_selected_networks(read: Infotext) -> Infotext:
+    """Returns an infotext whose prompt ends with the tags of the networks that its parameters select."""
+    added = _tags_of(_selected(read.parameters))
+    return read if read.prompt.endswith(added) else read._replace(prompt=read.prompt + added)
 
 
 def hypernetworks_of(read: Infotext) -> Mentions:
@@ -217,34 +240,93 @@ def _prompts(lines: list[str]) -> tuple[str, str]:
     prompt: list[str] = []
     negative: list[str] = []
     part = prompt
-    for line in (line.strip() for line in lines):
+    for line in lines:
         if marks := _NEGATIVES.match(line):
             part, line = negative, line[marks.end() :]
         part.append(line)
     return "\n".join(prompt).strip(), "\n".join(negative).strip()
 
 
-def _last_line(line: str) -> dict[str, str]:
-    """The parameters in the last line of a text; {} if it is not a line of parameters."""
-    if not _PARAMETER.match(line) or line.startswith(NEGATIVE):
-        return {}
-    found = _parameters(line)
-    return found if len(found) >= _FEWEST_PARAMETERS else {}
+class _Divided(NamedTuple):
+    """The parts of an infotext: the lines of both prompts, the parameters, and the text behind them."""
+
+    prompts: list[str]
+    parameters: dict[str, str]
+    behind: str = ""
 
 
-def _parameters(line: str) -> dict[str, str]:
+def _divide_at_steps(lines: list[str]) -> _Divided | None:
+    """Divides an infotext at its last line of settings that begins with the steps; None if it has none."""
+    starts = [number for number, line in enumerate(lines) if _SETTINGS.match(line)]
+    if not starts:
+        return None
+    after = range(starts[0] + 1, len(lines))
+    templates = next((number for number in after if _TEMPLATE.match(lines[number])), len(lines))
+    ends = {*starts, templates, *(number for number in after if lines[number].startswith(NEGATIVE))}
+    for start in (number for number in reversed(starts) if number < templates):
+        end = next(number for number in range(start + 1, len(lines) + 1) if number in ends or number == len(lines))
+        above = start
+        while above and _BEFORE_SETTINGS.fullmatch(lines[above - 1]):
+            above -= 1
+        found, behind = _parameters(
+            "\n".join([*lines[above:start], _with_commas(lines[start]), *lines[start + 1 : end]])
+        )
+        if len(found) < _FEWEST_PARAMETERS:
+            continue
+        rest = lines[end:templates]
+        prompts = [*lines[:above], *rest] if rest and rest[0].startswith(NEGATIVE) else lines[:above]
+        if len(prompts) == above:
+            behind = "\n".join([behind, *rest])
+        return _Divided(prompts, found | _templates(lines[templates:]), behind.strip())
+    return None
+
+
+def _divide_at_last_line(lines: list[str]) -> _Divided:
+    """Divides an infotext by A1111's rule: its last line holds the parameters if it has three of them."""
+    *prompts, last = lines
+    if _PARAMETER.match(last) and not last.startswith(NEGATIVE):
+        found, _ = _parameters(last)
+        if len(found) >= _FEWEST_PARAMETERS:
+            return _Divided(prompts, found)
+    return _Divided(lines, {})
+
+
+def _with_commas(line: str) -> str:
+    """Returns a line of settings with commas between them, where it has ``|``."""
+    first, *others = _PIPES.split(line)
+    if not others or "," in first:
+        return line
+    pairs = (pair.partition(":") for pair in (first, *others))
+    return ", ".join(f"{key}: {_quoted(value.strip())}" for key, _, value in pairs)
+
+
+def _templates(lines: list[str]) -> dict[str, str]:
+    """Returns the templates of sd-dynamic-prompts, from which the prompts were made; {} without lines."""
+    positive, *negative = _NEGATIVE_TEMPLATE.split("\n".join(lines), maxsplit=1)
+    templates = {"Template": positive.removeprefix("Template:"), "Negative Template": "".join(negative)}
+    return {key: text.strip() for key, text in templates.items() if text.strip()}
+
+
+def _parameters(text: str) -> tuple[dict[str, str], str]:
+    """Returns the parameters at the beginning of a text, and the text behind them.
+
+    A line that does not begin with a parameter ends them; within a line, what is no parameter is passed over.
+    """
     found: dict[str, str] = {}
     position = 0
-    while match := _PARAMETER.search(line, position):
+    while match := _PARAMETER.search(text, position):
+        _, *later_lines = text[position : match.start()].split("\n")
+        if any(map(str.strip, later_lines)):
+            break
         key, value = match.groups()
         position = match.end()
-        bare = _json_object(line, match.start(2)) if key == "Hashes" else None
+        bare = _json_object(text, match.start(2)) if key == "Hashes" else None
         if bare:
-            value, position = line[match.start(2) : bare[1]], bare[1]
-        elif key in _LISTS and (items := _BARE_LIST.match(line, match.start(2))):
+            value, position = text[match.start(2) : bare[1]], bare[1]
+        elif key in _LISTS and (items := _BARE_LIST.match(text, match.start(2))):
             value, position = items[0].rstrip(","), items.end()
         found[key] = _unquoted(value)
-    return found
+    return found, text[position:].partition("\n")[2].strip()
 
 
 def _json_object(text: str, start: int) -> tuple[dict[str, object], int] | None:
@@ -267,7 +349,7 @@ def _unquoted(text: str) -> str:
     if len(text) < 2 or text[0] != '"' or text[-1] != '"':
         return text
     try:
-        value = json.loads(text)
+        value = json.loads(text, strict=False)  # with line ends in it
     except ValueError:
         return text
     return value if isinstance(value, str) else text

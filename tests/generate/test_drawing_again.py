@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.image_settings import settings_from_infotext
+from hnetkit.generate.image_settings import RecordedFile, settings_from_infotext
 from hnetkit.generate.request import LARGEST_SEED, MOST_PARTS, Request, SecondPass
 from hnetkit.prompts.infotext import Infotext
 
@@ -76,20 +76,112 @@ def test_a_prompt_that_nobody_could_draw_is_not_taken_over(prompt: str, said: st
 def test_what_is_not_taken_over_is_named_in_one_line() -> None:
     known = {"Steps": "5", "Model": "m", "Version": "v1.10", "Hypernet": "ink", "Hypernet hash": "0123456789"}
     assert settings_from_infotext(Infotext("a cat", "", known)).warnings == ()
-    unknown = {"Refiner": "xl", "Tiling": "True", **{f"Key {number}": "1" for number in range(50)}}
+    unknown = {"Refiner": "xl", "Tiling": "True", **{f"Key {number}": "1" for number in range(100)}}
     (warning,) = settings_from_infotext(Infotext("a cat", "", known | unknown)).warnings
     assert warning.startswith("not taken over: Refiner, Tiling, Key 0, ")
     assert warning.endswith(" and 42 more")
 
 
 def test_a_picture_that_was_drawn_over_another_one_says_so() -> None:
-    recipe = settings_from_infotext(Infotext("a cat", "", {"Denoising strength": "0.3"}))
-    assert recipe.options["denoising"] == 0.3
-    assert recipe.warnings == ("it was drawn over another picture, which is not in it: --image FILE",)
-    assert (
-        settings_from_infotext(Infotext("a cat", "", {"Denoising strength": "0.3", "Hires upscale": "2"})).warnings
-        == ()
-    )
+    def files(**parameters: str) -> dict[str, RecordedFile]:
+        return dict(settings_from_infotext(Infotext("a cat", "", {"Denoising strength": "0.3"} | parameters)).files)
+
+    unnamed = RecordedFile("", "")
+    assert files() == {"image": unnamed}
+    assert files(**{"Mask blur": "4"}) == {"image": unnamed, "mask": unnamed}
+    assert files(**{"Hires upscale": "2"}) == {}
+    named = {"Start image": "left.png", "Start image hash": "0123456789", "Mask image": "m.png"}
+    assert files(**named) == {"image": RecordedFile("left.png", "0123456789"), "mask": RecordedFile("m.png", "")}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options"),
+    [
+        ({"Mask blur": "8"}, {"mask_blur": 8.0}),
+        ({"Mask blur": "8", "Mask mode": "Inpaint not masked"}, {"mask_blur": 8.0, "invert_mask": True}),
+        ({"Mask blur": "8", "Masked content": "latent noise"}, {"mask_blur": 8.0, "masked_content": "noise"}),
+        ({"Mask blur": "8", "Masked content": "latent nothing"}, {"mask_blur": 8.0, "masked_content": "nothing"}),
+    ],
+)
+def test_how_a_mask_was_used_is_taken_over(parameters: dict[str, str], options: dict[str, object]) -> None:
+    read = settings_from_infotext(Infotext("a cat", "", {"Denoising strength": "0.3"} | parameters))
+    assert read.options == {"rng": "nv", "negative_prompt": "", "denoising": 0.3} | options
+    assert read.warnings == ()
+
+
+def test_a_mask_that_was_filled_otherwise_is_said() -> None:
+    parameters = {"Denoising strength": "0.3", "Masked content": "fill", "Inpaint area": "Only masked"}
+    read = settings_from_infotext(Infotext("a cat", "", parameters))
+    assert read.warnings == ("Masked content: fill cannot be taken over", "not taken over: Inpaint area")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "options"),
+    [
+        ({"Size": "128x128", "First pass size": "64x64"}, {"width": 64, "height": 64, "hires_size": (128, 128)}),
+        ({"Size": "864x1152", "First pass size": "0x0"}, {"width": 448, "height": 640, "hires_size": (864, 1152)}),
+        ({"Size": "512x768", "Hires resize": "1024x1536"}, {"hires_size": (1024, 1536)}),
+        ({"Size": "512x768", "Hires resize": "1024x0"}, {"hires_size": (1024, 1536)}),
+        ({"Size": "512x768", "Hires resize": "0x1536"}, {"hires_size": (1024, 1536)}),
+        ({"Size": "512x768", "Hires upscale": "1.5"}, {"hires_scale": 1.5}),
+        ({"Size": "512x768", "Hires scale": "1.5", "Hires size": "768x1152"}, {"hires_size": (768, 1152)}),
+    ],
+)
+def test_a_second_pass_is_taken_over_however_its_size_is_written(
+    parameters: dict[str, str], options: dict[str, object]
+) -> None:
+    read = settings_from_infotext(Infotext("a cat", "", {"Denoising strength": "0.5"} | parameters))
+    assert dict(read.options) | options == read.options
+    assert read.options["denoising"] == 0.5
+    assert "image" not in read.files
+    assert [line for line in read.warnings if "First pass" in line or "not taken over" in line] == []
+
+
+def test_two_passes_of_2022_say_that_their_upscaler_is_a_guess() -> None:
+    first = {"Size": "128x128", "First pass size": "64x64"}
+    (warning,) = settings_from_infotext(Infotext("a cat", "", first)).warnings
+    assert warning.startswith("it was drawn in two passes, the first of 64x64;")
+    assert "--hires-upscaler Lanczos" in warning
+    assert settings_from_infotext(Infotext("a cat", "", first | {"Hires upscaler": "Lanczos"})).warnings == ()
+    (warning,) = settings_from_infotext(Infotext("a cat", "", first | {"First pass size": "64 x"})).warnings
+    assert warning == "First pass size: 64 x cannot be taken over"
+
+
+@pytest.mark.parametrize(
+    ("written", "taken", "is_said"),
+    [
+        ("Latent", "Latent", False),
+        ("None", "Lanczos", False),
+        ("Latent (nearest-exact)", "Latent", True),
+        ("4x-UltraSharp", "Lanczos", True),
+    ],
+)
+def test_the_nearest_upscaler_is_used_and_named(written: str, taken: str, is_said: bool) -> None:
+    read = settings_from_infotext(Infotext("a cat", "", {"Hires upscale": "2", "Hires upscaler": written}))
+    assert read.options["hires_upscaler"] == taken
+    said = (f"Hires upscaler: {written} cannot be taken over; {taken} is used",)
+    assert read.warnings == (said if is_said else ())
+
+
+def test_a_schedule_that_hnetkit_lacks_is_named_and_the_sampler_kept() -> None:
+    def read(sampler: str, schedule: str) -> tuple[object, tuple[str, ...]]:
+        found = settings_from_infotext(Infotext("a cat", "", {"Sampler": sampler, "Schedule type": schedule}))
+        return found.options.get("sampler"), found.warnings
+
+    assert read("Euler a", "Karras") == ("Euler a Karras", ())
+    beta = "Schedule type: Beta cannot be taken over; {} keeps its own schedule"
+    assert read("Euler a", "Beta") == ("Euler a", (beta.format("Euler a"),))
+    assert read("DPM++ 2M", "Beta") == ("DPM++ 2M Karras", (beta.format("DPM++ 2M Karras"),))
+    assert read("DPM fast", "Karras") == (None, ("Sampler: DPM fast cannot be taken over",))
+
+
+def test_the_files_of_a_picture_are_read_with_their_hashes() -> None:
+    given = {"Model": "anime", "Model hash": "925997E9", "VAE": "soft.vae.pt", "VAE hash": "735e4c3a44"}
+    read = settings_from_infotext(Infotext("a cat", "", given | {"TI hashes": "bad: 0123456789"}))
+    assert read.files == {"model": ("anime", "925997e9"), "vae": ("soft.vae.pt", "735e4c3a44")}
+    assert str(read.files["model"]) == "anime [925997e9]"
+    assert read.embeddings == ("bad",)
+    assert "vae" not in settings_from_infotext(Infotext("a cat", "", {"VAE": "Automatic"})).files
 
 
 def test_the_json_of_other_programs_is_no_prompt() -> None:

@@ -200,7 +200,14 @@ def test_broken_hashes_are_no_hashes(broken: str) -> None:
 
 def test_text_made_to_be_slow_is_read_quickly() -> None:
     started = time.monotonic()
-    for text in ("a " * 50_000, " " * 100_000 + "a", 'ab: "\\' * 30_000, "[" * 100_000, "Hashes: {" * 20_000):
+    lines = (
+        "Steps: 1, a\n" * 20_000,
+        "ab: a\n" * 30_000,
+        "Version: a,\n" * 20_000,
+        'ab: "\n' * 30_000,
+        "a | " * 50_000,
+    )
+    for text in (*lines, "a " * 50_000, " " * 100_000, 'ab: "\\' * 30_000, "[" * 100_000, "Hashes: {" * 20_000):
         infotext.parse(f"x\nSteps: 1, Seed: 2, Size: 3, {text}")
     assert time.monotonic() - started < 5
 
@@ -277,13 +284,73 @@ def test_any_text_is_an_infotext(text: str) -> None:
 @example(f"a\n{SETTINGS}, Hypernet: ink, Hypernet strength: 0.7")
 @example("a, (b: c\n  A1: 1, B1: 2, C1: 3")
 def test_what_was_read_is_written_and_read_again_as_it_was(text: str) -> None:
-    read = infotext.parse(text)
+    read = infotext.parse(text)._replace(warnings=())
     again = infotext.parse(infotext.write(read.prompt, read.negative_prompt, read.parameters))
     assert again == read
     assert infotext.hypernetworks_of(again) == infotext.hypernetworks_of(read)
 
 
-SETTINGS = "Steps: 20, Sampler: Euler a, CFG scale: 7"
+LINES = f"a large star\nNegative prompt: blurry\n{SETTINGS}, Seed: 3"
+
+
+@pytest.mark.parametrize(
+    ("text", "more"),
+    [
+        (LINES, {}),
+        (f"{LINES}\nTemplate: a {{large|small}} star", {"Template": "a {large|small} star"}),
+        (
+            f"{LINES}\nTemplate:a (red:1.2), (blue:1.2), (green:1.2)\nstar\nNegative Template:blurry",
+            {"Template": "a (red:1.2), (blue:1.2), (green:1.2)\nstar", "Negative Template": "blurry"},
+        ),
+        (
+            f'{LINES}, Wildcard prompt: "a, large\nstar", Version: 1',
+            {"Wildcard prompt": "a, large\nstar", "Version": "1"},
+        ),
+        (LINES.replace(", ", ",\n"), {}),
+        (LINES.replace(", ", "\n"), {}),
+        (LINES.replace("\n", "\r\n") + "\r\n", {}),
+        (f"{LINES}\n\nUsed embeddings: soft [abcd]", {"Used embeddings": "soft [abcd]"}),
+        (
+            f"{LINES}\nTime taken: 3.5s, Torch active/reserved: 1/2 MiB",
+            {"Time taken": "3.5s", "Torch active/reserved": "1/2 MiB"},
+        ),
+        (
+            LINES.replace("Steps", "Version: aa62f6d, Pipeline: Original,\nSteps"),
+            {"Version": "aa62f6d", "Pipeline": "Original"},
+        ),
+        (LINES.replace(", ", " | "), {}),
+        (f"a large star\n{SETTINGS}, Seed: 3\nNegative prompt: blurry", {}),
+    ],
+    ids=[
+        *("alone", "a template", "templates with weights and lines", "a value over lines", "a line for each pair"),
+        *("lines without commas", "Windows' lines", "embeddings behind", "the time behind", "SD.Next's lines"),
+        *("SD.Next's separators", "the negative prompt behind"),
+    ],
+)
+def test_settings_are_found_wherever_their_line_is(text: str, more: dict[str, str]) -> None:
+    read = infotext.parse(text)
+    given = {"Steps": "20", "Sampler": "Euler a", "CFG scale": "7", "Seed": "3"}
+    assert read == ("a large star", "blurry", given | more, ())
+
+
+def test_text_behind_the_settings_is_neither_a_setting_nor_a_prompt_and_is_said() -> None:
+    read = infotext.parse(f"{LINES}\nposted by somebody (loudly: 2), with (love:3), and (care:4)\nagain")
+    assert (read.prompt, read.negative_prompt) == ("a large star", "blurry")
+    assert set(read.parameters) == {"Steps", "Sampler", "CFG scale", "Seed"}
+    assert read.warnings == (
+        "text behind the settings is left out: posted by somebody (loudly: 2), with (love:3), and (care:4) again",
+    )
+
+
+def test_of_two_lines_of_settings_the_last_one_counts() -> None:
+    assert infotext.parse(f"{SETTINGS}, Seed: 1\na cat\n{SETTINGS}, Seed: 2").parameters["Seed"] == "2"
+    read = infotext.parse(f"a cat\n{SETTINGS}, Seed: 2\nSteps: many")
+    assert (read.prompt, read.parameters["Seed"]) == ("a cat", "2")
+
+
+def test_the_steps_of_a_story_are_a_prompt() -> None:
+    text = "a staircase\nSteps: 20 of them, (wooden:1.2)\nand a cat"
+    assert infotext.parse(text) == (text, "", {}, ())
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from hnetkit.generate.grids.cells import Cell
 from hnetkit.generate.grids.files import FAILURE, GridFiles, Row, row_of
 from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet, font_of, most_side
 from hnetkit.generate.grids.spec import Grid
-from hnetkit.generate.image_settings import infotext_of
+from hnetkit.generate.image_infotext import infotext_of
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.prompt_networks import Note, ResolvedPrompts, StackedPrompt, ignore_note
 from hnetkit.generate.request import Request

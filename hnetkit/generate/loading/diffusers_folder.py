@@ -223,9 +223,9 @@ def vae_configuration(folder: Path) -> dict[str, Any]:
     return part_configuration(folder / "vae" / "config.json", AutoencoderKL)
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """Returns the UNet's weight files, plain names before variants, shards in their order."""
-    found = (folder / "unet").glob("diffusion_pytorch_model*.safetensors")
+def weight_files(folder: Path, part: str = "unet") -> list[Path]:
+    """Returns the weight files of a UNet or autoencoder, plain names before variants, shards in their order."""
+    found = (folder / part).glob("diffusion_pytorch_model*.safetensors")
     return sorted(filter(Path.is_file, found), key=lambda path: (path.name.count("."), path.name))
 
 

@@ -43,6 +43,24 @@ _DIGEST_LENGTH = 32  # hex digits
 
 
 @dataclass(frozen=True)
+class SeparateVae:
+    """An autoencoder that is not the model's own.
+
+    Attributes:
+        name: in an infotext.
+        weights: its file of weights.
+    """
+
+    name: str
+    weights: Path
+
+    @cached_property
+    def hash(self) -> str:
+        """The first 10 hex digits of the sha256 of `weights`: A1111's VAE hash."""
+        return hash_of_file(self.weights)[:10]
+
+
+@dataclass(frozen=True)
 class LoadedPipeline:
     """A pipeline that is ready to draw.
 
@@ -54,6 +72,7 @@ class LoadedPipeline:
         weights: the file that identifies it: the UNet's weights, or the checkpoint.
         scheduler_config: of the scheduler that it came with.
         notes: what was left out of its folder, one line each.
+        vae: the separate autoencoder that it draws with; None for its own.
     """
 
     pipe: Any
@@ -62,6 +81,7 @@ class LoadedPipeline:
     weights: Path
     scheduler_config: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    vae: SeparateVae | None = None
     _encoders: dict[tuple[int, Emphasis], TextEncoder] = field(default_factory=dict, compare=False, repr=False)
 
     def text_encoder(self, clip_skip: int, emphasis: Emphasis) -> TextEncoder:
@@ -117,7 +137,8 @@ def load_pipeline(
     folder = None
     if not os.path.isfile(source):
         folder = Path(source) if os.path.isdir(source) else download_pipeline(source)
-    make_vae = _vae_maker(vae, dtype)
+    vae_path = None if vae is None else find_vae(os.fspath(vae))
+    make_vae = None if vae_path is None else _vae_maker(vae_path, dtype)
     with quiet_libraries(), translating_oom(f"loading {source}"):
         notes: tuple[str, ...] = ()
         if folder is None:
@@ -136,12 +157,18 @@ def load_pipeline(
         _set_up(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
     defaults = Defaults() if folder is None else read_defaults(folder)
     weights = Path(source) if folder is None else weight_files(folder)[0]
-    return LoadedPipeline(pipe, _model_name(source), defaults, weights, pipe.scheduler.config, notes)
+    separate = None
+    if vae is not None and vae_path is not None:
+        separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), _weights_of_vae(vae_path))
+    return LoadedPipeline(pipe, _model_name(source), defaults, weights, pipe.scheduler.config, notes, separate)
 
 
 def _model_name(source: str) -> str:
     path = Path(os.path.abspath(source))
-    name = path.stem if path.is_file() else path.name
+    return _text_of(path.stem if path.is_file() else path.name)
+
+
+def _text_of(name: str) -> str:
     return name.encode("utf-8", "replace").decode()  # the name of a file may have bytes that are not text
 
 
@@ -211,11 +238,12 @@ def refuse_other_latents(vae: Any, pipe: Any, source: str) -> None:
         )
 
 
-def _vae_maker(source: str | os.PathLike[str] | None, dtype: Any) -> MakeVae | None:
-    if source is None:
-        return None
-    path = find_vae(os.fspath(source))
+def _vae_maker(path: Path, dtype: Any) -> MakeVae:
     return lambda config: load_vae(path, dtype, config)
+
+
+def _weights_of_vae(path: Path) -> Path:
+    return path if path.is_file() else weight_files(path, "")[0]
 
 
 def _vae_of_file(path: Path, dtype: Any, config: Mapping[str, Any]) -> Any:

@@ -1,0 +1,107 @@
+"""What an image is drawn again with that its settings do not say, or say otherwise: one line for each difference."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.generate.image_settings import ImageSettings, RecordedFile
+from hnetkit.generate.loading.extra_networks import is_named
+from hnetkit.generate.loading.pipeline import LoadedPipeline, hash_of_file
+from hnetkit.generate.options import SECOND_PASS, DrawOptions
+from hnetkit.hashes import autov1_of
+from hnetkit.prompts.tags import excerpt
+
+_OF_THE_MODEL = {"steps": "steps", "sampler": "sampler", "cfg_scale": "CFG scale", "width": "size"}
+
+
+def unsaid(recorded: ImageSettings, options: DrawOptions, seed: int | None) -> Iterator[str]:
+    """Yields what is drawn with because neither the image's settings nor the options say it.
+
+    Args:
+        options: with those of the image.
+        seed: that was asked for.
+    """
+    missing = [label for name, label in _OF_THE_MODEL.items() if getattr(options, name) is None]
+    if missing:
+        yield f"it does not say: {', '.join(missing)}; the model's own are used"
+    if recorded.seed is None and seed is None:
+        yield "it says no seed; one is drawn"
+
+
+def other_second_pass(recorded: ImageSettings, options: DrawOptions, prompt: str | None) -> Iterator[str]:
+    """Yields what becomes of the image's second pass beside other options.
+
+    Args:
+        options: without those of the image.
+        prompt: that is drawn instead of the image's.
+    """
+    if SECOND_PASS.isdisjoint(recorded.options):
+        return
+    if options.image is not None:
+        yield "its second pass is left out: --image begins with a picture"
+    elif prompt is not None and options.hires_prompt is None and "hires_prompt" in recorded.options:
+        yield "its second pass keeps its own prompt: --hires-prompt TEXT"
+
+
+def other_first_picture(recorded: ImageSettings, options: DrawOptions) -> Iterator[str]:
+    """Yields in what image-to-image begins otherwise."""
+    image, mask = recorded.files.get("image"), recorded.files.get("mask")
+    if image is None:
+        return
+    if options.image is None:
+        masked = " --mask FILE" if mask is not None else ""
+        named = ", ".join(str(file) for file in (image, mask) if file is not None and str(file))
+        yield (
+            f"it was drawn over another picture{f' ({named})' if named else ''}, which is not in it: "
+            f"--image FILE{masked}. Without it, it is drawn from noise alone"
+        )
+        return
+    if _is_another(image, options.image):
+        yield f"made over {image}; {options.image} is another file"
+    if mask is not None and options.mask is None:
+        yield "it was repainted under a mask, which is not in it: --mask FILE"
+    elif mask is not None and options.mask is not None and _is_another(mask, options.mask):
+        yield f"made under the mask {mask}; {options.mask} is another file"
+
+
+def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str]:
+    """Yields with which other model and autoencoder it is drawn."""
+    model, vae = recorded.files.get("model"), recorded.files.get("vae")
+    if model is not None and not _is_same_model(model, loaded):
+        yield f"made with {model}, drawn with {loaded.name} [{loaded.hash}]"
+    if vae is None:
+        return
+    if loaded.vae is None:
+        yield f"made with the VAE {vae}, drawn with the model's own: --vae FILE"
+    elif vae.hash and not _agree(vae.hash, loaded.vae.hash):
+        yield f"made with the VAE {vae}, drawn with {loaded.vae.name} [{loaded.vae.hash}]"
+
+
+def absent_embeddings(recorded: ImageSettings, found: Collection[Path], prompts: Collection[str]) -> Iterator[str]:
+    """Yields which textual inversions of the image are named in the prompts that are drawn, and are not there."""
+    here = {path.stem.casefold() for path in found}
+    missing = (name for name in recorded.embeddings if name.casefold() not in here)
+    absent = [name for name in missing if any(is_named(Path(f"{name}.pt"), prompt) for prompt in prompts)]
+    if absent:
+        names = ", ".join(map(excerpt, absent))
+        yield f"made with the textual inversions {names}, drawn as plain words: hnetkit config embeddings FOLDER"
+
+
+def _is_same_model(model: RecordedFile, loaded: LoadedPipeline) -> bool:
+    if not model.hash:
+        return model.name.casefold() in (loaded.name.casefold(), loaded.weights.name.casefold())
+    if len(model.hash) > 8:
+        return _agree(model.hash, loaded.hash)
+    with OpenFile(loaded.weights) as file:
+        return model.hash == autov1_of(file)
+
+
+def _is_another(recorded: RecordedFile, path: str | os.PathLike[str]) -> bool:
+    return bool(recorded.hash) and not _agree(recorded.hash, hash_of_file(path))
+
+
+def _agree(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)

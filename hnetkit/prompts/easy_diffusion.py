@@ -1,0 +1,119 @@
+"""Easy Diffusion's metadata, converted to the equivalent infotext.
+
+Each setting is a text of its own in a PNG, a member of a JSON object in a JPEG or WebP, and a line of the text file
+beside a picture. Its name is that of the program's interface (``num_inference_steps``) or that on the screen
+(``Steps``).
+
+Source: easydiffusion/easydiffusion ui/easydiffusion/utils/save_utils.py, easydiffusion/sdkit (behavior only).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from hnetkit.prompts.infotext import Infotext, with_selected_networks
+from hnetkit.prompts.tags import finite_number, fits_in_tag
+
+# name on the screen -> name of the interface
+_SCREEN = {
+    "Prompt": "prompt",
+    "Negative Prompt": "negative_prompt",
+    "Seed": "seed",
+    "Stable Diffusion model": "use_stable_diffusion_model",
+    "Clip Skip": "clip_skip",
+    "ControlNet model": "use_controlnet_model",
+    "ControlNet Filter": "control_filter_to_apply",
+    "VAE model": "use_vae_model",
+    "Sampler": "sampler_name",
+    "Width": "width",
+    "Height": "height",
+    "Steps": "num_inference_steps",
+    "Guidance Scale": "guidance_scale",
+    "Prompt Strength": "prompt_strength",
+    "LoRA model": "use_lora_model",
+    "LoRA Strength": "lora_alpha",
+    "Hypernetwork model": "use_hypernetwork_model",
+    "Hypernetwork Strength": "hypernetwork_strength",
+    "Embedding models": "use_embeddings_model",
+    "Seamless Tiling": "tiling",
+    "Use Face Correction": "use_face_correction",
+    "Use Upscaling": "use_upscale",
+    "Upscale By": "upscale_amount",
+    "Latent Upscaler Steps": "latent_upscaler_steps",
+}
+_LABELS = {name: label for label, name in _SCREEN.items()}
+# name of the interface -> A1111's key
+_KEYS = {
+    "num_inference_steps": "Steps",
+    "guidance_scale": "CFG scale",
+    "seed": "Seed",
+    "use_stable_diffusion_model": "Model",
+    "use_vae_model": "VAE",
+    "prompt_strength": "Denoising strength",
+    "use_hypernetwork_model": "Hypernet",
+    "hypernetwork_strength": "Hypernet strength",
+}
+_SAMPLERS = {
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "lms": "LMS",
+    "dpm2": "DPM2",
+    "dpm2_a": "DPM2 a",
+    "dpmpp_2s_a": "DPM++ 2S a",
+    "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_sde": "DPM++ SDE",
+    "dpm_fast": "DPM fast",
+    "dpm_adaptive": "DPM adaptive",
+    "ddim": "DDIM",
+    "plms": "PLMS",
+}
+_NOTHING = ("", "None", "none", "null", "[]", "False", "false")
+_LINE = re.compile(rf"^({'|'.join(map(re.escape, _SCREEN))}): ?", re.MULTILINE)
+_SUFFIX = re.compile(r"\.(?:pt|ckpt|safetensors|sft|bin)$", re.IGNORECASE)
+_ITEM = re.compile(r"[^,\[\]'\"\s](?:[^,\[\]'\"]*[^,\[\]'\"\s])?")  # of a list, without quotes and brackets
+_MOST_LORAS = 100
+
+
+def parse(texts: Mapping[str, str]) -> Infotext | None:
+    """Converts the texts of an image; None if they are not Easy Diffusion's."""
+    given = {name: texts[key] for name, label in _LABELS.items() for key in (label, name) if key in texts}
+    if not {"prompt", "num_inference_steps", "guidance_scale"} <= given.keys():
+        return None
+    found = {name: value.strip() for name, value in given.items() if value.strip() not in _NOTHING}
+    sampler = found.pop("sampler_name", "")
+    width, height = found.pop("width", ""), found.pop("height", "")
+    prompt, negative = found.pop("prompt", ""), found.pop("negative_prompt", "")
+    loras = "".join(_lora_tags(found.pop("use_lora_model", ""), found.pop("lora_alpha", "")))
+    parameters = {key: found.pop(name) for name, key in _KEYS.items() if name in found}
+    for key in ("Model", "Hypernet"):
+        if key in parameters:
+            parameters[key] = _stem(parameters[key])
+    if "clip_skip" in found:  # a switch: the last layer is left out
+        del found["clip_skip"]
+        parameters["Clip skip"] = "2"
+    parameters |= {"Sampler": _SAMPLERS.get(sampler, sampler)} if sampler else {}
+    parameters |= {"Size": f"{width}x{height}"} if width and height else {}
+    parameters |= {_LABELS[name]: value for name, value in found.items()}
+    return with_selected_networks(Infotext(prompt + loras, negative, {**parameters, "Version": "Easy Diffusion"}))
+
+
+def parse_lines(text: str) -> Infotext | None:
+    """Converts the text file that is written beside an image; None if it is not Easy Diffusion's."""
+    _, *parts = _LINE.split(text)
+    return parse(dict(zip(parts[::2], parts[1::2], strict=True)))
+
+
+def _lora_tags(models: str, strengths: str) -> Iterator[str]:
+    """Yields the tags of one LoRA, or of a list of them, which a PNG has as Python writes it."""
+    numbers = _ITEM.findall(strengths)
+    for number, model in enumerate(_ITEM.findall(models)[:_MOST_LORAS]):
+        strength = numbers[number] if number < len(numbers) else "1"
+        if fits_in_tag(name := _stem(model)) and finite_number(strength) is not None:
+            yield f"<lora:{name}:{strength}>"
+
+
+def _stem(model: str) -> str:
+    return _SUFFIX.sub("", model.replace("\\", "/").rpartition("/")[2])

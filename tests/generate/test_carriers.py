@@ -1,0 +1,148 @@
+"""Settings are found wherever a program leaves them: in a picture, in a text file beside it, in a given text."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from hnetkit.errors import FileRefused, NoSettings, UsageError
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.generate.image_settings import image_facts, read_image_settings
+
+INFOTEXT = "a star <hypernet:ink:0.5>\nNegative prompt: blurry\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 3"
+EASY = {
+    **{"prompt": "a star", "negative_prompt": "blurry", "seed": 3, "num_inference_steps": 20, "guidance_scale": 7},
+    **{"sampler_name": "euler_a", "use_hypernetwork_model": "ink", "hypernetwork_strength": 0.5, "use_upscale": None},
+}
+LINES = "Prompt: a star\nNegative Prompt: blurry\nSeed: 3\nSampler: euler_a\nSteps: 20\nGuidance Scale: 7\n"
+LINES += "Hypernetwork model: ink\nHypernetwork Strength: 0.5\n"
+NOVELAI = {"steps": 20, "sampler": "k_euler_ancestral", "scale": 7, "seed": 3, "uc": "blurry"}
+
+
+def png(path: Path, texts: dict[str, str]) -> Path:
+    about = PngInfo()
+    for name, text in texts.items():
+        about.add_text(name, text)
+    Image.new("RGB", (64, 96)).save(path, pnginfo=about)
+    return path
+
+
+def jpeg(path: Path, comment: str) -> Path:
+    block = Image.Exif()
+    block[0x8769] = {0x9286: b"UNICODE\0" + comment.encode("utf-16-be")}
+    Image.new("RGB", (64, 96)).save(path, exif=block.tobytes())
+    return path
+
+
+def beside(path: Path, text: str) -> Path:
+    Image.new("RGB", (64, 96)).save(path)
+    path.with_suffix(".txt").write_text(text, encoding="utf-8")
+    return path
+
+
+def text_file(path: Path, text: str, encoding: str = "utf-8") -> Path:
+    path.write_text(text, encoding=encoding)
+    return path
+
+
+CARRIERS = {
+    "A1111 in a PNG": lambda folder: png(folder / "a.png", {"parameters": INFOTEXT}),
+    "A1111 in a PNG's other text": lambda folder: png(folder / "a.png", {"Comment": INFOTEXT}),
+    "A1111 in a JPEG": lambda folder: jpeg(folder / "a.jpg", INFOTEXT),
+    "A1111 beside a picture": lambda folder: beside(folder / "a.png", INFOTEXT),
+    "a text file": lambda folder: text_file(folder / "a.txt", INFOTEXT),
+    "a text file of Windows": lambda folder: text_file(folder / "a.txt", INFOTEXT.replace("\n", "\r\n"), "utf-8-sig"),
+    "a text file of Windows' shell": lambda folder: text_file(folder / "a.txt", INFOTEXT, "utf-16"),
+    "Easy Diffusion in a PNG": lambda folder: png(folder / "a.png", {key: str(value) for key, value in EASY.items()}),
+    "Easy Diffusion in a JPEG": lambda folder: jpeg(folder / "a.jpg", json.dumps(EASY)),
+    "Easy Diffusion beside a picture": lambda folder: beside(folder / "a.jpeg", LINES),
+    "Easy Diffusion's text file": lambda folder: text_file(folder / "a.txt", LINES),
+}
+
+
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_the_same_settings_come_from_every_carrier(tmp_path: Path, home: Path, carrier: str) -> None:
+    path = CARRIERS[carrier](tmp_path)
+    read = read_image_settings(path)
+    assert read.prompt in ("a star <hypernet:ink:0.5>", "a star<hypernet:ink:0.5>")
+    assert read.seed == 3
+    wanted = {"steps": 20, "sampler": "Euler a", "cfg_scale": 7.0, "negative_prompt": "blurry", "rng": "nv"}
+    assert read.options == wanted
+    said = (f"its settings are those in {path.stem}.txt beside it",) if "beside" in carrier else ()
+    assert read.warnings == said
+    with OpenFile(path) as file:
+        row, failure = image_facts(file) or ({}, None)
+    assert failure is None
+    assert [(network["name"], network["strength"]) for network in row["hypernetworks"]] == [("ink", 0.5)]
+    assert row["settings"]["Seed"] == "3"
+
+
+def test_novelais_picture_is_read(tmp_path: Path) -> None:
+    texts = {
+        "Software": "NovelAI",
+        "Description": "a {star}",
+        "Comment": json.dumps(NOVELAI),
+        "Source": "Stable Diffusion",
+    }
+    read = read_image_settings(png(tmp_path / "a.png", texts))
+    assert (read.prompt, read.seed) == ("a (star:1.05)", 3)
+    assert (read.options["width"], read.options["height"]) == (64, 96)
+    assert read.options["eta_seed_delta"] == 31_337
+    assert str(read.files["model"]) == "Stable Diffusion"
+    assert read.warnings == ()
+
+
+def test_a_caption_beside_a_picture_is_no_settings(tmp_path: Path) -> None:
+    with pytest.raises(NoSettings, match="the picture carries no settings"):
+        read_image_settings(beside(tmp_path / "a.png", "a large star, red: very, (soft:1.2)"))
+
+
+def test_a_pictures_own_settings_go_before_a_text_beside_it(tmp_path: Path) -> None:
+    path = png(tmp_path / "a.png", {"parameters": INFOTEXT})
+    path.with_suffix(".txt").write_text(INFOTEXT.replace("Seed: 3", "Seed: 4"))
+    assert read_image_settings(path).seed == 3
+
+
+def test_the_texts_of_an_unknown_program_are_named(tmp_path: Path) -> None:
+    path = png(tmp_path / "a.png", {"invokeai_metadata": '{"seed": 1}', "Software": "Invoke", "empty": ""})
+    with pytest.raises(NoSettings, match=r"its texts are: invokeai_metadata, Software$") as error:
+        read_image_settings(path)
+    assert error.value.hint
+    with pytest.raises(NoSettings, match=r"Key 19 and 30 more$"):
+        read_image_settings(png(tmp_path / "b.png", {f"Key {number}": "1" for number in range(50)}))
+
+
+class _Input(io.TextIOWrapper):
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+
+
+def test_standard_input_may_hold_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", _Input(INFOTEXT.encode()))
+    assert read_image_settings(Path("-")).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "said"),
+    [
+        (b"a cat", NoSettings, "standard input: the text has no settings"),
+        (b"", NoSettings, "no settings"),
+        (b"\0\1\2", NoSettings, "neither a picture nor a text"),
+        (b"\x89PNG\r\n\x1a\n", UsageError, "holds a picture"),
+        (b"a" * (1 << 21), NoSettings, "too long"),
+        (b"a" * (1 << 19), FileRefused, "letters of parameters"),
+    ],
+)
+def test_other_input_is_refused_for_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, data: bytes, error: type[Exception], said: str
+) -> None:
+    monkeypatch.setattr(sys, "stdin", _Input(data))
+    with pytest.raises(error, match=said) as raised:
+        read_image_settings(Path("-"))
+    assert "standard input" in str(raised.value)

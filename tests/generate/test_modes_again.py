@@ -1,0 +1,161 @@
+"""A picture of every mode, and of every two modes together, comes back bit for bit, or it is said what is missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from support.pipelines import SD_CROSS_WIDTH, tiny_sd
+from support.unet_truth import lora
+
+from hnetkit import settings
+from hnetkit.generate.image_files import Picture, write_image
+from hnetkit.generate.model import Model, load_model
+
+MODES: dict[str, dict[str, Any]] = {
+    "size": {"width": 24, "height": 16},
+    "sampler": {"sampler": "DPM++ 2M Karras", "steps": 3},
+    "guidance": {"cfg_scale": 3.5, "negative_prompt": "blurry, (red:1.2)"},
+    "noise": {"rng": "nv", "eta_seed_delta": 31_337},
+    "variation": {"variation_seed": 5, "variation_strength": 0.3},
+    "clip skip": {"clip_skip": 2},
+    "emphasis": {"emphasis": "no-norm"},
+    "networks": {"networks": ["ink:0.7", "wash"]},
+    "words": {"prompt": "a (red:1.3) [star:circle:0.5]"},
+    "lora": {"prompt": "a star <lora:glow:0.3>"},
+    "textual inversion": {"prompt": "a mine"},
+    "hires": {"hires_scale": 2.0, "denoising": 0.6},
+    "own hires": {
+        **{"hires_size": (32, 24), "hires_steps": 3, "hires_upscaler": "Lanczos"},
+        **{"hires_prompt": "a mine <hypernet:mist:1>", "hires_negative_prompt": "dark"},
+    },
+    "start": {"image": "start.png", "denoising": 0.5},
+    "mask": {
+        "image": "start.png",
+        "mask": "mask.png",
+        "mask_blur": 1.5,
+        "masked_content": "noise",
+        "invert_mask": True,
+    },
+    "vae": {"vae": True},
+}
+PROMPTS = {"words", "lora", "textual inversion"}
+SECOND, OVER = {"hires", "own hires"}, {"start", "mask"}
+TOGETHER = [
+    (one, other)
+    for one, other in combinations(MODES, 2)
+    if not any({one, other} <= exclusive for exclusive in (PROMPTS, SECOND | OVER))
+]
+FILES = ("image", "mask")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, sd_folder: Path) -> dict[bool, Model]:
+    """The model with its own autoencoder, and with another one."""
+    other = tmp_path_factory.mktemp("vae") / "other"
+    tiny_sd(5).vae.save_pretrained(other)
+    return {
+        is_other: load_model(sd_folder, device="cpu", vae=other if is_other else None) for is_other in (False, True)
+    }
+
+
+@pytest.fixture
+def files(here: Path) -> Path:
+    """The folder to be in, with all files that the modes name."""
+    Image.effect_mandelbrot((16, 16), (-2, -1, 1, 1), 50).convert("RGB").save("start.png")
+    Image.linear_gradient("L").resize((16, 16)).save("mask.png")
+    for name, tensors in {
+        "loras/glow": lora(tiny_sd()),
+        "embeddings/mine": {"emb_params": torch.full((2, SD_CROSS_WIDTH), 0.05)},
+    }.items():
+        Path(name).parent.mkdir()
+        save_file(tensors, f"{name}.safetensors")
+        settings.put(name.partition("/")[0], name.partition("/")[0])
+    return here
+
+
+Draw = Callable[..., tuple[Picture, list[str]]]
+
+
+@pytest.fixture
+def draw(models: dict[bool, Model], files: Path) -> Draw:
+    def draw_one(vae: bool = False, **options: Any) -> tuple[Picture, list[str]]:
+        notes: list[str] = []
+        (picture,) = models[vae].draw(**options, note=notes.append)
+        return picture, notes
+
+    return draw_one
+
+
+def options_of(*modes: str) -> dict[str, Any]:
+    merged: dict[str, Any] = {"prompt": "a star", "seed": 3, "steps": 2}
+    for mode in modes:
+        merged |= MODES[mode]
+    return merged
+
+
+@pytest.mark.parametrize("modes", [*((mode,) for mode in MODES), *TOGETHER], ids=" and ".join)
+def test_it_comes_back_bit_for_bit(draw: Draw, modes: tuple[str, ...]) -> None:
+    options = options_of(*modes)
+    picture, said = draw(**options)
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    given = {name: options[name] for name in (*FILES, "vae") if name in options}
+    again, notes = draw(again="own.png", **given)
+    assert again.image.tobytes() == picture.image.tobytes()
+    assert (again.infotext, notes) == (picture.infotext, said)
+
+
+@pytest.mark.parametrize(
+    ("mode", "given", "said"),
+    [
+        ("start", {}, r"over another picture \(start\.png \[\w{10}\]\), which is not in it: --image FILE\. "),
+        ("mask", {}, r"\(start\.png \[\w{10}\], mask\.png \[\w{10}\]\), .* --image FILE --mask FILE\. "),
+        ("mask", {"image": "start.png"}, r"repainted under a mask, which is not in it: --mask FILE"),
+        ("start", {"image": "mask.png"}, r"made over start\.png \[\w{10}\]; mask\.png is another file"),
+        (
+            "mask",
+            {"image": "start.png", "mask": "start.png"},
+            r"under the mask mask\.png \[\w{10}\]; start\.png is another",
+        ),
+        ("vae", {}, r"made with the VAE other \[\w{10}\], drawn with the model's own: --vae FILE"),
+    ],
+)
+def test_a_file_that_is_missing_or_another_is_named(draw: Draw, mode: str, given: dict[str, Any], said: str) -> None:
+    picture, _ = draw(**options_of(mode))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    again, (note,) = draw(again="own.png", **given)
+    assert again.image.tobytes() != picture.image.tobytes()
+    assert re.search(said, note), note
+
+
+def test_words_of_a_textual_inversion_that_is_not_there_are_said(draw: Draw) -> None:
+    picture, _ = draw(**options_of("textual inversion"))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    Path("embeddings/mine.safetensors").unlink()
+    _, (note,) = draw(again="own.png")
+    assert "textual inversions mine, drawn as plain words: hnetkit config embeddings FOLDER" in note
+
+
+def test_options_beside_a_picture_go_before_its_own_second_pass(draw: Draw) -> None:
+    picture, _ = draw(**options_of("own hires"))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    larger, _ = draw(again="own.png", hires_scale=3.0)
+    assert larger.image.size == (48, 48)
+    over, (note,) = draw(again="own.png", image="start.png")
+    assert over.image.size == (16, 16)
+    assert note == "own.png: its second pass is left out: --image begins with a picture"
+
+
+def test_a_second_pass_that_keeps_its_own_prompt_beside_another_one_is_said(draw: Draw) -> None:
+    picture, _ = draw(**options_of("own hires"))
+    write_image(Path("own.png"), picture.image, picture.infotext)
+    _, (note,) = draw(again="own.png", prompt="a circle")
+    assert note == "own.png: its second pass keeps its own prompt: --hires-prompt TEXT"
+    assert draw(again="own.png", prompt="a circle", hires_prompt="a circle")[1] == []
