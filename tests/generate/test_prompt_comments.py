@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import fields
 from pathlib import Path
 
@@ -55,6 +56,25 @@ def test_cells_of_a_grid_have_comments_wherever_a_prompt_comes_from(sd: Model, h
     )
     rows = drawn(sd, names=["ink"], strengths=[1], prompt=["a star # x", "# y\na circle"], out="b.png")
     assert [cell["prompt"] for cell in rows.cells] == ["a star  <hypernet:ink:1>", "a circle <hypernet:ink:1>"]
+
+
+def test_every_module_that_is_given_a_prompt_takes_its_comments_out() -> None:
+    """A module that reads the tags of what a person typed also knows comments."""
+    package = Path(hnetkit.__file__).parent
+    calls = {
+        path.relative_to(package).as_posix(): {
+            ast.unparse(node.func).rpartition(".")[2]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        for path in package.rglob("*.py")
+    }
+    reading = {name for name, called in calls.items() if "read_prompt" in called}
+    assert reading == {
+        *("generate/model.py", "generate/grids/run.py", "train/previews.py"),
+        "generate/prompt_networks.py",  # prompts of a second pass, from options without comments
+    }
+    assert all("without_comments" in calls[name] for name in reading - {"generate/prompt_networks.py"})
 
 
 def test_a_picture_that_is_drawn_again_has_no_comments(sd: Model, here: Path) -> None:
