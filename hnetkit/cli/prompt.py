@@ -46,13 +46,12 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
 
 def _tokenizer() -> tuple[ClipTokenizer | None, str]:
     """Returns the tokenizer of the model that is set, or else the reason why there is none."""
-    from hnetkit import demo
-    from hnetkit.generate.loading.model_source import is_bundled, location_of
+    from hnetkit import demo, settings
     from hnetkit.generate.loading.tokenizer import read_counting_tokenizer
 
-    location = location_of(None)
+    location = demo.location_of(settings.get("model"))
     try:
-        return read_counting_tokenizer(location, demo.MODEL_NAME if is_bundled(location) else None), ""
+        return read_counting_tokenizer(location, demo.MODEL_NAME if demo.is_bundled(location) else None), ""
     except HnetkitError as error:
         return None, str(error)
     except ImportError:

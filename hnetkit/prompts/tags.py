@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -149,6 +149,20 @@ class TaggedPrompt:
                 )
         written = " ".join([self.written, *map(str, more)]).lstrip() if more else self.written
         return replace(self, tags=(*self.tags, *more), written=written)
+
+    def replacing(self, tags: Sequence[Tag | None]) -> TaggedPrompt:
+        """Returns the prompt with another tag in the place of each of its own; None removes one."""
+        pieces, position = [], 0
+        for old, new in zip(self.tags, tags, strict=True):
+            begin = self.written.index(str(old), position)
+            pieces += [self.written[position:begin], "" if new is None else str(new)]
+            position = begin + len(str(old))
+        written = "".join([*pieces, self.written[position:]])
+        return replace(self, written=written, tags=tuple(tag for tag in tags if tag is not None))
+
+    def renaming(self, names: Iterable[str]) -> TaggedPrompt:
+        """Returns the prompt with these names in its tags."""
+        return self.replacing([replace(tag, name=name) for tag, name in zip(self.tags, names, strict=True)])
 
 
 def split_comments(prompt: str) -> tuple[str, tuple[str, ...]]:

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
-from hnetkit.images import read_image
+from hnetkit.images import open_with_opacity, read_image
 from hnetkit.prompts.tags import Tag, TaggedPrompt, plain_number, split_tags
 from hnetkit.text import argument
 from hnetkit.train.batching import BatchOrder, random_for
 from hnetkit.train.captions import caption_of, read_text
-from hnetkit.train.preparing.images import image_files, name_some, open_rgb
+from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings, name_some
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class TrainingImage:
         data = read_image(self.path)
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise FileChanged(f"{self.path}: replaced since it was read first", hint="give the same command again")
-        image = open_rgb(self.path, data)
+        image = open_with_opacity(self.path, data)
         return ImageOps.fit(image, self.size, Image.Resampling.LANCZOS) if self.resized else image
 
 
@@ -163,7 +163,8 @@ class TrainingData:
         }
 
     def warnings(self) -> Iterator[str]:
-        """Yields what is odd about captions and template, one line each."""
+        """Yields what is odd about the folder, captions and template, one line each."""
+        yield from left_out_warnings(left_out(Path(self.recipe.pictures)))
         captions = {image.path.name: image.caption for image in self.images}
         yield from caption_warnings(captions, self.template)
         if tagged := [f"{image.path.name} ({', '.join(image.left_out)})" for image in self.images if image.left_out]:
@@ -232,7 +233,7 @@ def fingerprint_changes(before: Mapping[str, Sequence[str]], now: Mapping[str, S
 
 def _read_image(path: Path, recipe: Recipe) -> TrainingImage:
     data = read_image(path)
-    own, size = open_rgb(path, data).size, recipe.size
+    own, size = open_with_opacity(path, data).size, recipe.size
     tagged = split_tags(caption_of(path))
     stack = _stack_of(tagged, path, recipe)
     return TrainingImage(

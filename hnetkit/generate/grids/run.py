@@ -26,6 +26,7 @@ from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, finger
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
+    NetworkFinder,
     NetworkRequest,
     Note,
     StackedPrompt,
@@ -40,7 +41,7 @@ from hnetkit.generate.prompt_networks import (
     without_comments_in_options,
 )
 from hnetkit.generate.request import Request, random_seed
-from hnetkit.images import open_image
+from hnetkit.images import open_rgb
 from hnetkit.prompts.tags import TaggedPrompt, plain_number
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class DrawnGrid:
     @property
     def image(self) -> Image.Image:
         """The sheet."""
-        return open_image(self.path)
+        return open_rgb(self.path)
 
     @property
     def failed(self) -> list[Row]:
@@ -98,7 +99,7 @@ class DrawnGrid:
         """
         if FAILURE in cell:
             raise BadPicture(f"this cell could not be drawn: {cell[FAILURE]}", hint=cell.get("hint"))
-        return open_image(GridFiles(self.path).image_path(cell))
+        return open_rgb(GridFiles(self.path).image_path(cell))
 
 
 def draw_grid(
@@ -246,12 +247,13 @@ class GridRun:
         )
         negatives = (spec.negative_prompt for spec in cell_specs)
         warn_about_negative_tags((*negatives, self.options.hires_negative_prompt), self.note)
-        self._builder = CellBuilder(cell_specs, self._bundled(cell_specs), read, settings.get("loras"), self.registry)
+        finder = NetworkFinder(self._bundled(cell_specs), self.registry, self.note)
+        self._builder = CellBuilder(cell_specs, finder, read, settings.get("loras"))
         if self.spec.has_every_order:
             self.spec = self.spec.in_orders_of(self._builder.stack_of(self.spec.base))
             self._require_room()
         cell_specs = self.spec.cell_specs
-        self._hires = resolve_hires_prompt(self.options, self.source.bundled, self.registry, self.note)
+        self._hires = resolve_hires_prompt(self.options, finder, self.note)
         texts = [self._builder.cell(spec).prompt.text for spec in cell_specs]
         self._embeddings = find_embeddings_in(texts, self._hires, self.options)
         checkpoints = dict.fromkeys(spec.checkpoint for spec in cell_specs)

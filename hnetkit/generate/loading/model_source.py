@@ -9,30 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hnetkit import demo, settings
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 from hnetkit.files import MODEL_SUFFIXES, is_model_name
 from hnetkit.hub import may_receive_token
 from hnetkit.text import argument
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-DEMO = "demo"
-"""Stands for the bundled model, where no file or folder has this name."""
-
-
-def location_of(model: str | os.PathLike[str] | None) -> str:
-    """Returns the file, folder or hub id of a model; None is the one of the settings, else the bundled one."""
-    chosen = model or settings.get("model")
-    if chosen is None or (chosen == DEMO and not os.path.exists(chosen)):
-        return str(demo.model_folder())
-    return os.fspath(chosen)
-
-
-def is_bundled(location: str) -> bool:
-    """Whether a model's location is the folder of the bundled one."""
-    return os.path.realpath(location) == str(demo.model_folder())
 
 
 def require_hub_id(source: str) -> None:
@@ -109,6 +91,14 @@ def _models_beside(path: Path) -> dict[str, str]:
     around = [path.parent / name for name in _names_in(path.parent)]
     models = [item for item in around if is_model_name(item.name) or os.path.isfile(item / "model_index.json")]
     return {_folded_stem(item.name): str(item) for item in models}
+
+
+def cached_file(hub_id: str, name: str) -> Path | None:
+    """Returns a file of a hub model in the local cache; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, name)
+    return Path(found) if isinstance(found, str) else None
 
 
 def _cached_ids() -> list[str]:
