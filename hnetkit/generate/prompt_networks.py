@@ -318,6 +318,7 @@ def resolve_prompts(
     """
     first = finder.stack(prompt, networks, stated.prompt)
     hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt)
+    warn_about_hires_loras([prompt], hires, note)
     loras = tuple(find_loras(prompt.loras, settings.get("loras")))
     return ResolvedPrompts(first, hires, loras, find_embeddings_in([first.prompt.text], hires, options))
 
@@ -370,6 +371,12 @@ def with_default_stack(prompt: TaggedPrompt) -> TaggedPrompt:
     named = {tag.name for tag in prompt.tags}
     default = split_tags(settings.get("hypernetworks") or "")
     return prompt.adding(tuple(tag for tag in default.tags if tag.name not in named))
+
+
+def warn_about_hires_loras(prompts: Iterable[TaggedPrompt], hires: StackedPrompt | None, note: Note) -> None:
+    """Warns if the prompt of the second pass names other LoRAs than those of first passes, which stay on the model."""
+    if hires is not None and any(prompt.loras != hires.prompt.loras for prompt in prompts):
+        note("Warning: LoRAs are the same in both passes: those of PROMPT; tags in --hires-prompt do not change them.")
 
 
 def warn_about_negative_tags(negative_prompts: Iterable[str | None], note: Note) -> None:

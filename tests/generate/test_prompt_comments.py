@@ -7,9 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from support.drawing import SMALL, drawn
+from support.pipelines import tiny_sd
+from support.unet_truth import lora
 
 import hnetkit
+from hnetkit import settings
 from hnetkit.generate.image_files import write_image
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
@@ -98,3 +102,18 @@ def test_a_tag_in_any_negative_prompt_is_said_to_be_words(option: str, tag: str,
     sd.draw("a star", seed=7, **{option: f"red {tag}"}, note=said.append, **SMALL)
     drawn(sd, {"seed": [1]}, **{option: f"red {tag}"}, note=said.append)
     assert said == ["Tags in a negative prompt are plain text, as in A1111."] * 2
+
+
+def test_a_second_pass_that_names_other_loras_is_told_that_they_stay(sd: Model, here: Path) -> None:
+    Path("loras").mkdir()
+    save_file(lora(tiny_sd()), "loras/style.safetensors")
+    settings.put("loras", "loras")
+    warning = "Warning: LoRAs are the same in both passes: those of PROMPT; tags in --hires-prompt do not change them."
+    cases = {("a star", "a star <lora:style:1>"): 1, ("a <lora:style:1>", "a"): 1, ("a <lora:style:1>", None): 0}
+    for (prompt, hires), count in cases.items():
+        said: list[str] = []
+        options = {"hires_scale": 2, "hires_prompt": hires, "note": said.append}
+        sd.draw(prompt, seed=7, **options, **SMALL)
+        assert said.count(warning) == count
+        drawn(sd, {"seed": [1]}, prompt=prompt, overwrite=True, **options)
+        assert said.count(warning) == 2 * count
