@@ -28,7 +28,7 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
     """Show what a prompt means, step by step.
 
     Reads comments, tags, weights, schedules and AND as A1111 does, and counts tokens with the tokenizer of the model
-    that is set. No network is looked up and no model is loaded.
+    that is set; a textual inversion counts as the words of its name. No network is looked up and no model is loaded.
 
     \b
     Examples:

@@ -22,7 +22,7 @@ from hnetkit.generate.loading.pipeline import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, load_found, opened_when_needed
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
-from hnetkit.prompts.tags import LoraTag, Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
+from hnetkit.prompts.tags import Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
 from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import Strength
 from hnetkit.text import argument
@@ -308,29 +308,19 @@ def resolve_prompts(
         As `NetworkFinder.stack`, `find_loras`, `find_embeddings` and `hnetkit.prompts.tags.split_tags`.
     """
     first = finder.stack(prompt, networks, stated.prompt)
-    hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt, prompt.loras)
+    hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt)
+    warn_about_hires_loras([prompt], hires, note)
     loras = tuple(find_loras(prompt.loras, settings.get("loras")))
     return ResolvedPrompts(first, hires, loras, find_embeddings_in([first.prompt.text], hires, options))
 
 
 def resolve_hires_prompt(
-    options: DrawOptions,
-    finder: NetworkFinder,
-    note: Note,
-    stated: Iterable[str | None] = (),
-    loras: tuple[LoraTag, ...] = (),
+    options: DrawOptions, finder: NetworkFinder, note: Note, stated: Iterable[str | None] = ()
 ) -> StackedPrompt | None:
-    """Returns the prompt of the second pass; None if it has none of its own.
-
-    Args:
-        loras: of the prompt; they stay in the second pass, in the place of its own.
-    """
+    """Returns the prompt of the second pass; None if it has none of its own."""
     if not options.has_second_pass or options.hires_prompt is None:
         return None
-    prompt = read_prompt(options.hires_prompt, note)
-    if prompt.loras != loras:
-        note("Warning: both passes draw with the LoRAs of the prompt; those of the second pass's prompt are left out.")
-    return finder.stack(prompt, (), stated)
+    return finder.stack(read_prompt(options.hires_prompt, note), (), stated)
 
 
 def find_embeddings_in(texts: Iterable[str], hires: StackedPrompt | None, options: DrawOptions) -> tuple[Path, ...]:
@@ -373,6 +363,12 @@ def with_default_stack(prompt: TaggedPrompt, finder: NetworkFinder) -> TaggedPro
     return prompt.adding(
         tuple(tag for tag in default.tags if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags))
     )
+
+
+def warn_about_hires_loras(prompts: Iterable[TaggedPrompt], hires: StackedPrompt | None, note: Note) -> None:
+    """Warns if the prompt of the second pass names other LoRAs than those of first passes, which stay on the model."""
+    if hires is not None and any(prompt.loras != hires.prompt.loras for prompt in prompts):
+        note("Warning: LoRAs are the same in both passes: those of PROMPT; tags in --hires-prompt do not change them.")
 
 
 def warn_about_negative_tags(negative_prompts: Iterable[str | None], note: Note) -> None:

@@ -25,9 +25,13 @@ from hnetkit.text import is_text, shorten
 
 PARTS = ("k", "v", "self", "cross")
 _TAG = re.compile(r"<(\w+):([^>]+)>")
-# '<' as it is, and as web pages, addresses and other keyboards write it
-_OPENING = r"(?:[<\uff1c\u2039\u3008\u27e8]|&(?:amp;){0,3}(?:lt|#0{0,4}60|#[xX]0{0,4}3[cC]);|%(?:25){0,3}3[cC])"
-_HALF_A_TAG = re.compile(_OPENING + r"\s*(?:hypernet|lora|lyco)\b[^<>\n]{0,60}>?")
+# '<' and '>' as they are, and as web pages, addresses and other keyboards write them
+_ESCAPED = r"[%s]|&(?:amp;){0,3}(?:%s|#0{0,4}%d|#[xX]0{0,4}3[%s]);|%%(?:25){0,3}3[%s]"
+_OPENING = _ESCAPED % ("<\uff1c\u2039\u3008\u27e8", "lt", 60, "cC", "cC")
+_CLOSING = _ESCAPED % (">\uff1e\u203a\u3009\u27e9", "gt", 62, "eE", "eE")
+_HALF_A_TAG = re.compile(
+    rf"(?:{_OPENING})\s*(?:hypernet|lora|lyco)\b(?:(?!{_OPENING}|{_CLOSING})[^\n]){{0,60}}(?:{_CLOSING})?"
+)
 _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
 _BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
 _LORA_KINDS = frozenset({"lora", "lyco"})

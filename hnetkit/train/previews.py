@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from hnetkit import settings as configured
 from hnetkit.errors import BadPicture, UsageError
 from hnetkit.files import new_file
 from hnetkit.network import Hypernetwork
@@ -244,12 +245,15 @@ class Previews:
 
 
 def _without_networks(prompt: str, note: Callable[[str], None]) -> str:
-    """Returns the text of a preview's prompt, and reports what is left out of it."""
+    """Returns the text of a preview's prompt, and reports what is left out of it, or has no effect in it."""
+    from hnetkit.generate.loading.extra_networks import find_embeddings
     from hnetkit.generate.prompt_networks import read_prompt, without_comments
 
     tagged = read_prompt(without_comments(prompt, note), note)
     for name in (*(f"hypernet:{tag.name}" for tag in tagged.tags), *(f"lora:{tag.name}" for tag in tagged.loras)):
         note(f"Warning: <{name}> has no effect in a preview, which shows the network in training alone")
+    for file in find_embeddings([tagged.text], configured.get("embeddings")):
+        note(f"Warning: {file.stem}: a textual inversion, which a preview reads as the words of its name")
     return tagged.text
 
 

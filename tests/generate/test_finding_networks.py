@@ -12,7 +12,12 @@ from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileRefused, NotAHypernetwork, NotFound, UsageError
 from hnetkit.formats import load, save
 from hnetkit.generate.options import DrawOptions
-from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest, resolve_hires_prompt
+from hnetkit.generate.prompt_networks import (
+    NetworkFinder,
+    NetworkRequest,
+    resolve_hires_prompt,
+    warn_about_hires_loras,
+)
 from hnetkit.library.scan import scan
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.registry.store import Registry
@@ -108,8 +113,9 @@ def test_two_networks_of_one_name_are_not_guessed_between(library: Path, tmp_pat
 def test_a_second_pass_with_other_loras_than_the_prompt_is_told(prompt: str, hires_prompt: str, is_told: bool) -> None:
     notes: list[str] = []
     options = DrawOptions(hires_scale=2, hires_prompt=hires_prompt)
-    resolve_hires_prompt(options, NetworkFinder(), notes.append, loras=split_tags(prompt).loras)
-    assert any("both passes draw with the LoRAs of the prompt" in note for note in notes) == is_told
+    hires = resolve_hires_prompt(options, NetworkFinder(), notes.append)
+    warn_about_hires_loras([split_tags(prompt)], hires, notes.append)
+    assert any("LoRAs are the same in both passes" in note for note in notes) == is_told
 
 
 def test_what_is_no_hypernetwork_is_refused(tmp_path: Path) -> None:

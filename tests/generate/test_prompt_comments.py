@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 from support.drawing import SMALL, drawn
+from support.pipelines import tiny_sd
+from support.unet_truth import lora
 
 import hnetkit
+from hnetkit import settings
 from hnetkit.generate.image_files import write_image
 from hnetkit.generate.model import Model
 from hnetkit.generate.options import DrawOptions
@@ -57,6 +62,25 @@ def test_cells_of_a_grid_have_comments_wherever_a_prompt_comes_from(sd: Model, h
     assert [cell["prompt"] for cell in rows.cells] == ["a star  <hypernet:ink:1>", "a circle <hypernet:ink:1>"]
 
 
+def test_every_module_that_is_given_a_prompt_takes_its_comments_out() -> None:
+    """A module that reads the tags of what a person typed also knows comments."""
+    package = Path(hnetkit.__file__).parent
+    calls = {
+        path.relative_to(package).as_posix(): {
+            ast.unparse(node.func).rpartition(".")[2]
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        for path in package.rglob("*.py")
+    }
+    reading = {name for name, called in calls.items() if "read_prompt" in called}
+    assert reading == {
+        *("generate/model.py", "generate/grids/run.py", "train/previews.py"),
+        "generate/prompt_networks.py",  # prompts of a second pass, from options without comments
+    }
+    assert all("without_comments" in calls[name] for name in reading - {"generate/prompt_networks.py"})
+
+
 def test_a_picture_that_is_drawn_again_has_no_comments(sd: Model, here: Path) -> None:
     """A mark in its text was drawn: by a program without comments, or with a network of such a name."""
     said: list[str] = []
@@ -78,3 +102,18 @@ def test_a_tag_in_any_negative_prompt_is_said_to_be_words(option: str, tag: str,
     sd.draw("a star", seed=7, **{option: f"red {tag}"}, note=said.append, **SMALL)
     drawn(sd, {"seed": [1]}, **{option: f"red {tag}"}, note=said.append)
     assert said == ["Tags in a negative prompt are plain text, as in A1111."] * 2
+
+
+def test_a_second_pass_that_names_other_loras_is_told_that_they_stay(sd: Model, here: Path) -> None:
+    Path("loras").mkdir()
+    save_file(lora(tiny_sd()), "loras/style.safetensors")
+    settings.put("loras", "loras")
+    warning = "Warning: LoRAs are the same in both passes: those of PROMPT; tags in --hires-prompt do not change them."
+    cases = {("a star", "a star <lora:style:1>"): 1, ("a <lora:style:1>", "a"): 1, ("a <lora:style:1>", None): 0}
+    for (prompt, hires), count in cases.items():
+        said: list[str] = []
+        options = {"hires_scale": 2, "hires_prompt": hires, "note": said.append}
+        sd.draw(prompt, seed=7, **options, **SMALL)
+        assert said.count(warning) == count
+        drawn(sd, {"seed": [1]}, prompt=prompt, overwrite=True, **options)
+        assert said.count(warning) == 2 * count

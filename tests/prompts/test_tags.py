@@ -125,6 +125,16 @@ def test_a_tag_as_pages_and_addresses_write_it_stays_in_the_text_and_is_told(ope
     assert warning.startswith(f"column 8: {opening}{kind}:outline:1&gt;: not <hypernet:NAME:STRENGTH>")
 
 
+def test_each_of_several_escaped_tags_is_told() -> None:
+    tags = ["&lt;hypernet:outline:1&gt;", "%3Clora:x:1%3E", "\uff1chypernet:y:1\uff1e", "&#x3c;lyco:z", "&lt;lora:end"]
+    warnings = split_tags(" a ".join(tags)).warnings
+    assert [warning.partition(": ")[2].partition(": not ")[0] for warning in warnings] == [
+        *tags[:3],
+        "&#x3c;lyco:z a",
+        "&lt;lora:end",
+    ]
+
+
 @pytest.mark.parametrize(
     ("prompt", "drawn", "comments"),
     [

@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from support.networks import a1111_network, save_pt
 from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 
 import hnetkit
 from hnetkit import demo
+from hnetkit import settings as configured
 from hnetkit.errors import UsageError
 from hnetkit.generate.drawing import draw
 from hnetkit.generate.model import Model, load_model
@@ -339,3 +341,12 @@ def test_a_tag_in_the_negative_prompt_is_said_to_be_words(model: Model, tmp_path
         "Left out of the prompt as a comment: # blue",
         "Tags in a negative prompt are plain text, as in A1111.",
     ]
+
+
+def test_a_textual_inversion_in_a_prompt_is_said_to_be_words(model: Model, tmp_path: Path) -> None:
+    (tmp_path / "embeddings").mkdir()
+    save_file({"emb_params": torch.ones(2, SD_CROSS_WIDTH)}, tmp_path / "embeddings" / "mine.safetensors")
+    configured.put("embeddings", str(tmp_path / "embeddings"))
+    said: list[str] = []
+    previews(model, tmp_path, replace(SMALL, prompts=("a mine star", "a star")), note=said.append)
+    assert said == ["Warning: mine: a textual inversion, which a preview reads as the words of its name"]

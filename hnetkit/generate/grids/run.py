@@ -34,6 +34,7 @@ from hnetkit.generate.prompt_networks import (
     ignore_note,
     read_prompt,
     resolve_hires_prompt,
+    warn_about_hires_loras,
     warn_about_negative_lines,
     warn_about_negative_tags,
     with_default_stack,
@@ -264,8 +265,9 @@ class GridRun:
             self._require_room()
         cell_specs = self.spec.cell_specs
         self._hires = resolve_hires_prompt(self.options, finder, self.note)
-        texts = [self._builder.cell(spec).prompt.text for spec in cell_specs]
-        self._embeddings = find_embeddings_in(texts, self._hires, self.options)
+        prompts = [self._builder.cell(spec).prompt for spec in cell_specs]
+        warn_about_hires_loras(prompts, self._hires, self.note)
+        self._embeddings = find_embeddings_in([prompt.text for prompt in prompts], self._hires, self.options)
         checkpoints = dict.fromkeys(spec.checkpoint for spec in cell_specs)
         self._stamps = {str(file): file_stamp(file) for file in (*self._files, *map(self._location_of, checkpoints))}
         own = self._location_of(None)
