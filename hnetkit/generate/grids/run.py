@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import demo, settings
 from hnetkit.distributed import Processes
-from hnetkit.errors import BadPicture, FileChanged, HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.errors import BadPicture, FileChanged, HnetkitError, IncompatibleNetwork, NotFound, UsageError, failure_of
 from hnetkit.files import refuse_existing
 from hnetkit.generate.grids.axes import Content
 from hnetkit.generate.grids.batches import BatchPlan, plan_batches
@@ -22,6 +22,7 @@ from hnetkit.generate.grids.render import Progress, Renderer, draw_batches, info
 from hnetkit.generate.grids.sheet import most_side, require_room
 from hnetkit.generate.grids.spec import RANDOM, Axes, Grid, GridSpec, Strengths, make_spec
 from hnetkit.generate.image_files import is_image_file, write_image
+from hnetkit.generate.loading.outline import ModelOutline
 from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, fingerprint, hash_of_file
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
 from hnetkit.generate.options import DrawOptions
@@ -247,15 +248,57 @@ class GridRun:
             self._require_room()
         cell_specs = self.spec.cell_specs
         self._hires = resolve_hires_prompt(self.options, finder, self.note)
-        texts = [self._builder.cell(spec).prompt.text for spec in cell_specs]
-        self._embeddings = find_embeddings_in(texts, self._hires, self.options)
+        cells = list(map(self._builder.cell, cell_specs))
+        self._embeddings = find_embeddings_in((cell.prompt.text for cell in cells), self._hires, self.options)
         checkpoints = dict.fromkeys(spec.checkpoint for spec in cell_specs)
         self._stamps = {str(file): file_stamp(file) for file in (*self._files, *map(self._location_of, checkpoints))}
         own = self._location_of(None)
         if self.own is not None and self._stamps.get(own, self.own.stamp) != self.own.stamp:
             raise FileChanged(f"{own}: replaced since the model was loaded", hint="load the model again")
+        self._require_drawable(cells)
         self._shared = self._shared_facts()
         self._models = {checkpoint: self._fingerprint(checkpoint) for checkpoint in checkpoints}
+
+    def _require_drawable(self, cells: Sequence[Cell]) -> None:
+        """Raises the first failure that can be foreseen without torch, where no cell is left that could be drawn.
+
+        Cells without a network do not count beside others whose networks are for another base model: they are drawn to
+        be compared with these.
+        """
+        outlines: dict[str | None, ModelOutline | HnetkitError | None] = {}
+        for checkpoint in dict.fromkeys(cell.spec.checkpoint for cell in cells):
+            outlines[checkpoint] = self._outline(checkpoint)
+        foreseen = [self._foreseen(cell, outlines[cell.spec.checkpoint]) for cell in cells]
+        with_networks = [failure for cell, failure in zip(cells, foreseen, strict=True) if cell.networks]
+        if with_networks and all(isinstance(failure, IncompatibleNetwork) for failure in with_networks):
+            foreseen = with_networks
+        if foreseen[0] is not None and None not in foreseen:
+            raise foreseen[0]
+
+    def _outline(self, checkpoint: str | None) -> ModelOutline | HnetkitError | None:
+        """Returns the outline of a model, or why it cannot be loaded; None if the caller has loaded it."""
+        if self.own is not None and checkpoint is None:
+            return None
+        try:
+            return self._source_of(checkpoint).outline()
+        except (NotFound, UsageError):
+            raise
+        except HnetkitError as error:
+            return error
+
+    def _foreseen(self, cell: Cell, outline: ModelOutline | HnetkitError | None) -> HnetkitError | None:
+        """Returns why a cell cannot be drawn, as far as its model's outline tells."""
+        if cell.failure is not None:
+            return cell.failure
+        if outline is None or isinstance(outline, HnetkitError):
+            return outline
+        picked = replace(cell, spec=replace(cell.spec, seed=max(cell.spec.seed, 0)))  # random ones come later
+        try:
+            self._request(outline, picked)
+            self._source_of(cell.spec.checkpoint).require_fit(cell.networks, outline)
+        except HnetkitError as error:
+            return error
+        return None
 
     def _fingerprint(self, checkpoint: str | None) -> str:
         """Returns a hash of a model's files. If they cannot be read, the cells of this model fail when it is loaded."""
@@ -412,7 +455,7 @@ class GridRun:
         self._require_unchanged((*self._files, self._location_of(checkpoint)))
         return model
 
-    def _request(self, model: LoadedPipeline, cell: Cell) -> Request:
+    def _request(self, model: LoadedPipeline | ModelOutline, cell: Cell) -> Request:
         spec, options = cell.spec, self.options
         self._require_unchanged(file for file in (options.image, options.mask) if file)
         chosen = replace(
