@@ -34,6 +34,11 @@ def location_of(model: str | os.PathLike[str] | None) -> str:
     return os.fspath(model)
 
 
+def is_bundled(location: str) -> bool:
+    """Whether a model's location is the folder of the bundled one."""
+    return os.path.realpath(location) == str(model_folder())
+
+
 def comes_with(model: str | os.PathLike[str] | None) -> dict[str, Path]:
     """Returns the hypernetworks that come with a model, stem -> file: the bundled one has some, others have none."""
-    return networks() if os.path.realpath(location_of(model)) == str(model_folder()) else {}
+    return networks() if is_bundled(location_of(model)) else {}

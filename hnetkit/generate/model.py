@@ -27,7 +27,10 @@ from hnetkit.generate.prompt_networks import (
     read_prompt,
     resolve_prompts,
     warn_about_negative_lines,
+    warn_about_negative_tags,
     with_default_stack,
+    without_comments,
+    without_comments_in_options,
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts.tags import excerpt
@@ -69,7 +72,7 @@ class ModelSource:
 
     @property
     def is_demo(self) -> bool:
-        return os.path.realpath(self.location) == str(demo.model_folder())
+        return demo.is_bundled(self.location)
 
     @property
     def bundled(self) -> Mapping[str, Path]:
@@ -299,8 +302,8 @@ def draw_images(
     recorded = ImageSettings() if again is None else read_image_settings(Path(again))
     for warning in recorded.warnings:
         note(f"{again}: {warning}")
-    options = options.fill_from(recorded.options)
-    text = recorded.prompt if prompt is None else prompt
+    options = without_comments_in_options(options, note).fill_from(recorded.options)
+    text = recorded.prompt if prompt is None else without_comments(prompt, note)
     if text is None:
         raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
     tagged = read_prompt(text, note)
@@ -313,8 +316,7 @@ def draw_images(
     )
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)
-    if "<hypernet:" in (options.negative_prompt or ""):
-        note("Tags in a negative prompt are plain text, as in A1111.")
+    warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)
     seed = recorded.seed if seed is None else seed
     first_seed = random_seed() if seed in (None, -1) else seed
     hires = prompts.hires.prompt if prompts.hires else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain, repeat
 from pathlib import Path
@@ -15,12 +15,13 @@ from hnetkit import settings
 from hnetkit.errors import FileChanged, FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.formats import load
+from hnetkit.formats.reading import MIX_SUFFIX
 from hnetkit.formats.writing import source_sha256
 from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_loras, lora_hashes
 from hnetkit.library.resolve import FoundNetwork, LibraryOpener, find_network, label, opened_when_needed
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
-from hnetkit.prompts.tags import Tag, TaggedPrompt, fits_in_tag, split_tags
+from hnetkit.prompts.tags import Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
 from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import Strength
 from hnetkit.text import argument
@@ -81,7 +82,7 @@ class NetworkRequest:
 
 def _is_path(name: str) -> bool:
     """Whether a name means a file. Only its spelling counts: the files of the current folder may be a stranger's."""
-    return name.lower().endswith(MODEL_SUFFIXES) or "/" in name or os.sep in name
+    return name.lower().endswith((*MODEL_SUFFIXES, MIX_SUFFIX)) or "/" in name or os.sep in name
 
 
 @dataclass(frozen=True)
@@ -338,6 +339,22 @@ def find_embeddings_in(texts: Iterable[str], hires: StackedPrompt | None, option
     return tuple(find_embeddings([*texts, *others], settings.get("embeddings")))
 
 
+def without_comments(prompt: str, note: Note) -> str:
+    """Returns a prompt as it is drawn, for one that a person typed, and reports its comments."""
+    kept, comments = split_comments(prompt)
+    for comment in comments:
+        note(f"Left out of the prompt as a comment: {excerpt(comment)}")
+    return kept
+
+
+def without_comments_in_options(options: DrawOptions, note: Note) -> DrawOptions:
+    """Returns options as a person typed them, without the comments of their prompts."""
+    names = [field.name for field in fields(options) if field.name.endswith("prompt")]
+    typed = {name: text for name in names if (text := getattr(options, name)) is not None}
+    drawn: dict[str, Any] = {name: without_comments(text, note) for name, text in typed.items()}
+    return replace(options, **drawn)
+
+
 def read_prompt(prompt: str, note: Note) -> TaggedPrompt:
     """Splits a prompt into text and tags, and reports what has no effect."""
     tagged = split_tags(prompt)
@@ -353,6 +370,15 @@ def with_default_stack(prompt: TaggedPrompt) -> TaggedPrompt:
     named = {tag.name for tag in prompt.tags}
     default = split_tags(settings.get("hypernetworks") or "")
     return prompt.adding(tuple(tag for tag in default.tags if tag.name not in named))
+
+
+def warn_about_negative_tags(negative_prompts: Iterable[str | None], note: Note) -> None:
+    """Warns about tags of networks in negative prompts, which have no effect there and are read as words."""
+    for prompt in filter(None, negative_prompts):
+        tagged = split_tags(prompt)
+        if tagged.tags or tagged.loras:
+            note("Tags in a negative prompt are plain text, as in A1111.")
+            return
 
 
 def warn_about_negative_lines(prompts: Iterable[str], note: Note) -> None:

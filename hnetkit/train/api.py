@@ -6,7 +6,8 @@ torch is imported when one of the two is called.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit import demo, settings
 from hnetkit.distributed import Processes
-from hnetkit.errors import UsageError, require_extra
+from hnetkit.errors import HnetkitError, NotFound, UsageError, require_extra
+from hnetkit.text import argument
 from hnetkit.train.callbacks import Callbacks, Progress
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
     from hnetkit.library.library import AnyPath, Library
     from hnetkit.library.scan import Note
-    from hnetkit.train.loop import TrainingReport
+    from hnetkit.train.callbacks import TrainingReport
     from hnetkit.train.recipe import Recipe
     from hnetkit.train.run_folder import StartMode
     from hnetkit.train.sweeps import RunOutcome, Sweep
@@ -93,6 +95,7 @@ def train(
     source = _ModelSource.of(model, device)
     make = partial(make_recipe, recipe, source.changes(changes))
     whole = make(source.defaults())
+    _require_networks([whole], library)
     folder = Path(out) / whole.name
     source.require_sense(whole, folder)
     data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
@@ -161,6 +164,7 @@ def sweep(
 
     plan = planned(source.defaults())
     plan.require_ours()
+    _require_networks([made_run.recipe for made_run in plan.runs], library)
     for made_run in plan.runs:
         with made_run.naming_errors():
             source.require_sense(made_run.recipe, made_run.folder)
@@ -182,6 +186,29 @@ def sweep(
 
 def _callbacks(**given: Any) -> Callbacks:
     return Callbacks(**{name: callback for name, callback in given.items() if callback is not None})
+
+
+def _require_networks(recipes: Iterable[Recipe], library: Library | None) -> None:
+    """Raises NotFound if a network that training reads is no file; the hint is the file of the network of that name."""
+    for recipe in recipes:
+        for option, file in (("--init-from", recipe.start), *(("--with", file) for file in recipe.beside)):
+            if file is not None and not os.path.exists(file):
+                place = _file_of(file, library)
+                hint = f"{option} {'FILE' if place is None else argument(place, is_path=True)}"
+                raise NotFound(f"{file}: no such file", hint=hint)
+
+
+def _file_of(name: str, library: Library | None) -> Path | None:
+    """Returns the file of a network that comes with the demo model, or that the library has."""
+    from hnetkit.library.library import Library
+
+    if name in demo.networks():
+        return demo.networks()[name]
+    try:
+        with nullcontext(library) if library else Library() as opened:
+            return opened.find(name)
+    except HnetkitError:  # the name is no network's, or its file is gone too
+        return None
 
 
 class _ModelSource(NamedTuple):

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hnetkit.train.loop import TrainingReport
 
 Progress = Callable[[str, int, int], None]
 """Takes what is being prepared, how much is done, and how much there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """Where a run is.
+
+    Attributes:
+        step: steps made, of `last_step`.
+        epoch: how often all images were seen.
+        loss: its running mean.
+        rate: learning rate of the step that was just made.
+    """
+
+    step: int
+    last_step: int
+    epoch: int
+    loss: float
+    rate: float
 
 
 @dataclass(frozen=True, slots=True)

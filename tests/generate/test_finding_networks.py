@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hnetkit import paths
-from hnetkit.errors import AmbiguousName, FileRefused, NotFound, UsageError
+from hnetkit.errors import AmbiguousName, FileRefused, NotAHypernetwork, NotFound, UsageError
 from hnetkit.formats import load, save
 from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest
 from hnetkit.library.scan import scan
@@ -98,6 +98,13 @@ def test_what_is_no_hypernetwork_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.pt").write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(FileRefused):
         NetworkFinder().networks([NetworkRequest.from_option(str(tmp_path / "page.pt"))])
+
+
+def test_a_mix_of_an_extension_is_refused_as_the_file_that_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mix.hns").write_text('[("ink", 0.2)]')
+    with pytest.raises(NotAHypernetwork, match="a mix of networks"):
+        NetworkFinder().networks([NetworkRequest.from_option(f"{tmp_path / 'mix.hns'}:0.5")])
+    assert NetworkRequest.from_option("mix.hns:0.5") == NetworkRequest(Path("mix.hns"), 0.5)
 
 
 def test_a_converted_file_goes_by_the_hash_of_its_source(network_files: Path, tmp_path: Path) -> None:

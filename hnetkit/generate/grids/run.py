@@ -36,7 +36,10 @@ from hnetkit.generate.prompt_networks import (
     read_prompt,
     resolve_hires_prompt,
     warn_about_negative_lines,
+    warn_about_negative_tags,
     with_default_stack,
+    without_comments,
+    without_comments_in_options,
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.images import open_rgb
@@ -149,7 +152,9 @@ def draw_grid(
         NotFound, AmbiguousName: a name stands for nothing, or for several things.
         HnetkitError: no cell can be drawn; the error of the first one.
     """
-    draw_options, processes = DrawOptions(**options), Processes.of_environment()
+    note = _each_note_once(note)
+    draw_options = without_comments_in_options(DrawOptions(**options), note)
+    processes = Processes.of_environment()
     sheet = Path(out)
     _require_output(sheet, overwrite=overwrite)
     if isinstance(axes, str):
@@ -159,7 +164,7 @@ def draw_grid(
     spec = make_spec(axes, network_options(names), prompts, seeds, strengths)
     base = replace(spec.base, options=network_options(networks), negative_prompt=draw_options.negative_prompt or "")
     run = GridRun(
-        spec=replace(spec, base=base),
+        spec=replace(spec, base=base).with_prompts(lambda text: without_comments(text, note)),
         source=model.source if isinstance(model, Model) else model,
         options=draw_options,
         own=model if isinstance(model, Model) else None,
@@ -169,7 +174,7 @@ def draw_grid(
         overwrite=overwrite,
         registry=None if library is None else library.registry,
         progress=progress,
-        note=_each_note_once(note),
+        note=note,
     )
     return run.draw()
 
@@ -241,6 +246,8 @@ class GridRun:
         warn_about_negative_lines(
             (text for spec in cell_specs for text in (spec.prompt, spec.negative_prompt)), self.note
         )
+        negatives = (spec.negative_prompt for spec in cell_specs)
+        warn_about_negative_tags((*negatives, self.options.hires_negative_prompt), self.note)
         finder = NetworkFinder(self._bundled(cell_specs), self.registry, self.note)
         self._builder = CellBuilder(cell_specs, finder, read, settings.get("loras"))
         if self.spec.has_every_order:

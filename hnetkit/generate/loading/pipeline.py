@@ -47,7 +47,8 @@ class LoadedPipeline:
     """A pipeline that is ready to draw.
 
     Attributes:
-        pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device.
+        pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device; for a UNet that
+            was made for inpainting, the pipeline of that name.
         name: the model's name in an infotext.
         defaults: those of its folder's `hnetkit.generate.loading.defaults.DEFAULTS_FILE`, else hnetkit's.
         weights: the file that identifies it: the UNet's weights, or the checkpoint.

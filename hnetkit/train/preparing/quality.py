@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from hnetkit.images import as_gray, open_rgb, read_image
+from hnetkit.prompts.tags import split_tags
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.crops import Size, buckets_of, nearest
 from hnetkit.train.preparing.images import name_some
@@ -94,6 +95,9 @@ def warnings_of_each(images: Sequence[ImageStats]) -> list[list[str]]:
     for image, mine in zip(images, found, strict=True):
         if any(side % 8 for side in image.size):
             mine.append("sides are no multiples of 8")
+        tagged = split_tags(image.caption)
+        if tagged.loras or tagged.unknown or tagged.warnings:
+            mine.append("tags without effect in training")
     return found
 
 
