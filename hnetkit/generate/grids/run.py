@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -22,8 +22,9 @@ from hnetkit.generate.grids.render import Progress, Renderer, draw_batches, info
 from hnetkit.generate.grids.sheet import most_side, require_room
 from hnetkit.generate.grids.spec import RANDOM, Axes, Grid, GridSpec, Strengths, make_spec
 from hnetkit.generate.image_files import is_image_file, write_image
+from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.loading.outline import ModelOutline
-from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, fingerprint, hash_of_file
+from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, fingerprint
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
@@ -118,6 +119,7 @@ def draw_grid(
     library: Library | None = None,
     progress: Progress | None = None,
     note: Note = ignore_note,
+    agree: Callable[[int], None] = lambda cells: None,
     **options: Any,
 ) -> DrawnGrid | None:
     """Draws a labeled sheet of pictures over up to three axes, as `hnetkit grid` does; pictures that exist are kept.
@@ -141,6 +143,8 @@ def draw_grid(
         library: where networks are found; None is that of the command line.
         progress: called with the pictures done and in all.
         note: called with each message for the user.
+        agree: called with the number of cells, once all of them are found and checked and before a model is loaded; an
+            exception from it ends the call.
         options: of `hnetkit.generate.options.DrawOptions`.
 
     Returns:
@@ -175,6 +179,7 @@ def draw_grid(
         registry=None if library is None else library.registry,
         progress=progress,
         note=note,
+        agree=agree,
     )
     return run.draw()
 
@@ -204,6 +209,7 @@ class GridRun:
         batch_size: the most images of a batch.
         overwrite: replace a sheet that exists.
         registry: of the library; None is that of `hnetkit.paths.home`.
+        agree: called with the number of cells before anything is drawn.
     """
 
     spec: GridSpec
@@ -217,6 +223,7 @@ class GridRun:
     registry: Registry | None
     progress: Progress | None
     note: Note
+    agree: Callable[[int], None]
     _builder: CellBuilder = field(init=False)
     _hires: StackedPrompt | None = field(init=False)
     _embeddings: tuple[Path, ...] = field(init=False)
@@ -263,6 +270,8 @@ class GridRun:
         if self.own is not None and self._stamps.get(own, self.own.stamp) != self.own.stamp:
             raise FileChanged(f"{own}: replaced since the model was loaded", hint="load the model again")
         self._require_drawable(cells)
+        if self.processes.is_main:
+            self.agree(len(cells))
         self._shared = self._shared_facts()
         self._models = {checkpoint: self._fingerprint(checkpoint) for checkpoint in checkpoints}
 
