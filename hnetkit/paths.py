@@ -22,11 +22,17 @@ def config_file() -> Path:
     return home() / "config.json"
 
 
+def hashes_file() -> Path:
+    """The file of remembered hashes of models."""
+    return home() / "hashes.json"
+
+
 def is_state(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is that of the registry, one of its journals, or the settings; the file need not exist."""
+    """Whether a path is that of the registry, one of its journals, the settings, or hashes; it need not exist."""
     folder, name = os.path.split(os.path.abspath(path))
-    registry, config = registry_file().name, config_file().name
-    own = {registry, f"{registry}-wal", f"{registry}-shm", f"{registry}-journal", config, ".config.lock"}
+    registry, config, hashes = registry_file().name, config_file().name, hashes_file().name
+    journals = {f"{registry}-{journal}" for journal in ("wal", "shm", "journal")}
+    own = {registry, *journals, config, ".config.lock", hashes, ".hashes.lock"}
     return name.casefold() in own and os.path.realpath(folder) == os.path.realpath(home())
 
 

@@ -12,7 +12,7 @@ import click
 
 from hnetkit.cli.library import complete_name
 from hnetkit.cli.options import OUTPUT, Number, command, device_option, dtype_option, option, size_in_pixels
-from hnetkit.cli.output import Output, Row, output_options, say
+from hnetkit.cli.output import Output, Row, confirm, output_options, say
 from hnetkit.cli.progress import as_one_process, step_progress
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
 from hnetkit.files import refuse_existing
@@ -30,6 +30,9 @@ _over_image = partial(option, section="Image-to-image and inpainting")
 _hires = partial(option, section="Hires (a second, larger pass)")
 _axes = partial(option, section="Axes")
 _overwrite = option("--overwrite", section=OUTPUT, is_flag=True, help="Replace FILE if it exists, instead of failing.")
+MOST_UNASKED = 250
+"""Cells of a grid that are drawn without a question."""
+
 _FILE = click.Path()
 _FRACTION = Number(0, 1)
 _SEED = click.IntRange(min=-1)
@@ -314,7 +317,7 @@ def generate_command(
 
     def rows() -> Iterator[Row]:
         """Yields one row for each picture, once it is on disk."""
-        with step_progress("Drawing", quiet=output.quiet) as progress:
+        with step_progress("Drawing", quiet=output.quiet, first="Loading the model") as progress:
             pictures = draw_images(
                 model,
                 prompt,
@@ -387,6 +390,13 @@ def _row(picture: Picture, path: Path) -> Row:
     "--out", section=OUTPUT, default="grid.png", metavar="FILE", show_default=True, help="Write the sheet to this file."
 )
 @_overwrite
+@option(
+    "-y",
+    "--yes",
+    section=OUTPUT,
+    is_flag=True,
+    help=f"Draw more than {MOST_UNASKED} cells without being asked; required for so many where there is no terminal.",
+)
 @output_options
 def grid_command(
     names: tuple[str, ...],
@@ -400,6 +410,7 @@ def grid_command(
     batch_size: int,
     out: str,
     overwrite: bool,
+    yes: bool,
     model: ModelSource,
     options: dict[str, Any],
     output: Output,
@@ -433,6 +444,13 @@ def grid_command(
     from hnetkit.generate.grids.run import draw_grid
 
     output = as_one_process(output)
+
+    def agree(cells: int) -> None:
+        """Says how many cells there are, and asks where they are many."""
+        output.note(f"A grid of {counted(cells, 'cell')}.")
+        if cells > MOST_UNASKED:
+            confirm(f"Draw {counted(cells, 'cell')}?", yes=yes)
+
     with step_progress("Drawing", quiet=output.quiet) as progress:
         grid = draw_grid(
             model,
@@ -447,6 +465,7 @@ def grid_command(
             overwrite=overwrite,
             progress=progress,
             note=output.note,
+            agree=agree,
             **options,
         )
     if grid is None:

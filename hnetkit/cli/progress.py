@@ -26,22 +26,33 @@ def byte_progress(label: str, *, quiet: bool) -> Iterator[Callable[[float, float
 
 
 @contextmanager
-def step_progress(label: str, *, quiet: bool) -> Iterator[Callable[[float, float], None]]:
-    """Yields a function to call with (steps done, steps in all)."""
-    with _bar(label, quiet=quiet, in_bytes=False) as report:
+def step_progress(label: str, *, quiet: bool, first: str | None = None) -> Iterator[Callable[[float, float], None]]:
+    """Yields a function to call with (steps done, steps in all).
+
+    Args:
+        first: what is done before the first step, where that takes seconds: it is shown at once.
+    """
+    with _bar(label, quiet=quiet, in_bytes=False, first=first) as report:
         yield report
 
 
 @contextmanager
-def _bar(label: str, *, quiet: bool, in_bytes: bool) -> Iterator[Callable[[float, float], None]]:
-    started = time.monotonic()
-    shown: list[Bar] = []
+def _bar(
+    label: str, *, quiet: bool, in_bytes: bool, first: str | None = None
+) -> Iterator[Callable[[float, float], None]]:
+    started, is_shown = time.monotonic(), not quiet and is_terminal(sys.stderr)
+    shown = [Bar(first)] if is_shown and first is not None else []
+    has_begun = False
 
     def report(done: float, total: float) -> None:
-        if quiet or not is_terminal(sys.stderr) or (not shown and time.monotonic() - started < 1):
+        nonlocal has_begun
+        if not is_shown or (not shown and time.monotonic() - started < 1):
             return
         if not shown:
             shown.append(Bar(label, in_bytes=in_bytes))
+        if not has_begun:
+            has_begun = True
+            shown[0].begin(label, done, total)
         shown[0].show(label, done, total)
 
     try:
@@ -78,6 +89,8 @@ class Bar:
             TextColumn("{task.fields[about]}", markup=False),
             console=Console(stderr=True),
             transient=True,
+            # what is printed goes above the bar; into a file or a pipe it goes as if there were none
+            redirect_stdout=is_terminal(sys.stdout),
         )
         self._progress.start()
         self._task = self._progress.add_task(printable(label), total=None, about="")

@@ -461,7 +461,8 @@ def read_setting(name: str, text: str) -> tuple[str, Any]:
         return setting.name, None
     kind = setting.type or (click.BOOL if "/" in setting.flags else click.STRING)
     try:
-        return setting.name, _as_json(setting, kind.convert(text, None, None))
+        value = kind.convert(text, None, None)
+        return setting.name, _as_json(setting, (value,) if setting.multiple else value)
     except click.BadParameter as error:
         raise UsageError(f"{name}: {error.message}") from error
 

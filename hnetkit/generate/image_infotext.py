@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from hnetkit.generate.image_settings import EMPHASIS, MASK_MODES, MASKED_CONTENT
-from hnetkit.generate.loading.pipeline import hash_of_file
+from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.sampling.samplers import infotext_fields
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import plain_number

@@ -18,7 +18,7 @@ from hnetkit.formats import load
 from hnetkit.formats.reading import MIX_SUFFIX
 from hnetkit.formats.writing import source_sha256
 from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_loras, lora_hashes
-from hnetkit.generate.loading.pipeline import hash_of_file
+from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, load_found, opened_when_needed
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE

@@ -266,10 +266,11 @@ class _ModelSource(NamedTuple):
         from hnetkit.formats import load
         from hnetkit.generate.model import ModelSource
         from hnetkit.generate.prompt_networks import ResolvedNetwork
-        from hnetkit.train.recipe import schedules_of
+        from hnetkit.train.recipe import require_one_build, schedules_of
         from hnetkit.train.run_folder import RunFolder
 
         schedules_of(recipe)
+        require_one_build(recipe)
         RunFolder(folder, recipe).require_ours()
         if self.loaded is not None:
             return

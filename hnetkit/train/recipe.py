@@ -166,8 +166,6 @@ class Recipe:
             )
         for fault in self._faults():
             raise UsageError(fault)
-        if self.start is not None and self.build != Build():
-            raise UsageError(f"{self.start} says how the network is built", hint="leave --structure and the like out")
 
     @property
     def samples_per_step(self) -> int:
@@ -256,6 +254,12 @@ def _is_option(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= _MOST_OPTIONS
     return value is None or (isinstance(value, int | float) and abs(value) <= LARGEST)
+
+
+def require_one_build(recipe: Recipe) -> None:
+    """Raises UsageError if both the recipe and the file that training starts from say how the network is built."""
+    if recipe.start is not None and recipe.build != Build():
+        raise UsageError(f"{recipe.start} says how the network is built", hint="leave --structure and the like out")
 
 
 def schedules_of(recipe: Recipe) -> tuple[Rates, Rates | None]:

@@ -28,7 +28,7 @@ from hnetkit.train.logs import Log
 from hnetkit.train.loop import TrainingLoop
 from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.previews import Previews
-from hnetkit.train.recipe import Recipe, schedules_of
+from hnetkit.train.recipe import Recipe, require_one_build, schedules_of
 from hnetkit.train.run_folder import RunFolder, RunInputs, StartMode, inputs_of
 from hnetkit.train.schedules import Rates
 from hnetkit.train.step import Objective, Stepper, make_optimizer
@@ -276,6 +276,7 @@ def _checked_rates(recipe: Recipe, data: TrainingData, processes: Processes, cal
 
 def _network(recipe: Recipe, unet: Any) -> tuple[TrainedNetwork, str | None]:
     """Returns the network to train, on the UNet's device, and the content hash of the file that it comes from."""
+    require_one_build(recipe)
     if recipe.start is not None:
         network, start = _load_network(recipe.start, unet)
     else:

@@ -20,7 +20,7 @@ from support.waiting import wait_until
 
 from hnetkit import demo, settings
 from hnetkit.cli import run
-from hnetkit.generate.grids import render
+from hnetkit.generate import drawing
 from hnetkit.generate.grids.files import FAILURE
 from hnetkit.generate.grids.run import GridRun
 from hnetkit.prompts import infotext
@@ -32,13 +32,13 @@ needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo mo
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The seeds of each batch that was sampled."""
     batches: list[tuple[int, ...]] = []
-    original = render.draw_each
+    original = drawing.draw_each
 
     def counting(model: Any, request: Any, seeds: Any, progress: Any) -> Any:
         batches.append(tuple(seeds))
         return original(model, request, seeds, progress)
 
-    monkeypatch.setattr(render, "draw_each", counting)
+    monkeypatch.setattr(drawing, "draw_each", counting)
     return batches
 
 
@@ -359,7 +359,7 @@ def test_random_seeds_of_a_grid_with_a_failed_cell_are_kept(model: str, broken: 
 def test_anything_but_an_interrupt_is_one_cells_failure(
     model: str, library: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    original = render.draw_each
+    original = drawing.draw_each
 
     def failing(model: Any, request: Any, seeds: Any, progress: Any) -> Any:
         if tuple(seeds) == (2,):
@@ -367,7 +367,7 @@ def test_anything_but_an_interrupt_is_one_cells_failure(
         return original(model, request, seeds, progress)
 
     raised: list[BaseException] = []
-    monkeypatch.setattr(render, "draw_each", failing)
+    monkeypatch.setattr(drawing, "draw_each", failing)
     arguments = command(model, "--x", "seed=1-3")
     for error in (MemoryError(), ZeroDivisionError("why"), OSError(5, "bad disk")):
         raised.append(error)
@@ -407,7 +407,7 @@ def environment(home: Path, threads: int | None = None) -> dict[str, str]:
 def test_a_second_grid_of_one_name_at_once_is_refused_and_loses_nothing(
     model: str, library: Path, out: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, second = render.draw_each, []
+    original, second = drawing.draw_each, []
 
     def meanwhile(*arguments: Any) -> Any:
         if not second:
@@ -415,7 +415,7 @@ def test_a_second_grid_of_one_name_at_once_is_refused_and_loses_nothing(
             second.append(subprocess.run(another, env=environment(home), capture_output=True, text=True, timeout=120))
         return original(*arguments)
 
-    monkeypatch.setattr(render, "draw_each", meanwhile)
+    monkeypatch.setattr(drawing, "draw_each", meanwhile)
     assert run(command(model, "--x", "seed=1-4", "-n", "ink", "-q")) == 0
     assert second[0].returncode == 1
     assert "another command draws this grid" in second[0].stderr
@@ -442,7 +442,7 @@ def test_a_killed_grid_goes_on(
     killed = len(record())
     assert 2 <= killed < 7
 
-    original, begun = render.draw_each, []
+    original, begun = drawing.draw_each, []
 
     def interrupted(drawer: Any, request: Any, seeds: Any, progress: Any) -> Any:
         begun.append(seeds)
@@ -455,7 +455,7 @@ def test_a_killed_grid_goes_on(
         return original(drawer, request, seeds, told)
 
     with monkeypatch.context() as patched:
-        patched.setattr(render, "draw_each", interrupted)
+        patched.setattr(drawing, "draw_each", interrupted)
         assert run(arguments) == 130
     assert "Traceback" not in capsys.readouterr().err
     assert not Path("grid.png").exists()

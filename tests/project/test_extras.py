@@ -95,7 +95,7 @@ def test_a_library_is_kept_without_what_draws(arguments: list[str], folder: Path
     "arguments",
     [
         ["generate", "a cat", "--model", str(demo.model_folder())],
-        ["grid", "ink.pt", "--prompt", "a cat", "--model", str(demo.model_folder())],
+        ["grid", "--x", "steps=1-2", "--prompt", "a cat", "--model", str(demo.model_folder())],
         ["train", "run", "pictures", "--name", "new", "--model", str(demo.model_folder())],
         *(["train", "prepare", "pictures", "--out", "prepared"], ["train", "review", "pictures"], ["pull", "hf:a/b"]),
     ],

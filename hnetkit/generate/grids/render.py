@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import BadPicture, HnetkitError, failure_of
-from hnetkit.generate.drawing import draw_each
 from hnetkit.generate.grids.axes import Content, label_of
 from hnetkit.generate.grids.batches import Batch
 from hnetkit.generate.grids.cells import Cell
@@ -22,13 +21,14 @@ from hnetkit.generate.image_infotext import infotext_of
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.prompt_networks import Note, ResolvedPrompts, StackedPrompt, ignore_note
 from hnetkit.generate.request import Request
-from hnetkit.generate.session import DrawSession
 from hnetkit.images import image_size
 from hnetkit.prompts import infotext
 from hnetkit.text import counted
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from hnetkit.generate.session import DrawSession
 
 Progress = Callable[[float, float], None]
 """Called with the images done, counting parts of the current one, and the images in all."""
@@ -80,6 +80,8 @@ def draw_batches(
     Returns:
         key -> why its image could not be drawn.
     """
+    from hnetkit.generate.session import DrawSession
+
     total = sum(len(batch.cells) for batch in batches)
     done = 0
     failures: dict[str, HnetkitError] = {}
@@ -119,6 +121,8 @@ def draw_batches(
 
 
 def _open_session(checkpoint: str | None, batches: Sequence[Batch], renderer: Renderer) -> DrawSession | HnetkitError:
+    from hnetkit.generate.session import DrawSession
+
     stacks = [batch.cells[0].networks for batch in batches]
     stacks += [renderer.hires.networks] if renderer.hires else []
     try:
@@ -145,6 +149,8 @@ def _draw_batch(
     report: Callable[[int, int], None],
 ) -> dict[str, HnetkitError]:
     """Draws a batch and writes its images and their records; returns key -> why its image could not be drawn."""
+    from hnetkit.generate.drawing import draw_each
+
     failures: dict[str, HnetkitError] = {}
     try:
         first = batch.cells[0]

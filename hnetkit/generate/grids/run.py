@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import demo, settings
 from hnetkit.distributed import Processes
-from hnetkit.errors import BadPicture, FileChanged, HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.errors import BadPicture, FileChanged, HnetkitError, IncompatibleNetwork, NotFound, UsageError, failure_of
 from hnetkit.files import refuse_existing
 from hnetkit.generate.grids.axes import Content
 from hnetkit.generate.grids.batches import BatchPlan, plan_batches
@@ -22,7 +22,9 @@ from hnetkit.generate.grids.render import Progress, Renderer, draw_batches, info
 from hnetkit.generate.grids.sheet import most_side, require_room
 from hnetkit.generate.grids.spec import RANDOM, Axes, Grid, GridSpec, Strengths, make_spec
 from hnetkit.generate.image_files import is_image_file, write_image
-from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, fingerprint, hash_of_file
+from hnetkit.generate.loading.known_hashes import hash_of_file
+from hnetkit.generate.loading.outline import ModelOutline
+from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, fingerprint
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
@@ -119,6 +121,7 @@ def draw_grid(
     library: Library | None = None,
     progress: Progress | None = None,
     note: Note = ignore_note,
+    agree: Callable[[int], None] = lambda cells: None,
     **options: Any,
 ) -> DrawnGrid | None:
     """Draws a labeled sheet of pictures over up to three axes, as `hnetkit grid` does; pictures that exist are kept.
@@ -142,6 +145,8 @@ def draw_grid(
         library: where networks are found; None is that of the command line.
         progress: called with the pictures done and in all.
         note: called with each message for the user.
+        agree: called with the number of cells, once all of them are found and checked and before a model is loaded; an
+            exception from it ends the call.
         options: of `hnetkit.generate.options.DrawOptions`.
 
     Returns:
@@ -177,6 +182,7 @@ def draw_grid(
         registry=None if library is None else library.registry,
         progress=progress,
         note=note,
+        agree=agree,
     )
     return run.draw()
 
@@ -213,6 +219,7 @@ class GridRun:
         batch_size: the most images of a batch.
         overwrite: replace a sheet that exists.
         registry: of the library; None is that of `hnetkit.paths.home`.
+        agree: called with the number of cells before anything is drawn.
     """
 
     spec: GridSpec
@@ -226,6 +233,7 @@ class GridRun:
     registry: Registry | None
     progress: Progress | None
     note: Note
+    agree: Callable[[int], None]
     _builder: CellBuilder = field(init=False)
     _hires: StackedPrompt | None = field(init=False)
     _embeddings: tuple[Path, ...] = field(init=False)
@@ -265,16 +273,61 @@ class GridRun:
             self._require_room()
         cell_specs = self.spec.cell_specs
         self._hires = resolve_hires_prompt(self.options, finder, self.note)
-        prompts = [self._builder.cell(spec).prompt for spec in cell_specs]
+        cells = list(map(self._builder.cell, cell_specs))
+        prompts = [cell.prompt for cell in cells]
         warn_about_hires_loras(prompts, self._hires, self.note)
-        self._embeddings = find_embeddings_in([prompt.text for prompt in prompts], self._hires, self.options)
+        self._embeddings = find_embeddings_in((prompt.text for prompt in prompts), self._hires, self.options)
         checkpoints = dict.fromkeys(spec.checkpoint for spec in cell_specs)
         self._stamps = {str(file): file_stamp(file) for file in (*self._files, *map(self._location_of, checkpoints))}
         own = self._location_of(None)
         if self.own is not None and self._stamps.get(own, self.own.stamp) != self.own.stamp:
             raise FileChanged(f"{own}: replaced since the model was loaded", hint="load the model again")
+        self._require_drawable(cells)
+        if self.processes.is_main:
+            self.agree(len(cells))
         self._shared = self._shared_facts()
         self._models = {checkpoint: self._fingerprint(checkpoint) for checkpoint in checkpoints}
+
+    def _require_drawable(self, cells: Sequence[Cell]) -> None:
+        """Raises the first failure that can be foreseen without torch, where no cell is left that could be drawn.
+
+        Cells without a network do not count beside others whose networks are for another base model: they are drawn to
+        be compared with these.
+        """
+        outlines: dict[str | None, ModelOutline | HnetkitError | None] = {}
+        for checkpoint in dict.fromkeys(cell.spec.checkpoint for cell in cells):
+            outlines[checkpoint] = self._outline(checkpoint)
+        foreseen = [self._foreseen(cell, outlines[cell.spec.checkpoint]) for cell in cells]
+        with_networks = [failure for cell, failure in zip(cells, foreseen, strict=True) if cell.networks]
+        if with_networks and all(isinstance(failure, IncompatibleNetwork) for failure in with_networks):
+            foreseen = with_networks
+        if foreseen[0] is not None and None not in foreseen:
+            raise foreseen[0]
+
+    def _outline(self, checkpoint: str | None) -> ModelOutline | HnetkitError | None:
+        """Returns the outline of a model, or why it cannot be loaded; None if the caller has loaded it."""
+        if self.own is not None and checkpoint is None:
+            return None
+        try:
+            return self._source_of(checkpoint).outline()
+        except (NotFound, UsageError):
+            raise
+        except HnetkitError as error:
+            return error
+
+    def _foreseen(self, cell: Cell, outline: ModelOutline | HnetkitError | None) -> HnetkitError | None:
+        """Returns why a cell cannot be drawn, as far as its model's outline tells."""
+        if cell.failure is not None:
+            return cell.failure
+        if outline is None or isinstance(outline, HnetkitError):
+            return outline
+        picked = replace(cell, spec=replace(cell.spec, seed=max(cell.spec.seed, 0)))  # random ones come later
+        try:
+            self._request(outline, picked)
+            self._source_of(cell.spec.checkpoint).require_fit(cell.networks, outline)
+        except HnetkitError as error:
+            return error
+        return None
 
     def _fingerprint(self, checkpoint: str | None) -> str:
         """Returns a hash of a model's files. If they cannot be read, the cells of this model fail when it is loaded."""
@@ -431,7 +484,7 @@ class GridRun:
         self._require_unchanged((*self._files, self._location_of(checkpoint)))
         return model
 
-    def _request(self, model: LoadedPipeline, cell: Cell) -> Request:
+    def _request(self, model: LoadedPipeline | ModelOutline, cell: Cell) -> Request:
         spec, options = cell.spec, self.options
         self._require_unchanged(file for file in (options.image, options.mask) if file)
         chosen = replace(

@@ -93,7 +93,7 @@ def _models_beside(path: Path) -> dict[str, str]:
     return {_folded_stem(item.name): str(item) for item in models}
 
 
-def cached_file(hub_id: str, name: str) -> Path | None:
+def file_in_cache(hub_id: str, name: str) -> Path | None:
     """Returns a file of a hub model in the local cache; None where it is not there."""
     from huggingface_hub import try_to_load_from_cache
 

@@ -12,7 +12,7 @@ from hnetkit.generate.loading.checkpoints import configuration_of, read_state_di
 from hnetkit.generate.loading.configs import read_object
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
 from hnetkit.generate.loading.diffusers_folder import read_model_index, require_known_unet, require_parts
-from hnetkit.generate.loading.model_source import cached_file, require_hub_id
+from hnetkit.generate.loading.model_source import file_in_cache, require_hub_id
 from hnetkit.generate.loading.pipeline import find_vae
 from hnetkit.generate.loading.tokenizer import tokenizer_folder
 from hnetkit.generate.request import is_size
@@ -66,7 +66,7 @@ def read_outline(location: str, vae: AnyPath | None = None, tokenizer: AnyPath |
         require_parts(Path(location), index, () if vae is None else ("vae",))
         return _of_folder(Path(location))
     require_hub_id(location)
-    cached = cached_file(location, "model_index.json")
+    cached = file_in_cache(location, "model_index.json")
     return ModelOutline() if cached is None else _of_folder(cached.parent)
 
 

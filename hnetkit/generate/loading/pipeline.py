@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit.errors import ModelNotUsable
-from hnetkit.formats.open_file import OpenFile
-from hnetkit.formats.reading import refuse_sparse
 from hnetkit.generate.backend_errors import quiet_libraries, translating_oom
 from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint, read_state_dict
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
@@ -27,9 +25,9 @@ from hnetkit.generate.loading.diffusers_folder import (
     vae_configuration,
     weight_files,
 )
+from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.loading.model_source import hub_request, require_hub_id
 from hnetkit.generate.loading.parts import VAE_NAMES, build_vae, refuse_missing_weights
-from hnetkit.hashes import sha256_of
 
 if TYPE_CHECKING:
     from hnetkit.generate.sampling.encoding import Emphasis, TextEncoder
@@ -311,18 +309,6 @@ def file_stamp(source: str | os.PathLike[str]) -> FileStamp:
         else:
             stamps.append((str(file), status.st_ino, status.st_size, status.st_mtime_ns))
     return tuple(stamps)
-
-
-def hash_of_file(path: str | os.PathLike[str]) -> str:
-    """Returns the sha256 of a file.
-
-    Raises:
-        NotFound: it is not there.
-        FileRefused: it cannot be read, or is a sparse file that is almost empty.
-    """
-    with OpenFile(path) as file:
-        refuse_sparse(file)
-        return sha256_of(file)
 
 
 def _model_files(folder: Path) -> Iterator[Path]:
