@@ -35,7 +35,7 @@ ROOMS = {
     "images": Room("The one reader of images: allowed formats, size limits, EXIF orientation.", "errors files"),
     "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
-    "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors"),
+    "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors text"),
     "hashes": Room("The hashes of a file and of its content, in one pass.", "errors network"),
     "formats": Room(
         "Bytes to a `Hypernetwork` and back. Reads pickles without running them.",
@@ -64,7 +64,9 @@ ROOMS = {
         "errors text paths files limits tokens hub hashes formats inspection registry library",
     ),
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
-    "runtime": Room("`Stack` and the diffusers adapters: networks on a UNet.", "errors hub network formats kernels"),
+    "runtime": Room(
+        "`Stack` and the diffusers adapters: networks on a UNet.", "errors text hub network formats kernels"
+    ),
     "demo": Room("The bundled model and its networks.", "errors"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",

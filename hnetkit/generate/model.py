@@ -25,6 +25,7 @@ from hnetkit.generate.prompt_networks import (
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts.tags import excerpt
+from hnetkit.text import shorten
 
 if TYPE_CHECKING:
     from hnetkit.generate.drawing import Progress
@@ -119,6 +120,11 @@ class Model(LoadedPipeline):
 
     source: ModelSource = field(default_factory=ModelSource, compare=False)
     stamp: FileStamp = ()
+
+    def __repr__(self) -> str:
+        unet = self.pipe.unet
+        dtype = str(unet.dtype).removeprefix("torch.")
+        return f"<Model {shorten(self.name)!r} [{self.hash}] on {unet.device}, {dtype}>"
 
     def draw(
         self,

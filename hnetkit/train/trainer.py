@@ -16,6 +16,7 @@ from hnetkit.distributed import Processes
 from hnetkit.errors import OutOfMemory, UsageError
 from hnetkit.generate.backend_errors import is_out_of_memory
 from hnetkit.runtime.layers import find_layers, require_fit
+from hnetkit.runtime.stack import require_finite
 from hnetkit.text import size_text
 from hnetkit.train.build import Build
 from hnetkit.train.checkpoints import TrainingState, require_disk_space
@@ -104,6 +105,7 @@ def train(
         UsageError: invalid settings, before anything is computed.
         RunChanged: the folder's run was made with another recipe, other images or another model.
         NotFound: asked to resume, and there is nothing to resume.
+        DamagedFile: a network to begin with, or beside the trained one, has values that are not finite.
         DiskFull: no room for a checkpoint; the previous one is complete.
         TrainingFailed: a guard stopped the run; the message names the last good network.
         OutOfMemory: a step needs more memory than there is.
@@ -310,6 +312,8 @@ def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
 
     loaded = load(file)
     require_fit(loaded.name, loaded, unet, find_layers(unet), force=False)
+    for width, _, _, tensor in loaded.each_tensor():
+        require_finite(tensor.torch(), file, width)
     return TrainedNetwork.from_hypernetwork(loaded), loaded.content_hash
 
 
