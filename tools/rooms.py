@@ -26,7 +26,8 @@ class Room(NamedTuple):
 
 ROOMS = {
     "text": Room("Text that is safe to print, in a terminal, in JSON and in a spreadsheet; sizes and counts in words."),
-    "errors": Room("Every error a user can meet, with its exit code and its next step.", "text"),
+    "wording": Room("Hints in the words of the caller: flags of a command, or arguments of Python."),
+    "errors": Room("Every error a user can meet, with its exit code and its next step.", "text wording"),
     "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
     "tokens": Room("Access tokens, read from the environment.", "errors"),

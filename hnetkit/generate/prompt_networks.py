@@ -232,7 +232,7 @@ def _find_in_library(name: str, bundled: Mapping[str, Path], library: Registry |
         if not bundled:
             raise
         near = did_you_mean(name, bundled)
-        hint = f"did you mean {near}?" if near else f"{error.hint}; the demo model brings {', '.join(bundled)}"
+        hint = f"did you mean {near}?" if near else f"{error.command_hint}; the demo model brings {', '.join(bundled)}"
         raise NotFound(str(error), hint=hint) from error
     others = [Path(row["path"]) for row in copies]
     files = [found.path, *(path for path in others if path != found.path)]

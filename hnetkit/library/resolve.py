@@ -179,7 +179,7 @@ def find_mentioned(registry: Registry, name: str, digits: str | None) -> Mention
         try:
             path = resolve(registry, known_as).path
         except AmbiguousName as error:
-            return MentionedNetwork(None, True, f"{error}; {error.hint}")
+            return MentionedNetwork(None, True, f"{error}; {error.command_hint}")
         except HnetkitError:
             continue
         if os.path.isfile(path):

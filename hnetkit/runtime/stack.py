@@ -169,5 +169,6 @@ def _not_finite(file: str, width: int, exact: Tensor, dtype: torch.dtype) -> Inc
     name = str(dtype).removeprefix("torch.")
     return IncompatibleNetwork(
         f"{file}: values up to {exact.abs().max().item():g} at width {width} do not fit {name}",
-        hint="compute in bf16 or fp32: --dtype bf16",
+        hint="--dtype bf16, or fp32",
+        python="pipe.to(torch.bfloat16), or torch.float32",
     )

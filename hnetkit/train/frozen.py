@@ -76,7 +76,7 @@ def encode_inputs(model: Model, data: TrainingData, progress: Progress) -> Froze
         try:
             prompts.require_short(image.caption)
         except UsageError as error:
-            raise UsageError(f"the caption of {image.path.name}: {error}", hint=error.hint) from error
+            raise UsageError(f"the caption of {image.path.name}: {error}", hint=error.command_hint) from error
     latents = encode_images(pipe, data, lambda done, total: progress("Encoding pictures", done, total))
     are_fixed = not (recipe.shuffle_tags or recipe.drop_tags)
     if are_fixed and prompts.encode_all(data.prompts()) and unet.device.type != "cpu":

@@ -164,7 +164,7 @@ class Sweep:
             try:
                 inputs.append(check(run.recipe, model, own, run.folder, start_mode=start_mode, force=force))
             except UsageError as error:
-                raise type(error)(f"{run.label}: {error}", hint=error.hint) from error
+                raise type(error)(f"{run.label}: {error}", hint=error.command_hint) from error
         return inputs
 
     def begin(self) -> None:
@@ -326,7 +326,7 @@ def _make_run(run: SweepRun, train_run: Callable[[], TrainingResult], *, is_alon
     except HnetkitError as error:
         if isinstance(error, DiskFull) or not (is_alone or isinstance(error, TrainingFailed)):
             raise
-        return _outcome(run, failure=f"{error}; {error.hint}" if error.hint else str(error))
+        return _outcome(run, failure=f"{error}; {error.command_hint}" if error.command_hint else str(error))
     return _outcome(run, result.files)
 
 
@@ -342,7 +342,7 @@ def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Ru
     try:
         rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
     except HnetkitError as error:
-        rows, failure = deque(), failure or f"{error}; {error.hint}"
+        rows, failure = deque(), failure or f"{error}; {error.command_hint}"
     if not rows:
         return RunOutcome(run, tuple(files), loss=None, steps=0, roll_backs=0, seconds=0.0, failure=failure)
     last = rows[0]

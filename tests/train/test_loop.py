@@ -244,7 +244,7 @@ def test_another_recipe_is_refused_with_the_names_of_what_differs(model: Model, 
     with pytest.raises(RunChanged, match=r"another seed, build\.activation$") as raised:
         run_training(other, model, cut)
     assert raised.value.exit_code == 2
-    assert "--restart" in str(raised.value.hint)
+    assert "--restart" in str(raised.value.command_hint)
 
 
 def test_changed_pictures_are_refused_unless_forced(model: Model, pictures: Path, cut: Path, tmp_path: Path) -> None:

@@ -165,7 +165,7 @@ def test_what_is_missing_is_named(here: Path) -> None:
 def test_a_guard_that_stops_a_run_names_the_last_good_network(here: Path) -> None:
     with pytest.raises(TrainingFailed, match="no finite number") as raised:
         train.train({**SETTINGS, "rates": "1e38", "optimizer": "SGD", "preview_every": 0}, "tiny")
-    assert raised.value.hint == "a lower --rate"
+    assert raised.value.hint == "a lower rates="
 
 
 def test_a_sweep_is_the_one_of_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
