@@ -52,7 +52,6 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from hnetkit.text import printable as printable
-from hnetkit.wording import in_python
 
 
 class HnetkitError(Exception):
@@ -64,8 +63,7 @@ class HnetkitError(Exception):
         python: the same where Python called, if the rules of `hnetkit.wording` do not give it.
 
     Attributes:
-        hint: in Python's words.
-        command_hint: in those of the command line, which shows it; also for errors made of this one.
+        command_hint: the hint as the command line shows it; also for errors that are made of this one.
     """
 
     exit_code: int = 1
@@ -73,7 +71,16 @@ class HnetkitError(Exception):
     def __init__(self, message: str, *, hint: str | None = None, python: str | None = None) -> None:
         super().__init__(printable(message))
         self.command_hint = printable(hint) if hint else None
-        self.hint = printable(python or in_python(hint)) if hint else None
+        self._python = printable(python) if python else None
+
+    @property
+    def hint(self) -> str | None:
+        """The hint in Python's words."""
+        if self._python is not None or self.command_hint is None:
+            return self._python
+        from hnetkit.wording import in_python  # the command line needs none of it
+
+        return in_python(self.command_hint)
 
 
 class Defect(HnetkitError):

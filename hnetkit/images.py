@@ -1,10 +1,7 @@
 """The one reader of images, which may be a stranger's: allowed formats, recognized by content, within limits.
 
-Pillow is given what the pixels need and nothing else. It would read, join and decompress the directories, texts and
-further images of a file before their size could be checked, so they are left out first. Of them only the orientation is
-needed, which is read here. So a file costs only what its bytes and its pixels cost.
-
-Source: W3C PNG, ITU-T T.81 (JPEG) and EXIF 2.32, GIF89a, TIFF 6.0 and BigTIFF, ISO/IEC 14496-12 (boxes of AVIF).
+What is read is what viewers show: turned as EXIF says, white under transparency, deep gray scaled to 8 bits. Nothing
+else in hnetkit opens a file with Pillow or converts between its modes.
 """
 
 from __future__ import annotations
@@ -15,29 +12,18 @@ import os
 import re
 import struct
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hnetkit.errors import BadPicture, NotFound
 from hnetkit.files import read_regular
+from hnetkit.image_formats import MAX_PIXELS, SANITIZERS, kind_of, most_pixels, orientation_of, require_size
 
 if TYPE_CHECKING:
     from PIL import Image
 
 T = TypeVar("T")
-
-MAX_PIXELS = 1 << 27
-"""Pixels of an image, whatever its file's size: the largest photos of phones have 108 million."""
-
-SMALL_PIXELS = 24 << 20
-"""Pixels of an image whose file is small: they take up to 200 MB while they are decoded and converted."""
-
-PIXELS_PER_BYTE = 4
-"""Pixels beyond `SMALL_PIXELS` that each byte of a file allows: photos have one or two."""
-
-MAX_SIDE = 65_535
-"""Pixels of a side: the most that a JPEG can have."""
 
 MAX_BYTES = 400 << 20
 """Bytes of a file."""
@@ -45,28 +31,10 @@ MAX_BYTES = 400 << 20
 MAX_PROFILE = 4 << 20
 """Bytes of a color profile; a larger one is left out."""
 
-_MOST_PARTS = 200_000  # chunks, segments, boxes or blocks of a file
-_MOST_SCANS = 100  # of a JPEG, each of which goes over all pixels; progressive ones have about ten
-_MOST_VALUES = 200_000  # in the directory of a TIFF: one for each strip or tile
-_MOST_RUNS = 16 << 20  # bytes of a compressed BMP
-_MOST_EXIF = 1 << 20  # bytes that are looked at for the orientation
-
-_ORIENTATION = 274
+_STRIP = 1 << 20  # pixels that are converted at once, where a second image of the whole size would be too much
+_DEPTH = 24  # place in a PNG of the bits of a value
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # of a TIFF
 _KEPT_INFO = ("icc_profile", "transparency")  # keys of Pillow's `Image.info` that the result keeps
-
-
-class _PillowInput(NamedTuple):
-    """What Pillow is given.
-
-    Attributes:
-        pixels: the file without everything that is not needed for its pixels.
-        orientation: 1 to 8; 0 if Pillow has to read it.
-        weight: 2 if the decoder needs about twice the memory for each pixel.
-    """
-
-    pixels: bytes
-    orientation: int = 0
-    weight: int = 1
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -81,10 +49,49 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2] or found[1])
 
 
+# --- files
+
+
+def open_rgb(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
+    """Returns the first image of a file in RGB as it is seen, with white under its transparency.
+
+    Raises:
+        As `open_image`.
+    """
+    return on_white(open_image(path, data))
+
+
+def open_with_opacity(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
+    """Returns the first image of a file in RGB, or in RGBA if it has transparency; `on_white` shows it as it is seen.
+
+    Raises:
+        As `open_image`.
+    """
+    image = open_image(path, data)
+    mode = "RGBA" if _has_opacity(image) else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def open_mask(path: str | os.PathLike[str]) -> Image.Image:
+    """Returns the first image of a file as a mask, in gray: its opacity if it is transparent anywhere, else its grays.
+
+    Raises:
+        As `open_image`.
+    """
+    image = open_image(path)
+    if _has_opacity(image):
+        opacity = image.convert("RGBA").getchannel("A")
+        if opacity.getextrema() != (255, 255):
+            return opacity
+    return as_gray(image)
+
+
 def open_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image.Image:
     """Returns the first image of a file, decoded, turned as its EXIF data says, and in its own mode.
 
-    Gray of 16 bits becomes gray of 8. Of its file's metadata, the result keeps only transparency and color profile.
+    Deep gray becomes gray of 8 bits: of 12 or 16 bits by its highest bits, of 32 bits by the values that it has.
+    Fractions from 0 to 1 are black to white, and whole numbers have 8 bits, or 16 if one of them is above 255.
+    Of its file's metadata, the result keeps only transparency and color profile.
 
     Args:
         path: names the file in errors, and is read if `data` is None.
@@ -92,22 +99,19 @@ def open_image(path: str | os.PathLike[str], data: bytes | None = None) -> Image
 
     Raises:
         NotFound: there is no such file.
-        BadPicture: it is not an image of an allowed format, is damaged, or is larger than the limits above.
+        BadPicture: it is not an image of an allowed format, is damaged, has other values of 32 bits than those above,
+            or is larger than the limits of `hnetkit.image_formats`.
     """
-    data = read_image(path) if data is None else data
-    image = _or_bad_picture(path, _turned, data)
-    # a warning about later conversions, about which a user can do nothing
-    warnings.filterwarnings("ignore", message="Palette images with Transparency", category=UserWarning)
-    return image
+    return _or_bad_picture(path, _turned, read_image(path) if data is None else data)
 
 
-def stored_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Returns (width, height) of an image file in pixels, before it is turned, without decoding it.
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Returns (width, height) of an image file in pixels, turned as its EXIF data says, without decoding it.
 
     Raises:
         As `open_image`.
     """
-    return _or_bad_picture(path, _stored_size, read_image(path))
+    return _or_bad_picture(path, _size, read_image(path))
 
 
 def read_image(path: str | os.PathLike[str]) -> bytes:
@@ -143,7 +147,9 @@ def _reason(error: Exception) -> str:
         return "not enough memory"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {MAX_PIXELS / 1e6:.1f} megapixels"
-    if isinstance(error, UnidentifiedImageError | struct.error | IndexError):
+    if isinstance(error, UnidentifiedImageError):
+        return "damaged, or of a kind that Pillow does not open"
+    if isinstance(error, struct.error | IndexError):
         return "damaged"
     return str(error) or type(error).__name__
 
@@ -169,76 +175,45 @@ def _turned(data: bytes) -> Image.Image:
         opened, orientation = _header(data)
         with opened as image, _silent() if image.format == "TIFF" else nullcontext():
             image.load()
-            orientation = orientation or _orientation_of(image.info)
             plain = image._new(image.im)  # shares the pixels without the decoder's state
-            if image.format == "PNG" and plain.mode == "I":  # how an older Pillow opens 16 bits, the most that PNG has
-                deep, info = plain.tobytes("raw", "I;16B"), plain.info
-                plain = Image.frombytes("I;16B", plain.size, deep)
-                plain.info = info
+            if image.format == "PNG":
+                plain = _as_png_means(plain, data[_DEPTH])
+            bits, is_negative = _tiff_grays(image) if image.format == "TIFF" else (16, False)
         del opened, image
-    plain = _of_8_bits(plain)
+    plain = _of_8_bits(plain, bits, is_negative=is_negative)
     plain.info = {key: plain.info[key] for key in _KEPT_INFO if key in plain.info}
     if len(plain.info.get("icc_profile") or b"") > MAX_PROFILE:
         del plain.info["icc_profile"]
     return plain.transpose(methods[orientation]) if orientation in methods else plain
 
 
-def _of_8_bits(image: Image.Image) -> Image.Image:
-    """Returns gray of 16 bits as gray of 8. Pillow's own conversion clips, which makes nearly everything white.
-
-    Raises:
-        ValueError: its values have 32 bits, and it is unknown which of them is white, unless all fit into 8.
-    """
-    from PIL import Image
-
-    if image.mode.startswith("I;16"):
-        order = "L;16B" if image.mode.endswith("B") else "L;16"  # takes the higher byte, as for colors of 16 bits
-        gray = Image.frombytes("L", image.size, image.tobytes(), "raw", order)
-        gray.info = {key: image.info[key] for key in ("icc_profile",) if key in image.info}
-        return gray
-    if image.mode in ("I", "F"):
-        lowest, highest = image.getextrema()
-        if not (0 <= lowest <= highest <= 255 and highest > 1):  # type: ignore[operator]  # two numbers, because there is one band
-            raise ValueError("its values have 32 bits and are not those of a picture: save it with 8 or 16 bits")
-    return image
-
-
-def _stored_size(data: bytes) -> tuple[int, int]:
-    with _quiet(), _header(data)[0] as image:
-        return image.size
+def _size(data: bytes) -> tuple[int, int]:
+    with _quiet():
+        opened, orientation = _header(data)
+        with opened as image:
+            width, height = image.size
+    return (height, width) if orientation >= 5 else (width, height)
 
 
 def _header(data: bytes) -> tuple[Image.Image, int]:
-    """Returns an image of an allowed size, opened and not yet decoded, and its orientation as in `_PillowInput`."""
+    """Returns an image of an allowed size, opened and not yet decoded, and its orientation, 1 to 8."""
     from PIL import Image
 
-    kind = _kind_of(data)
+    kind = kind_of(data)
     if not data:
         raise ValueError("an empty file")
     if kind is None:
-        raise ValueError(f"its content is none of {', '.join(_SANITIZERS)}")
-    sanitized = _SANITIZERS[kind](data)
+        raise ValueError(f"its content is none of {', '.join(SANITIZERS)}")
+    sanitized = SANITIZERS[kind](data)
     image = Image.open(io.BytesIO(sanitized.pixels), formats=(kind,))
-    _require_size(*image.size, _most_pixels(data, sanitized.weight, _is_light(image)))
-    return image, sanitized.orientation
+    require_size(*image.size, most_pixels(data, sanitized.weight, _is_light(image)))
+    orientation = sanitized.orientation or orientation_of(image.info)
+    return image, orientation if orientation in range(1, 9) else 1
 
 
 def _is_light(image: Image.Image) -> bool:
     """Whether an image takes one byte for each pixel, and three more in color."""
     return image.mode in ("1", "L", "P") and "transparency" not in image.info
-
-
-def _most_pixels(data: bytes, weight: int = 1, is_light: bool = True) -> int:
-    """Returns the limit of a file's pixels, by the memory of its decoder and of later conversions."""
-    small = SMALL_PIXELS * 8 // 5 if is_light else SMALL_PIXELS  # 5 bytes per pixel in all, others take 8
-    return min(MAX_PIXELS, small // weight + PIXELS_PER_BYTE * len(data))
-
-
-def _require_size(width: int, height: int, most: int) -> None:
-    if max(width, height) > MAX_SIDE:
-        raise ValueError(f"{width} x {height} pixels; a side has at most {MAX_SIDE:,}")
-    if width * height > most:
-        raise ValueError(f"{width * height / 1e6:.1f} megapixels; at most {most / 1e6:.1f} are opened of such a file")
 
 
 @contextmanager
@@ -269,284 +244,125 @@ def _silent() -> Iterator[None]:
         os.close(stderr)
 
 
-def _kind_of(data: bytes) -> str | None:
-    """Returns Pillow's name of an image's format, by its first bytes; None if the format is not allowed."""
-    if data[4:8] == b"ftyp":
-        return "AVIF" if data[8:12] in (b"avif", b"avis", b"mif1", b"msf1") else None
-    if data[:4] == b"RIFF":
-        return "WEBP" if data[8:12] == b"WEBP" else None
-    return next((kind for kind, beginning in _BEGINNINGS if data.startswith(beginning)), None)
+# --- pixels
 
 
-def _of_webp(data: bytes) -> _PillowInput:
-    return _PillowInput(data, weight=2)
+def on_white(image: Image.Image) -> Image.Image:
+    """Returns an image of any mode in RGB, with white under its transparency, as it is seen."""
+    from PIL import Image
+
+    if not _has_opacity(image):
+        return image if image.mode == "RGB" else image.convert("RGB")
+    seen = Image.new("RGB", image.size, "white")
+    for top, strip in _strips(image):
+        colors = strip.convert("RGBA")
+        seen.paste(colors, (0, top), colors)
+    return seen
 
 
-# --- PNG
-
-_PNG_PARTS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"IDAT", b"IEND"})
-_PNG_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt"})
-_ORIENTATION_TEXTS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+def as_gray(image: Image.Image) -> Image.Image:
+    """Returns an image of any mode in gray of 8 bits, as `on_white` shows it."""
+    return (on_white(image) if _has_opacity(image) else image).convert("L")
 
 
-def _of_png(data: bytes) -> _PillowInput:
-    """Leaves out texts and further frames, except the two texts that may hold the orientation."""
-    view = memoryview(data)
-    kept, position = [view[:8]], 8
-    for _ in range(_MOST_PARTS):
-        if position + 12 > len(data):
-            break
-        size, name = struct.unpack_from(">I4s", data, position)
-        end = position + 12 + size
-        if end > len(data):
-            break
-        if name in _PNG_PARTS or (name in _PNG_TEXTS and data.startswith(_ORIENTATION_TEXTS, position + 8)):
-            kept.append(view[position:end])
-        position = end
-        if name == b"IEND":
-            return _PillowInput(b"".join(kept))
-    else:
-        raise ValueError(f"more than {_MOST_PARTS:,} chunks")
-    return _PillowInput(b"".join((*kept, view[position:])))  # cut short: Pillow says whether pixels are missing
+def whiten_hidden(image: Image.Image) -> Image.Image:
+    """Returns an RGBA image with white where it is fully transparent, for programs that pass over opacity."""
+    from PIL import Image
+
+    clear = image.getchannel("A").point(lambda opacity: 255 * (opacity == 0))
+    image = image.copy()
+    image.paste(Image.new("RGBA", image.size, (255, 255, 255, 0)), mask=clear)
+    return image
 
 
-# --- JPEG
-
-_MARKER = re.compile(rb"\xff[\x01-\xfe]")
-_MARKER_IN_SCAN = re.compile(rb"\xff[\xc0-\xcf\xd8-\xfe]")  # restart markers are part of a scan
-_JPEG_PARTS = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDC, 0xDD, 0xEE}) - {0xC8}
-_WITHOUT_SEGMENT = frozenset({0x01, *range(0xD0, 0xD9)})
-_FRAMES = _JPEG_PARTS & {*range(0xC0, 0xD0)} - {0xC4, 0xCC}
+def _has_opacity(image: Image.Image) -> bool:
+    is_color = image.mode == "LAB"  # its A is a color
+    return (not is_color and "A" in image.getbands()) or "transparency" in image.info
 
 
-def _of_jpeg(data: bytes) -> _PillowInput:
-    """Keeps only tables and scans of the first image; phones write several images into one file."""
-    view = memoryview(data)
-    kept, exif, xmp = [view[:2]], [], b""
-    position, scans, weight = 2, 0, 1
-    for _ in range(_MOST_PARTS):
-        found = _MARKER.search(data, position)
-        if found is None:
-            break
-        position, code = found.start(), data[found.start() + 1]
-        if code == 0xD9:
-            kept.append(view[position : position + 2])
-            break
-        if code in _WITHOUT_SEGMENT:
-            position += 2
-            continue
-        end = position + 2 + max(2, *struct.unpack_from(">H", data, position + 2))
-        begins = data[position + 4 : min(position + 40, end)]
-        if code in _FRAMES:
-            weight = max(weight, _jpeg_weight(data, position))
-        if code == 0xDA:
-            scans += 1
-            if scans > _MOST_SCANS:
-                raise ValueError(f"more than {_MOST_SCANS} scans")
-            following = _MARKER_IN_SCAN.search(data, end)
-            end = following.start() if following else len(data)
-        elif code == 0xE1 and begins.startswith(b"Exif\0\0"):
-            exif.append(view[position + 10 : end])  # a long block is split over several segments
-        elif code == 0xE1 and begins.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-            xmp = data[position + 33 : end]
-        is_kept = (code == 0xE0 and begins.startswith(b"JFIF")) or (code == 0xE2 and begins.startswith(b"ICC_PROFILE"))
-        if code == 0xDA or code in _JPEG_PARTS or is_kept:
-            kept.append(view[position:end])
-        position = end
-    else:
-        raise ValueError(f"more than {_MOST_PARTS:,} segments")
-    orientation = _orientation_of({"exif": b"".join(exif), "xmp": xmp}) or 1
-    return _PillowInput(b"".join(kept), orientation, weight)
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yields an image in parts as wide as it is, each with its top."""
+    height = max(1, _STRIP // max(1, image.width))
+    for top in range(0, image.height, height):
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
 
 
-def _jpeg_weight(data: bytes, position: int) -> int:
-    """Returns the weight of a frame: the decoder of several scans keeps 2 bytes per value until the last scan.
+def _as_png_means(image: Image.Image, depth: int) -> Image.Image:
+    """Returns a decoded PNG whose values and transparent color have the depth that Pillow stores.
 
-    Colors that are stored at half the size save about as much memory as turning an image takes.
+    Args:
+        depth: bits of a value in the file.
     """
-    factors = [(each >> 4, each & 15) for each in data[position + 11 : position + 10 + 3 * data[position + 9] : 3]]
-    most = max((across for across, _ in factors), default=1) * max((down for _, down in factors), default=1)
-    return 2 if sum(across * down for across, down in factors) > 2 * most else 1
+    from PIL import Image
+
+    if image.mode == "I":  # how an older Pillow opens 16 bits, the most that PNG has
+        deep, info = image.tobytes("raw", "I;16B"), image.info
+        image = Image.frombytes("I;16B", image.size, deep)
+        image.info = info
+    clear: Any = image.info.get("transparency")
+    if image.mode == "L" and isinstance(clear, int) and depth in (2, 4):
+        image.info["transparency"] = clear * 255 // (2**depth - 1)
+    if image.mode == "RGB" and isinstance(clear, tuple) and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    return image
 
 
-# --- BMP
+def _tiff_grays(image: Any) -> tuple[int, bool]:
+    """Returns the bits of a TIFF's values, and whether its deep grays are a negative, which Pillow does not turn."""
+    bits = image.tag_v2.get(_BITS, (8,))
+    return bits[0], image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
-def _of_bmp(data: bytes) -> _PillowInput:
-    """Refuses long compressed files: Pillow decodes each run of pixels in Python, which is slow."""
-    is_compressed = data[30:34] in (b"\1\0\0\0", b"\2\0\0\0")
-    if is_compressed and len(data) > _MOST_RUNS:
-        raise ValueError(f"a compressed BMP of more than {_MOST_RUNS >> 20} MB")
-    return _PillowInput(data)
+def _of_8_bits(image: Image.Image, bits: int, *, is_negative: bool) -> Image.Image:
+    """Returns an image in 8 bits. Pillow's own conversion clips deep gray, which makes it white or black.
+
+    Args:
+        bits: of its values, if they have up to 16.
+        is_negative: whether 0 is white.
+
+    Raises:
+        ValueError: its values have 32 bits, and it is unknown which of them is white.
+    """
+    import numpy as np
+    from PIL import Image
+
+    if image.mode in ("I", "F"):
+        shades = _shades_of_32_bits(image)
+    elif image.mode.startswith("I;16"):
+        # the higher byte, as for colors of 16 bits
+        def shades(values: Any) -> Any:
+            return values >> bits - 8
+    else:
+        return image
+    gray, clear = Image.new("L", image.size), image.info.get("transparency")
+    opacity = None if clear is None else Image.new("L", image.size)
+    for top, strip in _strips(image):
+        values = np.asarray(strip)
+        seen = shades(values).astype(np.uint8)
+        gray.paste(Image.fromarray(255 - seen if is_negative else seen), (0, top))
+        if opacity is not None:
+            opacity.paste(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)), (0, top))
+    result = gray if opacity is None else Image.merge("LA", (gray, opacity))
+    result.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return result
 
 
-# --- GIF
+def _shades_of_32_bits(image: Image.Image) -> Callable[[Any], Any]:
+    """Returns the function that makes grays of an image's values; see `open_image` for the rule."""
+    import numpy as np
 
-_GIF_PART = re.compile(rb"[\x21\x2c]")  # an extension, or an image
-
-
-def _of_gif(data: bytes) -> _PillowInput:
-    """Leaves out comments and all frames but the first."""
-    view = memoryview(data)
-    position = 13 + _gif_palette(data[10])
-    beginning, control = view[:position], view[:0]
-    while found := _GIF_PART.search(data, position):
-        position = found.start()
-        if data[position] == 0x21:
-            end = _gif_blocks_end(data, position + 2)
-            control = view[position:end] if data[position + 1 : position + 2] == b"\xf9" else control
-            position = end
-            continue
-        left, top, width, height, flags = struct.unpack_from("<HHHHB", data, position + 1)
-        screen = struct.unpack_from("<HH", data, 6)
-        _require_size(max(screen[0], left + width), max(screen[1], top + height), _most_pixels(data))
-        end = _gif_blocks_end(data, position + 11 + _gif_palette(flags))
-        return _PillowInput(b"".join((beginning, control, view[position:end], b";")))
-    raise ValueError("a GIF without a picture")
-
-
-def _gif_palette(flags: int) -> int:
-    return 3 << (flags & 7) + 1 if flags & 0x80 else 0
-
-
-def _gif_blocks_end(data: bytes, position: int) -> int:
-    """Returns the end of a chain of blocks, each of which begins with its length."""
-    while position < len(data) and data[position]:
-        position += data[position] + 1
-    return position + 1
-
-
-# --- TIFF
-
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-# fmt: off
-_PIXEL_TAGS = frozenset({
-    256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320,
-    322, 323, 324, 325, 332, 334, 338, 339, 347, 529, 530, 531, 532, 34675,
-})
-# fmt: on
-_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH, _XMP = 259, 322, 323, 700
-_COMPRESSIONS = frozenset({1, 2, 3, 4, 5, 7, 8, 32771, 32773, 32946})  # none, fax, LZW, JPEG, deflate, PackBits
-
-
-def _of_tiff(data: bytes) -> _PillowInput:
-    """Replaces the directories by one with the pixels of the first image alone."""
-    order, is_big = "<" if data[:1] == b"I" else ">", data[2:4] in (b"+\0", b"\0+")
-    at, number = (8, "Q") if is_big else (4, "I")
-    kept: dict[int, bytes] = {}
-    numbers: dict[int, int] = {}
-    xmp, room, values = b"", len(data), _MOST_VALUES
-    first = struct.unpack_from(order + number, data, at)[0]
-    for tag, kind, count, entry, position in _entries(data, order, first, is_big):
-        if tag in numbers:
-            continue
-        size = count * _SIZES.get(kind, 1)
-        numbers[tag] = _whole_number(data, order, kind, position)
-        if tag == _XMP:
-            xmp = data[position : position + min(size, _MOST_EXIF)]
-        elif tag in _PIXEL_TAGS:
-            room, values = room - size, values - count
-            kept[tag] = entry
-        if room < 0 or values < 0:
-            raise ValueError("its directory claims more than the file has")
-    if numbers.get(_COMPRESSION, 1) not in _COMPRESSIONS:
-        raise ValueError(f"a TIFF of compression {numbers[_COMPRESSION]}, which is not opened")
-    _require_size(numbers.get(_TILE_WIDTH, 0), numbers.get(_TILE_LENGTH, 0), _most_pixels(data))
-    padding = -len(data) % 8
-    directory = struct.pack(order + ("Q" if is_big else "H"), len(kept)) + b"".join(kept.values())
-    head = data[:at] + struct.pack(order + number, len(data) + padding)
-    pixels = b"".join((head, memoryview(data)[len(head) :], bytes(padding), directory, bytes(struct.calcsize(number))))
-    return _PillowInput(pixels, numbers.get(_ORIENTATION) or _orientation_of({"xmp": xmp}) or 1)
-
-
-def _entries(data: bytes, order: str, start: int, is_big: bool = False) -> Iterator[tuple[int, int, int, bytes, int]]:
-    """Yields tag, type, count and bytes of each entry of a directory, and the position of its values."""
-    head, form, inline = ("Q", "HHQQ", 8) if is_big else ("H", "HHII", 4)
-    length = struct.calcsize("<" + form)
-    first = start + struct.calcsize("<" + head)
-    count = struct.unpack_from(order + head, data, start)[0] if first <= len(data) else 0
-    for position in range(
-        first, min(first + count * length, first + _MOST_PARTS * length, len(data) - length + 1), length
-    ):
-        tag, kind, number, value = struct.unpack_from(order + form, data, position)
-        at = position + length - inline if number * _SIZES.get(kind, 1) <= inline else value
-        yield tag, kind, number, data[position : position + length], at
-
-
-def _whole_number(data: bytes, order: str, kind: int, position: int) -> int:
-    """Returns the number at a position, if its type is one of those for orientation and sizes; else 0."""
-    form = {3: "H", 4: "I", 16: "Q"}.get(kind)
-    if form is None or position + struct.calcsize(form) > len(data):
-        return 0
-    return int(struct.unpack_from(order + form, data, position)[0])
-
-
-# --- AVIF
-
-
-def _of_avif(data: bytes) -> _PillowInput:
-    """Hides EXIF and XMP data, whose orientation must not be used: that of the file's boxes counts."""
-    hidden, position = bytearray(data), 0
-    for _ in range(_MOST_PARTS):
-        if position + 8 > len(data):
-            break
-        size, name = struct.unpack_from(">I4s", data, position)
-        if size == 1:
-            (size,) = struct.unpack_from(">Q", data, position + 8)
-        end = min(position + size, len(data)) if size else len(data)
-        boxes = data[position:end] if name != b"mdat" else b""
-        if b"Exif" in boxes:
-            hidden[position:end] = boxes.replace(b"Exif", b"none").replace(
-                b"application/rdf+xml", b"application/nothing"
-            )
-        position = max(end, position + 8)
-    return _PillowInput(bytes(hidden), weight=2)
-
-
-# --- orientation
-
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-
-
-def _orientation_of(info: Mapping[Any, Any]) -> int:
-    """Returns the orientation, 1 to 8, in EXIF data or else in XMP data; 0 if there is none."""
-    exif = info.get("exif") or b""
-    if not exif and (profile := info.get("Raw profile type exif")):  # in hexadecimal, after three lines
-        exif = bytes.fromhex("".join(profile.split("\n")[3:]))
-    found = _orientation_in(exif[:_MOST_EXIF].removeprefix(b"Exif\0\0"))
-    if found:
-        return found
-    xmp = info.get("XML:com.adobe.xmp") or info.get("xmp") or b""
-    match = _XMP_ORIENTATION.search(xmp.encode() if isinstance(xmp, str) else xmp[:_MOST_EXIF])
-    return int(match[1]) if match else 0
-
-
-def _orientation_in(tiff: bytes) -> int:
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    if order is None or len(tiff) < 8:
-        return 0
-    start = struct.unpack_from(order + "I", tiff, 4)[0]
-    for tag, kind, _, _, position in _entries(tiff, order, start):
-        if tag == _ORIENTATION:
-            return _whole_number(tiff, order, kind, position)
-    return 0
-
-
-_BEGINNINGS = (
-    ("PNG", b"\x89PNG\r\n\x1a\n"),
-    ("JPEG", b"\xff\xd8\xff"),
-    ("GIF", (b"GIF87a", b"GIF89a")),
-    ("BMP", b"BM"),
-    ("TIFF", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
-)
-
-_SANITIZERS: dict[str, Callable[[bytes], _PillowInput]] = {
-    "PNG": _of_png,
-    "JPEG": _of_jpeg,
-    "WEBP": _of_webp,
-    "BMP": _of_bmp,
-    "GIF": _of_gif,
-    "TIFF": _of_tiff,
-    "AVIF": _of_avif,
-}
-"""Format -> the function that returns what Pillow is given of a file."""
+    is_whole, lowest, highest = True, np.inf, -np.inf
+    for _, strip in _strips(image):
+        values = np.asarray(strip)
+        if not np.isfinite(values).all():
+            raise ValueError("some of its values are not finite")
+        is_whole = is_whole and bool((values == np.floor(values)).all())
+        lowest, highest = min(lowest, float(values.min())), max(highest, float(values.max()))
+    if lowest >= 0 and highest <= 1:
+        return lambda values: values * 255 + 0.5
+    if is_whole and lowest >= 0 and highest <= 65_535:
+        return lambda values: values.astype(np.uint16) >> (8 if highest > 255 else 0)
+    raise ValueError(
+        f"its values of 32 bits go from {lowest:g} to {highest:g}, and which of them is white is unknown: "
+        "save it with 8 or 16 bits"
+    )

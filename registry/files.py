@@ -191,6 +191,11 @@ class Files:
         known_so = "SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE alias = ?"
         return self._rows(f"files.content_hash IN ({known_so})", [text_of(alias)])
 
+    def with_own_name(self, name: str) -> list[Row]:
+        """Returns the files of networks that call themselves so."""
+        known_so = "SELECT content_hash FROM networks WHERE name = ?"
+        return self._rows(f"files.content_hash IN ({known_so})", [text_of(name)])
+
     def with_hash(
         self,
         *,

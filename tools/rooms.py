@@ -33,7 +33,11 @@ ROOMS = {
     "tokens": Room("Access tokens, read from the environment.", "errors"),
     "hub": Room("Files of the Hugging Face hub, through huggingface_hub.", "errors files tokens"),
     "limits": Room("Limits on memory and work for untrusted files; the JSON parser.", "errors files"),
-    "images": Room("The one reader of images: allowed formats, size limits, EXIF orientation.", "errors files"),
+    "image_formats": Room("What Pillow is given of an image file: allowed formats, size limits, EXIF orientation."),
+    "images": Room(
+        "The one reader of images: turned, white under transparency, 16 bits and floats scaled.",
+        "errors files image_formats",
+    ),
     "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
     "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors text"),
@@ -76,7 +80,7 @@ ROOMS = {
     ),
     "train": Room(
         "Training data, training runs and sweeps.",
-        "errors paths files limits images distributed settings network hashes formats inspection"
+        "errors paths files limits image_formats images distributed settings network hashes formats inspection"
         " text kernels registry library prompts runtime demo generate",
     ),
     "doctor": Room(

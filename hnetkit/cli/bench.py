@@ -145,14 +145,14 @@ def bench_command(
 
 def _items(names: Sequence[str], output: Output) -> list[BenchItem]:
     """Returns the networks that names stand for; what has strength 0 is left out, as it is in a picture."""
-    from hnetkit.generate.prompt_networks import find_networks
+    from hnetkit.generate.prompt_networks import NetworkFinder
 
     if not names:
         raise UsageError("name the networks of a stack", hint="hnetkit bench NAME; `hnetkit list` shows the library's")
     requests = [_network_request(name) for name in names]
     items = [
         (found.name, found.network, request.strength)
-        for found, request in zip(find_networks(requests, {}), requests, strict=True)
+        for found, request in zip(NetworkFinder(note=output.note).networks(requests), requests, strict=True)
     ]
     for name, _, strength in items:
         if not strength:

@@ -179,7 +179,8 @@ _SHARED = (
         "--hires-size",
         callback=size_in_pixels,
         metavar="N|WxH",
-        help="Add a second pass of this size; the first is stretched to it. Not with --hires-scale or --image.",
+        help="Add a second pass of this size; of another shape, it shows the middle of the first. Not with "
+        "--hires-scale or --image.",
     ),
     _hires("--hires-steps", type=_STEPS, show_default="--steps", help="Number of sampling steps of the second pass."),
     _hires(

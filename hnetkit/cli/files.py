@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _COLUMNS = ["name", "kind", "base_model", "layer_structure", "activation", "layer_norm", "dtype", "size_bytes", "path"]
-_FETCHABLE = (8, 10, 12, 64)  # digits of a hash that the site can be asked for
 _PICTURE_COLUMNS = ["path", "prompt", "negative_prompt", "settings", "hypernetworks"]
 
 
@@ -267,14 +266,16 @@ def _picture_row(file: OpenFile, output: Output) -> tuple[Row, NoSettings | None
 
     found = image_facts(file)
     for network in found[0]["hypernetworks"] if found else ():
-        if not network["in_library"]:
+        if not (network["in_library"] or network["comes_with_model"]):
             output.note(f"Hint: {network['name']} is not in the library; {_fetch_command(network)}")
     return found
 
 
 def _fetch_command(network: Row) -> str:
     """Returns the command that gets a network; its name, which a stranger wrote, is quoted for the shell."""
-    if network["hash"] and len(network["hash"]) in _FETCHABLE:
+    from hnetkit.library.resolve import FETCHABLE
+
+    if network["hash"] and len(network["hash"]) in FETCHABLE:
         return f"hnetkit pull {network['hash']}"
     return f"hnetkit browse {argument(network['name'])}"
 
@@ -299,7 +300,14 @@ def _picture_facts(row: Row) -> Iterator[tuple[str, str]]:
         yield "settings", ", ".join(f"{key}: {value}" for key, value in row["settings"].items())
     for network in row["hypernetworks"]:
         digits = f" [{network['hash']}]" if network["hash"] else ""
-        where = "in the library" if network["in_library"] else "not in the library"
-        yield "network", f"{network['name']} at {network['strength']:g}{digits}: {where}"
+        yield "network", f"{network['name']} at {network['strength']:g}{digits}: {_where_held(network)}"
     for warning in row["warnings"]:
         yield "warning", warning
+
+
+def _where_held(network: Row) -> str:
+    """Returns where a picture's network is, and under which name if that is another one."""
+    other = f" as {network['found_as']}" if network["found_as"] not in (None, network["name"]) else ""
+    if network["comes_with_model"]:
+        return f"comes with the demo model{other}"
+    return f"in the library{other}" if network["in_library"] else "not in the library"

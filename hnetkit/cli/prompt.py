@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options
+from hnetkit.errors import HnetkitError
+from hnetkit.text import counted
 
+if TYPE_CHECKING:
+    from hnetkit.prompts.chunks import ClipTokenizer
+
+_MOST_RANGES = 4  # of one text, in words
 STEPS = click.IntRange(1, 1000)
 
 
@@ -21,7 +27,8 @@ STEPS = click.IntRange(1, 1000)
 def prompt_command(text: str, steps: int, hires_steps: int | None, output: Output) -> None:
     """Show what a prompt means, step by step.
 
-    Reads tags, weights, schedules and AND as A1111 does. No network is looked up and no model is loaded.
+    Reads comments, tags, weights, schedules and AND as A1111 does, and counts tokens with the tokenizer of the model
+    that is set. No network is looked up and no model is loaded.
 
     \b
     Examples:
@@ -30,36 +37,60 @@ def prompt_command(text: str, steps: int, hires_steps: int | None, output: Outpu
     """
     from hnetkit.prompts.schedule import explain_prompt
 
-    row = explain_prompt(text, steps=steps, hires_steps=hires_steps)
+    tokenizer, reason = _tokenizer()
+    row = explain_prompt(text, steps=steps, hires_steps=hires_steps, tokenizer=tokenizer)
     for warning in row["warnings"]:
         output.note(f"Warning: {warning}")
-    output.rows([row], columns=["text", "hypernetworks", "loras", "schedule"], text=_card)
+    output.rows([row], columns=["text", "hypernetworks", "loras", "schedule"], text=lambda shown: _card(shown, reason))
 
 
-def _card(row: Row) -> list[str]:
+def _tokenizer() -> tuple[ClipTokenizer | None, str]:
+    """Returns the tokenizer of the model that is set, or else the reason why there is none."""
+    from hnetkit import demo, settings
+    from hnetkit.generate.loading.tokenizer import read_counting_tokenizer
+
+    location = demo.location_of(settings.get("model"))
+    try:
+        return read_counting_tokenizer(location, demo.MODEL_NAME if demo.is_bundled(location) else None), ""
+    except HnetkitError as error:
+        return None, str(error)
+    except ImportError:
+        return None, f"{location}: the hub's cache cannot be read without huggingface_hub"
+
+
+def _card(row: Row, reason: str) -> list[str]:
     """A prompt for a person to read."""
-    facts = list(_facts(row))
+    facts = [*_facts(row), ("tokens", _counted(row) if row["tokenizer"] else f"not counted ({reason})")]
     width = max(len(label) for label, _ in facts) + 2
     return [f"{label:<{width}}{text}".rstrip() for label, text in facts]
 
 
 def _facts(row: Row) -> Iterator[tuple[str, str]]:
     yield "text", row["text"]
+    yield from (("comment", comment) for comment in row["comments"])
     for found in row["hypernetworks"]:
         yield "hypernetwork", ", ".join(_words(found))
     for lora in row["loras"]:
         yield "lora", f"{lora['name']} {lora['te']:g} in the text encoder, {lora['unet']:g} in the UNet"
-    if any(weight != 1 for _, weight in row["attention"]):
-        yield from (_weighted(text, weight) for text, weight in row["attention"] if text.strip())
-    if len(row["composition"]) > 1 or row["composition"][0][1] != 1:
-        yield from ((f"AND {weight:g}", text) for text, weight in row["composition"])
-    yield from _ranges("steps", row["schedule"])
-    if row["hires_schedule"] is not None:
-        yield from _ranges("hires", row["hires_schedule"])
+    yield from _drawn("steps", row["drawn"])
+    yield from _drawn("hires", row["hires_drawn"] or [])
+
+
+def _drawn(label: str, drawn: Iterable[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """What is drawn at which steps: each part, and below it the pieces of a weight of their own."""
+    for at_once in drawn:
+        parts, when = at_once["parts"], f"{label} {_ranges(at_once['steps'])}"
+        if len(parts) > 1 or parts[0]["weight"] != 1:
+            yield when, counted(len(parts), "part")
+        for part in parts:
+            is_alone = len(parts) == 1 and part["weight"] == 1
+            yield when if is_alone else f"  AND {part['weight']:g}", part["text"]
+            weighted = [(text, weight) for text, weight in part["attention"] if weight != 1 and text.strip()]
+            yield from (_weighted(text, weight) for text, weight in weighted)
 
 
 def _weighted(text: str, weight: float) -> tuple[str, str]:
-    return ("new chunk", text) if (text, weight) == ("BREAK", -1) else (f"weight {weight:.4g}", text)
+    return ("  new chunk", text) if (text, weight) == ("BREAK", -1) else (f"  weight {weight:.4g}", text)
 
 
 def _words(hypernetwork: dict[str, Any]) -> Iterator[str]:
@@ -74,8 +105,19 @@ def _words(hypernetwork: dict[str, Any]) -> Iterator[str]:
         yield f"in {', '.join(blocks)}"
 
 
-def _ranges(label: str, schedule: Iterable[tuple[int, str]]) -> Iterator[tuple[str, str]]:
-    first = 1
-    for until, text in schedule:
-        yield f"{label} {first}-{until}" if first < until else f"{label} {until}", text
-        first = until + 1
+def _ranges(ranges: Sequence[Sequence[int]]) -> str:
+    """The steps in words; of many ranges, as ``[a|b]`` has them, the first two and the last."""
+    shown = [f"{first}-{last}" if first < last else f"{first}" for first, last in ranges]
+    return ", ".join(shown if len(shown) <= _MOST_RANGES else [*shown[:2], "...", shown[-1]])
+
+
+def _counted(row: Row) -> str:
+    """How full the windows of the text encoder are, at most, and who counted."""
+    parts = [
+        part for drawn in (row["drawn"], row["hires_drawn"] or []) for at_once in drawn for part in at_once["parts"]
+    ]
+    fullest = max(parts, key=lambda part: (part["chunks"], part["tokens"]))
+    room, chunks = row["tokens_per_chunk"], fullest["chunks"]
+    most = "at most " if len({part["tokens"] for part in parts}) > 1 else ""
+    where = f"of {room}" if chunks == 1 else f"in {chunks} chunks of {room}"
+    return f"{most}{fullest['tokens']} {where}, by the tokenizer of {row['tokenizer']}"

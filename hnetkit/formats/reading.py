@@ -45,6 +45,7 @@ TITLES: Mapping[str, str] = {
     "optimizer": "the state of an optimizer",
     "torchscript": "a TorchScript program",
     "html": "a web page, probably what a site sent instead of the file",
+    "network-mix": "a mix of networks by name for aria1th's extension (stack them: -n NAME:STRENGTH)",
     "json": "a JSON text",
     "text": "a text",
     "image": "a picture",
@@ -69,6 +70,9 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 
 READER_VERSION = 3
 """Increased when files are read differently, so that the next scan reads them again."""
+MIX_SUFFIX = ".hns"
+"""Of texts such as ``[("ink", 0.2), ("wash", 0.4)]``, of aria1th/Hypernetwork-MonkeyPatch-Extension (behavior only)."""
+
 MAX_FILE = 4 << 30
 """Bytes; the largest real hypernetwork has 0.6 GB."""
 
@@ -130,6 +134,8 @@ def _read(file: OpenFile) -> Hypernetwork:
     if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         raise UnsafeFile(f"{file.path}: a bare pickle, not a torch file", hint="get the file again from its source")
     kind = kind_of_bytes(head)
+    if kind in ("json", "text") and file.path.lower().endswith(MIX_SUFFIX):
+        kind = "network-mix"
     if kind == "unknown" and any(head.startswith(start) for start in (b"PK\5\6", b"PK\7\10", b"\x80")):
         raise DamagedFile(f"{file.path}: damaged at its beginning", hint="get the file again from its source")
     raise _other(file, kind)

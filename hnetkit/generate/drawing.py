@@ -13,13 +13,13 @@ from torch import Tensor
 from hnetkit.errors import BadPicture
 from hnetkit.generate.backend_errors import translating_oom
 from hnetkit.generate.loading.pipeline import LoadedPipeline
-from hnetkit.generate.request import InitImage, Request, SecondPass
+from hnetkit.generate.request import InitImage, Request, SecondPass, covering_size
 from hnetkit.generate.sampling import vae
 from hnetkit.generate.sampling.encoding import Conditioning
 from hnetkit.generate.sampling.loop import AfterStep, Denoiser, KeptRegion, sample
 from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
-from hnetkit.images import open_image
+from hnetkit.images import open_mask, open_rgb
 from hnetkit.runtime.adapters import applied
 
 if TYPE_CHECKING:
@@ -98,10 +98,10 @@ class _InitPixels:
 
     @classmethod
     def read(cls, init: InitImage, size: tuple[int, int]) -> _InitPixels:
-        image = open_image(init.image).convert("RGB").resize(size, pil.Resampling.LANCZOS)
+        image = open_rgb(init.image).resize(size, pil.Resampling.LANCZOS)
         if init.mask is None:
             return cls(image, None, init.content)
-        mask = vae.soft_mask(open_image(init.mask), size, blur=init.mask_blur, inverted=init.inverted)
+        mask = vae.soft_mask(open_mask(init.mask), size, blur=init.mask_blur, inverted=init.inverted)
         return cls(image, mask, init.content)
 
     def restore_outside_mask(self, drawn: Image.Image) -> Image.Image:
@@ -154,14 +154,15 @@ class _ImageBatch:
         return self._first.over(begun, self._after_step(), KeptRegion(original, noise, mask), mask_channels)
 
     def _enlarge(self, latents: Tensor, second: SecondPass, size: Sequence[int]) -> Tensor:
-        """Returns latents of the second pass's size, `size` (h, w)."""
+        """Returns latents of the second pass's size, `size` (h, w); of another shape, the middle of the first pass."""
+        width, height = covering_size((self._request.width, self._request.height), (second.width, second.height))
         if second.upscaler == "Latent":
-            return vae.resize_latents(latents, size)
+            scale = self._pipe.vae_scale_factor
+            return _middle(vae.resize_latents(latents, (height // scale, width // scale)), size)
         resampling = {"Lanczos": pil.Resampling.LANCZOS, "Nearest": pil.Resampling.NEAREST}[second.upscaler]
-        width_height = second.width, second.height
         decoded = vae.decode(self._pipe, latents)
-        enlarged = [_to_image(self._pipe, pixels).resize(width_height, resampling) for pixels in decoded]
-        return torch.cat([self._encode(image, *width_height) for image in enlarged])
+        enlarged = [_to_image(self._pipe, pixels).resize((width, height), resampling) for pixels in decoded]
+        return _middle(torch.cat([self._encode(image, width, height) for image in enlarged]), size)
 
     def _fault(self, pixels: Tensor, seed: int) -> BadPicture | None:
         fault = "NaN" if not torch.isfinite(pixels).all() else "black" if pixels.max() < 1 / 255 else None
@@ -175,6 +176,12 @@ class _ImageBatch:
     def _encode(self, image: Image.Image, width: int, height: int) -> Tensor:
         generator = torch.Generator("cpu").manual_seed(self._seeds[0])
         return vae.encode(self._pipe, image, (width, height), generator)
+
+
+def _middle(latents: Tensor, size: Sequence[int]) -> Tensor:
+    """Returns the middle of latents, of `size` (h, w)."""
+    top, left = ((own - wanted) // 2 for own, wanted in zip(latents.shape[2:], size, strict=True))
+    return latents[:, :, top : top + size[0], left : left + size[1]]
 
 
 def _to_image(pipe: Any, pixels: Tensor) -> Image.Image:

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from hnetkit import paths
-from hnetkit.errors import NoSettings, UsageError
+from hnetkit import demo, settings
+from hnetkit.errors import AmbiguousName, HnetkitError, NoSettings, UsageError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import is_sparse
 from hnetkit.generate.image_text import image_format, read_infotext
+from hnetkit.generate.prompt_networks import NONE_STATED, StatedHashes
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, Request, SecondPass, has_room, require_prompt
 from hnetkit.generate.sampling.samplers import infotext_fields, sampler_of
 from hnetkit.hashes import sha256_of
 from hnetkit.images import parse_size
-from hnetkit.library.resolve import find_mentioned
+from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_needed
 from hnetkit.limits import parse_json
 from hnetkit.prompts import infotext
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
-from hnetkit.prompts.tags import excerpt, plain_number, split_tags
+from hnetkit.prompts.tags import excerpt, fits_in_tag, plain_number, split_tags
 from hnetkit.registry.store import Registry
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class ImageSettings:
         hashes: ``hypernet:NAME``, ``lora:NAME`` and ``model`` -> the first 10 or more hex digits of the sha256 of the
             file that the image was drawn with, as far as it states them.
         warnings: what could not be used, one line each.
+        stated: the hashes of the networks in its prompts.
     """
 
     prompt: str | None = None
@@ -102,6 +103,7 @@ class ImageSettings:
     options: Mapping[str, Any] = field(default_factory=dict)
     hashes: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    stated: StatedHashes = NONE_STATED
 
 
 def read_image_settings(path: Path) -> ImageSettings:
@@ -160,7 +162,17 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
     options["width"], options["height"] = options.pop("size", (None, None))
     seed = options.pop("seed", None)
     given = {name: value for name, value in options.items() if value is not None}
-    return ImageSettings(prompts.get("prompt"), seed, given, _hashes(info), tuple(warnings))
+    return ImageSettings(prompts.get("prompt"), seed, given, _hashes(info), tuple(warnings), _stated(info))
+
+
+def _stated(info: Infotext) -> StatedHashes:
+    hires = Infotext(info.parameters.get("Hires prompt", ""), "", {"Hashes": info.parameters.get("Hashes", "")})
+    return StatedHashes(*(tuple(mention.hash for mention in _in_tags(of)) for of in (info, hires)))
+
+
+def _in_tags(info: Infotext) -> Iterator[Mention]:
+    """Yields the networks of an infotext that are tags of its prompt."""
+    return (mention for mention in hypernetworks_of(info).networks if fits_in_tag(mention.name))
 
 
 def _hashes(info: Infotext) -> dict[str, str]:
@@ -327,7 +339,9 @@ def image_facts(file: OpenFile, registry: Registry | None = None) -> tuple[Row, 
     except NoSettings as error:
         info, failure = Infotext("", "", {}), error
     mentioned = hypernetworks_of(info)
-    networks, doubts = _rows_of_networks(mentioned.networks, registry)
+    bundled = demo.comes_with(settings.get("model"))
+    with opened_when_needed(registry) as library:
+        networks, doubts = _rows_of_networks(mentioned.networks, library, bundled)
     return {
         "path": file.path,
         "name": PurePath(file.path).stem,
@@ -343,13 +357,25 @@ def image_facts(file: OpenFile, registry: Registry | None = None) -> tuple[Row, 
     }, failure
 
 
-def _rows_of_networks(mentioned: tuple[Mention, ...], library: Registry | None) -> tuple[list[Row], list[str]]:
+def _rows_of_networks(
+    mentioned: Iterable[Mention], library: LibraryOpener, bundled: Mapping[str, Path]
+) -> tuple[list[Row], list[str]]:
     """Returns the networks as rows, and warnings about those that may not be the image's."""
     rows, doubts = [], []
-    is_needed = library is None and bool(mentioned) and paths.registry_file().exists()
-    with Registry(paths.registry_file()) if is_needed else nullcontext(library) as registry:
-        for network in mentioned:
-            held = find_mentioned(registry, network.name, network.hash) if registry else None
-            rows.append({**network._asdict(), "in_library": held is not None and held.is_held})
-            doubts += [held.warning] if held and held.warning else []
+    for network in mentioned:
+        held: Row = {"in_library": False, "comes_with_model": False, "found_as": None, "path": None}
+        try:
+            found = find_network(network.name, network.hash, library, bundled)
+        except AmbiguousName as error:
+            held["in_library"] = True
+            doubts.append(f"{error}; {error.command_hint}")
+        except HnetkitError:
+            pass
+        else:
+            path = next((path for path in found.files if path.is_file()), None)
+            if path is not None:
+                key = "comes_with_model" if found.is_bundled else "in_library"
+                held |= {key: True, "found_as": found.network.name, "path": str(path)}
+                doubts += [found.doubt] if found.doubt else []
+        rows.append({**network._asdict(), **held})
     return rows, doubts

@@ -15,13 +15,18 @@ from hnetkit.generate.image_settings import ImageSettings, infotext_of, read_ima
 from hnetkit.generate.loading.pipeline import FileStamp, LoadedPipeline, file_stamp, load_pipeline
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
+    NetworkFinder,
     Note,
     ResolvedPrompts,
+    StatedHashes,
     ignore_note,
     read_prompt,
     resolve_prompts,
     warn_about_negative_lines,
+    warn_about_negative_tags,
     with_default_stack,
+    without_comments,
+    without_comments_in_options,
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts.tags import excerpt
@@ -29,13 +34,12 @@ from hnetkit.text import shorten
 
 if TYPE_CHECKING:
     from hnetkit.generate.drawing import Progress
+    from hnetkit.generate.loading.extra_networks import Lora
     from hnetkit.library.library import Library
 
 AnyPath = str | os.PathLike[str]
 
 DTYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DEMO = "demo"
-"""Stands for the bundled model, where no file or folder has this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +63,16 @@ class ModelSource:
     @property
     def location(self) -> str:
         """The file, folder or hub id; for the bundled model its folder."""
-        model = self.model or settings.get("model")
-        if model is None or (model == DEMO and not os.path.exists(model)):
-            return str(demo.model_folder())
-        return os.fspath(model)
+        return demo.location_of(self.model or settings.get("model"))
 
     @property
     def is_demo(self) -> bool:
-        return os.path.realpath(self.location) == str(demo.model_folder())
+        return demo.is_bundled(self.location)
 
     @property
     def bundled(self) -> Mapping[str, Path]:
         """Stem -> file of the networks that come with the model."""
-        return demo.networks() if self.is_demo else {}
+        return demo.comes_with(self.location)
 
     @property
     def torch_device(self) -> str:
@@ -242,19 +243,21 @@ def draw_images(
     recorded = ImageSettings() if again is None else read_image_settings(Path(again))
     for warning in recorded.warnings:
         note(f"{again}: {warning}")
-    options = options.fill_from(recorded.options)
-    text = recorded.prompt if prompt is None else prompt
+    options = without_comments_in_options(options, note).fill_from(recorded.options)
+    text = recorded.prompt if prompt is None else without_comments(prompt, note)
     if text is None:
         raise UsageError("nothing to draw: a PROMPT is missing", hint='hnetkit generate "a red circle"')
     tagged = read_prompt(text, note)
     warn_about_negative_lines([text, options.negative_prompt or ""], note)
     tagged = with_default_stack(tagged) if again is None else tagged
     registry = None if library is None else library.registry
-    prompts = resolve_prompts(tagged, network_options(networks), options, source.bundled, registry, note)
+    finder = NetworkFinder(source.bundled, registry, note)
+    prompts = resolve_prompts(
+        tagged, network_options(networks), options, finder, note, _still_stated(recorded, text, options)
+    )
     if text == recorded.prompt:
-        _warn_about_other_files(recorded, prompts, note)
-    if "<hypernet:" in (options.negative_prompt or ""):
-        note("Tags in a negative prompt are plain text, as in A1111.")
+        _warn_about_other_loras(recorded, prompts.loras, note)
+    warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)
     loaded = model if isinstance(model, Model) else source.load(note)
     seed = recorded.seed if seed is None else seed
     first_seed = random_seed() if seed in (None, -1) else seed
@@ -301,13 +304,23 @@ def network_options(networks: Iterable[AnyPath]) -> tuple[str, ...]:
     return (networks,) if isinstance(networks, str) else tuple(os.fspath(network) for network in networks)
 
 
-def _warn_about_other_files(recorded: ImageSettings, prompts: ResolvedPrompts, note: Note) -> None:
-    """Warns about each network whose file is another one than the picture was drawn with."""
-    for key, digests in prompts.full_hashes.items():
-        then = recorded.hashes.get(key)
-        if then and not any(digest.startswith(then) or then.startswith(digest) for digest in digests):
-            name, here = excerpt(key.partition(":")[2]), " or ".join(digest[:10] for digest in digests)
-            note(f"Warning: {name} is another one here ({here}) than the picture was drawn with ({then[:10]})")
+def _still_stated(recorded: ImageSettings, prompt: str, options: DrawOptions) -> StatedHashes:
+    """Returns the hashes that an image states of networks, for those of its prompts that are not replaced."""
+    return StatedHashes(
+        recorded.stated.prompt if prompt == recorded.prompt else (),
+        recorded.stated.hires_prompt if options.hires_prompt == recorded.options.get("hires_prompt") else (),
+    )
+
+
+def _warn_about_other_loras(recorded: ImageSettings, loras: Iterable[Lora], note: Note) -> None:
+    """Warns about each LoRA whose file is another one than the picture was drawn with."""
+    for lora in loras:
+        then = recorded.hashes.get(f"lora:{lora.tag.name}")
+        if then and not (lora.hash.startswith(then) or then.startswith(lora.hash)):
+            name = excerpt(lora.tag.name)
+            note(
+                f"Warning: {name} is another one here ({lora.hash[:10]}) than the picture was drawn with ({then[:10]})"
+            )
 
 
 def device_of(device: str) -> str:

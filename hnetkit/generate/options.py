@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit.errors import NotFound, UsageError
+from hnetkit.errors import UsageError
 from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, InitImage, Request, SecondPass, require_size
 from hnetkit.generate.sampling.samplers import sampler_name
+from hnetkit.images import image_size
 
 if TYPE_CHECKING:
     from hnetkit.generate.loading.pipeline import LoadedPipeline
@@ -56,6 +57,7 @@ class DrawOptions:
     Raises:
         UsageError: a value is out of its range, or options contradict each other.
         NotFound: `image` or `mask` is not there.
+        BadPicture: one of them is no image, or too large; its pixels are not decoded yet.
     """
 
     negative_prompt: str | None = None
@@ -90,8 +92,8 @@ class DrawOptions:
         if self.mask is not None and self.image is None:
             raise UsageError("--mask needs --image, the picture that it masks", hint="--image FILE --mask FILE")
         for path in (self.image, self.mask):
-            if path is not None and not os.path.isfile(path):
-                raise NotFound(f"{path}: no such picture")
+            if path is not None:
+                image_size(path)
         if self.has_second_pass and self.image is not None:
             raise UsageError("--hires-scale and --image do not go together", hint="leave one of them out")
         if self.hires_scale is not None and self.hires_size is not None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from itertools import chain, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hnetkit import paths, settings
-from hnetkit.errors import FileChanged, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
+from hnetkit import settings
+from hnetkit.errors import FileChanged, FileRefused, HnetkitError, NotFound, UsageError
 from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.formats import load
+from hnetkit.formats.reading import MIX_SUFFIX
 from hnetkit.formats.writing import source_sha256
 from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_loras, lora_hashes
-from hnetkit.hashes import sha256_of
-from hnetkit.library.resolve import resolve
+from hnetkit.library.resolve import FoundNetwork, LibraryOpener, find_network, label, opened_when_needed
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
-from hnetkit.prompts.tags import Tag, TaggedPrompt, split_tags
+from hnetkit.prompts.tags import Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
 from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import Strength
 from hnetkit.text import argument
@@ -33,7 +33,6 @@ Note = Callable[[str], None]
 """Called with each message for the user, one line at a time."""
 
 _BLOCKS = {"down": "down_blocks", "mid": "mid_block", "up": "up_blocks"}
-_HASHED = re.compile(r"(?:^|@)(?:h1:)?[0-9a-f]{8,64}$", re.IGNORECASE)
 _WITH_STRENGTH = re.compile(r"(.+):\s*([+-]?(?:\d+\.?\d*|\.\d+))")
 
 
@@ -46,19 +45,21 @@ class NetworkRequest:
     """One network that a prompt or an option names.
 
     Attributes:
-        source: a name in the library, or the path of a file.
+        source: a mention of a network of the library, or the path of a file.
         strength: its multiplier.
         tag: the tag of the prompt; None for an option.
+        stated: hex digits of its hash, where the image that the prompt comes from states them.
     """
 
     source: str | Path
     strength: float
     tag: Tag | None = None
+    stated: str | None = None
 
     @classmethod
-    def from_tag(cls, tag: Tag) -> NetworkRequest:
+    def from_tag(cls, tag: Tag, stated: str | None = None) -> NetworkRequest:
         """A tag names networks of the library only: prompts come from strangers, and must open no file by its path."""
-        return cls(tag.name, tag.multiplier, tag)
+        return cls(tag.name, tag.multiplier, tag, stated)
 
     @classmethod
     def from_option(cls, option: str) -> NetworkRequest:
@@ -81,7 +82,7 @@ class NetworkRequest:
 
 def _is_path(name: str) -> bool:
     """Whether a name means a file. Only its spelling counts: the files of the current folder may be a stranger's."""
-    return name.lower().endswith(MODEL_SUFFIXES) or "/" in name or os.sep in name
+    return name.lower().endswith((*MODEL_SUFFIXES, MIX_SUFFIX)) or "/" in name or os.sep in name
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class ResolvedNetwork:
     """A network that was found and read.
 
     Attributes:
-        name: as in the tag of the prompt; without a tag the stem of its file.
+        name: as images state it: that of the prompt's tag if it is a name of this network, else the stem of its file.
     """
 
     name: str
@@ -99,6 +100,21 @@ class ResolvedNetwork:
     def hash(self) -> str:
         """10 hex digits of the sha256 of the file before any conversion, by which other programs know it."""
         return (source_sha256(self.network) or "")[:10]
+
+
+@dataclass(frozen=True, slots=True)
+class StatedHashes:
+    """What an image states of the networks that its prompts' tags name, in their order.
+
+    Attributes:
+        prompt, hires_prompt: hex digits of each one's hash; None where it states none.
+    """
+
+    prompt: tuple[str | None, ...] = ()
+    hires_prompt: tuple[str | None, ...] = ()
+
+
+NONE_STATED = StatedHashes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,44 +144,72 @@ def strength_of(tag: Tag) -> float | Strength:
     return tag.multiplier if strength == Strength(tag.multiplier) else strength
 
 
-def find_stack(
-    prompt: TaggedPrompt, options: Iterable[str], bundled: Mapping[str, Path], registry: Registry | None = None
-) -> StackedPrompt:
-    """Finds the networks of a prompt; those of the ``-n`` `options` follow its own and become tags too.
-
-    Raises:
-        As `NetworkRequest.from_option` and `find_networks`.
-    """
-    requests = [*map(NetworkRequest.from_tag, prompt.tags), *map(NetworkRequest.from_option, options)]
-    networks = find_networks(requests, bundled, registry)
-    pairs = zip(networks, requests, strict=True)
-    added = [Tag(network.name, request.strength) for network, request in pairs if request.tag is None]
-    return StackedPrompt(prompt.adding(tuple(added)), tuple(networks))
-
-
-def find_networks(
-    requests: Iterable[NetworkRequest], bundled: Mapping[str, Path], registry: Registry | None = None
-) -> list[ResolvedNetwork]:
-    """Returns the network of each request, in order; the same source is read once.
+class NetworkFinder:
+    """Finds the networks of what is drawn together; each is read once, and no name stands for two of them.
 
     Args:
-        requests: in stacking order.
         bundled: stem -> file of the networks that come with the model; they take precedence over the library's.
         registry: of the library; None is that of `hnetkit.paths.home`, which is opened when a name needs it.
-
-    Raises:
-        NotFound: there is no such file or name; the hint is the nearest name.
-        AmbiguousName: several networks have this name.
-        FileRefused: a file is not a hypernetwork that can be read safely, or does not have the hash that was given.
+        note: told where a network of another name or another hash is meant.
     """
-    loaded: dict[str | Path, tuple[str, Hypernetwork]] = {}
-    networks = []
-    for request in requests:
-        if request.source not in loaded:
-            loaded[request.source] = _load_network(request.source, bundled, registry)
-        stem, network = loaded[request.source]
-        networks.append(ResolvedNetwork(request.tag.name if request.tag else stem, network))
-    return networks
+
+    def __init__(
+        self, bundled: Mapping[str, Path] | None = None, registry: Registry | None = None, note: Note = ignore_note
+    ) -> None:
+        self._bundled = bundled or {}
+        self._registry = registry
+        self._note = note
+        self._read: dict[tuple[str | Path, str | None], _ReadNetwork] = {}
+        self._named: dict[str, Hypernetwork] = {}
+
+    def stack(
+        self, prompt: TaggedPrompt, options: Iterable[str] = (), stated: Iterable[str | None] = ()
+    ) -> StackedPrompt:
+        """Finds the networks of a prompt; those of the ``-n`` `options` follow its own and become tags too.
+
+        Args:
+            stated: the hash of each network of the prompt, where the image that it comes from states one.
+
+        Raises:
+            As `NetworkRequest.from_option` and `networks`.
+        """
+        requests = [
+            NetworkRequest.from_tag(*pair) for pair in zip(prompt.tags, chain(stated, repeat(None)), strict=False)
+        ]
+        requests += map(NetworkRequest.from_option, options)
+        networks = self.networks(requests)
+        own, added = networks[: len(prompt.tags)], networks[len(prompt.tags) :]
+        strengths = [request.strength for request in requests[len(prompt.tags) :]]
+        written = prompt.renaming([network.name for network in own])
+        tags = tuple(Tag(network.name, strength) for network, strength in zip(added, strengths, strict=True))
+        return StackedPrompt(written.adding(tags), tuple(networks))
+
+    def networks(self, requests: Iterable[NetworkRequest]) -> list[ResolvedNetwork]:
+        """Returns the network of each request, in order.
+
+        Raises:
+            NotFound: there is no such file or name; the hint is the nearest name.
+            AmbiguousName: several networks have this name.
+            FileRefused: a file is not a hypernetwork that can be read safely, or does not have the hash that was given.
+        """
+        found = []
+        with opened_when_needed(self._registry) as library:
+            for request in requests:
+                key = request.source, request.stated
+                if key not in self._read:
+                    self._read[key] = _read_network(request, library, self._bundled, self._note)
+                read = self._read[key]
+                keeps_name = read.keeps_name or not fits_in_tag(read.name)
+                name = request.tag.name if request.tag and keeps_name else read.name
+                found.append(ResolvedNetwork(self._name_of_its_own(name, read.network), read.network))
+        return found
+
+    def _name_of_its_own(self, name: str, network: Hypernetwork) -> str:
+        """Returns a name that no other network has here: an image states one hash for each name."""
+        former = self._named.setdefault(name, network)
+        if former is network or former.content_hash == network.content_hash:
+            return name
+        return label(name, network.content_hash)
 
 
 def attach_network(pipe: Any, network: ResolvedNetwork, taken: Collection[str]) -> str:
@@ -184,59 +228,47 @@ def network_hashes(networks: Iterable[ResolvedNetwork]) -> dict[str, str]:
     return {f"hypernet:{network.name}": network.hash for network in networks}
 
 
-def _load_network(
-    source: str | Path, bundled: Mapping[str, Path], registry: Registry | None
-) -> tuple[str, Hypernetwork]:
-    """Returns the stem of a network's file, and the network."""
-    if isinstance(source, Path):
-        return source.stem, load(source)
-    if source in bundled:
-        return source, load(bundled[source])
-    found = _find_in_library(source, bundled, registry)
-    files = found.files if found.is_by_content else found.files[:1]
+@dataclass(frozen=True, slots=True)
+class _ReadNetwork:
+    """A network that was read, with the stem of its file; `keeps_name` is that of `FoundNetwork`."""
+
+    name: str
+    network: Hypernetwork
+    keeps_name: bool = True
+
+
+def _read_network(
+    request: NetworkRequest, library: LibraryOpener, bundled: Mapping[str, Path], note: Note
+) -> _ReadNetwork:
+    if isinstance(request.source, Path):
+        return _ReadNetwork(request.source.stem, load(request.source))
+    found = find_network(request.source, request.stated, library, bundled)
+    if found.said:
+        note(found.said)
+    return _ReadNetwork(found.network.name, _load_one(found, request.source), found.keeps_name)
+
+
+def _load_one(found: FoundNetwork, mention: str) -> Hypernetwork:
+    """Returns the network of the first file that still holds it.
+
+    A file that is found by its name is taken as it is today. A copy of one that is gone, and what a hash found, must
+    still be what it was at the last scan.
+    """
     failures: list[HnetkitError] = []
-    for path in files:
+    for path in found.files:
+        is_the_named = found.is_bundled or (not found.by_hash and path == found.files[0])
         try:
             network = load(path)
         except (FileRefused, NotFound) as error:
+            if is_the_named and isinstance(error, FileRefused):
+                raise
             failures.append(error)
             continue
-        if not found.is_by_content or network.content_hash == found.content_hash:
-            return path.stem, network
+        if is_the_named or network.content_hash == found.network.content_hash:
+            return network
         hint = f"hnetkit scan {argument(path.parent, is_path=True)}"
-        failures.append(FileChanged(f"{path}: replaced since it was scanned: no longer {source}", hint=hint))
+        failures.append(FileChanged(f"{path}: replaced since it was scanned: no longer {mention}", hint=hint))
     raise failures[0]
-
-
-@dataclass(frozen=True, slots=True)
-class _LibraryMatch:
-    """The network that the library has under a name.
-
-    Attributes:
-        files: the files that hold it, the best one first.
-        is_by_content: the name has a hash in it, so only this content will do.
-    """
-
-    files: list[Path]
-    content_hash: str
-    is_by_content: bool
-
-
-def _find_in_library(name: str, bundled: Mapping[str, Path], library: Registry | None) -> _LibraryMatch:
-    try:
-        with Registry(paths.registry_file()) if library is None else nullcontext(library) as registry:
-            found = resolve(registry, name)
-            is_by_content = bool(_HASHED.search(name)) and (name != found.name or not name.isalnum())
-            copies = [row for row in registry.files.holding([found.content_hash]) if row["state"] == "present"]
-    except NotFound as error:
-        if not bundled:
-            raise
-        near = did_you_mean(name, bundled)
-        hint = f"did you mean {near}?" if near else f"{error.command_hint}; the demo model brings {', '.join(bundled)}"
-        raise NotFound(str(error), hint=hint) from error
-    others = [Path(row["path"]) for row in copies]
-    files = [found.path, *(path for path in others if path != found.path)]
-    return _LibraryMatch(files, found.content_hash, is_by_content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,48 +297,38 @@ class ResolvedPrompts:
         """The infotext's entries for networks and LoRAs."""
         return network_hashes(self.networks) | lora_hashes(self.loras)
 
-    @property
-    def full_hashes(self) -> dict[str, set[str]]:
-        """Infotext's name -> the sha256 of the file, and of the file that it was converted from."""
-        found: dict[str, set[str]] = {}
-        for resolved in self.networks:
-            own = sha256_of(resolved.network.source) if resolved.network.source is not None else None
-            digests = resolved.network.source_sha256, own
-            found[f"hypernet:{resolved.name}"] = {digest for digest in digests if digest}
-        return found | {f"lora:{lora.tag.name}": {lora.hash} for lora in self.loras}
-
 
 def resolve_prompts(
     prompt: TaggedPrompt,
     networks: Iterable[str],
     options: DrawOptions,
-    bundled: Mapping[str, Path],
-    registry: Registry | None,
+    finder: NetworkFinder,
     note: Note,
+    stated: StatedHashes = NONE_STATED,
 ) -> ResolvedPrompts:
     """Finds all that a prompt and the options beside it name.
 
     Args:
         networks: ``NAME[:STRENGTH]`` of those that follow the prompt's own.
         options: hold the prompts of the second pass, and the negative ones.
-        bundled, registry: see `find_networks`.
+        stated: the hashes of the image that the prompts come from.
 
     Raises:
-        As `find_stack`, `find_loras`, `find_embeddings` and `hnetkit.prompts.tags.split_tags`.
+        As `NetworkFinder.stack`, `find_loras`, `find_embeddings` and `hnetkit.prompts.tags.split_tags`.
     """
-    first = find_stack(prompt, networks, bundled, registry)
-    hires = resolve_hires_prompt(options, bundled, registry, note)
+    first = finder.stack(prompt, networks, stated.prompt)
+    hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt)
     loras = tuple(find_loras(prompt.loras, settings.get("loras")))
     return ResolvedPrompts(first, hires, loras, find_embeddings_in([first.prompt.text], hires, options))
 
 
 def resolve_hires_prompt(
-    options: DrawOptions, bundled: Mapping[str, Path], registry: Registry | None, note: Note
+    options: DrawOptions, finder: NetworkFinder, note: Note, stated: Iterable[str | None] = ()
 ) -> StackedPrompt | None:
     """Returns the prompt of the second pass; None if it has none of its own."""
     if not options.has_second_pass or options.hires_prompt is None:
         return None
-    return find_stack(read_prompt(options.hires_prompt, note), (), bundled, registry)
+    return finder.stack(read_prompt(options.hires_prompt, note), (), stated)
 
 
 def find_embeddings_in(texts: Iterable[str], hires: StackedPrompt | None, options: DrawOptions) -> tuple[Path, ...]:
@@ -315,6 +337,22 @@ def find_embeddings_in(texts: Iterable[str], hires: StackedPrompt | None, option
     if hires is not None:
         others.append(hires.prompt.text)
     return tuple(find_embeddings([*texts, *others], settings.get("embeddings")))
+
+
+def without_comments(prompt: str, note: Note) -> str:
+    """Returns a prompt as it is drawn, for one that a person typed, and reports its comments."""
+    kept, comments = split_comments(prompt)
+    for comment in comments:
+        note(f"Left out of the prompt as a comment: {excerpt(comment)}")
+    return kept
+
+
+def without_comments_in_options(options: DrawOptions, note: Note) -> DrawOptions:
+    """Returns options as a person typed them, without the comments of their prompts."""
+    names = [field.name for field in fields(options) if field.name.endswith("prompt")]
+    typed = {name: text for name in names if (text := getattr(options, name)) is not None}
+    drawn: dict[str, Any] = {name: without_comments(text, note) for name, text in typed.items()}
+    return replace(options, **drawn)
 
 
 def read_prompt(prompt: str, note: Note) -> TaggedPrompt:
@@ -332,6 +370,15 @@ def with_default_stack(prompt: TaggedPrompt) -> TaggedPrompt:
     named = {tag.name for tag in prompt.tags}
     default = split_tags(settings.get("hypernetworks") or "")
     return prompt.adding(tuple(tag for tag in default.tags if tag.name not in named))
+
+
+def warn_about_negative_tags(negative_prompts: Iterable[str | None], note: Note) -> None:
+    """Warns about tags of networks in negative prompts, which have no effect there and are read as words."""
+    for prompt in filter(None, negative_prompts):
+        tagged = split_tags(prompt)
+        if tagged.tags or tagged.loras:
+            note("Tags in a negative prompt are plain text, as in A1111.")
+            return
 
 
 def warn_about_negative_lines(prompts: Iterable[str], note: Note) -> None:

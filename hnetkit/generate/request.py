@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
+from hnetkit.images import image_size
 from hnetkit.prompts.schedule import require_room, split_and
 from hnetkit.prompts.tags import require_text
 
@@ -53,13 +56,32 @@ class InitImage:
     inverted: bool = False
     content: Literal["original", "noise", "nothing"] = "original"
 
+    def shape_notes(self, size: tuple[int, int]) -> Iterator[str]:
+        """Yields what a user should know of an image or a mask that is stretched, one line each.
+
+        Args:
+            size: (width, height) in pixels that is drawn.
+
+        Raises:
+            NotFound, BadPicture: as `hnetkit.images.image_size`.
+        """
+        own = image_size(self.image)
+        fitting = nearest_size(own, size)
+        if fitting != size:
+            yield (
+                f"{self.image} is {_written(own)} and is stretched to {_written(size)}; "
+                f"{_written(fitting)} is a size of its shape"
+            )
+        if self.mask is not None and nearest_size(shape := image_size(self.mask), size) != fitting:
+            yield f"{self.mask} is {_written(shape)} and is stretched over a picture of {_written(own)}"
+
 
 @dataclass(frozen=True, slots=True)
 class SecondPass:
     """A pass over the enlarged image of the first pass: A1111's hires fix.
 
     Attributes:
-        width, height: pixels of the result.
+        width, height: pixels of the result; of another ratio than the first pass, they show its middle.
         steps: sampling steps of a whole image; `denoising` decides how many of them are made.
         denoising: how strongly the first pass is repainted, 0 to 1.
         upscaler: one of `UPSCALERS`; ``Latent`` enlarges before the autoencoder, the others after it.
@@ -143,6 +165,18 @@ class Request:
             raise UsageError(f"variation seed and ENSD are numbers up to {LARGEST_SEED}")
         require_prompt(self.prompt, self.steps)
         require_prompt(self.negative_prompt, self.steps)
+        if self.second is not None:
+            self._require_enlarged(self.second.width, self.second.height)
+
+    def _require_enlarged(self, width: int, height: int) -> None:
+        """Raises UsageError if the first pass has too many pixels once it covers the second."""
+        enlarged = covering_size((self.width, self.height), (width, height))
+        if not has_room(*enlarged):
+            raise UsageError(
+                f"a second pass of {width}x{height} over {self.width}x{self.height}: the first would be enlarged to "
+                f"{_written(enlarged)}, more pixels than any model draws",
+                hint="give both passes about the same shape",
+            )
 
     @property
     def seeds(self) -> range:
@@ -169,6 +203,24 @@ def require_size(pixels: int) -> int:
             hint=f"the nearest is {nearest}",
         )
     return pixels
+
+
+def nearest_size(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the size with the ratio of `shape` and about as many pixels as `size`; its sides are multiples of 8."""
+    ratio, pixels = shape[0] / shape[1], size[0] * size[1]
+    width, height = (max(8, round(math.sqrt(area) / 8) * 8) for area in (pixels * ratio, pixels / ratio))
+    return width, height
+
+
+def covering_size(shape: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """Returns the least size with the ratio of `shape` that covers `size`, to multiples of 8, as A1111's hires fix."""
+    if shape[0] * size[1] < size[0] * shape[1]:
+        return size[0], size[0] * shape[1] // shape[0] // 8 * 8
+    return size[1] * shape[0] // shape[1] // 8 * 8, size[1]
+
+
+def _written(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def has_room(width: int, height: int) -> bool:

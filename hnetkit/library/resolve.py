@@ -1,27 +1,43 @@
-"""Names of networks: from a stem, an alias or a hash to the file to read.
+"""Mentions of networks: from a name, an alias or a hash to the files to read.
 
-Two files with the same content are one network. A name that matches several networks is an error that lists them.
-Stems and aliases may come from strangers, so a hash always means that content, whatever else has the name.
+`find_network` is the one answer to what a tag, an option, an image or a caller in Python means. A hash decides: stems,
+aliases and a file's own name are changed by everybody, and may come from strangers. Two files with the same content are
+one network. A mention that fits several networks is an error that lists them.
 """
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
+from hnetkit.hashes import FileHashes
+from hnetkit.inspection import examine
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, printable
+from hnetkit.text import argument, printable, shorten
 
 Row = dict[str, Any]
-_HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
-_SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that could also be a word or a date
+LibraryOpener = Callable[[], Registry | None]
+"""Returns the library's registry; None if there is none."""
+
 MOST_ALIAS = 200
 """Characters of an alias."""
+
+FETCHABLE = (8, 10, 12, 64)
+"""Digits of a hash that Civitai can be asked for."""
+
+_HASH = re.compile(r"(?:h1:)?[0-9a-f]{8,64}", re.IGNORECASE)
+_SHORT = re.compile(r"[0-9a-f]{8,63}", re.IGNORECASE)  # digits that could also be a word or a date
+_NAME_AND_OLD_HASH = re.compile(r"(.+)\(([0-9a-f]{8})\)", re.IGNORECASE | re.DOTALL)
+_OLD_HASH_DIGITS = 8
+_OLD_HASH_OF_NOTHING = "e3b0c442"  # of every file under 1 MiB
+_SHOWN = 200  # characters of a mention in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,38 +57,332 @@ class Resolved:
     sha256: str
 
 
+@dataclass(frozen=True, slots=True)
+class FoundNetwork:
+    """What a mention means.
+
+    Attributes:
+        network: of the library; for one that comes with a model both hashes are empty.
+        files: all that hold it, the best one first: those that were there at the last scan, if any.
+        is_bundled: whether it comes with the model.
+        by_hash: whether a hash found it: then no other content will do.
+        keeps_name: whether the mention itself can stay in a prompt; otherwise the network's own name is to be written.
+        note: what to tell the user where a network of another name is meant; None if there is nothing to tell.
+        doubt: why it may be another network than the one that is meant; None without a reason.
+        has_other_hash: whether the mention states a hash that nothing has, and the name alone fits.
+    """
+
+    network: Resolved
+    files: tuple[Path, ...]
+    is_bundled: bool = False
+    by_hash: bool = False
+    keeps_name: bool = True
+    note: str | None = None
+    doubt: str | None = None
+    has_other_hash: bool = False
+
+    @property
+    def said(self) -> str | None:
+        """What to tell somebody who draws with it, in one line; None if there is nothing to tell."""
+        told = [*([f"Warning: {self.doubt}"] if self.doubt else []), *([self.note] if self.note else [])]
+        return "; ".join(told) or None
+
+
 def resolve(registry: Registry, name: str) -> Resolved:
-    """Returns the network that `name` means.
+    """Returns the network of the library that `name` means, for verbs that show or change it.
 
     Args:
         registry: the library.
-        name: an exact file stem, else an alias, else a hash (``h1:...``, sha256, A1111's 8 or 10 digits, each also
-            shortened to 8 digits or more), or ``name@hash`` if a stem matches several.
-
-    A missing file lends its name only if no existing file has it. ``h1:...``, a whole sha256 and ``name@hash`` come
-    before any stem or alias. A stem or alias that reads as a shorter hash, and belongs to another content than the
-    hash, is ambiguous.
+        name: a mention; see `find_network`.
 
     Raises:
-        NotFound: nothing has this name; the hint is the nearest one.
+        NotFound: nothing has this name, or what has it has another hash than the one in the mention.
         AmbiguousName: several networks have it.
         FileRefused: only files without a usable network have it.
     """
-    files = _matches(registry, name)
-    if not files:
-        raise _unknown(registry, name)
-    files = [row for row in files if row["state"] == "present"] or files
-    if len({row["content_hash"] for row in files}) > 1:
-        raise AmbiguousName(
-            f"{name} means several networks", hint=f"use one of {', '.join(map(argument, labels(files)))}"
+    found = find_network(name, None, lambda: registry)
+    if found.has_other_hash:
+        raise NotFound(str(found.doubt), hint=_fetch_hint(_Mention.read(name, None)))
+    return found.network
+
+
+def find_network(
+    name: str, stated: str | None, library: LibraryOpener, bundled: Mapping[str, Path] | None = None
+) -> FoundNetwork:
+    """Returns the network that a mention means.
+
+    The first of these that fits an existing file, each first among the networks that come with the model:
+
+    1. a hash, known beside the name or in it: ``h1:...``, sha256, A1111's 8 or 10 digits, each also shortened to 8
+       digits or more; ``NAME@HASH``; ``NAME(HASH)``, as lists of 2022 have it. At last also the sha256 of the file
+       that one was converted from;
+    2. the stem of a file;
+    3. an alias;
+    4. the name that a file gives itself, which images of 2022 have.
+
+    Where a hash fits several networks, the name decides between them. A bare hash of less than 64 digits that is also
+    the stem or alias of another network is ambiguous.
+
+    Args:
+        name: as it is written in a prompt, an option or an image.
+        stated: hex digits of its hash, where an image states them beside the name.
+        library: called when the library is needed.
+        bundled: stem -> file of the networks that come with the model.
+
+    Raises:
+        NotFound: nothing has this name or hash; the hint is the nearest name, or how to get it.
+        AmbiguousName: several networks have it.
+        FileRefused: only files without a usable network have it.
+    """
+    search = _Search(_Mention.read(name, stated), library, bundled or {})
+    gone = None
+    for found, is_there in search.candidates():
+        if is_there:
+            return found
+        gone = gone or found
+    if gone is None:
+        raise search.failure()
+    return gone
+
+
+@contextmanager
+def opened_when_needed(registry: Registry | None = None) -> Iterator[LibraryOpener]:
+    """Yields a function that returns `registry`, or opens that of `hnetkit.paths.home`; it creates none."""
+    with ExitStack() as opened:
+
+        @cache
+        def library() -> Registry | None:
+            if registry is not None or not paths.registry_file().exists():
+                return registry
+            return opened.enter_context(Registry(paths.registry_file()))
+
+        yield library
+
+
+@dataclass(frozen=True, slots=True)
+class _Mention:
+    """A mention, taken apart.
+
+    Attributes:
+        written: as it is written.
+        name: the part of it that is no hash; None if all of it is one.
+        digits: of its hashes, the most certain first.
+        names: to look up if no hash is found, the best first.
+        is_of_a_list: whether it is ``NAME(HASH)``, which no program of today reads in a prompt.
+    """
+
+    written: str
+    name: str | None
+    digits: tuple[str, ...]
+    names: tuple[str, ...]
+    is_of_a_list: bool = False
+
+    @classmethod
+    def read(cls, written: str, stated: str | None) -> _Mention:
+        known = (stated.lower(),) if stated else ()
+        if match := _NAME_AND_OLD_HASH.fullmatch(written):
+            return cls(written, match[1], _telling(*known, match[2].lower()), (written, match[1]), is_of_a_list=True)
+        name, _, after = written.rpartition("@")
+        if _HASH.fullmatch(after) and (name or after == written):
+            return cls(written, name or (written if known else None), _telling(*known, after.lower()), (written,))
+        # a file may really be called as the lists of 2022 show it
+        listed = [f"{written}({digits})" for digits in known if len(digits) == _OLD_HASH_DIGITS]
+        return cls(written, written, _telling(*known), (*listed, written))
+
+    @property
+    def may_be_a_word(self) -> bool:
+        """Whether it is a bare hash that could as well be a name."""
+        return self.name is None and _SHORT.fullmatch(self.written) is not None
+
+    def __str__(self) -> str:
+        return shorten(self.written, _SHOWN)
+
+
+def _telling(*digits: str) -> tuple[str, ...]:
+    return tuple(one for one in digits if one != _OLD_HASH_OF_NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """The search for what a mention means."""
+
+    mention: _Mention
+    library: LibraryOpener
+    bundled: Mapping[str, Path]
+
+    def candidates(self) -> Iterator[tuple[FoundNetwork, bool]]:
+        """Yields what may be meant, the best first, and whether an existing file holds it."""
+        for digits in self.mention.digits:
+            for stem, path in self.bundled.items():
+                if _has_hash(_hashes_of(path), digits):
+                    yield self._bundled(stem, digits), True
+            if (registry := self.library()) is not None:
+                for rows, is_claimed in _by_hash(registry, digits):
+                    yield self._held(registry, rows, digits, is_claimed=is_claimed)
+        for name in self.mention.names:
+            if name in self.bundled:
+                yield self._bundled(name), True
+            if (registry := self.library()) is not None:
+                for rows in _by_name(registry, name):
+                    yield self._held(registry, rows)
+
+    def failure(self) -> HnetkitError:
+        """Returns the error for a mention of nothing that is known."""
+        mention, registry = self.mention, self.library()
+        unusable = [row for name in mention.names for row in registry.files.named(name)] if registry else []
+        if unusable:
+            return FileRefused(unusable[0]["reason"], hint="hnetkit list --files")
+        return NotFound(f"no network named {mention}", hint=self._hint(registry))
+
+    def _hint(self, registry: Registry | None) -> str:
+        """Returns the next step. Where a hash is named, whatever is called similarly is another network."""
+        mention = self.mention
+        if not mention.digits or mention.name is None:
+            return _nearest(registry, mention.written, self.bundled)
+        if mention.name in mention.names:
+            return _fetch_hint(mention)
+        called = [row for rows in _by_name_of_today(registry, mention.name) for row in rows] if registry else []
+        return f"the library has {', '.join(map(argument, labels(called)))}" if called else "hnetkit list"
+
+    def _bundled(self, stem: str, digits: str | None = None) -> FoundNetwork:
+        mention, path = self.mention, self.bundled[stem]
+        doubt = self._other_hash("model") if digits is None else None
+        is_called_so = mention.name in (None, stem)
+        return FoundNetwork(
+            Resolved(stem, path, "", ""),
+            (path,),
+            is_bundled=True,
+            by_hash=digits is not None,
+            keeps_name=mention.written == stem or (is_called_so and not mention.is_of_a_list),
+            note=None if is_called_so else f"{mention} [{digits}] comes with the model as {stem}",
+            doubt=doubt,
+            has_other_hash=doubt is not None,
         )
-    best = files[0]
-    return Resolved(best["stem"], Path(best["path"]), best["content_hash"], best["sha256"])
+
+    def _held(
+        self, registry: Registry, rows: list[Row], digits: str | None = None, *, is_claimed: bool = False
+    ) -> tuple[FoundNetwork, bool]:
+        """Returns the network in the files that fit the mention, by a hash of these `digits` or else by its name."""
+        mention = self.mention
+        rows = _present(rows) or rows
+        if digits and mention.may_be_a_word:
+            rows = [*rows, *(row for named in _by_name_of_today(registry, mention.written) for row in _present(named))]
+        content = self._content_of(registry, rows)
+        copies = [row for row in (*rows, *registry.files.holding([content])) if row["content_hash"] == content]
+        there = _present(copies)
+        files = {row["path"]: row for row in there or copies}
+        best = next(iter(files.values()))
+        is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
+        note = doubt = None
+        if digits is None:
+            doubt = self._other_hash("library")
+        elif is_claimed and not is_called_so:
+            doubt = f"{best['path']}: used for {digits} only because it states that it was converted from that file"
+        if not is_called_so and not (is_claimed and doubt):
+            by_what = f"{mention} [{digits}]" if digits else f"{mention}, as it calls itself,"
+            note = f"{by_what} is {best['stem']} in the library"
+        found = FoundNetwork(
+            Resolved(best["stem"], Path(best["path"]), content, best["sha256"]),
+            tuple(map(Path, files)),
+            by_hash=digits is not None,
+            keeps_name=(
+                content in _contents_called(registry, mention.written) or (is_called_so and not mention.is_of_a_list)
+            ),
+            note=note,
+            doubt=doubt,
+            has_other_hash=digits is None and doubt is not None,
+        )
+        return found, bool(there)
+
+    def _content_of(self, registry: Registry, rows: list[Row]) -> str:
+        """Returns the one content of files that fit; of several, the one that the mention's name is a name of.
+
+        Raises:
+            AmbiguousName: several are left.
+        """
+        contents = dict.fromkeys(row["content_hash"] for row in rows)
+        if len(contents) > 1 and self.mention.name is not None:
+            named = _contents_called(registry, self.mention.name)
+            contents = {content: None for content in contents if content in named} or contents
+        if len(contents) > 1:
+            choices = ", ".join(map(argument, labels(rows)))
+            raise AmbiguousName(f"{self.mention} means several networks", hint=f"use one of {choices}")
+        return str(next(iter(contents)))
+
+    def _other_hash(self, whose: str) -> str | None:
+        mention = self.mention
+        if not mention.digits or mention.name not in mention.names:
+            return None
+        return f"{shorten(mention.name, _SHOWN)}: the {whose}'s has another hash than {mention.digits[0]}"
+
+
+def _by_hash(registry: Registry, digits: str) -> Iterator[tuple[list[Row], bool]]:
+    """Yields the files with a hash, the most certain kind of hash first, and whether that is only their own claim."""
+    files, bare = registry.files, digits.removeprefix("h1:")
+    if bare != digits:
+        yield from _some(files.with_hash(content=bare))
+        return
+    # anybody can make a file with a given old hash, which covers 64 kB
+    yield from _some(files.with_hash(content=bare, sha256=bare))
+    yield from _some(files.with_hash(autov1=bare))
+    claiming = files.with_hash(source_sha256=bare)
+    originals = {row["sha256"]: files.with_hash(sha256=row["source_sha256"]) for row in claiming}
+    seen = [row for row in claiming if row["content_hash"] in {one["content_hash"] for one in originals[row["sha256"]]}]
+    yield from _some(seen)
+    yield from _some([row for row in claiming if row not in seen], is_claimed=True)
+
+
+def _some(rows: list[Row], *, is_claimed: bool = False) -> Iterator[tuple[list[Row], bool]]:
+    if rows:
+        yield rows, is_claimed
+
+
+def _by_name(registry: Registry, name: str) -> Iterator[list[Row]]:
+    """Yields the files with a name, in the order of what counts: by their stem, by an alias, by their own name."""
+    yield from _by_name_of_today(registry, name)
+    if not registry.files.named(name):  # what is there under this name is meant, if only to be refused
+        yield from filter(None, [registry.files.with_own_name(name)])
+
+
+def _by_name_of_today(registry: Registry, name: str) -> Iterator[list[Row]]:
+    yield from filter(None, [_by_stem(registry, name), registry.files.with_alias(name)])
+
+
+def _by_stem(registry: Registry, stem: str) -> list[Row]:
+    return [row for row in registry.files.named(stem) if row["content_hash"]]
+
+
+def _contents_called(registry: Registry, name: str) -> set[str]:
+    return {row["content_hash"] for rows in _by_name_of_today(registry, name) for row in rows}
+
+
+def _present(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if row["state"] == "present"]
+
+
+@cache
+def _hashes_of(path: Path) -> FileHashes | None:
+    """Returns the hashes of a file that comes with a model, which nothing changes while hnetkit runs."""
+    return examine(path).hashes
+
+
+def _has_hash(hashes: FileHashes | None, digits: str) -> bool:
+    if hashes is None:
+        return False
+    content = hashes.content_hash or ""
+    if digits.startswith("h1:"):
+        return content.startswith(digits)
+    return content[3:].startswith(digits) or hashes.sha256.startswith(digits) or hashes.autov1 == digits
 
 
 def labels(files: Iterable[Row]) -> list[str]:
     """Returns ``name@hash`` of each network in rows of files, each once."""
-    return list(dict.fromkeys(f"{row['stem']}@{row['content_hash'].removeprefix('h1:')[:10]}" for row in files))
+    return list(dict.fromkeys(label(row["stem"], row["content_hash"]) for row in files))
+
+
+def label(name: str, content_hash: str) -> str:
+    """Returns ``name@hash``, which tells a network from others of its name."""
+    return f"{name}@{content_hash.removeprefix('h1:')[:10]}"
 
 
 def require_alias(registry: Registry, text: str, content_hash: str) -> None:
@@ -93,110 +403,23 @@ def require_alias(registry: Registry, text: str, content_hash: str) -> None:
         raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
 
 
-def _matches(registry: Registry, name: str) -> list[Row]:
-    by_hash = _by_hash(registry, name) or _by_name_and_hash(registry, name)
-    if by_hash and not _SHORT.fullmatch(name):
-        return by_hash
-    return [*(_by_stem(registry, name) or registry.files.with_alias(name)), *by_hash]
-
-
-def _unknown(registry: Registry, name: str) -> HnetkitError:
-    others = registry.files.named(name)
-    if others:
-        return FileRefused(others[0]["reason"], hint="hnetkit list --files")
-    return NotFound(f"no network named {name}", hint=_nearest(registry, name))
-
-
-def _by_stem(registry: Registry, stem: str) -> list[Row]:
-    return [row for row in registry.files.named(stem) if row["content_hash"]]
-
-
-def _by_name_and_hash(registry: Registry, name: str) -> list[Row]:
-    stem, _, digits = name.rpartition("@")
-    if not _HASH.fullmatch(digits):
-        return []
-    return [row for row in _by_stem(registry, stem) or registry.files.with_alias(stem) if _has_hash(row, digits)]
-
-
-def _by_hash(registry: Registry, digits: str) -> list[Row]:
-    if not _HASH.fullmatch(digits):
-        return []
-    bare = digits.lower().removeprefix("h1:")
-    if digits.lower().startswith("h1:"):
-        return registry.files.with_hash(content=bare)
-    return registry.files.with_hash(content=bare, sha256=bare, autov1=bare)
-
-
-def _has_hash(row: Row, digits: str) -> bool:
-    bare = digits.lower().removeprefix("h1:")
-    return any((row["content_hash"][3:].startswith(bare), row["sha256"].startswith(bare), row["autov1"] == bare))
-
-
 def names(registry: Registry) -> list[str]:
     """Returns all names of networks: stems and aliases, sorted."""
     return sorted(registry.files.stems() | registry.networks.aliases())
 
 
-def _nearest(registry: Registry, name: str) -> str:
-    everything = names(registry)
-    if not everything:
-        return "the library is empty; hnetkit scan FOLDER"
-    near = did_you_mean(name, everything)
-    return f"did you mean {argument(near)}?" if near else "hnetkit list"
+def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) -> str:
+    if near := did_you_mean(name, bundled):
+        return f"did you mean {argument(near)}?"
+    held = names(registry) if registry else []
+    near = did_you_mean(name, held)
+    if near:
+        return f"did you mean {argument(near)}?"
+    hint = "hnetkit list" if held else "the library is empty; hnetkit scan FOLDER"
+    return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint
 
 
-@dataclass(frozen=True, slots=True)
-class MentionedNetwork:
-    """The library's match for a network that an image's settings mention.
-
-    Attributes:
-        path: an existing file; None if the library has none, or several networks with that name.
-        is_held: whether there is any match.
-        warning: why it may be another network than the image's; None without reason for doubt.
-    """
-
-    path: Path | None
-    is_held: bool
-    warning: str | None = None
-
-
-def find_mentioned(registry: Registry, name: str, digits: str | None) -> MentionedNetwork:
-    """Finds a network that an image mentions: by its hash, then by its name.
-
-    Args:
-        registry: the library.
-        name: a stem or an alias.
-        digits: of its hash, in lower case: A1111's old 8, or the beginning of the sha256, which may be that of the
-            file that one of the library's was converted from; None if unknown.
-    """
-    row, claims = next(_of_hash(registry, digits), (None, False)) if digits else (None, False)
-    if row is not None:
-        path = row["path"]
-        warning = f"{path}: used for {digits} only because it states that it was converted from that file"
-        return MentionedNetwork(Path(path), True, warning if claims else None)
-    # lists of late 2022 put the old hash after the name, and a file may really have such a name
-    for known_as in (name, f"{name}({digits})") if digits else (name,):
-        try:
-            path = resolve(registry, known_as).path
-        except AmbiguousName as error:
-            return MentionedNetwork(None, True, f"{error}; {error.command_hint}")
-        except HnetkitError:
-            continue
-        if os.path.isfile(path):
-            return MentionedNetwork(
-                path, True, f"{name}: the library's has another hash than {digits}" if digits else None
-            )
-    return MentionedNetwork(None, False)
-
-
-def _of_hash(registry: Registry, digits: str) -> Iterator[tuple[Row, bool]]:
-    """Yields the files with a hash, and whether that is only the file's own claim."""
-    files = registry.files
-    # anybody can make a file with a given old hash, which covers 64 kB
-    for row in (*files.with_hash(sha256=digits), *files.with_hash(autov1=digits)):
-        if row["state"] == "present":
-            yield row, False
-    for row in files.with_hash(source_sha256=digits):
-        if row["state"] == "present":
-            originals = files.with_hash(sha256=row["source_sha256"])
-            yield row, row["content_hash"] not in {known["content_hash"] for known in originals}
+def _fetch_hint(mention: _Mention) -> str:
+    """Returns how to get the network with the hash that a mention states: one of a similar name is another one."""
+    digits = mention.digits[0]
+    return f"hnetkit pull {digits}" if len(digits) in FETCHABLE else f"hnetkit browse {argument(str(mention.name))}"

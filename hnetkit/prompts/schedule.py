@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,7 +24,8 @@ from typing import Any, Union
 
 from hnetkit.errors import UsageError
 from hnetkit.prompts.attention import parse_attention
-from hnetkit.prompts.tags import Tag, split_tags
+from hnetkit.prompts.chunks import ClipTokenizer, split_chunks
+from hnetkit.prompts.tags import Tag, split_comments, split_tags
 
 MOST_LETTERS = 10_000_000
 """Characters of all texts of a prompt: one of 5,000 characters may change at each of 1,000 steps, twice over."""
@@ -79,6 +81,15 @@ def schedule(text: str, steps: int, first_pass_steps: int | None = None) -> list
         raise _too_much(len(text), len(reader.ends))
     texts: dict[str, str] = {}  # a text that recurs, as in [a|b], is kept once
     return [(end, texts.setdefault(at, at)) for end in sorted(reader.ends) for at in [_text_at(end, nodes)]]
+
+
+def text_at(texts: Sequence[tuple[int, str]], call: int) -> str:
+    """Returns the text of a call of the UNet, counted from 0, of what `schedule` returns.
+
+    As in A1111, which includes a text's last step, the first text has one call more.
+    """
+    number = bisect_left(texts, call, key=lambda pair: pair[0])
+    return texts[min(number, len(texts) - 1)][1]
 
 
 def require_room(texts: Sequence[str], steps: int) -> None:
@@ -238,34 +249,113 @@ def _part(text: str) -> tuple[str, float]:
     return text.rstrip(), 1.0
 
 
-def explain_prompt(text: str, *, steps: int = 20, hires_steps: int | None = None) -> dict[str, Any]:
+def explain_prompt(
+    text: str, *, steps: int = 20, hires_steps: int | None = None, tokenizer: ClipTokenizer | None = None
+) -> dict[str, Any]:
     """Returns a prompt taken apart, as `hnetkit prompt --json` prints it. No network is looked up.
 
+    ``text``, ``attention``, ``composition`` and ``schedule`` are the prompt read by one rule each. ``drawn`` is what
+    all rules together give: parts first, then the schedule of each, then the weights of what it says at a step.
+
     Args:
-        text: in A1111's syntax, with tags.
+        text: in A1111's syntax, with tags and comments.
         steps: sampling steps, which the schedules refer to.
         hires_steps: of a second pass; None without one.
+        tokenizer: counts; None leaves the counts out.
 
     Returns:
-        ``text`` without tags, ``hypernetworks`` and ``loras`` of the tags, ``attention`` as (text, weight),
-        ``composition`` of sub-prompts as (text, weight), ``schedule`` and ``hires_schedule`` as (last step, text),
+        ``text`` without tags, ``comments``, ``hypernetworks`` and ``loras`` of the tags, ``attention`` as (text,
+        weight), ``composition`` of sub-prompts as (text, weight), ``schedule`` and ``hires_schedule`` as (last step,
+        text), ``drawn`` and ``hires_drawn`` as `drawn_texts` has them, ``tokenizer``: its name, ``tokens_per_chunk``,
         ``warnings``.
 
     Raises:
         UsageError: it is not valid text, or too long for the number of its changes.
     """
-    prompt = split_tags(text)
+    typed, comments = split_comments(text)
+    prompt = split_tags(typed)
     unknown = [f"{tag}: not a known kind of tag; it has no effect" for tag in prompt.unknown]
     return {
         "text": prompt.text,
+        "comments": list(comments),
         "hypernetworks": [_hypernetwork(tag) for tag in prompt.tags],
         "loras": [{"name": lora.name, "te": lora.te_multiplier, "unet": lora.unet_multiplier} for lora in prompt.loras],
         "attention": parse_attention(prompt.text),
         "composition": split_and(prompt.text),
         "schedule": schedule(prompt.text, steps),
         "hires_schedule": None if hires_steps is None else schedule(prompt.text, hires_steps, steps),
+        "drawn": drawn_texts(prompt.text, steps, tokenizer=tokenizer),
+        "hires_drawn": None if hires_steps is None else drawn_texts(prompt.text, hires_steps, steps, tokenizer),
+        "tokenizer": tokenizer.name if tokenizer else None,
+        "tokens_per_chunk": tokenizer.room if tokenizer else None,
         "warnings": [*prompt.warnings, *unknown],
     }
+
+
+def drawn_texts(
+    text: str, steps: int, first_pass_steps: int | None = None, tokenizer: ClipTokenizer | None = None
+) -> list[dict[str, Any]]:
+    """Returns what is drawn at which steps of a pass, in the order in which it begins.
+
+    A sampler that calls the UNet twice a step, such as Heun, changes the text twice as fast as its steps count.
+
+    Args:
+        text, steps, first_pass_steps: as for `schedule`.
+        tokenizer: counts; None leaves the counts out.
+
+    Returns:
+        For each combination of texts ``steps``, as (first, last) of each range from 1 on, and ``parts``: for each
+        sub-prompt its ``text``, its ``weight``, ``attention`` as (text, weight), and ``tokens`` and ``chunks``.
+
+    Raises:
+        UsageError: as `schedule`.
+    """
+    parts = split_and(text)
+    require_room([words for words, _ in parts], steps)
+    schedules = [schedule(words, steps, first_pass_steps) for words, _ in parts]
+    described: dict[str, dict[str, Any]] = {}
+
+    def describe(words: str) -> dict[str, Any]:
+        if words not in described:
+            described[words] = _described(words, tokenizer)
+        return described[words]
+
+    ranges: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+    # a text ends with the call whose number, from 0, is its last step: the step after it, counted from 1
+    ends = sorted({min(end + 1, steps) for texts in schedules for end, _ in texts})
+    for first, last in zip([1, *(end + 1 for end in ends)], ends, strict=False):
+        at_once = tuple(text_at(texts, first - 1) for texts in schedules)
+        ranges.setdefault(at_once, []).append((first, last))
+    return [
+        {
+            "steps": _joined(found),
+            "parts": [
+                {"text": words, "weight": weight, **describe(words)}
+                for words, (_, weight) in zip(at_once, parts, strict=True)
+            ],
+        }
+        for at_once, found in ranges.items()
+    ]
+
+
+def _joined(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Joins ranges that follow each other."""
+    joined: list[tuple[int, int]] = []
+    for first, last in ranges:
+        if joined and joined[-1][1] + 1 == first:
+            joined[-1] = joined[-1][0], last
+        else:
+            joined.append((first, last))
+    return joined
+
+
+def _described(words: str, tokenizer: ClipTokenizer | None) -> dict[str, Any]:
+    """The weights of a text that is drawn, and how much of the encoder's window it fills."""
+    attention = parse_attention(words)
+    if tokenizer is None:
+        return {"attention": attention, "tokens": None, "chunks": None}
+    chunks = split_chunks(attention, tokenizer.tokens, tokenizer.room, tokenizer.comma)
+    return {"attention": attention, "tokens": sum(len(chunk.tokens) for chunk in chunks), "chunks": len(chunks)}
 
 
 def _hypernetwork(tag: Tag) -> dict[str, Any]:

@@ -1,19 +1,22 @@
-"""Tags in a prompt: ``<hypernet:NAME:STRENGTH>`` as A1111 reads it, with named arguments that A1111 ignores.
+"""Comments and tags of a prompt: ``<hypernet:NAME:STRENGTH>`` as A1111 reads it, with arguments that it ignores.
+
+Everything from ``#`` to the end of its line is a comment, in prompts as people type them. A prompt that comes with an
+image has none: what is written there was drawn.
 
 ``<hypernet:ink:0.8:k=0.5:start=0.2:blocks=down,mid>``: `k`, `v`, `self` and `cross` replace the strength of their
 part, `start` and `end` are a window of the sampling steps, `blocks` are the parts of the UNet that it applies to.
 ``<lora:NAME:TE:UNET>`` is read as well. A malformed tag gives a warning and no network, never an error: prompts come
 from strangers.
 
-Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/extra_networks.py and extensions-builtin/Lora (behavior
-only).
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/extra_networks.py, modules/processing_scripts/comments.py
+and extensions-builtin/Lora (behavior only).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
@@ -22,7 +25,9 @@ from hnetkit.text import is_text, shorten
 
 PARTS = ("k", "v", "self", "cross")
 _TAG = re.compile(r"<(\w+):([^>]+)>")
-_HALF_A_TAG = re.compile(r"<\s*(?:hypernet|lora|lyco)\b[^<>\n]{0,60}>?")
+# '<' as it is, and as web pages, addresses and other keyboards write it
+_OPENING = r"(?:[<\uff1c\u2039\u3008\u27e8]|&(?:amp;){0,3}(?:lt|#0{0,4}60|#[xX]0{0,4}3[cC]);|%(?:25){0,3}3[cC])"
+_HALF_A_TAG = re.compile(_OPENING + r"\s*(?:hypernet|lora|lyco)\b[^<>\n]{0,60}>?")
 _NOT_IN_A_NAME = re.compile(r"[:>\r\n]")
 _BLOCK = re.compile(r"down|mid|up|(?:down_blocks|up_blocks|mid_block)(?:\.\w+)*", re.ASCII)
 _LORA_KINDS = frozenset({"lora", "lyco"})
@@ -140,6 +145,32 @@ class TaggedPrompt:
                 )
         written = " ".join([self.written, *map(str, more)]).lstrip() if more else self.written
         return replace(self, tags=(*self.tags, *more), written=written)
+
+    def replacing(self, tags: Sequence[Tag | None]) -> TaggedPrompt:
+        """Returns the prompt with another tag in the place of each of its own; None removes one."""
+        pieces, position = [], 0
+        for old, new in zip(self.tags, tags, strict=True):
+            begin = self.written.index(str(old), position)
+            pieces += [self.written[position:begin], "" if new is None else str(new)]
+            position = begin + len(str(old))
+        written = "".join([*pieces, self.written[position:]])
+        return replace(self, written=written, tags=tuple(tag for tag in tags if tag is not None))
+
+    def renaming(self, names: Iterable[str]) -> TaggedPrompt:
+        """Returns the prompt with these names in its tags."""
+        return self.replacing([replace(tag, name=name) for tag, name in zip(self.tags, names, strict=True)])
+
+
+def split_comments(prompt: str) -> tuple[str, tuple[str, ...]]:
+    """Splits a typed prompt into what is drawn and its comments. A line that begins with ``#`` is gone altogether."""
+    kept, comments = [], []
+    for line in prompt.split("\n"):
+        text, mark, comment = line.partition("#")
+        if mark:
+            comments.append(mark + comment)
+        if text or not mark:
+            kept.append(text)
+    return "\n".join(kept), tuple(comments)
 
 
 def split_tags(prompt: str) -> TaggedPrompt:

@@ -6,7 +6,8 @@ torch is imported when one of the two is called.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit import demo, settings
 from hnetkit.distributed import Processes
-from hnetkit.errors import UsageError, require_extra
+from hnetkit.errors import HnetkitError, NotFound, UsageError, require_extra
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
@@ -93,6 +95,7 @@ def train(
     callbacks = _callbacks(note=note, progress=progress, step=step)
     source = _ModelSource.of(model, device)
     whole = make_recipe(recipe, source.changes(changes), source.defaults())
+    _require_networks([whole], library)
     data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
     loaded = source.load(whole, callbacks)
     folder = Path(out) / whole.name
@@ -150,6 +153,7 @@ def sweep(
     varied = [VariedSetting.of(*setting) for setting in vary.items()] if isinstance(vary, Mapping) else vary
     plan = plan_sweep(recipe, varied, source.changes(changes), source.defaults(), Path(out))
     plan.require_ours()
+    _require_networks([run.recipe for run in plan.runs], library)
     data = plan.read(partial(callbacks.progress, "Reading pictures"))
     loaded = source.load(plan.runs[0].recipe, callbacks)
     return run_sweep(
@@ -168,6 +172,29 @@ def _callbacks(**given: Any) -> Callbacks:
     from hnetkit.train.trainer import Callbacks
 
     return Callbacks(**{name: callback for name, callback in given.items() if callback is not None})
+
+
+def _require_networks(recipes: Iterable[Recipe], library: Library | None) -> None:
+    """Raises NotFound if a network that training reads is no file; the hint is the file of the network of that name."""
+    for recipe in recipes:
+        for option, file in (("--init-from", recipe.start), *(("--with", file) for file in recipe.beside)):
+            if file is not None and not os.path.exists(file):
+                place = _file_of(file, library)
+                hint = f"{option} {'FILE' if place is None else argument(place, is_path=True)}"
+                raise NotFound(f"{file}: no such file", hint=hint)
+
+
+def _file_of(name: str, library: Library | None) -> Path | None:
+    """Returns the file of a network that comes with the demo model, or that the library has."""
+    from hnetkit.library.library import Library
+
+    if name in demo.networks():
+        return demo.networks()[name]
+    try:
+        with nullcontext(library) if library else Library() as opened:
+            return opened.find(name)
+    except HnetkitError:  # the name is no network's, or its file is gone too
+        return None
 
 
 class _ModelSource(NamedTuple):

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
-from hnetkit.images import read_image
-from hnetkit.prompts.tags import Tag, plain_number, split_tags
+from hnetkit.images import open_with_opacity, read_image
+from hnetkit.prompts.tags import Tag, TaggedPrompt, plain_number, split_tags
 from hnetkit.text import argument
 from hnetkit.train.batching import BatchOrder, random_for
 from hnetkit.train.captions import caption_of, read_text
-from hnetkit.train.preparing.images import image_files, name_some, open_rgb
+from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings, name_some
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -67,6 +67,8 @@ class TrainingImage:
         stack: the networks that it shows, in the order in which the caption names them; the trained one is the last, at
             1, if the caption does not name it.
         resized: whether it is brought to `size` first.
+        left_out: tags of its caption that are neither words nor networks of the run, for a person.
+        warnings: of the malformed tags of its caption.
     """
 
     path: Path
@@ -75,6 +77,8 @@ class TrainingImage:
     sha256: str
     stack: NamedStack
     resized: bool = False
+    left_out: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def open(self) -> Image.Image:
         """Returns its pixels at `size`, RGB or RGBA; a resized one is scaled to cover `size` and cropped to its middle.
@@ -88,7 +92,7 @@ class TrainingImage:
         data = read_image(self.path)
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise FileChanged(f"{self.path}: replaced since it was read first", hint="give the same command again")
-        image = open_rgb(self.path, data)
+        image = open_with_opacity(self.path, data)
         return ImageOps.fit(image, self.size, Image.Resampling.LANCZOS) if self.resized else image
 
 
@@ -159,9 +163,16 @@ class TrainingData:
         }
 
     def warnings(self) -> Iterator[str]:
-        """Yields what is odd about captions and template, one line each."""
+        """Yields what is odd about the folder, captions and template, one line each."""
+        yield from left_out_warnings(left_out(Path(self.recipe.pictures)))
         captions = {image.path.name: image.caption for image in self.images}
         yield from caption_warnings(captions, self.template)
+        if tagged := [f"{image.path.name} ({', '.join(image.left_out)})" for image in self.images if image.left_out]:
+            yield f"tags in captions have no effect in training and are left out of the text: {name_some(tagged)}"
+        malformed = [f"{image.path.name}, {warning}" for image in self.images for warning in image.warnings]
+        yield from malformed[:_MOST_NAMED]
+        if len(malformed) > _MOST_NAMED:
+            yield f"{len(malformed) - _MOST_NAMED:,} more tags in captions are malformed"
 
     def prompts(self) -> Iterator[str]:
         """Yields every prompt that samples can have while captions are not varied."""
@@ -222,25 +233,28 @@ def fingerprint_changes(before: Mapping[str, Sequence[str]], now: Mapping[str, S
 
 def _read_image(path: Path, recipe: Recipe) -> TrainingImage:
     data = read_image(path)
-    own, size = open_rgb(path, data).size, recipe.size
-    caption, stack = _split_caption(caption_of(path), path, recipe)
+    own, size = open_with_opacity(path, data).size, recipe.size
+    tagged = split_tags(caption_of(path))
+    stack = _stack_of(tagged, path, recipe)
     return TrainingImage(
         path=path,
-        caption=caption,
+        caption=tagged.text.strip(),
         size=size or own,
         sha256=hashlib.sha256(data).hexdigest(),
         stack=stack,
         resized=size is not None and size != own,
+        left_out=(*(f"<lora:{lora.name}>" for lora in tagged.loras), *tagged.unknown),
+        warnings=tagged.warnings,
     )
 
 
-def _split_caption(caption: str, path: Path, recipe: Recipe) -> tuple[str, NamedStack]:
-    """Returns a caption without its tags of networks, and the stack that these mean.
+def _stack_of(tagged: TaggedPrompt, path: Path, recipe: Recipe) -> NamedStack:
+    """Returns the stack that the tags of a caption mean.
 
     Raises:
         UsageError: a network that is neither trained nor beside it, one twice, or one with more than a strength.
     """
-    tagged, known = split_tags(caption), recipe.networks
+    known = recipe.networks
     strengths = {tag.name: tag.multiplier for tag in tagged.tags}
     for tag in tagged.tags:
         if tag.name not in known or tag != Tag(tag.name, tag.multiplier) or len(strengths) < len(tagged.tags):
@@ -249,7 +263,7 @@ def _split_caption(caption: str, path: Path, recipe: Recipe) -> tuple[str, Named
                 hint=f"<hypernet:{recipe.called}:0.5>; --prompt-name: what captions call it; --with FILE: another",
             )
     trained = () if recipe.called in strengths else ((recipe.called, 1.0),)
-    return tagged.text.strip() if strengths else caption, (*strengths.items(), *trained)
+    return (*strengths.items(), *trained)
 
 
 def _require_sizes(folder: Path, images: Sequence[TrainingImage]) -> None:
@@ -260,6 +274,13 @@ def _require_sizes(folder: Path, images: Sequence[TrainingImage]) -> None:
             f"{folder}: sides of {len(odd)} pictures are no multiples of 8: {odd[0].path.name} is {width}x{height}",
             hint=f"hnetkit train prepare {argument(folder, is_path=True)} --out FOLDER, or --size 512x512",
         )
+
+
+def _tags_in(text: str) -> Iterator[str]:
+    tagged = split_tags(text)
+    yield from map(str, tagged.tags)
+    yield from (f"<lora:{lora.name}>" for lora in tagged.loras)
+    yield from tagged.unknown
 
 
 # --- templates
@@ -341,3 +362,6 @@ def caption_warnings(captions: Mapping[str, str], template: Template) -> Iterato
         yield f"{len(empty)} of {len(captions)} pictures have no caption: {shown}"
     if not template.has_filewords and len(empty) < len(captions):
         yield f"the template {template.name} has no [filewords]: captions are not used"
+    if tags := list(dict.fromkeys(tag for line in template.lines for tag in _tags_in(line))):
+        where = f"tags in the template {template.name}"
+        yield f"{where} have no effect in training and are read as words: {name_some(tags)}"

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.generate.sampling.encoding import Encoded
 from hnetkit.generate.sampling.vae import fp32_where_needed
+from hnetkit.images import on_white
 from hnetkit.runtime.adapters import unload_hypernetworks
 from hnetkit.runtime.layers import unet_of
 from hnetkit.train.batching import seed_for
@@ -185,7 +186,7 @@ def opacity_weight(image: Image.Image, size: tuple[int, int]) -> Tensor | None:
 @torch.no_grad()
 def _encode(pipe: Any, source: TrainingImage, recipe: Recipe, number: int) -> Latents:
     image = source.open()
-    pixels = pipe.image_processor.preprocess(image.convert("RGB"))
+    pixels = pipe.image_processor.preprocess(on_white(image))
     with fp32_where_needed(pipe.vae) as vae:
         distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
     mean, deviation = (

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
 from hnetkit.files import new_file, read_regular
-from hnetkit.images import open_image
+from hnetkit.images import open_rgb
 from hnetkit.limits import require_unique_columns
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class _Board:
         import numpy as np
 
         try:
-            pixels = np.asarray(open_image(path).convert("RGB"))
+            pixels = np.asarray(open_rgb(path))
         except (BadPicture, NotFound):  # too large to open, or replaced since: no reason to stop training
             return
         self._open_writer().add_image("preview", pixels, step, dataformats="HWC")

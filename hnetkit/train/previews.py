@@ -94,6 +94,8 @@ class Previews:
         folder: for sheets; made with the first one.
         name: of the network.
         ready: a context that is entered while images are drawn, to bring offloaded encoders back.
+        note: called with what has no effect in the prompts: comments, and tags, because previews show this network
+            alone.
 
     Raises:
         UsageError: invalid settings, or more images than fit on a sheet.
@@ -107,12 +109,18 @@ class Previews:
         name: str,
         *,
         ready: Callable[[], AbstractContextManager[None]] = nullcontext,
+        note: Callable[[str], None] = lambda line: None,
     ) -> None:
         from hnetkit.generate.grids.sheet import require_room
+        from hnetkit.generate.prompt_networks import warn_about_negative_tags, without_comments
 
         self._model, self._settings, self._folder, self._name = model, settings, folder, name
         self._ready = ready
-        prompts = settings.prompts or model.defaults.prompts[:_OWN_PROMPTS] or ("",)
+        typed = settings.prompts or model.defaults.prompts[:_OWN_PROMPTS] or ("",)
+        prompts = [_without_networks(prompt, note) for prompt in typed]
+        negative = without_comments(settings.negative_prompt, note)
+        warn_about_negative_tags([negative], note)
+        settings = replace(settings, negative_prompt=negative)
         self._requests = [_request(model, settings, prompt) for prompt in prompts]
         require_room(len(settings.strengths), len(prompts) * len(settings.seeds))
         self._without: dict[int, list[Image.Image | None]] = {}
@@ -233,6 +241,16 @@ class Previews:
         ]
         columns = [f"strength {strength:g}" for strength in settings.strengths]
         return draw_sheet(f"{self._name} after {step:,} steps", self.drawn_with, columns, sections)
+
+
+def _without_networks(prompt: str, note: Callable[[str], None]) -> str:
+    """Returns the text of a preview's prompt, and reports what is left out of it."""
+    from hnetkit.generate.prompt_networks import read_prompt, without_comments
+
+    tagged = read_prompt(without_comments(prompt, note), note)
+    for name in (*(f"hypernet:{tag.name}" for tag in tagged.tags), *(f"lora:{tag.name}" for tag in tagged.loras)):
+        note(f"Warning: <{name}> has no effect in a preview, which shows the network in training alone")
+    return tagged.text
 
 
 def _request(model: Model, settings: PreviewSettings, prompt: str) -> Request:

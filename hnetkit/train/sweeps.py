@@ -138,8 +138,8 @@ class Sweep:
             data.append(TrainingData(read[key], Template.read(recipe.template), recipe))
         return data
 
-    def previews(self, model: Model) -> Previews:
-        """Returns what draws the rows of the sheet.
+    def previews(self, model: Model, note: Callable[[str], None] = lambda line: None) -> Previews:
+        """Returns what draws the rows of the sheet; `note` is called with what its prompts leave out.
 
         Raises:
             UsageError: invalid settings, or more images than fit on a sheet.
@@ -147,7 +147,7 @@ class Sweep:
         from hnetkit.generate.grids.sheet import require_room
 
         settings = replace(self.runs[0].recipe.previews, strengths=(1.0,))
-        previews = Previews(model, settings, self.folder, self.name)
+        previews = Previews(model, settings, self.folder, self.name, note=note)
         require_room(len(previews.columns), len(self.runs) + 1)
         return previews
 
@@ -278,7 +278,7 @@ def run_sweep(
             the failure of a run is its outcome.
     """
     processes = Processes.of_accelerate(model.pipe.unet.device.type)
-    previews = sweep.previews(model)
+    previews = sweep.previews(model, callbacks.note)
     inputs = sweep.check(model, data, start_mode, force=force)
     earlier = [
         _finished_before(run, own) if start_mode != "restart" else None

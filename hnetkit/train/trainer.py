@@ -133,7 +133,7 @@ def train(
             clip_at=_clip_schedule(recipe, rates),
             export=partial(_export, parts.network, model, recipe.name),
             log=log,
-            previews=_previews(recipe, model, frozen, folder) if processes.is_main else None,
+            previews=_previews(recipe, model, frozen, folder, callbacks) if processes.is_main else None,
             report=callbacks.step,
             note=callbacks.note,
         )
@@ -258,10 +258,19 @@ def _export(network: TrainedNetwork, model: Model, name: str, step: int) -> Hype
     return to_hypernetwork(network, name=name, step=step, model_name=model.name, model_hash=model.hash)
 
 
-def _previews(recipe: Recipe, model: Model, frozen: FrozenInputs, folder: Path) -> Previews | None:
+def _previews(
+    recipe: Recipe, model: Model, frozen: FrozenInputs, folder: Path, callbacks: Callbacks
+) -> Previews | None:
     if not recipe.preview_every:
         return None
-    return Previews(model, recipe.previews, folder / "previews", recipe.name, ready=frozen.pipeline_on_device)
+    return Previews(
+        model,
+        recipe.previews,
+        folder / "previews",
+        recipe.name,
+        ready=frozen.pipeline_on_device,
+        note=callbacks.note,
+    )
 
 
 def _checked_rates(recipe: Recipe, data: TrainingData, processes: Processes, callbacks: Callbacks) -> Rates:

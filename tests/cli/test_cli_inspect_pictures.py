@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from support import networks
 
 import hnetkit
+from hnetkit import demo
 from hnetkit.cli import run
 from hnetkit.generate.image_files import write_image
 from hnetkit.prompts import infotext
@@ -53,6 +54,12 @@ def inspect(capsys: pytest.CaptureFixture[str], *paths: Path, code: int = 0) -> 
     return rows
 
 
+def held_as(file: Path, where: str = "in_library") -> dict[str, Any]:
+    """What a network's row says of where the network is."""
+    found = {"in_library": False, "comes_with_model": False, "found_as": file.stem, "path": str(file)}
+    return found | {where: True}
+
+
 @pytest.mark.parametrize(("name", "form"), [("a.png", "png"), ("a.jpg", "jpeg"), ("a.webp", "webp"), ("a.PNG", "png")])
 def test_a_picture_tells_its_settings_and_its_hypernetworks(
     library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, form: str
@@ -68,8 +75,8 @@ def test_a_picture_tells_its_settings_and_its_hypernetworks(
         "Hashes": json.dumps({"hypernet:ink": digits}),
     }
     assert row["hypernetworks"] == [
-        {"name": "ink", "strength": 0.5, "hash": digits, "in_library": True},
-        {"name": "dots", "strength": -1.0, "hash": None, "in_library": False},
+        {"name": "ink", "strength": 0.5, "hash": digits, **held_as(library / "ink.pt")},
+        {"name": "dots", "strength": -1.0, "hash": None, **held_as(demo.networks()["dots"], "comes_with_model")},
     ]
     assert row["warnings"] == []
 
@@ -137,7 +144,7 @@ def test_the_old_hash_finds_a_large_network(tmp_path: Path, capsys: pytest.Captu
     path = picture(tmp_path, "a cat", Hypernet="renamed", Hypernet_hash=old, Hypernet_strength=0.7)
     capsys.readouterr()
     (row,) = inspect(capsys, path)
-    assert row["hypernetworks"] == [{"name": "renamed", "strength": 0.7, "hash": old, "in_library": True}]
+    assert row["hypernetworks"] == [{"name": "renamed", "strength": 0.7, "hash": old, **held_as(large)}]
 
 
 def test_a_network_of_the_name_but_another_hash_is_doubted(
@@ -210,8 +217,8 @@ def test_comfyuis_graph_is_told_alike(library: Path, tmp_path: Path, capsys: pyt
     assert row["prompt"].startswith("a dog")
     assert (row["settings"]["Seed"], row["settings"]["Model"]) == ("4", "m")
     assert row["hypernetworks"] == [
-        {"name": "dots", "strength": 1.0, "hash": None, "in_library": False},
-        {"name": "ink", "strength": 0.3, "hash": None, "in_library": True},
+        {"name": "dots", "strength": 1.0, "hash": None, **held_as(demo.networks()["dots"], "comes_with_model")},
+        {"name": "ink", "strength": 0.3, "hash": None, **held_as(library / "ink.pt")},
     ]
 
 

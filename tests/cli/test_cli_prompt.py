@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from hnetkit import settings
 from hnetkit.cli import run
 
 PROMPT = "a (red:1.3) [circle:star:0.5] <hypernet:outline:0.8:k=0.5:end=0.6:blocks=mid,up> <lora:zelda:0.5:1>"
@@ -22,16 +23,35 @@ def rows(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, 
 
 
 def test_json_says_what_the_prompt_means(capsys: pytest.CaptureFixture[str]) -> None:
-    (row,) = rows(capsys, PROMPT, "--steps", "10")
+    (row,) = rows(capsys, f"{PROMPT}# not this", "--steps", "10")
     text = "a (red:1.3) [circle:star:0.5]  "
     assert row == {
         "text": text,
+        "comments": ["# not this"],
         "hypernetworks": [{"name": "outline", "strength": 0.8, "k": 0.5, "end": 0.6, "blocks": ["mid", "up"]}],
         "loras": [{"name": "zelda", "te": 0.5, "unet": 1.0}],
         "attention": [["a ", 1.0], ["red", 1.3], [" ", 1.0], ["circle:star:0.5", 1 / 1.1], ["  ", 1.0]],
         "composition": [[text.rstrip(), 1.0]],
         "schedule": [[5, "a (red:1.3) circle  "], [10, "a (red:1.3) star  "]],
         "hires_schedule": None,
+        "drawn": [
+            {
+                "steps": [[first, last]],
+                "parts": [
+                    {
+                        "text": f"a (red:1.3) {shape}",
+                        "weight": 1.0,
+                        "attention": [["a ", 1.0], ["red", 1.3], [f" {shape}", 1.0]],
+                        "tokens": 3,
+                        "chunks": 1,
+                    }
+                ],
+            }
+            for first, last, shape in ((1, 6, "circle"), (7, 10, "star"))
+        ],
+        "hires_drawn": None,
+        "tokenizer": "hnetkit-demo",
+        "tokens_per_chunk": 14,
         "warnings": [],
     }
 
@@ -53,25 +73,80 @@ def test_twenty_steps_are_the_default(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_person_reads_the_steps_as_ranges(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["prompt", f"{PROMPT} BREAK x", "--steps", "10", "--hires-steps", "3"]) == 0
     assert capsys.readouterr().out == (
-        "text           a (red:1.3) [circle:star:0.5]   BREAK x\n"
-        "hypernetwork   outline 0.8, k 0.5, from 0 to 0.6 of the steps, in mid, up\n"
-        "lora           zelda 0.5 in the text encoder, 1 in the UNet\n"
-        "weight 1       a\n"
-        "weight 1.3     red\n"
-        "weight 0.9091  circle:star:0.5\n"
-        "new chunk      BREAK\n"
-        "weight 1       x\n"
-        "steps 1-5      a (red:1.3) circle   BREAK x\n"
-        "steps 6-10     a (red:1.3) star   BREAK x\n"
-        "hires 1-3      a (red:1.3) star   BREAK x\n"
+        "text          a (red:1.3) [circle:star:0.5]   BREAK x\n"
+        "hypernetwork  outline 0.8, k 0.5, from 0 to 0.6 of the steps, in mid, up\n"
+        "lora          zelda 0.5 in the text encoder, 1 in the UNet\n"
+        "steps 1-6     a (red:1.3) circle   BREAK x\n"
+        "  weight 1.3  red\n"
+        "  new chunk   BREAK\n"
+        "steps 7-10    a (red:1.3) star   BREAK x\n"
+        "  weight 1.3  red\n"
+        "  new chunk   BREAK\n"
+        "hires 1-3     a (red:1.3) star   BREAK x\n"
+        "  weight 1.3  red\n"
+        "  new chunk   BREAK\n"
+        "tokens        4 in 2 chunks of 14, by the tokenizer of hnetkit-demo\n"
     )
 
 
+def test_a_schedule_is_no_weight(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prompt", "a [red:blue:0.5] circle [x:5] ([y::0.2]:1.2)"]) == 0
+    assert capsys.readouterr().out == (
+        "text          a [red:blue:0.5] circle [x:5] ([y::0.2]:1.2)\n"
+        "steps 1-5     a red circle  (y:1.2)\n"
+        "  weight 1.2  y\n"
+        "steps 6       a red circle  (:1.2)\n"
+        "steps 7-11    a red circle x (:1.2)\n"
+        "steps 12-20   a blue circle x (:1.2)\n"
+        "tokens        at most 4 of 14, by the tokenizer of hnetkit-demo\n"
+    )
+
+
+def test_texts_that_take_turns_are_shown_once_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prompt", "[red|blue] star", "--steps", "1000"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "steps 1-2, 4, ..., 1000  red star",
+        "steps 3, 5, ..., 999     blue star",
+    ]
+
+
 def test_parts_of_a_composition_are_shown_with_their_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["prompt", "a cat AND a dog:-0.5"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "AND 1       a cat" in lines
-    assert "AND -0.5     a dog" in lines
+    assert run(["prompt", "a (cat:1.2) AND a [dog:fox:0.5]:-0.5", "--steps", "4"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:9] == [
+        "steps 1-3     2 parts",
+        "  AND 1       a (cat:1.2)",
+        "  weight 1.2  cat",
+        "  AND -0.5     a dog",
+        "steps 4       2 parts",
+        "  AND 1       a (cat:1.2)",
+        "  weight 1.2  cat",
+        "  AND -0.5     a fox",
+    ]
+
+
+def test_a_network_behind_the_mark_of_a_comment_is_not_applied(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["prompt", "a large red star # <hypernet:outline:0.8>"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "text        a large red star",
+        "comment     # <hypernet:outline:0.8>",
+        "steps 1-20  a large red star",
+        "tokens      4 of 14, by the tokenizer of hnetkit-demo",
+    ]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file", "hub id"])
+def test_tokens_are_not_counted_where_no_tokenizer_is_at_hand(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    model = {"folder": str(tmp_path), "file": str(tmp_path / "model.safetensors"), "hub id": "nobody/nothing"}[kind]
+    settings.put("model", model)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    (row,) = rows(capsys, "a star")
+    assert (row["tokenizer"], row["tokens_per_chunk"]) == (None, None)
+    assert [(part["tokens"], part["chunks"]) for part in row["drawn"][0]["parts"]] == [(None, None)]
+    assert run(["prompt", "a star"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"tokens      not counted ({model}: no tokenizer")
 
 
 def test_a_malformed_tag_is_a_warning_with_its_column(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +175,7 @@ def test_what_cannot_be_meant_is_exit_2(arguments: list[str], capsys: pytest.Cap
 def test_no_heavy_import_is_needed() -> None:
     code = (
         "import sys; from hnetkit.cli import run; run(['prompt', 'a <hypernet:x:1>']); "
-        "print([m for m in ('torch', 'diffusers', 'requests', 'sqlite_utils') if m in sys.modules])"
+        "print([m for m in ('torch', 'transformers', 'diffusers', 'requests', 'sqlite_utils') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

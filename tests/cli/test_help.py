@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import click
 import pytest
 from click.shell_completion import ShellComplete
+from support.pictures import save
 
 from hnetkit import settings
 from hnetkit.cli import cli, run
@@ -110,7 +112,7 @@ def test_help_of_config_names_every_setting() -> None:
 # --- defaults
 
 
-def test_the_defaults_that_generate_shows_are_what_a_picture_is_drawn_with() -> None:
+def test_the_defaults_that_generate_shows_are_what_a_picture_is_drawn_with(tmp_path: Path) -> None:
     model: Any = SimpleNamespace(defaults=Defaults(), size=(512, 512))
     request = DrawOptions(hires_size=(64, 64)).request(model, "a star", 1)
     drawn = {
@@ -126,7 +128,8 @@ def test_the_defaults_that_generate_shows_are_what_a_picture_is_drawn_with() -> 
     }
     assert request.second is not None
     drawn["hires_upscaler"] = request.second.upscaler
-    start = DrawOptions(image=__file__).request(model, "a star", 1).init_image
+    save(tmp_path, "start.png")
+    start = DrawOptions(image=tmp_path / "start.png").request(model, "a star", 1).init_image
     assert start is not None
     drawn["mask_blur"], drawn["masked_content"] = f"{start.mask_blur:g}", start.content
     drawn["denoising"] = f"{start.denoising:g}, in a hires pass {request.second.denoising:g}"

@@ -294,6 +294,15 @@ def test_look_alikes_are_named_from_their_content(tmp_path: Path, kind: str) -> 
     assert caught.value.kind == kind
 
 
+@pytest.mark.parametrize("text", ['[("ink", 0.2), ("wash", 0.4)]', '{"ink": 0.8, "wash": 0.1}', "ink", '["ink", []]'])
+@pytest.mark.parametrize("name", ["mix.hns", "MIX.HNS"])
+def test_a_mix_of_networks_for_an_extension_is_named_with_what_to_do(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(NotAHypernetwork, match="aria1th's extension") as caught:
+        hnetkit.load(tmp_path / name)
+    assert caught.value.kind == "network-mix"
+
+
 @pytest.mark.parametrize("kind", ["lora", "checkpoint", "vae", "textual-inversion"])
 def test_foreign_safetensors_are_named_from_their_content(tmp_path: Path, kind: str) -> None:
     from safetensors.torch import save_file

@@ -19,10 +19,11 @@ from support.unet_truth import lora
 import hnetkit
 from hnetkit import demo, settings
 from hnetkit.cli import run
-from hnetkit.errors import HnetkitError, IncompatibleNetwork, NotFound, OutputExists, UsageError
+from hnetkit.errors import BadPicture, HnetkitError, IncompatibleNetwork, NotFound, OutputExists, UsageError
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.generate.grids.run import draw_grid
 from hnetkit.generate.image_settings import image_facts
-from hnetkit.generate.model import Model
+from hnetkit.generate.model import Model, ModelSource, draw_images
 from hnetkit.generate.options import DrawOptions
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
@@ -253,6 +254,20 @@ def test_a_call_tells_how_far_it_is_and_what_a_person_should_read(model: Model) 
         "<wild",
         "Tags in a negative prompt are plain text, as in A1111.",
     ]
+
+
+def test_a_picture_that_is_stretched_is_said_once_by_pictures_and_grids(model: Model, here: Path) -> None:
+    Image.new("RGB", (32, 64)).save(here / "tall.png")
+    told: list[str] = []
+    model.draw("a circle", image=here / "tall.png", note=told.append, **{**PLAIN, "count": 2})
+    draw_grid(model, ["seed=1-2"], prompt="a circle", image=here / "tall.png", note=told.append, out=here / "g.png")
+    assert [line for line in told if "tall.png is 32x64 and is stretched" in line] == [told[0]] * 2
+
+
+def test_what_is_no_picture_is_refused_before_a_model_is_loaded(here: Path) -> None:
+    (here / "text.png").write_text("no picture")
+    with pytest.raises(BadPicture, match=r"text\.png"):
+        next(draw_images(ModelSource("no model"), "a circle", DrawOptions(image=here / "text.png")))
 
 
 def test_a_seed_is_drawn_where_none_is_given(model: Model) -> None:

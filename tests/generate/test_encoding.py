@@ -12,14 +12,8 @@ from support.pipelines import SD_CROSS_WIDTH, tiny_sd, tiny_sdxl
 from torch import Tensor
 
 from hnetkit.errors import UsageError
-from hnetkit.generate.sampling.encoding import (
-    COMMA_REACH,
-    MOST_CHUNKS,
-    Conditioning,
-    Encoded,
-    TextEncoder,
-    split_chunks,
-)
+from hnetkit.generate.sampling.encoding import Conditioning, Encoded, TextEncoder
+from hnetkit.prompts.chunks import COMMA_REACH, MOST_CHUNKS, split_chunks
 
 WINDOW = 77
 COMMA = 44

@@ -9,12 +9,10 @@ from pathlib import Path
 import pytest
 
 from hnetkit import paths
-from hnetkit.errors import AmbiguousName, FileRefused, NotFound, UsageError
+from hnetkit.errors import AmbiguousName, FileRefused, NotAHypernetwork, NotFound, UsageError
 from hnetkit.formats import load, save
-from hnetkit.generate.prompt_networks import NetworkRequest, ResolvedPrompts, find_networks, find_stack
-from hnetkit.hashes import sha256_of
+from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest
 from hnetkit.library.scan import scan
-from hnetkit.network import SizedSource
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.registry.store import Registry
 
@@ -54,7 +52,7 @@ def test_an_option_that_cannot_be_meant_is_a_usage_error(option: str) -> None:
 
 
 def test_tags_come_before_options_and_options_become_tags(library: Path) -> None:
-    stacked = find_stack(split_tags("a <hypernet:wash:0.2>"), ["ink:0.5", str(library / "mist.pt")], {})
+    stacked = NetworkFinder().stack(split_tags("a <hypernet:wash:0.2>"), ["ink:0.5", str(library / "mist.pt")])
     assert [network.name for network in stacked.networks] == ["wash", "ink", "mist"]
     assert stacked.strengths == (0.2, 0.5, 1.0)
     assert stacked.prompt.written == "a <hypernet:wash:0.2> <hypernet:ink:0.5> <hypernet:mist:1>"
@@ -62,29 +60,29 @@ def test_tags_come_before_options_and_options_become_tags(library: Path) -> None
 
 def test_a_hash_given_as_an_option_is_stored_under_the_files_name(library: Path) -> None:
     content = load(library / "ink.pt").content_hash
-    stacked = find_stack(split_tags("a"), [content], {})
+    stacked = NetworkFinder().stack(split_tags("a"), [content])
     assert stacked.prompt.written == "a <hypernet:ink:1>"
 
 
 def test_a_tag_opens_no_file_by_its_path(library: Path) -> None:
     with pytest.raises(NotFound):
-        find_networks([NetworkRequest.from_tag(Tag(str(library / "ink.pt")))], {})
+        NetworkFinder().networks([NetworkRequest.from_tag(Tag(str(library / "ink.pt")))])
 
 
 def test_an_unknown_name_is_an_error_with_the_nearest(library: Path) -> None:
     with pytest.raises(NotFound) as missing:
-        find_stack(split_tags("a <hypernet:imk:1>"), (), {})
+        NetworkFinder().stack(split_tags("a <hypernet:imk:1>"), ())
     assert missing.value.hint == "did you mean ink?"
 
 
 def test_what_comes_with_the_model_goes_before_the_library(library: Path, tmp_path: Path) -> None:
     own = tmp_path / "ink.pt"
     shutil.copy(library / "wash.pt", own)
-    (network,) = find_networks([NetworkRequest("ink", 1.0)], {"ink": own})
+    (network,) = NetworkFinder({"ink": own}).networks([NetworkRequest("ink", 1.0)])
     assert network.network.path == str(own)
-    assert find_networks([NetworkRequest("mist", 1.0)], {"ink": own})[0].name == "mist"
+    assert NetworkFinder({"ink": own}).networks([NetworkRequest("mist", 1.0)])[0].name == "mist"
     with pytest.raises(NotFound) as missing:
-        find_networks([NetworkRequest("imk", 1.0)], {"ink": own})
+        NetworkFinder({"ink": own}).networks([NetworkRequest("imk", 1.0)])
     assert "ink" in str(missing.value.hint)
 
 
@@ -93,41 +91,29 @@ def test_two_networks_of_one_name_are_not_guessed_between(library: Path, tmp_pat
     with Registry(paths.registry_file()) as registry:
         list(scan(registry, [tmp_path]))
     with pytest.raises(AmbiguousName):
-        find_networks([NetworkRequest("ink", 1.0)], {})
+        NetworkFinder().networks([NetworkRequest("ink", 1.0)])
 
 
 def test_what_is_no_hypernetwork_is_refused(tmp_path: Path) -> None:
     (tmp_path / "page.pt").write_text("<!DOCTYPE html><html></html>")
     with pytest.raises(FileRefused):
-        find_networks([NetworkRequest.from_option(str(tmp_path / "page.pt"))], {})
+        NetworkFinder().networks([NetworkRequest.from_option(str(tmp_path / "page.pt"))])
+
+
+def test_a_mix_of_an_extension_is_refused_as_the_file_that_it_is(tmp_path: Path) -> None:
+    (tmp_path / "mix.hns").write_text('[("ink", 0.2)]')
+    with pytest.raises(NotAHypernetwork, match="a mix of networks"):
+        NetworkFinder().networks([NetworkRequest.from_option(f"{tmp_path / 'mix.hns'}:0.5")])
+    assert NetworkRequest.from_option("mix.hns:0.5") == NetworkRequest(Path("mix.hns"), 0.5)
 
 
 def test_a_converted_file_goes_by_the_hash_of_its_source(network_files: Path, tmp_path: Path) -> None:
     source = network_files / "ink.pt"
     save(load(source), tmp_path / "ink.safetensors")
-    networks = find_networks([NetworkRequest(source, 1.0), NetworkRequest(tmp_path / "ink.safetensors", 1.0)], {})
+    networks = NetworkFinder().networks(
+        [NetworkRequest(source, 1.0), NetworkRequest(tmp_path / "ink.safetensors", 1.0)]
+    )
     assert [network.hash for network in networks] == [hashlib.sha256(source.read_bytes()).hexdigest()[:10]] * 2
-
-
-def test_a_drawn_file_is_hashed_once_to_be_compared(
-    network_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source, converted = network_files / "ink.pt", tmp_path / "ink.safetensors"
-    save(load(source), converted)
-    hashed: list[SizedSource] = []
-
-    def counted(file: SizedSource) -> str:
-        hashed.append(file)
-        return sha256_of(file)
-
-    for module in ("generate.prompt_networks", "formats.writing"):
-        monkeypatch.setattr(f"hnetkit.{module}.sha256_of", counted)
-    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (source, converted)]
-    for path, wanted in ((source, {digests[0]}), (converted, set(digests))):
-        hashed.clear()
-        prompts = ResolvedPrompts(find_stack(split_tags("a circle"), [str(path)], {}))
-        assert prompts.full_hashes == {"hypernet:ink": wanted}
-        assert len(hashed) == 1
 
 
 def _hashes(content: str, sha256: str) -> list[str]:
@@ -149,14 +135,14 @@ def test_what_is_asked_for_by_its_hash_is_that_content_or_nothing(
 ) -> None:
     file = replaceable / "ink.pt"
     asked = _hashes(load(file).content_hash, hashlib.sha256(file.read_bytes()).hexdigest())[which]
-    (network,) = find_networks([NetworkRequest.from_option(asked)], {})
+    (network,) = NetworkFinder().networks([NetworkRequest.from_option(asked)])
     assert network.name == "ink"
     shutil.copy(network_files / "mist.pt", file)
     with pytest.raises(FileRefused, match="replaced since it was scanned") as refusal:
-        find_networks([NetworkRequest.from_option(asked)], {})
+        NetworkFinder().networks([NetworkRequest.from_option(asked)])
     assert str(file) in str(refusal.value)
     assert refusal.value.command_hint == f"hnetkit scan {replaceable}"
-    assert find_networks([NetworkRequest("ink", 1.0)], {})[0].network.content_hash == load(file).content_hash
+    assert NetworkFinder().networks([NetworkRequest("ink", 1.0)])[0].network.content_hash == load(file).content_hash
 
 
 def test_of_several_files_of_a_content_one_that_still_has_it_is_read(replaceable: Path, network_files: Path) -> None:
@@ -165,9 +151,9 @@ def test_of_several_files_of_a_content_one_that_still_has_it_is_read(replaceable
     with Registry(paths.registry_file()) as registry:
         list(scan(registry, [replaceable]))
     shutil.copy(network_files / "mist.pt", replaceable / "ink.pt")
-    assert find_networks([NetworkRequest(content, 1.0)], {})[0].network.content_hash == content
+    assert NetworkFinder().networks([NetworkRequest(content, 1.0)])[0].network.content_hash == content
     (replaceable / "ink.pt").write_bytes(b"no network")
-    assert find_networks([NetworkRequest(content, 1.0)], {})[0].network.content_hash == content
+    assert NetworkFinder().networks([NetworkRequest(content, 1.0)])[0].network.content_hash == content
 
 
 def test_what_lies_in_the_current_folder_changes_no_name_with_a_strength(

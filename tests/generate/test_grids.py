@@ -25,6 +25,7 @@ from hnetkit.generate.grids.spec import GridSpec, spec_from_axes, spec_from_name
 from hnetkit.generate.loading.diffusers_folder import part_weights
 from hnetkit.generate.loading.pipeline import fingerprint
 from hnetkit.generate.model import Model, load_model
+from hnetkit.generate.prompt_networks import NetworkFinder
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import split_tags
 
@@ -73,7 +74,7 @@ def table(network_files: Path) -> MakeTable:
         else:
             spec = spec_from_axes([prompt], [5], [*axes, None, None][:3])
         spec = replace(spec, base=replace(spec.base, options=tuple(options), negative_prompt=negative))
-        builder = CellBuilder([spec.base, *spec.cell_specs], bundled, split_tags)
+        builder = CellBuilder([spec.base, *spec.cell_specs], NetworkFinder(bundled), split_tags)
         return Table(spec, builder, batch_size)
 
     return make

@@ -14,11 +14,10 @@ from support.hostile_images import damaged_avif, large_png, postscript
 from support.pipelines import tiny_sd
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
-from hnetkit.generate.drawing import draw
+from hnetkit.generate.drawing import _ImageBatch, draw
 from hnetkit.generate.model import Model, load_model
-from hnetkit.generate.request import InitImage, Request, SecondPass
+from hnetkit.generate.request import UPSCALERS, InitImage, Request, SecondPass, covering_size, nearest_size
 from hnetkit.generate.sampling.noise import Noise
-from hnetkit.generate.sampling.vae import soft_mask
 from hnetkit.runtime.strength import Strength
 
 
@@ -121,6 +120,34 @@ def test_picture_and_mask_are_turned_as_their_exif_data_says(sd: Model, photo: P
     assert one(sd, replace(REQUEST, init_image=InitImage(turned[0], 0.3, mask=turned[1]))) == expected
 
 
+def test_a_picture_that_is_stretched_says_so_with_a_size_of_its_shape(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a portrait
+    Image.new("RGB", (96, 64)).save(tmp_path / "portrait.jpg", exif=exif)
+    Image.new("L", (64, 64)).save(tmp_path / "mask.png")
+    portrait = InitImage(tmp_path / "portrait.jpg")
+    (note,) = portrait.shape_notes((64, 64))
+    assert note.endswith("portrait.jpg is 64x96 and is stretched to 64x64; 56x80 is a size of its shape")
+    assert list(portrait.shape_notes((56, 80))) == list(portrait.shape_notes((128, 192))) == []
+    (note,) = replace(portrait, mask=tmp_path / "mask.png").shape_notes((128, 192))
+    assert note.endswith("mask.png is 64x64 and is stretched over a picture of 64x96")
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "nearest"),
+    [
+        ((100, 100), (64, 64), (64, 64)),
+        ((1000, 667), (768, 512), (768, 512)),  # no multiple of 8 is nearer
+        ((1000, 667), (512, 512), (624, 416)),
+        ((1, 60_000), (64, 64), (8, 15_680)),
+    ],
+)
+def test_the_size_of_a_shape_has_about_as_many_pixels(
+    shape: tuple[int, int], size: tuple[int, int], nearest: tuple[int, int]
+) -> None:
+    assert nearest_size(shape, size) == nearest
+
+
 # --- inpainting
 
 
@@ -173,6 +200,42 @@ def test_a_unet_made_for_inpainting_reads_mask_and_picture(
 
 
 # --- a second pass
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "covering"),
+    [
+        ((64, 64), (128, 128), (128, 128)),
+        ((64, 64), (128, 96), (128, 128)),
+        ((64, 64), (96, 128), (128, 128)),
+        ((512, 768), (1024, 1024), (1024, 1536)),
+        ((448, 640), (864, 1152), (864, 1232)),  # 1234.3, to a multiple of 8
+    ],
+)
+def test_a_second_pass_covers_the_shape_of_the_first(
+    shape: tuple[int, int], size: tuple[int, int], covering: tuple[int, int]
+) -> None:
+    assert covering_size(shape, size) == covering
+
+
+@pytest.mark.parametrize("upscaler", UPSCALERS)
+def test_a_second_pass_of_another_shape_shows_the_middle_of_the_first(sd: Model, upscaler: str) -> None:
+    """As in A1111, which cuts off what is too much: nothing is stretched."""
+    square, wide = (replace(REQUEST, second=second(height=height, upscaler=upscaler)) for height in (32, 16))
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def enlarged(request: Request, height: int) -> torch.Tensor:
+        assert request.second is not None
+        batch = _ImageBatch(sd, request, [REQUEST.seed], lambda done, total: None)
+        return batch._enlarge(latents, request.second, (height, 16))
+
+    with torch.no_grad():
+        assert torch.equal(enlarged(wide, 8), enlarged(square, 16)[:, :, 4:12])
+
+
+def test_a_second_pass_of_a_shape_that_would_enlarge_the_first_beyond_measure_is_refused() -> None:
+    with pytest.raises(UsageError, match="8x16384 over 16x16: the first would be enlarged to 16384x16384"):
+        replace(REQUEST, second=second(width=8, height=16384))
 
 
 @pytest.mark.parametrize("upscaler", ["Latent", "Lanczos", "Nearest"])
@@ -319,12 +382,3 @@ def test_a_model_that_predicts_v_draws_the_same_way(sd: Model) -> None:
     for sampler in ("Euler a", "DPM++ 2M Karras", "DDIM", "UniPC", "LMS"):
         request = replace(REQUEST, sampler=sampler)
         assert one(of_v, request) == one(of_v, request) != one(sd, request)
-
-
-def test_a_mask_with_a_palette_counts_by_its_opacity_as_one_with_colours_does() -> None:
-    seen = Image.new("RGBA", (16, 16), (0, 0, 0, 255))
-    seen.paste((255, 255, 255, 0), (0, 0, 8, 16))
-    indexed = seen.convert("RGB").quantize(2)
-    indexed.info["transparency"] = bytes(0 if white > 128 else 255 for white in (indexed.getpalette() or [])[:6:3])
-    masks = [soft_mask(mask, (16, 16), blur=0, inverted=False).tobytes() for mask in (seen, indexed)]
-    assert masks[0] == masks[1]

@@ -9,18 +9,31 @@ import resource
 import struct
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from support.hostile_images import BAGGAGE, BOMBS, damaged_avif, encoded, large_png, mutants, postscript
+from support.odd_images import gray_tiff, png
 
-from hnetkit import images
+from hnetkit import image_formats, images
 from hnetkit.errors import BadPicture, NotFound
-from hnetkit.images import open_image, parse_size, read_image, stored_size
+from hnetkit.images import (
+    as_gray,
+    image_size,
+    on_white,
+    open_image,
+    open_mask,
+    open_rgb,
+    open_with_opacity,
+    parse_size,
+    read_image,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+READER = REPOSITORY / "hnetkit" / "images.py"
 MEGABYTE = 1 << 20
 FORMATS: list[tuple[str, dict[str, object]]] = [
     ("PNG", {}),
@@ -107,12 +120,85 @@ def test_grey_of_16_bits_keeps_its_shades(format: str, mode: str) -> None:
     assert list(image.convert("RGB").getchannel("R").tobytes()) == list(range(256))
 
 
-@pytest.mark.parametrize(("mode", "white"), [("I", 65535), ("F", 1.0)])
-def test_values_of_32_bits_that_are_no_shades_of_a_picture_are_refused(mode: str, white: float) -> None:
-    ramp = Image.new(mode, (2, 1))
-    ramp.putpixel((1, 0), white)
-    with pytest.raises(BadPicture, match=r"32 bits.*8 or 16"):
-        open_image("a depth map", encoded(ramp, "TIFF"))
+def of_values(mode: str, *values: float) -> bytes:
+    """A TIFF of one row of values."""
+    image = Image.new(mode, (len(values), 1))
+    image.putdata(values)
+    return encoded(image, "TIFF")
+
+
+def grays(data: bytes) -> list[int]:
+    image = open_image("a scan", data)
+    assert image.mode == "L"
+    return list(image.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "seen"),
+    [
+        ("F", (0, 0.25, 1), [0, 64, 255]),  # fractions
+        ("F", (0, 64, 255), [0, 64, 255]),  # whole numbers of 8 bits
+        ("F", (0, 64 * 257, 65535), [0, 64, 255]),  # and of 16
+        ("I", (0, 1), [0, 255]),  # a mask
+        ("I", (0, 64, 255), [0, 64, 255]),
+        ("I", (0, 64 * 257, 65535), [0, 64, 255]),
+        ("I", (0, 0), [0, 0]),
+    ],
+)
+def test_grey_of_32_bits_is_scaled_to_what_its_8_bit_form_would_be(
+    mode: str, values: tuple[float, ...], seen: list[int]
+) -> None:
+    assert grays(of_values(mode, *values)) == seen
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "said"),
+    [
+        ("F", (0, 1.5), "from 0 to 1.5"),
+        ("F", (0.5, 200.0), "from 0.5 to 200"),
+        ("F", (-0.25, 1.0), "from -0.25 to 1"),
+        ("F", (0, 70000), "from 0 to 70000"),
+        ("I", (0, 70000), "from 0 to 70000"),
+        ("I", (-1, 255), "from -1 to 255"),
+        ("F", (0, float("nan")), "not finite"),
+        ("F", (0, float("inf")), "not finite"),
+    ],
+)
+def test_values_of_32_bits_of_which_none_is_known_to_be_white_are_refused(
+    mode: str, values: tuple[float, ...], said: str
+) -> None:
+    with pytest.raises(BadPicture, match=rf"a depth map: .*{said}"):
+        open_image("a depth map", of_values(mode, *values))
+
+
+def test_a_deep_scan_in_which_0_is_white_is_no_negative() -> None:
+    assert grays(gray_tiff(struct.pack("<3H", 0, 0x4040, 65535), bits=16, white_is_zero=True)) == [255, 191, 0]
+    assert grays(gray_tiff(struct.pack("<2f", 0, 1), bits=32, white_is_zero=True)) == [255, 0]
+
+
+def test_a_scan_of_12_bits_keeps_its_shades() -> None:
+    assert grays(gray_tiff(bytes.fromhex("000404ffffff"), bits=12)) == [0, 64, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "clear"),
+    [
+        (2, 0, b"\x10", b"\0\1"),  # values 0 and 1, of 3
+        (4, 0, b"\x05", b"\0\5"),
+        (8, 0, b"\x00\x55", b"\0\x55"),
+        (16, 0, b"\x00\x00\x55\x66", b"\x55\x66"),
+        (8, 2, b"\0\0\0\x55\x55\x55", b"\0\x55" * 3),
+        (16, 2, bytes(6) + b"\x55\x66" * 3, b"\x55\x66" * 3),
+    ],
+)
+def test_the_transparent_color_of_any_depth_is_white(depth: int, kind: int, row: bytes, clear: bytes) -> None:
+    data = png(2, 1, depth, kind, row, clear)
+    assert on_white(open_image("a drawing", data)).tobytes() == bytes(3) + b"\xff" * 3
+
+
+def test_of_deep_grey_only_the_very_transparent_value_is_white() -> None:
+    data = png(3, 1, 16, 0, struct.pack(">3H", 0, 1, 0x5566), b"\0\0")
+    assert as_gray(open_image("a drawing", data)).tobytes() == bytes([255, 0, 0x55])
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
@@ -164,7 +250,7 @@ def test_transparency_and_colour_profile_are_all_that_is_kept_beside_pixels(monk
 def test_the_content_decides_and_not_the_name(tmp_path: Path) -> None:
     (tmp_path / "photo.png").write_bytes(encoded(drawn(), "WEBP", lossless=True))
     assert open_image(tmp_path / "photo.png").tobytes() == drawn().tobytes()
-    assert stored_size(tmp_path / "photo.png") == (24, 16)
+    assert image_size(tmp_path / "photo.png") == (24, 16)
 
 
 # --- what is no image, or another
@@ -241,23 +327,23 @@ def test_what_an_image_carries_beside_its_pixels_is_left_behind(name: str) -> No
 
 
 def test_a_small_file_may_have_as_many_pixels_as_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "SMALL_PIXELS", 64 * 64)
-    monkeypatch.setattr(images, "PIXELS_PER_BYTE", 0)
+    monkeypatch.setattr(image_formats, "SMALL_PIXELS", 64 * 64)
+    monkeypatch.setattr(image_formats, "PIXELS_PER_BYTE", 0)
     assert open_image("a picture", encoded(Image.new("RGB", (64, 64)), "PNG")).size == (64, 64)
     with pytest.raises(BadPicture, match=r"megapixels"):
         open_image("a picture", encoded(Image.new("RGB", (65, 64)), "PNG"))
     with pytest.raises(BadPicture, match=r"megapixels"):  # of a WebP half as many
         open_image("a picture", encoded(Image.new("RGB", (64, 33)), "WEBP"))
     assert open_image("a picture", encoded(Image.new("RGB", (64, 32)), "WEBP")).size == (64, 32)
-    monkeypatch.setattr(images, "MAX_SIDE", 63)
+    monkeypatch.setattr(image_formats, "MAX_SIDE", 63)
     with pytest.raises(BadPicture, match="a side has at most 63"):
         open_image("a picture", large_png(64, 1))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P"])
 def test_a_picture_of_a_byte_for_each_pixel_may_have_more(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "SMALL_PIXELS", 64 * 64)
-    monkeypatch.setattr(images, "PIXELS_PER_BYTE", 0)
+    monkeypatch.setattr(image_formats, "SMALL_PIXELS", 64 * 64)
+    monkeypatch.setattr(image_formats, "PIXELS_PER_BYTE", 0)
     assert open_image("a scan", encoded(Image.new(mode, (64, 102)), "PNG")).size == (64, 102)
     for size, more in (((64, 103), {}), ((64, 65), {"transparency": 0})):
         with pytest.raises(BadPicture, match="megapixels"):
@@ -265,8 +351,8 @@ def test_a_picture_of_a_byte_for_each_pixel_may_have_more(mode: str, monkeypatch
 
 
 def test_a_jpeg_whose_colours_are_stored_in_full_may_have_half_as_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "SMALL_PIXELS", 64 * 64)
-    monkeypatch.setattr(images, "PIXELS_PER_BYTE", 0)
+    monkeypatch.setattr(image_formats, "SMALL_PIXELS", 64 * 64)
+    monkeypatch.setattr(image_formats, "PIXELS_PER_BYTE", 0)
     photo, smaller = Image.new("RGB", (64, 64)), Image.new("RGB", (64, 32))
     for more in ({}, {"progressive": True}, {"subsampling": 1}):
         assert open_image("a photo", encoded(photo, "JPEG", **more)).size == (64, 64)
@@ -283,17 +369,17 @@ def test_a_photo_of_a_camera_that_was_made_small_for_the_web_is_opened() -> None
 
 def test_a_larger_file_may_have_more_pixels_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(Image.new("RGB", (65, 64)), "PNG")
-    monkeypatch.setattr(images, "SMALL_PIXELS", 65 * 64 - len(data))
-    monkeypatch.setattr(images, "PIXELS_PER_BYTE", 1)
+    monkeypatch.setattr(image_formats, "SMALL_PIXELS", 65 * 64 - len(data))
+    monkeypatch.setattr(image_formats, "PIXELS_PER_BYTE", 1)
     assert open_image("a picture", data).size == (65, 64)
-    monkeypatch.setattr(images, "MAX_PIXELS", 65 * 64 - 1)
+    monkeypatch.setattr(image_formats, "MAX_PIXELS", 65 * 64 - 1)
     with pytest.raises(BadPicture, match=r"megapixels"):
         open_image("a picture", data)
 
 
 def test_a_compressed_bitmap_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     data = BOMBS["jumps.bmp"]()
-    monkeypatch.setattr(images, "_MOST_RUNS", len(data) - 1)
+    monkeypatch.setattr(image_formats, "_MOST_RUNS", len(data) - 1)
     with pytest.raises(BadPicture, match="compressed BMP"):
         open_image("a picture", data)
 
@@ -351,26 +437,108 @@ def test_twenty_thousand_damaged_images(capfd: pytest.CaptureFixture[str]) -> No
 # --- the one reader
 
 
-def test_nothing_else_opens_images() -> None:
+def modules_with_pillow() -> Iterator[tuple[Path, ast.Module]]:
     for folder in ("hnetkit", "kernels", "registry"):
         for path in sorted((REPOSITORY / folder).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
-            if "PIL" not in text:
-                continue
-            tree = ast.parse(text)
-            modules = {
-                alias.asname or alias.name
-                for node in ast.walk(tree)
-                if isinstance(node, ast.ImportFrom) and node.module == "PIL"
-                for alias in node.names
-                if alias.name in ("Image", "ImageFile")
-            } | {"PIL.Image", "PIL.ImageFile"}
-            opened = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-            opens = {f"{module}.{name}" for module in modules for name in ("open", "Parser")} & opened
-            sources = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-            is_reader = path == REPOSITORY / "hnetkit" / "images.py"
-            assert is_reader == bool(opens), path
-            assert not {"PIL.Image", "PIL.ImageFile"} & sources, path
+            if "PIL" in text or "image" in text.lower():
+                yield path, ast.parse(text)
+
+
+def test_nothing_else_opens_images() -> None:
+    for path, tree in modules_with_pillow():
+        modules = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and node.module == "PIL"
+            for alias in node.names
+            if alias.name in ("Image", "ImageFile")
+        } | {"PIL.Image", "PIL.ImageFile"}
+        opened = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        opens = {f"{module}.{name}" for module in modules for name in ("open", "Parser")} & opened
+        sources = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert (path == READER) == bool(opens), path
+        assert not {"PIL.Image", "PIL.ImageFile"} & sources, path
+
+
+def test_nothing_else_converts_an_image_from_one_mode_to_another_or_turns_it() -> None:
+    """What a mode, a transparent color or an orientation means is decided once, in the reader."""
+    others = {"exif_transpose", "alpha_composite", "imread", "imdecode", "decode_image"}
+    for path, tree in modules_with_pillow():
+        converting = [
+            ast.unparse(call)
+            for call in ast.walk(tree)
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            # click's `convert` has three arguments
+            and (call.func.attr in others or (call.func.attr == "convert" and len(call.args) < 3))
+        ]
+        assert (path == READER) == bool(converting), (path, converting)
+
+
+def test_a_mask_is_what_is_opaque_or_else_what_is_white(tmp_path: Path) -> None:
+    mask = Image.new("L", (16, 16), 20)
+    mask.paste(255, (0, 0, 8, 16))
+    forms: dict[str, tuple[Image.Image, dict[str, object]]] = {
+        "gray": (mask, {}),
+        "deep": (Image.frombytes("I;16", mask.size, bytes(value for value in mask.tobytes() for _ in range(2))), {}),
+        "opacity": (Image.merge("LA", (Image.new("L", mask.size, 90), mask)), {}),
+        "palette": (Image.merge("RGBA", (mask, mask, mask, mask)).quantize(2), {}),
+        "opaque": (Image.merge("RGBA", (mask, mask, mask, Image.new("L", mask.size, 255))), {}),
+    }
+    for name, (image, options) in forms.items():
+        image.save(tmp_path / f"{name}.png", **options)  # type: ignore[arg-type]
+        assert open_mask(tmp_path / f"{name}.png").tobytes() == mask.tobytes(), name
+    Image.merge("RGB", (mask, mask, mask)).save(tmp_path / "clear.png", transparency=(20, 20, 20))
+    assert set(open_mask(tmp_path / "clear.png").tobytes()) == {0, 255}
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
+@pytest.mark.parametrize("orientation", [0, 1, 3, 5, 6, 8, 9])
+def test_the_size_of_an_image_is_that_of_the_image_that_is_opened(
+    tmp_path: Path, format: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (tmp_path / "photo").write_bytes(encoded(drawn(), format, exif=exif))
+    size = open_image(tmp_path / "photo").size
+    monkeypatch.setattr(Image.Image, "load", None)  # nothing is decoded
+    assert image_size(tmp_path / "photo") == size
+
+
+def test_exif_data_behind_the_pixels_of_a_png_counts() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(drawn(), "PNG", exif=exif)
+    start = data.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+    moved = data[:start] + data[end:-12] + data[start:end] + data[-12:]
+    assert open_image("a picture", moved).size == (16, 24)
+    assert open_image("a picture", moved).tobytes() == open_image("a picture", data).tobytes()
+
+
+def test_transparency_is_kept_for_those_who_want_it_and_white_for_the_others() -> None:
+    cutout = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    cutout.putpixel((1, 0), (100, 0, 0, 255))
+    data = encoded(cutout, "PNG")
+    assert open_with_opacity("a cutout", data).tobytes() == cutout.tobytes()
+    assert open_rgb("a cutout", data).tobytes() == bytes([255, 255, 255, 100, 0, 0])
+    assert open_with_opacity("a picture", encoded(drawn("L"), "PNG")).mode == "RGB"
+
+
+def test_an_image_that_is_larger_than_a_strip_is_put_on_white_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    cutout = Image.merge("RGBA", (*drawn().split(), drawn("L")))
+    whole = on_white(cutout)
+    monkeypatch.setattr(images, "_STRIP", 24 * 3)
+    assert on_white(cutout).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize(("mode", "format"), [("F", "TIFF"), ("RGBA", "PNG"), ("LA", "PNG")])
+def test_a_deep_or_transparent_image_of_many_pixels_takes_little_memory(mode: str, format: str) -> None:
+    options = {"compression": "tiff_lzw"} if format == "TIFF" else {}
+    data, before = encoded(Image.new(mode, (5800, 4000)), format, **options), peak()
+    assert open_rgb("a scan", data).size == (5800, 4000)
+    assert peak() - before < 200 * MEGABYTE + len(data)
 
 
 @pytest.mark.parametrize(

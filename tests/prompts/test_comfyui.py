@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hnetkit.errors import UnsafeFile
 from hnetkit.limits import Budget
 from hnetkit.prompts import comfyui
+from hnetkit.prompts.comfyui.nodes import WIDGETS
 from hnetkit.prompts.infotext import hypernetworks_of
 
 Graph = dict[str, dict[str, Any]]
@@ -43,8 +44,11 @@ def usual() -> Graph:
     }
 
 
-def parse(graph: Any, workflow: Any = None) -> Any:
-    return comfyui.parse(json.dumps(graph), json.dumps(workflow))
+WEIGHTS = "its prompt has weights in round brackets, which ComfyUI applies in another way than A1111"
+
+
+def parse(graph: Any, workflow: Any = None, size: tuple[int, int] | None = None) -> Any:
+    return comfyui.parse(json.dumps(graph), json.dumps(workflow), size=size)
 
 
 def stack(read: Any) -> list[tuple[str, float]]:
@@ -59,19 +63,22 @@ def test_the_usual_graph_is_read_whole() -> None:
         **{"Steps": "25", "Sampler": "Euler a", "Schedule type": "Karras", "CFG scale": "7.5", "Seed": "42"},
         **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
     }
-    assert read.warnings == ()
+    assert read.warnings == (WEIGHTS,)
 
 
 def test_hypernetworks_stack_from_the_checkpoint_to_the_sampler() -> None:
     assert stack(parse(usual())) == [("wash", 0.5), ("ink.v2", -1.0)]
 
 
-def test_a_lora_between_two_hypernetworks_is_passed_through_and_named() -> None:
+def test_a_lora_between_two_hypernetworks_becomes_a_tag_between_theirs() -> None:
     graph = usual()
-    graph["20"] = node("LoraLoader", lora_name="x.safetensors", strength_model=1, model=["10", 0], clip=["4", 1])
+    strengths = {"strength_model": 0.7, "strength_clip": 0.6}
+    graph["20"] = node("LoraLoader", lora_name="styles\\glow.safetensors", model=["10", 0], clip=["4", 1], **strengths)
     graph["11"]["inputs"]["model"] = ["20", 0]
-    assert stack(parse(graph)) == [("wash", 0.5), ("ink.v2", -1.0)]
-    assert parse(graph).warnings == ("a LoraLoader is left out: 'x.safetensors'",)
+    graph["6"]["inputs"]["clip"] = graph["7"]["inputs"]["clip"] = ["20", 1]
+    read = parse(graph)
+    assert read.prompt == "a (red:1.2) cat<hypernet:wash:0.5><lora:glow:0.6:0.7><hypernet:ink.v2:-1>"
+    assert read.warnings == (WEIGHTS,)
 
 
 def test_values_from_other_nodes_are_followed() -> None:
@@ -132,8 +139,9 @@ def test_a_sampler_in_parts_is_read() -> None:
     read = parse(graph)
     assert read.parameters | {} == {
         **{"Steps": "12", "Sampler": "DPM++ 2M", "Schedule type": "Exponential", "CFG scale": "4", "Seed": "5"},
-        **{"Size": "512x768", "Model": "v1-5", "Denoising strength": "0.75", "RNG": "CPU", "Version": "ComfyUI"},
+        **{"Size": "512x768", "Model": "v1-5", "RNG": "CPU", "Version": "ComfyUI"},
     }
+    assert any("an empty latent at a denoising strength of 0.75" in warning for warning in read.warnings)
     assert stack(read) == [("wash", 0.5), ("ink.v2", -1.0)]
 
 
@@ -161,6 +169,285 @@ def test_a_tag_in_the_text_is_no_network_in_comfyui() -> None:
     assert read.warnings == ("<hypernet:dots:1>: ComfyUI does not read tags; it is left out",)
 
 
+# --- what leads to the prompt
+
+
+def test_a_lora_on_one_side_alone_has_strength_there_alone() -> None:
+    graph = usual()
+    loras = {"lora_name": "glow.safetensors", "strength_model": 0.7}
+    graph["20"] = node("LoraLoaderModelOnly", model=["11", 0], **loras)
+    graph["21"] = node("LoraLoader", model=["4", 0], clip=["4", 1], strength_clip=0.6, **loras | {"lora_name": "te.pt"})
+    graph["3"]["inputs"]["model"] = ["20", 0]
+    graph["6"]["inputs"]["clip"] = graph["7"]["inputs"]["clip"] = ["21", 1]
+    assert parse(graph).prompt.endswith("<lora:glow:0:0.7><lora:te:0.6:0>")
+
+
+def test_a_negative_prompt_that_is_read_without_the_lora_is_told() -> None:
+    graph = usual()
+    graph["20"] = node("LoraLoader", lora_name="x.pt", strength_model=1, strength_clip=1, model=["4", 0], clip=["4", 1])
+    graph["3"]["inputs"]["model"], graph["6"]["inputs"]["clip"] = ["20", 0], ["20", 1]
+    assert any(warning.startswith("its negative prompt is read with other LoRAs") for warning in parse(graph).warnings)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("a [red] cat", r"a \[red\] cat"),
+        (r"a \[red\] cat", r"a \[red\] cat"),
+        ("a cat AND a dog BREAK a bird", "a cat and a dog break a bird"),
+        ("SAND, BREAKFAST", "SAND, BREAKFAST"),
+        ("embedding:old/ink.pt, (embedding:wash:1.2)", "ink, (wash:1.2)"),
+        ("a cat <lora:x:1> <anything>", "a cat  <anything>"),
+    ],
+)
+def test_a_text_is_written_so_that_a1111_reads_the_same_words(text: str, same: str) -> None:
+    graph = usual()
+    graph["6"]["inputs"]["text"] = text
+    assert parse(graph).prompt.removesuffix("<hypernet:wash:0.5><hypernet:ink.v2:-1>") == same
+
+
+def test_a_prompt_that_was_zeroed_is_no_prompt() -> None:
+    graph = usual()
+    graph["40"] = node("ConditioningZeroOut", conditioning=["6", 0])
+    graph["3"]["inputs"]["negative"] = ["40", 0]
+    read = parse(graph)
+    assert read.negative_prompt == ""
+    assert "not taken over from ComfyUI: ConditioningZeroOut" in read.warnings
+
+
+# --- two passes, a picture to begin with, ControlNets
+
+
+def two_passes(**changes: Any) -> Graph:
+    """`usual` enlarged twice and drawn again with a third network."""
+    graph = usual()
+    graph["30"] = node("LatentUpscale", upscale_method="bilinear", width=1024, height=1536, samples=["3", 0])
+    graph["31"] = node("HypernetworkLoader", hypernetwork_name="dots.pt", strength=0.5, model=["11", 0])
+    again = {"model": ["31", 0], "latent_image": ["30", 0], "denoise": 0.5, "steps": 10}
+    graph["32"] = node("KSampler", **graph["3"]["inputs"] | again | changes)
+    graph["8"]["inputs"]["samples"] = ["32", 0]
+    return graph
+
+
+def test_a_second_sampler_is_a1111s_second_pass_with_its_own_networks() -> None:
+    read = parse(two_passes())
+    assert read.prompt == parse(usual()).prompt
+    assert read.parameters == parse(usual()).parameters | {
+        **{"Denoising strength": "0.5", "Hires resize": "1024x1536", "Hires steps": "10", "Hires upscaler": "Latent"},
+        "Hires prompt": "a (red:1.2) cat<hypernet:wash:0.5><hypernet:ink.v2:-1><hypernet:dots:0.5>",
+    }
+    assert read.warnings == (WEIGHTS,)
+
+
+def test_a_second_pass_like_the_first_says_only_what_differs() -> None:
+    read = parse(two_passes(model=["11", 0], steps=25))
+    assert read.parameters == parse(usual()).parameters | {
+        **{"Denoising strength": "0.5", "Hires resize": "1024x1536", "Hires upscaler": "Latent"},
+    }
+
+
+def test_what_else_a_second_pass_has_of_its_own_is_told() -> None:
+    other = {"model": ["33", 0], "sampler_name": "dpmpp_2m", "scheduler": "normal", "cfg": 4, "negative": ["6", 0]}
+    graph = two_passes(**other, seed=9) | {"33": node("CheckpointLoaderSimple", ckpt_name="xl.safetensors")}
+    read = parse(graph)
+    assert (
+        read.parameters.items()
+        >= {
+            **{"Hires checkpoint": "xl", "Hires sampler": "DPM++ 2M", "Hires schedule type": "Normal"},
+            **{"Hires CFG Scale": "4", "Hires prompt": "a (red:1.2) cat", "Hires negative prompt": "a (red:1.2) cat"},
+        }.items()
+    )
+    assert "its second pass has its own seed, 9; in A1111 it has the first one's" in read.warnings
+
+
+@pytest.mark.parametrize(
+    ("way", "said"),
+    [
+        ({"30": node("LatentUpscaleBy", upscale_method="bicubic", scale_by=1.5)}, ("1.5", None, "Latent (bicubic)")),
+        ({"30": node("LatentUpscale", upscale_method="bilinear", width=1024, height=0)}, (None, "1024x1536", "Latent")),
+        ({"30": node("LatentUpscale", upscale_method="bilinear", width=0, height=0)}, ("1", None, "Latent")),
+        ({"30": node("ImageScale", upscale_method="lanczos", width=768, height=1152)}, (None, "768x1152", "Lanczos")),
+        ({"30": node("ImageUpscaleWithModel", upscale_model=["98", 0])}, ("4", None, "4x-UltraSharp")),
+        (
+            {
+                "30": node("ImageScaleBy", upscale_method="lanczos", scale_by=0.5, image=["97", 0]),
+                "97": node("ImageUpscaleWithModel", upscale_model=["98", 0], image=["3", 0]),
+            },
+            ("2", None, "Lanczos"),
+        ),
+        ({}, ("1", None, "Latent")),
+    ],
+)
+def test_each_way_to_enlarge_is_told_by_a1111s_name(way: Graph, said: tuple[str | None, ...]) -> None:
+    graph = two_passes(latent_image=["30" if way else "3", 0]) | way
+    graph["98"] = node("UpscaleModelLoader", model_name="4x-UltraSharp.pth")
+    if len(way) == 1:
+        graph["30"]["inputs"]["samples" if graph["30"]["class_type"].startswith("Latent") else "image"] = ["3", 0]
+    parameters = parse(graph).parameters
+    assert tuple(map(parameters.get, ("Hires upscale", "Hires resize", "Hires upscaler"))) == said
+
+
+def test_a_method_that_a1111_lacks_is_told_with_the_nearest() -> None:
+    graph = two_passes()
+    graph["30"]["inputs"]["upscale_method"] = "bislerp"
+    read = parse(graph)
+    assert read.parameters["Hires upscaler"] == "Latent"
+    assert "bislerp, by which it was enlarged, is not in A1111; Latent is the nearest" in read.warnings
+
+
+def test_a_second_pass_of_unknown_size_is_left_out_and_told_with_its_networks() -> None:
+    graph = two_passes()
+    graph["30"] = node("ImageUpscaleWithModel", image=["3", 0])
+    read = parse(graph)
+    assert not any(key.startswith(("Hires", "Denoising")) for key in read.parameters)
+    assert any("dots" in warning and "left out" in warning for warning in read.warnings)
+
+
+def test_a_size_that_the_graph_does_not_say_is_the_images() -> None:
+    graph = two_passes()
+    graph["30"] = node("ImageUpscaleWithModel", image=["3", 0])
+    assert parse(graph, size=(1024, 1536)).parameters["Hires resize"] == "1024x1536"
+    assert parse(drawn_over(), size=(640, 480)).parameters["Size"] == "640x480"
+
+
+def test_of_several_images_that_a_graph_saves_it_is_the_one_of_the_size() -> None:
+    graph = two_passes()
+    graph["10"] = node("VAEDecode", samples=["3", 0], vae=["4", 2])
+    graph["13"] = node("SaveImage", images=["10", 0])
+    graph["3"]["inputs"]["model"] = ["4", 0]
+    assert "Hires resize" in parse(graph, size=(1024, 1536)).parameters
+    first = parse(graph, size=(512, 768))
+    assert "Hires resize" not in first.parameters
+    assert (first.warnings, parse(graph, size=(1024, 1536)).warnings) == ((WEIGHTS,), (WEIGHTS,))
+    unknown = parse(graph)
+    assert "2 images of its graph may be this one; the settings are those of the first" in unknown.warnings
+
+
+def test_a_prompt_without_guidance_is_read() -> None:
+    graph = usual() | {
+        "3": node("SamplerCustomAdvanced", **{n: [str(70 + i), 0] for i, n in enumerate(PARTS)}, latent_image=["5", 0]),
+        "70": node("RandomNoise", noise_seed=5),
+        "71": node("BasicGuider", model=["11", 0], conditioning=["6", 0]),
+    }
+    assert parse(graph).prompt == "a (red:1.2) cat<hypernet:wash:0.5><hypernet:ink.v2:-1>"
+
+
+def test_a_node_that_holds_both_prompts_and_no_lora_is_read() -> None:
+    graph = usual()
+    graph["6"] = graph["7"] = node("Loader", ckpt_name="v1.ckpt", lora_name="None", positive="a cat", negative="blurry")
+    graph["3"]["inputs"]["model"] = ["6", 0]
+    read = parse(graph)
+    assert (read.prompt, read.negative_prompt, read.parameters["Model"]) == ("a cat", "blurry", "v1")
+
+
+def test_a_sampler_that_goes_on_with_another_model_is_a_refiner() -> None:
+    graph = usual()
+    graph["3"]["class_type"] = "KSamplerAdvanced"
+    graph["3"]["inputs"] |= {"end_at_step": 20, "return_with_leftover_noise": "enable"}
+    rest = {"model": ["33", 0], "latent_image": ["3", 0], "add_noise": "disable", "start_at_step": 20}
+    graph["32"] = node("KSamplerAdvanced", **graph["3"]["inputs"] | rest | {"end_at_step": 10_000})
+    graph["33"] = node("CheckpointLoaderSimple", ckpt_name="refiner.safetensors")
+    graph["8"]["inputs"]["samples"] = ["32", 0]
+    read = parse(graph)
+    assert read.parameters == parse(usual()).parameters | {"Refiner": "refiner", "Refiner switch at": "0.8"}
+    assert any(warning.startswith("after step 20 it has other prompts or networks") for warning in read.warnings)
+
+
+def drawn_over(**changes: Any) -> Graph:
+    graph = usual()
+    graph["40"] = node("LoadImage", image="old/in.png")
+    graph["41"] = node("VAEEncode", pixels=["40", 0], vae=["4", 2])
+    graph["3"]["inputs"] |= {"latent_image": ["41", 0], "steps": 20, "denoise": 0.6} | changes
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("steps", "denoise", "said"),
+    [
+        (20, 0.6, ("33", "0.6")),
+        (4, 0.4, ("10", "0.399")),
+        (20, 0.5, ("40", "0.499")),
+        (20, 1.0, ("20", "1")),
+        (1, 0.3, ("3", "0.3")),
+    ],
+)
+def test_image_to_image_makes_the_steps_that_comfyui_made(steps: int, denoise: float, said: tuple[str, str]) -> None:
+    read = parse(drawn_over(steps=steps, denoise=denoise))
+    whole, strength = (read.parameters[key] for key in ("Steps", "Denoising strength"))
+    assert (whole, strength) == said
+    assert int(min(float(strength), 0.999) * int(whole)) + 1 == steps  # as A1111 counts
+    assert read.parameters["Start image"] == "in.png"
+    assert "Size" not in read.parameters
+
+
+def test_a_mask_is_told() -> None:
+    graph = drawn_over(latent_image=["42", 0])
+    graph["42"] = node("SetLatentNoiseMask", samples=["41", 0], mask=["43", 0])
+    graph["43"] = node("LoadImageMask", image="mask.png", channel="alpha")
+    parameters = parse(graph).parameters
+    assert (parameters["Mask blur"], parameters["Mask image"]) == ("0", "mask.png")
+    assert parameters["Start image"] == "in.png"
+
+
+def test_a_second_pass_over_a_picture_is_left_out_and_told() -> None:
+    graph = two_passes() | {key: drawn_over()[key] for key in ("3", "40", "41")}
+    read = parse(graph)
+    assert read.parameters == parse(drawn_over()).parameters
+    assert any("dots" in warning and "left out" in warning for warning in read.warnings)
+
+
+def test_a_control_net_is_told_with_its_picture() -> None:
+    graph = usual()
+    graph["50"] = node("ControlNetApply", conditioning=["6", 0], control_net=["51", 0], image=["52", 0], strength=0.8)
+    graph["51"] = node("ControlNetLoader", control_net_name="sd/canny.pth")
+    graph["52"] = node("LoadImage", image="edge.png")
+    graph["3"]["inputs"]["positive"] = ["50", 0]
+    read = parse(graph)
+    said = "Module: none, Model: canny, Weight: 0.8, Guidance Start: 0, Guidance End: 1"
+    assert read.parameters["ControlNet 0"] == said
+    assert "the ControlNet canny followed edge.png, which is not in the image" in read.warnings
+    later = two_passes(positive=["50", 0]) | {key: graph[key] for key in ("50", "51", "52")}
+    assert parse(later).parameters["ControlNet 0"] == f"{said}, Hires Option: High res only"
+
+
+def test_a_vae_of_its_own_is_told() -> None:
+    graph = usual()
+    graph["60"] = node("VAELoader", vae_name="sd/mse.safetensors")
+    graph["8"]["inputs"]["vae"] = ["60", 0]
+    assert parse(graph).parameters["VAE"] == "mse.safetensors"
+
+
+def test_what_enlarges_the_finished_image_is_told() -> None:
+    graph = usual()
+    graph["61"] = node("ImageScale", upscale_method="lanczos", width=1024, height=1536, image=["8", 0])
+    graph["9"]["inputs"]["images"] = ["61", 0]
+    parameters = parse(graph).parameters
+    assert (parameters["Postprocess upscale to"], parameters["Postprocess upscaler"]) == ("1024x1536", "Lanczos")
+    assert parameters["Size"] == "512x768"
+
+
+def test_all_else_on_the_way_to_the_image_is_listed_in_one_line() -> None:
+    graph = usual()
+    graph["70"] = node("FreeU", model=["11", 0], b1=1.1, b2=1.2, s1=0.9, s2=0.2)
+    graph["3"]["inputs"]["model"] = ["70", 0]
+    graph["5"]["inputs"]["batch_size"] = 4
+    graph["71"] = node("Sharpen", image=["8", 0], strength=0.3)
+    graph["9"]["inputs"]["images"] = ["71", 0]
+    graph["72"] = node("Blur", image=["8", 0], strength=0.3)  # leads to no image
+    listed = "not taken over from ComfyUI: Sharpen, FreeU, EmptyLatentImage with batch_size 4"
+    assert parse(graph).warnings == (WEIGHTS, listed)
+
+
+def test_of_countless_other_nodes_few_are_listed() -> None:
+    graph = usual()
+    for number in range(50):
+        graph[str(100 + number)] = node("x" * 1000 + str(number), model=[str(101 + number), 0])
+    graph["150"] = node("CheckpointLoaderSimple", ckpt_name="a.ckpt")
+    graph["3"]["inputs"]["model"] = ["100", 0]
+    (listed,) = (warning for warning in parse(graph).warnings if warning.startswith("not taken over"))
+    assert len(listed) < 1000
+
+
 def test_without_a_sampler_that_is_known_the_hypernetworks_are_still_told() -> None:
     graph = usual()
     del graph["3"]
@@ -173,7 +460,7 @@ def test_a_strength_that_is_no_number_is_warned_of(strength: Any) -> None:
     graph["10"]["inputs"]["strength"] = strength
     read = parse(graph)
     assert stack(read) == [("ink.v2", -1.0)]
-    assert "wash" in read.warnings[0]
+    assert any("wash" in warning for warning in read.warnings)
 
 
 def drawn(kind: str, id: int, *widgets: Any, mode: int = 0, **links: int) -> dict[str, Any]:
@@ -317,11 +604,13 @@ ANY = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
 )
 LINKS = st.tuples(st.sampled_from("0123456789"), st.integers(0, 2)).map(list)
-KINDS = st.sampled_from([*comfyui._WIDGETS, "ConditioningCombine", "Reroute", "Unheard"])
+KINDS = st.sampled_from([*WIDGETS, "ConditioningCombine", "Reroute", "Unheard"])
 NAMES = st.sampled_from(
     [
         *("model", "positive", "negative", "seed", "steps", "cfg", "text", "latent_image", "width", "height", "clip"),
         *("hypernetwork_name", "strength", "conditioning_1", "conditioning_2", "ckpt_name", "noise", "sampler_name"),
+        *("denoise", "start_at_step", "end_at_step", "add_noise", "scale_by", "upscale_method", "samples", "pixels"),
+        *("lora_name", "strength_clip", "control_net", "image", "mask", "vae", "vae_name", "images"),
     ]
 )
 GRAPHS = st.dictionaries(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hnetkit.errors import UsageError
 from hnetkit.prompts import infotext
-from hnetkit.prompts.tags import LoraTag, Tag, plain_number, split_tags
+from hnetkit.prompts.tags import LoraTag, Tag, plain_number, split_comments, split_tags
 
 CIVITAI_READS = re.compile(r"<(lora|hypernet):[A-Za-z0-9_.-]+:[0-9.]+>")
 
@@ -110,6 +110,45 @@ def test_half_a_tag_stays_in_the_text_and_is_told() -> None:
     assert split.text == split.written == prompt
     places = [warning.split(": ")[0] for warning in split.warnings]
     assert places == ["column 3", "line 2, column 2", "line 2, column 33"]
+
+
+@pytest.mark.parametrize(
+    "opening",
+    ["&lt;", "&amp;lt;", "&#60;", "&#060;", "&#x3C;", "%3C", "%3c", "%253C", "\uff1c", "\u2039", "\u3008", "\u27e8"],
+)
+@pytest.mark.parametrize("kind", ["hypernet", "lora", "lyco"])
+def test_a_tag_as_pages_and_addresses_write_it_stays_in_the_text_and_is_told(opening: str, kind: str) -> None:
+    prompt = f"a star {opening}{kind}:outline:1&gt;"
+    split = split_tags(prompt)
+    assert (split.text, split.tags, split.loras) == (prompt, (), ())
+    (warning,) = split.warnings
+    assert warning.startswith(f"column 8: {opening}{kind}:outline:1&gt;: not <hypernet:NAME:STRENGTH>")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "drawn", "comments"),
+    [
+        ("a star", "a star", ()),
+        ("a star # <hypernet:ink:1>", "a star ", ("# <hypernet:ink:1>",)),
+        ("# all of it", "", ("# all of it",)),
+        ("#style\na star\n#one\n#two\nred", "a star\nred", ("#style", "#one", "#two")),
+        ("a #ff0000 star, # and # more\n\nb", "a \n\nb", ("#ff0000 star, # and # more",)),
+        ("a\n", "a\n", ()),
+        ("", "", ()),
+    ],
+)
+def test_a_comment_goes_from_its_mark_to_the_end_of_the_line(
+    prompt: str, drawn: str, comments: tuple[str, ...]
+) -> None:
+    assert split_comments(prompt) == (drawn, comments)
+
+
+@given(st.lists(st.sampled_from(["#", "\n", " ", "a", "<hypernet:ink:1>"])).map("".join))
+def test_what_is_left_has_the_words_and_tags_before_each_mark(prompt: str) -> None:
+    drawn, comments = split_comments(prompt)
+    assert "#" not in drawn
+    assert drawn.split() == [word for line in prompt.split("\n") for word in line.partition("#")[0].split()]
+    assert len(comments) == sum("#" in line for line in prompt.split("\n"))
 
 
 def test_a_named_argument_that_nobody_knows_has_no_effect_but_a_warning() -> None:

@@ -26,7 +26,7 @@ def large_png(width: int, height: int) -> bytes:
     """Returns a PNG of one black bit for each pixel, compressed a thousandfold."""
     rows = zlib.compress(bytes((width + 7) // 8 + 1) * height, 9)
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", rows) + _chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b"")
 
 
 def postscript() -> bytes:
@@ -42,7 +42,8 @@ def damaged_avif() -> bytes:
     return whole[: len(whole) // 2]
 
 
-def _chunk(name: bytes, data: bytes) -> bytes:
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    """Returns a chunk of a PNG."""
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
@@ -53,13 +54,13 @@ def _small(format: str, **options: object) -> bytes:
 def _texts() -> bytes:
     """60 texts of a million letters that take four bytes each."""
     png, text = _small("PNG"), zlib.compress(("\N{GRINNING FACE}" + "a" * 1_000_000).encode(), 9)
-    chunks = (_chunk(b"iTXt", b"text %d\0\1\0\0\0" % number + text) for number in range(60))
+    chunks = (png_chunk(b"iTXt", b"text %d\0\1\0\0\0" % number + text) for number in range(60))
     return png[:_PNG_HEAD] + b"".join(chunks) + png[_PNG_HEAD:]
 
 
 def _chunks() -> bytes:
     png = _small("PNG")
-    return png[:_PNG_HEAD] + _chunk(b"abCd", b"") * 250_000 + png[_PNG_HEAD:]
+    return png[:_PNG_HEAD] + png_chunk(b"abCd", b"") * 250_000 + png[_PNG_HEAD:]
 
 
 def _scans() -> bytes:
@@ -185,6 +186,6 @@ def _with_checksums(data: bytes) -> bytes:
     parts, place = [data[:8]], 8
     while data.startswith(b"\x89PNG") and place + 12 <= len(data):
         size, name = struct.unpack_from(">I4s", data, place)
-        parts.append(_chunk(name, data[place + 8 : place + 8 + size]))
+        parts.append(png_chunk(name, data[place + 8 : place + 8 + size]))
         place += 12 + size
     return b"".join(parts) + data[place:] if len(parts) > 1 else data

@@ -54,6 +54,41 @@ def test_a_caption_may_name_the_strength_at_which_its_picture_is_learned(tmp_pat
     assert fingerprint_changes(before, now) == ["00.png have another caption"]
 
 
+@pytest.mark.parametrize("own", ["", "<hypernet:tiny:0.5>"])
+def test_tags_that_mean_nothing_to_training_are_left_out_of_every_caption_and_told(tmp_path: Path, own: str) -> None:
+    make_pictures(tmp_path, 4)
+    tags = ["<lora:glow:0.8>", "<wild:x>", "<lora:a><lyco:b:1:2>", "<lora:much:x>"]
+    for number, tag in enumerate(tags):
+        (tmp_path / f"{number:02}.txt").write_text(f"a circle {tag} {own}")
+    data = read_data(small_recipe(tmp_path, name="tiny"))
+    assert [picture.caption for picture in data.images] == ["a circle"] * 4
+    assert list(data.warnings()) == [
+        "tags in captions have no effect in training and are left out of the text: "
+        "00.png (<lora:glow>), 01.png (<wild:x>), 02.png (<lora:a>, <lora:b>)",
+        "03.png, column 10: <lora:much:x>: 'x' is not a number; the tag is left out",
+    ]
+
+
+def test_half_a_tag_in_a_caption_is_told_and_stays(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 7)
+    for number in range(7):
+        (tmp_path / f"{number:02}.txt").write_text("&lt;lora:glow:1&gt; :d <o> <o>")
+    data = read_data(small_recipe(tmp_path))
+    assert {picture.caption for picture in data.images} == {"&lt;lora:glow:1&gt; :d <o> <o>"}
+    *some, last = data.warnings()
+    assert [line.partition(":")[0] for line in some] == [f"{number:02}.png, column 1" for number in range(5)]
+    assert last == "2 more tags in captions are malformed"
+
+
+def test_tags_in_a_template_are_told(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 1)
+    template = tmp_path / "mine.txt"
+    template.write_text("[filewords] <lora:glow:1>\n<hypernet:x:1> [filewords] <lora:glow:1>\n")
+    assert list(read_data(small_recipe(tmp_path, template=str(template))).warnings()) == [
+        f"tags in the template {template} have no effect in training and are read as words: <lora:glow>, <hypernet:x:1>"
+    ]
+
+
 @pytest.mark.parametrize(
     "tags", ["<hypernet:other:0.5>", "<hypernet:tiny:1:k=0.5>", "<hypernet:tiny:1><hypernet:tiny:1>"]
 )

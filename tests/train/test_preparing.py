@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from hnetkit.errors import BadPicture, MissingPackage, NotFound, OutputExists, UsageError
+from hnetkit.images import open_rgb, open_with_opacity
+from hnetkit.train.data import read_data
 from hnetkit.train.preparing.crops import (
     buckets_of,
     crop_window,
@@ -22,11 +25,19 @@ from hnetkit.train.preparing.crops import (
     parse_training_size,
     windows_along,
 )
-from hnetkit.train.preparing.folder import PreparationSettings, PreparedImage, TrainingFolder, require_output_folder
-from hnetkit.train.preparing.images import image_files, open_rgb, unsupported_images
+from hnetkit.train.preparing.folder import (
+    PreparationSettings,
+    PreparedImage,
+    TrainingFolder,
+    prepare,
+    require_output_folder,
+)
+from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings
 from hnetkit.train.preparing.quality import ImageStats, mixed_ratios, tag_counts, warnings_about
+from hnetkit.train.preparing.review import review
 from tests.support.hostile_images import large_png
 from tests.support.pictures import different, face, noise, save
+from tests.support.training import small_recipe
 
 
 @pytest.fixture
@@ -98,7 +109,7 @@ def test_transparency_stays_with_white_under_it_unless_it_is_flattened(source: P
     save(source, "ghost.png", colour=(0, 0, 0, 0))
     (one,) = prepared(out, source / "ghost.png", flatten=flatten)
     expected = (255, 255, 255) if flatten else (255, 255, 255, 0)
-    assert open_rgb(one.path).getpixel((5, 5)) == expected
+    assert open_with_opacity(one.path).getpixel((5, 5)) == expected
 
 
 @pytest.mark.parametrize("name", ["grey.png", "palette.png", "deep.png", "cmyk.jpg"])
@@ -106,7 +117,7 @@ def test_every_mode_becomes_rgb(source: Path, out: Path, name: str) -> None:
     mode = {"grey": "L", "palette": "P", "deep": "I;16", "cmyk": "CMYK"}[name.split(".")[0]]
     Image.new(mode, (40, 40)).save(source / name)
     (one,) = prepared(out, source / name)
-    assert open_rgb(one.path).mode == "RGB"
+    assert open_with_opacity(one.path).mode == "RGB"
 
 
 def test_the_mirrored_copy_is_beside_its_picture_with_the_same_caption(source: Path, out: Path) -> None:
@@ -359,7 +370,42 @@ def test_a_caption_in_capitals_and_a_picture_called_jfif_count(source: Path, out
     (path,) = image_files(source)
     (one,) = prepared(out, path)
     assert one.caption == "a caption"
-    assert unsupported_images(source) == ["b.heic"]
+    assert left_out(source) == ["b.heic"]
+
+
+def test_what_is_no_picture_and_no_caption_is_listed(source: Path) -> None:
+    save(source, "a.png")
+    for suffix in ("jfif", "jpe"):
+        save(source, "b.jpg").rename(source / f"b.{suffix}")
+    assert [path.name for path in image_files(source)] == ["a.png", "b.jfif", "b.jpe"]
+    assert left_out(source) == []
+    for name in ("c.jp2", "d", "e.caption", "a.txt", ".hidden", "Thumbs.db", "desktop.ini"):
+        (source / name).write_text("x", encoding="utf-8")
+    (source / "below").mkdir()
+    (source / "below" / "f.heic").touch()
+    assert left_out(source) == ["c.jp2", "d", "e.caption"]
+    assert left_out(source, recursive=True) == [os.path.join("below", "f.heic"), "c.jp2", "d", "e.caption"]
+    assert left_out(source, recursive=True, excluded=source / "below") == ["c.jp2", "d", "e.caption"]
+    (warning,) = left_out_warnings(left_out(source))
+    assert warning.startswith("3 files were left out: c.jp2, d, e.caption; pictures are .png, .jpg")
+    assert list(left_out_warnings([])) == []
+
+
+def test_preparing_review_and_training_all_say_what_they_leave_out(source: Path, out: Path) -> None:
+    different(source, 2)
+    (source / "photo.heic").touch()
+    said = "1 file was left out: photo.heic"
+    assert any(said in warning for warning in prepare(source, out, size=64).warnings)
+    assert any(said in warning for warning in review(source).warnings)
+    assert any(said in warning for warning in read_data(small_recipe(source)).warnings())
+
+
+def test_an_edge_that_is_half_transparent_is_put_on_white_once(source: Path, out: Path) -> None:
+    cutout = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    cutout.paste((0, 0, 0, 128), (0, 0, 32, 64))
+    cutout.save(source / "cutout.png")
+    (one,) = prepared(out, source / "cutout.png")
+    assert open_rgb(one.path).getpixel((4, 4)) == open_rgb(source / "cutout.png").getpixel((4, 4)) == (127, 127, 127)
 
 
 def test_folders_below_are_looked_into_only_when_asked_and_never_the_output(source: Path) -> None:
@@ -467,7 +513,7 @@ def test_a_mirrored_copy_of_a_name_that_is_no_text_has_a_caption(source: Path, o
 def test_the_colours_of_a_lab_picture_are_not_taken_for_transparency(source: Path) -> None:
     to_lab = ImageCms.buildTransform(*map(ImageCms.createProfile, ("sRGB", "LAB")), "RGB", "LAB")
     ImageCms.applyTransform(Image.new("RGB", (16, 16), "red"), to_lab).save(source / "scan.tif")
-    image = open_rgb(source / "scan.tif")
+    image = open_with_opacity(source / "scan.tif")
     red, green, blue = image.getpixel((8, 8))  # type: ignore[misc]
     assert image.mode == "RGB"
     assert red > 240 > 15 > max(green, blue)
@@ -478,8 +524,27 @@ def test_a_link_to_what_no_name_can_be_stops_no_other_picture(source: Path, out:
     (source / "a.png").symlink_to("n" * 300)
     (source / "b.TXT").symlink_to("n" * 300)
     assert image_files(source) == [good]
+    assert left_out(source) == ["a.png (leads to no file)"]
     require_output_folder(out, source, overwrite=False, originals=[good])
     assert [one.caption for one in prepared(out, good)] == ["b"]
+
+
+def test_a_folder_that_cannot_be_read_is_listed_with_the_end_of_a_long_name(source: Path) -> None:
+    good, here = save(source, "b.png"), os.getcwd()
+    os.chdir(source)
+    try:
+        for _ in range(25):  # together longer than any path may be
+            os.mkdir("d" * 200)
+            os.chdir("d" * 200)
+    finally:
+        os.chdir(here)
+    try:
+        assert image_files(source, recursive=True) == [good]
+        (unreadable,) = left_out(source, recursive=True)
+        assert unreadable.endswith("d (a folder that cannot be read)")
+        assert len(unreadable) < 300
+    finally:
+        shutil.rmtree(source / ("d" * 200))
 
 
 def test_folders_may_be_deeper_than_python_counts(source: Path) -> None:
@@ -494,7 +559,7 @@ def test_folders_may_be_deeper_than_python_counts(source: Path) -> None:
         os.chdir(here)
     try:
         assert image_files(source, recursive=True, excluded=source / "out") == [good]
-        assert unsupported_images(source, recursive=True) == []
+        assert left_out(source, recursive=True) == []
     finally:
         remove_deep(source / "d")
 

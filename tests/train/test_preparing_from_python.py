@@ -113,7 +113,7 @@ def test_captions_are_reviewed_edited_and_shown_as_by_the_command(
     printed = capsys.readouterr()
     assert seen.rows == json.loads(printed.out)
     assert [f"Warning: {line}" for line in (*seen.warnings, *seen.unreadable)] == printed.err.splitlines()[:-1]
-    assert seen.warnings[0] == "not read, of kinds that are not opened: drawing.psd"
+    assert seen.warnings[0].startswith("1 file was left out: drawing.psd; pictures are .png, .jpg, ")
     assert run(["train", "review", str(photos), "--tags", "--json"]) == 1
     assert [{"tag": tag, "pictures": count} for tag, count in seen.tags()] == json.loads(capsys.readouterr().out)
     assert run(["train", "review", str(photos), "--html", str(tmp_path / "command.html")]) == 1

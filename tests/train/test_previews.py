@@ -315,3 +315,27 @@ def test_noise_in_one_colour_alone_counts() -> None:
 @pytest.mark.parametrize("shape", [(8, 8, 3), (1, 1, 3), (70, 33, 3)])
 def test_pictures_of_any_size_are_measured(shape: tuple[int, ...]) -> None:
     assert high_frequencies(np.zeros(shape, np.uint8), 8) == 0
+
+
+@pytest.mark.parametrize("tag", ["<hypernet:outline:1>", "<lora:glow:0.8>", "<wild:x>", "# blue <hypernet:outline:1>"])
+def test_a_prompt_is_drawn_without_its_tags_and_comments_and_that_is_said(
+    model: Model, ink: Hypernetwork, tmp_path: Path, tag: str
+) -> None:
+    said: list[str] = []
+    settings = replace(SMALL, prompts=("a red circle ", f"a red circle {tag}"), seeds=(3,), strengths=(0.0, 1.0))
+    drawing = previews(model, tmp_path, settings, note=said.append)
+    plain, tagged = drawing.draw(ink, 1).images
+    assert (pixels(plain) == pixels(tagged)).all()
+    assert drawing.columns == ["seed 3: a red circle "] * 2
+    assert len(said) == 1
+    assert tag.partition(":")[0] in said[0]
+
+
+def test_a_tag_in_the_negative_prompt_is_said_to_be_words(model: Model, tmp_path: Path) -> None:
+    said: list[str] = []
+    settings = replace(SMALL, negative_prompt="red <hypernet:outline:1> # blue")
+    previews(model, tmp_path, settings, note=said.append)
+    assert said == [
+        "Left out of the prompt as a comment: # blue",
+        "Tags in a negative prompt are plain text, as in A1111.",
+    ]

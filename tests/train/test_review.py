@@ -79,6 +79,13 @@ def test_what_is_odd_about_a_picture_is_in_its_row(folder: Path) -> None:
     assert any("few" in warning for warning in seen.warnings)
 
 
+def test_a_caption_with_tags_that_training_cannot_apply_is_odd(folder: Path) -> None:
+    for number, tag in enumerate(("<lora:glow:0.8>", "&lt;lora:glow:0.8&gt;", "<hypernet:x:1>")):
+        (folder / f"picture-{number:02}.txt").write_text(f"a circle {tag}")
+    odd = ["tags without effect in training" in row["warnings"] for row in review(folder).rows]
+    assert odd == [True, True, False]
+
+
 def test_a_picture_or_a_caption_that_cannot_be_read_fails_alone(folder: Path) -> None:
     (folder / "picture-01.png").write_bytes(damaged_avif())
     (folder / "picture-02.txt").write_bytes(b"\xff\xfe\xff")

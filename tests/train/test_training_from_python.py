@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.networks import a1111_network, save_pt
 from support.pipelines import tiny_sd
 from support.training import make_pictures
 
@@ -253,3 +254,21 @@ def test_verbs_stay_what_they_are_when_everything_is_imported() -> None:
             assert inspect.isfunction(verb), name
             assert verb.__doc__
             assert name not in {module.name for module in pkgutil.iter_modules(train.__path__)}
+
+
+@pytest.mark.parametrize(("setting", "option"), [("start", "--init-from"), ("beside", "--with")])
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_a_name_of_the_library_is_no_file_and_the_error_says_where_it_is(
+    setting: str, option: str, verb: str, here: Path
+) -> None:
+    (here / "networks").mkdir()
+    ink = save_pt(a1111_network((8,), activation="relu"), here / "networks" / "wash.pt")
+    with hnetkit.Library() as library:
+        library.scan("networks")
+    for name, hint in (("wash", f"{option} {ink}"), ("nothing", f"{option} FILE")):
+        value = name if setting == "start" else [name]
+        more = {"vary": {"seed": [1, 2]}} if verb == "sweep" else {}
+        with pytest.raises(NotFound, match=f"{name}: no such file") as refused:
+            getattr(train, verb)({**SETTINGS, setting: value}, "tiny", device="cpu", **more)
+        assert refused.value.hint == hint
+    assert not (here / "training").exists()

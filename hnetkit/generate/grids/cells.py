@@ -12,9 +12,8 @@ from typing import Any
 from hnetkit.errors import HnetkitError, NotFound, UsageError, did_you_mean, failure_of
 from hnetkit.generate.grids.axes import AxisChange
 from hnetkit.generate.loading.extra_networks import Lora, find_loras
-from hnetkit.generate.prompt_networks import NetworkRequest, ResolvedNetwork, StackedPrompt, find_networks
+from hnetkit.generate.prompt_networks import NetworkFinder, NetworkRequest, ResolvedNetwork, StackedPrompt
 from hnetkit.prompts.tags import Tag, TaggedPrompt
-from hnetkit.registry.store import Registry
 
 MOST_IN_EVERY_ORDER = 5
 """Networks of a stack for ``order=all``: 120 orders."""
@@ -108,23 +107,22 @@ class CellBuilder:
 
     Args:
         specs: of all cells that will be built.
-        bundled: stem -> file of networks that come with the model.
+        finder: finds their networks.
         read: splits a prompt into text and tags.
         lora_folder: the folder of LoRAs.
-        registry: of the library; see `hnetkit.generate.prompt_networks.find_networks`.
 
     Raises:
-        As `find_networks`, `NetworkRequest.from_option`, `find_loras` and `hnetkit.prompts.tags.split_tags`.
+        As `NetworkFinder.networks`, `NetworkRequest.from_option`, `find_loras` and `hnetkit.prompts.tags.split_tags`.
     """
 
     def __init__(
         self,
         specs: Sequence[CellSpec],
-        bundled: Mapping[str, Path],
+        finder: NetworkFinder,
         read: Callable[[str], TaggedPrompt],
         lora_folder: str | None = None,
-        registry: Registry | None = None,
     ) -> None:
+        self._finder = finder
         self._prompts = {text: read(text) for text in dict.fromkeys(spec.prompt for spec in specs)}
         self._loras: dict[str, tuple[Lora, ...]] = {}
         self._failures: dict[str | Path, HnetkitError] = {}
@@ -132,7 +130,8 @@ class CellBuilder:
             self._loras[text] = tuple(find_loras(prompt.loras, lora_folder))
             for lora in self._loras[text]:
                 self._try(lora.path, partial(getattr, lora, "hash"))
-        requests = [NetworkRequest.from_tag(tag) for prompt in self._prompts.values() for tag in prompt.tags]
+        self._tagged = {text: [*map(NetworkRequest.from_tag, prompt.tags)] for text, prompt in self._prompts.items()}
+        requests = [request for own in self._tagged.values() for request in own]
         named = dict.fromkeys(name for spec in specs for name in (*spec.options, spec.network) if name)
         self._options = {name: NetworkRequest.from_option(name) for name in named}
         self._found: dict[tuple[str | Path, bool], ResolvedNetwork] = {}
@@ -140,10 +139,12 @@ class CellBuilder:
         for request in (*requests, *self._options.values()):
             alike.setdefault(request.source, {})[request.tag is None] = request
         for source, same in alike.items():
-            self._try(source, partial(self._find, list(same.values()), bundled, registry))
+            self._try(source, partial(self._find, list(same.values())))
+        for text, own in self._tagged.items():
+            self._prompts[text] = self._prompts[text].renaming(map(self._name, own))
 
-    def _find(self, requests: Sequence[NetworkRequest], bundled: Mapping[str, Path], registry: Registry | None) -> None:
-        for request, network in zip(requests, find_networks(requests, bundled, registry), strict=True):
+    def _find(self, requests: Sequence[NetworkRequest]) -> None:
+        for request, network in zip(requests, self._finder.networks(requests), strict=True):
             _ = network.hash, network.network.content_hash  # read now, while a failure can be told to be this network's
             self._found[request.source, request.tag is None] = network
 
@@ -174,13 +175,13 @@ class CellBuilder:
         """Builds a cell; raises UsageError if an axis names a network that is not in the stack."""
         prompt = self._prompts[spec.prompt]
         options = [*spec.options, *([spec.network] if spec.network else [])]
-        requests = [*map(NetworkRequest.from_tag, prompt.tags), *(self._options[option] for option in options)]
+        requests = [*self._tagged[spec.prompt], *(self._options[option] for option in options)]
         added = [Tag(self._name(request), request.strength) for request in requests if request.tag is None]
         tags: list[Tag | None] = [*prompt.tags, *added]
         for name, strength in spec.strengths:
             _set_strength(tags, spec, name, strength)
         indices = _ordered(tags, spec.order) if spec.order is not None else list(range(len(tags)))
-        final = _rewritten(prompt, [tags[index] for index in indices])
+        final = _with_stack(prompt, [tags[index] for index in indices])
         stack = [requests[index] for index in indices if tags[index] is not None]
         loras = self._loras[spec.prompt]
         needed = [*(request.source for request in stack), *(lora.path for lora in loras)]
@@ -250,17 +251,10 @@ def _ordered(tags: Sequence[Tag | None], order: tuple[str, ...]) -> list[int]:
     return [*indices, *absent]
 
 
-def _rewritten(prompt: TaggedPrompt, tags: Sequence[Tag | None]) -> TaggedPrompt:
+def _with_stack(prompt: TaggedPrompt, tags: Sequence[Tag | None]) -> TaggedPrompt:
     """Returns a prompt with its own tags replaced in place and further ones at its end; None removes a tag."""
     own = len(prompt.tags)
-    pieces, position = [], 0
-    for old, new in zip(prompt.tags, tags[:own], strict=True):
-        begin = prompt.written.index(str(old), position)
-        pieces += [prompt.written[position:begin], "" if new is None else str(new)]
-        position = begin + len(str(old))
-    written = "".join([*pieces, prompt.written[position:]])
-    changed = replace(prompt, written=written, tags=tuple(tag for tag in tags[:own] if tag is not None))
-    return changed.adding(tuple(tag for tag in tags[own:] if tag is not None))
+    return prompt.replacing(tags[:own]).adding(tuple(tag for tag in tags[own:] if tag is not None))
 
 
 def _with_replaced_text(spec: CellSpec, change: AxisChange) -> CellSpec:

@@ -23,7 +23,7 @@ from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.prompt_networks import Note, ResolvedPrompts, StackedPrompt, ignore_note
 from hnetkit.generate.request import Request
 from hnetkit.generate.session import DrawSession
-from hnetkit.images import stored_size
+from hnetkit.images import image_size
 from hnetkit.prompts import infotext
 from hnetkit.text import counted
 
@@ -237,7 +237,7 @@ def _no_picture(example: Path) -> Image.Image:
     """Returns the tile that a sheet shows for an image that could not be drawn, of the size of `example`."""
     from PIL import Image, ImageDraw
 
-    size = stored_size(example)
+    size = image_size(example)
     tile = Image.new("RGB", size, "#e6e6e6")
     pen = ImageDraw.Draw(tile)
     font = font_of(max(4, min(size) // 5))

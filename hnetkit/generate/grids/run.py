@@ -26,6 +26,7 @@ from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, finger
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
+    NetworkFinder,
     NetworkRequest,
     Note,
     StackedPrompt,
@@ -34,10 +35,13 @@ from hnetkit.generate.prompt_networks import (
     read_prompt,
     resolve_hires_prompt,
     warn_about_negative_lines,
+    warn_about_negative_tags,
     with_default_stack,
+    without_comments,
+    without_comments_in_options,
 )
 from hnetkit.generate.request import Request, random_seed
-from hnetkit.images import open_image
+from hnetkit.images import open_rgb
 from hnetkit.prompts.tags import TaggedPrompt, plain_number
 from hnetkit.text import counted, shorten
 
@@ -85,7 +89,7 @@ class DrawnGrid:
     @property
     def image(self) -> Image.Image:
         """The sheet."""
-        return open_image(self.path)
+        return open_rgb(self.path)
 
     @property
     def failed(self) -> list[Row]:
@@ -100,7 +104,7 @@ class DrawnGrid:
         """
         if FAILURE in cell:
             raise BadPicture(f"this cell could not be drawn: {cell[FAILURE]}", hint=cell.get("hint"))
-        return open_image(GridFiles(self.path).image_path(cell))
+        return open_rgb(GridFiles(self.path).image_path(cell))
 
 
 def draw_grid(
@@ -152,7 +156,9 @@ def draw_grid(
         NotFound, AmbiguousName: a name stands for nothing, or for several things.
         HnetkitError: no cell can be drawn; the error of the first one.
     """
-    draw_options, processes = DrawOptions(**options), Processes.of_environment()
+    note = _each_note_once(note)
+    draw_options = without_comments_in_options(DrawOptions(**options), note)
+    processes = Processes.of_environment()
     sheet = Path(out)
     _require_output(sheet, overwrite=overwrite)
     if isinstance(axes, str):
@@ -162,7 +168,7 @@ def draw_grid(
     spec = make_spec(axes, network_options(names), prompts, seeds, strengths)
     base = replace(spec.base, options=network_options(networks), negative_prompt=draw_options.negative_prompt or "")
     run = GridRun(
-        spec=replace(spec, base=base),
+        spec=replace(spec, base=base).with_prompts(lambda text: without_comments(text, note)),
         source=model.source if isinstance(model, Model) else model,
         options=draw_options,
         own=model if isinstance(model, Model) else None,
@@ -172,7 +178,7 @@ def draw_grid(
         overwrite=overwrite,
         registry=None if library is None else library.registry,
         progress=progress,
-        note=_each_note_once(note),
+        note=note,
     )
     return run.draw()
 
@@ -244,12 +250,15 @@ class GridRun:
         warn_about_negative_lines(
             (text for spec in cell_specs for text in (spec.prompt, spec.negative_prompt)), self.note
         )
-        self._builder = CellBuilder(cell_specs, self._bundled(cell_specs), read, settings.get("loras"), self.registry)
+        negatives = (spec.negative_prompt for spec in cell_specs)
+        warn_about_negative_tags((*negatives, self.options.hires_negative_prompt), self.note)
+        finder = NetworkFinder(self._bundled(cell_specs), self.registry, self.note)
+        self._builder = CellBuilder(cell_specs, finder, read, settings.get("loras"))
         if self.spec.has_every_order:
             self.spec = self.spec.in_orders_of(self._builder.stack_of(self.spec.base))
             self._require_room()
         cell_specs = self.spec.cell_specs
-        self._hires = resolve_hires_prompt(self.options, self.source.bundled, self.registry, self.note)
+        self._hires = resolve_hires_prompt(self.options, finder, self.note)
         texts = [self._builder.cell(spec).prompt.text for spec in cell_specs]
         self._embeddings = find_embeddings_in(texts, self._hires, self.options)
         checkpoints = dict.fromkeys(spec.checkpoint for spec in cell_specs)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import UsageError
-from hnetkit.images import open_image, stored_size
+from hnetkit.images import image_size, open_rgb
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -215,14 +215,14 @@ def _cell_image_size(picture: Image.Image | Path) -> tuple[int, int]:
 
     if isinstance(picture, Image.Image):
         return picture.size
-    return stored_size(picture)
+    return image_size(picture)
 
 
 def _fit_image(picture: Image.Image | Path, layout: Layout) -> Image.Image:
     from PIL import Image
 
     if not isinstance(picture, Image.Image):
-        return _fit_image(open_image(picture).convert("RGB"), layout)
+        return _fit_image(open_rgb(picture), layout)
     if layout.scale == layout.shrink == 1:
         return picture
     if layout.shrink > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -113,8 +113,20 @@ class GridSpec:
         def drawn(change: AxisChange) -> AxisChange:
             return replace(change, value=next(left)) if change == AxisChange("seed", RANDOM) else change
 
-        sides = tuple(tuple(tuple(tuple(map(drawn, value)) for value in axis) for axis in side) for side in self.sides)
-        return GridSpec(base, sides)
+        return GridSpec(base, self._sides_with(drawn))
+
+    def with_prompts(self, read: Callable[[str], str]) -> GridSpec:
+        """Returns the spec with `read` of each prompt, and of each text that an axis puts into one."""
+        own = self.base
+        base = replace(own, prompt=read(own.prompt), negative_prompt=read(own.negative_prompt))
+
+        def typed(change: AxisChange) -> AxisChange:
+            return replace(change, value=read(str(change.value))) if change.kind in ("prompt", "text") else change
+
+        return GridSpec(base, self._sides_with(typed))
+
+    def _sides_with(self, changed: Callable[[AxisChange], AxisChange]) -> tuple[tuple[Axis, ...], ...]:
+        return tuple(tuple(tuple(tuple(map(changed, value)) for value in axis) for axis in side) for side in self.sides)
 
     def _changes(self) -> list[AxisChange]:
         return [change for side in self.sides for axis in side for value in axis for change in value]

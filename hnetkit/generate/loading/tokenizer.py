@@ -20,6 +20,7 @@ from hnetkit.generate.backend_errors import translating_errors
 from hnetkit.generate.loading.configs import HINT, read_object
 from hnetkit.generate.loading.model_source import require_safe_hub
 from hnetkit.limits import MAX_JSON
+from hnetkit.prompts.chunks import ClipTokenizer
 
 HUB_ID = "openai/clip-vit-large-patch14"
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
@@ -44,6 +45,7 @@ _CACHED = (
     ("stabilityai/stable-diffusion-xl-base-1.0", "tokenizer/"),
     ("runwayml/stable-diffusion-v1-5", "tokenizer/"),
 )
+_CLIP_WINDOW, _LONGEST_WINDOW = 77, 10_000  # tokens
 _FETCH = f"--tokenizer DIR, a folder with vocab.json and merges.txt of {HUB_ID}, or a pipeline's folder"
 
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -105,21 +107,53 @@ def read_tokenizer(folder: Path, kind: str, **own: Any) -> Any:
     return tokenizer
 
 
+def read_counting_tokenizer(model: str, name: str | None = None) -> ClipTokenizer:
+    """Returns a tokenizer that counts as the model's own does, without torch or transformers; nothing is fetched.
+
+    Args:
+        model: its folder, its hub id, or a checkpoint in one file, for which CLIP's tokenizer is in the hub's cache.
+        name: for a person; None is the folder of the files, or their hub id.
+
+    Raises:
+        NotFound: no tokenizer is at hand.
+        ModelNotUsable: its files cannot be read.
+    """
+    if os.path.isdir(model):
+        folder, found = _tokenizer_folder(model), model
+    else:
+        places = _CACHED if os.path.isfile(model) else ((model, "tokenizer/"),)
+        cached = _cached_folder(places)
+        if cached is None:
+            raise NotFound(f"{model}: no tokenizer of it is here")
+        folder, found = cached
+    vocabulary, merges, _ = _vocabulary_of(folder)
+    window: Any = _settings(folder).get("model_max_length")
+    if type(window) is not int or not 2 < window <= _LONGEST_WINDOW:
+        window = _CLIP_WINDOW
+    return ClipTokenizer(vocabulary, merges, window, name or found)
+
+
 def _clean_files(folder: Path) -> Iterator[tuple[str, str]]:
     """Yields name and content of the files of the clean folder."""
     config = _settings(folder)
-    if all((folder / name).is_file() for name in _FILES[0]):
-        vocabulary, merges = read_object(folder / "vocab.json"), _merges_of_text(folder / "merges.txt")
-    else:
-        vocabulary, merges, added = _parse_tokenizer_json(folder / "tokenizer.json")
+    vocabulary, merges, added = _vocabulary_of(folder)
+    if added:
         config.setdefault("added_tokens_decoder", added)
-    where = folder / "vocab.json"
-    yield "vocab.json", json.dumps(_require_vocabulary(where, vocabulary))
+    yield "vocab.json", json.dumps(vocabulary)
     yield "merges.txt", "\n".join(["#version: 0.2", *merges, ""])
     added_path = folder / "added_tokens.json"
     if added_path.exists():
         yield "added_tokens.json", json.dumps(_require_vocabulary(added_path, read_object(added_path)))
     yield "tokenizer_config.json", json.dumps({"tokenizer_class": TOKENIZERS[0], **config})
+
+
+def _vocabulary_of(folder: Path) -> tuple[dict[str, int], list[str], dict[str, Any]]:
+    """Returns the vocabulary, the merges and, of a ``tokenizer.json``, the added tokens of a folder."""
+    if all((folder / name).is_file() for name in _FILES[0]):
+        vocabulary, merges = read_object(folder / "vocab.json"), _merges_of_text(folder / "merges.txt")
+        return _require_vocabulary(folder / "vocab.json", vocabulary), merges, {}
+    vocabulary, merges, added = _parse_tokenizer_json(folder / "tokenizer.json")
+    return _require_vocabulary(folder / "tokenizer.json", vocabulary), merges, added
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -194,13 +228,10 @@ def _tokenizer_folder(source: str) -> Path:
 
 
 def _from_cache_or_hub() -> Path:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download
 
-    for hub_id, inside in _CACHED:
-        for names in _FILES:
-            found = [try_to_load_from_cache(hub_id, inside + name) for name in names]
-            if all(isinstance(path, str) for path in found):
-                return Path(str(found[0])).parent
+    if cached := _cached_folder(_CACHED):
+        return cached[0]
     require_safe_hub(HUB_ID)
     try:
         fetched = [hf_hub_download(HUB_ID, name) for name in _FILES[0]]
@@ -210,3 +241,15 @@ def _from_cache_or_hub() -> Path:
             hint=f"{_FETCH}; or go online once so that it is cached",
         ) from error
     return Path(fetched[0]).parent
+
+
+def _cached_folder(places: Sequence[tuple[str, str]]) -> tuple[Path, str] | None:
+    """Returns the first folder of the hub's cache with a tokenizer, of (hub id, folder inside), and its hub id."""
+    from huggingface_hub import try_to_load_from_cache
+
+    for hub_id, inside in places:
+        for names in _FILES:
+            found = [try_to_load_from_cache(hub_id, inside + name) for name in names]
+            if all(isinstance(path, str) for path in found):
+                return Path(str(found[0])).parent, hub_id
+    return None

@@ -6,8 +6,8 @@ Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/sd_hijack_clip.py, sd
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -15,15 +15,11 @@ from torch import Tensor
 
 from hnetkit.errors import ModelNotUsable, UsageError
 from hnetkit.prompts.attention import parse_attention
-from hnetkit.prompts.schedule import schedule, split_and
+from hnetkit.prompts.chunks import MOST_CHUNKS, Chunk, split_chunks
+from hnetkit.prompts.schedule import schedule, split_and, text_at
 from hnetkit.text import counted
 
 Emphasis: TypeAlias = Literal["original", "no-norm", "ignore", "none"]
-
-COMMA_REACH = 20  # a full chunk ends at its last comma, if that is at most this many tokens back
-
-MOST_CHUNKS = 100
-"""Chunks of one prompt, some 30,000 characters: the text encoder reads all of them at once."""
 
 _MOST_CACHED = 256  # encoded texts
 _MOST_CACHED_TOKENS = 100_000  # of all of them: 300 MB with SD 1 in fp32
@@ -44,53 +40,6 @@ class Encoded:
     def padded(self, tokens: int) -> Encoded:
         """Returns the text with its last vector repeated up to `tokens`."""
         return Encoded(_padded(self.hidden, tokens), self.pooled)
-
-
-@dataclass(slots=True)
-class Chunk:
-    """Tokens for one window of the encoder, without its start and end, and the weight of each."""
-
-    tokens: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-
-    def cut(self, length: int) -> Chunk:
-        """Shortens this chunk to `length` and returns the rest."""
-        rest = Chunk(self.tokens[length:], self.weights[length:])
-        del self.tokens[length:], self.weights[length:]
-        return rest
-
-
-def split_chunks(
-    pieces: Sequence[tuple[str, float]], tokenize: Callable[[str], list[int]], room: int, comma: int | None
-) -> list[Chunk]:
-    """Splits weighted text into chunks of at most `room` tokens, at least one.
-
-    Args:
-        pieces: (text, weight); ``("BREAK", -1)`` ends a chunk.
-        tokenize: text -> its tokens, without start and end.
-        room: tokens of a chunk.
-        comma: the token of a comma, at which a full chunk ends if it can; None if the vocabulary has none.
-    """
-    full: list[Chunk] = []
-    chunk, last_comma = Chunk(), -1
-    for text, weight in pieces:
-        if (text, weight) == ("BREAK", -1):
-            full.append(chunk)
-            chunk, last_comma = Chunk(), -1
-            continue
-        for token in tokenize(text):
-            index = len(chunk.tokens)
-            if token == comma:
-                last_comma = index
-            elif index == room and last_comma >= 0 and index - last_comma <= COMMA_REACH:
-                full.append(chunk)
-                chunk, last_comma = chunk.cut(last_comma + 1), -1
-            if len(chunk.tokens) == room:
-                full.append(chunk)
-                chunk, last_comma = Chunk(), -1
-            chunk.tokens.append(token)
-            chunk.weights.append(weight)
-    return [*full, chunk] if chunk.tokens or not full else full
 
 
 class TextEncoder:
@@ -265,11 +214,6 @@ class Conditioning:
     def at(self, call: int) -> Guidance:
         """Returns the encoded prompts of the UNet's call number `call`, from 0."""
         return Guidance(
-            tuple((self._encoder.encode(_text_at(texts, call)), weight) for texts, weight in self._positive),
-            self._encoder.encode(_text_at(self._negative, call), is_negative=True),
+            tuple((self._encoder.encode(text_at(texts, call)), weight) for texts, weight in self._positive),
+            self._encoder.encode(text_at(self._negative, call), is_negative=True),
         )
-
-
-def _text_at(texts: list[tuple[int, str]], call: int) -> str:
-    """Returns the text of a call. As in A1111, which includes a text's last step, the first text has one call more."""
-    return next((text for until, text in texts if call <= until), texts[-1][1])

@@ -33,8 +33,8 @@ def decode(pipe: Any, latents: Tensor) -> Tensor:
 
 
 def encode(pipe: Any, image: Image.Image, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Returns latents ``[1, 4, h, w]`` of an image that is resized to `size` (width, height) in pixels."""
-    pixels = pipe.image_processor.preprocess(image.convert("RGB"), height=size[1], width=size[0])
+    """Returns latents ``[1, 4, h, w]`` of an image in RGB that is resized to `size` (width, height) in pixels."""
+    pixels = pipe.image_processor.preprocess(image, height=size[1], width=size[0])
     with fp32_where_needed(pipe.vae) as vae:
         encoded = vae.encode(pixels.to(pipe._execution_device, vae.dtype)).latent_dist.sample(generator)
     latents: Tensor = encoded.float() * vae.config.scaling_factor
@@ -50,17 +50,13 @@ def soft_mask(image: Image.Image, size: tuple[int, int], *, blur: float, inverte
     """Returns a gray mask of `size` (width, height), white where the image is repainted.
 
     Args:
-        image: white where the image is repainted. If it is transparent anywhere, its opacity is the mask.
+        image: in gray, white where the image is repainted.
         blur: radius in pixels of the result.
         inverted: repaint where `image` is black instead.
     """
     from PIL import ImageChops, ImageFilter
 
-    if "transparency" in image.info:  # of a palette, or of one color
-        image = image.convert("RGBA")
-    opacity = image.getchannel("A") if image.mode in ("RGBA", "LA") else None
-    has_holes = opacity is not None and opacity.getextrema() != (255, 255)
-    gray = (opacity if opacity is not None and has_holes else image.convert("L")).resize(size)
+    gray = image.resize(size)
     return (ImageChops.invert(gray) if inverted else gray).filter(ImageFilter.GaussianBlur(blur))
 
 

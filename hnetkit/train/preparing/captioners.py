@@ -25,6 +25,7 @@ from hnetkit.generate.backend_errors import quiet_libraries, translating_errors,
 from hnetkit.generate.loading.checkpoints import read_state_dict
 from hnetkit.generate.loading.configs import HINT, checked_values, read_object, refuse_more_than_weights
 from hnetkit.generate.loading.model_source import require_safe_hub
+from hnetkit.images import on_white
 from hnetkit.limits import MAX_JSON, require_unique_columns
 from hnetkit.text import printable
 
@@ -91,7 +92,7 @@ class Blip:
         import torch
 
         with torch.inference_mode(), translating_oom("a caption by BLIP"), translating_errors("this BLIP", hint=_HINT):
-            inputs = self.processor(images=image.convert("RGB"), return_tensors="pt").to(self.model.device)
+            inputs = self.processor(images=on_white(image), return_tensors="pt").to(self.model.device)
             ids = self.model.generate(
                 **inputs,
                 num_beams=self.beams,
@@ -501,7 +502,7 @@ def _own_pixels(folder: Path, model_type: str) -> Pixels:
     if named not in _PROCESSORS:
         raise ModelNotUsable(f"{folder / _PREPROCESSOR}: of a {named[:60]}, which is not known", hint=HINT)
     processor = getattr(transformers, named)(**kept)
-    return lambda image: processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"]
+    return lambda image: processor(images=on_white(image), return_tensors="pt")["pixel_values"]
 
 
 def _wd_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
@@ -516,7 +517,7 @@ def _wd_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
         side = max(image.size)
         square = Images.new("RGB", (side, side), "white")
         corner = (side - image.width) // 2, (side - image.height) // 2
-        square.paste(image, corner, image if image.mode == "RGBA" else None)
+        square.paste(on_white(image), corner)
         scaled = np.asarray(square.resize((size, size), Images.Resampling.BICUBIC), dtype=np.float32) / 255
         normal = (scaled - mean) / spread
         return torch.from_numpy(np.ascontiguousarray(normal[..., ::-1].transpose(2, 0, 1)))[None]
@@ -544,7 +545,7 @@ def _cropped_pixels(folder: Path, config: Mapping[str, Any]) -> Pixels:
         # only the cropped part is scaled: an image may be very long
         box = tuple(side / scale for side in (left, top, left + size, top + size))
         within = (max(0.0, box[0]), max(0.0, box[1]), min(image.width, box[2]), min(image.height, box[3]))
-        scaled = image.convert("RGB").resize((size, size), method, box=within)
+        scaled = on_white(image).resize((size, size), method, box=within)
         normal = (np.asarray(scaled, dtype=np.float32) / 255 - mean) / spread
         return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))[None]
 

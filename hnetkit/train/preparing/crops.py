@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hnetkit.errors import BadPicture, MissingPackage, UsageError
-from hnetkit.images import MAX_PIXELS, parse_size
+from hnetkit.image_formats import MAX_PIXELS
+from hnetkit.images import as_gray, parse_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -93,7 +94,7 @@ def largest_face(image: Image.Image) -> Box | None:
     """
     import numpy as np
 
-    gray = np.asarray(image.convert("L"))
+    gray = np.asarray(as_gray(image))
     least = max(20, min(image.size) // 12)
     found = [tuple(map(float, face)) for face in _cascade().detectMultiScale(gray, 1.1, 5, minSize=(least, least))]
     if not found:
@@ -137,7 +138,7 @@ def _busiest(image: Image.Image, part: tuple[float, float]) -> float:
     """Returns the position of the window with the highest entropy, 0 to 1 along the free side."""
     import numpy as np
 
-    small = image.convert("L")
+    small = as_gray(image)
     small.thumbnail((_SMALL, _SMALL))
     shades = np.asarray(small) // (256 // _SHADES)
     if part[0] > image.width - 1:  # the free side is the height

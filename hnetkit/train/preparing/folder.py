@@ -20,6 +20,7 @@ from hnetkit.errors import (
     failure_of,
 )
 from hnetkit.files import new_file
+from hnetkit.images import on_white, open_with_opacity, whiten_hidden
 from hnetkit.text import argument
 from hnetkit.train.captions import caption_file, caption_of, write_caption
 from hnetkit.train.preparing.crops import (
@@ -34,8 +35,8 @@ from hnetkit.train.preparing.crops import (
     require_faces,
     windows_along,
 )
-from hnetkit.train.preparing.images import image_files, open_rgb, unsupported_images
-from hnetkit.train.preparing.quality import ImageStats, unsupported_warnings, warnings_about
+from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings
+from hnetkit.train.preparing.quality import ImageStats, warnings_about
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -169,7 +170,7 @@ def prepare(
     warnings = [
         *warnings_about(stats, size=settings.size, buckets=buckets),
         *_leftover_warnings(target, made),
-        *unsupported_warnings(unsupported_images(source, recursive=recursive)),
+        *left_out_warnings(left_out(source, recursive=recursive, excluded=target)),
     ]
     return Preparation(len(originals), made, failures, warnings)
 
@@ -348,7 +349,7 @@ class TrainingFolder:
         """
         from PIL import ImageOps
 
-        image = open_rgb(source)
+        image = open_with_opacity(source)
         existing = caption_of(source) if caption_file(source).is_file() else None
         size = nearest(image.size, buckets_of(self.settings.size)) if self.settings.buckets else self.settings.size
         boxes = self._boxes(source, image, size)
@@ -447,17 +448,11 @@ def _require_caption(beside: Path, target: Path, caption: str | None) -> None:
 
 
 def _resized(image: Image.Image, box: Box, size: Size, *, flatten: bool) -> Image.Image:
-    """Returns a part of an image at a size, with white under its transparency, which `flatten` removes."""
+    """Returns a part of an image at a size, with white where it is transparent; `flatten` leaves no transparency."""
     from PIL import Image as Images
 
     part = image.resize(size, Images.Resampling.LANCZOS, box=box)
-    if part.mode != "RGBA":
-        return part
-    white = Images.new("RGBA", size, "white")
-    solid = Images.alpha_composite(white, part).convert("RGB")
-    if not flatten:
-        solid.putalpha(part.getchannel("A"))
-    return solid
+    return on_white(part) if flatten or part.mode == "RGB" else whiten_hidden(part)
 
 
 def _folded(name: str) -> str:

@@ -1,43 +1,19 @@
-"""The image files of a folder, and their pixels as they are seen."""
+"""The image files of a folder, and what else is in it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hnetkit.errors import NotFound, require_extra
-from hnetkit.images import open_image
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
-_UNSUPPORTED = (
-    ".heic",
-    ".heif",
-    ".jxl",
-    ".jp2",
-    ".jpe",
-    ".tga",
-    ".psd",
-    ".svg",
-    ".ico",
-    ".dds",
-    ".exr",
-    ".hdr",
-    ".dng",
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".arw",
-    ".orf",
-    ".rw2",
-    ".raf",
-)
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
+_CAPTION = ".txt"
+_OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 _HINT = "pass the folder made by `hnetkit train prepare PICTURES --out FOLDER`"
 _MOST_NAMED = 5  # names in a message
+_LONGEST_NAME = 200  # characters of a name in a message
 
 
 def image_files(
@@ -65,25 +41,33 @@ def image_files(
     return sorted(found)
 
 
-def unsupported_images(folder: Path, *, recursive: bool = False) -> list[str]:
-    """Returns the names of a folder's images of unsupported formats, without hidden ones."""
-    names = (path.name for path in _files_in(folder, recursive=recursive))
-    return sorted(name for name in names if not name.startswith(".") and name.lower().endswith(_UNSUPPORTED))
-
-
-def open_rgb(path: Path, data: bytes | None = None) -> Image.Image:
-    """Returns an image as RGB, or RGBA if it has transparency, turned as its EXIF data says.
+def left_out(folder: Path, *, recursive: bool = False, excluded: Path | None = None) -> list[str]:
+    """Returns what `image_files` passes over beside captions and hidden files: files, and folders it cannot read.
 
     Args:
-        data: the file's bytes, if they are read already.
+        recursive, excluded: as in `image_files`.
 
-    Raises:
-        NotFound, BadPicture: as `hnetkit.images.open_image`.
+    Returns:
+        names, with those of the folders below `folder` that they are in.
     """
-    image = open_image(path, data)
-    has_alpha = image.mode != "LAB" and "A" in image.getbands()  # the A of LAB is a color
-    mode = "RGBA" if has_alpha or "transparency" in image.info else "RGB"
-    return image if image.mode == mode else image.convert(mode)
+    unreadable: list[Path] = []
+    names = list(_files_in(folder, recursive=recursive, excluded=_identity(excluded), unreadable=unreadable))
+    found = [_below(path, folder) for path in names if _is_other(path.name)]
+    found += [
+        f"{_below(path, folder)} (leads to no file)"
+        for path in names
+        if _is_image_name(path.name) and not os.path.isfile(path)
+    ]
+    found += [f"{_below(path, folder)} (a folder that cannot be read)" for path in unreadable]
+    return sorted(found)
+
+
+def left_out_warnings(names: Sequence[str]) -> Iterator[str]:
+    """Yields a line if anything was left out, with these names."""
+    if names:
+        were = "file was" if len(names) == 1 else "files were"
+        kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        yield f"{len(names):,} {were} left out: {name_some(names)}; pictures are {kinds}"
 
 
 def name_some(names: Sequence[str]) -> str:
@@ -92,22 +76,31 @@ def name_some(names: Sequence[str]) -> str:
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _files_in(folder: Path, *, recursive: bool, excluded: tuple[int, int] | None = None) -> Iterator[Path]:
-    """Yields the files of a folder, and of those below it at any depth; unreadable folders are skipped."""
+def _files_in(
+    folder: Path, *, recursive: bool, excluded: tuple[int, int] | None = None, unreadable: list[Path] | None = None
+) -> Iterator[Path]:
+    """Yields the files of a folder, and of those below it at any depth; unreadable folders go to `unreadable`."""
     waiting = [folder]
     while waiting:
-        below = []
+        below, here = [], waiting.pop()
         try:
-            with os.scandir(waiting.pop()) as entries:
+            with os.scandir(here) as entries:
                 for entry in entries:
                     if not _is_folder(entry):
                         yield Path(entry.path)
-                    elif not entry.name.startswith(".") and _identity(entry) != excluded:
+                    elif not entry.name.startswith(".") and (excluded is None or _identity(entry) != excluded):
                         below.append(Path(entry.path))
         except OSError:
+            if unreadable is not None:
+                unreadable.append(here)
             continue
         if recursive:
             waiting += below
+
+
+def _below(path: Path, folder: Path) -> str:
+    name = str(path.relative_to(folder))
+    return name if len(name) <= _LONGEST_NAME else f"...{name[-_LONGEST_NAME:]}"
 
 
 def _identity(folder: os.PathLike[str] | None) -> tuple[int, int] | None:
@@ -123,6 +116,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir(follow_symlinks=False)
     except OSError:
         return False
+
+
+def _is_other(name: str) -> bool:
+    """Whether a file that is not hidden is neither an image nor a caption nor one of the system's own."""
+    is_known = name.lower().endswith((*SUFFIXES, _CAPTION)) or name.lower() in _OF_THE_SYSTEM
+    return not (is_known or name.startswith("."))
 
 
 def _is_image_name(name: str) -> bool:

@@ -6,13 +6,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 
-from hnetkit.images import read_image
+from hnetkit.images import as_gray, open_rgb, read_image
+from hnetkit.prompts.tags import split_tags
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.crops import Size, buckets_of, nearest
-from hnetkit.train.preparing.images import name_some, open_rgb
+from hnetkit.train.preparing.images import name_some
 
 FEW = 10
 """With fewer images a network learns them by heart, and not what they have in common."""
@@ -54,12 +55,10 @@ class ImageStats:
         data = read_image(path)
         image, sha256 = open_rgb(path, data), hashlib.sha256(data).hexdigest()
         del data
-        gray = image.convert("L").resize((_SIDE + 1, _SIDE)).tobytes()
+        gray = as_gray(image).resize((_SIDE + 1, _SIDE)).tobytes()
         rows = [gray[start : start + _SIDE + 1] for start in range(0, len(gray), _SIDE + 1)]
         bits = "".join("1" if right > left else "0" for row in rows for left, right in pairwise(row))
-        # band by band: colors under transparency count, and no second image of this size is made
-        bands = [image.getchannel(band).resize((_SIDE, _SIDE)).tobytes() for band in "RGB"]
-        colors = bytes(chain.from_iterable(zip(*bands, strict=True)))
+        colors = image.resize((_SIDE, _SIDE)).tobytes()
         return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colors)
 
 
@@ -86,12 +85,6 @@ def warnings_about(images: Sequence[ImageStats], *, size: Size | None = None, bu
         yield f"{_count(empty)} without a caption: {name_some(empty)}"
 
 
-def unsupported_warnings(names: Sequence[str]) -> Iterator[str]:
-    """Yields a line if there are images of unsupported formats, with these names."""
-    if names:
-        yield f"not read, of kinds that are not opened: {name_some(names)}"
-
-
 def warnings_of_each(images: Sequence[ImageStats]) -> list[list[str]]:
     """Returns for each image what is odd about it, in a few words each."""
     found: list[list[str]] = [[] if image.caption.strip() else ["no caption"] for image in images]
@@ -102,6 +95,9 @@ def warnings_of_each(images: Sequence[ImageStats]) -> list[list[str]]:
     for image, mine in zip(images, found, strict=True):
         if any(side % 8 for side in image.size):
             mine.append("sides are no multiples of 8")
+        tagged = split_tags(image.caption)
+        if tagged.loras or tagged.unknown or tagged.warnings:
+            mine.append("tags without effect in training")
     return found
 
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit.errors import BadPicture, DiskFull, HnetkitError, NotFound, UsageError, failure_of
 from hnetkit.files import new_file, read_regular, refuse_all_but
+from hnetkit.images import open_rgb
 from hnetkit.limits import parse_json, require_unique_columns
 from hnetkit.text import argument, from_cell
 from hnetkit.train.captions import MAX_TEXT, caption_file, caption_of, write_caption
-from hnetkit.train.preparing.images import image_files, open_rgb, unsupported_images
+from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings
 from hnetkit.train.preparing.quality import (
     ImageStats,
     tag_counts,
-    unsupported_warnings,
     warnings_about,
     warnings_of_each,
 )
@@ -79,7 +79,7 @@ def review(folder: AnyPath) -> Review:
         readable.append(row)
     for row, warnings in zip(readable, warnings_of_each(images), strict=True):
         row["warnings"] = warnings
-    warnings = [*unsupported_warnings(unsupported_images(folder)), *warnings_about(images)]
+    warnings = [*left_out_warnings(left_out(folder)), *warnings_about(images)]
     return Review(folder, rows, warnings, unreadable)
 
 
@@ -261,7 +261,7 @@ _PAGE = """<!doctype html>
 body {{ margin: 1.5rem; }}
 main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax({side}px, 1fr)); gap: 1.25rem; }}
 figure {{ margin: 0; }}
-img {{ max-width: 100%; background: repeating-conic-gradient(#ccc 0 25%, #fff 0 50%) 0 / 16px 16px; }}
+img {{ max-width: 100%; }}
 figcaption {{ overflow-wrap: anywhere; }}
 .name {{ font-weight: 600; }}
 .size, .none {{ opacity: .7; }}
@@ -334,11 +334,6 @@ def _thumbnail(path: Path, alt: str) -> str:
         return ""
     image.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()
-    if image.mode == "RGBA":
-        kind = "png"
-        image.save(buffer, format="PNG")
-    else:
-        kind = "jpeg"
-        image.save(buffer, format="JPEG", quality=_QUALITY)
+    image.save(buffer, format="JPEG", quality=_QUALITY)
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<img src="data:image/{kind};base64,{data}" width="{image.width}" height="{image.height}" alt="{alt}">'
+    return f'<img src="data:image/jpeg;base64,{data}" width="{image.width}" height="{image.height}" alt="{alt}">'

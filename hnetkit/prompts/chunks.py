@@ -1,0 +1,139 @@
+"""The chunks of a prompt, one for each window of the text encoder, and CLIP's tokens, without torch or transformers.
+
+Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/sd_hijack_clip.py; openai/CLIP, clip/simple_tokenizer.py, and
+the tokenizer that transformers builds for it (behavior only).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+
+COMMA_REACH = 20  # a full chunk ends at its last comma, if that is at most this many tokens back
+
+MOST_CHUNKS = 100
+"""Chunks of one prompt, some 30,000 characters: the text encoder reads all of them at once."""
+
+_END = "</w>"
+_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+# words as CLIP divides a text, with numbers among their letters, which `_words` divides; 1c-1f are no blanks of CLIP's
+_WORD = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|[^\W_]+|(?:[^\w\s]|[_\x1c-\x1f])+")
+
+# a visible letter for each byte: its own one in Latin-1, or one beyond for a blank or a control character
+_VISIBLE = frozenset(byte for byte in range(256) if chr(byte).isprintable() and not chr(byte).isspace())
+_LETTERS = {byte: chr(byte) for byte in _VISIBLE} | {
+    byte: chr(256 + number) for number, byte in enumerate(sorted(set(range(256)) - _VISIBLE))
+}
+
+
+@dataclass(slots=True)
+class Chunk:
+    """Tokens for one window of the encoder, without its start and end, and the weight of each."""
+
+    tokens: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+    def cut(self, length: int) -> Chunk:
+        """Shortens this chunk to `length` and returns the rest."""
+        rest = Chunk(self.tokens[length:], self.weights[length:])
+        del self.tokens[length:], self.weights[length:]
+        return rest
+
+
+def split_chunks(
+    pieces: Sequence[tuple[str, float]], tokenize: Callable[[str], list[int]], room: int, comma: int | None
+) -> list[Chunk]:
+    """Splits weighted text into chunks of at most `room` tokens, at least one.
+
+    Args:
+        pieces: (text, weight); ``("BREAK", -1)`` ends a chunk.
+        tokenize: text -> its tokens, without start and end.
+        room: tokens of a chunk.
+        comma: the token of a comma, at which a full chunk ends if it can; None if the vocabulary has none.
+    """
+    full: list[Chunk] = []
+    chunk, last_comma = Chunk(), -1
+    for text, weight in pieces:
+        if (text, weight) == ("BREAK", -1):
+            full.append(chunk)
+            chunk, last_comma = Chunk(), -1
+            continue
+        for token in tokenize(text):
+            index = len(chunk.tokens)
+            if token == comma:
+                last_comma = index
+            elif index == room and last_comma >= 0 and index - last_comma <= COMMA_REACH:
+                full.append(chunk)
+                chunk, last_comma = chunk.cut(last_comma + 1), -1
+            if len(chunk.tokens) == room:
+                full.append(chunk)
+                chunk, last_comma = Chunk(), -1
+            chunk.tokens.append(token)
+            chunk.weights.append(weight)
+    return [*full, chunk] if chunk.tokens or not full else full
+
+
+class ClipTokenizer:
+    """CLIP's tokenizer: pairs of letters merged by rank.
+
+    Args:
+        vocabulary: token -> its number; the end of a word is ``</w>``.
+        merges: pairs that become one token, ``"a b</w>"``, the first ones first.
+        window: tokens that the encoder reads at once, with a start and an end.
+        name: of its model or folder, for a person.
+
+    Attributes:
+        room: tokens of a chunk.
+        comma: the token of a comma; None if the vocabulary has none.
+    """
+
+    def __init__(self, vocabulary: Mapping[str, int], merges: Sequence[str], window: int, name: str = "") -> None:
+        self.name = name
+        self._vocabulary = vocabulary
+        self._ranks = {pair: rank for rank, pair in enumerate(merges)}
+        self._unknown = vocabulary.get(_SPECIAL[1], 0)
+        self._known: dict[str, list[int]] = {}
+        self.room = window - 2
+        self.comma = vocabulary.get("," + _END)
+
+    def tokens(self, text: str) -> list[int]:
+        """Returns the tokens of a text, without start and end."""
+        normal = unicodedata.normalize("NFC", text.lower()).lower()
+        return [token for word in _words(normal) for token in self._tokens_of(word)]
+
+    def _tokens_of(self, word: str) -> list[int]:
+        if word not in self._known:
+            symbols = [word] if word in _SPECIAL else self._merged([*word[:-1], word[-1] + _END])
+            self._known[word] = [self._vocabulary.get(symbol, self._unknown) for symbol in symbols]
+        return self._known[word]
+
+    def _merged(self, symbols: list[str]) -> list[str]:
+        """Merges the pair of the lowest rank, wherever it is, until no pair has a rank."""
+        while ranks := [rank for pair in pairwise(symbols) if (rank := self._ranks.get(" ".join(pair))) is not None]:
+            lowest = min(ranks)
+            merged: list[str] = []
+            for symbol in symbols:
+                if merged and self._ranks.get(f"{merged[-1]} {symbol}") == lowest:
+                    merged[-1] += symbol
+                else:
+                    merged.append(symbol)
+            symbols = merged
+        return symbols
+
+
+def _words(text: str) -> Iterator[str]:
+    """Yields the words of a text, each in the letters that CLIP has for bytes."""
+    for match in _WORD.finditer(text):
+        if match[0].isalpha() or not match[0][0].isalnum():
+            yield _as_letters(match[0])
+            continue
+        for is_letters, group in groupby(match[0], str.isalpha):
+            signs = list(group)
+            yield from map(_as_letters, ["".join(signs)] if is_letters else signs)
+
+
+def _as_letters(word: str) -> str:
+    return "".join(_LETTERS[byte] for byte in word.encode("utf-8", "replace"))

@@ -1,0 +1,119 @@
+"""What ComfyUI's prompts and network loaders are in A1111's language of prompts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink
+from hnetkit.prompts.tags import fits_in_tag
+
+_SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
+_JOINED_BY = {"ConditioningCombine": " AND ", "ConditioningConcat": " BREAK "}
+_TEXTS = ("text", "text_g", "text_l", "t5xxl")
+_TAG = re.compile(r"<(?:hypernet|lora|lyco):[^<>]*>")
+_WEIGHT = re.compile(r"(?<!\\)\(")
+_SQUARE = re.compile(r"(?<!\\)([\[\]])")
+_WORD = re.compile(r"\b(?:AND|BREAK)\b")
+_EMBEDDING = re.compile(r"\bembedding:([^\s,:()<>]+)")
+
+
+def stem_of(path: str) -> str:
+    """A model's name in A1111: its file without folder and suffix."""
+    return _SUFFIX.sub("", file_name(path))
+
+
+def file_name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def picture_in(graph: Graph, node: Node, *names: str) -> str:
+    """The file of the picture that comes to a node through inputs with these names; empty if it is not known."""
+    return next((file_name(name) for n in graph.chain(node, *names) if (name := graph.text(n.inputs.get("image")))), "")
+
+
+def prompt_of(graph: Graph, start: Any, side: str) -> str:
+    """The prompt of a conditioning, from every text that is linked to it.
+
+    Args:
+        side: ``"positive"`` or ``"negative"``, by which nodes with both go on.
+    """
+    return _encoded(graph, start, side, set()).strip()
+
+
+def _encoded(graph: Graph, start: Any, side: str, seen: set[str]) -> str:
+    node = graph.entered(start, seen)
+    if node is None or node.kind == "ConditioningZeroOut":  # which leaves nothing of its text
+        return ""
+    stated = node.inputs.get(side)  # some nodes encode texts of both sides
+    values = [*map(node.inputs.get, _TEXTS), *([stated] if isinstance(stated, str) else [])]
+    own = list(dict.fromkeys(filter(None, map(graph.text, values))))
+    if own:
+        if len(own) > 1:
+            graph.warn("its text encoders read different prompts; A1111 has one, which holds them all")
+        return _joined(graph, "\n", [_in_a1111s_language(graph, text) for text in own])
+    links = {name: value for name, value in node.inputs.items() if isinstance(value, NodeLink)}
+    onward = [value for name, value in links.items() if name.startswith("conditioning") or name == side]
+    onward = onward or [value for name, value in links.items() if name in ("", "*", "any")]
+    parts = [_encoded(graph, link, side, seen) for link in onward]
+    return _joined(graph, _JOINED_BY.get(node.kind, ", "), [part for part in parts if part])
+
+
+def _joined(graph: Graph, word: str, texts: list[str]) -> str:
+    graph.budget.make(sum(map(len, texts)))  # many nodes may refer to the same text
+    return word.join(texts)
+
+
+def _in_a1111s_language(graph: Graph, text: str) -> str:
+    """A text that A1111 reads as ComfyUI did, which knows neither tags, square brackets, ``AND`` nor ``BREAK``."""
+    for tag in dict.fromkeys(tag[:80] for tag in _TAG.findall(text)):
+        graph.warn(f"{tag}: ComfyUI does not read tags; it is left out")
+    if _WEIGHT.search(text):
+        graph.warn("its prompt has weights in round brackets, which ComfyUI applies in another way than A1111")
+    if "#" in text:
+        graph.warn("its prompt has a #, where a comment begins in A1111 but not in ComfyUI")
+    text = _SQUARE.sub(r"\\\1", _TAG.sub("", text))
+    text = _WORD.sub(lambda word: word[0].lower(), text)  # the text encoder does not tell them apart
+    return _EMBEDDING.sub(lambda name: stem_of(name[1]), text)
+
+
+def network_tags(graph: Graph, models: Sequence[Node], encoders: Sequence[Node]) -> str:
+    """The tags of the networks of a pass; the one next to the checkpoint comes first.
+
+    Args:
+        models, encoders: the nodes from the sampler's model, and from its positive prompt's text encoder, up to the
+            checkpoint, nearest first.
+    """
+    return "".join(_tags(graph, models, encoders))
+
+
+def is_lora(node: Node) -> bool:
+    return node.inputs.get("lora_name") not in (None, "", "None")
+
+
+def _tags(graph: Graph, models: Sequence[Node], encoders: Sequence[Node]) -> Iterator[str]:
+    on_model, on_encoder = {node.id for node in models}, {node.id for node in encoders}
+    others = [node for node in encoders if node.id not in on_model]
+    for node in reversed([*others, *models]):
+        if node.kind == "HypernetworkLoader":
+            strengths = [graph.number(node.inputs.get("strength", 1))]
+            tag = _tag(graph, node, "hypernet", "hypernetwork_name", strengths)
+        elif is_lora(node):
+            of_encoder = graph.number(node.inputs.get("strength_clip", 1)) if node.id in on_encoder else "0"
+            of_model = graph.number(node.inputs.get("strength_model", 1)) if node.id in on_model else "0"
+            tag = _tag(graph, node, "lora", "lora_name", [of_encoder, of_model])
+        else:
+            continue
+        yield tag
+
+
+def _tag(graph: Graph, node: Node, kind: str, key: str, strengths: Sequence[str | None]) -> str:
+    """The tag of one network; empty, with a warning, if no tag can hold its name or a strength is not a number."""
+    name = stem_of(graph.text(node.inputs.get(key)))
+    if not name or not fits_in_tag(name) or None in strengths:
+        shown = ", ".join(map(str, strengths))
+        graph.warn(f"a {node.kind[:80]} is left out: {name[:80]!r} at {shown}")
+        return ""
+    graph.budget.make(len(name))
+    return f"<{kind}:{name}:{':'.join(map(str, strengths))}>"
