@@ -13,11 +13,17 @@ from collections.abc import Mapping
 _ARGUMENT: Mapping[str, str] = {
     "caption": "captions",
     "ensd": "eta_seed_delta",
+    "init_from": "start",
     "rate": "rates",
     "with": "beside",
+    "guards": "guarded",
     "initialization": "build.initialisation",
-    **{name: f"build.{name}" for name in ("activation", "dropout", "structure")},
-    **{name: f"guards.{name}" for name in ("loss_limit", "noise_limit")},
+    **{name: f"build.{name}" for name in ("activation", "activate_output", "dropout", "layer_norm")},
+    **{name: f"build.{name}" for name in ("sides", "structure", "widths", "zero_output")},
+    **{name: f"guards.{name}" for name in ("loss_limit", "noise_limit", "rate_factor", "spike")},
+    "roll_backs": "guards.most_roll_backs",
+    "preview_prompt": "previews.prompts",
+    "preview_seed": "previews.seeds",
 }
 """Flag -> the argument of Python's verbs, or the setting of a recipe, where it has another name."""
 

@@ -14,6 +14,7 @@ from support.networks import network_file
 
 import hnetkit
 from hnetkit.cli import run
+from hnetkit.cli.train_options import _SETTINGS
 from hnetkit.errors import HnetkitError, NotAHypernetwork, OutputExists, UsageError
 from hnetkit.formats.conversion import convert_all
 from hnetkit.formats.open_file import OpenFile
@@ -89,9 +90,21 @@ def test_no_hint_for_python_has_a_flag_and_every_argument_in_one_exists() -> Non
         assert is_given or named - {"seed", "strength", "order"} <= known | FOR_THE_SHELL_ALONE, text
 
 
+def test_every_option_of_training_is_the_setting_that_it_stands_for() -> None:
+    settings = [setting for group in _SETTINGS.values() for setting in group]
+    wrong = {
+        setting.flags: in_python(f"another {flag}")
+        for setting in settings
+        for flag in [setting.flags.split("/")[0]]
+        if in_python(f"another {flag}") not in (f"another {setting.name}=", f"another {setting.name}=True")
+    }
+    assert wrong == {}
+
+
 @pytest.mark.parametrize(
     ("shell", "python"),
     [
+        ("--init-from /nets/ink.pt", 'start="/nets/ink.pt"'),
         ("add --overwrite to replace it", "add overwrite=True to replace it"),
         ("--image FILE --mask FILE", "image=FILE, mask=FILE"),
         ('--sampler "Euler a"', 'sampler="Euler a"'),

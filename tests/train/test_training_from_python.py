@@ -270,5 +270,6 @@ def test_a_name_of_the_library_is_no_file_and_the_error_says_where_it_is(
         more = {"vary": {"seed": [1, 2]}} if verb == "sweep" else {}
         with pytest.raises(NotFound, match=f"{name}: no such file") as refused:
             getattr(train, verb)({**SETTINGS, setting: value}, "tiny", device="cpu", **more)
-        assert refused.value.hint == hint
+        assert refused.value.command_hint == hint
+        assert str(refused.value.hint).startswith(f"{setting}=")
     assert not (here / "training").exists()
