@@ -620,6 +620,18 @@ def test_the_plan_is_data(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> N
     assert plan["launches"] == sum(part["launches"] for part in plan["parts"])
 
 
+def test_the_plan_prints_as_lines(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> None:
+    assert str(hnetkit.explain(pipe)) == "no hypernetworks are loaded"
+    hnetkit.load_hypernetwork(pipe, ink, strength=0.5)
+    hnetkit.load_hypernetwork(pipe, tint, strength=hnetkit.Strength(0.4, self_v=0))
+    first, *lines = str(hnetkit.explain(pipe)).splitlines()
+    assert first == "ink, tint: 14 layers, eager on cpu"
+    assert "   20 self  v  eager      4 layers: ink 0.5" in lines
+    assert "   24 cross k  text-once  7 layers: ink 0.5, tint 0.4" in lines
+    hnetkit.disable_hypernetworks(pipe)
+    assert str(hnetkit.explain(pipe)) == "no hypernetworks are applied; 2 networks loaded"
+
+
 def test_affine_networks_alone_cost_nothing_at_run_time(pipe: Any, tint: Hypernetwork, shade: Hypernetwork) -> None:
     for net in (tint, shade):
         hnetkit.load_hypernetwork(pipe, net)
