@@ -13,7 +13,7 @@ from hnetkit.cli.output import Output, is_terminal
 from hnetkit.text import printable
 
 if TYPE_CHECKING:
-    from hnetkit.train.loop import TrainingReport
+    from hnetkit.train.callbacks import TrainingReport
 
 _SECONDS_BETWEEN_LINES = 60  # where no terminal shows a bar
 

@@ -142,16 +142,14 @@ class _ImageBatch:
     def _repaint(self, init: _InitPixels) -> Tensor:
         """Returns latents ``[images, 4, h, w]`` sampled over those of the init image."""
         noise = self._first.noise
-        original = self._encode(init.image, *init.image.size).expand_as(noise)
+        original = vae.encode(self._pipe, init.image, init.image.size, self._seeds)
         if init.mask is None:
             return self._first.over(original, self._after_step())
         mask = vae.latent_mask(init.mask, (noise.shape[3], noise.shape[2])).to(noise)
         content = {"original": original, "noise": noise, "nothing": torch.zeros_like(original)}[init.content]
-        mask_channels = None
-        if self._pipe.unet.config.in_channels == noise.shape[1] * 2 + 1:  # a UNet made for inpainting
-            mask_channels = torch.cat([mask, original[:1] * (1 - mask)], dim=1)
         begun = original * (1 - mask) + content * mask
-        return self._first.over(begun, self._after_step(), KeptRegion(original, noise, mask), mask_channels)
+        kept = KeptRegion(original, noise, mask)
+        return self._first.over(begun, self._after_step(), kept, (init.image, init.mask))
 
     def _enlarge(self, latents: Tensor, second: SecondPass, size: Sequence[int]) -> Tensor:
         """Returns latents of the second pass's size, `size` (h, w); of another shape, the middle of the first pass."""
@@ -162,7 +160,9 @@ class _ImageBatch:
         resampling = {"Lanczos": pil.Resampling.LANCZOS, "Nearest": pil.Resampling.NEAREST}[second.upscaler]
         decoded = vae.decode(self._pipe, latents)
         enlarged = [_to_image(self._pipe, pixels).resize((width, height), resampling) for pixels in decoded]
-        return _middle(torch.cat([self._encode(image, width, height) for image in enlarged]), size)
+        by_seed = zip(enlarged, self._seeds, strict=True)
+        encoded = [vae.encode(self._pipe, image, (width, height), [seed]) for image, seed in by_seed]
+        return _middle(torch.cat(encoded), size)
 
     def _fault(self, pixels: Tensor, seed: int) -> BadPicture | None:
         fault = "NaN" if not torch.isfinite(pixels).all() else "black" if pixels.max() < 1 / 255 else None
@@ -172,10 +172,6 @@ class _ImageBatch:
         tries += ["lower strengths", "fewer hypernetworks"] if self._request.stack else []
         hint = f"try {', or '.join([*tries, 'a lower --cfg-scale'])}"
         return BadPicture(f"the picture of seed {seed} came out {fault}", hint=hint)
-
-    def _encode(self, image: Image.Image, width: int, height: int) -> Tensor:
-        generator = torch.Generator("cpu").manual_seed(self._seeds[0])
-        return vae.encode(self._pipe, image, (width, height), generator)
 
 
 def _middle(latents: Tensor, size: Sequence[int]) -> Tensor:
@@ -236,28 +232,29 @@ class SamplingPass:
         latents: Tensor,
         after_step: AfterStep,
         kept: KeptRegion | None = None,
-        mask_channels: Tensor | None = None,
+        masked: tuple[Image.Image, Image.Image] | None = None,
     ) -> Tensor:
         """Returns `latents`, of the noise's shape, repainted as strongly as the pass's denoising says.
 
         Args:
             kept: the region outside of a mask.
-            mask_channels: ``[1, 5, h, w]``, which a UNet made for inpainting reads beside the latents.
+            masked: the init image and its mask, for a UNet made for inpainting; see `vae.mask_channels`.
         """
         self._scheduler.set_begin_index(self._begin)
         timestep = self._scheduler.timesteps[self._begin : self._begin + 1]
         noisy = self._scheduler.add_noise(latents, self.noise, timestep)
-        return self._sample(noisy, after_step, kept, mask_channels)
+        return self._sample(noisy, after_step, kept, masked)
 
     def _sample(
         self,
         latents: Tensor,
         after_step: AfterStep,
         kept: KeptRegion | None = None,
-        mask_channels: Tensor | None = None,
+        masked: tuple[Image.Image, Image.Image] | None = None,
     ) -> Tensor:
         size = self._part.width, self._part.height
-        denoiser = Denoiser(self._pipe, self._conditioning, self._request.cfg_scale, size, mask_channels)
+        beside = vae.mask_channels(self._pipe, size, masked)
+        denoiser = Denoiser(self._pipe, self._conditioning, self._request.cfg_scale, size, beside)
         with applied(self._pipe, dict(self._part.stack)):
             return sample(denoiser, self._scheduler, latents, self._noises, self._begin, kept, after_step)
 

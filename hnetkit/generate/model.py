@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import demo, settings
-from hnetkit.errors import UsageError, failure_of
+from hnetkit.errors import IncompatibleNetwork, UsageError, failure_of
 from hnetkit.generate.image_files import Picture
 from hnetkit.generate.image_settings import ImageSettings, infotext_of, read_image_settings
+from hnetkit.generate.loading.outline import ModelOutline, read_outline
 from hnetkit.generate.loading.pipeline import FileStamp, LoadedPipeline, file_stamp, load_pipeline
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
     NetworkFinder,
     Note,
+    ResolvedNetwork,
     ResolvedPrompts,
     StatedHashes,
     ignore_note,
@@ -30,6 +34,7 @@ from hnetkit.generate.prompt_networks import (
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts.tags import excerpt
+from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
 from hnetkit.text import shorten
 
 if TYPE_CHECKING:
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 DTYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +83,41 @@ class ModelSource:
     @property
     def torch_device(self) -> str:
         """``"cuda"``, ``"mps"`` or ``"cpu"``; raises UsageError if this machine does not have it."""
-        return device_of(self.device or settings.get("device") or "auto")
+        return device_of(chosen_device(self.device))
 
     @property
     def torch_dtype(self) -> Any:
         """Torch's dtype; raises UsageError if there is no such type."""
         return torch_dtype(self.dtype or settings.get("dtype") or "auto", self.torch_device)
+
+    def outline(self) -> ModelOutline:
+        """Returns what the model's configuration says of it; imports no torch. Raises as `read_outline`."""
+        try:
+            return read_outline(self.location, self.vae, self.tokenizer)
+        except ModuleNotFoundError as error:
+            raise failure_of(error, self.location) from error
+
+    def require_fit(self, networks: Iterable[ResolvedNetwork], outline: ModelOutline) -> None:
+        """Raises IncompatibleNetwork, with the cure, if one of the networks is for another base model than this one."""
+        if outline.contexts is None:
+            return
+        for network in networks:
+            try:
+                require_fit(network.name, network.network, outline.contexts)
+            except IncompatibleNetwork as error:
+                raise self._misfit(network, outline.contexts.base_model, error) from error
+
+    def _misfit(self, network: ResolvedNetwork, here: str | None, error: IncompatibleNetwork) -> IncompatibleNetwork:
+        made_for = BASE_MODEL_NAME.get(network.network.base_model)
+        if not self.is_chosen:
+            message = str(error) if made_for is None else f"{network.name} is for {made_for}, and no model is set"
+            return IncompatibleNetwork(message, hint=f"hnetkit config model FOLDER, of {made_for or 'its base model'}")
+        if made_for is None or here is None:
+            return error
+        name = os.path.basename(os.path.abspath(self.location))
+        return IncompatibleNetwork(
+            f"{network.name} is for {made_for}; the model, {name}, is {here}", hint=f"--model FOLDER, of {made_for}"
+        )
 
     def load(self, note: Note = ignore_note) -> Model:
         """Loads the model and reports what the user should know of it; raises as `load_model`."""
@@ -90,16 +125,8 @@ class ModelSource:
         if not self.is_chosen:
             note("No --model: the bundled demo model draws. `hnetkit config model FOLDER` sets another.")
         try:
-            loaded = load_pipeline(
-                self.location,
-                device=self.torch_device,
-                dtype=self.torch_dtype,
-                vae=self.vae,
-                tokenizer=self.tokenizer,
-                offload=self.offload,
-                attention_slicing=self.attention_slicing,
-                compiled=self.compiled,
-            )
+            with _collector_paused():
+                loaded = self._load()
         except ModuleNotFoundError as error:
             raise failure_of(error, self.location) from error
         for line in loaded.notes:
@@ -108,6 +135,42 @@ class ModelSource:
         if self.is_demo:
             attributes["name"] = demo.MODEL_NAME
         return Model(**attributes, source=self, stamp=before)
+
+    def _load(self) -> LoadedPipeline:
+        device = self.torch_device
+        if self.offload and device != "cuda":
+            raise UsageError(
+                f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out"
+            )
+        return load_pipeline(
+            self.location,
+            device=device,
+            dtype=self.torch_dtype,
+            vae=self.vae,
+            tokenizer=self.tokenizer,
+            offload=self.offload,
+            attention_slicing=self.attention_slicing,
+            compiled=self.compiled,
+        )
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pauses Python's garbage collector inside the block.
+
+    Importing torch, diffusers and transformers makes a million objects that all stay; the collector would look through
+    them again and again, for a fifth of the time to the first step.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            if not gc.get_freeze_count():  # else the caller froze objects, and would find them unfrozen
+                gc.freeze()
+                gc.unfreeze()  # together: what is new counts as old, without being looked through
+            gc.enable()
 
 
 @dataclass(frozen=True)
@@ -217,7 +280,9 @@ def load_model(
         OutOfMemory: there is not enough memory.
         MissingExtra: diffusers is not installed.
     """
-    return ModelSource(place, device, dtype, vae, tokenizer, offload, attention_slicing, compiled).load()
+    source = ModelSource(place, device, dtype, vae, tokenizer, offload, attention_slicing, compiled)
+    source.outline()  # refuses what is no model, before torch is imported
+    return source.load()
 
 
 def draw_images(
@@ -258,12 +323,22 @@ def draw_images(
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)
     warn_about_negative_tags([options.negative_prompt, options.hires_negative_prompt], note)
-    loaded = model if isinstance(model, Model) else source.load(note)
     seed = recorded.seed if seed is None else seed
     first_seed = random_seed() if seed in (None, -1) else seed
     hires = prompts.hires.prompt if prompts.hires else None
-    request = options.request(loaded, prompts.first.prompt.text, first_seed, hires)
-    request = replace(request, count=count, batch_size=batch_size)
+
+    def request_of(sizes: ModelOutline | Model) -> Request:
+        request = options.request(sizes, prompts.first.prompt.text, first_seed, hires)
+        return replace(request, count=count, batch_size=batch_size)
+
+    if isinstance(model, Model):
+        loaded = model
+    else:
+        outline = source.outline()
+        request_of(outline)  # raises what needs no model to be told
+        source.require_fit(prompts.networks, outline)
+        loaded = source.load(note)
+    request = request_of(loaded)
     recorded_hash = recorded.hashes.get("model", "")
     if not loaded.hash.startswith(recorded_hash[: len(loaded.hash)]):
         note(f"{again}: the hash of its model is {recorded_hash[:10]}; {loaded.hash} draws here.")
@@ -323,12 +398,26 @@ def _warn_about_other_loras(recorded: ImageSettings, loras: Iterable[Lora], note
             )
 
 
+def chosen_device(device: str | None) -> str:
+    """Returns the name of the device that was asked for, here or in the settings, else ``auto``.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    chosen = device or settings.get("device") or "auto"
+    if chosen not in DEVICES:
+        raise UsageError(f"--device {chosen}: no such device", hint=f"--device {' or '.join(DEVICES)}")
+    return chosen
+
+
 def device_of(device: str) -> str:
     """Returns ``cuda``, ``mps`` or ``cpu``; for ``auto`` the best one of this machine.
 
     Raises:
         UsageError: this machine has no such device.
     """
+    if device == "cpu":
+        return device
     import torch
 
     usable = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -345,10 +434,10 @@ def torch_dtype(dtype: str, device: str) -> Any:
     Raises:
         UsageError: there is no such type.
     """
-    import torch
-
     if dtype not in ("auto", *DTYPES):
         raise UsageError(f"--dtype {dtype}: no such type", hint=f"--dtype {' or '.join(DTYPES)}")
+    import torch
+
     if dtype == "auto":
         dtype = "fp16" if device == "cuda" else "fp32"
     return getattr(torch, DTYPES[dtype])

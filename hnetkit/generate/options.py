@@ -15,6 +15,7 @@ from hnetkit.generate.sampling.samplers import sampler_name
 from hnetkit.images import image_size
 
 if TYPE_CHECKING:
+    from hnetkit.generate.loading.outline import ModelOutline
     from hnetkit.generate.loading.pipeline import LoadedPipeline
     from hnetkit.prompts.tags import TaggedPrompt
 
@@ -108,7 +109,9 @@ class DrawOptions:
         unset = {field.name for field in fields(self) if getattr(self, field.name) is None}
         return replace(self, **{name: value for name, value in recorded.items() if name in unset})
 
-    def request(self, model: LoadedPipeline, prompt: str, seed: int, hires: TaggedPrompt | None = None) -> Request:
+    def request(
+        self, model: LoadedPipeline | ModelOutline, prompt: str, seed: int, hires: TaggedPrompt | None = None
+    ) -> Request:
         """Returns the request for one image, without stacks. The model's defaults replace what is None.
 
         Args:

@@ -20,7 +20,8 @@ from hnetkit.errors import AttachError, NotFound, UsageError, did_you_mean
 from hnetkit.hub import Token, network_file
 from hnetkit.network import Hypernetwork
 from hnetkit.runtime.explain import explanation
-from hnetkit.runtime.layers import Layer, find_layers, require_fit, unet_of
+from hnetkit.runtime.fit import require_fit
+from hnetkit.runtime.layers import Layer, contexts_of, find_layers, unet_of
 from hnetkit.runtime.progress import make_follower
 from hnetkit.runtime.strength import Strength, is_within
 from hnetkit.runtime.unet_state import UNetState
@@ -110,7 +111,7 @@ def load_hypernetwork(
         raise UsageError(f"a hypernetwork named {name} is loaded already", hint=f'give it another: name="{name}-2"')
     strength = Strength.of(strength)
     layers = state.layers if state is not None else find_layers(unet)
-    require_fit(name, network, unet, layers, force=force)
+    require_fit(name, network, contexts_of(unet, layers), force=force)
     _require_blocks(strength, state.layers if state else layers)
     if state is None:
         state = _attach(pipe, unet)

@@ -23,7 +23,7 @@ from hnetkit.kernels.executor import StackExecutor, pack_pair
 from hnetkit.kernels.gpu import triton_obstacle
 from hnetkit.kernels.weights import NORM_EPSILON, MLPWeights
 from hnetkit.network import BaseModel, Hypernetwork
-from hnetkit.runtime.layers import BASE_MODEL_NAME, TEXT_WIDTH
+from hnetkit.runtime.fit import BASE_MODEL_NAME, TEXT_WIDTH
 from hnetkit.runtime.stack import read_mlp
 from hnetkit.runtime.strength import Kind
 

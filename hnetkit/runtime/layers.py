@@ -1,4 +1,4 @@
-"""The attention layers of a UNet that hypernetworks reach, and which networks belong on them."""
+"""The attention layers of a UNet that hypernetworks reach."""
 
 from __future__ import annotations
 
@@ -9,23 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from hnetkit.errors import AttachError, IncompatibleNetwork, UsageError
-from hnetkit.network import BaseModel, Hypernetwork
+from hnetkit.errors import AttachError, UsageError
+from hnetkit.runtime.fit import Contexts
 from hnetkit.runtime.strength import Kind
 
 _ATTENTION = re.compile(r"(?:^|\.)transformer_blocks\.\d+\.(attn[12])$")
 _KINDS: Mapping[str, Kind] = {"attn1": "self", "attn2": "cross"}
-
-TEXT_WIDTH: Mapping[BaseModel, int] = {"sd1": 768, "sd2": 1024, "sdxl": 2048}
-"""Width of the text context, which cross-attention takes; every other known width is of self-attention."""
-
-BASE_MODEL_NAME: Mapping[BaseModel, str] = {
-    "sd1": "SD 1",
-    "sd2": "SD 2",
-    "sd1-or-sd2": "SD 1 or SD 2",
-    "sdxl": "SDXL",
-    "sdxl-refiner": "the SDXL refiner",
-}
 
 
 @dataclass(frozen=True)  # no slots, here and in the plan: compiled code of older torch keeps weak references
@@ -80,38 +69,11 @@ def unet_of(pipe: Any) -> nn.Module:
     return unet
 
 
-def require_fit(name: str, network: Hypernetwork, unet: nn.Module, layers: Iterable[Layer], *, force: bool) -> None:
-    """Raises IncompatibleNetwork where `network` does not belong on `unet`.
-
-    It belongs where its cross-attention width is the UNet's. Without a cross-attention width it belongs on SD 1 and
-    SD 2, and not on SDXL, although they share widths. `force` waives this, but not that some layer must be reached.
-    """
+def contexts_of(unet: nn.Module, layers: Iterable[Layer]) -> Contexts:
+    """Returns the widths of the contexts that a UNet's layers take."""
     layers = tuple(layers)
-    own = set(network.widths)
-    if not own & {layer.width for layer in layers}:
-        here = ", ".join(map(str, sorted({layer.width for layer in layers})))
-        raise IncompatibleNetwork(
-            f"{name} reaches no layer: its widths are {', '.join(map(str, network.widths))}, the UNet's are {here}",
-            hint="use the model that it was trained for",
-        )
-    text = {layer.width for layer in layers if layer.kind == "cross"}
-    if force or _fits(network, text, is_sdxl=_is_sdxl(unet)):
-        return
-    made_for = BASE_MODEL_NAME.get(network.base_model, "another model")
-    raise IncompatibleNetwork(
-        f"{name} is made for {made_for}; this UNet's text context is {', '.join(map(str, sorted(text)))} wide",
-        hint="use the model that it was trained for (in Python, force=True applies it all the same)",
+    return Contexts(
+        widths=frozenset(layer.width for layer in layers),
+        text=frozenset(layer.width for layer in layers if layer.kind == "cross"),
+        is_sdxl=getattr(getattr(unet, "config", None), "addition_embed_type", None) == "text_time",
     )
-
-
-def _fits(network: Hypernetwork, text: set[int], *, is_sdxl: bool) -> bool:
-    made_for = TEXT_WIDTH.get(network.base_model)
-    if made_for is not None:
-        return made_for in text
-    if is_sdxl:
-        return bool(text & set(network.widths))
-    return bool(text & set(network.widths)) or network.base_model in ("sd1-or-sd2", "unknown")
-
-
-def _is_sdxl(unet: nn.Module) -> bool:
-    return getattr(unet.config, "addition_embed_type", None) == "text_time"

@@ -13,7 +13,7 @@ from hnetkit.kernels.dispatch import chosen_path
 from hnetkit.kernels.executor import PackedPair, StackExecutor, pack_pair
 from hnetkit.kernels.weights import MLPWeights, StageWeights
 from hnetkit.network import Hypernetwork, ResidualMLP, TensorRef
-from hnetkit.runtime.layers import TEXT_WIDTH
+from hnetkit.runtime.fit import TEXT_WIDTH
 from hnetkit.runtime.strength import SIDES, Kind, Strength
 from hnetkit.text import argument
 

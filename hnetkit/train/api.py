@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -17,17 +18,17 @@ from hnetkit import demo, settings
 from hnetkit.distributed import Processes
 from hnetkit.errors import HnetkitError, NotFound, UsageError, require_extra
 from hnetkit.text import argument
+from hnetkit.train.callbacks import Callbacks, Progress
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
     from hnetkit.library.library import AnyPath, Library
     from hnetkit.library.scan import Note
-    from hnetkit.train.frozen import Progress
-    from hnetkit.train.loop import TrainingReport
+    from hnetkit.train.callbacks import TrainingReport
     from hnetkit.train.recipe import Recipe
     from hnetkit.train.run_folder import StartMode
-    from hnetkit.train.sweeps import RunOutcome
-    from hnetkit.train.trainer import Callbacks, TrainingResult
+    from hnetkit.train.sweeps import RunOutcome, Sweep
+    from hnetkit.train.trainer import TrainingResult
     from hnetkit.train.variations import VariedSetting
 
 _DTYPES = {"no": "fp32", "fp16": "fp16", "bf16": "bf16"}
@@ -85,20 +86,26 @@ def train(
     """
     require_extra("diffusers", "training")
     from hnetkit.train.data import read_data
-    from hnetkit.train.export import register_run
     from hnetkit.train.recipe import make_recipe
-    from hnetkit.train.trainer import train as run
 
     if resume and restart:
         raise UsageError("--resume and --restart say the opposite", hint="leave one of them out")
     start_mode: StartMode = "resume" if resume else "restart" if restart else "continue"
     callbacks = _callbacks(note=note, progress=progress, step=step)
     source = _ModelSource.of(model, device)
-    whole = make_recipe(recipe, source.changes(changes), source.defaults())
+    make = partial(make_recipe, recipe, source.changes(changes))
+    whole = make(source.defaults())
     _require_networks([whole], library)
-    data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
-    loaded = source.load(whole, callbacks)
     folder = Path(out) / whole.name
+    source.require_sense(whole, folder)
+    data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
+    # until here without torch
+    from hnetkit.train.export import register_run
+    from hnetkit.train.trainer import train as run
+
+    whole = make({**source.defaults(), "precision": source.precision()})
+    data = replace(data, recipe=whole)
+    loaded = source.load(whole, callbacks)
     result = run(whole, loaded, data, folder, start_mode=start_mode, force=force, callbacks=callbacks)
     if result.files:
         register_run(library, result.folder, whole, loaded, result.files, result.started_from)
@@ -151,10 +158,19 @@ def sweep(
     callbacks = _callbacks(note=note, progress=progress, step=step)
     source = _ModelSource.of(model, device)
     varied = [VariedSetting.of(*setting) for setting in vary.items()] if isinstance(vary, Mapping) else vary
-    plan = plan_sweep(recipe, varied, source.changes(changes), source.defaults(), Path(out))
+
+    def planned(defaults: Mapping[str, Any]) -> Sweep:
+        return plan_sweep(recipe, varied, source.changes(changes), defaults, Path(out))
+
+    plan = planned(source.defaults())
     plan.require_ours()
-    _require_networks([run.recipe for run in plan.runs], library)
+    _require_networks([made_run.recipe for made_run in plan.runs], library)
+    for made_run in plan.runs:
+        with made_run.naming_errors():
+            source.require_sense(made_run.recipe, made_run.folder)
     data = plan.read(partial(callbacks.progress, "Reading pictures"))
+    plan = planned({**source.defaults(), "precision": source.precision()})
+    data = [replace(own, recipe=made_run.recipe) for own, made_run in zip(data, plan.runs, strict=True)]
     loaded = source.load(plan.runs[0].recipe, callbacks)
     return run_sweep(
         plan,
@@ -169,8 +185,6 @@ def sweep(
 
 
 def _callbacks(**given: Any) -> Callbacks:
-    from hnetkit.train.trainer import Callbacks
-
     return Callbacks(**{name: callback for name, callback in given.items() if callback is not None})
 
 
@@ -203,7 +217,7 @@ class _ModelSource(NamedTuple):
     Attributes:
         source: a path or a hub id, as given; None for the default or a loaded model.
         loaded: a model that is loaded already.
-        device: to compute on.
+        device: to compute on, by the name that was asked for.
     """
 
     source: str | None
@@ -212,11 +226,11 @@ class _ModelSource(NamedTuple):
 
     @classmethod
     def of(cls, model: Model | AnyPath | None, device: str | None) -> _ModelSource:
-        from hnetkit.generate.model import device_of
+        from hnetkit.generate.model import chosen_device
 
         if model is None or isinstance(model, str | os.PathLike):
             source = None if model is None else os.fspath(model)
-            return cls(source, None, device_of(device or settings.get("device") or "auto"))
+            return cls(source, None, chosen_device(device))
         return cls(None, model, model.pipe.unet.device.type)
 
     def changes(self, changes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -224,33 +238,70 @@ class _ModelSource(NamedTuple):
         return changes if self.source is None else {**changes, "model": self.source}
 
     def defaults(self) -> dict[str, Any]:
-        """Returns the settings of a recipe that depend on this machine and on `hnetkit config`."""
-        precision = "no"
-        if self.device == "cuda":
-            import torch
+        """Returns the settings of a recipe that depend on `hnetkit config`."""
+        return {"model": self.loaded.name if self.loaded else settings.get("model") or str(demo.model_folder())}
 
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-        model = self.loaded.name if self.loaded else settings.get("model") or str(demo.model_folder())
-        return {"precision": precision, "model": model}
+    def precision(self) -> str:
+        """Returns the precision that suits the device, where a recipe says none.
+
+        Raises:
+            UsageError: this machine has no such device.
+        """
+        from hnetkit.generate.model import device_of
+
+        if device_of(self.device) != "cuda":
+            return "no"
+        import torch
+
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+
+    def require_sense(self, recipe: Recipe, folder: Path) -> None:
+        """Raises what is wrong with a run and can be told without torch; its images are not looked at.
+
+        Raises:
+            UsageError, NotFound, ModelNotUsable: invalid settings, or no such model.
+            OutputExists, RunChanged: the folder holds something else.
+            FileRefused, IncompatibleNetwork: a network that the recipe names cannot be read, or is for another model.
+        """
+        from hnetkit.formats import load
+        from hnetkit.generate.model import ModelSource
+        from hnetkit.generate.prompt_networks import ResolvedNetwork
+        from hnetkit.train.recipe import schedules_of
+        from hnetkit.train.run_folder import RunFolder
+
+        schedules_of(recipe)
+        RunFolder(folder, recipe).require_ours()
+        if self.loaded is not None:
+            return
+        place = None if self._is_fallback(recipe) else recipe.model
+        source = ModelSource(place, vae=recipe.vae, tokenizer=recipe.tokenizer)
+        files = [file for file in (recipe.start, *recipe.beside) if file is not None]
+        networks = [ResolvedNetwork(network.name, network) for network in map(load, files)]
+        source.require_fit(networks, source.outline())
+
+    def _is_fallback(self, recipe: Recipe) -> bool:
+        """Whether nobody chose a model, so that the bundled one is trained on."""
+        return self.source is None and os.path.realpath(recipe.model) == str(demo.model_folder())
 
     def load(self, recipe: Recipe, callbacks: Callbacks) -> Model:
         """Returns the model of a recipe, in its precision."""
-        from hnetkit.generate.model import load_model
+        from hnetkit.generate.model import device_of, load_model
 
         if self.loaded is not None:
             return self.loaded
-        if self.source is None and os.path.realpath(recipe.model) == str(demo.model_folder()):
+        if self._is_fallback(recipe):
             callbacks.note(
                 "No --model: training on the bundled demo model. `hnetkit config model FOLDER` sets another."
             )
-        if self.device == "cuda":
+        device = device_of(self.device)
+        if device == "cuda":
             import torch
 
             torch.cuda.set_device(Processes.of_environment().local_rank)
         callbacks.progress("Loading the model", 0, 1)
         model = load_model(
             recipe.model,
-            device=self.device,
+            device=device,
             dtype=_DTYPES[recipe.precision],
             vae=recipe.vae,
             tokenizer=recipe.tokenizer,

@@ -15,16 +15,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
-from torch import Tensor
 
 from hnetkit.errors import DamagedFile, DiskFull, FileRefused, NotFound
 from hnetkit.files import read_regular, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import read_json
 from hnetkit.text import size_text
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "hnetkit.training-state/1"
 
@@ -300,6 +302,8 @@ def _write_file(path: Path, data: bytes) -> None:
 
 def _pack(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Returns a value as JSON holds it, and moves its tensors into `tensors`, named by their path in it."""
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         tensors[name] = value.detach().to("cpu").contiguous()
         return {"tensor": name}

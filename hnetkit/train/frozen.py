@@ -15,9 +15,9 @@ from torch.nn.functional import interpolate
 from torch.nn.grad import conv2d_input
 from torch.nn.utils.rnn import pad_sequence
 
-from hnetkit.errors import ModelNotUsable, UsageError
+from hnetkit.errors import UsageError
 from hnetkit.generate.sampling.encoding import Encoded
-from hnetkit.generate.sampling.vae import fp32_where_needed
+from hnetkit.generate.sampling.vae import fp32_where_needed, mask_channels
 from hnetkit.images import on_white
 from hnetkit.runtime.adapters import unload_hypernetworks
 from hnetkit.runtime.layers import unet_of
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from hnetkit.generate.model import Model
+    from hnetkit.train.callbacks import Progress
     from hnetkit.train.data import TrainingData, TrainingImage
     from hnetkit.train.recipe import Recipe
 
 DTYPES: Mapping[str, torch.dtype] = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-Progress = Callable[[str, int, int], None]
-"""Called with what is being prepared, how much is done, and how much there is."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,12 +40,15 @@ class FrozenInputs:
 
     Attributes:
         latents: of each image.
+        beside_latents: ``[1, 5, h, w]`` for each size (width, height) in pixels, of `mask_channels`; empty if the UNet
+            reads latents alone.
         prompts: encoded, or encoded when they are needed.
         pipe: its autoencoder and text encoders are on the CPU if every prompt was encoded in advance.
         device: of the UNet.
     """
 
     latents: Sequence[Latents]
+    beside_latents: Mapping[tuple[int, int], Tensor]
     prompts: PromptCache
     pipe: Any
     device: torch.device
@@ -79,12 +81,15 @@ def encode_inputs(model: Model, data: TrainingData, progress: Progress) -> Froze
         except UsageError as error:
             raise UsageError(f"the caption of {image.path.name}: {error}", hint=error.command_hint) from error
     latents = encode_images(pipe, data, lambda done, total: progress("Encoding pictures", done, total))
+    with torch.no_grad():
+        masks = {size: mask_channels(pipe, size) for size in {image.size for image in data.images}}
+    beside_latents = {size: channels for size, channels in masks.items() if channels is not None}
     are_fixed = not (recipe.shuffle_tags or recipe.drop_tags)
     if are_fixed and prompts.encode_all(data.prompts()) and unet.device.type != "cpu":
         for part in _encoders(pipe):
             part.to("cpu")
         torch.cuda.empty_cache()
-    return FrozenInputs(latents, prompts, pipe, unet.device)
+    return FrozenInputs(latents, beside_latents, prompts, pipe, unet.device)
 
 
 @contextmanager
@@ -92,18 +97,10 @@ def frozen_unet(model: Model, recipe: Recipe) -> Iterator[Any]:
     """Gives the model's UNet, frozen, without hypernetworks and in the recipe's precision.
 
     Its precision stays; everything else is as before after the block.
-
-    Raises:
-        ModelNotUsable: the UNet takes more than latents (it was made for inpainting).
     """
     pipe = model.pipe
     unload_hypernetworks(pipe)
     unet: Any = unet_of(pipe)
-    if unet.config.in_channels != pipe.vae.config.latent_channels:
-        raise ModelNotUsable(
-            f"{model.name}: its UNet takes {unet.config.in_channels} channels, as models for inpainting do",
-            hint="train on the model that it was made from",
-        )
     device, was_checkpointing = unet.device, unet.is_gradient_checkpointing
     parts = [unet, *_encoders(pipe)]
     unfrozen = [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]

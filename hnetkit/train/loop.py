@@ -17,6 +17,7 @@ import torch
 from hnetkit.errors import RunChanged, TrainingFailed
 from hnetkit.formats.writing import save
 from hnetkit.network import Hypernetwork
+from hnetkit.train.callbacks import TrainingReport
 from hnetkit.train.checkpoints import TrainingState, reporting_full_disk
 from hnetkit.train.guards import MEASURED, Guards, Verdict
 from hnetkit.train.logs import Log, LogRow
@@ -29,24 +30,6 @@ from hnetkit.train.step import Stepper, StepResult, restore_optimizer
 
 _SECONDS_BETWEEN_PLOTS = 60
 _SECONDS_OF_ONE_SIGNAL = 1  # launchers pass on a signal that the terminal has sent already
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingReport:
-    """Where a run is.
-
-    Attributes:
-        step: steps made, of `last_step`.
-        epoch: how often all images were seen.
-        loss: its running mean.
-        rate: learning rate of the step that was just made.
-    """
-
-    step: int
-    last_step: int
-    epoch: int
-    loss: float
-    rate: float
 
 
 @dataclass(eq=False)

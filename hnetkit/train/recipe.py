@@ -21,6 +21,7 @@ from hnetkit.text import printable
 from hnetkit.train.build import Build
 from hnetkit.train.guards import GuardSettings
 from hnetkit.train.previews import PreviewSettings
+from hnetkit.train.schedules import Rates, schedule
 
 if TYPE_CHECKING:
     from hnetkit.library.library import AnyPath
@@ -165,6 +166,8 @@ class Recipe:
             )
         for fault in self._faults():
             raise UsageError(fault)
+        if self.start is not None and self.build != Build():
+            raise UsageError(f"{self.start} says how the network is built", hint="leave --structure and the like out")
 
     @property
     def samples_per_step(self) -> int:
@@ -253,6 +256,16 @@ def _is_option(value: Any) -> bool:
     if isinstance(value, str):
         return len(value) <= _MOST_OPTIONS
     return value is None or (isinstance(value, int | float) and abs(value) <= LARGEST)
+
+
+def schedules_of(recipe: Recipe) -> tuple[Rates, Rates | None]:
+    """Returns the rates of a recipe, and what gradients are clipped at, if they are.
+
+    Raises:
+        UsageError: one of the two is no schedule.
+    """
+    rates = schedule(recipe.rates, recipe.max_steps)
+    return rates, None if recipe.clip_at is None else Rates(recipe.clip_at, rates.last_step)
 
 
 def make_recipe(

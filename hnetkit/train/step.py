@@ -51,7 +51,7 @@ class Stepper:
         stacks: put it, and the networks that captions name beside it, in front of the UNet's attention.
         optimizer: of the network's parameters.
         scaler: of gradients, for a UNet that computes in fp16; otherwise disabled.
-        data, latents, prompts: of the run.
+        data, latents, beside_latents, prompts: of the run; see `hnetkit.train.frozen.FrozenInputs`.
         objective: what predictions are measured against.
         processes: that share each step.
     """
@@ -63,6 +63,7 @@ class Stepper:
     scaler: torch.amp.GradScaler
     data: TrainingData
     latents: Sequence[Latents]
+    beside_latents: Mapping[tuple[int, int], Tensor]
     prompts: PromptCache
     objective: Objective
     processes: Processes
@@ -119,11 +120,15 @@ class Stepper:
     def _losses(self, samples: Sequence[Sample], prompts: Sequence[Encoded]) -> Tensor:
         """Returns the loss ``[n]`` of samples of one size."""
         device, dtype, seed = self.unet.device, self.unet.dtype, self.data.recipe.seed
+        size = self.data.images[samples[0].image].size
         drawn = [self._draw(sample, seed) for sample in samples]
         latents, noise, times = (torch.stack(list(part)).to(device) for part in zip(*drawn, strict=True))
-        arguments = unet_arguments(prompts, self.data.images[samples[0].image].size, device, dtype)
+        arguments = unet_arguments(prompts, size, device, dtype)
         torch.manual_seed(seed_for(seed, "dropout", samples[0].index))
         noisy = self.objective.add_noise(latents, noise, times).to(dtype)
+        if size in self.beside_latents:
+            beside = self.beside_latents[size].to(noisy).expand(len(noisy), -1, -1, -1)
+            noisy = torch.cat([noisy, beside], dim=1)
         self.stacks.choose([sample.stack for sample in samples], device)
         predicted = self.unet(noisy, times, return_dict=False, **arguments)[0]
         return self.objective.losses(predicted, latents, noise, times, self._weights(samples))

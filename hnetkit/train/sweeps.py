@@ -23,23 +23,21 @@ from hnetkit.files import new_file, refuse_links
 from hnetkit.hashes import blake3_of
 from hnetkit.limits import read_json
 from hnetkit.text import to_cell
+from hnetkit.train.callbacks import NO_CALLBACKS, Callbacks
 from hnetkit.train.data import Template, TrainingData, TrainingImage, read_data
-from hnetkit.train.export import register_run
 from hnetkit.train.logs import CSV_NAME, read_log
 from hnetkit.train.previews import Previews
 from hnetkit.train.recipe import Recipe, make_recipe
 from hnetkit.train.run_folder import RunFolder, RunInputs, StartMode
 from hnetkit.train.schedules import schedule
-from hnetkit.train.trainer import Callbacks, TrainingResult, check, train
 from hnetkit.train.variations import SweepRun, SweptChoice, VariedSetting, plan_runs, require_valid_variations
 
 if TYPE_CHECKING:
     from hnetkit.generate.model import Model
     from hnetkit.library.library import AnyPath, Library
+    from hnetkit.train.trainer import TrainingResult
 
 FORMAT = "hnetkit.sweep/1"
-
-_NO_CALLBACKS = Callbacks()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +157,12 @@ class Sweep:
         Raises:
             UsageError, RunChanged: the first fault of a run, with the run's label.
         """
+        from hnetkit.train.trainer import check
+
         inputs = []
         for run, own in zip(self.runs, data, strict=True):
-            try:
+            with run.naming_errors():
                 inputs.append(check(run.recipe, model, own, run.folder, start_mode=start_mode, force=force))
-            except UsageError as error:
-                raise type(error)(f"{run.label}: {error}", hint=error.command_hint) from error
         return inputs
 
     def begin(self) -> None:
@@ -260,7 +258,7 @@ def run_sweep(
     *,
     start_mode: StartMode = "continue",
     force: bool = False,
-    callbacks: Callbacks = _NO_CALLBACKS,
+    callbacks: Callbacks = NO_CALLBACKS,
     made: Callable[[RunOutcome], None] | None = None,
     library: Library | None = None,
 ) -> list[RunOutcome]:
@@ -277,6 +275,9 @@ def run_sweep(
         HnetkitError: as `hnetkit.train.trainer.train`, before the first run or in any of several processes; otherwise
             the failure of a run is its outcome.
     """
+    from hnetkit.train.export import register_run
+    from hnetkit.train.trainer import train
+
     processes = Processes.of_accelerate(model.pipe.unet.device.type)
     previews = sweep.previews(model, callbacks.note)
     inputs = sweep.check(model, data, start_mode, force=force)

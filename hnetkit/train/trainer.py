@@ -15,22 +15,23 @@ import torch
 from hnetkit.distributed import Processes
 from hnetkit.errors import OutOfMemory, UsageError
 from hnetkit.generate.backend_errors import is_out_of_memory
-from hnetkit.runtime.layers import find_layers, require_fit
+from hnetkit.runtime.fit import require_fit
+from hnetkit.runtime.layers import contexts_of, find_layers
 from hnetkit.runtime.stack import require_finite
 from hnetkit.text import size_text
-from hnetkit.train.build import Build
+from hnetkit.train.callbacks import NO_CALLBACKS, Callbacks
 from hnetkit.train.checkpoints import TrainingState, require_disk_space
 from hnetkit.train.data import TrainingData
 from hnetkit.train.export import save_trained, to_hypernetwork
-from hnetkit.train.frozen import FrozenInputs, Progress, encode_inputs, frozen_unet
+from hnetkit.train.frozen import FrozenInputs, encode_inputs, frozen_unet
 from hnetkit.train.guards import Guards
 from hnetkit.train.logs import Log
-from hnetkit.train.loop import TrainingLoop, TrainingReport
+from hnetkit.train.loop import TrainingLoop
 from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.previews import Previews
-from hnetkit.train.recipe import Recipe
+from hnetkit.train.recipe import Recipe, schedules_of
 from hnetkit.train.run_folder import RunFolder, RunInputs, StartMode, inputs_of
-from hnetkit.train.schedules import Rates, schedule
+from hnetkit.train.schedules import Rates
 from hnetkit.train.step import Objective, Stepper, make_optimizer
 from hnetkit.train.unet_hooks import BatchStacks
 
@@ -67,21 +68,6 @@ class TrainingResult:
         return self.files[0] if self.files else None
 
 
-@dataclass(frozen=True, slots=True)
-class Callbacks:
-    """What a run calls as it goes.
-
-    Attributes:
-        note: takes a line for the user.
-        progress: takes what is being prepared, how much is done, and how much there is.
-        step: takes where the run is, after each step.
-    """
-
-    note: Callable[[str], None] = lambda line: None
-    progress: Progress = lambda what, done, total: None
-    step: Callable[[TrainingReport], None] = lambda report: None
-
-
 def train(
     recipe: Recipe,
     model: Model,
@@ -90,7 +76,7 @@ def train(
     *,
     start_mode: StartMode = "continue",
     force: bool = False,
-    callbacks: Callbacks = Callbacks(),
+    callbacks: Callbacks = NO_CALLBACKS,
 ) -> TrainingResult:
     """Trains a network, from its last checkpoint where the folder has one, and saves it.
 
@@ -130,7 +116,7 @@ def train(
             stepper=_stepper(parts, data, frozen),
             guards=Guards(recipe.guards, rates.last_step),
             rates=rates,
-            clip_at=_clip_schedule(recipe, rates),
+            clip_at=schedules_of(recipe)[1],
             export=partial(_export, parts.network, model, recipe.name),
             log=log,
             previews=_previews(recipe, model, frozen, folder, callbacks) if processes.is_main else None,
@@ -168,7 +154,7 @@ def check(
     Raises:
         UsageError, RunChanged, NotFound: as `train`, before its first step.
     """
-    with _set_up(recipe, model, data, folder, Callbacks()) as parts:
+    with _set_up(recipe, model, data, folder, NO_CALLBACKS) as parts:
         parts.files.require_same(start_mode, parts.inputs, force=force)
         return parts.inputs
 
@@ -235,6 +221,7 @@ def _stepper(parts: _SetUp, data: TrainingData, frozen: FrozenInputs) -> Stepper
         scaler=torch.amp.GradScaler(parts.unet.device.type, enabled=data.recipe.precision == "fp16"),
         data=data,
         latents=frozen.latents,
+        beside_latents=frozen.beside_latents,
         prompts=frozen.prompts,
         objective=parts.objective,
         processes=parts.processes,
@@ -280,8 +267,7 @@ def _checked_rates(recipe: Recipe, data: TrainingData, processes: Processes, cal
             f"{processes.size} processes share {recipe.samples_per_step} samples a step",
             hint=f"--batch-size {processes.size}, or --accumulation {processes.size}",
         )
-    rates = schedule(recipe.rates, recipe.max_steps)
-    clip_at = _clip_schedule(recipe, rates)
+    rates, clip_at = schedules_of(recipe)
     if processes.is_main:
         warnings = [*data.warnings(), *rates.warnings()]
         warnings += [f"clipping: {warning}" for warning in clip_at.warnings()] if clip_at else []
@@ -290,15 +276,9 @@ def _checked_rates(recipe: Recipe, data: TrainingData, processes: Processes, cal
     return rates
 
 
-def _clip_schedule(recipe: Recipe, rates: Rates) -> Rates | None:
-    return None if recipe.clip_at is None else Rates(recipe.clip_at, rates.last_step)
-
-
 def _network(recipe: Recipe, unet: Any) -> tuple[TrainedNetwork, str | None]:
     """Returns the network to train, on the UNet's device, and the content hash of the file that it comes from."""
     if recipe.start is not None:
-        if recipe.build != Build():
-            raise UsageError(f"{recipe.start} says how the network is built", hint="leave --structure and the like out")
         network, start = _load_network(recipe.start, unet)
     else:
         widths = sorted({layer.width for layer in find_layers(unet)})
@@ -320,7 +300,7 @@ def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
     from hnetkit.formats import load
 
     loaded = load(file)
-    require_fit(loaded.name, loaded, unet, find_layers(unet), force=False)
+    require_fit(loaded.name, loaded, contexts_of(unet, find_layers(unet)))
     for width, _, _, tensor in loaded.each_tensor():
         require_finite(tensor.torch(), file, width)
     return TrainedNetwork.from_hypernetwork(loaded), loaded.content_hash

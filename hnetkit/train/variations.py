@@ -9,7 +9,8 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -92,6 +93,14 @@ class SweepRun:
     folder: Path
     recipe: Recipe
     settings: Mapping[str, Any]
+
+    @contextmanager
+    def naming_errors(self) -> Iterator[None]:
+        """Puts the run's label before a UsageError that is raised inside the block."""
+        try:
+            yield
+        except UsageError as error:
+            raise type(error)(f"{self.label}: {error}", hint=error.command_hint) from error
 
 
 def plan_runs(name: str, folder: Path, recipes: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> tuple[SweepRun, ...]:

@@ -105,11 +105,13 @@ def test_sd_2_without_metadata_is_told_by_what_its_unet_makes_of_noise(sd_folder
 @pytest.mark.parametrize(("answer", "is_noise"), [(lambda x: 0.99 * x, True), (lambda x: 0.07 * x - 0.5, False)])
 def test_a_unet_that_returns_its_noise_predicts_epsilon(answer: Any, is_noise: bool) -> None:
     class Fake:
-        config = SimpleNamespace(in_channels=9, cross_attention_dim=24)
+        config = SimpleNamespace(in_channels=9, out_channels=4, cross_attention_dim=24)
         device, dtype = torch.device("cpu"), torch.float32
 
         def __call__(self, sample: Tensor, timestep: int, encoder_hidden_states: Tensor) -> Any:
             assert (sample.shape, timestep, encoder_hidden_states.shape) == ((1, 9, 16, 16), 999, (1, 77, 24))
+            assert (sample[:, 4] == 1).all()  # a mask of everything, and gray
+            assert (sample[:, 5:] == 0).all()
             return SimpleNamespace(sample=answer(sample[:, :4]))
 
     assert predicts_noise(Fake()) == is_noise

@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.checkpoints import open_clip_tensors, original_vae, unet_name
 
-from hnetkit.generate.loading.checkpoints import CONFIGURATIONS
-from hnetkit.generate.loading.parts import build_text_encoder, build_unet, build_vae
+from hnetkit.generate.loading.checkpoints import CONFIGURATIONS, StateDict, _kinds_of
+from hnetkit.generate.loading.parts import build_text_encoder, build_unet, build_vae, is_for_inpainting
 
 UNET = "model.diffusion_model."
 COUNTS = {
@@ -60,6 +60,22 @@ def test_a_configuration_has_the_parameters_of_the_real_model_and_takes_its_name
         names = open_clip_tensors(made.state_dict()) if prefix.endswith(".model.") else made.state_dict()
         again = build_text_encoder(config, {prefix + name: item for name, item in names.items()}, prefix, part)
     assert {n: t.shape for n, t in again.state_dict().items()} == {n: t.shape for n, t in made.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["sd1", "sd2-base", "sdxl"])
+def test_a_unet_for_inpainting_is_found_at_full_size(kind: str) -> None:
+    """Published: 859,535,364 parameters in ``sd-v1-5-inpainting.ckpt``, as the first layer has 5 channels more."""
+    config = json.loads((CONFIGURATIONS / kind / "unet" / "config.json").read_text())
+    tensors = {
+        f"{UNET}{unet_name(name, config)}": item for name, item in full_size(f"{kind}/unet").state_dict().items()
+    }
+    tensors[f"{UNET}input_blocks.0.0.weight"] = torch.zeros(320, 9, 3, 3, device="meta")
+    text = {"conditioner.embedders.1.model.ln_final.weight": (1280,)} if kind == "sdxl" else {}
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()} | text
+    assert _kinds_of(StateDict("inpainting.ckpt", shapes, {}, tensors.__getitem__))[0] == kind
+    unet = build_unet({**config, "in_channels": 9}, tensors, kind)
+    assert sum(parameter.numel() for parameter in unet.parameters()) == COUNTS[f"{kind}/unet"] + 320 * 5 * 9
+    assert is_for_inpainting(unet.config)
 
 
 def test_names_and_shapes_are_those_of_the_published_files() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ import torch
 from PIL import Image
 from support.drawing import REQUEST, load_all, one
 from support.hostile_images import damaged_avif, large_png, postscript
-from support.pipelines import tiny_sd
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.generate.drawing import _ImageBatch, draw
@@ -183,22 +183,6 @@ def test_what_lies_under_the_mask_counts(sd: Model, photo: Path, right_half: Pat
     assert all(drawn != one(sd, replace(REQUEST, steps=6, init_image=replace(init, content=other))) for other in others)
 
 
-def test_a_unet_made_for_inpainting_reads_mask_and_picture(
-    tmp_path: Path, sd: Model, photo: Path, right_half: Path
-) -> None:
-    pipe = tiny_sd()
-    unet = type(pipe.unet).from_config({**pipe.unet.config, "in_channels": 9, "_use_default_values": []}).eval()
-    seen: list[torch.Tensor] = []
-    unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
-    pipe.unet = unet
-    model = replace(sd, pipe=pipe, _encoders={})
-    one(model, replace(REQUEST, init_image=InitImage(photo, 1.0, mask=right_half, mask_blur=0)))
-    assert seen[0].shape == (2, 9, 8, 8)
-    assert (seen[0][:, 4, :, :4] == 0).all()
-    assert (seen[0][:, 4, :, 4:] == 1).all()
-    assert (seen[0][:, 5:, :, 4:] == 0).all()
-
-
 # --- a second pass
 
 
@@ -269,6 +253,20 @@ def test_progress_counts_the_calls_of_both_passes(sd: Model) -> None:
 
 
 # --- batches and noise
+
+
+def test_a_picture_over_another_is_the_one_of_its_seed_in_every_batch(sd: Model, photo: Path, right_half: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {"init_image": InitImage(photo, 0.4)},
+        {"init_image": InitImage(photo, 0.4, mask=right_half)},
+        {"second": second(upscaler="Lanczos", denoising=0.4)},
+    ]
+    for change in changes:
+        request = replace(REQUEST, **change)
+        alone = [one(sd, replace(request, seed=seed)) for seed in (5, 6)]
+        together = [drawn.image.tobytes() for drawn in draw(sd, replace(request, count=2, batch_size=2))]
+        for ours, theirs in zip(together, alone, strict=True):
+            np.testing.assert_allclose(pixels(ours), pixels(theirs), atol=1)
 
 
 def test_a_batch_holds_the_pictures_of_its_seeds(sd: Model) -> None:

@@ -24,7 +24,7 @@ _OPENS = re.compile(r"(?:hnetkit (?!.*[?;,]\s).*|(?:^|\s)--[a-z-]+[ =]|(?:^|\s)-
 # numbers, and words of hnetkit's own
 OURS = re.compile(
     r"argument\(.*|beside|axis|near|near\[0\]|known\[near\[0\]\]|instead|chosen|layout|key|job\.sha256|network\['hash'\]"
-    r"|what|processes\.size|' or '\.join\((?:DTYPES|bases)\)|fitting\[0\]|', '\.join\(near\)"
+    r"|what|processes\.size|' or '\.join\((?:DEVICES|DTYPES|bases)\)|fitting\[0\]|', '\.join\(near\)"
     r"|','\.join\(map\(str, seeds\)\)"
     r"|kind|config|_.*"
 )

@@ -72,6 +72,21 @@ def tiny_sdxl(seed: int = 0, dtype: torch.dtype = torch.float32) -> StableDiffus
     return _ready(pipe, dtype)
 
 
+def reading(pipe: Any, channels: int, *, ignored: bool = False) -> Any:
+    """Returns a pipeline of the same parts, but for a UNet that reads so many channels: 9 as those for inpainting do.
+
+    Args:
+        ignored: the UNet makes nothing of the channels that come after the latents.
+    """
+    unet = pipe.unet
+    made = type(unet).from_config({**unet.config, "in_channels": channels, "_use_default_values": []}).eval()
+    first = unet.conv_in.weight.detach()
+    more = torch.randn(len(first), channels - 4, 3, 3, generator=torch.Generator().manual_seed(channels)) / 10
+    weights = {**unet.state_dict(), "conv_in.weight": torch.cat([first, more * (not ignored)], dim=1)}
+    made.load_state_dict(weights)
+    return _ready(type(pipe)(**{**pipe.components, "unet": made}), torch.float32)
+
+
 def tiny_tokenizer() -> CLIPTokenizer:
     """Returns a CLIP tokenizer that knows single letters, digits and marks; 77 tokens at most."""
     words = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS), "<|startoftext|>", "<|endoftext|>"]

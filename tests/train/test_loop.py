@@ -30,10 +30,10 @@ from hnetkit.errors import (
 )
 from hnetkit.generate.model import Model, load_model
 from hnetkit.train.build import Build
+from hnetkit.train.callbacks import TrainingReport
 from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.data import read_data
 from hnetkit.train.guards import GuardSettings
-from hnetkit.train.loop import TrainingReport
 from hnetkit.train.previews import PreviewSettings
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.trainer import Callbacks, train

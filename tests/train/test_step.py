@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.pipelines import tiny_sd
+from support.pipelines import reading, tiny_sd
 from support.training import make_pictures, small_recipe
 
 import hnetkit
@@ -27,10 +27,10 @@ from hnetkit.train.unet_hooks import BatchStacks, NamedStack
 
 
 @contextmanager
-def stepper(pictures: Path, build: Build, **changes: Any) -> Iterator[Stepper]:
+def stepper(pictures: Path, build: Build, pipe: Any = None, **changes: Any) -> Iterator[Stepper]:
     """A stepper over a tiny model, with plain gradient descent."""
     recipe = small_recipe(pictures, optimizer="SGD", build=build, **changes)
-    pipe = tiny_sd(least=True)
+    pipe = pipe or tiny_sd(least=True)
     model = Model(pipe, "tiny", Defaults(), Path("none"), pipe.scheduler.config)
     with frozen_unet(model, recipe) as unet:
         data = read_data(recipe)
@@ -44,6 +44,7 @@ def stepper(pictures: Path, build: Build, **changes: Any) -> Iterator[Stepper]:
             scaler=torch.amp.GradScaler("cpu", enabled=False),
             data=data,
             latents=frozen.latents,
+            beside_latents=frozen.beside_latents,
             prompts=frozen.prompts,
             objective=Objective(model.scheduler_config),
             processes=Processes(),
@@ -55,6 +56,35 @@ def test_every_sample_has_noise_and_a_time_step_of_its_own(tmp_path: Path) -> No
         losses = [steps.measure(step) for step in range(12)]
         assert len({round(loss, 5) for loss in losses}) == 12
         assert losses == [steps.measure(step) for step in range(12)]
+
+
+def test_a_model_for_inpainting_is_trained_with_everything_masked_and_gray(tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path, 5, sizes=((16, 16), (24, 16)))
+    pipe = reading(tiny_sd(least=True), 9)
+    seen = []
+    pipe.unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0][:, 4:]))
+    with stepper(pictures, Build(), pipe, batch_size=2) as steps:
+        moved = [steps.make_step(step, 1e-2, None).gradient_norm for step in range(3)]
+    assert all(moved)
+    grays = {}
+    for height, width in ((16, 16), (16, 24)):
+        with torch.no_grad():
+            latents = (
+                pipe.vae.encode(torch.zeros(1, 3, height, width)).latent_dist.mean * pipe.vae.config.scaling_factor
+            )
+        grays[height // 2, width // 2] = torch.cat([torch.ones_like(latents[:, :1]), latents], dim=1)
+    assert {tuple(call.shape[2:]) for call in seen} == grays.keys()
+    for call in seen:
+        torch.testing.assert_close(call, grays[tuple(call.shape[2:])].expand_as(call))
+
+
+def test_a_model_that_makes_nothing_of_its_mask_is_trained_as_the_plain_one(tmp_path: Path) -> None:
+    pictures = make_pictures(tmp_path, 3)
+    losses = []
+    for pipe in (tiny_sd(least=True), reading(tiny_sd(least=True), 9, ignored=True)):
+        with stepper(pictures, Build(zero_output=False), pipe) as steps:
+            losses.append([steps.make_step(step, 1e-2, None).loss for step in range(4)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_the_loss_of_a_step_is_the_mean_of_its_samples(tmp_path: Path) -> None:

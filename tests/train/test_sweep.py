@@ -17,9 +17,9 @@ import hnetkit
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
 from hnetkit.generate.model import Model
 from hnetkit.train.build import Build
+from hnetkit.train.callbacks import TrainingReport
 from hnetkit.train.data import read_data
 from hnetkit.train.logs import read_log
-from hnetkit.train.loop import TrainingReport
 from hnetkit.train.previews import Previews, PreviewSettings
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.sweeps import RunOutcome, Sweep, run_sweep

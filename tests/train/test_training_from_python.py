@@ -19,7 +19,7 @@ from hnetkit import train
 from hnetkit.cli import run
 from hnetkit.errors import BadPicture, NotFound, RunChanged, TrainingFailed, UsageError
 from hnetkit.generate.model import load_model
-from hnetkit.train.loop import TrainingReport
+from hnetkit.train.callbacks import TrainingReport
 from hnetkit.train.recipe import Recipe
 from hnetkit.train.sweeps import RunOutcome
 

@@ -23,7 +23,17 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import TITLES, kind_of_bytes, kind_of_names, refuse_sparse
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
-from hnetkit.generate.loading.parts import VAE_NAMES, build_text_encoder, build_unet, build_vae
+from hnetkit.generate.loading.parts import (
+    OTHER_MODEL,
+    VAE_NAMES,
+    build_pipeline,
+    build_text_encoder,
+    build_unet,
+    build_vae,
+    is_for_inpainting,
+    refiner,
+    require_known_channels,
+)
 from hnetkit.generate.loading.tokenizer import load_tokenizers
 from hnetkit.text import shorten
 
@@ -41,8 +51,6 @@ _TEXT = {
     "text_encoder_2": (f"{_XL}1.model.",),
 }
 _REFINER_WIDTH = 1280
-_CHANNELS = (4, 9)  # latents; for inpainting also the mask and the masked image
-_OTHER_MODEL = "hypernetworks belong on Stable Diffusion 1, 2 and XL"
 
 MakeVae = Callable[[Callable[[], Mapping[str, Any]]], Any]
 
@@ -111,10 +119,16 @@ def load_checkpoint(
     unet.register_to_config(sample_size=_config(kind, "unet")["sample_size"])
     scheduler_config = _config(kind, "scheduler") | _stated_prediction(state)
     parts["scheduler"] = getattr(diffusers, scheduler_config["_class_name"]).from_config(scheduler_config)
-    if "text_encoder_2" in parts:
-        return diffusers.StableDiffusionXLPipeline(**parts, add_watermarker=False)
-    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return diffusers.StableDiffusionPipeline(**parts, **none)
+    return build_pipeline(parts)
+
+
+def configuration_of(state: StateDict) -> dict[str, Any]:
+    """Returns the configuration of a checkpoint's UNet; what it predicts is not known yet.
+
+    Raises:
+        ModelNotUsable: it is not such a checkpoint.
+    """
+    return _config(_kinds_of(state)[0], "unet")
 
 
 def _kinds_of(state: StateDict) -> list[str]:
@@ -126,17 +140,16 @@ def _kinds_of(state: StateDict) -> list[str]:
     if len(channels) != 4 or len(widths) != 1 or not all(contexts):
         kind = TITLES[kind_of_names(state.shapes)]
         raise ModelNotUsable(
-            f"{state.path}: no Stable Diffusion checkpoint (it has no UNet; it may be {kind})", hint=_OTHER_MODEL
+            f"{state.path}: no Stable Diffusion checkpoint (it has no UNet; it may be {kind})", hint=OTHER_MODEL
         )
     width = widths.pop()
     is_xl = any(name.startswith(f"{_XL}1.") for name in state.shapes)
     if width == _REFINER_WIDTH and any(name.startswith(f"{_XL}0.model.") for name in state.shapes):
-        raise ModelNotUsable(f"{state.path}: the refiner of SDXL, which draws no picture alone", hint=_OTHER_MODEL)
-    if channels[1] not in _CHANNELS:
-        raise ModelNotUsable(f"{state.path}: its UNet takes {channels[1]} channels, not 4 or 9", hint=_OTHER_MODEL)
+        raise refiner(state.path)
     kinds = [kind.name for kind in sorted(CONFIGURATIONS.iterdir()) if _fits(kind, width, is_xl)]
     if not kinds:
-        raise ModelNotUsable(f"{state.path}: a UNet whose text is {width} wide, which is unknown", hint=_OTHER_MODEL)
+        raise ModelNotUsable(f"{state.path}: a UNet whose text is {width} wide, which is unknown", hint=OTHER_MODEL)
+    require_known_channels(channels[1], _config(kinds[0], "unet")["out_channels"], state.path)
     stated = _stated_prediction(state)
     return [kind for kind in kinds if stated.items() <= _config(kind, "scheduler").items()] or kinds[:1]
 
@@ -168,15 +181,19 @@ def _kind_from_prediction(kinds: list[str], unet: Any) -> str:
 
 
 def predicts_noise(unet: Any) -> bool:
-    """Whether a UNet predicts noise (epsilon): at the last time step, its output is then almost its input."""
+    """Whether a UNet predicts noise (epsilon): at the last time step, its output is then almost its input.
+
+    One for inpainting is shown a mask of ones, and zeros for the latents of a gray picture.
+    """
     import torch
 
     generator, config = torch.Generator("cpu").manual_seed(0), unet.config
-    sample = torch.randn(1, config.in_channels, 16, 16, generator=generator).to(unet.device, unet.dtype)
+    noise = torch.randn(1, config.out_channels, 16, 16, generator=generator).to(unet.device, unet.dtype)
+    beside = [torch.ones_like(noise[:, :1]), torch.zeros_like(noise)] if is_for_inpainting(config) else []
+    sample = torch.cat([noise, *beside], dim=1)
     text = torch.zeros(1, 77, config.cross_attention_dim, device=unet.device, dtype=unet.dtype)
     with torch.no_grad():
         output = unet(sample, 999, encoder_hidden_states=text).sample
-    noise = sample[:, : output.shape[1]]
     return torch.cosine_similarity(output.float().flatten(), noise.float().flatten(), dim=0).item() > 0.5
 
 
@@ -247,9 +264,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
 
 
 def _of_safetensors(source: SafetensorsFile) -> StateDict:
-    import torch
-
     def read(name: str) -> Tensor:
+        import torch
+
         entry = source.entries[name]
         if entry.dtype not in _SMALL_FLOATS:
             return source.tensor(name).torch()

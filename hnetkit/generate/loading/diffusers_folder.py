@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,15 @@ from hnetkit.generate.loading.configs import (
 )
 from hnetkit.generate.loading.defaults import MOST_PIXELS
 from hnetkit.generate.loading.model_source import hub_request, require_hub_id
-from hnetkit.generate.loading.parts import build_text_encoder, build_unet, build_vae
+from hnetkit.generate.loading.parts import (
+    OTHER_MODEL,
+    build_pipeline,
+    build_text_encoder,
+    build_unet,
+    build_vae,
+    refiner,
+    require_known_channels,
+)
 from hnetkit.generate.loading.tokenizer import FILES as _TOKENIZER_FILES
 from hnetkit.generate.loading.tokenizer import TOKENIZERS, read_tokenizer
 
@@ -75,10 +83,23 @@ _WEIGHTS = re.compile(
 )
 
 _SD_PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_SDXL_PARTS = (*_SD_PARTS, "text_encoder_2", "tokenizer_2")
 _PIPELINES: Mapping[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": _SD_PARTS,
-    "StableDiffusionXLPipeline": (*_SD_PARTS, "text_encoder_2", "tokenizer_2"),
+    "StableDiffusionImg2ImgPipeline": _SD_PARTS,
+    "StableDiffusionInpaintPipeline": _SD_PARTS,
+    "StableDiffusionXLPipeline": _SDXL_PARTS,
+    "StableDiffusionXLImg2ImgPipeline": _SDXL_PARTS,
+    "StableDiffusionXLInpaintPipeline": _SDXL_PARTS,
 }
+# pipelines with the same parts, whose UNets read other channels
+_OTHER_CHANNELS: Mapping[str, int] = {
+    "StableDiffusionDepth2ImgPipeline": 5,
+    "StableDiffusionInstructPix2PixPipeline": 8,
+    "StableDiffusionUpscalePipeline": 7,
+    "StableDiffusionXLInstructPix2PixPipeline": 8,
+}
+_LATENTS = 4  # channels, in all of them
 # parts that pipelines usually have, and that images are drawn without
 _NOT_LOADED: Mapping[str, tuple[str, ...]] = {
     "safety_checker": ("StableDiffusionSafetyChecker",),
@@ -120,11 +141,15 @@ def read_model_index(folder: Path) -> PipelineIndex:
         )
     index = read_object(path)
     kind = index.get("_class_name")
+    if isinstance(kind, str) and kind in _OTHER_CHANNELS:
+        require_known_channels(_OTHER_CHANNELS[kind], _LATENTS, str(folder))
     if not isinstance(kind, str) or kind not in _PIPELINES:
         raise ModelNotUsable(
             f"{folder}: holds a {str(kind)[:80]}; hypernetworks belong on Stable Diffusion 1, 2 and XL",
-            hint="give a folder whose model_index.json names StableDiffusionPipeline or StableDiffusionXLPipeline",
+            hint=OTHER_MODEL,
         )
+    if index.get("text_encoder") == [None, None] and "text_encoder_2" in index:
+        raise refiner(folder)
     parts, notes = {}, []
     for name, value in index.items():
         if not isinstance(value, list) or value == [None, None]:
@@ -140,6 +165,22 @@ def read_model_index(folder: Path) -> PipelineIndex:
     return PipelineIndex(kind, parts, index.get("force_zeros_for_empty_prompt", True) is not False, tuple(notes))
 
 
+def require_parts(folder: Path, index: PipelineIndex, others: Container[str]) -> None:
+    """Checks that a pipeline folder has what is loaded.
+
+    Args:
+        others: parts that replace the folder's own.
+
+    Raises:
+        ModelNotUsable: a part is missing, or there are no weights that are not pickled.
+    """
+    for name in _PIPELINES[index.kind]:
+        if name not in index.parts and name not in others:
+            raise ModelNotUsable(f"{folder}: cannot be loaded: it has no {name}", hint="get the model again")
+    if not weight_files(folder):
+        raise ModelNotUsable(f"{folder}: no .safetensors weights in unet/", hint=_NOT_PICKLED)
+
+
 def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts: Any) -> Any:
     """Returns the pipeline of a folder on the CPU, in `dtype`, without a safety checker.
 
@@ -151,27 +192,24 @@ def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts
         ModelNotUsable: a part is missing, has another architecture, or has pickled weights only.
         FileRefused: weights cannot be read safely.
     """
-    import diffusers
-
-    for name in _PIPELINES[index.kind]:
-        if name not in index.parts and name not in parts:
-            raise ModelNotUsable(f"{folder}: cannot be loaded: it has no {name}", hint="get the model again")
-    weights = weight_files(folder)
-    if not weights:
-        raise ModelNotUsable(f"{folder}: no .safetensors weights in unet/", hint=_NOT_PICKLED)
-    variant = variant_of(weights[0])
+    require_parts(folder, index, parts)
+    _require_known_unet(folder)
+    variant = variant_of(weight_files(folder)[0])
     for name, kind in index.parts.items():
         if name not in parts:
             parts[name] = load_component(folder / name, name, kind, dtype, variant)
     _refuse_huge_pictures(folder, parts["unet"].config.sample_size, parts["vae"].config.block_out_channels)
     with translating_errors(str(folder), hint="get the model again"):
-        if index.kind == "StableDiffusionXLPipeline":
-            zeros = index.zeros_for_empty_prompt
-            return diffusers.StableDiffusionXLPipeline(
-                **parts, force_zeros_for_empty_prompt=zeros, add_watermarker=False
-            )
-        none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-        return diffusers.StableDiffusionPipeline(**parts, **none)
+        return build_pipeline(parts, zeros_for_empty_prompt=index.zeros_for_empty_prompt)
+
+
+def _require_known_unet(folder: Path) -> None:
+    """Raises ModelNotUsable, before any weights are read, if the UNet of a folder reads more than hnetkit gives it."""
+    from diffusers import UNet2DConditionModel
+
+    config = part_configuration(folder / "unet" / "config.json", UNet2DConditionModel)
+    reads, latents = config.get("in_channels", _LATENTS), config.get("out_channels", _LATENTS)
+    require_known_channels(reads, latents, str(folder))
 
 
 def vae_configuration(folder: Path) -> dict[str, Any]:
@@ -358,8 +396,6 @@ def require_matching_parts(pipe: Any, source: str) -> None:
         raise _unfit(source, f"its text encoder gives {width} values, its UNet takes {wanted}")
     if vae.latent_channels != unet.out_channels:
         raise _unfit(source, f"its autoencoder has {vae.latent_channels} channels, its UNet {unet.out_channels}")
-    if unet.in_channels not in (unet.out_channels, 2 * unet.out_channels + 1):  # the second is that of inpainting
-        raise _unfit(source, f"its UNet takes {unet.in_channels} channels and gives {unet.out_channels}")
 
 
 def _require_window(tokenizer: Any, window: int, source: str) -> None:

@@ -93,6 +93,14 @@ def _models_beside(path: Path) -> dict[str, str]:
     return {_folded_stem(item.name): str(item) for item in models}
 
 
+def cached_file(hub_id: str, name: str) -> Path | None:
+    """Returns a file of a hub model in the local cache; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(hub_id, name)
+    return Path(found) if isinstance(found, str) else None
+
+
 def _cached_ids() -> list[str]:
     from huggingface_hub import constants
 

@@ -1,4 +1,4 @@
-"""Parts of a pipeline, built from a configuration and tensors with CompVis's, Stability's or diffusers' names.
+"""Pipelines and their parts, built from configurations and tensors with CompVis's, Stability's or diffusers' names.
 
 diffusers' own converters map the names; hnetkit checks that every tensor of the part is there and has its shape.
 """
@@ -18,9 +18,63 @@ if TYPE_CHECKING:
 Tensors = dict[str, "Tensor"]
 
 VAE_NAMES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
+OTHER_MODEL = "give a Stable Diffusion 1, 2 or XL model, or one made from them for inpainting"
+"""Hint where a model is one that no hypernetwork belongs on."""
+
 _HINT = "get the file again; pruned files and merges may lack parts"
+# channels of UNets that read more than latents of 4, and whose they are
+_READ_MORE = {5: "depth-to-image", 7: "upscaler", 8: "InstructPix2Pix"}
 # names in autoencoders that diffusers wrote before 0.14
 _OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def is_for_inpainting(unet_config: Any) -> bool:
+    """Whether a UNet was made for inpainting: beside latents, it reads a mask and the latents of a masked picture."""
+    return bool(unet_config.in_channels == _for_inpainting(unet_config.out_channels))
+
+
+def require_known_channels(reads: int, latents: int, source: str) -> None:
+    """Accepts a UNet that reads latents alone, or what those for inpainting read.
+
+    Args:
+        reads: its input channels.
+        latents: its output channels.
+        source: of the model, for messages.
+
+    Raises:
+        ModelNotUsable: it reads something else.
+    """
+    if reads in (latents, _for_inpainting(latents)):
+        return
+    whose = f" ({_READ_MORE[reads]})" if latents == 4 and reads in _READ_MORE else ""
+    usable = f"{latents} and, for inpainting, {_for_inpainting(latents)} are supported"
+    raise ModelNotUsable(f"{source}: its UNet takes {reads} channels{whose}; {usable}", hint=OTHER_MODEL)
+
+
+def _for_inpainting(latents: int) -> int:
+    return latents + 1 + latents
+
+
+def refiner(source: object) -> ModelNotUsable:
+    """Returns the refusal of SDXL's refiner, which has one text encoder: SDXL's second."""
+    return ModelNotUsable(f"{source}: the refiner of SDXL, which draws no picture alone", hint=OTHER_MODEL)
+
+
+def build_pipeline(parts: Mapping[str, Any], *, zeros_for_empty_prompt: bool = True) -> Any:
+    """Returns a pipeline on the CPU, without a safety checker: SDXL's if it has two text encoders.
+
+    Args:
+        parts: by name.
+        zeros_for_empty_prompt: of SDXL: whether an empty negative prompt is encoded as zeros.
+    """
+    import diffusers
+
+    kind = "Inpaint" if is_for_inpainting(parts["unet"].config) else ""
+    if "text_encoder_2" in parts:
+        make = getattr(diffusers, f"StableDiffusionXL{kind}Pipeline")
+        return make(**parts, force_zeros_for_empty_prompt=zeros_for_empty_prompt, add_watermarker=False)
+    make = getattr(diffusers, f"StableDiffusion{kind}Pipeline")
+    return make(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
 
 
 def build_unet(config: Mapping[str, Any], tensors: Tensors, source: str) -> Any:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hnetkit.errors import ModelNotUsable, UsageError
+from hnetkit.errors import ModelNotUsable
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import refuse_sparse
 from hnetkit.generate.backend_errors import quiet_libraries, translating_oom
@@ -47,7 +47,8 @@ class LoadedPipeline:
     """A pipeline that is ready to draw.
 
     Attributes:
-        pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device.
+        pipe: a diffusers ``StableDiffusionPipeline`` or ``StableDiffusionXLPipeline``, on its device; for a UNet that
+            was made for inpainting, the pipeline of that name.
         name: the model's name in an infotext.
         defaults: those of its folder's `hnetkit.generate.loading.defaults.DEFAULTS_FILE`, else hnetkit's.
         weights: the file that identifies it: the UNet's weights, or the checkpoint.
@@ -113,13 +114,11 @@ def load_pipeline(
     Raises:
         As `hnetkit.generate.model.load_model`.
     """
-    if offload and device != "cuda":
-        raise UsageError(f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out")
+    folder = None
+    if not os.path.isfile(source):
+        folder = Path(source) if os.path.isdir(source) else download_pipeline(source)
+    make_vae = _vae_maker(vae, dtype)
     with quiet_libraries(), translating_oom(f"loading {source}"):
-        folder = None
-        if not os.path.isfile(source):
-            folder = Path(source) if os.path.isdir(source) else download_pipeline(source)
-        make_vae = _vae_maker(vae, dtype)
         notes: tuple[str, ...] = ()
         if folder is None:
             own_tokenizer = os.fspath(tokenizer) if tokenizer is not None else None

@@ -72,7 +72,7 @@ def load_tokenizers(source: str | None, configs: Sequence[Mapping[str, Any]]) ->
         NotFound: there is no such folder.
         ModelNotUsable: none is here and the hub is out of reach, or it has another vocabulary.
     """
-    folder = _from_cache_or_hub() if source is None else _tokenizer_folder(source)
+    folder = _from_cache_or_hub() if source is None else tokenizer_folder(source)
     tokenizers = []
     for config in configs:
         with translating_errors(str(folder), hint=_FETCH):
@@ -119,7 +119,7 @@ def read_counting_tokenizer(model: str, name: str | None = None) -> ClipTokenize
         ModelNotUsable: its files cannot be read.
     """
     if os.path.isdir(model):
-        folder, found = _tokenizer_folder(model), model
+        folder, found = tokenizer_folder(model), model
     else:
         places = _CACHED if os.path.isfile(model) else ((model, "tokenizer/"),)
         cached = _cached_folder(places)
@@ -218,7 +218,13 @@ def _require_vocabulary(path: Path, vocabulary: Any) -> dict[str, int]:
     return found
 
 
-def _tokenizer_folder(source: str) -> Path:
+def tokenizer_folder(source: str) -> Path:
+    """Returns the folder of tokenizer files, which may lie in that of a pipeline.
+
+    Raises:
+        NotFound: there is no such folder.
+        ModelNotUsable: it has no tokenizer.
+    """
     if not os.path.isdir(source):
         raise NotFound(f"{source}: no such folder", hint=_FETCH)
     for folder in (Path(source), Path(source, "tokenizer")):

@@ -1,4 +1,4 @@
-"""The autoencoder between images and latents, and the masks of inpainting at both sizes."""
+"""The autoencoder between images and latents, the masks of inpainting at both sizes, and what UNets read of them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from hnetkit.generate.loading.parts import is_for_inpainting
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,12 +34,17 @@ def decode(pipe: Any, latents: Tensor) -> Tensor:
     return result
 
 
-def encode(pipe: Any, image: Image.Image, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Returns latents ``[1, 4, h, w]`` of an image in RGB that is resized to `size` (width, height) in pixels."""
+def encode(pipe: Any, image: Image.Image, size: tuple[int, int], seeds: Sequence[int]) -> Tensor:
+    """Returns latents ``[seeds, 4, h, w]`` of an image in RGB that is resized to `size` (width, height) in pixels.
+
+    Args:
+        seeds: each draws one sample of what the autoencoder gives, a distribution.
+    """
     pixels = pipe.image_processor.preprocess(image, height=size[1], width=size[0])
     with fp32_where_needed(pipe.vae) as vae:
-        encoded = vae.encode(pixels.to(pipe._execution_device, vae.dtype)).latent_dist.sample(generator)
-    latents: Tensor = encoded.float() * vae.config.scaling_factor
+        encoded = vae.encode(pixels.to(pipe._execution_device, vae.dtype)).latent_dist
+    samples = [encoded.sample(torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+    latents: Tensor = torch.cat(samples).float() * vae.config.scaling_factor
     return latents
 
 
@@ -62,5 +69,36 @@ def soft_mask(image: Image.Image, size: tuple[int, int], *, blur: float, inverte
 
 def latent_mask(soft: Image.Image, size: tuple[int, int]) -> Tensor:
     """Returns a mask ``[1, 1, h, w]`` of `size` (w, h): 1 where the image is repainted, else 0, rounded as in A1111."""
-    small = torch.tensor(list(soft.resize(size).tobytes()), dtype=torch.float32)
-    return (small / 255).round().reshape(1, 1, size[1], size[0])
+    return _of_gray(soft.resize(size)).round()
+
+
+def mask_channels(
+    pipe: Any, size: tuple[int, int], masked: tuple[Image.Image, Image.Image] | None = None
+) -> Tensor | None:
+    """Returns what a UNet made for inpainting reads beside the latents, ``[1, 5, h, w]``; None for any other UNet.
+
+    The first channel is the mask, the others are the latents of an image that is gray where the mask is 1. As in
+    A1111, the mask is 1 or 0 in each pixel, and where there is none it is 1 everywhere: all of the image is gray. The
+    latents are the middle of what the autoencoder gives, so that images do not depend on those drawn with them.
+
+    Args:
+        size: (width, height) in pixels of what is drawn.
+        masked: the init image, and its mask of `soft_mask`; both of `size`.
+    """
+    if not is_for_inpainting(pipe.unet.config):
+        return None
+    width, height = size
+    mask, pixels = torch.ones(1, 1, height, width), torch.zeros(1, 3, height, width)
+    if masked is not None:
+        mask = _of_gray(masked[1]).round()
+        pixels = pipe.image_processor.preprocess(masked[0], height=height, width=width) * (1 - mask)
+    with fp32_where_needed(pipe.vae) as vae:
+        encoded = vae.encode(pixels.to(pipe._execution_device, vae.dtype)).latent_dist.mode()
+    latents = encoded.float() * vae.config.scaling_factor
+    return torch.cat([interpolate(mask, size=latents.shape[2:]).to(latents), latents], dim=1)
+
+
+def _of_gray(image: Image.Image) -> Tensor:
+    """Returns the values ``[1, 1, height, width]`` of a gray image, 0 to 1."""
+    values = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return (values.float() / 255).reshape(1, 1, image.height, image.width)
