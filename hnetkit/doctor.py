@@ -48,10 +48,14 @@ def _run_check(name: str, check: Callable[[], str]) -> dict[str, str]:
             return {"check": name, "state": "absent", "detail": 'not installed: pip install "hnetkit[diffusers]"'}
         return {"check": name, "state": "failed", "detail": "not installed"}
     except MissingExtra as error:
-        return {"check": name, "state": "absent", "detail": f"{error} ({error.hint})"}
+        return {"check": name, "state": "absent", "detail": f"{error} ({error.command_hint})"}
     except Exception as error:  # one check never stops another
         failure = failure_of(error, name)
-        return {"check": name, "state": "failed", "detail": f"{failure}{f' ({failure.hint})' if failure.hint else ''}"}
+        return {
+            "check": name,
+            "state": "failed",
+            "detail": f"{failure}{f' ({failure.command_hint})' if failure.command_hint else ''}",
+        }
 
 
 def _triton() -> str:

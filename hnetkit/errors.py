@@ -1,6 +1,6 @@
 """The errors that a person can meet: each with a message, a hint of what to type next, and an exit code.
 
-The command line prints ``Error: <message>`` and ``Hint: <hint>`` on stderr and exits with ``exit_code``.
+The command line prints ``Error: <message>`` and ``Hint: <command_hint>`` on stderr and exits with ``exit_code``.
 Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 network, 6 rate limit,
 7 file refused, 130 interrupted.
 
@@ -59,14 +59,28 @@ class HnetkitError(Exception):
 
     Args:
         message: one line that names the file or thing and what is wrong with it.
-        hint: the next command to type, or the setting to change; None where nothing can be done.
+        hint: the next command to type, or the flag to change; None where nothing can be done.
+        python: the same where Python called, if the rules of `hnetkit.wording` do not give it.
+
+    Attributes:
+        command_hint: the hint as the command line shows it; also for errors that are made of this one.
     """
 
     exit_code: int = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
+    def __init__(self, message: str, *, hint: str | None = None, python: str | None = None) -> None:
         super().__init__(printable(message))
-        self.hint = printable(hint) if hint else None
+        self.command_hint = printable(hint) if hint else None
+        self._python = printable(python) if python else None
+
+    @property
+    def hint(self) -> str | None:
+        """The hint in Python's words."""
+        if self._python is not None or self.command_hint is None:
+            return self._python
+        from hnetkit.wording import in_python  # the command line needs none of it
+
+        return in_python(self.command_hint)
 
 
 class Defect(HnetkitError):

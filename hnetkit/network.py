@@ -8,9 +8,12 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from hnetkit.text import shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,14 +59,34 @@ class MemorySource:
         return data
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TensorRef:
-    """A tensor that is not loaded: contiguous little-endian values of `dtype` at `offset` bytes of `file`."""
+    """A tensor that is not loaded: contiguous little-endian values of `dtype` at `offset` bytes of `file`.
+
+    Two are equal if their bytes are, wherever these are. A pickle holds the bytes, and never the name of a file.
+    """
 
     dtype: DType
     shape: tuple[int, ...]
-    file: ByteSource = field(repr=False, compare=False)
-    offset: int = field(compare=False)
+    file: ByteSource = field(repr=False)
+    offset: int
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TensorRef):
+            return NotImplemented
+        if (self.dtype, self.shape) != (other.dtype, other.shape):
+            return False
+        return all(own == others for own, others in zip(self.parts(), other.parts(), strict=True))
+
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.shape))
+
+    def __reduce__(self) -> tuple[type[TensorRef], tuple[DType, tuple[int, ...], MemorySource, int]]:
+        return TensorRef, (self.dtype, self.shape, MemorySource(self.read()), 0)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TensorRef:
+        """Returns itself: it never changes, and reads its open file by position."""
+        return self
 
     @property
     def numel(self) -> int:
@@ -177,9 +200,12 @@ class MLPPair(NamedTuple):
     value: ResidualMLP
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Hypernetwork:
     """A hypernetwork: `{width: (key MLP, value MLP)}` and the metadata of its file.
+
+    Two are equal if their `content_hash` is, in whatever file and under whatever name; the first comparison reads both.
+    A pickle holds the tensors' bytes, so it needs no file later, and opens none.
 
     Attributes:
         mlps: by context width, ascending.
@@ -207,9 +233,33 @@ class Hypernetwork:
     source: SizedSource | None = field(default=None, repr=False, compare=False)
     source_sha256: str | None = None
 
+    def __repr__(self) -> str:
+        """One line, from what is in memory: no byte of the file is read."""
+        widths = ", ".join(map(str, self.widths))
+        structure = "x".join(f"{number:g}" for number in self.layer_structure)
+        build = f"{structure} {self.activation or 'linear'}, {self.dtype}"
+        return f"<Hypernetwork {shorten(self.name)!r}: {shorten(widths)}; {shorten(build)}>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Hypernetwork):
+            return NotImplemented
+        return self is other or self.content_hash == other.content_hash
+
+    def __hash__(self) -> int:
+        return hash(self.content_hash)
+
+    def __copy__(self) -> Hypernetwork:
+        return replace(self)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Hypernetwork:
-        """Returns itself, because it never changes and shares one open file."""
-        return self
+        """Returns a network with containers of its own; tensors, which never change, read the same open file."""
+        return replace(self, mlps=deepcopy(self.mlps, memo), metadata=deepcopy(self.metadata, memo))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a pickle holds: the file's hash, by which others know the network, in place of the open file."""
+        state = {own.name: getattr(self, own.name) for own in fields(self)}
+        known = self.source_sha256 or (_sha256_of(self.source) if self.source else None)
+        return {**state, "source": None, "checksums": (), "source_sha256": known}
 
     @property
     def name(self) -> str:
@@ -345,6 +395,13 @@ class Hypernetwork:
         ]
         lines += [f"{width} {side} {_topology_of(mlp)}" for width, side, mlp in self.each_mlp()]
         return "h1:" + hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _sha256_of(file: SizedSource, step: int = 1 << 20) -> str:
+    digest = hashlib.sha256()
+    for at in range(0, file.size, step):
+        digest.update(file.read_at(at, min(step, file.size - at)))
+    return digest.hexdigest()
 
 
 def _topology_of(mlp: ResidualMLP) -> str:

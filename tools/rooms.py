@@ -26,7 +26,8 @@ class Room(NamedTuple):
 
 ROOMS = {
     "text": Room("Text that is safe to print, in a terminal, in JSON and in a spreadsheet; sizes and counts in words."),
-    "errors": Room("Every error a user can meet, with its exit code and its next step.", "text"),
+    "wording": Room("Hints in the words of the caller: flags of a command, or arguments of Python."),
+    "errors": Room("Every error a user can meet, with its exit code and its next step.", "text wording"),
     "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
     "tokens": Room("Access tokens, read from the environment.", "errors"),
@@ -39,7 +40,7 @@ ROOMS = {
     ),
     "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
     "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
-    "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors"),
+    "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors text"),
     "hashes": Room("The hashes of a file and of its content, in one pass.", "errors network"),
     "formats": Room(
         "Bytes to a `Hypernetwork` and back. Reads pickles without running them.",
@@ -68,7 +69,9 @@ ROOMS = {
         "errors text paths files limits tokens hub hashes formats inspection registry library",
     ),
     "prompts": Room("Prompts and infotext, parsed into data.", "errors limits text", frozenset()),
-    "runtime": Room("`Stack` and the diffusers adapters: networks on a UNet.", "errors hub network formats kernels"),
+    "runtime": Room(
+        "`Stack` and the diffusers adapters: networks on a UNet.", "errors text hub network formats kernels"
+    ),
     "demo": Room("The bundled model and its networks.", "errors"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",

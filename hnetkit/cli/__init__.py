@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
     try:
         result = cli.main(arguments, prog_name="hnetkit", standalone_mode=False)
     except HnetkitError as error:
-        return _report(error, str(error), error.hint, error.exit_code)
+        return _report(error, str(error), error.command_hint, error.exit_code)
     except click.exceptions.Abort as interruption:
         say("Interrupted.")
         return exit_code_of(interruption)
@@ -102,7 +102,7 @@ def run(arguments: list[str]) -> int:
         return 0
     except Exception as error:
         failure = _failure(error, arguments)
-        return _report(error, str(failure), failure.hint, failure.exit_code)
+        return _report(error, str(failure), failure.command_hint, failure.exit_code)
     return result if isinstance(result, int) else 0
 
 

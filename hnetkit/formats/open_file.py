@@ -82,7 +82,7 @@ class OpenFile:
         """Returns a refusal whose message begins with this file's path: `error` itself, or one of its kind."""
         if str(error).startswith(printable(self.path)):
             return error
-        return type(error)(f"{self.path}: {error}", hint=error.hint)
+        return type(error)(f"{self.path}: {error}", hint=error.command_hint)
 
     def bytes_on_disk(self) -> int:
         """Returns how many bytes a file with little but holes takes on disk; for any other file its size."""

@@ -116,7 +116,7 @@ def translating_unforeseen(file: OpenFile) -> Iterator[None]:
         raise
     except Exception as error:
         failure = failure_of(error, file.path)
-        raise UnreadableFile(str(failure), hint=failure.hint) from error
+        raise UnreadableFile(str(failure), hint=failure.command_hint) from error
 
 
 def _read(file: OpenFile) -> Hypernetwork:

@@ -10,6 +10,9 @@ from hnetkit.errors import HnetkitError, ModelNotUsable, OutOfMemory
 from hnetkit.text import shorten
 
 _MEMORY_HINT = "--offload (on CUDA), --attention-slicing, --dtype fp16, a smaller --size, or --batch-size 1"
+_MEMORY_HINT_IN_PYTHON = (
+    'offload=True (on CUDA), attention_slicing=True, dtype="fp16", a smaller width= and height=, or batch_size=1'
+)
 # wording of the RuntimeErrors that the CPU's allocator and MPS raise
 _OOM_MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "invalid buffer size")
 
@@ -40,7 +43,7 @@ def translating_oom(task: str) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise OutOfMemory(f"not enough memory for {task}", hint=_MEMORY_HINT) from error
+        raise OutOfMemory(f"not enough memory for {task}", hint=_MEMORY_HINT, python=_MEMORY_HINT_IN_PYTHON) from error
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import OutputExists, UsageError
 from hnetkit.files import new_file
-from hnetkit.text import argument
+from hnetkit.text import argument, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -46,6 +46,10 @@ class Picture:
     negative_prompt: str
     hypernetworks: tuple[dict[str, Any], ...]
     model: str
+
+    def __repr__(self) -> str:
+        width, height = self.image.size
+        return f"<Picture {width}x{height}, seed {self.seed}: {shorten(self.prompt)!r}>"
 
     def save(self, out: str | os.PathLike[str] = ".", *, overwrite: bool = False) -> Path:
         """Writes the picture with its infotext, and returns its path.

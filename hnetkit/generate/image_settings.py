@@ -409,7 +409,7 @@ def _rows_of_networks(
             found = find_network(network.name, network.hash, library, bundled)
         except AmbiguousName as error:
             held["in_library"] = True
-            doubts.append(f"{error}; {error.hint}")
+            doubts.append(f"{error}; {error.command_hint}")
         except HnetkitError:
             pass
         else:

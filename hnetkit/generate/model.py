@@ -46,6 +46,7 @@ from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
+from hnetkit.text import shorten
 
 if TYPE_CHECKING:
     from hnetkit.generate.drawing import Progress
@@ -197,6 +198,11 @@ class Model(LoadedPipeline):
 
     source: ModelSource = field(default_factory=ModelSource, compare=False)
     stamp: FileStamp = ()
+
+    def __repr__(self) -> str:
+        unet = self.pipe.unet
+        dtype = str(unet.dtype).removeprefix("torch.")
+        return f"<Model {shorten(self.name)!r} [{self.hash}] on {unet.device}, {dtype}>"
 
     def draw(
         self,

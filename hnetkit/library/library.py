@@ -71,6 +71,9 @@ class Library:
         self.folder = paths.library_folder() if home is None else self.home / "library"
         self.registry = Registry(self.home / "registry.db")
 
+    def __repr__(self) -> str:
+        return f"<Library {os.fspath(self.home)!r}>"
+
     def close(self) -> None:
         """Closes the registry."""
         self.registry.close()

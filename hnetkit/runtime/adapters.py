@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any, TypeAlias
@@ -22,8 +22,10 @@ from hnetkit.network import Hypernetwork
 from hnetkit.runtime.explain import explanation
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import Layer, contexts_of, find_layers, unet_of
+from hnetkit.runtime.progress import make_follower
 from hnetkit.runtime.strength import Strength, is_within
 from hnetkit.runtime.unet_state import UNetState
+from hnetkit.text import counted
 
 _ATTRIBUTE = "hnetkit"
 # older compilers skip hooks, or a part of what they do
@@ -71,8 +73,11 @@ def load_hypernetwork(
         NotFound: there is no such file, folder, repository or revision.
         AuthRequired, NetworkFailed, RateLimited: the hub cannot be read.
         MissingExtra: huggingface_hub is not installed.
-        IncompatibleNetwork: it does not belong on this UNet, or reaches no layer of it.
-        UsageError: the name is taken, `pipe` has no UNet, or there are several files to choose from.
+        IncompatibleNetwork: it does not belong on this UNet, reaches no layer of it, or has values too large for its
+            dtype.
+        DamagedFile: the file has NaN or infinity among its values.
+        UsageError: the name is taken, `pipe` has no UNet, `network` is several, or there are several files to choose
+            from.
         AttachError: the UNet's projections are fused, or it is compiled by a torch before 2.5.
 
     Example::
@@ -82,6 +87,11 @@ def load_hypernetwork(
     """
     unet = unet_of(pipe)
     if not isinstance(network, Hypernetwork):
+        if not isinstance(network, str | os.PathLike):
+            raise UsageError(
+                f"load_hypernetwork takes one network or its file, and no {type(network).__name__}",
+                hint="for several: for file in files: hnetkit.load_hypernetwork(pipe, file)",
+            )
         from hnetkit.formats import load
 
         network = load(
@@ -115,38 +125,36 @@ def load_hypernetwork(
 
 def set_hypernetworks(
     pipe: Any,
-    names: str | Sequence[str],
+    names: str | Sequence[str] | Mapping[str, float | Strength | None],
     strengths: float | Strength | Sequence[float | Strength | None] | None = None,
 ) -> None:
     """Makes these loaded networks the active stack, in this order. Nothing is loaded or repacked.
 
     Args:
-        names: in stacking order: the second sees what the first gave. None active: ``[]``.
-        strengths: one for each name; None is 1.0.
+        names: in stacking order: the second sees what the first gave. None active: ``[]``. A dict has the strengths
+            with the names.
+        strengths: one for each name, or one for all of them; None is 1.0.
 
     Raises:
         NotFound: a name that is not loaded.
-        UsageError: a name twice, not as many strengths as names, or a block that the UNet does not have.
+        UsageError: a name twice, not as many strengths as names, no strength at all, or a block that the UNet does
+            not have.
 
     Example::
 
         set_hypernetworks(pipe, ["style", "ink"], [0.8, Strength(1.0, end=0.6)])
+        set_hypernetworks(pipe, {"style": 0.8, "ink": Strength(1.0, end=0.6)})
     """
-    names = [names] if isinstance(names, str) else list(names)
-    if strengths is None or isinstance(strengths, int | float | Strength):
-        strengths = [strengths] * (len(names) if strengths is None else 1)
-    if len(strengths) != len(names):
-        raise UsageError(f"{len(names)} names and {len(strengths)} strengths", hint="give one strength for each name")
-    numbers = [Strength.of(1.0 if strength is None else strength) for strength in strengths]
+    stack = _named_strengths(names, strengths)
     state = _state_of(unet_of(pipe))
-    _require_loaded(names, state)
+    _require_loaded([name for name, _ in stack], state)
     if state is None:
         return
-    for name, number in zip(names, numbers, strict=True):
-        if names.count(name) > 1:
+    for name, strength in stack:
+        if sum(name == other for other, _ in stack) > 1:
             raise UsageError(f"{name} is in the stack twice", hint="load it a second time under another name")
-        _require_blocks(number, state.layers)
-    state.set_stack(list(zip(names, numbers, strict=True)))
+        _require_blocks(strength, state.layers)
+    state.set_stack(stack)
 
 
 def get_active_hypernetworks(pipe: Any) -> list[str]:
@@ -184,14 +192,14 @@ def unload_hypernetworks(pipe: Any, names: str | Sequence[str] | None = None) ->
 
 
 @contextmanager
-def applied(pipe: Any, strengths: Mapping[str, float | Strength]) -> Iterator[None]:
+def applied(pipe: Any, strengths: str | Sequence[str] | Mapping[str, float | Strength | None]) -> Iterator[None]:
     """Makes these loaded networks the active stack within a ``with`` block; the stack before comes back after it.
 
     Args:
-        strengths: by name, in stacking order.
+        strengths: by name, in stacking order; names alone are at 1.0.
 
     Raises:
-        NotFound: a name that is not loaded.
+        NotFound, UsageError: as `set_hypernetworks`.
 
     Example::
 
@@ -200,7 +208,7 @@ def applied(pipe: Any, strengths: Mapping[str, float | Strength]) -> Iterator[No
     """
     state = _state_of(unet_of(pipe))
     before = (state.stack, state.is_enabled) if state is not None else None
-    set_hypernetworks(pipe, list(strengths), list(strengths.values()))
+    set_hypernetworks(pipe, strengths)
     try:
         _enable(pipe, True)
         yield
@@ -224,23 +232,27 @@ def set_progress(pipe: Any, step: int, steps: int) -> None:
         state.set_progress((step + 0.5) / steps if step < steps else None)
 
 
-def follow_progress(pipe: Any, steps: int) -> StepCallback:
+def follow_progress(pipe: Any, steps: int | None = None) -> StepCallback:
     """Returns a callback with which a diffusers pipeline calls `set_progress` at every step.
 
+    It follows the steps that the pipeline really makes: in image-to-image, with ``denoising_end``, with timesteps of
+    your own. One callback serves many calls of Stable Diffusion's and SDXL's pipelines. A pipeline that does not
+    announce its calls (latent consistency, PAG), and a function of yours around the callback, take a new one each time.
+
     Args:
-        steps: what the pipeline gets as ``num_inference_steps``.
+        pipe: the pipeline that is called with it.
+        steps: of a pipeline that does not say how many it makes; ignored where it does.
+
+    Raises:
+        UsageError: `pipe` is a UNet, and `steps` are not given. From the pipeline's call: another pipeline makes it,
+            with another number of steps.
 
     Example::
 
-        pipe(prompt, num_inference_steps=20, callback_on_step_end=follow_progress(pipe, 20))
+        pipe(prompt, num_inference_steps=20, callback_on_step_end=follow_progress(pipe))
     """
-
-    def after_step(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        set_progress(pipe, step + 1, steps)
-        return tensors
-
-    set_progress(pipe, 0, steps)
-    return after_step
+    unet_of(pipe)
+    return make_follower(pipe, steps, set_progress)
 
 
 def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, text_tokens: int = 77) -> dict[str, Any]:
@@ -304,6 +316,28 @@ def _enable(pipe: Any, enabled: bool) -> None:
     state = _state_of(unet_of(pipe))
     if state is not None:
         state.enable(enabled)
+
+
+def _named_strengths(names: Any, strengths: Any) -> list[tuple[str, Strength]]:
+    """Returns names with strengths in stacking order, from all forms that `set_hypernetworks` takes."""
+    if isinstance(names, Mapping):
+        if strengths is not None:
+            raise UsageError("a dict has the strengths with the names", hint="leave strengths out, or give a list")
+        names, strengths = list(names), list(names.values())
+    names = [names] if isinstance(names, str) else list(names)
+    for name in names:
+        if not isinstance(name, str):
+            raise UsageError(
+                f"a stack is of names, and no {type(name).__name__}",
+                hint='what load_hypernetwork returned: ["style", "ink"], or {"style": 0.8, "ink": 1.0}',
+            )
+    if isinstance(strengths, str) or not isinstance(strengths, Iterable) or getattr(strengths, "ndim", 1) == 0:
+        strengths = [strengths] * len(names)
+    strengths = list(strengths)
+    if len(strengths) != len(names):
+        counts = f"{counted(len(names), 'name')} and {counted(len(strengths), 'strength')}"
+        raise UsageError(counts, hint="give one strength for each name, or one number for all")
+    return [(name, Strength.of(1.0 if s is None else s)) for name, s in zip(names, strengths, strict=True)]
 
 
 def _require_loaded(names: Sequence[str], state: UNetState | None) -> None:

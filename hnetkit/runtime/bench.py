@@ -329,11 +329,11 @@ class _WidthStack:
     def __init__(
         self, width: int, items: Sequence[BenchItem], paths: Sequence[str], device: torch.device, dtype: torch.dtype
     ) -> None:
-        own = [(network.mlps[width], number) for _, network, number in items if width in network.mlps]
+        own = [(network, number) for _, network, number in items if width in network.mlps]
         self._device = device
         self._numbers = [number for _, number in own]
         self.strengths = torch.tensor([self._numbers] * 2, dtype=torch.float32, device=device)
-        mlps = [tuple(read_mlp(mlp, device, dtype) for mlp in pair) for pair, _ in own]
+        mlps = [tuple(read_mlp(mlp, device, dtype, net.path) for mlp in net.mlps[width]) for net, _ in own]
         plain = [pack_pair(key, value, "eager") for key, value in mlps]
         for_kernels = [pack_pair(key, value, "grouped") for key, value in mlps] if set(paths) & set(KERNELS) else []
         self._executors = {path: StackExecutor(for_kernels if path in KERNELS else plain, path) for path in paths}

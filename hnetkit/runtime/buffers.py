@@ -77,10 +77,10 @@ class LoadedNetwork(nn.Module):
             pair = self.network.mlps[width]
             if path != "reference" and _is_kept_as_map(pair):
                 for side, mlp in zip(SIDES, pair, strict=True):
-                    exact = read_mlp(mlp, algebra_device(device), torch.float64)
+                    exact = read_mlp(mlp, algebra_device(device), torch.float64, self.network.path)
                     self._maps[width, side] = AffineBuffers(collapse(exact), device, dtype)
             else:
-                key, value = (read_mlp(mlp, device, dtype) for mlp in pair)
+                key, value = (read_mlp(mlp, device, dtype, self.network.path) for mlp in pair)
                 self._pairs[width] = PairBuffers(pack_pair(key, value, path))
         self.registered = nn.ModuleList([*self._pairs.values(), *self._maps.values()])
 

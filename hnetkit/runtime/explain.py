@@ -12,22 +12,41 @@ from hnetkit.runtime.layers import Layer
 from hnetkit.runtime.plan import LayerGroup, SidePlan
 from hnetkit.runtime.strength import SIDES, Side
 from hnetkit.runtime.unet_state import UNetState
+from hnetkit.text import counted
+
+
+class Explanation(dict[str, Any]):
+    """The plan as a dict of data, which prints as a line for each part that is applied."""
+
+    def __str__(self) -> str:
+        names = ", ".join(network["name"] for network in self["networks"] if network["active"])
+        if not self["networks"]:
+            return "no hypernetworks are loaded"
+        if not self["enabled"] or not names:
+            return f"no hypernetworks are applied; {counted(len(self['networks']), 'network')} loaded"
+        lines = [f"{names}: {counted(self['layers_reached'], 'layer')}, {self['kernel']} on {self['device']}"]
+        for part in self["parts"]:
+            pairs = zip(part["networks"], part["strengths"], strict=True)
+            stack = ", ".join(f"{name} {strength:g}" for name, strength in pairs) or part["reason"]
+            where = f"{part['width']:>5} {part['kind']:<5} {part['side']}"
+            lines.append(f"{where}  {part['path']:<9}  {counted(len(part['layers']), 'layer')}: {stack}")
+        return "\n".join(lines)
 
 
 def explanation(
     unet: Any, state: UNetState | None, *, latent_size: int | None, batch_size: int, text_tokens: int
-) -> dict[str, Any]:
+) -> Explanation:
     """Returns what `hnetkit.runtime.adapters.explain` documents."""
     if state is None:
-        return {
-            "enabled": False,
-            "networks": [],
-            "layers_reached": 0,
-            "launches": 0,
-            "flops": 0,
-            "bytes": 0,
-            "parts": [],
-        }
+        return Explanation(
+            enabled=False,
+            networks=[],
+            layers_reached=0,
+            launches=0,
+            flops=0,
+            bytes=0,
+            parts=[],
+        )
     size = latent_size or unet.config.sample_size
     levels = len(unet.down_blocks) - 1
     rows = {
@@ -40,18 +59,18 @@ def explanation(
         for side in group.side_plans
         if not group.is_idle
     ]
-    return {
-        "enabled": state.is_enabled,
-        "kernel": state.path_here,
-        "device": str(state.device),
-        "dtype": str(state.dtype).removeprefix("torch."),
-        "networks": [_describe_network(state, name) for name in state.networks],
-        "layers_reached": sum(len(group.layers) for group in state.plan.groups if not group.is_idle),
-        "launches": sum(part["launches"] for part in parts),
-        "flops": sum(part["flops"] for part in parts),
-        "bytes": sum(part["bytes"] for part in parts),
-        "parts": parts,
-    }
+    return Explanation(
+        enabled=state.is_enabled,
+        kernel=state.path_here,
+        device=str(state.device),
+        dtype=str(state.dtype).removeprefix("torch."),
+        networks=[_describe_network(state, name) for name in state.networks],
+        layers_reached=sum(len(group.layers) for group in state.plan.groups if not group.is_idle),
+        launches=sum(part["launches"] for part in parts),
+        flops=sum(part["flops"] for part in parts),
+        bytes=sum(part["bytes"] for part in parts),
+        parts=parts,
+    )
 
 
 def _describe_network(state: UNetState, name: str) -> dict[str, Any]:

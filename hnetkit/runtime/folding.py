@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from functools import partial, update_wrapper
+from types import MethodType
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -30,7 +31,7 @@ DATACENTER = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 
 _HINT = "hnetkit.unload_hypernetworks(pipe) first, and load them again after it"
 _REFUSED = ("fuse_lora", "unfuse_lora", "fuse_qkv_projections")
-_LOADS_LORA = ("load_lora_adapter", "load_attn_procs")  # the second is what pipelines call before diffusers 0.32
+_UNFOLDED = ("load_lora_adapter", "load_attn_procs", "save_pretrained")  # the second is of diffusers before 0.32
 
 
 def is_worth_folding(flops: int, device: torch.device) -> bool:
@@ -110,15 +111,17 @@ class FoldOwner(Protocol):
 
 
 def guard(unet: nn.Module, owner: FoldOwner) -> None:
-    """Has `unet` refuse to be fused while maps are folded into it, and unfold them while a LoRA is loaded."""
+    """Has `unet` refuse to be fused while maps are folded in, and unfold them while it is saved or a LoRA is loaded."""
     for method in _REFUSED:
         setattr(unet, method, partial(_refuse_fusing, method))
-    for method in _LOADS_LORA:
-        setattr(unet, method, partial(_load_lora, method, unet, owner))
+    for method in _UNFOLDED:
+        own = getattr(type(unet), method, None)
+        if own is not None:  # pipelines look at what it takes
+            setattr(unet, method, update_wrapper(partial(_unfolded, method, unet, owner), MethodType(own, unet)))
 
 
 def unguard(unet: nn.Module) -> None:
-    for method in (*_REFUSED, *_LOADS_LORA):
+    for method in (*_REFUSED, *_UNFOLDED):
         unet.__dict__.pop(method, None)
 
 
@@ -130,7 +133,7 @@ def _refuse_fusing(method: str, *arguments: Any, **options: Any) -> NoReturn:
     raise AttachError(f"{method}: hypernetworks are folded into the UNet's weights", hint=_HINT)
 
 
-def _load_lora(method: str, unet: Any, owner: FoldOwner, *arguments: Any, **options: Any) -> Any:
+def _unfolded(method: str, unet: Any, owner: FoldOwner, *arguments: Any, **options: Any) -> Any:
     owner.replan(fold=False)
     try:
         return getattr(type(unet), method)(unet, *arguments, **options)

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from hnetkit.errors import DamagedFile, IncompatibleNetwork, UsageError
 from hnetkit.kernels.dispatch import chosen_path
 from hnetkit.kernels.executor import PackedPair, StackExecutor, pack_pair
 from hnetkit.kernels.weights import MLPWeights, StageWeights
 from hnetkit.network import Hypernetwork, ResidualMLP, TensorRef
 from hnetkit.runtime.fit import TEXT_WIDTH
 from hnetkit.runtime.strength import SIDES, Kind, Strength
+from hnetkit.text import argument
 
 
 class Stack:
     """An ordered stack: each network sees what the one before it gave, ``y = x + strength * MLP(x)``.
 
     Args:
-        items: ``(network, strength)`` in order; a strength is a number or a `Strength`.
+        items: ``(network, strength)`` in order, or a dict of them; a strength is a number or a `Strength`.
+
+    Raises:
+        UsageError: something else, such as a path or a network without a strength.
 
     Example::
 
@@ -29,10 +35,20 @@ class Stack:
     Source: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/hypernetworks/hypernetwork.py (behavior only).
     """
 
-    def __init__(self, items: Iterable[tuple[Hypernetwork, float | Strength]]) -> None:
-        self.items = tuple((network, Strength.of(strength)) for network, strength in items)
+    def __init__(
+        self,
+        items: Iterable[tuple[Hypernetwork, float | Strength]] | Mapping[Hypernetwork, float | Strength],
+    ) -> None:
+        self.items = tuple(_items(items))
         self._weights: dict[tuple[int, int, torch.device, torch.dtype, str], PackedPair] = {}
         self._executors: dict[object, StackExecutor] = {}
+
+    def __repr__(self) -> str:
+        return f"Stack([{', '.join(f'({network.name}, {strength})' for network, strength in self.items)}])"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the networks and strengths: what was computed from them is computed again."""
+        return {**vars(self), "_weights": {}, "_executors": {}}
 
     @property
     def widths(self) -> list[int]:
@@ -53,6 +69,7 @@ class Stack:
 
         Raises:
             hnetkit.errors.KernelUnavailable: `HNETKIT_KERNEL` forces a path that cannot run here.
+            hnetkit.errors.DamagedFile, hnetkit.errors.IncompatibleNetwork: see `read_mlp`.
         """
         width = x.shape[-1]
         kind = kind or ("cross" if width in TEXT_WIDTH.values() else "self")
@@ -81,32 +98,77 @@ class Stack:
     def _pair(self, index: int, width: int, x: Tensor, path: str) -> PackedPair:
         key = (index, width, x.device, x.dtype, path)
         if key not in self._weights:
-            pair = self.items[index][0].mlps[width]
-            key_mlp, value_mlp = (read_mlp(mlp, x.device, x.dtype) for mlp in pair)
+            network = self.items[index][0]
+            key_mlp, value_mlp = (read_mlp(mlp, x.device, x.dtype, network.path) for mlp in network.mlps[width])
             self._weights[key] = pack_pair(key_mlp, value_mlp, path)
         return self._weights[key]
 
 
-def read_mlp(mlp: ResidualMLP, device: torch.device, dtype: torch.dtype) -> MLPWeights:
+def _items(items: Any) -> Iterator[tuple[Hypernetwork, Strength]]:
+    for item in items.items() if isinstance(items, Mapping) else items:
+        network, strength = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
+        if not isinstance(network, Hypernetwork):
+            raise UsageError(
+                f"a stack takes networks, each with its strength, and no {type(network).__name__}",
+                hint='hnetkit.Stack([(hnetkit.load("ink.pt"), 0.8)])',
+            )
+        if strength is None:
+            raise UsageError(f"{network.name} has no strength", hint="hnetkit.Stack([(net, 1.0)])")
+        yield network, Strength.of(strength)
+
+
+def read_mlp(mlp: ResidualMLP, device: torch.device, dtype: torch.dtype, file: str | None = None) -> MLPWeights:
     """Returns the weights of `mlp` on `device`, each rounded once from the file's dtype to `dtype`.
 
     Only one tensor is held in the file's dtype at a time.
 
+    Args:
+        file: that the MLP is from; None for one that was made in this process, whose values are not checked.
+
     Raises:
         hnetkit.errors.FileChanged: the file changed or shrank since it was opened.
+        hnetkit.errors.DamagedFile: the file has NaN or infinity among its values.
+        hnetkit.errors.IncompatibleNetwork: a value is too large for `dtype`.
     """
 
-    def tensor(ref: TensorRef | None) -> Tensor | None:
-        return None if ref is None else ref.torch().to(device=device, dtype=dtype)
+    def read(ref: TensorRef) -> Tensor:
+        exact = ref.torch()
+        tensor = exact.to(device=device, dtype=dtype)
+        if file is not None and not torch.isfinite(tensor).all():
+            raise _not_finite(file, mlp.width, exact, dtype)
+        return tensor
+
+    def optional(ref: TensorRef | None) -> Tensor | None:
+        return None if ref is None else read(ref)
 
     return tuple(
         StageWeights(
-            weight=stage.weight.torch().to(device=device, dtype=dtype),
-            bias=tensor(stage.bias),
+            weight=read(stage.weight),
+            bias=optional(stage.bias),
             activation=stage.activation,
-            slope=tensor(stage.slope),
-            norm_weight=tensor(stage.norm.weight if stage.norm else None),
-            norm_bias=tensor(stage.norm.bias if stage.norm else None),
+            slope=optional(stage.slope),
+            norm_weight=optional(stage.norm.weight if stage.norm else None),
+            norm_bias=optional(stage.norm.bias if stage.norm else None),
         )
         for stage in mlp.stages
+    )
+
+
+def require_finite(exact: Tensor, file: str, width: int) -> None:
+    """Raises DamagedFile where a tensor of a network's file has NaN or infinity among its values."""
+    if not torch.isfinite(exact).all():
+        raise DamagedFile(
+            f"{file}: values that are not finite at width {width}: whatever it is applied to becomes NaN",
+            hint=f"hnetkit validate {argument(file, is_path=True)}; get the file again, or an earlier save of it",
+        )
+
+
+def _not_finite(file: str, width: int, exact: Tensor, dtype: torch.dtype) -> IncompatibleNetwork:
+    """Returns the error for a tensor that is finite in its file and not in `dtype`; raises that for any other."""
+    require_finite(exact, file, width)
+    name = str(dtype).removeprefix("torch.")
+    return IncompatibleNetwork(
+        f"{file}: values up to {exact.abs().max().item():g} at width {width} do not fit {name}",
+        hint="--dtype bf16, or fp32",
+        python="pipe.to(torch.bfloat16), or torch.float32",
     )

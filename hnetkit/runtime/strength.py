@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import InitVar, dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
+from hnetkit.text import shorten
 
 Kind = Literal["self", "cross"]
 Side = Literal["k", "v"]
+KINDS: tuple[Kind, Kind] = ("self", "cross")
 SIDES: tuple[Side, Side] = ("k", "v")
 
 BlockFactors: TypeAlias = "Mapping[str, float] | Iterable[tuple[str, float]]"
@@ -30,7 +32,7 @@ class Strength:
             name that fits a layer counts, and a layer that none fits has factor 1; ``""`` fits all of them.
 
     Raises:
-        UsageError: a number that is not finite, or a window outside 0 to 1 or with its end before its start.
+        UsageError: no number, one that is not finite, or a window outside 0 to 1 or with its end before its start.
     """
 
     value: InitVar[float] = 1.0
@@ -45,19 +47,29 @@ class Strength:
     def __post_init__(self, value: float) -> None:
         for name in ("self_k", "self_v", "cross_k", "cross_v"):
             number = getattr(self, name)
-            object.__setattr__(self, name, float(value if number is None else number))
+            object.__setattr__(self, name, _number(value if number is None else number))
         pairs = self.blocks.items() if isinstance(self.blocks, Mapping) else self.blocks
-        object.__setattr__(self, "blocks", tuple(sorted((str(block), float(factor)) for block, factor in pairs)))
-        numbers = [self.number(kind, side) for kind in ("self", "cross") for side in SIDES]
+        object.__setattr__(self, "blocks", tuple(sorted((str(block), _number(factor)) for block, factor in pairs)))
+        numbers = [self.number(kind, side) for kind in KINDS for side in SIDES]
         numbers += [factor for _, factor in self._blocks]
         if not all(map(math.isfinite, numbers)):
             raise UsageError(f"a strength is a finite number, not {next(n for n in numbers if not math.isfinite(n))}")
         if not 0 <= self.start <= self.end <= 1:
             raise UsageError(f"a window of steps lies within 0 to 1, not {self.start} to {self.end}")
 
+    def __repr__(self) -> str:
+        """Only what differs from a bare number: ``Strength(0.8, cross_v=0.5, end=0.6)``."""
+        numbers = {f"{kind}_{side}": self.number(kind, side) for kind in KINDS for side in SIDES}
+        most = max(numbers.values(), key=list(numbers.values()).count)
+        parts = [f"{most:g}", *(f"{name}={number:g}" for name, number in numbers.items() if number != most)]
+        parts += [f"start={self.start:g}"] if self.start != 0 else []
+        parts += [f"end={self.end:g}"] if self.end != 1 else []
+        parts += [f"blocks={dict(self._blocks)}"] if self._blocks else []
+        return f"Strength({', '.join(parts)})"
+
     @classmethod
     def of(cls, strength: float | Strength) -> Strength:
-        """Returns `strength`, a bare number becoming all four."""
+        """Returns `strength`, a bare number becoming all four; raises UsageError for anything else."""
         return strength if isinstance(strength, Strength) else cls(strength)
 
     def number(self, kind: Kind, side: Side) -> float:
@@ -86,6 +98,16 @@ class Strength:
     @property
     def _blocks(self) -> tuple[tuple[str, float], ...]:
         return self.blocks  # type: ignore[return-value]  # __post_init__ made pairs of whatever was given
+
+
+def _number(value: Any) -> float:
+    """Returns a number as a float: one of Python, numpy or torch, but no text that reads like one."""
+    if isinstance(value, str) or not hasattr(value, "__float__"):
+        raise UsageError(
+            f"a strength is a number or an hnetkit.Strength, not {shorten(value, 40)}",
+            hint="0.8, or hnetkit.Strength(0.8, end=0.6)",
+        )
+    return float(value)
 
 
 def is_within(layer: str, block: str) -> bool:

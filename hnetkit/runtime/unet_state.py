@@ -200,7 +200,7 @@ class UNetState(nn.Module):
         name, strength = next((name, strength) for name, strength in self.stack if strength.has_window)
         raise AttachError(
             f"{name} is limited to {strength.start:g} to {strength.end:g} of the steps, but the progress was not set",
-            hint="pass callback_on_step_end=hnetkit.follow_progress(pipe, STEPS) to the pipeline",
+            hint="pass callback_on_step_end=hnetkit.follow_progress(pipe) to this call of the pipeline",
         )
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> UNetState:

@@ -114,7 +114,7 @@ def import_records(registry: Registry, lines: Iterable[str | bytes]) -> ImportRe
             except Exception as error:
                 failure = failure_of(error, "this line")
                 if is_first:
-                    raise type(failure)(f"line {number}: {failure}", hint=failure.hint) from error
+                    raise type(failure)(f"line {number}: {failure}", hint=failure.command_hint) from error
                 wrong = str(failure)
             if wrong is not None:
                 failed += 1

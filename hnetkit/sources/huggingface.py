@@ -71,7 +71,7 @@ class Hub:
             policy = SitePolicy(Origin.of(self.endpoint))
             policy.check(self.endpoint)
         except NetworkFailed as error:
-            raise UsageError(f"HF_ENDPOINT: {error}", hint=error.hint or "unset HF_ENDPOINT") from error
+            raise UsageError(f"HF_ENDPOINT: {error}", hint=error.command_hint or "unset HF_ENDPOINT") from error
         self.token = hub_token()
         self.client = HttpClient(replace(policy, token=self.token), clock, RateLimiter(clock, 4.0))
 

@@ -305,7 +305,7 @@ class FetchSession:
         try:
             SitePolicy(Origin.of(ref.url), settled=False).check(ref.url)
         except HnetkitError as error:
-            raise UsageError(str(error), hint=error.hint or "use an https address") from error
+            raise UsageError(str(error), hint=error.command_hint or "use an https address") from error
         stem, suffix = split_name(unquote(urlsplit(ref.url).path))
         shown = redact(ref.url)  # signatures change and are secrets: neither stored nor part of the key
         address = shown.removesuffix("?...")
@@ -509,7 +509,7 @@ class FetchSession:
         except Stopped as stop:
             if raised:
                 raise raised[0] from None
-            ended = Stopped(f"stopped after {len(fetched)} of {counted(len(jobs), 'file')}", hint=stop.hint)
+            ended = Stopped(f"stopped after {len(fetched)} of {counted(len(jobs), 'file')}", hint=stop.command_hint)
             ended.exit_code = stop.exit_code
             raise ended from stop
         return fetched

@@ -79,7 +79,7 @@ def encode_inputs(model: Model, data: TrainingData, progress: Progress) -> Froze
         try:
             prompts.require_short(image.caption)
         except UsageError as error:
-            raise UsageError(f"the caption of {image.path.name}: {error}", hint=error.hint) from error
+            raise UsageError(f"the caption of {image.path.name}: {error}", hint=error.command_hint) from error
     latents = encode_images(pipe, data, lambda done, total: progress("Encoding pictures", done, total))
     with torch.no_grad():
         masks = {size: mask_channels(pipe, size) for size in {image.size for image in data.images}}

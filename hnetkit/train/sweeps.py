@@ -327,7 +327,7 @@ def _make_run(run: SweepRun, train_run: Callable[[], TrainingResult], *, is_alon
     except HnetkitError as error:
         if isinstance(error, DiskFull) or not (is_alone or isinstance(error, TrainingFailed)):
             raise
-        return _outcome(run, failure=f"{error}; {error.hint}" if error.hint else str(error))
+        return _outcome(run, failure=f"{error}; {error.command_hint}" if error.command_hint else str(error))
     return _outcome(run, result.files)
 
 
@@ -343,7 +343,7 @@ def _outcome(run: SweepRun, files: Sequence[Path] = (), failure: str = "") -> Ru
     try:
         rows = deque(read_log(run.folder / CSV_NAME), maxlen=1)
     except HnetkitError as error:
-        rows, failure = deque(), failure or f"{error}; {error.hint}"
+        rows, failure = deque(), failure or f"{error}; {error.command_hint}"
     if not rows:
         return RunOutcome(run, tuple(files), loss=None, steps=0, roll_backs=0, seconds=0.0, failure=failure)
     last = rows[0]

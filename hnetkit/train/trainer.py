@@ -17,6 +17,7 @@ from hnetkit.errors import OutOfMemory, UsageError
 from hnetkit.generate.backend_errors import is_out_of_memory
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import contexts_of, find_layers
+from hnetkit.runtime.stack import require_finite
 from hnetkit.text import size_text
 from hnetkit.train.callbacks import NO_CALLBACKS, Callbacks
 from hnetkit.train.checkpoints import TrainingState, require_disk_space
@@ -90,6 +91,7 @@ def train(
         UsageError: invalid settings, before anything is computed.
         RunChanged: the folder's run was made with another recipe, other images or another model.
         NotFound: asked to resume, and there is nothing to resume.
+        DamagedFile: a network to begin with, or beside the trained one, has values that are not finite.
         DiskFull: no room for a checkpoint; the previous one is complete.
         TrainingFailed: a guard stopped the run; the message names the last good network.
         OutOfMemory: a step needs more memory than there is.
@@ -300,6 +302,8 @@ def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
 
     loaded = load(file)
     require_fit(loaded.name, loaded, contexts_of(unet, find_layers(unet)))
+    for width, _, _, tensor in loaded.each_tensor():
+        require_finite(tensor.torch(), file, width)
     return TrainedNetwork.from_hypernetwork(loaded), loaded.content_hash
 
 

@@ -100,7 +100,7 @@ class SweepRun:
         try:
             yield
         except UsageError as error:
-            raise type(error)(f"{self.label}: {error}", hint=error.hint) from error
+            raise type(error)(f"{self.label}: {error}", hint=error.command_hint) from error
 
 
 def plan_runs(name: str, folder: Path, recipes: Sequence[tuple[Sequence[SweptChoice], Recipe]]) -> tuple[SweepRun, ...]:
@@ -118,7 +118,11 @@ def plan_runs(name: str, folder: Path, recipes: Sequence[tuple[Sequence[SweptCho
         UsageError: fewer than two runs, two that are the same, or two that differ in what all share.
     """
     if len(recipes) < 2:
-        raise UsageError("a sweep has at least two runs", hint='--vary "rate=5e-5|5e-6"')
+        raise UsageError(
+            "a sweep has at least two runs",
+            hint='--vary "rate=5e-5|5e-6"',
+            python='vary={"rates": ["5e-5", "5e-6"]}',
+        )
     names = [_folder_name(choices) for choices, _ in recipes]
     labels = [" · ".join(f"{choice.what} {choice.text}" for choice in choices) for choices, _ in recipes]
     _require_different(labels, names, [recipe for _, recipe in recipes])
@@ -146,10 +150,11 @@ def require_valid_variations(varied: Sequence[VariedSetting], changes: Mapping[s
         if setting in changes:
             raise UsageError(f"--{what} and --vary {what}: which of them?", hint=f"leave --{what} out")
         if names.count(what) > 1:
-            raise UsageError(f"{what} is varied twice", hint=f"--vary {argument(f'{what}=A|B|C')}")
+            hint = f"--vary {argument(f'{what}=A|B|C')}"
+            raise UsageError(f"{what} is varied twice", hint=hint, python=f'vary={{"{what}": [A, B, C]}}')
         if len(values) < 2:
             hint = f"a | separates values: --vary {argument(f'{what}=A|B')}"
-            raise UsageError(f"--vary {what}: one value does not vary", hint=hint)
+            raise UsageError(f"--vary {what}: one value does not vary", hint=hint, python=f'vary={{"{what}": [A, B]}}')
 
 
 def _value_text(value: Any) -> str:

@@ -14,7 +14,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support.pipelines import SD_CROSS_WIDTH, tiny_sd
+from support.networks import a1111_network, save_pt
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 from support.unet_truth import lora
 from support.waiting import once
 
@@ -197,6 +198,19 @@ def test_a_picture_of_nan_says_what_to_try(model: str, out: Path, capsys: pytest
     assert generate("a", "--model", "broken", "--dtype", "bf16", "--steps", "2", "--out", "pictures") == 1
     assert "--dtype fp32" in capsys.readouterr().err
     assert names(out) == ["broken"]
+
+
+def test_a_network_of_nan_is_named_and_not_the_strengths_blamed(
+    model: str, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = a1111_network((*SELF_WIDTHS, SD_CROSS_WIDTH), activation="relu")
+    content[8][0]["linear.0.weight"][0, 0] = torch.nan
+    path = save_pt(content, out.parent / "nan.pt")
+    assert generate("x", "--model", model, "-n", str(path), "--out", str(out)) == 7
+    error = capsys.readouterr().err
+    assert f"Error: {path}: values that are not finite at width 8" in error
+    assert f"Hint: hnetkit validate {path};" in error
+    assert not list(out.glob("*.png"))
 
 
 def test_what_has_no_effect_in_a_prompt_is_said_with_its_column(

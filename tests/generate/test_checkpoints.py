@@ -349,7 +349,7 @@ def test_offline_without_a_tokenizer_says_what_to_fetch(tmp_path: Path) -> None:
     path = save_checkpoint(tiny_sd(), tmp_path / "model.safetensors")
     with pytest.raises(ModelNotUsable, match="needs a tokenizer") as refusal:
         load_model(path, device="cpu")
-    assert "--tokenizer DIR" in str(refusal.value.hint)
+    assert "--tokenizer DIR" in str(refusal.value.command_hint)
     assert "openai/clip-vit-large-patch14" in str(refusal.value.hint)
 
 

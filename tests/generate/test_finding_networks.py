@@ -165,7 +165,7 @@ def test_what_is_asked_for_by_its_hash_is_that_content_or_nothing(
     with pytest.raises(FileRefused, match="replaced since it was scanned") as refusal:
         NetworkFinder().networks([NetworkRequest.from_option(asked)])
     assert str(file) in str(refusal.value)
-    assert refusal.value.hint == f"hnetkit scan {replaceable}"
+    assert refusal.value.command_hint == f"hnetkit scan {replaceable}"
     assert NetworkFinder().networks([NetworkRequest("ink", 1.0)])[0].network.content_hash == load(file).content_hash
 
 

@@ -379,7 +379,9 @@ def test_out_of_memory_says_what_to_switch_on(
     with pytest.raises(OutOfMemory, match=r"not enough memory for loading .*tiny-sd") as refusal:
         load_model(sd_folder, device="cpu")
     for option in ("--offload", "--attention-slicing", "--dtype fp16", "--size", "--batch-size 1"):
-        assert option in str(refusal.value.hint)
+        assert option in str(refusal.value.command_hint)
+    for argument in ("offload=True", "attention_slicing=True", 'dtype="fp16"', "width= and height=", "batch_size=1"):
+        assert argument in str(refusal.value.hint)
 
 
 def test_a_real_allocation_that_is_too_large_is_out_of_memory() -> None:

@@ -55,7 +55,7 @@ def test_a_text_that_no_jpeg_can_hold_is_refused_before_anything_is_written(tmp_
     assert texts(tmp_path / "long.jpg") == {"UserComment": "x" * 32_000}
     with pytest.raises(UsageError) as refused:
         write_image(tmp_path / "a.jpg", IMAGE, "x" * 33_000)
-    assert refused.value.hint == f"--out {tmp_path / 'a.png'}"
+    assert refused.value.command_hint == f"--out {tmp_path / 'a.png'}"
     assert [path.name for path in tmp_path.iterdir()] == ["long.jpg"]
 
 
@@ -131,7 +131,7 @@ def test_a_place_is_a_file_by_its_suffix(tmp_path: Path) -> None:
         is_image_file(str(tmp_path / "notes.txt"))
     with pytest.raises(UsageError) as other:
         is_image_file("a/b.gif")
-    assert other.value.hint == f"--out {Path('a/b.png')}"
+    assert other.value.command_hint == f"--out {Path('a/b.png')}"
 
 
 def test_commands_that_draw_the_same_seeds_into_one_folder_at_once_lose_no_picture(tmp_path: Path) -> None:

@@ -133,8 +133,8 @@ def test_a_picture_of_nan_is_an_error_that_says_what_to_try(sd_folder: Path, net
         model.pipe.unet.conv_out.bias.fill_(torch.nan)
     with pytest.raises(BadPicture, match="seed 5 came out NaN") as bad:
         one(model, replace(REQUEST, stack=((ink, 1.0),)))
-    assert "--dtype fp32" in str(bad.value.hint)
-    assert "lower strengths" in str(bad.value.hint)
+    assert "--dtype fp32" in str(bad.value.command_hint)
+    assert "lower strengths" in str(bad.value.command_hint)
 
 
 def test_a_strength_that_overflows_is_found_out(sd_folder: Path, network_files: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_black_picture_is_an_error(sd: Model) -> None:
         sd.pipe.vae.decoder.conv_out.bias.fill_(-1.0)
     with pytest.raises(BadPicture, match="came out black") as bad:
         one(sd)
-    assert bad.value.hint == "try a lower --cfg-scale"
+    assert bad.value.command_hint == "try a lower --cfg-scale"
 
 
 def test_the_infotext_says_how_to_draw_the_picture_again(sd: Model) -> None:

@@ -382,7 +382,7 @@ UNKNOWN = {
 def test_an_unknown_sampler_is_an_error_with_the_nearest_name(name: str, hint: str) -> None:
     with pytest.raises(UsageError, match="sampler") as error:
         sampler_name(name)
-    assert error.value.hint == hint
+    assert error.value.command_hint == hint
 
 
 def test_every_name_of_an_error_is_one() -> None:

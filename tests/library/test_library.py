@@ -180,7 +180,7 @@ def test_a_name_is_a_stem_then_an_alias_then_a_hash(registry: Registry, library:
 def test_an_unknown_name_hints_at_the_nearest(registry: Registry, library: Path) -> None:
     with pytest.raises(NotFound) as empty:
         resolve(registry, "ink")
-    assert "hnetkit scan" in str(empty.value.hint)
+    assert "hnetkit scan" in str(empty.value.command_hint)
     changes(registry, library)
     with pytest.raises(NotFound) as caught:
         resolve(registry, "Glo")

@@ -177,7 +177,7 @@ def test_a_search_index_that_is_lost_is_noticed_and_made_again(path: Path, loss:
     with Registry(path) as registry:
         with pytest.raises(RegistryError, match="search index") as caught:
             registry.check()
-        assert caught.value.hint == "hnetkit scan"
+        assert caught.value.command_hint == "hnetkit scan"
         with registry.write():
             registry.networks.rebuild_search()
         assert registry.check() == "1 network in 1 file"

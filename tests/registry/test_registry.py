@@ -183,3 +183,10 @@ def test_forgetting_the_last_file_forgets_the_network_and_its_words(tmp_path: Pa
                 registry.networks.forget_fileless()
             assert len(registry.networks.rows()) == left
         assert registry.networks.search("x") == []
+
+
+def test_the_package_shows_what_it_holds() -> None:
+    import hnetkit.registry
+
+    assert dir(hnetkit.registry) == ["Registry"]
+    assert all(hasattr(hnetkit.registry, name) for name in dir(hnetkit.registry))

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from support import plain_a1111
-from support.networks import network_file
+from support.networks import a1111_network, network_file, save_pt
 from support.pipelines import draw, tiny_sd, tiny_sdxl, unet_call
 from support.stacks import relative
 from support.unet_truth import plain, run, surface
 from torch import Tensor, nn
 
 import hnetkit
-from hnetkit.errors import AttachError, FileRefused, IncompatibleNetwork, KernelUnavailable, NotFound, UsageError
+from hnetkit.errors import (
+    AttachError,
+    DamagedFile,
+    FileRefused,
+    IncompatibleNetwork,
+    KernelUnavailable,
+    NotFound,
+    UsageError,
+)
 from hnetkit.network import Hypernetwork, TensorRef
 
 WIDTHS = (8, 20, 24)
@@ -384,20 +394,6 @@ def test_a_window_without_progress_is_an_error_and_not_a_quiet_picture(pipe: Any
     draw(pipe)
 
 
-def test_a_pipeline_tells_its_progress(pipe: Any, ink: Hypernetwork) -> None:
-    hnetkit.load_hypernetwork(pipe, ink, strength=hnetkit.Strength(end=0.5))
-    half = draw(pipe, steps=4, callback_on_step_end=hnetkit.follow_progress(pipe, 4))
-    with pytest.raises(AttachError):
-        draw(pipe, steps=4)
-    hnetkit.set_hypernetworks(pipe, ["ink"])
-
-    def switch_off(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        hnetkit.set_hypernetworks(pipe, ["ink"], [1.0 if step + 1 < 2 else 0.0])
-        return tensors
-
-    assert torch.equal(half, draw(pipe, steps=4, callback_on_step_end=switch_off))
-
-
 # --- does it belong here
 
 
@@ -467,10 +463,113 @@ def test_strengths_are_as_many_as_names(pipe: Any, ink: Hypernetwork, wash: Hype
         hnetkit.load_hypernetwork(pipe, net)
     with pytest.raises(UsageError):
         hnetkit.set_hypernetworks(pipe, ["ink", "wash"], [0.5])
-    with pytest.raises(UsageError):
-        hnetkit.set_hypernetworks(pipe, ["ink", "wash"], 0.5)
     hnetkit.set_hypernetworks(pipe, ["ink", "wash"], [None, 0.5])
     assert relative(run(pipe), plain(pipe, [(ink, 1.0), (wash, 0.5)])) <= 1e-5
+
+
+def strengths_of(pipe: Any) -> dict[str, float]:
+    networks = hnetkit.explain(pipe)["networks"]
+    return {network["name"]: network["strength"]["self_k"] for network in networks if network["active"]}
+
+
+FORMS: list[tuple[tuple[Any, ...], dict[str, float]]] = [
+    (({"wash": 0.3, "ink": 0.5},), {"wash": 0.3, "ink": 0.5}),
+    (({"ink": None},), {"ink": 1.0}),
+    ((["ink", "wash"],), {"ink": 1.0, "wash": 1.0}),
+    (("ink",), {"ink": 1.0}),
+    ((["ink", "wash"], 0.5), {"ink": 0.5, "wash": 0.5}),
+    ((("ink", "wash"), hnetkit.Strength(0.5)), {"ink": 0.5, "wash": 0.5}),
+    ((["ink", "wash"], np.float32(0.5)), {"ink": 0.5, "wash": 0.5}),
+    ((["ink", "wash"], torch.tensor([0.5, 0.25])), {"ink": 0.5, "wash": 0.25}),
+    ((["ink", "wash"], torch.tensor(0.5)), {"ink": 0.5, "wash": 0.5}),
+    (("ink", 0), {"ink": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("stack", "meant"), FORMS, ids=str)
+def test_names_and_strengths_come_in_every_form(
+    pipe: Any, ink: Hypernetwork, wash: Hypernetwork, stack: tuple[Any, ...], meant: dict[str, float]
+) -> None:
+    for net in (ink, wash):
+        hnetkit.load_hypernetwork(pipe, net, strength=0.125)
+    if len(stack) == 1:
+        with hnetkit.applied(pipe, *stack):
+            assert hnetkit.get_active_hypernetworks(pipe) == list(meant)
+            assert strengths_of(pipe) == pytest.approx(meant)
+        assert strengths_of(pipe) == {"ink": 0.125, "wash": 0.125}
+    hnetkit.set_hypernetworks(pipe, *stack)
+    assert hnetkit.get_active_hypernetworks(pipe) == list(meant)
+    assert strengths_of(pipe) == pytest.approx(meant)
+
+
+@pytest.mark.parametrize(
+    ("stack", "said"),
+    [
+        (("ink", "0.8"), "a strength is a number or an hnetkit.Strength, not 0.8"),
+        ((["ink"], ["strong"]), "not strong"),
+        (({"ink": [0.5]},), "a strength is a number"),
+        (({"ink": 0.3}, 0.5), "a dict has the strengths with the names"),
+        ((["ink", 3],), "a stack is of names, and no int"),
+        (([("ink", 0.3)],), "a stack is of names, and no tuple"),
+        ((["ink"], [0.5, 0.5]), "1 name and 2 strengths"),
+    ],
+    ids=str,
+)
+def test_what_is_no_stack_is_said_and_changes_nothing(
+    pipe: Any, ink: Hypernetwork, stack: tuple[Any, ...], said: str
+) -> None:
+    hnetkit.load_hypernetwork(pipe, ink, strength=0.125)
+    with pytest.raises(UsageError, match=re.escape(said)) as refused:
+        hnetkit.set_hypernetworks(pipe, *stack)
+    assert refused.value.hint
+    assert strengths_of(pipe) == {"ink": 0.125}
+
+
+def test_a_list_of_files_is_said_to_be_one(pipe: Any) -> None:
+    with pytest.raises(UsageError, match="takes one network or its file, and no list") as refused:
+        hnetkit.load_hypernetwork(pipe, ["a.pt", "b.pt"])
+    assert "for file in files" in str(refused.value.hint)
+
+
+# --- values that are not finite
+
+
+def spoiled(folder: Path, value: float, dtype: torch.dtype = torch.float32) -> Path:
+    """A file with one value of its own, at width 20."""
+    content = a1111_network(widths=WIDTHS, activation="relu", dtype=dtype)
+    content[20][1]["linear.2.weight"][3, 3] = value
+    return save_pt(content, folder / "spoiled.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_file_with_nan_is_refused_by_name_when_it_is_put_on(
+    pipe: Any, ink: Hypernetwork, tmp_path: Path, value: float
+) -> None:
+    hnetkit.load_hypernetwork(pipe, ink)
+    before = run(pipe)
+    with pytest.raises(DamagedFile, match=r"spoiled\.pt: values that are not finite at width 20") as refused:
+        hnetkit.load_hypernetwork(pipe, spoiled(tmp_path, value))
+    assert str(refused.value.hint).startswith("hnetkit validate ")
+    assert hnetkit.get_active_hypernetworks(pipe) == ["ink"]
+    assert torch.equal(run(pipe), before)
+    with pytest.raises(DamagedFile):
+        hnetkit.Stack([(hnetkit.load(tmp_path / "spoiled.pt"), 1.0)])(torch.randn(2, 20))
+
+
+def test_a_value_too_large_for_the_unets_dtype_is_said(tmp_path: Path) -> None:
+    file = spoiled(tmp_path, 1e5)
+    hnetkit.load_hypernetwork(tiny_sd(dtype=torch.bfloat16), file)
+    half = tiny_sd(dtype=torch.float16)
+    before = surface(half.unet)
+    with pytest.raises(IncompatibleNetwork, match=r"values up to 100000 at width 20 do not fit float16"):
+        hnetkit.load_hypernetwork(half, file)
+    assert surface(half.unet) == before
+    pipe = tiny_sd()
+    hnetkit.load_hypernetwork(pipe, file)
+    fits = run(pipe)
+    with pytest.raises(IncompatibleNetwork):
+        pipe.to(dtype=torch.float16)
+    assert torch.equal(run(pipe.to(dtype=torch.float32)), fits) or relative(run(pipe), fits) < 1e-2
 
 
 def test_a_file_that_is_no_hypernetwork_leaves_the_unet_alone(pipe: Any, tmp_path: Path) -> None:
@@ -519,6 +618,18 @@ def test_the_plan_is_data(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> N
     assert parts[8, "k"]["flops"] == 2 * (2 * 8 * 16) * 2 * 64 * 3
     assert parts[20, "k"]["flops"] == 2 * (2 * 20 * 40) * 2 * 16 * 4
     assert plan["launches"] == sum(part["launches"] for part in plan["parts"])
+
+
+def test_the_plan_prints_as_lines(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> None:
+    assert str(hnetkit.explain(pipe)) == "no hypernetworks are loaded"
+    hnetkit.load_hypernetwork(pipe, ink, strength=0.5)
+    hnetkit.load_hypernetwork(pipe, tint, strength=hnetkit.Strength(0.4, self_v=0))
+    first, *lines = str(hnetkit.explain(pipe)).splitlines()
+    assert first == "ink, tint: 14 layers, eager on cpu"
+    assert "   20 self  v  eager      4 layers: ink 0.5" in lines
+    assert "   24 cross k  text-once  7 layers: ink 0.5, tint 0.4" in lines
+    hnetkit.disable_hypernetworks(pipe)
+    assert str(hnetkit.explain(pipe)) == "no hypernetworks are applied; 2 networks loaded"
 
 
 def test_affine_networks_alone_cost_nothing_at_run_time(pipe: Any, tint: Hypernetwork, shade: Hypernetwork) -> None:

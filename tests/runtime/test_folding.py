@@ -49,13 +49,11 @@ def test_folded_weights_are_a_float64_product_rounded_once(pipe: Any, tint: Hype
                 assert (got == truth.bfloat16()).float().mean() > 0.99, "all but ties: the maps are held in fp32"
 
 
-@pytest.mark.parametrize("save", ["state_dict", "save_pretrained", "pipeline", "block"])
-def test_saving_while_folded_is_refused(pipe: Any, tint: Hypernetwork, tmp_path: Path, save: str) -> None:
+@pytest.mark.parametrize("save", ["state_dict", "block"])
+def test_taking_the_state_dict_while_folded_is_refused(pipe: Any, tint: Hypernetwork, save: str) -> None:
     hnetkit.load_hypernetwork(pipe, tint)
     attempts = {
         "state_dict": lambda: pipe.unet.state_dict(),
-        "save_pretrained": lambda: pipe.unet.save_pretrained(tmp_path / "unet"),
-        "pipeline": lambda: pipe.save_pretrained(tmp_path / "pipe"),
         "block": lambda: pipe.unet.down_blocks[0].state_dict(),
     }
     with pytest.raises(AttachError, match="folded") as refused:
@@ -63,6 +61,27 @@ def test_saving_while_folded_is_refused(pipe: Any, tint: Hypernetwork, tmp_path:
     assert "unload_hypernetworks" in str(refused.value.hint)
     hnetkit.unload_hypernetworks(pipe)
     attempts[save]()
+
+
+@pytest.mark.parametrize("variant", [None, "ema"])
+@pytest.mark.parametrize("part", ["unet", "pipeline"])
+def test_saving_while_folded_writes_the_model_alone_and_folds_again(
+    pipe: Any, tint: Hypernetwork, tmp_path: Path, part: str, variant: str | None
+) -> None:
+    before = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
+    hnetkit.load_hypernetwork(pipe, tint)
+    styled = run(pipe)
+    if part == "unet":
+        pipe.unet.save_pretrained(tmp_path / "unet", variant=variant)
+    else:
+        pipe.save_pretrained(tmp_path, variant=variant)
+    (file,) = (tmp_path / "unet").glob("*.safetensors")
+    saved = load_file(file)
+    assert ("ema" in file.name) == (variant is not None)
+    assert all(torch.equal(saved.pop(name), value) for name, value in before.items())
+    assert saved == {}
+    assert {part["path"] for part in hnetkit.explain(pipe)["parts"]} == {"folded"}
+    assert torch.equal(run(pipe), styled)
 
 
 def test_saving_with_networks_that_are_not_folded_saves_the_model_alone(

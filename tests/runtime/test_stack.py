@@ -289,3 +289,28 @@ def test_the_longest_block_name_counts() -> None:
         "down",
     )
     assert [strength.factor(name) for name in names] == [0.5, 2, 0.5, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([("ink.pt", 0.8)], "a stack takes networks, each with its strength, and no str"),
+        (["ink.pt"], "a stack takes networks, each with its strength, and no str"),
+        ([3], "and no int"),
+        ([("ink", 0.5, 1)], "and no tuple"),
+    ],
+)
+def test_what_is_no_stack_is_said(items: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        hnetkit.Stack(items)
+    assert refused.value.hint == 'hnetkit.Stack([(hnetkit.load("ink.pt"), 0.8)])'
+
+
+def test_a_stack_of_networks_without_strengths_is_said_and_a_dict_is_one(tmp_path: Path) -> None:
+    net = hnetkit.load(network_file(tmp_path))
+    for items in ([net], [(net, None)]):
+        with pytest.raises(UsageError, match="net0 has no strength"):
+            hnetkit.Stack(items)
+    with pytest.raises(UsageError, match=r"not 0\.8"):
+        hnetkit.Stack([(net, "0.8")])
+    assert repr(hnetkit.Stack({net: 0.5})) == repr(hnetkit.Stack([[net, 0.5]]))

@@ -97,7 +97,9 @@ def test_a_caption_that_asks_for_anything_else_of_networks_is_refused(tmp_path: 
     (tmp_path / "01.txt").write_text(f"a house {tags}")
     with pytest.raises(UsageError, match=r"01\.png: .* tiny alone") as refused:
         read_data(small_recipe(tmp_path, name="tiny"))
-    assert refused.value.hint == "<hypernet:tiny:0.5>; --prompt-name: what captions call it; --with FILE: another"
+    assert (
+        refused.value.command_hint == "<hypernet:tiny:0.5>; --prompt-name: what captions call it; --with FILE: another"
+    )
 
 
 def test_a_caption_may_name_networks_beside_the_one_that_is_trained(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.pipelines import tiny_sd, tiny_sdxl
+from support.networks import a1111_network, save_pt
+from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd, tiny_sdxl
 from support.training import make_picture, make_pictures, run_training, small_recipe
 
 import hnetkit
@@ -243,7 +244,7 @@ def test_another_recipe_is_refused_with_the_names_of_what_differs(model: Model, 
     with pytest.raises(RunChanged, match=r"another seed, build\.activation$") as raised:
         run_training(other, model, cut)
     assert raised.value.exit_code == 2
-    assert "--restart" in str(raised.value.hint)
+    assert "--restart" in str(raised.value.command_hint)
 
 
 def test_changed_pictures_are_refused_unless_forced(model: Model, pictures: Path, cut: Path, tmp_path: Path) -> None:
@@ -399,6 +400,19 @@ def test_a_file_that_does_not_fit_and_a_build_beside_a_file_are_refused(
     xl = load_model(tmp_path / "xl", device="cpu")
     with pytest.raises(IncompatibleNetwork):
         run_training(small_recipe(pictures, start=str(whole / "ink.pt")), xl, tmp_path / "other")
+
+
+def test_a_start_with_nan_in_it_is_named_before_anything_is_computed(
+    model: Model, pictures: Path, tmp_path: Path
+) -> None:
+    content = a1111_network((*SELF_WIDTHS, SD_CROSS_WIDTH), activation="relu")
+    content[8][0]["linear.0.weight"][0, 0] = torch.nan
+    spoiled = save_pt(content, tmp_path / "spoiled.pt")
+    with pytest.raises(DamagedFile, match=r"spoiled\.pt: values that are not finite at width 8"):
+        run_training(small_recipe(pictures, start=str(spoiled)), model, tmp_path / "ink")
+    with pytest.raises(DamagedFile, match="spoiled"):
+        run_training(small_recipe(pictures, beside=(str(spoiled),)), model, tmp_path / "ink")
+    assert not (tmp_path / "ink" / "state").exists()
 
 
 def test_a_network_is_trained_beside_another_that_stays_as_it_is(model: Model, whole: Path, tmp_path: Path) -> None:

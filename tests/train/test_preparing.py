@@ -156,7 +156,7 @@ def test_a_picture_is_not_split_into_parts_that_show_nothing(source: Path, out: 
     (source / "line.png").write_bytes(large_png(1, 60_000))
     with pytest.raises(BadPicture, match=r"line\.png: a picture of 1x60000 is too narrow") as raised:
         prepared(out, source / "line.png", split=True)
-    assert raised.value.hint == "without --split, or with a smaller --size"
+    assert raised.value.command_hint == "without --split, or with a smaller --size"
     assert names(out) == []
     assert len(prepared(out, source / "line.png")) == 1
 
@@ -166,7 +166,7 @@ def test_the_parts_of_a_picture_are_not_more_than_anybody_draws() -> None:
     assert len(windows_along((64, 512), (512, 512), 0.0)) == 8
     with pytest.raises(BadPicture, match=r"1,280 parts; at most 500") as raised:
         windows_along((64, 65_535), (512, 512), 0.2)
-    assert raised.value.hint == "without --split, or with a smaller --split-overlap"
+    assert raised.value.command_hint == "without --split, or with a smaller --split-overlap"
 
 
 @pytest.mark.parametrize("letter", ["a", "ä", "画"])

@@ -270,7 +270,7 @@ def blown_up(network: Hypernetwork, times: float) -> Hypernetwork:
         return ResidualMLP(tuple(stages), {name: new[id(tensor)] for name, tensor in mlp.tensors.items()})
 
     mlps = {width: MLPPair(grown(pair.key), grown(pair.value)) for width, pair in network.mlps.items()}
-    return replace(network, mlps=mlps)
+    return replace(network, mlps=mlps, path=None, source=None)  # as the trainer gives it
 
 
 def test_styles_are_told_from_networks_that_broke(demo_model: Model, tmp_path: Path) -> None:

@@ -186,7 +186,7 @@ def test_a_folder_with_a_recipe_that_no_run_of_this_network_wrote_is_not_taken(t
     with pytest.raises(OutputExists, match=r"recipe\.json: no record of a run of ink") as raised:
         files.require_ours()
     assert raised.value.exit_code == 2
-    assert "--out" in str(raised.value.hint)
+    assert "--out" in str(raised.value.command_hint)
 
 
 RESULTS = ["ink.pt", "ink.safetensors", "ink-2.safetensors", "hypernetwork_loss.csv", "loss.png", "previews/ink-0.png"]
@@ -203,7 +203,7 @@ def test_without_a_checkpoint_nothing_that_was_made_is_replaced_unasked(tmp_path
     with pytest.raises(OutputExists, match=f"{kept}: an earlier run made it, and there is no checkpoint") as raised:
         files.require_same("continue", FOUND, force=True)
     assert raised.value.exit_code == 2
-    assert str(raised.value.hint).startswith("--restart ")
+    assert str(raised.value.command_hint).startswith("--restart ")
     assert files.require_same("restart", FOUND, force=False) == []
 
 

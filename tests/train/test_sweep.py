@@ -276,7 +276,7 @@ def test_a_run_whose_checkpoints_are_gone_is_not_made_anew_unasked(model: Model,
     before = {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()}
     with pytest.raises(OutputExists, match=r"rate 1e-3: .*no checkpoint to continue from") as raised:
         made(done, model)
-    assert str(raised.value.hint).startswith("--restart ")
+    assert str(raised.value.command_hint).startswith("--restart ")
     (folder / "recipe.json").write_text("{}")
     with pytest.raises(OutputExists, match=r"rate 1e-3: .*no record of a run of ink-rate-1e-3"):
         made(done, model)

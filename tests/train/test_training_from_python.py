@@ -166,7 +166,7 @@ def test_what_is_missing_is_named(here: Path) -> None:
 def test_a_guard_that_stops_a_run_names_the_last_good_network(here: Path) -> None:
     with pytest.raises(TrainingFailed, match="no finite number") as raised:
         train.train({**SETTINGS, "rates": "1e38", "optimizer": "SGD", "preview_every": 0}, "tiny")
-    assert raised.value.hint == "a lower --rate"
+    assert raised.value.hint == "a lower rates="
 
 
 def test_a_sweep_is_the_one_of_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,5 +270,6 @@ def test_a_name_of_the_library_is_no_file_and_the_error_says_where_it_is(
         more = {"vary": {"seed": [1, 2]}} if verb == "sweep" else {}
         with pytest.raises(NotFound, match=f"{name}: no such file") as refused:
             getattr(train, verb)({**SETTINGS, setting: value}, "tiny", device="cpu", **more)
-        assert refused.value.hint == hint
+        assert refused.value.command_hint == hint
+        assert str(refused.value.hint).startswith(f"{setting}=")
     assert not (here / "training").exists()

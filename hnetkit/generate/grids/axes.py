@@ -231,7 +231,7 @@ def _samplers(where: str, values: Sequence[str]) -> Iterator[Content]:
         try:
             yield sampler_name(value)
         except UsageError as error:
-            hint = None if error.hint is None else error.hint.removeprefix("--sampler ")
+            hint = None if error.command_hint is None else error.command_hint.removeprefix("--sampler ")
             raise UsageError(f"{where}: {error}", hint=hint) from error
 
 

@@ -91,7 +91,7 @@ def draw_batches(
         failures.update(own)
         for cell, key in zip(batch.cells, batch.keys, strict=True):
             if key in own:
-                facts = {**_request_facts(cell), FAILURE: str(own[key]), "hint": own[key].hint}
+                facts = {**_request_facts(cell), FAILURE: str(own[key]), "hint": own[key].command_hint}
                 files.append([row_of(key, position, facts) for position in positions[key]])
 
     for checkpoint, group in groupby(batches, key=lambda batch: batch.checkpoint):

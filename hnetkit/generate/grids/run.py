@@ -47,6 +47,7 @@ from hnetkit.generate.request import Request, random_seed
 from hnetkit.images import open_rgb
 from hnetkit.prompts.infotext import is_generation_data
 from hnetkit.prompts.tags import TaggedPrompt, plain_number
+from hnetkit.text import counted, shorten
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -84,6 +85,10 @@ class DrawnGrid:
     record: Path
     pictures: Path
     infotext: str
+
+    def __repr__(self) -> str:
+        failed = f", {len(self.failed)} failed" if self.failed else ""
+        return f"<DrawnGrid {shorten(str(self.path))}: {counted(len(self.cells), 'cell')}{failed}>"
 
     @property
     def image(self) -> Image.Image:

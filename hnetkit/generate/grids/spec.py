@@ -153,12 +153,20 @@ def make_spec(
             raise UsageError(f"seed {seed}: must be a whole number, or {RANDOM} for a random one")
     if names and any(axes):
         axis = argument(f"hypernetwork={','.join(names)}")
-        raise UsageError("NAMEs are rows already", hint=f"--y {axis}, or -n NAME")
+        raise UsageError(
+            "NAMEs are rows already",
+            hint=f"--y {axis}, or -n NAME",
+            python=f'axes={{"hypernetwork": {list(names)}, ...}}, or networks=["NAME"]',
+        )
     if names:
         return spec_from_names(names, prompts, seeds, strengths)
     if strengths is not None:
         listed = strengths if isinstance(strengths, str) else ",".join(map(str, strengths))
-        raise UsageError("--strengths goes with NAMEs", hint=f"--x {argument(f'strength={listed}')}")
+        raise UsageError(
+            "--strengths goes with NAMEs",
+            hint=f"--x {argument(f'strength={listed}')}",
+            python=f'axes={{"strength": [{listed}], ...}}',
+        )
     return spec_from_axes(prompts, seeds, axes)
 
 
@@ -188,16 +196,32 @@ def spec_from_axes(prompts: Sequence[str], seeds: Sequence[int], axes: Axes) -> 
     read = _parse_axes(axes)
     varied = [axis[0][0].axis for axis in read if axis]
     if not varied:
-        raise UsageError("nothing varies", hint="name hypernetworks, or --x strength=0,0.5,1 --y seed=1-3")
+        raise UsageError(
+            "nothing varies",
+            hint="name hypernetworks, or --x strength=0,0.5,1 --y seed=1-3",
+            python='names=["ink"], or axes={"strength": [0, 0.5, 1], "seed": [1, 2, 3]}',
+        )
     for name in varied:
         if varied.count(name) > 1 and name != "prompt":
             raise UsageError(f"{name} is on two axes", hint="one axis can have all its values")
     if {"order", "hypernetwork"} <= set(varied):
-        raise UsageError("order is of the same stack in all cells", hint="-n NAME -n NAME --x order=all")
+        raise UsageError(
+            "order is of the same stack in all cells",
+            hint="-n NAME -n NAME --x order=all",
+            python='networks=["ink", "dots"], axes=["order=all"]',
+        )
     if len(prompts) > 1:
-        raise UsageError("one --prompt, and an axis that replaces a part of it", hint='--y "prompt=circle,star"')
+        raise UsageError(
+            "one --prompt, and an axis that replaces a part of it",
+            hint='--y "prompt=circle,star"',
+            python='axes={"prompt": ["circle", "star"], ...}',
+        )
     if len(seeds) > 1:
-        raise UsageError("one --seed, or an axis of them", hint=f"--y seed={','.join(map(str, seeds))}")
+        raise UsageError(
+            "one --seed, or an axis of them",
+            hint=f"--y seed={','.join(map(str, seeds))}",
+            python=f'axes={{"seed": {list(seeds)}, ...}}',
+        )
     base = CellSpec(prompts[0], "", seed=0 if "seed" in varied else seeds[0])
     return GridSpec(base, tuple((axis,) if axis else () for axis in read))
 

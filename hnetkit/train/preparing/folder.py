@@ -231,7 +231,11 @@ def _load_captioner(
             raise UsageError(f"nothing called {kind} writes captions", hint=f"one of {', '.join(models)}")
     for kind, model in models.items():
         if model is not None and kind not in kinds:
-            raise UsageError(f"--{kind}-model without --caption {kind}", hint=f"add --caption {kind}")
+            raise UsageError(
+                f"--{kind}-model without --caption {kind}",
+                hint=f"add --caption {kind}",
+                python=f'add captions=["{kind}"]',
+            )
     if not kinds:
         return None
     from hnetkit.train.preparing import captioners
@@ -365,7 +369,7 @@ class TrainingFolder:
             try:
                 return windows_along(image.size, size, self.settings.split_overlap)
             except BadPicture as error:
-                raise BadPicture(f"{source}: {error}", hint=error.hint) from error
+                raise BadPicture(f"{source}: {error}", hint=error.command_hint) from error
         return [crop_window(image, size, self.settings.focus)]
 
     def _caption(self, image: Image.Image, existing: str | None) -> str | None:

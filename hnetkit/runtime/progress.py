@@ -1,0 +1,107 @@
+"""The callback that tells a UNet's stack how far a diffusers pipeline is in its sampling."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable
+from functools import cache
+from types import MethodType, ModuleType
+from typing import Any, TypeAlias
+
+from hnetkit.errors import UsageError
+
+Report: TypeAlias = Callable[[Any, int, int], None]
+"""`hnetkit.runtime.adapters.set_progress`."""
+
+_BAR = "progress_bar"
+"""What every diffusers pipeline calls when its timesteps are final, right before it samples."""
+
+
+class StepFollower:
+    """A pipeline's callback at the end of each step, which also learns when sampling begins.
+
+    No callback comes before the first step, whose place in a window depends on how many steps there are. So an
+    attribute of the pipeline stands before its own `progress_bar` for one call: by then the pipeline knows which of
+    the scheduler's timesteps it takes. Nothing of this is in the UNet's call, which may be compiled.
+
+    Args:
+        pipe: the pipeline, or a UNet that some pipeline calls.
+        steps: how many there are, where the pipeline does not say.
+        report: called with the pipeline, the step that comes next, and how many there are.
+    """
+
+    def __init__(self, pipe: Any, steps: int | None, report: Report) -> None:
+        self._pipe, self._stated, self._report = pipe, steps, report
+        self._begun_with = steps
+        self._is_waiting = False
+        if steps is None and not hasattr(pipe, _BAR):
+            raise UsageError(
+                f"a {type(pipe).__name__} does not say how many steps there are",
+                hint="hnetkit.follow_progress(pipe), with the pipeline that is called",
+            )
+        self._await_sampling()
+
+    @property
+    def tensor_inputs(self) -> list[str]:
+        """The tensors that it wants: none. Diffusers asks when a call begins, which shows that it was given to it."""
+        self._await_sampling()
+        return []
+
+    def __call__(self, pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """Reports the step after the one that ended; returns the tensors as they are."""
+        steps = _steps_of(pipe) or self._begun_with or step + 1
+        if step == 0 and self._begun_with != steps:
+            raise UsageError(
+                f"the pipeline makes {steps} steps; its first was drawn as one of {self._begun_with}",
+                hint="hnetkit.follow_progress(pipe), with the pipeline that is called",
+            )
+        self._report(pipe, step + 1, steps)
+        return tensors
+
+    def __repr__(self) -> str:
+        return f"follow_progress({type(self._pipe).__name__})"
+
+    def _await_sampling(self) -> None:
+        if self._stated is not None:
+            self._report(self._pipe, 0, self._stated)
+        if self._is_waiting or not hasattr(self._pipe, _BAR):
+            return
+        self._is_waiting = True
+        follower = weakref.ref(self)  # nobody holds it any more: the call that begins was not given it
+        before = vars(self._pipe).get(_BAR)
+
+        def begin(pipe: Any, *arguments: Any, **options: Any) -> Any:
+            delattr(pipe, _BAR)
+            if before is not None:
+                setattr(pipe, _BAR, before)
+            if (waiting := follower()) is not None and waiting._pipe is pipe:
+                waiting._begin(options.get("total"))
+            return getattr(pipe, _BAR)(*arguments, **options)
+
+        setattr(self._pipe, _BAR, MethodType(begin, self._pipe))
+
+    def _begin(self, asked_for: int | None) -> None:
+        self._is_waiting = False
+        self._begun_with = _steps_of(self._pipe) or self._stated or asked_for
+        if self._begun_with is not None:
+            self._report(self._pipe, 0, self._begun_with)
+
+
+def make_follower(pipe: Any, steps: int | None, report: Report) -> StepFollower:
+    """Returns a `StepFollower`, as a callback of diffusers' own kind where there is diffusers."""
+    return _kind_of_follower(sys.modules.get("diffusers.callbacks"))(pipe, steps, report)
+
+
+@cache
+def _kind_of_follower(callbacks: ModuleType | None) -> type[StepFollower]:
+    """Returns the class for the callbacks of diffusers, which every pipeline of Stable Diffusion has imported."""
+    if callbacks is None:
+        return StepFollower
+    return type(StepFollower.__name__, (StepFollower, callbacks.PipelineCallback), {})
+
+
+def _steps_of(pipe: Any) -> int | None:
+    """Returns the steps of the sampling that runs, as the pipeline has them; None where it does not say."""
+    steps: int | None = getattr(pipe, "num_timesteps", None)
+    return steps
