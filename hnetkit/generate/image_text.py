@@ -126,7 +126,7 @@ def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | 
     if len(comment) > _LONGEST or _HYPERNET in comment:
         return _settings_in_text(comment, file.path) or infotext.parse(comment)
     members = texts | _json_members(comment)
-    found = novelai.parse(members, size) or easy_diffusion.parse(members) or _parse_graph(file, texts)
+    found = novelai.parse(members, size) or easy_diffusion.parse(members) or _parse_graph(file, texts, size)
     if found.parameters or found.prompt:
         return found
     others = (text for text in texts.values() if "Steps:" in text[:_LONGEST] and len(text) <= _LONGEST)
@@ -192,16 +192,7 @@ def _size_of_png(head: bytes) -> tuple[int, int] | None:
     return width, height
 
 
-def _size_of_png(head: bytes) -> tuple[int, int] | None:
-    """Returns the (width, height) in pixels that the first 24 bytes of a PNG state; None for another image."""
-    if len(head) < 24 or not head.startswith(_PNG):
-        return None
-    width, height = struct.unpack(">II", head[16:24])
-    return width, height
-
-
-def _parse_graph(file: OpenFile, texts: dict[str, str]) -> Infotext:
-    size = _size_of_png(file.read_at(0, min(24, file.size)))
+def _parse_graph(file: OpenFile, texts: dict[str, str], size: tuple[int, int] | None) -> Infotext:
     try:
         return comfyui.parse(texts.get("prompt"), texts.get("workflow"), size=size)
     except UnsafeFile as error:
