@@ -97,13 +97,13 @@ class DrawOptions:
                 object.__setattr__(self, name, check(name, value))
         if self.mask is not None and self.image is None:
             raise UsageError("--mask needs --image, the picture that it masks", hint="--image FILE --mask FILE")
-        for path in (self.image, self.mask):
-            if path is not None:
-                image_size(path)
         if self.has_second_pass and self.image is not None:
             raise UsageError("--hires-scale and --image do not go together", hint="leave one of them out")
         if self.hires_scale is not None and self.hires_size is not None:
             raise UsageError("--hires-scale and --hires-size both set the size", hint="leave one of them out")
+        for path in (self.image, self.mask):
+            if path is not None:
+                image_size(path)
 
     @property
     def has_second_pass(self) -> bool:

@@ -19,7 +19,7 @@ from hnetkit.formats.reading import MIX_SUFFIX
 from hnetkit.formats.writing import source_sha256
 from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_loras, lora_hashes
 from hnetkit.generate.loading.known_hashes import hash_of_file
-from hnetkit.library.resolve import LibraryOpener, find_network, label, load_found, opened_when_needed
+from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
 from hnetkit.prompts.tags import Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
@@ -258,7 +258,7 @@ def _read_network(
     found = find_network(request.source, request.stated, library, bundled)
     if found.said:
         note(found.said)
-    return _ReadNetwork(found.network.name, load_found(found, request.source), found.keeps_name)
+    return _ReadNetwork(found.network.name, read_found(found, request.source), found.keeps_name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,7 @@ WITHOUT_EFFECT = frozenset(
 IDLE_VALUES: Mapping[str, frozenset[str]] = {
     key: frozenset(values)
     for key, values in {
+        "Conditional mask weight": ("1", "1.0"),
         "Face restoration": ("None", "False"),
         "FP8 weight": ("Disable",),
         "Hires checkpoint": ("Use same checkpoint",),

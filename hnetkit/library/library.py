@@ -13,7 +13,7 @@ from hnetkit import paths
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import link as links
 from hnetkit.library.layouts import PROGRAMS, Program
-from hnetkit.library.resolve import find_certain, load_found, require_alias, resolve
+from hnetkit.library.resolve import find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, size_text
@@ -190,7 +190,7 @@ class Library:
             NotFound, AmbiguousName, FileRefused: as `record`; NotFound also if none of its files exists, FileRefused
                 also if it was found by a hash and its files hold something else by now.
         """
-        return load_found(find_certain(self.registry, name), name)
+        return read_found(find_certain(self.registry, name), name)
 
     def tag(
         self,

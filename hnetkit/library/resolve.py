@@ -155,7 +155,7 @@ def find_network(
     return gone
 
 
-def load_found(found: FoundNetwork, mention: str) -> Hypernetwork:
+def read_found(found: FoundNetwork, mention: str) -> Hypernetwork:
     """Returns the network, from the first file that still holds it.
 
     Raises:

@@ -48,7 +48,9 @@ def parse(
     first = made.passes[0]
     positive, negative = first.prompt, first.negative_prompt
     found = {key: value for key, value in _parameters(graph, made, size).items() if value}
-    if found:
+    if found.keys() <= {"Size"}:  # which every image has
+        found = {}
+    else:
         found |= {"RNG": "CPU"} if "Seed" in found else {}  # ComfyUI makes its noise on the CPU
         found["Version"] = "ComfyUI"
     warn_of_others(graph, made.end, first.size)
