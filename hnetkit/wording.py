@@ -13,6 +13,7 @@ from collections.abc import Mapping
 _ARGUMENT: Mapping[str, str] = {
     "caption": "captions",
     "ensd": "eta_seed_delta",
+    "from": "again",
     "init_from": "start",
     "rate": "rates",
     "with": "beside",

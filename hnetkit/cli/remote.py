@@ -343,7 +343,9 @@ def sync_command(
     from hnetkit.sources.results import of_plan
 
     with open_session(look_only=dry_run, nsfw=nsfw, **fetching) as session:
-        if remove is not None:
+        if remove is not None and dry_run:
+            session.subscription(remove)  # it must be there
+        elif remove is not None:
             session.unsubscribe(remove)
         if subscriptions or remove is not None:
             output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])

@@ -66,7 +66,7 @@ def test_a_grid_is_one_labelled_picture(
     assert run([*arguments, "--strengths", "0,1", "--json"]) == 0
     captured = capsys.readouterr()
     (row,) = json.loads(captured.out)
-    assert captured.err == ""
+    assert captured.err == "A grid of 4 cells.\n"
     assert (row["path"], row["networks"], row["strengths"]) == ("grid.png", ["ink", "wash"], [0.0, 1.0])
     assert (row["prompts"], row["seeds"]) == (["a circle"], [7])
     assert (row["cells"], row["drawn"]) == (4, 3)
@@ -120,7 +120,7 @@ def test_what_is_there_is_not_drawn_again(
     capsys.readouterr()
     assert run(arguments) == 0
     assert len(drawn) == 3
-    assert capsys.readouterr().err == "3 of 6 pictures are there already.\n"
+    assert capsys.readouterr().err == "A grid of 6 cells.\n3 of 6 pictures are there already.\n"
     assert (Path("grid.png").read_bytes(), Path("grid.jsonl").read_bytes()) == (sheet, lines)
     assert names(out / "grid-cells") == cells
 

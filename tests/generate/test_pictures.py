@@ -17,7 +17,7 @@ from support.plain_a1111 import PlainProcessor, modules_of
 from hnetkit.errors import BadPicture, IncompatibleNetwork, UsageError
 from hnetkit.formats import load
 from hnetkit.generate.drawing import draw
-from hnetkit.generate.image_settings import infotext_of
+from hnetkit.generate.image_infotext import infotext_of
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.prompt_networks import ResolvedNetwork, attach_network
 from hnetkit.generate.request import LARGEST_SEED

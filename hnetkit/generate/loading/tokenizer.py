@@ -18,7 +18,7 @@ from hnetkit.errors import ModelNotUsable, NotFound
 from hnetkit.files import read_regular
 from hnetkit.generate.backend_errors import translating_errors
 from hnetkit.generate.loading.configs import HINT, read_object
-from hnetkit.generate.loading.model_source import require_safe_hub
+from hnetkit.generate.loading.model_source import require_hub_id, require_safe_hub
 from hnetkit.limits import MAX_JSON
 from hnetkit.prompts.chunks import ClipTokenizer
 
@@ -121,8 +121,10 @@ def read_counting_tokenizer(model: str, name: str | None = None) -> ClipTokenize
     if os.path.isdir(model):
         folder, found = tokenizer_folder(model), model
     else:
-        places = _CACHED if os.path.isfile(model) else ((model, "tokenizer/"),)
-        cached = _cached_folder(places)
+        is_file = os.path.isfile(model)
+        if not is_file:
+            require_hub_id(model)
+        cached = _cached_folder(_CACHED if is_file else ((model, "tokenizer/"),))
         if cached is None:
             raise NotFound(f"{model}: no tokenizer of it is here")
         folder, found = cached
