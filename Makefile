@@ -4,7 +4,7 @@ SHELL = /bin/bash
 .SHELLFLAGS = -o pipefail -c
 export PYTHONSAFEPATH = 1
 # folders of tests that have long runs; the record of each lies in benchmarks/results/test_long
-LONG = cli demo formats kernels library project prompts runtime sources train
+LONG = cli demo formats generate kernels library project prompts runtime sources train
 
 # folders of tests that are quick, whatever is changed
 QUICK = formats prompts registry

@@ -37,7 +37,7 @@ def infotext_of(
         "Steps": request.steps,
         "Sampler": sampler,
         "Schedule type": schedule_type,
-        "CFG scale": f"{request.cfg_scale:g}",
+        "CFG scale": plain_number(request.cfg_scale),
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
         "Model hash": model.hash,

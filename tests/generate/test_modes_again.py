@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,25 +22,25 @@ from hnetkit.generate.model import Model, load_model
 MODES: dict[str, dict[str, Any]] = {
     "size": {"width": 24, "height": 16},
     "sampler": {"sampler": "DPM++ 2M Karras", "steps": 3},
-    "guidance": {"cfg_scale": 3.5, "negative_prompt": "blurry, (red:1.2)"},
+    "guidance": {"cfg_scale": 3.123456789, "negative_prompt": "blurry, (red:1.2)"},
     "noise": {"rng": "nv", "eta_seed_delta": 31_337},
-    "variation": {"variation_seed": 5, "variation_strength": 0.3},
+    "variation": {"variation_seed": 5, "variation_strength": 0.123456789},
     "clip skip": {"clip_skip": 2},
     "emphasis": {"emphasis": "no-norm"},
-    "networks": {"networks": ["ink:0.7", "wash"]},
+    "networks": {"networks": ["ink:0.123456789", "wash"]},
     "words": {"prompt": "a (red:1.3) [star:circle:0.5]"},
     "lora": {"prompt": "a star <lora:glow:0.3>"},
     "textual inversion": {"prompt": "a mine"},
-    "hires": {"hires_scale": 2.0, "denoising": 0.6},
+    "hires": {"hires_scale": 2.0, "denoising": 0.6123456789},
     "own hires": {
         **{"hires_size": (32, 24), "hires_steps": 3, "hires_upscaler": "Lanczos"},
         **{"hires_prompt": "a mine <hypernet:mist:1>", "hires_negative_prompt": "dark"},
     },
-    "start": {"image": "start.png", "denoising": 0.5},
+    "start": {"image": "start.png", "denoising": 0.5123456789},
     "mask": {
         "image": "start.png",
         "mask": "mask.png",
-        "mask_blur": 1.5,
+        "mask_blur": 1.123456789,
         "masked_content": "noise",
         "invert_mask": True,
     },
@@ -53,6 +53,7 @@ TOGETHER = [
     for one, other in combinations(MODES, 2)
     if not any({one, other} <= exclusive for exclusive in (PROMPTS, SECOND | OVER))
 ]
+FREE = [mode for mode in MODES if mode not in PROMPTS | SECOND | OVER]
 FILES = ("image", "mask")
 
 
@@ -101,15 +102,29 @@ def options_of(*modes: str) -> dict[str, Any]:
     return merged
 
 
-@pytest.mark.parametrize("modes", [*((mode,) for mode in MODES), *TOGETHER], ids=" and ".join)
-def test_it_comes_back_bit_for_bit(draw: Draw, modes: tuple[str, ...]) -> None:
+def comes_back(draw: Draw, modes: Sequence[str]) -> None:
     options = options_of(*modes)
     picture, said = draw(**options)
-    write_image(Path("own.png"), picture.image, picture.infotext)
+    write_image(Path("own.png"), picture.image, picture.infotext, overwrite=True)
     given = {name: options[name] for name in (*FILES, "vae") if name in options}
     again, notes = draw(again="own.png", **given)
-    assert again.image.tobytes() == picture.image.tobytes()
+    assert again.image.tobytes() == picture.image.tobytes(), modes
     assert (again.infotext, notes) == (picture.infotext, said)
+
+
+@pytest.mark.parametrize("modes", [*((mode,) for mode in MODES), *TOGETHER], ids=" and ".join)
+def test_it_comes_back_bit_for_bit(draw: Draw, modes: tuple[str, ...]) -> None:
+    comes_back(draw, modes)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("passes", [None, *sorted(SECOND | OVER)])
+@pytest.mark.parametrize("prompt", [None, *sorted(PROMPTS)])
+def test_every_set_of_modes_comes_back_bit_for_bit(draw: Draw, prompt: str | None, passes: str | None) -> None:
+    chosen = [mode for mode in (prompt, passes) if mode is not None]
+    for count in range(len(FREE) + 1):
+        for modes in combinations(FREE, count):
+            comes_back(draw, [*chosen, *modes])
 
 
 @pytest.mark.parametrize(
