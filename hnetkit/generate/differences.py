@@ -29,7 +29,7 @@ def unsaid(recorded: ImageSettings, options: DrawOptions, seed: int | None) -> I
     if missing:
         yield f"it does not say: {', '.join(missing)}; the model's own are used"
     if recorded.seed is None and seed is None:
-        yield "it says no seed; one is drawn"
+        yield "it says no seed; a random one is used"
 
 
 def other_second_pass(recorded: ImageSettings, options: DrawOptions, prompt: str | None) -> Iterator[str]:
@@ -72,7 +72,8 @@ def other_model(recorded: ImageSettings, loaded: LoadedPipeline) -> Iterator[str
     """Yields with which other model and autoencoder it is drawn."""
     model, vae = recorded.files.get("model"), recorded.files.get("vae")
     if model is not None and not _is_same_model(model, loaded):
-        yield f"made with {model}, drawn with {loaded.name} [{loaded.hash}]"
+        made_with = model if model.name else f"the model {model}"
+        yield f"made with {made_with}, drawn with {loaded.name} [{loaded.hash}]"
     if vae is None:
         return
     if loaded.vae is None:

@@ -95,7 +95,7 @@ def test_what_a_picture_does_not_say_is_said(model: str, out: Path, capsys: pyte
     assert generate("--from", old, "--out", "a.png", model=model) == 0
     assert capsys.readouterr().err.splitlines() == [
         "old.png: it does not say: sampler, size; the model's own are used",
-        "old.png: it says no seed; one is drawn",
+        "old.png: it says no seed; a random one is used",
     ]
     options = ["--seed", "3", "--sampler", "Euler", "--size", "16", "--out", "b.png"]
     assert generate("--from", old, *options, model=model) == 0
@@ -107,7 +107,7 @@ def test_what_a_picture_does_not_say_is_said(model: str, out: Path, capsys: pyte
     [
         ("Model: anime, Model hash: 925997e9", "made with anime [925997e9], drawn with tiny ["),
         ("Model: anime", "made with anime, drawn with tiny ["),
-        ("Model hash: 0123456789", "made with [0123456789], drawn with tiny ["),
+        ("Model hash: 0123456789", "made with the model [0123456789], drawn with tiny ["),
         (
             "VAE: soft.vae.pt, VAE hash: 735e4c3a44",
             "made with the VAE soft.vae.pt [735e4c3a44], drawn with the model's own",

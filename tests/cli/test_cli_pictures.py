@@ -279,7 +279,7 @@ def test_a_network_and_a_model_that_are_others_than_the_pictures_are_named(
     notes = capsys.readouterr().err
     assert "Warning: ink: the library's has another hash than 0123456789" in notes
     assert "wash" not in notes
-    assert f"old.png: made with [deadbeef12], drawn with tiny [{hashes['model']}]" in notes
+    assert f"old.png: made with the model [deadbeef12], drawn with tiny [{hashes['model']}]" in notes
     assert generate("--from", "own.png", "--model", model, "--out", "b.png") == 0
     assert capsys.readouterr().err == ""
 
