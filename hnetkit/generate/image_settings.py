@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit import demo, settings
 from hnetkit.errors import AmbiguousName, HnetkitError, NoSettings, UsageError
@@ -25,7 +25,9 @@ from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_nee
 from hnetkit.limits import parse_json
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
 from hnetkit.prompts.tags import excerpt, fits_in_tag, split_tags
-from hnetkit.registry.store import Registry
+
+if TYPE_CHECKING:
+    from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
 

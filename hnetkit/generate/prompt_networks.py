@@ -23,12 +23,12 @@ from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_w
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
 from hnetkit.prompts.tags import Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
-from hnetkit.registry.store import Registry
 from hnetkit.runtime.strength import Strength
 from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.generate.options import DrawOptions
+    from hnetkit.registry.store import Registry
 
 Note = Callable[[str], None]
 """Called with each message for the user, one line at a time."""

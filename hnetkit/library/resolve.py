@@ -14,21 +14,21 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
 from hnetkit.formats import load
 from hnetkit.hashes import FileHashes
 from hnetkit.inspection import examine
-from hnetkit.registry.store import Registry
 from hnetkit.text import argument, printable, shorten
 
 if TYPE_CHECKING:
     from hnetkit.network import Hypernetwork
+    from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
-LibraryOpener = Callable[[], Registry | None]
+LibraryOpener: TypeAlias = "Callable[[], Registry | None]"
 """Returns the library's registry; None if there is none."""
 
 MOST_ALIAS = 200
@@ -191,6 +191,8 @@ def opened_when_needed(registry: Registry | None = None) -> Iterator[LibraryOpen
         def library() -> Registry | None:
             if registry is not None or not paths.registry_file().exists():
                 return registry
+            from hnetkit.registry.store import Registry  # many prompts name no network
+
             return opened.enter_context(Registry(paths.registry_file()))
 
         yield library

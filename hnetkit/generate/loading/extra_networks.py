@@ -36,7 +36,6 @@ from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_tor
 from hnetkit.generate.backend_errors import first_line, is_out_of_memory
 from hnetkit.generate.loading.checkpoints import HARMLESS, refuse_more_than_the_file
 from hnetkit.generate.loading.known_hashes import hash_of_file
-from hnetkit.library.scan import model_files
 from hnetkit.limits import parse_json
 from hnetkit.network import TensorRef
 from hnetkit.prompts.tags import LoraTag
@@ -84,6 +83,8 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
         return []
     if not os.path.isdir(folder):
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
+    from hnetkit.library.scan import model_files  # only where a folder is set, as it needs the registry
+
     joined = "\n".join(texts)
     files = (path for path in model_files(Path(folder)) if path.suffix.lower() in EMBEDDING_SUFFIXES)
     named = (path for path in files if is_named(path, joined))
@@ -247,6 +248,8 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
         raise UsageError(f"<lora:{tags[0].name}>: no folder of LoRAs is set", hint="hnetkit config loras FOLDER")
     if find_spec("peft") is None:
         raise UsageError("LoRAs need the package peft", hint="pip install peft")
+    from hnetkit.library.scan import model_files
+
     files: dict[str, list[Path]] = {}
     for path in model_files(Path(folder)):
         if path.suffix == _LORA_SUFFIX:
