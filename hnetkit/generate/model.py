@@ -36,6 +36,7 @@ from hnetkit.generate.prompt_networks import (
     ignore_note,
     read_prompt,
     resolve_prompts,
+    warn_about_first_pass,
     warn_about_negative_lines,
     warn_about_negative_tags,
     with_default_stack,
@@ -328,7 +329,10 @@ def draw_images(
 
     say(recorded.warnings)
     say(other_second_pass(recorded, options, prompt))
-    options = without_comments_in_options(options, note).fill_from(recorded.options)
+    given = without_comments_in_options(options, note)
+    options = given.fill_from(recorded.options)
+    for line in given.without_effect(options):
+        note(f"Warning: {line}")
     say(unsaid(recorded, options, seed))
     say(other_first_picture(recorded, options))
     text = recorded.prompt if prompt is None else without_comments(prompt, note)
@@ -341,6 +345,9 @@ def draw_images(
     prompts = resolve_prompts(
         tagged, network_options(networks), options, finder, note, _still_stated(recorded, text, options)
     )
+    count_added = len(prompts.first.prompt.tags) - len(tagged.tags)
+    added = prompts.first.prompt.tags[-count_added:] if count_added else ()
+    warn_about_first_pass((tag.name for tag in added), prompts.hires, note)
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)
         others = (options.negative_prompt, options.hires_prompt, options.hires_negative_prompt)
@@ -354,6 +361,11 @@ def draw_images(
         request = options.request(sizes, prompts.first.prompt.text, first_seed, hires)
         return replace(request, count=count, batch_size=batch_size)
 
+    if count > 1 and options.variation_strength:
+        note(
+            "Each further picture has the next seed and the next variation seed. A1111 keeps the seed: for its "
+            "pictures, draw each with --count 1 and its own --variation-seed."
+        )
     if isinstance(model, Model):
         loaded = model
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,6 +109,17 @@ class DrawOptions:
     def has_second_pass(self) -> bool:
         return self.hires_scale is not None or self.hires_size is not None
 
+    def without_effect(self, filled: DrawOptions) -> Iterator[str]:
+        """Yields a line for each of these options that changes nothing, because it belongs to one that is missing.
+
+        Args:
+            filled: these options, with those of an image that is drawn again.
+        """
+        for name, (needed, has_effect) in _NEEDS.items():
+            value = getattr(self, name)
+            if value is not None and value is not False and not has_effect(filled):
+                yield f"--{name.replace('_', '-')} has no effect without {needed}"
+
     def fill_from(self, recorded: Mapping[str, Any]) -> DrawOptions:
         """Returns these options, with the values of `recorded` where they are None and do not contradict them."""
         unset = {field.name for field in fields(self) if getattr(self, field.name) is None}
@@ -178,6 +189,21 @@ class DrawOptions:
             negative_prompt=base.negative_prompt if self.hires_negative_prompt is None else self.hires_negative_prompt,
             written="" if prompt is None else prompt.written,
         )
+
+
+_PASS_NEEDED = "--hires-scale or --hires-size", lambda options: options.has_second_pass
+_MASK_NEEDED = "--mask", lambda options: options.mask is not None
+
+_NEEDS: Mapping[str, tuple[str, Callable[[DrawOptions], bool]]] = {
+    "denoising": (
+        "--image, --hires-scale or --hires-size",
+        lambda options: options.image is not None or options.has_second_pass,
+    ),
+    **dict.fromkeys(("mask_blur", "masked_content", "invert_mask"), _MASK_NEEDED),
+    **dict.fromkeys(sorted(SECOND_PASS - {"hires_scale", "hires_size"}), _PASS_NEEDED),
+    "variation_seed": ("--variation-strength", lambda options: bool(options.variation_strength)),
+}
+"""Option -> what it has no effect without, and whether that is there."""
 
 
 def _integer_option(lowest: int, highest: int) -> Callable[[str, Any], int]:

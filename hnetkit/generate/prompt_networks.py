@@ -371,6 +371,19 @@ def warn_about_hires_loras(prompts: Iterable[TaggedPrompt], hires: StackedPrompt
         note("Warning: LoRAs are the same in both passes: those of PROMPT; tags in --hires-prompt do not change them.")
 
 
+def warn_about_first_pass(added: Iterable[str], hires: StackedPrompt | None, note: Note) -> None:
+    """Warns of networks that were given beside a prompt, if the second pass has a prompt of its own without them."""
+    if hires is None:
+        return
+    own = {tag.name for tag in hires.prompt.tags}
+    if missing := [name for name in dict.fromkeys(added) if name not in own]:
+        names, verb = (" and ".join(missing), "applies" if len(missing) == 1 else "apply")
+        note(
+            f"Warning: {names} {verb} in the first pass alone, because the second has a prompt of its own: "
+            "add a tag to --hires-prompt"
+        )
+
+
 def warn_about_negative_tags(negative_prompts: Iterable[str | None], note: Note) -> None:
     """Warns about tags of networks in negative prompts, which have no effect there and are read as words."""
     for prompt in filter(None, negative_prompts):

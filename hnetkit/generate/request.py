@@ -77,12 +77,23 @@ class InitImage:
             )
         if self.mask is not None and nearest_size(shape := image_size(self.mask), size) != fitting:
             yield f"{self.mask} is {_written(shape)} and is stretched over a picture of {_written(own)}"
-        if self.mask is not None and self._repaints_nothing(self.mask):
-            yield f"{self.mask} is {'white' if self.inverted else 'black'} everywhere, so nothing is repainted"
+        if self.mask is not None and not self._repaints(self.mask, size, self.mask_blur):
+            yield self._unused_mask(self.mask, size)
 
-    def _repaints_nothing(self, mask: Path) -> bool:
-        levels = open_mask(mask).histogram()  # half white counts as white
-        return not any(levels[:128] if self.inverted else levels[128:])
+    def _repaints(self, mask: Path, size: tuple[int, int], blur: float) -> bool:
+        """Whether any square of 8 pixels, which is one value for the UNet, is at least half white under the mask."""
+        from hnetkit.generate.sampling.vae import latent_mask, soft_mask
+
+        soft = soft_mask(open_mask(mask), size, blur=blur, inverted=self.inverted)
+        return bool(latent_mask(soft, (size[0] // 8, size[1] // 8)).any())
+
+    def _unused_mask(self, mask: Path, size: tuple[int, int]) -> str:
+        color, other = ("black", "white") if self.inverted else ("white", "black")
+        if open_mask(mask).getextrema() == ((255, 255) if self.inverted else (0, 0)):
+            return f"{mask} is {other} everywhere, so nothing is repainted"
+        if self._repaints(mask, size, 0):
+            return f"the {color} of {mask} is too thin for --mask-blur {self.mask_blur:g}, so nothing is repainted"
+        return f"no area of {mask} is {color} and large enough to count, so nothing is repainted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +187,24 @@ class Request:
         require_prompt(self.negative_prompt, self.steps)
         if self.second is not None:
             self._require_enlarged(self.second.width, self.second.height)
+
+    def notes(self) -> Iterator[str]:
+        """Yields what a user should know of the init image, its mask and the second pass.
+
+        Raises:
+            NotFound, BadPicture: as `hnetkit.images.open_image`.
+        """
+        own = self.width, self.height
+        if self.init_image is not None:
+            yield from self.init_image.notes(own)
+        if self.second is not None:
+            size = self.second.width, self.second.height
+            covering = covering_size(own, size)
+            if max(large - small for large, small in zip(covering, size, strict=True)) > 8:  # else it is rounding
+                yield (
+                    f"the second pass of {_written(size)} has another shape than the first of {_written(own)}, "
+                    "and shows its middle"
+                )
 
     def _require_enlarged(self, width: int, height: int) -> None:
         """Raises UsageError if the first pass has too many pixels once it covers the second."""

@@ -88,9 +88,8 @@ class DrawSession:
             ModelNotUsable, FileChanged: a LoRA, or a textual inversion that the prompts name, cannot be used.
         """
         self._require_usable(request)
-        if request.init_image is not None:
-            for line in request.init_image.notes((request.width, request.height)):
-                self._note(line)
+        for line in request.notes():
+            self._note(line)
         self._attach_loras(prompts.loras)
         stack = self._stack(prompts.first)
         set_hypernetworks(self.model.pipe, [name for name, _ in stack], [strength for _, strength in stack])

@@ -18,6 +18,7 @@ from hnetkit.prompts.tags import Tag, TaggedPrompt, plain_number, split_tags
 from hnetkit.text import argument
 from hnetkit.train.batching import BatchOrder, random_for
 from hnetkit.train.captions import caption_of, read_text
+from hnetkit.train.preparing.crops import kept_share
 from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings, name_some
 from hnetkit.train.preparing.quality import further_warnings
 from hnetkit.train.recipe import Recipe
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from hnetkit.train.unet_hooks import NamedStack
 
 _MOST_NAMED = 5  # names in a warning
+_MOSTLY = 0.95  # share of an image; a crop that keeps more is not worth a word
 
 # A1111's names; the words are hnetkit's own
 _BUILT_IN: Mapping[str, tuple[str, ...]] = {
@@ -68,6 +70,7 @@ class TrainingImage:
         stack: the networks that it shows, in the order in which the caption names them; the trained one is the last, at
             1, if the caption does not name it.
         resized: whether it is brought to `size` first.
+        kept: the share of it that `size` shows, 0 to 1.
         has_more: whether its file holds further images, which are not used.
         left_out: tags of its caption that are neither words nor networks of the run, for a person.
         warnings: of the malformed tags of its caption.
@@ -79,6 +82,7 @@ class TrainingImage:
     sha256: str
     stack: NamedStack
     resized: bool = False
+    kept: float = 1.0
     has_more: bool = False
     left_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -167,8 +171,10 @@ class TrainingData:
 
     def warnings(self) -> Iterator[str]:
         """Yields what is odd about the folder, captions and template, one line each."""
-        yield from left_out_warnings(left_out(Path(self.recipe.pictures)))
+        yield from left_out_warnings(left_out(Path(self.recipe.pictures), used=[Path(self.recipe.template)]))
         yield from further_warnings([image.path.name for image in self.images if image.has_more])
+        if cut := [f"{image.path.name} ({image.kept:.0%} of it)" for image in self.images if image.kept < _MOSTLY]:
+            yield f"pictures of another shape than --size are cropped to their middle: {name_some(cut)}"
         captions = {image.path.name: image.caption for image in self.images}
         yield from caption_warnings(captions, self.template)
         if tagged := [f"{image.path.name} ({', '.join(image.left_out)})" for image in self.images if image.left_out]:
@@ -247,6 +253,7 @@ def _read_image(path: Path, recipe: Recipe) -> TrainingImage:
         sha256=hashlib.sha256(data).hexdigest(),
         stack=stack,
         resized=size is not None and size != own,
+        kept=1.0 if size is None else kept_share(own, size),
         has_more=has_more(path, data),
         left_out=(*(f"<lora:{lora.name}>" for lora in tagged.loras), *tagged.unknown),
         warnings=tagged.warnings,

@@ -44,6 +44,7 @@ class RunInputs:
         model, vae, text_encoder: hashes of their weights; the model's is A1111's.
         start: content hash of the file that training began with; None for a new network.
         beside: name -> content hash of each network that captions may name.
+        template: hash of the template's lines; empty in earlier records, which do not hold it.
     """
 
     pictures: Mapping[str, Any]
@@ -52,6 +53,7 @@ class RunInputs:
     text_encoder: str
     start: str | None = None
     beside: Mapping[str, str] = field(default_factory=dict)
+    template: str = ""
 
     def changes(self, now: RunInputs) -> list[str]:
         """Returns what has changed, one phrase each."""
@@ -65,6 +67,8 @@ class RunInputs:
         changed = [
             f"{what} is another one" for name, what in names.items() if getattr(self, name) != getattr(now, name)
         ]
+        if self.template and self.template != now.template:
+            changed.append("the template has other lines")
         return [*fingerprint_changes(self.pictures, now.pictures), *changed]
 
 
@@ -173,7 +177,7 @@ class RunFolder:
             return False
         try:
             recipe, before = self._read_record()
-            if recipe != self.recipe or before != inputs:
+            if recipe != self.recipe or before.changes(inputs):
                 return False
             first, second = map(load, self.results)  # a power cut may have happened between the two
             return first.step == second.step == last_step and first.content_hash == second.content_hash
@@ -324,6 +328,7 @@ def inputs_of(data: TrainingData, model: Model, start: str | None, beside: Mappi
         text_encoder=text_encoder,
         start=start,
         beside=beside,
+        template=blake3("\n".join(data.template.lines).encode()).hexdigest()[:16],
     )
 
 

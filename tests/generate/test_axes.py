@@ -31,6 +31,7 @@ def values(text: str) -> list[object]:
         ("hypernetwork=ink,none,,wash:0.5", ["ink", None, None, "wash:0.5"]),
         ("order=all", [("all",)]),
         ("order=ink/wash, wash / ink", [("ink", "wash"), ("wash", "ink")]),
+        ("prompt=red , blue ", ["red", "blue"]),  # blanks around a value are none of it, as in A1111
         ('prompt="a circle, red",a star', ["a circle, red", "a star"]),
         ('prompt=red, "say ""so"""', ["red", 'say "so"']),
         ("checkpoint=a.safetensors,models/b", ["a.safetensors", "models/b"]),

@@ -359,3 +359,78 @@ def test_the_settings_say_what_nobody_chose(here: Path, sd_folder: Path) -> None
     model = hnetkit.load_model()
     assert (model.name, model.pipe.unet.dtype) == ("tiny-sd", torch.bfloat16)
     assert hnetkit.load_model(dtype="fp32").pipe.unet.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "needed"),
+    [
+        ("denoising", 0.0, {"image": "image.png"}),
+        ("denoising", 0.5, {"hires_scale": 2.0}),
+        *(
+            (name, value, {"image": "image.png", "mask": "mask.png"})
+            for name, value in (("mask_blur", 1.0), ("masked_content", "noise"), ("invert_mask", True))
+        ),
+        *((f"hires_{name}", "a star", {"hires_size": (32, 32)}) for name in ("prompt", "negative_prompt")),
+        ("hires_upscaler", "Lanczos", {"hires_scale": 2.0}),
+        ("hires_steps", 1, {"hires_scale": 2.0}),
+        ("variation_seed", 3, {"variation_strength": 0.5}),
+    ],
+)
+def test_an_option_without_the_one_that_it_belongs_to_is_said_to_have_no_effect(
+    here: Path, shared_model: Model, option: str, value: Any, needed: dict[str, Any]
+) -> None:
+    def said(**options: Any) -> list[str]:
+        lines: list[str] = []
+        shared_model.draw("a circle", note=lines.append, **PLAIN, **options)
+        draw_grid(
+            shared_model,
+            {"seed": [1]},
+            prompt="a circle",
+            note=lines.append,
+            overwrite=True,
+            out="g.png",
+            **{**PLAIN, "seed": 1},
+            **options,
+        )
+        return [line for line in lines if "no effect without" in line]
+
+    (line, again) = said(**{option: value})
+    assert line == again
+    assert line.startswith(f"Warning: --{option.replace('_', '-')} has no effect without --")
+    assert said(**{option: value}, **needed) == []
+    assert said(invert_mask=False) == []
+
+
+def test_a_picture_that_is_drawn_again_gives_an_option_what_it_belongs_to(here: Path, shared_model: Model) -> None:
+    (picture,) = shared_model.draw("a circle", hires_scale=2.0, **PLAIN)
+    picture.save("large.png")
+    lines: list[str] = []
+    shared_model.draw(again="large.png", denoising=0.4, hires_steps=3, mask_blur=1.0, note=lines.append)
+    assert [line for line in lines if "effect" in line] == ["Warning: --mask-blur has no effect without --mask"]
+
+
+def test_networks_beside_a_prompt_that_the_second_pass_lacks_are_told(here: Path, shared_model: Model) -> None:
+    def said(hires_prompt: str | None, *networks: str, prompt: str = "a circle") -> list[str]:
+        lines: list[str] = []
+        options = {"hires_scale": 2.0, "hires_prompt": hires_prompt, "networks": networks}
+        shared_model.draw(prompt, note=lines.append, **PLAIN, **options)
+        return [line for line in lines if "first pass alone" in line]
+
+    (line,) = said("a star", "ink", "wash:0.5")
+    assert line.startswith("Warning: ink and wash apply in the first pass alone")
+    (line,) = said("a star <hypernet:wash:1>", "ink", "wash:0.5")
+    assert line.startswith("Warning: ink applies in the first pass alone")
+    assert said(None, "ink") == said("a star") == said("a star", prompt="a circle <hypernet:ink:1>") == []
+
+
+def test_several_variations_say_how_they_differ_from_a1111s(here: Path, shared_model: Model) -> None:
+    """A1111 keeps the seed of all pictures where a variation strength is given."""
+
+    def said(**options: Any) -> bool:
+        lines: list[str] = []
+        shared_model.draw("a circle", note=lines.append, **PLAIN, **options)
+        return any("A1111 keeps the seed" in line for line in lines)
+
+    assert said(count=2, variation_strength=0.3)
+    assert not said(count=1, variation_strength=0.3)
+    assert not said(count=2)

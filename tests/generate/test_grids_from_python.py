@@ -18,6 +18,8 @@ import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import BadPicture, FileChanged, HnetkitError, NotFound, OutputExists, UsageError
 from hnetkit.generate import model as models
+from hnetkit.generate.grids import run as grid_run
+from hnetkit.generate.grids.axes import label_of
 from hnetkit.generate.model import Model
 
 
@@ -156,3 +158,50 @@ def test_the_room_is_reached_without_loading_anything_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-P", "-c", probe], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+def told(model: Model, axes: Any = (), **options: Any) -> list[str]:
+    lines: list[str] = []
+    drawn(model, axes, note=lines.append, overwrite=True, **options)
+    return [line for line in lines if line.startswith("Warning")]
+
+
+def test_strengths_without_a_network_are_an_error(sd: Model, here: Path) -> None:
+    for axes in (["strength=0,0.5,1"], ["strength=0"], ["strength=0,1", "hypernetwork=none"]):
+        with pytest.raises(UsageError, match="no network whose strength could vary"):
+            drawn(sd, axes)
+    assert told(sd, ["strength=0", "hypernetwork=none,ink"]) == []
+
+
+def test_strengths_that_a_grid_does_not_change_or_replaces_are_told(sd: Model, here: Path) -> None:
+    tag = "<hypernet:ink:1:k=0.5>"
+    said = f"Warning: {tag}: the strengths of the grid do not change k of it"
+    for axis in ("strength=0,1", "strength:ink=0,1"):
+        assert told(sd, [axis], prompt=f"a circle {tag}") == [said]
+    assert told(sd, ["strength:wash=0,1"], prompt=f"a circle {tag}", networks=["wash"]) == []
+    said = "Warning: ink:0.5: the strengths of the grid replace its 0.5"
+    assert told(sd, names=["ink:0.5", "wash"], strengths="0.5,1") == [said]
+    assert told(sd, ["seed=1", "hypernetwork=ink:0.5"]) == []
+
+
+def test_strength_0_is_not_called_none_where_a_part_of_the_network_stays(
+    sd: Model, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels: list[str] = []
+
+    def make_sheet(grid: Any, rows: Any, files: Any, title: str, names: Any) -> Any:
+        labels.extend(label_of(value, names) for value in grid.x)
+        return renders(grid, rows, files, title, names)
+
+    renders = grid_run.make_sheet
+    monkeypatch.setattr(grid_run, "make_sheet", make_sheet)
+    grid = drawn(sd, ["strength=0,1"], prompt="a circle <hypernet:ink:1:k=0.5>")
+    assert pixels(sd, "a circle") != grid.picture(grid.cells[0]).tobytes()
+    drawn(sd, ["strength=0,1"], prompt="a circle <hypernet:ink:1>", overwrite=True)
+    assert labels == ["0", "1", "none", "1"]
+
+
+def test_a_network_twice_in_a_stack_is_told_where_every_order_is_wanted(sd: Model, here: Path) -> None:
+    (line,) = told(sd, ["order=all"], networks=["ink", "ink:0.3", "wash"])
+    assert line.endswith("a network is in the stack twice, and its two places are not exchanged")
+    assert told(sd, ["order=all"], networks=["ink", "wash"]) == []

@@ -142,7 +142,7 @@ def test_of_several_pictures_in_a_file_the_first_is_said_to_be_used(tmp_path: Pa
 
 
 def test_a_mask_that_repaints_nothing_says_so(photo: Path, right_half: Path, tmp_path: Path) -> None:
-    for color, name in ((100, "black"), (200, "white")):
+    for color, name in ((0, "black"), (255, "white")):
         Image.new("L", (16, 16), color).save(tmp_path / f"{name}.png")
     for inverted, without_effect in ((False, "black"), (True, "white")):
         for name in ("black", "white"):
@@ -150,6 +150,29 @@ def test_a_mask_that_repaints_nothing_says_so(photo: Path, right_half: Path, tmp
             said = [f"{name} everywhere, so nothing is repainted"] if name == without_effect else []
             assert [note.partition(" is ")[2] for note in init.notes((16, 16))] == said
         assert list(InitImage(photo, mask=right_half, inverted=inverted).notes((16, 16))) == []
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_mask_whose_white_does_not_last_to_the_unet_says_so(photo: Path, tmp_path: Path, inverted: bool) -> None:
+    """The UNet reads one value for 8 x 8 pixels, after the blur: half white or more is repainted."""
+    color, other = ("black", "white") if inverted else ("white", "black")
+    line, dot, gray = (Image.new("L", (64, 64), other) for _ in range(3))
+    line.paste(color, (0, 24, 64, 32))
+    dot.putpixel((30, 30), 0 if inverted else 255)
+    gray.paste(140 if inverted else 110, (0, 0, 32, 64))
+    for name, mask in (("line", line), ("dot", dot), ("gray", gray)):
+        mask.save(tmp_path / f"{name}.png")
+
+    def notes(name: str, blur: float) -> list[str]:
+        init = InitImage(photo, mask=tmp_path / f"{name}.png", inverted=inverted, mask_blur=blur)
+        return [note.replace(str(tmp_path / name), name) for note in init.notes((64, 64)) if "stretched" not in note]
+
+    assert notes("line", 0) == notes("line", 2) == []
+    assert notes("line", 20) == [f"the {color} of line.png is too thin for --mask-blur 20, so nothing is repainted"]
+    for name in ("dot", "gray"):
+        assert notes(name, 0) == [
+            f"no area of {name}.png is {color} and large enough to count, so nothing is repainted"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -234,6 +257,15 @@ def test_a_second_pass_of_another_shape_shows_the_middle_of_the_first(sd: Model,
 
     with torch.no_grad():
         assert torch.equal(enlarged(wide, 8), enlarged(square, 16)[:, :, 4:12])
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "is_said"), [(128, 64, True), (64, 128, True), (128, 128, False), (128, 136, False)]
+)
+def test_a_second_pass_that_cuts_the_first_says_so(width: int, height: int, is_said: bool) -> None:
+    request = replace(REQUEST, width=64, height=64, second=second(width=width, height=height))
+    said = f"the second pass of {width}x{height} has another shape than the first of 64x64, and shows its middle"
+    assert list(request.notes()) == ([said] if is_said else [])
 
 
 def test_a_second_pass_of_a_shape_that_would_enlarge_the_first_beyond_measure_is_refused() -> None:

@@ -101,7 +101,8 @@ def test_a_tag_in_any_negative_prompt_is_said_to_be_words(option: str, tag: str,
     said: list[str] = []
     sd.draw("a star", seed=7, **{option: f"red {tag}"}, note=said.append, **SMALL)
     drawn(sd, {"seed": [1]}, **{option: f"red {tag}"}, note=said.append)
-    assert said == ["Tags in a negative prompt are plain text, as in A1111."] * 2
+    told = [line for line in said if "no effect without" not in line]
+    assert told == ["Tags in a negative prompt are plain text, as in A1111."] * 2
 
 
 def test_a_second_pass_that_names_other_loras_is_told_that_they_stay(sd: Model, here: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.model import Model
 from hnetkit.train.data import fingerprint_changes, read_data
 from hnetkit.train.frozen import PromptCache, encode_images, opacity_weight, unet_arguments
+from hnetkit.train.run_folder import inputs_of
 
 
 @pytest.fixture(scope="module")
@@ -346,3 +348,24 @@ def test_sdxl_is_told_pooled_texts_and_sizes() -> None:
     assert told["added_cond_kwargs"]["text_embeds"].shape == (1, 24)
     assert told["added_cond_kwargs"]["time_ids"].tolist() == [[16, 24, 0, 0, 16, 24]]
     assert pipe.unet(torch.randn(1, 4, 8, 12), torch.tensor([5]), return_dict=False, **told)[0].shape == (1, 4, 8, 12)
+
+
+def test_a_template_that_was_edited_is_another_input_of_the_run(tmp_path: Path) -> None:
+    make_pictures(tmp_path / "pictures", 1)
+    template = tmp_path / "words.txt"
+    (tmp_path / "weights").write_bytes(b"x")
+    model = replace(model_of(tiny_sd()), weights=tmp_path / "weights")
+    found = []
+    for lines in ("[filewords]", "[filewords], again", "\n[filewords]  \n"):
+        template.write_text(lines)
+        data = read_data(small_recipe(tmp_path / "pictures", template=str(template)))
+        found.append(inputs_of(data, model, None, {}))
+    assert found[0].changes(found[1]) == ["the template has other lines"]
+    assert found[0].changes(found[2]) == []
+
+
+def test_pictures_that_lose_a_part_at_the_size_of_the_run_are_told(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 3, sizes=((16, 16), (32, 16), (32, 32)))
+    (line,) = (line for line in read_data(small_recipe(tmp_path, size=(16, 16))).warnings() if "cropped" in line)
+    assert line == "pictures of another shape than --size are cropped to their middle: 01.png (50% of it)"
+    assert not [line for line in read_data(small_recipe(tmp_path)).warnings() if "cropped" in line]

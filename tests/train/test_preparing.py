@@ -391,6 +391,18 @@ def test_what_is_no_picture_and_no_caption_is_listed(source: Path) -> None:
     assert list(left_out_warnings([])) == []
 
 
+def test_a_text_whose_name_is_no_pictures_is_listed(source: Path) -> None:
+    for name in ("a.png", "b.png", "c.png"):
+        save(source, name)
+    for name in ("a.txt", "b.TXT", "C.txt", "c.png.txt", "other.txt"):
+        (source / name).write_text("x", encoding="utf-8")
+    folds = (source / "c.txt").exists()  # a file system for which C.txt is the caption of c.png
+    names = [*([] if folds else ["C.txt"]), "c.png.txt", "other.txt"]
+    assert left_out(source) == [f"{name} (no picture has this name)" for name in names]
+    (warning,) = left_out_warnings(left_out(source))
+    assert warning.endswith(", and a caption is named as its picture")
+
+
 def test_preparing_review_and_training_all_say_what_they_leave_out(source: Path, out: Path) -> None:
     different(source, 2)
     (source / "photo.heic").touch()

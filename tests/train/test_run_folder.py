@@ -311,3 +311,10 @@ def test_a_sweep_locks_no_file_outside_of_its_folder(tmp_path: Path) -> None:
     (sweep.folder / ".lock").symlink_to(tmp_path / "outside")
     with pytest.raises(OutputExists, match=r"\.lock: a link"):
         sweep.require_ours()
+
+
+def test_a_run_goes_on_only_with_the_lines_of_its_template(tmp_path: Path) -> None:
+    before, now = (replace(FOUND, template=lines) for lines in ("one", "two"))
+    assert before.changes(now) == ["the template has other lines"]
+    assert before.changes(before) == []
+    assert FOUND.changes(now) == []  # a record of before, which does not hold them

@@ -115,7 +115,7 @@ def read_axis(option: str, text: str) -> Axis:
             f"{option} {name.strip()}: {listed}: not a list of values ({error})",
             hint=f"""{option} '{kind}="one, two",three'""",
         ) from error
-    return make_axis(option, name.strip(), values)
+    return make_axis(option, name.strip(), map(str.strip, values))
 
 
 def make_axis(option: str, name: str, values: Iterable[object]) -> Axis:

@@ -36,6 +36,7 @@ from hnetkit.generate.prompt_networks import (
     ignore_note,
     read_prompt,
     resolve_hires_prompt,
+    warn_about_first_pass,
     warn_about_hires_loras,
     warn_about_negative_lines,
     warn_about_negative_tags,
@@ -165,6 +166,8 @@ def draw_grid(
     """
     note = _each_note_once(note)
     draw_options = without_comments_in_options(DrawOptions(**options), note)
+    for line in draw_options.without_effect(draw_options):
+        note(f"Warning: {line}")
     processes = Processes.of_environment()
     sheet = Path(out)
     _require_output(sheet, overwrite=overwrite)
@@ -274,13 +277,18 @@ class GridRun:
         warn_about_negative_tags((*negatives, self.options.hires_negative_prompt), self.note)
         self._builder = CellBuilder(cell_specs, finder, read, settings.get("loras"))
         if self.spec.has_every_order:
-            self.spec = self.spec.in_orders_of(self._builder.stack_of(self.spec.base))
+            names = self._builder.stack_of(self.spec.base)
+            if len(set(names)) < len(names):
+                self.note("Warning: order=all: a network is in the stack twice, and its two places are not exchanged")
+            self.spec = self.spec.in_orders_of(names)
             self._require_room()
         cell_specs = self.spec.cell_specs
         self._hires = resolve_hires_prompt(self.options, finder, self.note)
         cells = list(map(self._builder.cell, cell_specs))
         prompts = [cell.prompt for cell in cells]
         warn_about_hires_loras(prompts, self._hires, self.note)
+        warn_about_first_pass(self._builder.names.values(), self._hires, self.note)
+        self._check_strengths(cell_specs)
         self._embeddings = find_embeddings_in((prompt.text for prompt in prompts), self._hires, self.options)
         checkpoints = dict.fromkeys(spec.checkpoint for spec in cell_specs)
         self._stamps = {str(file): file_stamp(file) for file in (*self._files, *map(self._location_of, checkpoints))}
@@ -292,6 +300,30 @@ class GridRun:
             self.agree(len(cells))
         self._shared = self._shared_facts()
         self._models = {checkpoint: self._fingerprint(checkpoint) for checkpoint in checkpoints}
+
+    def _check_strengths(self, cell_specs: Sequence[CellSpec]) -> None:
+        """Reports strengths that an axis does not change, or replaces.
+
+        Raises:
+            UsageError: an axis of strengths, and no cell has a network.
+        """
+        varied = self.spec.grid.varied()
+        if not any(axis.partition(":")[0] == "strength" for axis in varied):
+            return
+        stacks = [self._builder.cell(replace(spec, strengths=(), order=None)).prompt.tags for spec in cell_specs]
+        if not any(stacks):
+            raise UsageError(
+                "strength: there is no network whose strength could vary",
+                hint="-n NAME, or --y hypernetwork=NAME",
+                python='networks=["NAME"], or axes={"hypernetwork": ["NAME"], ...}',
+            )
+        for tag in dict.fromkeys(tag for stack in stacks for tag in stack if tag.parts):
+            if f"strength:{tag.name}" in varied or "strength" in varied:
+                self.note(f"Warning: {tag}: the strengths of the grid do not change {' and '.join(tag.parts)} of it")
+        for option in filter(None, varied.get("hypernetwork", [])):
+            strength = NetworkRequest.from_option(str(option)).strength
+            if "strength" in varied and strength != 1:
+                self.note(f"Warning: {option}: the strengths of the grid replace its {plain_number(strength)}")
 
     def _require_drawable(self, cells: Sequence[Cell]) -> None:
         """Raises the first failure that can be foreseen without torch, where no cell is left that could be drawn.
@@ -509,6 +541,8 @@ class GridRun:
             strength = NetworkRequest.from_option(option).strength
             shows_strength = "strength" not in varied and strength != 1
             names["hypernetwork", option] = f"{name} {plain_number(strength)}" if shows_strength else name
+        if any(tag.parts for spec_of in spec.cell_specs for tag in self._builder.cell(spec_of).prompt.tags):
+            names["strength", 0.0] = "0"  # not without the network: named parts keep their strengths
         for checkpoint in varied.get("checkpoint", []):
             path = Path(os.path.abspath(str(checkpoint)))
             is_demo = self._source_of(str(checkpoint)).is_demo

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hnetkit.errors import NotFound, require_extra
+from hnetkit.train.captions import caption_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
 _CAPTION = ".txt"
 _OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 _HINT = "pass the folder made by `hnetkit train prepare PICTURES --out FOLDER`"
+_NO_CAPTION = "no picture has this name"
 _MOST_NAMED = 5  # names in a message
 _LONGEST_NAME = 200  # characters of a name in a message
 
@@ -41,11 +43,16 @@ def image_files(
     return sorted(found)
 
 
-def left_out(folder: Path, *, recursive: bool = False, excluded: Path | None = None) -> list[str]:
-    """Returns what `image_files` passes over beside captions and hidden files: files, and folders it cannot read.
+def left_out(
+    folder: Path, *, recursive: bool = False, excluded: Path | None = None, used: Sequence[Path] = ()
+) -> list[str]:
+    """Returns what `image_files` passes over beside captions and hidden files.
+
+    These are other files, texts that are the caption of no image, and folders that cannot be read.
 
     Args:
         recursive, excluded: as in `image_files`.
+        used: files that are read for something else, such as a template.
 
     Returns:
         names, with those of the folders below `folder` that they are in.
@@ -58,6 +65,14 @@ def left_out(folder: Path, *, recursive: bool = False, excluded: Path | None = N
         for path in names
         if _is_image_name(path.name) and not os.path.isfile(path)
     ]
+    # by identity: some file systems find a caption whose name has other cases
+    captions = {_identity(caption_file(path)) for path in names if _is_image_name(path.name)}
+    captions |= set(map(_identity, used))
+    found += [
+        f"{_below(path, folder)} ({_NO_CAPTION})"
+        for path in names
+        if path.name.lower().endswith(_CAPTION) and not path.name.startswith(".") and _identity(path) not in captions
+    ]
     found += [f"{_below(path, folder)} (a folder that cannot be read)" for path in unreadable]
     return sorted(found)
 
@@ -67,7 +82,12 @@ def left_out_warnings(names: Sequence[str]) -> Iterator[str]:
     if names:
         were = "file was" if len(names) == 1 else "files were"
         kinds = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
-        yield f"{len(names):,} {were} left out: {name_some(names)}; pictures are {kinds}"
+        captions = (
+            ", and a caption is named as its picture"
+            if any(name.endswith(f"({_NO_CAPTION})") for name in names)
+            else ""
+        )
+        yield f"{len(names):,} {were} left out: {name_some(names)}; pictures are {kinds}{captions}"
 
 
 def name_some(names: Sequence[str]) -> str:
