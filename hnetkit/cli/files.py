@@ -32,8 +32,8 @@ def inspect_command(files: tuple[str, ...], output: Output) -> None:
     """Show what is in model files.
 
     For a hypernetwork: what it is built like, what it was trained on, and its hashes. For a PNG, JPEG or WebP picture,
-    or a text file with settings: prompt and settings, as A1111, SD.Next, ComfyUI, NovelAI or Easy Diffusion wrote them,
-    and which of the hypernetworks are in your library. For any other file: what kind it is.
+    or a text file with settings: prompt and settings, as A1111, SD.Next, ComfyUI, NovelAI, Easy Diffusion or Draw
+    Things wrote them, and which of the hypernetworks are in your library. For any other file: what kind it is.
 
     No code in a file is ever run. The exit code is 7 if a file is unsafe, damaged, or cannot be computed, and 4 if a
     picture has no settings.

@@ -46,6 +46,8 @@ _SECOND_PASS_KEYS = frozenset({"Hires upscale", "Hires resize", "First pass size
 _MASK_KEYS = frozenset({"Mask blur", "Mask mode", "Masked content", "Mask image"})
 _MOST_SHOWN = 60
 _OLD_FIRST_PASS = 512 * 512  # pixels that A1111 of 2022 drew first
+_NOISY_STEPS = re.compile(r" a\b|LCM")  # in the name of a sampler that adds noise in every step
+_CIVITAI_NETWORKS = ("lora", "locon", "lycoris", "dora", "hypernet", "hypernetwork")
 
 
 class RecordedFile(NamedTuple):
@@ -107,7 +109,8 @@ def read_image_settings(path: Path) -> ImageSettings:
 def settings_from_infotext(info: Infotext) -> ImageSettings:
     """Returns the settings in an infotext, by the names of our options.
 
-    A1111 states its source of noise only if it is not CUDA's generator; hnetkit always states it.
+    A1111 states its source of noise only if it is not CUDA's generator; hnetkit always states it. ComfyUI makes the
+    first noise on the CPU, also where a node of it writes A1111's infotext.
     """
     reader = _ParameterReader(info)
     take = reader.take
@@ -140,7 +143,13 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
             prompts[name] = _checked_prompt(text, options.get("steps", 1))
         except UsageError as error:
             warnings.append(f"its {name} cannot be taken over: {error}")
-    options.setdefault("rng", "nv")
+    is_comfyui = info.parameters.get("Version", "").startswith("ComfyUI")
+    options.setdefault("rng", "cpu" if is_comfyui else "nv")
+    if is_comfyui and _NOISY_STEPS.search(sampler := str(options.get("sampler", ""))):
+        warnings.append(
+            f"{sampler} adds noise in every step, which ComfyUI makes in another way: the picture will differ"
+        )
+    warnings += _networks_outside(info)
     options["negative_prompt"] = prompts.get("negative prompt")
     options["width"], options["height"] = options.pop("size", (None, None))
     seed = options.pop("seed", None)
@@ -273,6 +282,41 @@ class _ParameterReader:
             self._read |= {name_key, hash_key}
         digits = (known or self._parameters.get(hash_key, "")).lower()
         return RecordedFile(self._parameters.get(name_key, ""), digits if _DIGITS.fullmatch(digits) else "")
+
+
+def _networks_outside(info: Infotext) -> Iterator[str]:
+    """Yields warnings about networks that the settings name and no prompt has, so that nothing says their strengths."""
+    prompts = "\n".join((info.prompt, info.parameters.get("Hires prompt", ""))).casefold()
+    keys = (key.partition(":") for key in info.hashes)
+    hashed = [name for kind, _, name in keys if kind in ("hypernet", "lora")]
+    applied = {mention.name for mention in hypernetworks_of(info).networks}
+    named = [excerpt(name) for name in hashed if name not in applied and f":{name.casefold()}" not in prompts]
+    if named:
+        yield f"its hashes name networks that its prompt does not, which are not applied: {_listed(named)}"
+    has_tags = "<lora:" in prompts or "<hypernet:" in prompts
+    resources = [] if has_tags else list(_civitai_networks(info.parameters.get("Civitai resources", "")))
+    if resources:
+        yield f"Civitai drew it with networks that are not applied: {_listed(resources)}; add their tags to the prompt"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
+    return f"{', '.join(names[:_MOST_SHOWN])}{more}"
+
+
+def _civitai_networks(text: str) -> Iterator[str]:
+    """Yields the networks of Civitai's list of what it drew an image with, which has no tags in its prompt."""
+    try:
+        resources = parse_json(text)
+    except ValueError:
+        return
+    for one in resources if isinstance(resources, list) else []:
+        if not isinstance(one, dict) or str(one.get("type", "")).lower() not in _CIVITAI_NETWORKS:
+            continue
+        versions = (one.get("modelVersionName"), one.get("versionName"))
+        parts = [one.get("modelName") or f"version {one.get('modelVersionId')}", *filter(None, versions)]
+        name = " ".join(map(str, parts))
+        yield excerpt(f"{name} at {one.get('weight', 1)}")
 
 
 def _stated(info: Infotext) -> StatedHashes:

@@ -3,7 +3,8 @@
 Source: W3C PNG (tEXt, zTXt, iTXt, eXIf), JFIF/EXIF 2.32 (APP1, UserComment), Google's WebP container (RIFF). Where
 programs put what: AUTOMATIC1111/stable-diffusion-webui 1.10 (``parameters``, UserComment, a text file beside the
 image), comfyanonymous/ComfyUI (``prompt``, ``workflow``; in EXIF as ``prompt:{...}`` in tags from 0x0110 downwards),
-and those of `hnetkit.prompts.novelai` and `hnetkit.prompts.easy_diffusion`. Behavior only.
+and those of `hnetkit.prompts.novelai`, `hnetkit.prompts.easy_diffusion` and `hnetkit.prompts.draw_things`. Behavior
+only.
 
 All reads from one image share one budget. So the time and memory that a file can take grow with its size alone, and are
 limited by `MOST_TEXT` and `MOST_PARTS`.
@@ -23,7 +24,7 @@ from typing import Literal
 from hnetkit.errors import DamagedFile, FileRefused, HnetkitError, NoSettings, UnsafeFile, UsageError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import Budget, parse_json
-from hnetkit.prompts import comfyui, easy_diffusion, infotext, novelai
+from hnetkit.prompts import comfyui, draw_things, easy_diffusion, infotext, novelai
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.tags import excerpt
 
@@ -42,6 +43,7 @@ _COMFY_TAGS = range(0x010C, 0x0111)  # Model, Make and downwards
 _TAGS = frozenset({_EXIF_IFD, _USER_COMMENT, *_COMFY_TAGS})
 _COMFY = re.compile(r"(prompt|workflow):", re.IGNORECASE)
 _HYPERNET = "<hypernet:"
+_XMP = "XML:com.adobe.xmp"
 _MOST_NAMES = 20  # of texts, in a message
 _STANDARD_INPUT = "standard input"
 _NOT_NEEDED = "give its prompt and settings as options, or look for another copy of the picture"
@@ -75,7 +77,15 @@ def read_infotext(file: OpenFile) -> Infotext:
         raise _no_settings(file, texts)
     if max(len(found.prompt), len(found.negative_prompt)) > _LONGEST:
         raise FileRefused(f"{file.path}: a prompt of {len(found.prompt):,} letters")
-    return found
+    return _with_unreadable_letters(found)
+
+
+def _with_unreadable_letters(found: Infotext) -> Infotext:
+    """Returns settings that say it if letters of a prompt could not be decoded."""
+    if "\ufffd" not in found.prompt + found.negative_prompt + found.parameters.get("Hires prompt", ""):
+        return found
+    said = "letters of its prompts cannot be read (\ufffd): they are not in UTF-8; save its text as UTF-8"
+    return found._replace(warnings=(said, *found.warnings))
 
 
 def read_standard_input() -> Infotext:
@@ -106,7 +116,7 @@ def parse_settings(text: str, origin: str) -> Infotext:
     if found is None:
         hint = 'the settings begin with a line such as "Steps: 20, Sampler: Euler a, Seed: 1"'
         raise NoSettings(f"{origin}: the text has no settings", hint=hint)
-    return found
+    return _with_unreadable_letters(found)
 
 
 def _settings_in_text(text: str, origin: str) -> Infotext | None:
@@ -114,14 +124,15 @@ def _settings_in_text(text: str, origin: str) -> Infotext | None:
         raise FileRefused(f"{origin}: {len(text):,} letters of parameters")
     members = _json_members(text)
     found = novelai.parse(members) or easy_diffusion.parse(members) or easy_diffusion.parse_lines(text)
-    found = found or infotext.parse(text)
+    found = found or draw_things.parse(text) or infotext.parse(text)
     return found if found.parameters else None
 
 
 def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | None) -> Infotext | None:
     """Returns the settings in the texts of an image; None if no known program's are there."""
     if parameters := texts.get("parameters", "").strip():
-        return _settings_in_text(parameters, file.path) or infotext.parse(parameters)
+        found = _settings_in_text(parameters, file.path) or infotext.parse(parameters)
+        return found._replace(warnings=(*found.warnings, *_said_otherwise(found, parameters, texts, file)))
     comment = texts.get("UserComment", "")  # cameras and phones write comments too
     if len(comment) > _LONGEST or _HYPERNET in comment:
         return _settings_in_text(comment, file.path) or infotext.parse(comment)
@@ -129,8 +140,36 @@ def _settings_in(texts: dict[str, str], file: OpenFile, size: tuple[int, int] | 
     found = novelai.parse(members, size) or easy_diffusion.parse(members) or _parse_graph(file, texts, size)
     if found.parameters or found.prompt:
         return found
-    others = (text for text in texts.values() if "Steps:" in text[:_LONGEST] and len(text) <= _LONGEST)
+    xmp = texts.get(_XMP, "")
+    if len(xmp) <= _LONGEST and (described := draw_things.parse_xmp(xmp)):
+        return described
+    others = (text for name, text in texts.items() if name != _XMP and _may_be_infotext(text))
     return next((found for text in islice(others, _MOST_NAMES) if (found := infotext.parse(text)).parameters), None)
+
+
+def _may_be_infotext(text: str) -> bool:
+    return len(text) <= _LONGEST and "Steps:" in text
+
+
+def _said_otherwise(found: Infotext, parameters: str, texts: dict[str, str], file: OpenFile) -> Iterator[str]:
+    """Yields what other texts of an image say that those settings which are taken from its ``parameters`` do not."""
+    comment = texts.get("UserComment", "").strip()
+    if comment != parameters and len(comment) <= _LONGEST:
+        other = infotext.parse(comment)
+        if other.parameters and other[:3] != found[:3]:
+            yield "its EXIF data has other settings, which A1111 reads; those in its text `parameters` are read here"
+    try:
+        graph = _parse_graph(file, texts, None)
+    except FileRefused:
+        return
+    known = {mention.name for mention in infotext.hypernetworks_of(found).networks}
+    passes = filter(None, (graph, graph.second_pass))
+    names = (mention.name for one in passes for mention in infotext.hypernetworks_of(one).networks)
+    if others := [excerpt(name) for name in dict.fromkeys(names) if name not in known]:
+        yield (
+            f"its ComfyUI graph has hypernetworks that its text `parameters` does not name, which are not applied: "
+            f"{', '.join(others[:_MOST_NAMES])}"
+        )
 
 
 def _settings_beside(file: OpenFile) -> Infotext | None:

@@ -73,7 +73,9 @@ _SAMPLERS = {
 _NOTHING = ("", "None", "none", "null", "[]", "False", "false")
 _LINE = re.compile(rf"^({'|'.join(map(re.escape, _SCREEN))}): ?", re.MULTILINE)
 _SUFFIX = re.compile(r"\.(?:pt|ckpt|safetensors|sft|bin)$", re.IGNORECASE)
-_ITEM = re.compile(r"[^,\[\]'\"\s](?:[^,\[\]'\"]*[^,\[\]'\"\s])?")  # of a list, without quotes and brackets
+# an item of a list: as Python quotes it, else without quotes and brackets
+_ITEM = re.compile(r"""'([^'\\]*)'|"([^"\\]*)"|([^,\[\]'"\s](?:[^,\[\]'"]*[^,\[\]'"\s])?)""")
+_COMPEL = re.compile(r"\)\d|[\w)][+]{1,9}(?=[\s,.]|$)|[\w)]-{2,9}(?=[\s,.]|$)|\)-")
 _MOST_LORAS = 100
 
 
@@ -97,7 +99,11 @@ def parse(texts: Mapping[str, str]) -> Infotext | None:
     parameters |= {"Sampler": _SAMPLERS.get(sampler, sampler)} if sampler else {}
     parameters |= {"Size": f"{width}x{height}"} if width and height else {}
     parameters |= {_LABELS[name]: value for name, value in found.items()}
-    return with_selected_networks(Infotext(prompt + loras, negative, {**parameters, "Version": "Easy Diffusion"}))
+    warnings: tuple[str, ...] = ()
+    if _COMPEL.search(f"{prompt}\n{negative}"):
+        warnings = ("its prompt has weights such as (words)1.5 or word++, which are not taken over: write (words:1.5)",)
+    said = {**parameters, "Version": "Easy Diffusion"}
+    return with_selected_networks(Infotext(prompt + loras, negative, said, warnings))
 
 
 def parse_lines(text: str) -> Infotext | None:
@@ -108,11 +114,16 @@ def parse_lines(text: str) -> Infotext | None:
 
 def _lora_tags(models: str, strengths: str) -> Iterator[str]:
     """Yields the tags of one LoRA, or of a list of them, which a PNG has as Python writes it."""
-    numbers = _ITEM.findall(strengths)
-    for number, model in enumerate(_ITEM.findall(models)[:_MOST_LORAS]):
+    numbers = _items(strengths)
+    for number, model in enumerate(_items(models)[:_MOST_LORAS]):
         strength = numbers[number] if number < len(numbers) else "1"
         if fits_in_tag(name := _stem(model)) and finite_number(strength) is not None:
             yield f"<lora:{name}:{strength}>"
+
+
+def _items(text: str) -> list[str]:
+    """Returns the items of a list as Python or JSON writes it; another text is one item, or several at commas."""
+    return ["".join(groups).strip() for groups in _ITEM.findall(text)]
 
 
 def _stem(model: str) -> str:

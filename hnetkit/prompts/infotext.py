@@ -40,6 +40,7 @@ NEGATIVE = "Negative prompt:"
 
 _NEGATIVES = re.compile(rf"(?:{NEGATIVE}\s*)+")
 _FEWEST_PARAMETERS = 3
+_BARE_JSON = ("Hashes", "Civitai resources", "Civitai metadata")  # keys whose values are JSON without quotes
 _LISTS = ("Hypernetworks", "Hypernetworks Strengths")
 _BARE_LIST = re.compile(r'[^",:\n]*(?:,[^,:\n]*(?=,|$))*(?:,|$)', re.MULTILINE)
 # A1111's keys before `Hashes` -> the kind of resource, as `Hashes` names it
@@ -141,8 +142,17 @@ def parse(text: str) -> Infotext:
     divided = _divide_at_steps(lines) or _divide_at_last_line(lines)
     prompt, negative = _prompts(divided.prompts)
     behind = excerpt(" ".join(divided.behind.split()))
-    warnings = (f"text behind the settings is left out: {behind}",) if behind else ()
-    return with_selected_networks(Infotext(prompt, negative, divided.parameters, warnings))
+    warnings = [f"text behind the settings is left out: {behind}"] if behind else []
+    if divided.unread:
+        unread = excerpt(", ".join(divided.unread))
+        advice = "; write a decimal comma as a point" if any(part.isdecimal() for part in divided.unread) else ""
+        warnings.append(f"text between the settings is left out: {unread}{advice}")
+    if any(_SETTINGS.match(line) and len(_parameters(line).found) >= _FEWEST_PARAMETERS for line in divided.prompts):
+        warnings.append(
+            "the text has the settings of several pictures: those of the last are read, and all before them is prompt; "
+            "give the text of one picture"
+        )
+    return with_selected_networks(Infotext(prompt, negative, divided.parameters, tuple(warnings)))
 
 
 def is_generation_data(text: str) -> bool:
@@ -248,11 +258,12 @@ def _prompts(lines: list[str]) -> tuple[str, str]:
 
 
 class _Divided(NamedTuple):
-    """The parts of an infotext: the lines of both prompts, the parameters, and the text behind them."""
+    """The parts of an infotext: the lines of both prompts, the parameters, what is between and behind them."""
 
     prompts: list[str]
     parameters: dict[str, str]
     behind: str = ""
+    unread: tuple[str, ...] = ()
 
 
 def _divide_at_steps(lines: list[str]) -> _Divided | None:
@@ -268,7 +279,7 @@ def _divide_at_steps(lines: list[str]) -> _Divided | None:
         above = start
         while above and _BEFORE_SETTINGS.fullmatch(lines[above - 1]):
             above -= 1
-        found, behind = _parameters(
+        found, behind, unread = _parameters(
             "\n".join([*lines[above:start], _with_commas(lines[start]), *lines[start + 1 : end]])
         )
         if len(found) < _FEWEST_PARAMETERS:
@@ -277,7 +288,7 @@ def _divide_at_steps(lines: list[str]) -> _Divided | None:
         prompts = [*lines[:above], *rest] if rest and rest[0].startswith(NEGATIVE) else lines[:above]
         if len(prompts) == above:
             behind = "\n".join([behind, *rest])
-        return _Divided(prompts, found | _templates(lines[templates:]), behind.strip())
+        return _Divided(prompts, found | _templates(lines[templates:]), behind.strip(), unread)
     return None
 
 
@@ -285,9 +296,9 @@ def _divide_at_last_line(lines: list[str]) -> _Divided:
     """Divides an infotext by A1111's rule: its last line holds the parameters if it has three of them."""
     *prompts, last = lines
     if _PARAMETER.match(last) and not last.startswith(NEGATIVE):
-        found, _ = _parameters(last)
+        found, _, unread = _parameters(last)
         if len(found) >= _FEWEST_PARAMETERS:
-            return _Divided(prompts, found)
+            return _Divided(prompts, found, unread=unread)
     return _Divided(lines, {})
 
 
@@ -307,26 +318,45 @@ def _templates(lines: list[str]) -> dict[str, str]:
     return {key: text.strip() for key, text in templates.items() if text.strip()}
 
 
-def _parameters(text: str) -> tuple[dict[str, str], str]:
-    """Returns the parameters at the beginning of a text, and the text behind them.
+class _Parameters(NamedTuple):
+    """The parameters at the beginning of a text, the text behind them, and what is none within their lines."""
 
-    A line that does not begin with a parameter ends them; within a line, what is no parameter is passed over.
-    """
+    found: dict[str, str]
+    behind: str
+    unread: tuple[str, ...]
+
+
+def _parameters(text: str) -> _Parameters:
+    """Returns the parameters at the beginning of a text. A line that does not begin with one ends them."""
     found: dict[str, str] = {}
+    unread: list[str] = []
     position = 0
     while match := _PARAMETER.search(text, position):
         _, *later_lines = text[position : match.start()].split("\n")
         if any(map(str.strip, later_lines)):
             break
+        unread.append(text[position : match.start()])
         key, value = match.groups()
         position = match.end()
-        bare = _json_object(text, match.start(2)) if key == "Hashes" else None
-        if bare:
-            value, position = text[match.start(2) : bare[1]], bare[1]
+        end = _end_of_json(text, match.start(2)) if key in _BARE_JSON else None
+        if end:
+            value, position = text[match.start(2) : end], end
         elif key in _LISTS and (items := _BARE_LIST.match(text, match.start(2))):
             value, position = items[0].rstrip(","), items.end()
         found[key] = _unquoted(value)
-    return found, text[position:].partition("\n")[2].strip()
+    rest, _, behind = text[position:].partition("\n")
+    stripped = (part.strip(", \n") for part in (*unread, rest))
+    return _Parameters(found, behind.strip(), tuple(filter(None, stripped)))
+
+
+def _end_of_json(text: str, start: int) -> int | None:
+    """Returns the end of the JSON object or list at `start`; None if there is none."""
+    if text[start : start + 1] not in ("{", "["):
+        return None
+    try:
+        return json.JSONDecoder().raw_decode(text, start)[1]
+    except (ValueError, RecursionError):
+        return None
 
 
 def _json_object(text: str, start: int) -> tuple[dict[str, object], int] | None:

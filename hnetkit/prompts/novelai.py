@@ -9,6 +9,7 @@ documentation (behavior only).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from typing import Any
@@ -16,6 +17,9 @@ from typing import Any
 from hnetkit.limits import parse_json
 from hnetkit.prompts.infotext import Infotext
 
+_WORD = re.compile(r"\b(?:AND|BREAK)\b")
+_TAG = re.compile(r"<\w{1,20}:[^<>]*>")
+_NUMBER = re.compile(r"\d::|::\s*-?\d")
 _STEP = 1.05  # factor of one bracket
 _MOST_DEEP = 20  # brackets that count: 1.05 ** 20 is 2.7
 _SAMPLERS = {
@@ -99,7 +103,23 @@ def parse(texts: Mapping[str, str], size: tuple[int, int] | None = None) -> Info
         "Version": "NovelAI",
     }
     said = {key: str(value) for key, value in parameters.items() if value is not None}
-    return Infotext(_in_our_weights(prompt.strip()), _in_our_weights(negative.strip()), said)
+    warnings = tuple(_beyond_our_language(f"{prompt}\n{negative}"))
+    return Infotext(_in_our_language(prompt.strip()), _in_our_language(negative.strip()), said, warnings)
+
+
+def _beyond_our_language(prompts: str) -> Iterator[str]:
+    """Yields what prompts ask for that A1111's language has no word for."""
+    if _NUMBER.search(prompts):
+        yield "its prompt has weights such as 1.5::words::, which are not taken over: write (words:1.5)"
+    if "|" in prompts:
+        yield "its prompt is mixed of parts with |, which is not taken over: A1111 reads all of it as one text"
+    for tag in dict.fromkeys(tag[:80] for tag in _TAG.findall(prompts)):
+        yield f"{tag}: NovelAI does not read tags; it is left out"
+
+
+def _in_our_language(prompt: str) -> str:
+    """Returns a prompt that A1111 reads as NovelAI did, which knows neither tags, ``AND`` nor ``BREAK``."""
+    return _in_our_weights(_WORD.sub(lambda word: word[0].lower(), _TAG.sub("", prompt)))
 
 
 def _in_our_weights(prompt: str) -> str:

@@ -146,3 +146,66 @@ def test_other_input_is_refused_for_what_it_is(
     with pytest.raises(error, match=said) as raised:
         read_image_settings(Path("-"))
     assert "standard input" in str(raised.value)
+
+
+STATED = "a star\nSteps: 4, Sampler: Euler, CFG scale: 5, Seed: 7, Size: 64x64"
+
+
+def warned(path: Path) -> str:
+    return "\n".join(read_image_settings(path).warnings)
+
+
+def test_other_settings_in_a_pictures_exif_data_are_said(tmp_path: Path) -> None:
+    texts, exif = PngInfo(), Image.Exif()
+    texts.add_text("parameters", STATED)
+    exif.endian = ">"
+    for seed, is_said in (("7", False), ("8", True)):
+        comment = STATED.replace("Seed: 7", f"Seed: {seed}")
+        exif[0x8769] = {0x9286: b"UNICODE\0" + comment.encode("utf-16-be")}
+        path = tmp_path / f"{seed}.png"
+        Image.new("RGB", (8, 8)).save(path, pnginfo=texts, exif=exif.tobytes())
+        assert read_image_settings(path).seed == 7
+        assert ("its EXIF data has other settings" in warned(path)) == is_said
+
+
+def test_a_network_that_only_the_graph_of_a_picture_has_is_said(tmp_path: Path) -> None:
+    graph = {
+        "1": {"class_type": "HypernetworkLoader", "inputs": {"hypernetwork_name": "dots.pt", "strength": 0.7}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a star"}},
+        "3": {"class_type": "KSampler", "inputs": {"seed": 7, "model": ["1", 0], "positive": ["2", 0]}},
+        "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0]}},
+    }
+    without = png(tmp_path / "a.png", {"parameters": STATED, "prompt": json.dumps(graph)})
+    named = STATED.replace("a star", "a star<hypernet:dots:0.7>")
+    assert "hypernetworks that its text `parameters` does not name, which are not applied: dots" in warned(without)
+    assert warned(png(tmp_path / "b.png", {"parameters": named, "prompt": json.dumps(graph)})) == ""
+
+
+def test_letters_that_are_not_utf_8_are_said(tmp_path: Path) -> None:
+    text = STATED.replace("a star", "un café")
+    assert "letters of its prompts cannot be read" in warned(text_file(tmp_path / "a.txt", text, "cp1252"))
+    assert warned(text_file(tmp_path / "b.txt", text)) == ""
+
+
+def test_an_infotext_of_comfyui_has_its_noise(tmp_path: Path) -> None:
+    text = f"{STATED}, Version: ComfyUI"
+    read = read_image_settings(text_file(tmp_path / "a.txt", text))
+    assert (read.options["rng"], read.warnings) == ("cpu", ())
+    noisy = warned(text_file(tmp_path / "b.txt", text.replace("Euler", "Euler a")))
+    assert noisy == "Euler a adds noise in every step, which ComfyUI makes in another way: the picture will differ"
+
+
+def test_the_networks_of_civitais_list_are_said(tmp_path: Path) -> None:
+    resources = [{"type": "checkpoint", "modelName": "Base"}, {"type": "lora", "weight": 0.8, "modelName": "Glow"}]
+    text = f"{STATED}, Civitai resources: {json.dumps(resources)}, Civitai metadata: {{}}"
+    said = "Civitai drew it with networks that are not applied: Glow at 0.8; add their tags to the prompt"
+    assert warned(text_file(tmp_path / "a.txt", text)) == said
+    assert warned(text_file(tmp_path / "b.txt", text.replace("a star", "a star <lora:glow:0.8>"))) == ""
+
+
+def test_draw_things_picture_is_read_without_the_markup_around_it(tmp_path: Path) -> None:
+    settings = "Steps: 8, Sampler: Euler A, Guidance Scale: 7.0, Seed: 5, Size: 64x64, Strength: 1.0, Seed Mode: Legacy"
+    xmp = f"<x:xmpmeta><dc:description>a star&#xA;-fog&#xA;{settings}</dc:description></x:xmpmeta>"
+    read = read_image_settings(png(tmp_path / "a.png", {"XML:com.adobe.xmp": xmp}))
+    assert (read.prompt, read.options["negative_prompt"], read.options["cfg_scale"]) == ("a star", "fog", 7.0)
+    assert read.warnings == ("not taken over: Seed Mode",)

@@ -45,6 +45,7 @@ def test_no_key_is_passed_over_without_a_word(row: Row) -> None:
     assert is_compared or row.fate != "compared"
     if row.fate == "nothing":
         assert found.warnings == plain.warnings
+    assert any("ink" in line for line in found.warnings) == (row.fate == "named")
     assert not any("cannot be taken over" in line for line in found.warnings)
 
 

@@ -632,3 +632,56 @@ def test_no_graph_raises(graph: Any, drawn: Any) -> None:
     for read in (parse(graph, drawn), parse(drawn, {"nodes": drawn, "links": graph}), parse({}, graph)):
         hypernetworks_of(read)
         assert all(isinstance(value, str) for value in read.parameters.values())
+
+
+def test_two_checkpoints_and_two_clip_skips_are_said() -> None:
+    graph = usual()
+    graph["20"] = node("CheckpointLoaderSimple", ckpt_name="other.safetensors")
+    graph["21"] = node("CLIPSetLastLayer", stop_at_clip_layer=-2, clip=["20", 1])
+    graph["6"]["inputs"]["clip"], graph["8"]["inputs"]["vae"] = ["21", 0], ["20", 2]
+    assert set(parse(graph).warnings) == {
+        WEIGHTS,
+        "its positive prompt is read by the text encoder of other; in A1111 by the model's",
+        "its negative prompt has another clip skip; in A1111 it has that of the prompt",
+        "it is decoded by the VAE of the checkpoint other; in A1111 by the model's",
+    }
+
+
+@pytest.mark.parametrize("kind", ["FaceDetailer", "UltimateSDUpscale"])
+def test_what_repaints_parts_of_the_image_is_no_second_pass(kind: str) -> None:
+    graph = usual()
+    inputs = graph["3"]["inputs"] | {"seed": 9, "denoise": 0.5, "image": ["8", 0]}
+    del inputs["latent_image"]
+    graph["20"] = node(kind, **inputs)
+    graph["9"]["inputs"]["images"] = ["20", 0]
+    read = parse(graph)
+    assert read.parameters == parse(usual()).parameters
+    assert read.warnings == (WEIGHTS, f"not taken over from ComfyUI: {kind}")
+
+
+@pytest.mark.parametrize(
+    ("strengths", "tag"),
+    [
+        ({"lora_model_strength": 0.3, "lora_clip_strength": 0.2}, "<lora:glow:0.2:0.3>"),
+        ({"lora_strength": 0.4}, "<lora:glow:0.4:0.4>"),
+        ({"unknown": 0.4}, ""),
+    ],
+)
+def test_a_loaders_lora_has_the_strength_that_it_states_or_is_left_out(strengths: dict[str, float], tag: str) -> None:
+    graph = usual()
+    graph["4"] = node("Efficient Loader", ckpt_name="a.ckpt", clip_skip=-2, lora_name="glow.safetensors", **strengths)
+    read = parse(graph)
+    assert read.prompt == f"a (red:1.2) cat{tag}<hypernet:wash:0.5><hypernet:ink.v2:-1>"
+    assert read.parameters["Clip skip"] == "2"
+    assert any("is left out" in said for said in read.warnings) == (not tag)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_said"), [("a {red|blue} cat", True), ("cat // old", True), ("https://x {a}", False)]
+)
+def test_choices_and_comments_of_the_drawn_graph_are_said(text: str, is_said: bool) -> None:
+    sampler = {"id": 1, "type": "KSampler", "widgets_values": [7, "fixed", 4, 5.0, "euler", "normal", 1.0]}
+    sampler["inputs"] = [{"name": "positive", "link": 1}]
+    encoder = {"id": 2, "type": "CLIPTextEncode", "widgets_values": [text]}
+    read = parse(None, {"nodes": [sampler, encoder], "links": [[1, 2, 0, 1, 0, "CONDITIONING"]]})
+    assert any("a choice or a comment" in said for said in read.warnings) == is_said

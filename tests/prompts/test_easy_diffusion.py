@@ -83,3 +83,20 @@ def test_other_texts_are_not_its_own(given: dict[str, str]) -> None:
 @pytest.mark.parametrize("text", ["", "a cat", "a cat\nSteps: 20, Sampler: Euler, Seed: 1", "Prompt: a\nSteps: 5"])
 def test_other_lines_are_not_its_own(text: str) -> None:
     assert easy_diffusion.parse_lines(text) is None
+
+
+def test_names_of_loras_may_have_commas_and_quotes() -> None:
+    given = {"use_lora_model": "['glow, v2', \"it's\", 'b']", "lora_alpha": "[0.5, 0.7, 0.2]"}
+    read = easy_diffusion.parse({"prompt": "a star", "num_inference_steps": "4", "guidance_scale": "5", **given})
+    assert read is not None
+    assert read.prompt == "a star<lora:glow, v2:0.5><lora:it's:0.7><lora:b:0.2>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "is_said"),
+    [("a (star)1.4", True), ("blue++ sky", True), ("(a b)--, c", True), ("C++20, a well-known (star), 1-2", False)],
+)
+def test_weights_that_a1111_does_not_know_are_said(prompt: str, is_said: bool) -> None:
+    read = easy_diffusion.parse({"prompt": prompt, "num_inference_steps": "4", "guidance_scale": "5"})
+    assert read is not None
+    assert bool(read.warnings) == is_said

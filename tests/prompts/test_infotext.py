@@ -390,3 +390,25 @@ def test_parameters_made_to_be_slow_are_read_quickly(key: str) -> None:
     started = time.process_time()
     infotext.hypernetworks_of(infotext.parse(f"a cat\n{SETTINGS}, " + key * (200_000 // len(key))))
     assert time.process_time() - started < 10
+
+
+def test_text_between_the_settings_is_said() -> None:
+    read = infotext.parse("a star\nSteps: 4, CFG scale: 7,5, Seed: 3, Denoising strength: 0,4")
+    assert read.parameters["CFG scale"] == "7"
+    assert read.warnings == ("text between the settings is left out: 5, 4; write a decimal comma as a point",)
+
+
+def test_the_settings_of_two_pictures_in_one_text_are_said() -> None:
+    one = "a star\nNegative prompt: fog\nSteps: 4, CFG scale: 7, Seed: 3"
+    assert infotext.parse(one).warnings == ()
+    (said,) = infotext.parse(f"{one}\n\n{one.replace('3', '4')}").warnings
+    assert said.startswith("the text has the settings of several pictures")
+
+
+def test_names_in_civitais_list_are_no_settings() -> None:
+    resources = '[{"type":"checkpoint","modelName":"Turbo, Steps: 8, Seed: 3","x":[1]}]'
+    read = infotext.parse(
+        f"a star\nSteps: 4, CFG scale: 7, Seed: 5, Civitai resources: {resources}, Civitai metadata: {{}}"
+    )
+    assert (read.parameters["Seed"], read.parameters["Steps"], read.warnings) == ("5", "4", ())
+    assert read.parameters["Civitai resources"] == resources

@@ -109,3 +109,18 @@ def test_no_settings_make_it_fail(comment: dict[str, object]) -> None:
 
 def test_a_prompt_of_nothing_but_brackets_is_read_quickly() -> None:
     assert novelai.parse(texts({"prompt": "{" * 100_000 + "x"})) is not None
+
+
+def test_what_a1111_reads_otherwise_is_written_so_that_it_does_not_or_is_said() -> None:
+    comment = OLD | {"prompt": "salt AND pepper, <lora:x:1>star", "uc": "a BREAK"}
+    read = novelai.parse(texts(comment))
+    assert read is not None
+    assert (read.prompt, read.negative_prompt) == ("salt and pepper, star", "a break")
+    assert read.warnings == ("<lora:x:1>: NovelAI does not read tags; it is left out",)
+
+
+@pytest.mark.parametrize(("prompt", "word"), [("1.5::rain, night::, cat", "1.5::words::"), ("cat | dog:2", "|")])
+def test_weights_and_mixtures_without_a_word_in_a1111_are_said(prompt: str, word: str) -> None:
+    read = novelai.parse(texts(OLD | {"prompt": prompt}))
+    assert read is not None
+    assert [word in said for said in read.warnings] == [True]

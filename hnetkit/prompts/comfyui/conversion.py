@@ -16,7 +16,7 @@ from hnetkit.prompts.comfyui.controls import control_units
 from hnetkit.prompts.comfyui.enlarging import Enlargement, Size, enlargement_by
 from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink, read_graph
 from hnetkit.prompts.comfyui.others import warn_of_others
-from hnetkit.prompts.comfyui.passes import Made, Pass, find_passes
+from hnetkit.prompts.comfyui.passes import Made, Pass, checkpoint_of, find_passes
 from hnetkit.prompts.comfyui.wording import file_name, picture_in
 from hnetkit.prompts.infotext import Infotext
 from hnetkit.prompts.tags import excerpt, plain_number
@@ -79,6 +79,7 @@ def _parameters(graph: Graph, made: Made, size: Size | None) -> Parameters:
         "Clip skip": first.clip_skip("positive"),
     }
     _warn_of_parts(graph, made.passes)
+    _warn_of_other_checkpoints(graph, made)
     if later and later[0].goes_on:
         refiner, *later = later
         parameters |= _refiner(graph, first, refiner)
@@ -128,6 +129,25 @@ def _warn_of_parts(graph: Graph, passes: Sequence[Pass]) -> None:
             graph.warn(f"its sampling stops after step {one.stops_at} of {one.steps}; in A1111 it makes all of them")
         if not one.adds_noise and not one.goes_on:
             graph.warn("a pass of it begins without added noise; in A1111 noise is added")
+
+
+def _warn_of_other_checkpoints(graph: Graph, made: Made) -> None:
+    """Warns of a text encoder or autoencoder of another checkpoint than the model's, and of two clip skips."""
+    for one in made.passes:
+        encoders = {side: one.encoders(side) for side in ("positive", "negative")}
+        for side, nodes in encoders.items():
+            other = checkpoint_of(graph, nodes)
+            if other and one.model and other != one.model:
+                graph.warn(
+                    f"its {side} prompt is read by the text encoder of {excerpt(other)}; in A1111 by the model's"
+                )
+        if encoders["negative"] and one.clip_skip("positive") != one.clip_skip("negative"):
+            graph.warn("its negative prompt has another clip skip; in A1111 it has that of the prompt")
+    decoders = [node for node in made.output if isinstance(node.inputs.get("vae"), NodeLink)]
+    loaders = list(graph.chain(decoders[-1], "vae")) if decoders else []
+    other = "" if _vae(graph, made) else checkpoint_of(graph, loaders)
+    if other and other not in {one.model for one in made.passes}:
+        graph.warn(f"it is decoded by the VAE of the checkpoint {excerpt(other)}; in A1111 by the model's")
 
 
 def _refiner(graph: Graph, first: Pass, refiner: Pass) -> Parameters:
@@ -193,7 +213,8 @@ def _vae(graph: Graph, made: Made) -> str | None:
     """The VAE that decodes the image, if it has a file of its own."""
     decoders = [node for node in made.output if isinstance(node.inputs.get("vae"), NodeLink)]
     loaders = (node for decoder in decoders[-1:] for node in graph.chain(decoder, "vae"))
-    return next((file_name(name) for node in loaders if (name := graph.text(node.inputs.get("vae_name")))), None)
+    name = next((name for node in loaders if (name := graph.text(node.inputs.get("vae_name")))), "")
+    return None if name in ("", "Baked VAE") else file_name(name)
 
 
 def _after_sampling(enlargement: Enlargement) -> Parameters:

@@ -65,11 +65,13 @@ class Graph:
     Attributes:
         nodes: by id, in the order of their numbers.
         warnings: what reading them lost, each once, in the order found; see `warn`.
+        is_drawn: whether it is the graph in the editor, whose texts are as they were typed.
     """
 
     nodes: dict[str, Node]
     budget: Budget
     warnings: dict[str, None] = field(default_factory=dict)
+    is_drawn: bool = False
 
     def warn(self, warning: str) -> None:
         self.warnings[warning] = None
@@ -192,7 +194,7 @@ def read_graph(prompt: str | None, workflow: str | None, budget: Budget) -> Grap
     """
     graph = Graph(_nodes_that_ran(_json(prompt, budget)) if prompt else {}, budget)
     if not graph.nodes and workflow:
-        graph = Graph(_nodes_drawn(_json(workflow, budget)), budget)
+        graph = Graph(_nodes_drawn(_json(workflow, budget)), budget, is_drawn=True)
     return graph
 
 

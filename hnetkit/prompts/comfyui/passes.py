@@ -9,7 +9,7 @@ from typing import Any
 
 from hnetkit.prompts.comfyui.enlarging import Size, enlargement_by, size_of
 from hnetkit.prompts.comfyui.graph import MOST_NODES, Graph, Node, NodeLink
-from hnetkit.prompts.comfyui.nodes import SAMPLERS, SCHEDULERS
+from hnetkit.prompts.comfyui.nodes import SAMPLERS, SCHEDULERS, WIDGETS
 from hnetkit.prompts.comfyui.wording import is_lora, network_tags, prompt_of, stem_of
 
 LATENT = ("latent_image", "samples", "latent", "pixels", "image")
@@ -125,8 +125,7 @@ class Pass:
 
     @cached_property
     def model(self) -> str:
-        names = (self.graph.text(node.inputs.get(key)) for node in self.models for key in MODEL_KEYS)
-        return stem_of(next(filter(None, names), ""))
+        return checkpoint_of(self.graph, self.models)
 
     def conditioning(self, side: str) -> Any:
         """What leads to its prompt of one side, ``"positive"`` or ``"negative"``; without guidance it has one side."""
@@ -147,7 +146,8 @@ class Pass:
 
     def clip_skip(self, side: str) -> str | None:
         """The clip skip: A1111 counts the text encoder's layers from 1, ComfyUI from -1. None if it is 1."""
-        layers = (self.graph.number(node.inputs.get("stop_at_clip_layer")) for node in self.encoders(side))
+        keys = ("stop_at_clip_layer", "clip_skip")
+        layers = (self.graph.number(node.inputs.get(key)) for node in self.encoders(side) for key in keys)
         layer = next(filter(None, layers), "-1").removeprefix("-")
         return None if layer == "1" else layer
 
@@ -176,6 +176,12 @@ class Pass:
     def encoder(self) -> Node | None:
         """The node that encodes the picture it begins with; None if it begins with an empty latent."""
         return next((node for node in self.before if _is_encoder(node)), None)
+
+
+def checkpoint_of(graph: Graph, nodes: Sequence[Node]) -> str:
+    """The name of the first checkpoint that some nodes load; empty if they load none."""
+    names = (graph.text(node.inputs.get(key)) for node in nodes for key in MODEL_KEYS)
+    return stem_of(next(filter(None, names), ""))
 
 
 def _is_encoder(node: Node) -> bool:
@@ -237,7 +243,21 @@ def _made_without_saving(graph: Graph, savers: Sequence[Node]) -> Made:
 def _made_at(graph: Graph, end: Node, seen: set[str]) -> Made | None:
     """How the image at a node was made; None if no sampler leads to it that can be reached without the nodes `seen`."""
     way = graph.way_to(graph.is_sampler, [NodeLink(end.id)], seen)
-    return Made(end, tuple(reversed(list(_passes_before(graph, way[-1])))), tuple(way[:-1])) if way else None
+    if not way:
+        return None
+    passes, output = list(_passes_before(graph, way[-1])), way[:-1]
+    while len(passes) > 1 and _is_detailer(passes[0].sampler):
+        output += [passes[0].sampler, *passes[0].way]
+        passes.pop(0)
+    return Made(
+        end, tuple(one for one in reversed(passes) if one.is_first or not _is_detailer(one.sampler)), tuple(output)
+    )
+
+
+def _is_detailer(sampler: Node) -> bool:
+    """Whether a node samples parts of a finished image, such as its faces or tiles: no pass of A1111 does that."""
+    inputs = {name for name in LATENT if isinstance(sampler.inputs.get(name), NodeLink)}
+    return bool(inputs) and inputs <= {"image", "pixels"} and sampler.kind not in WIDGETS
 
 
 def _passes_before(graph: Graph, last: Node) -> Iterator[Pass]:

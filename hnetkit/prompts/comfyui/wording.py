@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hnetkit.prompts.comfyui.graph import Graph, Node, NodeLink
-from hnetkit.prompts.tags import fits_in_tag
+from hnetkit.prompts.comfyui.nodes import WIDGETS
+from hnetkit.prompts.tags import excerpt, fits_in_tag
 
 _SUFFIX = re.compile(r"\.(?:pt|pt2|pth|ckpt|bin|pkl|sft|safetensors)$", re.IGNORECASE)
 _JOINED_BY = {"ConditioningCombine": " AND ", "ConditioningConcat": " BREAK "}
@@ -16,6 +17,7 @@ _TAG = re.compile(r"<(?:hypernet|lora|lyco):[^<>]*>")
 _WEIGHT = re.compile(r"(?<!\\)\(")
 _SQUARE = re.compile(r"(?<!\\)([\[\]])")
 _WORD = re.compile(r"\b(?:AND|BREAK)\b")
+_CHOICE = re.compile(r"(?<!\\)\{[^{}]*\||/\*|(?:^|[^:\\])//", re.MULTILINE)
 _EMBEDDING = re.compile(r"\bembedding:([^\s,:()<>]+)")
 
 
@@ -71,6 +73,9 @@ def _in_a1111s_language(graph: Graph, text: str) -> str:
         graph.warn(f"{tag}: ComfyUI does not read tags; it is left out")
     if _WEIGHT.search(text):
         graph.warn("its prompt has weights in round brackets, which ComfyUI applies in another way than A1111")
+    if graph.is_drawn and (choice := _CHOICE.search(text)):
+        beginning = excerpt(text[choice.start() : choice.start() + 40].strip())
+        graph.warn(f"its prompt has a choice or a comment, {beginning}, and does not say which words were drawn")
     if "#" in text:
         graph.warn("its prompt has a #, where a comment begins in A1111 but not in ComfyUI")
     text = _SQUARE.sub(r"\\\1", _TAG.sub("", text))
@@ -100,12 +105,19 @@ def _tags(graph: Graph, models: Sequence[Node], encoders: Sequence[Node]) -> Ite
             strengths = [graph.number(node.inputs.get("strength", 1))]
             tag = _tag(graph, node, "hypernet", "hypernetwork_name", strengths)
         elif is_lora(node):
-            of_encoder = graph.number(node.inputs.get("strength_clip", 1)) if node.id in on_encoder else "0"
-            of_model = graph.number(node.inputs.get("strength_model", 1)) if node.id in on_model else "0"
+            of_encoder = _strength(graph, node, "clip") if node.id in on_encoder else "0"
+            of_model = _strength(graph, node, "model") if node.id in on_model else "0"
             tag = _tag(graph, node, "lora", "lora_name", [of_encoder, of_model])
         else:
             continue
         yield tag
+
+
+def _strength(graph: Graph, node: Node, part: str) -> str | None:
+    """A LoRA's strength on one part of the model; None if the node does not say it. A loader of ComfyUI's has 1."""
+    keys = (f"strength_{part}", f"lora_{part}_strength", "lora_strength", "strength")
+    stated = next((node.inputs[key] for key in keys if key in node.inputs), 1 if node.kind in WIDGETS else None)
+    return graph.number(stated)
 
 
 def _tag(graph: Graph, node: Node, kind: str, key: str, strengths: Sequence[str | None]) -> str:

@@ -1,0 +1,44 @@
+"""Draw Things' metadata, converted to the equivalent infotext.
+
+Its text is like A1111's: the prompt; the negative prompt behind a ``-`` at the beginning of a line; the line of
+settings, some of them under names of its own. A PNG has it as ``dc:description`` of its XMP data.
+
+Source: the texts that the program writes and the programs that read them (behavior only).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+
+from hnetkit.prompts import infotext
+from hnetkit.prompts.infotext import Infotext
+
+_KEYS = {"Guidance Scale": "CFG scale"}
+_NOISE = {"Torch CPU Compatible": "CPU", "Nvidia GPU Compatible": "NV"}
+_DESCRIPTION = re.compile(r"<dc:description>(?:\s*<rdf:Alt>\s*<rdf:li[^<>]{0,80}>)?([^<>]*)")
+
+
+def parse(text: str) -> Infotext | None:
+    """Converts the text; None if it is not Draw Things'."""
+    if "Seed Mode:" not in text or "Guidance Scale:" not in text:
+        return None
+    read = infotext.parse(text)
+    if not {"Seed Mode", "Guidance Scale"} <= read.parameters.keys() or read.negative_prompt:
+        return None
+    prompt, _, negative = f"\n{read.prompt}".rpartition("\n-") if "\n-" in f"\n{read.prompt}" else (read.prompt, "", "")
+    found = {_KEYS.get(key, key): value for key, value in read.parameters.items()}
+    strength = found.pop("Strength", "1")
+    noise = _NOISE.get(found["Seed Mode"])
+    if noise:
+        found["RNG"] = noise
+        del found["Seed Mode"]
+    if strength not in ("1", "1.0"):
+        found["Denoising strength"] = strength
+    return read._replace(prompt=prompt.strip(), negative_prompt=negative.strip(), parameters=found)
+
+
+def parse_xmp(xmp: str) -> Infotext | None:
+    """Converts a PNG's XMP data; None if it is not Draw Things'."""
+    description = _DESCRIPTION.search(xmp)
+    return parse(html.unescape(description[1])) if description else None

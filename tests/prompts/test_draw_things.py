@@ -1,0 +1,44 @@
+"""Draw Things' texts, which look like A1111's."""
+
+from __future__ import annotations
+
+import pytest
+
+from hnetkit.prompts import draw_things
+
+TEXT = (
+    "a star\n-fog,\nrain\nSteps: 8, Sampler: Euler A, Guidance Scale: 7.0, Seed: 5, Size: 64x64, Model: z.ckpt, "
+    "Strength: 1.0, Seed Mode: Torch CPU Compatible, Shift: 3.0"
+)
+
+
+def test_the_negative_prompt_is_no_part_of_the_prompt() -> None:
+    read = draw_things.parse(TEXT)
+    assert read is not None
+    assert (read.prompt, read.negative_prompt) == ("a star", "fog,\nrain")
+    assert (read.parameters["CFG scale"], read.parameters["RNG"]) == ("7.0", "CPU")
+    assert not {"Guidance Scale", "Strength", "Seed Mode", "Denoising strength"} & read.parameters.keys()
+
+
+def test_a_picture_over_another_one_says_how_much_of_it_is_left() -> None:
+    read = draw_things.parse(TEXT.replace("Strength: 1.0", "Strength: 0.6"))
+    assert read is not None
+    assert read.parameters["Denoising strength"] == "0.6"
+
+
+@pytest.mark.parametrize("line_end", ["&#xA;", "\n"])
+def test_the_data_of_a_png_are_read_without_their_markup(line_end: str) -> None:
+    text = TEXT.replace("a star", "a &lt;b&gt; star").replace("\n", line_end)
+    alternatives = f'<rdf:Alt><rdf:li xml:lang="x-default">{text}</rdf:li></rdf:Alt>'
+    for inner in (text, alternatives):
+        read = draw_things.parse_xmp(f"<x:xmpmeta><dc:description>{inner}</dc:description></x:xmpmeta>")
+        assert read is not None
+        assert (read.prompt, read.negative_prompt) == ("a <b> star", "fog,\nrain")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a star\nSteps: 4, Seed: 3, CFG scale: 7", "Seed Mode: and Guidance Scale: alone"]
+)
+def test_other_texts_are_not_taken_for_its_own(text: str) -> None:
+    assert draw_things.parse(text) is None
+    assert draw_things.parse_xmp(f"<dc:description>{text}</dc:description>") is None
