@@ -195,7 +195,7 @@ _SHARED = (
     _hires(
         "--hires-prompt",
         metavar="TEXT",
-        show_default="PROMPT",
+        show_default="PROMPT, also if it is empty",
         help="Prompt of the second pass. If given, only networks of its own tags apply there, none of PROMPT or -n.",
     ),
     _hires(

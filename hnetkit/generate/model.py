@@ -39,7 +39,6 @@ from hnetkit.generate.prompt_networks import (
     warn_about_first_pass,
     warn_about_negative_lines,
     warn_about_negative_tags,
-    with_default_stack,
     without_comments,
     without_comments_in_options,
 )
@@ -341,12 +340,10 @@ def draw_images(
     tagged = read_prompt(text, note)
     warn_about_negative_lines([text, options.negative_prompt or ""], note)
     finder = NetworkFinder(source.bundled, None if library is None else library.registry, note)
-    tagged = with_default_stack(tagged, finder) if origin is None else tagged
-    prompts = resolve_prompts(
-        tagged, network_options(networks), options, finder, note, _still_stated(recorded, text, options)
-    )
-    count_added = len(prompts.first.prompt.tags) - len(tagged.tags)
-    added = prompts.first.prompt.tags[-count_added:] if count_added else ()
+    names = network_options(networks)
+    stated = _still_stated(recorded, text, options)
+    prompts = resolve_prompts(tagged, names, options, finder, note, stated, with_defaults=origin is None)
+    added = prompts.first.prompt.tags[-len(names) :] if names else ()
     warn_about_first_pass((tag.name for tag in added), prompts.hires, note)
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)

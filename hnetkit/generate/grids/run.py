@@ -283,7 +283,7 @@ class GridRun:
             self.spec = self.spec.in_orders_of(names)
             self._require_room()
         cell_specs = self.spec.cell_specs
-        self._hires = resolve_hires_prompt(self.options, finder, self.note)
+        self._hires = resolve_hires_prompt(self.options, finder, self.note, with_defaults=True)
         cells = list(map(self._builder.cell, cell_specs))
         prompts = [cell.prompt for cell in cells]
         warn_about_hires_loras(prompts, self._hires, self.note)
