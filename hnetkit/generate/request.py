@@ -44,7 +44,7 @@ class InitImage:
         image: its file; it is resized to the size that is drawn.
         denoising: how strongly it is repainted, 0 to 1.
         mask: an image that is white where to repaint; None repaints everything.
-        mask_blur: radius in pixels that softens the mask's edge.
+        mask_blur: radius in pixels of the mask's file that softens its edge.
         inverted: the mask is black where to repaint.
         content: what lies under the mask at first.
     """

@@ -391,6 +391,19 @@ def test_what_is_no_picture_and_no_caption_is_listed(source: Path) -> None:
     assert list(left_out_warnings([])) == []
 
 
+def test_a_folder_of_pictures_below_is_listed_unless_it_is_read(source: Path) -> None:
+    save(source, "a.png")
+    for name in ("10_ink", ".hidden", "made", "texts"):
+        (source / name).mkdir()
+        save(source / name, "b.png" if name != "texts" else "b.bmp")
+    (source / "texts" / "b.bmp").rename(source / "texts" / "b.md")
+    assert left_out(source, excluded=source / "made") == ["10_ink (a folder with pictures)"]
+    assert left_out(source) == ["10_ink (a folder with pictures)", "made (a folder with pictures)"]
+    (warning,) = left_out_warnings(left_out(source))
+    assert warning.endswith(", and folders below are read by `hnetkit train prepare --recursive`")
+    assert left_out(source, recursive=True) == [os.path.join("texts", "b.md")]
+
+
 def test_a_text_whose_name_is_no_pictures_is_listed(source: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         save(source, name)
