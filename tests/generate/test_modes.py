@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from support.drawing import REQUEST, load_all, one
 from support.hostile_images import damaged_avif, large_png, postscript
+from support.odd_images import ADOBE_RGB, SRGB, color_profile
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.generate.drawing import _ImageBatch, draw
@@ -216,6 +217,13 @@ def test_the_masks_edge_is_softened(sd: Model, photo: Path, right_half: Path) ->
     old = np.asarray(Image.open(photo)).astype(int)
     assert (sharp[:, 7] == old[:, 7]).all()
     assert (soft[:, 7] != old[:, 7]).any()
+
+
+def test_a_picture_with_another_color_profile_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    for colorants, is_told in ((SRGB, False), (ADOBE_RGB, True)):
+        Image.new("RGB", (16, 16), "red").save(path, icc_profile=color_profile(colorants))
+        assert any("color profile" in line for line in InitImage(path).notes((16, 16))) == is_told
 
 
 @pytest.mark.parametrize("inverted", [False, True])
