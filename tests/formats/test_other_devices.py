@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.networks import a1111_network, save_pt
+from support.other_devices import Reduced, Saved, as_array, as_cpu_tensor, elsewhere
 
 import hnetkit
 from hnetkit.cli import run
@@ -22,38 +23,6 @@ from hnetkit.formats.numpy_values import SpelledBytes, SpelledText
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.loading.extra_networks import read_vectors
 from hnetkit.hashes import damaged_parts
-
-Saved = Callable[[torch.Tensor], Any]
-
-
-class Reduced:
-    """Pickles as a call of a global with arguments, as torch's tensors do."""
-
-    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
-        self._reduced = function, arguments
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return self._reduced
-
-
-def as_array(tensor: torch.Tensor, array: Any = None, dtype: torch.dtype | None = None) -> Reduced:
-    """torch 1.12 on a Mac."""
-    values = tensor.numpy() if array is None else array
-    return Reduced(torch._utils._rebuild_device_tensor_from_numpy, values, dtype or tensor.dtype, "mps:0", False)
-
-
-def as_cpu_tensor(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> Reduced:
-    """torch of today, on devices without storages."""
-    rebuild = torch._utils._rebuild_device_tensor_from_cpu_tensor
-    return Reduced(rebuild, tensor, dtype or tensor.dtype, "privateuseone:0", False)
-
-
-def elsewhere(content: Any, saved: Saved) -> Any:
-    if isinstance(content, torch.Tensor):
-        return saved(content)
-    if isinstance(content, dict):
-        return type(content)((key, elsewhere(item, saved)) for key, item in content.items())
-    return tuple(elsewhere(item, saved) for item in content) if isinstance(content, tuple) else content
 
 
 def with_pickle(path: Path, change: Callable[[bytes], bytes]) -> Path:
