@@ -240,13 +240,15 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
 
     Raises:
         UsageError: no folder is set, or PEFT is not installed.
-        NotFound: no file has this name; the hint is the nearest one.
+        NotFound: the folder is not there, or no file has this name; the hint is the nearest one.
         AmbiguousName: several files have it.
     """
     if not tags:
         return []
     if folder is None:
         raise UsageError(f"<lora:{tags[0].name}>: no folder of LoRAs is set", hint="hnetkit config loras FOLDER")
+    if not os.path.isdir(folder):
+        raise NotFound(f"{folder}: no such folder", hint="hnetkit config loras FOLDER")
     if find_spec("peft") is None:
         raise UsageError("LoRAs need the package peft", hint="pip install peft")
     from hnetkit.library.scan import model_files
