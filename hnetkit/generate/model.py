@@ -46,6 +46,7 @@ from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
+from hnetkit.settings import DEVICES
 from hnetkit.text import shorten
 
 if TYPE_CHECKING:
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 DTYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,15 @@ class ModelSource:
         return demo.location_of(self.model or settings.get("model"))
 
     @property
+    def own_vae(self) -> AnyPath | None:
+        """The autoencoder in place of the model's own; that of the settings belongs to the model of the settings."""
+        return self.vae if self.vae is not None or self.model is not None else settings.get("vae")
+
+    @property
+    def own_tokenizer(self) -> AnyPath | None:
+        return self.tokenizer if self.tokenizer is not None else settings.get("tokenizer")
+
+    @property
     def is_demo(self) -> bool:
         return demo.is_bundled(self.location)
 
@@ -94,17 +103,21 @@ class ModelSource:
     @property
     def torch_device(self) -> str:
         """``"cuda"``, ``"mps"`` or ``"cpu"``; raises UsageError if this machine does not have it."""
-        return device_of(chosen_device(self.device))
+        with settings.naming("device", self.device):
+            return device_of(chosen_device(self.device))
 
     @property
     def torch_dtype(self) -> Any:
         """Torch's dtype; raises UsageError if there is no such type."""
-        return torch_dtype(self.dtype or settings.get("dtype") or "auto", self.torch_device)
+        device = self.torch_device
+        with settings.naming("dtype", self.dtype):
+            return torch_dtype(self.dtype or settings.get("dtype") or "auto", device)
 
     def outline(self) -> ModelOutline:
         """Returns what the model's configuration says of it; imports no torch. Raises as `read_outline`."""
         try:
-            return read_outline(self.location, self.vae, self.tokenizer)
+            with settings.naming("model", self.model):
+                return read_outline(self.location, self.own_vae, self.own_tokenizer)
         except ModuleNotFoundError as error:
             raise failure_of(error, self.location) from error
 
@@ -153,16 +166,18 @@ class ModelSource:
             raise UsageError(
                 f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out"
             )
-        return load_pipeline(
-            self.location,
-            device=device,
-            dtype=self.torch_dtype,
-            vae=self.vae,
-            tokenizer=self.tokenizer,
-            offload=self.offload,
-            attention_slicing=self.attention_slicing,
-            compiled=self.compiled,
-        )
+        dtype = self.torch_dtype
+        with settings.naming("model", self.model):
+            return load_pipeline(
+                self.location,
+                device=device,
+                dtype=dtype,
+                vae=self.own_vae,
+                tokenizer=self.own_tokenizer,
+                offload=self.offload,
+                attention_slicing=self.attention_slicing,
+                compiled=self.compiled,
+            )
 
 
 @contextmanager
