@@ -31,7 +31,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.library.layouts import Program, folded, folder_of, stem_for_layout
 from hnetkit.library.resolve import resolve
-from hnetkit.library.scan import mtime_of, walk
+from hnetkit.library.walking import mtime_of, walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 

@@ -6,11 +6,9 @@ One file never stops another: any error in a file, its sidecars or its row is th
 from __future__ import annotations
 
 import os
-import re
 import stat
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -28,15 +26,16 @@ from hnetkit.errors import (
     OutOfMemory,
     RegistryError,
     UnreadableFile,
+    UsageError,
     failure_of,
 )
-from hnetkit.files import is_model_name
 from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library import sidecars
+from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_absence, is_gone, walk
 from hnetkit.registry.files import KnownFile, Root
 from hnetkit.registry.store import Registry
-from hnetkit.text import counted
+from hnetkit.text import argument, counted
 
 Row = dict[str, Any]
 WORKERS = 2
@@ -45,20 +44,6 @@ Progress = Callable[[int, int], None]
 """Called with the bytes read so far and the bytes to read in all."""
 Note = Callable[[str], None]
 """Called with a line for the user."""
-
-_UNPACKING = re.compile(r"\.hnetkit-[0-9a-f]{16}\.unpacked")  # temporary folders of archives that are being unpacked
-_HALF = 2**63
-_JUNCTION = 0xA0000003  # `st_reparse_tag` of Windows' junctions: links to folders, but not symbolic links
-
-
-@dataclass(frozen=True, slots=True)
-class WalkedFile:
-    """A model file on disk; `path` is relative to the root of the walk, `mtime_ns` is as by `mtime_of`."""
-
-    path: str
-    size_bytes: int
-    mtime_ns: int
-
 
 Work = tuple[Root, WalkedFile, KnownFile | None]
 
@@ -72,7 +57,7 @@ class FileChange:
 
     Attributes:
         what: ``"new"``, ``"changed"``, ``"missing"``, ``"returned"``, ``"corrupt"`` or ``"unread"``.
-        path: of the file, or of a root that does not exist.
+        path: of the file; of a folder that could not be looked at; of a root that does not exist.
         row: the examination of the file; None if it was not read.
         reason: why it could not be read.
     """
@@ -96,7 +81,8 @@ def scan(
     A file is unchanged while its size, its modification time and the reader's version are. A file that no longer
     exists, perhaps with its whole root (a disk that is not mounted), is marked missing; nothing is ever forgotten. A
     file that no reader understands is stored as refused, and read again when it changes. A file that the system could
-    not read is tried again by the next scan.
+    not read is tried again by the next scan. Of a folder that could not be looked at nothing is known, so all that is
+    known below it stays as it is.
 
     Args:
         registry: updated in small steps, so that a killed scan loses little.
@@ -119,12 +105,20 @@ def scan(
     for root in roots:
         seen = registry.files.seen(root)
         unfollowed: list[Path] | None = None if follow_links else []
-        found = {file.path: file for file in walk(root.path, skip=all_roots, unfollowed=unfollowed)}
-        links = frozenset(unfollowed or ())
-        behind = {path for path in seen if path not in found and not links.isdisjoint((root.path / path).parents)}
+        unseen: list[Unseen] = []
+        walked = walk(root.path, skip=all_roots, unfollowed=unfollowed, unseen=unseen)
+        found = {file.path: file for file in walked}
+        yield from (
+            FileChange("unread", str(it.path), reason=f"{it.path}: {it.reason}") for it in unseen if not it.is_expected
+        )
+        lost = {path: known for path, known in seen.items() if path not in found}
+        behind = _at_or_below(root, lost, unfollowed or ())
         if unfollowed and note is not None:
             note(_unfollowed_note(unfollowed, len(behind)))
-        gone = [(path, known) for path, known in seen.items() if path not in found and path not in behind]
+        kept = behind | _at_or_below(root, lost, [it.path for it in unseen])
+        gone = [(path, known) for path, known in lost.items() if path not in kept]
+        if gone and not found and not kept and note is not None and any(known.state != "missing" for _, known in gone):
+            note(f"{root.path} holds none of its {counted(len(gone), 'file')} any more; is its disk mounted?")
         yield from _mark_gone(registry, root, gone)
         yield from _mark_returned(
             registry, root, [(p, seen[p]) for p, f in found.items() if _has_returned(seen.get(p), f)]
@@ -169,9 +163,19 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Fi
     for root in registry.files.roots():
         known = registry.files.seen(root)
         shas = {row["path"]: row["sha256"] for row in registry.files.of_root(root)}
-        found = {path: file for path in known if (file := find_file(root.path, path))}
-        yield from _mark_gone(registry, root, [(p, s) for p, s in known.items() if p not in found])
-        work = [(root, file, known[path]) for path, file in found.items()]
+        work: list[Work] = []
+        gone: list[tuple[str, KnownFile]] = []
+        for path, seen in known.items():
+            try:
+                file = find_file(root.path, path)
+            except OSError as error:
+                yield FileChange("unread", str(root.path / path), reason=str(failure_of(error, str(root.path / path))))
+                continue
+            if file is None:
+                gone.append((path, seen))
+            else:
+                work.append((root, file, seen))
+        yield from _mark_gone(registry, root, gone)
         with closing(_examine_all(work, progress)) as results:
             for result in results:
                 yield from _recheck_result(registry, result, shas.get(_path_of(result)))
@@ -197,14 +201,28 @@ def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
     """Adds these folders as roots and returns them. Roots have real paths: a link to a root is the same root.
 
     Raises:
-        NotFound: one of them is not a folder.
+        NotFound: one of them is not there.
+        UsageError: one of them is a file.
+        HnetkitError: one of them could not be looked at.
     """
     paths = [Path(os.path.realpath(folder)) for folder in folders]
     for path in paths:
-        if not os.path.isdir(path):
-            raise NotFound(f"{path}: no such folder")
+        _require_folder(path)
     with registry.write():
         return [registry.files.add_root(path) for path in paths]
+
+
+def _require_folder(path: Path) -> None:
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if is_absence(error):
+            raise NotFound(f"{path}: no such folder") from error
+        raise failure_of(error, str(path)) from error
+    if not is_folder:
+        raise UsageError(
+            f"{path}: a file, and a scan takes folders", hint=f"hnetkit scan {argument(path.parent, is_path=True)}"
+        )
 
 
 def _is_same(seen: KnownFile, file: WalkedFile) -> bool:
@@ -215,6 +233,13 @@ def _has_returned(seen: KnownFile | None, file: WalkedFile) -> bool:
     return seen is not None and seen.state == "missing" and _is_same(seen, file)
 
 
+def _at_or_below(root: Root, paths: Iterable[str], places: Iterable[Path]) -> set[str]:
+    """Those of some paths below a root that are one of `places` or below one."""
+    among = frozenset(places)
+    full = {path: root.path / path for path in paths} if among else {}
+    return {path for path, at in full.items() if at in among or not among.isdisjoint(at.parents)}
+
+
 def _unfollowed_note(links: Sequence[Path], known: int) -> str:
     """A note for the user about links that lead out of their folder."""
     count = "1 link to a folder outside was" if len(links) == 1 else f"{len(links)} links to folders outside were"
@@ -223,7 +248,7 @@ def _unfollowed_note(links: Sequence[Path], known: int) -> str:
 
 
 def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, KnownFile]]) -> Iterator[FileChange]:
-    if not os.path.isdir(root.path):
+    if is_gone(root.path):
         yield FileChange("unread", str(root.path), reason=f"{root.path}: the folder is not there")
     missing = [(path, seen) for path, seen in gone if seen.state != "missing"]
     if missing:
@@ -375,98 +400,3 @@ def _refused_row(path: str, file: WalkedFile, failure: HnetkitError) -> Row:
 
 def _path_of(result: Result) -> str:
     return str(result[0].path / result[1].path)
-
-
-def walk(
-    root: Path, *, skip: frozenset[Path] = frozenset(), unfollowed: list[Path] | None = None
-) -> Iterator[WalkedFile]:
-    """Yields the model files under a folder, in the order of their names.
-
-    Args:
-        root: where to begin; must exist.
-        skip: folders that are never entered, because they are roots of their own.
-        unfollowed: a list for the links to folders outside `root`, which are then not followed; None follows them.
-
-    Links are followed after everything else, and each folder is entered once. Unreadable folders are skipped. A link
-    to a file counts as a file, wherever it leads.
-    """
-    visited = {_identity(folder) for folder in skip} - {_identity(root)}
-    waiting, links = [root], deque[Path]()
-    while waiting or links:
-        is_link = not waiting
-        folder = waiting.pop() if waiting else links.popleft()
-        identity = _identity(folder)
-        if identity is None or identity in visited:
-            continue
-        if is_link and unfollowed is not None and not _is_inside(folder, root):
-            unfollowed.append(folder)
-            continue
-        visited.add(identity)
-        folders: list[Path] = []
-        for entry, is_folder in _entries(folder):
-            if is_folder:
-                (links if _is_link(entry) else folders).append(Path(entry.path))
-            elif found := find_file(root, os.path.relpath(entry.path, root)):
-                yield found
-        waiting.extend(reversed(folders))
-
-
-def model_files(folder: Path) -> list[Path]:
-    """Returns the model files under a folder, sorted, without following links out of it; [] if it does not exist."""
-    return sorted(folder / found.path for found in walk(folder, unfollowed=[]))
-
-
-def find_file(root: Path, path: str) -> WalkedFile | None:
-    """Returns the file at a path below a root; None if there is no regular file."""
-    try:
-        status = os.stat(root / path)
-    except (OSError, ValueError):
-        return None
-    return WalkedFile(path, status.st_size, mtime_of(status)) if stat.S_ISREG(status.st_mode) else None
-
-
-def mtime_of(status: os.stat_result) -> int:
-    """Returns the modification time in nanoseconds, wrapped to 64 bits after the year 2262.
-
-    So a file with a nonsensical time can be stored, and its changes are noticed like those of any other.
-    """
-    return (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _is_inside(folder: Path, root: Path) -> bool:
-    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
-
-
-def _entries(folder: Path) -> list[tuple[os.DirEntry[str], bool]]:
-    """The subfolders and model files of a folder, each with whether it is a folder."""
-    found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                is_folder = _is_folder(entry)
-                if is_model_name(entry.name) or (is_folder and not _UNPACKING.fullmatch(entry.name)):
-                    found.append((entry, is_folder))
-    except OSError:
-        return []
-    return sorted(found, key=lambda item: item[0].name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a loop of links
-        return False
-
-
-def _is_link(entry: os.DirEntry[str]) -> bool:
-    if os.name != "nt" or entry.is_symlink():
-        return entry.is_symlink()
-    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == _JUNCTION

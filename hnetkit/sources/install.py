@@ -35,7 +35,8 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars
-from hnetkit.library.scan import add_file, mtime_of
+from hnetkit.library.scan import add_file
+from hnetkit.library.walking import mtime_of
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job

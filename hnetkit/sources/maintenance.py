@@ -14,7 +14,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.library.library import Row
-from hnetkit.library.scan import mtime_of
+from hnetkit.library.walking import mtime_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
