@@ -6,17 +6,17 @@ nothing about the files there.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import stat
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePath
 
 from hnetkit.errors import HnetkitError
-from hnetkit.files import is_model_name
+from hnetkit.files import is_absence, is_model_name, mtime_of
+from hnetkit.library import sidecars
 
 # hnetkit's own: archives that are being unpacked, and networks that were removed
 _OWN = re.compile(r"\.hnetkit-(?:[0-9a-f]{16}\.unpacked|trash)")
@@ -24,17 +24,24 @@ _OWN = re.compile(r"\.hnetkit-(?:[0-9a-f]{16}\.unpacked|trash)")
 _OF_THE_SYSTEM = frozenset(
     {"lost+found", "system volume information", ".trashes", ".fseventsd", ".spotlight-v100", ".documentrevisions-v100"}
 )
-_HALF = 2**63
 _JUNCTION = 0xA0000003  # `st_reparse_tag` of Windows' junctions: links to folders, but not symbolic links
 
 
 @dataclass(frozen=True, slots=True)
 class WalkedFile:
-    """A model file on disk; `path` is relative to the root of the walk, `mtime_ns` is as by `mtime_of`."""
+    """A model file on disk.
+
+    Attributes:
+        path: relative to the root of the walk.
+        size_bytes: of the file.
+        mtime_ns: as by `mtime_of`.
+        sidecars: what they look like, as by `sidecars.fingerprints`; None if that was not looked at.
+    """
 
     path: str
     size_bytes: int
     mtime_ns: int
+    sidecars: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,18 +102,17 @@ def walk(
             unfollowed.append(folder)
             continue
         visited.add(identity)
-        folders: list[Path] = []
-        for entry, is_folder in _entries(folder, unseen):
-            if is_folder:
-                (links if _is_link(entry) else folders).append(Path(entry.path))
-                continue
+        listing = _listing(folder, unseen)
+        for entry in listing.models:
             try:
                 found = find_file(root, os.path.relpath(entry.path, root))
             except OSError as error:
                 _note_unseen(unseen, Path(entry.path), error)
             else:
                 if found is not None:
-                    yield found
+                    yield replace(found, sidecars=listing.sidecars.get(PurePath(entry.name).stem))
+        links.extend(Path(entry.path) for entry in listing.folders if _is_link(entry))
+        folders = [Path(entry.path) for entry in listing.folders if not _is_link(entry)]
         waiting.extend(reversed(folders))
 
 
@@ -136,25 +142,12 @@ def find_file(root: Path, path: str) -> WalkedFile | None:
     return WalkedFile(path, status.st_size, mtime_of(status)) if stat.S_ISREG(status.st_mode) else None
 
 
-def is_absence(error: OSError) -> bool:
-    """Whether an error says that there is nothing at a path. Any other leaves that open."""
-    return error.errno in (errno.ENOENT, errno.ENOTDIR)
-
-
 def is_gone(folder: Path) -> bool:
     """Whether there is certainly no folder at a path."""
     try:
         return not stat.S_ISDIR(os.stat(folder).st_mode)
     except OSError as error:
         return is_absence(error)
-
-
-def mtime_of(status: os.stat_result) -> int:
-    """Returns the modification time in nanoseconds, wrapped to 64 bits after the year 2262.
-
-    So a file with a nonsensical time can be stored, and its changes are noticed like those of any other.
-    """
-    return (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF
 
 
 def _note_unseen(unseen: list[Unseen] | None, path: Path, error: OSError) -> None:
@@ -191,19 +184,44 @@ def _is_inside(folder: Path, root: Path) -> bool:
     return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
 
 
-def _entries(folder: Path, unseen: list[Unseen] | None) -> list[tuple[os.DirEntry[str], bool]]:
-    """The subfolders and model files of a folder, each with whether it is a folder."""
-    found = []
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """What is in one folder, by name.
+
+    Attributes:
+        models: files that may be models.
+        folders: to be entered.
+        sidecars: what lies beside the models, by their stems; empty if not all of the folder could be listed.
+    """
+
+    models: list[os.DirEntry[str]]
+    folders: list[os.DirEntry[str]]
+    sidecars: dict[str, str]
+
+
+def _listing(folder: Path, unseen: list[Unseen] | None) -> _Listing:
+    models: list[os.DirEntry[str]] = []
+    folders: list[os.DirEntry[str]] = []
+    others: list[os.DirEntry[str]] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
-                is_folder = _is_folder(entry)
-                if is_model_name(entry.name) or (is_folder and not _OWN.fullmatch(entry.name)):
-                    found.append((entry, is_folder))
-    except OSError as error:
-        if not is_absence(error):  # what was listed before the error is there
+                if _is_folder(entry):
+                    folders.append(entry)
+                else:
+                    (models if is_model_name(entry.name) else others).append(entry)
+    except OSError as error:  # what was listed before it is there
+        is_whole = False
+        if not is_absence(error):
             _note_unseen(unseen, folder, error)
-    return sorted(found, key=lambda item: item[0].name)
+    else:
+        is_whole = True
+    stems = {PurePath(entry.name).stem for entry in models}
+    return _Listing(
+        sorted(models, key=lambda entry: entry.name),
+        sorted((entry for entry in folders if not _OWN.fullmatch(entry.name)), key=lambda entry: entry.name),
+        sidecars.fingerprints(others, stems) if is_whole else {},
+    )
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
