@@ -84,7 +84,7 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
         return []
     if not os.path.isdir(folder):
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
-    from hnetkit.library.scan import model_files  # only where a folder is set, as it needs the registry
+    from hnetkit.library.walking import model_files
 
     joined = "\n".join(texts)
     files = (path for path in model_files(Path(folder)) if path.suffix.lower() in EMBEDDING_SUFFIXES)
@@ -251,7 +251,7 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config loras FOLDER")
     if find_spec("peft") is None:
         raise UsageError("LoRAs need the package peft", hint="pip install peft")
-    from hnetkit.library.scan import model_files
+    from hnetkit.library.walking import model_files
 
     files: dict[str, list[Path]] = {}
     for path in model_files(Path(folder)):
