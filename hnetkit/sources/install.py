@@ -30,7 +30,7 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
-from hnetkit.files import MODEL_SUFFIXES, is_reserved, mtime_of, new_file, publish, sync_folder
+from hnetkit.files import MODEL_SUFFIXES, is_reserved, new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of

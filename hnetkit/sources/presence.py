@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hnetkit.errors import HnetkitError, NotFound, failure_of
+from hnetkit.errors import HnetkitError, NotFound
+from hnetkit.files import is_absence, mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
-from hnetkit.library.scan import FileChange, Progress, mtime_of, scan
+from hnetkit.library.scan import FileChange, Progress, scan
+from hnetkit.library.walking import is_gone
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.text import counted
@@ -36,11 +38,8 @@ def survey(registry: Registry, folder: Path, progress: Progress | None = None) -
     Raises:
         HnetkitError: the folder cannot be looked at.
     """
-    try:
-        is_there = not is_absent(folder) and os.path.isdir(folder)
-        unread = [c for c in scan(registry, [folder], progress) if c.what == "unread"] if is_there else []
-    except OSError as error:
-        raise failure_of(error, str(folder)) from error
+    changes = [] if is_gone(folder) else scan(registry, [folder], progress)
+    unread = [change for change in changes if change.what == "unread"]
     _follow_moved(registry)
     return unread
 
@@ -87,10 +86,10 @@ def is_absent(path: str | os.PathLike[str]) -> bool:
     """Whether the system says that there is nothing at a path; any other error says nothing."""
     try:
         os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except ValueError:  # no path at all
         return True
-    except OSError:
-        return False
+    except OSError as error:
+        return is_absence(error)
     return False
 
 
@@ -151,8 +150,8 @@ def _is_as_known(row: dict[str, Any]) -> bool:
     """Whether a file has the size and the time of its row, or cannot be looked at."""
     try:
         status = os.stat(row["path"])
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+    except ValueError:
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        return not is_absence(error)
     return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
