@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from hnetkit.registry.columns import COLUMNS, Row, batches, from_json, now, text_of, to_json, upsert
+from hnetkit.registry.columns import COLUMNS, Row, batches, from_json, now, spelled, spellings, text_of, to_json, upsert
 from hnetkit.registry.migrations import SEARCH
 
 _JSON = tuple(COLUMNS["networks"])
@@ -69,6 +69,11 @@ class Networks:
         """Returns all networks, by name."""
         return self._rows("1")
 
+    def count(self) -> int:
+        """Returns the number of known networks."""
+        count: int = self._db.execute("SELECT count(*) FROM networks").fetchone()[0]
+        return count
+
     def with_checkpoint(self) -> list[Row]:
         """Returns the networks that state the hash of the checkpoint that they were trained on."""
         return self._rows("sd_checkpoint NOTNULL")
@@ -82,7 +87,9 @@ class Networks:
 
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the network with this alias, as a list of one or none."""
-        return self._rows("id IN (SELECT network_id FROM aliases WHERE alias = ?)", [text_of(alias)])
+        texts = spellings(alias)
+        marks = ",".join("?" * len(texts))
+        return self._rows(f"id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))", texts)
 
     def aliases(self) -> set[str]:
         """Returns the aliases of all networks."""
@@ -118,13 +125,16 @@ class Networks:
     # --- tags, notes, aliases
 
     def add_tags(self, id: int, tags: Iterable[str]) -> None:
-        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, text_of(tag)) for tag in tags])
+        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, spelled(tag)) for tag in tags])
         self._stale.add(id)
 
     def remove_tags(self, id: int, tags: Iterable[str]) -> None:
-        self._db.conn.executemany(
-            "DELETE FROM tags WHERE network_id = ? AND tag = ?", [(id, text_of(tag)) for tag in tags]
-        )
+        self._remove("tag", id, tags)
+
+    def _remove(self, what: str, id: int, names: Iterable[str]) -> None:
+        texts = [(id, text) for name in names for text in spellings(name)]
+        table = {"tag": "tags", "alias": "aliases"}[what]
+        self._db.conn.executemany(f"DELETE FROM {table} WHERE network_id = ? AND {what} = ?", texts)
         self._stale.add(id)
 
     def set_note(self, id: int, note: str) -> None:
@@ -135,11 +145,12 @@ class Networks:
         self._stale.add(id)
 
     def set_alias(self, id: int, alias: str) -> None:
-        """Gives a network an alias, which is taken from any other network."""
-        alias = text_of(alias)
-        former = self._db.execute("SELECT network_id FROM aliases WHERE alias = ?", [alias]).fetchone()
-        self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", [alias, id])
-        self._stale |= {id, *(former or ())}
+        """Gives a network an alias. One that another network has stays with that one."""
+        self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", [spelled(alias), id])
+        self._stale.add(id)
+
+    def remove_aliases(self, id: int, aliases: Iterable[str]) -> None:
+        self._remove("alias", id, aliases)
 
     def drop_unused(self, content_hash: str, *, for_good: bool = False) -> None:
         """Drops a network whose file got another content, if nothing else refers to it.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import paths
-from hnetkit.cli.options import base_model_of, command, option
+from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
@@ -31,6 +31,7 @@ _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
 _REFERENCES = {"civitai": "model:", "huggingface": "hf:"}  # source -> what `hnetkit pull` takes before the id
 _FAILURES_SHOWN = 20
+_FILES = ["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"]
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
 
@@ -58,11 +59,13 @@ def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -
     A shell puts a completion on the command line unquoted, and the next Enter runs it.
     """
     from hnetkit.library.resolve import names
+    from hnetkit.registry.columns import spelled
 
     if not paths.registry_file().exists():
         return []
     with open_registry() as registry:
-        return [name for name in names(registry) if name.startswith(incomplete) and _is_plain_word(name)]
+        begun = spelled(incomplete)
+        return [name for name in names(registry) if spelled(name).startswith(begun) and _is_plain_word(name)]
 
 
 def _is_plain_word(name: str) -> bool:
@@ -113,8 +116,9 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
 @option(
     "--base-model",
     metavar="NAME",
-    callback=base_model_of,
-    help="List only networks for this base model: sd1, sd2, sd1-or-sd2, sdxl, sdxl-refiner or unknown.",
+    type=base_model_name(),
+    help="List only networks that fit this base model: sd1, sd2, sd1-or-sd2, sdxl, sdxl-refiner or unknown. Any "
+    "spelling of Civitai's name will do.",
 )
 @option("--width", type=int, help="List only networks with MLPs for this context width, as 320.")
 @option("--activation", metavar="NAME", help="List only networks with this activation; linear means none.")
@@ -139,17 +143,28 @@ def list_command(
       hnetkit list
       hnetkit list --activation relu --csv
     """
+    filters: Row = {
+        "tags": tags,
+        "base_model": base_model,
+        "width": width,
+        "activation": activation or None,
+        "missing": missing,
+    }
     with open_library() as library:
-        if files:
-            rows = library.files(missing=missing)
-            output.rows(rows, columns=["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"])
-            return
-        rows = library.networks(
-            tags=tags, base_model=base_model or None, width=width, activation=activation or None, missing=missing
-        )
-    output.rows(rows, columns=_LIST)
+        rows = library.files(**filters) if files else library.networks(**filters)
+        is_empty = library.is_empty()
+    output.rows(rows, columns=_FILES if files else _LIST)
     if not rows:
-        output.note("no networks; hnetkit scan FOLDER adds some")
+        output.note("no networks; hnetkit scan FOLDER adds some" if is_empty else _none_of(filters, files=files))
+
+
+def _none_of(filters: Row, *, files: bool) -> str:
+    """Returns what to say of a library in which nothing passes the filters of `list`."""
+    what = f"{'missing ' if filters['missing'] else ''}{'file' if files else 'network'}"
+    given = [f"the tag {tag}" for tag in filters["tags"]]
+    for key in ("base_model", "width", "activation"):
+        given += [f"the {key.replace('_', ' ')} {filters[key]}"] if filters[key] is not None else []
+    return f"no {what} has {' and '.join(given)}" if given else f"there is no {what}"
 
 
 @command("search")
@@ -168,7 +183,11 @@ def search_command(words: tuple[str, ...], output: Output) -> None:
     """
     with open_library() as library:
         rows = library.search(" ".join(words))
+        is_empty = library.is_empty()
     output.rows(rows, columns=_LIST)
+    if not rows:
+        none = "the library is empty; hnetkit scan FOLDER" if is_empty else "no network of the library has all of this"
+        output.note(f"{none}; hnetkit browse {argument(' '.join(words))} searches Civitai")
 
 
 @command("show")
@@ -193,11 +212,18 @@ def show_command(name: str, output: Output) -> None:
 @click.argument("name", shell_complete=complete_name)
 @click.argument("tags", nargs=-1, metavar="[TAG...]")
 @option("--remove", multiple=True, metavar="TAG", help="Remove this tag. Repeatable.")
-@option("--alias", metavar="NAME", help="Add a name for prompts and commands; another network that has it loses it.")
+@option("--alias", metavar="NAME", help="Add a name for prompts and commands, which no other network has yet.")
+@option("--remove-alias", multiple=True, metavar="NAME", help="Remove this alias. Repeatable.")
 @option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
 @output_options
 def tag_command(
-    name: str, tags: tuple[str, ...], remove: tuple[str, ...], alias: str | None, note: str | None, output: Output
+    name: str,
+    tags: tuple[str, ...],
+    remove: tuple[str, ...],
+    alias: str | None,
+    remove_alias: tuple[str, ...],
+    note: str | None,
+    output: Output,
 ) -> None:
     """Tag a network, or give it an alias or a note.
 
@@ -208,18 +234,15 @@ def tag_command(
       hnetkit tag outline shapes lineart
       hnetkit tag outline --alias ink --note "best at 0.8"
     """
-    if not tags and not remove and alias is None and note is None:
+    if not tags and not remove and not remove_alias and alias is None and note is None:
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
-    not_utf8 = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
+    texts = (*tags, *remove, *remove_alias, alias or "", note or "")
+    not_utf8 = next((text for text in texts if not is_text(text)), None)
     if not_utf8 is not None:
         raise not_text(not_utf8)
     with open_library() as library:
-        former = [] if alias is None else library.with_alias(alias)
-        row = library.tag(name, *tags, remove=remove, alias=alias, note=note)
+        row = library.tag(name, *tags, remove=remove, alias=alias, note=note, remove_aliases=remove_alias)
     output.rows([row], columns=_LIST, text=_network_card)
-    for other in former:
-        if other["content_hash"] != row["content_hash"]:
-            output.note(f"{alias} is no longer an alias of {other['name']}")
 
 
 @command("forget")

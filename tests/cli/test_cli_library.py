@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -201,3 +203,133 @@ def test_no_network_has_the_width_0(library: Path, capsys: pytest.CaptureFixture
     run(["scan", str(library)])
     capsys.readouterr()
     assert rows(capsys, "list", "--width", "0") == []
+
+
+def test_an_alias_of_another_network_is_not_taken(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "--alias", "best"])
+    assert run(["tag", "ink", "--alias", "best"]) == 0
+    capsys.readouterr()
+    assert run(["tag", "glow", "new", "--alias", "best"]) == 2
+    told = capsys.readouterr().err
+    assert "best is an alias of ink already" in told
+    assert "hnetkit tag ink --remove-alias best" in told
+    assert rows(capsys, "list", "--tag", "new") == []
+    assert rows(capsys, "show", "best")[0]["name"] == "ink"
+
+
+def test_an_alias_is_removed_and_free_again(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "--alias", "best"])
+    capsys.readouterr()
+    assert rows(capsys, "tag", "ink", "--remove-alias", "best")[0]["aliases"] == []
+    assert run(["show", "best"]) == 4
+    capsys.readouterr()
+    assert rows(capsys, "tag", "glow", "--alias", "best")[0]["aliases"] == ["best"]
+
+
+@pytest.mark.parametrize("removed", [["--remove-alias", "worst"], ["--remove", "best"]])
+def test_what_a_network_does_not_have_is_not_removed_in_silence(
+    removed: list[str], library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "lines", "--alias", "best"])
+    capsys.readouterr()
+    assert run(["tag", "ink", *removed]) == 2
+    told = capsys.readouterr().err
+    assert f"{removed[1]} is no" in told
+    assert ("lines" if removed[0] == "--remove" else "best") in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["list", "--tag", "nosuch"], "no network has the tag nosuch"),
+        (["list", "--tag", "a", "--base-model", "SD 2.1"], "no network has the tag a and the base model sd2"),
+        (["list", "--width", "0"], "no network has the width 0"),
+        (["list", "--missing"], "there is no missing network"),
+        (["list", "--files", "--missing"], "there is no missing file"),
+        (["list", "--files", "--activation", "mish"], "no file has the activation mish"),
+        (["search", "zzz"], "no network of the library has all of this"),
+    ],
+)
+def test_filters_that_nothing_passes_do_not_call_the_library_empty(
+    arguments: list[str], told: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run([*arguments, "--csv"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert told in err
+    assert "hnetkit scan FOLDER" not in err
+
+
+def test_a_list_of_files_is_filtered_as_networks_are(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert [row["stem"] for row in rows(capsys, "list", "--files", "--activation", "relu")] == ["ink"]
+    assert rows(capsys, "list", "--files", "--base-model", "sd2") == []
+
+
+@pytest.mark.parametrize("spelling", ["sd1", "SD 1.5", "sd1.5", "sd15", "SD-v1-4", "1.5", "Stable Diffusion 1.5"])
+def test_a_base_model_is_found_in_any_spelling(
+    spelling: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert [row["name"] for row in rows(capsys, "list", "--base-model", spelling)] == ["ink"]
+
+
+def test_networks_that_may_be_for_either_model_are_listed_for_both(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks.network_file(library, "either.pt", seed=5, widths=(320, 640))
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert [row["base_model"] for row in rows(capsys, "show", "either")] == ["sd1-or-sd2"]
+    for base in ("sd1", "sd2", "sd1-or-sd2"):
+        assert "either" in [row["name"] for row in rows(capsys, "list", "--base-model", base)]
+    assert "either" not in [row["name"] for row in rows(capsys, "list", "--base-model", "sdxl")]
+
+
+@pytest.mark.parametrize("command", ["list", "browse", "sync", "bench"])
+def test_an_unknown_base_model_is_a_usage_error_with_the_choices(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, *(["x"] if command == "bench" else []), "--base-model", "flux"]) == 2
+    told = capsys.readouterr().err
+    assert "'flux' is not one of" in told
+    assert "sd1" in told
+    assert "sdxl" in told
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+def test_a_name_is_found_in_either_normal_form(
+    stored: str, typed: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named, said = unicodedata.normalize(stored, "\u00c9lodie"), unicodedata.normalize(typed, "\u00c9lodie")
+    networks.network_file(library, f"{named}.pt", seed=8)
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert rows(capsys, "show", said)[0]["name"] == named
+    alias, also = (unicodedata.normalize(form, "\u00fcber") for form in (stored, typed))
+    rows(capsys, "tag", said, unicodedata.normalize(stored, "caf\u00e9"), "--alias", alias)
+    assert rows(capsys, "show", also)[0]["name"] == named
+    tag = unicodedata.normalize(typed, "caf\u00e9")
+    assert [row["name"] for row in rows(capsys, "list", "--tag", tag)] == [named]
+    assert rows(capsys, "tag", also, "--remove", tag, "--remove-alias", also)[0]["aliases"] == []
+    assert run(["forget", str(library / f"{said}.pt"), "-y"]) == 0
+
+
+def test_of_two_names_that_look_alike_the_one_that_is_typed_is_meant(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forms = [unicodedata.normalize(form, "\u00e9clair") for form in ("NFC", "NFD")]
+    made = [networks.network_file(library, f"{name}.pt", seed=seed) for seed, name in enumerate(forms)]
+    if os.path.samefile(*made):
+        pytest.skip("one file on this disk")
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert [rows(capsys, "show", name)[0]["name"] for name in forms] == forms
