@@ -171,10 +171,11 @@ def _none_of(filters: Row, *, files: bool) -> str:
 @click.argument("words", nargs=-1, required=True, metavar="QUERY")
 @output_options
 def search_command(words: tuple[str, ...], output: Output) -> None:
-    """Search the library's names, tags and notes.
+    """Search the library by all that is known of its networks.
 
-    Also searches the name of the checkpoint that a network was trained on. Every word of QUERY must occur; the last one
-    may be the beginning of a word.
+    Searches names, tags and notes, what sites and sidecars say (title, creator, tags, trigger words, description), the
+    checkpoint that a network was trained on, its base model and its activation. Every word of QUERY must occur; the
+    last one may be the beginning of a word. Chinese, Japanese and Korean words are found inside of others.
 
     \b
     Examples:

@@ -174,7 +174,7 @@ class Library:
         return not self.registry.networks.count()
 
     def search(self, words: str) -> list[Row]:
-        """Returns the networks with all words in names, tags, note or checkpoint, best match first."""
+        """Returns the networks of which every word is shown, also in what sites and sidecars say, best match first."""
         return with_files(self.registry, self.registry.networks.search(words))
 
     def with_alias(self, alias: str) -> list[Row]:
