@@ -37,8 +37,6 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # as authors of files join words
 _UNSPACED = re.compile(
     "([\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
 )
-_WORDS = ("activation_text", "negative_text", "trained_words")
-_DESCRIBING = ("description", "title", "creator", "model_name", "version_name", "model_id", "version_id")
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
 _FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
@@ -255,10 +253,10 @@ class Networks:
         return {
             "names": _joined(names, [_CAMEL.sub(" ", name).replace("_", " ") for name in names]),
             "tags": _joined(row["tags"], *(_lenient(site[6]) for site in sites), *_of(said, ("tags",))),
-            "words": _joined(*(_lenient(site[7]) for site in sites), *_of(said, _WORDS)),
-            "site": _joined(titles, versions, creators, models),
+            "words": _joined(*(_lenient(site[7]) for site in sites), *_of(said, ("activation_text", "negative_text"))),
+            "site": _joined(titles, versions, creators, models, *_of(said, ("title", "model_id"))),
             "note": _joined([row["note"]], *_of(said, ("notes",))),
-            "description": without_markup(_joined(descriptions, *_of(said, _DESCRIBING))),
+            "description": without_markup(_joined(descriptions, *_of(said, ("description",)))),
             "trained_on": _joined([row["sd_checkpoint_name"], row["sd_checkpoint"]]),
             "build": _joined([row["activation"], "layer norm" if row["layer_norm"] else None]),
             "base_model": _joined([row["base_model"]], bases, *_of(said, ("sd_version",))),

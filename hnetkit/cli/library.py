@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import paths
+from hnetkit.cli.network_card import network_card
 from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
 from hnetkit.cli.progress import byte_progress, step_progress
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 # characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
 _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
-_REFERENCES = {"civitai": "model:", "huggingface": "hf:"}  # source -> what `hnetkit pull` takes before the id
 _FAILURES_SHOWN = 20
 _FILES = ["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"]
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
@@ -206,7 +206,7 @@ def show_command(name: str, output: Output) -> None:
     """
     with open_library() as library:
         row = library.record(name)
-    output.rows([row], columns=_LIST, text=_network_card)
+    output.rows([row], columns=_LIST, text=network_card)
 
 
 @command("tag")
@@ -243,7 +243,7 @@ def tag_command(
         raise not_text(not_utf8)
     with open_library() as library:
         row = library.tag(name, *tags, remove=remove, alias=alias, note=note, remove_aliases=remove_alias)
-    output.rows([row], columns=_LIST, text=_network_card)
+    output.rows([row], columns=_LIST, text=network_card)
 
 
 @command("forget")
@@ -274,27 +274,6 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 
-def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
-    facts: list[tuple[str, str | None]] = []
-    for site in sites:
-        creator = f" by {site['creator']}" if site["creator"] else ""
-        state = f" ({site['model_state']})" if site["model_state"] != "listed" else ""
-        ref = _REFERENCES[site["source"]]
-        facts.append((site["source"], f"{site['model']}, {site['version']}{creator}, {ref}{site['model_id']}{state}"))
-        scan = f"scan {site['site_scan']}" if site["site_scan"] else None
-        facts.append(
-            ("claims", ", ".join(filter(None, (site["type"], site["site_base_model"], site["site_fp"], scan))))
-        )
-        facts.append(("strength", f"{site['strength']:g} in its example pictures" if site["strength"] else None))
-        facts.append(("words", ", ".join(site["trained_words"] or ())))
-    for sidecar in sidecars:
-        weight = sidecar.get("preferred_weight")
-        facts.append(("weight", f"{weight:g} preferred" if weight else None))
-        facts.append(("activation", sidecar.get("activation_text")))
-        facts.append(("notes", sidecar.get("notes")))
-    return [f"  {label:<11}{value}" for label, value in dict.fromkeys(facts) if value]
-
-
 def _change(change: Any) -> Row:
     row = change.row or {}
     detail = change.reason or row.get("reason") or "; ".join(row.get("warnings", [])) or None
@@ -304,39 +283,6 @@ def _change(change: Any) -> Row:
 def _change_line(row: Row) -> str:
     detail = f"  ({row['detail']})" if row["kind"] != "hypernetwork" and row["detail"] else ""
     return f"{row['change']:<9}{row['path']}{detail.replace(printable(row['path']) + ': ', '')}"
-
-
-def _training_lines(training: Row | None) -> list[str]:
-    """Returns the lines that show a recipe to a person; `--json` has all of it."""
-    if training is None:
-        return []
-    recipe = training["recipe"]
-    known = [f"{key.replace('_', ' ')} {recipe[key]}" for key in ("rates", "batch_size", "pictures") if key in recipe]
-    ancestors = [ancestor["name"] or ancestor["content_hash"][:13] for ancestor in training["lineage"]]
-    facts = {"recipe": ", ".join(known), "begun with": " < ".join(ancestors)}
-    return [f"  {label:<11}{value}" for label, value in facts.items() if value]
-
-
-def _network_card(row: Row) -> list[str]:
-    structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
-    facts = {
-        "content": row["content_hash"],
-        "for": row["base_model"],
-        "widths": ", ".join(map(str, row["widths"])),
-        "build": f"[{structure}] {row['activation']}{', layer norm' if row['layer_norm'] else ''}",
-        "trained": counted(row["step"], "step") if row["step"] is not None else None,
-        "trained on": row["trained_on"],
-        "checkpoint": row["checkpoint_path"],
-        "tags": ", ".join(row["tags"]),
-        "aliases": ", ".join(row["aliases"]),
-        "note": row["note"],
-    }
-    lines = [row["name"]]
-    lines += [f"  {label:<11}{value}" for label, value in facts.items() if value]
-    lines += _training_lines(row.get("training"))
-    lines += _site_lines(row.get("sites", []), row.get("sidecars", []))
-    lines += [f"  {file['state']:<11}{file['path']}" for file in row["files"]]
-    return lines
 
 
 @command("link")

@@ -221,7 +221,7 @@ class Library:
         note: str | None = None,
         remove_aliases: Iterable[str] = (),
     ) -> Row:
-        """Adds tags, an alias or a note to a network, and returns its row. They belong to its content, not to a file.
+        """Adds tags, an alias or a note to a network, and returns its `record`. They belong to its content, no file.
 
         Args:
             tags: to add.
@@ -252,8 +252,7 @@ class Library:
                 networks.set_alias(id, alias)
             if note is not None:
                 networks.set_note(id, note)
-        (row,) = with_files(self.registry, networks.of_contents([content_hash]))
-        return row
+        return record(self.registry, content_hash)
 
     def forgetting(self, name: str | None = None, *, missing: bool = False) -> Forgetting:
         """Returns what `forget` would remove; the arguments are the same."""

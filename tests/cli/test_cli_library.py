@@ -13,6 +13,8 @@ from click.shell_completion import ShellComplete
 from support import networks
 
 from hnetkit.cli import cli, run
+from hnetkit.cli.network_card import network_card
+from hnetkit.library.library import Library
 
 
 @pytest.fixture
@@ -333,3 +335,77 @@ def test_of_two_names_that_look_alike_the_one_that_is_typed_is_meant(
     run(["scan", str(library)])
     capsys.readouterr()
     assert [rows(capsys, "show", name)[0]["name"] for name in forms] == forms
+
+
+LISTED: dict[str, Any] = {
+    "state": "listed",
+    "name": "Glass Orchard",
+    "creator": "inkfox_test",
+    "type": "Hypernetwork",
+    "tags": ["Pixel Art", "sumi-e"],
+    "nsfw_level": 3,
+    "commercial_use": ["Image"],
+    "allow_no_credit": False,
+    "downloads": 1234,
+    "description": "<p>Best with <b>ink</b>.</p><p>Use &lt;hypernet:ink:0.6&gt;</p>",
+}
+VERSION = {
+    "name": "v1.0",
+    "base_model": "SD 1.5",
+    "published_at": "2023-02-03T10:00:00Z",
+    "trained_words": ["nwcstyle"],
+}
+FILE = {"name": "ink.pt", "fp": "fp16", "scan": "Success", "hashes": {"AutoV2": "ABCDEF0123"}}
+
+
+@pytest.fixture
+def listed(library: Path) -> Path:
+    """A library with a network that a site lists, and that has sidecars."""
+    (library / "ink.json").write_text(
+        '{"activation text": "lineart", "notes": "at night\\ntoo", "preferred weight": 0.7}'
+    )
+    (library / "ink.preview.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with Library() as opened:
+        opened.scan(library)
+        catalogue = opened.registry.catalogue
+        sha256 = opened.record("ink")["files"][0]["sha256"]
+        with opened.registry.write():
+            version = catalogue.put_version(catalogue.put_model("civitai", "4209", LISTED, {}), "4931", VERSION)
+            catalogue.put_file(version, "1", FILE | {"sha256": sha256})
+    return library
+
+
+def test_a_card_shows_all_that_is_known(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "ink"]) == 0
+    card = capsys.readouterr().out
+    (row,) = rows(capsys, "show", "ink")
+    sha256 = row["files"][0]["sha256"]
+    for shown in (
+        *("build          [1, 0.05, 1] relu", f"{row['parameters']:,} in fp32"),
+        *("Glass Orchard, v1.0 by inkfox_test, model:4209", "https://civitai.com/models/4209?modelVersionId=4931"),
+        *("trigger words  nwcstyle", "site tags      Pixel Art, sumi-e", "rated          PG, PG-13"),
+        *("stated as      Hypernetwork, SD 1.5, fp16", "virus scan     Success", "published      2023-02-03"),
+        *("commercial use: Image; without credit: no", "downloads      1,234", "AutoV2 ABCDEF0123 (stated 20"),
+        *("description    Best with ink.\n                 Use <hypernet:ink:0.6>\n",),
+        *("trigger words  lineart", "notes          at night\n                 too\n", "weight         0.7 preferred"),
+        *(f"preview        {listed / 'ink.preview.png'}", f"present        {listed / 'ink.pt'}"),
+        *(f"A1111's hash [{sha256[:10]}]", f"sha256 {sha256}"),
+    ):
+        assert shown in card, shown
+
+
+def test_tagging_shows_the_same_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tag", "ink", "new"]) == 0
+    tagged = capsys.readouterr().out
+    assert run(["show", "ink"]) == 0
+    assert capsys.readouterr().out == tagged
+
+
+def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is added to a row has to be shown too, or to stand here."""
+    (row,) = rows(capsys, "show", "ink")
+    code = Path(network_card.__code__.co_filename).read_text(encoding="utf-8")
+    keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
+    beside = {"metadata", "present", "size", "sd_checkpoint", "sd_checkpoint_name", "name"}  # shown in other words
+    numbers = {"remote_file_id", "file_id", "version_id", "looked_up", "availability"}  # of use to programs alone
+    assert {key for key in keys - beside - numbers if f'"{key}"' not in code and f"'{key}'" not in code} == set()
