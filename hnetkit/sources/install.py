@@ -144,7 +144,7 @@ def install(registry: Registry, job: Job, part: PartialFile, replaced: Sequence[
             _install_members(registry, job, part.path, replaced, installed)
         else:
             _require_network(part.path, found)
-            name = f"{job.name}{job.suffix}"
+            name = f"{job.name}{_suffix_of(found, job.suffix)}"
             _install_one(registry, job, part.path, part.sha256, name, replaced, installed)
         if installed.left_out and has_room(folder):
             quarantine(registry, job, part.path, "; ".join(installed.left_out))
@@ -179,6 +179,13 @@ def _is_archive(path: Path, found: FileIdentity) -> bool:
 def _require_network(path: Path, found: FileIdentity) -> None:
     if found.network is None:
         raise found.refusal or WrongBytes(f"{path}: no usable network")
+
+
+def _suffix_of(found: FileIdentity, suffix: str) -> str:
+    """Returns a suffix that programs look for: the site may call a network's file an archive, since it is a zip."""
+    if suffix in MODEL_SUFFIXES or found.network is None:
+        return suffix
+    return ".safetensors" if found.network.format == "safetensors" else ".pt"
 
 
 def _install_members(

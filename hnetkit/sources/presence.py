@@ -46,13 +46,13 @@ def survey(registry: Registry, folder: Path, progress: Progress | None = None) -
 
 def _follow_moved(registry: Registry) -> None:
     """Brings the records of installed files to where their bytes are now."""
-    moved = [row for row in registry.jobs.installs(kind="network") if is_absent(row["path"])]
-    for row in moved:
-        path = find_bytes(registry, row["sha256"])
-        if path is not None:
-            with registry.write():
-                registry.jobs.move_install(row["path"], path)
-                registry.files.set_state([file["id"] for file in registry.files.at(row["path"])], "missing")
+    gone = [row for row in registry.jobs.installs(kind="network") if is_absent(row["path"])]
+    moved = [(row["path"], path) for row in gone if (path := find_bytes(registry, row["sha256"])) is not None]
+    if moved:
+        with registry.write():
+            for old, new in moved:
+                registry.jobs.move_install(old, new)
+                registry.files.set_state([file["id"] for file in registry.files.at(old)], "missing")
 
 
 def require_library(registry: Registry, folder: Path) -> None:
@@ -72,8 +72,8 @@ def require_library(registry: Registry, folder: Path) -> None:
 
 
 def _known_paths(registry: Registry, folder: Path) -> Iterator[str]:
-    yield from _scanned_paths(registry, folder)
     yield from (install["path"] for install in registry.jobs.installs())
+    yield from _scanned_paths(registry, folder)
 
 
 def _scanned_paths(registry: Registry, folder: Path) -> list[str]:

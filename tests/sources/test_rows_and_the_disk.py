@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from support.fake_sites import Fault, Sites
 from support.fetching import EVERYTHING, installed
+from support.killed import Killed, full_disk, killed_at
 
 from hnetkit.cli import run
 from hnetkit.errors import NotFound
@@ -42,6 +44,10 @@ def damaged(path: Path) -> bytes:
     path.write_bytes(data)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     return bytes(data)
+
+
+def no_links(*args: Any, **more: Any) -> None:
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 # --- renamed, moved, copied
@@ -229,37 +235,41 @@ def test_what_a_person_puts_in_the_place_of_a_damaged_file_meanwhile_is_kept(sit
 def test_without_hard_links_a_damaged_file_is_replaced_as_well(
     mirror: FetchSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def link(*args: Any, **more: Any) -> None:
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
     path = sorted(installed(mirror).values())[0]
     good, bad = path.read_bytes(), damaged(path)
-    monkeypatch.setattr(os, "link", link)
+    monkeypatch.setattr(os, "link", no_links)
     assert [result.state for result in mirror.repair()] == ["done"]
     (kept,) = (mirror.folder / ".quarantine").glob("*.bad")
     assert (path.read_bytes(), kept.read_bytes()) == (good, bad)
 
 
-def test_a_repair_that_is_killed_at_the_swap_leaves_the_damaged_file_and_the_next_one_ends_it(
-    mirror: FetchSession, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("by", "after"), [(Killed, False), (Killed, True), (full_disk, False)], ids=["before", "after", "full disk"]
+)
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_wherever_a_repair_ends_one_of_both_files_is_whole_and_the_next_one_completes_it(
+    mirror: FetchSession, monkeypatch: pytest.MonkeyPatch, by: Any, after: bool, links: bool
 ) -> None:
     path = sorted(installed(mirror).values())[0]
-    good, bad = path.read_bytes(), damaged(path)
-
-    class Killed(BaseException):
-        pass
-
-    def replace(*args: Any) -> None:
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr("hnetkit.sources.install.os.replace", replace)
-        with pytest.raises(Killed):
-            mirror.repair()
-    assert path.read_bytes() == bad
-    assert [result.state for result in mirror.repair()] == ["done"]
-    assert path.read_bytes() == good
-    assert list(find_damage(mirror.registry)) == []
+    good = path.read_bytes()
+    for number in range(1, 100):
+        shutil.rmtree(mirror.folder / ".quarantine", ignore_errors=True)
+        bad = damaged(path)
+        with monkeypatch.context() as patched:
+            if not links:
+                patched.setattr(os, "link", no_links)
+            with killed_at(patched, number, after=after, by=by) as made, contextlib.suppress(Killed, OSError):
+                mirror.repair()
+        whole = [found.read_bytes() for found in mirror.folder.rglob("*") if found.is_file()]
+        assert good in whole or bad in whole
+        assert good in whole or path.read_bytes() == bad, "the damaged file stays until the other one is here"
+        assert {result.state for result in mirror.repair()} <= {"done", "had"}
+        assert path.read_bytes() == good
+        assert mirror.repair() == []
+        if len(made) < number:
+            assert "replace" in made
+            return
+    raise AssertionError("it changes names a hundred times")
 
 
 # --- a plan in a large library
