@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +16,17 @@ import pytest
 from support.fake_sites import Fault, Sites
 from support.fetching import EVERYTHING, installed
 from support.killed import Killed, full_disk, killed_at
+from support.registry_rows import row
 
 from hnetkit.cli import run
 from hnetkit.errors import NotFound
+from hnetkit.files import mtime_of
+from hnetkit.formats.reading import READER_VERSION
 from hnetkit.library.library import Library
 from hnetkit.library.scan import recheck
+from hnetkit.registry import Registry
 from hnetkit.sources.maintenance import find_damage
+from hnetkit.sources.presence import survey
 from hnetkit.sources.session import FetchSession
 
 
@@ -143,6 +150,36 @@ def test_a_file_that_cannot_be_looked_at_counts_as_there(
     monkeypatch.setattr("hnetkit.sources.presence.os.stat", stat)
     plan = mirror.plan(EVERYTHING, all_versions=True)
     assert [item.file.name for item in plan.to_fetch] == [gone.name]
+
+
+LOOKING: dict[str, Callable[[FetchSession], object]] = {
+    "damages": FetchSession.damages,
+    "identify": FetchSession.identify,
+    "plan": FetchSession.plan,
+    "pull": lambda session: session.pull(f"model:{session.registry.catalogue.models()[0]['remote_id']}"),
+    "repair": FetchSession.repair,
+    "survey": FetchSession.survey,
+    "sync": FetchSession.sync,
+    "updates": FetchSession.updates,
+}
+OTHERS = {"browse", "carry_out", "close", "enqueue", "require_library", "run"}
+"""These take what another one gave, or ask the site alone."""
+SAVED = {"subscribe", "subscription", "subscriptions", "unsubscribe"}
+
+
+def test_every_verb_of_a_session_is_known_to_look_at_the_disk_or_to_need_no_look() -> None:
+    verbs = {name for name in vars(FetchSession) if not name.startswith("_")}
+    assert verbs == LOOKING.keys() | OTHERS | SAVED
+
+
+@pytest.mark.parametrize("verb", LOOKING)
+def test_every_verb_that_decides_from_rows_looks_at_the_disk_first(mirror: FetchSession, verb: str) -> None:
+    path = sorted(installed(mirror).values())[0]
+    now = renamed(path)
+    LOOKING[verb](mirror)
+    states = {Path(row["path"]): row["state"] for row in mirror.registry.files.rows()}
+    assert (states[now], states[path]) == ("present", "missing")
+    assert not path.exists()
 
 
 # --- nothing left
@@ -272,7 +309,33 @@ def test_wherever_a_repair_ends_one_of_both_files_is_whole_and_the_next_one_comp
     raise AssertionError("it changes names a hundred times")
 
 
-# --- a plan in a large library
+# --- a large library
+
+
+def test_following_what_was_moved_takes_as_long_for_each_in_a_large_library(tmp_path: Path) -> None:
+    def time_of(count: int) -> float:
+        folder = tmp_path / str(count)
+        (folder / "old").mkdir(parents=True)
+        with Registry(tmp_path / f"{count}.db") as registry:
+            with registry.write():
+                root = registry.files.add_root(folder)
+                for number in range(count):
+                    sha256, new = hashlib.sha256(str(number).encode()).hexdigest(), folder / f"n{number}.pt"
+                    new.write_bytes(b"12345")
+                    known = {**row(1), "sha256": sha256, "size_bytes": 5, "kind": "hypernetwork"}
+                    registry.files.put(root, new.name, mtime_of(new.stat()), READER_VERSION, known)
+                    values = {"source": "civitai", "url": "", "name": new.stem, "suffix": ".pt"}
+                    values |= {"folder": str(folder), "remote_file_id": None, "sha256": sha256, "size_bytes": 5}
+                    job = registry.jobs.add(f"civitai:{number}", values)
+                    registry.jobs.add_install(str(folder / "old" / new.name), job.id, "network", sha256)
+            began = time.process_time()
+            survey(registry, folder)
+            took = time.process_time() - began
+            assert {Path(made["path"]).parent for made in registry.jobs.installs()} == {folder}
+            return took
+
+    time_of(30)
+    assert time_of(2000) < 10 * time_of(400)
 
 
 def test_a_library_is_surveyed_once_for_many_files(mirror: FetchSession, home: Path) -> None:
