@@ -47,6 +47,7 @@ from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
+from hnetkit.runtime.strength import require_order
 from hnetkit.text import shorten
 
 if TYPE_CHECKING:
@@ -428,7 +429,12 @@ def _draw_resolved(
 
 
 def network_options(networks: Iterable[AnyPath]) -> tuple[str, ...]:
-    """Returns ``NAME[:STRENGTH]`` of networks as texts; a single text is one of them."""
+    """Returns ``NAME[:STRENGTH]`` of networks as texts; a single text is one of them.
+
+    Raises:
+        UsageError: they are a set, which has no order.
+    """
+    require_order(networks)
     return (networks,) if isinstance(networks, str) else tuple(os.fspath(network) for network in networks)
 
 

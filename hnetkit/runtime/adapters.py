@@ -23,7 +23,7 @@ from hnetkit.runtime.explain import explanation
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import Layer, contexts_of, find_layers, unet_of
 from hnetkit.runtime.progress import make_follower
-from hnetkit.runtime.strength import Strength, is_within
+from hnetkit.runtime.strength import Strength, is_within, require_order
 from hnetkit.runtime.unet_state import UNetState
 from hnetkit.text import counted
 
@@ -207,15 +207,14 @@ def applied(pipe: Any, strengths: str | Sequence[str] | Mapping[str, float | Str
             image = pipe("a house").images[0]
     """
     state = _state_of(unet_of(pipe))
-    before = (state.stack, state.is_enabled) if state is not None else None
+    stack, enabled = (state.stack, state.is_enabled) if state is not None else ((), True)
     set_hypernetworks(pipe, strengths)
     try:
         _enable(pipe, True)
         yield
     finally:
         state = _state_of(unet_of(pipe))
-        if state is not None and before is not None:
-            stack, enabled = before
+        if state is not None:
             state.set_stack([(name, strength) for name, strength in stack if name in state.networks])
             state.enable(enabled)
 
@@ -324,6 +323,8 @@ def _named_strengths(names: Any, strengths: Any) -> list[tuple[str, Strength]]:
         if strengths is not None:
             raise UsageError("a dict has the strengths with the names", hint="leave strengths out, or give a list")
         names, strengths = list(names), list(names.values())
+    require_order(names)
+    require_order(strengths)
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
         if not isinstance(name, str):
