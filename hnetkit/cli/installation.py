@@ -59,6 +59,8 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
         rows = [{"key": name, "value": stored.get(name), "meaning": text} for name, text in settings.KEYS.items()]
         output.rows(rows, columns=["key", "value", "meaning"])
     elif remove or value is not None:
+        if key == "hypernetworks" and value is not None:
+            _require_stack(value)
         settings.put(key, value)
     else:
         found = settings.get(key)
@@ -86,3 +88,10 @@ def doctor_command(output: Output) -> None:
     failed = [row["check"] for row in rows if row["state"] == "failed"]
     if failed:
         raise PartlyFailed(f"needs care: {', '.join(failed)}", hint="the detail column says what is wrong")
+
+
+def _require_stack(value: str) -> None:
+    from hnetkit.prompts.tags import problems_of_stack
+
+    if problems := problems_of_stack(value):
+        raise UsageError(f"hypernetworks: {problems[0]}", hint='hnetkit config hypernetworks "<hypernet:NAME:0.5>"')

@@ -374,6 +374,7 @@ def draw_images(
         request_of(outline)  # raises what needs no model to be told
         source.require_fit(prompts.networks, outline)
         loaded = source.load(note)
+    loaded.require_as_loaded()
     request = request_of(loaded)
     say(other_model(recorded, loaded))
     yield from _draw_resolved(loaded, request, prompts, progress, note)

@@ -23,7 +23,7 @@ from hnetkit.runtime.explain import explanation
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import Layer, contexts_of, find_layers, unet_of
 from hnetkit.runtime.progress import make_follower
-from hnetkit.runtime.strength import Strength, is_within, require_order
+from hnetkit.runtime.strength import KINDS, SIDES, Strength, is_within, require_order
 from hnetkit.runtime.unet_state import UNetState
 from hnetkit.text import counted
 
@@ -270,6 +270,25 @@ def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, t
     """
     unet = unet_of(pipe)
     return explanation(unet, _state_of(unet), latent_size=latent_size, batch_size=batch_size, text_tokens=text_tokens)
+
+
+def without_effect(pipe: Any, name: str, strength: float | Strength, steps: int) -> str | None:
+    """Returns why a loaded network would change nothing at a strength that is not 0; None where it does.
+
+    Args:
+        steps: that are sampled.
+    """
+    state, strength = _state_of(unet_of(pipe)), Strength.of(strength)
+    if state is None or not any(strength.number(kind, side) for kind in KINDS for side in SIDES):
+        return None
+    if not any(strength.applies_at((step + 0.5) / steps) for step in range(steps)):
+        of_steps = f"none of the {steps} steps" if steps > 1 else "not the only step"
+        return f"{of_steps} has its middle within {strength.start:g} to {strength.end:g}"
+    widths = state.networks[name].widths
+    reached = (layer for layer in state.layers if layer.width in widths and strength.factor(layer.name))
+    if any(strength.number(layer.kind, side) for layer in reached for side in SIDES):
+        return None
+    return f"its widths, {', '.join(map(str, widths))}, are in no layer that its strength reaches"
 
 
 def _state_of(unet: nn.Module) -> UNetState | None:
