@@ -156,11 +156,7 @@ def is_model_name(name: str) -> bool:
 
 def is_absence(error: OSError) -> bool:
     """Whether an error says that there is nothing at a path. Any other leaves that open."""
-    return error.errno in (
-        errno.ENOENT,
-        errno.ENOTDIR,
-        errno.ELOOP,
-    )  # a link to itself leads nowhere, as a dangling one
+    return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
 
 def mtime_of(status: os.stat_result) -> int:
