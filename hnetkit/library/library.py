@@ -327,7 +327,8 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
     checkpoints = {
         short: file["path"]
         for file in registry.files.of_kind("checkpoint")
-        for short in (str(file["sha256"])[:10], file["autov1"])
+        for short in (file["sha256"] and file["sha256"][:10], file["autov1"])
+        if short is not None
     }
     return [_with_files(row, by_content.get(row["content_hash"], []), checkpoints) for row in rows]
 
