@@ -28,6 +28,7 @@ ROOMS = {
     "text": Room("Text that is safe to print, in a terminal, in JSON and in a spreadsheet; sizes and counts in words."),
     "wording": Room("Hints in the words of the caller: flags of a command, or arguments of Python."),
     "errors": Room("Every error a user can meet, with its exit code and its next step.", "text wording"),
+    "base_models": Room("The names of base models: ours, Civitai's, and how people spell them.", "errors"),
     "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
     "tokens": Room("Access tokens, read from the environment.", "errors"),
@@ -39,7 +40,6 @@ ROOMS = {
         "errors files image_formats",
     ),
     "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
-    "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
     "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors text"),
     "hashes": Room("The hashes of a file and of its content, in one pass.", "errors network"),
     "formats": Room(
@@ -62,7 +62,7 @@ ROOMS = {
     ),
     "library": Room(
         "`Library`: scan folders, find a network by name or hash, link into other programs' folders.",
-        "errors text files limits paths hashes formats inspection registry",
+        "errors base_models text files limits paths hashes formats inspection registry",
     ),
     "sources": Room(
         "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP is here, except huggingface_hub's.",
@@ -73,6 +73,7 @@ ROOMS = {
         "`Stack` and the diffusers adapters: networks on a UNet.", "errors text hub network formats kernels"
     ),
     "demo": Room("The bundled model and its networks.", "errors"),
+    "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits prompts demo"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",
         "errors paths files limits hub images distributed settings network hashes formats text registry"
