@@ -209,7 +209,7 @@ def _listing(folder: Path, unseen: list[Unseen] | None) -> _Listing:
                 if _is_folder(entry):
                     folders.append(entry)
                 else:
-                    (models if is_model_name(entry.name) else others).append(entry)
+                    (models if _may_be_model(entry.name) else others).append(entry)
     except OSError as error:  # what was listed before it is there
         is_whole = False
         if not is_absence(error):
@@ -229,7 +229,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return not is_model_name(entry.name)
+        return not _may_be_model(entry.name)
+
+
+def _may_be_model(name: str) -> bool:
+    """Whether a file of this name may be a model: some sites and systems call a torch file, which is a zip, so."""
+    return is_model_name(name) or (name.lower().endswith(".zip") and not name.startswith("._"))
 
 
 def _is_link(entry: os.DirEntry[str]) -> bool:

@@ -60,7 +60,7 @@ MADE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "checkpoint.ckpt": ("checkpoint", lambda path: torch_checkpoint(path, is_zip=True)),
     "former.ckpt": ("checkpoint", lambda path: torch_checkpoint(path, is_zip=False)),
     "llm.bin": ("gguf", lambda path: (holes(path), path.open("r+b").write(b"GGUF"))),
-    "zeros.pt": ("empty", holes),
+    "zeros.pt": ("zeros", holes),
 }
 
 
