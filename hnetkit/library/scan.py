@@ -34,7 +34,7 @@ from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library import sidecars
 from hnetkit.library.sidecars import Unreadable
-from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_gone, walk
+from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_gone, root_path, walk
 from hnetkit.registry.files import KnownFile, Root
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted
@@ -177,8 +177,8 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     """
     row, _ = _row(path, sha256)
     with registry.write():
-        root = registry.files.add_root(Path(os.path.realpath(folder)))
-        found = find_file(root.path, os.path.relpath(os.path.realpath(path), root.path))
+        root = registry.files.add_root(root_path(folder))
+        found = find_file(root.path, os.path.relpath(os.path.realpath(path), os.path.realpath(folder)))
         if found is None:
             raise NotFound(f"{path}: no such file")
         _store(registry, root, found, row, is_own=True)
@@ -189,7 +189,7 @@ def read_sidecars_again(registry: Registry, path: Path) -> None:
     """Stores what the sidecars of a known file say, after hnetkit wrote some."""
     said, unreadable = _sidecars_of(path)
     with registry.write():
-        for row in registry.files.at(os.path.join(os.path.realpath(path.parent), path.name)):
+        for row in registry.files.at(str(root_path(path.parent) / path.name)):
             _store_sidecars(registry, row["id"], said, unreadable, None)
 
 
@@ -244,14 +244,15 @@ def _recheck_result(registry: Registry, result: _Result) -> Iterator[FileChange]
 
 
 def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
-    """Adds these folders as roots and returns them. Roots have real paths: a link to a root is the same root.
+    """Adds these folders as roots and returns them. A link to a root is the same root; so is one in another case, where
+    that names the same folder.
 
     Raises:
         NotFound: one of them is not there.
         UsageError: one of them is a file.
         HnetkitError: one of them could not be looked at.
     """
-    paths = [Path(os.path.realpath(folder)) for folder in folders]
+    paths = list(map(root_path, folders))
     for path in paths:
         _require_folder(path)
     with registry.write():

@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from hnetkit.errors import HnetkitError
 from hnetkit.files import is_absence, is_model_name, mtime_of
 from hnetkit.library import sidecars
+from hnetkit.library.layouts import folded
 
 # hnetkit's own: archives that are being unpacked, and networks that were removed
 _OWN = re.compile(r"\.hnetkit-(?:[0-9a-f]{16}\.unpacked|trash)")
@@ -140,6 +141,29 @@ def find_file(root: Path, path: str) -> WalkedFile | None:
             return None
         raise
     return WalkedFile(path, status.st_size, mtime_of(status)) if stat.S_ISREG(status.st_mode) else None
+
+
+def root_path(folder: Path) -> Path:
+    """Returns a folder's one path: without links, and spelled as the disk spells it where case makes no difference."""
+    real = Path(os.path.realpath(folder))
+    found = Path(real.anchor)
+    for name in real.parts[1:]:
+        found /= _spelled(found, name)
+    return found
+
+
+def _spelled(folder: Path, name: str) -> str:
+    same = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name == name:
+                    return name
+                if folded(entry.name) == folded(name) and os.path.samefile(entry.path, folder / name):
+                    same.append(entry.name)
+    except OSError:  # as it was typed, then
+        return name
+    return same[0] if len(same) == 1 else name
 
 
 def is_gone(folder: Path) -> bool:

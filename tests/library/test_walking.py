@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support import networks
 from support.deep_folders import deep_tree
-from support.failing_disk import fail_at
+from support.failing_disk import fail_at, make_case_blind
 
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NotFound, UsageError
@@ -189,3 +189,29 @@ def test_where_nothing_can_be_said_of_what_was_not_seen_it_is_an_error(
     fail_at(monkeypatch, folder / "sub", errno.EACCES, "scandir")
     with pytest.raises(HnetkitError, match=f"{folder / 'sub'}: Permission denied"):
         model_files(folder)
+
+
+# --- one folder, many spellings
+
+
+def test_one_folder_in_two_cases_is_one_root_where_case_makes_no_difference(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_case_blind(monkeypatch, folder.parent)
+    assert len(list(scan(registry, [folder / "Sub" / "DEEP"]))) == 1
+    assert len(list(scan(registry, [folder.parent / "MODELS"]))) == 2
+    assert list(scan(registry, [folder, folder / "SUB" / "deep"])) == []
+    assert [root.path for root in registry.files.roots()] == [folder / "sub" / "deep", folder]
+    assert len(registry.files.rows()) == 3
+
+
+def test_two_folders_that_differ_in_case_are_two_roots_where_it_makes_a_difference(
+    registry: Registry, folder: Path
+) -> None:
+    (folder / "Sub").mkdir()
+    if len(os.listdir(folder)) == 2:
+        pytest.skip("case makes no difference on this disk")
+    networks.network_file(folder / "Sub", "d.pt", seed=8)
+    list(scan(registry, [folder / "sub", folder / "Sub"]))
+    assert len(registry.files.roots()) == 2
+    assert len(registry.files.rows()) == 3
