@@ -182,8 +182,8 @@ def _note_unseen(unseen: list[Unseen] | None, path: Path, error: OSError) -> Non
         raise HnetkitError(f"{path}: {found.reason}", hint="make it readable, or move it elsewhere") from error
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """A number for a folder whatever its path; None if it does not exist.
+def _identity(folder: Path) -> tuple[int, int | str] | None:
+    """What tells a folder from others, whatever its path; None if it does not exist.
 
     Raises:
         OSError: it could not be looked at.
@@ -194,10 +194,10 @@ def _identity(folder: Path) -> tuple[int, int] | None:
         if is_absence(error):
             return None
         raise
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino or os.path.realpath(folder)  # some file systems number no files
 
 
-def _identity_or_none(folder: Path) -> tuple[int, int] | None:
+def _identity_or_none(folder: Path) -> tuple[int, int | str] | None:
     try:
         return _identity(folder)
     except OSError:  # a root that cannot be looked at cannot be entered from another one either

@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import networks
@@ -153,6 +154,22 @@ def test_a_link_in_a_circle_is_named_and_one_that_leads_nowhere_is_nothing(regis
     assert [item for item in told(list(scan(registry, [folder])), folder) if item[0] != "new"] == [
         ("unread", "round.pt")
     ]
+
+
+def test_where_files_have_no_numbers_every_folder_is_entered(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems give all files the number 0."""
+    (folder / "loop").symlink_to(folder)
+    stat = os.stat
+
+    def numberless(path: Path, **options: bool) -> SimpleNamespace:
+        status = stat(path, **options)
+        fields = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        return SimpleNamespace(**(fields | {"st_ino": 0}))
+
+    monkeypatch.setattr(os, "stat", numberless)
+    assert [change.what for change in scan(registry, [folder])] == ["new"] * 3
 
 
 @pytest.mark.parametrize("name", ["lost+found", "System Volume Information", ".Trashes"])
