@@ -16,6 +16,7 @@ from hnetkit.library import link as links
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.resolve import find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
+from hnetkit.library.walking import root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, size_text
@@ -327,8 +328,8 @@ class Library:
         is_bare = not os.path.dirname(name) and name != os.curdir
         if is_bare:  # a network, even if a folder has the same name
             return None
-        path = spelled(os.path.realpath(name))
-        return next((root for root in self.registry.files.roots() if spelled(str(root.path)) == path), None)
+        roots = {spelled(str(root.path)): root for root in self.registry.files.roots()}
+        return roots.get(spelled(os.path.realpath(name))) or roots.get(spelled(str(root_path(Path(name)))))
 
     def _files_called(self, name: str) -> list[Row]:
         path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
@@ -363,7 +364,8 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
     checkpoints = {
         short: file["path"]
         for file in registry.files.of_kind("checkpoint")
-        for short in (str(file["sha256"])[:10], file["autov1"])
+        for short in (file["sha256"] and file["sha256"][:10], file["autov1"])
+        if short is not None
     }
     return [_with_files(row, by_content.get(row["content_hash"], []), checkpoints) for row in rows]
 

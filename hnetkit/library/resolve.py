@@ -467,7 +467,7 @@ def _has_hash(hashes: FileHashes | None, digits: str) -> bool:
     content = hashes.content_hash or ""
     if digits.startswith("h1:"):
         return content.startswith(digits)
-    return content[3:].startswith(digits) or hashes.sha256.startswith(digits) or hashes.autov1 == digits
+    return content[3:].startswith(digits) or (hashes.sha256 or "").startswith(digits) or hashes.autov1 == digits
 
 
 def labels(files: Iterable[Row]) -> list[str]:

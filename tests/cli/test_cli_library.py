@@ -147,10 +147,11 @@ def test_the_checkpoint_that_a_network_was_trained_on_is_pointed_at(
 
     from hnetkit.inspection import examine
 
-    checkpoint = networks.save_pt({"state_dict": {"model.diffusion_model.x": torch.ones(2)}}, library / "wd.ckpt")
+    weights = {"model.diffusion_model.x": torch.ones(1 << 19)}
+    checkpoint = networks.save_pt({"state_dict": weights}, library / "wd.ckpt")
     hashes = examine(checkpoint).hashes
     assert hashes is not None
-    networks.network_file(library, "fresh.pt", seed=4, sd_checkpoint=hashes.sha256[:10])
+    networks.network_file(library, "fresh.pt", seed=4, sd_checkpoint=hashes.autov1)
     run(["scan", str(library)])
     capsys.readouterr()
     assert rows(capsys, "show", "fresh")[0]["checkpoint_path"] == str(checkpoint)
