@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from support import networks
 
 from hnetkit.cli import cli, run
 from hnetkit.cli.network_card import network_card
+from hnetkit.errors import UsageError
 from hnetkit.library.library import Library
 
 
@@ -406,6 +408,73 @@ def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.Ca
     (row,) = rows(capsys, "show", "ink")
     code = Path(network_card.__code__.co_filename).read_text(encoding="utf-8")
     keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
-    beside = {"metadata", "present", "size", "sd_checkpoint", "sd_checkpoint_name", "name"}  # shown in other words
+    # shown in other words, or by the site and the sidecars that say it
+    beside = {"metadata", "present", "size", "sd_checkpoint", "sd_checkpoint_name", "name", "copies", "trigger_words"}
     numbers = {"remote_file_id", "file_id", "version_id", "looked_up", "availability"}  # of use to programs alone
     assert {key for key in keys - beside - numbers if f'"{key}"' not in code and f"'{key}'" not in code} == set()
+
+
+def test_a_tag_of_a_site_or_a_sidecar_filters_too(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (listed / "glow.metadata.json").write_text('{"tags": ["Night"]}')
+    os.utime(listed / "glow.pt", (1, 1))
+    run(["scan"])
+    run(["tag", "glow", "Mine"])
+    capsys.readouterr()
+    for tag, name in (("Pixel Art", "ink"), ("pixel art", "ink"), ("night", "glow"), ("MINE", "glow")):
+        assert [row["name"] for row in rows(capsys, "list", "--tag", tag)] == [name]
+    assert rows(capsys, "list", "--tag", "mine", "--tag", "pixel art") == []
+
+
+@pytest.fixture
+def copies(library: Path) -> Path:
+    """A library with three files of one network, two of another, one of a third, and a copy that is gone."""
+    networks.network_file(library, "wide.pt", seed=5, widths=(320, 640, 768))
+    for source, copy in (("ink", "pen"), ("ink", "quill"), ("glow", "mist"), ("wide", "gone")):
+        shutil.copy(library / f"{source}.pt", library / f"{copy}.pt")
+    run(["scan", str(library)])
+    (library / "gone.pt").unlink()
+    run(["scan"])
+    return library
+
+
+def test_what_is_there_more_than_once_is_listed(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(["list", "--duplicates", "--sort", "copies"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(",")[0] for line in lines if not line.startswith(" ")] == [
+        "ink  3 copies",
+        "glow  2 copies",
+    ]
+    assert [line.strip() for line in lines[1:4]] == [str(copies / f"{name}.pt") for name in ("ink", "pen", "quill")]
+    assert [(row["name"], row["copies"]) for row in rows(capsys, "list", "--duplicates")] == [("glow", 2), ("ink", 3)]
+    assert len(rows(capsys, "list", "--files", "--duplicates")) == 5
+
+
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [
+        ([], ["glow", "ink", "wide"]),
+        (["--reverse"], ["wide", "ink", "glow"]),
+        (["--sort", "size"], ["wide", "ink", "glow"]),
+        (["--sort", "size", "--reverse"], ["glow", "ink", "wide"]),
+        (["--sort", "copies"], ["ink", "glow", "wide"]),
+        (["--sort", "creator"], ["ink", "glow", "wide"]),
+        (["--sort", "added"], ["glow", "ink", "wide"]),
+    ],
+)
+def test_lists_are_sorted(order: list[str], names: list[str], copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Library() as library, library.registry.write():
+        catalogue = library.registry.catalogue
+        version = catalogue.put_version(catalogue.put_model("civitai", "1", LISTED, {}), "1", VERSION)
+        catalogue.put_file(version, "1", FILE | {"sha256": library.record("ink")["files"][0]["sha256"]})
+    capsys.readouterr()
+    assert [row["name"] for row in rows(capsys, "list", *order)] == names
+    assert run(["list", *order, "--csv"]) == 0
+    assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
+
+
+def test_an_order_is_of_networks_and_never_ignored(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "--files", "--sort", "size"]) == 2
+    assert "order networks, not files" in capsys.readouterr().err
+    with Library() as opened, pytest.raises(UsageError, match="not an order"):
+        opened.networks(sort="color")
