@@ -272,6 +272,12 @@ UPDATE files SET reader_version = 0 WHERE format = 'safetensors'
 
 
 @migrations()
+def m006_sidecars_seen(db: Database) -> None:
+    """What the sidecars of a file looked like when they were read; NULL has the next scan read them."""
+    db.execute("ALTER TABLE files ADD COLUMN sidecars_seen TEXT")
+
+
+@migrations()
 def m007_search_over_all(db: Database) -> None:
     """The search index has all that is shown of a network, and any change of it puts the network into `unindexed`.
 

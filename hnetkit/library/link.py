@@ -24,14 +24,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, failure_of
-from hnetkit.files import TEMPORARY, exclusive_lock, new_file
+from hnetkit.files import TEMPORARY, exclusive_lock, mtime_of, new_file
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.library.layouts import Program, folded, folder_of, stem_for_layout
 from hnetkit.library.resolve import resolve
-from hnetkit.library.scan import mtime_of, walk
+from hnetkit.library.walking import walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
