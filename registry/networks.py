@@ -18,6 +18,7 @@ from hnetkit.registry.columns import (
     COLUMNS,
     Row,
     batches,
+    broken,
     from_json,
     is_sound,
     now,
@@ -28,7 +29,7 @@ from hnetkit.registry.columns import (
     upsert,
 )
 from hnetkit.registry.migrations import SEARCH
-from hnetkit.text import without_markup
+from hnetkit.text import shorten, without_markup
 
 _JSON = tuple(COLUMNS["networks"])
 _PLAIN = (
@@ -50,6 +51,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # as authors of files join words
 _UNSPACED = re.compile(
     "([\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
 )
+_NUMBERS = ("size_bytes", "copies", "step")  # columns of the view `library`
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
 _FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
@@ -128,7 +130,14 @@ class Networks:
 
     def _listed(self, columns: Sequence[str], where: str, parameters: Sequence[str]) -> list[Row]:
         cursor = self._db.execute(f"SELECT {', '.join(columns)} FROM library WHERE {where}", list(parameters))
-        return [dict(zip(columns, values, strict=True)) for values in cursor]
+        kinds = [int | None if column in _NUMBERS else str | None for column in columns]
+        rows = []
+        for values in cursor:
+            for column, value, kind in zip(columns, values, kinds, strict=True):
+                if not isinstance(value, kind):  # SQLite enforces no types
+                    raise broken("files", column, shorten(values))
+            rows.append(dict(zip(columns, values, strict=True)))
+        return rows
 
     def _require_sound(self) -> None:
         sound = " AND ".join(is_sound("networks", column) for column in _JSON)
