@@ -184,6 +184,22 @@ class Networks:
         marks = ",".join("?" * len(texts))
         return self._rows(f"id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))", texts)
 
+    def without_file(self, *, name: str | None = None, digits: str = "") -> list[Row]:
+        """Returns the networks in no file, as an import leaves them, that call themselves so or have such an alias.
+
+        Args:
+            name: None for any.
+            digits: the first digits of their content hash, after ``h1:``.
+        """
+        texts = spellings(name) if name is not None else []
+        marks = ",".join("?" * len(texts))
+        called = f"name IN ({marks}) OR id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))"
+        begun = f"h1:{digits}"
+        return self._rows(
+            f"{_FILELESS} AND ({called if name is not None else '1'}) AND substr(content_hash, 1, ?) = ?",
+            [*texts, *texts, len(begun), begun],
+        )
+
     def aliases(self) -> set[str]:
         """Returns the aliases of all networks."""
         return {alias for (alias,) in self._db.execute("SELECT alias FROM aliases")}

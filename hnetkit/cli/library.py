@@ -148,8 +148,11 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
     rows, is_empty = _listed(output.form, filters, {"sort": sort, "reverse": reverse}, files=files)
     if filters["duplicates"] and not files:
         output.rows(rows, columns=["name", "copies", *_LIST[1:]], text=_copies)
+    elif files:
+        short = output.form in ("text", "table")
+        output.rows([_without_path(row) for row in rows] if short else rows, columns=_FILES)
     else:
-        output.rows(rows, columns=_FILES if files else _LIST)
+        output.rows(rows, columns=_LIST)
     if not rows:
         output.note("no networks; hnetkit scan FOLDER adds some" if is_empty else _none_of(filters, files=files))
 
@@ -162,6 +165,11 @@ def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[R
             return rows, library.is_empty()
     with open_registry() as registry:  # of ten thousand networks, no more is read than their lines show
         return list_networks(registry, **filters, **order), not registry.networks.count()
+
+
+def _without_path(row: Row) -> Row:
+    """Returns a row whose reason does not begin with the path, which stands beside it."""
+    return row | {"reason": (row["reason"] or "").removeprefix(f"{row['path']}: ")}
 
 
 def _copies(row: Row) -> list[str]:

@@ -14,7 +14,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import link as links
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, trained_on
-from hnetkit.library.resolve import find_certain, read_found, require_alias, resolve
+from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
@@ -199,7 +199,7 @@ class Library:
         Raises:
             NotFound, AmbiguousName, FileRefused: the name matches no network, several, or only unusable files.
         """
-        return record(self.registry, resolve(self.registry, name).content_hash)
+        return record(self.registry, content_called(self.registry, name))
 
     def find(self, name: str) -> Path:
         """Returns an existing file that holds the network.
@@ -244,7 +244,7 @@ class Library:
             UsageError: the text cannot be an alias, or is the alias or the name of another network; or the network
                 has no such tag or alias to remove. Nothing is changed then.
         """
-        content_hash = resolve(self.registry, name).content_hash
+        content_hash = content_called(self.registry, name)
         networks = self.registry.networks
         (known,) = networks.of_contents([content_hash])
         remove, remove_aliases = list(remove), list(remove_aliases)

@@ -108,6 +108,30 @@ def resolve(registry: Registry, name: str) -> Resolved:
     return find_certain(registry, name).network
 
 
+def content_called(registry: Registry, name: str) -> str:
+    """Returns the content hash of the network that `name` means, also of one in no file, as an import leaves it.
+
+    Raises:
+        NotFound, AmbiguousName, FileRefused: as `resolve`.
+    """
+    try:
+        return resolve(registry, name).content_hash
+    except NotFound:
+        rows = _without_file(registry, _Mention.read(name, None))
+        if len(rows) > 1:
+            choices = ", ".join(argument(label(row["name"], row["content_hash"])) for row in rows)
+            raise AmbiguousName(f"{name} means several networks", hint=f"use one of {choices}") from None
+        if not rows:
+            raise
+    return str(rows[0]["content_hash"])
+
+
+def _without_file(registry: Registry, mention: _Mention) -> list[Row]:
+    if mention.digits:
+        return registry.networks.without_file(digits=mention.digits[0].removeprefix("h1:"))
+    return registry.networks.without_file(name=mention.written)
+
+
 def find_certain(registry: Registry, name: str) -> FoundNetwork:
     """Returns what `find_network` does in a library; raises as `resolve`."""
     found = find_network(name, None, lambda: registry)
@@ -271,6 +295,9 @@ class _Search:
         unusable = [row for name in mention.names for row in registry.files.named(name)] if registry else []
         if unusable:
             return FileRefused(unusable[0]["reason"], hint="hnetkit list --files")
+        if registry and _without_file(registry, mention):
+            hint = "hnetkit scan FOLDER, where you have its file"
+            return NotFound(f"{mention} is known, but in no file of the library", hint=hint)
         return NotFound(f"no network named {mention}", hint=self._hint(registry))
 
     def _hint(self, registry: Registry | None) -> str:
@@ -311,9 +338,10 @@ class _Search:
         files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
         is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
-        note = doubt = None
+        other_hash = self._other_hash("library") if digits is None else None
+        note, doubt = None, other_hash
         if digits is None:
-            doubt = self._other_hash("library")
+            doubt = other_hash or self._hidden_alias(registry, best)
         elif is_claimed and not is_called_so:
             doubt = f"{best['path']}: used for {digits} only because it states that it was converted from that file"
         if not is_called_so and not (is_claimed and doubt):
@@ -328,9 +356,18 @@ class _Search:
             ),
             note=note,
             doubt=doubt,
-            has_other_hash=digits is None and doubt is not None,
+            has_other_hash=other_hash is not None,
         )
         return found, bool(there)
+
+    def _hidden_alias(self, registry: Registry, file: Row) -> str | None:
+        """Returns what to say of a file whose name hides another network, because that has it as an alias."""
+        for holder in registry.networks.with_alias(self.mention.written):
+            if holder["content_hash"] != file["content_hash"]:
+                return (
+                    f"{self.mention} is {file['path']} by its name, and also an alias of {_name_of(registry, holder)}"
+                )
+        return None
 
     def _content_of(self, registry: Registry, rows: list[Row]) -> str:
         """Returns the one content of files that fit; of several, the one that the mention's name is a name of.
@@ -446,10 +483,15 @@ def require_alias(registry: Registry, text: str, content_hash: str) -> None:
         raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
     for holder in registry.networks.with_alias(text):
         if holder["content_hash"] != content_hash:  # prompts that use it would draw another network from now on
-            held = registry.files.holding([holder["content_hash"]])
-            name = held[0]["stem"] if held else label(holder["name"], holder["content_hash"])
+            name = _name_of(registry, holder)
             free = f"hnetkit tag {argument(name)} --remove-alias {argument(text)}"
             raise UsageError(f"{text} is an alias of {name} already", hint=f"choose another alias, or: {free}")
+
+
+def _name_of(registry: Registry, network: Row) -> str:
+    """Returns what commands call a network: the stem of its file; ``name@hash`` of one in no file."""
+    held = registry.files.holding([network["content_hash"]])
+    return str(held[0]["stem"]) if held else label(network["name"], network["content_hash"])
 
 
 def names(registry: Registry) -> list[str]:
@@ -464,7 +506,7 @@ def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) 
     near = did_you_mean(name, held)
     if near:
         return f"did you mean {argument(near)}?"
-    hint = "hnetkit list" if held else "the library is empty; hnetkit scan FOLDER"
+    hint = "hnetkit list" if registry and registry.networks.count() else "the library is empty; hnetkit scan FOLDER"
     return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import unicodedata
 from pathlib import Path
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 from click.shell_completion import ShellComplete
 from support import networks
+from support.registry_rows import row as registry_row
 
 from hnetkit.cli import cli, run
 from hnetkit.cli.network_card import network_card
-from hnetkit.errors import UsageError
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.library.library import Library
+from hnetkit.library.resolve import find_network
 
 
 @pytest.fixture
@@ -478,3 +481,87 @@ def test_an_order_is_of_networks_and_never_ignored(library: Path, capsys: pytest
     assert "order networks, not files" in capsys.readouterr().err
     with Library() as opened, pytest.raises(UsageError, match="not an order"):
         opened.networks(sort="color")
+
+
+def test_a_network_of_an_import_is_shown_and_tagged_without_a_file(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "precious", "--alias", "lines"])
+    run(["export", str(tmp_path / "all.jsonl")])
+    shutil.rmtree(library)
+    run(["scan"])
+    run(["forget", "--missing", "-y"])
+    run(["import", str(tmp_path / "all.jsonl")])
+    capsys.readouterr()
+    (row,) = rows(capsys, "show", "lines")
+    assert (row["tags"], row["files"], row["present"]) == (["precious"], [], False)
+    own = row["own_name"]
+    assert [rows(capsys, "show", name)[0]["content_hash"] for name in (own, f"{own}@{row['content_hash'][3:13]}")] == [
+        *(row["content_hash"], row["content_hash"])
+    ]
+    assert rows(capsys, "tag", own, "--note", "kept")[0]["note"] == "kept"
+    assert run(["show", own]) == 0
+    capsys.readouterr()
+    with Library() as opened, pytest.raises(NotFound, match="in no file of the library"):
+        opened.find("lines")
+    assert run(["show", "nosuch"]) == 4
+    assert "the library is empty" not in capsys.readouterr().err
+
+
+def test_two_networks_without_files_of_one_name_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with Library() as opened, opened.registry.write():
+        for number in (1, 2):
+            opened.registry.networks.put(registry_row(number, name="twin", content_hash=f"h1:{number}{0:063}"))
+    assert run(["show", "twin"]) == 2
+    assert "use one of twin@1000000000, twin@2000000000" in capsys.readouterr().err
+    assert rows(capsys, "show", "twin@2000000000")[0]["content_hash"] == f"h1:2{0:063}"
+    assert len(rows(capsys, "list")) == 2
+
+
+def test_a_file_whose_name_is_the_alias_of_another_network_is_told(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "--alias", "mist"])
+    networks.network_file(library, "mist.pt", seed=9)
+    run(["scan"])
+    with Library() as opened:
+        found = find_network("mist", None, lambda: opened.registry)
+    assert found.network.name == "mist"
+    assert found.said == f"Warning: mist is {library / 'mist.pt'} by its name, and also an alias of ink"
+    capsys.readouterr()
+    assert rows(capsys, "show", "mist")[0]["files"][0]["path"] == str(library / "mist.pt")
+
+
+def test_a_list_of_files_has_each_path_once(
+    library: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS")
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["list", "--files"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "page" in line.split()[0]]
+    assert line.count("page.pt") == 1
+    assert "a web page" in line
+    assert rows(capsys, "list", "--files")[2]["reason"].startswith(str(library / "page.pt"))
+
+
+NOT_WORDS = {"content", "widths", "weights", "trained", "known since", "link", "strength", "stated as", "virus scan"}
+NOT_WORDS |= {"license", "rated", "published", "downloads", "hashes", "weight", "preview", "present", "listed file", ""}
+"""Labels of a card under which numbers, paths and the site's own words for things stand; nobody searches them."""
+
+
+def test_every_word_of_a_card_is_found(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["tag", "ink", "shadow", "--alias", "lines", "--note", "best at noon"])
+    capsys.readouterr()
+    assert run(["show", "ink"]) == 0
+    name, *lines = capsys.readouterr().out.splitlines()
+    words, label = {name}, ""
+    for line in lines:
+        label = line[2:17].strip() or label
+        if label not in NOT_WORDS:
+            words |= set(re.findall(r"\w{2,}", line[17:].replace("model:4209", "4209")))
+    assert {"Glass", "nwcstyle", "lineart", "noon", "Pixel", "shadow", "relu"} <= words
+    for word in words - {"05", "by"}:  # of the structure, and before the creator
+        assert "ink" in [row["name"] for row in rows(capsys, "search", word)], word
