@@ -154,6 +154,9 @@ def find_network(
     3. an alias;
     4. the name that a file gives itself, which images of 2022 have.
 
+    An alias, and a name inside a file, belong to a content. Where a name also belongs to another network that comes
+    later in this order, `FoundNetwork.doubt` says so. Accents may be composed otherwise: systems differ in it.
+
     Where a hash fits several networks, the name decides between them. A bare hash of less than 64 digits that is also
     the stem or alias of another network is ambiguous.
 
@@ -312,7 +315,8 @@ class _Search:
 
     def _bundled(self, stem: str, digits: str | None = None) -> FoundNetwork:
         mention, path = self.mention, self.bundled[stem]
-        doubt = self._other_hash("model") if digits is None else None
+        is_other = self._other_hash("model") if digits is None else None
+        doubt = (is_other or self._beside_model(stem)) if digits is None else None
         is_called_so = mention.name in (None, stem)
         return FoundNetwork(
             Resolved(stem, path, "", ""),
@@ -321,7 +325,7 @@ class _Search:
             keeps_name=mention.written == stem or (is_called_so and not mention.is_of_a_list),
             note=None if is_called_so else f"{self._with_hash(digits or '')} comes with the model as {stem}",
             doubt=doubt,
-            has_other_hash=doubt is not None,
+            has_other_hash=bool(is_other),
         )
 
     def _held(
@@ -338,10 +342,10 @@ class _Search:
         files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
         is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
-        other_hash = self._other_hash("library") if digits is None else None
-        note, doubt = None, other_hash
+        is_other = self._other_hash("library") if digits is None else None
+        note = doubt = None
         if digits is None:
-            doubt = other_hash or self._hidden_alias(registry, best)
+            doubt = is_other or self._beside_stem(registry, best)
         elif is_claimed and not is_called_so:
             doubt = f"{best['path']}: used for {digits} only because it states that it was converted from that file"
         if not is_called_so and not (is_claimed and doubt):
@@ -350,24 +354,19 @@ class _Search:
         found = FoundNetwork(
             Resolved(best["stem"], Path(best["path"]), content, best["sha256"]),
             tuple(map(Path, files)),
-            is_exact=digits is not None or best["path"] not in {row["path"] for row in rows},
+            is_exact=(
+                digits is not None
+                or best["path"] not in {row["path"] for row in rows}
+                or best["stem"] not in mention.names
+            ),
             keeps_name=(
                 content in _contents_called(registry, mention.written) or (is_called_so and not mention.is_of_a_list)
             ),
             note=note,
             doubt=doubt,
-            has_other_hash=other_hash is not None,
+            has_other_hash=bool(is_other),
         )
         return found, bool(there)
-
-    def _hidden_alias(self, registry: Registry, file: Row) -> str | None:
-        """Returns what to say of a file whose name hides another network, because that has it as an alias."""
-        for holder in registry.networks.with_alias(self.mention.written):
-            if holder["content_hash"] != file["content_hash"]:
-                return (
-                    f"{self.mention} is {file['path']} by its name, and also an alias of {_name_of(registry, holder)}"
-                )
-        return None
 
     def _content_of(self, registry: Registry, rows: list[Row]) -> str:
         """Returns the one content of files that fit; of several, the one that the mention's name is a name of.
@@ -388,6 +387,26 @@ class _Search:
         """Returns the mention for a message, with the hash that found it."""
         mention = self.mention
         return str(mention) if digits in mention.written.lower() else f"{mention} [{digits}]"
+
+    def _beside_stem(self, registry: Registry, best: Row) -> str | None:
+        """Returns what to say where the name of a file is also an alias of another network."""
+        if best["stem"] not in self.mention.names:
+            return None
+        aliased = [row for row in _present(registry.files.with_alias(best["stem"])) if row["content_hash"]]
+        others = [row for row in aliased if row["content_hash"] != best["content_hash"]]
+        if not others:
+            return None
+        return f"{best['stem']} is {best['path']}, and not {_listed(others)}, which has this alias"
+
+    def _beside_model(self, stem: str) -> str | None:
+        """Returns what to say where the library has another network of the name of one that comes with the model."""
+        registry = self.library()
+        if registry is None:
+            return None
+        own = _hashes_of(self.bundled[stem])
+        named = [row for rows in _by_name_of_today(registry, stem) for row in _present(rows)]
+        others = [row for row in named if own is None or row["content_hash"] != own.content_hash]
+        return f"{stem} is the one that comes with the model, and not {_listed(others)}" if others else None
 
     def _other_hash(self, whose: str) -> str | None:
         mention = self.mention
@@ -434,6 +453,10 @@ def _by_stem(registry: Registry, stem: str) -> list[Row]:
 
 def _contents_called(registry: Registry, name: str) -> set[str]:
     return {row["content_hash"] for rows in _by_name_of_today(registry, name) for row in rows}
+
+
+def _listed(rows: Iterable[Row]) -> str:
+    return " or ".join(map(argument, labels(rows)))
 
 
 def _present(rows: Iterable[Row]) -> list[Row]:

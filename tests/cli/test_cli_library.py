@@ -529,7 +529,8 @@ def test_a_file_whose_name_is_the_alias_of_another_network_is_told(
     with Library() as opened:
         found = find_network("mist", None, lambda: opened.registry)
     assert found.network.name == "mist"
-    assert found.said == f"Warning: mist is {library / 'mist.pt'} by its name, and also an alias of ink"
+    assert found.said is not None
+    assert found.said.startswith(f"Warning: mist is {library / 'mist.pt'}, and not ink@")
     capsys.readouterr()
     assert rows(capsys, "show", "mist")[0]["files"][0]["path"] == str(library / "mist.pt")
 
