@@ -130,14 +130,13 @@ class Networks:
 
     def _listed(self, columns: Sequence[str], where: str, parameters: Sequence[str]) -> list[Row]:
         cursor = self._db.execute(f"SELECT {', '.join(columns)} FROM library WHERE {where}", list(parameters))
-        kinds = [int | None if column in _NUMBERS else str | None for column in columns]
-        rows = []
-        for values in cursor:
-            for column, value, kind in zip(columns, values, kinds, strict=True):
-                if not isinstance(value, kind):  # SQLite enforces no types
-                    raise broken("files", column, shorten(values))
-            rows.append(dict(zip(columns, values, strict=True)))
-        return rows
+        found = cursor.fetchall()
+        for column, values in zip(columns, zip(*found, strict=True), strict=False):  # none for none
+            kinds = {int if column in _NUMBERS else str, type(None)}
+            if not kinds.issuperset(map(type, values)):  # SQLite enforces no types
+                row = next(row for row, value in zip(found, values, strict=True) if type(value) not in kinds)
+                raise broken("files", column, shorten(row))
+        return [dict(zip(columns, values, strict=True)) for values in found]
 
     def _require_sound(self) -> None:
         sound = " AND ".join(is_sound("networks", column) for column in _JSON)

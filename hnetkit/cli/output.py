@@ -281,6 +281,4 @@ def _table(rows: Iterable[Row], columns: Sequence[str]) -> None:
 
 def _columns_of_terminal() -> int | None:
     """Returns how wide a table may be; None where its reader is a file or a program, which takes any width."""
-    if is_terminal(sys.stdout) or os.environ.get("COLUMNS", "").isdigit():
-        return max(1, shutil.get_terminal_size().columns)
-    return None
+    return max(1, shutil.get_terminal_size().columns) if is_terminal(sys.stdout) else None

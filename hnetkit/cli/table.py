@@ -7,6 +7,7 @@ Korean, take two columns.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
@@ -35,12 +36,13 @@ def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]], most: int
 
 def _length(text: str) -> int:
     """Returns how many columns of a terminal a text takes."""
-    if text.isascii():
-        return len(text)
-    from rich.cells import cell_len
+    return len(text) if text.isascii() else sum(map(_columns, text))
 
-    length: int = cell_len(text)
-    return length
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):  # drawn onto the one before
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
 def _total(widths: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.base_models import fitting, require_base_model
@@ -71,13 +72,16 @@ def list_networks(
         tests.append(lambda row: row["state"] != "present")
     if duplicates:
         tests.append(lambda row: row["copies"] > 1)
-    rows = [row for row in found if all(test(row) for test in tests)]
-    return [_shown(row) for row in _sorted(rows, column, is_falling=is_falling != reverse)]
+    for test in tests:
+        found = list(filter(test, found))
+    return list(map(_shown, _sorted(found, column, is_falling=is_falling != reverse)))
 
 
 def _sorted(rows: list[Row], column: str, *, is_falling: bool) -> list[Row]:
     """Returns rows in order; what is not known comes last, and names decide among equals."""
-    rows.sort(key=lambda row: str(row["name"]).casefold())
+    rows.sort(key=lambda row: str(row["name"]).casefold(), reverse=is_falling and column == "name")
+    if column == "name":
+        return rows
     known = [row for row in rows if row[column] is not None]
     known.sort(key=lambda row: _key(row[column]), reverse=is_falling)
     return [*known, *(row for row in rows if row[column] is None)]
@@ -88,12 +92,16 @@ def _key(value: Any) -> Any:
 
 
 def _shown(row: Row) -> Row:
-    return {
-        **row,
-        "layer_structure": json.loads(row["layer_structure"]),
-        "size": size_text(row["size_bytes"]) if row["state"] == "present" else "missing",
-        "trained_on": trained_on(row["checkpoint_name"], row["checkpoint_hash"]),
-    }
+    row["layer_structure"] = _structure(row["layer_structure"])
+    row["size"] = size_text(row["size_bytes"]) if row["state"] == "present" else "missing"
+    row["trained_on"] = trained_on(row["checkpoint_name"], row["checkpoint_hash"])
+    return row
+
+
+@cache
+def _structure(text: str) -> list[float]:
+    parts: list[float] = json.loads(text)
+    return parts
 
 
 def trained_on(name: str | None, short: str | None) -> str | None:

@@ -535,10 +535,7 @@ def test_a_file_whose_name_is_the_alias_of_another_network_is_told(
     assert rows(capsys, "show", "mist")[0]["files"][0]["path"] == str(library / "mist.pt")
 
 
-def test_a_list_of_files_has_each_path_once(
-    library: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("COLUMNS")
+def test_a_list_of_files_has_each_path_once(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["scan", str(library)])
     capsys.readouterr()
     assert run(["list", "--files"]) == 0
