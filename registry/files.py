@@ -50,6 +50,7 @@ class KnownFile:
     state: str
     content_hash: str | None
     sidecars_seen: str | None = None
+    sha256: str | None = None
 
 
 class Files:
@@ -102,7 +103,7 @@ class Files:
         sound = " AND ".join(checks)
         rows = self._db.execute(
             f"SELECT path, files.id, size_bytes, mtime_ns, reader_version * ({sound}), state, "
-            "files.content_hash, sidecars_seen FROM files LEFT JOIN sidecars ON file_id = files.id "
+            "files.content_hash, sidecars_seen, sha256 FROM files LEFT JOIN sidecars ON file_id = files.id "
             "LEFT JOIN networks ON networks.content_hash = files.content_hash WHERE root_id = ?",
             [root.id],
         )
