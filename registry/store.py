@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -237,7 +237,11 @@ def _opened(path: Path, prepare: Callable[[Database, Path], None], how: str = ""
 
 def _prepare(db: Database, path: Path) -> None:
     db.conn.execute("PRAGMA foreign_keys = ON")
-    _when_free(db.conn, "PRAGMA journal_mode = WAL")
+    db.conn.execute("PRAGMA busy_timeout = 1000")  # the first lock tells whether there are any
+    try:
+        _when_free(db.conn, "PRAGMA journal_mode = WAL", while_busy=lambda: _require_locks(path))
+    finally:
+        db.conn.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
     db.conn.execute("PRAGMA synchronous = NORMAL")
     if _version(db, path) < SCHEMA_VERSION:
         with transaction(db):
@@ -288,7 +292,7 @@ def _version(db: Database, path: Path) -> int:
     return version
 
 
-def _when_free(connection: sqlite3.Connection, statement: str) -> None:
+def _when_free(connection: sqlite3.Connection, statement: str, while_busy: Callable[[], None] = lambda: None) -> None:
     """Executes a statement that SQLite may refuse as "locked" at once, whatever its timeout.
 
     SQLite does that while another process changes the journal mode, and while another thread reads through the same
@@ -302,6 +306,7 @@ def _when_free(connection: sqlite3.Connection, statement: str) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error) or time.monotonic() > until:
                 raise
+            while_busy()
             time.sleep(0.01)
 
 
@@ -309,8 +314,30 @@ def _is_of_the_disk(error: Exception) -> bool:
     return any(word in str(error) for word in ("disk I/O error", "disk is full", "unable to open", "readonly"))
 
 
+def _require_locks(path: Path) -> None:
+    """Raises RegistryError if files in the registry's folder cannot be locked: SQLite calls that busy, or an error."""
+    try:
+        import fcntl
+        import tempfile
+    except ImportError:  # Windows locks what it opens
+        return
+    with suppress(OSError), tempfile.TemporaryFile(dir=path.parent) as file:  # new, so nobody else has locked it
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RegistryError(
+                f"{path}: files there cannot be locked, as on some network drives ({error.strerror})",
+                hint="set HNETKIT_HOME to a folder on a disk of this machine",
+            ) from error
+
+
 def _translate(path: Path, error: Exception) -> HnetkitError:
     text = str(error)
+    if "locked" in text or "busy" in text or "disk I/O error" in text:
+        try:
+            _require_locks(path)
+        except RegistryError as without_locks:
+            return without_locks
     if "locked" in text or "busy" in text:
         return RegistryError(f"{path}: another process keeps the registry busy", hint="try again when it has ended")
     if any(word in text for word in ("not a database", "malformed", "vtable constructor failed")):
