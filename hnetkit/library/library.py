@@ -19,7 +19,8 @@ from hnetkit.registry.store import Registry
 from hnetkit.text import argument, size_text
 
 if TYPE_CHECKING:
-    from hnetkit.library.link import How, LinkChange
+    from hnetkit.library.link import LinkChange
+    from hnetkit.library.placing import How
     from hnetkit.network import Hypernetwork
     from hnetkit.registry.files import Root
 
@@ -267,7 +268,7 @@ class Library:
         self,
         directory: AnyPath,
         *,
-        layout: str,
+        layout: str | None = None,
         names: Sequence[str] = (),
         how: How | None = None,
         dry_run: bool = False,
@@ -277,18 +278,30 @@ class Library:
 
         Args:
             directory: the program's own folder.
-            layout: the program: ``"a1111"``, ``"comfyui"`` and others.
+            layout: the program: ``"a1111"``, ``"comfyui"`` and others. None: see `program_for`.
             names: of networks; none means all usable ones.
             how: ``"symlink"``, ``"hardlink"`` or ``"copy"``, and nothing else; None tries them in this order.
         """
-        found = links.link(
-            self.registry, Path(directory), program_of(layout), names=names, how=how, dry_run=dry_run, progress=progress
+        program = self.program_for(directory, layout)
+        return list(
+            links.link(
+                self.registry, Path(directory), program, names=names, how=how, dry_run=dry_run, progress=progress
+            )
         )
-        return list(found)
 
-    def unlink(self, directory: AnyPath, *, layout: str, dry_run: bool = False) -> list[LinkChange]:
+    def unlink(self, directory: AnyPath, *, layout: str | None = None, dry_run: bool = False) -> list[LinkChange]:
         """Removes everything that `link` put into a folder and that has not changed since."""
-        return list(links.undo(self.registry, Path(directory), program_of(layout), dry_run=dry_run))
+        program = self.program_for(directory, layout)
+        return list(links.undo(self.registry, Path(directory), program, dry_run=dry_run))
+
+    def program_for(self, directory: AnyPath, layout: str | None = None) -> Program:
+        """Returns the program with the name `layout`; without one, that which the folder belongs to.
+
+        Raises:
+            NotFound: no such folder.
+            UsageError: there is no such program, or nothing tells which.
+        """
+        return links.program_for(self.registry, Path(directory)) if layout is None else program_of(layout)
 
     def _require_roots(self) -> None:
         if self.folder.is_dir():
