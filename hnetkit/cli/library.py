@@ -1,4 +1,4 @@
-"""The library: `hnetkit scan`, `list`, `search`, `show`, `tag`, `forget`, `link`, `export` and `import`."""
+"""The library: `hnetkit scan`, `list`, `search`, `show`, `tag`, `forget`, `remove`, `link`, `export` and `import`."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hnetkit.library.library import Library
     from hnetkit.library.link import LinkChange
     from hnetkit.library.placing import How
+    from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.registry.store import Registry
 
 # characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
@@ -33,6 +34,7 @@ _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
 _REFERENCES = {"civitai": "model:", "huggingface": "hf:"}  # source -> what `hnetkit pull` takes before the id
 _FAILURES_SHOWN = 20
+_NAMED = 5  # networks that a question names
 _LINK_PLANS = {"linked": "to link", "updated": "to update", "removed": "to remove"}
 """What a dry run says instead of what is done."""
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
@@ -317,6 +319,78 @@ def _network_card(row: Row) -> list[str]:
     lines += _site_lines(row.get("sites", []), row.get("sidecars", []))
     lines += [f"  {file['state']:<11}{file['path']}" for file in row["files"]]
     return lines
+
+
+@command("remove")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
+@option("--undo", is_flag=True, help="Bring back what was removed last, or the last removal of each NAME.")
+@option("-n", "--dry-run", is_flag=True, help="List what would be moved, and change nothing.")
+@option("-y", "--yes", is_flag=True, help="Agree without being asked.")
+@output_options
+def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool, output: Output) -> None:
+    """Move networks' files to a trash on the same disk, or bring them back.
+
+    NAME is a network's name, for all its files in the library's folders, or the path of one file. Sidecars go along,
+    and what `link` made of the files in other programs' folders is taken away first. The trash is the folder
+    .hnetkit-trash in each of the library's folders: it is yours to empty, and nothing else deletes from it.
+
+    With --undo, files come back to their places, with tags, note and aliases. A removal that was cut short is taken
+    back by the next `hnetkit remove`.
+
+    \b
+    Examples:
+      hnetkit remove paper -y
+      hnetkit remove --undo
+    """
+    if not names and not undo:
+        raise UsageError("say what to remove", hint="hnetkit remove NAME, or hnetkit remove --undo")
+    with open_library() as library:
+        if undo:
+            found = library.restore(*names, dry_run=dry_run)
+        else:
+            plan = library.removing(*names, dry_run=dry_run)
+            if plan.files and not dry_run:
+                confirm(_removal_question(plan), yes=yes)
+            try:
+                found = _planned_changes(plan) if dry_run else library.remove_found(plan)
+            except KeyboardInterrupt:
+                say("What was removed before is in the trash: hnetkit remove --undo brings it back.")
+                raise
+    rows = [asdict(change) for change in found]
+    for row in rows:
+        row["change"] = row.pop("what")
+    output.rows(rows, columns=["change", "path", "network", "trash", "reason"], text=partial(_removal_line, dry_run))
+    counts = Counter(change.what for change in found)
+    done = ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing to do"
+    after = "; hnetkit remove --undo brings it back" if counts["removed"] and not dry_run else ""
+    output.note(f"{'would be: ' if dry_run and counts else ''}{done}{after}")
+    if counts["skipped"]:
+        raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be moved")
+
+
+def _removal_question(plan: Removal) -> str:
+    beside = f" and {counted(len(plan.beside), 'sidecar')}" if plan.beside else ""
+    names = ", ".join(network.name for network in plan.networks[:_NAMED])
+    more = f" and {len(plan.networks) - _NAMED} more" if len(plan.networks) > _NAMED else ""
+    return f"Move {counted(len(plan.files), 'file')}{beside} of {names}{more} to the trash?"
+
+
+def _planned_changes(plan: Removal) -> list[RemovalChange]:
+    from hnetkit.library.remove import RemovalChange
+
+    moved = [
+        RemovalChange("removed", str(path), network.name)
+        for network in plan.networks
+        for file in network.files
+        for path in (file.path, *file.beside)
+    ]
+    return [*plan.changes, *moved]
+
+
+def _removal_line(dry_run: bool, row: Row) -> str:
+    plans = {"removed": "to remove", "restored": "to restore"} if dry_run else {}
+    reason = f"  ({row['reason']})" if row["reason"] else ""
+    return f"{plans.get(row['change'], row['change']):<10} {row['path']}{reason}"
 
 
 @command("link")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hnetkit import paths
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import link as links
+from hnetkit.library import remove as removal
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.resolve import find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
@@ -21,6 +22,7 @@ from hnetkit.text import argument, size_text
 if TYPE_CHECKING:
     from hnetkit.library.link import LinkChange
     from hnetkit.library.placing import How
+    from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.network import Hypernetwork
     from hnetkit.registry.files import Root
 
@@ -263,6 +265,37 @@ class Library:
                 self.registry.files.forget_root(found.root)
             self.registry.networks.forget_fileless(None if found.is_missing else contents)
         return found.files
+
+    def removing(self, *names: str, dry_run: bool = False) -> Removal:
+        """Returns what `remove` would move into the trash, looked up on the disk.
+
+        Args:
+            names: of networks, for all their files in the library's folders; or paths of files, for these alone.
+            dry_run: do not take back a removal that was cut short, which is else done first.
+
+        Raises:
+            NotFound, AmbiguousName, FileRefused: as `record`.
+        """
+        return removal.plan(self.registry, names, dry_run=dry_run)
+
+    def remove(self, *names: str) -> list[RemovalChange]:
+        """Moves networks' files and sidecars into a trash on the same disk, and forgets them; see `removing`.
+
+        Links that `link` made to the files are taken away. `restore` brings files, tags, notes and aliases back.
+        """
+        return self.remove_found(self.removing(*names))
+
+    def remove_found(self, found: Removal) -> list[RemovalChange]:
+        """Moves exactly what `removing` returned, which the user has confirmed."""
+        return list(removal.carry_out(self.registry, found))
+
+    def restore(self, *names: str, dry_run: bool = False) -> list[RemovalChange]:
+        """Brings back what `remove` moved: the latest removal of each name, or without any the latest of all.
+
+        Raises:
+            NotFound: nothing with such a name is in the trash.
+        """
+        return list(removal.restore(self.registry, names, dry_run=dry_run))
 
     def link(
         self,

@@ -153,7 +153,8 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     row = _row(path, sha256)
     with registry.write():
         root = registry.files.add_root(Path(os.path.realpath(folder)))
-        found = find_file(root.path, os.path.relpath(os.path.realpath(path), root.path))
+        place = os.path.join(os.path.realpath(path.parent), path.name)  # a link counts as a file, wherever it leads
+        found = find_file(root.path, os.path.relpath(place, root.path))
         if found is None:
             raise NotFound(f"{path}: no such file")
         _store(registry, root, found, row, is_own=True)
