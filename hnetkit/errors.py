@@ -138,7 +138,12 @@ class UnsafeFile(FileRefused):
 
 
 class DamagedFile(FileRefused):
-    """The file is truncated or contradicts itself."""
+    """The file is truncated or contradicts itself. Its hint is to get it again, where there is none that is better."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = "get the file again from its source", python: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint, python=python)
 
 
 class UnsupportedNetwork(FileRefused):

@@ -29,6 +29,7 @@ MODEL_SUFFIXES = (*PICKLE_SUFFIXES, *SAFETENSORS_SUFFIXES)
 TEMPORARY = ".hnetkit.tmp"
 """End of the names of files that are still being written."""
 
+_HALF = 2**63
 _PORTS = (f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")
 _RESERVED = frozenset({"none", "con", "conin$", "conout$", "prn", "aux", "nul", *_PORTS})
 
@@ -151,6 +152,34 @@ def exclusive_lock(lock: Path, busy: HnetkitError, *, patience_s: float = 0.0) -
 def is_model_name(name: str) -> bool:
     """Whether a file of this name may be a model. ``._ink.pt`` is a file that macOS writes beside ``ink.pt``."""
     return os.path.splitext(name)[1].lower() in MODEL_SUFFIXES and not os.path.basename(name).startswith("._")
+
+
+def is_absence(error: OSError) -> bool:
+    """Whether an error says that there is nothing at a path. Any other leaves that open."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is anything at a path.
+
+    Raises:
+        OSError: that could not be seen.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if is_absence(error):
+            return False
+        raise
+    return True
+
+
+def mtime_of(status: os.stat_result) -> int:
+    """Returns the modification time in nanoseconds, wrapped to 64 bits after the year 2262.
+
+    So a file with a nonsensical time can be stored, and its changes are noticed like those of any other.
+    """
+    return (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF
 
 
 def refuse_existing(

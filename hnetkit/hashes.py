@@ -75,7 +75,8 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str
         sha256: of the whole file, if it is known already.
     """
     whole, v1 = hashlib.sha256(), hashlib.sha256()
-    tensors = sorted({(ref.offset, ref.nbytes) for *_, ref in net.each_tensor()}) if net else []
+    refs = [ref for *_, ref in net.each_tensor()] if net else []
+    tensors = sorted({(ref.offset, ref.nbytes) for ref in refs if ref.file is file})
     tensors.reverse()  # `_begun` takes the next one from the end
     digests: dict[tuple[int, int], str] = {}
     unfinished: list[tuple[tuple[int, int], blake3]] = []
@@ -95,7 +96,11 @@ def hash_file(file: SizedSource, net: Hypernetwork | None = None, *, sha256: str
     return FileHashes(
         sha256=sha256 or whole.hexdigest(),
         autov1=v1.hexdigest()[:8] if file.size > _V1_OFFSET else None,
-        content_hash=net.content_hash_from(lambda ref: digests[ref.offset, ref.nbytes]) if net else None,
+        content_hash=net.content_hash_from(
+            lambda ref: digests[ref.offset, ref.nbytes] if ref.file is file else ref.blake3()
+        )
+        if net
+        else None,
     )
 
 

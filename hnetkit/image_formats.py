@@ -377,3 +377,32 @@ SANITIZERS: dict[str, Callable[[bytes], PillowInput]] = {
     "AVIF": _of_avif,
 }
 """Format -> the function that returns what Pillow is given of a file."""
+
+
+# --- color profiles
+
+
+_SRGB = (0.4361, 0.2225, 0.0139, 0.3851, 0.7169, 0.0971, 0.1431, 0.0606, 0.7141)  # its colorants, at the white of D50
+_SRGB_D65 = (0.4124, 0.2126, 0.0193, 0.3576, 0.7152, 0.1192, 0.1805, 0.0722, 0.9505)  # as some programs write them
+_NEAR = 0.035  # by far more than programs round, and less than any other usual space is away
+_MOST_TAGS = 100  # of a profile; usual ones have 10 to 20
+
+
+def is_like_srgb(profile: bytes) -> bool:
+    """Whether an ICC profile shows colors as sRGB does; so does none, one of grays, and what is no profile.
+
+    Source: ICC.1:2010, header and tag table.
+    """
+    if profile[36:40] != b"acsp" or profile[16:20] == b"GRAY" or len(profile) < 132:
+        return True
+    if profile[16:20] != b"RGB ":
+        return False
+    count = min(struct.unpack_from(">I", profile, 128)[0], _MOST_TAGS, (len(profile) - 132) // 12)
+    offsets = {name: at for name, at, _ in (struct.unpack_from(">4sII", profile, 132 + 12 * n) for n in range(count))}
+    colorants: list[float] = []
+    for name in (b"rXYZ", b"gXYZ", b"bXYZ"):
+        at = offsets.get(name, len(profile)) + 8
+        if at + 12 > len(profile):  # a profile of another make: tables, or damaged
+            return False
+        colorants += (value / 65536 for value in struct.unpack_from(">3i", profile, at))
+    return any(all(abs(a - b) < _NEAR for a, b in zip(colorants, of, strict=True)) for of in (_SRGB, _SRGB_D65))

@@ -1,7 +1,8 @@
 """The one reader of images, which may be a stranger's: allowed formats, recognized by content, within limits.
 
-What is read is what viewers show: turned as EXIF says, white under transparency, deep gray scaled to 8 bits. Nothing
-else in hnetkit opens a file with Pillow or converts between its modes.
+What is read is what viewers show: turned as EXIF says, white under transparency, deep gray scaled to 8 bits. Only color
+profiles are not applied, so that no foreign one is interpreted; `has_other_colors` tells where it matters. Nothing else
+in hnetkit opens a file with Pillow or converts between its modes.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from hnetkit.errors import BadPicture, NotFound
 from hnetkit.files import read_regular
-from hnetkit.image_formats import MAX_PIXELS, SANITIZERS, kind_of, most_pixels, orientation_of, require_size
+from hnetkit.image_formats import (
+    MAX_PIXELS,
+    SANITIZERS,
+    is_like_srgb,
+    kind_of,
+    most_pixels,
+    orientation_of,
+    require_size,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -123,6 +132,17 @@ def has_more(path: str | os.PathLike[str], data: bytes | None = None) -> bool:
     return _or_bad_picture(path, _has_more, read_image(path) if data is None else data)
 
 
+def has_other_colors(path: str | os.PathLike[str], data: bytes | None = None) -> bool:
+    """Whether an image file has a color profile by which viewers show other colors than its values are in sRGB.
+
+    `open_image` applies no profile, as A1111 and ComfyUI do not.
+
+    Raises:
+        As `open_image`.
+    """
+    return _or_bad_picture(path, _has_other_colors, read_image(path) if data is None else data)
+
+
 def read_image(path: str | os.PathLike[str]) -> bytes:
     """Returns the content of an image file, for `open_image`.
 
@@ -207,6 +227,13 @@ def _size(data: bytes) -> tuple[int, int]:
 def _has_more(data: bytes) -> bool:
     kind = kind_of(data)
     return kind is not None and SANITIZERS[kind](data).has_more
+
+
+def _has_other_colors(data: bytes) -> bool:
+    with _quiet():
+        opened, _ = _header(data)
+        with opened as image:
+            return not is_like_srgb(image.info.get("icc_profile") or b"")
 
 
 def _header(data: bytes) -> tuple[Image.Image, int]:

@@ -174,7 +174,7 @@ def examine_open(
 def _verdict(net: Hypernetwork | None, kind: str) -> Verdict:
     if net is not None:
         return "warnings" if net.warnings else "ok"
-    return "refused" if kind in ("hypernetwork", "unknown", "empty") else "other"
+    return "refused" if kind in ("hypernetwork", "unknown", "empty", "zeros") else "other"
 
 
 def _text(value: Any) -> str | None:

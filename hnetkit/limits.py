@@ -60,6 +60,11 @@ class Budget:
             raise UnsafeFile(f"{self._file}reading it would never end")
 
 
+def is_index(value: Any) -> bool:
+    """Whether a value from a file can count elements: an int from 0 to 2**62 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
+
+
 def parse_json(
     text: str | bytes,
     *,

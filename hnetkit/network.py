@@ -105,6 +105,15 @@ class TensorRef:
         for at in range(0, self.nbytes, step):
             yield self.file.read_at(self.offset + at, min(step, self.nbytes - at))
 
+    def blake3(self) -> str:
+        """Returns the BLAKE3 of the tensor's bytes, 64 hex digits."""
+        from blake3 import blake3
+
+        digest = blake3()
+        for part in self.parts():
+            digest.update(part)
+        return digest.hexdigest()
+
     def torch(self) -> Tensor:
         """Returns a new CPU tensor of this shape and dtype."""
         import torch
@@ -369,15 +378,7 @@ class Hypernetwork:
     @cached_property
     def content_hash(self) -> str:
         """``"h1:" + 64 hex digits`` of tensors and topology, whatever the container and the name."""
-        from blake3 import blake3
-
-        def digest_of(tensor: TensorRef) -> str:
-            digest = blake3()
-            for part in tensor.parts():
-                digest.update(part)
-            return digest.hexdigest()
-
-        return self.content_hash_from(digest_of)
+        return self.content_hash_from(TensorRef.blake3)
 
     def content_hash_from(self, digest_of: Callable[[TensorRef], str]) -> str:
         """Returns the content hash.

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 
-from hnetkit.errors import HnetkitError, UsageError
+from hnetkit import demo
+from hnetkit.errors import HnetkitError, NotFound, UsageError
 from hnetkit.files import exclusive_lock, new_file
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
+from hnetkit.text import shorten
 
 _PATIENCE_S = 10.0
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+DTYPES = ("auto", "fp32", "fp16", "bf16")
 
 KEYS: Mapping[str, str] = {
-    "model": "what `generate` and `grid` load without --model: a diffusers folder or a hub id",
-    "device": "where they run without --device: auto, cpu, cuda, mps",
-    "dtype": "what they compute in without --dtype: auto, fp32, fp16, bf16",
+    "model": "what commands load without --model: a diffusers folder, a checkpoint file or a hub id",
+    "vae": "the autoencoder of this model, in place of its own: a file, a diffusers folder or a hub id",
+    "tokenizer": "the tokenizer folder for checkpoint files",
+    "device": f"where they run without --device: {', '.join(DEVICES)}",
+    "dtype": f"what they compute in without --dtype: {', '.join(DTYPES)}",
     "loras": "the folder in which <lora:NAME:0.8> finds files",
     "embeddings": "the folder whose files' names are textual inversions in prompts",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
 }
-_PATHS = ("model", "loras", "embeddings")
+_FOLDERS = ("tokenizer", "loras", "embeddings")
+_MODELS = ("model", "vae")
+_CHOICES: Mapping[str, tuple[str, ...]] = {"device": DEVICES, "dtype": DTYPES}
 
 
 def load() -> dict[str, str]:
@@ -48,27 +59,41 @@ def get(key: str) -> str | None:
     return load().get(_known(key)) or None
 
 
-def put(key: str, value: str | None) -> None:
-    """Stores a setting; None removes it. Any number of processes may do so at once.
+@contextmanager
+def naming(key: str, given: object = None) -> Iterator[None]:
+    """Adds to an error inside the block that its value is that of the settings, unless one was given.
 
-    An existing file or folder is stored with its absolute path: a command that runs in a stranger's folder must not
-    pick up a file of the same name there.
+    Args:
+        given: the value of the option or argument; None if the setting is used.
+    """
+    try:
+        yield
+    except HnetkitError as error:
+        if given is None and get(key) is not None:
+            error.args = (f"{error} (the {key} of `hnetkit config`)",)
+        raise
+
+
+def put(key: str, value: str | None) -> str | None:
+    """Stores a setting and returns what was stored; None removes it. Any number of processes may do so at once.
+
+    Files and folders are stored with their absolute paths: a command that runs in another folder must find the same,
+    and none of the same name there.
 
     Raises:
-        UsageError: the value is empty, or a URL, which may hold a password or a signature.
+        UsageError: the key cannot have this value; or it is a URL, which may hold a password or a signature.
+        NotFound: there is no such file or folder.
         HnetkitError: another process is changing the settings and did not finish in time.
     """
     _known(key)
-    if value is not None:
-        _require_sense(key, value)
-        value = os.path.abspath(value) if key in _PATHS and os.path.exists(value) else value
     with _settings_locked():
         settings = load()
         settings.pop(key, None)
         if value is not None:
-            settings[key] = value
+            value = settings[key] = _checked(key, value)
         with new_file(os.path.realpath(config_file()), overwrite=True) as file:  # a link of the user's stays a link
             file.write(json.dumps(settings, indent=2, sort_keys=True).encode() + b"\n")
+    return value
 
 
 def _settings_locked() -> AbstractContextManager[None]:
@@ -78,13 +103,41 @@ def _settings_locked() -> AbstractContextManager[None]:
     return exclusive_lock(path.with_name(".config.lock"), busy, patience_s=_PATIENCE_S)
 
 
-def _require_sense(key: str, value: str) -> None:
+def _checked(key: str, value: str) -> str:
+    """The value as it is stored."""
     if not value.strip():
         raise UsageError(f"{key}: an empty value", hint=f"hnetkit config {key} --remove")
     scheme, separator, _ = value.partition("://")
     if separator:  # neither shown in full nor stored, because others may read the file
-        hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key == "model" else "")
+        hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key in _MODELS else "")
         raise UsageError(f"{key}: {scheme[-20:]}://... is a URL, which no setting accepts", hint=hint)
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise UsageError(f"{key}: {value} is none of its values", hint=f"one of {', '.join(_CHOICES[key])}")
+    if key in _FOLDERS or key in _MODELS:
+        return value if key == "model" and value == demo.NAME else _checked_path(key, value)
+    if key == "hypernetworks":
+        _require_tags(value)
+    return value
+
+
+def _checked_path(key: str, value: str) -> str:
+    path = os.path.abspath(os.path.expanduser(value))
+    if os.path.isdir(path) or (key in _MODELS and os.path.exists(path)):
+        return path
+    if os.path.exists(path):
+        raise NotFound(f"{key}: {path} is not a folder", hint=f"hnetkit config {key} FOLDER")
+    if key in _MODELS and HUB_ID.fullmatch(value) and not value.startswith((".", "~")):
+        return value
+    raise NotFound(f"{key}: {path}: no such {'file or folder' if key in _MODELS else 'folder'}")
+
+
+def _require_tags(value: str) -> None:
+    from hnetkit.prompts.tags import split_tags
+
+    read = split_tags(value)
+    if not read.tags or read.text.strip() or read.loras or read.unknown or read.warnings:
+        fault = read.warnings[0] if read.warnings else f"{shorten(value, 80)} is not only tags of hypernetworks"
+        raise UsageError(f"hypernetworks: {fault}", hint="hnetkit config hypernetworks '<hypernet:NAME:0.5>'")
 
 
 def _known(key: str) -> str:

@@ -47,6 +47,7 @@ class KnownFile:
     reader_version: int
     state: str
     content_hash: str | None
+    sidecars_seen: str | None = None
 
 
 class Files:
@@ -99,7 +100,7 @@ class Files:
         sound = " AND ".join(checks)
         rows = self._db.execute(
             f"SELECT path, files.id, size_bytes, mtime_ns, reader_version * ({sound}), state, "
-            "files.content_hash FROM files LEFT JOIN sidecars ON file_id = files.id "
+            "files.content_hash, sidecars_seen FROM files LEFT JOIN sidecars ON file_id = files.id "
             "LEFT JOIN networks ON networks.content_hash = files.content_hash WHERE root_id = ?",
             [root.id],
         )
@@ -112,7 +113,16 @@ class Files:
         ).fetchone()
         return found[0] if found else None
 
-    def put(self, root: Root, path: str, mtime_ns: int, reader_version: int, row: Mapping[str, Any]) -> None:
+    def put(
+        self,
+        root: Root,
+        path: str,
+        mtime_ns: int,
+        reader_version: int,
+        row: Mapping[str, Any],
+        *,
+        sidecars_seen: str | None = None,
+    ) -> None:
         """Stores the examination of a file.
 
         Args:
@@ -121,6 +131,7 @@ class Files:
             mtime_ns: of the bytes that were read.
             reader_version: of the reader that read them.
             row: an examination (`hnetkit.inspection.Examination.as_row`) with the content of its `sidecars`.
+            sidecars_seen: see `put_sidecars`.
         """
         keys = ("size_bytes", "sha256", "autov1", "content_hash", "format", "kind", "verdict", "reason")
         values = {key: row[key] for key in keys} | {
@@ -135,9 +146,18 @@ class Files:
         id = upsert(
             self._db, "files", {"root_id": root.id, "path": to_column(path)}, values, first={"first_seen": now()}
         )
+        self.put_sidecars(id, row.get("sidecars") or {}, sidecars_seen)
+
+    def put_sidecars(self, id: int, said: Mapping[str, Any], seen: str | None) -> None:
+        """Stores the content of a file's sidecars.
+
+        Args:
+            seen: what they looked like (`hnetkit.library.sidecars.fingerprints`); None has the next scan read them.
+        """
+        self._db.execute("UPDATE files SET sidecars_seen = ? WHERE id = ?", [seen, id])
         self._db.execute("DELETE FROM sidecars WHERE file_id = ?", [id])
-        if row.get("sidecars"):
-            self._db.execute("INSERT INTO sidecars VALUES (?, ?)", [id, to_json(row["sidecars"])])
+        if said:
+            self._db.execute("INSERT INTO sidecars VALUES (?, ?)", [id, to_json(said)])
 
     def sidecars(self, ids: Iterable[int]) -> dict[int, Row]:
         """Returns the content of files' sidecars when they were read, by the file's id."""
@@ -256,5 +276,5 @@ def _file_row(row: Row) -> Row:
         if not isinstance(row[column], kind):
             raise broken("files", column, row["path"])
     row["warnings"] = from_json(row["warnings"], "files", "warnings", row["path"])
-    del row["root_id"]
+    del row["root_id"], row["sidecars_seen"]
     return row

@@ -269,3 +269,9 @@ ALTER TABLE files ADD COLUMN source_sha256 TEXT;
 CREATE INDEX files_by_source ON files (source_sha256);
 UPDATE files SET reader_version = 0 WHERE format = 'safetensors'
 """
+
+
+@migrations()
+def m006_sidecars_seen(db: Database) -> None:
+    """What the sidecars of a file looked like when they were read; NULL has the next scan read them."""
+    db.execute("ALTER TABLE files ADD COLUMN sidecars_seen TEXT")

@@ -55,6 +55,10 @@ class Networks:
         values = {key: _plain(row[key]) for key in _PLAIN} | {key: to_json(row[key]) for key in _JSON}
         self._stale.add(upsert(self._db, "networks", {"content_hash": row["content_hash"]}, values))
 
+    def refresh(self, content_hash: str) -> None:
+        """Has the search read again what is said of a network, as its sidecars changed."""
+        self._stale.update(id for (id,) in self._db.execute(_ID, [content_hash]))
+
     def is_known(self, content_hash: str) -> bool:
         return self._db.execute(_ID, [content_hash]).fetchone() is not None
 
@@ -155,7 +159,7 @@ class Networks:
         worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in known_by)
         parent = "EXISTS (SELECT 1 FROM trainings WHERE started_from = content_hash)"
         self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
-        self._stale.update(id for (id,) in self._db.execute(_ID, [content_hash]))
+        self.refresh(content_hash)
 
     def fileless(self) -> int:
         """Returns the number of networks in no file, which only an import, tags, notes or aliases keep."""

@@ -39,7 +39,6 @@ ROOMS = {
         "errors files image_formats",
     ),
     "distributed": Room("The processes that accelerate started, for grids and training.", "errors"),
-    "settings": Room("The settings of `hnetkit config`.", "errors files limits paths"),
     "network": Room("`Hypernetwork`, the one in-memory form; its content hash and base model.", "errors text"),
     "hashes": Room("The hashes of a file and of its content, in one pass.", "errors network"),
     "formats": Room(
@@ -73,6 +72,7 @@ ROOMS = {
         "`Stack` and the diffusers adapters: networks on a UNet.", "errors text hub network formats kernels"
     ),
     "demo": Room("The bundled model and its networks.", "errors"),
+    "settings": Room("The settings of `hnetkit config`.", "errors text paths files limits prompts demo"),
     "generate": Room(
         "`load_model`, `Model.draw` and grids: images from prompts.",
         "errors paths files limits hub images distributed settings network hashes formats text registry"

@@ -162,7 +162,7 @@ _SHARED = (
         type=Number(min=0),
         metavar="PX",
         show_default="4",
-        help="Blur the edge of the mask by this radius in pixels.",
+        help="Blur the edge of the mask by this radius in its own pixels, as A1111 does.",
     ),
     _over_image("--invert-mask", is_flag=True, default=None, help="Repaint where the mask is black instead."),
     _over_image(
@@ -195,7 +195,7 @@ _SHARED = (
     _hires(
         "--hires-prompt",
         metavar="TEXT",
-        show_default="PROMPT",
+        show_default="PROMPT, also if it is empty",
         help="Prompt of the second pass. If given, only networks of its own tags apply there, none of PROMPT or -n.",
     ),
     _hires(

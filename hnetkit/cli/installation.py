@@ -43,13 +43,13 @@ def path_command(what: str) -> None:
 def config_command(key: str | None, value: str | None, remove: bool, output: Output) -> None:
     """Show settings, or set one.
 
-    KEY is model, device, dtype, loras, embeddings or hypernetworks. Without KEY, lists all settings with what they
-    mean. With KEY, prints its value; with KEY and VALUE, sets it.
+    KEY is model, vae, tokenizer, device, dtype, loras, embeddings or hypernetworks. Without KEY, lists all settings
+    with what they mean. With KEY, prints its value; with KEY and VALUE, checks and stores it.
 
     \b
     Examples:
       hnetkit config
-      hnetkit config device cpu
+      hnetkit config model ~/models/v1-5-pruned-emaonly.safetensors
       hnetkit config device --remove
     """
     if remove and (key is None or value is not None):
@@ -58,8 +58,12 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
         stored = settings.load()
         rows = [{"key": name, "value": stored.get(name), "meaning": text} for name, text in settings.KEYS.items()]
         output.rows(rows, columns=["key", "value", "meaning"])
-    elif remove or value is not None:
-        settings.put(key, value)
+    elif remove:
+        before = settings.get(key)
+        settings.put(key, None)
+        output.note(f"{key} was not set" if before is None else f"{key} is no longer set; it was {before}")
+    elif value is not None:
+        output.note(f"{key} is now {settings.put(key, value)}")
     else:
         found = settings.get(key)
         if found is None:

@@ -84,10 +84,11 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
     """Index folders of hypernetworks in the registry.
 
     The registry is hnetkit's own database; files stay where they are. Folders are remembered: without DIR, all known
-    ones are scanned again. Only new and changed files are read; a file that is gone is marked missing, not forgotten.
-    Links to files are followed, links to folders only inside DIR.
+    ones are scanned again. Only new and changed files are read, and so are their sidecars; a file that is gone is
+    marked missing, not forgotten. Links to files are followed, links to folders only inside DIR.
 
-    With --rehash, the exit code is 1 if a file has changed, is missing or is corrupt.
+    What could not be read is listed as unread, and what is known of it stays; the exit code is then 1. With --rehash,
+    it is also 1 if a file has changed, is missing or is corrupt.
 
     \b
     Examples:
@@ -438,11 +439,10 @@ def link_command(
     """
     how = _chosen_way(symlink=symlink, hardlink=hardlink, copy=copy)
     if remove and (names or how):
-        folder = argument(directory, is_path=True)
-        raise UsageError(
-            "--remove removes everything",
-            hint=f"hnetkit link {folder} --layout {layout} --remove" if layout else f"hnetkit link {folder} --remove",
-        )
+        hint = f"hnetkit link {argument(directory, is_path=True)} --remove"
+        if layout:
+            hint = f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --remove"
+        raise UsageError("--remove removes everything", hint=hint)
     with open_library() as library, step_progress("Linking", quiet=output.quiet) as progress:
         program = library.program_for(directory, layout)
         if remove:

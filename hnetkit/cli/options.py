@@ -16,11 +16,12 @@ from hnetkit.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DEVICES = ("auto", "cpu", "cuda", "mps")  # as in `hnetkit.settings`, which every command would have to import
+DTYPES = ("auto", "fp32", "fp16", "bf16")
+
 OUTPUT = "Output"
 """The heading of what a command prints and writes, which the help of every command with headings ends with."""
 
-DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("auto", "fp32", "fp16", "bf16")
 
 SITE_BASE_MODELS: Mapping[str, tuple[str, ...]] = {
     "sd1": ("SD 1.5", "SD 1.4"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,8 @@ def _tokenizer() -> tuple[ClipTokenizer | None, str]:
     from hnetkit.generate.loading.tokenizer import read_counting_tokenizer
 
     location = demo.location_of(settings.get("model"))
+    if os.path.isfile(location):
+        location = settings.get("tokenizer") or location
     try:
         return read_counting_tokenizer(location, demo.MODEL_NAME if demo.is_bundled(location) else None), ""
     except HnetkitError as error:

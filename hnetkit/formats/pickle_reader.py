@@ -11,36 +11,28 @@ Source: the pickle opcodes are documented in CPython's Lib/pickletools.py.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hnetkit.errors import DamagedFile, UnsafeFile
-from hnetkit.limits import Budget
-
-_NUMPY_FORMATS = {
-    "i1": "b",
-    "i2": "h",
-    "i4": "i",
-    "i8": "q",
-    "u1": "B",
-    "u2": "H",
-    "u4": "I",
-    "u8": "Q",
-    "f2": "e",
-    "f4": "f",
-    "f8": "d",
-    "b1": "?",
-}
+from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
+from hnetkit.formats import numpy_values
+from hnetkit.formats.numpy_values import NumpyArray, NumpyType, SpelledText, TorchType
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.limits import Budget, is_index
+from hnetkit.network import DType
 
 MAX_NUMBERED = 10_000
 """Items of a dict with numeric keys: an optimizer has one for each tensor, and SDXL has 2700 tensors."""
 _LARGEST_KEY = 1 << 60  # larger numbers may share a hash
+FLOAT_STORAGES: Mapping[str, DType] = {
+    "FloatStorage": "fp32",
+    "HalfStorage": "fp16",
+    "BFloat16Storage": "bf16",
+    "DoubleStorage": "fp64",
+}
 STORAGE_TYPES = {
-    "FloatStorage",
-    "HalfStorage",
-    "BFloat16Storage",
-    "DoubleStorage",
+    *FLOAT_STORAGES,
     "IntStorage",
     "LongStorage",
     "ShortStorage",
@@ -55,7 +47,9 @@ MAX_INTEGER_BYTES = 16
 MAX_ARGUMENTS = 8
 MAX_NAME = 500  # characters of a global's name
 MAX_KEPT = 1_000_000  # entries of the memo, which a pickle numbers from 0
+_WINDOW = 64 << 10  # bytes that are read from the file together
 _NOTHING = object()
+_ENCODE = "_codecs.encode"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +103,6 @@ class ParsedDict(dict[Any, Any]):
     """A dict made by `collections.OrderedDict`. Its `_metadata` attribute, if the file sets one, is dropped."""
 
 
-@dataclass(slots=True)
-class NumpyType:
-    """A numpy dtype by its code (`"i8"`, `"f4"`, ...), as numpy values in the metadata have it.
-
-    Attributes:
-        order: byte order, in the notation of `struct`.
-    """
-
-    code: str
-    order: str = "<"
-
-
-class NumpyNumber(int):
-    """A whole number of a numpy type, which A1111 does not recognize as a width."""
-
-
 def _rebuild_tensor(
     storage: Any, offset: Any, shape: Any, stride: Any, _requires_grad: Any, hooks: Any, marks: Any = None
 ) -> TensorStub:
@@ -145,6 +123,14 @@ def _rebuild_parameter(data: Any, _requires_grad: Any, _hooks: Any) -> TensorStu
     return data
 
 
+def _device_tensor(data: Any, kind: Any, _device: Any, _requires_grad: Any) -> TensorStub:
+    if not isinstance(data, TensorStub) or not isinstance(kind, TorchType):
+        raise UnsafeFile("a tensor of another device without its values")
+    if FLOAT_STORAGES.get(data.storage.type.name) != kind.dtype:
+        raise UnsupportedNetwork("a tensor that has another type on its device than in the file")
+    return data
+
+
 def _ordered_dict(items: Any = ()) -> ParsedDict:
     if not isinstance(items, list | tuple) or not all(isinstance(i, list | tuple) and len(i) == 2 for i in items):
         raise UnsafeFile("an ordered dict that does not consist of pairs")
@@ -152,36 +138,6 @@ def _ordered_dict(items: Any = ()) -> ParsedDict:
     for key, value in items:
         set_item(result, key, value)
     return result
-
-
-def _encode(text: Any, encoding: Any = "utf-8") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "utf-8"):
-        raise UnsafeFile("an unusual text encoding")
-    try:
-        return text.encode(encoding)
-    except UnicodeEncodeError as error:
-        raise DamagedFile("text that its encoding cannot represent") from error
-
-
-def _numpy_type(code: Any, *_rest: Any) -> NumpyType:
-    if not isinstance(code, str):
-        raise UnsafeFile("a numpy type without a code")
-    return NumpyType(code)
-
-
-def _numpy_scalar(kind: Any, data: Any = b"", *_rest: Any) -> int | float | bool:
-    if not isinstance(kind, NumpyType) or kind.code not in _NUMPY_FORMATS or not isinstance(data, bytes):
-        raise UnsafeFile("an unusual numpy value")
-    try:
-        value: int | float | bool = struct.unpack(kind.order + _NUMPY_FORMATS[kind.code], data)[0]
-    except struct.error as error:
-        raise DamagedFile("a numpy value of the wrong size") from error
-    return NumpyNumber(value) if type(value) is int else value
-
-
-def is_index(value: Any) -> bool:
-    """Whether a value can count elements: an int from 0 to 2**62 - 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
 def set_item(target: dict[Any, Any], key: Any, value: Any) -> None:
@@ -210,27 +166,36 @@ ALLOWED_GLOBALS: dict[str, Callable[..., Any]] = {
     "collections.OrderedDict": _ordered_dict,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "numpy.core.multiarray.scalar": _numpy_scalar,
-    "numpy._core.multiarray.scalar": _numpy_scalar,
-    "numpy.dtype": _numpy_type,
-    "_codecs.encode": _encode,
+    # tensors of devices without storages, such as Macs' GPUs in torch 1.12
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": _device_tensor,
+    "torch._utils._rebuild_device_tensor_from_numpy": numpy_values.device_tensor,
+    "torch._utils._rebuild_xla_tensor": numpy_values.device_tensor,
+    "numpy.core.multiarray.scalar": numpy_values.numpy_scalar,
+    "numpy._core.multiarray.scalar": numpy_values.numpy_scalar,
+    "numpy.core.multiarray._reconstruct": numpy_values.reconstruct,
+    "numpy._core.multiarray._reconstruct": numpy_values.reconstruct,
+    "numpy.ndarray": numpy_values.reconstruct,
+    "numpy.dtype": numpy_values.numpy_type,
+    _ENCODE: numpy_values.encode,
 }
 
 
 @dataclass(slots=True)
 class PickleReader:
-    """Interprets one pickle after another in `data`.
+    """Interprets one pickle after another in a file.
 
     Attributes:
-        data: the bytes to read.
+        file: holds the pickles.
+        position: where the next pickle begins, in bytes.
+        end: where the last one ends at the latest.
         budget: charged one step for each opcode and each item that a call goes through, and the bytes of texts.
-        position: where the next pickle begins.
         foreign: names of globals that are not on the allow-list, each once, in order of appearance.
     """
 
-    data: bytes
+    file: OpenFile
+    position: int
+    end: int
     budget: Budget
-    position: int = 0
     foreign: dict[str, None] = field(default_factory=dict)
     _stack: list[Any] = field(default_factory=list)
     _marks: list[int] = field(default_factory=list)
@@ -238,6 +203,9 @@ class PickleReader:
     _memo: list[Any] = field(default_factory=list)
     _kept: int = 0
     _storages: dict[str, Storage] = field(default_factory=dict)
+    _window: bytes = b""
+    _window_start: int = 0
+    _bytes_left: int = MAX_SIZE
 
     def read(self) -> Any:
         """Returns the value of the pickle at `position`, and moves past it.
@@ -247,8 +215,6 @@ class PickleReader:
             DamagedFile: the pickle is cut short or contradicts itself.
         """
         self._stack, self._marks, self._memo, self._kept = [], [], [], 0
-        if len(self.data) > MAX_SIZE:
-            raise UnsafeFile(f"{len(self.data)} bytes of structure; a network has a few thousand")
         while True:
             self.budget.work(1)
             code = self._take(1)[0]
@@ -264,21 +230,31 @@ class PickleReader:
     # --- bytes and stack
 
     def _take(self, size: int) -> bytes:
-        end = self.position + size
-        if size < 0 or end > len(self.data):
+        self._bytes_left -= size
+        if self._bytes_left < 0:
+            raise UnsafeFile(f"more than {MAX_SIZE >> 20} MB of structure; a network has a few thousand bytes")
+        part = self._peek(size)
+        if len(part) < size or size < 0:
             raise DamagedFile("cut short in the middle of its structure")
-        part = self.data[self.position : end]
-        self.position = end
+        self.position += size
         return part
+
+    def _peek(self, size: int) -> bytes:
+        """The next `size` bytes, or as many as there are."""
+        start = self.position - self._window_start
+        if start + size > len(self._window):
+            self._window_start, start = self.position, 0
+            self._window = self.file.read_at(self.position, min(max(size, _WINDOW), self.end - self.position))
+        return self._window[start : start + size]
 
     def _number(self, form: str) -> Any:
         return struct.unpack(form, self._take(struct.calcsize(form)))[0]
 
     def _line(self) -> str:
-        end = self.data.find(b"\n", self.position, self.position + MAX_NAME)
-        if end < 0:
+        length = self._peek(MAX_NAME).find(b"\n")
+        if length < 0:
             raise DamagedFile("a global without an end")
-        line = self._take(end - self.position)
+        line = self._take(length)
         self._take(1)
         return line.decode("utf-8", "backslashreplace")
 
@@ -288,6 +264,16 @@ class PickleReader:
             return self._take(size).decode("utf-8", errors)
         except UnicodeDecodeError as error:
             raise DamagedFile("text that is not UTF-8") from error
+
+    def _unicode(self, size: int) -> str | SpelledText:
+        """A text; one that only spells the bytes of a tensor stays in the file."""
+        called = self._stack[-1] if self._stack else None
+        if size <= numpy_values.SHORT or not isinstance(called, AllowedGlobal) or called.name != _ENCODE:
+            return self._text(size)
+        if size > self.end - self.position:
+            raise DamagedFile("cut short in the middle of a tensor")
+        self.position += size
+        return SpelledText(self.file, self.position - size, size)
 
     def _bytes(self, size: int) -> bytes:
         self.budget.make(size)
@@ -367,6 +353,8 @@ class PickleReader:
             self._push(StorageType(attribute))
         elif name in ALLOWED_GLOBALS:
             self._push(AllowedGlobal(name, ALLOWED_GLOBALS[name]))
+        elif module == "torch" and attribute in numpy_values.TORCH_FLOATS:
+            self._push(TorchType(numpy_values.TORCH_FLOATS[attribute]))
         else:
             self.foreign[name] = None
             self._push(Foreign(name))
@@ -400,6 +388,9 @@ class PickleReader:
         state, target = self._pop(), self._top()
         if isinstance(target, Foreign):
             target.state = state
+            return
+        if isinstance(target, NumpyArray):
+            target.set_state(state)
             return
         # torch sets the version numbers of modules on a state dict
         if isinstance(target, ParsedDict) and isinstance(state, dict) and state.keys() <= {"_metadata"}:
@@ -469,9 +460,9 @@ _OPERATIONS: dict[int, Callable[[PickleReader], None]] = {
     0x8A: lambda reader: reader._integer(reader._number("<B")),
     0x8B: lambda reader: reader._integer(reader._number("<I")),
     ord("G"): lambda reader: reader._push(reader._number(">d")),
-    ord("X"): lambda reader: reader._push(reader._text(reader._number("<I"))),
+    ord("X"): lambda reader: reader._push(reader._unicode(reader._number("<I"))),
     0x8C: lambda reader: reader._push(reader._text(reader._number("<B"))),
-    0x8D: lambda reader: reader._push(reader._text(reader._number("<Q"))),
+    0x8D: lambda reader: reader._push(reader._unicode(reader._number("<Q"))),
     ord("U"): lambda reader: reader._push(reader._text(reader._number("<B"), "strict")),  # of Python 2; torch takes
     ord("T"): lambda reader: reader._push(reader._text(reader._number("<i"), "strict")),  # its bytes for UTF-8
     ord("C"): lambda reader: reader._push(reader._bytes(reader._number("<B"))),

@@ -7,6 +7,7 @@ their own tools write.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from hnetkit.errors import (
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.a1111 import build_network, is_network_dict
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.pickle_globals import MAX_LISTED, globals_of, is_data
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.safetensors_schema import is_hypernetwork, read_hypernetwork
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
@@ -54,6 +56,7 @@ TITLES: Mapping[str, str] = {
     "git-lfs": "a Git LFS pointer, not the file itself",
     "gguf": "a GGUF model",
     "empty": "an empty file",
+    "zeros": "a file that begins with nothing but zeros, as one does whose download or copy failed",
     "unknown": "not a file that hnetkit knows",
 }
 _MAGIC: tuple[tuple[bytes, str], ...] = (
@@ -68,7 +71,9 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"version https://git-lfs", "git-lfs"),
 )
 
-READER_VERSION = 3
+_ATTACK = "do not load this file with any program; get it again from its source"
+
+READER_VERSION = 4
 """Increased when files are read differently, so that the next scan reads them again."""
 MIX_SUFFIX = ".hns"
 """Of texts such as ``[("ink", 0.2), ("wash", 0.4)]``, of aria1th/Hypernetwork-MonkeyPatch-Extension (behavior only)."""
@@ -131,13 +136,13 @@ def _read(file: OpenFile) -> Hypernetwork:
         return _from_torch(read_torch_legacy(file))
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40:
         return _from_safetensors(file)
-    if head[:1] == b"\x80" and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        raise UnsafeFile(f"{file.path}: a bare pickle, not a torch file", hint="get the file again from its source")
     kind = kind_of_bytes(head)
+    if head[:1] == b"\x80" or kind in ("text", "unknown"):
+        _refuse_bare_pickle(file)
     if kind in ("json", "text") and file.path.lower().endswith(MIX_SUFFIX):
         kind = "network-mix"
     if kind == "unknown" and any(head.startswith(start) for start in (b"PK\5\6", b"PK\7\10", b"\x80")):
-        raise DamagedFile(f"{file.path}: damaged at its beginning", hint="get the file again from its source")
+        raise DamagedFile(f"{file.path}: damaged at its beginning")
     raise _other(file, kind)
 
 
@@ -150,21 +155,42 @@ def refuse_sparse(file: OpenFile) -> None:
     """Raises DamagedFile for a sparse file. Call it before reading a whole file."""
     if is_sparse(file):
         raise DamagedFile(
-            f"{file.path}: a sparse file: {file.bytes_on_disk():,} bytes of {file.size:,} are on the disk",
-            hint="get the file again from its source",
+            f"{file.path}: a sparse file: {file.bytes_on_disk():,} bytes of {file.size:,} are on the disk"
+        )
+
+
+def _refuse_bare_pickle(file: OpenFile) -> None:
+    """Raises UnsafeFile for a pickle outside torch's containers, which no program needs."""
+    data = file.read_at(0, min(file.size, MAX_LISTED))
+    names, is_whole = globals_of(data)
+    if data[:1] != b"\x80" and not (names and is_whole):
+        return
+    name = next((name for name in names if not is_data(name)), None)
+    if name is not None:
+        raise UnsafeFile(f"{file.path}: a bare pickle that asks for {shorten(name, 80)}", hint=_ATTACK)
+    if data[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        raise UnsafeFile(f"{file.path}: a bare pickle, not a torch file", hint="get the file again from its source")
+
+
+def _refuse_globals(file: OpenFile, names: Sequence[str]) -> None:
+    """Raises UnsafeFile for a network with globals that none needs; an attack is named where there may be one."""
+    for name in names:
+        if not is_data(name):
+            raise UnsafeFile(f"{file.path}: asks for {shorten(name, 80)}, which no hypernetwork needs", hint=_ATTACK)
+    if names:
+        raise UnsafeFile(
+            f"{file.path}: holds an object of {shorten(names[0], 80)}, which no hypernetwork needs",
+            hint="save it again with nothing but tensors, numbers and text in it",
         )
 
 
 def _from_torch(source: TorchFile) -> Hypernetwork:
-    path, value = source.file.path, source.value
+    value = source.value
     inner = value.get("state_dict") if isinstance(value, dict) else None
     is_network = any(is_network_dict(item, source.file.budget) for item in (value, inner))
     kind = "hypernetwork" if is_network else kind_of_value(value)
-    if source.foreign and kind in ("hypernetwork", "unknown"):
-        raise UnsafeFile(
-            f"{path}: asks for {shorten(source.foreign[0], 80)}, which no hypernetwork needs",
-            hint="do not load this file with any program; get it again from its source",
-        )
+    if kind in ("hypernetwork", "unknown"):
+        _refuse_globals(source.file, source.foreign)
     if source.file.size > MAX_FILE:
         raise _other(source.file, kind if kind != "hypernetwork" else "checkpoint")
     if kind != "hypernetwork":
@@ -181,8 +207,18 @@ def _from_safetensors(file: OpenFile) -> Hypernetwork:
 
 
 def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHypernetwork:
-    asked = f"; it asks for {shorten(asks_for[0], 80)}" if asks_for else ""
-    return NotAHypernetwork(f"{file.path}: {TITLES[kind]}, no hypernetwork{asked}", kind=kind)
+    attack = next((name for name in asks_for if not is_data(name)), None)
+    more = f"; it asks for {shorten(attack, 80)}" if attack else ""
+    if kind in ("text", "json", "html"):
+        more = f": {shorten(_first_words(file), 80)}"
+    title = f"{file.path}: {TITLES[kind]}, not a hypernetwork{more}"
+    return NotAHypernetwork(title, kind=kind, hint=_ATTACK if attack else None)
+
+
+def _first_words(file: OpenFile) -> str:
+    """The words at the beginning of a text, without tags: often what a site said instead of sending the file."""
+    text = file.read_at(0, min(file.size, 4096)).decode("utf-8", "replace").removeprefix("\ufeff")
+    return " ".join(re.sub(r"<style.*?</style>|<script.*?</script>|<[^>]*>", " ", text, flags=re.DOTALL).split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +256,7 @@ def kind_of_bytes(head: bytes) -> str:
         if head.startswith(magic):
             return kind
     if not head.strip(b"\0"):
-        return "empty"
+        return "zeros" if head else "empty"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "image"
     if head[257:262] == b"ustar":

@@ -12,26 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hnetkit.errors import DamagedFile, UnsafeFile, UnsupportedNetwork
+from hnetkit.errors import DamagedFile, FileRefused, UnsafeFile, UnsupportedNetwork
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.formats.pickle_reader import PickleReader
+from hnetkit.formats.pickle_reader import FLOAT_STORAGES, PickleReader
 from hnetkit.formats.polyglot import refuse_polyglot
 from hnetkit.formats.torch_zip import read_members, torch_root, unexpected_members
-from hnetkit.network import ITEM_SIZE, Checksum, DType, TensorRef
+from hnetkit.network import ITEM_SIZE, Checksum, TensorRef
 from hnetkit.text import shorten
 
 LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
 _LEGACY_PROTOCOL = 1001
 _VERSION = re.compile(rb"([1-9]|10)\n?")
-_FIRST_READ = 256 << 10  # bytes: the whole structure of any real legacy file
-
-_DTYPES: Mapping[str, DType] = {
-    "FloatStorage": "fp32",
-    "HalfStorage": "fp16",
-    "BFloat16Storage": "bf16",
-    "DoubleStorage": "fp64",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +44,17 @@ class TorchFile:
     storages: Mapping[str, tuple[int, int]]
     checksums: tuple[Checksum, ...] = ()
 
-    def tensor(self, stub: pickle_reader.TensorStub, name: str) -> TensorRef:
-        """Returns a reference to the tensor's bytes, checked against its storage.
+    def tensor(self, stub: pickle_reader.TensorStub | TensorRef, name: str) -> TensorRef:
+        """Returns a reference to the tensor's bytes, checked against its storage if it has one.
 
         Raises:
             UnsupportedNetwork: its type is not floating-point, or it is not contiguous.
             UnsafeFile: it reaches outside its storage, or the storage has another size than stated.
         """
+        if isinstance(stub, TensorRef):
+            return stub
         where = f"{self.file.path}: {shorten(name)}"
-        dtype = _DTYPES.get(stub.storage.type.name)
+        dtype = FLOAT_STORAGES.get(stub.storage.type.name)
         if dtype is None:
             raise UnsupportedNetwork(f"{where} has the type {stub.storage.type.name}; weights are floating-point")
         if stub.storage.key not in self.storages:
@@ -104,19 +98,20 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
     if order and file.read_at(order.offset, min(order.size, 16)) != b"little":
         raise UnsupportedNetwork(f"{file.path}: written on a machine with another byte order")
     pickle = members[f"{root}data.pkl"]
-    if pickle.size > pickle_reader.MAX_SIZE:
-        raise UnsafeFile(f"{file.path}: {pickle.size} bytes of structure; a network has a few thousand")
-    data = file.read_at(pickle.offset, pickle.size)
-    if pickle.crc and zlib.crc32(data) != pickle.crc:  # 0: torch can be set to compute none
+    # a pickle that is large because of tensors in it is checked with them; 0: torch can be set to compute none
+    is_short = pickle.size <= pickle_reader.MAX_SIZE
+    if is_short and pickle.crc and zlib.crc32(file.read_at(pickle.offset, pickle.size)) != pickle.crc:
         raise DamagedFile(f"{file.path}: its structure does not match the checksum in the zip")
-    reader = PickleReader(data, file.budget)
+    end = pickle.offset + pickle.size
+    reader = PickleReader(file, pickle.offset, end, file.budget)
     value = _read(reader, file)
-    if reader.position != pickle.size:
+    if reader.position != end:
         raise UnsafeFile(f"{file.path}: bytes after the end of its pickle")
     prefix = f"{root}data/"
     parts = {name.removeprefix(prefix): member for name, member in members.items() if name.startswith(prefix)}
     storages = {key: (member.offset, member.size) for key, member in parts.items()}
-    checksums = tuple(Checksum(m.name, m.offset, m.size, m.crc) for m in parts.values() if m.crc)
+    large = () if is_short else (pickle,)
+    checksums = tuple(Checksum(m.name, m.offset, m.size, m.crc) for m in (*parts.values(), *large) if m.crc)
     return TorchFile(file, "pt-zip", value, tuple(reader.foreign), storages, checksums)
 
 
@@ -127,14 +122,8 @@ def read_torch_legacy(file: OpenFile) -> TorchFile:
         UnsafeFile, DamagedFile: see `PickleReader`.
     """
     refuse_polyglot(file, container="legacy")
-    reader = PickleReader(file.read_at(0, min(file.size, _FIRST_READ)), file.budget)
-    try:
-        value, keys = _legacy_values(reader, file)
-    except DamagedFile:
-        if file.size <= _FIRST_READ:
-            raise
-        reader = PickleReader(file.read_at(0, min(file.size, pickle_reader.MAX_SIZE)), file.budget)
-        value, keys = _legacy_values(reader, file)
+    reader = PickleReader(file, 0, file.size, file.budget)
+    value, keys = _legacy_values(reader, file)
     sizes = _storage_sizes(value)
     position, storages = reader.position, {}
     for key in keys:
@@ -177,7 +166,7 @@ def _describes_a_machine(system: Any) -> bool:
 def _read(reader: PickleReader, file: OpenFile) -> Any:
     try:
         return reader.read()
-    except (UnsafeFile, DamagedFile) as error:
+    except FileRefused as error:
         raise file.refusal(error) from None
 
 
@@ -197,7 +186,7 @@ def _storage_sizes(value: Any) -> dict[str, tuple[int, int]]:
             item = item.storage
         if isinstance(item, pickle_reader.Storage):
             kind = item.type.name
-            found[item.key] = (item.numel, ITEM_SIZE[_DTYPES[kind]] if kind in _DTYPES else _ITEM[kind])
+            found[item.key] = (item.numel, ITEM_SIZE[FLOAT_STORAGES[kind]] if kind in FLOAT_STORAGES else _ITEM[kind])
         elif isinstance(item, dict | list | tuple) and id(item) not in seen:
             seen.add(id(item))
             waiting.extend(item.values() if isinstance(item, dict) else item)

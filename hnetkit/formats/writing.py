@@ -28,7 +28,7 @@ from hnetkit.network import ITEM_SIZE, TORCH_NAME, DType, Hypernetwork, TensorRe
 
 _CHUNK = 4 << 20  # bytes
 _VALUES = 1 << 20  # converted at a time
-_WORTHLESS = ("empty", "html", "git-lfs")  # kinds of files that failed downloads leave
+_WORTHLESS = ("empty", "zeros", "html", "git-lfs")  # kinds of files that failed downloads leave
 _HEAD = 64 << 10  # bytes
 # the name of a tensor, pickled or in a header, or the format's name in a header
 _OF_A_NETWORK = re.compile(rb'(?:X.{4}|[U\x8c].|")(?:\d+\.[kv]\.)?linear[\d.]|"hnetkit\.hypernetwork"', re.DOTALL)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,10 +20,11 @@ from hnetkit.generate.request import LARGEST_SEED, MOST_STEPS, UPSCALERS, has_ro
 from hnetkit.generate.sampling.samplers import AUTOMATIC, sampler_of
 from hnetkit.generate.setting_keys import IDLE_VALUES, OTHER_NAMES, WITHOUT_EFFECT
 from hnetkit.hashes import sha256_of
-from hnetkit.images import parse_size
+from hnetkit.images import image_size, parse_size
 from hnetkit.library.resolve import LibraryOpener, find_network, opened_when_needed
 from hnetkit.limits import parse_json
 from hnetkit.prompts.infotext import MOST_MENTIONED, Infotext, Mention, hypernetworks_of
+from hnetkit.prompts.schedule import schedule
 from hnetkit.prompts.tags import excerpt, fits_in_tag, split_tags
 
 if TYPE_CHECKING:
@@ -46,6 +47,11 @@ _SECOND_PASS_KEYS = frozenset({"Hires upscale", "Hires resize", "First pass size
 _MASK_KEYS = frozenset({"Mask blur", "Mask mode", "Masked content", "Mask image"})
 _MOST_SHOWN = 60
 _OLD_FIRST_PASS = 512 * 512  # pixels that A1111 of 2022 drew first
+_OLD_TIMELINES = "Old prompt editing timelines"
+_LIKE_COMFYUI = ("ComfyUI", "Fooocus")  # in `Version` of programs that sample as ComfyUI does
+_VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_WEIGHT = re.compile(r"(?<!\\)\(")
+_GRAIN = 8  # pixels of a latent: sizes are rounded to them in several ways
 _NOISY_STEPS = re.compile(r" a\b|LCM")  # in the name of a sampler that adds noise in every step
 _CIVITAI_NETWORKS = ("lora", "locon", "lycoris", "dora", "hypernet", "hypernetwork")
 
@@ -103,14 +109,35 @@ def read_image_settings(path: Path) -> ImageSettings:
     if str(path) == "-":
         return settings_from_infotext(read_standard_input())
     with OpenFile(path) as file:
-        return settings_from_infotext(read_infotext(file))
+        found = settings_from_infotext(read_infotext(file))
+        is_image = image_format(file.read_at(0, min(12, file.size))) is not None
+    others = tuple(_other_size(path, found.options)) if is_image else ()
+    return replace(found, warnings=(*found.warnings, *others)) if others else found
+
+
+def _other_size(path: Path, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a line if an image has another size than its settings make, as sheets and enlarged images have."""
+    width, height = options.get("width"), options.get("height")
+    if width is None or height is None:
+        return
+    scale = options.get("hires_scale", 1)
+    wide, high = options.get("hires_size") or (width * scale, height * scale)
+    try:
+        size = image_size(path)
+    except HnetkitError:  # nothing but its texts can be read
+        return
+    if abs(size[0] - wide) >= _GRAIN or abs(size[1] - high) >= _GRAIN:
+        yield (
+            f"the picture is {size[0]}x{size[1]}, and its settings make one of {int(wide)}x{int(high)}: a sheet, or "
+            "enlarged, scaled or cropped since"
+        )
 
 
 def settings_from_infotext(info: Infotext) -> ImageSettings:
     """Returns the settings in an infotext, by the names of our options.
 
-    A1111 states its source of noise only if it is not CUDA's generator; hnetkit always states it. ComfyUI makes the
-    first noise on the CPU, also where a node of it writes A1111's infotext.
+    A1111 states its source of noise only if it is not CUDA's generator; hnetkit always states it. ComfyUI and Fooocus
+    make the first noise on the CPU, also where they write A1111's infotext.
     """
     reader = _ParameterReader(info)
     take = reader.take
@@ -143,12 +170,15 @@ def settings_from_infotext(info: Infotext) -> ImageSettings:
             prompts[name] = _checked_prompt(text, options.get("steps", 1))
         except UsageError as error:
             warnings.append(f"its {name} cannot be taken over: {error}")
-    is_comfyui = info.parameters.get("Version", "").startswith("ComfyUI")
-    options.setdefault("rng", "cpu" if is_comfyui else "nv")
-    if is_comfyui and _NOISY_STEPS.search(sampler := str(options.get("sampler", ""))):
-        warnings.append(
-            f"{sampler} adds noise in every step, which ComfyUI makes in another way: the picture will differ"
-        )
+    other_program = next((name for name in _LIKE_COMFYUI if name in info.parameters.get("Version", "")), "")
+    is_noise_unknown = not options.keys() & {"rng"} and "Version" not in info.parameters
+    options.setdefault("rng", "cpu" if other_program else "nv")
+    if other_program:
+        warnings += _drawn_otherwise(other_program, info, str(options.get("sampler", "")))
+    elif is_noise_unknown and "Civitai resources" in info.parameters:
+        warnings.append("Civitai drew it, and does not say with which program's noise: the picture may differ")
+    if reader.has_second_pass:
+        warnings += _changes_begun_anew(info, prompts, options)
     warnings += _networks_outside(info)
     options["negative_prompt"] = prompts.get("negative prompt")
     options["width"], options["height"] = options.pop("size", (None, None))
@@ -282,6 +312,38 @@ class _ParameterReader:
             self._read |= {name_key, hash_key}
         digits = (known or self._parameters.get(hash_key, "")).lower()
         return RecordedFile(self._parameters.get(name_key, ""), digits if _DIGITS.fullmatch(digits) else "")
+
+
+def _drawn_otherwise(program: str, info: Infotext, sampler: str) -> Iterator[str]:
+    """Yields warnings about what ComfyUI, or a program made of it, computes otherwise than A1111."""
+    weights = "weights in round brackets"
+    texts = (info.prompt, info.negative_prompt, info.parameters.get("Hires prompt", ""))
+    if any(map(_WEIGHT.search, texts)) and not any(weights in said for said in info.warnings):
+        yield f"its prompt has {weights}, which {program} applies in another way than A1111"
+    if _NOISY_STEPS.search(sampler):
+        yield f"{sampler} adds noise in every step, which {program} makes in another way: the picture will differ"
+
+
+def _changes_begun_anew(info: Infotext, prompts: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[str]:
+    """Yields a warning if the prompt of a second pass changes, and A1111 before 1.6 made the changes in each pass."""
+    version = info.parameters.get("Version")
+    number = _VERSION.match(version or "")
+    is_old = _OLD_TIMELINES in info.parameters or (number is not None and tuple(map(int, number.groups())) < (1, 6))
+    if version and not is_old:
+        return
+    steps = options.get("steps", 20)
+    again = options.get("hires_steps") or steps
+    texts = (options.get("hires_prompt") or prompts.get("prompt"), prompts.get("negative prompt"))
+    try:
+        changes = any(text and schedule(text, again) != schedule(text, again, steps) for text in texts)
+    except UsageError:  # said where it is drawn
+        return
+    if changes:
+        yield (
+            f"{'it was drawn' if is_old else 'if it was drawn'} by A1111 before 1.6, or with its old timelines, the "
+            "second pass began the changes of the prompt anew; here it goes on where the first one ends. In "
+            "--hires-prompt, times from 1 to 2 such as [a:b:1.5] begin anew"
+        )
 
 
 def _networks_outside(info: Infotext) -> Iterator[str]:

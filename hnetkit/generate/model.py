@@ -39,7 +39,6 @@ from hnetkit.generate.prompt_networks import (
     warn_about_first_pass,
     warn_about_negative_lines,
     warn_about_negative_tags,
-    with_default_stack,
     without_comments,
     without_comments_in_options,
 )
@@ -47,6 +46,7 @@ from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
+from hnetkit.settings import DEVICES
 from hnetkit.text import shorten
 
 if TYPE_CHECKING:
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 DTYPES: Mapping[str, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
-DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +83,15 @@ class ModelSource:
         return demo.location_of(self.model or settings.get("model"))
 
     @property
+    def own_vae(self) -> AnyPath | None:
+        """The autoencoder in place of the model's own; that of the settings belongs to the model of the settings."""
+        return self.vae if self.vae is not None or self.model is not None else settings.get("vae")
+
+    @property
+    def own_tokenizer(self) -> AnyPath | None:
+        return self.tokenizer if self.tokenizer is not None else settings.get("tokenizer")
+
+    @property
     def is_demo(self) -> bool:
         return demo.is_bundled(self.location)
 
@@ -95,17 +103,21 @@ class ModelSource:
     @property
     def torch_device(self) -> str:
         """``"cuda"``, ``"mps"`` or ``"cpu"``; raises UsageError if this machine does not have it."""
-        return device_of(chosen_device(self.device))
+        with settings.naming("device", self.device):
+            return device_of(chosen_device(self.device))
 
     @property
     def torch_dtype(self) -> Any:
         """Torch's dtype; raises UsageError if there is no such type."""
-        return torch_dtype(self.dtype or settings.get("dtype") or "auto", self.torch_device)
+        device = self.torch_device
+        with settings.naming("dtype", self.dtype):
+            return torch_dtype(self.dtype or settings.get("dtype") or "auto", device)
 
     def outline(self) -> ModelOutline:
         """Returns what the model's configuration says of it; imports no torch. Raises as `read_outline`."""
         try:
-            return read_outline(self.location, self.vae, self.tokenizer)
+            with settings.naming("model", self.model):
+                return read_outline(self.location, self.own_vae, self.own_tokenizer)
         except ModuleNotFoundError as error:
             raise failure_of(error, self.location) from error
 
@@ -154,16 +166,18 @@ class ModelSource:
             raise UsageError(
                 f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out"
             )
-        return load_pipeline(
-            self.location,
-            device=device,
-            dtype=self.torch_dtype,
-            vae=self.vae,
-            tokenizer=self.tokenizer,
-            offload=self.offload,
-            attention_slicing=self.attention_slicing,
-            compiled=self.compiled,
-        )
+        dtype = self.torch_dtype
+        with settings.naming("model", self.model):
+            return load_pipeline(
+                self.location,
+                device=device,
+                dtype=dtype,
+                vae=self.own_vae,
+                tokenizer=self.own_tokenizer,
+                offload=self.offload,
+                attention_slicing=self.attention_slicing,
+                compiled=self.compiled,
+            )
 
 
 @contextmanager
@@ -341,12 +355,10 @@ def draw_images(
     tagged = read_prompt(text, note)
     warn_about_negative_lines([text, options.negative_prompt or ""], note)
     finder = NetworkFinder(source.bundled, None if library is None else library.registry, note)
-    tagged = with_default_stack(tagged, finder) if origin is None else tagged
-    prompts = resolve_prompts(
-        tagged, network_options(networks), options, finder, note, _still_stated(recorded, text, options)
-    )
-    count_added = len(prompts.first.prompt.tags) - len(tagged.tags)
-    added = prompts.first.prompt.tags[-count_added:] if count_added else ()
+    names = network_options(networks)
+    stated = _still_stated(recorded, text, options)
+    prompts = resolve_prompts(tagged, names, options, finder, note, stated, with_defaults=origin is None)
+    added = prompts.first.prompt.tags[-len(names) :] if names else ()
     warn_about_first_pass((tag.name for tag in added), prompts.hires, note)
     if text == recorded.prompt:
         _warn_about_other_loras(recorded, prompts.loras, note)

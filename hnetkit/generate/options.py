@@ -52,7 +52,7 @@ class DrawOptions:
         image: file of the image to start from (image-to-image).
         denoising: how strongly to repaint `image`, or the first pass in the second: 0 keeps it, 1 ignores it.
         mask: file of an image that is white where `image` is repainted (inpainting).
-        mask_blur: radius in pixels that softens the mask's edge.
+        mask_blur: radius in pixels of the mask's file that softens its edge.
         masked_content: what lies under the mask at first: ``"original"``, ``"noise"`` or ``"nothing"``.
         invert_mask: repaint where the mask is black.
         hires_scale, hires_size: draw in two passes: this many times as large, or at this (width, height).

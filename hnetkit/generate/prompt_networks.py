@@ -296,6 +296,8 @@ def resolve_prompts(
     finder: NetworkFinder,
     note: Note,
     stated: StatedHashes = NONE_STATED,
+    *,
+    with_defaults: bool = False,
 ) -> ResolvedPrompts:
     """Finds all that a prompt and the options beside it name.
 
@@ -303,24 +305,31 @@ def resolve_prompts(
         networks: ``NAME[:STRENGTH]`` of those that follow the prompt's own.
         options: hold the prompts of the second pass, and the negative ones.
         stated: the hashes of the image that the prompts come from.
+        with_defaults: add the networks of the settings to both prompts.
 
     Raises:
         As `NetworkFinder.stack`, `find_loras`, `find_embeddings` and `hnetkit.prompts.tags.split_tags`.
     """
-    first = finder.stack(prompt, networks, stated.prompt)
-    hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt)
+    first = finder.stack(with_default_stack(prompt, finder) if with_defaults else prompt, networks, stated.prompt)
+    hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt, with_defaults=with_defaults)
     warn_about_hires_loras([prompt], hires, note)
     loras = tuple(find_loras(prompt.loras, settings.get("loras")))
     return ResolvedPrompts(first, hires, loras, find_embeddings_in([first.prompt.text], hires, options))
 
 
 def resolve_hires_prompt(
-    options: DrawOptions, finder: NetworkFinder, note: Note, stated: Iterable[str | None] = ()
+    options: DrawOptions,
+    finder: NetworkFinder,
+    note: Note,
+    stated: Iterable[str | None] = (),
+    *,
+    with_defaults: bool = False,
 ) -> StackedPrompt | None:
-    """Returns the prompt of the second pass; None if it has none of its own."""
-    if not options.has_second_pass or options.hires_prompt is None:
+    """Returns the prompt of the second pass; None if it has none of its own, as in A1111 also if it is empty."""
+    if not options.has_second_pass or not (options.hires_prompt or "").strip():
         return None
-    return finder.stack(read_prompt(options.hires_prompt, note), (), stated)
+    prompt = read_prompt(options.hires_prompt or "", note)
+    return finder.stack(with_default_stack(prompt, finder) if with_defaults else prompt, (), stated)
 
 
 def find_embeddings_in(texts: Iterable[str], hires: StackedPrompt | None, options: DrawOptions) -> tuple[Path, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from hnetkit.errors import UsageError
-from hnetkit.images import has_more, image_size, open_mask
+from hnetkit.images import has_more, has_other_colors, image_size, open_mask
 from hnetkit.prompts.schedule import require_room, split_and
 from hnetkit.prompts.tags import require_text
 
@@ -44,7 +44,7 @@ class InitImage:
         image: its file; it is resized to the size that is drawn.
         denoising: how strongly it is repainted, 0 to 1.
         mask: an image that is white where to repaint; None repaints everything.
-        mask_blur: radius in pixels that softens the mask's edge.
+        mask_blur: radius in pixels of the mask's file that softens its edge.
         inverted: the mask is black where to repaint.
         content: what lies under the mask at first.
     """
@@ -68,6 +68,11 @@ class InitImage:
         for path in (self.image, self.mask):
             if path is not None and has_more(path):
                 yield f"{path} holds several pictures; the first is used"
+        if has_other_colors(self.image):
+            yield (
+                f"{self.image} has a color profile other than sRGB, which is not applied: viewers show other colors; "
+                "save it as sRGB to keep them"
+            )
         own = image_size(self.image)
         fitting = nearest_size(own, size)
         if fitting != size:

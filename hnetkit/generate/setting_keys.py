@@ -33,6 +33,8 @@ WITHOUT_EFFECT = frozenset(
         "Hypernetworks Strengths",
         "Lora hashes",
         "Negative Template",
+        "Raw negative prompt",
+        "Raw prompt",
         "TI hashes",
         "Template",
         "Wildcard negative prompt",

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, UsageError, failure_of
-from hnetkit.files import is_model_name
+from hnetkit.files import is_model_name, is_there, mtime_of
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.library import sidecars
@@ -38,7 +38,7 @@ from hnetkit.library.placing import (
     links_locked,
 )
 from hnetkit.library.resolve import resolve
-from hnetkit.library.scan import mtime_of, walk
+from hnetkit.library.walking import walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
@@ -254,7 +254,13 @@ class _LinkRun:
         for key, link in self.placed.items():
             if key in keep or key in spared or link.source in waiting:
                 continue
-            there = os.path.lexists(link.path)
+            try:
+                there = is_there(link.path)
+            except OSError as error:
+                yield LinkChange("kept", link.path, link.source, link.how, _reason_of(error, link.path))
+                continue
+            if not there and not os.path.isdir(self.folder):  # its disk may be back tomorrow
+                continue
             untouched = there and is_untouched(link)
             if untouched and self._is_last(link):
                 reason = _LAST if is_model_name(link.path) else _LAST_SIDECAR

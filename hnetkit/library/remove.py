@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.files import MODEL_SUFFIXES, TEMPORARY, exclusive_lock
+from hnetkit.files import MODEL_SUFFIXES, TEMPORARY, exclusive_lock, is_there, mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars, trash
 from hnetkit.library.placing import is_untouched, key_of, links_locked
 from hnetkit.library.resolve import label, require_alias, resolve
-from hnetkit.library.scan import add_file, mtime_of
+from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
 from hnetkit.paths import is_state
 from hnetkit.registry.networks import Training
@@ -235,7 +235,7 @@ def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
 def _remove(
     registry: Registry, network: PlannedNetwork, batch: str, begun: list[Entry], taken: set[Path]
 ) -> Iterator[RemovalChange]:
-    forgotten = list(network.gone)
+    forgotten, moved = list(network.gone), set[str]()
     for root in dict.fromkeys(file.root for file in network.files):
         files = [file for file in network.files if file.root == root]
         entry = _entry(registry, network, root, files, batch, taken)
@@ -247,24 +247,21 @@ def _remove(
             continue
         begun.append(entry)
         yield from _unlink(registry, entry)
-        moved: set[str] = set()
         for file in entry.files:
-            if file.of is None or file.of in moved:
+            if file.of is None or str(root / file.of) in moved:
                 change = _put_in(entry, file)
                 yield change
                 if change.what == "removed":
-                    moved.add(file.path)
-        places = {str(entry.place(file)) for file in entry.files if file.path in moved}
-        forgotten += [file.row["id"] for file in files if str(file.path) in places]
-        with registry.write():
-            for install in entry.installs:
-                if install["path"] in places:
-                    registry.jobs.forget_install(install["path"])
+                    moved.add(change.path)
+    forgotten += [file.row["id"] for file in network.files if str(file.path) in moved]
     with registry.write():
+        for install in (install for entry in begun for install in entry.installs if install["path"] in moved):
+            registry.jobs.forget_install(install["path"])
         registry.files.forget(forgotten)
-        registry.networks.forget_fileless({network.content_hash} - {None})
+        if network.content_hash is not None:
+            registry.networks.forget_fileless([network.content_hash])
     for entry in begun:
-        if any(os.path.lexists(entry.stored(file)) for file in entry.files):
+        if any(str(entry.place(file)) in moved for file in entry.files):
             trash.write(replace(entry, is_done=True))
         else:
             trash.close(entry)
@@ -316,13 +313,13 @@ def _links_to(registry: Registry, places: Iterable[str]) -> list[Any]:
 def _unlink(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
     """Takes away what `link` put into other programs' folders for the files of a removal, where it is unchanged."""
     for link in _links_to(registry, (str(entry.place(file)) for file in entry.files)):
-        if not os.path.lexists(link.path):
-            continue
-        if not is_untouched(link):
-            reason = f"in {link.folder}; changed since hnetkit put it there"
-            yield RemovalChange("kept", link.path, entry.name, reason=reason)
-            continue
         try:
+            if not is_there(link.path):
+                continue
+            if not is_untouched(link):
+                reason = f"in {link.folder}; changed since hnetkit put it there"
+                yield RemovalChange("kept", link.path, entry.name, reason=reason)
+                continue
             os.unlink(link.path)
         except OSError as error:
             yield RemovalChange("kept", link.path, entry.name, reason=_reason_of(error, link.path))
@@ -361,7 +358,8 @@ def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = Fa
     with _locked(registry):
         found, unread = _entries(registry)
         chosen: dict[Path, Entry] = {}
-        for name in list(names) or [None]:
+        wanted: list[str | None] = [*names]
+        for name in wanted or [None]:
             named = [entry for entry in found if name is None or name in _names_of(entry)]
             if not named:
                 raise _nothing(name, found, unread)
@@ -444,7 +442,7 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
                 reason = f"{_reason_of(error, entry.place(file))}; hnetkit scan, then --undo again"
                 yield RemovalChange("skipped", str(entry.place(file)), entry.name, reason=reason)
     yield from _bring_words_back(registry, entry)
-    if is_whole:
+    if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
         trash.close(entry)
 
 

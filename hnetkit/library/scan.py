@@ -6,11 +6,9 @@ One file never stops another: any error in a file, its sidecars or its row is th
 from __future__ import annotations
 
 import os
-import re
 import stat
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -18,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hnetkit.errors import (
     Defect,
@@ -28,15 +26,18 @@ from hnetkit.errors import (
     OutOfMemory,
     RegistryError,
     UnreadableFile,
+    UsageError,
     failure_of,
 )
-from hnetkit.files import is_model_name
+from hnetkit.files import is_absence
 from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library import sidecars
+from hnetkit.library.sidecars import Unreadable
+from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_gone, walk
 from hnetkit.registry.files import KnownFile, Root
 from hnetkit.registry.store import Registry
-from hnetkit.text import counted
+from hnetkit.text import argument, counted
 
 Row = dict[str, Any]
 WORKERS = 2
@@ -46,24 +47,27 @@ Progress = Callable[[int, int], None]
 Note = Callable[[str], None]
 """Called with a line for the user."""
 
-_UNPACKING = re.compile(r"\.hnetkit-[0-9a-f]{16}\.unpacked")  # temporary folders of archives that are being unpacked
-_HALF = 2**63
-_JUNCTION = 0xA0000003  # `st_reparse_tag` of Windows' junctions: links to folders, but not symbolic links
+Work = tuple[Root, WalkedFile, KnownFile | None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class WalkedFile:
-    """A model file on disk; `path` is relative to the root of the walk, `mtime_ns` is as by `mtime_of`."""
+class _Result:
+    """What the examination of one file gave: its row with the content of its `sidecars`, or why there is none.
 
-    path: str
-    size_bytes: int
-    mtime_ns: int
+    Attributes:
+        unreadable: sidecars that were not read, or not wholly.
+    """
 
+    root: Root
+    file: WalkedFile
+    seen: KnownFile | None
+    row: Row | HnetkitError
+    unreadable: tuple[Unreadable, ...] = ()
 
-Work = tuple[Root, WalkedFile, KnownFile | None]
-
-
-Result = tuple[Root, WalkedFile, KnownFile | None, Row | HnetkitError]
+    @property
+    def path(self) -> str:
+        return str(self.root.path / self.file.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,10 @@ class FileChange:
     """What a scan or a check found about one file.
 
     Attributes:
-        what: ``"new"``, ``"changed"``, ``"missing"``, ``"returned"``, ``"corrupt"`` or ``"unread"``.
-        path: of the file, or of a root that does not exist.
+        what: ``"new"``, ``"changed"``, ``"missing"``, ``"returned"``, ``"corrupt"`` or ``"unread"``; ``"sidecars"`` if
+            nothing but they changed.
+        path: of the file; of a sidecar that was not read, or not wholly; of a folder that could not be looked at; of a
+            root that does not exist.
         row: the examination of the file; None if it was not read.
         reason: why it could not be read.
     """
@@ -93,10 +99,12 @@ def scan(
 ) -> Iterator[FileChange]:
     """Reads new and changed files under the library's roots, and yields each change once it is stored.
 
-    A file is unchanged while its size, its modification time and the reader's version are. A file that no longer
+    A file is unchanged while its size, its modification time and the reader's version are. So are its sidecars while
+    names, sizes and times are; where nothing else changed, nothing else is read. A file that no longer
     exists, perhaps with its whole root (a disk that is not mounted), is marked missing; nothing is ever forgotten. A
     file that no reader understands is stored as refused, and read again when it changes. A file that the system could
-    not read is tried again by the next scan.
+    not read is tried again by the next scan. Of a folder that could not be looked at nothing is known, so all that is
+    known below it stays as it is.
 
     Args:
         registry: updated in small steps, so that a killed scan loses little.
@@ -116,15 +124,24 @@ def scan(
             registry.networks.rebuild_search()
     all_roots = frozenset(root.path for root in registry.files.roots())
     work: list[Work] = []
+    beside: list[tuple[Root, WalkedFile, KnownFile]] = []
     for root in roots:
         seen = registry.files.seen(root)
         unfollowed: list[Path] | None = None if follow_links else []
-        found = {file.path: file for file in walk(root.path, skip=all_roots, unfollowed=unfollowed)}
-        links = frozenset(unfollowed or ())
-        behind = {path for path in seen if path not in found and not links.isdisjoint((root.path / path).parents)}
+        unseen: list[Unseen] = []
+        walked = walk(root.path, skip=all_roots, unfollowed=unfollowed, unseen=unseen)
+        found = {file.path: file for file in walked}
+        yield from (
+            FileChange("unread", str(it.path), reason=f"{it.path}: {it.reason}") for it in unseen if not it.is_expected
+        )
+        lost = {path: known for path, known in seen.items() if path not in found}
+        behind = _at_or_below(root, lost, unfollowed or ())
         if unfollowed and note is not None:
             note(_unfollowed_note(unfollowed, len(behind)))
-        gone = [(path, known) for path, known in seen.items() if path not in found and path not in behind]
+        kept = behind | _at_or_below(root, lost, [it.path for it in unseen])
+        gone = [(path, known) for path, known in lost.items() if path not in kept]
+        if gone and not found and not kept and note is not None and any(known.state != "missing" for _, known in gone):
+            note(f"{root.path} holds none of its {counted(len(gone), 'file')} any more; is its disk mounted?")
         yield from _mark_gone(registry, root, gone)
         yield from _mark_returned(
             registry, root, [(p, seen[p]) for p, f in found.items() if _has_returned(seen.get(p), f)]
@@ -134,6 +151,12 @@ def scan(
             for path, file in found.items()
             if path not in seen or not _is_same(seen[path], file)
         ]
+        beside += [
+            (root, file, seen[path])
+            for path, file in found.items()
+            if path in seen and _is_same(seen[path], file) and not _has_same_sidecars(seen[path], file)
+        ]
+    yield from _read_beside(registry, beside)
     yield from _read_all(registry, work, progress)
     with registry.write():
         for root in roots:
@@ -150,7 +173,7 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
         FileRefused, NotFound: it cannot be read.
         RegistryError, DiskFull: it cannot be stored.
     """
-    row = _row(path, sha256)
+    row, _ = _row(path, sha256)
     with registry.write():
         root = registry.files.add_root(Path(os.path.realpath(folder)))
         place = os.path.join(os.path.realpath(path.parent), path.name)  # a link counts as a file, wherever it leads
@@ -161,59 +184,109 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     return row
 
 
+def read_sidecars_again(registry: Registry, path: Path) -> None:
+    """Stores what the sidecars of a known file say, after hnetkit wrote some."""
+    said, unreadable = _sidecars_of(path)
+    with registry.write():
+        for row in registry.files.at(os.path.join(os.path.realpath(path.parent), path.name)):
+            _store_sidecars(registry, row["id"], row["content_hash"], said, unreadable, None)
+
+
 def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[FileChange]:
     """Reads every byte of every known file again, and yields the differences.
 
     Yields ``corrupt`` for other bytes with the same size and time, ``changed`` for a file that was replaced (and is
-    stored as it is now), ``missing`` for one that no longer exists, ``unread`` for one that cannot be read.
+    stored as it is now), ``sidecars`` where nothing but they changed, ``missing`` for one that no longer exists,
+    ``unread`` for one that cannot be read.
     """
     for root in registry.files.roots():
         known = registry.files.seen(root)
         shas = {row["path"]: row["sha256"] for row in registry.files.of_root(root)}
-        found = {path: file for path in known if (file := find_file(root.path, path))}
-        yield from _mark_gone(registry, root, [(p, s) for p, s in known.items() if p not in found])
-        work = [(root, file, known[path]) for path, file in found.items()]
+        work: list[Work] = []
+        gone: list[tuple[str, KnownFile]] = []
+        for path, seen in known.items():
+            try:
+                file = find_file(root.path, path)
+            except OSError as error:
+                yield FileChange("unread", str(root.path / path), reason=str(failure_of(error, str(root.path / path))))
+                continue
+            if file is None:
+                gone.append((path, seen))
+            else:
+                work.append((root, file, seen))
+        yield from _mark_gone(registry, root, gone)
         with closing(_examine_all(work, progress)) as results:
             for result in results:
-                yield from _recheck_result(registry, result, shas.get(_path_of(result)))
+                yield from _recheck_result(registry, result, shas.get(result.path))
 
 
-def _recheck_result(registry: Registry, result: Result, sha256: str | None) -> Iterator[FileChange]:
-    root, file, seen, row = result
+def _recheck_result(registry: Registry, result: _Result, sha256: str | None) -> Iterator[FileChange]:
+    root, file, seen, row = result.root, result.file, result.seen, result.row
     assert seen is not None
     if isinstance(row, HnetkitError):
-        yield FileChange("unread", _path_of(result), reason=str(row))
-    elif row["sha256"] != sha256:
-        was_read = sha256 is not None and (file.size_bytes, file.mtime_ns) == (seen.size_bytes, seen.mtime_ns)
+        yield FileChange("unread", result.path, reason=str(row))
+        return
+    was_read = sha256 is not None and (file.size_bytes, file.mtime_ns) == (seen.size_bytes, seen.mtime_ns)
+    if row["sha256"] != sha256 and not was_read:
         with registry.write():
-            if was_read:
-                registry.files.set_state([seen.id], "corrupt")
-            change = FileChange("corrupt", row["path"], row) if was_read else _store_result(registry, result)
-        yield change
+            changes = _store_result(registry, result)
+        yield from changes
+        return
+    if row["sha256"] != sha256:
+        with registry.write():
+            registry.files.set_state([seen.id], "corrupt")
+        yield FileChange("corrupt", row["path"], row)
     elif seen.state != "present":
         yield from _mark_returned(registry, root, [(file.path, seen)])
+    if seen.content_hash is not None:
+        yield from _update_sidecars(registry, result, row["sidecars"], seen)
 
 
 def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
     """Adds these folders as roots and returns them. Roots have real paths: a link to a root is the same root.
 
     Raises:
-        NotFound: one of them is not a folder.
+        NotFound: one of them is not there.
+        UsageError: one of them is a file.
+        HnetkitError: one of them could not be looked at.
     """
     paths = [Path(os.path.realpath(folder)) for folder in folders]
     for path in paths:
-        if not os.path.isdir(path):
-            raise NotFound(f"{path}: no such folder")
+        _require_folder(path)
     with registry.write():
         return [registry.files.add_root(path) for path in paths]
+
+
+def _require_folder(path: Path) -> None:
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if is_absence(error):
+            raise NotFound(f"{path}: no such folder") from error
+        raise failure_of(error, str(path)) from error
+    if not is_folder:
+        raise UsageError(
+            f"{path}: a file, and a scan takes folders", hint=f"hnetkit scan {argument(path.parent, is_path=True)}"
+        )
 
 
 def _is_same(seen: KnownFile, file: WalkedFile) -> bool:
     return (seen.size_bytes, seen.mtime_ns, seen.reader_version) == (file.size_bytes, file.mtime_ns, READER_VERSION)
 
 
+def _has_same_sidecars(seen: KnownFile, file: WalkedFile) -> bool:
+    return seen.content_hash is None or file.sidecars in (None, seen.sidecars_seen)
+
+
 def _has_returned(seen: KnownFile | None, file: WalkedFile) -> bool:
     return seen is not None and seen.state == "missing" and _is_same(seen, file)
+
+
+def _at_or_below(root: Root, paths: Iterable[str], places: Iterable[Path]) -> set[str]:
+    """Those of some paths below a root that are one of `places` or below one."""
+    among = frozenset(places)
+    full = {path: root.path / path for path in paths} if among else {}
+    return {path for path, at in full.items() if at in among or not among.isdisjoint(at.parents)}
 
 
 def _unfollowed_note(links: Sequence[Path], known: int) -> str:
@@ -224,7 +297,7 @@ def _unfollowed_note(links: Sequence[Path], known: int) -> str:
 
 
 def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, KnownFile]]) -> Iterator[FileChange]:
-    if not os.path.isdir(root.path):
+    if is_gone(root.path):
         yield FileChange("unread", str(root.path), reason=f"{root.path}: the folder is not there")
     missing = [(path, seen) for path, seen in gone if seen.state != "missing"]
     if missing:
@@ -243,20 +316,35 @@ def _mark_returned(registry: Registry, root: Root, back: list[tuple[str, KnownFi
 # --- storing
 
 
+def _read_beside(registry: Registry, files: Iterable[tuple[Root, WalkedFile, KnownFile]]) -> Iterator[FileChange]:
+    """Reads the sidecars of known files again, where they are not what they were."""
+    for batch in _batches(iter(files)):
+        changes: list[FileChange] = []
+        with registry.write():
+            for root, file, seen in batch:
+                path = root.path / file.path
+                said, unreadable = _sidecars_of(path) if file.sidecars else ({}, ())
+                is_news = _store_sidecars(registry, seen.id, seen.content_hash, said, unreadable, file.sidecars)
+                changes += _sidecar_changes(str(path), unreadable, is_news=is_news)
+        yield from changes
+
+
 def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -> Iterator[FileChange]:
     with closing(_examine_all(work, progress)) as results:
         for batch in _batches(results):
+            changes: list[FileChange] = []
             with registry.write():
-                # the next scan notices files that vanished between the walk and the reading
-                changes = [_store_result(registry, result) for result in batch if not isinstance(result[3], NotFound)]
+                for result in batch:
+                    if not isinstance(result.row, NotFound):  # the next scan notices what vanished since the walk
+                        changes += _store_result(registry, result)
             yield from changes
 
 
-def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
+def _batches(items: Iterator[T]) -> Iterator[list[T]]:
     batch, started = [], time.monotonic()
     try:
-        for result in results:
-            batch.append(result)
+        for item in items:
+            batch.append(item)
             if len(batch) == BATCH or time.monotonic() - started > BATCH_S:
                 yield batch
                 batch, started = [], time.monotonic()
@@ -266,50 +354,112 @@ def _batches(results: Iterator[Result]) -> Iterator[list[Result]]:
     yield batch
 
 
-def _store_result(registry: Registry, result: Result) -> FileChange:
+def _store_result(registry: Registry, result: _Result) -> list[FileChange]:
     """Stores the result for one file, within a `write`. A file that would fail again is stored as refused."""
-    _, file, seen, row = result
+    row = result.row
     if isinstance(row, HnetkitError):
         failure, is_lasting = row, isinstance(row, Defect | UnreadableFile)
     else:
         problem = _try_store(registry, result, row)
         if problem is None:
-            return FileChange("changed" if seen else "new", row["path"], row)
+            change = FileChange("changed" if result.seen else "new", row["path"], row)
+            return [change, *_sidecar_changes(result.path, result.unreadable)]
         failure, is_lasting = problem, not isinstance(problem, OutOfMemory)
     if is_lasting:
-        _try_store(registry, result, _refused_row(_path_of(result), file, failure))
-    return FileChange("unread", _path_of(result), reason=str(failure))
+        _try_store(registry, result, _refused_row(result.path, result.file, failure))
+    return [FileChange("unread", result.path, reason=str(failure))]
 
 
-def _try_store(registry: Registry, result: Result, row: Row) -> HnetkitError | None:
+def _try_store(registry: Registry, result: _Result, row: Row) -> HnetkitError | None:
     """Stores one row; returns the failure if its values cannot be stored.
 
     Raises:
         RegistryError, DiskFull: no row can be stored.
     """
+    seen = result.seen
     try:
         with registry.part():
-            _store(registry, *result[:2], row)
+            if seen is not None and seen.reader_version and any(it.is_passing for it in result.unreadable):
+                row = row | {"sidecars": registry.files.sidecars([seen.id]).get(seen.id, {}) | row["sidecars"]}
+            mark = _mark_of(result.file.sidecars, result.unreadable)
+            _store(registry, result.root, result.file, row, sidecars_seen=mark)
     except (RegistryError, DiskFull):
         raise
     except Exception as error:
-        return failure_of(error, _path_of(result))
+        return failure_of(error, result.path)
     return None
 
 
-def _store(registry: Registry, root: Root, file: WalkedFile, row: Row, *, is_own: bool = False) -> None:
+def _store(
+    registry: Registry,
+    root: Root,
+    file: WalkedFile,
+    row: Row,
+    *,
+    sidecars_seen: str | None = None,
+    is_own: bool = False,
+) -> None:
     before = registry.files.content_at(root, file.path)
-    registry.files.put(root, file.path, file.mtime_ns, READER_VERSION, row)
+    registry.files.put(root, file.path, file.mtime_ns, READER_VERSION, row, sidecars_seen=sidecars_seen)
     if row["content_hash"]:
         registry.networks.put(row)
     if before not in (None, row["content_hash"]):
         registry.networks.drop_unused(before, for_good=is_own)
 
 
+# --- sidecars
+
+
+def _sidecars_of(path: Path) -> tuple[Row, tuple[Unreadable, ...]]:
+    """What the sidecars of a file say, and those that were not read."""
+    try:
+        found = sidecars.read(path)
+        return found.as_row(), found.unreadable
+    except Exception as error:  # broken sidecars are no fault of the network
+        return {}, (Unreadable(path, f"its sidecars cannot be read: {failure_of(error, path.name)}", is_passing=True),)
+
+
+def _store_sidecars(
+    registry: Registry,
+    id: int,
+    content_hash: str | None,
+    said: Row,
+    unreadable: Iterable[Unreadable],
+    looks: str | None,
+) -> bool:
+    """Stores what the sidecars of a file say, and returns whether they said something else before.
+
+    What one that cannot be read at the moment said before is kept.
+    """
+    former = registry.files.sidecars([id]).get(id, {})
+    if any(it.is_passing for it in unreadable):
+        said = former | said
+    registry.files.put_sidecars(id, said, _mark_of(looks, unreadable))
+    if said != former and content_hash is not None:
+        registry.networks.refresh(content_hash)
+    return said != former
+
+
+def _mark_of(looks: str | None, unreadable: Iterable[Unreadable]) -> str | None:
+    """What to store of what the sidecars look like: nothing if the next scan should try again."""
+    return None if any(it.is_passing for it in unreadable) else looks
+
+
+def _update_sidecars(registry: Registry, result: _Result, said: Row, seen: KnownFile) -> Iterator[FileChange]:
+    with registry.write():
+        is_news = _store_sidecars(registry, seen.id, seen.content_hash, said, result.unreadable, seen.sidecars_seen)
+    yield from _sidecar_changes(result.path, result.unreadable, is_news=is_news)
+
+
+def _sidecar_changes(path: str, unreadable: Iterable[Unreadable], *, is_news: bool = False) -> list[FileChange]:
+    changes = [FileChange("sidecars", path)] if is_news else []
+    return changes + [FileChange("unread", str(it.path), reason=f"{it.path}: {it.reason}") for it in unreadable]
+
+
 # --- reading
 
 
-def _examine_all(work: Sequence[Work], progress: Progress | None) -> Generator[Result, None, None]:
+def _examine_all(work: Sequence[Work], progress: Progress | None) -> Generator[_Result, None, None]:
     """Reads files in threads (hashing releases the GIL) and yields the results in the order given.
 
     When closed or interrupted, it stops after the current chunk of each file.
@@ -322,38 +472,35 @@ def _examine_all(work: Sequence[Work], progress: Progress | None) -> Generator[R
         try:
             while pending:
                 (root, file, seen), future = pending.pop(0)
-                result = future.result()
+                row, unreadable = future.result()
                 pending += [(item, pool.submit(_examine, *item[:2], stop, known)) for item in islice(waiting, 1)]
                 done += file.size_bytes
                 if progress is not None:
                     progress(done, total)
-                yield root, file, seen, result
+                yield _Result(root, file, seen, row, unreadable)
         finally:
             stop.set()
             for _, future in pending:
                 future.cancel()
 
 
-def _examine(root: Root, file: WalkedFile, stop: threading.Event, known: KnownHashes) -> Row | HnetkitError:
+def _examine(
+    root: Root, file: WalkedFile, stop: threading.Event, known: KnownHashes
+) -> tuple[Row | HnetkitError, tuple[Unreadable, ...]]:
     path = root.path / file.path
     try:
         return _row(path, stop=stop, known=known)
     except Exception as error:
-        return failure_of(error, str(path))
+        return failure_of(error, str(path)), ()
 
 
 def _row(
     path: Path, sha256: str | None = None, stop: threading.Event | None = None, known: KnownHashes | None = None
-) -> Row:
-    """The row of a file and its sidecars."""
+) -> tuple[Row, tuple[Unreadable, ...]]:
+    """The row of a file with the content of its sidecars, and the sidecars that were not read."""
     row = examine(path, sha256=sha256, before_read=partial(_raise_if_stopped, stop), known=known).as_row()
-    if not row["content_hash"]:
-        return row | {"sidecars": {}}
-    try:
-        return row | {"sidecars": sidecars.read(path).as_row()}
-    except Exception as error:  # broken sidecars are no fault of the network
-        warning = f"its sidecars cannot be read: {failure_of(error, path.name)}"
-        return row | {"sidecars": {}, "warnings": [*row["warnings"], warning]}
+    said, unreadable = _sidecars_of(path) if row["content_hash"] else ({}, ())
+    return row | {"sidecars": said}, unreadable
 
 
 def _raise_if_stopped(stop: threading.Event | None) -> None:
@@ -372,102 +519,3 @@ def _refused_row(path: str, file: WalkedFile, failure: HnetkitError) -> Row:
         "reason": str(failure),
         "warnings": [],
     }
-
-
-def _path_of(result: Result) -> str:
-    return str(result[0].path / result[1].path)
-
-
-def walk(
-    root: Path, *, skip: frozenset[Path] = frozenset(), unfollowed: list[Path] | None = None
-) -> Iterator[WalkedFile]:
-    """Yields the model files under a folder, in the order of their names.
-
-    Args:
-        root: where to begin; must exist.
-        skip: folders that are never entered, because they are roots of their own.
-        unfollowed: a list for the links to folders outside `root`, which are then not followed; None follows them.
-
-    Links are followed after everything else, and each folder is entered once. Unreadable folders are skipped. A link
-    to a file counts as a file, wherever it leads.
-    """
-    visited = {_identity(folder) for folder in skip} - {_identity(root)}
-    waiting, links = [root], deque[Path]()
-    while waiting or links:
-        is_link = not waiting
-        folder = waiting.pop() if waiting else links.popleft()
-        identity = _identity(folder)
-        if identity is None or identity in visited:
-            continue
-        if is_link and unfollowed is not None and not _is_inside(folder, root):
-            unfollowed.append(folder)
-            continue
-        visited.add(identity)
-        folders: list[Path] = []
-        for entry, is_folder in _entries(folder):
-            if is_folder:
-                (links if _is_link(entry) else folders).append(Path(entry.path))
-            elif found := find_file(root, os.path.relpath(entry.path, root)):
-                yield found
-        waiting.extend(reversed(folders))
-
-
-def model_files(folder: Path) -> list[Path]:
-    """Returns the model files under a folder, sorted, without following links out of it; [] if it does not exist."""
-    return sorted(folder / found.path for found in walk(folder, unfollowed=[]))
-
-
-def find_file(root: Path, path: str) -> WalkedFile | None:
-    """Returns the file at a path below a root; None if there is no regular file."""
-    try:
-        status = os.stat(root / path)
-    except (OSError, ValueError):
-        return None
-    return WalkedFile(path, status.st_size, mtime_of(status)) if stat.S_ISREG(status.st_mode) else None
-
-
-def mtime_of(status: os.stat_result) -> int:
-    """Returns the modification time in nanoseconds, wrapped to 64 bits after the year 2262.
-
-    So a file with a nonsensical time can be stored, and its changes are noticed like those of any other.
-    """
-    return (status.st_mtime_ns + _HALF) % (2 * _HALF) - _HALF
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    try:
-        status = os.stat(folder)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-def _is_inside(folder: Path, root: Path) -> bool:
-    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))
-
-
-def _entries(folder: Path) -> list[tuple[os.DirEntry[str], bool]]:
-    """The subfolders and model files of a folder, each with whether it is a folder."""
-    found = []
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                is_folder = _is_folder(entry)
-                if is_model_name(entry.name) or (is_folder and not _UNPACKING.fullmatch(entry.name)):
-                    found.append((entry, is_folder))
-    except OSError:
-        return []
-    return sorted(found, key=lambda item: item[0].name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a loop of links
-        return False
-
-
-def _is_link(entry: os.DirEntry[str]) -> bool:
-    if os.name != "nt" or entry.is_symlink():
-        return entry.is_symlink()
-    return getattr(entry.stat(follow_symlinks=False), "st_reparse_tag", 0) == _JUNCTION

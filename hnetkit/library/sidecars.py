@@ -1,4 +1,4 @@
-"""Sidecars: small files that tools put beside a model file. Reads all of them, and writes some.
+"""Sidecars: small files that tools put beside a model file. Tells whether they changed, reads all, writes some.
 
 `x.pt` and `x.safetensors` in one folder share their sidecars, which are named after the stem. Their content comes from
 other tools and may be anything. A sidecar that cannot be understood is reported and never overwritten.
@@ -6,18 +6,21 @@ other tools and may be anything. A sidecar that cannot be understood is reported
 
 from __future__ import annotations
 
+import codecs
 import errno
+import hashlib
 import itertools
 import json
 import math
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.files import new_file, read_regular
+from hnetkit.files import is_absence, mtime_of, new_file, read_regular
+from hnetkit.library.layouts import folded
 from hnetkit.limits import MAX_JSON, Budget, json_size, parse_json
 from hnetkit.paths import is_state
 
@@ -27,15 +30,9 @@ INFO, A1111, API_INFO = ".civitai.info", ".json", ".api_info.json"
 STABILITY_MATRIX, LORA_MANAGER = ".cm-info.json", ".metadata.json"
 TEXTS = (".txt", ".description.txt")
 PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-SUFFIXES = (
-    INFO,
-    A1111,
-    API_INFO,
-    STABILITY_MATRIX,
-    LORA_MANAGER,
-    *TEXTS,
-    *(kind + suffix for suffix in PREVIEW_SUFFIXES for kind in ("", ".preview")),
-)
+PREVIEWS = tuple(kind + suffix for suffix in PREVIEW_SUFFIXES for kind in ("", ".preview"))
+"""In the order of A1111, which tries both names of a suffix before the next suffix."""
+SUFFIXES = (INFO, A1111, API_INFO, STABILITY_MATRIX, LORA_MANAGER, *TEXTS, *PREVIEWS)
 """What follows the stem of a model file in the names of all its sidecars."""
 A1111_KEYS = ("description", "notes", "activation text", "negative text", "preferred weight", "sd version")
 
@@ -58,9 +55,25 @@ _ROW_KEYS = (
     "negative_text",
     "preferred_weight",
     "sd_version",
+    "title",
 )
 _MOST_ID = 2**63 - 1  # the largest integer that the registry can hold
 _UNSET = {"preferred weight": 0, "sd version": "Unknown"}  # what A1111's editor stores for no choice
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A sidecar that was not read, or not wholly.
+
+    Attributes:
+        path: of the sidecar.
+        reason: one line.
+        is_passing: the system could not read it, so another time it may.
+    """
+
+    path: Path
+    reason: str
+    is_passing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +89,15 @@ class Sidecars:
         looked_up: an empty ``.civitai.info``: Civitai was asked and does not know the file.
         description: text or HTML, as stored.
         notes: the user's own.
-        activation_text: for the prompt; trigger words joined by commas.
+        activation_text: for the prompt; else the trigger words that a site states, joined by commas.
         negative_text: for the negative prompt.
         preferred_weight: finite.
         sd_version: in the words of the tool that wrote it (``"SD1"``, ``"SD 1.5"``).
-        tags: of StabilityMatrix and LoRA Manager.
+        title: the name of the model at its site.
+        tags: of the site, StabilityMatrix and LoRA Manager.
         preview: the image that A1111 shows.
         unreadable: sidecars that are too large, not valid JSON, of a shape that no tool writes, or links to files that
-            are neither beside the model file nor beside the file that it is a link to.
+            are neither beside the model file nor beside the file that it is a link to; texts that are not UTF-8.
     """
 
     civitai_version: Json | None
@@ -97,26 +111,62 @@ class Sidecars:
     negative_text: str | None
     preferred_weight: float | None
     sd_version: str | None
+    title: str | None
     tags: tuple[str, ...] | None
     preview: Path | None
-    unreadable: tuple[Path, ...]
+    unreadable: tuple[Unreadable, ...]
 
     def as_row(self) -> dict[str, Any]:
         """Returns the values as JSON-able ones, without Civitai's own records and without empty ones.
 
-        Each text, and all tags together, are cut to `MAX_TEXT` characters.
+        Each text, and all tags together, are cut to `MAX_TEXT` characters. `unreadable` is one text for each sidecar.
         """
         values = {key: getattr(self, key) for key in _ROW_KEYS}
         row = {key: value[:MAX_TEXT] if isinstance(value, str) else value for key, value in values.items()}
         lengths = itertools.accumulate(len(tag) + 1 for tag in self.tags or ())
         tags = [tag for tag, length in zip(self.tags or (), lengths, strict=True) if length <= MAX_TEXT]
         row |= {"tags": tags, "preview": str(self.preview) if self.preview else None}
+        row["unreadable"] = [_clean(f"{it.path.name}: {it.reason}") for it in self.unreadable]
         return {key: value for key, value in row.items() if value not in (None, [], False)}
+
+
+def fingerprints(entries: Iterable[os.DirEntry[str]], stems: Collection[str]) -> dict[str, str]:
+    """Tells what the sidecars of model files look like, from the listing of their folder; nothing is opened.
+
+    Args:
+        entries: of the folder.
+        stems: of the model files.
+
+    Returns:
+        For each stem a text that is another one once a sidecar came, went or changed; empty without sidecars.
+    """
+    marks: dict[str, list[tuple[object, ...]]] = {folded(stem): [] for stem in stems}
+    for entry in entries:
+        name = folded(entry.name)
+        begun = (name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix))
+        beside = [marks[stem] for stem in begun if stem in marks]
+        if beside and (mark := _mark(entry)) is not None:
+            for found in beside:
+                found.append(mark)
+    return {stem: _digest(marks[folded(stem)]) for stem in stems}
+
+
+def _mark(entry: os.DirEntry[str]) -> tuple[object, ...] | None:
+    """A sidecar's name, size and time; None if it is a link that leads nowhere."""
+    try:
+        status = os.stat(entry.path)
+    except OSError as error:  # it is there: that it cannot be looked at now is a change
+        return None if is_absence(error) else (entry.name, error.errno)
+    return entry.name, status.st_size, mtime_of(status)
+
+
+def _digest(marks: list[tuple[object, ...]]) -> str:
+    return hashlib.sha256(repr(sorted(marks, key=repr)).encode()).hexdigest()[:32] if marks else ""
 
 
 def read(model_file: Path) -> Sidecars:
     """Reads all sidecars of a model file. Their content never makes it raise. The model file itself is not read."""
-    unreadable: list[Path] = []
+    unreadable: list[Unreadable] = []
     budget = Budget(made=MAX_TOGETHER)
     info, user, api, matrix, manager = (
         _payload(model_file, suffix, unreadable, budget)
@@ -129,6 +179,8 @@ def read(model_file: Path) -> Sidecars:
     version = next((payload for payload in payloads if _is_version(payload)), None) or _version_of(model, model_file)
     matrix, manager = matrix or {}, manager or {}
     managed = _dict(manager.get("civitai"))
+    listed = [payload for payload in (version, model, managed) if payload]
+    about = [about for payload in listed for about in (_dict(payload.get("model")), payload)]  # both hold what they say
     return Sidecars(
         civitai_version=version,
         civitai_model=model,
@@ -144,14 +196,28 @@ def read(model_file: Path) -> Sidecars:
         ),
         looked_up=info == {},
         description=_first_text(
-            notes.get("description"), *texts, matrix.get("ModelDescription"), manager.get("modelDescription")
+            notes.get("description"),
+            *texts,
+            matrix.get("ModelDescription"),
+            manager.get("modelDescription"),
+            *(payload.get("description") for payload in about),
         ),
         notes=_first_text(notes.get("notes"), manager.get("notes")),
-        activation_text=_first_text(notes.get("activation text"), _joined(matrix.get("TrainedWords"))),
+        activation_text=_first_text(
+            notes.get("activation text"),
+            _joined(matrix.get("TrainedWords")),
+            *(_joined(payload.get("trainedWords")) for payload in listed),
+        ),
         negative_text=_first_text(notes.get("negative text")),
         preferred_weight=_number(notes.get("preferred weight")),
         sd_version=_first_text(notes.get("sd version"), matrix.get("BaseModel"), manager.get("base_model")),
-        tags=_all_texts(matrix.get("Tags"), manager.get("tags")),
+        title=_first_text(
+            *(_dict(payload.get("model")).get("name") for payload in listed),
+            (model or {}).get("name"),
+            matrix.get("ModelName"),
+            manager.get("model_name"),
+        ),
+        tags=_all_texts(matrix.get("Tags"), manager.get("tags"), *(payload.get("tags") for payload in about)),
         preview=_preview(model_file),
         unreadable=tuple(unreadable),
     )
@@ -224,7 +290,7 @@ def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
     path = sidecar(model_file, A1111)
     if is_state(os.path.realpath(path)):  # a network called config, in a library that is the home folder
         return None
-    unreadable: list[Path] = []
+    unreadable: list[Unreadable] = []
     existing = _payload(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
     if unreadable or (existing and (_is_raw(existing) or not _is_notes(existing))):
         return None
@@ -314,27 +380,27 @@ def _is_foreign_link(path: Path, model_file: Path) -> bool:
     return os.path.dirname(os.path.realpath(path)) not in beside
 
 
-def _payload(model_file: Path, suffix: str, unreadable: list[Path], budget: Budget) -> Json | None:
+def _payload(model_file: Path, suffix: str, unreadable: list[Unreadable], budget: Budget) -> Json | None:
     """The object in a sidecar; None without a file. An unreadable one is added to `unreadable`."""
     path = sidecar(model_file, suffix)
     try:
         data = _content(path, model_file)
         if data is None:
             return None
-        value = parse_json(data, most=budget.made_left)  # one that is too large must not use up the others' budget
-    except (OSError, ValueError):
-        unreadable.append(path)
+        value = parse_json(_decoded(data), most=budget.made_left)  # a larger one must not use up the others' budget
+    except (OSError, ValueError) as error:
+        unreadable.append(_unreadable(path, error))
         return None
     budget.make(json_size(data))
     if isinstance(value, list):  # SD.Next stores the results of a search
         value = next((item for item in value if isinstance(item, dict) and _is_raw(item)), value)
     if isinstance(value, dict):
         return value
-    unreadable.append(path)
+    unreadable.append(Unreadable(path, "JSON, but nothing that a program writes there"))
     return None
 
 
-def _text(model_file: Path, suffix: str, unreadable: list[Path], budget: Budget) -> str | None:
+def _text(model_file: Path, suffix: str, unreadable: list[Unreadable], budget: Budget) -> str | None:
     path = sidecar(model_file, suffix)
     try:
         data = _content(path, model_file)
@@ -342,16 +408,35 @@ def _text(model_file: Path, suffix: str, unreadable: list[Path], budget: Budget)
             return None
         if 4 * len(data) > budget.made_left:  # one rare character makes all of them take four bytes
             raise ValueError("too large")
-    except (OSError, ValueError):
-        unreadable.append(path)
+    except (OSError, ValueError) as error:
+        unreadable.append(_unreadable(path, error))
         return None
     budget.make(4 * len(data))
-    return data.decode("utf-8-sig", "replace")
+    try:
+        return _decoded(data)
+    except UnicodeDecodeError as error:
+        unreadable.append(_unreadable(path, error))
+        return data.decode("utf-8-sig", "replace")
+
+
+def _decoded(data: bytes) -> str:
+    """The text of a sidecar: UTF-8, or UTF-16 with its mark, as Windows' editors and PowerShell write it."""
+    is_wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_wide else "utf-8-sig")
+
+
+def _unreadable(path: Path, error: OSError | ValueError) -> Unreadable:
+    if isinstance(error, OSError):
+        return Unreadable(path, error.strerror or str(error), is_passing=True)
+    if isinstance(error, UnicodeDecodeError):
+        return Unreadable(path, "not UTF-8; save it as UTF-8")
+    if isinstance(error, json.JSONDecodeError):
+        return Unreadable(path, f"not valid JSON: {error}")
+    return Unreadable(path, str(error))
 
 
 def _preview(model_file: Path) -> Path | None:
-    # A1111 tries both names of a suffix before the next suffix
-    candidates = (sidecar(model_file, kind + suffix) for suffix in PREVIEW_SUFFIXES for kind in ("", ".preview"))
+    candidates = (sidecar(model_file, suffix) for suffix in PREVIEWS)
     return next((path for path in candidates if os.path.isfile(path)), None)
 
 

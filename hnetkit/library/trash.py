@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from hnetkit.errors import HnetkitError, OutputExists, failure_of
-from hnetkit.files import TEMPORARY, new_file, publish, sync_folder
+from hnetkit.files import TEMPORARY, is_there, new_file, publish, sync_folder
 from hnetkit.library.placing import is_same_bytes
 from hnetkit.limits import read_json
 from hnetkit.paths import is_state
@@ -146,23 +146,23 @@ def put_back(entry: Entry, file: TrashedFile) -> bool:
         OSError, HnetkitError: it cannot be moved, or is in neither place.
     """
     stored, place = entry.stored(file), entry.place(file)
-    if not os.path.lexists(stored):
-        if os.path.lexists(place):
+    if not is_there(stored):
+        if is_there(place):
             return False
         raise HnetkitError(f"{place}: neither there nor in {entry.folder}")
     if not is_inside(place.parent, entry.root) or is_state(place):
         raise OutputExists(f"{place}: not a place for files of {entry.root}")
     place.parent.mkdir(parents=True, exist_ok=True)
     if stat.S_ISLNK(os.lstat(stored).st_mode):
-        if os.path.lexists(place):
+        if is_there(place):
             raise OutputExists(f"{place}: another file is there by now")
         os.rename(stored, place)
-    elif os.path.lexists(place):
+    elif is_there(place):
         if os.path.islink(place) or not is_same_bytes(stored, place):
             raise OutputExists(f"{place}: another file is there by now")
     else:
         publish(stored, place)
-    if os.path.lexists(stored):  # it has two names, or two copies
+    if is_there(stored):  # it has two names, or two copies
         os.unlink(stored)
     sync_folder(place.parent)
     return True
@@ -181,7 +181,7 @@ def sweep(root: Path) -> None:
     """Removes what killed removals left that had not begun, or were over; nothing may be writing there."""
     with contextlib.suppress(OSError):
         for folder in (root / FOLDER).iterdir():
-            if not folder.is_symlink() and folder.is_dir() and not (folder / JOURNAL).exists():
+            if not folder.is_symlink() and folder.is_dir() and not is_there(folder / JOURNAL):
                 for path in folder.glob(f".*{TEMPORARY}"):
                     path.unlink()
                 with contextlib.suppress(OSError):
@@ -215,8 +215,8 @@ def _parse(root: Path, folder: Path, journal: Any) -> Entry:
     if not isinstance(journal, dict) or (journal.pop("kind", None), journal.pop("version", None)) != (_KIND, _VERSION):
         raise ValueError("another format")
     files = tuple(TrashedFile(**file) for file in journal.pop("files"))
-    lists = {key: tuple(journal.pop(key)) for key in ("links", "installs")}
-    entry = Entry(root, folder, files=files, **lists, **journal)
+    links, installs = tuple(journal.pop("links")), tuple(journal.pop("installs"))
+    entry = Entry(root, folder, files=files, links=links, installs=installs, **journal)
     texts = [entry.batch, entry.name, *(text for file in files for text in (file.path, file.stored))]
     mappings = [entry.words, *entry.links, *entry.installs]
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(item, dict) for item in mappings):

@@ -106,7 +106,7 @@ def _zip_error(error: Exception, what: str) -> HnetkitError:
     if isinstance(error, HnetkitError | MemoryError) or (isinstance(error, OSError) and error.errno is not None):
         return failure_of(error, what)  # bz2 raises OSError without a number for damaged data
     detail = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return DamagedFile(f"{what} ({detail[:200]})", hint="get the file again from its source")
+    return DamagedFile(f"{what} ({detail[:200]})")
 
 
 def _members(file: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:

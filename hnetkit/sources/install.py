@@ -30,12 +30,12 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
-from hnetkit.files import MODEL_SUFFIXES, is_reserved, new_file, publish, sync_folder
+from hnetkit.files import MODEL_SUFFIXES, is_reserved, mtime_of, new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars
-from hnetkit.library.scan import add_file, mtime_of
+from hnetkit.library.scan import add_file
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job

@@ -34,6 +34,7 @@ from hnetkit.errors import (
     printable,
 )
 from hnetkit.hashes import blake3_of
+from hnetkit.library.scan import read_sidecars_again
 from hnetkit.registry.jobs import UNFINISHED, Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai
@@ -205,6 +206,7 @@ class JobRunner:
         for path in installed.paths:
             if self.sidecars is not None:
                 self.sidecars.write(job, path)
+                read_sidecars_again(self.registry, path)
         if installed.left_out:
             return "done", "partly", f"left out: {'; '.join(installed.left_out)}"[:2000]
         return "done", None, None

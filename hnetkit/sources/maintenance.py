@@ -10,11 +10,11 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, Gone, HnetkitError, failure_of
+from hnetkit.files import mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.library.library import Row
-from hnetkit.library.scan import mtime_of
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters

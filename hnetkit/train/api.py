@@ -239,7 +239,11 @@ class _ModelSource(NamedTuple):
 
     def defaults(self) -> dict[str, Any]:
         """Returns the settings of a recipe that depend on `hnetkit config`."""
-        return {"model": self.loaded.name if self.loaded else settings.get("model") or str(demo.model_folder())}
+        if self.loaded:
+            return {"model": self.loaded.name}
+        model = settings.get("model") or str(demo.model_folder())
+        parts = {"vae": settings.get("vae"), "tokenizer": settings.get("tokenizer")} if os.path.isfile(model) else {}
+        return {"model": model, **{key: value for key, value in parts.items() if value is not None}}
 
     def precision(self) -> str:
         """Returns the precision that suits the device, where a recipe says none.

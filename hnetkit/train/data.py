@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
-from hnetkit.images import has_more, open_with_opacity, read_image
+from hnetkit.images import has_more, has_other_colors, open_with_opacity, read_image
 from hnetkit.prompts.tags import Tag, TaggedPrompt, plain_number, split_tags
 from hnetkit.text import argument
 from hnetkit.train.batching import BatchOrder, random_for
 from hnetkit.train.captions import caption_of, read_text
 from hnetkit.train.preparing.crops import kept_share
 from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings, name_some
-from hnetkit.train.preparing.quality import further_warnings
+from hnetkit.train.preparing.quality import further_warnings, profile_warnings
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class TrainingImage:
         resized: whether it is brought to `size` first.
         kept: the share of it that `size` shows, 0 to 1.
         has_more: whether its file holds further images, which are not used.
+        has_other_colors: whether viewers show it in other colors, by its color profile.
         left_out: tags of its caption that are neither words nor networks of the run, for a person.
         warnings: of the malformed tags of its caption.
     """
@@ -84,6 +85,7 @@ class TrainingImage:
     resized: bool = False
     kept: float = 1.0
     has_more: bool = False
+    has_other_colors: bool = False
     left_out: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -173,6 +175,7 @@ class TrainingData:
         """Yields what is odd about the folder, captions and template, one line each."""
         yield from left_out_warnings(left_out(Path(self.recipe.pictures), used=[Path(self.recipe.template)]))
         yield from further_warnings([image.path.name for image in self.images if image.has_more])
+        yield from profile_warnings([image.path.name for image in self.images if image.has_other_colors])
         if cut := [f"{image.path.name} ({image.kept:.0%} of it)" for image in self.images if image.kept < _MOSTLY]:
             yield f"pictures of another shape than --size are cropped to their middle: {name_some(cut)}"
         captions = {image.path.name: image.caption for image in self.images}
@@ -255,6 +258,7 @@ def _read_image(path: Path, recipe: Recipe) -> TrainingImage:
         resized=size is not None and size != own,
         kept=1.0 if size is None else kept_share(own, size),
         has_more=has_more(path, data),
+        has_other_colors=has_other_colors(path, data),
         left_out=(*(f"<lora:{lora.name}>" for lora in tagged.loras), *tagged.unknown),
         warnings=tagged.warnings,
     )

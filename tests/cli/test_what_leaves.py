@@ -347,11 +347,12 @@ def test_a_reader_that_left_is_no_failure(tmp_path: Path) -> None:
 
 
 def test_a_stream_that_is_not_utf8_gets_escapes(tmp_path: Path) -> None:
-    assert run(["config", "model", "模型 é"]) == 0
+    (tmp_path / "模型 é").mkdir()
+    assert run(["config", "model", str(tmp_path / "模型 é")]) == 0
     done = hnetkit_in_bash("hnetkit config --json", tmp_path, PYTHONIOENCODING="latin-1")
-    assert json.loads(done.stdout)[0]["value"] == "模型 é"
+    assert json.loads(done.stdout)[0]["value"] == str(tmp_path / "模型 é")
     done = hnetkit_in_bash("hnetkit config model", tmp_path, PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stdout) == (0, "\\u6a21\\u578b \\xe9\n")
+    assert (done.returncode, done.stdout) == (0, f"{tmp_path}{os.sep}\\u6a21\\u578b \\xe9\n")
 
 
 def test_a_question_without_any_stdin_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import hostile_files, networks
 from support.made_files import Maker
+from support.other_devices import as_array, as_cpu_tensor, elsewhere
 
 import hnetkit
 from hnetkit.errors import FileRefused, UnreadableFile
@@ -27,6 +28,9 @@ def seeds(folder: Path) -> list[bytes]:
     ]
     hnetkit.save(hnetkit.load(made[0]), folder / "c.safetensors")
     hnetkit.save(hnetkit.load(made[1]), folder / "d.pt")
+    for name, saved in (("e.pt", as_array), ("f.pt", as_cpu_tensor)):
+        content = elsewhere(networks.a1111_network((4, 40), activation="relu"), saved)
+        made.append(networks.save_pt(content, folder / name, "legacy"))
     data = [path.read_bytes() for path in (*made, folder / "c.safetensors", folder / "d.pt")]
     return [*data, hostile_files.good(), hostile_files.legacy_of(hostile_files.network())]
 

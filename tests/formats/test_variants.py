@@ -196,7 +196,7 @@ def test_a_look_alike_that_asks_for_more_says_so(tmp_path: Path) -> None:
         b"\x80\x02}" + hostile_files.text("a.lora_up.weight") + hostile_files.CALL_SYSTEM + b"s."
     )
     (tmp_path / "x.pt").write_bytes(asks)
-    with pytest.raises(NotAHypernetwork, match=r"a LoRA, no hypernetwork; it asks for posix\.system"):
+    with pytest.raises(NotAHypernetwork, match=r"a LoRA, not a hypernetwork; it asks for posix\.system"):
         hnetkit.load(tmp_path / "x.pt")
 
 

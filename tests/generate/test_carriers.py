@@ -25,11 +25,11 @@ LINES += "Hypernetwork model: ink\nHypernetwork Strength: 0.5\n"
 NOVELAI = {"steps": 20, "sampler": "k_euler_ancestral", "scale": 7, "seed": 3, "uc": "blurry"}
 
 
-def png(path: Path, texts: dict[str, str]) -> Path:
+def png(path: Path, texts: dict[str, str], size: tuple[int, int] = (64, 96)) -> Path:
     about = PngInfo()
     for name, text in texts.items():
         about.add_text(name, text)
-    Image.new("RGB", (64, 96)).save(path, pnginfo=about)
+    Image.new("RGB", size).save(path, pnginfo=about)
     return path
 
 
@@ -178,7 +178,7 @@ def test_a_network_that_only_the_graph_of_a_picture_has_is_said(tmp_path: Path) 
     without = png(tmp_path / "a.png", {"parameters": STATED, "prompt": json.dumps(graph)})
     named = STATED.replace("a star", "a star<hypernet:dots:0.7>")
     assert "hypernetworks that its text `parameters` does not name, which are not applied: dots" in warned(without)
-    assert warned(png(tmp_path / "b.png", {"parameters": named, "prompt": json.dumps(graph)})) == ""
+    assert warned(png(tmp_path / "b.png", {"parameters": named, "prompt": json.dumps(graph)}, (64, 64))) == ""
 
 
 def test_letters_that_are_not_utf_8_are_said(tmp_path: Path) -> None:
@@ -195,9 +195,55 @@ def test_an_infotext_of_comfyui_has_its_noise(tmp_path: Path) -> None:
     assert noisy == "Euler a adds noise in every step, which ComfyUI makes in another way: the picture will differ"
 
 
+def test_fooocus_samples_as_comfyui_does(tmp_path: Path) -> None:
+    text = f"{STATED.replace('a star', 'a (red:1.5) star')}, Version: Fooocus v2.5.5"
+    read = read_image_settings(text_file(tmp_path / "a.txt", text))
+    said = "its prompt has weights in round brackets, which Fooocus applies in another way than A1111"
+    assert (read.options["rng"], read.warnings) == ("cpu", (said,))
+
+
+def test_the_unknown_noise_of_civitai_is_said(tmp_path: Path) -> None:
+    text = f'{STATED}, Civitai resources: [{{"type": "checkpoint"}}]'
+    said = "Civitai drew it, and does not say with which program's noise: the picture may differ"
+    assert warned(text_file(tmp_path / "a.txt", text)) == said
+    assert warned(text_file(tmp_path / "b.txt", f"{text}, RNG: CPU")) == ""
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        (", Version: v1.5.1", "it was drawn by"),
+        (", Version: v1.10.1, Old prompt editing timelines: True", "it was drawn by"),
+        ("", "if it was drawn by"),
+        (", Version: v1.10.1", ""),
+        (", Version: f0.0.17v1.8.0rc-latest", ""),
+        (", Version: hnetkit 0.2.0", ""),
+    ],
+)
+def test_changes_that_an_older_a1111_made_in_both_passes_are_said(tmp_path: Path, others: str, said: str) -> None:
+    text = STATED.replace("a star", "a [red:blue:0.5] star") + ", Denoising strength: 0.5, Hires upscale: 2" + others
+    lines = read_image_settings(text_file(tmp_path / "a.txt", text)).warnings
+    assert [line[: len(said)] for line in lines if "1.6" in line] == ([said] if said else [])
+    plain = text.replace("[red:blue:0.5]", "red")
+    assert not any("1.6" in line for line in read_image_settings(text_file(tmp_path / "b.txt", plain)).warnings)
+    one_pass = text.replace(", Denoising strength: 0.5, Hires upscale: 2", "")
+    assert not any("1.6" in line for line in read_image_settings(text_file(tmp_path / "c.txt", one_pass)).warnings)
+
+
+def test_a_picture_of_another_size_than_its_settings_make_is_said(tmp_path: Path) -> None:
+    said = "the picture is 192x128, and its settings make one of 64x64: a sheet, or enlarged, scaled or cropped since"
+    assert warned(png(tmp_path / "a.png", {"parameters": STATED}, (192, 128))) == said
+    assert warned(png(tmp_path / "b.png", {"parameters": STATED}, (64, 64))) == ""
+    twice = f"{STATED}, Denoising strength: 0.5, Hires upscale: 1.55, Hires upscaler: Latent"
+    assert warned(png(tmp_path / "c.png", {"parameters": twice}, (96, 96))) == ""  # 99 in multiples of 8
+    assert "is 64x64, and its settings make one of 99x99" in warned(
+        png(tmp_path / "d.png", {"parameters": twice}, (64, 64))
+    )
+
+
 def test_the_networks_of_civitais_list_are_said(tmp_path: Path) -> None:
     resources = [{"type": "checkpoint", "modelName": "Base"}, {"type": "lora", "weight": 0.8, "modelName": "Glow"}]
-    text = f"{STATED}, Civitai resources: {json.dumps(resources)}, Civitai metadata: {{}}"
+    text = f"{STATED}, Civitai resources: {json.dumps(resources)}, Civitai metadata: {{}}, Version: v1.10.1"
     said = "Civitai drew it with networks that are not applied: Glow at 0.8; add their tags to the prompt"
     assert warned(text_file(tmp_path / "a.txt", text)) == said
     assert warned(text_file(tmp_path / "b.txt", text.replace("a star", "a star <lora:glow:0.8>"))) == ""
@@ -206,6 +252,6 @@ def test_the_networks_of_civitais_list_are_said(tmp_path: Path) -> None:
 def test_draw_things_picture_is_read_without_the_markup_around_it(tmp_path: Path) -> None:
     settings = "Steps: 8, Sampler: Euler A, Guidance Scale: 7.0, Seed: 5, Size: 64x64, Strength: 1.0, Seed Mode: Legacy"
     xmp = f"<x:xmpmeta><dc:description>a star&#xA;-fog&#xA;{settings}</dc:description></x:xmpmeta>"
-    read = read_image_settings(png(tmp_path / "a.png", {"XML:com.adobe.xmp": xmp}))
+    read = read_image_settings(png(tmp_path / "a.png", {"XML:com.adobe.xmp": xmp}, (64, 64)))
     assert (read.prompt, read.options["negative_prompt"], read.options["cfg_scale"]) == ("a star", "fog", 7.0)
     assert read.warnings == ("not taken over: Seed Mode",)

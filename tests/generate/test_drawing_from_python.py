@@ -423,6 +423,35 @@ def test_networks_beside_a_prompt_that_the_second_pass_lacks_are_told(here: Path
     assert said(None, "ink") == said("a star") == said("a star", prompt="a circle <hypernet:ink:1>") == []
 
 
+def test_an_empty_prompt_of_the_second_pass_is_the_prompt_as_in_a1111(here: Path, shared_model: Model) -> None:
+    def draw(**options: Any) -> Any:
+        return shared_model.draw("a star", hires_scale=2.0, **PLAIN, **options)[0]
+
+    plain, empty, blank = draw(), draw(hires_prompt=""), draw(hires_prompt=" ")
+    assert plain.infotext == empty.infotext == blank.infotext
+    assert plain.image.tobytes() == empty.image.tobytes() == blank.image.tobytes()
+    draw(hires_prompt="a mine").save("own.png")
+    (again,) = shared_model.draw(again="own.png", hires_prompt="")
+    assert again.image.tobytes() == plain.image.tobytes()
+
+
+def test_the_networks_of_the_settings_apply_in_a_second_pass_of_its_own_prompt(here: Path, shared_model: Model) -> None:
+    options = {"hires_scale": 2.0, "hires_prompt": "a star <hypernet:wash:1>"}
+    (plain,) = shared_model.draw("a circle", **PLAIN, **options)
+    plain.save("plain.png")
+    settings.put("hypernetworks", "<hypernet:ink:0.5> <hypernet:wash:0.2>")
+    lines: list[str] = []
+    (picture,) = shared_model.draw("a circle", note=lines.append, **PLAIN, **options)
+    assert 'Hires prompt: "a star <hypernet:wash:1> <hypernet:ink:0.5>"' in picture.infotext
+    assert not any("first pass alone" in line for line in lines)
+    grid = draw_grid(
+        shared_model, {"seed": [7]}, prompt="a circle", out="grid.png", steps=2, width=16, height=16, **options
+    )
+    assert 'Hires prompt: "a star <hypernet:wash:1> <hypernet:ink:0.5>"' in grid.cells[0]["infotext"]
+    (again,) = shared_model.draw(again="plain.png")
+    assert again.image.tobytes() == plain.image.tobytes() != picture.image.tobytes()
+
+
 def test_several_variations_say_how_they_differ_from_a1111s(here: Path, shared_model: Model) -> None:
     """A1111 keeps the seed of all pictures where a variation strength is given."""
 

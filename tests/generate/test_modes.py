@@ -12,12 +12,14 @@ import torch
 from PIL import Image
 from support.drawing import REQUEST, load_all, one
 from support.hostile_images import damaged_avif, large_png, postscript
+from support.odd_images import ADOBE_RGB, SRGB, color_profile
 
 from hnetkit.errors import BadPicture, NotFound, UsageError
 from hnetkit.generate.drawing import _ImageBatch, draw
 from hnetkit.generate.model import Model, load_model
 from hnetkit.generate.request import UPSCALERS, InitImage, Request, SecondPass, covering_size, nearest_size
 from hnetkit.generate.sampling.noise import Noise
+from hnetkit.generate.sampling.vae import soft_mask
 from hnetkit.runtime.strength import Strength
 
 
@@ -215,6 +217,25 @@ def test_the_masks_edge_is_softened(sd: Model, photo: Path, right_half: Path) ->
     old = np.asarray(Image.open(photo)).astype(int)
     assert (sharp[:, 7] == old[:, 7]).all()
     assert (soft[:, 7] != old[:, 7]).any()
+
+
+def test_a_picture_with_another_color_profile_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    for colorants, is_told in ((SRGB, False), (ADOBE_RGB, True)):
+        Image.new("RGB", (16, 16), "red").save(path, icc_profile=color_profile(colorants))
+        assert any("color profile" in line for line in InitImage(path).notes((16, 16))) == is_told
+
+
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_mask_is_blurred_at_its_own_size_as_in_a1111(inverted: bool) -> None:
+    """A1111 blurs before it resizes, so a larger mask of one shape has a narrower edge in the picture."""
+    large = Image.new("L", (128, 128))
+    large.paste(255, (64, 0, 128, 128))
+    small = large.resize((64, 64))
+    halved = np.asarray(soft_mask(large, (64, 64), blur=8, inverted=inverted)).astype(int)
+    expected = np.asarray(soft_mask(small, (64, 64), blur=4, inverted=inverted)).astype(int)
+    as_wide = np.asarray(soft_mask(small, (64, 64), blur=8, inverted=inverted)).astype(int)
+    assert np.abs(halved - expected).max() < 8 < np.abs(halved - as_wide).max()
 
 
 @pytest.mark.parametrize("content", ["original", "noise", "nothing"])

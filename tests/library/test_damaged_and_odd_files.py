@@ -90,17 +90,6 @@ def test_a_file_is_known_by_its_own_folder_and_not_by_a_link_to_it(registry: Reg
     assert paths(registry) == [str(folder / "real" / "a.pt")]
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="file permissions do not stop root")
-def test_a_folder_that_cannot_be_read_is_passed_over(registry: Registry, folder: Path) -> None:
-    networks.network_file(folder, "a.pt")
-    closed = folder / "closed"
-    closed.mkdir(mode=0)
-    try:
-        assert changes(registry, folder) == [("new", "a.pt")]
-    finally:
-        closed.chmod(0o700)
-
-
 def test_the_name_of_a_deleted_file_is_free_for_another(registry: Registry, folder: Path) -> None:
     (folder / "old").mkdir()
     networks.network_file(folder / "old", "ink.pt", seed=1)

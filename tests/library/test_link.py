@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from support import networks
+from support.failing_disk import fail_at
 
 import hnetkit
 from hnetkit.cli import run
@@ -746,6 +747,29 @@ def test_linking_one_network_leaves_the_links_of_the_others(
     before = tree(webui)
     assert whats(link(registry, webui, A1111, names=["glow"])) == [("there", "glow.pt")]
     assert tree(webui) == before
+
+
+@pytest.mark.parametrize("end", [link, undo])
+def test_a_folder_of_a_program_that_cannot_be_seen_keeps_its_records(
+    registry: Registry, library: Path, webui: Path, monkeypatch: pytest.MonkeyPatch, end: Any
+) -> None:
+    folder = webui / "models" / "hypernetworks"
+    list(link(registry, webui, A1111, how="copy"))
+    forget_all(registry)
+    known = registry.links.into(str(folder))
+    with monkeypatch.context() as patched:
+        fail_at(patched, folder, 5, "stat", "lstat", "scandir", "open", "readlink")
+        assert {change.what for change in end(registry, webui, A1111)} <= {"kept"}
+    assert registry.links.into(str(folder)) == known
+    (webui / "models").rename(webui / "unmounted")
+    list(end(registry, webui, A1111))
+    assert [link for link in registry.links.into(str(folder)) if link.source] == known
+
+
+def forget_all(registry: Registry) -> None:
+    with registry.write():
+        registry.files.forget(row["id"] for row in registry.files.rows())
+        registry.networks.forget_fileless()
 
 
 @pytest.mark.parametrize("how", ["symlink", "hardlink", "copy"])

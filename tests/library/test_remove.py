@@ -90,6 +90,14 @@ def test_a_path_means_one_file(library: Library, folder: Path) -> None:
     assert len(library.record("ink")["files"]) == 2
 
 
+def test_a_scan_never_enters_the_trash(library: Library, folder: Path) -> None:
+    library.remove("ink")
+    (entry,) = (folder / trash.FOLDER).iterdir()
+    shutil.copy(folder / "glow.pt", entry / "glow.pt")
+    assert library.scan() == []
+    assert library.scan(folder) == []
+
+
 def test_no_program_lists_what_is_in_the_trash(library: Library, folder: Path) -> None:
     library.remove("ink")
     kept = [path.name for path in (folder / trash.FOLDER).rglob("*") if path.is_file()]

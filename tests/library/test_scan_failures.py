@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 from blake3 import blake3
 from support import networks
-from support.deep_folders import deep_tree
 from support.waiting import wait_until
 
 from hnetkit.inspection import KnownHashes, examine
@@ -248,14 +247,6 @@ def test_a_link_to_another_scanned_folder_is_nothing_to_speak_of(
     registry: Registry, folder: Path, outside: Path
 ) -> None:
     assert scanned(registry, folder, outside)[1] == []
-
-
-# --- walking
-
-
-def test_a_tree_deeper_than_any_path_can_be_is_walked_as_far_as_paths_go(registry: Registry, folder: Path) -> None:
-    with deep_tree(folder):
-        assert len(named(scan(registry, [folder]))) == 5
 
 
 # --- links to files

@@ -166,7 +166,8 @@ SUFFIXES = [".civitai.info", ".json", ".api_info.json", ".cm-info.json", ".metad
 def test_a_sidecar_that_is_not_valid_is_reported(model: Path, suffix: str, data: bytes) -> None:
     path = put(model, suffix, data)
     found = sidecars.read(model)
-    assert found.unreadable == (path,)
+    assert [it.path for it in found.unreadable] == [path]
+    assert found.unreadable[0].reason
     assert found.looked_up is False
 
 
@@ -218,7 +219,7 @@ def test_a_pipe_or_a_folder_under_a_sidecar_s_name_is_not_waited_for(model: Path
     model.with_name("ink.civitai.info").mkdir()
     model.with_name("ink.png").mkdir()
     found = sidecars.read(model)
-    assert {path.name for path in found.unreadable} == {"ink.json", "ink.civitai.info"}
+    assert {it.path.name for it in found.unreadable} == {"ink.json", "ink.civitai.info"}
     assert found.preview is None
 
 
@@ -319,7 +320,7 @@ def test_a_link_to_a_file_elsewhere_is_not_read(model: Path, suffix: str, tmp_pa
     private.write_text('{"description": "secret", "notes": "secret", "modelDescription": "secret"}')
     model.with_name(f"ink{suffix}").symlink_to(private)
     found = sidecars.read(model)
-    assert found.unreadable == (model.with_name(f"ink{suffix}"),)
+    assert [it.path for it in found.unreadable] == [model.with_name(f"ink{suffix}")]
     assert "secret" not in repr(found.as_row())
 
 

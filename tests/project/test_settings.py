@@ -12,20 +12,29 @@ import pytest
 from filelock import FileLock
 
 from hnetkit import settings
-from hnetkit.cli import run
+from hnetkit.cli import options, run
 from hnetkit.errors import HnetkitError
 
 
+def values(folder: Path) -> dict[str, str]:
+    """A value for each setting."""
+    choices = {"device": "cpu", "dtype": "fp32", "hypernetworks": "<hypernet:ink:0.5>"}
+    made = {key: choices.get(key, str(folder)) for key in settings.KEYS}
+    assert len(made) > 7
+    return made
+
+
 def test_settings_made_by_several_processes_at_once_are_all_kept(home: Path) -> None:
-    code = "import sys; from hnetkit import settings; sys.stdin.read(); settings.put(sys.argv[1], sys.argv[1])"
+    code = "import sys; from hnetkit import settings; sys.stdin.read(); settings.put(*sys.argv[1:])"
     processes = [
-        subprocess.Popen([sys.executable, "-P", "-c", code, key], stdin=subprocess.PIPE) for key in settings.KEYS
+        subprocess.Popen([sys.executable, "-P", "-c", code, *pair], stdin=subprocess.PIPE)
+        for pair in values(home).items()
     ]
     for process in processes:
         assert process.stdin is not None
         process.stdin.close()
     assert {process.wait(timeout=60) for process in processes} == {0}
-    assert settings.load() == {key: key for key in settings.KEYS}
+    assert settings.load() == values(home)
 
 
 def test_a_process_that_never_lets_go_of_the_settings_is_not_waited_for_for_ever(
@@ -87,3 +96,101 @@ def test_a_pipe_in_the_place_of_the_settings_is_not_waited_for(home: Path) -> No
     os.mkfifo(home / "config.json")
     with pytest.raises(HnetkitError, match="not a regular file"):
         settings.load()
+
+
+def test_the_options_of_commands_have_the_values_of_the_settings() -> None:
+    assert (options.DEVICES, options.DTYPES) == (settings.DEVICES, settings.DTYPES)
+
+
+# --- what is set is checked, and shown as it is stored
+
+
+@pytest.mark.parametrize("key", ["model", "vae", "tokenizer", "loras", "embeddings"])
+@pytest.mark.parametrize("spelling", ["here/models", "./here/models/", "~/here/models"])
+def test_a_folder_is_stored_with_its_absolute_path_and_shown(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+    spelling: str,
+) -> None:
+    (tmp_path / "here" / "models").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    assert run(["config", key, spelling]) == 0
+    assert settings.get(key) == str(tmp_path / "here" / "models")
+    assert capsys.readouterr().err == f"{key} is now {tmp_path / 'here' / 'models'}\n"
+    assert run(["config", key, "--remove"]) == 0
+    assert capsys.readouterr().err == f"{key} is no longer set; it was {tmp_path / 'here' / 'models'}\n"
+    assert run(["config", key, "--remove"]) == 0
+    assert capsys.readouterr().err == f"{key} was not set\n"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "code", "said"),
+    [
+        ("model", "/nosuch/x.safetensors", 4, "no such file or folder"),
+        ("model", "animefull.ckpt", 4, "no such file or folder"),
+        ("vae", "./some/vae", 4, "no such file or folder"),
+        ("tokenizer", "org/name", 4, "no such folder"),
+        ("loras", "nosuch", 4, "no such folder"),
+        ("embeddings", "a.txt", 4, "is not a folder"),
+        ("device", "gpu", 2, "one of auto, cpu, cuda, mps"),
+        ("dtype", "half", 2, "one of auto, fp32, fp16, bf16"),
+        ("hypernetworks", "ink", 2, "not only tags"),
+        ("hypernetworks", "<hypernet:ink:0.5> a castle", 2, "not only tags"),
+        ("hypernetworks", "<hypernet:ink:much>", 2, "hnetkit config hypernetworks '<hypernet:NAME:0.5>'"),
+        ("hypernetworks", "<lora:ink:1>", 2, "not only tags"),
+    ],
+)
+def test_a_value_that_no_command_could_use_is_refused_when_it_is_set(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    key: str,
+    value: str,
+    code: int,
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").touch()
+    assert run(["config", key, value]) == code
+    assert said in capsys.readouterr().err
+    assert settings.load() == {}
+
+
+@pytest.mark.parametrize("value", ["runwayml/stable-diffusion-v1-5", "demo"])
+def test_a_hub_id_and_the_bundled_model_are_stored_as_they_are(home: Path, value: str) -> None:
+    settings.put("model", value)
+    assert settings.get("model") == value
+
+
+def test_an_error_over_a_setting_names_the_setting(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    for key in ("model", "loras", "embeddings"):
+        settings.put(key, str(tmp_path / "gone"))
+    (tmp_path / "gone").rmdir()
+    out = ["--out", str(tmp_path / "a.png")]
+    assert run(["generate", "a <lora:x:1>", "--model", "demo", *out]) == 4
+    assert "Hint: hnetkit config loras FOLDER" in capsys.readouterr().err
+    assert run(["generate", "a circle", "--model", "demo", *out]) == 4
+    assert "Hint: hnetkit config embeddings FOLDER" in capsys.readouterr().err
+    settings.put("embeddings", None)
+    assert run(["generate", "a circle", *out]) == 4
+    assert "no such file or folder (the model of `hnetkit config`)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("key", "value"), [("device", "gpu"), ("dtype", "half")])
+def test_a_setting_that_somebody_wrote_into_the_file_is_named_where_it_fails(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], key: str, value: str
+) -> None:
+    (home / "config.json").write_text(json.dumps({key: value}))
+    assert run(["generate", "a circle", "--out", str(tmp_path / "a.png")]) == 2
+    assert f"(the {key} of `hnetkit config`)" in capsys.readouterr().err
+    assert run(["generate", "a circle", f"--{key}", value, "--out", str(tmp_path / "a.png")]) == 2
+    assert "hnetkit config" not in capsys.readouterr().err

@@ -18,7 +18,7 @@ from support.fetching import EVERYTHING, installed, jobs_of
 from support.waiting import wait_until
 
 from hnetkit.files import MODEL_SUFFIXES
-from hnetkit.library.scan import recheck
+from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.session import FetchSession
@@ -60,6 +60,16 @@ def contents(sites: Sites) -> set[str]:
 
 def digests(folder: Path) -> set[str]:
     return {hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir() if path.suffix in MODEL_SUFFIXES}
+
+
+def test_what_a_fetch_puts_beside_a_network_is_no_news_to_a_scan(
+    several: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    session = open_session(several)
+    session.sync(EVERYTHING)
+    (first, *_) = session.registry.files.of_networks()
+    assert session.registry.files.sidecars([first["id"]])[first["id"]]["model_id"]
+    assert list(scan(session.registry)) == list(recheck(session.registry)) == []
 
 
 def test_a_sync_mirrors_300_models_and_400_files_and_a_second_one_fetches_nothing(

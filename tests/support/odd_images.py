@@ -135,3 +135,20 @@ def write_odd_images(folder: Path) -> dict[Path, bool]:
         grays[name] = b""
     names = {name: name in grays for name in (*colors, "deep.png", "deep-cutout.png", *grays)}
     return {folder / name: is_gray for name, is_gray in names.items()}
+
+
+SRGB = ((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141))
+ADOBE_RGB = ((0.6097, 0.3111, 0.0195), (0.2053, 0.6257, 0.0609), (0.1492, 0.0632, 0.7446))
+DISPLAY_P3 = ((0.5151, 0.2412, -0.0011), (0.2920, 0.6922, 0.0419), (0.1571, 0.0666, 0.7841))
+
+
+def color_profile(colorants: tuple[tuple[float, ...], ...] = (), space: bytes = b"RGB ") -> bytes:
+    """Returns an ICC profile of a color space, with the colorants of red, green and blue as its only tags."""
+    names = (b"rXYZ", b"gXYZ", b"bXYZ")[: len(colorants)]
+    start = 132 + 12 * len(names)
+    table = b"".join(struct.pack(">4sII", name, start + 20 * n, 20) for n, name in enumerate(names))
+    values = (struct.pack(">3i", *(round(value * 65536) for value in colorant)) for colorant in colorants)
+    data = b"".join(b"XYZ \0\0\0\0" + value for value in values)
+    size = struct.pack(">I", start + len(data))
+    head = size + bytes(12) + space + b"XYZ " + bytes(12) + b"acsp" + bytes(88)
+    return head + struct.pack(">I", len(names)) + table + data

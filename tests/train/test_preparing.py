@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageCms, ImageOps
+from support.odd_images import ADOBE_RGB, DISPLAY_P3, SRGB, color_profile
 
 from hnetkit.errors import BadPicture, MissingPackage, NotFound, OutputExists, UsageError
+from hnetkit.image_formats import is_like_srgb
 from hnetkit.images import open_rgb, open_with_opacity
 from hnetkit.train.data import read_data
 from hnetkit.train.preparing.crops import (
@@ -391,6 +393,19 @@ def test_what_is_no_picture_and_no_caption_is_listed(source: Path) -> None:
     assert list(left_out_warnings([])) == []
 
 
+def test_a_folder_of_pictures_below_is_listed_unless_it_is_read(source: Path) -> None:
+    save(source, "a.png")
+    for name in ("10_ink", ".hidden", "made", "texts"):
+        (source / name).mkdir()
+        save(source / name, "b.png" if name != "texts" else "b.bmp")
+    (source / "texts" / "b.bmp").rename(source / "texts" / "b.md")
+    assert left_out(source, excluded=source / "made") == ["10_ink (a folder with pictures)"]
+    assert left_out(source) == ["10_ink (a folder with pictures)", "made (a folder with pictures)"]
+    (warning,) = left_out_warnings(left_out(source))
+    assert warning.endswith(", and folders below are read by `hnetkit train prepare --recursive`")
+    assert left_out(source, recursive=True) == [os.path.join("texts", "b.md")]
+
+
 def test_a_text_whose_name_is_no_pictures_is_listed(source: Path) -> None:
     for name in ("a.png", "b.png", "c.png"):
         save(source, name)
@@ -401,6 +416,44 @@ def test_a_text_whose_name_is_no_pictures_is_listed(source: Path) -> None:
     assert left_out(source) == [f"{name} (no picture has this name)" for name in names]
     (warning,) = left_out_warnings(left_out(source))
     assert warning.endswith(", and a caption is named as its picture")
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_pictures_whose_profile_makes_viewers_show_other_colors_are_told(source: Path, out: Path, suffix: str) -> None:
+    """No profile is applied, so what is trained has the colors that programs without profiles show."""
+    different(source, 2)
+    for name, colorants in (("adobe", ADOBE_RGB), ("p3", DISPLAY_P3), ("srgb", SRGB)):
+        noise((64, 64), len(name)).save(source / f"{name}.{suffix}", icc_profile=color_profile(colorants))
+    said = f"as sRGB: adobe.{suffix}, p3.{suffix}"
+    for warnings in (prepare(source, out, size=64).warnings, review(source).warnings, small_warnings(source)):
+        (line,) = [line for line in warnings if "sRGB" in line]
+        assert line.startswith("2 files have color profiles other than sRGB")
+        assert line.endswith(said)
+
+
+@pytest.mark.parametrize(
+    ("profile", "is_like"),
+    [
+        (b"", True),
+        (b"x" * 200, True),
+        (color_profile(space=b"GRAY"), True),
+        (color_profile(space=b"CMYK"), False),
+        (color_profile(), False),
+        (color_profile(SRGB), True),
+        (color_profile(ADOBE_RGB), False),
+        (color_profile(SRGB)[:-1], False),
+        (color_profile(SRGB)[:128], True),
+        (color_profile(SRGB)[:128] + b"\xff" * 4, False),
+        (color_profile(SRGB)[:128] + b"\xff" * 80, False),
+        (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), True),
+    ],
+)
+def test_whether_a_profile_is_like_srgb(profile: bytes, is_like: bool) -> None:
+    assert is_like_srgb(profile) == is_like
+
+
+def small_warnings(folder: Path) -> list[str]:
+    return list(read_data(small_recipe(folder)).warnings())
 
 
 def test_preparing_review_and_training_all_say_what_they_leave_out(source: Path, out: Path) -> None:

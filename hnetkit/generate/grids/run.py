@@ -283,7 +283,7 @@ class GridRun:
             self.spec = self.spec.in_orders_of(names)
             self._require_room()
         cell_specs = self.spec.cell_specs
-        self._hires = resolve_hires_prompt(self.options, finder, self.note)
+        self._hires = resolve_hires_prompt(self.options, finder, self.note, with_defaults=True)
         cells = list(map(self._builder.cell, cell_specs))
         prompts = [cell.prompt for cell in cells]
         warn_about_hires_loras(prompts, self._hires, self.note)
@@ -382,7 +382,7 @@ class GridRun:
     @property
     def _files(self) -> list[AnyPath]:
         """The files that are read again while images are drawn, except the model and those that check their hash."""
-        files = (self.options.image, self.options.mask, self.source.vae, *self._embeddings)
+        files = (self.options.image, self.options.mask, self.source.own_vae, *self._embeddings)
         return [file for file in files if file]
 
     def _require_unchanged(self, files: Iterable[AnyPath]) -> None:
@@ -496,13 +496,14 @@ class GridRun:
     def _shared_facts(self) -> dict[str, object]:
         """Returns what an image depends on beside its cell and its model."""
         source, options = self.source, self.options
+        vae = source.own_vae
         files = {"image": options.image, "mask": options.mask}
-        chosen = {**asdict(source), **asdict(options)}
+        chosen = {**asdict(source), "tokenizer": source.own_tokenizer, **asdict(options)}
         hires = self._hires
         return {
             "choices": {name: value for name, value in chosen.items() if name not in ("model", *files)},
             "files": {name: hash_of_file(path) for name, path in files.items() if path is not None},
-            "vae": fingerprint(source.vae) if source.vae and os.path.exists(source.vae) else source.vae,
+            "vae": fingerprint(vae) if vae and os.path.exists(vae) else vae,
             "embeddings": {path.stem: _hash_or_reason(path) for path in self._embeddings},
             "hires": [network.network.content_hash for network in hires.networks] if hires else [],
             "device": source.torch_device,

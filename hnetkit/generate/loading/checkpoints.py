@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from hnetkit.errors import ModelNotUsable, UnsafeFile
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.pickle_globals import HARMLESS
 from hnetkit.formats.reading import TITLES, kind_of_bytes, kind_of_names, refuse_sparse
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
@@ -54,32 +55,6 @@ _REFINER_WIDTH = 1280
 
 MakeVae = Callable[[Callable[[], Mapping[str, Any]]], Any]
 
-# classes of what trainers leave beside the weights; no object of them is ever created
-HARMLESS = {
-    "argparse.Namespace",
-    "collections.Counter",
-    "collections.defaultdict",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.core.multiarray._reconstruct",
-    "numpy.ndarray",
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.nodes.AnyNode",
-    "pathlib.PosixPath",
-    "pytorch_lightning.callbacks.early_stopping.EarlyStopping",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "torch.Size",
-    "torch.bfloat16",
-    "torch.device",
-    "torch.float16",
-    "torch.float32",
-    "torch.float64",
-    "typing.Any",
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "dict", "list", "int")),
-}
 MAX_TENSORS = 5000
 """Tensors of one part of a model; SDXL's UNet has 1680."""
 

@@ -30,11 +30,12 @@ from hnetkit.errors import (
 )
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.pickle_globals import HARMLESS
 from hnetkit.formats.reading import refuse_sparse
 from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
 from hnetkit.generate.backend_errors import first_line, is_out_of_memory
-from hnetkit.generate.loading.checkpoints import HARMLESS, refuse_more_than_the_file
+from hnetkit.generate.loading.checkpoints import refuse_more_than_the_file
 from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.limits import parse_json
 from hnetkit.network import TensorRef
@@ -83,7 +84,7 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
         return []
     if not os.path.isdir(folder):
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
-    from hnetkit.library.scan import model_files  # only where a folder is set, as it needs the registry
+    from hnetkit.library.walking import model_files
 
     joined = "\n".join(texts)
     files = (path for path in model_files(Path(folder)) if path.suffix.lower() in EMBEDDING_SUFFIXES)
@@ -196,7 +197,7 @@ def _embedding_tensors(file: OpenFile) -> Iterator[tuple[Any, TensorRef]]:
     if isinstance(inner, pickle_reader.Foreign) and inner.name == _PARAMETERS and isinstance(inner.state, dict):
         inner = inner.state.get("_parameters")
     for key, item in inner.items() if isinstance(inner, dict) else ():
-        if isinstance(item, pickle_reader.TensorStub):
+        if isinstance(item, pickle_reader.TensorStub | TensorRef):
             yield key, torch_file.tensor(item, shorten(key))
 
 
@@ -239,16 +240,18 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
 
     Raises:
         UsageError: no folder is set, or PEFT is not installed.
-        NotFound: no file has this name; the hint is the nearest one.
+        NotFound: the folder is not there, or no file has this name; the hint is the nearest one.
         AmbiguousName: several files have it.
     """
     if not tags:
         return []
     if folder is None:
         raise UsageError(f"<lora:{tags[0].name}>: no folder of LoRAs is set", hint="hnetkit config loras FOLDER")
+    if not os.path.isdir(folder):
+        raise NotFound(f"{folder}: no such folder", hint="hnetkit config loras FOLDER")
     if find_spec("peft") is None:
         raise UsageError("LoRAs need the package peft", hint="pip install peft")
-    from hnetkit.library.scan import model_files
+    from hnetkit.library.walking import model_files
 
     files: dict[str, list[Path]] = {}
     for path in model_files(Path(folder)):

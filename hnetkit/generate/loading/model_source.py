@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +11,8 @@ from pathlib import Path
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound
 from hnetkit.files import MODEL_SUFFIXES, is_model_name
 from hnetkit.hub import may_receive_token
+from hnetkit.settings import HUB_ID
 from hnetkit.text import argument
-
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def require_hub_id(source: str) -> None:
@@ -29,7 +27,7 @@ def require_hub_id(source: str) -> None:
             f"{scheme}{separator}...: an address, which no model is loaded from",
             hint="download it, and give its folder or file; or give a hub id: org/name",
         )
-    if not _HUB_ID.fullmatch(source) or source.startswith(".") or source.lower().endswith(MODEL_SUFFIXES):
+    if not HUB_ID.fullmatch(source) or source.startswith(".") or source.lower().endswith(MODEL_SUFFIXES):
         raise NotFound(
             f"{source}: no such file or folder",
             hint=_nearest(source) or "give a diffusers folder, a .safetensors or .ckpt file, or a hub id",

@@ -56,15 +56,17 @@ def resize_latents(latents: Tensor, size: Sequence[int]) -> Tensor:
 def soft_mask(image: Image.Image, size: tuple[int, int], *, blur: float, inverted: bool) -> Image.Image:
     """Returns a gray mask of `size` (width, height), white where the image is repainted.
 
+    As in A1111, the mask is blurred before it is resized.
+
     Args:
         image: in gray, white where the image is repainted.
-        blur: radius in pixels of the result.
+        blur: radius in pixels of `image`.
         inverted: repaint where `image` is black instead.
     """
     from PIL import ImageChops, ImageFilter
 
-    gray = image.resize(size)
-    return (ImageChops.invert(gray) if inverted else gray).filter(ImageFilter.GaussianBlur(blur))
+    gray = ImageChops.invert(image) if inverted else image
+    return gray.filter(ImageFilter.GaussianBlur(blur)).resize(size)
 
 
 def latent_mask(soft: Image.Image, size: tuple[int, int]) -> Tensor:

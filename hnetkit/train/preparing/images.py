@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hnetkit.errors import NotFound, require_extra
@@ -14,6 +15,7 @@ _CAPTION = ".txt"
 _OF_THE_SYSTEM = ("thumbs.db", "desktop.ini")
 _HINT = "pass the folder made by `hnetkit train prepare PICTURES --out FOLDER`"
 _NO_CAPTION = "no picture has this name"
+_FOLDER = "a folder with pictures"
 _MOST_NAMED = 5  # names in a message
 _LONGEST_NAME = 200  # characters of a name in a message
 
@@ -48,7 +50,8 @@ def left_out(
 ) -> list[str]:
     """Returns what `image_files` passes over beside captions and hidden files.
 
-    These are other files, texts that are the caption of no image, and folders that cannot be read.
+    These are other files, texts that are the caption of no image, folders that cannot be read, and those right below
+    that hold images.
 
     Args:
         recursive, excluded: as in `image_files`.
@@ -74,6 +77,8 @@ def left_out(
         if path.name.lower().endswith(_CAPTION) and not path.name.startswith(".") and _identity(path) not in captions
     ]
     found += [f"{_below(path, folder)} (a folder that cannot be read)" for path in unreadable]
+    if not recursive:
+        found += [f"{_below(path, folder)} ({_FOLDER})" for path in _folders_with_images(folder, _identity(excluded))]
     return sorted(found)
 
 
@@ -87,7 +92,12 @@ def left_out_warnings(names: Sequence[str]) -> Iterator[str]:
             if any(name.endswith(f"({_NO_CAPTION})") for name in names)
             else ""
         )
-        yield f"{len(names):,} {were} left out: {name_some(names)}; pictures are {kinds}{captions}"
+        folders = (
+            ", and folders below are read by `hnetkit train prepare --recursive`"
+            if any(name.endswith(f"({_FOLDER})") for name in names)
+            else ""
+        )
+        yield f"{len(names):,} {were} left out: {name_some(names)}; pictures are {kinds}{captions}{folders}"
 
 
 def name_some(names: Sequence[str]) -> str:
@@ -116,6 +126,20 @@ def _files_in(
             continue
         if recursive:
             waiting += below
+
+
+def _folders_with_images(folder: Path, excluded: tuple[int, int] | None) -> Iterator[Path]:
+    """Yields the folders right below one that hold images, without hidden ones."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if (
+                not _is_folder(entry)
+                or entry.name.startswith(".")
+                or (excluded is not None and _identity(entry) == excluded)
+            ):
+                continue
+            if any(_is_image_name(path.name) for path in _files_in(Path(entry.path), recursive=False)):
+                yield Path(entry.path)
 
 
 def _below(path: Path, folder: Path) -> str:

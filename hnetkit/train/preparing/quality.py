@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from hnetkit.images import as_gray, has_more, open_rgb, read_image
+from hnetkit.images import as_gray, has_more, has_other_colors, open_rgb, read_image
 from hnetkit.prompts.tags import split_tags
 from hnetkit.train.captions import caption_of
 from hnetkit.train.preparing.crops import Size, buckets_of, nearest
@@ -36,6 +36,7 @@ class ImageStats:
         dhash: 8 bytes, a difference hash: where brightness rises from one of 9 x 8 cells to the next.
         colors: of 8 x 8 cells, 192 bytes, RGB.
         has_more: whether its file holds further images, which are not read.
+        has_other_colors: whether viewers show it in other colors, by its color profile.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class ImageStats:
     dhash: bytes
     colors: bytes
     has_more: bool = False
+    has_other_colors: bool = False
 
     @classmethod
     def of(cls, path: Path) -> ImageStats:
@@ -55,13 +57,15 @@ class ImageStats:
             HnetkitError: its caption cannot be read, see `caption_of`.
         """
         data = read_image(path)
-        image, sha256, more = open_rgb(path, data), hashlib.sha256(data).hexdigest(), has_more(path, data)
+        image, sha256 = open_rgb(path, data), hashlib.sha256(data).hexdigest()
+        more, other_colors = has_more(path, data), has_other_colors(path, data)
         del data
         gray = as_gray(image).resize((_SIDE + 1, _SIDE)).tobytes()
         rows = [gray[start : start + _SIDE + 1] for start in range(0, len(gray), _SIDE + 1)]
         bits = "".join("1" if right > left else "0" for row in rows for left, right in pairwise(row))
         colors = image.resize((_SIDE, _SIDE)).tobytes()
-        return cls(path, image.size, caption_of(path), sha256, int(bits, 2).to_bytes(8, "big"), colors, more)
+        dhash = int(bits, 2).to_bytes(8, "big")
+        return cls(path, image.size, caption_of(path), sha256, dhash, colors, more, other_colors)
 
 
 def warnings_about(images: Sequence[ImageStats], *, size: Size | None = None, buckets: bool = False) -> Iterator[str]:
@@ -84,6 +88,7 @@ def warnings_about(images: Sequence[ImageStats], *, size: Size | None = None, bu
     if size and not buckets and (ratios := mixed_ratios([image.size for image in images])) > 1:
         yield f"the pictures have {ratios} different ratios, and all are cropped to one: --buckets crops less"
     yield from further_warnings([image.path.name for image in images if image.has_more])
+    yield from profile_warnings([image.path.name for image in images if image.has_other_colors])
     if empty := [image.path.name for image in images if not image.caption.strip()]:
         yield f"{_count(empty)} without a caption: {name_some(empty)}"
 
@@ -93,6 +98,16 @@ def further_warnings(names: Sequence[str]) -> Iterator[str]:
     if names:
         holds = "1 file holds" if len(names) == 1 else f"{len(names):,} files hold"
         yield f"{holds} several pictures, and only the first is used: {name_some(names)}"
+
+
+def profile_warnings(names: Sequence[str]) -> Iterator[str]:
+    """Yields a line if files with these names have color profiles that viewers apply and training does not."""
+    if names:
+        has = "1 file has a color profile" if len(names) == 1 else f"{len(names):,} files have color profiles"
+        yield (
+            f"{has} other than sRGB, which training does not apply: it sees other colors than viewers show, unless "
+            f"you save them as sRGB: {name_some(names)}"
+        )
 
 
 def warnings_of_each(images: Sequence[ImageStats]) -> list[list[str]]:
