@@ -7,6 +7,7 @@ of India, Persia and Japan need, are kept if they are single and between charact
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import shlex
@@ -27,6 +28,8 @@ _AFTER_SEPARATOR = re.compile(r"(?<=;)(\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
 _PLAIN_WORD = re.compile(r"[\w@%+=:./\\-]+", re.ASCII)
 _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
 _MOST_ITEMS, _MOST_DEPTH = 12, 3  # of a container, as `shorten` shows it
+_TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|<!--[^<>]*-->", re.IGNORECASE)  # <lora:x:1> is none
+_BREAK = re.compile(r"<(?:br|hr|/p|/div|/li|/h[1-6]|/tr|/pre|/blockquote)\s*/?>", re.IGNORECASE)
 _ESCAPES = re.compile(r"(?:\\u[0-9a-f]{4})+")
 
 
@@ -58,6 +61,12 @@ def exact(text: str, *, ascii_only: bool = False) -> str:
     """
     safe = _escaped(text, _units)
     return "".join(sign if sign.isascii() else _units(sign) for sign in safe) if ascii_only else safe
+
+
+def without_markup(text: str) -> str:
+    """Returns the words of a text that may be HTML, as sites write descriptions: a line for each paragraph."""
+    lines = _TAG.sub("", _BREAK.sub("\n", text))
+    return "\n".join(filter(None, (" ".join(line.split()) for line in html.unescape(lines).splitlines())))
 
 
 def counted(number: int, noun: str) -> str:

@@ -172,8 +172,9 @@ class Catalogue:
                 (models[model],) = self._rows(_MODEL, [model])
             if version not in versions:
                 (versions[version],) = self._rows(_VERSION, [version])
-            file = dict(zip(names, values, strict=True))
-            rows.append({**models[model], **versions[version], **_from_columns(file, str(file["file_name"]))})
+            file = _from_columns(dict(zip(names, values, strict=True)), str(values[names.index("file_name")]))
+            row = {**models[model], **versions[version], **file}
+            rows.append(row | {"link": _link(row)})
         return rows
 
     def _models(self, where: str, parameters: list[Any]) -> list[Row]:
@@ -260,6 +261,13 @@ class Catalogue:
         """Returns sha256 -> the answer and its time."""
         rows = self._db.execute("SELECT sha256, model_id, version_id, looked_up_at FROM lookups")
         return {sha: {"model_id": m, "version_id": v, "looked_up_at": at} for sha, m, v, at in rows}
+
+
+def _link(row: Row) -> str:
+    """Returns the address of the page that shows a version."""
+    if row["source"] == "civitai":
+        return f"https://civitai.com/models/{row['model_id']}?modelVersionId={row['version_id']}"
+    return f"https://huggingface.co/{row['model_id']}"
 
 
 def _unpacked(packed: bytes) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -58,6 +59,20 @@ def from_column(value: str | bytes) -> str:
 def text_of(name: str) -> str:
     """Returns a name as valid text, for columns that are only shown and searched."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def spelled(name: str) -> str:
+    """Returns a name as people's own words are stored: as valid text in the composed normal form."""
+    return unicodedata.normalize("NFC", text_of(name))
+
+
+def spellings(name: str) -> list[str]:
+    """Returns the forms in which a name may be stored: as it is, composed and decomposed.
+
+    Keyboards compose accents, and what was copied from a Mac has them apart: both look the same and mean the same.
+    """
+    text = text_of(name)
+    return list(dict.fromkeys([text, *(unicodedata.normalize(form, text) for form in ("NFC", "NFD"))]))
 
 
 def batches(items: Sequence[Item], size: int = 500) -> Iterator[Sequence[Item]]:

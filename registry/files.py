@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
@@ -19,6 +19,8 @@ from hnetkit.registry.columns import (
     from_json,
     is_sound,
     now,
+    spelled,
+    spellings,
     text_of,
     to_column,
     to_json,
@@ -200,21 +202,28 @@ class Files:
 
     def at(self, path: str) -> list[Row]:
         """Returns the file at a full path, once for each root that it was found under."""
-        return [row for row in self.named(PurePath(path).stem) if row["path"] == path]
+        known = self.named(PurePath(path).stem)
+        return [row for row in known if row["path"] == path] or [
+            row for row in known if spelled(row["path"]) == spelled(path)
+        ]
 
     def named(self, stem: str) -> list[Row]:
-        """Returns the files with this stem, with a network or not."""
-        return self._rows("files.stem = ?", [text_of(stem)])
+        """Returns the files with this stem, with a network or not: as it is spelled, else in another normal form."""
+        texts = spellings(stem)
+        return self._rows("files.stem = ?", texts[:1]) or self._rows(f"files.stem IN ({_marks(texts)})", texts)
 
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the files of the network with this alias."""
-        known_so = "SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE alias = ?"
-        return self._rows(f"files.content_hash IN ({known_so})", [text_of(alias)])
+        texts = spellings(alias)
+        of_alias = f"alias IN ({_marks(texts)})"
+        known_so = f"SELECT content_hash FROM networks JOIN aliases ON network_id = networks.id WHERE {of_alias}"
+        return self._rows(f"files.content_hash IN ({known_so})", texts)
 
     def with_own_name(self, name: str) -> list[Row]:
         """Returns the files of networks that call themselves so."""
-        known_so = "SELECT content_hash FROM networks WHERE name = ?"
-        return self._rows(f"files.content_hash IN ({known_so})", [text_of(name)])
+        texts = spellings(name)
+        known_so = f"SELECT content_hash FROM networks WHERE name IN ({_marks(texts)})"
+        return self._rows(f"files.content_hash IN ({known_so})", texts)
 
     def with_hash(
         self,
@@ -248,7 +257,7 @@ class Files:
         """Returns the files that hold any of these contents."""
         found = []
         for part in batches(content_hashes):
-            found += self._rows(f"files.content_hash IN ({','.join('?' * len(part))})", part)
+            found += self._rows(f"files.content_hash IN ({_marks(part)})", part)
         return found
 
     def stems(self) -> set[str]:
@@ -267,6 +276,10 @@ class Files:
     def forget(self, ids: Iterable[int]) -> None:
         """Removes the rows of files; see `Networks.forget_fileless` for the networks that only they held."""
         self._db.conn.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
+
+
+def _marks(values: Sequence[Any]) -> str:
+    return ",".join("?" * len(values))
 
 
 def _file_row(row: Row) -> Row:

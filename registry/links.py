@@ -39,15 +39,16 @@ class Links:
 
     def into(self, folder: str) -> list[Link]:
         """Returns the links in a folder, by path."""
-        return self._links("folder = ?", to_column(folder))
+        return self._links("folder = ?", [to_column(folder)])
 
-    def to(self, source: str) -> list[Link]:
-        """Returns the links that were made from a file of the library, by path."""
-        return self._links("source = ?", to_column(source))
+    def rows(self) -> list[Link]:
+        """Returns the links in all folders, by path."""
+        return self._links("1")
 
-    def _links(self, where: str, value: str | bytes) -> list[Link]:
+    def _links(self, where: str, parameters: Iterable[str | bytes] = ()) -> list[Link]:
         rows = self._db.execute(
-            f"SELECT path, folder, layout, how, source, sha256 FROM links WHERE {where} ORDER BY path", [value]
+            f"SELECT path, folder, layout, how, source, sha256 FROM links WHERE {where} ORDER BY path",
+            list(parameters),
         )
         return [
             Link(from_column(p), from_column(f), layout, how, from_column(s), sha) for p, f, layout, how, s, sha in rows

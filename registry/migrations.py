@@ -13,7 +13,7 @@ def m001_files_and_networks(db: Database) -> None:
 
     A path or name that is not valid text is stored as bytes, which SQLite accepts in any column.
     """
-    for statement in (_M001 + SEARCH).split(";"):
+    for statement in (_M001 + _FIRST_SEARCH).split(";"):
         db.execute(statement)
 
 
@@ -82,7 +82,7 @@ CREATE TABLE aliases (
 ) WITHOUT ROWID;
 """
 
-SEARCH = """
+_FIRST_SEARCH = """
 CREATE VIRTUAL TABLE network_text USING fts5 (
     names, tags, note, trained_on, base_model, prefix = '2 3', tokenize = 'unicode61 remove_diacritics 2'
 )
@@ -275,3 +275,168 @@ UPDATE files SET reader_version = 0 WHERE format = 'safetensors'
 def m006_sidecars_seen(db: Database) -> None:
     """What the sidecars of a file looked like when they were read; NULL has the next scan read them."""
     db.execute("ALTER TABLE files ADD COLUMN sidecars_seen TEXT")
+
+
+@migrations()
+def m007_search_over_all(db: Database) -> None:
+    """The search index has all that is shown of a network, and any change of it puts the network into `unindexed`.
+
+    Triggers do that, since what is shown comes from eight tables, and people write to some of them with other tools.
+    """
+    db.execute("DROP TABLE IF EXISTS network_text")
+    db.execute(SEARCH)
+    db.execute("CREATE TABLE unindexed (network_id INTEGER NOT NULL)")
+    db.execute("INSERT INTO unindexed SELECT id FROM networks")
+    db.execute("CREATE INDEX lookups_by_version ON lookups (version_id)")
+    db.execute(_NETWORK_VERSIONS)
+    for table, events in _SHOWN.items():
+        for event, ids in events.items():
+            db.execute(
+                f"CREATE TRIGGER {table}_unindexed_by_{event.split()[0].lower()} AFTER {event} ON {table} "
+                f"BEGIN INSERT INTO unindexed {ids}; END"
+            )
+    db.execute(
+        "CREATE TRIGGER networks_unindexed_by_delete AFTER DELETE ON networks BEGIN "
+        "DELETE FROM network_text WHERE rowid = OLD.id; END"
+    )
+
+
+SEARCH = """
+CREATE VIRTUAL TABLE network_text USING fts5 (
+    names, tags, words, site, note, description, trained_on, build, base_model,
+    prefix = '2 3', tokenize = 'unicode61 remove_diacritics 2'
+)
+"""
+# which networks a site's version is of: by the hash of a file that it lists, or by the site's answer about a hash
+_NETWORK_VERSIONS = """
+CREATE VIEW network_versions AS
+SELECT networks.id AS network_id, remote_files.version_id AS version_id
+FROM remote_files
+JOIN files ON files.sha256 = remote_files.sha256
+JOIN networks ON networks.content_hash = files.content_hash
+UNION ALL
+SELECT networks.id, versions.id
+FROM versions
+JOIN lookups ON lookups.version_id = versions.remote_id
+JOIN files ON files.sha256 = lookups.sha256
+JOIN networks ON networks.content_hash = files.content_hash
+"""
+_NEW, _OLD = "SELECT NEW.network_id", "SELECT OLD.network_id"
+_OF_CONTENT = "SELECT id FROM networks WHERE content_hash"
+_OF_FILE = "SELECT networks.id FROM networks JOIN files USING (content_hash) WHERE files.id"
+_OF_VERSION = "SELECT network_id FROM network_versions WHERE version_id"
+_OF_SHA256 = "SELECT networks.id FROM networks JOIN files USING (content_hash) WHERE files.sha256"
+# table -> the change -> the networks of which other text is shown then
+_SHOWN = {
+    "networks": {
+        "INSERT": "SELECT NEW.id",
+        "UPDATE OF name, activation, layer_norm, base_model, sd_checkpoint, sd_checkpoint_name": "SELECT NEW.id",
+    },
+    **{
+        table: {"INSERT": _NEW, "UPDATE": f"{_OLD} UNION {_NEW}", "DELETE": _OLD}
+        for table in ("tags", "notes", "aliases")
+    },
+    "files": {
+        "INSERT": f"{_OF_CONTENT} = NEW.content_hash",
+        "UPDATE OF stem, sha256, content_hash": f"{_OF_CONTENT} IN (OLD.content_hash, NEW.content_hash)",
+        "DELETE": f"{_OF_CONTENT} = OLD.content_hash",
+    },
+    "sidecars": {
+        "INSERT": f"{_OF_FILE} = NEW.file_id",
+        "UPDATE": f"{_OF_FILE} = NEW.file_id",
+        "DELETE": f"{_OF_FILE} = OLD.file_id",
+    },
+    "models": {
+        "UPDATE OF name, creator, tags, description": "SELECT network_id FROM versions "
+        "JOIN network_versions ON version_id = versions.id WHERE model_id = NEW.id"
+    },
+    "versions": {
+        "INSERT": f"{_OF_VERSION} = NEW.id",
+        "UPDATE OF name, base_model, trained_words": f"{_OF_VERSION} = NEW.id",
+    },
+    "remote_files": {
+        "INSERT": f"{_OF_SHA256} = NEW.sha256",
+        "UPDATE OF sha256": f"{_OF_SHA256} IN (OLD.sha256, NEW.sha256)",
+        "DELETE": f"{_OF_SHA256} = OLD.sha256",
+    },
+    "lookups": {
+        "INSERT": f"{_OF_SHA256} = NEW.sha256",
+        "UPDATE OF version_id": f"{_OF_SHA256} = NEW.sha256",
+        "DELETE": f"{_OF_SHA256} = OLD.sha256",
+    },
+}
+
+
+@migrations()
+def m008_views(db: Database) -> None:
+    """Views for people who open the database with other tools, and for lists: see docs/registry.md."""
+    for statement in _M008.split(";"):
+        db.execute(statement)
+
+
+_M008 = """
+CREATE VIEW library_files AS
+SELECT files.id AS id, files.stem AS name,
+    CASE
+        WHEN 'blob' IN (typeof(roots.path), typeof(files.path)) THEN quote(files.path)
+        WHEN roots.path LIKE '/%' THEN rtrim(roots.path, '/') || '/' || files.path
+        ELSE rtrim(roots.path, '\\') || '\\' || files.path
+    END AS path,
+    files.state AS state, files.kind AS kind, files.verdict AS verdict, files.reason AS reason,
+    files.format AS format, files.size_bytes AS size_bytes, files.sha256 AS sha256,
+    substr(files.sha256, 1, 10) AS a1111_hash, files.autov1 AS a1111_old_hash, networks.id AS network_id,
+    files.content_hash AS content_hash,
+    datetime(files.mtime_ns / 1000000000, 'unixepoch') AS modified_at, files.first_seen AS first_seen,
+    files.last_seen AS last_seen
+FROM files
+JOIN roots ON roots.id = files.root_id
+LEFT JOIN networks ON networks.content_hash = files.content_hash;
+CREATE VIEW site_files AS
+SELECT remote_files.id AS id, models.source AS source, models.name AS title, versions.name AS version,
+    models.creator AS creator, versions.base_model AS base_model, remote_files.name AS file_name,
+    remote_files.size_bytes AS size_bytes, remote_files.sha256 AS sha256, models.remote_id AS model_id,
+    versions.remote_id AS version_id,
+    CASE models.source
+        WHEN 'civitai'
+            THEN 'https://civitai.com/models/' || models.remote_id || '?modelVersionId=' || versions.remote_id
+        ELSE 'https://huggingface.co/' || models.remote_id
+    END AS link,
+    models.state AS model_state, models.nsfw_level AS nsfw_level, models.downloads AS downloads,
+    versions.published_at AS published_at,
+    EXISTS (SELECT 1 FROM files WHERE files.sha256 = remote_files.sha256 AND files.state = 'present') AS is_here
+FROM remote_files
+JOIN versions ON versions.id = remote_files.version_id
+JOIN models ON models.id = versions.model_id;
+CREATE VIEW library AS
+SELECT networks.id AS id, coalesce(best.stem, networks.name) AS name, networks.base_model AS base_model,
+    networks.layer_structure AS layer_structure, networks.activation AS activation, best.size_bytes AS size_bytes,
+    coalesce(best.state, 'missing') AS state,
+    (SELECT count(*) FROM files WHERE files.content_hash = networks.content_hash AND files.state = 'present') AS copies,
+    (SELECT group_concat(tag, ', ') FROM (SELECT tag FROM tags WHERE network_id = networks.id ORDER BY tag)) AS tags,
+    (SELECT group_concat(alias, ', ') FROM (SELECT alias FROM aliases WHERE network_id = networks.id ORDER BY alias))
+        AS aliases,
+    (SELECT note FROM notes WHERE network_id = networks.id) AS note,
+    networks.sd_checkpoint_name AS checkpoint_name, networks.sd_checkpoint AS checkpoint_hash, networks.step AS step,
+    models.name AS title, versions.name AS version, models.creator AS creator,
+    (SELECT group_concat(value, ', ') FROM json_each(CASE WHEN json_valid(models.tags) THEN models.tags ELSE '[]' END))
+        AS site_tags,
+    coalesce(
+        (SELECT group_concat(value, ', ')
+        FROM json_each(CASE WHEN json_valid(versions.trained_words) THEN versions.trained_words ELSE '[]' END)),
+        (SELECT json_extract(said, '$.activation_text') FROM sidecars JOIN files ON files.id = file_id
+        WHERE files.content_hash = networks.content_hash AND json_valid(said)
+        AND json_extract(said, '$.activation_text') NOTNULL LIMIT 1)
+    ) AS trigger_words,
+    (SELECT path FROM library_files WHERE library_files.id = best.id) AS path,
+    (SELECT min(first_seen) FROM files WHERE files.content_hash = networks.content_hash) AS first_seen,
+    networks.name AS own_name, networks.content_hash AS content_hash, best.sha256 AS sha256
+FROM networks
+LEFT JOIN files AS best ON best.id = (
+    SELECT id FROM files WHERE files.content_hash = networks.content_hash
+    ORDER BY state = 'present' DESC, stem, id LIMIT 1
+)
+LEFT JOIN versions ON versions.id = (
+    SELECT version_id FROM network_versions WHERE network_id = networks.id ORDER BY version_id LIMIT 1
+)
+LEFT JOIN models ON models.id = versions.model_id
+"""

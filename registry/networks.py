@@ -12,8 +12,10 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from hnetkit.registry.columns import COLUMNS, Row, batches, from_json, now, text_of, to_json, upsert
+from hnetkit.limits import parse_json
+from hnetkit.registry.columns import COLUMNS, Row, batches, from_json, now, spelled, spellings, text_of, to_json, upsert
 from hnetkit.registry.migrations import SEARCH
+from hnetkit.text import without_markup
 
 _JSON = tuple(COLUMNS["networks"])
 _PLAIN = (
@@ -29,9 +31,28 @@ _PLAIN = (
     "sd_checkpoint_name",
 )
 _WORD = re.compile(r"\w+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # as authors of files join words
+# scripts that have no spaces between words, or endings on them: each character is a word of the index, and what is
+# searched is a phrase of them
+_UNSPACED = re.compile(
+    "([\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
+)
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
 _FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
+_SITES = """
+SELECT models.name, versions.name, models.creator, models.remote_id, versions.base_model, models.description,
+    models.tags, versions.trained_words
+FROM versions JOIN models ON models.id = versions.model_id
+WHERE versions.id IN (SELECT version_id FROM network_versions WHERE network_id = ?) ORDER BY versions.id
+"""
+_SAID = "SELECT said FROM sidecars JOIN files ON files.id = file_id WHERE content_hash = ? ORDER BY file_id"
+# a word in a name counts for more than one in a description
+_RANKED = """
+SELECT rowid FROM (
+    SELECT rowid, bm25(network_text, 10, 6, 6, 6, 3, 1, 2, 1, 1) AS worth FROM network_text WHERE network_text MATCH ?
+) ORDER BY worth, rowid
+"""
 # one row per network
 _SELECT = """
 SELECT networks.*,
@@ -48,16 +69,11 @@ class Networks:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._stale: set[int] = set()  # networks whose entry in the search index is outdated
 
     def put(self, row: Mapping[str, Any]) -> None:
         """Stores a network; its tags, note and aliases stay."""
         values = {key: _plain(row[key]) for key in _PLAIN} | {key: to_json(row[key]) for key in _JSON}
-        self._stale.add(upsert(self._db, "networks", {"content_hash": row["content_hash"]}, values))
-
-    def refresh(self, content_hash: str) -> None:
-        """Has the search read again what is said of a network, as its sidecars changed."""
-        self._stale.update(id for (id,) in self._db.execute(_ID, [content_hash]))
+        upsert(self._db, "networks", {"content_hash": row["content_hash"]}, values)
 
     def is_known(self, content_hash: str) -> bool:
         return self._db.execute(_ID, [content_hash]).fetchone() is not None
@@ -73,6 +89,11 @@ class Networks:
         """Returns all networks, by name."""
         return self._rows("1")
 
+    def count(self) -> int:
+        """Returns the number of known networks."""
+        count: int = self._db.execute("SELECT count(*) FROM networks").fetchone()[0]
+        return count
+
     def with_checkpoint(self) -> list[Row]:
         """Returns the networks that state the hash of the checkpoint that they were trained on."""
         return self._rows("sd_checkpoint NOTNULL")
@@ -86,23 +107,26 @@ class Networks:
 
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the network with this alias, as a list of one or none."""
-        return self._rows("id IN (SELECT network_id FROM aliases WHERE alias = ?)", [text_of(alias)])
+        texts = spellings(alias)
+        marks = ",".join("?" * len(texts))
+        return self._rows(f"id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))", texts)
 
     def aliases(self) -> set[str]:
         """Returns the aliases of all networks."""
         return {alias for (alias,) in self._db.execute("SELECT alias FROM aliases")}
 
     def search(self, text: str) -> list[Row]:
-        """Returns the networks whose names, tags, note, checkpoint or base model contain every word, best match first.
+        """Returns the networks of which every word is shown somewhere, best match first.
 
-        The last word may be incomplete. Punctuation is ignored: any input is a search for its words.
+        Searched are names, tags, notes, what sites and sidecars say (title, creator, tags, trigger words, description),
+        the checkpoint, the base model and the activation. The last word may be incomplete. Punctuation is ignored: any
+        input is a search for its words. Words of scripts without spaces between them are found inside of others.
         """
-        words = _WORD.findall(unicodedata.normalize("NFC", text))
+        words = _WORD.findall(unicodedata.normalize("NFKC", text_of(text)))
         if not words:
             return []
-        query = " ".join(f'"{word}"' for word in words) + "*"
-        ranked = "(SELECT rowid, rank FROM network_text WHERE network_text MATCH ?) AS found"
-        cursor = self._db.execute(f"SELECT rowid FROM {ranked} ORDER BY rank, rowid", [query])
+        query = " ".join(f'"{_apart(word)}"' for word in words) + "*"
+        cursor = self._db.execute(_RANKED, [query])
         order = {id: rank for rank, (id,) in enumerate(cursor)}
         rows = []
         for ids in batches(list(order)):
@@ -122,28 +146,28 @@ class Networks:
     # --- tags, notes, aliases
 
     def add_tags(self, id: int, tags: Iterable[str]) -> None:
-        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, text_of(tag)) for tag in tags])
-        self._stale.add(id)
+        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, spelled(tag)) for tag in tags])
 
     def remove_tags(self, id: int, tags: Iterable[str]) -> None:
-        self._db.conn.executemany(
-            "DELETE FROM tags WHERE network_id = ? AND tag = ?", [(id, text_of(tag)) for tag in tags]
-        )
-        self._stale.add(id)
+        self._remove("tag", id, tags)
+
+    def _remove(self, what: str, id: int, names: Iterable[str]) -> None:
+        texts = [(id, text) for name in names for text in spellings(name)]
+        table = {"tag": "tags", "alias": "aliases"}[what]
+        self._db.conn.executemany(f"DELETE FROM {table} WHERE network_id = ? AND {what} = ?", texts)
 
     def set_note(self, id: int, note: str) -> None:
         """Replaces the note; an empty one removes it."""
         self._db.execute("DELETE FROM notes WHERE network_id = ?", [id])
         if note:
             self._db.execute("INSERT INTO notes VALUES (?, ?)", [id, text_of(note)])
-        self._stale.add(id)
 
     def set_alias(self, id: int, alias: str) -> None:
-        """Gives a network an alias, which is taken from any other network."""
-        alias = text_of(alias)
-        former = self._db.execute("SELECT network_id FROM aliases WHERE alias = ?", [alias]).fetchone()
-        self._db.execute("INSERT OR REPLACE INTO aliases VALUES (?, ?)", [alias, id])
-        self._stale |= {id, *(former or ())}
+        """Gives a network an alias. One that another network has stays with that one."""
+        self._db.execute("INSERT OR IGNORE INTO aliases VALUES (?, ?)", [spelled(alias), id])
+
+    def remove_aliases(self, id: int, aliases: Iterable[str]) -> None:
+        self._remove("alias", id, aliases)
 
     def drop_unused(self, content_hash: str, *, for_good: bool = False) -> None:
         """Drops a network whose file got another content, if nothing else refers to it.
@@ -159,7 +183,6 @@ class Networks:
         worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in known_by)
         parent = "EXISTS (SELECT 1 FROM trainings WHERE started_from = content_hash)"
         self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
-        self.refresh(content_hash)
 
     def fileless(self) -> int:
         """Returns the number of networks in no file, which only an import, tags, notes or aliases keep."""
@@ -179,9 +202,7 @@ class Networks:
             self._drop(f"content_hash = ? AND {_FILELESS}", [content_hash])
 
     def _drop(self, condition: str, parameters: Iterable[Any] = ()) -> None:
-        gone = f"SELECT id FROM networks WHERE {condition}"
-        self._db.execute(f"DELETE FROM network_text WHERE rowid IN ({gone})", list(parameters))
-        self._db.execute(f"DELETE FROM networks WHERE id IN ({gone})", list(parameters))
+        self._db.execute(f"DELETE FROM networks WHERE {condition}", list(parameters))
 
     def is_searchable(self) -> bool:
         """Whether the search index is intact, with an entry for every network and for nothing else."""
@@ -200,24 +221,75 @@ class Networks:
         """Rebuilds the search index from the networks."""
         self._db.execute("DROP TABLE IF EXISTS network_text")
         self._db.execute(SEARCH)
-        self._stale.update(id for (id,) in self._db.execute("SELECT id FROM networks"))
+        self._db.execute("INSERT INTO unindexed SELECT id FROM networks")
 
     def index(self) -> None:
         """Updates the search index for changed networks; `Registry.write` does so once, before it commits."""
-        while self._stale:
-            for row in self._unread("id = ?", [self._stale.pop()]):
-                self._index(row)
+        for (id,) in self._db.execute("SELECT DISTINCT network_id FROM unindexed").fetchall():
+            self._db.execute("DELETE FROM network_text WHERE rowid = ?", [id])
+            for row in self._unread("id = ?", [id]):
+                texts = self._shown(row)
+                columns, marks = ", ".join(texts), ", ".join("?" * len(texts))
+                self._db.execute(
+                    f"INSERT INTO network_text (rowid, {columns}) VALUES (?, {marks})",
+                    [id, *map(_indexed, texts.values())],
+                )
+        self._db.execute("DELETE FROM unindexed")
 
-    def _index(self, row: Row) -> None:
-        stems = self._db.execute("SELECT DISTINCT stem FROM files WHERE content_hash = ?", [row["content_hash"]])
-        names = " ".join([row["name"], *(stem for (stem,) in stems), *row["aliases"]])
-        trained_on = f"{row['sd_checkpoint_name'] or ''} {row['sd_checkpoint'] or ''}"
-        values = [row["id"], names.replace("_", " ") + " " + names, " ".join(row["tags"]), row["note"], trained_on]
-        self._db.execute("DELETE FROM network_text WHERE rowid = ?", [row["id"]])
-        self._db.execute(
-            "INSERT INTO network_text (rowid, names, tags, note, trained_on, base_model) VALUES (?, ?, ?, ?, ?, ?)",
-            [*values, row["base_model"]],
+    def _shown(self, row: Row) -> dict[str, str]:
+        """Returns the texts of a network that people see, by the column of the search index."""
+        stems = [
+            stem
+            for (stem,) in self._db.execute(
+                "SELECT DISTINCT stem FROM files WHERE content_hash = ?", [row["content_hash"]]
+            )
+        ]
+        sites = self._db.execute(_SITES, [row["id"]]).fetchall()
+        said = [_lenient(text) for (text,) in self._db.execute(_SAID, [row["content_hash"]])]
+        titles, versions, creators, models, bases, descriptions = (
+            [site[index] for site in sites] for index in range(6)
         )
+        names = [row["name"], *stems, *row["aliases"]]
+        return {
+            "names": _joined(names, [_CAMEL.sub(" ", name).replace("_", " ") for name in names]),
+            "tags": _joined(row["tags"], *(_lenient(site[6]) for site in sites), *_of(said, ("tags",))),
+            "words": _joined(*(_lenient(site[7]) for site in sites), *_of(said, ("activation_text", "negative_text"))),
+            "site": _joined(titles, versions, creators, models, *_of(said, ("title", "model_id"))),
+            "note": _joined([row["note"]], *_of(said, ("notes",))),
+            "description": without_markup(_joined(descriptions, *_of(said, ("description",)))),
+            "trained_on": _joined([row["sd_checkpoint_name"], row["sd_checkpoint"]]),
+            "build": _joined([row["activation"], "layer norm" if row["layer_norm"] else None]),
+            "base_model": _joined([row["base_model"]], bases, *_of(said, ("sd_version",))),
+        }
+
+
+def _apart(text: str) -> str:
+    """Returns a text with spaces around each character of a script that has none between words."""
+    return text if text.isascii() else _UNSPACED.sub(r" \1 ", text)
+
+
+def _indexed(text: str) -> str:
+    return _apart(unicodedata.normalize("NFKC", text_of(text)))
+
+
+def _joined(*texts: Any) -> str:
+    """Returns all texts and numbers of lists of any values, one a line."""
+    parts = [part for values in texts if isinstance(values, list) for part in values]
+    return "\n".join(str(part) for part in parts if isinstance(part, str | int))
+
+
+def _lenient(text: Any) -> Any:
+    """Returns the value of a JSON column; an empty one if it is damaged, which does not matter to a search."""
+    try:
+        return parse_json(text)
+    except (ValueError, TypeError):
+        return {}
+
+
+def _of(said: list[Any], keys: Iterable[str]) -> list[list[Any]]:
+    """Returns what sidecars say under any of these keys, as lists."""
+    found = [one.get(key) for one in said if isinstance(one, dict) for key in keys]
+    return [value if isinstance(value, list) else [value] for value in found]
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -24,7 +24,7 @@ from hnetkit.registry.migrations import migrations
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 6  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 8  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -239,11 +239,33 @@ def _prepare(db: Database, path: Path) -> None:
     db.conn.execute("PRAGMA foreign_keys = ON")
     _when_free(db.conn, "PRAGMA journal_mode = WAL")
     db.conn.execute("PRAGMA synchronous = NORMAL")
-    version = _version(db, path)
-    if version < SCHEMA_VERSION:
+    if _version(db, path) < SCHEMA_VERSION:
         with transaction(db):
-            migrations.apply(db)
-            db.conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            _upgrade(db, path)
+
+
+def _upgrade(db: Database, path: Path) -> None:
+    """Brings a database up to date, within a transaction; an older registry is kept as it was, beside it."""
+    version = _version(db, path)  # another process may have done it
+    if version == SCHEMA_VERSION:
+        return
+    if version:
+        _keep(path, version)
+    migrations.apply(db)
+    Networks(db).index()
+    db.conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _keep(path: Path, version: int) -> None:
+    """Copies a registry to ``registry.v5.db`` beside it, for its version 5; no earlier copy is replaced."""
+    names = (f"{path.stem}.v{version}{number}{path.suffix}" for number in ("", *(f"-{n}" for n in range(2, 1000))))
+    target = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    part = target.with_name(f"{target.name}.part")
+    part.unlink(missing_ok=True)  # of an upgrade that was killed; the lock on the registry is ours
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as copy:
+        source.backup(copy)
+        copy.execute("PRAGMA journal_mode = DELETE")  # a copy is one file
+    os.replace(part, target)
 
 
 def _prepare_alone(db: Database, path: Path) -> None:
@@ -261,7 +283,8 @@ def _prepare_to_read(db: Database, path: Path) -> None:
 def _version(db: Database, path: Path) -> int:
     version: int = db.conn.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
-        raise RegistryError(f"{path}: written by a newer hnetkit", hint="pip install --upgrade hnetkit")
+        newer = f"written by a newer hnetkit: its schema is version {version}, this one reads up to {SCHEMA_VERSION}"
+        raise RegistryError(f"{path}: {newer}", hint="pip install --upgrade hnetkit")
     return version
 
 

@@ -28,6 +28,7 @@ ROOMS = {
     "text": Room("Text that is safe to print, in a terminal, in JSON and in a spreadsheet; sizes and counts in words."),
     "wording": Room("Hints in the words of the caller: flags of a command, or arguments of Python."),
     "errors": Room("Every error a user can meet, with its exit code and its next step.", "text wording"),
+    "base_models": Room("The names of base models: ours, Civitai's, and how people spell them.", "errors"),
     "paths": Room("Where hnetkit keeps its state: `HNETKIT_HOME`.", "errors"),
     "files": Room("Files written whole or not at all; the suffixes of models.", "errors"),
     "tokens": Room("Access tokens, read from the environment.", "errors"),
@@ -61,7 +62,7 @@ ROOMS = {
     ),
     "library": Room(
         "`Library`: scan folders, find a network by name or hash, link into other programs' folders.",
-        "errors text files limits paths hashes formats inspection registry",
+        "errors base_models text files limits paths hashes formats inspection registry",
     ),
     "sources": Room(
         "`FetchSession`: Civitai, Hugging Face, downloads, sync, repair. All HTTP is here, except huggingface_hub's.",

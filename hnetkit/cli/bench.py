@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from hnetkit.cli.library import complete_name
-from hnetkit.cli.options import Number, base_model_choice, command, device_option, dtype_option, option, size_in_pixels
+from hnetkit.cli.options import BaseModelChoice, Number, command, device_option, dtype_option, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
 from hnetkit.generate.request import require_size
@@ -50,7 +50,7 @@ def _size(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple
 @option(
     "--base-model",
     former=["--base"],
-    type=base_model_choice("sd1", "sd2", "sdxl"),
+    type=BaseModelChoice("sd1", "sd2", "sdxl"),
     show_default="what the networks are made for",
     help="Model whose attention layers to time.",
 )

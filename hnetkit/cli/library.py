@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import paths
-from hnetkit.cli.options import base_model_of, command, option
+from hnetkit.cli.network_card import network_card
+from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
 # characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
 _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
-_REFERENCES = {"civitai": "model:", "huggingface": "hf:"}  # source -> what `hnetkit pull` takes before the id
 _FAILURES_SHOWN = 20
 _NAMED = 5  # networks that a question names
 _LINK_PLANS = {"linked": "to link", "updated": "to update", "removed": "to remove"}
 """What a dry run says instead of what is done."""
+_FILES = ["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"]
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
 
@@ -64,11 +65,13 @@ def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -
     A shell puts a completion on the command line unquoted, and the next Enter runs it.
     """
     from hnetkit.library.resolve import names
+    from hnetkit.registry.columns import spelled
 
     if not paths.registry_file().exists():
         return []
     with open_registry() as registry:
-        return [name for name in names(registry) if name.startswith(incomplete) and _is_plain_word(name)]
+        begun = spelled(incomplete)
+        return [name for name in names(registry) if spelled(name).startswith(begun) and _is_plain_word(name)]
 
 
 def _is_plain_word(name: str) -> bool:
@@ -120,8 +123,9 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
 @option(
     "--base-model",
     metavar="NAME",
-    callback=base_model_of,
-    help="List only networks for this base model: sd1, sd2, sd1-or-sd2, sdxl, sdxl-refiner or unknown.",
+    type=base_model_name(),
+    help="List only networks that fit this base model: sd1, sd2, sd1-or-sd2, sdxl, sdxl-refiner or unknown. Any "
+    "spelling of Civitai's name will do.",
 )
 @option("--width", type=int, help="List only networks with MLPs for this context width, as 320.")
 @option("--activation", metavar="NAME", help="List only networks with this activation; linear means none.")
@@ -146,27 +150,39 @@ def list_command(
       hnetkit list
       hnetkit list --activation relu --csv
     """
+    filters: Row = {
+        "tags": tags,
+        "base_model": base_model,
+        "width": width,
+        "activation": activation or None,
+        "missing": missing,
+    }
     with open_library() as library:
-        if files:
-            rows = library.files(missing=missing)
-            output.rows(rows, columns=["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"])
-            return
-        rows = library.networks(
-            tags=tags, base_model=base_model or None, width=width, activation=activation or None, missing=missing
-        )
-    output.rows(rows, columns=_LIST)
+        rows = library.files(**filters) if files else library.networks(**filters)
+        is_empty = library.is_empty()
+    output.rows(rows, columns=_FILES if files else _LIST)
     if not rows:
-        output.note("no networks; hnetkit scan FOLDER adds some")
+        output.note("no networks; hnetkit scan FOLDER adds some" if is_empty else _none_of(filters, files=files))
+
+
+def _none_of(filters: Row, *, files: bool) -> str:
+    """Returns what to say of a library in which nothing passes the filters of `list`."""
+    what = f"{'missing ' if filters['missing'] else ''}{'file' if files else 'network'}"
+    given = [f"the tag {tag}" for tag in filters["tags"]]
+    for key in ("base_model", "width", "activation"):
+        given += [f"the {key.replace('_', ' ')} {filters[key]}"] if filters[key] is not None else []
+    return f"no {what} has {' and '.join(given)}" if given else f"there is no {what}"
 
 
 @command("search")
 @click.argument("words", nargs=-1, required=True, metavar="QUERY")
 @output_options
 def search_command(words: tuple[str, ...], output: Output) -> None:
-    """Search the library's names, tags and notes.
+    """Search the library by all that is known of its networks.
 
-    Also searches the name of the checkpoint that a network was trained on. Every word of QUERY must occur; the last one
-    may be the beginning of a word.
+    Searches names, tags and notes, what sites and sidecars say (title, creator, tags, trigger words, description), the
+    checkpoint that a network was trained on, its base model and its activation. Every word of QUERY must occur; the
+    last one may be the beginning of a word. Chinese, Japanese and Korean words are found inside of others.
 
     \b
     Examples:
@@ -175,7 +191,11 @@ def search_command(words: tuple[str, ...], output: Output) -> None:
     """
     with open_library() as library:
         rows = library.search(" ".join(words))
+        is_empty = library.is_empty()
     output.rows(rows, columns=_LIST)
+    if not rows:
+        none = "the library is empty; hnetkit scan FOLDER" if is_empty else "no network of the library has all of this"
+        output.note(f"{none}; hnetkit browse {argument(' '.join(words))} searches Civitai")
 
 
 @command("show")
@@ -193,18 +213,25 @@ def show_command(name: str, output: Output) -> None:
     """
     with open_library() as library:
         row = library.record(name)
-    output.rows([row], columns=_LIST, text=_network_card)
+    output.rows([row], columns=_LIST, text=network_card)
 
 
 @command("tag")
 @click.argument("name", shell_complete=complete_name)
 @click.argument("tags", nargs=-1, metavar="[TAG...]")
 @option("--remove", multiple=True, metavar="TAG", help="Remove this tag. Repeatable.")
-@option("--alias", metavar="NAME", help="Add a name for prompts and commands; another network that has it loses it.")
+@option("--alias", metavar="NAME", help="Add a name for prompts and commands, which no other network has yet.")
+@option("--remove-alias", multiple=True, metavar="NAME", help="Remove this alias. Repeatable.")
 @option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
 @output_options
 def tag_command(
-    name: str, tags: tuple[str, ...], remove: tuple[str, ...], alias: str | None, note: str | None, output: Output
+    name: str,
+    tags: tuple[str, ...],
+    remove: tuple[str, ...],
+    alias: str | None,
+    remove_alias: tuple[str, ...],
+    note: str | None,
+    output: Output,
 ) -> None:
     """Tag a network, or give it an alias or a note.
 
@@ -215,18 +242,15 @@ def tag_command(
       hnetkit tag outline shapes lineart
       hnetkit tag outline --alias ink --note "best at 0.8"
     """
-    if not tags and not remove and alias is None and note is None:
+    if not tags and not remove and not remove_alias and alias is None and note is None:
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
-    not_utf8 = next((text for text in (*tags, *remove, alias or "", note or "") if not is_text(text)), None)
+    texts = (*tags, *remove, *remove_alias, alias or "", note or "")
+    not_utf8 = next((text for text in texts if not is_text(text)), None)
     if not_utf8 is not None:
         raise not_text(not_utf8)
     with open_library() as library:
-        former = [] if alias is None else library.with_alias(alias)
-        row = library.tag(name, *tags, remove=remove, alias=alias, note=note)
-    output.rows([row], columns=_LIST, text=_network_card)
-    for other in former:
-        if other["content_hash"] != row["content_hash"]:
-            output.note(f"{alias} is no longer an alias of {other['name']}")
+        row = library.tag(name, *tags, remove=remove, alias=alias, note=note, remove_aliases=remove_alias)
+    output.rows([row], columns=_LIST, text=network_card)
 
 
 @command("forget")
@@ -257,27 +281,6 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 
-def _site_lines(sites: list[Row], sidecars: list[Row]) -> list[str]:
-    facts: list[tuple[str, str | None]] = []
-    for site in sites:
-        creator = f" by {site['creator']}" if site["creator"] else ""
-        state = f" ({site['model_state']})" if site["model_state"] != "listed" else ""
-        ref = _REFERENCES[site["source"]]
-        facts.append((site["source"], f"{site['model']}, {site['version']}{creator}, {ref}{site['model_id']}{state}"))
-        scan = f"scan {site['site_scan']}" if site["site_scan"] else None
-        facts.append(
-            ("claims", ", ".join(filter(None, (site["type"], site["site_base_model"], site["site_fp"], scan))))
-        )
-        facts.append(("strength", f"{site['strength']:g} in its example pictures" if site["strength"] else None))
-        facts.append(("words", ", ".join(site["trained_words"] or ())))
-    for sidecar in sidecars:
-        weight = sidecar.get("preferred_weight")
-        facts.append(("weight", f"{weight:g} preferred" if weight else None))
-        facts.append(("activation", sidecar.get("activation_text")))
-        facts.append(("notes", sidecar.get("notes")))
-    return [f"  {label:<11}{value}" for label, value in dict.fromkeys(facts) if value]
-
-
 def _change(change: Any) -> Row:
     row = change.row or {}
     detail = change.reason or row.get("reason") or "; ".join(row.get("warnings", [])) or None
@@ -287,39 +290,6 @@ def _change(change: Any) -> Row:
 def _change_line(row: Row) -> str:
     detail = f"  ({row['detail']})" if row["kind"] != "hypernetwork" and row["detail"] else ""
     return f"{row['change']:<9}{row['path']}{detail.replace(printable(row['path']) + ': ', '')}"
-
-
-def _training_lines(training: Row | None) -> list[str]:
-    """Returns the lines that show a recipe to a person; `--json` has all of it."""
-    if training is None:
-        return []
-    recipe = training["recipe"]
-    known = [f"{key.replace('_', ' ')} {recipe[key]}" for key in ("rates", "batch_size", "pictures") if key in recipe]
-    ancestors = [ancestor["name"] or ancestor["content_hash"][:13] for ancestor in training["lineage"]]
-    facts = {"recipe": ", ".join(known), "begun with": " < ".join(ancestors)}
-    return [f"  {label:<11}{value}" for label, value in facts.items() if value]
-
-
-def _network_card(row: Row) -> list[str]:
-    structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
-    facts = {
-        "content": row["content_hash"],
-        "for": row["base_model"],
-        "widths": ", ".join(map(str, row["widths"])),
-        "build": f"[{structure}] {row['activation']}{', layer norm' if row['layer_norm'] else ''}",
-        "trained": counted(row["step"], "step") if row["step"] is not None else None,
-        "trained on": row["trained_on"],
-        "checkpoint": row["checkpoint_path"],
-        "tags": ", ".join(row["tags"]),
-        "aliases": ", ".join(row["aliases"]),
-        "note": row["note"],
-    }
-    lines = [row["name"]]
-    lines += [f"  {label:<11}{value}" for label, value in facts.items() if value]
-    lines += _training_lines(row.get("training"))
-    lines += _site_lines(row.get("sites", []), row.get("sidecars", []))
-    lines += [f"  {file['state']:<11}{file['path']}" for file in row["files"]]
-    return lines
 
 
 @command("remove")
@@ -439,10 +409,12 @@ def link_command(
     """
     how = _chosen_way(symlink=symlink, hardlink=hardlink, copy=copy)
     if remove and (names or how):
-        hint = f"hnetkit link {argument(directory, is_path=True)} --remove"
-        if layout:
-            hint = f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --remove"
-        raise UsageError("--remove removes everything", hint=hint)
+        raise UsageError(
+            "--remove removes everything",
+            hint=f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --remove"
+            if layout
+            else f"hnetkit link {argument(directory, is_path=True)} --remove",
+        )
     with open_library() as library, step_progress("Linking", quiet=output.quiet) as progress:
         program = library.program_for(directory, layout)
         if remove:

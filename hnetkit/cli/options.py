@@ -12,6 +12,7 @@ import click
 from click.shell_completion import CompletionItem
 from click.types import FloatParamType, IntParamType
 
+from hnetkit import base_models
 from hnetkit.errors import UsageError
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,16 +22,6 @@ DTYPES = ("auto", "fp32", "fp16", "bf16")
 
 OUTPUT = "Output"
 """The heading of what a command prints and writes, which the help of every command with headings ends with."""
-
-
-SITE_BASE_MODELS: Mapping[str, tuple[str, ...]] = {
-    "sd1": ("SD 1.5", "SD 1.4"),
-    "sd2": ("SD 2.1", "SD 2.1 768", "SD 2.0", "SD 2.0 768"),
-    "sdxl": ("SDXL 1.0", "SDXL 0.9"),
-}
-"""Base model -> what Civitai calls it."""
-
-_OF_SITE_NAME = {name.casefold(): base for base, names in SITE_BASE_MODELS.items() for name in names}
 
 
 class Option(click.Option):
@@ -154,20 +145,57 @@ def dtype_option(*, section: str | None = None) -> Callable[[F], F]:
     )
 
 
-def base_model_choice(*bases: str) -> Choice:
-    """A choice of base models, by our names for them or by Civitai's."""
-    return Choice(bases, {name: base for name, base in _OF_SITE_NAME.items() if base in bases})
+class BaseModelName(click.ParamType):  # type: ignore[type-arg]  # generic in later versions of click alone
+    """A base model, in any spelling of our name for it or of Civitai's.
+
+    Args:
+        choices: our names that may be meant; help and messages show them.
+        read: returns the value that a spelling stands for; an empty one if it stands for nothing.
+    """
+
+    name = "text"
+
+    def __init__(self, choices: Sequence[str], read: Callable[[str], Any]) -> None:
+        self.choices, self.read = tuple(choices), read
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns what `read` does; fails for a text that means none of the choices."""
+        if not isinstance(value, str) or not value:  # read before, or no choice at all
+            return value or None
+        found = self.read(value)
+        if not found:
+            self.fail(f"{value!r} is not one of {', '.join(map(repr, self.choices))}.", param, ctx)
+        return found
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        return [CompletionItem(name) for name in self.choices if name.startswith(incomplete.casefold())]
 
 
-def base_model_of(ctx: click.Context, param: click.Parameter, text: str | None) -> str | None:
-    """Callback of an option: returns our name for a base model of Civitai, and any other text as it is."""
-    return None if text is None else _OF_SITE_NAME.get(text.casefold(), text)
+class BaseModelChoice(Choice):
+    """One of a few base models, in any spelling of our name for it or of Civitai's."""
+
+    def __init__(self, *choices: str) -> None:
+        super().__init__(
+            choices, {name.casefold(): base for base in choices for name in base_models.SITE_BASE_MODELS[base]}
+        )
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return super().convert(base_models.base_model_called(str(value)) or value, param, ctx)
 
 
-def site_base_models(ctx: click.Context, param: click.Parameter, texts: Sequence[str]) -> tuple[str, ...]:
-    """Callback of an option: returns Civitai's names for our base models, and any other text as it is."""
-    names = [name for text in texts for name in SITE_BASE_MODELS.get(text.casefold(), (text,))]
-    return tuple(dict.fromkeys(names))
+def base_model_name() -> BaseModelName:
+    """Returns the type of an option for a base model of the library's networks, by our name."""
+    return BaseModelName(base_models.BASE_MODELS, base_models.base_model_called)
+
+
+def site_base_model_names() -> BaseModelName:
+    """Returns the type of an option for base models at Civitai: a value is a tuple of the site's names."""
+    return BaseModelName(tuple(base_models.SITE_BASE_MODELS), base_models.site_names_called)
+
+
+def each_once(ctx: click.Context, param: click.Parameter, found: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """Callback of a repeatable option whose values are tuples: returns all that is in them, each once."""
+    return tuple(dict.fromkeys(name for names in found if names for name in names))
 
 
 def size_in_pixels(ctx: click.Context, param: click.Parameter, text: str | None) -> tuple[int, int] | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 from hnetkit import paths
-from hnetkit.cli.options import command, option, site_base_models
+from hnetkit.cli.options import command, each_once, option, site_base_model_names
 from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
@@ -184,9 +184,10 @@ def filter_options(function: F) -> F:
             "base_models",
             multiple=True,
             metavar="NAME",
-            callback=site_base_models,
-            help="Restrict to models that have a version for this base model: sd1, sd2, sdxl, or the site's name, "
-            "such as 'SD 1.5'. Repeatable, for any of several.",
+            type=site_base_model_names(),
+            callback=each_once,
+            help="Restrict to models that have a version for this base model: sd1, sd2, sdxl, unknown, or one of the "
+            "site's names, such as 'SD 1.5'. Repeatable, for any of several.",
         ),
         _filter("--tag", help="Restrict to models with this tag."),
         _filter("--creator", metavar="USER", help="Restrict to models of this user."),

@@ -10,12 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
+from hnetkit.base_models import fitting, require_base_model
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.resolve import find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
+from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, size_text
 
@@ -132,19 +134,24 @@ class Library:
 
         Args:
             tags: only networks with all of these tags.
-            base_model: only networks for this base model.
+            base_model: only networks that fit this base model, in any spelling of our name or of Civitai's; those that
+                may be for SD 1 or 2 fit both.
             width: only networks that change contexts of this width.
             activation: only networks with this activation; ``"linear"`` means none.
             missing: only networks without any existing file.
+
+        Raises:
+            UsageError: there is no such base model.
         """
+        bases = None if base_model is None else fitting(require_base_model(base_model))
         rows = with_files(self.registry, self.registry.networks.rows())
-        wanted = set(tags)
+        wanted = set(map(spelled, tags))
         return sorted(
             (
                 row
                 for row in rows
                 if wanted <= set(row["tags"])
-                and base_model in (None, row["base_model"])
+                and (bases is None or row["base_model"] in bases)
                 and (width is None or width in row["widths"])
                 and (activation is None or row["activation"] == activation.lower())
                 and not (missing and row["present"])
@@ -152,12 +159,25 @@ class Library:
             key=lambda row: str(row["name"]).casefold(),
         )
 
-    def files(self, *, missing: bool = False) -> list[Row]:
-        """Returns one row for each known file, with a network or not; `missing`: only files that no longer exist."""
-        return self.registry.files.missing() if missing else self.registry.files.rows()
+    def files(self, *, missing: bool = False, **of_networks: Any) -> list[Row]:
+        """Returns one row for each known file, with a network or not.
+
+        Args:
+            missing: only files that no longer exist.
+            of_networks: filters of `networks`: with any, only files of the networks that pass them.
+        """
+        rows = self.registry.files.missing() if missing else self.registry.files.rows()
+        if not any(value not in (None, ()) for value in of_networks.values()):
+            return rows
+        wanted = {row["content_hash"] for row in self.networks(**of_networks)}
+        return [row for row in rows if row["content_hash"] in wanted]
+
+    def is_empty(self) -> bool:
+        """Whether no network is known."""
+        return not self.registry.networks.count()
 
     def search(self, words: str) -> list[Row]:
-        """Returns the networks with all words in names, tags, note or checkpoint, best match first."""
+        """Returns the networks of which every word is shown, also in what sites and sidecars say, best match first."""
         return with_files(self.registry, self.registry.networks.search(words))
 
     def with_alias(self, alias: str) -> list[Row]:
@@ -202,33 +222,40 @@ class Library:
         remove: Iterable[str] = (),
         alias: str | None = None,
         note: str | None = None,
+        remove_aliases: Iterable[str] = (),
     ) -> Row:
-        """Adds tags, an alias or a note to a network, and returns its row. They belong to its content, not to a file.
+        """Adds tags, an alias or a note to a network, and returns its `record`. They belong to its content, no file.
 
         Args:
             tags: to add.
             remove: tags to remove.
             alias: another name for prompts and commands.
             note: replaces the present note; an empty text removes it.
+            remove_aliases: aliases to remove.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.
-            UsageError: the text cannot be an alias.
+            UsageError: the text cannot be an alias, or is the alias or the name of another network; or the network
+                has no such tag or alias to remove. Nothing is changed then.
         """
         content_hash = resolve(self.registry, name).content_hash
+        networks = self.registry.networks
+        (known,) = networks.of_contents([content_hash])
+        remove, remove_aliases = list(remove), list(remove_aliases)
+        _require_known(name, "tag", remove, known["tags"])
+        _require_known(name, "alias", remove_aliases, known["aliases"])
         if alias is not None:
             require_alias(self.registry, alias, content_hash)
-        networks = self.registry.networks
         with self.registry.write():
             id = networks.id_of(content_hash)
             networks.add_tags(id, tags)
             networks.remove_tags(id, remove)
+            networks.remove_aliases(id, remove_aliases)
             if alias is not None:
                 networks.set_alias(id, alias)
             if note is not None:
                 networks.set_note(id, note)
-        (row,) = with_files(self.registry, networks.of_contents([content_hash]))
-        return row
+        return record(self.registry, content_hash)
 
     def forgetting(self, name: str | None = None, *, missing: bool = False) -> Forgetting:
         """Returns what `forget` would remove; the arguments are the same."""
@@ -346,12 +373,21 @@ class Library:
         is_bare = not os.path.dirname(name) and name != os.curdir
         if is_bare:  # a network, even if a folder has the same name
             return None
-        return next((root for root in self.registry.files.roots() if str(root.path) == os.path.realpath(name)), None)
+        path = spelled(os.path.realpath(name))
+        return next((root for root in self.registry.files.roots() if spelled(str(root.path)) == path), None)
 
     def _files_called(self, name: str) -> list[Row]:
         path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
         files = self.registry.files
         return files.at(path) or files.holding([resolve(self.registry, name).content_hash])
+
+
+def _require_known(name: str, what: str, removed: Iterable[str], known: Sequence[str]) -> None:
+    """Raises UsageError if a network has not all of the tags or aliases that are to be removed."""
+    for text in removed:
+        if spelled(text) not in map(spelled, known):
+            has = f"it has {', '.join(map(argument, known))}" if known else f"hnetkit show {argument(name)}"
+            raise UsageError(f"{text} is no {what} of {name}", hint=has)
 
 
 def program_of(layout: str) -> Program:

@@ -8,9 +8,9 @@ taken back by the next one, or by bringing it back. Nothing is deleted but what 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hnetkit.library.resolve import label, require_alias, resolve
 from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
 from hnetkit.paths import is_state
+from hnetkit.registry.links import Link
 from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument
@@ -132,8 +133,9 @@ def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> 
             changes += _take_back_unfinished(registry)
     roots = sorted((root.path for root in registry.files.roots()), key=lambda path: -len(path.parts))
     found: dict[str, tuple[str, str | None, list[Row]]] = {}
+    linked = {key_of(path) for path in registry.links.paths()}
     for name in names:
-        for title, content, row in _called(registry, name):
+        for title, content, row in _called(registry, name, linked):
             _, _, rows = found.setdefault(content or row["path"], (title, content, []))
             if row["id"] not in {other["id"] for other in rows}:
                 rows.append(row)
@@ -160,13 +162,12 @@ def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> 
     return Removal(tuple(networks), tuple(changes))
 
 
-def _called(registry: Registry, name: str) -> Iterator[tuple[str, str | None, Row]]:
+def _called(registry: Registry, name: str, linked: Set[str]) -> Iterator[tuple[str, str | None, Row]]:
     """Yields name, content and row of each file that a name or a path means; a name means no links of hnetkit's."""
     path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
     at = registry.files.at(path)
     if not at:
         network = resolve(registry, name)
-        linked = {key_of(link) for link in registry.links.paths()}
         for row in registry.files.holding([network.content_hash]):
             if key_of(row["path"]) not in linked:
                 yield network.name, network.content_hash, row
@@ -210,6 +211,32 @@ def _sidecars_of(path: Path, leaving: set[str]) -> tuple[tuple[Path, ...], list[
 # --- removing
 
 
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What one command looks up for each of many networks.
+
+    Attributes:
+        links: what `link` made of each file of the library, by the file's path.
+        installs: the files that were fetched, by path.
+        taken: sidecars that go already: two files of one stem share them.
+    """
+
+    links: Mapping[str, list[Link]]
+    installs: Mapping[str, Row]
+    taken: set[Path] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, registry: Registry) -> _Records:
+        links: dict[str, list[Link]] = {}
+        for link in registry.links.rows():
+            if not link.path.endswith(TEMPORARY):
+                links.setdefault(link.source, []).append(link)
+        return cls(links, {install["path"]: install for install in registry.jobs.installs()})
+
+    def links_to(self, places: Iterable[str]) -> list[Link]:
+        return [link for place in places for link in self.links.get(place, ())]
+
+
 def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
     """Moves what was planned into the trash, and yields what happened to each file.
 
@@ -220,11 +247,11 @@ def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
     yield from removal.changes
     with _locked(registry), links_locked(registry, dry_run=False):
         batch = trash.new_batch()
-        taken: set[Path] = set()  # sidecars of two files of one stem go with the first
+        records = _Records.read(registry)
         for network in removal.networks:
             begun: list[Entry] = []
             try:
-                yield from _remove(registry, network, batch, begun, taken)
+                yield from _remove(registry, network, batch, begun, records)
             except BaseException:
                 with suppress(Exception):  # the next removal tries again
                     for entry in begun:
@@ -233,12 +260,12 @@ def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
 
 
 def _remove(
-    registry: Registry, network: PlannedNetwork, batch: str, begun: list[Entry], taken: set[Path]
+    registry: Registry, network: PlannedNetwork, batch: str, begun: list[Entry], records: _Records
 ) -> Iterator[RemovalChange]:
     forgotten, moved = list(network.gone), set[str]()
     for root in dict.fromkeys(file.root for file in network.files):
         files = [file for file in network.files if file.root == root]
-        entry = _entry(registry, network, root, files, batch, taken)
+        entry = _entry(registry, network, root, files, batch, records)
         try:
             trash.begin(entry)
         except (OSError, HnetkitError) as error:
@@ -246,7 +273,7 @@ def _remove(
             yield from (RemovalChange("skipped", str(file.path), network.name, reason=why) for file in files)
             continue
         begun.append(entry)
-        yield from _unlink(registry, entry)
+        yield from _unlink(registry, entry, records)
         for file in entry.files:
             if file.of is None or str(root / file.of) in moved:
                 change = _put_in(entry, file)
@@ -268,7 +295,7 @@ def _remove(
 
 
 def _entry(
-    registry: Registry, network: PlannedNetwork, root: Path, files: list[PlannedFile], batch: str, taken: set[Path]
+    registry: Registry, network: PlannedNetwork, root: Path, files: list[PlannedFile], batch: str, records: _Records
 ) -> Entry:
     listed: list[TrashedFile] = []
     for file in files:
@@ -277,8 +304,8 @@ def _entry(
         name = trash.stored_name(len(listed), file.path)
         listed.append(TrashedFile(of, name, row["size_bytes"], row["mtime_ns"], row["sha256"]))
         for path in file.beside:
-            if path not in taken:
-                taken.add(path)
+            if path not in records.taken:
+                records.taken.add(path)
                 stored = trash.stored_name(len(listed), path)
                 listed.append(TrashedFile(path.relative_to(root).as_posix(), stored, of=of))
     places = [str(root.joinpath(file.path)) for file in listed]
@@ -290,10 +317,8 @@ def _entry(
         network.content_hash,
         tuple(listed),
         _words(registry, network.content_hash),
-        tuple(
-            {key: getattr(link, key) for key in ("path", "folder", "layout")} for link in _links_to(registry, places)
-        ),
-        tuple(install for install in registry.jobs.installs() if install["path"] in places),
+        tuple({key: getattr(link, key) for key in ("path", "folder", "layout")} for link in records.links_to(places)),
+        tuple(records.installs[place] for place in places if place in records.installs),
     )
 
 
@@ -306,13 +331,9 @@ def _words(registry: Registry, content_hash: str | None) -> dict[str, Any]:
     return words | {"training": asdict(training) if training else None}
 
 
-def _links_to(registry: Registry, places: Iterable[str]) -> list[Any]:
-    return [link for place in places for link in registry.links.to(place) if not link.path.endswith(TEMPORARY)]
-
-
-def _unlink(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
+def _unlink(registry: Registry, entry: Entry, records: _Records) -> Iterator[RemovalChange]:
     """Takes away what `link` put into other programs' folders for the files of a removal, where it is unchanged."""
-    for link in _links_to(registry, (str(entry.place(file)) for file in entry.files)):
+    for link in records.links_to(str(entry.place(file)) for file in entry.files):
         try:
             if not is_there(link.path):
                 continue

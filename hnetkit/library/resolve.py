@@ -444,6 +444,12 @@ def require_alias(registry: Registry, text: str, content_hash: str) -> None:
     others = [row for row in _by_stem(registry, text) if row["content_hash"] != content_hash]
     if others:  # stems take precedence
         raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
+    for holder in registry.networks.with_alias(text):
+        if holder["content_hash"] != content_hash:  # prompts that use it would draw another network from now on
+            held = registry.files.holding([holder["content_hash"]])
+            name = held[0]["stem"] if held else label(holder["name"], holder["content_hash"])
+            free = f"hnetkit tag {argument(name)} --remove-alias {argument(text)}"
+            raise UsageError(f"{text} is an alias of {name} already", hint=f"choose another alias, or: {free}")
 
 
 def names(registry: Registry) -> list[str]:

@@ -189,7 +189,7 @@ def read_sidecars_again(registry: Registry, path: Path) -> None:
     said, unreadable = _sidecars_of(path)
     with registry.write():
         for row in registry.files.at(os.path.join(os.path.realpath(path.parent), path.name)):
-            _store_sidecars(registry, row["id"], row["content_hash"], said, unreadable, None)
+            _store_sidecars(registry, row["id"], said, unreadable, None)
 
 
 def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[FileChange]:
@@ -324,7 +324,7 @@ def _read_beside(registry: Registry, files: Iterable[tuple[Root, WalkedFile, Kno
             for root, file, seen in batch:
                 path = root.path / file.path
                 said, unreadable = _sidecars_of(path) if file.sidecars else ({}, ())
-                is_news = _store_sidecars(registry, seen.id, seen.content_hash, said, unreadable, file.sidecars)
+                is_news = _store_sidecars(registry, seen.id, said, unreadable, file.sidecars)
                 changes += _sidecar_changes(str(path), unreadable, is_news=is_news)
         yield from changes
 
@@ -420,12 +420,7 @@ def _sidecars_of(path: Path) -> tuple[Row, tuple[Unreadable, ...]]:
 
 
 def _store_sidecars(
-    registry: Registry,
-    id: int,
-    content_hash: str | None,
-    said: Row,
-    unreadable: Iterable[Unreadable],
-    looks: str | None,
+    registry: Registry, id: int, said: Row, unreadable: Iterable[Unreadable], looks: str | None
 ) -> bool:
     """Stores what the sidecars of a file say, and returns whether they said something else before.
 
@@ -435,8 +430,6 @@ def _store_sidecars(
     if any(it.is_passing for it in unreadable):
         said = former | said
     registry.files.put_sidecars(id, said, _mark_of(looks, unreadable))
-    if said != former and content_hash is not None:
-        registry.networks.refresh(content_hash)
     return said != former
 
 
@@ -447,7 +440,7 @@ def _mark_of(looks: str | None, unreadable: Iterable[Unreadable]) -> str | None:
 
 def _update_sidecars(registry: Registry, result: _Result, said: Row, seen: KnownFile) -> Iterator[FileChange]:
     with registry.write():
-        is_news = _store_sidecars(registry, seen.id, seen.content_hash, said, result.unreadable, seen.sidecars_seen)
+        is_news = _store_sidecars(registry, seen.id, said, result.unreadable, seen.sidecars_seen)
     yield from _sidecar_changes(result.path, result.unreadable, is_news=is_news)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from click.shell_completion import ShellComplete
 from support import networks
 
 from hnetkit.cli import cli, run
+from hnetkit.cli.network_card import network_card
+from hnetkit.library.library import Library
 
 
 @pytest.fixture
@@ -201,3 +205,207 @@ def test_no_network_has_the_width_0(library: Path, capsys: pytest.CaptureFixture
     run(["scan", str(library)])
     capsys.readouterr()
     assert rows(capsys, "list", "--width", "0") == []
+
+
+def test_an_alias_of_another_network_is_not_taken(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "--alias", "best"])
+    assert run(["tag", "ink", "--alias", "best"]) == 0
+    capsys.readouterr()
+    assert run(["tag", "glow", "new", "--alias", "best"]) == 2
+    told = capsys.readouterr().err
+    assert "best is an alias of ink already" in told
+    assert "hnetkit tag ink --remove-alias best" in told
+    assert rows(capsys, "list", "--tag", "new") == []
+    assert rows(capsys, "show", "best")[0]["name"] == "ink"
+
+
+def test_an_alias_is_removed_and_free_again(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "--alias", "best"])
+    capsys.readouterr()
+    assert rows(capsys, "tag", "ink", "--remove-alias", "best")[0]["aliases"] == []
+    assert run(["show", "best"]) == 4
+    capsys.readouterr()
+    assert rows(capsys, "tag", "glow", "--alias", "best")[0]["aliases"] == ["best"]
+
+
+@pytest.mark.parametrize("removed", [["--remove-alias", "worst"], ["--remove", "best"]])
+def test_what_a_network_does_not_have_is_not_removed_in_silence(
+    removed: list[str], library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "lines", "--alias", "best"])
+    capsys.readouterr()
+    assert run(["tag", "ink", *removed]) == 2
+    told = capsys.readouterr().err
+    assert f"{removed[1]} is no" in told
+    assert ("lines" if removed[0] == "--remove" else "best") in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["list", "--tag", "nosuch"], "no network has the tag nosuch"),
+        (["list", "--tag", "a", "--base-model", "SD 2.1"], "no network has the tag a and the base model sd2"),
+        (["list", "--width", "0"], "no network has the width 0"),
+        (["list", "--missing"], "there is no missing network"),
+        (["list", "--files", "--missing"], "there is no missing file"),
+        (["list", "--files", "--activation", "mish"], "no file has the activation mish"),
+        (["search", "zzz"], "no network of the library has all of this"),
+    ],
+)
+def test_filters_that_nothing_passes_do_not_call_the_library_empty(
+    arguments: list[str], told: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run([*arguments, "--csv"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    assert told in err
+    assert "hnetkit scan FOLDER" not in err
+
+
+def test_a_list_of_files_is_filtered_as_networks_are(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert [row["stem"] for row in rows(capsys, "list", "--files", "--activation", "relu")] == ["ink"]
+    assert rows(capsys, "list", "--files", "--base-model", "sd2") == []
+
+
+@pytest.mark.parametrize("spelling", ["sd1", "SD 1.5", "sd1.5", "sd15", "SD-v1-4", "1.5", "Stable Diffusion 1.5"])
+def test_a_base_model_is_found_in_any_spelling(
+    spelling: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert [row["name"] for row in rows(capsys, "list", "--base-model", spelling)] == ["ink"]
+
+
+def test_networks_that_may_be_for_either_model_are_listed_for_both(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    networks.network_file(library, "either.pt", seed=5, widths=(320, 640))
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert [row["base_model"] for row in rows(capsys, "show", "either")] == ["sd1-or-sd2"]
+    for base in ("sd1", "sd2", "sd1-or-sd2"):
+        assert "either" in [row["name"] for row in rows(capsys, "list", "--base-model", base)]
+    assert "either" not in [row["name"] for row in rows(capsys, "list", "--base-model", "sdxl")]
+
+
+@pytest.mark.parametrize("command", ["list", "browse", "sync", "bench"])
+def test_an_unknown_base_model_is_a_usage_error_with_the_choices(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run([command, *(["x"] if command == "bench" else []), "--base-model", "flux"]) == 2
+    told = capsys.readouterr().err
+    assert "'flux' is not one of" in told
+    assert "sd1" in told
+    assert "sdxl" in told
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("typed", ["NFC", "NFD"])
+def test_a_name_is_found_in_either_normal_form(
+    stored: str, typed: str, library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named, said = unicodedata.normalize(stored, "\u00c9lodie"), unicodedata.normalize(typed, "\u00c9lodie")
+    networks.network_file(library, f"{named}.pt", seed=8)
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert rows(capsys, "show", said)[0]["name"] == named
+    alias, also = (unicodedata.normalize(form, "\u00fcber") for form in (stored, typed))
+    rows(capsys, "tag", said, unicodedata.normalize(stored, "caf\u00e9"), "--alias", alias)
+    assert rows(capsys, "show", also)[0]["name"] == named
+    tag = unicodedata.normalize(typed, "caf\u00e9")
+    assert [row["name"] for row in rows(capsys, "list", "--tag", tag)] == [named]
+    assert rows(capsys, "tag", also, "--remove", tag, "--remove-alias", also)[0]["aliases"] == []
+    assert run(["forget", str(library / f"{said}.pt"), "-y"]) == 0
+
+
+def test_of_two_names_that_look_alike_the_one_that_is_typed_is_meant(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forms = [unicodedata.normalize(form, "\u00e9clair") for form in ("NFC", "NFD")]
+    made = [networks.network_file(library, f"{name}.pt", seed=seed) for seed, name in enumerate(forms)]
+    if os.path.samefile(*made):
+        pytest.skip("one file on this disk")
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert [rows(capsys, "show", name)[0]["name"] for name in forms] == forms
+
+
+LISTED: dict[str, Any] = {
+    "state": "listed",
+    "name": "Glass Orchard",
+    "creator": "inkfox_test",
+    "type": "Hypernetwork",
+    "tags": ["Pixel Art", "sumi-e"],
+    "nsfw_level": 3,
+    "commercial_use": ["Image"],
+    "allow_no_credit": False,
+    "downloads": 1234,
+    "description": "<p>Best with <b>ink</b>.</p><p>Use &lt;hypernet:ink:0.6&gt;</p>",
+}
+VERSION = {
+    "name": "v1.0",
+    "base_model": "SD 1.5",
+    "published_at": "2023-02-03T10:00:00Z",
+    "trained_words": ["nwcstyle"],
+}
+FILE = {"name": "ink.pt", "fp": "fp16", "scan": "Success", "hashes": {"AutoV2": "ABCDEF0123"}}
+
+
+@pytest.fixture
+def listed(library: Path) -> Path:
+    """A library with a network that a site lists, and that has sidecars."""
+    (library / "ink.json").write_text(
+        '{"activation text": "lineart", "notes": "at night\\ntoo", "preferred weight": 0.7}'
+    )
+    (library / "ink.preview.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with Library() as opened:
+        opened.scan(library)
+        catalogue = opened.registry.catalogue
+        sha256 = opened.record("ink")["files"][0]["sha256"]
+        with opened.registry.write():
+            version = catalogue.put_version(catalogue.put_model("civitai", "4209", LISTED, {}), "4931", VERSION)
+            catalogue.put_file(version, "1", FILE | {"sha256": sha256})
+    return library
+
+
+def test_a_card_shows_all_that_is_known(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "ink"]) == 0
+    card = capsys.readouterr().out
+    (row,) = rows(capsys, "show", "ink")
+    sha256 = row["files"][0]["sha256"]
+    for shown in (
+        *("build          [1, 0.05, 1] relu", f"{row['parameters']:,} in fp32"),
+        *("Glass Orchard, v1.0 by inkfox_test, model:4209", "https://civitai.com/models/4209?modelVersionId=4931"),
+        *("trigger words  nwcstyle", "site tags      Pixel Art, sumi-e", "rated          PG, PG-13"),
+        *("stated as      Hypernetwork, SD 1.5, fp16", "virus scan     Success", "published      2023-02-03"),
+        *("commercial use: Image; without credit: no", "downloads      1,234", "AutoV2 ABCDEF0123 (stated 20"),
+        *("description    Best with ink.\n                 Use <hypernet:ink:0.6>\n",),
+        *("trigger words  lineart", "notes          at night\n                 too\n", "weight         0.7 preferred"),
+        *(f"preview        {listed / 'ink.preview.png'}", f"present        {listed / 'ink.pt'}"),
+        *(f"A1111's hash [{sha256[:10]}]", f"sha256 {sha256}"),
+    ):
+        assert shown in card, shown
+
+
+def test_tagging_shows_the_same_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tag", "ink", "new"]) == 0
+    tagged = capsys.readouterr().out
+    assert run(["show", "ink"]) == 0
+    assert capsys.readouterr().out == tagged
+
+
+def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is added to a row has to be shown too, or to stand here."""
+    (row,) = rows(capsys, "show", "ink")
+    code = Path(network_card.__code__.co_filename).read_text(encoding="utf-8")
+    keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
+    beside = {"metadata", "present", "size", "sd_checkpoint", "sd_checkpoint_name", "name"}  # shown in other words
+    numbers = {"remote_file_id", "file_id", "version_id", "looked_up", "availability"}  # of use to programs alone
+    assert {key for key in keys - beside - numbers if f'"{key}"' not in code and f"'{key}'" not in code} == set()

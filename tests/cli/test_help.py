@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -14,12 +14,14 @@ from click.shell_completion import ShellComplete
 from support.pictures import save
 
 from hnetkit import settings
+from hnetkit.base_models import BASE_MODELS, SITE_BASE_MODELS, base_model_called, site_names_called
 from hnetkit.cli import cli, run
 from hnetkit.cli.groups import LazyGroup
-from hnetkit.cli.options import OUTPUT, SITE_BASE_MODELS, Option, site_base_models
+from hnetkit.cli.options import OUTPUT, BaseModelChoice, BaseModelName, Option
 from hnetkit.cli.train_options import _SETTINGS, _field
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.options import DrawOptions
+from hnetkit.network import BaseModel
 
 
 def commands(group: LazyGroup, *path: str) -> Iterator[tuple[str, click.Command]]:
@@ -200,8 +202,19 @@ def test_a_base_model_goes_by_our_name_or_by_the_sites(spelling: str, capsys: py
     context = ALL["bench"].make_context("bench", ["x", "--base-model", spelling.replace("SD1", "sd1")])
     assert context.params["base_model"] == "sd1"
     assert run(["list", "--base-model", spelling]) == 0
-    named = site_base_models(context, context.command.params[0], [spelling])
-    assert named == (SITE_BASE_MODELS["sd1"] if spelling.casefold() == "sd1" else (spelling,))
+    site = ALL["browse"].make_context("browse", ["--base-model", spelling, "--base-model", spelling])
+    named = SITE_BASE_MODELS["sd1"] if spelling.casefold() == "sd1" else (spelling.upper(),)
+    assert site.params["base_models"] == named
+
+
+def test_one_vocabulary_names_the_base_models() -> None:
+    assert set(BASE_MODELS) == set(get_args(BaseModel))
+    assert set(SITE_BASE_MODELS) < set(BASE_MODELS)
+    for base, names in SITE_BASE_MODELS.items():
+        assert [base_model_called(name) for name in (base, *names)] == [base] * (len(names) + 1)
+        assert [site_names_called(name) for name in names] == [(name,) for name in names]
+    kinds = {type(option.type) for _, option in OPTIONS if "--base-model" in option.opts}
+    assert kinds == {BaseModelName, BaseModelChoice}
 
 
 def test_a_size_is_given_in_one_way(capsys: pytest.CaptureFixture[str]) -> None:

@@ -243,14 +243,3 @@ def test_settings_behind_a_link_are_changed_where_they_are(home: Path, tmp_path:
     assert run(["config", "dtype", "fp32"]) == 0
     assert (home / "config.json").is_symlink()
     assert json.loads((tmp_path / "dotfiles.json").read_text()) == {"device": "cpu", "dtype": "fp32"}
-
-
-def test_an_alias_that_another_network_loses_is_said(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    networks.network_file(library, "mist.pt", seed=9)
-    assert run(["scan", "-q"]) == 0
-    assert run(["tag", "ink", "--alias", "best"]) == 0
-    capsys.readouterr()
-    assert run(["tag", "mist", "--alias", "best"]) == 0
-    assert "best is no longer an alias of ink" in capsys.readouterr().err
-    assert run(["tag", "mist", "--alias", "best"]) == 0
-    assert "any more" not in capsys.readouterr().err

@@ -213,4 +213,4 @@ def test_the_command_begins_with_few_of_our_modules() -> None:
     code = "import sys; before = set(sys.modules); import hnetkit.cli; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     ours = {name for name in done.stdout.split() if name.startswith("hnetkit.") and not name.startswith("hnetkit.cli")}
-    assert ours == {"hnetkit.errors", "hnetkit.paths", "hnetkit.text"}
+    assert ours == {"hnetkit.base_models", "hnetkit.errors", "hnetkit.paths", "hnetkit.text"}

@@ -118,13 +118,13 @@ def test_any_path_of_the_system_is_stored_exactly(name: bytes) -> None:
     assert from_column(to_column(path)) == path
 
 
-def test_an_alias_moves_to_the_network_that_last_got_it(tmp_path: Path) -> None:
+def test_an_alias_stays_with_the_network_that_has_it(tmp_path: Path) -> None:
     with Registry(tmp_path / "r.db") as registry:
         stored(registry, row(1), row(2))
         with registry.write():
             for number in (1, 2):
                 registry.networks.set_alias(registry.networks.id_of(row(number)["content_hash"]), "best")
-        assert [network["aliases"] for network in registry.networks.rows()] == [[], ["best"]]
+        assert [network["aliases"] for network in registry.networks.rows()] == [["best"], []]
 
 
 def test_files_are_found_by_the_first_digits_of_a_hash_and_by_nothing_else(tmp_path: Path) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlite_utils import Database
 
+from hnetkit.errors import HnetkitError, RegistryError
 from hnetkit.registry import Registry
 from hnetkit.registry.migrations import migrations
 from hnetkit.registry.store import SCHEMA_VERSION
@@ -59,3 +64,60 @@ def test_whatever_refers_to_a_row_is_found_by_an_index(tmp_path: Path) -> None:
             indexes = [row[1] for row in connection.execute(f"PRAGMA index_list('{table}')")]
             first = {connection.execute(f"PRAGMA index_info('{index}')").fetchone()[2] for index in indexes}
             assert referring <= keys | first, table
+
+
+def test_an_upgrade_keeps_the_registry_as_it_was(first: Path) -> None:
+    with closing(sqlite3.connect(first)) as connection:
+        before = schema(connection)
+    Registry(first).close()
+    Registry(first).close()
+    kept = first.with_name("old.v1.db")
+    assert sorted(path.name for path in first.parent.iterdir()) == ["old.db", "old.v1.db"]
+    with closing(sqlite3.connect(kept)) as connection:
+        assert schema(connection) == before
+        assert connection.execute("SELECT note FROM notes").fetchall() == [("best at 0.6",)]
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+
+
+def test_a_copy_that_was_kept_is_never_replaced(first: Path) -> None:
+    first.with_name("old.v1.db").write_bytes(b"of an earlier upgrade")
+    Registry(first).close()
+    assert first.with_name("old.v1.db").read_bytes() == b"of an earlier upgrade"
+    assert first.with_name("old.v1-2.db").exists()
+
+
+def test_a_registry_that_cannot_be_copied_is_not_upgraded(first: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*paths: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", full)
+        with pytest.raises(HnetkitError):
+            Registry(first)
+    with closing(sqlite3.connect(first)) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+    with Registry(first) as registry:
+        assert [row["note"] for row in registry.networks.search("lines")] == ["best at 0.6"]
+
+
+def test_a_new_registry_leaves_no_copy(tmp_path: Path) -> None:
+    Registry(tmp_path / "registry.db").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["registry.db"]
+
+
+def test_many_processes_upgrade_one_registry_together(first: Path) -> None:
+    code = "import sys, hnetkit; print(hnetkit.registry.Registry(sys.argv[1]).check())"
+    command = [sys.executable, "-P", "-c", code, str(first)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert {process.communicate() for process in processes} == {("1 network in 1 file\n", "")}
+    assert [path.name for path in first.parent.glob("old.v*")] == ["old.v1.db"]
+
+
+def test_a_registry_of_a_newer_version_says_both_versions(tmp_path: Path) -> None:
+    path = tmp_path / "registry.db"
+    Registry(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(RegistryError, match=f"newer hnetkit: .* 99, .* {SCHEMA_VERSION}") as caught:
+        Registry(path)
+    assert caught.value.command_hint == "pip install --upgrade hnetkit"

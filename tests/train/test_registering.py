@@ -52,7 +52,7 @@ def test_a_trained_network_is_shown_with_its_recipe(tmp_path: Path, capsys: pyte
     assert (row["training"]["model_name"], row["training"]["model_hash"]) == ("dreams", "abababab")
     assert (row["training"]["started_from"], row["training"]["lineage"]) == (None, [])
     assert len(row["files"]) == 2
-    assert "  recipe     rates 5e-5:100, 5e-6:1500, batch size 2, pictures cats\n" in card
+    assert "  recipe         rates 5e-5:100, 5e-6:1500, batch size 2, pictures cats\n" in card
     assert "begun with" not in card
 
 
@@ -67,7 +67,7 @@ def test_what_a_network_was_trained_from_is_known_over_generations(
             hashes += register_files(registry, own, recipe=RECIPE, started_from=hashes[-1] if hashes else None)[:1]
     row, card = shown("rain", capsys)
     assert [ancestor["content_hash"] for ancestor in row["training"]["lineage"]] == hashes[1::-1]
-    assert "  begun with wet-ink < ink\n" in card
+    assert "  begun with     wet-ink < ink\n" in card
 
 
 def test_what_another_was_trained_from_stays_known_when_its_file_is_replaced(tmp_path: Path) -> None:

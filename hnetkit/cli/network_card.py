@@ -1,0 +1,132 @@
+"""A network's card: all that is known of it, as `hnetkit show` and `hnetkit tag` print it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from hnetkit.text import counted, size_text, without_markup
+
+Row = dict[str, Any]
+Fact = tuple[str, str | None]
+_WIDTH = 15  # characters of a label and the space behind it
+_REFERENCES = {"civitai": "model:", "huggingface": "hf:"}  # source -> what `hnetkit pull` takes before the id
+_RATINGS = {1: "PG", 2: "PG-13", 4: "R", 8: "X", 16: "XXX", 32: "blocked"}  # the site's bits
+
+
+def network_card(row: Row) -> list[str]:
+    """Returns the lines that show a network; `row` is that of `Library.record`."""
+    facts = [*_own(row), *_training(row["training"])]
+    facts += [fact for site in row["sites"] for fact in _site(site)]
+    facts += [fact for sidecar in row["sidecars"] for fact in _sidecar(sidecar, has_sites=bool(row["sites"]))]
+    lines = [row["name"], *_lines(dict.fromkeys(facts))]  # copies of a file have sidecars that say the same
+    for file in row["files"]:
+        lines += _lines(_file(file))
+    return lines
+
+
+def _lines(facts: Iterable[Fact]) -> Iterator[str]:
+    """Yields the lines of facts that are known; those of a longer text stand below each other."""
+    for label, text in facts:
+        for number, line in enumerate((text or "").splitlines()):
+            yield f"  {label if number == 0 else '':<{_WIDTH}}{line}"
+
+
+def _own(row: Row) -> Iterator[Fact]:
+    structure = ", ".join(f"{part:g}" for part in row["layer_structure"])
+    build = [f"[{structure}] {row['activation']}", *(["layer norm"] if row["layer_norm"] else [])]
+    if row["activate_output"] and row["activation"] != "linear":
+        build.append("activated output")
+    if any(row["dropout"]):
+        build.append(f"dropout {', '.join(f'{part:g}' for part in row['dropout'])}")
+    yield "content", row["content_hash"]
+    yield "own name", row["own_name"] if row["own_name"] != row["name"] else None
+    yield "for", row["base_model"]
+    yield "widths", ", ".join(map(str, row["widths"]))
+    yield "build", ", ".join(build)
+    yield "weights", f"{row['parameters']:,} in {row['dtype']}"
+    yield "trained", counted(row["step"], "step") if row["step"] is not None else None
+    yield "trained on", row["trained_on"]
+    yield "checkpoint", row["checkpoint_path"]
+    yield "tags", ", ".join(row["tags"])
+    yield "aliases", ", ".join(row["aliases"])
+    yield "note", row["note"]
+
+
+def _training(training: Row | None) -> Iterator[Fact]:
+    """Yields what a person wants to know of a recipe; `--json` has all of it."""
+    if training is not None:
+        recipe = training["recipe"]
+        known = [
+            f"{key.replace('_', ' ')} {recipe[key]}" for key in ("rates", "batch_size", "pictures") if key in recipe
+        ]
+        yield "recipe", ", ".join(known)
+        yield "begun with", " < ".join(one["name"] or one["content_hash"][:13] for one in training["lineage"])
+
+
+def _site(site: Row) -> Iterator[Fact]:
+    """Yields what a site says of the version that a network is."""
+    creator = f" by {site['creator']}" if site["creator"] else ""
+    states = [site[key] for key in ("model_state", "version_state") if site[key] != "listed"]
+    state = f" ({states[0]})" if states else ""
+    number = f"{_REFERENCES[site['source']]}{site['model_id']}"
+    yield site["source"], f"{site['model']}, {site['version']}{creator}, {number}{state}"
+    yield "link", site["link"]
+    yield "listed file", ", ".join(filter(None, (site["file_name"], site["file_type"])))
+    yield "trigger words", ", ".join(site["trained_words"] or ())
+    yield "strength", f"{site['strength']:g} in its example pictures" if site["strength"] else None
+    yield "site tags", ", ".join(site["tags"] or ())
+    stated = (site["type"], site["site_base_model"], site["site_format"], site["site_fp"])
+    yield "stated as", ", ".join(filter(None, stated))
+    yield "virus scan", site["site_scan"]
+    yield "license", _license(site)
+    ratings = [name for bit, name in _RATINGS.items() if (site["nsfw_level"] or 0) & bit]
+    yield "rated", ", ".join(ratings)
+    yield "published", (site["published_at"] or "")[:10]
+    yield "early access", f"until {site['early_access_until']}" if site["early_access_until"] else None
+    yield "downloads", f"{site['downloads']:,}" if site["downloads"] is not None else None
+    hashes = ", ".join(f"{name} {digits}" for name, digits in (site["hashes"] or {}).items())
+    yield "hashes", f"{hashes} (stated {(site['hashes_at'] or '')[:10]})" if hashes else None
+    yield "description", without_markup(site["description"] or "")
+
+
+def _license(site: Row) -> str | None:
+    """Returns what the owner allows, in words; None where nothing is stated."""
+    allowed = {
+        "without credit": site["allow_no_credit"],
+        "derivatives": site["allow_derivatives"],
+        "another license": site["allow_different_license"],
+    }
+    commercial = site["commercial_use"]
+    words = [] if commercial is None else [f"commercial use: {', '.join(commercial) or 'none'}"]
+    words += [
+        f"{what}: {'yes' if is_allowed else 'no'}" for what, is_allowed in allowed.items() if is_allowed is not None
+    ]
+    return "; ".join(words) or None
+
+
+def _sidecar(sidecar: Row, *, has_sites: bool) -> Iterator[Fact]:
+    """Yields what other programs, or the user with them, wrote beside a file."""
+    if not has_sites:
+        number = f"model:{sidecar['model_id']}" if sidecar.get("model_id") else None
+        yield "civitai", ", ".join(filter(None, (sidecar.get("title"), number)))
+    yield "trigger words", sidecar.get("activation_text")
+    yield "negative", sidecar.get("negative_text")
+    weight = sidecar.get("preferred_weight")
+    yield "weight", f"{weight:g} preferred" if weight else None
+    yield "made for", sidecar.get("sd_version")
+    yield "sidecar tags", ", ".join(sidecar.get("tags") or ())
+    yield "notes", sidecar.get("notes")
+    yield "description", without_markup(sidecar.get("description") or "")
+    yield "preview", sidecar.get("preview")
+    for text in sidecar.get("unreadable") or ():
+        yield "not read", text
+
+
+def _file(file: Row) -> Iterator[Fact]:
+    yield file["state"], file["path"]
+    old = f", [{file['autov1']}] in 2022" if file["autov1"] else ""
+    yield "", f"{size_text(file['size_bytes'])}, {file['format']}, A1111's hash [{file['sha256'][:10]}]{old}"
+    yield "", f"sha256 {file['sha256']}"
+    for warning in file["warnings"]:
+        yield "warning", warning
