@@ -310,7 +310,7 @@ def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool,
 
     \b
     Examples:
-      hnetkit remove paper -y
+      hnetkit remove outline -y
       hnetkit remove --undo
     """
     if not names and not undo:

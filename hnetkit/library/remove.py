@@ -390,11 +390,13 @@ def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = Fa
             yield from _would_come_back(entry) if dry_run else _take_back(registry, entry)
 
 
-def trashed(registry: Registry) -> dict[str, str]:
-    """Returns the removed files: sha256 -> name of the network."""
-    return {
-        file.sha256: entry.name for entry in _entries(registry)[0] for file in entry.files if file.sha256 is not None
-    }
+def trashed(registry: Registry) -> dict[str | int, str]:
+    """Returns what is in the trash: sha256 of a file, or number of the job that fetched it -> name of its network."""
+    found: dict[str | int, str] = {}
+    for entry in _entries(registry)[0]:
+        found |= {file.sha256: entry.name for file in entry.files if file.sha256 is not None}
+        found |= {install["job_id"]: entry.name for install in entry.installs if install.get("job_id") is not None}
+    return found
 
 
 def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:

@@ -164,7 +164,7 @@ def test_what_is_fetched_again_is_known_by_the_trash(library: Library, folder: P
 
     sha256 = library.record("ink")["files"][0]["sha256"]
     library.remove("ink")
-    assert trashed(library.registry) == {sha256: "ink"}
+    assert trashed(library.registry) == {sha256: "ink"}  # the files of a fetched one have their jobs there too
     library.restore()
     assert trashed(library.registry) == {}
 
