@@ -13,7 +13,6 @@ from hnetkit.errors import HnetkitError, NotFound, UsageError
 from hnetkit.files import exclusive_lock, new_file
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
-from hnetkit.text import shorten
 
 _PATIENCE_S = 10.0
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -116,7 +115,7 @@ def _checked(key: str, value: str) -> str:
     if key in _FOLDERS or key in _MODELS:
         return value if key == "model" and value == demo.NAME else _checked_path(key, value)
     if key == "hypernetworks":
-        _require_tags(value)
+        _require_stack(value)
     return value
 
 
@@ -131,13 +130,11 @@ def _checked_path(key: str, value: str) -> str:
     raise NotFound(f"{key}: {path}: no such {'file or folder' if key in _MODELS else 'folder'}")
 
 
-def _require_tags(value: str) -> None:
-    from hnetkit.prompts.tags import split_tags
+def _require_stack(value: str) -> None:
+    from hnetkit.prompts.tags import problems_of_stack
 
-    read = split_tags(value)
-    if not read.tags or read.text.strip() or read.loras or read.unknown or read.warnings:
-        fault = read.warnings[0] if read.warnings else f"{shorten(value, 80)} is not only tags of hypernetworks"
-        raise UsageError(f"hypernetworks: {fault}", hint="hnetkit config hypernetworks '<hypernet:NAME:0.5>'")
+    if problems := problems_of_stack(value):
+        raise UsageError(f"hypernetworks: {problems[0]}", hint='hnetkit config hypernetworks "<hypernet:NAME:0.5>"')
 
 
 def _known(key: str) -> str:

@@ -212,8 +212,7 @@ class SamplingPass:
     ) -> None:
         pipe = model.pipe
         self._pipe, self._request, self._part = pipe, request, part
-        self._scheduler = prepare_scheduler(request.sampler, model.scheduler_config, part.steps, pipe._execution_device)
-        self._begin = 0 if denoising is None else _first_timestep(self._scheduler, part.steps, denoising)
+        self._scheduler, self._begin = _scheduler_of_pass(model, request, part, denoising)
         self.schedule_calls = len(self._scheduler.timesteps)
         self.calls = self.schedule_calls - self._begin
         encoder = model.text_encoder(request.clip_skip, request.emphasis)
@@ -257,6 +256,25 @@ class SamplingPass:
         denoiser = Denoiser(self._pipe, self._conditioning, self._request.cfg_scale, size, beside)
         with applied(self._pipe, dict(self._part.stack)):
             return sample(denoiser, self._scheduler, latents, self._noises, self._begin, kept, after_step)
+
+
+def calls_of_pass(model: LoadedPipeline, request: Request, part: Request | SecondPass) -> int:
+    """Returns how many calls of the UNet a pass of a request makes."""
+    if isinstance(part, Request):
+        denoising = part.init_image.denoising if part.init_image else None
+    else:
+        denoising = part.denoising
+    scheduler, begin = _scheduler_of_pass(model, request, part, denoising)
+    return len(scheduler.timesteps) - begin
+
+
+def _scheduler_of_pass(
+    model: LoadedPipeline, request: Request, part: Request | SecondPass, denoising: float | None
+) -> tuple[Any, int]:
+    """Returns the scheduler of a pass, with its timesteps set, and the number of the first one that is sampled."""
+    device = model.pipe._execution_device
+    scheduler = prepare_scheduler(request.sampler, model.scheduler_config, part.steps, device)
+    return scheduler, 0 if denoising is None else _first_timestep(scheduler, part.steps, denoising)
 
 
 def _first_timestep(scheduler: Any, steps: int, denoising: float) -> int:

@@ -46,6 +46,7 @@ from hnetkit.generate.request import Request, random_seed
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
+from hnetkit.runtime.strength import require_order
 from hnetkit.settings import DEVICES
 from hnetkit.text import shorten
 
@@ -385,6 +386,7 @@ def draw_images(
         request_of(outline)  # raises what needs no model to be told
         source.require_fit(prompts.networks, outline)
         loaded = source.load(note)
+    loaded.require_as_loaded()
     request = request_of(loaded)
     say(other_model(recorded, loaded))
     yield from _draw_resolved(loaded, request, prompts, progress, note)
@@ -440,7 +442,12 @@ def _draw_resolved(
 
 
 def network_options(networks: Iterable[AnyPath]) -> tuple[str, ...]:
-    """Returns ``NAME[:STRENGTH]`` of networks as texts; a single text is one of them."""
+    """Returns ``NAME[:STRENGTH]`` of networks as texts; a single text is one of them.
+
+    Raises:
+        UsageError: they are a set, which has no order.
+    """
+    require_order(networks)
     return (networks,) if isinstance(networks, str) else tuple(os.fspath(network) for network in networks)
 
 

@@ -22,7 +22,15 @@ from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE
-from hnetkit.prompts.tags import Tag, TaggedPrompt, excerpt, fits_in_tag, split_comments, split_tags
+from hnetkit.prompts.tags import (
+    Tag,
+    TaggedPrompt,
+    excerpt,
+    fits_in_tag,
+    problems_of_stack,
+    split_comments,
+    split_tags,
+)
 from hnetkit.runtime.strength import Strength
 from hnetkit.text import argument
 
@@ -162,6 +170,14 @@ class NetworkFinder:
         self._note = note
         self._read: dict[tuple[str | Path, str | None], _ReadNetwork] = {}
         self._named: dict[str, Hypernetwork] = {}
+
+    @cached_property
+    def default_tags(self) -> tuple[Tag, ...]:
+        """The tags of the settings; what else is there, by hand or from earlier versions, is told."""
+        default = settings.get("hypernetworks") or ""
+        for line in problems_of_stack(default):
+            self._note(f"Warning: the setting hypernetworks: {line}")
+        return split_tags(default).tags
 
     def stack(
         self, prompt: TaggedPrompt, options: Iterable[str] = (), stated: Iterable[str | None] = ()
@@ -368,9 +384,12 @@ def read_prompt(prompt: str, note: Note) -> TaggedPrompt:
 
 def with_default_stack(prompt: TaggedPrompt, finder: NetworkFinder) -> TaggedPrompt:
     """Returns a prompt with the networks of the settings at its end, except those that it names itself, however."""
-    default = split_tags(settings.get("hypernetworks") or "")
     return prompt.adding(
-        tuple(tag for tag in default.tags if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags))
+        tuple(
+            tag
+            for tag in finder.default_tags
+            if not any(finder.means_the_same(tag.name, own.name) for own in prompt.tags)
+        )
     )
 
 

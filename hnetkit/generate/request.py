@@ -222,6 +222,12 @@ class Request:
             )
 
     @property
+    def texts(self) -> tuple[str, ...]:
+        """The prompts and negative prompts of all passes."""
+        second = () if self.second is None else (self.second.prompt, self.second.negative_prompt)
+        return (self.prompt, self.negative_prompt, *second)
+
+    @property
     def seeds(self) -> range:
         """The seeds of the images, in order."""
         return range(self.seed, self.seed + self.count)

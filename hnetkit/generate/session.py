@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from hnetkit.errors import HnetkitError, failure_of
+from hnetkit.generate.drawing import calls_of_pass
 from hnetkit.generate.loading.extra_networks import Lora, attach_loras, embeddings_loaded, is_named
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.prompt_networks import (
@@ -20,8 +22,17 @@ from hnetkit.generate.prompt_networks import (
     attach_network,
     ignore_note,
 )
-from hnetkit.generate.request import NamedStrengths, Request
-from hnetkit.runtime.adapters import applied, get_active_hypernetworks, set_hypernetworks, unload_hypernetworks
+from hnetkit.generate.request import NamedStrengths, Request, SecondPass
+from hnetkit.generate.sampling.encoding import takes_clip_skip
+from hnetkit.prompts.tags import excerpt
+from hnetkit.runtime.adapters import (
+    applied,
+    get_active_hypernetworks,
+    set_hypernetworks,
+    unload_hypernetworks,
+    without_effect,
+)
+from hnetkit.runtime.strength import Strength
 
 _StackKey = tuple[str, int]
 """A network in a stack: its content hash, and how many times it came before in the stack."""
@@ -52,6 +63,8 @@ class DrawSession:
         self._names: dict[_StackKey, str] = {}
         self._failures: dict[_StackKey, HnetkitError] = {}
         self._unusable: dict[Path, HnetkitError] = {}  # textual inversions
+        self._embeddings, self._said = tuple(embeddings), set[str]()
+        model.forget_texts()  # the caller may have changed the text encoders since they were encoded
         with ExitStack() as undo:
             already_active = get_active_hypernetworks(model.pipe)
             undo.enter_context(applied(model.pipe, {}))
@@ -88,23 +101,58 @@ class DrawSession:
             ModelNotUsable, FileChanged: a LoRA, or a textual inversion that the prompts name, cannot be used.
         """
         self._require_usable(request)
-        for line in request.notes():
-            self._note(line)
+        for line in (*request.notes(), *self._within_words(request), *self._clip_skip_without_effect(request)):
+            self._say(line)
         self._attach_loras(prompts.loras)
         stack = self._stack(prompts.first)
         set_hypernetworks(self.model.pipe, [name for name, _ in stack], [strength for _, strength in stack])
+        self._say_without_effect(request, request, prompts.first, stack)
         if request.second is None:
             return replace(request, stack=stack)
-        second = stack if prompts.hires is None else self._stack(prompts.hires)
+        hires = prompts.hires or prompts.first
+        second = self._stack(hires)
+        self._say_without_effect(request, request.second, hires, second)
         return replace(request, stack=stack, second=replace(request.second, stack=second))
+
+    def _say(self, line: str) -> None:
+        """Tells each line once, however many requests there are."""
+        if line not in self._said:
+            self._said.add(line)
+            self._note(line)
+
+    def _say_without_effect(
+        self, request: Request, part: Request | SecondPass, prompt: StackedPrompt, stack: NamedStrengths
+    ) -> None:
+        """Tells which networks of a pass change nothing of it, although their strength is not 0."""
+        has_window = any(isinstance(strength, Strength) and strength.has_window for _, strength in stack)
+        calls = calls_of_pass(self.model, request, part) if has_window else 1
+        where = " in the second pass" if part is not request else ""
+        for network, (name, strength) in zip(prompt.networks, stack, strict=True):
+            if why := without_effect(self.model.pipe, name, strength, calls):
+                self._say(f"Warning: {network.name} has no effect{where}: {why}")
+
+    def _within_words(self, request: Request) -> Iterator[str]:
+        """Yields where a textual inversion is read within other words too: tokenizers look for its name everywhere."""
+        texts = "\n".join(request.texts)
+        for path in self._embeddings:
+            if path in self._unusable or not is_named(path, texts):
+                continue
+            found = re.findall(rf"\w*{re.escape(path.stem)}\w*", texts, re.IGNORECASE)
+            words = [word for word in dict.fromkeys(found) if word.casefold() != path.stem.casefold()]
+            if words:
+                yield (
+                    f"Warning: the textual inversion {path.stem} is read within {excerpt(', '.join(words))} too: "
+                    "rename its file, or choose other words"
+                )
+
+    def _clip_skip_without_effect(self, request: Request) -> Iterator[str]:
+        if request.clip_skip > 1 and not takes_clip_skip(self.model.pipe):
+            yield f"Clip skip {request.clip_skip} has no effect: only SD 1's text encoder has one."
 
     def _require_usable(self, request: Request) -> None:
         """Raises the error of a textual inversion that the request's prompts name and that cannot be used."""
-        texts = [request.prompt, request.negative_prompt]
-        if request.second is not None:
-            texts += [request.second.prompt, request.second.negative_prompt]
         for path, failure in self._unusable.items():
-            if any(is_named(path, text) for text in texts):
+            if any(is_named(path, text) for text in request.texts):
                 raise failure
 
     def _stack(self, prompt: StackedPrompt) -> NamedStrengths:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -128,7 +129,11 @@ def find_network(
        that one was converted from;
     2. the stem of a file;
     3. an alias;
-    4. the name that a file gives itself, which images of 2022 have.
+    4. the name that a file gives itself, which images of 2022 have;
+    5. a stem or alias of the same letters, composed otherwise: systems differ in how they store an accent.
+
+    An alias, and a name inside a file, belong to a content. Where a name also belongs to another network that comes
+    later in this order, `FoundNetwork.doubt` says so.
 
     Where a hash fits several networks, the name decides between them. A bare hash of less than 64 digits that is also
     the stem or alias of another network is ambiguous.
@@ -264,6 +269,10 @@ class _Search:
             if (registry := self.library()) is not None:
                 for rows in _by_name(registry, name):
                     yield self._held(registry, rows)
+        if (registry := self.library()) is not None:
+            for name in _composed_otherwise(registry, self.mention.names):
+                for rows in _by_name_of_today(registry, name):
+                    yield self._held(registry, rows, is_same_name=True)
 
     def failure(self) -> HnetkitError:
         """Returns the error for a mention of nothing that is known."""
@@ -285,7 +294,8 @@ class _Search:
 
     def _bundled(self, stem: str, digits: str | None = None) -> FoundNetwork:
         mention, path = self.mention, self.bundled[stem]
-        doubt = self._other_hash("model") if digits is None else None
+        is_other = self._other_hash("model") if digits is None else None
+        doubt = (is_other or self._beside_model(stem)) if digits is None else None
         is_called_so = mention.name in (None, stem)
         return FoundNetwork(
             Resolved(stem, path, "", ""),
@@ -294,11 +304,17 @@ class _Search:
             keeps_name=mention.written == stem or (is_called_so and not mention.is_of_a_list),
             note=None if is_called_so else f"{self._with_hash(digits or '')} comes with the model as {stem}",
             doubt=doubt,
-            has_other_hash=doubt is not None,
+            has_other_hash=bool(is_other),
         )
 
     def _held(
-        self, registry: Registry, rows: list[Row], digits: str | None = None, *, is_claimed: bool = False
+        self,
+        registry: Registry,
+        rows: list[Row],
+        digits: str | None = None,
+        *,
+        is_claimed: bool = False,
+        is_same_name: bool = False,
     ) -> tuple[FoundNetwork, bool]:
         """Returns the network in the files that fit the mention, by a hash of these `digits` or else by its name."""
         mention = self.mention
@@ -310,10 +326,11 @@ class _Search:
         there = _present(copies)
         files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
-        is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
+        is_called_so = is_same_name or mention.name is None or content in _contents_called(registry, mention.name)
+        is_other = self._other_hash("library") if digits is None else None
         note = doubt = None
         if digits is None:
-            doubt = self._other_hash("library")
+            doubt = is_other or self._beside_stem(registry, best)
         elif is_claimed and not is_called_so:
             doubt = f"{best['path']}: used for {digits} only because it states that it was converted from that file"
         if not is_called_so and not (is_claimed and doubt):
@@ -322,13 +339,17 @@ class _Search:
         found = FoundNetwork(
             Resolved(best["stem"], Path(best["path"]), content, best["sha256"]),
             tuple(map(Path, files)),
-            is_exact=digits is not None or best["path"] not in {row["path"] for row in rows},
+            is_exact=(
+                digits is not None
+                or best["path"] not in {row["path"] for row in rows}
+                or best["stem"] not in mention.names
+            ),
             keeps_name=(
                 content in _contents_called(registry, mention.written) or (is_called_so and not mention.is_of_a_list)
             ),
             note=note,
             doubt=doubt,
-            has_other_hash=digits is None and doubt is not None,
+            has_other_hash=bool(is_other),
         )
         return found, bool(there)
 
@@ -351,6 +372,26 @@ class _Search:
         """Returns the mention for a message, with the hash that found it."""
         mention = self.mention
         return str(mention) if digits in mention.written.lower() else f"{mention} [{digits}]"
+
+    def _beside_stem(self, registry: Registry, best: Row) -> str | None:
+        """Returns what to say where the name of a file is also an alias of another network."""
+        if best["stem"] not in self.mention.names:
+            return None
+        aliased = [row for row in _present(registry.files.with_alias(best["stem"])) if row["content_hash"]]
+        others = [row for row in aliased if row["content_hash"] != best["content_hash"]]
+        if not others:
+            return None
+        return f"{best['stem']} is {best['path']}, and not {_listed(others)}, which has this alias"
+
+    def _beside_model(self, stem: str) -> str | None:
+        """Returns what to say where the library has another network of the name of one that comes with the model."""
+        registry = self.library()
+        if registry is None:
+            return None
+        own = _hashes_of(self.bundled[stem])
+        named = [row for rows in _by_name_of_today(registry, stem) for row in _present(rows)]
+        others = [row for row in named if own is None or row["content_hash"] != own.content_hash]
+        return f"{stem} is the one that comes with the model, and not {_listed(others)}" if others else None
 
     def _other_hash(self, whose: str) -> str | None:
         mention = self.mention
@@ -397,6 +438,17 @@ def _by_stem(registry: Registry, stem: str) -> list[Row]:
 
 def _contents_called(registry: Registry, name: str) -> set[str]:
     return {row["content_hash"] for rows in _by_name_of_today(registry, name) for row in rows}
+
+
+def _composed_otherwise(registry: Registry, mentioned: Iterable[str]) -> list[str]:
+    """Returns the names of the library that differ from those mentioned in how their letters are composed alone."""
+    exact = set(mentioned)
+    composed = {unicodedata.normalize("NFC", name) for name in exact}
+    return [name for name in names(registry) if name not in exact and unicodedata.normalize("NFC", name) in composed]
+
+
+def _listed(rows: Iterable[Row]) -> str:
+    return " or ".join(map(argument, labels(rows)))
 
 
 def _present(rows: Iterable[Row]) -> list[Row]:

@@ -202,6 +202,15 @@ def split_tags(prompt: str) -> TaggedPrompt:
     )
 
 
+def problems_of_stack(text: str) -> list[str]:
+    """Returns what has no effect in a text that should be tags of hypernetworks and nothing else."""
+    tagged = split_tags(text)
+    words = tagged.text.strip(" ,\r\n")
+    others = [*([excerpt(words)] if words else []), *tagged.unknown]
+    others += [f"<lora:{excerpt(lora.name)}>" for lora in tagged.loras]
+    return [*tagged.warnings, *(f"{other} is no tag of a hypernetwork, and has no effect" for other in others)]
+
+
 class _Malformed(Exception):
     """A tag that gives no network; the message says why."""
 
@@ -257,7 +266,7 @@ class _TagReader:
 
 
 def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
-    """Returns the tag, and its unknown named arguments; other surplus arguments are ignored, as in A1111."""
+    """Returns the tag, and its arguments that have no effect, as in A1111."""
     name, *rest = arguments
     if not name:
         raise _Malformed("no name")
@@ -266,9 +275,11 @@ def _tag(arguments: list[str]) -> tuple[Tag, list[str]]:
     tag = Tag(name, _number(rest[0]) if rest else 1.0)
     parts: dict[str, float] = {}
     ignored = []
-    for argument in (argument for argument in rest[1:] if "=" in argument):
+    for argument in rest[1:]:
         key, _, value = argument.partition("=")
-        if key in PARTS:
+        if "=" not in argument:
+            ignored.append(argument)
+        elif key in PARTS:
             parts.pop(key, None)
             parts[key] = _number(value)
         elif key == "start":

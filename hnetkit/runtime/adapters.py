@@ -23,7 +23,7 @@ from hnetkit.runtime.explain import explanation
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import Layer, contexts_of, find_layers, unet_of
 from hnetkit.runtime.progress import make_follower
-from hnetkit.runtime.strength import Strength, is_within
+from hnetkit.runtime.strength import KINDS, SIDES, Strength, is_within, require_order
 from hnetkit.runtime.unet_state import UNetState
 from hnetkit.text import counted
 
@@ -207,15 +207,14 @@ def applied(pipe: Any, strengths: str | Sequence[str] | Mapping[str, float | Str
             image = pipe("a house").images[0]
     """
     state = _state_of(unet_of(pipe))
-    before = (state.stack, state.is_enabled) if state is not None else None
+    stack, enabled = (state.stack, state.is_enabled) if state is not None else ((), True)
     set_hypernetworks(pipe, strengths)
     try:
         _enable(pipe, True)
         yield
     finally:
         state = _state_of(unet_of(pipe))
-        if state is not None and before is not None:
-            stack, enabled = before
+        if state is not None:
             state.set_stack([(name, strength) for name, strength in stack if name in state.networks])
             state.enable(enabled)
 
@@ -273,6 +272,25 @@ def explain(pipe: Any, *, latent_size: int | None = None, batch_size: int = 2, t
     return explanation(unet, _state_of(unet), latent_size=latent_size, batch_size=batch_size, text_tokens=text_tokens)
 
 
+def without_effect(pipe: Any, name: str, strength: float | Strength, steps: int) -> str | None:
+    """Returns why a loaded network would change nothing at a strength that is not 0; None where it does.
+
+    Args:
+        steps: that are sampled.
+    """
+    state, strength = _state_of(unet_of(pipe)), Strength.of(strength)
+    if state is None or not any(strength.number(kind, side) for kind in KINDS for side in SIDES):
+        return None
+    if not any(strength.applies_at((step + 0.5) / steps) for step in range(steps)):
+        of_steps = f"none of the {steps} steps" if steps > 1 else "not the only step"
+        return f"{of_steps} has its middle within {strength.start:g} to {strength.end:g}"
+    widths = state.networks[name].widths
+    reached = (layer for layer in state.layers if layer.width in widths and strength.factor(layer.name))
+    if any(strength.number(layer.kind, side) for layer in reached for side in SIDES):
+        return None
+    return f"its widths, {', '.join(map(str, widths))}, are in no layer that its strength reaches"
+
+
 def _state_of(unet: nn.Module) -> UNetState | None:
     state = getattr(unet, _ATTRIBUTE, None)
     return state if isinstance(state, UNetState) else None
@@ -324,6 +342,8 @@ def _named_strengths(names: Any, strengths: Any) -> list[tuple[str, Strength]]:
         if strengths is not None:
             raise UsageError("a dict has the strengths with the names", hint="leave strengths out, or give a list")
         names, strengths = list(names), list(names.values())
+    require_order(names)
+    require_order(strengths)
     names = [names] if isinstance(names, str) else list(names)
     for name in names:
         if not isinstance(name, str):

@@ -30,7 +30,7 @@ DATACENTER_RATE = 5e12
 DATACENTER = frozenset({(6, 0), (7, 0), (8, 0), (9, 0), (10, 0)})
 
 _HINT = "hnetkit.unload_hypernetworks(pipe) first, and load them again after it"
-_REFUSED = ("fuse_lora", "unfuse_lora", "fuse_qkv_projections")
+_REFUSED = ("fuse_lora", "unfuse_lora", "fuse_qkv_projections", "load_state_dict")
 _UNFOLDED = ("load_lora_adapter", "load_attn_procs", "save_pretrained")  # the second is of diffusers before 0.32
 
 
@@ -72,7 +72,10 @@ class FoldedMap:
         self._module = module
         self._weight: nn.Parameter = module.weight
         self._bias: nn.Parameter | None = module.bias
-        self._guard: RemovableHandle = module.register_state_dict_pre_hook(_refuse_saving)
+        self._guards: tuple[RemovableHandle, ...] = (
+            module.register_state_dict_pre_hook(_refuse_saving),
+            module._register_load_state_dict_pre_hook(_refuse_loading),
+        )
         weight, bias = fold(self._weight.data, None if self._bias is None else self._bias.data, affine)
         module.weight = nn.Parameter(weight, requires_grad=self._weight.requires_grad)
         module.bias = nn.Parameter(bias, requires_grad=self._weight.requires_grad)
@@ -96,7 +99,8 @@ class FoldedMap:
             parameter.data = parameter.data.to(like.device, like.dtype)
         self._module.weight = self._weight
         self._module.bias = self._bias
-        self._guard.remove()
+        for guard in self._guards:
+            guard.remove()
 
     def _originals(self) -> list[nn.Parameter]:
         return [self._weight] if self._bias is None else [self._weight, self._bias]
@@ -111,7 +115,10 @@ class FoldOwner(Protocol):
 
 
 def guard(unet: nn.Module, owner: FoldOwner) -> None:
-    """Has `unet` refuse to be fused while maps are folded in, and unfold them while it is saved or a LoRA is loaded."""
+    """Has `unet` refuse to be fused, and other weights, while maps are folded in.
+
+    While it is saved or a LoRA is loaded, they are unfolded.
+    """
     for method in _REFUSED:
         setattr(unet, method, partial(_refuse_fusing, method))
     for method in _UNFOLDED:
@@ -127,6 +134,10 @@ def unguard(unet: nn.Module) -> None:
 
 def _refuse_saving(module: nn.Module, prefix: str, keep_vars: bool) -> NoReturn:
     raise AttachError(f"{prefix}weight has hypernetworks folded in: its state dict is not the model's own", hint=_HINT)
+
+
+def _refuse_loading(state_dict: Any, prefix: str, *others: Any) -> NoReturn:
+    raise AttachError(f"{prefix}weight has hypernetworks folded in: other weights would take their place", hint=_HINT)
 
 
 def _refuse_fusing(method: str, *arguments: Any, **options: Any) -> NoReturn:

@@ -25,6 +25,9 @@ class StepFollower:
     attribute of the pipeline stands before its own `progress_bar` for one call: by then the pipeline knows which of
     the scheduler's timesteps it takes. Nothing of this is in the UNet's call, which may be compiled.
 
+    During sampling an attribute stands there again until the last step: where an error or an interruption comes before
+    it, the next call, if it is not given the follower, must not be drawn as a later step of this one.
+
     Args:
         pipe: the pipeline, or a UNet that some pipeline calls.
         steps: how many there are, where the pipeline does not say.
@@ -35,6 +38,7 @@ class StepFollower:
         self._pipe, self._stated, self._report = pipe, steps, report
         self._begun_with = steps
         self._is_waiting = False
+        self._stands_before: Any = None
         if steps is None and not hasattr(pipe, _BAR):
             raise UsageError(
                 f"a {type(pipe).__name__} does not say how many steps there are",
@@ -57,6 +61,8 @@ class StepFollower:
                 hint="hnetkit.follow_progress(pipe), with the pipeline that is called",
             )
         self._report(pipe, step + 1, steps)
+        if step + 1 >= steps:
+            self._step_aside()
         return tensors
 
     def __repr__(self) -> str:
@@ -65,27 +71,53 @@ class StepFollower:
     def _await_sampling(self) -> None:
         if self._stated is not None:
             self._report(self._pipe, 0, self._stated)
-        if self._is_waiting or not hasattr(self._pipe, _BAR):
-            return
         self._is_waiting = True
+        self._stand_before_bar()
+
+    def _stand_before_bar(self) -> None:
+        if self._stands_before is not None or not hasattr(self._pipe, _BAR):
+            return
         follower = weakref.ref(self)  # nobody holds it any more: the call that begins was not given it
-        before = vars(self._pipe).get(_BAR)
+        before, is_sampling, report = vars(self._pipe).get(_BAR), not self._is_waiting, self._report
 
         def begin(pipe: Any, *arguments: Any, **options: Any) -> Any:
-            delattr(pipe, _BAR)
-            if before is not None:
-                setattr(pipe, _BAR, before)
-            if (waiting := follower()) is not None and waiting._pipe is pipe:
-                waiting._begin(options.get("total"))
-            return getattr(pipe, _BAR)(*arguments, **options)
+            _put_back(pipe, before)
+            bar = getattr(pipe, _BAR)(*arguments, **options)
+            if (own := follower()) is not None and own._pipe is pipe:
+                own._stands_before = None
+                own._begin(options.get("total"))
+            elif is_sampling:
+                report(pipe, 1, 1)
+            return bar
 
-        setattr(self._pipe, _BAR, MethodType(begin, self._pipe))
+        self._stands_before = MethodType(begin, self._pipe), before
+        setattr(self._pipe, _BAR, self._stands_before[0])
+
+    def _step_aside(self) -> None:
+        """Takes the attribute off that stood there during sampling, unless another follower put its own before it."""
+        if self._stands_before is None or self._is_waiting:
+            return
+        method, before = self._stands_before
+        if vars(self._pipe).get(_BAR) is method:
+            _put_back(self._pipe, before)
+            self._stands_before = None
 
     def _begin(self, asked_for: int | None) -> None:
+        if not self._is_waiting:
+            self._report(self._pipe, 1, 1)
+            return
         self._is_waiting = False
         self._begun_with = _steps_of(self._pipe) or self._stated or asked_for
         if self._begun_with is not None:
             self._report(self._pipe, 0, self._begun_with)
+        self._stand_before_bar()
+
+
+def _put_back(pipe: Any, before: Any) -> None:
+    """Takes a follower's attribute off a pipeline; `before` is the one of another follower that stood there."""
+    delattr(pipe, _BAR)
+    if before is not None:
+        setattr(pipe, _BAR, before)
 
 
 def make_follower(pipe: Any, steps: int | None, report: Report) -> StepFollower:

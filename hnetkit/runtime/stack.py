@@ -14,7 +14,7 @@ from hnetkit.kernels.executor import PackedPair, StackExecutor, pack_pair
 from hnetkit.kernels.weights import MLPWeights, StageWeights
 from hnetkit.network import Hypernetwork, ResidualMLP, TensorRef
 from hnetkit.runtime.fit import TEXT_WIDTH
-from hnetkit.runtime.strength import SIDES, Kind, Strength
+from hnetkit.runtime.strength import SIDES, Kind, Strength, require_order
 from hnetkit.text import argument
 
 
@@ -105,6 +105,7 @@ class Stack:
 
 
 def _items(items: Any) -> Iterator[tuple[Hypernetwork, Strength]]:
+    require_order(items)
     for item in items.items() if isinstance(items, Mapping) else items:
         network, strength = item if isinstance(item, tuple | list) and len(item) == 2 else (item, None)
         if not isinstance(network, Hypernetwork):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MappingView, Set
 from dataclasses import InitVar, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -27,7 +27,8 @@ class Strength:
         self_k, self_v: for K and V of self-attention.
         cross_k, cross_v: for K and V of cross-attention (the text).
         start, end: the window of sampling in which it applies, as fractions of the steps, 0 to 1. A step counts
-            by its middle: of 20 steps, ``end=0.6`` takes the first 12 and ``start=0.6`` the other 8.
+            by its middle: of 20 steps, ``end=0.6`` takes the first 12 and ``start=0.6`` the other 8. A step whose
+            middle is on the border is in both, as the third of five with 0.5.
         blocks: factors by the UNet's own block names, ``{"down_blocks": 0.5, "up_blocks.1": 0}``; the longest
             name that fits a layer counts, and a layer that none fits has factor 1; ``""`` fits all of them.
 
@@ -113,3 +114,9 @@ def _number(value: Any) -> float:
 def is_within(layer: str, block: str) -> bool:
     """Whether `block` is the layer of this dotted name, or holds it; ``""`` is the whole UNet."""
     return not block or layer == block or layer.startswith(f"{block}.")
+
+
+def require_order(items: Any) -> None:
+    """Raises UsageError for a set of several things, which Python keeps in an order of its own."""
+    if isinstance(items, Set) and not isinstance(items, MappingView) and len(items) > 1:
+        raise UsageError("a set has no order, and order is stacking order", hint="give a list")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.networks import a1111_network, save_pt
 from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 from support.unet_truth import lora
@@ -19,7 +19,15 @@ from support.unet_truth import lora
 import hnetkit
 from hnetkit import demo, settings
 from hnetkit.cli import run
-from hnetkit.errors import BadPicture, HnetkitError, IncompatibleNetwork, NotFound, OutputExists, UsageError
+from hnetkit.errors import (
+    BadPicture,
+    FileChanged,
+    HnetkitError,
+    IncompatibleNetwork,
+    NotFound,
+    OutputExists,
+    UsageError,
+)
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.grids.run import draw_grid
 from hnetkit.generate.image_settings import image_facts
@@ -463,3 +471,109 @@ def test_several_variations_say_how_they_differ_from_a1111s(here: Path, shared_m
     assert said(count=2, variation_strength=0.3)
     assert not said(count=1, variation_strength=0.3)
     assert not said(count=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ("end=0.1", "none of the 2 steps has its middle within 0 to 0.1"),
+        ("start=0.4:end=0.6", "none of the 2 steps has its middle within 0.4 to 0.6"),
+        ("self=0", "its widths, 8, are in no layer that its strength reaches"),
+        ("blocks=mid", "its widths, 8, are in no layer that its strength reaches"),
+        ("k=0:v=0", None),
+        ("end=0.3", None),
+        ("cross=0", None),
+        ("blocks=down", None),
+    ],
+)
+def test_a_network_that_changes_nothing_is_said_to(model: Model, here: Path, arguments: str, why: str | None) -> None:
+    save_pt(a1111_network(SELF_WIDTHS[:1], activation="relu", seed=7, scale=0.5), here / "networks" / "small.pt")
+    with hnetkit.Library() as library:
+        library.scan("networks")
+    plain, told, tag = pixels(model, "a circle"), list[str](), f"<hypernet:small:1:{arguments}>"
+    drawn = pixels(model, f"a circle {tag}", note=told.append)
+    assert told == ([] if why is None else [f"Warning: small has no effect: {why}"])
+    assert (drawn == plain) == (why is not None or arguments == "k=0:v=0")
+    told.clear()
+    pixels(model, "a circle", hires_scale=2.0, hires_prompt=f"a circle {tag}", denoising=0.99, note=told.append)
+    assert told == ([] if why is None else [f"Warning: small has no effect in the second pass: {why}"])
+    told.clear()
+    options = {**PLAIN, "prompt": f"a circle {tag}", "out": "g.png"}
+    draw_grid(model, {"seed": [1, 2]}, note=told.append, **options)
+    assert [line for line in told if "no effect" in line] == (
+        [] if why is None else [f"Warning: small has no effect: {why}"]
+    )
+
+
+def test_a_window_is_of_the_steps_that_image_to_image_makes(model: Model) -> None:
+    told: list[str] = []
+    options = {**PLAIN, "image": "image.png", "steps": 8, "note": told.append}
+    model.draw("a <hypernet:ink:1:end=0.1>", **options, denoising=0.99)
+    assert [line for line in told if "no effect" in line] == []
+    model.draw("a <hypernet:ink:1:end=0.1>", **options, denoising=0.2)
+    assert "Warning: ink has no effect: none of the 2 steps has its middle within 0 to 0.1" in told
+
+
+def test_clip_skip_is_said_to_have_no_effect_where_the_model_has_none(
+    model: Model, here: Path, sdxl_folder: Path
+) -> None:
+    told: list[str] = []
+    large = hnetkit.load_model(sdxl_folder, device="cpu")
+    assert pixels(large, "a", clip_skip=2, note=told.append) == pixels(large, "a")
+    assert told == ["Clip skip 2 has no effect: only SD 1's text encoder has one."]
+    told.clear()
+    pixels(large, "a", clip_skip=1, note=told.append)
+    pixels(model, "a", clip_skip=2, note=told.append)
+    assert told == []
+
+
+def test_a_textual_inversion_within_other_words_is_told(model: Model) -> None:
+    told: list[str] = []
+    pixels(model, "a mine, mine_1", negative_prompt="undermined, Mine", note=told.append)
+    assert told == [
+        "Warning: the textual inversion mine is read within mine_1, undermined too: "
+        "rename its file, or choose other words"
+    ]
+    told.clear()
+    pixels(model, "(mine:1.2), MINE", note=told.append)
+    pixels(model, "undermine", note=told.append)  # nothing is loaded
+    assert told == []
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_a_file_that_was_replaced_after_it_was_loaded_is_not_stated_as_what_drew(
+    here: Path, sd_folder: Path, part: str
+) -> None:
+    for name in ("own", "other"):
+        shutil.copytree(sd_folder, name)
+    vae = "other/vae" if part == "vae" else None
+    file = Path("other/vae" if vae else "own/unet", "diffusion_pytorch_model.safetensors")
+    before = hnetkit.load_model("own", device="cpu", vae=vae)
+    first = before.draw("a", **PLAIN)[0].infotext
+    late = hnetkit.load_model("own", device="cpu", vae=vae)
+    weights = load_file(file)
+    save_file({name: tensor * 1.5 for name, tensor in weights.items()}, "new.safetensors")
+    Path("new.safetensors").replace(file)
+    with pytest.raises(FileChanged, match="replaced since the model was loaded") as refused:
+        late.draw("a", **PLAIN)
+    assert refused.value.hint == "load the model again"
+    assert before.draw("a", **PLAIN)[0].infotext == first
+    assert hnetkit.load_model("own", device="cpu", vae=vae).draw("a", **PLAIN)[0].infotext != first
+
+
+def test_a_text_encoder_that_was_changed_is_seen(here: Path, sd_folder: Path) -> None:
+    def changed(model: Model, how: str) -> Model:
+        encoder = model.pipe.text_encoder
+        if how == "weights":
+            with torch.no_grad():
+                getattr(encoder, "text_model", encoder).final_layer_norm.weight.mul_(1.5)
+        elif how == "another":
+            model.pipe.text_encoder = changed(hnetkit.load_model(sd_folder, device="cpu"), "weights").pipe.text_encoder
+        return model
+
+    for how in ("weights", "another"):
+        model = hnetkit.load_model(sd_folder, device="cpu")
+        before = pixels(model, "a circle")
+        after = pixels(changed(model, how), "a circle")
+        assert after == pixels(changed(hnetkit.load_model(sd_folder, device="cpu"), how), "a circle")
+        assert after != before

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
+import unicodedata
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from hnetkit import paths
+from hnetkit import Library, paths
+from hnetkit.cli import run
 from hnetkit.errors import AmbiguousName, FileRefused, NotAHypernetwork, NotFound, UsageError
 from hnetkit.formats import load, save
 from hnetkit.generate.options import DrawOptions
@@ -17,8 +22,10 @@ from hnetkit.generate.prompt_networks import (
     NetworkRequest,
     resolve_hires_prompt,
     warn_about_hires_loras,
+    with_default_stack,
 )
 from hnetkit.library.scan import scan
+from hnetkit.network import Hypernetwork
 from hnetkit.prompts.tags import Tag, split_tags
 from hnetkit.registry.store import Registry
 
@@ -189,3 +196,104 @@ def test_what_lies_in_the_current_folder_changes_no_name_with_a_strength(
     assert NetworkRequest.from_option("ink:0.7") == NetworkRequest("ink", 0.7)
     assert NetworkRequest.from_option("./ink.pt:0.7") == NetworkRequest(Path("./ink.pt"), 0.7)
     assert NetworkRequest.from_option("./colon:1") == NetworkRequest(Path("./colon:1"), 1.0)
+
+
+def test_an_alias_and_a_name_inside_a_file_mean_their_content_and_not_what_took_its_place(
+    replaceable: Path, network_files: Path
+) -> None:
+    own_name = load(replaceable / "ink.pt").name
+    with Library() as library:
+        library.tag("ink", alias="thin")
+    names = ["thin", *([own_name] if own_name != "ink" else [])]
+    for name in names:
+        assert NetworkFinder().networks([NetworkRequest(name, 1.0)])[0].network == load(network_files / "ink.pt")
+    shutil.copy(network_files / "mist.pt", replaceable / "ink.pt")
+    for name in names:
+        with pytest.raises(FileRefused, match="replaced since it was scanned"):
+            NetworkFinder().networks([NetworkRequest(name, 1.0)])
+    shutil.copy(network_files / "ink.pt", replaceable / "other.pt")
+    with Library() as library:
+        library.scan(replaceable)
+    assert NetworkFinder().networks([NetworkRequest("thin", 1.0)])[0].network == load(network_files / "ink.pt")
+
+
+def test_a_file_that_takes_the_name_of_an_alias_is_told(library: Path, tmp_path: Path) -> None:
+    with Library() as own:
+        own.tag("ink", alias="thin")
+        shutil.copy(library / "ink.pt", tmp_path / "thin.pt")
+        own.scan(tmp_path)
+        assert found_and_told("thin") == (load(library / "ink.pt"), [])  # the same network
+        shutil.copy(library / "wash.pt", tmp_path / "thin.pt")
+        own.scan(tmp_path)
+    label = f"ink@{load(library / 'ink.pt').content_hash[3:13]}"
+    said = f"Warning: thin is {tmp_path / 'thin.pt'}, and not {label}, which has this alias"
+    assert found_and_told("thin") == (load(library / "wash.pt"), [said])
+    assert found_and_told(label) == (load(library / "ink.pt"), [])
+
+
+@pytest.mark.parametrize("by", ["stem", "alias"])
+def test_a_network_of_the_library_beside_the_models_own_is_told(library: Path, tmp_path: Path, by: str) -> None:
+    bundled = {"ink" if by == "stem" else "thin": tmp_path / "own.pt"}
+    (name,) = bundled
+    shutil.copy(library / "ink.pt", tmp_path / "own.pt")
+    with Library() as own:
+        own.tag("ink", alias="thin")
+    assert found_and_told(name, bundled) == (load(library / "ink.pt"), [])
+    bundled = {name: library / "wash.pt"}
+    label = f"ink@{load(library / 'ink.pt').content_hash[3:13]}"
+    said = f"Warning: {name} is the one that comes with the model, and not {label}"
+    assert found_and_told(name, bundled) == (load(library / "wash.pt"), [said])
+    assert found_and_told(label, bundled) == (load(library / "ink.pt"), [])
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_name_is_found_however_its_accents_are_stored(
+    library: Path, tmp_path: Path, form: Literal["NFC", "NFD"]
+) -> None:
+    other: Literal["NFC", "NFD"] = "NFD" if form == "NFC" else "NFC"
+    stored, typed = (unicodedata.normalize(kind, "caf\u00e9") for kind in (form, other))
+    shutil.copy(library / "ink.pt", tmp_path / f"{stored}.pt")
+    with Library() as own:
+        own.scan(tmp_path)
+        if os.listdir(tmp_path) != [f"{stored}.pt"]:
+            pytest.skip("this file system stores accents in a form of its own")
+        assert found_and_told(typed) == (load(library / "ink.pt"), [])
+        shutil.copy(library / "wash.pt", tmp_path / f"{typed}.pt")
+        own.scan(tmp_path)
+    assert found_and_told(typed)[0] == load(library / "wash.pt")  # what is written exactly so goes first
+    assert found_and_told(stored)[0] == load(library / "ink.pt")
+
+
+def found_and_told(name: str, bundled: dict[str, Path] | None = None) -> tuple[Hypernetwork, list[str]]:
+    told: list[str] = []
+    (network,) = NetworkFinder(bundled, note=told.append).networks([NetworkRequest.from_tag(Tag(name))])
+    return network.network, told
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("ink", "ink is no tag of a hypernetwork"),
+        ("ink:0.5", "ink:0.5 is no tag of a hypernetwork"),
+        ("<hypernet:ink:x>", "'x' is not a number"),
+        ("<lora:glow:1>", "<lora:glow> is no tag of a hypernetwork"),
+        ("<hypernet:ink:1> words", "words is no tag of a hypernetwork"),
+        ("<hypernet:ink:1:0.5>", "'0.5' has no effect"),
+    ],
+)
+def test_networks_of_the_settings_that_are_none_are_refused_and_told(
+    library: Path, value: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["config", "hypernetworks", value]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert 'hnetkit config hypernetworks "<hypernet:NAME:0.5>"' in error
+    assert run(["config", "hypernetworks", "<hypernet:ink:0.5>, <hypernet:wash>"]) == 0
+    paths.config_file().write_text(json.dumps({"hypernetworks": value}))  # as an earlier version, or by hand
+    told: list[str] = []
+    finder = NetworkFinder(note=told.append)
+    for _ in range(2):
+        with_default_stack(split_tags("a"), finder)
+    assert len(told) == 1
+    assert told[0].startswith("Warning: the setting hypernetworks: ")
+    assert said in told[0]

@@ -139,10 +139,10 @@ def test_a_folder_is_stored_with_its_absolute_path_and_shown(
         ("embeddings", "a.txt", 4, "is not a folder"),
         ("device", "gpu", 2, "one of auto, cpu, cuda, mps"),
         ("dtype", "half", 2, "one of auto, fp32, fp16, bf16"),
-        ("hypernetworks", "ink", 2, "not only tags"),
-        ("hypernetworks", "<hypernet:ink:0.5> a castle", 2, "not only tags"),
-        ("hypernetworks", "<hypernet:ink:much>", 2, "hnetkit config hypernetworks '<hypernet:NAME:0.5>'"),
-        ("hypernetworks", "<lora:ink:1>", 2, "not only tags"),
+        ("hypernetworks", "ink", 2, "hypernetworks: "),
+        ("hypernetworks", "<hypernet:ink:0.5> a castle", 2, "hypernetworks: "),
+        ("hypernetworks", "<hypernet:ink:much>", 2, "hypernetworks: "),
+        ("hypernetworks", "<lora:ink:1>", 2, "hypernetworks: "),
     ],
 )
 def test_a_value_that_no_command_could_use_is_refused_when_it_is_set(

@@ -268,6 +268,16 @@ def test_applied_puts_the_stack_back_after_an_error(pipe: Any, ink: Hypernetwork
     assert torch.equal(draw(pipe), picture)
 
 
+def test_what_is_loaded_within_applied_is_not_active_after_it(pipe: Any, ink: Hypernetwork, tint: Hypernetwork) -> None:
+    with hnetkit.applied(pipe, {}):
+        hnetkit.load_hypernetwork(pipe, ink)
+    assert hnetkit.get_active_hypernetworks(pipe) == []
+    hnetkit.set_hypernetworks(pipe, "ink")
+    with hnetkit.applied(pipe, {}):
+        hnetkit.load_hypernetwork(pipe, tint)
+    assert hnetkit.get_active_hypernetworks(pipe) == ["ink"]
+
+
 def test_one_of_several_is_unloaded(pipe: Any, ink: Hypernetwork, tint: Hypernetwork, wash: Hypernetwork) -> None:
     for net in (ink, tint, wash):
         hnetkit.load_hypernetwork(pipe, net)
@@ -523,6 +533,26 @@ def test_what_is_no_stack_is_said_and_changes_nothing(
         hnetkit.set_hypernetworks(pipe, *stack)
     assert refused.value.hint
     assert strengths_of(pipe) == {"ink": 0.125}
+
+
+def test_a_set_is_no_stack_because_it_has_no_order(pipe: Any, ink: Hypernetwork, wash: Hypernetwork) -> None:
+    for net in (ink, wash):
+        hnetkit.load_hypernetwork(pipe, net, strength=0.125)
+    calls = [
+        lambda: hnetkit.set_hypernetworks(pipe, {"ink", "wash"}),  # type: ignore[arg-type]
+        lambda: hnetkit.set_hypernetworks(pipe, ["ink", "wash"], {0.8, 0.3}),  # type: ignore[arg-type]
+        lambda: hnetkit.applied(pipe, frozenset({"ink", "wash"})).__enter__(),  # type: ignore[arg-type]
+        lambda: hnetkit.Stack({(ink, 0.8), (wash, 0.3)}),
+    ]
+    for call in calls:
+        with pytest.raises(UsageError, match="a set has no order") as refused:
+            call()
+        assert refused.value.hint == "give a list"
+    assert strengths_of(pipe) == {"ink": 0.125, "wash": 0.125}
+    hnetkit.set_hypernetworks(pipe, {"ink"})  # type: ignore[arg-type]  # one thing is in order
+    stack = {"wash": 0.5, "ink": 0.25}
+    hnetkit.set_hypernetworks(pipe, stack.keys(), stack.values())  # type: ignore[arg-type]
+    assert (hnetkit.get_active_hypernetworks(pipe), strengths_of(pipe)) == (list(stack), stack)
 
 
 def test_a_list_of_files_is_said_to_be_one(pipe: Any) -> None:

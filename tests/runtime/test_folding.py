@@ -63,6 +63,23 @@ def test_taking_the_state_dict_while_folded_is_refused(pipe: Any, tint: Hypernet
     attempts[save]()
 
 
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("part", ["", "down_blocks", "mid_block"])
+def test_other_weights_are_refused_while_folded(pipe: Any, tint: Hypernetwork, part: str, strict: bool) -> None:
+    module = pipe.unet.get_submodule(part)
+    other = {name: value * 1.5 for name, value in module.state_dict().items()}
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    hnetkit.load_hypernetwork(pipe, tint)
+    with pytest.raises(AttachError, match="folded in") as refused:
+        module.load_state_dict(other, strict=strict)
+    assert "unload_hypernetworks" in str(refused.value.hint)
+    hnetkit.unload_hypernetworks(pipe)
+    if not part:  # nothing was taken over
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    module.load_state_dict(other, strict=strict)
+    assert all(torch.equal(value, other[name]) for name, value in module.state_dict().items())
+
+
 @pytest.mark.parametrize("variant", [None, "ema"])
 @pytest.mark.parametrize("part", ["unet", "pipeline"])
 def test_saving_while_folded_writes_the_model_alone_and_folds_again(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -204,6 +205,32 @@ def test_a_sampling_that_was_interrupted_is_begun_anew(pipe: Any) -> None:
     with pytest.raises(KeyboardInterrupt):
         draw(pipe, steps=4, callback_on_step_end=fail)
     assert applied_at(pipe, text_to_image(pipe), num_inference_steps=4, callback_on_step_end=follow) == half(4)
+
+
+@pytest.mark.parametrize("how", ["an error", "pipe._interrupt", "an error, of a callback that nobody holds"])
+def test_a_call_without_the_callback_is_refused_after_one_that_was_broken_off(pipe: Any, how: str) -> None:
+    def draw_partly() -> None:
+        follow = hnetkit.follow_progress(pipe)
+
+        def stop(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+            if step == 2 and "error" in how:
+                raise KeyboardInterrupt
+            pipe._interrupt = step == 2
+            return dict(follow(pipe, step, timestep, tensors))
+
+        with contextlib.suppress(KeyboardInterrupt):
+            draw(pipe, steps=4, callback_on_step_end=stop)
+        held.append(follow)
+
+    held: list[Any] = []
+    draw_partly()
+    if "nobody" in how:
+        held.clear()
+    with pytest.raises(AttachError, match="the progress was not set"):
+        draw(pipe, steps=4)
+    follow = hnetkit.follow_progress(pipe)
+    assert applied_at(pipe, text_to_image(pipe), num_inference_steps=4, callback_on_step_end=follow) == half(4)
+    assert "progress_bar" not in vars(pipe)
 
 
 def test_nothing_stays_on_the_pipeline(pipe: Any) -> None:

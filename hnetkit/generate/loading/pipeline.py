@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from hnetkit.errors import ModelNotUsable
+from hnetkit.errors import FileChanged, ModelNotUsable
 from hnetkit.generate.backend_errors import quiet_libraries, translating_oom
 from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint, read_state_dict
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
@@ -47,15 +47,17 @@ class SeparateVae:
     Attributes:
         name: in an infotext.
         weights: its file of weights.
+        weights_stamp: taken before the file was read.
     """
 
     name: str
     weights: Path
+    weights_stamp: FileStamp
 
     @cached_property
     def hash(self) -> str:
         """The first 10 hex digits of the sha256 of `weights`: A1111's VAE hash."""
-        return hash_of_file(self.weights)[:10]
+        return _hash_as_loaded(self.weights, self.weights_stamp)
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class LoadedPipeline:
         name: the model's name in an infotext.
         defaults: those of its folder's `hnetkit.generate.loading.defaults.DEFAULTS_FILE`, else hnetkit's.
         weights: the file that identifies it: the UNet's weights, or the checkpoint.
+        weights_stamp: taken before the file was read.
         scheduler_config: of the scheduler that it came with.
         notes: what was left out of its folder, one line each.
         vae: the separate autoencoder that it draws with; None for its own.
@@ -77,6 +80,7 @@ class LoadedPipeline:
     name: str
     defaults: Defaults
     weights: Path
+    weights_stamp: FileStamp
     scheduler_config: Mapping[str, Any]
     notes: tuple[str, ...] = ()
     vae: SeparateVae | None = None
@@ -106,7 +110,11 @@ class LoadedPipeline:
     @cached_property
     def hash(self) -> str:
         """The first 10 hex digits of the sha256 of `weights` (for a checkpoint: A1111's model hash)."""
-        return hash_of_file(self.weights)[:10]
+        return _hash_as_loaded(self.weights, self.weights_stamp)
+
+    def require_as_loaded(self) -> None:
+        """Computes the hashes that images state; raises FileChanged if files are not those that were loaded."""
+        _ = self.hash, self.vae and self.vae.hash
 
 
 def load_pipeline(
@@ -137,6 +145,10 @@ def load_pipeline(
         folder = Path(source) if os.path.isdir(source) else download_pipeline(source)
     vae_path = None if vae is None else find_vae(os.fspath(vae))
     make_vae = None if vae_path is None else _vae_maker(vae_path, dtype)
+    weights = Path(source) if folder is None else weight_files(folder)[0]
+    before = file_stamp(weights)
+    vae_weights = None if vae_path is None else _weights_of_vae(vae_path)
+    vae_before = () if vae_weights is None else file_stamp(vae_weights)
     with quiet_libraries(), translating_oom(f"loading {source}"):
         notes: tuple[str, ...] = ()
         if folder is None:
@@ -154,11 +166,11 @@ def load_pipeline(
             require_matching_parts(pipe, str(folder))
         _set_up(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
     defaults = Defaults() if folder is None else read_defaults(folder)
-    weights = Path(source) if folder is None else weight_files(folder)[0]
     separate = None
-    if vae is not None and vae_path is not None:
-        separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), _weights_of_vae(vae_path))
-    return LoadedPipeline(pipe, _model_name(source), defaults, weights, pipe.scheduler.config, notes, separate)
+    if vae is not None and vae_weights is not None:
+        separate = SeparateVae(_text_of(Path(os.path.abspath(vae)).name), vae_weights, vae_before)
+    name = _model_name(source)
+    return LoadedPipeline(pipe, name, defaults, weights, before, pipe.scheduler.config, notes, separate)
 
 
 def _model_name(source: str) -> str:
@@ -309,6 +321,14 @@ def file_stamp(source: str | os.PathLike[str]) -> FileStamp:
         else:
             stamps.append((str(file), status.st_ino, status.st_size, status.st_mtime_ns))
     return tuple(stamps)
+
+
+def _hash_as_loaded(file: Path, before: FileStamp) -> str:
+    """Returns the first 10 hex digits of the sha256 of a file that was loaded when it had the stamp `before`."""
+    digest = hash_of_file(file)
+    if file_stamp(file) != before:
+        raise FileChanged(f"{file}: replaced since the model was loaded", hint="load the model again")
+    return digest[:10]
 
 
 def _model_files(folder: Path) -> Iterator[Path]:

@@ -42,6 +42,12 @@ class Encoded:
         return Encoded(_padded(self.hidden, tokens), self.pooled)
 
 
+def takes_clip_skip(pipe: Any) -> bool:
+    """Whether clip skip has an effect: in A1111 the OpenCLIP encoders of SD 2 and XL have a fixed layer."""
+    is_xl = getattr(pipe, "text_encoder_2", None) is not None
+    return not is_xl and pipe.text_encoder.config.hidden_act == "quick_gelu"
+
+
 class TextEncoder:
     """The text encoders of a pipeline, with a cache of encoded texts.
 
@@ -138,9 +144,7 @@ class TextEncoder:
         if self.is_xl:
             penultimate: Tensor = output.hidden_states[-2]
             return penultimate
-        skip = (
-            self._clip_skip if encoder.config.hidden_act == "quick_gelu" else 1
-        )  # OpenCLIP has no other setting in A1111
+        skip = self._clip_skip if takes_clip_skip(self._pipe) else 1
         if skip == 1:
             last: Tensor = output.last_hidden_state
             return last
