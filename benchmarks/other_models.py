@@ -22,7 +22,7 @@ import transformers
 from machine import conditions, write
 from real_size import PEAK
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from support.networks import network_file
 from support.pipelines import tiny_tokenizer

@@ -25,7 +25,7 @@ from typing import Any
 
 from machine import conditions, write
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 PARALLEL = 2
 
 
@@ -47,6 +47,7 @@ def site(models: int, widths: tuple[int, ...], structure: tuple[float, ...]) -> 
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(models, widths, structure, there))
     process.start()
+    there.close()  # so that a child that fails ends the wait below
     try:
         yield here.recv()
     finally:

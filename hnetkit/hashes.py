@@ -33,12 +33,12 @@ class FileHashes:
     """All hashes of one file.
 
     Attributes:
-        sha256: 64 hex digits.
+        sha256: 64 hex digits; None if the file was not read as a whole.
         autov1: 8 hex digits; None for files under 1 MiB.
         content_hash: ``h1:`` + 64 hex digits; None if the file is not a hypernetwork.
     """
 
-    sha256: str
+    sha256: str | None
     autov1: str | None
     content_hash: str | None
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from hnetkit.errors import FileChanged, FileRefused, HnetkitError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import FileIdentity, identify, is_sparse, translating_unforeseen
-from hnetkit.hashes import FileHashes, damaged_parts, hash_file
+from hnetkit.hashes import FileHashes, autov1_of, damaged_parts, hash_file
 from hnetkit.network import Hypernetwork, TensorRef
 
 Verdict = Literal["ok", "warnings", "refused", "other"]
@@ -117,6 +117,7 @@ def examine(
     path: str | os.PathLike[str],
     *,
     hashes: bool = True,
+    whole: bool = True,
     sha256: str | None = None,
     before_read: Callable[[], None] | None = None,
     known: KnownHashes | None = None,
@@ -125,7 +126,9 @@ def examine(
 
     Args:
         path: any file.
-        hashes: whether to read all bytes for the hashes.
+        hashes: whether to compute any.
+        whole: whether to read all bytes of a file that holds no usable network, for its sha256. If not, little more
+            than its header is read.
         sha256: of the file, if it is known already.
         before_read: called before every read; an exception from it ends the examination.
         known: cache of the hashes of files that were read through other links.
@@ -135,30 +138,42 @@ def examine(
         FileRefused: it cannot be opened, or it changed meanwhile.
     """
     with OpenFile(path, before_read=before_read) as file:
-        return examine_open(file, hashes=hashes, sha256=sha256, known=known)
+        return examine_open(file, hashes=hashes, whole=whole, sha256=sha256, known=known)
 
 
 def examine_open(
-    file: OpenFile, *, hashes: bool = True, sha256: str | None = None, known: KnownHashes | None = None
+    file: OpenFile,
+    *,
+    hashes: bool = True,
+    whole: bool = True,
+    sha256: str | None = None,
+    known: KnownHashes | None = None,
 ) -> Examination:
     """Examines a file that is open already; see `examine`.
 
     Raises:
         FileRefused: it changed meanwhile.
     """
-    known = known or KnownHashes()
+    cache = known or KnownHashes()
+
+    def hashes_of(found: FileIdentity) -> FileHashes:
+        if found.network is None and not whole:
+            autov1 = autov1_of(file) if found.kind == "checkpoint" else None  # networks state it of theirs
+            return FileHashes(sha256, autov1, None)
+        return cache.of(file, found.network, sha256=sha256)
+
     with translating_unforeseen(file):
         found = identify(file)
         wanted = hashes and not is_sparse(file)
         try:
             with translating_unforeseen(file):
                 facts = _network_row(found.network)  # may read biases, so the file must be open
-                read = known.of(file, found.network, sha256=sha256) if wanted else None
+                read = hashes_of(found) if wanted else None
         except FileChanged:
             raise
         except FileRefused as refusal:  # the file's own hashes are still worth knowing
             found, facts = FileIdentity(None, refusal), _network_row(None)
-            read = known.of(file, None, sha256=sha256) if wanted else None
+            read = hashes_of(found) if wanted else None
         return Examination(
             path=file.path,
             size_bytes=file.size,

@@ -30,7 +30,7 @@ _ARGUMENT: Mapping[str, str] = {
 
 _SWITCHES = frozenset(
     {"attention_slicing", "force", "gradient_checkpointing", "offload", "overwrite", "recursive", "restart"}
-    | {"resume", "split"}
+    | {"refill", "resume", "split"}
 )
 
 _CALLS: Mapping[str, str] = {"scan": "hnetkit.Library().scan({})", "generate": "hnetkit.load_model().draw({})"}

@@ -31,6 +31,11 @@ FROM remote_files
 JOIN versions ON versions.id = remote_files.version_id
 JOIN models ON models.id = versions.model_id
 """
+_PRESENT = "SELECT sha256 FROM files WHERE state = 'present'"
+_INSTALLED = f"""
+SELECT jobs.remote_file_id FROM jobs JOIN installs ON installs.job_id = jobs.id
+WHERE jobs.state = 'done' AND installs.kind = 'network' AND installs.sha256 IN ({_PRESENT})
+"""
 _MODEL = """
 SELECT source, remote_id AS model_id, name AS model, creator, type, tags, nsfw_level, availability, commercial_use,
     allow_no_credit, allow_derivatives, allow_different_license, downloads, state AS model_state, description
@@ -125,9 +130,9 @@ class Catalogue:
 
         Args:
             source: the site that lists them; None for every site.
-            here: only files that the library has, by their hash.
+            here: only files that the library has: by their hash, or by what was installed from them.
         """
-        present = "remote_files.sha256 IN (SELECT sha256 FROM files WHERE state = 'present')" if here else "1"
+        present = f"(remote_files.sha256 IN ({_PRESENT}) OR remote_files.id IN ({_INSTALLED}))" if here else "1"
         return self._files(f"models.source = coalesce(?, models.source) AND {present}", [source])
 
     def file(self, id: int) -> Row:

@@ -50,6 +50,7 @@ class KnownFile:
     state: str
     content_hash: str | None
     sidecars_seen: str | None = None
+    sha256: str | None = None
 
 
 class Files:
@@ -102,7 +103,7 @@ class Files:
         sound = " AND ".join(checks)
         rows = self._db.execute(
             f"SELECT path, files.id, size_bytes, mtime_ns, reader_version * ({sound}), state, "
-            "files.content_hash, sidecars_seen FROM files LEFT JOIN sidecars ON file_id = files.id "
+            "files.content_hash, sidecars_seen, sha256 FROM files LEFT JOIN sidecars ON file_id = files.id "
             "LEFT JOIN networks ON networks.content_hash = files.content_hash WHERE root_id = ?",
             [root.id],
         )
@@ -169,6 +170,10 @@ class Files:
             if row is not None:
                 found[id] = from_json(row[0], "sidecars", "said", f"file {id}")
         return found
+
+    def set_first_seen(self, ids: Iterable[int], when: str) -> None:
+        """Sets since when files are known."""
+        self._db.conn.executemany("UPDATE files SET first_seen = ? WHERE id = ?", [(when, id) for id in ids])
 
     def set_state(self, ids: Iterable[int], state: str) -> None:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""

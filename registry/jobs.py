@@ -132,6 +132,10 @@ class Jobs:
         """Stores the new hash and size of a file that the site replaced."""
         self._db.execute("UPDATE jobs SET sha256 = ?, size_bytes = ? WHERE id = ?", [sha256, size_bytes, id])
 
+    def set_folder(self, id: int, folder: str) -> None:
+        """Sets the folder that a job installs in."""
+        self._db.execute("UPDATE jobs SET folder = ? WHERE id = ?", [to_column(folder), id])
+
     # --- files on disk that hnetkit installed
 
     def add_install(self, path: str, job: int | None, kind: str, sha256: str | None) -> None:
@@ -159,6 +163,11 @@ class Jobs:
         return [
             {"path": from_column(path), "job_id": job, "kind": kind, "sha256": sha} for path, job, kind, sha in cursor
         ]
+
+    def move_install(self, path: str, to: str) -> None:
+        """Records that an installed file is at another path now; a record of that path stays as it is."""
+        self._db.execute("UPDATE OR IGNORE installs SET path = ? WHERE path = ?", [to_column(to), to_column(path)])
+        self.forget_install(path)
 
     def forget_install(self, path: str) -> None:
         """Removes the record of an installed file."""

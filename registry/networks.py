@@ -6,16 +6,30 @@ import json
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from sqlite_utils import Database
 
 from hnetkit.limits import parse_json
-from hnetkit.registry.columns import COLUMNS, Row, batches, from_json, now, spelled, spellings, text_of, to_json, upsert
+from hnetkit.registry.columns import (
+    COLUMNS,
+    Row,
+    batches,
+    broken,
+    from_json,
+    is_sound,
+    now,
+    spelled,
+    spellings,
+    text_of,
+    to_json,
+    upsert,
+)
 from hnetkit.registry.migrations import SEARCH
-from hnetkit.text import without_markup
+from hnetkit.text import shorten, without_markup
 
 _JSON = tuple(COLUMNS["networks"])
 _PLAIN = (
@@ -37,6 +51,7 @@ _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")  # as authors of files join words
 _UNSPACED = re.compile(
     "([\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff])"
 )
+_NUMBERS = ("size_bytes", "copies", "step")  # columns of the view `library`
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
 _FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
@@ -94,6 +109,63 @@ class Networks:
         count: int = self._db.execute("SELECT count(*) FROM networks").fetchone()[0]
         return count
 
+    def listing(self, *columns: str, of: Sequence[str] | None = None) -> list[Row]:
+        """Returns columns of the view `library`, which has one row for each network.
+
+        Args:
+            columns: of the view.
+            of: content hashes of the networks; None for all.
+
+        Raises:
+            RegistryError: a network's own row is damaged.
+        """
+        if of is None:
+            self._require_sound()
+            return self._listed(columns, "1", ())
+        return [
+            row
+            for part in batches(of)
+            for row in self._listed(columns, f"content_hash IN ({','.join('?' * len(part))})", part)
+        ]
+
+    def _listed(self, columns: Sequence[str], where: str, parameters: Sequence[str]) -> list[Row]:
+        cursor = self._db.execute(f"SELECT {', '.join(columns)} FROM library WHERE {where}", list(parameters))
+        found = cursor.fetchall()
+        for column, values in zip(columns, zip(*found, strict=True), strict=False):  # none for none
+            kinds = {int if column in _NUMBERS else str, type(None)}
+            if not kinds.issuperset(map(type, values)):  # SQLite enforces no types
+                row = next(row for row, value in zip(found, values, strict=True) if type(value) not in kinds)
+                raise broken("files", column, shorten(row))
+        return [dict(zip(columns, values, strict=True)) for values in found]
+
+    def _require_sound(self) -> None:
+        sound = " AND ".join(is_sound("networks", column) for column in _JSON)
+        self._rows(f"NOT ({sound})")
+
+    def of_width(self, width: int) -> set[str]:
+        """Returns the content hashes of the networks that change contexts of a width."""
+        among = "EXISTS (SELECT 1 FROM json_each(widths) WHERE value = ?)"
+        return {hash for (hash,) in self._db.execute(f"SELECT content_hash FROM networks WHERE {among}", [width])}
+
+    def tagged(self, tag: str) -> set[str]:
+        """Returns the content hashes of the networks with a tag: the user's, a site's or a sidecar's; in any case."""
+        wanted = spelled(tag).casefold()
+        own = self._db.execute("SELECT content_hash, json_array(tag) FROM tags JOIN networks ON id = network_id")
+        of_sites = self._db.execute(
+            "SELECT content_hash, models.tags FROM network_versions JOIN networks ON networks.id = network_id "
+            "JOIN versions ON versions.id = version_id JOIN models ON models.id = model_id WHERE models.tags NOTNULL"
+        )
+        of_sidecars = self._db.execute(
+            "SELECT content_hash, said FROM sidecars JOIN files ON files.id = file_id WHERE content_hash NOTNULL"
+        )
+        found = set()
+        for content_hash, text in chain(own, of_sites, of_sidecars):
+            said = _lenient(text)
+            tags = said.get("tags") if isinstance(said, dict) else said
+            if isinstance(tags, list) and wanted in {spelled(str(one)).casefold() for one in tags}:
+                found.add(content_hash)
+        return found
+
     def with_checkpoint(self) -> list[Row]:
         """Returns the networks that state the hash of the checkpoint that they were trained on."""
         return self._rows("sd_checkpoint NOTNULL")
@@ -110,6 +182,22 @@ class Networks:
         texts = spellings(alias)
         marks = ",".join("?" * len(texts))
         return self._rows(f"id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))", texts)
+
+    def without_file(self, *, name: str | None = None, digits: str = "") -> list[Row]:
+        """Returns the networks in no file, as an import leaves them, that call themselves so or have such an alias.
+
+        Args:
+            name: None for any.
+            digits: the first digits of their content hash, after ``h1:``.
+        """
+        texts = spellings(name) if name is not None else []
+        marks = ",".join("?" * len(texts))
+        called = f"name IN ({marks}) OR id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))"
+        begun = f"h1:{digits}"
+        return self._rows(
+            f"{_FILELESS} AND ({called if name is not None else '1'}) AND substr(content_hash, 1, ?) = ?",
+            [*texts, *texts, len(begun), begun],
+        )
 
     def aliases(self) -> set[str]:
         """Returns the aliases of all networks."""

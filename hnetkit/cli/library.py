@@ -21,6 +21,7 @@ from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, p
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
 from hnetkit.library.layouts import PROGRAMS, folder_of, program_at
+from hnetkit.library.listing import SORTS, list_networks
 from hnetkit.text import argument, counted, is_text
 
 if TYPE_CHECKING:
@@ -130,44 +131,62 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
 @option("--width", type=int, help="List only networks with MLPs for this context width, as 320.")
 @option("--activation", metavar="NAME", help="List only networks with this activation; linear means none.")
 @option("--missing", is_flag=True, help="List only networks none of whose files is there any more.")
+@option("--duplicates", is_flag=True, help="List only networks that several files hold, with these files.")
 @option("--files", is_flag=True, help="List files instead, also those that are not networks or were refused.")
+@option("--sort", type=click.Choice(list(SORTS)), default="name", show_default=True, help="Order of the networks.")
+@option("--reverse", is_flag=True, help="Turn the order around.")
 @output_options
-def list_command(
-    tags: tuple[str, ...],
-    base_model: str | None,
-    width: int | None,
-    activation: str | None,
-    missing: bool,
-    files: bool,
-    output: Output,
-) -> None:
+def list_command(files: bool, output: Output, sort: str, reverse: bool, **filters: Any) -> None:
     """List the networks of the library.
 
-    One row per network, however many files hold it. --json has everything that is known.
+    One row per network, however many files hold it. --json has everything that is known. A tag is one of yours, of a
+    site or of a sidecar. Sorted by size, copies or steps, the largest come first; by added, the latest.
 
     \b
     Examples:
       hnetkit list
       hnetkit list --activation relu --csv
+      hnetkit list --duplicates --sort size
     """
-    filters: Row = {
-        "tags": tags,
-        "base_model": base_model,
-        "width": width,
-        "activation": activation or None,
-        "missing": missing,
-    }
-    with open_library() as library:
-        rows = library.files(**filters) if files else library.networks(**filters)
-        is_empty = library.is_empty()
-    output.rows(rows, columns=_FILES if files else _LIST)
+    filters["activation"] = filters["activation"] or None
+    if files and (sort != "name" or reverse):
+        raise UsageError("--sort and --reverse order networks, not files", hint="hnetkit list --files --csv | sort")
+    rows, is_empty = _listed(output.form, filters, {"sort": sort, "reverse": reverse}, files=files)
+    if filters["duplicates"] and not files:
+        output.rows(rows, columns=["name", "copies", *_LIST[1:]], text=_copies)
+    elif files:
+        short = output.form in ("text", "table")
+        output.rows([_without_path(row) for row in rows] if short else rows, columns=_FILES)
+    else:
+        output.rows(rows, columns=_LIST)
     if not rows:
         output.note("no networks; hnetkit scan FOLDER adds some" if is_empty else _none_of(filters, files=files))
 
 
+def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[Row], bool]:
+    """Returns the rows of `list`, and whether the library has no network at all."""
+    if files or filters["duplicates"] or form in ("json", "nl"):
+        with open_library() as library:
+            rows = library.files(**filters) if files else library.networks(**filters, **order)
+            return rows, library.is_empty()
+    with open_registry() as registry:  # of ten thousand networks, no more is read than their lines show
+        return list_networks(registry, **filters, **order), not registry.networks.count()
+
+
+def _without_path(row: Row) -> Row:
+    """Returns a row whose reason does not begin with the path, which stands beside it."""
+    return row | {"reason": (row["reason"] or "").removeprefix(f"{row['path']}: ")}
+
+
+def _copies(row: Row) -> list[str]:
+    there = [file for file in row["files"] if file["state"] == "present"]
+    return [f"{row['name']}  {len(there)} copies, {row['size']}", *(f"  {file['path']}" for file in there)]
+
+
 def _none_of(filters: Row, *, files: bool) -> str:
     """Returns what to say of a library in which nothing passes the filters of `list`."""
-    what = f"{'missing ' if filters['missing'] else ''}{'file' if files else 'network'}"
+    what = "file" if files else "network"
+    what = f"{'missing ' if filters['missing'] else ''}{what}{' in several files' if filters['duplicates'] else ''}"
     given = [f"the tag {tag}" for tag in filters["tags"]]
     for key in ("base_model", "width", "activation"):
         given += [f"the {key.replace('_', ' ')} {filters[key]}"] if filters[key] is not None else []

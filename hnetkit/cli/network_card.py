@@ -48,6 +48,7 @@ def _own(row: Row) -> Iterator[Fact]:
     yield "trained", counted(row["step"], "step") if row["step"] is not None else None
     yield "trained on", row["trained_on"]
     yield "checkpoint", row["checkpoint_path"]
+    yield "known since", (row["first_seen"] or "")[:10]
     yield "tags", ", ".join(row["tags"])
     yield "aliases", ", ".join(row["aliases"])
     yield "note", row["note"]

@@ -12,13 +12,14 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import IO, Any, Literal, TypeVar, cast
 
 import click
@@ -236,6 +237,8 @@ def _jsonable(value: Any) -> Any:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return value
     if value is None:
         return ""
     if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
@@ -249,13 +252,11 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
     writer.writerow(columns)
+    safe = lru_cache(maxsize=None)(lambda text: _exact(to_cell(text)))  # most cells of a column are the same
     for row in rows:
-        writer.writerow([_safe_cell(row.get(column)) for column in columns])
+        values = map(row.get, columns)
+        writer.writerow([_cell(value) if isinstance(value, int | float) else safe(_cell(value)) for value in values])
     _write(buffer.getvalue().removesuffix("\n"), sys.stdout)
-
-
-def _safe_cell(value: Any) -> str:
-    return _cell(value) if isinstance(value, int | float) else _exact(to_cell(_cell(value)))
 
 
 def _exact(text: str) -> str:
@@ -272,8 +273,12 @@ def _short(text: str) -> str:
 
 
 def _table(rows: Iterable[Row], columns: Sequence[str]) -> None:
-    from tabulate import tabulate
+    from hnetkit.cli.table import table_lines
 
     cells = [[_short(printable(_cell(row.get(column)))) for column in columns] for row in rows]
-    lines = tabulate(cells, headers=list(columns), disable_numparse=True).split("\n")
-    _write("\n".join(map(printable, lines)), sys.stdout)
+    _write("\n".join(table_lines(columns, cells, _columns_of_terminal())), sys.stdout)
+
+
+def _columns_of_terminal() -> int | None:
+    """Returns how wide a table may be; None where its reader is a file or a program, which takes any width."""
+    return max(1, shutil.get_terminal_size().columns) if is_terminal(sys.stdout) else None

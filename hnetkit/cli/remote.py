@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ import click
 
 from hnetkit import paths
 from hnetkit.cli.options import command, each_once, option, site_base_model_names
-from hnetkit.cli.output import Output, Row, confirm, output_options, say_failure
+from hnetkit.cli.output import Output, Row, confirm, is_terminal, output_options, say_failure
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.cli.signals import stopping_on_signals
 from hnetkit.errors import NotFound, PartlyFailed, UsageError
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 _filter, _downloads = (partial(option, section=heading) for heading in ("Filters", "Downloads"))
+_refill = _downloads(
+    "--refill",
+    is_flag=True,
+    help="Fetch also where nothing is left of the library, as if its disk were not mounted; without it, this is asked.",
+)
 _saved, _what = (partial(option, section=heading) for heading in ("Saved filters", "What to fetch"))
 _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
@@ -97,6 +103,7 @@ def open_session(*, look_only: bool = False, **settings: Any) -> Iterator[FetchS
     with ExitStack() as stack:
         if look_only and not paths.registry_file().exists():
             library = Library(stack.enter_context(tempfile.TemporaryDirectory()))
+            library.folder = paths.library_folder()
         else:
             library = Library()
         stack.enter_context(library)
@@ -108,6 +115,24 @@ def fetching_progress(session: FetchSession, output: Output) -> Iterator[Callabl
     """Shows the bytes that arrive; Ctrl-C stops once they are saved."""
     with byte_progress("fetching", quiet=output.quiet) as report, stopping_on_signals(session.clock):
         yield report
+
+
+def may_refill(session: FetchSession, *, refill: bool, yes: bool = False) -> bool:
+    """Returns whether to fetch where nothing is left of the library: asks, since -y is no answer to that.
+
+    Raises:
+        NotFound: nothing is left of it, and nobody can be asked.
+    """
+    if refill:
+        return True
+    try:
+        session.require_library()
+    except NotFound as error:
+        if yes or not is_terminal(sys.stdin):
+            raise
+        confirm(f"{error}. Is its disk mounted? Fetch everything again?", yes=False)
+        return True
+    return False
 
 
 def show_results(found: Iterable[FetchResult], output: Output) -> None:
@@ -165,9 +190,10 @@ def result_row(result: FetchResult) -> Row:
 def _line(row: Row) -> str | list[str]:
     if row.get("paths"):
         lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
-        return [*lines, f"         {row['reason']}"] if row.get("code") == "partly" else lines
+        return [*lines, f"         {row['reason']}"] if row.get("code") in ("partly", "replaced") else lines
     reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
-    detail = f"  ({reason})" if reason else f"  {row.get('size') or ''}"
+    about = ", ".join(filter(None, [row.get("size"), row.get("model"), row.get("version")]))
+    detail = f"  ({reason})" if reason else f"  {about}"
     return f"{row['state']:<9}{row['name']}{detail}"
 
 
@@ -224,8 +250,10 @@ def browse_command(
     filters = Filters(" ".join(words) or None, creator, tag, base_models, nsfw=nsfw)
     failed: list[BadRecord] = []
     with open_session(look_only=True) as session:
-        found = session.browse(filters, limit=limit, failed=failed.append)
-    output.rows(map(_model_row, found), columns=_MODELS)
+        found = session.browse(filters, limit=limit + 1, failed=failed.append)
+    output.rows(map(_model_row, found[:limit]), columns=_MODELS)
+    if len(found) > limit:
+        output.note(f"there are more; --limit {2 * limit} shows more of them")
     if found:
         output.note("hnetkit pull model:ID fetches one")
     else:
@@ -292,12 +320,13 @@ def pull_command(
 )
 @_saved("--subscriptions", is_flag=True, help="List the saved filters, and fetch nothing.")
 @_downloads("--all-versions", is_flag=True, help="Fetch all versions of each model, not only the newest.")
-@_downloads("--dry-run", is_flag=True, help="List what would be fetched, with sizes; change nothing and ask nothing.")
+@_downloads("--dry-run", is_flag=True, help="List what would be fetched, with sizes; fetch nothing and ask nothing.")
 @_downloads(
     "--metadata-only",
     is_flag=True,
     help="Store the site's records of the models in the registry; fetch no networks and no previews, and ask nothing.",
 )
+@_refill
 @_downloads(
     "-y",
     "--yes",
@@ -321,6 +350,7 @@ def sync_command(
     all_versions: bool,
     dry_run: bool,
     metadata_only: bool,
+    refill: bool,
     yes: bool,
     fetching: dict[str, Any],
     output: Output,
@@ -358,17 +388,24 @@ def sync_command(
             filters = session.subscription(name)
         if save is not None and not dry_run:
             session.subscribe(save, filters)
+        with byte_progress("reading", quiet=output.quiet) as report:
+            session.survey(report)
         with step_progress("listing", quiet=output.quiet) as report:
             plan = session.plan(filters, all_versions=all_versions, listed=lambda count: report(count, count))
-        output.note(_plan_note(plan))
         if dry_run:
             note_results(of_plan(plan), output)
+            output.note(_plan_note(plan))
             return
-        if filters.is_everything and plan.to_fetch and not metadata_only:
-            size = size_text(plan.bytes_to_fetch)
-            confirm(f"Fetch {counted(len(plan.to_fetch), 'file')}, {size}, into {session.folder}?", yes=yes)
+        output.note(_stored_note(plan) if metadata_only else _plan_note(plan))
+        if plan.to_fetch and not metadata_only:
+            refill = may_refill(session, refill=refill, yes=yes)
+            if filters.is_everything:
+                size = size_text(plan.bytes_to_fetch)
+                confirm(f"Fetch {counted(len(plan.to_fetch), 'file')}, {size}, into {session.folder}?", yes=yes)
         with fetching_progress(session, output) as progress:
-            found = session.carry_out(plan, metadata_only=metadata_only, progress=progress, note=output.note)
+            found = session.carry_out(
+                plan, metadata_only=metadata_only, refill=refill, progress=progress, note=output.note
+            )
     show_results(found, output)
 
 
@@ -390,13 +427,14 @@ def updates_command(output: Output) -> None:
                 "model": update.model.name,
                 "have": list(update.have),
                 "newest": update.newest.version.name,
+                "replaced": update.is_replaced,
                 "version_id": update.newest.version.id,
                 "published": (update.newest.version.published_at or "")[:10],
                 "size": _known_size(update.newest.file.size_bytes),
             }
             for update in session.updates(failed=failed.append)
         ]
-    output.rows(rows, columns=["model_id", "model", "have", "newest", "version_id", "published", "size"])
+    output.rows(rows, columns=["model_id", "model", "have", "newest", "version_id", "published", "size", "replaced"])
     output.note("hnetkit pull version:ID fetches one" if rows else "nothing newer")
     note_bad(failed, output)
 
@@ -456,6 +494,10 @@ def _license(model: CivitaiModel) -> str | None:
     return ", ".join(words) or "free"
 
 
+def _stored_note(plan: SyncPlan) -> str:
+    return f"stores the records of {counted(len(plan.models), 'model')} and {counted(len(plan.items), 'file')}"
+
+
 def _plan_note(plan: SyncPlan) -> str:
     have = sum(item.action == "have" for item in plan.items)
     return (
@@ -492,14 +534,16 @@ def identify_command(again: bool, output: Output) -> None:
 
 
 @command("repair")
-@_downloads("--dry-run", is_flag=True, help="List what is missing or damaged, and change nothing.")
+@_downloads("--dry-run", is_flag=True, help="List what is missing or damaged, and fetch nothing.")
+@_refill
 @fetch_options
 @output_options
-def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> None:
+def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output: Output) -> None:
     """Fetch installed files again that are missing or damaged.
 
-    Reads every file that hnetkit fetched. A damaged file is moved to the library's folder .quarantine; another network
-    that somebody put in its place is kept.
+    Reads every file that hnetkit fetched. A damaged file stays in its place until its replacement has been fetched and
+    checked; then it is moved to the library's folder .quarantine. Another network that somebody put in its place is
+    kept.
 
     \b
     Examples:
@@ -515,8 +559,9 @@ def repair_command(dry_run: bool, fetching: dict[str, Any], output: Output) -> N
             count = sum(damage.what != "kept" for damage in damages)
             output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
             return
+        refill = may_refill(session, refill=refill) if damages else refill
         with fetching_progress(session, output) as progress:
-            found = session.repair(damages, progress=progress)
+            found = session.repair(damages, refill=refill, progress=progress)
     if not found:
         output.note("nothing is missing or damaged")
     show_results(found, output)

@@ -24,6 +24,7 @@ from hnetkit.errors import (
     UnsupportedNetwork,
     failure_of,
 )
+from hnetkit.files import is_model_name
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.a1111 import build_network, is_network_dict
 from hnetkit.formats.open_file import OpenFile
@@ -31,8 +32,9 @@ from hnetkit.formats.pickle_globals import MAX_LISTED, globals_of, is_data
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.safetensors_schema import is_hypernetwork, read_hypernetwork
 from hnetkit.formats.torch_file import LEGACY_MAGIC, TorchFile, read_torch_legacy, read_torch_zip
+from hnetkit.formats.torch_zip import listed_names
 from hnetkit.network import Hypernetwork
-from hnetkit.text import shorten
+from hnetkit.text import counted, shorten
 
 # kind -> its name in messages
 TITLES: Mapping[str, str] = {
@@ -130,7 +132,7 @@ def _read(file: OpenFile) -> Hypernetwork:
     if head.startswith(b"PK\3\4"):
         torch_file = read_torch_zip(file)
         if torch_file is None:
-            raise _other(file, "zip")
+            raise _other_zip(file)
         return _from_torch(torch_file)
     if head.startswith(LEGACY_MAGIC):
         return _from_torch(read_torch_legacy(file))
@@ -144,6 +146,17 @@ def _read(file: OpenFile) -> Hypernetwork:
     if kind == "unknown" and any(head.startswith(start) for start in (b"PK\5\6", b"PK\7\10", b"\x80")):
         raise DamagedFile(f"{file.path}: damaged at its beginning")
     raise _other(file, kind)
+
+
+def _other_zip(file: OpenFile) -> NotAHypernetwork:
+    """The refusal of a zip that is no torch file. One with models inside is told from others: it wants unpacking."""
+    inside = [name for name in listed_names(file) if is_model_name(name.replace("\\", "/"))]
+    if not inside:
+        return _other(file, "zip")
+    more = f" and {counted(len(inside) - 1, 'more model')}" if len(inside) > 1 else ""
+    return NotAHypernetwork(
+        f"{file.path}: a zip archive with {shorten(inside[0])}{more} inside; unpack it and scan that", kind="zip"
+    )
 
 
 def is_sparse(file: OpenFile) -> bool:

@@ -17,7 +17,7 @@ from hnetkit.formats import pickle_reader
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.pickle_reader import FLOAT_STORAGES, PickleReader
 from hnetkit.formats.polyglot import refuse_polyglot
-from hnetkit.formats.torch_zip import read_members, torch_root, unexpected_members
+from hnetkit.formats.torch_zip import listed_names, read_members, torch_root, unexpected_members
 from hnetkit.network import ITEM_SIZE, Checksum, TensorRef
 from hnetkit.text import shorten
 
@@ -84,7 +84,13 @@ def read_torch_zip(file: OpenFile) -> TorchFile | None:
         UnsafeFile, DamagedFile: see `read_members` and `PickleReader`.
     """
     refuse_polyglot(file, container="zip")
-    members = read_members(file)
+    try:
+        members = read_members(file)
+    except (UnsafeFile, DamagedFile):
+        names = listed_names(file)
+        if not names or torch_root(names) is not None:
+            raise
+        return None  # packed by another program, and no torch file to any reader
     root = torch_root(members)
     if root is None:
         return None

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from hnetkit.errors import DamagedFile, UnsafeFile
@@ -31,6 +31,7 @@ _ENCRYPTED, _TRAILER, _UTF8 = 0x1, 0x8, 0x800
 _FOLDER = 0x10  # in the attributes: torch reads nothing from such a member
 _NEWEST = 63  # largest "version needed" that Python's zipfile accepts
 _FULL = 0xFFFFFFFF
+_LONGEST_END = _END.size + 0xFFFF  # with a comment
 _WIDE, _OTHER_NAME = 1, 0x7075  # tags of extra fields: 64-bit sizes, and a second name that some readers use
 # data.pkl, data/N, and members that later versions of torch added
 _TORCH_MEMBER = re.compile(
@@ -87,7 +88,28 @@ def read_members(file: OpenFile) -> dict[str, ZipMember]:
     return members
 
 
-def torch_root(names: Mapping[str, ZipMember]) -> str | None:
+def listed_names(file: OpenFile) -> list[str]:
+    """Returns the names in the directory of any zip, as well as they can be told; they decide nothing but a message."""
+    tail = file.read_at(max(0, file.size - _LONGEST_END), min(file.size, _LONGEST_END))
+    at = tail.rfind(b"PK\5\6")
+    if at < 0 or at + _END.size > len(tail):
+        return []
+    *_, size, start, _ = _END.unpack_from(tail, at)
+    if size > MAX_DIRECTORY or start + size > file.size:
+        return []
+    data, position, names = file.read_at(start, size), 0, []
+    while position + _CENTRAL.size <= size and len(names) < MAX_MEMBERS:
+        mark, *fields = _CENTRAL.unpack_from(data, position)
+        if mark != b"PK\1\2":
+            break
+        name_size, extra_size, comment_size = fields[9:12]
+        position += _CENTRAL.size
+        names.append(_text(data[position : position + name_size]))
+        position += name_size + extra_size + comment_size
+    return names
+
+
+def torch_root(names: Iterable[str]) -> str | None:
     """Returns the folder inside the zip that holds ``data.pkl``; None if this is not a torch file."""
     pickles = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     return pickles[0].removesuffix("data.pkl") if len(pickles) == 1 else None

@@ -10,13 +10,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
-from hnetkit.base_models import fitting, require_base_model
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
 from hnetkit.library.layouts import PROGRAMS, Program
-from hnetkit.library.resolve import find_certain, read_found, require_alias, resolve
+from hnetkit.library.listing import list_networks, trained_on
+from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
+from hnetkit.library.walking import root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, size_text
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 AnyPath = str | os.PathLike[str]
 
 Row = dict[str, Any]
+_SAID = ("title", "creator", "trigger_words", "copies", "first_seen")  # by the view `library`
 _FILE_COLUMNS = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
 
 
@@ -129,35 +131,43 @@ class Library:
         width: int | None = None,
         activation: str | None = None,
         missing: bool = False,
+        duplicates: bool = False,
+        sort: str = "name",
+        reverse: bool = False,
     ) -> list[Row]:
-        """Returns one row for each network, sorted by name, however many files hold it.
+        """Returns one row for each network, however many files hold it.
 
         Args:
-            tags: only networks with all of these tags.
+            tags: only networks with all of these tags: the user's, a site's or a sidecar's, in upper or lower case.
             base_model: only networks that fit this base model, in any spelling of our name or of Civitai's; those that
                 may be for SD 1 or 2 fit both.
             width: only networks that change contexts of this width.
             activation: only networks with this activation; ``"linear"`` means none.
             missing: only networks without any existing file.
+            duplicates: only networks that several existing files hold.
+            sort: ``"name"``, ``"added"`` (latest first), ``"size"``, ``"copies"`` or ``"step"`` (largest first),
+                ``"base-model"``, ``"title"`` or ``"creator"``.
+            reverse: turns the order around.
 
         Raises:
-            UsageError: there is no such base model.
+            UsageError: there is no such base model or order.
         """
-        bases = None if base_model is None else fitting(require_base_model(base_model))
-        rows = with_files(self.registry, self.registry.networks.rows())
-        wanted = set(map(spelled, tags))
-        return sorted(
-            (
-                row
-                for row in rows
-                if wanted <= set(row["tags"])
-                and (bases is None or row["base_model"] in bases)
-                and (width is None or width in row["widths"])
-                and (activation is None or row["activation"] == activation.lower())
-                and not (missing and row["present"])
-            ),
-            key=lambda row: str(row["name"]).casefold(),
+        found = list_networks(
+            self.registry,
+            tags=tags,
+            base_model=base_model,
+            width=width,
+            activation=activation,
+            missing=missing,
+            duplicates=duplicates,
+            sort=sort,
+            reverse=reverse,
         )
+        contents = [row["content_hash"] for row in found]
+        rows = {
+            row["content_hash"]: row for row in with_files(self.registry, self.registry.networks.of_contents(contents))
+        }
+        return [rows[content] for content in contents]
 
     def files(self, *, missing: bool = False, **of_networks: Any) -> list[Row]:
         """Returns one row for each known file, with a network or not.
@@ -167,7 +177,7 @@ class Library:
             of_networks: filters of `networks`: with any, only files of the networks that pass them.
         """
         rows = self.registry.files.missing() if missing else self.registry.files.rows()
-        if not any(value not in (None, ()) for value in of_networks.values()):
+        if all(value is None or value is False or value == () for value in of_networks.values()):
             return rows
         wanted = {row["content_hash"] for row in self.networks(**of_networks)}
         return [row for row in rows if row["content_hash"] in wanted]
@@ -193,7 +203,7 @@ class Library:
         Raises:
             NotFound, AmbiguousName, FileRefused: the name matches no network, several, or only unusable files.
         """
-        return record(self.registry, resolve(self.registry, name).content_hash)
+        return record(self.registry, content_called(self.registry, name))
 
     def find(self, name: str) -> Path:
         """Returns an existing file that holds the network.
@@ -238,7 +248,7 @@ class Library:
             UsageError: the text cannot be an alias, or is the alias or the name of another network; or the network
                 has no such tag or alias to remove. Nothing is changed then.
         """
-        content_hash = resolve(self.registry, name).content_hash
+        content_hash = content_called(self.registry, name)
         networks = self.registry.networks
         (known,) = networks.of_contents([content_hash])
         remove, remove_aliases = list(remove), list(remove_aliases)
@@ -373,8 +383,8 @@ class Library:
         is_bare = not os.path.dirname(name) and name != os.curdir
         if is_bare:  # a network, even if a folder has the same name
             return None
-        path = spelled(os.path.realpath(name))
-        return next((root for root in self.registry.files.roots() if spelled(str(root.path)) == path), None)
+        roots = {spelled(str(root.path)): root for root in self.registry.files.roots()}
+        return roots.get(spelled(os.path.realpath(name))) or roots.get(spelled(str(root_path(Path(name)))))
 
     def _files_called(self, name: str) -> list[Row]:
         path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
@@ -409,9 +419,16 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
     checkpoints = {
         short: file["path"]
         for file in registry.files.of_kind("checkpoint")
-        for short in (str(file["sha256"])[:10], file["autov1"])
+        for short in (file["sha256"] and file["sha256"][:10], file["autov1"])
+        if short is not None
     }
-    return [_with_files(row, by_content.get(row["content_hash"], []), checkpoints) for row in rows]
+    said = registry.networks.listing("content_hash", *_SAID, of=list(by_content))
+    by_hash = {one.pop("content_hash"): one for one in said}
+    unsaid = dict.fromkeys(_SAID)
+    return [
+        _with_files(row, by_content.get(row["content_hash"], []), checkpoints, by_hash.get(row["content_hash"], unsaid))
+        for row in rows
+    ]
 
 
 def record(registry: Registry, content_hash: str) -> Row:
@@ -424,23 +441,19 @@ def record(registry: Registry, content_hash: str) -> Row:
     return row
 
 
-def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str]) -> Row:
+def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: Row) -> Row:
     present = any(file["state"] == "present" for file in files)
     return {
         **{key: value for key, value in row.items() if key != "id"},
         "name": files[0]["stem"] if files else row["name"],
         "own_name": row["name"],
         "size": size_text(files[0]["size_bytes"]) if present else "missing",
-        "trained_on": _trained_on(row),
+        "trained_on": trained_on(row["sd_checkpoint_name"], row["sd_checkpoint"]),
+        **said,
         "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
         "present": present,
         "files": [{key: file[key] for key in _FILE_COLUMNS} for file in files],
     }
-
-
-def _trained_on(row: Row) -> str | None:
-    name, short = row["sd_checkpoint_name"], row["sd_checkpoint"]
-    return " ".join([*([name] if name else []), *([f"[{short}]"] if short else [])]) or None
 
 
 def _training(registry: Registry, content_hash: str) -> Row | None:

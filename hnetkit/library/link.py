@@ -417,10 +417,10 @@ class _WantedLink:
         try:
             status = os.stat(self.source)
         except OSError as error:
-            return f"{self.source}: {_reason_of(error, self.source)}"
+            return f"{self.source}: {_reason_of(error, self.source)}; hnetkit scan"
         if not stat.S_ISREG(status.st_mode):
             return f"{self.source}: not a regular file"
-        if (status.st_size, mtime_of(status)) != (self.row["size_bytes"], self.row["mtime_ns"]):
+        if not _is_as_scanned(self.row):
             return f"{self.source}: changed since it was scanned; hnetkit scan"
         return None
 
@@ -452,12 +452,20 @@ def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[
 
 
 def _rank(row: Row, folder: Path, program: Program, linked: Set[str]) -> tuple[bool, ...]:
-    """The sort key of a network's files, the best first: there now, in the program's folder, readable as it is.
+    """The sort key of a network's files, the best first: there as scanned, in the program's folder, readable as it is.
 
     Links in another program's folder, which may be removed at any time, come after files that are not links.
     """
-    first = not os.path.isfile(row["path"]), row["state"] != "present", not _is_in_place(row, folder, program)
+    first = not _is_as_scanned(row), row["state"] != "present", not _is_in_place(row, folder, program)
     return *first, key_of(row["path"]) in linked, not _is_readable(row, program)
+
+
+def _is_as_scanned(row: Row) -> bool:
+    try:
+        status = os.stat(row["path"])
+    except (OSError, ValueError):
+        return False
+    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
 
 
 def _is_readable(row: Row, program: Program) -> bool:

@@ -302,7 +302,7 @@ def _entry(
         of = file.path.relative_to(root).as_posix()
         row = file.row
         name = trash.stored_name(len(listed), file.path)
-        listed.append(TrashedFile(of, name, row["size_bytes"], row["mtime_ns"], row["sha256"]))
+        listed.append(TrashedFile(of, name, row["size_bytes"], row["mtime_ns"], row["sha256"], row["first_seen"]))
         for path in file.beside:
             if path not in records.taken:
                 records.taken.add(path)
@@ -479,6 +479,8 @@ def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
         add_file(registry, entry.root, place, file.sha256 if is_same and file.sha256 else _sha256_at(place))
     jobs = {job.id for job in registry.jobs.rows()} if entry.installs else set()
     with registry.write():
+        if file.first_seen is not None:
+            registry.files.set_first_seen([row["id"] for row in registry.files.at(str(place))], file.first_seen)
         for install in entry.installs:
             if install.get("path") == str(place):
                 job = install["job_id"] if install["job_id"] in jobs else None

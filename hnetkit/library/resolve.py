@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -109,6 +108,30 @@ def resolve(registry: Registry, name: str) -> Resolved:
     return find_certain(registry, name).network
 
 
+def content_called(registry: Registry, name: str) -> str:
+    """Returns the content hash of the network that `name` means, also of one in no file, as an import leaves it.
+
+    Raises:
+        NotFound, AmbiguousName, FileRefused: as `resolve`.
+    """
+    try:
+        return resolve(registry, name).content_hash
+    except NotFound:
+        rows = _without_file(registry, _Mention.read(name, None))
+        if len(rows) > 1:
+            choices = ", ".join(argument(label(row["name"], row["content_hash"])) for row in rows)
+            raise AmbiguousName(f"{name} means several networks", hint=f"use one of {choices}") from None
+        if not rows:
+            raise
+    return str(rows[0]["content_hash"])
+
+
+def _without_file(registry: Registry, mention: _Mention) -> list[Row]:
+    if mention.digits:
+        return registry.networks.without_file(digits=mention.digits[0].removeprefix("h1:"))
+    return registry.networks.without_file(name=mention.written)
+
+
 def find_certain(registry: Registry, name: str) -> FoundNetwork:
     """Returns what `find_network` does in a library; raises as `resolve`."""
     found = find_network(name, None, lambda: registry)
@@ -129,11 +152,10 @@ def find_network(
        that one was converted from;
     2. the stem of a file;
     3. an alias;
-    4. the name that a file gives itself, which images of 2022 have;
-    5. a stem or alias of the same letters, composed otherwise: systems differ in how they store an accent.
+    4. the name that a file gives itself, which images of 2022 have.
 
     An alias, and a name inside a file, belong to a content. Where a name also belongs to another network that comes
-    later in this order, `FoundNetwork.doubt` says so.
+    later in this order, `FoundNetwork.doubt` says so. Accents may be composed otherwise: systems differ in it.
 
     Where a hash fits several networks, the name decides between them. A bare hash of less than 64 digits that is also
     the stem or alias of another network is ambiguous.
@@ -269,10 +291,6 @@ class _Search:
             if (registry := self.library()) is not None:
                 for rows in _by_name(registry, name):
                     yield self._held(registry, rows)
-        if (registry := self.library()) is not None:
-            for name in _composed_otherwise(registry, self.mention.names):
-                for rows in _by_name_of_today(registry, name):
-                    yield self._held(registry, rows, is_same_name=True)
 
     def failure(self) -> HnetkitError:
         """Returns the error for a mention of nothing that is known."""
@@ -280,6 +298,9 @@ class _Search:
         unusable = [row for name in mention.names for row in registry.files.named(name)] if registry else []
         if unusable:
             return FileRefused(unusable[0]["reason"], hint="hnetkit list --files")
+        if registry and _without_file(registry, mention):
+            hint = "hnetkit scan FOLDER, where you have its file"
+            return NotFound(f"{mention} is known, but in no file of the library", hint=hint)
         return NotFound(f"no network named {mention}", hint=self._hint(registry))
 
     def _hint(self, registry: Registry | None) -> str:
@@ -308,13 +329,7 @@ class _Search:
         )
 
     def _held(
-        self,
-        registry: Registry,
-        rows: list[Row],
-        digits: str | None = None,
-        *,
-        is_claimed: bool = False,
-        is_same_name: bool = False,
+        self, registry: Registry, rows: list[Row], digits: str | None = None, *, is_claimed: bool = False
     ) -> tuple[FoundNetwork, bool]:
         """Returns the network in the files that fit the mention, by a hash of these `digits` or else by its name."""
         mention = self.mention
@@ -326,7 +341,7 @@ class _Search:
         there = _present(copies)
         files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
-        is_called_so = is_same_name or mention.name is None or content in _contents_called(registry, mention.name)
+        is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
         is_other = self._other_hash("library") if digits is None else None
         note = doubt = None
         if digits is None:
@@ -440,13 +455,6 @@ def _contents_called(registry: Registry, name: str) -> set[str]:
     return {row["content_hash"] for rows in _by_name_of_today(registry, name) for row in rows}
 
 
-def _composed_otherwise(registry: Registry, mentioned: Iterable[str]) -> list[str]:
-    """Returns the names of the library that differ from those mentioned in how their letters are composed alone."""
-    exact = set(mentioned)
-    composed = {unicodedata.normalize("NFC", name) for name in exact}
-    return [name for name in names(registry) if name not in exact and unicodedata.normalize("NFC", name) in composed]
-
-
 def _listed(rows: Iterable[Row]) -> str:
     return " or ".join(map(argument, labels(rows)))
 
@@ -467,7 +475,7 @@ def _has_hash(hashes: FileHashes | None, digits: str) -> bool:
     content = hashes.content_hash or ""
     if digits.startswith("h1:"):
         return content.startswith(digits)
-    return content[3:].startswith(digits) or hashes.sha256.startswith(digits) or hashes.autov1 == digits
+    return content[3:].startswith(digits) or (hashes.sha256 or "").startswith(digits) or hashes.autov1 == digits
 
 
 def labels(files: Iterable[Row]) -> list[str]:
@@ -498,10 +506,15 @@ def require_alias(registry: Registry, text: str, content_hash: str) -> None:
         raise UsageError(f"{text} is the name of {others[0]['path']}", hint="choose another alias")
     for holder in registry.networks.with_alias(text):
         if holder["content_hash"] != content_hash:  # prompts that use it would draw another network from now on
-            held = registry.files.holding([holder["content_hash"]])
-            name = held[0]["stem"] if held else label(holder["name"], holder["content_hash"])
+            name = _name_of(registry, holder)
             free = f"hnetkit tag {argument(name)} --remove-alias {argument(text)}"
             raise UsageError(f"{text} is an alias of {name} already", hint=f"choose another alias, or: {free}")
+
+
+def _name_of(registry: Registry, network: Row) -> str:
+    """Returns what commands call a network: the stem of its file; ``name@hash`` of one in no file."""
+    held = registry.files.holding([network["content_hash"]])
+    return str(held[0]["stem"]) if held else label(network["name"], network["content_hash"])
 
 
 def names(registry: Registry) -> list[str]:
@@ -516,7 +529,7 @@ def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) 
     near = did_you_mean(name, held)
     if near:
         return f"did you mean {argument(near)}?"
-    hint = "hnetkit list" if held else "the library is empty; hnetkit scan FOLDER"
+    hint = "hnetkit list" if registry and registry.networks.count() else "the library is empty; hnetkit scan FOLDER"
     return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint
 
 

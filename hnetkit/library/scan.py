@@ -34,7 +34,7 @@ from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library import sidecars
 from hnetkit.library.sidecars import Unreadable
-from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_gone, walk
+from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_gone, root_path, walk
 from hnetkit.registry.files import KnownFile, Root
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted
@@ -100,11 +100,13 @@ def scan(
     """Reads new and changed files under the library's roots, and yields each change once it is stored.
 
     A file is unchanged while its size, its modification time and the reader's version are. So are its sidecars while
-    names, sizes and times are; where nothing else changed, nothing else is read. A file that no longer
-    exists, perhaps with its whole root (a disk that is not mounted), is marked missing; nothing is ever forgotten. A
-    file that no reader understands is stored as refused, and read again when it changes. A file that the system could
-    not read is tried again by the next scan. Of a folder that could not be looked at nothing is known, so all that is
-    known below it stays as it is.
+    names, sizes and times are; where nothing else changed, nothing else is read. A file that no longer exists, perhaps
+    with its whole root (a disk that is not mounted), is marked missing; nothing is ever forgotten. Of a folder that
+    could not be looked at nothing is known, so all that is known below it stays as it is.
+
+    A file that is no network is told from its header; it is not read as a whole, so its sha256 is unknown. One that no
+    reader understands is stored as refused, and read again when it changes. One that the system could not read is tried
+    again by the next scan.
 
     Args:
         registry: updated in small steps, so that a killed scan loses little.
@@ -175,9 +177,9 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     """
     row, _ = _row(path, sha256)
     with registry.write():
-        root = registry.files.add_root(Path(os.path.realpath(folder)))
+        root = registry.files.add_root(root_path(folder))
         place = os.path.join(os.path.realpath(path.parent), path.name)  # a link counts as a file, wherever it leads
-        found = find_file(root.path, os.path.relpath(place, root.path))
+        found = find_file(root.path, os.path.relpath(place, os.path.realpath(folder)))
         if found is None:
             raise NotFound(f"{path}: no such file")
         _store(registry, root, found, row, is_own=True)
@@ -188,12 +190,12 @@ def read_sidecars_again(registry: Registry, path: Path) -> None:
     """Stores what the sidecars of a known file say, after hnetkit wrote some."""
     said, unreadable = _sidecars_of(path)
     with registry.write():
-        for row in registry.files.at(os.path.join(os.path.realpath(path.parent), path.name)):
+        for row in registry.files.at(str(root_path(path.parent) / path.name)):
             _store_sidecars(registry, row["id"], said, unreadable, None)
 
 
 def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[FileChange]:
-    """Reads every byte of every known file again, and yields the differences.
+    """Reads every byte of every known network again, and the headers of other files, and yields the differences.
 
     Yields ``corrupt`` for other bytes with the same size and time, ``changed`` for a file that was replaced (and is
     stored as it is now), ``sidecars`` where nothing but they changed, ``missing`` for one that no longer exists,
@@ -201,7 +203,6 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Fi
     """
     for root in registry.files.roots():
         known = registry.files.seen(root)
-        shas = {row["path"]: row["sha256"] for row in registry.files.of_root(root)}
         work: list[Work] = []
         gone: list[tuple[str, KnownFile]] = []
         for path, seen in known.items():
@@ -217,22 +218,23 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Fi
         yield from _mark_gone(registry, root, gone)
         with closing(_examine_all(work, progress)) as results:
             for result in results:
-                yield from _recheck_result(registry, result, shas.get(result.path))
+                yield from _recheck_result(registry, result)
 
 
-def _recheck_result(registry: Registry, result: _Result, sha256: str | None) -> Iterator[FileChange]:
+def _recheck_result(registry: Registry, result: _Result) -> Iterator[FileChange]:
     root, file, seen, row = result.root, result.file, result.seen, result.row
     assert seen is not None
     if isinstance(row, HnetkitError):
         yield FileChange("unread", result.path, reason=str(row))
         return
-    was_read = sha256 is not None and (file.size_bytes, file.mtime_ns) == (seen.size_bytes, seen.mtime_ns)
-    if row["sha256"] != sha256 and not was_read:
+    is_other = row["content_hash"] is None and seen.content_hash is None  # known by size and time, and not hashed
+    is_same = _has_same_stat(seen, file) if is_other else row["sha256"] == seen.sha256
+    if not is_same and not (seen.sha256 is not None and _has_same_stat(seen, file)):
         with registry.write():
             changes = _store_result(registry, result)
         yield from changes
         return
-    if row["sha256"] != sha256:
+    if not is_same:
         with registry.write():
             registry.files.set_state([seen.id], "corrupt")
         yield FileChange("corrupt", row["path"], row)
@@ -243,14 +245,15 @@ def _recheck_result(registry: Registry, result: _Result, sha256: str | None) -> 
 
 
 def add_roots(registry: Registry, folders: Iterable[Path]) -> list[Root]:
-    """Adds these folders as roots and returns them. Roots have real paths: a link to a root is the same root.
+    """Adds these folders as roots and returns them. A link to a root is the same root; so is one in another case, where
+    that names the same folder.
 
     Raises:
         NotFound: one of them is not there.
         UsageError: one of them is a file.
         HnetkitError: one of them could not be looked at.
     """
-    paths = [Path(os.path.realpath(folder)) for folder in folders]
+    paths = list(map(root_path, folders))
     for path in paths:
         _require_folder(path)
     with registry.write():
@@ -271,7 +274,11 @@ def _require_folder(path: Path) -> None:
 
 
 def _is_same(seen: KnownFile, file: WalkedFile) -> bool:
-    return (seen.size_bytes, seen.mtime_ns, seen.reader_version) == (file.size_bytes, file.mtime_ns, READER_VERSION)
+    return _has_same_stat(seen, file) and seen.reader_version == READER_VERSION
+
+
+def _has_same_stat(seen: KnownFile, file: WalkedFile) -> bool:
+    return (seen.size_bytes, seen.mtime_ns) == (file.size_bytes, file.mtime_ns)
 
 
 def _has_same_sidecars(seen: KnownFile, file: WalkedFile) -> bool:
@@ -381,6 +388,8 @@ def _try_store(registry: Registry, result: _Result, row: Row) -> HnetkitError | 
         with registry.part():
             if seen is not None and seen.reader_version and any(it.is_passing for it in result.unreadable):
                 row = row | {"sidecars": registry.files.sidecars([seen.id]).get(seen.id, {}) | row["sidecars"]}
+            if seen is not None and row["sha256"] is None and _has_same_stat(seen, result.file):
+                row = row | {"sha256": seen.sha256}  # hashed when others than networks still were
             mark = _mark_of(result.file.sidecars, result.unreadable)
             _store(registry, result.root, result.file, row, sidecars_seen=mark)
     except (RegistryError, DiskFull):
@@ -491,7 +500,7 @@ def _row(
     path: Path, sha256: str | None = None, stop: threading.Event | None = None, known: KnownHashes | None = None
 ) -> tuple[Row, tuple[Unreadable, ...]]:
     """The row of a file with the content of its sidecars, and the sidecars that were not read."""
-    row = examine(path, sha256=sha256, before_read=partial(_raise_if_stopped, stop), known=known).as_row()
+    row = examine(path, whole=False, sha256=sha256, before_read=partial(_raise_if_stopped, stop), known=known).as_row()
     said, unreadable = _sidecars_of(path) if row["content_hash"] else ({}, ())
     return row | {"sidecars": said}, unreadable
 

@@ -42,6 +42,7 @@ class TrashedFile:
         stored: its name in the folder of the removal.
         size_bytes, mtime_ns: of a model file when it was removed.
         sha256: of a model file; None if it is not known.
+        first_seen: since when the library knew a model file, ISO 8601.
         of: the `path` of the model file that it is a sidecar of; None for a model file.
     """
 
@@ -50,6 +51,7 @@ class TrashedFile:
     size_bytes: int | None = None
     mtime_ns: int | None = None
     sha256: str | None = None
+    first_seen: str | None = None
     of: str | None = None
 
 
@@ -222,6 +224,8 @@ def _parse(root: Path, folder: Path, journal: Any) -> Entry:
     if not all(isinstance(text, str) for text in texts) or not all(isinstance(item, dict) for item in mappings):
         raise ValueError("values of another kind")
     for file in files:
+        if not all(isinstance(text, str | None) for text in (file.sha256, file.first_seen, file.of)):
+            raise ValueError("values of another kind")
         parts = PurePosixPath(file.path).parts
         if not parts or ".." in parts or PurePosixPath(file.path).is_absolute() or PureWindowsPath(file.path).anchor:
             raise ValueError(f"{file.path} is not below the folder")

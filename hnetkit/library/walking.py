@@ -17,6 +17,7 @@ from pathlib import Path, PurePath
 from hnetkit.errors import HnetkitError
 from hnetkit.files import is_absence, is_model_name, mtime_of
 from hnetkit.library import sidecars
+from hnetkit.library.layouts import folded
 
 # hnetkit's own: archives that are being unpacked, and networks that were removed
 _OWN = re.compile(r"\.hnetkit-(?:[0-9a-f]{16}\.unpacked|trash)")
@@ -142,6 +143,29 @@ def find_file(root: Path, path: str) -> WalkedFile | None:
     return WalkedFile(path, status.st_size, mtime_of(status)) if stat.S_ISREG(status.st_mode) else None
 
 
+def root_path(folder: Path) -> Path:
+    """Returns a folder's one path: without links, and spelled as the disk spells it where case makes no difference."""
+    real = Path(os.path.realpath(folder))
+    found = Path(real.anchor)
+    for name in real.parts[1:]:
+        found /= _spelled(found, name)
+    return found
+
+
+def _spelled(folder: Path, name: str) -> str:
+    same = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name == name:
+                    return name
+                if folded(entry.name) == folded(name) and os.path.samefile(entry.path, folder / name):
+                    same.append(entry.name)
+    except OSError:  # as it was typed, then
+        return name
+    return same[0] if len(same) == 1 else name
+
+
 def is_gone(folder: Path) -> bool:
     """Whether there is certainly no folder at a path."""
     try:
@@ -158,8 +182,8 @@ def _note_unseen(unseen: list[Unseen] | None, path: Path, error: OSError) -> Non
         raise HnetkitError(f"{path}: {found.reason}", hint="make it readable, or move it elsewhere") from error
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """A number for a folder whatever its path; None if it does not exist.
+def _identity(folder: Path) -> tuple[int, int | str] | None:
+    """What tells a folder from others, whatever its path; None if it does not exist.
 
     Raises:
         OSError: it could not be looked at.
@@ -170,10 +194,10 @@ def _identity(folder: Path) -> tuple[int, int] | None:
         if is_absence(error):
             return None
         raise
-    return status.st_dev, status.st_ino
+    return status.st_dev, status.st_ino or os.path.realpath(folder)  # some file systems number no files
 
 
-def _identity_or_none(folder: Path) -> tuple[int, int] | None:
+def _identity_or_none(folder: Path) -> tuple[int, int | str] | None:
     try:
         return _identity(folder)
     except OSError:  # a root that cannot be looked at cannot be entered from another one either
@@ -209,7 +233,7 @@ def _listing(folder: Path, unseen: list[Unseen] | None) -> _Listing:
                 if _is_folder(entry):
                     folders.append(entry)
                 else:
-                    (models if is_model_name(entry.name) else others).append(entry)
+                    (models if _may_be_model(entry.name) else others).append(entry)
     except OSError as error:  # what was listed before it is there
         is_whole = False
         if not is_absence(error):
@@ -229,7 +253,12 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return not is_model_name(entry.name)
+        return not _may_be_model(entry.name)
+
+
+def _may_be_model(name: str) -> bool:
+    """Whether a file of this name may be a model: some sites and systems call a torch file, which is a zip, so."""
+    return is_model_name(name) or (name.lower().endswith(".zip") and not name.startswith("._"))
 
 
 def _is_link(entry: os.DirEntry[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from typing import Any
@@ -55,6 +55,8 @@ MOST_BARREN = 100  # pages in a row without a new model, after which the listing
 MOST_GONE = 100
 """Missing models in a row after which a list of numbers counts as made up."""
 MOST_BROKEN = 50  # failed look-ups of hashes; each halves the batch
+SAFE = 3
+"""The site's bits for PG and PG-13."""
 _SORTS = ("Newest", "Oldest")
 _SIZES = (PAGE, 10, 1)  # models per page: where a page fails, smaller ones are tried
 _FEW = 2  # attempts for smaller pages
@@ -129,12 +131,20 @@ class Filters:
 
     def wants(self, model: CivitaiModel) -> bool:
         """Whether a listed model matches: the site ignores filters that it does not understand."""
-        if model.type is not None and model.type != TYPE:
+        if model.type is not None and model.type.lower() != TYPE.lower():
+            return False
+        if not self.nsfw and is_nsfw(model.raw, model.nsfw_level):
             return False
         if self.tag and model.tags is not None and self.tag.lower() not in {tag.lower() for tag in model.tags}:
             return False
         bases = {version.base_model for version in model.versions}
         return not self.base_models or not bases or bool(bases & set(self.base_models))
+
+
+def is_nsfw(raw: Any, level: int | None) -> bool:
+    """Whether a listing without `Filters.nsfw` leaves a model out: it is marked so, or has no rating up to PG-13."""
+    is_marked = isinstance(raw, Mapping) and raw.get("nsfw") is True
+    return is_marked or (level is not None and level != 0 and level & SAFE == 0)
 
 
 class Civitai:

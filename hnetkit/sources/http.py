@@ -11,6 +11,7 @@ import random
 import re
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
@@ -157,6 +158,10 @@ class TransientError(Exception):
         self.after, self.limited, self.elsewhere, self.progress = after, limited, elsewhere, 0
 
 
+class NoConnection(TransientError):
+    """The site, or the way to it, did not answer: this machine may be offline."""
+
+
 def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
     """Returns the seconds of a ``Retry-After`` header, given as seconds or as a date; None without one."""
     text = headers.get("Retry-After", "").strip()[:64]
@@ -179,7 +184,8 @@ def retry(
 ) -> T:
     """Returns what `call` returns, calling it again after each `TransientError`.
 
-    Waits grow from one second to a minute, with random jitter so that clients do not return at once. A pause that the
+    Waits grow from one second to a minute, with random jitter so that clients do not return at once. That there is no
+    connection is a warning at the first failure, since all attempts together may take half a minute. A pause that the
     site asks for because of too many requests holds for all threads; any other may concern this request alone.
 
     Args:
@@ -210,6 +216,8 @@ def retry(
             if tried >= (attempts if limiter.given_up < MOST_PATIENT else 1):
                 limiter.given_up += 1
                 raise _final_error(what, failure, tried) from failure
+            if isinstance(failure, NoConnection) and tried == 1:  # from here each time, so that Python shows it once
+                warnings.warn(f"{failure}; trying again", stacklevel=1)
             wait = random.uniform(0.5, 1) * min(LONGEST_WAIT_S, 2.0 ** (tried - 1))
             wait = max(wait, failure.after or 0.0)
             if of_all:
@@ -449,7 +457,7 @@ class HttpClient:
                 )
                 raise NetworkFailed(f"{redact(url)}: the proxy that is set cannot be used", hint=hint) from None
             if isinstance(error, requests.RequestException):
-                raise _too_slow_error(watch) if watch.expired else TransientError(describe_error(error)) from None
+                raise _too_slow_error(watch) if watch.expired else _failed_connection(error, origin.host) from None
             if isinstance(error, ValueError):  # no scheme or host that requests can parse, of the address or of a proxy
                 raise NetworkFailed(f"{redact(url)}: no address that can be asked") from None
             raise
@@ -509,6 +517,11 @@ def _too_slow_error(watch: Watchdog) -> Exception:
     if watch.is_over:
         return TooSlow("it came too slowly", hint="run the same command again later")
     return TransientError("it came too slowly")
+
+
+def _failed_connection(error: Exception, host: str) -> TransientError:
+    kind = NoConnection if isinstance(error, (requests.ConnectionError, requests.Timeout)) else TransientError
+    return kind(f"{host}: {describe_error(error)}")
 
 
 def describe_error(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import glob
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -19,11 +20,13 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Failed, ignore_record
 from hnetkit.sources.civitai_models import BadRecord, parse_int
 from hnetkit.sources.http import Clock, HttpClient, RateLimiter
-from hnetkit.sources.install import requeue_unless_here, safe_stem, split_name
+from hnetkit.sources.install import safe_stem, split_name
+from hnetkit.sources.presence import requeue_unless_here
 from hnetkit.sources.references import Reference
 from hnetkit.sources.trust import Origin, SitePolicy, require_no_secret
 
 SOURCE = "huggingface"
+_DATASETS = "datasets/"  # the hub's own prefix for repositories of another kind, in names and addresses
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,8 @@ class Hub:
             reason = f"left out: files of {ref.repo} without a name of their own ({odd:,})"
             failed(BadRecord(None, reason, odd, is_whole=False))
         wanted = [file for file in found if _is_wanted(file.path, ref.pattern)]
+        if not wanted and ref.pattern is not None:  # it may be a folder
+            wanted = [file for file in found if _is_wanted(file.path, f"{ref.pattern}/")]
         if not wanted:
             names = ", ".join(sorted(file.path for file in found)[:5])
             raise Gone(f"{ref.text}: no model file matches; it has {names or 'no file'}", hint=f"hf:{ref.repo}:*.pt")
@@ -109,7 +114,8 @@ class Hub:
         if constants.HF_HUB_OFFLINE:
             raise NetworkFailed(f"{ref.text}: HF_HUB_OFFLINE is set", hint="unset HF_HUB_OFFLINE")
         at = f"/revision/{quote(ref.revision, safe='')}" if ref.revision else ""
-        status, info = self.client.json(f"{self.endpoint}/api/models/{ref.repo}{at}?blobs=true", what=ref.text)
+        repo = ref.repo if ref.repo.startswith(_DATASETS) else f"models/{ref.repo}"
+        status, info = self.client.json(f"{self.endpoint}/api/{repo}{at}?blobs=true", what=ref.text)
         if status == 200 and isinstance(info, Mapping) and re.fullmatch(r"[0-9a-f]{40}", str(info.get("sha"))):
             return info
         message = str(info.get("error")) if isinstance(info, Mapping) else ""
@@ -136,9 +142,10 @@ class Hub:
 
 
 def _is_wanted(path: str, pattern: str | None) -> bool:
-    if pattern is not None:
+    """Whether a file is meant: by a glob, or as a model file of a folder, whose name ends with ``/``."""
+    if pattern is not None and not pattern.endswith("/"):
         return fnmatch.fnmatchcase(path, pattern)
-    return os.path.splitext(path)[1].lower() in MODEL_SUFFIXES
+    return path.startswith(pattern or "") and os.path.splitext(path)[1].lower() in MODEL_SUFFIXES
 
 
 def hub_error(status: int, content: Any, what: str) -> RemoteError:
@@ -154,8 +161,11 @@ def hub_error(status: int, content: Any, what: str) -> RemoteError:
     return NetworkFailed(f"{what}: the hub answered {status}")
 
 
-def enqueue_hub_files(registry: Registry, folder: Path, files: list[HubFile]) -> Iterator[Job]:
-    """Stores the hub's records of files, and makes their jobs; call it inside `registry.write()`."""
+def enqueue_hub_files(registry: Registry, folder: Path, files: list[HubFile], ref: Reference) -> Iterator[Job]:
+    """Stores the hub's records of files, and makes their jobs; call it inside `registry.write()`.
+
+    A file that was refused for its content is queued again only if `ref` names it: a commit's bytes never change.
+    """
     versions: dict[str, int] = {}
     for file in files:
         if file.repo.commit not in versions:  # once: a repository may have thousands of files and of tags
@@ -173,13 +183,15 @@ def enqueue_hub_files(registry: Registry, folder: Path, files: list[HubFile]) ->
             "size_bytes": file.size_bytes,
         }
         job = registry.jobs.add(f"hf:{file.repo.name}@{file.repo.commit}:{file.path}", values)
-        yield requeue_unless_here(registry, job)
+        is_named = ref.pattern in (file.path, glob.escape(file.path))
+        is_settled = (job.state, job.code) == ("refused", "refused") and not is_named
+        yield job if is_settled else requeue_unless_here(registry, job)
 
 
 def parse_repo(raw: Mapping[str, Any]) -> Repo | None:
     """Returns the repository from the record that `store_repo` stored; None where it holds none."""
     name, commit, tags = raw.get("id"), raw.get("sha"), raw.get("tags")
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII):
+    if not isinstance(name, str) or not re.fullmatch(r"(?:datasets/)?[\w.-]+/[\w.-]+", name, re.ASCII):
         return None
     if not isinstance(commit, str) or not re.fullmatch(r"[0-9a-f]{40}", commit):
         return None
@@ -193,7 +205,8 @@ def _tags(value: Any) -> tuple[str, ...]:
 def store_repo(registry: Registry, repo: Repo) -> int:
     """Stores a repository as a model and its commit as a version; returns the version's row number."""
     catalogue = registry.catalogue
-    about = {"name": repo.name, "creator": repo.name.partition("/")[0], "tags": repo.tags, "downloads": repo.downloads}
+    owner = repo.name.removeprefix(_DATASETS).partition("/")[0]
+    about = {"name": repo.name, "creator": owner, "tags": repo.tags, "downloads": repo.downloads}
     raw = {"id": repo.name, "sha": repo.commit, "tags": repo.tags, "downloads": repo.downloads}
     model = catalogue.put_model(SOURCE, repo.name, {**about, "state": "listed"}, raw)
     return catalogue.put_version(model, repo.commit, {"name": repo.commit[:10]})

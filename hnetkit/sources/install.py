@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -30,7 +30,7 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
-from hnetkit.files import MODEL_SUFFIXES, is_reserved, mtime_of, new_file, publish, sync_folder
+from hnetkit.files import MODEL_SUFFIXES, is_reserved, new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
@@ -41,8 +41,10 @@ from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.archives import extract_models, holds_models
+from hnetkit.sources.civitai import SAFE
 from hnetkit.sources.download import PartialFile
 from hnetkit.sources.http import HttpClient, HttpResponse, Stopped, retry
+from hnetkit.sources.presence import has_bytes
 from hnetkit.sources.trust import redact
 from hnetkit.text import argument
 
@@ -84,67 +86,6 @@ def split_name(name: str) -> tuple[str, str]:
     return last, ".pt"
 
 
-# --- what the library has already
-
-
-def find_bytes(registry: Registry, sha256: str | None) -> str | None:
-    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown."""
-    if sha256 is None:
-        return None
-    rows = registry.files.present(sha256)
-    return next((str(row["path"]) for row in rows if _is_unchanged(row) or has_bytes(row["path"], sha256)), None)
-
-
-def path_of_job(registry: Registry, job: Job) -> str | None:
-    """Returns the first path that a finished job installed; None unless the library still has all that it installed.
-
-    An archive can be recognized only this way: no file of the library has its hash.
-    """
-    installs = registry.jobs.installs(job=job.id, kind="network") if job.state == "done" else []
-    paths = [find_bytes(registry, install["sha256"]) for install in installs]
-    return paths[0] if all(paths) and paths else None
-
-
-def requeue_unless_here(registry: Registry, job: Job) -> Job:
-    """Queues a finished job again unless the library has all that it installed; call it inside `registry.write()`.
-
-    The key of `job` must identify its bytes for ever; where a site may replace a file, the sync plan decides.
-
-    Returns:
-        The job as it is now.
-    """
-    path = path_of_job(registry, job)
-    if path is None:
-        registry.jobs.requeue(job.id)
-    elif job.code is None:
-        registry.jobs.set_state(job.id, "done", code="had", reason=path)
-    return registry.jobs.get(job.id)
-
-
-def has_bytes(path: str | os.PathLike[str], sha256: str, *, size: int | None = None) -> bool:
-    """Whether a regular file has these bytes; False for one that cannot be read or is larger than any network.
-
-    Args:
-        path: of the file.
-        sha256: of the bytes.
-        size: of the bytes, where it is known.
-    """
-    try:
-        with OpenFile(path) as file:
-            is_fit = file.size <= MAX_FILE if size is None else file.size == size
-            return is_fit and sha256_of(file) == sha256
-    except (OSError, HnetkitError):
-        return False
-
-
-def _is_unchanged(row: dict[str, Any]) -> bool:
-    try:
-        status = Path(row["path"]).stat()
-    except (OSError, ValueError):
-        return False
-    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
-
-
 # --- installing
 
 QUARANTINE = ".quarantine"
@@ -153,34 +94,58 @@ LEAST_FREE = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """A damaged file that a download replaces; the damaged one goes into quarantine then, and not before.
+
+    Attributes:
+        path: of the file.
+        damaged: sha256 of the bytes there; others are not replaced.
+        sha256: of the bytes that replace them.
+    """
+
+    path: Path
+    damaged: str
+    sha256: str
+
+
+@dataclass(slots=True)
 class Installed:
     """Result of installing one download.
 
     Attributes:
         paths: networks in the library.
         left_out: members of an archive that may be networks but cannot be used, each with the reason.
+        put_aside: where the damaged files are that were replaced.
     """
 
-    paths: list[Path]
-    left_out: list[str]
+    paths: list[Path] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    put_aside: list[Path] = field(default_factory=list)
 
 
-def install(registry: Registry, job: Job, part: PartialFile) -> Installed:
+def install(registry: Registry, job: Job, part: PartialFile, replaced: Sequence[Replacement] = ()) -> Installed:
     """Moves a finished download into the library; the partial file is gone afterwards.
+
+    Args:
+        registry: records what is installed.
+        job: fetched it.
+        part: the download.
+        replaced: damaged files whose places its networks take.
 
     Raises:
         HnetkitError: it holds no usable network, or reading it failed in any way; it is in quarantine.
         OSError, DiskFull: it could not be written; the partial file is still there.
     """
-    folder = Path(job.folder)
+    folder, installed = Path(job.folder), Installed()
     part.flush()
     try:
         found = _identify(part.path)
         if found.network is None and _is_archive(part.path, found):
-            installed = _install_members(registry, job, part.path)
+            _install_members(registry, job, part.path, replaced, installed)
         else:
             _require_network(part.path, found)
-            installed = Installed([_install_one(registry, job, part.path, part.sha256, job.name, job.suffix)], [])
+            name = f"{job.name}{_suffix_of(found, job.suffix)}"
+            _install_one(registry, job, part.path, part.sha256, name, replaced, installed)
         if installed.left_out and has_room(folder):
             quarantine(registry, job, part.path, "; ".join(installed.left_out))
     except (OSError, DiskFull, RegistryError):
@@ -216,9 +181,17 @@ def _require_network(path: Path, found: FileIdentity) -> None:
         raise found.refusal or WrongBytes(f"{path}: no usable network")
 
 
-def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
-    paths: list[Path] = []
-    left_out: list[str] = []
+def _suffix_of(found: FileIdentity, suffix: str) -> str:
+    """Returns a suffix that programs look for: the site may call a network's file an archive, since it is a zip."""
+    if suffix in MODEL_SUFFIXES or found.network is None:
+        return suffix
+    return ".safetensors" if found.network.format == "safetensors" else ".pt"
+
+
+def _install_members(
+    registry: Registry, job: Job, archive: Path, replaced: Sequence[Replacement], installed: Installed
+) -> None:
+    left_out = installed.left_out
     strange: list[str] = []
     for name, member in extract_models(archive, archive.with_suffix(".unpacked")):
         try:
@@ -226,22 +199,47 @@ def _install_members(registry: Registry, job: Job, archive: Path) -> Installed:
                 raise member
             _require_network(member, _identify(member))
             stem, suffix = split_name(name)
-            sha256 = _sha256(member)
-            paths.append(_install_one(registry, job, member, sha256, safe_stem(stem, job.name), suffix))
+            target = f"{safe_stem(stem, job.name)}{suffix}"
+            _install_one(registry, job, member, _sha256(member), target, replaced, installed)
         except (OSError, DiskFull, RegistryError):
             raise
         except Exception as error:
             reason = str(failure_of(error, name)).removeprefix(f"{member}: ").removeprefix(f"{name}: ")
             others = strange if isinstance(error, NotAHypernetwork) else left_out
             others.append(f"{printable(name)[:100]}: {reason[:300]}")
-    if not paths:
+    if not installed.paths:
         few = "; ".join([*left_out, *strange][:3])
         raise WrongBytes(f"{archive}: a zip without a usable network{': ' if few else ''}{few}")
-    return Installed(paths, left_out)
 
 
-def _install_one(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
-    """Places one network under the first free name, or finds that it is there already."""
+def _install_one(
+    registry: Registry,
+    job: Job,
+    path: Path,
+    sha256: str,
+    name: str,
+    replaced: Sequence[Replacement],
+    installed: Installed,
+) -> None:
+    """Places one network where a damaged file was, or else under the first free name; or finds that it is there."""
+    for old in replaced:
+        if old.sha256 == sha256 and has_bytes(old.path, old.damaged):
+            installed.put_aside.append(_replace_damaged(registry, job, path, old))
+            installed.paths.append(old.path)
+            return
+    installed.paths.append(_place(registry, job, path, sha256, *os.path.splitext(name)))
+
+
+def _replace_damaged(registry: Registry, job: Job, path: Path, old: Replacement) -> Path:
+    """Puts a network in the place of a damaged file, and returns where that one is now."""
+    aside = quarantine(registry, job, old.path, f"{old.path.name}: damaged since it was installed")
+    os.replace(path, old.path)
+    sync_folder(old.path.parent)
+    add_file(registry, old.path.parent, old.path, old.sha256)
+    return aside
+
+
+def _place(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suffix: str) -> Path:
     folder, size = Path(job.folder), path.stat().st_size
     for target in _names(folder, stem, suffix, job, sha256):
         if has_bytes(target, sha256, size=size):
@@ -350,7 +348,6 @@ WHOLE_S = 30.0
 MOST_MISSED = 3
 """Failures in a row after which no further picture is requested."""
 _OBEYED_S = 5.0  # longest pause for a picture: a network does not wait for it
-SAFE = 3  # the site's bits for PG and PG-13
 _SD_VERSIONS = (("SD 1", "SD1"), ("SD 2", "SD2"), ("SDXL", "SDXL"), ("Pony", "SDXL"))
 _MODEL_KEYS = ("name", "type", "nsfw", "poi", "mode")
 

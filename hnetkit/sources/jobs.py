@@ -12,7 +12,7 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +41,8 @@ from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.civitai_models import CivitaiFile
 from hnetkit.sources.download import Downloader, PartialFile, Progress, lock_download, max_bytes
 from hnetkit.sources.http import RealClock, Stopped
-from hnetkit.sources.install import SidecarWriter, find_bytes, has_room, install, quarantine
+from hnetkit.sources.install import Replacement, SidecarWriter, has_room, install, quarantine
+from hnetkit.sources.presence import find_bytes
 
 # --- processes
 
@@ -112,6 +113,7 @@ class JobRunner:
         progress: called with bytes as they arrive.
         urls: of jobs whose complete URL is not in the registry, since it may hold a secret.
         wanted: digits of the hash by which the user asked for a job's file.
+        replaced: number of a job -> damaged files whose places its networks take.
         received: number of a job -> bytes received of its file in this run.
         token_is_bad: whether the site reported an unknown token.
     """
@@ -123,6 +125,7 @@ class JobRunner:
     progress: Progress = field(default=lambda count: None)
     urls: Mapping[int, str] = field(default_factory=dict)
     wanted: Mapping[int, str] = field(default_factory=dict)
+    replaced: Mapping[int, Sequence[Replacement]] = field(default_factory=dict)
     received: Counter[int] = field(default_factory=Counter)
     token_is_bad: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -202,13 +205,15 @@ class JobRunner:
             return "done", "had", here
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
-        installed = install(self.registry, job, part)
+        installed = install(self.registry, job, part, self.replaced.get(job.id, ()))
         for path in installed.paths:
             if self.sidecars is not None:
                 self.sidecars.write(job, path)
                 read_sidecars_again(self.registry, path)
         if installed.left_out:
             return "done", "partly", f"left out: {'; '.join(installed.left_out)}"[:2000]
+        if installed.put_aside:
+            return "done", "replaced", f"the damaged file is now {', '.join(map(str, installed.put_aside))}"[:2000]
         return "done", None, None
 
     def _fetch(self, job: Job, part: PartialFile, what: str) -> None:

@@ -19,7 +19,8 @@ from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
 from hnetkit.sources.civitai_models import BadRecord, parse_id
-from hnetkit.sources.install import quarantine
+from hnetkit.sources.install import Replacement, quarantine
+from hnetkit.sources.presence import find_bytes, is_absent
 from hnetkit.sources.sync import isolate_failure, store_models
 
 # --- identifying by hash
@@ -172,6 +173,7 @@ class Damage:
         path: where it was installed.
         job: fetches it again; None where it could not be checked.
         sha256: at installation.
+        damaged: sha256 of the bytes of a damaged file; None if they cannot be read.
         reason: of a failed check.
     """
 
@@ -179,6 +181,7 @@ class Damage:
     path: str
     job: Job | None
     sha256: str | None = None
+    damaged: str | None = None
     reason: str | None = None
 
 
@@ -196,26 +199,28 @@ def find_damage(
         progress(done, len(installs))
         path = install["path"]
         try:
-            what = _damage(path, install["sha256"])
+            what, damaged = _state_of(path, install["sha256"])
             if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
                 what = "kept"
             damage = None
             if what is not None:
-                damage = Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"])
+                damage = Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"], damaged)
         except Exception as error:
             damage = Damage("failed", path, None, reason=str(failure_of(error, path)))
         if damage is not None:
             yield damage
 
 
-def _damage(path: str, sha256: str) -> str | None:
-    if not os.path.lexists(path):
-        return "missing"
+def _state_of(path: str, sha256: str) -> tuple[str | None, str | None]:
+    """Returns what is wrong with an installed file, None if nothing is, and the sha256 of what is there instead."""
+    if is_absent(path):
+        return "missing", None
     try:
         with OpenFile(path) as file:
-            return None if file.size <= MAX_FILE and sha256_of(file) == sha256 else "corrupt"
+            found = sha256_of(file) if file.size <= MAX_FILE else None
     except FileRefused:
-        return "corrupt"
+        return "corrupt", None
+    return (None, None) if found == sha256 else ("corrupt", found)
 
 
 def _is_replaced(registry: Registry, path: str, sha256: str) -> bool:
@@ -230,21 +235,49 @@ def _is_replaced(registry: Registry, path: str, sha256: str) -> bool:
         return False
 
 
-def requeue_damaged(registry: Registry, damage: Damage) -> int | HnetkitError:
-    """Moves a damaged file into quarantine and queues its job; returns the job's number, or the failure."""
+def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> int | HnetkitError:
+    """Queues the job of a damage, and returns the job's number, or the failure.
+
+    A damaged file stays where it is until `replacement_of` is installed, unless its bytes are elsewhere in the library.
+
+    Args:
+        registry: of the library.
+        damage: to repair.
+        library: the folder to install in if the one where the file was is gone.
+    """
     path = Path(damage.path)
     if damage.job is None:
         return HnetkitError(damage.reason or f"{damage.path}: its source is unknown")
     try:
-        if damage.what == "corrupt":
+        if damage.what == "corrupt" and damage.damaged is None:
+            raise FileRefused(f"{path}: not a file that hnetkit replaces", hint="move it away, then: hnetkit repair")
+        state = "missing" if damage.what == "missing" else "corrupt"
+        with registry.write():
+            registry.files.set_state([row["id"] for row in registry.files.at(damage.path)], state)
+        if damage.what == "corrupt" and find_bytes(registry, damage.sha256) is not None:
             quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
             path.unlink(missing_ok=True)
         with registry.write():
-            registry.files.set_state([row["id"] for row in registry.files.at(damage.path)], "missing")
+            registry.jobs.set_folder(damage.job.id, str(_folder_for(damage, Path(damage.job.folder), library)))
             registry.jobs.requeue(damage.job.id)
     except Exception as error:
         return failure_of(error, damage.path)
     return damage.job.id
+
+
+def _folder_for(damage: Damage, folder: Path, library: Path) -> Path:
+    """Returns the folder to fetch into: one on the disk of a damaged file, whose name a rename can take over."""
+    if damage.what == "missing":
+        return folder if folder.is_dir() else library
+    beside = Path(damage.path).parent
+    return folder if folder.is_dir() and folder.stat().st_dev == beside.stat().st_dev else beside
+
+
+def replacement_of(damage: Damage) -> Replacement | None:
+    """Returns what is to be replaced, where a damaged file is still in its place."""
+    if damage.what != "corrupt" or damage.damaged is None or damage.sha256 is None:
+        return None
+    return Replacement(Path(damage.path), damage.damaged, damage.sha256)
 
 
 def forget_moved(registry: Registry, damages: Iterable[Damage]) -> None:
@@ -252,5 +285,5 @@ def forget_moved(registry: Registry, damages: Iterable[Damage]) -> None:
     with registry.write():
         for damage in damages:
             is_done = damage.job is not None and registry.jobs.get(damage.job.id).state == "done"
-            if is_done and not os.path.lexists(damage.path):
+            if is_done and is_absent(damage.path):
                 registry.jobs.forget_install(damage.path)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from hnetkit import errors
 from hnetkit.errors import HnetkitError, PartlyFailed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai_models import BadRecord
+from hnetkit.sources.install import Replacement
 from hnetkit.sources.maintenance import Damage
+from hnetkit.sources.presence import find_bytes
 from hnetkit.sources.sync import SyncItem, SyncPlan
 
 _STATES = {"fetch": "fetch", "have": "have", "skip": "skipped"}
@@ -69,6 +71,7 @@ def of_item(item: SyncItem) -> FetchResult:
         item.file.id,
         item.file.sha256,
         item.file.size_bytes,
+        () if item.path is None else (item.path,),
     )
 
 
@@ -81,9 +84,10 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
     """Returns the result of a job that has ended."""
     with registry.write():
         installs = registry.jobs.installs(job=job.id, kind="network")
+        found = [i["path"] if os.path.lexists(i["path"]) else find_bytes(registry, i["sha256"]) for i in installs]
         about = registry.catalogue.file(job.remote_file_id) if job.remote_file_id else {}
     had = job.state == "done" and job.code == "had"
-    here = [job.reason or ""] if had else [i["path"] for i in installs if os.path.lexists(i["path"])]
+    here = [job.reason or ""] if had else [path for path in found if path is not None]
     return FetchResult(
         "had" if had else job.state,
         f"{job.name}{job.suffix}",
@@ -101,6 +105,19 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
     )
 
 
+def of_refused_before(registry: Registry, job: Job) -> FetchResult:
+    """Returns the result of a job that ended in an earlier run: its bytes would be refused again."""
+    return replace(of_job(registry, job), state="skipped")
+
+
+def of_repair(result: FetchResult, damaged: Sequence[Replacement]) -> FetchResult:
+    """Returns a result that says also which damaged files are still in their places, because their job failed."""
+    if result.state not in ("failed", "refused") or not damaged:
+        return result
+    kept = ", ".join(str(old.path) for old in damaged)
+    return replace(result, reason=f"{result.reason}; the damaged file stays: {kept}")
+
+
 def of_record(bad: BadRecord) -> FetchResult:
     """Returns the result of a record that cannot be used."""
     name = "a record of the list" if bad.id is None else f"model:{bad.id}"
@@ -114,7 +131,8 @@ def of_error(error: HnetkitError, name: str) -> FetchResult:
 
 def of_unlisted(id: str, state: str) -> FetchResult:
     """Returns the result of a known model that the listing lacks; `state` is what the site answers about it."""
-    return FetchResult(state, f"model:{id}", reason="not listed any more; kept here")
+    what = "the site has it, but its list does not" if state == "listed" else "not listed any more"
+    return FetchResult(state, f"model:{id}", reason=f"{what}; kept here")
 
 
 def of_missing(id: int) -> FetchResult:
@@ -145,8 +163,12 @@ def require_all(results: Iterable[FetchResult]) -> None:
         return
     if len(results) == 1 and failed[0].state != "done":
         raise _as_error(failed[0])
-    codes = {result.code for result in failed if result.state != "refused" and result.error is None}
+    lasting = [result for result in failed if result.state == "refused"]
+    passing = [result for result in failed if result.state != "refused" and result.error is None]
+    codes = {result.code for result in passing or lasting}
     hint = _HINTS.get(str(codes.pop())) if len(codes) == 1 else None
+    if hint is None and len(lasting) == len(failed):
+        hint = "they would be refused again"
     raise PartlyFailed(f"{len(failed)} of {len(results)} failed", hint=hint or "run the same command to try again")
 
 

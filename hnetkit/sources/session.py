@@ -10,16 +10,25 @@ from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
-from hnetkit.errors import Archived, Gone, HnetkitError, NetworkFailed, NotFound, UsageError, failure_of
+from hnetkit.errors import (
+    Archived,
+    Gone,
+    HnetkitError,
+    NetworkFailed,
+    NotAHypernetwork,
+    NotFound,
+    UsageError,
+    failure_of,
+)
 from hnetkit.library.library import Library, Row
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
 from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
-from hnetkit.sources.civitai_models import BadRecord, CivitaiModel, parts_left_out
+from hnetkit.sources.civitai_models import BadRecord, CivitaiModel, CivitaiVersion, parts_left_out
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
 from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error
-from hnetkit.sources.install import SidecarWriter, requeue_unless_here, safe_stem, split_name
+from hnetkit.sources.install import Replacement, SidecarWriter, safe_stem, split_name
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
 from hnetkit.sources.maintenance import (
     Damage,
@@ -27,8 +36,10 @@ from hnetkit.sources.maintenance import (
     find_damage,
     forget_moved,
     identify_library,
+    replacement_of,
     requeue_damaged,
 )
+from hnetkit.sources.presence import requeue_unless_here, require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
 from hnetkit.sources.sync import (
@@ -52,6 +63,7 @@ Progress = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
 _EVERYTHING = Filters()
 _PICTURE_TIMEOUT_S = (5.0, 10.0)  # to connect, and between two reads: shorter than for a network
+_LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "motionmodule", "upscaler", "vae"})
 _FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
 
 
@@ -113,6 +125,8 @@ class FetchSession:
         self._urls: dict[int, str] = {}
         # digits of the hash by which the user asked for a job's file: no other content is installed
         self._wanted: dict[int, str] = {}
+        # damaged files whose places the networks of a job take
+        self._replaced: dict[int, list[Replacement]] = {}
 
     def close(self) -> None:
         """Closes the library if this session opened it."""
@@ -124,6 +138,23 @@ class FetchSession:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+    # --- looking at the library
+
+    def survey(self, progress: Progress | None = None) -> None:
+        """Looks at the library's folder for files that were renamed, moved or copied there since the last scan.
+
+        All verbs but `browse` do this first. What cannot be read there is a warning.
+
+        Args:
+            progress: called with the bytes of new and changed files that were read, and of how many.
+        """
+        for change in survey(self.registry, self.folder, progress):
+            warnings.warn(str(change.reason), stacklevel=1)  # from here each time, so that Python shows it once
+
+    def require_library(self) -> None:
+        """Raises NotFound if nothing is left of a library that is known, as if its disk were not mounted."""
+        require_library(self.registry, self.folder)
 
     # --- looking up
 
@@ -153,6 +184,7 @@ class FetchSession:
         Raises:
             RemoteError: as `browse`.
         """
+        self.survey()
         bad: list[BadRecord] = []
         found = list(find_updates(self.registry, self.civitai, bad))
         for record in bad:
@@ -169,6 +201,7 @@ class FetchSession:
         Raises:
             RemoteError: as `browse`.
         """
+        self.survey()
         bad: list[BadRecord] = []
         found = identify_library(self.registry, self.civitai, again=again, failed=bad)
         for record in bad:
@@ -208,11 +241,16 @@ class FetchSession:
                 found.append(results.of_error(error, redact_reference(text)))
         if found and not parsed:
             raise UsageError("none of the references is recognized", hint=f"use {FORMS}")
-        if sha256 is not None and (other := next((ref for ref in parsed if ref.kind != "url"), None)) is not None:
+        if sha256 is not None and (other := next((ref for ref in parsed if not ref.url), None)) is not None:
             raise UsageError(
                 f"{other.text}: --sha256 is for plain addresses; listed files are checked against the site's own hash",
                 hint="leave out --sha256, or give the hash alone: hnetkit pull HASH",
             )
+        self.survey()
+        try:
+            self.require_library()
+        except NotFound as error:  # what was named comes all the same
+            warnings.warn(f"{error}; is its disk mounted?", stacklevel=2)
         jobs: dict[int, None] = {}  # two references may mean the same file
         for ref in parsed:
             bad: list[BadRecord] = []
@@ -224,8 +262,12 @@ class FetchSession:
                     raise failure from error
                 found.append(results.of_error(failure, ref.text))
                 continue
-            jobs |= dict.fromkeys(queued)
             found += [*map(results.of_record, bad), *map(results.of_item, there)]
+            for job in map(self.registry.jobs.get, queued):
+                if job.state == "refused":
+                    found.append(results.of_refused_before(self.registry, job))
+                else:
+                    jobs[job.id] = None
         return found + self._fetched(jobs, progress)
 
     def enqueue(
@@ -245,12 +287,12 @@ class FetchSession:
             RemoteError: the site does not have it, or does not serve it.
             UsageError: a plain URL without its sha256.
         """
-        if ref.kind == "url":
+        if ref.kind == "url" or (ref.url and sha256 is not None):
             return [self._plain_job(ref, sha256)], []
         if ref.kind == "hub":
             files = Hub(self.clock).files(ref, failed=failed)
             with self.registry.write():
-                return [job.id for job in enqueue_hub_files(self.registry, self.folder, files)], []
+                return [job.id for job in enqueue_hub_files(self.registry, self.folder, files, ref)], []
         model, items = self._resolve_civitai(ref, all_versions, failed)
         for bad in store_models(self.registry, [model]):
             raise NetworkFailed(f"{ref.text}: {bad.reason}")
@@ -264,20 +306,13 @@ class FetchSession:
         self, ref: Reference, all_versions: bool, failed: Failed
     ) -> tuple[CivitaiModel, list[SyncItem]]:
         """Resolves a reference to Civitai: the model, and those of its files that are wanted."""
-        version = None
-        if ref.kind == "hash":
-            version = self.civitai.version_by_hash(ref.digits)
-        elif ref.kind == "version":
-            version = self.civitai.version(ref.id)
-        model_id = ref.id if version is None else version.model_id
-        if version is not None and ref.model not in (None, model_id):
-            hint = "use one of the two: model:ID or version:ID"
-            raise UsageError(
-                f"{ref.text}: version {version.id} belongs to model {model_id}, not to {ref.model}", hint=hint
+        model, version = self._model_of(ref)
+        if model.type is not None and model.type.lower() in _LARGE_TYPES:
+            raise NotAHypernetwork(
+                f"{ref.text}: {model.name} is not a hypernetwork: the site calls it a {model.type}",
+                kind=model.type.lower(),
+                hint="if the site is wrong, download the file in a browser, then: hnetkit scan FOLDER",
             )
-        if model_id is None:
-            raise Gone(f"{ref.text}: the site does not state its model")
-        model = self.civitai.model(model_id)
         items = plan_items(self.registry, model, all_versions=all_versions, only=version.id if version else None)
         if ref.kind == "hash":
             listed = len(items)
@@ -298,6 +333,29 @@ class FetchSession:
         for part in left_out:
             failed(part)
         return model, list(map(_retry_skipped, items))
+
+    def _model_of(self, ref: Reference) -> tuple[CivitaiModel, CivitaiVersion | None]:
+        """Returns the model that a reference means, and the version if it means one.
+
+        Raises:
+            UsageError: the version belongs to another model than the reference states.
+        """
+        if ref.kind == "model":
+            return self.civitai.model(ref.id), None
+        if ref.model is not None:  # the model lists its versions, also where the version's own page is gone
+            model = self.civitai.model(ref.model)
+            version = next((version for version in model.versions if version.id == ref.id), None)
+            if version is not None:
+                return model, version
+        version = self.civitai.version(ref.id) if ref.kind == "version" else self.civitai.version_by_hash(ref.digits)
+        if ref.model not in (None, version.model_id):
+            hint = "use one of the two: model:ID or version:ID"
+            raise UsageError(
+                f"{ref.text}: version {version.id} belongs to model {version.model_id}, not to {ref.model}", hint=hint
+            )
+        if version.model_id is None:
+            raise Gone(f"{ref.text}: the site does not state its model")
+        return self.civitai.model(version.model_id), version
 
     def _plain_job(self, ref: Reference, sha256: str | None) -> int:
         if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
@@ -334,7 +392,7 @@ class FetchSession:
         all_versions: bool = False,
         listed: Callable[[int], None] = _unheard,
     ) -> SyncPlan:
-        """Returns what `sync` would do, and changes nothing.
+        """Returns what `sync` would do, and fetches nothing.
 
         Args:
             filters: which models; a name stands for the filters saved under it.
@@ -346,6 +404,7 @@ class FetchSession:
             RemoteError: the site does not list the models.
         """
         chosen = self.subscription(filters) if isinstance(filters, str) else filters
+        self.survey()
         return plan_sync(self.registry, self.civitai, chosen, all_versions=all_versions, listed=listed)
 
     def sync(
@@ -354,17 +413,19 @@ class FetchSession:
         *,
         all_versions: bool = False,
         metadata_only: bool = False,
+        refill: bool = False,
         progress: Progress | None = None,
     ) -> list[FetchResult]:
         """Fetches all matching files that are not here: `plan`, then `carry_out`."""
         plan = self.plan(filters, all_versions=all_versions)
-        return self.carry_out(plan, metadata_only=metadata_only, progress=progress)
+        return self.carry_out(plan, metadata_only=metadata_only, refill=refill, progress=progress)
 
     def carry_out(
         self,
         plan: SyncPlan,
         *,
         metadata_only: bool = False,
+        refill: bool = False,
         progress: Progress | None = None,
         note: Callable[[str], None] = _unheard,
     ) -> list[FetchResult]:
@@ -376,6 +437,7 @@ class FetchSession:
         Args:
             plan: of this library.
             metadata_only: fetch no file.
+            refill: fetch also if nothing is left of a library that is known.
             progress: called with the bytes received, and with their total.
             note: called with messages for the user.
 
@@ -384,15 +446,20 @@ class FetchSession:
             the site lost.
 
         Raises:
+            NotFound: nothing is left of the library, as if its disk were not mounted, and `refill` is not set.
             RateLimited: the site answers no further request.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
+        if plan.to_fetch and not metadata_only and not refill:
+            self.require_library()
         failed = plan.failed + store_models(self.registry, plan.models)
         there = {model.id for model in plan.models} | {bad.id for bad in plan.failed}
         found = [results.of_missing(id) for id in plan.filters.ids if id not in there]
         if plan.filters.is_everything:
             reported = {str(bad.id) for bad in failed}
-            gone = [id for id in unlisted_models(self.registry, plan.models) if id not in reported]
+            gone = [
+                id for id in unlisted_models(self.registry, plan.models, nsfw=plan.filters.nsfw) if id not in reported
+            ]
             if len(gone) > MOST_CHECKED:
                 note(f"{MOST_CHECKED} of {len(gone):,} unlisted models are checked now, the others next time")
             asked = check_unlisted(self.registry, self.civitai, self.clock, gone[:MOST_CHECKED], failed)
@@ -454,31 +521,43 @@ class FetchSession:
         Args:
             progress: called with the number of files read, and of all.
         """
+        self.survey()
         return list(find_damage(self.registry, progress))
 
-    def repair(self, damaged: Iterable[Damage] | None = None, *, progress: Progress | None = None) -> list[FetchResult]:
-        """Fetches missing and damaged files again; a damaged one is moved to the library's folder .quarantine.
+    def repair(
+        self, damaged: Iterable[Damage] | None = None, *, refill: bool = False, progress: Progress | None = None
+    ) -> list[FetchResult]:
+        """Fetches missing and damaged files again.
 
-        Another network that the user put in the place of one is kept.
+        A damaged file stays in its place until its replacement is here; then it is moved to the library's folder
+        .quarantine. Another network that the user put in the place of one is kept.
 
         Args:
             damaged: result of `damages`; None calls it.
+            refill: fetch also if nothing is left of the library.
             progress: called with the bytes received, and with their total.
 
         Raises:
+            NotFound: nothing is left of the library, as if its disk were not mounted, and `refill` is not set.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
         damaged = self.damages() if damaged is None else list(damaged)
+        if damaged and not refill:
+            self.require_library()
         found = [damage for damage in damaged if damage.what != "kept"]
-        taken = [(damage, requeue_damaged(self.registry, damage)) for damage in found]
+        taken = [(damage, requeue_damaged(self.registry, damage, self.folder)) for damage in found]
         jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
         left = [results.of_kept(damage) for damage in damaged if damage.what == "kept"]
         left += [results.of_damage(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
         whole = {d.job.id: d.sha256 for d in found if d.job is not None and d.sha256 and d.sha256 == d.job.sha256}
         self._wanted |= whole  # the site may have replaced the file since
+        self._replaced = {}
+        for damage, job in taken:
+            if isinstance(job, int) and (old := replacement_of(damage)) is not None:
+                self._replaced.setdefault(job, []).append(old)
         fetched = self._fetched(jobs, progress)
         forget_moved(self.registry, found)
-        return left + fetched
+        return left + [results.of_repair(result, self._replaced.get(result.job or 0, ())) for result in fetched]
 
     # --- running jobs
 
@@ -543,6 +622,7 @@ class FetchSession:
             came,
             self._urls,
             self._wanted,
+            self._replaced,
         )
         with Worker(self.library.home / "workers") as worker:
             try:

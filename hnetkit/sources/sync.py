@@ -16,10 +16,11 @@ from hnetkit.errors import Gone, NetworkFailed, failure_of, printable
 from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources.civitai import SOURCE, Civitai, Failed, Filters, halts_everything, ignore_record, is_past
+from hnetkit.sources.civitai import SOURCE, Civitai, Failed, Filters, halts_everything, ignore_record, is_nsfw, is_past
 from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel, CivitaiVersion, parse_id
 from hnetkit.sources.http import Clock
-from hnetkit.sources.install import find_bytes, path_of_job, safe_stem, split_name
+from hnetkit.sources.install import safe_stem, split_name
+from hnetkit.sources.presence import find_bytes, path_of_job
 from hnetkit.text import argument
 
 # --- storing the site's records
@@ -91,6 +92,7 @@ class SyncItem:
         action: ``"fetch"``, ``"have"`` or ``"skip"``.
         code, reason: why it is skipped.
         not_before: ISO 8601; when it becomes available.
+        path: of a file of the library with its bytes, if there is one.
         is_other: whether a model listed earlier has another file with the same number.
     """
 
@@ -101,6 +103,7 @@ class SyncItem:
     code: str | None = None
     reason: str | None = None
     not_before: str | None = None
+    path: str | None = None
     is_other: bool = False
 
     @property
@@ -140,8 +143,9 @@ def plan_item(
 ) -> SyncItem:
     """Returns what to do with one file; only reads."""
     item = SyncItem(model, version, file, "fetch", is_other=is_other)
-    if _is_here(registry, item):
-        return replace(item, action="have")
+    path = _path_here(registry, item)
+    if path is not None:
+        return replace(item, action="have", path=path)
     if version.usage not in (None, "Download"):
         return replace(item, action="skip", code="no-access", reason="the owner has disabled downloads")
     if version.early_access_until and not is_past(version.early_access_until):
@@ -157,13 +161,14 @@ def plan_item(
     return item
 
 
-def _is_here(registry: Registry, item: SyncItem) -> bool:
-    """Whether a file of the library has the bytes that the site lists now; without a hash, any installed ones."""
+def _path_here(registry: Registry, item: SyncItem) -> str | None:
+    """Returns a file of the library with the bytes that the site lists now; without a hash, with any installed ones."""
     file = item.file
-    if find_bytes(registry, file.sha256) is not None:
-        return True
-    done = registry.jobs.of(item.key, "done")
-    return any(file.sha256 in (None, job.sha256) and path_of_job(registry, job) is not None for job in done)
+    path = find_bytes(registry, file.sha256)
+    if path is not None:
+        return path
+    done = [job for job in registry.jobs.of(item.key, "done") if file.sha256 in (None, job.sha256)]
+    return next(filter(None, (path_of_job(registry, job) for job in done)), None)
 
 
 def enqueue_items(
@@ -201,7 +206,7 @@ def _is_settled(registry: Registry, item: SyncItem) -> bool:
 
     A job that is not done was killed just before its end, or failed before another one installed the same bytes.
     """
-    here = item.action == "have" or (item.action == "fetch" and _is_here(registry, item))
+    here = item.action == "have" or (item.action == "fetch" and _path_here(registry, item) is not None)
     return here and all(job.state == "done" for job in registry.jobs.of(item.key))
 
 
@@ -314,7 +319,7 @@ def _unless_removed(registry: Registry, item: SyncItem, removed: Mapping[str | i
     """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again."""
     if item.action != "fetch" or not removed:
         return item
-    keys = [item.file.sha256 or "", *(job.id for job in registry.jobs.of(item.key))]
+    keys: list[str | int] = [item.file.sha256 or "", *(job.id for job in registry.jobs.of(item.key))]
     name = next((removed[key] for key in keys if key in removed), None)
     if name is None:
         return item
@@ -383,8 +388,13 @@ def _record_key(id: int) -> str:
     return f"{SOURCE}:model:{id}"
 
 
-def unlisted_models(registry: Registry, models: Iterable[CivitaiModel]) -> list[str]:
+def unlisted_models(registry: Registry, models: Iterable[CivitaiModel], *, nsfw: bool = True) -> list[str]:
     """Returns the numbers of known models that a listing of everything lacks and that were not checked lately.
+
+    Args:
+        registry: of the library.
+        models: that are listed.
+        nsfw: whether the listing had those that are not safe for work; their absence says nothing otherwise.
 
     The one seen longest ago comes first: a command checks only `MOST_CHECKED`.
     """
@@ -393,7 +403,11 @@ def unlisted_models(registry: Registry, models: Iterable[CivitaiModel]) -> list[
     first, last = ((now + age).isoformat(timespec="seconds") for age in (-_ASKED_LATELY, _ASKED_LATELY))
     rows = registry.catalogue.listed_models(SOURCE, not_seen=(first, last))  # times after now come from a wrong clock
     rows.sort(key=lambda row: str(row["last_seen"]))
-    return [row["remote_id"] for row in rows if row["remote_id"] not in listed]
+    missed = [row for row in rows if row["remote_id"] not in listed]
+    if not nsfw:
+        raw = registry.catalogue.raw
+        missed = [row for row in missed if not is_nsfw(raw(SOURCE, row["remote_id"]), row["nsfw_level"])]
+    return [row["remote_id"] for row in missed]
 
 
 def check_unlisted(
@@ -453,11 +467,13 @@ class Update:
     Attributes:
         have: names of the versions in the library.
         newest: a file of the version that is not.
+        is_replaced: whether the library has another file in place of `newest`, which its owner has replaced since.
     """
 
     model: CivitaiModel
     have: tuple[str, ...]
     newest: SyncItem
+    is_replaced: bool = False
 
 
 def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] | None = None) -> Iterator[Update]:
@@ -477,8 +493,12 @@ def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] |
             newer: list[SyncItem] = []
             with isolate_failure(model.id, failed):
                 newer = [item for item in plan_items(registry, model) if item.action == "fetch"]
-            if newer and str(newer[0].version.id) not in here[str(model.id)]:
-                yield Update(model, tuple(here[str(model.id)].values()), newer[0])
+            have = here[str(model.id)]
+            for item in newer:
+                is_replaced = str(item.version.id) in have
+                if not is_replaced or registry.jobs.of(item.key, "done"):
+                    yield Update(model, tuple(have.values()), item, is_replaced)
+                    break
 
 
 def _versions_here(registry: Registry) -> dict[str, dict[str, str]]:

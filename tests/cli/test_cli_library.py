@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,13 @@ from typing import Any
 import pytest
 from click.shell_completion import ShellComplete
 from support import networks
+from support.registry_rows import row as registry_row
 
 from hnetkit.cli import cli, run
 from hnetkit.cli.network_card import network_card
+from hnetkit.errors import NotFound, UsageError
 from hnetkit.library.library import Library
+from hnetkit.library.resolve import find_network
 
 
 @pytest.fixture
@@ -147,10 +152,11 @@ def test_the_checkpoint_that_a_network_was_trained_on_is_pointed_at(
 
     from hnetkit.inspection import examine
 
-    checkpoint = networks.save_pt({"state_dict": {"model.diffusion_model.x": torch.ones(2)}}, library / "wd.ckpt")
+    weights = {"model.diffusion_model.x": torch.ones(1 << 19)}
+    checkpoint = networks.save_pt({"state_dict": weights}, library / "wd.ckpt")
     hashes = examine(checkpoint).hashes
     assert hashes is not None
-    networks.network_file(library, "fresh.pt", seed=4, sd_checkpoint=hashes.sha256[:10])
+    networks.network_file(library, "fresh.pt", seed=4, sd_checkpoint=hashes.autov1)
     run(["scan", str(library)])
     capsys.readouterr()
     assert rows(capsys, "show", "fresh")[0]["checkpoint_path"] == str(checkpoint)
@@ -406,6 +412,155 @@ def test_nothing_of_a_row_is_missing_on_its_card(listed: Path, capsys: pytest.Ca
     (row,) = rows(capsys, "show", "ink")
     code = Path(network_card.__code__.co_filename).read_text(encoding="utf-8")
     keys = {key for one in (row, *row["sites"], *row["sidecars"], *row["files"]) for key in one}
-    beside = {"metadata", "present", "size", "sd_checkpoint", "sd_checkpoint_name", "name"}  # shown in other words
+    # shown in other words, or by the site and the sidecars that say it
+    beside = {"metadata", "present", "size", "sd_checkpoint", "sd_checkpoint_name", "name", "copies", "trigger_words"}
     numbers = {"remote_file_id", "file_id", "version_id", "looked_up", "availability"}  # of use to programs alone
     assert {key for key in keys - beside - numbers if f'"{key}"' not in code and f"'{key}'" not in code} == set()
+
+
+def test_a_tag_of_a_site_or_a_sidecar_filters_too(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (listed / "glow.metadata.json").write_text('{"tags": ["Night"]}')
+    os.utime(listed / "glow.pt", (1, 1))
+    run(["scan"])
+    run(["tag", "glow", "Mine"])
+    capsys.readouterr()
+    for tag, name in (("Pixel Art", "ink"), ("pixel art", "ink"), ("night", "glow"), ("MINE", "glow")):
+        assert [row["name"] for row in rows(capsys, "list", "--tag", tag)] == [name]
+    assert rows(capsys, "list", "--tag", "mine", "--tag", "pixel art") == []
+
+
+@pytest.fixture
+def copies(library: Path) -> Path:
+    """A library with three files of one network, two of another, one of a third, and a copy that is gone."""
+    networks.network_file(library, "wide.pt", seed=5, widths=(320, 640, 768))
+    for source, copy in (("ink", "pen"), ("ink", "quill"), ("glow", "mist"), ("wide", "gone")):
+        shutil.copy(library / f"{source}.pt", library / f"{copy}.pt")
+    run(["scan", str(library)])
+    (library / "gone.pt").unlink()
+    run(["scan"])
+    return library
+
+
+def test_what_is_there_more_than_once_is_listed(copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run(["list", "--duplicates", "--sort", "copies"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.rpartition(",")[0] for line in lines if not line.startswith(" ")] == [
+        "ink  3 copies",
+        "glow  2 copies",
+    ]
+    assert [line.strip() for line in lines[1:4]] == [str(copies / f"{name}.pt") for name in ("ink", "pen", "quill")]
+    assert [(row["name"], row["copies"]) for row in rows(capsys, "list", "--duplicates")] == [("glow", 2), ("ink", 3)]
+    assert len(rows(capsys, "list", "--files", "--duplicates")) == 5
+
+
+@pytest.mark.parametrize(
+    ("order", "names"),
+    [
+        ([], ["glow", "ink", "wide"]),
+        (["--reverse"], ["wide", "ink", "glow"]),
+        (["--sort", "size"], ["wide", "ink", "glow"]),
+        (["--sort", "size", "--reverse"], ["glow", "ink", "wide"]),
+        (["--sort", "copies"], ["ink", "glow", "wide"]),
+        (["--sort", "creator"], ["ink", "glow", "wide"]),
+        (["--sort", "added"], ["glow", "ink", "wide"]),
+    ],
+)
+def test_lists_are_sorted(order: list[str], names: list[str], copies: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Library() as library, library.registry.write():
+        catalogue = library.registry.catalogue
+        version = catalogue.put_version(catalogue.put_model("civitai", "1", LISTED, {}), "1", VERSION)
+        catalogue.put_file(version, "1", FILE | {"sha256": library.record("ink")["files"][0]["sha256"]})
+    capsys.readouterr()
+    assert [row["name"] for row in rows(capsys, "list", *order)] == names
+    assert run(["list", *order, "--csv"]) == 0
+    assert [line.partition(",")[0] for line in capsys.readouterr().out.splitlines()[1:]] == names
+
+
+def test_an_order_is_of_networks_and_never_ignored(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "--files", "--sort", "size"]) == 2
+    assert "order networks, not files" in capsys.readouterr().err
+    with Library() as opened, pytest.raises(UsageError, match="not an order"):
+        opened.networks(sort="color")
+
+
+def test_a_network_of_an_import_is_shown_and_tagged_without_a_file(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "precious", "--alias", "lines"])
+    run(["export", str(tmp_path / "all.jsonl")])
+    shutil.rmtree(library)
+    run(["scan"])
+    run(["forget", "--missing", "-y"])
+    run(["import", str(tmp_path / "all.jsonl")])
+    capsys.readouterr()
+    (row,) = rows(capsys, "show", "lines")
+    assert (row["tags"], row["files"], row["present"]) == (["precious"], [], False)
+    own = row["own_name"]
+    assert [rows(capsys, "show", name)[0]["content_hash"] for name in (own, f"{own}@{row['content_hash'][3:13]}")] == [
+        *(row["content_hash"], row["content_hash"])
+    ]
+    assert rows(capsys, "tag", own, "--note", "kept")[0]["note"] == "kept"
+    assert run(["show", own]) == 0
+    capsys.readouterr()
+    with Library() as opened, pytest.raises(NotFound, match="in no file of the library"):
+        opened.find("lines")
+    assert run(["show", "nosuch"]) == 4
+    assert "the library is empty" not in capsys.readouterr().err
+
+
+def test_two_networks_without_files_of_one_name_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with Library() as opened, opened.registry.write():
+        for number in (1, 2):
+            opened.registry.networks.put(registry_row(number, name="twin", content_hash=f"h1:{number}{0:063}"))
+    assert run(["show", "twin"]) == 2
+    assert "use one of twin@1000000000, twin@2000000000" in capsys.readouterr().err
+    assert rows(capsys, "show", "twin@2000000000")[0]["content_hash"] == f"h1:2{0:063}"
+    assert len(rows(capsys, "list")) == 2
+
+
+def test_a_file_whose_name_is_the_alias_of_another_network_is_told(
+    library: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    run(["tag", "ink", "--alias", "mist"])
+    networks.network_file(library, "mist.pt", seed=9)
+    run(["scan"])
+    with Library() as opened:
+        found = find_network("mist", None, lambda: opened.registry)
+    assert found.network.name == "mist"
+    assert found.said is not None
+    assert found.said.startswith(f"Warning: mist is {library / 'mist.pt'}, and not ink@")
+    capsys.readouterr()
+    assert rows(capsys, "show", "mist")[0]["files"][0]["path"] == str(library / "mist.pt")
+
+
+def test_a_list_of_files_has_each_path_once(library: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["list", "--files"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "page" in line.split()[0]]
+    assert line.count("page.pt") == 1
+    assert "a web page" in line
+    assert rows(capsys, "list", "--files")[2]["reason"].startswith(str(library / "page.pt"))
+
+
+NOT_WORDS = {"content", "widths", "weights", "trained", "known since", "link", "strength", "stated as", "virus scan"}
+NOT_WORDS |= {"license", "rated", "published", "downloads", "hashes", "weight", "preview", "present", "listed file", ""}
+"""Labels of a card under which numbers, paths and the site's own words for things stand; nobody searches them."""
+
+
+def test_every_word_of_a_card_is_found(listed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["tag", "ink", "shadow", "--alias", "lines", "--note", "best at noon"])
+    capsys.readouterr()
+    assert run(["show", "ink"]) == 0
+    name, *lines = capsys.readouterr().out.splitlines()
+    words, label = {name}, ""
+    for line in lines:
+        label = line[2:17].strip() or label
+        if label not in NOT_WORDS:
+            words |= set(re.findall(r"\w{2,}", line[17:].replace("model:4209", "4209")))
+    assert {"Glass", "nwcstyle", "lineart", "noon", "Pixel", "shadow", "relu"} <= words
+    for word in words - {"05", "by"}:  # of the structure, and before the creator
+        assert "ink" in [row["name"] for row in rows(capsys, "search", word)], word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,8 +60,21 @@ def test_a_dry_run_shows_sizes_and_makes_not_even_a_registry(sites: Sites, home:
     assert list(home.iterdir()) == []
 
 
+def test_a_dry_run_names_the_model_of_each_file_and_ends_with_the_totals(
+    sites: Sites, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stderr", sys.stdout)
+    assert run(["sync", "--dry-run", "--creator", str(sites.world.models[0]["creator"]["username"])]) == 0
+    *lines, total = capfd.readouterr().out.splitlines()
+    assert any(line.startswith("fetch ") and sites.world.models[0]["name"] in line for line in lines)
+    assert " to fetch (" in total
+
+
 def test_metadata_alone_is_kept_without_a_file(sites: Sites, home: Path, capsys: Capture) -> None:
-    assert run(["sync", "--metadata-only", "-q"]) == 0
+    assert run(["sync", "--metadata-only", "-y"]) == 0
+    told = capsys.readouterr().err
+    assert "stores the records of 10 models and 11 files" in told
+    assert "to fetch" not in told
     assert not (home / "library").exists()
     assert not [r for r in sites.requests if "/download/" in r.path]
 
@@ -91,6 +105,10 @@ def test_browse_shows_what_people_choose_by(sites: Sites, home: Path, capsys: Ca
     found = rows(capsys)
     assert len(found) == 3
     assert found[0].keys() >= {"id", "name", "base_models", "size", "license", "downloads", "strength"}
+    assert run(["browse", "--limit", "3"]) == 0
+    assert "there are more; --limit 6 shows more of them" in capsys.readouterr().err
+    assert run(["browse", "--limit", "12"]) == 0
+    assert "there are more" not in capsys.readouterr().err
     assert run(["browse", "--creator", "nobody at all"]) == 4
     assert list(home.iterdir()) == []
 
@@ -100,6 +118,10 @@ def test_pull_prints_where_it_put_what(sites: Sites, home: Path, capsys: Capture
     assert run(["pull", f"model:{id}"]) == 0
     out = capsys.readouterr().out
     assert out.startswith(f"done     {home / 'library'}")
+    assert run(["pull", f"model:{id}", "--json"]) == 0
+    assert [f"have     {path}\n" for row in rows(capsys) for path in row["paths"]] == [  # type: ignore[attr-defined]
+        line.replace("done", "have") + "\n" for line in out.splitlines()
+    ]
     assert run(["pull", "model:5"]) == 4
     assert run(["pull", f"model:{id}", "model:5"]) == 1
     assert "1 of 2 failed" in capsys.readouterr().err
@@ -122,9 +144,10 @@ def test_no_site_at_all_is_exit_5_within_a_minute(
     monkeypatch.setenv("HNETKIT_CIVITAI_URL", "http://127.0.0.1:9/api/v1")
     monkeypatch.setattr("hnetkit.sources.http.LONGEST_WAIT_S", 0.1)
     started = time.monotonic()
-    assert run(["browse"]) == 5
+    with pytest.warns(UserWarning, match=r"^127\.0\.0\.1: no connection; trying again$"):
+        assert run(["browse"]) == 5
     assert time.monotonic() - started < 60
-    assert "no connection" in capsys.readouterr().err
+    assert "models: 127.0.0.1: no connection (6 attempts)" in capsys.readouterr().err
     monkeypatch.setenv("HNETKIT_CIVITAI_URL", "not an address")
     assert run(["browse"]) == 2
 

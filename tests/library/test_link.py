@@ -247,6 +247,20 @@ def test_the_same_network_in_two_files_is_linked_once(registry: Registry, librar
         list(link(registry, webui, A1111, names=["ink"]))
 
 
+@pytest.mark.parametrize("how", ["symlink", "copy"])
+def test_another_file_of_the_same_network_is_linked_where_the_first_is_gone_since_the_scan(
+    registry: Registry, library: Path, webui: Path, how: Any
+) -> None:
+    (library / "other").mkdir()
+    shutil.copy(library / "ink.pt", library / "other" / "ink.pt")
+    for gone, left in (("ink.pt", "other/ink.pt"), ("other/ink.pt", "ink.pt")):
+        list(scan(registry))
+        (library / gone).rename(library.parent / "away")
+        list(link(registry, webui, A1111, how=how))
+        assert content(listed_by_stem(webui)["ink"]) == content(library / left)
+        (library.parent / "away").rename(library / gone)
+
+
 # --- again, and back
 
 

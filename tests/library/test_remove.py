@@ -476,6 +476,8 @@ def planted(folder: Path, **file: Any) -> Path:
         {"stored": "journal.json"},
         {"path": 3},
         {"unknown": 1},
+        {"first_seen": ["2026"]},
+        {"sha256": 7},
     ],
 )
 def test_a_journal_that_names_something_else_is_refused(library: Library, folder: Path, file: Any) -> None:

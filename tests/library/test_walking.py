@@ -6,11 +6,12 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support import networks
 from support.deep_folders import deep_tree
-from support.failing_disk import fail_at
+from support.failing_disk import fail_at, make_case_blind
 
 from hnetkit.cli import run
 from hnetkit.errors import HnetkitError, NotFound, UsageError
@@ -155,6 +156,22 @@ def test_a_link_in_a_circle_is_named_and_one_that_leads_nowhere_is_nothing(regis
     ]
 
 
+def test_where_files_have_no_numbers_every_folder_is_entered(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some file systems give all files the number 0."""
+    (folder / "loop").symlink_to(folder)
+    stat = os.stat
+
+    def numberless(path: Path, **options: bool) -> SimpleNamespace:
+        status = stat(path, **options)
+        fields = {name: getattr(status, name) for name in dir(status) if name.startswith("st_")}
+        return SimpleNamespace(**(fields | {"st_ino": 0}))
+
+    monkeypatch.setattr(os, "stat", numberless)
+    assert [change.what for change in scan(registry, [folder])] == ["new"] * 3
+
+
 @pytest.mark.parametrize("name", ["lost+found", "System Volume Information", ".Trashes"])
 def test_folders_that_systems_keep_to_themselves_are_nothing_to_speak_of(
     registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -189,3 +206,29 @@ def test_where_nothing_can_be_said_of_what_was_not_seen_it_is_an_error(
     fail_at(monkeypatch, folder / "sub", errno.EACCES, "scandir")
     with pytest.raises(HnetkitError, match=f"{folder / 'sub'}: Permission denied"):
         model_files(folder)
+
+
+# --- one folder, many spellings
+
+
+def test_one_folder_in_two_cases_is_one_root_where_case_makes_no_difference(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_case_blind(monkeypatch, folder.parent)
+    assert len(list(scan(registry, [folder / "Sub" / "DEEP"]))) == 1
+    assert len(list(scan(registry, [folder.parent / "MODELS"]))) == 2
+    assert list(scan(registry, [folder, folder / "SUB" / "deep"])) == []
+    assert [root.path for root in registry.files.roots()] == [folder / "sub" / "deep", folder]
+    assert len(registry.files.rows()) == 3
+
+
+def test_two_folders_that_differ_in_case_are_two_roots_where_it_makes_a_difference(
+    registry: Registry, folder: Path
+) -> None:
+    (folder / "Sub").mkdir()
+    if len(os.listdir(folder)) == 2:
+        pytest.skip("case makes no difference on this disk")
+    networks.network_file(folder / "Sub", "d.pt", seed=8)
+    list(scan(registry, [folder / "sub", folder / "Sub"]))
+    assert len(registry.files.roots()) == 2
+    assert len(registry.files.rows()) == 3

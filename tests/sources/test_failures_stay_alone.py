@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from hnetkit.registry import Registry
 from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.download import lock_download
 from hnetkit.sources.export import import_records
-from hnetkit.sources.http import ATTEMPTS, MOST_PATIENT, RateLimiter, TransientError, retry
+from hnetkit.sources.http import ATTEMPTS, MOST_PATIENT, NoConnection, RateLimiter, TransientError, retry
 from hnetkit.sources.maintenance import identify_checkpoints
 from hnetkit.sources.session import FetchSession
 from hnetkit.sources.sync import MOST_CHECKED, enqueue_items, find_updates, store_models
@@ -82,6 +83,21 @@ def test_an_owner_who_demands_a_login_for_many_files_stops_no_other(open_session
         assert {job.code for job in failed} == {"no-token"}
         assert not [job for job in failed if str(job.reason).startswith("not tried")]
         assert [job.state for job in jobs].count("done") == len(jobs) - len(failed)
+
+
+def test_that_there_is_no_connection_is_told_at_the_first_failure_and_once_for_each_request() -> None:
+    clock, told = FastClock(), list[int]()
+
+    def offline() -> None:
+        told.append(len(seen))
+        raise NoConnection("civitai.example: no connection")
+
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        with pytest.raises(NetworkFailed):
+            retry(offline, "the list", clock=clock, limiter=RateLimiter(clock))
+    assert told == [0, *[1] * (ATTEMPTS - 1)]
+    assert [str(warning.message) for warning in seen] == ["civitai.example: no connection; trying again"]
 
 
 def test_while_nothing_comes_each_thing_is_tried_once_and_then_as_often_as_before() -> None:

@@ -70,7 +70,7 @@ def test_what_is_pulled_from_python_says_where_it_is_and_a_second_time_that_it_w
         assert hnetkit.load(result.paths[0]).content_hash
         assert seen[-1][0] == seen[-1][1] == Path(result.paths[0]).stat().st_size
         (again,) = session.pull("civitai:900000")
-        assert (again.state, again.paths) == ("have", ())
+        assert (again.state, again.paths) == ("have", result.paths)
         assert session.library.record(Path(result.paths[0]).stem)["content_hash"]
 
 

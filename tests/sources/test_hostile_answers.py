@@ -436,7 +436,7 @@ def test_an_address_that_no_program_can_read_is_a_usage_error(text: str) -> None
 
 def test_an_address_without_its_beginning_is_shown_without_its_secrets() -> None:
     with pytest.raises(UsageError) as caught:
-        parse_reference("civitai.com/models/1?token=SECRET")
+        parse_reference("civitai.net/models/1?token=SECRET")
     assert "SECRET" not in str(caught.value)
 
 

@@ -25,7 +25,7 @@ from hnetkit.registry import Registry
 from hnetkit.sources import huggingface
 from hnetkit.sources.civitai import Filters
 from hnetkit.sources.export import export_records, import_records
-from hnetkit.sources.maintenance import find_damage, forget_moved, identify_checkpoints, identify_files, requeue_damaged
+from hnetkit.sources.maintenance import find_damage, identify_checkpoints, identify_files, requeue_damaged
 from hnetkit.sources.session import FetchSession
 
 
@@ -113,10 +113,14 @@ def test_what_is_missing_or_damaged_is_fetched_again_and_the_damaged_is_kept(
         second.write_bytes(data)
         found = {damage.path: damage for damage in find_damage(session.registry)}
         assert {path: damage.what for path, damage in found.items()} == {str(first): "missing", str(second): "corrupt"}
-        jobs = session.run([requeue_damaged(session.registry, damage) for damage in found.values()])
-        assert {job.state for job in jobs} == {"done"}
+        results = {result.paths[0]: result for result in session.repair(found.values())}
+        (kept,) = (session.folder / ".quarantine").glob("*.bad")
+        assert {path: (r.state, r.reason) for path, r in results.items()} == {
+            str(first): ("done", None),
+            str(second): ("done", f"the damaged file is now {kept}"),
+        }
         assert {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in digests} == digests
-        assert [bad.read_bytes() for bad in (session.folder / ".quarantine").glob("*.bad")] == [bytes(data)]
+        assert kept.read_bytes() == bytes(data)
         assert list(find_damage(session.registry)) == []
         assert others
 
@@ -405,10 +409,8 @@ def test_what_could_not_be_fetched_again_is_still_missing_for_the_next_repair(si
     lost.unlink()
     site.faults.add(Fault("N", "api", times=1, status=410))
     for state in ("failed", "done"):
-        (damage,) = find_damage(here.registry)
-        (job,) = here.run([requeue_damaged(here.registry, damage)])  # type: ignore[list-item]
-        assert job.state == state
-        forget_moved(here.registry, [damage])
+        (result,) = here.repair()
+        assert result.state == state
     assert lost.is_file()
     assert list(find_damage(here.registry)) == []
 
@@ -419,11 +421,9 @@ def test_what_is_elsewhere_by_now_is_not_missing_any_more(site: Sites, here: Fet
     (tmp_path / "mine").mkdir()
     moved.rename(tmp_path / "mine" / moved.name)
     list(scan(here.registry, [tmp_path / "mine"]))
-    (damage,) = find_damage(here.registry)
-    (job,) = here.run([requeue_damaged(here.registry, damage)])  # type: ignore[list-item]
-    assert (job.state, job.code) == ("done", "had")
-    forget_moved(here.registry, [damage])
+    assert here.repair() == []
     assert list(find_damage(here.registry)) == []
+    assert (tmp_path / "mine" / moved.name) in installed(here).values()
     assert not moved.exists()
 
 
@@ -458,7 +458,7 @@ def test_taking_up_what_is_missing_takes_as_long_for_each_in_a_large_library(tmp
             assert len(found) == count
             began = time.process_time()
             for damage in found[:30]:
-                requeue_damaged(registry, damage)
+                requeue_damaged(registry, damage, tmp_path)
             assert len(registry.files.missing()) == 30
             return time.process_time() - began
 
@@ -477,8 +477,7 @@ def test_a_link_that_a_person_put_in_the_place_of_a_file_is_kept_and_leads_where
     mine.write_bytes(b"my own work")
     path.unlink()
     path.symlink_to(os.path.relpath(mine, path.parent))
-    (damage,) = find_damage(here.registry)
-    requeue_damaged(here.registry, damage)
+    assert [result.state for result in here.repair()] == ["done"]
     kept = here.folder / ".quarantine" / f"{path.name}.bad"
     assert kept.is_symlink()
     assert kept.read_bytes() == mine.read_bytes() == b"my own work"

@@ -15,6 +15,7 @@ from support.fetching import EVERYTHING, installed, jobs_of
 from hnetkit.sources import install
 from hnetkit.sources.huggingface import HubFile, Repo, enqueue_hub_files
 from hnetkit.sources.jobs import MOST_MISSED
+from hnetkit.sources.references import parse_reference
 from hnetkit.sources.session import FetchSession
 from hnetkit.sources.sync import enqueue_items, store_models
 
@@ -74,7 +75,7 @@ def test_a_repository_of_many_files_is_kept_once_and_not_once_for_each_file(here
 
     here.registry.catalogue._db.conn.set_trace_callback(count)
     with here.registry.write():
-        assert len(list(enqueue_hub_files(here.registry, here.folder, files))) == 100
+        assert len(list(enqueue_hub_files(here.registry, here.folder, files, parse_reference("hf:a/b")))) == 100
     assert put == 1
 
 

@@ -39,7 +39,9 @@ def test_repair_names_what_is_no_file_in_the_place_of_a_network_and_mends_the_ot
     first.unlink()
     odd(first)
     second.write_bytes(b"damaged")
-    taken = {Path(damage.path): requeue_damaged(here.registry, damage) for damage in find_damage(here.registry)}
+    taken = {
+        Path(damage.path): requeue_damaged(here.registry, damage, here.folder) for damage in find_damage(here.registry)
+    }
     assert taken.keys() == {first, second}
     assert isinstance(taken[first], HnetkitError)
     assert isinstance(taken[second], int)

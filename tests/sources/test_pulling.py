@@ -12,10 +12,11 @@ import pytest
 from huggingface_hub import constants
 from support import networks
 from support.fake_sites import Sites, World
+from support.fake_sites.messages import Request, Response, json_response
 from support.fetching import EVERYTHING, installed, jobs_of
 
 import hnetkit
-from hnetkit.errors import Gone, HnetkitError, UsageError
+from hnetkit.errors import Gone, HnetkitError, NotAHypernetwork, UsageError
 from hnetkit.library.scan import scan
 from hnetkit.sources.install import safe_stem
 from hnetkit.sources.jobs import Worker
@@ -92,6 +93,23 @@ def test_a_repository_gives_its_networks_and_says_what_the_rest_is(
     assert row["version_id"] == commit
 
 
+def test_what_a_repository_has_that_is_no_network_is_fetched_once_and_again_only_by_its_name(
+    hub_sites: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    session = open_session(hub_sites)
+    states: list[dict[str, str]] = []
+    for text in (f"hf:{REPO}", f"hf:{REPO}", f"hf:{REPO}:styles/page.pt"):
+        hub_sites.clear()
+        states.append({result.name: result.state for result in session.pull(text)})
+        asked = [request for request in hub_sites.requests if request.path.endswith("/page.pt")]
+        assert bool(asked) == (len(states) != 2)
+    assert states == [
+        {"ink.pt": "done", "page.pt": "refused"},
+        {"ink.pt": "had", "page.pt": "skipped"},
+        {"page.pt": "refused"},
+    ]
+
+
 def test_a_file_that_another_process_is_fetching_is_not_taken_from_it(
     hub_sites: Sites, open_session: Callable[..., FetchSession], tmp_path: Path
 ) -> None:
@@ -117,6 +135,65 @@ def test_a_pattern_chooses_among_a_repositorys_files_and_none_is_said(
         jobs_of(session, session.pull("hf:nobody/nothing"))
 
 
+@pytest.mark.parametrize(
+    "page", ["", "/tree/main", "/tree/main/styles", "/blob/main/styles/ink.pt", "/resolve/main/styles/ink.pt"]
+)
+def test_a_page_of_the_hub_is_fetched_as_what_it_shows(
+    hub_sites: Sites, ink: bytes, open_session: Callable[..., FetchSession], page: str
+) -> None:
+    session = open_session(hub_sites)
+    results = {result.name: result.state for result in session.pull(f"{hub_sites.hub_url}/{REPO}{page}")}
+    assert results.pop("ink.pt") == "done"
+    assert results == ({} if page.endswith(".pt") else {"page.pt": "refused"})
+    assert set(installed(session)) == {hashlib.sha256(ink).hexdigest()}
+
+
+def test_a_folder_of_a_repository_is_a_pattern_too(hub_sites: Sites, open_session: Callable[..., FetchSession]) -> None:
+    found = open_session(hub_sites).pull(f"hf:{REPO}:styles")
+    assert {result.name for result in found} == {"ink.pt", "page.pt"}
+
+
+@pytest.mark.parametrize("answer", [404, "without its model"])
+def test_the_model_in_an_address_is_asked_where_the_page_of_the_version_fails(
+    site: Sites, here: FetchSession, answer: int | str
+) -> None:
+    model = site.world.models[0]
+    version = model["modelVersions"][0]["id"]
+
+    def alter(request: Request, response: Response) -> Response:
+        if f"/model-versions/{version}" not in request.path:
+            return response
+        return json_response({"error": "not found"}, 404) if answer == 404 else json_response({"id": version})
+
+    site.alter = alter
+    (result,) = here.pull(f"https://civitai.com/models/{model['id']}/x?modelVersionId={version}")
+    assert (result.state, result.version_id) == ("done", str(version))
+
+
+def test_a_version_of_another_model_than_the_address_says_is_refused(site: Sites, here: FetchSession) -> None:
+    first, second, *_ = site.world.models
+    with pytest.raises(UsageError, match=f"belongs to model {second['id']}, not to {first['id']}"):
+        here.pull(f"civitai:{first['id']}@{second['modelVersions'][0]['id']}")
+
+
+@pytest.mark.parametrize("by", ["model", "version", "hash"])
+@pytest.mark.parametrize("kind", ["Checkpoint", "LORA"])
+def test_a_page_of_another_kind_of_model_is_refused_before_anything_is_fetched(
+    open_session: Callable[..., FetchSession], kind: str, by: str
+) -> None:
+    with Sites(World.make(1, others=2)) as sites:
+        session = open_session(sites)
+        model, version, file = next(found for found in sites.world.files(kind))
+        text = {
+            "model": f"model:{model['id']}",
+            "version": f"version:{version['id']}",
+            "hash": file["hashes"]["SHA256"],
+        }
+        with pytest.raises(NotAHypernetwork, match=f"the site calls it a {kind}"):
+            session.pull(text[by])
+        assert not [request for request in sites.requests if "/download/" in request.path]
+
+
 def test_the_hubs_token_goes_to_the_hub_alone(
     hub_sites: Sites, open_session: Callable[..., FetchSession], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,13 +210,13 @@ def test_a_plain_address_needs_its_hash_and_is_held_to_it(
     session = open_session(hub_sites)
     url = f"{hub_sites.hub_url}/{REPO}/resolve/main/styles/ink.pt"
     digest = hashlib.sha256(ink).hexdigest()
-    with pytest.raises(UsageError, match="needs --sha256"):
-        session.pull(url)
     (wrong,) = session.pull(url, sha256="0" * 64)
     assert (wrong.state, wrong.code) == ("refused", "wrong-bytes")
     (right,) = session.pull(url, sha256=digest.upper())
     assert right.state == "done"
     assert set(installed(session)) == {digest}
+    with pytest.raises(UsageError, match="needs --sha256"):
+        session.pull("https://example.com/x.pt")
     with pytest.raises(UsageError, match="plain http"):
         session.pull("http://example.com/x.pt", sha256=digest)
 

@@ -76,6 +76,15 @@ def test_every_form_of_one_version_means_the_same(model: int, version: int) -> N
     assert {meant(form) for form in forms} == {("version", version)}
 
 
+@pytest.mark.parametrize(
+    "text", ["civitai.com/models/4?modelVersionId=7#token=SeCrEt0123", "www.CivitAI.red/models/4/x?modelVersionId=7"]
+)
+def test_an_address_may_be_typed_without_its_scheme(text: str) -> None:
+    ref = parse_reference(text)
+    assert (ref.kind, ref.model, ref.id) == ("version", 4, 7)
+    assert "SeCrEt0123" not in repr(ref)
+
+
 @pytest.mark.parametrize("text", ["128713", "1", "007", "9999999"])
 def test_a_bare_number_is_refused_because_it_may_be_a_model_or_a_version(text: str) -> None:
     with pytest.raises(UsageError) as caught:
@@ -90,6 +99,10 @@ def test_a_hash_of_a_length_that_the_site_knows_is_taken_in_lower_case(length: i
     assert (ref.kind, ref.digits) == ("hash", SHA256[:length].lower())
 
 
+def test_a_hash_may_say_its_kind() -> None:
+    assert parse_reference(f"sha256:{SHA256}").digits == SHA256.lower()
+
+
 @pytest.mark.parametrize("length", [1, 7, 9, 11, 13, 40, 63, 65, 128])
 def test_hex_digits_of_any_other_length_are_refused(length: int) -> None:
     with pytest.raises(UsageError):
@@ -102,6 +115,7 @@ def test_hex_digits_of_any_other_length_are_refused(length: int) -> None:
         ("hf:owner/repo", "owner/repo", None, None),
         ("hf:owner/repo:*.pt", "owner/repo", None, "*.pt"),
         ("hf:owner/repo@main", "owner/repo", "main", None),
+        ("hf:datasets/owner/repo@main:*.pt", "datasets/owner/repo", "main", "*.pt"),
         ("hf:owner/repo@refs/pr/3:styles/*.pt", "owner/repo", "refs/pr/3", "styles/*.pt"),
         (f"hf:o-w.n_er/re.po-1@{'0a' * 20}:a b.pt", "o-w.n_er/re.po-1", "0a" * 20, "a b.pt"),
     ],
@@ -111,6 +125,53 @@ def test_a_place_on_the_hub_has_repository_revision_and_pattern(
 ) -> None:
     ref = parse_reference(text)
     assert (ref.kind, ref.repo, ref.revision, ref.pattern) == ("hub", repo, revision, pattern)
+
+
+@pytest.mark.parametrize("host", ["https://huggingface.co", "https://hf.co", "huggingface.co", "http://www.HF.co"])
+@pytest.mark.parametrize(
+    ("path", "repo", "revision", "pattern"),
+    [
+        ("o/r", "o/r", None, None),
+        ("o/r/", "o/r", None, None),
+        ("o/r/tree/main", "o/r", "main", None),
+        ("o/r/tree/main/styles/old", "o/r", "main", "styles/old/"),
+        ("o/r/blob/main/styles/a.pt", "o/r", "main", "styles/a.pt"),
+        ("o/r/resolve/main/a%20b.pt?download=true", "o/r", "main", "a b.pt"),
+        ("o/r/blob/refs%2Fpr%2F3/a[1].pt", "o/r", "refs/pr/3", "a[[]1].pt"),
+        ("datasets/o/r", "datasets/o/r", None, None),
+        ("datasets/o/r/blob/v1/a.pt", "datasets/o/r", "v1", "a.pt"),
+    ],
+)
+def test_a_page_of_the_hub_means_its_repository_folder_or_file(
+    host: str, path: str, repo: str, revision: str | None, pattern: str | None
+) -> None:
+    ref = parse_reference(f"{host}/{path}")
+    assert (ref.kind, ref.repo, ref.revision, ref.pattern) == ("hub", repo, revision, pattern)
+
+
+def test_the_hub_that_the_environment_names_is_one_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://mirror.example/o/r/blob/main/a.pt"
+    assert parse_reference(url).kind == "url"
+    monkeypatch.setenv("HF_ENDPOINT", "https://mirror.example/")
+    assert parse_reference(url).kind == "hub"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "models",
+        "datasets/o",
+        "spaces/o/r",
+        "api/models/o/r",
+        "o/r/discussions/3",
+        "o/r/blob/main",
+        "o/r/commits/main",
+    ],
+)
+def test_a_page_of_the_hub_that_shows_no_file_is_refused(path: str) -> None:
+    with pytest.raises(UsageError, match="not a page of a repository or of its file"):
+        parse_reference(f"https://huggingface.co/{path}")
 
 
 @pytest.mark.parametrize("text", ["hf:repo", "hf:", "hf:a/b/c", "hf:owner/repo@", "hf:owner/ repo", "hf:/etc/passwd"])
@@ -127,7 +188,8 @@ def test_a_hub_place_without_owner_and_repository_is_refused(text: str) -> None:
         "https://evilcivitai.com/models/5",
         "https://evil.net/civitai.com/models/5",
         "https://evil.net/?https://civitai.com/models/5",
-        "https://huggingface.co/o/r/resolve/main/a.pt",
+        "https://huggingface.co.evil.net/o/r/resolve/main/a.pt",
+        "https://evil.net/huggingface.co/o/r/resolve/main/a.pt",
     ],
 )
 def test_an_address_of_another_host_is_a_plain_file_and_never_a_number(url: str) -> None:
@@ -237,7 +299,7 @@ def test_whatever_follows_a_host_of_civitai_is_no_plain_file(rest: str) -> None:
         "https:user:SeCrEt0123@civitai.com/models/5",
         "http:/user:SeCrEt0123@evil.net/x.pt",
         "hf:user:SeCrEt0123@huggingface.co/a/b",
-        "civitai.com/models/4#token=SeCrEt0123",
+        "civitai.net/models/4#token=SeCrEt0123",
         "model:4&token=SeCrEt0123",
     ],
 )

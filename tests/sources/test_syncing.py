@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from support.fake_sites import Fault, Sites, World
+from support.fake_sites.messages import Request, Response, json_response
 from support.fetching import EVERYTHING, installed, jobs_of
 from support.waiting import wait_until
 
@@ -298,6 +300,79 @@ def test_a_file_that_its_owner_replaced_later_comes_beside_the_old_one(
         assert (job.state, job.sha256) == ("done", new)
         assert set(installed(session)) >= before
         assert installed(session)[new].is_file()
+
+
+def test_a_file_that_its_owner_replaced_is_an_update_until_it_is_here(site: Sites, here: FetchSession) -> None:
+    here.sync(EVERYTHING, all_versions=True)
+    model, version, file = next(found for found in site.world.files() if found[2]["type"] == "Model")
+    site.world.replace_file(file["id"])
+    for _ in range(2):  # the site's new hash is stored by the first
+        (update,) = here.updates()
+        assert (update.model.id, update.newest.file.id, update.is_replaced) == (model["id"], file["id"], True)
+    here.pull(f"version:{version['id']}")
+    assert here.updates() == []
+
+
+def test_a_file_of_a_version_that_was_never_fetched_is_no_update(
+    several: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    session = open_session(several)
+    _, version, file = next(
+        found for found in several.world.files() if found[2]["type"] == "Model" and len(found[1]["files"]) > 1
+    )
+    session.pull(several.download_url(version["id"], file["id"]))
+    assert session.updates() == []
+
+
+def test_what_a_network_was_unpacked_from_has_updates_too(
+    several: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    session = open_session(several)
+    model = next(model for model, _, file in several.world.files() if file["name"].endswith(".zip"))
+    session.pull(f"model:{model['id']}")
+    version = several.world.add_version(model["id"])
+    (update,) = session.updates()
+    assert (update.model.id, update.newest.version.id) == (model["id"], version["id"])
+
+
+@pytest.mark.parametrize("field", ["nsfw", "nsfwLevel"])
+def test_a_model_that_the_site_lists_by_mistake_without_nsfw_is_left_out(
+    site: Sites, here: FetchSession, field: str
+) -> None:
+    bare, *others = site.world.models
+
+    def alter(request: Request, response: Response) -> Response:
+        if not request.path.endswith("/models"):
+            return response
+        page = json.loads(response.body)
+        for model in page["items"]:
+            if model["id"] == bare["id"]:
+                model[field] = True if field == "nsfw" else 28
+        return json_response(page)
+
+    site.alter = alter
+    assert {model.id for model in here.plan(Filters()).models} == {model["id"] for model in others}
+    assert {model.id for model in here.plan(EVERYTHING).models} == {model["id"] for model in site.world.models}
+
+
+def test_what_a_listing_without_nsfw_leaves_out_is_not_called_unlisted(site: Sites, here: FetchSession) -> None:
+    bare = site.world.models[0]
+    bare |= {"nsfw": True, "nsfwLevel": 28}
+    here.sync(EVERYTHING, all_versions=True)
+    with here.registry.write():
+        here.registry.catalogue._db.execute("UPDATE models SET last_seen = '2020-01-01T00:00:00+00:00'")
+    site.clear()
+    assert here.sync(Filters(), all_versions=True) == []
+    assert [request for request in site.requests if request.path.endswith(f"/models/{bare['id']}")] == []
+
+
+def test_a_type_in_another_case_is_the_same_type(site: Sites, here: FetchSession) -> None:
+    def alter(request: Request, response: Response) -> Response:
+        changed = response.body.replace(b'"Hypernetwork"', b'"hypernetwork"') if response.body else response.body
+        return Response(response.status, response.headers, changed)
+
+    site.alter = alter
+    assert len(here.plan(EVERYTHING).models) == len(site.world.models)
 
 
 def test_values_that_a_later_answer_leaves_out_are_kept(open_session: Callable[..., FetchSession]) -> None:

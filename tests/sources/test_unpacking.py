@@ -203,3 +203,11 @@ def test_what_was_not_examined_has_no_name_that_a_program_loads(
     for _, member in extract_models(path, path.with_suffix(".unpacked")):
         assert isinstance(member, Path)
         assert not is_model_name(member.name)
+
+
+def test_a_network_that_the_site_calls_an_archive_gets_a_suffix_that_programs_look_for(
+    inks: list[bytes], here: FetchSession
+) -> None:
+    assert pulled(here, inks[0]).state == "done"
+    (path,) = installed(here).values()
+    assert (path.name, path.read_bytes()) == ("nets.pt", inks[0])

@@ -1,4 +1,7 @@
-"""A disk that fails at some paths, for root as for everybody: the system's calls raise there, and nowhere else."""
+"""Disks that this machine lacks: the system's calls behave as they would there, for root as for everybody.
+
+`fail_at` is a disk that fails at some paths, `make_case_blind` one on which case makes no difference.
+"""
 
 from __future__ import annotations
 
@@ -23,3 +26,23 @@ def _failing(call: Callable[..., Any], place: Path, number: int) -> Callable[...
         return call(path, *args, **kwargs)
 
     return wrapped
+
+
+def make_case_blind(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Makes paths below a folder lead to the same file in whatever case they are written."""
+    listing = os.listdir
+
+    def found(path: Any) -> Any:
+        if not isinstance(path, str | os.PathLike) or not Path(path).is_relative_to(folder):
+            return path
+        real = folder
+        for name in Path(path).relative_to(folder).parts:
+            names = {other.casefold(): other for other in listing(real)} if real.is_dir() else {}
+            real /= names.get(name.casefold(), name)
+        return os.fspath(real)
+
+    for name in ("stat", "open"):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, *args, _call=call, **kwargs: _call(found(path), *args, **kwargs))
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: scandir(found(path)))

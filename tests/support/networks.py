@@ -111,3 +111,27 @@ def save_pt(content: Any, path: Path, container: Literal["zip", "legacy"] = "zip
 def network_file(folder: Path, name: str = "net.pt", **options: Any) -> Path:
     """Writes one network; see `a1111_network`."""
     return save_pt(a1111_network(**options), folder / name)
+
+
+def vast_network_file(path: Path, width: int = 23_040) -> Path:
+    """Writes a network of gigabytes that takes no room: its weights are holes."""
+    import json
+    import os
+
+    import hnetkit
+
+    small = network_file(path.parent, "small.pt", widths=(8,), structure=(1, 1))
+    hnetkit.save(hnetkit.load(small), path)
+    small.unlink()
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    tensors, end = {"__metadata__": header.pop("__metadata__")}, 0
+    for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        shape = [width for _ in tensor["shape"]]
+        size = 4 * width ** len(shape)
+        tensors[f"{width}{name.removeprefix('8')}"] = {**tensor, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(tensors).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    os.truncate(path, 8 + len(text) + end)
+    return path

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hnetkit.errors import NotFound, require_extra
+from hnetkit.errors import NotFound, failure_of, require_extra
 from hnetkit.train.captions import caption_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
@@ -32,6 +32,7 @@ def image_files(
 
     Raises:
         NotFound: no such folder, or no images in it.
+        HnetkitError: it cannot be read.
         MissingExtra: no package that opens images is installed.
     """
     if not folder.is_dir():
@@ -109,7 +110,11 @@ def name_some(names: Sequence[str]) -> str:
 def _files_in(
     folder: Path, *, recursive: bool, excluded: tuple[int, int] | None = None, unreadable: list[Path] | None = None
 ) -> Iterator[Path]:
-    """Yields the files of a folder, and of those below it at any depth; unreadable folders go to `unreadable`."""
+    """Yields the files of a folder, and of those below it at any depth.
+
+    Args:
+        unreadable: gets the folders that cannot be read. Without it, that is an error of `folder` itself.
+    """
     waiting = [folder]
     while waiting:
         below, here = [], waiting.pop()
@@ -120,9 +125,11 @@ def _files_in(
                         yield Path(entry.path)
                     elif not entry.name.startswith(".") and (excluded is None or _identity(entry) != excluded):
                         below.append(Path(entry.path))
-        except OSError:
+        except OSError as error:
             if unreadable is not None:
                 unreadable.append(here)
+            elif here == folder:
+                raise failure_of(error, str(folder)) from error
             continue
         if recursive:
             waiting += below
@@ -138,7 +145,7 @@ def _folders_with_images(folder: Path, excluded: tuple[int, int] | None) -> Iter
                 or (excluded is not None and _identity(entry) == excluded)
             ):
                 continue
-            if any(_is_image_name(path.name) for path in _files_in(Path(entry.path), recursive=False)):
+            if any(_is_image_name(path.name) for path in _files_in(Path(entry.path), recursive=False, unreadable=[])):
                 yield Path(entry.path)
 
 

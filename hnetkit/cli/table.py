@@ -1,0 +1,98 @@
+"""Tables for people: columns as wide as their cells, and no wider than the terminal.
+
+Cells that do not fit are continued below, so that nothing is left out. Emoji, and characters of Chinese, Japanese and
+Korean, take two columns.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+_BETWEEN = 2  # spaces between columns
+_NARROWEST = 4  # columns that a cell keeps, however narrow the terminal is
+_PARTS = re.compile(r"[^\s_/\\,-]*[\s_/\\,-]+|[^\s_/\\,-]+")  # where a cell is best continued on the next line
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[str]], most: int | None) -> Iterator[str]:
+    """Yields the lines of a table.
+
+    Args:
+        headers: of its columns.
+        rows: each with a text for each column.
+        most: columns of the terminal; None for no limit.
+    """
+    lengths = [[_length(cell) for cell in column] for column in zip(headers, *rows, strict=True)]
+    widths = [max(length[0] + _BETWEEN, *length) for length in lengths]
+    if most is not None:
+        widths = _fitting([max(length) for length in lengths] if _total(widths) > most else widths, most)
+    yield from _lines(headers, widths)
+    yield (" " * _BETWEEN).join("-" * width for width in widths)
+    for row in rows:
+        yield from _lines(row, widths)
+
+
+def _length(text: str) -> int:
+    """Returns how many columns of a terminal a text takes."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):  # drawn onto the one before
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def _total(widths: Sequence[int]) -> int:
+    return sum(widths) + _BETWEEN * (len(widths) - 1)
+
+
+def _fitting(widths: list[int], most: int) -> list[int]:
+    """Returns widths that fit together: the widest columns are made narrower."""
+    while _total(widths) > most and max(widths) > _NARROWEST:
+        widest = max(range(len(widths)), key=lambda column: widths[column])
+        second = max([_NARROWEST, *(width for width in widths if width < widths[widest])])
+        widths[widest] = max(second, widths[widest] - max(1, _total(widths) - most))
+        if widths[widest] == second and _total(widths) > most:
+            widths[widest] = max(_NARROWEST, second - 1)
+    return widths
+
+
+def _lines(cells: Sequence[str], widths: Sequence[int]) -> Iterator[str]:
+    columns = [list(_wrapped(cell, width)) for cell, width in zip(cells, widths, strict=True)]
+    for parts in zip_longest(*columns, fillvalue=""):
+        padded = (part + " " * (width - _length(part)) for part, width in zip(parts, widths, strict=True))
+        yield (" " * _BETWEEN).join(padded).rstrip()
+
+
+def _wrapped(text: str, width: int) -> Iterator[str]:
+    """Yields the lines of a cell, none longer than `width` columns."""
+    if _length(text) <= width:
+        yield text
+        return
+    line = ""
+    for part in _PARTS.findall(text):
+        if _length(line + part.rstrip()) <= width:
+            line += part
+            continue
+        if line:
+            yield line.rstrip()
+        line = part
+        while _length(line.rstrip()) > width:
+            end = _end(line, width)
+            yield line[:end]
+            line = line[end:]
+    if line:
+        yield line.rstrip()
+
+
+def _end(text: str, width: int) -> int:
+    """Returns how many characters of a text fit into `width` columns, at least one."""
+    taken = 0
+    for index, character in enumerate(text):
+        taken += _length(character)
+        if taken > width:
+            return max(1, index)
+    return len(text)

@@ -1,0 +1,109 @@
+"""Lists of the library's networks: which of them, in which order, and what a line shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from hnetkit.base_models import fitting, require_base_model
+from hnetkit.errors import UsageError
+from hnetkit.text import argument, size_text
+
+if TYPE_CHECKING:
+    from hnetkit.registry.store import Registry
+
+Row = dict[str, Any]
+
+_SHOWN = ("name", "base_model", "layer_structure", "activation", "size_bytes", "state", "tags")
+_TRAINED_ON = ("checkpoint_name", "checkpoint_hash")
+
+# how to sort -> the column of the view, and whether the largest comes first
+SORTS: Mapping[str, tuple[str, bool]] = {
+    "name": ("name", False),
+    "added": ("first_seen", True),
+    "size": ("size_bytes", True),
+    "copies": ("copies", True),
+    "step": ("step", True),
+    "base-model": ("base_model", False),
+    "title": ("title", False),
+    "creator": ("creator", False),
+}
+"""The orders of a list."""
+
+
+def list_networks(
+    registry: Registry,
+    *,
+    tags: Iterable[str] = (),
+    base_model: str | None = None,
+    width: int | None = None,
+    activation: str | None = None,
+    missing: bool = False,
+    duplicates: bool = False,
+    sort: str = "name",
+    reverse: bool = False,
+) -> list[Row]:
+    """Returns what a list shows of each network that passes all filters, and its `content_hash`.
+
+    The arguments are those of `hnetkit.library.library.Library.networks`.
+
+    Raises:
+        UsageError: there is no such base model or order.
+    """
+    if sort not in SORTS:
+        raise UsageError(f"{argument(sort)}: not an order of a list", hint=f"use one of {', '.join(SORTS)}")
+    column, is_falling = SORTS[sort]
+    bases = None if base_model is None else fitting(require_base_model(base_model))
+    columns = {*_SHOWN, *_TRAINED_ON, "content_hash", column, *(["copies"] if duplicates else [])}
+    found = registry.networks.listing(*sorted(columns))
+    tests: list[Callable[[Row], bool]] = []
+    for wanted in [registry.networks.tagged(tag) for tag in tags]:
+        tests.append(lambda row, wanted=wanted: row["content_hash"] in wanted)  # type: ignore[misc]
+    if width is not None:
+        wide = registry.networks.of_width(width)
+        tests.append(lambda row: row["content_hash"] in wide)
+    if bases is not None:
+        tests.append(lambda row: row["base_model"] in bases)
+    if activation is not None:
+        tests.append(lambda row: row["activation"] == activation.lower())
+    if missing:
+        tests.append(lambda row: row["state"] != "present")
+    if duplicates:
+        tests.append(lambda row: row["copies"] > 1)
+    for test in tests:
+        found = list(filter(test, found))
+    return list(map(_shown, _sorted(found, column, is_falling=is_falling != reverse)))
+
+
+def _sorted(rows: list[Row], column: str, *, is_falling: bool) -> list[Row]:
+    """Returns rows in order; what is not known comes last, and names decide among equals."""
+    rows.sort(key=lambda row: str(row["name"]).casefold(), reverse=is_falling and column == "name")
+    if column == "name":
+        return rows
+    known = [row for row in rows if row[column] is not None]
+    known.sort(key=lambda row: _key(row[column]), reverse=is_falling)
+    return [*known, *(row for row in rows if row[column] is None)]
+
+
+def _key(value: Any) -> Any:
+    return value.casefold() if isinstance(value, str) else value
+
+
+def _shown(row: Row) -> Row:
+    row["layer_structure"] = _structure(row["layer_structure"])
+    row["size"] = size_text(row["size_bytes"]) if row["state"] == "present" else "missing"
+    row["trained_on"] = trained_on(row["checkpoint_name"], row["checkpoint_hash"])
+    return row
+
+
+@cache
+def _structure(text: str) -> list[float]:
+    parts: list[float] = json.loads(text)
+    return parts
+
+
+def trained_on(name: str | None, short: str | None) -> str | None:
+    """Returns the checkpoint that a network was trained on, in words; None if it is unknown."""
+    return " ".join([*([name] if name else []), *([f"[{short}]"] if short else [])]) or None

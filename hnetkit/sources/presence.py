@@ -1,0 +1,157 @@
+"""What the library has already: rows are held against the disk before anything is fetched.
+
+Only a path that the system calls absent is absent. A file that cannot be seen for another reason counts as there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import HnetkitError, NotFound
+from hnetkit.files import is_absence, mtime_of
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.reading import MAX_FILE
+from hnetkit.hashes import sha256_of
+from hnetkit.library.scan import FileChange, Progress, scan
+from hnetkit.library.walking import is_gone
+from hnetkit.registry.jobs import Job
+from hnetkit.registry.store import Registry
+from hnetkit.text import counted
+
+# --- looking at the folder
+
+
+def survey(registry: Registry, folder: Path, progress: Progress | None = None) -> list[FileChange]:
+    """Looks at the library's folder, and returns what could not be read there.
+
+    What was renamed, moved or copied is known afterwards where it is now, and is not fetched again. Only files that are
+    new or changed are read.
+
+    Args:
+        registry: brought up to date.
+        folder: that downloads are installed in; it may not exist.
+        progress: called with the bytes read, and of how many.
+
+    Raises:
+        HnetkitError: the folder cannot be looked at.
+    """
+    changes = [] if is_gone(folder) else scan(registry, [folder], progress)
+    unread = [change for change in changes if change.what == "unread"]
+    _follow_moved(registry)
+    return unread
+
+
+def _follow_moved(registry: Registry) -> None:
+    """Brings the records of installed files to where their bytes are now."""
+    gone = [row for row in registry.jobs.installs(kind="network") if is_absent(row["path"])]
+    moved = [(row["path"], path) for row in gone if (path := find_bytes(registry, row["sha256"])) is not None]
+    if moved:
+        with registry.write():
+            for old, new in moved:
+                registry.jobs.move_install(old, new)
+                registry.files.set_state([file["id"] for file in registry.files.at(old)], "missing")
+
+
+def require_library(registry: Registry, folder: Path) -> None:
+    """Raises NotFound if files are known, and nothing of them is left.
+
+    A disk that is not mounted looks like this, and ``HNETKIT_LIBRARY`` set to the wrong folder. Sidecars and
+    quarantined files count too: where one of them is, the disk is there.
+    """
+    if any(not is_absent(path) for path in _known_paths(registry, folder)):
+        return
+    networks = {install["path"] for install in registry.jobs.installs(kind="network")}
+    if count := len(networks.union(_scanned_paths(registry, folder))):
+        raise NotFound(
+            f"{folder}: nothing is left of the library ({counted(count, 'file')})",
+            hint="mount its disk, or set HNETKIT_LIBRARY to the folder where it is; --refill fetches everything again",
+        )
+
+
+def _known_paths(registry: Registry, folder: Path) -> Iterator[str]:
+    yield from (install["path"] for install in registry.jobs.installs())
+    yield from _scanned_paths(registry, folder)
+
+
+def _scanned_paths(registry: Registry, folder: Path) -> list[str]:
+    real = Path(os.path.realpath(folder))
+    roots = [root for root in registry.files.roots() if root.path == real]
+    return [row["path"] for root in roots for row in registry.files.of_root(root) if row["content_hash"]]
+
+
+def is_absent(path: str | os.PathLike[str]) -> bool:
+    """Whether the system says that there is nothing at a path; any other error says nothing."""
+    try:
+        os.lstat(path)
+    except ValueError:  # no path at all
+        return True
+    except OSError as error:
+        return is_absence(error)
+    return False
+
+
+# --- files by their bytes
+
+
+def find_bytes(registry: Registry, sha256: str | None) -> str | None:
+    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown."""
+    if sha256 is None:
+        return None
+    rows = registry.files.present(sha256)
+    return next((str(row["path"]) for row in rows if _is_as_known(row) or has_bytes(row["path"], sha256)), None)
+
+
+def path_of_job(registry: Registry, job: Job) -> str | None:
+    """Returns the first path that a finished job installed; None unless the library still has all that it installed.
+
+    An archive can be recognized only this way: no file of the library has its hash.
+    """
+    installs = registry.jobs.installs(job=job.id, kind="network") if job.state == "done" else []
+    paths = [find_bytes(registry, install["sha256"]) for install in installs]
+    return paths[0] if all(paths) and paths else None
+
+
+def requeue_unless_here(registry: Registry, job: Job) -> Job:
+    """Queues a job again that ended otherwise than with its file here; call it inside `registry.write()`.
+
+    The key of `job` must identify its bytes for ever; where a site may replace a file, the sync plan decides.
+
+    Returns:
+        The job as it is now.
+    """
+    path = path_of_job(registry, job)
+    if path is None:
+        registry.jobs.requeue(job.id)
+    elif job.code in (None, "had"):
+        registry.jobs.set_state(job.id, "done", code="had", reason=path)
+    return registry.jobs.get(job.id)
+
+
+def has_bytes(path: str | os.PathLike[str], sha256: str, *, size: int | None = None) -> bool:
+    """Whether a regular file has these bytes; False for one that cannot be read or is larger than any network.
+
+    Args:
+        path: of the file.
+        sha256: of the bytes.
+        size: of the bytes, where it is known.
+    """
+    try:
+        with OpenFile(path) as file:
+            is_fit = file.size <= MAX_FILE if size is None else file.size == size
+            return is_fit and sha256_of(file) == sha256
+    except (OSError, HnetkitError):
+        return False
+
+
+def _is_as_known(row: dict[str, Any]) -> bool:
+    """Whether a file has the size and the time of its row, or cannot be looked at."""
+    try:
+        status = os.stat(row["path"])
+    except ValueError:
+        return False
+    except OSError as error:
+        return not is_absence(error)
+    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
