@@ -97,7 +97,8 @@ def listed_names(file: OpenFile) -> list[str]:
     *_, size, start, _ = _END.unpack_from(tail, at)
     if size > MAX_DIRECTORY or start + size > file.size:
         return []
-    data, position, names = file.read_at(start, size), 0, []
+    names: list[str] = []
+    data, position = file.read_at(start, size), 0
     while position + _CENTRAL.size <= size and len(names) < MAX_MEMBERS:
         mark, *fields = _CENTRAL.unpack_from(data, position)
         if mark != b"PK\1\2":

@@ -127,6 +127,7 @@ def scan(
     all_roots = frozenset(root.path for root in registry.files.roots())
     work: list[Work] = []
     beside: list[tuple[Root, WalkedFile, KnownFile]] = []
+    seen_roots: list[Root] = []
     for root in roots:
         seen = registry.files.seen(root)
         unfollowed: list[Path] | None = None if follow_links else []
@@ -136,6 +137,8 @@ def scan(
         yield from (
             FileChange("unread", str(it.path), reason=f"{it.path}: {it.reason}") for it in unseen if not it.is_expected
         )
+        if root.path not in {it.path for it in unseen} and not is_gone(root.path):
+            seen_roots.append(root)
         lost = {path: known for path, known in seen.items() if path not in found}
         behind = _at_or_below(root, lost, unfollowed or ())
         if unfollowed and note is not None:
@@ -161,7 +164,7 @@ def scan(
     yield from _read_beside(registry, beside)
     yield from _read_all(registry, work, progress)
     with registry.write():
-        for root in roots:
+        for root in seen_roots:
             registry.files.mark_scanned(root)
 
 

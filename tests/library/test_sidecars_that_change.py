@@ -226,3 +226,22 @@ def test_a_person_s_own_trigger_words_come_before_a_site_s(registry: Registry, f
     (folder / "ink.json").write_text('{"activation text": "mine", "description": "my own"}')
     list(scan(registry))
     assert (said(registry)["activation_text"], said(registry)["description"]) == ("mine", "my own")
+
+
+def test_a_scan_of_what_has_not_changed_opens_nothing_and_looks_once_at_each_file(
+    registry: Registry, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(30):
+        networks.network_file(folder, f"n{number}.pt", seed=10 + number)
+        (folder / f"n{number}.txt").write_text("words")
+        (folder / f"n{number}.preview.png").write_bytes(b"")
+    list(scan(registry))
+    looked: list[str] = []
+    opened: list[str] = []
+    stat, open_file = os.stat, os.open
+    monkeypatch.setattr(os, "stat", lambda path, **more: looked.append(str(path)) or stat(path, **more))
+    monkeypatch.setattr(os, "open", lambda path, *more, **named: opened.append(path) or open_file(path, *more, **named))
+    assert told(scan(registry)) == []
+    assert opened == []
+    files = [path for path in looked if path.startswith(f"{folder}{os.sep}")]
+    assert sorted(files) == sorted(map(str, folder.iterdir()))
