@@ -281,7 +281,8 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     """Remove files from the registry; no file is touched.
 
     NAME is a network's name, a file's path, or a folder that was scanned. Tags, notes and aliases go with the last file
-    of a network. A file that is still there comes back with the next scan of its folder.
+    of a network. A file that is still there comes back with the next scan of its folder. --missing keeps what was in a
+    folder that is not there: its disk may be away.
 
     \b
     Examples:
@@ -296,6 +297,8 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
             also = f" and {counted(found.fileless, 'network')} in no file" if found.fileless else ""
             whose = "they" if len(found.files) + found.fileless != 1 else "it"
             confirm(f"Forget {counted(len(found.files), 'file')}{also}, and what only {whose} held?", yes=yes)
+        for line in found.kept:
+            output.note(line)
         files = library.forget_found(found)
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 

@@ -31,6 +31,7 @@ _ENCRYPTED, _TRAILER, _UTF8 = 0x1, 0x8, 0x800
 _FOLDER = 0x10  # in the attributes: torch reads nothing from such a member
 _NEWEST = 63  # largest "version needed" that Python's zipfile accepts
 _FULL = 0xFFFFFFFF
+_REPACK = "unpack it and pack its folder without compression (zip -0 -r -D -X NEW.pt FOLDER), or get it again"
 _LONGEST_END = _END.size + 0xFFFF  # with a comment
 _WIDE, _OTHER_NAME = 1, 0x7075  # tags of extra fields: 64-bit sizes, and a second name that some readers use
 # data.pkl, data/N, and members that later versions of torch added
@@ -175,10 +176,12 @@ def _entries(file: OpenFile, start: int, size: int, count: int) -> list[_Directo
         problem = _problem(version, flags, method, disk, attributes)
         if wide is None or not _is_name(name, flags):
             problem = "has a directory entry that readers interpret differently"
-        elif wide[0] != wide[1]:
+        elif wide[0] != wide[1] and not method:
             problem = "states two sizes"
         if problem:
-            raise UnsafeFile(f"{file.path}: the member {shorten(_text(name))} {problem}")
+            raise UnsafeFile(
+                f"{file.path}: the member {shorten(_text(name))} {problem}", hint=_REPACK if method else None
+            )
         full, packed, header = wide or (0, 0, 0)
         entries.append(_DirectoryEntry(name, flags, method, crc, packed, full, header))
     if position != size:

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
 from hnetkit.errors import NotFound, UsageError
+from hnetkit.files import is_absence
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
-from hnetkit.library.walking import root_path
+from hnetkit.library.walking import is_gone, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, size_text
+from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
     from hnetkit.library.link import LinkChange
@@ -46,12 +48,14 @@ class Forgetting:
         root: the folder that is forgotten with them.
         fileless: number of networks that are in no file any more.
         is_missing: whether it covers everything that is missing, including networks in no file.
+        kept: lines about files that are marked missing and stay, because the disk does not say that they are gone.
     """
 
     files: list[Row]
     root: Root | None = None
     fileless: int = 0
     is_missing: bool = False
+    kept: list[str] = field(default_factory=list)
 
 
 class Library:
@@ -271,13 +275,36 @@ class Library:
         """Returns what `forget` would remove; the arguments are the same."""
         files = self.registry.files
         if missing:
-            return Forgetting(files.missing(), fileless=self.registry.networks.fileless(), is_missing=True)
+            gone, kept = self._really_gone(files.missing())
+            return Forgetting(gone, fileless=self.registry.networks.fileless(), is_missing=True, kept=kept)
         if name is None:
             raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
         root = self._root_at(name)
         if root is not None:
             return Forgetting(files.of_root(root), root)
         return Forgetting(self._files_called(name))
+
+    def _really_gone(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
+        """Holds files that a scan missed against the disk: returns those that are gone, and lines about the others."""
+        away = [root.path for root in self.registry.files.roots() if is_gone(root.path)]
+        gone, there, behind = [], 0, Counter[Path]()
+        for row in rows:
+            path = Path(row["path"])
+            folder = next((folder for folder in away if path.is_relative_to(folder)), None)
+            if folder is not None:
+                behind[folder] += 1
+            elif _is_nothing_at(path):
+                gone.append(row)
+            else:
+                there += 1
+        kept = [
+            f"{counted(count, 'file')} kept: {folder} is not there, and its disk may be away; "
+            f"hnetkit forget {argument(str(folder), is_path=True)} forgets them"
+            for folder, count in behind.items()
+        ]
+        if there:
+            kept.append(f"{counted(there, 'file')} kept, there again or out of reach: hnetkit scan")
+        return gone, kept
 
     def forget(self, name: str | None = None, *, missing: bool = False) -> list[Row]:
         """Removes files from the registry, and returns their rows. The files themselves are not touched.
@@ -286,7 +313,8 @@ class Library:
 
         Args:
             name: a network's name, a file's path, or a folder that was scanned.
-            missing: forget all files that no longer exist, and networks in no file, instead.
+            missing: forget all files that no longer exist, and networks in no file, instead. Files in a folder that is
+                not there, as when its disk is away, are kept.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.
@@ -454,6 +482,14 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: R
         "present": present,
         "files": [{key: file[key] for key in _FILE_COLUMNS} for file in files],
     }
+
+
+def _is_nothing_at(path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return is_absence(error)
+    return False
 
 
 def _training(registry: Registry, content_hash: str) -> Row | None:

@@ -260,3 +260,13 @@ def test_every_damage_has_a_next_step(tmp_path: Path) -> None:
         with pytest.raises(DamagedFile) as refused:
             hnetkit.load(tmp_path / "cut.pt")
         assert refused.value.hint == "get the file again from its source"
+
+
+def test_a_torch_file_that_was_zipped_again_says_how_to_pack_it(tmp_path: Path) -> None:
+    path = save_pt(a1111_network((320,)), tmp_path / "ink.pt")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(tmp_path / "again.pt", "w", zipfile.ZIP_DEFLATED) as again:
+        for name in source.namelist():
+            again.writestr(name, source.read(name))
+    with pytest.raises(UnsafeFile, match="is compressed") as refused:
+        hnetkit.load(tmp_path / "again.pt")
+    assert "zip -0 -r -D -X" in str(refused.value.hint)

@@ -232,3 +232,34 @@ def test_two_folders_that_differ_in_case_are_two_roots_where_it_makes_a_differen
     list(scan(registry, [folder / "sub", folder / "Sub"]))
     assert len(registry.files.roots()) == 2
     assert len(registry.files.rows()) == 3
+
+
+def test_what_is_missing_is_forgotten_only_where_its_folder_says_so(
+    tmp_path: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, name in (("here", "gone"), ("here", "back"), ("here", "stays"), ("disk", "away")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        networks.network_file(tmp_path / folder, f"{name}.pt", seed=len(folder + name))
+    run(["scan", str(tmp_path / "here"), str(tmp_path / "disk")])
+    run(["tag", "away", "keep"])
+    (tmp_path / "here" / "gone.pt").unlink()
+    (tmp_path / "here" / "back.pt").rename(tmp_path / "elsewhere")
+    (tmp_path / "disk").rename(tmp_path / "unplugged")
+    run(["scan"])
+    (tmp_path / "elsewhere").rename(tmp_path / "here" / "back.pt")
+    capsys.readouterr()
+    assert run(["forget", "--missing", "-y"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"forgotten  {tmp_path / 'here' / 'gone.pt'}\n"
+    assert f"1 file kept: {tmp_path / 'disk'} is not there" in said.err
+    assert "1 file kept, there again or out of reach: hnetkit scan" in said.err
+    (tmp_path / "unplugged").rename(tmp_path / "disk")
+    run(["scan"])
+    capsys.readouterr()
+    assert run(["list", "--csv"]) == 0
+    listed = capsys.readouterr().out
+    assert "away" in listed
+    assert "keep" in listed
+    (tmp_path / "disk").rename(tmp_path / "unplugged")
+    run(["scan"])
+    assert run(["forget", str(tmp_path / "disk"), "-y"]) == 0
