@@ -159,6 +159,21 @@ def is_absence(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
 
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether there is anything at a path.
+
+    Raises:
+        OSError: that could not be seen.
+    """
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if is_absence(error):
+            return False
+        raise
+    return True
+
+
 def mtime_of(status: os.stat_result) -> int:
     """Returns the modification time in nanoseconds, wrapped to 64 bits after the year 2262.
 

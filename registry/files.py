@@ -171,6 +171,10 @@ class Files:
                 found[id] = from_json(row[0], "sidecars", "said", f"file {id}")
         return found
 
+    def set_first_seen(self, ids: Iterable[int], when: str) -> None:
+        """Sets since when files are known."""
+        self._db.conn.executemany("UPDATE files SET first_seen = ? WHERE id = ?", [(when, id) for id in ids])
+
     def set_state(self, ids: Iterable[int], state: str) -> None:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""
         self._db.conn.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])

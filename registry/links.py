@@ -39,9 +39,16 @@ class Links:
 
     def into(self, folder: str) -> list[Link]:
         """Returns the links in a folder, by path."""
+        return self._links("folder = ?", [to_column(folder)])
+
+    def rows(self) -> list[Link]:
+        """Returns the links in all folders, by path."""
+        return self._links("1")
+
+    def _links(self, where: str, parameters: Iterable[str | bytes] = ()) -> list[Link]:
         rows = self._db.execute(
-            "SELECT path, folder, layout, how, source, sha256 FROM links WHERE folder = ? ORDER BY path",
-            [to_column(folder)],
+            f"SELECT path, folder, layout, how, source, sha256 FROM links WHERE {where} ORDER BY path",
+            list(parameters),
         )
         return [
             Link(from_column(p), from_column(f), layout, how, from_column(s), sha) for p, f, layout, how, s, sha in rows

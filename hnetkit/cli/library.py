@@ -1,4 +1,4 @@
-"""The library: `hnetkit scan`, `list`, `search`, `show`, `tag`, `forget`, `link`, `export` and `import`."""
+"""The library: `hnetkit scan`, `list`, `search`, `show`, `tag`, `forget`, `remove`, `link`, `export` and `import`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,19 +20,24 @@ from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
 from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
-from hnetkit.library.layouts import PROGRAMS, folder_of
+from hnetkit.library.layouts import PROGRAMS, folder_of, program_at
 from hnetkit.library.listing import SORTS, list_networks
 from hnetkit.text import argument, counted, is_text
 
 if TYPE_CHECKING:
     from hnetkit.library.library import Library
-    from hnetkit.library.link import How, LinkChange
+    from hnetkit.library.link import LinkChange
+    from hnetkit.library.placing import How
+    from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.registry.store import Registry
 
 # characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
 _BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
 _PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
 _FAILURES_SHOWN = 20
+_NAMED = 5  # networks that a question names
+_LINK_PLANS = {"linked": "to link", "updated": "to update", "removed": "to remove"}
+"""What a dry run says instead of what is done."""
 _FILES = ["stem", "kind", "verdict", "state", "size_bytes", "path", "reason"]
 _LIST = ["name", "base_model", "layer_structure", "activation", "size", "tags", "trained_on"]
 
@@ -308,10 +314,86 @@ def _change_line(row: Row) -> str:
     return f"{row['change']:<9}{row['path']}{detail.replace(printable(row['path']) + ': ', '')}"
 
 
+@command("remove")
+@click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
+@option("--undo", is_flag=True, help="Bring back what was removed last, or the last removal of each NAME.")
+@option("-n", "--dry-run", is_flag=True, help="List what would be moved, and change nothing.")
+@option("-y", "--yes", is_flag=True, help="Agree without being asked.")
+@output_options
+def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool, output: Output) -> None:
+    """Move networks' files to a trash on the same disk, or bring them back.
+
+    NAME is a network's name, for all its files in the library's folders, or the path of one file. Sidecars go along,
+    and what `link` made of the files in other programs' folders is taken away first. The trash is the folder
+    .hnetkit-trash in each of the library's folders: it is yours to empty, and nothing else deletes from it.
+
+    With --undo, files come back to their places, with tags, note and aliases. A removal that was cut short is taken
+    back by the next `hnetkit remove`.
+
+    \b
+    Examples:
+      hnetkit remove outline -y
+      hnetkit remove --undo
+    """
+    if not names and not undo:
+        raise UsageError("say what to remove", hint="hnetkit remove NAME, or hnetkit remove --undo")
+    with open_library() as library:
+        if undo:
+            found = library.restore(*names, dry_run=dry_run)
+        else:
+            plan = library.removing(*names, dry_run=dry_run)
+            if plan.files and not dry_run:
+                confirm(_removal_question(plan), yes=yes)
+            try:
+                found = _planned_changes(plan) if dry_run else library.remove_found(plan)
+            except KeyboardInterrupt:
+                say("What was removed before is in the trash: hnetkit remove --undo brings it back.")
+                raise
+    rows = [asdict(change) for change in found]
+    for row in rows:
+        row["change"] = row.pop("what")
+    output.rows(rows, columns=["change", "path", "network", "trash", "reason"], text=partial(_removal_line, dry_run))
+    counts = Counter(change.what for change in found)
+    done = ", ".join(f"{count} {what}" for what, count in counts.items()) or "nothing to do"
+    after = "; hnetkit remove --undo brings it back" if counts["removed"] and not dry_run else ""
+    output.note(f"{'would be: ' if dry_run and counts else ''}{done}{after}")
+    if counts["skipped"]:
+        raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be moved")
+
+
+def _removal_question(plan: Removal) -> str:
+    beside = f" and {counted(len(plan.beside), 'sidecar')}" if plan.beside else ""
+    names = ", ".join(network.name for network in plan.networks[:_NAMED])
+    more = f" and {len(plan.networks) - _NAMED} more" if len(plan.networks) > _NAMED else ""
+    return f"Move {counted(len(plan.files), 'file')}{beside} of {names}{more} to the trash?"
+
+
+def _planned_changes(plan: Removal) -> list[RemovalChange]:
+    from hnetkit.library.remove import RemovalChange
+
+    moved = [
+        RemovalChange("removed", str(path), network.name)
+        for network in plan.networks
+        for file in network.files
+        for path in (file.path, *file.beside)
+    ]
+    return [*plan.changes, *moved]
+
+
+def _removal_line(dry_run: bool, row: Row) -> str:
+    plans = {"removed": "to remove", "restored": "to restore"} if dry_run else {}
+    reason = f"  ({row['reason']})" if row["reason"] else ""
+    return f"{plans.get(row['change'], row['change']):<10} {row['path']}{reason}"
+
+
 @command("link")
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
-@option("--layout", required=True, type=click.Choice(list(PROGRAMS)), help="Program that DIR belongs to.")
+@option(
+    "--layout",
+    type=click.Choice(list(PROGRAMS)),
+    help="Program that DIR belongs to; told from what is in DIR where it can be.",
+)
 @option("--symlink", is_flag=True, help="Use symbolic links, or fail.")
 @option("--hardlink", is_flag=True, help="Use hard links, or fail.")
 @option("--copy", is_flag=True, help="Copy the files.")
@@ -321,7 +403,7 @@ def _change_line(row: Row) -> str:
 def link_command(
     directory: Path,
     names: tuple[str, ...],
-    layout: str,
+    layout: str | None,
     symlink: bool,
     hardlink: bool,
     copy: bool,
@@ -331,35 +413,48 @@ def link_command(
 ) -> None:
     """Put the library's networks into another program's folder.
 
-    DIR is the program's main folder. Links all usable networks, or those that are named; formats that the program
-    cannot read are converted to .pt. Without --symlink, --hardlink or --copy, the first of them that works is used.
+    DIR is the program's main folder. Links all usable networks, or those that are named, with the previews, notes and
+    other sidecars beside them. Formats that the program cannot read are converted to .pt. Without --symlink,
+    --hardlink or --copy, the first of them that works is used.
+
+    Names stay as they are, except for what cannot be in a prompt or on some disks; a changed name is said.
 
     Run it again after a change of the library: it adds what is new and removes what you no longer have. Files that
     hnetkit did not put there, or that changed since, are kept; the exit code is 1 if one is in the way.
 
     \b
     Examples:
-      hnetkit link ~/stable-diffusion-webui --layout a1111
-      hnetkit link ~/ComfyUI --layout comfyui outline dots --copy
-      hnetkit link ~/ComfyUI --layout comfyui --remove
+      hnetkit link ~/stable-diffusion-webui
+      hnetkit link ~/ComfyUI outline dots --copy
+      hnetkit link ~/models --layout comfyui
+      hnetkit link ~/ComfyUI --remove
     """
     how = _chosen_way(symlink=symlink, hardlink=hardlink, copy=copy)
-    program = PROGRAMS[layout]
     if remove and (names or how):
         raise UsageError(
             "--remove removes everything",
-            hint=f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --remove",
+            hint=f"hnetkit link {argument(directory, is_path=True)} --layout {layout} --remove"
+            if layout
+            else f"hnetkit link {argument(directory, is_path=True)} --remove",
         )
     with open_library() as library, step_progress("Linking", quiet=output.quiet) as progress:
+        program = library.program_for(directory, layout)
         if remove:
-            found = library.unlink(directory, layout=layout, dry_run=dry_run)
+            found = library.unlink(directory, layout=program.name, dry_run=dry_run)
         else:
-            found = library.link(directory, layout=layout, names=names, how=how, dry_run=dry_run, progress=progress)
+            found = library.link(
+                directory, layout=program.name, names=names, how=how, dry_run=dry_run, progress=progress
+            )
     shown = [change for change in found if change.what != "there" or output.form != "text"]
-    output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=_link_line)
-    if program.note and not remove:
-        output.note(f"Note: {program.note}")
-    output.note(f"{_link_totals(found, dry_run=dry_run)}; {folder_of(program, directory)}")
+    line = partial(_link_line, dry_run=dry_run)
+    output.rows(map(_link_row, shown), columns=["change", "path", "source", "how", "reason"], text=line)
+    marked = program_at(directory)
+    if marked is not None and marked != program:
+        output.note(f"Note: by what is in it, {directory} is the folder of {marked.name}, not {program.name}")
+    if (note := (marked or program).note) and not remove:
+        output.note(f"Note: {note}")
+    told = "" if layout else f" ({program.name})"
+    output.note(f"{_link_totals(found, dry_run=dry_run)}; {folder_of(program, directory)}{told}")
     skipped = sum(change.what == "skipped" for change in found)
     if skipped:
         raise PartlyFailed(f"{skipped} of {counted(len(found), 'file')} could not be linked")
@@ -377,16 +472,19 @@ def _link_row(change: LinkChange) -> Row:
     return {"change": row.pop("what"), **row}
 
 
-def _link_line(row: Row) -> str:
-    how = f"  ({row['reason'] or row['how']})" if row["reason"] or row["how"] else ""
-    return f"{row['change']:<9}{row['path']}{how}"
+def _link_line(row: Row, *, dry_run: bool) -> str:
+    how = "; ".join(filter(None, [row["how"] if row["change"] not in ("kept", "skipped") else None, row["reason"]]))
+    is_planned = dry_run and row["change"] in _LINK_PLANS
+    change = _LINK_PLANS[row["change"]] if is_planned else row["change"]
+    return f"{change:<9} {row['path']}{f'  ({how})' if how else ''}"
 
 
 def _link_totals(changes: Iterable[LinkChange], *, dry_run: bool) -> str:
     counts = Counter(change.what for change in changes)
     there = f"{counts.pop('there')} there already" if counts["there"] else ""
-    done = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "nothing to change"
-    return f"{'would be: ' if dry_run else ''}{', '.join(filter(None, [done, there]))}"
+    done = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    done = f"would be: {done}" if done and dry_run else done or "nothing to change"
+    return ", ".join(filter(None, [done, there]))
 
 
 @command("export")

@@ -25,6 +25,7 @@ class Program:
             name is the path below `folder`, with the suffix.
         note: what a user should know before using hypernetworks there.
         by_order: whether it applies layers in the order of the file and ignores their names.
+        marks: files and folders in its own folder that tell it from the others.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Program:
     named_by: Literal["stem", "path"]
     note: str | None = None
     by_order: bool = False
+    marks: tuple[str, ...] = ()
 
 
 _PT = frozenset({".pt"})
@@ -42,13 +44,14 @@ _COMFY = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".pkl"})
 PROGRAMS = {
     program.name: program
     for program in (
-        Program("a1111", ("models", "hypernetworks"), _PT, "stem"),
+        Program("a1111", ("models", "hypernetworks"), _PT, "stem", marks=("webui.py",)),
         Program(
             "forge",
             ("models", "hypernetworks"),
             _PT,
             "stem",
             note="Forge lists hypernetworks but does not apply them (its issue 275); hnetkit generate does",
+            marks=("webui.py", "modules_forge"),
         ),
         Program(
             "sdnext",
@@ -56,20 +59,24 @@ PROGRAMS = {
             _PT,
             "stem",
             note="SD.Next removed hypernetworks in July 2025: only older releases apply them",
+            marks=("launch.py", "installer.py"),
         ),
-        Program("comfyui", ("models", "hypernetworks"), _COMFY, "path", by_order=True),
+        Program("comfyui", ("models", "hypernetworks"), _COMFY, "path", by_order=True, marks=("custom_nodes",)),
         Program(
             "stabilitymatrix",
             ("Data", "Models", "Hypernetwork"),
             _PT,
             "stem",
             note="Forge, where StabilityMatrix shares this folder with it, lists hypernetworks but does not apply them",
+            marks=("Data/Packages",),
         ),
     )
 }
 
 _LONGEST = 200  # bytes of a stem; with a number and a suffix a name may have 255
-_KEPT = "_.- "
+_IN_NO_PROMPT = frozenset(":>#")  # they end a name, a tag, and what A1111 reads of a line
+_ON_NO_DISK = frozenset('<>:"/\\|?*')  # in no name on Windows, nor on the disks that it shares with others
+_JOINERS = "\u200c\u200d"  # of Persian and Hindi letters, and of emoji
 
 
 def folder_of(program: Program, directory: Path) -> Path:
@@ -95,15 +102,38 @@ def folder_of(program: Program, directory: Path) -> Path:
     return Path(os.path.realpath(directory.joinpath(*below)))
 
 
+def program_at(directory: Path) -> Program | None:
+    """Returns the program that a folder belongs to, told by what is beside; None if nothing tells it.
+
+    Args:
+        directory: as `folder_of` takes it.
+    """
+    folder = Path(os.path.abspath(directory))
+    by_marks = sorted(PROGRAMS.values(), key=lambda program: -len(program.marks))  # Forge has all that A1111 has
+    for depth, own in enumerate([folder, *folder.parents]):
+        below = [folded(part) for part in folder.relative_to(own).parts]
+        for program in by_marks:
+            is_its_own = below == [folded(part) for part in program.folder[:depth]]
+            if is_its_own and all(os.path.exists(own / mark) for mark in program.marks):
+                return program
+    return None
+
+
 def stem_for_layout(name: str) -> str:
     """Returns a file stem that works in `<hypernet:stem:1>`, in every program's list and on every file system.
 
-    Letters, digits, their marks, ``_``, ``.``, ``-`` and spaces are kept, in NFC; anything else becomes ``_``.
+    It is the name itself, in NFC, except for what ends a name in a prompt or cannot be on some disk: that becomes
+    ``_``. A name that begins with a dot is listed by no program, so the dot goes.
     """
-    text = unicodedata.normalize("NFC", name)
-    text = "".join(c if unicodedata.category(c)[0] in "LMN" or c in _KEPT else "_" for c in text)
+    text = "".join(c if _is_kept(c) else "_" for c in unicodedata.normalize("NFC", name))
     text = text.encode()[:_LONGEST].decode(errors="ignore").strip(". ") or "hypernetwork"
     return f"_{text}" if is_reserved(text) else text
+
+
+def _is_kept(character: str) -> bool:
+    if character in _IN_NO_PROMPT | _ON_NO_DISK:
+        return False
+    return character in _JOINERS or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def folded(name: str) -> str:

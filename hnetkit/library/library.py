@@ -14,6 +14,7 @@ from hnetkit import paths
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import is_absence
 from hnetkit.library import link as links
+from hnetkit.library import remove as removal
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
@@ -24,7 +25,9 @@ from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
-    from hnetkit.library.link import How, LinkChange
+    from hnetkit.library.link import LinkChange
+    from hnetkit.library.placing import How
+    from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.network import Hypernetwork
     from hnetkit.registry.files import Root
 
@@ -328,11 +331,42 @@ class Library:
             self.registry.networks.forget_fileless(None if found.is_missing else contents)
         return found.files
 
+    def removing(self, *names: str, dry_run: bool = False) -> Removal:
+        """Returns what `remove` would move into the trash, looked up on the disk.
+
+        Args:
+            names: of networks, for all their files in the library's folders; or paths of files, for these alone.
+            dry_run: do not take back a removal that was cut short, which is else done first.
+
+        Raises:
+            NotFound, AmbiguousName, FileRefused: as `record`.
+        """
+        return removal.plan(self.registry, names, dry_run=dry_run)
+
+    def remove(self, *names: str) -> list[RemovalChange]:
+        """Moves networks' files and sidecars into a trash on the same disk, and forgets them; see `removing`.
+
+        Links that `link` made to the files are taken away. `restore` brings files, tags, notes and aliases back.
+        """
+        return self.remove_found(self.removing(*names))
+
+    def remove_found(self, found: Removal) -> list[RemovalChange]:
+        """Moves exactly what `removing` returned, which the user has confirmed."""
+        return list(removal.carry_out(self.registry, found))
+
+    def restore(self, *names: str, dry_run: bool = False) -> list[RemovalChange]:
+        """Brings back what `remove` moved: the latest removal of each name, or without any the latest of all.
+
+        Raises:
+            NotFound: nothing with such a name is in the trash.
+        """
+        return list(removal.restore(self.registry, names, dry_run=dry_run))
+
     def link(
         self,
         directory: AnyPath,
         *,
-        layout: str,
+        layout: str | None = None,
         names: Sequence[str] = (),
         how: How | None = None,
         dry_run: bool = False,
@@ -342,18 +376,30 @@ class Library:
 
         Args:
             directory: the program's own folder.
-            layout: the program: ``"a1111"``, ``"comfyui"`` and others.
+            layout: the program: ``"a1111"``, ``"comfyui"`` and others. None: see `program_for`.
             names: of networks; none means all usable ones.
             how: ``"symlink"``, ``"hardlink"`` or ``"copy"``, and nothing else; None tries them in this order.
         """
-        found = links.link(
-            self.registry, Path(directory), program_of(layout), names=names, how=how, dry_run=dry_run, progress=progress
+        program = self.program_for(directory, layout)
+        return list(
+            links.link(
+                self.registry, Path(directory), program, names=names, how=how, dry_run=dry_run, progress=progress
+            )
         )
-        return list(found)
 
-    def unlink(self, directory: AnyPath, *, layout: str, dry_run: bool = False) -> list[LinkChange]:
+    def unlink(self, directory: AnyPath, *, layout: str | None = None, dry_run: bool = False) -> list[LinkChange]:
         """Removes everything that `link` put into a folder and that has not changed since."""
-        return list(links.undo(self.registry, Path(directory), program_of(layout), dry_run=dry_run))
+        program = self.program_for(directory, layout)
+        return list(links.undo(self.registry, Path(directory), program, dry_run=dry_run))
+
+    def program_for(self, directory: AnyPath, layout: str | None = None) -> Program:
+        """Returns the program with the name `layout`; without one, that which the folder belongs to.
+
+        Raises:
+            NotFound: no such folder.
+            UsageError: there is no such program, or nothing tells which.
+        """
+        return links.program_for(self.registry, Path(directory)) if layout is None else program_of(layout)
 
     def _require_roots(self) -> None:
         if self.folder.is_dir():

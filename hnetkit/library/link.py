@@ -1,47 +1,52 @@
 """Links to other programs' folders: put the library's networks there, keep them up to date, and remove them again.
 
-Each file is recorded in the registry before it is placed, so that a killed run can be resumed or undone. A file that
-hnetkit did not put there, that changed since, or that is the last one with its network, is never overwritten and never
-removed. Only one process at a time does this, because two could each rely on the file that the other removes.
+A network comes with its sidecars: previews, notes, records. A file that hnetkit did not put there, that changed since,
+or that is the last one with its network, is never overwritten and never removed; and nothing is removed before what
+comes instead is there. Only one process at a time does this, because two could each rely on the file that the other
+removes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import itertools
 import os
 import re
 import stat
 import tempfile
 import unicodedata
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, failure_of
-from hnetkit.files import TEMPORARY, exclusive_lock, mtime_of, new_file
+from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, UsageError, failure_of
+from hnetkit.files import is_model_name, is_there, mtime_of
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
-from hnetkit.formats.open_file import OpenFile
-from hnetkit.hashes import sha256_of
-from hnetkit.library.layouts import Program, folded, folder_of, stem_for_layout
+from hnetkit.library import sidecars
+from hnetkit.library.layouts import PROGRAMS, Program, folded, folder_of, program_at, stem_for_layout
+from hnetkit.library.placing import (
+    How,
+    Placing,
+    is_same_bytes,
+    is_same_file,
+    is_same_name,
+    is_untouched,
+    key_of,
+    links_locked,
+)
 from hnetkit.library.resolve import resolve
 from hnetkit.library.walking import walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
 Row = dict[str, Any]
-How = Literal["symlink", "hardlink", "copy"]
-_WAYS: tuple[How, ...] = ("symlink", "hardlink", "copy")
-_CHUNK = 1 << 20  # bytes
-_PATIENCE_S = 60.0
 _CHANGED = "changed since hnetkit put it there: it is kept"
 _LAST = "no other file of the library holds this network any more: it is kept"
+_LAST_SIDECAR = "the file that it was made from is gone: it is kept"
+_NOT_OURS = "it is not from hnetkit: it is kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +55,11 @@ class LinkChange:
 
     Attributes:
         what: ``"linked"``, ``"updated"``, ``"there"`` (nothing to do), ``"removed"``, ``"skipped"`` (the program does
-            not get this network), or ``"kept"`` (a file that is not removed).
+            not get this file), or ``"kept"`` (a file that is not removed or replaced).
         path: in the program's folder.
         source: the library's file; None if there is none.
         how: ``"symlink"``, ``"hardlink"``, ``"copy"`` or ``"converted"``; None if hnetkit put nothing there.
-        reason: why it was skipped or kept.
+        reason: why it was skipped or kept, or why it has another name there.
     """
 
     what: str
@@ -74,7 +79,7 @@ def link(
     dry_run: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[LinkChange]:
-    """Puts networks into a program's folder, and removes the links of networks that left the library.
+    """Puts networks and their sidecars into a program's folder, and removes those of networks that left the library.
 
     Args:
         registry: of the library; it records what was put where.
@@ -92,15 +97,21 @@ def link(
     """
     folder = folder_of(program, directory)
     requested = {resolve(registry, name).content_hash for name in names}
-    with _links_locked(registry, dry_run=dry_run):
+    with links_locked(registry, dry_run=dry_run):
         job = _LinkRun(registry, program, folder, how, dry_run)
-        wanted = _wanted(registry, job.folder, program, job.placed)
-        yield from job.clear(keep={_key_of(item.path) for item in wanted if not item.in_place})
-        wanted = [item for item in wanted if not requested or item.content_hash in requested]
+        every = _wanted(registry, job.folder, program, job.placed)
+        wanted = [item for item in every if not requested or item.content_hash in requested]
+        standing: set[str] = set()
         for done, item in enumerate(wanted):
             if progress is not None:
                 progress(done, len(wanted))
-            yield job.put_or_skip(item)
+            change = job.put_or_skip(item)
+            yield change
+            if change.what != "skipped":
+                standing.add(item.content_hash)
+                if change.how is not None:  # hnetkit's own file, and not one that was there already
+                    yield from job.put_beside(item)
+        yield from job.clear(every, standing)
 
 
 def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool = False) -> Iterator[LinkChange]:
@@ -113,37 +124,48 @@ def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool
         HnetkitError: another process is changing links and did not finish in time.
     """
     folder = folder_of(program, directory)
-    with _links_locked(registry, dry_run=dry_run):
+    with links_locked(registry, dry_run=dry_run):
         job = _LinkRun(registry, program, folder, None, dry_run)
-        yield from job.clear(keep=set())
+        yield from job.clear()
         if not dry_run:
-            job.remove_folders()
+            job.placing.remove_folders(job.made)
 
 
-@contextmanager
-def _links_locked(registry: Registry, *, dry_run: bool) -> Iterator[None]:
-    """Keeps other processes from removing files between the check for a network's last file and its removal."""
-    if dry_run:
-        yield
-        return
-    busy = HnetkitError("another process is changing links to other programs", hint="try again when it has ended")
-    with exclusive_lock(registry.path.parent / "locks" / "links.lock", busy, patience_s=_PATIENCE_S):
-        yield
+def program_for(registry: Registry, directory: Path) -> Program:
+    """Returns the program that a folder belongs to: the one that was linked into it before, or told by its files.
+
+    Raises:
+        NotFound: no such folder.
+        UsageError: nothing tells it.
+    """
+    known = [
+        program
+        for program in PROGRAMS.values()
+        if program.name in {link.layout for link in registry.links.into(str(folder_of(program, directory)))}
+    ]
+    found = known[0] if len(known) == 1 else program_at(directory)
+    if found is None:
+        raise UsageError(
+            f"{directory}: nothing in it tells which program it belongs to",
+            hint=f"add --layout PROGRAM: {', '.join(PROGRAMS)}",
+        )
+    return found
 
 
 class _LinkRun:
     """One run on one folder.
 
     Attributes:
-        placed: the files that hnetkit put there before, by `_key_of` their paths.
+        placing: puts files there.
+        placed: the files that hnetkit put there before, by `key_of` their paths.
         made: paths of folders that hnetkit created there.
     """
 
     def __init__(self, registry: Registry, program: Program, folder: Path, how: How | None, dry_run: bool) -> None:
         self.registry, self.program, self.folder, self.how, self.dry_run = registry, program, folder, how, dry_run
-        known = registry.links.into(str(folder))
-        self.placed = {_key_of(link.path): link for link in known if not _is_folder(link)}
-        self.made = [link.path for link in known if _is_folder(link)]
+        self.placing = Placing(registry, folder, program.name, how)
+        self.placed, self.made = self.placing.known(dry_run=dry_run)
+        self._beside: dict[str, Path] = {}  # the sidecars of this run: key of the path -> source
 
     def put_or_skip(self, item: _WantedLink) -> LinkChange:
         """Puts one network there; any failure skips that network alone.
@@ -160,14 +182,15 @@ class _LinkRun:
 
     def put(self, item: _WantedLink) -> LinkChange:
         """Puts one network there, unless it is there already."""
-        path, source, before = str(item.path), str(item.source), self.placed.get(_key_of(item.path))
+        path, source = str(item.path), str(item.source)
         problem = item.problem()
         if problem:
             return LinkChange("skipped", path, source, reason=problem)
         if item.in_place:
             return LinkChange("there", path, source)
-        if before is not None and os.path.lexists(path):
-            if not _is_untouched(before):
+        before = self._placed_at(item.path)
+        if before is not None:
+            if not is_untouched(before):
                 return LinkChange("skipped", path, source, reason=_CHANGED)
             if self._is_current(before, item):
                 return LinkChange("there", path, source, before.how)
@@ -180,27 +203,68 @@ class _LinkRun:
         problem = _why_refused(item, self.program)
         if problem:
             return LinkChange("skipped", path, source, reason=problem)
-        what = "updated" if before is not None and os.path.lexists(path) else "linked"
-        if self.dry_run:
-            return LinkChange(what, path, source, "converted" if item.convert else self.how or "symlink")
-        try:
-            return LinkChange(what, path, source, self._place(item, replace=what == "updated"))
-        except Exception:
-            if not os.path.lexists(path):
-                self._forget(path)
-            elif before is not None and _is_untouched(before):  # the old file is still there
-                self._put(before)
-            raise
+        what = "updated" if before is not None else "linked"
+        how: str = "converted" if item.convert else self.how or "symlink"
+        if not self.dry_run:
+            how = self._place(item, replace=before is not None)
+        return LinkChange(what, path, source, how, item.renamed)
 
-    def clear(self, keep: set[str]) -> Iterator[LinkChange]:
-        """Removes everything that hnetkit put there except `keep`, which are keys of `_key_of`."""
+    def put_beside(self, item: _WantedLink) -> Iterator[LinkChange]:
+        """Puts the sidecars of a network beside it; any failure skips that sidecar alone."""
+        for suffix, source in item.beside.items():
+            path = item.path.with_name(item.path.stem + suffix)
+            self._beside[key_of(path)] = source
+            try:
+                yield self._put_sidecar(source, path)
+            except (RegistryError, DiskFull):
+                raise
+            except Exception as error:
+                yield LinkChange("skipped", str(path), str(source), reason=_reason_of(error, source))
+
+    def _put_sidecar(self, source: Path, path: Path) -> LinkChange:
+        before = self._placed_at(path)
+        what = "linked"
+        if before is not None:
+            if not is_untouched(before):
+                return LinkChange("kept", str(path), str(source), reason=_CHANGED)
+            is_new = before.source != str(source) or self.how not in (None, before.how)
+            if not is_new and (before.how == "symlink" or is_same_bytes(path, source)):
+                return LinkChange("there", str(path), str(source), before.how)
+            what = "updated"
+        elif os.path.lexists(path):
+            if is_same_bytes(path, source):
+                return LinkChange("there", str(path), str(source))
+            return LinkChange("kept", str(path), str(source), reason=_NOT_OURS)
+        how = self.how or "symlink"
+        if not self.dry_run:
+            how = self.placing.place(source, path, sha256=None, replace=before is not None)
+        return LinkChange(what, str(path), str(source), how)
+
+    def clear(self, wanted: Sequence[_WantedLink] = (), standing: Set[str] = frozenset()) -> Iterator[LinkChange]:
+        """Removes what hnetkit put there and is not wanted there any more.
+
+        Args:
+            wanted: the networks that belong there.
+            standing: contents of those that are there now. Of the others, everything stays as it is.
+        """
+        keep = {key_of(item.path) for item in wanted if not item.in_place} | self._beside.keys()
+        waiting = {path for item in wanted if item.content_hash not in standing for path in item.paths}
+        waiting_stems = {os.path.splitext(key)[0] for key, link in self.placed.items() if link.source in waiting}
+        spared = {stem + suffix for stem in waiting_stems for suffix in sidecars.SUFFIXES}
         for key, link in self.placed.items():
-            if key in keep:
+            if key in keep or key in spared or link.source in waiting:
                 continue
-            there = os.path.lexists(link.path)
-            untouched = there and _is_untouched(link)
+            try:
+                there = is_there(link.path)
+            except OSError as error:
+                yield LinkChange("kept", link.path, link.source, link.how, _reason_of(error, link.path))
+                continue
+            if not there and not os.path.isdir(self.folder):  # its disk may be back tomorrow
+                continue
+            untouched = there and is_untouched(link)
             if untouched and self._is_last(link):
-                yield LinkChange("kept", link.path, link.source, link.how, _LAST)
+                reason = _LAST if is_model_name(link.path) else _LAST_SIDECAR
+                yield LinkChange("kept", link.path, link.source, link.how, reason)
                 continue
             if not self.dry_run:
                 try:
@@ -209,19 +273,34 @@ class _LinkRun:
                 except OSError as error:  # the record stays, so that it can be removed another time
                     yield LinkChange("kept", link.path, link.source, link.how, _reason_of(error, link.path))
                     continue
-                self._forget(link.path)
+                self.placing.forget(link.path)
             if there:
-                what, reason = ("removed", None) if untouched else ("kept", _CHANGED)
-                yield LinkChange(what, link.path, link.source, link.how, reason)
-
-    def remove_folders(self) -> None:
-        """Removes the folders that were created for the links, if they are empty."""
-        for path in sorted(self.made, key=len, reverse=True):
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
-            self._forget(path)
+                what = "removed" if untouched else "kept"
+                yield LinkChange(what, link.path, link.source, link.how, None if untouched else _CHANGED)
 
     # --- what is there
+
+    def _placed_at(self, path: Path) -> Link | None:
+        """The file that hnetkit put at this path before and that is still there, changed or not."""
+        if not os.path.lexists(path):
+            return None
+        return self.placed.get(key_of(path)) or self._spelled_anew(path)
+
+    def _spelled_anew(self, path: Path) -> Link | None:
+        """Gives the file that hnetkit put there under other capitals its new ones, where a disk knows no difference."""
+        link = self._by_folded_path.get(folded(str(path)))
+        if link is None or path.name in os.listdir(path.parent):
+            return None
+        del self.placed[key_of(link.path)]
+        if not self.dry_run:
+            os.rename(link.path, path)
+            link = self.placing.move(link, path)
+        self.placed[key_of(path)] = link
+        return link
+
+    @cached_property
+    def _by_folded_path(self) -> dict[str, Link]:
+        return {folded(link.path): link for link in self.placed.values()}
 
     def _is_current(self, link: Link, item: _WantedLink) -> bool:
         if link.source != str(item.source) or (link.how == "converted") != item.convert:
@@ -231,17 +310,29 @@ class _LinkRun:
         return link.sha256 == item.row["sha256"] and self.how in (None, link.how)
 
     def _is_last(self, link: Link) -> bool:
-        """Whether no other file holds its network: neither its source nor another of the library."""
-        is_elsewhere = not _is_same_name(link.source, link.path)
-        if link.how == "symlink" or (is_elsewhere and _is_same_file(link.source, link.path)):
+        """Whether no other file holds what it holds: neither its source nor, of a network, another of the library."""
+        is_elsewhere = not is_same_name(link.source, link.path)
+        if link.how == "symlink" or (is_elsewhere and is_same_file(link.source, link.path)):
             return False
+        if not is_model_name(link.path):
+            is_there = is_elsewhere and os.path.isfile(link.source)
+            sources = self._beside_by_size.get(os.path.getsize(link.path), ())
+            return not is_there and not any(is_same_bytes(link.path, source) for source in sources)
         try:
             content = load(link.path).content_hash
         except Exception:  # unreadable, so be careful
             return True
         rows = self.registry.files.holding([content])
-        others = (path for path in (link.source, *(row["path"] for row in rows)) if not _is_same_name(path, link.path))
+        others = (path for path in (link.source, *(row["path"] for row in rows)) if not is_same_name(path, link.path))
         return not any(_holds(path, content) for path in others)
+
+    @cached_property
+    def _beside_by_size(self) -> dict[int, list[Path]]:
+        found: dict[int, list[Path]] = {}
+        for source in self._beside.values():
+            with suppress(OSError):
+                found.setdefault(os.path.getsize(source), []).append(source)
+        return found
 
     def _name_taken_by(self, item: _WantedLink) -> str | None:
         if os.path.lexists(item.path):
@@ -253,7 +344,7 @@ class _LinkRun:
         """The files that the program lists and hnetkit did not put there: name -> path."""
         found = (self.folder / file.path for file in walk(self.folder)) if self.folder.is_dir() else ()
         listed = (path for path in found if path.suffix.lower() in self.program.suffixes)
-        return {self._name_of(path): str(path) for path in listed if _key_of(path) not in self.placed}
+        return {self._name_of(path): str(path) for path in listed if key_of(path) not in self.placed}
 
     def _name_of(self, path: Path) -> str:
         """The program's name for a file, folded so that names that hide each other are equal."""
@@ -262,68 +353,16 @@ class _LinkRun:
     # --- placing
 
     def _place(self, item: _WantedLink, *, replace: bool) -> str:
-        """Places a file. With `replace`, an older one of hnetkit's is replaced once the new one is complete."""
-        self._make_folder()
-        if item.convert:
-            return self._convert(item, replace=replace)
-        ways = (self.how,) if self.how else _WAYS
-        for way in ways[:-1]:
-            try:
-                self._place_by(way, item, replace=replace)
-                return way
-            except OSError:  # not permitted, or another disk
-                continue
-        self._place_by(ways[-1], item, replace=replace)
-        return ways[-1]
-
-    def _place_by(self, way: How, item: _WantedLink, *, replace: bool) -> None:
-        if way == "copy":
-            self._copy(item.source, item, "copy", sha256=item.row["sha256"], replace=replace)
-            return
-        self._remember(item, way, item.row["sha256"])
-        if way == "symlink":
-            _place_link(lambda path: os.symlink(item.source, path), item.path, replace=replace)
-        else:
-            _place_link(lambda path: os.link(os.path.realpath(item.source), path), item.path, replace=replace)
-
-    def _convert(self, item: _WantedLink, *, replace: bool) -> str:
+        self.placing.make_folder()
+        if not item.convert:
+            return self.placing.place(item.source, item.path, sha256=item.row["sha256"], replace=replace)
         with tempfile.TemporaryDirectory(prefix="hnetkit-") as scratch:
             converted = Path(scratch) / "converted.pt"
             save(load(item.source), converted)
             if not _holds(converted, item.content_hash):
                 raise FileChanged(f"{item.source}: not what was scanned", hint="hnetkit scan")
-            self._copy(converted, item, "converted", replace=replace)
+            self.placing.copy(converted, item.path, "converted", replace=replace, recorded=item.source)
         return "converted"
-
-    def _copy(self, source: Path, item: _WantedLink, how: str, *, replace: bool, sha256: str | None = None) -> None:
-        """Copies a file to the item's path; `sha256` is the hash that its bytes must have."""
-        digest = hashlib.sha256()
-        with OpenFile(source) as reader, new_file(item.path, overwrite=replace) as file:
-            for start in range(0, reader.size, _CHUNK):
-                chunk = reader.read_at(start, min(_CHUNK, reader.size - start))
-                digest.update(chunk)
-                file.write(chunk)
-            if sha256 not in (None, digest.hexdigest()):
-                raise FileChanged(f"{source}: not what was scanned", hint="hnetkit scan")
-            self._remember(item, how, digest.hexdigest())
-
-    def _make_folder(self) -> None:
-        missing = [path for path in (self.folder, *self.folder.parents) if not os.path.isdir(path)]
-        for path in reversed(missing):
-            with self.registry.write():
-                self.registry.links.put(_folder_link(str(path), str(self.folder), self.program.name))
-            path.mkdir(exist_ok=True)
-
-    def _remember(self, item: _WantedLink, how: str, sha256: str) -> None:
-        self._put(Link(str(item.path), str(self.folder), self.program.name, how, str(item.source), sha256))
-
-    def _put(self, link: Link) -> None:
-        with self.registry.write():
-            self.registry.links.put(link)
-
-    def _forget(self, path: str) -> None:
-        with self.registry.write():
-            self.registry.links.forget([path])
 
 
 # --- which file each network becomes
@@ -339,6 +378,7 @@ class _WantedLink:
         path: in the program's folder.
         convert: whether the program needs another format.
         in_place: whether the library's own file is in that folder already.
+        paths: of all of the library's files that hold it, and are no links of hnetkit's; the best first.
     """
 
     content_hash: str
@@ -346,10 +386,29 @@ class _WantedLink:
     path: Path
     convert: bool
     in_place: bool
+    paths: tuple[str, ...]
 
     @property
     def source(self) -> Path:
         return Path(self.row["path"])
+
+    @property
+    def renamed(self) -> str | None:
+        """Why its name there is not the one that prompts know; None if it is."""
+        stem, name = self.path.stem, self.row["stem"]
+        if stem in {unicodedata.normalize("NFC", Path(path).stem) for path in self.paths}:
+            return None
+        by_rule = stem_for_layout(name)
+        why = f"{name} cannot be a name there" if by_rule == stem else f"another network is {by_rule} there"
+        return f"its name there is {stem}: {why}"
+
+    @property
+    def beside(self) -> dict[str, Path]:
+        """The sidecars of its files: suffix -> path. Of several with one suffix, that of the best file counts."""
+        found: dict[str, Path] = {}
+        for path in self.paths:
+            found = sidecars.beside(Path(path)) | found
+        return found
 
     def problem(self) -> str | None:
         """Why its file cannot be used now; None if it can."""
@@ -370,17 +429,16 @@ def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[
     """Returns every network of the library with its path in the program's folder; no two names collide."""
     networks: dict[str, list[Row]] = {}
     for row in registry.files.of_networks():
-        if _key_of(row["path"]) not in placed:  # a scan of the program's folder also finds the links
+        if key_of(row["path"]) not in placed:  # a scan of the program's folder also finds the links
             networks.setdefault(row["content_hash"], []).append(row)
-    linked = {_key_of(path) for path in registry.links.paths()}
-    best = {
-        content: min(rows, key=lambda row: _rank(row, folder, program, linked)) for content, rows in networks.items()
-    }
-    in_place = {content for content, row in best.items() if _is_in_place(row, folder, program)}
+    linked = {key_of(path) for path in registry.links.paths()}
+    for rows in networks.values():
+        rows.sort(key=lambda row: _rank(row, folder, program, linked))
+    in_place = {content for content, (best, *_) in networks.items() if _is_in_place(best, folder, program)}
     stems = _stems_so_far(networks, placed)
-    taken = {folded(stem) for stem in stems.values()} | {folded(best[content]["stem"]) for content in in_place}
+    taken = {folded(stem) for stem in stems.values()} | {folded(networks[content][0]["stem"]) for content in in_place}
     wanted = []
-    for content, row in best.items():
+    for content, (row, *others) in networks.items():
         stem = stems.get(content) or (
             row["stem"] if content in in_place else _free(stem_for_layout(row["stem"]), taken)
         )
@@ -388,7 +446,8 @@ def _wanted(registry: Registry, folder: Path, program: Program, placed: Mapping[
         convert = not _is_readable(row, program)
         path = folder / (stem + (".pt" if convert else Path(row["path"]).suffix.lower()))
         path = Path(row["path"]) if content in in_place else path
-        wanted.append(_WantedLink(content, row, path, convert, content in in_place))
+        own = (row["path"], *(other["path"] for other in others if key_of(other["path"]) not in linked))
+        wanted.append(_WantedLink(content, row, path, convert, content in in_place, own))
     return wanted
 
 
@@ -397,8 +456,8 @@ def _rank(row: Row, folder: Path, program: Program, linked: Set[str]) -> tuple[b
 
     Links in another program's folder, which may be removed at any time, come after files that are not links.
     """
-    first = row["state"] != "present", not _is_as_scanned(row), not _is_in_place(row, folder, program)
-    return *first, _key_of(row["path"]) in linked, not _is_readable(row, program)
+    first = not _is_as_scanned(row), row["state"] != "present", not _is_in_place(row, folder, program)
+    return *first, key_of(row["path"]) in linked, not _is_readable(row, program)
 
 
 def _is_as_scanned(row: Row) -> bool:
@@ -414,9 +473,9 @@ def _is_readable(row: Row, program: Program) -> bool:
 
 
 def _is_in_place(row: Row, folder: Path, program: Program) -> bool:
-    path = Path(_key_of(row["path"]))
+    path = Path(key_of(row["path"]))
     listed = path.suffix in program.suffixes and path.stem != "None" and _is_readable(row, program)
-    return listed and row["state"] == "present" and path.is_relative_to(_key_of(folder))
+    return listed and row["state"] == "present" and path.is_relative_to(key_of(folder))
 
 
 def _stems_so_far(networks: Mapping[str, list[Row]], placed: Mapping[str, Link]) -> dict[str, str]:
@@ -437,50 +496,7 @@ def _free(stem: str, taken: set[str]) -> str:
     return next(name for name in names if folded(name) not in taken)
 
 
-def _key_of(path: str | Path) -> str:
-    """A key that is equal for all spellings of a path: links in its folders resolved, but not the last part; NFC."""
-    folder, name = os.path.split(path)
-    return unicodedata.normalize("NFC", os.path.join(os.path.realpath(folder), name))
-
-
 # --- files
-
-
-def _is_untouched(link: Link) -> bool:
-    """Whether the file at a link's path is exactly what hnetkit put there."""
-    try:
-        if link.how == "symlink":
-            return os.readlink(link.path).removeprefix("\\\\?\\") == link.source.removeprefix("\\\\?\\")
-        if os.path.islink(link.path):
-            return False
-        if link.how == "hardlink" and _is_same_file(link.path, link.source):
-            return True
-        with OpenFile(link.path) as file:
-            return sha256_of(file) == link.sha256
-    except (OSError, HnetkitError):  # another kind of file, or unreadable, so be careful
-        return False
-
-
-def _is_same_name(path: str, other: str) -> bool:
-    return os.path.realpath(path) == os.path.realpath(other)
-
-
-def _is_same_file(path: str, other: str) -> bool:
-    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
-
-
-def _place_link(make: Callable[[str], None], path: Path, *, replace: bool) -> None:
-    """Makes a link; with `replace`, the old file is replaced once the new one exists."""
-    if not replace:
-        make(str(path))
-        return
-    made = str(path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex}{TEMPORARY}"))
-    try:
-        make(made)
-        os.replace(made, path)
-    finally:
-        if os.path.lexists(made):  # replacing a file by itself leaves both names
-            os.unlink(made)
 
 
 def _why_refused(item: _WantedLink, program: Program) -> str | None:
@@ -505,14 +521,3 @@ def _reason_of(error: Exception, what: str | Path) -> str:
     if isinstance(error, OSError) and not isinstance(failure, DiskFull):
         return str(error.strerror or error)
     return str(failure)
-
-
-# --- folders that were created are recorded as links without a source
-
-
-def _folder_link(path: str, folder: str, layout: str) -> Link:
-    return Link(path, folder, layout, how="copy", source="", sha256="")
-
-
-def _is_folder(link: Link) -> bool:
-    return not link.source

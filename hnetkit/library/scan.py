@@ -181,7 +181,8 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     row, _ = _row(path, sha256)
     with registry.write():
         root = registry.files.add_root(root_path(folder))
-        found = find_file(root.path, os.path.relpath(os.path.realpath(path), os.path.realpath(folder)))
+        place = os.path.join(os.path.realpath(path.parent), path.name)  # a link counts as a file, wherever it leads
+        found = find_file(root.path, os.path.relpath(place, os.path.realpath(folder)))
         if found is None:
             raise NotFound(f"{path}: no such file")
         _store(registry, root, found, row, is_own=True)

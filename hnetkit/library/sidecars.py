@@ -33,6 +33,7 @@ PREVIEW_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 PREVIEWS = tuple(kind + suffix for suffix in PREVIEW_SUFFIXES for kind in ("", ".preview"))
 """In the order of A1111, which tries both names of a suffix before the next suffix."""
 SUFFIXES = (INFO, A1111, API_INFO, STABILITY_MATRIX, LORA_MANAGER, *TEXTS, *PREVIEWS)
+"""What follows the stem of a model file in the names of all its sidecars."""
 A1111_KEYS = ("description", "notes", "activation text", "negative text", "preferred weight", "sd version")
 
 _GENERAL = frozenset({"description", "notes"})  # those of A1111's keys that any JSON may have
@@ -220,6 +221,28 @@ def read(model_file: Path) -> Sidecars:
         preview=_preview(model_file),
         unreadable=tuple(unreadable),
     )
+
+
+def beside(model_file: Path) -> dict[str, Path]:
+    """Returns the sidecars that a model file has: suffix -> path. They may go where the model file goes.
+
+    Left out are links to files elsewhere, and a ``.json`` that is something else: a ``config.json``, for instance.
+    """
+    found = {suffix: sidecar(model_file, suffix) for suffix in SUFFIXES}
+    return {
+        suffix: path
+        for suffix, path in found.items()
+        if os.path.isfile(path)
+        and not _is_foreign_link(path, model_file)
+        and (suffix != A1111 or _is_own_json(path, model_file))
+    }
+
+
+def _is_own_json(path: Path, model_file: Path) -> bool:
+    if is_state(os.path.realpath(path)):
+        return False
+    payload = _payload(model_file, A1111, [], Budget(made=MAX_TOGETHER))
+    return payload is not None and (_is_raw(payload) or _is_notes(payload))
 
 
 def write_info(model_file: Path, version: Mapping[str, Any], *, replace: bool = False) -> Path:

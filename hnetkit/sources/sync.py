@@ -5,7 +5,7 @@ The plan is made before anything is touched, and gives the reason for every file
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
@@ -13,6 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from hnetkit.errors import Gone, NetworkFailed, failure_of, printable
+from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Failed, Filters, halts_everything, ignore_record, is_nsfw, is_past
@@ -20,6 +21,7 @@ from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel,
 from hnetkit.sources.http import Clock
 from hnetkit.sources.install import safe_stem, split_name
 from hnetkit.sources.presence import find_bytes, path_of_job
+from hnetkit.text import argument
 
 # --- storing the site's records
 
@@ -185,7 +187,7 @@ def enqueue_items(
         The jobs to run.
     """
     for _, of_model in groupby(items, key=lambda item: item.model.id):
-        wanted = [item for item in of_model if not _is_settled(registry, item)]
+        wanted = [item for item in of_model if item.code != "removed" and not _is_settled(registry, item)]
         if not wanted:
             continue
         files = registry.catalogue.file_rows(SOURCE, str(wanted[0].model.id))  # once: a model may have thousands
@@ -308,7 +310,21 @@ def plan_sync(
                     reason = f"left out: files that an earlier model has ({others:,})"
                     plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
+    removed = trashed(registry)
+    plan.items = [_unless_removed(registry, item, removed) for item in plan.items]
     return plan
+
+
+def _unless_removed(registry: Registry, item: SyncItem, removed: Mapping[str | int, str]) -> SyncItem:
+    """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again."""
+    if item.action != "fetch" or not removed:
+        return item
+    keys: list[str | int] = [item.file.sha256 or "", *(job.id for job in registry.jobs.of(item.key))]
+    name = next((removed[key] for key in keys if key in removed), None)
+    if name is None:
+        return item
+    reason = f"removed from the library; hnetkit remove --undo {argument(name)} brings it back"
+    return replace(item, action="skip", code="removed", reason=reason)
 
 
 def _unless_listed_before(registry: Registry, item: SyncItem, owners: dict[str, SyncItem]) -> SyncItem | None:

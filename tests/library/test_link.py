@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from support import networks
+from support.failing_disk import fail_at
 
 import hnetkit
 from hnetkit.cli import run
 from hnetkit.errors import AmbiguousName, NotFound
-from hnetkit.library.layouts import PROGRAMS, folder_of, stem_for_layout
+from hnetkit.library.layouts import PROGRAMS, folder_of, program_at, stem_for_layout
 from hnetkit.library.link import link, undo
 from hnetkit.library.resolve import resolve
 from hnetkit.library.scan import scan
@@ -170,7 +171,11 @@ def test_one_folder_that_two_programs_share_is_filled_once(registry: Registry, t
     ("name", "stem"),
     [
         ("ink wash-v1.2_x", "ink wash-v1.2_x"),
-        ("a:b<c>d,e", "a_b_c_d_e"),
+        ("a:b<c>d,e", "a_b_c_d,e"),
+        ("ink (wash) [v2] {50%} it's & co+1=2", "ink (wash) [v2] {50%} it's & co+1=2"),
+        ('a|b*c?d"e#f', "a_b_c_d_e_f"),
+        ("🎨 inks 👩\u200d🎨", "🎨 inks 👩\u200d🎨"),
+        ("back\u202ewards", "back_wards"),
         ("None", "_None"),
         ("con", "_con"),
         ("LPT1.v2", "_LPT1.v2"),
@@ -199,7 +204,7 @@ def test_odd_names_are_found_by_a1111_s_prompt(registry: Registry, library: Path
     list(scan(registry))
     list(link(registry, webui, A1111))
     found = listed_by_stem(webui)
-    assert set(found) == {"ink", "mist", "glow", "_None", "a_b", "_aux", "é", "dot"}
+    assert set(found) == {"ink", "mist", "glow", "_None", "a,b", "_aux", "é", "dot"}
 
 
 def test_stems_that_are_one_name_get_numbers_that_stay(registry: Registry, library: Path, webui: Path) -> None:
@@ -568,6 +573,355 @@ def test_a_run_that_was_killed_can_be_undone_and_gone_on_with(
     assert tree(webui) == before
 
 
+# --- names that prompts use
+
+
+def test_a_name_that_prompts_use_is_kept(registry: Registry, library: Path, webui: Path) -> None:
+    networks.network_file(library, "ink (wash).pt", seed=30)
+    list(scan(registry))
+    changes = {Path(change.path).name: change for change in link(registry, webui, A1111)}
+    assert changes["ink (wash).pt"].what == "linked"
+    assert changes["ink (wash).pt"].reason is None
+    assert "ink (wash)" in listed_by_stem(webui)
+
+
+def test_a_name_that_no_prompt_can_have_is_changed_and_said(registry: Registry, library: Path, webui: Path) -> None:
+    networks.network_file(library, "ink:wash.pt", seed=30)
+    (library / "two").mkdir()
+    networks.network_file(library / "two", "ink.pt", seed=31)
+    list(scan(registry))
+    changes = {Path(change.path).name: change for change in link(registry, webui, A1111)}
+    assert changes["ink_wash.pt"].reason == "its name there is ink_wash: ink:wash cannot be a name there"
+    assert changes["ink-2.pt"].reason == "its name there is ink-2: another network is ink there"
+    assert changes["mist.pt"].reason is None
+
+
+# --- previews, notes and records come along
+
+SIDECARS = {
+    "ink.preview.png": b"\x89PNG\r\n\x1a\npreview",
+    "ink.json": b'{"preferred weight": 0.7, "activation text": "ink wash"}',
+    "ink.civitai.info": b'{"id": 10, "modelId": 1}',
+    "ink.txt": b"a brush",
+}
+
+
+@pytest.fixture
+def beside(library: Path) -> dict[str, bytes]:
+    """Sidecars of `ink`, and of `mist`, which is converted."""
+    files = {**SIDECARS, "deep/mist.jpg": b"\xff\xd8\xff"}
+    for name, data in files.items():
+        (library / name).write_bytes(data)
+    return files
+
+
+@pytest.mark.parametrize("how", [None, "symlink", "hardlink", "copy"])
+def test_sidecars_come_along_and_go_with_their_network(
+    registry: Registry, library: Path, webui: Path, beside: dict[str, bytes], how: Any
+) -> None:
+    folder = webui / "models" / "hypernetworks"
+    list(link(registry, webui, A1111, how=how))
+    assert {Path(name).name: (folder / Path(name).name).read_bytes() for name in beside} == {
+        Path(name).name: data for name, data in beside.items()
+    }
+    after = tree(webui)
+    assert {change.what for change in link(registry, webui, A1111, how=how)} == {"there"}
+    assert tree(webui) == after
+    with registry.write():
+        registry.files.forget(row["id"] for row in registry.files.named("ink"))
+        registry.networks.forget_fileless()
+    list(link(registry, webui, A1111))
+    assert {path.name for path in folder.iterdir()} == {"mist.jpg", "mist.pt", "glow.pt"}
+    list(undo(registry, webui, A1111))
+    assert list(folder.iterdir()) == []
+
+
+def test_sidecars_have_the_name_that_the_network_has_there(registry: Registry, library: Path, webui: Path) -> None:
+    networks.network_file(library, "ink:wash.pt", seed=30)
+    (library / "ink:wash.preview.webp").write_bytes(b"RIFF....WEBP")
+    list(scan(registry))
+    list(link(registry, webui, A1111))
+    assert (webui / "models" / "hypernetworks" / "ink_wash.preview.webp").read_bytes() == b"RIFF....WEBP"
+
+
+def test_sidecars_of_every_file_of_a_network_come_along_the_best_file_s_first(
+    registry: Registry, library: Path, webui: Path
+) -> None:
+    shutil.copy(library / "ink.pt", library / "deep" / "ink.pt")
+    (library / "ink.txt").write_text("first")
+    (library / "deep" / "ink.txt").write_text("second")
+    (library / "deep" / "ink.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    list(scan(registry))
+    list(link(registry, webui, A1111))
+    folder = webui / "models" / "hypernetworks"
+    assert (folder / "ink.txt").read_text() == "first"
+    assert (folder / "ink.png").exists()
+
+
+@pytest.mark.parametrize("how", ["hardlink", "copy"])
+def test_a_sidecar_that_changed_in_the_library_is_renewed_and_one_changed_there_is_kept(
+    registry: Registry, library: Path, webui: Path, beside: dict[str, bytes], how: Any
+) -> None:
+    folder = webui / "models" / "hypernetworks"
+    list(link(registry, webui, A1111, how=how))
+    (library / "ink.json").unlink()
+    (library / "ink.json").write_bytes(b'{"notes": "of the library"}')
+    (folder / "ink.txt").unlink()
+    (folder / "ink.txt").write_bytes(b"of the program")
+    changes = {Path(change.path).name: change for change in link(registry, webui, A1111, how=how)}
+    assert (changes["ink.json"].what, changes["ink.txt"].what) == ("updated", "kept")
+    assert (folder / "ink.json").read_bytes() == b'{"notes": "of the library"}'
+    assert (folder / "ink.txt").read_bytes() == b"of the program"
+    list(undo(registry, webui, A1111))
+    assert {path.name for path in folder.iterdir()} == {"ink.txt"}
+
+
+def test_a_person_s_own_sidecar_is_kept(registry: Registry, webui: Path, beside: dict[str, bytes]) -> None:
+    folder = webui / "models" / "hypernetworks"
+    (folder / "ink.json").write_bytes(b'{"notes": "mine"}')
+    (folder / "ink.txt").write_bytes(SIDECARS["ink.txt"])
+    changes = {Path(change.path).name: change for change in link(registry, webui, A1111)}
+    assert (changes["ink.json"].what, changes["ink.txt"].what) == ("kept", "there")
+    list(undo(registry, webui, A1111))
+    assert (folder / "ink.json").read_bytes() == b'{"notes": "mine"}'
+    assert (folder / "ink.txt").exists()
+
+
+@pytest.mark.parametrize("how", ["hardlink", "copy"])
+def test_the_last_copy_of_a_sidecar_is_kept(
+    registry: Registry, library: Path, webui: Path, beside: dict[str, bytes], how: Any
+) -> None:
+    list(link(registry, webui, A1111, how=how))
+    (library / "ink.txt").unlink()
+    for end in (link, undo):
+        changes = {Path(change.path).name: change for change in end(registry, webui, A1111)}
+        assert changes["ink.txt"].what == "kept"
+    assert (webui / "models" / "hypernetworks" / "ink.txt").read_bytes() == SIDECARS["ink.txt"]
+
+
+def test_only_sidecars_come_along(registry: Registry, library: Path, webui: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("a person's")
+    (library / "ink.txt").symlink_to(tmp_path / "secret.txt")  # an archive could hold such a link
+    (library / "ink.json").write_text('{"private": "settings of something else"}')
+    list(link(registry, webui, A1111, how="copy"))
+    assert {path.suffix for path in (webui / "models" / "hypernetworks").iterdir()} == {".pt"}
+
+
+def test_a_sidecar_that_cannot_be_put_there_costs_no_other(
+    registry: Registry, webui: Path, beside: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    symlink = os.symlink
+
+    def failing(source: Any, path: Any) -> None:
+        if str(source).endswith("ink.txt"):
+            raise OSError(28, "No space left on device")
+        symlink(source, path)
+
+    monkeypatch.setattr("os.symlink", failing)
+    changes = {Path(change.path).name: change.what for change in link(registry, webui, A1111, how="symlink")}
+    assert [name for name, what in changes.items() if what == "skipped"] == ["ink.txt"]
+    assert set(SIDECARS) <= changes.keys()
+
+
+# --- nothing goes before what comes instead is there
+
+
+def test_a_renamed_network_keeps_its_old_link_until_the_new_one_is_there(
+    registry: Registry, library: Path, webui: Path, beside: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(link(registry, webui, A1111, how="copy"))
+    for path in library.glob("ink.*"):
+        path.rename(path.with_name(path.name.replace("ink", "pen")))
+    list(scan(registry))
+    before = tree(webui)
+
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        assert ("skipped", "pen.pt") in whats(link(registry, webui, A1111, how="copy"))
+    assert tree(webui) == before
+    order = [(change.what, Path(change.path).name) for change in link(registry, webui, A1111, how="copy")]
+    assert order.index(("linked", "pen.pt")) < order.index(("removed", "ink.pt"))
+    assert {path.name.split(".")[0] for path in (webui / "models" / "hypernetworks").iterdir()} == {
+        "pen",
+        "mist",
+        "glow",
+    }
+
+
+def test_linking_one_network_leaves_the_links_of_the_others(
+    registry: Registry, library: Path, webui: Path, beside: dict[str, bytes]
+) -> None:
+    list(link(registry, webui, A1111))
+    for path in library.glob("ink.*"):
+        path.rename(path.with_name(path.name.replace("ink", "pen")))
+    list(scan(registry))
+    before = tree(webui)
+    assert whats(link(registry, webui, A1111, names=["glow"])) == [("there", "glow.pt")]
+    assert tree(webui) == before
+
+
+@pytest.mark.parametrize("end", [link, undo])
+def test_a_folder_of_a_program_that_cannot_be_seen_keeps_its_records(
+    registry: Registry, library: Path, webui: Path, monkeypatch: pytest.MonkeyPatch, end: Any
+) -> None:
+    folder = webui / "models" / "hypernetworks"
+    list(link(registry, webui, A1111, how="copy"))
+    forget_all(registry)
+    known = registry.links.into(str(folder))
+    with monkeypatch.context() as patched:
+        fail_at(patched, folder, 5, "stat", "lstat", "scandir", "open", "readlink")
+        assert {change.what for change in end(registry, webui, A1111)} <= {"kept"}
+    assert registry.links.into(str(folder)) == known
+    (webui / "models").rename(webui / "unmounted")
+    list(end(registry, webui, A1111))
+    assert [link for link in registry.links.into(str(folder)) if link.source] == known
+
+
+def forget_all(registry: Registry) -> None:
+    with registry.write():
+        registry.files.forget(row["id"] for row in registry.files.rows())
+        registry.networks.forget_fileless()
+
+
+@pytest.mark.parametrize("how", ["symlink", "hardlink", "copy"])
+def test_another_file_of_the_network_is_linked_where_the_first_is_gone(
+    registry: Registry, library: Path, webui: Path, how: Any
+) -> None:
+    shutil.copy(library / "ink.pt", library / "deep" / "ink.pt")
+    list(scan(registry))
+    list(link(registry, webui, A1111, names=["ink"], how=how))
+    (library / "ink.pt").unlink()  # and no scan since
+    assert whats(link(registry, webui, A1111, names=["ink"], how=how)) == [("updated", "ink.pt")]
+    assert content(webui / "models" / "hypernetworks" / "ink.pt") == content(library / "deep" / "ink.pt")
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("ways", [("copy", "symlink"), ("symlink", "copy"), ("symlink", "hardlink"), ("copy", "copy")])
+def test_a_run_that_was_killed_while_it_replaced_is_gone_on_with(
+    registry: Registry, library: Path, webui: Path, monkeypatch: pytest.MonkeyPatch, moment: str, ways: Any
+) -> None:
+    first, second = ways
+    list(link(registry, webui, A1111, names=["ink"], how=first))
+    if first == second:
+        networks.network_file(library, "ink.pt", seed=50)
+        list(scan(registry))
+    replace = os.replace
+
+    def killed(source: Any, target: Any) -> None:
+        if moment == "after":
+            replace(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            list(link(registry, webui, A1111, names=["ink"], how=second))
+    wanted = "updated" if moment == "before" else "there"
+    assert whats(link(registry, webui, A1111, names=["ink"], how=second)) == [(wanted, "ink.pt")]
+    assert content(webui / "models" / "hypernetworks" / "ink.pt") == content(library / "ink.pt")
+    assert whats(undo(registry, webui, A1111)) == [("removed", "ink.pt")]
+
+
+def test_a_file_renamed_in_capitals_alone_is_renamed_where_a_disk_knows_no_difference(
+    registry: Registry, library: Path, webui: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(link(registry, webui, A1111, names=["ink"]))
+    (library / "ink.pt").rename(library / "Ink.pt")
+    list(scan(registry))
+    lexists = os.path.lexists
+
+    def without_capitals(path: Any) -> bool:
+        folder, name = os.path.split(path)
+        return lexists(path) or (os.path.isdir(folder) and name.lower() in map(str.lower, os.listdir(folder)))
+
+    monkeypatch.setattr("os.path.lexists", without_capitals)
+    list(link(registry, webui, A1111, names=["ink"]))
+    assert [path.name for path in (webui / "models" / "hypernetworks").iterdir()] == ["Ink.pt"]
+    assert content(webui / "models" / "hypernetworks" / "Ink.pt") == content(library / "Ink.pt")
+
+
+# --- the program is told by what is in its folder
+
+MARKS = {
+    "a1111": ["webui.py", "modules/"],
+    "forge": ["webui.py", "modules/", "modules_forge/"],
+    "sdnext": ["webui.py", "launch.py", "installer.py"],
+    "comfyui": ["main.py", "custom_nodes/", "comfy/"],
+    "stabilitymatrix": ["StabilityMatrix.exe", "Data/Packages/"],
+}
+
+
+def installed(folder: Path, layout: str) -> Path:
+    """A folder as the program's installation leaves it."""
+    for mark in MARKS[layout]:
+        (folder / mark).parent.mkdir(parents=True, exist_ok=True)
+        (folder / mark).mkdir() if mark.endswith("/") else (folder / mark).touch()
+    folder.joinpath(*PROGRAMS[layout].folder).mkdir(parents=True)
+    return folder
+
+
+@pytest.mark.parametrize("layout", list(PROGRAMS))
+def test_a_program_is_told_from_each_of_its_folders(tmp_path: Path, layout: str) -> None:
+    own = installed(tmp_path / "own", layout)
+    folder = own.joinpath(*PROGRAMS[layout].folder)
+    for directory in (folder, *folder.parents[: len(PROGRAMS[layout].folder)]):
+        assert program_at(directory) == PROGRAMS[layout]
+    (own / "outputs").mkdir()
+    assert program_at(own / "outputs") is None
+    assert program_at(tmp_path) is None
+
+
+def test_link_needs_no_layout_where_the_folder_tells_it(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    comfy = installed(tmp_path / "comfy", "comfyui")
+    assert linked(capsys, comfy)
+    assert (comfy / "models" / "hypernetworks" / "mist.ckpt").exists()
+    assert {row["change"] for row in linked(capsys, comfy, "--remove")} == {"removed"}
+
+
+def test_link_remembers_the_layout_that_was_given(
+    library: Path, webui: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    linked(capsys, webui, "--layout", "comfyui")
+    assert {row["change"] for row in linked(capsys, webui)} == {"there"}
+    assert {row["change"] for row in linked(capsys, webui, "--remove")} == {"removed"}
+    assert run(["link", str(webui)]) == 2
+
+
+def test_a_layout_that_the_folder_contradicts_is_said(
+    library: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    forge = installed(tmp_path / "forge", "forge")
+    assert run(["link", str(forge), "--layout", "a1111"]) == 0
+    err = capsys.readouterr().err
+    assert "is the folder of forge, not a1111" in err
+    assert "does not apply them" in err
+
+
+def test_a_dry_run_of_link_says_what_it_would_do(
+    library: Path, webui: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert run(["link", str(webui), "--layout", "a1111", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    assert [line[:8] for line in out.splitlines()] == ["to link "] * 3
+    assert err.startswith("would be: 3 linked; ")
+    run(["link", str(webui), "--layout", "a1111"])
+    capsys.readouterr()
+    run(["link", str(webui), "--layout", "a1111", "--dry-run"])
+    assert capsys.readouterr().err.startswith("nothing to change, 3 there already; ")
+    run(["link", str(webui), "--layout", "a1111", "--dry-run", "--remove"])
+    assert [line[:10] for line in capsys.readouterr().out.splitlines()] == ["to remove "] * 3
+
+
 # --- the command
 
 
@@ -629,6 +983,7 @@ def test_a_name_that_is_taken_is_exit_1_at_the_end(
         (["--layout", "a1111", "nothing"], 4),
         (["--layout", "kohya"], 2),
         ([], 2),
+        (["--undo"], 2),
         (["--layout", "a1111", "--copy", "--symlink"], 2),
         (["--layout", "a1111", "--undo", "ink"], 2),
     ],

@@ -58,6 +58,7 @@ def as_run(command: str) -> list[str]:
 def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A home folder as the pages take it for granted: A1111 with networks, a model, photos, a picture, two sites."""
     (tmp_path / "stable-diffusion-webui" / "models" / "hypernetworks").mkdir(parents=True)
+    (tmp_path / "stable-diffusion-webui" / "webui.py").touch()
     for seed, name in enumerate(("ink", "glow")):
         folder = tmp_path / "stable-diffusion-webui" / "models" / "hypernetworks"
         network_file(folder, f"{name}.pt", widths=(*SELF_WIDTHS, SD_CROSS_WIDTH), seed=seed)

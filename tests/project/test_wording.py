@@ -72,7 +72,8 @@ def joined(node: ast.AST) -> list[ast.AST]:
 def arguments() -> set[str]:
     """The names of all arguments of Python's verbs, and of all settings of a recipe."""
     verbs = [hnetkit.load_model, Model.draw, Picture.save, draw_grid, prepare, train, sweep]
-    verbs += [hnetkit.save, hnetkit.FetchSession.pull, hnetkit.FetchSession.repair, convert_all, measure]
+    verbs += [hnetkit.save, hnetkit.FetchSession.pull, hnetkit.FetchSession.repair, hnetkit.Library.link]
+    verbs += [convert_all, measure]
     names = {name for verb in verbs for name in inspect.signature(verb).parameters}
     for kind, prefix in ((DrawOptions, ""), (Recipe, ""), (Build, "build."), (GuardSettings, "guards.")):
         names |= {prefix + field.name for field in dataclasses.fields(kind)}

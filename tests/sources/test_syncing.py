@@ -74,6 +74,25 @@ def test_what_a_fetch_puts_beside_a_network_is_no_news_to_a_scan(
     assert list(scan(session.registry)) == list(recheck(session.registry)) == []
 
 
+def test_what_was_removed_is_not_fetched_again_by_a_sync(
+    several: Sites, open_session: Callable[..., FetchSession]
+) -> None:
+    session = open_session(several)
+    session.sync(EVERYTHING)
+    (first, *_) = session.registry.files.of_networks()
+    session.library.remove(first["path"])
+    plan = session.plan(EVERYTHING)
+    (item,) = (item for item in plan.items if item.code == "removed")
+    assert f"hnetkit remove --undo {first['stem']}" in str(item.reason)
+    assert plan.to_fetch == []
+    assert [result.code for result in session.sync(EVERYTHING)] == ["removed"]
+    assert not os.path.exists(first["path"])
+    assert {job.state for job in session.registry.jobs.rows()} == {"done"}
+    session.library.restore()
+    assert [item for item in session.plan(EVERYTHING).items if item.code == "removed"] == []
+    assert list(session.repair()) == []
+
+
 def test_a_sync_mirrors_300_models_and_400_files_and_a_second_one_fetches_nothing(
     large: Sites, open_session: Callable[..., FetchSession]
 ) -> None:

@@ -256,6 +256,8 @@ class _Session:
         for line in Path("all.jsonl").read_text().splitlines():
             self._keys("export", json.loads(line))
         self.rows("import", "all.jsonl")
+        self.rows("remove", "wash", "-y")
+        self.rows("remove", "--undo")
         self.rows("forget", "wash", "-y")
 
     def _header(self, path: Path) -> None:

@@ -1,0 +1,550 @@
+"""Removing networks from the library, and bringing them back: their files move to a trash on the same disk.
+
+What is planned is looked up on the disk first, and asked about; then a journal is written, links in other programs'
+folders are taken away, the files move, and last the registry forgets them. A removal that was cut short anywhere is
+taken back by the next one, or by bringing it back. Nothing is deleted but what has another copy at its place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.files import MODEL_SUFFIXES, TEMPORARY, exclusive_lock, is_there, mtime_of
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.hashes import sha256_of
+from hnetkit.library import sidecars, trash
+from hnetkit.library.placing import is_untouched, key_of, links_locked
+from hnetkit.library.resolve import label, require_alias, resolve
+from hnetkit.library.scan import add_file
+from hnetkit.library.trash import Entry, TrashedFile
+from hnetkit.paths import is_state
+from hnetkit.registry.links import Link
+from hnetkit.registry.networks import Training
+from hnetkit.registry.store import Registry
+from hnetkit.text import argument
+
+Row = dict[str, Any]
+_PATIENCE_S = 60.0
+_OPTIMIZER = ".optim"  # what A1111 puts behind the name of a network's file for the state of its training
+
+
+@dataclass(frozen=True, slots=True)
+class RemovalChange:
+    """What was done with one file.
+
+    Attributes:
+        what: ``"removed"`` (it is in the trash), ``"restored"`` (it is at its place again), ``"unlinked"`` (a link in
+            another program's folder, which is gone), ``"kept"`` (it stays on purpose) or ``"skipped"`` (it could not
+            be moved).
+        path: its place.
+        network: the name of its network.
+        trash: where it is in the trash; None if it is not.
+        reason: why it was kept or skipped, or what else is to be known.
+    """
+
+    what: str
+    path: str
+    network: str
+    trash: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file that is to be removed.
+
+    Attributes:
+        root: the folder of the library that it is under.
+        path: of the file.
+        row: the registry's row.
+        beside: its sidecars.
+    """
+
+    root: Path
+    path: Path
+    row: Row
+    beside: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedNetwork:
+    """A network, or a file that holds none, that is to be removed.
+
+    Attributes:
+        name: of the network or the file.
+        content_hash: of the network; None without one.
+        files: to move.
+        gone: ids of rows of files that are gone already, which are forgotten too.
+    """
+
+    name: str
+    content_hash: str | None
+    files: tuple[PlannedFile, ...]
+    gone: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What `Library.remove` is about to do.
+
+    Attributes:
+        networks: with their files.
+        changes: files that are not removed, and why; and what an earlier removal left undone.
+    """
+
+    networks: tuple[PlannedNetwork, ...]
+    changes: tuple[RemovalChange, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """The model files to move."""
+        return [file.path for network in self.networks for file in network.files]
+
+    @property
+    def beside(self) -> list[Path]:
+        """Their sidecars."""
+        return [path for network in self.networks for file in network.files for path in file.beside]
+
+
+# --- planning
+
+
+def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> Removal:
+    """Returns what is to be removed, after a removal that was cut short has been taken back.
+
+    Args:
+        registry: of the library.
+        names: of networks, for all files of each; or paths of files, for these alone.
+        dry_run: take nothing back.
+
+    Raises:
+        NotFound, AmbiguousName, FileRefused: a name means no network, several, or only unusable files.
+        HnetkitError: another process is removing files and did not finish in time.
+    """
+    changes: list[RemovalChange] = []
+    if not dry_run:
+        with _locked(registry):
+            changes += _take_back_unfinished(registry)
+    roots = sorted((root.path for root in registry.files.roots()), key=lambda path: -len(path.parts))
+    found: dict[str, tuple[str, str | None, list[Row]]] = {}
+    linked = {key_of(path) for path in registry.links.paths()}
+    for name in names:
+        for title, content, row in _called(registry, name, linked):
+            _, _, rows = found.setdefault(content or row["path"], (title, content, []))
+            if row["id"] not in {other["id"] for other in rows}:
+                rows.append(row)
+    root_of = {
+        row["path"]: next(root for root in roots if Path(row["path"]).is_relative_to(root))
+        for _, _, rows in found.values()
+        for row in rows
+    }
+    why_not = {row["path"]: _why_not(root_of[row["path"]], row) for _, _, rows in found.values() for row in rows}
+    leaving = {path for path, why in why_not.items() if why is None}
+    networks = []
+    for title, content, rows in found.values():
+        files: dict[str, PlannedFile] = {}
+        for row in rows:
+            path, why = row["path"], why_not[row["path"]]
+            if why is None:
+                beside, shared = _sidecars_of(Path(path), leaving)
+                files.setdefault(key_of(path), PlannedFile(root_of[path], Path(path), row, beside))
+                changes += [RemovalChange("kept", str(p), title, reason=f"{other} has it too") for p, other in shared]
+            elif why:
+                changes.append(RemovalChange("skipped", path, title, reason=why))
+        gone = tuple(row["id"] for row in rows if why_not[row["path"]] == "")
+        networks.append(PlannedNetwork(title, content, tuple(files.values()), gone))
+    return Removal(tuple(networks), tuple(changes))
+
+
+def _called(registry: Registry, name: str, linked: Set[str]) -> Iterator[tuple[str, str | None, Row]]:
+    """Yields name, content and row of each file that a name or a path means; a name means no links of hnetkit's."""
+    path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+    at = registry.files.at(path)
+    if not at:
+        network = resolve(registry, name)
+        for row in registry.files.holding([network.content_hash]):
+            if key_of(row["path"]) not in linked:
+                yield network.name, network.content_hash, row
+    for row in at:
+        yield row["stem"], row["content_hash"], row
+
+
+def _why_not(root: Path, row: Row) -> str | None:
+    """Why a file cannot be removed; None if it can, an empty text if it is gone."""
+    path = Path(row["path"])
+    try:
+        status, folder, own = os.stat(path), os.stat(path.parent), os.stat(root)
+    except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isdir(root):
+            return f"{root} is not there: is its disk mounted?"
+        return "" if not os.path.lexists(path) else "a link to a file that is not there"
+    except OSError as error:
+        return str(error.strerror or error)
+    if (status.st_size, mtime_of(status)) != (row["size_bytes"], row["mtime_ns"]):
+        return "changed since it was scanned; hnetkit scan"
+    if folder.st_dev != own.st_dev or not trash.is_inside(path.parent, root):
+        return f"not on the disk of {root}: scan its own folder, {path.parent}, first"
+    return None
+
+
+def _sidecars_of(path: Path, leaving: set[str]) -> tuple[tuple[Path, ...], list[tuple[Path, str]]]:
+    """The sidecars that go with a file, and those that stay because another model file has them, with its name."""
+    own = {path.with_name(path.name + _OPTIMIZER)}
+    beside = {sidecars.sidecar(path, suffix) for suffix in sidecars.SUFFIXES if suffix != sidecars.A1111}
+    beside |= {found for suffix, found in sidecars.beside(path).items() if suffix == sidecars.A1111}
+    there = sorted(found for found in beside if os.path.lexists(found) and not os.path.isdir(found))
+    there = [found for found in there if not is_state(found)]
+    siblings = (path.with_name(path.stem + suffix) for suffix in MODEL_SUFFIXES)
+    others = [other for other in siblings if str(other) not in leaving and other != path and os.path.lexists(other)]
+    mine = sorted(found for found in own if os.path.lexists(found))
+    if others:
+        return tuple(mine), [(found, others[0].name) for found in there]
+    return (*there, *mine), []
+
+
+# --- removing
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What one command looks up for each of many networks.
+
+    Attributes:
+        links: what `link` made of each file of the library, by the file's path.
+        installs: the files that were fetched, by path.
+        taken: sidecars that go already: two files of one stem share them.
+    """
+
+    links: Mapping[str, list[Link]]
+    installs: Mapping[str, Row]
+    taken: set[Path] = field(default_factory=set)
+
+    @classmethod
+    def read(cls, registry: Registry) -> _Records:
+        links: dict[str, list[Link]] = {}
+        for link in registry.links.rows():
+            if not link.path.endswith(TEMPORARY):
+                links.setdefault(link.source, []).append(link)
+        return cls(links, {install["path"]: install for install in registry.jobs.installs()})
+
+    def links_to(self, places: Iterable[str]) -> list[Link]:
+        return [link for place in places for link in self.links.get(place, ())]
+
+
+def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
+    """Moves what was planned into the trash, and yields what happened to each file.
+
+    Raises:
+        HnetkitError: another process is removing files and did not finish in time.
+        RegistryError, DiskFull: the registry cannot be written; what was moved for this network is back.
+    """
+    yield from removal.changes
+    with _locked(registry), links_locked(registry, dry_run=False):
+        batch = trash.new_batch()
+        records = _Records.read(registry)
+        for network in removal.networks:
+            begun: list[Entry] = []
+            try:
+                yield from _remove(registry, network, batch, begun, records)
+            except BaseException:
+                with suppress(Exception):  # the next removal tries again
+                    for entry in begun:
+                        list(_take_back(registry, entry))
+                raise
+
+
+def _remove(
+    registry: Registry, network: PlannedNetwork, batch: str, begun: list[Entry], records: _Records
+) -> Iterator[RemovalChange]:
+    forgotten, moved = list(network.gone), set[str]()
+    for root in dict.fromkeys(file.root for file in network.files):
+        files = [file for file in network.files if file.root == root]
+        entry = _entry(registry, network, root, files, batch, records)
+        try:
+            trash.begin(entry)
+        except (OSError, HnetkitError) as error:
+            why = _reason_of(error, root)
+            yield from (RemovalChange("skipped", str(file.path), network.name, reason=why) for file in files)
+            continue
+        begun.append(entry)
+        yield from _unlink(registry, entry, records)
+        for file in entry.files:
+            if file.of is None or str(root / file.of) in moved:
+                change = _put_in(entry, file)
+                yield change
+                if change.what == "removed":
+                    moved.add(change.path)
+    forgotten += [file.row["id"] for file in network.files if str(file.path) in moved]
+    with registry.write():
+        for install in (install for entry in begun for install in entry.installs if install["path"] in moved):
+            registry.jobs.forget_install(install["path"])
+        registry.files.forget(forgotten)
+        if network.content_hash is not None:
+            registry.networks.forget_fileless([network.content_hash])
+    for entry in begun:
+        if any(str(entry.place(file)) in moved for file in entry.files):
+            trash.write(replace(entry, is_done=True))
+        else:
+            trash.close(entry)
+
+
+def _entry(
+    registry: Registry, network: PlannedNetwork, root: Path, files: list[PlannedFile], batch: str, records: _Records
+) -> Entry:
+    listed: list[TrashedFile] = []
+    for file in files:
+        of = file.path.relative_to(root).as_posix()
+        row = file.row
+        name = trash.stored_name(len(listed), file.path)
+        listed.append(TrashedFile(of, name, row["size_bytes"], row["mtime_ns"], row["sha256"], row["first_seen"]))
+        for path in file.beside:
+            if path not in records.taken:
+                records.taken.add(path)
+                stored = trash.stored_name(len(listed), path)
+                listed.append(TrashedFile(path.relative_to(root).as_posix(), stored, of=of))
+    places = [str(root.joinpath(file.path)) for file in listed]
+    return Entry(
+        root,
+        trash.folder_for(root, batch),
+        batch,
+        network.name,
+        network.content_hash,
+        tuple(listed),
+        _words(registry, network.content_hash),
+        tuple({key: getattr(link, key) for key in ("path", "folder", "layout")} for link in records.links_to(places)),
+        tuple(records.installs[place] for place in places if place in records.installs),
+    )
+
+
+def _words(registry: Registry, content_hash: str | None) -> dict[str, Any]:
+    if content_hash is None:
+        return {}
+    (row,) = registry.networks.of_contents([content_hash])
+    training = registry.trainings.of(content_hash)
+    words = {key: row[key] for key in ("tags", "note", "aliases")}
+    return words | {"training": asdict(training) if training else None}
+
+
+def _unlink(registry: Registry, entry: Entry, records: _Records) -> Iterator[RemovalChange]:
+    """Takes away what `link` put into other programs' folders for the files of a removal, where it is unchanged."""
+    for link in records.links_to(str(entry.place(file)) for file in entry.files):
+        try:
+            if not is_there(link.path):
+                continue
+            if not is_untouched(link):
+                reason = f"in {link.folder}; changed since hnetkit put it there"
+                yield RemovalChange("kept", link.path, entry.name, reason=reason)
+                continue
+            os.unlink(link.path)
+        except OSError as error:
+            yield RemovalChange("kept", link.path, entry.name, reason=_reason_of(error, link.path))
+            continue
+        with registry.write():
+            registry.links.forget([link.path])
+        yield RemovalChange("unlinked", link.path, entry.name)
+
+
+def _put_in(entry: Entry, file: TrashedFile) -> RemovalChange:
+    place, stored = entry.place(file), entry.stored(file)
+    try:
+        if file.of is None and _stamp(place) != (file.size_bytes, file.mtime_ns):
+            raise HnetkitError(f"{place}: changed since it was scanned")
+        trash.put_in(entry, file)
+    except (OSError, HnetkitError) as error:
+        return RemovalChange("skipped", str(place), entry.name, reason=_reason_of(error, place))
+    return RemovalChange("removed", str(place), entry.name, str(stored))
+
+
+# --- bringing back
+
+
+def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = False) -> Iterator[RemovalChange]:
+    """Brings the files of removals back to their places, with tags, note and aliases, and yields what happened.
+
+    Args:
+        registry: of the library.
+        names: of networks, aliases, hashes, or paths; of each, the latest removal. Without any, the latest of all.
+        dry_run: yield what would come back, and move nothing.
+
+    Raises:
+        NotFound: nothing with such a name is in the trash.
+        HnetkitError: another process is removing files and did not finish in time.
+    """
+    with _locked(registry):
+        found, unread = _entries(registry)
+        chosen: dict[Path, Entry] = {}
+        wanted: list[str | None] = [*names]
+        for name in wanted or [None]:
+            named = [entry for entry in found if name is None or name in _names_of(entry)]
+            if not named:
+                raise _nothing(name, found, unread)
+            chosen |= {entry.folder: entry for entry in named if entry.batch == named[-1].batch}
+        yield from unread
+        for entry in chosen.values():
+            yield from _would_come_back(entry) if dry_run else _take_back(registry, entry)
+
+
+def trashed(registry: Registry) -> dict[str | int, str]:
+    """Returns what is in the trash: sha256 of a file, or number of the job that fetched it -> name of its network."""
+    found: dict[str | int, str] = {}
+    for entry in _entries(registry)[0]:
+        found |= {file.sha256: entry.name for file in entry.files if file.sha256 is not None}
+        found |= {install["job_id"]: entry.name for install in entry.installs if install.get("job_id") is not None}
+    return found
+
+
+def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
+    """The removals in the trash, earlier ones first; and what of it cannot be read."""
+    found, unread = [], []
+    for root in registry.files.roots():
+        for entry in trash.entries(root.path):
+            if isinstance(entry, Entry):
+                found.append(entry)
+            else:
+                unread.append(RemovalChange("skipped", str(root.path / trash.FOLDER), "", reason=str(entry)))
+        if not os.path.isdir(root.path):
+            reason = "the folder is not there: what is in its trash cannot be seen"
+            unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
+    return sorted(found, key=lambda entry: (entry.batch, entry.folder)), unread
+
+
+def _names_of(entry: Entry) -> set[str]:
+    names = {entry.name, *map(str, entry.words.get("aliases") or ()), *(str(entry.place(f)) for f in entry.files)}
+    if entry.content_hash:
+        names |= {entry.content_hash, label(entry.name, entry.content_hash)}
+    return names
+
+
+def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) -> NotFound:
+    unseen = f"; {unread[0].path}: {unread[0].reason}" if unread else ""
+    if name is None:
+        return NotFound(f"nothing is in the trash{unseen}", hint="hnetkit list shows what is in the library")
+    there = ", ".join(dict.fromkeys(argument(entry.name) for entry in found))
+    hint = f"in the trash: {there}" if there else "hnetkit list shows what is in the library"
+    return NotFound(f"{name} is not in the trash{unseen}", hint=hint)
+
+
+def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:
+    for file in entry.files:
+        if os.path.lexists(entry.stored(file)):
+            yield RemovalChange("restored", str(entry.place(file)), entry.name, str(entry.stored(file)))
+
+
+def _take_back_unfinished(registry: Registry) -> list[RemovalChange]:
+    unfinished = [entry for entry in _entries(registry)[0] if not entry.is_done]
+    return [change for entry in unfinished for change in _take_back(registry, entry)]
+
+
+def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
+    """Moves the files of a removal back, tells the registry, and last removes the journal, if all came back."""
+    is_whole = True
+    told = _how_to_link_again(entry) if entry.content_hash else "hnetkit scan lists it again"
+    for file in entry.files:
+        place = entry.place(file)
+        try:
+            moved = trash.put_back(entry, file)
+        except (OSError, HnetkitError) as error:
+            is_whole = False
+            yield RemovalChange("skipped", str(place), entry.name, str(entry.stored(file)), _reason_of(error, place))
+            continue
+        if moved:
+            yield RemovalChange("restored", str(place), entry.name, reason=told)
+            told = None
+    for file in entry.files:
+        if file.of is None and os.path.lexists(entry.place(file)):
+            try:
+                _register(registry, entry, file)
+            except (OSError, HnetkitError, ValueError) as error:
+                is_whole = False
+                reason = f"{_reason_of(error, entry.place(file))}; hnetkit scan, then --undo again"
+                yield RemovalChange("skipped", str(entry.place(file)), entry.name, reason=reason)
+    yield from _bring_words_back(registry, entry)
+    if is_whole and (entry.content_hash is None or registry.networks.is_known(entry.content_hash)):
+        trash.close(entry)
+
+
+def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
+    place = entry.place(file)
+    if entry.content_hash is not None and not any(
+        (row["state"], row["size_bytes"], row["mtime_ns"]) == ("present", *_stamp(place))
+        for row in registry.files.at(str(place))
+    ):
+        is_same = file.sha256 is not None and _stamp(place) == (file.size_bytes, file.mtime_ns)
+        add_file(registry, entry.root, place, file.sha256 if is_same and file.sha256 else _sha256_at(place))
+    jobs = {job.id for job in registry.jobs.rows()} if entry.installs else set()
+    with registry.write():
+        if file.first_seen is not None:
+            registry.files.set_first_seen([row["id"] for row in registry.files.at(str(place))], file.first_seen)
+        for install in entry.installs:
+            if install.get("path") == str(place):
+                job = install["job_id"] if install["job_id"] in jobs else None
+                registry.jobs.add_install(str(place), job, install["kind"], install["sha256"])
+
+
+def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
+    """Gives a network its tags, note, aliases and training back; what it got meanwhile stays."""
+    networks, content, words = registry.networks, entry.content_hash, entry.words
+    if content is None or not networks.is_known(content):
+        return
+    texts = {key: [text for text in words.get(key) or () if isinstance(text, str)] for key in ("tags", "aliases")}
+    note, training = words.get("note"), words.get("training")
+    with registry.write():
+        id = networks.id_of(content)
+        networks.add_tags(id, texts["tags"])
+        if isinstance(note, str) and not networks.has_note(id):
+            networks.set_note(id, note)
+        if isinstance(training, Mapping) and registry.trainings.of(content) is None:
+            registry.trainings.put(id, Training(**training))
+    for alias in texts["aliases"]:
+        holders = {row["content_hash"] for row in networks.with_alias(alias)} - {content}
+        try:
+            require_alias(registry, alias, content)
+            if holders:
+                raise UsageError(f"{alias} is an alias of another network by now")
+        except UsageError as error:
+            reason = f"its alias {alias} did not come back: {error}"
+            yield RemovalChange("kept", str(entry.place(entry.files[0])), entry.name, reason=reason)
+            continue
+        with registry.write():
+            networks.set_alias(id, alias)
+
+
+def _how_to_link_again(entry: Entry) -> str | None:
+    folders = {(str(link.get("folder")), str(link.get("layout"))) for link in entry.links}
+    commands = [
+        f"hnetkit link {argument(folder, is_path=True)} --layout {layout} {argument(entry.name)}"
+        for folder, layout in sorted(folders)
+    ]
+    return f"links it again: {'; '.join(commands)}" if commands else None
+
+
+# --- small things
+
+
+@contextmanager
+def _locked(registry: Registry) -> Iterator[None]:
+    busy = HnetkitError("another process is removing files, or bringing some back", hint="try again when it has ended")
+    with exclusive_lock(registry.path.parent / "locks" / "trash.lock", busy, patience_s=_PATIENCE_S):
+        for root in registry.files.roots():
+            trash.sweep(root.path)
+        yield
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, mtime_of(status)
+
+
+def _sha256_at(path: Path) -> str:
+    with OpenFile(path) as file:
+        return sha256_of(file)
+
+
+def _reason_of(error: Exception, what: str | Path) -> str:
+    return str(error.strerror or error) if isinstance(error, OSError) else str(failure_of(error, str(what)))

@@ -1,0 +1,239 @@
+"""The trash of a folder of the library: removals, each a folder with the files and a journal of all that was known.
+
+A removal is in `.hnetkit-trash` of the root that its files are under, and so on the same disk: a file goes there, and
+comes back, by a change of its name alone. Its journal is on disk before the first file moves. What is where is never
+read from it: each file is at its place or in the trash, and the disk is asked. Names in the trash have a suffix that no
+program lists. A journal may come from a stranger's archive: it can name nothing outside its root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from hnetkit.errors import HnetkitError, OutputExists, failure_of
+from hnetkit.files import TEMPORARY, is_there, new_file, publish, sync_folder
+from hnetkit.library.placing import is_same_bytes
+from hnetkit.limits import read_json
+from hnetkit.paths import is_state
+
+FOLDER = ".hnetkit-trash"
+JOURNAL = "journal.json"
+_SUFFIX = ".trash"
+_KIND, _VERSION = "hnetkit removal", 1
+_MOST = 32 << 20  # bytes of a journal
+_SHOWN = 40  # characters of a file's name in the trash
+
+
+@dataclass(frozen=True, slots=True)
+class TrashedFile:
+    """One file of a removal.
+
+    Attributes:
+        path: its place, below the root, with ``/``.
+        stored: its name in the folder of the removal.
+        size_bytes, mtime_ns: of a model file when it was removed.
+        sha256: of a model file; None if it is not known.
+        first_seen: since when the library knew a model file, ISO 8601.
+        of: the `path` of the model file that it is a sidecar of; None for a model file.
+    """
+
+    path: str
+    stored: str
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+    sha256: str | None = None
+    first_seen: str | None = None
+    of: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One removal: the files of one network under one root.
+
+    Attributes:
+        root: the folder of the library.
+        folder: of the removal, in the root's trash.
+        batch: the same for all that one command removed; later ones sort after earlier ones.
+        name: of the network, or of a file that holds none.
+        content_hash: of the network; None without one.
+        files: model files, each before its sidecars.
+        words: the network's tags, note, aliases and training.
+        links: what led to the files in other programs' folders: path, folder and layout of each.
+        installs: records of the files that were fetched.
+        is_done: whether the removal came to its end.
+    """
+
+    root: Path
+    folder: Path
+    batch: str
+    name: str
+    content_hash: str | None
+    files: tuple[TrashedFile, ...]
+    words: Mapping[str, Any] = field(default_factory=dict)
+    links: tuple[Mapping[str, str], ...] = ()
+    installs: tuple[Mapping[str, Any], ...] = ()
+    is_done: bool = False
+
+    def place(self, file: TrashedFile) -> Path:
+        return self.root.joinpath(*PurePosixPath(file.path).parts)
+
+    def stored(self, file: TrashedFile) -> Path:
+        return self.folder / file.stored
+
+
+def new_batch() -> str:
+    """Returns the name of a command's removals."""
+    return f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{secrets.token_hex(4)}"
+
+
+def stored_name(number: int, path: Path) -> str:
+    """Returns the name of a file in the trash; `number` tells files of one removal apart."""
+    return f"{number}-{path.name[:_SHOWN]}{_SUFFIX}"
+
+
+def folder_for(root: Path, batch: str) -> Path:
+    """Returns the folder of a new removal."""
+    return root / FOLDER / f"{batch}-{secrets.token_hex(2)}"
+
+
+def begin(entry: Entry) -> None:
+    """Creates the folder of a removal with its journal, and returns when both are on disk.
+
+    Raises:
+        OSError, HnetkitError: they cannot be written; nothing is left of them.
+    """
+    trash = entry.folder.parent
+    if trash.is_symlink():
+        raise OutputExists(f"{trash}: a link, and hnetkit does not write through links", hint="remove it")
+    trash.mkdir(exist_ok=True)
+    try:
+        entry.folder.mkdir()
+        write(entry)
+        for folder in (trash, entry.root):
+            sync_folder(folder)
+    except BaseException:
+        close(entry)
+        raise
+
+
+def write(entry: Entry) -> None:
+    """Writes the journal of a removal."""
+    journal = asdict(replace(entry, root=Path(), folder=Path()))
+    del journal["root"], journal["folder"]
+    with new_file(entry.folder / JOURNAL, overwrite=True) as file:
+        # escapes keep names that are not text
+        file.write(json.dumps({"kind": _KIND, "version": _VERSION} | journal, indent=1).encode("ascii"))
+    sync_folder(entry.folder)
+
+
+def put_in(entry: Entry, file: TrashedFile) -> None:
+    """Moves a file into the trash."""
+    os.rename(entry.place(file), entry.stored(file))
+
+
+def put_back(entry: Entry, file: TrashedFile) -> bool:
+    """Moves a file to its place, unless it is there already; returns whether it moved.
+
+    Raises:
+        OutputExists: another file is there.
+        OSError, HnetkitError: it cannot be moved, or is in neither place.
+    """
+    stored, place = entry.stored(file), entry.place(file)
+    if not is_there(stored):
+        if is_there(place):
+            return False
+        raise HnetkitError(f"{place}: neither there nor in {entry.folder}")
+    if not is_inside(place.parent, entry.root) or is_state(place):
+        raise OutputExists(f"{place}: not a place for files of {entry.root}")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if stat.S_ISLNK(os.lstat(stored).st_mode):
+        if is_there(place):
+            raise OutputExists(f"{place}: another file is there by now")
+        os.rename(stored, place)
+    elif is_there(place):
+        if os.path.islink(place) or not is_same_bytes(stored, place):
+            raise OutputExists(f"{place}: another file is there by now")
+    else:
+        publish(stored, place)
+    if is_there(stored):  # it has two names, or two copies
+        os.unlink(stored)
+    sync_folder(place.parent)
+    return True
+
+
+def close(entry: Entry) -> None:
+    """Removes the journal and the folders of a removal that has no file any more."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(entry.folder / JOURNAL)
+    for folder in (entry.folder, entry.folder.parent):
+        with contextlib.suppress(OSError):  # there is more in it
+            os.rmdir(folder)
+
+
+def sweep(root: Path) -> None:
+    """Removes what killed removals left that had not begun, or were over; nothing may be writing there."""
+    with contextlib.suppress(OSError):
+        for folder in (root / FOLDER).iterdir():
+            if not folder.is_symlink() and folder.is_dir() and not is_there(folder / JOURNAL):
+                for path in folder.glob(f".*{TEMPORARY}"):
+                    path.unlink()
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+        (root / FOLDER).rmdir()
+
+
+def entries(root: Path) -> Iterator[Entry | HnetkitError]:
+    """Yields the removals in the trash of a root, and what cannot be read of it."""
+    trash = root / FOLDER
+    try:
+        names = sorted(os.listdir(trash)) if not trash.is_symlink() else []
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        yield failure_of(error, str(trash))
+        return
+    for name in names:
+        folder = trash / name
+        try:
+            yield _parse(root, folder, read_json(folder / JOURNAL, most=_MOST))
+        except (FileNotFoundError, NotADirectoryError):  # see `sweep`
+            continue
+        except OSError as error:
+            yield failure_of(error, str(folder / JOURNAL))
+        except (ValueError, TypeError, KeyError) as error:
+            yield HnetkitError(f"{folder / JOURNAL}: not a journal of hnetkit ({error})")
+
+
+def _parse(root: Path, folder: Path, journal: Any) -> Entry:
+    if not isinstance(journal, dict) or (journal.pop("kind", None), journal.pop("version", None)) != (_KIND, _VERSION):
+        raise ValueError("another format")
+    files = tuple(TrashedFile(**file) for file in journal.pop("files"))
+    links, installs = tuple(journal.pop("links")), tuple(journal.pop("installs"))
+    entry = Entry(root, folder, files=files, links=links, installs=installs, **journal)
+    texts = [entry.batch, entry.name, *(text for file in files for text in (file.path, file.stored))]
+    mappings = [entry.words, *entry.links, *entry.installs]
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(item, dict) for item in mappings):
+        raise ValueError("values of another kind")
+    for file in files:
+        if not all(isinstance(text, str | None) for text in (file.sha256, file.first_seen, file.of)):
+            raise ValueError("values of another kind")
+        parts = PurePosixPath(file.path).parts
+        if not parts or ".." in parts or PurePosixPath(file.path).is_absolute() or PureWindowsPath(file.path).anchor:
+            raise ValueError(f"{file.path} is not below the folder")
+        if not file.stored.endswith(_SUFFIX) or set(file.stored) & set("/\\") or PureWindowsPath(file.stored).anchor:
+            raise ValueError(f"{file.stored} is not in the trash")
+    return entry
+
+
+def is_inside(folder: Path, root: Path) -> bool:
+    """Whether a folder is below a root, links resolved."""
+    return Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root))

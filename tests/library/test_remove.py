@@ -1,0 +1,564 @@
+"""Networks that are removed go to a trash on the same disk, and come back from it whole, whatever happens between."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import networks
+
+import hnetkit
+from hnetkit.cli import run
+from hnetkit.errors import NotFound
+from hnetkit.library import trash
+from hnetkit.library.library import Library
+
+NOTES = b'{"preferred weight": 0.7, "notes": "a brush"}'
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two networks; `ink` is in two files, one of which has sidecars."""
+    folder = tmp_path / "library"
+    (folder / "sub").mkdir(parents=True)
+    networks.network_file(folder, "ink.pt", seed=1)
+    shutil.copy(folder / "ink.pt", folder / "sub" / "pen.pt")
+    networks.network_file(folder, "glow.pt", seed=2)
+    (folder / "ink.json").write_bytes(NOTES)
+    (folder / "ink.preview.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (folder / "ink.pt.optim").write_bytes(b"the state of its training")
+    return folder
+
+
+@pytest.fixture
+def library(home: Path, folder: Path) -> Any:
+    with Library(home) as opened:
+        opened.scan(folder)
+        opened.tag("ink", "lines", "night", alias="thin", note="best at 0.6")
+        yield opened
+
+
+def tree(folder: Path) -> dict[str, Any]:
+    """Every file and link below a folder, but for folders."""
+    files = [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+    return {str(p.relative_to(folder)): os.readlink(p) if p.is_symlink() else p.read_bytes() for p in files}
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def known(library: Library) -> list[dict[str, Any]]:
+    """What the library says of its networks, without numbers of rows."""
+    rows = [library.record(row["name"]) for row in library.networks()]
+    return json.loads(json.dumps(rows, default=str))
+
+
+def whats(changes: Any) -> list[tuple[str, str]]:
+    return sorted((change.what, Path(change.path).name) for change in changes)
+
+
+# --- there and back
+
+
+def test_all_files_and_sidecars_of_a_network_go_and_come_back_with_all_that_was_known(
+    library: Library, folder: Path
+) -> None:
+    before, times, rows = tree(folder), stamps(folder), known(library)
+    names = ["ink.json", "ink.preview.png", "ink.pt", "ink.pt.optim", "pen.pt"]
+    assert whats(library.remove("ink")) == [("removed", name) for name in names]
+    assert {path.name for path in folder.rglob("*.*") if trash.FOLDER not in path.parts} == {"glow.pt"}
+    assert [row["name"] for row in library.networks()] == ["glow"]
+    assert library.search("night") == []
+    assert whats(library.restore()) == [("restored", name) for name in names]
+    assert tree(folder) == before
+    assert stamps(folder) == times
+    assert known(library) == rows
+    assert not (folder / trash.FOLDER).exists()
+
+
+def test_a_path_means_one_file(library: Library, folder: Path) -> None:
+    assert whats(library.remove(str(folder / "sub" / "pen.pt"))) == [("removed", "pen.pt")]
+    assert library.record("ink")["tags"] == ["lines", "night"]
+    assert [file["path"] for file in library.record("ink")["files"]] == [str(folder / "ink.pt")]
+    library.restore(str(folder / "sub" / "pen.pt"))
+    assert len(library.record("ink")["files"]) == 2
+
+
+def test_a_scan_never_enters_the_trash(library: Library, folder: Path) -> None:
+    library.remove("ink")
+    (entry,) = (folder / trash.FOLDER).iterdir()
+    shutil.copy(folder / "glow.pt", entry / "glow.pt")
+    assert library.scan() == []
+    assert library.scan(folder) == []
+
+
+def test_no_program_lists_what_is_in_the_trash(library: Library, folder: Path) -> None:
+    library.remove("ink")
+    kept = [path.name for path in (folder / trash.FOLDER).rglob("*") if path.is_file()]
+    assert {Path(name).suffix for name in kept} == {".trash", ".json"}
+
+
+def test_sidecars_of_two_files_stay_with_the_one_that_stays(library: Library, folder: Path) -> None:
+    hnetkit.save(hnetkit.load(networks.network_file(folder.parent, seed=3)), folder / "ink.safetensors")
+    library.scan()
+    changes = library.remove(str(folder / "ink.pt"))
+    assert whats(changes) == [
+        ("kept", "ink.json"),
+        ("kept", "ink.preview.png"),
+        ("removed", "ink.pt"),
+        ("removed", "ink.pt.optim"),
+    ]
+    assert {change.reason for change in changes if change.what == "kept"} == {"ink.safetensors has it too"}
+    assert (folder / "ink.json").read_bytes() == NOTES
+    assert ("removed", "ink.json") in whats(library.remove(str(folder / "ink.safetensors")))
+
+
+def test_what_is_no_sidecar_stays(library: Library, folder: Path) -> None:
+    (folder / "glow.json").write_text('{"model": "settings of something else"}')
+    library.remove("glow")
+    assert (folder / "glow.json").exists()
+
+
+def test_a_link_goes_and_what_it_leads_to_stays(library: Library, folder: Path, tmp_path: Path) -> None:
+    own = networks.network_file(tmp_path, "elsewhere.pt", seed=5)
+    (folder / "led.pt").symlink_to(own)
+    library.scan()
+    library.tag("led", "kept")
+    library.remove("led")
+    assert own.exists()
+    assert not (folder / "led.pt").is_symlink()
+    library.restore("led")
+    assert os.readlink(folder / "led.pt") == str(own)
+    assert library.record("led")["tags"] == ["kept"]
+
+
+def test_undo_brings_back_the_last_command_and_a_name_its_last_removal(library: Library, folder: Path) -> None:
+    before = tree(folder)
+    library.remove("ink")
+    library.remove("glow")
+    assert whats(library.restore()) == [("restored", "glow.pt")]
+    library.remove("glow")
+    assert ("restored", "ink.pt") in whats(library.restore("thin"))  # an alias that it had
+    assert whats(library.restore("glow")) == [("restored", "glow.pt")]
+    assert tree(folder) == before
+    with pytest.raises(NotFound, match="nothing is in the trash"):
+        library.restore()
+
+
+def test_several_networks_of_one_command_come_back_together(library: Library, folder: Path) -> None:
+    before = tree(folder)
+    library.remove("ink", "glow")
+    assert library.networks() == []
+    library.restore()
+    assert tree(folder) == before
+
+
+def test_what_is_fetched_again_is_known_by_the_trash(library: Library, folder: Path) -> None:
+    from hnetkit.library.remove import trashed
+
+    sha256 = library.record("ink")["files"][0]["sha256"]
+    library.remove("ink")
+    assert trashed(library.registry) == {sha256: "ink"}  # the files of a fetched one have their jobs there too
+    library.restore()
+    assert trashed(library.registry) == {}
+
+
+def test_records_of_fetched_files_go_and_come_back(library: Library, folder: Path) -> None:
+    installs = library.registry.jobs.installs
+    with library.registry.write():
+        library.registry.jobs.add_install(str(folder / "glow.pt"), None, "network", "0" * 64)
+    before = installs()
+    library.remove("glow")
+    assert installs() == []
+    library.restore()
+    assert installs() == before
+
+
+# --- the disk is asked
+
+
+def test_a_file_that_changed_since_the_scan_is_not_removed(library: Library, folder: Path) -> None:
+    networks.network_file(folder, "ink.pt", seed=9, structure=(1, 3, 1))
+    changes = {Path(change.path).name: change for change in library.remove("ink")}
+    assert changes["ink.pt"].what == "skipped"
+    assert "hnetkit scan" in str(changes["ink.pt"].reason)
+    assert changes["pen.pt"].what == "removed"
+    assert (folder / "ink.json").exists()
+
+
+def test_a_network_of_which_a_part_cannot_be_seen_keeps_its_tags(
+    library: Library, folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "disk"
+    other.mkdir()
+    shutil.copy(folder / "ink.pt", other / "ink.pt")
+    library.scan(other)
+    other.rename(tmp_path / "unmounted")
+    changes = [change for change in library.remove("ink") if change.what == "skipped"]
+    assert [change.path for change in changes] == [str(other / "ink.pt")]
+    assert "is its disk mounted?" in str(changes[0].reason)
+    assert library.record("ink")["tags"] == ["lines", "night"]
+
+
+def test_a_file_that_is_gone_is_forgotten_with_the_others(library: Library, folder: Path) -> None:
+    (folder / "sub" / "pen.pt").unlink()
+    library.remove("ink")
+    assert [row["name"] for row in library.networks()] == ["glow"]
+
+
+def test_a_file_behind_a_link_out_of_the_library_is_not_removed(library: Library, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    networks.network_file(tmp_path / "outside", "far.pt", seed=7)
+    (folder / "way").symlink_to(tmp_path / "outside")
+    library.scan(folder, follow_links=True)
+    (change,) = library.remove("far")
+    assert change.what == "skipped"
+    assert "scan its own folder" in str(change.reason)
+    assert (tmp_path / "outside" / "far.pt").exists()
+
+
+def test_a_file_that_cannot_be_moved_costs_no_other(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def failing(source: Any, target: Any) -> None:
+        if Path(source).name == "ink.pt":
+            raise PermissionError(13, "Permission denied")
+        rename(source, target)
+
+    monkeypatch.setattr("os.rename", failing)
+    changes = whats(library.remove("ink"))
+    assert changes == [("removed", "pen.pt"), ("skipped", "ink.pt")]
+    assert (folder / "ink.json").exists()
+    assert library.record("ink")["tags"] == ["lines", "night"]
+
+
+@pytest.mark.parametrize("call", ["mkdir", "fsync"])
+def test_a_trash_that_cannot_be_written_leaves_all_as_it_is(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    library.removing("ink")  # the locks are there
+    before, rows = tree(folder), known(library)
+
+    real = getattr(os, call)
+
+    def full(what: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(what, os.PathLike) and trash.FOLDER not in Path(what).parts:
+            return real(what, *arguments, **options)
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        assert {change.what for change in library.remove("ink")} == {"skipped"}
+    assert tree(folder) == before
+    assert known(library) == rows
+
+
+def test_what_came_to_its_place_meanwhile_is_kept_and_the_rest_comes_back(library: Library, folder: Path) -> None:
+    library.remove("ink")
+    (folder / "ink.json").write_text('{"notes": "new"}')
+    changes = {Path(change.path).name: change for change in library.restore()}
+    assert changes["ink.json"].what == "skipped"
+    assert "another file is there by now" in str(changes["ink.json"].reason)
+    assert (folder / "ink.json").read_text() == '{"notes": "new"}'
+    assert Path(str(changes["ink.json"].trash)).read_bytes() == NOTES
+    assert library.record("ink")["tags"] == ["lines", "night"]
+    (folder / "ink.json").unlink()
+    assert whats(library.restore()) == [("restored", "ink.json")]
+    assert not (folder / trash.FOLDER).exists()
+
+
+def test_an_alias_that_another_network_has_by_now_stays_there(library: Library, folder: Path) -> None:
+    library.remove("ink")
+    library.tag("glow", alias="thin")
+    assert any("its alias thin did not come back" in str(change.reason) for change in library.restore())
+    assert library.record("thin")["name"] == "glow"
+    assert library.record("ink")["note"] == "best at 0.6"
+
+
+def test_a_note_written_meanwhile_stays(library: Library, folder: Path) -> None:
+    shutil.copy(folder / "ink.pt", folder.parent / "ink.pt")
+    library.remove("ink")
+    shutil.copy(folder.parent / "ink.pt", folder / "again.pt")
+    library.scan()
+    library.tag("again", "new", note="a new one")
+    library.restore("ink")
+    row = library.record("again")
+    assert (row["note"], row["tags"]) == ("a new one", ["lines", "new", "night"])
+
+
+# --- links in other programs' folders
+
+
+def test_links_are_taken_away_and_the_command_that_makes_them_again_is_said(
+    library: Library, folder: Path, tmp_path: Path
+) -> None:
+    webui = tmp_path / "webui" / "models" / "hypernetworks"
+    webui.mkdir(parents=True)
+    library.link(webui, layout="a1111", how="copy")
+    (webui / "ink.json").write_text("of the program")
+    changes = {change.path: change for change in library.remove("ink")}
+    assert changes[str(webui / "ink.pt")].what == "unlinked"
+    assert changes[str(webui / "ink.json")].what == "kept"
+    assert {path.name for path in webui.iterdir()} == {"glow.pt", "ink.json"}
+    told = [change.reason for change in library.restore() if change.reason]
+    assert told == [f"links it again: hnetkit link {webui} --layout a1111 ink"]
+    library.link(webui, layout="a1111", names=["ink"])
+    assert (webui / "ink.pt").exists()
+
+
+def test_a_link_of_hnetkit_s_in_a_scanned_folder_is_no_file_of_the_network(
+    library: Library, folder: Path, tmp_path: Path
+) -> None:
+    webui = tmp_path / "webui" / "models" / "hypernetworks"
+    webui.mkdir(parents=True)
+    library.link(webui, layout="a1111", how="copy")
+    library.scan(webui)
+    assert ("unlinked", "ink.pt") in whats(library.remove("ink"))
+    assert not (webui / trash.FOLDER).exists()
+
+
+# --- killed at any step
+
+CALLS = ("mkdir", "rename", "replace", "link", "unlink", "rmdir", "fsync", "open")
+
+
+def in_a_process_killed_at(number: int, work: Callable[[], None]) -> bool:
+    """Runs work in a process that ends at its n-th call of the system that changes a disk; returns whether it was."""
+    child = os.fork()
+    if child == 0:
+        left = [number]
+
+        def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+            def wrapped(*arguments: Any, **options: Any) -> Any:
+                left[0] -= 1
+                if left[0] == 0:
+                    os._exit(9)
+                return call(*arguments, **options)
+
+            return wrapped
+
+        for name in CALLS:
+            setattr(os, name, dying(getattr(os, name)))
+        try:
+            work()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def everywhere(home: Path, work: Callable[[Library], Any], after: Callable[[Library], None]) -> int:
+    """Kills work at each of its steps in turn, with a look after each; returns the number of steps."""
+    for number in range(1, 1000):
+
+        def working() -> None:
+            with Library(home) as own:
+                work(own)
+
+        was_killed = in_a_process_killed_at(number, working)
+        with Library(home) as library:
+            after(library)
+        if not was_killed:
+            return number
+    raise AssertionError("it never ends")
+
+
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork a process")
+
+
+@needs_fork
+@pytest.mark.parametrize("next_command", ["restore", "remove"])
+def test_a_removal_killed_at_any_step_loses_nothing(home: Path, folder: Path, next_command: str) -> None:
+    with Library(home) as library:
+        library.scan(folder)
+        library.tag("ink", "lines", alias="thin", note="best at 0.6")
+        before, rows = tree(folder), known(library)
+
+    def come_back(library: Library) -> None:
+        if next_command == "remove":
+            assert whats(library.removing("ink").changes) == [] or (folder / "ink.pt").exists()
+            library.remove("ink")
+            library.restore()
+        else:
+            try:
+                library.restore()
+            except NotFound:
+                assert not list(folder.rglob(trash.JOURNAL))
+        library.scan()
+        assert {path: data for path, data in tree(folder).items() if not path.endswith(".tmp")} == before
+        assert known(library) == rows
+
+    if next_command == "remove":
+
+        def again(library: Library) -> None:
+            if not (folder / "ink.pt").exists() and "ink" not in {row["name"] for row in library.networks()}:
+                library.restore()  # the last step was over
+            come_back(library)
+
+        assert everywhere(home, lambda library: library.remove("ink"), again) > 20
+    else:
+        assert everywhere(home, lambda library: library.remove("ink"), come_back) > 20
+
+
+@needs_fork
+def test_bringing_back_killed_at_any_step_loses_nothing(home: Path, folder: Path) -> None:
+    with Library(home) as library:
+        library.scan(folder)
+        library.tag("ink", "lines", alias="thin", note="best at 0.6")
+        before, rows = tree(folder), known(library)
+        library.remove("ink")
+
+    def come_back(library: Library) -> None:
+        try:
+            library.restore()
+        except NotFound:
+            assert not list(folder.rglob(trash.JOURNAL))
+        assert tree(folder) == before
+        assert known(library) == rows
+        library.remove("ink")
+
+    assert everywhere(home, lambda library: library.restore(), come_back) > 10
+
+
+@pytest.mark.parametrize("moment", [1, 3, 5])
+def test_an_interrupted_removal_is_taken_back_at_once(
+    library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    before, rows, rename, left = tree(folder), known(library), os.rename, [moment]
+
+    def interrupted(source: Any, target: Any) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            library.remove("ink")
+    assert tree(folder) == before
+    assert known(library) == rows
+
+
+# --- a trash from a stranger's archive
+
+
+def planted(folder: Path, **file: Any) -> Path:
+    """A removal as an archive may bring it along."""
+    entry = folder / trash.FOLDER / "20990101"
+    entry.mkdir(parents=True)
+    (entry / "0.trash").write_bytes(b"hostile")
+    files = [{"path": "x.txt", "stored": "0.trash", "of": "x.pt"} | file]
+    journal = {"kind": "hnetkit removal", "version": 1, "batch": "9", "name": "x", "content_hash": None, "files": files}
+    (entry / trash.JOURNAL).write_text(
+        json.dumps(journal | {"words": {}, "links": [], "installs": [], "is_done": True})
+    )
+    return entry
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {"path": "../x.txt"},
+        {"path": "/tmp/x.txt"},
+        {"path": "C:\\x.txt"},
+        {"path": "sub/../../x.txt"},
+        {"path": ""},
+        {"stored": "../0.trash"},
+        {"stored": "journal.json"},
+        {"path": 3},
+        {"unknown": 1},
+        {"first_seen": ["2026"]},
+        {"sha256": 7},
+    ],
+)
+def test_a_journal_that_names_something_else_is_refused(library: Library, folder: Path, file: Any) -> None:
+    entry = planted(folder, **file)
+    before = tree(folder.parent)
+    with pytest.raises(NotFound, match="not a journal of hnetkit"):
+        library.restore()
+    assert tree(folder.parent) == before
+    assert entry.exists()
+
+
+def test_no_file_is_brought_back_through_a_link(library: Library, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (folder / "way").symlink_to(tmp_path / "outside")
+    planted(folder, path="way/x.txt")
+    assert {change.what for change in library.restore()} == {"skipped"}
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_a_trash_that_is_a_link_is_not_written_through(library: Library, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (folder / trash.FOLDER).symlink_to(tmp_path / "outside")
+    assert {change.what for change in library.remove("ink")} == {"skipped"}
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+def test_a_trash_that_cannot_be_read_is_said(library: Library, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library.remove("ink")
+    listdir = os.listdir
+
+    def failing(path: Any = ".") -> list[str]:
+        if Path(path).name == trash.FOLDER:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listdir(path)
+
+    monkeypatch.setattr("os.listdir", failing)
+    with pytest.raises(NotFound, match="Permission denied"):
+        library.restore()
+
+
+# --- the command
+
+
+def removed(capsys: pytest.CaptureFixture[str], *arguments: object, code: int = 0) -> list[dict[str, Any]]:
+    capsys.readouterr()
+    assert run(["remove", *map(str, arguments), "--json"]) == code
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_remove_asks_and_undo_brings_back(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(folder)])
+    before = tree(folder)
+    assert run(["remove", "ink"]) == 2  # there is nobody to answer
+    assert "Move 2 files and 3 sidecars of ink to the trash?" in capsys.readouterr().err
+    assert tree(folder) == before
+    rows = removed(capsys, "ink", "-y")
+    assert {row["change"] for row in rows} == {"removed"}
+    assert set(rows[0]) == {"change", "path", "network", "trash", "reason"}
+    assert {row["change"] for row in removed(capsys, "--undo")} == {"restored"}
+    assert tree(folder) == before
+    assert run(["remove", "--undo"]) == 4
+    assert run(["remove"]) == 2
+    assert run(["remove", "nothing", "-y"]) == 4
+
+
+def test_a_dry_run_of_remove_moves_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(folder)])
+    before = tree(folder)
+    assert len(removed(capsys, "ink", "-n")) == 5
+    assert tree(folder) == before
+    run(["remove", "ink", "-y"])
+    before = tree(folder)
+    assert len(removed(capsys, "--undo", "-n")) == 5
+    assert tree(folder) == before
+    capsys.readouterr()
+    run(["remove", "--undo", "--dry-run"])
+    assert capsys.readouterr().out.startswith("to restore ")
+
+
+def test_what_could_not_be_moved_is_exit_1(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["scan", str(folder)])
+    networks.network_file(folder, "glow.pt", seed=9, structure=(1, 3, 1))
+    assert [row["change"] for row in removed(capsys, "glow", "-y", code=1)] == ["skipped"]

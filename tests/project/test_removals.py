@@ -1,0 +1,68 @@
+"""Every place that removes, renames or replaces a file, and why nothing can be lost there; a new one has to say it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+OF_THE_SYSTEM = {"unlink", "remove", "rmdir", "removedirs", "rename", "replace", "rmtree", "move"}
+OF_A_PATH = {"unlink", "rmdir", "rename"}
+
+WHY = {
+    "hnetkit/files.py new_file": "what is new is complete and on the disk before it replaces; its temporary file goes",
+    "hnetkit/files.py _remove_stale": "a temporary file that no process has open, hours old",
+    "hnetkit/files.py publish": "the name was free",
+    "hnetkit/generate/grids/files.py GridFiles.merge_records": "its lines are in the one record",
+    "hnetkit/generate/grids/files.py GridFiles.discard": "the person asked to begin again",
+    "hnetkit/generate/grids/files.py GridFiles.finish": "its lines are in the one record",
+    "hnetkit/library/link.py _LinkRun.clear": "unchanged since hnetkit put it there, and not the last with its content",
+    "hnetkit/library/link.py _LinkRun._spelled_anew": "one file under two spellings",
+    "hnetkit/library/placing.py Placing.remove_folders": "folders that hnetkit made, if they are empty",
+    "hnetkit/library/placing.py _place_link": "what is new exists before it replaces what hnetkit put there",
+    "hnetkit/library/remove.py _unlink": "unchanged since hnetkit put it there; the journal and the library have it",
+    "hnetkit/library/trash.py put_in": "a name that is free, in a folder of this removal alone; the journal is written",
+    "hnetkit/library/trash.py put_back": "the name was free; what stays in the trash is at its place too",
+    "hnetkit/library/trash.py close": "a journal of which every file is at its place",
+    "hnetkit/library/trash.py sweep": "folders without a journal, which hold nothing yet or no more",
+    "hnetkit/sources/archives.py extract_models": "what it unpacked itself",
+    "hnetkit/sources/download.py lock_download": "a lock of its own",
+    "hnetkit/sources/download.py PartialFile.discard": "a part that does not fit what the site has now",
+    "hnetkit/sources/install.py _install_one": "what it placed itself and could not register",
+    "hnetkit/sources/install.py _place": "what it placed itself and could not register",
+    "hnetkit/sources/install.py _replace_damaged": "the damaged file is in quarantine, and what is new is complete",
+    "hnetkit/sources/jobs.py Worker._remove": "a lock of its own",
+    "hnetkit/sources/maintenance.py requeue_damaged": "the damaged file is in quarantine",
+    "hnetkit/train/checkpoints.py Checkpoints._write": "the name was free",
+    "hnetkit/train/checkpoints.py Checkpoints._remove": "a later checkpoint is complete",
+    "hnetkit/train/checkpoints.py _discard": "a checkpoint that is to go, under a name that no run reads",
+    "hnetkit/train/preparing/folder.py TrainingFolder._write": "--overwrite: the caption of the image that it replaces",
+    "hnetkit/train/run_folder.py RunFolder.remove_snapshots_after": "--restart or a rollback: what the run makes again",
+    "hnetkit/train/run_folder.py RunFolder._clear": "--restart: what the run makes again",
+    "registry/store.py _keep": "the copy is complete before it has its name",
+}
+
+
+def removals(node: ast.AST, within: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the function and the text of every call that takes a name from a file, or gives it to another."""
+    for child in ast.iter_child_nodes(node):
+        named = isinstance(child, ast.FunctionDef | ast.ClassDef)
+        own = f"{within}.{child.name}".lstrip(".") if named else within  # type: ignore[attr-defined]
+        if isinstance(child, ast.Call) and isinstance(child.func, ast.Attribute):
+            owner, call = ast.unparse(child.func.value), child.func.attr
+            of_a_path = call in OF_A_PATH or (call == "replace" and len(child.args) == 1 and not child.keywords)
+            if (call in OF_THE_SYSTEM) if owner in ("os", "shutil") else (of_a_path and owner != "library"):
+                yield own, ast.unparse(child)
+        yield from removals(child, own)
+
+
+def test_every_removal_says_why_nothing_is_lost() -> None:
+    found = {
+        f"{path.relative_to(REPOSITORY).as_posix()} {function}": call
+        for folder in ("hnetkit", "kernels", "registry")
+        for path in sorted((REPOSITORY / folder).rglob("*.py"))
+        for function, call in removals(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert len(found) > 20
+    assert {place: call for place, call in found.items() if place not in WHY} == {}
