@@ -317,7 +317,7 @@ def _change_line(row: Row) -> str:
 @command("remove")
 @click.argument("names", nargs=-1, metavar="[NAME...]", shell_complete=complete_name)
 @option("--undo", is_flag=True, help="Bring back what was removed last, or the last removal of each NAME.")
-@option("-n", "--dry-run", is_flag=True, help="List what would be moved, and change nothing.")
+@option("--dry-run", is_flag=True, help="List what would be moved, and change nothing.")
 @option("-y", "--yes", is_flag=True, help="Agree without being asked.")
 @output_options
 def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool, output: Output) -> None:

@@ -547,11 +547,11 @@ def test_remove_asks_and_undo_brings_back(folder: Path, capsys: pytest.CaptureFi
 def test_a_dry_run_of_remove_moves_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["scan", str(folder)])
     before = tree(folder)
-    assert len(removed(capsys, "ink", "-n")) == 5
+    assert len(removed(capsys, "ink", "--dry-run")) == 5
     assert tree(folder) == before
     run(["remove", "ink", "-y"])
     before = tree(folder)
-    assert len(removed(capsys, "--undo", "-n")) == 5
+    assert len(removed(capsys, "--undo", "--dry-run")) == 5
     assert tree(folder) == before
     capsys.readouterr()
     run(["remove", "--undo", "--dry-run"])
