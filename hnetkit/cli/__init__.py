@@ -9,7 +9,7 @@ import click
 
 from hnetkit.cli.groups import LazyGroup
 from hnetkit.cli.output import OutputClosed, not_text, say, say_traceback, say_usage, take_streams
-from hnetkit.cli.signals import exit_code_of, unwind_on_signals
+from hnetkit.cli.signals import exit_code_of, next_step_of, unwind_on_signals
 from hnetkit.errors import HnetkitError, failure_of
 from hnetkit.text import is_text
 
@@ -94,6 +94,8 @@ def run(arguments: list[str]) -> int:
         return _report(error, str(error), error.command_hint, error.exit_code)
     except click.exceptions.Abort as interruption:
         say("Interrupted.")
+        if (hint := next_step_of(interruption)) is not None:
+            say(f"Hint: {hint}")
         return exit_code_of(interruption)
     except click.ClickException as error:
         say_usage(error)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from hnetkit import paths
+from hnetkit.cli.signals import name_command
 from hnetkit.errors import OutputExists, UsageError, did_you_mean
 
 _MAY_BE_EMPTY = frozenset(
@@ -70,6 +71,13 @@ class LazyGroup(click.Group):
         found = super().resolve_command(ctx, args)
         check_names(ctx, *found)
         return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interruption:
+            name_command(interruption, f"{ctx.command_path} {ctx.invoked_subcommand}".partition(" ")[2])
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         for heading, commands in self.sections.items():

@@ -128,18 +128,21 @@ def run_progress(output: Output) -> Iterator[dict[str, Any]]:
     if output.quiet or not is_terminal(sys.stderr):
         yield {"note": output.note, "step": _note_steps(output)}
         return
-    is_training = False
+    shown = ""
+
+    def begin(what: str, done: int, total: int) -> None:
+        """Estimates the time left of what is done now, and not of what was done before."""
+        nonlocal shown
+        if what != shown:
+            shown = what
+            bar.begin(what, done, total)
 
     def show_preparation(what: str, done: int, total: int) -> None:
-        nonlocal is_training
-        is_training = False
+        begin(what, done, total)
         bar.show(what, done, total)
 
     def show_step(report: TrainingReport) -> None:
-        nonlocal is_training
-        if not is_training:
-            is_training = True
-            bar.begin("Training", report.step - 1, report.last_step)
+        begin("Training", report.step - 1, report.last_step)
         about = f"loss {report.loss:.4f}  rate {report.rate:.3g}  epoch {report.epoch + 1}"
         bar.show("Training", report.step, report.last_step, about)
 

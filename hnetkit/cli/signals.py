@@ -1,16 +1,38 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: it unwinds, and leaves nothing half-written."""
+"""What ends a command early: Ctrl-C, SIGTERM and SIGHUP unwind it, and leave nothing half-written."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hnetkit.sources.http import RealClock
+
+
+AFTER_INTERRUPTION: Mapping[str, str] = {
+    "scan": "what was indexed stays; the same command does the rest",
+    "import": "the library is whole; the same command takes in what is missing",
+    "identify": "nothing is lost; the same command begins again",
+    "remove": "`hnetkit remove --undo` brings back what was moved; the same command does the rest",
+    "link": "what was linked stays; the same command does the rest",
+    "pull": "what was received stays; the same command does the rest",
+    "sync": "what was received stays; the same command does the rest",
+    "repair": "what was received stays; the same command does the rest",
+    "export": "no file was written or replaced; the same command begins again",
+    "convert": "files that were converted stay; the same command with --overwrite makes them all",
+    "generate": "pictures that were written stay; the same command draws all of them",
+    "grid": "cells that were drawn stay; the same command draws the rest",
+    "bench": "nothing was stored; a lower --seconds takes less time",
+    "train prepare": "pictures that were written stay; the same command with --overwrite makes them all",
+    "train review": "captions that were written stay; the same command writes the rest",
+    "train run": "the same command resumes from the last checkpoint, if there is one",
+    "train sweep": "finished runs stay; the same command resumes the one that was interrupted",
+}
+"""Command -> what Ctrl-C leaves and what to do next, for the commands that leave something or take long."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -31,6 +53,17 @@ def unwind_on_signals() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
             signal.signal(number, _end)
+
+
+def name_command(interruption: BaseException, command: str) -> None:
+    """Says in an interruption which command it ended, unless that is said already."""
+    vars(interruption).setdefault("command", command)
+
+
+def next_step_of(interruption: BaseException) -> str | None:
+    """Returns what to say of an `Abort` of click's, which stands for an interruption; None where there is nothing."""
+    command = vars(interruption.__cause__).get("command") if interruption.__cause__ else None
+    return AFTER_INTERRUPTION.get(command or "")
 
 
 def exit_code_of(interruption: BaseException) -> int:

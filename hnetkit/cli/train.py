@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 from click_default_group import DefaultGroup
 
+from hnetkit import demo, settings
 from hnetkit.cli.groups import LazyGroup, check_names
 from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.progress import as_one_process, run_progress
 from hnetkit.cli.train_options import read_setting, training_options
 from hnetkit.errors import PartlyFailed, UsageError, did_you_mean
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.train.schedules import Preset, Rates, RateStage
@@ -118,6 +120,14 @@ def run_command(file: Path | None, resume: bool, arguments: dict[str, Any], outp
     disconnect()
     if result.files:
         output.rows([_row(result)], columns=["path", "name", "step", "loss"], text=lambda row: str(row["path"]))
+        output.note(_use_of(result))
+
+
+def _use_of(result: TrainingResult) -> str:
+    """Returns the command that draws with a network that was trained."""
+    usual = settings.get("model") or str(demo.model_folder())
+    model = "" if result.model == usual else f" --model {argument(result.model, is_path=True)}"
+    return f'Draw with it: hnetkit generate "a picture <hypernet:{result.folder.name}:1>"{model}'
 
 
 def _row(result: TrainingResult) -> Row:

@@ -13,6 +13,7 @@ from hnetkit.cli.options import DEVICES, OUTPUT, Choice, Number, command, option
 from hnetkit.cli.output import Output, Row, output_options, say_failure
 from hnetkit.cli.progress import step_progress
 from hnetkit.errors import HnetkitError, PartlyFailed, UsageError
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.train.preparing.folder import PreparedImage
@@ -168,6 +169,7 @@ def prepare_command(
     output.rows(map(_row, done.made), columns=columns, text=lambda row: row["path"])
     if done.failures:
         raise PartlyFailed(f"{len(done.failures)} of {done.originals} pictures were left out")
+    output.note(f"Look at them: hnetkit train review {argument(out, is_path=True)}")
 
 
 @command("review")

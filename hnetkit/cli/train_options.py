@@ -345,7 +345,8 @@ _SETTINGS: dict[str, tuple[_Setting, ...]] = {
         _Setting(
             "guards.loss_limit",
             "--loss-limit",
-            "Warn, without rolling back, when the mean loss of the last 10 to 100 steps is above this.",
+            "Warn once, without rolling back, when the mean loss of the last 10 to 100 steps is above this and above "
+            "the loss before the first step.",
             _ABOVE_0,
         ),
         _Setting(

@@ -101,10 +101,14 @@ def train(
     data = read_data(whole, partial(callbacks.progress, "Reading pictures"))
     # until here without torch
     from hnetkit.train.export import register_run
+    from hnetkit.train.run_folder import RunFolder
+    from hnetkit.train.step import require_optimizer
     from hnetkit.train.trainer import train as run
 
     whole = make({**source.defaults(), "precision": source.precision()})
     data = replace(data, recipe=whole)
+    require_optimizer(whole.optimizer, whole.optimizer_options)
+    RunFolder(folder, whole).require_same_recipe(start_mode)
     loaded = source.load(whole, callbacks)
     result = run(whole, loaded, data, folder, start_mode=start_mode, force=force, callbacks=callbacks)
     if result.files:
@@ -171,6 +175,13 @@ def sweep(
     data = plan.read(partial(callbacks.progress, "Reading pictures"))
     plan = planned({**source.defaults(), "precision": source.precision()})
     data = [replace(own, recipe=made_run.recipe) for own, made_run in zip(data, plan.runs, strict=True)]
+    from hnetkit.train.run_folder import RunFolder
+    from hnetkit.train.step import require_optimizer
+
+    for made_run in plan.runs:
+        with made_run.naming_errors():
+            require_optimizer(made_run.recipe.optimizer, made_run.recipe.optimizer_options)
+            RunFolder(made_run.folder, made_run.recipe).require_same_recipe(start_mode)
     loaded = source.load(plan.runs[0].recipe, callbacks)
     return run_sweep(
         plan,

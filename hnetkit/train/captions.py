@@ -27,8 +27,19 @@ def caption_of(image: Path) -> str:
     if beside.is_file():
         _require_near(beside, image)
         return " ".join(read_text(beside).split())
-    stem = image.stem.encode("utf-8", "ignore").decode()  # a file name need not be valid text
-    return " ".join(re.sub(r"^[-\d]+\s*", "", stem).split())
+    return _words_of(image.stem)
+
+
+def says_file_name(caption: str, image: Path) -> bool:
+    """Whether a caption says no more than what the image's file is called, or the original that it was prepared from.
+
+    A name of several words without digits, ``a red circle.png``, was given to be a caption: A1111 reads it as one.
+    """
+    text = caption.strip()
+    if not text or (" " in text and not re.search(r"[\d_]", text)):
+        return False
+    original = re.sub(r"(-\d+|-flipped)+$", "", image.stem)
+    return text in (_words_of(image.stem), _words_of(original))
 
 
 def caption_file(image: Path) -> Path:
@@ -62,6 +73,12 @@ def read_text(path: Path) -> str:
         raise UsageError(f"{path}: not a text to train with ({error})", hint="shorten it, or move it away") from error
     except OSError as error:
         raise failure_of(error, str(path)) from error
+
+
+def _words_of(stem: str) -> str:
+    """Returns a file name as A1111 reads it for a caption: without numbers in front, on one line."""
+    text = stem.encode("utf-8", "ignore").decode()  # a file name need not be valid text
+    return " ".join(re.sub(r"^[-\d]+\s*", "", text).split())
 
 
 def _require_near(beside: Path, image: Path) -> None:

@@ -17,10 +17,10 @@ from hnetkit.images import has_more, has_other_colors, open_with_opacity, read_i
 from hnetkit.prompts.tags import Tag, TaggedPrompt, plain_number, split_tags
 from hnetkit.text import argument
 from hnetkit.train.batching import BatchOrder, random_for
-from hnetkit.train.captions import caption_of, read_text
+from hnetkit.train.captions import caption_of, read_text, says_file_name
 from hnetkit.train.preparing.crops import kept_share
 from hnetkit.train.preparing.images import image_files, left_out, left_out_warnings, name_some
-from hnetkit.train.preparing.quality import further_warnings, profile_warnings
+from hnetkit.train.preparing.quality import file_name_warnings, further_warnings, profile_warnings
 from hnetkit.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def read_data(recipe: Recipe, progress: Callable[[int, int], None] = lambda done
     Raises:
         NotFound: no such folder, no image in it, or no such template.
         BadPicture: images that cannot be read; all of them are named.
-        UsageError: an image's sides are no multiples of 8.
+        UsageError: an image's sides are not multiples of 8.
     """
     template = Template.read(recipe.template)
     folder = Path(recipe.pictures)
@@ -287,7 +287,7 @@ def _require_sizes(folder: Path, images: Sequence[TrainingImage]) -> None:
     if odd:
         width, height = odd[0].size
         raise UsageError(
-            f"{folder}: sides of {len(odd)} pictures are no multiples of 8: {odd[0].path.name} is {width}x{height}",
+            f"{folder}: sides of {len(odd)} pictures are not multiples of 8: {odd[0].path.name} is {width}x{height}",
             hint=f"hnetkit train prepare {argument(folder, is_path=True)} --out FOLDER, or --size 512x512",
         )
 
@@ -376,6 +376,8 @@ def caption_warnings(captions: Mapping[str, str], template: Template) -> Iterato
     if empty:
         shown = ", ".join(empty[:_MOST_NAMED]) + (", ..." if len(empty) > _MOST_NAMED else "")
         yield f"{len(empty)} of {len(captions)} pictures have no caption: {shown}"
+    if template.has_filewords:
+        yield from file_name_warnings([name for name, text in captions.items() if says_file_name(text, Path(name))])
     if not template.has_filewords and len(empty) < len(captions):
         yield f"the template {template.name} has no [filewords]: captions are not used"
     if tags := list(dict.fromkeys(tag for line in template.lines for tag in _tags_in(line))):

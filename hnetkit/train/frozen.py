@@ -85,7 +85,12 @@ def encode_inputs(model: Model, data: TrainingData, progress: Progress) -> Froze
         masks = {size: mask_channels(pipe, size) for size in {image.size for image in data.images}}
     beside_latents = {size: channels for size, channels in masks.items() if channels is not None}
     are_fixed = not (recipe.shuffle_tags or recipe.drop_tags)
-    if are_fixed and prompts.encode_all(data.prompts()) and unet.device.type != "cpu":
+    known = list(data.prompts()) if are_fixed else []
+    if (
+        are_fixed
+        and prompts.encode_all(known, lambda done: progress("Encoding captions", done, len(known)))
+        and unet.device.type != "cpu"
+    ):
         for part in _encoders(pipe):
             part.to("cpu")
         torch.cuda.empty_cache()
@@ -239,12 +244,17 @@ class PromptCache:
             self._tokens += len(encoded.hidden)
         return self._encoded[prompt]
 
-    def encode_all(self, prompts: Iterable[str]) -> bool:
-        """Encodes prompts in advance; returns whether all of them are cached."""
-        for prompt in prompts:
+    def encode_all(self, prompts: Iterable[str], progress: Callable[[int], None] = lambda done: None) -> bool:
+        """Encodes prompts in advance; returns whether all of them are cached.
+
+        Args:
+            progress: called with how many are.
+        """
+        for number, prompt in enumerate(prompts, 1):
             if self.is_full:
                 return False
             self.encode(prompt)
+            progress(number)
         return True
 
 

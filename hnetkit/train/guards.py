@@ -39,11 +39,14 @@ size 1, the worst case, has a false alarm once in about 10 million steps. A loss
 _LEAST_SPREAD = 0.2
 _LEAST_LOSS = 1e-12
 _LEAST_GRADIENT = 1e-12
-_CALM_AGAIN = 0.8
 _LEAST_ENERGY = 0.001
 """Least energy that previews are compared with: images of flat color have next to none to multiply."""
 
+_SURELY = 3.0
+"""Standard errors by which the running mean exceeds the loss before the first step where it surely is a higher one."""
+
 _NOT_IN_STATE = ("settings", "window")
+_ADDED_LATER = ("first_loss", "first_error")  # checkpoints of 0.2.0 do not hold them
 
 _LOWER_RATE = "lower the rate: --rate with a smaller number, or --clip-norm 1 for single bad steps"
 
@@ -54,7 +57,7 @@ class GuardSettings:
 
     Attributes:
         window: steps of the running mean of the loss; None: a tenth of the run, 10 to 100.
-        loss_limit: a running mean above it warns.
+        loss_limit: a running mean above it, and above the loss before the first step, warns once.
         spike: a loss that stays above this many times its best level, and above what its spread explains, has spiked.
         dead_steps: steps in a row without a gradient, after which none is expected any more.
         skipped_steps: steps in a row that mixed precision may skip for gradients that are not finite.
@@ -126,6 +129,8 @@ class Guards:
         self.roll_backs = 0
         self._recent: list[float] = []
         self._has_warned = False
+        self._first_loss: float | None = None
+        self._first_error: float | None = None
         self._has_seen_gradient = False
         self._without_gradient = 0
         self._skipped = 0
@@ -160,6 +165,9 @@ class Guards:
                 "the loss is not finite before the first step: the model or the latents hold NaN",
                 "--precision no, or another autoencoder (--vae)",
             )
+        first = self._first_loss = _mean(losses)
+        variance = _mean([(loss - first) ** 2 for loss in losses])
+        self._first_error = math.sqrt(variance / len(losses) + variance / self.window)
         self._compare_with([_log(loss) for loss in losses])
         return None
 
@@ -212,9 +220,9 @@ class Guards:
         Args:
             state: what `state_dict` gave when that checkpoint was written.
         """
-        roll_backs = self.roll_backs + 1
+        roll_backs, has_warned = self.roll_backs + 1, self._has_warned
         self.load_state_dict(state)
-        self.roll_backs = roll_backs
+        self.roll_backs, self._has_warned = roll_backs, has_warned
         self._excess, self._without_gradient, self._skipped = 0.0, 0, 0
 
     def state_dict(self) -> dict[str, Any]:
@@ -229,7 +237,7 @@ class Guards:
             KeyError: something is missing in `state`.
         """
         for name in self.state_dict():
-            value = state[name]
+            value = state.get(name) if name in _ADDED_LATER else state[name]
             setattr(self, name if name == "roll_backs" else f"_{name}", list(value) if type(value) is list else value)
 
     def _check_gradient(self, step: int, norm: float) -> Verdict | None:
@@ -273,13 +281,16 @@ class Guards:
             self._level, self._spread, self._limit = level, spread, limit
 
     def _warning(self, step: int) -> Verdict | None:
+        """Returns a warning, once a run, about a loss that is high and no longer that of the untrained network."""
         mean, limit = self.running_mean, self.settings.loss_limit
-        if mean < _CALM_AGAIN * limit:
-            self._has_warned = False
         if self._has_warned or mean <= limit or len(self._recent) < self.window:
             return None
-        self._has_warned = True
         reason = f"the loss is {mean:.3f} over the last {len(self._recent)} steps, above {limit:g}"
+        if self._first_loss is not None and self._first_error is not None:
+            if mean <= self._first_loss + _SURELY * self._first_error:
+                return None
+            reason += f" and above the {self._first_loss:.3f} before the first step"
+        self._has_warned = True
         return Verdict("warn", reason, f"{_LOWER_RATE}; --loss-limit moves the limit", self._sound_until)
 
     def _fault(self, reason: str, remedy: str, sound_until: int | None = None) -> Verdict:

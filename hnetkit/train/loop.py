@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from hnetkit.errors import RunChanged, TrainingFailed
 from hnetkit.formats.writing import save
 from hnetkit.network import Hypernetwork
-from hnetkit.train.callbacks import TrainingReport
+from hnetkit.train.callbacks import Progress, TrainingReport
 from hnetkit.train.checkpoints import TrainingState, reporting_full_disk
 from hnetkit.train.guards import MEASURED, Guards, Verdict
 from hnetkit.train.logs import Log, LogRow
@@ -45,6 +46,7 @@ class TrainingLoop:
         clip_at: a schedule of what gradients are clipped at; None if they are not.
         export: gives the network as it is after so many steps.
         log, previews: in the main process alone; previews are None if none are wanted.
+        progress: called with what takes time between the steps.
         report: called after every step.
         note: called with a line for the user.
         step: steps made.
@@ -59,6 +61,7 @@ class TrainingLoop:
     export: Callable[[int], Hypernetwork]
     log: Log | None
     previews: Previews | None
+    progress: Progress
     report: Callable[[TrainingReport], None]
     note: Callable[[str], None]
     step: int = 0
@@ -78,12 +81,19 @@ class TrainingLoop:
         """
         verdict = None
         if self.recipe.guarded:
-            verdict = self.guards.begin([self.stepper.measure(step) for step in range(min(MEASURED, self.last_step))])
+            verdict = self.guards.begin(list(self._losses_before()))
         verdict = verdict or self._preview()
         if verdict is not None:
             raise self._failure(verdict)
         if self.stepper.processes.is_main:
             self.files.checkpoints.write(self._state())
+
+    def _losses_before(self) -> Iterator[float]:
+        """Yields the losses that the first steps would have with the network as it is."""
+        most = min(MEASURED, self.last_step)
+        for step in range(most):
+            self.progress("Measuring the loss before training", step, most)
+            yield self.stepper.measure(step)
 
     def resume(self, state: TrainingState) -> None:
         """Restores a checkpoint.
@@ -178,7 +188,8 @@ class TrainingLoop:
             return None
         seen = None
         if self.previews is not None:
-            preview = self.previews.draw(self.export(self.step), self.step)
+            what = f"Drawing the preview of step {self.step}"
+            preview = self.previews.draw(self.export(self.step), self.step, partial(self.progress, what))
             if self.log is not None:
                 self.log.preview(self.step, preview.path)
             seen = preview.energy, preview.fault
@@ -273,7 +284,7 @@ class TrainingLoop:
 def _require_numbers(fresh: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
     """Raises ValueError if guards stored something else than the numbers, and lists of numbers, that they store."""
     for name, value in fresh.items():
-        found = stored[name]
+        found = stored.get(name) if value is None else stored[name]
         numbers = found if isinstance(value, list) and isinstance(found, list) else [found]
         is_unset = value is None and found is None
         if not is_unset and not all(isinstance(number, int | float) for number in numbers):

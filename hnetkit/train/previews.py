@@ -126,18 +126,27 @@ class Previews:
         require_room(len(settings.strengths), len(prompts) * len(settings.seeds))
         self._without: dict[int, list[Image.Image | None]] = {}
 
-    def draw(self, network: Hypernetwork, step: int) -> Preview:
+    def draw(
+        self, network: Hypernetwork, step: int, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Preview:
         """Draws the preview of a network as it is now; random generators, modes and the UNet are as before.
 
         Call it while the trained network's own hooks are off the UNet (outside of `BatchStacks.on`), or it would be
         applied twice.
 
+        Args:
+            progress: called with the cells drawn and the cells in all, one for each prompt and strength.
+
         Raises:
             OutOfMemory: drawing needs more memory than there is.
         """
-        strengths = self._settings.strengths
+        strengths, rows = self._settings.strengths, list[list[Any]]()
         with self._loaded(network):
-            rows = [[self._images(number, value) for value in strengths] for number in range(len(self._requests))]
+            for number in range(len(self._requests)):
+                rows.append([])
+                for column, strength in enumerate(strengths):
+                    progress(number * len(strengths) + column, len(self._requests) * len(strengths))
+                    rows[number].append(self._images(number, strength))
             fault = self._fault(rows)
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self._name}-{step}.png"

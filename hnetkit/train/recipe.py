@@ -201,11 +201,15 @@ class Recipe:
         return dataclass_from_json(cls, data, where)
 
     def differences(self, other: Recipe) -> list[str]:
-        """Returns the settings, such as ``build.structure``, by which another recipe makes other steps."""
+        """Returns the settings by which another recipe makes other steps, as ``build.activation unset, not 'relu'``.
+
+        The first value is this recipe's.
+        """
         mine, others = self.to_json(), other.to_json()
-        names = [field.name for field in fields(self) if field.name not in _FREE]
-        different = [name for name in names if mine[name] != others[name] and name != "build"]
-        return different + [f"build.{name}" for name in mine["build"] if mine["build"][name] != others["build"][name]]
+        steps = [field.name for field in fields(self) if field.name not in _FREE and field.name != "build"]
+        pairs = [(name, mine[name], others[name]) for name in steps]
+        pairs += [(f"build.{name}", value, others["build"][name]) for name, value in mine["build"].items()]
+        return [f"{name} {_shown(own)}, not {_shown(now)}" for name, own, now in pairs if own != now]
 
     def _faults(self) -> Iterator[str]:
         for name in ("batch_size", "accumulation", "keep", "clip_skip"):
@@ -366,6 +370,10 @@ def dataclass_from_json(kind: type[T], data: Any, where: str) -> T:
         return kind(**values)
     except TypeError as error:
         raise UsageError(f"{where}: {error}") from error
+
+
+def _shown(value: Any) -> str:
+    return "unset" if value is None else brief_text(value)
 
 
 def brief_text(value: Any) -> str:

@@ -123,10 +123,26 @@ class RunFolder:
         """Returns what changed although the run continues, because of `force`.
 
         Raises:
+            NotFound, OutputExists, RunChanged: as `require_same_recipe`.
+            RunChanged: images or model are not those of the run so far.
+        """
+        before = self.require_same_recipe(start_mode)
+        changed = [] if before is None else before.changes(inputs)
+        if changed and not force:
+            raise RunChanged(
+                f"{self.folder}: changed since the last checkpoint: {'; '.join(changed)}",
+                hint="--restart starts over, --force continues anyway",
+            )
+        return changed
+
+    def require_same_recipe(self, start_mode: StartMode) -> RunInputs | None:
+        """Returns the inputs of the run that is to continue, None of one that begins; no model is needed.
+
+        Raises:
             NotFound: asked to resume, and there is nothing to resume.
             OutputExists: there is no checkpoint, and the run would replace what an earlier one made; or a restart
                 would replace a network that the recipe names.
-            RunChanged: recipe, images or model are not those of the run so far.
+            RunChanged: the recipe is not that of the run so far.
         """
         has_state = self.record.exists() and self.checkpoints.newest_folder is not None
         if start_mode == "resume" and not has_state:
@@ -134,12 +150,12 @@ class RunFolder:
         if start_mode == "restart":
             self._require_given_elsewhere()
         if start_mode == "restart" or not self.record.exists():
-            return []
+            return None
         recipe, before = self._read_record()
-        names = recipe.differences(self.recipe)
-        if names:
+        differences = recipe.differences(self.recipe)
+        if differences:
             raise RunChanged(
-                f"{self.folder}: trained so far with another {', '.join(names)}",
+                f"{self.folder}: trained so far with {'; '.join(differences)}",
                 hint="--restart starts over; --name or --out leaves this run as it is",
             )
         if not has_state:
@@ -148,14 +164,8 @@ class RunFolder:
                     f"{path}: an earlier run made it, and there is no checkpoint to continue from",
                     hint="--restart starts over and replaces it; another --name or --out leaves it",
                 )
-            return []
-        changed = before.changes(inputs)
-        if changed and not force:
-            raise RunChanged(
-                f"{self.folder}: changed since the last checkpoint: {'; '.join(changed)}",
-                hint="--restart starts over, --force continues anyway",
-            )
-        return changed
+            return None
+        return before
 
     def made_with(self) -> Recipe:
         """Returns the recipe of the steps that were made, from the record.

@@ -280,6 +280,11 @@ def make_optimizer(
     return optimizer
 
 
+def require_optimizer(name: str, options: Mapping[str, Any]) -> None:
+    """Raises UsageError where `make_optimizer` would, before there is anything to train."""
+    make_optimizer(name, [Parameter(torch.zeros(2, 2))], options, rate=1e-5)
+
+
 def _try_step(kind: type[torch.optim.Optimizer], arguments: Mapping[str, Any], like: list[Parameter]) -> None:
     """Makes a step with an optimizer of one small parameter, on the device of the trained ones."""
     parameter = Parameter(torch.zeros(2, 2, device=like[0].device if like else None))

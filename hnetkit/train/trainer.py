@@ -31,7 +31,7 @@ from hnetkit.train.network import TrainedNetwork
 from hnetkit.train.previews import Previews
 from hnetkit.train.recipe import Recipe, require_one_build, schedules_of
 from hnetkit.train.run_folder import RunFolder, RunInputs, StartMode, inputs_of
-from hnetkit.train.schedules import Rates
+from hnetkit.train.schedules import Rates, end_of
 from hnetkit.train.step import Objective, Stepper, make_optimizer
 from hnetkit.train.unet_hooks import BatchStacks
 
@@ -48,6 +48,7 @@ class TrainingResult:
 
     Attributes:
         folder: of the run.
+        model: that it was trained on, as the recipe names it.
         files: the network, ``NAME.safetensors`` first; none but in the main process.
         started_from: content hash of the file that training began with; None for a new network.
         step: steps made in all.
@@ -56,6 +57,7 @@ class TrainingResult:
     """
 
     folder: Path
+    model: str
     files: tuple[Path, ...]
     started_from: str | None
     step: int
@@ -120,6 +122,7 @@ def train(
             export=partial(_export, parts.network, model, recipe.name),
             log=log,
             previews=_previews(recipe, model, frozen, folder, callbacks) if processes.is_main else None,
+            progress=callbacks.progress,
             report=callbacks.step,
             note=callbacks.note,
         )
@@ -132,6 +135,7 @@ def train(
         processes.wait()
         return TrainingResult(
             folder=folder,
+            model=recipe.model,
             files=saved,
             started_from=parts.inputs.start,
             step=loop.step,
@@ -233,12 +237,18 @@ def _begin(loop: TrainingLoop, state: TrainingState | None) -> None:
     if state is not None:
         loop.resume(state)
         is_done = loop.step >= loop.last_step
-        done = f"All {loop.step} steps are made already: --max-steps goes further, --restart starts over."
-        loop.note(done if is_done else f"Resuming from step {loop.step}.")
+        loop.note(_nothing_left(loop) if is_done else f"Resuming from step {loop.step}.")
     if loop.log is not None:
         loop.log.truncate_after(loop.step, loop.guards.roll_backs)
     if state is None:
         loop.begin()
+
+
+def _nothing_left(loop: TrainingLoop) -> str:
+    """Returns what to say of a run that has no step to make, with the option that gives it more."""
+    end = end_of(loop.recipe.rates)
+    further = "--max-steps" if end is None or end > loop.last_step else "a --rate whose schedule ends later"
+    return f"All {loop.step} steps were made before: {further} continues the run, --restart starts over."
 
 
 def _export(network: TrainedNetwork, model: Model, name: str, step: int) -> Hypernetwork:

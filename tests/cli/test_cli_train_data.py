@@ -165,7 +165,7 @@ def test_captions_go_out_as_a_table_and_come_back_edited(
     training = tmp_path / "training"
     said(capsys, "prepare", pictures, "--out", training, "--size", "64")
     out, _ = said(capsys, "review", training, "--csv")
-    assert out.splitlines()[1] == "picture-00.png,64,64,picture-00,"
+    assert out.splitlines()[1] == "picture-00.png,64,64,picture-00,the caption is the file name"
     (tmp_path / "edited.csv").write_text(out.replace("picture-01,", '"red, blue",'), encoding="utf-8")
     out, err = said(capsys, "review", training, "--apply", tmp_path / "edited.csv")
     assert out == f"{training / 'picture-01.txt'}\n"

@@ -18,6 +18,7 @@ from support.networks import network_file
 from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd
 from support.training import make_pictures
 
+from hnetkit import demo
 from hnetkit.cli import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -36,13 +37,16 @@ QUICKER = {
     "generate": "--steps 2 --width 16 --height 16",
     "grid": "--steps 1 --width 16 --height 16",
     "train sweep": "--max-steps 2 --preview-every 0 --no-guards",
+    "train small": "--max-steps 2 --preview-every 0 --no-guards",
     "train pictures": "--max-steps 2 --preview-every 0 --no-guards",
 }
 
 
-def commands(page: str) -> list[str]:
-    """Every command of a page's indented blocks, without comments; lines that end in a backslash are joined."""
+def commands(page: str, heading: str = "") -> list[str]:
+    """Every command of the indented blocks of a page, or of a part of it, without comments; `\\` joins lines."""
     text = (REPOSITORY / page).read_text(encoding="utf-8").replace("\\\n", " ")
+    if heading:
+        text = text.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     found = re.findall(r"^    (hnetkit .*)$", text, re.MULTILINE)
     return [re.sub(r"\s{2,}#.*", "", line) for line in found]
 
@@ -84,6 +88,21 @@ def test_every_command_of_a_page_runs(page: str, at_home: Path, capsys: pytest.C
     for command in found:
         capsys.readouterr()
         assert run(as_run(command)) == 0, f"{command}\n{capsys.readouterr().err}"
+
+
+@pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
+def test_the_ten_minutes_with_the_demo_model_run_with_the_few_steps_that_the_page_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_pictures(tmp_path / "photos", 10, sizes=((96, 80),))
+    for command in commands("docs/training.md", "Ten minutes with the demo model"):
+        shorter = ["--max-steps", "20"] if command.startswith("hnetkit train small") else []
+        assert run([*shlex.split(command)[1:], *shorter]) == 0, command
+    previews = [path.name for path in Path("training/first/previews").iterdir()]
+    assert "first-0.png" in previews
+    assert Path("first.png").exists()
+    assert Path("first-grid.png").exists()
 
 
 @pytest.mark.long

@@ -18,6 +18,7 @@ from support.training import CAPTIONS, make_picture, make_pictures, small_recipe
 
 from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
 from hnetkit.generate.loading.defaults import Defaults
+from hnetkit.generate.loading.pipeline import file_stamp
 from hnetkit.generate.model import Model
 from hnetkit.train.data import fingerprint_changes, read_data
 from hnetkit.train.frozen import PromptCache, encode_images, opacity_weight, unet_arguments
@@ -30,7 +31,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def model_of(pipe: object) -> Model:
-    return Model(pipe, "tiny", Defaults(), Path("none"), pipe.scheduler.config)  # type: ignore[attr-defined]
+    return Model(pipe, "tiny", Defaults(), Path("none"), (), pipe.scheduler.config)  # type: ignore[attr-defined]
 
 
 def test_pictures_come_in_the_order_of_their_names_with_size_caption_and_hash(pictures: Path) -> None:
@@ -69,6 +70,16 @@ def test_tags_that_mean_nothing_to_training_are_left_out_of_every_caption_and_to
         "00.png (<lora:glow>), 01.png (<wild:x>), 02.png (<lora:a>, <lora:b>)",
         "03.png, column 10: <lora:much:x>: 'x' is not a number; the tag is left out",
     ]
+
+
+def test_file_names_that_are_read_as_captions_are_told(tmp_path: Path) -> None:
+    make_pictures(tmp_path, 3)
+    for number in (0, 2):
+        (tmp_path / f"{number:02}.txt").unlink()
+        (tmp_path / f"{number:02}.png").rename(tmp_path / f"IMG_200{number}.png")
+    told = "2 pictures have file names as captions, which training reads as words: IMG_2000.png, IMG_2002.png"
+    assert list(read_data(small_recipe(tmp_path)).warnings()) == [told]
+    assert told not in list(read_data(small_recipe(tmp_path, template="style")).warnings())
 
 
 def test_half_a_tag_in_a_caption_is_told_and_stays(tmp_path: Path) -> None:
@@ -354,7 +365,8 @@ def test_a_template_that_was_edited_is_another_input_of_the_run(tmp_path: Path) 
     make_pictures(tmp_path / "pictures", 1)
     template = tmp_path / "words.txt"
     (tmp_path / "weights").write_bytes(b"x")
-    model = replace(model_of(tiny_sd()), weights=tmp_path / "weights")
+    weights = tmp_path / "weights"
+    model = replace(model_of(tiny_sd()), weights=weights, weights_stamp=file_stamp(weights))
     found = []
     for lines in ("[filewords]", "[filewords], again", "\n[filewords]  \n"):
         template.write_text(lines)

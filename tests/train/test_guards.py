@@ -172,14 +172,48 @@ def test_nine_steps_without_a_gradient_are_forgiven() -> None:
         assert guards.after_step(step, 0.08, 0.0 if step % 10 else 0.1) is None
 
 
-def test_a_high_running_mean_warns_once_per_episode_and_names_the_remedy() -> None:
-    guards = Guards(GuardSettings(window=20))
-    losses = [*[0.1] * 20, *[0.5] * 60, *[0.1] * 60, *[0.5] * 60]
-    said = [guards.after_step(step, loss, 0.1) for step, loss in enumerate(losses, start=1)]
-    warnings = [(step, verdict) for step, verdict in enumerate(said, start=1) if verdict is not None]
-    assert [step for step, _ in warnings] == [31, 151]  # 11 of 20 steps at 0.5: 0.32
-    assert all(verdict.kind == "warn" and "--rate" in verdict.remedy for _, verdict in warnings)
+def warned(guards: Guards, losses: Iterable[float]) -> list[tuple[int, Verdict]]:
+    """The steps of the warnings, with the warnings."""
+    said = [(step, guards.after_step(step, loss, 0.1)) for step, loss in enumerate(losses, start=1)]
+    return [(step, verdict) for step, verdict in said if verdict is not None]
+
+
+def test_a_high_running_mean_warns_once_and_names_the_remedy() -> None:
+    warnings = warned(Guards(GuardSettings(window=20)), [*[0.1] * 20, *[0.5] * 60, *[0.1] * 60, *[0.5] * 60])
+    assert [step for step, _ in warnings] == [31]  # 11 of 20 steps at 0.5: 0.32
+    assert warnings[0][1].kind == "warn"
+    assert "--rate" in warnings[0][1].remedy
     assert "above 0.3" in warnings[0][1].reason
+
+
+def test_pictures_on_which_the_untrained_model_has_a_high_loss_are_no_reason_to_warn() -> None:
+    world = World(level=0.5, spread=0.8)
+    for seed in range(20):
+        assert warned(world.guards(seed), world.losses(seed, falling(0.5, 300))) == []
+
+
+def test_a_loss_that_rose_above_the_untrained_models_is_told_with_it() -> None:
+    guards = Guards(GuardSettings(window=10, spike=100))
+    assert guards.begin([0.4, 0.5] * 32) is None
+    warnings = warned(guards, [*[0.45] * 30, *[0.9] * 30])
+    assert [step for step, _ in warnings] == [32]
+    assert warnings[0][1].reason.endswith("above 0.3 and above the 0.450 before the first step")
+
+
+def test_a_roll_back_does_not_repeat_the_warning() -> None:
+    guards = Guards(GuardSettings(window=10))
+    state = guards.state_dict()
+    assert len(warned(guards, [0.5] * 20)) == 1
+    guards.roll_back(state)
+    assert warned(guards, [0.5] * 20) == []
+
+
+def test_a_checkpoint_of_before_the_first_loss_was_stored_is_resumed() -> None:
+    state = World().guards(0).state_dict()
+    later = ("first_loss", "first_error")
+    guards = Guards()
+    guards.load_state_dict({name: value for name, value in state.items() if name not in later})
+    assert guards.state_dict() == {**state, **dict.fromkeys(later)}
 
 
 def test_the_limit_of_the_running_mean_is_an_option() -> None:

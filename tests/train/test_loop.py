@@ -208,7 +208,7 @@ def test_a_finished_run_given_again_makes_no_step(model: Model, pictures: Path, 
     told = Callbacks(note=said.append, step=lambda report: steps.append(report.step))
     result = train(recipe, model, read_data(recipe), finished, callbacks=told)
     assert steps == []
-    assert said == ["All 6 steps are made already: --max-steps goes further, --restart starts over."]
+    assert said == ["All 6 steps were made before: --max-steps continues the run, --restart starts over."]
     assert result.step == 6
     assert (finished / "ink.pt").is_file()
 
@@ -239,9 +239,9 @@ def test_resume_without_a_checkpoint_is_refused(model: Model, pictures: Path, tm
         run_training(small_recipe(pictures), model, tmp_path / "ink", start_mode="resume")
 
 
-def test_another_recipe_is_refused_with_the_names_of_what_differs(model: Model, pictures: Path, cut: Path) -> None:
+def test_another_recipe_is_refused_with_the_values_that_differ(model: Model, pictures: Path, cut: Path) -> None:
     other = small_recipe(pictures, seed=1, build=Build(activation="relu"), save_every=3)
-    with pytest.raises(RunChanged, match=r"another seed, build\.activation$") as raised:
+    with pytest.raises(RunChanged, match=r"with seed 0, not 1; build\.activation unset, not 'relu'$") as raised:
         run_training(other, model, cut)
     assert raised.value.exit_code == 2
     assert "--restart" in str(raised.value.command_hint)
@@ -561,6 +561,34 @@ def test_previews_change_nothing_but_the_folder(model: Model, pictures: Path, wh
     assert names == ["ink-0.png", "ink-3.png", "ink-6.png"]
 
 
+def test_what_takes_time_before_the_first_step_is_told_by_its_name(
+    model: Model, pictures: Path, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int]] = []
+    recipe = small_recipe(pictures, guarded=True, preview_every=6, previews=PreviewSettings(seeds=(1,), steps=1))
+    callbacks = Callbacks(progress=lambda what, done, total: told.append((what, done, total)))
+    train(recipe, model, read_data(recipe), tmp_path / "ink", callbacks=callbacks)
+    assert list(dict.fromkeys(what for what, _, _ in told)) == [
+        "Encoding pictures",
+        "Encoding captions",
+        "Measuring the loss before training",
+        "Drawing the preview of step 0",
+        "Drawing the preview of step 6",
+    ]
+    assert all(0 <= done <= total for _, done, total in told)
+    assert {total for what, _, total in told if "preview" in what} == {3}  # one prompt at three strengths
+
+
+def test_a_finished_run_says_which_option_gives_it_more_steps(model: Model, pictures: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(pictures, rates="1e-2:4", max_steps=None)
+    run_training(recipe, model, tmp_path / "ink")
+    said: list[str] = []
+    run_training(recipe, model, tmp_path / "ink", said)
+    assert said == [
+        "All 4 steps were made before: a --rate whose schedule ends later continues the run, --restart starts over."
+    ]
+
+
 def test_progress_is_told_after_every_step(model: Model, pictures: Path, tmp_path: Path) -> None:
     reports: list[TrainingReport] = []
     prepared: list[tuple[str, int, int]] = []
@@ -571,4 +599,7 @@ def test_progress_is_told_after_every_step(model: Model, pictures: Path, tmp_pat
         *((step, 6, 1e-2) for step in (1, 2, 3)),
         *((step, 6, 1e-3) for step in (4, 5, 6)),
     ]
-    assert prepared[-1] == ("Encoding pictures", 5, 5)
+    assert [last for last in prepared if last[1] == last[2]] == [
+        ("Encoding pictures", 5, 5),
+        ("Encoding captions", 20, 20),  # five, in four lines
+    ]

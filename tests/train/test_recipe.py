@@ -152,7 +152,10 @@ def test_a_near_name_is_offered() -> None:
 
 def test_only_settings_that_make_other_steps_differ() -> None:
     assert PLAIN.differences(replace(PLAIN, max_steps=7, rates="1e-3", save_every=1, pictures="moved")) == []
-    assert PLAIN.differences(replace(PLAIN, seed=1, build=Build(layer_norm=True))) == ["seed", "build.layer_norm"]
+    assert PLAIN.differences(replace(PLAIN, seed=1, build=Build(layer_norm=True))) == [
+        "seed 0, not 1",
+        "build.layer_norm False, not True",
+    ]
 
 
 def test_a_recipe_of_a_run_and_a_bare_one_are_both_read(tmp_path: Path) -> None:

@@ -66,17 +66,30 @@ def test_what_is_odd_about_a_picture_is_in_its_row(folder: Path) -> None:
     save(folder, "picture-04.png", size=(50, 64))
     (folder / "picture-05.png").write_bytes(b"broken")
     seen = review(folder)
+    is_name = "the caption is the file name"
     assert [row["warnings"] for row in seen.rows] == [
-        [],
+        [is_name],
         ["no caption"],
         [],
-        ["the same file as picture-02.png"],
-        ["sides are no multiples of 8"],
+        ["the same file as picture-02.png", is_name],
+        [is_name, "sides are not multiples of 8"],
         ["cannot be read"],
     ]
     assert len(seen.unreadable) == 1
     assert "picture-05.png" in seen.unreadable[0]
     assert any("few" in warning for warning in seen.warnings)
+
+
+def test_captions_that_are_file_names_are_told(folder: Path) -> None:
+    save(folder, "IMG_2001-flipped.png", size=(64, 64))
+    (folder / "IMG_2001-flipped.txt").write_text("IMG_2001\n")
+    save(folder, "a red circle.png", size=(64, 64))
+    seen = review(folder)
+    flagged = [row["file"] for row in seen.rows if "the caption is the file name" in row["warnings"]]
+    assert flagged == ["IMG_2001-flipped.png", "picture-00.png"]
+    assert [line for line in seen.warnings if "file names" in line] == [
+        "2 pictures have file names as captions, which training reads as words: IMG_2001-flipped.png, picture-00.png"
+    ]
 
 
 def test_a_caption_with_tags_that_training_cannot_apply_is_odd(folder: Path) -> None:
@@ -92,7 +105,7 @@ def test_a_picture_or_a_caption_that_cannot_be_read_fails_alone(folder: Path) ->
     os.truncate(folder / "picture-00.png", 1 << 40)
     different(folder / "..", 4)[3].rename(folder / "picture-03.png")
     seen = review(folder)
-    assert [row["warnings"] for row in seen.rows] == [["cannot be read"]] * 3 + [[]]
+    assert [row["warnings"] for row in seen.rows] == [["cannot be read"]] * 3 + [["the caption is the file name"]]
     assert [row["caption"] for row in seen.rows] == ["picture-00", "number 1, red", "", "picture-03"]
     assert [line.split(": ")[0].split("/")[-1] for line in seen.unreadable] == [
         *("picture-00.png", "picture-01.png", "picture-02.txt")

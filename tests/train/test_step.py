@@ -31,7 +31,7 @@ def stepper(pictures: Path, build: Build, pipe: Any = None, **changes: Any) -> I
     """A stepper over a tiny model, with plain gradient descent."""
     recipe = small_recipe(pictures, optimizer="SGD", build=build, **changes)
     pipe = pipe or tiny_sd(least=True)
-    model = Model(pipe, "tiny", Defaults(), Path("none"), pipe.scheduler.config)
+    model = Model(pipe, "tiny", Defaults(), Path("none"), (), pipe.scheduler.config)
     with frozen_unet(model, recipe) as unet:
         data = read_data(recipe)
         network = TrainedNetwork(build, [8, 24], seed=0)

@@ -260,7 +260,7 @@ def test_a_folder_of_something_else_is_left_alone(model: Model, recipe: Recipe, 
     other = [([SweptChoice("seed", text, "seed")], replace(recipe, seed=int(text))) for text in "12"]
     with pytest.raises(RunChanged, match="a sweep over rate, not over seed"):
         made(Sweep("ink", folder, ("seed",), plan_runs("ink", folder, other)), model)
-    with pytest.raises(RunChanged, match=r"rate 1e-2: .*trained so far with another batch_size"):
+    with pytest.raises(RunChanged, match=r"rate 1e-2: .*trained so far with batch_size"):
         made(over_rates(replace(recipe, batch_size=2), folder.parent), model)
     (folder / "sweep.json").write_text("{}")
     with pytest.raises(RunChanged, match="cannot be read"):

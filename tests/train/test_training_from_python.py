@@ -87,7 +87,10 @@ def test_a_run_is_the_one_of_the_command(here: Path, capsys: pytest.CaptureFixtu
     assert result.file == Path("python/ink/ink.safetensors")
     assert [(report.step, report.last_step) for report in steps] == [(number, 4) for number in range(1, 5)]
     assert steps[-1].loss == result.loss
-    assert list(dict.fromkeys(prepared)) == ["Reading pictures", "Loading the model", "Encoding pictures"]
+    assert list(dict.fromkeys(prepared)) == [
+        *("Reading pictures", "Loading the model", "Encoding pictures", "Encoding captions"),
+        *(f"Drawing the preview of step {step}" for step in (0, 2, 4)),
+    ]
     with hnetkit.Library() as library:
         record = library.record("ink")
     assert record["training"]["recipe"] == json.loads(Path("python/ink/recipe.json").read_text())["recipe"]
@@ -122,7 +125,7 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(here: Path) -> None:
     result = train.train(SETTINGS, "tiny", resume=True, note=notes.append)
     assert notes == ["Resuming from step 2."]
     assert result.files[0].read_bytes() == whole.files[0].read_bytes()
-    with pytest.raises(RunChanged, match="trained so far with another seed"):
+    with pytest.raises(RunChanged, match="trained so far with seed"):
         train.train({**SETTINGS, "seed": 4}, "tiny")
     assert train.train({**SETTINGS, "seed": 4, "max_steps": 1}, "tiny", restart=True).step == 1
     with pytest.raises(UsageError, match="the opposite"):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hnetkit.images import as_gray, has_more, has_other_colors, open_rgb, read_image
 from hnetkit.prompts.tags import split_tags
-from hnetkit.train.captions import caption_of
+from hnetkit.train.captions import caption_of, says_file_name
 from hnetkit.train.preparing.crops import Size, buckets_of, nearest
 from hnetkit.train.preparing.images import name_some
 
@@ -91,6 +91,7 @@ def warnings_about(images: Sequence[ImageStats], *, size: Size | None = None, bu
     yield from profile_warnings([image.path.name for image in images if image.has_other_colors])
     if empty := [image.path.name for image in images if not image.caption.strip()]:
         yield f"{_count(empty)} without a caption: {name_some(empty)}"
+    yield from file_name_warnings([image.path.name for image in images if says_file_name(image.caption, image.path)])
 
 
 def further_warnings(names: Sequence[str]) -> Iterator[str]:
@@ -98,6 +99,13 @@ def further_warnings(names: Sequence[str]) -> Iterator[str]:
     if names:
         holds = "1 file holds" if len(names) == 1 else f"{len(names):,} files hold"
         yield f"{holds} several pictures, and only the first is used: {name_some(names)}"
+
+
+def file_name_warnings(names: Sequence[str]) -> Iterator[str]:
+    """Yields a line if files with these names have no other captions than their names."""
+    if names:
+        has = "1 picture has its file name as its" if len(names) == 1 else f"{len(names):,} pictures have file names as"
+        yield f"{has} caption{'s' if len(names) > 1 else ''}, which training reads as words: {name_some(names)}"
 
 
 def profile_warnings(names: Sequence[str]) -> Iterator[str]:
@@ -118,8 +126,10 @@ def warnings_of_each(images: Sequence[ImageStats]) -> list[list[str]]:
             same = images[other].sha256 == images[first].sha256
             found[other].append(f"{'the same file as' if same else 'looks like'} {images[first].path.name}")
     for image, mine in zip(images, found, strict=True):
+        if says_file_name(image.caption, image.path):
+            mine.append("the caption is the file name")
         if any(side % 8 for side in image.size):
-            mine.append("sides are no multiples of 8")
+            mine.append("sides are not multiples of 8")
         tagged = split_tags(image.caption)
         if tagged.loras or tagged.unknown or tagged.warnings:
             mine.append("tags without effect in training")
