@@ -31,7 +31,7 @@ from library import write_network
 from machine import conditions, write
 from sync import site
 
-LIMIT_S = 900
+LIMIT_S = 240
 TURNS = 7
 BARE = """
 SELECT files.stem, networks.base_model, networks.layer_structure, networks.activation, files.size_bytes,
