@@ -64,6 +64,10 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
         output.note(f"{key} was not set" if before is None else f"{key} is no longer set; it was {before}")
     elif value is not None:
         output.note(f"{key} is now {settings.put(key, value)}")
+        if key == "model" and (vae := settings.get("vae")):
+            output.note(
+                f"It draws with the vae that is set, {vae}: `hnetkit config vae --remove` if that is not its own."
+            )
     else:
         found = settings.get(key)
         if found is None:

@@ -86,7 +86,13 @@ class ModelSource:
     @property
     def own_vae(self) -> AnyPath | None:
         """The autoencoder in place of the model's own; that of the settings belongs to the model of the settings."""
-        return self.vae if self.vae is not None or self.model is not None else settings.get("vae")
+        return self.vae if self.vae is not None or not self._is_of_settings else settings.get("vae")
+
+    @property
+    def _is_of_settings(self) -> bool:
+        """Whether the model is that of the settings, given by its name or not."""
+        place = settings.get("model")
+        return place is not None and (self.model is None or _is_same_place(os.fspath(self.model), place))
 
     @property
     def own_tokenizer(self) -> AnyPath | None:
@@ -181,6 +187,10 @@ class ModelSource:
             )
 
 
+def _is_same_place(place: str, other: str) -> bool:
+    return place == other or (os.path.exists(place) and os.path.exists(other) and os.path.samefile(place, other))
+
+
 @contextmanager
 def _importing_libraries() -> Iterator[None]:
     """Imports torch, diffusers and transformers in less time inside the block.
@@ -236,8 +246,8 @@ class Model(LoadedPipeline):
     ) -> list[Picture]:
         """Draws pictures as `hnetkit generate` does. Networks and LoRAs are attached to the pipeline only meanwhile.
 
-        LoRAs of the prompt replace those that are on the pipeline. A compiled UNet compiles again in each call that
-        attaches networks, so draw many pictures in one call.
+        LoRAs of the prompt replace those that are on the pipeline meanwhile, and networks on it are left out; both are
+        told. A compiled UNet compiles again in each call that attaches networks, so draw many pictures in one call.
 
         Args:
             prompt: in A1111's language, with tags of networks and LoRAs. They are found as by the command: networks

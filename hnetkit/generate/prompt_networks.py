@@ -17,7 +17,13 @@ from hnetkit.files import MODEL_SUFFIXES
 from hnetkit.formats import load
 from hnetkit.formats.reading import MIX_SUFFIX
 from hnetkit.formats.writing import source_sha256
-from hnetkit.generate.loading.extra_networks import Lora, find_embeddings, find_loras, lora_hashes
+from hnetkit.generate.loading.extra_networks import (
+    Lora,
+    find_embeddings,
+    find_loras,
+    find_unread_embeddings,
+    lora_hashes,
+)
 from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
@@ -330,7 +336,7 @@ def resolve_prompts(
     hires = resolve_hires_prompt(options, finder, note, stated.hires_prompt, with_defaults=with_defaults)
     warn_about_hires_loras([prompt], hires, note)
     loras = tuple(find_loras(prompt.loras, settings.get("loras")))
-    return ResolvedPrompts(first, hires, loras, find_embeddings_in([first.prompt.text], hires, options))
+    return ResolvedPrompts(first, hires, loras, find_embeddings_in([first.prompt.text], hires, options, note))
 
 
 def resolve_hires_prompt(
@@ -348,12 +354,21 @@ def resolve_hires_prompt(
     return finder.stack(with_default_stack(prompt, finder) if with_defaults else prompt, (), stated)
 
 
-def find_embeddings_in(texts: Iterable[str], hires: StackedPrompt | None, options: DrawOptions) -> tuple[Path, ...]:
+def find_embeddings_in(
+    texts: Iterable[str], hires: StackedPrompt | None, options: DrawOptions, note: Note
+) -> tuple[Path, ...]:
     """Returns the files of the textual inversions that prompts name; `texts` are the prompts of first passes."""
     others = [options.negative_prompt or "", options.hires_negative_prompt or ""]
     if hires is not None:
         others.append(hires.prompt.text)
-    return tuple(find_embeddings([*texts, *others], settings.get("embeddings")))
+    every, folder = [*texts, *others], settings.get("embeddings")
+    found = tuple(find_embeddings(every, folder))
+    for path in find_unread_embeddings(every, folder):
+        note(
+            f"Warning: {path.stem} is plain text here. {path} may hold a textual inversion of this name, and none is "
+            "read from pictures: get it as .pt or .safetensors"
+        )
+    return found
 
 
 def without_comments(prompt: str, note: Note) -> str:

@@ -12,7 +12,15 @@ from types import TracebackType
 
 from hnetkit.errors import HnetkitError, failure_of
 from hnetkit.generate.drawing import calls_of_pass
-from hnetkit.generate.loading.extra_networks import Lora, attach_loras, embeddings_loaded, is_named
+from hnetkit.generate.loading.extra_networks import (
+    ActiveAdapters,
+    Lora,
+    active_adapters,
+    attach_loras,
+    detach_loras,
+    embeddings_loaded,
+    is_named,
+)
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.prompt_networks import (
     Note,
@@ -60,6 +68,7 @@ class DrawSession:
         self.model = model
         self._note = note
         self._loras: tuple[Lora, ...] = ()
+        self._loras_before: ActiveAdapters = []
         self._names: dict[_StackKey, str] = {}
         self._failures: dict[_StackKey, HnetkitError] = {}
         self._unusable: dict[Path, HnetkitError] = {}  # textual inversions
@@ -67,6 +76,11 @@ class DrawSession:
         model.forget_texts()  # the caller may have changed the text encoders since they were encoded
         with ExitStack() as undo:
             already_active = get_active_hypernetworks(model.pipe)
+            if already_active:
+                names = excerpt(", ".join(already_active))
+                self._say(
+                    f"Warning: what was loaded on the pipeline before is left out: {names}. Name it in the prompt."
+                )
             undo.enter_context(applied(model.pipe, {}))
             if embeddings:
                 undo.callback(model.forget_texts)
@@ -166,17 +180,21 @@ class DrawSession:
         if loras == self._loras:
             return
         self._detach_loras()
+        self._loras_before = active_adapters(self.model.pipe)
+        if names := {name for _, active in self._loras_before for name in active}:
+            replaced = excerpt(", ".join(sorted(names)))
+            self._say(f"Warning: LoRAs on the pipeline are left out beside those of the prompt: {replaced}")
+        self._loras = loras
         try:
             attach_loras(self.model.pipe, loras, self._note)
         except BaseException:
-            self._detach_loras(anyway=True)  # those before the one that failed
+            self._detach_loras()  # those before the one that failed
             raise
-        self._loras = loras
 
-    def _detach_loras(self, *, anyway: bool = False) -> None:
-        if self._loras or anyway:
-            self.model.pipe.unload_lora_weights()
-        self._loras = ()
+    def _detach_loras(self) -> None:
+        if self._loras:
+            detach_loras(self.model.pipe, self._loras, self._loras_before)
+        self._loras, self._loras_before = (), []
         self.model.forget_texts()
 
     def _unload(self) -> None:

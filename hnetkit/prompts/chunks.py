@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
+from types import MappingProxyType
 
 COMMA_REACH = 20  # a full chunk ends at its last comma, if that is at most this many tokens back
 
@@ -44,7 +45,11 @@ class Chunk:
 
 
 def split_chunks(
-    pieces: Sequence[tuple[str, float]], tokenize: Callable[[str], list[int]], room: int, comma: int | None
+    pieces: Sequence[tuple[str, float]],
+    tokenize: Callable[[str], list[int]],
+    room: int,
+    comma: int | None,
+    lengths: Mapping[int, int] = MappingProxyType({}),
 ) -> list[Chunk]:
     """Splits weighted text into chunks of at most `room` tokens, at least one.
 
@@ -53,6 +58,7 @@ def split_chunks(
         tokenize: text -> its tokens, without start and end.
         room: tokens of a chunk.
         comma: the token of a comma, at which a full chunk ends if it can; None if the vocabulary has none.
+        lengths: first token of a textual inversion -> its tokens, which stay in one chunk.
     """
     full: list[Chunk] = []
     chunk, last_comma = Chunk(), -1
@@ -68,7 +74,8 @@ def split_chunks(
             elif index == room and last_comma >= 0 and index - last_comma <= COMMA_REACH:
                 full.append(chunk)
                 chunk, last_comma = chunk.cut(last_comma + 1), -1
-            if len(chunk.tokens) == room:
+            filled = len(chunk.tokens)
+            if filled == room or 0 < room - filled < lengths.get(token, 1) <= room:
                 full.append(chunk)
                 chunk, last_comma = Chunk(), -1
             chunk.tokens.append(token)

@@ -13,6 +13,8 @@ from hnetkit.errors import AttachError, UsageError
 from hnetkit.runtime.fit import Contexts
 from hnetkit.runtime.strength import Kind
 
+# attention between frames, in UNets of videos: no network was made for it, though widths may agree
+_BETWEEN_FRAMES = re.compile(r"(?:^|\.)(?:motion_modules|temp_attentions|transformer_in)(?:\.|$)")
 _ATTENTION = re.compile(r"(?:^|\.)transformer_blocks\.\d+\.(attn[12])$")
 _KINDS: Mapping[str, Kind] = {"attn1": "self", "attn2": "cross"}
 
@@ -37,13 +39,15 @@ class Layer:
 def find_layers(unet: nn.Module) -> tuple[Layer, ...]:
     """Returns the layers ``...transformer_blocks.N.attn1`` and ``attn2`` in the module's order.
 
+    Attention between the frames of a video is left alone.
+
     Raises:
         AttachError: there is none, or one of them has no ``to_k`` and ``to_v``.
     """
     layers = []
     for name, module in unet.named_modules():
         found = _ATTENTION.search(name)
-        if found:
+        if found and not _BETWEEN_FRAMES.search(name):
             projection = getattr(module, "to_k", None)
             if projection is None or not hasattr(projection, "in_features"):
                 raise AttachError(f"{name} has no to_k and to_v that take a context")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.checkpoints import original_tensors, save_checkpoint, save_ckpt, save_configurations
+from support.checkpoints import original_tensors, original_vae, save_checkpoint, save_ckpt, save_configurations
 from support.hostile_files import CALLS, legacy_of, meta, zip_of
 from support.pipelines import draw, tiny_sd, tiny_sdxl
 from torch import Tensor
@@ -19,7 +19,9 @@ from torch import Tensor
 from hnetkit.errors import FileRefused, HnetkitError, ModelNotUsable, NotFound, UnsafeFile
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.loading.checkpoints import HARMLESS, predicts_noise, read_state_dict
+from hnetkit.generate.loading.pipeline import fingerprint
 from hnetkit.generate.model import load_model
+from hnetkit.generate.sampling.samplers import prepare_scheduler
 from hnetkit.hashes import sha256_of
 
 UNET = "model.diffusion_model."
@@ -100,6 +102,51 @@ def test_sd_2_loads_every_weight_as_what_its_metadata_says(
 def test_sd_2_without_metadata_is_told_by_what_its_unet_makes_of_noise(sd_folder: Path, tmp_path: Path) -> None:
     path = save_checkpoint(sd2("epsilon"), tmp_path / "two.safetensors", open_clip=True)
     assert load_model(path, device="cpu", tokenizer=sd_folder).scheduler_config["prediction_type"] == "v_prediction"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_yaml_beside_a_checkpoint_says_that_it_predicts_v(sd_folder: Path, tmp_path: Path) -> None:
+    path = save_checkpoint(tiny_sd(seed=3), tmp_path / "fluffy.safetensors")
+
+    def predicts() -> object:
+        return load_model(path, device="cpu", tokenizer=sd_folder).scheduler_config["prediction_type"]
+
+    yaml, plain = tmp_path / "fluffy.yaml", fingerprint(path)
+    yaml.write_text("model:\n  params:\n    linear_end: 0.0120\n")
+    assert (predicts(), fingerprint(path)) == ("epsilon", plain)
+    yaml.write_text('model:\n  params:\n    parameterization: "v"  # as SD 2\n    linear_end: 0.0120\n')
+    assert predicts() == "v_prediction"
+    assert fingerprint(path) != plain
+
+
+@pytest.mark.usefixtures("tiny")
+def test_sdxl_with_the_marks_of_its_trainer_ends_in_noise_alone(sdxl_folder: Path, tmp_path: Path) -> None:
+    marks = {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    path = save_checkpoint(tiny_sdxl(seed=3), tmp_path / "xl.safetensors", **marks)
+    model = load_model(path, device="cpu", tokenizer=sdxl_folder)
+    assert model.scheduler_config["prediction_type"] == "v_prediction"
+    for sampler in ("Euler a", "Heun", "DPM2", "DPM++ 2M", "DPM++ 3M SDE"):
+        levels = prepare_scheduler(sampler, model.scheduler_config, 5).sigmas
+        assert levels[0].item() == pytest.approx(4518.7, rel=1e-3)  # sqrt((1 - a) / a) of A1111's last a
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize("mark", ["edm_vpred.sigma_max", "edm_mean"])
+def test_a_checkpoint_for_the_noise_of_edm_is_refused(sdxl_folder: Path, tmp_path: Path, mark: str) -> None:
+    path = save_checkpoint(tiny_sdxl(), tmp_path / "edm.safetensors", **{mark: torch.ones(4)})
+    with pytest.raises(ModelNotUsable, match="noise of EDM"):
+        load_model(path, device="cpu", tokenizer=sdxl_folder)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_autoencoder_beside_a_checkpoint_is_told(sd_folder: Path, tmp_path: Path) -> None:
+    path = save_checkpoint(tiny_sd(), tmp_path / "anime.safetensors")
+    beside = tmp_path / "anime.vae.pt"
+    torch.save({"state_dict": original_vae(tiny_sd(seed=9).vae)}, beside)
+    (line,) = load_model(path, device="cpu", tokenizer=sd_folder).notes
+    assert str(beside) in line
+    assert "--vae" in line
+    assert load_model(path, device="cpu", tokenizer=sd_folder, vae=beside).notes == ()
 
 
 @pytest.mark.parametrize(("answer", "is_noise"), [(lambda x: 0.99 * x, True), (lambda x: 0.07 * x - 0.5, False)])

@@ -24,6 +24,7 @@ from hnetkit.errors import (
     FileChanged,
     HnetkitError,
     IncompatibleNetwork,
+    ModelNotUsable,
     NotFound,
     OutputExists,
     UsageError,
@@ -577,3 +578,51 @@ def test_a_text_encoder_that_was_changed_is_seen(here: Path, sd_folder: Path) ->
         after = pixels(changed(model, how), "a circle")
         assert after == pixels(changed(hnetkit.load_model(sd_folder, device="cpu"), how), "a circle")
         assert after != before
+
+
+@pytest.mark.usefixtures("here")
+def test_what_was_loaded_on_the_pipeline_before_is_told_and_there_afterwards(sd_folder: Path) -> None:
+    model, notes = hnetkit.load_model(sd_folder, device="cpu"), []
+    hnetkit.load_hypernetwork(model.pipe, "networks/wash.pt")
+    plain = model.draw("a circle", **PLAIN, note=notes.append)[0]
+    assert "wash" in "".join(notes)
+    assert hnetkit.get_active_hypernetworks(model.pipe) == ["wash"]
+    hnetkit.unload_hypernetworks(model.pipe)
+
+    own = {name: tensor * 2 for name, tensor in lora(tiny_sd()).items()}
+    model.pipe.load_lora_weights(own, adapter_name="own")
+    model.pipe.set_adapters(["own"], adapter_weights=[0.5])
+    with_own = model.draw("a circle", **PLAIN)[0]
+    assert with_own.image.tobytes() != plain.image.tobytes()
+    notes.clear()
+    tagged = model.draw("a circle <lora:style:1>", **PLAIN, note=notes.append)[0]
+    assert [line for line in notes if "own" in line]
+    alone = hnetkit.load_model(sd_folder, device="cpu").draw("a circle <lora:style:1>", **PLAIN)[0]
+    assert tagged.image.tobytes() == alone.image.tobytes()
+    assert model.draw("a circle", **PLAIN)[0].image.tobytes() == with_own.image.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("to_k.dora_scale", "a DoRA"),
+        ("to_k.hada_w1_a", "a LoHa"),
+        ("to_k.lokr_w1", "a LoKr"),
+        ("conv1.lora_mid.weight", "Tucker"),
+        ("conv_in.diff_b", "whole weights"),
+        ("norm1.w_norm", "layer norms"),
+    ],
+)
+@pytest.mark.usefixtures("here")
+def test_a_lora_of_another_kind_is_refused_by_its_name(sd_folder: Path, key: str, said: str) -> None:
+    save_file({**lora(tiny_sd()), f"lora_unet_down_blocks_0_{key}": torch.ones(2, 2)}, "loras/style.safetensors")
+    with pytest.raises(ModelNotUsable, match=said):
+        hnetkit.load_model(sd_folder, device="cpu").draw("a circle <lora:style:1>", **PLAIN)
+
+
+@pytest.mark.usefixtures("here")
+def test_a_textual_inversion_in_a_picture_is_told(sd_folder: Path) -> None:
+    Image.new("RGB", (8, 8)).save("embeddings/charm.png")
+    notes: list[str] = []
+    hnetkit.load_model(sd_folder, device="cpu").draw("a charm", **PLAIN, note=notes.append)
+    assert [line for line in notes if "charm.png" in line]

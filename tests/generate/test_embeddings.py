@@ -14,7 +14,12 @@ from support.pipelines import SD_CROSS_WIDTH, SDXL_CROSS_WIDTH, tiny_sd, tiny_sd
 from torch import Tensor
 
 from hnetkit.errors import AmbiguousName, FileRefused, ModelNotUsable, NotFound, UnsafeFile
-from hnetkit.generate.loading.extra_networks import find_embeddings, load_embeddings, read_vectors
+from hnetkit.generate.loading.extra_networks import (
+    find_embeddings,
+    find_unread_embeddings,
+    load_embeddings,
+    read_vectors,
+)
 from hnetkit.generate.sampling.encoding import TextEncoder
 
 
@@ -73,6 +78,25 @@ def test_a_name_in_a_prompt_stands_for_its_vectors(tmp_path: Path) -> None:
         TextEncoder(pipe).encode("a (MINE:1.2) b")
     embedded = pipe.text_encoder.get_input_embeddings()(seen[0][0, 2:5])
     assert torch.equal(embedded, vectors())
+
+
+def test_vectors_that_do_not_fit_behind_a_text_are_in_the_next_chunk(tmp_path: Path) -> None:
+    torch.save({"*": vectors(8)}, tmp_path / "eight.pt")
+    pipe = tiny_sd()
+    load_embeddings(pipe, [tmp_path / "eight.pt"])
+    seen: list[Tensor] = []
+    pipe.text_encoder.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    with torch.no_grad():
+        TextEncoder(pipe).encode("a " * 70 + "(eight:1.2) b")
+    assert torch.equal(pipe.text_encoder.get_input_embeddings()(seen[0][1, 1:9]), vectors(8))
+
+
+def test_pictures_that_may_hold_vectors_are_named(tmp_path: Path) -> None:
+    for name in ("charm.png", "old.webp", "art.png", "art.pt", "other.png"):
+        (tmp_path / name).touch()
+    found = find_unread_embeddings(["a (Charm:1.2) of old art"], str(tmp_path))
+    assert [path.name for path in found] == ["charm.png", "old.webp"]
+    assert find_unread_embeddings(["charm"], None) == []
 
 
 def test_sdxl_takes_vectors_for_both_of_its_encoders(tmp_path: Path) -> None:

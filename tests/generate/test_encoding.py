@@ -54,6 +54,17 @@ def encode(pipe: Any, text: str, **settings: Any) -> Tensor:
 # --- chunks
 
 
+def test_a_textual_inversion_is_in_one_chunk() -> None:
+    def whole(text: str, room: int) -> list[str]:
+        chunks = split_chunks([(text, 1)], letters, room, COMMA, {1000 + ord("X"): 3})
+        return ["".join("," if token == COMMA else chr(token - 1000) for token in chunk.tokens) for chunk in chunks]
+
+    assert whole("abXyz", 5) == ["abXyz"]
+    assert whole("abcXyzd", 5) == ["abc", "Xyzd"]
+    assert whole("a,cXyz", 5) == ["a,c", "Xyz"]  # A1111 ends a chunk at a comma only where it is full
+    assert whole("aXyz", 2) == ["aX", "yz"]  # longer than a chunk
+
+
 def test_a_text_fills_chunks_one_after_the_other() -> None:
     assert chunked(("abcdefg", 1), room=3) == ["abc", "def", "g"]
     assert chunked(("abc", 1), room=3) == ["abc"]

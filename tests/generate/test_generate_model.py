@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 import re
 import shutil
 from pathlib import Path
@@ -20,11 +21,12 @@ from support.stacks import relative
 from support.unet_truth import run
 
 import hnetkit
+from hnetkit import settings
 from hnetkit.errors import HnetkitError, ModelNotUsable, NotFound, OutOfMemory, UsageError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.backend_errors import translating_oom
 from hnetkit.generate.loading.defaults import Defaults
-from hnetkit.generate.model import load_model
+from hnetkit.generate.model import ModelSource, load_model
 from hnetkit.hashes import sha256_of
 
 
@@ -389,3 +391,37 @@ def test_a_real_allocation_that_is_too_large_is_out_of_memory() -> None:
         torch.empty(1 << 60)
     with pytest.raises(RuntimeError, match="must match"), translating_oom("a picture"):
         torch.zeros(2) + torch.zeros(3)
+
+
+@pytest.mark.parametrize(
+    ("file", "changed", "said"),
+    [
+        ("unet/config.json", {"time_cond_proj_dim": 8}, "takes the CFG scale"),
+        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "noise of EDM"),
+        ("model_index.json", {"scheduler": ["diffusers", "EDMDPMSolverMultistepScheduler"]}, "noise of EDM"),
+        ("vae/config.json", {"latents_mean": [0.1] * 4, "latents_std": [1.0] * 4}, "latents_mean"),
+    ],
+)
+def test_folders_that_draw_in_another_way_are_refused(
+    sd_folder: Path, tmp_path: Path, file: str, changed: dict[str, Any], said: str
+) -> None:
+    folder = shutil.copytree(sd_folder, tmp_path / "model")
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | changed))
+    with pytest.raises(ModelNotUsable, match=said):
+        load_model(folder, device="cpu")
+
+
+def test_the_autoencoder_of_the_settings_goes_with_their_model_alone(
+    sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny_sd(seed=9).vae.save_pretrained(tmp_path / "V")
+    other = shutil.copytree(sd_folder, tmp_path / "other")
+    settings.put("vae", "V")
+    assert ModelSource().own_vae is None  # the bundled model
+    settings.put("model", str(sd_folder))
+    for place in (None, sd_folder, os.path.relpath(sd_folder), f"{sd_folder}/"):
+        assert ModelSource(place).own_vae == str(tmp_path / "V")
+    assert ModelSource(other).own_vae is None
+    assert ModelSource(other, vae="W").own_vae == "W"

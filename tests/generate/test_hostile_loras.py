@@ -147,7 +147,7 @@ def test_a_rank_in_the_metadata_makes_nothing(tmp_path: Path) -> None:
     save_file(lora(tiny_sd()), tmp_path / "style.safetensors", {"lora_adapter_metadata": json.dumps(said)})
     pipe = tiny_sd()
     put_on(pipe, tmp_path)
-    assert pipe.unet.peft_config["lora0"].r < 100
+    assert pipe.unet.peft_config["hnetkit_0"].r < 100
 
 
 def test_a_lora_of_another_model_is_refused_by_its_name(tmp_path: Path) -> None:

@@ -128,6 +128,16 @@ def test_a_folder_is_stored_with_its_absolute_path_and_shown(
     assert capsys.readouterr().err == f"{key} was not set\n"
 
 
+def test_an_autoencoder_that_stays_with_another_model_is_told(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("V", "M"):
+        (tmp_path / name).mkdir()
+    settings.put("vae", str(tmp_path / "V"))
+    assert run(["config", "model", str(tmp_path / "M")]) == 0
+    assert f"the vae that is set, {tmp_path / 'V'}" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("key", "value", "code", "said"),
     [

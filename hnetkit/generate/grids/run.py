@@ -24,7 +24,7 @@ from hnetkit.generate.grids.spec import RANDOM, Axes, Grid, GridSpec, Strengths,
 from hnetkit.generate.image_files import is_image_file, write_image
 from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.loading.outline import ModelOutline
-from hnetkit.generate.loading.pipeline import LoadedPipeline, file_stamp, fingerprint
+from hnetkit.generate.loading.pipeline import LoadedPipeline, digest, file_stamp, fingerprint
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
 from hnetkit.generate.options import DrawOptions
 from hnetkit.generate.prompt_networks import (
@@ -289,7 +289,8 @@ class GridRun:
         warn_about_hires_loras(prompts, self._hires, self.note)
         warn_about_first_pass(self._builder.names.values(), self._hires, self.note)
         self._check_strengths(cell_specs)
-        self._embeddings = find_embeddings_in((prompt.text for prompt in prompts), self._hires, self.options)
+        texts = [prompt.text for prompt in prompts]
+        self._embeddings = find_embeddings_in(texts, self._hires, self.options, self.note)
         checkpoints = dict.fromkeys(spec.checkpoint for spec in cell_specs)
         self._stamps = {str(file): file_stamp(file) for file in (*self._files, *map(self._location_of, checkpoints))}
         own = self._location_of(None)
@@ -368,9 +369,10 @@ class GridRun:
 
     def _fingerprint(self, checkpoint: str | None) -> str:
         """Returns a hash of a model's files. If they cannot be read, the cells of this model fail when it is loaded."""
-        location = self._location_of(checkpoint)
+        location, vae = self._location_of(checkpoint), self._source_of(checkpoint).own_vae
         try:
-            return fingerprint(location)
+            own = fingerprint(location)
+            return own if vae == self.source.own_vae else digest([own, _of_place(vae)])
         except (NotFound, UsageError):
             raise
         except Exception as error:
@@ -496,14 +498,13 @@ class GridRun:
     def _shared_facts(self) -> dict[str, object]:
         """Returns what an image depends on beside its cell and its model."""
         source, options = self.source, self.options
-        vae = source.own_vae
         files = {"image": options.image, "mask": options.mask}
         chosen = {**asdict(source), "tokenizer": source.own_tokenizer, **asdict(options)}
         hires = self._hires
         return {
             "choices": {name: value for name, value in chosen.items() if name not in ("model", *files)},
             "files": {name: hash_of_file(path) for name, path in files.items() if path is not None},
-            "vae": fingerprint(vae) if vae and os.path.exists(vae) else vae,
+            "vae": _of_place(source.own_vae),
             "embeddings": {path.stem: _hash_or_reason(path) for path in self._embeddings},
             "hires": [network.network.content_hash for network in hires.networks] if hires else [],
             "device": source.torch_device,
@@ -568,6 +569,11 @@ def _hash_or_reason(path: Path) -> str:
         return hash_of_file(path)
     except Exception as error:
         return f"unreadable: {failure_of(error, str(path))}"
+
+
+def _of_place(vae: str | os.PathLike[str] | None) -> str | None:
+    """Returns the fingerprint of an autoencoder; of a hub id its name."""
+    return None if vae is None else fingerprint(vae) if os.path.exists(vae) else os.fspath(vae)
 
 
 def _version(package: str) -> str | None:

@@ -12,12 +12,14 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import ModelNotUsable, UnsafeFile
+from hnetkit.files import read_regular
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.pickle_globals import HARMLESS
@@ -31,6 +33,7 @@ from hnetkit.generate.loading.parts import (
     build_text_encoder,
     build_unet,
     build_vae,
+    edm_model,
     is_for_inpainting,
     refiner,
     require_known_channels,
@@ -52,6 +55,11 @@ _TEXT = {
     "text_encoder_2": (f"{_XL}1.model.",),
 }
 _REFINER_WIDTH = 1280
+
+# what CosXL and Playground 2.5 keep beside their weights: the noise levels of EDM, and the mean of their latents
+_EDM = ("edm_vpred.", "edm_mean", "edm_std")
+_PREDICTS_V = re.compile(r"^\s*parameterization:\s*[\"']?v[\"']?\s*(?:#.*)?$", re.MULTILINE)
+_MOST_YAML = 1 << 20
 
 MakeVae = Callable[[Callable[[], Mapping[str, Any]]], Any]
 
@@ -92,7 +100,7 @@ def load_checkpoint(
     parts["unet"] = unet = build_unet(unet_config, state.part(_UNET, dtype), state.path)
     kind = kinds[0] if len(kinds) == 1 else _kind_from_prediction(kinds, unet.to(device))
     unet.register_to_config(sample_size=_config(kind, "unet")["sample_size"])
-    scheduler_config = _config(kind, "scheduler") | _stated_prediction(state)
+    scheduler_config = _config(kind, "scheduler") | _stated_prediction(state) | _stated_noise(state)
     parts["scheduler"] = getattr(diffusers, scheduler_config["_class_name"]).from_config(scheduler_config)
     return build_pipeline(parts)
 
@@ -108,6 +116,8 @@ def configuration_of(state: StateDict) -> dict[str, Any]:
 
 def _kinds_of(state: StateDict) -> list[str]:
     """Returns the names of the configurations that fit a checkpoint; several differ only in what the UNet predicts."""
+    if any(name.startswith(_EDM) for name in state.shapes):
+        raise edm_model(state.path)
     first, context = f"{_UNET}input_blocks.0.0.weight", ".attn2.to_k.weight"
     contexts = [shape for name, shape in state.shapes.items() if name.startswith(_UNET) and name.endswith(context)]
     widths = {shape[-1] for shape in contexts if shape}
@@ -140,13 +150,33 @@ def _config(kind: str, part: str) -> dict[str, Any]:
 
 
 def _stated_prediction(state: StateDict) -> dict[str, str]:
-    """Returns what the file states that its UNet predicts, as a scheduler's configuration; empty if it states nothing.
+    """Returns what is stated that a checkpoint's UNet predicts, as a scheduler's configuration; empty if nothing is.
 
-    Source: Stability's ModelSpec for metadata, and the empty tensor ``v_pred`` that SDXL trainers leave.
+    Source: Stability's ModelSpec for metadata, the empty tensor ``v_pred`` that SDXL trainers leave, and the
+    configuration beside the file.
     """
     stated = "v" if "v_pred" in state.shapes else state.metadata.get("modelspec.prediction_type", "")
     names = {"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}
+    if stated not in names and predicts_v_by_yaml(state.path):
+        stated = "v"
     return {"prediction_type": names[stated]} if stated in names else {}
+
+
+def _stated_noise(state: StateDict) -> dict[str, bool]:
+    """Returns what the file states of its noise: trainers of SDXL leave the empty tensor ``ztsnr``, as A1111 reads."""
+    return {"rescale_betas_zero_snr": True} if "ztsnr" in state.shapes else {}
+
+
+def predicts_v_by_yaml(path: str | os.PathLike[str]) -> bool:
+    """Whether CompVis's configuration beside a checkpoint, ``NAME.yaml``, says that its UNet predicts v.
+
+    A1111 builds the model by that file. Nothing else in it is read: the tensors say the rest.
+    """
+    try:
+        text = read_regular(f"{os.path.splitext(path)[0]}.yaml", most=_MOST_YAML)
+    except (OSError, ValueError):
+        return False
+    return _PREDICTS_V.search(text.decode("utf-8", "replace")) is not None
 
 
 def _kind_from_prediction(kinds: list[str], unet: Any) -> str:

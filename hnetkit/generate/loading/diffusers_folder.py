@@ -32,6 +32,7 @@ from hnetkit.generate.loading.parts import (
     build_text_encoder,
     build_unet,
     build_vae,
+    edm_model,
     refiner,
     require_known_channels,
 )
@@ -63,6 +64,7 @@ SCHEDULERS = (
     "TCDScheduler",
     "UniPCMultistepScheduler",
 )
+_EDM = "EDM"  # what the names of schedulers begin with that have its noise levels
 _TEXT_ENCODERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 
 CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -159,6 +161,8 @@ def read_model_index(folder: Path) -> PipelineIndex:
             allowed = CLASSES[name]
             if library != allowed[0] or named not in allowed[1]:
                 raise ModelNotUsable(f"{path}: its {name} is of {_class(value)}, which is none", hint=_OTHER_SOURCE)
+            if named.startswith(_EDM):
+                raise edm_model(folder)
             parts[name] = named
         elif named not in _NOT_LOADED.get(name, ()):
             notes.append(f"{folder}: its {name[:80]} ({_class(value)}) is left out: no such part is ever loaded.")
@@ -204,12 +208,17 @@ def load_pipeline_folder(folder: Path, index: PipelineIndex, dtype: Any, **parts
 
 
 def require_known_unet(folder: Path) -> None:
-    """Raises ModelNotUsable if the UNet's configuration says that it reads more than drawing gives it; no torch."""
+    """Raises ModelNotUsable if the UNet's configuration says that it reads what drawing does not give; no torch."""
     path = folder / "unet" / "config.json"
     config = read_object(path) if path.exists() else {}
     reads, latents = config.get("in_channels", _LATENTS), config.get("out_channels", _LATENTS)
     if type(reads) is int and type(latents) is int:  # other values are refused when the UNet is built
         require_known_channels(reads, latents, str(folder))
+    if config.get("time_cond_proj_dim") is not None:
+        raise ModelNotUsable(
+            f"{folder}: its UNet takes the CFG scale as an input, as those distilled for LCM do",
+            hint="give the model it was made from, and LCM as a LoRA; or draw with diffusers itself",
+        )
 
 
 def vae_configuration(folder: Path) -> dict[str, Any]:
@@ -297,7 +306,10 @@ def load_component(folder: Path, part: str, kind: str, dtype: Any, variant: str 
     """
     with translating_errors(str(folder), hint=_HINT_WEIGHTS):
         if part == "scheduler":
-            return _scheduler(kind, scheduler_configuration(folder / "scheduler_config.json", SCHEDULERS))
+            config = scheduler_configuration(folder / "scheduler_config.json", SCHEDULERS)
+            if str(config.get("_class_name", "")).startswith(_EDM):
+                raise edm_model(folder)
+            return _scheduler(kind, config)
         if part.startswith("tokenizer"):
             return read_tokenizer(folder, kind)
         return _load_model(folder, part, kind, dtype, variant)
@@ -345,6 +357,11 @@ def _load_model(folder: Path, part: str, kind: str, dtype: Any, variant: str | N
         import diffusers
 
         config = part_configuration(path, getattr(diffusers, kind))
+        if any(config.get(key) is not None for key in ("latents_mean", "latents_std")):
+            raise ModelNotUsable(
+                f"{path}: latents_mean, latents_std: an autoencoder with latents of its own, as Playground 2.5's",
+                hint=OTHER_MODEL,
+            )
     files = part_weights(folder, variant)
     try:
         states = [read_state_dict(file) for file in files]

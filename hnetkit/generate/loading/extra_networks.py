@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 EMBEDDING_SUFFIXES = (".safetensors", ".pt", ".bin")
 
+_PICTURE_SUFFIXES = (".png", ".webp", ".jxl", ".avif")  # in which A1111 keeps and reads vectors too
+
 MAX_VECTORS = 1000  # of one file; a prompt holds 75 at a time
 
 _SECOND_ENCODER = "clip_g"
@@ -66,6 +69,18 @@ _METADATA = "lora_adapter_metadata"
 _MOST_METADATA = 8 << 20
 _BUNDLED = "bundle_emb."
 _ANOTHER_LORA = "get the file again, or take its tag out of the prompt"
+_OTHER_LORA = "take its tag out of the prompt; plain LoRAs and LoCons are applied"
+# how the tensors of other kinds are named: diffusers leaves some of them out, and names none
+_OTHER_KINDS: Mapping[str, re.Pattern[str]] = {
+    "a DoRA": re.compile(r".*\.dora_scale"),
+    "a LoHa": re.compile(r".*\.hada_\w+"),
+    "a LoKr": re.compile(r".*\.lokr_\w+"),
+    "an OFT": re.compile(r".*\.oft_\w+"),
+    "a LoCon of three matrices (Tucker)": re.compile(r".*\.lora_mid\.weight"),
+    "a LyCORIS with whole weights": re.compile(r".*\.diff(?:_b)?"),
+    "a LyCORIS with layer norms": re.compile(r".*\.[wb]_norm"),
+    "an (IA)3": re.compile(r".*\.on_input"),
+}
 _LARGEST = 1e9  # of an alpha; a rank is at most a few thousand
 _PARTS = ("unet", "text_encoder", "text_encoder_2")
 
@@ -96,6 +111,21 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
                 f"{path.stem}: several textual inversions have this name: {other}, {path}", hint="move one of them away"
             )
     return list(found.values())
+
+
+def find_unread_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
+    """Returns the pictures of a folder that may hold the vectors of a word of the texts, and that have no file beside.
+
+    A1111 writes textual inversions into pictures. hnetkit reads the files in `EMBEDDING_SUFFIXES` alone.
+    """
+    joined, pictures, files = "\n".join(texts), [], set[str]()
+    for place, _, names in os.walk(folder) if folder is not None else ():
+        for path in (Path(place, name) for name in names):
+            if path.suffix.lower() in EMBEDDING_SUFFIXES:
+                files.add(path.stem.lower())
+            elif path.suffix.lower() in _PICTURE_SUFFIXES and is_named(path, joined):
+                pictures.append(path)
+    return sorted(path for path in pictures if path.stem.lower() not in files)
 
 
 def is_named(path: Path, text: str) -> bool:
@@ -221,6 +251,9 @@ def _add_vectors(pipe: Any, path: Path, name: str, vectors: Tensor | None, encod
 
 # --- LoRAs
 
+ActiveAdapters = list[tuple[Any, tuple[str, ...]]]
+"""Each layer that has LoRAs, with the names of its active ones."""
+
 
 @dataclass(frozen=True)
 class Lora:
@@ -270,7 +303,7 @@ def attach_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], object]
         ModelNotUsable: one is not a LoRA, or does not fit this model.
         FileRefused: a file cannot be read safely.
     """
-    names = [f"lora{number}" for number in range(len(loras))]
+    names = _adapters(loras)
     for name, lora in zip(names, loras, strict=True):
         before, tensors = lora.hash, read_lora(lora.path)
         if Lora(lora.tag, lora.path).hash != before:  # replaced since a grid computed the keys of its images
@@ -292,11 +325,36 @@ def attach_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], object]
         pipe.set_adapters(names, adapter_weights=strengths)
 
 
+def detach_loras(pipe: Any, loras: Sequence[Lora], before: ActiveAdapters) -> None:
+    """Takes the LoRAs of `attach_loras` off a pipeline, and activates those again that were active before."""
+    if not before:
+        pipe.unload_lora_weights()
+        return
+    there = {name for names in pipe.get_list_adapters().values() for name in names}
+    for module, active in before:
+        module.set_adapter(list(active))
+    with warnings.catch_warnings():  # PEFT speaks of layers that the user's LoRAs do not have
+        warnings.simplefilter("ignore")
+        pipe.delete_adapters([name for name in _adapters(loras) if name in there])
+
+
+def active_adapters(pipe: Any) -> ActiveAdapters:
+    """Returns the layers of a pipeline that have LoRAs, each with the names of those that are active."""
+    return [(module, tuple(module.active_adapters)) for module in _modules(pipe) if len(getattr(module, "lora_A", ()))]
+
+
+def _adapters(loras: Sequence[Lora]) -> list[str]:
+    return [f"hnetkit_{number}" for number in range(len(loras))]
+
+
+def _modules(pipe: Any) -> Iterator[Any]:
+    parts = [getattr(pipe, part, None) for part in _PARTS]
+    return (module for part in parts if part is not None for module in part.modules())
+
+
 def _layers_with(pipe: Any, adapter: str) -> int:
     """Returns the number of a pipeline's layers that have an adapter."""
-    parts = [getattr(pipe, part, None) for part in _PARTS]
-    modules = [module for part in parts if part is not None for module in part.modules()]
-    return sum(adapter in getattr(module, "lora_A", ()) for module in modules)
+    return sum(adapter in getattr(module, "lora_A", ()) for module in _modules(pipe))
 
 
 def read_lora(path: Path) -> dict[str, Tensor]:
@@ -315,6 +373,9 @@ def read_lora(path: Path) -> dict[str, Tensor]:
                 raise ModelNotUsable(f"{path}: has a textual inversion inside ({shorten(name)}), which is not applied")
             if not _NAME.fullmatch(name) or 0 in entry.shape:
                 raise ModelNotUsable(f"{path}: no LoRA: a tensor {name[:80]!r} of shape {list(entry.shape)[:8]}")
+            for kind, pattern in _OTHER_KINDS.items():
+                if pattern.fullmatch(name):
+                    raise ModelNotUsable(f"{path}: not a plain LoRA but {kind}, which is not applied", hint=_OTHER_LORA)
         tensors = {name: _lora_tensor(source, name) for name in source.entries}
         for name, scale in _stated_scales(path, source).items():
             tensors[name] = tensors[name] * scale

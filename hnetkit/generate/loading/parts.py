@@ -60,6 +60,14 @@ def refiner(source: object) -> ModelNotUsable:
     return ModelNotUsable(f"{source}: the refiner of SDXL, which draws no picture alone", hint=OTHER_MODEL)
 
 
+def edm_model(source: object) -> ModelNotUsable:
+    """Returns the refusal of a model that was trained on EDM's noise, as CosXL and Playground 2.5 were."""
+    return ModelNotUsable(
+        f"{source}: made for the noise of EDM, as CosXL and Playground 2.5 are; no sampler here draws with it",
+        hint=OTHER_MODEL,
+    )
+
+
 def build_pipeline(parts: Mapping[str, Any], *, zeros_for_empty_prompt: bool = True) -> Any:
     """Returns a pipeline on the CPU, without a safety checker: SDXL's if it has two text encoders.
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit.errors import FileChanged, ModelNotUsable
 from hnetkit.generate.backend_errors import quiet_libraries, translating_oom
-from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint, read_state_dict
+from hnetkit.generate.loading.checkpoints import MakeVae, load_checkpoint, predicts_v_by_yaml, read_state_dict
 from hnetkit.generate.loading.defaults import Defaults, read_defaults
 from hnetkit.generate.loading.diffusers_folder import (
     download_pipeline,
@@ -28,6 +28,7 @@ from hnetkit.generate.loading.diffusers_folder import (
 from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.loading.model_source import hub_request, require_hub_id
 from hnetkit.generate.loading.parts import VAE_NAMES, build_vae, refuse_missing_weights
+from hnetkit.text import argument
 
 if TYPE_CHECKING:
     from hnetkit.generate.sampling.encoding import Emphasis, TextEncoder
@@ -154,6 +155,7 @@ def load_pipeline(
         if folder is None:
             own_tokenizer = os.fspath(tokenizer) if tokenizer is not None else None
             pipe = load_checkpoint(Path(source), dtype, device, tokenizer=own_tokenizer, make_vae=make_vae)
+            notes = () if make_vae else tuple(_vae_beside(source))
         else:
             model_folder, index = folder, read_model_index(folder)
             notes = index.notes
@@ -217,6 +219,14 @@ def find_vae(source: str) -> Path:
     raise ModelNotUsable(
         f"{source}: no autoencoder (it has no config.json)", hint="give a folder that has, or one file"
     )
+
+
+def _vae_beside(checkpoint: str) -> Iterator[str]:
+    """Yields a line for the autoencoder beside a checkpoint that A1111 would draw with, without being told to."""
+    stem = os.path.splitext(checkpoint)[0]
+    found = (f"{stem}.vae.{suffix}" for suffix in ("safetensors", "ckpt", "pt"))
+    if path := next(filter(os.path.isfile, found), None):
+        yield f"Warning: {path} is not used, with which A1111 draws by itself: --vae {argument(path, is_path=True)}"
 
 
 def load_vae(path: Path, dtype: Any, config: Callable[[], Mapping[str, Any]]) -> Any:
@@ -300,7 +310,7 @@ def fingerprint(source: str | os.PathLike[str]) -> str:
     """
     path = Path(source) if os.path.exists(source) else download_pipeline(os.fspath(source))
     if path.is_file():
-        return hash_of_file(path)
+        return digest([hash_of_file(path), "v"]) if predicts_v_by_yaml(path) else hash_of_file(path)
     files = sorted(_model_files(path))
     return digest([[file.relative_to(path).as_posix(), hash_of_file(file)] for file in files])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -113,7 +114,8 @@ class TextEncoder:
             tokens: list[int] = tokenizer(text, truncation=False, add_special_tokens=False).input_ids
             return tokens
 
-        chunks = split_chunks(pieces, tokenize, room, None if comma == tokenizer.unk_token_id else comma)
+        known_comma = None if comma == tokenizer.unk_token_id else comma
+        chunks = split_chunks(pieces, tokenize, room, known_comma, _lengths_of_added(tokenizer))
         if len(chunks) > MOST_CHUNKS:
             raise UsageError(
                 f"a prompt of {len(chunks):,} chunks of {room} tokens: at most {MOST_CHUNKS}",
@@ -167,6 +169,16 @@ class TextEncoder:
         if self._emphasis == "original":
             weighted = weighted * (exact.mean((1, 2), keepdim=True) / weighted.mean((1, 2), keepdim=True))
         return weighted.to(hidden.dtype)
+
+
+def _lengths_of_added(tokenizer: Any) -> dict[int, int]:
+    """Returns the first token of each textual inversion -> its tokens, called NAME, NAME_1, NAME_2 by diffusers."""
+    added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+
+    def length(name: str) -> int:
+        return next(number for number in count(1) if f"{name}_{number}" not in added)
+
+    return {number: length(name) for name, number in added.items() if f"{name}_1" in added}
 
 
 def _window(chunk: Chunk, tokenizer: Any, room: int) -> list[int]:

@@ -178,6 +178,9 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
 
     sampler, schedule = _split_name(name)
     row = _SAMPLERS[sampler]
+    if config.get("rescale_betas_zero_snr"):  # diffusers' own option, which not all of its schedulers have
+        betas = schedulers.zero_snr_betas(config)
+        config = {**config, "rescale_betas_zero_snr": False, "trained_betas": betas}
     kind = getattr(solvers, row.kind, None) or getattr(schedulers, row.kind)
     laid_out = {"use_exponential_sigmas": issubclass(kind, schedulers.TwoCalls)}
     scheduler = kind.from_config(config, **{**_OVERRIDES, **laid_out, **row.options})

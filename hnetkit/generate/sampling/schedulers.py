@@ -41,6 +41,7 @@ TRAINED = 1000
 """Training steps of every Stable Diffusion model."""
 
 _RHO = 7.0
+_LAST_ALPHA = 4.8973451890853435e-08
 
 
 def _levels_at(sigmas: Levels, times: Levels) -> Levels:
@@ -101,6 +102,20 @@ def model_sigmas(scheduler: Any) -> Levels:
         betas = np.linspace(*ends, config.num_train_timesteps) ** power
         alphas = np.cumprod(1 - betas).astype(np.float32)
     return np.asarray(np.sqrt((1 - alphas) / alphas), np.float64)
+
+
+def zero_snr_betas(config: Mapping[str, Any]) -> list[float]:
+    """Returns the betas of a scheduler's configuration, rescaled so that the last training step is almost all noise.
+
+    Source: Lin et al. 2023, "Common Diffusion Noise Schedules and Sample Steps are Flawed" (arXiv:2305.08891),
+    algorithm 1; A1111's ``rescale_zero_terminal_snr_abar``, whose last value keeps the highest noise level finite.
+    """
+    known = DDIMScheduler.from_config(config, rescale_betas_zero_snr=False)
+    roots = known.alphas_cumprod.numpy().astype(np.float64) ** 0.5
+    rescaled = ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+    rescaled[-1] = _LAST_ALPHA
+    before = np.concatenate([[1.0], rescaled[:-1]])
+    return [float(beta) for beta in 1 - rescaled / before]
 
 
 def uniform_times(steps: int) -> npt.NDArray[np.int64]:
