@@ -362,7 +362,7 @@ def find_embeddings_in(
     if hires is not None:
         others.append(hires.prompt.text)
     every, folder = [*texts, *others], settings.get("embeddings")
-    found = tuple(find_embeddings(every, folder))
+    found = tuple(find_embeddings(every, folder, note))
     for path in find_unread_embeddings(every, folder):
         note(
             f"Warning: {path.stem} is plain text here. {path} may hold a textual inversion of this name, and none is "

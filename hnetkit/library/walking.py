@@ -117,13 +117,20 @@ def walk(
         waiting.extend(reversed(folders))
 
 
-def model_files(folder: Path) -> list[Path]:
+def model_files(folder: Path, unseen: list[Unseen] | None = None) -> list[Path]:
     """Returns the model files under a folder, sorted, without following links out of it; [] if it does not exist.
 
+    Args:
+        unseen: gets what could not be looked at, except folders that systems keep to themselves.
+
     Raises:
-        HnetkitError: a folder or file could not be looked at.
+        HnetkitError: a folder or file could not be looked at, and there is no list for it.
     """
-    return sorted(folder / found.path for found in walk(folder, unfollowed=[]))
+    found: list[Unseen] | None = None if unseen is None else []
+    files = sorted(folder / file.path for file in walk(folder, unfollowed=[], unseen=found))
+    if unseen is not None and found is not None:
+        unseen += [it for it in found if not it.is_expected]
+    return files
 
 
 def find_file(root: Path, path: str) -> WalkedFile | None:

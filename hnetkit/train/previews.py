@@ -261,7 +261,7 @@ def _without_networks(prompt: str, note: Callable[[str], None]) -> str:
     tagged = read_prompt(without_comments(prompt, note), note)
     for name in (*(f"hypernet:{tag.name}" for tag in tagged.tags), *(f"lora:{tag.name}" for tag in tagged.loras)):
         note(f"Warning: <{name}> has no effect in a preview, which shows the network in training alone")
-    for file in find_embeddings([tagged.text], configured.get("embeddings")):
+    for file in find_embeddings([tagged.text], configured.get("embeddings"), note):
         note(f"Warning: {file.stem}: a textual inversion, which a preview reads as the words of its name")
     return tagged.text
 

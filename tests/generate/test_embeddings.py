@@ -64,8 +64,12 @@ def test_no_folder_below_hides_those_around_it(tmp_path: Path) -> None:
     (tmp_path / "z").mkdir()
     (tmp_path / "z" / "Mine.pt").touch()
     (tmp_path / "loop").symlink_to("loop")
+    told: list[str] = []
     with deep_tree(tmp_path), unreadable(tmp_path / "hidden"):
-        assert [path.name for path in find_embeddings(["by mine"], str(tmp_path))] == ["Mine.pt"]
+        assert [path.name for path in find_embeddings(["by mine"], str(tmp_path), told.append)] == ["Mine.pt"]
+    assert any(
+        "could not be read (File name too long): textual inversions there are plain text" in line for line in told
+    )
 
 
 def test_a_name_in_a_prompt_stands_for_its_vectors(tmp_path: Path) -> None:

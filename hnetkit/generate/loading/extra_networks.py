@@ -88,8 +88,13 @@ _PARTS = ("unet", "text_encoder", "text_encoder_2")
 # --- textual inversions
 
 
-def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
+def find_embeddings(
+    texts: Iterable[str], folder: str | None, note: Callable[[str], object] = lambda line: None
+) -> list[Path]:
     """Returns the files of a folder whose stem is a word of one of the texts, in any case.
+
+    Args:
+        note: called with a warning about each place that could not be looked at.
 
     Raises:
         NotFound: the folder is not there.
@@ -99,10 +104,12 @@ def find_embeddings(texts: Iterable[str], folder: str | None) -> list[Path]:
         return []
     if not os.path.isdir(folder):
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config embeddings FOLDER")
-    from hnetkit.library.walking import model_files
+    from hnetkit.library.walking import Unseen, model_files
 
-    joined = "\n".join(texts)
-    files = (path for path in model_files(Path(folder)) if path.suffix.lower() in EMBEDDING_SUFFIXES)
+    joined, unseen = "\n".join(texts), list[Unseen]()
+    files = (path for path in model_files(Path(folder), unseen) if path.suffix.lower() in EMBEDDING_SUFFIXES)
+    for place in unseen:
+        note(f"Warning: {place.path} could not be read ({place.reason}): textual inversions there are plain text")
     named = (path for path in files if is_named(path, joined))
     found: dict[str, Path] = {}
     for path in named:
@@ -284,13 +291,15 @@ def find_loras(tags: Sequence[LoraTag], folder: str | None) -> list[Lora]:
         raise NotFound(f"{folder}: no such folder", hint="hnetkit config loras FOLDER")
     if find_spec("peft") is None:
         raise UsageError("LoRAs need the package peft", hint="pip install peft")
-    from hnetkit.library.walking import model_files
+    from hnetkit.library.walking import Unseen, model_files
 
+    unseen: list[Unseen] = []
     files: dict[str, list[Path]] = {}
-    for path in model_files(Path(folder)):
+    for path in model_files(Path(folder), unseen):
         if path.suffix == _LORA_SUFFIX:
             files.setdefault(path.stem, []).append(path)
-    return [Lora(tag, _file_named(tag.name, files, folder)) for tag in tags]
+    missed = "".join(f"; {place.path} could not be read: {place.reason}" for place in unseen[:1])
+    return [Lora(tag, _file_named(tag.name, files, folder, missed)) for tag in tags]
 
 
 def attach_loras(pipe: Any, loras: Sequence[Lora], note: Callable[[str], object]) -> None:
@@ -444,14 +453,14 @@ def _lora_strengths(pipe: Any, tag: LoraTag) -> dict[str, float]:
     return {"unet": tag.unet_multiplier, **dict.fromkeys(encoders, tag.te_multiplier)}
 
 
-def _file_named(name: str, files: dict[str, list[Path]], folder: str) -> Path:
+def _file_named(name: str, files: dict[str, list[Path]], folder: str, missed: str) -> Path:
     found = files.get(name, [])
     if not found:
         near = did_you_mean(name, files)
         hint = (
             f"did you mean {argument(near)}?" if near else f"LoRAs are looked for in {folder}, as {_LORA_SUFFIX} files"
         )
-        raise NotFound(f"{name}: no LoRA has this name", hint=hint)
+        raise NotFound(f"{name}: no LoRA has this name{missed}", hint=hint)
     if len(found) > 1:
         raise AmbiguousName(f"{name}: several LoRAs have this name: {', '.join(map(str, found))}")
     return found[0]
