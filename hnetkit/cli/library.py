@@ -294,12 +294,15 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     with open_library() as library:
         found = library.forgetting(name, missing=missing)
         if found.files or found.root or found.fileless:
-            also = f" and {counted(found.fileless, 'network')} in no file" if found.fileless else ""
+            parts = [counted(len(found.files), "file")] if found.files or not found.fileless else []
+            parts += [f"{counted(found.fileless, 'network')} in no file"] if found.fileless else []
             whose = "they" if len(found.files) + found.fileless != 1 else "it"
-            confirm(f"Forget {counted(len(found.files), 'file')}{also}, and what only {whose} held?", yes=yes)
+            confirm(f"Forget {' and '.join(parts)}, and what only {whose} held?", yes=yes)
         for line in found.kept:
             output.note(line)
         files = library.forget_found(found)
+    if found.fileless:
+        output.note(f"{counted(found.fileless, 'network')} in no file forgotten")
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 

@@ -47,6 +47,7 @@ class Forgetting:
         files: rows of files; the files themselves are never touched.
         root: the folder that is forgotten with them.
         fileless: number of networks that are in no file any more.
+        content_hash: of the one network in no file that is meant.
         is_missing: whether it covers everything that is missing, including networks in no file.
         kept: lines about files that are marked missing and stay, because the disk does not say that they are gone.
     """
@@ -54,6 +55,7 @@ class Forgetting:
     files: list[Row]
     root: Root | None = None
     fileless: int = 0
+    content_hash: str | None = None
     is_missing: bool = False
     kept: list[str] = field(default_factory=list)
 
@@ -282,7 +284,12 @@ class Library:
         root = self._root_at(name)
         if root is not None:
             return Forgetting(files.of_root(root), root)
-        return Forgetting(self._files_called(name))
+        path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+        if found := files.at(path):
+            return Forgetting(found)
+        content_hash = content_called(self.registry, name)
+        held = files.holding([content_hash])
+        return Forgetting(held) if held else Forgetting([], fileless=1, content_hash=content_hash)
 
     def _really_gone(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
         """Holds files that a scan missed against the disk: returns those that are gone, and lines about the others."""
@@ -323,7 +330,7 @@ class Library:
 
     def forget_found(self, found: Forgetting) -> list[Row]:
         """Removes exactly what `forgetting` returned, which the user has confirmed; returns the rows of its files."""
-        contents = {row["content_hash"] for row in found.files} - {None}
+        contents = {found.content_hash, *(row["content_hash"] for row in found.files)} - {None}
         with self.registry.write():
             self.registry.files.forget(row["id"] for row in found.files)
             if found.root is not None:
@@ -413,11 +420,6 @@ class Library:
             return None
         roots = {spelled(str(root.path)): root for root in self.registry.files.roots()}
         return roots.get(spelled(os.path.realpath(name))) or roots.get(spelled(str(root_path(Path(name)))))
-
-    def _files_called(self, name: str) -> list[Row]:
-        path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
-        files = self.registry.files
-        return files.at(path) or files.holding([resolve(self.registry, name).content_hash])
 
 
 def _require_known(name: str, what: str, removed: Iterable[str], known: Sequence[str]) -> None:

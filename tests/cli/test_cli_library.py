@@ -189,7 +189,7 @@ def test_forgetting_one_network_keeps_what_an_import_told_of_others(
     capsys.readouterr()
     assert [row["own_name"] for row in rows(capsys, "list", "--tag", "precious")] == ["net1"]
     assert run(["forget", "--missing"]) == 2
-    assert "Forget 0 files and 1 network in no file" in capsys.readouterr().err
+    assert "Forget 1 network in no file, and what only it held?" in capsys.readouterr().err
     assert [row["own_name"] for row in rows(capsys, "list", "--tag", "precious")] == ["net1"]
     assert run(["forget", "--missing", "-y"]) == 0
     capsys.readouterr()
@@ -491,8 +491,7 @@ def test_a_network_of_an_import_is_shown_and_tagged_without_a_file(
     run(["tag", "ink", "precious", "--alias", "lines"])
     run(["export", str(tmp_path / "all.jsonl")])
     shutil.rmtree(library)
-    run(["scan"])
-    run(["forget", "--missing", "-y"])
+    run(["forget", str(library), "-y"])
     run(["import", str(tmp_path / "all.jsonl")])
     capsys.readouterr()
     (row,) = rows(capsys, "show", "lines")
@@ -508,6 +507,11 @@ def test_a_network_of_an_import_is_shown_and_tagged_without_a_file(
         opened.find("lines")
     assert run(["show", "nosuch"]) == 4
     assert "the library is empty" not in capsys.readouterr().err
+    assert run(["forget", "lines"]) == 2
+    assert "Forget 1 network in no file, and what only it held?" in capsys.readouterr().err
+    assert run(["forget", "lines", "-y"]) == 0
+    assert "1 network in no file forgotten" in capsys.readouterr().err
+    assert run(["show", own]) == 4
 
 
 def test_two_networks_without_files_of_one_name_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
