@@ -159,6 +159,17 @@ def is_absence(error: OSError) -> bool:
     return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
 
+def is_absent(path: str | os.PathLike[str]) -> bool:
+    """Whether the system says that there is nothing at a path; any other error says nothing."""
+    try:
+        os.lstat(path)
+    except ValueError:  # no path at all
+        return True
+    except OSError as error:
+        return is_absence(error)
+    return False
+
+
 def is_there(path: str | os.PathLike[str]) -> bool:
     """Whether there is anything at a path.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
 from hnetkit.errors import NotFound, UsageError
-from hnetkit.files import is_absence
+from hnetkit.files import is_absent
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
 from hnetkit.library.layouts import PROGRAMS, Program
@@ -300,7 +300,7 @@ class Library:
             folder = next((folder for folder in away if path.is_relative_to(folder)), None)
             if folder is not None:
                 behind[folder] += 1
-            elif _is_nothing_at(path):
+            elif is_absent(path):
                 gone.append(row)
             else:
                 there += 1
@@ -484,14 +484,6 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: R
         "present": present,
         "files": [{key: file[key] for key in _FILE_COLUMNS} for file in files],
     }
-
-
-def _is_nothing_at(path: Path) -> bool:
-    try:
-        os.lstat(path)
-    except OSError as error:
-        return is_absence(error)
-    return False
 
 
 def _training(registry: Registry, content_hash: str) -> Row | None:

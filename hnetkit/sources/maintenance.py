@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, Gone, HnetkitError, failure_of
-from hnetkit.files import mtime_of
+from hnetkit.files import is_absent, mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.hashes import damaged_parts, sha256_of
@@ -20,7 +20,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
 from hnetkit.sources.civitai_models import BadRecord, parse_id
 from hnetkit.sources.install import Replacement, quarantine
-from hnetkit.sources.presence import find_bytes, is_absent
+from hnetkit.sources.presence import find_bytes
 from hnetkit.sources.sync import isolate_failure, store_models
 
 # --- identifying by hash

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound
-from hnetkit.files import is_absence, mtime_of
+from hnetkit.files import is_absence, is_absent, mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
@@ -80,17 +80,6 @@ def _scanned_paths(registry: Registry, folder: Path) -> list[str]:
     real = Path(os.path.realpath(folder))
     roots = [root for root in registry.files.roots() if root.path == real]
     return [row["path"] for root in roots for row in registry.files.of_root(root) if row["content_hash"]]
-
-
-def is_absent(path: str | os.PathLike[str]) -> bool:
-    """Whether the system says that there is nothing at a path; any other error says nothing."""
-    try:
-        os.lstat(path)
-    except ValueError:  # no path at all
-        return True
-    except OSError as error:
-        return is_absence(error)
-    return False
 
 
 # --- files by their bytes
