@@ -35,6 +35,7 @@ def _checks() -> Iterator[tuple[str, Callable[[], str]]]:
     yield "devices", _devices
     yield "home", _home
     yield "registry", _registry
+    yield "library", _library
     yield "settings", _settings
     yield "sites", _sites
     yield "demo model", _demo_model
@@ -95,6 +96,17 @@ def _registry() -> str:
         return "none yet (hnetkit scan DIR makes one)"
     with Registry(path) as registry:
         return f"{path}, {registry.check()}"
+
+
+def _library() -> str:
+    from hnetkit.registry.store import Registry
+    from hnetkit.sources.presence import require_library
+
+    folder, registered = paths.library_folder(), paths.registry_file()
+    if registered.exists():
+        with Registry(registered) as registry:
+            require_library(registry, folder)
+    return f"{folder}{'' if folder.is_dir() else ', which the first download makes'}"
 
 
 def _settings() -> str:

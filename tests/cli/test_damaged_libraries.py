@@ -202,3 +202,15 @@ def test_scan_says_which_links_it_did_not_follow(
     assert f"1 link to a folder outside was not followed: {folder / 'out'}; --follow-links follows" in err
     assert run(["scan", "--follow-links"]) == 0
     assert "far.pt" in capsys.readouterr().out
+
+
+def test_doctor_names_the_library_and_says_when_nothing_is_left_of_it(
+    folder: Path, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert doctor(capsys, "library") == ("ok", f"{home / 'library'}, which the first download makes")
+    monkeypatch.setenv("HNETKIT_LIBRARY", str(folder))
+    run(["scan", str(folder)])
+    assert doctor(capsys, "library") == ("ok", str(folder))
+    folder.rename(folder.with_name("unplugged"))
+    state, detail = doctor(capsys, "library")
+    assert (state, "nothing is left of the library" in detail) == ("failed", True), detail
