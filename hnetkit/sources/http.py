@@ -7,6 +7,7 @@ a site that echoes a request would have the token stored and shown.
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import threading
@@ -460,6 +461,9 @@ class HttpClient:
                 raise _too_slow_error(watch) if watch.expired else _failed_connection(error, origin.host) from None
             if isinstance(error, ValueError):  # no scheme or host that requests can parse, of the address or of a proxy
                 raise NetworkFailed(f"{redact(url)}: no address that can be asked") from None
+            if isinstance(error, OSError) and (variable := _lost_certificates()):
+                hint = f"set {variable} to a file or folder of certificates, or unset it"
+                raise NetworkFailed(f"{variable}: {os.environ[variable]}: no such file or folder", hint=hint) from None
             raise
         watch.began()
         for name, value in list(response.headers.items()):
@@ -511,6 +515,12 @@ def _not_json_error(response: HttpResponse, text: str) -> Exception:
         return NetworkFailed(f"the site answered {response.status} without saying why")
     content = "a web page" if "<html" in text[:1000].lower() or "<!doctype" in text[:100].lower() else "no JSON"
     return TransientError(f"the site answered with {content}")
+
+
+def _lost_certificates() -> str | None:
+    """Returns the variable that names certificates which are not there, as requests takes them; None without one."""
+    given = (name for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE") if os.environ.get(name))
+    return next((name for name in given if not os.path.exists(os.environ[name])), None)
 
 
 def _too_slow_error(watch: Watchdog) -> Exception:

@@ -426,6 +426,21 @@ def test_a_proxy_that_cannot_be_used_is_said_at_once(
     assert "https_proxy" in str(caught.value.hint)
 
 
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_certificates_that_are_not_there_are_named_by_their_variable(
+    here: FetchSession, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / "absent.pem"))
+    with (
+        pytest.raises(HnetkitError, match=f"{variable}: .*absent.pem: no such file") as caught,
+        web("https://a.example/x", here).open("https://a.example/x"),
+    ):
+        raise AssertionError("nothing answers")
+    assert f"set {variable}" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize(
     "text", ["https://civitai.com\u2100@x/", "https://civitai.com\u2100/", "https://[/", "https://a]/"]
 )
