@@ -49,7 +49,7 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
     \b
     Examples:
       hnetkit config
-      hnetkit config model ~/models/v1-5-pruned-emaonly.safetensors
+      hnetkit config device cpu
       hnetkit config device --remove
     """
     if remove and (key is None or value is not None):

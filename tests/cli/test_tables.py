@@ -127,7 +127,8 @@ def test_a_list_of_ten_thousand_takes_at_most_twice_a_bare_query(home: Path) -> 
     path = home / "registry.db"
     home.mkdir(exist_ok=True)
     tests = Path(__file__).resolve().parents[1]
-    subprocess.run([sys.executable, "-c", MADE, str(path), str(COUNT)], check=True, cwd=tests)
+    made = [sys.executable, "-c", MADE, str(path), str(COUNT)]
+    subprocess.run(made, check=True, env={**os.environ, "PYTHONPATH": str(tests)})
     bare = processor_seconds("sqlite_utils", "query", str(path), QUERY, "--csv")
     assert processor_seconds("hnetkit", "list", "--csv") < 2 * bare
     with Library() as library:

@@ -332,7 +332,10 @@ def test_the_first_interrupt_ends_a_scan_in_the_middle_of_a_large_file(folder: P
             _, err = process.communicate(timeout=30)
         finally:
             process.kill()
-    assert (process.returncode, err) == (130, "\nInterrupted.\n")
+    assert (process.returncode, err) == (
+        130,
+        "\nInterrupted.\nHint: what was indexed stays; the same command does the rest\n",
+    )
     with Registry(home / "registry.db") as registry:
         assert len(registry.networks.rows()) == 5, "what was read is stored"
 

@@ -49,6 +49,7 @@ ALLOWED: dict[str, dict[str, dict[str, str]]] = {
         "kind.config_class.from_dict": {},
     },
     "generate.sampling.samplers": {"kind.from_config": {}},
+    "generate.sampling.schedulers": {"DDIMScheduler.from_config": {}},
     # bytes of the safetensors container, of limited size: no path and no pickle
     "train.checkpoints": {"load": {}},
     "train.step": {"DDPMScheduler.from_config": {}},

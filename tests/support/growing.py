@@ -461,8 +461,8 @@ def a_prompt_of_many_alternations(folder: Path, factor: int) -> Action:
 
 @case("infotext", "hnetkit.cli.prompt")
 def a_prompt_of_many_brackets(folder: Path, factor: int) -> Action:
-    (folder / "prompt.txt").write_text("[(" * 10_000 * factor)
-    return command("prompt", "[(" * 10_000 * factor, "--steps", 1000)
+    (folder / "prompt.txt").write_text("[(" * 5_000 * factor)
+    return command("prompt", "[(" * 5_000 * factor, "--steps", 1000)
 
 
 # --- tables, lines, sidecars, recipes, training

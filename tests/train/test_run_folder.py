@@ -213,7 +213,7 @@ def test_another_recipe_does_not_take_a_folder_that_was_begun_with(tmp_path: Pat
     assert files.require_same("continue", FOUND, force=False) == []
     other = replace(files, recipe=replace(RECIPE, seed=1))
     other.require_ours()
-    with pytest.raises(RunChanged, match="another seed"):
+    with pytest.raises(RunChanged, match="trained so far with seed 0, not 1"):
         other.require_same("continue", FOUND, force=True)
     assert other.require_same("restart", FOUND, force=False) == []
 
