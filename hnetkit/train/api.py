@@ -252,9 +252,13 @@ class _ModelSource(NamedTuple):
         """Returns the settings of a recipe that depend on `hnetkit config`."""
         if self.loaded:
             return {"model": self.loaded.name}
+        from hnetkit.generate.model import ModelSource
+
+        source = ModelSource(self.source)
+        tokenizer = source.own_tokenizer if os.path.isfile(source.location) else None
+        parts = {"vae": source.own_vae, "tokenizer": tokenizer}
         model = settings.get("model") or str(demo.model_folder())
-        parts = {"vae": settings.get("vae"), "tokenizer": settings.get("tokenizer")} if os.path.isfile(model) else {}
-        return {"model": model, **{key: value for key, value in parts.items() if value is not None}}
+        return {"model": model, **{key: os.fspath(value) for key, value in parts.items() if value is not None}}
 
     def precision(self) -> str:
         """Returns the precision that suits the device, where a recipe says none.

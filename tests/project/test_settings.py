@@ -14,6 +14,7 @@ from filelock import FileLock
 from hnetkit import settings
 from hnetkit.cli import options, run
 from hnetkit.errors import HnetkitError
+from hnetkit.train.api import _ModelSource as ModelOfTraining
 
 
 def values(folder: Path) -> dict[str, str]:
@@ -204,3 +205,21 @@ def test_a_setting_that_somebody_wrote_into_the_file_is_named_where_it_fails(
     assert f"(the {key} of `hnetkit config`)" in capsys.readouterr().err
     assert run(["generate", "a circle", f"--{key}", value, "--out", str(tmp_path / "a.png")]) == 2
     assert "hnetkit config" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_training_takes_the_autoencoder_of_the_settings_with_their_model_alone(
+    home: Path, tmp_path: Path, kind: str
+) -> None:
+    for name in ("model", "other", "vae", "tokenizer"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "model.ckpt").touch()
+    model = str(tmp_path / ("model" if kind == "folder" else "model.ckpt"))
+    chosen = {"model": model, "vae": str(tmp_path / "vae"), "tokenizer": str(tmp_path / "tokenizer")}
+    for key, value in chosen.items():
+        settings.put(key, value)
+    if kind == "folder":  # which has a tokenizer of its own
+        del chosen["tokenizer"]
+    assert ModelOfTraining.of(None, "cpu").defaults() == chosen
+    assert ModelOfTraining.of(model, "cpu").defaults() == chosen
+    assert ModelOfTraining.of(tmp_path / "other", "cpu").defaults() == {"model": model}
