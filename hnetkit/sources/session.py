@@ -11,11 +11,8 @@ from types import TracebackType
 from urllib.parse import unquote, urlsplit
 
 from hnetkit.errors import (
-    Archived,
-    Gone,
     HnetkitError,
     NetworkFailed,
-    NotAHypernetwork,
     NotFound,
     UsageError,
     failure_of,
@@ -24,7 +21,8 @@ from hnetkit.library.library import Library, Row
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
 from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
-from hnetkit.sources.civitai_models import BadRecord, CivitaiModel, CivitaiVersion, parts_left_out
+from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
+from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
 from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error
@@ -50,7 +48,6 @@ from hnetkit.sources.sync import (
     check_unlisted,
     enqueue_items,
     find_updates,
-    plan_items,
     plan_sync,
     store_failures,
     store_models,
@@ -63,7 +60,6 @@ Progress = Callable[[int, int], None]
 """Called with how much is done, and of how much."""
 _EVERYTHING = Filters()
 _PICTURE_TIMEOUT_S = (5.0, 10.0)  # to connect, and between two reads: shorter than for a network
-_LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "motionmodule", "upscaler", "vae"})
 _FULL_FILE = (10, 64)  # digits of hashes of whole files; other hashes cover a part, or are weak
 
 
@@ -293,7 +289,7 @@ class FetchSession:
             files = Hub(self.clock).files(ref, failed=failed)
             with self.registry.write():
                 return [job.id for job in enqueue_hub_files(self.registry, self.folder, files, ref)], []
-        model, items = self._resolve_civitai(ref, all_versions, failed)
+        model, items = resolve_civitai(self.registry, self.civitai, ref, all_versions=all_versions, failed=failed)
         for bad in store_models(self.registry, [model]):
             raise NetworkFailed(f"{ref.text}: {bad.reason}")
         with self.registry.write():
@@ -301,61 +297,6 @@ class FetchSession:
         if len(ref.digits) in _FULL_FILE:
             self._wanted |= dict.fromkeys(jobs, ref.digits)
         return jobs, [item for item in items if item.action != "fetch"]
-
-    def _resolve_civitai(
-        self, ref: Reference, all_versions: bool, failed: Failed
-    ) -> tuple[CivitaiModel, list[SyncItem]]:
-        """Resolves a reference to Civitai: the model, and those of its files that are wanted."""
-        model, version = self._model_of(ref)
-        if model.type is not None and model.type.lower() in _LARGE_TYPES:
-            raise NotAHypernetwork(
-                f"{ref.text}: {model.name} is not a hypernetwork: the site calls it a {model.type}",
-                kind=model.type.lower(),
-                hint="if the site is wrong, download the file in a browser, then: hnetkit scan FOLDER",
-            )
-        items = plan_items(self.registry, model, all_versions=all_versions, only=version.id if version else None)
-        if ref.kind == "hash":
-            listed = len(items)
-            items = [item for item in items if any(h.startswith(ref.digits) for h in item.file.hashes.values())]
-            if listed and not items:
-                raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
-        if ref.file is not None:
-            items = [item for item in items if item.file.id == ref.file]
-        asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
-        left_out = list(parts_left_out(asked))
-        if not items:
-            if left_out:
-                raise NetworkFailed(f"{ref.text}: {left_out[0].reason}")
-            if model.state == "archived":
-                raise Archived(f"{ref.text}: {model.name} is archived; the site no longer serves its files")
-            which = "" if ref.file is None else f" with the number {ref.file}"
-            raise Gone(f"{ref.text}: {model.name} has no file{which} that may be a network")
-        for part in left_out:
-            failed(part)
-        return model, list(map(_retry_skipped, items))
-
-    def _model_of(self, ref: Reference) -> tuple[CivitaiModel, CivitaiVersion | None]:
-        """Returns the model that a reference means, and the version if it means one.
-
-        Raises:
-            UsageError: the version belongs to another model than the reference states.
-        """
-        if ref.kind == "model":
-            return self.civitai.model(ref.id), None
-        if ref.model is not None:  # the model lists its versions, also where the version's own page is gone
-            model = self.civitai.model(ref.model)
-            version = next((version for version in model.versions if version.id == ref.id), None)
-            if version is not None:
-                return model, version
-        version = self.civitai.version(ref.id) if ref.kind == "version" else self.civitai.version_by_hash(ref.digits)
-        if ref.model not in (None, version.model_id):
-            hint = "use one of the two: model:ID or version:ID"
-            raise UsageError(
-                f"{ref.text}: version {version.id} belongs to model {version.model_id}, not to {ref.model}", hint=hint
-            )
-        if version.model_id is None:
-            raise Gone(f"{ref.text}: the site does not state its model")
-        return self.civitai.model(version.model_id), version
 
     def _plain_job(self, ref: Reference, sha256: str | None) -> int:
         if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
@@ -633,9 +574,3 @@ class FetchSession:
 
     def _plain(self, url: str) -> HttpClient:
         return HttpClient(SitePolicy(Origin.of(url), settled=False), self.clock, RateLimiter(self.clock, 4.0))
-
-
-def _retry_skipped(item: SyncItem) -> SyncItem:
-    """Returns an item that was named explicitly with its earlier failure ignored."""
-    is_again = item.action == "skip" and not item.not_before
-    return SyncItem(item.model, item.version, item.file, "fetch") if is_again else item

@@ -1,0 +1,86 @@
+"""The model and the files of Civitai that a reference means; the site is asked for them."""
+
+from __future__ import annotations
+
+from hnetkit.errors import Archived, Gone, NetworkFailed, NotAHypernetwork, UsageError
+from hnetkit.registry.store import Registry
+from hnetkit.sources.civitai import Civitai, Failed
+from hnetkit.sources.civitai_models import CivitaiModel, CivitaiVersion, parts_left_out
+from hnetkit.sources.references import Reference
+from hnetkit.sources.sync import SyncItem, plan_items
+
+_LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "motionmodule", "upscaler", "vae"})
+
+
+def resolve_civitai(
+    registry: Registry, civitai: Civitai, ref: Reference, *, all_versions: bool, failed: Failed
+) -> tuple[CivitaiModel, list[SyncItem]]:
+    """Returns the model that a reference means, and those of its files that are wanted.
+
+    Args:
+        registry: of the library; says what is here already.
+        all_versions: of the model, where the reference means no single one.
+        failed: called with what cannot be used of the site's answer.
+
+    Raises:
+        RemoteError: the site does not have it, or does not serve it.
+        NotAHypernetwork: the site calls it something else, which may have gigabytes.
+        UsageError: the version belongs to another model than the reference states.
+    """
+    model, version = _model_of(civitai, ref)
+    if model.type is not None and model.type.lower() in _LARGE_TYPES:
+        raise NotAHypernetwork(
+            f"{ref.text}: {model.name} is not a hypernetwork: the site calls it a {model.type}",
+            kind=model.type.lower(),
+            hint="if the site is wrong, download the file in a browser, then: hnetkit scan FOLDER",
+        )
+    items = plan_items(registry, model, all_versions=all_versions, only=version.id if version else None)
+    if ref.kind == "hash":
+        listed = len(items)
+        items = [item for item in items if any(h.startswith(ref.digits) for h in item.file.hashes.values())]
+        if listed and not items:
+            raise NetworkFailed(f"{ref.text}: the site lists no file of {model.name} with this hash")
+    if ref.file is not None:
+        items = [item for item in items if item.file.id == ref.file]
+    asked = model if version is None else next((v for v in model.versions if v.id == version.id), version)
+    left_out = list(parts_left_out(asked))
+    if not items:
+        if left_out:
+            raise NetworkFailed(f"{ref.text}: {left_out[0].reason}")
+        if model.state == "archived":
+            raise Archived(f"{ref.text}: {model.name} is archived; the site no longer serves its files")
+        which = "" if ref.file is None else f" with the number {ref.file}"
+        raise Gone(f"{ref.text}: {model.name} has no file{which} that may be a network")
+    for part in left_out:
+        failed(part)
+    return model, list(map(_retry_skipped, items))
+
+
+def _model_of(civitai: Civitai, ref: Reference) -> tuple[CivitaiModel, CivitaiVersion | None]:
+    """Returns the model that a reference means, and the version if it means one.
+
+    Raises:
+        UsageError: the version belongs to another model than the reference states.
+    """
+    if ref.kind == "model":
+        return civitai.model(ref.id), None
+    if ref.model is not None:  # the model lists its versions, also where the version's own page is gone
+        model = civitai.model(ref.model)
+        version = next((version for version in model.versions if version.id == ref.id), None)
+        if version is not None:
+            return model, version
+    version = civitai.version(ref.id) if ref.kind == "version" else civitai.version_by_hash(ref.digits)
+    if ref.model not in (None, version.model_id):
+        hint = "use one of the two: model:ID or version:ID"
+        raise UsageError(
+            f"{ref.text}: version {version.id} belongs to model {version.model_id}, not to {ref.model}", hint=hint
+        )
+    if version.model_id is None:
+        raise Gone(f"{ref.text}: the site does not state its model")
+    return civitai.model(version.model_id), version
+
+
+def _retry_skipped(item: SyncItem) -> SyncItem:
+    """Returns an item that was named explicitly with its earlier failure ignored."""
+    is_again = item.action == "skip" and not item.not_before
+    return SyncItem(item.model, item.version, item.file, "fetch") if is_again else item
