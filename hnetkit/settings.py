@@ -111,7 +111,7 @@ def _checked(key: str, value: str) -> str:
         hint = "download it, and give its folder or file" + ("; or give a hub id: org/name" if key in _MODELS else "")
         raise UsageError(f"{key}: {scheme[-20:]}://... is a URL, which no setting accepts", hint=hint)
     if key in _CHOICES and value not in _CHOICES[key]:
-        raise UsageError(f"{key}: {value} is none of its values", hint=f"one of {', '.join(_CHOICES[key])}")
+        raise UsageError(f"{key}: {value} is not one of its values", hint=f"one of {', '.join(_CHOICES[key])}")
     if key in _FOLDERS or key in _MODELS:
         return value if key == "model" and value == demo.NAME else _checked_path(key, value)
     if key == "hypernetworks":

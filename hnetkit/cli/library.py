@@ -186,7 +186,9 @@ def _copies(row: Row) -> list[str]:
 def _none_of(filters: Row, *, files: bool) -> str:
     """Returns what to say of a library in which nothing passes the filters of `list`."""
     what = "file" if files else "network"
-    what = f"{'missing ' if filters['missing'] else ''}{what}{' in several files' if filters['duplicates'] else ''}"
+    what = (
+        f"{'missing ' if filters['missing'] else ''}{what}{' in more than one file' if filters['duplicates'] else ''}"
+    )
     given = [f"the tag {tag}" for tag in filters["tags"]]
     for key in ("base_model", "width", "activation"):
         given += [f"the {key.replace('_', ' ')} {filters[key]}"] if filters[key] is not None else []
