@@ -7,6 +7,7 @@ other tools and may be anything. A sidecar that cannot be understood is reported
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -273,6 +274,48 @@ def write_preview(model_file: Path, data: bytes, *, replace: bool = False) -> Pa
     with new_file(path, overwrite=replace) as file:
         file.write(data)
     return path
+
+
+def write_as_packed(model_file: Path, suffix: str, data: bytes) -> Path:
+    """Writes a sidecar that came in one archive with a model file, and returns its path.
+
+    Args:
+        model_file: of the library.
+        suffix: one of `SUFFIXES`. A picture gets that of its content.
+        data: the sidecar, byte for byte.
+
+    Raises:
+        OutputExists: another one exists; it is kept.
+        ValueError: the bytes are not what such a sidecar holds, or are too many.
+    """
+    if suffix in PREVIEWS:
+        suffix = _preview_suffix(suffix, data)
+    elif len(data) > MAX_JSON:
+        raise ValueError(f"more than {MAX_JSON:,} bytes")
+    elif suffix in TEXTS:
+        if b"\0" in data and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError("not a text")
+    else:
+        value = parse_json(_decoded(data), most=MAX_TOGETHER)
+        if not isinstance(value, dict) or (suffix == A1111 and not (_is_raw(value) or _is_notes(value))):
+            raise ValueError("JSON, but nothing that a program writes beside a model")
+    path = sidecar(model_file, suffix)
+    if is_state(os.path.realpath(path)):
+        raise ValueError("its name is that of hnetkit's own settings")
+    with contextlib.suppress(OSError, ValueError):
+        if read_regular(path, most=len(data)) == data:
+            return path
+    with new_file(path) as file:
+        file.write(data)
+    return path
+
+
+def _preview_suffix(suffix: str, data: bytes) -> str:
+    """The suffix of a picture by its content, with the ``.preview`` that its name may have."""
+    kind, found = os.path.splitext(suffix)[0], picture_suffix(data)
+    if found is None:
+        raise ValueError("not a PNG, JPEG, WebP or GIF")
+    return suffix if suffix.replace(".jpg", ".jpeg").endswith(found) else kind + found
 
 
 def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
