@@ -30,7 +30,7 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
-from hnetkit.files import MODEL_SUFFIXES, is_reserved, new_file, publish, sync_folder
+from hnetkit.files import MODEL_SUFFIXES, is_reserved, is_there, new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
@@ -368,7 +368,7 @@ def _move_aside(path: Path, target: Path) -> None:
     """Moves a file into quarantine, or recreates a user's link so that it leads to the same target."""
     if not path.is_symlink():
         publish(path, target)
-    elif os.path.lexists(target):
+    elif is_there(target):
         raise OutputExists(f"{target}: the file exists")
     else:
         target.symlink_to(os.path.realpath(path))
