@@ -390,6 +390,7 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
         with contextlib.suppress(OutputExists):
             _move_aside(path, target)
             break
+    sync_folder(folder)  # the file may go from its place next
     why = {"key": job.key, "url": redact(job.url), "expected_sha256": job.sha256, "reason": reason}
     with new_file(f"{target}.json", overwrite=True) as file:
         file.write(json.dumps(why, indent=2, ensure_ascii=False).encode() + b"\n")

@@ -19,7 +19,7 @@ from hnetkit.errors import (
     UsageError,
     failure_of,
 )
-from hnetkit.files import is_file_at, is_folder_at, is_there, new_file, stat_at
+from hnetkit.files import is_file_at, is_folder_at, is_there, new_file, stat_at, sync_folder
 from hnetkit.images import on_white, open_with_opacity, whiten_hidden
 from hnetkit.text import argument
 from hnetkit.train.captions import caption_file, caption_of, write_caption
@@ -392,8 +392,9 @@ class TrainingFolder:
             os.fsync(file.fileno())  # on a full disk, fail before the caption of an earlier image is replaced
             if caption is not None:
                 write_caption(beside, caption, overwrite=self.overwrite)
-            elif self.overwrite:
-                beside.unlink(missing_ok=True)  # of an earlier image of this name
+        if caption is None and self.overwrite and is_there(beside):  # of an earlier image of this name
+            sync_folder(self.path)
+            beside.unlink()
         return PreparedImage(target, source, image.size, caption_of(target))
 
     def _unique_stem(self, stem: str) -> str:
