@@ -193,6 +193,12 @@ class NetworkFailed(RemoteError):
     """No answer, or an unusable one, after all retries."""
 
 
+class OtherContent(NetworkFailed):
+    """The site serves another file than the one that was asked for by its hash."""
+
+    code = "other-content"
+
+
 class RegionBlocked(RemoteError):
     """The site does not serve this region."""
 

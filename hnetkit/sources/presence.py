@@ -67,7 +67,8 @@ def require_library(registry: Registry, folder: Path) -> None:
     if count := len(networks.union(_scanned_paths(registry, folder))):
         raise NotFound(
             f"{folder}: nothing is left of the library ({counted(count, 'file')})",
-            hint="mount its disk, or set HNETKIT_LIBRARY to the folder where it is; --refill fetches everything again",
+            hint="mount its disk, or set HNETKIT_LIBRARY to the folder where it is; "
+            "hnetkit repair --refill fetches everything again",
         )
 
 
@@ -91,6 +92,12 @@ def find_bytes(registry: Registry, sha256: str | None) -> str | None:
         return None
     rows = registry.files.present(sha256)
     return next((str(row["path"]) for row in rows if _is_as_known(row) or has_bytes(row["path"], sha256)), None)
+
+
+def path_of_install(registry: Registry, install: dict[str, Any]) -> str | None:
+    """Returns where the bytes of an installed file are, at its path or else in the library; None for nowhere."""
+    at = [row for row in registry.files.at(install["path"]) if row["sha256"] == install["sha256"]]
+    return install["path"] if any(map(_is_as_known, at)) else find_bytes(registry, install["sha256"])
 
 
 def path_of_job(registry: Registry, job: Job) -> str | None:
