@@ -243,3 +243,4 @@ def run(
         num_stages=tiles.stages,
     )
     return state.after(out, None if is_last else total)
+        enable_fp_fusion=True,

@@ -69,6 +69,19 @@ def test_any_shape_of_context_and_of_network(path: str, shape: tuple[int, ...], 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", RELATIVE, ids=lambda dtype: str(dtype)[6:])
 def test_the_context_is_never_written_to(path: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("name", [None, *sorted(activations.NAMES)])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_broken_context_is_not_made_whole(path: str, name: str | None) -> None:
+    """NaN in, NaN out, as in torch's own modules: a picture that is broken must not look like one."""
+    width = 320 if path == "fused" else 24
+    mlp = random_mlp(1, (width, 64, width), name, last=True, dtype=torch.float16)
+    x = context(3, width, dtype=torch.float16)
+    x[1, 5] = torch.nan
+    broken = torch_modules(mlp, x).isnan()
+    assert broken.any(1).tolist() == [False, True, False]
+    assert torch.equal(through(path, x, [mlp], torch.tensor([0.7])).isnan(), broken)
+
+
     mlps = cast([random_mlp(1), random_mlp(2)], dtype)
     whole = context(4, 2, 24, dtype=dtype)
     for x in (whole, whole.transpose(0, 1), whole[1:3]):

@@ -1,6 +1,6 @@
 """Compiles what the tables give GPUs, without one, and prints what came out as JSON.
 
-    python ahead_of_time.py [--all] CAPABILITY...        80 86 89 90, for instance
+    python ahead_of_time.py [--all] CAPABILITY...        80 86 89 90 100 120, for instance
 
 Without ``--all``, of each configuration the builds that need most: with layer norms, and first in the stack.
 
@@ -34,7 +34,7 @@ CONTEXTS = ((128, 1280), (512, 1280), (8192, 320), (2048, 640), (2048, 1280), (3
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 HALF, WIDE = "*fp16", "*fp32"
 INSTRUCTION = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?);")
-MATRIX = re.compile(r"\bHG?MMA")
+MATRIX = re.compile(r"\b(?:HMMA|HGMMA|UTCHMMA)")
 LOCAL = re.compile(r"\b(?:LDL|STL)\b")
 
 Signature: TypeAlias = "tuple[Any, Mapping[str, str], Mapping[str, Any]]"
@@ -137,7 +137,8 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         {(names.index(name),): value for name, value in held.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options={"num_warps": warps, "num_stages": stages})
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+    made = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -151,6 +152,7 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         "mma": len(re.findall(r"\bHMMA", shown)),
         "wgmma": len(re.findall(r"\bHGMMA", shown)),
         "shapes": sorted(set(re.findall(r"HGMMA\.(\w+)\.F", shown))),
+        "tcgen05": len(re.findall(r"\bUTCHMMA", shown)),
         "serialised": serialised(made.asm["ptx"], gpu) if gpu >= 90 else "",
     }
 
