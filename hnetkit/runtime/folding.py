@@ -91,7 +91,8 @@ class FoldedMap:
     @property
     def is_cast(self) -> bool:
         """Whether the folded weights were cast to another dtype, and rounded with the map in them."""
-        return self._module.weight.dtype != self._dtype
+        is_cast: bool = self._module.weight.dtype != self._dtype
+        return is_cast
 
     def rewrite(self, networks: tuple[WeightedNetwork, ...], affine: Affine) -> None:
         """Takes another map in place of this one."""

@@ -50,7 +50,7 @@ def require_sound(kernels: list[dict[str, Any]], gpus: Collection[int], *, every
         assert len(tiles) == (5 if gpu in (90, 100) else 2), "all that the table gives this GPU"
         builds = 4 if every else 2
         # the grouped kernels have all networks from 10.0 on, and those with layer norms on 9.0
-        of_fused = 0 if gpu >= 100 else builds // 2 if gpu == 90 else builds
+        of_fused = 0 if gpu >= 100 else builds if gpu == 90 else 2 * builds
         assert len(own) == builds * len(tiles) + of_fused + 2, "configurations that were compiled"
         for kernel in own:
             assert kernel["local_in_loops"] == 0, kernel
