@@ -21,6 +21,7 @@ from hnetkit.runtime.plan import ActiveNetwork, LayerGroup, StackPlan, WeightedN
 from hnetkit.runtime.strength import Strength
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_makes_tensors = torch.inference_mode(False)  # those of inference mode could not be written to outside of it
 
 
 class UNetState(nn.Module):
@@ -62,6 +63,7 @@ class UNetState(nn.Module):
         """The loaded networks by name, in the order of loading."""
         return self._networks
 
+    @_makes_tensors
     def add(self, name: str, network: Hypernetwork, strength: Strength) -> None:
         """Reads a network's weights and puts it at the end of the stack."""
         loaded = LoadedNetwork(name, network, frozenset(layer.width for layer in self.layers))
@@ -94,6 +96,7 @@ class UNetState(nn.Module):
         if any(strength.has_window for _, strength in self.stack):  # else no step changes the plan
             self.replan()
 
+    @_makes_tensors
     def replan(self, *, fold: bool = True) -> None:
         """Plans the stack again and applies what changed: scalars, composed maps, folded weights. No file is read."""
         for hook in self._hooks:
@@ -214,6 +217,7 @@ class UNetState(nn.Module):
             self._move(there.device, there.dtype if there.dtype in _FLOATS else self.dtype)
         return self
 
+    @_makes_tensors
     def _move(self, device: torch.device, dtype: torch.dtype) -> None:
         path = chosen_path(device)
         if dtype != self.dtype or (path in KERNELS) != (self.path in KERNELS):
