@@ -16,10 +16,10 @@ from hnetkit.baking.changes import Changes, in_weights
 from hnetkit.baking.checkpoint import differences, require_copyable, write_checkpoint
 from hnetkit.baking.contexts import GatheredContexts
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
-from hnetkit.baking.key_sets import Kind, Program, named_tensors, require_key_set
+from hnetkit.baking.key_sets import Program, named_tensors, require_key_set
 from hnetkit.baking.making import Form, make_changes
-from hnetkit.baking.pictures import PictureErrors, draw_pixels, picture_errors
-from hnetkit.baking.samples import Sample, Samples, plan_samples
+from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture, plan_pictures
+from hnetkit.baking.pictures import Comparison, draw_pixels
 from hnetkit.errors import FileRefused, NotFound, UsageError
 from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, refuse_existing
 from hnetkit.formats.writing import source_sha256, write_tensors
@@ -53,7 +53,7 @@ class Baked:
         program: that the tensors are named for; None for a checkpoint.
         changes: by layer and side.
         dtype: of the tensors; a checkpoint keeps its own.
-        pictures: how far pictures with it are from those with the networks; None where it is exact.
+        pictures: drawn without networks, with them, and with what was baked; None where nothing was drawn.
         record: what it was made of and how, and every error, as JSON holds it.
     """
 
@@ -61,7 +61,7 @@ class Baked:
     program: Program | None
     changes: Changes
     dtype: DType
-    pictures: PictureErrors | None
+    pictures: Comparison | None
     record: Mapping[str, Any]
     _outputs: Mapping[Layer, Tensor] = field(repr=False)
     _model: str | None = field(repr=False)
@@ -71,7 +71,7 @@ class Baked:
         """The tensors by the names that the program reads, each rounded once; of a checkpoint, the differences."""
         if self.to == "checkpoint":
             return differences(self.changes, self._outputs)
-        exact = named_tensors(self.changes, self._outputs, cast(Kind, self.to), cast(Program, self.program))
+        exact = named_tensors(self.changes, self._outputs, self.to, cast(Program, self.program))
         rounded = {name: tensor.to(_DTYPES[self.dtype]).cpu() for name, tensor in exact.items()}
         for name, tensor in rounded.items():
             if not torch.isfinite(tensor).all():
@@ -125,8 +125,10 @@ def bake(
     max_error: float | None = None,
     prompts: Sequence[str] | None = None,
     steps: int | None = None,
+    size: tuple[int, int] | None = None,
     seed: int = 0,
     dtype: DType | None = None,
+    compare: bool = False,
     progress: Progress = lambda done, total: None,
 ) -> Baked:
     """Turns loaded networks, at fixed strengths, into weights that other programs load.
@@ -145,8 +147,10 @@ def bake(
         max_error: relative error that the worst layer and side may have. Without `rank`, it chooses the ranks.
         prompts: that contexts are gathered from, every fourth held out; None for the model's own, or general ones.
         steps: sampling steps of these pictures; None is the model's default.
+        size: (width, height) of these pictures in pixels; None is the model's default.
         seed: of these pictures.
         dtype: of the tensors: ``"fp32"``, ``"fp16"`` or ``"bf16"``; None is that of the UNet.
+        compare: draw pictures with and without, also where all is exact.
         progress: called with the pictures that are drawn, counting parts of the current one, and their number.
 
     Raises:
@@ -168,11 +172,12 @@ def bake(
             program = require_key_set(to, program, has_constant=not on_layers.is_affine)
         is_lora = to == "lora"
         form = Form(in_parts=is_lora, rank=rank, max_error=max_error, is_shared=program == "diffusers")
-        drawing = _Drawing(model, stack, on_layers, plan_samples(model, prompts, steps=steps, seed=seed), progress)
+        plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed)
+        drawing = _Drawing(model, stack, on_layers, plan, progress)
         changes = make_changes(on_layers, drawing.gather, form)
-        pictures = drawing.measure(changes)
+        pictures = drawing.compare(changes) if drawing.has_drawn or compare else None
         outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
-    own_dtype = next((short for short, kind in _DTYPES.items() if kind == model.pipe.unet.dtype), "fp32")
+    own_dtype: DType = next((short for short, kind in _DTYPES.items() if kind == model.pipe.unet.dtype), "fp32")
     record = _record(model, stack, to, program, changes, drawing, pictures)
     place = model.source.location if isinstance(model, Model) else None
     return Baked(to, program, changes, dtype or own_dtype, pictures, record, outputs, place)
@@ -238,38 +243,42 @@ class _Drawing:
     """The pictures of one bake: contexts are gathered from some, and errors measured on the others."""
 
     def __init__(
-        self, model: LoadedPipeline, stack: NamedStack, on_layers: StackOnLayers, samples: Samples, progress: Progress
+        self, model: LoadedPipeline, stack: NamedStack, on_layers: StackOnLayers, plan: PicturePlan, progress: Progress
     ) -> None:
-        self.samples = samples
+        self.plan = plan
         self.has_drawn = False
         self._model, self._on_layers, self._progress = model, on_layers, progress
         self._stack: NamedStrengths = tuple((name, strength) for name, _, strength in stack)
         self._with_networks: list[Tensor] = []
-        self._done, self._total = 0, len(samples.seen) + 3 * len(samples.held_out)
+        self._done, self._total = 0, len(plan.seen) + 3 * len(plan.held_out)
 
     def gather(self) -> tuple[GatheredContexts, GatheredContexts]:
         """Draws with the stack; returns the contexts to fit on, and those held out."""
         self.has_drawn = True
         seen, held_out = GatheredContexts(self._on_layers), GatheredContexts(self._on_layers)
         with seen.watching():
-            self._draw(self.samples.seen, self._stack)
+            self._draw(self.plan.seen, self._stack)
+        encoder = self._model.text_encoder(1, "original")
+        with torch.no_grad():
+            for text in self.plan.texts:
+                seen.add_text(encoder.encode(text).hidden, weight=self.plan.steps)
         with held_out.watching():
-            self._with_networks = self._draw(self.samples.held_out, self._stack)
+            self._with_networks = self._draw(self.plan.held_out, self._stack)
         return seen, held_out
 
-    def measure(self, changes: Changes) -> PictureErrors | None:
-        """Returns the error of pictures that were held out; None where nothing was fitted."""
-        if not self.has_drawn:
-            return None
-        none = self._draw(self.samples.held_out, ())
+    def compare(self, changes: Changes) -> Comparison:
+        """Draws the pictures that were held out: without networks, with them, and with the changes in the weights."""
+        held_out = self.plan.held_out
+        networks = self._with_networks or self._draw(held_out, self._stack)
+        none = self._draw(held_out, ())
         with in_weights(self._model.pipe.unet, changes):
-            baked = self._draw(self.samples.held_out, ())
-        return picture_errors(none, self._with_networks, baked)
+            baked = self._draw(held_out, ())
+        return Comparison(held_out, none, networks, baked)
 
-    def _draw(self, which: Sequence[Sample], stack: NamedStrengths) -> list[Tensor]:
+    def _draw(self, which: Sequence[PlannedPicture], stack: NamedStrengths) -> list[Tensor]:
         pixels = []
-        for sample in which:
-            pixels += draw_pixels(self._model, self.samples, [sample], stack, self._report)
+        for picture in which:
+            pixels += draw_pixels(self._model, self.plan, [picture], stack, self._report)
             self._done += 1
         return pixels
 
@@ -284,19 +293,20 @@ def _record(
     program: Program | None,
     changes: Changes,
     drawing: _Drawing,
-    pictures: PictureErrors | None,
+    pictures: Comparison | None,
 ) -> dict[str, Any]:
     """Returns what a bake was made of and how, and its errors, as JSON holds them."""
-    samples = drawing.samples
+    plan = drawing.plan
     fitted_on = {
-        "prompts": list(dict.fromkeys(sample.prompt for sample in samples.seen)),
-        "held_out": list(dict.fromkeys(sample.prompt for sample in samples.held_out)),
-        "seeds": [sample.seed for sample in samples.seen],
-        "held_out_seeds": [sample.seed for sample in samples.held_out],
-        "steps": samples.steps,
-        "cfg_scale": samples.cfg_scale,
-        "sampler": samples.sampler,
-        "size": [samples.width, samples.height],
+        "prompts": list(dict.fromkeys(picture.prompt for picture in plan.seen)),
+        "held_out": list(dict.fromkeys(picture.prompt for picture in plan.held_out)),
+        "seeds": [picture.seed for picture in plan.seen],
+        "held_out_seeds": [picture.seed for picture in plan.held_out],
+        "holds_out": "prompts and seeds" if plan.holds_out_prompts else "seeds",
+        "steps": plan.steps,
+        "cfg_scale": plan.cfg_scale,
+        "sampler": plan.sampler,
+        "size": [plan.width, plan.height],
     }
     return {
         "networks": [
@@ -315,7 +325,7 @@ def _record(
             f"{layer.name}.to_{side}": {"origin": change.origin, "rank": change.rank, "error": round(change.error, 6)}
             for (layer, side), change in changes.items()
         },
-        "pictures": None if pictures is None else asdict(pictures),
+        "pictures": None if pictures is None else asdict(pictures.errors),
         "fitted_on": fitted_on if drawing.has_drawn else None,
     }
 

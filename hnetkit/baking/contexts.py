@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hnetkit.baking.contributions import Contribution, StackOnLayers
-from hnetkit.baking.moments import PairMoments, QueryMoments
+from hnetkit.baking.moments import PairMoments
 from hnetkit.generate.backend_errors import translating_oom
 from hnetkit.generate.drawing import SamplingPass
 from hnetkit.generate.loading.pipeline import LoadedPipeline
@@ -31,18 +31,24 @@ class GatheredContexts:
     def __init__(self, stack: StackOnLayers) -> None:
         self._stack = stack
         self._pairs: dict[tuple[Layer | None, Contribution], PairMoments] = {}
-        self._queries: dict[Layer, QueryMoments] = {}
 
     def of(self, layer: Layer, side: Side) -> PairMoments:
         """Returns the moments of a layer's contexts, and of what the stack adds to them on one side."""
         return self._pairs[self._key(layer, side)]
 
-    def queries(self, layer: Layer) -> QueryMoments:
-        """Returns the moments of a layer's queries."""
-        return self._queries[layer]
-
     def _key(self, layer: Layer, side: Side) -> tuple[Layer | None, Contribution]:
         return (layer if layer.kind == "self" else None, self._stack.contributions[layer, side])
+
+    def add_text(self, hidden: Tensor, weight: float) -> None:
+        """Adds a text to the contexts of cross-attention, as if it had been drawn in so many calls of the UNet.
+
+        Args:
+            hidden: as the UNet gets it, ``[tokens, width]``.
+        """
+        context = hidden.float()[None]
+        for (layer, contribution), moments in self._pairs.items():
+            if layer is None and contribution.width == context.shape[-1]:
+                moments.add(context, contribution(context), weight)
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -60,8 +66,6 @@ class GatheredContexts:
                     # before the hooks of the stack, which replace the context
                     hook = self._context_hook(layer, fresh)
                     undo.callback(attention.to_k.register_forward_pre_hook(hook, prepend=True).remove)
-                if (layer, "k") in self._stack.contributions:
-                    undo.callback(attention.to_q.register_forward_hook(self._query_hook(layer, attention)).remove)
             yield
 
     def _context_hook(self, layer: Layer, sides: Sequence[Side]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
@@ -76,11 +80,6 @@ class GatheredContexts:
                 self._pairs[self._key(layer, side)].add(context, added)
 
         return gather
-
-    def _query_hook(self, layer: Layer, attention: Any) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
-        width = attention.to_q.out_features // attention.heads
-        queries = self._queries.setdefault(layer, QueryMoments(attention.heads, width, attention.to_q.weight.device))
-        return lambda module, arguments, output: queries.add(output)
 
 
 def sampled(model: LoadedPipeline, request: Request, report: Calls) -> Tensor:

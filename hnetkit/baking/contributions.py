@@ -38,6 +38,10 @@ class Contribution:
     strengths: tuple[float, ...]
     is_affine: bool
 
+    @property
+    def width(self) -> int:
+        return self.mlps[0][0].weight.shape[1]
+
     def __call__(self, x: Tensor) -> Tensor:
         """Returns what is added to contexts ``[..., width]`` in fp32."""
         return reference.apply(x, self.mlps, [x.new_tensor(strength) for strength in self.strengths]) - x
@@ -49,18 +53,16 @@ class Contribution:
 
 @dataclass(frozen=True, eq=False)
 class LayerProjections:
-    """The weights of one attention layer that a baked stack changes, or whose scale counts.
+    """The weights of one attention layer that a baked stack changes, or goes through.
 
     Attributes:
         key, value: of ``to_k`` and ``to_v``, ``[projected, width]``.
         output: of ``to_out.0``, ``[query width, projected]``.
-        heads: number of attention heads.
     """
 
     key: Tensor
     value: Tensor
     output: Tensor
-    heads: int
 
     def of(self, side: Side) -> Tensor:
         """Returns the weight of ``to_k`` or ``to_v`` in float64."""
@@ -123,9 +125,7 @@ class StackOnLayers:
     def projections(self, layer: Layer) -> LayerProjections:
         """Returns the weights of a layer."""
         attention = self._attentions[layer]
-        return LayerProjections(
-            attention.to_k.weight.data, attention.to_v.weight.data, attention.to_out[0].weight.data, attention.heads
-        )
+        return LayerProjections(attention.to_k.weight.data, attention.to_v.weight.data, attention.to_out[0].weight.data)
 
     def _build(self, layers: Iterable[Layer]) -> Iterator[tuple[tuple[Layer, Side], Contribution]]:
         for layer in layers:

@@ -1,9 +1,9 @@
 """Reduced-rank regression: the change of a projection that is nearest to what a stack adds, over a model's contexts.
 
-With x a context, m what the stack adds to it and W the projection, the difference D minimizes ``E |R (W m - D x)|^2``.
-At full rank it is ``W A`` with ``A = C_mx (C_xx + ridge)^-1``. Of rank r it is ``R^-1 U_r U_r^T R W A``, where U are
-the directions in which the fitted values ``R W A x`` vary most. R weighs errors as attention reads them: those of K by
-the queries of each head, those of V by the projection of the output.
+With x a context, m what the stack adds to it and W the projection, the difference D minimizes ``E |W m - D x|^2``. At
+full rank it is ``W A`` with ``A = C_mx (C_xx + ridge)^-1``; of rank r it is ``U_r U_r^T W A``, where U are the
+directions in which the fitted values ``W A x`` vary most. Weighing errors by each head's queries (K) and by the
+projection of the output (V) was tried, and made no better pictures.
 
 Source: Izenman, Reduced-rank regression for the multivariate linear model (1975).
 """
@@ -14,47 +14,33 @@ import torch
 from torch import Tensor
 
 from hnetkit.baking.changes import SideChange
-from hnetkit.baking.contributions import LayerProjections
-from hnetkit.baking.moments import PairMoments, QueryMoments
-from hnetkit.kernels.affine import to_float64
+from hnetkit.baking.moments import PairMoments
 from hnetkit.runtime.strength import Side
 
-RIDGE = 1e-4
+RIDGE = 1e-3
 """Of the mean variance of a context: directions in which contexts hardly vary say nothing of other prompts."""
-
-_FLOOR = 1e-3
-"""Of the mean weight: directions that attention hardly reads count a little all the same."""
 
 
 def fitted_change(
-    projections: LayerProjections,
-    side: Side,
-    seen: PairMoments,
-    held_out: PairMoments,
-    queries: QueryMoments | None,
-    *,
-    in_parts: bool,
+    weight: Tensor, side: Side, seen: PairMoments, held_out: PairMoments, *, in_parts: bool
 ) -> SideChange:
     """Returns the change of one projection in float64, of full rank, with its errors on contexts held out.
 
     Args:
+        weight: of ``to_k`` or ``to_v``, ``[projected, width]`` in float64.
         seen: what it is fitted on.
         held_out: what its errors are measured on.
-        queries: of the layer, for K.
         in_parts: as parts of rank 1, best first; else as a single difference, which takes less time.
     """
-    weight = projections.of(side)  # [projected, width]
     identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
     xx, mx, _ = seen.covariances
     ridge = RIDGE * xx.diagonal().mean() * identity
     best = weight @ torch.linalg.solve(xx + ridge, mx.T).T  # [projected, width]
     up, down = best, identity
     if in_parts:
-        root, inverse = _error_weights(projections, side, queries)
-        weighted = root @ best
-        _, vectors = torch.linalg.eigh(weighted @ xx @ weighted.T)
-        directions = vectors.flip(-1)[:, : min(weight.shape)]
-        up, down = inverse @ directions, directions.T @ weighted
+        _, vectors = torch.linalg.eigh(best @ xx @ best.T)
+        up = vectors.flip(-1)[:, : min(weight.shape)]
+        down = up.T @ best
     errors = _errors(weight, up, down, seen, held_out, side)
     constant, center = None, None
     if side == "v":
@@ -63,24 +49,6 @@ def fitted_change(
     if not in_parts:
         return SideChange(best, None, constant, "fitted", errors[-1:])
     return SideChange(up, down, constant, "fitted", errors, center)
-
-
-def _error_weights(projections: LayerProjections, side: Side, queries: QueryMoments | None) -> tuple[Tensor, Tensor]:
-    """Returns R and its inverse, ``[projected, projected]``, both symmetric."""
-    if side == "v":
-        output = to_float64(projections.output)
-        return _roots(output.T @ output)
-    if queries is None:
-        raise ValueError("K is fitted with the queries of its layer")
-    pairs = [_roots(head) for head in queries.products]
-    return torch.block_diag(*(root for root, _ in pairs)), torch.block_diag(*(inverse for _, inverse in pairs))
-
-
-def _roots(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the square root of a symmetric matrix with a floor under it, and the root's inverse."""
-    values, vectors = torch.linalg.eigh(gram)
-    roots = (values.clamp(min=0) + _FLOOR * values.mean()).sqrt()
-    return vectors * roots @ vectors.T, vectors / roots @ vectors.T
 
 
 def _errors(weight: Tensor, up: Tensor, down: Tensor, seen: PairMoments, held_out: PairMoments, side: Side) -> Tensor:

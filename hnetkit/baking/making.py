@@ -67,11 +67,10 @@ def make_changes(on_layers: StackOnLayers, gather: Gather, form: Form) -> Change
     needed: dict[Place, int | None] = {}
     for layer, side in to_fit:
         change = fitted_change(
-            on_layers.projections(layer),
+            on_layers.projections(layer).of(side),
             side,
             seen.of(layer, side),
             held_out.of(layer, side),
-            seen.queries(layer) if side == "k" else None,
             in_parts=form.in_parts,
         )
         if form.max_error is not None:
@@ -88,7 +87,8 @@ def _of_ranks(
     fitted: Changes, exact: Changes, needed: Mapping[Place, int | None], *, is_shared: bool
 ) -> dict[Place, SideChange]:
     """Returns fitted changes of the ranks that an error needs; where all have one rank, of the largest."""
-    ranks = {place: needed.get(place) or change.rank for place, change in fitted.items()}
+    ranks = {place: change.rank for place, change in fitted.items()}
+    ranks |= {place: rank for place, rank in needed.items() if rank is not None}
     if is_shared:
         most = max(*ranks.values(), *(change.rank for change in exact.values()))
         ranks = dict.fromkeys(ranks, most)

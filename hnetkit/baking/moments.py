@@ -25,22 +25,22 @@ class PairMoments:
 
     def __init__(self, width: int, device: torch.device, *, centered: bool) -> None:
         self._width, self._centered = width, centered
-        self.count = 0
+        self.count = 0.0
         self._origin: Tensor | None = None
         self._sum = torch.zeros(2 * width, dtype=torch.float64, device=algebra_device(device))
         self._products = torch.zeros(2 * width, 2 * width, dtype=torch.float64, device=algebra_device(device))
 
-    def add(self, x: Tensor, added: Tensor) -> None:
-        """Adds rows; x and added: ``[items, tokens, width]`` in fp32."""
+    def add(self, x: Tensor, added: Tensor, weight: float = 1.0) -> None:
+        """Adds rows, each of which counts `weight` times; x and added: ``[items, tokens, width]`` in fp32."""
         rows = torch.cat([x, added], dim=-1)  # [items, tokens, 2 width]
         if self._centered:
             rows = rows - rows.mean(1, keepdim=True)
         elif self._origin is None:  # products in fp32 lose what is small beside a large mean
             self._origin = rows.mean((0, 1))
         flat = (rows if self._origin is None else rows - self._origin).flatten(0, 1)
-        self._products += (flat.T @ flat).to(self._products)
-        self._sum += flat.sum(0).to(self._sum)
-        self.count += len(flat)
+        self._products += weight * (flat.T @ flat).to(self._products)
+        self._sum += weight * flat.sum(0).to(self._sum)
+        self.count += weight * len(flat)
 
     @property
     def mean(self) -> tuple[Tensor, Tensor]:
@@ -59,24 +59,3 @@ class PairMoments:
             products = products - torch.outer(shift, shift)
         width = self._width
         return products[:width, :width], products[width:, :width], products[width:, width:]
-
-
-class QueryMoments:
-    """Sums over queries, by head: a difference of K counts as far as queries point along it."""
-
-    def __init__(self, heads: int, head_width: int, device: torch.device) -> None:
-        self.count = 0
-        shape = heads, head_width, head_width
-        self._products = torch.zeros(shape, dtype=torch.float64, device=algebra_device(device))
-
-    def add(self, queries: Tensor) -> None:
-        """Adds queries ``[items, tokens, heads * head width]``."""
-        heads, width, _ = self._products.shape
-        rows = queries.float().flatten(0, 1).unflatten(-1, (heads, width)).transpose(0, 1)  # [heads, rows, width]
-        self._products += (rows.transpose(1, 2) @ rows).to(self._products)
-        self.count += rows.shape[1]
-
-    @property
-    def products(self) -> Tensor:
-        """The mean of ``q q^T``, ``[heads, head width, head width]``."""
-        return self._products / self.count

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from hnetkit.baking.contexts import Calls, sampled
-from hnetkit.baking.samples import Sample, Samples
+from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import NamedStrengths
 from hnetkit.generate.sampling import vae
+from hnetkit.text import counted
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,21 +39,61 @@ class PictureErrors:
 
 
 def draw_pixels(
-    model: LoadedPipeline, samples: Samples, which: Iterable[Sample], stack: NamedStrengths, report: Calls
+    model: LoadedPipeline, plan: PicturePlan, which: Iterable[PlannedPicture], stack: NamedStrengths, report: Calls
 ) -> list[Tensor]:
     """Returns pictures ``[3, height, width]``, 0 to 1 in fp32 on the CPU."""
     pixels = []
-    for sample in which:
-        latents = sampled(model, samples.request(sample, stack), report)
+    for picture in which:
+        latents = sampled(model, plan.request(picture, stack), report)
         with torch.no_grad():
             pixels.append(vae.decode(model.pipe, latents)[0].cpu())
     return pixels
 
 
-def picture_errors(none: Sequence[Tensor], networks: Sequence[Tensor], baked: Sequence[Tensor]) -> PictureErrors:
-    """Compares pictures of the same prompts and seeds: without networks, with them, and with baked weights."""
-    error = torch.stack(list(baked)) - torch.stack(list(networks))
-    effect = (torch.stack(list(networks)) - torch.stack(list(none))).abs().mean().item()
-    mean_square = error.square().mean().item()
-    share = error.abs().mean().item() / effect if effect else math.inf
-    return PictureErrors(share, -10 * math.log10(mean_square) if mean_square else math.inf, effect, len(baked))
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The same pictures three times, each ``[3, height, width]``: without networks, with them, with baked weights."""
+
+    shown: tuple[PlannedPicture, ...]
+    none: list[Tensor]
+    networks: list[Tensor]
+    baked: list[Tensor]
+
+    @property
+    def errors(self) -> PictureErrors:
+        networks = torch.stack(self.networks)
+        error = torch.stack(self.baked) - networks
+        effect = (networks - torch.stack(self.none)).abs().mean().item()
+        mean_square = error.square().mean().item()
+        share = error.abs().mean().item() / effect if effect else math.inf
+        return PictureErrors(share, -10 * math.log10(mean_square) if mean_square else math.inf, effect, len(self.baked))
+
+    def sheet(self, networks: str, baked: str) -> Image.Image:
+        """Returns a labeled sheet: a row for each picture, and a column for each of the three.
+
+        Args:
+            networks, baked: what the last two columns show.
+        """
+        from hnetkit.generate.grids.sheet import Section, SheetRow, draw_sheet
+
+        rows = [
+            SheetRow(
+                f"{picture.prompt} (seed {picture.seed})",
+                [_image(own[index]) for own in (self.none, self.networks, self.baked)],
+            )
+            for index, picture in enumerate(self.shown)
+        ]
+        errors = self.errors
+        caption = (
+            f"error of the last column: {errors.share:.1%} of what the networks change, PSNR {errors.psnr:.1f} dB, "
+            f"over {counted(errors.number, 'picture')} that nothing was fitted on"
+        )
+        return draw_sheet(
+            "Hypernetworks, and what they were baked to", caption, ["none", networks, baked], [Section("", rows)]
+        )
+
+
+def _image(pixels: Tensor) -> Image.Image:
+    from PIL import Image
+
+    return Image.fromarray((pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())

@@ -174,7 +174,9 @@ def named_networks(
 def _checked_stack(state: UNetState | None, names: Any, strengths: Any) -> list[tuple[str, Strength]]:
     stack = _named_strengths(names, strengths)
     _require_loaded([name for name, _ in stack], state)
-    for name, strength in stack if state is not None else ():
+    if state is None:
+        return stack
+    for name, strength in stack:
         if sum(name == other for other, _ in stack) > 1:
             raise UsageError(f"{name} is in the stack twice", hint="load it a second time under another name")
         _require_blocks(strength, state.layers)

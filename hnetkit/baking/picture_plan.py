@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -37,13 +38,17 @@ FEWEST = 12
 """Pictures that contexts are gathered from at least; fewer prompts are drawn with several seeds."""
 
 FEWEST_HELD_OUT = 4
+
+TEXTS = 64
+"""Texts that are encoded and not drawn."""
+
 _HELD_OUT = 4  # every fourth prompt
 _MOST_BYTES = 1 << 20
 _FIRST_SEED, _FIRST_HELD_OUT = 1, 1_000_001
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class PlannedPicture:
     """One picture."""
 
     prompt: str
@@ -51,28 +56,30 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class PicturePlan:
     """What is drawn for a fit.
 
     Attributes:
         seen: pictures that contexts are gathered from.
         held_out: pictures that errors are measured on: other prompts, with other seeds.
+        texts: more texts for the contexts of cross-attention, which are not drawn: a few prompts hold few words.
         steps, cfg_scale, sampler, width, height: of all of them.
     """
 
-    seen: tuple[Sample, ...]
-    held_out: tuple[Sample, ...]
+    seen: tuple[PlannedPicture, ...]
+    held_out: tuple[PlannedPicture, ...]
+    texts: tuple[str, ...]
     steps: int
     cfg_scale: float
     sampler: str
     width: int
     height: int
 
-    def request(self, sample: Sample, stack: NamedStrengths) -> Request:
+    def request(self, picture: PlannedPicture, stack: NamedStrengths) -> Request:
         """Returns the request for one picture with a stack."""
         return Request(
-            sample.prompt,
-            sample.seed,
+            picture.prompt,
+            picture.seed,
             steps=self.steps,
             cfg_scale=self.cfg_scale,
             width=self.width,
@@ -84,17 +91,23 @@ class Samples:
     @property
     def holds_out_prompts(self) -> bool:
         """Whether errors are measured on prompts that were not fitted on, and not on other seeds alone."""
-        return not {sample.prompt for sample in self.seen} & {sample.prompt for sample in self.held_out}
+        return not {picture.prompt for picture in self.seen} & {picture.prompt for picture in self.held_out}
 
 
-def plan_samples(
-    model: LoadedPipeline, prompts: Sequence[str] | None = None, *, steps: int | None = None, seed: int = 0
-) -> Samples:
+def plan_pictures(
+    model: LoadedPipeline,
+    prompts: Sequence[str] | None = None,
+    *,
+    steps: int | None = None,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+) -> PicturePlan:
     """Returns what is drawn for a fit, with the model's default settings.
 
     Args:
         prompts: None for the model's own, else `GENERAL_PROMPTS`.
         steps: sampling steps of each picture; None is the model's default.
+        size: (width, height) in pixels; None is the model's default.
         seed: added to all seeds.
 
     Raises:
@@ -106,15 +119,26 @@ def plan_samples(
     require_prompts(chosen, steps)
     held_out = chosen[_HELD_OUT - 1 :: _HELD_OUT] or chosen[1:] or chosen
     seen = tuple(prompt for prompt in chosen if prompt not in held_out) or chosen
-    width, height = model.size
-    return Samples(
+    width, height = size or model.size
+    return PicturePlan(
         _drawn(seen, FEWEST, _FIRST_SEED + seed),
         _drawn(held_out, FEWEST_HELD_OUT, _FIRST_HELD_OUT + seed),
+        recombined(seen, seed),
         steps=steps,
         cfg_scale=own.cfg_scale,
         sampler=own.sampler,
         width=width,
         height=height,
+    )
+
+
+def recombined(prompts: Sequence[str], seed: int, number: int = TEXTS) -> tuple[str, ...]:
+    """Returns texts like prompts, in which about every second word is one of another prompt; the same for a seed."""
+    generator = random.Random(seed)
+    words = [word for prompt in prompts for word in prompt.split()]
+    return tuple(
+        " ".join(generator.choice((word, generator.choice(words))) for word in generator.choice(prompts).split())
+        for _ in range(number)
     )
 
 
@@ -152,6 +176,8 @@ def read_prompts(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return prompts
 
 
-def _drawn(prompts: Sequence[str], fewest: int, first_seed: int) -> tuple[Sample, ...]:
+def _drawn(prompts: Sequence[str], fewest: int, first_seed: int) -> tuple[PlannedPicture, ...]:
     number = max(fewest, len(prompts))
-    return tuple(Sample(prompt, seed) for seed, prompt in enumerate(islice(cycle(prompts), number), start=first_seed))
+    return tuple(
+        PlannedPicture(prompt, seed) for seed, prompt in enumerate(islice(cycle(prompts), number), start=first_seed)
+    )
