@@ -146,16 +146,42 @@ def set_hypernetworks(
         set_hypernetworks(pipe, ["style", "ink"], [0.8, Strength(1.0, end=0.6)])
         set_hypernetworks(pipe, {"style": 0.8, "ink": Strength(1.0, end=0.6)})
     """
-    stack = _named_strengths(names, strengths)
     state = _state_of(unet_of(pipe))
+    stack = _checked_stack(state, names, strengths)
+    if state is not None:
+        state.set_stack(stack)
+
+
+def named_networks(
+    pipe: Any,
+    names: str | Sequence[str] | Mapping[str, float | Strength | None] | None = None,
+    strengths: float | Strength | Sequence[float | Strength | None] | None = None,
+) -> list[tuple[str, Hypernetwork, Strength]]:
+    """Returns loaded networks with their strengths, in stacking order; it makes nothing active.
+
+    Args:
+        names, strengths: as `set_hypernetworks` takes them; without names, the active stack.
+
+    Raises:
+        NotFound, UsageError: as `set_hypernetworks`.
+    """
+    state = _state_of(unet_of(pipe))
+    if names is None:
+        names = {} if state is None else dict(state.stack)
+    stack = _checked_stack(state, names, strengths)
+    return [] if state is None else [(name, state.networks[name].network, strength) for name, strength in stack]
+
+
+def _checked_stack(state: UNetState | None, names: Any, strengths: Any) -> list[tuple[str, Strength]]:
+    stack = _named_strengths(names, strengths)
     _require_loaded([name for name, _ in stack], state)
     if state is None:
-        return
+        return stack
     for name, strength in stack:
         if sum(name == other for other, _ in stack) > 1:
             raise UsageError(f"{name} is in the stack twice", hint="load it a second time under another name")
         _require_blocks(strength, state.layers)
-    state.set_stack(stack)
+    return stack
 
 
 def get_active_hypernetworks(pipe: Any) -> list[str]:
