@@ -530,7 +530,8 @@ def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) 
     near = did_you_mean(name, held)
     if near:
         return f"did you mean {argument(near)}?"
-    hint = "hnetkit list" if registry and registry.networks.count() else "the library is empty; hnetkit scan FOLDER"
+    empty = registry.emptiness() if registry else "the library is empty"
+    hint = f"{empty}; hnetkit scan FOLDER" if empty else "hnetkit list"
     return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint
 
 
