@@ -387,7 +387,9 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     for digits in (0, 10, 64):
         target = folder / f"{name}{'-' if digits else ''}{sha256[:digits]}.bad"
         if has_bytes(target, sha256, size=size):
-            return target
+            if is_there(f"{target}.json"):
+                return target
+            break  # a kill or a full disk came before the reason
         with contextlib.suppress(OutputExists):
             _move_aside(path, target)
             break
