@@ -203,10 +203,10 @@ def logged(disk: Path) -> None:
 
 
 def checkpointed(disk: Path) -> None:
-    checkpoints = Checkpoints(disk / "state", keep=2)
-    newest = checkpoints.newest_complete
-    step = 1 if newest is None else int(newest.name) + 1
-    checkpoints.write(TrainingState(step, {"weights": torch.ones(500)}))
+    checkpoints = Checkpoints(disk / "state")
+    made = checkpoints.read()
+    if made is None or made.step < 2:  # it may have been complete when the disk was full
+        checkpoints.write(TrainingState(1 if made is None else 2, {"weights": torch.ones(500)}))
 
 
 def pictured(disk: Path) -> None:
