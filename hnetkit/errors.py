@@ -41,7 +41,8 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     ├── BadPicture                1
     ├── MissingPackage            1
     │   └── MissingExtra          2
-    └── TrainingFailed            1
+    ├── TrainingFailed            1
+    └── TooInexact                1
 """
 
 from __future__ import annotations
@@ -277,6 +278,10 @@ class RunChanged(UsageError):
 
 class TrainingFailed(HnetkitError):
     """A guard stopped a training run. The message names the last good file."""
+
+
+class TooInexact(HnetkitError):
+    """What was baked differs more from its networks than was allowed; nothing was written."""
 
 
 _EXTRA_OF: Mapping[str, str] = dict.fromkeys(

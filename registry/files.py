@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -27,6 +28,8 @@ from hnetkit.registry.columns import (
     upsert,
 )
 
+READ_AGAIN = -1
+"""The `reader_version` of a file that the next scan is to read again; 0 is that of one whose row is damaged."""
 _TEXT = ("text", str | None)
 _KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite enforces no types
 
@@ -175,6 +178,15 @@ class Files:
         """Sets since when files are known."""
         self._db.conn.executemany("UPDATE files SET first_seen = ? WHERE id = ?", [(when, id) for id in ids])
 
+    def read_again(self, ids: Iterable[int]) -> None:
+        """Has the next scan read files again, whatever their size and time."""
+        self._db.conn.executemany("UPDATE files SET reader_version = ? WHERE id = ?", [(READ_AGAIN, id) for id in ids])
+
+    def move(self, id: int, path: str) -> None:
+        """Gives a file another path below its root; a row of that path is replaced."""
+        values = [to_column(path), text_of(PurePath(path).stem), id]
+        self._db.execute("UPDATE OR REPLACE files SET path = ?, stem = ? WHERE id = ?", values)
+
     def set_state(self, ids: Iterable[int], state: str) -> None:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""
         self._db.conn.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
@@ -211,6 +223,14 @@ class Files:
         return [row for row in known if row["path"] == path] or [
             row for row in known if spelled(row["path"]) == spelled(path)
         ]
+
+    def at_typed(self, name: str) -> list[Row]:
+        """Returns the file at a path as a person types it: of one behind a link to its folder, the one under the link.
+
+        The path that was scanned counts before the one that the link leads to.
+        """
+        folder, own = os.path.split(name)
+        return self.at(os.path.abspath(name)) or self.at(os.path.join(os.path.realpath(folder), own))
 
     def named(self, stem: str) -> list[Row]:
         """Returns the files with this stem, with a network or not: as it is spelled, else in another normal form."""

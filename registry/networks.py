@@ -272,10 +272,9 @@ class Networks:
         parent = "EXISTS (SELECT 1 FROM trainings WHERE started_from = content_hash)"
         self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
 
-    def fileless(self) -> int:
-        """Returns the number of networks in no file, which only an import, tags, notes or aliases keep."""
-        count: int = self._db.execute(f"SELECT count(*) FROM networks WHERE {_FILELESS}").fetchone()[0]
-        return count
+    def fileless(self) -> list[str]:
+        """Returns the contents of the networks in no file, which only an import, tags, notes or aliases keep."""
+        return [content for (content,) in self._db.execute(f"SELECT content_hash FROM networks WHERE {_FILELESS}")]
 
     def forget_fileless(self, among: Iterable[str] | None = None) -> None:
         """Removes networks that are in no file any more.

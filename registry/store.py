@@ -41,6 +41,7 @@ class Registry:
         jobs: downloads, and installed files.
         subscriptions: saved filters to keep up to date with a site.
         trainings: how networks were trained here.
+        is_new: whether there was none before.
 
     Any number of threads may write; `write` admits one at a time. A registry on a full or read-only disk can still be
     read.
@@ -52,6 +53,7 @@ class Registry:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.is_new = not self.path.exists()
         self._db = open_database(self.path)
         self.files = Files(self._db)
         self.networks = Networks(self._db)
@@ -83,6 +85,15 @@ class Registry:
         """
         with translated(self.path), savepoint(self._db):
             yield
+
+    def emptiness(self) -> str | None:
+        """Returns, where no network is known, that and which registry says so; None where some are.
+
+        On a disk that is away, and under another HNETKIT_HOME, a registry is another one than a person thinks.
+        """
+        if self.networks.count():
+            return None
+        return f"the library is empty, as {self.path} says{', which is new' if self.is_new else ''}"
 
     def summary(self) -> str:
         """Returns the number of networks and files, in words."""
@@ -140,6 +151,11 @@ def open_database(path: Path) -> Database:
         raise RegistryError(
             f"{path}: not a regular file", hint="move it away, or set HNETKIT_HOME to a folder of yours"
         )
+    if (link := broken_link(path.parent)) is not None:
+        raise RegistryError(
+            f"{link}: a link to {os.readlink(link)}, which is not there",
+            hint="mount its disk, or set HNETKIT_HOME to a folder of yours",
+        )
     with translated(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +164,11 @@ def open_database(path: Path) -> Database:
             if not isinstance(error, OSError) and not _is_of_the_disk(error):
                 raise
             return _opened_to_read(path, error)
+
+
+def broken_link(folder: Path) -> Path | None:
+    """Returns the link on the way to a folder that leads nowhere, as to a disk that is away; None without one."""
+    return next((place for place in (folder, *folder.parents) if place.is_symlink() and not place.exists()), None)
 
 
 def _opened_to_read(path: Path, error: Exception) -> Database:
@@ -356,7 +377,8 @@ def _translate(path: Path, error: Exception) -> HnetkitError:
 def moved_away(path: Path) -> str:
     """Returns the hint for a database that cannot be repaired."""
     new = f"{path}.damaged"
-    return f"move it away and scan again: mv {argument(path, is_path=True)} {argument(new, is_path=True)}"
+    moved = f"mv {argument(path, is_path=True)} {argument(new, is_path=True)}"
+    return f"move it away and scan again; tags, notes and aliases stay in it: {moved}"
 
 
 def _has_room(path: Path) -> bool:

@@ -39,7 +39,7 @@ _saved, _what = (partial(option, section=heading) for heading in ("Saved filters
 _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
-_EXPLAINED = frozenset({"partly", "replaced", "sidecars"})  # codes of files that are here, with more to say
+_EXPLAINED = frozenset({"partly", "replaced", "sidecars", "unpacked"})  # codes of files that are here, with more to say
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 
 

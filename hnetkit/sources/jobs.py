@@ -29,6 +29,7 @@ from hnetkit.errors import (
     FileRefused,
     HnetkitError,
     NetworkFailed,
+    NotAHypernetwork,
     OtherContent,
     OutOfMemory,
     WrongBytes,
@@ -44,7 +45,7 @@ from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.civitai_models import CivitaiFile
 from hnetkit.sources.download import Downloader, PartialFile, Progress, lock_download, max_bytes
 from hnetkit.sources.http import RealClock, Stopped
-from hnetkit.sources.install import BARE, Replacement, SidecarWriter, has_room, install, quarantine
+from hnetkit.sources.install import BARE, Installed, Replacement, SidecarWriter, has_room, install, quarantine
 from hnetkit.sources.presence import find_bytes, has_bytes
 
 # --- processes
@@ -204,7 +205,7 @@ class JobRunner:
         if here is not None:
             part.discard()
             ours = self._installed_before(job)
-            return self._beside(job, ours) if ours else ("done", "had", here)
+            return ("done", *_remarks(Installed(ours), self._beside(job, ours))) if ours else ("done", "had", here)
         what = f"{job.name}{job.suffix}"
         if self._is_given_up(job):
             return "failed", "not-tried", f"{what}: not tried: {MOST_MISSED} files of its model failed"
@@ -227,23 +228,16 @@ class JobRunner:
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
         installed = install(self.registry, job, part, self.replaced.get(job.id, ()))
-        done = self._beside(job, installed.paths)
-        if installed.left_out:
-            return "done", "partly", f"left out: {'; '.join(installed.left_out)}"[:2000]
-        if installed.put_aside:
-            return "done", "replaced", f"the damaged file is now {', '.join(map(str, installed.put_aside))}"[:2000]
-        return done
+        return "done", *_remarks(installed, self._beside(job, installed.paths))
 
-    def _beside(self, job: Job, paths: Sequence[Path]) -> tuple[str, str | None, str | None]:
-        """Writes the sidecars of installed networks, and returns how the job ends; with `BARE` they are tried again."""
+    def _beside(self, job: Job, paths: Sequence[Path]) -> list[str]:
+        """Writes the sidecars of installed networks, and returns what could not be written, with the reason."""
         failed: list[str] = []
         for path in paths:
             if self.sidecars is not None:
                 failed += self.sidecars.write(job, path)
-                read_sidecars_again(self.registry, path)
-        if failed:
-            return "done", BARE, f"not written beside it: {'; '.join(failed)}"[:2000]
-        return "done", None, None
+            read_sidecars_again(self.registry, path)
+        return failed
 
     def _fetch(self, job: Job, part: PartialFile, what: str) -> None:
         def progress(count: int) -> None:
@@ -333,6 +327,32 @@ class JobRunner:
         return next((file for file in version.files if str(file.id) == row["file_id"]), None)
 
 
+def _remarks(installed: Installed, bare: Sequence[str]) -> tuple[str | None, str | None]:
+    """Returns code and reason of a download that was installed, if more is to be said of it.
+
+    Args:
+        bare: sidecars that could not be written. With the code `BARE` they are tried again.
+    """
+    said = {
+        "partly": f"left out: {'; '.join(installed.left_out)}" if installed.left_out else "",
+        BARE: f"not written beside it: {'; '.join(bare)}" if bare else "",
+        "replaced": f"the damaged file is now {', '.join(map(str, installed.put_aside))}"
+        if installed.put_aside
+        else "",
+        "unpacked": "; ".join(_of_archive(installed)),
+    }
+    codes = [code for code, words in said.items() if words]
+    return (codes[0], "; ".join(said[code] for code in codes)[:2000]) if codes else (None, None)
+
+
+def _of_archive(installed: Installed) -> Iterator[str]:
+    if installed.preview is not None:
+        yield f"its preview is {printable(installed.preview)}, the only picture in the archive"
+    if installed.left:
+        kept = "kept in .quarantine" if installed.kept else "not kept: the disk is nearly full"
+        yield f"left in the archive ({kept}): {', '.join(installed.left)}"
+
+
 _SAME_AGAIN = {Defect: "defect", OutOfMemory: "out-of-memory", FileRefused: "refused"}  # a retry repeats it
 
 
@@ -340,6 +360,8 @@ def _end_of(error: Exception, job: Job) -> tuple[str, str, str]:
     """Returns state, code and reason of a job that ended with any exception."""
     failure = failure_of(error, f"{job.name}{job.suffix}")
     same = next((word for kind, word in _SAME_AGAIN.items() if isinstance(failure, kind)), None)
+    if isinstance(failure, NotAHypernetwork) and failure.kind == "archive":
+        same = "archive"  # there is something to do about it
     code = getattr(failure, "code", same or ("disk" if isinstance(error, OSError) else "failed"))
     return "refused" if same else "failed", code, _without_part(str(failure), job)
 

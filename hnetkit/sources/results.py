@@ -214,5 +214,6 @@ _HINTS = {
     "wrong-bytes": "what was kept is in the library's folder .quarantine",
     "defect": "this is a defect of hnetkit: please report it; what was kept is in the library's folder .quarantine",
     "partly": "the archive, if kept, is in the library's folder .quarantine",
+    "archive": "extract it (it is in the library's folder .quarantine), then: hnetkit scan FOLDER",
     "disk-full": "make room, or set HNETKIT_LIBRARY to another disk",
 }

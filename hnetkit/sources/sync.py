@@ -359,16 +359,15 @@ def plan_sync(
                     plan.failed.append(BadRecord(model.id, reason, others, is_whole=False))
         listed(len(plan.models))
     removed = trashed(registry)
-    plan.items = [_unless_removed(registry, item, removed) for item in plan.items]
+    plan.items = [_unless_removed(item, removed) for item in plan.items]
     return plan
 
 
-def _unless_removed(registry: Registry, item: SyncItem, removed: Mapping[str | int, str]) -> SyncItem:
+def _unless_removed(item: SyncItem, removed: Mapping[str, str]) -> SyncItem:
     """Returns the item, skipped where its file is in the library's trash: who removed it does not want it again."""
     if item.action != "fetch" or not removed:
         return item
-    keys: list[str | int] = [item.file.sha256 or "", *(job.id for job in registry.jobs.of(item.key))]
-    name = next((removed[key] for key in keys if key in removed), None)
+    name = next((removed[key] for key in (item.file.sha256 or "", item.key) if key in removed), None)
     if name is None:
         return item
     reason = f"removed from the library; hnetkit remove --undo {argument(name)} brings it back"
