@@ -54,13 +54,14 @@ _UNSPACED = re.compile(
 _NUMBERS = ("size_bytes", "copies", "step")  # columns of the view `library`
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
-_FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
+FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
 _SITES = """
 SELECT models.name, versions.name, models.creator, models.remote_id, versions.base_model, models.description,
     models.tags, versions.trained_words
 FROM versions JOIN models ON models.id = versions.model_id
 WHERE versions.id IN (SELECT version_id FROM network_versions WHERE network_id = ?) ORDER BY versions.id
 """
+_IMPORTED_STEMS = "SELECT DISTINCT stem FROM imported_files WHERE network_id = ?"
 _SAID = "SELECT said FROM sidecars JOIN files ON files.id = file_id WHERE content_hash = ? ORDER BY file_id"
 # a word in a name counts for more than one in a description
 _RANKED = """
@@ -183,21 +184,28 @@ class Networks:
         marks = ",".join("?" * len(texts))
         return self._rows(f"id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))", texts)
 
-    def without_file(self, *, name: str | None = None, digits: str = "") -> list[Row]:
-        """Returns the networks in no file, as an import leaves them, that call themselves so or have such an alias.
+    def without_file(
+        self, *, alias: str | None = None, name: str | None = None, digits: str | None = None
+    ) -> list[Row]:
+        """Returns the networks in no file, as an import leaves them, of which all of this is true.
 
         Args:
-            name: None for any.
+            alias: one of their aliases.
+            name: what they call themselves.
             digits: the first digits of their content hash, after ``h1:``.
         """
-        texts = spellings(name) if name is not None else []
-        marks = ",".join("?" * len(texts))
-        called = f"name IN ({marks}) OR id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))"
-        begun = f"h1:{digits}"
-        return self._rows(
-            f"{_FILELESS} AND ({called if name is not None else '1'}) AND substr(content_hash, 1, ?) = ?",
-            [*texts, *texts, len(begun), begun],
-        )
+        tests: list[str] = []
+        values: list[Any] = []
+        if alias is not None:
+            tests.append(f"id IN (SELECT network_id FROM aliases WHERE alias IN ({_marks(alias)}))")
+            values += spellings(alias)
+        if name is not None:
+            tests.append(f"name IN ({_marks(name)})")
+            values += spellings(name)
+        if digits is not None:
+            tests.append("content_hash >= ? AND content_hash < ? || 'g'")
+            values += [f"h1:{digits}"] * 2
+        return self._rows(" AND ".join([FILELESS, *tests]), values)
 
     def aliases(self) -> set[str]:
         """Returns the aliases of all networks."""
@@ -270,11 +278,11 @@ class Networks:
         known_by = ("tags", "notes", "aliases", *(() if for_good else ("trainings",)))
         worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in known_by)
         parent = "EXISTS (SELECT 1 FROM trainings WHERE started_from = content_hash)"
-        self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
+        self._drop(f"content_hash = ? AND {FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
 
     def fileless(self) -> int:
         """Returns the number of networks in no file, which only an import, tags, notes or aliases keep."""
-        count: int = self._db.execute(f"SELECT count(*) FROM networks WHERE {_FILELESS}").fetchone()[0]
+        count: int = self._db.execute(f"SELECT count(*) FROM networks WHERE {FILELESS}").fetchone()[0]
         return count
 
     def forget_fileless(self, among: Iterable[str] | None = None) -> None:
@@ -284,10 +292,10 @@ class Networks:
             among: content hashes that may be removed; None for all, including those from an import.
         """
         if among is None:
-            self._drop(_FILELESS)
+            self._drop(FILELESS)
             return
         for content_hash in among:
-            self._drop(f"content_hash = ? AND {_FILELESS}", [content_hash])
+            self._drop(f"content_hash = ? AND {FILELESS}", [content_hash])
 
     def _drop(self, condition: str, parameters: Iterable[Any] = ()) -> None:
         self._db.execute(f"DELETE FROM networks WHERE {condition}", list(parameters))
@@ -326,12 +334,8 @@ class Networks:
 
     def _shown(self, row: Row) -> dict[str, str]:
         """Returns the texts of a network that people see, by the column of the search index."""
-        stems = [
-            stem
-            for (stem,) in self._db.execute(
-                "SELECT DISTINCT stem FROM files WHERE content_hash = ?", [row["content_hash"]]
-            )
-        ]
+        of_files = self._db.execute("SELECT DISTINCT stem FROM files WHERE content_hash = ?", [row["content_hash"]])
+        stems = [stem for (stem,) in of_files] or [stem for (stem,) in self._db.execute(_IMPORTED_STEMS, [row["id"]])]
         sites = self._db.execute(_SITES, [row["id"]]).fetchall()
         said = [_lenient(text) for (text,) in self._db.execute(_SAID, [row["content_hash"]])]
         titles, versions, creators, models, bases, descriptions = (
@@ -349,6 +353,10 @@ class Networks:
             "build": _joined([row["activation"], "layer norm" if row["layer_norm"] else None]),
             "base_model": _joined([row["base_model"]], bases, *_of(said, ("sd_version",))),
         }
+
+
+def _marks(name: str) -> str:
+    return ",".join("?" * len(spellings(name)))
 
 
 def _apart(text: str) -> str:

@@ -161,6 +161,8 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
         output.rows(rows, columns=_LIST)
     if not rows:
         output.note("no networks; hnetkit scan FOLDER adds some" if is_empty else _none_of(filters, files=files))
+    if missing := sum(row.get("size") == "missing" for row in rows):
+        output.note(f"{counted(missing, 'network')} in no file that is here; hnetkit repair fetches what has a source")
 
 
 def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[Row], bool]:
@@ -499,8 +501,9 @@ def _link_totals(changes: Iterable[LinkChange], *, dry_run: bool) -> str:
 def export_command(file: str, overwrite: bool, output: Output) -> None:
     """Write what is known of the library as JSON lines.
 
-    Holds networks with their tags, notes and aliases, Civitai's records of models, and saved filters of `hnetkit sync`;
-    no paths, and not the networks themselves. FILE may be - for standard output.
+    Holds networks with their names, tags, notes and aliases, where their files came from, the sites' records of models,
+    and saved filters of `hnetkit sync`; no paths, and not the networks themselves. On another machine, `hnetkit import`
+    reads it, and `hnetkit repair` fetches the networks. FILE may be - for standard output.
 
     \b
     Examples:
@@ -525,8 +528,9 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
 def import_command(file: str, output: Output) -> None:
     """Read what `export` wrote into the library.
 
-    Adds tags and what is not known yet; keeps what is known. FILE may be - for standard input. The exit code is 1 if a
-    line cannot be read; the others are still taken in.
+    Adds tags and what is not known yet; keeps what is known. Networks that are not here are known by their names then,
+    and `hnetkit repair` fetches those that came from Civitai, Hugging Face or an address. FILE may be - for standard
+    input. The exit code is 1 if a line cannot be read; the others are still taken in.
 
     \b
     Examples:
@@ -537,10 +541,16 @@ def import_command(file: str, output: Output) -> None:
 
     if file == "-" and sys.stdin is None:
         raise UsageError("standard input is closed", hint="hnetkit import FILE")
-    with open_library() as library:
-        found = import_library(library, sys.stdin.buffer if file == "-" else file)
+    with open_library() as library, byte_progress("importing", quiet=output.quiet) as progress:
+        found = import_library(library, sys.stdin.buffer if file == "-" else file, progress=progress)
     rows = [{"kind": kind, "records": count} for kind, count in sorted(found.counts.items())]
     output.rows(rows, columns=["kind", "records"], text=lambda row: f"{row['kind']}  {row['records']}")
+    if found.fetchable:
+        them = "it" if found.fetchable == 1 else "them"
+        output.note(f"{counted(found.fetchable, 'network')} not here yet; hnetkit repair fetches {them}")
+    if found.without_source:
+        count = counted(found.without_source, "network")
+        output.note(f"no source is known of {count} not here; hnetkit scan FOLDER adds what you have the files of")
     for failure in found.failures[:_FAILURES_SHOWN]:
         say(failure)
     if found.failed > _FAILURES_SHOWN:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 AFTER_INTERRUPTION: Mapping[str, str] = {
     "scan": "what was indexed stays; the same command does the rest",
-    "import": "the library is whole; the same command takes in what is missing",
+    "import": "what was imported stays; the same command imports the rest",
     "identify": "nothing is lost; the same command begins again",
     "remove": "`hnetkit remove --undo` brings back what was moved; the same command does the rest",
     "link": "what was linked stays; the same command does the rest",

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.network import Hypernetwork
     from hnetkit.registry.files import Root
+    from hnetkit.registry.imported import ImportedFile
 
 
 AnyPath = str | os.PathLike[str]
 
 Row = dict[str, Any]
 _SAID = ("title", "creator", "trigger_words", "copies", "first_seen")  # by the view `library`
+_IMPORTED_COLUMNS = ("name", "sha256", "size_bytes", "reference", "reference_sha256")
 _FILE_COLUMNS = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
 
 
@@ -452,12 +454,12 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
         for short in (file["sha256"] and file["sha256"][:10], file["autov1"])
         if short is not None
     }
-    said = registry.networks.listing("content_hash", *_SAID, of=list(by_content))
-    by_hash = {one.pop("content_hash"): one for one in said}
-    unsaid = dict.fromkeys(_SAID)
+    contents = [row["content_hash"] for row in rows]
+    said = {one.pop("content_hash"): one for one in registry.networks.listing("content_hash", *_SAID, of=contents)}
+    imported = registry.imported.by_content([content for content in contents if content not in by_content])
     return [
-        _with_files(row, by_content.get(row["content_hash"], []), checkpoints, by_hash.get(row["content_hash"], unsaid))
-        for row in rows
+        _with_files(row, by_content.get(content, []), imported.get(content, []), checkpoints, said[content])
+        for content, row in zip(contents, rows, strict=True)
     ]
 
 
@@ -466,16 +468,19 @@ def record(registry: Registry, content_hash: str) -> Row:
     (row,) = with_files(registry, registry.networks.of_contents([content_hash]))
     files = registry.files.holding([content_hash])
     row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
-    row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files})
+    imported = {file[key] for file in row["imported"] for key in ("sha256", "reference_sha256")}
+    row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files} | imported)
     row["training"] = _training(registry, content_hash)
     return row
 
 
-def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: Row) -> Row:
+def _with_files(
+    row: Row, files: list[Row], imported: list[ImportedFile], checkpoints: dict[str, str], said: Row
+) -> Row:
     present = any(file["state"] == "present" for file in files)
     return {
         **{key: value for key, value in row.items() if key != "id"},
-        "name": files[0]["stem"] if files else row["name"],
+        "name": files[0]["stem"] if files else imported[0].stem if imported else row["name"],
         "own_name": row["name"],
         "size": size_text(files[0]["size_bytes"]) if present else "missing",
         "trained_on": trained_on(row["sd_checkpoint_name"], row["sd_checkpoint"]),
@@ -483,6 +488,7 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: R
         "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
         "present": present,
         "files": [{key: file[key] for key in _FILE_COLUMNS} for file in files],
+        "imported": [{key: getattr(file, key) for key in _IMPORTED_COLUMNS} for file in imported],
     }
 
 

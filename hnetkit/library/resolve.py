@@ -117,7 +117,7 @@ def content_called(registry: Registry, name: str) -> str:
     try:
         return resolve(registry, name).content_hash
     except NotFound:
-        rows = _without_file(registry, _Mention.read(name, None))
+        rows = _not_here(registry, _Mention.read(name, None))
         if len(rows) > 1:
             choices = ", ".join(argument(label(row["name"], row["content_hash"])) for row in rows)
             raise AmbiguousName(f"{name} means several networks", hint=f"use one of {choices}") from None
@@ -126,10 +126,21 @@ def content_called(registry: Registry, name: str) -> str:
     return str(rows[0]["content_hash"])
 
 
-def _without_file(registry: Registry, mention: _Mention) -> list[Row]:
-    if mention.digits:
-        return registry.networks.without_file(digits=mention.digits[0].removeprefix("h1:"))
-    return registry.networks.without_file(name=mention.written)
+def _not_here(registry: Registry, mention: _Mention) -> list[Row]:
+    """Returns the networks in no file that a mention means: by a hash, or as those in files are, by their names."""
+    networks, imported = registry.networks, registry.imported
+    for digits in mention.digits:
+        bare = digits.removeprefix("h1:")
+        held = [] if bare != digits else networks.of_contents(imported.contents(digits=bare))
+        if rows := networks.without_file(digits=bare) or held:
+            return rows
+    if mention.digits and mention.name is not None:  # what is only called so is another one
+        return []
+    for name in mention.names:
+        by_stem = networks.of_contents(imported.contents(stem=name))
+        if rows := by_stem or networks.without_file(alias=name) or networks.without_file(name=name):
+            return rows
+    return []
 
 
 def find_certain(registry: Registry, name: str) -> FoundNetwork:
@@ -298,8 +309,10 @@ class _Search:
         unusable = [row for name in mention.names for row in registry.files.named(name)] if registry else []
         if unusable:
             return FileRefused(unusable[0]["reason"], hint="hnetkit list --files")
-        if registry and _without_file(registry, mention):
-            hint = "hnetkit scan FOLDER, where you have its file"
+        if registry and (known := _not_here(registry, mention)):
+            told = registry.imported.by_content([row["content_hash"] for row in known])
+            is_fetchable = any(file.reference for files in told.values() for file in files)
+            hint = "hnetkit repair fetches it" if is_fetchable else "hnetkit scan FOLDER, where you have its file"
             return NotFound(f"{mention} is known, but in no file of the library", hint=hint)
         return NotFound(f"no network named {mention}", hint=self._hint(registry))
 
@@ -518,8 +531,8 @@ def _name_of(registry: Registry, network: Row) -> str:
 
 
 def names(registry: Registry) -> list[str]:
-    """Returns all names of networks: stems and aliases, sorted."""
-    return sorted(registry.files.stems() | registry.networks.aliases())
+    """Returns all names of networks, also of those in no file: stems and aliases, sorted."""
+    return sorted(registry.files.stems() | registry.imported.stems() | registry.networks.aliases())
 
 
 def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) -> str:

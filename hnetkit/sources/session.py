@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from urllib.parse import unquote, urlsplit
 
 from hnetkit.errors import (
     HnetkitError,
@@ -26,7 +23,7 @@ from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
 from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error
-from hnetkit.sources.install import Replacement, SidecarWriter, safe_stem, split_name
+from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
 from hnetkit.sources.maintenance import (
     Damage,
@@ -37,9 +34,10 @@ from hnetkit.sources.maintenance import (
     replacement_of,
     requeue_damaged,
 )
-from hnetkit.sources.presence import requeue_unless_here, require_library, survey
+from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
+from hnetkit.sources.single_files import enqueue_imported, enqueue_plain
 from hnetkit.sources.sync import (
     MOST_CHECKED,
     SyncItem,
@@ -53,7 +51,7 @@ from hnetkit.sources.sync import (
     store_models,
     unlisted_models,
 )
-from hnetkit.sources.trust import Origin, SitePolicy, redact
+from hnetkit.sources.trust import Origin, SitePolicy
 from hnetkit.text import counted
 
 Progress = Callable[[int, int], None]
@@ -284,7 +282,9 @@ class FetchSession:
             UsageError: a plain URL without its sha256.
         """
         if ref.kind == "url" or (ref.url and sha256 is not None):
-            return [self._plain_job(ref, sha256)], []
+            job = enqueue_plain(self.registry, self.folder, ref, sha256)
+            self._urls[job.id] = ref.url
+            return [job.id], []
         if ref.kind == "hub":
             files = Hub(self.clock).files(ref, failed=failed)
             with self.registry.write():
@@ -297,32 +297,6 @@ class FetchSession:
         if len(ref.digits) in _FULL_FILE:
             self._wanted |= dict.fromkeys(jobs, ref.digits)
         return jobs, [item for item in items if item.action != "fetch"]
-
-    def _plain_job(self, ref: Reference, sha256: str | None) -> int:
-        if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-            raise UsageError(f"{ref.text}: a plain address needs --sha256", hint="add --sha256 with its 64 digits")
-        try:
-            SitePolicy(Origin.of(ref.url), settled=False).check(ref.url)
-        except HnetkitError as error:
-            raise UsageError(str(error), hint=error.command_hint or "use an https address") from error
-        stem, suffix = split_name(unquote(urlsplit(ref.url).path))
-        shown = redact(ref.url)  # signatures change and are secrets: neither stored nor part of the key
-        address = shown.removesuffix("?...")
-        key = f"url:{hashlib.sha256(address.encode()).hexdigest()[:16]}:{sha256.lower()}"
-        values = {
-            "source": "url",
-            "url": shown,
-            "name": safe_stem(stem, "network"),
-            "suffix": suffix,
-            "folder": str(self.folder),
-            "remote_file_id": None,
-            "sha256": sha256.lower(),
-            "size_bytes": None,
-        }
-        with self.registry.write():
-            job = requeue_unless_here(self.registry, self.registry.jobs.add(key, values))
-        self._urls[job.id] = ref.url
-        return job.id
 
     # --- syncing by filters
 
@@ -457,7 +431,7 @@ class FetchSession:
     # --- repairing
 
     def damages(self, progress: Progress = _unheard) -> list[Damage]:
-        """Reads every fetched file, and returns those that are missing or changed.
+        """Reads every fetched file, and returns those that are missing or changed, and what an import told of.
 
         Args:
             progress: called with the number of files read, and of all.
@@ -468,7 +442,7 @@ class FetchSession:
     def repair(
         self, damaged: Iterable[Damage] | None = None, *, refill: bool = False, progress: Progress | None = None
     ) -> list[FetchResult]:
-        """Fetches missing and damaged files again.
+        """Fetches missing and damaged files again, and networks that an import told of, under the names that they had.
 
         A damaged file stays in its place until its replacement is here; then it is moved to the library's folder
         .quarantine. Another network that the user put in the place of one is kept.
@@ -485,13 +459,14 @@ class FetchSession:
         damaged = self.damages() if damaged is None else list(damaged)
         if damaged and not refill:
             self.require_library()
-        found = [damage for damage in damaged if damage.what != "kept"]
-        taken = [(damage, requeue_damaged(self.registry, damage, self.folder)) for damage in found]
+        found = [damage for damage in damaged if damage.is_to_fetch]
+        taken = [(damage, self._requeued(damage)) for damage in found]
         jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
-        left = [results.of_kept(damage) for damage in damaged if damage.what == "kept"]
+        left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
         left += [results.of_damage(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
         whole = {d.job.id: d.sha256 for d in found if d.job is not None and d.sha256 and d.sha256 == d.job.sha256}
-        self._wanted |= whole  # the site may have replaced the file since
+        told = {job: d.imported.reference_sha256 for d, job in taken if isinstance(job, int) and d.imported is not None}
+        self._wanted |= whole | {job: sha256 for job, sha256 in told.items() if sha256}  # it may have been replaced
         self._replaced = {}
         for damage, job in taken:
             if isinstance(job, int) and (old := replacement_of(damage)) is not None:
@@ -499,6 +474,15 @@ class FetchSession:
         fetched = self._fetched(jobs, progress)
         forget_moved(self.registry, found)
         return left + [results.of_repair(result, self._replaced.get(result.job or 0, ())) for result in fetched]
+
+    def _requeued(self, damage: Damage) -> int | HnetkitError:
+        """Queues the job that fetches a file again; returns its number, or the failure."""
+        if damage.imported is None:
+            return requeue_damaged(self.registry, damage, self.folder)
+        try:
+            return enqueue_imported(self.registry, self.civitai, self.folder, damage.imported).id
+        except Exception as error:
+            return failure_of(error, damage.path)
 
     # --- running jobs
 
