@@ -61,7 +61,7 @@ def identify_library(
 def identify_files(
     registry: Registry, civitai: Civitai, *, again: bool = False, failed: list[BadRecord] | None = None
 ) -> Iterator[Row]:
-    """Asks the site about every network file of the library, stores its answers, and yields one row per file.
+    """Asks the site about every network file of the library, stores each answer, and yields one row per file.
 
     A converted file is looked up by the hash of its original.
 
@@ -76,10 +76,10 @@ def identify_files(
     known = registry.catalogue.lookups()
     unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
     failed = [] if failed is None else failed
-    found = civitai.ids_by_hash(unknown, failed=failed.append) if unknown else {}
-    with registry.write():
-        for sha256, (model, version) in found.items():
-            registry.catalogue.put_lookup(sha256, _text(model), _text(version))
+    for found in civitai.ids_by_hash(unknown, failed=failed.append):
+        with registry.write():
+            for sha256, (model, version) in found.items():
+                registry.catalogue.put_lookup(sha256, _text(model), _text(version))
     _fetch_records(registry, civitai, failed)
     known = registry.catalogue.lookups()
     names = _names(registry)
