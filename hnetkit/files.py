@@ -30,6 +30,8 @@ TEMPORARY = ".hnetkit.tmp"
 """End of the names of files that are still being written."""
 
 _HALF = 2**63
+_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})  # nothing can be at such a path
+_NO_NAMES = frozenset({123, 1921})  # the same in Windows' numbers: an invalid name, a link in a circle
 _PORTS = (f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")
 _RESERVED = frozenset({"none", "con", "conin$", "conout$", "prn", "aux", "nul", *_PORTS})
 
@@ -183,6 +185,42 @@ def is_there(path: str | os.PathLike[str]) -> bool:
             return False
         raise
     return True
+
+
+def stat_at(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """Returns what the system says of the file or folder that a path leads to; None if it leads to nothing.
+
+    Raises:
+        OSError: that could not be seen.
+    """
+    try:
+        return os.stat(path)
+    except ValueError:  # no path at all
+        return None
+    except OSError as error:
+        if error.errno in _NOWHERE or getattr(error, "winerror", None) in _NO_NAMES:
+            return None
+        raise
+
+
+def is_file_at(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a regular file.
+
+    Raises:
+        OSError: that could not be seen.
+    """
+    status = stat_at(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def is_folder_at(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a folder.
+
+    Raises:
+        OSError: that could not be seen.
+    """
+    status = stat_at(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def mtime_of(status: os.stat_result) -> int:

@@ -191,7 +191,7 @@ def result_row(result: FetchResult) -> Row:
 def _line(row: Row) -> str | list[str]:
     if row.get("paths"):
         lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
-        return [*lines, f"         {row['reason']}"] if row.get("code") in ("partly", "replaced") else lines
+        return [*lines, f"         {row['reason']}"] if row.get("code") in ("partly", "replaced", "unpacked") else lines
     reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
     about = ", ".join(filter(None, [row.get("size"), row.get("model"), row.get("version")]))
     detail = f"  ({reason})" if reason else f"  {about}"

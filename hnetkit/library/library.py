@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
 from hnetkit.errors import NotFound, UsageError
-from hnetkit.files import is_absent
+from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
 from hnetkit.library.layouts import PROGRAMS, Program
@@ -220,7 +220,7 @@ class Library:
             NotFound, AmbiguousName, FileRefused: as `record`; NotFound also if none of its files exists.
         """
         path = resolve(self.registry, name).path
-        if not path.is_file():
+        if not is_file_at(path):
             raise NotFound(f"{path}: the file of {name} is gone", hint="hnetkit scan")
         return path
 
@@ -411,7 +411,7 @@ class Library:
         return links.program_for(self.registry, Path(directory)) if layout is None else program_of(layout)
 
     def _require_roots(self) -> None:
-        if self.folder.is_dir():
+        if is_folder_at(self.folder):
             add_roots(self.registry, [self.folder])
         if not self.registry.files.roots():
             raise NotFound("no folder was ever scanned", hint="hnetkit scan FOLDER")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, UsageError, failure_of
-from hnetkit.files import is_model_name, is_there, mtime_of
+from hnetkit.files import is_folder_at, is_model_name, is_there, mtime_of
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.library import sidecars
@@ -231,7 +231,7 @@ class _LinkRun:
             if not is_new and (before.how == "symlink" or is_same_bytes(path, source)):
                 return LinkChange("there", str(path), str(source), before.how)
             what = "updated"
-        elif os.path.lexists(path):
+        elif is_there(path):
             if is_same_bytes(path, source):
                 return LinkChange("there", str(path), str(source))
             return LinkChange("kept", str(path), str(source), reason=_NOT_OURS)
@@ -256,10 +256,11 @@ class _LinkRun:
                 continue
             try:
                 there = is_there(link.path)
+                is_away = not there and not is_folder_at(self.folder)
             except OSError as error:
                 yield LinkChange("kept", link.path, link.source, link.how, _reason_of(error, link.path))
                 continue
-            if not there and not os.path.isdir(self.folder):  # its disk may be back tomorrow
+            if is_away:  # its disk may be back tomorrow
                 continue
             untouched = there and is_untouched(link)
             if untouched and self._is_last(link):
@@ -282,7 +283,7 @@ class _LinkRun:
 
     def _placed_at(self, path: Path) -> Link | None:
         """The file that hnetkit put at this path before and that is still there, changed or not."""
-        if not os.path.lexists(path):
+        if not is_there(path):
             return None
         return self.placed.get(key_of(path)) or self._spelled_anew(path)
 
@@ -335,14 +336,14 @@ class _LinkRun:
         return found
 
     def _name_taken_by(self, item: _WantedLink) -> str | None:
-        if os.path.lexists(item.path):
+        if is_there(item.path):
             return str(item.path)
         return self._foreign_files.get(self._name_of(item.path))
 
     @cached_property
     def _foreign_files(self) -> dict[str, str]:
         """The files that the program lists and hnetkit did not put there: name -> path."""
-        found = (self.folder / file.path for file in walk(self.folder)) if self.folder.is_dir() else ()
+        found = (self.folder / file.path for file in walk(self.folder))
         listed = (path for path in found if path.suffix.lower() in self.program.suffixes)
         return {self._name_of(path): str(path) for path in listed if key_of(path) not in self.placed}
 

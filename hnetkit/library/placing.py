@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from hnetkit.errors import FileChanged, HnetkitError
-from hnetkit.files import TEMPORARY, exclusive_lock, new_file
+from hnetkit.files import TEMPORARY, exclusive_lock, is_folder_at, new_file
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.registry.links import Link
@@ -158,7 +158,7 @@ class Placing:
 
     def make_folder(self) -> None:
         """Creates the folder, and records those that were not there."""
-        missing = [path for path in (self.folder, *self.folder.parents) if not os.path.isdir(path)]
+        missing = [path for path in (self.folder, *self.folder.parents) if not is_folder_at(path)]
         for path in reversed(missing):
             self.put(Link(str(path), str(self.folder), self.layout, how="copy", source="", sha256=""))
             path.mkdir(exist_ok=True)

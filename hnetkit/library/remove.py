@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.files import MODEL_SUFFIXES, TEMPORARY, exclusive_lock, is_there, mtime_of
+from hnetkit.files import MODEL_SUFFIXES, TEMPORARY, exclusive_lock, is_absent, is_there, mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars, trash
@@ -23,6 +23,7 @@ from hnetkit.library.placing import is_untouched, key_of, links_locked
 from hnetkit.library.resolve import label, require_alias, resolve
 from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
+from hnetkit.library.walking import is_gone
 from hnetkit.paths import is_state
 from hnetkit.registry.links import Link
 from hnetkit.registry.networks import Training
@@ -181,9 +182,9 @@ def _why_not(root: Path, row: Row) -> str | None:
     try:
         status, folder, own = os.stat(path), os.stat(path.parent), os.stat(root)
     except (FileNotFoundError, NotADirectoryError):
-        if not os.path.isdir(root):
+        if is_gone(root):
             return f"{root} is not there: is its disk mounted?"
-        return "" if not os.path.lexists(path) else "a link to a file that is not there"
+        return "" if is_absent(path) else "a link to a file that is not there"
     except OSError as error:
         return str(error.strerror or error)
     if (status.st_size, mtime_of(status)) != (row["size_bytes"], row["mtime_ns"]):
@@ -198,11 +199,11 @@ def _sidecars_of(path: Path, leaving: set[str]) -> tuple[tuple[Path, ...], list[
     own = {path.with_name(path.name + _OPTIMIZER)}
     beside = {sidecars.sidecar(path, suffix) for suffix in sidecars.SUFFIXES if suffix != sidecars.A1111}
     beside |= {found for suffix, found in sidecars.beside(path).items() if suffix == sidecars.A1111}
-    there = sorted(found for found in beside if os.path.lexists(found) and not os.path.isdir(found))
+    there = sorted(found for found in beside if not (is_absent(found) or os.path.isdir(found)))
     there = [found for found in there if not is_state(found)]
     siblings = (path.with_name(path.stem + suffix) for suffix in MODEL_SUFFIXES)
-    others = [other for other in siblings if str(other) not in leaving and other != path and os.path.lexists(other)]
-    mine = sorted(found for found in own if os.path.lexists(found))
+    others = [other for other in siblings if str(other) not in leaving and other != path and not is_absent(other)]
+    mine = sorted(found for found in own if not is_absent(found))
     if others:
         return tuple(mine), [(found, others[0].name) for found in there]
     return (*there, *mine), []
@@ -408,7 +409,7 @@ def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
                 found.append(entry)
             else:
                 unread.append(RemovalChange("skipped", str(root.path / trash.FOLDER), "", reason=str(entry)))
-        if not os.path.isdir(root.path):
+        if is_gone(root.path):
             reason = "the folder is not there: what is in its trash cannot be seen"
             unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
     return sorted(found, key=lambda entry: (entry.batch, entry.folder)), unread
@@ -432,7 +433,7 @@ def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) 
 
 def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:
     for file in entry.files:
-        if os.path.lexists(entry.stored(file)):
+        if not is_absent(entry.stored(file)):
             yield RemovalChange("restored", str(entry.place(file)), entry.name, str(entry.stored(file)))
 
 
@@ -457,7 +458,7 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
             yield RemovalChange("restored", str(place), entry.name, reason=told)
             told = None
     for file in entry.files:
-        if file.of is None and os.path.lexists(entry.place(file)):
+        if file.of is None and not is_absent(entry.place(file)):
             try:
                 _register(registry, entry, file)
             except (OSError, HnetkitError, ValueError) as error:

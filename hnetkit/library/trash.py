@@ -164,9 +164,9 @@ def put_back(entry: Entry, file: TrashedFile) -> bool:
             raise OutputExists(f"{place}: another file is there by now")
     else:
         publish(stored, place)
+    sync_folder(place.parent)
     if is_there(stored):  # it has two names, or two copies
         os.unlink(stored)
-    sync_folder(place.parent)
     return True
 
 

@@ -194,7 +194,7 @@ def enqueue_hub_files(registry: Registry, folder: Path, files: list[HubFile], re
         }
         job = registry.jobs.add(f"hf:{file.repo.name}@{file.repo.commit}:{file.path}", values)
         is_named = ref.pattern in (file.path, glob.escape(file.path))
-        is_settled = (job.state, job.code) == ("refused", "refused") and not is_named
+        is_settled = job.state == "refused" and job.code in ("refused", "archive") and not is_named
         yield job if is_settled else requeue_unless_here(registry, job)
 
 

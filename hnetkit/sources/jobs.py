@@ -28,6 +28,7 @@ from hnetkit.errors import (
     FileRefused,
     HnetkitError,
     NetworkFailed,
+    NotAHypernetwork,
     OutOfMemory,
     WrongBytes,
     failure_of,
@@ -41,7 +42,7 @@ from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.civitai_models import CivitaiFile
 from hnetkit.sources.download import Downloader, PartialFile, Progress, lock_download, max_bytes
 from hnetkit.sources.http import RealClock, Stopped
-from hnetkit.sources.install import Replacement, SidecarWriter, has_room, install, quarantine
+from hnetkit.sources.install import Installed, Replacement, SidecarWriter, has_room, install, quarantine
 from hnetkit.sources.presence import find_bytes
 
 # --- processes
@@ -209,12 +210,8 @@ class JobRunner:
         for path in installed.paths:
             if self.sidecars is not None:
                 self.sidecars.write(job, path)
-                read_sidecars_again(self.registry, path)
-        if installed.left_out:
-            return "done", "partly", f"left out: {'; '.join(installed.left_out)}"[:2000]
-        if installed.put_aside:
-            return "done", "replaced", f"the damaged file is now {', '.join(map(str, installed.put_aside))}"[:2000]
-        return "done", None, None
+            read_sidecars_again(self.registry, path)
+        return "done", *_remarks(installed)
 
     def _fetch(self, job: Job, part: PartialFile, what: str) -> None:
         def progress(count: int) -> None:
@@ -303,6 +300,27 @@ class JobRunner:
         return next((file for file in version.files if str(file.id) == row["file_id"]), None)
 
 
+def _remarks(installed: Installed) -> tuple[str | None, str | None]:
+    """Returns code and reason of a download that was installed, if more is to be said of it."""
+    said = {
+        "partly": f"left out: {'; '.join(installed.left_out)}" if installed.left_out else "",
+        "replaced": f"the damaged file is now {', '.join(map(str, installed.put_aside))}"
+        if installed.put_aside
+        else "",
+        "unpacked": "; ".join(_of_archive(installed)),
+    }
+    codes = [code for code, words in said.items() if words]
+    return (codes[0], "; ".join(said[code] for code in codes)[:2000]) if codes else (None, None)
+
+
+def _of_archive(installed: Installed) -> Iterator[str]:
+    if installed.preview is not None:
+        yield f"its preview is {printable(installed.preview)}, the only picture in the archive"
+    if installed.left:
+        kept = "kept in .quarantine" if installed.kept else "not kept: the disk is nearly full"
+        yield f"left in the archive ({kept}): {', '.join(installed.left)}"
+
+
 _SAME_AGAIN = {Defect: "defect", OutOfMemory: "out-of-memory", FileRefused: "refused"}  # a retry repeats it
 
 
@@ -310,6 +328,8 @@ def _end_of(error: Exception, job: Job) -> tuple[str, str, str]:
     """Returns state, code and reason of a job that ended with any exception."""
     failure = failure_of(error, f"{job.name}{job.suffix}")
     same = next((word for kind, word in _SAME_AGAIN.items() if isinstance(failure, kind)), None)
+    if isinstance(failure, NotAHypernetwork) and failure.kind == "archive":
+        same = "archive"  # there is something to do about it
     code = getattr(failure, "code", same or ("disk" if isinstance(error, OSError) else "failed"))
     return "refused" if same else "failed", code, _without_part(str(failure), job)
 

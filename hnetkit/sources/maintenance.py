@@ -10,7 +10,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, Gone, HnetkitError, failure_of
-from hnetkit.files import is_absent, mtime_of
+from hnetkit.files import is_absent, is_folder_at, mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.hashes import damaged_parts, sha256_of
@@ -278,9 +278,9 @@ def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> int | 
 def _folder_for(damage: Damage, folder: Path, library: Path) -> Path:
     """Returns the folder to fetch into: one on the disk of a damaged file, whose name a rename can take over."""
     if damage.what == "missing":
-        return folder if folder.is_dir() else library
+        return folder if is_folder_at(folder) else library
     beside = Path(damage.path).parent
-    return folder if folder.is_dir() and folder.stat().st_dev == beside.stat().st_dev else beside
+    return folder if is_folder_at(folder) and folder.stat().st_dev == beside.stat().st_dev else beside
 
 
 def replacement_of(damage: Damage) -> Replacement | None:

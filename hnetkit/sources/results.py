@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from hnetkit import errors
 from hnetkit.errors import HnetkitError, PartlyFailed
+from hnetkit.files import is_absent
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai_models import BadRecord
@@ -86,7 +86,7 @@ def of_job(registry: Registry, job: Job) -> FetchResult:
     """Returns the result of a job that has ended."""
     with registry.write():
         installs = registry.jobs.installs(job=job.id, kind="network")
-        found = [i["path"] if os.path.lexists(i["path"]) else find_bytes(registry, i["sha256"]) for i in installs]
+        found = [find_bytes(registry, i["sha256"]) if is_absent(i["path"]) else i["path"] for i in installs]
         about = registry.catalogue.file(job.remote_file_id) if job.remote_file_id else {}
     had = job.state == "done" and job.code == "had"
     here = [job.reason or ""] if had else [path for path in found if path is not None]
@@ -193,5 +193,6 @@ _HINTS = {
     "wrong-bytes": "what was kept is in the library's folder .quarantine",
     "defect": "this is a defect of hnetkit: please report it; what was kept is in the library's folder .quarantine",
     "partly": "the archive, if kept, is in the library's folder .quarantine",
+    "archive": "extract it (it is in the library's folder .quarantine), then: hnetkit scan FOLDER",
     "disk-full": "make room, or set HNETKIT_LIBRARY to another disk",
 }

@@ -277,10 +277,10 @@ def test_an_archive_is_fetched_again_only_when_something_of_it_is_gone(
             (job,) = jobs_of(session, session.pull(url, sha256=hashlib.sha256(data).hexdigest()))
             return job.state, job.code, sum(r.path.endswith("nets.zip") and r.method == "GET" for r in sites.requests)
 
-        assert pulled() == ("done", None, 1)
+        assert pulled() == ("done", "unpacked", 1)
         assert pulled() == ("done", "had", 1)
         (session.folder / "one.pt").unlink()
-        assert pulled() == ("done", None, 2)
+        assert pulled() == ("done", "unpacked", 2)
         assert (session.folder / "one.pt").read_bytes() == ink
 
 
