@@ -69,7 +69,7 @@ class FoundNetwork:
 
     Attributes:
         network: of the library; for one that comes with a model both hashes are empty.
-        files: all that hold it, the best one first: those that were there at the last scan, if any, and are there now.
+        files: all that hold it, the best one first: those that are there now, or else were there at the last scan.
         is_bundled: whether it comes with the model.
         is_exact: whether no other content will do. Otherwise the first file is meant by its name, whatever it holds.
         keeps_name: whether the mention itself can stay in a prompt; otherwise the network's own name is to be written.
@@ -347,13 +347,13 @@ class _Search:
     ) -> tuple[FoundNetwork, bool]:
         """Returns the network in the files that fit the mention, by a hash of these `digits` or else by its name."""
         mention = self.mention
-        rows = _present(rows) or rows
+        rows = _there(rows) or rows
         if digits and mention.may_be_a_word:
-            rows = [*rows, *(row for named in _by_name_of_today(registry, mention.written) for row in _present(named))]
+            rows = [*rows, *(row for named in _by_name_of_today(registry, mention.written) for row in _there(named))]
         content = self._content_of(registry, rows)
         copies = [row for row in (*rows, *registry.files.holding([content])) if row["content_hash"] == content]
-        there = _present(copies)
-        files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
+        there = _there(copies)
+        files = {row["path"]: row for row in there or copies}
         best = next(iter(files.values()))
         is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
         is_other = self._other_hash("library") if digits is None else None
@@ -406,7 +406,7 @@ class _Search:
         """Returns what to say where the name of a file is also an alias of another network."""
         if best["stem"] not in self.mention.names:
             return None
-        aliased = [row for row in _present(registry.files.with_alias(best["stem"])) if row["content_hash"]]
+        aliased = [row for row in _there(registry.files.with_alias(best["stem"])) if row["content_hash"]]
         others = [row for row in aliased if row["content_hash"] != best["content_hash"]]
         if not others:
             return None
@@ -418,7 +418,7 @@ class _Search:
         if registry is None:
             return None
         own = _hashes_of(self.bundled[stem])
-        named = [row for rows in _by_name_of_today(registry, stem) for row in _present(rows)]
+        named = [row for rows in _by_name_of_today(registry, stem) for row in _there(rows)]
         others = [row for row in named if own is None or row["content_hash"] != own.content_hash]
         return f"{stem} is the one that comes with the model, and not {_listed(others)}" if others else None
 
@@ -473,8 +473,10 @@ def _listed(rows: Iterable[Row]) -> str:
     return " or ".join(map(argument, labels(rows)))
 
 
-def _present(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row["state"] == "present"]
+def _there(rows: Iterable[Row]) -> list[Row]:
+    """Returns those of some files that are there now, whatever the last scan saw; where none is, those that it saw."""
+    known = [row for row in rows if row["state"] != "corrupt"]
+    return [row for row in known if os.path.isfile(row["path"])] or [row for row in known if row["state"] == "present"]
 
 
 @cache

@@ -86,10 +86,13 @@ def _scanned_paths(registry: Registry, folder: Path) -> list[str]:
 
 
 def find_bytes(registry: Registry, sha256: str | None) -> str | None:
-    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown."""
+    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown.
+
+    The disk is asked: a file that the last scan missed may be back, and one that it saw may be gone.
+    """
     if sha256 is None:
         return None
-    rows = registry.files.present(sha256)
+    rows = registry.files.with_bytes(sha256)
     return next((str(row["path"]) for row in rows if _is_as_known(row) or has_bytes(row["path"], sha256)), None)
 
 
@@ -136,7 +139,9 @@ def has_bytes(path: str | os.PathLike[str], sha256: str, *, size: int | None = N
 
 
 def _is_as_known(row: dict[str, Any]) -> bool:
-    """Whether a file has the size and the time of its row, or cannot be looked at."""
+    """Whether a file has the size and the time of its row, or cannot be looked at; a corrupt one has them too."""
+    if row["state"] == "corrupt":
+        return False
     try:
         status = os.stat(row["path"])
     except ValueError:
