@@ -15,6 +15,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
+from hnetkit.library.known_hashes import remembered_hashes
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
@@ -448,12 +449,7 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
     by_content: dict[str, list[Row]] = {}
     for file in registry.files.holding([row["content_hash"] for row in rows]):
         by_content.setdefault(file["content_hash"], []).append(file)
-    checkpoints = {
-        short: file["path"]
-        for file in registry.files.of_kind("checkpoint")
-        for short in (file["sha256"] and file["sha256"][:10], file["autov1"])
-        if short is not None
-    }
+    checkpoints = _checkpoints(registry)
     contents = [row["content_hash"] for row in rows]
     said = {one.pop("content_hash"): one for one in registry.networks.listing("content_hash", *_SAID, of=contents)}
     imported = registry.imported.by_content([content for content in contents if content not in by_content])
@@ -461,6 +457,20 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
         _with_files(row, by_content.get(content, []), imported.get(content, []), checkpoints, said[content])
         for content, row in zip(contents, rows, strict=True)
     ]
+
+
+def _checkpoints(registry: Registry) -> dict[str, str]:
+    """Returns A1111's hashes of checkpoints -> their files: the old one, and ten digits of the sha256 where known.
+
+    A scan reads only the headers of checkpoints; drawing with one remembers its hash.
+    """
+    files = registry.files.of_kind("checkpoint")
+    remembered = remembered_hashes(file["path"] for file in files if file["sha256"] is None)
+    found = {}
+    for file in files:
+        sha256 = file["sha256"] or remembered.get(file["path"])
+        found |= {short: file["path"] for short in (sha256 and sha256[:10], file["autov1"]) if short}
+    return found
 
 
 def record(registry: Registry, content_hash: str) -> Row:
