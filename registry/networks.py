@@ -6,7 +6,7 @@ import json
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -151,6 +151,20 @@ class Networks:
     def tagged(self, tag: str) -> set[str]:
         """Returns the content hashes of the networks with a tag: the user's, a site's or a sidecar's; in any case."""
         wanted = spelled(tag).casefold()
+        return {
+            content_hash for content_hash, tags in self._tags() if wanted in {spelled(one).casefold() for one in tags}
+        }
+
+    def tags(self) -> set[str]:
+        """Returns all tags of networks: the user's, the sites' and the sidecars'."""
+        return {tag for _, tags in self._tags() for tag in tags}
+
+    def own_tags(self) -> set[str]:
+        """Returns the user's tags."""
+        return {tag for (tag,) in self._db.execute("SELECT DISTINCT tag FROM tags")}
+
+    def _tags(self) -> Iterator[tuple[str, list[str]]]:
+        """Yields content hashes with tags of theirs; one may come several times."""
         own = self._db.execute("SELECT content_hash, json_array(tag) FROM tags JOIN networks ON id = network_id")
         of_sites = self._db.execute(
             "SELECT content_hash, models.tags FROM network_versions JOIN networks ON networks.id = network_id "
@@ -159,13 +173,11 @@ class Networks:
         of_sidecars = self._db.execute(
             "SELECT content_hash, said FROM sidecars JOIN files ON files.id = file_id WHERE content_hash NOTNULL"
         )
-        found = set()
         for content_hash, text in chain(own, of_sites, of_sidecars):
             said = _lenient(text)
             tags = said.get("tags") if isinstance(said, dict) else said
-            if isinstance(tags, list) and wanted in {spelled(str(one)).casefold() for one in tags}:
-                found.add(content_hash)
-        return found
+            if isinstance(tags, list):
+                yield content_hash, list(map(str, tags))
 
     def with_checkpoint(self) -> list[Row]:
         """Returns the networks that state the hash of the checkpoint that they were trained on."""

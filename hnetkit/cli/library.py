@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -66,13 +66,29 @@ def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -
     A shell puts a completion on the command line unquoted, and the next Enter runs it.
     """
     from hnetkit.library.resolve import names
+
+    return _plain_words(names, incomplete)
+
+
+def complete_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns tags for the shell's completion, as `complete_name` does: all that a list can be filtered by."""
+    return _plain_words(lambda registry: registry.networks.tags(), incomplete)
+
+
+def complete_own_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the user's tags for the shell's completion, as `complete_name` does."""
+    return _plain_words(lambda registry: registry.networks.own_tags(), incomplete)
+
+
+def _plain_words(known: Callable[[Registry], Iterable[str]], incomplete: str) -> list[str]:
+    """Returns those of the words that the registry knows that begin so and are one plain word to a shell, sorted."""
     from hnetkit.registry.columns import spelled
 
     if not paths.registry_file().exists():
         return []
     with open_registry() as registry:
         begun = spelled(incomplete)
-        return [name for name in names(registry) if spelled(name).startswith(begun) and _is_plain_word(name)]
+        return sorted(word for word in known(registry) if spelled(word).startswith(begun) and _is_plain_word(word))
 
 
 def _is_plain_word(name: str) -> bool:
@@ -120,7 +136,14 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
 
 
 @command("list")
-@option("--tag", "tags", multiple=True, metavar="TAG", help="List only networks with this tag. Repeatable.")
+@option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=complete_tag,
+    help="List only networks with this tag. Repeatable.",
+)
 @option(
     "--base-model",
     metavar="NAME",
@@ -241,8 +264,8 @@ def show_command(name: str, output: Output) -> None:
 
 @command("tag")
 @click.argument("name", shell_complete=complete_name)
-@click.argument("tags", nargs=-1, metavar="[TAG...]")
-@option("--remove", multiple=True, metavar="TAG", help="Remove this tag. Repeatable.")
+@click.argument("tags", nargs=-1, metavar="[TAG...]", shell_complete=complete_own_tag)
+@option("--remove", multiple=True, metavar="TAG", shell_complete=complete_own_tag, help="Remove this tag. Repeatable.")
 @option("--alias", metavar="NAME", help="Add a name for prompts and commands, which no other network has yet.")
 @option("--remove-alias", multiple=True, metavar="NAME", help="Remove this alias. Repeatable.")
 @option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")

@@ -466,7 +466,7 @@ def _checkpoints(registry: Registry) -> dict[str, str]:
     """
     files = registry.files.of_kind("checkpoint")
     remembered = remembered_hashes(file["path"] for file in files if file["sha256"] is None)
-    found = {}
+    found: dict[str, str] = {}
     for file in files:
         sha256 = file["sha256"] or remembered.get(file["path"])
         found |= {short: file["path"] for short in (sha256 and sha256[:10], file["autov1"]) if short}
