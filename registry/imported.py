@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from sqlite3 import Connection
 from typing import Any
-
-from sqlite_utils import Database
 
 from hnetkit.registry.columns import batches, spellings, text_of, upsert
 from hnetkit.registry.networks import FILELESS
@@ -47,7 +46,7 @@ class ImportedFile:
 class ImportedFiles:
     """The table `imported_files`; all queries are about networks in no file."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def put(self, network_id: int, row: Mapping[str, Any]) -> None:

@@ -31,14 +31,13 @@ from hnetkit.library.placing import (
     How,
     Placing,
     is_same_bytes,
-    is_same_file,
     is_same_name,
     is_untouched,
     key_of,
     links_locked,
 )
 from hnetkit.library.resolve import resolve
-from hnetkit.library.walking import walk
+from hnetkit.library.walking import is_same_file, walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
@@ -46,6 +45,7 @@ Row = dict[str, Any]
 _CHANGED = "changed since hnetkit put it there: it is kept"
 _LAST = "no other file of the library holds this network any more: it is kept"
 _LAST_SIDECAR = "the file that it was made from is gone: it is kept"
+_NO_RECORD = "leads to the library, but hnetkit has no record of making it: it is kept"
 _NOT_OURS = "it is not from hnetkit: it is kept"
 
 
@@ -127,6 +127,7 @@ def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool
     with links_locked(registry, dry_run=dry_run):
         job = _LinkRun(registry, program, folder, None, dry_run)
         yield from job.clear()
+        yield from job.unknown()
         if not dry_run:
             job.placing.remove_folders(job.made)
 
@@ -278,6 +279,19 @@ class _LinkRun:
             if there:
                 what = "removed" if untouched else "kept"
                 yield LinkChange(what, link.path, link.source, link.how, None if untouched else _CHANGED)
+
+    def unknown(self) -> Iterator[LinkChange]:
+        """Names the links to the library that nothing is known of, as where the registry is older than they are."""
+        try:
+            foreign = list(map(Path, self._foreign_files.values()))
+        except (OSError, HnetkitError) as error:
+            yield LinkChange("kept", str(self.folder), reason=_reason_of(error, self.folder))
+            return
+        for path in foreign:
+            for row in self.registry.files.named(path.stem):
+                if str(path) != row["path"] and is_same_file(str(path), row["path"]):
+                    yield LinkChange("kept", str(path), row["path"], reason=_NO_RECORD)
+                    break
 
     # --- what is there
 

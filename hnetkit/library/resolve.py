@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
-from hnetkit.files import is_there
+from hnetkit.files import is_absent, is_there
 from hnetkit.formats import load
 from hnetkit.hashes import FileHashes
 from hnetkit.inspection import examine
@@ -353,7 +353,7 @@ class _Search:
         content = self._content_of(registry, rows)
         copies = [row for row in (*rows, *registry.files.holding([content])) if row["content_hash"] == content]
         there = _there(copies)
-        files = {row["path"]: row for row in there or copies}
+        files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
         is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
         is_other = self._other_hash("library") if digits is None else None
@@ -476,7 +476,7 @@ def _listed(rows: Iterable[Row]) -> str:
 def _there(rows: Iterable[Row]) -> list[Row]:
     """Returns those of some files that are there now, whatever the last scan saw; where none is, those that it saw."""
     known = [row for row in rows if row["state"] != "corrupt"]
-    return [row for row in known if os.path.isfile(row["path"])] or [row for row in known if row["state"] == "present"]
+    return [row for row in known if not is_absent(row["path"])] or [row for row in known if row["state"] == "present"]
 
 
 @cache
@@ -545,7 +545,8 @@ def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) 
     near = did_you_mean(name, held)
     if near:
         return f"did you mean {argument(near)}?"
-    hint = "hnetkit list" if registry and registry.networks.count() else "the library is empty; hnetkit scan FOLDER"
+    empty = registry.emptiness() if registry else "the library is empty"
+    hint = f"{empty}; hnetkit scan FOLDER" if empty else "hnetkit list"
     return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint
 
 

@@ -27,9 +27,10 @@ QUESTIONS = {"exists", "lexists", "isdir", "isfile", "is_dir", "is_file"}
 
 WHY = {
     "library/link.py _LinkRun._is_last": "a source that cannot be seen counts as none, so that the file stays",
-    "library/placing.py is_same_file": "two files that cannot be compared count as two, so that both stay",
+    "library/walking.py is_same_file": "two files that cannot be compared count as two, so that both stay",
     "library/placing.py _place_link": "a temporary file of its own",
-    "library/remove.py _sidecars_of": "a folder that cannot be seen is tried to be moved, and named",
+    "library/belongings.py Belongings.of": "a folder that cannot be seen is named among what stays",
+    "library/belongings.py _sidecars_of": "a folder that cannot be seen is tried to be moved, and named",
     "library/resolve.py _Search._held": "the order in which files are tried",
     "library/trash.py sweep": "what cannot be seen stays",
     "library/walking.py _is_folder": "raises; Python takes only an absence for no folder",
