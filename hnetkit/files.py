@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -77,6 +78,39 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
             os.unlink(temporary)
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes a temporary folder that becomes `path` at a clean exit; on an error it is removed with all that is in it.
+
+    What killed processes left half-written beside it is removed some hours later, as by `new_file`.
+
+    Raises:
+        OutputExists: there is anything at `path`: a folder is never replaced.
+        NotFound: the folder that it is to be in does not exist.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise NotFound(f"{target.parent}: no such folder")
+    refuse_any(target)
+    _sweep(os.path.realpath(target.parent))
+    temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}"
+    try:
+        os.mkdir(temporary)
+        yield temporary
+        sync_folder(temporary)
+        refuse_any(target)
+        os.rename(temporary, target)
+    finally:
+        if os.path.lexists(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_any(path: str | os.PathLike[str]) -> None:
+    """Raises OutputExists if there is anything at a path where a folder is to be made."""
+    if os.path.lexists(path):
+        raise OutputExists(f"{os.fspath(path)}: exists, and a folder is never replaced", hint="choose another name")
+
+
 def _mode_for(target: Path) -> int:
     """The permissions of the file that it replaces, which may be private; else the default."""
     try:
@@ -105,6 +139,8 @@ def _remove_stale(entry: os.DirEntry[str]) -> None:
         return
     if stat.S_ISLNK(status.st_mode):  # its target stays
         os.unlink(entry.path)
+    if stat.S_ISDIR(status.st_mode):  # of `new_folder`
+        shutil.rmtree(entry.path, ignore_errors=True)
     if not stat.S_ISREG(status.st_mode):
         return
     with open(entry.path, "r+b") as file:  # network file systems lock only files that are open for writing

@@ -98,7 +98,8 @@ class StackExecutor:
     def mlps(self, side: int) -> list[MLPWeights]:
         """Returns the networks of one side for plain torch, as views where their dtype allows."""
         if side not in self._plain:
-            self._plain[side] = [unpack(_side_of(pair, side), 0) for pair in self._pairs]
+            with torch.inference_mode(False):  # what is kept must serve outside of it too
+                self._plain[side] = [unpack(_side_of(pair, side), 0) for pair in self._pairs]
         return self._plain[side]
 
     def launches(self, device: torch.device) -> int | None:

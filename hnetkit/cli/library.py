@@ -185,7 +185,7 @@ def _without_path(row: Row) -> Row:
 
 def _copies(row: Row) -> list[str]:
     lines = [f"{row['name']}  {row['copies']} copies, {row['size']}"]
-    for file in (file for file in row["files"] if file["there"]):
+    for file in (file for file in row["files"] if file["there"] and file["state"] == "present"):
         other = f"  (no copy: one file with {file['same_as']})" if file["same_as"] else ""
         lines.append(f"  {file['path']}{other}")
     return lines

@@ -21,7 +21,7 @@ from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, size_or_state, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
-from hnetkit.library.walking import bare_way, broken_way, names_of_files, root_path
+from hnetkit.library.walking import bare_way, broken_way, is_as_scanned, names_of_files, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted
@@ -190,12 +190,7 @@ class Library:
         for file in self.registry.files.holding([row["content_hash"] for row in rows]):
             known.setdefault(file["content_hash"], []).append(file)
         for row in rows:
-            names = names_of_files(known[row["content_hash"]])
-            first = {path: paths[0] for paths in names for path in paths}
-            row["copies"] = len(names)
-            for file in row["files"]:
-                same = first.get(file["path"])
-                file["there"], file["same_as"] = same is not None, same if same != file["path"] else None
+            _look_at_files(row, known[row["content_hash"]])
         return [row for row in rows if row["copies"] > 1]
 
     def files(self, *, missing: bool = False, **of_networks: Any) -> list[Row]:
@@ -537,10 +532,26 @@ def record(registry: Registry, content_hash: str) -> Row:
     """Returns everything that is known about one network of the registry."""
     (row,) = with_files(registry, registry.networks.of_contents([content_hash]))
     files = registry.files.holding([content_hash])
+    _look_at_files(row, files)
     row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
     row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files})
     row["training"] = _training(registry, content_hash)
     return row
+
+
+def _look_at_files(row: Row, files: list[Row]) -> None:
+    """Holds the files of a network against the disk: ``copies`` is how many there are, however many names they have.
+
+    Of each, ``there`` is whether it is as it was scanned, as far as can be seen; ``same_as`` is the path of the file
+    that it is another name of.
+    """
+    names = names_of_files(files)
+    first = {path: paths[0] for paths in names for path in paths}
+    there = {file["path"] for file in files if file["state"] != "missing" and is_as_scanned(file)}
+    row["copies"] = len(names)
+    for file in row["files"]:
+        same = first.get(file["path"])
+        file["there"], file["same_as"] = file["path"] in there, same if same != file["path"] else None
 
 
 def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: Row) -> Row:

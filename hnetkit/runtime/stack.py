@@ -86,6 +86,7 @@ class Stack:
         strengths = torch.tensor(sides, dtype=torch.float32, device=x.device)
         return executor.apply(x, strengths, [[bool(number) for number in own] for own in sides])
 
+    @torch.inference_mode(False)  # tensors that are made in it could not be trained through outside of it
     def _executor(self, indices: tuple[int, ...], width: int, x: Tensor, sides: tuple[int, ...]) -> StackExecutor:
         """Returns what applies some of the networks on x's device and in its dtype; it is kept for the next call."""
         path = chosen_path(x.device)

@@ -166,7 +166,9 @@ def _through_activation(outer: Tensor, sums: Tensor, activation: str) -> Tensor:
     """Returns ``outer * activation'(sums)``."""
     inner = torch.empty_like(outer)
     grid = (triton.cdiv(outer.numel(), _BLOCK),)
-    derivative_kernel[grid](outer, sums, inner, outer.numel(), ACTIVATION=activation, BLOCK=_BLOCK)
+    derivative_kernel[grid](
+        outer, sums, inner, outer.numel(), ACTIVATION=activation, BLOCK=_BLOCK, enable_fp_fusion=True
+    )
     return inner
 
 
@@ -217,4 +219,5 @@ def _launch_gradient(
         BLOCK_K=tiles.depth,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        enable_fp_fusion=True,
     )

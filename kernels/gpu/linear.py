@@ -334,6 +334,7 @@ def _launch_linear(
         BLOCK_K=tiles.depth,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        enable_fp_fusion=True,
     )
 
 
@@ -345,7 +346,11 @@ def _can_be_described(*matrices: Tensor) -> bool:
 
 
 def _descriptor(matrices: Tensor, rows: int, columns: int) -> TensorDescriptor:
-    """Returns ``[..., columns]``, contiguous, as a matrix that the copy engine takes tiles from."""
+    """Returns ``[..., columns]``, contiguous, as a matrix that the copy engine takes tiles from.
+
+    A loop over tiles of a descriptor that is made here, on the host, must not be specialized by warps
+    (``warp_specialize=True``): Triton 3.6 compiles it, without a word, to code that computes something else.
+    """
     flat = matrices.view(-1, matrices.shape[-1])
     return TensorDescriptor(flat, list(flat.shape), [flat.shape[1], 1], [rows, columns])
 
@@ -372,6 +377,7 @@ def _launch_norm(
         BLOCK_M=tile_rows,
         BLOCK_N=triton.next_power_of_2(columns),
         num_warps=4,
+        enable_fp_fusion=True,
     )
 
 

@@ -260,6 +260,8 @@ def _fault(path: str, device: torch.device) -> str | None:
     try:
         with torch.no_grad():
             got = apply(x, flatten(arrange(networks, path)), strengths, path)
+    except (MemoryError, torch.cuda.OutOfMemoryError):  # says nothing of the kernels, and the caller may make room
+        raise
     except Exception as error:  # whatever a compiler or driver of the years to come says
         return f"they fail ({type(error).__name__})"
     for y, mlps, numbers in zip(got, sides, strengths, strict=True):

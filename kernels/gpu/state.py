@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hnetkit.kernels.eager import sum_dtype
+
 
 class KernelState(NamedTuple):
     """Contexts after some networks of a stack.
@@ -14,7 +16,8 @@ class KernelState(NamedTuple):
     Attributes:
         rows: what the next network takes, ``[sides, rows, d]`` in the products' dtype, or ``[1, rows, d]`` before the
             first, when K and V still share one.
-        residual: what the next network is added to: `x` itself before the first network, then the sum in fp32.
+        residual: what the next network is added to: `x` itself before the first network, then the sum: `rows`, or one
+            in fp32.
         dtype: x's, which the last network's output is rounded to.
         is_first: whether no network was applied yet: then neither tensor may be written to.
     """
@@ -31,12 +34,17 @@ class KernelState(NamedTuple):
         return cls(residual.to(products), residual, x.dtype, is_first=True)
 
     def outputs(self, sides: int, *, is_last: bool) -> tuple[Tensor, Tensor | None]:
-        """Returns memory for the next network's contexts, rounded, and for the sum in fp32 where another follows."""
+        """Returns memory for the next network's contexts, and for a sum in fp32 where one is needed after it."""
         shape = (sides, *self.rows.shape[1:])
         out = self.rows.new_empty(shape, dtype=self.dtype if is_last else self.rows.dtype)
-        if is_last:
+        if is_last or not self.needs_total:
             return out, None
         return out, self.rows.new_empty(shape, dtype=torch.float32) if self.is_first else self.residual
+
+    @property
+    def needs_total(self) -> bool:
+        """Whether sums are kept in fp32 beside `rows`, which would round them."""
+        return torch.promote_types(self.rows.dtype, sum_dtype(self.dtype)) != self.rows.dtype
 
     def after(self, out: Tensor, total: Tensor | None) -> KernelState:
         """Returns the state after a network that gave `out` and `total`."""

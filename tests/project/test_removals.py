@@ -12,6 +12,7 @@ OF_A_PATH = {"unlink", "rmdir", "rename"}
 
 WHY = {
     "hnetkit/files.py new_file": "what is new is complete and on the disk before it replaces; its temporary file goes",
+    "hnetkit/files.py new_folder": "its name was free, and its temporary folder is its own",
     "hnetkit/files.py _remove_stale": "a temporary file that no process has open, hours old",
     "hnetkit/files.py publish": "the name was free",
     "hnetkit/generate/grids/files.py GridFiles.discard": "the person asked to begin again",
