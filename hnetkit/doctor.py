@@ -80,7 +80,11 @@ def _devices() -> str:
 
 
 def _home() -> str:
+    from hnetkit.registry.store import broken_link
+
     folder = paths.home()
+    if (link := broken_link(folder)) is not None:
+        raise HnetkitError(f"{link} leads nowhere: is its disk mounted?", hint="set HNETKIT_HOME to a folder of yours")
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     if not os.access(existing, os.W_OK):
         raise HnetkitError(f"{existing} cannot be written", hint="set HNETKIT_HOME to a folder of yours")

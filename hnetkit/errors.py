@@ -23,6 +23,7 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     │   └── WrongBytes            7
     ├── RemoteError               5
     │   ├── NetworkFailed         5
+    │   │   └── OtherContent      5
     │   ├── RegionBlocked         5
     │   ├── RateLimited           6
     │   ├── AuthRequired          3
@@ -40,7 +41,8 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     ├── BadPicture                1
     ├── MissingPackage            1
     │   └── MissingExtra          2
-    └── TrainingFailed            1
+    ├── TrainingFailed            1
+    └── TooInexact                1
 """
 
 from __future__ import annotations
@@ -193,6 +195,12 @@ class NetworkFailed(RemoteError):
     """No answer, or an unusable one, after all retries."""
 
 
+class OtherContent(NetworkFailed):
+    """The site serves another file than the one that was asked for by its hash."""
+
+    code = "other-content"
+
+
 class RegionBlocked(RemoteError):
     """The site does not serve this region."""
 
@@ -270,6 +278,10 @@ class RunChanged(UsageError):
 
 class TrainingFailed(HnetkitError):
     """A guard stopped a training run. The message names the last good file."""
+
+
+class TooInexact(HnetkitError):
+    """What was baked differs more from its networks than was allowed; nothing was written."""
 
 
 _EXTRA_OF: Mapping[str, str] = dict.fromkeys(

@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,8 @@ TEMPORARY = ".hnetkit.tmp"
 """End of the names of files that are still being written."""
 
 _HALF = 2**63
+_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG})  # nothing can be at such a path
+_NO_NAMES = frozenset({123, 1921})  # the same in Windows' numbers: an invalid name, a link in a circle
 _PORTS = (f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³")
 _RESERVED = frozenset({"none", "con", "conin$", "conout$", "prn", "aux", "nul", *_PORTS})
 
@@ -75,6 +78,39 @@ def new_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterat
             os.unlink(temporary)
 
 
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Makes a temporary folder that becomes `path` at a clean exit; on an error it is removed with all that is in it.
+
+    What killed processes left half-written beside it is removed some hours later, as by `new_file`.
+
+    Raises:
+        OutputExists: there is anything at `path`: a folder is never replaced.
+        NotFound: the folder that it is to be in does not exist.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise NotFound(f"{target.parent}: no such folder")
+    refuse_any(target)
+    _sweep(os.path.realpath(target.parent))
+    temporary = target.parent / f".{target.name[:40]}.{secrets.token_hex(8)}{TEMPORARY}"
+    try:
+        os.mkdir(temporary)
+        yield temporary
+        sync_folder(temporary)
+        refuse_any(target)
+        os.rename(temporary, target)
+    finally:
+        if os.path.lexists(temporary):
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_any(path: str | os.PathLike[str]) -> None:
+    """Raises OutputExists if there is anything at a path where a folder is to be made."""
+    if os.path.lexists(path):
+        raise OutputExists(f"{os.fspath(path)}: exists, and a folder is never replaced", hint="choose another name")
+
+
 def _mode_for(target: Path) -> int:
     """The permissions of the file that it replaces, which may be private; else the default."""
     try:
@@ -103,6 +139,8 @@ def _remove_stale(entry: os.DirEntry[str]) -> None:
         return
     if stat.S_ISLNK(status.st_mode):  # its target stays
         os.unlink(entry.path)
+    if stat.S_ISDIR(status.st_mode):  # of `new_folder`
+        shutil.rmtree(entry.path, ignore_errors=True)
     if not stat.S_ISREG(status.st_mode):
         return
     with open(entry.path, "r+b") as file:  # network file systems lock only files that are open for writing
@@ -183,6 +221,42 @@ def is_there(path: str | os.PathLike[str]) -> bool:
             return False
         raise
     return True
+
+
+def stat_at(path: str | os.PathLike[str]) -> os.stat_result | None:
+    """Returns what the system says of the file or folder that a path leads to; None if it leads to nothing.
+
+    Raises:
+        OSError: that could not be seen.
+    """
+    try:
+        return os.stat(path)
+    except ValueError:  # no path at all
+        return None
+    except OSError as error:
+        if error.errno in _NOWHERE or getattr(error, "winerror", None) in _NO_NAMES:
+            return None
+        raise
+
+
+def is_file_at(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a regular file.
+
+    Raises:
+        OSError: that could not be seen.
+    """
+    status = stat_at(path)
+    return status is not None and stat.S_ISREG(status.st_mode)
+
+
+def is_folder_at(path: str | os.PathLike[str]) -> bool:
+    """Whether a path leads to a folder.
+
+    Raises:
+        OSError: that could not be seen.
+    """
+    status = stat_at(path)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 def mtime_of(status: os.stat_result) -> int:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from sqlite3 import Connection
 from typing import Any
-
-from sqlite_utils import Database
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import MAX_MADE, json_size, parse_json
@@ -51,7 +50,7 @@ FROM versions WHERE id = ?
 class Catalogue:
     """The tables `models`, `versions`, `remote_files`, `images` and `lookups`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     # --- storing answers
@@ -85,7 +84,7 @@ class Catalogue:
         images = list(images)
         if images:  # an empty list is a known fault of the site, and an import may have stored some
             self._db.execute("DELETE FROM images WHERE version_id = ?", [version])
-        self._db.conn.executemany(
+        self._db.executemany(
             "INSERT INTO images (version_id, url, place, type, nsfw_level, width, height) VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET place = excluded.place, nsfw_level = excluded.nsfw_level",
             [
@@ -307,7 +306,7 @@ def _from_columns(row: Row, what: str) -> Row:
 class Subscriptions:
     """The table `subscriptions`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def put(self, name: str, filters: Mapping[str, Any]) -> None:

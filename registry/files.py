@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
+from sqlite3 import Connection
 from typing import Any
-
-from sqlite_utils import Database
 
 from hnetkit.registry.columns import (
     COLUMNS,
@@ -27,6 +27,8 @@ from hnetkit.registry.columns import (
     upsert,
 )
 
+READ_AGAIN = -1
+"""The `reader_version` of a file that the next scan is to read again; 0 is that of one whose row is damaged."""
 _TEXT = ("text", str | None)
 _KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite enforces no types
 
@@ -56,7 +58,7 @@ class KnownFile:
 class Files:
     """The tables `roots` and `files`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     # --- roots
@@ -173,11 +175,20 @@ class Files:
 
     def set_first_seen(self, ids: Iterable[int], when: str) -> None:
         """Sets since when files are known."""
-        self._db.conn.executemany("UPDATE files SET first_seen = ? WHERE id = ?", [(when, id) for id in ids])
+        self._db.executemany("UPDATE files SET first_seen = ? WHERE id = ?", [(when, id) for id in ids])
+
+    def read_again(self, ids: Iterable[int]) -> None:
+        """Has the next scan read files again, whatever their size and time."""
+        self._db.executemany("UPDATE files SET reader_version = ? WHERE id = ?", [(READ_AGAIN, id) for id in ids])
+
+    def move(self, id: int, path: str) -> None:
+        """Gives a file another path below its root; a row of that path is replaced."""
+        values = [to_column(path), text_of(PurePath(path).stem), id]
+        self._db.execute("UPDATE OR REPLACE files SET path = ?, stem = ? WHERE id = ?", values)
 
     def set_state(self, ids: Iterable[int], state: str) -> None:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""
-        self._db.conn.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
+        self._db.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
 
     # --- queries: files as rows with their full `path`, existing ones first
 
@@ -211,6 +222,14 @@ class Files:
         return [row for row in known if row["path"] == path] or [
             row for row in known if spelled(row["path"]) == spelled(path)
         ]
+
+    def at_typed(self, name: str) -> list[Row]:
+        """Returns the file at a path as a person types it: of one behind a link to its folder, the one under the link.
+
+        The path that was scanned counts before the one that the link leads to.
+        """
+        folder, own = os.path.split(name)
+        return self.at(os.path.abspath(name)) or self.at(os.path.join(os.path.realpath(folder), own))
 
     def named(self, stem: str) -> list[Row]:
         """Returns the files with this stem, with a network or not: as it is spelled, else in another normal form."""
@@ -280,7 +299,7 @@ class Files:
 
     def forget(self, ids: Iterable[int]) -> None:
         """Removes the rows of files; see `Networks.forget_fileless` for the networks that only they held."""
-        self._db.conn.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
+        self._db.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from sqlite3 import Connection
+
 from sqlite_utils import Database, Migrations
 
+from hnetkit.registry.networks import SEARCH
+
 migrations = Migrations("hnetkit")
+
+
+def migrate(connection: Connection) -> None:
+    """Brings a database up to date."""
+    migrations.apply(Database(connection, execute_plugins=False))
 
 
 @migrations()
@@ -301,12 +310,6 @@ def m007_search_over_all(db: Database) -> None:
     )
 
 
-SEARCH = """
-CREATE VIRTUAL TABLE network_text USING fts5 (
-    names, tags, words, site, note, description, trained_on, build, base_model,
-    prefix = '2 3', tokenize = 'unicode61 remove_diacritics 2'
-)
-"""
 # which networks a site's version is of: by the hash of a file that it lists, or by the site's answer about a hash
 _NETWORK_VERSIONS = """
 CREATE VIEW network_versions AS

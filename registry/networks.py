@@ -9,9 +9,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from sqlite3 import Connection
 from typing import Any
-
-from sqlite_utils import Database
 
 from hnetkit.limits import parse_json
 from hnetkit.registry.columns import (
@@ -28,9 +27,14 @@ from hnetkit.registry.columns import (
     to_json,
     upsert,
 )
-from hnetkit.registry.migrations import SEARCH
 from hnetkit.text import shorten, without_markup
 
+SEARCH = """
+CREATE VIRTUAL TABLE network_text USING fts5 (
+    names, tags, words, site, note, description, trained_on, build, base_model,
+    prefix = '2 3', tokenize = 'unicode61 remove_diacritics 2'
+)
+"""
 _JSON = tuple(COLUMNS["networks"])
 _PLAIN = (
     "name",
@@ -82,7 +86,7 @@ FROM networks
 class Networks:
     """The tables `networks`, `tags`, `notes`, `aliases` and the search over them."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def put(self, row: Mapping[str, Any]) -> None:
@@ -234,7 +238,7 @@ class Networks:
     # --- tags, notes, aliases
 
     def add_tags(self, id: int, tags: Iterable[str]) -> None:
-        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, spelled(tag)) for tag in tags])
+        self._db.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, spelled(tag)) for tag in tags])
 
     def remove_tags(self, id: int, tags: Iterable[str]) -> None:
         self._remove("tag", id, tags)
@@ -242,7 +246,7 @@ class Networks:
     def _remove(self, what: str, id: int, names: Iterable[str]) -> None:
         texts = [(id, text) for name in names for text in spellings(name)]
         table = {"tag": "tags", "alias": "aliases"}[what]
-        self._db.conn.executemany(f"DELETE FROM {table} WHERE network_id = ? AND {what} = ?", texts)
+        self._db.executemany(f"DELETE FROM {table} WHERE network_id = ? AND {what} = ?", texts)
 
     def set_note(self, id: int, note: str) -> None:
         """Replaces the note; an empty one removes it."""
@@ -272,10 +276,9 @@ class Networks:
         parent = "EXISTS (SELECT 1 FROM trainings WHERE started_from = content_hash)"
         self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
 
-    def fileless(self) -> int:
-        """Returns the number of networks in no file, which only an import, tags, notes or aliases keep."""
-        count: int = self._db.execute(f"SELECT count(*) FROM networks WHERE {_FILELESS}").fetchone()[0]
-        return count
+    def fileless(self) -> list[str]:
+        """Returns the contents of the networks in no file, which only an import, tags, notes or aliases keep."""
+        return [content for (content,) in self._db.execute(f"SELECT content_hash FROM networks WHERE {_FILELESS}")]
 
     def forget_fileless(self, among: Iterable[str] | None = None) -> None:
         """Removes networks that are in no file any more.
@@ -416,7 +419,7 @@ class Training:
 class Trainings:
     """The table `trainings`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def put(self, network_id: int, training: Training) -> None:

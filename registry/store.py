@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from sqlite3 import Connection
 from types import TracebackType
-
-from sqlite_utils import Database
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError
 from hnetkit.registry import columns
@@ -20,7 +19,6 @@ from hnetkit.registry.catalogue import Catalogue, Subscriptions
 from hnetkit.registry.files import Files
 from hnetkit.registry.jobs import Jobs
 from hnetkit.registry.links import Links
-from hnetkit.registry.migrations import migrations
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
@@ -41,6 +39,7 @@ class Registry:
         jobs: downloads, and installed files.
         subscriptions: saved filters to keep up to date with a site.
         trainings: how networks were trained here.
+        is_new: whether there was none before.
 
     Any number of threads may write; `write` admits one at a time. A registry on a full or read-only disk can still be
     read.
@@ -52,6 +51,7 @@ class Registry:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self.is_new = not self.path.exists()
         self._db = open_database(self.path)
         self.files = Files(self._db)
         self.networks = Networks(self._db)
@@ -84,10 +84,19 @@ class Registry:
         with translated(self.path), savepoint(self._db):
             yield
 
+    def emptiness(self) -> str | None:
+        """Returns, where no network is known, that and which registry says so; None where some are.
+
+        On a disk that is away, and under another HNETKIT_HOME, a registry is another one than a person thinks.
+        """
+        if self.networks.count():
+            return None
+        return f"the library is empty, as {self.path} says{', which is new' if self.is_new else ''}"
+
     def summary(self) -> str:
         """Returns the number of networks and files, in words."""
         with translated(self.path):
-            counts = [self._db.conn.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("networks", "files")]
+            counts = [self._db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("networks", "files")]
         return f"{counts[0]} network{'s' * (counts[0] != 1)} in {counts[1]} file{'s' * (counts[1] != 1)}"
 
     def check(self) -> str:
@@ -106,10 +115,10 @@ class Registry:
 
     def _check_tables(self) -> None:
         hint = moved_away(self.path)
-        found = self._db.conn.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise RegistryError(f"{self.path}: the registry is damaged ({found})", hint=hint)
-        lost = expected_tables() - {name for (name,) in self._db.conn.execute("SELECT name FROM sqlite_master")}
+        lost = expected_tables() - {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
         if lost:
             raise RegistryError(f"{self.path}: the registry is damaged: lost {', '.join(sorted(lost))}", hint=hint)
 
@@ -126,7 +135,7 @@ class Registry:
                 raise error
 
 
-def open_database(path: Path) -> Database:
+def open_database(path: Path) -> Connection:
     """Opens the database at `path`; creates or migrates it if necessary. Any number may do so at once.
 
     On a full or read-only disk it can still be read; the first change then raises.
@@ -140,6 +149,11 @@ def open_database(path: Path) -> Database:
         raise RegistryError(
             f"{path}: not a regular file", hint="move it away, or set HNETKIT_HOME to a folder of yours"
         )
+    if (link := broken_link(path.parent)) is not None:
+        raise RegistryError(
+            f"{link}: a link to {os.readlink(link)}, which is not there",
+            hint="mount its disk, or set HNETKIT_HOME to a folder of yours",
+        )
     with translated(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +164,12 @@ def open_database(path: Path) -> Database:
             return _opened_to_read(path, error)
 
 
-def _opened_to_read(path: Path, error: Exception) -> Database:
+def broken_link(folder: Path) -> Path | None:
+    """Returns the link on the way to a folder that leads nowhere, as to a disk that is away; None without one."""
+    return next((place for place in (folder, *folder.parents) if place.is_symlink() and not place.exists()), None)
+
+
+def _opened_to_read(path: Path, error: Exception) -> Connection:
     """Opens a database that cannot be written, without creating a file beside it; else raises `error`."""
     try:
         return _opened(path, _prepare_alone)  # a full disk
@@ -173,43 +192,45 @@ def _has_changes_beside(path: Path) -> bool:
 
 def expected_tables() -> set[str]:
     """Returns the names of all tables and indexes except those of the search, which can be rebuilt."""
-    db = Database(memory=True)
-    migrations.apply(db)
-    names = {name for (name,) in db.conn.execute("SELECT name FROM sqlite_master")}
+    from hnetkit.registry.migrations import migrate
+
+    db = sqlite3.connect(":memory:")
+    migrate(db)
+    names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
     db.close()
     return {name for name in names if not name.startswith("network_text")}
 
 
 @contextmanager
-def transaction(db: Database) -> Iterator[None]:
+def transaction(db: Connection) -> Iterator[None]:
     """A transaction. It takes the write lock at once, so that two writers wait for each other and neither fails."""
-    _when_free(db.conn, "BEGIN IMMEDIATE")
+    _when_free(db, "BEGIN IMMEDIATE")
     try:
         yield
-        db.conn.execute("COMMIT")
+        db.execute("COMMIT")
     finally:
-        if db.conn.in_transaction:
-            db.conn.execute("ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
 
 
 @contextmanager
-def savepoint(db: Database) -> Iterator[None]:
+def savepoint(db: Connection) -> Iterator[None]:
     """A savepoint within a transaction: if it fails, the rest of the transaction stays.
 
     Raises:
         ValueError: a value does not fit its column.
     """
-    db.conn.execute("SAVEPOINT part")
+    db.execute("SAVEPOINT part")
     try:
         yield
     except BaseException as error:
-        if db.conn.in_transaction:  # on a full disk SQLite has ended it
-            db.conn.execute("ROLLBACK TO part")
-            db.conn.execute("RELEASE part")
+        if db.in_transaction:  # on a full disk SQLite has ended it
+            db.execute("ROLLBACK TO part")
+            db.execute("RELEASE part")
         if isinstance(error, _OF_VALUES):
             raise ValueError(str(error)) from error
         raise
-    db.conn.execute("RELEASE part")
+    db.execute("RELEASE part")
 
 
 @contextmanager
@@ -221,43 +242,45 @@ def translated(path: Path) -> Iterator[None]:
         raise _translate(path, error) from error
 
 
-def _opened(path: Path, prepare: Callable[[Database, Path], None], how: str = "") -> Database:
+def _opened(path: Path, prepare: Callable[[Connection, Path], None], how: str = "") -> Connection:
     name = path.absolute().as_uri() + how if how else path
     connection = sqlite3.connect(
         name, uri=bool(how), timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
     try:
-        db = Database(connection, execute_plugins=False)
-        prepare(db, path)
+        connection.execute("PRAGMA recursive_triggers = ON")  # what a row replaces leaves the search as well
+        prepare(connection, path)
     except BaseException:
         connection.close()
         raise
-    return db
+    return connection
 
 
-def _prepare(db: Database, path: Path) -> None:
-    db.conn.execute("PRAGMA foreign_keys = ON")
-    db.conn.execute("PRAGMA busy_timeout = 1000")  # the first lock tells whether there are any
+def _prepare(db: Connection, path: Path) -> None:
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA busy_timeout = 1000")  # the first lock tells whether there are any
     try:
-        _when_free(db.conn, "PRAGMA journal_mode = WAL", while_busy=lambda: _require_locks(path))
+        _when_free(db, "PRAGMA journal_mode = WAL", while_busy=lambda: _require_locks(path))
     finally:
-        db.conn.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
-    db.conn.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    db.execute("PRAGMA synchronous = NORMAL")
     if _version(db, path) < SCHEMA_VERSION:
         with transaction(db):
             _upgrade(db, path)
 
 
-def _upgrade(db: Database, path: Path) -> None:
+def _upgrade(db: Connection, path: Path) -> None:
     """Brings a database up to date, within a transaction; an older registry is kept as it was, beside it."""
     version = _version(db, path)  # another process may have done it
     if version == SCHEMA_VERSION:
         return
     if version:
         _keep(path, version)
-    migrations.apply(db)
+    from hnetkit.registry.migrations import migrate  # sqlite-utils loads numpy, and most commands need neither
+
+    migrate(db)
     Networks(db).index()
-    db.conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _keep(path: Path, version: int) -> None:
@@ -272,20 +295,20 @@ def _keep(path: Path, version: int) -> None:
     os.replace(part, target)
 
 
-def _prepare_alone(db: Database, path: Path) -> None:
-    db.conn.execute("PRAGMA locking_mode = EXCLUSIVE")  # SQLite then keeps the index of the write-ahead log in memory
+def _prepare_alone(db: Connection, path: Path) -> None:
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")  # SQLite then keeps the index of the write-ahead log in memory
     _prepare_to_read(db, path)
 
 
-def _prepare_to_read(db: Database, path: Path) -> None:
-    db.conn.execute("PRAGMA foreign_keys = ON")
-    db.conn.execute("PRAGMA temp_store = MEMORY")
+def _prepare_to_read(db: Connection, path: Path) -> None:
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA temp_store = MEMORY")
     if _version(db, path) < SCHEMA_VERSION:
         raise sqlite3.OperationalError("readonly: it must be brought up to date")
 
 
-def _version(db: Database, path: Path) -> int:
-    version: int = db.conn.execute("PRAGMA user_version").fetchone()[0]
+def _version(db: Connection, path: Path) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         newer = f"written by a newer hnetkit: its schema is version {version}, this one reads up to {SCHEMA_VERSION}"
         raise RegistryError(f"{path}: {newer}", hint="pip install --upgrade hnetkit")
@@ -356,7 +379,8 @@ def _translate(path: Path, error: Exception) -> HnetkitError:
 def moved_away(path: Path) -> str:
     """Returns the hint for a database that cannot be repaired."""
     new = f"{path}.damaged"
-    return f"move it away and scan again: mv {argument(path, is_path=True)} {argument(new, is_path=True)}"
+    moved = f"mv {argument(path, is_path=True)} {argument(new, is_path=True)}"
+    return f"move it away and scan again; tags, notes and aliases stay in it: {moved}"
 
 
 def _has_room(path: Path) -> bool:

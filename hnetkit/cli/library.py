@@ -89,7 +89,8 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
 
     The registry is hnetkit's own database; files stay where they are. Folders are remembered: without DIR, all known
     ones are scanned again. Only new and changed files are read, and so are their sidecars; a file that is gone is
-    marked missing, not forgotten. Links to files are followed, links to folders only inside DIR.
+    marked missing, not forgotten. Links to files are followed, links to folders only inside DIR. What a file manager
+    deleted, in a trash or recycle bin inside DIR, is left out.
 
     What could not be read is listed as unread, and what is known of it stays; the exit code is then 1. With --rehash,
     it is also 1 if a file has changed, is missing or is corrupt.
@@ -131,7 +132,11 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
 @option("--width", type=int, help="List only networks with MLPs for this context width, as 320.")
 @option("--activation", metavar="NAME", help="List only networks with this activation; linear means none.")
 @option("--missing", is_flag=True, help="List only networks none of whose files is there any more.")
-@option("--duplicates", is_flag=True, help="List only networks that several files hold, with these files.")
+@option(
+    "--duplicates",
+    is_flag=True,
+    help="List only networks that several files hold, with these files; links are no copies.",
+)
 @option("--files", is_flag=True, help="List files instead, also those that are not networks or were refused.")
 @option("--sort", type=click.Choice(list(SORTS)), default="name", show_default=True, help="Order of the networks.")
 @option("--reverse", is_flag=True, help="Turn the order around.")
@@ -151,7 +156,7 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
     filters["activation"] = filters["activation"] or None
     if files and (sort != "name" or reverse):
         raise UsageError("--sort and --reverse order networks, not files", hint="hnetkit list --files --csv | sort")
-    rows, is_empty = _listed(output.form, filters, {"sort": sort, "reverse": reverse}, files=files)
+    rows, empty = _listed(output.form, filters, {"sort": sort, "reverse": reverse}, files=files)
     if filters["duplicates"] and not files:
         output.rows(rows, columns=["name", "copies", *_LIST[1:]], text=_copies)
     elif files:
@@ -160,17 +165,17 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
     else:
         output.rows(rows, columns=_LIST)
     if not rows:
-        output.note("no networks; hnetkit scan FOLDER adds some" if is_empty else _none_of(filters, files=files))
+        output.note(f"no networks: {empty}; hnetkit scan FOLDER" if empty else _none_of(filters, files=files))
 
 
-def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[Row], bool]:
-    """Returns the rows of `list`, and whether the library has no network at all."""
+def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[Row], str | None]:
+    """Returns the rows of `list`, and what to say where the library has no network at all."""
     if files or filters["duplicates"] or form in ("json", "nl"):
         with open_library() as library:
             rows = library.files(**filters) if files else library.networks(**filters, **order)
-            return rows, library.is_empty()
+            return rows, library.registry.emptiness()
     with open_registry() as registry:  # of ten thousand networks, no more is read than their lines show
-        return list_networks(registry, **filters, **order), not registry.networks.count()
+        return list_networks(registry, **filters, **order), registry.emptiness()
 
 
 def _without_path(row: Row) -> Row:
@@ -179,8 +184,11 @@ def _without_path(row: Row) -> Row:
 
 
 def _copies(row: Row) -> list[str]:
-    there = [file for file in row["files"] if file["state"] == "present"]
-    return [f"{row['name']}  {len(there)} copies, {row['size']}", *(f"  {file['path']}" for file in there)]
+    lines = [f"{row['name']}  {row['copies']} copies, {row['size']}"]
+    for file in (file for file in row["files"] if file["there"] and file["state"] == "present"):
+        other = f"  (no copy: one file with {file['same_as']})" if file["same_as"] else ""
+        lines.append(f"  {file['path']}{other}")
+    return lines
 
 
 def _none_of(filters: Row, *, files: bool) -> str:
@@ -212,10 +220,10 @@ def search_command(words: tuple[str, ...], output: Output) -> None:
     """
     with open_library() as library:
         rows = library.search(" ".join(words))
-        is_empty = library.is_empty()
+        empty = library.registry.emptiness()
     output.rows(rows, columns=_LIST)
     if not rows:
-        none = "the library is empty; hnetkit scan FOLDER" if is_empty else "no network of the library has all of this"
+        none = f"{empty}; hnetkit scan FOLDER" if empty else "no network of the library has all of this"
         output.note(f"{none}; hnetkit browse {argument(' '.join(words))} searches Civitai")
 
 
@@ -233,6 +241,7 @@ def show_command(name: str, output: Output) -> None:
       hnetkit show h1:c2aed351 --json
     """
     with open_library() as library:
+        _tell(library, [name], output)
         row = library.record(name)
     output.rows([row], columns=_LIST, text=network_card)
 
@@ -270,6 +279,7 @@ def tag_command(
     if not_utf8 is not None:
         raise not_text(not_utf8)
     with open_library() as library:
+        _tell(library, [name], output)
         row = library.tag(name, *tags, remove=remove, alias=alias, note=note, remove_aliases=remove_alias)
     output.rows([row], columns=_LIST, text=network_card)
 
@@ -282,9 +292,10 @@ def tag_command(
 def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -> None:
     """Remove files from the registry; no file is touched.
 
-    NAME is a network's name, a file's path, or a folder that was scanned. Tags, notes and aliases go with the last file
-    of a network. A file that is still there comes back with the next scan of its folder. --missing keeps what was in a
-    folder that is not there: its disk may be away.
+    NAME is a network's name, a file's path, or a folder that was scanned, or one in it. Tags, notes and aliases go with
+    the last file of a network. A file that is still there comes back with the next scan of its folder. --missing keeps
+    what may be on a disk that is away: files in a folder that is not there or is empty, and in one that was scanned and
+    holds nothing known any more.
 
     \b
     Examples:
@@ -295,6 +306,7 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
         raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
     with open_library() as library:
         found = library.forgetting(name, missing=missing)
+        _tell(library, [name] if name is not None and not found.root else [], output)
         if found.files or found.root or found.fileless:
             parts = [counted(len(found.files), "file")] if found.files or not found.fileless else []
             parts += [f"{counted(found.fileless, 'network')} in no file"] if found.fileless else []
@@ -303,9 +315,18 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
         for line in found.kept:
             output.note(line)
         files = library.forget_found(found)
+        if back := len(found.files) - len(files):
+            output.note(f"{counted(back, 'file')} kept: there again since the question; hnetkit scan")
     if found.fileless:
         output.note(f"{counted(found.fileless, 'network')} in no file forgotten")
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
+
+
+def _tell(library: Library, names: Iterable[str], output: Output) -> None:
+    """Says where a name means another network than a person may think."""
+    for name in names:
+        if (said := library.said_of(name)) is not None:
+            output.note(said)
 
 
 def _change(change: Any) -> Row:
@@ -347,6 +368,7 @@ def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool,
             found = library.restore(*names, dry_run=dry_run)
         else:
             plan = library.removing(*names, dry_run=dry_run)
+            _tell(library, names, output)
             if plan.files and not dry_run:
                 confirm(_removal_question(plan), yes=yes)
             try:
@@ -444,6 +466,7 @@ def link_command(
         )
     with open_library() as library, step_progress("Linking", quiet=output.quiet) as progress:
         program = library.program_for(directory, layout)
+        _tell(library, names, output)
         if remove:
             found = library.unlink(directory, layout=program.name, dry_run=dry_run)
         else:

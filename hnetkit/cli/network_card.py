@@ -125,7 +125,10 @@ def _sidecar(sidecar: Row, *, has_sites: bool) -> Iterator[Fact]:
 
 
 def _file(file: Row) -> Iterator[Fact]:
-    yield file["state"], file["path"]
+    is_as_said = file["there"] or file["state"] == "missing"
+    yield file["state"], file["path"] if is_as_said else f"{file['path']}, gone or changed since: hnetkit scan"
+    if file["same_as"]:
+        yield "", f"no copy: one file with {file['same_as']}"
     old = f", [{file['autov1']}] in 2022" if file["autov1"] else ""
     yield "", f"{size_text(file['size_bytes'])}, {file['format']}, A1111's hash [{file['sha256'][:10]}]{old}"
     yield "", f"sha256 {file['sha256']}"

@@ -27,6 +27,7 @@ from hnetkit.errors import (
 from hnetkit.files import is_model_name
 from hnetkit.formats import pickle_reader
 from hnetkit.formats.a1111 import build_network, is_network_dict
+from hnetkit.formats.archive_kinds import archive_kind
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.pickle_globals import MAX_LISTED, globals_of, is_data
 from hnetkit.formats.safetensors_file import read_safetensors
@@ -66,16 +67,12 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "image"),
     (b"GIF8", "image"),
     (b"GGUF", "gguf"),
-    (b"7z\xbc\xaf\x27\x1c", "archive"),
-    (b"Rar!", "archive"),
-    (b"\x1f\x8b", "archive"),
-    (b"BZh", "archive"),
     (b"version https://git-lfs", "git-lfs"),
 )
 
 _ATTACK = "do not load this file with any program; get it again from its source"
 
-READER_VERSION = 4
+READER_VERSION = 5
 """Increased when files are read differently, so that the next scan reads them again."""
 MIX_SUFFIX = ".hns"
 """Of texts such as ``[("ink", 0.2), ("wash", 0.4)]``, of aria1th/Hypernetwork-MonkeyPatch-Extension (behavior only)."""
@@ -224,8 +221,10 @@ def _other(file: OpenFile, kind: str, *, asks_for: Sequence[str] = ()) -> NotAHy
     more = f"; it asks for {shorten(attack, 80)}" if attack else ""
     if kind in ("text", "json", "html"):
         more = f": {shorten(_first_words(file), 80)}"
-    title = f"{file.path}: {TITLES[kind]}, not a hypernetwork{more}"
-    return NotAHypernetwork(title, kind=kind, hint=_ATTACK if attack else None)
+    archive = archive_kind(file.read_at(0, min(file.size, 4096))) if kind == "archive" else None
+    title = f"{file.path}: {archive.title if archive else TITLES[kind]}, not a hypernetwork{more}"
+    hint = _ATTACK if attack else "extract it, then: hnetkit scan FOLDER" if archive else None
+    return NotAHypernetwork(title, kind=kind, hint=hint)
 
 
 def _first_words(file: OpenFile) -> str:
@@ -272,7 +271,7 @@ def kind_of_bytes(head: bytes) -> str:
         return "zeros" if head else "empty"
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return "image"
-    if head[257:262] == b"ustar":
+    if archive_kind(head) is not None:
         return "archive"
     return _kind_of_text(head.removeprefix(b"\xef\xbb\xbf").lstrip()[:2000])
 

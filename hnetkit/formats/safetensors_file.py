@@ -74,6 +74,10 @@ class SafetensorsFile:
             )
         return TensorRef(_DTYPES[entry.dtype], entry.shape, self.file, entry.offset)
 
+    def nbytes(self, name: str) -> int:
+        """Returns the size of a tensor in bytes."""
+        return _bits(self.entries[name]) // 8
+
 
 def read_safetensors(file: OpenFile) -> SafetensorsFile:
     """Reads the header.

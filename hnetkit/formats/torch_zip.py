@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -34,6 +35,10 @@ _FULL = 0xFFFFFFFF
 _REPACK = "unpack it and pack its folder without compression (zip -0 -r -D -X NEW.pt FOLDER), or get it again"
 _LONGEST_END = _END.size + 0xFFFF  # with a comment
 _WIDE, _OTHER_NAME = 1, 0x7075  # tags of extra fields: 64-bit sizes, and a second name that some readers use
+# two kana or ideographs, or one apart from Latin letters: in cp437 "K\x94nig" is König, and its \x94n is one in cp932
+_JAPANESE = re.compile(
+    r"[\u3040-\u30ff\u3400-\u9fff\uff66-\uff9f]{2}|(?<![A-Za-z])[\u3040-\u30ff\u3400-\u9fff](?![A-Za-z])"
+)
 # data.pkl, data/N, and members that later versions of torch added
 _TORCH_MEMBER = re.compile(
     r"data\.pkl|data/[0-9]+|version|byteorder|\.format_version|\.storage_alignment|\.data/serialization_id"
@@ -104,11 +109,53 @@ def listed_names(file: OpenFile) -> list[str]:
         mark, *fields = _CENTRAL.unpack_from(data, position)
         if mark != b"PK\1\2":
             break
-        name_size, extra_size, comment_size = fields[9:12]
+        flags, (name_size, extra_size, comment_size) = fields[2], fields[9:12]
         position += _CENTRAL.size
-        names.append(_text(data[position : position + name_size]))
-        position += name_size + extra_size + comment_size
+        end = position + name_size
+        names.append(member_name(data[position:end], flags, data[end : end + extra_size]))
+        position = end + extra_size + comment_size
     return names
+
+
+def member_name(raw: bytes, flags: int, extra: bytes) -> str:
+    """Returns the name that the packer of a zip most likely meant for a member.
+
+    It is UTF-8 if the flag says so. Else it is that of Info-ZIP's Unicode path field if there is one for these bytes;
+    else UTF-8 if the bytes are, Shift-JIS (cp932) if they are that and hold Japanese letters, and cp437.
+
+    Args:
+        raw: the bytes of the name in the directory.
+        flags: of the directory entry.
+        extra: the extra fields of the directory entry.
+    """
+    if flags & _UTF8:
+        return raw.decode("utf-8", "backslashreplace")
+    told = _unicode_path(raw, extra)
+    if told is not None:
+        return told
+    for encoding in ("utf-8", "cp932"):
+        try:
+            name = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        if encoding == "utf-8" or _JAPANESE.search(name):
+            return name
+    return raw.decode("cp437")
+
+
+def _unicode_path(raw: bytes, extra: bytes) -> str | None:
+    """The name in the Unicode path field; None without one, and for one that belongs to an older name."""
+    position = 0
+    while position + 4 <= len(extra):
+        tag, size = struct.unpack_from("<2H", extra, position)
+        field = extra[position + 4 : position + 4 + size]
+        position += 4 + size
+        if tag == _OTHER_NAME and 5 < len(field) == size and struct.unpack_from("<BL", field) == (1, zlib.crc32(raw)):
+            try:
+                return field[5:].decode("utf-8")
+            except UnicodeDecodeError:
+                return None
+    return None
 
 
 def torch_root(names: Iterable[str]) -> str | None:

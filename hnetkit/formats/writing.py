@@ -1,4 +1,4 @@
-"""Writing of hypernetwork files: safetensors, and `.pt` for programs that read nothing else.
+"""Writing of files: safetensors of any tensors and of hypernetworks, and `.pt` for programs that read nothing else.
 
 The `.pt` is the smallest torch zip: A1111's own safety check accepts it, and torch reads it safely. It holds only
 ``data.pkl``, ``data/N`` and ``version``, because newer members make A1111's check refuse the file. The pickle names
@@ -123,25 +123,53 @@ def _write_pt(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
 
 def _write_safetensors(net: Hypernetwork, file: BinaryIO, dtype: DType | None) -> None:
     named = {f"{width}.{side}.{key}": tensor for width, side, key, tensor in net.each_tensor()}
+    write_tensors(file, named, header_metadata(net, source_sha256(net)), name=net.name, dtype=dtype)
+
+
+def write_tensors(
+    file: BinaryIO,
+    tensors: Mapping[str, TensorRef],
+    metadata: Mapping[str, str],
+    *,
+    name: str,
+    dtype: DType | None = None,
+) -> None:
+    """Writes tensors as safetensors, one chunk in memory at a time.
+
+    Args:
+        file: see `hnetkit.files.new_file`.
+        tensors: by name.
+        metadata: of the header.
+        name: of what is written, for messages.
+        dtype: to convert every tensor; None keeps each as it is.
+
+    Raises:
+        FileRefused: a value does not fit `dtype`, or the metadata does not fit a header.
+    """
     # with wide types first, every tensor is aligned to its own size
-    order = sorted(named, key=lambda name: -ITEM_SIZE[dtype or named[name].dtype])
+    order = sorted(tensors, key=lambda key: -ITEM_SIZE[dtype or tensors[key].dtype])
     begin, offsets = 0, {}
-    for name in order:
-        size = named[name].numel * ITEM_SIZE[dtype or named[name].dtype]
-        offsets[name] = [begin, begin + size]
+    for key in order:
+        size = tensors[key].numel * ITEM_SIZE[dtype or tensors[key].dtype]
+        offsets[key] = [begin, begin + size]
         begin += size
-    header: dict[str, object] = {"__metadata__": header_metadata(net, source_sha256(net))}
-    for name, tensor in named.items():
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    for key, tensor in tensors.items():
         code = _CODES[dtype or tensor.dtype]
-        header[name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": offsets[name]}
+        header[key] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": offsets[key]}
+    write_header(file, header, name)
+    for key in order:
+        for chunk in _chunks(key, tensors[key], dtype):
+            file.write(chunk)
+
+
+def write_header(file: BinaryIO, header: Mapping[str, object], name: str) -> None:
+    """Writes the header of a safetensors file; raises FileRefused where none of its readers would take it."""
     data = json.dumps(header, separators=(",", ":")).encode()
     data += b" " * (-len(data) % 8)
     if len(data) > MAX_HEADER:
-        raise FileRefused(f"{net.name}: its header would take {len(data):,} bytes; at most {MAX_HEADER:,} are read")
+        raise FileRefused(f"{name}: its header would take {len(data):,} bytes; at most {MAX_HEADER:,} are read")
     file.write(len(data).to_bytes(8, "little") + data)
-    for name in order:
-        for chunk in _chunks(name, named[name], dtype):
-            file.write(chunk)
 
 
 def _chunks(name: str, tensor: TensorRef, dtype: DType | None) -> Iterator[bytes]:
@@ -164,6 +192,12 @@ def _converted(name: str, tensor: TensorRef, dtype: DType) -> bytes:
         largest = before[before.isfinite()].abs().max().item()
         raise FileRefused(
             f"{name}: a weight of {largest:g} does not fit {dtype}",
+            hint="use --dtype bf16, which holds the range of fp32",
+        )
+    if before.any() and not after.any():
+        largest = before.abs().max().item()
+        raise FileRefused(
+            f"{name}: all its values, up to {largest:g}, become 0 in {dtype}",
             hint="use --dtype bf16, which holds the range of fp32",
         )
     return after.view(torch.uint8).numpy().tobytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from hnetkit.errors import NotFound
-from hnetkit.files import is_reserved
+from hnetkit.files import is_folder_at, is_reserved, stat_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +89,13 @@ def folder_of(program: Program, directory: Path) -> Path:
     Raises:
         NotFound: `directory` is not a folder.
     """
-    if not os.path.isdir(directory):
+    if not is_folder_at(directory):
         raise NotFound(f"{directory}: no such folder", hint=f"give the folder that {program.name} is installed in")
     parts, own_name = program.folder, folded(os.path.basename(os.path.abspath(directory)))
     below: tuple[str, ...] = parts
     if own_name == folded(parts[-1]):
         below = ()
-    elif inside := [index for index, part in enumerate(parts) if os.path.isdir(directory / part)]:
+    elif inside := [index for index, part in enumerate(parts) if is_folder_at(directory / part)]:
         below = parts[inside[0] :]
     elif between := [index for index, part in enumerate(parts) if folded(part) == own_name]:
         below = parts[between[0] + 1 :]
@@ -114,7 +114,7 @@ def program_at(directory: Path) -> Program | None:
         below = [folded(part) for part in folder.relative_to(own).parts]
         for program in by_marks:
             is_its_own = below == [folded(part) for part in program.folder[:depth]]
-            if is_its_own and all(os.path.exists(own / mark) for mark in program.marks):
+            if is_its_own and all(stat_at(own / mark) is not None for mark in program.marks):
                 return program
     return None
 

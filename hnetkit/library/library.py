@@ -11,18 +11,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
-from hnetkit.errors import NotFound, UsageError
-from hnetkit.files import is_absent
+from hnetkit.errors import AmbiguousName, FileRefused, NotFound, UsageError
+from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
+from hnetkit.library import trash
 from hnetkit.library.layouts import PROGRAMS, Program
-from hnetkit.library.listing import list_networks, trained_on
+from hnetkit.library.listing import list_networks, size_or_state, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
-from hnetkit.library.walking import is_gone, root_path
+from hnetkit.library.walking import bare_way, broken_way, is_as_scanned, names_of_files, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, counted, size_text
+from hnetkit.text import argument, counted
 
 if TYPE_CHECKING:
     from hnetkit.library.link import LinkChange
@@ -46,18 +47,22 @@ class Forgetting:
     Attributes:
         files: rows of files; the files themselves are never touched.
         root: the folder that is forgotten with them.
-        fileless: number of networks that are in no file any more.
-        content_hash: of the one network in no file that is meant.
-        is_missing: whether it covers everything that is missing, including networks in no file.
-        kept: lines about files that are marked missing and stay, because the disk does not say that they are gone.
+        contents: of the networks in no file that are forgotten too.
+        is_missing: whether it covers everything that is missing, and nothing that is there again.
+        kept: lines about files that are marked missing and stay, because the disk does not say that they are gone, and
+            about what was removed from a folder.
     """
 
     files: list[Row]
     root: Root | None = None
-    fileless: int = 0
-    content_hash: str | None = None
+    contents: tuple[str, ...] = ()
     is_missing: bool = False
     kept: list[str] = field(default_factory=list)
+
+    @property
+    def fileless(self) -> int:
+        """Number of networks in no file that are forgotten."""
+        return len(self.contents)
 
 
 class Library:
@@ -150,7 +155,9 @@ class Library:
             width: only networks that change contexts of this width.
             activation: only networks with this activation; ``"linear"`` means none.
             missing: only networks without any existing file.
-            duplicates: only networks that several existing files hold.
+            duplicates: only networks that several files hold, as the disk says now. A link and another name of a file
+                are no copy: ``same_as`` of such a file is the path of the other, and ``there`` is whether it is as it
+                was scanned.
             sort: ``"name"``, ``"added"`` (latest first), ``"size"``, ``"copies"`` or ``"step"`` (largest first),
                 ``"base-model"``, ``"title"`` or ``"creator"``.
             reverse: turns the order around.
@@ -173,7 +180,17 @@ class Library:
         rows = {
             row["content_hash"]: row for row in with_files(self.registry, self.registry.networks.of_contents(contents))
         }
-        return [rows[content] for content in contents]
+        found = [rows[content] for content in contents]
+        return self._copied(found) if duplicates else found
+
+    def _copied(self, rows: list[Row]) -> list[Row]:
+        """Returns the networks among rows that several files hold on the disk; links and other names are no copies."""
+        known: dict[str, list[Row]] = {}
+        for file in self.registry.files.holding([row["content_hash"] for row in rows]):
+            known.setdefault(file["content_hash"], []).append(file)
+        for row in rows:
+            _look_at_files(row, known[row["content_hash"]])
+        return [row for row in rows if row["copies"] > 1]
 
     def files(self, *, missing: bool = False, **of_networks: Any) -> list[Row]:
         """Returns one row for each known file, with a network or not.
@@ -195,6 +212,16 @@ class Library:
     def search(self, words: str) -> list[Row]:
         """Returns the networks of which every word is shown, also in what sites and sidecars say, best match first."""
         return with_files(self.registry, self.registry.networks.search(words))
+
+    def said_of(self, name: str) -> str | None:
+        """Returns what to tell a person who names a network so: another has this name too, or it is called otherwise.
+
+        None if there is nothing to tell, or nothing has the name.
+        """
+        try:
+            return find_certain(self.registry, name).said
+        except (NotFound, AmbiguousName, FileRefused):
+            return None
 
     def with_alias(self, alias: str) -> list[Row]:
         """Returns the network with this alias, as a list of one row or none."""
@@ -218,7 +245,7 @@ class Library:
             NotFound, AmbiguousName, FileRefused: as `record`; NotFound also if none of its files exists.
         """
         path = resolve(self.registry, name).path
-        if not path.is_file():
+        if not is_file_at(path):
             raise NotFound(f"{path}: the file of {name} is gone", hint="hnetkit scan")
         return path
 
@@ -254,15 +281,15 @@ class Library:
             UsageError: the text cannot be an alias, or is the alias or the name of another network; or the network
                 has no such tag or alias to remove. Nothing is changed then.
         """
-        content_hash = content_called(self.registry, name)
         networks = self.registry.networks
-        (known,) = networks.of_contents([content_hash])
         remove, remove_aliases = list(remove), list(remove_aliases)
-        _require_known(name, "tag", remove, known["tags"])
-        _require_known(name, "alias", remove_aliases, known["aliases"])
-        if alias is not None:
-            require_alias(self.registry, alias, content_hash)
-        with self.registry.write():
+        with self.registry.write():  # what is looked up may be changed by another process otherwise
+            content_hash = content_called(self.registry, name)
+            (known,) = networks.of_contents([content_hash])
+            _require_known(name, "tag", remove, known["tags"])
+            _require_known(name, "alias", remove_aliases, known["aliases"])
+            if alias is not None:
+                require_alias(self.registry, alias, content_hash)
             id = networks.id_of(content_hash)
             networks.add_tags(id, tags)
             networks.remove_tags(id, remove)
@@ -278,36 +305,47 @@ class Library:
         files = self.registry.files
         if missing:
             gone, kept = self._really_gone(files.missing())
-            return Forgetting(gone, fileless=self.registry.networks.fileless(), is_missing=True, kept=kept)
+            return Forgetting(gone, contents=tuple(self.registry.networks.fileless()), is_missing=True, kept=kept)
         if name is None:
             raise UsageError("say what to forget", hint="hnetkit forget NAME, or hnetkit forget --missing")
         root = self._root_at(name)
         if root is not None:
-            return Forgetting(files.of_root(root), root)
-        path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
-        if found := files.at(path):
+            folder = argument(str(root.path), is_path=True)
+            back = (
+                f"{root.path / trash.FOLDER} keeps what was removed: hnetkit scan {folder}, then hnetkit remove --undo"
+            )
+            return Forgetting(files.of_root(root), root, kept=[back] if any(trash.entries(root.path)) else [])
+        if found := files.at_typed(name) or self._below(name):
             return Forgetting(found)
         content_hash = content_called(self.registry, name)
         held = files.holding([content_hash])
-        return Forgetting(held) if held else Forgetting([], fileless=1, content_hash=content_hash)
+        return Forgetting(held) if held else Forgetting([], contents=(content_hash,))
 
     def _really_gone(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
         """Holds files that a scan missed against the disk: returns those that are gone, and lines about the others."""
-        away = [root.path for root in self.registry.files.roots() if is_gone(root.path)]
-        gone, there, behind = [], 0, Counter[Path]()
+        roots = sorted((root.path for root in self.registry.files.roots()), key=lambda path: -len(path.parts))
+
+        def root_of(row: Row) -> Path:
+            return next(root for root in roots if Path(row["path"]).is_relative_to(root))
+
+        alive = {root_of(row) for row in self.registry.files.rows() if row["state"] != "missing"}
+        gone, there, behind = [], 0, Counter[tuple[Path, str]]()
         for row in rows:
-            path = Path(row["path"])
-            folder = next((folder for folder in away if path.is_relative_to(folder)), None)
-            if folder is not None:
-                behind[folder] += 1
-            elif is_absent(path):
-                gone.append(row)
-            else:
+            path, root = Path(row["path"]), root_of(row)
+            if not is_absent(path):
                 there += 1
+            elif (folder := broken_way(root, path)) is not None:
+                behind[folder, "is not there"] += 1
+            elif (folder := bare_way(root, path)) is not None:
+                behind[folder, "is empty"] += 1
+            elif root not in alive:
+                behind[root, "holds none of its files"] += 1
+            else:
+                gone.append(row)
         kept = [
-            f"{counted(count, 'file')} kept: {folder} is not there, and its disk may be away; "
+            f"{counted(count, 'file')} kept: {folder} {why}, and its disk may be away; "
             f"hnetkit forget {argument(str(folder), is_path=True)} forgets them"
-            for folder, count in behind.items()
+            for (folder, why), count in behind.items()
         ]
         if there:
             kept.append(f"{counted(there, 'file')} kept, there again or out of reach: hnetkit scan")
@@ -320,8 +358,9 @@ class Library:
 
         Args:
             name: a network's name, a file's path, or a folder that was scanned.
-            missing: forget all files that no longer exist, and networks in no file, instead. Files in a folder that is
-                not there, as when its disk is away, are kept.
+            missing: forget all files that no longer exist, and networks in no file, instead. Files whose disk may be
+                away are kept: a folder on the way to them is not there, leads nowhere or is empty, or nothing else of
+                their root is there either.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.
@@ -329,14 +368,37 @@ class Library:
         return self.forget_found(self.forgetting(name, missing=missing))
 
     def forget_found(self, found: Forgetting) -> list[Row]:
-        """Removes exactly what `forgetting` returned, which the user has confirmed; returns the rows of its files."""
-        contents = {found.content_hash, *(row["content_hash"] for row in found.files)} - {None}
+        """Removes what `forgetting` returned, which the user has confirmed, but for what is there again by now.
+
+        Returns:
+            The rows of the files that were removed.
+        """
+        files = found.files
         with self.registry.write():
-            self.registry.files.forget(row["id"] for row in found.files)
+            if found.is_missing:  # a disk may have come back while the question stood
+                missing = {row["id"] for row in self.registry.files.missing()}
+                files, _ = self._really_gone([row for row in files if row["id"] in missing])
+            self.registry.files.forget(row["id"] for row in files)
             if found.root is not None:
                 self.registry.files.forget_root(found.root)
-            self.registry.networks.forget_fileless(None if found.is_missing else contents)
-        return found.files
+            contents = {*found.contents, *(row["content_hash"] for row in files)} - {None}
+            self.registry.networks.forget_fileless(contents)
+        return files
+
+    def _below(self, name: str) -> list[Row]:
+        """The files below a folder that is given by its path."""
+        if not os.path.dirname(name):  # a network's name
+            return []
+        folders = [Path(os.path.abspath(name)), Path(os.path.realpath(name))]
+        rows = self.registry.files.rows()
+        return next(
+            (
+                below
+                for folder in folders
+                if (below := [row for row in rows if Path(row["path"]).is_relative_to(folder)])
+            ),
+            [],
+        )
 
     def removing(self, *names: str, dry_run: bool = False) -> Removal:
         """Returns what `remove` would move into the trash, looked up on the disk.
@@ -409,7 +471,7 @@ class Library:
         return links.program_for(self.registry, Path(directory)) if layout is None else program_of(layout)
 
     def _require_roots(self) -> None:
-        if self.folder.is_dir():
+        if is_folder_at(self.folder):
             add_roots(self.registry, [self.folder])
         if not self.registry.files.roots():
             raise NotFound("no folder was ever scanned", hint="hnetkit scan FOLDER")
@@ -419,7 +481,9 @@ class Library:
         if is_bare:  # a network, even if a folder has the same name
             return None
         roots = {spelled(str(root.path)): root for root in self.registry.files.roots()}
-        return roots.get(spelled(os.path.realpath(name))) or roots.get(spelled(str(root_path(Path(name)))))
+        # a folder that a link has taken the place of is still known by its own path
+        paths = os.path.abspath(name), os.path.realpath(name), str(root_path(Path(name)))
+        return next((roots[spelled(path)] for path in paths if spelled(path) in roots), None)
 
 
 def _require_known(name: str, what: str, removed: Iterable[str], known: Sequence[str]) -> None:
@@ -465,10 +529,26 @@ def record(registry: Registry, content_hash: str) -> Row:
     """Returns everything that is known about one network of the registry."""
     (row,) = with_files(registry, registry.networks.of_contents([content_hash]))
     files = registry.files.holding([content_hash])
+    _look_at_files(row, files)
     row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
     row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files})
     row["training"] = _training(registry, content_hash)
     return row
+
+
+def _look_at_files(row: Row, files: list[Row]) -> None:
+    """Holds the files of a network against the disk: ``copies`` is how many there are, however many names they have.
+
+    Of each, ``there`` is whether it is as it was scanned, as far as can be seen; ``same_as`` is the path of the file
+    that it is another name of.
+    """
+    names = names_of_files(files)
+    first = {path: paths[0] for paths in names for path in paths}
+    there = {file["path"] for file in files if file["state"] != "missing" and is_as_scanned(file)}
+    row["copies"] = len(names)
+    for file in row["files"]:
+        same = first.get(file["path"])
+        file["there"], file["same_as"] = file["path"] in there, same if same != file["path"] else None
 
 
 def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: Row) -> Row:
@@ -477,7 +557,7 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: R
         **{key: value for key, value in row.items() if key != "id"},
         "name": files[0]["stem"] if files else row["name"],
         "own_name": row["name"],
-        "size": size_text(files[0]["size_bytes"]) if present else "missing",
+        "size": size_or_state(files[0]["state"], files[0]["size_bytes"]) if files else "missing",
         "trained_on": trained_on(row["sd_checkpoint_name"], row["sd_checkpoint"]),
         **said,
         "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),

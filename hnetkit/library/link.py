@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import DiskFull, FileChanged, HnetkitError, RegistryError, UsageError, failure_of
-from hnetkit.files import is_model_name, is_there, mtime_of
+from hnetkit.files import is_folder_at, is_model_name, is_there, mtime_of
 from hnetkit.formats import load, save
 from hnetkit.formats.a1111 import OUT_OF_ORDER
 from hnetkit.library import sidecars
@@ -31,14 +31,13 @@ from hnetkit.library.placing import (
     How,
     Placing,
     is_same_bytes,
-    is_same_file,
     is_same_name,
     is_untouched,
     key_of,
     links_locked,
 )
 from hnetkit.library.resolve import resolve
-from hnetkit.library.walking import walk
+from hnetkit.library.walking import is_same_file, walk
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
@@ -46,6 +45,7 @@ Row = dict[str, Any]
 _CHANGED = "changed since hnetkit put it there: it is kept"
 _LAST = "no other file of the library holds this network any more: it is kept"
 _LAST_SIDECAR = "the file that it was made from is gone: it is kept"
+_NO_RECORD = "leads to the library, but hnetkit has no record of making it: it is kept"
 _NOT_OURS = "it is not from hnetkit: it is kept"
 
 
@@ -127,6 +127,7 @@ def undo(registry: Registry, directory: Path, program: Program, *, dry_run: bool
     with links_locked(registry, dry_run=dry_run):
         job = _LinkRun(registry, program, folder, None, dry_run)
         yield from job.clear()
+        yield from job.unknown()
         if not dry_run:
             job.placing.remove_folders(job.made)
 
@@ -231,7 +232,7 @@ class _LinkRun:
             if not is_new and (before.how == "symlink" or is_same_bytes(path, source)):
                 return LinkChange("there", str(path), str(source), before.how)
             what = "updated"
-        elif os.path.lexists(path):
+        elif is_there(path):
             if is_same_bytes(path, source):
                 return LinkChange("there", str(path), str(source))
             return LinkChange("kept", str(path), str(source), reason=_NOT_OURS)
@@ -256,10 +257,11 @@ class _LinkRun:
                 continue
             try:
                 there = is_there(link.path)
+                is_away = not there and not is_folder_at(self.folder)
             except OSError as error:
                 yield LinkChange("kept", link.path, link.source, link.how, _reason_of(error, link.path))
                 continue
-            if not there and not os.path.isdir(self.folder):  # its disk may be back tomorrow
+            if is_away:  # its disk may be back tomorrow
                 continue
             untouched = there and is_untouched(link)
             if untouched and self._is_last(link):
@@ -278,11 +280,24 @@ class _LinkRun:
                 what = "removed" if untouched else "kept"
                 yield LinkChange(what, link.path, link.source, link.how, None if untouched else _CHANGED)
 
+    def unknown(self) -> Iterator[LinkChange]:
+        """Names the links to the library that nothing is known of, as where the registry is older than they are."""
+        try:
+            foreign = list(map(Path, self._foreign_files.values()))
+        except (OSError, HnetkitError) as error:
+            yield LinkChange("kept", str(self.folder), reason=_reason_of(error, self.folder))
+            return
+        for path in foreign:
+            for row in self.registry.files.named(path.stem):
+                if str(path) != row["path"] and is_same_file(str(path), row["path"]):
+                    yield LinkChange("kept", str(path), row["path"], reason=_NO_RECORD)
+                    break
+
     # --- what is there
 
     def _placed_at(self, path: Path) -> Link | None:
         """The file that hnetkit put at this path before and that is still there, changed or not."""
-        if not os.path.lexists(path):
+        if not is_there(path):
             return None
         return self.placed.get(key_of(path)) or self._spelled_anew(path)
 
@@ -335,14 +350,14 @@ class _LinkRun:
         return found
 
     def _name_taken_by(self, item: _WantedLink) -> str | None:
-        if os.path.lexists(item.path):
+        if is_there(item.path):
             return str(item.path)
         return self._foreign_files.get(self._name_of(item.path))
 
     @cached_property
     def _foreign_files(self) -> dict[str, str]:
         """The files that the program lists and hnetkit did not put there: name -> path."""
-        found = (self.folder / file.path for file in walk(self.folder)) if self.folder.is_dir() else ()
+        found = (self.folder / file.path for file in walk(self.folder))
         listed = (path for path in found if path.suffix.lower() in self.program.suffixes)
         return {self._name_of(path): str(path) for path in listed if key_of(path) not in self.placed}
 

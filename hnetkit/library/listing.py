@@ -69,7 +69,7 @@ def list_networks(
     if activation is not None:
         tests.append(lambda row: row["activation"] == activation.lower())
     if missing:
-        tests.append(lambda row: row["state"] != "present")
+        tests.append(lambda row: row["state"] == "missing")
     if duplicates:
         tests.append(lambda row: row["copies"] > 1)
     for test in tests:
@@ -93,9 +93,14 @@ def _key(value: Any) -> Any:
 
 def _shown(row: Row) -> Row:
     row["layer_structure"] = _structure(row["layer_structure"])
-    row["size"] = size_text(row["size_bytes"]) if row["state"] == "present" else "missing"
+    row["size"] = size_or_state(row["state"], row["size_bytes"])
     row["trained_on"] = trained_on(row["checkpoint_name"], row["checkpoint_hash"])
     return row
+
+
+def size_or_state(state: str, size_bytes: int) -> str:
+    """Returns what a list shows for the size of a network: that it is missing or corrupt, where its best file is."""
+    return size_text(size_bytes) if state == "present" else state
 
 
 @cache

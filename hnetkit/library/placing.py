@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 from hnetkit.errors import FileChanged, HnetkitError
-from hnetkit.files import TEMPORARY, exclusive_lock, new_file
+from hnetkit.files import TEMPORARY, exclusive_lock, is_folder_at, new_file
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
+from hnetkit.library.layouts import folded
+from hnetkit.library.walking import is_gone, is_same_file
 from hnetkit.registry.links import Link
 from hnetkit.registry.store import Registry
 
@@ -142,7 +144,7 @@ class Placing:
 
         What a killed run was about to replace is one of two files; the records then follow what is there.
         """
-        known = self.registry.links.into(str(self.folder))
+        known = [*self.registry.links.into(str(self.folder)), *self._moved_here(dry_run=dry_run)]
         placed = {key_of(link.path): link for link in known if link.source and not link.path.endswith(TEMPORARY)}
         for planned in (link for link in known if link.path.endswith(TEMPORARY)):
             link = changed(planned, path=planned.path.removesuffix(TEMPORARY))
@@ -156,9 +158,33 @@ class Placing:
                         self.registry.links.put(link)
         return placed, [link.path for link in known if not link.source]
 
+    def _moved_here(self, *, dry_run: bool) -> Iterator[Link]:
+        """Takes over the records of a folder that is gone, where all that was put into it is here unchanged."""
+        known = set(self.registry.links.paths())
+        others: dict[str, list[Link]] = {}
+        for link in self.registry.links.rows():
+            is_file = link.source and not link.path.endswith(TEMPORARY)
+            if is_file and link.layout == self.layout and link.folder != str(self.folder):
+                others.setdefault(link.folder, []).append(link)
+        for folder, links in others.items():
+            if not is_gone(Path(folder)):
+                continue
+            places = [self.folder / Path(link.path).relative_to(folder) for link in links]
+            moved = [
+                changed(link, path=str(place), folder=str(self.folder))
+                for link, place in zip(links, places, strict=True)
+            ]
+            if known.isdisjoint(link.path for link in moved) and all(map(is_untouched, moved)):
+                if not dry_run:
+                    with self.registry.write():
+                        for link in moved:
+                            self.registry.links.put(link)
+                        self.registry.links.forget(link.path for link in links)
+                yield from moved
+
     def make_folder(self) -> None:
         """Creates the folder, and records those that were not there."""
-        missing = [path for path in (self.folder, *self.folder.parents) if not os.path.isdir(path)]
+        missing = [path for path in (self.folder, *self.folder.parents) if not is_folder_at(path)]
         for path in reversed(missing):
             self.put(Link(str(path), str(self.folder), self.layout, how="copy", source="", sha256=""))
             path.mkdir(exist_ok=True)
@@ -213,8 +239,17 @@ def is_same_name(path: str, other: str) -> bool:
     return os.path.realpath(path) == os.path.realpath(other)
 
 
-def is_same_file(path: str, other: str) -> bool:
-    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
+def is_same_entry(path: str | Path, other: str | Path) -> bool:
+    """Whether two paths to files that are there name one file: links in folders are resolved, and so is the spelling
+    where the disk makes no difference.
+    """
+    (folder, name), (other_folder, other_name) = os.path.split(path), os.path.split(other)
+    if folded(name) != folded(other_name) or not is_same_file(folder, other_folder):
+        return False
+    try:
+        return name == other_name or not {name, other_name}.issubset(os.listdir(folder))
+    except OSError:  # two, for all that can be seen
+        return False
 
 
 def key_of(path: str | Path) -> str:

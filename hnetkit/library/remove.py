@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.files import MODEL_SUFFIXES, TEMPORARY, exclusive_lock, is_there, mtime_of
+from hnetkit.files import TEMPORARY, exclusive_lock, is_absent, is_there, mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
-from hnetkit.library import sidecars, trash
-from hnetkit.library.placing import is_untouched, key_of, links_locked
+from hnetkit.library import trash
+from hnetkit.library.belongings import Belongings
+from hnetkit.library.placing import is_same_entry, is_untouched, key_of, links_locked
 from hnetkit.library.resolve import label, require_alias, resolve
 from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
-from hnetkit.paths import is_state
+from hnetkit.library.walking import broken_way, is_gone
 from hnetkit.registry.links import Link
 from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
@@ -31,7 +32,6 @@ from hnetkit.text import argument
 
 Row = dict[str, Any]
 _PATIENCE_S = 60.0
-_OPTIMIZER = ".optim"  # what A1111 puts behind the name of a network's file for the state of its training
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ class PlannedNetwork:
         name: of the network or the file.
         content_hash: of the network; None without one.
         files: to move.
-        gone: ids of rows of files that are gone already, which are forgotten too.
+        gone: ids of rows of files that are gone already, or are one of `files` under another name; they are forgotten
+            with these.
     """
 
     name: str
@@ -146,26 +147,35 @@ def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> 
     }
     why_not = {row["path"]: _why_not(root_of[row["path"]], row) for _, _, rows in found.values() for row in rows}
     leaving = {path for path, why in why_not.items() if why is None}
+    belongings = Belongings(leaving)
     networks = []
     for title, content, rows in found.values():
-        files: dict[str, PlannedFile] = {}
+        files: list[PlannedFile] = []
+        gone: list[Row] = []
         for row in rows:
             path, why = row["path"], why_not[row["path"]]
-            if why is None:
-                beside, shared = _sidecars_of(Path(path), leaving)
-                files.setdefault(key_of(path), PlannedFile(root_of[path], Path(path), row, beside))
-                changes += [RemovalChange("kept", str(p), title, reason=f"{other} has it too") for p, other in shared]
-            elif why:
+            if why:
                 changes.append(RemovalChange("skipped", path, title, reason=why))
-        gone = tuple(row["id"] for row in rows if why_not[row["path"]] == "")
-        networks.append(PlannedNetwork(title, content, tuple(files.values()), gone))
+            elif why == "" or any(is_same_entry(file.path, path) for file in files):
+                gone.append(row)
+            else:
+                beside, staying = belongings.of(Path(path))
+                files.append(PlannedFile(root_of[path], Path(path), row, beside))
+                changes += [RemovalChange("kept", str(other), title, reason=reason) for other, reason in staying]
+        if not files:  # without a journal nothing would bring back what people said of it
+            reason = f"not there any more: hnetkit scan looks for it, hnetkit forget {argument(title)} forgets it"
+            changes += [RemovalChange("skipped", row["path"], title, reason=reason) for row in gone]
+            continue
+        if content is not None:
+            left = _links_left(registry, content, leaving, linked)
+            changes += [RemovalChange("kept", path, title, reason=reason) for path, reason in left]
+        networks.append(PlannedNetwork(title, content, tuple(files), tuple(row["id"] for row in gone)))
     return Removal(tuple(networks), tuple(changes))
 
 
 def _called(registry: Registry, name: str, linked: Set[str]) -> Iterator[tuple[str, str | None, Row]]:
     """Yields name, content and row of each file that a name or a path means; a name means no links of hnetkit's."""
-    path = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
-    at = registry.files.at(path)
+    at = registry.files.at_typed(name)
     if not at:
         network = resolve(registry, name)
         for row in registry.files.holding([network.content_hash]):
@@ -181,9 +191,10 @@ def _why_not(root: Path, row: Row) -> str | None:
     try:
         status, folder, own = os.stat(path), os.stat(path.parent), os.stat(root)
     except (FileNotFoundError, NotADirectoryError):
-        if not os.path.isdir(root):
-            return f"{root} is not there: is its disk mounted?"
-        return "" if not os.path.lexists(path) else "a link to a file that is not there"
+        if not is_absent(path):
+            return "a link to a file that is not there"
+        folder_away = broken_way(root, path)
+        return f"{folder_away} is not there: is its disk mounted?" if folder_away else ""
     except OSError as error:
         return str(error.strerror or error)
     if (status.st_size, mtime_of(status)) != (row["size_bytes"], row["mtime_ns"]):
@@ -193,19 +204,17 @@ def _why_not(root: Path, row: Row) -> str | None:
     return None
 
 
-def _sidecars_of(path: Path, leaving: set[str]) -> tuple[tuple[Path, ...], list[tuple[Path, str]]]:
-    """The sidecars that go with a file, and those that stay because another model file has them, with its name."""
-    own = {path.with_name(path.name + _OPTIMIZER)}
-    beside = {sidecars.sidecar(path, suffix) for suffix in sidecars.SUFFIXES if suffix != sidecars.A1111}
-    beside |= {found for suffix, found in sidecars.beside(path).items() if suffix == sidecars.A1111}
-    there = sorted(found for found in beside if os.path.lexists(found) and not os.path.isdir(found))
-    there = [found for found in there if not is_state(found)]
-    siblings = (path.with_name(path.stem + suffix) for suffix in MODEL_SUFFIXES)
-    others = [other for other in siblings if str(other) not in leaving and other != path and os.path.lexists(other)]
-    mine = sorted(found for found in own if os.path.lexists(found))
-    if others:
-        return tuple(mine), [(found, others[0].name) for found in there]
-    return (*there, *mine), []
+def _links_left(
+    registry: Registry, content_hash: str, leaving: Set[str], linked: Set[str]
+) -> Iterator[tuple[str, str]]:
+    """Yields the user's links that lead to files of a network that leave, and stay themselves, with the reason."""
+    real = {os.path.realpath(path): path for path in leaving}
+    for row in registry.files.holding([content_hash]):
+        path = row["path"]
+        if path in leaving or key_of(path) in linked or not os.path.islink(path):
+            continue
+        if (target := real.get(os.path.realpath(path))) is not None:
+            yield path, f"a link to {target}, and to nothing once that is in the trash"
 
 
 # --- removing
@@ -262,7 +271,7 @@ def carry_out(registry: Registry, removal: Removal) -> Iterator[RemovalChange]:
 def _remove(
     registry: Registry, network: PlannedNetwork, batch: str, begun: list[Entry], records: _Records
 ) -> Iterator[RemovalChange]:
-    forgotten, moved = list(network.gone), set[str]()
+    moved = set[str]()
     for root in dict.fromkeys(file.root for file in network.files):
         files = [file for file in network.files if file.root == root]
         entry = _entry(registry, network, root, files, batch, records)
@@ -280,7 +289,8 @@ def _remove(
                 yield change
                 if change.what == "removed":
                     moved.add(change.path)
-    forgotten += [file.row["id"] for file in network.files if str(file.path) in moved]
+    forgotten = [file.row["id"] for file in network.files if str(file.path) in moved]
+    forgotten += network.gone if moved else ()
     with registry.write():
         for install in (install for entry in begun for install in entry.installs if install["path"] in moved):
             registry.jobs.forget_install(install["path"])
@@ -318,8 +328,14 @@ def _entry(
         tuple(listed),
         _words(registry, network.content_hash),
         tuple({key: getattr(link, key) for key in ("path", "folder", "layout")} for link in records.links_to(places)),
-        tuple(records.installs[place] for place in places if place in records.installs),
+        tuple(_install(registry, records.installs[place]) for place in places if place in records.installs),
     )
+
+
+def _install(registry: Registry, install: Row) -> Row:
+    """The record of a fetched file with its job's key: the number of a job means another one in another registry."""
+    job = install["job_id"]
+    return install | {"job_key": registry.jobs.get(job).key if job is not None else None}
 
 
 def _words(registry: Registry, content_hash: str | None) -> dict[str, Any]:
@@ -336,6 +352,9 @@ def _unlink(registry: Registry, entry: Entry, records: _Records) -> Iterator[Rem
     for link in records.links_to(str(entry.place(file)) for file in entry.files):
         try:
             if not is_there(link.path):
+                if is_gone(Path(link.folder)):
+                    reason = f"{link.folder} is not there: where its disk or the folder is now, a link leads nowhere"
+                    yield RemovalChange("kept", link.path, entry.name, reason=reason)
                 continue
             if not is_untouched(link):
                 reason = f"in {link.folder}; changed since hnetkit put it there"
@@ -390,12 +409,12 @@ def restore(registry: Registry, names: Iterable[str] = (), *, dry_run: bool = Fa
             yield from _would_come_back(entry) if dry_run else _take_back(registry, entry)
 
 
-def trashed(registry: Registry) -> dict[str | int, str]:
-    """Returns what is in the trash: sha256 of a file, or number of the job that fetched it -> name of its network."""
-    found: dict[str | int, str] = {}
+def trashed(registry: Registry) -> dict[str, str]:
+    """Returns what is in the trash: sha256 of a file, or key of the job that fetched it -> name of its network."""
+    found: dict[str, str] = {}
     for entry in _entries(registry)[0]:
         found |= {file.sha256: entry.name for file in entry.files if file.sha256 is not None}
-        found |= {install["job_id"]: entry.name for install in entry.installs if install.get("job_id") is not None}
+        found |= {install["job_key"]: entry.name for install in entry.installs if install.get("job_key") is not None}
     return found
 
 
@@ -408,7 +427,7 @@ def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
                 found.append(entry)
             else:
                 unread.append(RemovalChange("skipped", str(root.path / trash.FOLDER), "", reason=str(entry)))
-        if not os.path.isdir(root.path):
+        if is_gone(root.path):
             reason = "the folder is not there: what is in its trash cannot be seen"
             unread.append(RemovalChange("kept", str(root.path), "", reason=reason))
     return sorted(found, key=lambda entry: (entry.batch, entry.folder)), unread
@@ -424,7 +443,10 @@ def _names_of(entry: Entry) -> set[str]:
 def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) -> NotFound:
     unseen = f"; {unread[0].path}: {unread[0].reason}" if unread else ""
     if name is None:
-        return NotFound(f"nothing is in the trash{unseen}", hint="hnetkit list shows what is in the library")
+        return NotFound(
+            f"nothing is in the trash of any scanned folder{unseen}",
+            hint="hnetkit scan FOLDER, where a folder that was removed from is not scanned any more",
+        )
     there = ", ".join(dict.fromkeys(argument(entry.name) for entry in found))
     hint = f"in the trash: {there}" if there else "hnetkit list shows what is in the library"
     return NotFound(f"{name} is not in the trash{unseen}", hint=hint)
@@ -432,8 +454,14 @@ def _nothing(name: str | None, found: list[Entry], unread: list[RemovalChange]) 
 
 def _would_come_back(entry: Entry) -> Iterator[RemovalChange]:
     for file in entry.files:
-        if os.path.lexists(entry.stored(file)):
-            yield RemovalChange("restored", str(entry.place(file)), entry.name, str(entry.stored(file)))
+        place, stored = str(entry.place(file)), str(entry.stored(file))
+        try:
+            trash.is_at_place(entry, file)
+        except (OSError, HnetkitError) as error:
+            yield RemovalChange("skipped", place, entry.name, stored, _reason_of(error, place))
+        else:
+            if not is_absent(stored):
+                yield RemovalChange("restored", place, entry.name, stored)
 
 
 def _take_back_unfinished(registry: Registry) -> list[RemovalChange]:
@@ -457,7 +485,7 @@ def _take_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
             yield RemovalChange("restored", str(place), entry.name, reason=told)
             told = None
     for file in entry.files:
-        if file.of is None and os.path.lexists(entry.place(file)):
+        if file.of is None and not is_absent(entry.place(file)):
             try:
                 _register(registry, entry, file)
             except (OSError, HnetkitError, ValueError) as error:
@@ -477,14 +505,13 @@ def _register(registry: Registry, entry: Entry, file: TrashedFile) -> None:
     ):
         is_same = file.sha256 is not None and _stamp(place) == (file.size_bytes, file.mtime_ns)
         add_file(registry, entry.root, place, file.sha256 if is_same and file.sha256 else _sha256_at(place))
-    jobs = {job.id for job in registry.jobs.rows()} if entry.installs else set()
     with registry.write():
         if file.first_seen is not None:
             registry.files.set_first_seen([row["id"] for row in registry.files.at(str(place))], file.first_seen)
         for install in entry.installs:
             if install.get("path") == str(place):
-                job = install["job_id"] if install["job_id"] in jobs else None
-                registry.jobs.add_install(str(place), job, install["kind"], install["sha256"])
+                jobs = registry.jobs.of(install.get("job_key") or "")
+                registry.jobs.add_install(str(place), jobs[0].id if jobs else None, install["kind"], install["sha256"])
 
 
 def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChange]:
@@ -494,25 +521,29 @@ def _bring_words_back(registry: Registry, entry: Entry) -> Iterator[RemovalChang
         return
     texts = {key: [text for text in words.get(key) or () if isinstance(text, str)] for key in ("tags", "aliases")}
     note, training = words.get("note"), words.get("training")
+    told: list[str] = []
     with registry.write():
         id = networks.id_of(content)
         networks.add_tags(id, texts["tags"])
-        if isinstance(note, str) and not networks.has_note(id):
+        (now,) = networks.of_contents([content])
+        if isinstance(note, str) and now["note"] is None:
             networks.set_note(id, note)
-        if isinstance(training, Mapping) and registry.trainings.of(content) is None:
+        elif isinstance(note, str) and note != now["note"]:
+            told.append(f"it has another note by now; the one that did not come back: {note}")
+        trained = registry.trainings.of(content)
+        if isinstance(training, Mapping) and trained is None:
             registry.trainings.put(id, Training(**training))
-    for alias in texts["aliases"]:
-        holders = {row["content_hash"] for row in networks.with_alias(alias)} - {content}
-        try:
-            require_alias(registry, alias, content)
-            if holders:
-                raise UsageError(f"{alias} is an alias of another network by now")
-        except UsageError as error:
-            reason = f"its alias {alias} did not come back: {error}"
-            yield RemovalChange("kept", str(entry.place(entry.files[0])), entry.name, reason=reason)
-            continue
-        with registry.write():
-            networks.set_alias(id, alias)
+        elif isinstance(training, Mapping) and trained != Training(**training):
+            told.append(f"it has another record of its training by now; the one that did not come back: {training}")
+        for alias in texts["aliases"]:
+            try:
+                require_alias(registry, alias, content)
+            except UsageError as error:
+                told.append(f"its alias {alias} did not come back: {error}")
+            else:
+                networks.set_alias(id, alias)
+    for reason in told:
+        yield RemovalChange("kept", str(entry.place(entry.files[0])), entry.name, reason=reason)
 
 
 def _how_to_link_again(entry: Entry) -> str | None:

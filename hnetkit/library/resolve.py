@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
+from hnetkit.files import is_there
 from hnetkit.formats import load
 from hnetkit.hashes import FileHashes
 from hnetkit.inspection import examine
@@ -173,8 +174,8 @@ def find_network(
     """
     search = _Search(_Mention.read(name, stated), library, bundled or {})
     gone = None
-    for found, is_there in search.candidates():
-        if is_there:
+    for found, is_held in search.candidates():
+        if is_held:
             return found
         gone = gone or found
     if gone is None:
@@ -216,7 +217,7 @@ def opened_when_needed(registry: Registry | None = None) -> Iterator[LibraryOpen
 
         @cache
         def library() -> Registry | None:
-            if registry is not None or not paths.registry_file().exists():
+            if registry is not None or not is_there(paths.registry_file()):
                 return registry
             from hnetkit.registry.store import Registry  # many prompts name no network
 
@@ -529,7 +530,8 @@ def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) 
     near = did_you_mean(name, held)
     if near:
         return f"did you mean {argument(near)}?"
-    hint = "hnetkit list" if registry and registry.networks.count() else "the library is empty; hnetkit scan FOLDER"
+    empty = registry.emptiness() if registry else "the library is empty"
+    hint = f"{empty}; hnetkit scan FOLDER" if empty else "hnetkit list"
     return f"{hint}; the demo model brings {', '.join(bundled)}" if bundled else hint
 
 

@@ -9,7 +9,7 @@ import os
 import stat
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -33,9 +33,10 @@ from hnetkit.files import is_absence
 from hnetkit.formats.reading import READER_VERSION
 from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library import sidecars
+from hnetkit.library.layouts import folded
 from hnetkit.library.sidecars import Unreadable
-from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_gone, root_path, walk
-from hnetkit.registry.files import KnownFile, Root
+from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_gone, is_same_file, root_path, walk
+from hnetkit.registry.files import READ_AGAIN, KnownFile, Root
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted
 
@@ -75,8 +76,8 @@ class FileChange:
     """What a scan or a check found about one file.
 
     Attributes:
-        what: ``"new"``, ``"changed"``, ``"missing"``, ``"returned"``, ``"corrupt"`` or ``"unread"``; ``"sidecars"`` if
-            nothing but they changed.
+        what: ``"new"``, ``"changed"`` (also in name, as far as a disk knows no difference), ``"missing"``,
+            ``"returned"``, ``"corrupt"`` or ``"unread"``; ``"sidecars"`` if nothing but they changed.
         path: of the file; of a sidecar that was not read, or not wholly; of a folder that could not be looked at; of a
             root that does not exist.
         row: the examination of the file; None if it was not read.
@@ -144,6 +145,11 @@ def scan(
         if unfollowed and note is not None:
             note(_unfollowed_note(unfollowed, len(behind)))
         kept = behind | _at_or_below(root, lost, [it.path for it in unseen])
+        for old, new in _spelled_anew(root, [path for path in lost if path not in kept], found):
+            seen[new] = lost.pop(old)
+            with registry.write():
+                registry.files.move(seen[new].id, new)
+            yield FileChange("changed", str(root.path / new))
         gone = [(path, known) for path, known in lost.items() if path not in kept]
         if gone and not found and not kept and note is not None and any(known.state != "missing" for _, known in gone):
             note(f"{root.path} holds none of its {counted(len(gone), 'file')} any more; is its disk mounted?")
@@ -181,8 +187,11 @@ def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:
     row, _ = _row(path, sha256)
     with registry.write():
         root = registry.files.add_root(root_path(folder))
-        place = os.path.join(os.path.realpath(path.parent), path.name)  # a link counts as a file, wherever it leads
-        found = find_file(root.path, os.path.relpath(place, os.path.realpath(folder)))
+        real = os.path.join(os.path.realpath(path.parent), path.name)  # a link counts as a file, wherever it leads
+        place = root.path / os.path.relpath(real, os.path.realpath(folder))
+        around = [other for other in registry.files.roots() if place.is_relative_to(other.path)]
+        root = max([root, *around], key=lambda root: len(root.path.parts))  # a root is scanned without those inside it
+        found = find_file(root.path, os.path.relpath(place, root.path))
         if found is None:
             raise NotFound(f"{path}: no such file")
         _store(registry, root, found, row, is_own=True)
@@ -230,17 +239,15 @@ def _recheck_result(registry: Registry, result: _Result) -> Iterator[FileChange]
     if isinstance(row, HnetkitError):
         yield FileChange("unread", result.path, reason=str(row))
         return
-    is_other = row["content_hash"] is None and seen.content_hash is None  # known by size and time, and not hashed
-    is_same = _has_same_stat(seen, file) if is_other else row["sha256"] == seen.sha256
-    if not is_same and not (seen.sha256 is not None and _has_same_stat(seen, file)):
+    if _has_rotted(result):
+        with registry.write():
+            registry.files.set_state([seen.id], "corrupt")
+        yield FileChange("corrupt", row["path"], row)
+    elif not (_has_same_stat(seen, file) if _is_other(seen, row) else row["sha256"] == seen.sha256):
         with registry.write():
             changes = _store_result(registry, result)
         yield from changes
         return
-    if not is_same:
-        with registry.write():
-            registry.files.set_state([seen.id], "corrupt")
-        yield FileChange("corrupt", row["path"], row)
     elif seen.state != "present":
         yield from _mark_returned(registry, root, [(file.path, seen)])
     if seen.content_hash is not None:
@@ -277,7 +284,7 @@ def _require_folder(path: Path) -> None:
 
 
 def _is_same(seen: KnownFile, file: WalkedFile) -> bool:
-    return _has_same_stat(seen, file) and seen.reader_version == READER_VERSION
+    return _has_same_stat(seen, file) and seen.reader_version == READER_VERSION and seen.state != "corrupt"
 
 
 def _has_same_stat(seen: KnownFile, file: WalkedFile) -> bool:
@@ -306,12 +313,25 @@ def _unfollowed_note(links: Sequence[Path], known: int) -> str:
     return f"{count} not followed: {links[0]}{kept}; --follow-links follows"
 
 
+def _spelled_anew(root: Root, lost: Iterable[str], found: Mapping[str, WalkedFile]) -> list[tuple[str, str]]:
+    """Pairs of paths below a root that name one file: as it is known, and as the disk spells it by now.
+
+    Where case or the form of accents makes no difference, a file that was renamed in these is there under both.
+    """
+    by_key: dict[str, list[str]] = {}
+    for path in found:
+        by_key.setdefault(folded(path), []).append(path)
+    pairs = ((old, new) for old in lost for new in by_key.get(folded(old), ()))
+    return [(old, new) for old, new in pairs if is_same_file(str(root.path / old), str(root.path / new))]
+
+
 def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, KnownFile]]) -> Iterator[FileChange]:
     if is_gone(root.path):
         yield FileChange("unread", str(root.path), reason=f"{root.path}: the folder is not there")
     missing = [(path, seen) for path, seen in gone if seen.state != "missing"]
     if missing:
         with registry.write():
+            registry.files.read_again(seen.id for _, seen in missing if seen.state == "corrupt")
             registry.files.set_state((seen.id for _, seen in missing), "missing")
     yield from (FileChange("missing", str(root.path / path)) for path, _ in missing)
 
@@ -345,7 +365,11 @@ def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -
             changes: list[FileChange] = []
             with registry.write():
                 for result in batch:
-                    if not isinstance(result.row, NotFound):  # the next scan notices what vanished since the walk
+                    if isinstance(result.row, NotFound):  # the next scan notices what vanished since the walk
+                        continue
+                    if result.seen is not None and _was_corrupt(result.seen) and _has_rotted(result):
+                        changes += _store_rot(registry, result, result.seen)
+                    else:
                         changes += _store_result(registry, result)
             yield from changes
 
@@ -372,12 +396,46 @@ def _store_result(registry: Registry, result: _Result) -> list[FileChange]:
     else:
         problem = _try_store(registry, result, row)
         if problem is None:
-            change = FileChange("changed" if result.seen else "new", row["path"], row)
+            change = FileChange(_what(result.seen, row), row["path"], row)
             return [change, *_sidecar_changes(result.path, result.unreadable)]
         failure, is_lasting = problem, not isinstance(problem, OutOfMemory)
     if is_lasting:
         _try_store(registry, result, _refused_row(result.path, result.file, failure))
     return [FileChange("unread", result.path, reason=str(failure))]
+
+
+def _what(seen: KnownFile | None, row: Row) -> str:
+    if seen is None:
+        return "new"
+    is_as_before = seen.sha256 is not None and seen.sha256 == row["sha256"]
+    return "returned" if is_as_before and seen.state != "present" else "changed"
+
+
+def _has_rotted(result: _Result) -> bool:
+    """Whether a file has other bytes than before, with the same size and time."""
+    seen, row = result.seen, result.row
+    if seen is None or seen.sha256 is None or isinstance(row, HnetkitError) or not _has_same_stat(seen, result.file):
+        return False
+    return not _is_other(seen, row) and row["sha256"] != seen.sha256
+
+
+def _is_other(seen: KnownFile, row: Row) -> bool:
+    """Whether a file was and is no network: it is known by size and time, and not hashed."""
+    return row["content_hash"] is None and seen.content_hash is None
+
+
+def _was_corrupt(seen: KnownFile) -> bool:
+    """Whether a file was corrupt when it was last seen: each scan looks whether it still is."""
+    return seen.reader_version == READ_AGAIN or (seen.state == "corrupt" and seen.reader_version == READER_VERSION)
+
+
+def _store_rot(registry: Registry, result: _Result, seen: KnownFile) -> list[FileChange]:
+    """Marks a file as corrupt, within a `write`, and returns that, unless it was known."""
+    assert not isinstance(result.row, HnetkitError)
+    if seen.state == "corrupt":
+        return []
+    registry.files.set_state([seen.id], "corrupt")
+    return [FileChange("corrupt", result.path, result.row)]
 
 
 def _try_store(registry: Registry, result: _Result, row: Row) -> HnetkitError | None:

@@ -7,6 +7,7 @@ other tools and may be anything. A sidecar that cannot be understood is reported
 from __future__ import annotations
 
 import codecs
+import contextlib
 import errno
 import hashlib
 import itertools
@@ -19,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hnetkit.files import is_absence, mtime_of, new_file, read_regular
+from hnetkit.files import is_absence, is_file_at, mtime_of, new_file, read_regular
 from hnetkit.library.layouts import folded
 from hnetkit.limits import MAX_JSON, Budget, json_size, parse_json
 from hnetkit.paths import is_state
@@ -218,7 +219,7 @@ def read(model_file: Path) -> Sidecars:
             manager.get("model_name"),
         ),
         tags=_all_texts(matrix.get("Tags"), manager.get("tags"), *(payload.get("tags") for payload in about)),
-        preview=_preview(model_file),
+        preview=_preview(model_file, unreadable),
         unreadable=tuple(unreadable),
     )
 
@@ -226,23 +227,34 @@ def read(model_file: Path) -> Sidecars:
 def beside(model_file: Path) -> dict[str, Path]:
     """Returns the sidecars that a model file has: suffix -> path. They may go where the model file goes.
 
-    Left out are links to files elsewhere, and a ``.json`` that is something else: a ``config.json``, for instance.
+    Left out are links to files elsewhere, and a ``.json`` that is something else: a ``config.json``, for instance. What
+    cannot be looked at counts as there: whoever uses it meets the reason.
     """
     found = {suffix: sidecar(model_file, suffix) for suffix in SUFFIXES}
     return {
         suffix: path
         for suffix, path in found.items()
-        if os.path.isfile(path)
+        if _may_be_file(path)
         and not _is_foreign_link(path, model_file)
         and (suffix != A1111 or _is_own_json(path, model_file))
     }
 
 
+def _may_be_file(path: Path) -> bool:
+    try:
+        return is_file_at(path)
+    except OSError:
+        return True
+
+
 def _is_own_json(path: Path, model_file: Path) -> bool:
     if is_state(os.path.realpath(path)):
         return False
-    payload = _payload(model_file, A1111, [], Budget(made=MAX_TOGETHER))
-    return payload is not None and (_is_raw(payload) or _is_notes(payload))
+    unreadable: list[Unreadable] = []
+    payload = _payload(model_file, A1111, unreadable, Budget(made=MAX_TOGETHER))
+    if payload is None:
+        return any(it.is_passing for it in unreadable)
+    return _is_raw(payload) or _is_notes(payload)
 
 
 def write_info(model_file: Path, version: Mapping[str, Any], *, replace: bool = False) -> Path:
@@ -273,6 +285,48 @@ def write_preview(model_file: Path, data: bytes, *, replace: bool = False) -> Pa
     with new_file(path, overwrite=replace) as file:
         file.write(data)
     return path
+
+
+def write_as_packed(model_file: Path, suffix: str, data: bytes) -> Path:
+    """Writes a sidecar that came in one archive with a model file, and returns its path.
+
+    Args:
+        model_file: of the library.
+        suffix: one of `SUFFIXES`. A picture gets that of its content.
+        data: the sidecar, byte for byte.
+
+    Raises:
+        OutputExists: another one exists; it is kept.
+        ValueError: the bytes are not what such a sidecar holds, or are too many.
+    """
+    if suffix in PREVIEWS:
+        suffix = _preview_suffix(suffix, data)
+    elif len(data) > MAX_JSON:
+        raise ValueError(f"more than {MAX_JSON:,} bytes")
+    elif suffix in TEXTS:
+        if b"\0" in data and not data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError("not a text")
+    else:
+        value = parse_json(_decoded(data), most=MAX_TOGETHER)
+        if not isinstance(value, dict) or (suffix == A1111 and not (_is_raw(value) or _is_notes(value))):
+            raise ValueError("JSON, but nothing that a program writes beside a model")
+    path = sidecar(model_file, suffix)
+    if is_state(os.path.realpath(path)):
+        raise ValueError("its name is that of hnetkit's own settings")
+    with contextlib.suppress(OSError, ValueError):
+        if read_regular(path, most=len(data)) == data:
+            return path
+    with new_file(path) as file:
+        file.write(data)
+    return path
+
+
+def _preview_suffix(suffix: str, data: bytes) -> str:
+    """The suffix of a picture by its content, with the ``.preview`` that its name may have."""
+    kind, found = os.path.splitext(suffix)[0], picture_suffix(data)
+    if found is None:
+        raise ValueError("not a PNG, JPEG, WebP or GIF")
+    return suffix if suffix.replace(".jpg", ".jpeg").endswith(found) else kind + found
 
 
 def merge_a1111(model_file: Path, values: Mapping[str, Any]) -> Path | None:
@@ -435,9 +489,14 @@ def _unreadable(path: Path, error: OSError | ValueError) -> Unreadable:
     return Unreadable(path, str(error))
 
 
-def _preview(model_file: Path) -> Path | None:
-    candidates = (sidecar(model_file, suffix) for suffix in PREVIEWS)
-    return next((path for path in candidates if os.path.isfile(path)), None)
+def _preview(model_file: Path, unreadable: list[Unreadable]) -> Path | None:
+    for path in (sidecar(model_file, suffix) for suffix in PREVIEWS):
+        try:
+            if is_file_at(path):
+                return path
+        except OSError as error:
+            unreadable.append(_unreadable(path, error))
+    return None
 
 
 # --- Civitai's JSON

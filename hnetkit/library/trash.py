@@ -140,34 +140,48 @@ def put_in(entry: Entry, file: TrashedFile) -> None:
     os.rename(entry.place(file), entry.stored(file))
 
 
-def put_back(entry: Entry, file: TrashedFile) -> bool:
-    """Moves a file to its place, unless it is there already; returns whether it moved.
+def is_at_place(entry: Entry, file: TrashedFile) -> bool:
+    """Whether a file is at its place already; False where it can come back to it.
 
     Raises:
         OutputExists: another file is there.
-        OSError, HnetkitError: it cannot be moved, or is in neither place.
+        OSError, HnetkitError: it is in neither place, or that could not be seen.
     """
     stored, place = entry.stored(file), entry.place(file)
     if not is_there(stored):
         if is_there(place):
-            return False
+            return True
         raise HnetkitError(f"{place}: neither there nor in {entry.folder}")
     if not is_inside(place.parent, entry.root) or is_state(place):
         raise OutputExists(f"{place}: not a place for files of {entry.root}")
-    place.parent.mkdir(parents=True, exist_ok=True)
-    if stat.S_ISLNK(os.lstat(stored).st_mode):
-        if is_there(place):
-            raise OutputExists(f"{place}: another file is there by now")
-        os.rename(stored, place)
-    elif is_there(place):
-        if os.path.islink(place) or not is_same_bytes(stored, place):
-            raise OutputExists(f"{place}: another file is there by now")
-    else:
-        publish(stored, place)
+    if not is_there(place):
+        return False
+    if _is_link(stored) or _is_link(place) or not is_same_bytes(stored, place):
+        raise OutputExists(f"{place}: another file is there by now")
+    return True
+
+
+def put_back(entry: Entry, file: TrashedFile) -> bool:
+    """Moves a file to its place, unless it is there already; returns whether it moved.
+
+    Raises:
+        OSError, HnetkitError: as `is_at_place`, or it cannot be moved.
+    """
+    stored, place = entry.stored(file), entry.place(file)
+    is_here = is_at_place(entry, file)
+    if not is_there(stored):
+        return False
+    if not is_here:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(stored, place) if _is_link(stored) else publish(stored, place)
+    sync_folder(place.parent)
     if is_there(stored):  # it has two names, or two copies
         os.unlink(stored)
-    sync_folder(place.parent)
     return True
+
+
+def _is_link(path: Path) -> bool:
+    return stat.S_ISLNK(os.lstat(path).st_mode)
 
 
 def close(entry: Entry) -> None:
@@ -205,12 +219,21 @@ def entries(root: Path) -> Iterator[Entry | HnetkitError]:
         folder = trash / name
         try:
             yield _parse(root, folder, read_json(folder / JOURNAL, most=_MOST))
-        except (FileNotFoundError, NotADirectoryError):  # see `sweep`
-            continue
+        except (FileNotFoundError, NotADirectoryError):
+            if files := _without_journal(folder):
+                yield HnetkitError(f"{folder} has no journal any more; move back by hand: {', '.join(files)}")
         except OSError as error:
             yield failure_of(error, str(folder / JOURNAL))
         except (ValueError, TypeError, KeyError) as error:
             yield HnetkitError(f"{folder / JOURNAL}: not a journal of hnetkit ({error})")
+
+
+def _without_journal(folder: Path) -> list[str]:
+    """The files of a removal whose journal is lost; none in what `sweep` takes away."""
+    try:
+        return sorted(name for name in os.listdir(folder) if name.endswith(_SUFFIX))
+    except OSError:
+        return []
 
 
 def _parse(root: Path, folder: Path, journal: Any) -> Entry:

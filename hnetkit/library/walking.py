@@ -10,9 +10,10 @@ import os
 import re
 import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
+from typing import Any
 
 from hnetkit.errors import HnetkitError
 from hnetkit.files import is_absence, is_model_name, mtime_of
@@ -25,6 +26,8 @@ _OWN = re.compile(r"\.hnetkit-(?:[0-9a-f]{16}\.unpacked|trash)")
 _OF_THE_SYSTEM = frozenset(
     {"lost+found", "system volume information", ".trashes", ".fseventsd", ".spotlight-v100", ".documentrevisions-v100"}
 )
+# where file managers and network disks keep what was deleted: it is not in the library any more
+_DELETED = re.compile(r"\.trash(?:es|-\d+)?|\$recycle\.bin|recycler|[#@]recycle", re.IGNORECASE)
 _JUNCTION = 0xA0000003  # `st_reparse_tag` of Windows' junctions: links to folders, but not symbolic links
 
 
@@ -173,12 +176,69 @@ def _spelled(folder: Path, name: str) -> str:
     return same[0] if len(same) == 1 else name
 
 
+def names_of_files(rows: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Returns the paths in rows of files that are there as they were scanned, those of one file together.
+
+    A hard link is another name of a file, and so is a symbolic link; the file itself comes before its symbolic links.
+    """
+    names: dict[tuple[int, int | str], list[str]] = {}
+    there = (str(row["path"]) for row in rows if row["state"] == "present" and is_as_scanned(row))
+    for path in sorted(there, key=os.path.islink):
+        if (identity := _identity_or_none(Path(path))) is not None:
+            names.setdefault(identity, []).append(path)
+    return list(names.values())
+
+
+def is_as_scanned(row: Mapping[str, Any]) -> bool:
+    """Whether a file has the size and the time of its row, or cannot be looked at."""
+    try:
+        status = os.stat(row["path"])
+    except ValueError:
+        return False
+    except OSError as error:
+        return not is_absence(error)
+    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
+
+
+def is_same_file(path: str, other: str) -> bool:
+    """Whether two paths lead to one file."""
+    return os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
+
+
 def is_gone(folder: Path) -> bool:
     """Whether there is certainly no folder at a path."""
     try:
         return not stat.S_ISDIR(os.stat(folder).st_mode)
     except OSError as error:
         return is_absence(error)
+
+
+def broken_way(root: Path, path: Path) -> Path | None:
+    """Returns the folder on the way to a file that is not there whose disk may be away; None if there is none.
+
+    It is the root where that is not there, or a link to a folder that leads nowhere.
+    """
+    absent = next((folder for folder in _way(root, path) if is_gone(folder)), None)
+    return absent if absent is not None and (absent == root or os.path.islink(absent)) else None
+
+
+def bare_way(root: Path, path: Path) -> Path | None:
+    """Returns the last folder that is left of the way to a file that is not there, where it is empty, else None.
+
+    An empty folder may be one that was cleared, or the mount point of a disk that is away.
+    """
+    last = next(folder for folder in reversed(_way(root, path)) if folder == root or not is_gone(folder))
+    try:
+        with os.scandir(last) as entries:
+            return None if any(entries) else last
+    except OSError:  # nothing can be said of what is in it
+        return last
+
+
+def _way(root: Path, path: Path) -> list[Path]:
+    """The folders from a root to the one of a file below it."""
+    below = path.parent.relative_to(root).parts
+    return [root.joinpath(*below[:depth]) for depth in range(len(below) + 1)]
 
 
 def _note_unseen(unseen: list[Unseen] | None, path: Path, error: OSError) -> None:
@@ -240,7 +300,7 @@ def _listing(folder: Path, unseen: list[Unseen] | None) -> _Listing:
                 if _is_folder(entry):
                     folders.append(entry)
                 else:
-                    (models if _may_be_model(entry.name) else others).append(entry)
+                    (models if may_be_model(entry.name) else others).append(entry)
     except OSError as error:  # what was listed before it is there
         is_whole = False
         if not is_absence(error):
@@ -250,9 +310,13 @@ def _listing(folder: Path, unseen: list[Unseen] | None) -> _Listing:
     stems = {PurePath(entry.name).stem for entry in models}
     return _Listing(
         sorted(models, key=lambda entry: entry.name),
-        sorted((entry for entry in folders if not _OWN.fullmatch(entry.name)), key=lambda entry: entry.name),
+        sorted((entry for entry in folders if not _is_left_out(entry.name)), key=lambda entry: entry.name),
         sidecars.fingerprints(others, stems) if is_whole else {},
     )
+
+
+def _is_left_out(name: str) -> bool:
+    return _OWN.fullmatch(name) is not None or _DELETED.fullmatch(name) is not None
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -260,10 +324,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:
-        return not _may_be_model(entry.name)
+        return not may_be_model(entry.name)
 
 
-def _may_be_model(name: str) -> bool:
+def may_be_model(name: str) -> bool:
     """Whether a file of this name may be a model: some sites and systems call a torch file, which is a zip, so."""
     return is_model_name(name) or (name.lower().endswith(".zip") and not name.startswith("._"))
 

@@ -19,6 +19,7 @@ from torch import nn
 from hnetkit.errors import AttachError, NotFound, UsageError, did_you_mean
 from hnetkit.hub import Token, network_file
 from hnetkit.network import Hypernetwork
+from hnetkit.runtime.capture import is_compiled
 from hnetkit.runtime.explain import explanation
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import Layer, contexts_of, find_layers, unet_of
@@ -145,16 +146,42 @@ def set_hypernetworks(
         set_hypernetworks(pipe, ["style", "ink"], [0.8, Strength(1.0, end=0.6)])
         set_hypernetworks(pipe, {"style": 0.8, "ink": Strength(1.0, end=0.6)})
     """
-    stack = _named_strengths(names, strengths)
     state = _state_of(unet_of(pipe))
+    stack = _checked_stack(state, names, strengths)
+    if state is not None:
+        state.set_stack(stack)
+
+
+def named_networks(
+    pipe: Any,
+    names: str | Sequence[str] | Mapping[str, float | Strength | None] | None = None,
+    strengths: float | Strength | Sequence[float | Strength | None] | None = None,
+) -> list[tuple[str, Hypernetwork, Strength]]:
+    """Returns loaded networks with their strengths, in stacking order; it makes nothing active.
+
+    Args:
+        names, strengths: as `set_hypernetworks` takes them; without names, the active stack.
+
+    Raises:
+        NotFound, UsageError: as `set_hypernetworks`.
+    """
+    state = _state_of(unet_of(pipe))
+    if names is None:
+        names = {} if state is None else dict(state.stack)
+    stack = _checked_stack(state, names, strengths)
+    return [] if state is None else [(name, state.networks[name].network, strength) for name, strength in stack]
+
+
+def _checked_stack(state: UNetState | None, names: Any, strengths: Any) -> list[tuple[str, Strength]]:
+    stack = _named_strengths(names, strengths)
     _require_loaded([name for name, _ in stack], state)
     if state is None:
-        return
+        return stack
     for name, strength in stack:
         if sum(name == other for other, _ in stack) > 1:
             raise UsageError(f"{name} is in the stack twice", hint="load it a second time under another name")
         _require_blocks(strength, state.layers)
-    state.set_stack(stack)
+    return stack
 
 
 def get_active_hypernetworks(pipe: Any) -> list[str]:
@@ -297,7 +324,7 @@ def _state_of(unet: nn.Module) -> UNetState | None:
 
 
 def _attach(pipe: Any, unet: nn.Module) -> UNetState:
-    if not _COMPILES and _is_compiled(pipe, unet):
+    if not _COMPILES and is_compiled(getattr(pipe, "unet", pipe)):
         raise AttachError(
             f"this UNet is compiled, and code that torch {torch.__version__} compiles leaves networks out",
             hint='pip install "torch>=2.5", or load networks on a UNet that is not compiled',
@@ -319,15 +346,10 @@ def _forget_compiled(pipe: Any, unet: nn.Module) -> None:
     if "torch._dynamo" not in sys.modules:
         return
     torch.compiler.reset()
-    if _is_compiled(pipe, unet):
+    if is_compiled(getattr(pipe, "unet", pipe)):
         warnings.warn(
             "hnetkit dropped the compiled code of this UNet: its next call compiles again", UserWarning, stacklevel=4
         )
-
-
-def _is_compiled(pipe: Any, unet: nn.Module) -> bool:
-    modules = (getattr(pipe, "unet", pipe), *unet.modules())
-    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules)
 
 
 def _enable(pipe: Any, enabled: bool) -> None:

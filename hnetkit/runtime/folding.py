@@ -147,6 +147,8 @@ def guard(unet: nn.Module, owner: FoldOwner) -> None:
 
     While it is saved or a LoRA is loaded, they are unfolded.
     """
+    if _REFUSED[0] in vars(unet):  # already: what is on the UNet stays as it is, for captured calls compare it
+        return
     for method in _REFUSED:
         setattr(unet, method, partial(_refuse_fusing, method))
     for method in _UNFOLDED:

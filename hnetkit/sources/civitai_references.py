@@ -7,9 +7,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed
 from hnetkit.sources.civitai_models import CivitaiModel, CivitaiVersion, parts_left_out
 from hnetkit.sources.references import Reference
-from hnetkit.sources.sync import SyncItem, plan_items
-
-_LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "motionmodule", "upscaler", "vae"})
+from hnetkit.sources.sync import SyncItem, other_kind, plan_items
 
 
 def resolve_civitai(
@@ -28,12 +26,8 @@ def resolve_civitai(
         UsageError: the version belongs to another model than the reference states.
     """
     model, version = _model_of(civitai, ref)
-    if model.type is not None and model.type.lower() in _LARGE_TYPES:
-        raise NotAHypernetwork(
-            f"{ref.text}: {model.name} is not a hypernetwork: the site calls it a {model.type}",
-            kind=model.type.lower(),
-            hint="if the site is wrong, download the file in a browser, then: hnetkit scan FOLDER",
-        )
+    if (other := other_kind(model)) is not None:
+        raise NotAHypernetwork(f"{ref.text}: {other}", kind=other.kind, hint=other.command_hint)
     items = plan_items(registry, model, all_versions=all_versions, only=version.id if version else None)
     if ref.kind == "hash":
         listed = len(items)
@@ -81,6 +75,5 @@ def _model_of(civitai: Civitai, ref: Reference) -> tuple[CivitaiModel, CivitaiVe
 
 
 def _retry_skipped(item: SyncItem) -> SyncItem:
-    """Returns an item that was named explicitly with its earlier failure ignored."""
-    is_again = item.action == "skip" and not item.not_before
-    return SyncItem(item.model, item.version, item.file, "fetch") if is_again else item
+    """Returns an item that was named explicitly with its earlier failure ignored: the site says who may have it."""
+    return SyncItem(item.model, item.version, item.file, "fetch") if item.action == "skip" else item

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from hnetkit.errors import (
     DiskFull,
     HnetkitError,
+    NetworkFailed,
     NotAHypernetwork,
     OutputExists,
     RegistryError,
@@ -30,7 +31,7 @@ from hnetkit.errors import (
     failure_of,
     printable,
 )
-from hnetkit.files import MODEL_SUFFIXES, is_reserved, new_file, publish, sync_folder
+from hnetkit.files import MODEL_SUFFIXES, is_reserved, is_there, new_file, publish, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
@@ -40,7 +41,16 @@ from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.columns import Row
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
-from hnetkit.sources.archives import extract_models, holds_models
+from hnetkit.sources import archives
+from hnetkit.sources.archives import (
+    OtherMembers,
+    archive_suffix,
+    belongings,
+    extract_models,
+    holds_models,
+    only_picture,
+    open_others,
+)
 from hnetkit.sources.civitai import SAFE
 from hnetkit.sources.download import PartialFile
 from hnetkit.sources.http import HttpClient, HttpResponse, Stopped, retry
@@ -53,7 +63,7 @@ from hnetkit.text import argument
 _MOST_CHARACTERS = 1000  # of a name that are read: ordering its marks takes quadratic time
 MOST_BYTES = 120  # of a stem: room for suffixes, sidecars and `-v123456` within 255
 _SIDECAR = re.compile(r"(.+)\.(metadata|cm-info|api_info|civitai|preview|description)", re.IGNORECASE)
-SUFFIXES = frozenset({*MODEL_SUFFIXES, ".zip"})
+SUFFIXES = frozenset({*MODEL_SUFFIXES, *archives.SUFFIXES})
 
 
 def safe_stem(name: str, fallback: str) -> str:
@@ -77,7 +87,8 @@ def safe_stem(name: str, fallback: str) -> str:
 def split_name(name: str) -> tuple[str, str]:
     """Returns stem and suffix of a file name from a site, which may hold folders and any character.
 
-    The suffix is in lower case. One that no model file has stays part of the stem, and ``.pt`` takes its place.
+    The suffix is in lower case. One that no model and no archive has stays part of the stem, and ``.pt`` takes its
+    place.
     """
     last = re.split(r"[/\\]", name)[-1].strip()
     suffix = PurePath(f"x{last}").suffix.lower()
@@ -115,11 +126,17 @@ class Installed:
     Attributes:
         paths: networks in the library.
         left_out: members of an archive that may be networks but cannot be used, each with the reason.
+        left: other members that no file here came of.
+        preview: the name of a picture in an archive that became a preview without having the network's name.
+        kept: the archive, if something was left in it and there is room.
         put_aside: where the damaged files are that were replaced.
     """
 
     paths: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    preview: str | None = None
+    kept: Path | None = None
     put_aside: list[Path] = field(default_factory=list)
 
 
@@ -146,8 +163,8 @@ def install(registry: Registry, job: Job, part: PartialFile, replaced: Sequence[
             _require_network(part.path, found)
             name = f"{job.name}{_suffix_of(found, job.suffix)}"
             _install_one(registry, job, part.path, part.sha256, name, replaced, installed)
-        if installed.left_out and has_room(folder):
-            quarantine(registry, job, part.path, "; ".join(installed.left_out))
+        if (left := [*installed.left_out, *installed.left]) and has_room(folder):
+            installed.kept = quarantine(registry, job, part.path, "; ".join(left))
     except (OSError, DiskFull, RegistryError):
         raise
     except Exception as error:
@@ -191,9 +208,10 @@ def _suffix_of(found: FileIdentity, suffix: str) -> str:
 def _install_members(
     registry: Registry, job: Job, archive: Path, replaced: Sequence[Replacement], installed: Installed
 ) -> None:
-    left_out = installed.left_out
-    strange: list[str] = []
+    left_out, left = installed.left_out, installed.left
+    count, models = 0, []
     for name, member in extract_models(archive, archive.with_suffix(".unpacked")):
+        count += 1
         try:
             if isinstance(member, HnetkitError):
                 raise member
@@ -201,15 +219,56 @@ def _install_members(
             stem, suffix = split_name(name)
             target = f"{safe_stem(stem, job.name)}{suffix}"
             _install_one(registry, job, member, _sha256(member), target, replaced, installed)
+            models.append(name)
         except (OSError, DiskFull, RegistryError):
             raise
         except Exception as error:
             reason = str(failure_of(error, name)).removeprefix(f"{member}: ").removeprefix(f"{name}: ")
-            others = strange if isinstance(error, NotAHypernetwork) else left_out
-            others.append(f"{printable(name)[:100]}: {reason[:300]}")
+            (left if isinstance(error, NotAHypernetwork) else left_out).append(_named(name, reason))
     if not installed.paths:
-        few = "; ".join([*left_out, *strange][:3])
+        few = "; ".join([*left_out, *left][:3])
         raise WrongBytes(f"{archive}: a zip without a usable network{': ' if few else ''}{few}")
+    with open_others(archive) as others:
+        _install_others(registry, job, others, models, installed, is_alone=count == 1)
+
+
+def _install_others(
+    registry: Registry, job: Job, others: OtherMembers, models: Sequence[str], installed: Installed, *, is_alone: bool
+) -> None:
+    """Puts what belongs to the networks of an archive beside them, and notes what is left.
+
+    Args:
+        others: the other files in the archive.
+        models: the names in the archive of `installed.paths`.
+        is_alone: whether the archive has one model, so that its one picture is taken for the preview.
+    """
+    left = dict.fromkeys(range(len(others.names)), "")
+
+    def place(number: int, path: Path, suffix: str) -> None:
+        try:
+            data = others.read(number, most=MOST_PICTURE)
+            written = sidecars.write_as_packed(path, suffix, data)
+        except (HnetkitError, ValueError) as error:
+            if number in left:
+                left[number] = str(error).removeprefix(f"{path.parent}{os.sep}")
+            return
+        left.pop(number, None)
+        with registry.write():
+            kind = "preview" if suffix in sidecars.PREVIEWS else "sidecar"
+            registry.jobs.add_install(str(written), job.id, kind, None)
+
+    for number, model, suffix in belongings(others.names, models):
+        place(number, installed.paths[model], suffix)
+    picture = only_picture(others.names)
+    if is_alone and picture is not None and picture[0] in left and sidecars.read(installed.paths[0]).preview is None:
+        number, suffix = picture
+        place(number, installed.paths[0], f".preview{suffix}")
+        installed.preview = None if number in left else others.names[number]
+    installed.left += [_named(others.names[number], reason) for number, reason in left.items()]
+
+
+def _named(name: str, reason: str) -> str:
+    return f"{printable(name)[:100]}: {reason[:300]}" if reason else printable(name)[:100]
 
 
 def _install_one(
@@ -286,7 +345,7 @@ def _model_stems(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name, suffix = os.path.splitext(entry.name)
-            if suffix.lower() in SUFFIXES:
+            if suffix.lower() in (*MODEL_SUFFIXES, ".zip"):
                 yield name
 
 
@@ -310,7 +369,7 @@ def _move_aside(path: Path, target: Path) -> None:
     """Moves a file into quarantine, or recreates a user's link so that it leads to the same target."""
     if not path.is_symlink():
         publish(path, target)
-    elif os.path.lexists(target):
+    elif is_there(target):
         raise OutputExists(f"{target}: the file exists")
     else:
         target.symlink_to(os.path.realpath(path))
@@ -324,14 +383,17 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     """
     folder = Path(job.folder) / QUARANTINE
     folder.mkdir(exist_ok=True)
-    sha256, size = _sha256(path), path.stat().st_size
+    sha256, size, name = _sha256(path), path.stat().st_size, _kept_name(job, path)
     for digits in (0, 10, 64):
-        target = folder / f"{job.name}{job.suffix}{'-' if digits else ''}{sha256[:digits]}.bad"
+        target = folder / f"{name}{'-' if digits else ''}{sha256[:digits]}.bad"
         if has_bytes(target, sha256, size=size):
-            return target
+            if is_there(f"{target}.json"):
+                return target
+            break  # a kill or a full disk came before the reason
         with contextlib.suppress(OutputExists):
             _move_aside(path, target)
             break
+    sync_folder(folder)  # the file may go from its place next
     why = {"key": job.key, "url": redact(job.url), "expected_sha256": job.sha256, "reason": reason}
     with new_file(f"{target}.json", overwrite=True) as file:
         file.write(json.dumps(why, indent=2, ensure_ascii=False).encode() + b"\n")
@@ -340,8 +402,18 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     return target
 
 
+def _kept_name(job: Job, path: Path) -> str:
+    """The name of a job's file. An archive has the suffix of its kind: whoever is to extract it looks for that."""
+    suffix, name = archive_suffix(path), f"{job.name}{job.suffix}"
+    if suffix is None or name.lower().endswith(suffix):
+        return name
+    return job.name if job.name.lower().endswith(suffix) else f"{job.name.removesuffix('.tar')}{suffix}"
+
+
 # --- sidecars: the site's record, A1111's settings, a preview picture
 
+BARE = "sidecars"
+"""Code of a job whose network is here without all of its sidecars; a later run writes them."""
 MOST_PICTURE = 16 << 20  # bytes
 WHOLE_S = 30.0
 """Seconds until a picture must be complete."""
@@ -368,33 +440,46 @@ class SidecarWriter:
     nsfw: bool = False
     missed: list[str] = field(default_factory=list, init=False)
 
-    def write(self, job: Job, path: Path) -> None:
-        """Writes what is known beside `path`; the user's own files are kept, and a picture that fails is skipped."""
+    def write(self, job: Job, path: Path) -> list[str]:
+        """Writes what is known beside `path`, where the user's own files are kept; returns what failed, in words."""
         if job.source != "civitai" or job.remote_file_id is None:
-            return
+            return []
         with self.registry.write():
             row = self.registry.catalogue.file(job.remote_file_id)
             catalogue = self.registry.catalogue
             pictures = catalogue.images(catalogue.version_row(job.remote_file_id))
-        written: list[tuple[Path | None, str]] = []
-        with _optional():
-            version = site_version(catalogue, row)
-            if version is not None:
-                written.append((sidecars.write_info(path, version), "sidecar"))
-        with _optional():
-            written.append((sidecars.merge_a1111(path, a1111_values(row)), "sidecar"))
-        with _optional():
-            written.append((self._preview(path, pictures), "preview"))
-        with self.registry.write():
-            for file, kind in written:
-                if file is not None:
+        steps: tuple[tuple[str, str, Callable[[], Path | None]], ...] = (
+            ("the site's record", "sidecar", lambda: self._info(path, row)),
+            ("A1111's settings", "sidecar", lambda: sidecars.merge_a1111(path, a1111_values(row))),
+            ("preview", "preview", lambda: self._preview(path, pictures)),
+        )
+        failed: list[str] = []
+        for what, kind, step in steps:
+            try:
+                file = step()
+            except Stopped:
+                raise
+            except OutputExists:  # the user's own
+                continue
+            except Exception as error:  # a sidecar is optional, and the network is installed
+                failed.append(str(failure_of(error, what)))
+                continue
+            if file is not None:
+                with self.registry.write():
                     self.registry.jobs.add_install(str(file), job.id, kind, None)
+        return failed
+
+    def _info(self, path: Path, row: Row) -> Path | None:
+        version = site_version(self.registry.catalogue, row)
+        return None if version is None else sidecars.write_info(path, version)
 
     def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
         client = self.images
         shown = [p for p in pictures if p["type"] == "image" and (self.nsfw or (p["nsfw_level"] or 0) & ~SAFE == 0)]
-        if client is None or not shown or len(self.missed) >= MOST_MISSED or sidecars.read(path).preview is not None:
+        if client is None or not shown or sidecars.read(path).preview is not None:
             return None
+        if len(self.missed) >= MOST_MISSED:
+            raise NetworkFailed(f"preview: not requested, after {MOST_MISSED} in a row failed")
         url = str(shown[0]["url"]).replace("/original=true/", "/width=450/")
 
         def ask() -> bytes:
@@ -402,25 +487,12 @@ class SidecarWriter:
                 return _body(answer) if answer.status == 200 else b""
 
         try:
-            data = retry(
-                ask, "a preview picture", clock=client.clock, limiter=client.limiter, attempts=2, obeyed_s=_OBEYED_S
-            )
+            data = retry(ask, "preview", clock=client.clock, limiter=client.limiter, attempts=2, obeyed_s=_OBEYED_S)
         except RemoteError:
             self.missed.append(url)
             raise
         self.missed.clear()
         return sidecars.write_preview(path, data)
-
-
-@contextlib.contextmanager
-def _optional() -> Iterator[None]:
-    """Ignores all failures but a stop: a sidecar is optional, and the network is installed."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except Exception:
-        return
 
 
 def _body(answer: HttpResponse) -> bytes:

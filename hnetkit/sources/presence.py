@@ -8,15 +8,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound
-from hnetkit.files import is_absence, is_absent, mtime_of
+from hnetkit.files import is_absent
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
 from hnetkit.library.scan import FileChange, Progress, scan
-from hnetkit.library.walking import is_gone
+from hnetkit.library.walking import is_as_scanned, is_gone
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.text import counted
@@ -67,7 +66,8 @@ def require_library(registry: Registry, folder: Path) -> None:
     if count := len(networks.union(_scanned_paths(registry, folder))):
         raise NotFound(
             f"{folder}: nothing is left of the library ({counted(count, 'file')})",
-            hint="mount its disk, or set HNETKIT_LIBRARY to the folder where it is; --refill fetches everything again",
+            hint="mount its disk, or set HNETKIT_LIBRARY to the folder where it is; "
+            "hnetkit repair --refill fetches everything again",
         )
 
 
@@ -90,7 +90,13 @@ def find_bytes(registry: Registry, sha256: str | None) -> str | None:
     if sha256 is None:
         return None
     rows = registry.files.present(sha256)
-    return next((str(row["path"]) for row in rows if _is_as_known(row) or has_bytes(row["path"], sha256)), None)
+    return next((str(row["path"]) for row in rows if is_as_scanned(row) or has_bytes(row["path"], sha256)), None)
+
+
+def path_of_install(registry: Registry, install: dict[str, Any]) -> str | None:
+    """Returns where the bytes of an installed file are, at its path or else in the library; None for nowhere."""
+    at = [row for row in registry.files.at(install["path"]) if row["sha256"] == install["sha256"]]
+    return install["path"] if any(map(_is_as_known, at)) else find_bytes(registry, install["sha256"])
 
 
 def path_of_job(registry: Registry, job: Job) -> str | None:
@@ -114,7 +120,7 @@ def requeue_unless_here(registry: Registry, job: Job) -> Job:
     path = path_of_job(registry, job)
     if path is None:
         registry.jobs.requeue(job.id)
-    elif job.code in (None, "had"):
+    elif job.code in (None, "had", "unpacked"):
         registry.jobs.set_state(job.id, "done", code="had", reason=path)
     return registry.jobs.get(job.id)
 
@@ -133,14 +139,3 @@ def has_bytes(path: str | os.PathLike[str], sha256: str, *, size: int | None = N
             return is_fit and sha256_of(file) == sha256
     except (OSError, HnetkitError):
         return False
-
-
-def _is_as_known(row: dict[str, Any]) -> bool:
-    """Whether a file has the size and the time of its row, or cannot be looked at."""
-    try:
-        status = os.stat(row["path"])
-    except ValueError:
-        return False
-    except OSError as error:
-        return not is_absence(error)
-    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hnetkit import demo, settings
 from hnetkit.distributed import Processes
 from hnetkit.errors import HnetkitError, NotFound, UsageError, require_extra
+from hnetkit.files import is_file_at, stat_at
 from hnetkit.text import argument
 from hnetkit.train.callbacks import Callbacks, Progress
 
@@ -203,7 +204,7 @@ def _require_networks(recipes: Iterable[Recipe], library: Library | None) -> Non
     """Raises NotFound if a network that training reads is no file; the hint is the file of the network of that name."""
     for recipe in recipes:
         for option, file in (("--init-from", recipe.start), *(("--with", file) for file in recipe.beside)):
-            if file is not None and not os.path.exists(file):
+            if file is not None and stat_at(file) is None:
                 place = _file_of(file, library)
                 hint = f"{option} {'FILE' if place is None else argument(place, is_path=True)}"
                 raise NotFound(f"{file}: no such file", hint=hint)
@@ -255,7 +256,7 @@ class _ModelSource(NamedTuple):
         from hnetkit.generate.model import ModelSource
 
         source = ModelSource(self.source)
-        tokenizer = source.own_tokenizer if os.path.isfile(source.location) else None
+        tokenizer = source.own_tokenizer if is_file_at(source.location) else None
         parts = {"vae": source.own_vae, "tokenizer": tokenizer}
         model = settings.get("model") or str(demo.model_folder())
         return {"model": model, **{key: os.fspath(value) for key, value in parts.items() if value is not None}}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from hnetkit.errors import UsageError, failure_of
-from hnetkit.files import new_file, read_regular
+from hnetkit.files import is_file_at, new_file, read_regular, stat_at
 
 MAX_TEXT = 256 << 10
 """Bytes of a caption or a template; what a text encoder reads of one is less than a thousand."""
@@ -23,8 +23,12 @@ def caption_of(image: Path) -> str:
         UsageError: the ``.txt`` is not UTF-8, too long, or a link that leads away.
         HnetkitError: the ``.txt`` cannot be read.
     """
-    beside = caption_file(image)
-    if beside.is_file():
+    try:
+        beside = caption_file(image)
+        is_written = is_file_at(beside)
+    except OSError as error:
+        raise failure_of(error, str(image)) from error
+    if is_written:
         _require_near(beside, image)
         return " ".join(read_text(beside).split())
     return _words_of(image.stem)
@@ -45,7 +49,7 @@ def says_file_name(caption: str, image: Path) -> bool:
 def caption_file(image: Path) -> Path:
     """Returns the file of an image's caption, which may not exist: ``.txt``, or the ``.TXT`` of some systems."""
     usual, upper = (image.with_suffix(suffix) for suffix in (".txt", ".TXT"))
-    return upper if os.path.isfile(upper) and not os.path.exists(usual) else usual
+    return upper if stat_at(usual) is None and is_file_at(upper) else usual
 
 
 def write_caption(path: Path, caption: str, *, overwrite: bool) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from blake3 import blake3
 
 from hnetkit.errors import DamagedFile, DiskFull, FileRefused, NotFound
-from hnetkit.files import read_regular, sync_folder
+from hnetkit.files import is_folder_at, read_regular, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import read_json
 from hnetkit.text import size_text
@@ -137,9 +137,9 @@ class Checkpoints:
         return None
 
     def _numbers(self) -> list[int]:
-        if not self.folder.is_dir():
+        if not is_folder_at(self.folder):
             return []
-        names = (path.name for path in self.folder.iterdir() if path.name.isdecimal() and os.path.isdir(path))
+        names = (path.name for path in self.folder.iterdir() if path.name.isdecimal() and is_folder_at(path))
         # a longer name was not counted here, and the next number would be too long for a file system
         return sorted(int(name) for name in names if len(name) <= _MOST_DIGITS and name == f"{int(name):08}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hnetkit.errors import BadPicture, FileChanged, NotFound, UsageError
+from hnetkit.files import is_file_at
 from hnetkit.images import has_more, has_other_colors, open_with_opacity, read_image
 from hnetkit.prompts.tags import Tag, TaggedPrompt, plain_number, split_tags
 from hnetkit.text import argument
@@ -344,7 +344,7 @@ class Template:
         if name_or_path in _BUILT_IN:
             return cls(name_or_path, _BUILT_IN[name_or_path])
         path = Path(name_or_path)
-        if not os.path.isfile(path):  # False too for what cannot be a path, such as a whole prompt
+        if not is_file_at(path):  # False too for what cannot be a path, such as a whole prompt
             raise NotFound(
                 f"{name_or_path}: no such template", hint=f"a text file, or one of {', '.join(BUILT_IN_TEMPLATES)}"
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hnetkit.errors import BadPicture, HnetkitError, MissingPackage, NotFound
-from hnetkit.files import new_file, read_regular
+from hnetkit.files import is_there, new_file, read_regular
 from hnetkit.images import open_rgb
 from hnetkit.limits import require_unique_columns
 
@@ -121,7 +121,7 @@ class Log:
 
     def _open_for_appending(self) -> TextIO:
         """Opens the table for more lines, without a last one that was cut off."""
-        if not self._csv.exists() or not self._csv.read_bytes().endswith(b"\n"):
+        if not is_there(self._csv) or not self._csv.read_bytes().endswith(b"\n"):
             self._rewrite(read_log(self._csv))
         return open(self._csv, "a", encoding="utf-8", newline="")
 

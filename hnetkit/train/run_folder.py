@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from blake3 import blake3
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
-from hnetkit.files import exclusive_lock, new_file, refuse_links
+from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, is_there, new_file, refuse_links, stat_at
 from hnetkit.limits import json_size, read_json
 from hnetkit.train.checkpoints import Checkpoints
 from hnetkit.train.data import fingerprint_changes
@@ -107,14 +107,14 @@ class RunFolder:
         A folder with files in it is used only if its record and its networks are of a run of this name: nothing else
         is ever replaced or removed.
         """
-        if self.folder.exists() and not self.folder.is_dir():
+        if stat_at(self.folder) and not is_folder_at(self.folder):
             raise OutputExists(f"{self.folder}: a file, not a run's folder", hint=_ELSEWHERE)
         refuse_links(self.folder / name for name in _WRITTEN_IN)
-        if self.record.exists():
+        if is_there(self.record):
             self._require_own_record()
             self._require_own_networks()
             self._require_names()
-        elif self.folder.is_dir():
+        elif is_folder_at(self.folder):
             others = [path.name for path in self.folder.iterdir() if not path.name.startswith(".")]
             if others:
                 raise OutputExists(f"{self.folder}: holds {sorted(others)[0]} and is no run's folder", hint=_ELSEWHERE)
@@ -144,12 +144,12 @@ class RunFolder:
                 would replace a network that the recipe names.
             RunChanged: the recipe is not that of the run so far.
         """
-        has_state = self.record.exists() and self.checkpoints.newest_folder is not None
+        has_state = is_there(self.record) and self.checkpoints.newest_folder is not None
         if start_mode == "resume" and not has_state:
             raise NotFound(f"{self.folder}: no checkpoint to resume from", hint="leave --resume out")
         if start_mode == "restart":
             self._require_given_elsewhere()
-        if start_mode == "restart" or not self.record.exists():
+        if start_mode == "restart" or not is_there(self.record):
             return None
         recipe, before = self._read_record()
         differences = recipe.differences(self.recipe)
@@ -183,7 +183,7 @@ class RunFolder:
         """
         from hnetkit.formats import load
 
-        if self.checkpoints.newest_folder is None or not all(path.is_file() for path in (self.record, *self.results)):
+        if self.checkpoints.newest_folder is None or not all(is_file_at(path) for path in (self.record, *self.results)):
             return False
         try:
             recipe, before = self._read_record()
@@ -229,7 +229,7 @@ class RunFolder:
 
     def _networks(self) -> Iterator[tuple[Path, int | None]]:
         """Yields each file named like the network; a snapshot with its step."""
-        yield from ((path, None) for path in self.results if path.exists())
+        yield from ((path, None) for path in self.results if is_there(path))
         yield from self._snapshots()
 
     def _previews_and_records(self) -> list[Path]:
@@ -242,7 +242,7 @@ class RunFolder:
         yield from (path for path, _ in self._networks())
         log = self.folder / CSV_NAME
         if not has_no_step(log):
-            yield from (path for path in (log, self.folder / PLOT_NAME) if path.exists())
+            yield from (path for path in (log, self.folder / PLOT_NAME) if is_there(path))
             yield from self._previews_and_records()
 
     def _clear(self) -> None:
@@ -284,7 +284,7 @@ class RunFolder:
         """Raises OutputExists if something that a run writes hours later could not be written."""
         previews = (path for path, _ in _numbered(self.folder / "previews", self.recipe.name, ".png"))
         for path in (self.folder / CSV_NAME, self.folder / PLOT_NAME, *previews):
-            if path.exists() and not path.is_file():
+            if stat_at(path) and not is_file_at(path):
                 raise OutputExists(
                     f"{path}: no file, and a run writes one there", hint=f"move it away, or {_ELSEWHERE}"
                 )
@@ -294,7 +294,7 @@ class RunFolder:
         replaced = [path for path, _ in self._networks()]
         given = [file for file in (self.recipe.start, *self.recipe.beside) if file is not None]
         for file in map(Path, given):
-            if file.exists() and any(file.samefile(path) for path in replaced):
+            if stat_at(file) and any(file.samefile(path) for path in replaced):
                 raise OutputExists(
                     f"{file}: the run is given it, and starting over would remove or replace it",
                     hint=f"copy it elsewhere, or {_ELSEWHERE}",

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from hnetkit.distributed import Processes
 from hnetkit.errors import DiskFull, HnetkitError, OutputExists, RunChanged, TrainingFailed, UsageError
-from hnetkit.files import new_file, refuse_links
+from hnetkit.files import is_file_at, is_folder_at, is_there, new_file, refuse_links, stat_at
 from hnetkit.hashes import blake3_of
 from hnetkit.limits import read_json
 from hnetkit.text import to_cell
@@ -99,19 +99,19 @@ class Sweep:
     def require_ours(self) -> None:
         """Raises OutputExists or RunChanged if the folder is something else, another sweep's, or holds links."""
         hint = "choose another --name or --out"
-        if self.folder.exists() and not self.folder.is_dir():
+        if stat_at(self.folder) and not is_folder_at(self.folder):
             raise OutputExists(f"{self.folder}: a file, not a sweep's folder", hint=hint)
-        if not self.folder.is_dir():
+        if not is_folder_at(self.folder):
             return
         refuse_links([self.folder / ".lock", *(run.folder for run in self.runs)])
-        if self._record.exists():
+        if is_there(self._record):
             before, written = self._read_record()
             if before != list(self.varied):
                 raise RunChanged(
                     f"{self.folder}: a sweep over {' and '.join(before)}, not over {' and '.join(self.varied)}",
                     hint=hint,
                 )
-            if written is not None and self._table.is_file() and blake3_of(self._table) != written:
+            if written is not None and is_file_at(self._table) and blake3_of(self._table) != written:
                 raise OutputExists(
                     f"{self._table}: changed since it was written, and would be replaced",
                     hint="move it away, or give it another name",
@@ -196,7 +196,7 @@ class Sweep:
 
     def _write_record(self) -> None:
         """Writes what varies, and the hash of the table."""
-        table = blake3_of(self._table) if self._table.is_file() else None
+        table = blake3_of(self._table) if is_file_at(self._table) else None
         record = {"format": FORMAT, "varied": self.varied, "table": table}
         _write(self._record, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 

@@ -27,6 +27,8 @@ _PART = "where the part is missing, the model is refused"
 LISTS: dict[str, str] = {
     "library.walking": "scan, link, generate with LoRAs and embeddings",
     "library.link": "how a name is spelled there; an error is raised",
+    "library.belongings": "what lies beside a file that is removed; its sidecars then stay",
+    "library.placing": "whether two names are one; they are two then",
     "library.trash": "the trash and the remains of killed processes in it",
     "generate.loading.extra_networks": "pictures with vectors, for a warning; the folder was walked before",
     "formats.conversion": "convert",

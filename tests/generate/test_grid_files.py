@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from support.killed import recorded_disk
 
 from hnetkit.errors import OutputExists, UsageError
 from hnetkit.generate.grids.axes import read_axis
@@ -195,3 +196,19 @@ def test_whether_any_picture_is_there_opens_one_picture(tmp_path: Path, monkeypa
     assert len(opened) == 1
     assert not files.has_any(["d"])
     assert files.done(["a", "b", "d"]).keys() == {"a", "b"}
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="what is flushed is told by /proc")
+@pytest.mark.parametrize("step", ["merge", "finish"])
+def test_a_part_is_removed_only_after_its_lines_and_their_name_are_on_the_disk(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = GridFiles(tmp_path / "grid.png")
+    GridFiles(tmp_path / "grid.png", 1).append([ROW])
+    events = recorded_disk(monkeypatch)
+    if step == "merge":
+        files.merge_records()
+    else:
+        files.finish([ROW])
+    removal = events.index(("unlink", str(files.folder / "process-1.jsonl")))
+    assert ("fsync", str(tmp_path)) in events[:removal]

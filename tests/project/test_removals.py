@@ -12,11 +12,11 @@ OF_A_PATH = {"unlink", "rmdir", "rename"}
 
 WHY = {
     "hnetkit/files.py new_file": "what is new is complete and on the disk before it replaces; its temporary file goes",
+    "hnetkit/files.py new_folder": "its name was free, and its temporary folder is its own",
     "hnetkit/files.py _remove_stale": "a temporary file that no process has open, hours old",
     "hnetkit/files.py publish": "the name was free",
-    "hnetkit/generate/grids/files.py GridFiles.merge_records": "its lines are in the one record",
     "hnetkit/generate/grids/files.py GridFiles.discard": "the person asked to begin again",
-    "hnetkit/generate/grids/files.py GridFiles.finish": "its lines are in the one record",
+    "hnetkit/generate/grids/files.py GridFiles._remove": "its lines are in the one record, whose name is on the disk",
     "hnetkit/library/link.py _LinkRun.clear": "unchanged since hnetkit put it there, and not the last with its content",
     "hnetkit/library/link.py _LinkRun._spelled_anew": "one file under two spellings",
     "hnetkit/library/placing.py Placing.remove_folders": "folders that hnetkit made, if they are empty",
@@ -37,7 +37,7 @@ WHY = {
     "hnetkit/train/checkpoints.py Checkpoints._write": "the name was free",
     "hnetkit/train/checkpoints.py Checkpoints._remove": "a later checkpoint is complete",
     "hnetkit/train/checkpoints.py _discard": "a checkpoint that is to go, under a name that no run reads",
-    "hnetkit/train/preparing/folder.py TrainingFolder._write": "--overwrite: the caption of the image that it replaces",
+    "hnetkit/train/preparing/folder.py TrainingFolder._write": "--overwrite: the caption of an image that was replaced",
     "hnetkit/train/run_folder.py RunFolder.remove_snapshots_after": "--restart or a rollback: what the run makes again",
     "hnetkit/train/run_folder.py RunFolder._clear": "--restart: what the run makes again",
     "registry/store.py _keep": "the copy is complete before it has its name",

@@ -17,12 +17,13 @@ from hnetkit.prompts.tags import split_tags
 from hnetkit.sources.install import safe_stem, split_name
 from hnetkit.sources.session import FetchSession
 
+PNG = b"\x89PNG\r\n\x1a\n and pixels"
 PT_FORMS: dict[str, tuple[bytes, dict[str, bytes], int]] = {
     "torch zip": (network_bytes(1), {}, 0),
     "legacy torch": (network_bytes(2, legacy=True), {}, 0),
     "stored zip": (network_bytes(3), {}, zipfile.ZIP_STORED),
     "packed zip": (network_bytes(4), {}, zipfile.ZIP_DEFLATED),
-    "packed zip with a picture": (network_bytes(5), {"preview.png": b"\x89PNG"}, zipfile.ZIP_DEFLATED),
+    "packed zip with a picture": (network_bytes(5), {"a/inner style.png": PNG}, zipfile.ZIP_DEFLATED),
     "packed zip of a legacy pt": (network_bytes(6, legacy=True), {}, zipfile.ZIP_DEFLATED),
 }
 
@@ -83,20 +84,24 @@ def test_a_pt_that_is_a_web_page_is_never_installed(site: Sites, here: FetchSess
     assert not list(here.folder.glob("*.pt"))
 
 
-def test_a_zip_gives_every_network_in_it_and_nothing_else(site: Sites, here: FetchSession) -> None:
+def test_a_zip_gives_every_network_in_it_and_is_kept_for_the_rest(site: Sites, here: FetchSession) -> None:
     """The site's hash is that of the zip; each network gets its own."""
     file = first_version(site)["files"][0]
     members = {"a-1000.pt": network_bytes(1), "steps/a-2000.pt": network_bytes(2, legacy=True)}
     junk = {"preview.png": b"\x89PNG", "readme.txt": b"x", "__MACOSX/._a-1000.pt": b"junk", "vae.pt": b"nothing"}
     give(site, file, zipped({**members, **junk}), "pack.zip")
     (job,) = jobs_of(here, here.pull(f"model:{site.world.ids()[0]}"))
-    assert job.state == "done"
+    assert (job.state, job.code) == ("done", "unpacked")
+    assert "__MACOSX" not in str(job.reason)
+    for name in ("preview.png", "readme.txt", "vae.pt: a text, not a hypernetwork"):
+        assert name in str(job.reason)
     assert {p.name: p.read_bytes() for p in installed(here).values()} == {
         "a-1000.pt": members["a-1000.pt"],
         "a-2000.pt": members["steps/a-2000.pt"],
     }
-    suffixes = {path.suffix for path in here.folder.iterdir()}
+    suffixes = {path.suffix for path in here.folder.iterdir() if path.is_file()}
     assert suffixes <= {".pt", ".json", ".info", ".jpg", ".jpeg"}, "nothing else of the zip"
+    assert [path.name for path in (here.folder / ".quarantine").glob("*.bad")] == ["pack.zip.bad"]
     assert jobs_of(here, here.pull(f"model:{site.world.ids()[0]}")) == [], "it is here already"
 
 

@@ -157,6 +157,8 @@ def test_a_long_name_is_cut_between_letters(letter: str) -> None:
         ("\u6700\u7d42 \u7248/final$.pt", "final$", ".pt"),
         ("..\\..\\evil.zip", "evil", ".zip"),
         ("../../x.ckpt ", "x", ".ckpt"),
+        ("ink_v10.RAR", "ink_v10", ".rar"),
+        ("ink.tar.gz", "ink.tar", ".gz"),
         ("/etc/passwd", "passwd", ".pt"),
         ("C:\\a\\b.bin", "b", ".bin"),
     ],

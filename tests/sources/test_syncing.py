@@ -129,6 +129,7 @@ def test_what_the_site_cannot_give_is_left_out_with_the_reason_and_the_rest_come
     assert set(by_state) <= {
         ("done", None),
         ("done", "had"),
+        ("done", "unpacked"),
         ("refused", "refused"),
         ("refused", "wrong-bytes"),
         ("failed", "no-access"),

@@ -53,3 +53,21 @@ def killed_at(
         for name in CHANGES:
             patched.setattr(os, name, wrapped(name, getattr(os, name)))
         yield made
+
+
+def recorded_disk(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
+    """Returns a list that gets ("fsync", path) and ("unlink", path) as they happen: what is on the disk before what."""
+    events: list[tuple[str, str]] = []
+    fsync, unlink = os.fsync, os.unlink
+
+    def flushed(handle: int) -> None:
+        fsync(handle)
+        events.append(("fsync", os.readlink(f"/proc/self/fd/{handle}")))
+
+    def removed(path: Any, *args: Any, **kwargs: Any) -> None:
+        unlink(path, *args, **kwargs)
+        events.append(("unlink", os.fspath(path)))
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(os, "unlink", removed)
+    return events

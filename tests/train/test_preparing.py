@@ -8,10 +8,12 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from PIL import Image, ImageCms, ImageOps
+from support.killed import Killed, killed_at
 from support.odd_images import ADOBE_RGB, DISPLAY_P3, SRGB, color_profile
 
 from hnetkit.errors import BadPicture, MissingPackage, NotFound, OutputExists, UsageError
@@ -355,6 +357,23 @@ def test_where_a_picture_cannot_be_replaced_its_caption_is_not_either(source: Pa
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == pictures
+
+
+def test_the_caption_of_an_earlier_picture_goes_only_once_the_new_picture_is_there(
+    source: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise((64, 64)).save(source / "a.png")
+    number, is_done = 0, False
+    while not is_done:
+        number += 1
+        (out / "a.png").write_bytes(b"before")
+        (out / "a.txt").write_text("of before", encoding="utf-8")
+        with killed_at(monkeypatch, number) as made, suppress(Killed):
+            list(TrainingFolder(out, PreparationSettings((64, 64)), overwrite=True).add(source / "a.png"))
+        is_done = len(made) < number
+        assert (out / "a.png").read_bytes() != b"before" or (out / "a.txt").read_text() == "of before"
+    assert number > 2
+    assert not (out / "a.txt").exists()
 
 
 def test_a_caption_whose_picture_was_not_written_any_more_is_taken_over(source: Path, out: Path) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from hnetkit import paths
 from hnetkit.errors import BadPicture, FileRefused, HnetkitError, NotFound, OutputExists
-from hnetkit.files import exclusive_lock, new_file, refuse_links
+from hnetkit.files import exclusive_lock, new_file, refuse_links, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_files import SUFFIXES, write_image
 from hnetkit.generate.image_text import read_image_text
@@ -114,12 +114,13 @@ class GridFiles:
                 for line in _lines(file):
                     end = file.tell() if line.endswith(b"\n") else end
                 file.truncate(end)
-        for path in self._regular_process_files():
+        parts = self._regular_process_files()
+        for path in parts:
             with path.open("rb") as file:
                 for line in _lines(file):
                     if line.endswith(b"\n") and _row_in(line) is not None:  # a part may be another name of any file
                         self._append(self.record, line)
-            path.unlink()
+        self._remove(parts)
 
     def rows(self) -> Iterator[Row]:
         """Yields the rows of all processes; damaged lines are skipped."""
@@ -192,7 +193,13 @@ class GridFiles:
         with new_file(self.record, overwrite=True) as file:
             for row in rows:
                 file.write(_line(row))
-        for path in self._regular_process_files():
+        self._remove(self._regular_process_files())
+
+    def _remove(self, parts: Sequence[Path]) -> None:
+        """Removes the files of other processes, once the name of the record, which has their lines, is on the disk."""
+        if parts:
+            sync_folder(self.record.parent)
+        for path in parts:
             path.unlink()
 
     def _latest(self, keys: Iterable[str]) -> dict[str, Row]:

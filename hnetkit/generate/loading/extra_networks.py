@@ -63,6 +63,13 @@ _NAME = re.compile(r"[\w.-]{1,400}")
 # the name of the first of a layer's two projections; the second differs in group 2
 _PAIR = re.compile(r"(.*(?:lora|lora_linear_layer)[._])(A|down)((?:\.\w+)?\.weight)")
 _SECOND: Mapping[str, str] = {"A": "B", "down": "up"}
+# what follows the name of a layer in that of a projection
+_LAYER = re.compile(r"[._]lora(?:_linear_layer)?[._](?:A|down)(?:\.\w+)?\.weight")
+# all that the libraries apply: the two projections, their scale, the bias of the second, and DoRA's magnitude
+_OF_A_LORA = re.compile(
+    r".*(?:lora|lora_linear_layer)[._](?:(?:A|B|down|up)(?:\.\w+)?\.weight|B(?:\.\w+)?\.bias|magnitude_vector.*)"
+    r"|.*\.alpha"
+)
 _WHOLE_NUMBERS: Mapping[str, int] = {"I8": 1, "U8": 1, "I16": 2, "I32": 4, "I64": 8}
 # the metadata key under which diffusers writes a LoRA's configuration
 _METADATA = "lora_adapter_metadata"
@@ -388,12 +395,62 @@ def read_lora(path: Path) -> dict[str, Tensor]:
         tensors = {name: _lora_tensor(source, name) for name in source.entries}
         for name, scale in _stated_scales(path, source).items():
             tensors[name] = tensors[name] * scale
+    _refuse_unknown_names(path, tensors)
     for name, tensor in tensors.items():
         if not bool(torch.isfinite(tensor).all()) and not name.endswith("alpha"):
             raise ModelNotUsable(f"{path}: {shorten(name)} has values that are not finite", hint=_ANOTHER_LORA)
         if name.endswith("alpha") and not (tensor.numel() == 1 and bool(torch.isfinite(tensor).all())):
             raise ModelNotUsable(f"{path}: no LoRA: {name} is not a number")
-    return tensors
+    return _of_one_scale(path, tensors)
+
+
+def _refuse_unknown_names(path: Path, names: Iterable[str]) -> None:
+    """Raises ModelNotUsable for a tensor that is of no LoRA: the libraries would leave it out in silence."""
+    for name in names:
+        if not _OF_A_LORA.fullmatch(name):
+            raise ModelNotUsable(
+                f"{path}: not a plain LoRA: it has {shorten(name)}, which is not applied", hint=_OTHER_LORA
+            )
+
+
+def _of_one_scale(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns tensors that give each layer its own strength, although diffusers' loader may take one for all of them.
+
+    Where alphas or ranks differ by layer, that loader gives some layers the scale of others. The alphas then go into
+    the up-projections, and zeros fill every layer up to the largest rank: what a layer adds stays the same.
+
+    Raises:
+        ModelNotUsable: an alpha belongs to no layer.
+    """
+    from torch.nn.functional import pad
+
+    pairs = dict(_pairs_of(tensors))
+    ranks = {down: len(tensors[down]) for down in pairs}
+    alphas = {down: float(tensors[name]) for down in pairs if (name := _alpha_of(down)) in tensors}
+    known = {_alpha_of(down) for down in alphas}
+    if unknown := next((name for name in tensors if name.endswith(".alpha") and name not in known), None):
+        raise ModelNotUsable(f"{path}: not a plain LoRA: {shorten(unknown)} belongs to no layer", hint=_OTHER_LORA)
+    if len(set(ranks.values())) <= 1 and len(set(alphas.values())) <= 1 and len(alphas) in (0, len(pairs)):
+        return tensors
+    result = {name: tensor for name, tensor in tensors.items() if name not in known}
+    most = max(ranks.values())
+    for down, up in pairs.items():
+        missing, scale = most - ranks[down], alphas[down] / ranks[down] if down in alphas else 1.0
+        kernel = (0, 0) * (tensors[down].ndim - 2)  # of convolutions
+        result[down] = pad(tensors[down], (*kernel, 0, 0, 0, missing))
+        result[up] = pad(tensors[up] * scale, (*kernel, 0, missing, 0, 0))
+    return result
+
+
+def _pairs_of(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yields the names of each down-projection and of its up-projection."""
+    for name in names:
+        if match := _PAIR.fullmatch(name):
+            yield name, f"{match[1]}{_SECOND[match[2]]}{match[3]}"
+
+
+def _alpha_of(down: str) -> str:
+    return f"{_LAYER.sub('', down)}.alpha"
 
 
 def _lora_tensor(source: SafetensorsFile, name: str) -> Tensor:
@@ -415,10 +472,8 @@ def _stated_scales(path: Path, source: SafetensorsFile) -> dict[str, float]:
     """
     stated = _lora_metadata(source)
     scales = {}
-    for name, entry in source.entries.items():
-        if not (match := _PAIR.fullmatch(name)):
-            continue
-        up = f"{match[1]}{_SECOND[match[2]]}{match[3]}"
+    for name, up in _pairs_of(source.entries):
+        entry = source.entries[name]
         shape = source.entries[up].shape if up in source.entries else ()
         if len(shape) < 2 or len(entry.shape) < 2 or shape[1] != entry.shape[0]:
             raise ModelNotUsable(f"{path}: no LoRA: {name[:120]} and its counterpart do not fit each other")

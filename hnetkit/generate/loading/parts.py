@@ -99,6 +99,21 @@ def build_unet(config: Mapping[str, Any], tensors: Tensors, source: str) -> Any:
     return _fill(lambda: UNet2DConditionModel.from_config(config), converted, f"{source}: its UNet")
 
 
+def names_in_checkpoint(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """Returns, for each tensor of a UNet by diffusers' name, its name in a file, as `build_unet` reads it.
+
+    Args:
+        config: of the UNet.
+        shapes: of the file's tensors ``model.diffusion_model.*``, by their names.
+    """
+    import torch
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+    named = {id(tensor): name for name, tensor in tensors.items()}
+    return {name: named[id(tensor)] for name, tensor in convert_ldm_unet_checkpoint(tensors, config).items()}
+
+
 def build_vae(config: Mapping[str, Any], tensors: Tensors, source: str) -> Any:
     """Returns an ``AutoencoderKL`` from tensors without a prefix, in either layout's names; see `_fill`."""
     from diffusers import AutoencoderKL

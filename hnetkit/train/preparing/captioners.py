@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hnetkit.errors import MissingPackage, ModelNotUsable, NotFound, UsageError
-from hnetkit.files import read_regular
+from hnetkit.files import is_file_at, is_folder_at, read_regular
 from hnetkit.generate.backend_errors import quiet_libraries, translating_errors, translating_oom
 from hnetkit.generate.loading.checkpoints import read_state_dict
 from hnetkit.generate.loading.configs import HINT, checked_values, read_object, refuse_more_than_weights
@@ -209,7 +209,7 @@ def load_tagger(source: str = TAGGER, *, settings: TagSettings = TagSettings(), 
 def _model_folder(source: str) -> Path:
     """Returns the folder of a captioning model; from the hub, only `FILES` are fetched, none of which is a pickle."""
     folder = Path(source)
-    if not folder.is_dir():
+    if not is_folder_at(folder):
         if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", source):
             raise NotFound(f"{source}: no such folder", hint=f"a folder with config.json, or a hub id such as {BLIP}")
         from huggingface_hub import snapshot_download
@@ -223,7 +223,7 @@ def _model_folder(source: str) -> Path:
                 f"{source}: no folder here, and the hub gave no model of this name ({type(error).__name__})",
                 hint="go online once so that it is cached, or give the model's folder",
             ) from error
-    if not (folder / WEIGHTS).is_file():
+    if not is_file_at(folder / WEIGHTS):
         raise ModelNotUsable(f"{source}: no {WEIGHTS} in it", hint="pickled weights are not loaded")
     return folder
 
@@ -371,7 +371,7 @@ def classifier(folder: Path, config: Mapping[str, Any]) -> tuple[Any, list[tuple
         ModelNotUsable: a file is missing, or is not of such a model.
         FileRefused: the weights cannot be read safely.
     """
-    is_wd = (folder / TAG_LIST).is_file()
+    is_wd = is_file_at(folder / TAG_LIST)
     tags = _tag_list(folder / TAG_LIST) if is_wd else _labels(folder / _CONFIG, config)
     for number, (name, _) in enumerate(tags, 1):  # they become captions, and some of them words of a terminal
         if not 0 < len(name) <= _MOST_TAG or printable(name) != name:
@@ -449,7 +449,7 @@ def _filled(kind: Any, config: Any, tensors: dict[str, Tensor], folder: Path) ->
 
 def _vocabulary(folder: Path) -> list[str]:
     """Returns BERT's vocabulary in the order of its ids."""
-    if (folder / "vocab.txt").is_file():
+    if is_file_at(folder / "vocab.txt"):
         return read_regular(folder / "vocab.txt", most=MAX_JSON).decode("utf-8").split("\n")
     vocabulary = read_object(folder / "tokenizer.json").get("model", {}).get("vocab")
     if not isinstance(vocabulary, dict) or sorted(vocabulary.values()) != list(range(len(vocabulary))):

@@ -19,7 +19,7 @@ from hnetkit.errors import (
     UsageError,
     failure_of,
 )
-from hnetkit.files import new_file
+from hnetkit.files import is_file_at, is_folder_at, is_there, new_file, stat_at, sync_folder
 from hnetkit.images import on_white, open_with_opacity, whiten_hidden
 from hnetkit.text import argument
 from hnetkit.train.captions import caption_file, caption_of, write_caption
@@ -159,7 +159,7 @@ def prepare(
         escape=escape,
         by_score=by_score,
     )
-    if not target.parent.is_dir():
+    if not is_folder_at(target.parent):
         raise NotFound(f"{target.parent}: no such folder")
     target.mkdir(exist_ok=True)
     made, stats, failures = _prepare_all(
@@ -350,7 +350,7 @@ class TrainingFolder:
         from PIL import ImageOps
 
         image = open_with_opacity(source)
-        existing = caption_of(source) if caption_file(source).is_file() else None
+        existing = caption_of(source) if is_file_at(caption_file(source)) else None
         size = nearest(image.size, buckets_of(self.settings.size)) if self.settings.buckets else self.settings.size
         boxes = self._boxes(source, image, size)
         for number, box in enumerate(boxes, 1):
@@ -392,8 +392,9 @@ class TrainingFolder:
             os.fsync(file.fileno())  # on a full disk, fail before the caption of an earlier image is replaced
             if caption is not None:
                 write_caption(beside, caption, overwrite=self.overwrite)
-            elif self.overwrite:
-                beside.unlink(missing_ok=True)  # of an earlier image of this name
+        if caption is None and self.overwrite and is_there(beside):  # of an earlier image of this name
+            sync_folder(self.path)
+            beside.unlink()
         return PreparedImage(target, source, image.size, caption_of(target))
 
     def _unique_stem(self, stem: str) -> str:
@@ -419,16 +420,16 @@ def require_output_folder(out: Path, source: Path, *, overwrite: bool, originals
         UsageError: it is the folder of the originals, or of one of them or its caption.
         OutputExists: it has files in it, or is a file.
     """
-    if out.exists() and source.exists() and os.path.samefile(out, source):
+    if stat_at(out) and stat_at(source) and os.path.samefile(out, source):
         beside = argument(f"{out.name or 'pictures'}-512", is_path=True)
         raise UsageError(f"--out {out}: the originals are in it", hint=f"--out {beside}")
-    if out.exists() and not out.is_dir():
+    if stat_at(out) and not is_folder_at(out):
         raise OutputExists(f"{out}: a file, not a folder")
     real = os.path.realpath(out)
     for path in (path for original in originals for path in (original, caption_file(original))):
         if path.is_symlink() and os.path.dirname(os.path.realpath(path)) == real:
             raise UsageError(f"--out {out}: an original is in it, to which {path} leads", hint="another --out")
-    if not overwrite and out.is_dir() and any(out.iterdir()):
+    if not overwrite and is_folder_at(out) and any(out.iterdir()):
         raise OutputExists(
             f"{out}: the folder is not empty",
             hint="another --out, or --overwrite to replace pictures of the same names, and their captions",
@@ -437,7 +438,7 @@ def require_output_folder(out: Path, source: Path, *, overwrite: bool, originals
 
 def _require_caption(beside: Path, target: Path, caption: str | None) -> None:
     """Raises OutputExists if a ``.txt`` without an image was not written by an interrupted preparation."""
-    if os.path.lexists(target) or beside.is_symlink() or not beside.is_file():
+    if is_there(target) or beside.is_symlink() or not is_file_at(beside):
         return
     try:
         is_ours = caption is not None and caption_of(target) == " ".join(caption.split())

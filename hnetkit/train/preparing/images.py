@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hnetkit.errors import NotFound, failure_of, require_extra
+from hnetkit.files import is_file_at, is_folder_at
 from hnetkit.train.captions import caption_file
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif")
@@ -35,11 +36,10 @@ def image_files(
         HnetkitError: it cannot be read.
         MissingExtra: no package that opens images is installed.
     """
-    if not folder.is_dir():
+    if not is_folder_at(folder):
         raise NotFound(f"{folder}: no such folder", hint=hint)
     names = _files_in(folder, recursive=recursive, excluded=_identity(excluded))
-    # `os.path.isfile` also answers, with False, for a link whose target cannot be a name
-    found = [path for path in names if _is_image_name(path.name) and os.path.isfile(path)]
+    found = [path for path in names if _is_image_name(path.name) and is_file_at(path)]
     if not found:
         raise NotFound(f"{folder}: no pictures in it ({', '.join(SUFFIXES)})", hint=hint)
     require_extra("PIL", str(folder))
@@ -67,7 +67,7 @@ def left_out(
     found += [
         f"{_below(path, folder)} (leads to no file)"
         for path in names
-        if _is_image_name(path.name) and not os.path.isfile(path)
+        if _is_image_name(path.name) and not is_file_at(path)
     ]
     # by identity: some file systems find a caption whose name has other cases
     captions = {_identity(caption_file(path)) for path in names if _is_image_name(path.name)}

@@ -1,0 +1,1 @@
+"""A stack of hypernetworks as weights that other programs load: exact where it can be, fitted where it cannot."""

@@ -1,0 +1,335 @@
+"""`bake`: the networks of a pipeline's stack as a LoRA, as full weights, or as a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from hnetkit.baking.changes import Changes, in_weights
+from hnetkit.baking.checkpoint import differences, require_copyable, write_checkpoint
+from hnetkit.baking.contexts import GatheredContexts
+from hnetkit.baking.contributions import NamedStack, StackOnLayers
+from hnetkit.baking.key_sets import Program, named_tensors, require_key_set
+from hnetkit.baking.making import Form, make_changes
+from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture, plan_pictures
+from hnetkit.baking.pictures import Comparison, draw_pixels
+from hnetkit.errors import FileRefused, NotFound, UsageError
+from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, refuse_existing
+from hnetkit.formats.writing import source_sha256, write_tensors
+from hnetkit.generate.loading.defaults import Defaults
+from hnetkit.generate.loading.pipeline import LoadedPipeline
+from hnetkit.generate.model import Model
+from hnetkit.generate.request import NamedStrengths
+from hnetkit.network import DType, TensorRef
+from hnetkit.runtime.adapters import applied, named_networks
+from hnetkit.runtime.layers import Layer
+from hnetkit.runtime.strength import KINDS, SIDES, Strength
+
+Target = Literal["lora", "diff", "checkpoint"]
+TARGETS: tuple[Target, ...] = ("lora", "diff", "checkpoint")
+
+METADATA = "hnetkit.bake"
+"""Key of a file's metadata that holds the record of its baking, as JSON."""
+
+Progress = Callable[[float, float], object]
+"""Called with the pictures that are drawn, counting parts of the current one, and their number."""
+
+_DTYPES: Mapping[DType, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, eq=False)
+class Baked:
+    """A stack as changes of a UNet's weights, in the form that a program loads.
+
+    Attributes:
+        to: the target.
+        program: that the tensors are named for; None for a checkpoint.
+        changes: by layer and side.
+        dtype: of the tensors; a checkpoint keeps its own.
+        pictures: drawn without networks, with them, and with what was baked; None where nothing was drawn.
+        record: what it was made of and how, and every error, as JSON holds it.
+    """
+
+    to: Target
+    program: Program | None
+    changes: Changes
+    dtype: DType
+    pictures: Comparison | None
+    record: Mapping[str, Any]
+    _outputs: Mapping[Layer, Tensor] = field(repr=False)
+    _model: str | None = field(repr=False)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by the names that the program reads, each rounded once; of a checkpoint, the differences."""
+        if self.to == "checkpoint":
+            return differences(self.changes, self._outputs)
+        exact = named_tensors(self.changes, self._outputs, self.to, cast(Program, self.program))
+        rounded = {name: tensor.to(_DTYPES[self.dtype]).cpu() for name, tensor in exact.items()}
+        for name, tensor in rounded.items():
+            if not torch.isfinite(tensor).all():
+                raise FileRefused(f"{name}: a value does not fit {self.dtype}", hint="--file-dtype fp32")
+        return rounded
+
+    @property
+    def errors(self) -> dict[str, float]:
+        """The relative error of each projection on contexts that it was not fitted on; 0 where it is exact."""
+        return {f"{layer.name}.to_{side}": change.error for (layer, side), change in self.changes.items()}
+
+    @property
+    def is_exact(self) -> bool:
+        return all(change.origin == "exact" for change in self.changes.values())
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The header of the file."""
+        return {"format": "pt", METADATA: json.dumps(self.record)}
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+        """Writes the file, or the copy of the model, whole or not at all.
+
+        Args:
+            path: a ``.safetensors`` file; for a checkpoint, a file or a folder as its model is one.
+            overwrite: replace a file that is there. A folder is never replaced.
+
+        Raises:
+            OutputExists, NotFound, DiskFull, UsageError: it cannot be written there.
+            FileRefused: a value does not fit the type of the tensors.
+        """
+        target = Path(path)
+        require_output(self.to, self._model, target, overwrite=overwrite)
+        if self.to == "checkpoint":
+            write_checkpoint(cast(str, self._model), target, self.tensors, self.metadata, overwrite=overwrite)
+            return target
+        refs = {name: TensorRef.of(tensor) for name, tensor in self.tensors.items()}
+        with new_file(target, overwrite=overwrite) as file:
+            write_tensors(file, refs, self.metadata, name=str(target))
+        return target
+
+
+def bake(
+    pipe: Any,
+    names: str | Sequence[str] | Mapping[str, float | Strength | None] | None = None,
+    strengths: float | Strength | Sequence[float | Strength | None] | None = None,
+    *,
+    to: Target = "lora",
+    program: Program | None = None,
+    rank: int | None = None,
+    max_error: float | None = None,
+    prompts: Sequence[str] | None = None,
+    steps: int | None = None,
+    size: tuple[int, int] | None = None,
+    seed: int = 0,
+    dtype: DType | None = None,
+    compare: bool = False,
+    progress: Progress = lambda done, total: None,
+) -> Baked:
+    """Turns loaded networks, at fixed strengths, into weights that other programs load.
+
+    Networks without an activation are written down exactly. All others are fitted to the contexts that the model's
+    layers see while it draws with the networks, and the error is measured on pictures that they were not fitted on.
+
+    Args:
+        pipe: a pipeline, or what `hnetkit.load_model` gave, with the networks loaded on it.
+        names, strengths: as for `hnetkit.set_hypernetworks`; without names, the active stack. No windows of steps.
+        to: ``"lora"``, ``"diff"`` (full differences), or ``"checkpoint"``: the model's files with the stack in them.
+        program: ``"diffusers"``, ``"comfyui"`` (and Forge), or ``"a1111"`` (and SD.Next); diffusers where it is not
+            given, for a LoRA.
+        rank: of a LoRA. Where neither this nor `max_error` is given, exact parts have the rank that they need, and with
+            fitted ones all have `USUAL_RANK` at most.
+        max_error: relative error that the worst layer and side may have. Without `rank`, it chooses the ranks.
+        prompts: that contexts are gathered from, every fourth held out; None for the model's own, or general ones.
+        steps: sampling steps of these pictures; None is the model's default.
+        size: (width, height) of these pictures in pixels; None is the model's default.
+        seed: of these pictures.
+        dtype: of the tensors: ``"fp32"``, ``"fp16"`` or ``"bf16"``; None is that of the UNet.
+        compare: draw pictures with and without, also where all is exact.
+        progress: called with the pictures that are drawn, counting parts of the current one, and their number.
+
+    Raises:
+        UsageError: the stack is empty or limited to some steps, a number is out of its range, or the program cannot
+            read what is asked for.
+        NotFound: a name that is not loaded.
+        IncompatibleNetwork: the networks change nothing on this UNet, or a value does not fit the UNet's dtype.
+        AttachError: the UNet's projections are fused, or a LoRA is on them.
+        DamagedFile: a network has NaN or infinity among its values.
+        TooInexact: the error is above `max_error`.
+    """
+    model = _as_loaded(pipe)
+    stack = named_networks(model.pipe, names, strengths)
+    require_options(to, rank=rank, max_error=max_error)
+    with applied(model.pipe, {}):
+        on_layers = StackOnLayers(model.pipe.unet, stack)
+        _require_rank(rank, on_layers)
+        if to != "checkpoint":
+            program = require_key_set(to, program, has_constant=not on_layers.is_affine)
+        is_lora = to == "lora"
+        form = Form(in_parts=is_lora, rank=rank, max_error=max_error, is_shared=program == "diffusers")
+        plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed)
+        drawing = _Drawing(model, stack, on_layers, plan, progress)
+        changes = make_changes(on_layers, drawing.gather, form)
+        pictures = drawing.compare(changes) if drawing.has_drawn or compare else None
+        outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
+    own_dtype: DType = next((short for short, kind in _DTYPES.items() if kind == model.pipe.unet.dtype), "fp32")
+    record = _record(model, stack, to, program, changes, drawing, pictures)
+    place = model.source.location if isinstance(model, Model) else None
+    return Baked(to, program, changes, dtype or own_dtype, pictures, record, outputs, place)
+
+
+def require_options(to: str, *, rank: int | None = None, max_error: float | None = None) -> None:
+    """Raises UsageError for a target that there is not, or a number that is out of its range."""
+    if to not in TARGETS:
+        raise UsageError(f"{to}: nothing that networks are baked to", hint=f"--to {', or '.join(TARGETS)}")
+    if rank is not None and to != "lora":
+        raise UsageError(f"--rank is of a LoRA; --to {to} has whole weights", hint="leave --rank out")
+    if rank is not None and (type(rank) is not int or rank < 1):
+        raise UsageError(f"a rank is a whole number from 1 on, not {rank}", hint="--rank 16")
+    if max_error is not None and not 0 < max_error < 1:
+        raise UsageError(f"an error lies between 0 and 1, not {max_error}", hint="--max-error 0.3")
+
+
+def require_output(to: Target, model: str | None, path: Path, *, overwrite: bool) -> None:
+    """Checks that what is baked can be written to `path`.
+
+    Args:
+        model: the files of the model, for a checkpoint.
+
+    Raises:
+        As `Baked.save`.
+    """
+    if to == "checkpoint":
+        if model is None:
+            raise UsageError(
+                "which files the model came from is not known",
+                hint="hnetkit bake --model FOLDER",
+                python="hnetkit.bake(hnetkit.load_model(FOLDER), ...)",
+            )
+        require_copyable(model, path, overwrite=overwrite)
+        return
+    if path.suffix.lower() not in SAFETENSORS_SUFFIXES:
+        raise UsageError(f"{path}: weights are written as .safetensors", hint=f"--out {path.stem}.safetensors")
+    if not path.parent.is_dir():
+        raise NotFound(f"{path.parent}: no such folder")
+    refuse_existing(path, overwrite=overwrite)
+
+
+def _as_loaded(pipe: Any) -> LoadedPipeline:
+    """Returns a pipeline with what drawing with it needs."""
+    if isinstance(pipe, LoadedPipeline):
+        return pipe
+    scheduler = getattr(pipe, "scheduler", None)
+    if scheduler is None or not hasattr(pipe, "vae"):
+        raise UsageError(
+            f"{type(pipe).__name__} draws no pictures, which contexts are gathered from",
+            hint="give a StableDiffusionPipeline, or what hnetkit.load_model gave",
+        )
+    return LoadedPipeline(pipe, type(pipe).__name__, Defaults(), Path(), (), scheduler.config)
+
+
+def _require_rank(rank: int | None, on_layers: StackOnLayers) -> None:
+    widest = max(min(layer.width, layer.projected) for layer in on_layers.layers)
+    if rank is not None and rank > widest:
+        raise UsageError(f"--rank {rank}: the widest layer has {widest}", hint=f"--rank {min(16, widest)}")
+
+
+class _Drawing:
+    """The pictures of one bake: contexts are gathered from some, and errors measured on the others."""
+
+    def __init__(
+        self, model: LoadedPipeline, stack: NamedStack, on_layers: StackOnLayers, plan: PicturePlan, progress: Progress
+    ) -> None:
+        self.plan = plan
+        self.has_drawn = False
+        self._model, self._on_layers, self._progress = model, on_layers, progress
+        self._stack: NamedStrengths = tuple((name, strength) for name, _, strength in stack)
+        self._with_networks: list[Tensor] = []
+        self._done, self._total = 0, len(plan.seen) + 3 * len(plan.held_out)
+
+    def gather(self) -> tuple[GatheredContexts, GatheredContexts]:
+        """Draws with the stack; returns the contexts to fit on, and those held out."""
+        self.has_drawn = True
+        seen, held_out = GatheredContexts(self._on_layers), GatheredContexts(self._on_layers)
+        with seen.watching():
+            self._draw(self.plan.seen, self._stack)
+        encoder = self._model.text_encoder(1, "original")
+        with torch.no_grad():
+            for text in self.plan.texts:
+                seen.add_text(encoder.encode(text).hidden, weight=self.plan.steps)
+        with held_out.watching():
+            self._with_networks = self._draw(self.plan.held_out, self._stack)
+        return seen, held_out
+
+    def compare(self, changes: Changes) -> Comparison:
+        """Draws the pictures that were held out: without networks, with them, and with the changes in the weights."""
+        held_out = self.plan.held_out
+        networks = self._with_networks or self._draw(held_out, self._stack)
+        none = self._draw(held_out, ())
+        with in_weights(self._model.pipe.unet, changes):
+            baked = self._draw(held_out, ())
+        return Comparison(held_out, none, networks, baked)
+
+    def _draw(self, which: Sequence[PlannedPicture], stack: NamedStrengths) -> list[Tensor]:
+        pixels = []
+        for picture in which:
+            pixels += draw_pixels(self._model, self.plan, [picture], stack, self._report)
+            self._done += 1
+        return pixels
+
+    def _report(self, calls: int, of_calls: int) -> None:
+        self._progress(self._done + calls / of_calls, self._total)
+
+
+def _record(
+    model: LoadedPipeline,
+    stack: NamedStack,
+    to: Target,
+    program: Program | None,
+    changes: Changes,
+    drawing: _Drawing,
+    pictures: Comparison | None,
+) -> dict[str, Any]:
+    """Returns what a bake was made of and how, and its errors, as JSON holds them."""
+    plan = drawing.plan
+    fitted_on = {
+        "prompts": list(dict.fromkeys(picture.prompt for picture in plan.seen)),
+        "held_out": list(dict.fromkeys(picture.prompt for picture in plan.held_out)),
+        "seeds": [picture.seed for picture in plan.seen],
+        "held_out_seeds": [picture.seed for picture in plan.held_out],
+        "holds_out": "prompts and seeds" if plan.holds_out_prompts else "seeds",
+        "steps": plan.steps,
+        "cfg_scale": plan.cfg_scale,
+        "sampler": plan.sampler,
+        "size": [plan.width, plan.height],
+    }
+    return {
+        "networks": [
+            {
+                "name": name,
+                "content_hash": network.content_hash,
+                "sha256": source_sha256(network),
+                "strength": _strength_record(strength),
+            }
+            for name, network, strength in stack
+        ],
+        "model": model.name,
+        "to": to,
+        "for": program,
+        "layers": {
+            f"{layer.name}.to_{side}": {"origin": change.origin, "rank": change.rank, "error": round(change.error, 6)}
+            for (layer, side), change in changes.items()
+        },
+        "pictures": None if pictures is None else asdict(pictures.errors),
+        "fitted_on": fitted_on if drawing.has_drawn else None,
+    }
+
+
+def _strength_record(strength: Strength) -> dict[str, Any]:
+    numbers = {f"{kind}_{side}": strength.number(kind, side) for kind in KINDS for side in SIDES}
+    return {**numbers, "blocks": {block: strength.factor(block) for block in strength.block_names}}

@@ -1,0 +1,191 @@
+"""A copy of a model's files with a stack in the weights of its UNet, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from hnetkit.baking.changes import Changes, output_shift
+from hnetkit.baking.key_sets import Outputs
+from hnetkit.errors import DiskFull, FileRefused, NotFound, UsageError
+from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, new_folder, refuse_all_but, refuse_any
+from hnetkit.formats.open_file import OpenFile
+from hnetkit.formats.safetensors_file import read_safetensors
+from hnetkit.formats.writing import write_header
+from hnetkit.generate.loading.checkpoints import configuration_of, read_state_dict
+from hnetkit.generate.loading.configs import read_object
+from hnetkit.generate.loading.diffusers_folder import part_weights, variant_of, weight_files
+from hnetkit.generate.loading.parts import names_in_checkpoint
+from hnetkit.kernels.affine import to_float64
+from hnetkit.network import TensorRef
+from hnetkit.text import size_text
+
+_CHUNK = 4 << 20  # bytes
+_UNET = "model.diffusion_model."
+_WEIGHTS = "diffusion_pytorch_model"
+_INDEX = f"{_WEIGHTS}.safetensors.index.json"
+_SPARE = 1.02
+
+
+def differences(changes: Changes, outputs: Outputs) -> dict[str, Tensor]:
+    """Returns what is added to each tensor of a UNet, by diffusers' name, in float64."""
+    found: dict[str, Tensor] = {}
+    for (layer, side), change in changes.items():
+        found[f"{layer.name}.to_{side}.weight"] = change.matrix
+        if change.constant is not None:
+            found[f"{layer.name}.to_out.0.bias"] = output_shift(change, outputs[layer])
+    return found
+
+
+def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
+    """Checks that a copy of a model with other weights can be written to `path`.
+
+    Args:
+        model: a folder in diffusers' layout, or a checkpoint in one file.
+
+    Raises:
+        UsageError: the checkpoint is a pickle, or `path` does not suit what is copied.
+        OutputExists: there is something at `path`.
+        NotFound: the model is no file or folder, or the folder that `path` is to be in is not there.
+        DiskFull: the disk has no room for it.
+    """
+    if not os.path.exists(model):
+        raise NotFound(f"{model}: no file or folder that can be copied", hint="--model FOLDER or FILE")
+    if not path.parent.is_dir():
+        raise NotFound(f"{path.parent}: no such folder")
+    is_file = os.path.isfile(model)
+    if is_file and Path(model).suffix.lower() not in SAFETENSORS_SUFFIXES:
+        raise UsageError(
+            f"{model}: copies are made of .safetensors files alone", hint="--to lora, which goes with any checkpoint"
+        )
+    if is_file and path.suffix.lower() not in SAFETENSORS_SUFFIXES:
+        raise UsageError(f"{path}: a copy of one file is one file", hint=f"--out {path.stem}.safetensors")
+    if os.path.exists(path) and os.path.samefile(model, path):
+        raise UsageError(f"{path}: the model itself, which is never changed", hint="choose another name")
+    if is_file:
+        refuse_all_but(b"", path, overwrite=overwrite)
+        size = os.path.getsize(model)
+    else:
+        refuse_any(path)
+        size = sum(os.path.getsize(file) for file, _ in _files_of_folder(Path(model)))
+    free = shutil.disk_usage(path.parent).free
+    if size * _SPARE > free:
+        raise DiskFull(
+            f"{path}: {size_text(int(size))} are written, and the disk has {size_text(free)} left",
+            hint="make room, or choose another disk",
+        )
+
+
+def write_checkpoint(
+    model: str, path: Path, added: Mapping[str, Tensor], metadata: Mapping[str, str], *, overwrite: bool
+) -> None:
+    """Writes a copy of a model with differences added to its UNet's weights, each rounded once to its own dtype.
+
+    Args:
+        model: as for `require_copyable`.
+        path: a file for a file, a folder for a folder.
+        added: by diffusers' names of the UNet's tensors.
+        metadata: added to the header of each file that differs.
+
+    Raises:
+        As `require_copyable`.
+        FileRefused: a tensor is not there, has another shape, or is of a type that cannot be added to.
+    """
+    require_copyable(model, path, overwrite=overwrite)
+    if os.path.isfile(model):
+        state = read_state_dict(model)
+        shapes = {name: shape for name, shape in state.shapes.items() if name.startswith(_UNET)}
+        if f"{_UNET}conv_in.weight" in shapes:
+            named = {name: f"{_UNET}{name}" for name in added}
+        else:
+            named = names_in_checkpoint(configuration_of(state), shapes)
+        _require_all(model, added, named)
+        with new_file(path, overwrite=overwrite) as file:
+            _copy_weights(Path(model), file, {named[name]: tensor for name, tensor in added.items()}, metadata)
+        return
+    folder, left = Path(model), dict(added)
+    with new_folder(path) as target:
+        for source, place in _files_of_folder(folder):
+            (target / place).parent.mkdir(parents=True, exist_ok=True)
+            with new_file(target / place) as file:
+                if place.parts[0] == "unet" and source.suffix == ".safetensors":
+                    here = _names_in(source, left)
+                    _copy_weights(source, file, here, metadata)
+                    left = {name: tensor for name, tensor in left.items() if name not in here}
+                else:
+                    _copy_bytes(source, file)
+        _require_all(model, left, {})
+
+
+def _require_all(model: str, added: Mapping[str, Tensor], named: Mapping[str, str]) -> None:
+    if missing := [name for name in added if name not in named]:
+        raise FileRefused(f"{model}: its UNet has no tensor {missing[0]}", hint="get the model again")
+
+
+def _files_of_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yields each file of a pipeline that is copied, and its place in the copy.
+
+    Weights of the UNet in other variants are left out: the stack would not be in them.
+    """
+    unet = part_weights(folder / "unet", variant_of(weight_files(folder)[0]))
+    kept = {path.name for path in unet} | ({_INDEX} if variant_of(unet[0]) is None else set())
+    index = read_object(folder / "model_index.json")
+    parts = [name for name, value in index.items() if isinstance(value, list) and value != [None, None]]
+    for path in sorted(folder.glob("*.json")):
+        yield path, Path(path.name)
+    for part in sorted(parts):
+        for path in sorted((folder / part).rglob("*")):
+            is_other = part == "unet" and path.name.startswith(_WEIGHTS) and path.name not in kept
+            if path.is_file() and not is_other:
+                yield path, path.relative_to(folder)
+
+
+def _names_in(path: Path, added: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    with OpenFile(path) as file:
+        entries = read_safetensors(file).entries
+    return {name: tensor for name, tensor in added.items() if name in entries}
+
+
+def _copy_weights(path: Path, file: BinaryIO, added: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    with OpenFile(path) as opened:
+        source = read_safetensors(opened)
+        refs = {name: source.tensor(name) for name in added}
+        begin = min(entry.offset for entry in source.entries.values())
+        header: dict[str, Any] = {"__metadata__": {**source.metadata, **metadata}}
+        for name, entry in source.entries.items():
+            offsets = [entry.offset - begin, entry.offset - begin + source.nbytes(name)]
+            header[name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
+        write_header(file, header, str(path))
+        # they tile the file; an empty tensor lies where the next one begins
+        for name in sorted(source.entries, key=lambda name: (source.entries[name].offset, source.nbytes(name))):
+            if name in refs:
+                file.write(_sum(name, refs[name], added[name], path))
+            else:
+                begin = source.entries[name].offset
+                _copy_range(opened, file, begin, begin + source.nbytes(name))
+
+
+def _copy_range(source: OpenFile, file: BinaryIO, begin: int, end: int) -> None:
+    for offset in range(begin, end, _CHUNK):
+        file.write(source.read_at(offset, min(_CHUNK, end - offset)))
+
+
+def _copy_bytes(path: Path, file: BinaryIO) -> None:
+    with OpenFile(path) as source:
+        _copy_range(source, file, 0, source.size)
+
+
+def _sum(name: str, ref: TensorRef, added: Tensor, path: Path) -> bytes:
+    own = ref.torch()
+    if own.shape != added.shape:
+        raise FileRefused(f"{path}: {name} is {list(own.shape)}, where the model has {list(added.shape)}")
+    total = (to_float64(own) + added.cpu()).to(own.dtype)
+    if not torch.isfinite(total).all():
+        raise FileRefused(f"{path}: {name} would not fit {ref.dtype}", hint="a model in fp32, or lower strengths")
+    return total.contiguous().view(torch.uint8).numpy().tobytes()
