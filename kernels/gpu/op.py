@@ -97,7 +97,7 @@ class KernelStack:
         self._require_fit(x, strengths)
         if not x.numel():
             return x.new_empty(len(strengths), *x.shape)
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or _is_watched(x, self._tensors):
+        if torch.compiler.is_compiling() or _is_watched(x, self._tensors):
             result: Tensor = _stack(x, strengths, self._tensors, self._builds, self.path)
             return result
         return self.run(x, strengths)
@@ -178,8 +178,10 @@ def arrange(networks: Iterable[PackedMLPs], path: str) -> list[PackedMLPs]:
 
 
 def _is_watched(x: Tensor, weights: Iterable[Tensor]) -> bool:
-    """Whether something other than its values counts: gradients, or a tensor that stands for others."""
-    return type(x) is not Tensor or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights)))
+    """Whether something other than its values counts: gradients, a trace, or a tensor that stands for others."""
+    if type(x) is not Tensor or torch._C._get_tracing_state() is not None:
+        return True
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
 
 
 def _launch(state: KernelState, strengths: Tensor, networks: Sequence[PackedMLPs], path: str) -> Tensor:

@@ -14,6 +14,7 @@ pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 TESTS = Path(__file__).resolve().parents[1]
 
 START = """
+import copy
 import torch
 from hnetkit.kernels.gpu import backward, fused, linear, op
 from support.stub_driver import Pointer, install
@@ -77,6 +78,9 @@ for path, shapes, count, norm in (
     stack._tensors[0].data = stack._tensors[0].data.clone()
     result, ours = made(stack, other[:20], second)
     assert len(stack._plans) == 4, "weights that moved"
+    twin = copy.deepcopy(stack)
+    result, theirs = made(twin, other[:20], second)
+    assert any(isinstance(argument, Pointer) for launch in theirs for argument in launch), "a copy has its own weights"
 print("the same")
 """
 

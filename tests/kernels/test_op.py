@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.stacks import cast, context, random_mlp
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
@@ -202,6 +203,29 @@ def test_a_compiled_model_goes_through_it_without_a_break(path: str) -> None:
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(x), model(x))
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations of torch that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@paths
+@pytest.mark.parametrize("wanted", [False, True], ids=["values alone", "gradients"])
+def test_the_custom_op_is_run_where_gradients_are_wanted(path: str, wanted: bool) -> None:
+    x, sides = stack_for(path, 1)
+    stack = op.KernelStack([pack([there(side[0]) for side in sides], for_kernels=True)], path)
+    x, strengths = x.to(DEVICE).requires_grad_(wanted), numbers_for(1).to(DEVICE)
+    with Operations() as run_there:
+        stack.apply(x, strengths)
+    assert run_there.names.count("hnetkit::stack") == wanted
 
 
 def test_fp32_at_the_highest_precision_is_left_to_plain_torch_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:
