@@ -23,6 +23,7 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     │   └── WrongBytes            7
     ├── RemoteError               5
     │   ├── NetworkFailed         5
+    │   │   └── OtherContent      5
     │   ├── RegionBlocked         5
     │   ├── RateLimited           6
     │   ├── AuthRequired          3
