@@ -16,7 +16,7 @@ from hnetkit.cli.options import command, option
 from hnetkit.cli.output import Output, Row, output_options, say
 from hnetkit.cli.progress import as_one_process, run_progress
 from hnetkit.cli.train_options import read_setting, training_options
-from hnetkit.errors import PartlyFailed, UsageError, did_you_mean
+from hnetkit.errors import HnetkitError, PartlyFailed, UsageError, did_you_mean
 from hnetkit.text import argument
 
 if TYPE_CHECKING:
@@ -127,7 +127,22 @@ def _use_of(result: TrainingResult) -> str:
     """Returns the command that draws with a network that was trained."""
     usual = settings.get("model") or str(demo.model_folder())
     model = "" if result.model == usual else f" --model {argument(result.model, is_path=True)}"
-    return f'Draw with it: hnetkit generate "a picture <hypernet:{result.folder.name}:1>"{model}'
+    name, files = result.folder.name, [os.path.realpath(path) for path in result.files]
+    if _is_found(name, files):
+        return f'Draw with it: hnetkit generate "a picture <hypernet:{name}:1>"{model}'
+    file = argument(result.files[0], is_path=True)
+    return f'Draw with it, as other networks are called {name} too: hnetkit generate "a picture" -n {file}{model}'
+
+
+def _is_found(name: str, files: Sequence[str]) -> bool:
+    """Whether a prompt finds files by their name, which other networks may have too."""
+    from hnetkit.library.library import Library
+
+    try:
+        with Library() as library:
+            return name not in demo.networks() and os.path.realpath(library.find(name)) in files
+    except HnetkitError:
+        return False
 
 
 def _row(result: TrainingResult) -> Row:

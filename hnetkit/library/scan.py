@@ -115,13 +115,15 @@ def scan(
         progress: called as the reading proceeds.
         follow_links: whether to follow links to folders outside a root. If not, what is known of files behind such
             links is kept as it is.
-        note: called with a line about links that were not followed.
+        note: called with a line about links that were not followed, and about tags, notes and aliases of networks that
+            files hold no longer.
 
     Raises:
         NotFound: one of `folders` is not a folder.
         RegistryError, DiskFull: nothing can be stored.
     """
     roots = add_roots(registry, folders) or registry.files.roots()
+    fileless = registry.networks.fileless()
     if not registry.networks.is_searchable():
         with registry.write():
             registry.networks.rebuild_search()
@@ -169,9 +171,26 @@ def scan(
         ]
     yield from _read_beside(registry, beside)
     yield from _read_all(registry, work, progress)
+    if note is not None:
+        for line in left_without_file(registry, fileless):
+            note(line)
     with registry.write():
         for root in seen_roots:
             registry.files.mark_scanned(root)
+
+
+def left_without_file(registry: Registry, before: Iterable[str]) -> Iterator[str]:
+    """Yields a line for each network that is in no file any more, as its file holds another one, and has words.
+
+    Args:
+        before: the contents that were in no file already.
+    """
+    left = sorted({*registry.networks.fileless()}.difference(before))
+    for row in registry.networks.of_contents(left):
+        if row["tags"] or row["aliases"] or registry.networks.has_note(row["id"]):
+            short = row["content_hash"][:13]
+            what = f"{short}, whose file holds another network now"
+            yield f"Tags, notes and aliases stay with {what}: `hnetkit show {short}` lists them."
 
 
 def add_file(registry: Registry, folder: Path, path: Path, sha256: str) -> Row:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hnetkit import demo, settings
 from hnetkit.distributed import Processes
 from hnetkit.errors import HnetkitError, NotFound, UsageError, require_extra
-from hnetkit.files import is_file_at, stat_at
+from hnetkit.files import is_absent, is_file_at, stat_at
 from hnetkit.text import argument
 from hnetkit.train.callbacks import Callbacks, Progress
 
@@ -55,7 +55,7 @@ def train(
 
     The run has a folder of its own, ``OUT/NAME``, with the network as ``NAME.safetensors`` and ``NAME.pt``, snapshots
     of it, checkpoints, previews, a log and ``recipe.json``. Called again, it resumes from the last checkpoint, with the
-    same result as if it had never stopped. Ctrl-C ends it after the step, with a checkpoint.
+    same result as if it had never stopped. Ctrl-C, SIGTERM and SIGHUP end it after the step, with a checkpoint.
 
     Args:
         recipe: a `hnetkit.train.recipe.Recipe`, its settings as JSON holds them, or a file of them, such as a run's
@@ -113,7 +113,7 @@ def train(
     loaded = source.load(whole, callbacks)
     result = run(whole, loaded, data, folder, start_mode=start_mode, force=force, callbacks=callbacks)
     if result.files:
-        register_run(library, result.folder, whole, loaded, result.files, result.started_from)
+        register_run(library, result.folder, whole, loaded, result.files, result.started_from, callbacks.note)
     return result
 
 
@@ -227,7 +227,7 @@ class _ModelSource(NamedTuple):
     """Where the model comes from.
 
     Attributes:
-        source: a path or a hub id, as given; None for the default or a loaded model.
+        source: an absolute path or a hub id; None for the default or a loaded model.
         loaded: a model that is loaded already.
         device: to compute on, by the name that was asked for.
     """
@@ -242,6 +242,8 @@ class _ModelSource(NamedTuple):
 
         if model is None or isinstance(model, str | os.PathLike):
             source = None if model is None else os.fspath(model)
+            if source is not None and not is_absent(source):  # no hub id: the recipe may be read in another folder
+                source = os.path.abspath(source)
             return cls(source, None, chosen_device(device))
         return cls(None, model, model.pipe.unet.device.type)
 

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from blake3 import blake3
 
-from hnetkit.errors import DamagedFile, DiskFull, FileRefused, NotFound
-from hnetkit.files import is_folder_at, read_regular, sync_folder
+from hnetkit.errors import DamagedFile, DiskFull, FileRefused, HnetkitError, NotFound
+from hnetkit.files import is_absence, is_folder_at, read_regular, sync_folder
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.limits import read_json
 from hnetkit.text import size_text
@@ -83,14 +83,18 @@ class Checkpoints:
         self._prune(self._keep)
         return written
 
-    def read(self, most: int | None = None) -> TrainingState | None:
+    def read(
+        self, most: int | None = None, passed_over: Callable[[DamagedFile], None] = lambda error: None
+    ) -> TrainingState | None:
         """Returns the newest complete checkpoint; None if there is none.
 
         Args:
             most: only those of at most so many steps.
+            passed_over: called with what is wrong with a newer one, if that is damaged.
 
         Raises:
             DamagedFile: there are checkpoints, and all of them are damaged.
+            HnetkitError: one cannot be read at the moment, which says nothing of what is in it.
         """
         damaged: DamagedFile | None = None
         for number in reversed(self._numbers()):
@@ -98,6 +102,7 @@ class Checkpoints:
                 state = self._read(self._folder(number))
             except DamagedFile as error:
                 damaged = error
+                passed_over(error)
                 continue
             if most is None or state.step <= most:
                 return state
@@ -194,6 +199,11 @@ class Checkpoints:
                 raise ValueError("there is nothing in it")
             return TrainingState(rest["step"], content)
         except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+            if isinstance(error, OSError) and not (is_absence(error) or isinstance(error, IsADirectoryError)):
+                raise HnetkitError(
+                    f"{folder}: the checkpoint cannot be read ({error.strerror})",
+                    hint="give the same command again when it can, or move it away to continue from the one before",
+                ) from error
             raise DamagedFile(f"{folder}: a damaged checkpoint ({error})", hint="--restart starts over") from error
 
     def _keep_only_newest_complete(self) -> None:
@@ -286,7 +296,7 @@ def _read_tensors(path: Path) -> bytes:
         with OpenFile(path) as file:
             has_holes = file.bytes_on_disk() < file.size
     except (NotFound, FileRefused) as error:
-        raise ValueError(str(error)) from error
+        raise error.__cause__ if isinstance(error.__cause__, OSError) else ValueError(str(error)) from error
     if has_holes:
         raise ValueError("hardly anything is in it but holes")
     return read_regular(path, most=MAX_TENSORS)

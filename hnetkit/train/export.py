@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,7 @@ from hnetkit.formats.topology import build_mlp
 from hnetkit.formats.writing import save
 from hnetkit.hashes import sha256_of
 from hnetkit.library.library import Library
-from hnetkit.library.scan import add_file
+from hnetkit.library.scan import add_file, left_without_file
 from hnetkit.network import Hypernetwork, MLPPair, ResidualMLP, TensorRef
 from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
@@ -122,7 +122,13 @@ def _metadata(build: Build, name: str, step: int, model_name: str | None, model_
 
 
 def register_run(
-    library: Library | None, folder: Path, recipe: Recipe, model: Model, files: Sequence[Path], started_from: str | None
+    library: Library | None,
+    folder: Path,
+    recipe: Recipe,
+    model: Model,
+    files: Sequence[Path],
+    started_from: str | None,
+    note: Callable[[str], None],
 ) -> None:
     """Registers the files of a run in a library, with the recipe that its steps were made with.
 
@@ -132,8 +138,10 @@ def register_run(
         recipe: of this call; the record's may differ, if all steps were made before.
         model: that it was trained on.
         started_from: content hash of the network that training began with.
+        note: called with a line about tags, notes and aliases of what the files held before.
     """
     with nullcontext(library) if library is not None else Library() as opened:
+        before = opened.registry.networks.fileless()
         register_files(
             opened.registry,
             files,
@@ -142,6 +150,8 @@ def register_run(
             model_name=model.name,
             model_hash=model.hash,
         )
+        for line in left_without_file(opened.registry, before):
+            note(line)
 
 
 def register_files(

@@ -23,6 +23,7 @@ PLOT_NAME = "loss.png"
 TENSORBOARD_NAME = "tensorboard"
 
 _MOST_LOG = 512 << 20  # bytes: millions of steps
+_LONGEST_HEADER = 64 << 10  # characters
 _INTEGERS = ("step", "epoch", "epoch_step", "roll_backs")  # columns of whole numbers
 
 
@@ -196,7 +197,7 @@ def read_log(path: Path) -> Iterator[LogRow]:
         HnetkitError: another line is incomplete, or is no row.
     """
     try:
-        text = read_regular(path, most=_MOST_LOG).decode("utf-8", "replace")
+        text = read_regular(path, most=_MOST_LOG).decode("utf-8-sig", "replace")  # spreadsheets add a mark
     except FileNotFoundError:
         return
     except ValueError as error:
@@ -210,6 +211,17 @@ def read_log(path: Path) -> Iterator[LogRow]:
     except (ValueError, csv.Error) as error:
         number = lines.line_num + isinstance(error, csv.Error)  # csv counts a line only after parsing it
         raise HnetkitError(f"{path}: line {number} is no row of a training log", hint="move it away") from error
+
+
+def other_columns(path: Path) -> list[str]:
+    """Returns the columns that somebody added to a run's table; it would be written again without them."""
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            names = next(csv.reader([file.readline(_LONGEST_HEADER)]), [])
+    except (OSError, csv.Error):  # `read_log` tells what is wrong
+        return []
+    others = [name for name in names if name not in LogRow._fields]
+    return others if len(names) - len(others) >= len(LogRow._fields) else []
 
 
 def has_no_step(path: Path) -> bool:

@@ -109,9 +109,9 @@ class TrainingLoop:
         Raises:
             TrainingFailed: a guard stopped the run; the message names the last good file.
             DiskFull: no room for a checkpoint; the previous one is complete.
-            KeyboardInterrupt: asked to stop; a checkpoint was written.
+            KeyboardInterrupt: asked to stop, by Ctrl-C, SIGTERM or SIGHUP; a checkpoint was written.
         """
-        with _stop_on_interrupt() as stop:
+        with _stop_on_signals() as stop:
             while self.step < self.last_step:
                 result, row = self._make_step(is_last=stop.is_set())
                 verdict = self._watch(result, row)
@@ -292,24 +292,34 @@ def _require_numbers(fresh: Mapping[str, Any], stored: Mapping[str, Any]) -> Non
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[threading.Event]:
-    """Gives an event that Ctrl-C sets, so that no step is cut in half; pressed again, it interrupts at once."""
+def _stop_on_signals() -> Iterator[threading.Event]:
+    """Gives an event that Ctrl-C, SIGTERM and SIGHUP set, so that no step is cut in half and no step is lost.
+
+    A signal after the first ends the run at once. SIGTERM and SIGHUP are sent again at the end of the block, to whoever
+    handled them before it. Those that are ignored, as by `nohup`, stay so.
+    """
     stop_asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop_asked
         return
-    before: Any = signal.getsignal(signal.SIGINT)
-    first = 0.0
+    first, received = 0.0, signal.SIGINT
+    before: dict[signal.Signals, Any] = {}
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal first
+        nonlocal first, received
         if stop_asked.is_set() and time.monotonic() - first > _SECONDS_OF_ONE_SIGNAL:
             raise KeyboardInterrupt
-        first = first or time.monotonic()
+        first, received = first or time.monotonic(), signal.Signals(number)
         stop_asked.set()
 
-    signal.signal(signal.SIGINT, stop)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
+            before[number] = signal.signal(number, stop)
     try:
         yield stop_asked
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if received != signal.SIGINT:
+            signal.raise_signal(received)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from blake3 import blake3
 
 from hnetkit.errors import HnetkitError, NotFound, OutputExists, RunChanged, UsageError
-from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, is_there, new_file, refuse_links, stat_at
+from hnetkit.files import exclusive_lock, is_absent, is_file_at, is_folder_at, is_there, new_file, refuse_links, stat_at
 from hnetkit.limits import json_size, read_json
+from hnetkit.text import shorten
 from hnetkit.train.checkpoints import Checkpoints
-from hnetkit.train.data import fingerprint_changes
-from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step
+from hnetkit.train.data import BUILT_IN_TEMPLATES, fingerprint_changes
+from hnetkit.train.logs import CSV_NAME, PLOT_NAME, TENSORBOARD_NAME, has_no_step, other_columns
 from hnetkit.train.recipe import MADE_OF_RECORD, MAX_RECORD, Recipe, dataclass_from_json, dataclass_to_json
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ FORMAT = "hnetkit.training/1"
 
 # what a run writes into or appends to; every other file is written under another name and then renamed
 _WRITTEN_IN = (".lock", "state", "previews", TENSORBOARD_NAME, CSV_NAME)
+
+_PLACES = ("pictures", "vae", "tokenizer", "start")  # settings of a recipe that may be paths
 
 _ELSEWHERE = "choose another --name or --out"
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, UsageError)  # errors of reading a record
@@ -152,7 +156,7 @@ class RunFolder:
         if start_mode == "restart" or not is_there(self.record):
             return None
         recipe, before = self._read_record()
-        differences = recipe.differences(self.recipe)
+        differences = _placed(recipe).differences(_placed(self.recipe))
         if differences:
             raise RunChanged(
                 f"{self.folder}: trained so far with {'; '.join(differences)}",
@@ -187,7 +191,7 @@ class RunFolder:
             return False
         try:
             recipe, before = self._read_record()
-            if recipe != self.recipe or before.changes(inputs):
+            if _placed(recipe) != _placed(self.recipe) or before.changes(inputs):
                 return False
             first, second = map(load, self.results)  # a power cut may have happened between the two
             return first.step == second.step == last_step and first.content_hash == second.content_hash
@@ -201,7 +205,7 @@ class RunFolder:
             UsageError: the record would be too large to be read again, so that the run could not be resumed; nothing
                 was changed.
         """
-        data = {"format": FORMAT, "recipe": self.recipe.to_json(), "found": dataclass_to_json(inputs)}
+        data = {"format": FORMAT, "recipe": _placed(self.recipe).to_json(), "found": dataclass_to_json(inputs)}
         record = json.dumps(data, indent=2, ensure_ascii=False).encode() + b"\n"
         if len(record) > MAX_RECORD or json_size(record) > MADE_OF_RECORD:
             raise UsageError(
@@ -288,6 +292,11 @@ class RunFolder:
                 raise OutputExists(
                     f"{path}: no file, and a run writes one there", hint=f"move it away, or {_ELSEWHERE}"
                 )
+        if others := other_columns(self.folder / CSV_NAME):
+            raise OutputExists(
+                f"{self.folder / CSV_NAME}: a run would write it again without the column {shorten(others[0])}",
+                hint="move it away to keep it: the run goes on with a new table",
+            )
 
     def _require_given_elsewhere(self) -> None:
         """Raises OutputExists if a restart would replace a network that the recipe starts from or names."""
@@ -318,6 +327,17 @@ class RunFolder:
             raise RunChanged(
                 f"{self.record}: cannot be read ({error})", hint="--restart starts over; another --name leaves it"
             ) from error
+
+
+def _placed(recipe: Recipe) -> Recipe:
+    """Returns a recipe with the absolute paths of what it names: elsewhere other files may have these names."""
+
+    def place(name: str) -> str:
+        return name if is_absent(name) else os.path.abspath(name)  # a hub id, or gone
+
+    named: dict[str, Any] = {key: place(value) for key in _PLACES if (value := getattr(recipe, key)) is not None}
+    template = recipe.template if recipe.template in BUILT_IN_TEMPLATES else place(recipe.template)
+    return replace(recipe, **named, beside=tuple(map(place, recipe.beside)), template=template)
 
 
 def inputs_of(data: TrainingData, model: Model, start: str | None, beside: Mapping[str, str]) -> RunInputs:

@@ -301,7 +301,8 @@ def run_sweep(
             outcomes.append(outcome)
             if processes.is_main:
                 if outcome.files:
-                    register_run(library, run.folder, run.recipe, model, outcome.files, inputs[number].start)
+                    start = inputs[number].start
+                    register_run(library, run.folder, run.recipe, model, outcome.files, start, callbacks.note)
                 if made is not None:
                     made(outcome)
         if processes.is_main:

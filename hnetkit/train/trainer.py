@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hnetkit.distributed import Processes
-from hnetkit.errors import OutOfMemory, UsageError
+from hnetkit.errors import DamagedFile, OutOfMemory, UsageError
 from hnetkit.generate.backend_errors import is_out_of_memory
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import contexts_of, find_layers
@@ -110,7 +110,7 @@ def train(
             log = Log(folder, tensorboard=recipe.tensorboard)
             stack.callback(log.close)
             _require_disk_space(folder, parts.network, recipe, rates, callbacks.note)
-        state = _read_checkpoint(parts, start_mode)
+        state = None if start_mode == "restart" else _read_checkpoint(files, callbacks.note)
         frozen = encode_inputs(model, data, callbacks.progress)
         loop = TrainingLoop(
             recipe=recipe,
@@ -127,6 +127,7 @@ def train(
             note=callbacks.note,
         )
         with _translating_oom(recipe):
+            _write_record(parts, state)
             _begin(loop, state)
             del state  # as large as the network and the optimizer's moments together
             loop.run()
@@ -317,16 +318,24 @@ def _load_network(file: str, unet: Any) -> tuple[TrainedNetwork, str]:
     return TrainedNetwork.from_hypernetwork(loaded), loaded.content_hash
 
 
-def _read_checkpoint(parts: _SetUp, start_mode: StartMode) -> TrainingState | None:
-    """Returns the checkpoint to continue from, None to begin; the folder's record then says what is trained.
+def _read_checkpoint(files: RunFolder, note: Callable[[str], None]) -> TrainingState | None:
+    """Returns the checkpoint to continue from, None to begin; damaged ones that are passed over for it are noted."""
+    passed_over: list[DamagedFile] = []
+    state = files.checkpoints.read(passed_over=passed_over.append)
+    if state is not None:
+        for error in passed_over:
+            note(f"Warning: {error}: its steps since step {state.step} are made again")
+    return state
+
+
+def _write_record(parts: _SetUp, state: TrainingState | None) -> None:
+    """Says in the folder's record what is trained, and removes what an earlier run left if this one begins afresh.
 
     Where no step is left to make, the record keeps saying what all of them were made with.
     """
-    state = None if start_mode == "restart" else parts.files.checkpoints.read()
     parts.processes.wait()  # every process has read before the main one writes
     if parts.processes.is_main and (state is None or state.step < parts.rates.last_step):
         parts.files.begin(parts.inputs, afresh=state is None)
-    return state
 
 
 def _require_disk_space(

@@ -132,6 +132,21 @@ def test_what_is_there_is_not_drawn_again(
     assert len(record()) == 6
 
 
+def test_a_grid_that_was_renamed_says_where_its_pictures_are_by_now(
+    model: str, library: Path, out: Path, drawn: list[Any]
+) -> None:
+    arguments = command(model, "--x", "hypernetwork=none,ink")
+    assert run(arguments) == 0
+    Path("grid.png").unlink()
+    Path("grid.jsonl").rename("mice.jsonl")
+    Path("grid-cells").rename("mice-cells")
+    drawn.clear()
+    assert run([*arguments, "--out", "mice.png"]) == 0
+    assert drawn == []
+    pictures = [row["picture"] for row in record("mice.jsonl")]
+    assert pictures == [f"mice-cells/{name}" for name in names(out / "mice-cells")]
+
+
 def test_a_batch_is_the_same_whatever_of_it_is_there(model: str, library: Path, out: Path, drawn: list[Any]) -> None:
     arguments = command(model, "-n", "ink", "--x", "seed=1-3", "--batch-size", "2")
     assert run(arguments) == 0

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.networks import network_file
 from support.pipelines import tiny_sd
 from support.training import make_pictures
 from support.waiting import once, wait_until
@@ -96,6 +98,41 @@ def test_given_again_it_goes_on_and_restart_starts_over(
     assert run(command(tiny, "--seed", "1", "--restart", "-q")) == 0
     assert capsys.readouterr().err == ""
     assert hnetkit.load("training/ink/ink.safetensors").step == 6
+
+
+def test_the_command_that_draws_with_a_network_works_where_others_have_its_name(
+    tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("library").mkdir()
+    network_file(Path("library"), "ink.pt", widths=(32,))
+    assert run(["scan", "library"]) == 0
+    for name in ("ink", "outline"):  # the second is one of the demo model's
+        capsys.readouterr()
+        assert run([*command(tiny, "--max-steps", "1"), "--name", name]) == 0
+        said = capsys.readouterr().err
+        assert f'hnetkit generate "a picture" -n training/{name}/{name}.safetensors --model' in said
+        drawing = shlex.split(said.partition("Draw with it")[2].partition(": hnetkit ")[2])
+        assert run([*drawing, "--steps", "1", "--out", f"{name}.png"]) == 0
+
+
+def test_what_was_said_of_a_network_that_is_trained_further_is_told(
+    tiny: str, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(command(tiny)) == 0
+    assert run(["tag", "ink", "fav", "--alias", "inky"]) == 0
+    before = hnetkit.load("training/ink/ink.safetensors").content_hash
+    capsys.readouterr()
+    assert run(command(tiny)) == 0
+    assert "stay with" not in capsys.readouterr().err, "nothing was replaced"
+    assert run(command(tiny, "--max-steps", "8")) == 0
+    said = capsys.readouterr().err
+    assert f"Tags, notes and aliases stay with {before[:13]}, whose file holds another" in said
+    assert run(["scan", "training/ink"]) == 0
+    capsys.readouterr()
+    assert run(["show", before[:13], "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert [Path(file["path"]).name for file in row["files"] if file["state"] == "present"] == ["ink-6.safetensors"]
+    assert (row["tags"], row["aliases"]) == (["fav"], ["inky"])
 
 
 def test_a_finished_run_goes_on_saying_what_its_steps_were_made_with(

@@ -93,6 +93,25 @@ def test_a_changed_file_is_read_again_and_a_touched_one_keeps_its_content(regist
     assert changes(registry) == [("changed", "glow.pt"), ("changed", "ink.pt")]
 
 
+def test_what_was_said_of_a_network_whose_file_holds_another_one_is_told(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    content_hash = resolve(registry, "ink").content_hash
+    with registry.write():
+        registry.networks.add_tags(registry.networks.id_of(content_hash), ["anime"])
+    said: list[str] = []
+    for name in ("ink.pt", "glow.pt"):  # the second has neither tags nor notes nor aliases
+        networks.network_file(library, name, seed=9)
+    list(scan(registry, note=said.append))
+    assert [line for line in said if line.startswith("Tags, notes and aliases stay with ")] == [
+        f"Tags, notes and aliases stay with {content_hash[:13]}, whose file holds another network now: "
+        f"`hnetkit show {content_hash[:13]}` lists them."
+    ]
+    said.clear()
+    networks.network_file(library, "ink.pt", seed=10)
+    list(scan(registry, note=said.append))
+    assert said == [], "once"
+
+
 def test_a_renamed_file_keeps_its_tags_note_and_alias(registry: Registry, library: Path) -> None:
     changes(registry, library)
     with registry.write():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.failing_disk import fail_at
 from support.networks import a1111_network, save_pt
 from support.pipelines import SD_CROSS_WIDTH, SELF_WIDTHS, tiny_sd, tiny_sdxl
 from support.training import make_picture, make_pictures, run_training, small_recipe
@@ -50,6 +52,11 @@ def whole(model: Model, pictures: Path, tmp_path_factory: pytest.TempPathFactory
     folder = tmp_path_factory.mktemp("runs") / "whole"
     run_training(small_recipe(pictures), model, folder)
     return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The bytes of every file of a run."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
@@ -375,6 +382,79 @@ def test_ctrl_c_ends_the_step_and_leaves_a_checkpoint(
     assert state.step == 3
     run_training(recipe, model, tmp_path / "ink")
     assert same(weights(whole), weights(tmp_path / "ink"))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows ends a process at once")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_run_that_is_told_to_end_loses_no_step(
+    name: str, model: Model, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = signal.Signals[name]
+    passed_on: list[int] = []
+    before = signal.signal(number, lambda received, frame: passed_on.append(received))
+
+    def end_at_three(report: TrainingReport) -> None:
+        if report.step == 3:
+            os.kill(os.getpid(), number)
+
+    recipe = small_recipe(pictures, save_every=100)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, model, read_data(recipe), tmp_path / "ink", callbacks=Callbacks(step=end_at_three))
+        assert passed_on == [number], "to the handler of before, whose exit code is the signal's"
+        signal.signal(number, signal.SIG_IGN)  # as `nohup` has it
+        run_training(small_recipe(pictures, max_steps=6, save_every=100), model, tmp_path / "ink")
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+    assert sorted(path.name for path in (tmp_path / "ink").glob("ink-*")) == ["ink-4.safetensors", "ink-6.safetensors"]
+
+
+def test_a_damaged_checkpoint_that_is_passed_over_is_told(model: Model, pictures: Path, finished: Path) -> None:
+    said: list[str] = []
+    newest = Checkpoints(finished / "state").newest_folder
+    assert newest is not None
+    (newest / "tensors.safetensors").write_bytes(b"torn by a power cut")
+    run_training(small_recipe(pictures, max_steps=8), model, finished, said)
+    assert said[0].startswith(f"Warning: {newest}: a damaged checkpoint")
+    assert said[0].endswith("its steps since step 4 are made again")
+    assert said[1] == "Resuming from step 4."
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_passed_over(
+    model: Model, pictures: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(finished)
+    newest = Checkpoints(finished / "state").newest_folder
+    assert newest is not None
+    for part in ("state.json", "tensors.safetensors"):
+        with monkeypatch.context() as disk:
+            fail_at(disk, newest / part, errno.EIO, "open")
+            with pytest.raises(HnetkitError, match=f"{newest.name}: the checkpoint cannot be read") as raised:
+                run_training(small_recipe(pictures, max_steps=8), model, finished)
+        assert not isinstance(raised.value, DamagedFile)
+    assert contents(finished) == before
+
+
+def test_a_restart_that_ends_before_its_first_step_leaves_what_was_there(
+    model: Model, pictures: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = contents(finished)
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    recipe = small_recipe(pictures, seed=5)
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            recipe,
+            model,
+            read_data(recipe),
+            finished,
+            start_mode="restart",
+            callbacks=Callbacks(progress=interrupt),
+        )
+    assert contents(finished) == before
 
 
 def test_training_goes_on_with_a_file(model: Model, pictures: Path, whole: Path, tmp_path: Path) -> None:

@@ -148,6 +148,43 @@ def test_guards_take_over_numbers_alone(value: Any) -> None:
         _require_numbers(fresh, {"level": 1, "recent": [value], "limit": None})
 
 
+def test_a_record_names_its_files_wherever_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here", "elsewhere"):
+        for file in ("wash.pt", "lines.txt"):
+            (tmp_path / name / "pictures").mkdir(parents=True, exist_ok=True)
+            (tmp_path / name / file).touch()
+    monkeypatch.chdir(tmp_path / "here")
+    given = {"pictures": "pictures", "start": "wash.pt", "beside": ("wash.pt",), "template": "lines.txt"}
+    recipe = Recipe(name="ink", model="org/model", **given)
+    files = RunFolder(tmp_path / "run", recipe)
+    files.folder.mkdir()
+    files.begin(FOUND, afresh=False)
+    made = files.made_with()
+    here = tmp_path / "here"
+    assert (made.pictures, made.start) == (str(here / "pictures"), str(here / "wash.pt"))
+    assert (made.beside, made.template) == ((str(here / "wash.pt"),), str(here / "lines.txt"))
+    assert made.model == "org/model"
+    files.require_same_recipe("continue")
+    data = json.loads(files.record.read_text())
+    data["recipe"] |= given  # as earlier records have them
+    files.record.write_text(json.dumps(data))
+    files.require_same_recipe("continue")
+
+
+def test_a_table_with_a_column_of_the_users_is_not_written_again(tmp_path: Path) -> None:
+    files = trained(tmp_path)
+    table = tmp_path / "hypernetwork_loss.csv"
+    lines = table.read_text().splitlines()
+    table.write_text(
+        "\ufeff" + "\n".join(f"{line},{note}" for line, note in zip(lines, ["my note", "good"], strict=True))
+    )
+    with pytest.raises(OutputExists, match="without the column my note") as raised:
+        files.require_ours()
+    assert "move it away" in str(raised.value.hint)
+    table.rename(tmp_path / "mine.csv")
+    files.require_ours()
+
+
 @pytest.mark.parametrize("name", [".lock", "state", "previews", "tensorboard", "hypernetwork_loss.csv"])
 def test_a_run_writes_through_no_link_out_of_its_folder(tmp_path: Path, name: str) -> None:
     files = RunFolder(tmp_path / "ink", RECIPE)

@@ -123,7 +123,7 @@ class GridFiles:
         self._remove(parts)
 
     def rows(self) -> Iterator[Row]:
-        """Yields the rows of all processes; damaged lines are skipped."""
+        """Yields the rows of all processes, with images in the folder as it is called by now; skips damaged lines."""
         for path in (self.record, *self._regular_process_files()):
             if not path.is_file():
                 continue
@@ -131,7 +131,7 @@ class GridFiles:
                 for line in _lines(file):
                     row = _row_in(line)
                     if row is not None:
-                        yield row
+                        yield row if FAILURE in row else row | {"picture": self._in_folder(self.image_path(row))}
 
     def done(self, keys: Iterable[str]) -> dict[str, Row]:
         """Returns the row of each of `keys` whose image is there and complete."""
@@ -176,7 +176,10 @@ class GridFiles:
         path = self.folder / f"{number:04}-{key[:12]}.png"
         self.folder.mkdir(exist_ok=True)
         write_image(path, image, infotext, overwrite=True)
-        return f"{self.folder.name}/{path.name}"
+        return self._in_folder(path)
+
+    def _in_folder(self, image: Path) -> str:
+        return f"{self.folder.name}/{image.name}"
 
     def image_path(self, row: Mapping[str, Any]) -> Path:
         """Returns the path of a row's image: in the folder, whatever path the row states."""
