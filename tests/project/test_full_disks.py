@@ -54,6 +54,8 @@ ELSEWHERE = {
     "hnetkit/files.py _private": "opens what `new_file` writes",
     "hnetkit/formats/writing.py _add": "a member of the zip that `save` writes",
     "hnetkit/files.py _remove_stale": "opens to lock, and writes nothing",
+    "hnetkit/baking/api.py Baked.save": "fitted to a model; `new_file`",
+    "hnetkit/baking/checkpoint.py write_checkpoint": "takes a whole model; `new_file`",
     "hnetkit/sources/download.py lock_download": "a lock, which holds no bytes",
     "hnetkit/sources/download.py PartialFile.restart": "makes a part shorter, which takes no room",
     "hnetkit/sources/download.py PartialFile.flush": "opens to flush, and writes nothing",
@@ -147,7 +149,7 @@ def with_outputs(*names: str) -> Callable[[Path], None]:
             if path.suffix == ".jsonl":
                 run(["export", str(path)])
             else:
-                hnetkit.save(hnetkit.load(folder / "ink1.pt"), path)
+                hnetkit.save(hnetkit.load(folder / "ink0.pt"), path)
 
     return before
 
