@@ -139,6 +139,19 @@ class Catalogue:
         (row,) = self._files("remote_files.id = ?", [id])
         return row
 
+    def file_numbered(self, source: str, version: str, file: str) -> Row | None:
+        """Returns the file that a site numbers so, as `files` does; None if it is unknown."""
+        where = "models.source = ? AND versions.remote_id = ? AND remote_files.remote_id = ?"
+        return next(iter(self._files(where, [source, version, file])), None)
+
+    def numbers(self) -> list[tuple[int, str, str, str, str, str | None]]:
+        """Returns of every file its row's id, the site, how that numbers model, version and file, and the sha256."""
+        return self._db.execute(
+            "SELECT remote_files.id, source, models.remote_id, versions.remote_id, remote_files.remote_id, sha256 "
+            "FROM remote_files JOIN versions ON versions.id = version_id JOIN models ON models.id = model_id "
+            "ORDER BY remote_files.id"
+        ).fetchall()
+
     def files_with(self, sha256s: Iterable[str]) -> list[Row]:
         """Returns the sites' records of files with these hashes, as `files` does; one per version."""
         wanted = list(sha256s)

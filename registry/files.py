@@ -196,9 +196,9 @@ class Files:
         """Returns all files."""
         return self._rows("1")
 
-    def present(self, sha256: str) -> list[Row]:
-        """Returns the files with this hash that existed when they were last looked at."""
-        return self._rows("files.sha256 = ? AND files.state = 'present'", [sha256])
+    def with_bytes(self, sha256: str) -> list[Row]:
+        """Returns the files that had this hash when they were last read."""
+        return self._rows("files.sha256 = ?", [sha256])
 
     def missing(self) -> list[Row]:
         """Returns the files that no longer exist."""

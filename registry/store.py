@@ -17,12 +17,13 @@ from hnetkit.errors import DiskFull, HnetkitError, RegistryError
 from hnetkit.registry import columns
 from hnetkit.registry.catalogue import Catalogue, Subscriptions
 from hnetkit.registry.files import Files
+from hnetkit.registry.imported import ImportedFiles
 from hnetkit.registry.jobs import Jobs
 from hnetkit.registry.links import Links
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 8  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 9  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -34,6 +35,7 @@ class Registry:
     Attributes:
         files: roots and the files under them.
         networks: contents with their tags, notes and aliases, and the search.
+        imported: files of other machines that imports told of.
         links: files in other programs' folders.
         catalogue: models as the sites list them.
         jobs: downloads, and installed files.
@@ -55,6 +57,7 @@ class Registry:
         self._db = open_database(self.path)
         self.files = Files(self._db)
         self.networks = Networks(self._db)
+        self.imported = ImportedFiles(self._db)
         self.links = Links(self._db)
         self.catalogue = Catalogue(self._db)
         self.jobs = Jobs(self._db)

@@ -24,6 +24,7 @@ from hnetkit.text import argument, counted, size_text
 if TYPE_CHECKING:
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
+    from hnetkit.sources.maintenance import Damage
     from hnetkit.sources.results import FetchResult
     from hnetkit.sources.session import FetchSession
     from hnetkit.sources.sync import SyncPlan
@@ -563,7 +564,10 @@ def identify_command(again: bool, output: Output) -> None:
 @fetch_options
 @output_options
 def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output: Output) -> None:
-    """Fetch installed files again that are missing or damaged.
+    """Fetch files again that are missing or damaged, and networks of an import.
+
+    Networks that `hnetkit import` told of and that are not here are fetched under the names that they had; where
+    nothing says where one came from, it is listed as unknown.
 
     Reads every file that hnetkit fetched. A damaged file stays in its place until its replacement has been fetched and
     checked; then it is moved to the library's folder .quarantine. Another network that somebody put in its place is
@@ -578,9 +582,8 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
         with step_progress("reading", quiet=output.quiet) as report:
             damages = session.damages(report)
         if dry_run:
-            rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in damages]
-            output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
-            count = sum(damage.what != "kept" for damage in damages)
+            output.rows(map(_damage_row, damages), columns=["state", "path", "reason"], text=_damage_line)
+            count = sum(damage.is_to_fetch for damage in damages)
             output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
             return
         refill = may_refill(session, refill=refill) if damages else refill
@@ -589,6 +592,19 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
     if not found:
         output.note("nothing is missing or damaged")
     show_results(found, output)
+
+
+def _damage_row(damage: Damage) -> Row:
+    from hnetkit.sources.results import NO_SOURCE
+
+    told = damage.imported
+    reason = damage.reason if told is None else f"from {told.reference}" if told.reference else NO_SOURCE
+    return {"state": damage.what, "path": damage.path, "reason": reason}
+
+
+def _damage_line(row: Row) -> str:
+    reason = f"  ({row['reason']})" if row["reason"] else ""
+    return f"{row['state']:<9}{row['path']}{reason}"
 
 
 def _identity_line(row: dict[str, Any]) -> str:

@@ -347,24 +347,23 @@ class Civitai:
 
     def ids_by_hash(
         self, sha256s: Sequence[str], *, failed: Failed = ignore_record
-    ) -> dict[str, tuple[int, int] | tuple[None, None]]:
-        """Returns sha256 -> (model, version), or (None, None) for those that the site does not know.
+    ) -> Iterator[dict[str, tuple[int, int] | tuple[None, None]]]:
+        """Yields each answer: sha256 -> (model, version), or (None, None) for those that the site does not know.
 
         Args:
             sha256s: any number; each request asks about `MOST_HASHES` of them.
-            failed: called with the hashes that make the site fail; they are missing from the result.
+            failed: called with the hashes that make the site fail; they are missing from the answers.
 
         Raises:
             RemoteError: the site answers for none.
         """
-        found: dict[str, tuple[int, int] | tuple[None, None]] = {}
         waiting = [sha256s[start : start + MOST_HASHES] for start in range(0, len(sha256s), MOST_HASHES)]
         broken: list[NetworkFailed] = []
-        unasked = 0
+        unasked, has_answered = 0, False
         while waiting:
             part = waiting.pop(0)
             try:
-                found |= self._ids_of(part, attempts=_FEW if broken else ATTEMPTS)
+                found = self._ids_of(part, attempts=_FEW if broken else ATTEMPTS)
             except NetworkFailed as error:  # one hash of the part may be at fault: ask about its halves
                 broken.append(error)
                 if len(part) == 1:
@@ -375,11 +374,13 @@ class Civitai:
                 else:
                     half = len(part) // 2
                     waiting[:0] = [part[:half], part[half:]]
-        if broken and not found:
+            else:
+                has_answered = True
+                yield found
+        if broken and not has_answered:
             raise broken[0]
         if unasked:
             failed(BadRecord(None, f"not asked about {unasked:,} hashes: {broken[-1]}", unasked))
-        return found
 
     def _ids_of(self, sha256s: Sequence[str], attempts: int) -> dict[str, tuple[int, int] | tuple[None, None]]:
         found: dict[str, tuple[int, int] | tuple[None, None]] = dict.fromkeys(sha256s, (None, None))

@@ -146,9 +146,19 @@ class Hub:
         path = path.encode("utf-8", "backslashreplace").decode()  # JSON may hold lone surrogates, SQLite may not
         lfs = sibling.get("lfs")
         sha256 = str(lfs.get("sha256")).lower() if isinstance(lfs, Mapping) else ""
-        url = f"{self.endpoint}/{repo.name}/resolve/{repo.commit}/{quote(path)}"
-        size = parse_int(sibling.get("size"))
-        return HubFile(repo, path, size, sha256 if re.fullmatch(r"[0-9a-f]{64}", sha256) else None, url)
+        known = sha256 if re.fullmatch(r"[0-9a-f]{64}", sha256) else None
+        return hub_file(repo, path, size_bytes=parse_int(sibling.get("size")), sha256=known)
+
+
+def hub_file(repo: Repo, path: str, *, size_bytes: int | None, sha256: str | None) -> HubFile:
+    """Returns a file of a repository, with the URL of its bytes."""
+    return HubFile(repo, path, size_bytes, sha256, f"{endpoint()}/{repo.name}/resolve/{repo.commit}/{quote(path)}")
+
+
+def repo_at(registry: Registry, name: str, commit: str) -> Repo:
+    """Returns a repository at a commit, with what the catalog knows of it."""
+    known = parse_repo(registry.catalogue.raw(SOURCE, name) or {})
+    return Repo(name, commit, (), None) if known is None else replace(known, commit=commit)
 
 
 def _is_wanted(path: str, pattern: str | None) -> bool:

@@ -36,6 +36,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars
+from hnetkit.library.layouts import stem_for_layout
 from hnetkit.library.scan import add_file
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.columns import Row
@@ -280,13 +281,27 @@ def _install_one(
     replaced: Sequence[Replacement],
     installed: Installed,
 ) -> None:
-    """Places one network where a damaged file was, or else under the first free name; or finds that it is there."""
+    """Places one network where a damaged file was, or else under the first free name; or finds that it is there.
+
+    Where an import told of its bytes, it gets the name that prompts know it by.
+    """
     for old in replaced:
         if old.sha256 == sha256 and has_bytes(old.path, old.damaged):
             installed.put_aside.append(_replace_damaged(registry, job, path, old))
             installed.paths.append(old.path)
             return
-    installed.paths.append(_place(registry, job, path, sha256, *os.path.splitext(name)))
+    stem, suffix = os.path.splitext(name)
+    with registry.write():
+        known_as = registry.imported.stem_of(sha256)
+    stem = stem if known_as is None else _kept_stem(known_as, stem)
+    installed.paths.append(_place(registry, job, path, sha256, stem, suffix))
+
+
+def _kept_stem(stem: str, fallback: str) -> str:
+    """Returns the stem that a file had elsewhere, as far as it can be the name of a file here."""
+    kept = stem_for_layout(stem) if stem else fallback
+    is_short = len(kept.encode()) <= MOST_BYTES and not _SIDECAR.fullmatch(kept)
+    return kept if is_short else safe_stem(kept, fallback)
 
 
 def _replace_damaged(registry: Registry, job: Job, path: Path, old: Replacement) -> Path:

@@ -15,6 +15,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.library.library import Row
+from hnetkit.registry.imported import ImportedFile
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
@@ -60,7 +61,7 @@ def identify_library(
 def identify_files(
     registry: Registry, civitai: Civitai, *, again: bool = False, failed: list[BadRecord] | None = None
 ) -> Iterator[Row]:
-    """Asks the site about every network file of the library, stores its answers, and yields one row per file.
+    """Asks the site about every network file of the library, stores each answer, and yields one row per file.
 
     A converted file is looked up by the hash of its original.
 
@@ -75,10 +76,10 @@ def identify_files(
     known = registry.catalogue.lookups()
     unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
     failed = [] if failed is None else failed
-    found = civitai.ids_by_hash(unknown, failed=failed.append) if unknown else {}
-    with registry.write():
-        for sha256, (model, version) in found.items():
-            registry.catalogue.put_lookup(sha256, _text(model), _text(version))
+    for found in civitai.ids_by_hash(unknown, failed=failed.append):
+        with registry.write():
+            for sha256, (model, version) in found.items():
+                registry.catalogue.put_lookup(sha256, _text(model), _text(version))
     _fetch_records(registry, civitai, failed)
     known = registry.catalogue.lookups()
     names = _names(registry)
@@ -165,16 +166,17 @@ def _text(number: int | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """An installed file that is not as it was installed.
+    """An installed file that is not as it was installed, or a network of an import that is not here.
 
     Attributes:
         what: ``"missing"`` or ``"corrupt"``; ``"kept"`` where the user put another network in its place; ``"failed"``
-            where it could not be checked.
-        path: where it was installed.
-        job: fetches it again; None where it could not be checked.
+            where it could not be checked; ``"unknown"`` where it is missing, and nothing tells where it came from.
+        path: where it was installed; of an import, the name of the file.
+        job: fetches it again; None where it could not be checked, and of an import.
         sha256: at installation.
         damaged: sha256 of the bytes of a damaged file; None if they cannot be read.
         reason: of a failed check.
+        imported: what an import told of it.
     """
 
     what: str
@@ -183,12 +185,17 @@ class Damage:
     sha256: str | None = None
     damaged: str | None = None
     reason: str | None = None
+    imported: ImportedFile | None = None
+
+    @property
+    def is_to_fetch(self) -> bool:
+        return self.what not in ("kept", "unknown")
 
 
 def find_damage(
     registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Iterator[Damage]:
-    """Reads every installed file, and yields those that are missing or changed.
+    """Reads every installed file, and yields those that are missing or changed; then what imports told of, as missing.
 
     Args:
         registry: of the library.
@@ -200,6 +207,9 @@ def find_damage(
         damage = damage_of(registry, install)
         if damage is not None:
             yield damage
+    for files in registry.imported.by_content().values():
+        file = next((file for file in files if file.reference), files[0])
+        yield Damage("missing" if file.reference else "unknown", file.name, None, file.sha256, imported=file)
 
 
 def damage_of(registry: Registry, install: Row) -> Damage | None:

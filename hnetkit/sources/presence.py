@@ -87,11 +87,14 @@ def _scanned_paths(registry: Registry, folder: Path) -> list[str]:
 
 
 def find_bytes(registry: Registry, sha256: str | None) -> str | None:
-    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown."""
+    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown.
+
+    The disk is asked: a file that the last scan missed may be back, and one that it saw may be gone.
+    """
     if sha256 is None:
         return None
-    rows = registry.files.present(sha256)
-    return next((str(row["path"]) for row in rows if is_as_scanned(row) or has_bytes(row["path"], sha256)), None)
+    rows = registry.files.with_bytes(sha256)
+    return next((str(row["path"]) for row in rows if _is_as_known(row) or has_bytes(row["path"], sha256)), None)
 
 
 def path_of_install(registry: Registry, install: dict[str, Any]) -> str | None:
@@ -140,3 +143,8 @@ def has_bytes(path: str | os.PathLike[str], sha256: str, *, size: int | None = N
             return is_fit and sha256_of(file) == sha256
     except (OSError, HnetkitError):
         return False
+
+
+def _is_as_known(row: dict[str, Any]) -> bool:
+    """Whether a file is as it was scanned; a corrupt one has the same size and time."""
+    return row["state"] != "corrupt" and is_as_scanned(row)

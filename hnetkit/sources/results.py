@@ -16,6 +16,8 @@ from hnetkit.sources.maintenance import Damage
 from hnetkit.sources.presence import path_of_install
 from hnetkit.sources.sync import SyncItem, SyncPlan
 
+NO_SOURCE = "no source of it is known; where you have its file: hnetkit scan FOLDER"
+"""Why a network of an import is not fetched."""
 _ARCHIVED = "archived by its owner; the site no longer serves its files"
 _NO_FILE = "it has no file that may be a network"
 _STATES = {"fetch": "fetch", "have": "have", "skip": "skipped"}
@@ -27,8 +29,8 @@ class FetchResult:
 
     Attributes:
         state: ``"done"``; ``"had"`` or ``"have"``: in the library already, found while fetching or before;
-            ``"skipped"``, ``"kept"``, ``"refused"`` or ``"failed"``, see `reason`; ``"fetch"``: planned; ``"listed"``,
-            ``"archived"``, ``"taken-down"`` or ``"gone"``: state of a model that the site's listing lacks.
+            ``"skipped"``, ``"kept"``, ``"unknown"``, ``"refused"`` or ``"failed"``, see `reason`; ``"fetch"``: planned;
+            ``"listed"``, ``"archived"``, ``"taken-down"``, ``"gone"``: state of a model that the site's listing lacks.
         name: of the file, or ``model:ID``, or the reference.
         code, reason: why it failed or was skipped, for programs and for people.
         model, version, model_id, version_id, file_id: the site's own names and numbers.
@@ -163,8 +165,10 @@ def of_unlisted(id: str, state: str) -> FetchResult:
     return FetchResult(state, f"model:{id}", reason=f"{what}; kept here")
 
 
-def of_kept(damage: Damage) -> FetchResult:
-    """Returns the result of a path where another network has replaced the installed one."""
+def of_left(damage: Damage) -> FetchResult:
+    """Returns the result of what is not fetched: another network is in its place, or its source is unknown."""
+    if damage.what == "unknown":
+        return FetchResult("unknown", damage.path, "no-source", NO_SOURCE, sha256=damage.sha256)
     return FetchResult("kept", damage.path, "kept", "another network is there, and is kept")
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from urllib.parse import unquote, urlsplit
 
 from hnetkit.errors import (
     HnetkitError,
@@ -26,20 +23,22 @@ from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
 from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error, hub_repositories
-from hnetkit.sources.install import Replacement, SidecarWriter, safe_stem, split_name
+from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
 from hnetkit.sources.maintenance import (
     Damage,
     Identification,
+    Repair,
     begin_repair,
     damaged_by,
     find_damage,
     forget_moved,
     identify_library,
 )
-from hnetkit.sources.presence import requeue_unless_here, require_library, survey
+from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
+from hnetkit.sources.single_files import enqueue_imported, enqueue_plain
 from hnetkit.sources.sync import (
     MOST_CHECKED,
     SyncItem,
@@ -53,7 +52,7 @@ from hnetkit.sources.sync import (
     store_models,
     unlisted_models,
 )
-from hnetkit.sources.trust import Origin, SitePolicy, redact
+from hnetkit.sources.trust import Origin, SitePolicy
 from hnetkit.text import counted
 
 Progress = Callable[[int, int], None]
@@ -296,7 +295,9 @@ class FetchSession:
             UsageError: a plain URL without its sha256.
         """
         if ref.kind == "url" or (ref.url and sha256 is not None):
-            return [self._plain_job(ref, sha256)], []
+            job = enqueue_plain(self.registry, self.folder, ref, sha256)
+            self._urls[job.id] = ref.url
+            return [job.id], []
         if ref.kind == "hub":
             files = Hub(self.clock).files(ref, failed=failed)
             with self.registry.write():
@@ -309,32 +310,6 @@ class FetchSession:
         if len(ref.digits) in _FULL_FILE:
             self._wanted |= dict.fromkeys(jobs, ref.digits)
         return jobs, [item for item in items if item.action != "fetch"]
-
-    def _plain_job(self, ref: Reference, sha256: str | None) -> int:
-        if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-            raise UsageError(f"{ref.text}: a plain address needs --sha256", hint="add --sha256 with its 64 digits")
-        try:
-            SitePolicy(Origin.of(ref.url), settled=False).check(ref.url)
-        except HnetkitError as error:
-            raise UsageError(str(error), hint=error.command_hint or "use an https address") from error
-        stem, suffix = split_name(unquote(urlsplit(ref.url).path))
-        shown = redact(ref.url)  # signatures change and are secrets: neither stored nor part of the key
-        address = shown.removesuffix("?...")
-        key = f"url:{hashlib.sha256(address.encode()).hexdigest()[:16]}:{sha256.lower()}"
-        values = {
-            "source": "url",
-            "url": shown,
-            "name": safe_stem(stem, "network"),
-            "suffix": suffix,
-            "folder": str(self.folder),
-            "remote_file_id": None,
-            "sha256": sha256.lower(),
-            "size_bytes": None,
-        }
-        with self.registry.write():
-            job = requeue_unless_here(self.registry, self.registry.jobs.add(key, values))
-        self._urls[job.id] = ref.url
-        return job.id
 
     # --- syncing by filters
 
@@ -469,7 +444,7 @@ class FetchSession:
     # --- repairing
 
     def damages(self, progress: Progress = _unheard) -> list[Damage]:
-        """Reads every fetched file, and returns those that are missing or changed.
+        """Reads every fetched file, and returns those that are missing or changed, and what an import told of.
 
         Args:
             progress: called with the number of files read, and of all.
@@ -480,7 +455,7 @@ class FetchSession:
     def repair(
         self, damaged: Iterable[Damage] | None = None, *, refill: bool = False, progress: Progress | None = None
     ) -> list[FetchResult]:
-        """Fetches missing and damaged files again.
+        """Fetches missing and damaged files again, and networks that an import told of, under the names that they had.
 
         A damaged file stays in its place until its replacement is here; then it is moved to the library's folder
         .quarantine. Another network that the user put in the place of one is kept.
@@ -497,9 +472,11 @@ class FetchSession:
         damaged = self.damages() if damaged is None else list(damaged)
         if damaged and not refill:
             self.require_library()
-        found = [damage for damage in damaged if damage.what != "kept"]
-        begun = begin_repair(self.registry, found, self.folder)
-        left = [results.of_kept(damage) for damage in damaged if damage.what == "kept"]
+        found = [damage for damage in damaged if damage.is_to_fetch]
+        begun = begin_repair(self.registry, [damage for damage in found if damage.imported is None], self.folder)
+        for damage in found:
+            self._begin_imported(damage, begun)
+        left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
         left += [results.of_damage(damage, error) for damage, error in begun.failed]
         self._wanted, self._replaced = begun.wanted, begun.replaced
         fetched = self._fetched(begun.jobs, progress)
@@ -508,6 +485,19 @@ class FetchSession:
             results.of_repair(result, begun.replaced.get(result.job or 0, ()), begun.put_aside.get(result.job or 0, ()))
             for result in fetched
         ]
+
+    def _begin_imported(self, damage: Damage, begun: Repair) -> None:
+        """Queues the job that fetches a network that an import told of; other damage is none of it."""
+        if damage.imported is None:
+            return
+        try:
+            job = enqueue_imported(self.registry, self.civitai, self.folder, damage.imported).id
+        except Exception as error:
+            begun.failed.append((damage, failure_of(error, damage.path)))
+            return
+        begun.jobs[job] = None
+        if damage.imported.reference_sha256 is not None:  # the site may have replaced it
+            begun.wanted[job] = damage.imported.reference_sha256
 
     # --- running jobs
 

@@ -237,7 +237,9 @@ def _is_settled(registry: Registry, item: SyncItem) -> bool:
 
 
 def _enqueue_item(registry: Registry, civitai: Civitai, folder: Path, item: SyncItem, row: int) -> Job | None:
-    job = registry.jobs.add(item.key, _job_values(item, civitai, folder, row))
+    numbers = item.version.id, item.file.id
+    values = job_values(civitai, folder, numbers, item.file.name, row, item.file.size_bytes)
+    job = registry.jobs.add(item.key, values | {"sha256": item.file.sha256})
     if item.action == "skip":
         if job.state not in ("refused", "failed"):
             registry.jobs.set_state(job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before)
@@ -246,17 +248,28 @@ def _enqueue_item(registry: Registry, civitai: Civitai, folder: Path, item: Sync
     return registry.jobs.get(job.id)
 
 
-def _job_values(item: SyncItem, civitai: Civitai, folder: Path, row: int | None) -> dict[str, object]:
-    stem, suffix = split_name(item.file.name)
+def job_values(
+    civitai: Civitai, folder: Path, numbers: tuple[int, int], name: str, row: int | None, size_bytes: int | None
+) -> dict[str, object]:
+    """Returns the values of the job that fetches a file, but for its sha256.
+
+    Args:
+        civitai: gives the URL.
+        folder: to install in.
+        numbers: of version and file.
+        name: of the file, as the site has it.
+        row: of the file in the catalog; None if it has none.
+        size_bytes: as the site states it; None if it does not.
+    """
+    stem, suffix = split_name(name)
     return {
-        "source": "civitai",
-        "url": civitai.download_url(item.version.id, item.file.id),
-        "name": safe_stem(stem, f"civitai-{item.file.id}"),
+        "source": SOURCE,
+        "url": civitai.download_url(*numbers),
+        "name": safe_stem(stem, f"civitai-{numbers[1]}"),
         "suffix": suffix,
         "folder": str(folder),
         "remote_file_id": row,
-        "sha256": item.file.sha256,
-        "size_bytes": item.file.size_bytes,
+        "size_bytes": size_bytes,
     }
 
 
