@@ -36,9 +36,8 @@ from hnetkit.errors import DiskFull, failure_of
 from hnetkit.files import TEMPORARY
 from hnetkit.generate.grids.files import FORMAT, GridFiles
 from hnetkit.generate.image_files import write_image
-from hnetkit.generate.loading import known_hashes
 from hnetkit.images import open_image
-from hnetkit.library import sidecars
+from hnetkit.library import known_hashes, sidecars
 from hnetkit.registry import Registry
 from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.logs import Log, LogRow, read_log
@@ -327,7 +326,7 @@ CASES: dict[str, Case] = {
         library,
         call(sidecars_of),
     ),
-    "hashes": Case(("hnetkit/generate/loading/known_hashes.py _remember",), remember, call(remember), is_told=False),
+    "hashes": Case(("hnetkit/library/known_hashes.py _remember",), remember, call(remember), is_told=False),
     "scan": Case((), lambda disk: networks.network_file(disk, "ink.pt"), command("scan", "{disk}"), has_points=False),
     "tag": Case((), library, command("tag", "ink0", "lines", "--note", "n" * 30_000), has_points=False),
 }
