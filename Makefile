@@ -23,7 +23,7 @@ test: .venv/installed .venv/triton-3.6.0 ## the whole suite, about ten minutes o
 check: lint                    ## lint, and the tests that need no model, no site and no other process: a minute or two
 	.venv/bin/python -m pytest -q -n 2 $(QUICK:%=tests/%)
 
-test-long: $(LONG:%=test-long-%) ## seeded runs of many minutes: fuzzing, killed scans and trainings, the demo model's full factorial
+test-long: $(LONG:%=test-long-%) ## seeded runs of many minutes: fuzzing, killed scans and trainings, full disks, the demo model's full factorial
 
 test-long-%: .venv/installed .venv/triton-3.6.0
 	.venv/bin/python -m pytest -m long --timeout 7200 --durations 0 -v --no-header --disable-warnings tests/$* | tee benchmarks/results/test_long/$*.txt

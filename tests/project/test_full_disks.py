@@ -36,9 +36,8 @@ from hnetkit.errors import DiskFull, failure_of
 from hnetkit.files import TEMPORARY
 from hnetkit.generate.grids.files import FORMAT, GridFiles
 from hnetkit.generate.image_files import write_image
-from hnetkit.generate.loading import known_hashes
 from hnetkit.images import open_image
-from hnetkit.library import sidecars
+from hnetkit.library import known_hashes, sidecars
 from hnetkit.registry import Registry
 from hnetkit.train.checkpoints import Checkpoints, TrainingState
 from hnetkit.train.logs import Log, LogRow, read_log
@@ -54,6 +53,8 @@ ELSEWHERE = {
     "hnetkit/files.py _private": "opens what `new_file` writes",
     "hnetkit/formats/writing.py _add": "a member of the zip that `save` writes",
     "hnetkit/files.py _remove_stale": "opens to lock, and writes nothing",
+    "hnetkit/baking/api.py Baked.save": "fitted to a model; `new_file`",
+    "hnetkit/baking/checkpoint.py write_checkpoint": "takes a whole model; `new_file`",
     "hnetkit/sources/download.py lock_download": "a lock, which holds no bytes",
     "hnetkit/sources/download.py PartialFile.restart": "makes a part shorter, which takes no room",
     "hnetkit/sources/download.py PartialFile.flush": "opens to flush, and writes nothing",
@@ -147,7 +148,7 @@ def with_outputs(*names: str) -> Callable[[Path], None]:
             if path.suffix == ".jsonl":
                 run(["export", str(path)])
             else:
-                hnetkit.save(hnetkit.load(folder / "ink1.pt"), path)
+                hnetkit.save(hnetkit.load(folder / "ink0.pt"), path)
 
     return before
 
@@ -325,7 +326,7 @@ CASES: dict[str, Case] = {
         library,
         call(sidecars_of),
     ),
-    "hashes": Case(("hnetkit/generate/loading/known_hashes.py _remember",), remember, call(remember), is_told=False),
+    "hashes": Case(("hnetkit/library/known_hashes.py _remember",), remember, call(remember), is_told=False),
     "scan": Case((), lambda disk: networks.network_file(disk, "ink.pt"), command("scan", "{disk}"), has_points=False),
     "tag": Case((), library, command("tag", "ink0", "lines", "--note", "n" * 30_000), has_points=False),
 }

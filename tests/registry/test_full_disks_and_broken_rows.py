@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.filling_disk import mount, small_disk
 from support.registry_rows import row
 
 from hnetkit.errors import RegistryError, UnsafeFile
@@ -236,21 +237,10 @@ def test_where_no_file_can_grow_the_registry_is_read_and_a_change_says_so(any_en
     assert run(READ, any_end).stdout == "['net1']\n"
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if shutil.which("mount") is None or not mount("-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)):
-        pytest.skip("a full disk is tried on a small one, and mounting that takes root")
-    try:
+@pytest.fixture(name="small_disk")
+def disk_of_1_mb(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "1m") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def mount(*arguments: str) -> bool:
-    return subprocess.run(["mount", *arguments], capture_output=True).returncode == 0
 
 
 def fill(disk: Path) -> None:
