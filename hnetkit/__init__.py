@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from hnetkit.runtime.adapters import set_hypernetworks as set_hypernetworks
     from hnetkit.runtime.adapters import set_progress as set_progress
     from hnetkit.runtime.adapters import unload_hypernetworks as unload_hypernetworks
+    from hnetkit.runtime.capture import capture as capture
+    from hnetkit.runtime.capture import release as release
     from hnetkit.runtime.stack import Stack as Stack
     from hnetkit.runtime.strength import Strength as Strength
     from hnetkit.sources.session import FetchSession as FetchSession
@@ -46,6 +48,7 @@ _HOME = {
     "Strength": "hnetkit.runtime.strength",
     "bake": "hnetkit.baking.api",
     "applied": "hnetkit.runtime.adapters",
+    "capture": "hnetkit.runtime.capture",
     "disable_hypernetworks": "hnetkit.runtime.adapters",
     "enable_hypernetworks": "hnetkit.runtime.adapters",
     "explain": "hnetkit.runtime.adapters",
@@ -53,6 +56,7 @@ _HOME = {
     "get_active_hypernetworks": "hnetkit.runtime.adapters",
     "load_hypernetwork": "hnetkit.runtime.adapters",
     "load_model": "hnetkit.generate.model",
+    "release": "hnetkit.runtime.capture",
     "set_hypernetworks": "hnetkit.runtime.adapters",
     "set_progress": "hnetkit.runtime.adapters",
     "unload_hypernetworks": "hnetkit.runtime.adapters",

@@ -23,6 +23,7 @@ Exit codes: 0 ok, 1 other or partly failed, 2 usage, 3 auth, 4 not found, 5 netw
     │   └── WrongBytes            7
     ├── RemoteError               5
     │   ├── NetworkFailed         5
+    │   │   └── OtherContent      5
     │   ├── RegionBlocked         5
     │   ├── RateLimited           6
     │   ├── AuthRequired          3
@@ -192,6 +193,12 @@ class RemoteError(HnetkitError):
 
 class NetworkFailed(RemoteError):
     """No answer, or an unusable one, after all retries."""
+
+
+class OtherContent(NetworkFailed):
+    """The site serves another file than the one that was asked for by its hash."""
+
+    code = "other-content"
 
 
 class RegionBlocked(RemoteError):

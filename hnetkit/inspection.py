@@ -13,7 +13,7 @@ from hnetkit.errors import FileChanged, FileRefused, HnetkitError
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import FileIdentity, identify, is_sparse, translating_unforeseen
 from hnetkit.hashes import FileHashes, autov1_of, damaged_parts, hash_file
-from hnetkit.network import Hypernetwork, TensorRef
+from hnetkit.network import ITEM_SIZE, Hypernetwork, TensorRef
 
 Verdict = Literal["ok", "warnings", "refused", "other"]
 
@@ -36,6 +36,7 @@ _FACTS: Mapping[str, Callable[[Hypernetwork], Any]] = {
 """Key of a row -> what it says of a network; None for other files."""
 
 _LARGEST_FP16 = 65504.0
+_HOLE = 4096  # bytes: what disks and file systems lose at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +220,12 @@ def validate(net: Hypernetwork) -> CheckReport:
     largest = 0.0
     for width, side, key, tensor in net.each_tensor():
         name = f"{width}.{side}.{key}"
-        bad, peak = _scan_values(tensor)
+        bad, peak, zeros = _scan_values(tensor)
         largest = max(largest, peak)
         if bad:
             problems.append(f"{name}: {bad} of {tensor.numel} values are not finite")
+        if peak and zeros * ITEM_SIZE[tensor.dtype] >= _HOLE:
+            warnings.append(f"{name}: {zeros:,} values in a row are 0, as a failed copy or disk leaves them")
     untrained = tuple(width for width in net.widths if not net.is_trained(width))
     if untrained == tuple(net.widths):
         warnings.append("never trained: every bias is 0")
@@ -233,17 +236,23 @@ def validate(net: Hypernetwork) -> CheckReport:
     return CheckReport(tuple(problems), tuple(warnings), untrained)
 
 
-def _scan_values(tensor: TensorRef, *, step: int = 1 << 20) -> tuple[int, float]:
-    """Returns the number of values that are not finite, and the largest finite magnitude; reads in steps."""
+def _scan_values(tensor: TensorRef, *, step: int = 1 << 20) -> tuple[int, float, int]:
+    """Returns the number of values that are not finite, the largest finite magnitude, and the longest row of zeros.
+
+    Reads in steps, so that a row of zeros that lies in several is counted as its longest part.
+    """
     import numpy as np
 
-    bad, largest = 0, 0.0
+    bad, largest, zeros = 0, 0.0, 0
     for values in _values(tensor, step):
+        if values.size - np.count_nonzero(values) > zeros:
+            ends = np.concatenate(([-1], np.flatnonzero(values), [values.size]))
+            zeros = max(zeros, int(np.diff(ends).max()) - 1)
         finite = np.isfinite(values)
         bad += int(values.size - np.count_nonzero(finite))
         if finite.any():
             largest = max(largest, float(np.abs(values[finite]).max()))
-    return bad, largest
+    return bad, largest, zeros
 
 
 def _values(tensor: TensorRef, step: int) -> Iterator[Any]:

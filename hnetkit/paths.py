@@ -11,7 +11,7 @@ import platformdirs
 def home() -> Path:
     """The folder of registry, config and library: `HNETKIT_HOME`, else the platform's data folder."""
     moved = os.environ.get("HNETKIT_HOME")
-    return Path(moved) if moved else Path(platformdirs.user_data_dir("hnetkit", appauthor=False))
+    return _absolute(moved) if moved else Path(platformdirs.user_data_dir("hnetkit", appauthor=False))
 
 
 def registry_file() -> Path:
@@ -43,5 +43,5 @@ def library_folder() -> Path:
 
 
 def _absolute(path: str | Path) -> Path:
-    """An absolute path, since the registry is used from any working directory; services do not expand `~`."""
+    """An absolute path, for messages that say where things are; services and `.env` files do not expand `~`."""
     return Path(os.path.abspath(os.path.expanduser(path)))

@@ -44,7 +44,10 @@ def load() -> dict[str, str]:
     path = config_file()
     try:
         settings = read_json(path)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if os.path.islink(path):
+            message = f"{path}: a link to {os.readlink(path)}, which is not there"
+            raise HnetkitError(message, hint="make the link's file available, or remove the link") from error
         return {}
     except (OSError, ValueError) as error:
         raise HnetkitError(f"{path}: unreadable settings ({error})", hint="fix or delete the file") from error
@@ -95,6 +98,11 @@ def put(key: str, value: str | None) -> str | None:
     return value
 
 
+def is_hub_id(key: str, value: str) -> bool:
+    """Whether a stored value is the name of a model of the hub: files and folders have absolute paths."""
+    return key in _MODELS and HUB_ID.fullmatch(value) is not None and not value.startswith((".", "~"))
+
+
 def _settings_locked() -> AbstractContextManager[None]:
     """Keeps other processes out between reading the settings and writing them."""
     path = config_file()
@@ -125,7 +133,7 @@ def _checked_path(key: str, value: str) -> str:
         return path
     if os.path.exists(path):
         raise NotFound(f"{key}: {path} is not a folder", hint=f"hnetkit config {key} FOLDER")
-    if key in _MODELS and HUB_ID.fullmatch(value) and not value.startswith((".", "~")):
+    if is_hub_id(key, value):
         return value
     raise NotFound(f"{key}: {path}: no such {'file or folder' if key in _MODELS else 'folder'}")
 

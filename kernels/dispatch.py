@@ -72,13 +72,19 @@ def _auto(device: torch.device | None) -> str:
     if triton_obstacle() is not None:
         _warn_once_of_an_old_triton()
         return "eager"
-    gpu = device if device is not None and device.type == "cuda" else torch.device("cuda")
+    gpu = _gpu_for(device)
     path = auto_path(torch.cuda.get_device_capability(gpu))
     if path in KERNELS:
         from hnetkit.kernels.gpu.op import verified_path
 
-        return verified_path(path, torch.device("cuda", gpu.index or torch.cuda.current_device()))
+        return verified_path(path, gpu)
     return path
+
+
+def _gpu_for(device: torch.device | None) -> torch.device:
+    """Returns the GPU that `device` is, with its number; the current one where it names none."""
+    index = device.index if device is not None and device.type == "cuda" else None
+    return torch.device("cuda", torch.cuda.current_device() if index is None else index)
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The path in plain torch: products in the weights' dtype, the residual in fp32 across the stack, one rounding."""
+"""The path in plain torch: products in the weights' dtype, the sum of the stack in `sum_dtype`, in place."""
 
 from __future__ import annotations
 
@@ -10,6 +10,14 @@ from torch import Tensor
 
 from hnetkit.kernels.activations import activate
 from hnetkit.kernels.weights import NORM_EPSILON, MLPWeights
+
+
+def sum_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Returns the dtype in which contexts of `dtype` are added up: its own, but fp32 for bf16, which has few digits.
+
+    In fp16 a network's sum, rounded once, is no less exact than A1111's product and sum, rounded each.
+    """
+    return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
 def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor | Sequence[Tensor]) -> Tensor:
@@ -25,19 +33,16 @@ def apply(x: Tensor, mlps: Sequence[MLPWeights], strengths: Tensor | Sequence[Te
     """
     if not mlps:
         return x
-    wide = torch.promote_types(x.dtype, torch.float32)
-    dtype = mlps[0][0].weight.dtype
+    wide, dtype = sum_dtype(x.dtype), mlps[0][0].weight.dtype
     inplace = not torch.is_grad_enabled()
+    # what an MLP gave is written over by the sum where their dtypes agree; else the sum itself is, and must not be x
     flat = x.reshape(-1, x.shape[-1])
-    # the sum may be written to once it is a tensor of its own, and not x
-    total, total_is_ours = flat.to(wide), x.dtype != wide
+    total = flat.to(wide, copy=dtype != wide)
     for number, (mlp, strength) in enumerate(zip(mlps, strengths, strict=True)):
-        rows = (total if number else flat).to(dtype)
-        delta = _evaluate(mlp, rows, inplace=inplace)
-        if inplace and total_is_ours:
-            total.addcmul_(delta, strength)
-        else:
-            total, total_is_ours = torch.addcmul(total, delta, strength), True
+        delta = _evaluate(mlp, (total if number else flat).to(dtype), inplace=inplace)
+        out = (delta if dtype == wide else total) if inplace else None
+        # as a vector: torch would round a scalar to the dtype of what it is multiplied by
+        total = torch.addcmul(total, delta, strength.view(1), out=out).to(wide)
     return total.to(x.dtype).reshape(x.shape)
 
 

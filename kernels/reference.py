@@ -20,7 +20,7 @@ FORMULAS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "celu": lambda h: h.clamp(min=0) + torch.expm1(h.clamp(max=0)),
     "elu": lambda h: h.clamp(min=0) + torch.expm1(h.clamp(max=0)),
     "gelu": lambda h: h * (1 + torch.erf(h / math.sqrt(2))) / 2,
-    "hardshrink": lambda h: torch.where(h.abs() > 0.5, h, 0),
+    "hardshrink": lambda h: torch.where(h.abs() <= 0.5, 0, h),
     "hardsigmoid": lambda h: (h + 3).clamp(0, 6) / 6,
     "hardswish": lambda h: h * (h + 3).clamp(0, 6) / 6,
     "hardtanh": lambda h: h.clamp(-1, 1),

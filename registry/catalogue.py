@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from sqlite3 import Connection
 from typing import Any
-
-from sqlite_utils import Database
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import MAX_MADE, json_size, parse_json
@@ -51,7 +50,7 @@ FROM versions WHERE id = ?
 class Catalogue:
     """The tables `models`, `versions`, `remote_files`, `images` and `lookups`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     # --- storing answers
@@ -85,7 +84,7 @@ class Catalogue:
         images = list(images)
         if images:  # an empty list is a known fault of the site, and an import may have stored some
             self._db.execute("DELETE FROM images WHERE version_id = ?", [version])
-        self._db.conn.executemany(
+        self._db.executemany(
             "INSERT INTO images (version_id, url, place, type, nsfw_level, width, height) VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET place = excluded.place, nsfw_level = excluded.nsfw_level",
             [
@@ -139,6 +138,19 @@ class Catalogue:
         """Returns the file with this id, as `files` does."""
         (row,) = self._files("remote_files.id = ?", [id])
         return row
+
+    def file_numbered(self, source: str, version: str, file: str) -> Row | None:
+        """Returns the file that a site numbers so, as `files` does; None if it is unknown."""
+        where = "models.source = ? AND versions.remote_id = ? AND remote_files.remote_id = ?"
+        return next(iter(self._files(where, [source, version, file])), None)
+
+    def numbers(self) -> list[tuple[int, str, str, str, str, str | None]]:
+        """Returns of every file its row's id, the site, how that numbers model, version and file, and the sha256."""
+        return self._db.execute(
+            "SELECT remote_files.id, source, models.remote_id, versions.remote_id, remote_files.remote_id, sha256 "
+            "FROM remote_files JOIN versions ON versions.id = version_id JOIN models ON models.id = model_id "
+            "ORDER BY remote_files.id"
+        ).fetchall()
 
     def files_with(self, sha256s: Iterable[str]) -> list[Row]:
         """Returns the sites' records of files with these hashes, as `files` does; one per version."""
@@ -307,7 +319,7 @@ def _from_columns(row: Row, what: str) -> Row:
 class Subscriptions:
     """The table `subscriptions`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def put(self, name: str, filters: Mapping[str, Any]) -> None:

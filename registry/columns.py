@@ -8,9 +8,8 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timezone
+from sqlite3 import Connection
 from typing import Any, TypeVar
-
-from sqlite_utils import Database
 
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import parse_json
@@ -81,7 +80,7 @@ def batches(items: Sequence[Item], size: int = 500) -> Iterator[Sequence[Item]]:
 
 
 def upsert(
-    db: Database,
+    db: Connection,
     table: str,
     key: Mapping[str, Any],
     values: Mapping[str, Any],
@@ -157,7 +156,7 @@ def is_sound(table: str, column: str) -> str:
     return f"CASE WHEN {name} IS NULL THEN 1 WHEN json_valid({name}) THEN json_type({name}) = '{kind}' ELSE 0 END"
 
 
-def faults(db: Database) -> Iterator[RegistryError]:
+def faults(db: Connection) -> Iterator[RegistryError]:
     """Yields one error for each column with damaged values."""
     for table, columns in COLUMNS.items():
         for column in columns:

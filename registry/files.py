@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
+from sqlite3 import Connection
 from typing import Any
-
-from sqlite_utils import Database
 
 from hnetkit.registry.columns import (
     COLUMNS,
@@ -59,7 +58,7 @@ class KnownFile:
 class Files:
     """The tables `roots` and `files`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     # --- roots
@@ -176,11 +175,11 @@ class Files:
 
     def set_first_seen(self, ids: Iterable[int], when: str) -> None:
         """Sets since when files are known."""
-        self._db.conn.executemany("UPDATE files SET first_seen = ? WHERE id = ?", [(when, id) for id in ids])
+        self._db.executemany("UPDATE files SET first_seen = ? WHERE id = ?", [(when, id) for id in ids])
 
     def read_again(self, ids: Iterable[int]) -> None:
         """Has the next scan read files again, whatever their size and time."""
-        self._db.conn.executemany("UPDATE files SET reader_version = ? WHERE id = ?", [(READ_AGAIN, id) for id in ids])
+        self._db.executemany("UPDATE files SET reader_version = ? WHERE id = ?", [(READ_AGAIN, id) for id in ids])
 
     def move(self, id: int, path: str) -> None:
         """Gives a file another path below its root; a row of that path is replaced."""
@@ -189,7 +188,7 @@ class Files:
 
     def set_state(self, ids: Iterable[int], state: str) -> None:
         """Marks files as ``present``, ``missing`` or ``corrupt``."""
-        self._db.conn.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
+        self._db.executemany("UPDATE files SET state = ? WHERE id = ?", [(state, id) for id in ids])
 
     # --- queries: files as rows with their full `path`, existing ones first
 
@@ -197,9 +196,9 @@ class Files:
         """Returns all files."""
         return self._rows("1")
 
-    def present(self, sha256: str) -> list[Row]:
-        """Returns the files with this hash that existed when they were last looked at."""
-        return self._rows("files.sha256 = ? AND files.state = 'present'", [sha256])
+    def with_bytes(self, sha256: str) -> list[Row]:
+        """Returns the files that had this hash when they were last read."""
+        return self._rows("files.sha256 = ?", [sha256])
 
     def missing(self) -> list[Row]:
         """Returns the files that no longer exist."""
@@ -300,7 +299,7 @@ class Files:
 
     def forget(self, ids: Iterable[int]) -> None:
         """Removes the rows of files; see `Networks.forget_fileless` for the networks that only they held."""
-        self._db.conn.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
+        self._db.executemany("DELETE FROM files WHERE id = ?", [(id,) for id in ids])
 
 
 def _marks(values: Sequence[Any]) -> str:

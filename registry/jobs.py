@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from sqlite3 import Connection
 from typing import Any
-
-from sqlite_utils import Database
 
 from hnetkit.registry.columns import from_column, now, text_of, to_column, upsert
 
@@ -69,7 +68,7 @@ def _job(row: dict[str, Any]) -> Job:
 class Jobs:
     """The tables `jobs` and `installs`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def add(self, key: str, values: Mapping[str, Any]) -> Job:

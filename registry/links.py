@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-from sqlite_utils import Database
+from sqlite3 import Connection
 
 from hnetkit.registry.columns import from_column, now, to_column
 
@@ -34,7 +33,7 @@ class Link:
 class Links:
     """The table `links`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def into(self, folder: str) -> list[Link]:
@@ -74,4 +73,4 @@ class Links:
         )
 
     def forget(self, paths: Iterable[str]) -> None:
-        self._db.conn.executemany("DELETE FROM links WHERE path = ?", [(to_column(path),) for path in paths])
+        self._db.executemany("DELETE FROM links WHERE path = ?", [(to_column(path),) for path in paths])

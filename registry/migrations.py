@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from sqlite3 import Connection
+
 from sqlite_utils import Database, Migrations
 
+from hnetkit.registry.networks import SEARCH
+
 migrations = Migrations("hnetkit")
+
+
+def migrate(connection: Connection) -> None:
+    """Brings a database up to date."""
+    migrations.apply(Database(connection, execute_plugins=False))
 
 
 @migrations()
@@ -301,12 +310,6 @@ def m007_search_over_all(db: Database) -> None:
     )
 
 
-SEARCH = """
-CREATE VIRTUAL TABLE network_text USING fts5 (
-    names, tags, words, site, note, description, trained_on, build, base_model,
-    prefix = '2 3', tokenize = 'unicode61 remove_diacritics 2'
-)
-"""
 # which networks a site's version is of: by the hash of a file that it lists, or by the site's answer about a hash
 _NETWORK_VERSIONS = """
 CREATE VIEW network_versions AS
@@ -370,7 +373,7 @@ _SHOWN = {
 @migrations()
 def m008_views(db: Database) -> None:
     """Views for people who open the database with other tools, and for lists: see docs/registry.md."""
-    for statement in _M008.split(";"):
+    for statement in (*_M008.split(";"), _LIBRARY):
         db.execute(statement)
 
 
@@ -406,9 +409,12 @@ SELECT remote_files.id AS id, models.source AS source, models.name AS title, ver
     EXISTS (SELECT 1 FROM files WHERE files.sha256 = remote_files.sha256 AND files.state = 'present') AS is_here
 FROM remote_files
 JOIN versions ON versions.id = remote_files.version_id
-JOIN models ON models.id = versions.model_id;
+JOIN models ON models.id = versions.model_id
+"""
+_NAME = "coalesce(best.stem, networks.name)"
+_LIBRARY = f"""
 CREATE VIEW library AS
-SELECT networks.id AS id, coalesce(best.stem, networks.name) AS name, networks.base_model AS base_model,
+SELECT networks.id AS id, {_NAME} AS name, networks.base_model AS base_model,
     networks.layer_structure AS layer_structure, networks.activation AS activation, best.size_bytes AS size_bytes,
     coalesce(best.state, 'missing') AS state,
     (SELECT count(*) FROM files WHERE files.content_hash = networks.content_hash AND files.state = 'present') AS copies,
@@ -440,3 +446,50 @@ LEFT JOIN versions ON versions.id = (
 )
 LEFT JOIN models ON models.id = versions.model_id
 """
+
+
+@migrations()
+def m009_imported_files(db: Database) -> None:
+    """Files of another machine that an import told of, by which networks in no file are named, searched and fetched."""
+    for statement in _M009.split(";"):
+        db.execute(statement)
+    db.execute("DROP VIEW library")
+    db.execute(_LIBRARY.replace(_NAME, f"coalesce(best.stem, ({_IMPORTED_STEM}), networks.name)"))
+    db.execute("DROP VIEW network_versions")
+    db.execute(_NETWORK_VERSIONS + _IMPORTED_VERSIONS)
+    for name, event, ids in (
+        ("imported_files_unindexed_by_insert", "INSERT ON imported_files", _NEW),
+        ("imported_files_unindexed_by_update", "UPDATE ON imported_files", _NEW),
+        ("imported_files_unindexed_by_delete", "DELETE ON imported_files", _OLD),
+        ("remote_files_unindex_imported_by_insert", "INSERT ON remote_files", _IMPORTED_OF),
+        ("remote_files_unindex_imported_by_update", "UPDATE OF sha256 ON remote_files", _IMPORTED_OF),
+    ):
+        db.execute(f"CREATE TRIGGER {name} AFTER {event} BEGIN INSERT INTO unindexed {ids}; END")
+
+
+_M009 = """
+CREATE TABLE imported_files (
+    id INTEGER PRIMARY KEY,
+    network_id INTEGER NOT NULL REFERENCES networks (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    stem TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    autov1 TEXT,
+    size_bytes INTEGER,
+    reference TEXT,
+    reference_sha256 TEXT,
+    UNIQUE (network_id, name, sha256)
+);
+CREATE INDEX imported_files_by_stem ON imported_files (stem);
+CREATE INDEX imported_files_by_sha256 ON imported_files (sha256);
+CREATE INDEX imported_files_by_reference ON imported_files (reference_sha256);
+CREATE INDEX imported_files_by_autov1 ON imported_files (autov1)
+"""
+_IMPORTED_STEM = "SELECT stem FROM imported_files WHERE network_id = networks.id ORDER BY id LIMIT 1"
+_IMPORTED_VERSIONS = """
+UNION ALL
+SELECT network_id, version_id FROM remote_files JOIN imported_files USING (sha256)
+UNION ALL
+SELECT network_id, version_id FROM remote_files JOIN imported_files ON reference_sha256 = remote_files.sha256
+"""
+_IMPORTED_OF = "SELECT network_id FROM imported_files WHERE NEW.sha256 IN (sha256, reference_sha256)"

@@ -6,12 +6,11 @@ import json
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from sqlite3 import Connection
 from typing import Any
-
-from sqlite_utils import Database
 
 from hnetkit.limits import parse_json
 from hnetkit.registry.columns import (
@@ -28,9 +27,14 @@ from hnetkit.registry.columns import (
     to_json,
     upsert,
 )
-from hnetkit.registry.migrations import SEARCH
 from hnetkit.text import shorten, without_markup
 
+SEARCH = """
+CREATE VIRTUAL TABLE network_text USING fts5 (
+    names, tags, words, site, note, description, trained_on, build, base_model,
+    prefix = '2 3', tokenize = 'unicode61 remove_diacritics 2'
+)
+"""
 _JSON = tuple(COLUMNS["networks"])
 _PLAIN = (
     "name",
@@ -54,13 +58,14 @@ _UNSPACED = re.compile(
 _NUMBERS = ("size_bytes", "copies", "step")  # columns of the view `library`
 _MOST = 2**63 - 1  # the largest integer that SQLite holds
 _ID = "SELECT id FROM networks WHERE content_hash = ?"
-_FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
+FILELESS = "NOT EXISTS (SELECT 1 FROM files WHERE files.content_hash = networks.content_hash)"
 _SITES = """
 SELECT models.name, versions.name, models.creator, models.remote_id, versions.base_model, models.description,
     models.tags, versions.trained_words
 FROM versions JOIN models ON models.id = versions.model_id
 WHERE versions.id IN (SELECT version_id FROM network_versions WHERE network_id = ?) ORDER BY versions.id
 """
+_IMPORTED_STEMS = "SELECT DISTINCT stem FROM imported_files WHERE network_id = ?"
 _SAID = "SELECT said FROM sidecars JOIN files ON files.id = file_id WHERE content_hash = ? ORDER BY file_id"
 # a word in a name counts for more than one in a description
 _RANKED = """
@@ -82,7 +87,7 @@ FROM networks
 class Networks:
     """The tables `networks`, `tags`, `notes`, `aliases` and the search over them."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def put(self, row: Mapping[str, Any]) -> None:
@@ -150,6 +155,20 @@ class Networks:
     def tagged(self, tag: str) -> set[str]:
         """Returns the content hashes of the networks with a tag: the user's, a site's or a sidecar's; in any case."""
         wanted = spelled(tag).casefold()
+        return {
+            content_hash for content_hash, tags in self._tags() if wanted in {spelled(one).casefold() for one in tags}
+        }
+
+    def tags(self) -> set[str]:
+        """Returns all tags of networks: the user's, the sites' and the sidecars'."""
+        return {tag for _, tags in self._tags() for tag in tags}
+
+    def own_tags(self) -> set[str]:
+        """Returns the user's tags."""
+        return {tag for (tag,) in self._db.execute("SELECT DISTINCT tag FROM tags")}
+
+    def _tags(self) -> Iterator[tuple[str, list[str]]]:
+        """Yields content hashes with tags of theirs; one may come several times."""
         own = self._db.execute("SELECT content_hash, json_array(tag) FROM tags JOIN networks ON id = network_id")
         of_sites = self._db.execute(
             "SELECT content_hash, models.tags FROM network_versions JOIN networks ON networks.id = network_id "
@@ -158,13 +177,11 @@ class Networks:
         of_sidecars = self._db.execute(
             "SELECT content_hash, said FROM sidecars JOIN files ON files.id = file_id WHERE content_hash NOTNULL"
         )
-        found = set()
         for content_hash, text in chain(own, of_sites, of_sidecars):
             said = _lenient(text)
             tags = said.get("tags") if isinstance(said, dict) else said
-            if isinstance(tags, list) and wanted in {spelled(str(one)).casefold() for one in tags}:
-                found.add(content_hash)
-        return found
+            if isinstance(tags, list):
+                yield content_hash, list(map(str, tags))
 
     def with_checkpoint(self) -> list[Row]:
         """Returns the networks that state the hash of the checkpoint that they were trained on."""
@@ -183,21 +200,28 @@ class Networks:
         marks = ",".join("?" * len(texts))
         return self._rows(f"id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))", texts)
 
-    def without_file(self, *, name: str | None = None, digits: str = "") -> list[Row]:
-        """Returns the networks in no file, as an import leaves them, that call themselves so or have such an alias.
+    def without_file(
+        self, *, alias: str | None = None, name: str | None = None, digits: str | None = None
+    ) -> list[Row]:
+        """Returns the networks in no file, as an import leaves them, of which all of this is true.
 
         Args:
-            name: None for any.
+            alias: one of their aliases.
+            name: what they call themselves.
             digits: the first digits of their content hash, after ``h1:``.
         """
-        texts = spellings(name) if name is not None else []
-        marks = ",".join("?" * len(texts))
-        called = f"name IN ({marks}) OR id IN (SELECT network_id FROM aliases WHERE alias IN ({marks}))"
-        begun = f"h1:{digits}"
-        return self._rows(
-            f"{_FILELESS} AND ({called if name is not None else '1'}) AND substr(content_hash, 1, ?) = ?",
-            [*texts, *texts, len(begun), begun],
-        )
+        tests: list[str] = []
+        values: list[Any] = []
+        if alias is not None:
+            tests.append(f"id IN (SELECT network_id FROM aliases WHERE alias IN ({_marks(alias)}))")
+            values += spellings(alias)
+        if name is not None:
+            tests.append(f"name IN ({_marks(name)})")
+            values += spellings(name)
+        if digits is not None:
+            tests.append("content_hash >= ? AND content_hash < ? || 'g'")
+            values += [f"h1:{digits}"] * 2
+        return self._rows(" AND ".join([FILELESS, *tests]), values)
 
     def aliases(self) -> set[str]:
         """Returns the aliases of all networks."""
@@ -234,7 +258,7 @@ class Networks:
     # --- tags, notes, aliases
 
     def add_tags(self, id: int, tags: Iterable[str]) -> None:
-        self._db.conn.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, spelled(tag)) for tag in tags])
+        self._db.executemany("INSERT OR IGNORE INTO tags VALUES (?, ?)", [(id, spelled(tag)) for tag in tags])
 
     def remove_tags(self, id: int, tags: Iterable[str]) -> None:
         self._remove("tag", id, tags)
@@ -242,7 +266,7 @@ class Networks:
     def _remove(self, what: str, id: int, names: Iterable[str]) -> None:
         texts = [(id, text) for name in names for text in spellings(name)]
         table = {"tag": "tags", "alias": "aliases"}[what]
-        self._db.conn.executemany(f"DELETE FROM {table} WHERE network_id = ? AND {what} = ?", texts)
+        self._db.executemany(f"DELETE FROM {table} WHERE network_id = ? AND {what} = ?", texts)
 
     def set_note(self, id: int, note: str) -> None:
         """Replaces the note; an empty one removes it."""
@@ -270,11 +294,11 @@ class Networks:
         known_by = ("tags", "notes", "aliases", *(() if for_good else ("trainings",)))
         worded = " UNION ".join(f"SELECT network_id FROM {table}" for table in known_by)
         parent = "EXISTS (SELECT 1 FROM trainings WHERE started_from = content_hash)"
-        self._drop(f"content_hash = ? AND {_FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
+        self._drop(f"content_hash = ? AND {FILELESS} AND id NOT IN ({worded}) AND NOT {parent}", [content_hash])
 
     def fileless(self) -> list[str]:
         """Returns the contents of the networks in no file, which only an import, tags, notes or aliases keep."""
-        return [content for (content,) in self._db.execute(f"SELECT content_hash FROM networks WHERE {_FILELESS}")]
+        return [content for (content,) in self._db.execute(f"SELECT content_hash FROM networks WHERE {FILELESS}")]
 
     def forget_fileless(self, among: Iterable[str] | None = None) -> None:
         """Removes networks that are in no file any more.
@@ -283,21 +307,26 @@ class Networks:
             among: content hashes that may be removed; None for all, including those from an import.
         """
         if among is None:
-            self._drop(_FILELESS)
+            self._drop(FILELESS)
             return
         for content_hash in among:
-            self._drop(f"content_hash = ? AND {_FILELESS}", [content_hash])
+            self._drop(f"content_hash = ? AND {FILELESS}", [content_hash])
 
     def _drop(self, condition: str, parameters: Iterable[Any] = ()) -> None:
         self._db.execute(f"DELETE FROM networks WHERE {condition}", list(parameters))
 
     def is_searchable(self) -> bool:
-        """Whether the search index is intact, with an entry for every network and for nothing else."""
+        """Whether the search index is intact, with an entry for every network and for nothing else.
+
+        Networks that changed since and are known to have to be put into it do not count.
+        """
         ours = "SELECT id FROM networks"
         indexed = "SELECT id FROM network_text_content"
+        waiting = "SELECT network_id FROM unindexed"
         try:
             (lost,) = self._db.execute(
-                f"SELECT EXISTS (SELECT * FROM ({ours} EXCEPT {indexed})) + EXISTS ({indexed} EXCEPT {ours})"
+                f"SELECT EXISTS (SELECT * FROM ({ours} EXCEPT {indexed} EXCEPT {waiting})) "
+                f"+ EXISTS ({indexed} EXCEPT {ours})"
             ).fetchone()
             self._db.execute("SELECT count(*) FROM network_text WHERE network_text MATCH 'a*'").fetchone()
         except sqlite3.DatabaseError:
@@ -309,6 +338,10 @@ class Networks:
         self._db.execute("DROP TABLE IF EXISTS network_text")
         self._db.execute(SEARCH)
         self._db.execute("INSERT INTO unindexed SELECT id FROM networks")
+
+    def has_unindexed(self) -> bool:
+        """Whether networks changed since they were put into the search index."""
+        return self._db.execute("SELECT 1 FROM unindexed LIMIT 1").fetchone() is not None
 
     def index(self) -> None:
         """Updates the search index for changed networks; `Registry.write` does so once, before it commits."""
@@ -325,12 +358,8 @@ class Networks:
 
     def _shown(self, row: Row) -> dict[str, str]:
         """Returns the texts of a network that people see, by the column of the search index."""
-        stems = [
-            stem
-            for (stem,) in self._db.execute(
-                "SELECT DISTINCT stem FROM files WHERE content_hash = ?", [row["content_hash"]]
-            )
-        ]
+        of_files = self._db.execute("SELECT DISTINCT stem FROM files WHERE content_hash = ?", [row["content_hash"]])
+        stems = [stem for (stem,) in of_files] or [stem for (stem,) in self._db.execute(_IMPORTED_STEMS, [row["id"]])]
         sites = self._db.execute(_SITES, [row["id"]]).fetchall()
         said = [_lenient(text) for (text,) in self._db.execute(_SAID, [row["content_hash"]])]
         titles, versions, creators, models, bases, descriptions = (
@@ -348,6 +377,10 @@ class Networks:
             "build": _joined([row["activation"], "layer norm" if row["layer_norm"] else None]),
             "base_model": _joined([row["base_model"]], bases, *_of(said, ("sd_version",))),
         }
+
+
+def _marks(name: str) -> str:
+    return ",".join("?" * len(spellings(name)))
 
 
 def _apart(text: str) -> str:
@@ -415,7 +448,7 @@ class Training:
 class Trainings:
     """The table `trainings`."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Connection) -> None:
         self._db = db
 
     def put(self, network_id: int, training: Training) -> None:

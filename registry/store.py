@@ -10,21 +10,20 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from sqlite3 import Connection
 from types import TracebackType
-
-from sqlite_utils import Database
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError
 from hnetkit.registry import columns
 from hnetkit.registry.catalogue import Catalogue, Subscriptions
 from hnetkit.registry.files import Files
+from hnetkit.registry.imported import ImportedFiles
 from hnetkit.registry.jobs import Jobs
 from hnetkit.registry.links import Links
-from hnetkit.registry.migrations import migrations
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 8  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 9  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -36,6 +35,7 @@ class Registry:
     Attributes:
         files: roots and the files under them.
         networks: contents with their tags, notes and aliases, and the search.
+        imported: files of other machines that imports told of.
         links: files in other programs' folders.
         catalogue: models as the sites list them.
         jobs: downloads, and installed files.
@@ -57,6 +57,7 @@ class Registry:
         self._db = open_database(self.path)
         self.files = Files(self._db)
         self.networks = Networks(self._db)
+        self.imported = ImportedFiles(self._db)
         self.links = Links(self._db)
         self.catalogue = Catalogue(self._db)
         self.jobs = Jobs(self._db)
@@ -66,14 +67,37 @@ class Registry:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """A transaction. Every change is made within such a block.
+        """A transaction. Every change is made within such a block, or within a `step`.
+
+        Raises:
+            RegistryError, DiskFull: nothing can be written.
+        """
+        with self.step():
+            yield
+            self.networks.index()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A transaction that is one of many, after which the search is not up to date; the next `write` sees to that.
+
+        What is searched of a network grows with its files: to put all of it into the index at each step takes
+        quadratic time for many files of one content.
 
         Raises:
             RegistryError, DiskFull: nothing can be written.
         """
         with self._writing, translated(self.path), transaction(self._db):
             yield
-            self.networks.index()
+
+    def catch_up(self) -> None:
+        """Brings the search up to date, after a killed scan or a change that was made with another tool.
+
+        Raises:
+            RegistryError, DiskFull: nothing can be written.
+        """
+        if self.networks.has_unindexed():
+            with self.write():
+                pass
 
     @contextmanager
     def part(self) -> Iterator[None]:
@@ -98,7 +122,7 @@ class Registry:
     def summary(self) -> str:
         """Returns the number of networks and files, in words."""
         with translated(self.path):
-            counts = [self._db.conn.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("networks", "files")]
+            counts = [self._db.execute(f"SELECT count(*) FROM {t}").fetchone()[0] for t in ("networks", "files")]
         return f"{counts[0]} network{'s' * (counts[0] != 1)} in {counts[1]} file{'s' * (counts[1] != 1)}"
 
     def check(self) -> str:
@@ -117,10 +141,10 @@ class Registry:
 
     def _check_tables(self) -> None:
         hint = moved_away(self.path)
-        found = self._db.conn.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        found = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise RegistryError(f"{self.path}: the registry is damaged ({found})", hint=hint)
-        lost = expected_tables() - {name for (name,) in self._db.conn.execute("SELECT name FROM sqlite_master")}
+        lost = expected_tables() - {name for (name,) in self._db.execute("SELECT name FROM sqlite_master")}
         if lost:
             raise RegistryError(f"{self.path}: the registry is damaged: lost {', '.join(sorted(lost))}", hint=hint)
 
@@ -137,7 +161,7 @@ class Registry:
                 raise error
 
 
-def open_database(path: Path) -> Database:
+def open_database(path: Path) -> Connection:
     """Opens the database at `path`; creates or migrates it if necessary. Any number may do so at once.
 
     On a full or read-only disk it can still be read; the first change then raises.
@@ -171,7 +195,7 @@ def broken_link(folder: Path) -> Path | None:
     return next((place for place in (folder, *folder.parents) if place.is_symlink() and not place.exists()), None)
 
 
-def _opened_to_read(path: Path, error: Exception) -> Database:
+def _opened_to_read(path: Path, error: Exception) -> Connection:
     """Opens a database that cannot be written, without creating a file beside it; else raises `error`."""
     try:
         return _opened(path, _prepare_alone)  # a full disk
@@ -194,43 +218,45 @@ def _has_changes_beside(path: Path) -> bool:
 
 def expected_tables() -> set[str]:
     """Returns the names of all tables and indexes except those of the search, which can be rebuilt."""
-    db = Database(memory=True)
-    migrations.apply(db)
-    names = {name for (name,) in db.conn.execute("SELECT name FROM sqlite_master")}
+    from hnetkit.registry.migrations import migrate
+
+    db = sqlite3.connect(":memory:")
+    migrate(db)
+    names = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
     db.close()
     return {name for name in names if not name.startswith("network_text")}
 
 
 @contextmanager
-def transaction(db: Database) -> Iterator[None]:
+def transaction(db: Connection) -> Iterator[None]:
     """A transaction. It takes the write lock at once, so that two writers wait for each other and neither fails."""
-    _when_free(db.conn, "BEGIN IMMEDIATE")
+    _when_free(db, "BEGIN IMMEDIATE")
     try:
         yield
-        db.conn.execute("COMMIT")
+        db.execute("COMMIT")
     finally:
-        if db.conn.in_transaction:
-            db.conn.execute("ROLLBACK")
+        if db.in_transaction:
+            db.execute("ROLLBACK")
 
 
 @contextmanager
-def savepoint(db: Database) -> Iterator[None]:
+def savepoint(db: Connection) -> Iterator[None]:
     """A savepoint within a transaction: if it fails, the rest of the transaction stays.
 
     Raises:
         ValueError: a value does not fit its column.
     """
-    db.conn.execute("SAVEPOINT part")
+    db.execute("SAVEPOINT part")
     try:
         yield
     except BaseException as error:
-        if db.conn.in_transaction:  # on a full disk SQLite has ended it
-            db.conn.execute("ROLLBACK TO part")
-            db.conn.execute("RELEASE part")
+        if db.in_transaction:  # on a full disk SQLite has ended it
+            db.execute("ROLLBACK TO part")
+            db.execute("RELEASE part")
         if isinstance(error, _OF_VALUES):
             raise ValueError(str(error)) from error
         raise
-    db.conn.execute("RELEASE part")
+    db.execute("RELEASE part")
 
 
 @contextmanager
@@ -242,43 +268,45 @@ def translated(path: Path) -> Iterator[None]:
         raise _translate(path, error) from error
 
 
-def _opened(path: Path, prepare: Callable[[Database, Path], None], how: str = "") -> Database:
+def _opened(path: Path, prepare: Callable[[Connection, Path], None], how: str = "") -> Connection:
     name = path.absolute().as_uri() + how if how else path
     connection = sqlite3.connect(
         name, uri=bool(how), timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )
     try:
-        db = Database(connection, execute_plugins=False)
-        prepare(db, path)
+        connection.execute("PRAGMA recursive_triggers = ON")  # what a row replaces leaves the search as well
+        prepare(connection, path)
     except BaseException:
         connection.close()
         raise
-    return db
+    return connection
 
 
-def _prepare(db: Database, path: Path) -> None:
-    db.conn.execute("PRAGMA foreign_keys = ON")
-    db.conn.execute("PRAGMA busy_timeout = 1000")  # the first lock tells whether there are any
+def _prepare(db: Connection, path: Path) -> None:
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA busy_timeout = 1000")  # the first lock tells whether there are any
     try:
-        _when_free(db.conn, "PRAGMA journal_mode = WAL", while_busy=lambda: _require_locks(path))
+        _when_free(db, "PRAGMA journal_mode = WAL", while_busy=lambda: _require_locks(path))
     finally:
-        db.conn.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
-    db.conn.execute("PRAGMA synchronous = NORMAL")
+        db.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
+    db.execute("PRAGMA synchronous = NORMAL")
     if _version(db, path) < SCHEMA_VERSION:
         with transaction(db):
             _upgrade(db, path)
 
 
-def _upgrade(db: Database, path: Path) -> None:
+def _upgrade(db: Connection, path: Path) -> None:
     """Brings a database up to date, within a transaction; an older registry is kept as it was, beside it."""
     version = _version(db, path)  # another process may have done it
     if version == SCHEMA_VERSION:
         return
     if version:
         _keep(path, version)
-    migrations.apply(db)
+    from hnetkit.registry.migrations import migrate  # sqlite-utils loads numpy, and most commands need neither
+
+    migrate(db)
     Networks(db).index()
-    db.conn.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def _keep(path: Path, version: int) -> None:
@@ -293,20 +321,20 @@ def _keep(path: Path, version: int) -> None:
     os.replace(part, target)
 
 
-def _prepare_alone(db: Database, path: Path) -> None:
-    db.conn.execute("PRAGMA locking_mode = EXCLUSIVE")  # SQLite then keeps the index of the write-ahead log in memory
+def _prepare_alone(db: Connection, path: Path) -> None:
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")  # SQLite then keeps the index of the write-ahead log in memory
     _prepare_to_read(db, path)
 
 
-def _prepare_to_read(db: Database, path: Path) -> None:
-    db.conn.execute("PRAGMA foreign_keys = ON")
-    db.conn.execute("PRAGMA temp_store = MEMORY")
+def _prepare_to_read(db: Connection, path: Path) -> None:
+    db.execute("PRAGMA foreign_keys = ON")
+    db.execute("PRAGMA temp_store = MEMORY")
     if _version(db, path) < SCHEMA_VERSION:
         raise sqlite3.OperationalError("readonly: it must be brought up to date")
 
 
-def _version(db: Database, path: Path) -> int:
-    version: int = db.conn.execute("PRAGMA user_version").fetchone()[0]
+def _version(db: Connection, path: Path) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
     if version > SCHEMA_VERSION:
         newer = f"written by a newer hnetkit: its schema is version {version}, this one reads up to {SCHEMA_VERSION}"
         raise RegistryError(f"{path}: {newer}", hint="pip install --upgrade hnetkit")

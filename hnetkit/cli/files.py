@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import click
@@ -141,9 +143,8 @@ def convert_command(
             done, failures = convert_all(
                 sources, form, out_dir=out_dir, dtype=chosen, overwrite=overwrite, progress=report
             )
-    for converted in done:
-        for name in converted.not_carried:
-            output.note(f"{converted.source}: {name} is not carried over")
+    for line in _left_behind(done):
+        output.note(line)
     columns = ["source", "target", "dtype", "size_bytes", "content_hash"]
     output.rows(map(_converted_row, done), columns=columns, text=lambda row: row["target"])
     _raise_all(failures, of=len(done) + len(failures))
@@ -215,7 +216,31 @@ def _converted_row(converted: ConvertedFile) -> Row:
         "dtype": converted.dtype,
         "size_bytes": converted.size_bytes,
         "content_hash": converted.content_hash,
+        "not_carried": list(converted.not_carried),
     }
+
+
+def _left_behind(done: Sequence[ConvertedFile]) -> Iterator[str]:
+    """Yields what the sources have and the new files have not: content, sidecars, what the library knows of them."""
+    for converted in done:
+        for name in converted.not_carried:
+            yield f"{converted.source}: {name} is not carried over"
+    if staying := [name for converted in done for name in _staying(Path(converted.source), converted.target)]:
+        more = f" and {len(staying) - 3} more" if len(staying) > 3 else ""
+        yield f"Beside the sources stay {', '.join(staying[:3])}{more}."
+    if not all(converted.is_same_content for converted in done):
+        yield "With another dtype it is another network to the library: tags, notes and aliases do not go along."
+
+
+def _staying(source: Path, target: Path) -> list[str]:
+    """Returns the names of the files that belong to a source and do not belong to what it became."""
+    from hnetkit.library import sidecars
+
+    place, new_place = (os.path.join(os.path.realpath(path.parent), path.stem) for path in (source, target))
+    own = [] if place == new_place else [path.name for path in sidecars.beside(source).values()]
+    optimizer = Path(f"{source}.optim")  # A1111's, which goes by the file's whole name
+    is_left = source.name != target.name or place != new_place
+    return [*own, optimizer.name] if is_left and optimizer.is_file() else own
 
 
 def _card(row: Row) -> list[str]:

@@ -56,14 +56,19 @@ def config_command(key: str | None, value: str | None, remove: bool, output: Out
         raise UsageError("--remove takes one setting", hint="hnetkit config model --remove")
     if key is None:
         stored = settings.load()
-        rows = [{"key": name, "value": stored.get(name), "meaning": text} for name, text in settings.KEYS.items()]
+        others = dict.fromkeys(stored.keys() - settings.KEYS.keys(), "no setting has this name, so nothing reads it")
+        meanings = {**settings.KEYS, **others}
+        rows = [{"key": name, "value": stored.get(name), "meaning": text} for name, text in meanings.items()]
         output.rows(rows, columns=["key", "value", "meaning"])
     elif remove:
         before = settings.get(key)
         settings.put(key, None)
         output.note(f"{key} was not set" if before is None else f"{key} is no longer set; it was {before}")
     elif value is not None:
-        output.note(f"{key} is now {settings.put(key, value)}")
+        kept = settings.put(key, value)
+        output.note(f"{key} is now {kept}")
+        if kept is not None and settings.is_hub_id(key, kept):
+            output.note("No file or folder here has this name: it is taken for a model of the hub.")
         if key == "model" and (vae := settings.get("vae")):
             output.note(
                 f"It draws with the vae that is set, {vae}: `hnetkit config vae --remove` if that is not its own."

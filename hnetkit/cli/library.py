@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -66,13 +66,29 @@ def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -
     A shell puts a completion on the command line unquoted, and the next Enter runs it.
     """
     from hnetkit.library.resolve import names
+
+    return _plain_words(names, incomplete)
+
+
+def complete_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns tags for the shell's completion, as `complete_name` does: all that a list can be filtered by."""
+    return _plain_words(lambda registry: registry.networks.tags(), incomplete)
+
+
+def complete_own_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Returns the user's tags for the shell's completion, as `complete_name` does."""
+    return _plain_words(lambda registry: registry.networks.own_tags(), incomplete)
+
+
+def _plain_words(known: Callable[[Registry], Iterable[str]], incomplete: str) -> list[str]:
+    """Returns those of the words that the registry knows that begin so and are one plain word to a shell, sorted."""
     from hnetkit.registry.columns import spelled
 
     if not paths.registry_file().exists():
         return []
     with open_registry() as registry:
         begun = spelled(incomplete)
-        return [name for name in names(registry) if spelled(name).startswith(begun) and _is_plain_word(name)]
+        return sorted(word for word in known(registry) if spelled(word).startswith(begun) and _is_plain_word(word))
 
 
 def _is_plain_word(name: str) -> bool:
@@ -121,7 +137,14 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
 
 
 @command("list")
-@option("--tag", "tags", multiple=True, metavar="TAG", help="List only networks with this tag. Repeatable.")
+@option(
+    "--tag",
+    "tags",
+    multiple=True,
+    metavar="TAG",
+    shell_complete=complete_tag,
+    help="List only networks with this tag. Repeatable.",
+)
 @option(
     "--base-model",
     metavar="NAME",
@@ -166,6 +189,8 @@ def list_command(files: bool, output: Output, sort: str, reverse: bool, **filter
         output.rows(rows, columns=_LIST)
     if not rows:
         output.note(f"no networks: {empty}; hnetkit scan FOLDER" if empty else _none_of(filters, files=files))
+    if missing := sum(row.get("size") == "missing" for row in rows):
+        output.note(f"{counted(missing, 'network')} in no file that is here; hnetkit repair fetches what has a source")
 
 
 def _listed(form: str, filters: Row, order: Row, *, files: bool) -> tuple[list[Row], str | None]:
@@ -185,7 +210,7 @@ def _without_path(row: Row) -> Row:
 
 def _copies(row: Row) -> list[str]:
     lines = [f"{row['name']}  {row['copies']} copies, {row['size']}"]
-    for file in (file for file in row["files"] if file["there"]):
+    for file in (file for file in row["files"] if file["there"] and file["state"] == "present"):
         other = f"  (no copy: one file with {file['same_as']})" if file["same_as"] else ""
         lines.append(f"  {file['path']}{other}")
     return lines
@@ -248,8 +273,8 @@ def show_command(name: str, output: Output) -> None:
 
 @command("tag")
 @click.argument("name", shell_complete=complete_name)
-@click.argument("tags", nargs=-1, metavar="[TAG...]")
-@option("--remove", multiple=True, metavar="TAG", help="Remove this tag. Repeatable.")
+@click.argument("tags", nargs=-1, metavar="[TAG...]", shell_complete=complete_own_tag)
+@option("--remove", multiple=True, metavar="TAG", shell_complete=complete_own_tag, help="Remove this tag. Repeatable.")
 @option("--alias", metavar="NAME", help="Add a name for prompts and commands, which no other network has yet.")
 @option("--remove-alias", multiple=True, metavar="NAME", help="Remove this alias. Repeatable.")
 @option("--note", metavar="TEXT", help="Set the note; an empty one removes it.")
@@ -522,8 +547,9 @@ def _link_totals(changes: Iterable[LinkChange], *, dry_run: bool) -> str:
 def export_command(file: str, overwrite: bool, output: Output) -> None:
     """Write what is known of the library as JSON lines.
 
-    Holds networks with their tags, notes and aliases, Civitai's records of models, and saved filters of `hnetkit sync`;
-    no paths, and not the networks themselves. FILE may be - for standard output.
+    Holds networks with their names, tags, notes and aliases, where their files came from, the sites' records of models,
+    and saved filters of `hnetkit sync`; no paths, and not the networks themselves. On another machine, `hnetkit import`
+    reads it, and `hnetkit repair` fetches the networks. FILE may be - for standard output.
 
     \b
     Examples:
@@ -548,8 +574,9 @@ def export_command(file: str, overwrite: bool, output: Output) -> None:
 def import_command(file: str, output: Output) -> None:
     """Read what `export` wrote into the library.
 
-    Adds tags and what is not known yet; keeps what is known. FILE may be - for standard input. The exit code is 1 if a
-    line cannot be read; the others are still taken in.
+    Adds tags and what is not known yet; keeps what is known. Networks that are not here are known by their names then,
+    and `hnetkit repair` fetches those that came from Civitai, Hugging Face or an address. FILE may be - for standard
+    input. The exit code is 1 if a line cannot be read; the others are still taken in.
 
     \b
     Examples:
@@ -560,10 +587,16 @@ def import_command(file: str, output: Output) -> None:
 
     if file == "-" and sys.stdin is None:
         raise UsageError("standard input is closed", hint="hnetkit import FILE")
-    with open_library() as library:
-        found = import_library(library, sys.stdin.buffer if file == "-" else file)
+    with open_library() as library, byte_progress("importing", quiet=output.quiet) as progress:
+        found = import_library(library, sys.stdin.buffer if file == "-" else file, progress=progress)
     rows = [{"kind": kind, "records": count} for kind, count in sorted(found.counts.items())]
     output.rows(rows, columns=["kind", "records"], text=lambda row: f"{row['kind']}  {row['records']}")
+    if found.fetchable:
+        them = "it" if found.fetchable == 1 else "them"
+        output.note(f"{counted(found.fetchable, 'network')} not here yet; hnetkit repair fetches {them}")
+    if found.without_source:
+        count = counted(found.without_source, "network")
+        output.note(f"no source is known of {count} not here; hnetkit scan FOLDER adds what you have the files of")
     for failure in found.failures[:_FAILURES_SHOWN]:
         say(failure)
     if found.failed > _FAILURES_SHOWN:

@@ -22,6 +22,8 @@ def network_card(row: Row) -> list[str]:
     lines = [row["name"], *_lines(dict.fromkeys(facts))]  # copies of a file have sidecars that say the same
     for file in row["files"]:
         lines += _lines(_file(file))
+    for file in row["imported"]:
+        lines += _lines(_imported(file))
     return lines
 
 
@@ -125,9 +127,23 @@ def _sidecar(sidecar: Row, *, has_sites: bool) -> Iterator[Fact]:
 
 
 def _file(file: Row) -> Iterator[Fact]:
-    yield file["state"], file["path"]
+    is_as_said = file["there"] or file["state"] == "missing"
+    yield file["state"], file["path"] if is_as_said else f"{file['path']}, gone or changed since: hnetkit scan"
+    if file["same_as"]:
+        yield "", f"no copy: one file with {file['same_as']}"
     old = f", [{file['autov1']}] in 2022" if file["autov1"] else ""
     yield "", f"{size_text(file['size_bytes'])}, {file['format']}, A1111's hash [{file['sha256'][:10]}]{old}"
     yield "", f"sha256 {file['sha256']}"
     for warning in file["warnings"]:
         yield "warning", warning
+
+
+def _imported(file: Row) -> Iterator[Fact]:
+    """Yields what an import told of a file that held the network elsewhere, and how to get it."""
+    is_known = file["reference"] is not None
+    yield (
+        "not here",
+        f"{file['name']}; {'hnetkit repair fetches it' if is_known else 'where you have it: hnetkit scan FOLDER'}",
+    )
+    yield "", f"from {file['reference']}" if is_known else None
+    yield "", f"sha256 {file['sha256']}"

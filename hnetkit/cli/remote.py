@@ -22,7 +22,9 @@ from hnetkit.files import read_regular
 from hnetkit.text import argument, counted, size_text
 
 if TYPE_CHECKING:
+    from hnetkit.sources.civitai import Filters
     from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
+    from hnetkit.sources.maintenance import Damage
     from hnetkit.sources.results import FetchResult
     from hnetkit.sources.session import FetchSession
     from hnetkit.sources.sync import SyncPlan
@@ -38,6 +40,7 @@ _saved, _what = (partial(option, section=heading) for heading in ("Saved filters
 _COLUMNS = ["state", "name", "size", "model", "version", "reason"]
 _MOST_IDS = 8 << 20  # bytes of a list of numbers: about a million
 _MODELS = ["id", "name", "creator", "base_models", "size", "downloads", "strength", "license", "updated"]
+_EXPLAINED = frozenset({"partly", "replaced", "sidecars", "unpacked"})  # codes of files that are here, with more to say
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([kmg]?)", re.IGNORECASE)
 
 
@@ -190,7 +193,7 @@ def result_row(result: FetchResult) -> Row:
 def _line(row: Row) -> str | list[str]:
     if row.get("paths"):
         lines = [f"{row['state']:<9}{path}" for path in row["paths"]]
-        return [*lines, f"         {row['reason']}"] if row.get("code") in ("partly", "replaced", "unpacked") else lines
+        return [*lines, f"         {row['reason']}"] if row.get("code") in _EXPLAINED else lines
     reason = (row["reason"] or "").removeprefix(f"{row['name']}: ")
     about = ", ".join(filter(None, [row.get("size"), row.get("model"), row.get("version")]))
     detail = f"  ({reason})" if reason else f"  {about}"
@@ -212,8 +215,8 @@ def filter_options(function: F) -> F:
             metavar="NAME",
             type=site_base_model_names(),
             callback=each_once,
-            help="Restrict to models that have a version for this base model: sd1, sd2, sdxl, unknown, or one of the "
-            "site's names, such as 'SD 1.5'. Repeatable, for any of several.",
+            help="Restrict to models that have a version for this base model, and to these versions: sd1, sd2, sdxl, "
+            "unknown, or one of the site's names, such as 'SD 1.5'. Repeatable, for any of several.",
         ),
         _filter("--tag", help="Restrict to models with this tag."),
         _filter("--creator", metavar="USER", help="Restrict to models of this user."),
@@ -373,7 +376,13 @@ def sync_command(
     from hnetkit.sources.civitai import Filters
     from hnetkit.sources.results import of_plan
 
-    with open_session(look_only=dry_run, nsfw=nsfw, **fetching) as session:
+    filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
+    if (subscriptions or remove is not None) and (name is not None or save is not None or filters != Filters()):
+        option = "--subscriptions" if remove is None else "--remove"
+        raise UsageError(f"{option} fetches and saves nothing", hint="leave out the filters, NAME and --save")
+    if name is not None and filters != Filters():
+        raise UsageError("a saved name has its own filters", hint=f"hnetkit sync {argument(name)}")
+    with open_session(look_only=dry_run, **fetching) as session:
         if remove is not None and dry_run:
             session.subscription(remove)  # it must be there
         elif remove is not None:
@@ -381,12 +390,13 @@ def sync_command(
         if subscriptions or remove is not None:
             output.rows(session.subscriptions(), columns=["name", "filters", "synced_at"])
             return
-        filters = Filters(query, creator, tag, base_models, _ids(ids), favorites, nsfw)
         if name is not None:
-            if filters != Filters(nsfw=nsfw):
-                raise UsageError("a saved name has its own filters", hint=f"hnetkit sync {argument(name)}")
             filters = session.subscription(name)
+        session.nsfw = filters.nsfw
         if save is not None and not dry_run:
+            before = {row["name"]: Filters.of(row["filters"]) for row in session.subscriptions()}
+            if before.get(save, filters) != filters:
+                output.note(f"{save} had other filters until now: {_words(before[save])}")
             session.subscribe(save, filters)
         with byte_progress("reading", quiet=output.quiet) as report:
             session.survey(report)
@@ -400,8 +410,8 @@ def sync_command(
         if plan.to_fetch and not metadata_only:
             refill = may_refill(session, refill=refill, yes=yes)
             if filters.is_everything:
-                size = size_text(plan.bytes_to_fetch)
-                confirm(f"Fetch {counted(len(plan.to_fetch), 'file')}, {size}, into {session.folder}?", yes=yes)
+                files = f"{counted(len(plan.to_fetch), 'file')} ({_size_to_fetch(plan)})"
+                confirm(f"Fetch {files} into {session.folder}?", yes=yes)
         with fetching_progress(session, output) as progress:
             found = session.carry_out(
                 plan, metadata_only=metadata_only, refill=refill, progress=progress, note=output.note
@@ -431,10 +441,12 @@ def updates_command(output: Output) -> None:
                 "version_id": update.newest.version.id,
                 "published": (update.newest.version.published_at or "")[:10],
                 "size": _known_size(update.newest.file.size_bytes),
+                "reason": update.newest.reason,
             }
             for update in session.updates(failed=failed.append)
         ]
-    output.rows(rows, columns=["model_id", "model", "have", "newest", "version_id", "published", "size", "replaced"])
+    columns = ["model_id", "model", "have", "newest", "version_id", "published", "size", "replaced", "reason"]
+    output.rows(rows, columns=columns)
     output.note("hnetkit pull version:ID fetches one" if rows else "nothing newer")
     note_bad(failed, output)
 
@@ -461,7 +473,8 @@ def _model_row(model: CivitaiModel) -> Row:
 
     newest = next((version for version in model.versions if version.files), None)
     strengths = [version.strength for version in model.versions if version.strength is not None]
-    size_bytes = sum(file.size_bytes or 0 for file in model_files(newest)) if newest else None
+    sizes = [file.size_bytes for file in model_files(newest) if file.size_bytes is not None] if newest else []
+    size_bytes = sum(sizes) if sizes else None
     return {
         "id": model.id,
         "name": model.name,
@@ -494,6 +507,10 @@ def _license(model: CivitaiModel) -> str | None:
     return ", ".join(words) or "free"
 
 
+def _words(filters: Filters) -> str:
+    return ", ".join(f"{key}={value}" for key, value in filters.as_dict().items()) or "none, so everything"
+
+
 def _stored_note(plan: SyncPlan) -> str:
     return f"stores the records of {counted(len(plan.models), 'model')} and {counted(len(plan.items), 'file')}"
 
@@ -502,8 +519,16 @@ def _plan_note(plan: SyncPlan) -> str:
     have = sum(item.action == "have" for item in plan.items)
     return (
         f"{counted(len(plan.models), 'model')}, {counted(len(plan.items), 'file')}: {have} here, "
-        f"{len(plan.to_fetch)} to fetch ({size_text(plan.bytes_to_fetch)}), {plan.left_out} left out"
+        f"{len(plan.to_fetch)} to fetch ({_size_to_fetch(plan)}), {plan.left_out} left out"
     )
+
+
+def _size_to_fetch(plan: SyncPlan) -> str:
+    if not plan.unsized:
+        return size_text(plan.bytes_to_fetch)
+    if plan.unsized == len(plan.to_fetch):
+        return "the site states no sizes"
+    return f"{size_text(plan.bytes_to_fetch)} and {counted(plan.unsized, 'file')} without a stated size"
 
 
 @command("identify")
@@ -539,7 +564,10 @@ def identify_command(again: bool, output: Output) -> None:
 @fetch_options
 @output_options
 def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output: Output) -> None:
-    """Fetch installed files again that are missing or damaged.
+    """Fetch files again that are missing or damaged, and networks of an import.
+
+    Networks that `hnetkit import` told of and that are not here are fetched under the names that they had; where
+    nothing says where one came from, it is listed as unknown.
 
     Reads every file that hnetkit fetched. A damaged file stays in its place until its replacement has been fetched and
     checked; then it is moved to the library's folder .quarantine. Another network that somebody put in its place is
@@ -554,9 +582,8 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
         with step_progress("reading", quiet=output.quiet) as report:
             damages = session.damages(report)
         if dry_run:
-            rows: list[Row] = [{"state": damage.what, "path": damage.path} for damage in damages]
-            output.rows(rows, columns=["state", "path"], text=lambda row: f"{row['state']:<9}{row['path']}")
-            count = sum(damage.what != "kept" for damage in damages)
+            output.rows(map(_damage_row, damages), columns=["state", "path", "reason"], text=_damage_line)
+            count = sum(damage.is_to_fetch for damage in damages)
             output.note(f"{count} to fetch again" if count else "nothing is missing or damaged")
             return
         refill = may_refill(session, refill=refill) if damages else refill
@@ -565,6 +592,19 @@ def repair_command(dry_run: bool, refill: bool, fetching: dict[str, Any], output
     if not found:
         output.note("nothing is missing or damaged")
     show_results(found, output)
+
+
+def _damage_row(damage: Damage) -> Row:
+    from hnetkit.sources.results import NO_SOURCE
+
+    told = damage.imported
+    reason = damage.reason if told is None else f"from {told.reference}" if told.reference else NO_SOURCE
+    return {"state": damage.what, "path": damage.path, "reason": reason}
+
+
+def _damage_line(row: Row) -> str:
+    reason = f"  ({row['reason']})" if row["reason"] else ""
+    return f"{row['state']:<9}{row['path']}{reason}"
 
 
 def _identity_line(row: dict[str, Any]) -> str:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 AFTER_INTERRUPTION: Mapping[str, str] = {
     "scan": "what was indexed stays; the same command does the rest",
-    "import": "the library is whole; the same command takes in what is missing",
-    "identify": "nothing is lost; the same command begins again",
+    "import": "what was imported stays; the same command imports the rest",
+    "identify": "what the site answered stays; the same command asks about the rest",
     "remove": "`hnetkit remove --undo` brings back what was moved; the same command does the rest",
     "link": "what was linked stays; the same command does the rest",
     "pull": "what was received stays; the same command does the rest",

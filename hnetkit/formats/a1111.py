@@ -89,7 +89,9 @@ class _Builder:
     def build(self, value: Mapping[Any, Any], format: FileFormat) -> Hypernetwork:
         budget = self.file.budget
         if not is_network_dict(value, budget) and is_network_dict(value.get("state_dict"), budget):
-            value = value["state_dict"]
+            around = {key: item for key, item in value.items() if key != "state_dict"}
+            self.not_carried += [shorten(key) for key in around if key in value["state_dict"]][:MAX_NAMES]
+            value = {**around, **value["state_dict"]}  # how it is built and trained may stand around it
             self.warnings.append("wrapped in a state_dict")
         widths, others = self._split_keys(value)
         metadata = self._metadata(others)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
-from hnetkit.files import is_model_name
+from hnetkit.errors import HnetkitError, NotFound, OutputExists, UsageError, failure_of
+from hnetkit.files import PICKLE_SUFFIXES, SAFETENSORS_SUFFIXES, is_model_name
 from hnetkit.formats.reading import load
 from hnetkit.formats.writing import require_output, save
 from hnetkit.network import DType
@@ -26,6 +26,7 @@ class ConvertedFile:
 
     Attributes:
         format, dtype, size_bytes, content_hash: of the new file, as it was read back.
+        is_same_content: whether the library knows both by one hash; another dtype makes another network.
         not_carried: content of the source that the new file lacks, such as an optimizer.
     """
 
@@ -35,6 +36,7 @@ class ConvertedFile:
     dtype: str
     size_bytes: int
     content_hash: str
+    is_same_content: bool
     not_carried: tuple[str, ...]
 
 
@@ -44,7 +46,8 @@ def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, ove
     Args:
         target: a file, or a folder for a safetensors file of the source's name.
         dtype: convert every tensor to this; None keeps each as it is.
-        overwrite: replace an existing network.
+        overwrite: replace an existing network, but no other one in the format of the source: then both names are most
+            likely what a shell made of ``*.pt``, and each was meant to be converted.
 
     Raises:
         NotFound, FileRefused: the source does not exist, or is not a readable network.
@@ -54,6 +57,27 @@ def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, ove
     source, target = os.fspath(source), Path(target)
     if target.is_dir():
         target = target / f"{Path(source).stem}.safetensors"
+    if overwrite and _is_another_network(source, target):
+        raise OutputExists(
+            f"{target}: another network than {source}, in the same format, which is not replaced",
+            hint="add --to to convert both; to replace it all the same, move it away first",
+            python="convert_all converts several; to replace it all the same, move it away first",
+        )
+    return _convert(source, target, dtype=dtype, overwrite=overwrite)
+
+
+def _is_another_network(source: str, target: Path) -> bool:
+    suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
+    is_one_format = suffixes.issubset(PICKLE_SUFFIXES) or suffixes.issubset(SAFETENSORS_SUFFIXES)
+    if not is_one_format or not os.path.isfile(target) or os.path.samefile(source, target):
+        return False
+    try:
+        return load(source).content_hash != load(target).content_hash
+    except HnetkitError:  # no network, or a damaged one: told when it is read, or replaced
+        return False
+
+
+def _convert(source: str, target: Path, *, dtype: DType | None, overwrite: bool) -> ConvertedFile:
     require_output(target, overwrite=overwrite)
     net = load(source)
     try:
@@ -62,8 +86,9 @@ def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, ove
         error.filename = None  # the name of the temporary file would tell the user nothing
         raise failure_of(error, str(target)) from error
     made = load(target)
+    is_same = dtype is None or all(tensor.dtype == dtype for *_, tensor in net.each_tensor())
     return ConvertedFile(
-        source, target, made.format, made.dtype, made.size_bytes, made.content_hash, tuple(net.not_carried)
+        source, target, made.format, made.dtype, made.size_bytes, made.content_hash, is_same, tuple(net.not_carried)
     )
 
 
@@ -92,13 +117,26 @@ def convert_all(
         Path(out_dir).mkdir(parents=True, exist_ok=True)
     pairs = list(_targets([os.fspath(source) for source in sources], to, out_dir, failures))
     done: list[ConvertedFile] = []
+    written: dict[object, str] = {}  # a disk may take two names for one: ink and Ink, or é in two spellings
     for count, (source, target) in enumerate(pairs):
         progress(count, len(pairs))
         try:
-            done.append(convert(source, target, dtype=dtype, overwrite=overwrite))
+            if first := written.get(_identity(target) or target):
+                raise OutputExists(f"{source}: {first} became {target} already", hint="give each a name of its own")
+            done.append(_convert(source, target, dtype=dtype, overwrite=overwrite))
+            written[_identity(target) or target] = source
         except Exception as error:
             failures.append(failure_of(error, source))
     return done, failures
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What the disk knows a file by; None where it is not there, or the disk numbers no files."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino) if status.st_ino else None
 
 
 def _targets(

@@ -72,7 +72,7 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 
 _ATTACK = "do not load this file with any program; get it again from its source"
 
-READER_VERSION = 4
+READER_VERSION = 5
 """Increased when files are read differently, so that the next scan reads them again."""
 MIX_SUFFIX = ".hns"
 """Of texts such as ``[("ink", 0.2), ("wash", 0.4)]``, of aria1th/Hypernetwork-MonkeyPatch-Extension (behavior only)."""

@@ -105,7 +105,7 @@ def read_hypernetwork(source: SafetensorsFile) -> Hypernetwork:
             own_key = key.removeprefix(_PREFIX)
             if own_key in metadata:
                 raise DamagedFile(f"{path}: its header states {shorten(own_key)} twice")
-            metadata[own_key] = _parse(text, source.file)
+            metadata[own_key] = _value(text, source.file)
     stated = _parse(source.metadata.get("topology", "{}"), source.file)
 
     def built(keys: Mapping[str, Any]) -> Hypernetwork:
@@ -153,6 +153,16 @@ def _defaults(stated: Any) -> dict[str, Any]:
         return {}
     names = {"activation_func": "activation", "activate_output": "activate_output", "dropout_structure": "dropout"}
     return {key: stated[name] for key, name in names.items() if name in stated}
+
+
+def _value(text: str, file: OpenFile) -> Any:
+    """Returns the value of a key: JSON as we write it, or a plain text, such as a title, as other programs add it."""
+    try:
+        return _parse(text, file)
+    except DamagedFile as error:
+        if isinstance(error.__cause__, json.JSONDecodeError):
+            return text
+        raise
 
 
 def _parse(text: str, file: OpenFile) -> Any:

@@ -194,6 +194,12 @@ def _converted(name: str, tensor: TensorRef, dtype: DType) -> bytes:
             f"{name}: a weight of {largest:g} does not fit {dtype}",
             hint="use --dtype bf16, which holds the range of fp32",
         )
+    if before.any() and not after.any():
+        largest = before.abs().max().item()
+        raise FileRefused(
+            f"{name}: all its values, up to {largest:g}, become 0 in {dtype}",
+            hint="use --dtype bf16, which holds the range of fp32",
+        )
     return after.view(torch.uint8).numpy().tobytes()
 
 

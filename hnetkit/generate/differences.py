@@ -9,10 +9,10 @@ from pathlib import Path
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.generate.image_settings import ImageSettings, RecordedFile
 from hnetkit.generate.loading.extra_networks import is_named
-from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.options import SECOND_PASS, DrawOptions
 from hnetkit.hashes import autov1_of
+from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.prompts.tags import excerpt
 
 _OF_THE_MODEL = {"steps": "steps", "sampler": "sampler", "cfg_scale": "CFG scale", "width": "size"}

@@ -7,8 +7,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from hnetkit.generate.image_settings import EMPHASIS, MASK_MODES, MASKED_CONTENT
-from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.sampling.samplers import infotext_fields
+from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import plain_number
 

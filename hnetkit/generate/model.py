@@ -158,6 +158,7 @@ class ModelSource:
         try:
             with _importing_libraries():
                 loaded = self._load()
+                loaded = replace(loaded, notes=(*self._in_place_of_the_hub(), *loaded.notes))
         except ModuleNotFoundError as error:
             raise failure_of(error, self.location) from error
         for line in loaded.notes:
@@ -166,6 +167,16 @@ class ModelSource:
         if self.is_demo:
             attributes["name"] = demo.MODEL_NAME
         return Model(**attributes, source=self, stamp=before)
+
+    def _in_place_of_the_hub(self) -> Iterator[str]:
+        """Yields a line for a hub id of the settings that is a path here, which is then what is read."""
+        for key, given in (("model", self.model), ("vae", self.vae)):
+            place = settings.get(key)
+            if place is None or given not in (None, place) or not self._is_of_settings:
+                continue
+            if settings.is_hub_id(key, place) and os.path.exists(place):
+                here = os.path.abspath(place)
+                yield f"The {key} of `hnetkit config`, {place}, is read from {here}; elsewhere it is a hub id."
 
     def _load(self) -> LoadedPipeline:
         device = self.torch_device

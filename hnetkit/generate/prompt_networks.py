@@ -24,7 +24,7 @@ from hnetkit.generate.loading.extra_networks import (
     find_unread_embeddings,
     lora_hashes,
 )
-from hnetkit.generate.loading.known_hashes import hash_of_file
+from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.library.resolve import LibraryOpener, find_network, label, opened_when_needed, read_found
 from hnetkit.network import Hypernetwork
 from hnetkit.prompts.infotext import NEGATIVE

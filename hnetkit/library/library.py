@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
-from hnetkit.errors import AmbiguousName, FileRefused, NotFound, UsageError
+from hnetkit.errors import AmbiguousName, DiskFull, FileRefused, NotFound, RegistryError, UsageError
 from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
 from hnetkit.library import trash
+from hnetkit.library.known_hashes import remembered_hashes
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, size_or_state, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
-from hnetkit.library.walking import bare_way, broken_way, names_of_files, root_path
+from hnetkit.library.walking import bare_way, broken_way, is_as_scanned, names_of_files, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted
@@ -31,12 +33,14 @@ if TYPE_CHECKING:
     from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.network import Hypernetwork
     from hnetkit.registry.files import Root
+    from hnetkit.registry.imported import ImportedFile
 
 
 AnyPath = str | os.PathLike[str]
 
 Row = dict[str, Any]
 _SAID = ("title", "creator", "trigger_words", "copies", "first_seen")  # by the view `library`
+_IMPORTED_COLUMNS = ("name", "sha256", "size_bytes", "reference", "reference_sha256")
 _FILE_COLUMNS = ("path", "state", "format", "size_bytes", "sha256", "autov1", "warnings")
 
 
@@ -189,12 +193,7 @@ class Library:
         for file in self.registry.files.holding([row["content_hash"] for row in rows]):
             known.setdefault(file["content_hash"], []).append(file)
         for row in rows:
-            names = names_of_files(known[row["content_hash"]])
-            first = {path: paths[0] for paths in names for path in paths}
-            row["copies"] = len(names)
-            for file in row["files"]:
-                same = first.get(file["path"])
-                file["there"], file["same_as"] = same is not None, same if same != file["path"] else None
+            _look_at_files(row, known[row["content_hash"]])
         return [row for row in rows if row["copies"] > 1]
 
     def files(self, *, missing: bool = False, **of_networks: Any) -> list[Row]:
@@ -216,6 +215,8 @@ class Library:
 
     def search(self, words: str) -> list[Row]:
         """Returns the networks of which every word is shown, also in what sites and sidecars say, best match first."""
+        with suppress(RegistryError, DiskFull):  # a registry that cannot be written is searched as it is
+            self.registry.catch_up()
         return with_files(self.registry, self.registry.networks.search(words))
 
     def said_of(self, name: str) -> str | None:
@@ -515,36 +516,64 @@ def with_files(registry: Registry, rows: list[Row]) -> list[Row]:
     by_content: dict[str, list[Row]] = {}
     for file in registry.files.holding([row["content_hash"] for row in rows]):
         by_content.setdefault(file["content_hash"], []).append(file)
-    checkpoints = {
-        short: file["path"]
-        for file in registry.files.of_kind("checkpoint")
-        for short in (file["sha256"] and file["sha256"][:10], file["autov1"])
-        if short is not None
-    }
-    said = registry.networks.listing("content_hash", *_SAID, of=list(by_content))
-    by_hash = {one.pop("content_hash"): one for one in said}
-    unsaid = dict.fromkeys(_SAID)
+    checkpoints = _checkpoints(registry)
+    contents = [row["content_hash"] for row in rows]
+    said = {one.pop("content_hash"): one for one in registry.networks.listing("content_hash", *_SAID, of=contents)}
+    imported = registry.imported.by_content([content for content in contents if content not in by_content])
     return [
-        _with_files(row, by_content.get(row["content_hash"], []), checkpoints, by_hash.get(row["content_hash"], unsaid))
-        for row in rows
+        _with_files(row, by_content.get(content, []), imported.get(content, []), checkpoints, said[content])
+        for content, row in zip(contents, rows, strict=True)
     ]
+
+
+def _checkpoints(registry: Registry) -> dict[str, str]:
+    """Returns A1111's hashes of checkpoints -> their files: the old one, and ten digits of the sha256 where known.
+
+    A scan reads only the headers of checkpoints; drawing with one remembers its hash.
+    """
+    files = registry.files.of_kind("checkpoint")
+    remembered = remembered_hashes(file["path"] for file in files if file["sha256"] is None)
+    found: dict[str, str] = {}
+    for file in files:
+        sha256 = file["sha256"] or remembered.get(file["path"])
+        found |= {short: file["path"] for short in (sha256 and sha256[:10], file["autov1"]) if short}
+    return found
 
 
 def record(registry: Registry, content_hash: str) -> Row:
     """Returns everything that is known about one network of the registry."""
     (row,) = with_files(registry, registry.networks.of_contents([content_hash]))
     files = registry.files.holding([content_hash])
+    _look_at_files(row, files)
     row["sidecars"] = list(registry.files.sidecars(file["id"] for file in files).values())
-    row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files})
+    imported = {file[key] for file in row["imported"] for key in ("sha256", "reference_sha256")}
+    row["sites"] = registry.catalogue.files_with({file["sha256"] for file in files} | imported)
     row["training"] = _training(registry, content_hash)
     return row
 
 
-def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: Row) -> Row:
+def _look_at_files(row: Row, files: list[Row]) -> None:
+    """Holds the files of a network against the disk: ``copies`` is how many there are, however many names they have.
+
+    Of each, ``there`` is whether it is as it was scanned, as far as can be seen; ``same_as`` is the path of the file
+    that it is another name of.
+    """
+    names = names_of_files(files)
+    first = {path: paths[0] for paths in names for path in paths}
+    there = {file["path"] for file in files if file["state"] != "missing" and is_as_scanned(file)}
+    row["copies"] = len(names)
+    for file in row["files"]:
+        same = first.get(file["path"])
+        file["there"], file["same_as"] = file["path"] in there, same if same != file["path"] else None
+
+
+def _with_files(
+    row: Row, files: list[Row], imported: list[ImportedFile], checkpoints: dict[str, str], said: Row
+) -> Row:
     present = any(file["state"] == "present" for file in files)
     return {
         **{key: value for key, value in row.items() if key != "id"},
-        "name": files[0]["stem"] if files else row["name"],
+        "name": files[0]["stem"] if files else imported[0].stem if imported else row["name"],
         "own_name": row["name"],
         "size": size_or_state(files[0]["state"], files[0]["size_bytes"]) if files else "missing",
         "trained_on": trained_on(row["sd_checkpoint_name"], row["sd_checkpoint"]),
@@ -552,6 +581,7 @@ def _with_files(row: Row, files: list[Row], checkpoints: dict[str, str], said: R
         "checkpoint_path": checkpoints.get(row["sd_checkpoint"]),
         "present": present,
         "files": [{key: file[key] for key in _FILE_COLUMNS} for file in files],
+        "imported": [{key: getattr(file, key) for key in _IMPORTED_COLUMNS} for file in imported],
     }
 
 

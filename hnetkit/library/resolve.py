@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from hnetkit import paths
 from hnetkit.errors import AmbiguousName, FileChanged, FileRefused, HnetkitError, NotFound, UsageError, did_you_mean
-from hnetkit.files import is_there
+from hnetkit.files import is_absent, is_there
 from hnetkit.formats import load
 from hnetkit.hashes import FileHashes
 from hnetkit.inspection import examine
@@ -69,7 +69,7 @@ class FoundNetwork:
 
     Attributes:
         network: of the library; for one that comes with a model both hashes are empty.
-        files: all that hold it, the best one first: those that were there at the last scan, if any, and are there now.
+        files: all that hold it, the best one first: those that are there now, or else were there at the last scan.
         is_bundled: whether it comes with the model.
         is_exact: whether no other content will do. Otherwise the first file is meant by its name, whatever it holds.
         keeps_name: whether the mention itself can stay in a prompt; otherwise the network's own name is to be written.
@@ -118,7 +118,7 @@ def content_called(registry: Registry, name: str) -> str:
     try:
         return resolve(registry, name).content_hash
     except NotFound:
-        rows = _without_file(registry, _Mention.read(name, None))
+        rows = _not_here(registry, _Mention.read(name, None))
         if len(rows) > 1:
             choices = ", ".join(argument(label(row["name"], row["content_hash"])) for row in rows)
             raise AmbiguousName(f"{name} means several networks", hint=f"use one of {choices}") from None
@@ -127,10 +127,21 @@ def content_called(registry: Registry, name: str) -> str:
     return str(rows[0]["content_hash"])
 
 
-def _without_file(registry: Registry, mention: _Mention) -> list[Row]:
-    if mention.digits:
-        return registry.networks.without_file(digits=mention.digits[0].removeprefix("h1:"))
-    return registry.networks.without_file(name=mention.written)
+def _not_here(registry: Registry, mention: _Mention) -> list[Row]:
+    """Returns the networks in no file that a mention means: by a hash, or as those in files are, by their names."""
+    networks, imported = registry.networks, registry.imported
+    for digits in mention.digits:
+        bare = digits.removeprefix("h1:")
+        held = [] if bare != digits else networks.of_contents(imported.contents(digits=bare))
+        if rows := networks.without_file(digits=bare) or held:
+            return rows
+    if mention.digits and mention.name is not None:  # what is only called so is another one
+        return []
+    for name in mention.names:
+        by_stem = networks.of_contents(imported.contents(stem=name))
+        if rows := by_stem or networks.without_file(alias=name) or networks.without_file(name=name):
+            return rows
+    return []
 
 
 def find_certain(registry: Registry, name: str) -> FoundNetwork:
@@ -299,8 +310,10 @@ class _Search:
         unusable = [row for name in mention.names for row in registry.files.named(name)] if registry else []
         if unusable:
             return FileRefused(unusable[0]["reason"], hint="hnetkit list --files")
-        if registry and _without_file(registry, mention):
-            hint = "hnetkit scan FOLDER, where you have its file"
+        if registry and (known := _not_here(registry, mention)):
+            told = registry.imported.by_content([row["content_hash"] for row in known])
+            is_fetchable = any(file.reference for files in told.values() for file in files)
+            hint = "hnetkit repair fetches it" if is_fetchable else "hnetkit scan FOLDER, where you have its file"
             return NotFound(f"{mention} is known, but in no file of the library", hint=hint)
         return NotFound(f"no network named {mention}", hint=self._hint(registry))
 
@@ -334,12 +347,12 @@ class _Search:
     ) -> tuple[FoundNetwork, bool]:
         """Returns the network in the files that fit the mention, by a hash of these `digits` or else by its name."""
         mention = self.mention
-        rows = _present(rows) or rows
+        rows = _there(rows) or rows
         if digits and mention.may_be_a_word:
-            rows = [*rows, *(row for named in _by_name_of_today(registry, mention.written) for row in _present(named))]
+            rows = [*rows, *(row for named in _by_name_of_today(registry, mention.written) for row in _there(named))]
         content = self._content_of(registry, rows)
         copies = [row for row in (*rows, *registry.files.holding([content])) if row["content_hash"] == content]
-        there = _present(copies)
+        there = _there(copies)
         files = {row["path"]: row for row in sorted(there or copies, key=lambda row: not os.path.isfile(row["path"]))}
         best = next(iter(files.values()))
         is_called_so = mention.name is None or content in _contents_called(registry, mention.name)
@@ -393,7 +406,7 @@ class _Search:
         """Returns what to say where the name of a file is also an alias of another network."""
         if best["stem"] not in self.mention.names:
             return None
-        aliased = [row for row in _present(registry.files.with_alias(best["stem"])) if row["content_hash"]]
+        aliased = [row for row in _there(registry.files.with_alias(best["stem"])) if row["content_hash"]]
         others = [row for row in aliased if row["content_hash"] != best["content_hash"]]
         if not others:
             return None
@@ -405,7 +418,7 @@ class _Search:
         if registry is None:
             return None
         own = _hashes_of(self.bundled[stem])
-        named = [row for rows in _by_name_of_today(registry, stem) for row in _present(rows)]
+        named = [row for rows in _by_name_of_today(registry, stem) for row in _there(rows)]
         others = [row for row in named if own is None or row["content_hash"] != own.content_hash]
         return f"{stem} is the one that comes with the model, and not {_listed(others)}" if others else None
 
@@ -460,8 +473,10 @@ def _listed(rows: Iterable[Row]) -> str:
     return " or ".join(map(argument, labels(rows)))
 
 
-def _present(rows: Iterable[Row]) -> list[Row]:
-    return [row for row in rows if row["state"] == "present"]
+def _there(rows: Iterable[Row]) -> list[Row]:
+    """Returns those of some files that are there now, whatever the last scan saw; where none is, those that it saw."""
+    known = [row for row in rows if row["state"] != "corrupt"]
+    return [row for row in known if not is_absent(row["path"])] or [row for row in known if row["state"] == "present"]
 
 
 @cache
@@ -519,8 +534,8 @@ def _name_of(registry: Registry, network: Row) -> str:
 
 
 def names(registry: Registry) -> list[str]:
-    """Returns all names of networks: stems and aliases, sorted."""
-    return sorted(registry.files.stems() | registry.networks.aliases())
+    """Returns all names of networks, also of those in no file: stems and aliases, sorted."""
+    return sorted(registry.files.stems() | registry.imported.stems() | registry.networks.aliases())
 
 
 def _nearest(registry: Registry | None, name: str, bundled: Mapping[str, Path]) -> str:

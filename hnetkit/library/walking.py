@@ -182,18 +182,22 @@ def names_of_files(rows: Iterable[Mapping[str, Any]]) -> list[list[str]]:
     A hard link is another name of a file, and so is a symbolic link; the file itself comes before its symbolic links.
     """
     names: dict[tuple[int, int | str], list[str]] = {}
-    for path in sorted((str(row["path"]) for row in rows if _is_as_scanned(row)), key=os.path.islink):
+    there = (str(row["path"]) for row in rows if row["state"] == "present" and is_as_scanned(row))
+    for path in sorted(there, key=os.path.islink):
         if (identity := _identity_or_none(Path(path))) is not None:
             names.setdefault(identity, []).append(path)
     return list(names.values())
 
 
-def _is_as_scanned(row: Mapping[str, Any]) -> bool:
+def is_as_scanned(row: Mapping[str, Any]) -> bool:
+    """Whether a file has the size and the time of its row, or cannot be looked at."""
     try:
         status = os.stat(row["path"])
-    except (OSError, ValueError):
+    except ValueError:
         return False
-    return row["state"] == "present" and (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
+    except OSError as error:
+        return not is_absence(error)
+    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
 
 
 def is_same_file(path: str, other: str) -> bool:

@@ -19,6 +19,7 @@ from torch import nn
 from hnetkit.errors import AttachError, NotFound, UsageError, did_you_mean
 from hnetkit.hub import Token, network_file
 from hnetkit.network import Hypernetwork
+from hnetkit.runtime.capture import is_compiled
 from hnetkit.runtime.explain import explanation
 from hnetkit.runtime.fit import require_fit
 from hnetkit.runtime.layers import Layer, contexts_of, find_layers, unet_of
@@ -323,7 +324,7 @@ def _state_of(unet: nn.Module) -> UNetState | None:
 
 
 def _attach(pipe: Any, unet: nn.Module) -> UNetState:
-    if not _COMPILES and _is_compiled(pipe, unet):
+    if not _COMPILES and is_compiled(getattr(pipe, "unet", pipe)):
         raise AttachError(
             f"this UNet is compiled, and code that torch {torch.__version__} compiles leaves networks out",
             hint='pip install "torch>=2.5", or load networks on a UNet that is not compiled',
@@ -345,15 +346,10 @@ def _forget_compiled(pipe: Any, unet: nn.Module) -> None:
     if "torch._dynamo" not in sys.modules:
         return
     torch.compiler.reset()
-    if _is_compiled(pipe, unet):
+    if is_compiled(getattr(pipe, "unet", pipe)):
         warnings.warn(
             "hnetkit dropped the compiled code of this UNet: its next call compiles again", UserWarning, stacklevel=4
         )
-
-
-def _is_compiled(pipe: Any, unet: nn.Module) -> bool:
-    modules = (getattr(pipe, "unet", pipe), *unet.modules())
-    return any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modules)
 
 
 def _enable(pipe: Any, enabled: bool) -> None:

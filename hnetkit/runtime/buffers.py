@@ -106,6 +106,9 @@ class LayerGroupStack(nn.Module):
         networks: by name.
         path: what computes it.
         device, dtype: the UNet's.
+
+    Attributes:
+        active: by side and step, whether it changes anything now.
     """
 
     def __init__(
@@ -129,7 +132,7 @@ class LayerGroupStack(nn.Module):
         self.registered = nn.ModuleList(self._steps)
         self.strengths: Tensor
         self.register_buffer("strengths", torch.tensor(_numbers(group), device=device), persistent=False)
-        self._active = _active(group)
+        self.active = _active(group)
         self.prepare()
 
     def prepare(self) -> None:
@@ -154,12 +157,12 @@ class LayerGroupStack(nn.Module):
                     stage.bias[0, index].copy_(total.offset)
                     self.executor.forget_plain()
         self.strengths.copy_(torch.tensor(_numbers(group)))
-        self._active = _active(group)
+        self.active = _active(group)
         self.group = group
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the contexts ``[..., width]`` of K and of V after the steps."""
-        return self.executor.apply(x, self.strengths, self._active)
+        return self.executor.apply(x, self.strengths, self.active)
 
 
 def compose_networks(

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hnetkit.kernels.eager import sum_dtype
 from hnetkit.kernels.weights import MLPWeights, multiplications
 from hnetkit.runtime.buffers import LayerGroupStack
 from hnetkit.runtime.layers import Layer
@@ -167,7 +168,7 @@ def _launches(mlps: Sequence[MLPWeights], state: UNetState, group: LayerGroup, s
         return 0
     stages = [stage for mlp in mlps for stage in mlp]
     inside = sum(1 + (stage.activation is not None) + (stage.norm_weight is not None) for stage in stages)
-    casts = len(mlps) + 1 if state.dtype.itemsize < 4 else 0
+    casts = len(mlps) + 1 if sum_dtype(state.dtype) != state.dtype else 0
     return inside + len(mlps) + casts
 
 

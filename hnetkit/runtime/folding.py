@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from functools import partial, update_wrapper
 from types import MethodType
@@ -64,6 +65,8 @@ def can_fold(unet: nn.Module, modules: Iterable[nn.Module]) -> bool:
 class FoldedMap:
     """A map in the weights of one projection. The original weights are kept in CPU memory.
 
+    What others do to the folded weights meanwhile cannot be done to the original ones: it is lost, and said.
+
     Attributes:
         networks: the networks and numbers of the map.
     """
@@ -82,18 +85,29 @@ class FoldedMap:
         for parameter in self._originals():
             parameter.data = parameter.data.cpu()
         self.networks = networks
+        self._dtype = weight.dtype  # compiled code reads it
+        self._bits = self._sum_of_bits()
+
+    @property
+    def is_cast(self) -> bool:
+        """Whether the folded weights were cast to another dtype, and rounded with the map in them."""
+        is_cast: bool = self._module.weight.dtype != self._dtype
+        return is_cast
 
     def rewrite(self, networks: tuple[WeightedNetwork, ...], affine: Affine) -> None:
         """Takes another map in place of this one."""
+        self._warn_of_edits()
         like = self._module.weight
         originals = [parameter.data.to(like.device) for parameter in self._originals()]
         weight, bias = fold(originals[0], originals[1] if len(originals) > 1 else None, affine)
         self._module.weight.data.copy_(weight)
         self._module.bias.data.copy_(bias)
         self.networks = networks
+        self._bits = self._sum_of_bits()
 
     def undo(self) -> None:
         """Puts the original parameters back, on the device and in the dtype that the module has by now."""
+        self._warn_of_edits()
         like = self._module.weight
         for parameter in self._originals():
             parameter.data = parameter.data.to(like.device, like.dtype)
@@ -101,6 +115,20 @@ class FoldedMap:
         self._module.bias = self._bias
         for guard in self._guards:
             guard.remove()
+
+    def _warn_of_edits(self) -> None:
+        if not self.is_cast and self._sum_of_bits() != self._bits:
+            warnings.warn(
+                "weights of to_k or to_v were changed while hypernetworks were folded into them: the change is undone;"
+                " unload the hypernetworks first",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def _sum_of_bits(self) -> int:
+        """Returns the bits of the module's parameters, added as integers: the same number on any device."""
+        kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[self._dtype.itemsize]
+        return sum(int(parameter.data.view(kind).sum()) for parameter in self._module.parameters())
 
     def _originals(self) -> list[nn.Parameter]:
         return [self._weight] if self._bias is None else [self._weight, self._bias]
@@ -119,6 +147,8 @@ def guard(unet: nn.Module, owner: FoldOwner) -> None:
 
     While it is saved or a LoRA is loaded, they are unfolded.
     """
+    if _REFUSED[0] in vars(unet):  # already: what is on the UNet stays as it is, for captured calls compare it
+        return
     for method in _REFUSED:
         setattr(unet, method, partial(_refuse_fusing, method))
     for method in _UNFOLDED:

@@ -108,13 +108,13 @@ class ProjectionHook:
         return cast(Tensor, self.module.weight)
 
     def is_replaced(self) -> bool:
-        """Whether another module has become the projection since the hook was put on.
+        """Whether another module has become the projection since the hook was put on, or folded weights were cast.
 
         Raises:
             AttachError: the projections were fused in the meantime.
         """
         require_unfused(self.layer.name, self._attention)
-        return self.current is not self.module
+        return self.current is not self.module or (self.folded is not None and self.folded.is_cast)
 
     def __call__(self, module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
         """Replaces the projection's context by what the stack makes of it."""

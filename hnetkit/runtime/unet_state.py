@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from hnetkit.runtime.plan import ActiveNetwork, LayerGroup, StackPlan, WeightedN
 from hnetkit.runtime.strength import Strength
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_makes_tensors = torch.inference_mode(False)  # those of inference mode could not be written to outside of it
 
 
 class UNetState(nn.Module):
@@ -33,6 +35,7 @@ class UNetState(nn.Module):
         plan: what is applied where.
         path: what computes it on a GPU, one of `hnetkit.kernels.dispatch.PATHS`.
         device, dtype: of the weights: the UNet's.
+        era: another object once networks come, go or move: calls that were captured before are of no use.
     """
 
     def __init__(self, unet: Any) -> None:
@@ -44,6 +47,7 @@ class UNetState(nn.Module):
         self._progress: float | None = None
         self._networks: dict[str, LoadedNetwork] = {}
         self._group_stacks: dict[object, LayerGroupStack] = {}
+        self._begin_era()
         self._misses_progress = False
         self._text = TextContext()
         self._text_stacks: tuple[tuple[int, LayerGroupStack], ...] = ()
@@ -62,6 +66,7 @@ class UNetState(nn.Module):
         """The loaded networks by name, in the order of loading."""
         return self._networks
 
+    @_makes_tensors
     def add(self, name: str, network: Hypernetwork, strength: Strength) -> None:
         """Reads a network's weights and puts it at the end of the stack."""
         loaded = LoadedNetwork(name, network, frozenset(layer.width for layer in self.layers))
@@ -76,6 +81,7 @@ class UNetState(nn.Module):
         self._register({name: loaded for name, loaded in self._networks.items() if name not in dropped})
 
     def _register(self, networks: dict[str, LoadedNetwork]) -> None:
+        self._begin_era()
         self._networks = networks
         self.registered_networks = nn.ModuleList(networks.values())
 
@@ -94,6 +100,7 @@ class UNetState(nn.Module):
         if any(strength.has_window for _, strength in self.stack):  # else no step changes the plan
             self.replan()
 
+    @_makes_tensors
     def replan(self, *, fold: bool = True) -> None:
         """Plans the stack again and applies what changed: scalars, composed maps, folded weights. No file is read."""
         for hook in self._hooks:
@@ -126,6 +133,15 @@ class UNetState(nn.Module):
         return self._group_stacks.get(group.key)
 
     @property
+    def operations(self) -> object:
+        """What a UNet call does on contexts, without the numbers in buffers: as long as it is equal, in one era, a
+        captured call is right. It holds the buffers. Plain torch leaves networks out that have no effect now.
+        """
+        by_kernels = self.path_here in KERNELS
+        group_stacks = self._group_stacks.values()
+        return self._misses_progress, tuple((stack, None if by_kernels else stack.active) for stack in group_stacks)
+
+    @property
     def path_here(self) -> str:
         """The path that computes the stack where the UNet is now."""
         return path_on(self.path, self.device, self.dtype)
@@ -144,7 +160,7 @@ class UNetState(nn.Module):
         before, self._group_stacks = self._group_stacks, {}
         text_stacks = []
         for index, group in enumerate(plan.groups):
-            group_stack = self._build_group_stack(before.get(group.key), group)
+            group_stack = self._build_group_stack(group)
             if group_stack is not None and group.kind == "cross":
                 text_stacks.append((index, group_stack))
             for side, side_plan in group.side_plans.items():
@@ -154,6 +170,7 @@ class UNetState(nn.Module):
                     hook.has_effect = side_plan.has_effect
                 affine = partial(compose_networks, side_plan.folded, group.width, side, self._networks)
                 _fold(own, side_plan.folded, affine)
+        del before  # until here, those lived on that this plan has too
         self.plan = plan
         self.registered_group_stacks = nn.ModuleList(self._group_stacks.values())
         self._text_stacks = tuple(text_stacks)
@@ -162,17 +179,35 @@ class UNetState(nn.Module):
         else:
             folding.unguard(self._unet[0])
 
-    def _build_group_stack(self, before: LayerGroupStack | None, group: LayerGroup) -> LayerGroupStack | None:
-        """Returns the stack of a group: the one before, with other numbers, where only numbers changed."""
+    def _build_group_stack(self, group: LayerGroup) -> LayerGroupStack | None:
+        """Returns the stack of a group: one that lives, with other numbers, where only numbers differ.
+
+        The plan before holds some, and captured calls hold those of other plans, which they find again so.
+        """
         if not group.sides:
             return None
-        if before is not None and before.group.shape == group.shape:
-            before.rewrite(group, self._networks)
-            group_stack = before
-        else:
+        group_stack = self._living.get((group.key, group.shape))
+        if group_stack is None:
             group_stack = LayerGroupStack(group, self._networks, path=self.path, device=self.device, dtype=self.dtype)
+            self._living[group.key, group.shape] = group_stack
+        else:
+            group_stack.rewrite(group, self._networks)
         self._group_stacks[group.key] = group_stack
         return group_stack
+
+    def _begin_era(self) -> None:
+        self.era = object()
+        self._living: WeakValueDictionary[object, LayerGroupStack] = WeakValueDictionary()
+        for key, group_stack in self._group_stacks.items():
+            self._living[key, group_stack.group.shape] = group_stack
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns what a copy has: its group stacks are its own."""
+        return {name: value for name, value in vars(self).items() if name not in ("era", "_living")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._begin_era()
 
     def _before(self, unet: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         """The UNet's pre-hook: applies the stack to the text, once for all layers."""
@@ -214,8 +249,11 @@ class UNetState(nn.Module):
             self._move(there.device, there.dtype if there.dtype in _FLOATS else self.dtype)
         return self
 
+    @_makes_tensors
     def _move(self, device: torch.device, dtype: torch.dtype) -> None:
         path = chosen_path(device)
+        if (device, dtype) != (self.device, self.dtype):
+            self._begin_era()
         if dtype != self.dtype or (path in KERNELS) != (self.path in KERNELS):
             self.device, self.dtype, self.path = device, dtype, path
             for hook in self._hooks:
@@ -223,6 +261,7 @@ class UNetState(nn.Module):
             for loaded in self._networks.values():
                 loaded.read_weights(device, dtype, self.path)
             self._group_stacks = {}
+            self._begin_era()
             self.replan()
         elif device != self.device:
             self.device = device

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
@@ -137,14 +138,25 @@ class Filters:
             return False
         if self.tag and model.tags is not None and self.tag.lower() not in {tag.lower() for tag in model.tags}:
             return False
+        if self.username and model.creator is not None and _slug(model.creator) != _slug(self.username):
+            return False
         bases = {version.base_model for version in model.versions}
         return not self.base_models or not bases or bool(bases & set(self.base_models))
+
+
+def _slug(username: str) -> str:
+    """Returns a name as the site compares names: in lower case, without what no address holds."""
+    return re.sub(r"[^a-z0-9_]", "", username.strip().replace(" ", "_").lower()) or username.strip().casefold()
 
 
 def is_nsfw(raw: Any, level: int | None) -> bool:
     """Whether a listing without `Filters.nsfw` leaves a model out: it is marked so, or has no rating up to PG-13."""
     is_marked = isinstance(raw, Mapping) and raw.get("nsfw") is True
     return is_marked or (level is not None and level != 0 and level & SAFE == 0)
+
+
+class _Circular(NetworkFailed):
+    """A listing leads back to pages that were there before; whether anything follows, only the other end can tell."""
 
 
 class Civitai:
@@ -185,12 +197,16 @@ class Civitai:
                 if isinstance(error, TooSlow):  # further pages may be as slow
                     break
                 continue
-            if broken is None or len(seen) > known:
+            if broken is None or len(seen) > known or isinstance(broken, _Circular):
                 return
         assert broken is not None
         if not seen:
             raise broken
-        failed(BadRecord(None, f"the listing breaks off after {len(seen)} models: {broken}", is_whole=False))
+        failed(
+            BadRecord(
+                None, f"the listing breaks off after {len(seen)} models: {broken}", is_whole=False, cuts_list=True
+            )
+        )
 
     def _from_one_end(
         self, filters: Filters, sort: str | None, seen: dict[int, int], failed: Failed, attempts: int
@@ -223,26 +239,33 @@ class Civitai:
                     raise first from error
                 continue
             except UnsafeFile:
-                failed(BadRecord(None, f"the listing is too large; left out what follows {len(seen)} models"))
+                reason = f"the listing is too large; left out what follows {len(seen)} models"
+                failed(BadRecord(None, reason, cuts_list=True))
                 return
             first, good = None, good + 1
             if size and good == 10:  # the broken record is behind us
                 size, good = size - 1, 0
             known = len(seen)
-            listed = list(_each_model_once(_models(items, failed), seen, failed))
+            models = list(_models(items, failed))
+            if is_second and not cursors and known > 1 and models and models[0].id == next(iter(seen)):
+                raise NetworkFailed(f"{what}: the site does not list them from the other end")
+            listed = list(_each_model_once(models, seen, failed))
             barren = 0 if listed else barren + 1
             yield [model for model in listed if filters.wants(model)]
             cursor = _cursor(page)
-            if cursor is None or cursor in cursors or barren == MOST_BARREN or (is_second and known == len(seen)):
+            if cursor is None or (is_second and known == len(seen)):
                 return
+            if cursor in cursors or barren == MOST_BARREN:
+                raise _Circular(f"{what}: the list repeats itself")
             if len(seen) >= MOST_LISTED:
-                failed(BadRecord(None, f"the listing goes on after {len(seen)} models; left out what follows"))
+                reason = f"the listing goes on after {len(seen)} models; left out what follows"
+                failed(BadRecord(None, reason, cuts_list=True))
                 return
             cursors.add(cursor)
 
     def _by_ids(self, filters: Filters, failed: Failed) -> Iterator[list[CivitaiModel]]:
         gone = 0  # in a row
-        left_out = 0
+        unasked: list[int] = []
         for start in range(0, len(filters.ids), PAGE):
             part = filters.ids[start : start + PAGE]
             query = [("ids", ",".join(map(str, part))), ("limit", str(PAGE)), ("nsfw", "true")]
@@ -264,15 +287,16 @@ class Civitai:
                 if broken is not None and asked == _TRIED and not found:
                     raise broken
                 if gone >= MOST_GONE:
-                    left_out += 1
+                    unasked.append(id)
                     continue
                 there = [model for model in [self._model_if_there(id, failed)] if model is not None]
                 gone = 0 if there else gone + 1
                 found += there
             yield found
-        if left_out:
+        if unasked:
+            few = f"{', '.join(map(str, unasked[:10]))}{', ...' if len(unasked) > 10 else ''}"
             reason = f"{MOST_GONE} models in a row do not exist; not asked about further unlisted ones"
-            failed(BadRecord(None, f"{reason} ({left_out:,})", left_out))
+            failed(BadRecord(None, f"{reason} ({len(unasked):,}): {few}", len(unasked), about=frozenset(unasked)))
 
     def _model_if_there(self, id: int, failed: Failed) -> CivitaiModel | None:
         try:
@@ -323,24 +347,23 @@ class Civitai:
 
     def ids_by_hash(
         self, sha256s: Sequence[str], *, failed: Failed = ignore_record
-    ) -> dict[str, tuple[int, int] | tuple[None, None]]:
-        """Returns sha256 -> (model, version), or (None, None) for those that the site does not know.
+    ) -> Iterator[dict[str, tuple[int, int] | tuple[None, None]]]:
+        """Yields each answer: sha256 -> (model, version), or (None, None) for those that the site does not know.
 
         Args:
             sha256s: any number; each request asks about `MOST_HASHES` of them.
-            failed: called with the hashes that make the site fail; they are missing from the result.
+            failed: called with the hashes that make the site fail; they are missing from the answers.
 
         Raises:
             RemoteError: the site answers for none.
         """
-        found: dict[str, tuple[int, int] | tuple[None, None]] = {}
         waiting = [sha256s[start : start + MOST_HASHES] for start in range(0, len(sha256s), MOST_HASHES)]
         broken: list[NetworkFailed] = []
-        unasked = 0
+        unasked, has_answered = 0, False
         while waiting:
             part = waiting.pop(0)
             try:
-                found |= self._ids_of(part, attempts=_FEW if broken else ATTEMPTS)
+                found = self._ids_of(part, attempts=_FEW if broken else ATTEMPTS)
             except NetworkFailed as error:  # one hash of the part may be at fault: ask about its halves
                 broken.append(error)
                 if len(part) == 1:
@@ -351,11 +374,13 @@ class Civitai:
                 else:
                     half = len(part) // 2
                     waiting[:0] = [part[:half], part[half:]]
-        if broken and not found:
+            else:
+                has_answered = True
+                yield found
+        if broken and not has_answered:
             raise broken[0]
         if unasked:
             failed(BadRecord(None, f"not asked about {unasked:,} hashes: {broken[-1]}", unasked))
-        return found
 
     def _ids_of(self, sha256s: Sequence[str], attempts: int) -> dict[str, tuple[int, int] | tuple[None, None]]:
         found: dict[str, tuple[int, int] | tuple[None, None]] = dict.fromkeys(sha256s, (None, None))
@@ -414,7 +439,10 @@ class Civitai:
             isinstance(content, dict) and set(content) <= {"error", "message", "code"} and content
         ):
             return content
-        raise civitai_error(status, content, what)
+        error = civitai_error(status, content, what)
+        if type(error) is AuthRequired and self.client.policy.token is not None:
+            raise AuthRequired(f"{what}: the site does not accept the token that is set", hint=_TOKEN_HINT)
+        raise error
 
 
 def civitai_base() -> str:

@@ -409,12 +409,16 @@ class BadRecord:
         reason: why, in words.
         count: of the records, or parts of one, that are affected.
         is_whole: whether nothing of the model can be used.
+        about: numbers of the models, where one record stands for several.
+        cuts_list: whether models that follow in a list may be missing.
     """
 
     id: int | None
     reason: str
     count: int = 1
     is_whole: bool = True
+    about: frozenset[int] = frozenset()
+    cuts_list: bool = False
 
 
 def parts_left_out(what: CivitaiModel | CivitaiVersion) -> Iterator[BadRecord]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from hnetkit.errors import Archived, Gone, NetworkFailed, NotAHypernetwork, UsageError
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import Civitai, Failed
 from hnetkit.sources.civitai_models import CivitaiModel, CivitaiVersion, parts_left_out
 from hnetkit.sources.references import Reference
-from hnetkit.sources.sync import SyncItem, plan_items
-
-_LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "motionmodule", "upscaler", "vae"})
+from hnetkit.sources.sync import SyncItem, other_kind, plan_items
+from hnetkit.text import argument
 
 
 def resolve_civitai(
@@ -28,12 +30,8 @@ def resolve_civitai(
         UsageError: the version belongs to another model than the reference states.
     """
     model, version = _model_of(civitai, ref)
-    if model.type is not None and model.type.lower() in _LARGE_TYPES:
-        raise NotAHypernetwork(
-            f"{ref.text}: {model.name} is not a hypernetwork: the site calls it a {model.type}",
-            kind=model.type.lower(),
-            hint="if the site is wrong, download the file in a browser, then: hnetkit scan FOLDER",
-        )
+    if (other := other_kind(model)) is not None:
+        raise NotAHypernetwork(f"{ref.text}: {other}", kind=other.kind, hint=other.command_hint)
     items = plan_items(registry, model, all_versions=all_versions, only=version.id if version else None)
     if ref.kind == "hash":
         listed = len(items)
@@ -60,16 +58,22 @@ def _model_of(civitai: Civitai, ref: Reference) -> tuple[CivitaiModel, CivitaiVe
     """Returns the model that a reference means, and the version if it means one.
 
     Raises:
+        Gone: the site has none; a number alone may be one of the other kind.
         UsageError: the version belongs to another model than the reference states.
     """
     if ref.kind == "model":
-        return civitai.model(ref.id), None
+        with _number_of(ref, "model", "version"):
+            return civitai.model(ref.id), None
     if ref.model is not None:  # the model lists its versions, also where the version's own page is gone
         model = civitai.model(ref.model)
         version = next((version for version in model.versions if version.id == ref.id), None)
         if version is not None:
             return model, version
-    version = civitai.version(ref.id) if ref.kind == "version" else civitai.version_by_hash(ref.digits)
+    if ref.kind == "hash":
+        version = civitai.version_by_hash(ref.digits)
+    else:
+        with _number_of(ref, "version", "model"):
+            version = civitai.version(ref.id)
     if ref.model not in (None, version.model_id):
         hint = "use one of the two: model:ID or version:ID"
         raise UsageError(
@@ -80,7 +84,18 @@ def _model_of(civitai: Civitai, ref: Reference) -> tuple[CivitaiModel, CivitaiVe
     return civitai.model(version.model_id), version
 
 
+@contextmanager
+def _number_of(ref: Reference, what: str, instead: str) -> Iterator[None]:
+    """Says of a lone number that the site does not have that it may be one of the other kind: they look alike."""
+    try:
+        yield
+    except Gone as error:
+        if ref.model is not None or isinstance(error, Archived):
+            raise
+        said = f"{ref.text}: the site has no {what} {ref.id}; the number may be a {instead}'s"
+        raise Gone(said, hint=f"hnetkit pull {argument(f'{instead}:{ref.id}')}") from error
+
+
 def _retry_skipped(item: SyncItem) -> SyncItem:
-    """Returns an item that was named explicitly with its earlier failure ignored."""
-    is_again = item.action == "skip" and not item.not_before
-    return SyncItem(item.model, item.version, item.file, "fetch") if is_again else item
+    """Returns an item that was named explicitly with its earlier failure ignored: the site says who may have it."""
+    return SyncItem(item.model, item.version, item.file, "fetch") if item.action == "skip" else item

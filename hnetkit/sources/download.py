@@ -175,6 +175,7 @@ LARGEST = 1 << 30
 """Largest download, in bytes, where an answer states more than the site's listing, which may be old."""
 
 _MOST_SAID = 1 << 20  # bytes of an error answer
+_MOST_MESSAGE = 1000  # characters of one in a header
 _LOOK_BYTES = 64 << 20  # how often the room on the disk is checked where the size is unknown
 _MARGIN = 1.05  # of free space
 _ROUNDING = 1024  # bytes: sites give sizes in KiB
@@ -282,6 +283,10 @@ class Downloader:
 
     def _refused(self, answer: HttpResponse, what: str) -> Exception:
         content = _json_content(answer)
+        if content is None and (
+            message := answer.headers.get("X-Error-Message")
+        ):  # the hub's, whose page is plain text
+            content = {"error": message[:_MOST_MESSAGE]}
         if Origin.of(answer.url) != self.client.policy.base:
             if answer.status in (404, 410):
                 return Gone(f"{what}: the site lists it, and its storage does not have it")

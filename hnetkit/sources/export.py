@@ -1,6 +1,7 @@
 """Export the library's knowledge as JSON lines and import it on another machine.
 
-An export holds what networks are, tags, notes and aliases, the sites' records, and subscriptions; no files or paths.
+An export holds what networks are, what prompts call them, where their files came from, tags, notes and aliases, the
+sites' records, and subscriptions; no files or paths. By it `repair` fetches the networks on the other machine.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
+from pathlib import PurePath
 from typing import IO, Any, cast
 
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError, UsageError, failure_of
@@ -20,12 +24,15 @@ from hnetkit.files import new_file, refuse_all_but
 from hnetkit.formats.a1111 import MAX_METADATA_TEXT
 from hnetkit.library.library import AnyPath, Library
 from hnetkit.library.resolve import require_alias
+from hnetkit.library.scan import Progress
 from hnetkit.limits import parse_json
+from hnetkit.registry.columns import text_of
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Filters
 from hnetkit.sources.civitai_models import parse_model, parts_left_out
 from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import parse_repo, store_repo
+from hnetkit.sources.single_files import References
 from hnetkit.sources.sync import store_model
 from hnetkit.text import shorten, size_text
 
@@ -39,9 +46,14 @@ MOST_FAILURES = 1000
 MOST_MESSAGE = 300
 """Characters of the message for a failed line."""
 
+MOST_NAME, MOST_REFERENCE = 1000, 4000
+"""Characters of a file's name, and of what `pull` takes to fetch it."""
+STEP_S = 0.5
+"""Seconds of a transaction: what an interruption loses."""
+
 _NAMED = 3  # omitted parts of one line that its message names
 _HINT = "give a file that `hnetkit export` wrote"
-_CONTENT = re.compile(r"h1:[0-9a-f]{64}")
+_CONTENT, _SHA256 = re.compile(r"h1:[0-9a-f]{64}"), re.compile(r"[0-9a-f]{64}")
 Record = Mapping[str, Any]
 
 
@@ -53,22 +65,25 @@ class ImportReport:
         counts: kind -> number of records imported, completely or in part.
         failures: one message for each line that was not imported completely; the first ones of very many.
         failed: number of such lines.
+        fetchable: number of networks in no file here that `repair` can fetch.
+        without_source: number of those of which no source is known.
     """
 
     counts: Mapping[str, int]
     failures: tuple[str, ...]
     failed: int
+    fetchable: int = 0
+    without_source: int = 0
 
 
 def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
     """Yields all records of a library; each has a ``kind``, and the first is the header."""
     yield {"kind": "hnetkit", "version": VERSION}
-    hashes: dict[str, set[str]] = {}
-    for file in registry.files.of_networks():
-        hashes.setdefault(file["content_hash"], set()).add(file["sha256"])
+    files = _files(registry)
     for row in registry.networks.rows():
-        record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"]}
-        yield record | {"sha256": sorted(hashes.get(row["content_hash"], ()))}
+        held = files.get(row["content_hash"], [])
+        record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"] if key != "files"}
+        yield record | {"sha256": sorted({file["sha256"] for file in held}), "files": held}
     for row in registry.catalogue.models():
         raw = registry.catalogue.raw(row["source"], row["remote_id"])
         yield {"kind": "model", "source": row["source"], "id": row["remote_id"], "state": row["state"], "raw": raw}
@@ -76,54 +91,117 @@ def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
         yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
 
 
-def import_records(registry: Registry, lines: Iterable[str | bytes]) -> ImportReport:
+def _files(registry: Registry) -> dict[str, list[dict[str, Any]]]:
+    """Returns content hash -> its files, best first: those of the library, or else those that an import told of."""
+    references = References(registry)
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    for file in registry.files.of_networks():
+        name = text_of(PurePath(file["path"]).name)
+        reference, sha256 = references.of(file)
+        record = {"name": name} | {key: file[key] for key in ("sha256", "autov1", "size_bytes")}
+        record |= {"reference": reference, "reference_sha256": sha256}
+        found.setdefault(file["content_hash"], {}).setdefault((name, file["sha256"]), record)
+    told = registry.imported.by_content()
+    return {content: list(files.values()) for content, files in found.items()} | {
+        content: [{key: value for key, value in asdict(file).items() if key != "content_hash"} for file in files]
+        for content, files in told.items()
+    }
+
+
+def import_records(
+    registry: Registry, lines: Iterable[str | bytes], *, came: Callable[[int], None] = lambda count: None
+) -> ImportReport:
     """Imports what `export_records` yielded, and keeps what is known here already. A bad line does not stop the others.
 
     Unusable parts of a good line are omitted and reported: odd parts of a site's record, and an alias that
-    ``tag --alias`` would refuse, since it could hide another network's name or hash.
+    ``tag --alias`` would refuse, since it could hide another network's name or hash. What was imported before an
+    interruption stays, and the same import takes in the rest.
 
     Args:
-        registry: stores the records.
+        registry: stores the records, in small steps.
         lines: as text, or as bytes of UTF-8.
+        came: called with the size of each line once it is read.
 
     Raises:
         HnetkitError: the first line is not the header of an export; nothing was imported.
-        RegistryError, DiskFull: nothing can be stored; nothing was imported.
+        RegistryError, DiskFull: nothing more can be stored.
     """
-    counts: dict[str, int] = {}
-    failures: list[str] = []
-    failed = 0
-    with registry.write():
-        taken = registry.networks.aliases()
-        for number, line in enumerate(lines, 1):
-            if number > MOST_LINES:
-                failed += 1
-                failures.insert(0, f"line {number}: more lines than any export has; left out from here on")
-                break
-            if not line.strip():
-                continue
-            is_first = not counts and not failed
-            try:
-                record = _parse_line(line, is_first=is_first)
-                with registry.part():
-                    left_out = _import_record(registry, record, taken)
-                counts[record["kind"]] = counts.get(record["kind"], 0) + 1
-                wrong = _left_out_message(left_out) if left_out else None
-            except (RegistryError, DiskFull):
-                raise
-            except Exception as error:
-                failure = failure_of(error, "this line")
-                if is_first:
-                    raise type(failure)(f"line {number}: {failure}", hint=failure.command_hint) from error
-                wrong = str(failure)
-            if wrong is not None:
-                failed += 1
-                if failed <= MOST_FAILURES:
-                    failures.append(f"line {number}: {shorten(wrong, MOST_MESSAGE)}")
-    if not counts and not failed:
+    found = _Import(registry)
+    numbered = enumerate(lines, 1)
+    is_more = True
+    while is_more:
+        until = time.monotonic() + STEP_S
+        is_more = False
+        with registry.write():
+            for number, line in numbered:
+                if number > MOST_LINES:
+                    found.fail(f"line {number}: more lines than any export has; left out from here on", is_first=True)
+                    break
+                found.take(number, line)
+                came(len(line))
+                if time.monotonic() > until:
+                    is_more = True
+                    break
+    if not found.counts and not found.failed:
         raise HnetkitError("nothing to import: it is empty", hint=_HINT)
-    counts.pop("hnetkit", None)
-    return ImportReport(counts, tuple(failures), failed)
+    found.counts.pop("hnetkit", None)
+    _complete_references(registry)
+    told = [any(file.reference for file in files) for files in registry.imported.by_content().values()]
+    return ImportReport(found.counts, tuple(found.failures), found.failed, sum(told), len(told) - sum(told))
+
+
+def _complete_references(registry: Registry) -> None:
+    """Stores where files came from of which an older export does not tell it, where the sites' records do."""
+    references = References(registry)
+    with registry.write():
+        for file in chain.from_iterable(registry.imported.by_content().values()):
+            reference = references.by_sha256(file.sha256)
+            if file.reference is None and reference is not None:
+                known = replace(file, reference=reference, reference_sha256=file.sha256)
+                registry.imported.put(registry.networks.id_of(file.content_hash), asdict(known))
+
+
+@dataclass
+class _Import:
+    """An import under way, one line after another; its lines are taken inside `registry.write()`."""
+
+    registry: Registry
+    counts: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+    failed: int = 0
+
+    def take(self, number: int, line: str | bytes) -> None:
+        """Stores the record of a line.
+
+        Raises:
+            HnetkitError: it is the first one, and not the header of an export.
+            RegistryError, DiskFull: nothing can be stored.
+        """
+        if not line.strip():
+            return
+        is_first = not self.counts and not self.failed
+        try:
+            record = _parse_line(line, is_first=is_first)
+            with self.registry.part():
+                left_out = _import_record(self.registry, record)
+            self.counts[record["kind"]] = self.counts.get(record["kind"], 0) + 1
+            wrong = _left_out_message(left_out) if left_out else None
+        except (RegistryError, DiskFull):
+            raise
+        except Exception as error:
+            failure = failure_of(error, "this line")
+            if is_first:
+                raise type(failure)(f"line {number}: {failure}", hint=failure.command_hint) from error
+            wrong = str(failure)
+        if wrong is not None:
+            self.fail(f"line {number}: {shorten(wrong, MOST_MESSAGE)}")
+
+    def fail(self, message: str, *, is_first: bool = False) -> None:
+        self.failed += 1
+        if is_first:
+            self.failures.insert(0, message)
+        elif self.failed <= MOST_FAILURES:
+            self.failures.append(message)
 
 
 def _left_out_message(parts: list[str]) -> str:
@@ -154,16 +232,10 @@ def _parse_line(line: str | bytes, *, is_first: bool) -> Record:
     return record
 
 
-def _import_record(registry: Registry, record: Record, taken: set[str]) -> list[str]:
-    """Stores a checked record, and returns what was omitted of it.
-
-    Args:
-        registry: stores it.
-        record: of a known kind.
-        taken: aliases in use; extended.
-    """
+def _import_record(registry: Registry, record: Record) -> list[str]:
+    """Stores a checked record of a known kind, and returns what was omitted of it."""
     if record["kind"] == "network":
-        return _import_network(registry, record, taken)
+        return _import_network(registry, record)
     if record["kind"] == "model":
         return _import_model(registry, record)
     if record["kind"] == "subscription":
@@ -171,13 +243,15 @@ def _import_record(registry: Registry, record: Record, taken: set[str]) -> list[
     return []
 
 
-def _import_network(registry: Registry, record: Record, taken: set[str]) -> list[str]:
+def _import_network(registry: Registry, record: Record) -> list[str]:
     if not registry.networks.is_known(record["content_hash"]):
         registry.networks.put(record)
     id = registry.networks.id_of(record["content_hash"])
     registry.networks.add_tags(id, record.get("tags") or ())
     if record.get("note") and not registry.networks.has_note(id):
         registry.networks.set_note(id, record["note"])
+    for file in _files_told(record):
+        registry.imported.put(id, file)
     left_out = []
     for alias in record.get("aliases") or ():
         try:
@@ -185,10 +259,17 @@ def _import_network(registry: Registry, record: Record, taken: set[str]) -> list
         except UsageError as error:
             left_out.append(str(error))
             continue
-        if alias not in taken:
-            registry.networks.set_alias(id, alias)
-            taken.add(alias)
+        registry.networks.set_alias(id, alias)
     return left_out
+
+
+def _files_told(record: Record) -> list[dict[str, Any]]:
+    """Returns the files of a network that an export tells of; older ones tell only their hashes."""
+    if "files" in record:
+        return record["files"] or []
+    hashes = record.get("sha256")
+    known = filter(_is_sha256, hashes if isinstance(hashes, list) else ())
+    return [{"name": f"{record['name'][:MOST_NAME]}.pt", "sha256": sha256} for sha256 in known]
 
 
 def _import_model(registry: Registry, record: Record) -> list[str]:
@@ -243,6 +324,25 @@ def _is_numbers(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) in (int, float) and abs(item) < 2**53 for item in value)
 
 
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and _SHA256.fullmatch(value) is not None
+
+
+def _are_files(value: Any) -> bool:
+    """Whether it is a list of what `export_records` tells of files, as `ImportedFile` has it."""
+    kinds: dict[str, Callable[[Any], bool]] = {
+        "name": lambda name: _is_text(name) and len(name) <= MOST_NAME,
+        "sha256": _is_sha256,
+        "autov1": _is_text_or_none,
+        "size_bytes": lambda size: size is None or _is_count(size),
+        "reference": lambda text: text is None or (_is_text(text) and len(text) <= MOST_REFERENCE),
+        "reference_sha256": lambda text: text is None or _is_sha256(text),
+    }
+    if not isinstance(value, list):
+        return False
+    return all(isinstance(file, dict) and all(fits(file.get(key)) for key, fits in kinds.items()) for file in value)
+
+
 def _is_filters(value: Any) -> bool:
     """Whether it is a result of `Filters.as_dict`; filters of a later hnetkit are accepted."""
     kinds: dict[str, Callable[[Any], bool]] = {
@@ -286,6 +386,7 @@ _SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
         "metadata": _OBJECT,
         "tags": _TEXTS_OR_NONE,
         "aliases": _TEXTS_OR_NONE,
+        "files": (lambda value: value is None or _are_files(value), "a list of files"),
     },
     "model": {"source": _TEXT, "raw": _OBJECT, "state": _TEXT_OR_NONE},
     "subscription": {"name": _TEXT, "filters": (_is_filters, "an object of filters")},
@@ -321,21 +422,36 @@ def export_library(library: Library, path: AnyPath, *, overwrite: bool = False) 
     return count
 
 
-def import_library(library: Library, source: AnyPath | IO[bytes]) -> ImportReport:
+def import_library(
+    library: Library, source: AnyPath | IO[bytes], *, progress: Progress = lambda done, total: None
+) -> ImportReport:
     """Imports what `export_library` wrote; see `import_records`.
 
     Args:
         library: to import into.
         source: a path, or an open file such as a pipe.
+        progress: called with the bytes imported, and of how many.
 
     Raises:
         HnetkitError: the first line is not the header of an export; nothing was imported.
         UsageError: it is larger than any export.
-        RegistryError, DiskFull: nothing can be stored; nothing was imported.
+        RegistryError, DiskFull: nothing more can be stored.
     """
+    done = 0
+
+    def came(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, max(total, done))
+
     with ExitStack() as stack:
         given = stack.enter_context(open(source, "rb")) if isinstance(source, str | os.PathLike) else source
-        return import_records(library.registry, _lines(stack.enter_context(_buffered(given))))
+        whole = stack.enter_context(_buffered(given))
+        start = whole.tell()
+        whole.seek(0, os.SEEK_END)
+        total = whole.tell() - start
+        whole.seek(start)
+        return import_records(library.registry, _lines(whole), came=came)
 
 
 @contextmanager

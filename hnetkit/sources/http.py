@@ -164,12 +164,21 @@ class NoConnection(TransientError):
 
 
 def retry_after(headers: Mapping[str, str], clock: Clock) -> float | None:
-    """Returns the seconds of a ``Retry-After`` header, given as seconds or as a date; None without one."""
+    """Returns the seconds of a ``Retry-After`` header, given as seconds or as a date; None without one.
+
+    A date is held against the answer's own, since this machine's clock may be wrong.
+    """
     text = headers.get("Retry-After", "").strip()[:64]
     if re.fullmatch(r"[0-9]{1,9}", text):
         return float(text)
+    until, now = _seconds(text), _seconds(headers.get("Date", "").strip()[:64])
+    return None if until is None else max(0.0, until - (clock.wall() if now is None else now))
+
+
+def _seconds(date: str) -> float | None:
+    """Returns a date of HTTP as seconds since 1970; None for anything else."""
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - clock.wall())
+        return parsedate_to_datetime(date).timestamp()
     except (ValueError, TypeError, OverflowError, IndexError, OSError):  # all that the parser and the calendar raise
         return None
 
@@ -457,6 +466,9 @@ class HttpClient:
                     "look at http_proxy, https_proxy and all_proxy; a SOCKS proxy needs: pip install 'requests[socks]'"
                 )
                 raise NetworkFailed(f"{redact(url)}: the proxy that is set cannot be used", hint=hint) from None
+            if isinstance(error, requests.exceptions.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+                hint = "check this machine's date; for a proxy that decrypts, set REQUESTS_CA_BUNDLE to its certificate"
+                raise NetworkFailed(f"{origin.host}: the site's certificate was not accepted", hint=hint) from None
             if isinstance(error, requests.RequestException):
                 raise _too_slow_error(watch) if watch.expired else _failed_connection(error, origin.host) from None
             if isinstance(error, ValueError):  # no scheme or host that requests can parse, of the address or of a proxy
@@ -541,7 +553,7 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
         return "no answer in time"
     if isinstance(error, requests.exceptions.SSLError):
-        return "the site's certificate was not accepted"
+        return "the encrypted connection failed"
     if isinstance(error, requests.exceptions.ProxyError):
         return "the proxy asks for a user and a password" if " 407 " in str(error) else "the proxy did not answer"
     if isinstance(error, (requests.exceptions.ChunkedEncodingError, urllib3.exceptions.ProtocolError)):

@@ -6,6 +6,7 @@ import fnmatch
 import glob
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +25,10 @@ from hnetkit.sources.install import safe_stem, split_name
 from hnetkit.sources.presence import requeue_unless_here
 from hnetkit.sources.references import Reference
 from hnetkit.sources.trust import Origin, SitePolicy, require_no_secret
+from hnetkit.text import argument
 
 SOURCE = "huggingface"
+_NEW_TOKEN = "make a new one at the hub, or unset HF_TOKEN (hf auth logout removes a saved one)"
 _DATASETS = "datasets/"  # the hub's own prefix for repositories of another kind, in names and addresses
 
 
@@ -102,6 +105,13 @@ class Hub:
         wanted = [file for file in found if _is_wanted(file.path, ref.pattern)]
         if not wanted and ref.pattern is not None:  # it may be a folder
             wanted = [file for file in found if _is_wanted(file.path, f"{ref.pattern}/")]
+        if ref.pattern is None and (archives := [file.path for file in found if file.path.lower().endswith(".zip")]):
+            some = f"{', '.join(archives[:3])}{', ...' if len(archives) > 3 else ''}"
+            at = f"@{ref.revision}" if ref.revision else ""
+            pull = f"hnetkit pull {argument(f'hf:{repo.name}{at}:*.zip')}"
+            warnings.warn(
+                f"{ref.text} also has archives, which are not fetched: {some}; {pull} fetches them", stacklevel=2
+            )
         if not wanted:
             names = ", ".join(sorted(file.path for file in found)[:5])
             raise Gone(f"{ref.text}: no model file matches; it has {names or 'no file'}", hint=f"hf:{ref.repo}:*.pt")
@@ -119,8 +129,8 @@ class Hub:
         if status == 200 and isinstance(info, Mapping) and re.fullmatch(r"[0-9a-f]{40}", str(info.get("sha"))):
             return info
         message = str(info.get("error")) if isinstance(info, Mapping) else ""
-        if status in (401, 403) and "restricted" in message:
-            raise AuthRequired(f"{ref.text}: requires that you accept its terms", hint=token_hint())
+        if status in (401, 403) and ("restricted" in message or "credential" in message):
+            raise hub_error(status, info, ref.text)
         if status == 404 and "rev id" in message:
             raise Gone(f"{ref.text}: the repository has no revision {ref.revision}")
         if status in (401, 404):  # a private repository looks missing without access
@@ -136,9 +146,19 @@ class Hub:
         path = path.encode("utf-8", "backslashreplace").decode()  # JSON may hold lone surrogates, SQLite may not
         lfs = sibling.get("lfs")
         sha256 = str(lfs.get("sha256")).lower() if isinstance(lfs, Mapping) else ""
-        url = f"{self.endpoint}/{repo.name}/resolve/{repo.commit}/{quote(path)}"
-        size = parse_int(sibling.get("size"))
-        return HubFile(repo, path, size, sha256 if re.fullmatch(r"[0-9a-f]{64}", sha256) else None, url)
+        known = sha256 if re.fullmatch(r"[0-9a-f]{64}", sha256) else None
+        return hub_file(repo, path, size_bytes=parse_int(sibling.get("size")), sha256=known)
+
+
+def hub_file(repo: Repo, path: str, *, size_bytes: int | None, sha256: str | None) -> HubFile:
+    """Returns a file of a repository, with the URL of its bytes."""
+    return HubFile(repo, path, size_bytes, sha256, f"{endpoint()}/{repo.name}/resolve/{repo.commit}/{quote(path)}")
+
+
+def repo_at(registry: Registry, name: str, commit: str) -> Repo:
+    """Returns a repository at a commit, with what the catalog knows of it."""
+    known = parse_repo(registry.catalogue.raw(SOURCE, name) or {})
+    return Repo(name, commit, (), None) if known is None else replace(known, commit=commit)
 
 
 def _is_wanted(path: str, pattern: str | None) -> bool:
@@ -150,6 +170,11 @@ def _is_wanted(path: str, pattern: str | None) -> bool:
 
 def hub_error(status: int, content: Any, what: str) -> RemoteError:
     """Returns the error that an unsuccessful answer of the hub means."""
+    message = str(content.get("error")) if isinstance(content, Mapping) else ""
+    if status in (401, 403) and "restricted" in message:
+        return AuthRequired(f"{what}: requires that you accept its terms on the repository's page", hint=token_hint())
+    if status in (401, 403) and "credential" in message:
+        return AuthRequired(f"{what}: the hub does not accept the token that is set", hint=_NEW_TOKEN)
     if status == 401:
         return AuthRequired(f"{what}: the hub requires a token", hint=token_hint())
     if status == 403:
@@ -186,6 +211,11 @@ def enqueue_hub_files(registry: Registry, folder: Path, files: list[HubFile], re
         is_named = ref.pattern in (file.path, glob.escape(file.path))
         is_settled = job.state == "refused" and job.code in ("refused", "archive") and not is_named
         yield job if is_settled else requeue_unless_here(registry, job)
+
+
+def hub_repositories(registry: Registry) -> list[str]:
+    """Returns the names of the repositories that files of the library came from."""
+    return sorted({row["model_id"] for row in registry.catalogue.files(source=SOURCE, here=True)})
 
 
 def parse_repo(raw: Mapping[str, Any]) -> Repo | None:

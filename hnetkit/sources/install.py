@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -21,6 +21,7 @@ from typing import Any
 from hnetkit.errors import (
     DiskFull,
     HnetkitError,
+    NetworkFailed,
     NotAHypernetwork,
     OutputExists,
     RegistryError,
@@ -35,6 +36,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars
+from hnetkit.library.layouts import stem_for_layout
 from hnetkit.library.scan import add_file
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.columns import Row
@@ -279,13 +281,27 @@ def _install_one(
     replaced: Sequence[Replacement],
     installed: Installed,
 ) -> None:
-    """Places one network where a damaged file was, or else under the first free name; or finds that it is there."""
+    """Places one network where a damaged file was, or else under the first free name; or finds that it is there.
+
+    Where an import told of its bytes, it gets the name that prompts know it by.
+    """
     for old in replaced:
         if old.sha256 == sha256 and has_bytes(old.path, old.damaged):
             installed.put_aside.append(_replace_damaged(registry, job, path, old))
             installed.paths.append(old.path)
             return
-    installed.paths.append(_place(registry, job, path, sha256, *os.path.splitext(name)))
+    stem, suffix = os.path.splitext(name)
+    with registry.write():
+        known_as = registry.imported.stem_of(sha256)
+    stem = stem if known_as is None else _kept_stem(known_as, stem)
+    installed.paths.append(_place(registry, job, path, sha256, stem, suffix))
+
+
+def _kept_stem(stem: str, fallback: str) -> str:
+    """Returns the stem that a file had elsewhere, as far as it can be the name of a file here."""
+    kept = stem_for_layout(stem) if stem else fallback
+    is_short = len(kept.encode()) <= MOST_BYTES and not _SIDECAR.fullmatch(kept)
+    return kept if is_short else safe_stem(kept, fallback)
 
 
 def _replace_damaged(registry: Registry, job: Job, path: Path, old: Replacement) -> Path:
@@ -386,7 +402,9 @@ def quarantine(registry: Registry, job: Job, path: Path, reason: str) -> Path:
     for digits in (0, 10, 64):
         target = folder / f"{name}{'-' if digits else ''}{sha256[:digits]}.bad"
         if has_bytes(target, sha256, size=size):
-            return target
+            if is_there(f"{target}.json"):
+                return target
+            break  # a kill or a full disk came before the reason
         with contextlib.suppress(OutputExists):
             _move_aside(path, target)
             break
@@ -409,6 +427,8 @@ def _kept_name(job: Job, path: Path) -> str:
 
 # --- sidecars: the site's record, A1111's settings, a preview picture
 
+BARE = "sidecars"
+"""Code of a job whose network is here without all of its sidecars; a later run writes them."""
 MOST_PICTURE = 16 << 20  # bytes
 WHOLE_S = 30.0
 """Seconds until a picture must be complete."""
@@ -435,33 +455,46 @@ class SidecarWriter:
     nsfw: bool = False
     missed: list[str] = field(default_factory=list, init=False)
 
-    def write(self, job: Job, path: Path) -> None:
-        """Writes what is known beside `path`; the user's own files are kept, and a picture that fails is skipped."""
+    def write(self, job: Job, path: Path) -> list[str]:
+        """Writes what is known beside `path`, where the user's own files are kept; returns what failed, in words."""
         if job.source != "civitai" or job.remote_file_id is None:
-            return
+            return []
         with self.registry.write():
             row = self.registry.catalogue.file(job.remote_file_id)
             catalogue = self.registry.catalogue
             pictures = catalogue.images(catalogue.version_row(job.remote_file_id))
-        written: list[tuple[Path | None, str]] = []
-        with _optional():
-            version = site_version(catalogue, row)
-            if version is not None:
-                written.append((sidecars.write_info(path, version), "sidecar"))
-        with _optional():
-            written.append((sidecars.merge_a1111(path, a1111_values(row)), "sidecar"))
-        with _optional():
-            written.append((self._preview(path, pictures), "preview"))
-        with self.registry.write():
-            for file, kind in written:
-                if file is not None:
+        steps: tuple[tuple[str, str, Callable[[], Path | None]], ...] = (
+            ("the site's record", "sidecar", lambda: self._info(path, row)),
+            ("A1111's settings", "sidecar", lambda: sidecars.merge_a1111(path, a1111_values(row))),
+            ("preview", "preview", lambda: self._preview(path, pictures)),
+        )
+        failed: list[str] = []
+        for what, kind, step in steps:
+            try:
+                file = step()
+            except Stopped:
+                raise
+            except OutputExists:  # the user's own
+                continue
+            except Exception as error:  # a sidecar is optional, and the network is installed
+                failed.append(str(failure_of(error, what)))
+                continue
+            if file is not None:
+                with self.registry.write():
                     self.registry.jobs.add_install(str(file), job.id, kind, None)
+        return failed
+
+    def _info(self, path: Path, row: Row) -> Path | None:
+        version = site_version(self.registry.catalogue, row)
+        return None if version is None else sidecars.write_info(path, version)
 
     def _preview(self, path: Path, pictures: list[Row]) -> Path | None:
         client = self.images
         shown = [p for p in pictures if p["type"] == "image" and (self.nsfw or (p["nsfw_level"] or 0) & ~SAFE == 0)]
-        if client is None or not shown or len(self.missed) >= MOST_MISSED or sidecars.read(path).preview is not None:
+        if client is None or not shown or sidecars.read(path).preview is not None:
             return None
+        if len(self.missed) >= MOST_MISSED:
+            raise NetworkFailed(f"preview: not requested, after {MOST_MISSED} in a row failed")
         url = str(shown[0]["url"]).replace("/original=true/", "/width=450/")
 
         def ask() -> bytes:
@@ -469,25 +502,12 @@ class SidecarWriter:
                 return _body(answer) if answer.status == 200 else b""
 
         try:
-            data = retry(
-                ask, "a preview picture", clock=client.clock, limiter=client.limiter, attempts=2, obeyed_s=_OBEYED_S
-            )
+            data = retry(ask, "preview", clock=client.clock, limiter=client.limiter, attempts=2, obeyed_s=_OBEYED_S)
         except RemoteError:
             self.missed.append(url)
             raise
         self.missed.clear()
         return sidecars.write_preview(path, data)
-
-
-@contextlib.contextmanager
-def _optional() -> Iterator[None]:
-    """Ignores all failures but a stop: a sidecar is optional, and the network is installed."""
-    try:
-        yield
-    except Stopped:
-        raise
-    except Exception:
-        return
 
 
 def _body(answer: HttpResponse) -> bytes:

@@ -6,6 +6,7 @@ A job is claimed, downloaded, verified against what the site listed, and install
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import threading
@@ -25,15 +26,19 @@ from filelock import FileLock, Timeout
 from hnetkit.errors import (
     AuthRequired,
     Defect,
+    DiskFull,
     FileRefused,
     HnetkitError,
     NetworkFailed,
     NotAHypernetwork,
+    OtherContent,
     OutOfMemory,
+    RegistryError,
     WrongBytes,
     failure_of,
     printable,
 )
+from hnetkit.files import is_absent
 from hnetkit.hashes import blake3_of
 from hnetkit.library.scan import read_sidecars_again
 from hnetkit.registry.jobs import UNFINISHED, Job
@@ -42,8 +47,8 @@ from hnetkit.sources.civitai import Civitai
 from hnetkit.sources.civitai_models import CivitaiFile
 from hnetkit.sources.download import Downloader, PartialFile, Progress, lock_download, max_bytes
 from hnetkit.sources.http import RealClock, Stopped
-from hnetkit.sources.install import Installed, Replacement, SidecarWriter, has_room, install, quarantine
-from hnetkit.sources.presence import find_bytes
+from hnetkit.sources.install import BARE, Installed, Replacement, SidecarWriter, has_room, install, quarantine
+from hnetkit.sources.presence import find_bytes, has_bytes
 
 # --- processes
 
@@ -132,6 +137,7 @@ class JobRunner:
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _busy: dict[str, threading.Lock] = field(default_factory=dict)
     _missed: Counter[int] = field(default_factory=Counter)
+    _folders: dict[str, int] = field(default_factory=dict)  # made for a job -> number of its disk
 
     @contextmanager
     def _one_at_a_time(self, content: str) -> Iterator[None]:
@@ -158,7 +164,7 @@ class JobRunner:
         """
         try:
             with self._one_at_a_time(job.sha256 or job.key):
-                os.makedirs(job.folder, exist_ok=True)
+                self._require_folder(job.folder)
                 with lock_download(Path(job.folder), job.key, f"{job.name}{job.suffix}"):
                     state, code, reason = self._run(job)
         except Stopped:
@@ -173,6 +179,21 @@ class JobRunner:
             self.registry.jobs.set_state(job.id, state, code=code, reason=reason)
             return self.registry.jobs.get(job.id)
 
+    def _require_folder(self, folder: str) -> None:
+        """Makes the folder for the first job that needs it.
+
+        Raises:
+            FileNotFoundError: it was there before, and was moved since, or its disk is not mounted any more: what is
+                fetched now would lie elsewhere than what came before.
+        """
+        with self._guard:
+            if folder not in self._folders:
+                os.makedirs(folder, exist_ok=True)
+                self._folders[folder] = os.stat(folder).st_dev
+            elif is_absent(folder) or os.stat(folder).st_dev != self._folders[folder]:
+                reason = "no longer the folder that it was when this began: was it moved, or its disk unmounted?"
+                raise FileNotFoundError(errno.ENOENT, reason, folder)
+
     def _is_given_up(self, job: Job) -> bool:
         """Whether too many files of its model failed: thousands of missing ones would hold up all others."""
         if job.remote_file_id is None or not self._missed:
@@ -185,7 +206,8 @@ class JobRunner:
         here = self._here(job)
         if here is not None:
             part.discard()
-            return ("done", None, None) if self._is_ours(job, here) else ("done", "had", here)
+            ours = self._installed_before(job)
+            return ("done", *_remarks(Installed(ours), self._beside(job, ours))) if ours else ("done", "had", here)
         what = f"{job.name}{job.suffix}"
         if self._is_given_up(job):
             return "failed", "not-tried", f"{what}: not tried: {MOST_MISSED} files of its model failed"
@@ -204,14 +226,20 @@ class JobRunner:
         if here is not None:
             part.discard()
             return "done", "had", here
+        self._require_folder(job.folder)
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
         installed = install(self.registry, job, part, self.replaced.get(job.id, ()))
-        for path in installed.paths:
+        return "done", *_remarks(installed, self._beside(job, installed.paths))
+
+    def _beside(self, job: Job, paths: Sequence[Path]) -> list[str]:
+        """Writes the sidecars of installed networks, and returns what could not be written, with the reason."""
+        failed: list[str] = []
+        for path in paths:
             if self.sidecars is not None:
-                self.sidecars.write(job, path)
+                failed += self.sidecars.write(job, path)
             read_sidecars_again(self.registry, path)
-        return "done", *_remarks(installed)
+        return failed
 
     def _fetch(self, job: Job, part: PartialFile, what: str) -> None:
         def progress(count: int) -> None:
@@ -238,10 +266,11 @@ class JobRunner:
         except Exception:
             return "it does not say whether it accepts the token"
 
-    def _is_ours(self, job: Job, path: str) -> bool:
-        """Whether this job installed the file, and was killed before it could record that."""
+    def _installed_before(self, job: Job) -> list[Path]:
+        """Returns where this job has installed the file already, and was killed or could not write all sidecars."""
         with self.registry.write():
-            return any(i["path"] == path for i in self.registry.jobs.installs(job=job.id))
+            installs = self.registry.jobs.installs(job=job.id, kind="network")
+        return [Path(i["path"]) for i in installs if i["sha256"] == job.sha256 and has_bytes(i["path"], i["sha256"])]
 
     def _here(self, job: Job) -> str | None:
         """Returns where the library has these bytes already."""
@@ -280,13 +309,13 @@ class JobRunner:
         raise WrongBytes(reason, hint=f"kept at {kept}" if kept else "not kept: the disk is nearly full")
 
     def _require_wanted(self, job: Job, part: PartialFile, what: str) -> None:
-        """Raises NetworkFailed, and keeps nothing, where the file has not the hash that the user asked for."""
+        """Raises OtherContent, and keeps nothing, where the file has not the hash that the user asked for."""
         digits = self.wanted.get(job.id, "")
         if part.sha256.startswith(digits) or (len(digits) == 64 and blake3_of(part.path) == digits):
             return
         received = part.sha256
         part.discard()
-        raise NetworkFailed(f"{what}: the site serves a file with the sha256 {received}; you asked for {digits}")
+        raise OtherContent(f"{what}: the site serves a file with the sha256 {received}; you asked for {digits}")
 
     def _listed_now(self, job: Job) -> CivitaiFile | None:
         if job.source != "civitai" or job.remote_file_id is None:
@@ -300,10 +329,15 @@ class JobRunner:
         return next((file for file in version.files if str(file.id) == row["file_id"]), None)
 
 
-def _remarks(installed: Installed) -> tuple[str | None, str | None]:
-    """Returns code and reason of a download that was installed, if more is to be said of it."""
+def _remarks(installed: Installed, bare: Sequence[str]) -> tuple[str | None, str | None]:
+    """Returns code and reason of a download that was installed, if more is to be said of it.
+
+    Args:
+        bare: sidecars that could not be written. With the code `BARE` they are tried again.
+    """
     said = {
         "partly": f"left out: {'; '.join(installed.left_out)}" if installed.left_out else "",
+        BARE: f"not written beside it: {'; '.join(bare)}" if bare else "",
         "replaced": f"the damaged file is now {', '.join(map(str, installed.put_aside))}"
         if installed.put_aside
         else "",
@@ -416,7 +450,8 @@ def run_jobs(
         except BaseException:
             clock.stop.set()
             wait(running)
-            with registry.write():
+            # on a full disk they are released later: the next run finds that this process has ended
+            with contextlib.suppress(RegistryError, DiskFull), registry.write():
                 for id in running.values():
                     registry.jobs.release(id, worker.name)
             raise

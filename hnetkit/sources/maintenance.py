@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 from hnetkit.errors import FileRefused, Gone, HnetkitError, failure_of
-from hnetkit.files import is_absent, is_folder_at, mtime_of
+from hnetkit.files import MODEL_SUFFIXES, is_absent, is_folder_at, mtime_of
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, load
 from hnetkit.hashes import damaged_parts, sha256_of
 from hnetkit.library.library import Row
+from hnetkit.registry.imported import ImportedFile
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
@@ -60,7 +61,7 @@ def identify_library(
 def identify_files(
     registry: Registry, civitai: Civitai, *, again: bool = False, failed: list[BadRecord] | None = None
 ) -> Iterator[Row]:
-    """Asks the site about every network file of the library, stores its answers, and yields one row per file.
+    """Asks the site about every network file of the library, stores each answer, and yields one row per file.
 
     A converted file is looked up by the hash of its original.
 
@@ -75,10 +76,10 @@ def identify_files(
     known = registry.catalogue.lookups()
     unknown = sorted({sha for sha in asked.values() if again or _is_due(known.get(sha))})
     failed = [] if failed is None else failed
-    found = civitai.ids_by_hash(unknown, failed=failed.append) if unknown else {}
-    with registry.write():
-        for sha256, (model, version) in found.items():
-            registry.catalogue.put_lookup(sha256, _text(model), _text(version))
+    for found in civitai.ids_by_hash(unknown, failed=failed.append):
+        with registry.write():
+            for sha256, (model, version) in found.items():
+                registry.catalogue.put_lookup(sha256, _text(model), _text(version))
     _fetch_records(registry, civitai, failed)
     known = registry.catalogue.lookups()
     names = _names(registry)
@@ -165,16 +166,17 @@ def _text(number: int | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """An installed file that is not as it was installed.
+    """An installed file that is not as it was installed, or a network of an import that is not here.
 
     Attributes:
         what: ``"missing"`` or ``"corrupt"``; ``"kept"`` where the user put another network in its place; ``"failed"``
-            where it could not be checked.
-        path: where it was installed.
-        job: fetches it again; None where it could not be checked.
+            where it could not be checked; ``"unknown"`` where it is missing, and nothing tells where it came from.
+        path: where it was installed; of an import, the name of the file.
+        job: fetches it again; None where it could not be checked, and of an import.
         sha256: at installation.
         damaged: sha256 of the bytes of a damaged file; None if they cannot be read.
         reason: of a failed check.
+        imported: what an import told of it.
     """
 
     what: str
@@ -183,12 +185,17 @@ class Damage:
     sha256: str | None = None
     damaged: str | None = None
     reason: str | None = None
+    imported: ImportedFile | None = None
+
+    @property
+    def is_to_fetch(self) -> bool:
+        return self.what not in ("kept", "unknown")
 
 
 def find_damage(
     registry: Registry, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Iterator[Damage]:
-    """Reads every installed file, and yields those that are missing or changed.
+    """Reads every installed file, and yields those that are missing or changed; then what imports told of, as missing.
 
     Args:
         registry: of the library.
@@ -197,18 +204,26 @@ def find_damage(
     installs = [install for install in registry.jobs.installs(kind="network") if install["job_id"] is not None]
     for done, install in enumerate(installs):
         progress(done, len(installs))
-        path = install["path"]
-        try:
-            what, damaged = _state_of(path, install["sha256"])
-            if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
-                what = "kept"
-            damage = None
-            if what is not None:
-                damage = Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"], damaged)
-        except Exception as error:
-            damage = Damage("failed", path, None, reason=str(failure_of(error, path)))
+        damage = damage_of(registry, install)
         if damage is not None:
             yield damage
+    for files in registry.imported.by_content().values():
+        file = next((file for file in files if file.reference), files[0])
+        yield Damage("missing" if file.reference else "unknown", file.name, None, file.sha256, imported=file)
+
+
+def damage_of(registry: Registry, install: Row) -> Damage | None:
+    """Reads an installed file, and returns what is wrong with it; None if nothing is."""
+    path = install["path"]
+    try:
+        what, damaged = _state_of(path, install["sha256"])
+        if what is None:
+            return None
+        if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
+            what = "kept"
+        return Damage(what, path, registry.jobs.get(install["job_id"]), install["sha256"], damaged)
+    except Exception as error:
+        return Damage("failed", path, None, reason=str(failure_of(error, path)))
 
 
 def _state_of(path: str, sha256: str) -> tuple[str | None, str | None]:
@@ -235,8 +250,59 @@ def _is_replaced(registry: Registry, path: str, sha256: str) -> bool:
         return False
 
 
-def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> int | HnetkitError:
-    """Queues the job of a damage, and returns the job's number, or the failure.
+@dataclass(slots=True)
+class Repair:
+    """What is fetched again, and how.
+
+    Attributes:
+        jobs: their numbers.
+        wanted: number of a job -> sha256 that its file must have, since the site may have replaced it.
+        replaced: number of a job -> damaged files whose places its networks take.
+        put_aside: number of a job -> where its damaged files are now whose bytes are elsewhere in the library.
+        failed: damages that cannot be repaired.
+    """
+
+    jobs: dict[int, None] = field(default_factory=dict)
+    wanted: dict[int, str] = field(default_factory=dict)
+    replaced: dict[int, list[Replacement]] = field(default_factory=dict)
+    put_aside: dict[int, list[Path]] = field(default_factory=dict)
+    failed: list[tuple[Damage, HnetkitError]] = field(default_factory=list)
+
+
+def begin_repair(registry: Registry, damages: Iterable[Damage], library: Path) -> Repair:
+    """Queues the jobs of damages; see `requeue_damaged`."""
+    repair = Repair()
+    for damage in damages:
+        aside = requeue_damaged(registry, damage, library)
+        if isinstance(aside, HnetkitError):
+            repair.failed.append((damage, aside))
+        if isinstance(aside, HnetkitError) or damage.job is None:
+            continue
+        job = damage.job
+        repair.jobs[job.id] = None
+        # without a hash at the site, only the file of an archive differs from the network that was installed from it
+        is_whole = damage.sha256 == job.sha256 if job.sha256 else job.suffix in MODEL_SUFFIXES
+        if damage.sha256 and is_whole:
+            repair.wanted[job.id] = damage.sha256
+        if aside is not None:
+            repair.put_aside.setdefault(job.id, []).append(aside)
+        elif (old := replacement_of(damage)) is not None:
+            repair.replaced.setdefault(job.id, []).append(old)
+    return repair
+
+
+def damaged_by(registry: Registry, jobs: Iterable[int]) -> dict[int, list[Replacement]]:
+    """Returns number of a job -> what it installed and is damaged by now, whose places its networks are to take."""
+    wanted, found = set(jobs), dict[int, list[Replacement]]()
+    for install in registry.jobs.installs(kind="network") if wanted else ():
+        damage = damage_of(registry, install) if install["job_id"] in wanted else None
+        if damage is not None and (old := replacement_of(damage)) is not None:
+            found.setdefault(install["job_id"], []).append(old)
+    return found
+
+
+def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> Path | HnetkitError | None:
+    """Queues the job of a damage; returns where the damaged file is now if it was put aside, or the failure.
 
     A damaged file stays where it is until `replacement_of` is installed, unless its bytes are elsewhere in the library.
 
@@ -245,7 +311,7 @@ def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> int | 
         damage: to repair.
         library: the folder to install in if the one where the file was is gone.
     """
-    path = Path(damage.path)
+    path, aside = Path(damage.path), None
     if damage.job is None:
         return HnetkitError(damage.reason or f"{damage.path}: its source is unknown")
     try:
@@ -255,14 +321,14 @@ def requeue_damaged(registry: Registry, damage: Damage, library: Path) -> int | 
         with registry.write():
             registry.files.set_state([row["id"] for row in registry.files.at(damage.path)], state)
         if damage.what == "corrupt" and find_bytes(registry, damage.sha256) is not None:
-            quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
+            aside = quarantine(registry, damage.job, path, f"{path.name}: damaged since it was installed")
             path.unlink(missing_ok=True)
         with registry.write():
             registry.jobs.set_folder(damage.job.id, str(_folder_for(damage, Path(damage.job.folder), library)))
             registry.jobs.requeue(damage.job.id)
     except Exception as error:
         return failure_of(error, damage.path)
-    return damage.job.id
+    return aside
 
 
 def _folder_for(damage: Damage, folder: Path, library: Path) -> Path:

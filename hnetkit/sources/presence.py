@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from hnetkit.errors import HnetkitError, NotFound
-from hnetkit.files import is_absence, is_absent, mtime_of
+from hnetkit.files import is_absent
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
 from hnetkit.library.scan import FileChange, Progress, scan
-from hnetkit.library.walking import is_gone
+from hnetkit.library.walking import is_as_scanned, is_gone
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.text import counted
@@ -67,7 +67,8 @@ def require_library(registry: Registry, folder: Path) -> None:
     if count := len(networks.union(_scanned_paths(registry, folder))):
         raise NotFound(
             f"{folder}: nothing is left of the library ({counted(count, 'file')})",
-            hint="mount its disk, or set HNETKIT_LIBRARY to the folder where it is; --refill fetches everything again",
+            hint="mount its disk, or set HNETKIT_LIBRARY to the folder where it is; "
+            "hnetkit repair --refill fetches everything again",
         )
 
 
@@ -86,11 +87,20 @@ def _scanned_paths(registry: Registry, folder: Path) -> list[str]:
 
 
 def find_bytes(registry: Registry, sha256: str | None) -> str | None:
-    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown."""
+    """Returns the path of a library file with these bytes; None where there is none, or the hash is unknown.
+
+    The disk is asked: a file that the last scan missed may be back, and one that it saw may be gone.
+    """
     if sha256 is None:
         return None
-    rows = registry.files.present(sha256)
+    rows = registry.files.with_bytes(sha256)
     return next((str(row["path"]) for row in rows if _is_as_known(row) or has_bytes(row["path"], sha256)), None)
+
+
+def path_of_install(registry: Registry, install: dict[str, Any]) -> str | None:
+    """Returns where the bytes of an installed file are, at its path or else in the library; None for nowhere."""
+    at = [row for row in registry.files.at(install["path"]) if row["sha256"] == install["sha256"]]
+    return install["path"] if any(map(is_as_scanned, at)) else find_bytes(registry, install["sha256"])
 
 
 def path_of_job(registry: Registry, job: Job) -> str | None:
@@ -136,11 +146,5 @@ def has_bytes(path: str | os.PathLike[str], sha256: str, *, size: int | None = N
 
 
 def _is_as_known(row: dict[str, Any]) -> bool:
-    """Whether a file has the size and the time of its row, or cannot be looked at."""
-    try:
-        status = os.stat(row["path"])
-    except ValueError:
-        return False
-    except OSError as error:
-        return not is_absence(error)
-    return (status.st_size, mtime_of(status)) == (row["size_bytes"], row["mtime_ns"])
+    """Whether a file is as it was scanned; a corrupt one has the same size and time."""
+    return row["state"] != "corrupt" and is_as_scanned(row)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from hnetkit import errors
 from hnetkit.errors import HnetkitError, PartlyFailed
-from hnetkit.files import is_absent
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai_models import BadRecord
 from hnetkit.sources.install import Replacement
 from hnetkit.sources.maintenance import Damage
-from hnetkit.sources.presence import find_bytes
+from hnetkit.sources.presence import path_of_install
 from hnetkit.sources.sync import SyncItem, SyncPlan
 
+NO_SOURCE = "no source of it is known; where you have its file: hnetkit scan FOLDER"
+"""Why a network of an import is not fetched."""
+_ARCHIVED = "archived by its owner; the site no longer serves its files"
+_NO_FILE = "it has no file that may be a network"
 _STATES = {"fetch": "fetch", "have": "have", "skip": "skipped"}
 
 
@@ -25,8 +29,8 @@ class FetchResult:
 
     Attributes:
         state: ``"done"``; ``"had"`` or ``"have"``: in the library already, found while fetching or before;
-            ``"skipped"``, ``"kept"``, ``"refused"`` or ``"failed"``, see `reason`; ``"fetch"``: planned; ``"listed"``,
-            ``"archived"``, ``"taken-down"`` or ``"gone"``: state of a model that the site's listing lacks.
+            ``"skipped"``, ``"kept"``, ``"unknown"``, ``"refused"`` or ``"failed"``, see `reason`; ``"fetch"``: planned;
+            ``"listed"``, ``"archived"``, ``"taken-down"``, ``"gone"``: state of a model that the site's listing lacks.
         name: of the file, or ``model:ID``, or the reference.
         code, reason: why it failed or was skipped, for programs and for people.
         model, version, model_id, version_id, file_id: the site's own names and numbers.
@@ -77,14 +81,31 @@ def of_item(item: SyncItem) -> FetchResult:
 
 def of_plan(plan: SyncPlan) -> list[FetchResult]:
     """Returns the results that a plan foresees, one per file and unusable record."""
-    return [*map(of_record, plan.failed), *map(of_item, plan.items)]
+    return [*map(of_record, plan.failed), *of_absent(plan), *map(of_item, plan.items)]
+
+
+def of_absent(plan: SyncPlan) -> list[FetchResult]:
+    """Returns the results of the models that the site does not have, or lists without a file that may be a network."""
+    missing = [FetchResult("failed", f"model:{id}", "gone", "the site has none") for id in plan.missing]
+    return missing + [
+        FetchResult(
+            "skipped",
+            f"model:{model.id}",
+            *(("archived", _ARCHIVED) if model.state == "archived" else ("no-file", _NO_FILE)),
+            model=model.name,
+            model_id=model.id,
+        )
+        for model in plan.empty
+    ]
 
 
 def of_job(registry: Registry, job: Job) -> FetchResult:
     """Returns the result of a job that has ended."""
     with registry.write():
         installs = registry.jobs.installs(job=job.id, kind="network")
-        found = [find_bytes(registry, i["sha256"]) if is_absent(i["path"]) else i["path"] for i in installs]
+        # of a file that its owner replaced, the earlier one stays where it is; one that is damaged is not here
+        installs = [install for install in installs if install["sha256"] == job.sha256] or installs
+        found = dict.fromkeys(path_of_install(registry, install) for install in installs)
         about = registry.catalogue.file(job.remote_file_id) if job.remote_file_id else {}
     had = job.state == "done" and job.code == "had"
     here = [job.reason or ""] if had else [path for path in found if path is not None]
@@ -110,8 +131,17 @@ def of_refused_before(registry: Registry, job: Job) -> FetchResult:
     return replace(of_job(registry, job), state="skipped")
 
 
-def of_repair(result: FetchResult, damaged: Sequence[Replacement]) -> FetchResult:
-    """Returns a result that says also which damaged files are still in their places, because their job failed."""
+def of_repair(result: FetchResult, damaged: Sequence[Replacement], put_aside: Sequence[Path] = ()) -> FetchResult:
+    """Returns a result that says also where damaged files are.
+
+    Args:
+        result: of the job that fetches them again.
+        damaged: are still in their places if it failed.
+        put_aside: in quarantine, since the library has their bytes elsewhere.
+    """
+    if put_aside and result.state in ("done", "had"):
+        aside = ", ".join(map(str, put_aside))
+        return replace(result, code="replaced", reason=f"the damaged file is now {aside}")
     if result.state not in ("failed", "refused") or not damaged:
         return result
     kept = ", ".join(str(old.path) for old in damaged)
@@ -135,13 +165,10 @@ def of_unlisted(id: str, state: str) -> FetchResult:
     return FetchResult(state, f"model:{id}", reason=f"{what}; kept here")
 
 
-def of_missing(id: int) -> FetchResult:
-    """Returns the result of a model wanted by number that the site does not have."""
-    return FetchResult("failed", f"model:{id}", "gone", "the site has none")
-
-
-def of_kept(damage: Damage) -> FetchResult:
-    """Returns the result of a path where another network has replaced the installed one."""
+def of_left(damage: Damage) -> FetchResult:
+    """Returns the result of what is not fetched: another network is in its place, or its source is unknown."""
+    if damage.what == "unknown":
+        return FetchResult("unknown", damage.path, "no-source", NO_SOURCE, sha256=damage.sha256)
     return FetchResult("kept", damage.path, "kept", "another network is there, and is kept")
 
 
@@ -183,8 +210,10 @@ def _as_error(result: FetchResult) -> HnetkitError:
 
 _HINTS = {
     "no-token": "export CIVITAI_TOKEN=... (for hf: HF_TOKEN), and run the same command again",
+    "early-access": "run the same command again after that date",
     "rate-limited": "run the same command again later to resume",
     "network": "run the same command again to resume",
+    "other-content": "hnetkit pull model:ID fetches what the site has now",
     "refused": "what was kept is in the library's folder .quarantine",
     "wrong-bytes": "what was kept is in the library's folder .quarantine",
     "defect": "this is a defect of hnetkit: please report it; what was kept is in the library's folder .quarantine",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from urllib.parse import unquote, urlsplit
 
 from hnetkit.errors import (
     HnetkitError,
@@ -25,21 +22,23 @@ from hnetkit.sources.civitai_models import BadRecord, CivitaiModel
 from hnetkit.sources.civitai_references import resolve_civitai
 from hnetkit.sources.download import Downloader
 from hnetkit.sources.http import BandwidthLimit, HttpClient, RateLimiter, RealClock, Stopped
-from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error
-from hnetkit.sources.install import Replacement, SidecarWriter, safe_stem, split_name
+from hnetkit.sources.huggingface import Hub, enqueue_hub_files, hub_error, hub_repositories
+from hnetkit.sources.install import Replacement, SidecarWriter
 from hnetkit.sources.jobs import JobRunner, Worker, run_jobs
 from hnetkit.sources.maintenance import (
     Damage,
     Identification,
+    Repair,
+    begin_repair,
+    damaged_by,
     find_damage,
     forget_moved,
     identify_library,
-    replacement_of,
-    requeue_damaged,
 )
-from hnetkit.sources.presence import requeue_unless_here, require_library, survey
+from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
 from hnetkit.sources.results import FetchResult
+from hnetkit.sources.single_files import enqueue_imported, enqueue_plain
 from hnetkit.sources.sync import (
     MOST_CHECKED,
     SyncItem,
@@ -53,7 +52,7 @@ from hnetkit.sources.sync import (
     store_models,
     unlisted_models,
 )
-from hnetkit.sources.trust import Origin, SitePolicy, redact
+from hnetkit.sources.trust import Origin, SitePolicy
 from hnetkit.text import counted
 
 Progress = Callable[[int, int], None]
@@ -92,6 +91,7 @@ class FetchSession:
     Attributes:
         library: as given.
         civitai: client of the site's API.
+        nsfw: as given.
 
     Raises:
         RegistryError: the library cannot be opened.
@@ -116,7 +116,7 @@ class FetchSession:
         self.library = library or Library()
         self.registry, self.folder = self.library.registry, self.library.folder
         self._parallel, self._limit = parallel, limit
-        self._sidecars, self._previews, self._nsfw = sidecars, previews, nsfw
+        self._sidecars, self._previews, self.nsfw = sidecars, previews, nsfw
         # complete URLs of jobs: they may hold secrets, so they are not stored
         self._urls: dict[int, str] = {}
         # digits of the hash by which the user asked for a job's file: no other content is installed
@@ -175,12 +175,19 @@ class FetchSession:
         return found[:limit]
 
     def updates(self, *, failed: Failed = _warn) -> list[Update]:
-        """Returns the models of which the library has some version but not the newest.
+        """Returns the models of Civitai of which the library has some version but not the newest.
+
+        Repositories of the Hugging Face hub are not asked; that there are some is a warning.
 
         Raises:
             RemoteError: as `browse`.
+            NotFound: nothing is left of the library, as if its disk were not mounted.
         """
         self.survey()
+        self.require_library()
+        if repos := hub_repositories(self.registry):
+            some = ", ".join(f"hf:{repo}" for repo in repos[:3]) + (", ..." if len(repos) > 3 else "")
+            warnings.warn(f"the hub is not asked; hnetkit pull fetches what is new in {some}", stacklevel=2)
         bad: list[BadRecord] = []
         found = list(find_updates(self.registry, self.civitai, bad))
         for record in bad:
@@ -196,8 +203,10 @@ class FetchSession:
 
         Raises:
             RemoteError: as `browse`.
+            NotFound: as `updates`.
         """
         self.survey()
+        self.require_library()
         bad: list[BadRecord] = []
         found = identify_library(self.registry, self.civitai, again=again, failed=bad)
         for record in bad:
@@ -226,6 +235,7 @@ class FetchSession:
             RemoteError: the site does not have what the only reference names, or does not serve it.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
+        self._wanted = {}
         parsed: list[Reference] = []
         found: list[FetchResult] = []
         for text in refs:
@@ -264,6 +274,7 @@ class FetchSession:
                     found.append(results.of_refused_before(self.registry, job))
                 else:
                     jobs[job.id] = None
+        self._replaced = damaged_by(self.registry, jobs)
         return found + self._fetched(jobs, progress)
 
     def enqueue(
@@ -284,7 +295,9 @@ class FetchSession:
             UsageError: a plain URL without its sha256.
         """
         if ref.kind == "url" or (ref.url and sha256 is not None):
-            return [self._plain_job(ref, sha256)], []
+            job = enqueue_plain(self.registry, self.folder, ref, sha256)
+            self._urls[job.id] = ref.url
+            return [job.id], []
         if ref.kind == "hub":
             files = Hub(self.clock).files(ref, failed=failed)
             with self.registry.write():
@@ -297,32 +310,6 @@ class FetchSession:
         if len(ref.digits) in _FULL_FILE:
             self._wanted |= dict.fromkeys(jobs, ref.digits)
         return jobs, [item for item in items if item.action != "fetch"]
-
-    def _plain_job(self, ref: Reference, sha256: str | None) -> int:
-        if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-            raise UsageError(f"{ref.text}: a plain address needs --sha256", hint="add --sha256 with its 64 digits")
-        try:
-            SitePolicy(Origin.of(ref.url), settled=False).check(ref.url)
-        except HnetkitError as error:
-            raise UsageError(str(error), hint=error.command_hint or "use an https address") from error
-        stem, suffix = split_name(unquote(urlsplit(ref.url).path))
-        shown = redact(ref.url)  # signatures change and are secrets: neither stored nor part of the key
-        address = shown.removesuffix("?...")
-        key = f"url:{hashlib.sha256(address.encode()).hexdigest()[:16]}:{sha256.lower()}"
-        values = {
-            "source": "url",
-            "url": shown,
-            "name": safe_stem(stem, "network"),
-            "suffix": suffix,
-            "folder": str(self.folder),
-            "remote_file_id": None,
-            "sha256": sha256.lower(),
-            "size_bytes": None,
-        }
-        with self.registry.write():
-            job = requeue_unless_here(self.registry, self.registry.jobs.add(key, values))
-        self._urls[job.id] = ref.url
-        return job.id
 
     # --- syncing by filters
 
@@ -394,9 +381,8 @@ class FetchSession:
         if plan.to_fetch and not metadata_only and not refill:
             self.require_library()
         failed = plan.failed + store_models(self.registry, plan.models)
-        there = {model.id for model in plan.models} | {bad.id for bad in plan.failed}
-        found = [results.of_missing(id) for id in plan.filters.ids if id not in there]
-        if plan.filters.is_everything:
+        found = results.of_absent(plan)
+        if plan.filters.is_everything and not any(bad.cuts_list for bad in plan.failed):
             reported = {str(bad.id) for bad in failed}
             gone = [
                 id for id in unlisted_models(self.registry, plan.models, nsfw=plan.filters.nsfw) if id not in reported
@@ -417,6 +403,7 @@ class FetchSession:
         found += map(results.of_record, failed)
         if not metadata_only:
             found += [results.of_item(item) for item in plan.items if item.action == "skip"]
+            self._wanted, self._replaced = {}, damaged_by(self.registry, jobs)
             found += self._fetched(jobs, progress, total=plan.bytes_to_fetch)
         with self.registry.write():
             for row in self.subscriptions():
@@ -457,7 +444,7 @@ class FetchSession:
     # --- repairing
 
     def damages(self, progress: Progress = _unheard) -> list[Damage]:
-        """Reads every fetched file, and returns those that are missing or changed.
+        """Reads every fetched file, and returns those that are missing or changed, and what an import told of.
 
         Args:
             progress: called with the number of files read, and of all.
@@ -468,7 +455,7 @@ class FetchSession:
     def repair(
         self, damaged: Iterable[Damage] | None = None, *, refill: bool = False, progress: Progress | None = None
     ) -> list[FetchResult]:
-        """Fetches missing and damaged files again.
+        """Fetches missing and damaged files again, and networks that an import told of, under the names that they had.
 
         A damaged file stays in its place until its replacement is here; then it is moved to the library's folder
         .quarantine. Another network that the user put in the place of one is kept.
@@ -485,20 +472,32 @@ class FetchSession:
         damaged = self.damages() if damaged is None else list(damaged)
         if damaged and not refill:
             self.require_library()
-        found = [damage for damage in damaged if damage.what != "kept"]
-        taken = [(damage, requeue_damaged(self.registry, damage, self.folder)) for damage in found]
-        jobs = dict.fromkeys(job for _, job in taken if isinstance(job, int))
-        left = [results.of_kept(damage) for damage in damaged if damage.what == "kept"]
-        left += [results.of_damage(damage, error) for damage, error in taken if isinstance(error, HnetkitError)]
-        whole = {d.job.id: d.sha256 for d in found if d.job is not None and d.sha256 and d.sha256 == d.job.sha256}
-        self._wanted |= whole  # the site may have replaced the file since
-        self._replaced = {}
-        for damage, job in taken:
-            if isinstance(job, int) and (old := replacement_of(damage)) is not None:
-                self._replaced.setdefault(job, []).append(old)
-        fetched = self._fetched(jobs, progress)
+        found = [damage for damage in damaged if damage.is_to_fetch]
+        begun = begin_repair(self.registry, [damage for damage in found if damage.imported is None], self.folder)
+        for damage in found:
+            self._begin_imported(damage, begun)
+        left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
+        left += [results.of_damage(damage, error) for damage, error in begun.failed]
+        self._wanted, self._replaced = begun.wanted, begun.replaced
+        fetched = self._fetched(begun.jobs, progress)
         forget_moved(self.registry, found)
-        return left + [results.of_repair(result, self._replaced.get(result.job or 0, ())) for result in fetched]
+        return left + [
+            results.of_repair(result, begun.replaced.get(result.job or 0, ()), begun.put_aside.get(result.job or 0, ()))
+            for result in fetched
+        ]
+
+    def _begin_imported(self, damage: Damage, begun: Repair) -> None:
+        """Queues the job that fetches a network that an import told of; other damage is none of it."""
+        if damage.imported is None:
+            return
+        try:
+            job = enqueue_imported(self.registry, self.civitai, self.folder, damage.imported).id
+        except Exception as error:
+            begun.failed.append((damage, failure_of(error, damage.path)))
+            return
+        begun.jobs[job] = None
+        if damage.imported.reference_sha256 is not None:  # the site may have replaced it
+            begun.wanted[job] = damage.imported.reference_sha256
 
     # --- running jobs
 
@@ -559,7 +558,7 @@ class FetchSession:
                 "huggingface": lambda job: Downloader(hub_client(), limit, hub_error),
                 "url": lambda job: Downloader(self._plain(job.url), limit, civitai_error),
             },
-            SidecarWriter(self.registry, pictures if self._previews else None, self._nsfw) if self._sidecars else None,
+            SidecarWriter(self.registry, pictures if self._previews else None, self.nsfw) if self._sidecars else None,
             came,
             self._urls,
             self._wanted,

@@ -12,14 +12,14 @@ from datetime import datetime, timedelta, timezone
 from itertools import groupby
 from pathlib import Path
 
-from hnetkit.errors import Gone, NetworkFailed, failure_of, printable
+from hnetkit.errors import Gone, NetworkFailed, NotAHypernetwork, failure_of, printable
 from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Failed, Filters, halts_everything, ignore_record, is_nsfw, is_past
 from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel, CivitaiVersion, parse_id
 from hnetkit.sources.http import Clock
-from hnetkit.sources.install import safe_stem, split_name
+from hnetkit.sources.install import BARE, safe_stem, split_name
 from hnetkit.sources.presence import find_bytes, path_of_job
 from hnetkit.text import argument
 
@@ -81,6 +81,7 @@ def _store_version(registry: Registry, model: int, version: CivitaiVersion) -> N
 
 _LASTING = frozenset({"no-access", "archived", "gone"})  # failures that do not change within a day
 _A_DAY = timedelta(days=1)
+_LARGE_TYPES = frozenset({"checkpoint", "controlnet", "dora", "locon", "lora", "motionmodule", "upscaler", "vae"})
 _OTHER_FILES = frozenset({"training data", "config", "workflow", "other", "negative", "vae"})
 
 
@@ -117,7 +118,12 @@ def job_key(file_id: int | str) -> str:
 
 
 def plan_items(
-    registry: Registry, model: CivitaiModel, *, all_versions: bool = False, only: int | None = None
+    registry: Registry,
+    model: CivitaiModel,
+    *,
+    all_versions: bool = False,
+    only: int | None = None,
+    base_models: tuple[str, ...] = (),
 ) -> list[SyncItem]:
     """Returns what to do with a model's files; only reads.
 
@@ -126,11 +132,23 @@ def plan_items(
         model: as the site lists it now.
         all_versions: of the model, not only the newest that has files.
         only: number of the one version wanted.
+        base_models: only versions for one of these, by the site's names, or for one that it does not state.
     """
     versions = [v for v in model.versions if model_files(v) and only in (None, v.id)]
+    if base_models:
+        versions = [v for v in versions if v.base_model in (None, *base_models)]
     if not all_versions and only is None:
         versions = versions[:1]
     return [plan_item(registry, model, version, file) for version in versions for file in model_files(version)]
+
+
+def other_kind(model: CivitaiModel) -> NotAHypernetwork | None:
+    """Returns the refusal of a model that the site calls something else, which may have gigabytes."""
+    if model.type is None or model.type.lower() not in _LARGE_TYPES:
+        return None
+    hint = "if the site is wrong, download the file in a browser, then: hnetkit scan FOLDER"
+    reason = f"{model.name} is not a hypernetwork: the site calls it a {model.type}"
+    return NotAHypernetwork(reason, kind=model.type.lower(), hint=hint)
 
 
 def model_files(version: CivitaiVersion) -> list[CivitaiFile]:
@@ -167,8 +185,15 @@ def _path_here(registry: Registry, item: SyncItem) -> str | None:
     path = find_bytes(registry, file.sha256)
     if path is not None:
         return path
-    done = [job for job in registry.jobs.of(item.key, "done") if file.sha256 in (None, job.sha256)]
+    done = [job for job in registry.jobs.of(item.key, "done") if not is_replaced(job, file)]
     return next(filter(None, (path_of_job(registry, job) for job in done)), None)
+
+
+def is_replaced(job: Job, file: CivitaiFile) -> bool:
+    """Whether the site lists another file by now than the job fetched: by its hash, or without one by its size."""
+    if file.sha256 is not None:
+        return file.sha256 != job.sha256
+    return None not in (file.size_bytes, job.size_bytes) and file.size_bytes != job.size_bytes
 
 
 def enqueue_items(
@@ -204,14 +229,17 @@ def enqueue_items(
 def _is_settled(registry: Registry, item: SyncItem) -> bool:
     """Whether the file is here, perhaps installed since the plan was made, and all its jobs are done.
 
-    A job that is not done was killed just before its end, or failed before another one installed the same bytes.
+    A job that is not done was killed just before its end, or failed before another one installed the same bytes; one
+    with the code `BARE` has sidecars to write.
     """
     here = item.action == "have" or (item.action == "fetch" and _path_here(registry, item) is not None)
-    return here and all(job.state == "done" for job in registry.jobs.of(item.key))
+    return here and all(job.state == "done" and job.code != BARE for job in registry.jobs.of(item.key))
 
 
 def _enqueue_item(registry: Registry, civitai: Civitai, folder: Path, item: SyncItem, row: int) -> Job | None:
-    job = registry.jobs.add(item.key, _job_values(item, civitai, folder, row))
+    numbers = item.version.id, item.file.id
+    values = job_values(civitai, folder, numbers, item.file.name, row, item.file.size_bytes)
+    job = registry.jobs.add(item.key, values | {"sha256": item.file.sha256})
     if item.action == "skip":
         if job.state not in ("refused", "failed"):
             registry.jobs.set_state(job.id, "skipped", code=item.code, reason=item.reason, not_before=item.not_before)
@@ -220,17 +248,28 @@ def _enqueue_item(registry: Registry, civitai: Civitai, folder: Path, item: Sync
     return registry.jobs.get(job.id)
 
 
-def _job_values(item: SyncItem, civitai: Civitai, folder: Path, row: int | None) -> dict[str, object]:
-    stem, suffix = split_name(item.file.name)
+def job_values(
+    civitai: Civitai, folder: Path, numbers: tuple[int, int], name: str, row: int | None, size_bytes: int | None
+) -> dict[str, object]:
+    """Returns the values of the job that fetches a file, but for its sha256.
+
+    Args:
+        civitai: gives the URL.
+        folder: to install in.
+        numbers: of version and file.
+        name: of the file, as the site has it.
+        row: of the file in the catalog; None if it has none.
+        size_bytes: as the site states it; None if it does not.
+    """
+    stem, suffix = split_name(name)
     return {
-        "source": "civitai",
-        "url": civitai.download_url(item.version.id, item.file.id),
-        "name": safe_stem(stem, f"civitai-{item.file.id}"),
+        "source": SOURCE,
+        "url": civitai.download_url(*numbers),
+        "name": safe_stem(stem, f"civitai-{numbers[1]}"),
         "suffix": suffix,
         "folder": str(folder),
         "remote_file_id": row,
-        "sha256": item.file.sha256,
-        "size_bytes": item.file.size_bytes,
+        "size_bytes": size_bytes,
     }
 
 
@@ -263,9 +302,27 @@ class SyncPlan:
         return [item for item in self.items if item.action == "fetch"]
 
     @property
+    def missing(self) -> list[int]:
+        """Numbers of the models wanted by number that the site does not have."""
+        there = {model.id for model in self.models}.union(*({bad.id, *bad.about} for bad in self.failed))
+        return [id for id in self.filters.ids if id not in there]
+
+    @property
+    def empty(self) -> list[CivitaiModel]:
+        """Models without any file that may be a network, as the site lists archived ones."""
+        told = {item.model.id for item in self.items} | {bad.id for bad in self.failed}
+        return [model for model in self.models if model.id not in told]
+
+    @property
     def left_out(self) -> int:
         """Number of files, versions and models that are neither here nor to be fetched."""
-        return sum(item.action == "skip" for item in self.items) + sum(bad.count for bad in self.failed)
+        skipped = sum(item.action == "skip" for item in self.items)
+        return skipped + sum(bad.count for bad in self.failed) + len(self.missing) + len(self.empty)
+
+    @property
+    def unsized(self) -> int:
+        """Number of files to fetch of which the site states no size."""
+        return sum(item.file.size_bytes is None for item in self.to_fetch)
 
     @property
     def bytes_to_fetch(self) -> int:
@@ -298,7 +355,11 @@ def plan_sync(
     for page in civitai.pages(filters, failed=plan.failed.append):
         for model in page:
             with isolate_failure(model.id, plan.failed):
-                items = plan_items(registry, model, all_versions=all_versions)
+                if (other := other_kind(model)) is not None:
+                    raise other
+                items = plan_items(
+                    registry, model, all_versions=all_versions, base_models=() if filters.ids else filters.base_models
+                )
                 own = [
                     item
                     for item in (_unless_listed_before(registry, item, owners) for item in items)
@@ -465,7 +526,7 @@ class Update:
 
     Attributes:
         have: names of the versions in the library.
-        newest: a file of the version that is not.
+        newest: a file of the version that is not; where it cannot be fetched now, its `reason` says why.
         is_replaced: whether the library has another file in place of `newest`, which its owner has replaced since.
     """
 
@@ -491,12 +552,12 @@ def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] |
         for model in page:
             newer: list[SyncItem] = []
             with isolate_failure(model.id, failed):
-                newer = [item for item in plan_items(registry, model) if item.action == "fetch"]
+                newer = [item for item in plan_items(registry, model) if item.action != "have"]
             have = here[str(model.id)]
             for item in newer:
-                is_replaced = str(item.version.id) in have
-                if not is_replaced or registry.jobs.of(item.key, "done"):
-                    yield Update(model, tuple(have.values()), item, is_replaced)
+                is_known = str(item.version.id) in have
+                if not is_known or any(is_replaced(job, item.file) for job in registry.jobs.of(item.key, "done")):
+                    yield Update(model, tuple(have.values()), item, is_known)
                     break
 
 

@@ -21,6 +21,12 @@ _FLAT = tl.constexpr(20.0)  # from here on mish and softplus are the identity in
 
 
 @triton.jit
+def _clamp(h, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """`h` between two numbers; NaN stays NaN, which the plain minimum and maximum would lose."""
+    return tl.minimum(tl.maximum(h, LOW, tl.PropagateNan.ALL), HIGH, tl.PropagateNan.ALL)
+
+
+@triton.jit
 def _tanh(h):
     return 2 * tl.sigmoid(2 * h) - 1
 
@@ -33,7 +39,7 @@ def _softplus(h):
 @triton.jit
 def _below(h):
     """``exp(h) - 1`` below 0, and 0 above."""
-    return tl.exp(tl.minimum(h, 0.0)) - 1
+    return tl.exp(tl.minimum(h, 0.0, tl.PropagateNan.ALL)) - 1
 
 
 @triton.jit
@@ -47,7 +53,7 @@ def _mish(h):
 def activate(h, slope, NAME: tl.constexpr):
     """The activation `NAME` of a tile; `slope` is PReLU's, of a shape that fits the tile."""
     if NAME == "relu":
-        h = tl.maximum(h, 0.0)
+        h = tl.maximum(h, 0.0, tl.PropagateNan.ALL)
     elif NAME == "leakyrelu":
         h = tl.where(h > 0, h, _LEAKY * h)
     elif NAME == "rrelu":
@@ -59,13 +65,13 @@ def activate(h, slope, NAME: tl.constexpr):
     elif NAME == "selu":
         h = _SELU_SCALE * tl.where(h > 0, h, _SELU_ALPHA * _below(h))
     elif NAME == "swish" or NAME == "hardswish":
-        h = h * tl.minimum(tl.maximum(h + 3, 0.0), 6.0) / 6
+        h = h * _clamp(h + 3, 0.0, 6.0) / 6
     elif NAME == "hardsigmoid":
-        h = tl.minimum(tl.maximum(h + 3, 0.0), 6.0) / 6
+        h = _clamp(h + 3, 0.0, 6.0) / 6
     elif NAME == "hardtanh":
-        h = tl.minimum(tl.maximum(h, -1.0), 1.0)
+        h = _clamp(h, -1.0, 1.0)
     elif NAME == "relu6":
-        h = tl.minimum(tl.maximum(h, 0.0), 6.0)
+        h = _clamp(h, 0.0, 6.0)
     elif NAME == "tanh":
         h = _tanh(h)
     elif NAME == "tanhshrink":
@@ -85,9 +91,9 @@ def activate(h, slope, NAME: tl.constexpr):
     elif NAME == "softsign":
         h = h / (1 + tl.abs(h))
     elif NAME == "hardshrink":
-        h = tl.where(tl.abs(h) > 0.5, h, 0.0)
+        h = tl.where(tl.abs(h) <= 0.5, 0.0, h)
     elif NAME == "softshrink":
-        h = tl.where(h > 0.5, h - 0.5, tl.where(h < -0.5, h + 0.5, 0.0))
+        h = h - _clamp(h, -0.5, 0.5)
     else:
         tl.static_assert(NAME == "none", "no such activation")
     return h

@@ -64,8 +64,9 @@ def fused_kernel(
     """``y = y + strength * MLP(y)`` for `count` networks of one build.
 
     x [rows, 320] where IS_FIRST: the stack begins here. Else `out` and `total` hold what came before, and are
-    overwritten. out [sides, rows, 320] in the products' dtype; total [sides, rows, 320] in fp32, written by the first
-    `kept` networks. Weights are packed: first [count, sides, HIDDEN, 320], last [count, sides, 320, HIDDEN].
+    overwritten. out [sides, rows, 320] in the products' dtype; what is added to is read from it, or, with HAS_TOTAL,
+    from total [sides, rows, 320] in fp32, written by the first `kept` networks. Weights are packed: first
+    [count, sides, HIDDEN, 320], last [count, sides, 320, HIDDEN].
     """
     side = tl.program_id(1).to(tl.int64)
     sides = tl.num_programs(1)
@@ -85,7 +86,7 @@ def fused_kernel(
         m = tl.arange(0, BLOCK_M) + (strength != strength).to(tl.int32)
         inside = m[:, None] < left
         own_x = tl.where(network == 0, left, 0) if IS_FIRST else 0
-        from_x, from_total = m[:, None] < own_x, m[:, None] < left - own_x
+        from_x, from_total = m[:, None] < own_x, m[:, None] < left - own_x  # of what the residual is read
         keeps = m[:, None] < tl.where(network < kept, left, 0)
         source = out_ptr
         if IS_FIRST:  # noqa: SIM102 - the first is decided by the compiler, the second on the device
@@ -153,12 +154,13 @@ def fused_kernel(
                 y = y * tl.load(norm_weight_ptr + columns)[None, :]  # [64]
                 y += tl.load(norm_bias_ptr + columns)[None, :]  # [64]
             offsets = m[:, None] * _D + i * _PIECE + piece[None, :]
-            residual = tl.zeros((BLOCK_M, _PIECE), tl.float32)
             if HAS_TOTAL:
                 residual = tl.load(total_ptr + offsets, mask=from_total, other=0.0)  # [BLOCK_M, 64]
-            if IS_FIRST:
-                own = tl.load(x_ptr + offsets, mask=from_x, other=0.0)  # [BLOCK_M, 64]
-                residual = tl.where(from_x, own.to(tl.float32), residual)
+                if IS_FIRST:
+                    own = tl.load(x_ptr + offsets, mask=from_x, other=0.0)  # [BLOCK_M, 64]
+                    residual = tl.where(from_x, own.to(tl.float32), residual)
+            else:
+                residual = tl.load(source + offsets, mask=inside, other=0.0).to(tl.float32)  # [BLOCK_M, 64]
             y = tl.where(strength == 0, residual, residual + strength * y)
             tl.store(out_ptr + offsets, y.to(out_ptr.dtype.element_ty), mask=inside)  # [BLOCK_M, 64]
             if HAS_TOTAL:
@@ -206,10 +208,13 @@ def run(
     rows = state.rows.shape[1]
     if state.is_first:
         out = state.rows.new_empty(sides, rows, WIDTH)
-        total = None if is_last and count == 1 else torch.empty_like(out, dtype=torch.float32)
+        needed = state.needs_total and not (is_last and count == 1)
+        total = torch.empty_like(out, dtype=torch.float32) if needed else None
     else:
-        out, total = state.rows, state.residual
-    fused_kernel[(triton.cdiv(rows, tiles.rows), sides)](
+        out, total = state.rows, state.residual if state.needs_total else None
+    state.launch(
+        fused_kernel,
+        (triton.cdiv(rows, tiles.rows), sides),
         state.rows,
         first.weight,
         first.bias,

@@ -130,6 +130,23 @@ def test_validate_says_that_a_network_was_never_trained(tmp_path: Path, capsys: 
     assert "never trained" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("place", ["end", "middle"])
+def test_zeros_that_a_failed_disk_left_in_a_file_without_checksums_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    path = tmp_path / "ink.safetensors"
+    hnetkit.save(hnetkit.load(networks.network_file(tmp_path, "ink.pt", widths=(96,))), path)
+    assert run(["validate", str(path)]) == 0
+    assert "values in a row are 0" not in capsys.readouterr().out
+    data = path.read_bytes()
+    first = len(data) - 40_000 if place == "end" else len(data) // 2
+    path.write_bytes(data[:first] + bytes(40_000) + data[first + 40_000 :])
+    assert run(["validate", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("warnings")
+    assert "values in a row are 0, as a failed copy or disk leaves them" in said
+
+
 def test_convert_writes_the_named_file_and_prints_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, target = networks.network_file(tmp_path), tmp_path / "out.safetensors"
     assert run(["convert", str(path), str(target)]) == 0
@@ -275,6 +292,23 @@ def test_convert_says_what_it_does_not_carry(tmp_path: Path, capsys: pytest.Capt
     path = networks.save_pt(content, tmp_path / "n.pt")
     assert run(["convert", str(path), str(tmp_path / "n.safetensors")]) == 0
     assert "optimizer_state_dict is not carried over" in capsys.readouterr().err
+    assert run(["convert", "--json", str(path), str(tmp_path / "other.safetensors")]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["not_carried"] == ["optimizer_state_dict"]
+
+
+def test_convert_says_what_stays_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = networks.network_file(tmp_path, "ink.pt")
+    (tmp_path / "ink.json").write_text('{"description": "of ink", "notes": ""}')
+    (tmp_path / "ink.pt.optim").write_bytes(b"of A1111")
+    (tmp_path / "config.json").write_text("{}")
+    assert run(["convert", str(path), str(tmp_path / "ink.safetensors")]) == 0
+    assert "Beside the sources stay ink.pt.optim." in capsys.readouterr().err
+    assert run(["convert", "--to", "safetensors", "--out", str(tmp_path / "out"), str(path)]) == 0
+    assert "Beside the sources stay ink.json, ink.pt.optim." in capsys.readouterr().err
+    assert run(["convert", str(path), str(path), "--overwrite"]) == 0
+    assert capsys.readouterr().err == ""
+    assert run(["convert", str(path), str(path), "--overwrite", "--dtype", "fp16"]) == 0
+    assert "another network to the library: tags, notes and aliases do not go along" in capsys.readouterr().err
 
 
 def test_an_unknown_suffix_is_a_usage_error_and_leaves_nothing(tmp_path: Path) -> None:

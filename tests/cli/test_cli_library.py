@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+import time
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from support.registry_rows import row as registry_row
 from hnetkit.cli import cli, run
 from hnetkit.cli.network_card import network_card
 from hnetkit.errors import NotFound, UsageError
+from hnetkit.library.known_hashes import LEAST, hash_of_file
 from hnetkit.library.library import Library
 from hnetkit.library.resolve import find_network
 
@@ -160,6 +163,25 @@ def test_the_checkpoint_that_a_network_was_trained_on_is_pointed_at(
     run(["scan", str(library)])
     capsys.readouterr()
     assert rows(capsys, "show", "fresh")[0]["checkpoint_path"] == str(checkpoint)
+
+
+def test_a_checkpoint_is_pointed_at_by_ten_digits_of_its_sha256_once_that_was_computed(
+    library: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    weights = {"model.diffusion_model.x": torch.ones(LEAST // 4)}
+    checkpoint = networks.save_pt({"state_dict": weights}, library / "wd.ckpt")
+    sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    networks.network_file(library, "fresh.pt", seed=4, sd_checkpoint=sha256[:10])
+    run(["scan", str(library)])
+    capsys.readouterr()
+    assert rows(capsys, "show", "fresh")[0]["checkpoint_path"] is None
+    now = time.time_ns  # what was written a moment ago is not remembered
+    monkeypatch.setattr("hnetkit.library.known_hashes.time.time_ns", lambda: now() + 3600 * 10**9)
+    assert hash_of_file(checkpoint) == sha256
+    assert rows(capsys, "show", "fresh")[0]["checkpoint_path"] == str(checkpoint)
+    assert rows(capsys, "show", "ink")[0]["checkpoint_path"] is None
 
 
 @pytest.mark.parametrize("alias", ["deadbeef", "A" * 64, "in\u200bk", "\x1b[31mred"])

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
+from click.shell_completion import ShellComplete
 from support import networks
 
 from hnetkit.cli import cli, run
-from hnetkit.cli.library import complete_name
+from hnetkit.cli.library import complete_name, complete_own_tag, complete_tag
 
 PLAIN = ["ink", "ink-wash_2.5+x", "ink@v2", "ink=best", "ink水彩", "inkÉté", "ink❤️"]
 HOSTILE = [
@@ -71,6 +72,22 @@ def test_names_that_begin_as_something_else_are_left_out(shell: Path) -> None:
         assert not set(offered) & {*LEADING, *HOSTILE}
 
 
+def test_tags_are_completed_by_plain_words_alone(shell: Path) -> None:
+    (shell / "glow.metadata.json").write_text('{"tags": ["shiny"]}')
+    networks.network_file(shell, "glow.pt", seed=2)
+    assert run(["scan", str(shell), "-q"]) == 0
+    assert run(["tag", "ink", "shapes", "sharp", "sh;touch pwned", "two words"]) == 0
+    assert run(["tag", "glow", "shade"]) == 0
+    complete = ShellComplete(cli, {}, "hnetkit", "_HNETKIT_COMPLETE")
+
+    def offered(*line: str) -> list[str]:
+        return [item.value for item in complete.get_completions(list(line[:-1]), line[-1])]
+
+    assert offered("list", "--tag", "sh") == ["shade", "shapes", "sharp", "shiny"]
+    assert offered("tag", "ink", "sh") == ["shade", "shapes", "sharp"]
+    assert offered("tag", "ink", "--remove", "sh") == ["shade", "shapes", "sharp"]
+
+
 def test_every_completion_of_names_is_that_one() -> None:
     own = {
         parameter._custom_shell_complete
@@ -78,7 +95,7 @@ def test_every_completion_of_names_is_that_one() -> None:
         for parameter in command.params
         if parameter._custom_shell_complete is not None
     }
-    assert own == {complete_name}
+    assert own == {complete_name, complete_tag, complete_own_tag}
 
 
 def commands(group: click.Group, context: click.Context) -> Iterator[click.Command]:

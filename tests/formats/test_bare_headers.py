@@ -41,3 +41,20 @@ def test_keys_of_a_whole_header_stay_what_they_are(tmp_path: Path) -> None:
     network = load(next(iter(demo.networks().values())))
     save(network, tmp_path / "whole.safetensors")
     assert load(tmp_path / "whole.safetensors").metadata == network.metadata
+
+
+def test_texts_that_other_programs_add_to_the_header_are_kept(tmp_path: Path) -> None:
+    network = load(next(iter(demo.networks().values())))
+    save(network, tmp_path / "ink.safetensors")
+    data = (tmp_path / "ink.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] |= {"modelspec.title": "My Ink", "modelspec.date": "2024-01-01", "ss_steps": "500"}
+    text = json.dumps(header).encode()
+    (tmp_path / "ink.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    added = {"modelspec.title": "My Ink", "modelspec.date": "2024-01-01", "ss_steps": 500}
+    read = load(tmp_path / "ink.safetensors")
+    assert (read.content_hash, read.metadata) == (network.content_hash, network.metadata | added)
+    save(read, tmp_path / "again.pt")
+    save(load(tmp_path / "again.pt"), tmp_path / "again.safetensors")
+    assert load(tmp_path / "again.safetensors").metadata == read.metadata

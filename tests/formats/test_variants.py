@@ -155,6 +155,17 @@ def test_novelais_names_and_no_metadata_at_all(tmp_path: Path) -> None:
     assert net.content_hash == load(tmp_path, {8: sides}).content_hash
 
 
+def test_what_stands_around_a_state_dict_is_said_of_the_network_in_it(tmp_path: Path) -> None:
+    content = networks.a1111_network((8,), activation="relu", name="ink", step=4000)
+    mlps = {8: content.pop(8)}
+    net = load(tmp_path, {"state_dict": mlps, **content, "author": "me", "ema": torch.ones(2)})
+    assert (net.activation, net.step, net.metadata["author"]) == ("relu", 4000, "me")
+    assert net.not_carried == ("ema",)
+    both = load(tmp_path, {"state_dict": {**mlps, **content}, "step": 5000})
+    assert both.step == 4000
+    assert both.not_carried == ("step",), "what is said twice is named"
+
+
 @pytest.mark.parametrize("form", ["list", "text width", "state_dict", "numpy step"])
 def test_forms_that_other_programs_wrote(tmp_path: Path, form: str) -> None:
     content = networks.a1111_network((8,), (1, 2, 1), "relu")

@@ -297,3 +297,41 @@ def test_networks_of_the_settings_that_are_none_are_refused_and_told(
     assert len(told) == 1
     assert told[0].startswith("Warning: the setting hypernetworks: ")
     assert said in told[0]
+
+
+def two_of_one_name(networks: Path, folder: Path) -> tuple[Path, Path]:
+    """Two networks of one stem in two folders, both scanned."""
+    found = [folder / name / "twin.pt" for name in ("ink", "wash")]
+    for path in found:
+        path.parent.mkdir()
+        shutil.copy(networks / f"{path.parent.name}.pt", path)
+    assert run(["scan", str(folder), "-q"]) == 0
+    return found[0], found[1]
+
+
+def test_a_file_that_the_last_scan_missed_and_that_is_back_counts_like_any_other(
+    network_files: Path, tmp_path: Path, home: Path
+) -> None:
+    first, second = two_of_one_name(network_files, tmp_path)
+    away = first.with_suffix(".away")
+    first.rename(away)
+    with Library() as opened:
+        opened.scan()
+        assert opened.find("twin") == second
+        away.rename(first)  # no scan has seen it yet
+        with pytest.raises(AmbiguousName):
+            opened.find("twin")
+
+
+def test_a_file_that_the_last_scan_saw_and_that_is_gone_counts_for_nothing_beside_one_that_is_there(
+    network_files: Path, tmp_path: Path, home: Path
+) -> None:
+    first, second = two_of_one_name(network_files, tmp_path)
+    with Library() as opened:
+        with pytest.raises(AmbiguousName):
+            opened.find("twin")
+        first.unlink()
+        assert opened.find("twin") == second
+        second.unlink()
+        with pytest.raises(AmbiguousName):
+            opened.find("twin")

@@ -16,6 +16,7 @@ from support.truth import DEVICE, numbers_for, random_sides, require_right, run
 from triton.runtime.errors import InterpreterError, OutOfResources
 
 from hnetkit.errors import KernelUnavailable
+from hnetkit.kernels import dispatch
 from hnetkit.kernels.gpu import fused, linear, op
 
 X = context(3, 320, dtype=torch.float16)
@@ -27,9 +28,10 @@ NUMBERS = numbers_for(2)
 def nothing_left_out(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(op, "_failed", set())
     monkeypatch.setattr(op, "_TEST_ROWS", 3)
-    op.verified_path.cache_clear()
+    forget = op.verified_path.cache_clear
+    forget()
     yield
-    op.verified_path.cache_clear()
+    forget()
 
 
 def does_not_fit(*arguments: Any, **options: Any) -> None:
@@ -70,6 +72,24 @@ def test_a_path_that_works_passes_its_self_test() -> None:
     assert op.verified_path("grouped", torch.device(DEVICE)) == "grouped"
 
 
+@pytest.mark.parametrize("asked", ["cuda:0", "cuda:2", "cuda", "cpu", None])
+def test_the_gpu_that_is_asked_for_is_the_one_that_is_tested(
+    asked: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.device] = []
+
+    def works(path: str, device: torch.device) -> str:
+        seen.append(device)
+        return path
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(op, "verified_path", works)
+    assert dispatch.chosen_path(None if asked is None else torch.device(asked)) == "fused"
+    assert seen == [torch.device({"cuda:0": "cuda:0", "cuda:2": "cuda:2"}.get(str(asked), "cuda:1"))]
+
+
 def test_a_path_that_computes_something_else_fails_its_self_test(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = fused.run
 
@@ -81,10 +101,27 @@ def test_a_path_that_computes_something_else_fails_its_self_test(monkeypatch: py
         assert op.verified_path("fused", torch.device(DEVICE)) == "grouped"
 
 
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError, MemoryError])
+def test_memory_that_runs_out_is_no_fault_of_the_kernels(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, and the path is tested again once there is room."""
+    whole = op.KernelStack.apply
+
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise error("out of memory")
+
+    monkeypatch.setattr(op.KernelStack, "apply", fail)
+    with pytest.raises(error, match="out of memory"):
+        op.verified_path("fused", torch.device(DEVICE))
+    monkeypatch.setattr(op.KernelStack, "apply", whole)
+    assert op.verified_path("fused", torch.device(DEVICE)) == "fused"
+
+
 def test_where_no_kernel_works_it_is_plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(op, "apply", fail)
+    monkeypatch.setattr(op.KernelStack, "apply", fail)
     with pytest.warns(RuntimeWarning, match="they fail"):
         assert op.verified_path("fused", torch.device(DEVICE)) == "eager"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from support.stacks import cast, context, random_mlp, relative, through, torch_modules
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hnetkit.errors import KernelUnavailable, UsageError
 from hnetkit.formats.activations import NAMES as readable_activations
 from hnetkit.kernels import activations, affine, eager, reference
-from hnetkit.kernels.dispatch import PATHS, chosen_path
+from hnetkit.kernels.dispatch import KERNELS, PATHS, chosen_path
 from hnetkit.kernels.weights import MLPWeights, StageWeights
 
 RELATIVE = {torch.float32: 5e-6, torch.float16: 1.5e-3, torch.bfloat16: 1.2e-2}
@@ -66,6 +69,19 @@ def test_any_shape_of_context_and_of_network(path: str, shape: tuple[int, ...], 
     assert torch.allclose(got.double(), truth, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", [None, *sorted(activations.NAMES)])
+@pytest.mark.parametrize("path", PATHS)
+def test_a_broken_context_is_not_made_whole(path: str, name: str | None) -> None:
+    """NaN in, NaN out, as in torch's own modules: a picture that is broken must not look like one."""
+    width = 320 if path == "fused" else 24
+    mlp = random_mlp(1, (width, 64, width), name, last=True, dtype=torch.float16)
+    x = context(3, width, dtype=torch.float16)
+    x[1, 5] = torch.nan
+    broken = torch_modules(mlp, x).isnan()
+    assert broken.any(1).tolist() == [False, True, False]
+    assert torch.equal(through(path, x, [mlp], torch.tensor([0.7])).isnan(), broken)
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("dtype", RELATIVE, ids=lambda dtype: str(dtype)[6:])
 def test_the_context_is_never_written_to(path: str, dtype: torch.dtype) -> None:
@@ -98,6 +114,56 @@ def test_the_residual_stays_in_fp32_across_the_stack() -> None:
     x = torch.ones(2, 24).bfloat16()
     got = eager.apply(x, [one] * 64, torch.full((64,), 1 / 1024))
     assert torch.equal(got, torch.full((2, 24), 1 + 64 / 1024).bfloat16())
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.1], ids=["large", "small"])
+@pytest.mark.parametrize("count", [1, 3, 5])
+@pytest.mark.parametrize("path", ["eager", *KERNELS])
+def test_a_sum_in_fp16_is_no_less_exact_than_a1111s(path: str, count: int, scale: float) -> None:
+    """A1111 rounds a network's product with its strength, and then the sum. 0.55 and 0.7 are no numbers of fp16."""
+    mlps = cast([random_mlp(seed, (320, 96, 320), "swish") for seed in range(count)], torch.float16)
+    mlps = [
+        tuple(stage._replace(weight=scale * stage.weight, bias=scale * stage.bias) for stage in mlp) for mlp in mlps
+    ]
+    x, strengths = context(24, 320, dtype=torch.float16), torch.tensor([0.55, 0.7, 1.0, 1.37, 0.3][:count])
+    truth = reference.apply(x.double(), cast(mlps, torch.float64), strengths.double())
+    plain = x
+    for mlp, strength in zip(mlps, strengths.tolist(), strict=True):
+        plain = plain + torch_modules(mlp, plain) * strength
+    with torch.no_grad():
+        got = through(path, x, mlps, strengths)
+    allowed = 1.0 if scale == 1 else 1.005  # of small networks, rounding the result is nearly all of the error
+    assert relative(got, truth) <= allowed * relative(plain, truth)
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that are run, without those that only look at a tensor in another way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        if name not in ("view", "t", "unbind", "select", "detach", "alias", "_unsafe_view"):
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "casts"), [(torch.float16, 0), (torch.float32, 0), (torch.bfloat16, 4)], ids=["fp16", "fp32", "bf16"]
+)
+def test_a_network_is_four_operations_in_plain_torch(dtype: torch.dtype, casts: int) -> None:
+    """A1111's are five. In bf16 the sum is in fp32: it is cast for every network, and back at the end."""
+    mlps, x = cast([random_mlp(seed) for seed in range(3)], dtype), context(5, 24, dtype=dtype)
+    strengths = torch.tensor([0.7, 0.5, 0.3])
+    with torch.no_grad(), Operations() as ours:
+        eager.apply(x, mlps, strengths)
+    with torch.no_grad(), Operations() as theirs:
+        for mlp, strength in zip(mlps, (0.7, 0.5, 0.3), strict=True):
+            x = x + torch_modules(mlp, x) * strength
+    assert len(ours.names) == 4 * 3 + casts, ours.names
+    assert len(theirs.names) == 5 * 3, theirs.names
 
 
 def test_a_wider_context_is_not_rounded_to_the_weights() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from hnetkit import settings
+from hnetkit import demo, paths, settings
 from hnetkit.cli import options, run
 from hnetkit.errors import HnetkitError
 from hnetkit.train.api import _ModelSource as ModelOfTraining
@@ -93,6 +94,31 @@ def test_an_empty_setting_is_refused_with_the_command_that_takes_it_back(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_settings_behind_a_link_that_leads_nowhere_are_not_taken_for_none(home: Path, tmp_path: Path) -> None:
+    (home / "config.json").symlink_to(tmp_path / "dotfiles" / "config.json")
+    with pytest.raises(HnetkitError, match=r"a link to .*dotfiles.*, which is not there"):
+        settings.load()
+
+
+def test_a_key_that_is_no_setting_is_listed_as_one_that_nothing_reads(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "config.json").write_text('{"modle": "/sd", "device": "cpu"}')
+    assert run(["config", "--json"]) == 0
+    rows = {row["key"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["modle"] == {"key": "modle", "value": "/sd", "meaning": "no setting has this name, so nothing reads it"}
+
+
+def test_the_home_folder_may_be_named_as_a_shell_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.setenv("HNETKIT_HOME", os.path.join("~", "hn"))
+    assert paths.registry_file() == tmp_path / "hn" / "registry.db"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HNETKIT_HOME", "hn")
+    assert paths.config_file() == tmp_path / "hn" / "config.json"
+
+
 def test_a_pipe_in_the_place_of_the_settings_is_not_waited_for(home: Path) -> None:
     os.mkfifo(home / "config.json")
     with pytest.raises(HnetkitError, match="not a regular file"):
@@ -177,6 +203,32 @@ def test_a_value_that_no_command_could_use_is_refused_when_it_is_set(
 def test_a_hub_id_and_the_bundled_model_are_stored_as_they_are(home: Path, value: str) -> None:
     settings.put("model", value)
     assert settings.get("model") == value
+
+
+def test_a_name_that_is_no_path_here_is_said_to_be_taken_for_one_of_the_hub(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["config", "model", "models/sd-15"]) == 0
+    assert "No file or folder here has this name: it is taken for a model of the hub." in capsys.readouterr().err
+    for value in ("demo", str(tmp_path)):
+        assert run(["config", "model", value]) == 0
+        assert "hub" not in capsys.readouterr().err
+
+
+def test_a_model_of_the_hub_that_is_read_from_a_folder_here_is_told(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.put("model", "models/sd-15")
+    shutil.copytree(demo.model_folder(), tmp_path / "models" / "sd-15")
+    monkeypatch.chdir(tmp_path)
+    said = f"The model of `hnetkit config`, models/sd-15, is read from {tmp_path / 'models' / 'sd-15'}; elsewhere"
+    for given in ([], ["--model", "models/sd-15"]):
+        assert run(["generate", "a star", "--steps", "1", "--out", "pictures", *given]) == 0
+        assert said in capsys.readouterr().err
+    assert run(["generate", "a star", "--steps", "1", "--out", "pictures", "--model", "./models/sd-15/."]) == 0
+    assert run(["generate", "a star", "--steps", "1", "--out", "pictures", "--model", "demo"]) == 0
+    assert said not in capsys.readouterr().err
 
 
 def test_an_error_over_a_setting_names_the_setting(

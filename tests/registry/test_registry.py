@@ -190,3 +190,19 @@ def test_the_package_shows_what_it_holds() -> None:
 
     assert dir(hnetkit.registry) == ["Registry"]
     assert all(hasattr(hnetkit.registry, name) for name in dir(hnetkit.registry))
+
+
+def test_a_registry_that_is_up_to_date_is_opened_without_what_its_migrations_load(tmp_path: Path) -> None:
+    """sqlite-utils loads numpy, which takes as long as all the rest of `hnetkit list`."""
+    Registry(tmp_path / "r.db").close()
+    code = (
+        "import sys; from hnetkit.registry import Registry; Registry(sys.argv[1]).networks.rows(); "
+        "print([name for name in ('numpy', 'sqlite_utils') if name in sys.modules])"
+    )
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "r.db")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_what_a_row_replaces_leaves_the_search_as_well(tmp_path: Path) -> None:
+    with Registry(tmp_path / "r.db") as registry:
+        assert registry._db.execute("PRAGMA recursive_triggers").fetchone() == (1,)

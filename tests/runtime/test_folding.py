@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
+from support import plain_a1111
 from support.networks import network_file
 from support.pipelines import draw, tiny_sd
 from support.stacks import relative
@@ -197,3 +201,73 @@ def test_disabling_takes_the_map_out_of_the_weights(pipe: Any, tint: Hypernetwor
     hnetkit.disable_hypernetworks(pipe)
     assert surface(pipe.unet)["state"] == before
     assert torch.equal(draw(pipe), picture)
+
+
+def in_place(weight: Any) -> None:
+    with torch.no_grad():
+        weight.add_(0.25)
+
+
+def by_data(weight: Any) -> None:
+    weight.data *= 1.5
+
+
+@pytest.mark.parametrize("edit", [in_place, by_data])
+@pytest.mark.parametrize("change", ["strength", "unload"])
+def test_an_edit_of_folded_weights_is_not_lost_silently(pipe: Any, tint: Hypernetwork, edit: Any, change: str) -> None:
+    before = surface(pipe.unet)
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.7)
+    edit(pipe.unet.get_submodule(f"{ATTENTION}.attn1.to_k").weight)
+    changes = {
+        "strength": lambda: hnetkit.set_hypernetworks(pipe, ["tint"], [0.3]),
+        "unload": lambda: hnetkit.unload_hypernetworks(pipe),
+    }
+    with pytest.warns(UserWarning, match="changed while hypernetworks were folded into them"):
+        changes[change]()
+    hnetkit.unload_hypernetworks(pipe)
+    assert surface(pipe.unet) == before
+
+
+def test_an_edit_of_weights_that_nothing_is_folded_into_stays(pipe: Any, tint: Hypernetwork) -> None:
+    hnetkit.load_hypernetwork(pipe, tint, strength=0.7)
+    hnetkit.disable_hypernetworks(pipe)
+    in_place(pipe.unet.get_submodule(f"{ATTENTION}.attn1.to_k").weight)
+    hnetkit.enable_hypernetworks(pipe)
+    assert relative(run(pipe), plain(pipe, [(tint, 0.7)])) <= 1e-5
+
+
+def test_moves_and_other_strengths_are_no_edit(pipe: Any, tint: Hypernetwork, shade: Hypernetwork) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hnetkit.load_hypernetwork(pipe, tint, strength=0.7)
+        hnetkit.load_hypernetwork(pipe, shade, strength=0.7)
+        for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float32):
+            pipe.unet.to(dtype)
+            run(pipe)
+            hnetkit.set_hypernetworks(pipe, {"shade": 0.2})
+        hnetkit.unload_hypernetworks(copy.deepcopy(pipe))
+        hnetkit.unload_hypernetworks(pipe)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", ["tint", "ink"])
+def test_storage_in_8_bits_rounds_the_model_alone(name: str, when: str, request: pytest.FixtureRequest) -> None:
+    """Folded weights would be rounded with the map in them, which has none of the model's range."""
+    net, truth, pipe = request.getfixturevalue(name), tiny_sd(), tiny_sd()
+    if not hasattr(pipe.unet, "enable_layerwise_casting"):
+        pytest.skip("this diffusers does not store weights in 8 bits")
+
+    def store(unet: Any) -> None:
+        unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+
+    store(truth.unet)
+    truth.unet.set_attn_processor(plain_a1111.PlainProcessor([(plain_a1111.modules_of(net, torch.float32), 0.7)]))
+    if when == "before":
+        store(pipe.unet)
+    hnetkit.load_hypernetwork(pipe, net, name="net", strength=0.7)
+    if when == "after":
+        store(pipe.unet)
+    assert relative(run(pipe), run(truth)) <= 1e-5
+    hnetkit.set_hypernetworks(pipe, {"net": 0.0})
+    truth.unet.set_attn_processor(AttnProcessor())
+    assert relative(run(pipe), run(truth)) <= 1e-6

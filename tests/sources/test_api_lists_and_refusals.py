@@ -47,7 +47,7 @@ def test_a_cursor_that_comes_back_ends_the_list() -> None:
 
     with answering(page) as (civitai, ledger):
         assert listed(civitai) == [1]
-        assert len(ledger.entries()) == 2
+        assert [entry.query["sort"] for entry in ledger.entries()] == [["Newest"], ["Newest"], ["Oldest"]]
 
 
 def test_ever_new_cursors_with_nothing_new_behind_them_end() -> None:

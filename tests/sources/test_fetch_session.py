@@ -183,7 +183,7 @@ def test_a_session_that_an_exception_ends_leaves_what_came_to_the_next(small: Si
 def test_each_model_is_stored_once_by_a_sync(small: Sites) -> None:
     with hnetkit.FetchSession() as session:
         stored: list[str] = []
-        connection: sqlite3.Connection = session.registry.catalogue._db.conn
+        connection: sqlite3.Connection = session.registry.catalogue._db
         connection.set_trace_callback(lambda text: stored.append(text) if "INTO models" in text else None)
         plan = session.plan(EVERYTHING, all_versions=True)
         session.carry_out(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import hashlib
 import json
 import os
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 from support import networks
 from support.fake_sites import Fault, Sites, World
+from support.fake_sites.messages import Request, Response
 from support.fetching import EVERYTHING, installed
 from support.registry_rows import row
 
@@ -67,8 +69,35 @@ def test_ten_thousand_hashes_are_one_request(sites: Sites, session: FetchSession
     file = next(f for _, _, f in sites.world.files() if f["hashes"].get("SHA256"))
     hashes.append(file["hashes"]["SHA256"].lower())
     sites.clear()
-    assert [sha for sha, (model, _) in session.civitai.ids_by_hash(hashes).items() if model] == [hashes[-1]]
+    (answer,) = session.civitai.ids_by_hash(hashes)
+    assert [sha for sha, (model, _) in answer.items() if model] == [hashes[-1]]
     assert len(sites.requests) == 1
+
+
+def test_what_the_site_answered_before_an_interruption_is_not_asked_again(
+    sites: Sites, session: FetchSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hnetkit.sources.civitai.MOST_HASHES", 2)
+    (tmp_path / "nets").mkdir()
+    for number in range(6):
+        networks.network_file(tmp_path / "nets", f"{number}.pt", seed=number)
+    list(scan(session.registry, [tmp_path / "nets"]))
+    asked: list[set[str]] = []
+
+    def interrupting(request: Request, response: Response) -> Response:
+        if request.path.endswith("by-hash/ids"):
+            asked.append(set(json.loads(request.body)))
+            if len(asked) == 3:
+                _thread.interrupt_main()
+                time.sleep(0.5)  # Ctrl-C is there before the answer
+        return response
+
+    monkeypatch.setattr(sites, "alter", interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        list(identify_files(session.registry, session.civitai))
+    assert len(list(identify_files(session.registry, session.civitai))) == 6
+    assert len(asked) == 4
+    assert asked[3] == asked[2]
 
 
 def test_a_converted_file_is_identified_as_what_it_was_converted_from(
@@ -183,7 +212,7 @@ def test_what_is_known_travels_as_json_lines(mirror: FetchSession, tmp_path: Pat
     with Registry(tmp_path / "other.db") as other:
         counts = import_records(other, lines).counts
         assert counts["model"] == 6
-        assert [json.dumps(record) for record in export_records(other)] != lines  # no file is there, so no sha256
+        assert [json.dumps(record) for record in export_records(other)] == lines
         (same,) = other.networks.of_contents([row["content_hash"]])
         assert (same["tags"], same["note"], same["aliases"]) == (["anime", "ink"], "best at 0.6", ["lines"])
         assert other.subscriptions.rows()[0]["filters"] == {"nsfw": True}

@@ -42,7 +42,7 @@ def with_many_files(site: Sites, count: int) -> dict[str, Any]:
 def statements(session: FetchSession, action: Callable[[], object]) -> int:
     """How many statements the registry carries out."""
     told: list[str] = []
-    connection = session.registry.catalogue._db.conn
+    connection = session.registry.catalogue._db
     connection.set_trace_callback(told.append)
     action()
     connection.set_trace_callback(None)
@@ -73,7 +73,7 @@ def test_a_repository_of_many_files_is_kept_once_and_not_once_for_each_file(here
         nonlocal put
         put += "INTO models" in sql
 
-    here.registry.catalogue._db.conn.set_trace_callback(count)
+    here.registry.catalogue._db.set_trace_callback(count)
     with here.registry.write():
         assert len(list(enqueue_hub_files(here.registry, here.folder, files, parse_reference("hf:a/b")))) == 100
     assert put == 1

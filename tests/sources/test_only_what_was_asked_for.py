@@ -272,7 +272,7 @@ def test_a_site_that_says_another_hash_when_it_is_asked_again_does_not_change_wh
 
     site.alter = swapped
     (job,) = here.pull(asked[:digits])
-    assert (job.state, job.code) == ("failed", "network")
+    assert (job.state, job.code) == ("failed", "other-content")
     assert f"you asked for {asked[:digits]}" in str(job.reason)
     assert installed(here) == {}
     later = open_session(site)
@@ -299,7 +299,7 @@ def test_a_hash_that_only_the_site_says_of_a_file_is_held_against_what_came(
 
     site.alter = pretended
     (job,) = here.pull(asked)
-    assert (job.state, job.code) == ("failed", "network")
+    assert (job.state, job.code) == ("failed", "other-content")
     assert installed(here) == {}
 
 

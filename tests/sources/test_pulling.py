@@ -300,9 +300,22 @@ def test_what_the_site_does_not_have_is_said(session: FetchSession) -> None:
 def test_names_that_no_prompt_can_say_are_changed_and_the_sites_own_is_kept(
     sites: Sites, session: FetchSession
 ) -> None:
-    jobs = session.sync(EVERYTHING, all_versions=True)
-    for job in jobs:
+    for job in [result for result in session.sync(EVERYTHING, all_versions=True) if result.job is not None]:
         assert safe_stem(job.name, "x") == job.name
         assert not set(job.name) & set(':<>,/\\"|?*')
     names = {row["file_name"] for row in session.registry.catalogue.files()}
     assert any(set(name) & set("/%$ ") for name in names)
+
+
+def test_a_number_that_the_site_does_not_have_may_be_one_of_the_other_kind(sites: Sites, session: FetchSession) -> None:
+    model, version, _ = next(iter(sites.world.files()))
+    for text, what, instead in (
+        (f"version:{model['id']}", "version", "model"),
+        (f"{sites.civitai_url}/model-versions/{model['id']}", "version", "model"),
+        (f"model:{version['id']}", "model", "version"),
+    ):
+        with pytest.raises(Gone, match=f"the site has no {what} [0-9]+; the number may be a {instead}'s") as caught:
+            session.pull(text)
+        assert str(caught.value).startswith(f"{text}: ")
+        number = model["id"] if what == "version" else version["id"]
+        assert caught.value.command_hint == f"hnetkit pull {instead}:{number}"

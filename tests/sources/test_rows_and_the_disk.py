@@ -23,10 +23,10 @@ from hnetkit.errors import NotFound
 from hnetkit.files import mtime_of
 from hnetkit.formats.reading import READER_VERSION
 from hnetkit.library.library import Library
-from hnetkit.library.scan import recheck
+from hnetkit.library.scan import recheck, scan
 from hnetkit.registry import Registry
 from hnetkit.sources.maintenance import find_damage
-from hnetkit.sources.presence import survey
+from hnetkit.sources.presence import find_bytes, survey
 from hnetkit.sources.session import FetchSession
 
 
@@ -344,3 +344,19 @@ def test_a_library_is_surveyed_once_for_many_files(mirror: FetchSession, home: P
         read: list[int] = []
         session.survey(lambda done, total: read.append(total))
     assert read == [], "what is known is not read again"
+
+
+def test_bytes_that_the_last_scan_missed_and_that_are_back_are_not_fetched_again(
+    site: Sites, here: FetchSession, tmp_path: Path
+) -> None:
+    here.sync(EVERYTHING, all_versions=True)
+    mine = tmp_path / "mine"
+    here.folder.rename(mine)
+    here.library.scan(mine)
+    away = mine.rename(tmp_path / "away")
+    here.folder.mkdir()
+    list(scan(here.registry))  # both folders are without the files
+    away.rename(mine)
+    assert all(find_bytes(here.registry, sha256) is not None for sha256 in installed(here))
+    site.clear()
+    assert {item.action for item in here.plan(EVERYTHING, all_versions=True).items} == {"have"}

@@ -1,6 +1,6 @@
 """Compiles what the tables give GPUs, without one, and prints what came out as JSON.
 
-    python ahead_of_time.py [--all] CAPABILITY...        80 86 89 90, for instance
+    python ahead_of_time.py [--all] CAPABILITY...        80 86 89 90 100 120, for instance
 
 Without ``--all``, of each configuration the builds that need most: with layer norms, and first in the stack.
 
@@ -9,6 +9,7 @@ Run without TRITON_INTERPRET: kernels that are defined for the interpreter canno
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import subprocess
@@ -34,7 +35,7 @@ CONTEXTS = ((128, 1280), (512, 1280), (8192, 320), (2048, 640), (2048, 1280), (3
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 HALF, WIDE = "*fp16", "*fp32"
 INSTRUCTION = re.compile(r"\s*/\*([0-9a-f]{4,})\*/\s+(.*?);")
-MATRIX = re.compile(r"\bHG?MMA")
+MATRIX = re.compile(r"\b(?:HMMA|HGMMA|UTCHMMA)")
 LOCAL = re.compile(r"\b(?:LDL|STL)\b")
 
 Signature: TypeAlias = "tuple[Any, Mapping[str, str], Mapping[str, Any]]"
@@ -74,12 +75,12 @@ def linear(tiles: Tiles, *, is_last: bool, norm: bool, activation: str) -> Signa
     return linear_kernel, pointers | numbers, constants
 
 
-def fused(
-    tiles: FusedTiles, *, norm: bool, is_first: bool, activation: str
-) -> tuple[Any, dict[str, str], dict[str, Any]]:
-    """A stack of several networks of [1, 2, 1], from x or from what came before."""
-    pointers = {"first_weight_ptr": HALF, "first_bias_ptr": WIDE, "last_weight_ptr": HALF, "last_bias_ptr": WIDE}
-    pointers |= {"x_ptr": HALF, "strength_ptr": WIDE, "out_ptr": HALF, "total_ptr": WIDE}
+def fused(tiles: FusedTiles, *, norm: bool, total: bool, is_first: bool, activation: str) -> Signature:
+    """A stack of several networks of [1, 2, 1], from x or what came before; in bf16 with a sum in fp32, else fp16."""
+    half = "*bf16" if total else HALF
+    pointers = {"first_weight_ptr": half, "first_bias_ptr": WIDE, "last_weight_ptr": half, "last_bias_ptr": WIDE}
+    pointers |= {"x_ptr": half, "strength_ptr": WIDE, "out_ptr": half}
+    pointers |= {"total_ptr": WIDE} if total else {}
     pointers |= dict.fromkeys(("shift_ptr", "norm_weight_ptr", "norm_bias_ptr"), WIDE) if norm else {}
     numbers = {**dict.fromkeys(("rows", "count", "strength_side"), "i32"), "epsilon": "fp32"}
     constants = {
@@ -91,7 +92,7 @@ def fused(
         "HIDDEN_NORM": norm,
         "LAST_NORM": norm,
         "IS_FIRST": is_first,
-        "HAS_TOTAL": True,
+        "HAS_TOTAL": total,
         "BLOCK_M": tiles.rows,
         "BLOCK_H": tiles.hidden,
         "STAGES": tiles.stages,
@@ -129,7 +130,7 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
     kernel, kinds, constants = what
     names = kernel.arg_names
     held = {**{name: None for name in names if name not in kinds}, **constants}
-    divisible = [name for name, kind in kinds.items() if kind in (HALF, WIDE) and name != "strength_ptr"]
+    divisible = [name for name, kind in kinds.items() if kind.startswith("*") and name != "strength_ptr"]
     divisible += [name for name in ("columns", "depth", "x_side", "residual_side") if name in kinds]
     source = ASTSource(
         kernel,
@@ -137,7 +138,8 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         {(names.index(name),): value for name, value in held.items()},
         {(names.index(name),): [["tt.divisibility", 16]] for name in divisible},
     )
-    made = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options={"num_warps": warps, "num_stages": stages})
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
+    made = triton.compile(source, target=GPUTarget("cuda", gpu, 32), options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(made.asm["cubin"])
         file.flush()
@@ -150,6 +152,7 @@ def compiled(what: Signature, gpu: int, *, warps: int, stages: int) -> dict[str,
         "loops": len(loops),
         "mma": len(re.findall(r"\bHMMA", shown)),
         "wgmma": len(re.findall(r"\bHGMMA", shown)),
+        "tcgen05": len(re.findall(r"\bUTCHMMA", shown)),
         "shapes": sorted(set(re.findall(r"HGMMA\.(\w+)\.F", shown))),
         "serialised": serialised(made.asm["ptx"], gpu) if gpu >= 90 else "",
     }
@@ -193,13 +196,13 @@ def all_compiled(gpus: Sequence[int], *, every: bool) -> Iterator[dict[str, Any]
                     stages=tiles.stages,
                 )
                 yield {"kernel": "linear", "gpu": gpu, "tiles": list(tiles), "last": is_last, "norm": norm, **made}
-        for norm, is_first in ((False, True), (True, True), (False, False), (True, False))[: 4 if every else 2]:
+        for is_first, norm, total in itertools.product((True, False) if every else (True,), *[(False, True)] * 2):
             shape = fused_tiles(capability, normed=norm)
             if shape is None:
                 continue
-            what = fused(shape, norm=norm, is_first=is_first, activation="mish")
-            made = compiled(what, gpu, warps=shape.warps, stages=shape.stages)
-            yield {"kernel": "fused", "gpu": gpu, "tiles": list(shape), "first": is_first, "norm": norm, **made}
+            build = {"norm": norm, "total": total, "is_first": is_first}
+            made = compiled(fused(shape, **build, activation="mish"), gpu, warps=shape.warps, stages=shape.stages)
+            yield {"kernel": "fused", "gpu": gpu, "tiles": list(shape), **build, **made}
         tiles = gradient_tiles(capability)
         made = compiled(gradient(tiles, activation="mish"), gpu, warps=tiles.warps, stages=tiles.stages)
         yield {"kernel": "gradient", "gpu": gpu, "norm": False, "tiles": list(tiles), **made}

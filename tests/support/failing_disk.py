@@ -41,8 +41,11 @@ def make_case_blind(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
             real /= names.get(name.casefold(), name)
         return os.fspath(real)
 
-    for name in ("stat", "open"):
+    for name in ("stat", "lstat", "open", "unlink"):
         call = getattr(os, name)
         monkeypatch.setattr(os, name, lambda path, *args, _call=call, **kwargs: _call(found(path), *args, **kwargs))
+    for name in ("link", "replace", "rename"):
+        call = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, new, _call=call, **kwargs: _call(found(path), found(new), **kwargs))
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: scandir(found(path)))

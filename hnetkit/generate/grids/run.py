@@ -22,7 +22,6 @@ from hnetkit.generate.grids.render import Progress, Renderer, draw_batches, info
 from hnetkit.generate.grids.sheet import most_side, require_room
 from hnetkit.generate.grids.spec import RANDOM, Axes, Grid, GridSpec, Strengths, make_spec
 from hnetkit.generate.image_files import is_image_file, write_image
-from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.loading.outline import ModelOutline
 from hnetkit.generate.loading.pipeline import LoadedPipeline, digest, file_stamp, fingerprint
 from hnetkit.generate.model import AnyPath, Model, ModelSource, network_options
@@ -46,6 +45,7 @@ from hnetkit.generate.prompt_networks import (
 )
 from hnetkit.generate.request import Request, random_seed
 from hnetkit.images import open_rgb
+from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.prompts.infotext import is_generation_data
 from hnetkit.prompts.tags import TaggedPrompt, plain_number
 from hnetkit.text import counted, shorten

@@ -37,7 +37,7 @@ from hnetkit.formats.safetensors_file import SafetensorsFile, read_safetensors
 from hnetkit.formats.torch_file import LEGACY_MAGIC, read_torch_legacy, read_torch_zip
 from hnetkit.generate.backend_errors import first_line, is_out_of_memory
 from hnetkit.generate.loading.checkpoints import refuse_more_than_the_file
-from hnetkit.generate.loading.known_hashes import hash_of_file
+from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.limits import parse_json
 from hnetkit.network import TensorRef
 from hnetkit.prompts.tags import LoraTag

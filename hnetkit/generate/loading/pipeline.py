@@ -25,9 +25,9 @@ from hnetkit.generate.loading.diffusers_folder import (
     vae_configuration,
     weight_files,
 )
-from hnetkit.generate.loading.known_hashes import hash_of_file
 from hnetkit.generate.loading.model_source import hub_request, require_hub_id
 from hnetkit.generate.loading.parts import VAE_NAMES, build_vae, refuse_missing_weights
+from hnetkit.library.known_hashes import hash_of_file
 from hnetkit.text import argument
 
 if TYPE_CHECKING:

@@ -189,6 +189,22 @@ def test_links_other_names_and_what_is_gone_or_replaced_are_no_copies(
     )
 
 
+def test_a_card_says_where_a_file_is_not_what_was_scanned(
+    library: Library, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "a-link.pt").symlink_to("ink.pt")
+    library.scan()
+    said = told(capsys, "show", "ink")
+    assert f"no copy: one file with {folder / 'ink.pt'}" in said
+    assert "gone or changed since" not in said
+    networks.network_file(folder, "ink.pt", seed=9)
+    assert f"{folder / 'ink.pt'}, gone or changed since: hnetkit scan" in told(capsys, "show", "ink")
+    (folder / "glow.pt").unlink()
+    assert f"{folder / 'glow.pt'}, gone or changed since: hnetkit scan" in told(capsys, "show", "glow")
+    library.scan()
+    assert "gone or changed since" not in told(capsys, "show", "glow")
+
+
 def test_links_to_a_file_that_is_removed_are_told(library: Library, folder: Path) -> None:
     (folder / "a-link.pt").symlink_to("ink.pt")
     library.scan()

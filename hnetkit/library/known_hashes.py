@@ -10,6 +10,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import TypeAlias
 
@@ -54,6 +55,22 @@ def hash_of_file(path: str | os.PathLike[str]) -> str:
         if time.time_ns() - max(content[-2:]) > _SETTLED_NS:
             _remember(place, content, digest)
         return digest
+
+
+def remembered_hashes(files: Iterable[str]) -> dict[str, str]:
+    """Returns file -> sha256 for those of some files whose hash is remembered; none of them is read."""
+    stored, found = _read(), {}
+    for path in files:
+        known = stored.get(os.path.realpath(path))
+        with suppress(HnetkitError):
+            if known is not None and known[0] == _content_of(path):
+                found[path] = known[1]
+    return found
+
+
+def _content_of(path: str) -> list[int]:
+    with OpenFile(path) as file:
+        return list(file.content or ())
 
 
 def _read() -> _Known:

@@ -13,7 +13,7 @@ import pytest
 
 from hnetkit import paths
 from hnetkit.formats.open_file import OpenFile
-from hnetkit.generate.loading.known_hashes import LEAST, hash_of_file
+from hnetkit.library.known_hashes import LEAST, hash_of_file
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def settle(path: Path, seconds_ago: float) -> None:
 def long_after(monkeypatch: pytest.MonkeyPatch) -> None:
     """An hour passes before anything is hashed: nobody can set the time at which a file's status changed."""
     now = time.time_ns
-    monkeypatch.setattr("hnetkit.generate.loading.known_hashes.time.time_ns", lambda: now() + 3600 * 10**9)
+    monkeypatch.setattr("hnetkit.library.known_hashes.time.time_ns", lambda: now() + 3600 * 10**9)
 
 
 @pytest.mark.usefixtures("long_after")

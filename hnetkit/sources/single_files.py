@@ -1,0 +1,148 @@
+"""Jobs for single files: at a plain address, or by the reference that an import holds for a file that is not here."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from hnetkit.errors import HnetkitError, UsageError
+from hnetkit.registry.imported import ImportedFile
+from hnetkit.registry.jobs import Job
+from hnetkit.registry.store import Registry
+from hnetkit.sources import huggingface
+from hnetkit.sources.civitai import SOURCE, Civitai
+from hnetkit.sources.install import safe_stem, split_name
+from hnetkit.sources.presence import requeue_unless_here
+from hnetkit.sources.references import Reference, parse_reference
+from hnetkit.sources.sync import job_key, job_values
+from hnetkit.sources.trust import Origin, SitePolicy, redact
+from hnetkit.text import argument
+
+Row = dict[str, Any]
+_ESCAPED = re.compile(r"\[([*?[])\]")  # by `glob.escape`
+
+
+def enqueue_plain(registry: Registry, folder: Path, ref: Reference, sha256: str | None) -> Job:
+    """Makes the job that fetches the file at a plain address.
+
+    Args:
+        registry: stores the job.
+        folder: to install in.
+        ref: with a `url`, whose query may hold a secret: what is stored lacks it.
+        sha256: that the file must have.
+
+    Raises:
+        UsageError: there is no sha256, or the address is none that may be requested.
+    """
+    if sha256 is None or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
+        raise UsageError(f"{ref.text}: a plain address needs --sha256", hint="add --sha256 with its 64 digits")
+    try:
+        SitePolicy(Origin.of(ref.url), settled=False).check(ref.url)
+    except HnetkitError as error:
+        raise UsageError(str(error), hint=error.command_hint or "use an https address") from error
+    stem, suffix = split_name(unquote(urlsplit(ref.url).path))
+    shown = redact(ref.url)  # signatures change and are secrets: neither stored nor part of the key
+    address = shown.removesuffix("?...")
+    key = f"url:{hashlib.sha256(address.encode()).hexdigest()[:16]}:{sha256.lower()}"
+    values = {
+        "source": "url",
+        "url": shown,
+        "name": safe_stem(stem, "network"),
+        "suffix": suffix,
+        "folder": str(folder),
+        "remote_file_id": None,
+        "sha256": sha256.lower(),
+        "size_bytes": None,
+    }
+    with registry.write():
+        return requeue_unless_here(registry, registry.jobs.add(key, values))
+
+
+def enqueue_imported(registry: Registry, civitai: Civitai, folder: Path, file: ImportedFile) -> Job:
+    """Makes the job that fetches a file that an import told of, by its reference alone: no site is asked.
+
+    Raises:
+        UsageError: the reference names no single file.
+    """
+    ref = parse_reference(file.reference or "")
+    if ref.url:
+        return enqueue_plain(registry, folder, ref, file.reference_sha256)
+    if ref.kind == "hub" and ref.pattern and re.fullmatch(r"[0-9a-f]{40}", ref.revision or ""):
+        repo = huggingface.repo_at(registry, ref.repo, str(ref.revision))
+        path = _ESCAPED.sub(r"\1", ref.pattern)
+        found = huggingface.hub_file(repo, path, size_bytes=_size(file), sha256=file.reference_sha256)
+        with registry.write():
+            (job,) = huggingface.enqueue_hub_files(registry, folder, [found], ref)
+            return job
+    if ref.kind != "version" or ref.file is None:
+        raise UsageError(f"{ref.text}: names no single file", hint=f"hnetkit pull {argument(ref.text)}")
+    with registry.write():
+        row = registry.catalogue.file_numbered(SOURCE, str(ref.id), str(ref.file))
+        listed = row or {"file_name": file.name, "remote_file_id": None, "size_bytes": _size(file)}
+        values = job_values(
+            civitai, folder, (ref.id, ref.file), listed["file_name"], listed["remote_file_id"], listed["size_bytes"]
+        )
+        job = registry.jobs.add(job_key(ref.file), values | {"sha256": file.reference_sha256})
+        registry.jobs.requeue(job.id)
+        return registry.jobs.get(job.id)
+
+
+def _size(file: ImportedFile) -> int | None:
+    """Returns the size of what the reference gives, where that is the file itself."""
+    return file.size_bytes if file.reference_sha256 == file.sha256 else None
+
+
+# --- for an export
+
+
+class References:
+    """Where the files of a library came from, for all of them at once.
+
+    Args:
+        registry: of the library.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._of_row: dict[int, tuple[str, str | None]] = {}
+        self._of_sha256: dict[str, str] = {}
+        for id, source, model, version, name, sha256 in registry.catalogue.numbers():
+            reference = _reference(source, model, version, name)
+            self._of_row[id] = reference, sha256
+            if sha256 is not None:
+                self._of_sha256.setdefault(sha256, reference)
+        jobs = {job.id: job for job in registry.jobs.rows()}
+        installs = registry.jobs.installs(kind="network")
+        self._fetched = {row["sha256"]: jobs[row["job_id"]] for row in installs if row["job_id"] in jobs}
+
+    def of(self, file: Row) -> tuple[str | None, str | None]:
+        """Returns what `pull` takes to fetch a file of the registry, and the sha256 of the bytes that this gives.
+
+        Both are None where no job fetched it and no site lists its bytes, or those that it was converted from.
+        """
+        job = self._fetched.get(file["sha256"])
+        if job is not None:
+            of_file = None if job.suffix == ".zip" else file["sha256"]
+            if job.remote_file_id in self._of_row:
+                reference, listed = self._of_row[job.remote_file_id]
+                return reference, job.sha256 or listed or of_file
+            if job.source == "url":
+                return job.url, job.sha256
+        for sha256 in (file["sha256"], file["source_sha256"]):
+            if (listed_as := self.by_sha256(sha256)) is not None:
+                return listed_as, sha256
+        return None, None
+
+    def by_sha256(self, sha256: str | None) -> str | None:
+        """Returns what `pull` takes to fetch a file with these bytes; None where no site lists it."""
+        return self._of_sha256.get(sha256 or "")
+
+
+def _reference(source: str, model: str, version: str, file: str) -> str:
+    """Returns the reference to a file by the numbers, or the names, that its site gives it."""
+    if source == huggingface.SOURCE:
+        return f"hf:{model}@{version}:{glob.escape(file)}"
+    return f"https://civitai.com/api/download/models/{version}?fileId={file}"
