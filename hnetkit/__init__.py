@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hnetkit import errors as errors
     from hnetkit import generate as generate
     from hnetkit import train as train
+    from hnetkit.baking.api import bake as bake
     from hnetkit.formats import load as load
     from hnetkit.formats import save as save
     from hnetkit.generate.model import load_model as load_model
@@ -45,6 +46,7 @@ _HOME = {
     "Library": "hnetkit.library.library",
     "Stack": "hnetkit.runtime.stack",
     "Strength": "hnetkit.runtime.strength",
+    "bake": "hnetkit.baking.api",
     "applied": "hnetkit.runtime.adapters",
     "capture": "hnetkit.runtime.capture",
     "disable_hypernetworks": "hnetkit.runtime.adapters",

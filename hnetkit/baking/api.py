@@ -4,42 +4,40 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
 
-from hnetkit.baking.changes import Changes, in_weights
+from hnetkit.baking.changes import Changes
 from hnetkit.baking.checkpoint import differences, require_copyable, write_checkpoint
-from hnetkit.baking.contexts import GatheredContexts
 from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.key_sets import Program, named_tensors, require_key_set
-from hnetkit.baking.making import Form, make_changes
-from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture, plan_pictures
-from hnetkit.baking.pictures import Comparison, draw_pixels
+from hnetkit.baking.making import USUAL_RANK, Form, make_changes
+from hnetkit.baking.networks import MIXES, SUFFIXES, BakedNetwork, Mix, merge_networks
+from hnetkit.baking.picture_plan import plan_pictures
+from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
 from hnetkit.errors import FileRefused, NotFound, UsageError
 from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, refuse_existing
+from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.model import Model
-from hnetkit.generate.request import NamedStrengths
 from hnetkit.network import DType, TensorRef
 from hnetkit.runtime.adapters import applied, named_networks
-from hnetkit.runtime.layers import Layer
+from hnetkit.runtime.layers import Layer, find_layers
 from hnetkit.runtime.strength import KINDS, SIDES, Strength
+from hnetkit.text import argument
 
 Target = Literal["lora", "diff", "checkpoint"]
-TARGETS: tuple[Target, ...] = ("lora", "diff", "checkpoint")
+TARGETS = ("lora", "diff", "checkpoint", "hypernetwork")
 
 METADATA = "hnetkit.bake"
 """Key of a file's metadata that holds the record of its baking, as JSON."""
-
-Progress = Callable[[float, float], object]
-"""Called with the pictures that are drawn, counting parts of the current one, and their number."""
 
 _DTYPES: Mapping[DType, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -114,12 +112,55 @@ class Baked:
         return target
 
 
+@overload
+def bake(
+    pipe: Any,
+    names: str | Sequence[str] | Mapping[str, float | Strength | None] | None = ...,
+    strengths: float | Strength | Sequence[float | Strength | None] | None = ...,
+    *,
+    to: Target = ...,
+    mix: Mix = ...,
+    program: Program | None = ...,
+    rank: int | None = ...,
+    max_error: float | None = ...,
+    prompts: Sequence[str] | None = ...,
+    steps: int | None = ...,
+    size: tuple[int, int] | None = ...,
+    seed: int = ...,
+    dtype: DType | None = ...,
+    compare: bool = ...,
+    progress: Progress | None = ...,
+) -> Baked: ...
+
+
+@overload
+def bake(
+    pipe: Any,
+    names: str | Sequence[str] | Mapping[str, float | Strength | None] | None = ...,
+    strengths: float | Strength | Sequence[float | Strength | None] | None = ...,
+    *,
+    to: Literal["hypernetwork"],
+    mix: Mix = ...,
+    program: Program | None = ...,
+    rank: int | None = ...,
+    max_error: float | None = ...,
+    prompts: Sequence[str] | None = ...,
+    steps: int | None = ...,
+    size: tuple[int, int] | None = ...,
+    seed: int = ...,
+    dtype: DType | None = ...,
+    compare: bool = ...,
+    progress: Progress | None = ...,
+) -> BakedNetwork: ...
+
+
 def bake(
     pipe: Any,
     names: str | Sequence[str] | Mapping[str, float | Strength | None] | None = None,
     strengths: float | Strength | Sequence[float | Strength | None] | None = None,
     *,
-    to: Target = "lora",
+    to: Target | Literal["hypernetwork"] = "lora",
+    mix: Mix = "stack",
     program: Program | None = None,
     rank: int | None = None,
     max_error: float | None = None,
@@ -129,8 +170,8 @@ def bake(
     seed: int = 0,
     dtype: DType | None = None,
     compare: bool = False,
-    progress: Progress = lambda done, total: None,
-) -> Baked:
+    progress: Progress | None = None,
+) -> Baked | BakedNetwork:
     """Turns loaded networks, at fixed strengths, into weights that other programs load.
 
     Networks without an activation are written down exactly. All others are fitted to the contexts that the model's
@@ -139,7 +180,10 @@ def bake(
     Args:
         pipe: a pipeline, or what `hnetkit.load_model` gave, with the networks loaded on it.
         names, strengths: as for `hnetkit.set_hypernetworks`; without names, the active stack. No windows of steps.
-        to: ``"lora"``, ``"diff"`` (full differences), or ``"checkpoint"``: the model's files with the stack in them.
+        to: ``"lora"``, ``"diff"`` (full differences), ``"checkpoint"``: the model's files with the stack in them, or
+            ``"hypernetwork"``: one network, where one does exactly the same.
+        mix: of a hypernetwork: ``"stack"``; ``"parallel"``, where each network sees the same context; or
+            ``"average"``, of the weights, which does what none of them does.
         program: ``"diffusers"``, ``"comfyui"`` (and Forge), or ``"a1111"`` (and SD.Next); diffusers where it is not
             given, for a LoRA.
         rank: of a LoRA. Where neither this nor `max_error` is given, exact parts have the rank that they need, and with
@@ -164,7 +208,10 @@ def bake(
     """
     model = _as_loaded(pipe)
     stack = named_networks(model.pipe, names, strengths)
-    require_options(to, rank=rank, max_error=max_error)
+    require_options(to, mix=mix, program=program, rank=rank, max_error=max_error)
+    if to == "hypernetwork":
+        texts = {layer.width for layer in find_layers(model.pipe.unet) if layer.kind == "cross"}
+        return bake_network(stack, texts, mix=mix, dtype=dtype)
     with applied(model.pipe, {}):
         on_layers = StackOnLayers(model.pipe.unet, stack)
         _require_rank(rank, on_layers)
@@ -173,7 +220,7 @@ def bake(
         is_lora = to == "lora"
         form = Form(in_parts=is_lora, rank=rank, max_error=max_error, is_shared=program == "diffusers")
         plan = plan_pictures(model, prompts, steps=steps, size=size, seed=seed)
-        drawing = _Drawing(model, stack, on_layers, plan, progress)
+        drawing = FitDrawing(model, stack, on_layers, plan, progress)
         changes = make_changes(on_layers, drawing.gather, form)
         pictures = drawing.compare(changes) if drawing.has_drawn or compare else None
         outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
@@ -183,19 +230,49 @@ def bake(
     return Baked(to, program, changes, dtype or own_dtype, pictures, record, outputs, place)
 
 
-def require_options(to: str, *, rank: int | None = None, max_error: float | None = None) -> None:
-    """Raises UsageError for a target that there is not, or a number that is out of its range."""
+def bake_network(
+    stack: NamedStack, text_widths: Collection[int], *, mix: Mix, dtype: DType | None = None, name: str | None = None
+) -> BakedNetwork:
+    """Returns networks as one; see `hnetkit.baking.networks.merge_networks`.
+
+    Args:
+        name: shown by A1111; None joins those of the networks.
+    """
+    made = "-".join(own_name for own_name, _, _ in stack)
+    network = merge_networks(stack, text_widths, mix=mix, name=name or made, dtype=dtype or "fp32")
+    return BakedNetwork(network, {"networks": _networks_record(stack), "to": "hypernetwork", "mix": mix})
+
+
+def require_options(
+    to: str,
+    *,
+    mix: str = "stack",
+    program: str | None = None,
+    rank: int | None = None,
+    max_error: float | None = None,
+) -> None:
+    """Raises UsageError for a target that there is not, a number out of its range, or what a target does not take."""
     if to not in TARGETS:
-        raise UsageError(f"{to}: nothing that networks are baked to", hint=f"--to {', or '.join(TARGETS)}")
+        raise UsageError(
+            f"{to}: nothing that networks are baked to", hint="--to lora, diff, checkpoint or hypernetwork"
+        )
+    if mix not in MIXES:
+        raise UsageError(f"{mix}: no way to mix networks", hint="--mix stack, parallel or average")
+    if mix != "stack" and to != "hypernetwork":
+        raise UsageError(f"--mix {mix} is of --to hypernetwork", hint="--to hypernetwork")
+    if to == "hypernetwork" and max_error is not None:
+        raise UsageError("a hypernetwork is exact or refused, so it has no error", hint="leave --max-error out")
+    if to in ("checkpoint", "hypernetwork") and program is not None:
+        raise UsageError(f"--to {to} has one form for all programs", hint="leave --for out")
     if rank is not None and to != "lora":
-        raise UsageError(f"--rank is of a LoRA; --to {to} has whole weights", hint="leave --rank out")
+        raise UsageError(f"--rank is of a LoRA, and not of --to {to}", hint="leave --rank out")
     if rank is not None and (type(rank) is not int or rank < 1):
         raise UsageError(f"a rank is a whole number from 1 on, not {rank}", hint="--rank 16")
     if max_error is not None and not 0 < max_error < 1:
         raise UsageError(f"an error lies between 0 and 1, not {max_error}", hint="--max-error 0.3")
 
 
-def require_output(to: Target, model: str | None, path: Path, *, overwrite: bool) -> None:
+def require_output(to: str, model: str | None, path: Path, *, overwrite: bool) -> None:
     """Checks that what is baked can be written to `path`.
 
     Args:
@@ -213,11 +290,18 @@ def require_output(to: Target, model: str | None, path: Path, *, overwrite: bool
             )
         require_copyable(model, path, overwrite=overwrite)
         return
-    if path.suffix.lower() not in SAFETENSORS_SUFFIXES:
-        raise UsageError(f"{path}: weights are written as .safetensors", hint=f"--out {path.stem}.safetensors")
+    suffixes = SUFFIXES if to == "hypernetwork" else SAFETENSORS_SUFFIXES
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(
+            f"{path}: weights are written as {' or '.join(suffixes)}",
+            hint=f"--out {argument(path.with_suffix('.safetensors'), is_path=True)}",
+        )
     if not path.parent.is_dir():
         raise NotFound(f"{path.parent}: no such folder")
-    refuse_existing(path, overwrite=overwrite)
+    if to == "hypernetwork":
+        require_network_output(path, overwrite=overwrite)
+    else:
+        refuse_existing(path, overwrite=overwrite)
 
 
 def _as_loaded(pipe: Any) -> LoadedPipeline:
@@ -236,54 +320,13 @@ def _as_loaded(pipe: Any) -> LoadedPipeline:
 def _require_rank(rank: int | None, on_layers: StackOnLayers) -> None:
     widest = max(min(layer.width, layer.projected) for layer in on_layers.layers)
     if rank is not None and rank > widest:
-        raise UsageError(f"--rank {rank}: the widest layer has {widest}", hint=f"--rank {min(16, widest)}")
+        raise rank_above(rank, widest)
 
 
-class _Drawing:
-    """The pictures of one bake: contexts are gathered from some, and errors measured on the others."""
-
-    def __init__(
-        self, model: LoadedPipeline, stack: NamedStack, on_layers: StackOnLayers, plan: PicturePlan, progress: Progress
-    ) -> None:
-        self.plan = plan
-        self.has_drawn = False
-        self._model, self._on_layers, self._progress = model, on_layers, progress
-        self._stack: NamedStrengths = tuple((name, strength) for name, _, strength in stack)
-        self._with_networks: list[Tensor] = []
-        self._done, self._total = 0, len(plan.seen) + 3 * len(plan.held_out)
-
-    def gather(self) -> tuple[GatheredContexts, GatheredContexts]:
-        """Draws with the stack; returns the contexts to fit on, and those held out."""
-        self.has_drawn = True
-        seen, held_out = GatheredContexts(self._on_layers), GatheredContexts(self._on_layers)
-        with seen.watching():
-            self._draw(self.plan.seen, self._stack)
-        encoder = self._model.text_encoder(1, "original")
-        with torch.no_grad():
-            for text in self.plan.texts:
-                seen.add_text(encoder.encode(text).hidden, weight=self.plan.steps)
-        with held_out.watching():
-            self._with_networks = self._draw(self.plan.held_out, self._stack)
-        return seen, held_out
-
-    def compare(self, changes: Changes) -> Comparison:
-        """Draws the pictures that were held out: without networks, with them, and with the changes in the weights."""
-        held_out = self.plan.held_out
-        networks = self._with_networks or self._draw(held_out, self._stack)
-        none = self._draw(held_out, ())
-        with in_weights(self._model.pipe.unet, changes):
-            baked = self._draw(held_out, ())
-        return Comparison(held_out, none, networks, baked)
-
-    def _draw(self, which: Sequence[PlannedPicture], stack: NamedStrengths) -> list[Tensor]:
-        pixels = []
-        for picture in which:
-            pixels += draw_pixels(self._model, self.plan, [picture], stack, self._report)
-            self._done += 1
-        return pixels
-
-    def _report(self, calls: int, of_calls: int) -> None:
-        self._progress(self._done + calls / of_calls, self._total)
+def rank_above(rank: int, widest: int) -> UsageError:
+    """Returns the error for a rank that no layer has."""
+    chosen = min(USUAL_RANK, widest)
+    return UsageError(f"rank {rank}: the widest layer has {widest}", hint=f"--rank {chosen}")
 
 
 def _record(
@@ -292,7 +335,7 @@ def _record(
     to: Target,
     program: Program | None,
     changes: Changes,
-    drawing: _Drawing,
+    drawing: FitDrawing,
     pictures: Comparison | None,
 ) -> dict[str, Any]:
     """Returns what a bake was made of and how, and its errors, as JSON holds them."""
@@ -309,15 +352,7 @@ def _record(
         "size": [plan.width, plan.height],
     }
     return {
-        "networks": [
-            {
-                "name": name,
-                "content_hash": network.content_hash,
-                "sha256": source_sha256(network),
-                "strength": _strength_record(strength),
-            }
-            for name, network, strength in stack
-        ],
+        "networks": _networks_record(stack),
         "model": model.name,
         "to": to,
         "for": program,
@@ -328,6 +363,18 @@ def _record(
         "pictures": None if pictures is None else asdict(pictures.errors),
         "fitted_on": fitted_on if drawing.has_drawn else None,
     }
+
+
+def _networks_record(stack: NamedStack) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": name,
+            "content_hash": network.content_hash,
+            "sha256": source_sha256(network),
+            "strength": _strength_record(strength),
+        }
+        for name, network, strength in stack
+    ]
 
 
 def _strength_record(strength: Strength) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from hnetkit.generate.loading.diffusers_folder import part_weights, variant_of, 
 from hnetkit.generate.loading.parts import names_in_checkpoint
 from hnetkit.kernels.affine import to_float64
 from hnetkit.network import TensorRef
-from hnetkit.text import size_text
+from hnetkit.text import argument, size_text
 
 _CHUNK = 4 << 20  # bytes
 _UNET = "model.diffusion_model."
@@ -65,7 +65,10 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
             f"{model}: copies are made of .safetensors files alone", hint="--to lora, which goes with any checkpoint"
         )
     if is_file and path.suffix.lower() not in SAFETENSORS_SUFFIXES:
-        raise UsageError(f"{path}: a copy of one file is one file", hint=f"--out {path.stem}.safetensors")
+        raise UsageError(
+            f"{path}: a copy of one file is one file",
+            hint=f"--out {argument(path.with_suffix('.safetensors'), is_path=True)}",
+        )
     if os.path.exists(path) and os.path.samefile(model, path):
         raise UsageError(f"{path}: the model itself, which is never changed", hint="choose another name")
     if is_file:

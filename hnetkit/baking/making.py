@@ -102,7 +102,8 @@ def _require_error(fitted: Changes, needed: Mapping[Place, int | None], form: Fo
     layer, side = place
     ranks = [rank for rank in needed.values() if rank is not None]
     if form.in_parts and len(ranks) == len(needed):
-        hint = f"--rank {max(ranks)}"
+        chosen = max(ranks)
+        hint = f"--rank {chosen}"
     else:
         hint = "no rank would do: a higher --max-error, or lower strengths"
     raise TooInexact(

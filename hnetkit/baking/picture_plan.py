@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import Any
 
 from hnetkit.errors import NotFound, UsageError
 from hnetkit.files import read_regular
@@ -39,7 +40,7 @@ FEWEST = 12
 
 FEWEST_HELD_OUT = 4
 
-TEXTS = 64
+TEXTS = 128
 """Texts that are encoded and not drawn."""
 
 _HELD_OUT = 4  # every fourth prompt
@@ -123,7 +124,7 @@ def plan_pictures(
     return PicturePlan(
         _drawn(seen, FEWEST, _FIRST_SEED + seed),
         _drawn(held_out, FEWEST_HELD_OUT, _FIRST_HELD_OUT + seed),
-        recombined(seen, seed),
+        recombined(seen, seed, words_of(model.pipe.tokenizer)),
         steps=steps,
         cfg_scale=own.cfg_scale,
         sampler=own.sampler,
@@ -132,14 +133,29 @@ def plan_pictures(
     )
 
 
-def recombined(prompts: Sequence[str], seed: int, number: int = TEXTS) -> tuple[str, ...]:
-    """Returns texts like prompts, in which about every second word is one of another prompt; the same for a seed."""
+def recombined(
+    prompts: Sequence[str], seed: int, vocabulary: Sequence[str] = (), number: int = TEXTS
+) -> tuple[str, ...]:
+    """Returns texts like prompts, in which about every second word is another one; the same for a seed.
+
+    Args:
+        vocabulary: words that the model knows; half of the texts take theirs from it, the others from the prompts.
+        number: of texts.
+    """
     generator = random.Random(seed)
-    words = [word for prompt in prompts for word in prompt.split()]
-    return tuple(
-        " ".join(generator.choice((word, generator.choice(words))) for word in generator.choice(prompts).split())
-        for _ in range(number)
-    )
+    own = [word for prompt in prompts for word in prompt.split()]
+    texts = []
+    for index in range(number):
+        words = vocabulary if vocabulary and index % 2 else own
+        template = generator.choice(prompts).split()
+        texts.append(" ".join(generator.choice((word, generator.choice(words))) for word in template))
+    return tuple(texts)
+
+
+def words_of(tokenizer: Any) -> list[str]:
+    """Returns the whole words that a tokenizer of CLIP knows, sorted."""
+    tokens = (token.removesuffix("</w>") for token in tokenizer.get_vocab() if token.endswith("</w>"))
+    return sorted(word for word in tokens if word.isalpha())
 
 
 def require_prompts(prompts: Sequence[str], steps: int) -> None:

@@ -1,16 +1,18 @@
-"""How far pictures with baked weights are from those with the networks, beside how far these are from none."""
+"""The pictures of a bake: contexts are gathered from some, and baked weights are measured on the others."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from hnetkit.baking.contexts import Calls, sampled
+from hnetkit.baking.changes import Changes, in_weights
+from hnetkit.baking.contexts import GatheredContexts, sampled
+from hnetkit.baking.contributions import NamedStack, StackOnLayers
 from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import NamedStrengths
@@ -19,6 +21,10 @@ from hnetkit.text import counted
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+Progress = Callable[[float, float], object]
+"""Called with the pictures that are drawn, counting parts of the current one, and their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +42,6 @@ class PictureErrors:
     psnr: float
     effect: float
     number: int
-
-
-def draw_pixels(
-    model: LoadedPipeline, plan: PicturePlan, which: Iterable[PlannedPicture], stack: NamedStrengths, report: Calls
-) -> list[Tensor]:
-    """Returns pictures ``[3, height, width]``, 0 to 1 in fp32 on the CPU."""
-    pixels = []
-    for picture in which:
-        latents = sampled(model, plan.request(picture, stack), report)
-        with torch.no_grad():
-            pixels.append(vae.decode(model.pipe, latents)[0].cpu())
-    return pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,3 +91,62 @@ def _image(pixels: Tensor) -> Image.Image:
     from PIL import Image
 
     return Image.fromarray((pixels.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy())
+
+
+class FitDrawing:
+    """The pictures of one bake: contexts are gathered from some, and errors measured on the others."""
+
+    def __init__(
+        self,
+        model: LoadedPipeline,
+        stack: NamedStack,
+        on_layers: StackOnLayers,
+        plan: PicturePlan,
+        progress: Progress | None,
+    ) -> None:
+        self.plan = plan
+        self.has_drawn = False
+        self._model, self._on_layers, self._progress = model, on_layers, progress
+        self._stack: NamedStrengths = tuple((name, strength) for name, _, strength in stack)
+        self._with_networks: list[Tensor] = []
+        self._without: list[Tensor] = []
+        self._done, self._total = 0, len(plan.seen) + 3 * len(plan.held_out)
+
+    def gather(self) -> tuple[GatheredContexts, GatheredContexts]:
+        """Draws with the stack; returns the contexts to fit on, and those held out."""
+        self.has_drawn = True
+        seen, held_out = GatheredContexts(self._on_layers), GatheredContexts(self._on_layers)
+        with seen.watching():
+            self._draw(self.plan.seen, self._stack)
+        encoder = self._model.text_encoder(1, "original")
+        with torch.no_grad():
+            for text in self.plan.texts:
+                seen.add_text(encoder.encode(text).hidden, weight=self.plan.steps)
+        with held_out.watching():
+            self._with_networks = self._draw(self.plan.held_out, self._stack)
+        return seen, held_out
+
+    def compare(self, changes: Changes) -> Comparison:
+        """Draws the pictures that were held out: without networks, with them, and with the changes in the weights."""
+        held_out = self.plan.held_out
+        if not self._with_networks:
+            self._with_networks = self._draw(held_out, self._stack)
+        if not self._without:
+            self._without = self._draw(held_out, ())
+        with in_weights(self._model.pipe.unet, changes):
+            baked = self._draw(held_out, ())
+        return Comparison(held_out, self._without, self._with_networks, baked)
+
+    def _draw(self, which: Sequence[PlannedPicture], stack: NamedStrengths) -> list[Tensor]:
+        """Returns pictures ``[3, height, width]``, 0 to 1 in fp32 on the CPU."""
+        pixels = []
+        for picture in which:
+            latents = sampled(self._model, self.plan.request(picture, stack), self._report)
+            with torch.no_grad():
+                pixels.append(vae.decode(self._model.pipe, latents)[0].cpu())
+            self._done += 1
+        return pixels
+
+    def _report(self, calls: int, of_calls: int) -> None:
+        if self._progress is not None:
+            self._progress(self._done + calls / of_calls, self._total)

@@ -20,6 +20,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "inspect": ("files", "Show what is in model files."),
         "validate": ("files", "Check hypernetwork files for damage and contradictions."),
         "convert": ("files", "Convert hypernetworks between .pt and .safetensors."),
+        "bake": ("bake", "Write hypernetworks as a LoRA, full weights, a checkpoint, or one network."),
     },
     "Library": {
         "scan": ("library", "Index folders of hypernetworks in the registry."),

@@ -32,7 +32,7 @@ _MAY_BE_EMPTY = frozenset(
 )
 """Parameters that are free text; all others name something, and a name is never empty."""
 
-_WRITTEN = frozenset({"directory", "file", "html", "out", "out_dir"})
+_WRITTEN = frozenset({"check", "directory", "file", "html", "out", "out_dir"})
 """Parameters that name a file or a folder to write."""
 
 

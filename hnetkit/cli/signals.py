@@ -26,6 +26,7 @@ AFTER_INTERRUPTION: Mapping[str, str] = {
     "convert": "files that were converted stay; the same command with --overwrite makes them all",
     "generate": "pictures that were written stay; the same command draws all of them",
     "grid": "cells that were drawn stay; the same command draws the rest",
+    "bake": "nothing was written; the same command begins again",
     "bench": "nothing was stored; a lower --seconds takes less time",
     "train prepare": "pictures that were written stay; the same command with --overwrite makes them all",
     "train review": "captions that were written stay; the same command writes the rest",

@@ -35,6 +35,7 @@ SMALLER = {
 }
 QUICKER = {
     "generate": "--steps 2 --width 16 --height 16",
+    "bake": "--steps 1",
     "grid": "--steps 1 --width 16 --height 16",
     "train sweep": "--max-steps 2 --preview-every 0 --no-guards",
     "train small": "--max-steps 2 --preview-every 0 --no-guards",

@@ -1,0 +1,195 @@
+"""`hnetkit bake`: files of the bundled model's networks, rows that say what they are, and what is refused at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+from support.networks import a1111_network, network_file, save_pt
+from support.pipelines import tiny_sd
+
+import hnetkit
+from hnetkit import demo
+from hnetkit.baking.api import METADATA
+from hnetkit.cli import run
+
+needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
+pytestmark = needs_demo
+
+QUICK = ["--steps", "1", "--prompts", "prompts.txt"]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("a red circle\n\na blue star\na black square\na green star\n")
+    return tmp_path
+
+
+def test_an_affine_network_leaves_in_a_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["bake", "-n", "paper:0.5", "--to", "diff", "--for", "comfyui", "--out", "paper.safetensors"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "paper.safetensors\n"
+    assert "Exact, to rounding: 28 of 28 projections." in err
+    kinds = {name.rpartition(".")[2] for name in load_file("paper.safetensors")}
+    assert kinds == {"diff", "diff_b"}
+
+
+def test_rows_and_the_file_say_the_same_of_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bake", "-n", "outline:0.8", "-n", "paper:0.6", "--rank", "4", "--check", "sheet.png", "--json", *QUICK]
+    assert run([*command, "--out", "both.safetensors"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    with safe_open("both.safetensors", "pt") as file:
+        record = json.loads(file.metadata()[METADATA])
+    assert {key: row[key] for key in record} == record
+    assert [(network["name"], network["strength"]["cross_v"]) for network in record["networks"]] == [
+        ("outline", 0.8),
+        ("paper", 0.6),
+    ]
+    assert record["networks"][0]["content_hash"] == hnetkit.load(demo.networks()["outline"]).content_hash
+    assert len(record["layers"]) == 28
+    assert {layer["rank"] for layer in record["layers"].values()} == {4}
+    assert row["error"] == pytest.approx(max(layer["error"] for layer in record["layers"].values()), abs=1e-6)
+    assert row["picture_error"] == record["pictures"]["share"]
+    assert record["fitted_on"]["holds_out"] == "prompts and seeds"
+    with Image.open("sheet.png") as sheet:
+        assert sheet.width > 3 * 192  # three columns of pictures that are large enough to see
+        assert sheet.height > 4 * 192
+
+
+def test_tags_have_strengths_by_side(here: Path) -> None:
+    assert run(["bake", "<hypernet:paper:1:v=0>", "--to", "diff", "--for", "a1111", "--out", "k.safetensors"]) == 0
+    assert {name.rpartition("_")[2] for name in load_file("k.safetensors")} == {"k.diff"}
+
+
+def test_a_baked_lora_works_in_a_prompt(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("loras").mkdir()
+    assert run(["bake", "-n", "paper:0.7", "--out", "loras/baked.safetensors"]) == 0
+    assert run(["config", "loras", "loras"]) == 0
+    drawing = ["--seed", "3", "--steps", "3"]
+    assert run(["generate", "a star <lora:baked:1>", *drawing, "--out", "lora.png"]) == 0
+    assert run(["generate", "a star", "-n", "paper:0.7", *drawing, "--out", "network.png"]) == 0
+    assert run(["generate", "a star", *drawing, "--out", "none.png"]) == 0
+    lora, network, none = (pixels(name) for name in ("lora.png", "network.png", "none.png"))
+    assert (lora - network).abs().max() <= 1
+    assert (none - network).abs().max() > 20
+
+
+def test_networks_side_by_side_are_one(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stack = ["-n", "outline:0.8", "-n", "outline:0.3", "--to", "hypernetwork"]
+    assert run(["bake", *stack, "--out", "wide.pt"]) == 2
+    assert "--to lora, which is fitted; or --mix parallel" in capsys.readouterr().err
+    assert run(["bake", *stack, "--mix", "parallel", "--out", "wide.pt"]) == 0
+    wide, own = hnetkit.load("wide.pt"), hnetkit.load(demo.networks()["outline"])
+    assert wide.layer_structure == [1, 4, 1]
+    x = torch.randn(5, 64, generator=torch.Generator().manual_seed(0))
+    for found, expected in zip(hnetkit.Stack([(wide, 1.0)])(x), hnetkit.Stack([(own, 1.1)])(x), strict=True):
+        assert (found - expected).abs().max() < 1e-5
+    capsys.readouterr()
+    assert run(["bake", *stack, "--mix", "average", "--out", "mean.pt", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)[0]["origin"] == "average"
+    assert "not what the networks do together" in err
+
+
+def test_a_checkpoint_is_a_model(here: Path) -> None:
+    assert run(["bake", "-n", "paper:0.7", "--to", "checkpoint", "--out", "paper-model"]) == 0
+    drawing = ["--seed", "3", "--steps", "3"]
+    assert run(["generate", "a star", "--model", "paper-model", *drawing, "--out", "baked.png"]) == 0
+    assert run(["generate", "a star", "-n", "paper:0.7", *drawing, "--out", "network.png"]) == 0
+    assert (pixels("baked.png") - pixels("network.png")).abs().max() <= 1
+
+
+def test_above_the_limit_nothing_is_written(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bake", "-n", "outline", "--max-error", "0.01", "--check", "sheet.png", *QUICK]
+    assert run([*command, "--out", "outline.safetensors"]) == 1
+    assert "nothing was written" in capsys.readouterr().err
+    assert sorted(path.name for path in here.iterdir()) == ["prompts.txt"]
+
+
+REFUSED: list[tuple[list[str], int, str]] = [
+    ([], 2, "there is no hypernetwork to bake"),
+    (["-n", "nobody"], 4, "nobody"),
+    (["a star <hypernet:paper:1>"], 2, "hypernetworks are baked, and nothing else"),
+    (["<hypernet:paper:1:end=0.5>"], 2, "paper is limited to 0 to 0.5 of the steps"),
+    (["-n", "other.pt"], 1, "other"),
+    (["-n", "sdxl.pt"], 1, "sdxl"),
+    (["-n", "nan.pt"], 7, "values that are not finite"),
+    (["-n", "paper", "--rank", "0"], 2, "a rank is a whole number from 1 on"),
+    (["-n", "paper", "--rank", "97"], 2, "rank 97: the widest layer has 96"),
+    (["-n", "paper", "--max-error", "nan"], 2, "an error lies between 0 and 1"),
+    (["-n", "paper", "--to", "diff"], 2, "--to diff: programs name full differences differently"),
+    (["-n", "dots", "--for", "a1111"], 2, "carry no bias"),
+    (["-n", "paper", "--prompts", "tagged.txt"], 2, "a prompt has tags"),
+    (["-n", "paper", "--prompts", "empty.txt"], 2, "empty.txt: has no prompt"),
+    (["-n", "paper", "--prompts", "absent.txt"], 4, "absent.txt: no such file"),
+    (["-n", "paper", "--check", "sheet.txt"], 2, "sheet.txt"),
+    (["-n", "paper", "--out", "there.safetensors"], 2, "there.safetensors: the file exists"),
+    (["-n", "paper", "--out", "out.pt"], 2, "out.pt: weights are written as .safetensors"),
+    (["-n", "paper", "--out", "no/out.safetensors"], 4, "no: no such folder"),
+    (["-n", "paper", "--to", "checkpoint", "--out", "folder", "--overwrite"], 2, "a folder is never replaced"),
+    (["-n", "paper", "--model", "pickled.ckpt", "--to", "checkpoint"], 2, "copies are made of .safetensors"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "said"), REFUSED, ids=[" ".join(row[0]) for row in REFUSED])
+def test_what_cannot_be_baked_is_refused_in_a_line(
+    arguments: list[str], code: int, said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("tagged.txt").write_text("a star <lora:ink:1>\n")
+    Path("empty.txt").write_text("\n \n")
+    Path("there.safetensors").write_bytes(b"x")
+    Path("pickled.ckpt").write_bytes(b"x")
+    Path("folder").mkdir()
+    network_file(here, "other.pt", widths=(8, 24), activation="relu")
+    network_file(here, "sdxl.pt", widths=(640, 2048), structure=(1, 0.01, 1), activation="relu")
+    content = a1111_network(widths=(64, 80, 96))
+    content[64][0]["linear.0.weight"][0, 0] = float("nan")
+    save_pt(content, here / "nan.pt")
+    before = sorted(path.name for path in here.iterdir())
+    out = [] if "--out" in arguments else ["--out", "new.safetensors"]
+    assert run(["bake", *arguments, *out]) == code
+    printed, err = capsys.readouterr()
+    assert printed == ""
+    (line,) = [line for line in err.splitlines() if line.startswith("Error: ")]
+    assert said in line
+    assert sorted(path.name for path in here.iterdir()) == before
+
+
+def test_a_disk_without_room_is_refused_before_work_begins(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = shutil.disk_usage(here)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    for to in (["--out", "a.safetensors"], ["--to", "checkpoint", "--out", "copy"]):
+        assert run(["bake", "-n", "dots", *QUICK, *to]) == 1
+        assert "the disk has 1.0 kB left" in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["prompts.txt"]
+
+
+def test_fused_projections_and_loras_are_refused(here: Path) -> None:
+    from support.unet_truth import lora
+
+    network = hnetkit.load(network_file(here, "ink.pt", widths=(8, 20, 24), activation="relu"))
+    fused, with_lora = tiny_sd(), tiny_sd()
+    for pipe in (fused, with_lora):
+        hnetkit.load_hypernetwork(pipe, network, "ink")
+    with_lora.load_lora_weights(lora(with_lora))
+    with pytest.raises(hnetkit.errors.AttachError, match="has a LoRA"):
+        hnetkit.bake(with_lora)
+    hnetkit.unload_hypernetworks(fused)
+    fused.fuse_qkv_projections()
+    with pytest.raises(hnetkit.errors.AttachError, match="fused"):
+        hnetkit.load_hypernetwork(fused, network, "ink")
+
+
+def pixels(path: str) -> torch.Tensor:
+    with Image.open(path) as image:
+        return torch.tensor(list(image.convert("RGB").tobytes()), dtype=torch.int32)
