@@ -13,7 +13,7 @@ from hnetkit.kernels.dispatch import KERNELS, path_on
 from hnetkit.kernels.weights import MLPWeights, PackedMLPs, one_side, pack, same_build, unpack
 
 if TYPE_CHECKING:
-    from hnetkit.kernels.gpu.op import FlatStack
+    from hnetkit.kernels.gpu.op import KernelStack
 
 PackedPair: TypeAlias = "tuple[PackedMLPs] | tuple[PackedMLPs, PackedMLPs]"
 """A network's MLPs of K and V: packed together, or each by itself where their builds differ."""
@@ -43,17 +43,16 @@ class StackExecutor:
         self.sides = tuple(sides)
         self._pairs = pairs
         self._plain: dict[int, list[MLPWeights]] = {}
-        self._branches: list[tuple[tuple[int, ...], list[PackedMLPs], FlatStack]] = []
+        self._branches: list[tuple[tuple[int, ...], KernelStack]] = []
         self._dtype = pairs[0][0][0].weight.dtype if pairs else torch.float64
         if path in KERNELS and self._dtype != torch.float64:
-            from hnetkit.kernels.gpu import op
+            from hnetkit.kernels.gpu.op import KernelStack
 
             together = len(self.sides) == 2 and all(len(pair) == 1 for pair in pairs)
             for branch in [self.sides] if together else [(side,) for side in self.sides]:
                 networks = [pair[0] if together else _side_of(pair, branch[0]) for pair in pairs]
-                runs = op.arrange(networks, path)
-                self._branches.append((branch, runs, op.flatten(runs)))
-            self._supports_gradients = all(op.supports_gradients(runs) for _, runs, _ in self._branches)
+                self._branches.append((branch, KernelStack(networks, path)))
+            self._supports_gradients = all(stack.supports_gradients for _, stack in self._branches)
         else:
             for side in self.sides:
                 self.mlps(side)
@@ -76,11 +75,9 @@ class StackExecutor:
         """
         contexts = [x, x]
         if self._runs_kernels(x):
-            from hnetkit.kernels.gpu import op
-
-            for branch, _, flat in self._branches:
+            for branch, stack in self._branches:
                 numbers = strengths if len(branch) == 2 else strengths[branch[0] : branch[0] + 1]
-                for side, context in zip(branch, op.apply(x, flat, numbers, self.path).unbind(), strict=True):
+                for side, context in zip(branch, stack.apply(x, numbers).unbind(), strict=True):
                     contexts[side] = context
         else:
             apply = _PLAIN.get(self.path, eager.apply)
@@ -106,9 +103,7 @@ class StackExecutor:
         """Returns how many kernels `apply` launches on `device` for all its sides; None where it is plain torch."""
         if not self._branches or path_on(self.path, device, self._dtype) not in KERNELS:
             return None
-        from hnetkit.kernels.gpu import op
-
-        return sum(op.launches(runs, self.path, device) for _, runs, _ in self._branches)
+        return sum(stack.launches(device) for _, stack in self._branches)
 
     def _runs_kernels(self, x: Tensor) -> bool:
         if not self._branches or x.dtype == torch.float64 or path_on(self.path, x.device, self._dtype) not in KERNELS:

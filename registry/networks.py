@@ -316,12 +316,17 @@ class Networks:
         self._db.execute(f"DELETE FROM networks WHERE {condition}", list(parameters))
 
     def is_searchable(self) -> bool:
-        """Whether the search index is intact, with an entry for every network and for nothing else."""
+        """Whether the search index is intact, with an entry for every network and for nothing else.
+
+        Networks that changed since and are known to have to be put into it do not count.
+        """
         ours = "SELECT id FROM networks"
         indexed = "SELECT id FROM network_text_content"
+        waiting = "SELECT network_id FROM unindexed"
         try:
             (lost,) = self._db.execute(
-                f"SELECT EXISTS (SELECT * FROM ({ours} EXCEPT {indexed})) + EXISTS ({indexed} EXCEPT {ours})"
+                f"SELECT EXISTS (SELECT * FROM ({ours} EXCEPT {indexed} EXCEPT {waiting})) "
+                f"+ EXISTS ({indexed} EXCEPT {ours})"
             ).fetchone()
             self._db.execute("SELECT count(*) FROM network_text WHERE network_text MATCH 'a*'").fetchone()
         except sqlite3.DatabaseError:
@@ -333,6 +338,10 @@ class Networks:
         self._db.execute("DROP TABLE IF EXISTS network_text")
         self._db.execute(SEARCH)
         self._db.execute("INSERT INTO unindexed SELECT id FROM networks")
+
+    def has_unindexed(self) -> bool:
+        """Whether networks changed since they were put into the search index."""
+        return self._db.execute("SELECT 1 FROM unindexed LIMIT 1").fetchone() is not None
 
     def index(self) -> None:
         """Updates the search index for changed networks; `Registry.write` does so once, before it commits."""

@@ -67,14 +67,37 @@ class Registry:
 
     @contextmanager
     def write(self) -> Iterator[None]:
-        """A transaction. Every change is made within such a block.
+        """A transaction. Every change is made within such a block, or within a `step`.
+
+        Raises:
+            RegistryError, DiskFull: nothing can be written.
+        """
+        with self.step():
+            yield
+            self.networks.index()
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """A transaction that is one of many, after which the search is not up to date; the next `write` sees to that.
+
+        What is searched of a network grows with its files: to put all of it into the index at each step takes
+        quadratic time for many files of one content.
 
         Raises:
             RegistryError, DiskFull: nothing can be written.
         """
         with self._writing, translated(self.path), transaction(self._db):
             yield
-            self.networks.index()
+
+    def catch_up(self) -> None:
+        """Brings the search up to date, after a killed scan or a change that was made with another tool.
+
+        Raises:
+            RegistryError, DiskFull: nothing can be written.
+        """
+        if self.networks.has_unindexed():
+            with self.write():
+                pass
 
     @contextmanager
     def part(self) -> Iterator[None]:

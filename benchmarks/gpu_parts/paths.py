@@ -78,10 +78,10 @@ def by_kernels(path: str) -> Callable[[Stack], Apply]:
 
     def prepare(stack: Stack) -> Apply:
         packed = [pack(pair, for_kernels=True) for pair in zip(*stack.sides, strict=True)]
-        flat = op.flatten(op.arrange(packed, path))
+        kernels = op.KernelStack(packed, path)
 
         def apply(x: Tensor) -> Pair:
-            key, value = op.apply(x, flat, stack.strengths, path).unbind()
+            key, value = kernels.apply(x, stack.strengths).unbind()
             return key, value
 
         return apply

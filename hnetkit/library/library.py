@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from hnetkit import paths
-from hnetkit.errors import AmbiguousName, FileRefused, NotFound, UsageError
+from hnetkit.errors import AmbiguousName, DiskFull, FileRefused, NotFound, RegistryError, UsageError
 from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
@@ -214,6 +215,8 @@ class Library:
 
     def search(self, words: str) -> list[Row]:
         """Returns the networks of which every word is shown, also in what sites and sidecars say, best match first."""
+        with suppress(RegistryError, DiskFull):  # a registry that cannot be written is searched as it is
+            self.registry.catch_up()
         return with_files(self.registry, self.registry.networks.search(words))
 
     def said_of(self, name: str) -> str | None:

@@ -350,7 +350,7 @@ def _read_beside(registry: Registry, files: Iterable[tuple[Root, WalkedFile, Kno
     """Reads the sidecars of known files again, where they are not what they were."""
     for batch in _batches(iter(files)):
         changes: list[FileChange] = []
-        with registry.write():
+        with registry.step():
             for root, file, seen in batch:
                 path = root.path / file.path
                 said, unreadable = _sidecars_of(path) if file.sidecars else ({}, ())
@@ -363,7 +363,7 @@ def _read_all(registry: Registry, work: list[Work], progress: Progress | None) -
     with closing(_examine_all(work, progress)) as results:
         for batch in _batches(results):
             changes: list[FileChange] = []
-            with registry.write():
+            with registry.step():
                 for result in batch:
                     if isinstance(result.row, NotFound):  # the next scan notices what vanished since the walk
                         continue

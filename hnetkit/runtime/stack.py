@@ -136,7 +136,7 @@ def read_mlp(mlp: ResidualMLP, device: torch.device, dtype: torch.dtype, file: s
     def read(ref: TensorRef) -> Tensor:
         exact = ref.torch()
         tensor = exact.to(device=device, dtype=dtype)
-        if file is not None and not torch.isfinite(tensor).all():
+        if file is not None and not _is_finite(tensor):
             raise _not_finite(file, mlp.width, exact, dtype)
         return tensor
 
@@ -158,11 +158,17 @@ def read_mlp(mlp: ResidualMLP, device: torch.device, dtype: torch.dtype, file: s
 
 def require_finite(exact: Tensor, file: str, width: int) -> None:
     """Raises DamagedFile where a tensor of a network's file has NaN or infinity among its values."""
-    if not torch.isfinite(exact).all():
+    if not _is_finite(exact):
         raise DamagedFile(
             f"{file}: values that are not finite at width {width}: whatever it is applied to becomes NaN",
             hint=f"hnetkit validate {argument(file, is_path=True)}; get the file again, or an earlier save of it",
         )
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Whether all values are finite. Their sum tells, unless it is too large itself: to look at each takes longer."""
+    total = tensor.sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return bool(torch.isfinite(total)) or bool(torch.isfinite(tensor).all())
 
 
 def _not_finite(file: str, width: int, exact: Tensor, dtype: torch.dtype) -> IncompatibleNetwork:

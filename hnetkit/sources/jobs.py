@@ -26,12 +26,14 @@ from filelock import FileLock, Timeout
 from hnetkit.errors import (
     AuthRequired,
     Defect,
+    DiskFull,
     FileRefused,
     HnetkitError,
     NetworkFailed,
     NotAHypernetwork,
     OtherContent,
     OutOfMemory,
+    RegistryError,
     WrongBytes,
     failure_of,
     printable,
@@ -448,7 +450,8 @@ def run_jobs(
         except BaseException:
             clock.stop.set()
             wait(running)
-            with registry.write():
+            # on a full disk they are released later: the next run finds that this process has ended
+            with contextlib.suppress(RegistryError, DiskFull), registry.write():
                 for id in running.values():
                     registry.jobs.release(id, worker.name)
             raise

@@ -100,7 +100,7 @@ def find_bytes(registry: Registry, sha256: str | None) -> str | None:
 def path_of_install(registry: Registry, install: dict[str, Any]) -> str | None:
     """Returns where the bytes of an installed file are, at its path or else in the library; None for nowhere."""
     at = [row for row in registry.files.at(install["path"]) if row["sha256"] == install["sha256"]]
-    return install["path"] if any(map(_is_as_known, at)) else find_bytes(registry, install["sha256"])
+    return install["path"] if any(map(is_as_scanned, at)) else find_bytes(registry, install["sha256"])
 
 
 def path_of_job(registry: Registry, job: Job) -> str | None:

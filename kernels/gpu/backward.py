@@ -19,6 +19,7 @@ from hnetkit.kernels.configs import gradient_tiles
 from hnetkit.kernels.gpu import linear
 from hnetkit.kernels.gpu.activations import activate, derivative
 from hnetkit.kernels.gpu.device import capability_of
+from hnetkit.kernels.gpu.plan import launch
 from hnetkit.kernels.gpu.state import KernelState
 from hnetkit.kernels.weights import PackedMLPs, PackedStage, network_at
 
@@ -165,10 +166,8 @@ def _activated(sums: Tensor, activation: str | None) -> Tensor:
 def _through_activation(outer: Tensor, sums: Tensor, activation: str) -> Tensor:
     """Returns ``outer * activation'(sums)``."""
     inner = torch.empty_like(outer)
-    grid = (triton.cdiv(outer.numel(), _BLOCK),)
-    derivative_kernel[grid](
-        outer, sums, inner, outer.numel(), ACTIVATION=activation, BLOCK=_BLOCK, enable_fp_fusion=True
-    )
+    grid = (triton.cdiv(outer.numel(), _BLOCK), 1)
+    launch(derivative_kernel, grid, outer, sums, inner, outer.numel(), ACTIVATION=activation, BLOCK=_BLOCK)
     return inner
 
 
@@ -201,7 +200,9 @@ def _launch_gradient(
     columns = out.shape[2]
     tiles = gradient_tiles(capability_of(gradient.device), gradient.element_size())
     grid = (triton.cdiv(rows, tiles.rows) * triton.cdiv(columns, tiles.columns), sides)
-    gradient_kernel[grid](
+    launch(
+        gradient_kernel,
+        grid,
         gradient.contiguous(),
         stage.weight,
         before,
@@ -219,5 +220,4 @@ def _launch_gradient(
         BLOCK_K=tiles.depth,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
-        enable_fp_fusion=True,
     )

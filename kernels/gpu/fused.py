@@ -212,7 +212,9 @@ def run(
         total = torch.empty_like(out, dtype=torch.float32) if needed else None
     else:
         out, total = state.rows, state.residual if state.needs_total else None
-    fused_kernel[(triton.cdiv(rows, tiles.rows), sides)](
+    state.launch(
+        fused_kernel,
+        (triton.cdiv(rows, tiles.rows), sides),
         state.rows,
         first.weight,
         first.bias,
@@ -244,6 +246,5 @@ def run(
         STAGES=tiles.stages,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
-        enable_fp_fusion=True,
     )
     return state.after(out, None if is_last else total)

@@ -268,20 +268,21 @@ def apply_network(state: KernelState, mlp: Sequence[PackedStage], strength: Tens
         out = rows.new_empty(sides, count, stage.weight.shape[1])
         parts = triton.cdiv(stage.width, tiles.columns)
         written = rows.new_empty(sides, parts, 2, count, dtype=torch.float32) if stage.is_normed else None
-        _launch_linear(rows, stage, strength, tiles, normed=stats, normed_width=width, out=out, stats=written)
+        _launch_linear(state, rows, stage, strength, tiles, normed=stats, normed_width=width, out=out, stats=written)
         rows, stats, width = out, written, stage.width
     last, (out, total) = mlp[-1], state.outputs(sides, is_last=is_last)
     if not last.is_normed:
         ends = {"residual": state.residual, "out": out, "total": total}
-        _launch_linear(rows, last, strength, tiles, normed=stats, normed_width=width, **ends)
+        _launch_linear(state, rows, last, strength, tiles, normed=stats, normed_width=width, **ends)
     else:
         h = torch.empty_like(out, dtype=torch.float32)
-        _launch_linear(rows, last, strength, tiles, normed=stats, normed_width=width, total=h)
-        _launch_norm(h, last, strength, state.residual, out, total)
+        _launch_linear(state, rows, last, strength, tiles, normed=stats, normed_width=width, total=h)
+        _launch_norm(state, h, last, strength, out, total)
     return state.after(out, total)
 
 
 def _launch_linear(
+    state: KernelState,
     rows: Tensor,
     stage: PackedStage,
     strength: Tensor,
@@ -298,7 +299,9 @@ def _launch_linear(
     count = rows.shape[1]
     grid = (triton.cdiv(count, tiles.rows) * triton.cdiv(columns, tiles.columns), sides)
     by_descriptor = tiles.by_descriptor and _can_be_described(rows, stage.weight)
-    linear_kernel[grid](
+    state.launch(
+        linear_kernel,
+        grid,
         _descriptor(rows, tiles.rows, tiles.depth) if by_descriptor else rows,
         _descriptor(stage.weight, tiles.columns, tiles.depth) if by_descriptor else stage.weight,
         stage.bias,
@@ -334,7 +337,6 @@ def _launch_linear(
         BLOCK_K=tiles.depth,
         num_warps=tiles.warps,
         num_stages=tiles.stages,
-        enable_fp_fusion=True,
     )
 
 
@@ -356,28 +358,29 @@ def _descriptor(matrices: Tensor, rows: int, columns: int) -> TensorDescriptor:
 
 
 def _launch_norm(
-    h: Tensor, stage: PackedStage, strength: Tensor, residual: Tensor, out: Tensor, total: Tensor | None
+    state: KernelState, h: Tensor, stage: PackedStage, strength: Tensor, out: Tensor, total: Tensor | None
 ) -> None:
     sides, rows, columns = h.shape
     tile_rows = NORM_ROWS_INTERPRETED if is_interpreted() else NORM_ROWS
-    norm_kernel[(triton.cdiv(rows, tile_rows), sides)](
+    state.launch(
+        norm_kernel,
+        (triton.cdiv(rows, tile_rows), sides),
         h,
         stage.norm_weight,
         stage.norm_bias,
-        residual,
+        state.residual,
         strength,
         out,
         total,
         rows,
         columns,
-        side_stride(residual),
+        side_stride(state.residual),
         strength.stride(0),
         NORM_EPSILON,
         HAS_TOTAL=total is not None,
         BLOCK_M=tile_rows,
         BLOCK_N=triton.next_power_of_2(columns),
         num_warps=4,
-        enable_fp_fusion=True,
     )
 
 

@@ -1,4 +1,4 @@
-"""A stack by Triton kernels, as one custom op that `torch.compile` and CUDA graphs capture.
+"""A stack by Triton kernels: launches of its own, or a custom op where `torch.compile` or autograd look on.
 
 Every run of networks of one build goes to the fused kernel where it fits and the path is `fused`, else to the linear
 ones. Streams and devices are the caller's: launches go to the current stream of x's device.
@@ -13,8 +13,8 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import groupby, islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +22,11 @@ from triton.errors import TritonError
 from triton.runtime.errors import InterpreterError
 
 from hnetkit.errors import KernelUnavailable
-from hnetkit.kernels import eager, reference
+from hnetkit.kernels import activations, eager, reference
 from hnetkit.kernels.configs import FALLBACKS, VARIABLE, is_forced
 from hnetkit.kernels.gpu import backward, fused, linear
 from hnetkit.kernels.gpu.device import can_run
+from hnetkit.kernels.gpu.plan import Plan, Recording
 from hnetkit.kernels.gpu.state import KernelState
 from hnetkit.kernels.weights import (
     PACKED_TENSORS,
@@ -40,22 +41,129 @@ from hnetkit.kernels.weights import (
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 
+_ACTIVATIONS = (None, *sorted(activations.NAMES))
+_MOST_PLANS = 64
+
 _TEST_WIDTH, _TEST_ROWS, _TEST_LIMIT = 320, 65, 1e-2
 _TEST_STRENGTHS = ((0.7, -0.4), (0.3, 0.9))
 
 
-class FlatStack(NamedTuple):
-    """Networks as an operation of torch takes them.
+class KernelStack:
+    """Networks of one width as the kernels of a path apply them, with the plans of their launches.
 
-    Attributes:
-        tensors: of every stage, in order.
-        layout: what the tensors are, a line for each stage; `_parse_layout` reads it.
-        networks: how many there are.
+    Args:
+        networks: in stacking order, on one device, all of one dtype: the products' dtype.
+        path: ``"grouped"`` or ``"fused"``.
     """
 
-    tensors: list[Tensor]
-    layout: str
-    networks: int
+    def __init__(self, networks: Iterable[PackedMLPs], path: str) -> None:
+        self.path = path
+        self.networks = arrange(networks, path)
+        self._count = sum(len(packed[0].weight) for packed in self.networks)
+        self._tensors = [tensor for packed in self.networks for stage in packed for tensor in stage.tensors().values()]
+        self._builds = [number for packed in self.networks for number in _numbers_of(packed)]
+        self._plans: dict[tuple[object, ...], Plan] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns all but the plans: a copy has its weights elsewhere."""
+        return {**vars(self), "_plans": {}}
+
+    @property
+    def supports_gradients(self) -> bool:
+        """Whether gradients flow through `apply`, to x and to weights and biases."""
+        return backward.supports_gradients(self.networks)
+
+    def launches(self, device: torch.device) -> int:
+        """Returns how many kernels `apply` launches on `device`."""
+        return sum(
+            1 if self.path == "fused" and fused.tiles_for(packed, device) else linear.launches(packed)
+            for packed in self.networks
+        )
+
+    def apply(self, x: Tensor, strengths: Tensor) -> Tensor:
+        """Returns what K and V get: `x` after each ``y = y + strength * MLP(y)`` in order, for each side.
+
+        Args:
+            x: ``[..., d]``, any strides; never written to.
+            strengths: ``[sides, networks]``, fp32, on x's device. A network of strength 0 costs a copy.
+
+        Returns:
+            ``[sides, ..., d]`` of x's dtype.
+
+        Raises:
+            KernelUnavailable: x is not where Triton can reach it.
+            ValueError: x has another width or device than the networks, or a dtype that the kernels do not know.
+        """
+        self._require_fit(x, strengths)
+        if not x.numel():
+            return x.new_empty(len(strengths), *x.shape)
+        if torch.compiler.is_compiling() or _is_watched(x, self._tensors):
+            result: Tensor = _stack(x, strengths, self._tensors, self._builds, self.path)
+            return result
+        return self.run(x, strengths)
+
+    def run(self, x: Tensor, strengths: Tensor) -> Tensor:
+        """Launches the kernels, by the plan of an earlier call of this kind where there is one; see `apply`."""
+        start = KernelState.of(x, self._tensors[0].dtype)
+        inputs = (start.rows, start.residual, strengths)
+        # all that Triton compiles for; and the places of the weights, which offloading moves
+        kind = (
+            start.rows.shape[1],
+            x.dtype,
+            x.device,
+            strengths.stride(0),
+            torch.get_float32_matmul_precision(),
+            *(tensor.data_ptr() % 16 for tensor in inputs),
+            *(tensor.data_ptr() for tensor in self._tensors),
+        )
+        plan = self._plans.get(kind)
+        if plan is None:
+            return self._first_run(kind, start, x, strengths)
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+            return plan.run(inputs).view(len(strengths), *x.shape)
+
+    def _first_run(self, kind: tuple[object, ...], start: KernelState, x: Tensor, strengths: Tensor) -> Tensor:
+        """Launches by the first path that compiles, and keeps the plan of it; by plain torch where none does."""
+        for candidate in FALLBACKS[self.path]:
+            case = (candidate, x.device, x.dtype, *self._builds)
+            if case in _failed:
+                continue
+            recording = Recording()
+            try:
+                with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+                    state = start._replace(launch=recording.launch)
+                    result = _launch(state, strengths, self.networks, candidate)
+            except Exception as error:
+                if not _is_compiler_error(error):
+                    raise
+                if is_forced(self.path):
+                    raise KernelUnavailable(f"{self.path}: {error}", hint=f"unset {VARIABLE}") from error
+                _failed.add(case)
+                warnings.warn(f"hnetkit leaves out its {candidate} kernels: {error}", RuntimeWarning, stacklevel=2)
+                continue
+            plan = recording.plan((start.rows, start.residual, strengths), self._tensors, result)
+            if plan is not None:
+                if len(self._plans) >= _MOST_PLANS:
+                    self._plans.clear()
+                self._plans[kind] = plan
+            return result.view(len(strengths), *x.shape)
+        sides = enumerate(strengths)
+        return torch.stack([eager.apply(x, _plain(self.networks, side), numbers) for side, numbers in sides])
+
+    def _require_fit(self, x: Tensor, strengths: Tensor) -> None:
+        weight = self._tensors[0]
+        if not can_run(x.device):
+            raise KernelUnavailable(f"Triton's kernels do not run on {x.device}", hint=f"unset {VARIABLE}")
+        if x.dtype not in DTYPES or weight.dtype not in DTYPES:
+            raise ValueError(
+                f"a context of {x.dtype} for weights of {weight.dtype}: the kernels know fp16, bf16 and fp32"
+            )
+        if x.shape[-1] != weight.shape[-1]:
+            raise ValueError(f"a context {x.shape[-1]} wide for networks of {weight.shape[-1]}")
+        if not x.device == weight.device == strengths.device:
+            raise ValueError(f"a context on {x.device}, weights on {weight.device}, strengths on {strengths.device}")
+        if strengths.shape != (weight.shape[1], self._count):
+            raise ValueError(f"strengths {list(strengths.shape)} for {self._count} networks of {weight.shape[1]} sides")
 
 
 def arrange(networks: Iterable[PackedMLPs], path: str) -> list[PackedMLPs]:
@@ -69,76 +177,28 @@ def arrange(networks: Iterable[PackedMLPs], path: str) -> list[PackedMLPs]:
     return runs
 
 
-def flatten(networks: Iterable[PackedMLPs]) -> FlatStack:
-    """Returns networks as `apply` takes them."""
-    tensors: list[Tensor] = []
-    lines, count = [], 0
-    for number, packed in enumerate(networks):
-        count += len(packed[0].weight)
-        for stage in packed:
-            own = stage.tensors()
-            tensors += own.values()
-            lines.append(f"{number} {stage.activation or 'none'} {stage.width} {stage.is_normed:d} {' '.join(own)}")
-    return FlatStack(tensors, "\n".join(lines), count)
+def _is_watched(x: Tensor, weights: Iterable[Tensor]) -> bool:
+    """Whether something other than its values counts: gradients, a trace, or a tensor that stands for others."""
+    if type(x) is not Tensor or torch._C._get_tracing_state() is not None:
+        return True
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (x, *weights))
 
 
-def apply(x: Tensor, stack: FlatStack, strengths: Tensor, path: str) -> Tensor:
-    """Returns what K and V get: `x` after each ``y = y + strength * MLP(y)`` in order, for each side.
-
-    Args:
-        x: ``[..., d]``, any strides; never written to.
-        stack: of one width, on x's device, all of one dtype: the products' dtype.
-        strengths: ``[sides, networks]``, fp32, on x's device. A network of strength 0 costs a copy.
-        path: ``"grouped"`` or ``"fused"``.
-
-    Returns:
-        ``[sides, ..., d]`` of x's dtype.
-
-    Raises:
-        KernelUnavailable: x is not where Triton can reach it.
-        ValueError: x has another width or device than the networks, or a dtype that the kernels do not know.
-    """
-    _require_fit(x, stack, strengths)
-    if not x.numel():
-        return x.new_empty(len(strengths), *x.shape)
-    result: Tensor = _stack(x, strengths, stack.tensors, stack.layout, path)
-    return result
+def _launch(state: KernelState, strengths: Tensor, networks: Sequence[PackedMLPs], path: str) -> Tensor:
+    products, done, total = state.rows.dtype, 0, strengths.shape[1]
+    for packed in networks:
+        before, done = done, done + len(packed[0].weight)
+        numbers, is_last = strengths[:, before:done], done == total
+        tiles = fused.tiles_for(packed, strengths.device) if path == "fused" and state.dtype == products else None
+        if tiles is None:
+            state = linear.run(state, packed, numbers, is_last=is_last)
+        else:
+            state = fused.run(state, packed, numbers, tiles, is_last=is_last)
+    return state.rows
 
 
-def supports_gradients(networks: Sequence[PackedMLPs]) -> bool:
-    """Whether gradients flow through `apply`, to x and to weights and biases."""
-    return backward.supports_gradients(networks)
-
-
-def launches(networks: Iterable[PackedMLPs], path: str, device: torch.device) -> int:
-    """Returns how many kernels `apply` launches for networks that went through `arrange`."""
-    return sum(
-        1 if path == "fused" and fused.tiles_for(packed, device) else linear.launches(packed) for packed in networks
-    )
-
-
-@torch.library.custom_op("hnetkit::stack", mutates_args=())
-def _stack(x: Tensor, strengths: Tensor, tensors: list[Tensor], layout: str, path: str) -> Tensor:
-    networks = _unflatten(tensors, layout)
-    for candidate in FALLBACKS[path]:
-        case = (candidate, x.device, x.dtype, layout)
-        if case in _failed:
-            continue
-        try:
-            with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-                return _run_kernels(x, strengths, networks, candidate)
-        except Exception as error:
-            if not _is_compiler_error(error):
-                raise
-            if is_forced(path):
-                raise KernelUnavailable(f"{path}: {error}", hint=f"unset {VARIABLE}") from error
-            _failed.add(case)
-            warnings.warn(f"hnetkit leaves out its {candidate} kernels: {error}", RuntimeWarning, stacklevel=2)
-    return torch.stack([eager.apply(x, _plain(networks, side), numbers) for side, numbers in enumerate(strengths)])
-
-
-_failed: set[tuple[str, torch.device, torch.dtype, str]] = set()
-"""Path, device, dtype and layout of what Triton could not compile in this process."""
+_failed: set[tuple[object, ...]] = set()
+"""Path, device, dtype and builds of what Triton could not compile in this process."""
 
 
 def _plain(networks: Sequence[PackedMLPs], side: int) -> list[MLPWeights]:
@@ -152,45 +212,40 @@ def _is_compiler_error(error: Exception) -> bool:
     return isinstance(error, TritonError) or (type(error) is RuntimeError and "PassManager" in str(error))
 
 
-def _run_kernels(x: Tensor, strengths: Tensor, networks: Sequence[PackedMLPs], path: str) -> Tensor:
-    dtype = networks[0][0].weight.dtype
-    state, done, total = KernelState.of(x, dtype), 0, strengths.shape[1]
-    for packed in networks:
-        before, done = done, done + len(packed[0].weight)
-        numbers, is_last = strengths[:, before:done], done == total
-        tiles = fused.tiles_for(packed, x.device) if path == "fused" and x.dtype == dtype else None
-        if tiles is None:
-            state = linear.run(state, packed, numbers, is_last=is_last)
-        else:
-            state = fused.run(state, packed, numbers, tiles, is_last=is_last)
-    return state.rows.view(len(strengths), *x.shape)
+@torch.library.custom_op("hnetkit::stack", mutates_args=())
+def _stack(x: Tensor, strengths: Tensor, tensors: list[Tensor], builds: list[int], path: str) -> Tensor:
+    return KernelStack(_networks_of(tensors, builds), path).run(x, strengths)
 
 
 @_stack.register_fake
-def _fake_stack(x: Tensor, strengths: Tensor, tensors: list[Tensor], layout: str, path: str) -> Tensor:
+def _fake_stack(x: Tensor, strengths: Tensor, tensors: list[Tensor], builds: list[int], path: str) -> Tensor:
     return x.new_empty(len(strengths), *x.shape)
 
 
 @torch.library.custom_op("hnetkit::stack_gradients", mutates_args=())
-def _gradients(gradient: Tensor, x: Tensor, strengths: Tensor, tensors: list[Tensor], layout: str) -> list[Tensor]:
+def _gradients(
+    gradient: Tensor, x: Tensor, strengths: Tensor, tensors: list[Tensor], builds: list[int]
+) -> list[Tensor]:
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
-        of_x, of_weights = backward.gradients(gradient, x, strengths, _unflatten(tensors, layout))
+        of_x, of_weights = backward.gradients(gradient, x, strengths, _networks_of(tensors, builds))
     return [of_x, *of_weights]
 
 
 @_gradients.register_fake
-def _fake_gradients(gradient: Tensor, x: Tensor, strengths: Tensor, tensors: list[Tensor], layout: str) -> list[Tensor]:
+def _fake_gradients(
+    gradient: Tensor, x: Tensor, strengths: Tensor, tensors: list[Tensor], builds: list[int]
+) -> list[Tensor]:
     return [torch.empty_like(tensor) for tensor in (x, *tensors)]
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, strengths, tensors, ctx.layout, _ = inputs
+    x, strengths, tensors, ctx.builds, _ = inputs
     ctx.save_for_backward(x, strengths, *tensors)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
     x, strengths, *tensors = ctx.saved_tensors
-    of_x, *of_tensors = _gradients(gradient, x, strengths, tensors, ctx.layout)
+    of_x, *of_tensors = _gradients(gradient, x, strengths, tensors, ctx.builds)
     return of_x, None, of_tensors, None, None
 
 
@@ -201,43 +256,23 @@ def _packed_build(packed: PackedMLPs) -> tuple[object, ...]:
     return tuple((stage.weight.shape, stage.activation, stage.is_normed) for stage in packed)
 
 
-@functools.cache
-def _parse_layout(layout: str) -> tuple[tuple[tuple[str | None, int, bool, tuple[str, ...]], ...], ...]:
-    """Returns, for each run of networks, each stage's activation, width, whether it is normed, and its tensors."""
-    lines = [line.split() for line in layout.splitlines()]
-    return tuple(
-        tuple(
-            (None if activation == "none" else activation, int(width), normed == "1", tuple(names))
-            for _, activation, width, normed, *names in stages
-        )
-        for _, stages in groupby(lines, key=lambda line: line[0])
-    )
+def _numbers_of(packed: PackedMLPs) -> Iterator[int]:
+    """Yields how a custom op is told what its tensors are: how many stages there are, and four numbers for each."""
+    yield len(packed)
+    for stage in packed:
+        own = stage.tensors()
+        has = sum(1 << place for place, name in enumerate(PACKED_TENSORS) if name in own)
+        yield from (_ACTIVATIONS.index(stage.activation), stage.width, int(stage.is_normed), has)
 
 
-def _unflatten(tensors: Sequence[Tensor], layout: str) -> list[PackedMLPs]:
-    left = iter(tensors)
-    return [tuple(_unflatten_stage(left, *line) for line in stages) for stages in _parse_layout(layout)]
+def _networks_of(tensors: Iterable[Tensor], builds: Iterable[int]) -> list[PackedMLPs]:
+    left, numbers = iter(tensors), iter(builds)
+    return [tuple(_stage_of(left, *islice(numbers, 4)) for _ in range(count)) for count in numbers]
 
 
-def _unflatten_stage(
-    tensors: Iterator[Tensor], activation: str | None, width: int, is_normed: bool, names: Sequence[str]
-) -> PackedStage:
-    own: dict[str, Any] = {name: next(tensors) if name in names else None for name in PACKED_TENSORS}
-    return PackedStage(**own, activation=activation, width=width, is_normed=is_normed)
-
-
-def _require_fit(x: Tensor, stack: FlatStack, strengths: Tensor) -> None:
-    weight = stack.tensors[0]
-    if not can_run(x.device):
-        raise KernelUnavailable(f"Triton's kernels do not run on {x.device}", hint=f"unset {VARIABLE}")
-    if x.dtype not in DTYPES or weight.dtype not in DTYPES:
-        raise ValueError(f"a context of {x.dtype} for weights of {weight.dtype}: the kernels know fp16, bf16 and fp32")
-    if x.shape[-1] != weight.shape[-1]:
-        raise ValueError(f"a context {x.shape[-1]} wide for networks of {weight.shape[-1]}")
-    if not x.device == weight.device == strengths.device:
-        raise ValueError(f"a context on {x.device}, weights on {weight.device}, strengths on {strengths.device}")
-    if strengths.shape != (weight.shape[1], stack.networks):
-        raise ValueError(f"strengths {list(strengths.shape)} for {stack.networks} networks of {weight.shape[1]} sides")
+def _stage_of(tensors: Iterator[Tensor], activation: int, width: int, is_normed: int, has: int) -> PackedStage:
+    own: dict[str, Any] = {name: next(tensors) if has >> i & 1 else None for i, name in enumerate(PACKED_TENSORS)}
+    return PackedStage(**own, activation=_ACTIVATIONS[activation], width=width, is_normed=bool(is_normed))
 
 
 @functools.cache
@@ -259,7 +294,7 @@ def _fault(path: str, device: torch.device) -> str | None:
     networks = [pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)]
     try:
         with torch.no_grad():
-            got = apply(x, flatten(arrange(networks, path)), strengths, path)
+            got = KernelStack(networks, path).apply(x, strengths)
     except (MemoryError, torch.cuda.OutOfMemoryError):  # says nothing of the kernels, and the caller may make room
         raise
     except Exception as error:  # whatever a compiler or driver of the years to come says

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hnetkit.kernels.eager import sum_dtype
+from hnetkit.kernels.gpu.plan import launch
 
 
 class KernelState(NamedTuple):
@@ -20,18 +22,20 @@ class KernelState(NamedTuple):
             in fp32.
         dtype: x's, which the last network's output is rounded to.
         is_first: whether no network was applied yet: then neither tensor may be written to.
+        launch: launches a kernel, as `hnetkit.kernels.gpu.plan.launch` does.
     """
 
     rows: Tensor
     residual: Tensor
     dtype: torch.dtype
     is_first: bool
+    launch: Callable[..., object]
 
     @classmethod
-    def of(cls, x: Tensor, products: torch.dtype) -> KernelState:
+    def of(cls, x: Tensor, products: torch.dtype, launch: Callable[..., object] = launch) -> KernelState:
         """Returns the state before the first network, for `x` ``[..., d]``."""
         residual = x.reshape(1, -1, x.shape[-1]).contiguous()
-        return cls(residual.to(products), residual, x.dtype, is_first=True)
+        return cls(residual.to(products), residual, x.dtype, is_first=True, launch=launch)
 
     def outputs(self, sides: int, *, is_last: bool) -> tuple[Tensor, Tensor | None]:
         """Returns memory for the next network's contexts, and for a sum in fp32 where one is needed after it."""
@@ -48,7 +52,7 @@ class KernelState(NamedTuple):
 
     def after(self, out: Tensor, total: Tensor | None) -> KernelState:
         """Returns the state after a network that gave `out` and `total`."""
-        return KernelState(out, out if total is None else total, self.dtype, is_first=False)
+        return self._replace(rows=out, residual=out if total is None else total, is_first=False)
 
 
 def side_stride(tensor: Tensor) -> int:

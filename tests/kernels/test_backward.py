@@ -38,10 +38,10 @@ def learned(sides: Sides) -> tuple[Sides, list[Tensor]]:
 
 def by_kernels(x: Tensor, sides: Sides, strengths: Tensor, outer: Tensor, path: str) -> list[Tensor]:
     placed, leaves = learned(tuple([there(mlp) for mlp in side] for side in sides))  # type: ignore[arg-type]
-    networks = op.arrange([pack(pair, for_kernels=True) for pair in zip(*placed, strict=True)], path)
-    assert op.supports_gradients(networks)
+    stack = op.KernelStack([pack(pair, for_kernels=True) for pair in zip(*placed, strict=True)], path)
+    assert stack.supports_gradients
     x = x.to(DEVICE).requires_grad_()
-    got = op.apply(x, op.flatten(networks), strengths.to(DEVICE), path)
+    got = stack.apply(x, strengths.to(DEVICE))
     return [g.cpu() for g in torch.autograd.grad(got, [x, *leaves], outer.to(DEVICE))]
 
 
@@ -104,11 +104,11 @@ def test_the_check_sees_a_broken_gradient(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_frozen_stack_gives_the_context_its_gradient_in_compiled_code() -> None:
     sides, strengths = random_sides(1, (24, 40, 24), "relu", torch.float32), numbers_for(1).to(DEVICE)
-    flat = op.flatten([pack([there(side[0]) for side in sides], for_kernels=True)])
+    stack = op.KernelStack([pack([there(side[0]) for side in sides], for_kernels=True)], "grouped")
     x = context(5, 24, dtype=torch.float32).to(DEVICE).requires_grad_()
 
     def loss(x: Tensor) -> Tensor:
-        return op.apply(x, flat, strengths, "grouped").square().sum()
+        return stack.apply(x, strengths).square().sum()
 
     (plain,) = torch.autograd.grad(loss(x), x)
     (compiled,) = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(x), x)
@@ -128,6 +128,6 @@ def test_what_has_no_gradient_here_goes_through_plain_torch(
     if not norm and activation == "relu":
         assert k.grad_fn.name().startswith("UnbindBackward")  # type: ignore[union-attr]
     else:
-        assert not op.supports_gradients([pack([side[0] for side in sides], for_kernels=True)])
+        assert not op.KernelStack([pack([side[0] for side in sides], for_kernels=True)], "grouped").supports_gradients
     (of_x,) = torch.autograd.grad(torch.stack([k, v]), here, outer.to(DEVICE))
     assert relative(of_x.cpu(), by_autograd(x, sides, strengths, outer)[0]) <= 1e-5

@@ -106,15 +106,15 @@ def test_memory_that_runs_out_is_no_fault_of_the_kernels(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is told, and the path is tested again once there is room."""
-    whole = op.apply
+    whole = op.KernelStack.apply
 
     def fail(*arguments: Any, **options: Any) -> None:
         raise error("out of memory")
 
-    monkeypatch.setattr(op, "apply", fail)
+    monkeypatch.setattr(op.KernelStack, "apply", fail)
     with pytest.raises(error, match="out of memory"):
         op.verified_path("fused", torch.device(DEVICE))
-    monkeypatch.setattr(op, "apply", whole)
+    monkeypatch.setattr(op.KernelStack, "apply", whole)
     assert op.verified_path("fused", torch.device(DEVICE)) == "fused"
 
 
@@ -122,6 +122,6 @@ def test_where_no_kernel_works_it_is_plain_torch(monkeypatch: pytest.MonkeyPatch
     def fail(*arguments: Any, **options: Any) -> None:
         raise RuntimeError("no such instruction")
 
-    monkeypatch.setattr(op, "apply", fail)
+    monkeypatch.setattr(op.KernelStack, "apply", fail)
     with pytest.warns(RuntimeWarning, match="they fail"):
         assert op.verified_path("fused", torch.device(DEVICE)) == "eager"

@@ -13,23 +13,75 @@ pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
 TESTS = Path(__file__).resolve().parents[1]
 
-EVERY_KERNEL = """
+START = """
+import copy
 import torch
-from support.stub_driver import install
-stub = install()
+from hnetkit.kernels.gpu import backward, fused, linear, op
+from support.stub_driver import Pointer, install
+stub = install(backward, fused, linear, op)
 from support.stacks import context
 from support.truth import numbers_for, random_sides
-from hnetkit.kernels.gpu import backward, op
 from hnetkit.kernels.weights import pack
 
+def packed(*arguments, **build):
+    return [pack(pair, for_kernels=True) for pair in zip(*random_sides(*arguments, torch.float16, **build))]
+"""
+
+EVERY_KERNEL = """
+x = context(5, 320, dtype=torch.float16)
 for path, norm in (("fused", False), ("grouped", True)):
-    x, sides = context(5, 320, dtype=torch.float16), random_sides(1, (320, 64, 320), "relu", torch.float16, norm=norm)
-    runs = op.arrange([pack(pair, for_kernels=True) for pair in zip(*sides)], path)
-    op.apply(x, op.flatten(runs), numbers_for(1), path)
-sides = random_sides(1, (320, 64, 320), "relu", torch.float16, last=True)
-networks = [pack(pair, for_kernels=True) for pair in zip(*sides)]
+    op.KernelStack(packed(1, (320, 64, 320), "relu", norm=norm), path).apply(x, numbers_for(1))
+networks = packed(1, (320, 64, 320), "relu", last=True)
 backward.gradients(torch.ones(2, 5, 320).half(), x, numbers_for(1), networks)
-print(*sorted({name for name, _, _ in stub.launches}))
+print(*sorted({launch[0] for launch in stub.launches}))
+"""
+
+AGAIN = """
+def made(stack, x, strengths):
+    stub.launches = []
+    return stack.apply(x, strengths), stub.launches
+
+def require_same(theirs, ours, moved):
+    assert len(theirs) == len(ours) > 0
+    for one, other in zip(theirs, ours):
+        assert len(one) == len(other)
+        for here, there in zip(one, other):
+            for a, b in zip(here, there) if isinstance(here, tuple) else [(here, there)]:
+                assert not isinstance(b, Pointer), "by a plan"
+                if isinstance(a, Pointer):
+                    assert moved.setdefault(int(a), int(b)) == b, "memory is where it was, or moved as one piece"
+                else:
+                    assert a == b and type(a) is type(b)
+
+for path, shapes, count, norm in (
+    ("grouped", (64, 128, 64), 3, False), ("grouped", (64, 96, 128, 64), 2, True), ("fused", (320, 64, 320), 3, False)
+):
+    stack, rows = op.KernelStack(packed(count, shapes, "relu", norm=norm), path), 40
+    memory = torch.zeros(2, 8 + rows * shapes[0], dtype=torch.float16)
+    for start in (8, 1):  # the second is no multiple of 16 bytes
+        x, other = (each[start:][:rows * shapes[0]].view(rows, -1) for each in memory)
+        first, second = numbers_for(count), numbers_for(count)
+        result, theirs = made(stack, x, first)
+        assert any(isinstance(argument, Pointer) for launch in theirs for argument in launch), "by Triton"
+        for again, numbers in ((other, second), (x, first)):
+            result, ours = made(stack, again, numbers)
+            moved = {tensor.data_ptr(): tensor.data_ptr() for tensor in stack._tensors}
+            moved[x.data_ptr()] = again.data_ptr()
+            for network in range(count):
+                moved[first[:, network:].data_ptr()] = numbers[:, network:].data_ptr()
+            require_same(theirs, ours, moved)
+            assert result.shape == (2, rows, shapes[0]) and result.dtype == x.dtype
+            assert result.data_ptr() in moved.values()
+    assert len(stack._plans) == 2
+    result, ours = made(stack, other[:20], second)
+    assert len(stack._plans) == 3, "other rows"
+    stack._tensors[0].data = stack._tensors[0].data.clone()
+    result, ours = made(stack, other[:20], second)
+    assert len(stack._plans) == 4, "weights that moved"
+    twin = copy.deepcopy(stack)
+    result, theirs = made(twin, other[:20], second)
+    assert any(isinstance(argument, Pointer) for launch in theirs for argument in launch), "a copy has its own weights"
+print("the same")
 """
 
 
@@ -46,4 +98,8 @@ def printed(code: str, cache: Path, *options: str) -> str:
 def test_no_kernel_leaves_a_choice_of_the_compiler_to_triton(tmp_path: Path) -> None:
     """Where the fusion of products and sums is not chosen, Triton 3.9 warns, and 3.10 turns it off."""
     kernels = ("derivative_kernel", "fused_kernel", "gradient_kernel", "linear_kernel", "norm_kernel")
-    assert printed(EVERY_KERNEL, tmp_path).split() == list(kernels)
+    assert printed(START + EVERY_KERNEL, tmp_path).split() == list(kernels)
+
+
+def test_a_plan_gives_the_driver_what_triton_gives_it(tmp_path: Path) -> None:
+    assert printed(START + AGAIN, tmp_path).split() == ["the", "same"]

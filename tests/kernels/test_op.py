@@ -12,6 +12,7 @@ import pytest
 import torch
 from support.stacks import cast, context, random_mlp
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton", reason="Triton is there on Linux x86-64 only")
 
@@ -66,13 +67,13 @@ def test_a_broken_part_of_a_kernel_is_seen(path: str, monkeypatch: pytest.Monkey
     """The mean of a folded layer norm left out: what the packing computes, the kernels must use."""
     x, sides = stack_for(path, 1, norm=True)
     require_right(run(x, sides, numbers_for(1), path), x, sides, numbers_for(1))
-    flatten = op.flatten
+    arrange = op.arrange
 
-    def without_shift(networks: Any) -> op.FlatStack:
-        first, last = networks[0]
-        return flatten([(first, last._replace(shift=0 * last.shift))])
+    def without_shift(networks: Any, path: str) -> Any:
+        ((first, last),) = arrange(networks, path)
+        return [(first, last._replace(shift=0 * last.shift))]
 
-    monkeypatch.setattr(op, "flatten", without_shift)
+    monkeypatch.setattr(op, "arrange", without_shift)
     with pytest.raises(AssertionError):
         require_right(run(x, sides, numbers_for(1), path), x, sides, numbers_for(1))
 
@@ -116,7 +117,7 @@ class Counting:
     """A Triton kernel that counts its launches."""
 
     def __init__(self, kernel: Any, launches: list[Any]) -> None:
-        self.kernel, self.launches = kernel, launches
+        self.kernel, self.launches, self.arg_names = kernel, launches, kernel.arg_names
 
     def __getitem__(self, grid: Any) -> Any:
         self.launches.append(self.kernel)
@@ -131,9 +132,9 @@ def test_launches_are_as_many_as_it_says(path: str, norm: bool, monkeypatch: pyt
         monkeypatch.setattr(module, name, Counting(getattr(module, name), launched))
     x, sides = stack_for(path, norm=norm)
     run(x, sides, numbers_for(3), path)
-    runs = op.arrange([pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)], path)
-    assert len(launched) == op.launches(runs, path, torch.device(DEVICE))
-    is_fused = path == "fused" and fused.tiles_for(runs[0], torch.device(DEVICE)) is not None
+    stack = op.KernelStack([pack(pair, for_kernels=True) for pair in zip(*sides, strict=True)], path)
+    assert len(launched) == stack.launches(torch.device(DEVICE))
+    is_fused = path == "fused" and fused.tiles_for(stack.networks[0], torch.device(DEVICE)) is not None
     assert len(launched) == (1 if is_fused else 9 if norm else 6)
     assert is_fused or path == "grouped" or norm
 
@@ -164,9 +165,9 @@ def test_what_makes_no_sense_is_refused_before_a_launch(path: str) -> None:
 
 def test_a_context_on_another_device_is_refused_before_a_launch() -> None:
     x, sides = stack_for("grouped", 1)
-    flat = op.flatten([pack([side[0] for side in sides], for_kernels=True)])
+    stack = op.KernelStack([pack([side[0] for side in sides], for_kernels=True)], "grouped")
     with pytest.raises((ValueError, KernelUnavailable), match="meta"):
-        op.apply(x.to("meta"), flat, numbers_for(1), "grouped")
+        stack.apply(x.to("meta"), numbers_for(1))
 
 
 @paths
@@ -194,14 +195,37 @@ def test_builds_of_k_and_v_may_differ() -> None:
 def test_a_compiled_model_goes_through_it_without_a_break(path: str) -> None:
     x, sides = stack_for(path, 1)
     x, strengths = x.to(DEVICE), numbers_for(1).to(DEVICE)
-    flat = op.flatten([pack([there(side[0]) for side in sides], for_kernels=True)])
+    stack = op.KernelStack([pack([there(side[0]) for side in sides], for_kernels=True)], path)
 
     def model(x: Tensor) -> Tensor:
-        return torch.sin(op.apply(x * 2, flat, strengths, path))
+        return torch.sin(stack.apply(x * 2, strengths))
 
     with torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(x), model(x))
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations of torch that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@paths
+@pytest.mark.parametrize("wanted", [False, True], ids=["values alone", "gradients"])
+def test_the_custom_op_is_run_where_gradients_are_wanted(path: str, wanted: bool) -> None:
+    x, sides = stack_for(path, 1)
+    stack = op.KernelStack([pack([there(side[0]) for side in sides], for_kernels=True)], path)
+    x, strengths = x.to(DEVICE).requires_grad_(wanted), numbers_for(1).to(DEVICE)
+    with Operations() as run_there:
+        stack.apply(x, strengths)
+    assert run_there.names.count("hnetkit::stack") == wanted
 
 
 def test_fp32_at_the_highest_precision_is_left_to_plain_torch_unless_forced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 CAPABILITY = (9, 0)
 
@@ -25,20 +26,26 @@ class _Utils:
         pass
 
 
+class Pointer(int):
+    """The address of a tensor that a launch was given; a plan gives numbers."""
+
+
 class StubDriver:
     """Stands in for CUDA's driver.
 
     Attributes:
-        launches: the kernel's name, the grid and the arguments of each launch so far.
+        launches: what each launch so far was given: the kernel's name, the grid, and the arguments, tensors as pointers
+            and descriptors as tuples. None: they are not noted.
     """
 
     def __init__(self) -> None:
-        self.launches: list[tuple[str, tuple[int, ...], tuple[Any, ...]]] = []
+        self.launches: list[tuple[object, ...]] | None = []
         self.utils = _Utils()
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
         def launch(x: int, y: int, z: int, stream: int, function: int, packed: Any, *others: Any) -> None:
-            self.launches.append((metadata.name, (x, y, z), others[3:]))
+            if self.launches is not None:
+                self.launches.append((metadata.name, (x, y, z), *map(_noted, others[3:])))
 
         return launch
 
@@ -55,13 +62,20 @@ class StubDriver:
         return torch.cuda
 
 
-def install() -> StubDriver:
-    """Puts a stub in place of the driver, and has the kernels take the CPU for a Hopper."""
-    from hnetkit.kernels.gpu import backward, fused, linear, op
+def _noted(argument: Any) -> Any:
+    if isinstance(argument, TensorDescriptor):
+        base = argument.base.data_ptr()
+        place = Pointer(base) if isinstance(argument.base, torch.Tensor) else base
+        return (place, *argument.shape, *argument.strides, *argument.block_shape, argument.padding)
+    return Pointer(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
 
+
+def install(*modules: Any) -> StubDriver:
+    """Puts a stub in place of the driver, and has modules of kernels take the CPU for a Hopper."""
     stub = StubDriver()
     driver.set_active(stub)
-    for module in (backward, fused, linear):
-        module.capability_of = lambda device: CAPABILITY
-    op.can_run = lambda device: True
+    for module in modules:
+        for name, value in (("capability_of", CAPABILITY), ("can_run", True)):
+            if hasattr(module, name):
+                setattr(module, name, lambda device, value=value: value)
     return stub

@@ -48,8 +48,7 @@ def numbers_for(count: int) -> Tensor:
 def run(x: Tensor, sides: Sides, strengths: Tensor, path: str) -> Tensor:
     """A stack by Triton kernels: ``[2, ..., d]``."""
     pairs = [pack([there(k), there(v)], for_kernels=True) for k, v in zip(*sides, strict=True)]
-    flat = op.flatten(op.arrange(pairs, path))
-    return op.apply(x.to(DEVICE), flat, strengths.to(DEVICE), path).cpu()
+    return op.KernelStack(pairs, path).apply(x.to(DEVICE), strengths.to(DEVICE)).cpu()
 
 
 def require_right(got: Tensor, x: Tensor, sides: Sides, strengths: Tensor) -> None:
