@@ -26,6 +26,7 @@ _FORMULA = re.compile(r"'*(?:\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r\n])")
 _MARKED_FORMULA = re.compile(f"'(?={_FORMULA.pattern})")
 _AFTER_SEPARATOR = re.compile(r"(?<=;)(\s*)([=+\-@\uff1d\uff0b\uff0d\uff20])")
 _PLAIN_WORD = re.compile(r"[\w@%+=:./\\-]+", re.ASCII)
+_PLAIN_CELL = re.compile(r"[A-Za-z0-9_][\w .,()\[\]-]*", re.ASCII)
 _LIKE_ESCAPE = re.compile(r"\\(?=u[0-9a-f]{4})")
 _MOST_ITEMS, _MOST_DEPTH = 12, 3  # of a container, as `shorten` shows it
 _TAG = re.compile(r"</?[a-z][a-z0-9]*(?:\s[^<>]*)?/?>|<!--[^<>]*-->", re.IGNORECASE)  # <lora:x:1> is none
@@ -113,6 +114,8 @@ def to_cell(text: str) -> str:
     four digits. So does a character that would begin a formula after a semicolon, because spreadsheets in many
     languages split lines there. `from_cell` returns the original text.
     """
+    if _PLAIN_CELL.fullmatch(text):  # most are, of tens of thousands
+        return text
     marked = f"'{text}" if _FORMULA.match(text) else text
     escaped = exact(_LIKE_ESCAPE.sub(r"\\u005c", marked))
     return _AFTER_SEPARATOR.sub(lambda found: found[1] + _units(found[2]), escaped)

@@ -236,13 +236,16 @@ def _jsonable(value: Any) -> Any:
     return str(value)
 
 
+_SCALARS = frozenset({str, int, float, bool})
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
     if value is None:
         return ""
-    if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
-        return ", ".join(f"{item:g}" if isinstance(item, float) else str(item) for item in value)
+    if isinstance(value, list) and _SCALARS.issuperset(map(type, value)):
+        return ", ".join([f"{item:g}" if type(item) is float else str(item) for item in value])
     if isinstance(value, list | dict | tuple):
         return json.dumps(_jsonable(value), ensure_ascii=False)
     return str(value)
@@ -252,7 +255,8 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
     writer.writerow(columns)
-    safe = lru_cache(maxsize=None)(lambda text: _exact(to_cell(text)))  # most cells of a column are the same
+    ascii_only = _is_ascii()
+    safe = lru_cache(maxsize=None)(lambda text: exact(to_cell(text), ascii_only=ascii_only))  # most cells occur often
     for row in rows:
         values = map(row.get, columns)
         writer.writerow([_cell(value) if isinstance(value, int | float) else safe(_cell(value)) for value in values])
@@ -260,7 +264,12 @@ def _delimited(rows: Iterable[Row], columns: Sequence[str], delimiter: str) -> N
 
 
 def _exact(text: str) -> str:
-    return exact(text, ascii_only=codecs.lookup(_encoding(sys.stdout)).name != "utf-8")
+    return exact(text, ascii_only=_is_ascii())
+
+
+def _is_ascii() -> bool:
+    """Whether stdout takes no UTF-8, so that all beyond ASCII is escaped."""
+    return codecs.lookup(_encoding(sys.stdout)).name != "utf-8"
 
 
 def _encoding(stream: IO[str] | None) -> str:
