@@ -16,6 +16,11 @@ from typing import NamedTuple, TypeAlias
 RESULTS = Path(__file__).resolve().parent / "results" / "gpu.csv"
 CHART = "benchmarks/results/gpu.svg"
 UNMEASURED = "Not yet measured on a GPU."
+NO_DEFAULT = (
+    "What `hnetkit generate` does by default, the UNet as CUDA graphs, is not yet measured from a step to a picture:\n"
+    "`python benchmarks/gpu.py --part default`. Below, all is measured: `CUDA graph` is a step that the benchmark "
+    "captured by itself, and\n`eager` is how `generate` ran it at that commit."
+)
 COMMAND = "python benchmarks/gpu.py --part isolated --budget 500"
 
 BUILD, NETWORKS = "[1,2,1] swish", "3"
@@ -77,7 +82,9 @@ def table(path: Path = RESULTS) -> str:
     if not rows:
         return f"{UNMEASURED} To measure:\n\n    {COMMAND}\n"
     chart = [f"![times of each path against A1111's way]({CHART})\n"] if path.with_suffix(".svg").exists() else []
-    parts = [_contexts_table(rows), _unet_table(rows), _measured_with(rows), *chart]
+    step = f"A whole UNet step with {NETWORKS} networks of {BUILD}:"
+    default = _unet_table(rows, "default", "What `hnetkit generate` does, captured by default:") or f"{NO_DEFAULT}\n"
+    parts = [default, _unet_table(rows, "unet", step), _contexts_table(rows), _measured_with(rows), *chart]
     return "\n".join(part for part in parts if part)
 
 
@@ -96,13 +103,12 @@ def _contexts_table(rows: Sequence[Row]) -> str:
     return _markdown(heading, ("GPU", "UNet", "contexts", PLAIN, *PATHS), lines)
 
 
-def _unet_table(rows: Sequence[Row]) -> str:
+def _unet_table(rows: Sequence[Row], part: str, heading: str) -> str:
     lines = []
-    for group in groups(rows, "unet"):
+    for group in groups(rows, part):
         if (group.build, group.networks) == (BUILD, NETWORKS):
             times = [milliseconds(group.rows.get(name)) for name in (BARE, PLAIN, OURS)]
             lines.append([group.gpu, group.model, group.work, *times, ratio(group.rows, OURS)])
-    heading = f"A whole UNet step with the same {NETWORKS} networks:"
     return _markdown(heading, ("GPU", "UNet", "run", BARE, PLAIN, OURS, f"{OURS} against {PLAIN}"), lines)
 
 

@@ -19,6 +19,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("auto", "fp32", "fp16", "bf16")
+CAPTURE = ("on", "off")
 
 KEYS: Mapping[str, str] = {
     "model": "what commands load without --model: a diffusers folder, a checkpoint file or a hub id",
@@ -26,13 +27,14 @@ KEYS: Mapping[str, str] = {
     "tokenizer": "the tokenizer folder for checkpoint files",
     "device": f"where they run without --device: {', '.join(DEVICES)}",
     "dtype": f"what they compute in without --dtype: {', '.join(DTYPES)}",
+    "capture": f"whether they run the UNet as CUDA graphs without --capture or --no-capture: {', '.join(CAPTURE)}",
     "loras": "the folder in which <lora:NAME:0.8> finds files",
     "embeddings": "the folder whose files' names are textual inversions in prompts",
     "hypernetworks": "tags that end every prompt that does not name these networks itself: <hypernet:NAME:0.5>",
 }
 _FOLDERS = ("tokenizer", "loras", "embeddings")
 _MODELS = ("model", "vae")
-_CHOICES: Mapping[str, tuple[str, ...]] = {"device": DEVICES, "dtype": DTYPES}
+_CHOICES: Mapping[str, tuple[str, ...]] = {"device": DEVICES, "dtype": DTYPES, "capture": CAPTURE}
 
 
 def load() -> dict[str, str]:

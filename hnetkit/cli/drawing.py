@@ -141,6 +141,14 @@ _SHARED = (
         is_flag=True,
         help="Compile the UNet with torch.compile: the first picture is slow, further ones of the command are faster.",
     ),
+    _model(
+        "--capture/--no-capture",
+        "captured",
+        default=None,
+        show_default="that of `hnetkit config`, else --capture",
+        help="On CUDA, run the UNet as CUDA graphs: the first step of each size is as ever, further ones are faster. "
+        "They take memory of their own.",
+    ),
     _over_image(
         "--image", type=_FILE, metavar="FILE", help="Start from this picture, stretched to --size, and repaint it."
     ),

@@ -11,7 +11,7 @@ from PIL import Image as pil
 from torch import Tensor
 
 from hnetkit.errors import BadPicture
-from hnetkit.generate.backend_errors import translating_oom
+from hnetkit.generate.backend_errors import is_out_of_memory, translating_oom
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.request import InitImage, Request, SecondPass, covering_size
 from hnetkit.generate.sampling import vae
@@ -21,6 +21,7 @@ from hnetkit.generate.sampling.noise import Noise
 from hnetkit.generate.sampling.samplers import prepare_scheduler
 from hnetkit.images import open_mask, open_rgb
 from hnetkit.runtime.adapters import applied
+from hnetkit.runtime.capture import forget_graphs
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -129,7 +130,7 @@ class _ImageBatch:
         if self._second is not None and second is not None:
             large = self._enlarge(latents, second, self._second.noise.shape[2:])
             latents = self._second.over(large, self._after_step(self._first.calls))
-        for seed, pixels in zip(self._seeds, vae.decode(self._pipe, latents), strict=True):
+        for seed, pixels in zip(self._seeds, _decode(self._pipe, latents), strict=True):
             if fault := self._fault(pixels, seed):
                 yield fault
                 continue
@@ -158,7 +159,7 @@ class _ImageBatch:
             scale = self._pipe.vae_scale_factor
             return _middle(vae.resize_latents(latents, (height // scale, width // scale)), size)
         resampling = {"Lanczos": pil.Resampling.LANCZOS, "Nearest": pil.Resampling.NEAREST}[second.upscaler]
-        decoded = vae.decode(self._pipe, latents)
+        decoded = _decode(self._pipe, latents)
         enlarged = [_to_image(self._pipe, pixels).resize((width, height), resampling) for pixels in decoded]
         by_seed = zip(enlarged, self._seeds, strict=True)
         encoded = [vae.encode(self._pipe, image, (width, height), [seed]) for image, seed in by_seed]
@@ -172,6 +173,16 @@ class _ImageBatch:
         tries += ["lower strengths", "fewer hypernetworks"] if self._request.stack else []
         hint = f"try {', or '.join([*tries, 'a lower --cfg-scale'])}"
         return BadPicture(f"the picture of seed {seed} came out {fault}", hint=hint)
+
+
+def _decode(pipe: Any, latents: Tensor) -> Tensor:
+    """As `vae.decode`; where there is not enough memory, the UNet's graphs give theirs."""
+    try:
+        return vae.decode(pipe, latents)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error) or not forget_graphs(pipe):
+            raise
+    return vae.decode(pipe, latents)
 
 
 def _middle(latents: Tensor, size: Sequence[int]) -> Tensor:
@@ -272,8 +283,7 @@ def _scheduler_of_pass(
     model: LoadedPipeline, request: Request, part: Request | SecondPass, denoising: float | None
 ) -> tuple[Any, int]:
     """Returns the scheduler of a pass, with its timesteps set, and the number of the first one that is sampled."""
-    device = model.pipe._execution_device
-    scheduler = prepare_scheduler(request.sampler, model.scheduler_config, part.steps, device)
+    scheduler = prepare_scheduler(request.sampler, model.scheduler_config, part.steps)
     return scheduler, 0 if denoising is None else _first_timestep(scheduler, part.steps, denoising)
 
 

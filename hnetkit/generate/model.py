@@ -47,7 +47,7 @@ from hnetkit.prompts import infotext
 from hnetkit.prompts.tags import excerpt
 from hnetkit.runtime.fit import BASE_MODEL_NAME, require_fit
 from hnetkit.runtime.strength import require_order
-from hnetkit.settings import DEVICES
+from hnetkit.settings import CAPTURE, DEVICES
 from hnetkit.text import shorten
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class ModelSource:
     offload: bool = False
     attention_slicing: bool = False
     compiled: bool = False
+    captured: bool | None = None
 
     @property
     def is_chosen(self) -> bool:
@@ -119,6 +120,19 @@ class ModelSource:
         device = self.torch_device
         with settings.naming("dtype", self.dtype):
             return torch_dtype(self.dtype or settings.get("dtype") or "auto", device)
+
+    @property
+    def is_captured(self) -> bool:
+        """Whether the UNet runs as CUDA graphs where there is CUDA; raises UsageError if the setting is neither."""
+        if self.captured is not None:
+            return self.captured
+        chosen = settings.get("capture") or CAPTURE[0]
+        if chosen not in CAPTURE:
+            raise UsageError(
+                f"capture: {chosen} is neither {' nor '.join(CAPTURE)} (`hnetkit config`)",
+                hint="hnetkit config capture on",
+            )
+        return chosen == CAPTURE[0]
 
     def outline(self) -> ModelOutline:
         """Returns what the model's configuration says of it; imports no torch. Raises as `read_outline`."""
@@ -184,7 +198,7 @@ class ModelSource:
             raise UsageError(
                 f"--offload moves parts off a CUDA device; this runs on {device}", hint="leave --offload out"
             )
-        dtype = self.torch_dtype
+        dtype, captured = self.torch_dtype, self.is_captured
         with settings.naming("model", self.model):
             return load_pipeline(
                 self.location,
@@ -195,6 +209,7 @@ class ModelSource:
                 offload=self.offload,
                 attention_slicing=self.attention_slicing,
                 compiled=self.compiled,
+                captured=captured,
             )
 
 
@@ -307,6 +322,7 @@ def load_model(
     offload: bool = False,
     attention_slicing: bool = False,
     compiled: bool = False,
+    captured: bool | None = None,
 ) -> Model:
     """Loads a model straight into its dtype, without a safety checker, and moves it to its device.
 
@@ -323,6 +339,8 @@ def load_model(
         offload: keep only the part at work on the GPU.
         attention_slicing: compute attention in slices.
         compiled: compile the UNet, in place, when it first draws.
+        captured: run the UNet as CUDA graphs where the device is CUDA (`hnetkit.capture`). None is what the settings
+            say, else True.
 
     Raises:
         NotFound: no such file, folder or hub id; the hint has the nearest names.
@@ -332,7 +350,7 @@ def load_model(
         OutOfMemory: there is not enough memory.
         MissingExtra: diffusers is not installed.
     """
-    source = ModelSource(place, device, dtype, vae, tokenizer, offload, attention_slicing, compiled)
+    source = ModelSource(place, device, dtype, vae, tokenizer, offload, attention_slicing, compiled, captured)
     source.outline()  # refuses what is no model, before torch is imported
     return source.load()
 

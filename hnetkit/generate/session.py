@@ -40,6 +40,7 @@ from hnetkit.runtime.adapters import (
     unload_hypernetworks,
     without_effect,
 )
+from hnetkit.runtime.capture import forget_graphs
 from hnetkit.runtime.strength import Strength
 
 _StackKey = tuple[str, int]
@@ -204,6 +205,7 @@ class DrawSession:
             with warnings.catch_warnings():  # compiled code is dropped, and nothing more is drawn with it
                 warnings.filterwarnings("ignore", message="hnetkit dropped the compiled code")
                 unload_hypernetworks(self.model.pipe, list(self._names.values()))
+            forget_graphs(self.model.pipe)  # the UNet is another one without them
 
 
 def _keyed(networks: Sequence[ResolvedNetwork]) -> list[tuple[_StackKey, ResolvedNetwork]]:

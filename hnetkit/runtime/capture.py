@@ -82,6 +82,12 @@ def release(pipe: Any) -> None:
         found.release()
 
 
+def forget_graphs(pipe: Any) -> bool:
+    """Frees the memory of a captured UNet's graphs; it stays captured. Returns whether there was anything to free."""
+    found = _capture_of(_called_module(pipe))
+    return found is not None and found.forget()
+
+
 def captured_by(graphs: type[Graphs], pipe: Any) -> Capture:
     """Returns the capture of a pipeline's UNet, made by `graphs` where there is none yet; see `capture`."""
     unet_of(pipe)
@@ -181,6 +187,13 @@ class Capture:
     def shapes(self) -> int:
         """How many graphs are kept."""
         return sum(call.graph is not None for call in self._calls.values())
+
+    def forget(self) -> bool:
+        """Frees the memory of the graphs, which are captured again when they are wanted; False if there was none."""
+        with self._lock:
+            had_graphs = self.shapes > 0
+            self._drop_all()
+        return had_graphs
 
     def release(self) -> None:
         """Has the UNet run as before, and frees the memory of the graphs."""

@@ -328,6 +328,7 @@ class _ModelSource(NamedTuple):
             dtype=_DTYPES[recipe.precision],
             vae=recipe.vae,
             tokenizer=recipe.tokenizer,
+            captured=False,  # previews capture it while they draw: graphs take memory that training needs
         )
         for line in model.notes:
             callbacks.note(line)

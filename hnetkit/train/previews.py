@@ -192,7 +192,7 @@ class Previews:
         from hnetkit.runtime.adapters import load_hypernetwork, unload_hypernetworks
 
         pipe = self._model.pipe
-        with self._ready(), _preserving_state(pipe):
+        with self._ready(), _preserving_state(pipe), _captured_on_cuda(pipe):
             if network is not None:
                 load_hypernetwork(pipe, network, _ADAPTER, strength=0.0, force=True)
             try:
@@ -292,6 +292,22 @@ def _placeholder(request: Request) -> Image.Image:
     for line in ((0, 0, right, bottom), (0, bottom, right, 0)):
         canvas.line(line, fill="#a33a32", width=max(1, request.width // 64))
     return image
+
+
+@contextmanager
+def _captured_on_cuda(pipe: Any) -> Iterator[None]:
+    """Has the UNet run as CUDA graphs within a ``with`` block, unless the settings are against it."""
+    from hnetkit.generate.model import ModelSource
+    from hnetkit.runtime.capture import capture, forget_graphs
+
+    if pipe.unet.device.type != "cuda" or not ModelSource().is_captured:
+        yield
+        return
+    with capture(pipe):
+        try:
+            yield
+        finally:
+            forget_graphs(pipe)  # training needs their memory
 
 
 @contextmanager

@@ -46,6 +46,7 @@ PATHS = {
     "isolated": {"as A1111", "eager", "grouped", "fused"},
     "compile": {"as A1111", "torch.compile", "fused"},
     "tiles": {"(16, 32, 32, 4, 2, True)", "(32, 32, 32, 4, 2, False)", "(16, 32, 4, 2)"},
+    "default": {"no networks", "as A1111", "hnetkit"},
     "unet": {"no networks", "as A1111", "hnetkit"},
 }
 REHEARSE = """
@@ -58,8 +59,8 @@ for part in sys.argv[1:]:
 
 @pytest.mark.parametrize(
     ("names", "missing"),
-    [(("isolated", "compile", "tiles"), ["diffusers"]), (("unet",), [])],
-    ids=["without diffusers", "unet"],
+    [(("isolated", "compile", "tiles"), ["diffusers"]), (("default", "unet"), [])],
+    ids=["without diffusers", "UNets"],
 )
 def test_a_rehearsal_in_a_bare_checkout_finds_every_path_right_and_writes_nothing(
     bare_checkout: Path, tmp_path_factory: pytest.TempPathFactory, names: tuple[str, ...], missing: list[str]
@@ -209,10 +210,18 @@ def test_tables_and_chart_give_ratios_to_the_way_of_a1111_in_the_same_part_and_c
     path = tmp_path / "gpu.csv"
     write_made_up(path, record.COLUMNS, [*rows, {**rows[0], **older, "ms": "80"}, {**rows[1], **older, "ms": "1"}])
     text = plot.table(path)
+    assert text.startswith("What `hnetkit generate` does by default, the UNet as CUDA graphs, is not yet measured")
     assert "| self and text | 8.00 ms (8.00-8.00) | - | 1.50x | wrong | 4.00x |" in text
     assert "| 10.00 ms (10.00-10.00) | 15.00 ms (15.00-15.00) | 12.00 ms (12.00-12.00) | 1.25x |" in text
     assert "a GPU, driver 1, torch 2, Triton 3, commit abc123, 2030-01-01" in text
     assert "000" not in text
+    default = {**alike, "part": "default", "work": "20 steps, captured"}
+    bare = {"path": "no networks", "build": "", "networks": "0", "ms": "300"}
+    write_made_up(path, record.COLUMNS, [*rows, {**default, **bare}, {**default, "path": "hnetkit", "ms": "320"}])
+    leading = plot.table(path).partition("A whole UNet step")[0]
+    assert "| 20 steps, captured | 300.00 ms (300.00-300.00) | - | 320.00 ms (320.00-320.00) | - |" in leading
+    assert "not yet measured" not in leading
+    write_made_up(path, record.COLUMNS, rows)
     chart = plot.chart(plot.newest(path))
     assert chart.startswith("<svg")
     assert ">2.00 ms<" in chart

@@ -20,7 +20,7 @@ from hnetkit.train.api import _ModelSource as ModelOfTraining
 
 def values(folder: Path) -> dict[str, str]:
     """A value for each setting."""
-    choices = {"device": "cpu", "dtype": "fp32", "hypernetworks": "<hypernet:ink:0.5>"}
+    choices = {"device": "cpu", "dtype": "fp32", "capture": "off", "hypernetworks": "<hypernet:ink:0.5>"}
     made = {key: choices.get(key, str(folder)) for key in settings.KEYS}
     assert len(made) > 7
     return made

@@ -574,9 +574,9 @@ def test_threads_take_turns_on_one_unet(pipe: Any, twin: Any, ink: Hypernetwork)
 
 
 @pytest.mark.parametrize("in_place", [True, False])
-def test_what_is_compiled_first_is_captured_compiled(pipe: Any, twin: Any, ink: Hypernetwork, in_place: bool) -> None:
+def test_what_is_compiled_first_is_captured_compiled(ink: Hypernetwork, in_place: bool) -> None:
     torch.compiler.reset()
-    compiled = []
+    pipe, twin, compiled = tiny_sd(least=True), tiny_sd(least=True), []
 
     def backend(graph: Any, inputs: Any) -> Any:
         compiled.append(graph)

@@ -128,6 +128,7 @@ def load_pipeline(
     offload: bool = False,
     attention_slicing: bool = False,
     compiled: bool = False,
+    captured: bool = False,
 ) -> LoadedPipeline:
     """Loads a pipeline straight into its dtype, without a safety checker, and moves it to its device.
 
@@ -136,7 +137,7 @@ def load_pipeline(
             reach), or a checkpoint in one ``.safetensors`` or ``.ckpt`` file.
         device: ``"cuda"``, ``"mps"`` or ``"cpu"``.
         dtype: torch's.
-        vae, tokenizer, offload, attention_slicing, compiled: see `hnetkit.generate.model.load_model`.
+        vae, tokenizer, offload, attention_slicing, compiled, captured: see `hnetkit.generate.model.load_model`.
 
     Raises:
         As `hnetkit.generate.model.load_model`.
@@ -167,6 +168,10 @@ def load_pipeline(
         if folder is not None:
             require_matching_parts(pipe, str(folder))
         _set_up(pipe, device, offload=offload, attention_slicing=attention_slicing, compiled=compiled)
+        if captured and device == "cuda":
+            from hnetkit.runtime.capture import capture
+
+            capture(pipe)
     defaults = Defaults() if folder is None else read_defaults(folder)
     separate = None
     if vae is not None and vae_weights is not None:

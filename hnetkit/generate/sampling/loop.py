@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -16,6 +17,9 @@ from hnetkit.runtime.adapters import set_progress
 
 AfterStep = Callable[[int, int], None]
 """Called with the calls of the UNet so far and in all."""
+
+AHEAD = 2
+"""How many steps the host may begin before the GPU has made them: enough to keep it at work."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +62,10 @@ class Denoiser:
         mask_channels: Tensor | None = None,
     ) -> None:
         self.pipe, self._conditioning, self._cfg_scale = pipe, conditioning, cfg_scale
-        self._height_width, self._mask_channels = (size[1], size[0]), mask_channels
+        self._mask_channels = mask_channels
+        # both once: the one looks at all of the UNet's modules, the other waits for the device
+        self._dtype = pipe.unet.dtype
+        self._time_ids = torch.tensor([size[1], size[0], 0, 0, size[1], size[0]], device=pipe._execution_device)
 
     def __call__(self, latents: Tensor, timestep: Tensor, call: int) -> Tensor:
         """Returns the guided prediction for `latents` ``[images, 4, h, w]``, of the same shape."""
@@ -80,22 +87,21 @@ class Denoiser:
         return outputs
 
     def _call(self, latents: Tensor, timestep: Tensor, texts: Sequence[Encoded]) -> Tensor:
-        count, unet = len(latents), self.pipe.unet
+        count = len(latents)
         sample = latents
         if self._mask_channels is not None:
             sample = torch.cat([latents, self._mask_channels.to(latents).expand(count, -1, -1, -1)], dim=1)
         extra = {}
         pooled = [text.pooled for text in texts if text.pooled is not None]
         if pooled:
-            ids = latents.new_tensor([*self._height_width, 0, 0, *self._height_width])
             extra["added_cond_kwargs"] = {
                 "text_embeds": _rows(pooled, count),
-                "time_ids": ids.expand(count * len(texts), -1),
+                "time_ids": self._time_ids.to(latents).expand(count * len(texts), -1),
             }
-        prediction: Tensor = unet(
-            sample.to(unet.dtype).repeat(len(texts), 1, 1, 1),
+        prediction: Tensor = self.pipe.unet(
+            sample.to(self._dtype).repeat(len(texts), 1, 1, 1),
             timestep,
-            encoder_hidden_states=_rows([text.hidden for text in texts], count).to(unet.dtype),
+            encoder_hidden_states=_rows([text.hidden for text in texts], count).to(self._dtype),
             return_dict=False,
             **extra,
         )[0]
@@ -113,8 +119,10 @@ def sample(
 ) -> Tensor:
     """Returns clean latents ``[images, 4, h, w]``.
 
+    Everything stays on the device, and nothing but the progress waits for it: the host is ahead by `AHEAD` steps.
+
     Args:
-        scheduler: with its timesteps set.
+        scheduler: with its timesteps set, on the CPU, where it reads them.
         latents: as noisy as at the scheduler's timestep number `begin`.
         noises: of each image, for samplers that add noise at each step.
         begin: number of the first timestep; not 0 only for image-to-image.
@@ -122,17 +130,71 @@ def sample(
     """
     timesteps = scheduler.timesteps[begin:]
     scheduler.set_begin_index(begin)
+    progress = StepProgress(latents.device, len(timesteps), after_step)
     for call, timestep in enumerate(timesteps):
         set_progress(denoiser.pipe, call, len(timesteps))
-        prediction = denoiser(scheduler.scale_model_input(latents, timestep), timestep, call)
+        there = torch.full((), timestep.item(), dtype=timestep.dtype, device=latents.device)
+        prediction = denoiser(scheduler.scale_model_input(latents, timestep), there, call)
         with PerImageNoise(noises):
             latents = scheduler.step(prediction, timestep, latents, return_dict=False)[0]
         if kept is not None:
             following = timesteps[call + 1 : call + 2]
             latents = kept.restore(latents, scheduler, following)
-        if after_step is not None:
-            after_step(call + 1, len(timesteps))
+        progress.begun_another()
+    progress.wait()
     return latents
+
+
+class StepProgress:
+    """Tells of the steps that a device has made, while the host is ahead of it.
+
+    Args:
+        device: that makes them; all but CUDA are taken to be done when the host is.
+        steps: how many there are.
+        after_step: is told.
+        mark: returns what waits for all that the device was given so far; None for the device's own.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        steps: int,
+        after_step: AfterStep | None,
+        mark: Callable[[], Any] | None = None,
+    ) -> None:
+        self._steps, self._after_step, self._made = steps, after_step, 0
+        self._mark = mark or (lambda: _recorded_event(device) if device.type == "cuda" else _Done())
+        self._begun: deque[Any] = deque()
+        self._ahead = AHEAD if mark is not None or device.type == "cuda" else 0
+
+    def begun_another(self) -> None:
+        """The host has given the device another step. Waits for an earlier one where it is far ahead."""
+        self._begun.append(self._mark())
+        if len(self._begun) > self._ahead:
+            self._tell()
+
+    def wait(self) -> None:
+        """Waits until all steps are made."""
+        while self._begun:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._begun.popleft().synchronize()
+        self._made += 1
+        if self._after_step is not None:
+            self._after_step(self._made, self._steps)
+
+
+class _Done:
+    """The mark of a step that is made when the host has given it."""
+
+    def synchronize(self) -> None: ...
+
+
+def _recorded_event(device: torch.device) -> Any:
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record(torch.cuda.current_stream(device))
+    return event
 
 
 def _padded_texts(guidance: Guidance) -> list[Encoded]:

@@ -214,6 +214,13 @@ def noise_from(interval: NoiseInterval) -> Iterator[None]:
         _interval.reset(before)
 
 
+def sent_ahead(tensor: Tensor, device: Any) -> Tensor:
+    """Returns a tensor of the CPU on a device, without waiting for what the device has still to do."""
+    if device is None or torch.device(device).type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 class PerImageNoise(TorchFunctionMode):
     """A mode in which ``torch.randn`` and ``torch.randn_like`` return each image of a batch its own noise.
 
@@ -250,4 +257,4 @@ class PerImageNoise(TorchFunctionMode):
         interval = _interval.get()
         with torch._C.DisableTorchFunction():
             draws = [noise.next() if interval is None else noise.between(interval) for noise in self._noises]
-            return torch.stack(draws).to(device=device, dtype=dtype)
+            return sent_ahead(torch.stack(draws).to(dtype=dtype), device)

@@ -189,12 +189,13 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     return scheduler
 
 
-def prepare_scheduler(name: str, config: Mapping[str, Any], steps: int, device: Any = None) -> Any:
+def prepare_scheduler(name: str, config: Mapping[str, Any], steps: int) -> Any:
     """Returns a new diffusers scheduler for `steps` steps of a sampler; see `make_scheduler`.
 
-    Its ``timesteps`` are the model's times at each call of the UNet, on `device`. A run may skip the first `n` steps:
+    Its ``timesteps`` are the model's times at each call of the UNet. They are on the CPU, as all that it looks up by
+    them: it reads their values, for which the host would else wait for the device. A run may skip the first `n` steps:
     with ``timesteps[n * order:]`` and ``set_begin_index(n * order)``.
     """
     scheduler = make_scheduler(name, config)
-    scheduler.set_timesteps(steps, device)
+    scheduler.set_timesteps(steps)
     return scheduler

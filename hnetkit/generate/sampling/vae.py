@@ -22,8 +22,10 @@ def fp32_where_needed(vae: Any) -> Iterator[Any]:
     dtype = vae.dtype
     if dtype == torch.float16 and vae.config.force_upcast:
         vae.to(torch.float32)
-    yield vae
-    vae.to(dtype)
+    try:
+        yield vae
+    finally:
+        vae.to(dtype)
 
 
 def decode(pipe: Any, latents: Tensor) -> Tensor:
