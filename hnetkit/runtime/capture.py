@@ -314,9 +314,13 @@ class Capture:
             self.captures += 1
         graph = call.graph
         result = self._graphs.replay(graph, lambda: call.fill(tensors), lambda: _copied(call.output))
-        if watch is not None and watch.operations != call.operations:  # right for this call alone
-            self._give_up("it does not do the same at every call")
-        self._changes, call.operations = 0, []
+        self._changes = 0
+        if watch is not None and watch.operations != call.operations:  # the graph is right for this call alone
+            if call.has_differed:
+                self._give_up("it does not do the same at every call")
+            else:  # as the first call does that records a plan of its launches for later ones
+                self._drop([call])
+                call.has_differed, call.operations = True, watch.operations
         return result
 
     def _watched(self, call: _CapturedCall, watch: _Watch) -> Any:
@@ -344,7 +348,8 @@ class _CapturedCall:
 
     Attributes:
         buffers: of its tensors; each call is copied into them.
-        operations: of the call that warmed it up.
+        operations: of the call before its graph was captured.
+        has_differed: whether they were others than those of the graph once already.
         graph: None before it is captured.
         output: what the graph writes. Its next replay writes there again, and so may that of any other graph.
     """
@@ -354,6 +359,7 @@ class _CapturedCall:
         with torch.inference_mode(False):  # else they could not be written outside of it
             self.buffers = [torch.empty_like(tensor, device=device) for tensor in tensors]
         self.operations: list[object] = []
+        self.has_differed = False
         self.graph: CapturedGraph | None = None
         self.output: Any = None
         self._warmed_by: set[int] = set()  # threads

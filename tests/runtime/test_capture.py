@@ -352,6 +352,28 @@ class Counts(AttnProcessor):
         return output
 
 
+class Prepares(AttnProcessor):
+    """Does something else at its first call, for later ones."""
+
+    is_prepared = False
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        first, Prepares.is_prepared = not Prepares.is_prepared, True
+        given = hidden_states * 2 / 2 if first else hidden_states
+        output: Tensor = super().__call__(attn, given, *arguments, **options)
+        return output
+
+
+def test_a_call_that_prepares_others_is_no_obstacle(pipe: Any, twin: Any) -> None:
+    capture = captured(pipe)
+    both(pipe, twin, lambda one: one.unet.mid_block.attentions[0].transformer_blocks[0].attn1.set_processor(Prepares()))
+    Prepares.is_prepared = False
+    ours = [called(pipe) for _ in range(5)]
+    assert all(torch.equal(one, called(twin)) for one in ours)
+    assert capture.obstacle is None
+    assert capture.shapes == len(StandInGraphs.living) == 1
+
+
 class Remembers(AttnProcessor):
     """Changes at each call."""
 
