@@ -214,6 +214,7 @@ def size_in_pixels(ctx: click.Context, param: click.Parameter, text: str | None)
 
 def _range_text(kind: Any) -> str:
     """Returns in words what numbers a type takes."""
-    if kind.max is None:
-        return f"above {kind.min:g}" if kind.min_open else f"{kind.min:g} or more"
-    return f"{kind.min:g} to {kind.max:g}"
+    least, most = (f"{number:g}" if isinstance(number, float) else number for number in (kind.min, kind.max))
+    if most is None:
+        return f"above {least}" if kind.min_open else f"{least} or more"
+    return f"{least} to {most}"
