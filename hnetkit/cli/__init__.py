@@ -40,7 +40,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "sync": ("remote", "Mirror hypernetworks from Civitai into the library."),
         "updates": ("remote", "Show models that have a newer version on the site than in the library."),
         "identify": ("remote", "Ask Civitai what the library's files are, by their hashes."),
-        "repair": ("remote", "Fetch installed files again that are missing or damaged."),
+        "repair": ("remote", "Fetch files again that are missing or damaged, and networks of an import."),
     },
     "Drawing": {
         "generate": ("drawing", "Draw pictures with hypernetworks applied."),

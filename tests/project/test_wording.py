@@ -13,6 +13,7 @@ import pytest
 from support.networks import network_file
 
 import hnetkit
+from hnetkit.baking.run import bake_file
 from hnetkit.cli import run
 from hnetkit.cli.train_options import _SETTINGS
 from hnetkit.errors import HnetkitError, NotAHypernetwork, OutputExists, UsageError
@@ -73,7 +74,7 @@ def arguments() -> set[str]:
     """The names of all arguments of Python's verbs, and of all settings of a recipe."""
     verbs = [hnetkit.load_model, Model.draw, Picture.save, draw_grid, prepare, train, sweep]
     verbs += [hnetkit.save, hnetkit.FetchSession.pull, hnetkit.FetchSession.repair, hnetkit.Library.link]
-    verbs += [convert_all, measure]
+    verbs += [convert_all, measure, bake_file]
     names = {name for verb in verbs for name in inspect.signature(verb).parameters}
     for kind, prefix in ((DrawOptions, ""), (Recipe, ""), (Build, "build."), (GuardSettings, "guards.")):
         names |= {prefix + field.name for field in dataclasses.fields(kind)}
