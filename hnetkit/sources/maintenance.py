@@ -21,7 +21,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
 from hnetkit.sources.civitai_models import BadRecord, parse_id
 from hnetkit.sources.install import Replacement, quarantine
-from hnetkit.sources.presence import find_bytes
+from hnetkit.sources.presence import find_bytes, find_network
 from hnetkit.sources.sync import isolate_failure, store_models
 
 # --- identifying by hash
@@ -213,11 +213,11 @@ def find_damage(
 
 
 def damage_of(registry: Registry, install: Row) -> Damage | None:
-    """Reads an installed file, and returns what is wrong with it; None if nothing is."""
+    """Reads an installed file, and returns what is wrong with it; None if nothing is, or it was moved or converted."""
     path = install["path"]
     try:
         what, damaged = _state_of(path, install["sha256"])
-        if what is None:
+        if what is None or (what == "missing" and find_network(registry, install["sha256"]) is not None):
             return None
         if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
             what = "kept"

@@ -97,10 +97,32 @@ def find_bytes(registry: Registry, sha256: str | None) -> str | None:
     return next((str(row["path"]) for row in rows if _is_as_known(row) or has_bytes(row["path"], sha256)), None)
 
 
+def find_network(registry: Registry, sha256: str | None) -> str | None:
+    """Returns the path of a library file with these bytes, or else of one that was converted from them; None for none.
+
+    What is here in this sense is not fetched again. Where a file is to have the very bytes, `find_bytes` tells.
+    """
+    if sha256 is None:
+        return None
+    rows = registry.files.converted_from(sha256)
+    return find_bytes(registry, sha256) or next((str(row["path"]) for row in rows if _is_as_known(row)), None)
+
+
+def versions_here(registry: Registry, source: str) -> dict[str, dict[str, str]]:
+    """Returns model -> {version -> name} of all versions of a site with a file in the library, as the last scan saw it.
+
+    A file that the site recognized by its hash counts too, also where the site has replaced it since.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for model, version, name in registry.catalogue.versions_here(source):
+        found.setdefault(model, {})[version] = name
+    return found
+
+
 def path_of_install(registry: Registry, install: dict[str, Any]) -> str | None:
-    """Returns where the bytes of an installed file are, at its path or else in the library; None for nowhere."""
+    """Returns where an installed network is, at its path or else in the library; None for nowhere."""
     at = [row for row in registry.files.at(install["path"]) if row["sha256"] == install["sha256"]]
-    return install["path"] if any(map(is_as_scanned, at)) else find_bytes(registry, install["sha256"])
+    return install["path"] if any(map(is_as_scanned, at)) else find_network(registry, install["sha256"])
 
 
 def path_of_job(registry: Registry, job: Job) -> str | None:
@@ -109,7 +131,7 @@ def path_of_job(registry: Registry, job: Job) -> str | None:
     An archive can be recognized only this way: no file of the library has its hash.
     """
     installs = registry.jobs.installs(job=job.id, kind="network") if job.state == "done" else []
-    paths = [find_bytes(registry, install["sha256"]) for install in installs]
+    paths = [find_network(registry, install["sha256"]) for install in installs]
     return paths[0] if all(paths) and paths else None
 
 
