@@ -15,7 +15,7 @@ from hnetkit.files import is_absent
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
-from hnetkit.library.scan import FileChange, Progress, scan
+from hnetkit.library.scan import FileChange, Note, Progress, left_without_file, scan
 from hnetkit.library.walking import is_as_scanned, is_gone
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -24,7 +24,9 @@ from hnetkit.text import counted
 # --- looking at the folder
 
 
-def survey(registry: Registry, folder: Path, progress: Progress | None = None) -> list[FileChange]:
+def survey(
+    registry: Registry, folder: Path, progress: Progress | None = None, note: Note | None = None
+) -> list[FileChange]:
     """Looks at the library's folder, and returns what could not be read there.
 
     What was renamed, moved or copied is known afterwards where it is now, and is not fetched again. Only files that are
@@ -34,12 +36,17 @@ def survey(registry: Registry, folder: Path, progress: Progress | None = None) -
         registry: brought up to date.
         folder: that downloads are installed in; it may not exist.
         progress: called with the bytes read, and of how many.
+        note: called with a line about tags, notes and aliases of networks that files hold no longer.
 
     Raises:
         HnetkitError: the folder cannot be looked at.
     """
+    fileless = registry.networks.fileless()
     changes = [] if is_gone(folder) else scan(registry, [folder], progress)
     unread = [change for change in changes if change.what == "unread"]
+    if note is not None:
+        for line in left_without_file(registry, fileless):
+            note(line)
     _follow_moved(registry)
     return unread
 

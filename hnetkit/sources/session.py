@@ -140,13 +140,18 @@ class FetchSession:
     def survey(self, progress: Progress | None = None) -> None:
         """Looks at the library's folder for files that were renamed, moved or copied there since the last scan.
 
-        All verbs but `browse` do this first. What cannot be read there is a warning.
+        All verbs but `browse` do this first. What cannot be read there is a warning, and so are tags, notes and aliases
+        of networks whose file holds another one by now.
 
         Args:
             progress: called with the bytes of new and changed files that were read, and of how many.
         """
-        for change in survey(self.registry, self.folder, progress):
-            warnings.warn(str(change.reason), stacklevel=1)  # from here each time, so that Python shows it once
+
+        def warn(line: str) -> None:
+            warnings.warn(line, stacklevel=1)  # from here each time, so that Python shows it once
+
+        for change in survey(self.registry, self.folder, progress, warn):
+            warn(str(change.reason))
 
     def require_library(self) -> None:
         """Raises NotFound if nothing is left of a library that is known, as if its disk were not mounted."""
