@@ -170,6 +170,16 @@ class Catalogue:
         )
         return rows.fetchall()
 
+    def unknown_here(self) -> int:
+        """Returns how many networks of the library came from nowhere that is known, nor were looked up."""
+        known = "SELECT sha256 FROM remote_files UNION SELECT sha256 FROM installs UNION SELECT sha256 FROM lookups"
+        known = f"SELECT sha256 FROM ({known}) WHERE sha256 NOTNULL"
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM files WHERE state = 'present' AND content_hash NOTNULL "
+            f"GROUP BY content_hash HAVING NOT max(sha256 IN ({known}) OR ifnull(source_sha256 IN ({known}), 0)))"
+        ).fetchone()
+        return int(count)
+
     def files_with(self, sha256s: Iterable[str]) -> list[Row]:
         """Returns the sites' records of files with these hashes, as `files` does; one per version."""
         wanted = list(sha256s)

@@ -207,9 +207,19 @@ def find_damage(
         damage = damage_of(registry, install)
         if damage is not None:
             yield damage
-    for files in registry.imported.by_content().values():
-        file = next((file for file in files if file.reference), files[0])
+    for file in _imported(registry):
         yield Damage("missing" if file.reference else "unknown", file.name, None, file.sha256, imported=file)
+
+
+def imported_with_source(registry: Registry) -> list[ImportedFile]:
+    """Returns what `find_damage` finds missing of imports: networks that are not here, and can be fetched."""
+    return [file for file in _imported(registry) if file.reference]
+
+
+def _imported(registry: Registry) -> Iterator[ImportedFile]:
+    """Yields a file for each network of an import that is not here, with a reference where one is known."""
+    for files in registry.imported.by_content().values():
+        yield next((file for file in files if file.reference), files[0])
 
 
 def damage_of(registry: Registry, install: Row) -> Damage | None:

@@ -34,6 +34,7 @@ from hnetkit.sources.maintenance import (
     find_damage,
     forget_moved,
     identify_library,
+    imported_with_source,
 )
 from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
@@ -182,7 +183,8 @@ class FetchSession:
     def updates(self, *, failed: Failed = _warn) -> list[Update]:
         """Returns the models of Civitai of which the library has some version but not the newest.
 
-        Repositories of the Hugging Face hub are not asked; that there are some is a warning.
+        What the site is not asked about is a warning: networks of unknown source, those of an import that are not here,
+        and repositories of the Hugging Face hub.
 
         Raises:
             RemoteError: as `browse`.
@@ -193,6 +195,11 @@ class FetchSession:
         if repos := hub_repositories(self.registry):
             some = ", ".join(f"hf:{repo}" for repo in repos[:3]) + (", ..." if len(repos) > 3 else "")
             warnings.warn(f"the hub is not asked; hnetkit pull fetches what is new in {some}", stacklevel=2)
+        if unknown := self.registry.catalogue.unknown_here():
+            warnings.warn(f"{counted(unknown, 'network')} of unknown source: hnetkit identify", stacklevel=2)
+        if absent := imported_with_source(self.registry):
+            what = counted(len(absent), "network")
+            warnings.warn(f"{what} of an import not here, and not asked about: hnetkit repair", stacklevel=2)
         bad: list[BadRecord] = []
         found = list(find_updates(self.registry, self.civitai, bad))
         for record in bad:
