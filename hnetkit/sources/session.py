@@ -34,6 +34,7 @@ from hnetkit.sources.maintenance import (
     find_damage,
     forget_moved,
     identify_library,
+    imported_with_source,
 )
 from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
@@ -140,13 +141,18 @@ class FetchSession:
     def survey(self, progress: Progress | None = None) -> None:
         """Looks at the library's folder for files that were renamed, moved or copied there since the last scan.
 
-        All verbs but `browse` do this first. What cannot be read there is a warning.
+        All verbs but `browse` do this first. What cannot be read there is a warning, and so are tags, notes and aliases
+        of networks whose file holds another one by now.
 
         Args:
             progress: called with the bytes of new and changed files that were read, and of how many.
         """
-        for change in survey(self.registry, self.folder, progress):
-            warnings.warn(str(change.reason), stacklevel=1)  # from here each time, so that Python shows it once
+
+        def warn(line: str) -> None:
+            warnings.warn(line, stacklevel=1)  # from here each time, so that Python shows it once
+
+        for change in survey(self.registry, self.folder, progress, warn):
+            warn(str(change.reason))
 
     def require_library(self) -> None:
         """Raises NotFound if nothing is left of a library that is known, as if its disk were not mounted."""
@@ -177,7 +183,8 @@ class FetchSession:
     def updates(self, *, failed: Failed = _warn) -> list[Update]:
         """Returns the models of Civitai of which the library has some version but not the newest.
 
-        Repositories of the Hugging Face hub are not asked; that there are some is a warning.
+        What the site is not asked about is a warning: networks of unknown source, those of an import that are not here,
+        and repositories of the Hugging Face hub.
 
         Raises:
             RemoteError: as `browse`.
@@ -188,6 +195,11 @@ class FetchSession:
         if repos := hub_repositories(self.registry):
             some = ", ".join(f"hf:{repo}" for repo in repos[:3]) + (", ..." if len(repos) > 3 else "")
             warnings.warn(f"the hub is not asked; hnetkit pull fetches what is new in {some}", stacklevel=2)
+        if unknown := self.registry.catalogue.unknown_here():
+            warnings.warn(f"{counted(unknown, 'network')} of unknown source: hnetkit identify", stacklevel=2)
+        if absent := imported_with_source(self.registry):
+            what = counted(len(absent), "network")
+            warnings.warn(f"{what} of an import not here, and not asked about: hnetkit repair", stacklevel=2)
         bad: list[BadRecord] = []
         found = list(find_updates(self.registry, self.civitai, bad))
         for record in bad:
