@@ -13,6 +13,8 @@ from collections.abc import Mapping
 _ARGUMENT: Mapping[str, str] = {
     "caption": "captions",
     "ensd": "eta_seed_delta",
+    "file_dtype": "dtype",
+    "for": "program",
     "from": "again",
     "init_from": "start",
     "rate": "rates",
