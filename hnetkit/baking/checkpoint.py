@@ -140,13 +140,24 @@ def _files_of_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
     kept = {path.name for path in unet} | ({_INDEX} if variant_of(unet[0]) is None else set())
     index = read_object(folder / "model_index.json")
     parts = [name for name, value in index.items() if isinstance(value, list) and value != [None, None]]
-    for path in sorted(folder.glob("*.json")):
-        yield path, Path(path.name)
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".json"):
+            yield folder / name, Path(name)
     for part in sorted(parts):
-        for path in sorted((folder / part).rglob("*")):
-            is_other = part == "unet" and path.name.startswith(_WEIGHTS) and path.name not in kept
-            if path.is_file() and not is_other:
+        for path in _files_below(folder / part):
+            if part != "unet" or not path.name.startswith(_WEIGHTS) or path.name in kept:
                 yield path, path.relative_to(folder)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yields all files in a folder and in those below; OSError where one cannot be listed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names))
 
 
 def _names_in(path: Path, added: Mapping[str, Tensor]) -> dict[str, Tensor]:

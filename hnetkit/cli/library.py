@@ -576,7 +576,8 @@ def import_command(file: str, output: Output) -> None:
 
     Adds tags and what is not known yet; keeps what is known. Networks that are not here are known by their names then,
     and `hnetkit repair` fetches those that came from Civitai, Hugging Face or an address. FILE may be - for standard
-    input. The exit code is 1 if a line cannot be read; the others are still taken in.
+    input. The exit code is 1 if a line cannot be read or lines are missing, or if a note, an alias or filters are other
+    ones here: it is said, and all else is still taken in.
 
     \b
     Examples:

@@ -17,12 +17,13 @@ from hnetkit.files import is_absent, is_file_at, is_folder_at
 from hnetkit.library import link as links
 from hnetkit.library import remove as removal
 from hnetkit.library import trash
+from hnetkit.library.disks import Away, Disks
 from hnetkit.library.known_hashes import remembered_hashes
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, size_or_state, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
 from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
-from hnetkit.library.walking import bare_way, broken_way, is_as_scanned, names_of_files, root_path
+from hnetkit.library.walking import is_as_scanned, names_of_files, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted
@@ -333,29 +334,18 @@ class Library:
 
     def _really_gone(self, rows: list[Row]) -> tuple[list[Row], list[str]]:
         """Holds files that a scan missed against the disk: returns those that are gone, and lines about the others."""
-        roots = sorted((root.path for root in self.registry.files.roots()), key=lambda path: -len(path.parts))
-
-        def root_of(row: Row) -> Path:
-            return next(root for root in roots if Path(row["path"]).is_relative_to(root))
-
-        alive = {root_of(row) for row in self.registry.files.rows() if row["state"] != "missing"}
-        gone, there, behind = [], 0, Counter[tuple[Path, str]]()
+        disks = Disks(self.registry)
+        gone, there, behind = [], 0, Counter[Away]()
         for row in rows:
-            path, root = Path(row["path"]), root_of(row)
-            if not is_absent(path):
+            if not is_absent(row["path"]):
                 there += 1
-            elif (folder := broken_way(root, path)) is not None:
-                behind[folder, "is not there"] += 1
-            elif (folder := bare_way(root, path)) is not None:
-                behind[folder, "is empty"] += 1
-            elif root not in alive:
-                behind[root, "holds none of its files"] += 1
+            elif (away := disks.away(row["path"])) is not None:
+                behind[away] += 1
             else:
                 gone.append(row)
         kept = [
-            f"{counted(count, 'file')} kept: {folder} {why}, and its disk may be away; "
-            f"hnetkit forget {argument(str(folder), is_path=True)} forgets them"
-            for (folder, why), count in behind.items()
+            f"{counted(count, 'file')} kept: {away}, and its disk may be away; {away.forgotten_by} forgets them"
+            for away, count in behind.items()
         ]
         if there:
             kept.append(f"{counted(there, 'file')} kept, there again or out of reach: hnetkit scan")

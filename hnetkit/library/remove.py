@@ -20,11 +20,12 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.hashes import sha256_of
 from hnetkit.library import trash
 from hnetkit.library.belongings import Belongings
+from hnetkit.library.disks import Disks
 from hnetkit.library.placing import is_same_entry, is_untouched, key_of, links_locked
 from hnetkit.library.resolve import label, require_alias, resolve
 from hnetkit.library.scan import add_file
 from hnetkit.library.trash import Entry, TrashedFile
-from hnetkit.library.walking import broken_way, is_gone
+from hnetkit.library.walking import is_gone
 from hnetkit.registry.links import Link
 from hnetkit.registry.networks import Training
 from hnetkit.registry.store import Registry
@@ -132,7 +133,7 @@ def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> 
     if not dry_run:
         with _locked(registry):
             changes += _take_back_unfinished(registry)
-    roots = sorted((root.path for root in registry.files.roots()), key=lambda path: -len(path.parts))
+    disks = Disks(registry)
     found: dict[str, tuple[str, str | None, list[Row]]] = {}
     linked = {key_of(path) for path in registry.links.paths()}
     for name in names:
@@ -140,12 +141,7 @@ def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> 
             _, _, rows = found.setdefault(content or row["path"], (title, content, []))
             if row["id"] not in {other["id"] for other in rows}:
                 rows.append(row)
-    root_of = {
-        row["path"]: next(root for root in roots if Path(row["path"]).is_relative_to(root))
-        for _, _, rows in found.values()
-        for row in rows
-    }
-    why_not = {row["path"]: _why_not(root_of[row["path"]], row) for _, _, rows in found.values() for row in rows}
+    why_not = {row["path"]: _why_not(disks, row) for _, _, rows in found.values() for row in rows}
     leaving = {path for path, why in why_not.items() if why is None}
     belongings = Belongings(leaving)
     networks = []
@@ -160,7 +156,7 @@ def plan(registry: Registry, names: Iterable[str], *, dry_run: bool = False) -> 
                 gone.append(row)
             else:
                 beside, staying = belongings.of(Path(path))
-                files.append(PlannedFile(root_of[path], Path(path), row, beside))
+                files.append(PlannedFile(disks.root_of(path), Path(path), row, beside))
                 changes += [RemovalChange("kept", str(other), title, reason=reason) for other, reason in staying]
         if not files:  # without a journal nothing would bring back what people said of it
             reason = f"not there any more: hnetkit scan looks for it, hnetkit forget {argument(title)} forgets it"
@@ -185,16 +181,17 @@ def _called(registry: Registry, name: str, linked: Set[str]) -> Iterator[tuple[s
         yield row["stem"], row["content_hash"], row
 
 
-def _why_not(root: Path, row: Row) -> str | None:
+def _why_not(disks: Disks, row: Row) -> str | None:
     """Why a file cannot be removed; None if it can, an empty text if it is gone."""
     path = Path(row["path"])
+    root = disks.root_of(path)
     try:
         status, folder, own = os.stat(path), os.stat(path.parent), os.stat(root)
     except (FileNotFoundError, NotADirectoryError):
         if not is_absent(path):
             return "a link to a file that is not there"
-        folder_away = broken_way(root, path)
-        return f"{folder_away} is not there: is its disk mounted?" if folder_away else ""
+        away = disks.away(path)
+        return f"{away}: is its disk mounted? Where it is gone for good, {away.forgotten_by} forgets it" if away else ""
     except OSError as error:
         return str(error.strerror or error)
     if (status.st_size, mtime_of(status)) != (row["size_bytes"], row["mtime_ns"]):

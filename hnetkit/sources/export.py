@@ -6,6 +6,7 @@ sites' records, and subscriptions; no files or paths. By it `repair` fetches the
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -34,7 +35,7 @@ from hnetkit.sources.huggingface import SOURCE as HUB
 from hnetkit.sources.huggingface import parse_repo, store_repo
 from hnetkit.sources.single_files import References
 from hnetkit.sources.sync import store_model
-from hnetkit.text import shorten, size_text
+from hnetkit.text import argument, counted, shorten, size_text
 
 VERSION = 1
 MAX_LINE = 32 << 20
@@ -78,16 +79,21 @@ class ImportReport:
 
 def export_records(registry: Registry) -> Iterator[dict[str, Any]]:
     """Yields all records of a library; each has a ``kind``, and the first is the header."""
-    yield {"kind": "hnetkit", "version": VERSION}
+    networks, models, subscriptions = (
+        registry.networks.rows(),
+        registry.catalogue.models(),
+        registry.subscriptions.rows(),
+    )
+    yield {"kind": "hnetkit", "version": VERSION, "records": len(networks) + len(models) + len(subscriptions)}
     files = _files(registry)
-    for row in registry.networks.rows():
+    for row in networks:
         held = files.get(row["content_hash"], [])
         record = {"kind": "network"} | {key: row[key] for key in _SHAPES["network"] if key != "files"}
         yield record | {"sha256": sorted({file["sha256"] for file in held}), "files": held}
-    for row in registry.catalogue.models():
+    for row in models:
         raw = registry.catalogue.raw(row["source"], row["remote_id"])
         yield {"kind": "model", "source": row["source"], "id": row["remote_id"], "state": row["state"], "raw": raw}
-    for row in registry.subscriptions.rows():
+    for row in subscriptions:
         yield {"kind": "subscription", "name": row["name"], "filters": row["filters"]}
 
 
@@ -114,7 +120,8 @@ def import_records(
     """Imports what `export_records` yielded, and keeps what is known here already. A bad line does not stop the others.
 
     Unusable parts of a good line are omitted and reported: odd parts of a site's record, and an alias that
-    ``tag --alias`` would refuse, since it could hide another network's name or hash. What was imported before an
+    ``tag --alias`` would refuse, since it could hide another network's name or hash. So are a note and a subscription
+    that are other ones here, and that an export has fewer records than its header tells. What was imported before an
     interruption stays, and the same import takes in the rest.
 
     Args:
@@ -136,12 +143,14 @@ def import_records(
             for number, line in numbered:
                 if number > MOST_LINES:
                     found.fail(f"line {number}: more lines than any export has; left out from here on", is_first=True)
+                    found.left = 0
                     break
                 found.take(number, line)
                 came(len(line))
                 if time.monotonic() > until:
                     is_more = True
                     break
+    found.end()
     if not found.counts and not found.failed:
         raise HnetkitError("nothing to import: it is empty", hint=_HINT)
     found.counts.pop("hnetkit", None)
@@ -163,9 +172,16 @@ def _complete_references(registry: Registry) -> None:
 
 @dataclass
 class _Import:
-    """An import under way, one line after another; its lines are taken inside `registry.write()`."""
+    """An import under way, one line after another; its lines are taken inside `registry.write()`.
+
+    Attributes:
+        told: records of the export whose lines are read, by its header; older ones tell none.
+        left: those of them that are still to come.
+    """
 
     registry: Registry
+    told: int = 0
+    left: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
     failed: int = 0
@@ -181,7 +197,12 @@ class _Import:
             return
         is_first = not self.counts and not self.failed
         try:
+            self.left -= 1
             record = _parse_line(line, is_first=is_first)
+            if record["kind"] == "hnetkit":
+                self.left += 1
+                self.end()
+                self.told = self.left = record.get("records") or 0
             with self.registry.part():
                 left_out = _import_record(self.registry, record)
             self.counts[record["kind"]] = self.counts.get(record["kind"], 0) + 1
@@ -195,6 +216,13 @@ class _Import:
             wrong = str(failure)
         if wrong is not None:
             self.fail(f"line {number}: {shorten(wrong, MOST_MESSAGE)}")
+
+    def end(self) -> None:
+        """Reports that an export ended before the last of its records: nothing else tells that it was cut at a line."""
+        if self.left > 0:
+            came = f"{self.told - self.left} of its {counted(self.told, 'record')}"
+            self.fail(f"the export ends after {came}: it was cut short, or lines were taken out of it", is_first=True)
+        self.told = self.left = 0
 
     def fail(self, message: str, *, is_first: bool = False) -> None:
         self.failed += 1
@@ -210,6 +238,8 @@ def _left_out_message(parts: list[str]) -> str:
 
 
 def _parse_line(line: str | bytes, *, is_first: bool) -> Record:
+    if is_first and isinstance(line, bytes):
+        _refuse_other_forms(line)
     if len(line) > MAX_LINE:
         raise HnetkitError(f"longer than {size_text(MAX_LINE)}", hint=_HINT)
     try:
@@ -232,6 +262,16 @@ def _parse_line(line: str | bytes, *, is_first: bool) -> Record:
     return record
 
 
+def _refuse_other_forms(beginning: bytes) -> None:
+    """Raises HnetkitError if an export was compressed, or written by a shell in another encoding."""
+    if beginning.startswith(b"\x1f\x8b"):
+        raise HnetkitError("compressed by gzip", hint="gzip -dc FILE | hnetkit import -")
+    if beginning.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        shell = "Get-Content FILE | Set-Content -Encoding utf8 NEW, in PowerShell, then hnetkit import NEW"
+        hint = shell if os.name == "nt" else "iconv -f UTF-16 -t UTF-8 FILE | hnetkit import -"
+        raise HnetkitError("UTF-16, as PowerShell's > writes it, and an export is UTF-8", hint=hint)
+
+
 def _import_record(registry: Registry, record: Record) -> list[str]:
     """Stores a checked record of a known kind, and returns what was omitted of it."""
     if record["kind"] == "network":
@@ -239,7 +279,7 @@ def _import_record(registry: Registry, record: Record) -> list[str]:
     if record["kind"] == "model":
         return _import_model(registry, record)
     if record["kind"] == "subscription":
-        registry.subscriptions.put_new(record["name"], Filters.of(record["filters"]).as_dict())
+        return _import_subscription(registry, record)
     return []
 
 
@@ -248,11 +288,16 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
         registry.networks.put(record)
     id = registry.networks.id_of(record["content_hash"])
     registry.networks.add_tags(id, record.get("tags") or ())
-    if record.get("note") and not registry.networks.has_note(id):
-        registry.networks.set_note(id, record["note"])
-    for file in _files_told(record):
+    files = _files_told(record)
+    for file in files:
         registry.imported.put(id, file)
     left_out = []
+    note, (known,) = record.get("note"), registry.networks.of_contents([record["content_hash"]])
+    if note and known["note"] is None:
+        registry.networks.set_note(id, note)
+    elif note and text_of(note) != known["note"]:
+        name = argument(PurePath(files[0]["name"]).stem if files else record["name"])
+        left_out.append(f"the note of {name}, which has another one here: {note}")
     for alias in record.get("aliases") or ():
         try:
             require_alias(registry, alias, record["content_hash"])
@@ -261,6 +306,15 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
             continue
         registry.networks.set_alias(id, alias)
     return left_out
+
+
+def _import_subscription(registry: Registry, record: Record) -> list[str]:
+    name, filters = record["name"], Filters.of(record["filters"]).as_dict()
+    registry.subscriptions.put_new(name, filters)
+    known = {row["name"]: row["filters"] for row in registry.subscriptions.rows()}
+    if Filters.of(known[name]).as_dict() == filters:
+        return []
+    return [f"the filters {argument(name)}, which are others here: {json.dumps(filters)}"]
 
 
 def _files_told(record: Record) -> list[dict[str, Any]]:
@@ -366,7 +420,7 @@ _OBJECT = (lambda value: isinstance(value, dict), "an object")
 
 # kind -> key -> check of the value, and what it should be
 _SHAPES: Mapping[str, Mapping[str, tuple[Callable[[Any], bool], str]]] = {
-    "hnetkit": {},
+    "hnetkit": {"records": (lambda value: value is None or _is_count(value), "a number")},
     "network": {
         "content_hash": (lambda value: isinstance(value, str) and bool(_CONTENT.fullmatch(value)), "a content hash"),
         "name": _NAME,

@@ -1,7 +1,7 @@
 """Install a finished download: name it, check it with hnetkit's own reader, place it, write its sidecars.
 
-Nothing is replaced. Anything that is not a usable network goes into `.quarantine` beside the target, under a name that
-no program loads, with the reason.
+Nothing is replaced, and no network comes under a name that has another one's file or sidecars. Anything that is not a
+usable network goes into `.quarantine` beside the target, under a name that no program loads, with the reason.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE, FileIdentity, identify
 from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars
+from hnetkit.library.belongings import Belongings
 from hnetkit.library.layouts import stem_for_layout
 from hnetkit.library.remove import said_of_trashed
 from hnetkit.library.scan import add_file
@@ -342,7 +343,7 @@ def _place(registry: Registry, job: Job, path: Path, sha256: str, stem: str, suf
         if has_bytes(target, sha256, size=size):
             add_file(registry, folder, target, sha256)
             return target
-        if _is_taken(folder, target.stem):
+        if _is_taken(folder, target.stem) or _has_anothers_sidecars(registry, job, target, sha256):
             continue
         with registry.write():  # before the file exists: a process that dies here leaves no file without an owner
             if not registry.jobs.reserve(str(target), job.id, sha256):
@@ -377,6 +378,23 @@ def _names(folder: Path, stem: str, suffix: str, job: Job, sha256: str) -> Itera
 def _is_taken(folder: Path, stem: str) -> bool:
     """Whether a model with this stem is there: programs find networks by stem, some ignoring case."""
     return any(_folded(name) == _folded(stem) for name in _model_stems(folder))
+
+
+def _has_anothers_sidecars(registry: Registry, job: Job, target: Path, sha256: str) -> bool:
+    """Whether what lies at a place without a model was another network's, whose file was moved or deleted.
+
+    It would count as this one's from now on, and go into the trash with it. What a network had beside it before its
+    file went is its own: the registry knows these bytes there, or a sidecar names the version of the site.
+    """
+    if not Belongings(frozenset()).of(target)[0]:
+        return False
+    installs = [install for install in registry.jobs.installs(kind="network") if install["path"] == str(target)]
+    known = {row["sha256"] for row in (*registry.files.at_typed(str(target)), *installs)}
+    if sha256 in known:
+        return False
+    if job.source != "civitai" or job.remote_file_id is None:
+        return True
+    return str(sidecars.read(target).version_id) != registry.catalogue.file(job.remote_file_id)["version_id"]
 
 
 def _model_stems(folder: Path) -> Iterator[str]:

@@ -192,22 +192,35 @@ def test_a_file_that_changed_since_the_scan_is_not_removed(library: Library, fol
     assert (folder / "ink.json").exists()
 
 
-def test_a_network_of_which_a_part_cannot_be_seen_keeps_its_tags(
-    library: Library, folder: Path, tmp_path: Path
+@pytest.mark.parametrize("is_scanned", [True, False])
+@pytest.mark.parametrize("left", ["nothing", "an empty mount point", "a mount point with a file of the system"])
+def test_a_network_of_which_a_part_is_on_a_disk_that_is_away_keeps_what_people_said_of_it(
+    library: Library, folder: Path, tmp_path: Path, left: str, is_scanned: bool
 ) -> None:
     other = tmp_path / "disk"
     other.mkdir()
     shutil.copy(folder / "ink.pt", other / "ink.pt")
     library.scan(other)
     other.rename(tmp_path / "unmounted")
+    if left != "nothing":
+        other.mkdir()
+    if "system" in left:
+        (other / ".volume").write_bytes(b"")
+    if is_scanned:
+        library.scan()
     changes = [change for change in library.remove("ink") if change.what == "skipped"]
     assert [change.path for change in changes] == [str(other / "ink.pt")]
     assert "is its disk mounted?" in str(changes[0].reason)
-    assert library.record("ink")["tags"] == ["lines", "night"]
+    assert f"hnetkit forget {other}" in str(changes[0].reason)
+    shutil.rmtree(other, ignore_errors=True)
+    (tmp_path / "unmounted").rename(other)
+    library.scan()
+    record = library.record("ink")
+    assert (record["tags"], record["note"], record["aliases"]) == (["lines", "night"], "best at 0.6", ["thin"])
 
 
 def test_a_file_that_is_gone_is_forgotten_with_the_others(library: Library, folder: Path) -> None:
-    (folder / "sub" / "pen.pt").unlink()
+    (folder / "sub" / "pen.pt").rename(folder / "sub" / "pen.old")  # an empty folder could be a disk that is away
     library.remove("ink")
     assert [row["name"] for row in library.networks()] == ["glow"]
 

@@ -162,7 +162,8 @@ def test_sidecars_and_a_preview_lie_beside_what_was_installed_and_a_persons_own_
         (item,) = [item for item in session.plan(EVERYTHING, all_versions=True).items if item.version.images][:1]
         session.folder.mkdir()
         stem = item.file.name.rsplit(".", 1)[0]
-        (session.folder / f"{stem}.json").write_text('{"notes": "mine", "preferred weight": 0.4, "extra": 1}')
+        own = {"notes": "mine", "preferred weight": 0.4, "extra": 1, "modelVersionId": item.version.id}
+        (session.folder / f"{stem}.json").write_text(json.dumps(own))
         session.sync(EVERYTHING, all_versions=True)
     info = json.loads((session.folder / f"{stem}.civitai.info").read_text())
     assert (info["id"], info["modelId"]) == (item.version.id, item.model.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -356,3 +357,78 @@ def test_an_import_tells_how_far_it_is(here: FetchSession, tmp_path: Path) -> No
         import_library(library, path, progress=lambda done, total: told.append((done, total)))
     assert told[-1] == (path.stat().st_size, path.stat().st_size)
     assert len(told) == len(path.read_text().splitlines())
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    """An export of two networks of one's own, with words."""
+    (tmp_path / "own").mkdir()
+    networks.network_file(tmp_path / "own", "ink.pt", seed=1)
+    networks.network_file(tmp_path / "own", "pen.pt", seed=2)
+    with Library(tmp_path / "old") as library:
+        library.scan(tmp_path / "own")
+        library.tag("ink", "lines", alias="thin", note="best at 0.6")
+        library.registry.subscriptions.put("mine", {"query": "ink"})
+        export_library(library, tmp_path / "own.jsonl")
+    return tmp_path / "own.jsonl"
+
+
+def test_a_note_and_filters_that_are_others_here_stay_and_those_of_the_export_are_said(
+    exported: Path, home: Path, capsys: Capture
+) -> None:
+    assert run(["import", str(exported)]) == 0
+    assert run(["import", str(exported)]) == 0
+    assert run(["tag", "ink", "--note", "too thin"]) == 0
+    with Library(home) as library:
+        library.registry.subscriptions.put("mine", {"query": "pen"})
+        before = library.record("ink")
+    capsys.readouterr()
+    assert run(["import", str(exported)]) == 1
+    said = capsys.readouterr().err
+    assert "the note of ink, which has another one here: best at 0.6" in said
+    assert 'the filters mine, which are others here: {"query": "ink"}' in said
+    with Library(home) as library:
+        assert library.record("ink") == before
+        assert [row["filters"] for row in library.registry.subscriptions.rows()] == [{"query": "pen"}]
+
+
+@pytest.mark.parametrize("how", ["cut at a line", "two, the first cut", "a line taken out", "to standard output"])
+def test_an_export_that_lacks_records_says_so_and_gives_what_it_has(
+    how: str, exported: Path, home: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if how == "to standard output":
+        monkeypatch.setenv("HNETKIT_HOME", str(tmp_path / "old"))
+        assert run(["export", "-"]) == 0
+        exported.write_text(capsys.readouterr().out)
+        monkeypatch.setenv("HNETKIT_HOME", str(home))
+    lines = exported.read_text().splitlines(keepends=True)
+    kept = lines[:2] + lines if how == "two, the first cut" else [*lines[:2], *lines[3:][: how == "a line taken out"]]
+    exported.write_text("".join(kept))
+    assert run(["import", str(exported)]) == 1
+    said = capsys.readouterr().err
+    assert f"the export ends after {2 if 'taken' in how else 1} of its 3 records" in said
+    assert run(["show", "ink"]) == 0
+
+
+@pytest.mark.parametrize("how", ["of before, without a count", "two in one file", "of before and of today"])
+def test_an_export_that_lacks_nothing_is_not_suspected(how: str, exported: Path, home: Path, capsys: Capture) -> None:
+    whole = exported.read_text()
+    before = whole.replace(', "records": 3}', "}", 1)
+    assert before != whole
+    exported.write_text({"of before, without a count": before, "two in one file": whole * 2}.get(how, before + whole))
+    assert run(["import", str(exported)]) == 0
+    assert "the export ends" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["gzip", "utf-16-le", "utf-16-be"])
+def test_an_export_that_was_compressed_or_written_otherwise_is_called_so_with_what_to_do(
+    how: str, exported: Path, home: Path, capsys: Capture
+) -> None:
+    whole = exported.read_bytes()
+    text = "\ufeff" + whole.decode().replace("\n", "\r\n")
+    exported.write_bytes(gzip.compress(whole) if how == "gzip" else text.encode(how))
+    assert run(["import", str(exported)]) == 1
+    said = capsys.readouterr().err
+    assert ("compressed by gzip" if how == "gzip" else "UTF-16, as PowerShell's > writes it") in said
+    assert "hnetkit import" in said
+    assert "give a file that" not in said

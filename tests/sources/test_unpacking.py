@@ -442,6 +442,7 @@ def test_what_only_has_the_name_of_a_sidecar_stays_in_the_archive(
 
 def test_a_file_that_is_there_is_not_replaced_by_one_of_an_archive(inks: list[bytes], here: FetchSession) -> None:
     here.folder.mkdir(parents=True, exist_ok=True)
+    (here.folder / "ink.pt").write_bytes(inks[0])
     (here.folder / "ink.png").write_bytes(OTHER_PNG)
     (here.folder / "ink.txt").write_bytes(b"the same")
     job = pulled(here, bytes(zipped({"ink.pt": inks[0], "ink.png": PNG, "ink.txt": b"the same"})))

@@ -1,0 +1,73 @@
+"""What a disk says of a file that is not there: that it is gone, or only that its disk may be away.
+
+Whatever is known of a network goes with its last file, so every verb that forgets files asks here first.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from hnetkit.files import is_absent
+from hnetkit.library.walking import bare_way, broken_way
+from hnetkit.registry.store import Registry
+from hnetkit.text import argument
+
+
+@dataclass(frozen=True, slots=True)
+class Away:
+    """Why the disk of a file that is not there may be away.
+
+    Attributes:
+        folder: on the way to the file.
+        looks: what is to be seen of the folder.
+    """
+
+    folder: Path
+    looks: str
+
+    def __str__(self) -> str:
+        return f"{self.folder} {self.looks}"
+
+    @property
+    def forgotten_by(self) -> str:
+        """The command for somebody who knows that what was there is gone."""
+        return f"hnetkit forget {argument(self.folder, is_path=True)}"
+
+
+class Disks:
+    """The scanned folders of a library, as the disk shows them now.
+
+    Args:
+        registry: of the library; each look at it and at the disk is kept for the next question.
+    """
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+        self._holds_any: dict[Path, bool] = {}
+
+    @cached_property
+    def _roots(self) -> list[Path]:
+        """The innermost first: a folder is scanned without those inside it that are scanned themselves."""
+        return sorted((root.path for root in self._registry.files.roots()), key=lambda path: -len(path.parts))
+
+    def root_of(self, path: str | os.PathLike[str]) -> Path:
+        """Returns the scanned folder that a known file is under."""
+        return next(root for root in self._roots if Path(path).is_relative_to(root))
+
+    def away(self, path: str | os.PathLike[str]) -> Away | None:
+        """Returns why the disk of a known file that is not there may be away; None if the file is gone."""
+        root = self.root_of(path)
+        if (folder := broken_way(root, Path(path))) is not None:
+            return Away(folder, "is not there")
+        if (folder := bare_way(root, Path(path))) is not None:
+            return Away(folder, "is empty")
+        return None if self._holds_some(root) else Away(root, "holds none of its files")
+
+    def _holds_some(self, root: Path) -> bool:
+        if root not in self._holds_any:
+            known = (row["path"] for row in self._registry.files.rows() if self.root_of(row["path"]) == root)
+            self._holds_any[root] = any(not is_absent(path) for path in known)
+        return self._holds_any[root]
