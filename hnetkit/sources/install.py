@@ -57,7 +57,7 @@ from hnetkit.sources.archives import (
 from hnetkit.sources.civitai import SAFE
 from hnetkit.sources.download import PartialFile
 from hnetkit.sources.http import HttpClient, HttpResponse, Stopped, retry
-from hnetkit.sources.presence import find_bytes, has_bytes
+from hnetkit.sources.presence import find_bytes, find_network, has_bytes
 from hnetkit.sources.trust import redact
 from hnetkit.text import argument
 
@@ -313,6 +313,9 @@ def _install_one(
         here = find_bytes(registry, sha256)  # of a whole file this was asked before, but for one without a stated hash
         if here is not None:
             registry.jobs.reserve(here, job.id, sha256)  # only so is an archive known to be here
+        elif any(own["sha256"] == sha256 for own in registry.jobs.installs(job=job.id, kind="network")):
+            here = find_network(registry, sha256)  # what came of it before may have been converted
+        if here is not None:
             installed.paths.append(Path(here))
             return
         known_as = registry.imported.stem_of(sha256)

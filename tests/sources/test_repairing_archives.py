@@ -9,6 +9,7 @@ import pytest
 from support.fake_sites import Sites
 from support.odd_answers import first_version, give, network_bytes, zipped
 
+import hnetkit
 from hnetkit.sources.session import FetchSession
 
 DAY, NIGHT = network_bytes(11), network_bytes(12)
@@ -71,3 +72,14 @@ def test_a_pull_of_the_archive_brings_all_of_it_back(site: Sites, packed: FetchS
     packed.library.remove("day")
     packed.pull(f"version:{first_version(site)['id']}")
     assert networks_in(packed) == {"day.pt": DAY, "night.pt": NIGHT}
+
+
+def test_a_converted_one_stays_so_without_its_original(packed: FetchSession) -> None:
+    night = packed.folder / "night.pt"
+    hnetkit.save(hnetkit.load(night), night.with_suffix(".safetensors"))
+    night.unlink()
+    damage(packed.folder / "day.pt")
+    (result,) = packed.repair()
+    assert (result.state, networks_in(packed)) == ("done", {"day.pt": DAY})
+    assert str(night.with_suffix(".safetensors")) in result.paths
+    assert packed.repair() == []
