@@ -15,6 +15,7 @@ from hnetkit.errors import (
     failure_of,
 )
 from hnetkit.library.library import Library, Row
+from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
 from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
@@ -124,6 +125,8 @@ class FetchSession:
         self._wanted: dict[int, str] = {}
         # damaged files whose places the networks of a job take
         self._replaced: dict[int, list[Replacement]] = {}
+        # sha256 -> name of what the user removed, and a repair does not bring back out of an archive
+        self._removed: dict[str, str] = {}
 
     def close(self) -> None:
         """Closes the library if this session opened it."""
@@ -247,7 +250,7 @@ class FetchSession:
             RemoteError: the site does not have what the only reference names, or does not serve it.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
-        self._wanted = {}
+        self._wanted, self._removed = {}, {}
         parsed: list[Reference] = []
         found: list[FetchResult] = []
         for text in refs:
@@ -415,7 +418,7 @@ class FetchSession:
         found += map(results.of_record, failed)
         if not metadata_only:
             found += [results.of_item(item) for item in plan.items if item.action == "skip"]
-            self._wanted, self._replaced = {}, damaged_by(self.registry, jobs)
+            self._wanted, self._replaced, self._removed = {}, damaged_by(self.registry, jobs), {}
             found += self._fetched(jobs, progress, total=plan.bytes_to_fetch)
         with self.registry.write():
             for row in self.subscriptions():
@@ -491,6 +494,8 @@ class FetchSession:
         left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
         left += [results.of_damage(damage, error) for damage, error in begun.failed]
         self._wanted, self._replaced = begun.wanted, begun.replaced
+        to_repair = {damage.sha256 for damage in found}
+        self._removed = {key: name for key, name in trashed(self.registry).items() if key not in to_repair}
         fetched = self._fetched(begun.jobs, progress)
         forget_moved(self.registry, found)
         return left + [
@@ -575,6 +580,7 @@ class FetchSession:
             self._urls,
             self._wanted,
             self._replaced,
+            self._removed,
         )
         with Worker(self.library.home / "workers") as worker:
             try:

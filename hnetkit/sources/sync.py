@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 
 from hnetkit.errors import Gone, NetworkFailed, NotAHypernetwork, failure_of, printable
-from hnetkit.library.remove import trashed
+from hnetkit.library.remove import said_of_trashed, trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Failed, Filters, halts_everything, ignore_record, is_nsfw, is_past
@@ -21,7 +21,6 @@ from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel,
 from hnetkit.sources.http import Clock
 from hnetkit.sources.install import BARE, safe_stem, split_name
 from hnetkit.sources.presence import find_network, path_of_job, versions_here
-from hnetkit.text import argument
 
 # --- storing the site's records
 
@@ -383,8 +382,7 @@ def _unless_removed(item: SyncItem, removed: Mapping[str, str]) -> SyncItem:
     name = next((removed[key] for key in (item.file.sha256 or "", item.key) if key in removed), None)
     if name is None:
         return item
-    reason = f"removed from the library; hnetkit remove --undo {argument(name)} brings it back"
-    return replace(item, action="skip", code="removed", reason=reason)
+    return replace(item, action="skip", code="removed", reason=said_of_trashed(name))
 
 
 def _unless_listed_before(registry: Registry, item: SyncItem, owners: dict[str, SyncItem]) -> SyncItem | None:
