@@ -99,7 +99,7 @@ def resolve(registry: Registry, name: str) -> Resolved:
 
     Args:
         registry: the library.
-        name: a mention; see `find_network`.
+        name: the path of a scanned file, or a mention; see `find_network`.
 
     Raises:
         NotFound: nothing has this name, or what has it has another hash than the one in the mention.
@@ -145,11 +145,24 @@ def _not_here(registry: Registry, mention: _Mention) -> list[Row]:
 
 
 def find_certain(registry: Registry, name: str) -> FoundNetwork:
-    """Returns what `find_network` does in a library; raises as `resolve`."""
+    """Returns the network in the file at a path, or what `find_network` does in a library; raises as `resolve`.
+
+    What people type may be a path. What a prompt or a picture states is none: it may come from strangers.
+    """
+    if at := registry.files.at_typed(name):
+        return _in_file(at[0])
     found = find_network(name, None, lambda: registry)
     if found.has_other_hash:
         raise NotFound(str(found.doubt), hint=_fetch_hint(_Mention.read(name, None)))
     return found
+
+
+def _in_file(row: Row) -> FoundNetwork:
+    if row["content_hash"] is None:
+        raise FileRefused(row["reason"] or f"{row['path']}: no hypernetwork", hint="hnetkit list --files")
+    path = Path(row["path"])
+    network = Resolved(row["stem"], path, row["content_hash"], row["sha256"])
+    return FoundNetwork(network, (path,), is_exact=True, keeps_name=False)
 
 
 def find_network(

@@ -180,7 +180,7 @@ def scan(
 
 
 def left_without_file(registry: Registry, before: Iterable[str]) -> Iterator[str]:
-    """Yields a line for each network that is in no file any more, as its file holds another one, and has words.
+    """Yields a line for each network that is in no file any more, as its file holds something else, and has words.
 
     Args:
         before: the contents that were in no file already.
@@ -189,7 +189,7 @@ def left_without_file(registry: Registry, before: Iterable[str]) -> Iterator[str
     for row in registry.networks.of_contents(left):
         if row["tags"] or row["aliases"] or registry.networks.has_note(row["id"]):
             short = row["content_hash"][:13]
-            what = f"{short}, whose file holds another network now"
+            what = f"{short}, which no file of the library holds any more"
             yield f"Tags, notes and aliases stay with {what}: `hnetkit show {short}` lists them."
 
 

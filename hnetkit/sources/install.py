@@ -397,7 +397,8 @@ def _has_anothers_sidecars(registry: Registry, job: Job, target: Path, sha256: s
         return False
     if job.source != "civitai" or job.remote_file_id is None:
         return True
-    return str(sidecars.read(target).version_id) != registry.catalogue.file(job.remote_file_id)["version_id"]
+    version = str(registry.catalogue.file(job.remote_file_id)["version_id"])
+    return str(sidecars.read(target).version_id) != version
 
 
 def _model_stems(folder: Path) -> Iterator[str]:

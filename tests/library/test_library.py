@@ -103,13 +103,24 @@ def test_what_was_said_of_a_network_whose_file_holds_another_one_is_told(registr
         networks.network_file(library, name, seed=9)
     list(scan(registry, note=said.append))
     assert [line for line in said if line.startswith("Tags, notes and aliases stay with ")] == [
-        f"Tags, notes and aliases stay with {content_hash[:13]}, whose file holds another network now: "
+        f"Tags, notes and aliases stay with {content_hash[:13]}, which no file of the library holds any more: "
         f"`hnetkit show {content_hash[:13]}` lists them."
     ]
     said.clear()
     networks.network_file(library, "ink.pt", seed=10)
     list(scan(registry, note=said.append))
     assert said == [], "once"
+
+
+def test_what_was_said_of_a_network_whose_file_became_empty_is_told_as_it_is(registry: Registry, library: Path) -> None:
+    changes(registry, library)
+    with registry.write():
+        registry.networks.add_tags(registry.networks.id_of(resolve(registry, "ink").content_hash), ["anime"])
+    (library / "ink.pt").write_bytes(b"")
+    said: list[str] = []
+    list(scan(registry, note=said.append))
+    assert "which no file of the library holds any more" in said[0]
+    assert "another network" not in said[0]
 
 
 def test_a_renamed_file_keeps_its_tags_note_and_alias(registry: Registry, library: Path) -> None:

@@ -19,6 +19,7 @@ from hnetkit.errors import NotFound, UsageError
 from hnetkit.library import trash
 from hnetkit.library.library import Library
 from hnetkit.library.remove import trashed
+from hnetkit.library.resolve import find_network
 
 
 @pytest.fixture
@@ -497,3 +498,39 @@ def told_json(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     capsys.readouterr()
     run(list(args))
     return capsys.readouterr().out
+
+
+def test_every_verb_that_takes_a_name_takes_the_path_of_a_scanned_file(
+    library: Library, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder.parent)
+    (folder / "sub").mkdir()
+    networks.network_file(folder / "sub", "ink.pt", seed=8)
+    (folder / "bad.pt").write_bytes(b"no network")
+    library.scan(folder)
+    path = f"{folder.name}/sub/ink.pt"
+    of_path = networks_at(library, folder / "sub" / "ink.pt")
+    assert run(["show", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["content_hash"] == of_path
+    assert run(["tag", path, "second"]) == 0
+    assert [row["content_hash"] for row in library.networks(tags=["second"])] == [of_path]
+    (tmp_path / "webui").mkdir()
+    assert run(["link", str(tmp_path / "webui"), "--layout", "a1111", path]) == 0
+    assert library.load(path).content_hash == of_path
+    assert library.find(path) == folder / "sub" / "ink.pt"
+    assert library.said_of(path) is None
+    capsys.readouterr()
+    assert run(["show", f"{folder.name}/bad.pt"]) != 0
+    assert "no network named" not in capsys.readouterr().err
+    assert run(["show", f"{folder.name}/none.pt"]) == NotFound.exit_code
+    monkeypatch.chdir(folder / "sub")
+    assert library.record("ink.pt")["content_hash"] == of_path
+
+
+def test_a_path_in_a_prompt_is_no_name(library: Library, folder: Path) -> None:
+    with pytest.raises(NotFound):
+        find_network(str(folder / "ink.pt"), None, lambda: library.registry)
+
+
+def networks_at(library: Library, path: Path) -> str:
+    return next(row["content_hash"] for row in library.files() if row["path"] == str(path))
