@@ -26,7 +26,7 @@ from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck,
 from hnetkit.library.walking import is_as_scanned, names_of_files, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, counted
+from hnetkit.text import argument, counted, listed
 
 if TYPE_CHECKING:
     from hnetkit.library.link import LinkChange
@@ -277,7 +277,7 @@ class Library:
         """Adds tags, an alias or a note to a network, and returns its `record`. They belong to its content, no file.
 
         Args:
-            tags: to add.
+            tags: to add. A comma ends one, as in prompts: ``"lines, night"`` are two.
             remove: tags to remove.
             alias: another name for prompts and commands.
             note: replaces the present note; an empty text removes it.
@@ -298,7 +298,7 @@ class Library:
             if alias is not None:
                 require_alias(self.registry, alias, content_hash)
             id = networks.id_of(content_hash)
-            networks.add_tags(id, tags)
+            networks.add_tags(id, listed(tags))
             networks.remove_tags(id, remove)
             networks.remove_aliases(id, remove_aliases)
             if alias is not None:
