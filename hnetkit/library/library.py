@@ -340,8 +340,7 @@ class Library:
             else:
                 gone.append(row)
         kept = [
-            f"{counted(count, 'file')} kept: {away}, and its disk may be away; {away.forgotten_by} forgets them"
-            for away, count in behind.items()
+            f"{counted(count, 'file')} kept: {away}; {away.forgotten_by} forgets them" for away, count in behind.items()
         ]
         if there:
             kept.append(f"{counted(there, 'file')} kept, there again or out of reach: hnetkit scan")
@@ -354,9 +353,9 @@ class Library:
 
         Args:
             name: a network's name, a file's path, or a folder that was scanned.
-            missing: forget all files that no longer exist, and networks in no file, instead. Files whose disk may be
-                away are kept: a folder on the way to them is not there, leads nowhere or is empty, or nothing else of
-                their root is there either.
+            missing: forget all files that no longer exist, and networks in no file, instead. Files in iCloud are kept,
+                and those whose disk may be away: a folder on the way to them is not there, leads nowhere or is empty,
+                or nothing else of their root is there either.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.
