@@ -15,6 +15,7 @@ from typing import Any
 from hnetkit.errors import RegistryError, UnsafeFile
 from hnetkit.limits import MAX_MADE, json_size, parse_json
 from hnetkit.registry.columns import COLUMNS, Row, broken, from_json, now, text_of, to_json, upsert
+from hnetkit.registry.files import CONVERTED
 
 MAX_RECORD = 16 << 20
 """Bytes of a site's record of one model, unpacked."""
@@ -30,11 +31,15 @@ FROM remote_files
 JOIN versions ON versions.id = remote_files.version_id
 JOIN models ON models.id = versions.model_id
 """
-_PRESENT = "SELECT sha256 FROM files WHERE state = 'present'"
+_PRESENT = f"""
+SELECT sha256 FROM files WHERE state = 'present'
+UNION SELECT source_sha256 FROM files WHERE state = 'present' AND {CONVERTED}
+"""
 _INSTALLED = f"""
 SELECT jobs.remote_file_id FROM jobs JOIN installs ON installs.job_id = jobs.id
 WHERE jobs.state = 'done' AND installs.kind = 'network' AND installs.sha256 IN ({_PRESENT})
 """
+_HERE = f"(remote_files.sha256 IN ({_PRESENT}) OR remote_files.id IN ({_INSTALLED}))"
 _MODEL = """
 SELECT source, remote_id AS model_id, name AS model, creator, type, tags, nsfw_level, availability, commercial_use,
     allow_no_credit, allow_derivatives, allow_different_license, downloads, state AS model_state, description
@@ -129,9 +134,10 @@ class Catalogue:
 
         Args:
             source: the site that lists them; None for every site.
-            here: only files that the library has: by their hash, or by what was installed from them.
+            here: only files that the library has: by their hash, by that which a converted file has of its original, or
+                by what was installed from them.
         """
-        present = f"(remote_files.sha256 IN ({_PRESENT}) OR remote_files.id IN ({_INSTALLED}))" if here else "1"
+        present = _HERE if here else "1"
         return self._files(f"models.source = coalesce(?, models.source) AND {present}", [source])
 
     def file(self, id: int) -> Row:
@@ -151,6 +157,28 @@ class Catalogue:
             "FROM remote_files JOIN versions ON versions.id = version_id JOIN models ON models.id = model_id "
             "ORDER BY remote_files.id"
         ).fetchall()
+
+    def versions_here(self, source: str) -> list[tuple[str, str, str]]:
+        """Returns model, version and name of the versions of a site that the library has a file of, or looked up."""
+        looked_up = f"SELECT version_id FROM lookups WHERE sha256 IN ({_PRESENT})"
+        of_files = f"SELECT version_id FROM remote_files WHERE {_HERE}"
+        rows = self._db.execute(
+            "SELECT models.remote_id, versions.remote_id, versions.name FROM versions "
+            "JOIN models ON models.id = versions.model_id WHERE models.source = ? "
+            f"AND (versions.remote_id IN ({looked_up}) OR versions.id IN ({of_files})) ORDER BY versions.id",
+            [source],
+        )
+        return rows.fetchall()
+
+    def unknown_here(self) -> int:
+        """Returns how many networks of the library came from nowhere that is known, nor were looked up."""
+        known = "SELECT sha256 FROM remote_files UNION SELECT sha256 FROM installs UNION SELECT sha256 FROM lookups"
+        known = f"SELECT sha256 FROM ({known}) WHERE sha256 NOTNULL"
+        (count,) = self._db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM files WHERE state = 'present' AND content_hash NOTNULL "
+            f"GROUP BY content_hash HAVING NOT max(sha256 IN ({known}) OR ifnull(source_sha256 IN ({known}), 0)))"
+        ).fetchone()
+        return int(count)
 
     def files_with(self, sha256s: Iterable[str]) -> list[Row]:
         """Returns the sites' records of files with these hashes, as `files` does; one per version."""

@@ -29,6 +29,12 @@ from hnetkit.registry.columns import (
 
 READ_AGAIN = -1
 """The `reader_version` of a file that the next scan is to read again; 0 is that of one whose row is damaged."""
+CONVERTED = """
+files.content_hash NOTNULL AND files.source_sha256 NOTNULL
+AND NOT EXISTS (SELECT 1 FROM remote_files WHERE remote_files.sha256 = files.sha256)
+AND files.sha256 NOT IN (SELECT installs.sha256 FROM installs WHERE installs.sha256 NOTNULL)
+"""
+"""Whether a file counts as converted from another: one that came from a site may claim the hash of anybody's file."""
 _TEXT = ("text", str | None)
 _KINDS = {"size_bytes": ("integer", int), "sha256": _TEXT, "source_sha256": _TEXT}  # SQLite enforces no types
 
@@ -199,6 +205,10 @@ class Files:
     def with_bytes(self, sha256: str) -> list[Row]:
         """Returns the files that had this hash when they were last read."""
         return self._rows("files.sha256 = ?", [sha256])
+
+    def converted_from(self, sha256: str) -> list[Row]:
+        """Returns the files of networks that were converted from a file with this hash; see `CONVERTED`."""
+        return self._rows(f"files.source_sha256 = ? AND {CONVERTED}", [sha256])
 
     def missing(self) -> list[Row]:
         """Returns the files that no longer exist."""

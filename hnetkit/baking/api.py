@@ -20,8 +20,9 @@ from hnetkit.baking.making import USUAL_RANK, Form, make_changes
 from hnetkit.baking.networks import MIXES, SUFFIXES, BakedNetwork, Mix, merge_networks
 from hnetkit.baking.picture_plan import plan_pictures
 from hnetkit.baking.pictures import Comparison, FitDrawing, Progress
+from hnetkit.baking.record import METADATA, refuse_all_but_baked
 from hnetkit.errors import FileRefused, NotFound, UsageError
-from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, refuse_existing
+from hnetkit.files import SAFETENSORS_SUFFIXES, new_file
 from hnetkit.formats.writing import require_output as require_network_output
 from hnetkit.formats.writing import source_sha256, write_tensors
 from hnetkit.generate.loading.defaults import Defaults
@@ -35,9 +36,6 @@ from hnetkit.text import argument
 
 Target = Literal["lora", "diff", "checkpoint"]
 TARGETS = ("lora", "diff", "checkpoint", "hypernetwork")
-
-METADATA = "hnetkit.bake"
-"""Key of a file's metadata that holds the record of its baking, as JSON."""
 
 _DTYPES: Mapping[DType, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -301,7 +299,7 @@ def require_output(to: str, model: str | None, path: Path, *, overwrite: bool) -
     if to == "hypernetwork":
         require_network_output(path, overwrite=overwrite)
     else:
-        refuse_existing(path, overwrite=overwrite)
+        refuse_all_but_baked(path, overwrite=overwrite)
 
 
 def _as_loaded(pipe: Any) -> LoadedPipeline:

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from hnetkit.baking.changes import Changes, output_shift
 from hnetkit.baking.key_sets import Outputs
+from hnetkit.baking.record import refuse_all_but_baked
 from hnetkit.errors import DiskFull, FileRefused, NotFound, UsageError
-from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, new_folder, refuse_all_but, refuse_any
+from hnetkit.files import SAFETENSORS_SUFFIXES, new_file, new_folder, refuse_any
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.safetensors_file import read_safetensors
 from hnetkit.formats.writing import write_header
@@ -27,6 +28,7 @@ from hnetkit.network import TensorRef
 from hnetkit.text import argument, size_text
 
 _CHUNK = 4 << 20  # bytes
+_CONFIGURATION = ".yaml"
 _UNET = "model.diffusion_model."
 _WEIGHTS = "diffusion_pytorch_model"
 _INDEX = f"{_WEIGHTS}.safetensors.index.json"
@@ -72,7 +74,7 @@ def require_copyable(model: str, path: Path, *, overwrite: bool) -> None:
     if os.path.exists(path) and os.path.samefile(model, path):
         raise UsageError(f"{path}: the model itself, which is never changed", hint="choose another name")
     if is_file:
-        refuse_all_but(b"", path, overwrite=overwrite)
+        refuse_all_but_baked(path, overwrite=overwrite)
         size = os.path.getsize(model)
     else:
         refuse_any(path)
@@ -109,6 +111,10 @@ def write_checkpoint(
         else:
             named = names_in_checkpoint(configuration_of(state), shapes)
         _require_all(model, added, named)
+        beside = Path(model).with_suffix(_CONFIGURATION)
+        if beside.is_file():  # it says what the UNet predicts, and is read by the checkpoint's name
+            with new_file(path.with_suffix(_CONFIGURATION), overwrite=overwrite) as file:
+                _copy_bytes(beside, file)
         with new_file(path, overwrite=overwrite) as file:
             _copy_weights(Path(model), file, {named[name]: tensor for name, tensor in added.items()}, metadata)
         return
@@ -140,13 +146,24 @@ def _files_of_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
     kept = {path.name for path in unet} | ({_INDEX} if variant_of(unet[0]) is None else set())
     index = read_object(folder / "model_index.json")
     parts = [name for name, value in index.items() if isinstance(value, list) and value != [None, None]]
-    for path in sorted(folder.glob("*.json")):
-        yield path, Path(path.name)
+    for name in sorted(os.listdir(folder)):
+        if name.endswith(".json"):
+            yield folder / name, Path(name)
     for part in sorted(parts):
-        for path in sorted((folder / part).rglob("*")):
-            is_other = part == "unet" and path.name.startswith(_WEIGHTS) and path.name not in kept
-            if path.is_file() and not is_other:
+        for path in _files_below(folder / part):
+            if part != "unet" or not path.name.startswith(_WEIGHTS) or path.name in kept:
                 yield path, path.relative_to(folder)
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yields all files in a folder and in those below; OSError where one cannot be listed."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders.sort()
+        yield from (Path(place, name) for name in sorted(names))
 
 
 def _names_in(path: Path, added: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -23,8 +23,9 @@ from hnetkit.baking.key_sets import Program, require_key_set
 from hnetkit.baking.networks import BakedNetwork, Mix
 from hnetkit.baking.picture_plan import read_prompts, require_prompts
 from hnetkit.baking.pictures import Progress
-from hnetkit.errors import DiskFull, UsageError
+from hnetkit.errors import DiskFull, HnetkitError, NotFound, OutputExists, UsageError
 from hnetkit.files import refuse_existing
+from hnetkit.formats import load
 from hnetkit.generate.image_files import is_image_file, write_image
 from hnetkit.generate.model import Model, ModelSource, network_options
 from hnetkit.generate.prompt_networks import (
@@ -105,12 +106,15 @@ def bake_file(
         if not is_image_file(os.fspath(sheet)):
             raise UsageError(f"{sheet}: the sheet is a .png, .jpg or .webp file", hint="--check sheet.png")
         refuse_existing(sheet, overwrite=overwrite)
+        if not sheet.parent.is_dir():
+            raise NotFound(f"{sheet.parent}: no such folder")
     texts = None if prompts is None else read_prompts(prompts)
     if texts is not None:
         require_prompts(texts, steps or MOST_STEPS)
     stacked = _find(source, tags, network_options(networks), library, note)
     strengths = [Strength.of(strength) for strength in stacked.strengths]
     if to == "hypernetwork":
+        _refuse_own_networks(path, stacked)
         stack = [(own.name, own.network, strength) for own, strength in zip(stacked.networks, strengths, strict=True)]
         contexts = source.outline().contexts
         text_widths = frozenset(TEXT_WIDTH.values()) if contexts is None else contexts.text
@@ -170,6 +174,20 @@ def _find(
     if not stacked.networks:
         raise UsageError("there is no hypernetwork to bake", hint="-n NAME:STRENGTH")
     return stacked
+
+
+def _refuse_own_networks(path: Path, stacked: StackedPrompt) -> None:
+    """Raises OutputExists where one of the networks that are baked is at `path`."""
+    if not path.is_file():
+        return
+    try:
+        there = load(path).content_hash
+    except HnetkitError:
+        return
+    if any(there == own.network.content_hash for own in stacked.networks):
+        raise OutputExists(
+            f"{path}: one of the networks that are baked, which is not replaced", hint="choose another name"
+        )
 
 
 def _require_room(model: Model, path: Path, to: str, rank: int | None) -> None:

@@ -121,7 +121,7 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
         raise UsageError("--rehash checks the whole library", hint="hnetkit scan --rehash")
     with open_library() as library, byte_progress("reading", quiet=output.quiet) as progress:
         if rehash:
-            found = library.recheck(progress)
+            found = library.recheck(progress, note=output.note)
         else:
             found = library.scan(*folders, follow_links=follow_links, progress=progress, note=output.note)
         rows = list(map(_change, found))

@@ -46,8 +46,8 @@ def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, ove
     Args:
         target: a file, or a folder for a safetensors file of the source's name.
         dtype: convert every tensor to this; None keeps each as it is.
-        overwrite: replace an existing network, but no other one in the format of the source: then both names are most
-            likely what a shell made of ``*.pt``, and each was meant to be converted.
+        overwrite: replace an existing network, but no other one beside the source in its format: then both names are
+            most likely what a shell made of ``*.pt``, and each was meant to be converted.
 
     Raises:
         NotFound, FileRefused: the source does not exist, or is not a readable network.
@@ -59,7 +59,7 @@ def convert(source: AnyPath, target: AnyPath, *, dtype: DType | None = None, ove
         target = target / f"{Path(source).stem}.safetensors"
     if overwrite and _is_another_network(source, target):
         raise OutputExists(
-            f"{target}: another network than {source}, in the same format, which is not replaced",
+            f"{target}: another network beside {source}, in the same format, which is not replaced",
             hint="add --to to convert both; to replace it all the same, move it away first",
             python="convert_all converts several; to replace it all the same, move it away first",
         )
@@ -70,6 +70,8 @@ def _is_another_network(source: str, target: Path) -> bool:
     suffixes = {Path(source).suffix.lower(), target.suffix.lower()}
     is_one_format = suffixes.issubset(PICKLE_SUFFIXES) or suffixes.issubset(SAFETENSORS_SUFFIXES)
     if not is_one_format or not os.path.isfile(target) or os.path.samefile(source, target):
+        return False
+    if not os.path.samefile(Path(source).parent, target.parent):  # no pattern of a shell gives both
         return False
     try:
         return load(source).content_hash != load(target).content_hash

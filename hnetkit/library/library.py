@@ -130,14 +130,18 @@ class Library:
             self._require_roots()
         return list(scan(self.registry, map(Path, folders), progress, follow_links=follow_links, note=note))
 
-    def recheck(self, progress: Progress | None = None) -> list[FileChange]:
+    def recheck(self, progress: Progress | None = None, *, note: Note | None = None) -> list[FileChange]:
         """Reads every known file again, and returns the differences.
+
+        Args:
+            progress: called with the bytes read, and of how many.
+            note: called with notes for the user.
 
         Raises:
             NotFound: no folder was ever scanned.
         """
         self._require_roots()
-        return list(recheck(self.registry, progress=progress))
+        return list(recheck(self.registry, progress, note=note))
 
     def networks(
         self,

@@ -415,6 +415,11 @@ def trashed(registry: Registry) -> dict[str, str]:
     return found
 
 
+def said_of_trashed(name: str) -> str:
+    """Returns in words why a network in the trash is not fetched; `name`: as `trashed` gives it."""
+    return f"removed from the library; hnetkit remove --undo {argument(name)} brings it back"
+
+
 def _entries(registry: Registry) -> tuple[list[Entry], list[RemovalChange]]:
     """The removals in the trash, earlier ones first; and what of it cannot be read."""
     found, unread = [], []

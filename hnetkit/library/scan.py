@@ -225,13 +225,19 @@ def read_sidecars_again(registry: Registry, path: Path) -> None:
             _store_sidecars(registry, row["id"], said, unreadable, None)
 
 
-def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[FileChange]:
+def recheck(registry: Registry, progress: Progress | None = None, *, note: Note | None = None) -> Iterator[FileChange]:
     """Reads every byte of every known network again, and the headers of other files, and yields the differences.
 
     Yields ``corrupt`` for other bytes with the same size and time, ``changed`` for a file that was replaced (and is
     stored as it is now), ``sidecars`` where nothing but they changed, ``missing`` for one that no longer exists,
     ``unread`` for one that cannot be read.
+
+    Args:
+        registry: brought up to date.
+        progress: called as the reading proceeds.
+        note: called with a line about tags, notes and aliases of networks that files hold no longer.
     """
+    fileless = registry.networks.fileless()
     for root in registry.files.roots():
         known = registry.files.seen(root)
         work: list[Work] = []
@@ -250,6 +256,9 @@ def recheck(registry: Registry, progress: Progress | None = None) -> Iterator[Fi
         with closing(_examine_all(work, progress)) as results:
             for result in results:
                 yield from _recheck_result(registry, result)
+    if note is not None:
+        for line in left_without_file(registry, fileless):
+            note(line)
 
 
 def _recheck_result(registry: Registry, result: _Result) -> Iterator[FileChange]:

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -38,6 +38,7 @@ from hnetkit.hashes import sha256_of
 from hnetkit.library import sidecars
 from hnetkit.library.belongings import Belongings
 from hnetkit.library.layouts import stem_for_layout
+from hnetkit.library.remove import said_of_trashed
 from hnetkit.library.scan import add_file
 from hnetkit.registry.catalogue import Catalogue
 from hnetkit.registry.columns import Row
@@ -56,7 +57,7 @@ from hnetkit.sources.archives import (
 from hnetkit.sources.civitai import SAFE
 from hnetkit.sources.download import PartialFile
 from hnetkit.sources.http import HttpClient, HttpResponse, Stopped, retry
-from hnetkit.sources.presence import has_bytes
+from hnetkit.sources.presence import find_bytes, has_bytes
 from hnetkit.sources.trust import redact
 from hnetkit.text import argument
 
@@ -132,6 +133,7 @@ class Installed:
         preview: the name of a picture in an archive that became a preview without having the network's name.
         kept: the archive, if something was left in it and there is room.
         put_aside: where the damaged files are that were replaced.
+        unwanted: members of an archive that are not installed, since the user removed them, each with the reason.
     """
 
     paths: list[Path] = field(default_factory=list)
@@ -140,9 +142,16 @@ class Installed:
     preview: str | None = None
     kept: Path | None = None
     put_aside: list[Path] = field(default_factory=list)
+    unwanted: list[str] = field(default_factory=list)
 
 
-def install(registry: Registry, job: Job, part: PartialFile, replaced: Sequence[Replacement] = ()) -> Installed:
+def install(
+    registry: Registry,
+    job: Job,
+    part: PartialFile,
+    replaced: Sequence[Replacement] = (),
+    removed: Mapping[str, str] | None = None,
+) -> Installed:
     """Moves a finished download into the library; the partial file is gone afterwards.
 
     Args:
@@ -150,6 +159,7 @@ def install(registry: Registry, job: Job, part: PartialFile, replaced: Sequence[
         job: fetched it.
         part: the download.
         replaced: damaged files whose places its networks take.
+        removed: what is not wanted of an archive: sha256 of a network -> name of what the user removed.
 
     Raises:
         HnetkitError: it holds no usable network, or reading it failed in any way; it is in quarantine.
@@ -160,7 +170,7 @@ def install(registry: Registry, job: Job, part: PartialFile, replaced: Sequence[
     try:
         found = _identify(part.path)
         if found.network is None and _is_archive(part.path, found):
-            _install_members(registry, job, part.path, replaced, installed)
+            _install_members(registry, job, part.path, replaced, removed or {}, installed)
         else:
             _require_network(part.path, found)
             name = f"{job.name}{_suffix_of(found, job.suffix)}"
@@ -208,7 +218,12 @@ def _suffix_of(found: FileIdentity, suffix: str) -> str:
 
 
 def _install_members(
-    registry: Registry, job: Job, archive: Path, replaced: Sequence[Replacement], installed: Installed
+    registry: Registry,
+    job: Job,
+    archive: Path,
+    replaced: Sequence[Replacement],
+    removed: Mapping[str, str],
+    installed: Installed,
 ) -> None:
     left_out, left = installed.left_out, installed.left
     count, models = 0, []
@@ -219,8 +234,11 @@ def _install_members(
                 raise member
             _require_network(member, _identify(member))
             stem, suffix = split_name(name)
-            target = f"{safe_stem(stem, job.name)}{suffix}"
-            _install_one(registry, job, member, _sha256(member), target, replaced, installed)
+            target, sha256 = f"{safe_stem(stem, job.name)}{suffix}", _sha256(member)
+            if sha256 in removed:
+                installed.unwanted.append(_named(name, said_of_trashed(removed[sha256])))
+                continue
+            _install_one(registry, job, member, sha256, target, replaced, installed)
             models.append(name)
         except (OSError, DiskFull, RegistryError):
             raise
@@ -282,7 +300,7 @@ def _install_one(
     replaced: Sequence[Replacement],
     installed: Installed,
 ) -> None:
-    """Places one network where a damaged file was, or else under the first free name; or finds that it is there.
+    """Places one network where a damaged file was, or else under the first free name; or finds that it is here.
 
     Where an import told of its bytes, it gets the name that prompts know it by.
     """
@@ -291,9 +309,14 @@ def _install_one(
             installed.put_aside.append(_replace_damaged(registry, job, path, old))
             installed.paths.append(old.path)
             return
-    stem, suffix = os.path.splitext(name)
     with registry.write():
+        here = find_bytes(registry, sha256)  # of a whole file this was asked before, but for one without a stated hash
+        if here is not None:
+            registry.jobs.reserve(here, job.id, sha256)  # only so is an archive known to be here
+            installed.paths.append(Path(here))
+            return
         known_as = registry.imported.stem_of(sha256)
+    stem, suffix = os.path.splitext(name)
     stem = stem if known_as is None else _kept_stem(known_as, stem)
     installed.paths.append(_place(registry, job, path, sha256, stem, suffix))
 

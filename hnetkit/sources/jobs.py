@@ -120,6 +120,7 @@ class JobRunner:
         urls: of jobs whose complete URL is not in the registry, since it may hold a secret.
         wanted: digits of the hash by which the user asked for a job's file.
         replaced: number of a job -> damaged files whose places its networks take.
+        removed: what is not wanted of archives: sha256 of a network -> name of what the user removed.
         received: number of a job -> bytes received of its file in this run.
         token_is_bad: whether the site reported an unknown token.
     """
@@ -132,6 +133,7 @@ class JobRunner:
     urls: Mapping[int, str] = field(default_factory=dict)
     wanted: Mapping[int, str] = field(default_factory=dict)
     replaced: Mapping[int, Sequence[Replacement]] = field(default_factory=dict)
+    removed: Mapping[str, str] = field(default_factory=dict)
     received: Counter[int] = field(default_factory=Counter)
     token_is_bad: bool = False
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -229,7 +231,7 @@ class JobRunner:
         self._require_folder(job.folder)
         with self.registry.write():
             self.registry.jobs.set_state(job.id, "installing")
-        installed = install(self.registry, job, part, self.replaced.get(job.id, ()))
+        installed = install(self.registry, job, part, self.replaced.get(job.id, ()), self.removed)
         return "done", *_remarks(installed, self._beside(job, installed.paths))
 
     def _beside(self, job: Job, paths: Sequence[Path]) -> list[str]:
@@ -350,6 +352,8 @@ def _remarks(installed: Installed, bare: Sequence[str]) -> tuple[str | None, str
 def _of_archive(installed: Installed) -> Iterator[str]:
     if installed.preview is not None:
         yield f"its preview is {printable(installed.preview)}, the only picture in the archive"
+    if installed.unwanted:
+        yield f"not installed: {', '.join(installed.unwanted)}"
     if installed.left:
         kept = "kept in .quarantine" if installed.kept else "not kept: the disk is nearly full"
         yield f"left in the archive ({kept}): {', '.join(installed.left)}"

@@ -21,7 +21,7 @@ from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Filters
 from hnetkit.sources.civitai_models import BadRecord, parse_id
 from hnetkit.sources.install import Replacement, quarantine
-from hnetkit.sources.presence import find_bytes
+from hnetkit.sources.presence import find_bytes, find_network
 from hnetkit.sources.sync import isolate_failure, store_models
 
 # --- identifying by hash
@@ -207,17 +207,27 @@ def find_damage(
         damage = damage_of(registry, install)
         if damage is not None:
             yield damage
-    for files in registry.imported.by_content().values():
-        file = next((file for file in files if file.reference), files[0])
+    for file in _imported(registry):
         yield Damage("missing" if file.reference else "unknown", file.name, None, file.sha256, imported=file)
 
 
+def imported_with_source(registry: Registry) -> list[ImportedFile]:
+    """Returns what `find_damage` finds missing of imports: networks that are not here, and can be fetched."""
+    return [file for file in _imported(registry) if file.reference]
+
+
+def _imported(registry: Registry) -> Iterator[ImportedFile]:
+    """Yields a file for each network of an import that is not here, with a reference where one is known."""
+    for files in registry.imported.by_content().values():
+        yield next((file for file in files if file.reference), files[0])
+
+
 def damage_of(registry: Registry, install: Row) -> Damage | None:
-    """Reads an installed file, and returns what is wrong with it; None if nothing is."""
+    """Reads an installed file, and returns what is wrong with it; None if nothing is, or it was moved or converted."""
     path = install["path"]
     try:
         what, damaged = _state_of(path, install["sha256"])
-        if what is None:
+        if what is None or (what == "missing" and find_network(registry, install["sha256"]) is not None):
             return None
         if what == "corrupt" and _is_replaced(registry, path, install["sha256"]):
             what = "kept"

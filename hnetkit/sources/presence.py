@@ -15,7 +15,7 @@ from hnetkit.files import is_absent
 from hnetkit.formats.open_file import OpenFile
 from hnetkit.formats.reading import MAX_FILE
 from hnetkit.hashes import sha256_of
-from hnetkit.library.scan import FileChange, Progress, scan
+from hnetkit.library.scan import FileChange, Note, Progress, left_without_file, scan
 from hnetkit.library.walking import is_as_scanned, is_gone
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
@@ -24,7 +24,9 @@ from hnetkit.text import counted
 # --- looking at the folder
 
 
-def survey(registry: Registry, folder: Path, progress: Progress | None = None) -> list[FileChange]:
+def survey(
+    registry: Registry, folder: Path, progress: Progress | None = None, note: Note | None = None
+) -> list[FileChange]:
     """Looks at the library's folder, and returns what could not be read there.
 
     What was renamed, moved or copied is known afterwards where it is now, and is not fetched again. Only files that are
@@ -34,12 +36,17 @@ def survey(registry: Registry, folder: Path, progress: Progress | None = None) -
         registry: brought up to date.
         folder: that downloads are installed in; it may not exist.
         progress: called with the bytes read, and of how many.
+        note: called with a line about tags, notes and aliases of networks that files hold no longer.
 
     Raises:
         HnetkitError: the folder cannot be looked at.
     """
+    fileless = registry.networks.fileless()
     changes = [] if is_gone(folder) else scan(registry, [folder], progress)
     unread = [change for change in changes if change.what == "unread"]
+    if note is not None:
+        for line in left_without_file(registry, fileless):
+            note(line)
     _follow_moved(registry)
     return unread
 
@@ -97,10 +104,32 @@ def find_bytes(registry: Registry, sha256: str | None) -> str | None:
     return next((str(row["path"]) for row in rows if _is_as_known(row) or has_bytes(row["path"], sha256)), None)
 
 
+def find_network(registry: Registry, sha256: str | None) -> str | None:
+    """Returns the path of a library file with these bytes, or else of one that was converted from them; None for none.
+
+    What is here in this sense is not fetched again. Where a file is to have the very bytes, `find_bytes` tells.
+    """
+    if sha256 is None:
+        return None
+    rows = registry.files.converted_from(sha256)
+    return find_bytes(registry, sha256) or next((str(row["path"]) for row in rows if _is_as_known(row)), None)
+
+
+def versions_here(registry: Registry, source: str) -> dict[str, dict[str, str]]:
+    """Returns model -> {version -> name} of all versions of a site with a file in the library, as the last scan saw it.
+
+    A file that the site recognized by its hash counts too, also where the site has replaced it since.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for model, version, name in registry.catalogue.versions_here(source):
+        found.setdefault(model, {})[version] = name
+    return found
+
+
 def path_of_install(registry: Registry, install: dict[str, Any]) -> str | None:
-    """Returns where the bytes of an installed file are, at its path or else in the library; None for nowhere."""
+    """Returns where an installed network is, at its path or else in the library; None for nowhere."""
     at = [row for row in registry.files.at(install["path"]) if row["sha256"] == install["sha256"]]
-    return install["path"] if any(map(is_as_scanned, at)) else find_bytes(registry, install["sha256"])
+    return install["path"] if any(map(is_as_scanned, at)) else find_network(registry, install["sha256"])
 
 
 def path_of_job(registry: Registry, job: Job) -> str | None:
@@ -109,7 +138,7 @@ def path_of_job(registry: Registry, job: Job) -> str | None:
     An archive can be recognized only this way: no file of the library has its hash.
     """
     installs = registry.jobs.installs(job=job.id, kind="network") if job.state == "done" else []
-    paths = [find_bytes(registry, install["sha256"]) for install in installs]
+    paths = [find_network(registry, install["sha256"]) for install in installs]
     return paths[0] if all(paths) and paths else None
 
 

@@ -15,6 +15,7 @@ from hnetkit.errors import (
     failure_of,
 )
 from hnetkit.library.library import Library, Row
+from hnetkit.library.remove import trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.sources import results
 from hnetkit.sources.civitai import Civitai, Failed, Filters, civitai_error
@@ -34,6 +35,7 @@ from hnetkit.sources.maintenance import (
     find_damage,
     forget_moved,
     identify_library,
+    imported_with_source,
 )
 from hnetkit.sources.presence import require_library, survey
 from hnetkit.sources.references import FORMS, Reference, parse_reference, redact_reference
@@ -123,6 +125,8 @@ class FetchSession:
         self._wanted: dict[int, str] = {}
         # damaged files whose places the networks of a job take
         self._replaced: dict[int, list[Replacement]] = {}
+        # sha256 -> name of what the user removed, and a repair does not bring back out of an archive
+        self._removed: dict[str, str] = {}
 
     def close(self) -> None:
         """Closes the library if this session opened it."""
@@ -140,13 +144,18 @@ class FetchSession:
     def survey(self, progress: Progress | None = None) -> None:
         """Looks at the library's folder for files that were renamed, moved or copied there since the last scan.
 
-        All verbs but `browse` do this first. What cannot be read there is a warning.
+        All verbs but `browse` do this first. What cannot be read there is a warning, and so are tags, notes and aliases
+        of networks whose file holds another one by now.
 
         Args:
             progress: called with the bytes of new and changed files that were read, and of how many.
         """
-        for change in survey(self.registry, self.folder, progress):
-            warnings.warn(str(change.reason), stacklevel=1)  # from here each time, so that Python shows it once
+
+        def warn(line: str) -> None:
+            warnings.warn(line, stacklevel=1)  # from here each time, so that Python shows it once
+
+        for change in survey(self.registry, self.folder, progress, warn):
+            warn(str(change.reason))
 
     def require_library(self) -> None:
         """Raises NotFound if nothing is left of a library that is known, as if its disk were not mounted."""
@@ -177,7 +186,8 @@ class FetchSession:
     def updates(self, *, failed: Failed = _warn) -> list[Update]:
         """Returns the models of Civitai of which the library has some version but not the newest.
 
-        Repositories of the Hugging Face hub are not asked; that there are some is a warning.
+        What the site is not asked about is a warning: networks of unknown source, those of an import that are not here,
+        and repositories of the Hugging Face hub.
 
         Raises:
             RemoteError: as `browse`.
@@ -188,6 +198,11 @@ class FetchSession:
         if repos := hub_repositories(self.registry):
             some = ", ".join(f"hf:{repo}" for repo in repos[:3]) + (", ..." if len(repos) > 3 else "")
             warnings.warn(f"the hub is not asked; hnetkit pull fetches what is new in {some}", stacklevel=2)
+        if unknown := self.registry.catalogue.unknown_here():
+            warnings.warn(f"{counted(unknown, 'network')} of unknown source: hnetkit identify", stacklevel=2)
+        if absent := imported_with_source(self.registry):
+            what = counted(len(absent), "network")
+            warnings.warn(f"{what} of an import not here, and not asked about: hnetkit repair", stacklevel=2)
         bad: list[BadRecord] = []
         found = list(find_updates(self.registry, self.civitai, bad))
         for record in bad:
@@ -235,7 +250,7 @@ class FetchSession:
             RemoteError: the site does not have what the only reference names, or does not serve it.
             Stopped: the stop of `clock` was set; what was received is kept.
         """
-        self._wanted = {}
+        self._wanted, self._removed = {}, {}
         parsed: list[Reference] = []
         found: list[FetchResult] = []
         for text in refs:
@@ -403,7 +418,7 @@ class FetchSession:
         found += map(results.of_record, failed)
         if not metadata_only:
             found += [results.of_item(item) for item in plan.items if item.action == "skip"]
-            self._wanted, self._replaced = {}, damaged_by(self.registry, jobs)
+            self._wanted, self._replaced, self._removed = {}, damaged_by(self.registry, jobs), {}
             found += self._fetched(jobs, progress, total=plan.bytes_to_fetch)
         with self.registry.write():
             for row in self.subscriptions():
@@ -479,6 +494,8 @@ class FetchSession:
         left = [results.of_left(damage) for damage in damaged if not damage.is_to_fetch]
         left += [results.of_damage(damage, error) for damage, error in begun.failed]
         self._wanted, self._replaced = begun.wanted, begun.replaced
+        to_repair = {damage.sha256 for damage in found}
+        self._removed = {key: name for key, name in trashed(self.registry).items() if key not in to_repair}
         fetched = self._fetched(begun.jobs, progress)
         forget_moved(self.registry, found)
         return left + [
@@ -563,6 +580,7 @@ class FetchSession:
             self._urls,
             self._wanted,
             self._replaced,
+            self._removed,
         )
         with Worker(self.library.home / "workers") as worker:
             try:

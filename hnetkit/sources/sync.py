@@ -13,15 +13,14 @@ from itertools import groupby
 from pathlib import Path
 
 from hnetkit.errors import Gone, NetworkFailed, NotAHypernetwork, failure_of, printable
-from hnetkit.library.remove import trashed
+from hnetkit.library.remove import said_of_trashed, trashed
 from hnetkit.registry.jobs import Job
 from hnetkit.registry.store import Registry
 from hnetkit.sources.civitai import SOURCE, Civitai, Failed, Filters, halts_everything, ignore_record, is_nsfw, is_past
 from hnetkit.sources.civitai_models import BadRecord, CivitaiFile, CivitaiModel, CivitaiVersion, parse_id
 from hnetkit.sources.http import Clock
 from hnetkit.sources.install import BARE, safe_stem, split_name
-from hnetkit.sources.presence import find_bytes, path_of_job
-from hnetkit.text import argument
+from hnetkit.sources.presence import find_network, path_of_job, versions_here
 
 # --- storing the site's records
 
@@ -180,9 +179,9 @@ def plan_item(
 
 
 def _path_here(registry: Registry, item: SyncItem) -> str | None:
-    """Returns a file of the library with the bytes that the site lists now; without a hash, with any installed ones."""
+    """Returns a file of the library with what the site lists now; where it states no hash, with what was installed."""
     file = item.file
-    path = find_bytes(registry, file.sha256)
+    path = find_network(registry, file.sha256)
     if path is not None:
         return path
     done = [job for job in registry.jobs.of(item.key, "done") if not is_replaced(job, file)]
@@ -383,8 +382,7 @@ def _unless_removed(item: SyncItem, removed: Mapping[str, str]) -> SyncItem:
     name = next((removed[key] for key in (item.file.sha256 or "", item.key) if key in removed), None)
     if name is None:
         return item
-    reason = f"removed from the library; hnetkit remove --undo {argument(name)} brings it back"
-    return replace(item, action="skip", code="removed", reason=reason)
+    return replace(item, action="skip", code="removed", reason=said_of_trashed(name))
 
 
 def _unless_listed_before(registry: Registry, item: SyncItem, owners: dict[str, SyncItem]) -> SyncItem | None:
@@ -545,25 +543,25 @@ def find_updates(registry: Registry, civitai: Civitai, failed: list[BadRecord] |
         failed: receives the records that cannot be used.
     """
     failed = [] if failed is None else failed
-    here = _versions_here(registry)
+    here = versions_here(registry, SOURCE)
     ids = tuple(sorted(filter(None, map(parse_id, here))))
     for page in civitai.pages(Filters(ids=ids), failed=failed.append) if ids else ():
         failed += store_models(registry, page)
         for model in page:
-            newer: list[SyncItem] = []
+            items: list[SyncItem] = []
             with isolate_failure(model.id, failed):
-                newer = [item for item in plan_items(registry, model) if item.action != "have"]
+                items = plan_items(registry, model)
             have = here[str(model.id)]
-            for item in newer:
+            for item in (item for item in items if item.action != "have"):
                 is_known = str(item.version.id) in have
-                if not is_known or any(is_replaced(job, item.file) for job in registry.jobs.of(item.key, "done")):
+                if not is_known or _has_former(registry, item, items):
                     yield Update(model, tuple(have.values()), item, is_known)
                     break
 
 
-def _versions_here(registry: Registry) -> dict[str, dict[str, str]]:
-    """Returns model -> {version -> name} of all versions with a file in the library."""
-    found: dict[str, dict[str, str]] = {}
-    for row in registry.catalogue.files(source=SOURCE, here=True):
-        found.setdefault(row["model_id"], {})[row["version_id"]] = row["version"]
-    return found
+def _has_former(registry: Registry, item: SyncItem, items: list[SyncItem]) -> bool:
+    """Whether the library has another file in place of an item of a version that it has; `items`: of this version."""
+    if done := registry.jobs.of(item.key, "done"):
+        return any(is_replaced(job, item.file) for job in done)
+    # only the site's answer about a hash told that this version is here
+    return item.file.sha256 is not None and all(other.action != "have" for other in items)

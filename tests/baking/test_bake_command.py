@@ -17,7 +17,7 @@ from support.pipelines import tiny_sd
 
 import hnetkit
 from hnetkit import demo
-from hnetkit.baking.api import METADATA
+from hnetkit.baking.record import METADATA
 from hnetkit.cli import run
 
 needs_demo = pytest.mark.skipif(not demo.networks(), reason="the bundled demo model is missing from this checkout")
@@ -132,6 +132,9 @@ REFUSED: list[tuple[list[str], int, str]] = [
     (["-n", "paper", "--prompts", "absent.txt"], 4, "absent.txt: no such file"),
     (["-n", "paper", "--check", "sheet.txt"], 2, "sheet.txt"),
     (["-n", "paper", "--out", "there.safetensors"], 2, "there.safetensors: the file exists"),
+    (["-n", "sdxl.pt", "--to", "hypernetwork", "--out", "sdxl.pt", "--overwrite"], 2, "one of the networks that are"),
+    (["-n", "paper", "--out", "mine.safetensors", "--overwrite"], 2, "mine.safetensors: a file of another kind"),
+    (["-n", "paper", "--check", "no/sheet.png"], 4, "no: no such folder"),
     (["-n", "paper", "--out", "out.pt"], 2, "out.pt: weights are written as .safetensors"),
     (["-n", "paper", "--out", "no/out.safetensors"], 4, "no: no such folder"),
     (["-n", "paper", "--to", "checkpoint", "--out", "folder", "--overwrite"], 2, "a folder is never replaced"),
@@ -148,6 +151,7 @@ def test_what_cannot_be_baked_is_refused_in_a_line(
     Path("there.safetensors").write_bytes(b"x")
     Path("pickled.ckpt").write_bytes(b"x")
     Path("folder").mkdir()
+    network_file(here, "mine.safetensors", widths=(64, 80), activation="relu")
     network_file(here, "other.pt", widths=(8, 24), activation="relu")
     network_file(here, "sdxl.pt", widths=(640, 2048), structure=(1, 0.01, 1), activation="relu")
     content = a1111_network(widths=(64, 80, 96))

@@ -21,7 +21,8 @@ from support.pipelines import draw, tiny_sd
 from torch import Tensor
 
 import hnetkit
-from hnetkit.baking.api import METADATA, Baked, bake
+from hnetkit.baking.api import Baked, bake
+from hnetkit.baking.record import METADATA
 from hnetkit.errors import OutputExists, UsageError
 from hnetkit.generate.loading import checkpoints
 from hnetkit.generate.model import load_model
@@ -129,7 +130,9 @@ def test_a_checkpoint_in_one_file_is_copied_with_the_stack_in_it(
     before = original.read_bytes()
     model = load_model(original, device="cpu", tokenizer=tmp_path / "tokenizer")
     expected = with_networks(model.pipe, [tint], [0.8])
+    (tmp_path / "model.yaml").write_text("model: {}\n")  # what the UNet predicts
     copy = bake(model, to="checkpoint").save(tmp_path / "baked.safetensors")
+    assert (tmp_path / "baked.yaml").read_bytes() == (tmp_path / "model.yaml").read_bytes()
     found = load_model(copy, device="cpu", tokenizer=tmp_path / "tokenizer")
     assert (draw(found.pipe) - expected).abs().max() < 1e-5
     assert original.read_bytes() == before

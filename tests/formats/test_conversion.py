@@ -59,12 +59,15 @@ def test_two_files_where_a_shell_made_them_of_one_pattern_are_both_kept(tmp_path
     first, second = (network_file(tmp_path, f"{name}.pt", seed=seed) for seed, name in enumerate("ab"))
     before = second.read_bytes()
     for dtype in (None, "fp16"):
-        with pytest.raises(OutputExists, match=r"b\.pt: another network than .*a\.pt"):
+        with pytest.raises(OutputExists, match=r"b\.pt: another network beside .*a\.pt"):
             convert(first, second, dtype=dtype, overwrite=True)
     assert second.read_bytes() == before
     convert(first, first, dtype="fp16", overwrite=True)  # in place
     second.write_bytes(first.read_bytes())
     assert convert(first, second, overwrite=True).is_same_content
+    (tmp_path / "other").mkdir()  # no pattern gives files of two folders
+    elsewhere = network_file(tmp_path / "other", "c.pt", seed=3)
+    assert convert(first, elsewhere, overwrite=True).content_hash == hnetkit.load(elsewhere).content_hash
 
 
 def test_two_names_that_are_one_to_the_disk_do_not_replace_each_other(

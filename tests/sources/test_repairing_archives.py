@@ -1,0 +1,73 @@
+"""`repair` of one network of an archive leaves the others as the user has them: removed, renamed, or where they are."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.fake_sites import Sites
+from support.odd_answers import first_version, give, network_bytes, zipped
+
+from hnetkit.sources.session import FetchSession
+
+DAY, NIGHT = network_bytes(11), network_bytes(12)
+
+
+@pytest.fixture
+def packed(site: Sites, here: FetchSession) -> FetchSession:
+    """A library with day.pt and night.pt of one archive, of which night has tags."""
+    version = first_version(site)
+    give(site, version["files"][0], zipped({"day.pt": DAY, "night.pt": NIGHT}), "pack.zip")
+    here.pull(f"version:{version['id']}")
+    here.library.tag("night", "good")
+    return here
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-300] + bytes(300))
+
+
+def networks_in(session: FetchSession) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in session.folder.rglob("*.pt")}
+
+
+def test_a_removed_one_stays_in_the_trash_and_that_is_said(packed: FetchSession) -> None:
+    packed.library.remove("night")
+    damage(packed.folder / "day.pt")
+    (result,) = packed.repair()
+    assert (result.state, networks_in(packed)) == ("done", {"day.pt": DAY})
+    words = "not installed: night.pt: removed from the library; hnetkit remove --undo night brings it back"
+    assert words in str(result.reason)
+    packed.library.restore("night")
+    assert packed.library.record("night")["tags"] == ["good"]
+    assert packed.repair() == []
+
+
+def test_a_renamed_one_gets_no_second_copy(packed: FetchSession) -> None:
+    (packed.folder / "night.pt").rename(packed.folder / "moon.pt")
+    damage(packed.folder / "day.pt")
+    (result,) = packed.repair()
+    assert (result.state, networks_in(packed)) == ("done", {"day.pt": DAY, "moon.pt": NIGHT})
+    assert packed.library.record("moon")["tags"] == ["good"]
+    assert packed.repair() == []
+
+
+def test_a_damaged_one_of_which_another_copy_was_removed_is_fetched_again(packed: FetchSession) -> None:
+    copy = packed.folder / "copies" / "day.pt"
+    copy.parent.mkdir()
+    shutil.copy(packed.folder / "day.pt", copy)
+    packed.survey()
+    packed.library.remove(str(copy))
+    damage(packed.folder / "day.pt")
+    (result,) = packed.repair()
+    assert (result.state, networks_in(packed)) == ("done", {"day.pt": DAY, "night.pt": NIGHT})
+
+
+def test_a_pull_of_the_archive_brings_all_of_it_back(site: Sites, packed: FetchSession) -> None:
+    packed.library.remove("night")
+    damage(packed.folder / "day.pt")
+    packed.repair()
+    packed.library.remove("day")
+    packed.pull(f"version:{first_version(site)['id']}")
+    assert networks_in(packed) == {"day.pt": DAY, "night.pt": NIGHT}
