@@ -11,7 +11,7 @@ import html
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -73,6 +73,11 @@ def without_markup(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """Returns a count of things, such as ``1 file`` and ``2 files``; the plural of `noun` ends in s."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def listed(texts: Iterable[str]) -> list[str]:
+    """Returns the words in texts as people type lists of them, with commas between or without."""
+    return [word for text in texts for part in text.split(",") if (word := part.strip())]
 
 
 def size_text(size_bytes: int) -> str:

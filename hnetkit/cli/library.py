@@ -22,7 +22,7 @@ from hnetkit.cli.progress import byte_progress, step_progress
 from hnetkit.errors import PartlyFailed, UsageError, printable
 from hnetkit.library.layouts import PROGRAMS, folder_of, program_at
 from hnetkit.library.listing import SORTS, list_networks
-from hnetkit.text import argument, counted, is_text
+from hnetkit.text import argument, counted, is_text, listed
 
 if TYPE_CHECKING:
     from hnetkit.library.library import Library
@@ -297,7 +297,7 @@ def tag_command(
       hnetkit tag outline shapes lineart
       hnetkit tag outline --alias ink --note "best at 0.8"
     """
-    if not tags and not remove and not remove_alias and alias is None and note is None:
+    if not listed(tags) and not remove and not remove_alias and alias is None and note is None:
         raise UsageError("nothing to change", hint=f"hnetkit tag {argument(name)} TAG, or --remove, --alias, --note")
     texts = (*tags, *remove, *remove_alias, alias or "", note or "")
     not_utf8 = next((text for text in texts if not is_text(text)), None)

@@ -1,4 +1,4 @@
-"""What a disk says of a file that is not there: that it is gone, or only that its disk may be away.
+"""What a disk says of a file that is not there: that it is gone, or only away, with its disk or into a cloud.
 
 Whatever is known of a network goes with its last file, so every verb that forgets files asks here first.
 """
@@ -11,30 +11,32 @@ from functools import cached_property
 from pathlib import Path
 
 from hnetkit.files import is_absent
-from hnetkit.library.walking import bare_way, broken_way
+from hnetkit.library.walking import bare_way, broken_way, in_cloud
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument
+
+_DISK = "and its disk may be away"
 
 
 @dataclass(frozen=True, slots=True)
 class Away:
-    """Why the disk of a file that is not there may be away.
+    """Why a file that is not there may be only away.
 
     Attributes:
-        folder: on the way to the file.
-        looks: what is to be seen of the folder.
+        place: the file, or a folder on the way to it.
+        looks: what is to be seen there.
     """
 
-    folder: Path
+    place: Path
     looks: str
 
     def __str__(self) -> str:
-        return f"{self.folder} {self.looks}"
+        return f"{self.place} {self.looks}"
 
     @property
     def forgotten_by(self) -> str:
         """The command for somebody who knows that what was there is gone."""
-        return f"hnetkit forget {argument(self.folder, is_path=True)}"
+        return f"hnetkit forget {argument(self.place, is_path=True)}"
 
 
 class Disks:
@@ -58,13 +60,15 @@ class Disks:
         return next(root for root in self._roots if Path(path).is_relative_to(root))
 
     def away(self, path: str | os.PathLike[str]) -> Away | None:
-        """Returns why the disk of a known file that is not there may be away; None if the file is gone."""
+        """Returns why a known file that is not there may be only away; None if it is gone."""
         root = self.root_of(path)
+        if (said := in_cloud(Path(path))) is not None:
+            return Away(Path(path), said)
         if (folder := broken_way(root, Path(path))) is not None:
-            return Away(folder, "is not there")
+            return Away(folder, f"is not there, {_DISK}")
         if (folder := bare_way(root, Path(path))) is not None:
-            return Away(folder, "is empty")
-        return None if self._holds_some(root) else Away(root, "holds none of its files")
+            return Away(folder, f"is empty, {_DISK}")
+        return None if self._holds_some(root) else Away(root, f"holds none of its files, {_DISK}")
 
     def _holds_some(self, root: Path) -> bool:
         if root not in self._holds_any:

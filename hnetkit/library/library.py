@@ -26,7 +26,7 @@ from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck,
 from hnetkit.library.walking import is_as_scanned, names_of_files, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
-from hnetkit.text import argument, counted
+from hnetkit.text import argument, counted, listed
 
 if TYPE_CHECKING:
     from hnetkit.library.link import LinkChange
@@ -281,7 +281,7 @@ class Library:
         """Adds tags, an alias or a note to a network, and returns its `record`. They belong to its content, no file.
 
         Args:
-            tags: to add.
+            tags: to add. A comma ends one, as in prompts: ``"lines, night"`` are two.
             remove: tags to remove.
             alias: another name for prompts and commands.
             note: replaces the present note; an empty text removes it.
@@ -302,7 +302,7 @@ class Library:
             if alias is not None:
                 require_alias(self.registry, alias, content_hash)
             id = networks.id_of(content_hash)
-            networks.add_tags(id, tags)
+            networks.add_tags(id, listed(tags))
             networks.remove_tags(id, remove)
             networks.remove_aliases(id, remove_aliases)
             if alias is not None:
@@ -344,8 +344,7 @@ class Library:
             else:
                 gone.append(row)
         kept = [
-            f"{counted(count, 'file')} kept: {away}, and its disk may be away; {away.forgotten_by} forgets them"
-            for away, count in behind.items()
+            f"{counted(count, 'file')} kept: {away}; {away.forgotten_by} forgets them" for away, count in behind.items()
         ]
         if there:
             kept.append(f"{counted(there, 'file')} kept, there again or out of reach: hnetkit scan")
@@ -358,9 +357,9 @@ class Library:
 
         Args:
             name: a network's name, a file's path, or a folder that was scanned.
-            missing: forget all files that no longer exist, and networks in no file, instead. Files whose disk may be
-                away are kept: a folder on the way to them is not there, leads nowhere or is empty, or nothing else of
-                their root is there either.
+            missing: forget all files that no longer exist, and networks in no file, instead. Files in iCloud are kept,
+                and those whose disk may be away: a folder on the way to them is not there, leads nowhere or is empty,
+                or nothing else of their root is there either.
 
         Raises:
             NotFound, AmbiguousName, FileRefused: as `record`.

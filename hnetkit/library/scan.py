@@ -35,7 +35,7 @@ from hnetkit.inspection import KnownHashes, examine
 from hnetkit.library import sidecars
 from hnetkit.library.layouts import folded
 from hnetkit.library.sidecars import Unreadable
-from hnetkit.library.walking import Unseen, WalkedFile, find_file, is_gone, is_same_file, root_path, walk
+from hnetkit.library.walking import Unseen, WalkedFile, find_file, in_cloud, is_gone, is_same_file, root_path, walk
 from hnetkit.registry.files import READ_AGAIN, KnownFile, Root
 from hnetkit.registry.store import Registry
 from hnetkit.text import argument, counted
@@ -361,7 +361,8 @@ def _mark_gone(registry: Registry, root: Root, gone: list[tuple[str, KnownFile]]
         with registry.write():
             registry.files.read_again(seen.id for _, seen in missing if seen.state == "corrupt")
             registry.files.set_state((seen.id for _, seen in missing), "missing")
-    yield from (FileChange("missing", str(root.path / path)) for path, _ in missing)
+    places = (root.path / path for path, _ in missing)
+    yield from (FileChange("missing", str(place), reason=in_cloud(place)) for place in places)
 
 
 def _mark_returned(registry: Registry, root: Root, back: list[tuple[str, KnownFile]]) -> Iterator[FileChange]:

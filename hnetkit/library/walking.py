@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from hnetkit.errors import HnetkitError
-from hnetkit.files import is_absence, is_model_name, mtime_of
+from hnetkit.files import is_absence, is_absent, is_model_name, mtime_of
 from hnetkit.library import sidecars
 from hnetkit.library.layouts import folded
 
@@ -211,6 +211,12 @@ def is_gone(folder: Path) -> bool:
         return not stat.S_ISDIR(os.stat(folder).st_mode)
     except OSError as error:
         return is_absence(error)
+
+
+def in_cloud(path: Path) -> str | None:
+    """Returns what to say of a file that is not there, where macOS before 14 left its stub for iCloud, else None."""
+    stub = path.with_name(f".{path.name}.icloud")
+    return None if is_absent(stub) else "is in iCloud alone, and Finder downloads it"
 
 
 def broken_way(root: Path, path: Path) -> Path | None:

@@ -129,3 +129,17 @@ def test_a_library_of_another_home_is_another_one(folder: Path, tmp_path: Path, 
     assert not (home / "registry.db").exists()
     with hnetkit.Library() as own:
         assert own.networks() == []
+
+
+def test_a_comma_ends_a_tag_as_people_type_lists(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with hnetkit.Library() as library:
+        library.scan(folder)
+        assert run(["tag", "ink", "anime,", "lineart", "fine lines,dark ,"]) == 0
+        assert library.record("ink")["tags"] == ["anime", "dark", "fine lines", "lineart"]
+        assert run(["tag", "ink", ","]) == UsageError.exit_code
+        assert "nothing to change" in capsys.readouterr().err
+        with library.registry.write():  # as an earlier hnetkit stored it
+            library.registry.networks.add_tags(
+                library.registry.networks.id_of(library.record("ink")["content_hash"]), ["a,"]
+            )
+        assert "a," not in library.tag("ink", remove=["a,"])["tags"]

@@ -85,7 +85,7 @@ def test_removing_a_file_behind_a_link_whose_disk_is_away_keeps_what_people_said
     (tmp_path / "disk").rename(tmp_path / "unplugged")
     (change,) = library.remove("far")
     assert change.what == "skipped"
-    assert f"{folder / 'way'} is not there: is its disk mounted?" in str(change.reason)
+    assert f"{folder / 'way'} is not there, and its disk may be away" in str(change.reason)
     assert library.record("far")["tags"] == ["away"]
 
 
@@ -498,6 +498,20 @@ def told_json(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     capsys.readouterr()
     run(list(args))
     return capsys.readouterr().out
+
+
+def test_a_file_that_is_in_icloud_alone_is_called_so_and_keeps_what_people_said_of_it(
+    library: Library, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "ink.pt").rename(folder / ".ink.pt.icloud")  # the stub of macOS before 14
+    assert "is in iCloud alone" in told(capsys, "scan")
+    said = told(capsys, "forget", "--missing", "-y")
+    assert f"1 file kept: {folder / 'ink.pt'} is in iCloud alone" in said
+    assert "is in iCloud alone" in told(capsys, "remove", "ink", "-y")
+    assert words(library, "ink") == OF_INK
+    (folder / ".ink.pt.icloud").unlink()
+    told(capsys, "forget", "--missing", "-y")
+    assert [row["name"] for row in library.networks()] == ["glow"]
 
 
 def test_every_verb_that_takes_a_name_takes_the_path_of_a_scanned_file(
