@@ -214,5 +214,4 @@ def test_a_file_that_was_moved_away_is_not_said_to_have_come(sites: Sites, home:
     moved.unlink()
     run(["sync", "-y", "--nsfw", "--json"])
     paths = [path for row in rows(capsys) for path in row["paths"]]  # type: ignore[attr-defined]
-    assert paths
     assert [path for path in paths if not Path(path).exists()] == []

@@ -126,7 +126,7 @@ def test_what_was_said_of_a_network_that_is_trained_further_is_told(
     assert "stay with" not in capsys.readouterr().err, "nothing was replaced"
     assert run(command(tiny, "--max-steps", "8")) == 0
     said = capsys.readouterr().err
-    assert f"Tags, notes and aliases stay with {before[:13]}, whose file holds another" in said
+    assert f"Tags, notes and aliases stay with {before[:13]}, which no file of the library holds" in said
     assert run(["scan", "training/ink"]) == 0
     capsys.readouterr()
     assert run(["show", before[:13], "--json"]) == 0
