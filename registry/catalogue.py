@@ -358,10 +358,13 @@ class Subscriptions:
             [name, to_json(dict(sorted(filters.items()))), now()],
         )
 
-    def put_new(self, name: str, filters: Mapping[str, Any]) -> None:
-        """Stores a subscription unless there is one with this name."""
-        if self._db.execute("SELECT 1 FROM subscriptions WHERE name = ?", [name]).fetchone() is None:
-            self.put(name, filters)
+    def put_new(self, name: str, filters: Mapping[str, Any]) -> Any:
+        """Stores a subscription unless there is one with this name; returns the filters that it has then."""
+        row = self._db.execute("SELECT filters FROM subscriptions WHERE name = ?", [name]).fetchone()
+        if row is not None:
+            return from_json(row[0], "subscriptions", "filters", name)
+        self.put(name, filters)
+        return filters
 
     def rows(self) -> list[Row]:
         """Returns all subscriptions, by name."""

@@ -310,9 +310,8 @@ def _import_network(registry: Registry, record: Record) -> list[str]:
 
 def _import_subscription(registry: Registry, record: Record) -> list[str]:
     name, filters = record["name"], Filters.of(record["filters"]).as_dict()
-    registry.subscriptions.put_new(name, filters)
-    known = {row["name"]: row["filters"] for row in registry.subscriptions.rows()}
-    if Filters.of(known[name]).as_dict() == filters:
+    known = registry.subscriptions.put_new(name, filters)
+    if Filters.of(known).as_dict() == filters:
         return []
     return [f"the filters {argument(name)}, which are others here: {json.dumps(filters)}"]
 
