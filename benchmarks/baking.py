@@ -30,13 +30,7 @@ TEXTS = 64  # of the words of the prompts, encoded and not drawn
 RANKS = (4, 8, 16)
 SVD_RANKS = (4, 8)
 STACKS = {"outline": {"outline": 1.0}, "dots": {"dots": 1.0}, "outline + paper": {"outline": 0.8, "paper": 0.6}}
-SEEN = (
-    "a red circle",
-    "a large blue star",
-    "a small green square on the left",
-    "a purple triangle at the top",
-    "a large yellow circle at the bottom",
-    "a black star on the right",
+FURTHER = (  # beside the bundled model's own
     "a small orange square",
     "a blue triangle on the left",
     "a large green circle",
@@ -58,10 +52,11 @@ HELD_OUT = (
 
 def plan(model: Any) -> PicturePlan:
     own, (width, height) = model.defaults, model.size
+    seen = (*own.prompts, *FURTHER)
     return PicturePlan(
-        tuple(map(PlannedPicture, SEEN, count(1))),
+        tuple(map(PlannedPicture, seen, count(1))),
         tuple(map(PlannedPicture, HELD_OUT, count(1000))),
-        recombined(SEEN, 0, number=TEXTS),
+        recombined(seen, 0, number=TEXTS),
         STEPS,
         own.cfg_scale,
         own.sampler,
@@ -133,7 +128,7 @@ def main() -> None:
     model = hnetkit.load_model("demo", device="cpu")
     own = plan(model)
     setting = {"steps": own.steps, "cfg_scale": own.cfg_scale, "sampler": own.sampler, "size": [own.width, own.height]}
-    pictures = {"prompts": SEEN, "held_out": HELD_OUT}
+    pictures = {"prompts": [*model.defaults.prompts, *FURTHER], "held_out": HELD_OUT}
     found = grouped(list(all_rows(model)))
     write("baking", {"pictures": {**setting, **pictures}, "stacks": found, **conditions("torch", "diffusers")})
 
