@@ -6,11 +6,11 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from hnetkit import demo
-from hnetkit.errors import HnetkitError, NotFound, UsageError
-from hnetkit.files import exclusive_lock, is_model_name, new_file
+from hnetkit.errors import HnetkitError, NotFound, UsageError, failure_of
+from hnetkit.files import exclusive_lock, is_file_at, is_folder_at, is_model_name, new_file, stat_at
 from hnetkit.limits import read_json
 from hnetkit.paths import config_file
 from hnetkit.text import argument
@@ -153,24 +153,32 @@ def _checked(key: str, value: str) -> str:
 
 def _checked_path(key: str, value: str) -> str:
     path = os.path.abspath(os.path.expanduser(value))
-    if os.path.isdir(path):
-        if key in _HOLDS and not any(os.path.isfile(os.path.join(path, name)) for name in _HOLDS[key]):
-            raise NotFound(f"{key}: {path} has no {_HOLDS[key][0]}", hint=_hint_of(key, path))
+    try:
+        is_folder, is_known = is_folder_at(path), stat_at(path) is not None
+        lacks = is_folder and not _holds_what_is_needed(key, path)
+    except OSError as error:  # which does not say that it is not there
+        raise failure_of(error, path) from error
+    if lacks:
+        raise NotFound(f"{key}: {path} has no {_HOLDS[key][0]}", hint=_hint_in_place_of(key, path))
+    if is_folder or (key in _MODELS and is_known):
         return path
-    if key in _MODELS and os.path.exists(path):
-        return path
-    if os.path.exists(path):
+    if is_known:
         raise NotFound(f"{key}: {path} is not a folder", hint=f"hnetkit config {key} FOLDER")
     if is_hub_id(key, value):
         return value
     raise NotFound(f"{key}: {path}: no such {'file or folder' if key in _MODELS else 'folder'}")
 
 
-def _hint_of(key: str, folder: str) -> str:
+def _holds_what_is_needed(key: str, folder: str) -> bool:
+    return key not in _HOLDS or any(is_file_at(os.path.join(folder, name)) for name in _HOLDS[key])
+
+
+def _hint_in_place_of(key: str, folder: str) -> str:
     """Returns what to give in place of a folder: the first model file in it, as people keep checkpoints in one."""
-    files = sorted(filter(is_model_name, os.listdir(folder))) if key in _MODELS else []
-    if files:
-        return f"hnetkit config {key} {argument(os.path.join(folder, files[0]), is_path=True)}"
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)) if key in _MODELS else ():
+            if is_model_name(name):
+                return f"hnetkit config {key} {argument(os.path.join(folder, name), is_path=True)}"
     return f"hnetkit config {key} FOLDER, one that has it"
 
 

@@ -81,7 +81,7 @@ ROOMS = {
     ),
     "baking": Room(
         "`bake`: a stack as weights that other programs load, exact where it can be, else fitted and measured.",
-        "errors files text network formats kernels registry library prompts runtime generate",
+        "errors files limits text network formats kernels registry library prompts runtime generate",
     ),
     "train": Room(
         "Training data, training runs and sweeps.",

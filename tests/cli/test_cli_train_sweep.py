@@ -171,7 +171,12 @@ def test_what_cannot_be_meant_is_said_before_any_step(
 
 def test_a_list_that_is_empty_by_default_varies_with_none() -> None:
     assert read_setting("dropout", "none") == ("build.dropout", [])
-    base = {"name": "ink", "pictures": "pictures", "build": {"dropout": [0, 0.1, 0], "structure": [1, 2, 1]}}
+    base = {
+        "name": "ink",
+        "pictures": "pictures",
+        "model": "tiny",
+        "build": {"dropout": [0, 0.1, 0], "structure": [1, 2, 1]},
+    }
     assert make_recipe(base, {"build.dropout": []}).build.dropout == ()
 
 

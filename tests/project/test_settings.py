@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from support.failing_disk import fail_at
 
 from hnetkit import demo, paths, settings
 from hnetkit.cli import options, run
@@ -213,6 +215,18 @@ def test_a_value_that_no_command_could_use_is_refused_when_it_is_set(
     assert run(["config", key, value]) == code
     assert said in capsys.readouterr().err
     assert settings.load() == {}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_looked_at_is_not_said_to_be_absent(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    model_folder(tmp_path / "sd")
+    for unseen in (tmp_path / "sd", tmp_path / "sd" / "model_index.json"):
+        with monkeypatch.context() as patched:
+            fail_at(patched, unseen, number, "stat")
+            assert run(["config", "model", str(tmp_path / "sd")]) == 1
+            assert f"Error: {unseen}: {os.strerror(number)}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("value", ["runwayml/stable-diffusion-v1-5", "demo"])
