@@ -19,7 +19,7 @@ from machine import conditions, write
 
 import hnetkit
 from hnetkit import demo
-from hnetkit.baking.changes import Changes, SideChange
+from hnetkit.baking.changes import Changes, Rounding, SideChange
 from hnetkit.baking.contributions import StackOnLayers
 from hnetkit.baking.fit import fitted_change
 from hnetkit.baking.picture_plan import PicturePlan, PlannedPicture, recombined
@@ -114,7 +114,7 @@ def rows(model: Any, strengths: dict[str, float]) -> Iterator[dict[str, Any]]:
 
 
 def row(drawing: FitDrawing, changes: Changes) -> dict[str, Any]:
-    errors = asdict(drawing.compare(changes).errors)
+    errors = asdict(drawing.compare(changes, Rounding(torch.float32)).errors)
     return {"picture_error": round(errors["share"], 3), "psnr": round(errors["psnr"], 1), "effect": errors["effect"]}
 
 

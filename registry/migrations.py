@@ -545,3 +545,18 @@ LEFT JOIN versions ON versions.id = (
     SELECT version_id FROM network_versions WHERE network_id = networks.id ORDER BY version_id LIMIT 1
 )
 """
+
+
+@migrations()
+def m011_networks_of_archives(db: Database) -> None:
+    """Networks in an archive that the library had already, from another download: each has one place, of one job."""
+    db.execute(_M011)
+
+
+_M011 = """
+CREATE TABLE job_networks (
+    job_id INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (job_id, sha256)
+) WITHOUT ROWID
+"""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hnetkit import paths
+from hnetkit.cli.completion import complete_name, complete_own_tag, complete_tag
 from hnetkit.cli.network_card import network_card
 from hnetkit.cli.options import base_model_name, command, option
 from hnetkit.cli.output import Output, Row, confirm, not_text, output_options, put_json, say
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from hnetkit.library.remove import Removal, RemovalChange
     from hnetkit.registry.store import Registry
 
-# characters without a meaning in bash, zsh, fish and PowerShell, which reads typographic quotes and dashes as its own
-_BEYOND_ASCII = r"[^\x00-\x7f\s\u2010-\u201f]"
-_PLAIN_WORD = re.compile(rf"(?:[\w.]|{_BEYOND_ASCII})(?:[\w.+@%=:-]|{_BEYOND_ASCII})*")
 _FAILURES_SHOWN = 20
 _NAMED = 5  # networks that a question names
 _LINK_PLANS = {"linked": "to link", "updated": "to update", "removed": "to remove"}
@@ -58,41 +55,6 @@ def open_library() -> Iterator[Library]:
 
     with Library() as library:
         yield library
-
-
-def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Returns network names for the shell's completion: only those that a shell reads as one plain word.
-
-    A shell puts a completion on the command line unquoted, and the next Enter runs it.
-    """
-    from hnetkit.library.resolve import names
-
-    return _plain_words(names, incomplete)
-
-
-def complete_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Returns tags for the shell's completion, as `complete_name` does: all that a list can be filtered by."""
-    return _plain_words(lambda registry: registry.networks.tags(), incomplete)
-
-
-def complete_own_tag(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Returns the user's tags for the shell's completion, as `complete_name` does."""
-    return _plain_words(lambda registry: registry.networks.own_tags(), incomplete)
-
-
-def _plain_words(known: Callable[[Registry], Iterable[str]], incomplete: str) -> list[str]:
-    """Returns those of the words that the registry knows that begin so and are one plain word to a shell, sorted."""
-    from hnetkit.registry.columns import spelled
-
-    if not paths.registry_file().exists():
-        return []
-    with open_registry() as registry:
-        begun = spelled(incomplete)
-        return sorted(word for word in known(registry) if spelled(word).startswith(begun) and _is_plain_word(word))
-
-
-def _is_plain_word(name: str) -> bool:
-    return _PLAIN_WORD.fullmatch(name) is not None and printable(name) == name
 
 
 @command("scan")
@@ -133,7 +95,15 @@ def scan_command(folders: tuple[str, ...], rehash: bool, follow_links: bool, out
     ]
     if wrong:
         states = ("is not what it was", "are not what they were") if rehash else ("could not be read",) * 2
-        raise PartlyFailed(f"{counted(len(wrong), 'file')} {states[len(wrong) != 1]}")
+        why = _why(row["detail"] for row in wrong if row["change"] == "unread")
+        raise PartlyFailed(f"{counted(len(wrong), 'file')} {states[len(wrong) != 1]}{why}")
+
+
+def _why(reasons: Iterable[str | None]) -> str:
+    """Returns why files failed, to end a message: the rows that say it of each may have gone to another place."""
+    different = list(dict.fromkeys(filter(None, reasons)))
+    more = f", and {len(different) - 1} more" if len(different) > 1 else ""
+    return f": {different[0]}{more}" if different else ""
 
 
 @command("list")
@@ -410,7 +380,8 @@ def remove_command(names: tuple[str, ...], undo: bool, dry_run: bool, yes: bool,
     after = "; hnetkit remove --undo brings it back" if counts["removed"] and not dry_run else ""
     output.note(f"{'would be: ' if dry_run and counts else ''}{done}{after}")
     if counts["skipped"]:
-        raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be moved")
+        why = _why(change.reason for change in found if change.what == "skipped")
+        raise PartlyFailed(f"{counted(counts['skipped'], 'file')} could not be moved{why}")
 
 
 def _removal_question(plan: Removal) -> str:
@@ -508,9 +479,9 @@ def link_command(
         output.note(f"Note: {note}")
     told = "" if layout else f" ({program.name})"
     output.note(f"{_link_totals(found, dry_run=dry_run)}; {folder_of(program, directory)}{told}")
-    skipped = sum(change.what == "skipped" for change in found)
+    skipped = [change.reason for change in found if change.what == "skipped"]
     if skipped:
-        raise PartlyFailed(f"{skipped} of {counted(len(found), 'file')} could not be linked")
+        raise PartlyFailed(f"{len(skipped)} of {counted(len(found), 'file')} could not be linked{_why(skipped)}")
 
 
 def _chosen_way(**flags: bool) -> How | None:

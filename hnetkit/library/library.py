@@ -18,11 +18,12 @@ from hnetkit.library import link as links
 from hnetkit.library import remove as removal
 from hnetkit.library import trash
 from hnetkit.library.disks import Away, Disks
+from hnetkit.library.examining import Progress
 from hnetkit.library.known_hashes import remembered_hashes
 from hnetkit.library.layouts import PROGRAMS, Program
 from hnetkit.library.listing import list_networks, size_or_state, trained_on
 from hnetkit.library.resolve import content_called, find_certain, read_found, require_alias, resolve
-from hnetkit.library.scan import FileChange, Note, Progress, add_roots, recheck, scan
+from hnetkit.library.scan import FileChange, Note, add_roots, recheck, scan
 from hnetkit.library.walking import is_as_scanned, names_of_files, root_path
 from hnetkit.registry.columns import spelled
 from hnetkit.registry.store import Registry
