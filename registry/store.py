@@ -17,6 +17,7 @@ from types import TracebackType
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError
 from hnetkit.files import sync_folder
 from hnetkit.registry import columns
+from hnetkit.registry.bakes import Bakes
 from hnetkit.registry.catalogue import Catalogue, Subscriptions
 from hnetkit.registry.files import Files
 from hnetkit.registry.imported import ImportedFiles
@@ -47,6 +48,7 @@ class Registry:
         jobs: downloads, and installed files.
         subscriptions: saved filters to keep up to date with a site.
         trainings: how networks were trained here.
+        bakes: files that stacks were baked to.
         is_new: whether there was none before.
 
     Any number of threads may write; `write` admits one at a time. A registry on a full or read-only disk can still be
@@ -69,6 +71,7 @@ class Registry:
         self.jobs = Jobs(self._db)
         self.subscriptions = Subscriptions(self._db)
         self.trainings = Trainings(self._db)
+        self.bakes = Bakes(self._db)
         self._writing = threading.RLock()
 
     @contextmanager
