@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from hnetkit.errors import NotFound
-from hnetkit.runtime.network_files import NetworkFile, open_network, path_named
+from hnetkit.runtime.network_files import NetworkFile, library_folder, open_network, path_named
 
 _FOLDER = "hypernetworks"  # as ComfyUI calls its own
 
@@ -44,12 +43,3 @@ def _folders() -> Any:
     if library and library not in folder_paths.get_folder_paths(_FOLDER):
         folder_paths.add_model_folder_path(_FOLDER, library)
     return folder_paths
-
-
-def library_folder() -> str | None:
-    """Returns hnetkit's library folder; None where nothing tells it."""
-    try:
-        from hnetkit.paths import library_folder as folder
-    except ModuleNotFoundError:  # platformdirs, in an installation without what the command line needs
-        return os.environ.get("HNETKIT_LIBRARY")
-    return str(folder())

@@ -38,12 +38,6 @@ class ModelPatch(AttentionPatch):
         """Returns what has to be on the device while the model samples."""
         return [*self.weights, *self._composed]
 
-    def to(self, target: torch.device | torch.dtype) -> ModelPatch:
-        """Follows the model. Weights are moved by ComfyUI; what was made from them elsewhere is released."""
-        if isinstance(target, torch.device):
-            self.stack.release(keep=target)
-        return self
-
 
 def with_networks(model: Any, files: Sequence[tuple[NetworkFile, Strength]]) -> Any:
     """Returns a copy of `model` with networks after those that it has; neighbors become one stack.

@@ -131,3 +131,12 @@ def path_named(stem: str, files: Mapping[str, str], *, hint: str) -> str:
     if len(found) > 1:
         raise AmbiguousName(f"{stem} is the name of several files: {', '.join(found)}", hint="rename all but one")
     return files[found[0]]
+
+
+def library_folder() -> str | None:
+    """Returns hnetkit's library folder; None where nothing tells it."""
+    try:
+        from hnetkit.paths import library_folder as folder
+    except ModuleNotFoundError:  # platformdirs, in an installation without what the command line needs
+        return os.environ.get("HNETKIT_LIBRARY")
+    return str(folder())
