@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hnetkit.cli.library import complete_name
+from hnetkit.cli.completion import complete_name
 from hnetkit.cli.options import BaseModelChoice, Number, command, device_option, dtype_option, option, size_in_pixels
 from hnetkit.cli.output import Output, Row, output_options
 from hnetkit.errors import PartlyFailed, UsageError
