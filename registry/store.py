@@ -17,6 +17,7 @@ from types import TracebackType
 from hnetkit.errors import DiskFull, HnetkitError, RegistryError
 from hnetkit.files import stat_at, sync_folder
 from hnetkit.registry import columns
+from hnetkit.registry.bakes import Bakes
 from hnetkit.registry.catalogue import Catalogue, Subscriptions
 from hnetkit.registry.files import Files
 from hnetkit.registry.imported import ImportedFiles
@@ -25,7 +26,7 @@ from hnetkit.registry.links import Links
 from hnetkit.registry.networks import Networks, Trainings
 from hnetkit.text import argument
 
-SCHEMA_VERSION = 11  # the number of migrations; kept in the file as `user_version`
+SCHEMA_VERSION = 12  # the number of migrations; kept in the file as `user_version`
 BUSY_TIMEOUT_S = 30.0
 _LEAST_ROOM = 128 << 10  # bytes that SQLite needs to begin a change
 _OF_VALUES = (sqlite3.DataError, sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
@@ -47,6 +48,7 @@ class Registry:
         jobs: downloads, and installed files.
         subscriptions: saved filters to keep up to date with a site.
         trainings: how networks were trained here.
+        bakes: files that stacks were baked to.
         is_new: whether there was none before.
 
     Any number of threads may write; `write` admits one at a time. A registry on a full or read-only disk can still be
@@ -69,6 +71,7 @@ class Registry:
         self.jobs = Jobs(self._db)
         self.subscriptions = Subscriptions(self._db)
         self.trainings = Trainings(self._db)
+        self.bakes = Bakes(self._db)
         self._writing = threading.RLock()
 
     @contextmanager

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
@@ -28,11 +28,15 @@ from hnetkit.formats.writing import source_sha256, write_tensors
 from hnetkit.generate.loading.defaults import Defaults
 from hnetkit.generate.loading.pipeline import LoadedPipeline
 from hnetkit.generate.model import Model
+from hnetkit.library.bakes import record_bake
 from hnetkit.network import DType, TensorRef
 from hnetkit.runtime.adapters import applied, named_networks
 from hnetkit.runtime.layers import Layer, find_layers
 from hnetkit.runtime.strength import KINDS, SIDES, Strength
 from hnetkit.text import argument
+
+if TYPE_CHECKING:
+    from hnetkit.library.library import Library
 
 Target = Literal["lora", "diff", "checkpoint"]
 TARGETS = ("lora", "diff", "checkpoint", "hypernetwork")
@@ -91,25 +95,29 @@ class Baked:
         """The header of the file."""
         return {"format": "pt", METADATA: json.dumps(self.record, allow_nan=False)}
 
-    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False, library: Library | None = None) -> Path:
         """Writes the file, or the copy of the model, whole or not at all.
 
         Args:
             path: a ``.safetensors`` file; for a checkpoint, a file or a folder as its model is one.
             overwrite: replace a file that is there. A folder is never replaced.
+            library: records what was baked to which file, and shows it with each of the networks.
 
         Raises:
             OutputExists, NotFound, DiskFull, UsageError: it cannot be written there.
             FileRefused: a value does not fit the type of the tensors.
+            RegistryError: it is written, and cannot be recorded.
         """
         target = Path(path)
         require_output(self.to, self._model, target, overwrite=overwrite)
         if self.to == "checkpoint":
             write_checkpoint(cast(str, self._model), target, self.tensors, self.metadata, overwrite=overwrite)
-            return target
-        refs = {name: TensorRef.of(tensor) for name, tensor in self.tensors.items()}
-        with new_file(target, overwrite=overwrite) as file:
-            write_tensors(file, refs, self.metadata, name=str(target))
+        else:
+            refs = {name: TensorRef.of(tensor) for name, tensor in self.tensors.items()}
+            with new_file(target, overwrite=overwrite) as file:
+                write_tensors(file, refs, self.metadata, name=str(target))
+        if library is not None:
+            record_bake(library.registry, target, self.record)
         return target
 
 
@@ -213,6 +221,7 @@ def bake(
     if to == "hypernetwork":
         texts = {layer.width for layer in find_layers(model.pipe.unet) if layer.kind == "cross"}
         return bake_network(stack, texts, mix=mix, dtype=dtype)
+    made_with = {"model": model.name, "model_hash": model.hash if isinstance(model, Model) else None}
     with applied(model.pipe, {}):
         on_layers = StackOnLayers(model.pipe.unet, stack)
         _require_rank(rank, on_layers)
@@ -230,7 +239,7 @@ def bake(
         changes = make_changes(on_layers, drawing.gather, form)
         pictures = drawing.compare(changes, rounding) if drawing.has_drawn or compare else None
         outputs = {layer: on_layers.projections(layer).output for layer in on_layers.layers}
-    record = _record(model, stack, to, program, written, changes, drawing, pictures)
+    record = _record(stack, made_with, to, program, written, changes, drawing, pictures)
     return Baked(to, program, changes, written, pictures, record, outputs, place)
 
 
@@ -334,8 +343,8 @@ def rank_above(rank: int, widest: int) -> UsageError:
 
 
 def _record(
-    model: LoadedPipeline,
     stack: NamedStack,
+    made_with: Mapping[str, str | None],
     to: Target,
     program: Program | None,
     dtype: DType,
@@ -358,7 +367,7 @@ def _record(
     }
     return {
         "networks": _networks_record(stack),
-        "model": model.name,
+        **made_with,
         "to": to,
         "for": program,
         "dtype": dtype,

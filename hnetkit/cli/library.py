@@ -281,16 +281,18 @@ def tag_command(
 
 @command("forget")
 @click.argument("name", required=False, shell_complete=complete_name)
-@option("--missing", is_flag=True, help="Forget all files that are gone, and networks that no file holds.")
+@option(
+    "--missing", is_flag=True, help="Forget all files that are gone, also baked ones, and networks that no file holds."
+)
 @option("-y", "--yes", is_flag=True, help="Agree without being asked.")
 @output_options
 def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -> None:
     """Remove files from the registry; no file is touched.
 
-    NAME is a network's name, a file's path, or a folder that was scanned, or one in it. Tags, notes and aliases go with
-    the last file of a network. A file that is still there comes back with the next scan of its folder. --missing keeps
-    what may be on a disk that is away: files in a folder that is not there or is empty, and in one that was scanned and
-    holds nothing known any more.
+    NAME is a network's name, a file's path, a folder that was scanned, or one in it, or the path of what was baked.
+    Tags, notes and aliases go with the last file of a network. A file that is still there comes back with the next scan
+    of its folder. --missing keeps what may be on a disk that is away: files in a folder that is not there or is empty,
+    and in one that was scanned and holds nothing known any more.
 
     \b
     Examples:
@@ -302,10 +304,11 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
     with open_library() as library:
         found = library.forgetting(name, missing=missing)
         _tell(library, [name] if name is not None and not found.root else [], output)
-        if found.files or found.root or found.fileless:
-            parts = [counted(len(found.files), "file")] if found.files or not found.fileless else []
-            parts += [f"{counted(found.fileless, 'network')} in no file"] if found.fileless else []
-            whose = "they" if len(found.files) + found.fileless != 1 else "it"
+        if found.files or found.root or found.fileless or found.bakes:
+            others = [f"{counted(found.fileless, 'network')} in no file"] if found.fileless else []
+            others += [counted(len(found.bakes), "record") + " of what was baked"] if found.bakes else []
+            parts = [*([counted(len(found.files), "file")] if found.files or not others else []), *others]
+            whose = "they" if len(found.files) + found.fileless + len(found.bakes) != 1 else "it"
             confirm(f"Forget {' and '.join(parts)}, and what only {whose} held?", yes=yes)
         for line in found.kept:
             output.note(line)
@@ -314,6 +317,8 @@ def forget_command(name: str | None, missing: bool, yes: bool, output: Output) -
             output.note(f"{counted(back, 'file')} kept: there again since the question; hnetkit scan")
     if found.fileless:
         output.note(f"{counted(found.fileless, 'network')} in no file forgotten")
+    for path in found.bakes:
+        output.note(f"forgotten that {path} was baked")
     output.rows(files, columns=["stem", "kind", "path"], text=lambda row: f"forgotten  {row['path']}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -237,3 +239,28 @@ def test_fused_projections_and_loras_are_refused(here: Path) -> None:
 def pixels(path: str) -> torch.Tensor:
     with Image.open(path) as image:
         return torch.tensor(list(image.convert("RGB").tobytes()), dtype=torch.int32)
+
+
+def test_the_library_knows_what_was_baked(here: Path) -> None:
+    paper = ["bake", "-n", "paper:0.5", "--to", "diff", "--for", "comfyui", "--out", "paper.safetensors"]
+    merged = ["bake", "-n", "paper", "--to", "hypernetwork", "--out", "paper.pt"]
+    assert [run(paper), run(merged)] == [0, 0]
+    content = hnetkit.load(demo.networks()["paper"]).content_hash
+    with hnetkit.Library() as library:
+        found = {os.path.basename(bake.path): bake for bake in library.registry.bakes.of(content)}
+    assert found.keys() == {"paper.safetensors", "paper.pt"}
+    bake = found["paper.safetensors"]
+    assert (bake.path, bake.target, bake.program) == (str(here / "paper.safetensors"), "diff", "comfyui")
+    assert (bake.error, bake.model_name, len(bake.model_hash or "")) == (0.0, "hnetkit-demo", 10)
+    assert bake.parts[0].strength["cross_v"] == 0.5
+    assert found["paper.pt"].target == "hypernetwork"
+
+
+def test_a_library_that_cannot_be_written_costs_no_bake(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with hnetkit.Library() as library:
+        place = library.registry.path
+    with closing(sqlite3.connect(place)) as connection:
+        connection.execute("CREATE TRIGGER full BEFORE INSERT ON bakes BEGIN SELECT RAISE(ABORT, 'disk is full'); END")
+    assert run(["bake", "-n", "paper", "--to", "hypernetwork", "--out", "paper.pt"]) == 0
+    assert "paper.pt is written, but the library has no record of it" in capsys.readouterr().err
+    assert hnetkit.load("paper.pt").is_affine
