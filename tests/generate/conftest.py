@@ -17,7 +17,7 @@ from hnetkit.generate.model import Model, load_model
 @pytest.fixture(scope="session")
 def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny-sd"
-    tiny_sd().save_pretrained(folder)
+    tiny_sd(least=True).save_pretrained(folder)
     return folder
 
 
